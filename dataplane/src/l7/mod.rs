@@ -1,0 +1,44 @@
+//! Inline L7 inspection: no proxy, no second connection.
+//!
+//! [`follower`] follows the TCP stream of one flow in both directions, holds what is undecided and
+//! releases or refuses it; [`http1`] is the protocol inspector that it asks, which sees bytes and
+//! nothing of TCP; [`rules`] matches one parsed request; [`reply`] builds the packets that refuse.
+
+pub mod follower;
+pub mod http1;
+pub mod reply;
+pub mod rules;
+
+use std::sync::Arc;
+
+pub use rules::{HttpRule, L7Rules};
+
+use crate::policy::RuleId;
+
+/// One allow that matched the flow at L4.
+#[derive(Clone, Debug)]
+pub struct L7Entry {
+    /// The rule that allows.
+    pub rule: RuleId,
+    /// Requests must match one of these; `None` allows every request.
+    pub rules: Option<Arc<L7Rules>>,
+}
+
+/// The rules that the requests of one flow are held against.
+///
+/// A request needs one entry of each direction that has any.
+#[derive(Clone, Debug, Default)]
+pub struct L7Policy {
+    /// From the source's egress; empty is no restriction.
+    pub egress: Vec<L7Entry>,
+    /// From the destination's ingress; empty is no restriction.
+    pub ingress: Vec<L7Entry>,
+}
+
+impl L7Policy {
+    /// Whether nothing has to be inspected.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.egress.is_empty() && self.ingress.is_empty()
+    }
+}

@@ -1,0 +1,134 @@
+//! Packets: parsed once into a small [`View`] of values and offsets, then edited in place.
+
+pub mod checksum;
+pub mod edit;
+mod parse;
+
+pub use parse::parse;
+
+use crate::types::{Mac, Tuple};
+
+/// TCP flag bits (RFC 9293 §3.1).
+pub mod tcp_flags {
+    /// No more data from sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// Push.
+    pub const PSH: u8 = 0x08;
+    /// Acknowledgement field is valid.
+    pub const ACK: u8 = 0x10;
+    /// Urgent pointer is valid.
+    pub const URG: u8 = 0x20;
+}
+
+/// What a packet is made of: the values policy and flow tracking need, and where its parts lie.
+///
+/// All headers lie in the packet's first frame; the payload may go on in further ones. Every
+/// offset has been checked against the first frame's length, and [`View::end`] against the whole
+/// packet's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Ethernet source.
+    pub eth_src: Mac,
+    /// Ethernet destination.
+    pub eth_dst: Mac,
+    /// Offset of the IP header in the first frame, bytes (14 without VLAN tags).
+    pub l3: u16,
+    /// Offset of the L4 header. Where there is none to parse, the end of the IP headers.
+    pub l4: u16,
+    /// Offset of the first byte after the L4 header (for ICMP: after its 8 bytes).
+    pub payload: u16,
+    /// Offset just past the IP packet, over all frames; bytes after it are Ethernet padding.
+    pub end: u32,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Addresses, protocol, ports. Protocol is the one after IPv6 extension headers.
+    pub tuple: Tuple,
+    /// What follows the IP headers.
+    pub l4_kind: L4,
+}
+
+impl View {
+    /// Bytes of the IP packet, headers included.
+    #[must_use]
+    pub fn ip_len(&self) -> u32 {
+        self.end - u32::from(self.l3)
+    }
+
+    /// Bytes after the L4 header.
+    #[must_use]
+    pub fn payload_len(&self) -> u32 {
+        self.end - u32::from(self.payload)
+    }
+
+    /// Whether the IP header is version 4.
+    #[must_use]
+    pub fn is_v4(&self) -> bool {
+        self.tuple.src.is_v4()
+    }
+}
+
+/// The L4 part of a [`View`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L4 {
+    /// TCP.
+    Tcp(Tcp),
+    /// UDP.
+    Udp,
+    /// SCTP: ports only.
+    Sctp,
+    /// ICMP or ICMPv6 that is no error: type and code.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+    /// ICMP or ICMPv6 error about another packet.
+    IcmpError {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Tuple of the packet that the error is about, as it was sent; `None` when too little of
+        /// it is quoted.
+        about: Option<Tuple>,
+    },
+    /// A fragment, first or later: its ports are not to be trusted.
+    Fragment,
+    /// Any other protocol.
+    Other,
+}
+
+/// TCP header fields, host byte order (RFC 9293 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Sequence number of the first payload byte (or of the SYN).
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// See [`tcp_flags`].
+    pub flags: u8,
+    /// Window field, unscaled.
+    pub window: u16,
+}
+
+impl Tcp {
+    /// Whether all of `flags` are set.
+    #[must_use]
+    pub const fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Sequence space the segment takes: payload, plus one each for SYN and FIN.
+    #[must_use]
+    pub const fn seq_len(&self, payload_len: u32) -> u32 {
+        payload_len
+            + (self.flags & tcp_flags::SYN != 0) as u32
+            + (self.flags & tcp_flags::FIN != 0) as u32
+    }
+}
+

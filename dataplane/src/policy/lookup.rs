@@ -1,0 +1,188 @@
+//! Deciding a flow: the one lookup behind workers, `explain` and `replay`.
+
+use std::sync::Arc;
+
+use super::{
+    Action, Cause, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts,
+    NetworkRow, PolicyTables, SelectorId, Tier, Verdict,
+};
+use crate::l7::{L7Entry, L7Policy};
+use crate::types::{Address, Tuple, proto};
+
+/// What policy knows of an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolved<'t> {
+    /// Index into [`PolicyTables::identities`].
+    pub identity_index: u32,
+    /// The labels' row.
+    pub identity: &'t IdentityRow,
+    /// Most specific network that a policy names.
+    network: &'t NetworkRow,
+    /// Named ports, if the address is a pod's.
+    named_ports: Option<&'t NamedPorts>,
+}
+
+impl Resolved<'_> {
+    /// Whether the selector matches.
+    #[must_use]
+    pub fn matches(&self, selector: SelectorId) -> bool {
+        let network = match self.named_ports {
+            Some(_) => &self.network.inside,
+            None => &self.network.outside,
+        };
+        self.identity.selectors.contains(selector) || network.contains(selector)
+    }
+
+    fn is_node(&self) -> bool {
+        self.identity_index == PolicyTables::HOST
+    }
+}
+
+/// The L4 side of what is decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subject {
+    /// Addresses, ports and protocol in the direction of the opener.
+    pub tuple: Tuple,
+    /// ICMP or ICMPv6 type; unused for other protocols.
+    pub icmp_type: u8,
+}
+
+impl Subject {
+    /// What policy calls the port: the destination port, or the ICMP type.
+    fn policy_port(&self) -> u16 {
+        match self.tuple.protocol {
+            proto::ICMP | proto::ICMPV6 => u16::from(self.icmp_type),
+            _ => self.tuple.dst_port,
+        }
+    }
+}
+
+struct DirectionDecision {
+    allowed: bool,
+    cause: Cause,
+    l7: Vec<L7Entry>,
+}
+
+impl DirectionDecision {
+    const fn plain(allowed: bool, cause: Cause) -> Self {
+        Self { allowed, cause, l7: Vec::new() }
+    }
+}
+
+impl PolicyTables {
+    /// Identity and network of an address.
+    #[must_use]
+    pub fn resolve(&self, address: Address) -> Resolved<'_> {
+        let network = self.networks.get(address);
+        let (identity_index, named_ports) = match self.addresses.get(address) {
+            Some(row) => (row.identity, Some(&row.named_ports)),
+            None if address.is_v4() => (Self::WORLD_V4, None),
+            None => (Self::WORLD_V6, None),
+        };
+        let identity = &self.identities[identity_index as usize];
+        Resolved { identity_index, identity, network, named_ports }
+    }
+
+    /// Decides a flow. `local` says whether source and destination are endpoints of this node: the
+    /// side that isn't is judged on its own node.
+    ///
+    /// Allocates only when the verdict is [`Verdict::Inspect`].
+    #[must_use]
+    pub fn decide(&self, subject: &Subject, local: [bool; 2]) -> Decision {
+        let source = self.resolve(subject.tuple.src);
+        let destination = self.resolve(subject.tuple.dst);
+        if subject.tuple.src == subject.tuple.dst {
+            let cause = Cause::Exempt(Exemption::ToSelf);
+            return Decision {
+                verdict: Verdict::Allow,
+                egress: cause,
+                ingress: cause,
+                l7: L7Policy::default(),
+            };
+        }
+        let egress = if !local[0] {
+            DirectionDecision::plain(true, Cause::Exempt(Exemption::NotLocal))
+        } else if destination.is_node() {
+            DirectionDecision::plain(true, Cause::Exempt(Exemption::ToNode))
+        } else {
+            source.identity.egress.decide(subject, &destination, &destination)
+        };
+        let ingress = if !local[1] {
+            DirectionDecision::plain(true, Cause::Exempt(Exemption::NotLocal))
+        } else if source.is_node() {
+            DirectionDecision::plain(true, Cause::Exempt(Exemption::FromNode))
+        } else {
+            destination.identity.ingress.decide(subject, &source, &destination)
+        };
+        let l7 = L7Policy { egress: egress.l7, ingress: ingress.l7 };
+        let verdict = match (egress.allowed && ingress.allowed, l7.is_empty()) {
+            (false, _) => Verdict::Deny,
+            (true, true) => Verdict::Allow,
+            (true, false) => Verdict::Inspect,
+        };
+        Decision { verdict, egress: egress.cause, ingress: ingress.cause, l7 }
+    }
+}
+
+impl DirectionTable {
+    /// Walks the entries of the subject's port class; the module's documentation has the order.
+    fn decide(
+        &self,
+        subject: &Subject,
+        peer: &Resolved<'_>,
+        destination: &Resolved<'_>,
+    ) -> DirectionDecision {
+        let port = subject.policy_port();
+        let protocol = subject.tuple.protocol;
+        let entries = self.entries(protocol, port);
+        let matches = |entry: &Entry| {
+            entry.peer.is_none_or(|selector| peer.matches(selector))
+                && entry.port_name.is_none_or(|name| {
+                    destination.named_ports.is_some_and(|p| p.names(name, protocol, port))
+                })
+        };
+        let mut passed = None;
+        let mut default_checked = false;
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.rank.tier > Tier::Normal && !default_checked {
+                default_checked = true;
+                if let Some(set) = self.default_deny {
+                    return DirectionDecision::plain(false, Cause::DefaultDeny(set));
+                }
+            }
+            if passed == Some(entry.rank.tier) || !matches(entry) {
+                continue;
+            }
+            match entry.action {
+                Action::Deny => return DirectionDecision::plain(false, Cause::Rule(entry.rule)),
+                Action::Pass => passed = Some(entry.rank.tier),
+                Action::Allow => return Self::allow(entry, &entries[index..], matches),
+            }
+        }
+        match self.default_deny {
+            Some(set) => DirectionDecision::plain(false, Cause::DefaultDeny(set)),
+            None => DirectionDecision::plain(true, Cause::Unenforced),
+        }
+    }
+
+    /// `first` allows; collects the L7 rules of all allows of its rank that match too.
+    fn allow(
+        first: &Entry,
+        rest: &[Entry],
+        matches: impl Fn(&Entry) -> bool,
+    ) -> DirectionDecision {
+        let peers = || {
+            rest.iter()
+                .take_while(|entry| entry.rank == first.rank && entry.action == Action::Allow)
+                .filter(|entry| matches(entry))
+        };
+        let l7 = if peers().any(|entry| entry.l7.is_some()) {
+            peers()
+                .map(|entry| L7Entry { rule: entry.rule, rules: entry.l7.as_ref().map(Arc::clone) })
+                .collect()
+        } else {
+            Vec::new()
+        };
+        DirectionDecision { allowed: true, cause: Cause::Rule(first.rule), l7 }
+    }
+}

@@ -1,0 +1,108 @@
+//! Counters: one writer (a worker), any number of readers (the control thread).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use crate::drop_reason::DropReason;
+
+/// A counter that exactly one thread increments.
+///
+/// The increment is a plain load and store, so it costs no locked instruction; a reader sees some
+/// recent value.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning thread may call this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The current value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sets a gauge. Only the owning thread may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Packets and bytes that ended one way.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Packets.
+    pub packets: Counter,
+    /// Bytes of IP, headers included.
+    pub bytes: Counter,
+}
+
+impl Tally {
+    /// Counts one packet of `bytes` bytes.
+    pub fn count(&self, bytes: u64) {
+        self.packets.add(1);
+        self.bytes.add(bytes);
+    }
+}
+
+/// What one worker counts. Every packet received ends in exactly one of `forwarded`, `dropped`,
+/// `handed_off` or (until decided) `held`.
+#[derive(Debug)]
+pub struct WorkerStats {
+    /// Packets taken off receive rings.
+    pub received: Tally,
+    /// Packets put on a transmit ring, unchanged or rewritten.
+    pub forwarded: Tally,
+    /// Packets refused, by [`DropReason`].
+    pub dropped: [Tally; DropReason::COUNT],
+    /// Packets passed to the worker that owns their flow.
+    pub handed_off: Counter,
+    /// Packets that we built ourselves (403 answers, resets, ICMP errors).
+    pub originated: Tally,
+    /// Packets that wait for an L7 verdict now.
+    pub held: Counter,
+    /// Flows opened.
+    pub flows_opened: Counter,
+    /// Flows in the table now.
+    pub flows: Counter,
+    /// L7 requests allowed.
+    pub l7_allowed: Counter,
+    /// L7 requests denied.
+    pub l7_denied: Counter,
+    /// Events lost because the ring to the control thread was full.
+    pub events_lost: Counter,
+    /// Rounds in which at least one packet was processed.
+    pub busy_rounds: Counter,
+    /// Times the worker went to sleep.
+    pub sleeps: Counter,
+    /// Flows whose verdict was made anew because the epoch had changed.
+    pub reevaluated: Counter,
+    /// TCP/UDP checksums completed because the sender's offload had left only the pseudo-header sum.
+    pub checksums_completed: Counter,
+}
+
+impl WorkerStats {
+    /// Fresh counters on their own cache lines.
+    #[must_use]
+    pub fn new() -> CachePadded<Self> {
+        CachePadded::new(Self {
+            received: Tally::default(),
+            forwarded: Tally::default(),
+            dropped: std::array::from_fn(|_| Tally::default()),
+            handed_off: Counter::default(),
+            originated: Tally::default(),
+            held: Counter::default(),
+            flows_opened: Counter::default(),
+            flows: Counter::default(),
+            l7_allowed: Counter::default(),
+            l7_denied: Counter::default(),
+            events_lost: Counter::default(),
+            busy_rounds: Counter::default(),
+            sleeps: Counter::default(),
+            reevaluated: Counter::default(),
+            checksums_completed: Counter::default(),
+        })
+    }
+}
