@@ -6,6 +6,7 @@
 
 pub mod follower;
 pub mod http1;
+pub mod io;
 pub mod reply;
 pub mod rules;
 

@@ -4,7 +4,7 @@ pub mod checksum;
 pub mod edit;
 mod parse;
 
-pub use parse::parse;
+//pub use parse::parse;
 
 use crate::types::{Mac, Tuple};
 

@@ -1,0 +1,26 @@
+//! What the follower asks of the worker around it.
+
+use crate::drop_reason::DropReason;
+use crate::event::EventKind;
+use crate::types::Direction;
+use crate::xsk::{Frame, Packet, Umem};
+
+/// The worker's side of an inspected flow. Every packet that the follower is given ends in exactly
+/// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the follower.
+pub trait FlowIo {
+    /// The memory that packets lie in.
+    fn umem(&self) -> &Umem;
+    /// A free frame for a packet of our own, or `None` when all are in use.
+    fn alloc(&mut self) -> Option<Frame>;
+    /// Gives back a frame that was not used.
+    fn free(&mut self, frame: Frame);
+    /// Sends a packet of the flow on, in its direction: TTL and MAC addresses are rewritten as for
+    /// any forwarded packet, so it must look as its sender sent it.
+    fn forward(&mut self, direction: Direction, packet: Packet);
+    /// Sends a packet that we built; otherwise like [`FlowIo::forward`].
+    fn originate(&mut self, direction: Direction, packet: Packet);
+    /// Drops a packet and counts it.
+    fn discard(&mut self, packet: Packet, reason: DropReason);
+    /// Tells an event about the flow.
+    fn event(&mut self, kind: EventKind);
+}

@@ -1,0 +1,268 @@
+//! Owned frames, packets made of them, and each worker's stock of free ones.
+
+use std::sync::Arc;
+
+use super::umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
+
+/// The only handle to one frame of a [`Umem`], with the extent of the data in it.
+///
+/// It is neither `Clone` nor `Copy` and has to end in exactly one of: a transmit or fill ring, a
+/// [`FramePool`], or a packet that somebody holds. The pool counts, so a lost frame is found.
+#[derive(Debug)]
+#[must_use = "a frame that is dropped is lost to the pool"]
+pub struct Frame {
+    umem: u32,
+    index: u32,
+    offset: u16,
+    len: u16,
+}
+
+impl Frame {
+    /// A handle to frame `index` with no data in it.
+    ///
+    /// Only [`Umem`] calls this, and only when no other handle exists.
+    pub(super) const fn new(umem: u32, index: u32) -> Self {
+        Self { umem, index, offset: FRAME_HEADROOM as u16, len: 0 }
+    }
+
+    pub(super) const fn umem(&self) -> u32 {
+        self.umem
+    }
+
+    pub(super) const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Where the data begins, bytes from the start of the area.
+    pub(super) const fn position(&self) -> usize {
+        self.index as usize * FRAME_SIZE as usize + self.offset as usize
+    }
+
+    /// Ends the handle; the caller has noted the frame elsewhere.
+    pub(super) fn forget(self) {
+        std::mem::forget(self);
+    }
+
+    /// Bytes of data.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.len as u32
+    }
+
+    /// Whether there is no data.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of data that the frame could hold, from where its data begins.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        FRAME_SIZE - self.offset as u32
+    }
+
+    /// Sets the extent of the data: `len` bytes from `offset` bytes into the frame.
+    ///
+    /// # Panics
+    /// When that is outside of the frame.
+    pub fn set_extent(&mut self, offset: u32, len: u32) {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= FRAME_SIZE),
+            "{len} bytes at {offset} leave the frame"
+        );
+        (self.offset, self.len) = (offset as u16, len as u16);
+    }
+
+    /// Shortens or lengthens the data at its end.
+    ///
+    /// # Panics
+    /// When `len` is more than [`Self::capacity`].
+    pub fn set_len(&mut self, len: u32) {
+        self.set_extent(u32::from(self.offset), len);
+    }
+}
+
+/// One packet: a frame with all headers, and the frames its payload goes on in.
+#[derive(Debug)]
+#[must_use = "a packet that is dropped is lost to the pool"]
+pub struct Packet {
+    /// First frame: Ethernet, IP and L4 headers, and as much payload as fits.
+    pub head: Frame,
+    /// Further frames in order; empty (and unallocated) for all but large packets.
+    pub tail: Vec<Frame>,
+}
+
+impl Packet {
+    /// A packet of one frame.
+    pub const fn single(head: Frame) -> Self {
+        Self { head, tail: Vec::new() }
+    }
+
+    /// Bytes over all frames.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.head.len() + self.tail.iter().map(Frame::len).sum::<u32>()
+    }
+
+    /// Whether there are no bytes at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        1 + self.tail.len()
+    }
+}
+
+/// Free frames that a worker keeps for itself before it turns to the shared ones.
+const CACHE_FRAMES: usize = 1024;
+/// Frames moved between a worker's cache and the shared stock at once.
+const EXCHANGE_FRAMES: usize = 256;
+
+/// One worker's stock of free frames, and its ledger.
+///
+/// `outstanding` counts the frames that this worker took from the stock, from a ring or from
+/// another worker and has not passed on. After each round it must equal what the worker knows it
+/// holds.
+#[derive(Debug)]
+pub struct FramePool {
+    umem: Arc<Umem>,
+    cache: Vec<Frame>,
+    /// Emptied `tail` vectors, kept for their capacity so that large packets allocate nothing.
+    tails: Vec<Vec<Frame>>,
+    outstanding: i64,
+}
+
+impl FramePool {
+    pub(super) fn new(umem: Arc<Umem>) -> Self {
+        let cache = Vec::with_capacity(CACHE_FRAMES + EXCHANGE_FRAMES);
+        Self { umem, cache, tails: Vec::with_capacity(CACHE_FRAMES), outstanding: 0 }
+    }
+
+    /// The memory behind the frames.
+    #[must_use]
+    pub fn umem(&self) -> &Arc<Umem> {
+        &self.umem
+    }
+
+    /// A free frame with no data, or `None` when all are in use.
+    pub fn alloc(&mut self) -> Option<Frame> {
+        if self.cache.is_empty() {
+            self.cache.extend(std::iter::from_fn(|| self.umem.spare.pop()).take(EXCHANGE_FRAMES));
+        }
+        let mut frame = self.cache.pop()?;
+        frame.set_extent(FRAME_HEADROOM, 0);
+        self.outstanding += 1;
+        Some(frame)
+    }
+
+    /// Takes a frame back.
+    pub fn free(&mut self, frame: Frame) {
+        self.outstanding -= 1;
+        self.cache.push(frame);
+        if self.cache.len() >= CACHE_FRAMES + EXCHANGE_FRAMES {
+            for frame in self.cache.drain(CACHE_FRAMES..) {
+                let pushed = self.umem.spare.push(frame);
+                debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
+            }
+        }
+    }
+
+    /// Takes all frames of a packet back.
+    pub fn free_packet(&mut self, packet: Packet) {
+        let Packet { head, mut tail } = packet;
+        self.free(head);
+        for frame in tail.drain(..) {
+            self.free(frame);
+        }
+        self.keep_tail(tail);
+    }
+
+    /// An empty vector for a packet's further frames, with capacity if one is at hand.
+    #[must_use]
+    pub fn tail(&mut self) -> Vec<Frame> {
+        self.tails.pop().unwrap_or_default()
+    }
+
+    /// Keeps an emptied vector for later.
+    pub fn keep_tail(&mut self, tail: Vec<Frame>) {
+        debug_assert!(tail.is_empty());
+        if tail.capacity() > 0 && self.tails.len() < self.tails.capacity() {
+            self.tails.push(tail);
+        }
+    }
+
+    /// Notes frames that came from a ring or from another worker.
+    pub(crate) fn note_received(&mut self, frames: usize) {
+        self.outstanding += frames as i64;
+    }
+
+    /// Notes frames that went to a ring or to another worker.
+    pub(crate) fn note_sent(&mut self, frames: usize) {
+        self.outstanding -= frames as i64;
+    }
+
+    /// Frames that the worker holds outside of the pool.
+    #[must_use]
+    pub fn outstanding(&self) -> i64 {
+        self.outstanding
+    }
+}
+
+impl Drop for FramePool {
+    fn drop(&mut self) {
+        for frame in self.cache.drain(..) {
+            let pushed = self.umem.spare.push(frame);
+            debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::LinkId;
+
+    #[test]
+    fn a_frame_comes_back_only_from_the_link_it_went_to() {
+        let umem = Umem::new(4).unwrap();
+        let mut pool = umem.pool();
+        let frame = pool.alloc().unwrap();
+        let address = umem.give(frame, LinkId(3));
+        assert!(umem.take(address, LinkId(2)).is_none(), "another link");
+        assert!(umem.take(u64::MAX, LinkId(3)).is_none(), "outside of the area");
+        let frame = umem.take(address, LinkId(3)).unwrap();
+        assert!(umem.take(address, LinkId(3)).is_none(), "twice");
+        pool.free(frame);
+        assert_eq!(pool.outstanding(), 0);
+    }
+
+    #[test]
+    fn pools_share_what_they_do_not_need() {
+        let umem = Umem::new(3000).unwrap();
+        let (mut a, mut b) = (umem.pool(), umem.pool());
+        let frames: Vec<_> = std::iter::from_fn(|| a.alloc()).collect();
+        assert_eq!(frames.len(), 3000);
+        assert!(b.alloc().is_none());
+        frames.into_iter().for_each(|frame| a.free(frame));
+        assert!(b.alloc().map(|frame| b.free(frame)).is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "frame of another UMEM")]
+    fn a_frame_reaches_only_its_own_memory() {
+        let (one, two) = (Umem::new(1).unwrap(), Umem::new(1).unwrap());
+        let frame = one.pool().alloc().unwrap();
+        let _ = two.data(&frame);
+    }
+
+    #[test]
+    #[should_panic(expected = "leave the frame")]
+    fn an_extent_stays_inside_the_frame() {
+        let umem = Umem::new(1).unwrap();
+        umem.pool().alloc().unwrap().set_extent(4000, 97);
+    }
+}
