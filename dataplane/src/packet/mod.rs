@@ -131,4 +131,3 @@ impl Tcp {
             + (self.flags & tcp_flags::FIN != 0) as u32
     }
 }
-
