@@ -135,3 +135,6 @@ impl Tcp {
             + (self.flags & tcp_flags::FIN != 0) as u32
     }
 }
+
+#[cfg(test)]
+mod tests;
