@@ -85,6 +85,12 @@ impl RouteTable {
         self.host.is_some_and(|host| host.link == link)
     }
 
+    /// The link that joins us to the kernel stack.
+    #[must_use]
+    pub fn host_link(&self) -> Option<LinkId> {
+        self.host.map(|host| host.link)
+    }
+
     /// How to send out of `link`.
     #[must_use]
     pub fn outlet(&self, link: LinkId) -> Option<&Outlet> {
