@@ -110,8 +110,9 @@ impl Port {
         self.state
     }
 
-    /// Whether flushed packets wait because the kernel was busy. [`Port::service`] tries again; a
-    /// worker must not go to sleep for long before.
+    /// Whether flushed packets wait because the kernel was busy or the link is down.
+    /// [`Port::service`] tries again, and nothing tells when it would succeed: meanwhile a worker
+    /// should sleep for milliseconds at most.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.unsent
@@ -180,7 +181,7 @@ impl Port {
     /// kernel leaves on the ring is sent by a later flush or [`Port::service`].
     #[inline]
     pub fn flush(&mut self) {
-        self.unsent |= self.tx.publish();
+        self.unsent |= self.tx.publish() && self.state != LinkState::Gone;
         self.send();
     }
 
@@ -196,46 +197,30 @@ impl Port {
 
     #[inline]
     fn send(&mut self) {
-        if self.unsent && self.state != LinkState::Gone {
+        if self.unsent {
             self.wake();
         }
     }
 
     /// Calls the kernel until it has taken all of the transmit ring or gets no further.
     fn wake(&mut self) {
-        let link = Arc::clone(&self.link);
-        let Some(socket) = link.socket(self.worker).filter(|_| self.tx.needs_wakeup()) else {
+        let Self { link, tx, counters, .. } = self;
+        let Some(socket) = link.socket(self.worker).filter(|_| tx.needs_wakeup()) else {
             self.unsent = false;
             return;
         };
-        let mut left = self.tx.in_use();
+        let mut left = tx.in_use();
         for _ in 0..WAKEUPS_MAX {
-            let result = sys::wake(socket.as_fd());
-            self.counters.wakeups += 1;
-            self.note(result);
-            let before = std::mem::replace(&mut left, self.tx.in_use());
+            let state = state_after(&sys::wake(socket.as_fd()));
+            counters.wakeups += 1;
+            counters.wakeup_errors += u64::from(state.is_none());
+            self.state = state.unwrap_or(LinkState::Up);
+            let before = std::mem::replace(&mut left, tx.in_use());
             if left == 0 || left == before {
                 break;
             }
         }
-        self.unsent = left > 0;
-    }
-
-    /// Draws conclusions about the link from a wakeup's result (`__xsk_sendmsg` and
-    /// `__xsk_generic_xmit`, `net/xdp/xsk.c`).
-    fn note(&mut self, wakeup: io::Result<()>) {
-        let error = wakeup.err().and_then(|error| error.raw_os_error());
-        self.state = match error {
-            Some(libc::ENXIO | libc::EBADF) => LinkState::Gone,
-            Some(libc::ENETDOWN) => LinkState::Down,
-            // No budget, no room in the completion ring or the device, no memory, a packet that
-            // the device dropped.
-            None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => LinkState::Up,
-            Some(_) => {
-                self.counters.wakeup_errors += 1;
-                LinkState::Up
-            }
-        };
+        self.unsent = left > 0 && self.state != LinkState::Gone;
     }
 
     /// Frames of a packet whose rest has not come yet. They count as the worker's in
@@ -272,6 +257,19 @@ impl Port {
         if let Some(packet) = self.assembler.take_partial() {
             pool.free_packet(packet);
         }
+    }
+}
+
+/// What a wakeup's result says of the link (`__xsk_sendmsg` and `__xsk_generic_xmit`,
+/// `net/xdp/xsk.c`); `None` for an error that none of the causes known there explains.
+fn state_after(wakeup: &io::Result<()>) -> Option<LinkState> {
+    match wakeup.as_ref().err().and_then(io::Error::raw_os_error) {
+        Some(libc::ENXIO | libc::EBADF) => Some(LinkState::Gone),
+        Some(libc::ENETDOWN) => Some(LinkState::Down),
+        // Out of budget, of room in the completion ring or the device, of memory; or the device
+        // dropped a packet.
+        None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => Some(LinkState::Up),
+        Some(_) => None,
     }
 }
 
