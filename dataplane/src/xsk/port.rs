@@ -1,6 +1,5 @@
 //! One worker's rings on one link.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -11,9 +10,8 @@ use super::ring::{Rx, Tx};
 use super::sys::{self, Desc, XDP_PKT_CONTD};
 use crate::types::LinkId;
 
-/// Calls to the kernel in one flush, at most. A kernel that takes 32 descriptors a call
-/// (`TX_BATCH_SIZE`, `net/xdp/xsk.c`) empties a ring of 2048 entries with them; one that drops
-/// packets may want a call for each, and is not waited for.
+/// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
+/// takes 32 of them (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).
 const WAKEUPS_MAX: u32 = 64;
 
 /// One worker's way to receive from and transmit to one link.
@@ -202,7 +200,10 @@ impl Port {
         }
     }
 
-    /// Calls the kernel until it has taken all of the transmit ring or gets no further.
+    /// Calls the kernel until it has taken all of the transmit ring, or stops for another reason
+    /// than the number of entries that it takes at once. In particular it stops at each packet
+    /// that the device drops; a pod that has taken its interface down must not cost us a call for
+    /// every packet to it.
     fn wake(&mut self) {
         let Self { link, tx, counters, .. } = self;
         let Some(socket) = link.socket(self.worker).filter(|_| tx.needs_wakeup()) else {
@@ -211,12 +212,15 @@ impl Port {
         };
         let mut left = tx.in_use();
         for _ in 0..WAKEUPS_MAX {
-            let state = state_after(&sys::wake(socket.as_fd()));
+            let result = sys::wake(socket.as_fd());
             counters.wakeups += 1;
+            let error = result.err().and_then(|error| error.raw_os_error());
+            let state = state_after(error);
             counters.wakeup_errors += u64::from(state.is_none());
             self.state = state.unwrap_or(LinkState::Up);
             let before = std::mem::replace(&mut left, tx.in_use());
-            if left == 0 || left == before {
+            let budget_spent = error == Some(libc::EAGAIN) && left < before;
+            if left == 0 || !budget_spent {
                 break;
             }
         }
@@ -260,10 +264,10 @@ impl Port {
     }
 }
 
-/// What a wakeup's result says of the link (`__xsk_sendmsg` and `__xsk_generic_xmit`,
-/// `net/xdp/xsk.c`); `None` for an error that none of the causes known there explains.
-fn state_after(wakeup: &io::Result<()>) -> Option<LinkState> {
-    match wakeup.as_ref().err().and_then(io::Error::raw_os_error) {
+/// What a wakeup's error number says of the link (`__xsk_sendmsg` and `__xsk_generic_xmit`,
+/// `net/xdp/xsk.c`); `None` if no cause known there explains it.
+fn state_after(error: Option<i32>) -> Option<LinkState> {
+    match error {
         Some(libc::ENXIO | libc::EBADF) => Some(LinkState::Gone),
         Some(libc::ENETDOWN) => Some(LinkState::Down),
         // Out of budget, of room in the completion ring or the device, of memory; or the device

@@ -16,6 +16,8 @@ use crate::lab::Lab;
 /// Workers of every test.
 pub(crate) const WORKERS: u16 = 2;
 
+const STOP: Token = Token(usize::MAX);
+
 /// Two links of one memory, with the XDP program attached.
 pub(crate) struct Node {
     pub(crate) umem: Arc<Umem>,
@@ -54,7 +56,13 @@ impl Node {
 
 /// Workers that run, each with its ports of both links.
 pub(crate) struct Forwarder {
-    workers: Vec<(JoinHandle<(Vec<Port>, u64)>, Arc<Waker>)>,
+    workers: Vec<Worker>,
+}
+
+struct Worker {
+    /// Ends with the ports, and the number of packets received.
+    thread: JoinHandle<(Vec<Port>, u64)>,
+    stop: Arc<Waker>,
 }
 
 impl Forwarder {
@@ -69,9 +77,9 @@ impl Forwarder {
         }
         let start = |ports| {
             let poll = Poll::new().unwrap();
-            let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX)).unwrap());
+            let stop = Arc::new(Waker::new(poll.registry(), STOP).unwrap());
             let pool = umem.pool();
-            (std::thread::spawn(move || forward(poll, pool, ports)), waker)
+            Worker { thread: std::thread::spawn(move || forward(poll, pool, ports)), stop }
         };
         Self { workers: lanes.into_iter().map(start).collect() }
     }
@@ -79,9 +87,9 @@ impl Forwarder {
     /// Stops the workers. Returns all ports and the number of packets that each worker received.
     pub(crate) fn stop(self) -> (Vec<Port>, Vec<u64>) {
         let mut all = (Vec::new(), Vec::new());
-        for (worker, waker) in self.workers {
-            waker.wake().unwrap();
-            let (ports, received) = worker.join().unwrap();
+        for Worker { thread, stop } in self.workers {
+            stop.wake().unwrap();
+            let (ports, received) = thread.join().unwrap();
             all.0.extend(ports);
             all.1.push(received);
         }
@@ -106,8 +114,8 @@ fn forward(mut poll: Poll, mut pool: FramePool, mut ports: Vec<Port>) -> (Vec<Po
             continue;
         }
         let unsent = a.has_unsent() || b.has_unsent();
-        poll.poll(&mut events, unsent.then_some(Duration::ZERO)).unwrap();
-        if events.iter().any(|event| event.token() == Token(usize::MAX)) {
+        poll.poll(&mut events, unsent.then_some(Duration::from_millis(1))).unwrap();
+        if events.iter().any(|event| event.token() == STOP) {
             for port in &ports {
                 let fd = port.fd().unwrap().as_raw_fd();
                 poll.registry().deregister(&mut SourceFd(&fd)).unwrap();

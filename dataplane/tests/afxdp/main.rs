@@ -6,13 +6,15 @@ mod forwarder;
 mod lab;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
 use podgate_dataplane::types::{Address, LinkId, proto};
-use podgate_dataplane::xsk::{LinkState, OpenError, Packet, Port, RingSizes, Umem, open_link};
+use podgate_dataplane::xsk::{
+    FramePool, LinkState, OpenError, Packet, Port, RingSizes, Umem, open_link,
+};
 use podgate_xdp_redirect::{flow_hash, worker_of};
 
 use forwarder::{Forwarder, Node, WORKERS};
@@ -151,49 +153,111 @@ fn a_link_can_be_closed_and_opened_again_and_outlives_the_first_one() {
     assert_all_frames_are_free(&umem);
 }
 
+/// Puts a packet that no pod accepts on the link. Returns whether the port took it.
+fn transmit(port: &mut Port, pool: &mut FramePool) -> bool {
+    let mut frame = pool.alloc().unwrap();
+    frame.set_len(60);
+    let umem = Arc::clone(pool.umem());
+    umem.data_mut(&mut frame).fill(0xee);
+    let result = port.transmit(pool, Packet::single(frame));
+    let taken = result.is_ok();
+    result.unwrap_or_else(|packet| pool.free_packet(packet));
+    assert_eq!(pool.outstanding(), 0);
+    taken
+}
+
+/// As [`transmit`], and sends it. Returns the link's state, too.
+fn send(port: &mut Port, pool: &mut FramePool) -> (bool, LinkState) {
+    let taken = transmit(port, pool);
+    port.flush();
+    port.service(pool);
+    assert_eq!(pool.outstanding(), 0);
+    (taken, port.state())
+}
+
+fn first_port(node: &mut Node, link: LinkId) -> &mut Port {
+    node.ports.iter_mut().find(|port| port.link() == link).unwrap()
+}
+
 #[test]
-fn a_link_that_is_down_comes_back_and_one_that_is_removed_does_no_harm() {
+fn a_link_that_is_down_comes_back() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let mut pool = node.umem.pool();
+    let port = first_port(&mut node, LinkId(0));
+    assert_eq!(send(port, &mut pool), (true, LinkState::Up));
+    lab.node.inside(|| ip("link set pg-0 down"));
+    assert_eq!(send(port, &mut pool), (true, LinkState::Down));
+    assert!(port.has_unsent());
+    assert_eq!(send(port, &mut pool), (false, LinkState::Down));
+    lab.node.inside(|| ip("link set pg-0 up"));
+    assert_eq!(send(port, &mut pool), (false, LinkState::Up), "what had waited was sent");
+    assert!(!port.has_unsent());
+    assert_eq!(send(port, &mut pool), (true, LinkState::Up));
+    assert_eq!(port.statistics().wakeup_errors, 0);
+}
+
+#[test]
+fn a_pod_that_refuses_packets_costs_one_call_a_flush() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let mut pool = node.umem.pool();
+    lab.pods[0].inside(|| ip("link set eth0 down"));
+    let port = first_port(&mut node, LinkId(0));
+    for _ in 0..100 {
+        assert!(transmit(port, &mut pool));
+    }
+    port.flush();
+    assert!(port.has_unsent());
+    assert_eq!(port.statistics().wakeups, 1);
+    lab.pods[0].inside(|| ip("link set eth0 up"));
+    // Packets may be dropped one by one until the link has its carrier again.
+    for _ in 0..100 {
+        port.service(&mut pool);
+    }
+    assert!(!port.has_unsent(), "all were sent or dropped");
+    assert_eq!(port.state(), LinkState::Up);
+}
+
+#[test]
+fn a_link_that_is_removed_does_no_harm() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
     let umem = Arc::clone(&node.umem);
     let mut pool = umem.pool();
-    let mut send = |port: &mut Port| {
-        let mut frame = pool.alloc().unwrap();
-        frame.set_len(60);
-        umem.data_mut(&mut frame).fill(0xff);
-        let sent = port.transmit(&mut pool, Packet::single(frame));
-        let taken = sent.is_ok();
-        sent.unwrap_or_else(|packet| pool.free_packet(packet));
-        port.flush();
-        port.service(&mut pool);
-        assert_eq!(pool.outstanding(), 0);
-        (taken, port.state())
-    };
-    let port = &mut node.ports[0];
-    assert_eq!(send(port), (true, LinkState::Up));
-    lab.node.inside(|| ip("link set pg-0 down"));
-    assert_eq!(send(port), (true, LinkState::Down));
-    assert!(port.has_unsent());
-    assert_eq!(send(port), (false, LinkState::Down));
-    lab.node.inside(|| ip("link set pg-0 up"));
-    assert_eq!(send(port), (false, LinkState::Up), "the packet that waited was sent");
-    assert!(!port.has_unsent());
-    assert_eq!(send(port), (true, LinkState::Up));
-
     lab.pods[0].inside(|| ip("link delete eth0"));
-    assert_eq!(send(port), (true, LinkState::Gone));
-    assert_eq!(send(port), (false, LinkState::Gone));
+    let port = first_port(&mut node, LinkId(0));
+    assert_eq!(send(port, &mut pool), (true, LinkState::Gone));
+    assert_eq!(send(port, &mut pool), (false, LinkState::Gone));
+    assert!(!port.has_unsent(), "nothing keeps a worker awake");
     assert_eq!(port.statistics().wakeup_errors, 0);
-    let other = node.ports.iter_mut().find(|port| port.link() == LinkId(1)).unwrap();
-    assert_eq!(send(other), (true, LinkState::Up));
+    assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
 
     // The removed link had registered the memory. Another one opens all the same.
     node.ports.retain(|port| port.link() != LinkId(1));
     node.open(&lab, LinkId(1));
-    let port = node.ports.iter_mut().find(|port| port.link() == LinkId(1)).unwrap();
-    assert_eq!(send(port), (true, LinkState::Up));
-    drop(node.ports);
-    drop(pool);
+    assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
+    drop((node.ports, pool));
+    assert_all_frames_are_free(&umem);
+}
+
+#[test]
+fn a_flood_that_nobody_serves_is_dropped_and_counted() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let umem = Arc::clone(&node.umem);
+    let sender = lab.pods[0].inside(|| UdpSocket::bind((ADDRESS[0], 0)).unwrap());
+    let held = umem.held_by(LinkId(0));
+    let datagrams = (0..1_000_000).take_while(|_| {
+        sender.send_to(&[0; 1000], (ADDRESS[1], 9)).unwrap();
+        first_port(&mut node, LinkId(0)).statistics().fill_ring_empty == 0
+    });
+    let datagrams = datagrams.count();
+    assert!(datagrams < 1_000_000, "the fill ring never ran empty");
+    assert_eq!(umem.held_by(LinkId(0)), held, "a link takes no more than its share");
+    let forwarder = Forwarder::start(&umem, node.ports);
+    ping(&lab, 56);
+    drop(forwarder.stop());
     assert_all_frames_are_free(&umem);
 }
 
