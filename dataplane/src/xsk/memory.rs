@@ -36,7 +36,7 @@ struct Lane {
 /// A memory link with one port for each worker, its fill ring topped up from spare frames.
 ///
 /// # Panics
-/// When a ring size is no power of two.
+/// When a ring size is no power of two or a link of this number is open.
 #[must_use]
 pub fn link(
     umem: &Arc<Umem>,
@@ -46,7 +46,8 @@ pub fn link(
 ) -> (Vec<Port>, MemoryLink) {
     let (fill, kernel_fill) = pair(sizes.fill);
     let (kernel_completion, completion) = pair(sizes.completion);
-    let shared = Arc::new(Link::new(Arc::clone(umem), link, fill, completion, Vec::new()));
+    let Some(claim) = umem.claim(link) else { panic!("{link:?} is open already") };
+    let shared = Arc::new(Link::new(claim, fill, completion, Vec::new()));
     shared.service(&mut umem.pool());
     let (mut ports, mut lanes) = (Vec::new(), Vec::new());
     for worker in 0..workers {

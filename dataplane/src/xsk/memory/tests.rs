@@ -337,6 +337,17 @@ fn frames_come_back_once_when_the_last_port_of_a_link_closes() {
     assert_eq!(umem.spare.len(), 512);
 }
 
+#[test]
+fn a_link_number_is_free_again_when_its_last_port_is_dropped() {
+    let umem = Umem::new(128).unwrap();
+    let (mut ports, _kernel) = link(&umem, LINK, 2, SIZES);
+    assert!(umem.claim(LINK).is_none());
+    ports.pop();
+    assert!(umem.claim(LINK).is_none());
+    ports.pop();
+    assert!(umem.claim(LINK).is_some());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
