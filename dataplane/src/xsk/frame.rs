@@ -164,10 +164,7 @@ impl FramePool {
         self.outstanding -= 1;
         self.cache.push(frame);
         if self.cache.len() >= CACHE_FRAMES + EXCHANGE_FRAMES {
-            for frame in self.cache.drain(CACHE_FRAMES..) {
-                let pushed = self.umem.spare.push(frame);
-                debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
-            }
+            self.umem.spare_again(self.cache.drain(CACHE_FRAMES..));
         }
     }
 
@@ -214,10 +211,7 @@ impl FramePool {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        for frame in self.cache.drain(..) {
-            let pushed = self.umem.spare.push(frame);
-            debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
-        }
+        self.umem.spare_again(self.cache.drain(..));
     }
 }
 

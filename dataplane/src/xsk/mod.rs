@@ -6,8 +6,17 @@
 //! [`Packet`]s and takes packets to transmit.
 #![allow(unsafe_code)]
 
+mod assemble;
 mod frame;
+mod link;
+pub mod memory;
+mod port;
+mod ring;
+mod sys;
 mod umem;
 
+pub use assemble::PACKET_FRAMES_MAX;
 pub use frame::{Frame, FramePool, Packet};
+pub use link::RingSizes;
+pub use port::{Port, XskStatistics};
 pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};

@@ -4,7 +4,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -24,7 +24,12 @@ pub const FRAME_HEADROOM: u32 = 256;
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 /// Marks a frame that userspace owns: exactly one [`Frame`] handle exists for it.
-const OWNED_BY_US: u16 = 0;
+const OWNED_BY_US: u32 = 0;
+
+/// Marks a frame that `link`'s rings hold.
+const fn held_by(link: LinkId) -> u32 {
+    link.0 as u32 + 1
+}
 
 /// An area of frames, registered with the kernel by the sockets that use it.
 ///
@@ -38,10 +43,10 @@ pub struct Umem {
     area: NonNull<u8>,
     frames: u32,
     id: u32,
-    /// For each frame [`OWNED_BY_US`], or the link whose rings hold it plus one.
-    holder: Box<[AtomicU16]>,
+    /// For each frame [`OWNED_BY_US`] or [`held_by`] the link whose rings hold it.
+    holder: Box<[AtomicU32]>,
     /// Free frames that no worker keeps for itself.
-    pub(super) spare: Arc<ArrayQueue<Frame>>,
+    pub(super) spare: ArrayQueue<Frame>,
 }
 
 // SAFETY: `area` points to memory that lives as long as the `Umem` and is only ever reached
@@ -77,13 +82,11 @@ impl Umem {
         let area = NonNull::new(area.cast::<u8>())
             .ok_or_else(|| io::Error::other("mmap returned address zero"))?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let spare = Arc::new(ArrayQueue::new(frames as usize));
-        for index in 0..frames {
-            let pushed = spare.push(Frame::new(id, index));
-            debug_assert!(pushed.is_ok(), "the queue is as long as the UMEM");
-        }
-        let holder = (0..frames).map(|_| AtomicU16::new(OWNED_BY_US)).collect();
-        Ok(Arc::new(Self { area, frames, id, holder, spare }))
+        let spare = ArrayQueue::new(frames as usize);
+        let holder = (0..frames).map(|_| AtomicU32::new(OWNED_BY_US)).collect();
+        let umem = Arc::new(Self { area, frames, id, holder, spare });
+        umem.spare_again((0..frames).map(|index| Frame::new(id, index)));
+        Ok(umem)
     }
 
     /// A worker's own cache of free frames.
@@ -137,7 +140,7 @@ impl Umem {
         self.check(&frame);
         let (index, position) = (frame.index(), frame.position() as u64);
         frame.forget();
-        let before = self.holder[index as usize].swap(link.0 + 1, Ordering::AcqRel);
+        let before = self.holder[index as usize].swap(held_by(link), Ordering::AcqRel);
         debug_assert_eq!(before, OWNED_BY_US, "frame {index} was already with the kernel");
         position
     }
@@ -148,23 +151,34 @@ impl Umem {
         let index = u32::try_from(address / u64::from(FRAME_SIZE)).ok()?;
         let holder = self.holder.get(index as usize)?;
         holder
-            .compare_exchange(link.0 + 1, OWNED_BY_US, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(held_by(link), OWNED_BY_US, Ordering::AcqRel, Ordering::Relaxed)
             .ok()?;
         Some(Frame::new(self.id, index))
     }
 
-    /// Takes back every frame that `link`'s rings still hold.
+    /// Makes every frame spare that `link`'s rings still hold.
     ///
     /// Call it only when all sockets of the link are closed: the kernel must be done with them.
-    pub(super) fn take_all(&self, link: LinkId) -> impl Iterator<Item = Frame> + '_ {
-        let all = 0..self.frames;
-        all.filter_map(move |index| self.take(u64::from(index) * u64::from(FRAME_SIZE), link))
+    pub(super) fn take_all(&self, link: LinkId) {
+        let size = u64::from(FRAME_SIZE);
+        let held = (0..self.frames)
+            .filter(|index| self.holder[*index as usize].load(Ordering::Relaxed) == held_by(link));
+        self.spare_again(held.filter_map(|index| self.take(u64::from(index) * size, link)));
+    }
+
+    /// Puts frames in the stock that all workers share.
+    pub(super) fn spare_again(&self, frames: impl Iterator<Item = Frame>) {
+        for frame in frames {
+            self.check(&frame);
+            let pushed = self.spare.push(frame);
+            debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
+        }
     }
 
     /// Number of frames in `link`'s rings.
     #[must_use]
     pub fn held_by(&self, link: LinkId) -> usize {
-        self.holder.iter().filter(|h| h.load(Ordering::Relaxed) == link.0 + 1).count()
+        self.holder.iter().filter(|h| h.load(Ordering::Relaxed) == held_by(link)).count()
     }
 }
 
