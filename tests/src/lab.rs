@@ -27,6 +27,7 @@ mod signals;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -136,11 +137,14 @@ pub struct Lab {
     hosts: Vec<Host>,
     node: Host,
     folder: TempDir,
+    number: u32,
     _one_at_a_time: MutexGuard<'static, ()>,
 }
 
-/// Labs of one process use the same names, and tests that measure the network disturb each other.
+/// Labs share two cores: two at a time would disturb each other's tests.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// How many labs this process has built.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
     /// Builds the lab for the pods of the manifests in `folder`, and starts their servers. The
@@ -157,11 +161,12 @@ impl Lab {
         // A test that failed while it held the lock left nothing behind: its lab was dropped.
         let one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         remove_stale();
-        let temporary = tempfile::Builder::new().prefix(&netns::own_name("")).tempdir()?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let temporary = tempfile::Builder::new().prefix(&netns::own_name(&format!("{number}-"))).tempdir()?;
         let node = Host {
             name: "node".into(),
             addresses: NODE,
-            netns: Netns::create("node")?,
+            netns: Netns::create(&format!("{number}-node"))?,
             link: String::new(),
         };
         let mut lab = Self {
@@ -169,6 +174,7 @@ impl Lab {
             hosts: Vec::new(),
             node,
             folder: temporary,
+            number,
             _one_at_a_time: one_at_a_time,
         };
         lab.copy_manifests(folder)?;
@@ -334,7 +340,7 @@ impl Lab {
         addresses: Addresses,
     ) -> Result<&Host> {
         ensure!(link.len() < 16, "{link} is too long for the name of a link (15 bytes)");
-        let netns = Netns::create(suffix)?;
+        let netns = Netns::create(&format!("{}-{suffix}", self.number))?;
         // Addresses must be usable at once, not after a second of duplicate detection.
         netns.sysctl(&[("ipv6/conf/default/accept_dad", "0")])?;
         let host = Host { name: name.to_owned(), addresses, netns, link };

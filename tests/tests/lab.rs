@@ -24,18 +24,15 @@ fn without_podgate_the_kernel_lets_every_row_of_the_scenario_pass() -> Result<()
 }
 
 #[test]
-fn without_routes_a_pod_sees_silence() -> Result<()> {
+fn silence_is_told_from_an_answer() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let (admin, nginx) = (lab.host("admin/adminapp")?, lab.host("backend/nginx")?);
-    // The node has no way to the pods, and answers unreachable; a blackhole drops in silence.
     lab.node().netns.ip(&format!(
         "route add blackhole {}\nroute add blackhole {}\n",
         nginx.addresses.v4, nginx.addresses.v6
     ))?;
-    for family in Family::BOTH {
-        assert_eq!(Get::path("/docs").fetch(admin, nginx, family)?, Outcome::Silence);
-        assert_eq!(admin.ping(nginx, family)?, Outcome::Silence);
-    }
+    assert_eq!(Get::path("/docs").fetch(admin, nginx, Family::V4)?, Outcome::Silence);
+    assert_eq!(admin.ping(nginx, Family::V6)?, Outcome::Silence);
     Ok(())
 }
 

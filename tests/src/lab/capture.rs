@@ -76,6 +76,8 @@ impl Captured {
     pub fn packets(&self, filter: &str) -> Result<Vec<String>> {
         let mut command = bounded("tcpdump", BOUND);
         let lines = run(command.arg("-r").arg(&self.file).args(["-nn", "-t", filter]))?;
-        Ok(lines.lines().map(str::to_owned).collect())
+        // A packet that tcpdump can't explain is followed by indented lines of its bytes.
+        let of_packets = lines.lines().filter(|line| !line.starts_with(char::is_whitespace));
+        Ok(of_packets.map(str::to_owned).collect())
     }
 }

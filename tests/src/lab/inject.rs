@@ -45,7 +45,7 @@ impl CorpusFrame {
         let result = text.lines().find_map(|line| line.strip_prefix("# result: "));
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let digits: String = lines.flat_map(str::split_whitespace).collect();
-        ensure!(digits.is_ascii() && digits.len() % 2 == 0, "not hexadecimal");
+        ensure!(digits.is_ascii() && digits.len().is_multiple_of(2), "not hexadecimal");
         let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16);
         let bytes = (0..digits.len()).step_by(2).map(byte).collect::<Result<_, _>>()?;
         Ok(Self { name, result: result.context("no result")?.to_owned(), bytes })

@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn only_lab_names_have_an_owner() {
         assert_eq!(owner(&own_name("node")), Some(std::process::id()));
-        assert_eq!(owner("pglab-7-backend-nginx"), Some(7));
+        assert_eq!(owner("pglab-7-0-backend-nginx"), Some(7));
         for other in ["pg-7-node", "pglab-x-node", "pglab-7", "cni-1234", ""] {
             assert_eq!(owner(other), None, "{other}");
         }
