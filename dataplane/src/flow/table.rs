@@ -358,8 +358,9 @@ impl FlowTable {
             }
             assert_eq!(queue.tail, before);
         }
-        let free = std::iter::successors(Some(self.free), |at| Some(self.slots[*at as usize].next));
-        let free = free.take_while(|at| *at != NONE).count();
+        let first = Some(self.free).filter(|at| *at != NONE);
+        let next = |at: &u32| Some(self.slots[*at as usize].next).filter(|at| *at != NONE);
+        let free = std::iter::successors(first, next).count();
         assert_eq!((queued, queued + free), (self.len(), self.slots.len()));
         assert!(self.len() <= self.capacity);
     }
