@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::lab::{Family, Get, Lab, Outcome};
 
@@ -99,6 +99,19 @@ impl Row {
                 Get { method, port, ..Get::path(path) }.fetch(from, to, family)
             }
         }
+    }
+
+    /// Asks over IPv4 and IPv6 at the same time: silence takes its time.
+    ///
+    /// # Errors
+    /// As [`Self::play`].
+    pub fn play_both(&self, lab: &Lab) -> Result<[Outcome; 2]> {
+        std::thread::scope(|scope| {
+            let v6 = scope.spawn(|| self.play(lab, Family::V6));
+            let v4 = self.play(lab, Family::V4)?;
+            let v6 = v6.join().map_err(|_| anyhow!("a client's thread panicked"))??;
+            Ok([v4, v6])
+        })
     }
 
     /// Whether `seen` is what was expected, to the last byte of the body.
