@@ -126,7 +126,7 @@ impl Row {
                 let get = Get { method, port, ..Get::path(path) };
                 answer.status == 200 && answer.body == get.expected_body(self.to)
             }
-            (Expected::Passes, Outcome::Answer(_), Ask::Ping) => true,
+            (Expected::Passes, Outcome::Echo(_), Ask::Ping) => true,
             _ => false,
         }
     }

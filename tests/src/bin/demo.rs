@@ -67,9 +67,7 @@ fn show(lab: &Lab, row: &Row) -> Result<usize> {
 fn cell(seen: &Outcome) -> String {
     let milliseconds = |elapsed: Duration| format!("{:.1} ms", elapsed.as_secs_f64() * 1000.0);
     match seen {
-        Outcome::Answer(answer) if answer.status == 0 => {
-            format!("reply {}", milliseconds(answer.elapsed))
-        }
+        Outcome::Echo(elapsed) => format!("reply {}", milliseconds(*elapsed)),
         Outcome::Answer(answer) => format!("{}   {}", answer.status, milliseconds(answer.elapsed)),
         Outcome::Silence => "no answer".to_owned(),
         Outcome::Failure(message) => message.clone(),

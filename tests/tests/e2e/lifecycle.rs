@@ -27,8 +27,8 @@ fn what_should_pass_passes(lab: &Lab) -> Result<()> {
 
 fn ready_endpoints(lab: &Lab) -> Result<usize> {
     let list = lab.podgate_json(&["endpoint", "list"])?;
-    let states = list.as_array().into_iter().flatten().map(|endpoint| &endpoint["state"]);
-    Ok(states.filter(|state| **state == Value::from("ready")).count())
+    let endpoints = list.as_array().into_iter().flatten();
+    Ok(endpoints.filter(|endpoint| endpoint["state"] == "ready").count())
 }
 
 #[test]

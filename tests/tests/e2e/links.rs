@@ -46,7 +46,7 @@ fn a_pods_link_can_be_attached_and_detached_many_times() -> Result<()> {
         lab.add_endpoint(stranger)?;
         wait_for_state(&mut agent, &stranger.name, "ready")?;
         let seen = stranger.ping(admin, Family::V4)?;
-        assert!(matches!(seen, Outcome::Answer(_)), "{seen:?}");
+        assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");
     }
     agent.assert_alive()
 }

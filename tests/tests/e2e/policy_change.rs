@@ -1,5 +1,7 @@
 //! Policy that changes while connections live.
 
+use std::io::{Read, Write};
+
 use anyhow::Result;
 use podgate_tests::lab::{Agent, Cut, Download, Family, Get, Lab, Outcome};
 use podgate_tests::scenario::MANIFESTS;
@@ -46,12 +48,12 @@ spec:
 
 fn revocation_cuts_live_flows_and_only_those(family: Family) -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
-    lab.write_manifest("downloads.yaml", &downloads_for(&["admin", "user"]))?;
+    lab.write_manifest("downloads.yaml", &downloads_for(&["other", "user"]))?;
     let mut agent = Agent::start(&lab, 2)?;
-    let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
+    let (stranger, admin) = (lab.host("other/stranger")?, lab.host("admin/adminapp")?);
+    let (user, office) = (lab.host("user/userapp")?, lab.host("office")?);
     let (nginx, store) = (lab.host("backend/nginx")?, lab.host("backend/store")?);
-    let office = lab.host("office")?;
-    let inspected = Download::start(&lab, admin, nginx, 80, family)?;
+    let inspected = Download::start(&lab, stranger, nginx, 80, family)?;
     let plain = Download::start(&lab, admin, store, 8080, family)?;
     let mut inspected_bystander = Download::start(&lab, user, nginx, 80, family)?;
     let mut plain_bystander = Download::start(&lab, office, store, 8080, family)?;
@@ -76,6 +78,40 @@ fn revocation_cuts_live_flows_and_only_those_over_ipv4() -> Result<()> {
 #[test]
 fn revocation_cuts_live_flows_and_only_those_over_ipv6() -> Result<()> {
     revocation_cuts_live_flows_and_only_those(Family::V6)
+}
+
+#[test]
+fn a_live_connection_is_judged_by_the_rules_in_force_at_each_request() -> Result<()> {
+    const REQUEST: &[u8] = b"GET /download HTTP/1.1\r\nHost: nginx\r\nRange: bytes=0-3\r\n\r\n";
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    lab.write_manifest("downloads.yaml", &downloads_for(&["user"]))?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (user, nginx) = (lab.host("user/userapp")?, lab.host("backend/nginx")?);
+    let mut stream = user.connect(nginx, 80, Family::V4)?;
+    stream.write_all(REQUEST)?;
+    assert_eq!(read_head(&mut stream)?.split(' ').nth(1), Some("206"));
+    stream.read_exact(&mut [0; 4])?;
+
+    // The pod may still ask for /docs, so its connection stays; what it may ask has changed.
+    lab.remove_manifest("downloads.yaml")?;
+    agent.wait_until("refusal of new connections", |_| {
+        let seen = Get::path("/download").fetch(user, nginx, Family::V4)?;
+        Ok(matches!(seen, Outcome::Answer(answer) if answer.status == 403).then_some(()))
+    })?;
+    stream.write_all(REQUEST)?;
+    assert_eq!(read_head(&mut stream)?.split(' ').nth(1), Some("403"));
+    Ok(())
+}
+
+/// Reads up to and with the empty line after the header fields.
+fn read_head(stream: &mut impl Read) -> Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    Ok(String::from_utf8(head)?)
 }
 
 #[test]
