@@ -19,8 +19,6 @@ mod labels;
 mod lower;
 pub mod manifest;
 pub mod model;
-#[cfg(feature = "oracle")]
-pub mod oracle;
 mod refusal;
 pub mod rules;
 mod selector;
