@@ -35,8 +35,8 @@ pub enum EventKind {
         ingress: Cause,
         /// TCP flags of the packet, or zero.
         tcp_flags: u8,
-        /// ICMP type and code, or zeros.
-        icmp: (u8, u8),
+        /// ICMP type, or zero.
+        icmp_type: u8,
         /// Whether this judged a live flow again after a policy change.
         reevaluated: bool,
     },

@@ -5,33 +5,27 @@ use std::sync::Arc;
 
 use crate::types::{Address, LinkId, Mac};
 
-/// A local endpoint: one pod behind one link.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Link that leads to the pod.
+/// What is needed to send a packet out of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outlet {
+    /// The link.
     pub link: LinkId,
-    /// MAC of the pod's own interface: destination of what we send there, and the only source we
-    /// accept from there.
+    /// MAC at the far end, the destination of what we send there: the pod's own interface, or
+    /// `pg-host`.
     pub mac: Mac,
-    /// MAC of the host's end: source of what we route there.
+    /// MAC of our end, the source of what we send there: the pod's host veth, or `pg-xsk`.
     pub link_mac: Mac,
-    /// Addresses the pod may send from.
-    pub addresses: Vec<Address>,
     /// Largest IP packet that the link takes, bytes.
     pub mtu: u32,
 }
 
-/// The link that joins us to the kernel stack.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HostLink {
-    /// The `pg-xsk` end, which our sockets are bound to.
-    pub link: LinkId,
-    /// MAC of `pg-host`, destination of what we hand to the kernel.
-    pub mac: Mac,
-    /// MAC of `pg-xsk`, source of what we hand to the kernel.
-    pub link_mac: Mac,
-    /// Largest IP packet that the link takes, bytes.
-    pub mtu: u32,
+/// A local endpoint: one pod behind one link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// The way to it. Its MAC is also the only one that we accept packets from on the link.
+    pub outlet: Outlet,
+    /// Addresses the pod has, and the only ones it may send from.
+    pub addresses: Vec<Address>,
 }
 
 /// All routes of a snapshot.
@@ -39,7 +33,7 @@ pub struct HostLink {
 pub struct RouteTable {
     by_address: HashMap<Address, Arc<Endpoint>>,
     by_link: Vec<Option<Arc<Endpoint>>>,
-    host: Option<HostLink>,
+    host: Option<Outlet>,
 }
 
 /// An endpoint can't be added: another one has its address already.
@@ -48,13 +42,13 @@ pub struct RouteTable {
 pub struct AddressTaken(pub Address);
 
 impl RouteTable {
-    /// Routes for `endpoints`, and to the kernel by `host` if there is one.
+    /// Routes for `endpoints`, and to the kernel stack by `host` if there is such a link.
     ///
     /// # Errors
     /// When two endpoints claim one address.
     pub fn new(
         endpoints: impl IntoIterator<Item = Endpoint>,
-        host: Option<HostLink>,
+        host: Option<Outlet>,
     ) -> Result<Self, AddressTaken> {
         let mut table = Self { host, ..Self::default() };
         for endpoint in endpoints {
@@ -64,7 +58,7 @@ impl RouteTable {
                     return Err(AddressTaken(*address));
                 }
             }
-            let slot = endpoint.link.index();
+            let slot = endpoint.outlet.link.index();
             if table.by_link.len() <= slot {
                 table.by_link.resize(slot + 1, None);
             }
@@ -79,15 +73,67 @@ impl RouteTable {
         self.by_address.get(&address).map(Arc::as_ref)
     }
 
-    /// The endpoint behind `link`.
+    /// The endpoint behind `link`; `None` for the host link.
     #[must_use]
     pub fn behind(&self, link: LinkId) -> Option<&Endpoint> {
         self.by_link.get(link.index())?.as_deref()
     }
 
-    /// The link to the kernel stack.
+    /// Whether `link` joins us to the kernel stack.
     #[must_use]
-    pub fn host(&self) -> Option<&HostLink> {
-        self.host.as_ref()
+    pub fn is_host(&self, link: LinkId) -> bool {
+        self.host.is_some_and(|host| host.link == link)
+    }
+
+    /// The link that joins us to the kernel stack.
+    #[must_use]
+    pub fn host_link(&self) -> Option<LinkId> {
+        self.host.map(|host| host.link)
+    }
+
+    /// How to send out of `link`.
+    #[must_use]
+    pub fn outlet(&self, link: LinkId) -> Option<&Outlet> {
+        match self.behind(link) {
+            Some(endpoint) => Some(&endpoint.outlet),
+            None => self.host.as_ref().filter(|host| host.link == link),
+        }
+    }
+
+    /// The link that leads to `address`: its endpoint's, else the kernel stack's.
+    #[must_use]
+    pub fn towards(&self, address: Address) -> Option<LinkId> {
+        match self.endpoint(address) {
+            Some(endpoint) => Some(endpoint.outlet.link),
+            None => self.host.map(|host| host.link),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(link: u16, address: [u8; 4]) -> Endpoint {
+        let outlet =
+            Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500 };
+        Endpoint { outlet, addresses: vec![Address::v4(address)] }
+    }
+
+    #[test]
+    fn local_addresses_lead_to_their_link_and_all_others_to_the_host() {
+        let host = Outlet { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500 };
+        let table = RouteTable::new([endpoint(3, [10, 0, 0, 1])], Some(host)).unwrap();
+        assert_eq!(table.towards(Address::v4([10, 0, 0, 1])), Some(LinkId(3)));
+        assert_eq!(table.towards(Address::v4([10, 0, 0, 2])), Some(LinkId(0)));
+        assert_eq!(table.outlet(LinkId(0)), Some(&host));
+        assert!(table.is_host(LinkId(0)) && table.behind(LinkId(0)).is_none());
+        assert!(table.outlet(LinkId(2)).is_none() && table.outlet(LinkId(9)).is_none());
+    }
+
+    #[test]
+    fn two_endpoints_can_not_share_an_address() {
+        let taken = RouteTable::new([endpoint(1, [10, 0, 0, 1]), endpoint(2, [10, 0, 0, 1])], None);
+        assert_eq!(taken, Err(AddressTaken(Address::v4([10, 0, 0, 1]))));
     }
 }

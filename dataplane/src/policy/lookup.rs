@@ -58,14 +58,13 @@ impl Subject {
 }
 
 struct DirectionDecision {
-    allowed: bool,
     cause: Cause,
     l7: Vec<L7Entry>,
 }
 
 impl DirectionDecision {
-    const fn plain(allowed: bool, cause: Cause) -> Self {
-        Self { allowed, cause, l7: Vec::new() }
+    const fn plain(cause: Cause) -> Self {
+        Self { cause, l7: Vec::new() }
     }
 }
 
@@ -101,21 +100,21 @@ impl PolicyTables {
             };
         }
         let egress = if !local[0] {
-            DirectionDecision::plain(true, Cause::Exempt(Exemption::NotLocal))
+            DirectionDecision::plain(Cause::Exempt(Exemption::NotLocal))
         } else if destination.is_node() {
-            DirectionDecision::plain(true, Cause::Exempt(Exemption::ToNode))
+            DirectionDecision::plain(Cause::Exempt(Exemption::ToNode))
         } else {
             source.identity.egress.decide(subject, &destination, &destination)
         };
         let ingress = if !local[1] {
-            DirectionDecision::plain(true, Cause::Exempt(Exemption::NotLocal))
+            DirectionDecision::plain(Cause::Exempt(Exemption::NotLocal))
         } else if source.is_node() {
-            DirectionDecision::plain(true, Cause::Exempt(Exemption::FromNode))
+            DirectionDecision::plain(Cause::Exempt(Exemption::FromNode))
         } else {
             destination.identity.ingress.decide(subject, &source, &destination)
         };
         let l7 = L7Policy { egress: egress.l7, ingress: ingress.l7 };
-        let verdict = match (egress.allowed && ingress.allowed, l7.is_empty()) {
+        let verdict = match (egress.cause.allows() && ingress.cause.allows(), l7.is_empty()) {
             (false, _) => Verdict::Deny,
             (true, true) => Verdict::Allow,
             (true, false) => Verdict::Inspect,
@@ -147,21 +146,21 @@ impl DirectionTable {
             if entry.rank.tier > Tier::Normal && !default_checked {
                 default_checked = true;
                 if let Some(set) = self.default_deny {
-                    return DirectionDecision::plain(false, Cause::DefaultDeny(set));
+                    return DirectionDecision::plain(Cause::DefaultDeny(set));
                 }
             }
             if passed == Some(entry.rank.tier) || !matches(entry) {
                 continue;
             }
             match entry.action {
-                Action::Deny => return DirectionDecision::plain(false, Cause::Rule(entry.rule)),
+                Action::Deny => return DirectionDecision::plain(Cause::Denied(entry.rule)),
                 Action::Pass => passed = Some(entry.rank.tier),
                 Action::Allow => return Self::allow(entry, &entries[index..], matches),
             }
         }
         match self.default_deny {
-            Some(set) => DirectionDecision::plain(false, Cause::DefaultDeny(set)),
-            None => DirectionDecision::plain(true, Cause::Unenforced),
+            Some(set) => DirectionDecision::plain(Cause::DefaultDeny(set)),
+            None => DirectionDecision::plain(Cause::Unenforced),
         }
     }
 
@@ -183,6 +182,6 @@ impl DirectionTable {
         } else {
             Vec::new()
         };
-        DirectionDecision { allowed: true, cause: Cause::Rule(first.rule), l7 }
+        DirectionDecision { cause: Cause::Allowed(first.rule), l7 }
     }
 }

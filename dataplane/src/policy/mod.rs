@@ -82,12 +82,22 @@ pub enum Exemption {
 pub enum Cause {
     /// No policy selects the endpoint in this direction.
     Unenforced,
-    /// This rule allowed or denied.
-    Rule(RuleId),
+    /// This rule allowed: the first of those that match.
+    Allowed(RuleId),
+    /// This rule denied.
+    Denied(RuleId),
     /// These policies isolate the endpoint and no rule of theirs, or any other, matches.
     DefaultDeny(DenySetId),
     /// Not subject to policy.
     Exempt(Exemption),
+}
+
+impl Cause {
+    /// Whether the direction is open.
+    #[must_use]
+    pub const fn allows(self) -> bool {
+        matches!(self, Self::Unenforced | Self::Allowed(_) | Self::Exempt(_))
+    }
 }
 
 /// The outcome for a flow.

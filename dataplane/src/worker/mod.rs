@@ -1,2 +1,156 @@
-//! Placeholder.
+//! Workers: pinned threads that each own their flows.
+//!
+//! [`Worker`] is the ring loop around the [`pipeline`]: it takes batches off the receive rings of
+//! its ports, runs each packet through the pipeline, and flushes what was transmitted. It opens no
+//! file and reads no clock, so the whole of it runs on in-memory rings too: in tests, in fuzzing
+//! and in `podgate replay`. [`runtime`] puts workers on threads.
+
+mod egress;
 pub mod pipeline;
+pub mod runtime;
+mod shared;
+
+use std::sync::Arc;
+
+use crossbeam::utils::CachePadded;
+
+use crate::policy::Snapshot;
+use crate::stats::WorkerStats;
+use crate::types::{LinkId, Nanos};
+use crate::xsk::{FramePool, Packet, Port};
+
+use egress::Egress;
+use pipeline::{Pipeline, Surroundings};
+pub use shared::{Shared, SharedConfig};
+
+/// Packets taken from one port before the next one gets its turn.
+const BATCH: usize = 64;
+/// Packets taken from other workers in one round.
+const HANDOFF_BATCH: usize = 64;
+
+/// One worker: its ports, its flows, its frames.
+#[derive(Debug)]
+pub struct Worker {
+    index: u16,
+    shared: Arc<Shared>,
+    snapshot: arc_swap::Cache<Arc<arc_swap::ArcSwapOption<Snapshot>>, Option<Arc<Snapshot>>>,
+    pipeline: Pipeline,
+    egress: Egress,
+    batch: Vec<Packet>,
+}
+
+impl Worker {
+    /// Worker `index` of `shared`'s, with an empty flow table and no ports.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, index: u16, pool: FramePool) -> Self {
+        Self {
+            index,
+            shared: Arc::clone(shared),
+            snapshot: arc_swap::Cache::new(Arc::clone(&shared.snapshot)),
+            pipeline: Pipeline::new(index, shared),
+            egress: Egress::new(index, shared, pool),
+            batch: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Takes a port into the worker's rounds.
+    pub fn add_port(&mut self, port: Port) {
+        self.egress.add_port(port);
+    }
+
+    /// Gives up the port on `link`, if there is one. Flows that used it are judged again under the
+    /// next snapshot.
+    pub fn remove_port(&mut self, link: LinkId) {
+        self.egress.remove_port(link);
+    }
+
+    /// Gives up all ports, so that their sockets close and their frames come back.
+    pub fn close_ports(&mut self) {
+        for slot in 0..self.egress.links() {
+            self.remove_port(LinkId(slot as u16));
+        }
+    }
+
+    /// Whether a wakeup of some transmit ring has to be tried again.
+    #[must_use]
+    pub fn needs_flush(&self) -> bool {
+        self.egress.needs_flush()
+    }
+
+    /// What this worker counts.
+    #[must_use]
+    pub fn stats(&self) -> &CachePadded<WorkerStats> {
+        &self.shared.stats[usize::from(self.index)]
+    }
+
+    /// Flows in the table.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.pipeline.flows()
+    }
+
+    /// One turn over all ports at time `now`. Returns the number of packets processed; with zero
+    /// the caller may sleep.
+    pub fn round(&mut self, now: Nanos) -> usize {
+        let snapshot = self.snapshot.load().clone();
+        let mut processed = 0;
+        for slot in 0..self.egress.links() {
+            let link = LinkId(slot as u16);
+            if self.egress.receive(link, &mut self.batch, BATCH) == 0 {
+                continue;
+            }
+            processed += self.batch.len();
+            self.process_batch(now, snapshot.as_deref(), link);
+        }
+        processed += self.take_handoffs(now, snapshot.as_deref());
+        if let Some(snapshot) = snapshot.as_deref() {
+            let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
+            self.pipeline.maintain(&mut around);
+        }
+        self.egress.flush();
+        let stats = self.stats();
+        stats.flows.set(self.pipeline.flows() as u64);
+        stats.held.set(self.pipeline.held_frames() as u64);
+        if processed > 0 {
+            stats.busy_rounds.add(1);
+        }
+        debug_assert_eq!(
+            self.egress.outstanding_frames(),
+            self.pipeline.held_frames() as i64,
+            "every frame is free, in a ring, or held by a flow"
+        );
+        processed
+    }
+
+    fn process_batch(&mut self, now: Nanos, snapshot: Option<&Snapshot>, link: LinkId) {
+        let Some(snapshot) = snapshot else {
+            for packet in self.batch.drain(..) {
+                self.egress.discard_unready(packet);
+            }
+            return;
+        };
+        let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
+        for packet in self.batch.drain(..) {
+            self.pipeline.process(&mut around, link, packet);
+        }
+    }
+
+    /// Packets whose flow lives here although the steering hash sent them elsewhere.
+    fn take_handoffs(&mut self, now: Nanos, snapshot: Option<&Snapshot>) -> usize {
+        let mut taken = 0;
+        while taken < HANDOFF_BATCH
+            && let Some((link, packet)) = self.shared.take_handoff(self.index)
+        {
+            taken += 1;
+            self.egress.note_taken_over(&packet);
+            match snapshot {
+                Some(snapshot) => {
+                    let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
+                    self.pipeline.process_handed_over(&mut around, link, packet);
+                }
+                None => self.egress.discard_unready(packet),
+            }
+        }
+        taken
+    }
+}

@@ -1,1 +1,570 @@
-//! Placeholder.
+//! A packet's way through a worker, in numbered tiers that the code below repeats:
+//!
+//! 1. **Parse** into a [`View`], once; check that the sender may send it.
+//! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
+//!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here.
+//! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
+//!    destination's ingress table, a verdict that names its cause. Some ten times a hit's cost,
+//!    once per flow and epoch.
+//! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
+//!    refuses it.
+//! 5. **Transmit** in batches per link, one wakeup per batch and link (see [`super::egress`]);
+//!    **tell** what is worth an event.
+//!
+//! # Stated rules
+//! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
+//!   flow plainly in both orientations: we can't know who had opened it, and a server's segment
+//!   must not turn an inspected or revoked connection into a plain one.
+//! - *A verdict that turns to deny* kills the flow: an inspected one is reset at both ends, a plain
+//!   one falls silent. A plain flow that a new policy wants inspected is refused too, because its
+//!   beginning was not seen.
+//! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
+//!   pod and its node (TTL unchanged: the kernel routes and counts).
+//! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
+//! - *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
+//!   sender.
+
+use std::sync::Arc;
+
+use crate::drop_reason::DropReason;
+use crate::event::{Event, EventKind};
+use crate::flow::{Flow, FlowIx, FlowTable, tcp};
+use crate::l7::L7Policy;
+use crate::l7::follower::Follower;
+use crate::l7::io::FlowIo;
+use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
+use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use crate::types::{Direction, LinkId, Nanos, Tuple, proto};
+use crate::worker::Shared;
+use crate::xsk::{Frame, Packet, Umem};
+
+use super::egress::{Egress, Origin};
+
+/// Flow-table slots looked at for expiry in one round.
+const EXPIRY_BUDGET: usize = 32;
+/// Inspected flows whose timers are looked at in one round.
+const TICK_BUDGET: usize = 32;
+
+/// What surrounds the pipeline while it works on one batch.
+pub(super) struct Surroundings<'a> {
+    pub(super) now: Nanos,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) egress: &'a mut Egress,
+}
+
+/// A worker's flows and inspectors.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    index: u16,
+    workers: u16,
+    flows: FlowTable,
+    inspectors: Inspectors,
+}
+
+/// What an inspected flow needs beyond its [`Flow`].
+#[derive(Debug)]
+struct Inspected {
+    flow: FlowIx,
+    follower: Follower,
+    policy: L7Policy,
+}
+
+/// Inspectors by the index that their flow carries; bounded.
+#[derive(Debug)]
+struct Inspectors {
+    slots: Vec<Option<Box<Inspected>>>,
+    free: Vec<u32>,
+    /// Where the next round of timers begins.
+    cursor: usize,
+    limit: usize,
+}
+
+impl Inspectors {
+    fn new(limit: u32) -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), cursor: 0, limit: limit as usize }
+    }
+
+    fn reserve(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        if self.slots.len() >= self.limit {
+            return None;
+        }
+        self.slots.push(None);
+        Some(self.slots.len() as u32 - 1)
+    }
+
+    fn take(&mut self, slot: u32) -> Option<Box<Inspected>> {
+        let taken = self.slots[slot as usize].take();
+        if taken.is_some() {
+            self.free.push(slot);
+        }
+        taken
+    }
+
+    fn held_frames(&self) -> usize {
+        self.slots.iter().flatten().map(|inspected| inspected.follower.held_frames()).sum()
+    }
+}
+
+impl Pipeline {
+    pub(super) fn new(index: u16, shared: &Arc<Shared>) -> Self {
+        Self {
+            index,
+            workers: shared.config.workers,
+            flows: FlowTable::new(shared.config.flows_per_worker),
+            inspectors: Inspectors::new(shared.config.inspected_per_worker),
+        }
+    }
+
+    pub(super) fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub(super) fn held_frames(&self) -> usize {
+        self.inspectors.held_frames()
+    }
+
+    /// A packet that came in by `link`.
+    pub(super) fn process(&mut self, around: &mut Surroundings<'_>, link: LinkId, packet: Packet) {
+        around.egress.stats().received.count(u64::from(packet.len()));
+        self.run(around, link, packet, false);
+    }
+
+    /// A packet that another worker received and passed on.
+    pub(super) fn process_handed_over(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        link: LinkId,
+        packet: Packet,
+    ) {
+        self.run(around, link, packet, true);
+    }
+
+    fn run(&mut self, around: &mut Surroundings<'_>, link: LinkId, packet: Packet, owned: bool) {
+        // (1) Parse.
+        let umem = around.egress.umem();
+        let view = match parse(umem.data(&packet.head), packet.len()) {
+            Ok(view) => view,
+            Err(reason) => return around.egress.discard(packet, reason),
+        };
+        if let Err(reason) = admit(around.snapshot, link, &view) {
+            return around.refuse(link, view.tuple, packet, reason);
+        }
+        match view.l4_kind {
+            L4::IcmpError { about, .. } => {
+                return self.icmp_error(around, link, &view, about, packet, owned);
+            }
+            L4::Fragment => return around.refuse(link, view.tuple, packet, DropReason::Fragment),
+            L4::Tcp(_) | L4::Udp | L4::Sctp | L4::Icmp { .. } | L4::Other => {}
+        }
+        // (2) Established flow.
+        if let Some((index, direction)) = self.flows.find(&view.tuple) {
+            if !self.starts_over(index, direction, &view) {
+                return self.established(around, index, direction, &view, packet);
+            }
+            self.end(around, index);
+        }
+        // (3) New flow.
+        self.open(around, link, &view, packet);
+    }
+
+    /// Whether a SYN opens a new connection on the tuple of one that is over.
+    fn starts_over(&self, index: FlowIx, direction: Direction, view: &View) -> bool {
+        let L4::Tcp(segment) = view.l4_kind else { return false };
+        tcp::reopens(self.flows.get(index).tcp, direction, segment.flags)
+    }
+
+    fn established(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        index: FlowIx,
+        direction: Direction,
+        view: &View,
+        packet: Packet,
+    ) {
+        if self.flows.get(index).epoch != around.snapshot.epoch && !self.judge_again(around, index) {
+            let link = self.flows.get(index).link(direction);
+            self.kill(around, index);
+            return around.refuse(link, view.tuple, packet, DropReason::PolicyRevoked);
+        }
+        let flow = self.flows.get_mut(index);
+        flow.note(direction, view, around.now);
+        match flow.inspector() {
+            None => {
+                let out = flow.link(direction.reverse());
+                around.forward(out, packet, view, Origin::Received);
+            }
+            Some(slot) => self.inspect(around, slot, direction, view, packet),
+        }
+    }
+
+    /// (3) Judges a live flow under the new epoch. False if it may not go on.
+    fn judge_again(&mut self, around: &mut Surroundings<'_>, index: FlowIx) -> bool {
+        around.egress.stats().reevaluated.add(1);
+        let flow = self.flows.get_mut(index);
+        let tuple = flow.tuple();
+        let subject = Subject { tuple, icmp_type: flow.icmp_type };
+        let decision = around.decide(&subject);
+        let plain_both_ways =
+            || around.decide(&Subject { tuple: tuple.reversed(), ..subject }).verdict;
+        let goes_on = match (decision.verdict, flow.inspector()) {
+            (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
+            (Verdict::Allow, None) if flow.picked_up => plain_both_ways() == Verdict::Allow,
+            (Verdict::Allow, _) | (Verdict::Inspect, Some(_)) => true,
+        };
+        let from_host = around.snapshot.routes.is_host(flow.link(Direction::Original));
+        let links = around.links(tuple, from_host);
+        let (Some(links), true) = (links, goes_on) else {
+            let verdict = Verdict::Deny;
+            let link = flow.link(Direction::Original);
+            around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
+            return false;
+        };
+        flow.epoch = around.snapshot.epoch;
+        flow.set_links(links);
+        (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
+        if let Some(slot) = flow.inspector()
+            && let Some(inspected) = &mut self.inspectors.slots[slot as usize]
+        {
+            inspected.policy = decision.l7;
+        }
+        true
+    }
+
+    /// (3) A packet that belongs to no flow.
+    fn open(&mut self, around: &mut Surroundings<'_>, link: LinkId, view: &View, packet: Packet) {
+        let subject = Subject { tuple: view.tuple, icmp_type: icmp_of(view).0 };
+        let from_host = around.snapshot.routes.is_host(link);
+        let Some(links) = around.links(view.tuple, from_host) else {
+            return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
+        };
+        let decision = around.decide(&subject);
+        let flags = tcp_of(view).map_or(0, |segment| segment.flags);
+        let mid_stream = is_mid_stream(view);
+        if mid_stream && decision.verdict != Verdict::Deny {
+            let other_way = Subject { tuple: view.tuple.reversed(), ..subject };
+            let plain = decision.verdict == Verdict::Allow
+                && around.decide(&other_way).verdict == Verdict::Allow
+                && flags & tcp_flags::RST == 0;
+            if !plain {
+                return around.refuse(link, view.tuple, packet, DropReason::TcpNoFlow);
+            }
+        }
+        around.tell_verdict(link, &subject, &decision, flags, false);
+        if decision.verdict == Verdict::Deny {
+            return around.egress.discard(packet, denial(&decision));
+        }
+        let slot = match decision.verdict {
+            Verdict::Inspect => match self.inspectors.reserve() {
+                Some(slot) => Some(slot),
+                None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
+            },
+            Verdict::Allow | Verdict::Deny => None,
+        };
+        let mut flow = Flow::new(view.tuple, around.snapshot.epoch, links, around.now);
+        flow.icmp_type = subject.icmp_type;
+        flow.picked_up = mid_stream;
+        (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
+        flow.set_inspector(slot);
+        flow.note(Direction::Original, view, around.now);
+        let index = match self.insert(around, flow) {
+            Ok(index) => index,
+            Err(reason) => {
+                self.inspectors.free.extend(slot);
+                return around.refuse(link, view.tuple, packet, reason);
+            }
+        };
+        around.egress.stats().flows_opened.add(1);
+        match slot {
+            None => around.forward(links[1], packet, view, Origin::Received),
+            Some(slot) => {
+                let inspected =
+                    Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
+                self.inspectors.slots[slot as usize] = Some(Box::new(inspected));
+                self.inspect(around, slot, Direction::Original, view, packet);
+            }
+        }
+    }
+
+    fn insert(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        flow: Flow,
+    ) -> Result<FlowIx, DropReason> {
+        if self.flows.is_full() {
+            let victim = self.flows.victim(around.now).ok_or(DropReason::FlowTableFull)?;
+            self.end(around, victim);
+        }
+        self.flows.insert(flow)
+    }
+
+    /// (4) A segment of an inspected flow.
+    fn inspect(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        slot: u32,
+        direction: Direction,
+        view: &View,
+        mut packet: Packet,
+    ) {
+        let Some(inspected) = &mut self.inspectors.slots[slot as usize] else {
+            debug_assert!(false, "a flow's inspector lives as long as the flow");
+            return around.egress.discard(packet, DropReason::L7Unsupported);
+        };
+        // The follower verifies checksums, so they have to be whole before it looks.
+        if edit::complete_checksum(around.egress.umem(), &mut packet, view) {
+            around.egress.stats().checksums_completed.add(1);
+        }
+        let flow = self.flows.get(inspected.flow);
+        let mut io = InspectedIo { flow, around };
+        let now = io.around.now;
+        inspected.follower.segment(now, direction, view, packet, &inspected.policy, &mut io);
+    }
+
+    /// An ICMP error: passes if it is about a flow of ours, towards the sender it is about.
+    fn icmp_error(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        link: LinkId,
+        view: &View,
+        about: Option<Tuple>,
+        packet: Packet,
+        owned: bool,
+    ) {
+        let Some(about) = about else {
+            return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
+        };
+        let owner = steer(&about, self.workers);
+        if owner != self.index && !owned {
+            return around.egress.hand_off(owner, link, packet);
+        }
+        let flow = self.flows.find(&about).filter(|_| about.src == view.tuple.dst);
+        match flow {
+            Some((index, direction))
+                if self.flows.get(index).epoch == around.snapshot.epoch
+                    || self.judge_again(around, index) =>
+            {
+                let out = self.flows.get(index).link(direction);
+                around.forward(out, packet, view, Origin::Received);
+            }
+            _ => around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated),
+        }
+    }
+
+    /// Timers: a bounded number of flows and inspectors each round.
+    pub(super) fn maintain(&mut self, around: &mut Surroundings<'_>) {
+        while let Some(index) = self.flows.next_expired(around.now, EXPIRY_BUDGET) {
+            self.end(around, index);
+        }
+        for _ in 0..TICK_BUDGET.min(self.inspectors.slots.len()) {
+            self.inspectors.cursor = (self.inspectors.cursor + 1) % self.inspectors.slots.len();
+            if let Some(inspected) = &mut self.inspectors.slots[self.inspectors.cursor] {
+                let flow = self.flows.get(inspected.flow);
+                let now = around.now;
+                inspected.follower.tick(now, &mut InspectedIo { flow, around });
+            }
+        }
+    }
+
+    /// Ends a flow that policy took back: an inspected one is reset at both ends.
+    fn kill(&mut self, around: &mut Surroundings<'_>, index: FlowIx) {
+        self.end(around, index);
+    }
+
+    /// Forgets a flow and tells what it carried.
+    fn end(&mut self, around: &mut Surroundings<'_>, index: FlowIx) {
+        let flow = self.flows.remove(index);
+        if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
+            inspected.follower.close(&mut InspectedIo { flow: &flow, around });
+        }
+        let kind = EventKind::End { packets: flow.packets, bytes: flow.bytes };
+        around.tell(flow.link(Direction::Original), flow.tuple(), kind);
+    }
+}
+
+impl Surroundings<'_> {
+    /// (3) The verdict of the tables in force.
+    fn decide(&self, subject: &Subject) -> Decision {
+        let routes = &self.snapshot.routes;
+        let local = [subject.tuple.src, subject.tuple.dst].map(|a| routes.endpoint(a).is_some());
+        self.snapshot.policy.decide(subject, local)
+    }
+
+    /// Links of the opener and of the receiver. `None` if no link leads on.
+    ///
+    /// What came from the kernel goes back there even if its source is a local pod: the kernel may
+    /// have translated addresses on the way and must see the replies.
+    fn links(&self, tuple: Tuple, from_host: bool) -> Option<[LinkId; 2]> {
+        let routes = &self.snapshot.routes;
+        let opener = if from_host { routes.host_link()? } else { routes.towards(tuple.src)? };
+        let receiver = routes.towards(tuple.dst)?;
+        (opener != receiver).then_some([opener, receiver])
+    }
+
+    /// (5) Sends a packet on as a router would.
+    fn forward(&mut self, out: LinkId, mut packet: Packet, view: &View, origin: Origin) {
+        let routes = &self.snapshot.routes;
+        let Some(outlet) = routes.outlet(out) else {
+            return self.egress.discard(packet, DropReason::LinkGone);
+        };
+        if view.ip_len() > outlet.mtu {
+            return self.egress.discard(packet, DropReason::TooBig);
+        }
+        let between_pods = origin == Origin::Received
+            && !routes.is_host(out)
+            && routes.endpoint(view.tuple.src).is_some();
+        if between_pods {
+            if view.ttl <= 1 {
+                return self.egress.discard(packet, DropReason::TtlExceeded);
+            }
+            edit::decrement_ttl(self.egress.umem().data_mut(&mut packet.head), view);
+        }
+        if edit::complete_checksum(self.egress.umem(), &mut packet, view) {
+            self.egress.stats().checksums_completed.add(1);
+        }
+        self.egress.transmit(outlet, packet, origin);
+    }
+
+    /// Drops a packet for another reason than policy, and tells.
+    fn refuse(&mut self, link: LinkId, tuple: Tuple, packet: Packet, reason: DropReason) {
+        self.egress.discard(packet, reason);
+        self.tell(link, tuple, EventKind::Drop { reason });
+    }
+
+    fn tell_verdict(
+        &self,
+        link: LinkId,
+        subject: &Subject,
+        decision: &Decision,
+        tcp_flags: u8,
+        reevaluated: bool,
+    ) {
+        let kind = EventKind::Verdict {
+            verdict: decision.verdict,
+            egress: decision.egress,
+            ingress: decision.ingress,
+            tcp_flags,
+            icmp_type: subject.icmp_type,
+            reevaluated,
+        };
+        self.tell(link, subject.tuple, kind);
+    }
+
+    fn tell(&self, link: LinkId, tuple: Tuple, kind: EventKind) {
+        let (time, epoch) = (self.now, self.snapshot.epoch);
+        self.egress.tell(Event { time, epoch, link, tuple, kind });
+    }
+}
+
+/// The follower's way out.
+struct InspectedIo<'f, 'a, 's> {
+    flow: &'f Flow,
+    around: &'a mut Surroundings<'s>,
+}
+
+impl InspectedIo<'_, '_, '_> {
+    fn send(&mut self, direction: Direction, packet: Packet, origin: Origin) {
+        // Held packets are parsed again, and packets of our own for the first time: rarer than a
+        // stored view in every held packet would be large.
+        let umem = self.around.egress.umem();
+        match parse(umem.data(&packet.head), packet.len()) {
+            Ok(view) => {
+                let out = self.flow.link(direction.reverse());
+                self.around.forward(out, packet, &view, origin);
+            }
+            Err(reason) => self.around.egress.discard(packet, reason),
+        }
+    }
+}
+
+impl FlowIo for InspectedIo<'_, '_, '_> {
+    fn umem(&self) -> &Umem {
+        self.around.egress.umem()
+    }
+
+    fn alloc(&mut self) -> Option<Frame> {
+        self.around.egress.alloc()
+    }
+
+    fn free(&mut self, frame: Frame) {
+        self.around.egress.free(frame);
+    }
+
+    fn forward(&mut self, direction: Direction, packet: Packet) {
+        self.send(direction, packet, Origin::Received);
+    }
+
+    fn originate(&mut self, direction: Direction, packet: Packet) {
+        self.send(direction, packet, Origin::Own);
+    }
+
+    fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.around.egress.discard(packet, reason);
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        let stats = self.around.egress.stats();
+        match kind {
+            EventKind::HttpRequest { allowed: true, .. } => stats.l7_allowed.add(1),
+            EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
+            _ => {}
+        }
+        self.around.tell(self.flow.link(Direction::Original), self.flow.tuple(), kind);
+    }
+}
+
+/// (1) Whether a packet may come from where it comes.
+fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReason> {
+    let routes = &snapshot.routes;
+    if view.tuple.dst.is_multicast_or_broadcast() {
+        return Err(DropReason::Multicast);
+    }
+    if routes.is_host(link) {
+        return Ok(());
+    }
+    let endpoint = routes.behind(link).ok_or(DropReason::NotReady)?;
+    let own = view.eth_src == endpoint.outlet.mac && endpoint.addresses.contains(&view.tuple.src);
+    if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
+}
+
+/// The worker that the XDP program sends the flow's packets to.
+fn steer(tuple: &Tuple, workers: u16) -> u16 {
+    let ported = matches!(tuple.protocol, proto::TCP | proto::UDP | proto::SCTP);
+    let (protocol, src_port, dst_port) =
+        if ported { (tuple.protocol, tuple.src_port, tuple.dst_port) } else { (0, 0, 0) };
+    let (src, dst) = (tuple.src.bits(), tuple.dst.bits());
+    let hash = podgate_xdp_redirect::flow_hash(src, dst, protocol, src_port, dst_port);
+    podgate_xdp_redirect::worker_of(hash, workers)
+}
+
+fn tcp_of(view: &View) -> Option<Tcp> {
+    match view.l4_kind {
+        L4::Tcp(segment) => Some(segment),
+        _ => None,
+    }
+}
+
+fn icmp_of(view: &View) -> (u8, u8) {
+    match view.l4_kind {
+        L4::Icmp { kind, code } => (kind, code),
+        _ => (0, 0),
+    }
+}
+
+/// Whether the packet is TCP and not the first segment of a connection.
+fn is_mid_stream(view: &View) -> bool {
+    const OPENING: u8 = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN;
+    tcp_of(view).is_some_and(|segment| segment.flags & OPENING != tcp_flags::SYN)
+}
+
+/// Which kind of denial a decision is.
+fn denial(decision: &Decision) -> DropReason {
+    let by_rule = |cause| matches!(cause, Cause::Denied(_));
+    if by_rule(decision.egress) || by_rule(decision.ingress) {
+        DropReason::PolicyDeny
+    } else {
+        DropReason::PolicyDefaultDeny
+    }
+}

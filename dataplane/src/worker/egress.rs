@@ -1,0 +1,189 @@
+//! The ways out of a worker: transmit, hand off, drop. Each packet takes exactly one, and each
+//! counts.
+
+use std::sync::Arc;
+
+use crate::drop_reason::DropReason;
+use crate::event::Event;
+use crate::packet::edit;
+use crate::route::Outlet;
+use crate::stats::{Tally, WorkerStats};
+use crate::types::LinkId;
+use crate::worker::Shared;
+use crate::xsk::{Frame, FramePool, Packet, Port, Umem};
+
+/// Whether a transmitted packet came from somebody or was built here: they count apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    Received,
+    Own,
+}
+
+/// A worker's ports and frames.
+#[derive(Debug)]
+pub(super) struct Egress {
+    index: usize,
+    shared: Arc<Shared>,
+    umem: Arc<Umem>,
+    pool: FramePool,
+    ports: Vec<Option<Port>>,
+    /// Links with packets in their transmit ring that the kernel was not told of yet.
+    unflushed: Vec<LinkId>,
+}
+
+impl Egress {
+    pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
+        Self {
+            index: usize::from(index),
+            shared: Arc::clone(shared),
+            umem: Arc::clone(pool.umem()),
+            pool,
+            ports: Vec::new(),
+            unflushed: Vec::new(),
+        }
+    }
+
+    pub(super) fn stats(&self) -> &WorkerStats {
+        &self.shared.stats[self.index]
+    }
+
+    pub(super) fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    pub(super) fn links(&self) -> usize {
+        self.ports.len()
+    }
+
+    pub(super) fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().flatten()
+    }
+
+    pub(super) fn add_port(&mut self, mut port: Port) {
+        let slot = port.link().index();
+        if self.ports.len() <= slot {
+            self.ports.resize_with(slot + 1, || None);
+            self.unflushed.reserve(slot + 1);
+        }
+        port.service(&mut self.pool);
+        if let Some(former) = self.ports[slot].replace(port) {
+            former.close(&mut self.pool);
+        }
+    }
+
+    pub(super) fn remove_port(&mut self, link: LinkId) {
+        self.unflushed.retain(|unflushed| *unflushed != link);
+        if let Some(port) = self.ports.get_mut(link.index()).and_then(Option::take) {
+            port.close(&mut self.pool);
+        }
+    }
+
+    /// Fills `batch` from `link`'s receive ring and keeps the link's fill ring topped up.
+    pub(super) fn receive(&mut self, link: LinkId, batch: &mut Vec<Packet>, max: usize) -> usize {
+        let Some(port) = self.ports.get_mut(link.index()).and_then(Option::as_mut) else {
+            return 0;
+        };
+        let received = port.receive(&mut self.pool, batch, max);
+        if received > 0 {
+            port.service(&mut self.pool);
+        }
+        received
+    }
+
+    pub(super) fn alloc(&mut self) -> Option<Frame> {
+        self.pool.alloc()
+    }
+
+    pub(super) fn free(&mut self, frame: Frame) {
+        self.pool.free(frame);
+    }
+
+    /// Sends `packet`, whose IP header is at `l3`, out of `outlet`, with the MACs that belong
+    /// there.
+    pub(super) fn transmit(&mut self, outlet: &Outlet, mut packet: Packet, origin: Origin) {
+        let bytes = u64::from(packet.len());
+        edit::set_macs(self.umem.data_mut(&mut packet.head), outlet.mac, outlet.link_mac);
+        let Some(port) = self.ports.get_mut(outlet.link.index()).and_then(Option::as_mut) else {
+            return self.discard(packet, DropReason::LinkGone);
+        };
+        let sent = port.transmit(&mut self.pool, packet).or_else(|packet| {
+            // The ring is full of packets that the kernel was not told of, or has not completed.
+            port.flush();
+            port.service(&mut self.pool);
+            port.transmit(&mut self.pool, packet)
+        });
+        if let Err(packet) = sent {
+            return self.discard(packet, DropReason::TxRingFull);
+        }
+        if !self.unflushed.contains(&outlet.link) {
+            self.unflushed.push(outlet.link);
+        }
+        self.tally(origin).count(bytes);
+    }
+
+    fn tally(&self, origin: Origin) -> &Tally {
+        match origin {
+            Origin::Received => &self.stats().forwarded,
+            Origin::Own => &self.stats().originated,
+        }
+    }
+
+    /// Tells the kernel of everything transmitted in this round.
+    pub(super) fn flush(&mut self) {
+        for index in (0..self.unflushed.len()).rev() {
+            let link = self.unflushed[index];
+            let Some(port) = self.ports[link.index()].as_mut() else { continue };
+            port.flush();
+            port.service(&mut self.pool);
+            if !port.needs_flush() {
+                self.unflushed.swap_remove(index);
+            }
+        }
+    }
+
+    /// Whether a flush has to be tried again: sleeping must wait.
+    pub(super) fn needs_flush(&self) -> bool {
+        !self.unflushed.is_empty()
+    }
+
+    pub(super) fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.stats().dropped[reason as usize].count(u64::from(packet.len()));
+        self.pool.free_packet(packet);
+    }
+
+    /// Drops a packet that came before the first snapshot.
+    pub(super) fn discard_unready(&mut self, packet: Packet) {
+        self.stats().received.count(u64::from(packet.len()));
+        self.discard(packet, DropReason::NotReady);
+    }
+
+    /// Passes a packet to the worker that owns its flow.
+    pub(super) fn hand_off(&mut self, worker: u16, link: LinkId, packet: Packet) {
+        let frames = packet.frames();
+        match self.shared.hand_off(worker, link, packet) {
+            Ok(()) => {
+                self.pool.note_sent(frames);
+                self.stats().handed_off.add(1);
+            }
+            Err(packet) => self.discard(packet, DropReason::HandoffFull),
+        }
+    }
+
+    /// Notes that another worker's packet is ours now.
+    pub(super) fn note_taken_over(&mut self, packet: &Packet) {
+        self.pool.note_received(packet.frames());
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        if self.shared.events[self.index].push(event).is_err() {
+            self.stats().events_lost.add(1);
+        }
+    }
+
+    /// Frames that are neither free nor in a ring nor part of a packet that a port is still
+    /// receiving.
+    pub(super) fn outstanding_frames(&self) -> i64 {
+        let partial: usize = self.ports().map(Port::held_frames).sum();
+        self.pool.outstanding() - partial as i64
+    }
+}

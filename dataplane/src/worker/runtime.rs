@@ -1,0 +1,308 @@
+//! Workers on threads: start, feed, wake, stop.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam::channel;
+use crossbeam::queue::ArrayQueue;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::{Shared, SharedConfig, Worker};
+use crate::event::Event;
+use crate::policy::Snapshot;
+use crate::types::{LinkId, Nanos};
+use crate::xsk::{Port, Umem};
+
+/// What workers do while there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PollMode {
+    /// Look for a little while, then sleep until a packet or a command comes.
+    #[default]
+    Adaptive,
+    /// Never sleep: lowest latency, one core each.
+    Busy,
+}
+
+/// How a dataplane is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Workers and the sizes of their tables.
+    pub shared: SharedConfig,
+    /// Frames of the UMEM, 4096 bytes each.
+    pub frames: u32,
+    /// What idle workers do.
+    pub poll: PollMode,
+}
+
+/// How long an idle worker looks before it sleeps.
+const SPIN_NS: u64 = 20_000;
+/// How long it sleeps at most: timers (flow expiry, L7 hold) have this granularity when idle.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// Commands that may wait for one worker.
+const COMMAND_CAPACITY: usize = 256;
+
+const WAKER: Token = Token(usize::MAX);
+
+#[derive(Debug)]
+enum Command {
+    AddPort(Box<Port>, channel::Sender<io::Result<()>>),
+    RemovePort(LinkId, channel::Sender<io::Result<()>>),
+}
+
+/// A clock that workers and control agree on.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { origin: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// Nanoseconds since the dataplane started.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        Nanos(self.origin.elapsed().as_nanos() as u64)
+    }
+
+    /// The wall-clock time of `at`, as seen from the dataplane's start.
+    #[must_use]
+    pub fn wall(&self, at: Nanos) -> SystemTime {
+        self.wall + Duration::from_nanos(at.0)
+    }
+}
+
+/// Why a link could not be given to the workers.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// A worker's command ring is full or the worker is gone.
+    #[error("worker {0} takes no commands")]
+    Unresponsive(usize),
+    /// The sockets can't be polled.
+    #[error("can't poll the sockets of link {0:?}")]
+    Poll(LinkId, #[source] io::Error),
+}
+
+/// A running dataplane.
+#[derive(Debug)]
+pub struct Dataplane {
+    umem: Arc<Umem>,
+    shared: Arc<Shared>,
+    commands: Vec<Arc<ArrayQueue<Command>>>,
+    stop: Arc<AtomicBool>,
+    clock: Clock,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Dataplane {
+    /// Maps the UMEM and starts the workers, each pinned to a core while there are cores.
+    ///
+    /// # Errors
+    /// When memory, an epoll instance or a thread can't be had.
+    pub fn start(config: Config) -> io::Result<Self> {
+        let umem = Umem::new(config.frames)?;
+        let shared = Shared::new(config.shared);
+        let stop = Arc::new(AtomicBool::new(false));
+        let clock = Clock::start();
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let mut this =
+            Self { umem, shared, commands: Vec::new(), stop, clock, threads: Vec::new() };
+        for index in 0..config.shared.workers {
+            let poll = Poll::new()?;
+            let waker = mio::Waker::new(poll.registry(), WAKER)?;
+            this.shared.sleepers[usize::from(index)].set_waker(waker);
+            let commands = Arc::new(ArrayQueue::new(COMMAND_CAPACITY));
+            this.commands.push(Arc::clone(&commands));
+            let core = cores.get(usize::from(index) % cores.len().max(1)).copied();
+            let thread = Thread {
+                index,
+                worker: Worker::new(&this.shared, index, this.umem.pool()),
+                shared: Arc::clone(&this.shared),
+                commands,
+                stop: Arc::clone(&this.stop),
+                clock,
+                mode: config.poll,
+                poll,
+            };
+            let name = format!("pg-worker-{index}");
+            let handle = thread::Builder::new().name(name).spawn(move || {
+                if let Some(core) = core {
+                    core_affinity::set_for_current(core);
+                }
+                thread.run();
+            })?;
+            this.threads.push(handle);
+        }
+        Ok(this)
+    }
+
+    /// The packet memory, to open links on.
+    #[must_use]
+    pub fn umem(&self) -> &Arc<Umem> {
+        &self.umem
+    }
+
+    /// Rings and counters of the workers.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The workers' clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Puts new tables in force.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.shared.publish(snapshot);
+    }
+
+    /// Gives one port to each worker, in order; returns when all of them serve it.
+    ///
+    /// # Errors
+    /// When a worker doesn't take it; the ones before it may have.
+    pub fn add_link(&self, link: LinkId, ports: Vec<Port>) -> Result<(), LinkError> {
+        let commands = ports.into_iter().map(|port| {
+            let port = Box::new(port);
+            move |done| Command::AddPort(port, done)
+        });
+        self.tell_all(link, commands)
+    }
+
+    /// Takes `link` away from all workers; returns when its sockets are closed and its frames are
+    /// free again.
+    ///
+    /// # Errors
+    /// When a worker doesn't answer.
+    pub fn remove_link(&self, link: LinkId) -> Result<(), LinkError> {
+        let commands = (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
+        self.tell_all(link, commands)
+    }
+
+    fn tell_all<F>(
+        &self,
+        link: LinkId,
+        commands: impl Iterator<Item = F>,
+    ) -> Result<(), LinkError>
+    where
+        F: FnOnce(channel::Sender<io::Result<()>>) -> Command,
+    {
+        let (done, answers) = channel::unbounded();
+        let mut asked = 0;
+        for (index, command) in commands.enumerate() {
+            let queue = self.commands.get(index).ok_or(LinkError::Unresponsive(index))?;
+            queue.push(command(done.clone())).map_err(|_| LinkError::Unresponsive(index))?;
+            self.shared.sleepers[index].wake_if_asleep();
+            asked += 1;
+        }
+        drop(done);
+        for index in 0..asked {
+            answers
+                .recv()
+                .map_err(|_| LinkError::Unresponsive(index))?
+                .map_err(|error| LinkError::Poll(link, error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes all waiting events, each with its worker's number.
+    pub fn drain_events(&self, mut take: impl FnMut(u16, Event)) {
+        for (worker, queue) in self.shared.events.iter().enumerate() {
+            // At most one ring full, so that a busy worker can't keep the caller here.
+            for _ in 0..queue.capacity() {
+                let Some(event) = queue.pop() else { break };
+                take(worker as u16, event);
+            }
+        }
+    }
+}
+
+impl Drop for Dataplane {
+    /// Stops the workers and closes all sockets.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for sleeper in &self.shared.sleepers {
+            sleeper.wake_if_asleep();
+        }
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so on standard error already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One worker's thread.
+struct Thread {
+    index: u16,
+    worker: Worker,
+    shared: Arc<Shared>,
+    commands: Arc<ArrayQueue<Command>>,
+    stop: Arc<AtomicBool>,
+    clock: Clock,
+    mode: PollMode,
+    poll: Poll,
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(64);
+        let mut busy_until = Nanos::default();
+        while !self.stop.load(Ordering::Acquire) {
+            self.obey();
+            let now = self.clock.now();
+            if self.worker.round(now) > 0 || self.worker.needs_flush() {
+                busy_until = Nanos(now.0 + SPIN_NS);
+            } else if self.mode == PollMode::Adaptive && now >= busy_until {
+                self.sleep(&mut events);
+            }
+        }
+        self.worker.close_ports();
+    }
+
+    /// Sleeps until a packet, a command or a timer; not at all if one came just now.
+    fn sleep(&mut self, events: &mut Events) {
+        let sleeper = &self.shared.sleepers[usize::from(self.index)];
+        sleeper.announce_sleep();
+        let work = !self.commands.is_empty()
+            || self.shared.has_handoffs(self.index)
+            || self.stop.load(Ordering::Acquire);
+        let timeout = if work { Duration::ZERO } else { SLEEP_MAX };
+        // An interrupted or failed poll is a short sleep: the next round looks at everything.
+        let _ = self.poll.poll(events, Some(timeout));
+        sleeper.awake();
+        self.worker.stats().sleeps.add(1);
+    }
+
+    fn obey(&mut self) {
+        while let Some(command) = self.commands.pop() {
+            // Nobody waits for the answer any more if the send fails.
+            let _ = match command {
+                Command::AddPort(port, done) => done.send(self.add(*port)),
+                Command::RemovePort(link, done) => {
+                    self.worker.remove_port(link);
+                    done.send(Ok(()))
+                }
+            };
+        }
+    }
+
+    fn add(&mut self, port: Port) -> io::Result<()> {
+        if let Some(fd) = port.fd() {
+            let token = Token(port.link().index());
+            let registry = self.poll.registry();
+            // Closing the socket removes it from the epoll set again (epoll(7)).
+            registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
+        }
+        self.worker.add_port(port);
+        Ok(())
+    }
+}

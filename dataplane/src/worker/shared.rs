@@ -1,0 +1,135 @@
+//! What workers and the control thread share: bounded rings, counters, and the snapshot.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use arc_swap::ArcSwapOption;
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+
+use crate::event::Event;
+use crate::policy::Snapshot;
+use crate::stats::WorkerStats;
+use crate::types::LinkId;
+use crate::xsk::Packet;
+
+/// Packets that may wait to be taken over by another worker.
+const HANDOFF_CAPACITY: usize = 1024;
+
+/// Sizes of what the workers hold.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedConfig {
+    /// Number of workers, 1 to 64.
+    pub workers: u16,
+    /// Flows that one worker tracks at most.
+    pub flows_per_worker: u32,
+    /// L7-inspected flows among them, at most.
+    pub inspected_per_worker: u32,
+    /// Events that may wait for the control thread, for each worker.
+    pub events_per_worker: usize,
+}
+
+impl Default for SharedConfig {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            flows_per_worker: 1 << 18,
+            inspected_per_worker: 1 << 14,
+            events_per_worker: 1 << 14,
+        }
+    }
+}
+
+/// The meeting place of the workers of one dataplane and the control thread.
+#[derive(Debug)]
+pub struct Shared {
+    /// Sizes.
+    pub config: SharedConfig,
+    /// The tables in force; `None` until the first publication, and until then all is dropped.
+    pub snapshot: Arc<ArcSwapOption<Snapshot>>,
+    /// Counters of each worker.
+    pub stats: Vec<CachePadded<WorkerStats>>,
+    /// Events of each worker.
+    pub events: Vec<ArrayQueue<Event>>,
+    handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
+    pub(super) sleepers: Vec<CachePadded<Sleeper>>,
+}
+
+impl Shared {
+    /// Rings and counters for `config.workers` workers, and no snapshot.
+    #[must_use]
+    pub fn new(config: SharedConfig) -> Arc<Self> {
+        let each = 0..config.workers;
+        Arc::new(Self {
+            config,
+            snapshot: Arc::new(ArcSwapOption::empty()),
+            stats: each.clone().map(|_| WorkerStats::new()).collect(),
+            events: each.clone().map(|_| ArrayQueue::new(config.events_per_worker)).collect(),
+            handoffs: each.clone().map(|_| ArrayQueue::new(HANDOFF_CAPACITY)).collect(),
+            sleepers: each.map(|_| CachePadded::default()).collect(),
+        })
+    }
+
+    /// Puts new tables in force. Workers take them up with their next batch.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.store(Some(Arc::new(snapshot)));
+    }
+
+    /// Passes a packet to `worker`, or gives it back when that one's ring is full.
+    pub(super) fn hand_off(
+        &self,
+        worker: u16,
+        link: LinkId,
+        packet: Packet,
+    ) -> Result<(), Packet> {
+        let worker = usize::from(worker);
+        self.handoffs[worker].push((link, packet)).map_err(|(_, packet)| packet)?;
+        self.sleepers[worker].wake_if_asleep();
+        Ok(())
+    }
+
+    pub(super) fn take_handoff(&self, worker: u16) -> Option<(LinkId, Packet)> {
+        self.handoffs[usize::from(worker)].pop()
+    }
+
+    pub(super) fn has_handoffs(&self, worker: u16) -> bool {
+        !self.handoffs[usize::from(worker)].is_empty()
+    }
+}
+
+/// How to wake a worker that sleeps; workers on in-memory rings have no waker and never sleep.
+#[derive(Debug, Default)]
+pub(super) struct Sleeper {
+    asleep: AtomicBool,
+    waker: OnceLock<mio::Waker>,
+}
+
+impl Sleeper {
+    pub(super) fn set_waker(&self, waker: mio::Waker) {
+        let fresh = self.waker.set(waker).is_ok();
+        debug_assert!(fresh, "a worker thread starts once");
+    }
+
+    /// Announces sleep. The worker must look for work once more after this, and only then sleep:
+    /// the fence orders that look after the announcement, as [`Self::wake_if_asleep`] orders its
+    /// look after the work was queued, so one of the two sees the other.
+    pub(super) fn announce_sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn wake_if_asleep(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed)
+            && let Some(waker) = self.waker.get()
+        {
+            // Waking fails only when the worker's poll is gone: then nobody sleeps.
+            let _ = waker.wake();
+        }
+    }
+}
