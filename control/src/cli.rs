@@ -111,12 +111,12 @@ pub struct RunArgs {
     /// How workers wait for packets.
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
     pub poll: Poll,
-    /// Frames of 4096 bytes shared by all links.
-    #[arg(long, value_name = "N", default_value_t = 16384,
+    /// Frames of 4096 bytes shared by all links; half of them wait to be received into.
+    #[arg(long, value_name = "N", default_value_t = 32768,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
-    /// Endpoints that can be attached at one time.
-    #[arg(long, value_name = "N", default_value_t = 255,
+    /// Endpoints that can be attached at one time. More of them means fewer frames for each.
+    #[arg(long, value_name = "N", default_value_t = 31,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
     /// Flow records kept for `podgate flows`.

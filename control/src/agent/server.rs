@@ -42,7 +42,7 @@ pub enum Reply {
     /// Records so far and, for a client that follows, those to come.
     Flows {
         /// Oldest first.
-        past: Vec<FlowItem>,
+        past: Vec<Arc<FlowItem>>,
         /// To come.
         live: Option<broadcast::Receiver<Arc<FlowItem>>>,
     },
@@ -181,11 +181,11 @@ impl Client {
 
     async fn stream_flows(
         &mut self,
-        past: Vec<FlowItem>,
+        past: Vec<Arc<FlowItem>>,
         live: Option<broadcast::Receiver<Arc<FlowItem>>>,
     ) -> io::Result<()> {
         for item in past {
-            self.send(Answer::Item(json!(item))).await?;
+            self.send(Answer::Item(json!(*item))).await?;
         }
         if let Some(mut live) = live {
             let mut unused = [0];
