@@ -1,1 +1,125 @@
-//! Placeholder.
+//! Changes to a packet on its way, in place.
+
+use super::checksum::{self, Sum};
+use super::{L4, View};
+use crate::drop_reason::DropReason;
+use crate::types::Mac;
+use crate::xsk::{Packet, Umem};
+
+/// Writes the Ethernet addresses of the next hop into the first frame of a parsed packet.
+#[inline]
+pub fn set_macs(head: &mut [u8], dst: Mac, src: Mac) {
+    head[..6].copy_from_slice(&dst);
+    head[6..12].copy_from_slice(&src);
+}
+
+/// Takes one off the TTL or hop limit in the first frame, and keeps the IPv4 header checksum
+/// right.
+///
+/// # Errors
+/// [`DropReason::TtlExceeded`] if none would be left (RFC 1812 §5.3.1); the packet is unchanged.
+#[inline]
+pub fn decrement_ttl(head: &mut [u8], view: &View) -> Result<(), DropReason> {
+    let ip = &mut head[usize::from(view.l3)..];
+    if !view.is_v4() {
+        ip[7] = hop(ip[7])?;
+        return Ok(());
+    }
+    let before = [ip[8], ip[9]];
+    let after = [hop(ip[8])?, ip[9]];
+    let old_sum = u16::from_be_bytes([ip[10], ip[11]]);
+    let sum = checksum::update(old_sum, u16::from_be_bytes(before), u16::from_be_bytes(after));
+    ip[8] = after[0];
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    Ok(())
+}
+
+#[inline]
+const fn hop(ttl: u8) -> Result<u8, DropReason> {
+    match ttl {
+        0 | 1 => Err(DropReason::TtlExceeded),
+        more => Ok(more - 1),
+    }
+}
+
+/// Completes the TCP or UDP checksum if the sender's stack left that to its device, and returns
+/// whether it did.
+///
+/// A stack with transmit offload writes the folded pseudo-header sum, not complemented, into the
+/// field (`CHECKSUM_PARTIAL`, `include/linux/skbuff.h`), and expects the device to add the rest.
+/// A field that happens to hold this number though it is complete is written again unchanged. The
+/// zero of a UDP datagram without a checksum is left alone: the sum is never zero.
+#[inline]
+pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
+    let Some(field) = Field::of(umem.data(&packet.head), view) else { return false };
+    let pseudo = field.pseudo_header(view);
+    if field.value != pseudo.folded() {
+        return false;
+    }
+    let head = umem.data_mut(&mut packet.head);
+    head[field.at..field.at + 2].fill(0);
+    let mut sum = pseudo;
+    add_segment(&mut sum, umem, packet, view, field.covered);
+    let sum = match (sum.checksum(), view.l4_kind) {
+        // Zero would say "no checksum" (RFC 768).
+        (0, L4::Udp) => 0xffff,
+        (sum, _) => sum,
+    };
+    umem.data_mut(&mut packet.head)[field.at..field.at + 2].copy_from_slice(&sum.to_be_bytes());
+    true
+}
+
+/// Whether the TCP or UDP checksum is right, over all frames. True for a UDP datagram over IPv4
+/// that has none (RFC 768), and for other protocols.
+#[must_use]
+pub fn l4_checksum_is_right(umem: &Umem, packet: &Packet, view: &View) -> bool {
+    let Some(field) = Field::of(umem.data(&packet.head), view) else { return true };
+    if field.value == 0 && view.l4_kind == L4::Udp {
+        return view.is_v4();
+    }
+    let mut sum = field.pseudo_header(view);
+    add_segment(&mut sum, umem, packet, view, field.covered);
+    sum.checksum() == 0
+}
+
+/// The checksum field of a TCP or UDP header.
+struct Field {
+    /// Offset in the first frame.
+    at: usize,
+    value: u16,
+    /// Bytes that it covers, from the L4 header on.
+    covered: u32,
+}
+
+impl Field {
+    #[inline]
+    fn of(head: &[u8], view: &View) -> Option<Self> {
+        let l4 = usize::from(view.l4);
+        let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let (at, covered) = match view.l4_kind {
+            L4::Tcp(_) => (l4 + 16, view.end - u32::from(view.l4)),
+            L4::Udp => (l4 + 6, u32::from(word(l4 + 4))),
+            _ => return None,
+        };
+        Some(Self { at, value: word(at), covered })
+    }
+
+    #[inline]
+    fn pseudo_header(&self, view: &View) -> Sum {
+        let tuple = &view.tuple;
+        Sum::pseudo_header(tuple.src, tuple.dst, tuple.protocol, self.covered)
+    }
+}
+
+/// Adds the first `covered` bytes from the L4 header on, through all frames.
+fn add_segment(sum: &mut Sum, umem: &Umem, packet: &Packet, view: &View, covered: u32) {
+    let mut left = covered as usize;
+    let mut skip = usize::from(view.l4);
+    for frame in std::iter::once(&packet.head).chain(&packet.tail) {
+        let bytes = &umem.data(frame)[skip..];
+        let bytes = &bytes[..bytes.len().min(left)];
+        sum.add(bytes);
+        left -= bytes.len();
+        skip = 0;
+    }
+}

@@ -2,9 +2,11 @@
 
 pub mod checksum;
 pub mod edit;
+pub mod icmp;
+mod ip;
 mod parse;
 
-//pub use parse::parse;
+pub use parse::parse;
 
 use crate::types::{Mac, Tuple};
 
@@ -45,7 +47,9 @@ pub struct View {
     pub end: u32,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Addresses, protocol, ports. Protocol is the one after IPv6 extension headers.
+    /// Addresses, protocol, ports, in the direction of this packet. Protocol is the one after IPv6
+    /// extension headers. The ports of an ICMP query are its identifier and its type, and those of
+    /// the reply the same reversed, see [`icmp`]; fragments and protocols without ports have zeros.
     pub tuple: Tuple,
     /// What follows the IP headers.
     pub l4_kind: L4,
@@ -76,11 +80,11 @@ impl View {
 pub enum L4 {
     /// TCP.
     Tcp(Tcp),
-    /// UDP.
+    /// UDP. The datagram's own length lies between its header's and the packet's end.
     Udp,
     /// SCTP: ports only.
     Sctp,
-    /// ICMP or ICMPv6 that is no error: type and code.
+    /// ICMP or ICMPv6 that is no error; [`icmp::role`] tells queries from replies.
     Icmp {
         /// Type.
         kind: u8,
@@ -132,3 +136,5 @@ impl Tcp {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Cause, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts,
-    NetworkRow, PolicyTables, SelectorId, Tier, Verdict,
+    Action, Cause, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts, NetworkRow,
+    PolicyTables, SelectorId, Tier, Verdict,
 };
 use crate::l7::{L7Entry, L7Policy};
 use crate::types::{Address, Tuple, proto};
@@ -165,11 +165,7 @@ impl DirectionTable {
     }
 
     /// `first` allows; collects the L7 rules of all allows of its rank that match too.
-    fn allow(
-        first: &Entry,
-        rest: &[Entry],
-        matches: impl Fn(&Entry) -> bool,
-    ) -> DirectionDecision {
+    fn allow(first: &Entry, rest: &[Entry], matches: impl Fn(&Entry) -> bool) -> DirectionDecision {
         let peers = || {
             rest.iter()
                 .take_while(|entry| entry.rank == first.rank && entry.action == Action::Allow)

@@ -29,18 +29,14 @@ impl Frame {
         self.umem
     }
 
-    pub(super) const fn index(&self) -> u32 {
-        self.index
-    }
-
     /// Where the data begins, bytes from the start of the area.
     pub(super) const fn position(&self) -> usize {
         self.index as usize * FRAME_SIZE as usize + self.offset as usize
     }
 
-    /// Ends the handle; the caller has noted the frame elsewhere.
-    pub(super) fn forget(self) {
-        std::mem::forget(self);
+    /// Ends the handle, whose frame the caller notes elsewhere: its index and position.
+    pub(super) const fn end(self) -> (u32, usize) {
+        (self.index, self.position())
     }
 
     /// Bytes of data.
@@ -164,10 +160,7 @@ impl FramePool {
         self.outstanding -= 1;
         self.cache.push(frame);
         if self.cache.len() >= CACHE_FRAMES + EXCHANGE_FRAMES {
-            for frame in self.cache.drain(CACHE_FRAMES..) {
-                let pushed = self.umem.spare.push(frame);
-                debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
-            }
+            self.umem.spare_again(self.cache.drain(CACHE_FRAMES..));
         }
     }
 
@@ -214,10 +207,7 @@ impl FramePool {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        for frame in self.cache.drain(..) {
-            let pushed = self.umem.spare.push(frame);
-            debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
-        }
+        self.umem.spare_again(self.cache.drain(..));
     }
 }
 

@@ -6,8 +6,19 @@
 //! [`Packet`]s and takes packets to transmit.
 #![allow(unsafe_code)]
 
+mod assemble;
 mod frame;
+mod link;
+pub mod memory;
+mod port;
+mod ring;
+mod socket;
+mod sys;
 mod umem;
 
+pub use assemble::PACKET_FRAMES_MAX;
 pub use frame::{Frame, FramePool, Packet};
+pub use link::RingSizes;
+pub use port::{LinkState, Port, XskStatistics};
+pub use socket::{OpenError, open_link};
 pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};

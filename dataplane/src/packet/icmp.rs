@@ -1,0 +1,90 @@
+//! Which ICMP messages ask, which answer, and which report an error.
+
+use crate::types::proto;
+
+/// What a message is to its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A request with an identifier, which its reply repeats.
+    Query,
+    /// The answer to the query of this type; opens no flow.
+    Reply {
+        /// Type of the query.
+        query: u8,
+    },
+    /// Quotes the packet it is about; belongs to that packet's flow.
+    Error,
+    /// A message on its own: nobody answers it and it quotes nothing.
+    Lone,
+}
+
+/// The role of a message of `protocol` (ICMP or ICMPv6) with type `kind`.
+///
+/// The queries are echo and timestamp; the others of RFC 792 and RFC 950 are deprecated (RFC 6918)
+/// and count as lone messages. Errors are those of `nf_conntrack_icmpv4_error`
+/// (`net/netfilter/nf_conntrack_proto_icmp.c`), and every ICMPv6 type below 128 (RFC 4443 §2.1).
+#[must_use]
+#[inline]
+pub const fn role(protocol: u8, kind: u8) -> Role {
+    match (protocol, kind) {
+        (proto::ICMP, 8 | 13) | (proto::ICMPV6, 128) => Role::Query,
+        (proto::ICMP, 0) => Role::Reply { query: 8 },
+        (proto::ICMP, 14) => Role::Reply { query: 13 },
+        (proto::ICMPV6, 129) => Role::Reply { query: 128 },
+        (proto::ICMP, 3 | 4 | 5 | 11 | 12) | (proto::ICMPV6, 0..128) => Role::Error,
+        _ => Role::Lone,
+    }
+}
+
+/// Source and destination "port" of a message that is no error, from its type and identifier.
+///
+/// The asker's port is the identifier, the answerer's is the query's type. So a reply has exactly
+/// its query's tuple reversed, as for TCP; a flow that was allowed for one type carries no other;
+/// and two hosts that ping each other with the same identifier have two flows.
+#[inline]
+pub(super) const fn ports(protocol: u8, kind: u8, identifier: u16) -> (u16, u16) {
+    match role(protocol, kind) {
+        Role::Query => (identifier, kind as u16),
+        Role::Reply { query } => (query as u16, identifier),
+        Role::Error | Role::Lone => (0, kind as u16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_has_its_querys_ports_reversed() {
+        for (protocol, query, reply) in
+            [(proto::ICMP, 8, 0), (proto::ICMP, 13, 14), (proto::ICMPV6, 128, 129)]
+        {
+            assert_eq!(role(protocol, query), Role::Query);
+            assert_eq!(role(protocol, reply), Role::Reply { query });
+            let (a, b) = ports(protocol, query, 77);
+            assert_eq!(ports(protocol, reply, 77), (b, a));
+        }
+    }
+
+    #[test]
+    fn types_never_share_ports_unless_one_answers_the_other() {
+        for protocol in [proto::ICMP, proto::ICMPV6] {
+            let all: Vec<_> = (0..=255).map(|kind| ports(protocol, kind, 0x4000)).collect();
+            for (kind, one) in all.iter().enumerate() {
+                assert_eq!(all.iter().filter(|other| *other == one).count(), 1, "type {kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_are_those_that_quote_a_packet() {
+        for kind in [3, 4, 5, 11, 12] {
+            assert_eq!(role(proto::ICMP, kind), Role::Error);
+        }
+        for kind in 1..128 {
+            assert_eq!(role(proto::ICMPV6, kind), Role::Error);
+        }
+        assert_eq!(role(proto::ICMP, 9), Role::Lone);
+        assert_eq!(role(proto::ICMPV6, 135), Role::Lone);
+    }
+}

@@ -1,0 +1,142 @@
+//! What the workers' ports of one link share: the fill and completion rings, and the frames.
+
+use std::sync::{Arc, Mutex, TryLockError};
+
+use super::frame::FramePool;
+use super::ring::{Completion, Fill};
+use super::socket::Socket;
+use super::umem::Umem;
+use crate::types::LinkId;
+
+/// Entries of a link's rings. Each must be a power of two.
+///
+/// They bound what one link can take of the [`Umem`]: `fill` frames wait to be received into, and
+/// each worker adds at most `rx` received and `tx` to be transmitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingSizes {
+    /// Frames to receive into, shared by the link's workers.
+    pub fill: u32,
+    /// Frames transmitted and not reclaimed, shared by the link's workers.
+    pub completion: u32,
+    /// Received frames, each worker. With `rx` = `fill` a worker that lags is short of receive
+    /// slots no sooner than the link is of frames.
+    pub rx: u32,
+    /// Frames to transmit, each worker.
+    pub tx: u32,
+}
+
+impl RingSizes {
+    pub(super) fn are_powers_of_two(&self) -> bool {
+        [self.fill, self.completion, self.rx, self.tx].iter().all(|size| size.is_power_of_two())
+    }
+}
+
+impl Default for RingSizes {
+    fn default() -> Self {
+        Self { fill: 2048, completion: 2048, rx: 2048, tx: 2048 }
+    }
+}
+
+/// One link's shared half.
+pub(super) struct Link {
+    // The order matters: fields are dropped in it, and frames may be taken back only when the
+    // kernel has let go of them, which is when all rings are unmapped and all sockets closed.
+    rings: Mutex<SharedRings>,
+    /// One for each worker; none on a memory link.
+    sockets: Vec<Socket>,
+    frames: LinkFrames,
+}
+
+struct SharedRings {
+    fill: Fill,
+    completion: Completion,
+}
+
+/// The link's claim to frames of the UMEM; ends by taking back all that its rings still held.
+struct LinkFrames {
+    umem: Arc<Umem>,
+    link: LinkId,
+}
+
+impl Drop for LinkFrames {
+    fn drop(&mut self) {
+        self.umem.take_all(self.link);
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        umem: Arc<Umem>,
+        link: LinkId,
+        fill: Fill,
+        completion: Completion,
+        sockets: Vec<Socket>,
+    ) -> Self {
+        let rings = Mutex::new(SharedRings { fill, completion });
+        Self { rings, sockets, frames: LinkFrames { umem, link } }
+    }
+
+    /// The worker's socket.
+    pub(super) fn socket(&self, worker: usize) -> Option<&Socket> {
+        self.sockets.get(worker)
+    }
+
+    pub(super) fn id(&self) -> LinkId {
+        self.frames.link
+    }
+
+    pub(super) fn umem(&self) -> &Umem {
+        &self.frames.umem
+    }
+
+    /// Reclaims transmitted frames and tops up the fill ring, unless another worker is at it.
+    pub(super) fn service(&self, pool: &mut FramePool) -> Serviced {
+        let mut rings = match self.rings.try_lock() {
+            Ok(rings) => rings,
+            // Whatever step a panic interrupted, the rings' ends are consistent after it.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Serviced::default(),
+        };
+        let false_completions = self.reclaim(&mut rings.completion, pool);
+        let starved = self.top_up(&mut rings.fill, pool);
+        Serviced { false_completions, starved }
+    }
+
+    fn reclaim(&self, completion: &mut Completion, pool: &mut FramePool) -> u64 {
+        let (a, b) = completion.peek(u32::MAX);
+        let mut taken = 0;
+        for address in a.iter().chain(b) {
+            if let Some(frame) = self.umem().take(*address, self.id()) {
+                pool.note_received(1);
+                pool.free(frame);
+                taken += 1;
+            }
+        }
+        let seen = (a.len() + b.len()) as u32;
+        if seen > 0 {
+            completion.release(seen);
+        }
+        u64::from(seen - taken)
+    }
+
+    /// Returns whether frames ran out.
+    fn top_up(&self, fill: &mut Fill, pool: &mut FramePool) -> bool {
+        let room = fill.free(u32::MAX);
+        let filled = fill.produce(room, || {
+            let frame = pool.alloc()?;
+            pool.note_sent(1);
+            Some(self.umem().give(frame, self.id()))
+        });
+        fill.publish();
+        filled < room
+    }
+}
+
+/// What a [`Link::service`] ran into.
+#[derive(Default)]
+pub(super) struct Serviced {
+    /// Completions of frames that the link didn't hold.
+    pub(super) false_completions: u64,
+    /// Whether no free frame was left for the fill ring.
+    pub(super) starved: bool,
+}

@@ -1,0 +1,151 @@
+//! Links without a kernel: the same ports, over rings in our own memory.
+//!
+//! [`MemoryLink`] plays the kernel's part. It fills frames as `net/xdp/xsk.c` does in copy mode,
+//! and gets at them by the same ownership notes as a port, so it can't touch a frame that somebody
+//! else holds. Tests, fuzzing and replay run the dataplane on it, without privileges.
+
+use std::sync::Arc;
+
+use super::link::{Link, RingSizes};
+use super::port::Port;
+use super::ring::{Consumer, Producer, pair};
+use super::sys::{Desc, XDP_PKT_CONTD};
+use super::umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
+use crate::types::LinkId;
+
+/// Bytes of a packet that the kernel puts in one frame (`xsk_pool_get_rx_frame_size`).
+pub const RECEIVE_BYTES: usize = (FRAME_SIZE - FRAME_HEADROOM) as usize;
+
+/// The kernel's part of a memory link.
+pub struct MemoryLink {
+    umem: Arc<Umem>,
+    link: LinkId,
+    fill: Consumer<u64>,
+    completion: Producer<u64>,
+    workers: Vec<Lane>,
+}
+
+/// The kernel's ends of one worker's rings.
+struct Lane {
+    rx: Producer<Desc>,
+    tx: Consumer<Desc>,
+    /// The packet that is being taken off the transmit ring.
+    sending: Vec<u8>,
+}
+
+/// A memory link with one port for each worker, its fill ring topped up from spare frames.
+///
+/// # Panics
+/// When a ring size is no power of two.
+#[must_use]
+pub fn link(
+    umem: &Arc<Umem>,
+    link: LinkId,
+    workers: usize,
+    sizes: RingSizes,
+) -> (Vec<Port>, MemoryLink) {
+    let (fill, kernel_fill) = pair(sizes.fill);
+    let (kernel_completion, completion) = pair(sizes.completion);
+    let shared = Arc::new(Link::new(Arc::clone(umem), link, fill, completion, Vec::new()));
+    shared.service(&mut umem.pool());
+    let (mut ports, mut lanes) = (Vec::new(), Vec::new());
+    for worker in 0..workers {
+        let (kernel_rx, rx) = pair(sizes.rx);
+        let (tx, kernel_tx) = pair(sizes.tx);
+        kernel_tx.ask_for_wakeup();
+        ports.push(Port::new(worker, rx, tx, Arc::clone(&shared)));
+        lanes.push(Lane { rx: kernel_rx, tx: kernel_tx, sending: Vec::new() });
+    }
+    let kernel = MemoryLink {
+        umem: Arc::clone(umem),
+        link,
+        fill: kernel_fill,
+        completion: kernel_completion,
+        workers: lanes,
+    };
+    (ports, kernel)
+}
+
+impl MemoryLink {
+    /// Delivers a packet to `worker`'s port. Returns `false`, and delivers nothing, when the fill
+    /// ring has too few frames or the receive ring too few slots; the kernel would drop it.
+    ///
+    /// # Panics
+    /// When there is no such worker.
+    pub fn inject(&mut self, worker: usize, packet: &[u8]) -> bool {
+        self.inject_parts(worker, packet.chunks(RECEIVE_BYTES))
+    }
+
+    /// As [`Self::inject`], for a packet that is cut into frames as given.
+    ///
+    /// # Panics
+    /// When there is no such worker, or a part is larger than [`RECEIVE_BYTES`].
+    pub fn inject_parts<'p>(
+        &mut self,
+        worker: usize,
+        parts: impl ExactSizeIterator<Item = &'p [u8]>,
+    ) -> bool {
+        let mut left = parts.len() as u32;
+        let rx = &mut self.workers[worker].rx;
+        if left == 0 || self.fill.available(left) < left || rx.free(left) < left {
+            return false;
+        }
+        for part in parts {
+            left -= 1;
+            self.deliver(worker, part, left > 0);
+        }
+        self.workers[worker].rx.publish();
+        true
+    }
+
+    /// Puts a part of a packet in the next frame of the fill ring, and on the receive ring.
+    fn deliver(&mut self, worker: usize, part: &[u8], more: bool) {
+        let frame = self.fill.pop().and_then(|address| self.umem.take(address, self.link));
+        let Some(mut frame) = frame else {
+            unreachable!("a port fills its ring with frames that it has given to the link");
+        };
+        frame.set_extent(FRAME_HEADROOM, part.len() as u32);
+        self.umem.data_mut(&mut frame).copy_from_slice(part);
+        let (len, options) = (frame.len(), if more { XDP_PKT_CONTD } else { 0 });
+        let addr = self.umem.give(frame, self.link);
+        let put = self.workers[worker].rx.produce(1, || Some(Desc { addr, len, options }));
+        debug_assert_eq!(put, 1, "the caller looked for room");
+    }
+
+    /// Takes what `worker`'s port has flushed, hands every packet to `each` and completes its
+    /// frames. Stops early when the completion ring is full. Returns the number of packets.
+    ///
+    /// # Panics
+    /// When there is no such worker.
+    pub fn transmitted(&mut self, worker: usize, each: &mut impl FnMut(&[u8])) -> usize {
+        let lane = &mut self.workers[worker];
+        let mut packets = 0;
+        while self.completion.free(1) > 0
+            && let Some(desc) = lane.tx.pop()
+        {
+            let Some(mut frame) = self.umem.take(desc.addr, self.link) else {
+                unreachable!("a port transmits frames that it has given to the link");
+            };
+            frame.set_extent((desc.addr % u64::from(FRAME_SIZE)) as u32, desc.len);
+            lane.sending.extend_from_slice(self.umem.data(&frame));
+            let addr = self.umem.give(frame, self.link);
+            self.completion.produce(1, || Some(addr));
+            if desc.options & XDP_PKT_CONTD == 0 {
+                each(&lane.sending);
+                lane.sending.clear();
+                packets += 1;
+            }
+        }
+        self.completion.publish();
+        packets
+    }
+
+    /// Frames that wait in the fill ring.
+    #[must_use]
+    pub fn fill_level(&mut self) -> u32 {
+        self.fill.available(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! What can go wrong, said so that an operator can act on it.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use nix::errno::Errno;
+
+/// Why the program can't be loaded, attached or given sockets.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refuses the program or its maps.
+    #[error(
+        "can't load the XDP program: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and Linux 6.6 \
+         or newer"
+    )]
+    Load(#[source] Box<EbpfError>),
+
+    /// `workers` or `max_links` is zero.
+    #[error("the XDP program needs at least one worker and one link")]
+    NothingToServe,
+
+    /// A slot or worker beyond what the maps were sized for.
+    #[error("slot {slot} worker {worker} is out of range ({max_links} links, {workers} workers)")]
+    OutOfRange {
+        /// The slot asked for.
+        slot: u16,
+        /// The worker asked for.
+        worker: u16,
+        /// Number of slots.
+        max_links: u16,
+        /// Number of workers.
+        workers: u16,
+    },
+
+    /// The slot has a link already, or `detach` was asked for a slot that has none.
+    #[error("slot {slot} {}", if *.taken { "has a link already" } else { "has no link" })]
+    Slot {
+        /// The slot.
+        slot: u16,
+        /// Whether it has a link.
+        taken: bool,
+    },
+
+    /// The kernel refuses to attach the program natively.
+    #[error("can't attach to link {link}: {errno}; {}", attach_advice(*.errno))]
+    Attach {
+        /// Name of the link.
+        link: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+
+    /// The pinned link can't be created, read or removed.
+    #[error("can't use pinned link {path}: {source}; {}", pin_advice(.source))]
+    Pin {
+        /// The pin's path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// The path holds the pinned link of another netdev that is alive.
+    #[error(
+        "pinned link {path} belongs to netdev {found}, not to {wanted}; run `podgate cleanup` or \
+         remove the other link first"
+    )]
+    PinnedElsewhere {
+        /// The pin's path.
+        path: PathBuf,
+        /// Name of the netdev it is attached to.
+        found: String,
+        /// Name of the netdev asked for.
+        wanted: String,
+    },
+
+    /// The program can't be taken off a link.
+    #[error("can't detach from link {link}: {source}; run as root (CAP_BPF, CAP_NET_ADMIN)")]
+    Detach {
+        /// Name of the link.
+        link: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// The folder for pinned links can't be made a bpffs.
+    #[error("can't mount a bpffs on {dir}: {source}; run as root (CAP_SYS_ADMIN)")]
+    Bpffs {
+        /// The folder.
+        dir: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// A network namespace can't be entered.
+    #[error("can't enter network namespace {path}: {source}; is the pod still there?")]
+    Netns {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// A netdev doesn't do what it is asked.
+    #[error("can't {action} of netdev {name}: {source}")]
+    Netdev {
+        /// Name of the netdev.
+        name: String,
+        /// What was asked.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// A map refuses an entry.
+    #[error("can't update the map {map}: {source}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+}
+
+/// What to do about an attach that failed with `errno` (`drivers/net/veth.c`, `net/core/dev.c`).
+fn attach_advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ERANGE => {
+            "the MTU is too large for native XDP on this driver: lower it on both ends"
+        }
+        Errno::ENOSPC => {
+            "the other end has more transmit queues than this end has receive queues: create the \
+             pair with equal numbers, or adjust them with ethtool -L"
+        }
+        Errno::EBUSY | Errno::EEXIST => {
+            "another XDP program is attached: detach it with `ip link set dev LINK xdp off`, or \
+             stop the program that owns it"
+        }
+        Errno::EOPNOTSUPP => {
+            "its driver has no native XDP, and generic mode is refused because it breaks TCP: use \
+             a veth or a NIC whose driver has native XDP"
+        }
+        Errno::ENODEV => "there is no such netdev in this network namespace",
+        Errno::EPERM | Errno::EACCES => "run as root (CAP_BPF, CAP_NET_ADMIN)",
+        _ => "podgate needs native XDP with multi-buffer support, Linux 6.6 or newer",
+    }
+}
+
+fn pin_advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT) => "create its folder on a bpffs",
+        Some(Errno::EINVAL) => "its folder must be on a bpffs and the file a pinned XDP link",
+        Some(Errno::EEXIST) => "another process just pinned a link there",
+        _ => "the folder must be on a bpffs and writable to podgate",
+    }
+}

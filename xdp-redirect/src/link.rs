@@ -1,0 +1,143 @@
+//! A `bpf_link` of type XDP: the attachment of the program to one netdev.
+//!
+//! aya has this too, but falls back to netlink where a link is refused, hides which netdev a link
+//! belongs to, and can't detach at once: the kernel detaches some time after a pin is removed, and
+//! until then the next attach fails with EBUSY. So the six commands of bpf(2) are called here.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+// Commands and constants of `include/uapi/linux/bpf.h`.
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
+const BPF_XDP: u32 = 37;
+/// `XDP_FLAGS_DRV_MODE` of `include/uapi/linux/if_link.h`.
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// The members of `union bpf_attr` that `BPF_LINK_CREATE` reads.
+#[repr(C)]
+struct Create {
+    program: RawFd,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `BPF_LINK_UPDATE`.
+#[repr(C)]
+struct Update {
+    link: RawFd,
+    new_program: RawFd,
+    flags: u32,
+    old_program: RawFd,
+}
+
+/// `BPF_LINK_DETACH`.
+#[repr(C)]
+struct Detach {
+    link: RawFd,
+}
+
+/// `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
+#[repr(C)]
+struct Object {
+    path: u64,
+    fd: RawFd,
+    flags: u32,
+}
+
+/// An attached program. Dropping it detaches, unless the link is pinned.
+pub(crate) struct XdpLink(OwnedFd);
+
+impl XdpLink {
+    /// Attaches `program` to the netdev in native mode.
+    pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<Self> {
+        let fd = bpf(
+            BPF_LINK_CREATE,
+            &Create {
+                program: program.as_raw_fd(),
+                ifindex,
+                attach_type: BPF_XDP,
+                flags: XDP_FLAGS_DRV_MODE,
+            },
+        )?;
+        Ok(Self(own(fd)))
+    }
+
+    /// Opens the link pinned at `path`; `None` if there is none.
+    pub(crate) fn open(path: &Path) -> io::Result<Option<Self>> {
+        let path = c_path(path)?;
+        match bpf(BPF_OBJ_GET, &Object { path: path.as_ptr() as u64, fd: 0, flags: 0 }) {
+            Ok(fd) => Ok(Some(Self(own(fd)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Pins the link at `path`, on a bpffs, so that it outlives this process.
+    pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
+        let path = c_path(path)?;
+        let fd = self.0.as_raw_fd();
+        bpf(BPF_OBJ_PIN, &Object { path: path.as_ptr() as u64, fd, flags: 0 }).map(drop)
+    }
+
+    /// Replaces the program atomically: every packet is seen by the old one or the new one.
+    ///
+    /// Fails with `ENOLINK` if the netdev is gone.
+    pub(crate) fn replace_program(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        bpf(
+            BPF_LINK_UPDATE,
+            &Update {
+                link: self.0.as_raw_fd(),
+                new_program: program.as_raw_fd(),
+                flags: 0,
+                old_program: 0,
+            },
+        )
+        .map(drop)
+    }
+
+    /// The netdev that the link is attached to; `None` if it is gone.
+    pub(crate) fn ifindex(&self) -> io::Result<Option<u32>> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        // Guards against a pin that is a map, a program or a link of another kind.
+        if field("link_type:") != Some("xdp") {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(field("ifindex:").and_then(|text| text.parse().ok()).filter(|&ifindex| ifindex != 0))
+    }
+
+    /// Takes the program off the netdev, now, whoever else holds the link.
+    pub(crate) fn detach(self) -> io::Result<()> {
+        bpf(BPF_LINK_DETACH, &Detach { link: self.0.as_raw_fd() }).map(drop)
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: only called with the descriptor that a successful BPF_LINK_CREATE or BPF_OBJ_GET
+    // just returned, which nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// bpf(2). `attr` is the leading part of `union bpf_attr`; the kernel takes the rest as zero.
+fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<RawFd> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attr`, which are initialized (every
+    // struct above is free of padding), and the paths that they point to are C strings which
+    // outlive the call. It writes nothing back for the commands of this module.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>() as u32)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Steers IP traffic of a link to the AF_XDP socket of the worker that owns the flow.
+//
+//   not IP (ARP ...), neighbour discovery  -> XDP_PASS, the kernel answers
+//   IP on a link that LINKS doesn't name   -> XDP_DROP
+//   IP on a known link                     -> XSKS[slot * workers + worker], XDP_DROP if empty
+//   IP that ends inside its headers        -> worker 0, which counts it as malformed
+//
+// Nothing else is decided here. Only bytes of the first buffer are read: veth puts at least
+// 3 kB there, far more than the headers walked below can usefully need.
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_VLAN_TAGS 2
+#define MAX_EXTENSION_HEADERS 6
+
+// RFC 4861: router solicitation is the first of the five neighbour discovery messages,
+// redirect the last.
+#define ND_FIRST 133
+#define ND_LAST 137
+#define ND_HOP_LIMIT 255
+
+// IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
+#define IPV4_FRAGMENT 0x3fff
+
+// Set by the loader, a constant to the verifier.
+const volatile __u32 workers = 1;
+
+// ifindex -> slot of the link. The loader sets the size.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} LINKS SEC(".maps");
+
+// slot * workers + worker -> AF_XDP socket. The loader sets the size.
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} XSKS SEC(".maps");
+
+struct cursor {
+	void *pos;
+	void *end;
+};
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 ethertype;
+};
+
+struct extension_header {
+	__u8 next;
+	__u8 length; // in units of 8 bytes, the first 8 not counted
+};
+
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+// An address as a 128-bit number, IPv4 as IPv4-mapped IPv6.
+struct address {
+	__u64 high;
+	__u64 low;
+};
+
+struct flow {
+	struct address src;
+	struct address dst;
+	__u16 sport;
+	__u16 dport;
+	__u8 protocol;
+};
+
+// The next `size` bytes, or NULL if the frame ends before.
+static __always_inline void *take(struct cursor *c, __u32 size)
+{
+	void *at = c->pos;
+
+	if (at + size > c->end)
+		return NULL;
+	c->pos = at + size;
+	return at;
+}
+
+// MurmurHash3's 64-bit finalizer.
+static __always_inline __u64 mix(__u64 x)
+{
+	x ^= x >> 33;
+	x *= 0xff51afd7ed558ccdULL;
+	x ^= x >> 33;
+	x *= 0xc4ceb9fe1a85ec53ULL;
+	x ^= x >> 33;
+	return x;
+}
+
+static __always_inline __u64 hash_end(const struct address *address, __u16 port)
+{
+	return mix(address->high ^ mix(address->low ^ (__u64)port << 48));
+}
+
+// src/hash.rs is the same function; a test compares them.
+static __always_inline __u32 flow_hash(const struct flow *f)
+{
+	// The sum doesn't tell the two ends apart, so both directions have the same hash.
+	return mix(hash_end(&f->src, f->sport) + hash_end(&f->dst, f->dport) + f->protocol) >> 32;
+}
+
+static __always_inline bool has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+// Reads the ports at the cursor; false if the frame ends before.
+static __always_inline bool read_ports(struct cursor *c, __u8 protocol, struct flow *f)
+{
+	struct ports *ports = take(c, sizeof(*ports));
+
+	if (!ports)
+		return false;
+	f->protocol = protocol;
+	f->sport = bpf_ntohs(ports->source);
+	f->dport = bpf_ntohs(ports->dest);
+	return true;
+}
+
+static __always_inline struct address from_v4(__be32 address)
+{
+	return (struct address){ .low = 0xffff00000000ULL | bpf_ntohl(address) };
+}
+
+static __always_inline struct address from_v6(const struct in6_addr *address)
+{
+	const __be32 *word = address->in6_u.u6_addr32;
+
+	return (struct address){
+		.high = (__u64)bpf_ntohl(word[0]) << 32 | bpf_ntohl(word[1]),
+		.low = (__u64)bpf_ntohl(word[2]) << 32 | bpf_ntohl(word[3]),
+	};
+}
+
+// False: malformed.
+static __always_inline bool parse_ipv4(struct cursor *c, struct flow *f)
+{
+	struct iphdr *ip = take(c, sizeof(*ip));
+
+	if (!ip || ip->version != 4 || ip->ihl < 5)
+		return false;
+	f->src = from_v4(ip->saddr);
+	f->dst = from_v4(ip->daddr);
+	if (!has_ports(ip->protocol) || ip->frag_off & bpf_htons(IPV4_FRAGMENT))
+		return true;
+	c->pos += ip->ihl * 4 - sizeof(*ip);
+	return read_ports(c, ip->protocol, f);
+}
+
+// False: malformed. Fragments, AH, ESP and longer chains of headers are hashed by their addresses.
+static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, struct flow *f)
+{
+	__u8 next = ip->nexthdr;
+
+	f->src = from_v6(&ip->saddr);
+	f->dst = from_v6(&ip->daddr);
+	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
+		struct extension_header *header;
+
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+			break;
+		header = take(c, sizeof(*header));
+		if (!header)
+			return false;
+		next = header->next;
+		c->pos += header->length * 8 + 8 - sizeof(*header);
+	}
+	return has_ports(next) ? read_ports(c, next, f) : true;
+}
+
+// Only directly behind the fixed header: a message behind extension headers goes through policy
+// like any other ICMPv6. Hop limit 255 proves that the sender is on the link (RFC 5082).
+static __always_inline bool is_neighbour_discovery(struct cursor *c, const struct ipv6hdr *ip)
+{
+	__u8 *type;
+
+	if (ip->nexthdr != IPPROTO_ICMPV6 || ip->hop_limit != ND_HOP_LIMIT)
+		return false;
+	type = c->pos;
+	return (void *)(type + 1) <= c->end && *type >= ND_FIRST && *type <= ND_LAST;
+}
+
+// True if the frame is for the kernel. Otherwise `hash` is the flow's, and stays 0, which means
+// worker 0, if the frame is malformed.
+static __always_inline bool is_for_kernel(struct cursor *c, __u32 *hash)
+{
+	struct ethhdr *eth = take(c, sizeof(*eth));
+	struct flow f = {};
+	struct ipv6hdr *ip;
+	__be16 ethertype;
+
+	if (!eth)
+		return false;
+	ethertype = eth->h_proto;
+	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
+		struct vlan_tag *tag;
+
+		if (ethertype != bpf_htons(ETH_P_8021Q) && ethertype != bpf_htons(ETH_P_8021AD))
+			break;
+		tag = take(c, sizeof(*tag));
+		if (!tag)
+			return false;
+		ethertype = tag->ethertype;
+	}
+
+	switch (ethertype) {
+	case bpf_htons(ETH_P_IP):
+		if (parse_ipv4(c, &f))
+			*hash = flow_hash(&f);
+		return false;
+	case bpf_htons(ETH_P_IPV6):
+		ip = take(c, sizeof(*ip));
+		if (!ip || ip->version != 6)
+			return false;
+		if (is_neighbour_discovery(c, ip))
+			return true;
+		if (parse_ipv6(c, ip, &f))
+			*hash = flow_hash(&f);
+		return false;
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+		// A third tag may hide IP: it must not slip past the workers.
+		return false;
+	default:
+		return true;
+	}
+}
+
+SEC("xdp.frags")
+int redirect(struct xdp_md *ctx)
+{
+	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	__u32 ifindex = ctx->ingress_ifindex;
+	__u32 hash = 0;
+	__u32 *slot;
+	__u32 worker;
+
+	if (is_for_kernel(&c, &hash))
+		return XDP_PASS;
+	slot = bpf_map_lookup_elem(&LINKS, &ifindex);
+	if (!slot)
+		return XDP_DROP;
+	worker = (__u64)hash * workers >> 32;
+	return bpf_redirect_map(&XSKS, *slot * workers + worker, XDP_DROP);
+}
+
+// No GPL-only helper is called, so the program carries the project's own licence.
+char _license[] SEC("license") = "Apache-2.0";

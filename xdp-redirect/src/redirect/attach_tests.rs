@@ -1,0 +1,335 @@
+//! Attaching to real veth pairs, in namespaces that each test makes.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::unistd::gettid;
+use tempfile::TempDir;
+
+use super::{Redirect, unpin};
+use crate::lab::{in_new_namespaces, ip};
+use crate::link::XdpLink;
+use crate::offload::{Hardware, hardware, tx_checksum_off};
+use crate::{Error, bpffs, netns};
+
+const HOST: &str = "pg-host0";
+const POD: &str = "pg-pod0";
+
+/// How long a test waits for what must happen before it fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A veth pair, both ends up, in the namespace of the calling thread.
+fn veth() -> u32 {
+    ip(&format!("link add {HOST} type veth peer name {POD}"));
+    for link in [HOST, POD] {
+        // No IPv6 address, so that the kernel sends nothing of its own.
+        ip(&format!("link set {link} addrgenmode none up"));
+    }
+    if_nametoindex(HOST).unwrap()
+}
+
+/// A bpffs, unmounted with the mount namespace that the test runs in.
+struct Pins(TempDir);
+
+impl Pins {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        bpffs::ensure_mounted(dir.path()).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // Or the folder can't be removed. The links die with the last reference.
+        nix::mount::umount(self.0.path()).unwrap();
+    }
+}
+
+/// Id and mode of the program on a netdev as netlink tells: mode 1 is native (`XDP_ATTACHED_DRV`).
+fn attached(name: &str) -> Option<(u64, u64)> {
+    let links: serde_json::Value =
+        serde_json::from_str(&ip(&format!("-j -d link show {name}"))).unwrap();
+    let xdp = links[0].get("xdp")?;
+    Some((xdp["prog"]["id"].as_u64()?, xdp["mode"].as_u64()?))
+}
+
+fn load() -> Redirect {
+    Redirect::load(2, 4).unwrap()
+}
+
+fn id_of(redirect: &Redirect) -> u64 {
+    let fd = redirect.program.as_fd().as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    let id = info.lines().find_map(|line| line.strip_prefix("prog_id:")).unwrap();
+    id.trim().parse().unwrap()
+}
+
+#[test]
+fn attaches_natively_and_drop_detaches_what_is_not_pinned() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let mut redirect = load();
+        redirect.attach(ifindex, 3, None).unwrap();
+        assert_eq!(attached(HOST), Some((id_of(&redirect), 1)));
+        drop(redirect);
+        assert_eq!(attached(HOST), None);
+    });
+}
+
+#[test]
+fn large_mtu_is_no_obstacle() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        for link in [HOST, POD] {
+            ip(&format!("link set {link} mtu 65000"));
+        }
+        load().attach(ifindex, 0, None).unwrap();
+    });
+}
+
+#[test]
+fn pinned_link_outlives_its_maker_and_is_adopted_without_a_gap() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let pins = Pins::new();
+        let pin = pins.path("host");
+
+        let mut first = load();
+        first.attach(ifindex, 0, Some(&pin)).unwrap();
+        let first_id = id_of(&first);
+        drop(first);
+        assert_eq!(attached(HOST), Some((first_id, 1)));
+
+        // The kernel refuses a second link on the netdev (EBUSY), so success means adoption.
+        let mut second = load();
+        second.attach(ifindex, 1, Some(&pin)).unwrap();
+        assert_ne!(id_of(&second), first_id);
+        assert_eq!(attached(HOST), Some((id_of(&second), 1)));
+
+        // At once and for good: the next attach finds the netdev free.
+        second.detach(1).unwrap();
+        assert_eq!(attached(HOST), None);
+        assert!(!pin.exists());
+        second.attach(ifindex, 1, Some(&pin)).unwrap();
+        assert_eq!(attached(HOST), Some((id_of(&second), 1)));
+        drop(second);
+
+        unpin(&pin).unwrap();
+        assert_eq!(attached(HOST), None);
+        assert!(!pin.exists());
+        unpin(&pin).unwrap();
+    });
+}
+
+#[test]
+fn pin_of_a_vanished_netdev_is_swept_away() {
+    in_new_namespaces(|| {
+        let pins = Pins::new();
+        let pin = pins.path("host");
+        let mut redirect = load();
+        redirect.attach(veth(), 0, Some(&pin)).unwrap();
+        ip(&format!("link del {HOST}"));
+        redirect.detach(0).unwrap();
+        assert!(!pin.exists());
+
+        redirect.attach(veth(), 0, Some(&pin)).unwrap();
+        drop(redirect);
+        ip(&format!("link del {HOST}"));
+        assert_eq!(XdpLink::open(&pin).unwrap().unwrap().ifindex().unwrap(), None);
+        let mut redirect = load();
+        redirect.attach(veth(), 0, Some(&pin)).unwrap();
+        assert_eq!(attached(HOST), Some((id_of(&redirect), 1)));
+    });
+}
+
+#[test]
+fn pin_of_another_netdev_is_refused_and_left_alone() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let pod = if_nametoindex(POD).unwrap();
+        let pins = Pins::new();
+        let pin = pins.path("pod");
+        let mut redirect = load();
+        redirect.attach(pod, 0, Some(&pin)).unwrap();
+
+        let error = load().attach(ifindex, 0, Some(&pin)).unwrap_err();
+        assert!(matches!(&error, Error::PinnedElsewhere { .. }));
+        assert!(error.to_string().contains(HOST) && error.to_string().contains(POD), "{error}");
+        assert_eq!(attached(POD), Some((id_of(&redirect), 1)));
+        assert_eq!(attached(HOST), None);
+    });
+}
+
+#[test]
+fn a_pin_that_is_no_bpffs_or_no_link_is_refused() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let dir = tempfile::tempdir().unwrap();
+        let mut redirect = load();
+        let pin = dir.path().join("host");
+        let error = redirect.attach(ifindex, 0, Some(&pin)).unwrap_err();
+        assert!(matches!(&error, Error::Pin { .. }));
+        assert!(error.to_string().contains("bpffs"), "{error}");
+        assert_eq!(attached(HOST), None);
+
+        fs::write(&pin, "not a link").unwrap();
+        assert!(matches!(unpin(&pin), Err(Error::Pin { .. })));
+        assert!(pin.exists());
+    });
+}
+
+fn refusal(ifindex: u32) -> (Errno, String) {
+    let error = load().attach(ifindex, 0, None).unwrap_err();
+    let text = error.to_string();
+    let Error::Attach { errno, .. } = error else { panic!("{text}") };
+    (errno, text)
+}
+
+#[test]
+fn a_netdev_without_native_xdp_is_refused_by_name() {
+    in_new_namespaces(|| {
+        let (errno, text) = refusal(if_nametoindex("lo").unwrap());
+        assert_eq!(errno, Errno::EOPNOTSUPP);
+        assert!(text.contains("link lo") && text.contains("generic mode is refused"), "{text}");
+    });
+}
+
+#[test]
+fn more_queues_in_the_pod_than_here_are_refused_with_the_remedy() {
+    in_new_namespaces(|| {
+        ip(&format!(
+            "link add {HOST} numtxqueues 1 numrxqueues 1 \
+             type veth peer name {POD} numtxqueues 2 numrxqueues 2"
+        ));
+        let (errno, text) = refusal(if_nametoindex(HOST).unwrap());
+        assert_eq!(errno, Errno::ENOSPC);
+        assert!(text.contains("transmit queues"), "{text}");
+    });
+}
+
+#[test]
+fn a_link_with_another_program_is_refused_and_keeps_it() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let mut owner = load();
+        owner.attach(ifindex, 0, None).unwrap();
+        let (errno, text) = refusal(ifindex);
+        assert_eq!(errno, Errno::EBUSY);
+        assert!(text.contains(HOST) && text.contains("another XDP program"), "{text}");
+        assert_eq!(attached(HOST), Some((id_of(&owner), 1)));
+    });
+}
+
+#[test]
+fn an_unknown_netdev_is_refused_as_such() {
+    in_new_namespaces(|| {
+        let (errno, text) = refusal(4711);
+        assert_eq!(errno, Errno::ENODEV);
+        assert!(text.contains("no such netdev"), "{text}");
+    });
+}
+
+#[test]
+fn slots_and_netdevs_are_used_once_and_failures_leave_no_trace() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let pod = if_nametoindex(POD).unwrap();
+        let mut redirect = load();
+        assert!(redirect.attach(4711, 0, None).is_err());
+        redirect.attach(ifindex, 0, None).unwrap();
+        assert!(matches!(redirect.attach(pod, 0, None), Err(Error::Slot { taken: true, .. })));
+        assert!(matches!(redirect.attach(ifindex, 1, None), Err(Error::Map { .. })));
+        assert!(matches!(redirect.attach(pod, 4, None), Err(Error::OutOfRange { .. })));
+        assert!(matches!(redirect.detach(1), Err(Error::Slot { taken: false, .. })));
+        assert!(matches!(redirect.clear_socket(0, 2), Err(Error::OutOfRange { .. })));
+        // The refused attempts freed what they took: slot 1, and the pod's end in LINKS.
+        redirect.attach(pod, 1, None).unwrap();
+    });
+}
+
+#[test]
+fn without_a_socket_ip_is_dropped_while_arp_passes() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        ip(&format!("address add 10.0.0.1/24 dev {HOST}"));
+        let host_netns = PathBuf::from(format!("/proc/self/task/{}/ns/net", gettid()));
+        let host = UdpSocket::bind("10.0.0.1:0").unwrap();
+        let mut redirect = load();
+        redirect.attach(ifindex, 0, None).unwrap();
+
+        in_new_namespaces(|| {
+            let pod = gettid();
+            netns::inside(&host_netns, || ip(&format!("link set {POD} netns {pod}"))).unwrap();
+            ip(&format!("address add 10.0.0.2/24 dev {POD}"));
+            ip(&format!("link set {POD} up"));
+            let pod = UdpSocket::bind("10.0.0.2:0").unwrap();
+            pod.connect(host.local_addr().unwrap()).unwrap();
+
+            // Waits in the pod for the answer to its ARP request, then meets the program.
+            pod.send(b"while attached").unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while !ip(&format!("neighbour show dev {POD}")).contains("lladdr") {
+                assert!(Instant::now() < deadline, "ARP doesn't pass");
+            }
+            pod.send(b"while attached").unwrap();
+
+            redirect.detach(0).unwrap();
+            pod.send(b"after detach").unwrap();
+        });
+
+        host.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut datagram = [0; 64];
+        let length = host.recv(&mut datagram).unwrap();
+        assert_eq!(&datagram[..length], b"after detach");
+    });
+}
+
+#[test]
+fn only_af_xdp_sockets_can_be_steered_to() {
+    let udp = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None).unwrap();
+    assert!(matches!(load().set_socket(0, 0, udp.as_fd()), Err(Error::Map { map: "XSKS", .. })));
+}
+
+#[test]
+fn zero_workers_or_links_are_refused() {
+    assert!(matches!(Redirect::load(0, 1), Err(Error::NothingToServe)));
+    assert!(matches!(Redirect::load(1, 0), Err(Error::NothingToServe)));
+}
+
+#[test]
+fn a_pods_netdev_is_read_and_switched_from_outside_its_namespace() {
+    in_new_namespaces(|| {
+        veth();
+        ip(&format!("link set {POD} address 02:00:00:00:00:2a mtu 9000"));
+        let pod_netns = PathBuf::from(format!("/proc/self/task/{}/ns/net", gettid()));
+        // Another thread, in another namespace, where there is no such netdev.
+        in_new_namespaces(|| {
+            let missing = hardware(POD).unwrap_err();
+            assert!(matches!(&missing, Error::Netdev { source, .. }
+                if source.raw_os_error() == Some(Errno::ENODEV as i32)));
+
+            let read = netns::inside(&pod_netns, || hardware(POD)).unwrap().unwrap();
+            assert_eq!(read, Hardware { mac: [2, 0, 0, 0, 0, 0x2a], mtu: 9000 });
+            netns::inside(&pod_netns, || tx_checksum_off(POD)).unwrap().unwrap();
+            // Once more: it is off already.
+            netns::inside(&pod_netns, || tx_checksum_off(POD)).unwrap().unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_name_longer_than_netdev_names_is_an_error() {
+    assert!(hardware("a-name-of-sixteen").is_err());
+    assert!(tx_checksum_off("pg-absent").is_err());
+}
