@@ -281,9 +281,9 @@ pub struct FlowsArgs {
 /// Arguments of `podgate metrics`.
 #[derive(Args, Debug, Clone)]
 pub struct MetricsArgs {
-    /// How to reach the agent.
+    /// Shared arguments; the table is the Prometheus text.
     #[command(flatten)]
-    pub socket: SocketArgs,
+    pub client: ClientArgs,
 }
 
 /// Arguments of `podgate cleanup`.

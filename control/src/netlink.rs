@@ -141,18 +141,17 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
-        match links.try_next().await {
-            Ok(message) => Ok(message.as_ref().map(Link::from_message)),
-            Err(error) => {
-                let error = NetlinkError::new(format!("look for link {name}"), &error);
-                // ERANGE: a name that is too long for any link.
-                match error.errno() {
-                    Some(nix::libc::ENODEV | nix::libc::ERANGE) => Ok(None),
-                    _ => Err(error),
-                }
-            }
-        }
+        let request = self.handle.link().get().match_name(name.to_owned());
+        first_link(request, format!("look for link {name}")).await
+    }
+
+    /// The link with this index; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let request = self.handle.link().get().match_index(index);
+        first_link(request, format!("look for link {index}")).await
     }
 
     /// All addresses of this namespace.
@@ -290,6 +289,24 @@ impl Netlink {
             }
         }
         Ok(found)
+    }
+}
+
+async fn first_link(
+    request: rtnetlink::LinkGetRequest,
+    action: String,
+) -> Result<Option<Link>, NetlinkError> {
+    let mut links = std::pin::pin!(request.execute());
+    match links.try_next().await {
+        Ok(message) => Ok(message.as_ref().map(Link::from_message)),
+        Err(error) => {
+            let error = NetlinkError::new(action, &error);
+            match error.errno() {
+                // ERANGE: a name that is too long for any link.
+                Some(nix::libc::ENODEV | nix::libc::ERANGE) => Ok(None),
+                _ => Err(error),
+            }
+        }
     }
 }
 

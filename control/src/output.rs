@@ -115,13 +115,14 @@ pub fn endpoints(endpoints: &[EndpointStatus]) -> String {
 /// `podgate policy list`.
 #[must_use]
 pub fn policies(list: &PolicyList) -> String {
-    let heading = row(&["KIND", "NAMESPACE", "NAME", "SOURCE"]);
+    let heading = row(&["KIND", "NAMESPACE", "NAME", "STATE", "PODS"]);
     let rows = list.policies.iter().map(|policy| {
         vec![
             policy.kind.clone(),
             or_dash(policy.namespace.as_deref()),
             policy.name.clone(),
-            or_dash(policy.source.as_deref()),
+            policy.state.to_string(),
+            policy.pods.to_string(),
         ]
     });
     let mut text = table(std::iter::once(heading).chain(rows));

@@ -441,13 +441,13 @@ impl fmt::Display for EndpointState {
 /// All policies, and everything that can't be enforced.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyList {
-    /// In force.
+    /// Policies by name.
     pub policies: Vec<PolicyStatus>,
-    /// Refused, field by field.
+    /// What is refused of them and of other objects, field by field.
     pub refused: Vec<RefusedField>,
 }
 
-/// A policy in force.
+/// A policy and what became of it.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyStatus {
     /// Kind.
@@ -457,9 +457,32 @@ pub struct PolicyStatus {
     pub namespace: Option<String>,
     /// Name.
     pub name: String,
-    /// File and line, when it came from a manifest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
+    /// What became of it.
+    pub state: PolicyState,
+    /// Pods that it selects.
+    pub pods: usize,
+}
+
+/// What became of a policy.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyState {
+    /// In force as written.
+    Enforced,
+    /// The version before is in force: what was written last was refused.
+    Outdated,
+    /// Not in force.
+    Refused,
+}
+
+impl fmt::Display for PolicyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enforced => "enforced",
+            Self::Outdated => "outdated",
+            Self::Refused => "refused",
+        })
+    }
 }
 
 /// One reason why an object can't be enforced as it is written.

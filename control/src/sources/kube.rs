@@ -204,7 +204,7 @@ impl Watched {
                     listed.insert(key.clone());
                 }
                 self.known.insert(key);
-                if let Err(refusals) = store.apply(to_value(kind, object), None) {
+                if let Err(refusals) = store.apply(&to_value(kind, object), None) {
                     log_refusals(&refusals);
                 }
                 true

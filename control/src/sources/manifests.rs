@@ -3,15 +3,14 @@
 //! The directory is looked at twice a second. That costs a stat of each file, and needs no rules
 //! for how editors, `git checkout` or a mounted ConfigMap replace files.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use podgate_policy::manifest::{self, Document};
-use podgate_policy::{Kind, ObjectKey, Refusal, SourceLocation, Store};
-use serde_json::Value;
+use podgate_policy::{Refusal, Store};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -67,7 +66,7 @@ pub async fn watch(dir: PathBuf, updates: mpsc::Sender<Update>) {
         // which was taken first: the next look finds it changed and reads it again.
         let documents = {
             let dir = Arc::clone(&dir);
-            tokio::task::spawn_blocking(move || manifest::load_dir(&dir)).await
+            tokio::task::spawn_blocking(move || manifest::load(&dir)).await
         };
         let Ok(documents) = documents else { return };
         if updates.send(Update::Manifests(documents)).await.is_err() {
@@ -77,116 +76,33 @@ pub async fn watch(dir: PathBuf, updates: mpsc::Sender<Update>) {
     }
 }
 
-/// The object that a document claims to be; `None` if it is of no kind that we know.
-fn claimed_key(value: &Value) -> Option<ObjectKey> {
-    let metadata = &value["metadata"];
-    let kind = Kind::by_name(value["kind"].as_str()?)?;
-    let namespace = metadata["namespace"].as_str().unwrap_or("default");
-    Some(ObjectKey {
-        kind,
-        namespace: kind.is_namespaced().then(|| namespace.to_owned()),
-        name: metadata["name"].as_str()?.to_owned(),
-    })
-}
-
-/// An object that the store was given.
-#[derive(Debug)]
-struct Given {
-    value: Value,
-    location: SourceLocation,
-}
-
-/// What is known of the objects in the directory.
+/// What is known of the directory.
 #[derive(Debug)]
 pub struct Manifests {
     dir: PathBuf,
-    given: HashMap<ObjectKey, Given>,
-    refusals: Vec<Refusal>,
     synced: bool,
+    refusals: Vec<Refusal>,
 }
 
 impl Manifests {
     /// Nothing is known yet of the objects in `dir`.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), given: HashMap::new(), refusals: Vec::new(), synced: false }
+        Self { dir: dir.to_owned(), synced: false, refusals: Vec::new() }
     }
 
-    /// Brings the store up to date with the directory's content. Returns whether it may have
-    /// changed.
-    ///
-    /// Objects of a file that can't be read as a whole stay as they were.
-    pub fn take(&mut self, documents: Vec<Document>, store: &mut Store) -> bool {
-        let mut seen = HashSet::new();
-        let mut broken_files = HashSet::new();
-        let mut refusals = Vec::new();
-        let mut changed = !self.synced;
-        for Document { location, value } in documents {
-            let value = match value {
-                Ok(value) => value,
-                Err(refusal) => {
-                    broken_files.insert(location.file);
-                    refusals.push(refusal);
-                    continue;
-                }
-            };
-            match claimed_key(&value) {
-                Some(key) if seen.contains(&key) => refusals.push(self.duplicate(&key, location)),
-                Some(key) => {
-                    changed |= self.apply(&key, value, location, store);
-                    seen.insert(key);
-                }
-                None => refusals.extend(store.apply(value, Some(location)).err().into_iter().flatten()),
-            }
-        }
-        self.given.retain(|key, given| {
-            let of_broken_file = || broken_files.iter().any(|file| given.location.file.starts_with(file));
-            let stays = seen.contains(key) || of_broken_file();
-            if !stays {
-                changed = true;
-                store.delete(key);
-            }
-            stays
-        });
-        if self.refusals != refusals {
-            log_refusals(&refusals);
-            self.refusals = refusals;
-        }
+    /// Brings the store up to date with the directory's content, and says in the log what is
+    /// refused that was not refused before.
+    pub fn take(&mut self, documents: &[Document], store: &mut Store) {
+        store.sync(documents);
         self.synced = true;
-        changed
+        let refusals: Vec<_> = store.refusals().cloned().collect();
+        let new = refusals.iter().filter(|refusal| !self.refusals.contains(refusal));
+        log_refusals(new);
+        self.refusals = refusals;
     }
 
-    /// Gives the store one object, unless it has it already.
-    fn apply(
-        &mut self,
-        key: &ObjectKey,
-        value: Value,
-        location: SourceLocation,
-        store: &mut Store,
-    ) -> bool {
-        let former = self.given.get(key);
-        if former.is_some_and(|given| given.value == value && given.location == location) {
-            return false;
-        }
-        if let Err(refusals) = store.apply(value.clone(), Some(location.clone())) {
-            log_refusals(&refusals);
-        }
-        self.given.insert(key.clone(), Given { value, location });
-        true
-    }
-
-    fn duplicate(&self, key: &ObjectKey, location: SourceLocation) -> Refusal {
-        let first = self.given.get(key).map(|given| given.location.to_string());
-        Refusal {
-            object: key.to_string(),
-            source: Some(location),
-            field: "metadata.name".into(),
-            reason: format!("the object stands already at {}", first.unwrap_or_default()),
-            fix: Some("remove one of the two".into()),
-        }
-    }
-
-    /// Whether the directory was read once; what can't be read is among the refusals.
+    /// Whether the directory was read once; what can't be read is among the store's refusals.
     #[must_use]
     pub fn status(&self) -> SourceStatus {
         SourceStatus {
@@ -195,10 +111,129 @@ impl Manifests {
             problems: Vec::new(),
         }
     }
+}
 
-    /// Documents that can't be read.
-    #[must_use]
-    pub fn refusals(&self) -> &[Refusal] {
-        &self.refusals
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {namespace: a, name: x}, \
+                       status: {podIPs: [{ip: 10.0.0.1}]}}\n";
+
+    fn policy(name: &str) -> String {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
+             metadata: {{namespace: a, name: {name}}}, spec: {{podSelector: {{}}}}}}\n"
+        )
+    }
+
+    /// A watched directory, and the store that follows it.
+    struct Watched {
+        dir: tempfile::TempDir,
+        updates: mpsc::Receiver<Update>,
+        manifests: Manifests,
+        store: Store,
+    }
+
+    impl Watched {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (sender, updates) = mpsc::channel(1);
+            tokio::spawn(watch(dir.path().to_owned(), sender));
+            let manifests = Manifests::new(dir.path());
+            Self { dir, updates, manifests, store: Store::new() }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+        }
+
+        /// Follows the directory until `done`.
+        async fn until(&mut self, done: impl Fn(&Store) -> bool) {
+            while !done(&self.store) {
+                let Some(Update::Manifests(documents)) = self.updates.recv().await else {
+                    panic!("the watch ended");
+                };
+                self.manifests.take(&documents, &mut self.store);
+            }
+        }
+    }
+
+    fn policies(store: &Store) -> Vec<String> {
+        store.policies().map(|policy| policy.key.name.clone()).collect()
+    }
+
+    /// Time passes at once when every task waits for it.
+    fn run(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn new_changed_and_removed_files_are_followed() {
+        run(async {
+            let mut watched = Watched::start();
+            watched.write("pod.yaml", POD);
+            watched.write("p.yaml", &policy("one"));
+            watched.until(|store| store.pod("a", "x").is_some() && policies(store) == ["one"]).await;
+            watched.write("p.yaml", &policy("two"));
+            watched.until(|store| policies(store) == ["two"]).await;
+            fs::remove_file(watched.path("p.yaml")).unwrap();
+            watched.until(|store| policies(store).is_empty()).await;
+            assert!(watched.store.pod("a", "x").is_some());
+        });
+    }
+
+    #[test]
+    fn a_file_replaced_by_renaming_is_followed() {
+        run(async {
+            let mut watched = Watched::start();
+            watched.write("p.yaml", &policy("one"));
+            watched.until(|store| policies(store) == ["one"]).await;
+            watched.write(".p.yaml.swp", &policy("two"));
+            fs::rename(watched.path(".p.yaml.swp"), watched.path("p.yaml")).unwrap();
+            watched.until(|store| policies(store) == ["two"]).await;
+        });
+    }
+
+    #[test]
+    fn a_symbolic_link_turned_to_another_directory_is_followed() {
+        run(async {
+            let mut watched = Watched::start();
+            for name in ["one", "two"] {
+                fs::create_dir(watched.path(name)).unwrap();
+                watched.write(&format!("{name}/p.yaml"), &policy(name));
+            }
+            // How the kubelet updates a mounted ConfigMap.
+            std::os::unix::fs::symlink("one", watched.path("..data")).unwrap();
+            std::os::unix::fs::symlink("..data/p.yaml", watched.path("p.yaml")).unwrap();
+            watched.until(|store| policies(store) == ["one"]).await;
+            std::os::unix::fs::symlink("two", watched.path("..new")).unwrap();
+            fs::rename(watched.path("..new"), watched.path("..data")).unwrap();
+            watched.until(|store| policies(store) == ["two"]).await;
+        });
+    }
+
+    #[test]
+    fn a_broken_file_keeps_its_objects_and_says_where_it_is_broken() {
+        run(async {
+            let mut watched = Watched::start();
+            watched.write("pod.yaml", POD);
+            watched.write("p.yaml", &policy("one"));
+            watched.until(|store| policies(store) == ["one"]).await;
+            watched.write("p.yaml", "spec: [\n  broken: {\n");
+            watched.until(|store| store.refusals().next().is_some()).await;
+            assert_eq!(policies(&watched.store), ["one"]);
+            let refusal = watched.store.refusals().next().unwrap().to_string();
+            assert!(refusal.contains("p.yaml:"), "{refusal}");
+            watched.write("p.yaml", &policy("two"));
+            watched.until(|store| policies(store) == ["two"]).await;
+            assert!(watched.store.refusals().next().is_none());
+        });
     }
 }

@@ -38,7 +38,8 @@ impl Source {
     pub fn take(&mut self, update: Update, store: &mut Store) -> bool {
         match (self, update) {
             (Self::Manifests(source), Update::Manifests(documents)) => {
-                source.take(documents, store)
+                source.take(&documents, store);
+                true
             }
             (Self::Cluster(source), Update::Cluster(event)) => source.take(event, store),
             _ => unreachable!("a source gets updates of its own task only"),
@@ -53,19 +54,10 @@ impl Source {
             Self::Cluster(source) => source.status(),
         }
     }
-
-    /// What can't be read as an object at all; the store knows of refused objects.
-    #[must_use]
-    pub fn refusals(&self) -> &[Refusal] {
-        match self {
-            Self::Manifests(source) => source.refusals(),
-            Self::Cluster(_) => &[],
-        }
-    }
 }
 
-/// Says in the log why an object is refused, once for each change of it.
-fn log_refusals(refusals: &[Refusal]) {
+/// Says in the log what is refused and why.
+fn log_refusals<'r>(refusals: impl IntoIterator<Item = &'r Refusal>) {
     for refusal in refusals {
         warn!("refused: {}", crate::output::escape(&refusal.to_string()));
     }
