@@ -162,7 +162,8 @@ impl Lab {
         let one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         remove_stale();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let temporary = tempfile::Builder::new().prefix(&netns::own_name(&format!("{number}-"))).tempdir()?;
+        let temporary =
+            tempfile::Builder::new().prefix(&netns::own_name(&format!("{number}-"))).tempdir()?;
         let node = Host {
             name: "node".into(),
             addresses: NODE,
@@ -245,6 +246,15 @@ impl Lab {
         fs::remove_file(self.manifests().join(name)).with_context(|| format!("no manifest {name}"))
     }
 
+    /// Starts nginx in a host that has none, the node for example.
+    ///
+    /// # Errors
+    /// When it doesn't start to answer.
+    pub fn serve(&self, host: &Host, ports: &[u16]) -> Result<Daemon> {
+        let prefix = self.file(&format!("nginx-{}", host.name.replace('/', "-")));
+        start_nginx(host, &prefix, ports)
+    }
+
     /// Lets the node's kernel forward to the pods, in the agent's place.
     ///
     /// # Errors
@@ -325,8 +335,7 @@ impl Lab {
         let suffix = format!("{namespace}-{name}");
         self.add_host(&full_name, &suffix, format!("hv-{name}"), pod.addresses)?;
         if !pod.nginx_ports.is_empty() {
-            let prefix = self.file(&format!("nginx-{suffix}"));
-            let server = start_nginx(self.host(&full_name)?, &prefix, &pod.nginx_ports)?;
+            let server = self.serve(self.host(&full_name)?, &pod.nginx_ports)?;
             self.servers.push(server);
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::lab::{Family, Get, Lab, Outcome};
 
@@ -101,6 +101,19 @@ impl Row {
         }
     }
 
+    /// Asks over IPv4 and IPv6 at the same time: silence takes its time.
+    ///
+    /// # Errors
+    /// As [`Self::play`].
+    pub fn play_both(&self, lab: &Lab) -> Result<[Outcome; 2]> {
+        std::thread::scope(|scope| {
+            let v6 = scope.spawn(|| self.play(lab, Family::V6));
+            let v4 = self.play(lab, Family::V4)?;
+            let v6 = v6.join().map_err(|_| anyhow!("a client's thread panicked"))??;
+            Ok([v4, v6])
+        })
+    }
+
     /// Whether `seen` is what was expected, to the last byte of the body.
     #[must_use]
     pub fn is_met_by(&self, seen: &Outcome) -> bool {
@@ -113,7 +126,7 @@ impl Row {
                 let get = Get { method, port, ..Get::path(path) };
                 answer.status == 200 && answer.body == get.expected_body(self.to)
             }
-            (Expected::Passes, Outcome::Answer(_), Ask::Ping) => true,
+            (Expected::Passes, Outcome::Echo(_), Ask::Ping) => true,
             _ => false,
         }
     }

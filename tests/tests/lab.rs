@@ -41,12 +41,12 @@ fn an_injected_frame_arrives_on_the_node_byte_for_byte() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let pod = lab.host("other/stranger")?;
     let capture = Capture::start_on(&lab, lab.node(), &pod.link)?;
-    let frame = [&[0xff; 6][..], &pod.mac()?, &[0x88, 0xb5], b"hello from the pod"].concat();
+    let frame = [&[0xff; 6][..], &pod.mac("eth0")?, &[0x88, 0xb5], b"hello from the pod"].concat();
     let frames = pod.inject([&frame[..]].into_iter())?;
     assert_eq!((frames.sent, frames.refused), (1, 0));
     // The echo's reply shows that the capture has got past the frame.
     lab.route_by_kernel()?;
-    assert!(matches!(lab.node().ping(pod, Family::V4)?, Outcome::Answer(_)));
+    assert!(matches!(lab.node().ping(pod, Family::V4)?, Outcome::Echo(_)));
     let captured = capture.stop()?;
     assert_eq!(captured.packets("ether proto 0x88b5")?.len(), 1);
     let bytes = fs::read(captured.path())?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use etherparse::PacketBuilder;
+use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep};
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::l7::L7Rules;
@@ -17,29 +17,29 @@ use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
 
-pub const HOST: LinkId = LinkId(0);
-pub const A: LinkId = LinkId(1);
-pub const B: LinkId = LinkId(2);
+pub(crate) const HOST: LinkId = LinkId(0);
+pub(crate) const A: LinkId = LinkId(1);
+pub(crate) const B: LinkId = LinkId(2);
 /// Address of the pod behind link 1 or 2, or of the node for link 0.
-pub const ADDRESSES: [[u8; 4]; 3] = [[10, 9, 0, 1], [10, 1, 0, 1], [10, 1, 0, 2]];
-pub const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
-pub const MTU: u32 = 65_535;
+pub(crate) const ADDRESSES: [[u8; 4]; 3] = [[10, 9, 0, 1], [10, 1, 0, 1], [10, 1, 0, 2]];
+pub(crate) const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
+pub(crate) const MTU: u32 = 65_535;
 
-pub const fn pod_mac(link: LinkId) -> Mac {
+pub(crate) const fn pod_mac(link: LinkId) -> Mac {
     [2, 0, 0, 0, 0, link.0 as u8]
 }
 
-pub const fn link_mac(link: LinkId) -> Mac {
+pub(crate) const fn link_mac(link: LinkId) -> Mac {
     [2, 0, 0, 0, 1, link.0 as u8]
 }
 
 /// Selector that matches pod A's labels.
-pub const LABELS_OF_A: SelectorId = SelectorId(1);
-pub const RULE: RuleId = RuleId(7);
-pub const DENY_SET: DenySetId = DenySetId(3);
+pub(crate) const LABELS_OF_A: SelectorId = SelectorId(1);
+pub(crate) const RULE: RuleId = RuleId(7);
+pub(crate) const DENY_SET: DenySetId = DenySetId(3);
 
 /// Who may open flows to pod B.
-pub enum IngressOfB {
+pub(crate) enum IngressOfB {
     Open,
     Closed,
     /// Pod A may call TCP port 80, with these requests if there are rules.
@@ -72,7 +72,7 @@ impl IngressOfB {
     }
 }
 
-pub fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
+pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| {
         Arc::new(IdentityRow {
             number,
@@ -100,26 +100,22 @@ pub fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     });
     Snapshot {
         epoch: Epoch(epoch),
-        policy: Arc::new(PolicyTables {
-            addresses,
-            networks: NetworkTable::default(),
-            identities,
-        }),
+        policy: Arc::new(PolicyTables { addresses, networks: NetworkTable::default(), identities }),
         routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap()),
     }
 }
 
 /// Workers without threads, and the links' kernel side.
-pub struct Bench {
-    pub shared: Arc<Shared>,
-    pub workers: Vec<Worker>,
-    pub links: Vec<MemoryLink>,
-    pub now: Nanos,
+pub(crate) struct Bench {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) links: Vec<MemoryLink>,
+    pub(crate) now: Nanos,
     umem: Arc<Umem>,
 }
 
 impl Bench {
-    pub fn new(workers: u16) -> Self {
+    pub(crate) fn new(workers: u16) -> Self {
         let config = SharedConfig {
             workers,
             flows_per_worker: 256,
@@ -139,20 +135,20 @@ impl Bench {
         Self { shared, workers: all, links: links.into(), now: Nanos(1_000_000), umem }
     }
 
-    pub fn with(ingress_of_b: IngressOfB) -> Self {
+    pub(crate) fn with(ingress_of_b: IngressOfB) -> Self {
         let bench = Self::new(1);
         bench.shared.publish(snapshot(1, ingress_of_b));
         bench
     }
 
     /// Sends `packet` into `link` at worker 0 and returns what left by each link.
-    pub fn send(&mut self, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
+    pub(crate) fn send(&mut self, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
         assert!(self.links[link.index()].inject(0, packet));
         self.run()
     }
 
     /// Lets all workers run until nothing is left to do.
-    pub fn run(&mut self) -> Vec<(LinkId, Vec<u8>)> {
+    pub(crate) fn run(&mut self) -> Vec<(LinkId, Vec<u8>)> {
         let mut left = Vec::new();
         loop {
             let now = self.now;
@@ -169,17 +165,17 @@ impl Bench {
         }
     }
 
-    pub fn dropped(&self, reason: DropReason) -> u64 {
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
         let of = |worker: &Worker| worker.stats().dropped[reason as usize].packets.get();
         self.workers.iter().map(of).sum()
     }
 
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.shared.events.iter().flat_map(|q| std::iter::from_fn(|| q.pop())).collect()
     }
 
     /// Ends everything and counts frames: each must be spare again.
-    pub fn assert_no_frame_is_lost(self) {
+    pub(crate) fn assert_no_frame_is_lost(self) {
         let Self { workers, links, umem, shared, .. } = self;
         for mut worker in workers {
             worker.close_ports();
@@ -191,22 +187,22 @@ impl Bench {
     }
 }
 
-fn ethernet(from: LinkId) -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+fn ethernet(from: LinkId) -> PacketBuilderStep<Ethernet2Header> {
     PacketBuilder::ethernet2(pod_mac(from), link_mac(from))
 }
 
-pub struct TcpPacket<'p> {
-    pub src: [u8; 4],
-    pub dst: [u8; 4],
-    pub ports: [u16; 2],
-    pub seq: u32,
-    pub ack: Option<u32>,
-    pub flags: &'p str,
-    pub payload: &'p [u8],
+pub(crate) struct TcpPacket<'p> {
+    pub(crate) src: [u8; 4],
+    pub(crate) dst: [u8; 4],
+    pub(crate) ports: [u16; 2],
+    pub(crate) seq: u32,
+    pub(crate) ack: Option<u32>,
+    pub(crate) flags: &'p str,
+    pub(crate) payload: &'p [u8],
 }
 
 /// A TCP packet as the pod (or node) behind `from` would send it. Flags: any of `SFRP`.
-pub fn tcp(from: LinkId, packet: &TcpPacket<'_>) -> Vec<u8> {
+pub(crate) fn tcp(from: LinkId, packet: &TcpPacket<'_>) -> Vec<u8> {
     let [sport, dport] = packet.ports;
     let mut step =
         ethernet(from).ipv4(packet.src, packet.dst, 64).tcp(sport, dport, packet.seq, 64_000);
@@ -227,7 +223,13 @@ pub fn tcp(from: LinkId, packet: &TcpPacket<'_>) -> Vec<u8> {
     bytes
 }
 
-pub fn udp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(
+    from: LinkId,
+    src: [u8; 4],
+    dst: [u8; 4],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     let step = ethernet(from).ipv4(src, dst, 64).udp(ports[0], ports[1]);
     step.write(&mut bytes, payload).unwrap();
@@ -235,7 +237,7 @@ pub fn udp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2], payload: &
 }
 
 /// An ICMP "port unreachable" from `src` to `dst` that quotes `about` (an Ethernet frame).
-pub fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]) -> Vec<u8> {
+pub(crate) fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let kind = etherparse::icmpv4::DestUnreachableHeader::Port;
     let step = ethernet(from)

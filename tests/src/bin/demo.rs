@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use podgate_tests::lab::{Agent, Family, Lab, Outcome, interrupted, wait_for};
+use podgate_tests::lab::{Agent, Lab, Outcome, interrupted, wait_for};
 use podgate_tests::scenario::{Ask, Expected, MANIFESTS, ROWS, Row};
 
 /// Shows podgate at work between pods in network namespaces.
@@ -52,7 +52,7 @@ fn demo(options: &Options) -> Result<usize> {
 
 /// Plays and prints one row, and below it, where podgate stood in the way, what it says about that.
 fn show(lab: &Lab, row: &Row) -> Result<usize> {
-    let seen = play_both(lab, row)?;
+    let seen = row.play_both(lab)?;
     let differing = seen.iter().filter(|seen| !row.is_met_by(seen)).count();
     let [v4, v6] = seen.map(|seen| cell(&seen));
     let (ask, expected) = (row.ask.to_string(), row.expected.to_string());
@@ -64,22 +64,10 @@ fn show(lab: &Lab, row: &Row) -> Result<usize> {
     Ok(differing)
 }
 
-/// Plays a row over both families at the same time: silence takes its time.
-fn play_both(lab: &Lab, row: &Row) -> Result<[Outcome; 2]> {
-    std::thread::scope(|scope| {
-        let v6 = scope.spawn(|| row.play(lab, Family::V6));
-        let v4 = row.play(lab, Family::V4)?;
-        let v6 = v6.join().map_err(|_| anyhow::anyhow!("a client thread panicked"))??;
-        Ok([v4, v6])
-    })
-}
-
 fn cell(seen: &Outcome) -> String {
     let milliseconds = |elapsed: Duration| format!("{:.1} ms", elapsed.as_secs_f64() * 1000.0);
     match seen {
-        Outcome::Answer(answer) if answer.status == 0 => {
-            format!("reply {}", milliseconds(answer.elapsed))
-        }
+        Outcome::Echo(elapsed) => format!("reply {}", milliseconds(*elapsed)),
         Outcome::Answer(answer) => format!("{}   {}", answer.status, milliseconds(answer.elapsed)),
         Outcome::Silence => "no answer".to_owned(),
         Outcome::Failure(message) => message.clone(),

@@ -1,6 +1,7 @@
 //! Clients in a pod: real curl and ping.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,15 +21,17 @@ const CURL_TIMED_OUT: i32 = 28;
 /// What a client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// An answer.
+    /// An HTTP answer.
     Answer(Answer),
+    /// An echo reply, after this time.
+    Echo(Duration),
     /// Not a byte until the client gave up.
     Silence,
     /// Anything else (connection refused or reset, …), in the client's words.
     Failure(String),
 }
 
-/// An HTTP answer, or an echo reply (status 0 and no body).
+/// An HTTP answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status code.
@@ -90,11 +93,7 @@ impl<'a> Get<'a> {
     }
 
     fn url(&self, to: &Host, family: Family) -> String {
-        format!(
-            "http://{}{}",
-            std::net::SocketAddr::new(to.addresses.of(family), self.port),
-            self.path
-        )
+        format!("http://{}{}", SocketAddr::new(to.addresses.of(family), self.port), self.path)
     }
 }
 
@@ -110,14 +109,25 @@ impl Host {
         let text = String::from_utf8_lossy(&output.stdout);
         let time = text.split_once(" time=").and_then(|(_, rest)| rest.split_once(' '));
         Ok(match (output.status.code(), time) {
-            (Some(0), Some((milliseconds, _))) => Outcome::Answer(Answer {
-                status: 0,
-                body: String::new(),
-                elapsed: Duration::from_secs_f64(milliseconds.parse::<f64>()? / 1000.0),
-            }),
+            (Some(0), Some((milliseconds, _))) => {
+                Outcome::Echo(Duration::from_secs_f64(milliseconds.parse::<f64>()? / 1000.0))
+            }
             (Some(1), _) if !text.contains("From ") => Outcome::Silence,
             _ => Outcome::Failure(format!("{text}{}", String::from_utf8_lossy(&output.stderr))),
         })
+    }
+
+    /// Opens a TCP connection, for a test that speaks for itself. Reads and writes end with an
+    /// error after some seconds.
+    ///
+    /// # Errors
+    /// When the connection is refused, or nobody answers.
+    pub fn connect(&self, to: &Host, port: u16, family: Family) -> Result<TcpStream> {
+        let address = SocketAddr::new(to.addresses.of(family), port);
+        let stream = self.netns.inside(|| Ok(TcpStream::connect_timeout(&address, MARGIN)?))?;
+        stream.set_read_timeout(Some(MARGIN))?;
+        stream.set_write_timeout(Some(MARGIN))?;
+        Ok(stream)
     }
 }
 
@@ -134,7 +144,7 @@ impl Download {
     /// # Errors
     /// When nothing comes.
     pub fn start(lab: &Lab, from: &Host, to: &Host, port: u16, family: Family) -> Result<Self> {
-        let label = format!("download-{}-{port}-{family}", from.name.replace('/', "-"));
+        let label = format!("download-{}-{}-{port}-{family}", from.name, to.name).replace('/', ".");
         let file = lab.file(&label);
         let mut command = from.netns.daemon("curl".as_ref());
         command.args(["--silent", "--show-error", "--noproxy", "*", "--no-buffer"]);

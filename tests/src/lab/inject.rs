@@ -68,7 +68,7 @@ impl Host {
     /// When no raw socket can be opened, or for another reason than the frame's length.
     pub fn inject<'a>(&self, frames: impl Iterator<Item = &'a [u8]> + Send) -> Result<Frames> {
         self.netns.inside(|| {
-            let eth0 = eth0_address()?;
+            let eth0 = link_address("eth0")?;
             let flags = SockFlag::SOCK_CLOEXEC;
             let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
             bind(socket.as_raw_fd(), &eth0)?;
@@ -84,19 +84,19 @@ impl Host {
         })
     }
 
-    /// The Ethernet address of `eth0`.
+    /// The Ethernet address of one of its links.
     ///
     /// # Errors
-    /// When the host is not plugged in.
-    pub fn mac(&self) -> Result<[u8; 6]> {
-        self.netns.inside(|| eth0_address()?.addr().context("eth0 has no Ethernet address"))
+    /// When it has no such link.
+    pub fn mac(&self, link: &str) -> Result<[u8; 6]> {
+        self.netns.inside(|| link_address(link)?.addr().context("no Ethernet address"))
     }
 }
 
-fn eth0_address() -> Result<LinkAddr> {
-    let mut entries = getifaddrs()?.filter(|entry| entry.interface_name == "eth0");
+fn link_address(link: &str) -> Result<LinkAddr> {
+    let mut entries = getifaddrs()?.filter(|entry| entry.interface_name == link);
     let address = entries.find_map(|entry| entry.address?.as_link_addr().copied());
-    address.context("no eth0 here")
+    address.with_context(|| format!("no link {link} here"))
 }
 
 /// Sends one frame; while the link's queue is full, again and again.

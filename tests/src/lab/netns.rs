@@ -12,6 +12,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::process::{bounded, output, run};
 
@@ -94,6 +95,15 @@ impl Netns {
             bail!("ip in {}: {message}; the lines were:\n{lines}", self.name);
         }
         Ok(())
+    }
+
+    /// What `ip -json` says in this namespace.
+    ///
+    /// # Errors
+    /// When `ip` doesn't know the command.
+    pub fn ip_json(&self, args: &[&str]) -> Result<Value> {
+        let text = run(bounded("ip", IP_BOUND).args(["-n", &self.name, "-json"]).args(args))?;
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// Runs `work` on a thread of its own inside this namespace: sockets opened and files of
