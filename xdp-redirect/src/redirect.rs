@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, MapData, MapError, XskMap};
 use aya::programs::{ProgramError, ProgramFd, Xdp};
-use aya::{EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
@@ -49,26 +49,18 @@ impl Redirect {
         if workers == 0 || max_links == 0 {
             return Err(Error::NothingToServe);
         }
-        Self::load_object(workers, max_links).map_err(|error| Error::Load(Box::new(error)))
+        load_object(workers, max_links)
+            .and_then(|mut ebpf| Self::take_from(&mut ebpf, workers, max_links))
+            .map_err(|error| Error::Load(Box::new(error)))
     }
 
-    fn load_object(workers: u16, max_links: u16) -> Result<Self, EbpfError> {
-        let mut ebpf = EbpfLoader::new()
-            .override_global("workers", &u32::from(workers), true)
-            .map_max_entries("LINKS", max_links.into())
-            .map_max_entries("XSKS", u32::from(max_links) * u32::from(workers))
-            .load(OBJECT)?;
+    fn take_from(ebpf: &mut Ebpf, workers: u16, max_links: u16) -> Result<Self, EbpfError> {
         let mut map = |name: &str| {
             ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() })
         };
         let links = HashMap::try_from(map("LINKS")?)?;
         let sockets = XskMap::try_from(map("XSKS")?)?;
-        let program: &mut Xdp = ebpf
-            .program_mut("redirect")
-            .ok_or_else(|| ProgramError::InvalidName { name: "redirect".into() })?
-            .try_into()?;
-        program.load()?;
-        let program = program.fd()?.try_clone().map_err(ProgramError::IOError)?;
+        let program = program(ebpf)?.fd()?.try_clone().map_err(ProgramError::IOError)?;
         Ok(Self { program, links, sockets, attached: StdHashMap::new(), workers, max_links })
     }
 
@@ -196,6 +188,22 @@ impl Redirect {
     }
 }
 
+fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
+    let mut ebpf = EbpfLoader::new()
+        .override_global("workers", &u32::from(workers), true)
+        .map_max_entries("LINKS", max_links.into())
+        .map_max_entries("XSKS", u32::from(max_links) * u32::from(workers))
+        .load(OBJECT)?;
+    program(&mut ebpf)?.load()?;
+    Ok(ebpf)
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
+    ebpf.program_mut("redirect")
+        .ok_or_else(|| ProgramError::InvalidName { name: "redirect".into() })?
+        .try_into()
+}
+
 /// Takes a pinned link off its netdev and removes the pin; nothing happens if there is none.
 ///
 /// For a process that has no [`Redirect`] of its own, to clean up after one that is gone.
@@ -223,7 +231,11 @@ fn detach_and_unpin(link: XdpLink, ifindex: u32, pin: Option<&Path>) -> Result<(
 }
 
 fn attach_error(ifindex: u32, source: &io::Error) -> Error {
-    let errno = Errno::from_raw(source.raw_os_error().unwrap_or(0));
+    // bpf(2) says EINVAL for a netdev that doesn't exist, and for much else.
+    let errno = match name_of(ifindex) {
+        Some(_) => Errno::from_raw(source.raw_os_error().unwrap_or(0)),
+        None => Errno::ENODEV,
+    };
     Error::Attach { link: link_name(ifindex), errno }
 }
 
@@ -231,12 +243,15 @@ fn pin_error(path: &Path, source: io::Error) -> Error {
     Error::Pin { path: path.into(), source }
 }
 
-/// The netdev's name, or its number if it is gone.
+/// The netdev's name for messages, or its number if it is gone.
 fn link_name(ifindex: u32) -> String {
-    match if_indextoname(ifindex) {
-        Ok(name) => name.to_string_lossy().into_owned(),
-        Err(_) => format!("number {ifindex}"),
-    }
+    name_of(ifindex).unwrap_or_else(|| format!("number {ifindex}"))
+}
+
+fn name_of(ifindex: u32) -> Option<String> {
+    // nix 0.31 takes the failure of if_indextoname(3), a null pointer, for an empty name.
+    let name = if_indextoname(ifindex).ok()?.to_string_lossy().into_owned();
+    (!name.is_empty()).then_some(name)
 }
 
 #[cfg(test)]
