@@ -285,3 +285,9 @@ impl Drop for Port {
         }
     }
 }
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Port").field("link", &self.link()).finish_non_exhaustive()
+    }
+}
