@@ -38,8 +38,8 @@ const fn held_by(link: LinkId) -> u32 {
 ///
 /// # Ownership
 /// A frame's bytes belong to whoever holds its one [`Frame`] handle. Handing the frame to the
-/// kernel ([`Umem::give`]) destroys the handle and notes the link it went to; taking it back
-/// ([`Umem::take`]) makes a new handle, and only if the note says that this link's rings hold it.
+/// kernel (`give`) destroys the handle and notes the link it went to; taking it back
+/// (`take`) makes a new handle, and only if the note says that this link's rings hold it.
 /// So no sequence of ring entries, not even from a faulty kernel, makes two handles for one frame.
 pub struct Umem {
     area: Mapping,
