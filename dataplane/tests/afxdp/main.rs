@@ -180,6 +180,29 @@ fn first_port(node: &mut Node, link: LinkId) -> &mut Port {
 }
 
 #[test]
+fn a_flush_sends_all_there_is_and_no_call_is_made_without_need() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let mut pool = node.umem.pool();
+    let port = first_port(&mut node, LinkId(0));
+    for _ in 0..1000 {
+        assert!(transmit(port, &mut pool));
+    }
+    port.flush();
+    assert!(!port.has_unsent());
+    // One call since Linux 6.17, before that one for 32 packets.
+    let wakeups = port.statistics().wakeups;
+    assert!((1..=1000_u64.div_ceil(32)).contains(&wakeups), "{wakeups} calls");
+    for _ in 0..10 {
+        port.flush();
+        port.service(&mut pool);
+    }
+    assert_eq!(port.statistics().wakeups, wakeups);
+    let fill = RingSizes::default().fill as usize;
+    assert_eq!(node.umem.held_by(LinkId(0)), fill, "all that was sent is reclaimed");
+}
+
+#[test]
 fn a_link_that_is_down_comes_back() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
