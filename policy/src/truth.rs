@@ -4,7 +4,8 @@
 //! title: what this table is about
 //! host: [192.0.2.1]          # addresses of this node
 //! mode: default              # or always, never
-//! objects: […]               # Kubernetes objects
+//! manifests: ../manifests    # files of Kubernetes objects, and
+//! objects: […]               # further objects
 //! rows:
 //! - {from: shop/web, to: [shop/db, 10.0.0.9], on: [5432/TCP, icmp/8], expect: allow}
 //! - from: shop/web
@@ -84,6 +85,13 @@ pub fn load(path: &Path) -> Result<TruthTable, String> {
     let document = document.ok_or("a truth table is one document")?;
     let value = document.value.map_err(|refusal| refusal.to_string())?;
     let mut store = Store::new();
+    if let Some(manifests) = value.get("manifests") {
+        let folder = path.parent().unwrap_or(path).join(text(manifests)?);
+        store.sync(&manifest::load(&folder));
+        if let Some(refusal) = store.refusals().next() {
+            return Err(refusal.to_string());
+        }
+    }
     for object in list(value.get("objects")) {
         store.apply(object, None).map_err(|refusals| format!("{refusals:?}"))?;
     }
