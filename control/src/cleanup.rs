@@ -39,7 +39,9 @@ fn unpin_all(dir: &Path) -> Result<()> {
     match umount2(dir, MntFlags::empty()) {
         // EINVAL: it is no mount.
         Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
-        Err(error) => return Err(error).with_context(|| format!("can't unmount {}", dir.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("can't unmount {}", dir.display()));
+        }
     }
     fs::remove_dir(dir).with_context(|| format!("can't remove {}", dir.display()))
 }

@@ -150,15 +150,18 @@ fn worker_families<'a>(workers: impl Iterator<Item = &'a WorkerStats> + Clone) -
     let l7 = |outcome: &dyn Fn(&WorkerStats) -> u64| workers.clone().map(outcome).sum::<u64>();
     let mut families = vec![
         Family::counter("cilium_policy_l7_total", "HTTP requests judged")
-            .with(&[("rule", "received"), ("proxy_type", "podgate")], l7(&|worker| {
-                worker.l7_allowed.get() + worker.l7_denied.get()
-            }))
-            .with(&[("rule", "forwarded"), ("proxy_type", "podgate")], l7(&|worker| {
-                worker.l7_allowed.get()
-            }))
-            .with(&[("rule", "denied"), ("proxy_type", "podgate")], l7(&|worker| {
-                worker.l7_denied.get()
-            })),
+            .with(
+                &[("rule", "received"), ("proxy_type", "podgate")],
+                l7(&|worker| worker.l7_allowed.get() + worker.l7_denied.get()),
+            )
+            .with(
+                &[("rule", "forwarded"), ("proxy_type", "podgate")],
+                l7(&|worker| worker.l7_allowed.get()),
+            )
+            .with(
+                &[("rule", "denied"), ("proxy_type", "podgate")],
+                l7(&|worker| worker.l7_denied.get()),
+            ),
         Family::counter("hubble_lost_events_total", "Flow records lost on their way")
             .with(&[("source", "EVENTS_QUEUE")], l7(&|worker| worker.events_lost.get())),
     ];
@@ -255,7 +258,8 @@ mod tests {
         for worker in &workers {
             worker.dropped[DropReason::PolicyDefaultDeny as usize].count(60);
         }
-        let text = to_text(collect(workers.iter().map(|worker| &**worker), &AgentCounts::default()));
+        let text =
+            to_text(collect(workers.iter().map(|worker| &**worker), &AgentCounts::default()));
         let line = "cilium_drop_count_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 2\n";
         assert!(text.contains(line), "{text}");
         let line = "cilium_drop_bytes_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 120\n";

@@ -16,8 +16,8 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
 use rtnetlink::{
-    LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
-    new_connection, new_multicast_connection,
+    LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
+    new_multicast_connection,
 };
 
 /// Why the kernel's network stack didn't do what it was asked.
@@ -129,8 +129,7 @@ impl Netlink {
     /// # Errors
     /// When no socket can be had.
     pub fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
-        let groups =
-            [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, _, messages) = new_multicast_connection(&groups)?;
         tokio::spawn(connection);
         Ok(messages.filter_map(|(message, _)| std::future::ready(change(&message.payload))))
@@ -198,8 +197,12 @@ impl Netlink {
             .build();
         // A kernel without IPv6 refuses this, and has nothing to keep quiet.
         let _ = self.handle.link().change(quiet).execute().await;
-        let up: LinkMessage =
-            LinkMessageBuilder::<LinkUnspec>::new().index(link.index).arp(false).mtu(mtu).up().build();
+        let up: LinkMessage = LinkMessageBuilder::<LinkUnspec>::new()
+            .index(link.index)
+            .arp(false)
+            .mtu(mtu)
+            .up()
+            .build();
         self.handle
             .link()
             .change(up)
@@ -280,10 +283,8 @@ impl Netlink {
             let mut filter = RouteMessage::default();
             filter.header.address_family = any.header.address_family;
             let mut routes = self.handle.route().get(filter).execute();
-            while let Some(route) = routes
-                .try_next()
-                .await
-                .map_err(|error| NetlinkError::new("list routes", &error))?
+            while let Some(route) =
+                routes.try_next().await.map_err(|error| NetlinkError::new("list routes", &error))?
             {
                 found.extend(host_route_address(&route, link));
             }
@@ -336,12 +337,8 @@ fn host_route_address(route: &RouteMessage, link: u32) -> Option<IpAddr> {
         match attribute {
             RouteAttribute::Destination(address) => {
                 destination = match address {
-                    RouteAddress::Inet(v4) => {
-                        Some(IpAddr::V4(*v4))
-                    }
-                    RouteAddress::Inet6(v6) => {
-                        Some(IpAddr::V6(*v6))
-                    }
+                    RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+                    RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
                     _ => None,
                 };
             }

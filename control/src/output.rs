@@ -92,9 +92,8 @@ pub fn status_brief(status: &Status) -> String {
 /// `podgate endpoint list`.
 #[must_use]
 pub fn endpoints(endpoints: &[EndpointStatus]) -> String {
-    let heading = row(&[
-        "LINK", "POD", "STATE", "INGRESS", "EGRESS", "IDENTITY", "ADDRESSES", "REASON",
-    ]);
+    let heading =
+        row(&["LINK", "POD", "STATE", "INGRESS", "EGRESS", "IDENTITY", "ADDRESSES", "REASON"]);
     let enforced = |enforced: bool| if enforced { "enforced" } else { "open" }.to_owned();
     let rows = endpoints.iter().map(|endpoint| {
         let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();

@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod model;
 #[cfg(feature = "oracle")]
 pub mod oracle;
+pub mod record;
 mod refusal;
 pub mod rules;
 mod selector;

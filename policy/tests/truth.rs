@@ -50,7 +50,9 @@ fn both_executors_agree_with_every_row() {
             if said != answer {
                 fail(format!("tables say {answer:?}, oracle says {said:?}"));
             }
-            for ((wanted, seen), may_be) in [&row.egress, &row.ingress].into_iter().zip(&causes).zip(&may_be) {
+            for ((wanted, seen), may_be) in
+                [&row.egress, &row.ingress].into_iter().zip(&causes).zip(&may_be)
+            {
                 if !may_be.contains(seen) {
                     fail(format!("the oracle has other causes: {may_be:?}"));
                 }

@@ -1,7 +1,7 @@
 //! Answers to the clients of the control socket.
 
-use podgate_dataplane::stats::WorkerStats;
 use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::stats::WorkerStats;
 use podgate_dataplane::types::Address;
 use podgate_policy::PolicyState as StoreState;
 use serde_json::{Value, json};
@@ -98,8 +98,7 @@ impl Agent {
 
     fn drops(&self) -> Vec<DropCount> {
         let count = |reason: &DropReason| {
-            let mut count =
-                DropCount { reason: reason.label().to_owned(), packets: 0, bytes: 0 };
+            let mut count = DropCount { reason: reason.label().to_owned(), packets: 0, bytes: 0 };
             for worker in self.workers() {
                 let tally = &worker.dropped[*reason as usize];
                 count.packets += tally.packets.get();
@@ -143,9 +142,9 @@ impl Agent {
         let endpoint = self.endpoints.get(link)?;
         let addresses = endpoint.addresses(&self.store).unwrap_or_default();
         let tables = self.names.last().map(|compiled| &compiled.tables);
-        let identity = tables.zip(addresses.first()).map(|(tables, address)| {
-            tables.resolve(Address::from(*address)).identity
-        });
+        let identity = tables
+            .zip(addresses.first())
+            .map(|(tables, address)| tables.resolve(Address::from(*address)).identity);
         let reason = match &endpoint.link {
             Err(gone) => Some(gone.as_str()),
             Ok(_) => self.why_waiting(link),

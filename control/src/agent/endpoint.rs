@@ -44,7 +44,9 @@ impl Endpoint {
             return Err(format!("pod {name} is not known"));
         };
         if pod.host_network {
-            return Err(format!("pod {name} uses the node's network, so it has no link of its own"));
+            return Err(format!(
+                "pod {name} uses the node's network, so it has no link of its own"
+            ));
         }
         match pod.addresses() {
             [] => Err(format!("pod {name} has no address yet")),

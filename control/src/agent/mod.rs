@@ -235,9 +235,8 @@ impl Agent {
                 endpoint.spec.pod
             );
         }
-        let same_pod = |endpoint: &&Endpoint| {
-            endpoint.spec.pod == spec.pod && endpoint.spec.link != spec.link
-        };
+        let same_pod =
+            |endpoint: &&Endpoint| endpoint.spec.pod == spec.pod && endpoint.spec.link != spec.link;
         if let Some(other) = self.endpoints.values().find(same_pod) {
             let link = &other.spec.link;
             bail!("pod {} is the endpoint on link {link} already; remove it first", spec.pod);

@@ -26,8 +26,7 @@ pub fn check() -> Result<()> {
 /// A bpffs that only this process's mount namespace sees ends with the process, and the pinned
 /// programs with it: pods would be set free when the agent stops.
 pub fn warn_of_private_mounts() {
-    let [own, first] =
-        ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].map(|path| fs::read_link(path).ok());
+    let [own, first] = ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].map(|path| fs::read_link(path).ok());
     if let (Some(own), Some(first)) = (own, first)
         && own != first
     {

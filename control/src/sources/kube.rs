@@ -59,10 +59,7 @@ enum Problem {
 ///
 /// # Errors
 /// When the file can't be used. A server that doesn't answer is not an error: it is tried again.
-pub async fn watch(
-    kubeconfig: &Path,
-    updates: mpsc::Sender<Update>,
-) -> Result<Cluster, KubeError> {
+pub async fn watch(kubeconfig: &Path, updates: mpsc::Sender<Update>) -> Result<Cluster, KubeError> {
     let path = kubeconfig.display().to_string();
     let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
     let file = Kubeconfig::read_from(kubeconfig).map_err(failed)?;
@@ -172,12 +169,11 @@ impl Cluster {
     /// Whether every kind was listed once, and what is wrong now.
     #[must_use]
     pub fn status(&self) -> SourceStatus {
-        let problems = self.kinds.iter().filter_map(|(kind, watched)| {
-            match watched.problem.as_ref()? {
+        let problems =
+            self.kinds.iter().filter_map(|(kind, watched)| match watched.problem.as_ref()? {
                 Problem::NotInstalled => Some(format!("{kind} is not installed at the API server")),
                 Problem::Other(text) => Some(format!("{kind} can't be watched: {text}")),
-            }
-        });
+            });
         SourceStatus {
             name: format!("kubernetes {}", self.server),
             synced: self.kinds.values().all(|watched| watched.synced),
@@ -336,10 +332,7 @@ mod tests {
         }
         let status = cluster.status();
         assert!(status.synced);
-        assert_eq!(
-            status.problems,
-            ["CiliumNetworkPolicy is not installed at the API server"]
-        );
+        assert_eq!(status.problems, ["CiliumNetworkPolicy is not installed at the API server"]);
     }
 
     #[test]
@@ -365,10 +358,7 @@ mod tests {
             (group.to_owned(), version.to_owned(), plural.to_owned())
         };
         assert_eq!(path(Kind::Pod), expect("", "v1", "pods"));
-        assert_eq!(
-            path(Kind::NetworkPolicy),
-            expect("networking.k8s.io", "v1", "networkpolicies")
-        );
+        assert_eq!(path(Kind::NetworkPolicy), expect("networking.k8s.io", "v1", "networkpolicies"));
         assert_eq!(
             path(Kind::CiliumClusterwideNetworkPolicy),
             expect("cilium.io", "v2", "ciliumclusterwidenetworkpolicies")

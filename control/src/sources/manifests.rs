@@ -180,7 +180,9 @@ mod tests {
             let mut watched = Watched::start();
             watched.write("pod.yaml", POD);
             watched.write("p.yaml", &policy("one"));
-            watched.until(|store| store.pod("a", "x").is_some() && policies(store) == ["one"]).await;
+            watched
+                .until(|store| store.pod("a", "x").is_some() && policies(store) == ["one"])
+                .await;
             watched.write("p.yaml", &policy("two"));
             watched.until(|store| policies(store) == ["two"]).await;
             fs::remove_file(watched.path("p.yaml")).unwrap();

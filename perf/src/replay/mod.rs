@@ -195,8 +195,11 @@ fn notes(info: &CaptureInfo, links: u16, summary: &Summary) -> Vec<String> {
         ));
     }
     if links == 1 && summary.received.packets > 0 {
-        notes.push("no address in the capture is a pod's: the manifests need the Pods, with \
-                    status.podIPs".into());
+        notes.push(
+            "no address in the capture is a pod's: the manifests need the Pods, with \
+                    status.podIPs"
+                .into(),
+        );
     }
     if summary.undelivered > 0 {
         notes.push(format!("{} packets found no free frame", summary.undelivered));

@@ -9,7 +9,8 @@ const TEMPLATE: &str = "{msg} {wide_bar} {human_pos}/{human_len} {eta}";
 
 /// Goes over `steps`.
 pub(super) fn over<T>(what: &'static str, steps: &[T]) -> impl Iterator<Item = &T> {
-    let bar = bar(what, if steps.len() as u64 >= WORTH_A_BAR { Some(steps.len() as u64) } else { None });
+    let bar =
+        bar(what, if steps.len() as u64 >= WORTH_A_BAR { Some(steps.len() as u64) } else { None });
     steps.iter().progress_with(bar)
 }
 

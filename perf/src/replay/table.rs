@@ -63,7 +63,8 @@ fn flows(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
     let mut rows = TabWriter::new(Vec::new()).padding(2);
     writeln!(rows, "VERDICT\tPROTOCOL\tSOURCE\tDESTINATION\tPACKETS\tBYTES\tDROPPED")?;
     for flow in flows {
-        let [packets, bytes] = [flow.packets, flow.bytes].map(|[out, back]| format!("{out}/{back}"));
+        let [packets, bytes] =
+            [flow.packets, flow.bytes].map(|[out, back]| format!("{out}/{back}"));
         let drops: Vec<_> = flow.dropped.iter().map(|(why, n)| format!("{n} {why}")).collect();
         let drops = if drops.is_empty() { "-".into() } else { drops.join(", ") };
         writeln!(
@@ -189,9 +190,8 @@ fn summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     }
     let mut rows = TabWriter::new(&mut *out).padding(2);
     writeln!(rows, "PACKETS\tNUMBER\tBYTES")?;
-    let mut row = |what: &str, tally: &Tally| {
-        writeln!(rows, "{what}\t{}\t{}", tally.packets, tally.bytes)
-    };
+    let mut row =
+        |what: &str, tally: &Tally| writeln!(rows, "{what}\t{}\t{}", tally.packets, tally.bytes);
     row("received", &summary.received)?;
     row("forwarded", &summary.forwarded)?;
     for (reason, tally) in &summary.dropped {
@@ -204,7 +204,8 @@ fn summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn cost(performance: &Performance, out: &mut impl Write) -> io::Result<()> {
-    let Performance { repetitions, packets, packets_per_round, ns_per_packet: ns, .. } = performance;
+    let Performance { repetitions, packets, packets_per_round, ns_per_packet: ns, .. } =
+        performance;
     if performance.debug_build {
         writeln!(out, "Built without optimisation: the figures below say nothing about podgate.")?;
     }

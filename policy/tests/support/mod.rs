@@ -90,9 +90,8 @@ fn allows(decision: &Decision, request: &HttpRequest) -> bool {
         headers: &headers,
     };
     let passes = |entries: &[L7Entry]| {
-        let allows = |entry: &L7Entry| {
-            entry.rules.as_ref().is_none_or(|rules| rules.allows(&request))
-        };
+        let allows =
+            |entry: &L7Entry| entry.rules.as_ref().is_none_or(|rules| rules.allows(&request));
         entries.is_empty() || entries.iter().any(allows)
     };
     passes(&decision.l7.egress) && passes(&decision.l7.ingress)
