@@ -171,7 +171,10 @@ impl<'a> Field<'a> {
     }
 
     /// Reads each element with `read`; elements that can't be read are noted and left out.
-    pub(crate) fn list<T>(&'a self, mut read: impl FnMut(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
+    pub(crate) fn list<T>(
+        &'a self,
+        mut read: impl FnMut(&Field<'_>) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let Value::Array(items) = self.value else {
             self.expected("a list");
             return None;

@@ -19,6 +19,7 @@ mod labels;
 mod lower;
 pub mod manifest;
 pub mod model;
+pub mod record;
 mod refusal;
 pub mod rules;
 mod selector;

@@ -202,7 +202,8 @@ impl Store {
             seen.insert(header.key, location);
         }
         let is_gone = |key: &ObjectKey, source: &SourceLocation| {
-            let in_doubt = unreadable_files.iter().any(|broken| source.file.starts_with(&broken.file));
+            let in_doubt =
+                unreadable_files.iter().any(|broken| source.file.starts_with(&broken.file));
             !seen.contains_key(key) && !in_doubt
         };
         let sources = self.sources.iter();
@@ -320,11 +321,7 @@ fn pod_name(namespace: &str, name: &str) -> PodName {
     PodName { namespace: namespace.into(), name: name.into() }
 }
 
-fn refusals(
-    object: &str,
-    source: Option<&SourceLocation>,
-    problems: Vec<Problem>,
-) -> Vec<Refusal> {
+fn refusals(object: &str, source: Option<&SourceLocation>, problems: Vec<Problem>) -> Vec<Refusal> {
     let refusal = |problem: Problem| Refusal {
         object: object.to_owned(),
         source: source.cloned(),

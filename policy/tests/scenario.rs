@@ -57,13 +57,8 @@ fn demo_policy_inspects_admin_and_user_and_denies_others() {
     assert_eq!(store.refusals().count(), 0, "{:?}", store.refusals().collect::<Vec<_>>());
     let compiled = compile(&store);
     let verdict = |src: &str, dst: &str, dst_port, protocol| {
-        let tuple = Tuple {
-            src: ip(src).into(),
-            dst: ip(dst).into(),
-            src_port: 40000,
-            dst_port,
-            protocol,
-        };
+        let tuple =
+            Tuple { src: ip(src).into(), dst: ip(dst).into(), src_port: 40000, dst_port, protocol };
         compiled.tables.decide(&Subject { tuple, icmp_type: 8 }, [true, true]).verdict
     };
     assert_eq!(verdict("10.0.0.1", "10.0.0.3", 80, proto::TCP), Verdict::Inspect);

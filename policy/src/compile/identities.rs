@@ -86,9 +86,10 @@ struct Numbers {
 impl Numbers {
     fn number_of(&mut self, facts: &Facts) -> u32 {
         let hash = facts.to_labels().iter().fold(FNV_OFFSET, |hash, label| {
-            label.bytes().chain([0]).fold(hash, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
-            })
+            label
+                .bytes()
+                .chain([0])
+                .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
         });
         let mut number = NUMBER_MIN + (hash % u64::from(NUMBER_END - NUMBER_MIN)) as u32;
         while !self.taken.insert(number) {

@@ -73,10 +73,10 @@ pub fn compile(store: &Store) -> Compiled {
     let deny_sets = tables.deny_sets;
     let (addresses, pods) = addresses(store, &identities, &program.port_names);
     let networks = build_networks(program.selectors.networks());
-    let info = identities.rows.into_iter().map(|identity| IdentityInfo {
-        number: identity.number,
-        facts: identity.facts,
-    });
+    let info = identities
+        .rows
+        .into_iter()
+        .map(|identity| IdentityInfo { number: identity.number, facts: identity.facts });
     let deny_sets = deny_sets.into_iter().map(|policies| {
         policies.into_iter().map(|policy| program.policies[policy as usize].clone()).collect()
     });
@@ -133,7 +133,11 @@ impl<'s> Program<'s> {
         program
     }
 
-    fn place(&mut self, key: &ObjectKey, rule: &'s crate::rules::Rule) -> (RuleId, Option<SelectorId>) {
+    fn place(
+        &mut self,
+        key: &ObjectKey,
+        rule: &'s crate::rules::Rule,
+    ) -> (RuleId, Option<SelectorId>) {
         let id = RuleId(self.origins.len() as u32);
         let origin = RuleOrigin { key: key.clone(), side: rule.side, field: rule.field.clone() };
         self.origins.push(origin);

@@ -44,7 +44,11 @@ fn refuse_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
 
 /// Reads networks that are to be left out of `network`, and checks that they lie within it.
 /// `strictly` also refuses leaving out all of it.
-pub(super) fn parse_except(field: &Field<'_>, network: IpNet, strictly: bool) -> Option<Vec<IpNet>> {
+pub(super) fn parse_except(
+    field: &Field<'_>,
+    network: IpNet,
+    strictly: bool,
+) -> Option<Vec<IpNet>> {
     let mut networks = field.list(|field| {
         let except = parse_network(field)?;
         if !network.contains(&except) {

@@ -133,15 +133,8 @@ fn parse_l7_rules(
 
 /// Protocols that have no ports, by their names in `toPorts[].ports[].protocol`, with their IANA
 /// numbers.
-const PORTLESS: &[(&str, u8)] = &[
-    ("VRRP", 112),
-    ("IGMP", 2),
-    ("GRE", 47),
-    ("IPIP", 4),
-    ("IPV6", 41),
-    ("ESP", 50),
-    ("AH", 51),
-];
+const PORTLESS: &[(&str, u8)] =
+    &[("VRRP", 112), ("IGMP", 2), ("GRE", 47), ("IPIP", 4), ("IPV6", 41), ("ESP", 50), ("AH", 51)];
 
 fn parse_port(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     let mut object = field.object()?;
@@ -184,7 +177,12 @@ fn parse_port(field: &Field<'_>) -> Option<Vec<PortMatch>> {
         }
         (_, None) => Vec::new(),
     };
-    Some(protocols.into_iter().map(|protocol| PortMatch { protocol, ports: ports.clone() }).collect())
+    Some(
+        protocols
+            .into_iter()
+            .map(|protocol| PortMatch { protocol, ports: ports.clone() })
+            .collect(),
+    )
 }
 
 fn parse_port_text(field: &Field<'_>) -> Option<PortNumbers> {
