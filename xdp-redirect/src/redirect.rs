@@ -84,7 +84,7 @@ impl Redirect {
         // Before the program runs there, so that no packet finds the netdev unknown.
         self.links
             .insert(ifindex, u32::from(slot), BPF_NOEXIST)
-            .map_err(|source| Error::Map { map: "LINKS", source })?;
+            .map_err(|cause| Error::Map { map: "LINKS", cause })?;
         match self.adopt_or_create(ifindex, pin) {
             Ok(link) => {
                 let pin = pin.map(Path::to_path_buf);
@@ -110,7 +110,7 @@ impl Redirect {
         for worker in 0..self.workers {
             self.clear_socket(slot, worker)?;
         }
-        detach_and_unpin(link, ifindex, pin.as_deref())
+        detach_and_unpin(&link, ifindex, pin.as_deref())
     }
 
     /// Steers the flows of `worker` on the link in `slot` to an AF_XDP socket, which must be
@@ -125,7 +125,7 @@ impl Redirect {
         socket: BorrowedFd<'_>,
     ) -> Result<(), Error> {
         let index = self.index(slot, worker)?;
-        self.sockets.set(index, socket, 0).map_err(|source| Error::Map { map: "XSKS", source })
+        self.sockets.set(index, socket, 0).map_err(|cause| Error::Map { map: "XSKS", cause })
     }
 
     /// Drops the flows of `worker` on the link in `slot` from here on.
@@ -134,7 +134,7 @@ impl Redirect {
     /// [`Error::OutOfRange`].
     pub fn clear_socket(&mut self, slot: u16, worker: u16) -> Result<(), Error> {
         let index = self.index(slot, worker)?;
-        self.sockets.unset(index).map_err(|source| Error::Map { map: "XSKS", source })
+        self.sockets.unset(index).map_err(|cause| Error::Map { map: "XSKS", cause })
     }
 
     /// Index into XSKS; the C program computes the same.
@@ -147,7 +147,7 @@ impl Redirect {
     }
 
     fn forget_netdev(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.links.remove(&ifindex).map_err(|source| Error::Map { map: "LINKS", source })
+        self.links.remove(&ifindex).map_err(|cause| Error::Map { map: "LINKS", cause })
     }
 
     fn adopt_or_create(&self, ifindex: u32, pin: Option<&Path>) -> Result<XdpLink, Error> {
@@ -157,16 +157,19 @@ impl Redirect {
             return Ok(link);
         }
         let link = XdpLink::attach(self.program.as_fd(), ifindex)
-            .map_err(|source| attach_error(ifindex, &source))?;
-        if let Some(path) = pin {
-            link.pin(path).map_err(|source| pin_error(path, source))?;
+            .map_err(|cause| attach_error(ifindex, &cause))?;
+        if let Some(path) = pin
+            && let Err(cause) = link.pin(path)
+        {
+            link.detach().map_err(|cause| detach_error(ifindex, cause))?;
+            return Err(pin_error(path, cause));
         }
         Ok(link)
     }
 
     /// The link pinned at `path`, now running our program; `None` if there is none.
     fn adopt(&self, ifindex: u32, path: &Path) -> Result<Option<XdpLink>, Error> {
-        let failed = |source| pin_error(path, source);
+        let failed = |cause| pin_error(path, cause);
         let Some(link) = XdpLink::open(path).map_err(failed)? else {
             return Ok(None);
         };
@@ -183,7 +186,16 @@ impl Redirect {
         }
         match link.replace_program(self.program.as_fd()) {
             Ok(()) => Ok(Some(link)),
-            Err(source) => Err(attach_error(ifindex, &source)),
+            Err(cause) => Err(attach_error(ifindex, &cause)),
+        }
+    }
+}
+
+impl Drop for Redirect {
+    fn drop(&mut self) {
+        for Attached { link, .. } in self.attached.values().filter(|link| link.pin.is_none()) {
+            // If this fails, closing the link still detaches, a little later.
+            let _ = link.detach();
         }
     }
 }
@@ -211,36 +223,40 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
 /// # Errors
 /// [`Error::Pin`] if `path` is something else than a pinned XDP link, [`Error::Detach`].
 pub fn unpin(path: &Path) -> Result<(), Error> {
-    let failed = |source| pin_error(path, source);
+    let failed = |cause| pin_error(path, cause);
     let Some(link) = XdpLink::open(path).map_err(failed)? else {
         return Ok(());
     };
     let ifindex = link.ifindex().map_err(failed)?.unwrap_or(0);
-    detach_and_unpin(link, ifindex, Some(path))
+    detach_and_unpin(&link, ifindex, Some(path))
 }
 
 /// Detaches first: if the pin can't be removed then, it is a dead link that attach sweeps away.
-fn detach_and_unpin(link: XdpLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
-    link.detach().map_err(|source| Error::Detach { link: link_name(ifindex), source })?;
+fn detach_and_unpin(link: &XdpLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
+    link.detach().map_err(|cause| detach_error(ifindex, cause))?;
     match pin.map(|path| (path, fs::remove_file(path))) {
-        Some((path, Err(source))) if source.kind() != io::ErrorKind::NotFound => {
-            Err(pin_error(path, source))
+        Some((path, Err(cause))) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(pin_error(path, cause))
         }
         _ => Ok(()),
     }
 }
 
-fn attach_error(ifindex: u32, source: &io::Error) -> Error {
+fn attach_error(ifindex: u32, cause: &io::Error) -> Error {
     // bpf(2) says EINVAL for a netdev that doesn't exist, and for much else.
     let errno = match name_of(ifindex) {
-        Some(_) => Errno::from_raw(source.raw_os_error().unwrap_or(0)),
+        Some(_) => Errno::from_raw(cause.raw_os_error().unwrap_or(0)),
         None => Errno::ENODEV,
     };
     Error::Attach { link: link_name(ifindex), errno }
 }
 
-fn pin_error(path: &Path, source: io::Error) -> Error {
-    Error::Pin { path: path.into(), source }
+fn detach_error(ifindex: u32, cause: io::Error) -> Error {
+    Error::Detach { link: link_name(ifindex), cause }
+}
+
+fn pin_error(path: &Path, cause: io::Error) -> Error {
+    Error::Pin { path: path.into(), cause }
 }
 
 /// The netdev's name for messages, or its number if it is gone.

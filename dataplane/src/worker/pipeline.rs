@@ -21,7 +21,7 @@
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
 //! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
-//! - *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
+//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
 //!   sender.
 
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use crate::flow::{Flow, FlowIx, FlowTable, tcp};
 use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
 use crate::l7::io::FlowIo;
+use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use crate::types::{Direction, LinkId, Nanos, Tuple, proto};
@@ -238,7 +239,10 @@ impl Pipeline {
 
     /// (3) A packet that belongs to no flow.
     fn open(&mut self, around: &mut Surroundings<'_>, link: LinkId, view: &View, packet: Packet) {
-        let subject = Subject { tuple: view.tuple, icmp_type: icmp_of(view).0 };
+        let subject = Subject { tuple: view.tuple, icmp_type: icmp_type_of(view) };
+        if matches!(icmp::role(view.tuple.protocol, subject.icmp_type), Role::Reply { .. }) {
+            return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
+        }
         let from_host = around.snapshot.routes.is_host(link);
         let Some(links) = around.links(view.tuple, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
@@ -539,10 +543,10 @@ fn tcp_of(view: &View) -> Option<Tcp> {
     }
 }
 
-fn icmp_of(view: &View) -> (u8, u8) {
+fn icmp_type_of(view: &View) -> u8 {
     match view.l4_kind {
-        L4::Icmp { kind, code } => (kind, code),
-        _ => (0, 0),
+        L4::Icmp { kind, .. } => kind,
+        _ => 0,
     }
 }
 

@@ -12,6 +12,10 @@ use crate::types::LinkId;
 ///
 /// They bound what one link can take of the [`Umem`]: `fill` frames wait to be received into, and
 /// each worker adds at most `rx` received and `tx` to be transmitted.
+///
+/// The default takes 8 MiB for a link's fill ring. It covers a worker that is off its CPU for a
+/// time slice (3 ms) under a TCP stream at full speed: on two crowded cores, streams of 3 s lost
+/// thousands of packets with rings of 512 and nearly none with 2048, at MTU 1500, 9000 and 65000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RingSizes {
     /// Frames to receive into, shared by the link's workers.

@@ -1,6 +1,5 @@
 //! One worker's rings on one link.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -11,9 +10,8 @@ use super::ring::{Rx, Tx};
 use super::sys::{self, Desc, XDP_PKT_CONTD};
 use crate::types::LinkId;
 
-/// Calls to the kernel in one flush, at most. A kernel that takes 32 descriptors a call
-/// (`TX_BATCH_SIZE`, `net/xdp/xsk.c`) empties a ring of 2048 entries with them; one that drops
-/// packets may want a call for each, and is not waited for.
+/// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
+/// takes 32 of them (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).
 const WAKEUPS_MAX: u32 = 64;
 
 /// One worker's way to receive from and transmit to one link.
@@ -110,8 +108,9 @@ impl Port {
         self.state
     }
 
-    /// Whether flushed packets wait because the kernel was busy. [`Port::service`] tries again; a
-    /// worker must not go to sleep for long before.
+    /// Whether flushed packets wait because the kernel was busy or the link is down.
+    /// [`Port::service`] tries again, and nothing tells when it would succeed: meanwhile a worker
+    /// should sleep for milliseconds at most.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.unsent
@@ -180,7 +179,7 @@ impl Port {
     /// kernel leaves on the ring is sent by a later flush or [`Port::service`].
     #[inline]
     pub fn flush(&mut self) {
-        self.unsent |= self.tx.publish();
+        self.unsent |= self.tx.publish() && self.state != LinkState::Gone;
         self.send();
     }
 
@@ -196,46 +195,36 @@ impl Port {
 
     #[inline]
     fn send(&mut self) {
-        if self.unsent && self.state != LinkState::Gone {
+        if self.unsent {
             self.wake();
         }
     }
 
-    /// Calls the kernel until it has taken all of the transmit ring or gets no further.
+    /// Calls the kernel until it has taken all of the transmit ring, or stops for another reason
+    /// than the number of entries that it takes at once. In particular it stops at each packet
+    /// that the device drops; a pod that has taken its interface down must not cost us a call for
+    /// every packet to it.
     fn wake(&mut self) {
-        let link = Arc::clone(&self.link);
-        let Some(socket) = link.socket(self.worker).filter(|_| self.tx.needs_wakeup()) else {
+        let Self { link, tx, counters, .. } = self;
+        let Some(socket) = link.socket(self.worker).filter(|_| tx.needs_wakeup()) else {
             self.unsent = false;
             return;
         };
-        let mut left = self.tx.in_use();
+        let mut left = tx.in_use();
         for _ in 0..WAKEUPS_MAX {
             let result = sys::wake(socket.as_fd());
-            self.counters.wakeups += 1;
-            self.note(result);
-            let before = std::mem::replace(&mut left, self.tx.in_use());
-            if left == 0 || left == before {
+            counters.wakeups += 1;
+            let error = result.err().and_then(|error| error.raw_os_error());
+            let state = state_after(error);
+            counters.wakeup_errors += u64::from(state.is_none());
+            self.state = state.unwrap_or(LinkState::Up);
+            let before = std::mem::replace(&mut left, tx.in_use());
+            let budget_spent = error == Some(libc::EAGAIN) && left < before;
+            if left == 0 || !budget_spent {
                 break;
             }
         }
-        self.unsent = left > 0;
-    }
-
-    /// Draws conclusions about the link from a wakeup's result (`__xsk_sendmsg` and
-    /// `__xsk_generic_xmit`, `net/xdp/xsk.c`).
-    fn note(&mut self, wakeup: io::Result<()>) {
-        let error = wakeup.err().and_then(|error| error.raw_os_error());
-        self.state = match error {
-            Some(libc::ENXIO | libc::EBADF) => LinkState::Gone,
-            Some(libc::ENETDOWN) => LinkState::Down,
-            // No budget, no room in the completion ring or the device, no memory, a packet that
-            // the device dropped.
-            None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => LinkState::Up,
-            Some(_) => {
-                self.counters.wakeup_errors += 1;
-                LinkState::Up
-            }
-        };
+        self.unsent = left > 0 && self.state != LinkState::Gone;
     }
 
     /// Frames of a packet whose rest has not come yet. They count as the worker's in
@@ -272,6 +261,19 @@ impl Port {
         if let Some(packet) = self.assembler.take_partial() {
             pool.free_packet(packet);
         }
+    }
+}
+
+/// What a wakeup's error number says of the link (`__xsk_sendmsg` and `__xsk_generic_xmit`,
+/// `net/xdp/xsk.c`); `None` if no cause known there explains it.
+fn state_after(error: Option<i32>) -> Option<LinkState> {
+    match error {
+        Some(libc::ENXIO | libc::EBADF) => Some(LinkState::Gone),
+        Some(libc::ENETDOWN) => Some(LinkState::Down),
+        // Out of budget, of room in the completion ring or the device, of memory; or the device
+        // dropped a packet.
+        None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => Some(LinkState::Up),
+        Some(_) => None,
     }
 }
 

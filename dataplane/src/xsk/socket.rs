@@ -51,7 +51,7 @@ fn advice(error: &io::Error) -> &'static str {
         }
         Some(libc::EBUSY) => " (another program has AF_XDP sockets on queue 0)",
         Some(libc::ENODEV) => " (the netdev is gone)",
-        Some(libc::EINVAL) => " (Linux 6.6 or newer is needed)",
+        Some(libc::EINVAL) => " (the link is open already, or Linux is older than 6.6)",
         _ => "",
     }
 }

@@ -1,5 +1,6 @@
 //! A worker on memory links, with tables made by hand: pods A and B, the node behind the host link.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
 use std::sync::Arc;
 

@@ -316,8 +316,8 @@ fn a_pods_netdev_is_read_and_switched_from_outside_its_namespace() {
         // Another thread, in another namespace, where there is no such netdev.
         in_new_namespaces(|| {
             let missing = hardware(POD).unwrap_err();
-            assert!(matches!(&missing, Error::Netdev { source, .. }
-                if source.raw_os_error() == Some(Errno::ENODEV as i32)));
+            assert!(matches!(&missing, Error::Netdev { cause, .. }
+                if cause.raw_os_error() == Some(Errno::ENODEV as i32)));
 
             let read = netns::inside(&pod_netns, || hardware(POD)).unwrap().unwrap();
             assert_eq!(read, Hardware { mac: [2, 0, 0, 0, 0, 0x2a], mtu: 9000 });

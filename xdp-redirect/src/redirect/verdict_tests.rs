@@ -236,11 +236,19 @@ fn v6_tcp(headers: &[(u8, u8)]) -> Sent {
     Sent { ip, ..v4_tcp() }
 }
 
-/// An ICMPv6 message of this type, whose first byte stands where the source port would.
+/// `ff02::1`, where much of neighbour discovery goes.
+const ALL_NODES: u128 = 0xff02 << 112 | 1;
+
+/// An ICMPv6 message of this type to all nodes, whose first byte stands where the source port
+/// would.
 fn icmpv6(kind: u8, hop_limit: u8, headers: &[(u8, u8)]) -> Vec<u8> {
+    icmpv6_to(ALL_NODES, kind, hop_limit, headers)
+}
+
+fn icmpv6_to(to: u128, kind: u8, hop_limit: u8, headers: &[(u8, u8)]) -> Vec<u8> {
     let mut sent = v6_tcp(headers);
-    if let Ip::V6 { hop_limit: field, .. } = &mut sent.ip {
-        *field = hop_limit;
+    if let Ip::V6 { hop_limit: field, dst, .. } = &mut sent.ip {
+        (*field, *dst) = (hop_limit, to);
     }
     Sent { protocol: ICMPV6, sport: u16::from(kind) << 8, ..sent }.frame()
 }
@@ -375,6 +383,17 @@ fn neighbour_discovery_passes_only_from_the_link_itself() {
         for header in [HOP_BY_HOP, ROUTING, DESTINATION, FRAGMENT] {
             assert_ne!(probe.verdict(&icmpv6(kind, 255, &[(header, 0)])), Verdict::Kernel);
         }
+    }
+}
+
+#[test]
+fn neighbour_discovery_passes_only_to_addresses_that_no_router_forwards_to() {
+    let mut probe = Probe::new();
+    for to in [0xfe80 << 112 | 1, 0xfebf << 112 | 1, ALL_NODES, 0xff12 << 112 | 1] {
+        assert_eq!(probe.verdict(&icmpv6_to(to, 135, 255, &[])), Verdict::Kernel, "{to:x}");
+    }
+    for to in [1, 0xfd << 120 | 2, 0xfec0 << 112 | 1, 0xff05 << 112 | 1, 0xff0e << 112 | 1] {
+        assert_ne!(probe.verdict(&icmpv6_to(to, 135, 255, &[])), Verdict::Kernel, "{to:x}");
     }
 }
 
