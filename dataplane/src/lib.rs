@@ -15,5 +15,5 @@ pub mod policy;
 pub mod route;
 pub mod stats;
 pub mod types;
-// pub mod worker;
+pub mod worker;
 pub mod xsk;

@@ -12,7 +12,7 @@ pub mod rules;
 
 use std::sync::Arc;
 
-pub use rules::{HttpRule, L7Rules};
+pub use rules::{HttpRule, HttpRuleSpec, L7Rules, Request, RuleError, RuleField};
 
 use crate::policy::RuleId;
 
@@ -41,5 +41,22 @@ impl L7Policy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.egress.is_empty() && self.ingress.is_empty()
+    }
+
+    /// Holds a request against the rules. `Some` if it is allowed, with the rule that allows it at
+    /// the destination, or else at the source.
+    #[must_use]
+    pub fn judge(&self, request: &Request<'_>) -> Option<Option<RuleId>> {
+        let egress = judge(&self.egress, request)?;
+        let ingress = judge(&self.ingress, request)?;
+        Some(ingress.or(egress))
+    }
+}
+
+fn judge(entries: &[L7Entry], request: &Request<'_>) -> Option<Option<RuleId>> {
+    let allows = |entry: &&L7Entry| entry.rules.as_ref().is_none_or(|rules| rules.allows(request));
+    match entries.iter().find(allows) {
+        Some(entry) => Some(Some(entry.rule)),
+        None => entries.is_empty().then_some(None),
     }
 }

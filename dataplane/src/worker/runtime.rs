@@ -184,15 +184,12 @@ impl Dataplane {
     /// # Errors
     /// When a worker doesn't answer.
     pub fn remove_link(&self, link: LinkId) -> Result<(), LinkError> {
-        let commands = (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
+        let commands =
+            (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
         self.tell_all(link, commands)
     }
 
-    fn tell_all<F>(
-        &self,
-        link: LinkId,
-        commands: impl Iterator<Item = F>,
-    ) -> Result<(), LinkError>
+    fn tell_all<F>(&self, link: LinkId, commands: impl Iterator<Item = F>) -> Result<(), LinkError>
     where
         F: FnOnce(channel::Sender<io::Result<()>>) -> Command,
     {

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use super::frame::{Frame, FramePool};
 use super::link::{Link, RingSizes};
 use super::port::Port;
 use super::ring::{Consumer, Producer, pair};
@@ -47,14 +46,14 @@ pub fn link(
 ) -> (Vec<Port>, MemoryLink) {
     let (fill, kernel_fill) = pair(sizes.fill);
     let (kernel_completion, completion) = pair(sizes.completion);
-    let shared = Arc::new(Link::new(Arc::clone(umem), link, fill, completion));
+    let shared = Arc::new(Link::new(Arc::clone(umem), link, fill, completion, Vec::new()));
     shared.service(&mut umem.pool());
     let (mut ports, mut lanes) = (Vec::new(), Vec::new());
-    for _ in 0..workers {
+    for worker in 0..workers {
         let (kernel_rx, rx) = pair(sizes.rx);
         let (tx, kernel_tx) = pair(sizes.tx);
         kernel_tx.ask_for_wakeup();
-        ports.push(Port::new(rx, tx, Arc::clone(&shared)));
+        ports.push(Port::new(worker, rx, tx, Arc::clone(&shared)));
         lanes.push(Lane { rx: kernel_rx, tx: kernel_tx, sending: Vec::new() });
     }
     let kernel = MemoryLink {
@@ -93,18 +92,24 @@ impl MemoryLink {
         }
         for part in parts {
             left -= 1;
-            let frame = self.fill.pop().and_then(|address| self.umem.take(address, self.link));
-            let Some(mut frame) = frame else {
-                unreachable!("a port fills its ring with frames that it has given to the link");
-            };
-            frame.set_extent(FRAME_HEADROOM, part.len() as u32);
-            self.umem.data_mut(&mut frame).copy_from_slice(part);
-            let (len, options) = (frame.len(), if left > 0 { XDP_PKT_CONTD } else { 0 });
-            let addr = self.umem.give(frame, self.link);
-            rx.produce(1, || Some(Desc { addr, len, options }));
+            self.deliver(worker, part, left > 0);
         }
-        rx.publish();
+        self.workers[worker].rx.publish();
         true
+    }
+
+    /// Puts a part of a packet in the next frame of the fill ring, and on the receive ring.
+    fn deliver(&mut self, worker: usize, part: &[u8], more: bool) {
+        let frame = self.fill.pop().and_then(|address| self.umem.take(address, self.link));
+        let Some(mut frame) = frame else {
+            unreachable!("a port fills its ring with frames that it has given to the link");
+        };
+        frame.set_extent(FRAME_HEADROOM, part.len() as u32);
+        self.umem.data_mut(&mut frame).copy_from_slice(part);
+        let (len, options) = (frame.len(), if more { XDP_PKT_CONTD } else { 0 });
+        let addr = self.umem.give(frame, self.link);
+        let put = self.workers[worker].rx.produce(1, || Some(Desc { addr, len, options }));
+        debug_assert_eq!(put, 1, "the caller looked for room");
     }
 
     /// Takes what `worker`'s port has flushed, hands every packet to `each` and completes its
@@ -118,10 +123,9 @@ impl MemoryLink {
         while self.completion.free(1) > 0
             && let Some(desc) = lane.tx.pop()
         {
-            let Some(frame) = self.umem.take(desc.addr, self.link) else {
+            let Some(mut frame) = self.umem.take(desc.addr, self.link) else {
                 unreachable!("a port transmits frames that it has given to the link");
             };
-            let mut frame: Frame = frame;
             frame.set_extent((desc.addr % u64::from(FRAME_SIZE)) as u32, desc.len);
             lane.sending.extend_from_slice(self.umem.data(&frame));
             let addr = self.umem.give(frame, self.link);
@@ -144,57 +148,4 @@ impl MemoryLink {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIZES: RingSizes = RingSizes { fill: 64, completion: 64, rx: 64, tx: 64 };
-
-    struct Bench {
-        umem: Arc<Umem>,
-        pool: FramePool,
-        ports: Vec<Port>,
-        kernel: MemoryLink,
-    }
-
-    impl Bench {
-        fn new(frames: u32, workers: usize) -> Self {
-            let umem = Umem::new(frames).unwrap();
-            let (ports, kernel) = link(&umem, LinkId(1), workers, SIZES);
-            Self { pool: umem.pool(), umem, ports, kernel }
-        }
-
-        /// Receives everything on worker 0 and sends it back; returns what came out.
-        fn echo(&mut self) -> Vec<Vec<u8>> {
-            let mut packets = Vec::new();
-            let port = &mut self.ports[0];
-            port.receive(&mut self.pool, &mut packets, usize::MAX);
-            for packet in packets {
-                port.transmit(&mut self.pool, packet).unwrap();
-            }
-            port.flush();
-            let mut sent = Vec::new();
-            self.kernel.transmitted(0, &mut |bytes| sent.push(bytes.to_vec()));
-            port.service(&mut self.pool);
-            assert_eq!(self.pool.outstanding(), port.held_frames() as i64);
-            sent
-        }
-    }
-
-    fn bytes(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i % 251) as u8).collect()
-    }
-
-    #[test]
-    fn packets_of_every_size_go_round_unchanged() {
-        let mut bench = Bench::new(256, 1);
-        for len in [1, 14, 60, 1514, 3839, 3840, 3841, 7680, 9014, 32_014, 65_535] {
-            assert!(bench.kernel.inject(0, &bytes(len)));
-            assert_eq!(bench.echo(), [bytes(len)], "{len} bytes");
-        }
-        assert_eq!(bench.ports[0].statistics(), XskStatistics { ..Default::default() });
-        assert_eq!(bench.kernel.fill_level(), SIZES.fill);
-        assert_eq!(bench.umem.held_by(LinkId(1)), SIZES.fill as usize);
-    }
-
-    use super::super::port::XskStatistics;
-}
+mod tests;

@@ -12,11 +12,13 @@ mod link;
 pub mod memory;
 mod port;
 mod ring;
+mod socket;
 mod sys;
 mod umem;
 
 pub use assemble::PACKET_FRAMES_MAX;
 pub use frame::{Frame, FramePool, Packet};
 pub use link::RingSizes;
-pub use port::{Port, XskStatistics};
+pub use port::{LinkState, Port, XskStatistics};
+pub use socket::{OpenError, open_link};
 pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};

@@ -1,14 +1,15 @@
 //! The packet memory that all links share with the kernel.
 
 use std::io;
-use std::ptr::NonNull;
 use std::slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use crossbeam::queue::ArrayQueue;
 
 use super::frame::{Frame, FramePool};
+use super::link::Link;
+use super::sys::Mapping;
 use crate::types::LinkId;
 
 /// Bytes of one frame (a "chunk" of the UMEM). A page, the largest the kernel takes
@@ -40,21 +41,16 @@ const fn held_by(link: LinkId) -> u32 {
 /// So no sequence of ring entries, not even from a faulty kernel, makes two handles for one frame.
 #[derive(Debug)]
 pub struct Umem {
-    area: NonNull<u8>,
+    area: Mapping,
     frames: u32,
     id: u32,
     /// For each frame [`OWNED_BY_US`] or [`held_by`] the link whose rings hold it.
     holder: Box<[AtomicU32]>,
     /// Free frames that no worker keeps for itself.
     pub(super) spare: ArrayQueue<Frame>,
+    /// The link through whose socket other links share this memory's registration.
+    pub(super) owner: Mutex<Weak<Link>>,
 }
-
-// SAFETY: `area` points to memory that lives as long as the `Umem` and is only ever reached
-// through a `Frame` handle, of which there is exactly one for each frame (see "Ownership").
-unsafe impl Send for Umem {}
-// SAFETY: as above; shared access to a `Umem` reaches bytes only with a `&Frame` or `&mut Frame`,
-// which carries the aliasing rules over to the bytes.
-unsafe impl Sync for Umem {}
 
 impl Umem {
     /// Maps `frames` frames (rounded up to at least one), all of them spare.
@@ -63,28 +59,11 @@ impl Umem {
     /// When the memory can't be mapped.
     pub fn new(frames: u32) -> io::Result<Arc<Self>> {
         let frames = frames.max(1);
-        let len = frames as usize * FRAME_SIZE as usize;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases
-        // nothing; the result is checked below.
-        let area = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if area == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let area = NonNull::new(area.cast::<u8>())
-            .ok_or_else(|| io::Error::other("mmap returned address zero"))?;
+        let area = Mapping::anonymous(frames as usize * FRAME_SIZE as usize)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let spare = ArrayQueue::new(frames as usize);
         let holder = (0..frames).map(|_| AtomicU32::new(OWNED_BY_US)).collect();
-        let umem = Arc::new(Self { area, frames, id, holder, spare });
+        let umem = Arc::new(Self { area, frames, id, holder, spare, owner: Mutex::default() });
         umem.spare_again((0..frames).map(|index| Frame::new(id, index)));
         Ok(umem)
     }
@@ -101,52 +80,55 @@ impl Umem {
         self.frames
     }
 
-    /// Start of the area and its length in bytes, for `XDP_UMEM_REG`.
-    pub(super) fn area(&self) -> (NonNull<u8>, usize) {
-        (self.area, self.frames as usize * FRAME_SIZE as usize)
+    /// The memory, for `XDP_UMEM_REG`.
+    pub(super) fn area(&self) -> &Mapping {
+        &self.area
     }
 
     fn check(&self, frame: &Frame) {
         assert_eq!(frame.umem(), self.id, "frame of another UMEM");
     }
 
+    /// First byte of a frame's data; [`Frame::capacity`] bytes from there are in the area.
+    fn start(&self, frame: &Frame) -> *mut u8 {
+        self.check(frame);
+        // SAFETY: `check` ties the frame to this area, and `Frame` keeps its position inside.
+        unsafe { self.area.base().as_ptr().add(frame.position()) }
+    }
+
     /// The bytes of a frame.
     #[must_use]
+    #[inline]
     pub fn data<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        self.check(frame);
-        // SAFETY: `check` ties the frame to this area and `Frame` keeps index, offset and length
-        // inside of it; the one handle is borrowed, so nobody writes to these bytes meanwhile.
-        unsafe {
-            slice::from_raw_parts(self.area.as_ptr().add(frame.position()), frame.len() as usize)
-        }
+        // SAFETY: initialised bytes of the area (`start`), which lives as long as `self`; the one
+        // handle is borrowed, so nobody writes to them meanwhile.
+        unsafe { slice::from_raw_parts(self.start(frame), frame.len() as usize) }
     }
 
     /// The bytes of a frame, to edit.
     #[must_use]
+    #[inline]
     pub fn data_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
-        self.check(frame);
         // SAFETY: as in `data`; the one handle is borrowed mutably, so nobody else reads or
         // writes these bytes meanwhile.
-        unsafe {
-            slice::from_raw_parts_mut(
-                self.area.as_ptr().add(frame.position()),
-                frame.len() as usize,
-            )
-        }
+        unsafe { slice::from_raw_parts_mut(self.start(frame), frame.len() as usize) }
     }
 
     /// Gives a frame to `link`'s rings. Returns its address for a descriptor.
+    #[inline]
     pub(super) fn give(&self, frame: Frame, link: LinkId) -> u64 {
         self.check(&frame);
-        let (index, position) = (frame.index(), frame.position() as u64);
-        frame.forget();
-        let before = self.holder[index as usize].swap(held_by(link), Ordering::AcqRel);
-        debug_assert_eq!(before, OWNED_BY_US, "frame {index} was already with the kernel");
-        position
+        let (index, position) = frame.end();
+        let holder = &self.holder[index as usize];
+        // A plain store: with the one handle gone, nobody else may change the note.
+        debug_assert_eq!(holder.load(Ordering::Relaxed), OWNED_BY_US, "frame {index} was given");
+        holder.store(held_by(link), Ordering::Release);
+        position as u64
     }
 
     /// Takes back the frame at `address` from `link`'s rings, with no data in it. `None` if the
     /// link doesn't hold it: the descriptor is false.
+    #[inline]
     pub(super) fn take(&self, address: u64, link: LinkId) -> Option<Frame> {
         let index = u32::try_from(address / u64::from(FRAME_SIZE)).ok()?;
         let holder = self.holder.get(index as usize)?;
@@ -179,14 +161,5 @@ impl Umem {
     #[must_use]
     pub fn held_by(&self, link: LinkId) -> usize {
         self.holder.iter().filter(|h| h.load(Ordering::Relaxed) == held_by(link)).count()
-    }
-}
-
-impl Drop for Umem {
-    fn drop(&mut self) {
-        let (area, len) = self.area();
-        // SAFETY: the mapping of `new`, unmapped once; handles that outlive it are inert, since
-        // their bytes are only reached through this `Umem`.
-        unsafe { libc::munmap(area.as_ptr().cast(), len) };
     }
 }

@@ -1,0 +1,156 @@
+//! The bytes that decided something, remembered until the server has acknowledged them.
+//!
+//! A pod may send one position of its stream twice with different bytes, and make sure that the
+//! server ignores the first packet (a hop limit that runs out, an old timestamp, …). The server
+//! must not get anything else than what was inspected, so every packet is held against these
+//! bytes. Body bytes are not kept: they decide nothing.
+
+use std::collections::VecDeque;
+
+use super::seq::Seq;
+
+/// Capacity kept while nothing is remembered, bytes.
+const CAPACITY_KEPT: usize = 4096;
+
+/// Positions that lie together.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    start: Seq,
+    len: u32,
+}
+
+impl Range {
+    const fn end(self) -> Seq {
+        self.start.plus(self.len)
+    }
+}
+
+/// Ranges of a stream in order, and their bytes.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    ranges: VecDeque<Range>,
+    /// The bytes of all ranges, one after the other, from `first` on.
+    bytes: Vec<u8>,
+    first: usize,
+}
+
+impl Memory {
+    /// Bytes remembered.
+    pub(super) const fn len(&self) -> usize {
+        self.bytes.len() - self.first
+    }
+
+    /// Remembers bytes that lie behind all others.
+    pub(super) fn append(&mut self, start: Seq, bytes: &[u8]) {
+        let len = bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        match self.ranges.back_mut() {
+            Some(last) if last.end() == start => last.len += len,
+            _ => self.ranges.push_back(Range { start, len }),
+        }
+    }
+
+    /// Forgets what lies before `position`.
+    pub(super) fn forget_before(&mut self, position: Seq) {
+        while let Some(range) = self.ranges.front_mut() {
+            let gone = position.count_since(range.start).min(range.len);
+            self.first += gone as usize;
+            if gone < range.len {
+                (range.start, range.len) = (range.start.plus(gone), range.len - gone);
+                break;
+            }
+            self.ranges.pop_front();
+        }
+        if self.ranges.is_empty() {
+            self.bytes.clear();
+            self.bytes.shrink_to(CAPACITY_KEPT);
+            self.first = 0;
+        } else if self.first > self.bytes.len() / 2 {
+            self.bytes.drain(..self.first);
+            self.first = 0;
+        }
+    }
+
+    /// Whether `bytes` at `start` contradict what is remembered.
+    pub(super) fn contradicts(&self, start: Seq, bytes: &[u8]) -> bool {
+        let end = start.plus(bytes.len() as u32);
+        let mut at = self.first;
+        for range in &self.ranges {
+            let (from, to) = (range.start.later(start), range.end().earlier(end));
+            if from.is_before(to) {
+                let len = to.count_since(from) as usize;
+                let ours = &self.bytes[at + from.count_since(range.start) as usize..][..len];
+                if ours != &bytes[from.count_since(start) as usize..][..len] {
+                    return true;
+                }
+            }
+            at += range.len as usize;
+        }
+        false
+    }
+
+    /// The remembered bytes from `start` up to `end`, or up to where memory ends; empty if the
+    /// one at `start` is not remembered.
+    pub(super) fn slice(&self, start: Seq, end: Seq) -> &[u8] {
+        let mut at = self.first;
+        for range in &self.ranges {
+            if !start.is_before(range.start) && start.is_before(range.end()) {
+                let len = end.earlier(range.end()).count_since(start) as usize;
+                return &self.bytes[at + start.count_since(range.start) as usize..][..len];
+            }
+            at += range.len as usize;
+        }
+        &[]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        let mut memory = Memory::default();
+        memory.append(Seq(u32::MAX), b"ab");
+        memory.append(Seq(1), b"cd");
+        memory.append(Seq(10), b"xy");
+        assert_eq!(memory.slice(Seq(u32::MAX), Seq(3)), b"abcd");
+        assert_eq!(memory.slice(Seq(0), Seq(20)), b"bcd");
+        assert_eq!(memory.slice(Seq(3), Seq(20)), b"");
+        assert_eq!(memory.slice(Seq(11), Seq(20)), b"y");
+        memory.forget_before(Seq(2));
+        assert_eq!((memory.slice(Seq(2), Seq(9)), memory.len()), (&b"d"[..], 3));
+    }
+
+    proptest! {
+        /// The model: a map from position to byte.
+        #[test]
+        fn memory_contradicts_exactly_what_differs(
+            start: u32,
+            pieces in proptest::collection::vec((0u32..4, "[a-c]{1,8}", 0u32..12), 1..12),
+            probe in (0u32..60, "[a-c]{0,12}"),
+        ) {
+            let mut memory = Memory::default();
+            let mut model = std::collections::HashMap::new();
+            let (mut end, mut acked) = (0, 0);
+            for (gap, bytes, ack) in pieces {
+                end += gap;
+                memory.append(Seq(start).plus(end), bytes.as_bytes());
+                for byte in bytes.bytes() {
+                    model.insert(end, byte);
+                    end += 1;
+                }
+                acked = end.min(acked + ack);
+                memory.forget_before(Seq(start).plus(acked));
+                model.retain(|at, _| *at >= acked);
+            }
+            prop_assert_eq!(memory.len(), model.len());
+            let (at, bytes) = (probe.0, probe.1.as_bytes());
+            let differs = bytes.iter().enumerate().any(|(index, byte)| {
+                model.get(&(at + index as u32)).is_some_and(|ours| ours != byte)
+            });
+            prop_assert_eq!(memory.contradicts(Seq(start).plus(at), bytes), differs);
+        }
+    }
+}
