@@ -28,7 +28,7 @@ use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::Epoch;
 use podgate_dataplane::worker::SharedConfig;
-use podgate_dataplane::worker::runtime::{Config, Dataplane, PollMode};
+use podgate_dataplane::worker::{Config, Dataplane, PollMode};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Store, compile};
 use podgate_xdp_redirect::bpffs;
