@@ -1,16 +1,13 @@
 //! What holds for all objects and all flows.
 
-mod generate;
-mod support;
-
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use podgate_policy::{Compiled, EnforcementMode, ObjectKey, Store, compile};
 
-use generate::{HOSTS, cluster, flow, policies, request};
-use support::{ask_oracle, ask_tables};
+use crate::generate::{HOSTS, cluster, flow, policies, request};
+use crate::support::{ask_oracle, ask_tables};
 
 fn store() -> Store {
     let mut store = Store::new();
