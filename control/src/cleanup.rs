@@ -15,7 +15,7 @@ use crate::netlink::Netlink;
 ///
 /// # Errors
 /// When an agent still runs, or the kernel refuses; what was done before stays done.
-pub fn run(state_dir: &Path) -> Result<()> {
+pub(crate) fn run(state_dir: &Path) -> Result<()> {
     if state_dir.exists() {
         let state = StateDir::open(state_dir)?;
         unpin_all(&state.bpf())?;

@@ -22,7 +22,7 @@ use rtnetlink::{
 
 /// Why the kernel's network stack didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
+pub(crate) enum NetlinkError {
     /// The socket can't be had.
     #[error("can't open a netlink socket: {0}")]
     Socket(#[from] io::Error),
@@ -57,17 +57,17 @@ fn to_io(error: &rtnetlink::Error) -> io::Error {
 
 /// One netdev of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Link {
+pub(crate) struct Link {
     /// Index, unique in the namespace.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
     /// Ethernet address; zero for netdevs without.
-    pub mac: [u8; 6],
+    pub(crate) mac: [u8; 6],
     /// Largest IP packet, bytes.
-    pub mtu: u32,
+    pub(crate) mtu: u32,
     /// Index of the other end, for one end of a veth pair; in the other end's namespace.
-    pub peer: Option<u32>,
+    pub(crate) peer: Option<u32>,
 }
 
 impl Link {
@@ -96,7 +96,7 @@ impl Link {
 
 /// A change in the kernel's network stack.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     /// This link is new, or something about it changed.
     Link(Link),
     /// The link with this index is gone from the namespace.
@@ -109,7 +109,7 @@ pub enum Change {
 
 /// A connection to the kernel, for the network namespace that it was made in.
 #[derive(Clone, Debug)]
-pub struct Netlink {
+pub(crate) struct Netlink {
     handle: rtnetlink::Handle,
 }
 
@@ -118,7 +118,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When no socket can be had.
-    pub fn connect() -> Result<Self, NetlinkError> {
+    pub(crate) fn connect() -> Result<Self, NetlinkError> {
         let (connection, handle, _) = new_connection()?;
         tokio::spawn(connection);
         Ok(Self { handle })
@@ -128,7 +128,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When no socket can be had.
-    pub fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
+    pub(crate) fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, _, messages) = new_multicast_connection(&groups)?;
         tokio::spawn(connection);
@@ -139,7 +139,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+    pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_name(name.to_owned());
         first_link(request, format!("look for link {name}")).await
     }
@@ -148,7 +148,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+    pub(crate) async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_index(index);
         first_link(request, format!("look for link {index}")).await
     }
@@ -157,7 +157,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
+    pub(crate) async fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
         let messages: Vec<_> = self
             .handle
             .address()
@@ -176,7 +176,12 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn add_pair(&self, name: &str, peer: &str, mtu: u32) -> Result<(), NetlinkError> {
+    pub(crate) async fn add_pair(
+        &self,
+        name: &str,
+        peer: &str,
+        mtu: u32,
+    ) -> Result<(), NetlinkError> {
         let pair = LinkVeth::new(name, peer).mtu(mtu).build();
         self.handle
             .link()
@@ -190,7 +195,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn set_up_quiet(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
+    pub(crate) async fn set_up_quiet(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
         let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let quiet = LinkUnspec::new_with_index(link.index)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![mode]))
@@ -215,7 +220,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn delete_link(&self, link: &Link) -> Result<(), NetlinkError> {
+    pub(crate) async fn delete_link(&self, link: &Link) -> Result<(), NetlinkError> {
         self.handle
             .link()
             .del(link.index)
@@ -230,7 +235,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn add_route(
+    pub(crate) async fn add_route(
         &self,
         address: IpAddr,
         link: u32,
@@ -262,7 +267,11 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn delete_route(&self, address: IpAddr, link: u32) -> Result<(), NetlinkError> {
+    pub(crate) async fn delete_route(
+        &self,
+        address: IpAddr,
+        link: u32,
+    ) -> Result<(), NetlinkError> {
         match self.handle.route().del(host_route(address, link)).execute().await {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -276,7 +285,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn routes(&self, link: u32) -> Result<Vec<IpAddr>, NetlinkError> {
+    pub(crate) async fn routes(&self, link: u32) -> Result<Vec<IpAddr>, NetlinkError> {
         let mut found = Vec::new();
         for any in [host_route(IpAddr::from([0; 4]), link), host_route(IpAddr::from([0; 16]), link)]
         {

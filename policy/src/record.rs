@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::{Event, EventKind, RequestLine};
-use podgate_dataplane::policy::{Cause, DirectionTable, Exemption, PolicyTables, RuleId, Verdict};
+use podgate_dataplane::policy::{Cause, DirectionTable, Exemption, RuleId, Verdict};
 use podgate_dataplane::types::{Address, Tuple, proto};
 use serde::{Deserialize, Serialize};
 
