@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use podgate_dataplane::types::LinkId;
-use podgate_dataplane::worker::runtime::Dataplane;
+use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{RingSizes, open_link};
 use podgate_xdp_redirect::Redirect;
 
