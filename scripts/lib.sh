@@ -2,8 +2,8 @@
 # What the scripts share: sourced, not run.
 
 # Debian packages that building, testing and the demo need. Rust comes from rustup.
-PACKAGES=(clang llvm libbpf-dev libelf-dev linux-libc-dev gcc libc6-dev
-    iproute2 iputils-ping curl nginx tcpdump)
+PACKAGES=(clang libbpf-dev linux-libc-dev gcc libc6-dev
+    iproute2 iputils-ping curl nginx tcpdump ca-certificates)
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"

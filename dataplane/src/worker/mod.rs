@@ -90,6 +90,12 @@ impl Worker {
         self.pipeline.flows()
     }
 
+    /// Whether some flow is inspected: its timers want a round every few milliseconds.
+    #[must_use]
+    pub fn has_inspected(&self) -> bool {
+        self.pipeline.has_inspected()
+    }
+
     /// One turn over all ports at time `now`. Returns the number of packets processed; with zero
     /// the caller may sleep.
     pub fn round(&mut self, now: Nanos) -> usize {

@@ -251,3 +251,36 @@ fn cost(performance: &Performance, out: &mut impl Write) -> io::Result<()> {
 fn many(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::report::{Allocations, Latency};
+
+    #[test]
+    fn the_cost_names_what_was_measured_and_what_was_not() {
+        let mut performance = Performance {
+            repetitions: 1200,
+            deviating: 0,
+            packets: 48_000,
+            packets_per_round: 2.25,
+            packets_per_second: 12_345_678.9,
+            ns_per_packet: Latency { mean: 81.04, p50: 75, p99: 190, p999: 800, max: 12_345 },
+            allocations: Some(Allocations {
+                total: 24,
+                per_packet: 0.0005,
+                bytes_per_packet: 0.25,
+            }),
+            clock_ns: 24,
+            debug_build: false,
+        };
+        let printed = |performance: &Performance| {
+            let mut out = Vec::new();
+            cost(performance, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        insta::assert_snapshot!("cost", printed(&performance));
+        (performance.allocations, performance.deviating, performance.debug_build) = (None, 1, true);
+        insta::assert_snapshot!("cost_in_doubt", printed(&performance));
+    }
+}
