@@ -15,7 +15,7 @@ use crate::netlink::Netlink;
 ///
 /// # Errors
 /// When an agent still runs, or the kernel refuses; what was done before stays done.
-pub fn run(state_dir: &Path) -> Result<()> {
+pub(crate) fn run(state_dir: &Path) -> Result<()> {
     if state_dir.exists() {
         let state = StateDir::open(state_dir)?;
         unpin_all(&state.bpf())?;
@@ -39,7 +39,9 @@ fn unpin_all(dir: &Path) -> Result<()> {
     match umount2(dir, MntFlags::empty()) {
         // EINVAL: it is no mount.
         Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
-        Err(error) => return Err(error).with_context(|| format!("can't unmount {}", dir.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("can't unmount {}", dir.display()));
+        }
     }
     fs::remove_dir(dir).with_context(|| format!("can't remove {}", dir.display()))
 }

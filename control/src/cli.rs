@@ -166,8 +166,12 @@ pub enum Output {
 #[derive(Args, Debug, Clone)]
 pub struct SocketArgs {
     /// The agent's control socket.
-    #[arg(long, value_name = "PATH", env = "PODGATE_SOCKET",
-          default_value = "/run/podgate/podgate.sock")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PODGATE_SOCKET",
+        default_value = "/run/podgate/podgate.sock"
+    )]
     pub socket: PathBuf,
 }
 

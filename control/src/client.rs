@@ -11,7 +11,7 @@ use crate::protocol::{Answer, Refused, Request};
 
 /// Why a command of the client failed.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// Nobody listens at the socket, or it may not be opened.
     #[error("the agent can't be reached at {path}: {source} ({})", hint(.source))]
     Unreachable {
@@ -40,7 +40,7 @@ fn hint(error: &io::Error) -> &'static str {
 
 /// A connection to the agent.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     stream: BufReader<UnixStream>,
 }
 
@@ -49,7 +49,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Unreachable`].
-    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+    pub(crate) fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| ClientError::Unreachable {
             path: path.display().to_string(),
             source,
@@ -61,7 +61,10 @@ impl Client {
     ///
     /// # Errors
     /// When the agent refuses it, or doesn't answer as it should.
-    pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+    pub(crate) fn call<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+    ) -> Result<T, ClientError> {
         self.send(request);
         match self.receive()? {
             Answer::Result(value) => from_value(value),
@@ -74,7 +77,7 @@ impl Client {
     ///
     /// # Errors
     /// When the agent refuses it, or doesn't answer as it should.
-    pub fn stream<T: DeserializeOwned, E: From<ClientError>>(
+    pub(crate) fn stream<T: DeserializeOwned, E: From<ClientError>>(
         &mut self,
         request: &Request,
         mut each: impl FnMut(T) -> Result<(), E>,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli::{
-    ClientArgs, Cli, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, PolicyCommand,
+    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, PolicyCommand,
     StatusArgs,
 };
 use crate::client::{Client, ClientError};
@@ -66,11 +66,7 @@ fn show<T: Serialize + serde::de::DeserializeOwned>(
     print_as(args.output, &result, table)
 }
 
-fn print_as<T: Serialize>(
-    output: Output,
-    value: &T,
-    table: impl Fn(&T) -> String,
-) -> Result<()> {
+fn print_as<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> String) -> Result<()> {
     let text = match output {
         Output::Table => table(value),
         Output::Json => serde_json::to_string_pretty(value)? + "\n",
@@ -79,8 +75,7 @@ fn print_as<T: Serialize>(
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let status: Status =
-        Client::connect(&args.client.socket.socket)?.call(&Request::Status {})?;
+    let status: Status = Client::connect(&args.client.socket.socket)?.call(&Request::Status {})?;
     let table = if args.brief { output::status_brief } else { output::status };
     print_as(args.client.output, &status, table)?;
     Ok(if status.ready { ExitCode::SUCCESS } else { NOT_READY.into() })
@@ -89,9 +84,7 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
 fn endpoint(command: EndpointCommand) -> Result<()> {
     let table = |endpoint: &EndpointStatus| output::endpoints(std::slice::from_ref(endpoint));
     match command {
-        EndpointCommand::Add(args) => {
-            show(&args.client, &Request::EndpointAdd(args.spec()), table)
-        }
+        EndpointCommand::Add(args) => show(&args.client, &Request::EndpointAdd(args.spec()), table),
         EndpointCommand::Remove(args) => {
             let request = Request::EndpointRemove { link: args.link };
             show(&args.client, &request, |(): &()| String::new())

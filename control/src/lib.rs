@@ -3,8 +3,8 @@
 
 mod agent;
 mod cleanup;
-mod client;
 pub mod cli;
+mod client;
 pub mod commands;
 mod metrics;
 mod netlink;

@@ -17,21 +17,21 @@ use crate::protocol::EndpointCounts;
 
 /// One metric with all its samples.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Family {
+pub(crate) struct Family {
     /// Name; that of a counter ends with `_total`.
-    pub name: String,
+    pub(crate) name: String,
     /// What it counts.
-    pub help: String,
+    pub(crate) help: String,
     /// Whether it only grows.
-    pub kind: FamilyKind,
+    pub(crate) kind: FamilyKind,
     /// Values.
-    pub samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
 }
 
 /// Kinds of metrics.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
-pub enum FamilyKind {
+pub(crate) enum FamilyKind {
     /// Only grows.
     Counter,
     /// Goes up and down.
@@ -40,30 +40,30 @@ pub enum FamilyKind {
 
 /// One value.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Labels in order.
-    pub labels: Vec<(String, String)>,
+    pub(crate) labels: Vec<(String, String)>,
     /// Value.
-    pub value: u64,
+    pub(crate) value: u64,
 }
 
 /// What the agent counts itself.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct AgentCounts {
+pub(crate) struct AgentCounts {
     /// Endpoints by state.
-    pub endpoints: EndpointCounts,
+    pub(crate) endpoints: EndpointCounts,
     /// Policies in force.
-    pub policies: u64,
+    pub(crate) policies: u64,
     /// Objects refused.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// Epoch of the published snapshot.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// Links that vanished under an endpoint.
-    pub links_gone: u64,
+    pub(crate) links_gone: u64,
     /// Flow records taken off the workers' rings.
-    pub flow_records: u64,
-    /// Flow records whose names were not known any more.
-    pub flow_records_unnamed: u64,
+    pub(crate) flow_records: u64,
+    /// Flow records that nobody could read any more.
+    pub(crate) flow_records_lost: u64,
 }
 
 impl Family {
@@ -87,13 +87,11 @@ impl Family {
 }
 
 /// All metrics.
-pub fn collect<'a>(
-    workers: impl Iterator<Item = &'a WorkerStats> + Clone,
-    counts: &AgentCounts,
-) -> Vec<Family> {
+pub(crate) fn collect(workers: &[&WorkerStats], counts: &AgentCounts) -> Vec<Family> {
     let mut families = agent_families(counts);
-    families.extend(traffic_families(workers.clone()));
-    families.extend(worker_families(workers));
+    families.extend(traffic_families(workers));
+    families.push(l7_family(workers));
+    families.extend(WORKER_METRICS.iter().map(|metric| metric.family(workers)));
     families
 }
 
@@ -115,15 +113,17 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[], counts.links_gone),
         Family::counter("podgate_flow_records_total", "Flow records taken from the workers")
             .with(&[], counts.flow_records),
+        Family::counter("hubble_lost_events_total", "Flow records lost on their way")
+            .with(&[("source", "EVENTS_QUEUE")], counts.flow_records_lost),
     ]
 }
 
 /// Directions are not told apart: a packet between two local pods leaves one and enters the other.
 const DIRECTION: (&str, &str) = ("direction", "UNKNOWN");
 
-fn traffic_families<'a>(workers: impl Iterator<Item = &'a WorkerStats> + Clone) -> [Family; 4] {
+fn traffic_families(workers: &[&WorkerStats]) -> [Family; 4] {
     let sum = |tally: &dyn Fn(&WorkerStats) -> &Tally| {
-        workers.clone().fold((0, 0), |(packets, bytes), worker| {
+        workers.iter().fold((0, 0), |(packets, bytes), worker| {
             let tally = tally(worker);
             (packets + tally.packets.get(), bytes + tally.bytes.get())
         })
@@ -146,65 +146,83 @@ fn traffic_families<'a>(workers: impl Iterator<Item = &'a WorkerStats> + Clone) 
     ]
 }
 
-fn worker_families<'a>(workers: impl Iterator<Item = &'a WorkerStats> + Clone) -> Vec<Family> {
-    let l7 = |outcome: &dyn Fn(&WorkerStats) -> u64| workers.clone().map(outcome).sum::<u64>();
-    let mut families = vec![
-        Family::counter("cilium_policy_l7_total", "HTTP requests judged")
-            .with(&[("rule", "received"), ("proxy_type", "podgate")], l7(&|worker| {
-                worker.l7_allowed.get() + worker.l7_denied.get()
-            }))
-            .with(&[("rule", "forwarded"), ("proxy_type", "podgate")], l7(&|worker| {
-                worker.l7_allowed.get()
-            }))
-            .with(&[("rule", "denied"), ("proxy_type", "podgate")], l7(&|worker| {
-                worker.l7_denied.get()
-            })),
-        Family::counter("hubble_lost_events_total", "Flow records lost on their way")
-            .with(&[("source", "EVENTS_QUEUE")], l7(&|worker| worker.events_lost.get())),
-    ];
-    type Read = fn(&WorkerStats) -> u64;
-    let each: [(FamilyKind, &str, &str, Read); 10] = [
-        (FamilyKind::Counter, "podgate_worker_received_packets_total", "Packets received", |w| {
-            w.received.packets.get()
-        }),
-        (FamilyKind::Counter, "podgate_worker_originated_packets_total", "Packets built", |w| {
-            w.originated.packets.get()
-        }),
-        (FamilyKind::Counter, "podgate_worker_handed_off_total", "Packets handed off", |w| {
-            w.handed_off.get()
-        }),
-        (FamilyKind::Counter, "podgate_worker_flows_opened_total", "Flows opened", |w| {
-            w.flows_opened.get()
-        }),
-        (FamilyKind::Gauge, "podgate_worker_flows", "Flows in the table", |w| w.flows.get()),
-        (FamilyKind::Gauge, "podgate_worker_held_packets", "Packets awaiting a verdict", |w| {
-            w.held.get()
-        }),
-        (FamilyKind::Counter, "podgate_worker_reevaluated_total", "Flows judged again", |w| {
-            w.reevaluated.get()
-        }),
-        (
-            FamilyKind::Counter,
-            "podgate_worker_checksums_completed_total",
-            "Checksums completed for a sender with offload",
-            |w| w.checksums_completed.get(),
-        ),
-        (FamilyKind::Counter, "podgate_worker_busy_rounds_total", "Rounds with packets", |w| {
-            w.busy_rounds.get()
-        }),
-        (FamilyKind::Counter, "podgate_worker_sleeps_total", "Times gone to sleep", |w| {
-            w.sleeps.get()
-        }),
-    ];
-    for (kind, name, help, read) in each {
-        let mut family = Family::new(kind, name, help);
-        for (index, worker) in workers.clone().enumerate() {
-            family = family.with(&[("worker", &index.to_string())], read(worker));
-        }
-        families.push(family);
-    }
-    families
+fn l7_family(workers: &[&WorkerStats]) -> Family {
+    let allowed = workers.iter().map(|worker| worker.l7_allowed.get()).sum();
+    let denied = workers.iter().map(|worker| worker.l7_denied.get()).sum();
+    let outcomes = [("received", allowed + denied), ("forwarded", allowed), ("denied", denied)];
+    let family = Family::counter("cilium_policy_l7_total", "HTTP requests judged");
+    outcomes.into_iter().fold(family, |family, (rule, value)| {
+        family.with(&[("rule", rule), ("proxy_type", "podgate")], value)
+    })
 }
+
+/// A metric with one sample for each worker.
+struct WorkerMetric {
+    kind: FamilyKind,
+    name: &'static str,
+    help: &'static str,
+    read: fn(&WorkerStats) -> u64,
+}
+
+impl WorkerMetric {
+    const fn counter(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&WorkerStats) -> u64,
+    ) -> Self {
+        Self { kind: FamilyKind::Counter, name, help, read }
+    }
+
+    const fn gauge(name: &'static str, help: &'static str, read: fn(&WorkerStats) -> u64) -> Self {
+        Self { kind: FamilyKind::Gauge, name, help, read }
+    }
+
+    fn family(&self, workers: &[&WorkerStats]) -> Family {
+        let family = Family::new(self.kind, self.name, self.help);
+        workers.iter().enumerate().fold(family, |family, (index, worker)| {
+            family.with(&[("worker", &index.to_string())], (self.read)(worker))
+        })
+    }
+}
+
+const WORKER_METRICS: [WorkerMetric; 10] = [
+    WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
+        worker.received.packets.get()
+    }),
+    WorkerMetric::counter("podgate_worker_originated_packets_total", "Packets built", |worker| {
+        worker.originated.packets.get()
+    }),
+    WorkerMetric::counter(
+        "podgate_worker_handed_off_total",
+        "Packets passed to the worker that owns their flow",
+        |worker| worker.handed_off.get(),
+    ),
+    WorkerMetric::counter("podgate_worker_flows_opened_total", "Flows opened", |worker| {
+        worker.flows_opened.get()
+    }),
+    WorkerMetric::gauge("podgate_worker_flows", "Flows in the table", |worker| worker.flows.get()),
+    WorkerMetric::gauge(
+        "podgate_worker_held_packets",
+        "Packets that wait for an L7 verdict",
+        |worker| worker.held.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_reevaluated_total",
+        "Flows judged again after a change of policy",
+        |worker| worker.reevaluated.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_checksums_completed_total",
+        "Checksums completed for a sender with checksum offload",
+        |worker| worker.checksums_completed.get(),
+    ),
+    WorkerMetric::counter("podgate_worker_busy_rounds_total", "Rounds with packets", |worker| {
+        worker.busy_rounds.get()
+    }),
+    WorkerMetric::counter("podgate_worker_sleeps_total", "Times gone to sleep", |worker| {
+        worker.sleeps.get()
+    }),
+];
 
 #[derive(Debug)]
 struct Families(Vec<Family>);
@@ -236,7 +254,7 @@ impl Collector for Families {
 
 /// The families in the Prometheus text format.
 #[must_use]
-pub fn to_text(families: Vec<Family>) -> String {
+pub(crate) fn to_text(families: Vec<Family>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Families(families)));
     let mut out = String::new();
@@ -255,7 +273,7 @@ mod tests {
         for worker in &workers {
             worker.dropped[DropReason::PolicyDefaultDeny as usize].count(60);
         }
-        let text = to_text(collect(workers.iter().map(|worker| &**worker), &AgentCounts::default()));
+        let text = to_text(collect(&[&workers[0], &workers[1]], &AgentCounts::default()));
         let line = "cilium_drop_count_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 2\n";
         assert!(text.contains(line), "{text}");
         let line = "cilium_drop_bytes_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 120\n";
@@ -264,8 +282,7 @@ mod tests {
 
     #[test]
     fn the_text_has_one_type_line_for_each_family() {
-        let workers = [WorkerStats::new()];
-        let families = collect(workers.iter().map(|worker| &**worker), &AgentCounts::default());
+        let families = collect(&[&WorkerStats::new()], &AgentCounts::default());
         let count = families.len();
         let text = to_text(families);
         assert_eq!(text.matches("# TYPE ").count(), count);

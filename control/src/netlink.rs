@@ -16,13 +16,13 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
 use rtnetlink::{
-    LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
-    new_connection, new_multicast_connection,
+    LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
+    new_multicast_connection,
 };
 
 /// Why the kernel's network stack didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
+pub(crate) enum NetlinkError {
     /// The socket can't be had.
     #[error("can't open a netlink socket: {0}")]
     Socket(#[from] io::Error),
@@ -57,17 +57,17 @@ fn to_io(error: &rtnetlink::Error) -> io::Error {
 
 /// One netdev of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Link {
+pub(crate) struct Link {
     /// Index, unique in the namespace.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
     /// Ethernet address; zero for netdevs without.
-    pub mac: [u8; 6],
+    pub(crate) mac: [u8; 6],
     /// Largest IP packet, bytes.
-    pub mtu: u32,
+    pub(crate) mtu: u32,
     /// Index of the other end, for one end of a veth pair; in the other end's namespace.
-    pub peer: Option<u32>,
+    pub(crate) peer: Option<u32>,
 }
 
 impl Link {
@@ -96,7 +96,7 @@ impl Link {
 
 /// A change in the kernel's network stack.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     /// This link is new, or something about it changed.
     Link(Link),
     /// The link with this index is gone from the namespace.
@@ -109,7 +109,7 @@ pub enum Change {
 
 /// A connection to the kernel, for the network namespace that it was made in.
 #[derive(Clone, Debug)]
-pub struct Netlink {
+pub(crate) struct Netlink {
     handle: rtnetlink::Handle,
 }
 
@@ -118,7 +118,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When no socket can be had.
-    pub fn connect() -> Result<Self, NetlinkError> {
+    pub(crate) fn connect() -> Result<Self, NetlinkError> {
         let (connection, handle, _) = new_connection()?;
         tokio::spawn(connection);
         Ok(Self { handle })
@@ -128,9 +128,8 @@ impl Netlink {
     ///
     /// # Errors
     /// When no socket can be had.
-    pub fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
-        let groups =
-            [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    pub(crate) fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, _, messages) = new_multicast_connection(&groups)?;
         tokio::spawn(connection);
         Ok(messages.filter_map(|(message, _)| std::future::ready(change(&message.payload))))
@@ -140,7 +139,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+    pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_name(name.to_owned());
         first_link(request, format!("look for link {name}")).await
     }
@@ -149,7 +148,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+    pub(crate) async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_index(index);
         first_link(request, format!("look for link {index}")).await
     }
@@ -158,7 +157,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
+    pub(crate) async fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
         let messages: Vec<_> = self
             .handle
             .address()
@@ -177,7 +176,12 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn add_pair(&self, name: &str, peer: &str, mtu: u32) -> Result<(), NetlinkError> {
+    pub(crate) async fn add_pair(
+        &self,
+        name: &str,
+        peer: &str,
+        mtu: u32,
+    ) -> Result<(), NetlinkError> {
         let pair = LinkVeth::new(name, peer).mtu(mtu).build();
         self.handle
             .link()
@@ -191,15 +195,19 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn set_up_quiet(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
+    pub(crate) async fn set_up_quiet(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
         let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let quiet = LinkUnspec::new_with_index(link.index)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![mode]))
             .build();
         // A kernel without IPv6 refuses this, and has nothing to keep quiet.
         let _ = self.handle.link().change(quiet).execute().await;
-        let up: LinkMessage =
-            LinkMessageBuilder::<LinkUnspec>::new().index(link.index).arp(false).mtu(mtu).up().build();
+        let up: LinkMessage = LinkMessageBuilder::<LinkUnspec>::new()
+            .index(link.index)
+            .arp(false)
+            .mtu(mtu)
+            .up()
+            .build();
         self.handle
             .link()
             .change(up)
@@ -212,7 +220,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn delete_link(&self, link: &Link) -> Result<(), NetlinkError> {
+    pub(crate) async fn delete_link(&self, link: &Link) -> Result<(), NetlinkError> {
         self.handle
             .link()
             .del(link.index)
@@ -227,7 +235,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn add_route(
+    pub(crate) async fn add_route(
         &self,
         address: IpAddr,
         link: u32,
@@ -259,7 +267,11 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn delete_route(&self, address: IpAddr, link: u32) -> Result<(), NetlinkError> {
+    pub(crate) async fn delete_route(
+        &self,
+        address: IpAddr,
+        link: u32,
+    ) -> Result<(), NetlinkError> {
         match self.handle.route().del(host_route(address, link)).execute().await {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -273,17 +285,15 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn routes(&self, link: u32) -> Result<Vec<IpAddr>, NetlinkError> {
+    pub(crate) async fn routes(&self, link: u32) -> Result<Vec<IpAddr>, NetlinkError> {
         let mut found = Vec::new();
         for any in [host_route(IpAddr::from([0; 4]), link), host_route(IpAddr::from([0; 16]), link)]
         {
             let mut filter = RouteMessage::default();
             filter.header.address_family = any.header.address_family;
             let mut routes = self.handle.route().get(filter).execute();
-            while let Some(route) = routes
-                .try_next()
-                .await
-                .map_err(|error| NetlinkError::new("list routes", &error))?
+            while let Some(route) =
+                routes.try_next().await.map_err(|error| NetlinkError::new("list routes", &error))?
             {
                 found.extend(host_route_address(&route, link));
             }
@@ -336,12 +346,8 @@ fn host_route_address(route: &RouteMessage, link: u32) -> Option<IpAddr> {
         match attribute {
             RouteAttribute::Destination(address) => {
                 destination = match address {
-                    RouteAddress::Inet(v4) => {
-                        Some(IpAddr::V4(*v4))
-                    }
-                    RouteAddress::Inet6(v6) => {
-                        Some(IpAddr::V6(*v6))
-                    }
+                    RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+                    RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
                     _ => None,
                 };
             }

@@ -10,7 +10,7 @@ use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Status};
 
 /// Text that is safe on a terminal, whoever wrote it.
 #[must_use]
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     escape_controls(text)
 }
 
@@ -38,7 +38,7 @@ fn or_dash(text: Option<&str>) -> String {
 
 /// `podgate status`.
 #[must_use]
-pub fn status(status: &Status) -> String {
+pub(crate) fn status(status: &Status) -> String {
     let mut text = String::new();
     let ready = if status.ready { "ready" } else { "not ready" };
     let mut facts = vec![
@@ -82,7 +82,7 @@ pub fn status(status: &Status) -> String {
 
 /// `podgate status --brief`: one line.
 #[must_use]
-pub fn status_brief(status: &Status) -> String {
+pub(crate) fn status_brief(status: &Status) -> String {
     if status.ready {
         return "ready\n".into();
     }
@@ -91,10 +91,9 @@ pub fn status_brief(status: &Status) -> String {
 
 /// `podgate endpoint list`.
 #[must_use]
-pub fn endpoints(endpoints: &[EndpointStatus]) -> String {
-    let heading = row(&[
-        "LINK", "POD", "STATE", "INGRESS", "EGRESS", "IDENTITY", "ADDRESSES", "REASON",
-    ]);
+pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
+    let heading =
+        row(&["LINK", "POD", "STATE", "INGRESS", "EGRESS", "IDENTITY", "ADDRESSES", "REASON"]);
     let enforced = |enforced: bool| if enforced { "enforced" } else { "open" }.to_owned();
     let rows = endpoints.iter().map(|endpoint| {
         let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();
@@ -114,7 +113,7 @@ pub fn endpoints(endpoints: &[EndpointStatus]) -> String {
 
 /// `podgate policy list`.
 #[must_use]
-pub fn policies(list: &PolicyList) -> String {
+pub(crate) fn policies(list: &PolicyList) -> String {
     let heading = row(&["KIND", "NAMESPACE", "NAME", "STATE", "PODS"]);
     let rows = list.policies.iter().map(|policy| {
         vec![
@@ -147,7 +146,7 @@ pub fn policies(list: &PolicyList) -> String {
 
 /// One item of `podgate flows`.
 #[must_use]
-pub fn flow(item: &FlowItem) -> String {
+pub(crate) fn flow(item: &FlowItem) -> String {
     match item {
         FlowItem::Flow(record) => record.compact() + "\n",
         FlowItem::Lost(count) => format!("{count} flow records were lost here\n"),
@@ -158,7 +157,7 @@ pub fn flow(item: &FlowItem) -> String {
 ///
 /// # Errors
 /// When the output can't be written for another reason.
-pub fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {

@@ -588,7 +588,8 @@ mod tests {
             assert!(bad.parse::<PodName>().is_err(), "{bad:?}");
         }
         assert_eq!("kube-system/core.dns-0".parse::<PodName>().unwrap().name, "core.dns-0");
-        for bad in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "01:00:00:00:00:00"]
+        for bad in
+            ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "01:00:00:00:00:00"]
         {
             assert!(bad.parse::<MacAddress>().is_err(), "{bad:?}");
         }

@@ -59,3 +59,13 @@ pub fn is_installed() -> bool {
     drop(black_box(Box::new(0_u64)));
     Count::now() != before
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_the_counting_allocator_is_told_from_one_with_it() {
+        assert!(!is_installed(), "unit tests have the default allocator");
+    }
+}

@@ -31,6 +31,8 @@ pub enum LabelKey {
     NamespaceLabel(Arc<str>),
     /// A label of the pod.
     Pod(Arc<str>),
+    /// A label of the pod, or a reserved one.
+    Any(Arc<str>),
     /// The pod's service account.
     ServiceAccount,
     /// The pod's cluster.
@@ -46,35 +48,41 @@ impl LabelKey {
     #[must_use]
     pub fn cilium(text: &str) -> Self {
         match split_source(text) {
-            (Some("k8s" | "any") | None, key) => Self::kubernetes(key),
+            (Some("k8s"), key) => Self::derived(key).unwrap_or_else(|| Self::Pod(key.into())),
+            (Some("any") | None, key) => {
+                Self::derived(key).unwrap_or_else(|| Self::Any(key.into()))
+            }
             (Some("reserved"), key) => Self::Reserved(key.into()),
             (Some(_), _) => Self::Foreign(text.into()),
         }
     }
 
-    fn kubernetes(key: &str) -> Self {
+    /// Keys that Cilium derives from the pod's surroundings.
+    fn derived(key: &str) -> Option<Self> {
         match key {
-            POD_NAMESPACE => Self::Namespace,
-            SERVICE_ACCOUNT => Self::ServiceAccount,
-            CLUSTER => Self::Cluster,
-            _ => match key.strip_prefix(NAMESPACE_LABELS) {
-                Some(label) => Self::NamespaceLabel(label.into()),
-                None => Self::Pod(key.into()),
-            },
+            POD_NAMESPACE => Some(Self::Namespace),
+            SERVICE_ACCOUNT => Some(Self::ServiceAccount),
+            CLUSTER => Some(Self::Cluster),
+            _ => {
+                let label = key.strip_prefix(NAMESPACE_LABELS)?;
+                Some(Self::NamespaceLabel(label.into()))
+            }
         }
     }
 
-    /// The key without its owner, for look-ups.
-    pub(crate) fn borrowed(&self) -> BorrowedKey<'_> {
-        match self {
-            Self::Namespace => BorrowedKey::Namespace,
-            Self::NamespaceLabel(key) => BorrowedKey::NamespaceLabel(key),
-            Self::Pod(key) => BorrowedKey::Pod(key),
-            Self::ServiceAccount => BorrowedKey::ServiceAccount,
-            Self::Cluster => BorrowedKey::Cluster,
-            Self::Reserved(key) => BorrowedKey::Reserved(key),
-            Self::Foreign(key) => BorrowedKey::Foreign(key),
-        }
+    /// The labels that can answer for the key: one, or two for [`LabelKey::Any`], or none.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let places = match self {
+            Self::Namespace => [Some(Place::Namespace), None],
+            Self::NamespaceLabel(key) => [Some(Place::NamespaceLabel(key)), None],
+            Self::Pod(key) => [Some(Place::Pod(key)), None],
+            Self::Any(key) => [Some(Place::Pod(key)), Some(Place::Reserved(key))],
+            Self::ServiceAccount => [Some(Place::ServiceAccount), None],
+            Self::Cluster => [Some(Place::Cluster), None],
+            Self::Reserved(key) => [Some(Place::Reserved(key)), None],
+            Self::Foreign(_) => [None, None],
+        };
+        places.into_iter().flatten()
     }
 }
 
@@ -86,16 +94,15 @@ pub(crate) fn split_source(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// A [`LabelKey`] that owns nothing.
+/// Where a label is kept, and its key there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum BorrowedKey<'a> {
+pub(crate) enum Place<'a> {
     Namespace,
     NamespaceLabel(&'a str),
     Pod(&'a str),
     ServiceAccount,
     Cluster,
     Reserved(&'a str),
-    Foreign(&'a str),
 }
 
 /// Everything that a selector can ask about one identity.
@@ -125,10 +132,12 @@ impl Facts {
             (Self::Pod { namespace_labels, .. }, LabelKey::NamespaceLabel(key)) => {
                 namespace_labels.get(key).map(AsRef::as_ref)
             }
-            (Self::Pod { labels, .. }, LabelKey::Pod(key)) => labels.get(key).map(AsRef::as_ref),
+            (Self::Pod { labels, .. }, LabelKey::Pod(key) | LabelKey::Any(key)) => {
+                labels.get(key).map(AsRef::as_ref)
+            }
             (Self::Pod { service_account, .. }, LabelKey::ServiceAccount) => Some(service_account),
             (Self::Pod { .. }, LabelKey::Cluster) => Some(CLUSTER_NAME),
-            (Self::Reserved(names), LabelKey::Reserved(key)) => {
+            (Self::Reserved(names), LabelKey::Reserved(key) | LabelKey::Any(key)) => {
                 names.contains(&key.as_ref()).then_some("")
             }
             _ => None,
@@ -136,22 +145,22 @@ impl Facts {
     }
 
     /// Calls `see` with every label and its value.
-    pub(crate) fn for_each<'a>(&'a self, mut see: impl FnMut(BorrowedKey<'a>, &'a str)) {
+    pub(crate) fn for_each<'a>(&'a self, mut see: impl FnMut(Place<'a>, &'a str)) {
         match self {
             Self::Pod { namespace, service_account, labels, namespace_labels } => {
-                see(BorrowedKey::Namespace, namespace);
-                see(BorrowedKey::ServiceAccount, service_account);
-                see(BorrowedKey::Cluster, CLUSTER_NAME);
+                see(Place::Namespace, namespace);
+                see(Place::ServiceAccount, service_account);
+                see(Place::Cluster, CLUSTER_NAME);
                 for (key, value) in labels.iter() {
-                    see(BorrowedKey::Pod(key), value);
+                    see(Place::Pod(key), value);
                 }
                 for (key, value) in namespace_labels.iter() {
-                    see(BorrowedKey::NamespaceLabel(key), value);
+                    see(Place::NamespaceLabel(key), value);
                 }
             }
             Self::Reserved(names) => {
                 for name in *names {
-                    see(BorrowedKey::Reserved(name), "");
+                    see(Place::Reserved(name), "");
                 }
             }
         }
@@ -163,15 +172,14 @@ impl Facts {
         let mut labels = Vec::new();
         self.for_each(|key, value| {
             labels.push(match key {
-                BorrowedKey::Namespace => format!("k8s:{POD_NAMESPACE}={value}"),
-                BorrowedKey::NamespaceLabel(key) => {
+                Place::Namespace => format!("k8s:{POD_NAMESPACE}={value}"),
+                Place::NamespaceLabel(key) => {
                     format!("k8s:{NAMESPACE_LABELS}{key}={value}")
                 }
-                BorrowedKey::Pod(key) => format!("k8s:{key}={value}"),
-                BorrowedKey::ServiceAccount => format!("k8s:{SERVICE_ACCOUNT}={value}"),
-                BorrowedKey::Cluster => format!("k8s:{CLUSTER}={value}"),
-                BorrowedKey::Reserved(key) => format!("reserved:{key}"),
-                BorrowedKey::Foreign(key) => format!("{key}={value}"),
+                Place::Pod(key) => format!("k8s:{key}={value}"),
+                Place::ServiceAccount => format!("k8s:{SERVICE_ACCOUNT}={value}"),
+                Place::Cluster => format!("k8s:{CLUSTER}={value}"),
+                Place::Reserved(key) => format!("reserved:{key}"),
             });
         });
         labels.sort_unstable();

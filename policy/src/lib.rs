@@ -19,10 +19,15 @@ mod labels;
 mod lower;
 pub mod manifest;
 pub mod model;
+#[cfg(feature = "oracle")]
+pub mod oracle;
+pub mod record;
 mod refusal;
 pub mod rules;
 mod selector;
 mod store;
+#[cfg(feature = "oracle")]
+pub mod truth;
 
 pub use catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
 pub use compile::{Compiled, compile};

@@ -13,9 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::{Event, EventKind, RequestLine};
-use podgate_dataplane::policy::{
-    Cause, DirectionTable, Exemption, PolicyTables, RuleId, Verdict,
-};
+use podgate_dataplane::policy::{Cause, DirectionTable, Exemption, RuleId, Verdict};
 use podgate_dataplane::types::{Address, Tuple, proto};
 use serde::{Deserialize, Serialize};
 
@@ -307,8 +305,11 @@ impl Names<'_> {
     fn detail(&self, kind: &EventKind) -> Detail {
         match *kind {
             EventKind::Verdict { egress, ingress, tcp_flags, icmp_type, reevaluated, .. } => {
-                let port =
-                    if is_icmp(self.tuple.protocol) { icmp_type.into() } else { self.tuple.dst_port };
+                let port = if is_icmp(self.tuple.protocol) {
+                    icmp_type.into()
+                } else {
+                    self.tuple.dst_port
+                };
                 let tables = &self.compiled.tables;
                 let [source, destination] =
                     [self.tuple.src, self.tuple.dst].map(|end| tables.resolve(end).identity);
@@ -347,7 +348,13 @@ impl Names<'_> {
                 matched: match_type(rule, table, self.tuple.protocol, port),
             },
             Cause::DefaultDeny(set) => By::DefaultDeny {
-                policies: self.compiled.catalog.deny_set(set).iter().map(PolicyName::from).collect(),
+                policies: self
+                    .compiled
+                    .catalog
+                    .deny_set(set)
+                    .iter()
+                    .map(PolicyName::from)
+                    .collect(),
             },
             Cause::Unenforced => By::Unenforced,
             Cause::Exempt(Exemption::FromNode | Exemption::ToNode) => By::Node,
@@ -419,7 +426,9 @@ impl FlowRecord {
         match &self.detail {
             Detail::PolicyVerdict { egress, ingress, .. } => judged_directions(egress, ingress)
                 .into_iter()
-                .map(|(direction, judgement)| format!("policy-verdict:{}", judgement.text(direction)))
+                .map(|(direction, judgement)| {
+                    format!("policy-verdict:{}", judgement.text(direction))
+                })
                 .collect(),
             Detail::Drop => {
                 let reason = self.drop_reason.as_deref().unwrap_or("unknown");

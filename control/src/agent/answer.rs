@@ -1,7 +1,7 @@
 //! Answers to the clients of the control socket.
 
-use podgate_dataplane::stats::WorkerStats;
 use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::stats::WorkerStats;
 use podgate_dataplane::types::Address;
 use podgate_policy::PolicyState as StoreState;
 use serde_json::{Value, json};
@@ -26,13 +26,15 @@ impl Agent {
                 let added = self.add_endpoint(spec).await;
                 // The answer says what is in force.
                 self.publish().await;
-                added.map(|()| Reply::Value(json!(self.endpoint_status(&link)))).map_err(failed)
+                added
+                    .map(|()| Reply::Value(json!(self.endpoint_status(&link))))
+                    .map_err(|error| failed(&error))
             }
             Request::EndpointRemove { link } => self
                 .remove_endpoint(&link)
                 .await
                 .map(|()| Reply::Value(Value::Null))
-                .map_err(failed),
+                .map_err(|error| failed(&error)),
             Request::EndpointList {} => {
                 let list: Vec<_> =
                     self.endpoints.keys().map(|link| self.endpoint_status(link)).collect();
@@ -47,15 +49,15 @@ impl Agent {
                 Ok(Reply::Flows { past, live })
             }
             Request::Metrics {} => {
-                let families = metrics::collect(self.workers(), &self.agent_counts());
+                let families = metrics::collect(&self.workers(), &self.agent_counts());
                 Ok(Reply::Value(json!(families)))
             }
         };
         let _ = reply.send(answer);
     }
 
-    fn workers(&self) -> impl Iterator<Item = &WorkerStats> + Clone {
-        self.links.dataplane().shared().stats.iter().map(|stats| &**stats)
+    fn workers(&self) -> Vec<&WorkerStats> {
+        self.links.dataplane().shared().stats.iter().map(|stats| &**stats).collect()
     }
 
     fn status(&self) -> Status {
@@ -76,7 +78,7 @@ impl Agent {
             policies: self.policies_in_force(),
             refused: self.refused_objects(),
             endpoints: self.endpoint_counts(),
-            workers: self.workers().enumerate().map(worker_status).collect(),
+            workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
             flow_records_lost: self.flow_records_lost(),
         }
@@ -92,15 +94,15 @@ impl Agent {
     }
 
     fn flow_records_lost(&self) -> u64 {
-        let lost: u64 = self.workers().map(|worker| worker.events_lost.get()).sum();
+        let lost: u64 = self.workers().iter().map(|worker| worker.events_lost.get()).sum();
         lost + self.counts.flow_records_unnamed
     }
 
     fn drops(&self) -> Vec<DropCount> {
+        let workers = self.workers();
         let count = |reason: &DropReason| {
-            let mut count =
-                DropCount { reason: reason.label().to_owned(), packets: 0, bytes: 0 };
-            for worker in self.workers() {
+            let mut count = DropCount { reason: reason.label().to_owned(), packets: 0, bytes: 0 };
+            for worker in &workers {
                 let tally = &worker.dropped[*reason as usize];
                 count.packets += tally.packets.get();
                 count.bytes += tally.bytes.get();
@@ -143,9 +145,9 @@ impl Agent {
         let endpoint = self.endpoints.get(link)?;
         let addresses = endpoint.addresses(&self.store).unwrap_or_default();
         let tables = self.names.last().map(|compiled| &compiled.tables);
-        let identity = tables.zip(addresses.first()).map(|(tables, address)| {
-            tables.resolve(Address::from(*address)).identity
-        });
+        let identity = tables
+            .zip(addresses.first())
+            .map(|(tables, address)| tables.resolve(Address::from(*address)).identity);
         let reason = match &endpoint.link {
             Err(gone) => Some(gone.as_str()),
             Ok(_) => self.why_waiting(link),
@@ -194,12 +196,12 @@ impl Agent {
             epoch: self.publisher.epoch().0.into(),
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,
-            flow_records_unnamed: self.counts.flow_records_unnamed,
+            flow_records_lost: self.flow_records_lost(),
         }
     }
 }
 
-fn failed(error: anyhow::Error) -> Refused {
+fn failed(error: &anyhow::Error) -> Refused {
     Refused::failed(format!("{error:#}"))
 }
 

@@ -15,22 +15,22 @@ use crate::protocol::EndpointSpec;
 
 /// What was asked for, and what became of it.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// What was asked for.
-    pub spec: EndpointSpec,
+    pub(crate) spec: EndpointSpec,
     /// The link while it is served, or why it isn't.
-    pub link: Result<Attached, String>,
+    pub(crate) link: Result<Attached, String>,
 }
 
 /// A link that is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Attached {
+pub(crate) struct Attached {
     /// Slot in the dataplane.
-    pub slot: LinkId,
+    pub(crate) slot: LinkId,
     /// The host's end.
-    pub link: Link,
+    pub(crate) link: Link,
     /// The pod's end.
-    pub pod_end: Hardware,
+    pub(crate) pod_end: Hardware,
 }
 
 impl Endpoint {
@@ -38,13 +38,15 @@ impl Endpoint {
     ///
     /// # Errors
     /// One line for the operator.
-    pub fn addresses<'s>(&self, store: &'s Store) -> Result<&'s [IpAddr], String> {
+    pub(crate) fn addresses<'s>(&self, store: &'s Store) -> Result<&'s [IpAddr], String> {
         let name = &self.spec.pod;
         let Some(pod) = store.pod(&name.namespace, &name.name) else {
             return Err(format!("pod {name} is not known"));
         };
         if pod.host_network {
-            return Err(format!("pod {name} uses the node's network, so it has no link of its own"));
+            return Err(format!(
+                "pod {name} uses the node's network, so it has no link of its own"
+            ));
         }
         match pod.addresses() {
             [] => Err(format!("pod {name} has no address yet")),
@@ -56,7 +58,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Why it is not ready: one line for the operator.
-    pub fn route(&self, store: &Store) -> Result<route::Endpoint, String> {
+    pub(crate) fn route(&self, store: &Store) -> Result<route::Endpoint, String> {
         let attached = self.link.as_ref().map_err(Clone::clone)?;
         let addresses = self.addresses(store)?;
         Ok(route::Endpoint {
@@ -69,7 +71,7 @@ impl Endpoint {
 impl Attached {
     /// How workers send to the pod.
     #[must_use]
-    pub fn outlet(&self) -> Outlet {
+    pub(crate) fn outlet(&self) -> Outlet {
         Outlet {
             link: self.slot,
             mac: self.pod_end.mac,
@@ -83,7 +85,7 @@ impl Attached {
 ///
 /// # Errors
 /// When the namespace can't be entered or doesn't hold the other end of the link.
-pub fn prepare_pod_end(spec: &EndpointSpec, link: &Link) -> Result<Hardware> {
+pub(crate) fn prepare_pod_end(spec: &EndpointSpec, link: &Link) -> Result<Hardware> {
     let found = match (&spec.netns, link.peer) {
         (Some(netns), Some(peer)) => Some(prepare_in_netns(netns, peer, link)?),
         (Some(_), None) => bail!("link {} is no end of a veth pair", link.name),

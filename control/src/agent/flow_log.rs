@@ -12,7 +12,7 @@ const FOLLOWER_BACKLOG: usize = 4096;
 
 /// A bounded log.
 #[derive(Debug)]
-pub struct FlowLog {
+pub(crate) struct FlowLog {
     items: VecDeque<Arc<FlowItem>>,
     capacity: usize,
     live: broadcast::Sender<Arc<FlowItem>>,
@@ -21,12 +21,12 @@ pub struct FlowLog {
 impl FlowLog {
     /// An empty log of at most `capacity` items.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { items: VecDeque::new(), capacity, live: broadcast::Sender::new(FOLLOWER_BACKLOG) }
     }
 
     /// Adds an item; the oldest makes place for it.
-    pub fn push(&mut self, item: FlowItem) {
+    pub(crate) fn push(&mut self, item: FlowItem) {
         let item = Arc::new(item);
         if self.items.len() == self.capacity {
             self.items.pop_front();
@@ -38,14 +38,14 @@ impl FlowLog {
 
     /// The last `count` items, oldest first.
     #[must_use]
-    pub fn last(&self, count: u32) -> Vec<Arc<FlowItem>> {
+    pub(crate) fn last(&self, count: u32) -> Vec<Arc<FlowItem>> {
         let skipped = self.items.len().saturating_sub(count as usize);
         self.items.iter().skip(skipped).cloned().collect()
     }
 
     /// All items from here on.
     #[must_use]
-    pub fn follow(&self) -> broadcast::Receiver<Arc<FlowItem>> {
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<FlowItem>> {
         self.live.subscribe()
     }
 }

@@ -16,10 +16,10 @@ use super::links::HOST_SLOT;
 use crate::netlink::{Link, Netlink};
 
 /// The kernel's end.
-pub const HOST: &str = "pg-host";
+pub(crate) const HOST: &str = "pg-host";
 
 /// The workers' end.
-pub const XSK: &str = "pg-xsk";
+pub(crate) const XSK: &str = "pg-xsk";
 
 /// MTU of both ends: the largest that was measured to work with native XDP and multi-buffer
 /// packets. Each route says the smaller MTU of the pod that it leads to.
@@ -27,11 +27,11 @@ const MTU: u32 = 65000;
 
 /// The pair.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HostLink {
+pub(crate) struct HostLink {
     /// The kernel's end.
-    pub host: Link,
+    pub(crate) host: Link,
     /// The workers' end.
-    pub xsk: Link,
+    pub(crate) xsk: Link,
 }
 
 impl HostLink {
@@ -39,7 +39,7 @@ impl HostLink {
     ///
     /// # Errors
     /// When the kernel refuses, or other links have the names.
-    pub async fn ensure(netlink: &Netlink) -> Result<Self> {
+    pub(crate) async fn ensure(netlink: &Netlink) -> Result<Self> {
         if find(netlink).await?.is_none() {
             netlink.add_pair(HOST, XSK, MTU).await?;
         }
@@ -60,7 +60,7 @@ impl HostLink {
 
     /// How workers send to the kernel stack.
     #[must_use]
-    pub fn outlet(&self) -> Outlet {
+    pub(crate) fn outlet(&self) -> Outlet {
         Outlet {
             link: HOST_SLOT,
             mac: self.host.mac,

@@ -17,7 +17,7 @@ struct LabFile {
 ///
 /// # Errors
 /// When it can't be read or has another form.
-pub fn read(path: &Path) -> Result<Vec<EndpointSpec>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<EndpointSpec>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("can't read lab file {}", path.display()))?;
     parse(&text).with_context(|| format!("lab file {} makes no sense", path.display()))

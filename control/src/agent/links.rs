@@ -15,11 +15,10 @@ use podgate_xdp_redirect::Redirect;
 use crate::netlink::Link;
 
 /// Slot of the link to the kernel stack.
-pub const HOST_SLOT: LinkId = LinkId(0);
+pub(crate) const HOST_SLOT: LinkId = LinkId(0);
 
 /// All links of the agent.
-#[derive(Debug)]
-pub struct Links {
+pub(crate) struct Links {
     dataplane: Dataplane,
     redirect: Redirect,
     pins: PathBuf,
@@ -35,7 +34,7 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel doesn't load the XDP program.
-    pub fn new(
+    pub(crate) fn new(
         dataplane: Dataplane,
         workers: u16,
         endpoints_max: u16,
@@ -49,7 +48,7 @@ impl Links {
 
     /// The running dataplane.
     #[must_use]
-    pub fn dataplane(&self) -> &Dataplane {
+    pub(crate) fn dataplane(&self) -> &Dataplane {
         &self.dataplane
     }
 
@@ -57,7 +56,7 @@ impl Links {
     ///
     /// # Errors
     /// When there are as many as there may be.
-    pub fn free_slot(&self) -> Result<LinkId> {
+    pub(crate) fn free_slot(&self) -> Result<LinkId> {
         let endpoints = self.taken.iter().enumerate().skip(1);
         let free = endpoints.clone().find(|(_, taken)| !**taken).map(|(slot, _)| slot);
         let slot = free.with_context(|| {
@@ -72,7 +71,7 @@ impl Links {
     /// # Errors
     /// When the kernel refuses. The link is then as it was before: without a program, or cut off by
     /// the one that an agent before left there.
-    pub fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+    pub(crate) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
         let pin = self.pins.join(format!("link-{}", link.index));
         let cut_off_before = pin.exists();
         self.redirect.attach(link.index, slot.0, Some(&pin))?;
@@ -100,7 +99,7 @@ impl Links {
     }
 
     /// Lets a link go: from here on the kernel handles its packets. The netdev may be gone.
-    pub fn close(&mut self, slot: LinkId) {
+    pub(crate) fn close(&mut self, slot: LinkId) {
         self.close_sockets(slot);
         self.detach(slot);
     }

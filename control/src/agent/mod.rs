@@ -27,7 +27,8 @@ use jiff::Timestamp;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::Epoch;
-use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
+use podgate_dataplane::worker::SharedConfig;
+use podgate_dataplane::worker::{Config, Dataplane, PollMode};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Store, compile};
 use podgate_xdp_redirect::bpffs;
@@ -47,8 +48,8 @@ use crate::netlink::{Change, Link, Netlink};
 use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
 
-pub use self::host_link::{HOST, XSK};
-pub use self::state::{StateDir, StateError};
+pub(crate) use self::host_link::{HOST, XSK};
+pub(crate) use self::state::StateDir;
 
 /// How often flow records are taken off the workers' rings.
 const DRAIN_PERIOD: Duration = Duration::from_millis(25);
@@ -90,7 +91,7 @@ struct Counts {
 ///
 /// # Errors
 /// When it can't start: one line says what to do.
-pub fn run(args: &RunArgs) -> Result<()> {
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
     preflight::check()?;
     let stop = signals::stop_requested()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -235,9 +236,8 @@ impl Agent {
                 endpoint.spec.pod
             );
         }
-        let same_pod = |endpoint: &&Endpoint| {
-            endpoint.spec.pod == spec.pod && endpoint.spec.link != spec.link
-        };
+        let same_pod =
+            |endpoint: &&Endpoint| endpoint.spec.pod == spec.pod && endpoint.spec.link != spec.link;
         if let Some(other) = self.endpoints.values().find(same_pod) {
             let link = &other.spec.link;
             bail!("pod {} is the endpoint on link {link} already; remove it first", spec.pod);
@@ -292,7 +292,7 @@ impl Agent {
 
     async fn react(&mut self, change: Change) {
         match change {
-            Change::Link(link) => self.link_changed(link),
+            Change::Link(link) => self.link_changed(&link),
             Change::LinkGone(index) => self.link_gone(index).await,
             Change::Addresses => self.refresh_host_addresses().await,
             Change::Overrun => {
@@ -302,12 +302,12 @@ impl Agent {
         }
     }
 
-    fn link_changed(&mut self, link: Link) {
+    fn link_changed(&mut self, link: &Link) {
         let attached = self.endpoints.values_mut().filter_map(|endpoint| {
             endpoint.link.as_mut().ok().filter(|attached| attached.link.index == link.index)
         });
         for attached in attached {
-            if attached.link != link {
+            if attached.link != *link {
                 attached.link = link.clone();
                 self.publisher.request();
             }
@@ -362,7 +362,7 @@ impl Agent {
             .collect();
         for index in attached {
             match self.netlink.link_at(index).await {
-                Ok(Some(link)) => self.link_changed(link),
+                Ok(Some(link)) => self.link_changed(&link),
                 Ok(None) => self.link_gone(index).await,
                 Err(error) => warn!("{error}"),
             }

@@ -11,13 +11,13 @@ const EPOCHS_MAX: usize = 64;
 
 /// What was published, newest last.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     epochs: VecDeque<(Epoch, Compiled)>,
 }
 
 impl Names {
     /// Notes what is published as `epoch`, which is later than all others.
-    pub fn push(&mut self, epoch: Epoch, compiled: Compiled) {
+    pub(crate) fn push(&mut self, epoch: Epoch, compiled: Compiled) {
         if self.epochs.len() == EPOCHS_MAX {
             self.epochs.pop_front();
         }
@@ -26,14 +26,14 @@ impl Names {
 
     /// What was published as `epoch`, if that is not too long ago.
     #[must_use]
-    pub fn get(&self, epoch: Epoch) -> Option<&Compiled> {
+    pub(crate) fn get(&self, epoch: Epoch) -> Option<&Compiled> {
         let index = self.epochs.binary_search_by_key(&epoch, |(epoch, _)| *epoch).ok()?;
         Some(&self.epochs[index].1)
     }
 
     /// What was published last.
     #[must_use]
-    pub fn last(&self) -> Option<&Compiled> {
+    pub(crate) fn last(&self) -> Option<&Compiled> {
         self.epochs.back().map(|(_, compiled)| compiled)
     }
 }

@@ -9,7 +9,7 @@ use tracing::warn;
 ///
 /// # Errors
 /// Says what is missing.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "podgate run needs root: it attaches XDP programs and opens AF_XDP sockets; use sudo"
@@ -25,9 +25,8 @@ pub fn check() -> Result<()> {
 
 /// A bpffs that only this process's mount namespace sees ends with the process, and the pinned
 /// programs with it: pods would be set free when the agent stops.
-pub fn warn_of_private_mounts() {
-    let [own, first] =
-        ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].map(|path| fs::read_link(path).ok());
+pub(crate) fn warn_of_private_mounts() {
+    let [own, first] = ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].map(|path| fs::read_link(path).ok());
     if let (Some(own), Some(first)) = (own, first)
         && own != first
     {

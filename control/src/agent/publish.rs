@@ -20,7 +20,7 @@ const DELAY_MIN: Duration = Duration::from_millis(20);
 
 /// When to publish, and what was published last.
 #[derive(Debug, Default)]
-pub struct Publisher {
+pub(crate) struct Publisher {
     due: Option<Instant>,
     /// How long the last compilation took: the next waits as long, so that a storm of changes
     /// takes half of this thread at most.
@@ -34,32 +34,32 @@ pub struct Publisher {
 
 impl Publisher {
     /// Asks for a publication soon.
-    pub fn request(&mut self) {
+    pub(crate) fn request(&mut self) {
         let delay = DELAY_MIN.max(self.took);
         self.due.get_or_insert_with(|| Instant::now() + delay);
     }
 
     /// Asks for a publication even of what was published last.
-    pub fn force(&mut self) {
+    pub(crate) fn force(&mut self) {
         self.forced = true;
         self.request();
     }
 
     /// When the next publication is due, if one is asked for.
     #[must_use]
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// Generation of what was published last; zero before the first.
     #[must_use]
-    pub fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
     /// Why the endpoint on `link` is not ready, if it isn't.
     #[must_use]
-    pub fn not_ready(&self, link: &str) -> Option<&str> {
+    pub(crate) fn not_ready(&self, link: &str) -> Option<&str> {
         self.not_ready.get(link).map(String::as_str)
     }
 }
@@ -143,7 +143,7 @@ impl Agent {
 /// Routes to the endpoints that are ready, and why the others are not, by link.
 ///
 /// An address that two endpoints claim is given to neither: whom it belongs to can't be known.
-pub fn route_table(
+pub(crate) fn route_table(
     endpoints: &BTreeMap<String, Endpoint>,
     store: &Store,
     host: Outlet,

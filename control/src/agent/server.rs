@@ -20,23 +20,23 @@ use tracing::{debug, warn};
 use crate::protocol::{Answer, Code, FlowItem, REQUEST_MAX, Refused, Request};
 
 /// Most clients at one time.
-pub const CLIENTS_MAX: usize = 64;
+pub(crate) const CLIENTS_MAX: usize = 64;
 
 /// How long a client may take for a request, and stay silent between two.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request on its way to the agent.
 #[derive(Debug)]
-pub struct Call {
+pub(crate) struct Call {
     /// What is asked for.
-    pub request: Request,
+    pub(crate) request: Request,
     /// Where the reply goes.
-    pub reply: oneshot::Sender<Result<Reply, Refused>>,
+    pub(crate) reply: oneshot::Sender<Result<Reply, Refused>>,
 }
 
 /// What the agent replies.
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// One value.
     Value(Value),
     /// Records so far and, for a client that follows, those to come.
@@ -50,7 +50,7 @@ pub enum Reply {
 
 /// The listening socket; removes its file when dropped.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
 }
@@ -69,7 +69,7 @@ impl Server {
     ///
     /// # Errors
     /// When the path can't be bound.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -81,7 +81,7 @@ impl Server {
     }
 
     /// Serves clients until dropped; their requests go to `calls`.
-    pub async fn serve(self, calls: mpsc::Sender<Call>) {
+    pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
             let stream = match self.listener.accept().await {
@@ -219,7 +219,7 @@ mod tests {
 
     /// A server whose every request is answered by `answer`.
     fn start(
-        answer: impl Fn(Request) -> Result<Reply, Refused> + 'static,
+        answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
     ) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
@@ -228,7 +228,7 @@ mod tests {
         tokio::task::spawn_local(server.serve(calls));
         tokio::task::spawn_local(async move {
             while let Some(call) = called.recv().await {
-                let _ = call.reply.send(answer(call.request));
+                let _ = call.reply.send(answer(&call.request));
             }
         });
         (dir, path)
@@ -239,7 +239,7 @@ mod tests {
         tokio::task::LocalSet::new().block_on(&runtime, test)
     }
 
-    fn echo(request: Request) -> Result<Reply, Refused> {
+    fn echo(request: &Request) -> Result<Reply, Refused> {
         Ok(Reply::Value(json!(request)))
     }
 

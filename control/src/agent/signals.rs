@@ -12,7 +12,7 @@ const INTERRUPTED: i32 = 130;
 ///
 /// # Errors
 /// When the thread can't be started.
-pub fn stop_requested() -> Result<oneshot::Receiver<Signal>> {
+pub(crate) fn stop_requested() -> Result<oneshot::Receiver<Signal>> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);

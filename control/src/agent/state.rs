@@ -14,14 +14,14 @@ const VERSION: u32 = 1;
 
 /// The state directory, held by one agent (or one cleanup) at a time.
 #[derive(Debug)]
-pub struct StateDir {
+pub(crate) struct StateDir {
     path: PathBuf,
     _lock: File,
 }
 
 /// Why the state directory can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// Another agent holds it.
     #[error("an agent is running with the state directory {0}; stop it first")]
     Held(PathBuf),
@@ -54,7 +54,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When it can't be created, or another agent holds it.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let io_error = |path: &Path| {
             let path = path.to_owned();
             move |source| StateError::Io { path, source }
@@ -73,19 +73,19 @@ impl StateDir {
 
     /// The control socket.
     #[must_use]
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.path.join(SOCKET_NAME)
     }
 
     /// Where the bpffs with the pinned programs is mounted.
     #[must_use]
-    pub fn bpf(&self) -> PathBuf {
+    pub(crate) fn bpf(&self) -> PathBuf {
         self.path.join("bpf")
     }
 
     /// The list of endpoints.
     #[must_use]
-    pub fn endpoints(&self) -> PathBuf {
+    pub(crate) fn endpoints(&self) -> PathBuf {
         self.path.join("endpoints.json")
     }
 
@@ -93,7 +93,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the list can't be read.
-    pub fn load(&self) -> Result<Vec<EndpointSpec>, StateError> {
+    pub(crate) fn load(&self) -> Result<Vec<EndpointSpec>, StateError> {
         let path = self.endpoints();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -113,7 +113,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn save(&self, endpoints: Vec<EndpointSpec>) -> Result<(), StateError> {
+    pub(crate) fn save(&self, endpoints: Vec<EndpointSpec>) -> Result<(), StateError> {
         let path = self.endpoints();
         let write = || -> io::Result<()> {
             let temporary = self.path.join("endpoints.json.new");

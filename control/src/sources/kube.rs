@@ -19,7 +19,7 @@ use crate::protocol::SourceStatus;
 
 /// Why the API server can't be watched at all.
 #[derive(Debug, thiserror::Error)]
-pub enum KubeError {
+pub(crate) enum KubeError {
     /// The kubeconfig can't be used.
     #[error("can't use kubeconfig {path}: {source}")]
     Kubeconfig {
@@ -40,7 +40,7 @@ pub enum KubeError {
 
 /// News of one kind.
 #[derive(Debug)]
-pub struct Event {
+pub(crate) struct Event {
     kind: Kind,
     news: Result<watcher::Event<DynamicObject>, Problem>,
 }
@@ -59,7 +59,7 @@ enum Problem {
 ///
 /// # Errors
 /// When the file can't be used. A server that doesn't answer is not an error: it is tried again.
-pub async fn watch(
+pub(crate) async fn watch(
     kubeconfig: &Path,
     updates: mpsc::Sender<Update>,
 ) -> Result<Cluster, KubeError> {
@@ -84,7 +84,7 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
         std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().fuse());
     while let Some(news) = events.next().await {
         let event = Event { kind, news: news.map_err(|error| problem(&error)) };
-        if updates.send(Update::Cluster(event)).await.is_err() {
+        if updates.send(Update::Cluster(Box::new(event))).await.is_err() {
             return;
         }
     }
@@ -133,7 +133,7 @@ fn problem(error: &watcher::Error) -> Problem {
 
 /// What is known of the objects at the API server.
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     server: String,
     kinds: BTreeMap<Kind, Watched>,
 }
@@ -157,7 +157,7 @@ impl Cluster {
     }
 
     /// Brings the store up to date. Returns whether it may have changed.
-    pub fn take(&mut self, event: Event, store: &mut Store) -> bool {
+    pub(crate) fn take(&mut self, event: Event, store: &mut Store) -> bool {
         let Event { kind, news } = event;
         let watched = self.kinds.entry(kind).or_default();
         match news {
@@ -171,13 +171,12 @@ impl Cluster {
 
     /// Whether every kind was listed once, and what is wrong now.
     #[must_use]
-    pub fn status(&self) -> SourceStatus {
-        let problems = self.kinds.iter().filter_map(|(kind, watched)| {
-            match watched.problem.as_ref()? {
+    pub(crate) fn status(&self) -> SourceStatus {
+        let problems =
+            self.kinds.iter().filter_map(|(kind, watched)| match watched.problem.as_ref()? {
                 Problem::NotInstalled => Some(format!("{kind} is not installed at the API server")),
                 Problem::Other(text) => Some(format!("{kind} can't be watched: {text}")),
-            }
-        });
+            });
         SourceStatus {
             name: format!("kubernetes {}", self.server),
             synced: self.kinds.values().all(|watched| watched.synced),
@@ -336,10 +335,7 @@ mod tests {
         }
         let status = cluster.status();
         assert!(status.synced);
-        assert_eq!(
-            status.problems,
-            ["CiliumNetworkPolicy is not installed at the API server"]
-        );
+        assert_eq!(status.problems, ["CiliumNetworkPolicy is not installed at the API server"]);
     }
 
     #[test]
@@ -365,10 +361,7 @@ mod tests {
             (group.to_owned(), version.to_owned(), plural.to_owned())
         };
         assert_eq!(path(Kind::Pod), expect("", "v1", "pods"));
-        assert_eq!(
-            path(Kind::NetworkPolicy),
-            expect("networking.k8s.io", "v1", "networkpolicies")
-        );
+        assert_eq!(path(Kind::NetworkPolicy), expect("networking.k8s.io", "v1", "networkpolicies"));
         assert_eq!(
             path(Kind::CiliumClusterwideNetworkPolicy),
             expect("cilium.io", "v2", "ciliumclusterwidenetworkpolicies")

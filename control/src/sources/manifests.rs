@@ -51,7 +51,7 @@ impl Fingerprint {
 }
 
 /// Sends the content of `dir` to `updates` now and after each change, until its receiver is gone.
-pub async fn watch(dir: PathBuf, updates: mpsc::Sender<Update>) {
+pub(crate) async fn watch(dir: PathBuf, updates: mpsc::Sender<Update>) {
     let dir: Arc<Path> = dir.into();
     let mut last = None;
     let mut ticks = interval(PERIOD);
@@ -78,7 +78,7 @@ pub async fn watch(dir: PathBuf, updates: mpsc::Sender<Update>) {
 
 /// What is known of the directory.
 #[derive(Debug)]
-pub struct Manifests {
+pub(crate) struct Manifests {
     dir: PathBuf,
     synced: bool,
     refusals: Vec<Refusal>,
@@ -87,13 +87,13 @@ pub struct Manifests {
 impl Manifests {
     /// Nothing is known yet of the objects in `dir`.
     #[must_use]
-    pub fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), synced: false, refusals: Vec::new() }
     }
 
     /// Brings the store up to date with the directory's content, and says in the log what is
     /// refused that was not refused before.
-    pub fn take(&mut self, documents: &[Document], store: &mut Store) {
+    pub(crate) fn take(&mut self, documents: &[Document], store: &mut Store) {
         store.sync(documents);
         self.synced = true;
         let refusals: Vec<_> = store.refusals().cloned().collect();
@@ -104,7 +104,7 @@ impl Manifests {
 
     /// Whether the directory was read once; what can't be read is among the store's refusals.
     #[must_use]
-    pub fn status(&self) -> SourceStatus {
+    pub(crate) fn status(&self) -> SourceStatus {
         SourceStatus {
             name: format!("manifests {}", self.dir.display()),
             synced: self.synced,
@@ -180,7 +180,9 @@ mod tests {
             let mut watched = Watched::start();
             watched.write("pod.yaml", POD);
             watched.write("p.yaml", &policy("one"));
-            watched.until(|store| store.pod("a", "x").is_some() && policies(store) == ["one"]).await;
+            watched
+                .until(|store| store.pod("a", "x").is_some() && policies(store) == ["one"])
+                .await;
             watched.write("p.yaml", &policy("two"));
             watched.until(|store| policies(store) == ["two"]).await;
             fs::remove_file(watched.path("p.yaml")).unwrap();

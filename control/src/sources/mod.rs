@@ -4,8 +4,8 @@
 //! the agent's side of the channel, brings the store up to date with it. So all that decides what
 //! is in the store runs in one place, and needs neither files nor a server to be tested.
 
-pub mod kube;
-pub mod manifests;
+pub(crate) mod kube;
+pub(crate) mod manifests;
 
 use podgate_policy::{Refusal, Store};
 use tracing::warn;
@@ -14,19 +14,19 @@ use crate::protocol::SourceStatus;
 
 /// News from a source's task.
 #[derive(Debug)]
-pub enum Update {
+pub(crate) enum Update {
     /// The whole content of the directory.
     Manifests(Vec<podgate_policy::manifest::Document>),
     /// Something about one kind at the API server.
-    Cluster(kube::Event),
+    Cluster(Box<kube::Event>),
 }
 
 /// Updates that may wait for the agent.
-pub const UPDATES_MAX: usize = 256;
+pub(crate) const UPDATES_MAX: usize = 256;
 
 /// The agent's side of a source.
 #[derive(Debug)]
-pub enum Source {
+pub(crate) enum Source {
     /// A directory.
     Manifests(manifests::Manifests),
     /// An API server.
@@ -35,20 +35,20 @@ pub enum Source {
 
 impl Source {
     /// Brings the store up to date. Returns whether it may have changed.
-    pub fn take(&mut self, update: Update, store: &mut Store) -> bool {
+    pub(crate) fn take(&mut self, update: Update, store: &mut Store) -> bool {
         match (self, update) {
             (Self::Manifests(source), Update::Manifests(documents)) => {
                 source.take(&documents, store);
                 true
             }
-            (Self::Cluster(source), Update::Cluster(event)) => source.take(event, store),
+            (Self::Cluster(source), Update::Cluster(event)) => source.take(*event, store),
             _ => unreachable!("a source gets updates of its own task only"),
         }
     }
 
     /// Whether everything was read once, and what is wrong now.
     #[must_use]
-    pub fn status(&self) -> SourceStatus {
+    pub(crate) fn status(&self) -> SourceStatus {
         match self {
             Self::Manifests(source) => source.status(),
             Self::Cluster(source) => source.status(),

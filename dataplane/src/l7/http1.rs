@@ -218,3 +218,6 @@ pub enum ResponseState {
     /// Not to be told.
     Unknown,
 }
+
+#[cfg(test)]
+pub(in crate::l7) mod tests;

@@ -43,8 +43,10 @@ use super::egress::{Egress, Origin};
 
 /// Flows looked at for expiry in one round.
 const EXPIRY_BUDGET: usize = 32;
-/// Inspected flows whose timers are looked at in one round.
-const TICK_BUDGET: usize = 32;
+/// Milliseconds between two looks at the timers of inspected flows.
+const TICK_MS: u64 = 5;
+/// Inspected flows whose timers are looked at each time.
+const TICK_BUDGET: usize = 1024;
 
 /// What surrounds the pipeline while it works on one batch.
 pub(super) struct Surroundings<'a> {
@@ -75,14 +77,21 @@ struct Inspected {
 struct Inspectors {
     slots: Vec<Option<Box<Inspected>>>,
     free: Vec<u32>,
-    /// Where the next round of timers begins.
+    /// Where the next look at timers begins, and when.
     cursor: usize,
+    next_tick: Nanos,
     limit: usize,
 }
 
 impl Inspectors {
     fn new(limit: u32) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), cursor: 0, limit: limit as usize }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            cursor: 0,
+            next_tick: Nanos::default(),
+            limit: limit as usize,
+        }
     }
 
     fn reserve(&mut self) -> Option<u32> {
@@ -102,6 +111,10 @@ impl Inspectors {
             self.free.push(slot);
         }
         taken
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
     }
 
     fn held_frames(&self) -> usize {
@@ -125,6 +138,11 @@ impl Pipeline {
 
     pub(super) fn held_frames(&self) -> usize {
         self.inspectors.held_frames()
+    }
+
+    /// Whether some flow has timers of a finer grain than flow expiry.
+    pub(super) fn has_inspected(&self) -> bool {
+        !self.inspectors.is_empty()
     }
 
     /// A packet that came in by `link`.
@@ -359,11 +377,18 @@ impl Pipeline {
         while let Some(index) = self.flows.next_expired(around.now, &mut budget) {
             self.end(around, index);
         }
-        for _ in 0..TICK_BUDGET.min(self.inspectors.slots.len()) {
-            self.inspectors.cursor = (self.inspectors.cursor + 1) % self.inspectors.slots.len();
-            if let Some(inspected) = &mut self.inspectors.slots[self.inspectors.cursor] {
-                let flow = self.flows.get(inspected.flow);
-                let now = around.now;
+        if around.now >= self.inspectors.next_tick {
+            self.inspectors.next_tick = around.now.plus_millis(TICK_MS);
+            self.tick(around);
+        }
+    }
+
+    fn tick(&mut self, around: &mut Surroundings<'_>) {
+        let Self { flows, inspectors, .. } = self;
+        for _ in 0..TICK_BUDGET.min(inspectors.slots.len()) {
+            inspectors.cursor = (inspectors.cursor + 1) % inspectors.slots.len();
+            if let Some(inspected) = &mut inspectors.slots[inspectors.cursor] {
+                let (now, flow) = (around.now, flows.get(inspected.flow));
                 inspected.follower.tick(now, &mut InspectedIo { flow, around });
             }
         }

@@ -1,11 +1,11 @@
 //! What the workers' ports of one link share: the fill and completion rings, and the frames.
 
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Mutex, TryLockError};
 
 use super::frame::FramePool;
 use super::ring::{Completion, Fill};
 use super::socket::Socket;
-use super::umem::Umem;
+use super::umem::{Claim, Umem};
 use crate::types::LinkId;
 
 /// Entries of a link's rings. Each must be a power of two.
@@ -43,12 +43,13 @@ impl Default for RingSizes {
 
 /// One link's shared half.
 pub(super) struct Link {
-    // The order matters: fields are dropped in it, and frames may be taken back only when the
-    // kernel has let go of them, which is when all rings are unmapped and all sockets closed.
+    // The order matters: fields are dropped in it, and the claim must end last. The kernel closes
+    // a socket when its descriptor is closed and all its rings are unmapped. From then on it uses
+    // no frame: in copy mode, packets on their way are copies.
     rings: Mutex<SharedRings>,
     /// One for each worker; none on a memory link.
     sockets: Vec<Socket>,
-    frames: LinkFrames,
+    claim: Claim,
 }
 
 struct SharedRings {
@@ -56,28 +57,14 @@ struct SharedRings {
     completion: Completion,
 }
 
-/// The link's claim to frames of the UMEM; ends by taking back all that its rings still held.
-struct LinkFrames {
-    umem: Arc<Umem>,
-    link: LinkId,
-}
-
-impl Drop for LinkFrames {
-    fn drop(&mut self) {
-        self.umem.take_all(self.link);
-    }
-}
-
 impl Link {
     pub(super) fn new(
-        umem: Arc<Umem>,
-        link: LinkId,
+        claim: Claim,
         fill: Fill,
         completion: Completion,
         sockets: Vec<Socket>,
     ) -> Self {
-        let rings = Mutex::new(SharedRings { fill, completion });
-        Self { rings, sockets, frames: LinkFrames { umem, link } }
+        Self { rings: Mutex::new(SharedRings { fill, completion }), sockets, claim }
     }
 
     /// The worker's socket.
@@ -86,11 +73,11 @@ impl Link {
     }
 
     pub(super) fn id(&self) -> LinkId {
-        self.frames.link
+        self.claim.link()
     }
 
     pub(super) fn umem(&self) -> &Umem {
-        &self.frames.umem
+        self.claim.umem()
     }
 
     /// Reclaims transmitted frames and tops up the fill ring, unless another worker is at it.

@@ -182,9 +182,11 @@ impl<T: Entry> Producer<T> {
     /// Shows the other party all entries written so far. Returns whether there were new ones.
     #[inline]
     pub(super) fn publish(&mut self) -> bool {
-        let published = self.ring.producer().load(Ordering::Relaxed);
-        self.ring.producer().store(self.next.0, Ordering::Release);
-        published != self.next.0
+        let unpublished = self.ring.producer().load(Ordering::Relaxed) != self.next.0;
+        if unpublished {
+            self.ring.producer().store(self.next.0, Ordering::Release);
+        }
+        unpublished
     }
 
     /// Entries that the other party has not taken yet, published or not.

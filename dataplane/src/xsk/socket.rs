@@ -28,6 +28,9 @@ pub enum OpenError {
     /// A link needs a worker.
     #[error("a link needs at least one worker")]
     NoWorker,
+    /// Some port of the link that had this number before is still in use.
+    #[error("{0:?} is open")]
+    Open(LinkId),
     /// A system call failed.
     #[error("AF_XDP socket on netdev {ifindex}: {step}: {error}{}", advice(.error))]
     System {
@@ -76,8 +79,8 @@ impl AsFd for Socket {
 /// The ports receive once the XDP program redirects to their sockets.
 ///
 /// # Errors
-/// When the netdev doesn't exist, has sockets of another program, or the kernel refuses for want
-/// of privilege or support.
+/// When the netdev doesn't exist or has sockets of another program, when `link` is open, or when
+/// the kernel refuses for want of privilege or support.
 pub fn open_link(
     umem: &Arc<Umem>,
     ifindex: u32,
@@ -91,6 +94,7 @@ pub fn open_link(
     if workers == 0 {
         return Err(OpenError::NoWorker);
     }
+    let claim = umem.claim(link).ok_or(OpenError::Open(link))?;
     let failed = |(step, error)| OpenError::System { ifindex, step, error };
     let mut lanes = Vec::with_capacity(workers);
     for _ in 0..workers {
@@ -105,7 +109,7 @@ pub fn open_link(
         bind(&lane.socket, ifindex, Some(first)).map_err(|e| failed(("bind", e)))?;
     }
     let (sockets, rings): (_, Vec<_>) = lanes.into_iter().map(|l| (l.socket, (l.rx, l.tx))).unzip();
-    let shared = Arc::new(Link::new(Arc::clone(umem), link, fill, completion, sockets));
+    let shared = Arc::new(Link::new(claim, fill, completion, sockets));
     if registered {
         *owner = Arc::downgrade(&shared);
     }

@@ -1,9 +1,11 @@
 //! The packet memory that all links share with the kernel.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -36,10 +38,9 @@ const fn held_by(link: LinkId) -> u32 {
 ///
 /// # Ownership
 /// A frame's bytes belong to whoever holds its one [`Frame`] handle. Handing the frame to the
-/// kernel ([`Umem::give`]) destroys the handle and notes the link it went to; taking it back
-/// ([`Umem::take`]) makes a new handle, and only if the note says that this link's rings hold it.
+/// kernel (`give`) destroys the handle and notes the link it went to; taking it back
+/// (`take`) makes a new handle, and only if the note says that this link's rings hold it.
 /// So no sequence of ring entries, not even from a faulty kernel, makes two handles for one frame.
-#[derive(Debug)]
 pub struct Umem {
     area: Mapping,
     frames: u32,
@@ -50,6 +51,15 @@ pub struct Umem {
     pub(super) spare: ArrayQueue<Frame>,
     /// The link through whose socket other links share this memory's registration.
     pub(super) owner: Mutex<Weak<Link>>,
+    /// Links that may hold frames.
+    open: Mutex<HashSet<LinkId>>,
+}
+
+impl fmt::Debug for Umem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, id, .. } = self;
+        write!(f, "Umem {id} of {frames} frames")
+    }
 }
 
 impl Umem {
@@ -63,7 +73,8 @@ impl Umem {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let spare = ArrayQueue::new(frames as usize);
         let holder = (0..frames).map(|_| AtomicU32::new(OWNED_BY_US)).collect();
-        let umem = Arc::new(Self { area, frames, id, holder, spare, owner: Mutex::default() });
+        let (owner, open) = Default::default();
+        let umem = Arc::new(Self { area, frames, id, holder, spare, owner, open });
         umem.spare_again((0..frames).map(|index| Frame::new(id, index)));
         Ok(umem)
     }
@@ -138,10 +149,15 @@ impl Umem {
         Some(Frame::new(self.id, index))
     }
 
+    /// Lets `link` hold frames until the claim is dropped. `None` if it may already: then two
+    /// links have one number, and the notes couldn't tell their frames apart.
+    pub(super) fn claim(self: &Arc<Self>, link: LinkId) -> Option<Claim> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(link).then(|| Claim { umem: Arc::clone(self), link })
+    }
+
     /// Makes every frame spare that `link`'s rings still hold.
-    ///
-    /// Call it only when all sockets of the link are closed: the kernel must be done with them.
-    pub(super) fn take_all(&self, link: LinkId) {
+    fn take_all(&self, link: LinkId) {
         let size = u64::from(FRAME_SIZE);
         let held = (0..self.frames)
             .filter(|index| self.holder[*index as usize].load(Ordering::Relaxed) == held_by(link));
@@ -161,5 +177,29 @@ impl Umem {
     #[must_use]
     pub fn held_by(&self, link: LinkId) -> usize {
         self.holder.iter().filter(|h| h.load(Ordering::Relaxed) == held_by(link)).count()
+    }
+}
+
+/// A link's claim to frames. Its end makes those spare that the link's rings still held: drop it
+/// only when the kernel is done with them, that is when all sockets of the link are closed.
+pub(super) struct Claim {
+    umem: Arc<Umem>,
+    link: LinkId,
+}
+
+impl Claim {
+    pub(super) fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    pub(super) fn link(&self) -> LinkId {
+        self.link
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.umem.take_all(self.link);
+        self.umem.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.link);
     }
 }

@@ -267,20 +267,21 @@ fn a_link_that_cannot_be_opened_says_why() {
     let lab = Lab::new(1500);
     lab.node.inside(|| {
         let sizes = RingSizes::default();
-        let open = |ifindex, workers, sizes| {
-            open_link(&umem, ifindex, LinkId(0), workers, sizes).map(|_| ()).unwrap_err()
+        let open = |umem, ifindex, link, workers, sizes| {
+            open_link(umem, ifindex, LinkId(link), workers, sizes).map(|_| ()).unwrap_err()
         };
-        let error = open(9999, 1, sizes).to_string();
-        assert!(error.contains("netdev 9999") && error.contains("gone"), "{error}");
-        assert!(matches!(open(lab.ifindex[0], 0, sizes), OpenError::NoWorker));
+        let ifindex = lab.ifindex[0];
+        assert!(matches!(open(&umem, ifindex, 0, 0, sizes), OpenError::NoWorker));
         let odd = RingSizes { tx: 100, ..sizes };
-        assert!(matches!(open(lab.ifindex[0], 1, odd), OpenError::RingSizes(_)));
-        let _ports = open_link(&umem, lab.ifindex[0], LinkId(0), 1, sizes).unwrap();
-        let error = open(lab.ifindex[0], 1, sizes).to_string();
+        assert!(matches!(open(&umem, ifindex, 0, 1, odd), OpenError::RingSizes(_)));
+        let error = open(&umem, 9999, 0, 1, sizes).to_string();
+        assert!(error.contains("netdev 9999") && error.contains("gone"), "{error}");
+
+        let _ports = open_link(&umem, ifindex, LinkId(0), 1, sizes).unwrap();
+        assert!(matches!(open(&umem, lab.ifindex[1], 0, 1, sizes), OpenError::Open(LinkId(0))));
+        let error = open(&umem, ifindex, 1, 1, sizes).to_string();
         assert!(error.contains("open already"), "{error}");
-        let theirs = Umem::new(1).unwrap();
-        let error = open_link(&theirs, lab.ifindex[0], LinkId(0), 1, sizes).map(|_| ());
-        let error = error.unwrap_err().to_string();
+        let error = open(&Umem::new(1).unwrap(), ifindex, 0, 1, sizes).to_string();
         assert!(error.contains("another program"), "{error}");
     });
     assert_all_frames_are_free(&umem);

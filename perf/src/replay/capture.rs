@@ -113,29 +113,29 @@ pub struct Broken {
 
 /// One captured frame, whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Packet {
+pub(super) struct Packet {
     /// When it was captured, nanoseconds since the epoch. Never less than the packet's before.
-    pub time: u64,
+    pub(super) time: u64,
     /// Where it was captured, counted from 0 over the whole file.
-    pub interface: u32,
+    pub(super) interface: u32,
     at: u32,
     len: u32,
 }
 
 /// A capture in memory.
-pub struct Capture {
+pub(super) struct Capture {
     /// Format of the file.
-    pub format: Format,
+    pub(super) format: Format,
     /// The packets that are whole, in the order to replay them in (see [`order`]).
-    pub packets: Vec<Packet>,
+    pub(super) packets: Vec<Packet>,
     /// Interfaces that packets were captured on.
-    pub interfaces: u32,
+    pub(super) interfaces: u32,
     /// Packets that were captured in part only.
-    pub truncated: u64,
+    pub(super) truncated: u64,
     /// Packets larger than IP allows, which come from offloads beyond 64 KiB.
-    pub oversized: u64,
+    pub(super) oversized: u64,
     /// Where the file breaks off, if it does. Everything before is there.
-    pub broken: Option<Broken>,
+    pub(super) broken: Option<Broken>,
     file: Vec<u8>,
 }
 
@@ -144,7 +144,7 @@ impl Capture {
     ///
     /// # Errors
     /// When nothing of it can be replayed. A file that is broken later on is no error.
-    pub fn read(path: &Path) -> Result<Self, CaptureError> {
+    pub(super) fn read(path: &Path) -> Result<Self, CaptureError> {
         let unreadable = |source| CaptureError::Unreadable { path: path.into(), source };
         let mut file = Vec::new();
         File::open(path)
@@ -171,7 +171,7 @@ impl Capture {
 
     /// What the report says of it.
     #[must_use]
-    pub fn info(&self, file: &Path, skipped: Skipped) -> CaptureInfo {
+    pub(super) fn info(&self, file: &Path, skipped: Skipped) -> CaptureInfo {
         let start = self.packets.first().map(|first| i128::from(first.time));
         let end = self.packets.last().map_or(0, |last| last.time);
         CaptureInfo {
@@ -188,13 +188,13 @@ impl Capture {
 
     /// Stamp of the first packet; zero if there is none.
     #[must_use]
-    pub fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> u64 {
         self.packets.first().map_or(0, |packet| packet.time)
     }
 
     /// The frame's bytes, from the Ethernet header on.
     #[must_use]
-    pub fn frame(&self, packet: &Packet) -> &[u8] {
+    pub(super) fn frame(&self, packet: &Packet) -> &[u8] {
         &self.file[packet.at as usize..][..packet.len as usize]
     }
 }
@@ -348,6 +348,7 @@ impl Records {
 }
 
 /// A packet's place in the file.
+#[derive(Clone, Copy)]
 struct Found {
     interface: u32,
     at: usize,
@@ -372,4 +373,101 @@ fn stamp(interface: &InterfaceDescriptionBlock<'_>, units: u64) -> u64 {
     let nanos = u128::from(units) * 1_000_000_000 / per_second;
     let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
     nanos.saturating_add_signed(offset.saturating_mul(1_000_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pcap_file::Endianness;
+    use pcap_file::pcapng::PcapNgWriter;
+    use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+    use pcap_file::pcapng::blocks::section_header::SectionHeaderBlock;
+    use pcap_file::pcapng::blocks::simple_packet::SimplePacketBlock;
+    use std::time::Duration;
+
+    fn interface(
+        options: Vec<InterfaceDescriptionOption<'static>>,
+    ) -> InterfaceDescriptionBlock<'static> {
+        let mut block = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
+        block.options = options;
+        block
+    }
+
+    #[test]
+    fn stamps_are_read_in_the_units_of_their_interface() {
+        use InterfaceDescriptionOption::{IfTsOffset, IfTsResol};
+        let nanos = |options, units| stamp(&interface(options), units);
+        assert_eq!(nanos(vec![], 7), 7_000);
+        assert_eq!(nanos(vec![IfTsResol(9)], 7), 7);
+        assert_eq!(nanos(vec![IfTsResol(3)], 7), 7_000_000);
+        assert_eq!(nanos(vec![IfTsResol(12)], 7_000), 7);
+        assert_eq!(nanos(vec![IfTsResol(0x80 | 1)], 3), 1_500_000_000);
+        assert_eq!(nanos(vec![IfTsResol(0x7f)], u64::MAX), 0);
+        assert_eq!(nanos(vec![IfTsResol(0)], u64::MAX), u64::MAX);
+        assert_eq!(nanos(vec![IfTsResol(9), IfTsOffset(2)], 7), 2_000_000_007);
+        assert_eq!(nanos(vec![IfTsResol(9), IfTsOffset((-2_i64).cast_unsigned())], 7), 0);
+    }
+
+    #[test]
+    fn packets_go_by_their_stamps_but_never_overtake_on_one_interface() {
+        let packet = |time, interface, at| Packet { time, interface, at, len: 0 };
+        let mut packets = [
+            packet(10, 0, 0),
+            packet(30, 1, 1),
+            packet(20, 0, 2),
+            packet(5, 1, 3),
+            packet(25, 0, 4),
+        ];
+        order(&mut packets);
+        let order = packets.map(|packet| (packet.at, packet.time));
+        assert_eq!(order, [(0, 10), (2, 20), (4, 25), (1, 30), (3, 30)]);
+    }
+
+    #[test]
+    fn sections_of_either_byte_order_have_interfaces_of_their_own() {
+        let mut file = Vec::new();
+        for (endianness, data) in [(Endianness::Little, b"one"), (Endianness::Big, b"two")] {
+            let header = SectionHeaderBlock { endianness, ..Default::default() };
+            let mut writer = PcapNgWriter::with_section_header(Vec::new(), header).unwrap();
+            writer.write_pcapng_block(interface(vec![])).unwrap();
+            let packet = EnhancedPacketBlock {
+                interface_id: 0,
+                timestamp: Duration::from_nanos(7),
+                original_len: 3,
+                data: data.into(),
+                options: vec![],
+            };
+            writer.write_pcapng_block(packet).unwrap();
+            let simple = SimplePacketBlock { original_len: 2, data: data[..2].into() };
+            writer.write_pcapng_block(simple).unwrap();
+            file.extend(writer.into_inner());
+        }
+        let Ok(records) = Records::pcapng(&file) else { panic!("a sound file") };
+        assert_eq!((records.interfaces, records.broken), (2, None));
+        let data = |packet: &Packet| &file[packet.at as usize..][..packet.len as usize];
+        let found: Vec<_> = records
+            .packets
+            .iter()
+            .map(|packet| (packet.interface, packet.time, data(packet)))
+            .collect();
+        let [one, two]: [&[u8]; 2] = [b"one", b"two"];
+        assert_eq!(
+            found,
+            [(0, 7000, one), (0, 7000, &one[..2]), (1, 7000, two), (1, 7000, &two[..2])]
+        );
+    }
+
+    #[test]
+    fn a_packet_of_an_unknown_interface_breaks_the_file() {
+        let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
+        let at = writer.get_ref().len() as u64;
+        // The writer checks, so the packet is written by a section that has an interface.
+        let mut other = PcapNgWriter::new(Vec::new()).unwrap();
+        other.write_pcapng_block(interface(vec![])).unwrap();
+        let header = other.get_ref().len();
+        other.write_pcapng_block(SimplePacketBlock { original_len: 1, data: b"x".into() }).unwrap();
+        writer.get_mut().extend(&other.get_ref()[header..]);
+        let Ok(records) = Records::pcapng(writer.get_ref()) else { panic!("the start is sound") };
+        assert_eq!(records.broken.map(|broken| broken.offset), Some(at));
+    }
 }

@@ -9,6 +9,8 @@
 //! # What a replay can't know
 //! - Which pods are on this node: all that the manifests know are taken to be. So both ends of a
 //!   flow between pods are judged, also the one that another node would judge.
+//! - Which node this is: the addresses of Node objects are taken for other nodes', so that what the
+//!   node sends to its own pods, which a live run always lets pass, is judged.
 //! - Whether a pod sent from an address that isn't its own (see [`plan`]).
 //! - What the server would have said to a request that the live run refused and these manifests
 //!   allow: the capture doesn't hold it.
@@ -166,16 +168,8 @@ fn load(args: &Args) -> Result<(Compiled, Vec<String>), Error> {
         return Err(Error::NoManifests(args.manifests.clone()));
     }
     let mut store = Store::new();
-    let mut refused = Vec::new();
-    for document in manifest::load(&args.manifests) {
-        let applied = document
-            .value
-            .map_err(|refusal| vec![refusal])
-            .and_then(|object| store.apply(object, Some(document.location)));
-        if let Err(refusals) = applied {
-            refused.extend(refusals.iter().map(ToString::to_string));
-        }
-    }
+    store.sync(&manifest::load(&args.manifests));
+    let refused = store.refusals().map(ToString::to_string).collect();
     Ok((compile(&store), refused))
 }
 
@@ -195,8 +189,11 @@ fn notes(info: &CaptureInfo, links: u16, summary: &Summary) -> Vec<String> {
         ));
     }
     if links == 1 && summary.received.packets > 0 {
-        notes.push("no address in the capture is a pod's: the manifests need the Pods, with \
-                    status.podIPs".into());
+        notes.push(
+            "no address in the capture is a pod's: the manifests need the Pods, with \
+                    status.podIPs"
+                .into(),
+        );
     }
     if summary.undelivered > 0 {
         notes.push(format!("{} packets found no free frame", summary.undelivered));

@@ -8,8 +8,8 @@ const WORTH_A_BAR: u64 = 100_000;
 const TEMPLATE: &str = "{msg} {wide_bar} {human_pos}/{human_len} {eta}";
 
 /// Goes over `steps`.
-pub(super) fn over<T>(what: &'static str, steps: &[T]) -> impl Iterator<Item = &T> {
-    let bar = bar(what, if steps.len() as u64 >= WORTH_A_BAR { Some(steps.len() as u64) } else { None });
+pub(super) fn over<'s, T>(what: &'static str, steps: &'s [T]) -> impl Iterator<Item = &'s T> {
+    let bar = bar(what, Some(steps.len() as u64).filter(|len| *len >= WORTH_A_BAR));
     steps.iter().progress_with(bar)
 }
 

@@ -177,7 +177,7 @@ impl Verdicts {
     }
 }
 
-/// Packets and bytes of IP.
+/// Packets, and the bytes of their frames.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
     /// Packets.

@@ -42,7 +42,8 @@ impl Rig {
     /// When there is not enough memory.
     pub(super) fn new(snapshot: Snapshot, links: u16, packets: usize) -> io::Result<Self> {
         let defaults = SharedConfig::default();
-        let flows = u32::try_from(packets).unwrap_or(u32::MAX).clamp(1024, defaults.flows_per_worker);
+        let flows =
+            u32::try_from(packets).unwrap_or(u32::MAX).clamp(1024, defaults.flows_per_worker);
         let config = SharedConfig { workers: 1, flows_per_worker: flows, ..defaults };
         let shared = Shared::new(config);
         shared.publish(snapshot);

@@ -56,7 +56,10 @@ fn v6_ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
 /// Types 133 to 137 directly behind the fixed header, from a sender on the link (RFC 4861).
 fn is_neighbour_discovery(packet: &[u8]) -> bool {
     packet.first_chunk::<41>().is_some_and(|header| {
-        header[0] >> 4 == 6 && header[6] == ICMPV6 && header[7] == 255 && (133..=137).contains(&header[40])
+        header[0] >> 4 == 6
+            && header[6] == ICMPV6
+            && header[7] == 255
+            && (133..=137).contains(&header[40])
     })
 }
 

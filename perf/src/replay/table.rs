@@ -63,7 +63,8 @@ fn flows(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
     let mut rows = TabWriter::new(Vec::new()).padding(2);
     writeln!(rows, "VERDICT\tPROTOCOL\tSOURCE\tDESTINATION\tPACKETS\tBYTES\tDROPPED")?;
     for flow in flows {
-        let [packets, bytes] = [flow.packets, flow.bytes].map(|[out, back]| format!("{out}/{back}"));
+        let [packets, bytes] =
+            [flow.packets, flow.bytes].map(|[out, back]| format!("{out}/{back}"));
         let drops: Vec<_> = flow.dropped.iter().map(|(why, n)| format!("{n} {why}")).collect();
         let drops = if drops.is_empty() { "-".into() } else { drops.join(", ") };
         writeln!(
@@ -189,9 +190,8 @@ fn summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     }
     let mut rows = TabWriter::new(&mut *out).padding(2);
     writeln!(rows, "PACKETS\tNUMBER\tBYTES")?;
-    let mut row = |what: &str, tally: &Tally| {
-        writeln!(rows, "{what}\t{}\t{}", tally.packets, tally.bytes)
-    };
+    let mut row =
+        |what: &str, tally: &Tally| writeln!(rows, "{what}\t{}\t{}", tally.packets, tally.bytes);
     row("received", &summary.received)?;
     row("forwarded", &summary.forwarded)?;
     for (reason, tally) in &summary.dropped {
@@ -204,7 +204,8 @@ fn summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn cost(performance: &Performance, out: &mut impl Write) -> io::Result<()> {
-    let Performance { repetitions, packets, packets_per_round, ns_per_packet: ns, .. } = performance;
+    let Performance { repetitions, packets, packets_per_round, ns_per_packet: ns, .. } =
+        performance;
     if performance.debug_build {
         writeln!(out, "Built without optimisation: the figures below say nothing about podgate.")?;
     }
@@ -249,4 +250,37 @@ fn cost(performance: &Performance, out: &mut impl Write) -> io::Result<()> {
 
 fn many(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::report::{Allocations, Latency};
+
+    #[test]
+    fn the_cost_names_what_was_measured_and_what_was_not() {
+        let mut performance = Performance {
+            repetitions: 1200,
+            deviating: 0,
+            packets: 48_000,
+            packets_per_round: 2.25,
+            packets_per_second: 12_345_678.9,
+            ns_per_packet: Latency { mean: 81.04, p50: 75, p99: 190, p999: 800, max: 12_345 },
+            allocations: Some(Allocations {
+                total: 24,
+                per_packet: 0.0005,
+                bytes_per_packet: 0.25,
+            }),
+            clock_ns: 24,
+            debug_build: false,
+        };
+        let printed = |performance: &Performance| {
+            let mut out = Vec::new();
+            cost(performance, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        insta::assert_snapshot!("cost", printed(&performance));
+        (performance.allocations, performance.deviating, performance.debug_build) = (None, 1, true);
+        insta::assert_snapshot!("cost_in_doubt", printed(&performance));
+    }
 }

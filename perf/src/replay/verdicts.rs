@@ -8,7 +8,7 @@ use podgate_dataplane::event::{Event, EventKind};
 use podgate_dataplane::packet::{L4, parse, tcp_flags};
 use podgate_dataplane::policy::Verdict;
 use podgate_dataplane::stats::{self, WorkerStats};
-use podgate_dataplane::types::{Nanos, Tuple, proto};
+use podgate_dataplane::types::{Tuple, proto};
 use podgate_policy::Compiled;
 use podgate_policy::record::{Detail, FlowRecord};
 
@@ -171,8 +171,9 @@ impl<'a> Book<'a> {
         let Some(index) = self.by_key.get(&(event.tuple, 0)) else { return };
         let flow = &mut self.flows[*index].1;
         let request = Request { verdict, drop_reason, method, path, host, rule, count: 1 };
-        match flow.requests.iter_mut().find(|known| known.equals(&request)) {
-            Some(known) => known.count += 1,
+        let known = flow.requests.iter().position(|known| known.equals(&request));
+        match known {
+            Some(known) => flow.requests[known].count += 1,
             None if flow.requests.len() < REQUESTS_MAX => flow.requests.push(request),
             None => flow.more_requests += 1,
         }

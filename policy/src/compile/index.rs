@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use crate::labels::{BorrowedKey, Facts};
+use crate::labels::{Facts, LabelKey, Place};
 use crate::selector::{Requirement, Selector, Test};
 
 /// Selectors by one label that they insist on.
@@ -13,7 +13,7 @@ use crate::selector::{Requirement, Selector, Test};
 pub(super) struct SelectorIndex<'s> {
     selectors: Vec<(&'s Selector, u32)>,
     /// Positions in `selectors`.
-    by_label: HashMap<(BorrowedKey<'s>, &'s str), Vec<u32>>,
+    by_label: HashMap<(Place<'s>, &'s str), Vec<u32>>,
     /// Positions of the others.
     others: Vec<u32>,
 }
@@ -29,9 +29,10 @@ impl<'s> SelectorIndex<'s> {
                 index.others.push(position);
                 continue;
             };
-            for value in values {
-                let label = (requirement.key.borrowed(), value.as_ref());
-                index.by_label.entry(label).or_default().push(position);
+            for place in requirement.key.places() {
+                for value in values {
+                    index.by_label.entry((place, value)).or_default().push(position);
+                }
             }
         }
         index
@@ -69,13 +70,13 @@ fn most_telling(selector: &Selector) -> Option<(&Requirement, &[std::sync::Arc<s
     // A namespace holds a small part of the cluster; a label such as `tier=frontend` may be
     // everywhere, and a cluster's name is.
     exact.min_by_key(|(requirement, values)| {
-        let rank = match requirement.key.borrowed() {
-            BorrowedKey::Foreign(_) => 0,
-            BorrowedKey::Namespace => 1,
-            BorrowedKey::Pod(_) | BorrowedKey::Reserved(_) => 2,
-            BorrowedKey::NamespaceLabel(_) => 3,
-            BorrowedKey::ServiceAccount => 4,
-            BorrowedKey::Cluster => 5,
+        let rank = match requirement.key {
+            LabelKey::Foreign(_) => 0,
+            LabelKey::Namespace => 1,
+            LabelKey::Pod(_) | LabelKey::Any(_) | LabelKey::Reserved(_) => 2,
+            LabelKey::NamespaceLabel(_) => 3,
+            LabelKey::ServiceAccount => 4,
+            LabelKey::Cluster => 5,
         };
         (rank, values.len())
     })

@@ -27,6 +27,12 @@ impl Bench {
         Self { pool: umem.pool(), umem, port: ports.remove(0), kernel }
     }
 
+    /// Puts a part of a packet on the receive ring, not yet published.
+    fn deliver(&mut self, part: &[u8], more: bool) {
+        let link = self.kernel.link.upgrade().unwrap();
+        self.kernel.deliver(&link, 0, part, more);
+    }
+
     fn receive(&mut self) -> Vec<Packet> {
         let mut packets = Vec::new();
         let n = self.port.receive(&mut self.pool, &mut packets, usize::MAX);
@@ -91,7 +97,7 @@ fn a_packet_waits_in_the_port_until_its_last_frame_has_come() {
     let mut bench = Bench::new(128);
     bench.kernel.inject(0, b"before");
     for part in [b"one ", b"two "] {
-        bench.kernel.deliver(0, part, true);
+        bench.deliver(part, true);
     }
     bench.kernel.workers[0].rx.publish();
     assert_eq!(bench.echo(), [b"before"]);
@@ -107,8 +113,8 @@ fn a_packet_waits_in_the_port_until_its_last_frame_has_come() {
 fn frames_of_an_unfinished_packet_come_back_when_the_port_closes() {
     for settle in [true, false] {
         let mut bench = Bench::new(128);
-        bench.kernel.deliver(0, b"never", true);
-        bench.kernel.deliver(0, b"finished", true);
+        bench.deliver(b"never", true);
+        bench.deliver(b"finished", true);
         bench.kernel.workers[0].rx.publish();
         assert!(bench.receive().is_empty());
         if settle {
@@ -147,13 +153,13 @@ fn false_descriptors_are_counted_and_cost_only_their_own_packet() {
     for (round, (address, len)) in foreign.into_iter().chain(misfits).enumerate() {
         for options in [0, XDP_PKT_CONTD] {
             assert!(bench.kernel.inject(0, b"good"));
-            bench.kernel.deliver(0, b"broken by what follows", true);
+            bench.deliver(b"broken by what follows", true);
             // Without an address of its own, a misfit names a frame that is to be received into.
             let addr = address.or_else(|| bench.kernel.fill.pop()).unwrap();
             bench.kernel.workers[0].rx.produce(1, || Some(Desc { addr, len, options }));
             if options == XDP_PKT_CONTD {
-                bench.kernel.deliver(0, b"to be skipped", true);
-                bench.kernel.deliver(0, b"end of the broken packet", false);
+                bench.deliver(b"to be skipped", true);
+                bench.deliver(b"end of the broken packet", false);
             }
             bench.kernel.workers[0].rx.publish();
             assert!(bench.kernel.inject(0, b"fine"));
@@ -332,9 +338,22 @@ fn frames_come_back_once_when_the_last_port_of_a_link_closes() {
     assert_eq!(umem.held_by(LINK), SIZES.fill as usize, "the link is still open");
     drop(ports);
     assert_eq!(umem.held_by(LINK), 0);
+    assert!(!kernel.inject(0, b"too late"));
+    assert_eq!(kernel.transmitted(1, &mut |_| {}), 0, "what was not sent is lost");
     assert_eq!(umem.held_by(LinkId(2)), SIZES.fill as usize, "another link's frames stay");
     drop((other, pool));
     assert_eq!(umem.spare.len(), 512);
+}
+
+#[test]
+fn a_link_number_is_free_again_when_its_last_port_is_dropped() {
+    let umem = Umem::new(128).unwrap();
+    let (mut ports, _kernel) = link(&umem, LINK, 2, SIZES);
+    assert!(umem.claim(LINK).is_none());
+    ports.pop();
+    assert!(umem.claim(LINK).is_none());
+    ports.pop();
+    assert!(umem.claim(LINK).is_some());
 }
 
 proptest! {
@@ -371,7 +390,7 @@ proptest! {
                         let desc = Desc { addr: u64::MAX, len: 1, options };
                         bench.kernel.workers[0].rx.produce(1, || Some(desc));
                     }
-                    bench.kernel.deliver(0, part, i + 1 < parts.len());
+                    bench.deliver(part, i + 1 < parts.len());
                 }
                 bench.kernel.workers[0].rx.publish();
                 false_descriptors += u64::from(broken);
