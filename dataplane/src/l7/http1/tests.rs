@@ -25,7 +25,8 @@ pub(in crate::l7) fn docs_only() -> L7Policy {
 
 /// The streams of one folder of the corpus, with their names.
 pub(in crate::l7) fn corpus(folder: &str) -> Vec<(String, Vec<u8>)> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/corpora/http1").join(folder);
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/corpora/http1").join(folder);
     let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let streams: Vec<_> = files
         .map(|path| (path.file_stem().unwrap().to_string_lossy().into(), fs::read(path).unwrap()))
@@ -62,13 +63,12 @@ fn run<'a>(http: &mut Http1, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outc
                     rest = &rest[count..];
                 }
                 Next::Decide => {
-                    let decision = http.scan(rest).map_err(Refused::unreadable).and_then(
-                        |(taken, ended)| {
+                    let decision =
+                        http.scan(rest).map_err(Refused::unreadable).and_then(|(taken, ended)| {
                             unit.extend_from_slice(&rest[..taken]);
                             rest = &rest[taken..];
                             Ok(if ended { http.decide(NOW, &unit, &policy)? } else { None })
-                        },
-                    );
+                        });
                     match decision {
                         Ok(released) => outcome.requests += usize::from(released.is_some()),
                         Err(refused) => {
