@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The `podgate` program as a library: command line, agent, control socket.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod cleanup;
+pub mod cli;
+mod client;
+pub mod commands;
+mod metrics;
+mod netlink;
+mod output;
+pub mod protocol;
+mod sources;

@@ -4,7 +4,7 @@
 //! This crate knows packets and compiled tables. It does not know Kubernetes, YAML, or text: the
 //! names behind a [`policy::RuleId`] live with whoever compiled the tables.
 //!
-//! A packet's way is told in [`worker::pipeline`]; the ring loop around it in [`worker`].
+//! A packet's way is told in `worker/pipeline.rs`; [`worker`] is the ring loop around it.
 
 pub mod drop_reason;
 pub mod event;

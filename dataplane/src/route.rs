@@ -115,8 +115,7 @@ mod tests {
     use super::*;
 
     fn endpoint(link: u16, address: [u8; 4]) -> Endpoint {
-        let outlet =
-            Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500 };
+        let outlet = Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500 };
         Endpoint { outlet, addresses: vec![Address::v4(address)] }
     }
 

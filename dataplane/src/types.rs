@@ -173,8 +173,9 @@ impl Direction {
 /// The five numbers that name a flow, in the direction of the packet or of the flow's opener
 /// (the holder says which).
 ///
-/// For ICMP and ICMPv6, `src_port` and `dst_port` are both the echo identifier (zero for the
-/// messages that have none); type and code travel beside the tuple.
+/// For ICMP and ICMPv6 queries the asker's port is the identifier and the other end's port is the
+/// query's type, so a reply's tuple is its query's reversed; other messages have zeros. The type of
+/// the message itself travels beside the tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
     /// Sender.

@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Policy: what the API objects mean, and how they become the tables that the dataplane looks up.
+//!
+//! An object's way: [`manifest`] (or an API server's watch) gives JSON; [`Store::apply`] checks it
+//! against [`model`], which refuses, by name, everything that could not be enforced; [`rules`] is
+//! the normal form that every kind of policy is lowered to; [`compile()`] turns all of them and the
+//! pods into [`podgate_dataplane::policy::PolicyTables`] and a [`Catalog`] of the names behind the
+//! tables' numbers.
+//!
+//! The tables depend on the objects in the store and on nothing else: not on the order in which
+//! they came, not on what was there before.
+
+#![forbid(unsafe_code)]
+
+mod catalog;
+pub mod compile;
+mod fields;
+mod key;
+mod labels;
+mod lower;
+pub mod manifest;
+pub mod model;
+#[cfg(feature = "oracle")]
+pub mod oracle;
+pub mod record;
+mod refusal;
+pub mod rules;
+mod selector;
+mod store;
+#[cfg(feature = "oracle")]
+pub mod truth;
+
+pub use catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
+pub use compile::{Compiled, compile};
+pub use key::{Kind, ObjectKey};
+pub use labels::{Facts, LabelKey, Labels};
+pub use refusal::{Refusal, SourceLocation};
+pub use selector::{Requirement, Selector, Test};
+pub use store::{EnforcementMode, PolicyState, PolicyStatus, Store};

@@ -1,1 +1,6 @@
-//! Placeholder.
+//! What runs podgate for real: a [`lab`] of network namespaces around the `podgate` program, and
+//! the [`scenario`] that the demo shows and the end-to-end tests assert.
+#![forbid(unsafe_code)]
+
+pub mod lab;
+pub mod scenario;

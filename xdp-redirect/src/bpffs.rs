@@ -16,7 +16,7 @@ use crate::Error;
 /// # Errors
 /// [`Error::Bpffs`] if the folder can't be created or the kernel refuses to mount.
 pub fn ensure_mounted(dir: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Bpffs { dir: dir.into(), source };
+    let failed = |cause| Error::Bpffs { dir: dir.into(), cause };
     fs::create_dir_all(dir).map_err(failed)?;
     if statfs(dir).map_err(|errno| failed(errno.into()))?.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());

@@ -7,7 +7,8 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use nix::errno::Errno;
 
-/// Why the program can't be loaded, attached or given sockets.
+/// Why a call of this crate failed. The text is one whole message, cause and remedy included; so
+/// there is no [`std::error::Error::source`] that would say the cause again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refuses the program or its maps.
@@ -15,7 +16,7 @@ pub enum Error {
         "can't load the XDP program: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and Linux 6.6 \
          or newer"
     )]
-    Load(#[source] Box<EbpfError>),
+    Load(Box<EbpfError>),
 
     /// `workers` or `max_links` is zero.
     #[error("the XDP program needs at least one worker and one link")]
@@ -53,12 +54,12 @@ pub enum Error {
     },
 
     /// The pinned link can't be created, read or removed.
-    #[error("can't use pinned link {path}: {source}; {}", pin_advice(.source))]
+    #[error("can't use pinned link {path}: {cause}; {}", pin_advice(.cause))]
     Pin {
         /// The pin's path.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// The path holds the pinned link of another netdev that is alive.
@@ -76,50 +77,50 @@ pub enum Error {
     },
 
     /// The program can't be taken off a link.
-    #[error("can't detach from link {link}: {source}; run as root (CAP_BPF, CAP_NET_ADMIN)")]
+    #[error("can't detach from link {link}: {cause}; run as root (CAP_BPF, CAP_NET_ADMIN)")]
     Detach {
         /// Name of the link.
         link: String,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// The folder for pinned links can't be made a bpffs.
-    #[error("can't mount a bpffs on {dir}: {source}; run as root (CAP_SYS_ADMIN)")]
+    #[error("can't mount a bpffs on {dir}: {cause}; run as root (CAP_SYS_ADMIN)")]
     Bpffs {
         /// The folder.
         dir: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// A network namespace can't be entered.
-    #[error("can't enter network namespace {path}: {source}; is the pod still there?")]
+    #[error("can't enter network namespace {path}: {cause}; is the pod still there?")]
     Netns {
         /// Its path.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// A netdev doesn't do what it is asked.
-    #[error("can't {action} of netdev {name}: {source}")]
+    #[error("can't {action} of netdev {name}: {cause}")]
     Netdev {
         /// Name of the netdev.
         name: String,
         /// What was asked.
         action: &'static str,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// A map refuses an entry.
-    #[error("can't update the map {map}: {source}")]
+    #[error("can't update the map {map}: {cause}")]
     Map {
         /// Name of the map.
         map: &'static str,
         /// What the kernel said.
-        source: MapError,
+        cause: MapError,
     },
 }
 

@@ -1,5 +1,7 @@
 //! Namespaces for tests.
 
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::thread;
@@ -25,4 +27,14 @@ pub(crate) fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 missing");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// An AF_XDP socket, not bound: the kernel takes it into an XSKMAP all the same.
+#[allow(unsafe_code, reason = "nix doesn't know this address family")]
+pub(crate) fn af_xdp_socket() -> OwnedFd {
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    assert!(fd >= 0, "can't open an AF_XDP socket: {}", io::Error::last_os_error());
+    // SAFETY: the kernel just returned this descriptor; nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

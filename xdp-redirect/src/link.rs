@@ -53,7 +53,8 @@ struct Object {
     flags: u32,
 }
 
-/// An attached program. Dropping it detaches, unless the link is pinned.
+/// An attached program. It detaches some time after the last of these, its pins and the copies
+/// that children of this process inherit is gone; [`XdpLink::detach`] detaches at once.
 pub(crate) struct XdpLink(OwnedFd);
 
 impl XdpLink {
@@ -116,7 +117,7 @@ impl XdpLink {
     }
 
     /// Takes the program off the netdev, now, whoever else holds the link.
-    pub(crate) fn detach(self) -> io::Result<()> {
+    pub(crate) fn detach(&self) -> io::Result<()> {
         bpf(BPF_LINK_DETACH, &Detach { link: self.0.as_raw_fd() }).map(drop)
     }
 }

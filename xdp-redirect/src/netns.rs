@@ -18,7 +18,7 @@ use crate::Error;
 /// # Panics
 /// Only if `work` does.
 pub fn inside<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let failed = |source| Error::Netns { path: path.into(), source };
+    let failed = |cause| Error::Netns { path: path.into(), cause };
     let namespace = File::open(path).map_err(failed)?;
     // A thread that entered another namespace must not serve anyone else: it ends here.
     thread::scope(|scope| {

@@ -41,10 +41,10 @@ pub fn hardware(name: &str) -> Result<Hardware, Error> {
         let mac = std::array::from_fn(|i| address.sa_data[i] as u8);
         Ok(Hardware { mac, mtu: mtu.unsigned_abs() })
     };
-    read().map_err(|source| Error::Netdev {
+    read().map_err(|cause| Error::Netdev {
         name: name.into(),
         action: "read address and MTU",
-        source,
+        cause,
     })
 }
 
@@ -64,10 +64,10 @@ pub fn tx_checksum_off(name: &str) -> Result<(), Error> {
             _ => Err(io::Error::other("the driver keeps it on")),
         }
     };
-    switch().map_err(|source| Error::Netdev {
+    switch().map_err(|cause| Error::Netdev {
         name: name.into(),
         action: "turn TX checksum offload off",
-        source,
+        cause,
     })
 }
 

@@ -189,13 +189,25 @@ static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, str
 	return has_ports(next) ? read_ports(c, next, f) : true;
 }
 
+// Addresses that no router forwards to: fe80::/10 (RFC 4291 section 2.5.6) and multicast of link
+// scope (RFC 4291 section 2.7).
+static __always_inline bool has_link_scope(const struct in6_addr *address)
+{
+	const __u8 *byte = address->in6_u.u6_addr8;
+
+	return (byte[0] == 0xfe && (byte[1] & 0xc0) == 0x80) ||
+	       (byte[0] == 0xff && (byte[1] & 0x0f) == 0x02);
+}
+
 // Only directly behind the fixed header: a message behind extension headers goes through policy
-// like any other ICMPv6. Hop limit 255 proves that the sender is on the link (RFC 5082).
+// like any other ICMPv6. Hop limit 255 proves that the sender is on the link (RFC 5082); the
+// destination's scope, that a node that forwards IPv6 carries the message no further.
 static __always_inline bool is_neighbour_discovery(struct cursor *c, const struct ipv6hdr *ip)
 {
 	__u8 *type;
 
-	if (ip->nexthdr != IPPROTO_ICMPV6 || ip->hop_limit != ND_HOP_LIMIT)
+	if (ip->nexthdr != IPPROTO_ICMPV6 || ip->hop_limit != ND_HOP_LIMIT ||
+	    !has_link_scope(&ip->daddr))
 		return false;
 	type = c->pos;
 	return (void *)(type + 1) <= c->end && *type >= ND_FIRST && *type <= ND_LAST;

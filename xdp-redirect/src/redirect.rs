@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, MapData, MapError, XskMap};
 use aya::programs::{ProgramError, ProgramFd, Xdp};
-use aya::{EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
@@ -49,26 +49,18 @@ impl Redirect {
         if workers == 0 || max_links == 0 {
             return Err(Error::NothingToServe);
         }
-        Self::load_object(workers, max_links).map_err(|error| Error::Load(Box::new(error)))
+        load_object(workers, max_links)
+            .and_then(|mut ebpf| Self::take_from(&mut ebpf, workers, max_links))
+            .map_err(|error| Error::Load(Box::new(error)))
     }
 
-    fn load_object(workers: u16, max_links: u16) -> Result<Self, EbpfError> {
-        let mut ebpf = EbpfLoader::new()
-            .override_global("workers", &u32::from(workers), true)
-            .map_max_entries("LINKS", max_links.into())
-            .map_max_entries("XSKS", u32::from(max_links) * u32::from(workers))
-            .load(OBJECT)?;
+    fn take_from(ebpf: &mut Ebpf, workers: u16, max_links: u16) -> Result<Self, EbpfError> {
         let mut map = |name: &str| {
             ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() })
         };
         let links = HashMap::try_from(map("LINKS")?)?;
         let sockets = XskMap::try_from(map("XSKS")?)?;
-        let program: &mut Xdp = ebpf
-            .program_mut("redirect")
-            .ok_or_else(|| ProgramError::InvalidName { name: "redirect".into() })?
-            .try_into()?;
-        program.load()?;
-        let program = program.fd()?.try_clone().map_err(ProgramError::IOError)?;
+        let program = program(ebpf)?.fd()?.try_clone().map_err(ProgramError::IOError)?;
         Ok(Self { program, links, sockets, attached: StdHashMap::new(), workers, max_links })
     }
 
@@ -92,7 +84,7 @@ impl Redirect {
         // Before the program runs there, so that no packet finds the netdev unknown.
         self.links
             .insert(ifindex, u32::from(slot), BPF_NOEXIST)
-            .map_err(|source| Error::Map { map: "LINKS", source })?;
+            .map_err(|cause| Error::Map { map: "LINKS", cause })?;
         match self.adopt_or_create(ifindex, pin) {
             Ok(link) => {
                 let pin = pin.map(Path::to_path_buf);
@@ -118,7 +110,7 @@ impl Redirect {
         for worker in 0..self.workers {
             self.clear_socket(slot, worker)?;
         }
-        detach_and_unpin(link, ifindex, pin.as_deref())
+        detach_and_unpin(&link, ifindex, pin.as_deref())
     }
 
     /// Steers the flows of `worker` on the link in `slot` to an AF_XDP socket, which must be
@@ -133,7 +125,7 @@ impl Redirect {
         socket: BorrowedFd<'_>,
     ) -> Result<(), Error> {
         let index = self.index(slot, worker)?;
-        self.sockets.set(index, socket, 0).map_err(|source| Error::Map { map: "XSKS", source })
+        self.sockets.set(index, socket, 0).map_err(|cause| Error::Map { map: "XSKS", cause })
     }
 
     /// Drops the flows of `worker` on the link in `slot` from here on.
@@ -142,7 +134,7 @@ impl Redirect {
     /// [`Error::OutOfRange`].
     pub fn clear_socket(&mut self, slot: u16, worker: u16) -> Result<(), Error> {
         let index = self.index(slot, worker)?;
-        self.sockets.unset(index).map_err(|source| Error::Map { map: "XSKS", source })
+        self.sockets.unset(index).map_err(|cause| Error::Map { map: "XSKS", cause })
     }
 
     /// Index into XSKS; the C program computes the same.
@@ -155,7 +147,7 @@ impl Redirect {
     }
 
     fn forget_netdev(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.links.remove(&ifindex).map_err(|source| Error::Map { map: "LINKS", source })
+        self.links.remove(&ifindex).map_err(|cause| Error::Map { map: "LINKS", cause })
     }
 
     fn adopt_or_create(&self, ifindex: u32, pin: Option<&Path>) -> Result<XdpLink, Error> {
@@ -165,16 +157,19 @@ impl Redirect {
             return Ok(link);
         }
         let link = XdpLink::attach(self.program.as_fd(), ifindex)
-            .map_err(|source| attach_error(ifindex, &source))?;
-        if let Some(path) = pin {
-            link.pin(path).map_err(|source| pin_error(path, source))?;
+            .map_err(|cause| attach_error(ifindex, &cause))?;
+        if let Some(path) = pin
+            && let Err(cause) = link.pin(path)
+        {
+            link.detach().map_err(|cause| detach_error(ifindex, cause))?;
+            return Err(pin_error(path, cause));
         }
         Ok(link)
     }
 
     /// The link pinned at `path`, now running our program; `None` if there is none.
     fn adopt(&self, ifindex: u32, path: &Path) -> Result<Option<XdpLink>, Error> {
-        let failed = |source| pin_error(path, source);
+        let failed = |cause| pin_error(path, cause);
         let Some(link) = XdpLink::open(path).map_err(failed)? else {
             return Ok(None);
         };
@@ -191,9 +186,34 @@ impl Redirect {
         }
         match link.replace_program(self.program.as_fd()) {
             Ok(()) => Ok(Some(link)),
-            Err(source) => Err(attach_error(ifindex, &source)),
+            Err(cause) => Err(attach_error(ifindex, &cause)),
         }
     }
+}
+
+impl Drop for Redirect {
+    fn drop(&mut self) {
+        for Attached { link, .. } in self.attached.values().filter(|link| link.pin.is_none()) {
+            // If this fails, closing the link still detaches, a little later.
+            let _ = link.detach();
+        }
+    }
+}
+
+fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
+    let mut ebpf = EbpfLoader::new()
+        .override_global("workers", &u32::from(workers), true)
+        .map_max_entries("LINKS", max_links.into())
+        .map_max_entries("XSKS", u32::from(max_links) * u32::from(workers))
+        .load(OBJECT)?;
+    program(&mut ebpf)?.load()?;
+    Ok(ebpf)
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
+    ebpf.program_mut("redirect")
+        .ok_or_else(|| ProgramError::InvalidName { name: "redirect".into() })?
+        .try_into()
 }
 
 /// Takes a pinned link off its netdev and removes the pin; nothing happens if there is none.
@@ -203,40 +223,51 @@ impl Redirect {
 /// # Errors
 /// [`Error::Pin`] if `path` is something else than a pinned XDP link, [`Error::Detach`].
 pub fn unpin(path: &Path) -> Result<(), Error> {
-    let failed = |source| pin_error(path, source);
+    let failed = |cause| pin_error(path, cause);
     let Some(link) = XdpLink::open(path).map_err(failed)? else {
         return Ok(());
     };
     let ifindex = link.ifindex().map_err(failed)?.unwrap_or(0);
-    detach_and_unpin(link, ifindex, Some(path))
+    detach_and_unpin(&link, ifindex, Some(path))
 }
 
 /// Detaches first: if the pin can't be removed then, it is a dead link that attach sweeps away.
-fn detach_and_unpin(link: XdpLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
-    link.detach().map_err(|source| Error::Detach { link: link_name(ifindex), source })?;
+fn detach_and_unpin(link: &XdpLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
+    link.detach().map_err(|cause| detach_error(ifindex, cause))?;
     match pin.map(|path| (path, fs::remove_file(path))) {
-        Some((path, Err(source))) if source.kind() != io::ErrorKind::NotFound => {
-            Err(pin_error(path, source))
+        Some((path, Err(cause))) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(pin_error(path, cause))
         }
         _ => Ok(()),
     }
 }
 
-fn attach_error(ifindex: u32, source: &io::Error) -> Error {
-    let errno = Errno::from_raw(source.raw_os_error().unwrap_or(0));
+fn attach_error(ifindex: u32, cause: &io::Error) -> Error {
+    // bpf(2) says EINVAL for a netdev that doesn't exist, and for much else.
+    let errno = match name_of(ifindex) {
+        Some(_) => Errno::from_raw(cause.raw_os_error().unwrap_or(0)),
+        None => Errno::ENODEV,
+    };
     Error::Attach { link: link_name(ifindex), errno }
 }
 
-fn pin_error(path: &Path, source: io::Error) -> Error {
-    Error::Pin { path: path.into(), source }
+fn detach_error(ifindex: u32, cause: io::Error) -> Error {
+    Error::Detach { link: link_name(ifindex), cause }
 }
 
-/// The netdev's name, or its number if it is gone.
+fn pin_error(path: &Path, cause: io::Error) -> Error {
+    Error::Pin { path: path.into(), cause }
+}
+
+/// The netdev's name for messages, or its number if it is gone.
 fn link_name(ifindex: u32) -> String {
-    match if_indextoname(ifindex) {
-        Ok(name) => name.to_string_lossy().into_owned(),
-        Err(_) => format!("number {ifindex}"),
-    }
+    name_of(ifindex).unwrap_or_else(|| format!("number {ifindex}"))
+}
+
+fn name_of(ifindex: u32) -> Option<String> {
+    // nix 0.31 takes the failure of if_indextoname(3), a null pointer, for an empty name.
+    let name = if_indextoname(ifindex).ok()?.to_string_lossy().into_owned();
+    (!name.is_empty()).then_some(name)
 }
 
 #[cfg(test)]

@@ -1,1 +1,179 @@
-//! Placeholder.
+//! Flows: what a worker remembers of each conversation, and the table it keeps them in.
+//!
+//! A flow is opened by the first packet that policy lets pass, and judged in that packet's
+//! direction; packets of either direction find it. It belongs to one worker, so nothing here is
+//! shared or locked.
+//!
+//! # TCP without a SYN
+//! A segment that is no SYN and belongs to no flow may open one, so that connections live on when
+//! the agent starts again; such a flow is [`Flow::picked_up`]. We can't know which end had opened
+//! it, and an inspector can't follow a stream whose beginning it has not seen. Whoever judges must
+//! therefore refuse it unless policy allows it plainly in both directions.
+
+mod class;
+mod table;
+pub mod tcp;
+
+pub use table::{FlowIx, FlowTable};
+
+use class::Class;
+
+use crate::drop_reason::DropReason;
+use crate::packet::{L4, View};
+use crate::policy::Cause;
+use crate::types::{Address, Direction, Epoch, LinkId, Nanos, Tuple};
+
+/// One conversation. Two cache lines with its place in the table.
+#[derive(Debug)]
+pub struct Flow {
+    // The tuple in the direction of the opener, taken apart because `Tuple` would bring eleven
+    // bytes of padding.
+    src: Address,
+    dst: Address,
+    src_port: u16,
+    dst_port: u16,
+    protocol: u8,
+    /// Type of the ICMP message that opened the flow; zero for other protocols.
+    pub icmp_type: u8,
+    /// Whether the flow began with a TCP segment that was no SYN.
+    pub picked_up: bool,
+    /// TCP's state; without meaning for other protocols.
+    pub tcp: tcp::State,
+    /// Tables that the verdict was made by.
+    pub epoch: Epoch,
+    links: [LinkId; 2],
+    inspector: u32,
+    /// The table's queue that the flow is in. Here because it fills a gap.
+    queue: u8,
+    /// What decided at the source's egress.
+    pub egress: Cause,
+    /// What decided at the destination's ingress.
+    pub ingress: Cause,
+    last_seen: Nanos,
+    /// Packets from the opener and to it.
+    pub packets: [u64; 2],
+    /// Bytes of IP from the opener and to it.
+    pub bytes: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Flow>() <= 128);
+
+const NO_INSPECTOR: u32 = u32::MAX;
+
+impl Flow {
+    /// The flow that this packet opens, with the packet counted. `links` are those of the opener
+    /// and of the other end, `causes` what decided at the source's egress and at the destination's
+    /// ingress.
+    #[must_use]
+    pub fn new(
+        view: &View,
+        epoch: Epoch,
+        links: [LinkId; 2],
+        [egress, ingress]: [Cause; 2],
+        now: Nanos,
+    ) -> Self {
+        let Tuple { src, dst, src_port, dst_port, protocol } = view.tuple;
+        let mut flow = Self {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            protocol,
+            icmp_type: 0,
+            picked_up: false,
+            tcp: tcp::State::SynSent,
+            epoch,
+            links,
+            inspector: NO_INSPECTOR,
+            queue: 0,
+            egress,
+            ingress,
+            last_seen: now,
+            packets: [1, 0],
+            bytes: [u64::from(view.ip_len()), 0],
+        };
+        match view.l4_kind {
+            L4::Icmp { kind, .. } => flow.icmp_type = kind,
+            L4::Tcp(segment) if !tcp::opens(segment.flags) => {
+                flow.picked_up = true;
+                flow.tcp =
+                    tcp::advance(tcp::State::Established, Direction::Original, segment.flags)
+                        .unwrap_or(tcp::State::Closed);
+            }
+            _ => {}
+        }
+        flow
+    }
+
+    /// The flow's name, in the direction of its opener.
+    #[must_use]
+    #[inline]
+    pub const fn tuple(&self) -> Tuple {
+        Tuple {
+            src: self.src,
+            dst: self.dst,
+            src_port: self.src_port,
+            dst_port: self.dst_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The link that packets of `direction` come from.
+    #[must_use]
+    #[inline]
+    pub const fn link(&self, direction: Direction) -> LinkId {
+        self.links[direction as usize]
+    }
+
+    /// Sets the links of the opener and of the other end.
+    pub const fn set_links(&mut self, links: [LinkId; 2]) {
+        self.links = links;
+    }
+
+    /// Index of the flow's inspector; `None` for a flow that is forwarded without looking further.
+    #[must_use]
+    #[inline]
+    pub const fn inspector(&self) -> Option<u32> {
+        match self.inspector {
+            NO_INSPECTOR => None,
+            index => Some(index),
+        }
+    }
+
+    /// Sets or takes away the inspector. `u32::MAX` is no index.
+    pub const fn set_inspector(&mut self, index: Option<u32>) {
+        self.inspector = match index {
+            Some(index) => index,
+            None => NO_INSPECTOR,
+        };
+    }
+
+    /// When its last packet came.
+    #[must_use]
+    pub const fn last_seen(&self) -> Nanos {
+        self.last_seen
+    }
+
+    /// Whether it was silent for so long that it is to be forgotten.
+    #[must_use]
+    #[inline]
+    pub fn is_expired(&self, now: Nanos) -> bool {
+        now.since(self.last_seen) >= Class::of(self).timeout()
+    }
+
+    /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
+    #[inline]
+    fn note(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
+        if let L4::Tcp(segment) = view.l4_kind {
+            self.tcp =
+                tcp::advance(self.tcp, direction, segment.flags).ok_or(DropReason::TcpNoFlow)?;
+        }
+        self.last_seen = now;
+        self.packets[direction as usize] += 1;
+        self.bytes[direction as usize] += u64::from(view.ip_len());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -286,7 +286,9 @@ proptest! {
 
     #[test]
     fn a_wrong_ipv4_header_checksum_is_malformed(sample in any_sample(), error in 1u16..0xffff) {
-        prop_assume!(sample.view.is_v4());
+        if !sample.view.is_v4() {
+            return Ok(());
+        }
         let mut bytes = sample.bytes;
         let at = usize::from(sample.view.l3) + 10;
         let sum = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -358,7 +360,9 @@ proptest! {
         sample in any_sample(), at in any::<prop::sample::Index>(), change in 1u8..0xff,
     ) {
         let view = sample.view;
-        prop_assume!(checksum_field(&view).is_some() && view.payload_len() > 0);
+        if checksum_field(&view).is_none() || view.payload_len() == 0 {
+            return Ok(());
+        }
         let umem = Umem::new(1).unwrap();
         let mut pool = umem.pool();
         let mut packet = packet_of(&mut pool, &[&sample.bytes]);

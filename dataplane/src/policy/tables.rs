@@ -289,7 +289,7 @@ pub struct PolicyTables {
     pub addresses: AddressTable,
     /// Networks by prefix.
     pub networks: NetworkTable,
-    /// Label sets. The first two are `world` for IPv4 and for IPv6, the third is `host`.
+    /// Label sets. The first four are `world` for IPv4 and for IPv6, `host` and `remote-node`.
     pub identities: Vec<Arc<IdentityRow>>,
 }
 
@@ -300,4 +300,6 @@ impl PolicyTables {
     pub const WORLD_V6: u32 = 1;
     /// Row of this node's own addresses.
     pub const HOST: u32 = 2;
+    /// Row of other nodes' addresses.
+    pub const REMOTE_NODE: u32 = 3;
 }

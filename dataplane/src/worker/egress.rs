@@ -135,7 +135,7 @@ impl Egress {
             let Some(port) = self.ports[link.index()].as_mut() else { continue };
             port.flush();
             port.service(&mut self.pool);
-            if !port.needs_flush() {
+            if !port.has_unsent() {
                 self.unflushed.swap_remove(index);
             }
         }

@@ -3,11 +3,11 @@
 //! [`Worker`] is the ring loop around the [`pipeline`]: it takes batches off the receive rings of
 //! its ports, runs each packet through the pipeline, and flushes what was transmitted. It opens no
 //! file and reads no clock, so the whole of it runs on in-memory rings too: in tests, in fuzzing
-//! and in `podgate replay`. [`runtime`] puts workers on threads.
+//! and in `podgate replay`. [`Dataplane`] puts workers on threads.
 
 mod egress;
-pub mod pipeline;
-pub mod runtime;
+mod pipeline;
+mod runtime;
 mod shared;
 
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::xsk::{FramePool, Packet, Port};
 
 use egress::Egress;
 use pipeline::{Pipeline, Surroundings};
+pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 pub use shared::{Shared, SharedConfig};
 
 /// Packets taken from one port before the next one gets its turn.
@@ -87,6 +88,12 @@ impl Worker {
     #[must_use]
     pub fn flows(&self) -> usize {
         self.pipeline.flows()
+    }
+
+    /// Whether some flow is inspected: its timers want a round every few milliseconds.
+    #[must_use]
+    pub fn has_inspected(&self) -> bool {
+        self.pipeline.has_inspected()
     }
 
     /// One turn over all ports at time `now`. Returns the number of packets processed; with zero

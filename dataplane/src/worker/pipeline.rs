@@ -21,7 +21,7 @@
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
 //! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
-//! - *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
+//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
 //!   sender.
 
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use crate::flow::{Flow, FlowIx, FlowTable, tcp};
 use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
 use crate::l7::io::FlowIo;
+use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use crate::types::{Direction, LinkId, Nanos, Tuple, proto};
@@ -40,10 +41,12 @@ use crate::xsk::{Frame, Packet, Umem};
 
 use super::egress::{Egress, Origin};
 
-/// Flow-table slots looked at for expiry in one round.
+/// Flows looked at for expiry in one round.
 const EXPIRY_BUDGET: usize = 32;
-/// Inspected flows whose timers are looked at in one round.
-const TICK_BUDGET: usize = 32;
+/// Milliseconds between two looks at the timers of inspected flows.
+const TICK_MS: u64 = 5;
+/// Inspected flows whose timers are looked at each time.
+const TICK_BUDGET: usize = 1024;
 
 /// What surrounds the pipeline while it works on one batch.
 pub(super) struct Surroundings<'a> {
@@ -74,14 +77,21 @@ struct Inspected {
 struct Inspectors {
     slots: Vec<Option<Box<Inspected>>>,
     free: Vec<u32>,
-    /// Where the next round of timers begins.
+    /// Where the next look at timers begins, and when.
     cursor: usize,
+    next_tick: Nanos,
     limit: usize,
 }
 
 impl Inspectors {
     fn new(limit: u32) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), cursor: 0, limit: limit as usize }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            cursor: 0,
+            next_tick: Nanos::default(),
+            limit: limit as usize,
+        }
     }
 
     fn reserve(&mut self) -> Option<u32> {
@@ -101,6 +111,10 @@ impl Inspectors {
             self.free.push(slot);
         }
         taken
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
     }
 
     fn held_frames(&self) -> usize {
@@ -124,6 +138,11 @@ impl Pipeline {
 
     pub(super) fn held_frames(&self) -> usize {
         self.inspectors.held_frames()
+    }
+
+    /// Whether some flow has timers of a finer grain than flow expiry.
+    pub(super) fn has_inspected(&self) -> bool {
+        !self.inspectors.is_empty()
     }
 
     /// A packet that came in by `link`.
@@ -161,7 +180,7 @@ impl Pipeline {
         }
         // (2) Established flow.
         if let Some((index, direction)) = self.flows.find(&view.tuple) {
-            if !self.starts_over(index, direction, &view) {
+            if !self.starts_over(index, &view) {
                 return self.established(around, index, direction, &view, packet);
             }
             self.end(around, index);
@@ -171,9 +190,8 @@ impl Pipeline {
     }
 
     /// Whether a SYN opens a new connection on the tuple of one that is over.
-    fn starts_over(&self, index: FlowIx, direction: Direction, view: &View) -> bool {
-        let L4::Tcp(segment) = view.l4_kind else { return false };
-        tcp::reopens(self.flows.get(index).tcp, direction, segment.flags)
+    fn starts_over(&self, index: FlowIx, view: &View) -> bool {
+        tcp_of(view).is_some_and(|segment| tcp::reopens(self.flows.get(index).tcp, segment.flags))
     }
 
     fn established(
@@ -184,13 +202,17 @@ impl Pipeline {
         view: &View,
         packet: Packet,
     ) {
-        if self.flows.get(index).epoch != around.snapshot.epoch && !self.judge_again(around, index) {
+        if self.flows.get(index).epoch != around.snapshot.epoch && !self.judge_again(around, index)
+        {
             let link = self.flows.get(index).link(direction);
-            self.kill(around, index);
+            self.end(around, index);
             return around.refuse(link, view.tuple, packet, DropReason::PolicyRevoked);
         }
-        let flow = self.flows.get_mut(index);
-        flow.note(direction, view, around.now);
+        let noted = self.flows.note(index, direction, view, around.now);
+        let flow = self.flows.get(index);
+        if let Err(reason) = noted {
+            return around.refuse(flow.link(direction), view.tuple, packet, reason);
+        }
         match flow.inspector() {
             None => {
                 let out = flow.link(direction.reverse());
@@ -235,14 +257,17 @@ impl Pipeline {
 
     /// (3) A packet that belongs to no flow.
     fn open(&mut self, around: &mut Surroundings<'_>, link: LinkId, view: &View, packet: Packet) {
-        let subject = Subject { tuple: view.tuple, icmp_type: icmp_of(view).0 };
+        let subject = Subject { tuple: view.tuple, icmp_type: icmp_type_of(view) };
+        if matches!(icmp::role(view.tuple.protocol, subject.icmp_type), Role::Reply { .. }) {
+            return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
+        }
         let from_host = around.snapshot.routes.is_host(link);
         let Some(links) = around.links(view.tuple, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
         let decision = around.decide(&subject);
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
-        let mid_stream = is_mid_stream(view);
+        let mid_stream = tcp_of(view).is_some() && !tcp::opens(flags);
         if mid_stream && decision.verdict != Verdict::Deny {
             let other_way = Subject { tuple: view.tuple.reversed(), ..subject };
             let plain = decision.verdict == Verdict::Allow
@@ -263,12 +288,9 @@ impl Pipeline {
             },
             Verdict::Allow | Verdict::Deny => None,
         };
-        let mut flow = Flow::new(view.tuple, around.snapshot.epoch, links, around.now);
-        flow.icmp_type = subject.icmp_type;
-        flow.picked_up = mid_stream;
-        (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
+        let causes = [decision.egress, decision.ingress];
+        let mut flow = Flow::new(view, around.snapshot.epoch, links, causes, around.now);
         flow.set_inspector(slot);
-        flow.note(Direction::Original, view, around.now);
         let index = match self.insert(around, flow) {
             Ok(index) => index,
             Err(reason) => {
@@ -288,11 +310,7 @@ impl Pipeline {
         }
     }
 
-    fn insert(
-        &mut self,
-        around: &mut Surroundings<'_>,
-        flow: Flow,
-    ) -> Result<FlowIx, DropReason> {
+    fn insert(&mut self, around: &mut Surroundings<'_>, flow: Flow) -> Result<FlowIx, DropReason> {
         if self.flows.is_full() {
             let victim = self.flows.victim(around.now).ok_or(DropReason::FlowTableFull)?;
             self.end(around, victim);
@@ -355,25 +373,29 @@ impl Pipeline {
 
     /// Timers: a bounded number of flows and inspectors each round.
     pub(super) fn maintain(&mut self, around: &mut Surroundings<'_>) {
-        while let Some(index) = self.flows.next_expired(around.now, EXPIRY_BUDGET) {
+        let mut budget = EXPIRY_BUDGET;
+        while let Some(index) = self.flows.next_expired(around.now, &mut budget) {
             self.end(around, index);
         }
-        for _ in 0..TICK_BUDGET.min(self.inspectors.slots.len()) {
-            self.inspectors.cursor = (self.inspectors.cursor + 1) % self.inspectors.slots.len();
-            if let Some(inspected) = &mut self.inspectors.slots[self.inspectors.cursor] {
-                let flow = self.flows.get(inspected.flow);
-                let now = around.now;
+        if around.now >= self.inspectors.next_tick {
+            self.inspectors.next_tick = around.now.plus_millis(TICK_MS);
+            self.tick(around);
+        }
+    }
+
+    fn tick(&mut self, around: &mut Surroundings<'_>) {
+        let Self { flows, inspectors, .. } = self;
+        for _ in 0..TICK_BUDGET.min(inspectors.slots.len()) {
+            inspectors.cursor = (inspectors.cursor + 1) % inspectors.slots.len();
+            if let Some(inspected) = &mut inspectors.slots[inspectors.cursor] {
+                let (now, flow) = (around.now, flows.get(inspected.flow));
                 inspected.follower.tick(now, &mut InspectedIo { flow, around });
             }
         }
     }
 
-    /// Ends a flow that policy took back: an inspected one is reset at both ends.
-    fn kill(&mut self, around: &mut Surroundings<'_>, index: FlowIx) {
-        self.end(around, index);
-    }
-
-    /// Forgets a flow and tells what it carried.
+    /// Forgets a flow and tells what it carried. An inspected one is reset at both ends, unless it
+    /// is over already.
     fn end(&mut self, around: &mut Surroundings<'_>, index: FlowIx) {
         let flow = self.flows.remove(index);
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
@@ -416,10 +438,10 @@ impl Surroundings<'_> {
             && !routes.is_host(out)
             && routes.endpoint(view.tuple.src).is_some();
         if between_pods {
-            if view.ttl <= 1 {
-                return self.egress.discard(packet, DropReason::TtlExceeded);
+            let head = self.egress.umem().data_mut(&mut packet.head);
+            if let Err(reason) = edit::decrement_ttl(head, view) {
+                return self.egress.discard(packet, reason);
             }
-            edit::decrement_ttl(self.egress.umem().data_mut(&mut packet.head), view);
         }
         if edit::complete_checksum(self.egress.umem(), &mut packet, view) {
             self.egress.stats().checksums_completed.add(1);
@@ -546,17 +568,11 @@ fn tcp_of(view: &View) -> Option<Tcp> {
     }
 }
 
-fn icmp_of(view: &View) -> (u8, u8) {
+fn icmp_type_of(view: &View) -> u8 {
     match view.l4_kind {
-        L4::Icmp { kind, code } => (kind, code),
-        _ => (0, 0),
+        L4::Icmp { kind, .. } => kind,
+        _ => 0,
     }
-}
-
-/// Whether the packet is TCP and not the first segment of a connection.
-fn is_mid_stream(view: &View) -> bool {
-    const OPENING: u8 = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::RST | tcp_flags::FIN;
-    tcp_of(view).is_some_and(|segment| segment.flags & OPENING != tcp_flags::SYN)
 }
 
 /// Which kind of denial a decision is.

@@ -41,8 +41,10 @@ pub struct Config {
 
 /// How long an idle worker looks before it sleeps.
 const SPIN_NS: u64 = 20_000;
-/// How long it sleeps at most: timers (flow expiry, L7 hold) have this granularity when idle.
+/// How long it sleeps at most, for the sake of flow expiry.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// The same while some flow is inspected, for the sake of the followers' timers.
+const SLEEP_INSPECTED: Duration = Duration::from_millis(20);
 /// Commands that may wait for one worker.
 const COMMAND_CAPACITY: usize = 256;
 
@@ -184,15 +186,12 @@ impl Dataplane {
     /// # Errors
     /// When a worker doesn't answer.
     pub fn remove_link(&self, link: LinkId) -> Result<(), LinkError> {
-        let commands = (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
+        let commands =
+            (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
         self.tell_all(link, commands)
     }
 
-    fn tell_all<F>(
-        &self,
-        link: LinkId,
-        commands: impl Iterator<Item = F>,
-    ) -> Result<(), LinkError>
+    fn tell_all<F>(&self, link: LinkId, commands: impl Iterator<Item = F>) -> Result<(), LinkError>
     where
         F: FnOnce(channel::Sender<io::Result<()>>) -> Command,
     {
@@ -275,7 +274,11 @@ impl Thread {
         let work = !self.commands.is_empty()
             || self.shared.has_handoffs(self.index)
             || self.stop.load(Ordering::Acquire);
-        let timeout = if work { Duration::ZERO } else { SLEEP_MAX };
+        let timeout = match (work, self.worker.has_inspected()) {
+            (true, _) => Duration::ZERO,
+            (false, true) => SLEEP_INSPECTED,
+            (false, false) => SLEEP_MAX,
+        };
         // An interrupted or failed poll is a short sleep: the next round looks at everything.
         let _ = self.poll.poll(events, Some(timeout));
         sleeper.awake();

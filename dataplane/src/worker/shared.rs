@@ -77,12 +77,7 @@ impl Shared {
     }
 
     /// Passes a packet to `worker`, or gives it back when that one's ring is full.
-    pub(super) fn hand_off(
-        &self,
-        worker: u16,
-        link: LinkId,
-        packet: Packet,
-    ) -> Result<(), Packet> {
+    pub(super) fn hand_off(&self, worker: u16, link: LinkId, packet: Packet) -> Result<(), Packet> {
         let worker = usize::from(worker);
         self.handoffs[worker].push((link, packet)).map_err(|(_, packet)| packet)?;
         self.sleepers[worker].wake_if_asleep();

@@ -29,18 +29,14 @@ impl Frame {
         self.umem
     }
 
-    pub(super) const fn index(&self) -> u32 {
-        self.index
-    }
-
     /// Where the data begins, bytes from the start of the area.
     pub(super) const fn position(&self) -> usize {
         self.index as usize * FRAME_SIZE as usize + self.offset as usize
     }
 
-    /// Ends the handle; the caller has noted the frame elsewhere.
-    pub(super) fn forget(self) {
-        std::mem::forget(self);
+    /// Ends the handle, whose frame the caller notes elsewhere: its index and position.
+    pub(super) const fn end(self) -> (u32, usize) {
+        (self.index, self.position())
     }
 
     /// Bytes of data.

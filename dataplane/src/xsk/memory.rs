@@ -4,9 +4,8 @@
 //! and gets at them by the same ownership notes as a port, so it can't touch a frame that somebody
 //! else holds. Tests, fuzzing and replay run the dataplane on it, without privileges.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::frame::{Frame, FramePool};
 use super::link::{Link, RingSizes};
 use super::port::Port;
 use super::ring::{Consumer, Producer, pair};
@@ -19,8 +18,8 @@ pub const RECEIVE_BYTES: usize = (FRAME_SIZE - FRAME_HEADROOM) as usize;
 
 /// The kernel's part of a memory link.
 pub struct MemoryLink {
-    umem: Arc<Umem>,
-    link: LinkId,
+    /// Gone when all ports are closed.
+    link: Weak<Link>,
     fill: Consumer<u64>,
     completion: Producer<u64>,
     workers: Vec<Lane>,
@@ -37,7 +36,7 @@ struct Lane {
 /// A memory link with one port for each worker, its fill ring topped up from spare frames.
 ///
 /// # Panics
-/// When a ring size is no power of two.
+/// When a ring size is no power of two or a link of this number is open.
 #[must_use]
 pub fn link(
     umem: &Arc<Umem>,
@@ -47,19 +46,19 @@ pub fn link(
 ) -> (Vec<Port>, MemoryLink) {
     let (fill, kernel_fill) = pair(sizes.fill);
     let (kernel_completion, completion) = pair(sizes.completion);
-    let shared = Arc::new(Link::new(Arc::clone(umem), link, fill, completion));
+    let Some(claim) = umem.claim(link) else { panic!("{link:?} is open already") };
+    let shared = Arc::new(Link::new(claim, fill, completion, Vec::new()));
     shared.service(&mut umem.pool());
     let (mut ports, mut lanes) = (Vec::new(), Vec::new());
-    for _ in 0..workers {
+    for worker in 0..workers {
         let (kernel_rx, rx) = pair(sizes.rx);
         let (tx, kernel_tx) = pair(sizes.tx);
         kernel_tx.ask_for_wakeup();
-        ports.push(Port::new(rx, tx, Arc::clone(&shared)));
+        ports.push(Port::new(worker, rx, tx, Arc::clone(&shared)));
         lanes.push(Lane { rx: kernel_rx, tx: kernel_tx, sending: Vec::new() });
     }
     let kernel = MemoryLink {
-        umem: Arc::clone(umem),
-        link,
+        link: Arc::downgrade(&shared),
         fill: kernel_fill,
         completion: kernel_completion,
         workers: lanes,
@@ -69,7 +68,8 @@ pub fn link(
 
 impl MemoryLink {
     /// Delivers a packet to `worker`'s port. Returns `false`, and delivers nothing, when the fill
-    /// ring has too few frames or the receive ring too few slots; the kernel would drop it.
+    /// ring has too few frames, the receive ring too few slots, or all ports are closed: the
+    /// kernel would drop it.
     ///
     /// # Panics
     /// When there is no such worker.
@@ -86,6 +86,7 @@ impl MemoryLink {
         worker: usize,
         parts: impl ExactSizeIterator<Item = &'p [u8]>,
     ) -> bool {
+        let Some(link) = self.link.upgrade() else { return false };
         let mut left = parts.len() as u32;
         let rx = &mut self.workers[worker].rx;
         if left == 0 || self.fill.available(left) < left || rx.free(left) < left {
@@ -93,38 +94,45 @@ impl MemoryLink {
         }
         for part in parts {
             left -= 1;
-            let frame = self.fill.pop().and_then(|address| self.umem.take(address, self.link));
-            let Some(mut frame) = frame else {
-                unreachable!("a port fills its ring with frames that it has given to the link");
-            };
-            frame.set_extent(FRAME_HEADROOM, part.len() as u32);
-            self.umem.data_mut(&mut frame).copy_from_slice(part);
-            let (len, options) = (frame.len(), if left > 0 { XDP_PKT_CONTD } else { 0 });
-            let addr = self.umem.give(frame, self.link);
-            rx.produce(1, || Some(Desc { addr, len, options }));
+            self.deliver(&link, worker, part, left > 0);
         }
-        rx.publish();
+        self.workers[worker].rx.publish();
         true
     }
 
+    /// Puts a part of a packet in the next frame of the fill ring, and on the receive ring.
+    fn deliver(&mut self, link: &Link, worker: usize, part: &[u8], more: bool) {
+        let frame = self.fill.pop().and_then(|address| link.umem().take(address, link.id()));
+        let Some(mut frame) = frame else {
+            unreachable!("a port fills its ring with frames that it has given to the link");
+        };
+        frame.set_extent(FRAME_HEADROOM, part.len() as u32);
+        link.umem().data_mut(&mut frame).copy_from_slice(part);
+        let (len, options) = (frame.len(), if more { XDP_PKT_CONTD } else { 0 });
+        let addr = link.umem().give(frame, link.id());
+        let put = self.workers[worker].rx.produce(1, || Some(Desc { addr, len, options }));
+        debug_assert_eq!(put, 1, "the caller looked for room");
+    }
+
     /// Takes what `worker`'s port has flushed, hands every packet to `each` and completes its
-    /// frames. Stops early when the completion ring is full. Returns the number of packets.
+    /// frames. Stops early when the completion ring is full. Returns the number of packets; none
+    /// when all ports are closed.
     ///
     /// # Panics
     /// When there is no such worker.
     pub fn transmitted(&mut self, worker: usize, each: &mut impl FnMut(&[u8])) -> usize {
+        let Some(link) = self.link.upgrade() else { return 0 };
         let lane = &mut self.workers[worker];
         let mut packets = 0;
         while self.completion.free(1) > 0
             && let Some(desc) = lane.tx.pop()
         {
-            let Some(frame) = self.umem.take(desc.addr, self.link) else {
+            let Some(mut frame) = link.umem().take(desc.addr, link.id()) else {
                 unreachable!("a port transmits frames that it has given to the link");
             };
-            let mut frame: Frame = frame;
             frame.set_extent((desc.addr % u64::from(FRAME_SIZE)) as u32, desc.len);
-            lane.sending.extend_from_slice(self.umem.data(&frame));
-            let addr = self.umem.give(frame, self.link);
+            lane.sending.extend_from_slice(link.umem().data(&frame));
+            let addr = link.umem().give(frame, link.id());
             self.completion.produce(1, || Some(addr));
             if desc.options & XDP_PKT_CONTD == 0 {
                 each(&lane.sending);
@@ -144,57 +152,4 @@ impl MemoryLink {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIZES: RingSizes = RingSizes { fill: 64, completion: 64, rx: 64, tx: 64 };
-
-    struct Bench {
-        umem: Arc<Umem>,
-        pool: FramePool,
-        ports: Vec<Port>,
-        kernel: MemoryLink,
-    }
-
-    impl Bench {
-        fn new(frames: u32, workers: usize) -> Self {
-            let umem = Umem::new(frames).unwrap();
-            let (ports, kernel) = link(&umem, LinkId(1), workers, SIZES);
-            Self { pool: umem.pool(), umem, ports, kernel }
-        }
-
-        /// Receives everything on worker 0 and sends it back; returns what came out.
-        fn echo(&mut self) -> Vec<Vec<u8>> {
-            let mut packets = Vec::new();
-            let port = &mut self.ports[0];
-            port.receive(&mut self.pool, &mut packets, usize::MAX);
-            for packet in packets {
-                port.transmit(&mut self.pool, packet).unwrap();
-            }
-            port.flush();
-            let mut sent = Vec::new();
-            self.kernel.transmitted(0, &mut |bytes| sent.push(bytes.to_vec()));
-            port.service(&mut self.pool);
-            assert_eq!(self.pool.outstanding(), port.held_frames() as i64);
-            sent
-        }
-    }
-
-    fn bytes(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i % 251) as u8).collect()
-    }
-
-    #[test]
-    fn packets_of_every_size_go_round_unchanged() {
-        let mut bench = Bench::new(256, 1);
-        for len in [1, 14, 60, 1514, 3839, 3840, 3841, 7680, 9014, 32_014, 65_535] {
-            assert!(bench.kernel.inject(0, &bytes(len)));
-            assert_eq!(bench.echo(), [bytes(len)], "{len} bytes");
-        }
-        assert_eq!(bench.ports[0].statistics(), XskStatistics { ..Default::default() });
-        assert_eq!(bench.kernel.fill_level(), SIZES.fill);
-        assert_eq!(bench.umem.held_by(LinkId(1)), SIZES.fill as usize);
-    }
-
-    use super::super::port::XskStatistics;
-}
+mod tests;

@@ -3,7 +3,12 @@
 //! This module and its children are the only place of the crate where `unsafe` is allowed. What
 //! the rest sees is: a [`Frame`] that can't be copied, a [`FramePool`] to get one from and give it
 //! back to, and a [`Port`] (one worker's rings on one link) that turns received frames into
-//! [`Packet`]s and takes packets to transmit.
+//! [`Packet`]s and takes packets to transmit. A port's rings are shared with the kernel
+//! ([`open_link`]) or with a test ([`memory`]).
+//!
+//! The argument for its soundness has two halves. A frame's bytes are reached only through its one
+//! handle (`umem`, "Ownership"); a ring's slots only through the end whose turn it is (`ring`,
+//! "Protocol").
 #![allow(unsafe_code)]
 
 mod assemble;
@@ -12,11 +17,13 @@ mod link;
 pub mod memory;
 mod port;
 mod ring;
+mod socket;
 mod sys;
 mod umem;
 
 pub use assemble::PACKET_FRAMES_MAX;
 pub use frame::{Frame, FramePool, Packet};
 pub use link::RingSizes;
-pub use port::{Port, XskStatistics};
+pub use port::{LinkState, Port, XskStatistics};
+pub use socket::{OpenError, open_link};
 pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};

@@ -1,14 +1,18 @@
 //! One worker's rings on one link.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
 use super::frame::{Frame, FramePool, Packet};
 use super::link::Link;
 use super::ring::{Rx, Tx};
-use super::sys::{Desc, XDP_PKT_CONTD};
+use super::sys::{self, Desc, XDP_PKT_CONTD};
 use crate::types::LinkId;
+
+/// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
+/// takes 32 of them (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).
+const WAKEUPS_MAX: u32 = 64;
 
 /// One worker's way to receive from and transmit to one link.
 ///
@@ -19,16 +23,33 @@ pub struct Port {
     rx: Rx,
     tx: Tx,
     assembler: Assembler,
+    /// Whether the kernel may have left published entries on the transmit ring.
+    unsent: bool,
+    state: LinkState,
     counters: Counters,
+    worker: usize,
     // After the rings: the last port's drop closes the link, which must find them unmapped.
     link: Arc<Link>,
 }
 
-/// What went wrong on a port, in its own count.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+/// What the kernel said of the link when it was last asked to transmit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    /// It takes packets.
+    Up,
+    /// It is administratively down, and may come up again.
+    Down,
+    /// It was removed. No socket of it will ever work again.
+    Gone,
+}
+
+/// What happened on a port, in its own count.
+#[derive(Default)]
 struct Counters {
     false_completions: u64,
     starved: u64,
+    wakeups: u64,
+    wakeup_errors: u64,
 }
 
 /// Counters of one port: what userspace counted, and the kernel's `XDP_STATISTICS` of its socket
@@ -42,12 +63,28 @@ pub struct XskStatistics {
     pub oversized: u64,
     /// Times that no free frame was left to fill up the fill ring.
     pub starved: u64,
+    /// Calls to the kernel to transmit.
+    pub wakeups: u64,
+    /// Of these, the ones that failed for another reason than a busy or vanished link.
+    pub wakeup_errors: u64,
+    /// Packets that the kernel dropped for want of a frame in the fill ring.
+    pub rx_dropped: u64,
+    /// Addresses in the fill ring that the kernel refused.
+    pub rx_invalid: u64,
+    /// Descriptors in the transmit ring that the kernel refused.
+    pub tx_invalid: u64,
+    /// Packets that the kernel dropped because the receive ring was full.
+    pub rx_ring_full: u64,
+    /// Times that the kernel found the fill ring empty.
+    pub fill_ring_empty: u64,
+    /// Times that the kernel found the transmit ring empty.
+    pub tx_ring_empty: u64,
 }
 
 impl Port {
-    pub(super) fn new(rx: Rx, tx: Tx, link: Arc<Link>) -> Self {
+    pub(super) fn new(worker: usize, rx: Rx, tx: Tx, link: Arc<Link>) -> Self {
         let (assembler, counters) = Default::default();
-        Self { rx, tx, assembler, counters, link }
+        Self { rx, tx, assembler, unsent: false, state: LinkState::Up, counters, worker, link }
     }
 
     /// The link.
@@ -62,7 +99,21 @@ impl Port {
     /// write to frames that were given back.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.link.socket(self.worker).map(AsFd::as_fd)
+    }
+
+    /// Whether the link still took packets at the last flush.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        self.state
+    }
+
+    /// Whether flushed packets wait because the kernel was busy or the link is down.
+    /// [`Port::service`] tries again, and nothing tells when it would succeed: meanwhile a worker
+    /// should sleep for milliseconds at most.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        self.unsent
     }
 
     /// Appends up to `max` received packets to `out` and returns how many. Less than `max` means
@@ -94,15 +145,17 @@ impl Port {
     /// Puts a packet on the transmit ring; [`Port::flush`] sends it.
     ///
     /// # Errors
-    /// The packet, untouched, when the ring has no room for all its frames, or when the kernel
-    /// would never take it: it has more than [`PACKET_FRAMES_MAX`] frames or an empty one.
+    /// The packet, untouched, when the ring has no room for all its frames, when the link is not
+    /// [`LinkState::Up`], or when the kernel would never take the packet: it has more than
+    /// [`PACKET_FRAMES_MAX`] frames or an empty one.
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
         let frames = packet.frames();
         let sound = frames <= PACKET_FRAMES_MAX
             && !packet.head.is_empty()
             && !packet.tail.iter().any(Frame::is_empty);
-        if !sound || (self.tx.free(frames as u32) as usize) < frames {
+        if !sound || self.state != LinkState::Up || (self.tx.free(frames as u32) as usize) < frames
+        {
             return Err(packet);
         }
         let Packet { head, mut tail } = packet;
@@ -122,19 +175,56 @@ impl Port {
         Ok(())
     }
 
-    /// Sends what was put on the transmit ring, with one wakeup.
+    /// Sends what was put on the transmit ring, as a rule with one call to the kernel. What a busy
+    /// kernel leaves on the ring is sent by a later flush or [`Port::service`].
     #[inline]
     pub fn flush(&mut self) {
-        self.tx.publish();
+        self.unsent |= self.tx.publish() && self.state != LinkState::Gone;
+        self.send();
     }
 
     /// Reclaims transmitted frames and tops up the fill ring, unless another worker of the link is
-    /// at it.
+    /// at it. Tries again to send what the kernel was too busy for.
     #[inline]
     pub fn service(&mut self, pool: &mut FramePool) {
         let serviced = self.link.service(pool);
         self.counters.false_completions += serviced.false_completions;
         self.counters.starved += u64::from(serviced.starved);
+        self.send();
+    }
+
+    #[inline]
+    fn send(&mut self) {
+        if self.unsent {
+            self.wake();
+        }
+    }
+
+    /// Calls the kernel until it has taken all of the transmit ring, or stops for another reason
+    /// than the number of entries that it takes at once. In particular it stops at each packet
+    /// that the device drops; a pod that has taken its interface down must not cost us a call for
+    /// every packet to it.
+    fn wake(&mut self) {
+        let Self { link, tx, counters, .. } = self;
+        let Some(socket) = link.socket(self.worker).filter(|_| tx.needs_wakeup()) else {
+            self.unsent = false;
+            return;
+        };
+        let mut left = tx.in_use();
+        for _ in 0..WAKEUPS_MAX {
+            let result = sys::wake(socket.as_fd());
+            counters.wakeups += 1;
+            let error = result.err().and_then(|error| error.raw_os_error());
+            let state = state_after(error);
+            counters.wakeup_errors += u64::from(state.is_none());
+            self.state = state.unwrap_or(LinkState::Up);
+            let before = std::mem::replace(&mut left, tx.in_use());
+            let budget_spent = error == Some(libc::EAGAIN) && left < before;
+            if left == 0 || !budget_spent {
+                break;
+            }
+        }
+        self.unsent = left > 0 && self.state != LinkState::Gone;
     }
 
     /// Frames of a packet whose rest has not come yet. They count as the worker's in
@@ -147,10 +237,21 @@ impl Port {
     /// Counters of the port.
     #[must_use]
     pub fn statistics(&self) -> XskStatistics {
+        // A socket of a vanished link still tells; should it not, zeros are as good as any.
+        let kernel: sys::Statistics =
+            self.fd().and_then(|fd| sys::option(fd, sys::XDP_STATISTICS).ok()).unwrap_or_default();
         XskStatistics {
             false_descriptors: self.assembler.false_descriptors + self.counters.false_completions,
             oversized: self.assembler.oversized,
             starved: self.counters.starved,
+            wakeups: self.counters.wakeups,
+            wakeup_errors: self.counters.wakeup_errors,
+            rx_dropped: kernel.rx_dropped,
+            rx_invalid: kernel.rx_invalid_descs,
+            tx_invalid: kernel.tx_invalid_descs,
+            rx_ring_full: kernel.rx_ring_full,
+            fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+            tx_ring_empty: kernel.tx_ring_empty_descs,
         }
     }
 
@@ -163,11 +264,30 @@ impl Port {
     }
 }
 
+/// What a wakeup's error number says of the link (`__xsk_sendmsg` and `__xsk_generic_xmit`,
+/// `net/xdp/xsk.c`); `None` if no cause known there explains it.
+fn state_after(error: Option<i32>) -> Option<LinkState> {
+    match error {
+        Some(libc::ENXIO | libc::EBADF) => Some(LinkState::Gone),
+        Some(libc::ENETDOWN) => Some(LinkState::Down),
+        // Out of budget, of room in the completion ring or the device, of memory; or the device
+        // dropped a packet.
+        None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => Some(LinkState::Up),
+        Some(_) => None,
+    }
+}
+
 impl Drop for Port {
     fn drop(&mut self) {
         if let Some(packet) = self.assembler.take_partial() {
             let umem = self.link.umem();
             umem.spare_again(std::iter::once(packet.head).chain(packet.tail));
         }
+    }
+}
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Port").field("link", &self.link()).finish_non_exhaustive()
     }
 }

@@ -182,9 +182,11 @@ impl<T: Entry> Producer<T> {
     /// Shows the other party all entries written so far. Returns whether there were new ones.
     #[inline]
     pub(super) fn publish(&mut self) -> bool {
-        let published = self.ring.producer().load(Ordering::Relaxed);
-        self.ring.producer().store(self.next.0, Ordering::Release);
-        published != self.next.0
+        let unpublished = self.ring.producer().load(Ordering::Relaxed) != self.next.0;
+        if unpublished {
+            self.ring.producer().store(self.next.0, Ordering::Release);
+        }
+        unpublished
     }
 
     /// Entries that the other party has not taken yet, published or not.
@@ -314,4 +316,153 @@ fn pair_from<T: Entry>(size: u32, start: u32) -> (Producer<T>, Consumer<T>) {
     // SAFETY: likewise, its only reading end.
     let consumer = unsafe { Consumer::new(memory, at, size) };
     (producer, consumer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Ask for up to `room` entries and yield `yielded` of them.
+        Produce {
+            room: u32,
+            yielded: u32,
+        },
+        Publish,
+        /// Look at up to `max` entries and release all but `kept` of them.
+        Consume {
+            max: u32,
+            kept: u32,
+        },
+        Pop,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..40_u32, 0..40_u32).prop_map(|(room, yielded)| Step::Produce { room, yielded }),
+            Just(Step::Publish),
+            (0..40_u32, 0..4_u32).prop_map(|(max, kept)| Step::Consume { max, kept }),
+            Just(Step::Pop),
+        ]
+    }
+
+    proptest! {
+        /// Compared with two queues, one of written and one of published entries.
+        #[test]
+        fn a_ring_is_a_bounded_queue_wherever_its_indices_wrap(
+            size in (0..6_u32).prop_map(|bits| 1 << bits),
+            start in prop_oneof![any::<u32>(), (0..100_u32).prop_map(|back| u32::MAX - back)],
+            steps in prop::collection::vec(step(), 1..200),
+        ) {
+            let (mut producer, mut consumer) = pair_from::<u64>(size, start);
+            let (mut written, mut published) = (VecDeque::new(), VecDeque::new());
+            let mut next = 0_u64;
+            for step in steps {
+                match step {
+                    Step::Produce { room, yielded } => {
+                        let in_use = (written.len() + published.len()) as u32;
+                        prop_assert!(producer.free(room) <= size - in_use);
+                        prop_assert_eq!(producer.free(u32::MAX), size - in_use);
+                        let mut values = next..next + u64::from(yielded);
+                        let n = producer.produce(room, || values.next());
+                        prop_assert_eq!(n, room.min(yielded).min(size - in_use));
+                        written.extend(next..next + u64::from(n));
+                        next += u64::from(n);
+                    }
+                    Step::Publish => {
+                        prop_assert_eq!(producer.publish(), !written.is_empty());
+                        published.append(&mut written);
+                    }
+                    Step::Consume { max, kept } => {
+                        let (a, b) = consumer.peek(max);
+                        let seen: Vec<_> = a.iter().chain(b).copied().collect();
+                        let n = seen.len();
+                        let expected = published.iter().take(max as usize).copied();
+                        prop_assert_eq!(&seen, &expected.collect::<Vec<_>>());
+                        let released = n.saturating_sub(kept as usize);
+                        consumer.release(released as u32);
+                        published.drain(..released);
+                    }
+                    Step::Pop => prop_assert_eq!(consumer.pop(), published.pop_front()),
+                }
+                prop_assert_eq!(consumer.available(u32::MAX) as usize, published.len());
+                prop_assert_eq!(producer.in_use() as usize, published.len() + written.len());
+            }
+        }
+    }
+
+    #[test]
+    fn false_indices_of_the_other_party_stay_inside_of_the_ring() {
+        for index in [0, 1, 7, 8, 9, 100, u32::MAX / 2, u32::MAX] {
+            let (mut producer, consumer) = pair::<u64>(8);
+            producer.produce(4, || Some(1));
+            consumer.ring.consumer().store(index, Ordering::Release);
+            assert!(producer.free(u32::MAX) <= 8);
+            assert!(producer.produce(u32::MAX, || Some(2)) <= 8);
+
+            let (producer, mut consumer) = pair::<u64>(8);
+            producer.ring.producer().store(index, Ordering::Release);
+            let (a, b) = consumer.peek(u32::MAX);
+            let n = (a.len() + b.len()) as u32;
+            assert!(n <= 8);
+            consumer.release(n);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "more entries released")]
+    fn only_what_is_there_can_be_released() {
+        let (mut producer, mut consumer) = pair::<u64>(8);
+        producer.produce(2, || Some(1));
+        producer.publish();
+        consumer.release(3);
+    }
+
+    #[test]
+    #[should_panic(expected = "a ring of 12 entries")]
+    fn a_ring_has_a_power_of_two_of_slots() {
+        let _ = pair::<u64>(12);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside of its memory")]
+    fn a_ring_lies_in_its_memory() {
+        let memory = Arc::new(Heap((0..24).map(|_| UnsafeCell::new(0)).collect()));
+        let at = RingOffsets { producer: 0, consumer: 64, flags: 128, desc: 192 };
+        let _ = Ring::<u64>::new(memory, at, 1);
+    }
+
+    #[test]
+    fn two_threads_pass_everything_on_in_order() {
+        const ENTRIES: u64 = 200_000;
+        let (mut producer, mut consumer) = pair_from::<u64>(64, u32::MAX - 1000);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut values = 0..ENTRIES;
+                while !values.is_empty() {
+                    producer.produce(17, || values.next());
+                    producer.publish();
+                    std::thread::yield_now();
+                }
+            });
+            let mut expected = 0;
+            while expected < ENTRIES {
+                let (a, b) = consumer.peek(23);
+                let n = (a.len() + b.len()) as u32;
+                for value in a.iter().chain(b) {
+                    assert_eq!(*value, expected);
+                    expected += 1;
+                }
+                consumer.release(n);
+                if n == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+    }
 }

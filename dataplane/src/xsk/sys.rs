@@ -1,8 +1,59 @@
-//! The part of the AF_XDP user API that we use, as the kernel's headers define it.
+//! The part of the AF_XDP user API that we use, as the kernel's headers define it, and the system
+//! calls around it.
 //!
-//! Written down here because the C headers of the oldest distribution that we build on (Linux 6.1)
-//! are older than multi-buffer support (6.6) and the transmit budget (6.17).
-//! Source of every item: `include/uapi/linux/if_xdp.h`, Linux 6.18.
+//! The definitions are written down here because the C headers of the oldest distribution that we
+//! build on (Linux 6.1) are older than multi-buffer support (6.6) and the transmit budget (6.17).
+//! Source of every item, where nothing else is said: `include/uapi/linux/if_xdp.h`, Linux 6.18.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+use super::ring::RingMemory;
+
+/// Level of the socket options (`include/linux/socket.h`).
+const SOL_XDP: libc::c_int = 283;
+
+/// Option: [`MmapOffsets`].
+pub(super) const XDP_MMAP_OFFSETS: libc::c_int = 1;
+/// Option: entries of the receive ring, `u32`.
+pub(super) const XDP_RX_RING: libc::c_int = 2;
+/// Option: entries of the transmit ring, `u32`.
+pub(super) const XDP_TX_RING: libc::c_int = 3;
+/// Option: [`UmemReg`].
+pub(super) const XDP_UMEM_REG: libc::c_int = 4;
+/// Option: entries of the fill ring, `u32`.
+pub(super) const XDP_UMEM_FILL_RING: libc::c_int = 5;
+/// Option: entries of the completion ring, `u32`.
+pub(super) const XDP_UMEM_COMPLETION_RING: libc::c_int = 6;
+/// Option: [`Statistics`].
+pub(super) const XDP_STATISTICS: libc::c_int = 7;
+/// Option: descriptors that one `sendto` transmits at most, `u32`; 32 where it is not set.
+pub(super) const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+/// Bind flag: share the UMEM of [`SockaddrXdp::shared_umem_fd`]. No other flag may be set.
+pub(super) const XDP_SHARED_UMEM: u16 = 1 << 0;
+/// Bind flag: never zero-copy.
+pub(super) const XDP_COPY: u16 = 1 << 1;
+/// Bind flag: the kernel sets [`XDP_RING_NEED_WAKEUP`] when it wants to be called.
+pub(super) const XDP_USE_NEED_WAKEUP: u16 = 1 << 3;
+/// Bind flag: packets of several frames.
+pub(super) const XDP_USE_SG: u16 = 1 << 4;
+
+/// Where the receive ring of a socket is mapped from.
+pub(super) const XDP_PGOFF_RX_RING: i64 = 0;
+/// Where the transmit ring of a socket is mapped from.
+pub(super) const XDP_PGOFF_TX_RING: i64 = 0x8000_0000;
+/// Where the fill ring of a socket is mapped from.
+pub(super) const XDP_UMEM_PGOFF_FILL_RING: i64 = 0x1_0000_0000;
+/// Where the completion ring of a socket is mapped from.
+pub(super) const XDP_UMEM_PGOFF_COMPLETION_RING: i64 = 0x1_8000_0000;
+
+/// Descriptor option: the packet goes on in the next descriptor.
+pub(super) const XDP_PKT_CONTD: u32 = 1 << 0;
+
+/// Ring flag: the kernel sleeps until it is called (`sendto` for a transmit ring).
+pub(super) const XDP_RING_NEED_WAKEUP: u32 = 1 << 0;
 
 /// `struct xdp_desc`: one entry of a receive or transmit ring.
 #[repr(C)]
@@ -16,12 +67,6 @@ pub(super) struct Desc {
     pub(super) options: u32,
 }
 
-/// Descriptor option: the packet goes on in the next descriptor.
-pub(super) const XDP_PKT_CONTD: u32 = 1 << 0;
-
-/// Ring flag: the kernel sleeps until it is called (`sendto` for a transmit ring).
-pub(super) const XDP_RING_NEED_WAKEUP: u32 = 1 << 0;
-
 /// `struct xdp_ring_offset`: where a ring's parts lie in its mapping, bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,4 +75,180 @@ pub(super) struct RingOffsets {
     pub(super) consumer: u64,
     pub(super) desc: u64,
     pub(super) flags: u64,
+}
+
+/// `struct xdp_mmap_offsets`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MmapOffsets {
+    pub(super) rx: RingOffsets,
+    pub(super) tx: RingOffsets,
+    pub(super) fill: RingOffsets,
+    pub(super) completion: RingOffsets,
+}
+
+/// `struct xdp_umem_reg`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct UmemReg {
+    pub(super) addr: u64,
+    pub(super) len: u64,
+    pub(super) chunk_size: u32,
+    pub(super) headroom: u32,
+    pub(super) flags: u32,
+    pub(super) tx_metadata_len: u32,
+}
+
+/// `struct sockaddr_xdp`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SockaddrXdp {
+    pub(super) family: u16,
+    pub(super) flags: u16,
+    pub(super) ifindex: u32,
+    pub(super) queue_id: u32,
+    pub(super) shared_umem_fd: u32,
+}
+
+/// `struct xdp_statistics`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Statistics {
+    pub(super) rx_dropped: u64,
+    pub(super) rx_invalid_descs: u64,
+    pub(super) tx_invalid_descs: u64,
+    pub(super) rx_ring_full: u64,
+    pub(super) rx_fill_ring_empty_descs: u64,
+    pub(super) tx_ring_empty_descs: u64,
+}
+
+/// Socket options and addresses: structs of plain numbers without padding.
+///
+/// # Safety
+/// No padding, and every bit pattern valid.
+pub(super) unsafe trait Plain: Copy + Default {}
+// SAFETY: a number.
+unsafe impl Plain for u32 {}
+// SAFETY: `u64`s only.
+unsafe impl Plain for MmapOffsets {}
+// SAFETY: two `u64` and four `u32`: 32 bytes, no padding.
+unsafe impl Plain for UmemReg {}
+// SAFETY: `u64`s only.
+unsafe impl Plain for Statistics {}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `socket(2)`: a new AF_XDP socket.
+pub(super) fn socket() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: a new descriptor that nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `setsockopt(2)` at level `SOL_XDP`.
+pub(super) fn set_option<T: Plain>(
+    fd: BorrowedFd,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let (value, len) = (ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t);
+    // SAFETY: `value` points to `len` initialised bytes (`Plain`) that the call only reads.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), SOL_XDP, option, value, len) })
+}
+
+/// `getsockopt(2)` at level `SOL_XDP`. Fails when the kernel knows a shorter value than we do.
+pub(super) fn option<T: Plain>(fd: BorrowedFd, option: libc::c_int) -> io::Result<T> {
+    let (mut value, mut len) = (T::default(), size_of::<T>() as libc::socklen_t);
+    let place = ptr::from_mut(&mut value).cast();
+    // SAFETY: `place` points to `len` bytes to which any bytes may be written (`Plain`).
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), SOL_XDP, option, place, &mut len) })?;
+    if len as usize != size_of::<T>() {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    Ok(value)
+}
+
+/// `bind(2)`.
+pub(super) fn bind(fd: BorrowedFd, address: &SockaddrXdp) -> io::Result<()> {
+    let (address, len) = (ptr::from_ref(address).cast(), size_of::<SockaddrXdp>());
+    // SAFETY: `address` points to `len` initialised bytes that the call only reads.
+    check(unsafe { libc::bind(fd.as_raw_fd(), address, len as libc::socklen_t) })
+}
+
+/// Asks the kernel to transmit what is on the ring (`xsk_sendmsg`): an empty, non-blocking send.
+#[inline]
+pub(super) fn wake(fd: BorrowedFd) -> io::Result<()> {
+    let (fd, flags) = (fd.as_raw_fd(), libc::MSG_DONTWAIT);
+    // SAFETY: no data and no address, so no pointer is followed.
+    let sent = unsafe { libc::sendto(fd, ptr::null(), 0, flags, ptr::null(), 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Memory that was mapped, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory belongs to no thread; who accesses it is for the owner to order.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared `Mapping` yields no more than its address.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// `len` bytes of zeros.
+    pub(super) fn anonymous(len: usize) -> io::Result<Self> {
+        Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+    }
+
+    /// `len` bytes of a socket's ring, present at once so that no access to it ever faults.
+    pub(super) fn ring(fd: BorrowedFd, len: usize, offset: i64) -> io::Result<Self> {
+        Self::map(len, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd(), offset)
+    }
+
+    fn map(len: usize, flags: libc::c_int, fd: libc::c_int, offset: i64) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice replaces no memory.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast());
+        let base = base.ok_or_else(|| io::Error::other("mmap returned address zero"))?;
+        Ok(Self { base, len })
+    }
+
+    /// Start of the memory, page-aligned.
+    pub(super) const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` and unmapped only here; nothing that borrows from it is left.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+// SAFETY: mapped, hence initialised, page-aligned and in its place until dropped. Ring mappings
+// are handed to nothing but rings.
+unsafe impl RingMemory for Mapping {
+    fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
 }

@@ -1,14 +1,17 @@
 //! The packet memory that all links share with the kernel.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::io;
-use std::ptr::NonNull;
 use std::slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
 
 use super::frame::{Frame, FramePool};
+use super::link::Link;
+use super::sys::Mapping;
 use crate::types::LinkId;
 
 /// Bytes of one frame (a "chunk" of the UMEM). A page, the largest the kernel takes
@@ -35,26 +38,29 @@ const fn held_by(link: LinkId) -> u32 {
 ///
 /// # Ownership
 /// A frame's bytes belong to whoever holds its one [`Frame`] handle. Handing the frame to the
-/// kernel ([`Umem::give`]) destroys the handle and notes the link it went to; taking it back
-/// ([`Umem::take`]) makes a new handle, and only if the note says that this link's rings hold it.
+/// kernel (`give`) destroys the handle and notes the link it went to; taking it back
+/// (`take`) makes a new handle, and only if the note says that this link's rings hold it.
 /// So no sequence of ring entries, not even from a faulty kernel, makes two handles for one frame.
-#[derive(Debug)]
 pub struct Umem {
-    area: NonNull<u8>,
+    area: Mapping,
     frames: u32,
     id: u32,
     /// For each frame [`OWNED_BY_US`] or [`held_by`] the link whose rings hold it.
     holder: Box<[AtomicU32]>,
     /// Free frames that no worker keeps for itself.
     pub(super) spare: ArrayQueue<Frame>,
+    /// The link through whose socket other links share this memory's registration.
+    pub(super) owner: Mutex<Weak<Link>>,
+    /// Links that may hold frames.
+    open: Mutex<HashSet<LinkId>>,
 }
 
-// SAFETY: `area` points to memory that lives as long as the `Umem` and is only ever reached
-// through a `Frame` handle, of which there is exactly one for each frame (see "Ownership").
-unsafe impl Send for Umem {}
-// SAFETY: as above; shared access to a `Umem` reaches bytes only with a `&Frame` or `&mut Frame`,
-// which carries the aliasing rules over to the bytes.
-unsafe impl Sync for Umem {}
+impl fmt::Debug for Umem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, id, .. } = self;
+        write!(f, "Umem {id} of {frames} frames")
+    }
+}
 
 impl Umem {
     /// Maps `frames` frames (rounded up to at least one), all of them spare.
@@ -63,28 +69,12 @@ impl Umem {
     /// When the memory can't be mapped.
     pub fn new(frames: u32) -> io::Result<Arc<Self>> {
         let frames = frames.max(1);
-        let len = frames as usize * FRAME_SIZE as usize;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases
-        // nothing; the result is checked below.
-        let area = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if area == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let area = NonNull::new(area.cast::<u8>())
-            .ok_or_else(|| io::Error::other("mmap returned address zero"))?;
+        let area = Mapping::anonymous(frames as usize * FRAME_SIZE as usize)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let spare = ArrayQueue::new(frames as usize);
         let holder = (0..frames).map(|_| AtomicU32::new(OWNED_BY_US)).collect();
-        let umem = Arc::new(Self { area, frames, id, holder, spare });
+        let (owner, open) = Default::default();
+        let umem = Arc::new(Self { area, frames, id, holder, spare, owner, open });
         umem.spare_again((0..frames).map(|index| Frame::new(id, index)));
         Ok(umem)
     }
@@ -101,52 +91,55 @@ impl Umem {
         self.frames
     }
 
-    /// Start of the area and its length in bytes, for `XDP_UMEM_REG`.
-    pub(super) fn area(&self) -> (NonNull<u8>, usize) {
-        (self.area, self.frames as usize * FRAME_SIZE as usize)
+    /// The memory, for `XDP_UMEM_REG`.
+    pub(super) fn area(&self) -> &Mapping {
+        &self.area
     }
 
     fn check(&self, frame: &Frame) {
         assert_eq!(frame.umem(), self.id, "frame of another UMEM");
     }
 
+    /// First byte of a frame's data; [`Frame::capacity`] bytes from there are in the area.
+    fn start(&self, frame: &Frame) -> *mut u8 {
+        self.check(frame);
+        // SAFETY: `check` ties the frame to this area, and `Frame` keeps its position inside.
+        unsafe { self.area.base().as_ptr().add(frame.position()) }
+    }
+
     /// The bytes of a frame.
     #[must_use]
+    #[inline]
     pub fn data<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        self.check(frame);
-        // SAFETY: `check` ties the frame to this area and `Frame` keeps index, offset and length
-        // inside of it; the one handle is borrowed, so nobody writes to these bytes meanwhile.
-        unsafe {
-            slice::from_raw_parts(self.area.as_ptr().add(frame.position()), frame.len() as usize)
-        }
+        // SAFETY: initialised bytes of the area (`start`), which lives as long as `self`; the one
+        // handle is borrowed, so nobody writes to them meanwhile.
+        unsafe { slice::from_raw_parts(self.start(frame), frame.len() as usize) }
     }
 
     /// The bytes of a frame, to edit.
     #[must_use]
+    #[inline]
     pub fn data_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
-        self.check(frame);
         // SAFETY: as in `data`; the one handle is borrowed mutably, so nobody else reads or
         // writes these bytes meanwhile.
-        unsafe {
-            slice::from_raw_parts_mut(
-                self.area.as_ptr().add(frame.position()),
-                frame.len() as usize,
-            )
-        }
+        unsafe { slice::from_raw_parts_mut(self.start(frame), frame.len() as usize) }
     }
 
     /// Gives a frame to `link`'s rings. Returns its address for a descriptor.
+    #[inline]
     pub(super) fn give(&self, frame: Frame, link: LinkId) -> u64 {
         self.check(&frame);
-        let (index, position) = (frame.index(), frame.position() as u64);
-        frame.forget();
-        let before = self.holder[index as usize].swap(held_by(link), Ordering::AcqRel);
-        debug_assert_eq!(before, OWNED_BY_US, "frame {index} was already with the kernel");
-        position
+        let (index, position) = frame.end();
+        let holder = &self.holder[index as usize];
+        // A plain store: with the one handle gone, nobody else may change the note.
+        debug_assert_eq!(holder.load(Ordering::Relaxed), OWNED_BY_US, "frame {index} was given");
+        holder.store(held_by(link), Ordering::Release);
+        position as u64
     }
 
     /// Takes back the frame at `address` from `link`'s rings, with no data in it. `None` if the
     /// link doesn't hold it: the descriptor is false.
+    #[inline]
     pub(super) fn take(&self, address: u64, link: LinkId) -> Option<Frame> {
         let index = u32::try_from(address / u64::from(FRAME_SIZE)).ok()?;
         let holder = self.holder.get(index as usize)?;
@@ -156,10 +149,15 @@ impl Umem {
         Some(Frame::new(self.id, index))
     }
 
+    /// Lets `link` hold frames until the claim is dropped. `None` if it may already: then two
+    /// links have one number, and the notes couldn't tell their frames apart.
+    pub(super) fn claim(self: &Arc<Self>, link: LinkId) -> Option<Claim> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(link).then(|| Claim { umem: Arc::clone(self), link })
+    }
+
     /// Makes every frame spare that `link`'s rings still hold.
-    ///
-    /// Call it only when all sockets of the link are closed: the kernel must be done with them.
-    pub(super) fn take_all(&self, link: LinkId) {
+    fn take_all(&self, link: LinkId) {
         let size = u64::from(FRAME_SIZE);
         let held = (0..self.frames)
             .filter(|index| self.holder[*index as usize].load(Ordering::Relaxed) == held_by(link));
@@ -182,11 +180,26 @@ impl Umem {
     }
 }
 
-impl Drop for Umem {
+/// A link's claim to frames. Its end makes those spare that the link's rings still held: drop it
+/// only when the kernel is done with them, that is when all sockets of the link are closed.
+pub(super) struct Claim {
+    umem: Arc<Umem>,
+    link: LinkId,
+}
+
+impl Claim {
+    pub(super) fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    pub(super) fn link(&self) -> LinkId {
+        self.link
+    }
+}
+
+impl Drop for Claim {
     fn drop(&mut self) {
-        let (area, len) = self.area();
-        // SAFETY: the mapping of `new`, unmapped once; handles that outlive it are inert, since
-        // their bytes are only reached through this `Umem`.
-        unsafe { libc::munmap(area.as_ptr().cast(), len) };
+        self.umem.take_all(self.link);
+        self.umem.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.link);
     }
 }

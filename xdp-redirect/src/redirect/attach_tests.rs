@@ -1,8 +1,10 @@
 //! Attaching to real veth pairs, in namespaces that each test makes.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -18,6 +20,9 @@ use crate::{Error, bpffs, netns};
 
 const HOST: &str = "pg-host0";
 const POD: &str = "pg-pod0";
+
+/// How long a test waits for what must happen before it fails.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A veth pair, both ends up, in the namespace of the calling thread.
 fn veth() -> u32 {
@@ -64,7 +69,7 @@ fn load() -> Redirect {
 }
 
 fn id_of(redirect: &Redirect) -> u64 {
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&redirect.program.as_fd());
+    let fd = redirect.program.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
     let id = info.lines().find_map(|line| line.strip_prefix("prog_id:")).unwrap();
     id.trim().parse().unwrap()
@@ -203,7 +208,10 @@ fn a_netdev_without_native_xdp_is_refused_by_name() {
 #[test]
 fn more_queues_in_the_pod_than_here_are_refused_with_the_remedy() {
     in_new_namespaces(|| {
-        ip(&format!("link add {HOST} numrxqueues 1 type veth peer name {POD} numtxqueues 2"));
+        ip(&format!(
+            "link add {HOST} numtxqueues 1 numrxqueues 1 \
+             type veth peer name {POD} numtxqueues 2 numrxqueues 2"
+        ));
         let (errno, text) = refusal(if_nametoindex(HOST).unwrap());
         assert_eq!(errno, Errno::ENOSPC);
         assert!(text.contains("transmit queues"), "{text}");
@@ -224,8 +232,12 @@ fn a_link_with_another_program_is_refused_and_keeps_it() {
 }
 
 #[test]
-fn an_unknown_netdev_is_refused() {
-    in_new_namespaces(|| assert_eq!(refusal(4711).0, Errno::ENODEV));
+fn an_unknown_netdev_is_refused_as_such() {
+    in_new_namespaces(|| {
+        let (errno, text) = refusal(4711);
+        assert_eq!(errno, Errno::ENODEV);
+        assert!(text.contains("no such netdev"), "{text}");
+    });
 }
 
 #[test]
@@ -243,6 +255,43 @@ fn slots_and_netdevs_are_used_once_and_failures_leave_no_trace() {
         assert!(matches!(redirect.clear_socket(0, 2), Err(Error::OutOfRange { .. })));
         // The refused attempts freed what they took: slot 1, and the pod's end in LINKS.
         redirect.attach(pod, 1, None).unwrap();
+    });
+}
+
+#[test]
+fn without_a_socket_ip_is_dropped_while_arp_passes() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        ip(&format!("address add 10.0.0.1/24 dev {HOST}"));
+        let host_netns = PathBuf::from(format!("/proc/self/task/{}/ns/net", gettid()));
+        let host = UdpSocket::bind("10.0.0.1:0").unwrap();
+        let mut redirect = load();
+        redirect.attach(ifindex, 0, None).unwrap();
+
+        in_new_namespaces(|| {
+            let pod = gettid();
+            netns::inside(&host_netns, || ip(&format!("link set {POD} netns {pod}"))).unwrap();
+            ip(&format!("address add 10.0.0.2/24 dev {POD}"));
+            ip(&format!("link set {POD} up"));
+            let pod = UdpSocket::bind("10.0.0.2:0").unwrap();
+            pod.connect(host.local_addr().unwrap()).unwrap();
+
+            // Waits in the pod for the answer to its ARP request, then meets the program.
+            pod.send(b"while attached").unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while !ip(&format!("neighbour show dev {POD}")).contains("lladdr") {
+                assert!(Instant::now() < deadline, "ARP doesn't pass");
+            }
+            pod.send(b"while attached").unwrap();
+
+            redirect.detach(0).unwrap();
+            pod.send(b"after detach").unwrap();
+        });
+
+        host.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut datagram = [0; 64];
+        let length = host.recv(&mut datagram).unwrap();
+        assert_eq!(&datagram[..length], b"after detach");
     });
 }
 
@@ -267,8 +316,8 @@ fn a_pods_netdev_is_read_and_switched_from_outside_its_namespace() {
         // Another thread, in another namespace, where there is no such netdev.
         in_new_namespaces(|| {
             let missing = hardware(POD).unwrap_err();
-            assert!(matches!(&missing, Error::Netdev { source, .. }
-                if source.raw_os_error() == Some(Errno::ENODEV as i32)));
+            assert!(matches!(&missing, Error::Netdev { cause, .. }
+                if cause.raw_os_error() == Some(Errno::ENODEV as i32)));
 
             let read = netns::inside(&pod_netns, || hardware(POD)).unwrap().unwrap();
             assert_eq!(read, Hardware { mac: [2, 0, 0, 0, 0, 0x2a], mtu: 9000 });

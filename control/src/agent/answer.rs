@@ -1,0 +1,217 @@
+//! Answers to the clients of the control socket.
+
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::stats::WorkerStats;
+use podgate_dataplane::types::Address;
+use podgate_policy::PolicyState as StoreState;
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::endpoint::Endpoint;
+use super::server::{Call, Reply};
+use crate::metrics::{self, AgentCounts};
+use crate::protocol::{
+    DropCount, EndpointCounts, EndpointState, EndpointStatus, LAST_MAX, PolicyList, PolicyState,
+    PolicyStatus, Refused, RefusedField, Request, Status, WorkerStatus,
+};
+
+impl Agent {
+    /// Carries out a request. A client that left meanwhile misses the answer only.
+    pub(super) async fn answer(&mut self, call: Call) {
+        let Call { request, reply } = call;
+        let answer = match request {
+            Request::Status {} => Ok(Reply::Value(json!(self.status()))),
+            Request::EndpointAdd(spec) => {
+                let link = spec.link.clone();
+                let added = self.add_endpoint(spec).await;
+                // The answer says what is in force.
+                self.publish().await;
+                added
+                    .map(|()| Reply::Value(json!(self.endpoint_status(&link))))
+                    .map_err(|error| failed(&error))
+            }
+            Request::EndpointRemove { link } => self
+                .remove_endpoint(&link)
+                .await
+                .map(|()| Reply::Value(Value::Null))
+                .map_err(|error| failed(&error)),
+            Request::EndpointList {} => {
+                let list: Vec<_> =
+                    self.endpoints.keys().map(|link| self.endpoint_status(link)).collect();
+                Ok(Reply::Value(json!(list)))
+            }
+            Request::PolicyList {} => Ok(Reply::Value(json!(self.policy_list()))),
+            Request::Flows { follow, last } => {
+                // So that what a client has just seen happen is among the records.
+                self.drain_events();
+                let past = self.flow_log.last(last.min(LAST_MAX));
+                let live = follow.then(|| self.flow_log.follow());
+                Ok(Reply::Flows { past, live })
+            }
+            Request::Metrics {} => {
+                let families = metrics::collect(&self.workers(), &self.agent_counts());
+                Ok(Reply::Value(json!(families)))
+            }
+        };
+        let _ = reply.send(answer);
+    }
+
+    fn workers(&self) -> Vec<&WorkerStats> {
+        self.links.dataplane().shared().stats.iter().map(|stats| &**stats).collect()
+    }
+
+    fn status(&self) -> Status {
+        let source = self.source.status();
+        let mut not_ready = Vec::new();
+        if !source.synced {
+            not_ready.push(format!("{} has not been read yet", source.name));
+        } else if self.publisher.epoch().0 == 0 {
+            not_ready.push("policy has not been published yet".to_owned());
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: not_ready.is_empty(),
+            not_ready,
+            uptime_s: self.started.elapsed().as_secs(),
+            epoch: self.publisher.epoch().0,
+            source,
+            policies: self.policies_in_force(),
+            refused: self.refused_objects(),
+            endpoints: self.endpoint_counts(),
+            workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
+            drops: self.drops(),
+            flow_records_lost: self.flow_records_lost(),
+        }
+    }
+
+    fn policies_in_force(&self) -> usize {
+        self.store.policies().filter(|policy| policy.state != StoreState::Refused).count()
+    }
+
+    fn refused_objects(&self) -> usize {
+        let objects = self.store.refusals().map(|refusal| (&refusal.object, &refusal.source));
+        objects.collect::<std::collections::HashSet<_>>().len()
+    }
+
+    fn flow_records_lost(&self) -> u64 {
+        let lost: u64 = self.workers().iter().map(|worker| worker.events_lost.get()).sum();
+        lost + self.counts.flow_records_unnamed
+    }
+
+    fn drops(&self) -> Vec<DropCount> {
+        let workers = self.workers();
+        let count = |reason: &DropReason| {
+            let mut count = DropCount { reason: reason.label().to_owned(), packets: 0, bytes: 0 };
+            for worker in &workers {
+                let tally = &worker.dropped[*reason as usize];
+                count.packets += tally.packets.get();
+                count.bytes += tally.bytes.get();
+            }
+            count
+        };
+        DropReason::ALL.iter().map(count).filter(|count| count.packets > 0).collect()
+    }
+
+    fn endpoint_counts(&self) -> EndpointCounts {
+        let mut counts = EndpointCounts::default();
+        for (link, endpoint) in &self.endpoints {
+            match self.endpoint_state(link, endpoint) {
+                EndpointState::Ready => counts.ready += 1,
+                EndpointState::Waiting => counts.waiting += 1,
+                EndpointState::Gone => counts.gone += 1,
+            }
+        }
+        counts
+    }
+
+    fn endpoint_state(&self, link: &str, endpoint: &Endpoint) -> EndpointState {
+        if endpoint.link.is_err() {
+            EndpointState::Gone
+        } else if self.why_waiting(link).is_some() {
+            EndpointState::Waiting
+        } else {
+            EndpointState::Ready
+        }
+    }
+
+    fn why_waiting(&self, link: &str) -> Option<&str> {
+        if self.publisher.epoch().0 == 0 {
+            return Some("policy has not been published yet");
+        }
+        self.publisher.not_ready(link)
+    }
+
+    fn endpoint_status(&self, link: &str) -> Option<EndpointStatus> {
+        let endpoint = self.endpoints.get(link)?;
+        let addresses = endpoint.addresses(&self.store).unwrap_or_default();
+        let tables = self.names.last().map(|compiled| &compiled.tables);
+        let identity = tables
+            .zip(addresses.first())
+            .map(|(tables, address)| tables.resolve(Address::from(*address)).identity);
+        let reason = match &endpoint.link {
+            Err(gone) => Some(gone.as_str()),
+            Ok(_) => self.why_waiting(link),
+        };
+        Some(EndpointStatus {
+            spec: endpoint.spec.clone(),
+            state: self.endpoint_state(link, endpoint),
+            reason: reason.map(str::to_owned),
+            addresses: addresses.to_vec(),
+            identity: identity.map(|identity| identity.number),
+            ingress_enforced: identity.is_some_and(|row| row.ingress.default_deny.is_some()),
+            egress_enforced: identity.is_some_and(|row| row.egress.default_deny.is_some()),
+        })
+    }
+
+    fn policy_list(&self) -> PolicyList {
+        let policy = |policy: podgate_policy::PolicyStatus<'_>| PolicyStatus {
+            kind: policy.key.kind.name().to_owned(),
+            namespace: policy.key.namespace.clone(),
+            name: policy.key.name.clone(),
+            state: match policy.state {
+                StoreState::Enforced => PolicyState::Enforced,
+                StoreState::Outdated => PolicyState::Outdated,
+                StoreState::Refused => PolicyState::Refused,
+            },
+            pods: self.store.selected_pods(policy.key).count(),
+        };
+        let refused = |refusal: &podgate_policy::Refusal| RefusedField {
+            object: refusal.object.clone(),
+            source: refusal.source.as_ref().map(ToString::to_string),
+            field: refusal.field.clone(),
+            reason: refusal.reason.clone(),
+            fix: refusal.fix.clone(),
+        };
+        PolicyList {
+            policies: self.store.policies().map(policy).collect(),
+            refused: self.store.refusals().map(refused).collect(),
+        }
+    }
+
+    fn agent_counts(&self) -> AgentCounts {
+        AgentCounts {
+            endpoints: self.endpoint_counts(),
+            policies: self.policies_in_force() as u64,
+            refused: self.refused_objects() as u64,
+            epoch: self.publisher.epoch().0.into(),
+            links_gone: self.counts.links_gone,
+            flow_records: self.counts.flow_records,
+            flow_records_lost: self.flow_records_lost(),
+        }
+    }
+}
+
+fn failed(error: &anyhow::Error) -> Refused {
+    Refused::failed(format!("{error:#}"))
+}
+
+fn worker_status((worker, stats): (usize, &WorkerStats)) -> WorkerStatus {
+    WorkerStatus {
+        worker,
+        received: stats.received.packets.get(),
+        forwarded: stats.forwarded.packets.get(),
+        dropped: stats.dropped.iter().map(|tally| tally.packets.get()).sum(),
+        flows: stats.flows.get(),
+        held: stats.held.get(),
+    }
+}

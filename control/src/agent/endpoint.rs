@@ -1,0 +1,123 @@
+//! One endpoint: a pod behind a link.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use podgate_dataplane::route::{self, Outlet};
+use podgate_dataplane::types::{Address, LinkId};
+use podgate_policy::Store;
+use podgate_xdp_redirect::netns;
+use podgate_xdp_redirect::offload::{self, Hardware};
+
+use crate::netlink::{Link, Netlink};
+use crate::protocol::EndpointSpec;
+
+/// What was asked for, and what became of it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// What was asked for.
+    pub(crate) spec: EndpointSpec,
+    /// The link while it is served, or why it isn't.
+    pub(crate) link: Result<Attached, String>,
+}
+
+/// A link that is served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Attached {
+    /// Slot in the dataplane.
+    pub(crate) slot: LinkId,
+    /// The host's end.
+    pub(crate) link: Link,
+    /// The pod's end.
+    pub(crate) pod_end: Hardware,
+}
+
+impl Endpoint {
+    /// The pod's addresses, or why there are none: then the endpoint is cut off.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub(crate) fn addresses<'s>(&self, store: &'s Store) -> Result<&'s [IpAddr], String> {
+        let name = &self.spec.pod;
+        let Some(pod) = store.pod(&name.namespace, &name.name) else {
+            return Err(format!("pod {name} is not known"));
+        };
+        if pod.host_network {
+            return Err(format!(
+                "pod {name} uses the node's network, so it has no link of its own"
+            ));
+        }
+        match pod.addresses() {
+            [] => Err(format!("pod {name} has no address yet")),
+            addresses => Ok(addresses),
+        }
+    }
+
+    /// What the dataplane needs to know of it.
+    ///
+    /// # Errors
+    /// Why it is not ready: one line for the operator.
+    pub(crate) fn route(&self, store: &Store) -> Result<route::Endpoint, String> {
+        let attached = self.link.as_ref().map_err(Clone::clone)?;
+        let addresses = self.addresses(store)?;
+        Ok(route::Endpoint {
+            outlet: attached.outlet(),
+            addresses: addresses.iter().map(|address| Address::from(*address)).collect(),
+        })
+    }
+}
+
+impl Attached {
+    /// How workers send to the pod.
+    #[must_use]
+    pub(crate) fn outlet(&self) -> Outlet {
+        Outlet {
+            link: self.slot,
+            mac: self.pod_end.mac,
+            link_mac: self.link.mac,
+            mtu: self.link.mtu.min(self.pod_end.mtu),
+        }
+    }
+}
+
+/// Looks at the pod's end of the link and makes it write whole checksums.
+///
+/// # Errors
+/// When the namespace can't be entered or doesn't hold the other end of the link.
+pub(crate) fn prepare_pod_end(spec: &EndpointSpec, link: &Link) -> Result<Hardware> {
+    let found = match (&spec.netns, link.peer) {
+        (Some(netns), Some(peer)) => Some(prepare_in_netns(netns, peer, link)?),
+        (Some(_), None) => bail!("link {} is no end of a veth pair", link.name),
+        (None, _) => None,
+    };
+    match (found, spec.mac) {
+        (Some(found), None) => Ok(found),
+        (Some(found), Some(mac)) => {
+            ensure!(
+                found.mac == mac.0,
+                "the pod's end of link {} has another MAC address than {mac}",
+                link.name
+            );
+            Ok(found)
+        }
+        // The pod's MTU is not known then; the two ends of a pair are nearly always equal.
+        (None, Some(mac)) => Ok(Hardware { mac: mac.0, mtu: link.mtu }),
+        (None, None) => bail!("neither a network namespace nor a MAC address is given"),
+    }
+}
+
+/// The namespace must hold the other end of just this link: an endpoint with another pod's MAC
+/// address would be cut off for no visible reason.
+fn prepare_in_netns(path: &Path, peer: u32, link: &Link) -> Result<Hardware> {
+    netns::inside(path, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let end = runtime.block_on(async { Netlink::connect()?.link_at(peer).await })?;
+        let end = end.filter(|end| end.peer == Some(link.index)).with_context(|| {
+            let path = path.display();
+            format!("network namespace {path} doesn't hold the other end of link {}", link.name)
+        })?;
+        offload::tx_checksum_off(&end.name)?;
+        Ok(Hardware { mac: end.mac, mtu: end.mtu })
+    })?
+}

@@ -1,0 +1,80 @@
+//! The veth pair that joins the dataplane to the kernel stack.
+//!
+//! ```text
+//! kernel stack ── pg-host ═══ pg-xsk ── workers
+//! ```
+//!
+//! What workers send out of `pg-xsk` the kernel receives on `pg-host` and routes; routes of all
+//! local pod addresses lead to `pg-host`, so that what the kernel sends to a pod comes to the
+//! workers. Neither end resolves addresses: every packet between them is meant for the other end.
+
+use anyhow::{Context, Result, bail};
+use podgate_dataplane::route::Outlet;
+use podgate_xdp_redirect::offload;
+
+use super::links::HOST_SLOT;
+use crate::netlink::{Link, Netlink};
+
+/// The kernel's end.
+pub(crate) const HOST: &str = "pg-host";
+
+/// The workers' end.
+pub(crate) const XSK: &str = "pg-xsk";
+
+/// MTU of both ends: the largest that was measured to work with native XDP and multi-buffer
+/// packets. Each route says the smaller MTU of the pod that it leads to.
+const MTU: u32 = 65000;
+
+/// The pair.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct HostLink {
+    /// The kernel's end.
+    pub(crate) host: Link,
+    /// The workers' end.
+    pub(crate) xsk: Link,
+}
+
+impl HostLink {
+    /// Creates the pair, or takes over the one that an agent before left.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or other links have the names.
+    pub(crate) async fn ensure(netlink: &Netlink) -> Result<Self> {
+        if find(netlink).await?.is_none() {
+            netlink.add_pair(HOST, XSK, MTU).await?;
+        }
+        let pair = find(netlink).await?.context("the links just created are gone")?;
+        if pair.host.peer != Some(pair.xsk.index) || pair.xsk.peer != Some(pair.host.index) {
+            bail!(
+                "links {HOST} and {XSK} exist, but are not the two ends of one veth pair; remove \
+                 them, or rename them"
+            );
+        }
+        offload::tx_checksum_off(HOST)?;
+        for end in [&pair.host, &pair.xsk] {
+            netlink.set_up_quiet(end, MTU).await?;
+        }
+        // What was set just now is part of what was found before.
+        find(netlink).await?.context("the links just created are gone")
+    }
+
+    /// How workers send to the kernel stack.
+    #[must_use]
+    pub(crate) fn outlet(&self) -> Outlet {
+        Outlet {
+            link: HOST_SLOT,
+            mac: self.host.mac,
+            link_mac: self.xsk.mac,
+            mtu: self.host.mtu.min(self.xsk.mtu),
+        }
+    }
+}
+
+/// The pair, if both links exist.
+async fn find(netlink: &Netlink) -> Result<Option<HostLink>> {
+    match (netlink.link(HOST).await?, netlink.link(XSK).await?) {
+        (Some(host), Some(xsk)) => Ok(Some(HostLink { host, xsk })),
+        (None, None) => Ok(None),
+        _ => bail!("only one of the links {HOST} and {XSK} exists; remove it, or rename it"),
+    }
+}

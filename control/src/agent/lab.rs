@@ -1,0 +1,53 @@
+//! The lab file: endpoints to attach at the start.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::protocol::EndpointSpec;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LabFile {
+    endpoints: Vec<EndpointSpec>,
+}
+
+/// Reads a lab file.
+///
+/// # Errors
+/// When it can't be read or has another form.
+pub(crate) fn read(path: &Path) -> Result<Vec<EndpointSpec>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("can't read lab file {}", path.display()))?;
+    parse(&text).with_context(|| format!("lab file {} makes no sense", path.display()))
+}
+
+fn parse(text: &str) -> Result<Vec<EndpointSpec>> {
+    let file: LabFile = serde_saphyr::from_str(text)?;
+    Ok(file.endpoints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_with_or_without_a_namespace() {
+        let text = "endpoints:\n\
+                    - {link: hv-admin, pod: admin/adminapp, netns: /run/netns/x}\n\
+                    - {link: hv-user, pod: user/userapp, mac: \"02:00:00:00:00:01\"}\n";
+        let endpoints = parse(text).unwrap();
+        assert_eq!(endpoints[0].netns.as_deref(), Some(Path::new("/run/netns/x")));
+        assert_eq!(endpoints[1].pod.to_string(), "user/userapp");
+        assert_eq!(parse("endpoints: []\n").unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_misspelt_is_an_error() {
+        for text in ["", "endpoint: []", "endpoints: [{link: a}]", "endpoints: [{link: a, pod: b}]"]
+        {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+}

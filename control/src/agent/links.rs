@@ -1,0 +1,149 @@
+//! Links: from a netdev to rings that workers serve, and back.
+//!
+//! A link is enforced in this order: the XDP program first, which drops everything; then the
+//! sockets; then the workers. It is let go in the opposite order, so that there is no moment in
+//! which a pod's packets pass unseen while podgate answers for them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use podgate_dataplane::types::LinkId;
+use podgate_dataplane::worker::Dataplane;
+use podgate_dataplane::xsk::{RingSizes, open_link};
+use podgate_xdp_redirect::Redirect;
+
+use crate::netlink::Link;
+
+/// Slot of the link to the kernel stack.
+pub(crate) const HOST_SLOT: LinkId = LinkId(0);
+
+/// All links of the agent.
+pub(crate) struct Links {
+    dataplane: Dataplane,
+    redirect: Redirect,
+    pins: PathBuf,
+    workers: u16,
+    sizes: RingSizes,
+    /// Whether each slot is taken; the first is the host link's.
+    taken: Vec<bool>,
+}
+
+impl Links {
+    /// No links, and place for `endpoints_max` beside the host link. Programs are pinned in the
+    /// bpffs at `pins`.
+    ///
+    /// # Errors
+    /// When the kernel doesn't load the XDP program.
+    pub(crate) fn new(
+        dataplane: Dataplane,
+        workers: u16,
+        endpoints_max: u16,
+        pins: PathBuf,
+    ) -> Result<Self> {
+        let redirect = Redirect::load(workers, endpoints_max + 1)?;
+        let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1);
+        let taken = vec![false; usize::from(endpoints_max) + 1];
+        Ok(Self { dataplane, redirect, pins, workers, sizes, taken })
+    }
+
+    /// The running dataplane.
+    #[must_use]
+    pub(crate) fn dataplane(&self) -> &Dataplane {
+        &self.dataplane
+    }
+
+    /// A slot for one more endpoint.
+    ///
+    /// # Errors
+    /// When there are as many as there may be.
+    pub(crate) fn free_slot(&self) -> Result<LinkId> {
+        let endpoints = self.taken.iter().enumerate().skip(1);
+        let free = endpoints.clone().find(|(_, taken)| !**taken).map(|(slot, _)| slot);
+        let slot = free.with_context(|| {
+            let max = endpoints.count();
+            format!("{max} endpoints are attached already; --max-endpoints allows for more")
+        })?;
+        Ok(LinkId(u16::try_from(slot)?))
+    }
+
+    /// Enforces a link in the free slot `slot`.
+    ///
+    /// # Errors
+    /// When the kernel refuses. The link is then as it was before: without a program, or cut off by
+    /// the one that an agent before left there.
+    pub(crate) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+        let pin = self.pins.join(format!("link-{}", link.index));
+        let cut_off_before = pin.exists();
+        self.redirect.attach(link.index, slot.0, Some(&pin))?;
+        self.taken[slot.index()] = true;
+        let opened = self.open_sockets(link, slot);
+        if opened.is_err() {
+            self.close_sockets(slot);
+            if !cut_off_before {
+                self.detach(slot);
+            }
+        }
+        opened.with_context(|| format!("can't serve link {}", link.name))
+    }
+
+    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+        let workers = usize::from(self.workers);
+        let umem = self.dataplane.umem();
+        let ports = open_link(umem, link.index, slot, workers, self.sizes)?;
+        for (worker, port) in (0..).zip(&ports) {
+            if let Some(socket) = port.fd() {
+                self.redirect.set_socket(slot.0, worker, socket)?;
+            }
+        }
+        Ok(self.dataplane.add_link(slot, ports)?)
+    }
+
+    /// Lets a link go: from here on the kernel handles its packets. The netdev may be gone.
+    pub(crate) fn close(&mut self, slot: LinkId) {
+        self.close_sockets(slot);
+        self.detach(slot);
+    }
+
+    fn close_sockets(&self, slot: LinkId) {
+        if let Err(error) = self.dataplane.remove_link(slot) {
+            tracing::error!("link in slot {} is still served: {error}", slot.0);
+        }
+    }
+
+    fn detach(&mut self, slot: LinkId) {
+        if let Err(error) = self.redirect.detach(slot.0) {
+            tracing::warn!("{error}");
+        }
+        self.taken[slot.index()] = false;
+    }
+}
+
+/// Ring sizes such that all links together hold at most half of the frames in their fill rings:
+/// the other half is for packets under way.
+fn ring_sizes(frames: u32, links: u16) -> RingSizes {
+    let share = (frames / (2 * u32::from(links))).max(1);
+    let size = (1 << share.ilog2()).clamp(RING_MIN, RING_MAX);
+    RingSizes { fill: size, completion: size, rx: size, tx: size }
+}
+
+/// A packet of 64 KiB takes 18 frames: less than a few of them in a ring is no use.
+const RING_MIN: u32 = 64;
+/// More than this only adds delay.
+const RING_MAX: u32 = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fill_rings_leave_half_of_the_frames() {
+        for (frames, links) in [(32768, 32), (1024, 2), (4096, 9), (65536, 256)] {
+            let sizes = ring_sizes(frames, links);
+            assert!(sizes.fill.is_power_of_two());
+            let held = sizes.fill * u32::from(links);
+            assert!(held <= frames / 2 || sizes.fill == RING_MIN, "{frames} {links} {sizes:?}");
+        }
+        assert_eq!(ring_sizes(32768, 32).fill, 512);
+        assert_eq!(ring_sizes(4_194_304, 2).fill, RING_MAX);
+    }
+}

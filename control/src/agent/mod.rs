@@ -1,0 +1,410 @@
+//! The agent: everything that happens on the control thread.
+//!
+//! One task owns all state and takes one event after the other: news of objects, requests of
+//! clients, changes of the kernel's network stack, flow records, signals. So nothing here is
+//! locked. Workers run on threads of their own and are told what to do by published snapshots.
+
+mod answer;
+mod endpoint;
+mod flow_log;
+mod host_link;
+mod lab;
+mod links;
+mod names;
+mod preflight;
+mod publish;
+mod server;
+mod signals;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
+use podgate_dataplane::event::Event;
+use podgate_dataplane::route::RouteTable;
+use podgate_dataplane::types::Epoch;
+use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
+use podgate_policy::record::FlowRecord;
+use podgate_policy::{Store, compile};
+use podgate_xdp_redirect::bpffs;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{error, info, warn};
+
+use self::endpoint::{Attached, Endpoint, prepare_pod_end};
+use self::flow_log::FlowLog;
+use self::host_link::HostLink;
+use self::links::{HOST_SLOT, Links};
+use self::names::Names;
+use self::publish::Publisher;
+use self::server::{Call, Server};
+use crate::cli::{Poll, RunArgs};
+use crate::netlink::{Change, Link, Netlink};
+use crate::protocol::{EndpointSpec, FlowItem};
+use crate::sources::{self, Source, Update};
+
+pub(crate) use self::host_link::{HOST, XSK};
+pub(crate) use self::state::StateDir;
+
+/// How often flow records are taken off the workers' rings.
+const DRAIN_PERIOD: Duration = Duration::from_millis(25);
+
+/// Requests of clients that may wait.
+const CALLS_MAX: usize = 16;
+
+/// All state of the control thread.
+struct Agent {
+    state: StateDir,
+    netlink: Netlink,
+    links: Links,
+    host: HostLink,
+    source: Source,
+    store: Store,
+    /// By the name of the link.
+    endpoints: BTreeMap<String, Endpoint>,
+    publisher: Publisher,
+    names: Names,
+    flow_log: FlowLog,
+    /// Addresses that the kernel routes to `pg-host` for us.
+    routed: BTreeSet<IpAddr>,
+    started: std::time::Instant,
+    counts: Counts,
+}
+
+/// What only the agent counts.
+#[derive(Debug, Default)]
+struct Counts {
+    links_gone: u64,
+    flow_records: u64,
+    /// Records whose epoch's names were not kept.
+    flow_records_unnamed: u64,
+    /// Records lost in the workers' rings, as far as the log has told of them.
+    flow_records_lost_told: u64,
+}
+
+/// Runs the agent until a signal.
+///
+/// # Errors
+/// When it can't start: one line says what to do.
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    preflight::check()?;
+    let stop = signals::stop_requested()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (updates, updated) = mpsc::channel(sources::UPDATES_MAX);
+        let mut agent = Agent::start(args, updates).await?;
+        agent.attach_at_start(args).await?;
+        let changes = Netlink::changes()?;
+        agent.refresh_host_addresses().await;
+        let (calls, called) = mpsc::channel(CALLS_MAX);
+        let server = Server::bind(&agent.state.socket())
+            .with_context(|| format!("can't bind {}", agent.state.socket().display()))?;
+        let server = tokio::spawn(server.serve(calls));
+        info!(socket = %agent.state.socket().display(), "podgate runs");
+        agent.serve(updated, called, changes, stop).await;
+        server.abort();
+        // Its file goes with it.
+        let _ = server.await;
+        Ok(())
+    })
+}
+
+impl Agent {
+    async fn start(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<Self> {
+        let state = StateDir::open(&args.state_dir)?;
+        bpffs::ensure_mounted(&state.bpf())?;
+        preflight::warn_of_private_mounts();
+        let source = match (&args.source.manifests, &args.source.kubeconfig) {
+            (Some(dir), _) => {
+                if !dir.is_dir() {
+                    bail!("{} is no directory; --manifests wants one", dir.display());
+                }
+                tokio::spawn(sources::manifests::watch(dir.clone(), updates));
+                Source::Manifests(sources::manifests::Manifests::new(dir))
+            }
+            (None, Some(file)) => Source::Cluster(sources::kube::watch(file, updates).await?),
+            (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
+        };
+        let netlink = Netlink::connect()?;
+        let config = Config {
+            shared: SharedConfig { workers: args.workers, ..SharedConfig::default() },
+            frames: args.frames,
+            poll: match args.poll {
+                Poll::Busy => PollMode::Busy,
+                Poll::Adaptive => PollMode::Adaptive,
+            },
+        };
+        let dataplane = Dataplane::start(config).context("can't start the workers")?;
+        let mut links = Links::new(dataplane, args.workers, args.max_endpoints, state.bpf())?;
+        let host = HostLink::ensure(&netlink).await?;
+        links.open(&host.xsk, HOST_SLOT)?;
+        let routed = netlink.routes(host.host.index).await?.into_iter().collect();
+        let mut names = Names::default();
+        // What happens before the first publication happens in the epoch zero, without names.
+        names.push(Epoch::default(), compile(&Store::new()));
+        Ok(Self {
+            state,
+            netlink,
+            links,
+            host,
+            source,
+            store: Store::new(),
+            endpoints: BTreeMap::new(),
+            publisher: Publisher::default(),
+            names,
+            flow_log: FlowLog::new(args.flow_log as usize),
+            routed,
+            started: std::time::Instant::now(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// Attaches what was attached when the last agent stopped, then what the lab file names.
+    ///
+    /// # Errors
+    /// When a file can't be read, or a link of the lab file can't be attached. A remembered link
+    /// that can't be is an endpoint that is gone.
+    async fn attach_at_start(&mut self, args: &RunArgs) -> Result<()> {
+        let lab = args.lab.as_deref().map(lab::read).transpose()?.unwrap_or_default();
+        for spec in self.state.load()? {
+            if lab.iter().any(|named| named.link == spec.link) {
+                continue;
+            }
+            let link = self.attach(&spec).await.map_err(|error| {
+                warn!("endpoint {} on link {}: {error:#}", spec.pod, spec.link);
+                format!("{error:#}")
+            });
+            self.endpoints.insert(spec.link.clone(), Endpoint { spec, link });
+        }
+        for spec in lab {
+            self.add_endpoint(spec).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve(
+        &mut self,
+        mut updated: mpsc::Receiver<Update>,
+        mut called: mpsc::Receiver<Call>,
+        mut changes: impl Stream<Item = Change> + Unpin,
+        mut stop: oneshot::Receiver<nix::sys::signal::Signal>,
+    ) {
+        let mut drain = interval(DRAIN_PERIOD);
+        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = self.publisher.due();
+            tokio::select! {
+                signal = &mut stop => {
+                    let signal = signal.map_or("a signal", |signal| signal.as_str());
+                    info!("{signal}: stopping; pods stay cut off until podgate runs again");
+                    return;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.publish().await;
+                }
+                Some(update) = updated.recv() => {
+                    if self.source.take(update, &mut self.store) {
+                        self.publisher.request();
+                    }
+                }
+                Some(call) = called.recv() => self.answer(call).await,
+                Some(change) = changes.next() => self.react(change).await,
+                _ = drain.tick() => self.drain_events(),
+            }
+        }
+    }
+
+    /// Puts a pod's link under policy.
+    ///
+    /// # Errors
+    /// When the link can't be had; then nothing changed.
+    async fn add_endpoint(&mut self, spec: EndpointSpec) -> Result<()> {
+        if let Some(endpoint) = self.endpoints.get(&spec.link)
+            && endpoint.link.is_ok()
+        {
+            if endpoint.spec == spec {
+                return Ok(());
+            }
+            bail!(
+                "link {} is the endpoint of pod {} already; remove it first",
+                spec.link,
+                endpoint.spec.pod
+            );
+        }
+        let same_pod =
+            |endpoint: &&Endpoint| endpoint.spec.pod == spec.pod && endpoint.spec.link != spec.link;
+        if let Some(other) = self.endpoints.values().find(same_pod) {
+            let link = &other.spec.link;
+            bail!("pod {} is the endpoint on link {link} already; remove it first", spec.pod);
+        }
+        let attached = self.attach(&spec).await?;
+        let name = spec.link.clone();
+        info!("endpoint {} on link {name} attached", spec.pod);
+        self.endpoints.insert(name, Endpoint { spec, link: Ok(attached) });
+        self.save();
+        Ok(())
+    }
+
+    async fn attach(&mut self, spec: &EndpointSpec) -> Result<Attached> {
+        let link = self.netlink.link(&spec.link).await?;
+        let link = link.with_context(|| {
+            format!("there is no link {} in the agent's network namespace", spec.link)
+        })?;
+        if [&self.host.host, &self.host.xsk].iter().any(|own| own.index == link.index) {
+            bail!("link {} is podgate's own", spec.link);
+        }
+        let pod_end = prepare_pod_end(spec, &link)?;
+        let slot = self.links.free_slot()?;
+        self.links.open(&link, slot)?;
+        Ok(Attached { slot, link, pod_end })
+    }
+
+    /// Lets a pod's link go: from here on, no policy applies to the pod.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    async fn remove_endpoint(&mut self, link: &str) -> Result<()> {
+        let endpoint = self
+            .endpoints
+            .remove(link)
+            .with_context(|| format!("there is no endpoint on link {link}"))?;
+        // First nobody sends there any more, then the link goes.
+        self.publish().await;
+        if let Ok(attached) = endpoint.link {
+            self.links.close(attached.slot);
+        }
+        info!("endpoint {} on link {link} removed", endpoint.spec.pod);
+        self.save();
+        Ok(())
+    }
+
+    fn save(&self) {
+        let specs = self.endpoints.values().map(|endpoint| endpoint.spec.clone()).collect();
+        if let Err(error) = self.state.save(specs) {
+            error!("endpoints will be forgotten at the next start: {error}");
+        }
+    }
+
+    async fn react(&mut self, change: Change) {
+        match change {
+            Change::Link(link) => self.link_changed(&link),
+            Change::LinkGone(index) => self.link_gone(index).await,
+            Change::Addresses => self.refresh_host_addresses().await,
+            Change::Overrun => {
+                self.refresh_host_addresses().await;
+                self.refresh_links().await;
+            }
+        }
+    }
+
+    fn link_changed(&mut self, link: &Link) {
+        let attached = self.endpoints.values_mut().filter_map(|endpoint| {
+            endpoint.link.as_mut().ok().filter(|attached| attached.link.index == link.index)
+        });
+        for attached in attached {
+            if attached.link != *link {
+                attached.link = link.clone();
+                self.publisher.request();
+            }
+        }
+    }
+
+    async fn link_gone(&mut self, index: u32) {
+        if index == self.host.xsk.index || index == self.host.host.index {
+            self.restore_host_link().await;
+            return;
+        }
+        for endpoint in self.endpoints.values_mut() {
+            let Ok(attached) = &endpoint.link else { continue };
+            if attached.link.index == index {
+                warn!("link {} of endpoint {} is gone", endpoint.spec.link, endpoint.spec.pod);
+                self.links.close(attached.slot);
+                endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
+                self.counts.links_gone += 1;
+                self.publisher.request();
+            }
+        }
+    }
+
+    /// Somebody deleted the host link. Without it no pod reaches anything but local pods.
+    async fn restore_host_link(&mut self) {
+        if self.netlink.link(XSK).await.is_ok_and(|link| link.is_some()) {
+            // The other end's notice came first, and the pair is there anew already.
+            return;
+        }
+        error!("links {HOST} and {XSK} are gone; they are made anew");
+        self.links.close(HOST_SLOT);
+        self.routed.clear();
+        let restored = match HostLink::ensure(&self.netlink).await {
+            Ok(host) => self.links.open(&host.xsk, HOST_SLOT).map(|()| host),
+            Err(error) => Err(error),
+        };
+        match restored {
+            Ok(host) => self.host = host,
+            Err(error) => error!("pods reach nothing outside of this node: {error:#}"),
+        }
+        self.publisher.force();
+    }
+
+    /// Looks for links that vanished while changes were lost.
+    async fn refresh_links(&mut self) {
+        let attached: Vec<u32> = self
+            .endpoints
+            .values()
+            .filter_map(|endpoint| endpoint.link.as_ref().ok())
+            .map(|attached| attached.link.index)
+            .chain([self.host.xsk.index])
+            .collect();
+        for index in attached {
+            match self.netlink.link_at(index).await {
+                Ok(Some(link)) => self.link_changed(&link),
+                Ok(None) => self.link_gone(index).await,
+                Err(error) => warn!("{error}"),
+            }
+        }
+    }
+
+    async fn refresh_host_addresses(&mut self) {
+        match self.netlink.addresses().await {
+            Ok(addresses) => {
+                self.store.set_host_addresses(addresses);
+                self.publisher.request();
+            }
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    /// Turns the workers' events into records with names.
+    fn drain_events(&mut self) {
+        let dataplane = self.links.dataplane();
+        let lost = dataplane.shared().stats.iter().map(|worker| worker.events_lost.get()).sum();
+        if lost > self.counts.flow_records_lost_told {
+            self.flow_log.push(FlowItem::Lost(lost - self.counts.flow_records_lost_told));
+            self.counts.flow_records_lost_told = lost;
+        }
+        let clock = dataplane.clock();
+        let mut events: Vec<Event> = Vec::new();
+        dataplane.drain_events(|_, event| events.push(event));
+        // Each worker's are in order already.
+        events.sort_by_key(|event| event.time);
+        for event in &events {
+            let time = Timestamp::try_from(clock.wall(event.time)).unwrap_or_default();
+            match self.names.get(event.epoch) {
+                Some(compiled) => {
+                    let record = FlowRecord::new(event, time, compiled);
+                    self.flow_log.push(FlowItem::Flow(Box::new(record)));
+                    self.counts.flow_records += 1;
+                }
+                None => self.counts.flow_records_unnamed += 1,
+            }
+        }
+    }
+
+    fn route_table(&self) -> (RouteTable, BTreeMap<String, String>) {
+        publish::route_table(&self.endpoints, &self.store, self.host.outlet())
+    }
+}

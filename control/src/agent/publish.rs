@@ -1,0 +1,179 @@
+//! From the store and the endpoints to what the workers and the kernel look up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podgate_dataplane::policy::Snapshot;
+use podgate_dataplane::route::{self, Outlet, RouteTable};
+use podgate_dataplane::types::{Address, Epoch};
+use podgate_policy::{Store, compile};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::Agent;
+use super::endpoint::Endpoint;
+
+/// How long a first change waits for others that may come with it.
+const DELAY_MIN: Duration = Duration::from_millis(20);
+
+/// When to publish, and what was published last.
+#[derive(Debug, Default)]
+pub(crate) struct Publisher {
+    due: Option<Instant>,
+    /// How long the last compilation took: the next waits as long, so that a storm of changes
+    /// takes half of this thread at most.
+    took: Duration,
+    epoch: Epoch,
+    routes: Option<Arc<RouteTable>>,
+    /// Why endpoints were not ready in the last publication, by link.
+    not_ready: BTreeMap<String, String>,
+    forced: bool,
+}
+
+impl Publisher {
+    /// Asks for a publication soon.
+    pub(crate) fn request(&mut self) {
+        let delay = DELAY_MIN.max(self.took);
+        self.due.get_or_insert_with(|| Instant::now() + delay);
+    }
+
+    /// Asks for a publication even of what was published last.
+    pub(crate) fn force(&mut self) {
+        self.forced = true;
+        self.request();
+    }
+
+    /// When the next publication is due, if one is asked for.
+    #[must_use]
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Generation of what was published last; zero before the first.
+    #[must_use]
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Why the endpoint on `link` is not ready, if it isn't.
+    #[must_use]
+    pub(crate) fn not_ready(&self, link: &str) -> Option<&str> {
+        self.not_ready.get(link).map(String::as_str)
+    }
+}
+
+impl Agent {
+    /// Compiles and publishes, unless nothing changed. Before every kind of object was read once,
+    /// nothing is published: until then everything is dropped.
+    pub(super) async fn publish(&mut self) {
+        self.publisher.due = None;
+        if !self.source.status().synced {
+            return;
+        }
+        let begin = Instant::now();
+        let compiled = compile(&self.store);
+        let (routes, not_ready) = self.route_table();
+        self.publisher.not_ready = not_ready;
+        let same_policy = self
+            .names
+            .last()
+            .is_some_and(|last| last.tables == compiled.tables && last.catalog == compiled.catalog);
+        let same_routes = self.publisher.routes.as_deref() == Some(&routes);
+        if same_policy && same_routes && !self.publisher.forced {
+            return;
+        }
+        self.publisher.forced = false;
+        let routes = Arc::new(routes);
+        let epoch = Epoch(self.publisher.epoch.0 + 1);
+        self.publisher.epoch = epoch;
+        self.publisher.routes = Some(Arc::clone(&routes));
+        let policy = Arc::clone(&compiled.tables);
+        self.names.push(epoch, compiled);
+        self.links.dataplane().publish(Snapshot { epoch, policy, routes });
+        self.publisher.took = begin.elapsed();
+        debug!(epoch = epoch.0, took = ?self.publisher.took, "published");
+        self.route_in_kernel().await;
+    }
+
+    /// Makes the kernel send what is meant for local pods to `pg-host`.
+    async fn route_in_kernel(&mut self) {
+        let wanted = self.addresses_of_ready_endpoints();
+        let link = self.host.host.index;
+        let stale: Vec<_> =
+            self.routed.iter().filter(|address| !wanted.contains_key(address)).copied().collect();
+        for address in stale {
+            match self.netlink.delete_route(address, link).await {
+                Ok(()) => {
+                    self.routed.remove(&address);
+                }
+                Err(error) => warn!("{error}"),
+            }
+        }
+        for (address, mtu) in wanted {
+            if self.routed.contains(&address) {
+                continue;
+            }
+            match self.netlink.add_route(address, link, mtu).await {
+                Ok(()) => {
+                    self.routed.insert(address);
+                }
+                Err(error) => warn!("{error}"),
+            }
+        }
+    }
+
+    /// Addresses of local pods that are served, with the MTU of the way to them.
+    fn addresses_of_ready_endpoints(&self) -> BTreeMap<IpAddr, u32> {
+        let mut addresses = BTreeMap::new();
+        for (link, endpoint) in &self.endpoints {
+            if self.publisher.not_ready(link).is_some() {
+                continue;
+            }
+            if let Ok(route) = endpoint.route(&self.store) {
+                let mtu = route.outlet.mtu;
+                addresses.extend(route.addresses.iter().map(|address| (address.ip(), mtu)));
+            }
+        }
+        addresses
+    }
+}
+
+/// Routes to the endpoints that are ready, and why the others are not, by link.
+///
+/// An address that two endpoints claim is given to neither: whom it belongs to can't be known.
+pub(crate) fn route_table(
+    endpoints: &BTreeMap<String, Endpoint>,
+    store: &Store,
+    host: Outlet,
+) -> (RouteTable, BTreeMap<String, String>) {
+    let mut routes: BTreeMap<&str, route::Endpoint> = BTreeMap::new();
+    let mut not_ready = BTreeMap::new();
+    let mut claims: HashMap<Address, BTreeSet<&str>> = HashMap::new();
+    for (link, endpoint) in endpoints {
+        match endpoint.route(store) {
+            Ok(route) => {
+                for address in &route.addresses {
+                    claims.entry(*address).or_default().insert(link);
+                }
+                routes.insert(link, route);
+            }
+            Err(reason) => {
+                not_ready.insert(link.clone(), reason);
+            }
+        }
+    }
+    for (address, claimants) in claims.iter().filter(|(_, claimants)| claimants.len() > 1) {
+        let links: Vec<_> = claimants.iter().copied().collect();
+        for link in &links {
+            routes.remove(link);
+            let reason = format!("address {address} is claimed on links {}", links.join(", "));
+            not_ready.insert((*link).to_owned(), reason);
+        }
+    }
+    match RouteTable::new(routes.into_values(), Some(host)) {
+        Ok(table) => (table, not_ready),
+        Err(taken) => unreachable!("claims were settled before: {taken}"),
+    }
+}

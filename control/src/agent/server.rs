@@ -1,0 +1,382 @@
+//! The control socket: a unix stream socket that only its owner may open.
+//!
+//! Clients are not trusted to be well-behaved: their number, the length of a request and the time
+//! to write one are bounded, and one that doesn't read its answer holds up nobody but itself.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tracing::{debug, warn};
+
+use crate::protocol::{Answer, Code, FlowItem, REQUEST_MAX, Refused, Request};
+
+/// Most clients at one time.
+pub(crate) const CLIENTS_MAX: usize = 64;
+
+/// How long a client may take for a request, and stay silent between two.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request on its way to the agent.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// What is asked for.
+    pub(crate) request: Request,
+    /// Where the reply goes.
+    pub(crate) reply: oneshot::Sender<Result<Reply, Refused>>,
+}
+
+/// What the agent replies.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// One value.
+    Value(Value),
+    /// Records so far and, for a client that follows, those to come.
+    Flows {
+        /// Oldest first.
+        past: Vec<Arc<FlowItem>>,
+        /// To come.
+        live: Option<broadcast::Receiver<Arc<FlowItem>>>,
+    },
+}
+
+/// The listening socket; removes its file when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A file that is gone already is what we want.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Server {
+    /// Binds the socket at `path` with mode 0600, replacing one that a dead agent left.
+    ///
+    /// The caller holds the state directory's lock, so that no live agent owns the file.
+    ///
+    /// # Errors
+    /// When the path can't be bound.
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // The state directory is 0700, so nobody can connect before the mode is set.
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Serves clients until dropped; their requests go to `calls`.
+    pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
+        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some client to leave.
+                    warn!(%error, "a client of the control socket could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => {
+                    tokio::spawn(serve_client(stream, calls.clone(), place));
+                }
+                Err(_) => turn_away(&stream),
+            }
+        }
+    }
+}
+
+/// Tells a client that there are too many; one that isn't ready to hear it is just closed.
+fn turn_away(stream: &UnixStream) {
+    let refused = Refused::new(Code::Busy, format!("{CLIENTS_MAX} clients are connected already"));
+    let _ = stream.try_write(Answer::Error(refused).to_line().as_bytes());
+}
+
+async fn serve_client(stream: UnixStream, calls: mpsc::Sender<Call>, _place: OwnedSemaphorePermit) {
+    let (read, write) = stream.into_split();
+    let mut client = Client { read: BufReader::new(read), write, calls };
+    if let Err(error) = client.run().await {
+        debug!(%error, "a client of the control socket left");
+    }
+}
+
+struct Client {
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    calls: mpsc::Sender<Call>,
+}
+
+/// One line from a client.
+enum Line {
+    Complete(Vec<u8>),
+    TooLong,
+    Closed,
+}
+
+impl Client {
+    async fn run(&mut self) -> io::Result<()> {
+        loop {
+            let line = match tokio::time::timeout(REQUEST_TIMEOUT, self.read_line()).await {
+                Ok(line) => line?,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            };
+            match line {
+                Line::Complete(line) => match Request::parse(&line) {
+                    Ok(request) => self.answer(request).await?,
+                    Err(refused) => self.send(Answer::Error(refused)).await?,
+                },
+                Line::TooLong => {
+                    let message = format!("a request has at most {REQUEST_MAX} bytes");
+                    let refused = Refused::new(Code::TooLong, message);
+                    // What follows can't be delimited any more.
+                    return self.send(Answer::Error(refused)).await;
+                }
+                Line::Closed => return Ok(()),
+            }
+        }
+    }
+
+    async fn read_line(&mut self) -> io::Result<Line> {
+        let mut line = Vec::new();
+        let limit = REQUEST_MAX as u64;
+        let read = (&mut self.read).take(limit).read_until(b'\n', &mut line).await?;
+        Ok(match line.last() {
+            Some(b'\n') => Line::Complete(line),
+            _ if read == REQUEST_MAX => Line::TooLong,
+            // Half a line before the end of the stream is no request.
+            _ => Line::Closed,
+        })
+    }
+
+    async fn answer(&mut self, request: Request) -> io::Result<()> {
+        let (reply, replied) = oneshot::channel();
+        let stopping = || Refused::new(Code::Busy, "the agent is stopping");
+        let outcome = match self.calls.send(Call { request, reply }).await {
+            Ok(()) => replied.await.unwrap_or_else(|_| Err(stopping())),
+            Err(_) => Err(stopping()),
+        };
+        match outcome {
+            Ok(Reply::Value(value)) => self.send(Answer::Result(value)).await,
+            Ok(Reply::Flows { past, live }) => self.stream_flows(past, live).await,
+            Err(refused) => self.send(Answer::Error(refused)).await,
+        }
+    }
+
+    async fn stream_flows(
+        &mut self,
+        past: Vec<Arc<FlowItem>>,
+        live: Option<broadcast::Receiver<Arc<FlowItem>>>,
+    ) -> io::Result<()> {
+        for item in past {
+            self.send(Answer::Item(json!(*item))).await?;
+        }
+        if let Some(mut live) = live {
+            let mut unused = [0];
+            loop {
+                let received = tokio::select! {
+                    received = live.recv() => received,
+                    // A follower has nothing more to say: whatever comes, it is done.
+                    _ = self.read.read(&mut unused) => return Ok(()),
+                };
+                match received {
+                    Ok(item) => self.send(Answer::Item(json!(*item))).await?,
+                    Err(RecvError::Lagged(lost)) => {
+                        self.send(Answer::Item(json!(FlowItem::Lost(lost)))).await?;
+                    }
+                    Err(RecvError::Closed) => break,
+                }
+            }
+        }
+        self.send(Answer::End(true)).await
+    }
+
+    async fn send(&mut self, answer: Answer) -> io::Result<()> {
+        self.write.write_all(answer.to_line().as_bytes()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileTypeExt;
+
+    /// A server whose every request is answered by `answer`.
+    fn start(
+        answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
+    ) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let server = Server::bind(&path).unwrap();
+        let (calls, mut called) = mpsc::channel::<Call>(1);
+        tokio::task::spawn_local(server.serve(calls));
+        tokio::task::spawn_local(async move {
+            while let Some(call) = called.recv().await {
+                let _ = call.reply.send(answer(&call.request));
+            }
+        });
+        (dir, path)
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test)
+    }
+
+    fn echo(request: &Request) -> Result<Reply, Refused> {
+        Ok(Reply::Value(json!(request)))
+    }
+
+    async fn exchange(path: &Path, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn code(answer: &str) -> Code {
+        match Answer::parse(answer).unwrap() {
+            Answer::Error(refused) => refused.code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_socket_belongs_to_its_owner_only_and_goes_with_the_server() {
+        run(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s.sock");
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let server = Server::bind(&path).unwrap();
+            let metadata = std::fs::metadata(&path).unwrap();
+            assert!(metadata.file_type().is_socket());
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+            drop(server);
+            assert!(!path.exists());
+        });
+    }
+
+    #[test]
+    fn several_requests_pass_over_one_connection() {
+        run(async {
+            let (_dir, path) = start(echo);
+            let lines = Request::Status {}.to_line() + &Request::EndpointList {}.to_line();
+            let answer = exchange(&path, lines.as_bytes()).await;
+            let commands: Vec<_> = answer
+                .lines()
+                .map(|line| match Answer::parse(line).unwrap() {
+                    Answer::Result(value) => value["command"].clone(),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(commands, ["status", "endpoint-list"]);
+        });
+    }
+
+    #[test]
+    fn garbage_is_refused_and_the_connection_goes_on() {
+        run(async {
+            let (_dir, path) = start(echo);
+            let mut bytes = b"\xff\x00{{\n\n[1]\n".to_vec();
+            bytes.extend(Request::Status {}.to_line().into_bytes());
+            let answer = exchange(&path, &bytes).await;
+            let answers: Vec<_> = answer.lines().map(|line| Answer::parse(line).unwrap()).collect();
+            assert_eq!(answers.len(), 4);
+            assert!(answers[..3].iter().all(|answer| matches!(answer, Answer::Error(_))));
+            assert!(matches!(answers[3], Answer::Result(_)));
+        });
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_and_the_connection_closed() {
+        run(async {
+            let (_dir, path) = start(echo);
+            let answer = exchange(&path, &vec![b'x'; 3 * REQUEST_MAX]).await;
+            assert_eq!(answer.lines().count(), 1);
+            assert_eq!(code(&answer), Code::TooLong);
+        });
+    }
+
+    #[test]
+    fn half_a_line_is_no_request() {
+        run(async {
+            let (_dir, path) = start(|_| panic!("half a request was carried out"));
+            let line = Request::EndpointRemove { link: "veth0".into() }.to_line();
+            let answer = exchange(&path, line.trim_end().as_bytes()).await;
+            assert_eq!(answer, "");
+        });
+    }
+
+    #[test]
+    fn clients_beyond_the_limit_are_turned_away_and_places_are_given_back() {
+        run(async {
+            let (_dir, path) = start(echo);
+            let mut idle = Vec::new();
+            for _ in 0..CLIENTS_MAX {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                stream.write_all(Request::Status {}.to_line().as_bytes()).await.unwrap();
+                let mut answer = [0];
+                stream.read_exact(&mut answer).await.unwrap();
+                idle.push(stream);
+            }
+            assert_eq!(code(&exchange(&path, b"").await), Code::Busy);
+            drop(idle);
+            let line = Request::Status {}.to_line();
+            while Answer::parse(exchange(&path, line.as_bytes()).await.trim_end())
+                .is_ok_and(|answer| matches!(answer, Answer::Error(_)))
+            {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_follower_that_lags_is_told_how_much_it_lost() {
+        run(async {
+            let (sender, _) = broadcast::channel(4);
+            let publisher = sender.clone();
+            let (_dir, path) = start(move |_| {
+                let live = Some(sender.subscribe());
+                // Overflows the channel before the follower's task runs again.
+                for _ in 0..10 {
+                    sender.send(Arc::new(FlowItem::Lost(0))).unwrap();
+                }
+                Ok(Reply::Flows { past: Vec::new(), live })
+            });
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            let line = Request::Flows { follow: true, last: 0 }.to_line();
+            stream.write_all(line.as_bytes()).await.unwrap();
+            let mut lines = BufReader::new(stream).lines();
+            let first = lines.next_line().await.unwrap().unwrap();
+            assert_eq!(Answer::parse(&first), Ok(Answer::Item(json!(FlowItem::Lost(6)))));
+            for _ in 0..4 {
+                let line = lines.next_line().await.unwrap().unwrap();
+                assert_eq!(Answer::parse(&line), Ok(Answer::Item(json!(FlowItem::Lost(0)))));
+            }
+            drop(lines);
+            // Its receiver goes with it.
+            while publisher.receiver_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}

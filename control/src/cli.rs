@@ -1,0 +1,333 @@
+//! The command line: what `podgate --help` shows.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::protocol::EndpointSpec;
+
+/// Where the agent keeps its files unless told otherwise.
+pub const STATE_DIR: &str = "/run/podgate";
+
+/// Name of the control socket in the state directory.
+pub const SOCKET_NAME: &str = "podgate.sock";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  the command did what it says
+  1  it failed; one line on stderr says why
+  2  the command line is wrong
+  3  the agent can't be reached, or is not ready";
+
+const EXAMPLES: &str = "\
+Examples:
+  podgate run --manifests ./policies --lab lab.yaml
+  podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2
+  podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart
+  podgate status --brief && echo ready
+  podgate flows --follow
+  podgate policy list -o json
+
+Exit codes:
+  0  the command did what it says
+  1  it failed; one line on stderr says why
+  2  the command line is wrong
+  3  the agent can't be reached, or is not ready";
+
+/// Network policy for the pods of this node, enforced in userspace over AF_XDP.
+#[derive(Parser, Debug)]
+#[command(name = "podgate", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(arg_required_else_help = true, propagate_version = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the agent until SIGTERM or SIGINT.
+    Run(RunArgs),
+    /// Show whether the agent is ready, and its counters.
+    #[command(after_help = EXIT_CODES)]
+    Status(StatusArgs),
+    /// Attach pods to the dataplane, detach them, list them.
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Show the policies that are enforced, and the objects that can't be.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Show flows: verdicts, drops, HTTP requests and answers.
+    #[command(after_help = FLOWS_EXAMPLES)]
+    Flows(FlowsArgs),
+    /// Print all counters in the Prometheus text format.
+    Metrics(MetricsArgs),
+    /// Judge a capture by manifests, without an agent, and tell how fast that goes.
+    Replay(podgate_perf::replay::Args),
+    /// Detach everything that a stopped agent left in place.
+    #[command(long_about = CLEANUP_ABOUT)]
+    Cleanup(CleanupArgs),
+    /// Print the version.
+    Version,
+}
+
+const FLOWS_EXAMPLES: &str = "\
+Examples:
+  podgate flows --last 50
+  podgate flows -f -o json | jq 'select(.verdict == \"DROPPED\")'";
+
+const CLEANUP_ABOUT: &str = "\
+Detach everything that a stopped agent left in place.
+
+A stopped agent leaves its XDP programs attached, so that pods stay cut off rather than \
+unprotected. This removes them, the pg-host/pg-xsk pair with its routes, and the state \
+directory's contents: after it, pods talk without any policy.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  podgate run --manifests ./policies --lab lab.yaml
+  podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2 --poll busy
+
+A lab file attaches endpoints at the start:
+  endpoints:
+    - {link: hv-admin, pod: admin/adminapp, netns: /run/netns/admin}
+
+When the agent stops, its XDP programs stay attached and pods are cut off until it runs again;
+`podgate cleanup` lets them go.";
+
+/// Arguments of `podgate run`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = RUN_EXAMPLES)]
+pub struct RunArgs {
+    /// Where objects come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Endpoints to attach at the start (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub lab: Option<PathBuf>,
+    /// Worker threads, each pinned to a core.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+    /// How workers wait for packets.
+    #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
+    pub poll: Poll,
+    /// Frames of 4096 bytes shared by all links; half of them wait to be received into.
+    #[arg(long, value_name = "N", default_value_t = 32768,
+          value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
+    pub frames: u32,
+    /// Endpoints that can be attached at one time. More of them means fewer frames for each.
+    #[arg(long, value_name = "N", default_value_t = 31,
+          value_parser = clap::value_parser!(u16).range(1..=4095))]
+    pub max_endpoints: u16,
+    /// Flow records kept for `podgate flows`.
+    #[arg(long, value_name = "N", default_value_t = 4096,
+          value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub flow_log: u32,
+    /// Directory of the control socket, the endpoint list and the pinned programs.
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// What to log on stderr: a level, or directives like `info,podgate::sources=debug`.
+    #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// The two places that objects can come from.
+#[derive(Args, Debug, Clone)]
+#[group(required = true, multiple = false)]
+pub struct SourceArgs {
+    /// Read objects from the YAML and JSON files of a directory, and again when they change.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Watch objects at the API server that this file names.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// How a worker waits.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Poll {
+    /// Never sleep: lowest latency, one core each.
+    Busy,
+    /// Spin a little, then sleep until a packet comes.
+    Adaptive,
+}
+
+/// How to print.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// How to reach the agent.
+#[derive(Args, Debug, Clone)]
+pub struct SocketArgs {
+    /// The agent's control socket.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PODGATE_SOCKET",
+        default_value = "/run/podgate/podgate.sock"
+    )]
+    pub socket: PathBuf,
+}
+
+/// Arguments that all client commands share.
+#[derive(Args, Debug, Clone)]
+pub struct ClientArgs {
+    /// How to reach the agent.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `podgate status`.
+#[derive(Args, Debug, Clone)]
+pub struct StatusArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Print one line only.
+    #[arg(long)]
+    pub brief: bool,
+}
+
+/// `podgate endpoint …`.
+#[derive(Subcommand, Debug)]
+pub enum EndpointCommand {
+    /// Put a pod's link under policy.
+    #[command(after_help = ENDPOINT_ADD_EXAMPLES)]
+    Add(EndpointAddArgs),
+    /// Detach a link: its pod is no longer under policy.
+    Remove(EndpointRemoveArgs),
+    /// List endpoints.
+    List(ClientArgs),
+}
+
+const ENDPOINT_ADD_EXAMPLES: &str = "\
+Examples:
+  podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart
+  podgate endpoint add --link veth1a --pod shop/cart-0 --mac 02:00:00:00:00:01
+
+With --netns, the pod's MAC address is read there and its TX checksum offload is turned off.
+Without it, give the MAC address, and turn the offload off yourself if the pod's kernel has it.";
+
+/// Arguments of `podgate endpoint add`.
+#[derive(Args, Debug, Clone)]
+pub struct EndpointAddArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// The host's end of the pod's veth pair.
+    #[arg(long, value_name = "IFACE")]
+    pub link: String,
+    /// The pod behind it.
+    #[arg(long, value_name = "NS/NAME")]
+    pub pod: crate::protocol::PodName,
+    /// The pod's network namespace.
+    #[arg(long, value_name = "PATH", required_unless_present = "mac")]
+    pub netns: Option<PathBuf>,
+    /// MAC address of the pod's end.
+    #[arg(long)]
+    pub mac: Option<crate::protocol::MacAddress>,
+}
+
+impl EndpointAddArgs {
+    /// What the agent is asked for.
+    #[must_use]
+    pub fn spec(&self) -> EndpointSpec {
+        EndpointSpec {
+            link: self.link.clone(),
+            pod: self.pod.clone(),
+            netns: self.netns.clone(),
+            mac: self.mac,
+        }
+    }
+}
+
+/// Arguments of `podgate endpoint remove`.
+#[derive(Args, Debug, Clone)]
+pub struct EndpointRemoveArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// The link to detach.
+    #[arg(long, value_name = "IFACE")]
+    pub link: String,
+}
+
+/// `podgate policy …`.
+#[derive(Subcommand, Debug)]
+pub enum PolicyCommand {
+    /// List policies, and refused objects with the field and the reason.
+    List(ClientArgs),
+}
+
+/// Arguments of `podgate flows`.
+#[derive(Args, Debug, Clone)]
+pub struct FlowsArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Go on with new flows until interrupted.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many past records to begin with.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub last: u32,
+}
+
+/// Arguments of `podgate metrics`.
+#[derive(Args, Debug, Clone)]
+pub struct MetricsArgs {
+    /// Shared arguments; the table is the Prometheus text.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Arguments of `podgate cleanup`.
+#[derive(Args, Debug, Clone)]
+pub struct CleanupArgs {
+    /// The state directory of the stopped agent.
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exactly_one_source_is_wanted() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["podgate", "run"], args].concat());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--manifests", "a", "--kubeconfig", "b"]).is_err());
+        assert!(parse(&["--manifests", "a"]).is_ok());
+        assert!(parse(&["--kubeconfig", "b"]).is_ok());
+    }
+
+    #[test]
+    fn an_endpoint_needs_a_namespace_or_a_mac() {
+        let parse = |args: &[&str]| {
+            let add = ["podgate", "endpoint", "add", "--link", "veth0", "--pod", "a/b"];
+            Cli::try_parse_from([&add[..], args].concat())
+        };
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--netns", "/run/netns/a"]).is_ok());
+        assert!(parse(&["--mac", "02:00:00:00:00:01"]).is_ok());
+        assert!(parse(&["--mac", "02:00:00:00:00"]).is_err());
+    }
+}

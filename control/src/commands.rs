@@ -1,0 +1,125 @@
+//! What each subcommand does.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::cli::{
+    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, PolicyCommand,
+    StatusArgs,
+};
+use crate::client::{Client, ClientError};
+use crate::metrics::{self, Family};
+use crate::output::{self, print};
+use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Request, Status};
+use crate::{agent, cleanup};
+
+/// It failed.
+const FAILED: u8 = 1;
+/// The agent can't be reached, or is not ready.
+const NOT_READY: u8 = 3;
+
+/// Carries out a command line. Errors go to standard error, in one line.
+#[must_use]
+pub fn main(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        Command::Run(args) => {
+            start_log(&args.log).and_then(|()| agent::run(&args)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Status(args) => status(&args),
+        Command::Endpoint(command) => endpoint(command).map(|()| ExitCode::SUCCESS),
+        Command::Policy(PolicyCommand::List(args)) => {
+            show(&args, &Request::PolicyList {}, |list: &PolicyList| output::policies(list))
+                .map(|()| ExitCode::SUCCESS)
+        }
+        Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
+        Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
+        Command::Replay(args) => {
+            let mut report = Vec::new();
+            let replayed = podgate_perf::replay::run(&args, &mut report);
+            // What was replayed of a broken capture is printed before the error.
+            print(&String::from_utf8_lossy(&report))
+                .map_err(Into::into)
+                .and_then(|()| Ok(replayed?))
+                .map(|()| ExitCode::SUCCESS)
+        }
+        Command::Cleanup(args) => cleanup::run(&args.state_dir).map(|()| ExitCode::SUCCESS),
+        Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("podgate: {}", output::escape(&format!("{error:#}")));
+        match error.downcast_ref() {
+            Some(ClientError::Unreachable { .. } | ClientError::Closed) => NOT_READY.into(),
+            _ => FAILED.into(),
+        }
+    })
+}
+
+fn start_log(filter: &str) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| anyhow::anyhow!("--log {filter}: {error}"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+/// Sends a request and prints its result.
+fn show<T: Serialize + serde::de::DeserializeOwned>(
+    args: &ClientArgs,
+    request: &Request,
+    table: impl Fn(&T) -> String,
+) -> Result<()> {
+    let result: T = Client::connect(&args.socket.socket)?.call(request)?;
+    print_as(args.output, &result, table)
+}
+
+fn print_as<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> String) -> Result<()> {
+    let text = match output {
+        Output::Table => table(value),
+        Output::Json => serde_json::to_string_pretty(value)? + "\n",
+    };
+    Ok(print(&text)?)
+}
+
+fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let status: Status = Client::connect(&args.client.socket.socket)?.call(&Request::Status {})?;
+    let table = if args.brief { output::status_brief } else { output::status };
+    print_as(args.client.output, &status, table)?;
+    Ok(if status.ready { ExitCode::SUCCESS } else { NOT_READY.into() })
+}
+
+fn endpoint(command: EndpointCommand) -> Result<()> {
+    let table = |endpoint: &EndpointStatus| output::endpoints(std::slice::from_ref(endpoint));
+    match command {
+        EndpointCommand::Add(args) => show(&args.client, &Request::EndpointAdd(args.spec()), table),
+        EndpointCommand::Remove(args) => {
+            let request = Request::EndpointRemove { link: args.link };
+            show(&args.client, &request, |(): &()| String::new())
+        }
+        EndpointCommand::List(args) => {
+            show(&args, &Request::EndpointList {}, |list: &Vec<_>| output::endpoints(list))
+        }
+    }
+}
+
+fn flows(args: &FlowsArgs) -> Result<()> {
+    let request = Request::Flows { follow: args.follow, last: args.last };
+    let mut client = Client::connect(&args.client.socket.socket)?;
+    client.stream(&request, |item: FlowItem| {
+        let text = match (args.client.output, &item) {
+            (Output::Table, _) => output::flow(&item),
+            // One object a line: the record itself, so that filters need no wrapper.
+            (Output::Json, FlowItem::Flow(record)) => serde_json::to_string(record)? + "\n",
+            (Output::Json, FlowItem::Lost(_)) => serde_json::to_string(&item)? + "\n",
+        };
+        Ok::<_, anyhow::Error>(print(&text)?)
+    })
+}
+
+fn metrics(args: &MetricsArgs) -> Result<()> {
+    let families: Vec<Family> =
+        Client::connect(&args.client.socket.socket)?.call(&Request::Metrics {})?;
+    print_as(args.client.output, &families, |families| metrics::to_text(families.clone()))
+}

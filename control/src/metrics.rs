@@ -1,0 +1,292 @@
+//! Counters as metric families, and their Prometheus text.
+//!
+//! Names are Cilium's where the meaning is the same, so that dashboards carry over; the rest
+//! begin with `podgate_`.
+
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::stats::{Tally, WorkerStats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::EndpointCounts;
+
+/// One metric with all its samples.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Family {
+    /// Name; that of a counter ends with `_total`.
+    pub(crate) name: String,
+    /// What it counts.
+    pub(crate) help: String,
+    /// Whether it only grows.
+    pub(crate) kind: FamilyKind,
+    /// Values.
+    pub(crate) samples: Vec<Sample>,
+}
+
+/// Kinds of metrics.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FamilyKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// One value.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Sample {
+    /// Labels in order.
+    pub(crate) labels: Vec<(String, String)>,
+    /// Value.
+    pub(crate) value: u64,
+}
+
+/// What the agent counts itself.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct AgentCounts {
+    /// Endpoints by state.
+    pub(crate) endpoints: EndpointCounts,
+    /// Policies in force.
+    pub(crate) policies: u64,
+    /// Objects refused.
+    pub(crate) refused: u64,
+    /// Epoch of the published snapshot.
+    pub(crate) epoch: u64,
+    /// Links that vanished under an endpoint.
+    pub(crate) links_gone: u64,
+    /// Flow records taken off the workers' rings.
+    pub(crate) flow_records: u64,
+    /// Flow records that nobody could read any more.
+    pub(crate) flow_records_lost: u64,
+}
+
+impl Family {
+    fn new(kind: FamilyKind, name: &str, help: &str) -> Self {
+        Self { name: name.into(), help: help.into(), kind, samples: Vec::new() }
+    }
+
+    fn counter(name: &str, help: &str) -> Self {
+        Self::new(FamilyKind::Counter, name, help)
+    }
+
+    fn gauge(name: &str, help: &str) -> Self {
+        Self::new(FamilyKind::Gauge, name, help)
+    }
+
+    fn with(mut self, labels: &[(&str, &str)], value: u64) -> Self {
+        let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        self.samples.push(Sample { labels: labels.collect(), value });
+        self
+    }
+}
+
+/// All metrics.
+pub(crate) fn collect(workers: &[&WorkerStats], counts: &AgentCounts) -> Vec<Family> {
+    let mut families = agent_families(counts);
+    families.extend(traffic_families(workers));
+    families.push(l7_family(workers));
+    families.extend(WORKER_METRICS.iter().map(|metric| metric.family(workers)));
+    families
+}
+
+fn agent_families(counts: &AgentCounts) -> Vec<Family> {
+    let endpoints = &counts.endpoints;
+    let total = endpoints.ready + endpoints.waiting + endpoints.gone;
+    vec![
+        Family::gauge("cilium_endpoint", "Endpoints managed by this agent").with(&[], total as u64),
+        Family::gauge("cilium_endpoint_state", "Endpoints by state")
+            .with(&[("endpoint_state", "ready")], endpoints.ready as u64)
+            .with(&[("endpoint_state", "waiting")], endpoints.waiting as u64)
+            .with(&[("endpoint_state", "gone")], endpoints.gone as u64),
+        Family::gauge("cilium_policy", "Policies in force").with(&[], counts.policies),
+        Family::gauge("podgate_objects_refused", "Objects that can't be enforced as written")
+            .with(&[], counts.refused),
+        Family::gauge("podgate_epoch", "Generation of the published policy snapshot")
+            .with(&[], counts.epoch),
+        Family::counter("podgate_links_gone_total", "Links that vanished under an endpoint")
+            .with(&[], counts.links_gone),
+        Family::counter("podgate_flow_records_total", "Flow records taken from the workers")
+            .with(&[], counts.flow_records),
+        Family::counter("hubble_lost_events_total", "Flow records lost on their way")
+            .with(&[("source", "EVENTS_QUEUE")], counts.flow_records_lost),
+    ]
+}
+
+/// Directions are not told apart: a packet between two local pods leaves one and enters the other.
+const DIRECTION: (&str, &str) = ("direction", "UNKNOWN");
+
+fn traffic_families(workers: &[&WorkerStats]) -> [Family; 4] {
+    let sum = |tally: &dyn Fn(&WorkerStats) -> &Tally| {
+        workers.iter().fold((0, 0), |(packets, bytes), worker| {
+            let tally = tally(worker);
+            (packets + tally.packets.get(), bytes + tally.bytes.get())
+        })
+    };
+    let mut drop_count = Family::counter("cilium_drop_count_total", "Packets dropped");
+    let mut drop_bytes = Family::counter("cilium_drop_bytes_total", "Bytes dropped");
+    for reason in DropReason::ALL {
+        let (packets, bytes) = sum(&|worker| &worker.dropped[*reason as usize]);
+        let labels = [("reason", reason.label()), DIRECTION];
+        drop_count = drop_count.with(&labels, packets);
+        drop_bytes = drop_bytes.with(&labels, bytes);
+    }
+    let (packets, bytes) = sum(&|worker| &worker.forwarded);
+    [
+        drop_count,
+        drop_bytes,
+        Family::counter("cilium_forward_count_total", "Packets forwarded")
+            .with(&[DIRECTION], packets),
+        Family::counter("cilium_forward_bytes_total", "Bytes forwarded").with(&[DIRECTION], bytes),
+    ]
+}
+
+fn l7_family(workers: &[&WorkerStats]) -> Family {
+    let allowed = workers.iter().map(|worker| worker.l7_allowed.get()).sum();
+    let denied = workers.iter().map(|worker| worker.l7_denied.get()).sum();
+    let outcomes = [("received", allowed + denied), ("forwarded", allowed), ("denied", denied)];
+    let family = Family::counter("cilium_policy_l7_total", "HTTP requests judged");
+    outcomes.into_iter().fold(family, |family, (rule, value)| {
+        family.with(&[("rule", rule), ("proxy_type", "podgate")], value)
+    })
+}
+
+/// A metric with one sample for each worker.
+struct WorkerMetric {
+    kind: FamilyKind,
+    name: &'static str,
+    help: &'static str,
+    read: fn(&WorkerStats) -> u64,
+}
+
+impl WorkerMetric {
+    const fn counter(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&WorkerStats) -> u64,
+    ) -> Self {
+        Self { kind: FamilyKind::Counter, name, help, read }
+    }
+
+    const fn gauge(name: &'static str, help: &'static str, read: fn(&WorkerStats) -> u64) -> Self {
+        Self { kind: FamilyKind::Gauge, name, help, read }
+    }
+
+    fn family(&self, workers: &[&WorkerStats]) -> Family {
+        let family = Family::new(self.kind, self.name, self.help);
+        workers.iter().enumerate().fold(family, |family, (index, worker)| {
+            family.with(&[("worker", &index.to_string())], (self.read)(worker))
+        })
+    }
+}
+
+const WORKER_METRICS: [WorkerMetric; 10] = [
+    WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
+        worker.received.packets.get()
+    }),
+    WorkerMetric::counter("podgate_worker_originated_packets_total", "Packets built", |worker| {
+        worker.originated.packets.get()
+    }),
+    WorkerMetric::counter(
+        "podgate_worker_handed_off_total",
+        "Packets passed to the worker that owns their flow",
+        |worker| worker.handed_off.get(),
+    ),
+    WorkerMetric::counter("podgate_worker_flows_opened_total", "Flows opened", |worker| {
+        worker.flows_opened.get()
+    }),
+    WorkerMetric::gauge("podgate_worker_flows", "Flows in the table", |worker| worker.flows.get()),
+    WorkerMetric::gauge(
+        "podgate_worker_held_packets",
+        "Packets that wait for an L7 verdict",
+        |worker| worker.held.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_reevaluated_total",
+        "Flows judged again after a change of policy",
+        |worker| worker.reevaluated.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_checksums_completed_total",
+        "Checksums completed for a sender with checksum offload",
+        |worker| worker.checksums_completed.get(),
+    ),
+    WorkerMetric::counter("podgate_worker_busy_rounds_total", "Rounds with packets", |worker| {
+        worker.busy_rounds.get()
+    }),
+    WorkerMetric::counter("podgate_worker_sleeps_total", "Times gone to sleep", |worker| {
+        worker.sleeps.get()
+    }),
+];
+
+#[derive(Debug)]
+struct Families(Vec<Family>);
+
+impl Collector for Families {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for family in &self.0 {
+            let metric_type = match family.kind {
+                FamilyKind::Counter => MetricType::Counter,
+                FamilyKind::Gauge => MetricType::Gauge,
+            };
+            // The encoder gives counters their suffix itself.
+            let name = family.name.strip_suffix("_total").unwrap_or(&family.name);
+            let mut metric = encoder.encode_descriptor(name, &family.help, None, metric_type)?;
+            for sample in &family.samples {
+                let labelled = metric.encode_family(&sample.labels)?;
+                match family.kind {
+                    FamilyKind::Counter => ConstCounter::new(sample.value).encode(labelled)?,
+                    FamilyKind::Gauge => {
+                        let value = i64::try_from(sample.value).unwrap_or(i64::MAX);
+                        ConstGauge::new(value).encode(labelled)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The families in the Prometheus text format.
+#[must_use]
+pub(crate) fn to_text(families: Vec<Family>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Families(families)));
+    let mut out = String::new();
+    // Writing to a string can't fail.
+    let _ = text::encode(&mut out, &registry);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_counted_over_all_workers_under_ciliums_name() {
+        let workers = [WorkerStats::new(), WorkerStats::new()];
+        for worker in &workers {
+            worker.dropped[DropReason::PolicyDefaultDeny as usize].count(60);
+        }
+        let text = to_text(collect(&[&workers[0], &workers[1]], &AgentCounts::default()));
+        let line = "cilium_drop_count_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 2\n";
+        assert!(text.contains(line), "{text}");
+        let line = "cilium_drop_bytes_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 120\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn the_text_has_one_type_line_for_each_family() {
+        let families = collect(&[&WorkerStats::new()], &AgentCounts::default());
+        let count = families.len();
+        let text = to_text(families);
+        assert_eq!(text.matches("# TYPE ").count(), count);
+        assert!(text.contains("# TYPE podgate_epoch gauge\n"), "{text}");
+        assert!(!text.contains("_total_total"), "{text}");
+    }
+}

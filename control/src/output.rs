@@ -1,0 +1,167 @@
+//! How answers look on a terminal.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use podgate_policy::record::escape_controls;
+use tabwriter::TabWriter;
+
+use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Status};
+
+/// Text that is safe on a terminal, whoever wrote it.
+#[must_use]
+pub(crate) fn escape(text: &str) -> String {
+    escape_controls(text)
+}
+
+/// Rows with aligned columns; the first row is the heading.
+fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut writer = TabWriter::new(Vec::new()).padding(3);
+    for row in rows {
+        let cells: Vec<_> = row.iter().map(|cell| escape(cell)).collect();
+        // Writing to memory can't fail, here and below.
+        let _ = writeln!(writer, "{}", cells.join("\t"));
+    }
+    let bytes = writer.into_inner().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+/// `-` where there is nothing.
+fn or_dash(text: Option<&str>) -> String {
+    text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+/// `podgate status`.
+#[must_use]
+pub(crate) fn status(status: &Status) -> String {
+    let mut text = String::new();
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let mut facts = vec![
+        row(&["podgate", &format!("{} {ready}", status.version)]),
+        row(&["uptime", &format!("{}s", status.uptime_s)]),
+        row(&["epoch", &status.epoch.to_string()]),
+        row(&["source", &status.source.name]),
+        row(&["policies", &format!("{} enforced, {} refused", status.policies, status.refused)]),
+    ];
+    let counts = &status.endpoints;
+    let endpoints =
+        format!("{} ready, {} waiting, {} gone", counts.ready, counts.waiting, counts.gone);
+    facts.push(row(&["endpoints", &endpoints]));
+    facts.push(row(&["flow records lost", &status.flow_records_lost.to_string()]));
+    text.push_str(&table(facts));
+    for reason in &status.not_ready {
+        let _ = writeln!(text, "not ready: {}", escape(reason));
+    }
+    for problem in &status.source.problems {
+        let _ = writeln!(text, "warning: {}", escape(problem));
+    }
+    text.push('\n');
+    let heading = row(&["WORKER", "RECEIVED", "FORWARDED", "DROPPED", "FLOWS", "HELD"]);
+    let workers = status.workers.iter().map(|worker| {
+        let numbers =
+            [worker.received, worker.forwarded, worker.dropped, worker.flows, worker.held];
+        let cells = numbers.iter().map(u64::to_string);
+        std::iter::once(worker.worker.to_string()).chain(cells).collect()
+    });
+    text.push_str(&table(std::iter::once(heading).chain(workers)));
+    if !status.drops.is_empty() {
+        text.push('\n');
+        let heading = row(&["DROPPED FOR", "PACKETS", "BYTES"]);
+        let drops = status.drops.iter().map(|drop| {
+            vec![drop.reason.clone(), drop.packets.to_string(), drop.bytes.to_string()]
+        });
+        text.push_str(&table(std::iter::once(heading).chain(drops)));
+    }
+    text
+}
+
+/// `podgate status --brief`: one line.
+#[must_use]
+pub(crate) fn status_brief(status: &Status) -> String {
+    if status.ready {
+        return "ready\n".into();
+    }
+    format!("not ready: {}\n", escape(&status.not_ready.join("; ")))
+}
+
+/// `podgate endpoint list`.
+#[must_use]
+pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
+    let heading =
+        row(&["LINK", "POD", "STATE", "INGRESS", "EGRESS", "IDENTITY", "ADDRESSES", "REASON"]);
+    let enforced = |enforced: bool| if enforced { "enforced" } else { "open" }.to_owned();
+    let rows = endpoints.iter().map(|endpoint| {
+        let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();
+        vec![
+            endpoint.spec.link.clone(),
+            endpoint.spec.pod.to_string(),
+            endpoint.state.to_string(),
+            enforced(endpoint.ingress_enforced),
+            enforced(endpoint.egress_enforced),
+            or_dash(endpoint.identity.map(|identity| identity.to_string()).as_deref()),
+            or_dash(Some(&addresses.join(","))),
+            or_dash(endpoint.reason.as_deref()),
+        ]
+    });
+    table(std::iter::once(heading).chain(rows))
+}
+
+/// `podgate policy list`.
+#[must_use]
+pub(crate) fn policies(list: &PolicyList) -> String {
+    let heading = row(&["KIND", "NAMESPACE", "NAME", "STATE", "PODS"]);
+    let rows = list.policies.iter().map(|policy| {
+        vec![
+            policy.kind.clone(),
+            or_dash(policy.namespace.as_deref()),
+            policy.name.clone(),
+            policy.state.to_string(),
+            policy.pods.to_string(),
+        ]
+    });
+    let mut text = table(std::iter::once(heading).chain(rows));
+    if !list.refused.is_empty() {
+        text.push_str("\nREFUSED\n");
+    }
+    for refused in &list.refused {
+        let mut line = String::new();
+        for part in [refused.source.as_deref(), Some(&refused.object), Some(&refused.field)] {
+            if let Some(part) = part.filter(|part| !part.is_empty()) {
+                let _ = write!(line, "{part}: ");
+            }
+        }
+        line.push_str(&refused.reason);
+        if let Some(fix) = &refused.fix {
+            let _ = write!(line, "; {fix}");
+        }
+        let _ = writeln!(text, "{}", escape(&line));
+    }
+    text
+}
+
+/// One item of `podgate flows`.
+#[must_use]
+pub(crate) fn flow(item: &FlowItem) -> String {
+    match item {
+        FlowItem::Flow(record) => record.compact() + "\n",
+        FlowItem::Lost(count) => format!("{count} flow records were lost here\n"),
+    }
+}
+
+/// Writes to standard output. A reader that left, as `head` does, ends the program quietly.
+///
+/// # Errors
+/// When the output can't be written for another reason.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other,
+    }
+}

@@ -1,0 +1,381 @@
+//! Watching objects at an API server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
+use std::path::Path;
+
+use futures_util::StreamExt;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Config};
+use podgate_policy::{Kind, ObjectKey, Store};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{Update, log_refusals};
+use crate::protocol::SourceStatus;
+
+/// Why the API server can't be watched at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KubeError {
+    /// The kubeconfig can't be used.
+    #[error("can't use kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: KubeconfigError,
+    },
+    /// No client can be made from it.
+    #[error("can't make a client from kubeconfig {path}: {source}")]
+    Client {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: Box<kube::Error>,
+    },
+}
+
+/// News of one kind.
+#[derive(Debug)]
+pub(crate) struct Event {
+    kind: Kind,
+    news: Result<watcher::Event<DynamicObject>, Problem>,
+}
+
+/// Why a kind can't be watched now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Problem {
+    /// The server doesn't know the kind.
+    NotInstalled,
+    /// Anything else.
+    Other(String),
+}
+
+/// Starts watching every kind at the server that `kubeconfig` names; updates go to `updates`
+/// until its receiver is gone. Returns the server's side of the agent.
+///
+/// # Errors
+/// When the file can't be used. A server that doesn't answer is not an error: it is tried again.
+pub(crate) async fn watch(
+    kubeconfig: &Path,
+    updates: mpsc::Sender<Update>,
+) -> Result<Cluster, KubeError> {
+    let path = kubeconfig.display().to_string();
+    let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
+    let file = Kubeconfig::read_from(kubeconfig).map_err(failed)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(failed)?;
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config)
+        .map_err(|source| KubeError::Client { path: path.clone(), source: Box::new(source) })?;
+    for kind in Kind::ALL {
+        tokio::spawn(watch_kind(*kind, client.clone(), updates.clone()));
+    }
+    Ok(Cluster::new(&server))
+}
+
+async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
+    let api: Api<DynamicObject> = Api::all_with(client, &resource(kind));
+    let mut events =
+        std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().fuse());
+    while let Some(news) = events.next().await {
+        let event = Event { kind, news: news.map_err(|error| problem(&error)) };
+        if updates.send(Update::Cluster(Box::new(event))).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How the API server calls a kind.
+fn resource(kind: Kind) -> ApiResource {
+    let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
+    let plural = match kind {
+        Kind::Namespace => "namespaces",
+        Kind::Node => "nodes",
+        Kind::Pod => "pods",
+        Kind::NetworkPolicy => "networkpolicies",
+        Kind::CiliumNetworkPolicy => "ciliumnetworkpolicies",
+        Kind::CiliumClusterwideNetworkPolicy => "ciliumclusterwidenetworkpolicies",
+    };
+    let gvk = GroupVersionKind::gvk(group, version, kind.name());
+    ApiResource::from_gvk_with_plural(&gvk, plural)
+}
+
+fn problem(error: &watcher::Error) -> Problem {
+    let api_error = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
+        watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    };
+    match api_error {
+        Some(status) if status.code == 404 => Problem::NotInstalled,
+        Some(status) => Problem::Other(status.message.clone()),
+        None => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                let cause_text = cause.to_string();
+                if !text.ends_with(&cause_text) {
+                    text = format!("{text}: {cause_text}");
+                }
+                source = cause.source();
+            }
+            Problem::Other(text)
+        }
+    }
+}
+
+/// What is known of the objects at the API server.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    server: String,
+    kinds: BTreeMap<Kind, Watched>,
+}
+
+/// What is known of one kind.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Objects that the store has from this watch.
+    known: BTreeSet<ObjectKey>,
+    /// Objects seen of the list that is under way.
+    listed: Option<BTreeSet<ObjectKey>>,
+    /// Whether a list was complete once, or the kind doesn't exist.
+    synced: bool,
+    problem: Option<Problem>,
+}
+
+impl Cluster {
+    fn new(server: &str) -> Self {
+        let kinds = Kind::ALL.iter().map(|kind| (*kind, Watched::default())).collect();
+        Self { server: server.to_owned(), kinds }
+    }
+
+    /// Brings the store up to date. Returns whether it may have changed.
+    pub(crate) fn take(&mut self, event: Event, store: &mut Store) -> bool {
+        let Event { kind, news } = event;
+        let watched = self.kinds.entry(kind).or_default();
+        match news {
+            Ok(news) => watched.take(kind, news, store),
+            Err(problem) => {
+                watched.fail(kind, problem);
+                false
+            }
+        }
+    }
+
+    /// Whether every kind was listed once, and what is wrong now.
+    #[must_use]
+    pub(crate) fn status(&self) -> SourceStatus {
+        let problems =
+            self.kinds.iter().filter_map(|(kind, watched)| match watched.problem.as_ref()? {
+                Problem::NotInstalled => Some(format!("{kind} is not installed at the API server")),
+                Problem::Other(text) => Some(format!("{kind} can't be watched: {text}")),
+            });
+        SourceStatus {
+            name: format!("kubernetes {}", self.server),
+            synced: self.kinds.values().all(|watched| watched.synced),
+            problems: problems.collect(),
+        }
+    }
+}
+
+impl Watched {
+    fn take(
+        &mut self,
+        kind: Kind,
+        event: watcher::Event<DynamicObject>,
+        store: &mut Store,
+    ) -> bool {
+        match event {
+            watcher::Event::Init => {
+                self.listed = Some(BTreeSet::new());
+                false
+            }
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+                let Some(key) = key(kind, &object) else { return false };
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(key.clone());
+                }
+                self.known.insert(key);
+                if let Err(refusals) = store.apply(&to_value(kind, object), None) {
+                    log_refusals(&refusals);
+                }
+                true
+            }
+            watcher::Event::InitDone => {
+                self.succeed(kind);
+                let listed = self.listed.take().unwrap_or_default();
+                // What a list no longer has was deleted while we didn't look.
+                for stale in self.known.difference(&listed) {
+                    store.delete(stale);
+                }
+                self.known = listed;
+                // The first complete list counts even when it is empty.
+                true
+            }
+            watcher::Event::Delete(object) => {
+                let Some(key) = key(kind, &object) else { return false };
+                self.known.remove(&key);
+                store.delete(&key);
+                true
+            }
+        }
+    }
+
+    fn succeed(&mut self, kind: Kind) {
+        if self.problem.take().is_some() || !self.synced {
+            info!("{kind} objects are in sync with the API server");
+        }
+        self.synced = true;
+    }
+
+    /// Objects stay as they were last seen: a server out of reach must not open any policy.
+    fn fail(&mut self, kind: Kind, problem: Problem) {
+        if self.problem.as_ref() == Some(&problem) {
+            return;
+        }
+        match &problem {
+            Problem::NotInstalled => {
+                warn!("{kind} is not installed at the API server; it will be tried again");
+                self.synced = true;
+            }
+            Problem::Other(text) => {
+                warn!("{kind} objects can't be watched: {text}; it will be tried again");
+            }
+        }
+        self.problem = Some(problem);
+    }
+}
+
+fn key(kind: Kind, object: &DynamicObject) -> Option<ObjectKey> {
+    let namespace = object.metadata.namespace.clone().filter(|_| kind.is_namespaced());
+    Some(ObjectKey { kind, namespace, name: object.metadata.name.clone()? })
+}
+
+/// The object as a manifest would have it. Items of a list don't say their kind themselves.
+fn to_value(kind: Kind, mut object: DynamicObject) -> Value {
+    object.metadata.managed_fields = None;
+    let metadata = serde_json::to_value(&object.metadata).unwrap_or(Value::Null);
+    let mut value = object.data;
+    if !value.is_object() {
+        value = Value::Object(serde_json::Map::new());
+    }
+    value["apiVersion"] = kind.api_version().into();
+    value["kind"] = kind.name().into();
+    value["metadata"] = metadata;
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(name: &str) -> DynamicObject {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "a", "name": name, "labels": {"app": name},
+                         "managedFields": [{"manager": "kubectl"}]},
+            "spec": {"containers": []},
+            "status": {"podIPs": [{"ip": "10.0.0.1"}]},
+        }))
+        .unwrap()
+    }
+
+    fn feed(
+        cluster: &mut Cluster,
+        store: &mut Store,
+        kind: Kind,
+        events: Vec<watcher::Event<DynamicObject>>,
+    ) {
+        for event in events {
+            cluster.take(Event { kind, news: Ok(event) }, store);
+        }
+    }
+
+    #[test]
+    fn a_list_and_a_watch_fill_the_store() {
+        let (mut cluster, mut store) = (Cluster::new("https://server"), Store::new());
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        let events = vec![Init, InitApply(pod("x")), InitDone, Apply(pod("y")), Delete(pod("x"))];
+        feed(&mut cluster, &mut store, Kind::Pod, events);
+        assert!(store.pod("a", "x").is_none());
+        assert!(store.pod("a", "y").is_some());
+    }
+
+    #[test]
+    fn what_a_second_list_lacks_goes_when_the_list_is_complete() {
+        let (mut cluster, mut store) = (Cluster::new("https://server"), Store::new());
+        use watcher::Event::{Init, InitApply, InitDone};
+        let first = vec![Init, InitApply(pod("x")), InitApply(pod("y")), InitDone];
+        feed(&mut cluster, &mut store, Kind::Pod, first);
+        feed(&mut cluster, &mut store, Kind::Pod, vec![Init, InitApply(pod("y"))]);
+        assert!(store.pod("a", "x").is_some());
+        feed(&mut cluster, &mut store, Kind::Pod, vec![InitDone]);
+        assert!(store.pod("a", "x").is_none());
+        assert!(store.pod("a", "y").is_some());
+    }
+
+    #[test]
+    fn it_is_in_sync_when_every_kind_was_listed_or_does_not_exist() {
+        let (mut cluster, mut store) = (Cluster::new("https://server"), Store::new());
+        for kind in Kind::ALL {
+            assert!(!cluster.status().synced);
+            if *kind == Kind::CiliumNetworkPolicy {
+                cluster.take(Event { kind: *kind, news: Err(Problem::NotInstalled) }, &mut store);
+            } else {
+                use watcher::Event::{Init, InitDone};
+                feed(&mut cluster, &mut store, *kind, vec![Init, InitDone]);
+            }
+        }
+        let status = cluster.status();
+        assert!(status.synced);
+        assert_eq!(status.problems, ["CiliumNetworkPolicy is not installed at the API server"]);
+    }
+
+    #[test]
+    fn a_server_out_of_reach_takes_nothing_away_and_is_no_sync() {
+        let (mut cluster, mut store) = (Cluster::new("https://server"), Store::new());
+        use watcher::Event::{Init, InitApply, InitDone};
+        let failed = || Event { kind: Kind::Pod, news: Err(Problem::Other("refused".into())) };
+        cluster.take(failed(), &mut store);
+        assert!(!cluster.kinds[&Kind::Pod].synced);
+        feed(&mut cluster, &mut store, Kind::Pod, vec![Init, InitApply(pod("x")), InitDone]);
+        cluster.take(failed(), &mut store);
+        assert!(store.pod("a", "x").is_some());
+        assert_eq!(cluster.status().problems, ["Pod can't be watched: refused"]);
+    }
+
+    #[test]
+    fn resources_have_the_paths_that_the_api_server_serves() {
+        let path = |kind: Kind| {
+            let resource = resource(kind);
+            (resource.group, resource.version, resource.plural)
+        };
+        let expect = |group: &str, version: &str, plural: &str| {
+            (group.to_owned(), version.to_owned(), plural.to_owned())
+        };
+        assert_eq!(path(Kind::Pod), expect("", "v1", "pods"));
+        assert_eq!(path(Kind::NetworkPolicy), expect("networking.k8s.io", "v1", "networkpolicies"));
+        assert_eq!(
+            path(Kind::CiliumClusterwideNetworkPolicy),
+            expect("cilium.io", "v2", "ciliumclusterwidenetworkpolicies")
+        );
+    }
+
+    #[test]
+    fn errors_of_the_server_are_told_apart() {
+        let api = |code: u16| {
+            let status = json!({"code": code, "message": "no such thing"});
+            kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
+        };
+        let list = |code| problem(&watcher::Error::InitialListFailed(api(code)));
+        assert_eq!(list(404), Problem::NotInstalled);
+        assert_eq!(list(403), Problem::Other("no such thing".into()));
+    }
+}

@@ -1,0 +1,392 @@
+//! The flow table: a slab of flows, an index by tuple, and queues that expiry and eviction walk.
+//!
+//! All memory is reserved at creation. The work of each call is bounded, whatever the table holds.
+//!
+//! # Expiry
+//! A queue for each class holds the flows that share a timeout, in the order in which they were
+//! last looked at. Packets don't touch the queues; only a change of class moves a flow. A sweep
+//! looks at a queue's head when a quarter of the timeout has passed since the last look, and either
+//! reports it or moves it to the end. So a flow is gone at most a quarter of its timeout late, and
+//! a sweep reads only flows that are due.
+//!
+//! # Eviction
+//! A full table refuses new flows, unless [`FlowTable::victim`] names one that may yield:
+//! 1. one that has expired and wasn't swept yet;
+//! 2. TCP that was reset, is in time-wait, or is half-open;
+//! 3. UDP that was never answered, and ICMP;
+//! 4. half-closed TCP, answered UDP and other protocols, once they were silent for ten seconds;
+//! 5. inspected flows, by the same order.
+//!
+//! An established connection is never a victim.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use hashbrown::HashTable;
+
+use super::Flow;
+use super::class::Class;
+use crate::drop_reason::DropReason;
+use crate::packet::View;
+use crate::types::{Direction, Nanos, Tuple};
+
+/// Where a flow lies in its table. Valid until the flow is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowIx(u32);
+
+/// Ends a queue or the list of free slots.
+const NONE: u32 = u32::MAX;
+
+/// Each class has a queue for plain flows and one for inspected ones.
+const QUEUES: usize = 2 * Class::ALL.len();
+
+/// How often a flow is looked at in the time of its timeout.
+const LOOKS: u64 = 4;
+
+/// Flows that [`FlowTable::victim`] looks at in a queue, at most.
+const VICTIM_LOOKS: usize = 4;
+
+#[derive(Debug)]
+struct Slot {
+    /// `None` for a free slot.
+    flow: Option<Flow>,
+    prev: u32,
+    /// Next flow in the queue, or next free slot.
+    next: u32,
+    /// When the flow entered its queue or was last looked at there.
+    looked_at: Nanos,
+}
+
+const _: () = assert!(size_of::<Slot>() == 128);
+
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    head: u32,
+    tail: u32,
+}
+
+/// A worker's flows.
+#[derive(Debug)]
+pub struct FlowTable {
+    /// SipHash-1-3 (which the standard library's hash maps use) with a random key of this table's.
+    /// Pods choose their ports and often their peers, so a weaker hash would let one of them pile
+    /// its flows on one place of the index; conntrack uses SipHash for the same reason
+    /// (`net/netfilter/nf_conntrack_core.c`, `hash_conntrack_raw`). It costs some ten nanoseconds,
+    /// once per packet.
+    keys: RandomState,
+    /// Slot numbers by tuple. Has room for twice the flows: at most half full, it never grows.
+    index: HashTable<u32>,
+    slots: Vec<Slot>,
+    capacity: usize,
+    free: u32,
+    queues: [Queue; QUEUES],
+    /// The queue that the sweep looks at next.
+    sweep: usize,
+}
+
+impl FlowTable {
+    /// An empty table with room for `capacity` flows.
+    #[must_use]
+    pub fn new(capacity: u32) -> Self {
+        let capacity = capacity as usize;
+        Self {
+            keys: RandomState::new(),
+            index: HashTable::with_capacity(2 * capacity),
+            slots: Vec::with_capacity(capacity),
+            capacity,
+            free: NONE,
+            queues: [Queue { head: NONE, tail: NONE }; QUEUES],
+            sweep: 0,
+        }
+    }
+
+    /// Number of flows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there are no flows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Whether a new flow needs another one's place.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
+    /// The flow that a packet with this tuple belongs to, and the packet's direction in it.
+    #[must_use]
+    #[inline]
+    pub fn find(&self, tuple: &Tuple) -> Option<(FlowIx, Direction)> {
+        let reversed = tuple.reversed();
+        let belongs = |at: &u32| {
+            let name = flow_at(&self.slots, *at).tuple();
+            name == *tuple || name == reversed
+        };
+        let index = FlowIx(*self.index.find(hash(&self.keys, tuple), belongs)?);
+        let is_opener = self.get(index).tuple() == *tuple;
+        Some((index, if is_opener { Direction::Original } else { Direction::Reply }))
+    }
+
+    /// The flow at `index`.
+    ///
+    /// # Panics
+    /// When the flow was removed: whoever keeps an index must drop it with the flow.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, index: FlowIx) -> &Flow {
+        flow_at(&self.slots, index.0)
+    }
+
+    /// The flow at `index`, to change what policy says of it.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    #[inline]
+    pub fn get_mut(&mut self, index: FlowIx) -> &mut Flow {
+        flow_at_mut(&mut self.slots, index.0)
+    }
+
+    /// All flows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowIx, &Flow)> {
+        let numbered = (0..).map(FlowIx).zip(&self.slots);
+        numbered.filter_map(|(index, slot)| Some((index, slot.flow.as_ref()?)))
+    }
+
+    /// Adds a flow whose tuple no other flow has.
+    ///
+    /// # Errors
+    /// [`DropReason::FlowTableFull`] when there is no room; see [`Self::victim`].
+    pub fn insert(&mut self, mut flow: Flow) -> Result<FlowIx, DropReason> {
+        if self.is_full() {
+            return Err(DropReason::FlowTableFull);
+        }
+        debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
+        let (hashed, now) = (hash(&self.keys, &flow.tuple()), flow.last_seen);
+        flow.queue = queue_of(&flow);
+        let slot = Slot { flow: Some(flow), prev: NONE, next: NONE, looked_at: now };
+        let at = match self.free {
+            NONE => {
+                self.slots.push(slot);
+                self.slots.len() as u32 - 1
+            }
+            at => {
+                let place = &mut self.slots[at as usize];
+                self.free = place.next;
+                *place = slot;
+                at
+            }
+        };
+        let Self { keys, index, slots, .. } = self;
+        index.insert_unique(hashed, at, |at| hash(keys, &flow_at(slots, *at).tuple()));
+        self.enqueue(at, now);
+        Ok(FlowIx(at))
+    }
+
+    /// Takes a flow out.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn remove(&mut self, index: FlowIx) -> Flow {
+        let FlowIx(at) = index;
+        self.unlink(at);
+        let hashed = hash(&self.keys, &self.get(index).tuple());
+        if let Ok(entry) = self.index.find_entry(hashed, |other| *other == at) {
+            entry.remove();
+        }
+        let slot = &mut self.slots[at as usize];
+        slot.next = self.free;
+        self.free = at;
+        slot.flow.take().expect(REMOVED)
+    }
+
+    /// Counts a packet of a flow and follows its TCP state.
+    ///
+    /// # Errors
+    /// [`DropReason::TcpNoFlow`] for a segment that can't belong to the connection
+    /// ([`tcp::advance`](super::tcp::advance)); the flow is unchanged.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    #[inline]
+    pub fn note(
+        &mut self,
+        index: FlowIx,
+        direction: Direction,
+        view: &View,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
+        let flow = self.get_mut(index);
+        flow.note(direction, view, now)?;
+        if queue_of(flow) != flow.queue {
+            self.requeue(index.0, now);
+        }
+        Ok(())
+    }
+
+    /// A flow whose time is over, or `None` if there is no more to do now. Each look at a flow or
+    /// an empty queue takes one off `budget`; at zero the rest is left to the next call.
+    ///
+    /// The caller removes the flow.
+    pub fn next_expired(&mut self, now: Nanos, budget: &mut usize) -> Option<FlowIx> {
+        let mut quiet = 0;
+        while *budget > 0 && quiet < QUEUES {
+            *budget -= 1;
+            let Some(at) = self.due(self.sweep, now) else {
+                quiet += 1;
+                self.sweep = (self.sweep + 1) % QUEUES;
+                continue;
+            };
+            if flow_at(&self.slots, at).is_expired(now) {
+                return Some(FlowIx(at));
+            }
+            self.requeue(at, now);
+        }
+        None
+    }
+
+    /// The flow that should make room for a new one, in the order that the module's documentation
+    /// states, or `None` if none may. Worth asking when the table is full.
+    ///
+    /// The caller removes the flow, and tells its end.
+    pub fn victim(&mut self, now: Nanos) -> Option<FlowIx> {
+        let heads = self.queues.iter().map(|queue| queue.head).filter(|at| *at != NONE);
+        let mut heads = heads.filter(|at| flow_at(&self.slots, *at).is_expired(now));
+        if let Some(at) = heads.next() {
+            return Some(FlowIx(at));
+        }
+        let (plain, inspected) = (0..Class::ALL.len(), Class::ALL.len()..QUEUES);
+        plain.chain(inspected).find_map(|queue| self.idle_flow(queue, now))
+    }
+
+    /// A flow near the head of `queue` that was silent for long enough to yield. Those that weren't
+    /// go to the end, so that the next call gets further.
+    fn idle_flow(&mut self, queue: usize, now: Nanos) -> Option<FlowIx> {
+        let silence = class_of(queue).yields_after()?;
+        for _ in 0..VICTIM_LOOKS {
+            let at = self.queues[queue].head;
+            if at == NONE {
+                return None;
+            }
+            if now.since(flow_at(&self.slots, at).last_seen) >= silence {
+                return Some(FlowIx(at));
+            }
+            self.requeue(at, now);
+        }
+        None
+    }
+
+    /// The head of `queue`, if it is time to look at it.
+    fn due(&self, queue: usize, now: Nanos) -> Option<u32> {
+        let slot = self.slots.get(self.queues[queue].head as usize)?;
+        let waited = now.since(slot.looked_at);
+        (waited >= class_of(queue).timeout() / LOOKS).then_some(self.queues[queue].head)
+    }
+
+    /// Moves a flow to the end of the queue that it belongs to now.
+    fn requeue(&mut self, at: u32, now: Nanos) {
+        self.unlink(at);
+        let flow = flow_at_mut(&mut self.slots, at);
+        flow.queue = queue_of(flow);
+        self.enqueue(at, now);
+    }
+
+    fn enqueue(&mut self, at: u32, now: Nanos) {
+        let queue = &mut self.queues[usize::from(flow_at(&self.slots, at).queue)];
+        let before = std::mem::replace(&mut queue.tail, at);
+        match self.slots.get_mut(before as usize) {
+            Some(slot) => slot.next = at,
+            None => queue.head = at,
+        }
+        let slot = &mut self.slots[at as usize];
+        (slot.prev, slot.next, slot.looked_at) = (before, NONE, now);
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let queue = &mut self.queues[usize::from(flow_at(&self.slots, at).queue)];
+        let Slot { prev, next, .. } = self.slots[at as usize];
+        match self.slots.get_mut(prev as usize) {
+            Some(slot) => slot.next = next,
+            None => queue.head = next,
+        }
+        match self.slots.get_mut(next as usize) {
+            Some(slot) => slot.prev = prev,
+            None => queue.tail = prev,
+        }
+    }
+}
+
+const REMOVED: &str = "an index is dropped with its flow";
+
+#[inline]
+fn flow_at(slots: &[Slot], at: u32) -> &Flow {
+    slots[at as usize].flow.as_ref().expect(REMOVED)
+}
+
+#[inline]
+fn flow_at_mut(slots: &mut [Slot], at: u32) -> &mut Flow {
+    slots[at as usize].flow.as_mut().expect(REMOVED)
+}
+
+#[inline]
+fn queue_of(flow: &Flow) -> u8 {
+    let inspected = if flow.inspector().is_some() { Class::ALL.len() as u8 } else { 0 };
+    Class::of(flow) as u8 + inspected
+}
+
+const fn class_of(queue: usize) -> Class {
+    Class::ALL[queue % Class::ALL.len()]
+}
+
+#[cfg(test)]
+impl FlowTable {
+    /// Asserts what holds between any two calls.
+    pub(super) fn check(&self) {
+        let mut queued = 0;
+        for (number, queue) in self.queues.iter().enumerate() {
+            let (mut before, mut looked_at, mut at) = (NONE, Nanos(0), queue.head);
+            while at != NONE {
+                let slot = &self.slots[at as usize];
+                assert_eq!(usize::from(flow_at(&self.slots, at).queue), number);
+                assert_eq!(slot.prev, before);
+                assert!(slot.looked_at >= looked_at, "a queue is in the order of looks");
+                queued += 1;
+                (before, looked_at, at) = (at, slot.looked_at, slot.next);
+            }
+            assert_eq!(queue.tail, before);
+        }
+        let first = Some(self.free).filter(|at| *at != NONE);
+        let next = |at: &u32| Some(self.slots[*at as usize].next).filter(|at| *at != NONE);
+        let free = std::iter::successors(first, next).count();
+        assert_eq!((queued, queued + free), (self.len(), self.slots.len()));
+        assert!(self.len() <= self.capacity);
+    }
+
+    /// What was reserved: flows and index entries.
+    pub(super) fn reserved(&self) -> (usize, usize) {
+        (self.slots.capacity(), self.index.allocation_size())
+    }
+}
+
+/// The same for both directions: the ends are put in order. IPv4 takes fewer rounds.
+#[inline]
+fn hash(keys: &RandomState, tuple: &Tuple) -> u64 {
+    let one = (tuple.src.bits(), tuple.src_port);
+    let other = (tuple.dst.bits(), tuple.dst_port);
+    let (low, high) = if one <= other { (one, other) } else { (other, one) };
+    let mut hasher = keys.build_hasher();
+    if tuple.src.is_v4() {
+        hasher.write_u64((low.0 as u64) << 32 | u64::from(high.0 as u32));
+    } else {
+        for bits in [low.0, high.0] {
+            hasher.write_u64(bits as u64);
+            hasher.write_u64((bits >> 64) as u64);
+        }
+    }
+    let ports = u64::from(low.1) << 16 | u64::from(high.1);
+    hasher.write_u64(u64::from(tuple.protocol) << 32 | ports);
+    hasher.finish()
+}

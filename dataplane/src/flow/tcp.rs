@@ -1,0 +1,211 @@
+//! TCP's state as far as flags tell it: enough for timeouts, eviction and the question whether a
+//! segment can belong to the connection at all.
+//!
+//! Sequence numbers are not followed here. Plain flows don't need them: a forged FIN or RST only
+//! shortens the time that the forger's own flow is remembered. For inspected flows the follower
+//! checks them, and a SYN that starts the flow over gets nowhere while the server still has the old
+//! connection: before the server's SYN-ACK, nothing of the client but a SYN or an RST is possible.
+
+use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
+use crate::types::Direction;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum State {
+    /// The opener's SYN was seen.
+    SynSent,
+    /// The other end's SYN was seen too, with ACK, or without in a simultaneous open (RFC 9293
+    /// §3.5).
+    SynReceived,
+    /// The handshake is over, or we took the flow up in the middle.
+    Established,
+    /// The sender of this direction has sent its FIN; the other may still send for long.
+    HalfClosed(Direction),
+    /// Both FINs were seen.
+    TimeWait,
+    /// A reset was seen.
+    Closed,
+}
+
+/// Whether a segment with these flags is the first of a connection.
+#[must_use]
+#[inline]
+pub const fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// Whether a segment with these flags begins a new connection on the tuple of one that is over.
+/// The flow has to be judged anew then, in the direction of this segment.
+#[must_use]
+#[inline]
+pub const fn reopens(state: State, flags: u8) -> bool {
+    matches!(state, State::TimeWait | State::Closed) && opens(flags)
+}
+
+/// The state after a segment with these flags, or `None` if no such segment belongs to the
+/// connection in this state. Before, [`reopens`] has to be asked.
+///
+/// The transitions are those of conntrack (`net/netfilter/nf_conntrack_proto_tcp.c`,
+/// `tcp_conntracks`), with its three states between the first FIN and the end taken as one.
+#[must_use]
+#[inline]
+pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<State> {
+    if flags & RST != 0 {
+        return Some(State::Closed);
+    }
+    match state {
+        State::SynSent => in_syn_sent(direction, flags),
+        State::SynReceived => Some(in_syn_received(direction, flags)),
+        State::Established if flags & FIN != 0 => Some(State::HalfClosed(direction)),
+        State::HalfClosed(first) if flags & FIN != 0 && direction as u8 != first as u8 => {
+            Some(State::TimeWait)
+        }
+        State::Established | State::HalfClosed(_) | State::TimeWait | State::Closed => Some(state),
+    }
+}
+
+const fn in_syn_sent(direction: Direction, flags: u8) -> Option<State> {
+    match (direction, flags & (SYN | ACK | FIN)) {
+        (Direction::Original, SYN) => Some(State::SynSent),
+        (Direction::Reply, SYN) => Some(State::SynReceived),
+        (Direction::Reply, flags) if flags == SYN | ACK => Some(State::SynReceived),
+        // A challenge (RFC 5961 §4): the other end remembers an older connection.
+        (Direction::Reply, ACK) => Some(State::SynSent),
+        _ => None,
+    }
+}
+
+const fn in_syn_received(direction: Direction, flags: u8) -> State {
+    match (direction, flags & (SYN | ACK | FIN)) {
+        (_, flags) if flags & FIN != 0 => State::HalfClosed(direction),
+        (Direction::Original, ACK) => State::Established,
+        _ => State::SynReceived,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Original, Reply};
+    use proptest::prelude::*;
+
+    const SYN_ACK: u8 = SYN | ACK;
+    const FIN_ACK: u8 = FIN | ACK;
+
+    /// The state after a SYN of the opener and then `segments`.
+    fn after(segments: &[(Direction, u8)]) -> Option<State> {
+        segments.iter().try_fold(State::SynSent, |state, (direction, flags)| {
+            advance(state, *direction, *flags)
+        })
+    }
+
+    const HANDSHAKE: [(Direction, u8); 2] = [(Reply, SYN_ACK), (Original, ACK)];
+
+    fn established_then(segments: &[(Direction, u8)]) -> Option<State> {
+        after(&[&HANDSHAKE[..], segments].concat())
+    }
+
+    #[test]
+    fn a_handshake_establishes() {
+        assert_eq!(after(&HANDSHAKE[..1]), Some(State::SynReceived));
+        assert_eq!(after(&HANDSHAKE), Some(State::Established));
+        assert_eq!(established_then(&[(Reply, ACK), (Original, ACK)]), Some(State::Established));
+    }
+
+    #[test]
+    fn retransmitted_handshakes_change_nothing() {
+        assert_eq!(after(&[(Original, SYN)]), Some(State::SynSent));
+        assert_eq!(after(&[(Reply, SYN_ACK), (Original, SYN)]), Some(State::SynReceived));
+        assert_eq!(after(&[(Reply, SYN_ACK), (Reply, SYN_ACK)]), Some(State::SynReceived));
+        assert_eq!(established_then(&[(Reply, SYN_ACK)]), Some(State::Established));
+    }
+
+    #[test]
+    fn a_simultaneous_open_establishes() {
+        let crossing = [(Reply, SYN), (Original, SYN_ACK), (Reply, SYN_ACK), (Original, ACK)];
+        assert_eq!(after(&crossing), Some(State::Established));
+    }
+
+    #[test]
+    fn either_end_may_close_first_and_the_other_later() {
+        for first in [Original, Reply] {
+            let half = established_then(&[(first, FIN_ACK), (first.reverse(), ACK)]);
+            assert_eq!(half, Some(State::HalfClosed(first)));
+            let again = established_then(&[(first, FIN_ACK), (first, FIN_ACK)]);
+            assert_eq!(again, Some(State::HalfClosed(first)), "retransmitted");
+            let closed = [(first, FIN_ACK), (first.reverse(), FIN_ACK), (first, ACK)];
+            assert_eq!(established_then(&closed), Some(State::TimeWait));
+        }
+    }
+
+    #[test]
+    fn a_fin_in_the_handshake_half_closes() {
+        assert_eq!(
+            after(&[(Reply, SYN_ACK), (Original, FIN_ACK)]),
+            Some(State::HalfClosed(Original))
+        );
+    }
+
+    #[test]
+    fn a_challenge_ack_passes_and_its_reset_closes() {
+        assert_eq!(after(&[(Reply, ACK)]), Some(State::SynSent));
+        assert_eq!(after(&[(Reply, ACK), (Original, RST)]), Some(State::Closed));
+    }
+
+    #[test]
+    fn a_syn_reopens_only_what_is_over() {
+        for state in [State::TimeWait, State::Closed] {
+            assert!(reopens(state, SYN));
+            for flags in [SYN_ACK, ACK, FIN_ACK, RST] {
+                assert!(!reopens(state, flags));
+            }
+        }
+        for state in [
+            State::SynSent,
+            State::SynReceived,
+            State::Established,
+            State::HalfClosed(Original),
+            State::HalfClosed(Reply),
+        ] {
+            assert!(!reopens(state, SYN), "{state:?}");
+        }
+    }
+
+    fn any_segments() -> impl Strategy<Value = Vec<(Direction, u8)>> {
+        let flags = prop::sample::select(&[SYN, SYN_ACK, ACK, FIN_ACK, RST, RST | ACK][..]);
+        let direction = prop::sample::select(&[Original, Reply][..]);
+        proptest::collection::vec((direction, flags), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn a_reset_closes_from_anywhere(segments in any_segments(), by_opener in any::<bool>()) {
+            let Some(state) = after(&segments) else { return Ok(()) };
+            let direction = if by_opener { Original } else { Reply };
+            prop_assert_eq!(advance(state, direction, RST), Some(State::Closed));
+        }
+
+        #[test]
+        fn without_a_syn_of_the_other_end_the_opener_sends_no_data(
+            challenges in proptest::collection::vec(
+                prop::sample::select(&[(Original, SYN), (Reply, ACK)][..]), 0..8
+            ),
+            data in prop::sample::select(&[ACK, FIN_ACK, SYN_ACK][..]),
+        ) {
+            let state = after(&challenges).unwrap();
+            prop_assert_eq!(advance(state, Original, data), None);
+        }
+
+        #[test]
+        fn what_is_over_stays_over(segments in any_segments()) {
+            for over in [State::TimeWait, State::Closed] {
+                for state in segments.iter().scan(over, |state, (direction, flags)| {
+                    *state = advance(*state, *direction, *flags)?;
+                    Some(*state)
+                }) {
+                    prop_assert!(matches!(state, State::TimeWait | State::Closed));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The flow table against a model, a test clock and its stated order of eviction.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::tcp::State;
+use super::*;
+use crate::packet::Tcp;
+use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
+use crate::policy::Exemption;
+use crate::types::proto;
+
+use Direction::{Original, Reply};
+
+const LINKS: [LinkId; 2] = [LinkId(1), LinkId(2)];
+
+fn udp(n: u32) -> Tuple {
+    let [_, a, b, c] = n.to_be_bytes();
+    Tuple {
+        src: Address::v4([10, a, b, c]),
+        dst: Address::v4([10, 255, 0, 1]),
+        src_port: 40_000,
+        dst_port: 53,
+        protocol: proto::UDP,
+    }
+}
+
+fn tcp(n: u32) -> Tuple {
+    Tuple { protocol: proto::TCP, dst_port: 80, ..udp(n) }
+}
+
+/// A packet with this tuple; `flags` matter for TCP alone.
+fn packet(tuple: Tuple, flags: u8) -> View {
+    let l4_kind = match tuple.protocol {
+        proto::TCP => L4::Tcp(Tcp { seq: 0, ack: 0, flags, window: 0 }),
+        proto::UDP => L4::Udp,
+        proto::ICMP => L4::Icmp { kind: 8, code: 0 },
+        proto::SCTP => L4::Sctp,
+        _ => L4::Other,
+    };
+    View {
+        eth_src: [0; 6],
+        eth_dst: [0; 6],
+        l3: 14,
+        l4: 34,
+        payload: 54,
+        end: 114,
+        ttl: 64,
+        tuple,
+        l4_kind,
+    }
+}
+
+fn flow(tuple: Tuple, flags: u8, now: Nanos) -> Flow {
+    let causes = [Cause::Unenforced, Cause::Exempt(Exemption::NotLocal)];
+    Flow::new(&packet(tuple, flags), Epoch(1), LINKS, causes, now)
+}
+
+fn open(table: &mut FlowTable, tuple: Tuple, now: Nanos) -> FlowIx {
+    table.insert(flow(tuple, SYN, now)).unwrap()
+}
+
+/// Opens a flow and plays what follows, each packet with its direction and flags.
+fn play(
+    table: &mut FlowTable,
+    tuple: Tuple,
+    packets: &[(Direction, u8)],
+    inspector: Option<u32>,
+    now: Nanos,
+) -> FlowIx {
+    let mut opened = flow(tuple, SYN, now);
+    opened.set_inspector(inspector);
+    let index = table.insert(opened).unwrap();
+    for (direction, flags) in packets {
+        let tuple = if *direction == Original { tuple } else { tuple.reversed() };
+        table.note(index, *direction, &packet(tuple, *flags), now).unwrap();
+    }
+    index
+}
+
+/// Sweeps until nothing is due; what was forgotten.
+fn sweep(table: &mut FlowTable, now: Nanos) -> Vec<Flow> {
+    let (mut gone, mut budget) = (Vec::new(), usize::MAX);
+    while let Some(index) = table.next_expired(now, &mut budget) {
+        gone.push(table.remove(index));
+    }
+    table.check();
+    gone
+}
+
+const SYN_ACK: (Direction, u8) = (Reply, SYN | ACK);
+const FINISHED: (Direction, u8) = (Original, ACK);
+const ESTABLISHED: [(Direction, u8); 2] = [SYN_ACK, FINISHED];
+
+/// What makes a flow one of its class.
+struct History {
+    protocol: u8,
+    packets: Vec<(Direction, u8)>,
+    /// Seconds of silence until it is forgotten.
+    timeout: u64,
+    /// Seconds of silence until it yields to a new flow.
+    yields_after: Option<u64>,
+}
+
+/// One for each class, in the order of eviction.
+fn histories() -> Vec<History> {
+    let over = |more: &[(Direction, u8)]| (proto::TCP, [&ESTABLISHED, more].concat());
+    let rows = [
+        (over(&[(Reply, RST)]), 10, Some(0)),
+        (over(&[(Reply, FIN | ACK), (Original, FIN | ACK)]), 120, Some(0)),
+        ((proto::TCP, vec![]), 120, Some(0)),
+        ((proto::TCP, vec![SYN_ACK]), 60, Some(0)),
+        ((proto::UDP, vec![(Original, 0)]), 30, Some(0)),
+        (over(&[(Original, FIN | ACK)]), 240, Some(10)),
+        ((proto::UDP, vec![(Reply, 0)]), 120, Some(10)),
+        ((proto::SCTP, vec![(Reply, 0)]), 600, Some(10)),
+        (over(&[]), 7440, None),
+    ];
+    rows.map(|((protocol, packets), timeout, yields_after)| History {
+        protocol,
+        packets,
+        timeout,
+        yields_after,
+    })
+    .into()
+}
+
+#[test]
+fn a_flow_is_forgotten_when_its_class_has_been_silent_for_long_enough() {
+    for History { protocol, packets, timeout, .. } in histories() {
+        let mut table = FlowTable::new(4);
+        let tuple = Tuple { protocol, ..udp(1) };
+        let start = Nanos(0).plus_secs(1000);
+        play(&mut table, tuple, &packets, None, start);
+        // Looked at every second, as a running worker does.
+        let mut gone_after = None;
+        for second in 0..=2 * timeout {
+            if !sweep(&mut table, start.plus_secs(second)).is_empty() {
+                gone_after = Some(second);
+                break;
+            }
+        }
+        let gone_after = gone_after.unwrap();
+        assert!(gone_after >= timeout, "{packets:?} gone after {gone_after} s");
+        assert!(gone_after <= timeout + timeout / 4 + 1, "{packets:?} gone after {gone_after} s");
+        assert_eq!(table.find(&tuple), None);
+    }
+}
+
+#[test]
+fn packets_keep_a_flow_alive_in_either_direction() {
+    for direction in [Original, Reply] {
+        let mut table = FlowTable::new(4);
+        let index = open(&mut table, udp(1), Nanos(0));
+        for second in (0..600).step_by(29) {
+            let now = Nanos(0).plus_secs(second);
+            assert!(sweep(&mut table, now).is_empty());
+            table.note(index, direction, &packet(udp(1), 0), now).unwrap();
+        }
+        let end = Nanos(0).plus_secs(600 + 300);
+        assert_eq!(sweep(&mut table, end).len(), 1);
+    }
+}
+
+#[test]
+fn a_reset_shortens_the_life_of_an_established_flow() {
+    let mut table = FlowTable::new(4);
+    let index = play(&mut table, tcp(1), &ESTABLISHED, None, Nanos(0));
+    let hour = Nanos(0).plus_secs(3600);
+    assert!(sweep(&mut table, hour).is_empty());
+    table.note(index, Reply, &packet(tcp(1).reversed(), RST), hour).unwrap();
+    assert!(sweep(&mut table, hour.plus_secs(9)).is_empty());
+    assert_eq!(sweep(&mut table, hour.plus_secs(13)).len(), 1);
+}
+
+#[test]
+fn a_sweep_does_no_more_than_its_budget() {
+    let mut table = FlowTable::new(1000);
+    for n in 0..1000 {
+        open(&mut table, udp(n), Nanos(0));
+    }
+    let late = Nanos(0).plus_secs(60);
+    let mut rounds = 0;
+    while !table.is_empty() {
+        let (mut budget, before) = (32, table.len());
+        while let Some(index) = table.next_expired(late, &mut budget) {
+            table.remove(index);
+        }
+        assert!(before - table.len() <= 32);
+        rounds += 1;
+    }
+    // One look for each flow, and at most one round of looks at empty queues.
+    assert!((1000 / 32..=1000 / 32 + 2).contains(&rounds), "{rounds} rounds");
+}
+
+fn evict_all(table: &mut FlowTable, now: Nanos) -> Vec<Tuple> {
+    let mut evicted = Vec::new();
+    while let Some(index) = table.victim(now) {
+        evicted.push(table.remove(index).tuple());
+        table.check();
+    }
+    evicted
+}
+
+#[test]
+fn a_full_table_evicts_in_the_stated_order() {
+    let mut table = FlowTable::new(18);
+    let (mut at_once, mut when_idle) = (Vec::new(), Vec::new());
+    for (inspector, base) in [(Some(3), 100), (None, 0)] {
+        for (n, history) in histories().into_iter().enumerate().rev() {
+            let tuple = Tuple { protocol: history.protocol, ..udp(base + n as u32) };
+            play(&mut table, tuple, &history.packets, inspector, Nanos(0));
+            match history.yields_after {
+                Some(0) => at_once.insert(0, tuple),
+                Some(_) => when_idle.insert(0, tuple),
+                None => {}
+            }
+        }
+    }
+    assert!(table.is_full());
+    assert_eq!(evict_all(&mut table, Nanos(0).plus_secs(9)), at_once);
+    assert_eq!(evict_all(&mut table, Nanos(0).plus_secs(10)), when_idle);
+    assert_eq!(table.len(), 2, "established connections stay");
+    assert!(table.iter().all(|(_, flow)| flow.tcp == State::Established));
+}
+
+#[test]
+fn an_expired_flow_yields_before_any_other() {
+    let mut table = FlowTable::new(2);
+    play(&mut table, tcp(1), &ESTABLISHED, None, Nanos(0));
+    let day = Nanos(0).plus_secs(86_400);
+    play(&mut table, tcp(2), &[(Reply, RST)], None, day);
+    let victim = table.victim(day).unwrap();
+    assert_eq!(table.get(victim).tuple(), tcp(1));
+}
+
+#[test]
+fn a_table_full_of_established_connections_refuses() {
+    let mut table = FlowTable::new(2);
+    for n in 0..2 {
+        play(&mut table, tcp(n), &ESTABLISHED, None, Nanos(0));
+    }
+    assert_eq!(table.victim(Nanos(0).plus_secs(7439)), None);
+    let refused = table.insert(flow(tcp(3), SYN, Nanos(0)));
+    assert_eq!(refused, Err(DropReason::FlowTableFull));
+    assert_eq!(table.find(&tcp(3)), None);
+    assert!(table.find(&tcp(0)).is_some() && table.find(&tcp(1)).is_some());
+}
+
+#[test]
+fn an_idle_conversation_yields_before_active_ones() {
+    let mut table = FlowTable::new(20);
+    let indices: Vec<_> =
+        (0..20).map(|n| play(&mut table, udp(n), &[(Reply, 0)], None, Nanos(0))).collect();
+    // All but the last are active.
+    let now = Nanos(0).plus_secs(20);
+    for index in &indices[..19] {
+        table.note(*index, Original, &packet(udp(0), 0), now).unwrap();
+    }
+    // Each call looks at some of them and gets further.
+    let victim = (0..5).find_map(|_| table.victim(now)).unwrap();
+    assert_eq!(victim, indices[19]);
+}
+
+#[test]
+fn an_impossible_segment_changes_nothing() {
+    let mut table = FlowTable::new(1);
+    let index = open(&mut table, tcp(1), Nanos(0));
+    let refused = table.note(index, Original, &packet(tcp(1), ACK), Nanos(5));
+    assert_eq!(refused, Err(DropReason::TcpNoFlow));
+    let flow = table.get(index);
+    assert_eq!((flow.tcp, flow.packets, flow.last_seen()), (State::SynSent, [1, 0], Nanos(0)));
+}
+
+#[test]
+fn a_segment_without_syn_opens_a_flow_that_says_so() {
+    for (flags, state) in [
+        (ACK, State::Established),
+        (SYN | ACK, State::Established),
+        (FIN | ACK, State::HalfClosed(Original)),
+    ] {
+        let flow = flow(tcp(1), flags, Nanos(0));
+        assert!(flow.picked_up);
+        assert_eq!(flow.tcp, state);
+    }
+    assert!(!flow(tcp(1), SYN, Nanos(0)).picked_up);
+    assert!(!flow(udp(1), 0, Nanos(0)).picked_up);
+}
+
+#[test]
+fn a_flow_counts_ip_bytes_each_way() {
+    let mut table = FlowTable::new(1);
+    let index = play(&mut table, udp(1), &[(Reply, 0), (Reply, 0)], None, Nanos(7));
+    let flow = table.remove(index);
+    assert_eq!((flow.packets, flow.bytes, flow.last_seen()), ([1, 2], [100, 200], Nanos(7)));
+    assert_eq!((flow.link(Original), flow.link(Reply)), (LINKS[0], LINKS[1]));
+    assert_eq!(flow.inspector(), None);
+}
+
+#[test]
+fn churn_never_allocates() {
+    let mut table = FlowTable::new(1000);
+    let reserved = table.reserved();
+    for n in 0..200_000 {
+        if table.is_full() {
+            let victim = table.victim(Nanos(u64::from(n))).unwrap();
+            table.remove(victim);
+        }
+        open(&mut table, udp(n), Nanos(u64::from(n)));
+    }
+    table.check();
+    assert_eq!(table.len(), 1000);
+    assert_eq!(table.reserved(), reserved);
+}
+
+fn any_address(v4: bool) -> BoxedStrategy<Address> {
+    if v4 {
+        any::<[u8; 4]>().prop_map(Address::v4).boxed()
+    } else {
+        any::<[u8; 16]>().prop_map(Address::v6).boxed()
+    }
+}
+
+fn any_tuple() -> impl Strategy<Value = Tuple> {
+    any::<bool>().prop_flat_map(|v4| {
+        (any_address(v4), any_address(v4), any::<(u16, u16, u8)>()).prop_map(
+            |(src, dst, (src_port, dst_port, protocol))| Tuple {
+                src,
+                dst,
+                src_port,
+                dst_port,
+                protocol,
+            },
+        )
+    })
+}
+
+/// What happens to a table.
+#[derive(Clone, Debug)]
+enum Step {
+    Packet { n: u32, of_tcp: bool, reversed: bool, flags: u8 },
+    Wait { seconds: u64 },
+    Sweep,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let flags = prop::sample::select(&[SYN, SYN | ACK, ACK, FIN | ACK, RST][..]);
+    prop_oneof![
+        8 => (0u32..12, any::<bool>(), any::<bool>(), flags)
+            .prop_map(|(n, of_tcp, reversed, flags)| Step::Packet { n, of_tcp, reversed, flags }),
+        1 => prop::sample::select(&[1u64, 9, 31, 130, 8000][..])
+            .prop_map(|seconds| Step::Wait { seconds }),
+        1 => Just(Step::Sweep),
+    ]
+}
+
+/// The opener's tuple, packets each way and last packet of each flow, by the tuple's two spellings.
+#[derive(Default)]
+struct Model(HashMap<Tuple, (Tuple, [u64; 2], Nanos)>);
+
+impl Model {
+    fn set(&mut self, opener: Tuple, packets: [u64; 2], now: Nanos) {
+        for name in [opener, opener.reversed()] {
+            self.0.insert(name, (opener, packets, now));
+        }
+    }
+
+    fn remove(&mut self, flow: &Flow) {
+        for name in [flow.tuple(), flow.tuple().reversed()] {
+            assert!(self.0.remove(&name).is_some());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn both_directions_find_the_flow_and_nothing_else_does(
+        tuples in proptest::collection::vec(any_tuple(), 1..20),
+    ) {
+        let mut table = FlowTable::new(64);
+        for tuple in &tuples {
+            if table.find(tuple).is_none() {
+                open(&mut table, *tuple, Nanos(0));
+            }
+        }
+        for tuple in &tuples {
+            let (index, direction) = table.find(tuple).unwrap();
+            let (same, other) = table.find(&tuple.reversed()).unwrap();
+            prop_assert_eq!(index, same);
+            if *tuple != tuple.reversed() {
+                prop_assert_eq!(direction, other.reverse());
+            }
+            let stranger = Tuple { src_port: !tuple.src_port, dst_port: !tuple.dst_port, ..*tuple };
+            if !tuples.contains(&stranger) && !tuples.contains(&stranger.reversed()) {
+                prop_assert_eq!(table.find(&stranger), None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_is_a_map_that_forgets_only_what_it_may(
+        steps in proptest::collection::vec(any_step(), 1..200),
+    ) {
+        let mut table = FlowTable::new(8);
+        let mut model = Model::default();
+        let mut now = Nanos(0).plus_secs(1);
+        for step in steps {
+            match step {
+                Step::Wait { seconds } => now = now.plus_secs(seconds),
+                Step::Sweep => {
+                    for flow in sweep(&mut table, now) {
+                        prop_assert!(flow.is_expired(now));
+                        model.remove(&flow);
+                    }
+                }
+                Step::Packet { n, of_tcp, reversed, flags } => {
+                    let tuple = if of_tcp { tcp(n) } else { udp(n) };
+                    let tuple = if reversed { tuple.reversed() } else { tuple };
+                    arrive(&mut table, &mut model, packet(tuple, flags), now);
+                }
+            }
+            table.check();
+            prop_assert_eq!(model.0.len(), 2 * table.len());
+            for (index, flow) in table.iter() {
+                let known = (flow.tuple(), flow.packets, flow.last_seen());
+                prop_assert_eq!(model.0.get(&flow.tuple()), Some(&known));
+                prop_assert_eq!(table.find(&flow.tuple()), Some((index, Original)));
+            }
+        }
+    }
+}
+
+/// A packet comes: in the table, and in the model.
+fn arrive(table: &mut FlowTable, model: &mut Model, view: View, now: Nanos) {
+    let found = table.find(&view.tuple);
+    assert_eq!(found.is_some(), model.0.contains_key(&view.tuple));
+    if let Some((index, direction)) = found {
+        let (opener, mut packets, _) = model.0[&view.tuple];
+        assert_eq!(direction == Original, opener == view.tuple);
+        if table.note(index, direction, &view, now).is_ok() {
+            packets[direction as usize] += 1;
+            model.set(opener, packets, now);
+        }
+        return;
+    }
+    if table.is_full() {
+        let Some(victim) = table.victim(now) else { return };
+        let flow = table.remove(victim);
+        assert!(
+            flow.tcp != State::Established || flow.is_expired(now) || flow.protocol != proto::TCP
+        );
+        model.remove(&flow);
+    }
+    let flags = match view.l4_kind {
+        L4::Tcp(segment) => segment.flags,
+        _ => 0,
+    };
+    table.insert(flow(view.tuple, flags, now)).unwrap();
+    model.set(view.tuple, [1, 0], now);
+}

@@ -1,0 +1,323 @@
+//! Ports over real AF_XDP sockets: pods in namespaces, veths, the XDP program, and a toy loop that
+//! passes packets from one link to the other. Needs root and Linux 6.6.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+mod forwarder;
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+use podgate_dataplane::types::{Address, LinkId, proto};
+use podgate_dataplane::xsk::{
+    FramePool, LinkState, OpenError, Packet, Port, RingSizes, Umem, open_link,
+};
+use podgate_xdp_redirect::{flow_hash, worker_of};
+
+use forwarder::{Forwarder, Node, WORKERS};
+use lab::{ADDRESS, Lab, ip};
+
+/// Echo requests of `bytes` bytes. Nearly all must be answered: on a crowded machine the kernel
+/// itself drops one now and then.
+fn ping(lab: &Lab, bytes: usize) {
+    let pinged = lab.pods[0].inside(|| {
+        Command::new("ping")
+            .args(["-c", "20", "-i", "0.01", "-W", "5", "-M", "do", "-s", &bytes.to_string()])
+            .arg(ADDRESS[1])
+            .output()
+            .expect("ping missing")
+    });
+    let said = String::from_utf8_lossy(&pinged.stdout);
+    let answers = said.lines().filter(|line| line.contains(" bytes from ")).count();
+    assert!(answers >= 15, "{bytes} bytes: {said}");
+}
+
+/// A pattern that tells bytes in the wrong place, chunk by chunk.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes as u32 / 4).flat_map(|word| word.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect()
+}
+
+/// Sends `bytes` from pod 0 to pod 1 and back over one connection. Returns the client's port.
+fn transfer(lab: &Lab, server_port: u16, bytes: usize) -> u16 {
+    let data = pattern(bytes);
+    let listener = lab.pods[1].inside(|| TcpListener::bind((ADDRESS[1], server_port)).unwrap());
+    thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut peer = listener.accept().unwrap().0;
+            let mut received = vec![0; data.len()];
+            peer.read_exact(&mut received).unwrap();
+            peer.write_all(&received).unwrap();
+        });
+        let mut client =
+            lab.pods[0].inside(|| TcpStream::connect((ADDRESS[1], server_port)).unwrap());
+        client.write_all(&data).unwrap();
+        let mut received = vec![0; data.len()];
+        client.read_exact(&mut received).unwrap();
+        server.join().unwrap();
+        assert!(received == data, "bytes were changed on the way");
+        client.local_addr().unwrap().port()
+    })
+}
+
+/// The worker that owns a TCP flow between the pods.
+fn owner(client_port: u16, server_port: u16) -> usize {
+    let [src, dst] = ADDRESS.map(|a| Address::from(a.parse::<std::net::IpAddr>().unwrap()).bits());
+    let hash = flow_hash(src, dst, proto::TCP, client_port, server_port);
+    usize::from(worker_of(hash, WORKERS))
+}
+
+fn ping_and_tcp_pass(mtu: u32) {
+    let lab = Lab::new(mtu);
+    let node = Node::new(&lab);
+    let forwarder = Forwarder::start(&node.umem, node.ports);
+    for bytes in [0, 56, mtu as usize - 28] {
+        ping(&lab, bytes);
+    }
+    transfer(&lab, 5000, 32 << 20);
+    let (ports, _) = forwarder.stop();
+    for port in &ports {
+        let statistics = port.statistics();
+        assert_eq!(statistics.false_descriptors, 0);
+        assert_eq!((statistics.rx_invalid, statistics.tx_invalid), (0, 0), "{statistics:?}");
+        assert_eq!((statistics.oversized, statistics.wakeup_errors), (0, 0), "{statistics:?}");
+    }
+    drop(ports);
+    assert_all_frames_are_free(&node.umem);
+}
+
+fn assert_all_frames_are_free(umem: &Arc<Umem>) {
+    for link in [0, 1, 2] {
+        assert_eq!(umem.held_by(LinkId(link)), 0, "link {link} still holds frames");
+    }
+    let mut pool = umem.pool();
+    let frames: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+    assert_eq!(frames.len(), umem.frames() as usize);
+    frames.into_iter().for_each(|frame| pool.free(frame));
+}
+
+#[test]
+fn ping_and_tcp_pass_between_two_pods_with_two_workers() {
+    ping_and_tcp_pass(1500);
+}
+
+#[test]
+fn packets_of_several_frames_pass() {
+    ping_and_tcp_pass(9000);
+}
+
+#[test]
+fn the_largest_packets_pass() {
+    ping_and_tcp_pass(65_535);
+}
+
+#[test]
+fn each_flow_goes_through_the_worker_that_its_hash_names() {
+    let lab = Lab::new(1500);
+    let node = Node::new(&lab);
+    let mut forwarder = Forwarder::start(&node.umem, node.ports);
+    let mut owners = [0; WORKERS as usize];
+    // Ephemeral ports are the kernel's choice: go on until both workers have had a flow.
+    for server_port in 5000..5064 {
+        let client_port = transfer(&lab, server_port, 100_000);
+        let (ports, received) = forwarder.stop();
+        let owner = owner(client_port, server_port);
+        owners[owner] += 1;
+        // Each direction has some 70 full segments. The other worker may see the flow before this
+        // one say goodbye.
+        assert!(received[owner] > 100 && received[1 - owner] < 20, "{received:?}");
+        if owners.iter().all(|flows| *flows > 0) {
+            return;
+        }
+        forwarder = Forwarder::start(&node.umem, ports);
+    }
+    panic!("all of 64 flows went to one worker: {owners:?}");
+}
+
+#[test]
+fn a_link_can_be_closed_and_opened_again_and_outlives_the_first_one() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let umem = Arc::clone(&node.umem);
+    for round in 0..6 {
+        let forwarder = Forwarder::start(&umem, std::mem::take(&mut node.ports));
+        ping(&lab, 56);
+        let (mut ports, _) = forwarder.stop();
+        // Link 0 registered the memory; in even rounds it goes away while link 1 stays.
+        let closing = LinkId(round % 2);
+        ports.retain(|port| port.link() != closing);
+        assert_eq!(umem.held_by(closing), 0);
+        node.ports = ports;
+        node.open(&lab, closing);
+    }
+    drop(node.ports);
+    assert_all_frames_are_free(&umem);
+}
+
+/// Puts a packet that no pod accepts on the link. Returns whether the port took it.
+fn transmit(port: &mut Port, pool: &mut FramePool) -> bool {
+    let mut frame = pool.alloc().unwrap();
+    frame.set_len(60);
+    let umem = Arc::clone(pool.umem());
+    umem.data_mut(&mut frame).fill(0xee);
+    let result = port.transmit(pool, Packet::single(frame));
+    let taken = result.is_ok();
+    result.unwrap_or_else(|packet| pool.free_packet(packet));
+    assert_eq!(pool.outstanding(), 0);
+    taken
+}
+
+/// As [`transmit`], and sends it. Returns the link's state, too.
+fn send(port: &mut Port, pool: &mut FramePool) -> (bool, LinkState) {
+    let taken = transmit(port, pool);
+    port.flush();
+    port.service(pool);
+    assert_eq!(pool.outstanding(), 0);
+    (taken, port.state())
+}
+
+fn first_port(node: &mut Node, link: LinkId) -> &mut Port {
+    node.ports.iter_mut().find(|port| port.link() == link).unwrap()
+}
+
+#[test]
+fn a_flush_sends_all_there_is_and_no_call_is_made_without_need() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let mut pool = node.umem.pool();
+    let port = first_port(&mut node, LinkId(0));
+    // The pod's side drops packets while its CPU is busy with other tests, and a drop ends the
+    // call. Without one, a call sends everything, before Linux 6.17 everything of 32 packets.
+    let sent_at_once = (0..100).any(|_| {
+        let before = port.statistics().wakeups;
+        for _ in 0..200 {
+            assert!(transmit(port, &mut pool));
+        }
+        port.flush();
+        let at_once = !port.has_unsent();
+        for _ in 0..200 {
+            port.service(&mut pool);
+        }
+        assert!(!port.has_unsent(), "a call sends or drops one packet at least");
+        at_once && port.statistics().wakeups - before <= 200_u64.div_ceil(32)
+    });
+    assert!(sent_at_once);
+    let wakeups = port.statistics().wakeups;
+    for _ in 0..10 {
+        port.flush();
+        port.service(&mut pool);
+    }
+    assert_eq!(port.statistics().wakeups, wakeups);
+    let fill = RingSizes::default().fill as usize;
+    assert_eq!(node.umem.held_by(LinkId(0)), fill, "all that was sent is reclaimed");
+}
+
+#[test]
+fn a_link_that_is_down_comes_back() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let mut pool = node.umem.pool();
+    let port = first_port(&mut node, LinkId(0));
+    assert_eq!(send(port, &mut pool), (true, LinkState::Up));
+    lab.node.inside(|| ip("link set pg-0 down"));
+    assert_eq!(send(port, &mut pool), (true, LinkState::Down));
+    assert!(port.has_unsent());
+    assert_eq!(send(port, &mut pool), (false, LinkState::Down));
+    lab.node.inside(|| ip("link set pg-0 up"));
+    assert_eq!(send(port, &mut pool), (false, LinkState::Up), "what had waited was sent");
+    assert!(!port.has_unsent());
+    assert_eq!(send(port, &mut pool), (true, LinkState::Up));
+    assert_eq!(port.statistics().wakeup_errors, 0);
+}
+
+#[test]
+fn a_pod_that_refuses_packets_costs_one_call_a_flush() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let mut pool = node.umem.pool();
+    lab.pods[0].inside(|| ip("link set eth0 down"));
+    let port = first_port(&mut node, LinkId(0));
+    for _ in 0..100 {
+        assert!(transmit(port, &mut pool));
+    }
+    port.flush();
+    assert!(port.has_unsent());
+    assert_eq!(port.statistics().wakeups, 1);
+    lab.pods[0].inside(|| ip("link set eth0 up"));
+    // Packets may be dropped one by one until the link has its carrier again.
+    for _ in 0..100 {
+        port.service(&mut pool);
+    }
+    assert!(!port.has_unsent(), "all were sent or dropped");
+    assert_eq!(port.state(), LinkState::Up);
+}
+
+#[test]
+fn a_link_that_is_removed_does_no_harm() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let umem = Arc::clone(&node.umem);
+    let mut pool = umem.pool();
+    lab.pods[0].inside(|| ip("link delete eth0"));
+    let port = first_port(&mut node, LinkId(0));
+    assert_eq!(send(port, &mut pool), (true, LinkState::Gone));
+    assert_eq!(send(port, &mut pool), (false, LinkState::Gone));
+    assert!(!port.has_unsent(), "nothing keeps a worker awake");
+    assert_eq!(port.statistics().wakeup_errors, 0);
+    assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
+
+    // The removed link had registered the memory. Another one opens all the same.
+    node.ports.retain(|port| port.link() != LinkId(1));
+    node.open(&lab, LinkId(1));
+    assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
+    drop((node.ports, pool));
+    assert_all_frames_are_free(&umem);
+}
+
+#[test]
+fn a_flood_that_nobody_serves_is_dropped_and_counted() {
+    let lab = Lab::new(1500);
+    let mut node = Node::new(&lab);
+    let umem = Arc::clone(&node.umem);
+    let sender = lab.pods[0].inside(|| UdpSocket::bind((ADDRESS[0], 0)).unwrap());
+    let held = umem.held_by(LinkId(0));
+    let datagrams = (0..1_000_000).take_while(|_| {
+        sender.send_to(&[0; 1000], (ADDRESS[1], 9)).unwrap();
+        first_port(&mut node, LinkId(0)).statistics().fill_ring_empty == 0
+    });
+    let datagrams = datagrams.count();
+    assert!(datagrams < 1_000_000, "the fill ring never ran empty");
+    assert_eq!(umem.held_by(LinkId(0)), held, "a link takes no more than its share");
+    let forwarder = Forwarder::start(&umem, node.ports);
+    ping(&lab, 56);
+    drop(forwarder.stop());
+    assert_all_frames_are_free(&umem);
+}
+
+#[test]
+fn a_link_that_cannot_be_opened_says_why() {
+    let umem = Umem::new(1024).unwrap();
+    let lab = Lab::new(1500);
+    lab.node.inside(|| {
+        let sizes = RingSizes::default();
+        let open = |umem, ifindex, link, workers, sizes| {
+            open_link(umem, ifindex, LinkId(link), workers, sizes).map(|_| ()).unwrap_err()
+        };
+        let ifindex = lab.ifindex[0];
+        assert!(matches!(open(&umem, ifindex, 0, 0, sizes), OpenError::NoWorker));
+        let odd = RingSizes { tx: 100, ..sizes };
+        assert!(matches!(open(&umem, ifindex, 0, 1, odd), OpenError::RingSizes(_)));
+        let error = open(&umem, 9999, 0, 1, sizes).to_string();
+        assert!(error.contains("netdev 9999") && error.contains("gone"), "{error}");
+
+        let _ports = open_link(&umem, ifindex, LinkId(0), 1, sizes).unwrap();
+        assert!(matches!(open(&umem, lab.ifindex[1], 0, 1, sizes), OpenError::Open(LinkId(0))));
+        let error = open(&umem, ifindex, 1, 1, sizes).to_string();
+        assert!(error.contains("open already"), "{error}");
+        let error = open(&Umem::new(1).unwrap(), ifindex, 0, 1, sizes).to_string();
+        assert!(error.contains("another program"), "{error}");
+    });
+    assert_all_frames_are_free(&umem);
+}

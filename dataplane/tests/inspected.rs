@@ -1,0 +1,147 @@
+//! An inspected flow through the whole worker: HTTP requests allowed, refused, revoked.
+
+mod support;
+
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::event::{Event, EventKind};
+use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_dataplane::types::LinkId;
+use support::*;
+
+const CLIENT: u16 = 40_000;
+const CLIENT_SEQ: u32 = 1_001;
+const SERVER_SEQ: u32 = 9_001;
+
+fn only_docs() -> IngressOfB {
+    let spec = HttpRuleSpec {
+        method: Some("GET".to_owned()),
+        path: Some("/docs".to_owned()),
+        ..HttpRuleSpec::default()
+    };
+    IngressOfB::FromA(Some(L7Rules::http(vec![HttpRule::new(spec).unwrap()])))
+}
+
+fn segment(from: LinkId, seq: u32, ack: Option<u32>, flags: &str, payload: &[u8]) -> Vec<u8> {
+    let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
+    let (src, dst, ports) = if from == A { (a, b, [CLIENT, 80]) } else { (b, a, [80, CLIENT]) };
+    tcp(from, &TcpPacket { src, dst, ports, seq, ack, flags, payload })
+}
+
+/// A worker with an established connection from pod A to pod B.
+fn connected(policy: IngressOfB) -> Bench {
+    let mut bench = Bench::with(policy);
+    let left = bench.send(A, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
+    assert_eq!(left[0].0, B);
+    let left = bench.send(B, &segment(B, SERVER_SEQ - 1, Some(CLIENT_SEQ), "S", b""));
+    assert_eq!(left[0].0, A);
+    bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", b""));
+    bench
+}
+
+fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: b\r\n\r\n").into_bytes()
+}
+
+fn payload(frame: &[u8]) -> &[u8] {
+    etherparse::SlicedPacket::from_ethernet(frame)
+        .ok()
+        .and_then(|sliced| match sliced.transport {
+            Some(etherparse::TransportSlice::Tcp(tcp)) => Some(tcp.payload()),
+            _ => None,
+        })
+        .unwrap()
+}
+
+fn is_reset(frame: &[u8]) -> bool {
+    frame[14 + 20 + 13] & 0x04 != 0
+}
+
+fn http_requests(bench: &Bench) -> Vec<bool> {
+    let of = |event: Event| match event.kind {
+        EventKind::HttpRequest { allowed, .. } => Some(allowed),
+        _ => None,
+    };
+    bench.events().into_iter().filter_map(of).collect()
+}
+
+#[test]
+fn an_allowed_request_reaches_the_server_untouched() {
+    let mut bench = connected(only_docs());
+    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+    assert_eq!(left.len(), 1);
+    assert_eq!((left[0].0, payload(&left[0].1)), (B, &request("/docs")[..]));
+    assert_eq!(http_requests(&bench), [true]);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_refused_request_is_answered_403_and_never_reaches_the_server() {
+    let mut bench = connected(only_docs());
+    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/secret")));
+    let to_client: Vec<_> = left.iter().filter(|(link, _)| *link == A).collect();
+    let answer = String::from_utf8_lossy(payload(&to_client[0].1));
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nAccess denied\r\n"), "{answer}");
+    for (_, frame) in left.iter().filter(|(link, _)| *link == B) {
+        assert!(is_reset(frame) && payload(frame).is_empty(), "the server hears only a reset");
+    }
+    assert_eq!(http_requests(&bench), [false]);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_request_cut_in_two_is_refused_as_a_whole() {
+    let mut bench = connected(only_docs());
+    let bytes = request("/docs/../secret");
+    let (first, second) = bytes.split_at(9);
+    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", first));
+    assert!(left.iter().all(|(_, frame)| payload(frame).is_empty()));
+    let next = CLIENT_SEQ + first.len() as u32;
+    let left = bench.send(A, &segment(A, next, Some(SERVER_SEQ), "P", second));
+    assert!(left.iter().all(|(link, frame)| *link == A || payload(frame).is_empty()));
+    assert_eq!(http_requests(&bench), [false]);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_revoked_inspected_flow_is_reset_at_both_ends() {
+    let mut bench = connected(only_docs());
+    bench.shared.publish(snapshot(2, IngressOfB::Closed));
+    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+    let resets: Vec<_> = left.iter().filter(|(_, f)| is_reset(f)).map(|(link, _)| *link).collect();
+    assert!(resets.contains(&A) && resets.contains(&B), "{resets:?}");
+    assert!(left.iter().all(|(_, frame)| payload(frame).is_empty()));
+    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_changed_rule_holds_from_the_next_request_on() {
+    let mut bench = connected(IngressOfB::FromA(Some(L7Rules::http(vec![
+        HttpRule::new(HttpRuleSpec::default()).unwrap(),
+    ]))));
+    let first = request("/secret");
+    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &first));
+    assert_eq!(payload(&left[0].1), first);
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let seq = CLIENT_SEQ + first.len() as u32;
+    bench.send(B, &segment(B, SERVER_SEQ, Some(seq), "P", answer));
+    bench.shared.publish(snapshot(2, only_docs()));
+    let ack = SERVER_SEQ + answer.len() as u32;
+    let left = bench.send(A, &segment(A, seq, Some(ack), "P", &request("/secret")));
+    assert!(left.iter().any(|(link, f)| *link == A && payload(f).starts_with(b"HTTP/1.1 403")));
+    assert_eq!(http_requests(&bench), [true, false]);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_plain_flow_that_must_be_inspected_now_is_refused() {
+    let mut bench = connected(IngressOfB::FromA(None));
+    bench.shared.publish(snapshot(2, only_docs()));
+    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+    assert!(left.is_empty());
+    let left = bench.send(B, &segment(B, SERVER_SEQ, Some(CLIENT_SEQ), "P", b"data"));
+    assert!(left.is_empty(), "the server's end can not take it up as a plain flow");
+    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
+    bench.assert_no_frame_is_lost();
+}

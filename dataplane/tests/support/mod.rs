@@ -1,0 +1,249 @@
+//! A worker on memory links, with tables made by hand: pods A and B, the node behind the host link.
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
+use std::sync::Arc;
+
+use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep};
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::event::Event;
+use podgate_dataplane::l7::L7Rules;
+use podgate_dataplane::policy::{
+    Action, AddressRow, AddressTable, DenySetId, DirectionTable, Entry, IdentityRow, NamedPorts,
+    NetworkTable, PolicyTables, PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
+};
+use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
+use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos};
+use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::memory::{self, MemoryLink};
+use podgate_dataplane::xsk::{RingSizes, Umem};
+
+pub(crate) const HOST: LinkId = LinkId(0);
+pub(crate) const A: LinkId = LinkId(1);
+pub(crate) const B: LinkId = LinkId(2);
+/// Address of the pod behind link 1 or 2, or of the node for link 0.
+pub(crate) const ADDRESSES: [[u8; 4]; 3] = [[10, 9, 0, 1], [10, 1, 0, 1], [10, 1, 0, 2]];
+pub(crate) const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
+pub(crate) const MTU: u32 = 65_535;
+
+pub(crate) const fn pod_mac(link: LinkId) -> Mac {
+    [2, 0, 0, 0, 0, link.0 as u8]
+}
+
+pub(crate) const fn link_mac(link: LinkId) -> Mac {
+    [2, 0, 0, 0, 1, link.0 as u8]
+}
+
+/// Selector that matches pod A's labels.
+pub(crate) const LABELS_OF_A: SelectorId = SelectorId(1);
+pub(crate) const RULE: RuleId = RuleId(7);
+pub(crate) const DENY_SET: DenySetId = DenySetId(3);
+
+/// Who may open flows to pod B.
+pub(crate) enum IngressOfB {
+    Open,
+    Closed,
+    /// Pod A may call TCP port 80, with these requests if there are rules.
+    FromA(Option<L7Rules>),
+}
+
+impl IngressOfB {
+    fn table(self) -> DirectionTable {
+        let l7 = match self {
+            Self::Open => return DirectionTable::default(),
+            Self::Closed => {
+                return DirectionTable { default_deny: Some(DENY_SET), ..Default::default() };
+            }
+            Self::FromA(l7) => l7,
+        };
+        let entry = Entry {
+            rank: Rank::NORMAL,
+            action: Action::Allow,
+            peer: Some(LABELS_OF_A),
+            port_name: None,
+            l7: l7.map(Arc::new),
+            rule: RULE,
+        };
+        DirectionTable {
+            protocols: vec![PortClasses { protocol: 6, ranges: vec![(0, 0), (80, 1), (81, 0)] }],
+            other: None,
+            classes: vec![Arc::from([]), Arc::from([entry])],
+            default_deny: Some(DENY_SET),
+        }
+    }
+}
+
+pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
+    let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| {
+        Arc::new(IdentityRow {
+            number,
+            selectors: SelectorSet::new(selectors.iter().copied()),
+            egress: Arc::default(),
+            ingress: Arc::new(ingress),
+        })
+    };
+    let identities = vec![
+        identity(9, &[], DirectionTable::default()),
+        identity(10, &[], DirectionTable::default()),
+        identity(1, &[], DirectionTable::default()),
+        identity(256, &[LABELS_OF_A], DirectionTable::default()),
+        identity(257, &[], ingress_of_b.table()),
+    ];
+    let mut addresses = AddressTable::default();
+    for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 3, 4]) {
+        let row = AddressRow { identity, named_ports: NamedPorts::default() };
+        addresses.insert(Address::v4(address), row);
+    }
+    let outlet = |link| Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu: MTU };
+    let endpoints = [A, B].map(|link| Endpoint {
+        outlet: outlet(link),
+        addresses: vec![Address::v4(ADDRESSES[link.index()])],
+    });
+    Snapshot {
+        epoch: Epoch(epoch),
+        policy: Arc::new(PolicyTables { addresses, networks: NetworkTable::default(), identities }),
+        routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap()),
+    }
+}
+
+/// Workers without threads, and the links' kernel side.
+pub(crate) struct Bench {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) links: Vec<MemoryLink>,
+    pub(crate) now: Nanos,
+    umem: Arc<Umem>,
+}
+
+impl Bench {
+    pub(crate) fn new(workers: u16) -> Self {
+        let config = SharedConfig {
+            workers,
+            flows_per_worker: 256,
+            inspected_per_worker: 64,
+            events_per_worker: 4096,
+        };
+        let shared = Shared::new(config);
+        let umem = Umem::new(2048).unwrap();
+        let mut all: Vec<_> =
+            (0..workers).map(|index| Worker::new(&shared, index, umem.pool())).collect();
+        let sizes = RingSizes { fill: 128, completion: 128, rx: 128, tx: 128 };
+        let links = [HOST, A, B].map(|link| {
+            let (ports, kernel) = memory::link(&umem, link, usize::from(workers), sizes);
+            all.iter_mut().zip(ports).for_each(|(worker, port)| worker.add_port(port));
+            kernel
+        });
+        Self { shared, workers: all, links: links.into(), now: Nanos(1_000_000), umem }
+    }
+
+    pub(crate) fn with(ingress_of_b: IngressOfB) -> Self {
+        let bench = Self::new(1);
+        bench.shared.publish(snapshot(1, ingress_of_b));
+        bench
+    }
+
+    /// Sends `packet` into `link` at worker 0 and returns what left by each link.
+    pub(crate) fn send(&mut self, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
+        assert!(self.links[link.index()].inject(0, packet));
+        self.run()
+    }
+
+    /// Lets all workers run until nothing is left to do.
+    pub(crate) fn run(&mut self) -> Vec<(LinkId, Vec<u8>)> {
+        let mut left = Vec::new();
+        loop {
+            let now = self.now;
+            let processed: usize = self.workers.iter_mut().map(|w| w.round(now)).sum();
+            for link in [HOST, A, B] {
+                for worker in 0..self.workers.len() {
+                    self.links[link.index()]
+                        .transmitted(worker, &mut |bytes| left.push((link, bytes.to_vec())));
+                }
+            }
+            if processed == 0 {
+                return left;
+            }
+        }
+    }
+
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        let of = |worker: &Worker| worker.stats().dropped[reason as usize].packets.get();
+        self.workers.iter().map(of).sum()
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.shared.events.iter().flat_map(|q| std::iter::from_fn(|| q.pop())).collect()
+    }
+
+    /// Ends everything and counts frames: each must be spare again.
+    pub(crate) fn assert_no_frame_is_lost(self) {
+        let Self { workers, links, umem, shared, .. } = self;
+        for mut worker in workers {
+            worker.close_ports();
+        }
+        drop((links, shared));
+        let mut pool = umem.pool();
+        let free = std::iter::from_fn(|| pool.alloc()).count();
+        assert_eq!(free, umem.frames() as usize);
+    }
+}
+
+fn ethernet(from: LinkId) -> PacketBuilderStep<Ethernet2Header> {
+    PacketBuilder::ethernet2(pod_mac(from), link_mac(from))
+}
+
+pub(crate) struct TcpPacket<'p> {
+    pub(crate) src: [u8; 4],
+    pub(crate) dst: [u8; 4],
+    pub(crate) ports: [u16; 2],
+    pub(crate) seq: u32,
+    pub(crate) ack: Option<u32>,
+    pub(crate) flags: &'p str,
+    pub(crate) payload: &'p [u8],
+}
+
+/// A TCP packet as the pod (or node) behind `from` would send it. Flags: any of `SFRP`.
+pub(crate) fn tcp(from: LinkId, packet: &TcpPacket<'_>) -> Vec<u8> {
+    let [sport, dport] = packet.ports;
+    let mut step =
+        ethernet(from).ipv4(packet.src, packet.dst, 64).tcp(sport, dport, packet.seq, 64_000);
+    for flag in packet.flags.chars() {
+        step = match flag {
+            'S' => step.syn(),
+            'F' => step.fin(),
+            'R' => step.rst(),
+            'P' => step.psh(),
+            other => panic!("no flag {other}"),
+        };
+    }
+    if let Some(ack) = packet.ack {
+        step = step.ack(ack);
+    }
+    let mut bytes = Vec::new();
+    step.write(&mut bytes, packet.payload).unwrap();
+    bytes
+}
+
+pub(crate) fn udp(
+    from: LinkId,
+    src: [u8; 4],
+    dst: [u8; 4],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv4(src, dst, 64).udp(ports[0], ports[1]);
+    step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// An ICMP "port unreachable" from `src` to `dst` that quotes `about` (an Ethernet frame).
+pub(crate) fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let kind = etherparse::icmpv4::DestUnreachableHeader::Port;
+    let step = ethernet(from)
+        .ipv4(src, dst, 64)
+        .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(kind));
+    step.write(&mut bytes, &about[14..14 + 28]).unwrap();
+    bytes
+}

@@ -1,0 +1,280 @@
+//! The whole worker on memory links: parse, flows, policy, forwarding, counting.
+
+mod support;
+
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::event::EventKind;
+use podgate_dataplane::policy::{Cause, Verdict};
+use podgate_dataplane::types::LinkId;
+use proptest::prelude::*;
+use support::*;
+
+const CLIENT: u16 = 40_000;
+
+fn a_to_b(flags: &str, ack: Option<u32>) -> Vec<u8> {
+    let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
+    tcp(A, &TcpPacket { src, dst, ports: [CLIENT, 80], seq: 100, ack, flags, payload: b"" })
+}
+
+fn b_to_a(flags: &str, ack: Option<u32>) -> Vec<u8> {
+    let (src, dst) = (ADDRESSES[2], ADDRESSES[1]);
+    tcp(B, &TcpPacket { src, dst, ports: [80, CLIENT], seq: 900, ack, flags, payload: b"" })
+}
+
+#[test]
+fn an_allowed_flow_is_routed_both_ways() {
+    let mut bench = Bench::with(IngressOfB::FromA(None));
+    let sent = a_to_b("S", None);
+    let out = bench.send(A, &sent);
+    assert_eq!(out.len(), 1);
+    let (link, packet) = &out[0];
+    assert_eq!(*link, B);
+    assert_eq!(packet[..6], pod_mac(B));
+    assert_eq!(packet[6..12], link_mac(B));
+    assert_eq!(packet[22], 63, "one router hop between pods");
+    assert_eq!(packet[26..], sent[26..], "addresses and payload are as sent");
+    let ip = etherparse::Ipv4HeaderSlice::from_slice(&packet[14..]).unwrap().to_header();
+    assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+
+    let out = bench.send(B, &b_to_a("S", Some(101)));
+    assert_eq!(out.len(), 1, "the reply needs no rule of its own");
+    assert_eq!(out[0].0, A);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_default_denial_is_silent_counted_and_names_who_isolates() {
+    let mut bench = Bench::with(IngressOfB::Closed);
+    assert!(bench.send(A, &a_to_b("S", None)).is_empty());
+    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
+    let events = bench.events();
+    assert!(matches!(
+        events[..],
+        [podgate_dataplane::event::Event {
+            kind: EventKind::Verdict {
+                verdict: Verdict::Deny,
+                egress: Cause::Unenforced,
+                ingress: Cause::DefaultDeny(DENY_SET),
+                ..
+            },
+            ..
+        }]
+    ));
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_port_that_no_rule_names_is_denied() {
+    let mut bench = Bench::with(IngressOfB::FromA(None));
+    let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
+    for port in [79, 81] {
+        let ports = [CLIENT, port];
+        let packet = TcpPacket { src, dst, ports, seq: 1, ack: None, flags: "S", payload: b"" };
+        assert!(bench.send(A, &tcp(A, &packet)).is_empty());
+    }
+    assert!(bench.send(A, &udp(A, src, dst, [CLIENT, 80], b"x")).is_empty());
+    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 3);
+}
+
+#[test]
+fn a_pod_sends_only_from_its_own_addresses() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let spoofed_ip = udp(A, [10, 1, 0, 9], ADDRESSES[2], [1, 2], b"x");
+    let spoofed_mac = udp(B, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
+    assert!(bench.send(A, &spoofed_ip).is_empty());
+    assert!(bench.send(A, &spoofed_mac).is_empty());
+    assert_eq!(bench.dropped(DropReason::SpoofedSource), 2);
+}
+
+#[test]
+fn the_node_reaches_its_pods_whatever_policy_says_and_no_hop_is_counted() {
+    let mut bench = Bench::with(IngressOfB::Closed);
+    let out = bench.send(HOST, &udp(HOST, ADDRESSES[0], ADDRESSES[2], [9, 80], b"probe"));
+    assert_eq!(out.len(), 1);
+    assert_eq!((out[0].0, out[0].1[22]), (B, 64));
+    let out = bench.send(B, &udp(B, ADDRESSES[2], ADDRESSES[0], [80, 9], b"fine"));
+    assert_eq!((out[0].0, out[0].1[22]), (HOST, 64));
+}
+
+#[test]
+fn what_the_kernel_translated_goes_back_to_the_kernel() {
+    let mut bench = Bench::with(IngressOfB::FromA(None));
+    let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
+    let packet =
+        TcpPacket { src, dst, ports: [CLIENT, 80], seq: 1, ack: None, flags: "S", payload: b"" };
+    let out = bench.send(HOST, &tcp(HOST, &packet));
+    assert_eq!(out[0].0, B);
+    let out = bench.send(B, &b_to_a("S", Some(2)));
+    assert_eq!(out[0].0, HOST, "not straight to pod A: the kernel must translate the reply");
+}
+
+#[test]
+fn traffic_between_two_outside_addresses_is_not_ours() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    assert!(bench.send(HOST, &udp(HOST, OUTSIDE, [192, 0, 2, 8], [1, 2], b"x")).is_empty());
+    assert_eq!(bench.dropped(DropReason::Unroutable), 1);
+}
+
+#[test]
+fn a_revoked_flow_stops_at_once_and_is_not_picked_up_from_the_other_end() {
+    let mut bench = Bench::with(IngressOfB::FromA(None));
+    bench.send(A, &a_to_b("S", None));
+    bench.send(B, &b_to_a("S", Some(101)));
+    assert_eq!(bench.send(A, &a_to_b("", Some(901))).len(), 1);
+    bench.shared.publish(snapshot(2, IngressOfB::Closed));
+    assert!(bench.send(A, &a_to_b("P", Some(901))).is_empty());
+    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
+    assert!(bench.send(B, &b_to_a("P", Some(101))).is_empty());
+    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
+}
+
+#[test]
+fn a_flow_that_the_new_policy_still_allows_goes_on() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    bench.send(A, &a_to_b("S", None));
+    bench.shared.publish(snapshot(2, IngressOfB::FromA(None)));
+    assert_eq!(bench.send(B, &b_to_a("S", Some(101))).len(), 1);
+    assert_eq!(bench.workers[0].stats().reevaluated.get(), 1);
+    assert_eq!(bench.send(A, &a_to_b("", Some(901))).len(), 1);
+    assert_eq!(bench.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+}
+
+#[test]
+fn the_middle_of_a_connection_is_picked_up_only_if_either_end_might_have_opened_it() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    assert_eq!(bench.send(B, &b_to_a("P", Some(5))).len(), 1);
+
+    let mut bench = Bench::with(IngressOfB::Closed);
+    assert!(bench.send(B, &b_to_a("P", Some(5))).is_empty());
+    assert!(bench.send(A, &a_to_b("P", Some(5))).is_empty());
+    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
+    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
+}
+
+#[test]
+fn an_icmp_error_passes_only_about_a_flow_that_we_know() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let request = udp(A, ADDRESSES[1], ADDRESSES[2], [5000, 53], b"query");
+    let error = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
+    assert!(bench.send(B, &error).is_empty());
+    assert_eq!(bench.dropped(DropReason::IcmpUnrelated), 1);
+    bench.send(A, &request);
+    let out = bench.send(B, &error);
+    assert_eq!(out.len(), 1);
+    assert_eq!(out[0].0, A);
+}
+
+#[test]
+fn an_icmp_error_is_handed_to_the_worker_that_owns_the_flow() {
+    let mut bench = Bench::new(2);
+    bench.shared.publish(snapshot(1, IngressOfB::Open));
+    // The test delivers each request to worker 0 and to worker 1: one of them is the owner.
+    let mut handed = 0;
+    for port in 5000..5016 {
+        let request = udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"query");
+        for worker in 0..2 {
+            assert!(bench.links[A.index()].inject(worker, &request));
+            bench.run();
+        }
+        let error = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
+        assert_eq!(bench.send(B, &error).len(), 1);
+        handed = bench.workers[0].stats().handed_off.get();
+    }
+    assert!((1..16).contains(&handed), "{handed} of 16 belong to the other worker");
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn without_a_snapshot_everything_is_dropped() {
+    let mut bench = Bench::new(1);
+    assert!(bench.send(A, &a_to_b("S", None)).is_empty());
+    assert_eq!(bench.dropped(DropReason::NotReady), 1);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_packet_of_many_frames_passes_whole() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let payload: Vec<u8> = (0..65_000u32).map(|i| i as u8).collect();
+    let sent = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], &payload);
+    let out = bench.send(A, &sent);
+    assert_eq!(out.len(), 1);
+    assert_eq!(out[0].1[26..], sent[26..]);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn flows_expire_by_the_clock_they_are_given() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
+    assert_eq!(bench.workers[0].flows(), 1);
+    bench.now = bench.now.plus_secs(3600);
+    for _ in 0..256 {
+        bench.run();
+    }
+    assert_eq!(bench.workers[0].flows(), 0);
+    let ended = |e: &podgate_dataplane::event::Event| matches!(e.kind, EventKind::End { .. });
+    assert_eq!(bench.events().iter().filter(|e| ended(e)).count(), 1);
+}
+
+#[test]
+fn a_full_flow_table_makes_room_or_drops_but_never_grows() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    for port in 1..=1000 {
+        bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
+    }
+    assert!(bench.workers[0].flows() <= 256);
+    let stats = bench.workers[0].stats();
+    let dropped = bench.dropped(DropReason::FlowTableFull);
+    assert_eq!(stats.forwarded.packets.get() + dropped, 1000);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_removed_link_takes_nothing_with_it() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
+    bench.workers[0].remove_port(B);
+    assert!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x")).is_empty());
+    assert_eq!(bench.dropped(DropReason::LinkGone), 1);
+    bench.assert_no_frame_is_lost();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever comes in, each packet ends in exactly one counted way and no frame is lost.
+    #[test]
+    fn every_packet_is_accounted_for(
+        packets in prop::collection::vec(
+            (0..3u16, prop::collection::vec(any::<u8>(), 0..200), 0..4u8), 1..40)
+    ) {
+        let mut bench = Bench::with(IngressOfB::FromA(None));
+        let mut count = 0;
+        for (link, noise, kind) in packets {
+            let link = LinkId(link);
+            let (src, dst) = (ADDRESSES[link.index()], ADDRESSES[2]);
+            let packet = match kind {
+                0 => noise.clone(),
+                1 => udp(link, src, dst, [1, 80], &noise),
+                2 => tcp(link, &TcpPacket { src, dst, ports: [CLIENT, 80], seq: 1, ack: None, flags: "S", payload: &noise }),
+                _ => {
+                    let mut bytes = udp(link, src, dst, [1, 80], &noise);
+                    for (at, flip) in noise.iter().enumerate().take(40) {
+                        let at = (at * 7) % bytes.len();
+                        bytes[at] ^= flip & 0x11;
+                    }
+                    bytes
+                }
+            };
+            if packet.is_empty() { continue }
+            bench.send(link, &packet);
+            count += 1;
+        }
+        let stats = bench.workers[0].stats();
+        let dropped: u64 = stats.dropped.iter().map(|tally| tally.packets.get()).sum();
+        prop_assert_eq!(stats.received.packets.get(), count);
+        prop_assert_eq!(stats.forwarded.packets.get() + dropped, count);
+        bench.assert_no_frame_is_lost();
+    }
+}

@@ -1,0 +1,105 @@
+//! What the XDP program would do with a frame: the same decision as in `redirect.bpf.c`.
+
+use std::net::IpAddr;
+
+/// Ethernet types (IANA "IEEE 802 Numbers").
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const VLAN: u16 = 0x8100;
+const PROVIDER_VLAN: u16 = 0x88a8;
+
+/// Tags that the program looks through.
+const MAX_VLAN_TAGS: usize = 2;
+
+const ICMPV6: u8 = 58;
+
+/// Who gets a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// The kernel's stack: not IP, or neighbour discovery.
+    Kernel,
+    /// A worker. Source and destination, unless the frame ends before them.
+    Worker(Option<[IpAddr; 2]>),
+}
+
+/// Decides on a frame.
+pub(super) fn fate(frame: &[u8]) -> Fate {
+    let mut at = 12;
+    for _ in 0..=MAX_VLAN_TAGS {
+        let Some(&[high, low]) = frame.get(at..at + 2) else { return Fate::Worker(None) };
+        let packet = &frame[at + 2..];
+        match u16::from_be_bytes([high, low]) {
+            IPV4 => return Fate::Worker(v4_ends(packet)),
+            IPV6 if is_neighbour_discovery(packet) => return Fate::Kernel,
+            IPV6 => return Fate::Worker(v6_ends(packet)),
+            VLAN | PROVIDER_VLAN => at += 4,
+            _ => return Fate::Kernel,
+        }
+    }
+    Fate::Worker(None)
+}
+
+/// RFC 791 §3.1.
+fn v4_ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
+    let header = packet.first_chunk::<20>()?;
+    let end = |at: usize| header[at..at + 4].first_chunk::<4>().map(|bytes| IpAddr::from(*bytes));
+    Some([end(12)?, end(16)?])
+}
+
+/// RFC 8200 §3.
+fn v6_ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
+    let header = packet.first_chunk::<40>()?;
+    let end = |at: usize| header[at..at + 16].first_chunk::<16>().map(|bytes| IpAddr::from(*bytes));
+    Some([end(8)?, end(24)?])
+}
+
+/// Types 133 to 137 directly behind the fixed header, from a sender on the link (RFC 4861).
+fn is_neighbour_discovery(packet: &[u8]) -> bool {
+    packet.first_chunk::<41>().is_some_and(|header| {
+        header[0] >> 4 == 6
+            && header[6] == ICMPV6
+            && header[7] == 255
+            && (133..=137).contains(&header[40])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(ethertypes: &[u16], packet: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        for (index, ethertype) in ethertypes.iter().enumerate() {
+            if index > 0 {
+                frame.extend([0, 1]);
+            }
+            frame.extend(ethertype.to_be_bytes());
+        }
+        frame.extend(packet);
+        frame
+    }
+
+    #[test]
+    fn only_what_is_surely_not_for_policy_goes_to_the_kernel() {
+        let mut discovery = [0; 48];
+        (discovery[0], discovery[6], discovery[7], discovery[40]) = (0x60, ICMPV6, 255, 135);
+        let mut forwarded = discovery;
+        forwarded[7] = 64;
+        assert_eq!(fate(&frame(&[0x0806], &[0; 28])), Fate::Kernel);
+        assert_eq!(fate(&frame(&[VLAN, 0x0806], &[0; 28])), Fate::Kernel);
+        assert_eq!(fate(&frame(&[IPV6], &discovery)), Fate::Kernel);
+        assert!(matches!(fate(&frame(&[IPV6], &forwarded)), Fate::Worker(Some(_))));
+        assert_eq!(fate(&frame(&[VLAN, VLAN, VLAN, 0x0806], &[0; 28])), Fate::Worker(None));
+        assert_eq!(fate(&[0; 9]), Fate::Worker(None));
+    }
+
+    #[test]
+    fn the_ends_are_found_behind_tags_and_missed_in_stumps() {
+        let mut packet = [0; 20];
+        packet[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        let ends: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        assert_eq!(fate(&frame(&[IPV4], &packet)), Fate::Worker(Some(ends)));
+        assert_eq!(fate(&frame(&[PROVIDER_VLAN, VLAN, IPV4], &packet)), Fate::Worker(Some(ends)));
+        assert_eq!(fate(&frame(&[IPV4], &packet[..19])), Fate::Worker(None));
+    }
+}

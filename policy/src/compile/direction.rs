@@ -1,0 +1,131 @@
+//! Building the table of one identity in one direction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use podgate_dataplane::l7::L7Rules;
+use podgate_dataplane::policy::{
+    DirectionTable, Entry, PortClasses, PortNameId, RuleId, SelectorId,
+};
+
+use crate::model::PortNumbers;
+use crate::rules::Rule;
+
+/// A rule that applies, with its numbers.
+pub(super) struct Draft<'s> {
+    pub(super) rule: &'s Rule,
+    pub(super) id: RuleId,
+    pub(super) peer: Option<SelectorId>,
+}
+
+/// An entry, and where it can match.
+struct Placed {
+    entry: Entry,
+    /// `None` is every protocol.
+    protocol: Option<u8>,
+    ports: RangeInclusive<u16>,
+}
+
+const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
+
+/// Builds the table, all but its default deny.
+pub(super) fn build_direction<'s>(
+    drafts: impl Iterator<Item = Draft<'s>>,
+    port_names: &HashMap<&str, PortNameId>,
+) -> DirectionTable {
+    let mut placed: Vec<Placed> = drafts.flat_map(|draft| place(&draft, port_names)).collect();
+    placed.sort_by_key(|p| (p.entry.rank, p.entry.action, p.entry.rule));
+    let protocols: BTreeSet<u8> = placed.iter().filter_map(|p| p.protocol).collect();
+    let mut classes = Classes { placed: &placed, ids: HashMap::new(), built: Vec::new() };
+    let everywhere: Vec<u32> = classes.of_protocol(None).map(|(index, _)| index).collect();
+    let other = (!everywhere.is_empty()).then(|| classes.intern(everywhere));
+    let protocols = protocols
+        .into_iter()
+        .map(|protocol| PortClasses { protocol, ranges: classes.ranges(protocol) })
+        .collect();
+    DirectionTable { protocols, other, classes: classes.built, default_deny: None }
+}
+
+/// The places of one rule: one for each element of its ports.
+fn place(draft: &Draft<'_>, port_names: &HashMap<&str, PortNameId>) -> Vec<Placed> {
+    let entry = |port_name, l7: Option<&Arc<L7Rules>>| Entry {
+        rank: draft.rule.rank,
+        action: draft.rule.action,
+        peer: draft.peer,
+        port_name,
+        l7: l7.map(Arc::clone),
+        rule: draft.id,
+    };
+    let Some(list) = &draft.rule.ports else {
+        return vec![Placed { entry: entry(None, None), protocol: None, ports: ALL_PORTS }];
+    };
+    let placed = list.iter().filter_map(|element| {
+        let (ports, name) = match &element.ports.ports {
+            PortNumbers::All => (ALL_PORTS, None),
+            PortNumbers::Range(range) => (range.clone(), None),
+            // Which number the name has depends on the pod, so the entry is everywhere.
+            PortNumbers::Named(name) => (ALL_PORTS, Some(*port_names.get(name.as_str())?)),
+        };
+        let entry = entry(name, element.l7.as_ref());
+        Some(Placed { entry, protocol: Some(element.ports.protocol), ports })
+    });
+    placed.collect()
+}
+
+/// Distinct lists of entries.
+struct Classes<'p> {
+    placed: &'p [Placed],
+    ids: HashMap<Vec<u32>, u32>,
+    built: Vec<Arc<[Entry]>>,
+}
+
+impl Classes<'_> {
+    /// Entries that can match packets of `protocol`, or of a protocol that no entry names.
+    fn of_protocol(&self, protocol: Option<u8>) -> impl Iterator<Item = (u32, &Placed)> {
+        let placed = self.placed.iter().enumerate();
+        placed
+            .filter(move |(_, p)| p.protocol.is_none() || p.protocol == protocol)
+            .map(|(index, placed)| (index as u32, placed))
+    }
+
+    /// Cuts the ports of one protocol where the list of entries changes.
+    fn ranges(&mut self, protocol: u8) -> Vec<(u16, u32)> {
+        let mut changes: BTreeMap<u16, (Vec<u32>, Vec<u32>)> = BTreeMap::new();
+        changes.entry(0).or_default();
+        for (index, placed) in self.of_protocol(Some(protocol)) {
+            changes.entry(*placed.ports.start()).or_default().0.push(index);
+            if let Some(after) = placed.ports.end().checked_add(1) {
+                changes.entry(after).or_default().1.push(index);
+            }
+        }
+        let mut ranges: Vec<(u16, u32)> = Vec::new();
+        let mut active = BTreeSet::new();
+        for (start, (begin, end)) in changes {
+            active.extend(begin);
+            for index in end {
+                active.remove(&index);
+            }
+            let class = self.intern(active.iter().copied().collect());
+            if ranges.last().is_none_or(|last| last.1 != class) {
+                ranges.push((start, class));
+            }
+        }
+        ranges
+    }
+
+    fn intern(&mut self, indices: Vec<u32>) -> u32 {
+        let next = self.built.len() as u32;
+        if let Some(id) = self.ids.get(&indices) {
+            return *id;
+        }
+        let mut entries: Vec<Entry> =
+            indices.iter().map(|index| self.placed[*index as usize].entry.clone()).collect();
+        // Overlapping ports of one rule.
+        entries.dedup();
+        self.built.push(entries.into());
+        self.ids.insert(indices, next);
+        next
+    }
+}

@@ -1,0 +1,277 @@
+//! Walking a JSON document: every value knows its path, every problem is noted with it, and no
+//! field goes unseen.
+//!
+//! A reader takes what it understands from an [`Object`] and ends with [`Object::finish`], which
+//! refuses whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+/// Problems kept of one object; a hostile object can't fill memory with complaints.
+const PROBLEMS_MAX: usize = 32;
+
+/// One problem of one field.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) field: String,
+    pub(crate) reason: String,
+    pub(crate) fix: Option<String>,
+}
+
+/// The problems found so far.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(RefCell<Vec<Problem>>);
+
+impl Problems {
+    pub(crate) fn into_inner(self) -> Vec<Problem> {
+        self.0.into_inner()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    fn push(&self, problem: Problem) {
+        let mut problems = self.0.borrow_mut();
+        if problems.len() < PROBLEMS_MAX {
+            problems.push(problem);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Segment<'a> {
+    Root,
+    Key(&'a str),
+    Index(usize),
+}
+
+/// A value in the document.
+#[derive(Clone, Copy)]
+pub(crate) struct Field<'a> {
+    value: &'a Value,
+    segment: Segment<'a>,
+    parent: Option<&'a Field<'a>>,
+    problems: &'a Problems,
+}
+
+impl<'a> Field<'a> {
+    pub(crate) fn root(value: &'a Value, problems: &'a Problems) -> Self {
+        Self { value, segment: Segment::Root, parent: None, problems }
+    }
+
+    /// The path, such as `spec.ingress[0]`.
+    pub(crate) fn path(&self) -> String {
+        let mut path = match self.parent {
+            Some(parent) => parent.path(),
+            None => String::new(),
+        };
+        match self.segment {
+            Segment::Root => {}
+            Segment::Key(key) => {
+                if !path.is_empty() {
+                    path.push('.');
+                }
+                path.push_str(&printable(key));
+            }
+            Segment::Index(index) => {
+                // Writing to a string can't fail.
+                let _ = write!(path, "[{index}]");
+            }
+        }
+        path
+    }
+
+    /// Notes that this field is not acceptable.
+    pub(crate) fn refuse(&self, reason: impl Into<String>) {
+        self.problems.push(Problem { field: self.path(), reason: reason.into(), fix: None });
+    }
+
+    /// Like [`Self::refuse`], with what to write in its place.
+    pub(crate) fn refuse_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
+        let (reason, fix) = (reason.into(), Some(fix.into()));
+        self.problems.push(Problem { field: self.path(), reason, fix });
+    }
+
+    /// Notes that something below this field is not acceptable.
+    pub(crate) fn refuse_below(&self, below: &str, reason: String) {
+        let field = format!("{}.{below}", self.path());
+        self.problems.push(Problem { field, reason, fix: None });
+    }
+
+    fn expected(&self, what: &str) {
+        let found = match self.value {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "a mapping",
+        };
+        self.refuse(format!("must be {what}, but is {found}"));
+    }
+
+    pub(crate) fn value(&self) -> &'a Value {
+        self.value
+    }
+
+    pub(crate) fn is_empty_list(&self) -> bool {
+        self.value.as_array().is_some_and(Vec::is_empty)
+    }
+
+    pub(crate) fn object(&'a self) -> Option<Object<'a>> {
+        match self.value {
+            Value::Object(map) => Some(Object { field: self, map, known: Vec::new() }),
+            _ => {
+                self.expected("a mapping");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn string(&self) -> Option<&'a str> {
+        match self.value {
+            Value::String(text) => Some(text),
+            Value::Number(number) => {
+                self.refuse_with_fix(
+                    "must be a string, but is a number",
+                    format!("write it with quotes: \"{number}\""),
+                );
+                None
+            }
+            Value::Bool(value) => {
+                self.refuse_with_fix(
+                    "must be a string, but is a boolean",
+                    format!("write it with quotes: \"{value}\""),
+                );
+                None
+            }
+            _ => {
+                self.expected("a string");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn boolean(&self) -> Option<bool> {
+        let value = self.value.as_bool();
+        if value.is_none() {
+            self.expected("true or false");
+        }
+        value
+    }
+
+    /// A whole number of `low..=high`.
+    pub(crate) fn integer(&self, low: u16, high: u16) -> Option<u16> {
+        let number = match self.value {
+            Value::Number(number) => number,
+            _ => {
+                self.expected("a number");
+                return None;
+            }
+        };
+        let value = number.as_u64().and_then(|value| u16::try_from(value).ok());
+        let value = value.filter(|value| (low..=high).contains(value));
+        if value.is_none() {
+            self.refuse(format!("must be a whole number from {low} to {high}, but is {number}"));
+        }
+        value
+    }
+
+    /// Reads each element with `read`; elements that can't be read are noted and left out.
+    pub(crate) fn list<T>(
+        &'a self,
+        mut read: impl FnMut(&Field<'_>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Value::Array(items) = self.value else {
+            self.expected("a list");
+            return None;
+        };
+        let read_item = |(index, value)| {
+            let segment = Segment::Index(index);
+            read(&Field { value, segment, parent: Some(self), problems: self.problems })
+        };
+        Some(items.iter().enumerate().filter_map(read_item).collect())
+    }
+
+    /// Reads each value of a mapping with `read`.
+    pub(crate) fn entries<T>(
+        &'a self,
+        mut read: impl FnMut(&'a str, &Field<'_>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Value::Object(map) = self.value else {
+            self.expected("a mapping");
+            return None;
+        };
+        let read_entry = |(key, value): (&'a String, &'a Value)| {
+            let segment = Segment::Key(key);
+            read(key, &Field { value, segment, parent: Some(self), problems: self.problems })
+        };
+        Some(map.iter().filter_map(read_entry).collect())
+    }
+}
+
+/// A mapping whose fields are taken one by one.
+pub(crate) struct Object<'a> {
+    field: &'a Field<'a>,
+    map: &'a Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Object<'a> {
+    /// The field called `name`, unless it is absent or null.
+    pub(crate) fn take(&mut self, name: &'static str) -> Option<Field<'a>> {
+        self.known.push(name);
+        let value = self.map.get(name).filter(|value| !value.is_null())?;
+        let segment = Segment::Key(name);
+        Some(Field { value, segment, parent: Some(self.field), problems: self.field.problems })
+    }
+
+    /// Accepts fields without looking at them: they have no part in any verdict.
+    pub(crate) fn skip(&mut self, names: &[&'static str]) {
+        self.known.extend(names);
+    }
+
+    /// Refuses known fields that are not enforced, each with its reason.
+    pub(crate) fn refuse_fields(&mut self, fields: &[(&'static str, &str)]) {
+        for (name, reason) in fields {
+            if let Some(field) = self.take(name) {
+                field.refuse(*reason);
+            }
+        }
+    }
+
+    /// Refuses every field that nobody asked for.
+    pub(crate) fn finish(self) {
+        for (name, value) in self.map {
+            if self.known.contains(&name.as_str()) {
+                continue;
+            }
+            let segment = Segment::Key(name);
+            let parent = Some(self.field);
+            let field = Field { value, segment, parent, problems: self.field.problems };
+            let similar = self.known.iter().find(|known| known.eq_ignore_ascii_case(name));
+            match similar {
+                Some(known) => field.refuse_with_fix("unknown field", format!("write {known}")),
+                None => field.refuse("unknown field"),
+            }
+        }
+    }
+}
+
+/// An excerpt of a user's text that is safe and short enough to print.
+pub(crate) fn printable(text: &str) -> String {
+    const SHOWN_MAX: usize = 80;
+    let mut shown: String = text.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// [`printable`] in quotes.
+pub(crate) fn quote(text: &str) -> String {
+    format!("\"{}\"", printable(text))
+}

@@ -1,0 +1,188 @@
+//! What selectors can ask about: labels, and the facts about a pod that Cilium treats as labels.
+//!
+//! Cilium gives every label a source (cilium `pkg/labels/labels.go`) and derives labels from the
+//! pod's surroundings (`pkg/k8s/apis/cilium.io/const.go`). Here each such label is a variant of its
+//! own, answered from the object it comes from, so that a pod can't claim a namespace or a service
+//! account by labelling itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Labels of one object, sorted.
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+
+/// The name of this cluster, as `io.cilium.k8s.policy.cluster` has it by default.
+pub(crate) const CLUSTER_NAME: &str = "default";
+
+/// Label that the API server gives each namespace: its name.
+pub(crate) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
+const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
+
+/// What a requirement of a selector is about.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum LabelKey {
+    /// The name of the pod's namespace. Nothing but pods has one.
+    Namespace,
+    /// A label of the pod's namespace.
+    NamespaceLabel(Arc<str>),
+    /// A label of the pod.
+    Pod(Arc<str>),
+    /// A label of the pod, or a reserved one.
+    Any(Arc<str>),
+    /// The pod's service account.
+    ServiceAccount,
+    /// The pod's cluster.
+    Cluster,
+    /// A label of what is no pod: `host`, `world`, `remote-node` and so on.
+    Reserved(Arc<str>),
+    /// A label of a source that nothing here has.
+    Foreign(Arc<str>),
+}
+
+impl LabelKey {
+    /// From a key in a Cilium selector, `source:key` or `key` (which is any source).
+    #[must_use]
+    pub fn cilium(text: &str) -> Self {
+        match split_source(text) {
+            (Some("k8s"), key) => Self::derived(key).unwrap_or_else(|| Self::Pod(key.into())),
+            (Some("any") | None, key) => {
+                Self::derived(key).unwrap_or_else(|| Self::Any(key.into()))
+            }
+            (Some("reserved"), key) => Self::Reserved(key.into()),
+            (Some(_), _) => Self::Foreign(text.into()),
+        }
+    }
+
+    /// Keys that Cilium derives from the pod's surroundings.
+    fn derived(key: &str) -> Option<Self> {
+        match key {
+            POD_NAMESPACE => Some(Self::Namespace),
+            SERVICE_ACCOUNT => Some(Self::ServiceAccount),
+            CLUSTER => Some(Self::Cluster),
+            _ => {
+                let label = key.strip_prefix(NAMESPACE_LABELS)?;
+                Some(Self::NamespaceLabel(label.into()))
+            }
+        }
+    }
+
+    /// The labels that can answer for the key: one, or two for [`LabelKey::Any`], or none.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let places = match self {
+            Self::Namespace => [Some(Place::Namespace), None],
+            Self::NamespaceLabel(key) => [Some(Place::NamespaceLabel(key)), None],
+            Self::Pod(key) => [Some(Place::Pod(key)), None],
+            Self::Any(key) => [Some(Place::Pod(key)), Some(Place::Reserved(key))],
+            Self::ServiceAccount => [Some(Place::ServiceAccount), None],
+            Self::Cluster => [Some(Place::Cluster), None],
+            Self::Reserved(key) => [Some(Place::Reserved(key)), None],
+            Self::Foreign(_) => [None, None],
+        };
+        places.into_iter().flatten()
+    }
+}
+
+/// Splits `source:key`. Label keys hold no colon, so whatever stands before one is a source.
+pub(crate) fn split_source(text: &str) -> (Option<&str>, &str) {
+    match text.split_once(':') {
+        Some((source, key)) => (Some(source), key),
+        None => (None, text),
+    }
+}
+
+/// Where a label is kept, and its key there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Place<'a> {
+    Namespace,
+    NamespaceLabel(&'a str),
+    Pod(&'a str),
+    ServiceAccount,
+    Cluster,
+    Reserved(&'a str),
+}
+
+/// Everything that a selector can ask about one identity.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Facts {
+    /// Pods with the same labels, namespace and service account.
+    Pod {
+        /// Namespace.
+        namespace: Arc<str>,
+        /// Service account.
+        service_account: Arc<str>,
+        /// Labels of the pod.
+        labels: Arc<Labels>,
+        /// Labels of the namespace.
+        namespace_labels: Arc<Labels>,
+    },
+    /// What is no pod.
+    Reserved(&'static [&'static str]),
+}
+
+impl Facts {
+    /// The value of a label, if there is one.
+    #[must_use]
+    pub fn get(&self, key: &LabelKey) -> Option<&str> {
+        match (self, key) {
+            (Self::Pod { namespace, .. }, LabelKey::Namespace) => Some(namespace),
+            (Self::Pod { namespace_labels, .. }, LabelKey::NamespaceLabel(key)) => {
+                namespace_labels.get(key).map(AsRef::as_ref)
+            }
+            (Self::Pod { labels, .. }, LabelKey::Pod(key) | LabelKey::Any(key)) => {
+                labels.get(key).map(AsRef::as_ref)
+            }
+            (Self::Pod { service_account, .. }, LabelKey::ServiceAccount) => Some(service_account),
+            (Self::Pod { .. }, LabelKey::Cluster) => Some(CLUSTER_NAME),
+            (Self::Reserved(names), LabelKey::Reserved(key) | LabelKey::Any(key)) => {
+                names.contains(&key.as_ref()).then_some("")
+            }
+            _ => None,
+        }
+    }
+
+    /// Calls `see` with every label and its value.
+    pub(crate) fn for_each<'a>(&'a self, mut see: impl FnMut(Place<'a>, &'a str)) {
+        match self {
+            Self::Pod { namespace, service_account, labels, namespace_labels } => {
+                see(Place::Namespace, namespace);
+                see(Place::ServiceAccount, service_account);
+                see(Place::Cluster, CLUSTER_NAME);
+                for (key, value) in labels.iter() {
+                    see(Place::Pod(key), value);
+                }
+                for (key, value) in namespace_labels.iter() {
+                    see(Place::NamespaceLabel(key), value);
+                }
+            }
+            Self::Reserved(names) => {
+                for name in *names {
+                    see(Place::Reserved(name), "");
+                }
+            }
+        }
+    }
+
+    /// The labels as Cilium and Hubble write them, `source:key=value`, sorted.
+    #[must_use]
+    pub fn to_labels(&self) -> Vec<String> {
+        let mut labels = Vec::new();
+        self.for_each(|key, value| {
+            labels.push(match key {
+                Place::Namespace => format!("k8s:{POD_NAMESPACE}={value}"),
+                Place::NamespaceLabel(key) => {
+                    format!("k8s:{NAMESPACE_LABELS}{key}={value}")
+                }
+                Place::Pod(key) => format!("k8s:{key}={value}"),
+                Place::ServiceAccount => format!("k8s:{SERVICE_ACCOUNT}={value}"),
+                Place::Cluster => format!("k8s:{CLUSTER}={value}"),
+                Place::Reserved(key) => format!("reserved:{key}"),
+            });
+        });
+        labels.sort_unstable();
+        labels
+    }
+}

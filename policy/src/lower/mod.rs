@@ -1,0 +1,32 @@
+//! From API objects to the normal form of [`crate::rules`].
+
+mod cilium;
+mod network_policy;
+
+pub(crate) use cilium::lower_cilium;
+pub(crate) use network_policy::lower_network_policy;
+
+use crate::labels::LabelKey;
+use crate::rules::Peer;
+use crate::selector::{Requirement, Selector};
+
+/// The condition that only pods of this namespace meet.
+fn in_namespace(namespace: &str) -> Requirement {
+    Requirement::equals(LabelKey::Namespace, namespace)
+}
+
+/// The condition that all pods meet, and nothing else.
+fn is_pod() -> Requirement {
+    Requirement::exists(LabelKey::Namespace)
+}
+
+/// What is no pod and has this reserved label.
+fn reserved(name: &str) -> Peer {
+    Peer::Labels(Selector::new([Requirement::exists(LabelKey::Reserved(name.into()))]))
+}
+
+fn sorted(mut peers: Vec<Peer>) -> Vec<Peer> {
+    peers.sort_unstable();
+    peers.dedup();
+    peers
+}

@@ -1,0 +1,66 @@
+//! Lowering of `NetworkPolicy`.
+
+use podgate_dataplane::policy::{Action, Rank};
+
+use super::{in_namespace, is_pod, sorted};
+use crate::labels::LabelKey;
+use crate::model::{LabelSelector, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
+use crate::rules::{NetworkPeer, Peer, Rule, RulePorts, RuleSet, Side};
+use crate::selector::{Requirement, Selector};
+
+/// Lowers a policy of `namespace`.
+pub(crate) fn lower_network_policy(policy: &NetworkPolicy, namespace: &str) -> RuleSet {
+    let mut subject = by_pod_labels(&policy.pod_selector);
+    subject.push(in_namespace(namespace));
+    let mut rules = Vec::new();
+    let sections =
+        [(Side::Ingress, "ingress", &policy.ingress), (Side::Egress, "egress", &policy.egress)];
+    for (side, name, section) in sections {
+        for (index, rule) in section.iter().flatten().enumerate() {
+            rules.push(lower_rule(rule, side, format!("spec.{name}[{index}]"), namespace));
+        }
+    }
+    RuleSet {
+        subject: Selector::new(subject),
+        default_deny: [policy.egress.is_some(), policy.ingress.is_some()],
+        rules,
+    }
+}
+
+fn lower_rule(rule: &NetworkPolicyRule, side: Side, field: String, namespace: &str) -> Rule {
+    let peers = rule.peers.iter().map(|peer| lower_peer(peer, namespace)).collect::<Vec<_>>();
+    let ports = rule.ports.iter().map(|ports| RulePorts { ports: ports.clone(), l7: None });
+    Rule {
+        side,
+        rank: Rank::NORMAL,
+        action: Action::Allow,
+        field,
+        peers: (!peers.is_empty()).then(|| sorted(peers)),
+        ports: (!rule.ports.is_empty()).then(|| ports.collect()),
+    }
+}
+
+fn lower_peer(peer: &NetworkPolicyPeer, namespace: &str) -> Peer {
+    let (namespaces, pods) = match peer {
+        NetworkPolicyPeer::Block(block) => {
+            let except = block.except.clone();
+            return Peer::Network(NetworkPeer { network: block.cidr, except, covers_pods: true });
+        }
+        NetworkPolicyPeer::Pods { namespaces, pods } => (namespaces, pods),
+    };
+    let mut conditions = match namespaces {
+        Some(selector) => {
+            let key = |key: &str| LabelKey::NamespaceLabel(key.into());
+            let mut conditions = Selector::requirements(selector, key);
+            conditions.push(is_pod());
+            conditions
+        }
+        None => vec![in_namespace(namespace)],
+    };
+    conditions.extend(pods.iter().flat_map(by_pod_labels));
+    Peer::Labels(Selector::new(conditions))
+}
+
+fn by_pod_labels(selector: &LabelSelector) -> Vec<Requirement> {
+    Selector::requirements(selector, |key| LabelKey::Pod(key.into()))
+}

@@ -1,0 +1,69 @@
+//! The API objects as types: what is left of a document once it was checked.
+//!
+//! Policies are read strictly. Every field of a specification is either understood or refused by
+//! name, because ignoring a field that narrows a rule would allow what its author forbade. Pods,
+//! namespaces and nodes are read leniently: only a few of their many fields matter here.
+
+mod cidr;
+mod cilium;
+mod cilium_ports;
+mod cluster;
+mod http;
+mod metadata;
+mod network_policy;
+mod ports;
+mod selector;
+
+use serde_json::Value;
+
+pub use cilium::{CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, RuleSection};
+pub use cilium_ports::{PortRule, Ports};
+pub use cluster::{ContainerPort, Namespace, Node, Pod};
+pub use http::HttpRules;
+pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
+pub use ports::{PortMatch, PortNumbers};
+pub use selector::{LabelExpression, LabelSelector, Operator};
+
+pub(crate) use metadata::Header;
+
+use crate::fields::{Field, Problem, Problems};
+use crate::key::Kind;
+
+/// An object that verdicts depend on.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Object {
+    /// A namespace.
+    Namespace(Namespace),
+    /// A node.
+    Node(Node),
+    /// A pod.
+    Pod(Pod),
+    /// A Kubernetes NetworkPolicy.
+    NetworkPolicy(NetworkPolicy),
+    /// A CiliumNetworkPolicy or a CiliumClusterwideNetworkPolicy.
+    Cilium(CiliumPolicy),
+}
+
+/// Reads the object whose header was read already.
+pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Problem>> {
+    let problems = Problems::default();
+    let root = Field::root(value, &problems);
+    let object = match header.key.kind {
+        Kind::Namespace => Namespace::parse(&root).map(Object::Namespace),
+        Kind::Node => Node::parse(&root).map(Object::Node),
+        Kind::Pod => Pod::parse(&root).map(Object::Pod),
+        Kind::NetworkPolicy => NetworkPolicy::parse(&root).map(Object::NetworkPolicy),
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
+            CiliumPolicy::parse(&root).map(Object::Cilium)
+        }
+    };
+    match object {
+        Some(object) if problems.is_empty() => Ok(object),
+        _ => {
+            if problems.is_empty() {
+                root.refuse("can't be read");
+            }
+            Err(problems.into_inner())
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Label selectors as the API has them (`metav1.LabelSelector`), before keys get a meaning.
+
+use std::collections::BTreeMap;
+
+use super::metadata::{check_label_key, check_label_value};
+use crate::fields::{Field, quote};
+use crate::labels::split_source;
+
+/// A label selector: all `match_labels` and all `match_expressions` must hold; empty holds always.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LabelSelector {
+    /// Labels that must have exactly these values.
+    pub match_labels: BTreeMap<String, String>,
+    /// Further conditions.
+    pub match_expressions: Vec<LabelExpression>,
+}
+
+/// One element of `matchExpressions`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LabelExpression {
+    /// Label key.
+    pub key: String,
+    /// Operator.
+    pub operator: Operator,
+    /// Values; empty for [`Operator::Exists`] and [`Operator::DoesNotExist`], else not empty.
+    pub values: Vec<String>,
+}
+
+/// Operators of `matchExpressions`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operator {
+    /// The label has one of the values.
+    In,
+    /// The label is missing or has none of the values.
+    NotIn,
+    /// The label is there.
+    Exists,
+    /// The label is missing.
+    DoesNotExist,
+}
+
+/// Which keys a selector may use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeySyntax {
+    /// Plain label keys.
+    Kubernetes,
+    /// Keys with an optional `source:` before them.
+    Cilium,
+}
+
+impl KeySyntax {
+    fn check(self, field: &Field<'_>, key: &str) {
+        match (self, split_source(key)) {
+            (Self::Cilium, (Some(""), _)) => {
+                field.refuse(format!("{} has an empty label source", quote(key)));
+            }
+            (Self::Cilium, (_, name)) => check_label_key(field, name),
+            (Self::Kubernetes, _) => check_label_key(field, key),
+        }
+    }
+}
+
+impl LabelSelector {
+    pub(super) fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
+        let mut object = field.object()?;
+        let mut selector = Self::default();
+        if let Some(labels) = object.take("matchLabels") {
+            let labels = labels.entries(|key, field| {
+                let value = field.string()?;
+                syntax.check(field, key);
+                check_label_value(field, value);
+                Some((key.to_owned(), value.to_owned()))
+            });
+            selector.match_labels = labels.unwrap_or_default().into_iter().collect();
+        }
+        if let Some(expressions) = object.take("matchExpressions") {
+            let expressions = expressions.list(|field| LabelExpression::parse(field, syntax));
+            selector.match_expressions = expressions.unwrap_or_default();
+        }
+        object.finish();
+        Some(selector)
+    }
+}
+
+impl LabelExpression {
+    fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
+        let mut object = field.object()?;
+        let (key, operator) = (object.take("key"), object.take("operator"));
+        let values_field = object.take("values");
+        object.finish();
+        let (Some(key), Some(operator)) = (key, operator) else {
+            field.refuse("needs a key and an operator");
+            return None;
+        };
+        syntax.check(&key, key.string()?);
+        let name = operator.string()?;
+        let kind = match name {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            _ => {
+                operator.refuse(format!(
+                    "must be In, NotIn, Exists or DoesNotExist, but is {}",
+                    quote(name)
+                ));
+                return None;
+            }
+        };
+        let values = match &values_field {
+            None => Vec::new(),
+            Some(values) => values.list(|field| {
+                let value = field.string()?;
+                check_label_value(field, value);
+                Some(value.to_owned())
+            })?,
+        };
+        let has_none = values_field.as_ref().is_none_or(Field::is_empty_list);
+        match (kind, has_none) {
+            (Operator::In | Operator::NotIn, true) => {
+                field.refuse(format!("{name} needs at least one value"));
+            }
+            (Operator::Exists | Operator::DoesNotExist, false) => {
+                field.refuse(format!("{name} takes no values"));
+            }
+            _ => {}
+        }
+        Some(Self { key: key.string()?.to_owned(), operator: kind, values })
+    }
+}

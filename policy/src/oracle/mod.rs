@@ -1,0 +1,309 @@
+//! The naive interpreter: what the objects say about one flow, read from them each time.
+//!
+//! It shares the model and nothing else with the compiler, so that the two can be held against
+//! each other. It is written for being right at a glance; it is slow, and no verdict that counts
+//! comes from it.
+
+mod labels;
+mod peers;
+
+use std::net::IpAddr;
+
+use podgate_dataplane::policy::{Exemption, Subject};
+use podgate_dataplane::types::proto;
+use regex::bytes::RegexBuilder;
+
+use self::peers::{Peer, resolve};
+use crate::catalog::PodName;
+use crate::key::ObjectKey;
+use crate::model::{
+    CiliumPolicy, CiliumRule, HttpRules, NetworkPolicy, Object, Pod, PortMatch, PortNumbers, Ports,
+    RuleSection,
+};
+use crate::rules::Side;
+use crate::store::{EnforcementMode, Store};
+
+/// A rule that matches a flow.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Match<'s> {
+    /// The policy.
+    pub key: &'s ObjectKey,
+    /// Path of the rule in it.
+    pub field: String,
+    /// What requests are held against; `None` is no restriction.
+    pub http: Option<&'s HttpRules>,
+    /// The rule's HTTP rules only watch: the policy doesn't isolate.
+    pub watches: bool,
+}
+
+/// What one side says of a flow.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Opinion<'s> {
+    /// Not asked.
+    Exempt(Exemption),
+    /// No policy isolates the endpoint, and no rule matches.
+    Unenforced,
+    /// These rules allow it.
+    Allowed(Vec<Match<'s>>),
+    /// These rules deny it.
+    Denied(Vec<Match<'s>>),
+    /// These policies isolate the endpoint and nothing allows the flow.
+    DefaultDeny(Vec<&'s ObjectKey>),
+}
+
+/// A request, as far as rules can ask about it. The path must be in normal form.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HttpRequest {
+    /// Method.
+    pub method: String,
+    /// Path.
+    pub path: String,
+    /// Host.
+    pub host: String,
+    /// Names and values of headers.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Opinion<'_> {
+    /// Whether the flow may be opened.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        !matches!(self, Self::Denied(_) | Self::DefaultDeny(_))
+    }
+
+    /// Whether the flow's requests are looked at.
+    #[must_use]
+    pub fn inspects(&self) -> bool {
+        matches!(self, Self::Allowed(matches) if matches.iter().any(|m| m.http.is_some()))
+    }
+
+    /// Whether a request on the allowed flow may pass.
+    #[must_use]
+    pub fn allows_request(&self, request: &HttpRequest) -> bool {
+        let Self::Allowed(matches) = self else { return self.allows() };
+        matches.iter().any(|rule| match rule.http {
+            None => true,
+            Some(_) if rule.watches => true,
+            Some(http) => http_allows(http, request),
+        })
+    }
+}
+
+/// What egress of the source and ingress of the destination say of a flow.
+#[must_use]
+pub fn decide<'s>(store: &'s Store, subject: &Subject, local: [bool; 2]) -> [Opinion<'s>; 2] {
+    let (src, dst) = (subject.tuple.src.ip(), subject.tuple.dst.ip());
+    if src == dst {
+        return [Opinion::Exempt(Exemption::ToSelf), Opinion::Exempt(Exemption::ToSelf)];
+    }
+    let (source, destination) = (resolve(store, src), resolve(store, dst));
+    let egress = match (local[0], &destination) {
+        (false, _) => Opinion::Exempt(Exemption::NotLocal),
+        (true, Peer::Host) => Opinion::Exempt(Exemption::ToNode),
+        (true, _) => judge(store, subject, Side::Egress, &source, &destination, dst),
+    };
+    let ingress = match (local[1], &source) {
+        (false, _) => Opinion::Exempt(Exemption::NotLocal),
+        (true, Peer::Host) => Opinion::Exempt(Exemption::FromNode),
+        (true, _) => judge(store, subject, Side::Ingress, &destination, &source, src),
+    };
+    [egress, ingress]
+}
+
+/// One side: `endpoint` has the policies, `peer` with `address` is at the other end.
+fn judge<'s>(
+    store: &'s Store,
+    subject: &Subject,
+    side: Side,
+    endpoint: &Peer<'s>,
+    peer: &Peer<'s>,
+    address: IpAddr,
+) -> Opinion<'s> {
+    let Peer::Pod(name, _) = endpoint else { return Opinion::Unenforced };
+    if store.mode() == EnforcementMode::Never {
+        return Opinion::Unenforced;
+    }
+    let destination = match side {
+        Side::Egress => peer,
+        Side::Ingress => endpoint,
+    };
+    let case = Case { store, subject, side, name, peer, address, destination };
+    let mut found = Found::default();
+    for (key, object) in store.policy_objects() {
+        match object {
+            Object::NetworkPolicy(policy) => case.network_policy(key, policy, &mut found),
+            Object::Cilium(policy) => case.cilium(key, policy, &mut found),
+            Object::Namespace(_) | Object::Node(_) | Object::Pod(_) => {}
+        }
+    }
+    let isolated = !found.isolating.is_empty() || store.mode() == EnforcementMode::Always;
+    if !found.denies.is_empty() {
+        Opinion::Denied(found.denies)
+    } else if !found.allows.is_empty() {
+        Opinion::Allowed(found.allows)
+    } else if isolated {
+        found.isolating.dedup();
+        Opinion::DefaultDeny(found.isolating)
+    } else {
+        Opinion::Unenforced
+    }
+}
+
+/// What the policies say so far.
+#[derive(Default)]
+struct Found<'s> {
+    isolating: Vec<&'s ObjectKey>,
+    allows: Vec<Match<'s>>,
+    denies: Vec<Match<'s>>,
+}
+
+/// A question to the policies.
+struct Case<'a, 's> {
+    store: &'s Store,
+    subject: &'a Subject,
+    side: Side,
+    /// The endpoint.
+    name: &'s PodName,
+    peer: &'a Peer<'s>,
+    address: IpAddr,
+    destination: &'a Peer<'s>,
+}
+
+impl<'s> Case<'_, 's> {
+    fn network_policy(&self, key: &'s ObjectKey, policy: &'s NetworkPolicy, found: &mut Found<'s>) {
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        let Some(pod) = self.store.pod(&self.name.namespace, &self.name.name) else { return };
+        if *self.name.namespace != *namespace
+            || !labels::matches_plain(&policy.pod_selector, &pod.labels)
+        {
+            return;
+        }
+        let (section, rules) = match self.side {
+            Side::Egress => ("egress", &policy.egress),
+            Side::Ingress => ("ingress", &policy.ingress),
+        };
+        let Some(rules) = rules else { return };
+        found.isolating.push(key);
+        for (index, rule) in rules.iter().enumerate() {
+            let peer = rule.peers.is_empty()
+                || rule.peers.iter().any(|peer| {
+                    self.peer.matches_network_policy(self.store, self.address, peer, namespace)
+                });
+            let port = rule.ports.is_empty() || rule.ports.iter().any(|p| self.port_matches(p));
+            if peer && port {
+                let field = format!("spec.{section}[{index}]");
+                found.allows.push(Match { key, field, http: None, watches: false });
+            }
+        }
+    }
+
+    fn cilium(&self, key: &'s ObjectKey, policy: &'s CiliumPolicy, found: &mut Found<'s>) {
+        let namespace = key.namespace.as_deref();
+        let endpoint = labels::of_pod(self.store, self.name);
+        for spec in &policy.specs {
+            if !labels::selects_endpoint(&spec.endpoint_selector, &endpoint, namespace) {
+                continue;
+            }
+            let ingress = self.side == Side::Ingress;
+            let isolates = spec.default_deny(ingress);
+            if isolates {
+                found.isolating.push(key);
+            }
+            for section in RuleSection::ALL.into_iter().filter(|s| s.is_ingress() == ingress) {
+                for (index, rule) in spec.section(section).iter().enumerate() {
+                    let field = format!("{}.{}[{index}]", spec.field, section.field());
+                    for http in self.cilium_rule(rule, namespace) {
+                        let (field, watches) = (field.clone(), !isolates);
+                        let matched = Match { key, field, http, watches };
+                        match section.is_deny() {
+                            true => found.denies.push(matched),
+                            false => found.allows.push(matched),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The ways in which a rule matches: none, or one for each element of `toPorts` that does.
+    fn cilium_rule(
+        &self,
+        rule: &'s CiliumRule,
+        namespace: Option<&str>,
+    ) -> Vec<Option<&'s HttpRules>> {
+        let peer = match &rule.peers {
+            None => true,
+            Some(list) => list
+                .iter()
+                .any(|peer| self.peer.matches_cilium(self.store, self.address, peer, namespace)),
+        };
+        if !peer {
+            return Vec::new();
+        }
+        match &rule.ports {
+            // Neither peers nor ports: selects nothing.
+            Ports::All if rule.peers.is_none() => Vec::new(),
+            Ports::All => vec![None],
+            Ports::Icmps(fields) if fields.iter().any(|p| self.port_matches(p)) => vec![None],
+            Ports::Icmps(_) => Vec::new(),
+            Ports::ToPorts(elements) => elements
+                .iter()
+                .filter(|element| element.ports.iter().any(|p| self.port_matches(p)))
+                .map(|element| element.http.as_ref())
+                .collect(),
+        }
+    }
+
+    fn port_matches(&self, ports: &PortMatch) -> bool {
+        let tuple = &self.subject.tuple;
+        if ports.protocol != tuple.protocol {
+            return false;
+        }
+        let port = match tuple.protocol {
+            proto::ICMP | proto::ICMPV6 => u16::from(self.subject.icmp_type),
+            _ => tuple.dst_port,
+        };
+        match &ports.ports {
+            PortNumbers::All => true,
+            PortNumbers::Range(range) => range.contains(&port),
+            PortNumbers::Named(name) => match self.destination {
+                Peer::Pod(_, pod) => pod_names_port(pod, name, tuple.protocol, port),
+                Peer::Host | Peer::RemoteNode | Peer::World => false,
+            },
+        }
+    }
+}
+
+fn pod_names_port(pod: &Pod, name: &str, protocol: u8, number: u16) -> bool {
+    pod.ports.iter().any(|p| p.name == name && p.protocol == protocol && p.port == number)
+}
+
+fn http_allows(rules: &HttpRules, request: &HttpRequest) -> bool {
+    rules.specs.iter().any(|rule| {
+        full_match(rule.method.as_deref(), &request.method)
+            && full_match(rule.path.as_deref(), &request.path)
+            && full_match(rule.host.as_deref(), &request.host)
+            && rule.headers.iter().all(|wanted| has_header(request, wanted))
+    })
+}
+
+fn full_match(pattern: Option<&str>, text: &str) -> bool {
+    let Some(pattern) = pattern.filter(|pattern| !pattern.is_empty()) else { return true };
+    let anchored = format!(r"\A(?:{pattern})\z");
+    let regex = RegexBuilder::new(&anchored).unicode(false).build();
+    regex.is_ok_and(|regex| regex.is_match(text.as_bytes()))
+}
+
+/// A header that is there more than once has no one value.
+fn has_header(request: &HttpRequest, wanted: &str) -> bool {
+    let (name, value) = match wanted.split_once(':') {
+        Some((name, value)) => (name, Some(value.trim())),
+        None => (wanted, None),
+    };
+    let same = request.headers.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name));
+    let values: Vec<&str> = same.map(|(_, value)| value.as_str()).collect();
+    match value {
+        None => !values.is_empty(),
+        Some(value) => values == [value],
+    }
+}

@@ -1,0 +1,54 @@
+//! Why an object, or a part of a file, is not enforced.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where an object was read from.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
+pub struct SourceLocation {
+    /// The file.
+    pub file: Arc<Path>,
+    /// Line that the object begins at, or that is broken; from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for SourceLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// One reason why an object is not enforced as it is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// `Kind namespace/name`, as far as it could be read; the file's name for broken files.
+    pub object: String,
+    /// Where the object was read from, if from a file.
+    pub source: Option<SourceLocation>,
+    /// The field at fault, such as `spec.ingress[0].toPorts[1].port`; empty for the whole object.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to write in its place, where there is one answer.
+    pub fix: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(source) = &self.source {
+            write!(f, "{source}: ")?;
+        }
+        f.write_str(&self.object)?;
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.reason)?;
+        match &self.fix {
+            Some(fix) => write!(f, "; {fix}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}

@@ -1,0 +1,107 @@
+//! Label selectors in normal form, the same for every API family.
+
+use std::sync::Arc;
+
+use crate::labels::{Facts, LabelKey};
+use crate::model::{LabelSelector, Operator};
+
+/// What a requirement asks of a label's value.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Test {
+    /// There is a value and it is one of these (sorted).
+    In(Vec<Arc<str>>),
+    /// There is no value, or it is none of these (sorted).
+    NotIn(Vec<Arc<str>>),
+    /// There is a value.
+    Exists,
+    /// There is no value.
+    DoesNotExist,
+}
+
+/// One condition.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Requirement {
+    /// The label.
+    pub key: LabelKey,
+    /// What must be true of it.
+    pub test: Test,
+}
+
+impl Requirement {
+    /// The label has exactly this value.
+    #[must_use]
+    pub fn equals(key: LabelKey, value: &str) -> Self {
+        Self { key, test: Test::In(vec![value.into()]) }
+    }
+
+    /// The label exists.
+    #[must_use]
+    pub const fn exists(key: LabelKey) -> Self {
+        Self { key, test: Test::Exists }
+    }
+
+    fn matches(&self, facts: &Facts) -> bool {
+        let value = facts.get(&self.key);
+        let is_one_of = |values: &[Arc<str>]| {
+            value.is_some_and(|value| values.binary_search_by(|v| (**v).cmp(value)).is_ok())
+        };
+        match &self.test {
+            Test::In(values) => is_one_of(values),
+            Test::NotIn(values) => !is_one_of(values),
+            Test::Exists => value.is_some(),
+            Test::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+/// All of these conditions; sorted and without doubles, so that equal selectors compare equal.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+}
+
+impl Selector {
+    /// From conditions in any order.
+    #[must_use]
+    pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> Self {
+        let mut requirements: Vec<_> = requirements.into_iter().collect();
+        requirements.sort_unstable();
+        requirements.dedup();
+        Self { requirements }
+    }
+
+    /// The conditions of an API selector, each key read by `key`.
+    pub(crate) fn requirements(
+        selector: &LabelSelector,
+        key: impl Fn(&str) -> LabelKey,
+    ) -> Vec<Requirement> {
+        let labels = selector.match_labels.iter();
+        let equal = labels.map(|(name, value)| Requirement::equals(key(name), value));
+        let expressions = selector.match_expressions.iter().map(|expression| {
+            let mut values: Vec<Arc<str>> =
+                expression.values.iter().map(|value| value.as_str().into()).collect();
+            values.sort_unstable();
+            values.dedup();
+            let test = match expression.operator {
+                Operator::In => Test::In(values),
+                Operator::NotIn => Test::NotIn(values),
+                Operator::Exists => Test::Exists,
+                Operator::DoesNotExist => Test::DoesNotExist,
+            };
+            Requirement { key: key(&expression.key), test }
+        });
+        equal.chain(expressions).collect()
+    }
+
+    /// Whether all conditions hold.
+    #[must_use]
+    pub fn matches(&self, facts: &Facts) -> bool {
+        self.requirements.iter().all(|requirement| requirement.matches(facts))
+    }
+
+    /// The conditions.
+    #[must_use]
+    pub fn conditions(&self) -> &[Requirement] {
+        &self.requirements
+    }
+}

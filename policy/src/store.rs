@@ -1,0 +1,333 @@
+//! Every object that was applied, with the last version of it that could be enforced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::catalog::PodName;
+use crate::fields::Problem;
+use crate::key::{Kind, ObjectKey};
+use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
+use crate::lower::{lower_cilium, lower_network_policy};
+use crate::manifest::Document;
+use crate::model::{self, Header, Namespace, Node, Object, Pod};
+use crate::refusal::{Refusal, SourceLocation};
+use crate::rules::RuleSet;
+
+/// Whether policies are enforced (cilium `--enable-policy`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EnforcementMode {
+    /// Endpoints that no policy selects are open.
+    #[default]
+    Default,
+    /// Endpoints that no policy selects are closed.
+    Always,
+    /// Everything is open.
+    Never,
+}
+
+/// What became of a policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PolicyState {
+    /// In force as written.
+    Enforced,
+    /// The version before is in force: what was written last was refused.
+    Outdated,
+    /// Not in force: no version of it could be enforced.
+    Refused,
+}
+
+/// A policy and what became of it.
+#[derive(Clone, Debug)]
+pub struct PolicyStatus<'s> {
+    /// The policy.
+    pub key: &'s ObjectKey,
+    /// What became of it.
+    pub state: PolicyState,
+    /// Why it was refused.
+    pub refusals: &'s [Refusal],
+}
+
+/// A policy in force.
+#[derive(Debug)]
+struct Policy {
+    object: Object,
+    rule_sets: Vec<RuleSet>,
+}
+
+/// Every object.
+#[derive(Debug, Default)]
+pub struct Store {
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    nodes: BTreeMap<Arc<str>, Node>,
+    pods: BTreeMap<PodName, Pod>,
+    policies: BTreeMap<ObjectKey, Policy>,
+    /// Why the last version of an object was refused.
+    refused: BTreeMap<ObjectKey, Vec<Refusal>>,
+    /// What could not be told to be any object in the last [`Store::sync`].
+    unreadable: Vec<Refusal>,
+    /// Objects that came from files.
+    sources: BTreeMap<ObjectKey, SourceLocation>,
+    host_addresses: BTreeSet<IpAddr>,
+    mode: EnforcementMode,
+}
+
+impl Store {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an object or replaces it.
+    ///
+    /// # Errors
+    /// Why it can't be enforced, each reason with its field. The last version that could be stays
+    /// in force.
+    pub fn apply(
+        &mut self,
+        object: &Value,
+        source: Option<&SourceLocation>,
+    ) -> Result<ObjectKey, Vec<Refusal>> {
+        let header = Header::parse(object)
+            .map_err(|(shown, problems)| refusals(&shown, source, problems))?;
+        let parsed = model::parse(object, &header);
+        let key = header.key;
+        match source {
+            Some(source) => self.sources.insert(key.clone(), source.clone()),
+            None => self.sources.remove(&key),
+        };
+        match parsed {
+            Ok(parsed) => {
+                self.refused.remove(&key);
+                self.insert(&key, parsed);
+                Ok(key)
+            }
+            Err(problems) => {
+                let refusals = refusals(&key.to_string(), source, problems);
+                self.refused.insert(key, refusals.clone());
+                Err(refusals)
+            }
+        }
+    }
+
+    fn insert(&mut self, key: &ObjectKey, object: Object) {
+        let name = key.name.as_str();
+        let namespace = key.namespace.as_deref();
+        let rule_sets = match &object {
+            Object::NetworkPolicy(policy) => {
+                vec![lower_network_policy(policy, namespace.unwrap_or_default())]
+            }
+            Object::Cilium(policy) => lower_cilium(policy, namespace),
+            Object::Namespace(_) | Object::Node(_) | Object::Pod(_) => Vec::new(),
+        };
+        match object {
+            Object::Namespace(namespace) => {
+                self.namespaces.insert(name.into(), namespace);
+            }
+            Object::Node(node) => {
+                self.nodes.insert(name.into(), node);
+            }
+            Object::Pod(pod) => {
+                self.pods.insert(pod_name(namespace.unwrap_or_default(), name), pod);
+            }
+            Object::NetworkPolicy(_) | Object::Cilium(_) => {
+                self.policies.insert(key.clone(), Policy { object, rule_sets });
+            }
+        }
+    }
+
+    /// Removes an object; one that isn't there is no error.
+    pub fn delete(&mut self, key: &ObjectKey) {
+        self.refused.remove(key);
+        self.sources.remove(key);
+        match key.kind {
+            Kind::Namespace => {
+                self.namespaces.remove(key.name.as_str());
+            }
+            Kind::Node => {
+                self.nodes.remove(key.name.as_str());
+            }
+            Kind::Pod => {
+                let namespace = key.namespace.as_deref().unwrap_or_default();
+                self.pods.remove(&pod_name(namespace, &key.name));
+            }
+            Kind::NetworkPolicy
+            | Kind::CiliumNetworkPolicy
+            | Kind::CiliumClusterwideNetworkPolicy => {
+                self.policies.remove(key);
+            }
+        }
+    }
+
+    /// Makes the store hold what a set of files says: applies every document, and deletes what
+    /// came from files before and is in none of them now. What came otherwise stays.
+    ///
+    /// Objects of a file that has an unreadable part stay too, because they may be in that part;
+    /// an object that two documents define is taken from the first. Documents of kinds that
+    /// policy does not depend on are passed over. [`Store::refusals`] tells what was refused.
+    pub fn sync(&mut self, documents: &[Document]) {
+        self.unreadable.clear();
+        let mut seen: BTreeMap<ObjectKey, &SourceLocation> = BTreeMap::new();
+        let mut unreadable_files: Vec<&SourceLocation> = Vec::new();
+        for document in documents {
+            let value = match &document.value {
+                Ok(value) if is_of_interest(value) => value,
+                Ok(_) => continue,
+                Err(refusal) => {
+                    unreadable_files.push(&document.location);
+                    self.unreadable.push(refusal.clone());
+                    continue;
+                }
+            };
+            let location = &document.location;
+            let header = match Header::parse(value) {
+                Ok(header) => header,
+                Err((shown, problems)) => {
+                    self.unreadable.extend(refusals(&shown, Some(location), problems));
+                    continue;
+                }
+            };
+            if let Some(first) = seen.get(&header.key) {
+                let reason = format!("is defined at {first} already");
+                let problem = Problem { field: String::new(), reason, fix: None };
+                let shown = header.key.to_string();
+                self.unreadable.extend(refusals(&shown, Some(location), vec![problem]));
+                continue;
+            }
+            // Refusals are kept in the store.
+            let _ = self.apply(value, Some(location));
+            seen.insert(header.key, location);
+        }
+        let is_gone = |key: &ObjectKey, source: &SourceLocation| {
+            let in_doubt =
+                unreadable_files.iter().any(|broken| source.file.starts_with(&broken.file));
+            !seen.contains_key(key) && !in_doubt
+        };
+        let sources = self.sources.iter();
+        let gone = sources.filter(|(key, source)| is_gone(key, source)).map(|(key, _)| key.clone());
+        for key in gone.collect::<Vec<_>>() {
+            self.delete(&key);
+        }
+    }
+
+    /// Sets the addresses of this node, on all its interfaces.
+    pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.host_addresses = addresses.into_iter().collect();
+    }
+
+    /// Sets the enforcement mode.
+    pub fn set_mode(&mut self, mode: EnforcementMode) {
+        self.mode = mode;
+    }
+
+    /// The enforcement mode.
+    #[must_use]
+    pub const fn mode(&self) -> EnforcementMode {
+        self.mode
+    }
+
+    /// Everything that is refused at this time, by object, then what is no object at all.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        self.refused.values().flatten().chain(&self.unreadable)
+    }
+
+    /// A pod by its name.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
+        self.pods.get(&pod_name(namespace, name))
+    }
+
+    /// All pods, by name.
+    pub fn pods(&self) -> impl Iterator<Item = (&PodName, &Pod)> {
+        self.pods.iter()
+    }
+
+    /// All policies, by name, the refused ones too.
+    pub fn policies(&self) -> impl Iterator<Item = PolicyStatus<'_>> {
+        let refused = self.refused.keys().filter(|key| key.kind.is_policy());
+        let keys: BTreeSet<&ObjectKey> = self.policies.keys().chain(refused).collect();
+        keys.into_iter().map(|key| {
+            let refusals = self.refused.get(key).map_or(&[][..], Vec::as_slice);
+            let state = match (self.policies.contains_key(key), refusals.is_empty()) {
+                (true, true) => PolicyState::Enforced,
+                (true, false) => PolicyState::Outdated,
+                (false, _) => PolicyState::Refused,
+            };
+            PolicyStatus { key, state, refusals }
+        })
+    }
+
+    /// The pods that a policy in force selects.
+    pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
+        let sets = self.policies.get(key).map_or(&[][..], |policy| policy.rule_sets.as_slice());
+        self.pods.iter().filter_map(move |(name, pod)| {
+            let facts = self.facts(name, pod);
+            let selected = sets.iter().any(|set| set.subject.matches(&facts));
+            (selected && !pod.addresses().is_empty()).then_some(name)
+        })
+    }
+
+    /// What selectors can ask about a pod.
+    fn facts(&self, name: &PodName, pod: &Pod) -> Facts {
+        Facts::Pod {
+            namespace: Arc::clone(&name.namespace),
+            service_account: Arc::clone(&pod.service_account),
+            labels: Arc::clone(&pod.labels),
+            namespace_labels: Arc::new(self.namespace_labels(&name.namespace)),
+        }
+    }
+
+    /// Labels of a namespace, with the one that the API server adds; just that one for a namespace
+    /// that isn't known.
+    pub(crate) fn namespace_labels(&self, namespace: &Arc<str>) -> Labels {
+        let known = self.namespaces.get(namespace);
+        let mut labels = known.map(|known| known.labels.clone()).unwrap_or_default();
+        labels.insert(NAMESPACE_NAME_LABEL.into(), Arc::clone(namespace));
+        labels
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    pub(crate) fn host_addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.host_addresses.iter()
+    }
+
+    /// Policies in force, by name, in normal form.
+    pub(crate) fn rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+        self.policies.iter().map(|(key, policy)| (key, policy.rule_sets.as_slice()))
+    }
+
+    /// Policies in force, by name, as written.
+    pub fn policy_objects(&self) -> impl Iterator<Item = (&ObjectKey, &Object)> {
+        self.policies.iter().map(|(key, policy)| (key, &policy.object))
+    }
+}
+
+/// Whether a document is, or looks like, something that verdicts depend on.
+fn is_of_interest(value: &Value) -> bool {
+    match value.get("kind").and_then(Value::as_str) {
+        // Passing over a policy would open what it closes.
+        Some(kind) => Kind::by_name(kind).is_some() || kind.ends_with("NetworkPolicy"),
+        None => true,
+    }
+}
+
+fn pod_name(namespace: &str, name: &str) -> PodName {
+    PodName { namespace: namespace.into(), name: name.into() }
+}
+
+fn refusals(object: &str, source: Option<&SourceLocation>, problems: Vec<Problem>) -> Vec<Refusal> {
+    let refusal = |problem: Problem| Refusal {
+        object: object.to_owned(),
+        source: source.cloned(),
+        field: problem.field,
+        reason: problem.reason,
+        fix: problem.fix,
+    };
+    problems.into_iter().map(refusal).collect()
+}

@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# What the scripts share: sourced, not run.
+
+# Debian packages that building, testing and the demo need. Rust comes from rustup.
+PACKAGES=(clang libbpf-dev linux-libc-dev gcc libc6-dev
+    iproute2 iputils-ping curl nginx tcpdump ca-certificates)
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+export PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"
+
+die() {
+    echo "$(basename "$0"): $*" >&2
+    exit 1
+}
+
+# Fails with one line when this machine can't run podgate, and installs what it lacks.
+prepare() {
+    [ "$(id -u)" = 0 ] || die "run me as root: network namespaces, XDP and AF_XDP need it"
+    grep -q '^XDP ' /proc/net/protocols ||
+        die "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS is off)"
+    command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup"
+    local missing=() package
+    for package in "${PACKAGES[@]}"; do
+        installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] || install "${missing[@]}"
+}
+
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+install() {
+    command -v apt-get >/dev/null || die "missing, and no apt-get here to install it: $*"
+    local log=/tmp/podgate-apt.log
+    echo "installing $*"
+    quietly_install "$@" >"$log" 2>&1 || die "can't install $*: see $log"
+}
+
+# Installs packages; services among them (nginx) don't start on the machine itself.
+quietly_install() (
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'rm -f $policy' EXIT
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod +x $policy
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update && apt-get install -y --no-install-recommends "$@"
+)

@@ -1,0 +1,104 @@
+//! `scripts/demo`: pods on this machine, let through, dropped silently and answered 403 by
+//! podgate. Prints what was expected beside what was seen, and ends with 1 when they differ.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use podgate_tests::lab::{Agent, Lab, Outcome, interrupted, wait_for};
+use podgate_tests::scenario::{Ask, Expected, MANIFESTS, ROWS, Row};
+
+/// Shows podgate at work between pods in network namespaces.
+#[derive(Parser)]
+struct Options {
+    /// Worker threads of the dataplane.
+    #[arg(long, default_value_t = 2)]
+    workers: u16,
+}
+
+fn main() -> ExitCode {
+    match demo(&Options::parse()) {
+        Ok(0) => {
+            println!("\nAll as expected. Everything is taken down again.");
+            ExitCode::SUCCESS
+        }
+        Ok(differing) => {
+            eprintln!("demo: {differing} of {} differ from what was expected", 2 * ROWS.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::from(if interrupted() { 130 } else { 1 })
+        }
+    }
+}
+
+/// Returns how many observations differ from what was expected.
+fn demo(options: &Options) -> Result<usize> {
+    println!("Building a node with pods from {MANIFESTS} …");
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, options.workers)?;
+    println!("podgate runs with {} workers. What the pods ask, and get:\n", options.workers);
+    println!("  {:<15} {:<14} {:<23} {:<11} {:<16} IPv6", "FROM", "TO", "ASKS", "EXPECTED", "IPv4");
+    let mut differing = 0;
+    for row in ROWS {
+        differing += show(&lab, row)?;
+    }
+    agent.assert_alive()?;
+    Ok(differing)
+}
+
+/// Plays and prints one row, and below it, where podgate stood in the way, what it says about that.
+fn show(lab: &Lab, row: &Row) -> Result<usize> {
+    let seen = row.play_both(lab)?;
+    let differing = seen.iter().filter(|seen| !row.is_met_by(seen)).count();
+    let [v4, v6] = seen.map(|seen| cell(&seen));
+    let (ask, expected) = (row.ask.to_string(), row.expected.to_string());
+    let mark = if differing > 0 { "  <-- DIFFERS" } else { "" };
+    println!("  {:<15} {:<14} {ask:<23} {expected:<11} {v4:<16} {v6}{mark}", row.from, row.to);
+    if row.expected != Expected::Passes {
+        println!("      podgate flows: {}", explanation(lab, row)?);
+    }
+    Ok(differing)
+}
+
+fn cell(seen: &Outcome) -> String {
+    let milliseconds = |elapsed: Duration| format!("{:.1} ms", elapsed.as_secs_f64() * 1000.0);
+    match seen {
+        Outcome::Echo(elapsed) => format!("reply {}", milliseconds(*elapsed)),
+        Outcome::Answer(answer) => format!("{}   {}", answer.status, milliseconds(answer.elapsed)),
+        Outcome::Silence => "no answer".to_owned(),
+        Outcome::Failure(message) => message.clone(),
+    }
+}
+
+/// The newest line of `podgate flows` that tells of this row's denial, without its time.
+fn explanation(lab: &Lab, row: &Row) -> Result<String> {
+    const BOUND: Duration = Duration::from_secs(5);
+    let peer = |name: &str| -> Result<String> {
+        // `podgate flows` names pods, and gives the address of anything else.
+        Ok(if name.contains('/') {
+            name.to_owned()
+        } else {
+            lab.host(name)?.addresses.v4.to_string()
+        })
+    };
+    let from = peer(row.from)?;
+    let to = match row.ask {
+        Ask::Http(_, port, _) => format!("-> {}:{port} ", peer(row.to)?),
+        Ask::Ping => format!("-> {} ", peer(row.to)?),
+    };
+    let about_it = |line: &&str| {
+        line.contains(&from)
+            && line.contains(&to)
+            && (line.contains("DENIED") || line.contains("DROPPED"))
+    };
+    wait_for(&format!("a flow record of {row}"), BOUND, || {
+        let output = lab.podgate(&["flows", "--last", "50"])?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().rev().find(about_it);
+        Ok(line.map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest).to_owned()))
+    })
+}

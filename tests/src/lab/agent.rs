@@ -1,0 +1,219 @@
+//! The real `podgate`, run as an agent on the lab's node and asked as a client.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::process::{output, run};
+use super::{Daemon, Host, Lab};
+
+/// Bound for the agent to become ready, or to end after a signal.
+const AGENT_BOUND: Duration = Duration::from_secs(60);
+/// Bound for one client command.
+const CLIENT_BOUND: Duration = Duration::from_secs(30);
+
+/// An agent that runs on the node. Dropping it kills it; the pods stay cut off until the lab goes.
+#[derive(Debug)]
+pub struct Agent<'lab> {
+    lab: &'lab Lab,
+    daemon: Daemon,
+}
+
+impl<'lab> Agent<'lab> {
+    /// Starts the agent with an endpoint for every pod of the lab, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or doesn't become ready; the error carries the end of its log.
+    pub fn start(lab: &'lab Lab, workers: u16) -> Result<Self> {
+        let file = lab.file("lab.yaml");
+        fs::write(&file, lab_file(lab))?;
+        Self::launch(lab, workers, &["--lab".as_ref(), &file])
+    }
+
+    /// Starts the agent again after it has stopped: it must remember its endpoints.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(lab: &'lab Lab, workers: u16) -> Result<Self> {
+        Self::launch(lab, workers, &[])
+    }
+
+    fn launch(lab: &'lab Lab, workers: u16, more: &[&Path]) -> Result<Self> {
+        let mut command = lab.node().netns.daemon(binary()?);
+        command.arg("run").arg("--manifests").arg(lab.manifests());
+        command.arg("--state-dir").arg(lab.state_dir());
+        command.args(["--workers", &workers.to_string()]).args(more);
+        let daemon = Daemon::start("podgate", command, lab.file("podgate.log"))?;
+        let mut agent = Self { lab, daemon };
+        agent.wait_until("podgate to be ready", |_| {
+            let status = lab.podgate(&["status", "--brief"])?;
+            Ok(status.status.success().then_some(()))
+        })?;
+        Ok(agent)
+    }
+
+    /// Waits until `probe` yields a value while the agent lives.
+    ///
+    /// # Errors
+    /// When a minute passes or the agent ends; the error carries the end of its log.
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        mut probe: impl FnMut(&Lab) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let lab = self.lab;
+        self.daemon.wait_until(what, AGENT_BOUND, |_| probe(lab))
+    }
+
+    /// Fails if the agent has ended.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn assert_alive(&mut self) -> Result<()> {
+        let exited = self.daemon.exited()?;
+        ensure!(exited.is_none(), "podgate ended ({exited:?}): {}", self.daemon.log());
+        Ok(())
+    }
+
+    /// Stops the agent by SIGTERM, as systemd would.
+    ///
+    /// # Errors
+    /// When it doesn't end, or not well.
+    pub fn stop(self) -> Result<()> {
+        let (status, log) = self.end(Signal::SIGTERM)?;
+        ensure!(status.success(), "podgate ended with {status}: {log}");
+        Ok(())
+    }
+
+    /// Ends the agent by SIGKILL.
+    ///
+    /// # Errors
+    /// When it doesn't end.
+    pub fn kill(self) -> Result<()> {
+        self.end(Signal::SIGKILL).map(drop)
+    }
+
+    fn end(mut self, signal: Signal) -> Result<(ExitStatus, String)> {
+        self.daemon.signal(signal)?;
+        let status = self.daemon.wait_exit(AGENT_BOUND)?;
+        Ok((status, self.daemon.log()))
+    }
+}
+
+impl Lab {
+    /// The agent's state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.file("state")
+    }
+
+    /// Runs a client command, on the node, against the lab's agent.
+    ///
+    /// # Errors
+    /// When the program can't be found or started; not when it exits with another status than 0.
+    pub fn podgate(&self, args: &[&str]) -> Result<Output> {
+        output(&mut self.podgate_command(args)?)
+    }
+
+    /// Runs a client command and parses what it prints as JSON.
+    ///
+    /// # Errors
+    /// When it fails, or prints something else.
+    pub fn podgate_json(&self, args: &[&str]) -> Result<Value> {
+        let text = run(self.podgate_command(args)?.args(["-o", "json"]))?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// Runs a client command and parses every line of what it prints as JSON.
+    ///
+    /// # Errors
+    /// When it fails, or prints something else.
+    pub fn podgate_json_lines(&self, args: &[&str]) -> Result<Vec<Value>> {
+        let text = run(self.podgate_command(args)?.args(["-o", "json"]))?;
+        let parse = |line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"));
+        text.lines().map(parse).collect()
+    }
+
+    /// Packets dropped so far for `reason`, a label of the metrics.
+    ///
+    /// # Errors
+    /// When the agent doesn't answer.
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        let status = self.podgate_json(&["status"])?;
+        let drops = status["drops"].as_array().context("status has no drops")?;
+        let found = drops.iter().find(|drop| drop["reason"] == reason);
+        Ok(found.and_then(|drop| drop["packets"].as_u64()).unwrap_or(0))
+    }
+
+    /// Tells the agent to attach a pod.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn add_endpoint(&self, pod: &Host) -> Result<()> {
+        let netns = pod.netns.path();
+        let mut command = self.podgate_command(&["endpoint", "add", "--link", &pod.link])?;
+        run(command.args(["--pod", &pod.name, "--netns"]).arg(netns)).map(drop)
+    }
+
+    fn podgate_command(&self, args: &[&str]) -> Result<Command> {
+        let program = binary()?.to_str().context("the path of podgate is not UTF-8")?;
+        let mut command = self.node().netns.bounded(program, CLIENT_BOUND);
+        command.args(args).env("PODGATE_SOCKET", self.state_dir().join("podgate.sock"));
+        Ok(command)
+    }
+
+    /// What `podgate cleanup` undoes: pinned programs, the host link, routes.
+    pub(super) fn podgate_cleanup(&self) -> Result<()> {
+        let state = self.state_dir();
+        if state.exists() {
+            run(self.podgate_command(&["cleanup", "--state-dir"])?.arg(state))?;
+        }
+        Ok(())
+    }
+}
+
+fn lab_file(lab: &Lab) -> String {
+    let endpoint = |pod: &Host| {
+        let netns = pod.netns.path();
+        format!("  - {{link: {}, pod: {}, netns: {}}}\n", pod.link, pod.name, netns.display())
+    };
+    std::iter::once("endpoints:\n".to_owned()).chain(lab.pods().map(endpoint)).collect()
+}
+
+/// The `podgate` program: `PODGATE_BIN`, or what cargo builds from this workspace in the profile
+/// that the tests were built in. (Cargo names a package's programs to the tests of that package
+/// only.)
+///
+/// # Errors
+/// When the build fails.
+fn binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = BINARY.get_or_init(|| match env::var_os("PODGATE_BIN") {
+        Some(path) => Ok(path.into()),
+        None => build().map_err(|error| format!("{error:#}")),
+    });
+    found.as_deref().map_err(|error| anyhow!(error.clone()))
+}
+
+fn build() -> Result<PathBuf> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let messages = run(&mut command)?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut programs = messages.filter(|message| message["target"]["name"] == "podgate");
+    programs
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo built no program podgate")
+}

@@ -1,0 +1,145 @@
+//! Frames that no decent pod would send.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use etherparse::PacketBuilder;
+use podgate_tests::lab::{
+    Agent, Capture, CorpusFrame, Download, Family, Host, Lab, Outcome, wait_for,
+};
+use podgate_tests::scenario::MANIFESTS;
+
+/// A lab in which `other/stranger` misbehaves while admin downloads from the store.
+fn misbehave(hostile: impl FnOnce(&Lab, &Host) -> Result<()>) -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
+    let mut bystander = Download::start(&lab, admin, lab.host("backend/store")?, 8080, Family::V4)?;
+    hostile(&lab, stranger)?;
+    agent.assert_alive()?;
+    bystander.wait_for_more()?;
+    let seen = stranger.ping(admin, Family::V6)?;
+    assert!(matches!(seen, Outcome::Echo(_)), "it may still do what it may do: {seen:?}");
+    agent.stop()
+}
+
+#[test]
+fn each_frame_of_the_corpus_is_dropped_for_its_reason() -> Result<()> {
+    misbehave(|lab, stranger| {
+        for frame in CorpusFrame::all()? {
+            // What isn't IP is the kernel's; what the parser accepts goes on to policy.
+            let is_ip = matches!(frame.bytes.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]));
+            if !is_ip || frame.result == "parsed" {
+                stranger.inject([&frame.bytes[..]].into_iter())?;
+                continue;
+            }
+            let before = lab.drops(&frame.result)?;
+            let sent = stranger.inject([&frame.bytes[..]].into_iter())?.sent;
+            wait_for(
+                &format!("{} to be counted as {}", frame.name, frame.result),
+                Duration::from_secs(10),
+                || Ok((lab.drops(&frame.result)? >= before + sent).then_some(())),
+            )?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn frames_cut_or_changed_at_every_byte_do_no_harm() -> Result<()> {
+    misbehave(|lab, stranger| {
+        let mut frames = Vec::new();
+        for frame in decent_frames(lab, stranger)? {
+            frames.extend(mutations(&frame));
+        }
+        let before = total_received(lab)?;
+        let sent = stranger.inject(frames.iter().map(Vec::as_slice))?.sent;
+        assert!(sent > 1000, "only {sent} frames");
+        wait_for("the frames", Duration::from_secs(30), || {
+            // Changes of the Ethernet type make some of them the kernel's.
+            Ok((total_received(lab)? >= before + sent / 2).then_some(()))
+        })
+    })
+}
+
+#[test]
+fn a_pod_cannot_speak_with_anothers_address() -> Result<()> {
+    misbehave(|lab, stranger| {
+        let (admin, nginx) = (lab.host("admin/adminapp")?, lab.host("backend/nginx")?);
+        let at_server = Capture::start(lab, nginx)?;
+        let before = lab.drops("spoofed_source")?;
+        let mut frames = Vec::new();
+        for family in Family::BOTH {
+            // Admin's addresses from the stranger's MAC, then admin's MAC as well.
+            let own_mac =
+                syn(lab, stranger, admin.addresses.of(family), nginx.addresses.of(family))?;
+            let mut both = own_mac.clone();
+            both[6..12].copy_from_slice(&admin.mac("eth0")?);
+            frames.extend([own_mac, both]);
+        }
+        stranger.inject(frames.iter().map(Vec::as_slice))?;
+        wait_for("the drops", Duration::from_secs(10), || {
+            Ok((lab.drops("spoofed_source")? >= before + 4).then_some(()))
+        })?;
+        assert_eq!(at_server.stop()?.packets("tcp dst port 80")?, [""; 0]);
+        Ok(())
+    })
+}
+
+fn total_received(lab: &Lab) -> Result<u64> {
+    let status = lab.podgate_json(&["status"])?;
+    let workers = status["workers"].as_array().context("status has no workers")?;
+    Ok(workers.iter().filter_map(|worker| worker["received"].as_u64()).sum())
+}
+
+/// A SYN to port 80 out of `from`'s link, with any addresses.
+fn syn(lab: &Lab, from: &Host, source: IpAddr, destination: IpAddr) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2(from.mac("eth0")?, lab.node().mac(&from.link)?);
+    let builder = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            builder.ipv4(source.octets(), destination.octets(), 64)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            builder.ipv6(source.octets(), destination.octets(), 64)
+        }
+        _ => anyhow::bail!("{source} and {destination} are of two families"),
+    };
+    let builder = builder.tcp(40000, 80, 1, 64240).syn();
+    let mut frame = Vec::with_capacity(builder.size(0));
+    builder.write(&mut frame, &[])?;
+    Ok(frame)
+}
+
+/// Frames that `from` might well send: to be spoilt.
+fn decent_frames(lab: &Lab, from: &Host) -> Result<Vec<Vec<u8>>> {
+    let (here, there) = (from.addresses, lab.host("backend/nginx")?.addresses);
+    let (source, destination) = (from.mac("eth0")?, lab.node().mac(&from.link)?);
+    let ethernet = || PacketBuilder::ethernet2(source, destination);
+    let v4 = || ethernet().ipv4(here.v4.octets(), there.v4.octets(), 64);
+    let v6 = || ethernet().ipv6(here.v6.octets(), there.v6.octets(), 64);
+    let payload = [0x5a; 24];
+    let mut frames = vec![Vec::new(); 4];
+    v4().udp(5353, 53).write(&mut frames[0], &payload)?;
+    v6().udp(5353, 53).write(&mut frames[1], &payload)?;
+    v4().icmpv4_echo_request(7, 1).write(&mut frames[2], &payload)?;
+    v6().icmpv6_echo_request(7, 1).write(&mut frames[3], &payload)?;
+    for family in Family::BOTH {
+        frames.push(syn(lab, from, here.of(family), there.of(family))?);
+    }
+    Ok(frames)
+}
+
+/// `frame` cut after every byte of its headers, and with every byte after the addresses of
+/// Ethernet inverted, zeroed and set.
+fn mutations(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let cut = (14..frame.len()).map(|length| frame[..length].to_vec());
+    let changed = (12..frame.len()).flat_map(move |at| {
+        [frame[at] ^ 0xff, 0, 0xff, frame[at] ^ 1].into_iter().map(move |byte| {
+            let mut changed = frame.to_vec();
+            changed[at] = byte;
+            changed
+        })
+    });
+    cut.chain(changed)
+}

@@ -1,0 +1,11 @@
+//! The real `podgate` between pods in network namespaces, end to end.
+//!
+//! Each test builds its own lab (which takes half a second); labs wait for each other.
+
+mod hostile;
+mod lifecycle;
+mod links;
+mod manifests;
+mod node;
+mod policy_change;
+mod scenario;
