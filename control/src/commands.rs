@@ -35,6 +35,15 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
+        Command::Replay(args) => {
+            let mut report = Vec::new();
+            let replayed = podgate_perf::replay::run(&args, &mut report);
+            // What was replayed of a broken capture is printed before the error.
+            print(&String::from_utf8_lossy(&report))
+                .map_err(Into::into)
+                .and_then(|()| Ok(replayed?))
+                .map(|()| ExitCode::SUCCESS)
+        }
         Command::Cleanup(args) => cleanup::run(&args.state_dir).map(|()| ExitCode::SUCCESS),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)

@@ -95,6 +95,12 @@ impl<'a> Field<'a> {
         self.problems.push(Problem { field: self.path(), reason, fix });
     }
 
+    /// Notes that something below this field is not acceptable.
+    pub(crate) fn refuse_below(&self, below: &str, reason: String) {
+        let field = format!("{}.{below}", self.path());
+        self.problems.push(Problem { field, reason, fix: None });
+    }
+
     fn expected(&self, what: &str) {
         let found = match self.value {
             Value::Null => "null",
@@ -109,6 +115,10 @@ impl<'a> Field<'a> {
 
     pub(crate) fn value(&self) -> &'a Value {
         self.value
+    }
+
+    pub(crate) fn is_empty_list(&self) -> bool {
+        self.value.as_array().is_some_and(Vec::is_empty)
     }
 
     pub(crate) fn object(&'a self) -> Option<Object<'a>> {

@@ -149,8 +149,8 @@ fn split(text: &str) -> Vec<(u32, &str)> {
 fn parse_yaml(part: &str, lines_before: u32, file: &Arc<Path>, documents: &mut Vec<Document>) {
     // Where the object begins, past the marker, comments, directives and blank lines.
     let is_content = |line: &str| {
-        let line = line.trim();
-        !line.is_empty() && line != "---" && !line.starts_with(['#', '%'])
+        let line = line.strip_prefix("---").unwrap_or(line).trim();
+        !line.is_empty() && !line.starts_with(['#', '%'])
     };
     let Some(first) = part.lines().position(is_content) else { return };
     match serde_saphyr::from_str_with_options::<Value>(part, yaml_options()) {

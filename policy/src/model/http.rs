@@ -18,7 +18,7 @@ pub struct HttpRules {
 impl HttpRules {
     pub(super) fn parse(field: &Field<'_>) -> Option<Self> {
         let rules = field.list(parse_rule)?;
-        if rules.is_empty() {
+        if field.is_empty_list() {
             field.refuse_with_fix(
                 "an empty list neither allows nor denies requests",
                 "write [{}] to allow every request, or leave out rules",
@@ -42,7 +42,7 @@ fn parse_rule(field: &Field<'_>) -> Option<HttpRule> {
     match HttpRule::new(HttpRuleSpec { method, path, host, headers }) {
         Ok(rule) => Some(rule),
         Err(error) => {
-            field.refuse(error.to_string());
+            field.refuse_below(&error.field.to_string(), error.reason);
             None
         }
     }

@@ -85,8 +85,8 @@ impl LabelSelector {
 impl LabelExpression {
     fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
         let mut object = field.object()?;
-        let (key, operator, values) =
-            (object.take("key"), object.take("operator"), object.take("values"));
+        let (key, operator) = (object.take("key"), object.take("operator"));
+        let values_field = object.take("values");
         object.finish();
         let (Some(key), Some(operator)) = (key, operator) else {
             field.refuse("needs a key and an operator");
@@ -107,7 +107,7 @@ impl LabelExpression {
                 return None;
             }
         };
-        let values = match &values {
+        let values = match &values_field {
             None => Vec::new(),
             Some(values) => values.list(|field| {
                 let value = field.string()?;
@@ -115,7 +115,8 @@ impl LabelExpression {
                 Some(value.to_owned())
             })?,
         };
-        match (kind, values.is_empty()) {
+        let has_none = values_field.as_ref().is_none_or(Field::is_empty_list);
+        match (kind, has_none) {
             (Operator::In | Operator::NotIn, true) => {
                 field.refuse(format!("{name} needs at least one value"));
             }

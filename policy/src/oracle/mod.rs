@@ -294,12 +294,16 @@ fn full_match(pattern: Option<&str>, text: &str) -> bool {
     regex.is_ok_and(|regex| regex.is_match(text.as_bytes()))
 }
 
+/// A header that is there more than once has no one value.
 fn has_header(request: &HttpRequest, wanted: &str) -> bool {
     let (name, value) = match wanted.split_once(':') {
         Some((name, value)) => (name, Some(value.trim())),
         None => (wanted, None),
     };
-    request.headers.iter().any(|(have, content)| {
-        have.eq_ignore_ascii_case(name) && value.is_none_or(|value| value == content)
-    })
+    let same = request.headers.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name));
+    let values: Vec<&str> = same.map(|(_, value)| value.as_str()).collect();
+    match value {
+        None => !values.is_empty(),
+        Some(value) => values == [value],
+    }
 }

@@ -1,14 +1,12 @@
 //! Every truth table, by the naive interpreter and by the compiled tables.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 
 use podgate_dataplane::policy::Verdict;
 use podgate_policy::compile;
 use podgate_policy::truth::{self, Expect, Row};
 
-use support::{Answer, ask_oracle, ask_tables};
+use crate::support::{Answer, ask_oracle, ask_tables};
 
 fn tables() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/truth");

@@ -10,14 +10,14 @@ use podgate_policy::{Catalog, Compiled, Store};
 
 /// What one executor says of a flow, and of a request on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
-    pub verdict: Verdict,
+pub(crate) struct Answer {
+    pub(crate) verdict: Verdict,
     /// `None` when the flow isn't open.
-    pub request: Option<bool>,
+    pub(crate) request: Option<bool>,
 }
 
 /// What the oracle says.
-pub fn ask_oracle(
+pub(crate) fn ask_oracle(
     store: &Store,
     subject: &Subject,
     local: [bool; 2],
@@ -53,7 +53,7 @@ fn default_deny(keys: impl Iterator<Item = impl ToString>) -> String {
 }
 
 /// What the tables say.
-pub fn ask_tables(
+pub(crate) fn ask_tables(
     compiled: &Compiled,
     subject: &Subject,
     local: [bool; 2],

@@ -1,0 +1,154 @@
+//! Bad input gets an answer: never a panic, never a field passed over.
+
+use std::path::Path;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::{Value, json};
+
+use podgate_policy::{Store, compile, manifest};
+
+use crate::generate::{cilium_policy, cluster, flow, network_policy, request};
+use crate::support::{ask_oracle, ask_tables};
+
+fn policy() -> impl Strategy<Value = Value> {
+    prop_oneof![network_policy(), cilium_policy()].prop_map(|mut policy| {
+        policy["metadata"]["name"] = "policy".into();
+        policy
+    })
+}
+
+/// Values of every type, some of them nearly right somewhere.
+fn junk() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        "[a-z0-9:/.-]{0,12}".prop_map(Value::from),
+        Just(json!("10.0.0.0/33")),
+        Just(json!("(a|b)*a(a|b){30}")),
+        Just(json!("(((((((((((((((((((((((((((((((((((((")),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-zA-Z]{1,8}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// Every mapping and list in a value, by pointer.
+fn containers(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            found.push(at.to_owned());
+            for (key, value) in map {
+                let key = key.replace('~', "~0").replace('/', "~1");
+                containers(value, &format!("{at}/{key}"), found);
+            }
+        }
+        Value::Array(items) => {
+            found.push(at.to_owned());
+            for (index, value) in items.iter().enumerate() {
+                containers(value, &format!("{at}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Puts a value somewhere in another one, over an element or beside them.
+fn damage(target: &mut Value, place: Index, element: Index, value: Value) {
+    let mut places = Vec::new();
+    containers(target, "", &mut places);
+    if places.is_empty() {
+        return;
+    }
+    match target.pointer_mut(&places[place.index(places.len())]).unwrap() {
+        Value::Object(map) => {
+            let keys: Vec<String> = map.keys().cloned().chain(["extra".to_owned()]).collect();
+            map.insert(keys[element.index(keys.len())].clone(), value);
+        }
+        Value::Array(items) => {
+            let index = element.index(items.len() + 1);
+            if index < items.len() { items[index] = value } else { items.push(value) }
+        }
+        _ => unreachable!("only containers are listed"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_json_gets_an_answer(value in junk()) {
+        let _ = Store::new().apply(&value, None);
+    }
+
+    #[test]
+    fn any_damage_to_a_policy_gets_an_answer_and_leaves_oracle_and_tables_agreed(
+        cluster in cluster(),
+        policy in policy(),
+        damages in vec((any::<Index>(), any::<Index>(), junk()), 1..4),
+        flows in vec((flow(), request()), 8),
+    ) {
+        let mut store = Store::new();
+        for object in cluster.into_iter().chain([policy]) {
+            let mut damaged = object.clone();
+            for (place, element, value) in &damages {
+                damage(&mut damaged, *place, *element, value.clone());
+            }
+            for object in [object, damaged] {
+                if let Err(refusals) = store.apply(&object, None) {
+                    prop_assert!(!refusals.is_empty());
+                    for refusal in refusals {
+                        prop_assert!(!refusal.reason.is_empty());
+                        prop_assert!(!refusal.to_string().chars().any(char::is_control));
+                    }
+                }
+            }
+        }
+        let compiled = compile(&store);
+        for ((subject, local), request) in &flows {
+            let (said, _) = ask_oracle(&store, subject, *local, request);
+            let (answer, _) = ask_tables(&compiled, subject, *local, request);
+            prop_assert_eq!(answer, said);
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_anywhere_in_a_specification_is_refused_by_name(
+        policy in policy(),
+        place in any::<Index>(),
+    ) {
+        let mut places = Vec::new();
+        for root in ["spec", "specs"] {
+            if let Some(value) = policy.get(root) {
+                containers(value, &format!("/{root}"), &mut places);
+            }
+        }
+        // Keys of labels are anyone's.
+        places.retain(|place| {
+            policy.pointer(place).unwrap().is_object() && !place.ends_with("matchLabels")
+        });
+        let place = &places[place.index(places.len())];
+        let mut policy = policy.clone();
+        policy.pointer_mut(place).unwrap()["fromNowhere"] = json!({});
+        let refusals = Store::new().apply(&policy, None).unwrap_err();
+        prop_assert_eq!(refusals.len(), 1, "{:?}", refusals);
+        prop_assert!(refusals[0].field.ends_with("fromNowhere"), "{}", refusals[0]);
+    }
+
+    #[test]
+    fn any_text_gets_documents_or_refusals(text in "\\PC*", lines in vec("[-a-z: &*{}\\[\\]\"'|>%#\t]{0,12}", 0..12)) {
+        for text in [&text, &lines.join("\n")] {
+            for name in ["x.yaml", "x.json"] {
+                let mut store = Store::new();
+                store.sync(&manifest::parse(text, Path::new(name)));
+                let _compiled = compile(&store);
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Tests of the whole crate: from objects to verdicts.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+mod generate;
+mod hostile;
+mod properties;
+mod refusals;
+mod store;
+mod support;
+mod truth;

@@ -1,0 +1,377 @@
+//! What can't be enforced is refused with object, field, reason and, where there is one, the fix.
+
+use serde_json::{Value, json};
+
+use podgate_policy::{Refusal, Store};
+
+fn network_policy(spec: &str) -> Value {
+    object("networking.k8s.io/v1", "NetworkPolicy", spec)
+}
+
+fn cilium(spec: &str) -> Value {
+    object("cilium.io/v2", "CiliumNetworkPolicy", spec)
+}
+
+/// An object whose specification is given in YAML's flow style.
+fn object(version: &str, kind: &str, spec: &str) -> Value {
+    let spec: Value = serde_saphyr::from_str(spec).unwrap();
+    json!({"apiVersion": version, "kind": kind, "metadata": {"namespace": "shop", "name": "web"},
+           "spec": spec})
+}
+
+fn refusals(object: &Value) -> Vec<Refusal> {
+    let mut store = Store::new();
+    let refusals = store.apply(object, None).expect_err("must be refused");
+    assert_eq!(store.policies().count(), 1, "a refused policy is listed");
+    refusals
+}
+
+#[track_caller]
+fn assert_refused(object: &Value, field: &str, reason: &str) {
+    let refusals = refusals(object);
+    let [refusal] = refusals.as_slice() else { panic!("one refusal, not {refusals:?}") };
+    assert_eq!(refusal.field, field, "{refusal}");
+    let text = refusal.to_string();
+    assert!(text.contains(reason), "{text}");
+}
+
+#[test]
+fn a_refusal_names_object_field_reason_and_fix() {
+    let policy = cilium("{endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 80}]}]}]}");
+    assert_eq!(
+        refusals(&policy)[0].to_string(),
+        "CiliumNetworkPolicy shop/web: spec.ingress[0].toPorts[0].ports[0].port: must be a string, \
+         but is a number; write it with quotes: \"80\""
+    );
+}
+
+#[test]
+fn every_problem_of_an_object_is_told() {
+    let policy = network_policy(
+        "{podSelector: {matchLabel: {}}, ingress: [{form: []}, {ports: [{port: 0}]}]}",
+    );
+    let fields: Vec<String> = refusals(&policy).into_iter().map(|refusal| refusal.field).collect();
+    assert_eq!(
+        fields,
+        ["spec.podSelector.matchLabel", "spec.ingress[0].form", "spec.ingress[1].ports[0].port",]
+    );
+}
+
+#[test]
+fn network_policies_are_checked_as_the_api_does() {
+    let cases = [
+        ("{podSelector: {}, policyTypes: [Both]}", "spec.policyTypes[0]", "Ingress or Egress"),
+        ("{ingress: [{from: [{}]}]}", "spec.ingress[0].from[0]", "podSelector"),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]}",
+            "spec.ingress[0].from[0].ipBlock",
+            "alone",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0}}]}]}",
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "write 10.0.0.0/32",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}",
+            "spec.ingress[0].from[0].ipBlock.except[0]",
+            "outside",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}",
+            "spec.ingress[0].from[0].ipBlock.except[0]",
+            "leaves nothing",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [\"::/64\"]}}]}]}",
+            "spec.ingress[0].from[0].ipBlock.except[0]",
+            "outside",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {except: []}}]}]}",
+            "spec.ingress[0].from[0].ipBlock",
+            "needs a cidr",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: \"::ffff:10.0.0.0/104\"}}]}]}",
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "write it as IPv4",
+        ),
+        ("{ingress: [{ports: [{port: 70000}]}]}", "spec.ingress[0].ports[0].port", "1 to 65535"),
+        (
+            "{ingress: [{ports: [{port: \"80\"}]}]}",
+            "spec.ingress[0].ports[0].port",
+            "without quotes",
+        ),
+        ("{ingress: [{ports: [{port: Web}]}]}", "spec.ingress[0].ports[0].port", "port name"),
+        (
+            "{ingress: [{ports: [{port: 80, endPort: 79}]}]}",
+            "spec.ingress[0].ports[0].endPort",
+            "less than the port",
+        ),
+        (
+            "{ingress: [{ports: [{port: web, endPort: 80}]}]}",
+            "spec.ingress[0].ports[0].endPort",
+            "needs a port number",
+        ),
+        ("{ingress: [{ports: [{endPort: 80}]}]}", "spec.ingress[0].ports[0].endPort", "begin at"),
+        ("{ingress: [{ports: [{protocol: ICMP}]}]}", "spec.ingress[0].ports[0].protocol", "TCP"),
+        ("{egress: [{from: []}]}", "spec.egress[0].from", "unknown field"),
+        (
+            "{podSelector: {matchLabels: {\"a b\": c}}}",
+            "spec.podSelector.matchLabels.a b",
+            "label key",
+        ),
+        (
+            "{podSelector: {matchLabels: {a: \"-\"}}}",
+            "spec.podSelector.matchLabels.a",
+            "label value",
+        ),
+        (
+            "{podSelector: {matchLabels: {\"k8s:a\": b}}}",
+            "spec.podSelector.matchLabels.k8s:a",
+            "label key",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: Like, values: [b]}]}}",
+            "spec.podSelector.matchExpressions[0].operator",
+            "DoesNotExist",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: In}]}}",
+            "spec.podSelector.matchExpressions[0]",
+            "at least one value",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
+            "spec.podSelector.matchExpressions[0]",
+            "takes no values",
+        ),
+        ("{podselector: {}}", "spec.podselector", "write podSelector"),
+    ];
+    for (spec, field, reason) in cases {
+        assert_refused(&network_policy(spec), field, reason);
+    }
+}
+
+/// In a Cilium policy, `{…}` as the one element of `ingress`.
+fn ingress(rule: &str) -> Value {
+    cilium(&format!("{{endpointSelector: {{}}, ingress: [{rule}]}}"))
+}
+
+fn egress(rule: &str) -> Value {
+    cilium(&format!("{{endpointSelector: {{}}, egress: [{rule}]}}"))
+}
+
+#[test]
+fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
+    let port = "ports: [{port: \"80\", protocol: TCP}]";
+    let to_ports = |more: &str| ingress(&format!("{{toPorts: [{{{port}, {more}}}]}}"));
+    let cases = [
+        (cilium("{nodeSelector: {}, endpointSelector: {}, ingress: []}"), "spec.nodeSelector"),
+        (ingress("{fromNodes: [{}]}"), "spec.ingress[0].fromNodes"),
+        (ingress("{fromGroups: [{}]}"), "spec.ingress[0].fromGroups"),
+        (ingress("{fromRequires: [{}]}"), "spec.ingress[0].fromRequires"),
+        (ingress("{authentication: {mode: required}}"), "spec.ingress[0].authentication"),
+        (ingress("{fromEntities: [kube-apiserver]}"), "spec.ingress[0].fromEntities[0]"),
+        (
+            ingress("{fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: x}]}"),
+            "spec.ingress[0].fromCIDRSet[0].cidrGroupRef",
+        ),
+        (egress("{toNodes: [{}]}"), "spec.egress[0].toNodes"),
+        (egress("{toGroups: [{}]}"), "spec.egress[0].toGroups"),
+        (egress("{toRequires: [{}]}"), "spec.egress[0].toRequires"),
+        (egress("{toServices: [{}]}"), "spec.egress[0].toServices"),
+        (egress("{toFQDNs: [{matchName: x.io}]}"), "spec.egress[0].toFQDNs"),
+        (to_ports("terminatingTLS: {}"), "spec.ingress[0].toPorts[0].terminatingTLS"),
+        (to_ports("originatingTLS: {}"), "spec.ingress[0].toPorts[0].originatingTLS"),
+        (to_ports("serverNames: [x.io]"), "spec.ingress[0].toPorts[0].serverNames"),
+        (to_ports("listener: {}"), "spec.ingress[0].toPorts[0].listener"),
+        (to_ports("rules: {kafka: [{}]}"), "spec.ingress[0].toPorts[0].rules.kafka"),
+        (to_ports("rules: {dns: [{}]}"), "spec.ingress[0].toPorts[0].rules.dns"),
+        (to_ports("rules: {l7proto: x}"), "spec.ingress[0].toPorts[0].rules.l7proto"),
+        (
+            to_ports("rules: {http: [{headerMatches: []}]}"),
+            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches",
+        ),
+    ];
+    for (object, field) in cases {
+        assert_refused(&object, field, "");
+    }
+}
+
+#[test]
+fn combinations_that_cilium_refuses_are_refused() {
+    let http = "rules: {http: [{path: /}]}";
+    let cases = [
+        (cilium("{ingress: []}"), "spec", "endpointSelector"),
+        (cilium("{endpointSelector: {}}"), "spec", "one of ingress"),
+        (
+            ingress("{fromEndpoints: [{}], fromEntities: [all]}"),
+            "spec.ingress[0].fromEntities",
+            "write two rules",
+        ),
+        (
+            ingress("{fromCIDR: [10.0.0.0/8], fromCIDRSet: [{cidr: 10.0.0.0/8}]}"),
+            "spec.ingress[0].fromCIDRSet",
+            "fromCIDR",
+        ),
+        (
+            ingress("{fromCIDRSet: [{cidr: 10.0.0.1}]}"),
+            "spec.ingress[0].fromCIDRSet[0].cidr",
+            "10.0.0.1/32",
+        ),
+        (ingress("{fromEntities: [moon]}"), "spec.ingress[0].fromEntities[0]", "no entity"),
+        (ingress("{toEndpoints: [{}]}"), "spec.ingress[0].toEndpoints", "unknown field"),
+        (
+            ingress("{fromEndpoints: [{matchLabels: {\":a\": b}}]}"),
+            "spec.ingress[0].fromEndpoints[0].matchLabels.:a",
+            "empty label source",
+        ),
+        (
+            ingress(&format!("{{toPorts: [{{ports: [{{port: \"80\"}}], {http}}}]}}")),
+            "spec.ingress[0].toPorts[0].rules",
+            "write protocol: TCP",
+        ),
+        (
+            ingress(&format!(
+                "{{toPorts: [{{ports: [{{port: \"80\", protocol: UDP}}], {http}}}]}}"
+            )),
+            "spec.ingress[0].toPorts[0].rules",
+            "TCP",
+        ),
+        (
+            ingress(&format!("{{toPorts: [{{ports: [{{port: \"0\", protocol: TCP}}], {http}}}]}}")),
+            "spec.ingress[0].toPorts[0].rules",
+            "port 0",
+        ),
+        (
+            ingress("{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: []}}]}"),
+            "spec.ingress[0].toPorts[0].rules.http",
+            "write [{}]",
+        ),
+        (
+            ingress(
+                "{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: [{path: \"(\"}]}}]}",
+            ),
+            "spec.ingress[0].toPorts[0].rules.http[0].path",
+            "regular expression",
+        ),
+        (
+            ingress("{toPorts: [{ports: [{port: \"080\"}]}]}"),
+            "spec.ingress[0].toPorts[0].ports[0].port",
+            "no port number",
+        ),
+        (
+            ingress("{toPorts: [{ports: [{port: \"0\", endPort: 9}]}]}"),
+            "spec.ingress[0].toPorts[0].ports[0].endPort",
+            "port from 1",
+        ),
+        (
+            ingress("{toPorts: [{ports: [{protocol: TCP}]}]}"),
+            "spec.ingress[0].toPorts[0].ports[0]",
+            "no port",
+        ),
+        (
+            ingress("{toPorts: [{ports: [{port: \"80\", protocol: VRRP}]}]}"),
+            "spec.ingress[0].toPorts[0].ports[0].port",
+            "no ports",
+        ),
+        (
+            ingress("{toPorts: [{ports: [{port: \"80\", protocol: icmp}]}]}"),
+            "spec.ingress[0].toPorts[0].ports[0].protocol",
+            "TCP, UDP",
+        ),
+        (ingress("{toPorts: [{}], icmps: [{}]}"), "spec.ingress[0].icmps", "toPorts"),
+        (
+            ingress("{icmps: [{fields: [{type: Echoes}]}]}"),
+            "spec.ingress[0].icmps[0].fields[0].type",
+            "message type",
+        ),
+        (
+            ingress("{icmps: [{fields: [{type: 256}]}]}"),
+            "spec.ingress[0].icmps[0].fields[0].type",
+            "0 to 255",
+        ),
+        (
+            ingress("{icmps: [{fields: [{family: IPv5, type: 8}]}]}"),
+            "spec.ingress[0].icmps[0].fields[0]",
+            "IPv4 or IPv6",
+        ),
+        (
+            cilium(&format!(
+                "{{endpointSelector: {{}}, ingressDeny: [{{toPorts: [{{{http}}}]}}]}}"
+            )),
+            "spec.ingressDeny[0].toPorts[0].rules",
+            "deny rules",
+        ),
+        (
+            cilium("{endpointSelector: {}, enableDefaultDeny: {ingress: never}, ingress: []}"),
+            "spec.enableDefaultDeny.ingress",
+            "true or false",
+        ),
+    ];
+    for (object, field, reason) in cases {
+        assert_refused(&object, field, reason);
+    }
+}
+
+#[test]
+fn two_l7_protocols_in_one_element_are_refused() {
+    let object = ingress(
+        "{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: [{}], kafka: [{}]}}]}",
+    );
+    let told = refusals(&object).iter().any(|r| r.reason.contains("more than one L7 protocol"));
+    assert!(told);
+}
+
+#[test]
+fn a_pattern_that_needs_too_many_states_is_refused() {
+    assert_refused(
+        &ingress(
+            "{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: [{path: \
+             '(a|b)*a(a|b){30}'}]}}]}",
+        ),
+        "spec.ingress[0].toPorts[0].rules.http[0].path",
+        "too many states",
+    );
+}
+
+#[test]
+fn objects_that_can_t_be_named_are_refused() {
+    let cases = [
+        (json!([]), "", "must be a mapping"),
+        (json!({}), "", "no kind"),
+        (json!({"kind": "AdminNetworkPolicy"}), "kind", "not enforced"),
+        (
+            json!({"kind": "NetworkPolicy", "apiVersion": "extensions/v1beta1"}),
+            "kind",
+            "write apiVersion: networking.k8s.io/v1",
+        ),
+        (json!({"kind": "Pod", "apiVersion": "v1"}), "", "no metadata"),
+        (json!({"kind": "Pod", "apiVersion": "v1", "metadata": {}}), "metadata", "no name"),
+        (
+            json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "A"}}),
+            "metadata.name",
+            "lower-case",
+        ),
+        (
+            json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "namespace": "b.c"}}),
+            "metadata.namespace",
+            "DNS label",
+        ),
+    ];
+    for (object, field, reason) in cases {
+        let refusals = Store::new().apply(&object, None).unwrap_err();
+        assert_eq!(refusals[0].field, field);
+        assert!(refusals[0].to_string().contains(reason), "{}", refusals[0]);
+    }
+}
+
+#[test]
+fn complaints_about_one_object_are_bounded() {
+    let ports: Vec<Value> = vec![json!({"port": -1}); 1000];
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                        "metadata": {"name": "x"}, "spec": {"ingress": [{"ports": ports}]}});
+    assert_eq!(refusals(&policy).len(), 32);
+}

@@ -1,0 +1,265 @@
+//! What the store keeps, what files do to it, and what is told of it.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use podgate_dataplane::policy::PolicyTables;
+use podgate_policy::{Compiled, Kind, ObjectKey, PolicyState, Store, compile, manifest};
+
+fn pod(name: &str, ip: &str, labels: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+           "metadata": {"namespace": "shop", "name": name, "labels": labels},
+           "status": {"podIPs": [{"ip": ip}]}})
+}
+
+fn policy(spec: &Value) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+           "metadata": {"namespace": "shop", "name": "web"}, "spec": spec})
+}
+
+fn key(kind: Kind, name: &str) -> ObjectKey {
+    let namespace = kind.is_namespaced().then(|| "shop".to_owned());
+    ObjectKey { kind, namespace, name: name.to_owned() }
+}
+
+fn state(store: &Store) -> Vec<(String, PolicyState, usize)> {
+    let told = |s: podgate_policy::PolicyStatus<'_>| (s.key.to_string(), s.state, s.refusals.len());
+    store.policies().map(told).collect()
+}
+
+#[test]
+fn the_last_good_version_of_a_refused_policy_stays_in_force() {
+    let mut store = Store::new();
+    store.apply(&pod("a", "10.0.0.1", &json!({})), None).unwrap();
+    store.apply(&policy(&json!({"podSelector": {}})), None).unwrap();
+    let before = compile(&store);
+    let name = "NetworkPolicy shop/web".to_owned();
+    assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
+
+    store.apply(&policy(&json!({"podSelector": {}, "ingres": []})), None).unwrap_err();
+    assert_eq!(compile(&store).tables, before.tables);
+    assert_eq!(state(&store), [(name.clone(), PolicyState::Outdated, 1)]);
+
+    store.apply(&policy(&json!({"podSelector": {}, "ingress": []})), None).unwrap();
+    assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
+    assert_eq!(store.refusals().count(), 0);
+
+    store.delete(&key(Kind::NetworkPolicy, "web"));
+    assert_eq!(state(&store), []);
+    store.apply(&policy(&json!({"ingres": []})), None).unwrap_err();
+    assert_eq!(state(&store), [(name, PolicyState::Refused, 1)]);
+    store.delete(&key(Kind::NetworkPolicy, "web"));
+    assert_eq!(store.refusals().count(), 0);
+}
+
+#[test]
+fn a_policy_selects_running_pods_of_its_own() {
+    let mut store = Store::new();
+    store.apply(&pod("a", "10.0.0.1", &json!({"app": "web"})), None).unwrap();
+    store.apply(&pod("b", "10.0.0.2", &json!({"app": "db"})), None).unwrap();
+    let mut gone = pod("c", "10.0.0.3", &json!({"app": "web"}));
+    gone["status"]["phase"] = "Failed".into();
+    store.apply(&gone, None).unwrap();
+    let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+    let key = store.apply(&policy(&spec), None).unwrap();
+    let selected: Vec<String> = store.selected_pods(&key).map(ToString::to_string).collect();
+    assert_eq!(selected, ["shop/a"]);
+}
+
+fn number_at(compiled: &Compiled, ip: &str) -> u32 {
+    let ip: std::net::IpAddr = ip.parse().unwrap();
+    let index = compiled.tables.resolve(ip.into()).identity_index;
+    compiled.catalog.identity(index).unwrap().number
+}
+
+#[test]
+fn identities_are_shared_by_label_sets_and_keep_their_numbers() {
+    let mut store = Store::new();
+    store.set_host_addresses(["192.168.0.1".parse().unwrap()]);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+                      "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]}});
+    store.apply(&node, None).unwrap();
+    store.apply(&pod("b", "10.0.0.1", &json!({"app": "web"})), None).unwrap();
+    store.apply(&pod("c", "10.0.0.2", &json!({"app": "web"})), None).unwrap();
+    let one = compile(&store);
+    assert_eq!(number_at(&one, "10.0.0.1"), number_at(&one, "10.0.0.2"));
+    assert!(number_at(&one, "10.0.0.1") >= 256);
+    let reserved = ["203.0.113.1", "2001:db8::1", "192.168.0.1", "192.168.0.2"];
+    assert_eq!(reserved.map(|ip| number_at(&one, ip)), [9, 10, 1, 6], "Cilium's numbers");
+
+    store.apply(&pod("a", "10.0.0.3", &json!({"app": "a"})), None).unwrap();
+    let two = compile(&store);
+    assert_eq!(number_at(&two, "10.0.0.1"), number_at(&one, "10.0.0.1"));
+    assert_ne!(number_at(&two, "10.0.0.3"), number_at(&two, "10.0.0.1"));
+    let name = two.catalog.pod_at("10.0.0.3".parse().unwrap()).unwrap();
+    assert_eq!(name.to_string(), "shop/a");
+    assert_eq!(two.catalog.pod_at("10.0.0.4".parse().unwrap()), None);
+    let labels = two
+        .catalog
+        .identity(
+            two.tables
+                .resolve("10.0.0.3".parse::<std::net::IpAddr>().unwrap().into())
+                .identity_index,
+        )
+        .unwrap()
+        .labels();
+    assert_eq!(
+        labels,
+        [
+            "k8s:app=a",
+            "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop",
+            "k8s:io.cilium.k8s.policy.cluster=default",
+            "k8s:io.cilium.k8s.policy.serviceaccount=default",
+            "k8s:io.kubernetes.pod.namespace=shop",
+        ]
+    );
+}
+
+#[test]
+fn an_address_that_two_pods_claim_is_the_younger_ones() {
+    let mut store = Store::new();
+    for (name, created) in [("a", "2026-01-02T00:00:00Z"), ("b", "2026-01-01T00:00:00Z")] {
+        let mut pod = pod(name, "10.0.0.1", &json!({"app": name}));
+        pod["metadata"]["creationTimestamp"] = created.into();
+        store.apply(&pod, None).unwrap();
+    }
+    let owner = |store: &Store| {
+        let compiled = compile(store);
+        compiled.catalog.pod_at("10.0.0.1".parse().unwrap()).map(ToString::to_string)
+    };
+    assert_eq!(owner(&store).as_deref(), Some("shop/a"));
+    store.delete(&key(Kind::Pod, "a"));
+    assert_eq!(owner(&store).as_deref(), Some("shop/b"));
+    store.set_host_addresses(["10.0.0.1".parse().unwrap()]);
+    assert_eq!(owner(&store), None, "the node's own address is never a pod's");
+    let index = compile(&store)
+        .tables
+        .resolve("10.0.0.1".parse::<std::net::IpAddr>().unwrap().into())
+        .identity_index;
+    assert_eq!(index, PolicyTables::HOST);
+}
+
+const FILE: &str = "\
+# the web
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: web}
+spec: {}
+---
+apiVersion: v1
+kind: ConfigMap
+---
+kind: [
+--- # a list
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: office}}
+---
+";
+
+#[test]
+fn documents_know_their_lines_and_a_broken_one_takes_no_other_with_it() {
+    let documents = manifest::parse(FILE, Path::new("x.yaml"));
+    let told: Vec<(u32, Option<String>)> = documents
+        .iter()
+        .map(|document| {
+            let value = document.value.as_ref().ok();
+            let kind = value.map(|value| value["kind"].as_str().unwrap().to_owned());
+            (document.location.line, kind)
+        })
+        .collect();
+    let kind = |kind: &str| Some(kind.to_owned());
+    assert_eq!(
+        told,
+        [
+            (2, kind("NetworkPolicy")),
+            (7, kind("ConfigMap")),
+            (10, None),
+            (12, kind("Namespace")),
+            (12, kind("Namespace")),
+        ]
+    );
+    let refusal = documents[2].value.as_ref().unwrap_err();
+    assert!(refusal.to_string().starts_with("x.yaml:10: x.yaml: "), "{refusal}");
+}
+
+#[test]
+fn json_files_hold_several_objects_and_name_the_broken_line() {
+    let text = "{\"kind\": \"A\"}\n\n{\"kind\":\n \"B\"}\n{\"kind\": }";
+    let documents = manifest::parse(text, Path::new("x.json"));
+    let lines: Vec<_> = documents.iter().map(|d| (d.location.line, d.value.is_ok())).collect();
+    assert_eq!(lines, [(1, true), (3, true), (5, false)]);
+}
+
+#[test]
+fn alias_bombs_deep_nesting_and_double_keys_are_refused() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..9 {
+        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb += &format!("a{level}: &a{level} [{aliases}]\n");
+    }
+    for text in [bomb, "[".repeat(100_000), "{a: ".repeat(100_000), "a: 1\na: 2\n".to_owned()] {
+        let documents = manifest::parse(&text, Path::new("x.yaml"));
+        assert_eq!(documents.len(), 1);
+        assert!(documents[0].value.is_err());
+    }
+    assert!(manifest::parse(&"[".repeat(100_000), Path::new("x.json"))[0].value.is_err());
+}
+
+const WEB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: web}
+spec: {}
+";
+
+#[test]
+fn files_that_change_break_and_go_are_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let mut store = Store::new();
+    store.apply(&pod("watched", "10.0.0.9", &json!({})), None).unwrap();
+    fs::write(file("a.yaml"), WEB).unwrap();
+    fs::write(file("b.yml"), WEB.replace("web", "other")).unwrap();
+    fs::write(file("readme.txt"), "not yaml: [").unwrap();
+    fs::write(file(".hidden.yaml"), "not yaml: [").unwrap();
+    store.sync(&manifest::load(folder.path()));
+    let names = |store: &Store| -> Vec<String> {
+        store.policies().map(|status| status.key.name.clone()).collect()
+    };
+    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into(), "web".into()], 0));
+
+    // A broken file: what it held stays.
+    fs::write(file("a.yaml"), "kind: [").unwrap();
+    store.sync(&manifest::load(folder.path()));
+    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into(), "web".into()], 1));
+
+    // The same object twice: the first counts.
+    fs::write(file("a.yaml"), WEB).unwrap();
+    fs::write(file("c.yaml"), WEB).unwrap();
+    store.sync(&manifest::load(folder.path()));
+    let refusals: Vec<String> = store.refusals().map(ToString::to_string).collect();
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    assert!(refusals[0].contains("is defined at"), "{}", refusals[0]);
+
+    // A kind that looks like a policy is never passed over.
+    fs::write(file("c.yaml"), "kind: AdminNetworkPolicy").unwrap();
+    store.sync(&manifest::load(folder.path()));
+    assert_eq!(store.refusals().count(), 1);
+
+    fs::remove_file(file("a.yaml")).unwrap();
+    fs::remove_file(file("c.yaml")).unwrap();
+    store.sync(&manifest::load(folder.path()));
+    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into()], 0));
+    assert!(store.pod("shop", "watched").is_some(), "what came otherwise stays");
+
+    // No folder at all: everything is in doubt, so everything stays.
+    let path = folder.path().to_owned();
+    folder.close().unwrap();
+    store.sync(&manifest::load(&path));
+    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into()], 1));
+}
