@@ -63,6 +63,8 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Print all counters in the Prometheus text format.
     Metrics(MetricsArgs),
+    /// Judge a capture by manifests, without an agent, and tell how fast that goes.
+    Replay(podgate_perf::replay::Args),
     /// Detach everything that a stopped agent left in place.
     #[command(long_about = CLEANUP_ABOUT)]
     Cleanup(CleanupArgs),

@@ -1,5 +1,6 @@
 //! What each subcommand does.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,6 +11,7 @@ use crate::cli::{
     StatusArgs,
 };
 use crate::client::{Client, ClientError};
+use crate::error::describe;
 use crate::metrics::{self, Family};
 use crate::output::{self, print};
 use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Request, Status};
@@ -35,13 +37,22 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
+        Command::Replay(args) => {
+            let mut report = Vec::new();
+            let replayed = podgate_perf::replay::run(&args, &mut report);
+            // What was replayed of a broken capture is printed before the error.
+            print(&String::from_utf8_lossy(&report))
+                .map_err(Into::into)
+                .and_then(|()| Ok(replayed?))
+                .map(|()| ExitCode::SUCCESS)
+        }
         Command::Cleanup(args) => cleanup::run(&args.state_dir).map(|()| ExitCode::SUCCESS),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("podgate: {}", output::escape(&format!("{error:#}")));
+        eprintln!("podgate: {}", output::escape(&describe(error.as_ref())));
         match error.downcast_ref() {
             Some(ClientError::Unreachable { .. } | ClientError::Closed) => NOT_READY.into(),
             _ => FAILED.into(),
@@ -52,7 +63,11 @@ pub fn main(cli: Cli) -> ExitCode {
 fn start_log(filter: &str) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| anyhow::anyhow!("--log {filter}: {error}"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
 

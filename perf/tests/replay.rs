@@ -1,5 +1,6 @@
 //! Replays of captures made by hand, through the real policy compiler and the real worker.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod support;
 
@@ -11,6 +12,7 @@ use clap::{Args as _, Command};
 use pcap_file::TsResolution;
 use podgate_perf::alloc::{COUNTING, Counting};
 use podgate_perf::replay::{Args, Error, Flow, Output, Report, Skipped, Summary, replay, run};
+use podgate_policy::record::Outcome;
 use proptest::prelude::*;
 
 use support::*;
@@ -157,6 +159,21 @@ fn an_answer_that_comes_after_its_flow_is_forgotten_opens_no_flow() {
 }
 
 #[test]
+fn a_late_segment_that_policy_denies_by_itself_belongs_to_its_connection() {
+    let mut recording = Recording::new(Family::V4, Seat::At(STORE));
+    // Nobody but admin's app may open anything to the store, on another port.
+    let ends = [STORE, STRANGER];
+    Connection::new(&mut recording, ends, [40_000, 80]).open();
+    recording.wait(Duration::from_secs(24 * 3600));
+    Connection::new(&mut recording, ends, [40_000, 80]).segment(SERVER, "A", b"", Live::Passed);
+    let report = recording.replay();
+    assert_eq!(report.flows.len(), 1, "{:?}", verdicts(&report));
+    assert_eq!(report.flows[0].packets, [2, 2]);
+    assert_eq!(report.flows[0].verdict, Outcome::Forwarded);
+    assert_eq!(report.summary.dropped.keys().collect::<Vec<_>>(), ["policy_denied"]);
+}
+
+#[test]
 fn partial_packets_are_left_out_and_said_to_be() {
     let mut recording = everything(Family::V4, Seat::At(ADMIN));
     for packet in recording.packets.iter_mut().filter(|packet| packet.frame.len() > 80) {
@@ -269,7 +286,21 @@ fn repetitions_do_the_same_again_and_are_measured() {
     assert!(performance.allocations.is_some(), "this program counts");
 }
 
-/// A steady stream that needs no new flow is what the packet path must not allocate for.
+#[test]
+fn packets_of_many_frames_are_replayed() {
+    let mut recording = Recording::new(Family::V4, Seat::At(NGINX));
+    let large = vec![7; 65_507];
+    for port in 0..100 {
+        recording.udp([NGINX, ADMIN], [port, 2], Live::Passed, &large);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.pcapng");
+    recording.pcapng(&path);
+    let report = replay(&Args { repeat: Some(2), ..args(&path) }).unwrap();
+    assert_eq!(report.summary.forwarded.packets, 100);
+    assert_eq!(report.performance.unwrap().deviating, 0);
+}
+
 #[test]
 fn a_long_stream_is_taken_in_batches() {
     let dir = tempfile::tempdir().unwrap();

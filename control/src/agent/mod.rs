@@ -27,8 +27,7 @@ use jiff::Timestamp;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::Epoch;
-use podgate_dataplane::worker::SharedConfig;
-use podgate_dataplane::worker::{Config, Dataplane, PollMode};
+use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Store, compile};
 use podgate_xdp_redirect::bpffs;
@@ -44,6 +43,7 @@ use self::names::Names;
 use self::publish::Publisher;
 use self::server::{Call, Server};
 use crate::cli::{Poll, RunArgs};
+use crate::error::describe;
 use crate::netlink::{Change, Link, Netlink};
 use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
@@ -176,8 +176,9 @@ impl Agent {
                 continue;
             }
             let link = self.attach(&spec).await.map_err(|error| {
-                warn!("endpoint {} on link {}: {error:#}", spec.pod, spec.link);
-                format!("{error:#}")
+                let reason = describe(error.as_ref());
+                warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
+                reason
             });
             self.endpoints.insert(spec.link.clone(), Endpoint { spec, link });
         }
@@ -346,7 +347,9 @@ impl Agent {
         };
         match restored {
             Ok(host) => self.host = host,
-            Err(error) => error!("pods reach nothing outside of this node: {error:#}"),
+            Err(error) => {
+                error!("pods reach nothing outside of this node: {}", describe(error.as_ref()));
+            }
         }
         self.publisher.force();
     }

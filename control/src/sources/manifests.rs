@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use podgate_policy::manifest::{self, Document};
 use podgate_policy::{Refusal, Store};
@@ -20,33 +20,49 @@ use crate::protocol::SourceStatus;
 /// How often the directory is looked at.
 const PERIOD: Duration = Duration::from_millis(500);
 
+/// Change times of files may be this coarse: two changes within it can look like one.
+const CHANGE_TIME_STEP: Duration = Duration::from_millis(20);
+
 /// What tells one state of a directory from another, without reading files.
 #[derive(PartialEq, Eq, Debug, Default)]
 struct Fingerprint {
-    /// Device, inode, size, and the time of the last change with its nanoseconds.
-    files: BTreeMap<PathBuf, [i64; 5]>,
+    files: BTreeMap<PathBuf, Stamp>,
+}
+
+/// What tells one state of a file from another.
+#[derive(PartialEq, Eq, Debug)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds since 1970.
+    changed: (i64, i64),
 }
 
 impl Fingerprint {
-    /// Of all files under `dir`, symbolic links followed. What can't be read has no part in it:
+    /// Of all files in `dir`, symbolic links followed. What can't be read has no part in it:
     /// reading it will say so.
     fn of(dir: &Path) -> Self {
-        let mut fingerprint = Self::default();
-        let mut dirs = vec![dir.to_owned()];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
-                let values = [
-                    metadata.dev() as i64,
-                    metadata.ino() as i64,
-                    metadata.size() as i64,
-                    metadata.ctime(),
-                    metadata.ctime_nsec(),
-                ];
-                fingerprint.files.insert(entry.path(), values);
-            }
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+            let stamp = Stamp {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+                size: metadata.size(),
+                changed: (metadata.ctime(), metadata.ctime_nsec()),
+            };
+            files.insert(entry.path(), stamp);
         }
-        fingerprint
+        Self { files }
+    }
+
+    /// Whether any later change is sure to be seen: not if a file changed just before `now`.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let limit = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let limit = limit.saturating_sub(CHANGE_TIME_STEP);
+        let limit = (limit.as_secs().cast_signed(), limit.subsec_nanos().into());
+        self.files.values().all(|stamp| stamp.changed < limit)
     }
 }
 
@@ -62,8 +78,9 @@ pub(crate) async fn watch(dir: PathBuf, updates: mpsc::Sender<Update>) {
         if last.as_ref() == Some(&now) {
             continue;
         }
-        // A file that is written while we read it has a later change time than the fingerprint,
-        // which was taken first: the next look finds it changed and reads it again.
+        // A file that is written while we read it, or later, has another change time than the
+        // fingerprint, which was taken first: the next look finds it changed.
+        let settled = now.is_settled(SystemTime::now());
         let documents = {
             let dir = Arc::clone(&dir);
             tokio::task::spawn_blocking(move || manifest::load(&dir)).await
@@ -72,7 +89,7 @@ pub(crate) async fn watch(dir: PathBuf, updates: mpsc::Sender<Update>) {
         if updates.send(Update::Manifests(documents)).await.is_err() {
             return;
         }
-        last = Some(now);
+        last = settled.then_some(now);
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use nix::net::if_::if_nametoindex;
@@ -46,12 +47,17 @@ pub(crate) fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Labs share the queue in which a CPU keeps packets for the pods' stacks
+/// (`net.core.netdev_max_backlog`), so a flood in one would be loss in another.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A node with two pods, each behind a veth of its own.
 pub(crate) struct Lab {
     pub(crate) node: Namespace,
     pub(crate) pods: [Namespace; 2],
     /// The node's ends.
     pub(crate) ifindex: [u32; 2],
+    _alone: MutexGuard<'static, ()>,
 }
 
 /// Addresses of the pods.
@@ -62,6 +68,7 @@ impl Lab {
     /// Pods that reach each other through whatever joins the node's two links. They know each
     /// other's Ethernet addresses, so nothing but IP has to pass.
     pub(crate) fn new(mtu: u32) -> Self {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let (node, pods) = (Namespace::new(), [Namespace::new(), Namespace::new()]);
         for (i, pod) in pods.iter().enumerate() {
             let peer = pod.path();
@@ -78,6 +85,6 @@ impl Lab {
             });
         }
         let ifindex = node.inside(|| [0, 1].map(|i| if_nametoindex(&*format!("pg-{i}")).unwrap()));
-        Self { node, pods, ifindex }
+        Self { node, pods, ifindex, _alone: alone }
     }
 }

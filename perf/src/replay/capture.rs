@@ -70,7 +70,7 @@ pub enum CaptureError {
     /// Packets in the file don't begin with an Ethernet header.
     #[error(
         "{} has packets of link type {link_type}, and only ETHERNET can be replayed; capture on \
-         one veth (`tcpdump -i IFACE`), not on `any` and not on a tunnel",
+         the pod's own interface (`tcpdump -i eth0`), not on `any` and not on a tunnel",
         path.display()
     )]
     LinkType {

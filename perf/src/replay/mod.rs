@@ -1,17 +1,17 @@
 //! `podgate replay`: a capture, run through the worker that the agent runs.
 //!
-//! The capture is read ([`capture`]), each packet is given the link it came in by ([`plan`]), and a
+//! The capture is read (`capture`), each packet is given the link it came in by (`plan`), and a
 //! worker on memory links takes them one by one with the capture's stamps as its time
-//! ([`verdicts`]): flow table, policy, inspection and forwarding are the agent's own. Then the same
-//! worker takes them again, in batches and timed ([`timing`]). One [`Report`] holds the result,
-//! whether it is printed for people ([`table`]) or as JSON.
+//! (`verdicts`): flow table, policy, inspection and forwarding are the agent's own. Then the same
+//! worker takes them again, in batches and timed (`timing`). One [`Report`] holds the result,
+//! whether it is printed for people (`table`) or as JSON.
 //!
 //! # What a replay can't know
 //! - Which pods are on this node: all that the manifests know are taken to be. So both ends of a
 //!   flow between pods are judged, also the one that another node would judge.
 //! - Which node this is: the addresses of Node objects are taken for other nodes', so that what the
 //!   node sends to its own pods, which a live run always lets pass, is judged.
-//! - Whether a pod sent from an address that isn't its own (see [`plan`]).
+//! - Whether a pod sent from an address that isn't its own (see `plan`).
 //! - What the server would have said to a request that the live run refused and these manifests
 //!   allow: the capture doesn't hold it.
 
@@ -47,12 +47,14 @@ use rig::Rig;
 
 const AFTER_HELP: &str = "\
 Examples:
-  tcpdump -i veth1a -s0 -w /tmp/cart.pcap
+  ip netns exec cart tcpdump -i eth0 -s0 -w /tmp/cart.pcap
   podgate replay /tmp/cart.pcap --manifests ./policies
   podgate replay /tmp/cart.pcap --manifests ./candidate --repeat 0 -o json | jq '.flows[]'
 
-Pods and their addresses come from the manifests too (status.podIPs). Packets that were captured in
-part are left out, so capture with -s0, and on a veth rather than on `any`.
+Capture inside of pods, on their own interface: podgate takes packets before the host's end of the
+veth shows them to tcpdump. Captures of several pods can be joined by mergecap; a packet that is in
+more than one of them counts once. Packets captured in part are left out, so capture with -s0.
+Pods and their addresses come from the manifests too (status.podIPs).
 
 Exit codes:
   0  all of the capture was replayed

@@ -1,4 +1,4 @@
-//! The result of a replay, for programs; [`super::table`] prints the same for people.
+//! The result of a replay, for programs; `table` prints the same for people.
 
 use std::collections::BTreeMap;
 

@@ -126,7 +126,7 @@ fn details(flow: &Flow) -> Vec<String> {
         }
         _ => {
             let reason = flow.drop_reason.as_deref().unwrap_or("unknown");
-            lines.push(format!("policy was not asked: {reason}"));
+            lines.push(format!("dropped before policy could judge it: {reason}"));
         }
     }
     lines.extend(flow.requests.iter().map(request));
@@ -241,8 +241,8 @@ fn cost(performance: &Performance, out: &mut impl Write) -> io::Result<()> {
     if performance.deviating > 0 {
         writeln!(
             out,
-            "Bug       {} repetitions dropped or forwarded other packets than the first pass",
-            performance.deviating
+            "Bug       {} dropped or forwarded other packets than the first pass",
+            many(u64::from(performance.deviating), "repetition")
         )?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use podgate_policy::manifest::load;
 use serde_json::Value;
 
 use super::Addresses;
@@ -20,16 +21,14 @@ pub struct PodSpec {
     pub nginx_ports: Vec<u16>,
 }
 
-/// The Pod objects in the YAML files of `folder`, in the order of namespace and name.
+/// The Pod objects of `folder`, in the order of namespace and name.
 pub(super) fn pods_in(folder: &Path) -> Result<Vec<PodSpec>> {
     let mut pods = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let text = std::fs::read_to_string(entry?.path())?;
-        for document in serde_yaml_ng::Deserializer::from_str(&text) {
-            let object: Value = serde::Deserialize::deserialize(document)?;
-            if object["kind"] == "Pod" {
-                pods.push(pod(&object).with_context(|| format!("unusable Pod {object}"))?);
-            }
+    for document in load(folder) {
+        // What can't be read is the agent's to refuse.
+        let Ok(object) = document.value else { continue };
+        if object["kind"] == "Pod" {
+            pods.push(pod(&object).with_context(|| format!("{}", document.location))?);
         }
     }
     pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
