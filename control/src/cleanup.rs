@@ -11,7 +11,7 @@ use crate::agent::{HOST, StateDir, XSK};
 use crate::netlink::Netlink;
 
 /// Detaches the pinned programs, removes `pg-host` and `pg-xsk` with the routes through them, and
-/// empties the state directory.
+/// the state directory.
 ///
 /// # Errors
 /// When an agent still runs, or the kernel refuses; what was done before stays done.
@@ -22,6 +22,7 @@ pub(crate) fn run(state_dir: &Path) -> Result<()> {
         for file in [state.endpoints(), state.socket()] {
             remove_if_there(&file)?;
         }
+        state.remove();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(delete_host_link())

@@ -1,5 +1,6 @@
 //! What each subcommand does.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,6 +11,7 @@ use crate::cli::{
     StatusArgs,
 };
 use crate::client::{Client, ClientError};
+use crate::error::describe;
 use crate::metrics::{self, Family};
 use crate::output::{self, print};
 use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Request, Status};
@@ -50,7 +52,7 @@ pub fn main(cli: Cli) -> ExitCode {
             .map_err(Into::into),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("podgate: {}", output::escape(&format!("{error:#}")));
+        eprintln!("podgate: {}", output::escape(&describe(error.as_ref())));
         match error.downcast_ref() {
             Some(ClientError::Unreachable { .. } | ClientError::Closed) => NOT_READY.into(),
             _ => FAILED.into(),
@@ -61,7 +63,11 @@ pub fn main(cli: Cli) -> ExitCode {
 fn start_log(filter: &str) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| anyhow::anyhow!("--log {filter}: {error}"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
 

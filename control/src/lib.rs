@@ -6,6 +6,7 @@ mod cleanup;
 pub mod cli;
 mod client;
 pub mod commands;
+mod error;
 mod metrics;
 mod netlink;
 mod output;

@@ -6,10 +6,8 @@
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{Tally, WorkerStats};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
@@ -228,7 +226,7 @@ const WORKER_METRICS: [WorkerMetric; 10] = [
 struct Families(Vec<Family>);
 
 impl Collector for Families {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         for family in &self.0 {
             let metric_type = match family.kind {
                 FamilyKind::Counter => MetricType::Counter,
@@ -238,17 +236,22 @@ impl Collector for Families {
             let name = family.name.strip_suffix("_total").unwrap_or(&family.name);
             let mut metric = encoder.encode_descriptor(name, &family.help, None, metric_type)?;
             for sample in &family.samples {
-                let labelled = metric.encode_family(&sample.labels)?;
-                match family.kind {
-                    FamilyKind::Counter => ConstCounter::new(sample.value).encode(labelled)?,
-                    FamilyKind::Gauge => {
-                        let value = i64::try_from(sample.value).unwrap_or(i64::MAX);
-                        ConstGauge::new(value).encode(labelled)?;
-                    }
+                if sample.labels.is_empty() {
+                    encode(sample.value, family.kind, &mut metric)?;
+                } else {
+                    let mut labelled = metric.encode_family(&sample.labels)?;
+                    encode(sample.value, family.kind, &mut labelled)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn encode(value: u64, kind: FamilyKind, encoder: &mut MetricEncoder<'_>) -> std::fmt::Result {
+    match kind {
+        FamilyKind::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
+        FamilyKind::Gauge => encoder.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
     }
 }
 
@@ -287,6 +290,7 @@ mod tests {
         let text = to_text(families);
         assert_eq!(text.matches("# TYPE ").count(), count);
         assert!(text.contains("# TYPE podgate_epoch gauge\n"), "{text}");
+        assert!(text.contains("\npodgate_epoch 0\n"), "{text}");
         assert!(!text.contains("_total_total"), "{text}");
     }
 }

@@ -7,7 +7,6 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
@@ -15,6 +14,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
     new_multicast_connection,
@@ -379,6 +379,13 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
 fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
     match payload {
         NetlinkPayload::InnerMessage(message) => match message {
+            // The bridge tells of its ports with the same messages: there, a port that leaves the
+            // bridge is a link deleted.
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)
+                if link.header.interface_family != AddressFamily::Unspec =>
+            {
+                None
+            }
             RouteNetlinkMessage::NewLink(link) => Some(Change::Link(Link::from_message(link))),
             RouteNetlinkMessage::DelLink(link) => Some(Change::LinkGone(link.header.index)),
             RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
@@ -388,5 +395,99 @@ fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
         },
         NetlinkPayload::Overrun(_) => Some(Change::Overrun),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+
+    /// Runs `test` in a network namespace of its own, which ends with it.
+    fn in_netns<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).expect("tests run as root");
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = runtime.enable_all().build().unwrap();
+                runtime.block_on(async { test(Netlink::connect().unwrap()).await });
+            });
+        });
+    }
+
+    async fn up(netlink: &Netlink, name: &str) -> Link {
+        let link = netlink.link(name).await.unwrap().unwrap();
+        netlink.set_up_quiet(&link, 9000).await.unwrap();
+        link
+    }
+
+    /// The link that the kernel would send packets to `address` out of.
+    async fn way_to(netlink: &Netlink, address: IpAddr) -> Option<u32> {
+        let mut request = host_route(address, 0);
+        request.attributes.retain(|a| matches!(a, RouteAttribute::Destination(_)));
+        let mut routes = std::pin::pin!(netlink.handle.route().get(request).execute());
+        let route = routes.try_next().await.ok()??;
+        route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_pair_is_made_found_and_deleted() {
+        in_netns(|netlink| async move {
+            assert_eq!(netlink.link("pg-t0").await.unwrap(), None);
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            let (first, second) = (up(&netlink, "pg-t0").await, up(&netlink, "pg-t1").await);
+            assert_eq!((first.peer, second.peer), (Some(second.index), Some(first.index)));
+            assert_eq!(netlink.link_at(first.index).await.unwrap(), Some(first.clone()));
+            // Quiet: neither end gave itself an address.
+            assert_eq!(netlink.addresses().await.unwrap(), [] as [IpAddr; 0]);
+            netlink.delete_link(&first).await.unwrap();
+            assert_eq!(netlink.link("pg-t1").await.unwrap(), None);
+            assert_eq!(netlink.link("a-name-too-long-for-a-link").await.unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn our_route_goes_before_another_and_leaves_it_in_place() {
+        in_netns(|netlink| async move {
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            let (ours, other) = (up(&netlink, "pg-t0").await, up(&netlink, "pg-t1").await);
+            for address in ["10.0.0.1", "fd00::1"] {
+                let address: IpAddr = address.parse().unwrap();
+                // As a CNI plugin makes it: without a metric of its own.
+                let mut theirs = host_route(address, other.index);
+                theirs.attributes.retain(|a| !matches!(a, RouteAttribute::Priority(_)));
+                netlink.handle.route().add(theirs).execute().await.unwrap();
+                assert_eq!(way_to(&netlink, address).await, Some(other.index));
+                netlink.add_route(address, ours.index, 1500).await.unwrap();
+                netlink.add_route(address, ours.index, 1500).await.unwrap();
+                assert_eq!(way_to(&netlink, address).await, Some(ours.index));
+                assert_eq!(netlink.routes(ours.index).await.unwrap(), [address]);
+                netlink.delete_route(address, ours.index).await.unwrap();
+                netlink.delete_route(address, ours.index).await.unwrap();
+                assert_eq!(way_to(&netlink, address).await, Some(other.index));
+            }
+        });
+    }
+
+    #[test]
+    fn changes_of_links_are_told() {
+        in_netns(|netlink| async move {
+            let mut changes = Netlink::changes().unwrap();
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            let link = netlink.link("pg-t0").await.unwrap().unwrap();
+            netlink.delete_link(&link).await.unwrap();
+            let mut seen = false;
+            loop {
+                match changes.next().await.unwrap() {
+                    Change::Link(new) => seen |= new.index == link.index,
+                    Change::LinkGone(index) if index == link.index => break,
+                    _ => {}
+                }
+            }
+            assert!(seen);
+        });
     }
 }

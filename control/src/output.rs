@@ -130,10 +130,11 @@ pub(crate) fn policies(list: &PolicyList) -> String {
     }
     for refused in &list.refused {
         let mut line = String::new();
-        for part in [refused.source.as_deref(), Some(&refused.object), Some(&refused.field)] {
-            if let Some(part) = part.filter(|part| !part.is_empty()) {
-                let _ = write!(line, "{part}: ");
-            }
+        let source = refused.source.as_deref().unwrap_or_default();
+        // What is no object is called by its file, which the source names already.
+        let object = if source.starts_with(&refused.object) { "" } else { &refused.object };
+        for part in [source, object, &refused.field].into_iter().filter(|part| !part.is_empty()) {
+            let _ = write!(line, "{part}: ");
         }
         line.push_str(&refused.reason);
         if let Some(fix) = &refused.fix {
@@ -163,5 +164,114 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{
+        DropCount, EndpointCounts, EndpointSpec, EndpointState, PolicyState, PolicyStatus,
+        RefusedField, SourceStatus, WorkerStatus,
+    };
+
+    fn sample_status() -> Status {
+        Status {
+            version: "0.1.0".into(),
+            ready: true,
+            not_ready: Vec::new(),
+            uptime_s: 61,
+            epoch: 7,
+            source: SourceStatus {
+                name: "kubernetes https://10.0.0.1:6443/".into(),
+                synced: true,
+                problems: vec!["CiliumNetworkPolicy is not installed at the API server".into()],
+            },
+            policies: 3,
+            refused: 1,
+            endpoints: EndpointCounts { ready: 2, waiting: 1, gone: 0 },
+            workers: vec![WorkerStatus {
+                worker: 0,
+                received: 1234,
+                forwarded: 1200,
+                dropped: 34,
+                flows: 5,
+                held: 0,
+            }],
+            drops: vec![DropCount { reason: "policy_denied".into(), packets: 34, bytes: 2040 }],
+            flow_records_lost: 0,
+        }
+    }
+
+    fn spec(link: &str, pod: &str) -> EndpointSpec {
+        EndpointSpec { link: link.into(), pod: pod.parse().unwrap(), netns: None, mac: None }
+    }
+
+    #[test]
+    fn status_for_people() {
+        insta::assert_snapshot!(status(&sample_status()));
+    }
+
+    #[test]
+    fn brief_status_is_one_line() {
+        assert_eq!(status_brief(&sample_status()), "ready\n");
+        let mut waiting = sample_status();
+        waiting.ready = false;
+        waiting.not_ready = vec!["manifests /p has not been read yet".into()];
+        assert_eq!(status_brief(&waiting), "not ready: manifests /p has not been read yet\n");
+    }
+
+    #[test]
+    fn endpoints_for_people() {
+        let ready = EndpointStatus {
+            spec: spec("veth1a", "shop/cart-0"),
+            state: EndpointState::Ready,
+            reason: None,
+            addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            identity: Some(1001),
+            ingress_enforced: true,
+            egress_enforced: false,
+        };
+        let waiting = EndpointStatus {
+            spec: spec("v", "shop/web-with-a-long-name"),
+            state: EndpointState::Waiting,
+            reason: Some("pod shop/web-with-a-long-name is not known".into()),
+            addresses: Vec::new(),
+            identity: None,
+            ingress_enforced: false,
+            egress_enforced: false,
+        };
+        insta::assert_snapshot!(endpoints(&[ready, waiting]));
+    }
+
+    #[test]
+    fn policies_for_people() {
+        let policy = |kind: &str, namespace: Option<&str>, state| PolicyStatus {
+            kind: kind.into(),
+            namespace: namespace.map(str::to_owned),
+            name: "web".into(),
+            state,
+            pods: 2,
+        };
+        let list = PolicyList {
+            policies: vec![
+                policy("NetworkPolicy", Some("shop"), PolicyState::Enforced),
+                policy("CiliumClusterwideNetworkPolicy", None, PolicyState::Outdated),
+            ],
+            refused: vec![RefusedField {
+                object: "CiliumClusterwideNetworkPolicy web".into(),
+                source: Some("/p/web.yaml:4".into()),
+                field: "spec.ingress[0].toPorts[0].port".into(),
+                reason: "must be a string, but is a number".into(),
+                fix: Some("write it with quotes: \"80\"".into()),
+            }],
+        };
+        insta::assert_snapshot!(policies(&list));
+    }
+
+    #[test]
+    fn a_table_can_not_be_broken_by_its_cells() {
+        let text = table([row(&["A", "B"]), row(&["x\ty\n\x1b[2J", "z"])]);
+        assert_eq!(text, "A              B\nx^Iy^J^[[2J   z\n");
     }
 }

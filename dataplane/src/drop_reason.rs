@@ -84,7 +84,7 @@ drop_reasons! {
     TooBig = ("packet_too_big", 157),
     /// The egress link's transmit ring is full.
     TxRingFull = ("tx_ring_full", 198),
-    /// The egress link went away.
+    /// The egress link went away, or is down.
     LinkGone = ("link_gone", 203),
     /// The ring to the worker that owns the flow is full.
     HandoffFull = ("handoff_full", 198),

@@ -35,7 +35,7 @@ impl Counter {
 pub struct Tally {
     /// Packets.
     pub packets: Counter,
-    /// Bytes of IP, headers included.
+    /// Bytes, from the Ethernet header on.
     pub bytes: Counter,
 }
 

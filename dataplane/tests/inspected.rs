@@ -1,5 +1,7 @@
 //! An inspected flow through the whole worker: HTTP requests allowed, refused, revoked.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
 mod support;
 
 use podgate_dataplane::drop_reason::DropReason;

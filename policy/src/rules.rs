@@ -68,8 +68,7 @@ pub struct RulePorts {
     pub l7: Option<Arc<L7Rules>>,
 }
 
-/// One way to be the other end of a flow. Lists of them are kept sorted and without doubles, so
-/// that rules with the same peers share one selector in the tables.
+/// One way to be the other end of a flow. Lists of them are kept sorted and without doubles.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Peer {
     /// Pods, or what is no pod, by labels.

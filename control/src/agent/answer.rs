@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::endpoint::Endpoint;
 use super::server::{Call, Reply};
+use crate::error::describe;
 use crate::metrics::{self, AgentCounts};
 use crate::protocol::{
     DropCount, EndpointCounts, EndpointState, EndpointStatus, LAST_MAX, PolicyList, PolicyState,
@@ -202,7 +203,7 @@ impl Agent {
 }
 
 fn failed(error: &anyhow::Error) -> Refused {
-    Refused::failed(format!("{error:#}"))
+    Refused::failed(describe(error.as_ref()))
 }
 
 fn worker_status((worker, stats): (usize, &WorkerStats)) -> WorkerStatus {

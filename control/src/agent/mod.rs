@@ -43,6 +43,7 @@ use self::names::Names;
 use self::publish::Publisher;
 use self::server::{Call, Server};
 use crate::cli::{Poll, RunArgs};
+use crate::error::describe;
 use crate::netlink::{Change, Link, Netlink};
 use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
@@ -175,8 +176,9 @@ impl Agent {
                 continue;
             }
             let link = self.attach(&spec).await.map_err(|error| {
-                warn!("endpoint {} on link {}: {error:#}", spec.pod, spec.link);
-                format!("{error:#}")
+                let reason = describe(error.as_ref());
+                warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
+                reason
             });
             self.endpoints.insert(spec.link.clone(), Endpoint { spec, link });
         }
@@ -345,7 +347,9 @@ impl Agent {
         };
         match restored {
             Ok(host) => self.host = host,
-            Err(error) => error!("pods reach nothing outside of this node: {error:#}"),
+            Err(error) => {
+                error!("pods reach nothing outside of this node: {}", describe(error.as_ref()));
+            }
         }
         self.publisher.force();
     }

@@ -62,13 +62,18 @@ impl StateDir {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))?;
-        let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(io_error(&lock_path))?;
+        let lock = File::open(path).map_err(io_error(path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(StateError::Held(path.to_owned())),
-            Err(fs::TryLockError::Error(source)) => Err(io_error(&lock_path)(source)),
+            Err(fs::TryLockError::Error(source)) => Err(io_error(path)(source)),
         }
+    }
+
+    /// Removes the directory, if it is empty.
+    pub(crate) fn remove(self) {
+        // Somebody else's files are no fault.
+        let _ = fs::remove_dir(&self.path);
     }
 
     /// The control socket.

@@ -1,7 +1,6 @@
 //! Watching objects at an API server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
 use std::path::Path;
 
 use futures_util::StreamExt;
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{Update, log_refusals};
+use crate::error::describe;
 use crate::protocol::SourceStatus;
 
 /// Why the API server can't be watched at all.
@@ -116,18 +116,7 @@ fn problem(error: &watcher::Error) -> Problem {
     match api_error {
         Some(status) if status.code == 404 => Problem::NotInstalled,
         Some(status) => Problem::Other(status.message.clone()),
-        None => {
-            let mut text = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                let cause_text = cause.to_string();
-                if !text.ends_with(&cause_text) {
-                    text = format!("{text}: {cause_text}");
-                }
-                source = cause.source();
-            }
-            Problem::Other(text)
-        }
+        None => Problem::Other(describe(error)),
     }
 }
 

@@ -77,7 +77,7 @@ struct Peer {
     scale: u8,
     /// Its last window field.
     window: u16,
-    /// Its last timestamp, if both ends use them.
+    /// Its latest timestamp, if both ends use them.
     timestamp: Option<u32>,
 }
 
@@ -96,8 +96,10 @@ impl Peer {
 
     fn note(&mut self, arrived: &Arrived, io: &impl FlowIo) {
         self.window = arrived.tcp.window;
-        if self.timestamp.is_some() {
-            self.timestamp = arrived.options(io.umem()).timestamp().or(self.timestamp);
+        if let Some(latest) = self.timestamp
+            && let Some(value) = arrived.options(io.umem()).timestamp()
+        {
+            self.timestamp = Some(Seq(latest).later(Seq(value)).0);
         }
     }
 }
@@ -405,7 +407,10 @@ impl Follower {
                 }
                 _ => return,
             };
-            let Some(arrived) = self.requests.queue.pop_up_to(reach) else { return };
+            let Some(mut arrived) = self.requests.queue.pop_up_to(reach) else { return };
+            if let Some(latest) = self.client.and_then(|client| client.timestamp) {
+                arrived.set_timestamp(latest, io.umem());
+            }
             self.take(now, arrived, policy, io);
         }
     }
@@ -486,7 +491,11 @@ impl Follower {
     ) -> Result<(), Refused> {
         let Self { requests, http, .. } = self;
         let end = arrived.end();
-        while requests.next.is_before(end) {
+        loop {
+            let offset = requests.next.count_since(arrived.start());
+            if offset >= arrived.len() {
+                break;
+            }
             match http.next_request_bytes() {
                 Next::Wait => return Ok(()),
                 Next::Pass(count) => {
@@ -497,7 +506,6 @@ impl Follower {
                 }
                 Next::Decide if requests.memory.len() >= MEMORY_MAX => return Ok(()),
                 Next::Decide => {
-                    let offset = requests.next.count_since(arrived.start());
                     let bytes = arrived.bytes(io.umem(), offset);
                     let (taken, ended) = http.scan(bytes).map_err(Refused::unreadable)?;
                     requests.memory.append(requests.next, &bytes[..taken]);
@@ -600,10 +608,14 @@ impl Follower {
         self.answer_when_due(now, io);
     }
 
-    /// Checks what a segment of the server acknowledges, and notes it.
+    /// Checks what a segment of the server acknowledges and where it lies, and notes the first.
     fn note_server(&mut self, arrived: &Arrived, io: &impl FlowIo) -> bool {
         let ack = Seq(arrived.tcp.ack);
-        if !arrived.tcp.has(tcp_flags::ACK) || ack.is_after(self.requests.decided) {
+        let behind_fin = self.responses.fin.is_some_and(|fin| arrived.end().is_after(fin));
+        if !arrived.tcp.has(tcp_flags::ACK)
+            || ack.is_after(self.requests.decided)
+            || (behind_fin && arrived.len() > 0)
+        {
             return false;
         }
         if ack.is_after(self.requests.acked) {
@@ -626,16 +638,22 @@ impl Follower {
         io: &mut impl FlowIo,
     ) -> Result<bool, Refusal> {
         let Self { responses, http, .. } = self;
+        if arrived.len() == 0 && !arrived.has_fin() {
+            return Ok(true);
+        }
         let gap = arrived.start().count_since(responses.next);
-        if gap > 0 && (arrived.len() > 0 || arrived.has_fin()) {
+        if gap > 0 {
             if u64::from(gap) > http.opaque_response_bytes() {
                 return Ok(false);
             }
             http.skip_response_bytes(u64::from(gap));
             responses.next = arrived.start();
         }
-        while responses.next.is_before(arrived.end()) {
+        loop {
             let offset = responses.next.count_since(arrived.start());
+            if offset >= arrived.len() {
+                break;
+            }
             let (taken, head) = http.respond(now, arrived.bytes(io.umem(), offset))?;
             responses.next = responses.next.plus(taken as u32);
             if let Some(head) = head {
@@ -700,3 +718,6 @@ impl Follower {
 
 /// Bytes of a timestamp option, padded.
 const TIMESTAMP_LEN: usize = 12;
+
+#[cfg(test)]
+mod tests;

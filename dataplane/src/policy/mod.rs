@@ -3,8 +3,8 @@
 //! # How a flow is decided
 //! An address resolves to an identity (a label set) and to the most specific network (CIDR) that
 //! any policy names. Both carry the sorted list of *selectors* that match them: the compiler gives
-//! each distinct peer selector of all policies a number, so a rule's peer is one number and asking
-//! "does this rule match this peer" is one search in a short list. A new pod with known labels
+//! each distinct peer by labels, and each distinct list of networks, a number, so an entry's peer is
+//! one number and asking "does this entry match this peer" is one search in a short list. A new pod with known labels
 //! therefore changes one address row and no rule; a new label set adds one identity row.
 //!
 //! Each identity has a table for egress and one for ingress. A table maps (protocol, port) to a

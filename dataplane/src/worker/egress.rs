@@ -10,7 +10,7 @@ use crate::route::Outlet;
 use crate::stats::{Tally, WorkerStats};
 use crate::types::LinkId;
 use crate::worker::Shared;
-use crate::xsk::{Frame, FramePool, Packet, Port, Umem};
+use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem};
 
 /// Whether a transmitted packet came from somebody or was built here: they count apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,8 +98,7 @@ impl Egress {
         self.pool.free(frame);
     }
 
-    /// Sends `packet`, whose IP header is at `l3`, out of `outlet`, with the MACs that belong
-    /// there.
+    /// Sends `packet` out of `outlet`, with the MACs that belong there.
     pub(super) fn transmit(&mut self, outlet: &Outlet, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
         edit::set_macs(self.umem.data_mut(&mut packet.head), outlet.mac, outlet.link_mac);
@@ -113,7 +112,9 @@ impl Egress {
             port.transmit(&mut self.pool, packet)
         });
         if let Err(packet) = sent {
-            return self.discard(packet, DropReason::TxRingFull);
+            let is_up = port.state() == LinkState::Up;
+            let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
+            return self.discard(packet, reason);
         }
         if !self.unflushed.contains(&outlet.link) {
             self.unflushed.push(outlet.link);
@@ -141,8 +142,8 @@ impl Egress {
         }
     }
 
-    /// Whether a flush has to be tried again: sleeping must wait.
-    pub(super) fn needs_flush(&self) -> bool {
+    /// Whether a flush has to be tried again.
+    pub(super) fn has_unsent(&self) -> bool {
         !self.unflushed.is_empty()
     }
 

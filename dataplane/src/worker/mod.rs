@@ -72,10 +72,10 @@ impl Worker {
         }
     }
 
-    /// Whether a wakeup of some transmit ring has to be tried again.
+    /// Whether the kernel has not taken all that was transmitted; a round tries again.
     #[must_use]
-    pub fn needs_flush(&self) -> bool {
-        self.egress.needs_flush()
+    pub fn has_unsent(&self) -> bool {
+        self.egress.has_unsent()
     }
 
     /// What this worker counts.

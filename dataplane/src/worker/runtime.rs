@@ -45,6 +45,8 @@ const SPIN_NS: u64 = 20_000;
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// The same while some flow is inspected, for the sake of the followers' timers.
 const SLEEP_INSPECTED: Duration = Duration::from_millis(20);
+/// The same while the kernel has not taken all that was transmitted.
+const SLEEP_UNSENT: Duration = Duration::from_millis(1);
 /// Commands that may wait for one worker.
 const COMMAND_CAPACITY: usize = 256;
 
@@ -258,7 +260,7 @@ impl Thread {
         while !self.stop.load(Ordering::Acquire) {
             self.obey();
             let now = self.clock.now();
-            if self.worker.round(now) > 0 || self.worker.needs_flush() {
+            if self.worker.round(now) > 0 {
                 busy_until = Nanos(now.0 + SPIN_NS);
             } else if self.mode == PollMode::Adaptive && now >= busy_until {
                 self.sleep(&mut events);
@@ -274,10 +276,11 @@ impl Thread {
         let work = !self.commands.is_empty()
             || self.shared.has_handoffs(self.index)
             || self.stop.load(Ordering::Acquire);
-        let timeout = match (work, self.worker.has_inspected()) {
-            (true, _) => Duration::ZERO,
-            (false, true) => SLEEP_INSPECTED,
-            (false, false) => SLEEP_MAX,
+        let timeout = match () {
+            () if work => Duration::ZERO,
+            () if self.worker.has_unsent() => SLEEP_UNSENT,
+            () if self.worker.has_inspected() => SLEEP_INSPECTED,
+            () => SLEEP_MAX,
         };
         // An interrupted or failed poll is a short sleep: the next round looks at everything.
         let _ = self.poll.poll(events, Some(timeout));

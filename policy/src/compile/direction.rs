@@ -17,7 +17,8 @@ use crate::rules::Rule;
 pub(super) struct Draft<'s> {
     pub(super) rule: &'s Rule,
     pub(super) id: RuleId,
-    pub(super) peer: Option<SelectorId>,
+    /// Who may be at the other end, any of them; `None` is anyone.
+    pub(super) peers: &'s [Option<SelectorId>],
 }
 
 /// An entry, and where it can match.
@@ -36,7 +37,7 @@ pub(super) fn build_direction<'s>(
     port_names: &HashMap<&str, PortNameId>,
 ) -> DirectionTable {
     let mut placed: Vec<Placed> = drafts.flat_map(|draft| place(&draft, port_names)).collect();
-    placed.sort_by_key(|p| (p.entry.rank, p.entry.action, p.entry.rule));
+    placed.sort_by_key(|p| (p.entry.rank, p.entry.action, p.entry.rule, p.entry.peer));
     let protocols: BTreeSet<u8> = placed.iter().filter_map(|p| p.protocol).collect();
     let mut classes = Classes { placed: &placed, ids: HashMap::new(), built: Vec::new() };
     let everywhere: Vec<u32> = classes.of_protocol(None).map(|(index, _)| index).collect();
@@ -48,30 +49,39 @@ pub(super) fn build_direction<'s>(
     DirectionTable { protocols, other, classes: classes.built, default_deny: None }
 }
 
-/// The places of one rule: one for each element of its ports.
+/// The places of one rule: one for each peer and each element of its ports.
 fn place(draft: &Draft<'_>, port_names: &HashMap<&str, PortNameId>) -> Vec<Placed> {
-    let entry = |port_name, l7: Option<&Arc<L7Rules>>| Entry {
+    let entry = |peer: &Option<SelectorId>, port_name, l7: Option<&Arc<L7Rules>>| Entry {
         rank: draft.rule.rank,
         action: draft.rule.action,
-        peer: draft.peer,
+        peer: *peer,
         port_name,
         l7: l7.map(Arc::clone),
         rule: draft.id,
     };
     let Some(list) = &draft.rule.ports else {
-        return vec![Placed { entry: entry(None, None), protocol: None, ports: ALL_PORTS }];
+        let everywhere =
+            |peer| Placed { entry: entry(peer, None, None), protocol: None, ports: ALL_PORTS };
+        return draft.peers.iter().map(everywhere).collect();
     };
-    let placed = list.iter().filter_map(|element| {
+    let mut placed = Vec::with_capacity(list.len() * draft.peers.len());
+    for element in list {
         let (ports, name) = match &element.ports.ports {
             PortNumbers::All => (ALL_PORTS, None),
             PortNumbers::Range(range) => (range.clone(), None),
             // Which number the name has depends on the pod, so the entry is everywhere.
-            PortNumbers::Named(name) => (ALL_PORTS, Some(*port_names.get(name.as_str())?)),
+            PortNumbers::Named(name) => match port_names.get(name.as_str()) {
+                Some(id) => (ALL_PORTS, Some(*id)),
+                None => continue,
+            },
         };
-        let entry = entry(name, element.l7.as_ref());
-        Some(Placed { entry, protocol: Some(element.ports.protocol), ports })
-    });
-    placed.collect()
+        placed.extend(draft.peers.iter().map(|peer| Placed {
+            entry: entry(peer, name, element.l7.as_ref()),
+            protocol: Some(element.ports.protocol),
+            ports: ports.clone(),
+        }));
+    }
+    placed
 }
 
 /// Distinct lists of entries.

@@ -2,9 +2,9 @@
 //!
 //! 1. Pods with the same labels, namespace, namespace labels and service account become one
 //!    identity ([`identities`]).
-//! 2. Each rule gets a number, and each distinct list of peers gets one: a *selector*. An index
-//!    over their conditions ([`index`]) finds, for each identity, the few selectors that match it
-//!    out of all.
+//! 2. Each rule gets a number, and so does each distinct peer by labels and each distinct list of
+//!    networks: these are the *selectors*. An index over their conditions ([`index`]) finds, for
+//!    each identity, the few selectors that match it out of all.
 //! 3. The same index, over the subjects of all policies, finds what applies to an identity.
 //!    Identities to which the same rule sets apply share one table ([`direction`]).
 //! 4. Networks become disjoint ranges ([`networks`]).
@@ -34,7 +34,8 @@ use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
 use crate::key::ObjectKey;
 use crate::labels::Facts;
 use crate::model::PortNumbers;
-use crate::rules::{Peer, RuleSet, Side};
+use crate::rules::{NetworkPeer, Peer, Rule, RuleSet, Side};
+use crate::selector::Selector;
 use crate::store::{EnforcementMode, Store};
 
 /// The outcome of [`compile`].
@@ -97,8 +98,8 @@ struct PlacedSet<'s> {
     rules: &'s RuleSet,
     /// Index into [`Program::policies`].
     policy: u32,
-    /// Rules and selectors, in step with `rules.rules`.
-    numbers: Vec<(RuleId, Option<SelectorId>)>,
+    /// Rules and their peers, in step with `rules.rules`.
+    numbers: Vec<(RuleId, Vec<Option<SelectorId>>)>,
 }
 
 /// All rules of all policies, numbered.
@@ -133,11 +134,7 @@ impl<'s> Program<'s> {
         program
     }
 
-    fn place(
-        &mut self,
-        key: &ObjectKey,
-        rule: &'s crate::rules::Rule,
-    ) -> (RuleId, Option<SelectorId>) {
+    fn place(&mut self, key: &ObjectKey, rule: &'s Rule) -> (RuleId, Vec<Option<SelectorId>>) {
         let id = RuleId(self.origins.len() as u32);
         let origin = RuleOrigin { key: key.clone(), side: rule.side, field: rule.field.clone() };
         self.origins.push(origin);
@@ -147,44 +144,75 @@ impl<'s> Program<'s> {
                 self.port_names.entry(name).or_insert(next);
             }
         }
-        (id, rule.peers.as_deref().map(|peers| self.selectors.intern(peers)))
+        (id, self.selectors.intern(rule.peers.as_deref()))
     }
 }
 
-/// Distinct lists of peers.
+/// What one selector number stands for.
+///
+/// A peer by labels has a number of its own, because one such as "all namespaces" can be in many
+/// rules, and match many identities. The networks of a rule have one number together, because
+/// there can be many in one rule, and an address is in few.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Source<'s> {
+    Labels(&'s Selector),
+    Networks(&'s [Peer]),
+}
+
+/// Distinct selectors.
 #[derive(Default)]
 struct Selectors<'s> {
-    lists: Vec<&'s [Peer]>,
-    ids: HashMap<&'s [Peer], SelectorId>,
+    sources: Vec<Source<'s>>,
+    ids: HashMap<Source<'s>, SelectorId>,
 }
 
 impl<'s> Selectors<'s> {
-    fn intern(&mut self, peers: &'s [Peer]) -> SelectorId {
-        let next = SelectorId(self.lists.len() as u32);
-        let id = *self.ids.entry(peers).or_insert(next);
+    /// The numbers of a rule's peers (sorted); the one `None` is anyone.
+    fn intern(&mut self, peers: Option<&'s [Peer]>) -> Vec<Option<SelectorId>> {
+        let Some(peers) = peers else { return vec![None] };
+        // Networks sort last.
+        let (labels, networks) =
+            peers.split_at(peers.partition_point(|peer| matches!(peer, Peer::Labels(_))));
+        let labels = labels.iter().filter_map(|peer| match peer {
+            Peer::Labels(selector) => Some(Source::Labels(selector)),
+            Peer::Network(_) => None,
+        });
+        let networks = (!networks.is_empty()).then_some(Source::Networks(networks));
+        labels.chain(networks).map(|source| Some(self.id(source))).collect()
+    }
+
+    fn id(&mut self, source: Source<'s>) -> SelectorId {
+        let next = SelectorId(self.sources.len() as u32);
+        let id = *self.ids.entry(source).or_insert(next);
         if id == next {
-            self.lists.push(peers);
+            self.sources.push(source);
         }
         id
     }
 
-    fn peers(&self) -> impl Iterator<Item = (SelectorId, &'s Peer)> + '_ {
-        let lists = self.lists.iter().enumerate();
-        lists.flat_map(|(id, list)| list.iter().map(move |peer| (SelectorId(id as u32), peer)))
+    fn numbered(&self) -> impl Iterator<Item = (SelectorId, Source<'s>)> + '_ {
+        let sources = self.sources.iter().enumerate();
+        sources.map(|(id, source)| (SelectorId(id as u32), *source))
     }
 
-    fn networks(&self) -> impl Iterator<Item = (SelectorId, &'s crate::rules::NetworkPeer)> + '_ {
-        self.peers().filter_map(|(id, peer)| match peer {
-            Peer::Network(network) => Some((id, network)),
-            Peer::Labels(_) => None,
+    fn networks(&self) -> impl Iterator<Item = (SelectorId, &'s NetworkPeer)> + '_ {
+        self.numbered().flat_map(|(id, source)| {
+            let peers = match source {
+                Source::Networks(peers) => peers,
+                Source::Labels(_) => &[],
+            };
+            peers.iter().filter_map(move |peer| match peer {
+                Peer::Network(network) => Some((id, network)),
+                Peer::Labels(_) => None,
+            })
         })
     }
 
     /// The selectors that match each identity.
     fn matches_of(&self, identities: &Identities) -> Vec<SelectorSet> {
-        let by_labels = self.peers().filter_map(|(id, peer)| match peer {
-            Peer::Labels(selector) => Some((selector, id.0)),
-            Peer::Network(_) => None,
+        let by_labels = self.numbered().filter_map(|(id, source)| match source {
+            Source::Labels(selector) => Some((selector, id.0)),
+            Source::Networks(_) => None,
         });
         let index = SelectorIndex::new(by_labels);
         let matching = |facts| SelectorSet::new(index.matching(facts).into_iter().map(SelectorId));
@@ -234,10 +262,10 @@ impl<'p, 's> DirectionTables<'p, 's> {
         denying.dedup();
         let drafts = placed().flat_map(|set| {
             let rules = set.rules.rules.iter().zip(&set.numbers);
-            rules.filter(|(rule, _)| rule.side == side).map(|(rule, (id, peer))| Draft {
+            rules.filter(|(rule, _)| rule.side == side).map(|(rule, (id, peers))| Draft {
                 rule,
                 id: *id,
-                peer: *peer,
+                peers,
             })
         });
         let mut table = build_direction(drafts, &self.program.port_names);

@@ -61,6 +61,15 @@ impl Arrived {
         Options(&umem.data(&self.packet.head)[l4 + 20..payload])
     }
 
+    /// Writes the sender's timestamp anew, if the segment has one. A receiver drops a segment with
+    /// an older one than it has seen (RFC 7323 §5.3), as it would one that was put off.
+    pub(super) fn set_timestamp(&mut self, value: u32, umem: &Umem) {
+        let Some(at) = self.options(umem).find(TIMESTAMP, 10) else { return };
+        let at = usize::from(self.view.l4) + 20 + at + 2;
+        umem.data_mut(&mut self.packet.head)[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        self.write_headers(umem);
+    }
+
     /// Cuts the payload down to its first `len` bytes, takes the FIN off, and moves the segment to
     /// `start` (which only makes sense if nothing of the payload is left).
     pub(super) fn cut(&mut self, start: Seq, len: u32, io: &mut impl FlowIo) {
@@ -118,42 +127,53 @@ impl Arrived {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Options<'a>(&'a [u8]);
 
+const MSS: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const TIMESTAMP: u8 = 8;
+
 impl Options<'_> {
-    fn find<const N: usize>(&self, kind: u8) -> Option<[u8; N]> {
-        let mut rest = self.0;
-        loop {
-            rest = match rest {
-                [1, tail @ ..] => tail,
-                [found, len, ..] if *found > 1 && usize::from(*len) >= 2 => {
-                    let (option, tail) = rest.split_at_checked(usize::from(*len))?;
-                    if *found == kind {
-                        return option[2..].try_into().ok();
-                    }
-                    tail
-                }
-                _ => return None,
-            };
+    /// Offset of the first option of this kind and length.
+    fn find(&self, kind: u8, len: u8) -> Option<usize> {
+        // How nearly every segment carries its timestamp (RFC 7323 appendix A).
+        if kind == TIMESTAMP && self.0.starts_with(&[1, 1, TIMESTAMP, 10]) && self.0.len() >= 12 {
+            return Some(2);
         }
+        let mut at = 0;
+        while let Some([found, rest @ ..]) = self.0.get(at..) {
+            match (*found, rest.first()) {
+                (1, _) => at += 1,
+                (0, _) | (_, None | Some(0 | 1)) => return None,
+                (found, Some(size)) => {
+                    let fits = at + usize::from(*size) <= self.0.len();
+                    if found == kind {
+                        return (*size == len && fits).then_some(at);
+                    }
+                    at += usize::from(*size);
+                }
+            }
+        }
+        None
+    }
+
+    fn value<const N: usize>(&self, kind: u8) -> Option<[u8; N]> {
+        let at = self.find(kind, N as u8 + 2)? + 2;
+        self.0[at..at + N].try_into().ok()
     }
 
     /// Maximum segment size, bytes.
     pub(super) fn mss(&self) -> Option<u16> {
-        self.find(2).map(u16::from_be_bytes)
+        self.value(MSS).map(u16::from_be_bytes)
     }
 
     /// Window scale shift, at most 14.
     pub(super) fn window_scale(&self) -> Option<u8> {
-        self.find(3).map(|[shift]| shift.min(14))
+        self.value(WINDOW_SCALE).map(|[shift]| shift.min(14))
     }
 
     /// The sender's timestamp.
     pub(super) fn timestamp(&self) -> Option<u32> {
-        let value = match self.0 {
-            // How nearly every segment carries it (RFC 7323 appendix A).
-            [1, 1, 8, 10, a, b, c, d, ..] => [*a, *b, *c, *d],
-            _ => *self.find::<8>(8)?.first_chunk()?,
-        };
-        Some(u32::from_be_bytes(value))
+        let [a, b, c, d, ..] = self.value::<8>(TIMESTAMP)?;
+        Some(u32::from_be_bytes([a, b, c, d]))
     }
 }
 

@@ -1,0 +1,30 @@
+//! Errors as one line for people.
+
+use std::error::Error;
+
+/// What went wrong and why: the error, and each cause that it doesn't tell of itself.
+#[must_use]
+pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such file");
+        let error = anyhow::Error::new(cause).context("can't read x: no such file").context("stop");
+        assert_eq!(describe(error.as_ref()), "stop: can't read x: no such file");
+    }
+}

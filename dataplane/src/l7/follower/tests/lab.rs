@@ -1,0 +1,499 @@
+//! A client, a server and the follower between them, in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use etherparse::{PacketBuilder, TcpHeader, VlanId};
+
+use crate::drop_reason::DropReason;
+use crate::event::EventKind;
+use crate::l7::L7Policy;
+use crate::l7::follower::Follower;
+use crate::l7::http1::tests::docs_only;
+use crate::l7::io::FlowIo;
+use crate::packet::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+use crate::packet::{L4, Tcp, View, edit, parse};
+use crate::types::{Direction, Nanos};
+use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
+
+pub(super) const CLIENT: Direction = Direction::Original;
+pub(super) const SERVER: Direction = Direction::Reply;
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// A packet that the follower sent on or made.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) direction: Direction,
+    pub(super) own: bool,
+    pub(super) bytes: Vec<u8>,
+    pub(super) view: View,
+    pub(super) tcp: Tcp,
+}
+
+impl Sent {
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.bytes[usize::from(self.view.payload)..self.view.end as usize]
+    }
+
+    pub(super) fn is(&self, flags: u8) -> bool {
+        self.tcp.has(flags)
+    }
+
+    /// Value and echo of the timestamp option.
+    pub(super) fn timestamps(&self) -> Option<(u32, u32)> {
+        let options = &self.bytes[usize::from(self.view.l4) + 20..usize::from(self.view.payload)];
+        let at = options.windows(2).position(|pair| pair == [8, 10])? + 2;
+        let word = |at: usize| u32::from_be_bytes(options[at..at + 4].try_into().unwrap());
+        Some((word(at), word(at + 4)))
+    }
+}
+
+/// The worker's side.
+pub(super) struct Io {
+    umem: Arc<Umem>,
+    pub(super) pool: FramePool,
+    pub(super) sent: Vec<Sent>,
+    pub(super) dropped: Vec<DropReason>,
+    pub(super) events: Vec<EventKind>,
+    /// No frame is to be had.
+    pub(super) starved: bool,
+}
+
+impl Io {
+    fn take(&mut self, direction: Direction, own: bool, packet: Packet) {
+        let mut bytes = self.umem.data(&packet.head).to_vec();
+        let view = parse(&bytes, packet.len()).expect("the follower sends what parses");
+        assert!(edit::l4_checksum_is_right(&self.umem, &packet, &view), "checksum");
+        packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
+        let L4::Tcp(tcp) = view.l4_kind else { panic!("the follower sends TCP") };
+        self.pool.free_packet(packet);
+        self.sent.push(Sent { direction, own, bytes, view, tcp });
+    }
+}
+
+impl FlowIo for Io {
+    fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    fn alloc(&mut self) -> Option<Frame> {
+        if self.starved { None } else { self.pool.alloc() }
+    }
+
+    fn free(&mut self, frame: Frame) {
+        self.pool.free(frame);
+    }
+
+    fn forward(&mut self, direction: Direction, packet: Packet) {
+        self.take(direction, false, packet);
+    }
+
+    fn originate(&mut self, direction: Direction, packet: Packet) {
+        self.take(direction, true, packet);
+    }
+
+    fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.pool.free_packet(packet);
+        self.dropped.push(reason);
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        self.events.push(kind);
+    }
+}
+
+/// A TCP end, as far as its reception goes, and a sender of whatever a test wants.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) isn: u32,
+    peer_isn: Option<u32>,
+    /// Bytes that it sent.
+    pub(super) sent: u32,
+    /// Bytes that arrived and can be read.
+    pub(super) received: Vec<u8>,
+    early: BTreeMap<usize, u8>,
+    /// Where the other side's FIN stands.
+    pub(super) fin: Option<usize>,
+    pub(super) fin_taken: bool,
+    pub(super) was_reset: bool,
+    pub(super) window: u16,
+    /// Which bytes count when one position arrives twice before it can be read.
+    pub(super) last_wins: bool,
+    timestamp: u32,
+    peer_timestamp: Option<u32>,
+}
+
+impl End {
+    fn new(isn: u32, timestamp: u32) -> Self {
+        Self {
+            isn,
+            peer_isn: None,
+            sent: 0,
+            received: Vec::new(),
+            early: BTreeMap::new(),
+            fin: None,
+            fin_taken: false,
+            was_reset: false,
+            window: 65_000,
+            last_wins: false,
+            timestamp,
+            peer_timestamp: None,
+        }
+    }
+
+    /// The number it acknowledges.
+    pub(super) fn ack(&self) -> u32 {
+        let taken = 1 + self.received.len() as u32 + u32::from(self.fin_taken);
+        self.peer_isn.map_or(0, |isn| isn.wrapping_add(taken))
+    }
+
+    /// Its next sequence number.
+    pub(super) fn next(&self) -> u32 {
+        self.isn.wrapping_add(1 + self.sent)
+    }
+
+    /// PAWS (RFC 7323 §5.3). What we make or put off must not fail it.
+    fn takes_timestamp(&mut self, packet: &Sent) -> bool {
+        let (value, _) = packet.timestamps().expect("timestamps go on");
+        let recent = self.peer_timestamp.unwrap_or(value);
+        let is_old = (value.wrapping_sub(recent) as i32) < 0;
+        assert!(!is_old || !packet.own, "an old timestamp");
+        let in_order =
+            self.peer_isn.is_none() || packet.tcp.seq.wrapping_sub(self.ack()) as i32 <= 0;
+        if !is_old && in_order {
+            self.peer_timestamp = Some(value);
+        }
+        !is_old
+    }
+
+    /// Takes a packet as Linux would (`net/ipv4/tcp_input.c`, `tcp_validate_incoming`). True if it
+    /// has to be acknowledged.
+    fn deliver(&mut self, packet: &Sent, use_timestamps: bool) -> bool {
+        let tcp = &packet.tcp;
+        if self.was_reset {
+            return false;
+        }
+        if use_timestamps && !packet.is(RST) && !self.takes_timestamp(packet) {
+            return true;
+        }
+        if packet.is(SYN) {
+            let fresh = self.peer_isn.is_none();
+            self.peer_isn.get_or_insert(tcp.seq);
+            return !fresh;
+        }
+        let Some(peer_isn) = self.peer_isn else {
+            self.was_reset |= packet.is(RST | ACK) && tcp.ack == self.isn.wrapping_add(1);
+            return false;
+        };
+        if packet.is(RST) {
+            self.was_reset = tcp.seq == self.ack();
+            let distance = tcp.seq.wrapping_sub(self.ack());
+            return !self.was_reset && distance < u32::from(self.window);
+        }
+        assert!(packet.is(ACK), "a segment without acknowledgement");
+        let offset = i64::from(tcp.seq.wrapping_sub(peer_isn.wrapping_add(1)) as i32);
+        let limit = self.received.len() + usize::from(self.window);
+        for (index, byte) in packet.payload().iter().enumerate() {
+            let Ok(at) = usize::try_from(offset + index as i64) else { continue };
+            if at >= self.received.len() && at < limit && !self.fin_taken {
+                let slot = self.early.entry(at).or_insert(*byte);
+                if self.last_wins {
+                    *slot = *byte;
+                }
+            }
+        }
+        if packet.is(FIN) {
+            self.fin = usize::try_from(offset + packet.payload().len() as i64).ok();
+        }
+        while let Some(byte) = self.early.remove(&self.received.len()) {
+            self.received.push(byte);
+        }
+        self.fin_taken |= self.fin == Some(self.received.len());
+        !packet.payload().is_empty() || packet.is(FIN)
+    }
+}
+
+/// What a test can choose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    pub(super) v6: bool,
+    pub(super) vlan: bool,
+    pub(super) timestamps: bool,
+    /// Bytes of each frame of an injected packet.
+    pub(super) frame: usize,
+    pub(super) client_mss: u16,
+    pub(super) client_isn: u32,
+    pub(super) server_isn: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            v6: false,
+            vlan: false,
+            timestamps: true,
+            frame: (FRAME_SIZE - FRAME_HEADROOM) as usize,
+            client_mss: 1460,
+            // Both streams cross the wrap.
+            client_isn: u32::MAX - 20,
+            server_isn: u32::MAX - 70,
+        }
+    }
+}
+
+pub(super) struct Lab {
+    pub(super) options: Options,
+    pub(super) io: Io,
+    pub(super) follower: Follower,
+    pub(super) policy: L7Policy,
+    pub(super) now: Nanos,
+    pub(super) client: End,
+    pub(super) server: End,
+    /// The server answers requests, each once.
+    pub(super) serves: bool,
+    answered: usize,
+    /// Ends acknowledge what they take.
+    pub(super) acks: bool,
+    /// Everything that was delivered, for a look.
+    pub(super) log: Vec<Sent>,
+}
+
+pub(super) const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const HEAD_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
+
+impl Lab {
+    pub(super) fn new(options: Options) -> Self {
+        let umem = Umem::new(512).unwrap();
+        let io = Io {
+            pool: umem.pool(),
+            umem,
+            sent: Vec::new(),
+            dropped: Vec::new(),
+            events: Vec::new(),
+            starved: false,
+        };
+        Self {
+            options,
+            io,
+            follower: Follower::new(),
+            policy: docs_only(),
+            now: Nanos(1_000_000_000),
+            client: End::new(options.client_isn, 1_000),
+            server: End::new(options.server_isn, u32::MAX - 3),
+            serves: true,
+            answered: 0,
+            acks: true,
+            log: Vec::new(),
+        }
+    }
+
+    /// A lab with an open connection.
+    pub(super) fn open(options: Options) -> Self {
+        let mut lab = Self::new(options);
+        lab.handshake();
+        lab
+    }
+
+    pub(super) fn handshake(&mut self) {
+        self.syn();
+        self.exchange();
+        let (seq, ack) = (self.server.isn, self.server.ack());
+        self.send(SERVER, seq, ack, SYN | ACK, b"");
+        self.exchange();
+        self.from_client(0, b"", 0);
+        self.exchange();
+    }
+
+    pub(super) fn syn(&mut self) {
+        let isn = self.client.isn;
+        self.send(CLIENT, isn, 0, SYN, b"");
+    }
+
+    fn tcp_options(&mut self, from: Direction, flags: u8) -> Vec<u8> {
+        let end = match from {
+            CLIENT => &mut self.client,
+            SERVER => &mut self.server,
+        };
+        end.timestamp = end.timestamp.wrapping_add(1);
+        let mss = if from == CLIENT { self.options.client_mss } else { 1400 };
+        let mut options = Vec::new();
+        if flags & SYN != 0 {
+            options.extend([2, 4, (mss >> 8) as u8, mss as u8, 1, 3, 3, 0]);
+        }
+        if self.options.timestamps {
+            options.extend([1, 1, 8, 10]);
+            options.extend(end.timestamp.to_be_bytes());
+            options.extend(end.peer_timestamp.unwrap_or(0).to_be_bytes());
+        }
+        options
+    }
+
+    /// The bytes of a packet.
+    pub(super) fn packet(
+        &mut self,
+        from: Direction,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let (macs, window) = match from {
+            CLIENT => ((CLIENT_MAC, SERVER_MAC), self.client.window),
+            SERVER => ((SERVER_MAC, CLIENT_MAC), self.server.window),
+        };
+        let ports = if from == CLIENT { (40_000, 80) } else { (80, 40_000) };
+        let mut tcp = TcpHeader::new(ports.0, ports.1, seq, window);
+        tcp.acknowledgment_number = ack;
+        tcp.fin = flags & FIN != 0;
+        tcp.syn = flags & SYN != 0;
+        tcp.rst = flags & RST != 0;
+        tcp.psh = flags & PSH != 0;
+        tcp.ack = flags & ACK != 0;
+        tcp.urg = flags & URG != 0;
+        tcp.set_options_raw(&self.tcp_options(from, flags)).unwrap();
+        let hosts = if from == CLIENT { (1, 2) } else { (2, 1) };
+        let link = PacketBuilder::ethernet2(macs.0, macs.1);
+        let v4 = |host| [10, 0, 0, host];
+        let v6 = |host| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host];
+        let id = VlanId::try_new(5).unwrap();
+        let step = match (self.options.v6, self.options.vlan) {
+            (false, false) => link.ipv4(v4(hosts.0), v4(hosts.1), 64),
+            (true, false) => link.ipv6(v6(hosts.0), v6(hosts.1), 64),
+            (false, true) => link.single_vlan(id).ipv4(v4(hosts.0), v4(hosts.1), 64),
+            (true, true) => link.single_vlan(id).ipv6(v6(hosts.0), v6(hosts.1), 64),
+        };
+        let mut bytes = Vec::new();
+        step.tcp_header(tcp).write(&mut bytes, payload).unwrap();
+        bytes
+    }
+
+    pub(super) fn send(&mut self, from: Direction, seq: u32, ack: u32, flags: u8, payload: &[u8]) {
+        let bytes = self.packet(from, seq, ack, flags, payload);
+        self.inject(from, &bytes);
+    }
+
+    /// Gives the follower a packet, in frames of `options.frame` bytes.
+    pub(super) fn inject(&mut self, from: Direction, bytes: &[u8]) {
+        let mut frames = bytes.chunks(self.options.frame).map(|chunk| {
+            let mut frame = self.io.pool.alloc().unwrap();
+            frame.set_len(chunk.len() as u32);
+            self.io.umem.data_mut(&mut frame).copy_from_slice(chunk);
+            frame
+        });
+        let packet = Packet { head: frames.next().unwrap(), tail: frames.collect() };
+        let view = parse(self.io.umem.data(&packet.head), packet.len()).unwrap();
+        self.follower.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
+        self.check_balance();
+    }
+
+    pub(super) fn check_balance(&self) {
+        assert_eq!(self.io.pool.outstanding(), self.follower.held_frames() as i64);
+    }
+
+    /// A segment of the client, `offset` bytes into its stream.
+    pub(super) fn from_client(&mut self, offset: u32, payload: &[u8], flags: u8) {
+        let seq = self.client.isn.wrapping_add(1).wrapping_add(offset);
+        let ack = self.client.ack();
+        self.client.sent = self.client.sent.max(offset + payload.len() as u32);
+        self.send(CLIENT, seq, ack, ACK | flags, payload);
+    }
+
+    /// The client's next bytes, as one segment, and everything that follows from it.
+    pub(super) fn request(&mut self, bytes: &[u8]) {
+        self.from_client(self.client.sent, bytes, PSH);
+        self.exchange();
+    }
+
+    /// A segment of the server, `offset` bytes into its stream.
+    pub(super) fn from_server(&mut self, offset: u32, payload: &[u8], flags: u8) {
+        let seq = self.server.isn.wrapping_add(1).wrapping_add(offset);
+        let ack = self.server.ack();
+        self.server.sent = self.server.sent.max(offset + payload.len() as u32);
+        self.send(SERVER, seq, ack, ACK | flags, payload);
+    }
+
+    /// The server's next bytes and everything that follows.
+    pub(super) fn response(&mut self, bytes: &[u8]) {
+        self.from_server(self.server.sent, bytes, PSH);
+        self.exchange();
+    }
+
+    /// Delivers what the follower sent, until all is quiet.
+    pub(super) fn exchange(&mut self) {
+        self.exchange_with(|_| true);
+    }
+
+    /// As [`Self::exchange`]; packets that `arrives` refuses are lost on their way.
+    pub(super) fn exchange_with(&mut self, mut arrives: impl FnMut(&Sent) -> bool) {
+        for _ in 0..2_000 {
+            let sent = std::mem::take(&mut self.io.sent);
+            if sent.is_empty() && !self.answer_next() {
+                return;
+            }
+            for packet in sent {
+                self.log.push(packet.clone());
+                if arrives(&packet) {
+                    self.deliver(&packet);
+                }
+            }
+        }
+        panic!("the ends and the follower never come to rest");
+    }
+
+    fn deliver(&mut self, packet: &Sent) {
+        let use_timestamps = self.options.timestamps;
+        let (end, from) = match packet.direction {
+            CLIENT => (&mut self.server, SERVER),
+            SERVER => (&mut self.client, CLIENT),
+        };
+        if end.deliver(packet, use_timestamps) && self.acks {
+            let (seq, ack) = (end.next(), end.ack());
+            self.send(from, seq, ack, ACK, b"");
+        }
+    }
+
+    /// The server's program: one response for each allowed request that arrived.
+    fn answer_next(&mut self) -> bool {
+        let allowed = self.io.events.iter().filter_map(|event| match event {
+            EventKind::HttpRequest { allowed: true, request, .. } => Some(request.method),
+            _ => None,
+        });
+        let next = allowed.skip(self.answered).map(|method| method.bytes() == b"HEAD").next();
+        let Some(head_only) = next.filter(|_| self.serves && !self.server.was_reset) else {
+            return false;
+        };
+        self.answered += 1;
+        let response = if head_only { HEAD_RESPONSE } else { RESPONSE };
+        self.from_server(self.server.sent, response, PSH);
+        true
+    }
+
+    /// Lets time pass in small steps.
+    pub(super) fn wait_millis(&mut self, millis: u64) {
+        for _ in 0..millis.div_ceil(5) {
+            self.now = self.now.plus_millis(5);
+            self.follower.tick(self.now, &mut self.io);
+            self.check_balance();
+            self.exchange();
+        }
+    }
+
+    /// Whether each request was allowed, in order.
+    pub(super) fn verdicts(&self) -> Vec<bool> {
+        let verdict = |event: &EventKind| match event {
+            EventKind::HttpRequest { allowed, .. } => Some(*allowed),
+            _ => None,
+        };
+        self.io.events.iter().filter_map(verdict).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.follower.close(&mut self.io);
+            assert_eq!(self.io.pool.outstanding(), 0, "every frame came back");
+        }
+    }
+}
