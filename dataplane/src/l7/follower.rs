@@ -35,7 +35,7 @@ mod seq;
 use smoltcp::wire::TcpControl;
 
 use super::L7Policy;
-use super::http1::{Answer, Http1, Next, Refusal, Refused, ResponseState};
+use super::http1::{Answer, Http1, Next, Refusal, ResponseState};
 use super::io::FlowIo;
 use super::reply::{PAYLOAD_MAX, Segment, Template};
 use crate::drop_reason::DropReason;
@@ -265,8 +265,8 @@ impl Follower {
         }
         let arrived = Arrived { view: *view, tcp, packet };
         match direction {
-            Direction::Original => self.from_client(now, arrived, policy, io),
-            Direction::Reply => self.from_server(now, arrived, io),
+            Direction::Original => self.client_segment(now, arrived, policy, io),
+            Direction::Reply => self.server_segment(now, arrived, io),
         }
         self.take_waiting(now, policy, io);
     }
@@ -296,8 +296,9 @@ impl Follower {
         }
         let waited = now.since(requests.since) / 1_000_000;
         if waited >= UNIT_MS {
-            let refusal = Refusal { reason: DropReason::L7Timeout, answer: Answer::Reset };
-            self.refuse(now, &Refused::unreadable(refusal), io);
+            let refusal = Refusal::new(DropReason::L7Timeout, Answer::Reset);
+            tell(refusal, io);
+            self.refuse(now, refusal, io);
         } else if waited >= ACK_DELAY_MS
             && requests.owned != requests.next
             // Only bytes in memory can be sent again, so what lies before them must have arrived.
@@ -332,7 +333,7 @@ impl Follower {
         self.send(Direction::Reply, seq, TcpControl::None, Some(window), b"", io);
     }
 
-    fn from_client(
+    fn client_segment(
         &mut self,
         now: Nanos,
         arrived: Arrived,
@@ -357,9 +358,10 @@ impl Follower {
         match self.stage {
             Stage::Following | Stage::Refusing { .. } if arrived.tcp.has(tcp_flags::URG) => {
                 // The urgent byte leaves the stream, or not, as the server's program likes.
-                io.discard(arrived.packet, DropReason::L7Unsupported);
-                let refusal = Refusal { reason: DropReason::L7Unsupported, answer: Answer::Reset };
-                self.refuse(now, &Refused::unreadable(refusal), io);
+                let reason = DropReason::L7Unsupported;
+                io.discard(arrived.packet, reason);
+                io.event(EventKind::Drop { reason });
+                self.refuse(now, Refusal::new(reason, Answer::Reset), io);
             }
             Stage::Following => self.take(now, arrived, policy, io),
             Stage::Answered(_) => {
@@ -456,14 +458,14 @@ impl Follower {
                     self.acknowledge(io);
                 }
             }
-            Err(refused) => {
+            Err(refusal) => {
                 if nothing_to_send {
-                    io.discard(arrived.packet, refused.refusal.reason);
+                    io.discard(arrived.packet, refusal.reason);
                 } else {
                     self.send_on(decided, arrived, io);
                 }
                 self.requests.next = self.requests.next.later(end);
-                self.refuse(now, &refused, io);
+                self.refuse(now, refusal, io);
             }
         }
     }
@@ -471,7 +473,9 @@ impl Follower {
     /// Whether a segment has other bytes than those that were inspected at its place.
     fn contradicts(&self, arrived: &Arrived, io: &impl FlowIo) -> bool {
         let mut offset = 0;
-        while self.requests.memory.len() > 0 && offset < arrived.len() {
+        // Most segments are new, and most old ones lie behind everything remembered.
+        let known = self.requests.next.count_since(arrived.start()).min(arrived.len());
+        while self.requests.memory.len() > 0 && offset < known {
             let bytes = arrived.bytes(io.umem(), offset);
             if self.requests.memory.contradicts(arrived.start().plus(offset), bytes) {
                 return true;
@@ -488,46 +492,68 @@ impl Follower {
         arrived: &Arrived,
         policy: &L7Policy,
         io: &mut impl FlowIo,
-    ) -> Result<(), Refused> {
-        let Self { requests, http, .. } = self;
-        let end = arrived.end();
+    ) -> Result<(), Refusal> {
         loop {
-            let offset = requests.next.count_since(arrived.start());
+            let offset = self.requests.next.count_since(arrived.start());
             if offset >= arrived.len() {
                 break;
             }
-            match http.next_request_bytes() {
+            match self.http.next_request_bytes() {
                 Next::Wait => return Ok(()),
                 Next::Pass(count) => {
-                    let count = count.min(u64::from(end.count_since(requests.next)));
-                    http.pass_request_bytes(count);
-                    requests.next = requests.next.plus(count as u32);
-                    requests.decided = requests.next;
+                    let count = count.min(u64::from(arrived.len() - offset));
+                    self.http.pass_request_bytes(count);
+                    self.requests.next = self.requests.next.plus(count as u32);
+                    self.requests.decided = self.requests.next;
                 }
-                Next::Decide if requests.memory.len() >= MEMORY_MAX => return Ok(()),
+                Next::Decide if self.requests.memory.len() >= MEMORY_MAX => return Ok(()),
                 Next::Decide => {
-                    let bytes = arrived.bytes(io.umem(), offset);
-                    let (taken, ended) = http.scan(bytes).map_err(Refused::unreadable)?;
-                    requests.memory.append(requests.next, &bytes[..taken]);
-                    requests.next = requests.next.plus(taken as u32);
-                    if ended {
-                        let unit = requests.memory.slice(requests.decided, requests.next);
-                        if let Some(released) = http.decide(now, unit, policy)? {
-                            let (rule, request) = (released.rule, released.line);
-                            let (allowed, malformed) = (true, None);
-                            io.event(EventKind::HttpRequest { allowed, rule, malformed, request });
-                        }
-                        requests.decided = requests.next;
+                    let ended = self.remember(arrived.bytes(io.umem(), offset));
+                    if ended.inspect_err(|refusal| tell(*refusal, io))? {
+                        self.decide(now, policy, io)?;
                     }
                 }
             }
         }
-        if arrived.has_fin() && requests.next == end {
-            http.end_requests().map_err(Refused::unreadable)?;
-            requests.fin = true;
-            requests.next = end.plus(1);
-            requests.decided = requests.next;
+        if arrived.has_fin() && self.requests.next == arrived.end() {
+            self.http.end_requests().inspect_err(|refusal| tell(*refusal, io))?;
+            self.requests.fin = true;
+            self.requests.next = arrived.end_with_fin();
+            self.requests.decided = self.requests.next;
         }
+        Ok(())
+    }
+
+    /// Remembers the bytes that belong to the current unit. True if it ends with them.
+    fn remember(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
+        let (taken, ended) = self.http.scan(bytes)?;
+        self.requests.memory.append(self.requests.next, &bytes[..taken]);
+        self.requests.next = self.requests.next.plus(taken as u32);
+        Ok(ended)
+    }
+
+    /// Decides the unit that ends at `requests.next`.
+    fn decide(
+        &mut self,
+        now: Nanos,
+        policy: &L7Policy,
+        io: &mut impl FlowIo,
+    ) -> Result<(), Refusal> {
+        let Requests { memory, decided, next, .. } = &self.requests;
+        let judged = self.http.decide(now, memory.slice(*decided, *next), policy);
+        if let Some(judged) = judged.inspect_err(|refusal| tell(*refusal, io))? {
+            let refusal = judged.verdict.err();
+            io.event(EventKind::HttpRequest {
+                allowed: refusal.is_none(),
+                rule: judged.verdict.ok().flatten(),
+                malformed: refusal
+                    .map(|refusal| refusal.reason)
+                    .filter(|reason| *reason != DropReason::L7Denied),
+                request: judged.line,
+            });
+            judged.verdict?;
+        }
+        self.requests.decided = self.requests.next;
         Ok(())
     }
 
@@ -571,12 +597,12 @@ impl Follower {
     }
 
     fn hold(&mut self, now: Nanos, arrived: Arrived, io: &mut impl FlowIo) {
-        if let Err(arrived) = self.requests.queue.push(now, arrived) {
+        if let Some(arrived) = self.requests.queue.push(now, arrived) {
             io.discard(arrived.packet, DropReason::L7Limit);
         }
     }
 
-    fn from_server(&mut self, now: Nanos, arrived: Arrived, io: &mut impl FlowIo) {
+    fn server_segment(&mut self, now: Nanos, arrived: Arrived, io: &mut impl FlowIo) {
         if arrived.tcp.has(tcp_flags::SYN) {
             return self.server_opens(arrived, io);
         }
@@ -599,7 +625,7 @@ impl Follower {
             Ok(false) => return io.discard(arrived.packet, DropReason::L7Limit),
             Err(refusal) => {
                 io.discard(arrived.packet, refusal.reason);
-                io.event(EventKind::Drop { reason: refusal.reason });
+                tell(refusal, io);
                 return self.reset(io);
             }
         }
@@ -718,6 +744,11 @@ impl Follower {
 
 /// Bytes of a timestamp option, padded.
 const TIMESTAMP_LEN: usize = 12;
+
+/// Tells of a refusal that is not about a request that could be read.
+fn tell(refusal: Refusal, io: &mut impl FlowIo) {
+    io.event(EventKind::Drop { reason: refusal.reason });
+}
 
 #[cfg(test)]
 mod tests;

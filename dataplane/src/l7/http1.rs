@@ -25,7 +25,7 @@ mod response;
 mod scan;
 mod target;
 
-pub use request::{Refused, Released};
+pub use request::Judged;
 pub use response::ResponseHead;
 
 use std::collections::VecDeque;
@@ -69,19 +69,27 @@ pub struct Refusal {
     pub reason: DropReason,
     /// For the client.
     pub answer: Answer,
+    /// The client asked by `HEAD`, so that the answer must not have a body.
+    pub head_only: bool,
 }
 
 impl Refusal {
-    const DENIED: Self = Self { reason: DropReason::L7Denied, answer: Answer::Forbidden };
+    const DENIED: Self = Self::new(DropReason::L7Denied, Answer::Forbidden);
     /// Refused by a rule that would look at the path, for a path that is not in normal form.
-    const NOT_NORMAL: Self = Self { reason: DropReason::L7Malformed, answer: Answer::Forbidden };
-    const MALFORMED: Self = Self { reason: DropReason::L7Malformed, answer: Answer::BadRequest };
+    const NOT_NORMAL: Self = Self::new(DropReason::L7Malformed, Answer::Forbidden);
+    const MALFORMED: Self = Self::new(DropReason::L7Malformed, Answer::BadRequest);
     /// Understood as HTTP/1.1, but not to be followed (`CONNECT`).
-    const UNSUPPORTED: Self = Self { reason: DropReason::L7Unsupported, answer: Answer::Forbidden };
+    const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, Answer::Forbidden);
     /// Another protocol: TLS, HTTP/2, or what a 101 switched to.
-    const NOT_HTTP1: Self = Self { reason: DropReason::L7Unsupported, answer: Answer::Reset };
+    const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, Answer::Reset);
     /// In the middle of a message that has already gone on in part.
-    const BROKEN_BODY: Self = Self { reason: DropReason::L7Malformed, answer: Answer::Reset };
+    const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, Answer::Reset);
+
+    /// A refusal with the body that its answer has.
+    #[must_use]
+    pub const fn new(reason: DropReason, answer: Answer) -> Self {
+        Self { reason, answer, head_only: false }
+    }
 }
 
 /// A request whose response is not complete yet.
@@ -128,22 +136,23 @@ impl Http1 {
         self.requests.scan(bytes)
     }
 
-    /// Judges the client's current unit, all of which is in `unit`. `Some` if it was a request.
+    /// Judges the client's current unit, all of which is in `unit`. `Some` if it was a head, with
+    /// the verdict on it.
     ///
     /// # Errors
-    /// When it may not go on.
+    /// When it may not go on and is no head.
     pub fn decide(
         &mut self,
         now: Nanos,
         unit: &[u8],
         policy: &L7Policy,
-    ) -> Result<Option<Released>, Refused> {
-        let released = self.requests.decide(unit, policy)?;
-        if let Some(request) = &released {
-            self.owed.push_back(Owed { released: now, head_only: request.head_only });
-            self.upgrading = request.upgrade;
+    ) -> Result<Option<Judged>, Refusal> {
+        let judged = self.requests.decide(unit, policy)?;
+        if let Some(Judged { verdict: Ok(_), head_only, upgrade, .. }) = judged {
+            self.owed.push_back(Owed { released: now, head_only });
+            self.upgrading = upgrade;
         }
-        Ok(released)
+        Ok(judged)
     }
 
     /// The client's stream ends here.

@@ -11,7 +11,7 @@ use smoltcp::wire::{
     TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
 };
 
-use super::http1::Answer;
+use super::http1::{Answer, Refusal};
 use super::io::FlowIo;
 use crate::packet::View;
 use crate::types::{Direction, Tuple};
@@ -48,13 +48,13 @@ pub const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 
 /// What to say to the client, without the body if it asked by `HEAD`; empty for a reset.
 #[must_use]
-pub fn text(answer: Answer, head_only: bool) -> &'static [u8] {
-    let (whole, body) = match answer {
+pub fn text(refusal: Refusal) -> &'static [u8] {
+    let (whole, body) = match refusal.answer {
         Answer::Forbidden => (FORBIDDEN, 15),
         Answer::BadRequest => (BAD_REQUEST, 13),
         Answer::Reset => (&b""[..], 0),
     };
-    if head_only { &whole[..whole.len() - body] } else { whole }
+    if refusal.head_only { &whole[..whole.len() - body] } else { whole }
 }
 
 /// A segment to be built.

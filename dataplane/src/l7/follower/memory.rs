@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 
 use super::seq::Seq;
 
-/// Capacity kept while nothing is remembered, bytes.
-const CAPACITY_KEPT: usize = 4096;
+/// Capacity kept while nothing is remembered, bytes: enough for the largest head.
+const CAPACITY_KEPT: usize = 16 * 1024;
 
 /// Positions that lie together.
 #[derive(Clone, Copy, Debug)]

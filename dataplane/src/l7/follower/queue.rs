@@ -28,7 +28,7 @@ impl Queue {
     }
 
     /// Keeps a segment, or gives it back if there is no room or an equal one waits already.
-    pub(super) fn push(&mut self, now: Nanos, arrived: Arrived) -> Result<(), Arrived> {
+    pub(super) fn push(&mut self, now: Nanos, arrived: Arrived) -> Option<Arrived> {
         let room = self.waiting.len() < PACKETS_MAX
             && self.frames() + arrived.packet.frames() <= FRAMES_MAX;
         let index =
@@ -38,10 +38,10 @@ impl Queue {
                 && !other.end_with_fin().is_before(arrived.end_with_fin())
         });
         if !room || repeats {
-            return Err(arrived);
+            return Some(arrived);
         }
         self.waiting.insert(index, (now, arrived));
-        Ok(())
+        None
     }
 
     /// The first segment, if it does not begin behind `position`.

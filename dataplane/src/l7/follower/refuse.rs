@@ -2,7 +2,7 @@
 
 use smoltcp::wire::TcpControl;
 
-use super::super::http1::{Http1, Refused};
+use super::super::http1::{Http1, Refusal};
 use super::super::io::FlowIo;
 use super::super::reply::{self, PAYLOAD_MAX, Template};
 use super::arrived::Arrived;
@@ -189,13 +189,9 @@ impl Follower {
     }
 
     /// Ends the client's stream before something that must not go on.
-    pub(super) fn refuse(&mut self, now: Nanos, refused: &Refused, io: &mut impl FlowIo) {
-        let reason = refused.refusal.reason;
-        let malformed = (reason != DropReason::L7Denied).then_some(reason);
-        let (allowed, rule, request) = (false, None, refused.line);
-        io.event(EventKind::HttpRequest { allowed, rule, malformed, request });
+    pub(super) fn refuse(&mut self, now: Nanos, refusal: Refusal, io: &mut impl FlowIo) {
         self.drop_waiting(DropReason::L7Closed, io);
-        let text = reply::text(refused.refusal.answer, refused.head_only);
+        let text = reply::text(refusal);
         if text.is_empty() || self.responses.fin.is_some() {
             return self.reset(io);
         }
@@ -363,7 +359,7 @@ impl Follower {
     pub fn close(&mut self, io: &mut impl FlowIo) {
         match &self.stage {
             _ if self.syn.is_none() || self.is_over() => {
-                self.drop_waiting(DropReason::L7Closed, io)
+                self.drop_waiting(DropReason::L7Closed, io);
             }
             Stage::Closed => {}
             Stage::Answered(answered) if answered.server_reset => self.reset_client(io),

@@ -110,7 +110,7 @@ fn a_pipelined_denied_request_is_answered_after_those_before_it() {
 #[test]
 fn responses_that_are_lost_behind_us_come_again_before_the_server_is_reset() {
     let mut lab = lab();
-    lab.from_client(0, &[DOCS, SECRET].concat(), PSH);
+    lab.client_sends(0, &[DOCS, SECRET].concat(), PSH);
     // The first response is lost on its way to the client; the answer arrives early.
     let mut lost = false;
     lab.exchange_with(|packet| {
@@ -119,7 +119,7 @@ fn responses_that_are_lost_behind_us_come_again_before_the_server_is_reset() {
         !lose
     });
     assert!(lab.client.received.is_empty() && !lab.server.was_reset);
-    lab.from_server(0, RESPONSE, PSH);
+    lab.server_sends(0, RESPONSE, PSH);
     lab.exchange();
     assert_eq!(lab.client.received, [RESPONSE, FORBIDDEN].concat());
     assert!(lab.server.was_reset);
@@ -128,10 +128,10 @@ fn responses_that_are_lost_behind_us_come_again_before_the_server_is_reset() {
 #[test]
 fn a_lost_answer_is_sent_again_for_the_clients_retransmission() {
     let mut lab = lab();
-    lab.from_client(0, SECRET, PSH);
+    lab.client_sends(0, SECRET, PSH);
     lab.exchange_with(|packet| packet.direction == CLIENT);
     assert!(lab.client.received.is_empty());
-    lab.from_client(0, SECRET, PSH);
+    lab.client_sends(0, SECRET, PSH);
     lab.exchange();
     assert_eq!(lab.client.received, FORBIDDEN);
     assert!(lab.client.fin_taken);
@@ -140,7 +140,7 @@ fn a_lost_answer_is_sent_again_for_the_clients_retransmission() {
 #[test]
 fn a_lost_answer_is_sent_again_in_time() {
     let mut lab = lab();
-    lab.from_client(0, SECRET, PSH);
+    lab.client_sends(0, SECRET, PSH);
     lab.exchange_with(|packet| packet.direction == CLIENT);
     lab.wait_millis(250);
     assert_eq!(lab.client.received, FORBIDDEN);
@@ -167,7 +167,7 @@ fn a_denied_body_is_swallowed_and_the_close_completed() {
     lab.request(&[b'x'; 1400]);
     lab.request(&[b'x'; 1600]);
     let fin_at = lab.client.sent;
-    lab.from_client(fin_at, b"", FIN);
+    lab.client_sends(fin_at, b"", FIN);
     let last = lab.io.sent.last().unwrap().clone();
     assert_eq!(last.tcp.ack, lab.client.next().wrapping_add(1), "the FIN is acknowledged");
     assert!(!last.is(RST));
@@ -189,7 +189,7 @@ fn a_small_mss_and_a_small_window_only_slow_the_answer_down() {
         // Windows open at last, and the client says so.
         lab.client.window = 65_000;
         if !lab.client.was_reset {
-            lab.from_client(lab.client.sent, b"", 0);
+            lab.client_sends(lab.client.sent, b"", 0);
             lab.exchange();
             assert_eq!(lab.client.received, FORBIDDEN, "mss {mss}, window {window}");
         }
@@ -236,7 +236,7 @@ fn requests_behind_an_offered_upgrade_wait_for_its_answer() {
 fn run_pieces(stream: &[u8], pieces: &[(usize, usize)], options: Options) -> (Vec<u8>, Vec<u8>) {
     let mut lab = Lab::open(options);
     for (offset, len) in pieces {
-        lab.from_client(*offset as u32, &stream[*offset..offset + len], 0);
+        lab.client_sends(*offset as u32, &stream[*offset..offset + len], 0);
         lab.exchange();
     }
     lab.wait_millis(60);
@@ -317,11 +317,11 @@ fn bytes_that_we_acknowledged_are_delivered_though_packets_are_lost() {
     lab.serves = false;
     lab.request(&DOCS[..10]);
     lab.wait_millis(30);
-    lab.from_client(10, &DOCS[10..], PSH);
+    lab.client_sends(10, &DOCS[10..], PSH);
     lab.exchange_with(|packet| packet.direction == SERVER);
     assert!(lab.server.received.is_empty());
     // The client sends again only what nobody acknowledged.
-    lab.from_client(10, &DOCS[10..], PSH);
+    lab.client_sends(10, &DOCS[10..], PSH);
     lab.exchange();
     assert!(lab.server.received.is_empty());
     lab.wait_millis(250);
@@ -335,7 +335,7 @@ fn a_lost_acknowledgement_of_ours_is_repeated() {
     lab.now = lab.now.plus_millis(25);
     lab.follower.tick(lab.now, &mut lab.io);
     lab.io.sent.clear();
-    lab.from_client(0, &DOCS[..10], PSH);
+    lab.client_sends(0, &DOCS[..10], PSH);
     assert!(lab.io.sent.iter().any(|packet| {
         packet.own && packet.direction == SERVER && packet.tcp.ack == lab.client.next()
     }));
@@ -356,15 +356,15 @@ fn an_incomplete_head_is_given_up_in_time() {
 fn a_retransmission_with_other_bytes_is_dropped() {
     let mut lab = lab();
     (lab.serves, lab.acks) = (false, false);
-    lab.from_client(0, DOCS, PSH);
+    lab.client_sends(0, DOCS, PSH);
     // The server never saw the first packet.
     lab.io.sent.clear();
     for (offset, bytes) in [(0, SECRET), (4, &SECRET[4..12]), (6, b"e"), (8, b"r /")] {
-        lab.from_client(offset, bytes, PSH);
+        lab.client_sends(offset, bytes, PSH);
         assert!(lab.io.sent.is_empty());
     }
     assert_eq!(lab.io.dropped, [DropReason::L7Mismatch; 4]);
-    lab.from_client(0, DOCS, PSH);
+    lab.client_sends(0, DOCS, PSH);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
 }
@@ -372,9 +372,9 @@ fn a_retransmission_with_other_bytes_is_dropped() {
 #[test]
 fn an_undecided_head_cannot_be_exchanged_either() {
     let mut lab = lab();
-    lab.from_client(0, &DOCS[..12], 0);
-    lab.from_client(0, &SECRET[..12], 0);
-    lab.from_client(12, &DOCS[12..], 0);
+    lab.client_sends(0, &DOCS[..12], 0);
+    lab.client_sends(0, &SECRET[..12], 0);
+    lab.client_sends(12, &DOCS[12..], 0);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
     assert_eq!(lab.io.dropped, [DropReason::L7Mismatch]);
@@ -385,13 +385,13 @@ fn chunk_sizes_cannot_be_exchanged() {
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut lab = lab();
     (lab.serves, lab.acks) = (false, false);
-    lab.from_client(0, &[&head[..], b"3\r\nabc\r\n0\r\n\r\n"].concat(), PSH);
+    lab.client_sends(0, &[&head[..], b"3\r\nabc\r\n0\r\n\r\n"].concat(), PSH);
     lab.io.sent.clear();
     let at = head.len() as u32;
-    lab.from_client(at, b"9\r\n", PSH);
+    lab.client_sends(at, b"9\r\n", PSH);
     assert_eq!(lab.io.dropped, [DropReason::L7Mismatch]);
     // What a chunk holds decides nothing.
-    lab.from_client(at, b"3\r\nxyz\r\n0\r\n\r\n", PSH);
+    lab.client_sends(at, b"3\r\nxyz\r\n0\r\n\r\n", PSH);
     assert_eq!((lab.io.dropped.len(), lab.io.sent.len()), (1, 1));
 }
 
@@ -421,7 +421,7 @@ fn packets_that_the_server_ignores_do_not_count() {
 fn urgent_data_ends_the_connection() {
     for payload in [DOCS, b""] {
         let mut lab = lab();
-        lab.from_client(0, payload, URG | PSH);
+        lab.client_sends(0, payload, URG | PSH);
         lab.exchange();
         assert!(lab.client.was_reset && lab.server.was_reset);
         assert!(lab.server.received.is_empty());
@@ -595,15 +595,15 @@ fn an_exact_reset_passes_both_ways() {
 fn both_ends_may_close() {
     let mut lab = lab();
     lab.request(DOCS);
-    lab.from_client(lab.client.sent, b"", FIN);
+    lab.client_sends(lab.client.sent, b"", FIN);
     lab.client.sent += 1;
     lab.exchange();
     assert!(lab.server.fin_taken);
-    lab.from_server(lab.server.sent, b"", FIN);
+    lab.server_sends(lab.server.sent, b"", FIN);
     lab.server.sent += 1;
     lab.exchange();
     assert!(lab.client.fin_taken);
-    lab.from_client(lab.client.sent, b"more", 0);
+    lab.client_sends(lab.client.sent, b"more", 0);
     assert_eq!(lab.io.dropped, [DropReason::Malformed]);
     lab.io.sent.clear();
     lab.follower.close(&mut lab.io);
@@ -613,7 +613,7 @@ fn both_ends_may_close() {
 #[test]
 fn a_fin_may_not_cut_a_head_short() {
     let mut lab = lab();
-    lab.from_client(0, &DOCS[..10], FIN);
+    lab.client_sends(0, &DOCS[..10], FIN);
     lab.exchange();
     assert!(lab.server.received.is_empty() && !lab.server.fin_taken);
     assert_eq!(lab.client.received, BAD_REQUEST);
@@ -622,7 +622,7 @@ fn a_fin_may_not_cut_a_head_short() {
 #[test]
 fn a_fin_behind_a_denied_request_does_not_pass() {
     let mut lab = lab();
-    lab.from_client(0, &[DOCS, SECRET].concat(), FIN);
+    lab.client_sends(0, &[DOCS, SECRET].concat(), FIN);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
     assert!(!lab.server.fin_taken);
@@ -634,7 +634,7 @@ fn a_server_that_closes_first_leaves_no_place_for_an_answer() {
     let mut lab = lab();
     lab.serves = false;
     lab.request(&[DOCS, SECRET].concat());
-    lab.from_server(0, b"HTTP/1.1 200 OK\r\n\r\nuntil the end", FIN);
+    lab.server_sends(0, b"HTTP/1.1 200 OK\r\n\r\nuntil the end", FIN);
     lab.exchange();
     assert!(lab.client.received.ends_with(b"until the end") && lab.client.fin_taken);
     assert_eq!(lab.server.received, DOCS);
@@ -647,8 +647,8 @@ fn keep_alive_probes_pass() {
     lab.request(DOCS);
     lab.acks = false;
     let before = lab.client.sent - 1;
-    lab.from_client(before, b"", 0);
-    lab.from_client(before, b"\0", 0);
+    lab.client_sends(before, b"", 0);
+    lab.client_sends(before, b"\0", 0);
     assert_eq!(lab.io.sent.len(), 2);
     assert!(lab.io.dropped.is_empty());
     lab.exchange();
@@ -660,9 +660,9 @@ fn a_probe_of_a_closed_window_passes() {
     let mut lab = Lab::new(Options::default());
     lab.server.window = 0;
     lab.handshake();
-    lab.from_client(0, &DOCS[..1], 0);
+    lab.client_sends(0, &DOCS[..1], 0);
     assert!(lab.io.dropped.is_empty());
-    lab.from_client(0, &DOCS[..2], 0);
+    lab.client_sends(0, &DOCS[..2], 0);
     assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
 }
 
@@ -670,7 +670,7 @@ fn a_probe_of_a_closed_window_passes() {
 fn early_segments_wait_and_are_bounded_in_number_and_time() {
     let mut lab = lab();
     for index in 1..40u32 {
-        lab.from_client(index, &DOCS[index as usize..=index as usize], 0);
+        lab.client_sends(index, &DOCS[index as usize..=index as usize], 0);
         if index as usize >= DOCS.len() - 1 {
             break;
         }
@@ -682,7 +682,7 @@ fn early_segments_wait_and_are_bounded_in_number_and_time() {
     assert_eq!(lab.follower.held_frames(), 0);
     assert!(!lab.io.dropped.is_empty());
     lab.request(&[]);
-    lab.from_client(0, DOCS, 0);
+    lab.client_sends(0, DOCS, 0);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
 }
@@ -694,11 +694,11 @@ fn body_bytes_need_no_order() {
     lab.serves = false;
     lab.request(head);
     let at = head.len() as u32;
-    lab.from_client(at + 2000, &[b'c'; 1000], 0);
-    lab.from_client(at + 1000, &[b'b'; 1000], 0);
+    lab.client_sends(at + 2000, &[b'c'; 1000], 0);
+    lab.client_sends(at + 1000, &[b'b'; 1000], 0);
     assert_eq!(lab.follower.held_frames(), 0);
     assert_eq!(lab.io.sent.len(), 2);
-    lab.from_client(at, &[b'a'; 1000], 0);
+    lab.client_sends(at, &[b'a'; 1000], 0);
     lab.exchange();
     assert_eq!(lab.server.received.len(), head.len() + 3000);
     lab.client.sent = at + 3000;
@@ -715,9 +715,9 @@ fn responses_may_lose_body_bytes_before_us() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n";
     lab.response(head);
     let at = head.len() as u32;
-    lab.from_server(at + 1000, &[b'b'; 2000], 0);
+    lab.server_sends(at + 1000, &[b'b'; 2000], 0);
     // What comes behind bytes that frame must wait for them.
-    lab.from_server(at, &[b'a'; 1000], 0);
+    lab.server_sends(at, &[b'a'; 1000], 0);
     lab.exchange();
     assert_eq!(lab.client.received.len(), head.len() + 3000);
     lab.request(SECRET);
@@ -729,9 +729,9 @@ fn a_response_head_that_arrives_early_is_left_to_come_again() {
     let mut lab = lab();
     lab.serves = false;
     lab.request(DOCS);
-    lab.from_server(10, &RESPONSE[10..], 0);
+    lab.server_sends(10, &RESPONSE[10..], 0);
     assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
-    lab.from_server(0, RESPONSE, 0);
+    lab.server_sends(0, RESPONSE, 0);
     lab.exchange();
     assert_eq!(lab.client.received, RESPONSE);
 }
@@ -762,7 +762,7 @@ fn closing_resets_both_ends_wherever_they_are() {
         }
         if steps > 2 {
             lab.request(&DOCS[..5]);
-            lab.from_client(lab.client.sent + 10, b"early", 0);
+            lab.client_sends(lab.client.sent + 10, b"early", 0);
         }
         lab.follower.close(&mut lab.io);
         assert_eq!(lab.follower.held_frames(), 0);
@@ -781,12 +781,12 @@ fn resets_that_miss_are_corrected_by_the_challenge() {
     lab.request(head);
     let at = head.len() as u32;
     lab.acks = false;
-    lab.from_client(at, b"he", 0);
+    lab.client_sends(at, b"he", 0);
     lab.exchange();
-    lab.from_client(at + 2, b"l", 0);
+    lab.client_sends(at + 2, b"l", 0);
     lab.io.sent.clear();
     lab.acks = true;
-    lab.from_client(at + 3, b"lo!", 0);
+    lab.client_sends(at + 3, b"lo!", 0);
     lab.exchange();
     assert!(lab.server.was_reset && lab.client.was_reset);
 }
@@ -811,11 +811,11 @@ fn remembered_bytes_are_bounded() {
         if offset + request.len() as u32 > u32::from(lab.server.window) {
             break;
         }
-        lab.from_client(offset, request.as_bytes(), 0);
+        lab.client_sends(offset, request.as_bytes(), 0);
         lab.exchange();
     }
     assert!(lab.follower.requests.memory.len() <= MEMORY_MAX + 16 * 1024);
-    lab.from_server(0, b"", 0);
+    lab.server_sends(0, b"", 0);
     assert_eq!(lab.follower.requests.memory.len(), 0, "acknowledged");
 }
 

@@ -12,38 +12,17 @@ use crate::policy::RuleId;
 /// end a body with a line end too many.
 const EMPTY_LINES_MAX: u8 = 2;
 
-/// A request that was allowed.
+/// A request head that was held against the rules.
 #[derive(Clone, Copy, Debug)]
-pub struct Released {
-    /// The rule that allowed it, if any was needed.
-    pub rule: Option<RuleId>,
-    /// For the event.
+pub struct Judged {
+    /// The request, for the event; of a malformed one what could be read.
     pub line: RequestLine,
+    /// The rule that allows it, if any was needed, or why it may not go on.
+    pub verdict: Result<Option<RuleId>, Refusal>,
     /// The method is `HEAD`.
     pub(super) head_only: bool,
     /// It offers to switch to another protocol.
     pub(super) upgrade: bool,
-}
-
-/// A unit that was refused.
-#[derive(Clone, Copy, Debug)]
-pub struct Refused {
-    /// Why, and what to say.
-    pub refusal: Refusal,
-    /// The request, as far as it could be read.
-    pub line: RequestLine,
-    /// The method is `HEAD`: the answer must not have a body.
-    pub head_only: bool,
-}
-
-impl Refused {
-    /// A refusal of something that is no readable request.
-    #[must_use]
-    pub fn unreadable(refusal: Refusal) -> Self {
-        let line =
-            RequestLine { method: Text::new(b""), path: Text::new(b""), host: Text::new(b"") };
-        Self { refusal, line, head_only: false }
-    }
 }
 
 /// Where the client's stream stands.
@@ -93,45 +72,58 @@ impl Requests {
         self.scanner.scan(shape, bytes).map_err(|_| refusal)
     }
 
+    /// `Some` if the unit was a head.
     pub(super) fn decide(
         &mut self,
         unit: &[u8],
         policy: &L7Policy,
-    ) -> Result<Option<Released>, Refused> {
+    ) -> Result<Option<Judged>, Refusal> {
         if let Some(body) = self.body {
-            let next = body.after_unit(unit);
-            self.body = next.map_err(|_| Refused::unreadable(Refusal::BROKEN_BODY))?;
+            self.body = body.after_unit(unit).map_err(|_| Refusal::BROKEN_BODY)?;
             return Ok(None);
         }
         if unit == b"\r\n" {
             self.empty_lines += 1;
-            if self.empty_lines > EMPTY_LINES_MAX {
-                return Err(Refused::unreadable(Refusal::MALFORMED));
-            }
-            return Ok(None);
+            let bearable = self.empty_lines <= EMPTY_LINES_MAX;
+            return if bearable { Ok(None) } else { Err(Refusal::MALFORMED) };
         }
         self.empty_lines = 0;
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let head = head::parse(unit, &mut fields).map_err(Refused::unreadable)?;
-        let (line, head_only) = (line_of(&head), head.request.method == b"HEAD");
-        match policy.judge(&head.request) {
-            Some(rule) => {
-                self.body = head.body;
-                Ok(Some(Released { rule, line, head_only, upgrade: head.upgrade }))
+        Ok(Some(match head::parse(unit, &mut fields) {
+            Ok(head) => self.judge(&head, policy),
+            Err(refusal) => {
+                let line = line_of_malformed(unit);
+                Judged { line, verdict: Err(refusal), head_only: false, upgrade: false }
             }
-            None => {
-                let normal = head.request.path_is_normal;
-                let refusal = if normal { Refusal::DENIED } else { Refusal::NOT_NORMAL };
-                Err(Refused { refusal, line, head_only })
-            }
+        }))
+    }
+
+    fn judge(&mut self, head: &Head<'_>, policy: &L7Policy) -> Judged {
+        let request = &head.request;
+        let head_only = request.method == b"HEAD";
+        let verdict = policy.judge(request).ok_or(match request.path_is_normal {
+            true => Refusal { head_only, ..Refusal::DENIED },
+            false => Refusal { head_only, ..Refusal::NOT_NORMAL },
+        });
+        if verdict.is_ok() {
+            self.body = head.body;
         }
+        let line = RequestLine {
+            method: Text::new(request.method),
+            path: Text::new(head.target),
+            host: Text::new(request.host),
+        };
+        Judged { line, verdict, head_only, upgrade: head.upgrade }
     }
 }
 
-fn line_of(head: &Head<'_>) -> RequestLine {
+/// The first two words of the first line.
+fn line_of_malformed(unit: &[u8]) -> RequestLine {
+    let line = unit.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.splitn(3, |byte| *byte == b' ');
     RequestLine {
-        method: Text::new(head.request.method),
-        path: Text::new(head.target),
-        host: Text::new(head.request.host),
+        method: Text::new(words.next().unwrap_or_default()),
+        path: Text::new(words.next().unwrap_or_default()),
+        host: Text::new(b""),
     }
 }

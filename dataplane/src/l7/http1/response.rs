@@ -10,9 +10,6 @@ use super::scan::{Scanner, Shape};
 use super::{Next, Owed, Refusal};
 use crate::types::Nanos;
 
-/// Capacity that the buffer keeps between heads, bytes.
-const BUFFER_KEPT: usize = 4096;
-
 /// A response head passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResponseHead {
@@ -106,7 +103,6 @@ impl Responses {
         let step = self.unit_ended(&unit, owed, now);
         self.unit = unit;
         self.unit.clear();
-        self.unit.shrink_to(BUFFER_KEPT);
         step.map(|step| Step { taken, ..step })
     }
 

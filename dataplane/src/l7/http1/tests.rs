@@ -63,17 +63,15 @@ fn run<'a>(http: &mut Http1, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outc
                     rest = &rest[count..];
                 }
                 Next::Decide => {
-                    let decision =
-                        http.scan(rest).map_err(Refused::unreadable).and_then(|(taken, ended)| {
-                            unit.extend_from_slice(&rest[..taken]);
-                            rest = &rest[taken..];
-                            Ok(if ended { http.decide(NOW, &unit, &policy)? } else { None })
-                        });
+                    let decision = http.scan(rest).and_then(|(taken, ended)| {
+                        unit.extend_from_slice(&rest[..taken]);
+                        rest = &rest[taken..];
+                        let judged = if ended { http.decide(NOW, &unit, &policy)? } else { None };
+                        judged.map(|judged| judged.verdict).transpose()
+                    });
                     match decision {
-                        Ok(released) => outcome.requests += usize::from(released.is_some()),
-                        Err(refused) => {
-                            return Outcome { refusal: Some(refused.refusal), ..outcome };
-                        }
+                        Ok(allowed) => outcome.requests += usize::from(allowed.is_some()),
+                        Err(refusal) => return Outcome { refusal: Some(refusal), ..outcome },
                     }
                     if http.end_requests().is_ok() {
                         outcome.decided += unit.len();
@@ -264,9 +262,8 @@ fn both_ends_of_policy_must_allow() {
         let stream = get("/docs");
         let mut http = Http1::default();
         http.scan(stream.as_bytes()).unwrap();
-        http.decide(NOW, stream.as_bytes(), &L7Policy { egress, ingress })
-            .map(|released| released.unwrap().rule)
-            .map_err(|refused| refused.refusal)
+        let policy = L7Policy { egress, ingress };
+        http.decide(NOW, stream.as_bytes(), &policy).unwrap().unwrap().verdict
     };
     assert_eq!(judge(vec![], vec![]), Ok(None));
     assert_eq!(judge(vec![entry("/docs", 1)], vec![]), Ok(Some(RuleId(1))));
@@ -281,10 +278,16 @@ fn a_refusal_tells_what_was_asked_for() {
     let stream = "HEAD /secret HTTP/1.1\r\nHost: backend\r\n\r\n";
     let mut http = Http1::default();
     http.scan(stream.as_bytes()).unwrap();
-    let refused = http.decide(NOW, stream.as_bytes(), &docs_only()).unwrap_err();
-    assert!(refused.head_only);
-    let line = (refused.line.method.bytes(), refused.line.path.bytes(), refused.line.host.bytes());
+    let judged = http.decide(NOW, stream.as_bytes(), &docs_only()).unwrap().unwrap();
+    assert!(judged.verdict.unwrap_err().head_only);
+    let line = (judged.line.method.bytes(), judged.line.path.bytes(), judged.line.host.bytes());
     assert_eq!(line, (&b"HEAD"[..], &b"/secret"[..], &b"backend"[..]));
+    let stream = "GET /docs extra HTTP/1.1\r\n\r\n";
+    let mut http = Http1::default();
+    http.scan(stream.as_bytes()).unwrap();
+    let judged = http.decide(NOW, stream.as_bytes(), &docs_only()).unwrap().unwrap();
+    assert_eq!(judged.verdict, Err(Refusal::MALFORMED));
+    assert_eq!(judged.line.path.bytes(), b"/docs");
 }
 
 /// Pieces of requests, good and bad, that random streams are put together from.

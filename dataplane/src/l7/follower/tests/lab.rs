@@ -301,7 +301,7 @@ impl Lab {
         let (seq, ack) = (self.server.isn, self.server.ack());
         self.send(SERVER, seq, ack, SYN | ACK, b"");
         self.exchange();
-        self.from_client(0, b"", 0);
+        self.client_sends(0, b"", 0);
         self.exchange();
     }
 
@@ -392,7 +392,7 @@ impl Lab {
     }
 
     /// A segment of the client, `offset` bytes into its stream.
-    pub(super) fn from_client(&mut self, offset: u32, payload: &[u8], flags: u8) {
+    pub(super) fn client_sends(&mut self, offset: u32, payload: &[u8], flags: u8) {
         let seq = self.client.isn.wrapping_add(1).wrapping_add(offset);
         let ack = self.client.ack();
         self.client.sent = self.client.sent.max(offset + payload.len() as u32);
@@ -401,12 +401,12 @@ impl Lab {
 
     /// The client's next bytes, as one segment, and everything that follows from it.
     pub(super) fn request(&mut self, bytes: &[u8]) {
-        self.from_client(self.client.sent, bytes, PSH);
+        self.client_sends(self.client.sent, bytes, PSH);
         self.exchange();
     }
 
     /// A segment of the server, `offset` bytes into its stream.
-    pub(super) fn from_server(&mut self, offset: u32, payload: &[u8], flags: u8) {
+    pub(super) fn server_sends(&mut self, offset: u32, payload: &[u8], flags: u8) {
         let seq = self.server.isn.wrapping_add(1).wrapping_add(offset);
         let ack = self.server.ack();
         self.server.sent = self.server.sent.max(offset + payload.len() as u32);
@@ -415,7 +415,7 @@ impl Lab {
 
     /// The server's next bytes and everything that follows.
     pub(super) fn response(&mut self, bytes: &[u8]) {
-        self.from_server(self.server.sent, bytes, PSH);
+        self.server_sends(self.server.sent, bytes, PSH);
         self.exchange();
     }
 
@@ -465,7 +465,7 @@ impl Lab {
         };
         self.answered += 1;
         let response = if head_only { HEAD_RESPONSE } else { RESPONSE };
-        self.from_server(self.server.sent, response, PSH);
+        self.server_sends(self.server.sent, response, PSH);
         true
     }
 
