@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use podgate_perf::replay::Output;
+
 use crate::protocol::EndpointSpec;
 
 /// Where the agent keeps its files unless told otherwise.
@@ -26,17 +28,11 @@ Examples:
   podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart
   podgate status --brief && echo ready
   podgate flows --follow
-  podgate policy list -o json
-
-Exit codes:
-  0  the command did what it says
-  1  it failed; one line on stderr says why
-  2  the command line is wrong
-  3  the agent can't be reached, or is not ready";
+  podgate policy list -o json";
 
 /// Network policy for the pods of this node, enforced in userspace over AF_XDP.
 #[derive(Parser, Debug)]
-#[command(name = "podgate", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "podgate", version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"), max_term_width = 100)]
 #[command(arg_required_else_help = true, propagate_version = false)]
 pub struct Cli {
     /// What to do.
@@ -157,16 +153,6 @@ pub enum Poll {
     Adaptive,
 }
 
-/// How to print.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
-}
-
 /// How to reach the agent.
 #[derive(Args, Debug, Clone)]
 pub struct SocketArgs {
@@ -234,7 +220,7 @@ pub struct EndpointAddArgs {
     /// The pod behind it.
     #[arg(long, value_name = "NS/NAME")]
     pub pod: crate::protocol::PodName,
-    /// The pod's network namespace.
+    /// The pod's network namespace; needed unless --mac is given.
     #[arg(long, value_name = "PATH", required_unless_present = "mac")]
     pub netns: Option<PathBuf>,
     /// MAC address of the pod's end.
