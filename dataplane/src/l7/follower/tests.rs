@@ -4,6 +4,7 @@ mod lab;
 
 use proptest::prelude::*;
 
+use super::requests::{MEMORY_MAX, QUEUE_MS, UNIT_MS};
 use super::*;
 use crate::l7::http1::tests::corpus;
 use crate::l7::reply::{BAD_REQUEST, FORBIDDEN};

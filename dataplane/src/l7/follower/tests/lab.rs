@@ -18,6 +18,8 @@ use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
 pub(super) const CLIENT: Direction = Direction::Original;
 pub(super) const SERVER: Direction = Direction::Reply;
+/// Frames that all flows may hold.
+pub(super) const HELD_MAX: usize = 40;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
@@ -56,6 +58,7 @@ pub(super) struct Io {
     pub(super) sent: Vec<Sent>,
     pub(super) dropped: Vec<DropReason>,
     pub(super) events: Vec<EventKind>,
+    held: usize,
     /// No frame is to be had.
     pub(super) starved: bool,
 }
@@ -96,6 +99,16 @@ impl FlowIo for Io {
     fn discard(&mut self, packet: Packet, reason: DropReason) {
         self.pool.free_packet(packet);
         self.dropped.push(reason);
+    }
+
+    fn hold(&mut self, frames: usize) -> bool {
+        let fits = self.held + frames <= HELD_MAX;
+        self.held += if fits { frames } else { 0 };
+        fits
+    }
+
+    fn release(&mut self, frames: usize) {
+        self.held -= frames;
     }
 
     fn event(&mut self, kind: EventKind) {
@@ -271,6 +284,7 @@ impl Lab {
             sent: Vec::new(),
             dropped: Vec::new(),
             events: Vec::new(),
+            held: 0,
             starved: false,
         };
         Self {
@@ -388,7 +402,8 @@ impl Lab {
     }
 
     pub(super) fn check_balance(&self) {
-        assert_eq!(self.io.pool.outstanding(), self.follower.held_frames() as i64);
+        assert_eq!(self.io.held, self.follower.held_frames());
+        assert_eq!(self.io.pool.outstanding(), self.io.held as i64);
     }
 
     /// A segment of the client, `offset` bytes into its stream.
