@@ -96,6 +96,9 @@ A lab file attaches endpoints at the start:
 When the agent stops, its XDP programs stay attached and pods are cut off until it runs again;
 `podgate cleanup` lets them go.";
 
+/// The library that talks to the API server logs each error that we log as well.
+const LOG_DEFAULT: &str = "info,kube_client=off";
+
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = RUN_EXAMPLES)]
@@ -129,7 +132,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// What to log on stderr: a level, or directives like `info,podgate::sources=debug`.
-    #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = LOG_DEFAULT)]
     pub log: String,
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use podgate_policy::record::escape_controls;
 use tabwriter::TabWriter;
 
-use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Status};
+use crate::protocol::{EndpointState, EndpointStatus, FlowItem, PolicyList, Status};
 
 /// Text that is safe on a terminal, whoever wrote it.
 #[must_use]
@@ -94,15 +94,23 @@ pub(crate) fn status_brief(status: &Status) -> String {
 pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
     let heading =
         row(&["LINK", "POD", "STATE", "INGRESS", "EGRESS", "IDENTITY", "ADDRESSES", "REASON"]);
-    let enforced = |enforced: bool| if enforced { "enforced" } else { "open" }.to_owned();
+    // An endpoint that is not ready is cut off, whatever the policies say.
+    let enforced = |endpoint: &EndpointStatus, enforced: bool| {
+        let word = match (endpoint.state, enforced) {
+            (EndpointState::Ready, true) => "enforced",
+            (EndpointState::Ready, false) => "open",
+            _ => "-",
+        };
+        word.to_owned()
+    };
     let rows = endpoints.iter().map(|endpoint| {
         let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();
         vec![
             endpoint.spec.link.clone(),
             endpoint.spec.pod.to_string(),
             endpoint.state.to_string(),
-            enforced(endpoint.ingress_enforced),
-            enforced(endpoint.egress_enforced),
+            enforced(endpoint, endpoint.ingress_enforced),
+            enforced(endpoint, endpoint.egress_enforced),
             or_dash(endpoint.identity.map(|identity| identity.to_string()).as_deref()),
             or_dash(Some(&addresses.join(","))),
             or_dash(endpoint.reason.as_deref()),
@@ -171,8 +179,8 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::protocol::{
-        DropCount, EndpointCounts, EndpointSpec, EndpointState, PolicyState, PolicyStatus,
-        RefusedField, SourceStatus, WorkerStatus,
+        DropCount, EndpointCounts, EndpointSpec, PolicyState, PolicyStatus, RefusedField,
+        SourceStatus, WorkerStatus,
     };
 
     fn sample_status() -> Status {
@@ -272,6 +280,6 @@ mod tests {
     #[test]
     fn a_table_can_not_be_broken_by_its_cells() {
         let text = table([row(&["A", "B"]), row(&["x\ty\n\x1b[2J", "z"])]);
-        assert_eq!(text, "A              B\nx^Iy^J^[[2J   z\n");
+        assert_eq!(text, "A             B\nx^Iy^J^[[2J   z\n");
     }
 }

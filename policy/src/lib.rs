@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
-pub mod compile;
+mod compile;
 mod fields;
 mod key;
 mod labels;

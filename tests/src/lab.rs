@@ -33,7 +33,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-pub use agent::Agent;
+pub use agent::{Agent, program};
 pub use capture::Capture;
 pub use client::{Answer, Cut, Download, Get, Outcome};
 pub use inject::{CorpusFrame, Frames};

@@ -94,9 +94,10 @@ impl Agent {
         objects.collect::<std::collections::HashSet<_>>().len()
     }
 
-    fn flow_records_lost(&self) -> u64 {
+    /// Events of which there is no record.
+    pub(super) fn flow_records_lost(&self) -> u64 {
         let lost: u64 = self.workers().iter().map(|worker| worker.events_lost.get()).sum();
-        lost + self.counts.flow_records_unnamed
+        lost + self.counts.flow_records_skipped
     }
 
     fn drops(&self) -> Vec<DropCount> {
@@ -144,18 +145,21 @@ impl Agent {
 
     fn endpoint_status(&self, link: &str) -> Option<EndpointStatus> {
         let endpoint = self.endpoints.get(link)?;
+        let state = self.endpoint_state(link, endpoint);
         let addresses = endpoint.addresses(&self.store).unwrap_or_default();
-        let tables = self.names.last().map(|compiled| &compiled.tables);
-        let identity = tables
+        let identity = self
+            .names
+            .last()
+            .filter(|_| state == EndpointState::Ready)
             .zip(addresses.first())
-            .map(|(tables, address)| tables.resolve(Address::from(*address)).identity);
+            .map(|(names, address)| names.tables.resolve(Address::from(*address)).identity);
         let reason = match &endpoint.link {
             Err(gone) => Some(gone.as_str()),
             Ok(_) => self.why_waiting(link),
         };
         Some(EndpointStatus {
             spec: endpoint.spec.clone(),
-            state: self.endpoint_state(link, endpoint),
+            state,
             reason: reason.map(str::to_owned),
             addresses: addresses.to_vec(),
             identity: identity.map(|identity| identity.number),

@@ -54,6 +54,10 @@ pub(crate) use self::state::StateDir;
 /// How often flow records are taken off the workers' rings.
 const DRAIN_PERIOD: Duration = Duration::from_millis(25);
 
+/// Flow records made of one drain at most, so that a flood of refused packets can't keep this
+/// thread from its other work; the rest is counted as lost.
+const RECORDS_PER_DRAIN: usize = 2048;
+
 /// Requests of clients that may wait.
 const CALLS_MAX: usize = 16;
 
@@ -81,9 +85,9 @@ struct Agent {
 struct Counts {
     links_gone: u64,
     flow_records: u64,
-    /// Records whose epoch's names were not kept.
-    flow_records_unnamed: u64,
-    /// Records lost in the workers' rings, as far as the log has told of them.
+    /// Events that no record was made of: too many at one time, or names of too long ago.
+    flow_records_skipped: u64,
+    /// Lost records that the log has told of.
     flow_records_lost_told: u64,
 }
 
@@ -98,8 +102,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     runtime.block_on(async {
         let (updates, updated) = mpsc::channel(sources::UPDATES_MAX);
         let mut agent = Agent::start(args, updates).await?;
-        agent.attach_at_start(args).await?;
+        // From before the first look, so that nothing changes unseen.
         let changes = Netlink::changes()?;
+        agent.attach_at_start(args).await?;
         agent.refresh_host_addresses().await;
         let (calls, called) = mpsc::channel(CALLS_MAX);
         let server = Server::bind(&agent.state.socket())
@@ -385,26 +390,26 @@ impl Agent {
     /// Turns the workers' events into records with names.
     fn drain_events(&mut self) {
         let dataplane = self.links.dataplane();
-        let lost = dataplane.shared().stats.iter().map(|worker| worker.events_lost.get()).sum();
-        if lost > self.counts.flow_records_lost_told {
-            self.flow_log.push(FlowItem::Lost(lost - self.counts.flow_records_lost_told));
-            self.counts.flow_records_lost_told = lost;
-        }
         let clock = dataplane.clock();
         let mut events: Vec<Event> = Vec::new();
         dataplane.drain_events(|_, event| events.push(event));
         // Each worker's are in order already.
         events.sort_by_key(|event| event.time);
-        for event in &events {
+        self.counts.flow_records_skipped += events.len().saturating_sub(RECORDS_PER_DRAIN) as u64;
+        for event in events.iter().take(RECORDS_PER_DRAIN) {
+            let Some(compiled) = self.names.get(event.epoch) else {
+                self.counts.flow_records_skipped += 1;
+                continue;
+            };
             let time = Timestamp::try_from(clock.wall(event.time)).unwrap_or_default();
-            match self.names.get(event.epoch) {
-                Some(compiled) => {
-                    let record = FlowRecord::new(event, time, compiled);
-                    self.flow_log.push(FlowItem::Flow(Box::new(record)));
-                    self.counts.flow_records += 1;
-                }
-                None => self.counts.flow_records_unnamed += 1,
-            }
+            let record = FlowRecord::new(event, time, compiled);
+            self.flow_log.push(FlowItem::Flow(Box::new(record)));
+            self.counts.flow_records += 1;
+        }
+        let lost = self.flow_records_lost();
+        if lost > self.counts.flow_records_lost_told {
+            self.flow_log.push(FlowItem::Lost(lost - self.counts.flow_records_lost_told));
+            self.counts.flow_records_lost_told = lost;
         }
     }
 

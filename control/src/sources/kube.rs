@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::core::Status;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config};
 use podgate_policy::{Kind, ObjectKey, Store};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Update, log_refusals};
@@ -83,7 +86,11 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
     let mut events =
         std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().fuse());
     while let Some(news) = events.next().await {
-        let event = Event { kind, news: news.map_err(|error| problem(&error)) };
+        let news = match news {
+            Err(error) if is_expiry(&error) => continue,
+            news => news.map_err(|error| problem(&error)),
+        };
+        let event = Event { kind, news };
         if updates.send(Update::Cluster(Box::new(event))).await.is_err() {
             return;
         }
@@ -105,15 +112,25 @@ fn resource(kind: Kind) -> ApiResource {
     ApiResource::from_gvk_with_plural(&gvk, plural)
 }
 
-fn problem(error: &watcher::Error) -> Problem {
-    let api_error = match error {
+/// What the server itself said, if it did.
+fn status(error: &watcher::Error) -> Option<&Status> {
+    match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
-        watcher::Error::WatchError(status) => Some(status),
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
         _ => None,
-    };
-    match api_error {
+    }
+}
+
+/// A watch that has lasted longer than the server's memory of changes is begun anew: that is not
+/// an error.
+fn is_expiry(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| status.code == 410)
+}
+
+fn problem(error: &watcher::Error) -> Problem {
+    match status(error) {
         Some(status) if status.code == 404 => Problem::NotInstalled,
         Some(status) => Problem::Other(status.message.clone()),
         None => Problem::Other(describe(error)),
@@ -136,8 +153,13 @@ struct Watched {
     listed: Option<BTreeSet<ObjectKey>>,
     /// Whether a list was complete once, or the kind doesn't exist.
     synced: bool,
-    problem: Option<Problem>,
+    /// What went wrong last, and when.
+    problem: Option<(Problem, Instant)>,
 }
+
+/// A problem that was not met for this long is over: a watch that can't be had is tried again at
+/// least every 30 seconds, and one that can be had again says nothing until an object changes.
+const PROBLEM_OVER: Duration = Duration::from_secs(60);
 
 impl Cluster {
     fn new(server: &str) -> Self {
@@ -145,27 +167,27 @@ impl Cluster {
         Self { server: server.to_owned(), kinds }
     }
 
-    /// Brings the store up to date. Returns whether it may have changed.
+    /// Brings the store up to date. Returns whether it may have changed, or become complete.
     pub(crate) fn take(&mut self, event: Event, store: &mut Store) -> bool {
         let Event { kind, news } = event;
         let watched = self.kinds.entry(kind).or_default();
         match news {
             Ok(news) => watched.take(kind, news, store),
-            Err(problem) => {
-                watched.fail(kind, problem);
-                false
-            }
+            Err(problem) => watched.fail(kind, problem),
         }
     }
 
     /// Whether every kind was listed once, and what is wrong now.
     #[must_use]
     pub(crate) fn status(&self) -> SourceStatus {
-        let problems =
-            self.kinds.iter().filter_map(|(kind, watched)| match watched.problem.as_ref()? {
-                Problem::NotInstalled => Some(format!("{kind} is not installed at the API server")),
-                Problem::Other(text) => Some(format!("{kind} can't be watched: {text}")),
-            });
+        let problems = self.kinds.iter().filter_map(|(kind, watched)| {
+            let (problem, met) = watched.problem.as_ref()?;
+            let text = match problem {
+                Problem::NotInstalled => format!("{kind} is not installed at the API server"),
+                Problem::Other(text) => format!("{kind} can't be watched: {text}"),
+            };
+            (met.elapsed() < PROBLEM_OVER).then_some(text)
+        });
         SourceStatus {
             name: format!("kubernetes {}", self.server),
             synced: self.kinds.values().all(|watched| watched.synced),
@@ -225,20 +247,25 @@ impl Watched {
     }
 
     /// Objects stay as they were last seen: a server out of reach must not open any policy.
-    fn fail(&mut self, kind: Kind, problem: Problem) {
-        if self.problem.as_ref() == Some(&problem) {
-            return;
-        }
+    /// Returns whether the kind counts as read since now.
+    fn fail(&mut self, kind: Kind, problem: Problem) -> bool {
+        let synced = self.synced;
+        let known = self.problem.as_ref().is_some_and(|(known, _)| *known == problem);
         match &problem {
             Problem::NotInstalled => {
-                warn!("{kind} is not installed at the API server; it will be tried again");
                 self.synced = true;
+                if !known {
+                    warn!("{kind} is not installed at the API server; it will be tried again");
+                }
             }
             Problem::Other(text) => {
-                warn!("{kind} objects can't be watched: {text}; it will be tried again");
+                if !known {
+                    warn!("{kind} objects can't be watched: {text}; it will be tried again");
+                }
             }
         }
-        self.problem = Some(problem);
+        self.problem = Some((problem, Instant::now()));
+        self.synced != synced
     }
 }
 
@@ -316,7 +343,10 @@ mod tests {
         for kind in Kind::ALL {
             assert!(!cluster.status().synced);
             if *kind == Kind::CiliumNetworkPolicy {
-                cluster.take(Event { kind: *kind, news: Err(Problem::NotInstalled) }, &mut store);
+                let absent = || Event { kind: *kind, news: Err(Problem::NotInstalled) };
+                // Readiness hangs on it, so the agent must hear of it; but once.
+                assert!(cluster.take(absent(), &mut store));
+                assert!(!cluster.take(absent(), &mut store));
             } else {
                 use watcher::Event::{Init, InitDone};
                 feed(&mut cluster, &mut store, *kind, vec![Init, InitDone]);
@@ -338,6 +368,17 @@ mod tests {
         cluster.take(failed(), &mut store);
         assert!(store.pod("a", "x").is_some());
         assert_eq!(cluster.status().problems, ["Pod can't be watched: refused"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_problem_that_is_not_met_again_is_over() {
+        let (mut cluster, mut store) = (Cluster::new("https://server"), Store::new());
+        let problem = Problem::Other("refused".into());
+        cluster.take(Event { kind: Kind::Pod, news: Err(problem) }, &mut store);
+        tokio::time::advance(PROBLEM_OVER / 2).await;
+        assert_eq!(cluster.status().problems.len(), 1);
+        tokio::time::advance(PROBLEM_OVER / 2).await;
+        assert_eq!(cluster.status().problems.len(), 0);
     }
 
     #[test]
@@ -364,6 +405,8 @@ mod tests {
             kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
         };
         let list = |code| problem(&watcher::Error::InitialListFailed(api(code)));
+        assert!(is_expiry(&watcher::Error::WatchStartFailed(api(410))));
+        assert!(!is_expiry(&watcher::Error::WatchStartFailed(api(404))));
         assert_eq!(list(404), Problem::NotInstalled);
         assert_eq!(list(403), Problem::Other("no such thing".into()));
     }

@@ -22,6 +22,8 @@
 
 mod lookup;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use lookup::{Resolved, Subject};
 pub use tables::{

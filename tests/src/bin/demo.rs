@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use podgate_tests::lab::{Agent, Lab, Outcome, interrupted, wait_for};
 use podgate_tests::scenario::{Ask, Expected, MANIFESTS, ROWS, Row};
@@ -44,6 +44,7 @@ fn demo(options: &Options) -> Result<usize> {
     println!("  {:<15} {:<14} {:<23} {:<11} {:<16} IPv6", "FROM", "TO", "ASKS", "EXPECTED", "IPv4");
     let mut differing = 0;
     for row in ROWS {
+        ensure!(!interrupted(), "interrupted");
         differing += show(&lab, row)?;
     }
     agent.assert_alive()?;

@@ -46,7 +46,7 @@ impl<'lab> Agent<'lab> {
     }
 
     fn launch(lab: &'lab Lab, workers: u16, more: &[&Path]) -> Result<Self> {
-        let mut command = lab.node().netns.daemon(binary()?);
+        let mut command = lab.node().netns.daemon(program()?);
         command.arg("run").arg("--manifests").arg(lab.manifests());
         command.arg("--state-dir").arg(lab.state_dir());
         command.args(["--workers", &workers.to_string()]).args(more);
@@ -163,8 +163,8 @@ impl Lab {
     }
 
     fn podgate_command(&self, args: &[&str]) -> Result<Command> {
-        let program = binary()?.to_str().context("the path of podgate is not UTF-8")?;
-        let mut command = self.node().netns.bounded(program, CLIENT_BOUND);
+        let path = program()?.to_str().context("the path of podgate is not UTF-8")?;
+        let mut command = self.node().netns.bounded(path, CLIENT_BOUND);
         command.args(args).env("PODGATE_SOCKET", self.state_dir().join("podgate.sock"));
         Ok(command)
     }
@@ -193,9 +193,9 @@ fn lab_file(lab: &Lab) -> String {
 ///
 /// # Errors
 /// When the build fails.
-fn binary() -> Result<&'static Path> {
-    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let found = BINARY.get_or_init(|| match env::var_os("PODGATE_BIN") {
+pub fn program() -> Result<&'static Path> {
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = PROGRAM.get_or_init(|| match env::var_os("PODGATE_BIN") {
         Some(path) => Ok(path.into()),
         None => build().map_err(|error| format!("{error:#}")),
     });

@@ -8,4 +8,5 @@ mod links;
 mod manifests;
 mod node;
 mod policy_change;
+mod replay;
 mod scenario;
