@@ -1,6 +1,6 @@
 //! A connection that stays open is followed without allocating.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
 use std::sync::Arc;
 

@@ -98,10 +98,10 @@ impl Follower {
         match self.stage {
             Stage::Following | Stage::Refusing { .. } if arrived.tcp.has(tcp_flags::URG) => {
                 // The urgent byte leaves the stream, or not, as the server's program likes.
-                let reason = DropReason::L7Unsupported;
-                io.discard(arrived.packet, reason);
-                io.event(EventKind::Drop { reason });
-                self.refuse(now, Refusal::new(reason, Answer::Reset), io);
+                let refusal = Refusal::new(DropReason::L7Unsupported, Answer::Reset);
+                io.discard(arrived.packet, refusal.reason);
+                tell(refusal, io);
+                self.refuse(now, refusal, io);
             }
             Stage::Following => self.take(now, arrived, policy, io),
             Stage::Answered(_) => {
@@ -381,7 +381,9 @@ impl Follower {
         let retry = self.requests.retry.get_or_insert(Retry::after(now));
         let (due, hopeless) = (retry.is_due(now), retry.is_hopeless());
         if hopeless {
-            self.reset(io);
+            let refusal = Refusal::new(DropReason::L7Timeout, Answer::Reset);
+            tell(refusal, io);
+            self.refuse(now, refusal, io);
         } else if due {
             self.send_remembered(acked, owned.earlier(decided), io);
         }

@@ -18,8 +18,6 @@ use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
 pub(super) const CLIENT: Direction = Direction::Original;
 pub(super) const SERVER: Direction = Direction::Reply;
-/// Frames that all flows may hold.
-pub(super) const HELD_MAX: usize = 40;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
@@ -59,6 +57,8 @@ pub(super) struct Io {
     pub(super) dropped: Vec<DropReason>,
     pub(super) events: Vec<EventKind>,
     held: usize,
+    /// Frames that may be held.
+    pub(super) hold_max: usize,
     /// No frame is to be had.
     pub(super) starved: bool,
 }
@@ -102,7 +102,7 @@ impl FlowIo for Io {
     }
 
     fn hold(&mut self, frames: usize) -> bool {
-        let fits = self.held + frames <= HELD_MAX;
+        let fits = self.held + frames <= self.hold_max;
         self.held += if fits { frames } else { 0 };
         fits
     }
@@ -277,7 +277,7 @@ const HEAD_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
 
 impl Lab {
     pub(super) fn new(options: Options) -> Self {
-        let umem = Umem::new(512).unwrap();
+        let umem = Umem::new(128).unwrap();
         let io = Io {
             pool: umem.pool(),
             umem,
@@ -285,6 +285,7 @@ impl Lab {
             dropped: Vec::new(),
             events: Vec::new(),
             held: 0,
+            hold_max: 40,
             starved: false,
         };
         Self {
