@@ -127,8 +127,9 @@ impl Follower {
             return Err(DropReason::Malformed);
         }
         // One byte more is a zero-window probe. The server ignores what lies beyond its window, so
-        // it must not be taken for part of the stream.
-        if arrived.len() > 0 && arrived.end().since(self.requests.edge) > 1 {
+        // it must not be taken for part of the stream. Behind an answer we take what comes.
+        let beyond = arrived.len() > 0 && arrived.end().since(self.requests.edge) > 1;
+        if beyond && !matches!(self.stage, Stage::Answered(_)) {
             return Err(DropReason::L7Limit);
         }
         self.responses.acked = self.responses.acked.later(ack);

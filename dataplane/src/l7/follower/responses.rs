@@ -54,7 +54,9 @@ impl Follower {
                 return self.reset(io);
             }
         }
-        self.responses.end = self.responses.end.later(arrived.end_with_fin());
+        if arrived.start() != arrived.end_with_fin() {
+            self.responses.end = self.responses.end.later(arrived.end_with_fin());
+        }
         io.forward(Direction::Reply, arrived.packet);
         self.answer_when_due(now, io);
     }

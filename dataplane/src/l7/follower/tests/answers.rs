@@ -236,3 +236,14 @@ fn a_client_that_never_acknowledges_is_given_up() {
     assert_eq!(answers, 6);
     assert!(lab.io.sent.last().unwrap().is(RST));
 }
+
+#[test]
+fn a_denied_body_larger_than_the_window_is_swallowed() {
+    let mut lab = lab();
+    lab.request(b"POST /secret HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n");
+    for _ in 0..200 {
+        lab.request(&[b'x'; 1000]);
+        assert_eq!(lab.log.last().unwrap().tcp.ack, lab.client.next());
+    }
+    assert!(lab.server.received.is_empty() && !lab.client.was_reset);
+}
