@@ -17,7 +17,7 @@ mod server;
 mod signals;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,7 +63,6 @@ const CALLS_MAX: usize = 16;
 
 /// All state of the control thread.
 struct Agent {
-    state: StateDir,
     netlink: Netlink,
     links: Links,
     host: HostLink,
@@ -74,10 +73,12 @@ struct Agent {
     publisher: Publisher,
     names: Names,
     flow_log: FlowLog,
-    /// Addresses that the kernel routes to `pg-host` for us.
-    routed: BTreeSet<IpAddr>,
+    /// Addresses that the kernel routes to `pg-host` for us, with the MTU of the way.
+    routed: BTreeMap<IpAddr, u32>,
     started: std::time::Instant,
     counts: Counts,
+    /// Let go last, when the workers have stopped.
+    state: StateDir,
 }
 
 /// What only the agent counts.
@@ -153,7 +154,6 @@ impl Agent {
         // What happens before the first publication happens in the epoch zero, without names.
         names.push(Epoch::default(), compile(&Store::new()));
         Ok(Self {
-            state,
             netlink,
             links,
             host,
@@ -166,6 +166,7 @@ impl Agent {
             routed,
             started: std::time::Instant::now(),
             counts: Counts::default(),
+            state,
         })
     }
 
