@@ -526,6 +526,14 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         self.around.egress.discard(packet, reason);
     }
 
+    fn hold(&mut self, frames: usize) -> bool {
+        self.around.egress.hold(frames)
+    }
+
+    fn release(&mut self, frames: usize) {
+        self.around.egress.release(frames);
+    }
+
     fn event(&mut self, kind: EventKind) {
         let stats = self.around.egress.stats();
         match kind {
