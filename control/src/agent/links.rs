@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{RingSizes, open_link};
@@ -33,15 +33,22 @@ impl Links {
     /// bpffs at `pins`.
     ///
     /// # Errors
-    /// When the kernel doesn't load the XDP program.
+    /// When there are too few frames, or the kernel doesn't load the XDP program.
     pub(crate) fn new(
         dataplane: Dataplane,
         workers: u16,
         endpoints_max: u16,
         pins: PathBuf,
     ) -> Result<Self> {
-        let redirect = Redirect::load(workers, endpoints_max + 1)?;
-        let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1);
+        let (frames, links) = (dataplane.umem().frames(), endpoints_max + 1);
+        let sizes = ring_sizes(frames, links);
+        let needed = 2 * sizes.fill * u32::from(links);
+        ensure!(
+            needed <= frames,
+            "{endpoints_max} endpoints need {needed} frames at least; give --frames {needed}, or a \
+             smaller --max-endpoints"
+        );
+        let redirect = Redirect::load(workers, links)?;
         let taken = vec![false; usize::from(endpoints_max) + 1];
         Ok(Self { dataplane, redirect, pins, workers, sizes, taken })
     }
