@@ -21,8 +21,10 @@
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
 //! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
-//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
-//!   sender.
+//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
+//!   packet of a flow that we know, from the link it went to, towards that packet's sender.
+//! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
+//!   would else open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
@@ -202,8 +204,7 @@ impl Pipeline {
         view: &View,
         packet: Packet,
     ) {
-        if self.flows.get(index).epoch != around.snapshot.epoch && !self.judge_again(around, index)
-        {
+        if !self.holds(around, index) && !matches!(view.tuple.protocol, proto::UDP | proto::SCTP) {
             let link = self.flows.get(index).link(direction);
             self.end(around, index);
             return around.refuse(link, view.tuple, packet, DropReason::PolicyRevoked);
@@ -220,6 +221,16 @@ impl Pipeline {
             }
             Some(slot) => self.inspect(around, slot, direction, view, packet),
         }
+    }
+
+    /// Whether a flow is allowed under the current epoch.
+    fn holds(&mut self, around: &mut Surroundings<'_>, index: FlowIx) -> bool {
+        if self.flows.get(index).epoch != around.snapshot.epoch {
+            let revoked = !self.judge_again(around, index);
+            let flow = self.flows.get_mut(index);
+            (flow.epoch, flow.revoked) = (around.snapshot.epoch, revoked);
+        }
+        !self.flows.get(index).revoked
     }
 
     /// (3) Judges a live flow under the new epoch. False if it may not go on.
@@ -244,10 +255,10 @@ impl Pipeline {
             around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
             return false;
         };
-        flow.epoch = around.snapshot.epoch;
-        flow.set_links(links);
         (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
-        if let Some(slot) = flow.inspector()
+        let inspector = flow.inspector();
+        self.flows.set_links(index, links);
+        if let Some(slot) = inspector
             && let Some(inspected) = &mut self.inspectors.slots[slot as usize]
         {
             inspected.policy = decision.l7;
@@ -282,7 +293,7 @@ impl Pipeline {
             return around.egress.discard(packet, denial(&decision));
         }
         let slot = match decision.verdict {
-            Verdict::Inspect => match self.inspectors.reserve() {
+            Verdict::Inspect => match self.reserve_inspector(around) {
                 Some(slot) => Some(slot),
                 None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
             },
@@ -310,8 +321,18 @@ impl Pipeline {
         }
     }
 
+    /// A free inspector, if need be that of a flow that yields.
+    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>) -> Option<u32> {
+        if let Some(slot) = self.inspectors.reserve() {
+            return Some(slot);
+        }
+        let victim = self.flows.inspected_victim(around.now)?;
+        self.end(around, victim);
+        self.inspectors.reserve()
+    }
+
     fn insert(&mut self, around: &mut Surroundings<'_>, flow: Flow) -> Result<FlowIx, DropReason> {
-        if self.flows.is_full() {
+        if self.flows.needs_place(flow.link(Direction::Original)) {
             let victim = self.flows.victim(around.now).ok_or(DropReason::FlowTableFull)?;
             self.end(around, victim);
         }
@@ -360,9 +381,10 @@ impl Pipeline {
         }
         let flow = self.flows.find(&about).filter(|_| about.src == view.tuple.dst);
         match flow {
+            // Whoever is not where the packet went can't know what became of it.
             Some((index, direction))
-                if self.flows.get(index).epoch == around.snapshot.epoch
-                    || self.judge_again(around, index) =>
+                if self.holds(around, index)
+                    && self.flows.get(index).link(direction.reverse()) == link =>
             {
                 let out = self.flows.get(index).link(direction);
                 around.forward(out, packet, view, Origin::Received);
