@@ -147,3 +147,17 @@ fn a_plain_flow_that_must_be_inspected_now_is_refused() {
     assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
     bench.assert_no_frame_is_lost();
 }
+
+#[test]
+fn half_open_connections_make_room_for_another_inspected_one() {
+    let mut bench = Bench::with(only_docs());
+    let [src, dst] = [ADDRESSES[1], ADDRESSES[2]];
+    for port in 1..=100 {
+        let ports = [port, 80];
+        let syn = TcpPacket { src, dst, ports, seq: 1, ack: None, flags: "S", payload: b"" };
+        let left = bench.send(A, &tcp(A, &syn));
+        assert!(left.iter().any(|(link, f)| *link == B && f[47] == 2), "SYN {port} passes");
+    }
+    assert_eq!(bench.workers[0].flows(), 64);
+    bench.assert_no_frame_is_lost();
+}

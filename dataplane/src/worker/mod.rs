@@ -117,7 +117,7 @@ impl Worker {
         self.egress.flush();
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
-        stats.held.set(self.pipeline.held_frames() as u64);
+        stats.held.set(self.egress.held() as u64);
         if processed > 0 {
             stats.busy_rounds.add(1);
         }

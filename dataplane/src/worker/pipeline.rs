@@ -1,15 +1,15 @@
-//! A packet's way through a worker, in numbered tiers that the code below repeats:
+//! A packet's way through a worker:
 //!
 //! 1. **Parse** into a [`View`], once; check that the sender may send it.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
-//!    destination's ingress table, a verdict that names its cause. Some ten times a hit's cost,
+//!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost,
 //!    once per flow and epoch.
 //! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
 //!    refuses it.
-//! 5. **Transmit** in batches per link, one wakeup per batch and link (see [`super::egress`]);
-//!    **tell** what is worth an event.
+//! 5. **Transmit**: each link's packets together, with one wakeup for all of a round (see
+//!    [`super::egress`]); **tell** what is worth an event.
 //!
 //! # Stated rules
 //! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
@@ -21,8 +21,10 @@
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
 //! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
-//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
-//!   sender.
+//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
+//!   packet of a flow that we know, from the link it went to, towards that packet's sender.
+//! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
+//!   would else open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
@@ -202,8 +204,7 @@ impl Pipeline {
         view: &View,
         packet: Packet,
     ) {
-        if self.flows.get(index).epoch != around.snapshot.epoch && !self.judge_again(around, index)
-        {
+        if !self.holds(around, index) && !matches!(view.tuple.protocol, proto::UDP | proto::SCTP) {
             let link = self.flows.get(index).link(direction);
             self.end(around, index);
             return around.refuse(link, view.tuple, packet, DropReason::PolicyRevoked);
@@ -220,6 +221,16 @@ impl Pipeline {
             }
             Some(slot) => self.inspect(around, slot, direction, view, packet),
         }
+    }
+
+    /// Whether a flow is allowed under the current epoch.
+    fn holds(&mut self, around: &mut Surroundings<'_>, index: FlowIx) -> bool {
+        if self.flows.get(index).epoch != around.snapshot.epoch {
+            let revoked = !self.judge_again(around, index);
+            let flow = self.flows.get_mut(index);
+            (flow.epoch, flow.revoked) = (around.snapshot.epoch, revoked);
+        }
+        !self.flows.get(index).revoked
     }
 
     /// (3) Judges a live flow under the new epoch. False if it may not go on.
@@ -244,10 +255,10 @@ impl Pipeline {
             around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
             return false;
         };
-        flow.epoch = around.snapshot.epoch;
-        flow.set_links(links);
         (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
-        if let Some(slot) = flow.inspector()
+        let inspector = flow.inspector();
+        self.flows.set_links(index, links);
+        if let Some(slot) = inspector
             && let Some(inspected) = &mut self.inspectors.slots[slot as usize]
         {
             inspected.policy = decision.l7;
@@ -282,7 +293,7 @@ impl Pipeline {
             return around.egress.discard(packet, denial(&decision));
         }
         let slot = match decision.verdict {
-            Verdict::Inspect => match self.inspectors.reserve() {
+            Verdict::Inspect => match self.reserve_inspector(around) {
                 Some(slot) => Some(slot),
                 None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
             },
@@ -310,8 +321,18 @@ impl Pipeline {
         }
     }
 
+    /// A free inspector, if need be that of a flow that yields.
+    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>) -> Option<u32> {
+        if let Some(slot) = self.inspectors.reserve() {
+            return Some(slot);
+        }
+        let victim = self.flows.inspected_victim(around.now)?;
+        self.end(around, victim);
+        self.inspectors.reserve()
+    }
+
     fn insert(&mut self, around: &mut Surroundings<'_>, flow: Flow) -> Result<FlowIx, DropReason> {
-        if self.flows.is_full() {
+        if self.flows.needs_place(flow.link(Direction::Original)) {
             let victim = self.flows.victim(around.now).ok_or(DropReason::FlowTableFull)?;
             self.end(around, victim);
         }
@@ -360,9 +381,10 @@ impl Pipeline {
         }
         let flow = self.flows.find(&about).filter(|_| about.src == view.tuple.dst);
         match flow {
+            // Whoever is not where the packet went can't know what became of it.
             Some((index, direction))
-                if self.flows.get(index).epoch == around.snapshot.epoch
-                    || self.judge_again(around, index) =>
+                if self.holds(around, index)
+                    && self.flows.get(index).link(direction.reverse()) == link =>
             {
                 let out = self.flows.get(index).link(direction);
                 around.forward(out, packet, view, Origin::Received);
@@ -524,6 +546,14 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
 
     fn discard(&mut self, packet: Packet, reason: DropReason) {
         self.around.egress.discard(packet, reason);
+    }
+
+    fn hold(&mut self, frames: usize) -> bool {
+        self.around.egress.hold(frames)
+    }
+
+    fn release(&mut self, frames: usize) {
+        self.around.egress.release(frames);
     }
 
     fn event(&mut self, kind: EventKind) {

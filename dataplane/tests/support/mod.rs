@@ -237,6 +237,15 @@ pub(crate) fn udp(
     bytes
 }
 
+/// An ICMP message of type `kind` with an identifier.
+pub(crate) fn echo(from: LinkId, src: [u8; 4], dst: [u8; 4], kind: u8, id: u16) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv4(src, dst, 64).icmpv4_raw(kind, 0, [high, low, 0, 0]);
+    step.write(&mut bytes, b"").unwrap();
+    bytes
+}
+
 /// An ICMP "port unreachable" from `src` to `dst` that quotes `about` (an Ethernet frame).
 pub(crate) fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
