@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use podgate_perf::replay::Output;
+
 use crate::protocol::EndpointSpec;
 
 /// Where the agent keeps its files unless told otherwise.
@@ -140,7 +142,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
     pub poll: Poll,
     /// Frames of 4096 bytes shared by all links; half of them wait to be received into.
-    #[arg(long, value_name = "N", default_value_t = 32768,
+    #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
     /// Endpoints that can be attached at one time. More of them means fewer frames for each.
@@ -178,16 +180,6 @@ pub enum Poll {
     Busy,
     /// Spin a little, then sleep until a packet comes.
     Adaptive,
-}
-
-/// How to print.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// How to reach the agent.
@@ -272,7 +264,7 @@ pub struct EndpointAddArgs {
     /// The pod behind it.
     #[arg(long, value_name = "NS/NAME")]
     pub pod: crate::protocol::PodName,
-    /// The pod's network namespace.
+    /// The pod's network namespace; needed unless --mac is given.
     #[arg(long, value_name = "PATH", required_unless_present = "mac")]
     pub netns: Option<PathBuf>,
     /// MAC address of the pod's end.

@@ -9,7 +9,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage, LinkXdp,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
@@ -151,6 +151,23 @@ impl Netlink {
     pub(crate) async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_index(index);
         first_link(request, format!("look for link {index}")).await
+    }
+
+    /// Whether an XDP program is attached to the link.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) async fn has_xdp(&self, link: &Link) -> Result<bool, NetlinkError> {
+        let request = self.handle.link().get().match_index(link.index);
+        let action = format!("look for the XDP program of link {}", link.name);
+        let message = first_message(request, action).await?;
+        let attributes = message.iter().flat_map(|message| &message.attributes);
+        Ok(attributes.into_iter().any(|attribute| match attribute {
+            LinkAttribute::Xdp(facts) => {
+                facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(program) if *program != 0))
+            }
+            _ => false,
+        }))
     }
 
     /// All addresses of this namespace.
@@ -310,9 +327,16 @@ async fn first_link(
     request: rtnetlink::LinkGetRequest,
     action: String,
 ) -> Result<Option<Link>, NetlinkError> {
+    Ok(first_message(request, action).await?.as_ref().map(Link::from_message))
+}
+
+async fn first_message(
+    request: rtnetlink::LinkGetRequest,
+    action: String,
+) -> Result<Option<LinkMessage>, NetlinkError> {
     let mut links = std::pin::pin!(request.execute());
     match links.try_next().await {
-        Ok(message) => Ok(message.as_ref().map(Link::from_message)),
+        Ok(message) => Ok(message),
         Err(error) => {
             let error = NetlinkError::new(action, &error);
             match error.errno() {

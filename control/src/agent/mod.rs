@@ -49,6 +49,7 @@ use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::host_link::{HOST, XSK};
+pub(crate) use self::preflight::require_root;
 pub(crate) use self::state::StateDir;
 
 /// How often flow records are taken off the workers' rings.
@@ -97,7 +98,7 @@ struct Counts {
 /// # Errors
 /// When it can't start: one line says what to do.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
-    preflight::check()?;
+    preflight::check(args)?;
     let stop = signals::stop_requested()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -127,9 +128,6 @@ impl Agent {
         preflight::warn_of_private_mounts();
         let source = match (&args.source.manifests, &args.source.kubeconfig) {
             (Some(dir), _) => {
-                if !dir.is_dir() {
-                    bail!("{} is no directory; --manifests wants one", dir.display());
-                }
                 tokio::spawn(sources::manifests::watch(dir.clone(), updates));
                 Source::Manifests(sources::manifests::Manifests::new(dir))
             }
@@ -189,7 +187,8 @@ impl Agent {
             self.endpoints.insert(spec.link.clone(), Endpoint { spec, link });
         }
         for spec in lab {
-            self.add_endpoint(spec).await?;
+            let context = format!("the lab file's endpoint {} on link {}", spec.pod, spec.link);
+            self.add_endpoint(spec).await.context(context)?;
         }
         Ok(())
     }
