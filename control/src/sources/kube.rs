@@ -88,7 +88,7 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
     while let Some(news) = events.next().await {
         let news = match news {
             Err(error) if is_expiry(&error) => continue,
-            news => news.map_err(|error| problem(&error)),
+            news => news.map_err(|error| problem(kind, &error)),
         };
         let event = Event { kind, news };
         if updates.send(Update::Cluster(Box::new(event))).await.is_err() {
@@ -129,9 +129,15 @@ fn is_expiry(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| status.code == 410)
 }
 
-fn problem(error: &watcher::Error) -> Problem {
+/// Whether a cluster may do without the kind. A server that doesn't know Kubernetes' own kinds is
+/// none of a cluster: no policy at all must not be concluded from its answers.
+fn may_be_absent(kind: Kind) -> bool {
+    matches!(kind, Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy)
+}
+
+fn problem(kind: Kind, error: &watcher::Error) -> Problem {
     match status(error) {
-        Some(status) if status.code == 404 => Problem::NotInstalled,
+        Some(status) if status.code == 404 && may_be_absent(kind) => Problem::NotInstalled,
         Some(status) => Problem::Other(status.message.clone()),
         None => Problem::Other(describe(error)),
     }
@@ -404,10 +410,13 @@ mod tests {
             let status = json!({"code": code, "message": "no such thing"});
             kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
         };
-        let list = |code| problem(&watcher::Error::InitialListFailed(api(code)));
+        let list = |kind, code| problem(kind, &watcher::Error::InitialListFailed(api(code)));
+        let other = Problem::Other("no such thing".into());
         assert!(is_expiry(&watcher::Error::WatchStartFailed(api(410))));
         assert!(!is_expiry(&watcher::Error::WatchStartFailed(api(404))));
-        assert_eq!(list(404), Problem::NotInstalled);
-        assert_eq!(list(403), Problem::Other("no such thing".into()));
+        assert_eq!(list(Kind::CiliumNetworkPolicy, 404), Problem::NotInstalled);
+        assert_eq!(list(Kind::CiliumNetworkPolicy, 403), other);
+        // Something else answers at that address: that is no empty cluster.
+        assert_eq!(list(Kind::Pod, 404), other);
     }
 }
