@@ -142,7 +142,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
     pub poll: Poll,
     /// Frames of 4096 bytes shared by all links; half of them wait to be received into.
-    #[arg(long, value_name = "N", default_value_t = 32768,
+    #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
     /// Endpoints that can be attached at one time. More of them means fewer frames for each.

@@ -113,11 +113,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
             .with_context(|| format!("can't bind {}", agent.state.socket().display()))?;
         let server = tokio::spawn(server.serve(calls));
         info!(socket = %agent.state.socket().display(), "podgate runs");
-        agent.serve(updated, called, changes, stop).await;
+        let end = agent.serve(updated, called, changes, stop).await;
         server.abort();
         // Its file goes with it.
         let _ = server.await;
-        Ok(())
+        end
     })
 }
 
@@ -199,7 +199,7 @@ impl Agent {
         mut called: mpsc::Receiver<Call>,
         mut changes: impl Stream<Item = Change> + Unpin,
         mut stop: oneshot::Receiver<nix::sys::signal::Signal>,
-    ) {
+    ) -> Result<()> {
         let mut drain = interval(DRAIN_PERIOD);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -208,7 +208,7 @@ impl Agent {
                 signal = &mut stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
                     info!("{signal}: stopping; pods stay cut off until podgate runs again");
-                    return;
+                    return Ok(());
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.publish().await;
@@ -220,7 +220,13 @@ impl Agent {
                 }
                 Some(call) = called.recv() => self.answer(call).await,
                 Some(change) = changes.next() => self.react(change).await,
-                _ = drain.tick() => self.drain_events(),
+                _ = drain.tick() => {
+                    if let Some(worker) = self.links.dataplane().dead_worker() {
+                        bail!("worker {worker} died of a bug (its last words are above); run podgate \
+                               again, until then its pods stay cut off");
+                    }
+                    self.drain_events();
+                }
             }
         }
     }

@@ -71,9 +71,10 @@ impl Bench {
         let outlet =
             |link| Outlet { link, mac: pod_mac(link), link_mac: [2, 0, 0, 0, 1, 0], mtu: 1500 };
         let ends = [tuple.src, tuple.dst].into_iter().zip(PODS).zip(local);
-        let endpoints = ends
-            .filter(|(_, local)| *local)
-            .map(|((address, link), _)| Endpoint { outlet: outlet(link), addresses: vec![address] });
+        let endpoints = ends.filter(|(_, local)| *local).map(|((address, link), _)| Endpoint {
+            outlet: outlet(link),
+            addresses: vec![address],
+        });
         let routes = RouteTable::new(endpoints, Some(outlet(HOST))).unwrap();
         let config = SharedConfig {
             workers: 1,
@@ -166,8 +167,7 @@ fn opening(subject: &Subject) -> Vec<u8> {
 
 fn tcp(tuple: Tuple, seq: u32, ack: Option<u32>, syn: bool, payload: &[u8]) -> Vec<u8> {
     let mut header = etherparse::TcpHeader::new(tuple.src_port, tuple.dst_port, seq, 64_000);
-    (header.syn, header.ack, header.acknowledgment_number) =
-        (syn, ack.is_some(), ack.unwrap_or(0));
+    (header.syn, header.ack, header.acknowledgment_number) = (syn, ack.is_some(), ack.unwrap_or(0));
     let sum = match (tuple.src.ip(), tuple.dst.ip()) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             header.calc_checksum_ipv4_raw(src.octets(), dst.octets(), payload)
