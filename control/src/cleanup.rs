@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
 
-use crate::agent::{HOST, StateDir, XSK, require_root};
+use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, require_root};
 use crate::netlink::Netlink;
 use crate::output::print;
 
@@ -34,7 +34,7 @@ pub(crate) fn run(state_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Detaches all programs that are pinned in `dir`, and returns how many they were.
+/// Detaches all programs that an agent pinned in `dir`, and returns how many they were.
 fn unpin_all(dir: &Path) -> Result<usize> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -43,8 +43,12 @@ fn unpin_all(dir: &Path) -> Result<usize> {
     };
     let mut detached = 0;
     for entry in entries {
-        podgate_xdp_redirect::unpin(&entry?.path())?;
-        detached += 1;
+        let entry = entry?;
+        // A new bpffs has files of the kernel's own, and one that was there before may have others'.
+        if entry.file_name().to_string_lossy().starts_with(PIN_PREFIX) {
+            podgate_xdp_redirect::unpin(&entry.path())?;
+            detached += 1;
+        }
     }
     match umount2(dir, MntFlags::empty()) {
         // EINVAL: it is no mount.

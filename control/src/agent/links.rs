@@ -14,6 +14,9 @@ use podgate_xdp_redirect::Redirect;
 
 use crate::netlink::Link;
 
+/// What the name of every pinned program begins with; the link's index follows.
+pub(crate) const PIN_PREFIX: &str = "link-";
+
 /// Slot of the link to the kernel stack.
 pub(crate) const HOST_SLOT: LinkId = LinkId(0);
 
@@ -72,7 +75,7 @@ impl Links {
     /// When the kernel refuses. The link is then as it was before: without a program, or cut off by
     /// the one that an agent before left there.
     pub(crate) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
-        let pin = self.pins.join(format!("link-{}", link.index));
+        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
         let cut_off_before = pin.exists();
         self.redirect.attach(link.index, slot.0, Some(&pin))?;
         self.taken[slot.index()] = true;

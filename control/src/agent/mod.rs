@@ -49,6 +49,7 @@ use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::host_link::{HOST, XSK};
+pub(crate) use self::links::PIN_PREFIX;
 pub(crate) use self::preflight::require_root;
 pub(crate) use self::state::StateDir;
 

@@ -34,7 +34,7 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
 /// # Errors
 /// Says so.
 pub(crate) fn require_root(command: &str, why: &str) -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "podgate {command} needs root: it {why}; use sudo");
+    ensure!(nix::unistd::geteuid().is_root(), "{command} needs root: it {why}; use sudo");
     Ok(())
 }
 
