@@ -107,6 +107,11 @@ impl Inspectors {
         Some(self.slots.len() as u32 - 1)
     }
 
+    /// How many more flows may be inspected.
+    fn left(&self) -> usize {
+        self.limit - (self.slots.len() - self.free.len())
+    }
+
     fn take(&mut self, slot: u32) -> Option<Box<Inspected>> {
         let taken = self.slots[slot as usize].take();
         if taken.is_some() {
@@ -293,7 +298,7 @@ impl Pipeline {
             return around.egress.discard(packet, denial(&decision));
         }
         let slot = match decision.verdict {
-            Verdict::Inspect => match self.reserve_inspector(around) {
+            Verdict::Inspect => match self.reserve_inspector(around, links[0]) {
                 Some(slot) => Some(slot),
                 None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
             },
@@ -321,13 +326,13 @@ impl Pipeline {
         }
     }
 
-    /// A free inspector, if need be that of a flow that yields.
-    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>) -> Option<u32> {
-        if let Some(slot) = self.inspectors.reserve() {
-            return Some(slot);
+    /// A free inspector for a flow from `link`; that of a flow that yields if the link's are as many
+    /// as the free ones.
+    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>, link: LinkId) -> Option<u32> {
+        if self.flows.inspected_from(link) >= self.inspectors.left() {
+            let victim = self.flows.inspected_victim(around.now)?;
+            self.end(around, victim);
         }
-        let victim = self.flows.inspected_victim(around.now)?;
-        self.end(around, victim);
         self.inspectors.reserve()
     }
 
