@@ -1,15 +1,15 @@
-//! A packet's way through a worker, in numbered tiers that the code below repeats:
+//! A packet's way through a worker:
 //!
 //! 1. **Parse** into a [`View`], once; check that the sender may send it.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
-//!    destination's ingress table, a verdict that names its cause. Some ten times a hit's cost,
+//!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost,
 //!    once per flow and epoch.
 //! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
 //!    refuses it.
-//! 5. **Transmit** in batches per link, one wakeup per batch and link (see [`super::egress`]);
-//!    **tell** what is worth an event.
+//! 5. **Transmit**: each link's packets together, with one wakeup for all of a round (see
+//!    [`super::egress`]); **tell** what is worth an event.
 //!
 //! # Stated rules
 //! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
