@@ -97,6 +97,19 @@ fn the_node_reaches_its_pods_whatever_policy_says_and_no_hop_is_counted() {
 }
 
 #[test]
+fn a_pod_sends_no_tunnel_packets_to_a_node_but_may_to_pods() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    for port in [4789, 8472, 6081] {
+        let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
+        assert!(bench.send(A, &udp(A, pod, node, [CLIENT, port], b"inner")).is_empty());
+        let left = bench.send(A, &udp(A, pod, ADDRESSES[2], [CLIENT, port], b"inner"));
+        assert_eq!(left.len(), 1);
+    }
+    assert_eq!(bench.dropped(DropReason::TunnelToNode), 3);
+    assert_eq!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
+}
+
+#[test]
 fn what_the_kernel_translated_goes_back_to_the_kernel() {
     let mut bench = Bench::with(IngressOfB::FromA(None));
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);

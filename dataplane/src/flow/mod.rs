@@ -144,7 +144,7 @@ impl Flow {
         }
     }
 
-    /// Sets or takes away the inspector. `u32::MAX` is no index.
+    /// Sets or takes away the inspector, before the flow is in a table. `u32::MAX` is no index.
     pub const fn set_inspector(&mut self, index: Option<u32>) {
         self.inspector = match index {
             Some(index) => index,

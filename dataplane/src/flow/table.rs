@@ -81,8 +81,8 @@ pub struct FlowTable {
     slots: Vec<Slot>,
     capacity: usize,
     free: u32,
-    /// Flows by the number of their opener's link.
-    opened: Vec<u32>,
+    /// Flows by the number of their opener's link: all, and the inspected ones among them.
+    opened: Vec<[u32; 2]>,
     queues: [Queue; QUEUES],
     /// The queue that the sweep looks at next.
     sweep: usize,
@@ -126,8 +126,17 @@ impl FlowTable {
     /// Whether a new flow from `link` needs another one's place.
     #[must_use]
     pub fn needs_place(&self, link: LinkId) -> bool {
-        let opened = self.opened.get(link.index()).map_or(0, |opened| *opened as usize);
-        opened >= self.capacity.saturating_sub(self.len())
+        self.opened_from(link)[0] as usize >= self.capacity.saturating_sub(self.len())
+    }
+
+    /// Inspected flows from `link`.
+    #[must_use]
+    pub fn inspected_from(&self, link: LinkId) -> usize {
+        self.opened_from(link)[1] as usize
+    }
+
+    fn opened_from(&self, link: LinkId) -> [u32; 2] {
+        self.opened.get(link.index()).copied().unwrap_or_default()
     }
 
     /// The flow that a packet with this tuple belongs to, and the packet's direction in it.
@@ -160,21 +169,25 @@ impl FlowTable {
     /// As [`Self::get`].
     pub fn set_links(&mut self, index: FlowIx, links: [LinkId; 2]) {
         let flow = self.get_mut(index);
-        let before = flow.link(Direction::Original);
+        let (before, inspected) = (flow.link(Direction::Original), flow.inspector().is_some());
         flow.set_links(links);
-        self.count_closed(before);
-        self.count_opened(links[0]);
+        self.count_closed(before, inspected);
+        self.count_opened(links[0], inspected);
     }
 
-    fn count_opened(&mut self, link: LinkId) {
+    fn count_opened(&mut self, link: LinkId, inspected: bool) {
         if self.opened.len() <= link.index() {
-            self.opened.resize(link.index() + 1, 0);
+            self.opened.resize(link.index() + 1, [0; 2]);
         }
-        self.opened[link.index()] += 1;
+        let [all, of_them_inspected] = &mut self.opened[link.index()];
+        *all += 1;
+        *of_them_inspected += u32::from(inspected);
     }
 
-    fn count_closed(&mut self, link: LinkId) {
-        self.opened[link.index()] -= 1;
+    fn count_closed(&mut self, link: LinkId, inspected: bool) {
+        let [all, of_them_inspected] = &mut self.opened[link.index()];
+        *all -= 1;
+        *of_them_inspected -= u32::from(inspected);
     }
 
     /// The flow at `index`, to change what policy says of it.
@@ -202,7 +215,7 @@ impl FlowTable {
         }
         debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
         let (hashed, now) = (hash(&self.keys, &flow.tuple()), flow.last_seen);
-        self.count_opened(flow.link(Direction::Original));
+        self.count_opened(flow.link(Direction::Original), flow.inspector().is_some());
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE, looked_at: now };
         let at = match self.free {
@@ -238,7 +251,7 @@ impl FlowTable {
         slot.next = self.free;
         self.free = at;
         let flow = slot.flow.take().expect(REMOVED);
-        self.count_closed(flow.link(Direction::Original));
+        self.count_closed(flow.link(Direction::Original), flow.inspector().is_some());
         flow
     }
 
@@ -407,7 +420,7 @@ impl FlowTable {
         let free = std::iter::successors(first, next).count();
         assert_eq!((queued, queued + free), (self.len(), self.slots.len()));
         assert!(self.len() <= self.capacity);
-        assert_eq!(self.opened.iter().map(|opened| *opened as usize).sum::<usize>(), self.len());
+        assert_eq!(self.opened.iter().map(|[all, _]| *all as usize).sum::<usize>(), self.len());
     }
 
     /// What was reserved: flows and index entries.

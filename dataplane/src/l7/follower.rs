@@ -5,9 +5,9 @@
 //! something. Four things make sure of that:
 //!
 //! 1. Only bytes in order advance the inspector. A segment that arrives early waits in a bounded
-//!    [`Queue`]; body bytes alone may be skipped, because they decide nothing.
+//!    queue; body bytes alone may be skipped, because they decide nothing.
 //! 2. A segment that ends in undecided bytes (an incomplete head, say) is cut: what is decided
-//!    goes on, and the rest stays in [`Memory`] until the segment that completes it, which then
+//!    goes on, and the rest stays in memory until the segment that completes it, which then
 //!    goes on behind them. A segment of decided bytes goes on as it came.
 //! 3. Bytes that decided something stay in memory until the server has acknowledged them, and a
 //!    segment that contradicts them is dropped. So it does not matter which packets the server
@@ -17,13 +17,13 @@
 //! # Undecided bytes are acknowledged
 //! A client may not send the rest of a head before the first part is acknowledged (Nagle's
 //! algorithm, a congestion window of one segment after a timeout). So when a unit stays incomplete
-//! for [`ACK_DELAY_MS`], we acknowledge what is there. From then on these bytes are ours to
+//! for some milliseconds, we acknowledge what is there. From then on these bytes are ours to
 //! deliver, and are sent again from memory until the server has them.
 //!
 //! # Refusing
 //! The refused request is never forwarded. Responses that the server still owes to earlier
 //! requests come first; then the answer is put where the server's next byte would be, with a FIN,
-//! and the server gets a reset (module [`refuse`]). The two streams keep their own sequence numbers
+//! and the server gets a reset (module `refuse`). The two streams keep their own sequence numbers
 //! up to that point; a later version that keeps the connection has to translate them from there on.
 
 mod arrived;

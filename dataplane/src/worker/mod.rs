@@ -1,6 +1,6 @@
 //! Workers: pinned threads that each own their flows.
 //!
-//! [`Worker`] is the ring loop around the [`pipeline`]: it takes batches off the receive rings of
+//! [`Worker`] is the ring loop around the pipeline: it takes batches off the receive rings of
 //! its ports, runs each packet through the pipeline, and flushes what was transmitted. It opens no
 //! file and reads no clock, so the whole of it runs on in-memory rings too: in tests, in fuzzing
 //! and in `podgate replay`. [`Dataplane`] puts workers on threads.

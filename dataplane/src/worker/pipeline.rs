@@ -23,6 +23,8 @@
 //! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
 //!   packet of a flow that we know, from the link it went to, towards that packet's sender.
+//! - *Tunnels* (IPIP, 6in4, GRE, VXLAN, Geneve) of pods to nodes are refused: an overlay there would
+//!   take the packet inside for one of its own, whatever its addresses.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 
@@ -105,6 +107,11 @@ impl Inspectors {
         }
         self.slots.push(None);
         Some(self.slots.len() as u32 - 1)
+    }
+
+    /// How many more flows may be inspected.
+    fn left(&self) -> usize {
+        self.limit - (self.slots.len() - self.free.len())
     }
 
     fn take(&mut self, slot: u32) -> Option<Box<Inspected>> {
@@ -276,6 +283,9 @@ impl Pipeline {
         let Some(links) = around.links(view.tuple, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
+        if !from_host && is_tunnel(&view.tuple) && around.snapshot.policy.is_node(view.tuple.dst) {
+            return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
+        }
         let decision = around.decide(&subject);
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
         let mid_stream = tcp_of(view).is_some() && !tcp::opens(flags);
@@ -293,7 +303,7 @@ impl Pipeline {
             return around.egress.discard(packet, denial(&decision));
         }
         let slot = match decision.verdict {
-            Verdict::Inspect => match self.reserve_inspector(around) {
+            Verdict::Inspect => match self.reserve_inspector(around, links[0]) {
                 Some(slot) => Some(slot),
                 None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
             },
@@ -321,13 +331,13 @@ impl Pipeline {
         }
     }
 
-    /// A free inspector, if need be that of a flow that yields.
-    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>) -> Option<u32> {
-        if let Some(slot) = self.inspectors.reserve() {
-            return Some(slot);
+    /// A free inspector for a flow from `link`; that of a flow that yields if the link's are as many
+    /// as the free ones.
+    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>, link: LinkId) -> Option<u32> {
+        if self.flows.inspected_from(link) >= self.inspectors.left() {
+            let victim = self.flows.inspected_victim(around.now)?;
+            self.end(around, victim);
         }
-        let victim = self.flows.inspected_victim(around.now)?;
-        self.end(around, victim);
         self.inspectors.reserve()
     }
 
@@ -579,6 +589,13 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
     let endpoint = routes.behind(link).ok_or(DropReason::NotReady)?;
     let own = view.eth_src == endpoint.outlet.mac && endpoint.addresses.contains(&view.tuple.src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
+}
+
+/// Whether overlays take such packets apart: IP in IP (RFC 2003), IPv6 in IP (RFC 4213), GRE (RFC
+/// 2784), VXLAN (RFC 7348, and Linux's former port) and Geneve (RFC 8926).
+fn is_tunnel(tuple: &Tuple) -> bool {
+    matches!(tuple.protocol, 4 | 41 | 47)
+        || tuple.protocol == proto::UDP && matches!(tuple.dst_port, 4789 | 8472 | 6081)
 }
 
 /// The worker that the XDP program sends the flow's packets to.

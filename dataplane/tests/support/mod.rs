@@ -86,11 +86,12 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
         identity(9, &[], DirectionTable::default()),
         identity(10, &[], DirectionTable::default()),
         identity(1, &[], DirectionTable::default()),
+        identity(6, &[], DirectionTable::default()),
         identity(256, &[LABELS_OF_A], DirectionTable::default()),
         identity(257, &[], ingress_of_b.table()),
     ];
     let mut addresses = AddressTable::default();
-    for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 3, 4]) {
+    for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 4, 5]) {
         let row = AddressRow { identity, named_ports: NamedPorts::default() };
         addresses.insert(Address::v4(address), row);
     }

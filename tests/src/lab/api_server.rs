@@ -178,20 +178,34 @@ impl<'lab> ApiServer<'lab> {
         objects.iter().try_for_each(|object| self.apply(object))
     }
 
-    /// Creates an object or makes it what `object` says, its status too, as if kubelet wrote it.
+    /// Creates an object or makes it what `object` says (labels and, but for pods, `spec`), its
+    /// status too, as if kubelet wrote it.
     ///
     /// # Errors
     /// When the server refuses.
     pub fn apply(&self, object: &Value) -> Result<()> {
         let path = path(object)?;
-        let manager = "fieldManager=lab&force=true";
-        let body = (object.to_string(), "application/apply-patch+yaml");
-        self.request("PATCH", &format!("{path}?{manager}"), Some(body))?;
-        if object["kind"] == "Pod" {
+        let is_pod = object["kind"] == "Pod";
+        match self.request("GET", &path, None) {
+            Ok(text) => {
+                let mut changed: Value = serde_json::from_str(&text)?;
+                changed["metadata"]["labels"] = object["metadata"]["labels"].clone();
+                // A pod's is fixed, and a namespace has none to speak of.
+                if !is_pod && !object["spec"].is_null() {
+                    changed["spec"] = object["spec"].clone();
+                }
+                self.request("PUT", &path, Some((changed.to_string(), "application/json")))?;
+            }
+            Err(_) => {
+                let (collection, _) = path.rsplit_once('/').context("no collection")?;
+                let body = (object.to_string(), "application/json");
+                self.request("POST", collection, Some(body))?;
+            }
+        }
+        if is_pod {
             let mut status = object["status"].clone();
             status["podIP"] = status["podIPs"][0]["ip"].clone();
-            let body = json!({"status": status}).to_string();
-            let body = (body, "application/merge-patch+json");
+            let body = (json!({"status": status}).to_string(), "application/merge-patch+json");
             self.request("PATCH", &format!("{path}/status"), Some(body))?;
         }
         Ok(())
