@@ -68,6 +68,8 @@ struct Agent {
     netlink: Netlink,
     links: Links,
     host: HostLink,
+    /// Why the host link could not be made anew after somebody removed it.
+    host_lost: Option<String>,
     source: Source,
     store: Store,
     /// By the name of the link.
@@ -156,6 +158,7 @@ impl Agent {
             netlink,
             links,
             host,
+            host_lost: None,
             source,
             store: Store::new(),
             endpoints: BTreeMap::new(),
@@ -363,9 +366,14 @@ impl Agent {
             Err(error) => Err(error),
         };
         match restored {
-            Ok(host) => self.host = host,
+            Ok(host) => {
+                self.host = host;
+                self.host_lost = None;
+            }
             Err(error) => {
-                error!("pods reach nothing outside of this node: {}", describe(error.as_ref()));
+                let reason = describe(error.as_ref());
+                error!("pods reach nothing but pods of this node: {reason}");
+                self.host_lost = Some(reason);
             }
         }
         self.publisher.force();

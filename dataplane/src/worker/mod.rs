@@ -6,9 +6,11 @@
 //! and in `podgate replay`. [`Dataplane`] puts workers on threads.
 
 mod egress;
+mod inspectors;
 mod pipeline;
 mod runtime;
 mod shared;
+mod surroundings;
 
 use std::sync::Arc;
 
@@ -20,9 +22,10 @@ use crate::types::{LinkId, Nanos};
 use crate::xsk::{FramePool, Packet, Port};
 
 use egress::Egress;
-use pipeline::{Pipeline, Surroundings};
+use pipeline::Pipeline;
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 pub use shared::{Shared, SharedConfig};
+use surroundings::Surroundings;
 
 /// Packets taken from one port before the next one gets its turn.
 const BATCH: usize = 64;
