@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::fields::{Field, quote};
+use crate::fields::{Field, Object, quote};
 
 /// Reads `address/prefix`; host bits are cut off, as the API does.
 pub(super) fn parse_network(field: &Field<'_>) -> Option<IpNet> {
@@ -42,13 +42,30 @@ fn refuse_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
     Some(network.trunc())
 }
 
+/// Reads a block: `cidr`, and `except` within it. `strictly` refuses a block that leaves out all of
+/// itself. `object` is what `field` holds; it must have no other fields left.
+pub(super) fn parse_block(
+    field: &Field<'_>,
+    mut object: Object<'_>,
+    strictly: bool,
+) -> Option<(IpNet, Vec<IpNet>)> {
+    let (cidr, except) = (object.take("cidr"), object.take("except"));
+    object.finish();
+    let Some(cidr) = cidr else {
+        field.refuse("needs a cidr");
+        return None;
+    };
+    let cidr = parse_network(&cidr)?;
+    let except = match except {
+        Some(except) => parse_except(&except, cidr, strictly)?,
+        None => Vec::new(),
+    };
+    Some((cidr, except))
+}
+
 /// Reads networks that are to be left out of `network`, and checks that they lie within it.
 /// `strictly` also refuses leaving out all of it.
-pub(super) fn parse_except(
-    field: &Field<'_>,
-    network: IpNet,
-    strictly: bool,
-) -> Option<Vec<IpNet>> {
+fn parse_except(field: &Field<'_>, network: IpNet, strictly: bool) -> Option<Vec<IpNet>> {
     let mut networks = field.list(|field| {
         let except = parse_network(field)?;
         if !network.contains(&except) {

@@ -5,7 +5,7 @@
 
 use ipnet::IpNet;
 
-use super::cidr::{parse_except, parse_network, parse_network_or_address};
+use super::cidr::{parse_block, parse_network_or_address};
 use super::cilium_ports::Ports;
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, Object, quote};
@@ -332,17 +332,7 @@ fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
         ("cidrGroupRef", "CiliumCIDRGroup references are not enforced yet"),
         ("cidrGroupSelector", "CiliumCIDRGroup references are not enforced yet"),
     ]);
-    let (cidr, except) = (object.take("cidr"), object.take("except"));
-    object.finish();
-    let Some(cidr) = cidr else {
-        field.refuse("needs a cidr");
-        return None;
-    };
-    let cidr = parse_network(&cidr)?;
-    let except = match except {
-        Some(except) => parse_except(&except, cidr, false)?,
-        None => Vec::new(),
-    };
+    let (cidr, except) = parse_block(field, object, false)?;
     Some(CiliumPeer::Cidr { cidr, except })
 }
 

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use podgate_dataplane::types::proto;
 use serde_json::Value;
 
-use super::cidr::{parse_except, parse_network};
+use super::cidr::parse_block;
 use super::ports::{PortMatch, PortNumbers, is_service_name, transport_by_name, with_end_port};
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, quote};
@@ -167,18 +167,7 @@ impl NetworkPolicyPeer {
 
 impl IpBlock {
     fn parse(field: &Field<'_>) -> Option<Self> {
-        let mut object = field.object()?;
-        let (cidr, except) = (object.take("cidr"), object.take("except"));
-        object.finish();
-        let Some(cidr) = cidr else {
-            field.refuse("needs a cidr");
-            return None;
-        };
-        let cidr = parse_network(&cidr)?;
-        let except = match except {
-            Some(except) => parse_except(&except, cidr, true)?,
-            None => Vec::new(),
-        };
+        let (cidr, except) = parse_block(field, field.object()?, true)?;
         Some(Self { cidr, except })
     }
 }
