@@ -229,7 +229,9 @@ fn nothing_passes_because(agent: &mut Agent<'_>, problem: &str) -> Result<()> {
             return Ok(None);
         }
         assert_eq!(store_seen_by(lab, ADMIN)?, Outcome::Silence);
-        assert_eq!(store_seen_by(lab, "office")?, Outcome::Silence);
+        // The node's kernel has no route to the pods yet, and tells those outside so.
+        let office = store_seen_by(lab, "office")?;
+        assert!(matches!(office, Outcome::Silence | Outcome::Failure(_)), "{office:?}");
         assert_eq!(lab.host(NGINX)?.ping(lab.host(ADMIN)?, Family::V6)?, Outcome::Silence);
         Ok(Some(()))
     })
