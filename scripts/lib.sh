@@ -16,6 +16,8 @@ die() {
 # Fails with one line when this machine can't run podgate, and installs what it lacks.
 prepare() {
     [ "$(id -u)" = 0 ] || die "run me as root: network namespaces, XDP and AF_XDP need it"
+    printf '6.6\n%s\n' "$(uname -r)" | sort --version-sort --check=quiet ||
+        die "Linux $(uname -r) is too old: AF_XDP with multi-buffer packets needs 6.6"
     grep -q '^XDP ' /proc/net/protocols ||
         die "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS is off)"
     command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup"

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use podgate_perf::replay::Output;
+
 use crate::protocol::EndpointSpec;
 
 /// Where the agent keeps its files unless told otherwise.
@@ -12,27 +14,30 @@ pub const STATE_DIR: &str = "/run/podgate";
 /// Name of the control socket in the state directory.
 pub const SOCKET_NAME: &str = "podgate.sock";
 
-const EXIT_CODES: &str = "\
+/// Examples, then the exit codes, for the end of a command's help.
+macro_rules! examples {
+    ($($line:literal)+) => {
+        concat!(
+            "Examples:\n",
+            $("  ", $line, "\n",)+
+            "
 Exit codes:
   0  the command did what it says
   1  it failed; one line on stderr says why
   2  the command line is wrong
-  3  the agent can't be reached, or is not ready";
+  3  the agent can't be reached, or is not ready"
+        )
+    };
+}
 
-const EXAMPLES: &str = "\
-Examples:
-  podgate run --manifests ./policies --lab lab.yaml
-  podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2
-  podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart
-  podgate status --brief && echo ready
-  podgate flows --follow
-  podgate policy list -o json
-
-Exit codes:
-  0  the command did what it says
-  1  it failed; one line on stderr says why
-  2  the command line is wrong
-  3  the agent can't be reached, or is not ready";
+const EXAMPLES: &str = examples! {
+    "podgate run --manifests ./policies --lab lab.yaml"
+    "podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2"
+    "podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart"
+    "podgate status --brief && echo ready"
+    "podgate flows --follow"
+    "podgate policy list -o json"
+};
 
 /// Network policy for the pods of this node, enforced in userspace over AF_XDP.
 #[derive(Parser, Debug)]
@@ -48,9 +53,10 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the agent until SIGTERM or SIGINT.
+    #[command(long_about = RUN_ABOUT, after_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// Show whether the agent is ready, and its counters.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
     /// Attach pods to the dataplane, detach them, list them.
     #[command(subcommand)]
@@ -62,20 +68,37 @@ pub enum Command {
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),
     /// Print all counters in the Prometheus text format.
+    #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
     /// Judge a capture by manifests, without an agent, and tell how fast that goes.
     Replay(podgate_perf::replay::Args),
     /// Detach everything that a stopped agent left in place.
-    #[command(long_about = CLEANUP_ABOUT)]
+    #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
     /// Print the version.
     Version,
 }
 
-const FLOWS_EXAMPLES: &str = "\
-Examples:
-  podgate flows --last 50
-  podgate flows -f -o json | jq 'select(.verdict == \"DROPPED\")'";
+const STATUS_EXAMPLES: &str = examples! {
+    "podgate status"
+    "until podgate status --brief; do sleep 1; done"
+    "podgate status -o json | jq .drops"
+};
+
+const FLOWS_EXAMPLES: &str = examples! {
+    "podgate flows --last 50"
+    "podgate flows -f -o json | jq 'select(.verdict == \"DROPPED\")'"
+};
+
+const METRICS_EXAMPLES: &str = examples! {
+    "podgate metrics > /var/lib/node_exporter/podgate.prom"
+    "podgate metrics -o json | jq '.[] | select(.name == \"podgate_epoch\")'"
+};
+
+const CLEANUP_EXAMPLES: &str = examples! {
+    "podgate cleanup"
+    "podgate cleanup --state-dir /run/podgate-test"
+};
 
 const CLEANUP_ABOUT: &str = "\
 Detach everything that a stopped agent left in place.
@@ -84,16 +107,19 @@ A stopped agent leaves its XDP programs attached, so that pods stay cut off rath
 unprotected. This removes them, the pg-host/pg-xsk pair with its routes, and the state \
 directory's contents: after it, pods talk without any policy.";
 
-const RUN_EXAMPLES: &str = "\
-Examples:
-  podgate run --manifests ./policies --lab lab.yaml
-  podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2 --poll busy
+const RUN_EXAMPLES: &str = examples! {
+    "podgate run --manifests ./policies --lab lab.yaml"
+    "podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2 --poll busy"
+};
+
+const RUN_ABOUT: &str = "\
+Run the agent until SIGTERM or SIGINT.
 
 A lab file attaches endpoints at the start:
   endpoints:
     - {link: hv-admin, pod: admin/adminapp, netns: /run/netns/admin}
 
-When the agent stops, its XDP programs stay attached and pods are cut off until it runs again;
+When the agent stops, its XDP programs stay attached and pods are cut off until it runs again; \
 `podgate cleanup` lets them go.";
 
 /// The library that talks to the API server logs each error that we log as well.
@@ -101,7 +127,6 @@ const LOG_DEFAULT: &str = "info,kube_client=off";
 
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
-#[command(after_help = RUN_EXAMPLES)]
 pub struct RunArgs {
     /// Where objects come from.
     #[command(flatten)]
@@ -117,7 +142,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
     pub poll: Poll,
     /// Frames of 4096 bytes shared by all links; half of them wait to be received into.
-    #[arg(long, value_name = "N", default_value_t = 32768,
+    #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
     /// Endpoints that can be attached at one time. More of them means fewer frames for each.
@@ -155,16 +180,6 @@ pub enum Poll {
     Busy,
     /// Spin a little, then sleep until a packet comes.
     Adaptive,
-}
-
-/// How to print.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// How to reach the agent.
@@ -206,21 +221,36 @@ pub struct StatusArgs {
 #[derive(Subcommand, Debug)]
 pub enum EndpointCommand {
     /// Put a pod's link under policy.
-    #[command(after_help = ENDPOINT_ADD_EXAMPLES)]
+    #[command(long_about = ENDPOINT_ADD_ABOUT, after_help = ENDPOINT_ADD_EXAMPLES)]
     Add(EndpointAddArgs),
     /// Detach a link: its pod is no longer under policy.
+    #[command(after_help = ENDPOINT_REMOVE_EXAMPLES)]
     Remove(EndpointRemoveArgs),
     /// List endpoints.
+    #[command(after_help = ENDPOINT_LIST_EXAMPLES)]
     List(ClientArgs),
 }
 
-const ENDPOINT_ADD_EXAMPLES: &str = "\
-Examples:
-  podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart
-  podgate endpoint add --link veth1a --pod shop/cart-0 --mac 02:00:00:00:00:01
+const ENDPOINT_ADD_ABOUT: &str = "\
+Put a pod's link under policy.
 
-With --netns, the pod's MAC address is read there and its TX checksum offload is turned off.
-Without it, give the MAC address, and turn the offload off yourself if the pod's kernel has it.";
+With --netns, the pod's MAC address is read there and its TX checksum offload is turned off. \
+Without it, give the MAC address, and turn the offload off yourself if the pod's kernel has it. A \
+pod that isn't known yet is cut off until it is.";
+
+const ENDPOINT_ADD_EXAMPLES: &str = examples! {
+    "podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart"
+    "podgate endpoint add --link veth1a --pod shop/cart-0 --mac 02:00:00:00:00:01"
+};
+
+const ENDPOINT_REMOVE_EXAMPLES: &str = examples! {
+    "podgate endpoint remove --link veth1a"
+};
+
+const ENDPOINT_LIST_EXAMPLES: &str = examples! {
+    "podgate endpoint list"
+    "podgate endpoint list -o json | jq '.[] | select(.state != \"ready\")'"
+};
 
 /// Arguments of `podgate endpoint add`.
 #[derive(Args, Debug, Clone)]
@@ -234,7 +264,7 @@ pub struct EndpointAddArgs {
     /// The pod behind it.
     #[arg(long, value_name = "NS/NAME")]
     pub pod: crate::protocol::PodName,
-    /// The pod's network namespace.
+    /// The pod's network namespace; needed unless --mac is given.
     #[arg(long, value_name = "PATH", required_unless_present = "mac")]
     pub netns: Option<PathBuf>,
     /// MAC address of the pod's end.
@@ -270,8 +300,14 @@ pub struct EndpointRemoveArgs {
 #[derive(Subcommand, Debug)]
 pub enum PolicyCommand {
     /// List policies, and refused objects with the field and the reason.
+    #[command(after_help = POLICY_LIST_EXAMPLES)]
     List(ClientArgs),
 }
+
+const POLICY_LIST_EXAMPLES: &str = examples! {
+    "podgate policy list"
+    "podgate policy list -o json | jq '.refused[]'"
+};
 
 /// Arguments of `podgate flows`.
 #[derive(Args, Debug, Clone)]
@@ -311,6 +347,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_that_it_accepts() {
+        fn check(command: &clap::Command, program: &clap::Command) {
+            for command in command.get_subcommands() {
+                check(command, program);
+            }
+            let Some(help) = command.get_after_help().map(ToString::to_string) else {
+                let is_leaf = !command.has_subcommands();
+                assert!(!is_leaf || ["version", "help"].contains(&command.get_name()));
+                return;
+            };
+            let lines = help.lines().map(str::trim).filter(|line| line.starts_with("podgate "));
+            for line in lines {
+                let words = line.split_whitespace().take_while(|word| !"&&|>".contains(word));
+                let parsed = program.clone().try_get_matches_from(words);
+                assert!(parsed.is_ok(), "{line}");
+            }
+        }
+        check(&Cli::command(), &Cli::command());
     }
 
     #[test]

@@ -127,5 +127,5 @@ fn flows(args: &FlowsArgs) -> Result<()> {
 fn metrics(args: &MetricsArgs) -> Result<()> {
     let families: Vec<Family> =
         Client::connect(&args.client.socket.socket)?.call(&Request::Metrics {})?;
-    print_as(args.client.output, &families, |families| metrics::to_text(families.clone()))
+    print_as(args.client.output, &families, |families| metrics::to_text(families))
 }

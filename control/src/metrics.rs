@@ -3,12 +3,10 @@
 //! Names are Cilium's where the meaning is the same, so that dashboards carry over; the rest
 //! begin with `podgate_`.
 
+use std::collections::BTreeMap;
+
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{Tally, WorkerStats};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::EndpointCounts;
@@ -39,8 +37,8 @@ pub(crate) enum FamilyKind {
 /// One value.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Sample {
-    /// Labels in order.
-    pub(crate) labels: Vec<(String, String)>,
+    /// Labels by name.
+    pub(crate) labels: BTreeMap<String, String>,
     /// Value.
     pub(crate) value: u64,
 }
@@ -81,6 +79,23 @@ impl Family {
         let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         self.samples.push(Sample { labels: labels.collect(), value });
         self
+    }
+
+    fn to_text(&self) -> String {
+        let Self { name, help, samples, .. } = self;
+        let kind = match self.kind {
+            FamilyKind::Counter => "counter",
+            FamilyKind::Gauge => "gauge",
+        };
+        let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        samples.iter().fold(head, |text, sample| {
+            let value = sample.value;
+            let labels = sample.labels.iter().map(|(name, value)| format!("{name}={value:?}"));
+            match labels.collect::<Vec<_>>().join(",").as_str() {
+                "" => format!("{text}{name} {value}\n"),
+                labels => format!("{text}{name}{{{labels}}} {value}\n"),
+            }
+        })
     }
 }
 
@@ -222,48 +237,14 @@ const WORKER_METRICS: [WorkerMetric; 10] = [
     }),
 ];
 
-#[derive(Debug)]
-struct Families(Vec<Family>);
-
-impl Collector for Families {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
-        for family in &self.0 {
-            let metric_type = match family.kind {
-                FamilyKind::Counter => MetricType::Counter,
-                FamilyKind::Gauge => MetricType::Gauge,
-            };
-            // The encoder gives counters their suffix itself.
-            let name = family.name.strip_suffix("_total").unwrap_or(&family.name);
-            let mut metric = encoder.encode_descriptor(name, &family.help, None, metric_type)?;
-            for sample in &family.samples {
-                if sample.labels.is_empty() {
-                    encode(sample.value, family.kind, &mut metric)?;
-                } else {
-                    let mut labelled = metric.encode_family(&sample.labels)?;
-                    encode(sample.value, family.kind, &mut labelled)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn encode(value: u64, kind: FamilyKind, encoder: &mut MetricEncoder<'_>) -> std::fmt::Result {
-    match kind {
-        FamilyKind::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
-        FamilyKind::Gauge => encoder.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
-    }
-}
-
-/// The families in the Prometheus text format.
+/// The families in the Prometheus text format, version 0.0.4.
+///
+/// prometheus-client writes OpenMetrics, which calls a counter by its name without `_total`:
+/// readers of this older format, such as node_exporter's textfile collector, would take every
+/// counter for untyped. No label value of ours needs an escape that Rust writes otherwise.
 #[must_use]
-pub(crate) fn to_text(families: Vec<Family>) -> String {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Families(families)));
-    let mut out = String::new();
-    // Writing to a string can't fail.
-    let _ = text::encode(&mut out, &registry);
-    out
+pub(crate) fn to_text(families: &[Family]) -> String {
+    families.iter().map(Family::to_text).collect()
 }
 
 #[cfg(test)]
@@ -276,10 +257,10 @@ mod tests {
         for worker in &workers {
             worker.dropped[DropReason::PolicyDefaultDeny as usize].count(60);
         }
-        let text = to_text(collect(&[&workers[0], &workers[1]], &AgentCounts::default()));
-        let line = "cilium_drop_count_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 2\n";
+        let text = to_text(&collect(&[&workers[0], &workers[1]], &AgentCounts::default()));
+        let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 2\n";
         assert!(text.contains(line), "{text}");
-        let line = "cilium_drop_bytes_total{reason=\"policy_denied\",direction=\"UNKNOWN\"} 120\n";
+        let line = "cilium_drop_bytes_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 120\n";
         assert!(text.contains(line), "{text}");
     }
 
@@ -287,10 +268,11 @@ mod tests {
     fn the_text_has_one_type_line_for_each_family() {
         let families = collect(&[&WorkerStats::new()], &AgentCounts::default());
         let count = families.len();
-        let text = to_text(families);
+        let text = to_text(&families);
         assert_eq!(text.matches("# TYPE ").count(), count);
-        assert!(text.contains("# TYPE podgate_epoch gauge\n"), "{text}");
-        assert!(text.contains("\npodgate_epoch 0\n"), "{text}");
-        assert!(!text.contains("_total_total"), "{text}");
+        assert!(text.contains("# TYPE podgate_epoch gauge\npodgate_epoch 0\n"), "{text}");
+        // Samples are called as the type line says, counters too.
+        let counter = "# TYPE podgate_links_gone_total counter\npodgate_links_gone_total 0\n";
+        assert!(text.contains(counter), "{text}");
     }
 }

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage, LinkXdp,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
@@ -153,6 +153,23 @@ impl Netlink {
         first_link(request, format!("look for link {index}")).await
     }
 
+    /// Whether an XDP program is attached to the link.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) async fn has_xdp(&self, link: &Link) -> Result<bool, NetlinkError> {
+        let request = self.handle.link().get().match_index(link.index);
+        let action = format!("look for the XDP program of link {}", link.name);
+        let message = first_message(request, action).await?;
+        let attributes = message.iter().flat_map(|message| &message.attributes);
+        Ok(attributes.into_iter().any(|attribute| match attribute {
+            LinkAttribute::Xdp(facts) => {
+                facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(program) if *program != 0))
+            }
+            _ => false,
+        }))
+    }
+
     /// All addresses of this namespace.
     ///
     /// # Errors
@@ -229,23 +246,27 @@ impl Netlink {
             .map_err(|error| NetlinkError::new(format!("delete link {}", link.name), &error))
     }
 
-    /// Routes `address` to the link, before any other route to it, packets of at most `mtu` bytes.
+    /// Routes `address` to the link, before any other route to it, packets of at most `mtu` bytes;
+    /// with `replace`, in place of the route that this made before.
     ///
     /// A route that the pod's CNI made stays, and is in force again when ours is gone.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) async fn add_route(
+    pub(crate) async fn set_route(
         &self,
         address: IpAddr,
         link: u32,
         mtu: u32,
+        replace: bool,
     ) -> Result<(), NetlinkError> {
         let mut message = host_route(address, link);
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
-        // Neither EXCL nor REPLACE nor APPEND: an IPv4 route goes before its equals.
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+        // Neither EXCL nor APPEND: an IPv4 route goes before its equals. So ours is the first, which
+        // is the one that REPLACE replaces.
+        let replace = if replace { NLM_F_REPLACE } else { 0 };
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | replace;
         let failed = |error: &rtnetlink::Error| {
             NetlinkError::new(format!("add a route to {address}"), error)
         };
@@ -263,7 +284,7 @@ impl Netlink {
         Ok(())
     }
 
-    /// Deletes a route that [`Self::add_route`] made, if it is still there.
+    /// Deletes a route that [`Self::set_route`] made, if it is still there.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -281,11 +302,11 @@ impl Netlink {
         }
     }
 
-    /// Addresses that [`Self::add_route`] routed to the link.
+    /// Addresses that [`Self::set_route`] routed to the link, each with its MTU.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) async fn routes(&self, link: u32) -> Result<Vec<IpAddr>, NetlinkError> {
+    pub(crate) async fn routes(&self, link: u32) -> Result<Vec<(IpAddr, u32)>, NetlinkError> {
         let mut found = Vec::new();
         for any in [host_route(IpAddr::from([0; 4]), link), host_route(IpAddr::from([0; 16]), link)]
         {
@@ -306,9 +327,16 @@ async fn first_link(
     request: rtnetlink::LinkGetRequest,
     action: String,
 ) -> Result<Option<Link>, NetlinkError> {
+    Ok(first_message(request, action).await?.as_ref().map(Link::from_message))
+}
+
+async fn first_message(
+    request: rtnetlink::LinkGetRequest,
+    action: String,
+) -> Result<Option<LinkMessage>, NetlinkError> {
     let mut links = std::pin::pin!(request.execute());
     match links.try_next().await {
-        Ok(message) => Ok(message.as_ref().map(Link::from_message)),
+        Ok(message) => Ok(message),
         Err(error) => {
             let error = NetlinkError::new(action, &error);
             match error.errno() {
@@ -338,20 +366,23 @@ fn host_route(address: IpAddr, link: u32) -> RouteMessage {
     }
 }
 
-/// The address that `route` leads to, if it is such as [`host_route`] makes.
-fn host_route_address(route: &RouteMessage, link: u32) -> Option<IpAddr> {
+/// The address that `route` leads to, and its MTU, if it is such as [`host_route`] makes.
+fn host_route_address(route: &RouteMessage, link: u32) -> Option<(IpAddr, u32)> {
     let mut destination = None;
     let mut through = None;
+    let mut mtu = 0;
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => {
-                destination = match address {
-                    RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-                    RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-                    _ => None,
-                };
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
+                destination = Some(IpAddr::V4(*v4));
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => {
+                destination = Some(IpAddr::V6(*v6));
             }
             RouteAttribute::Oif(index) => through = Some(*index),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(mtu_of).unwrap_or(0);
+            }
             _ => {}
         }
     }
@@ -359,7 +390,14 @@ fn host_route_address(route: &RouteMessage, link: u32) -> Option<IpAddr> {
     let whole = if destination.is_ipv4() { 32 } else { 128 };
     let unicast = route.header.kind == RouteType::Unicast;
     let ours = unicast && through == Some(link) && route.header.destination_prefix_length == whole;
-    ours.then_some(destination)
+    ours.then_some((destination, mtu))
+}
+
+fn mtu_of(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
 }
 
 fn local_address(message: &AddressMessage) -> Option<IpAddr> {
@@ -461,10 +499,13 @@ mod tests {
                 theirs.attributes.retain(|a| !matches!(a, RouteAttribute::Priority(_)));
                 netlink.handle.route().add(theirs).execute().await.unwrap();
                 assert_eq!(way_to(&netlink, address).await, Some(other.index));
-                netlink.add_route(address, ours.index, 1500).await.unwrap();
-                netlink.add_route(address, ours.index, 1500).await.unwrap();
+                netlink.set_route(address, ours.index, 1500, false).await.unwrap();
+                netlink.set_route(address, ours.index, 1500, false).await.unwrap();
                 assert_eq!(way_to(&netlink, address).await, Some(ours.index));
-                assert_eq!(netlink.routes(ours.index).await.unwrap(), [address]);
+                assert_eq!(netlink.routes(ours.index).await.unwrap(), [(address, 1500)]);
+                netlink.set_route(address, ours.index, 9000, true).await.unwrap();
+                assert_eq!(netlink.routes(ours.index).await.unwrap(), [(address, 9000)]);
+                assert!(netlink.routes(other.index).await.unwrap().contains(&(address, 0)));
                 netlink.delete_route(address, ours.index).await.unwrap();
                 netlink.delete_route(address, ours.index).await.unwrap();
                 assert_eq!(way_to(&netlink, address).await, Some(other.index));

@@ -137,18 +137,7 @@ pub(crate) fn policies(list: &PolicyList) -> String {
         text.push_str("\nREFUSED\n");
     }
     for refused in &list.refused {
-        let mut line = String::new();
-        let source = refused.source.as_deref().unwrap_or_default();
-        // What is no object is called by its file, which the source names already.
-        let object = if source.starts_with(&refused.object) { "" } else { &refused.object };
-        for part in [source, object, &refused.field].into_iter().filter(|part| !part.is_empty()) {
-            let _ = write!(line, "{part}: ");
-        }
-        line.push_str(&refused.reason);
-        if let Some(fix) = &refused.fix {
-            let _ = write!(line, "; {fix}");
-        }
-        let _ = writeln!(text, "{}", escape(&line));
+        let _ = writeln!(text, "{}", escape(&refused.to_string()));
     }
     text
 }

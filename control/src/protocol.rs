@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use podgate_policy::record::FlowRecord;
+use podgate_policy::refusal_line;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -500,6 +501,14 @@ pub struct RefusedField {
     /// What to write instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+}
+
+impl fmt::Display for RefusedField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { object, source, field, reason, fix } = self;
+        let line = refusal_line(source.as_deref(), object, field, reason, fix.as_deref());
+        f.write_str(&line)
+    }
 }
 
 /// One item of the answer to [`Request::Flows`].

@@ -60,14 +60,14 @@ drop_reasons! {
     BadChecksum = ("bad_checksum", 154),
     /// Not IPv4 or IPv6.
     UnsupportedL3 = ("unsupported_l3", 139),
-    /// An L4 protocol that we don't track, on an endpoint whose policy doesn't allow it.
-    UnsupportedL4 = ("unsupported_l4", 142),
     /// IP fragments are not reassembled.
     Fragment = ("fragment", 157),
     /// Multicast or broadcast: never forwarded between links.
     Multicast = ("multicast", 151),
     /// The source address or MAC isn't one of the sending endpoint's.
     SpoofedSource = ("spoofed_source", 132),
+    /// A pod's tunnel packet to a node, whose overlay would believe the addresses inside.
+    TunnelToNode = ("tunnel_to_node", 142),
     /// No link or host route leads to the destination.
     Unroutable = ("unroutable", 151),
     /// TTL or hop limit ran out.

@@ -160,6 +160,12 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Whether this is the way back to the opener.
+    #[must_use]
+    pub const fn is_reply(self) -> bool {
+        matches!(self, Self::Reply)
+    }
+
     /// The other way.
     #[must_use]
     pub const fn reverse(self) -> Self {

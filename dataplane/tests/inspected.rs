@@ -147,3 +147,33 @@ fn a_plain_flow_that_must_be_inspected_now_is_refused() {
     assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
     bench.assert_no_frame_is_lost();
 }
+
+fn segment_of(port: u16, from: LinkId, ack: Option<u32>, flags: &str) -> Vec<u8> {
+    let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
+    let (src, dst, ports) = if from == A { (a, b, [port, 80]) } else { (b, a, [80, port]) };
+    tcp(from, &TcpPacket { src, dst, ports, seq: 1, ack, flags, payload: b"" })
+}
+
+#[test]
+fn half_open_connections_make_room_for_another_inspected_one() {
+    let mut bench = Bench::with(only_docs());
+    for port in 1..=100 {
+        let left = bench.send(A, &segment_of(port, A, None, "S"));
+        assert!(left.iter().any(|(link, f)| *link == B && f[47] == 2), "SYN {port} passes");
+    }
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn one_pod_leaves_others_half_of_the_inspectors() {
+    let mut bench = Bench::with(only_docs());
+    for port in 1..=100 {
+        if !bench.send(A, &segment_of(port, A, None, "S")).is_empty() {
+            bench.send(B, &segment_of(port, B, Some(2), "S"));
+            bench.send(A, &segment_of(port, A, Some(2), ""));
+        }
+    }
+    assert_eq!(bench.workers[0].flows(), 32);
+    assert_eq!(bench.dropped(DropReason::FlowTableFull), 68);
+    bench.assert_no_frame_is_lost();
+}

@@ -97,6 +97,19 @@ fn the_node_reaches_its_pods_whatever_policy_says_and_no_hop_is_counted() {
 }
 
 #[test]
+fn a_pod_sends_no_tunnel_packets_to_a_node_but_may_to_pods() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    for port in [4789, 8472, 6081] {
+        let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
+        assert!(bench.send(A, &udp(A, pod, node, [CLIENT, port], b"inner")).is_empty());
+        let left = bench.send(A, &udp(A, pod, ADDRESSES[2], [CLIENT, port], b"inner"));
+        assert_eq!(left.len(), 1);
+    }
+    assert_eq!(bench.dropped(DropReason::TunnelToNode), 3);
+    assert_eq!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
+}
+
+#[test]
 fn what_the_kernel_translated_goes_back_to_the_kernel() {
     let mut bench = Bench::with(IngressOfB::FromA(None));
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
@@ -182,6 +195,85 @@ fn an_icmp_error_is_handed_to_the_worker_that_owns_the_flow() {
     }
     assert!((1..16).contains(&handed), "{handed} of 16 belong to the other worker");
     bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn an_icmp_error_passes_only_from_where_the_packet_went() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let request = udp(A, ADDRESSES[1], OUTSIDE, [5000, 53], b"query");
+    assert_eq!(bench.send(A, &request)[0].0, HOST);
+    let forged = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
+    assert!(bench.send(B, &forged).is_empty(), "pod B has no part in the flow");
+    assert_eq!(bench.dropped(DropReason::IcmpUnrelated), 1);
+    let router = unreachable(HOST, [192, 0, 2, 1], ADDRESSES[1], &request);
+    assert_eq!(bench.send(HOST, &router)[0].0, A, "a router on the way may say so");
+}
+
+#[test]
+fn a_query_is_no_answer_to_a_query_whatever_its_identifier() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
+    assert_eq!(bench.send(A, &echo(A, a, b, 8, 8)).len(), 1);
+    assert!(bench.send(B, &echo(B, b, a, 8, 8)).is_empty());
+    assert_eq!(bench.dropped(DropReason::IcmpUnrelated), 1);
+    assert_eq!(bench.send(B, &echo(B, b, a, 0, 8)).len(), 1);
+}
+
+#[test]
+fn a_revoked_datagram_flow_is_not_opened_anew_by_what_the_server_still_sends() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
+    let question = udp(A, a, b, [5000, 443], b"more");
+    let answer = udp(B, b, a, [443, 5000], b"here");
+    assert_eq!(bench.send(A, &question).len(), 1);
+    assert_eq!(bench.send(B, &answer).len(), 1);
+    bench.shared.publish(snapshot(2, IngressOfB::Closed));
+    for _ in 0..3 {
+        assert!(bench.send(B, &answer).is_empty());
+        assert!(bench.send(A, &question).is_empty());
+        bench.now = bench.now.plus_secs(60);
+        bench.run();
+    }
+    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 6);
+    assert_eq!(bench.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+    bench.shared.publish(snapshot(3, IngressOfB::Open));
+    assert_eq!(bench.send(A, &question).len(), 1);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn segments_without_a_connection_do_not_fill_the_table_for_good() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (src, dst) = (ADDRESSES[1], OUTSIDE);
+    for port in 1..=1000 {
+        let (ports, ack) = ([port, 80], Some(1));
+        let packet = TcpPacket { src, dst, ports, seq: 1, ack, flags: "", payload: b"" };
+        bench.send(A, &tcp(A, &packet));
+    }
+    let reply = udp(B, ADDRESSES[2], OUTSIDE, [1, 53], b"x");
+    assert_eq!(bench.send(B, &reply).len(), 1, "another pod's flow finds a place");
+}
+
+#[test]
+fn one_pod_leaves_others_room_in_the_flow_table() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (src, dst) = (ADDRESSES[1], OUTSIDE);
+    for port in 1..=1000 {
+        let packet = |from, ack, flags| {
+            let (src, dst, ports) =
+                if from == A { (src, dst, [port, 80]) } else { (dst, src, [80, port]) };
+            tcp(from, &TcpPacket { src, dst, ports, seq: 1, ack, flags, payload: b"" })
+        };
+        if !bench.send(A, &packet(A, None, "S")).is_empty() {
+            bench.send(HOST, &packet(HOST, Some(2), "S"));
+            bench.send(A, &packet(A, Some(2), ""));
+        }
+    }
+    assert_eq!(bench.workers[0].flows(), 128, "half of the table is left");
+    for port in 1..=32 {
+        let query = udp(B, ADDRESSES[2], OUTSIDE, [port, 53], b"x");
+        assert_eq!(bench.send(B, &query).len(), 1);
+    }
 }
 
 #[test]

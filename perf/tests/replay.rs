@@ -247,7 +247,7 @@ fn what_can_not_be_replayed_is_refused_by_name() {
     fs::write(&path, b"no capture at all, only text").unwrap();
     assert!(message(&path).contains("neither pcap nor pcapng"));
     fs::write(&path, b"").unwrap();
-    assert!(message(&path).contains("neither pcap nor pcapng"));
+    assert!(message(&path).contains("it is empty"));
 
     everything(Family::V4, Seat::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
     let mut file = fs::read(&path).unwrap();

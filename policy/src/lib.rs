@@ -33,6 +33,6 @@ pub use catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
 pub use compile::{Compiled, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{Facts, LabelKey, Labels};
-pub use refusal::{Refusal, SourceLocation};
+pub use refusal::{Refusal, SourceLocation, line as refusal_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{EnforcementMode, PolicyState, PolicyStatus, Store};

@@ -36,19 +36,31 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(source) = &self.source {
-            write!(f, "{source}: ")?;
-        }
-        f.write_str(&self.object)?;
-        if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
-        }
-        write!(f, ": {}", self.reason)?;
-        match &self.fix {
-            Some(fix) => write!(f, "; {fix}"),
-            None => Ok(()),
-        }
+        let source = self.source.as_ref().map(ToString::to_string);
+        let (object, field) = (&self.object, &self.field);
+        f.write_str(&line(source.as_deref(), object, field, &self.reason, self.fix.as_deref()))
     }
+}
+
+/// A refusal in one line for people.
+#[must_use]
+pub fn line(
+    source: Option<&str>,
+    object: &str,
+    field: &str,
+    reason: &str,
+    fix: Option<&str>,
+) -> String {
+    let source = source.unwrap_or_default();
+    // What is no object is called by its file, which the source names already.
+    let object = if source.starts_with(object) { "" } else { object };
+    let place: String = [source, object, field]
+        .iter()
+        .filter(|part| !part.is_empty())
+        .map(|part| format!("{part}: "))
+        .collect();
+    let fix = fix.map(|fix| format!("; {fix}")).unwrap_or_default();
+    format!("{place}{reason}{fix}")
 }
 
 impl std::error::Error for Refusal {}

@@ -15,6 +15,7 @@
 //! Nothing leaves these namespaces, and dropping the [`Lab`] removes all of it.
 
 mod agent;
+mod api_server;
 mod capture;
 mod client;
 mod inject;
@@ -34,6 +35,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 pub use agent::{Agent, program};
+pub use api_server::{API_SERVER_PORT, ApiServer};
 pub use capture::Capture;
 pub use client::{Answer, Cut, Download, Get, Outcome};
 pub use inject::{CorpusFrame, Frames};

@@ -135,8 +135,8 @@ fn attach_advice(errno: Errno) -> &'static str {
              pair with equal numbers, or adjust them with ethtool -L"
         }
         Errno::EBUSY | Errno::EEXIST => {
-            "another XDP program is attached: detach it with `ip link set dev LINK xdp off`, or \
-             stop the program that owns it"
+            "another XDP program is attached: an agent with another state directory (`podgate \
+             cleanup --state-dir` lets go what it left), or another program, which owns the link"
         }
         Errno::EOPNOTSUPP => {
             "its driver has no native XDP, and generic mode is refused because it breaks TCP: use \

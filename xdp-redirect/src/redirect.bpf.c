@@ -22,12 +22,14 @@
 #include <bpf/bpf_helpers.h>
 
 #define MAX_VLAN_TAGS 2
-#define MAX_EXTENSION_HEADERS 6
+// As many as the workers look through.
+#define MAX_EXTENSION_HEADERS 8
 
-// RFC 4861: router solicitation is the first of the five neighbour discovery messages,
-// redirect the last.
-#define ND_FIRST 133
-#define ND_LAST 137
+// RFC 4861. Router advertisements (134) and redirects (137) are left out: no pod is a router, and a
+// node's kernel might believe one (CVE-2020-10749).
+#define ND_ROUTER_SOLICITATION 133
+#define ND_NEIGHBOUR_SOLICITATION 135
+#define ND_NEIGHBOUR_ADVERTISEMENT 136
 #define ND_HOP_LIMIT 255
 
 // IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
@@ -64,7 +66,7 @@ struct vlan_tag {
 
 struct extension_header {
 	__u8 next;
-	__u8 length; // in units of 8 bytes, the first 8 not counted
+	__u8 length; // in units of 8 bytes, the first 8 not counted; of AH: of 4, without 8
 };
 
 struct ports {
@@ -168,7 +170,8 @@ static __always_inline bool parse_ipv4(struct cursor *c, struct flow *f)
 	return read_ports(c, ip->protocol, f);
 }
 
-// False: malformed. Fragments, AH, ESP and longer chains of headers are hashed by their addresses.
+// False: malformed. Fragments, ESP and longer chains of headers are hashed by their addresses. What
+// the workers see ports of must be hashed by them, or one flow would live on two workers.
 static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, struct flow *f)
 {
 	__u8 next = ip->nexthdr;
@@ -178,13 +181,17 @@ static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, str
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		struct extension_header *header;
 
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
+		    next != IPPROTO_DSTOPTS && next != IPPROTO_AH)
 			break;
 		header = take(c, sizeof(*header));
 		if (!header)
 			return false;
+		if (next == IPPROTO_AH)
+			c->pos += (header->length + 2) * 4 - sizeof(*header);
+		else
+			c->pos += header->length * 8 + 8 - sizeof(*header);
 		next = header->next;
-		c->pos += header->length * 8 + 8 - sizeof(*header);
 	}
 	return has_ports(next) ? read_ports(c, next, f) : true;
 }
@@ -210,7 +217,9 @@ static __always_inline bool is_neighbour_discovery(struct cursor *c, const struc
 	    !has_link_scope(&ip->daddr))
 		return false;
 	type = c->pos;
-	return (void *)(type + 1) <= c->end && *type >= ND_FIRST && *type <= ND_LAST;
+	return (void *)(type + 1) <= c->end &&
+	       (*type == ND_ROUTER_SOLICITATION || *type == ND_NEIGHBOUR_SOLICITATION ||
+		*type == ND_NEIGHBOUR_ADVERTISEMENT);
 }
 
 // True if the frame is for the kernel. Otherwise `hash` is the flow's, and stays 0, which means

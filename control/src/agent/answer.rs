@@ -69,6 +69,9 @@ impl Agent {
         } else if self.publisher.epoch().0 == 0 {
             not_ready.push("policy has not been published yet".to_owned());
         }
+        if let Some(reason) = &self.host_lost {
+            not_ready.push(format!("pods reach nothing but pods of this node: {reason}"));
+        }
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: not_ready.is_empty(),

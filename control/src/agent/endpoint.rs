@@ -11,7 +11,7 @@ use podgate_xdp_redirect::netns;
 use podgate_xdp_redirect::offload::{self, Hardware};
 
 use crate::netlink::{Link, Netlink};
-use crate::protocol::EndpointSpec;
+use crate::protocol::{EndpointSpec, MacAddress};
 
 /// What was asked for, and what became of it.
 #[derive(Debug)]
@@ -96,14 +96,19 @@ pub(crate) fn prepare_pod_end(spec: &EndpointSpec, link: &Link) -> Result<Hardwa
         (Some(found), Some(mac)) => {
             ensure!(
                 found.mac == mac.0,
-                "the pod's end of link {} has another MAC address than {mac}",
-                link.name
+                "the pod's end of link {} has MAC address {}, not {mac}; leave --mac out",
+                link.name,
+                MacAddress(found.mac)
             );
             Ok(found)
         }
         // The pod's MTU is not known then; the two ends of a pair are nearly always equal.
         (None, Some(mac)) => Ok(Hardware { mac: mac.0, mtu: link.mtu }),
-        (None, None) => bail!("neither a network namespace nor a MAC address is given"),
+        (None, None) => bail!(
+            "link {} is given with neither the pod's network namespace (netns) nor its MAC address \
+             (mac); name one",
+            link.name
+        ),
     }
 }
 

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! What workers send out of `pg-xsk` the kernel receives on `pg-host` and routes; routes of all
-//! local pod addresses lead to `pg-host`, so that what the kernel sends to a pod comes to the
-//! workers. Neither end resolves addresses: every packet between them is meant for the other end.
+//! local pod addresses lead to `pg-host`, and so to the workers. Neither end resolves addresses:
+//! every packet between them is meant for the other end.
 
 use anyhow::{Context, Result, bail};
 use podgate_dataplane::route::Outlet;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 
 use crate::protocol::EndpointSpec;
@@ -24,7 +24,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<EndpointSpec>> {
 }
 
 fn parse(text: &str) -> Result<Vec<EndpointSpec>> {
-    let file: LabFile = serde_saphyr::from_str(text)?;
+    // The excerpt that an error comes with has several lines.
+    let file: LabFile =
+        serde_saphyr::from_str(text).map_err(|error| anyhow!("{}", error.without_snippet()))?;
     Ok(file.endpoints)
 }
 
@@ -47,7 +49,8 @@ mod tests {
     fn what_is_misspelt_is_an_error() {
         for text in ["", "endpoint: []", "endpoints: [{link: a}]", "endpoints: [{link: a, pod: b}]"]
         {
-            assert!(parse(text).is_err(), "{text:?}");
+            let error = parse(text).unwrap_err().to_string();
+            assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 }

@@ -6,13 +6,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{RingSizes, open_link};
 use podgate_xdp_redirect::Redirect;
 
 use crate::netlink::Link;
+
+/// What the name of every pinned program begins with; the link's index follows.
+pub(crate) const PIN_PREFIX: &str = "link-";
 
 /// Slot of the link to the kernel stack.
 pub(crate) const HOST_SLOT: LinkId = LinkId(0);
@@ -33,15 +36,15 @@ impl Links {
     /// bpffs at `pins`.
     ///
     /// # Errors
-    /// When the kernel doesn't load the XDP program.
+    /// When there are too few frames for so many links, or the kernel doesn't load the XDP program.
     pub(crate) fn new(
         dataplane: Dataplane,
         workers: u16,
         endpoints_max: u16,
         pins: PathBuf,
     ) -> Result<Self> {
+        let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1)?;
         let redirect = Redirect::load(workers, endpoints_max + 1)?;
-        let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1);
         let taken = vec![false; usize::from(endpoints_max) + 1];
         Ok(Self { dataplane, redirect, pins, workers, sizes, taken })
     }
@@ -72,7 +75,7 @@ impl Links {
     /// When the kernel refuses. The link is then as it was before: without a program, or cut off by
     /// the one that an agent before left there.
     pub(crate) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
-        let pin = self.pins.join(format!("link-{}", link.index));
+        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
         let cut_off_before = pin.exists();
         self.redirect.attach(link.index, slot.0, Some(&pin))?;
         self.taken[slot.index()] = true;
@@ -120,10 +123,20 @@ impl Links {
 
 /// Ring sizes such that all links together hold at most half of the frames in their fill rings:
 /// the other half is for packets under way.
-fn ring_sizes(frames: u32, links: u16) -> RingSizes {
-    let share = (frames / (2 * u32::from(links))).max(1);
-    let size = (1 << share.ilog2()).clamp(RING_MIN, RING_MAX);
-    RingSizes { fill: size, completion: size, rx: size, tx: size }
+///
+/// # Errors
+/// When that leaves a link less than [`RING_MIN`].
+fn ring_sizes(frames: u32, links: u16) -> Result<RingSizes> {
+    let halves = 2 * u32::from(links);
+    ensure!(
+        frames / halves >= RING_MIN,
+        "{frames} frames are too few for {} endpoints: --frames {} would do, or a smaller \
+         --max-endpoints",
+        links - 1,
+        halves * RING_MIN
+    );
+    let size = (1 << (frames / halves).ilog2()).min(RING_MAX);
+    Ok(RingSizes { fill: size, completion: size, rx: size, tx: size })
 }
 
 /// A packet of 64 KiB takes 18 frames: less than a few of them in a ring is no use.
@@ -138,12 +151,19 @@ mod tests {
     #[test]
     fn fill_rings_leave_half_of_the_frames() {
         for (frames, links) in [(32768, 32), (1024, 2), (4096, 9), (65536, 256)] {
-            let sizes = ring_sizes(frames, links);
+            let sizes = ring_sizes(frames, links).unwrap();
             assert!(sizes.fill.is_power_of_two());
             let held = sizes.fill * u32::from(links);
-            assert!(held <= frames / 2 || sizes.fill == RING_MIN, "{frames} {links} {sizes:?}");
+            assert!(held <= frames / 2, "{frames} {links} {sizes:?}");
         }
-        assert_eq!(ring_sizes(32768, 32).fill, 512);
-        assert_eq!(ring_sizes(4_194_304, 2).fill, RING_MAX);
+        assert_eq!(ring_sizes(32768, 32).unwrap().fill, 512);
+        assert_eq!(ring_sizes(4_194_304, 2).unwrap().fill, RING_MAX);
+    }
+
+    #[test]
+    fn too_few_frames_are_refused_with_a_number_that_would_do() {
+        let error = ring_sizes(1024, 4096).unwrap_err().to_string();
+        assert!(error.contains("for 4095 endpoints: --frames 524288 "), "{error}");
+        assert_eq!(ring_sizes(524_288, 4096).unwrap().fill, RING_MIN);
     }
 }

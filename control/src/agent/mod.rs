@@ -17,7 +17,7 @@ mod server;
 mod signals;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::host_link::{HOST, XSK};
+pub(crate) use self::links::PIN_PREFIX;
+pub(crate) use self::preflight::require_root;
 pub(crate) use self::state::StateDir;
 
 /// How often flow records are taken off the workers' rings.
@@ -63,10 +65,11 @@ const CALLS_MAX: usize = 16;
 
 /// All state of the control thread.
 struct Agent {
-    state: StateDir,
     netlink: Netlink,
     links: Links,
     host: HostLink,
+    /// Why the host link could not be made anew after somebody removed it.
+    host_lost: Option<String>,
     source: Source,
     store: Store,
     /// By the name of the link.
@@ -74,10 +77,12 @@ struct Agent {
     publisher: Publisher,
     names: Names,
     flow_log: FlowLog,
-    /// Addresses that the kernel routes to `pg-host` for us.
-    routed: BTreeSet<IpAddr>,
+    /// Addresses that the kernel routes to `pg-host` for us, with the MTU of the way.
+    routed: BTreeMap<IpAddr, u32>,
     started: std::time::Instant,
     counts: Counts,
+    /// Let go last, when the workers have stopped.
+    state: StateDir,
 }
 
 /// What only the agent counts.
@@ -96,7 +101,7 @@ struct Counts {
 /// # Errors
 /// When it can't start: one line says what to do.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
-    preflight::check()?;
+    preflight::check(args)?;
     let stop = signals::stop_requested()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -111,11 +116,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
             .with_context(|| format!("can't bind {}", agent.state.socket().display()))?;
         let server = tokio::spawn(server.serve(calls));
         info!(socket = %agent.state.socket().display(), "podgate runs");
-        agent.serve(updated, called, changes, stop).await;
+        let end = agent.serve(updated, called, changes, stop).await;
         server.abort();
         // Its file goes with it.
         let _ = server.await;
-        Ok(())
+        end
     })
 }
 
@@ -126,9 +131,6 @@ impl Agent {
         preflight::warn_of_private_mounts();
         let source = match (&args.source.manifests, &args.source.kubeconfig) {
             (Some(dir), _) => {
-                if !dir.is_dir() {
-                    bail!("{} is no directory; --manifests wants one", dir.display());
-                }
                 tokio::spawn(sources::manifests::watch(dir.clone(), updates));
                 Source::Manifests(sources::manifests::Manifests::new(dir))
             }
@@ -153,10 +155,10 @@ impl Agent {
         // What happens before the first publication happens in the epoch zero, without names.
         names.push(Epoch::default(), compile(&Store::new()));
         Ok(Self {
-            state,
             netlink,
             links,
             host,
+            host_lost: None,
             source,
             store: Store::new(),
             endpoints: BTreeMap::new(),
@@ -166,6 +168,7 @@ impl Agent {
             routed,
             started: std::time::Instant::now(),
             counts: Counts::default(),
+            state,
         })
     }
 
@@ -188,7 +191,8 @@ impl Agent {
             self.endpoints.insert(spec.link.clone(), Endpoint { spec, link });
         }
         for spec in lab {
-            self.add_endpoint(spec).await?;
+            let context = format!("the lab file's endpoint {} on link {}", spec.pod, spec.link);
+            self.add_endpoint(spec).await.context(context)?;
         }
         Ok(())
     }
@@ -199,7 +203,7 @@ impl Agent {
         mut called: mpsc::Receiver<Call>,
         mut changes: impl Stream<Item = Change> + Unpin,
         mut stop: oneshot::Receiver<nix::sys::signal::Signal>,
-    ) {
+    ) -> Result<()> {
         let mut drain = interval(DRAIN_PERIOD);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -208,7 +212,7 @@ impl Agent {
                 signal = &mut stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
                     info!("{signal}: stopping; pods stay cut off until podgate runs again");
-                    return;
+                    return Ok(());
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.publish().await;
@@ -220,7 +224,13 @@ impl Agent {
                 }
                 Some(call) = called.recv() => self.answer(call).await,
                 Some(change) = changes.next() => self.react(change).await,
-                _ = drain.tick() => self.drain_events(),
+                _ = drain.tick() => {
+                    if let Some(worker) = self.links.dataplane().dead_worker() {
+                        bail!("worker {worker} died of a bug (its last words are above); run podgate \
+                               again, until then its pods stay cut off");
+                    }
+                    self.drain_events();
+                }
             }
         }
     }
@@ -265,6 +275,11 @@ impl Agent {
             bail!("link {} is podgate's own", spec.link);
         }
         let pod_end = prepare_pod_end(spec, &link)?;
+        // The slot may be that of a link that is gone: tables that still know its pod must not be in
+        // force when another one speaks by it.
+        if self.publisher.due().is_some() {
+            self.publish().await;
+        }
         let slot = self.links.free_slot()?;
         self.links.open(&link, slot)?;
         Ok(Attached { slot, link, pod_end })
@@ -351,9 +366,14 @@ impl Agent {
             Err(error) => Err(error),
         };
         match restored {
-            Ok(host) => self.host = host,
+            Ok(host) => {
+                self.host = host;
+                self.host_lost = None;
+            }
             Err(error) => {
-                error!("pods reach nothing outside of this node: {}", describe(error.as_ref()));
+                let reason = describe(error.as_ref());
+                error!("pods reach nothing but pods of this node: {reason}");
+                self.host_lost = Some(reason);
             }
         }
         self.publisher.force();

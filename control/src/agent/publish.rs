@@ -101,8 +101,9 @@ impl Agent {
     async fn route_in_kernel(&mut self) {
         let wanted = self.addresses_of_ready_endpoints();
         let link = self.host.host.index;
+        let routed = self.routed.keys();
         let stale: Vec<_> =
-            self.routed.iter().filter(|address| !wanted.contains_key(address)).copied().collect();
+            routed.filter(|address| !wanted.contains_key(address)).copied().collect();
         for address in stale {
             match self.netlink.delete_route(address, link).await {
                 Ok(()) => {
@@ -112,12 +113,13 @@ impl Agent {
             }
         }
         for (address, mtu) in wanted {
-            if self.routed.contains(&address) {
+            let former = self.routed.get(&address).copied();
+            if former == Some(mtu) {
                 continue;
             }
-            match self.netlink.add_route(address, link, mtu).await {
+            match self.netlink.set_route(address, link, mtu, former.is_some()).await {
                 Ok(()) => {
-                    self.routed.insert(address);
+                    self.routed.insert(address, mtu);
                 }
                 Err(error) => warn!("{error}"),
             }

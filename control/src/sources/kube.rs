@@ -88,7 +88,7 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
     while let Some(news) = events.next().await {
         let news = match news {
             Err(error) if is_expiry(&error) => continue,
-            news => news.map_err(|error| problem(&error)),
+            news => news.map_err(|error| problem(kind, &error)),
         };
         let event = Event { kind, news };
         if updates.send(Update::Cluster(Box::new(event))).await.is_err() {
@@ -112,6 +112,11 @@ fn resource(kind: Kind) -> ApiResource {
     ApiResource::from_gvk_with_plural(&gvk, plural)
 }
 
+/// Whether a cluster may lack the kind.
+fn is_custom(kind: Kind) -> bool {
+    matches!(kind, Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy)
+}
+
 /// What the server itself said, if it did.
 fn status(error: &watcher::Error) -> Option<&Status> {
     match error {
@@ -129,9 +134,11 @@ fn is_expiry(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| status.code == 410)
 }
 
-fn problem(error: &watcher::Error) -> Problem {
+/// Every API server has the kinds of Kubernetes itself: one that says otherwise, as a proxy may,
+/// must not be taken for a cluster without policies.
+fn problem(kind: Kind, error: &watcher::Error) -> Problem {
     match status(error) {
-        Some(status) if status.code == 404 => Problem::NotInstalled,
+        Some(status) if status.code == 404 && is_custom(kind) => Problem::NotInstalled,
         Some(status) => Problem::Other(status.message.clone()),
         None => Problem::Other(describe(error)),
     }
@@ -404,10 +411,12 @@ mod tests {
             let status = json!({"code": code, "message": "no such thing"});
             kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
         };
-        let list = |code| problem(&watcher::Error::InitialListFailed(api(code)));
+        let list = |kind, code| problem(kind, &watcher::Error::InitialListFailed(api(code)));
+        let other = Problem::Other("no such thing".into());
         assert!(is_expiry(&watcher::Error::WatchStartFailed(api(410))));
         assert!(!is_expiry(&watcher::Error::WatchStartFailed(api(404))));
-        assert_eq!(list(404), Problem::NotInstalled);
-        assert_eq!(list(403), Problem::Other("no such thing".into()));
+        assert_eq!(list(Kind::CiliumNetworkPolicy, 404), Problem::NotInstalled);
+        assert_eq!(list(Kind::CiliumNetworkPolicy, 403), other);
+        assert_eq!(list(Kind::NetworkPolicy, 404), other);
     }
 }

@@ -119,13 +119,17 @@ impl Manifests {
         self.refusals = refusals;
     }
 
-    /// Whether the directory was read once; what can't be read is among the store's refusals.
+    /// Whether the directory was read once, and whether it is there; what can't be read in it is
+    /// among the store's refusals.
     #[must_use]
     pub(crate) fn status(&self) -> SourceStatus {
+        let dir = self.dir.display();
+        let gone = !self.dir.is_dir();
+        let problem = gone.then(|| format!("{dir} is gone; what was read last stays in force"));
         SourceStatus {
-            name: format!("manifests {}", self.dir.display()),
+            name: format!("manifests {dir}"),
             synced: self.synced,
-            problems: Vec::new(),
+            problems: problem.into_iter().collect(),
         }
     }
 }

@@ -69,6 +69,8 @@ impl Class {
         match flow.protocol {
             proto::TCP => match flow.tcp {
                 State::SynSent => Self::TcpSynSent,
+                // Anybody can send a segment to nowhere.
+                State::Established if flow.picked_up && flow.packets[1] == 0 => Self::TcpSynSent,
                 State::SynReceived => Self::TcpSynReceived,
                 State::Established => Self::TcpEstablished,
                 State::HalfClosed(_) => Self::TcpHalfClosed,

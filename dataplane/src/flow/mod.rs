@@ -19,7 +19,7 @@ pub use table::{FlowIx, FlowTable};
 use class::Class;
 
 use crate::drop_reason::DropReason;
-use crate::packet::{L4, View};
+use crate::packet::{L4, View, icmp};
 use crate::policy::Cause;
 use crate::types::{Address, Direction, Epoch, LinkId, Nanos, Tuple};
 
@@ -37,6 +37,9 @@ pub struct Flow {
     pub icmp_type: u8,
     /// Whether the flow began with a TCP segment that was no SYN.
     pub picked_up: bool,
+    /// Whether policy has taken back what it allowed. A datagram flow is then remembered for as long
+    /// as either end sends, so that what a server still sends does not open it from that end.
+    pub revoked: bool,
     /// TCP's state; without meaning for other protocols.
     pub tcp: tcp::State,
     /// Tables that the verdict was made by.
@@ -81,6 +84,7 @@ impl Flow {
             protocol,
             icmp_type: 0,
             picked_up: false,
+            revoked: false,
             tcp: tcp::State::SynSent,
             epoch,
             links,
@@ -125,8 +129,8 @@ impl Flow {
         self.links[direction as usize]
     }
 
-    /// Sets the links of the opener and of the other end.
-    pub const fn set_links(&mut self, links: [LinkId; 2]) {
+    /// Sets the links of the opener and of the other end. [`FlowTable::set_links`] is the way here.
+    const fn set_links(&mut self, links: [LinkId; 2]) {
         self.links = links;
     }
 
@@ -140,7 +144,7 @@ impl Flow {
         }
     }
 
-    /// Sets or takes away the inspector. `u32::MAX` is no index.
+    /// Sets or takes away the inspector, before the flow is in a table. `u32::MAX` is no index.
     pub const fn set_inspector(&mut self, index: Option<u32>) {
         self.inspector = match index {
             Some(index) => index,
@@ -164,9 +168,20 @@ impl Flow {
     /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
     #[inline]
     fn note(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
-        if let L4::Tcp(segment) = view.l4_kind {
-            self.tcp =
-                tcp::advance(self.tcp, direction, segment.flags).ok_or(DropReason::TcpNoFlow)?;
+        if self.revoked {
+            self.last_seen = now;
+            return Err(DropReason::PolicyRevoked);
+        }
+        match view.l4_kind {
+            L4::Tcp(segment) => {
+                self.tcp = tcp::advance(self.tcp, direction, segment.flags)
+                    .ok_or(DropReason::TcpNoFlow)?;
+            }
+            // Identifiers are the sender's choice, so a query may have the ports of an answer.
+            L4::Icmp { kind, .. } if icmp::answers(self.protocol, kind) != direction.is_reply() => {
+                return Err(DropReason::IcmpUnrelated);
+            }
+            _ => {}
         }
         self.last_seen = now;
         self.packets[direction as usize] += 1;

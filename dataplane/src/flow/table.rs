@@ -17,7 +17,10 @@
 //! 4. half-closed TCP, answered UDP and other protocols, once they were silent for ten seconds;
 //! 5. inspected flows, by the same order.
 //!
-//! An established connection is never a victim.
+//! An established connection is never a victim. So that no pod can fill the table with connections,
+//! new flows from one link need another one's place as soon as the link's flows are as many as the
+//! free places ([`FlowTable::needs_place`]): one greedy link leaves half of the table free, two leave a
+//! third.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -27,7 +30,7 @@ use super::Flow;
 use super::class::Class;
 use crate::drop_reason::DropReason;
 use crate::packet::View;
-use crate::types::{Direction, Nanos, Tuple};
+use crate::types::{Direction, LinkId, Nanos, Tuple};
 
 /// Where a flow lies in its table. Valid until the flow is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -78,6 +81,8 @@ pub struct FlowTable {
     slots: Vec<Slot>,
     capacity: usize,
     free: u32,
+    /// Flows by the number of their opener's link: all, and the inspected ones among them.
+    opened: Vec<[u32; 2]>,
     queues: [Queue; QUEUES],
     /// The queue that the sweep looks at next.
     sweep: usize,
@@ -94,6 +99,7 @@ impl FlowTable {
             slots: Vec::with_capacity(capacity),
             capacity,
             free: NONE,
+            opened: Vec::new(),
             queues: [Queue { head: NONE, tail: NONE }; QUEUES],
             sweep: 0,
         }
@@ -111,10 +117,26 @@ impl FlowTable {
         self.index.is_empty()
     }
 
-    /// Whether a new flow needs another one's place.
+    /// Whether there is no place left.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.len() >= self.capacity
+    }
+
+    /// Whether a new flow from `link` needs another one's place.
+    #[must_use]
+    pub fn needs_place(&self, link: LinkId) -> bool {
+        self.opened_from(link)[0] as usize >= self.capacity.saturating_sub(self.len())
+    }
+
+    /// Inspected flows from `link`.
+    #[must_use]
+    pub fn inspected_from(&self, link: LinkId) -> usize {
+        self.opened_from(link)[1] as usize
+    }
+
+    fn opened_from(&self, link: LinkId) -> [u32; 2] {
+        self.opened.get(link.index()).copied().unwrap_or_default()
     }
 
     /// The flow that a packet with this tuple belongs to, and the packet's direction in it.
@@ -139,6 +161,33 @@ impl FlowTable {
     #[inline]
     pub fn get(&self, index: FlowIx) -> &Flow {
         flow_at(&self.slots, index.0)
+    }
+
+    /// Sets the links of a flow's opener and of its other end.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn set_links(&mut self, index: FlowIx, links: [LinkId; 2]) {
+        let flow = self.get_mut(index);
+        let (before, inspected) = (flow.link(Direction::Original), flow.inspector().is_some());
+        flow.set_links(links);
+        self.count_closed(before, inspected);
+        self.count_opened(links[0], inspected);
+    }
+
+    fn count_opened(&mut self, link: LinkId, inspected: bool) {
+        if self.opened.len() <= link.index() {
+            self.opened.resize(link.index() + 1, [0; 2]);
+        }
+        let [all, of_them_inspected] = &mut self.opened[link.index()];
+        *all += 1;
+        *of_them_inspected += u32::from(inspected);
+    }
+
+    fn count_closed(&mut self, link: LinkId, inspected: bool) {
+        let [all, of_them_inspected] = &mut self.opened[link.index()];
+        *all -= 1;
+        *of_them_inspected -= u32::from(inspected);
     }
 
     /// The flow at `index`, to change what policy says of it.
@@ -166,6 +215,7 @@ impl FlowTable {
         }
         debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
         let (hashed, now) = (hash(&self.keys, &flow.tuple()), flow.last_seen);
+        self.count_opened(flow.link(Direction::Original), flow.inspector().is_some());
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE, looked_at: now };
         let at = match self.free {
@@ -200,7 +250,9 @@ impl FlowTable {
         let slot = &mut self.slots[at as usize];
         slot.next = self.free;
         self.free = at;
-        slot.flow.take().expect(REMOVED)
+        let flow = slot.flow.take().expect(REMOVED);
+        self.count_closed(flow.link(Direction::Original), flow.inspector().is_some());
+        flow
     }
 
     /// Counts a packet of a flow and follows its TCP state.
@@ -258,8 +310,13 @@ impl FlowTable {
         if let Some(at) = heads.next() {
             return Some(FlowIx(at));
         }
-        let (plain, inspected) = (0..Class::ALL.len(), Class::ALL.len()..QUEUES);
-        plain.chain(inspected).find_map(|queue| self.idle_flow(queue, now))
+        let plain = (0..Class::ALL.len()).find_map(|queue| self.idle_flow(queue, now));
+        plain.or_else(|| self.inspected_victim(now))
+    }
+
+    /// The inspected flow that should make room for a new one, in the same order.
+    pub fn inspected_victim(&mut self, now: Nanos) -> Option<FlowIx> {
+        (Class::ALL.len()..QUEUES).find_map(|queue| self.idle_flow(queue, now))
     }
 
     /// A flow near the head of `queue` that was silent for long enough to yield. Those that weren't
@@ -363,6 +420,7 @@ impl FlowTable {
         let free = std::iter::successors(first, next).count();
         assert_eq!((queued, queued + free), (self.len(), self.slots.len()));
         assert!(self.len() <= self.capacity);
+        assert_eq!(self.opened.iter().map(|[all, _]| *all as usize).sum::<usize>(), self.len());
     }
 
     /// What was reserved: flows and index entries.

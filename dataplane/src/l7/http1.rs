@@ -10,8 +10,8 @@
 //! Whatever two parsers could read in two ways is refused: bare CR or LF, folded lines, space
 //! around a field's name, `Content-Length` that is repeated, signed or beside
 //! `Transfer-Encoding`, any transfer coding but `chunked`, a missing or repeated `Host`, and so on
-//! (RFC 9112 §11 tells why). What remains has one reading, and the server's parser, however
-//! lenient, has to share it.
+//! (RFC 9112 §11 tells why). What remains has one reading, which every server that keeps to the
+//! RFC shares, however lenient it is beyond.
 //!
 //! # Upgrades
 //! A request that offers an upgrade is judged like any other. Until it has been answered, nothing

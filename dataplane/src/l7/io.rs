@@ -21,6 +21,12 @@ pub trait FlowIo {
     fn originate(&mut self, direction: Direction, packet: Packet);
     /// Drops a packet and counts it.
     fn discard(&mut self, packet: Packet, reason: DropReason);
+    /// Asks to keep `frames` frames of a received packet until later. What all flows keep together
+    /// has to stay well below what there is, or a hostile pod could starve the others; with `false`
+    /// the packet is dropped, and its sender sends it again.
+    fn hold(&mut self, frames: usize) -> bool;
+    /// So many frames are kept no longer.
+    fn release(&mut self, frames: usize);
     /// Tells an event about the flow.
     fn event(&mut self, kind: EventKind);
 }

@@ -36,6 +36,13 @@ pub const fn role(protocol: u8, kind: u8) -> Role {
     }
 }
 
+/// Whether a message answers a query.
+#[must_use]
+#[inline]
+pub const fn answers(protocol: u8, kind: u8) -> bool {
+    matches!(role(protocol, kind), Role::Reply { .. })
+}
+
 /// Source and destination "port" of a message that is no error, from its type and identifier.
 ///
 /// The asker's port is the identifier, the answerer's is the query's type. So a reply has exactly

@@ -33,7 +33,7 @@ impl Resolved<'_> {
         self.identity.selectors.contains(selector) || network.contains(selector)
     }
 
-    fn is_node(&self) -> bool {
+    fn is_own_node(&self) -> bool {
         self.identity_index == PolicyTables::HOST
     }
 }
@@ -69,6 +69,13 @@ impl DirectionDecision {
 }
 
 impl PolicyTables {
+    /// Whether `address` is this node's or another one's.
+    #[must_use]
+    pub fn is_node(&self, address: Address) -> bool {
+        let nodes = [Self::HOST, Self::REMOTE_NODE];
+        self.addresses.get(address).is_some_and(|row| nodes.contains(&row.identity))
+    }
+
     /// Identity and network of an address.
     #[must_use]
     pub fn resolve(&self, address: Address) -> Resolved<'_> {
@@ -101,14 +108,14 @@ impl PolicyTables {
         }
         let egress = if !local[0] {
             DirectionDecision::plain(Cause::Exempt(Exemption::NotLocal))
-        } else if destination.is_node() {
+        } else if destination.is_own_node() {
             DirectionDecision::plain(Cause::Exempt(Exemption::ToNode))
         } else {
             source.identity.egress.decide(subject, &destination, &destination)
         };
         let ingress = if !local[1] {
             DirectionDecision::plain(Cause::Exempt(Exemption::NotLocal))
-        } else if source.is_node() {
+        } else if source.is_own_node() {
             DirectionDecision::plain(Cause::Exempt(Exemption::FromNode))
         } else {
             destination.identity.ingress.decide(subject, &source, &destination)

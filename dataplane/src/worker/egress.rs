@@ -29,7 +29,13 @@ pub(super) struct Egress {
     ports: Vec<Option<Port>>,
     /// Links with packets in their transmit ring that the kernel was not told of yet.
     unflushed: Vec<LinkId>,
+    /// Frames that inspected flows keep, all together.
+    held: usize,
 }
+
+/// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
+/// The rest is for packets that move.
+const HELD_SHARE: usize = 8;
 
 impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
@@ -40,6 +46,7 @@ impl Egress {
             pool,
             ports: Vec::new(),
             unflushed: Vec::new(),
+            held: 0,
         }
     }
 
@@ -96,6 +103,24 @@ impl Egress {
 
     pub(super) fn free(&mut self, frame: Frame) {
         self.pool.free(frame);
+    }
+
+    /// Notes that a flow keeps `frames` more, if the worker's share allows it.
+    pub(super) fn hold(&mut self, frames: usize) -> bool {
+        let workers = usize::from(self.shared.config.workers);
+        let fits = (self.held + frames) * workers * HELD_SHARE <= self.umem.frames() as usize;
+        self.held += if fits { frames } else { 0 };
+        fits
+    }
+
+    /// Notes that a flow keeps `frames` less.
+    pub(super) fn release(&mut self, frames: usize) {
+        self.held -= frames;
+    }
+
+    /// Frames that flows keep.
+    pub(super) fn held(&self) -> usize {
+        self.held
     }
 
     /// Sends `packet` out of `outlet`, with the MACs that belong there.

@@ -1,14 +1,16 @@
 //! Workers: pinned threads that each own their flows.
 //!
-//! [`Worker`] is the ring loop around the [`pipeline`]: it takes batches off the receive rings of
+//! [`Worker`] is the ring loop around the pipeline: it takes batches off the receive rings of
 //! its ports, runs each packet through the pipeline, and flushes what was transmitted. It opens no
 //! file and reads no clock, so the whole of it runs on in-memory rings too: in tests, in fuzzing
 //! and in `podgate replay`. [`Dataplane`] puts workers on threads.
 
 mod egress;
+mod inspectors;
 mod pipeline;
 mod runtime;
 mod shared;
+mod surroundings;
 
 use std::sync::Arc;
 
@@ -20,9 +22,10 @@ use crate::types::{LinkId, Nanos};
 use crate::xsk::{FramePool, Packet, Port};
 
 use egress::Egress;
-use pipeline::{Pipeline, Surroundings};
+use pipeline::Pipeline;
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 pub use shared::{Shared, SharedConfig};
+use surroundings::Surroundings;
 
 /// Packets taken from one port before the next one gets its turn.
 const BATCH: usize = 64;
@@ -117,7 +120,7 @@ impl Worker {
         self.egress.flush();
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
-        stats.held.set(self.pipeline.held_frames() as u64);
+        stats.held.set(self.egress.held() as u64);
         if processed > 0 {
             stats.busy_rounds.add(1);
         }

@@ -1,15 +1,15 @@
-//! A packet's way through a worker, in numbered tiers that the code below repeats:
+//! A packet's way through a worker:
 //!
 //! 1. **Parse** into a [`View`], once; check that the sender may send it.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
-//!    destination's ingress table, a verdict that names its cause. Some ten times a hit's cost,
+//!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost,
 //!    once per flow and epoch.
 //! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
 //!    refuses it.
-//! 5. **Transmit** in batches per link, one wakeup per batch and link (see [`super::egress`]);
-//!    **tell** what is worth an event.
+//! 5. **Transmit**: each link's packets together, with one wakeup for all of a round (see
+//!    [`super::egress`]); **tell** what is worth an event.
 //!
 //! # Stated rules
 //! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
@@ -21,40 +21,32 @@
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
 //! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
-//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a packet of a flow that we know, towards that packet's
-//!   sender.
+//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
+//!   packet of a flow that we know, from the link it went to, towards that packet's sender.
+//! - *Tunnels* (IPIP, 6in4, GRE, VXLAN, Geneve) of pods to nodes are refused: an overlay there would
+//!   take the packet inside for one of its own, whatever its addresses.
+//! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
+//!   would else open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
 use crate::drop_reason::DropReason;
-use crate::event::{Event, EventKind};
+use crate::event::EventKind;
 use crate::flow::{Flow, FlowIx, FlowTable, tcp};
-use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
-use crate::l7::io::FlowIo;
 use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
-use crate::types::{Direction, LinkId, Nanos, Tuple, proto};
+use crate::types::{Direction, LinkId, Tuple, proto};
 use crate::worker::Shared;
-use crate::xsk::{Frame, Packet, Umem};
+use crate::xsk::Packet;
 
-use super::egress::{Egress, Origin};
+use super::egress::Origin;
+use super::inspectors::{Inspected, Inspectors};
+use super::surroundings::{InspectedIo, Surroundings};
 
 /// Flows looked at for expiry in one round.
 const EXPIRY_BUDGET: usize = 32;
-/// Milliseconds between two looks at the timers of inspected flows.
-const TICK_MS: u64 = 5;
-/// Inspected flows whose timers are looked at each time.
-const TICK_BUDGET: usize = 1024;
-
-/// What surrounds the pipeline while it works on one batch.
-pub(super) struct Surroundings<'a> {
-    pub(super) now: Nanos,
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) egress: &'a mut Egress,
-}
-
 /// A worker's flows and inspectors.
 #[derive(Debug)]
 pub(super) struct Pipeline {
@@ -62,64 +54,6 @@ pub(super) struct Pipeline {
     workers: u16,
     flows: FlowTable,
     inspectors: Inspectors,
-}
-
-/// What an inspected flow needs beyond its [`Flow`].
-#[derive(Debug)]
-struct Inspected {
-    flow: FlowIx,
-    follower: Follower,
-    policy: L7Policy,
-}
-
-/// Inspectors by the index that their flow carries; bounded.
-#[derive(Debug)]
-struct Inspectors {
-    slots: Vec<Option<Box<Inspected>>>,
-    free: Vec<u32>,
-    /// Where the next look at timers begins, and when.
-    cursor: usize,
-    next_tick: Nanos,
-    limit: usize,
-}
-
-impl Inspectors {
-    fn new(limit: u32) -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            cursor: 0,
-            next_tick: Nanos::default(),
-            limit: limit as usize,
-        }
-    }
-
-    fn reserve(&mut self) -> Option<u32> {
-        if let Some(slot) = self.free.pop() {
-            return Some(slot);
-        }
-        if self.slots.len() >= self.limit {
-            return None;
-        }
-        self.slots.push(None);
-        Some(self.slots.len() as u32 - 1)
-    }
-
-    fn take(&mut self, slot: u32) -> Option<Box<Inspected>> {
-        let taken = self.slots[slot as usize].take();
-        if taken.is_some() {
-            self.free.push(slot);
-        }
-        taken
-    }
-
-    fn is_empty(&self) -> bool {
-        self.free.len() == self.slots.len()
-    }
-
-    fn held_frames(&self) -> usize {
-        self.slots.iter().flatten().map(|inspected| inspected.follower.held_frames()).sum()
-    }
 }
 
 impl Pipeline {
@@ -202,8 +136,7 @@ impl Pipeline {
         view: &View,
         packet: Packet,
     ) {
-        if self.flows.get(index).epoch != around.snapshot.epoch && !self.judge_again(around, index)
-        {
+        if !self.holds(around, index) && !matches!(view.tuple.protocol, proto::UDP | proto::SCTP) {
             let link = self.flows.get(index).link(direction);
             self.end(around, index);
             return around.refuse(link, view.tuple, packet, DropReason::PolicyRevoked);
@@ -220,6 +153,16 @@ impl Pipeline {
             }
             Some(slot) => self.inspect(around, slot, direction, view, packet),
         }
+    }
+
+    /// Whether a flow is allowed under the current epoch.
+    fn holds(&mut self, around: &mut Surroundings<'_>, index: FlowIx) -> bool {
+        if self.flows.get(index).epoch != around.snapshot.epoch {
+            let revoked = !self.judge_again(around, index);
+            let flow = self.flows.get_mut(index);
+            (flow.epoch, flow.revoked) = (around.snapshot.epoch, revoked);
+        }
+        !self.flows.get(index).revoked
     }
 
     /// (3) Judges a live flow under the new epoch. False if it may not go on.
@@ -244,11 +187,11 @@ impl Pipeline {
             around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
             return false;
         };
-        flow.epoch = around.snapshot.epoch;
-        flow.set_links(links);
         (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
-        if let Some(slot) = flow.inspector()
-            && let Some(inspected) = &mut self.inspectors.slots[slot as usize]
+        let inspector = flow.inspector();
+        self.flows.set_links(index, links);
+        if let Some(slot) = inspector
+            && let Some(inspected) = self.inspectors.get_mut(slot)
         {
             inspected.policy = decision.l7;
         }
@@ -265,6 +208,9 @@ impl Pipeline {
         let Some(links) = around.links(view.tuple, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
+        if !from_host && is_tunnel(&view.tuple) && around.snapshot.policy.is_node(view.tuple.dst) {
+            return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
+        }
         let decision = around.decide(&subject);
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
         let mid_stream = tcp_of(view).is_some() && !tcp::opens(flags);
@@ -282,7 +228,7 @@ impl Pipeline {
             return around.egress.discard(packet, denial(&decision));
         }
         let slot = match decision.verdict {
-            Verdict::Inspect => match self.inspectors.reserve() {
+            Verdict::Inspect => match self.reserve_inspector(around, links[0]) {
                 Some(slot) => Some(slot),
                 None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
             },
@@ -294,7 +240,7 @@ impl Pipeline {
         let index = match self.insert(around, flow) {
             Ok(index) => index,
             Err(reason) => {
-                self.inspectors.free.extend(slot);
+                slot.into_iter().for_each(|slot| self.inspectors.cancel(slot));
                 return around.refuse(link, view.tuple, packet, reason);
             }
         };
@@ -304,14 +250,24 @@ impl Pipeline {
             Some(slot) => {
                 let inspected =
                     Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
-                self.inspectors.slots[slot as usize] = Some(Box::new(inspected));
+                self.inspectors.put(slot, inspected);
                 self.inspect(around, slot, Direction::Original, view, packet);
             }
         }
     }
 
+    /// A free inspector for a flow from `link`; that of a flow that yields if the link's are as many
+    /// as the free ones.
+    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>, link: LinkId) -> Option<u32> {
+        if self.flows.inspected_from(link) >= self.inspectors.left() {
+            let victim = self.flows.inspected_victim(around.now)?;
+            self.end(around, victim);
+        }
+        self.inspectors.reserve()
+    }
+
     fn insert(&mut self, around: &mut Surroundings<'_>, flow: Flow) -> Result<FlowIx, DropReason> {
-        if self.flows.is_full() {
+        if self.flows.needs_place(flow.link(Direction::Original)) {
             let victim = self.flows.victim(around.now).ok_or(DropReason::FlowTableFull)?;
             self.end(around, victim);
         }
@@ -327,7 +283,7 @@ impl Pipeline {
         view: &View,
         mut packet: Packet,
     ) {
-        let Some(inspected) = &mut self.inspectors.slots[slot as usize] else {
+        let Some(inspected) = self.inspectors.get_mut(slot) else {
             debug_assert!(false, "a flow's inspector lives as long as the flow");
             return around.egress.discard(packet, DropReason::L7Unsupported);
         };
@@ -360,9 +316,10 @@ impl Pipeline {
         }
         let flow = self.flows.find(&about).filter(|_| about.src == view.tuple.dst);
         match flow {
+            // Whoever is not where the packet went can't know what became of it.
             Some((index, direction))
-                if self.flows.get(index).epoch == around.snapshot.epoch
-                    || self.judge_again(around, index) =>
+                if self.holds(around, index)
+                    && self.flows.get(index).link(direction.reverse()) == link =>
             {
                 let out = self.flows.get(index).link(direction);
                 around.forward(out, packet, view, Origin::Received);
@@ -377,21 +334,11 @@ impl Pipeline {
         while let Some(index) = self.flows.next_expired(around.now, &mut budget) {
             self.end(around, index);
         }
-        if around.now >= self.inspectors.next_tick {
-            self.inspectors.next_tick = around.now.plus_millis(TICK_MS);
-            self.tick(around);
-        }
-    }
-
-    fn tick(&mut self, around: &mut Surroundings<'_>) {
-        let Self { flows, inspectors, .. } = self;
-        for _ in 0..TICK_BUDGET.min(inspectors.slots.len()) {
-            inspectors.cursor = (inspectors.cursor + 1) % inspectors.slots.len();
-            if let Some(inspected) = &mut inspectors.slots[inspectors.cursor] {
-                let (now, flow) = (around.now, flows.get(inspected.flow));
-                inspected.follower.tick(now, &mut InspectedIo { flow, around });
-            }
-        }
+        let (now, flows) = (around.now, &self.flows);
+        self.inspectors.tick(now, |inspected| {
+            let flow = flows.get(inspected.flow);
+            inspected.follower.tick(now, &mut InspectedIo { flow, around });
+        });
     }
 
     /// Forgets a flow and tells what it carried. An inspected one is reset at both ends, unless it
@@ -403,137 +350,6 @@ impl Pipeline {
         }
         let kind = EventKind::End { packets: flow.packets, bytes: flow.bytes };
         around.tell(flow.link(Direction::Original), flow.tuple(), kind);
-    }
-}
-
-impl Surroundings<'_> {
-    /// (3) The verdict of the tables in force.
-    fn decide(&self, subject: &Subject) -> Decision {
-        let routes = &self.snapshot.routes;
-        let local = [subject.tuple.src, subject.tuple.dst].map(|a| routes.endpoint(a).is_some());
-        self.snapshot.policy.decide(subject, local)
-    }
-
-    /// Links of the opener and of the receiver. `None` if no link leads on.
-    ///
-    /// What came from the kernel goes back there even if its source is a local pod: the kernel may
-    /// have translated addresses on the way and must see the replies.
-    fn links(&self, tuple: Tuple, from_host: bool) -> Option<[LinkId; 2]> {
-        let routes = &self.snapshot.routes;
-        let opener = if from_host { routes.host_link()? } else { routes.towards(tuple.src)? };
-        let receiver = routes.towards(tuple.dst)?;
-        (opener != receiver).then_some([opener, receiver])
-    }
-
-    /// (5) Sends a packet on as a router would.
-    fn forward(&mut self, out: LinkId, mut packet: Packet, view: &View, origin: Origin) {
-        let routes = &self.snapshot.routes;
-        let Some(outlet) = routes.outlet(out) else {
-            return self.egress.discard(packet, DropReason::LinkGone);
-        };
-        if view.ip_len() > outlet.mtu {
-            return self.egress.discard(packet, DropReason::TooBig);
-        }
-        let between_pods = origin == Origin::Received
-            && !routes.is_host(out)
-            && routes.endpoint(view.tuple.src).is_some();
-        if between_pods {
-            let head = self.egress.umem().data_mut(&mut packet.head);
-            if let Err(reason) = edit::decrement_ttl(head, view) {
-                return self.egress.discard(packet, reason);
-            }
-        }
-        if edit::complete_checksum(self.egress.umem(), &mut packet, view) {
-            self.egress.stats().checksums_completed.add(1);
-        }
-        self.egress.transmit(outlet, packet, origin);
-    }
-
-    /// Drops a packet for another reason than policy, and tells.
-    fn refuse(&mut self, link: LinkId, tuple: Tuple, packet: Packet, reason: DropReason) {
-        self.egress.discard(packet, reason);
-        self.tell(link, tuple, EventKind::Drop { reason });
-    }
-
-    fn tell_verdict(
-        &self,
-        link: LinkId,
-        subject: &Subject,
-        decision: &Decision,
-        tcp_flags: u8,
-        reevaluated: bool,
-    ) {
-        let kind = EventKind::Verdict {
-            verdict: decision.verdict,
-            egress: decision.egress,
-            ingress: decision.ingress,
-            tcp_flags,
-            icmp_type: subject.icmp_type,
-            reevaluated,
-        };
-        self.tell(link, subject.tuple, kind);
-    }
-
-    fn tell(&self, link: LinkId, tuple: Tuple, kind: EventKind) {
-        let (time, epoch) = (self.now, self.snapshot.epoch);
-        self.egress.tell(Event { time, epoch, link, tuple, kind });
-    }
-}
-
-/// The follower's way out.
-struct InspectedIo<'f, 'a, 's> {
-    flow: &'f Flow,
-    around: &'a mut Surroundings<'s>,
-}
-
-impl InspectedIo<'_, '_, '_> {
-    fn send(&mut self, direction: Direction, packet: Packet, origin: Origin) {
-        // Held packets are parsed again, and packets of our own for the first time: rarer than a
-        // stored view in every held packet would be large.
-        let umem = self.around.egress.umem();
-        match parse(umem.data(&packet.head), packet.len()) {
-            Ok(view) => {
-                let out = self.flow.link(direction.reverse());
-                self.around.forward(out, packet, &view, origin);
-            }
-            Err(reason) => self.around.egress.discard(packet, reason),
-        }
-    }
-}
-
-impl FlowIo for InspectedIo<'_, '_, '_> {
-    fn umem(&self) -> &Umem {
-        self.around.egress.umem()
-    }
-
-    fn alloc(&mut self) -> Option<Frame> {
-        self.around.egress.alloc()
-    }
-
-    fn free(&mut self, frame: Frame) {
-        self.around.egress.free(frame);
-    }
-
-    fn forward(&mut self, direction: Direction, packet: Packet) {
-        self.send(direction, packet, Origin::Received);
-    }
-
-    fn originate(&mut self, direction: Direction, packet: Packet) {
-        self.send(direction, packet, Origin::Own);
-    }
-
-    fn discard(&mut self, packet: Packet, reason: DropReason) {
-        self.around.egress.discard(packet, reason);
-    }
-
-    fn event(&mut self, kind: EventKind) {
-        let stats = self.around.egress.stats();
-        match kind {
-            EventKind::HttpRequest { allowed: true, .. } => stats.l7_allowed.add(1),
-            EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
-            _ => {}
-        }
-        self.around.tell(self.flow.link(Direction::Original), self.flow.tuple(), kind);
     }
 }
 
@@ -549,6 +365,13 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
     let endpoint = routes.behind(link).ok_or(DropReason::NotReady)?;
     let own = view.eth_src == endpoint.outlet.mac && endpoint.addresses.contains(&view.tuple.src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
+}
+
+/// Whether overlays take such packets apart: IP in IP (RFC 2003), IPv6 in IP (RFC 4213), GRE (RFC
+/// 2784), VXLAN (RFC 7348, and Linux's former port) and Geneve (RFC 8926).
+fn is_tunnel(tuple: &Tuple) -> bool {
+    matches!(tuple.protocol, 4 | 41 | 47)
+        || tuple.protocol == proto::UDP && matches!(tuple.dst_port, 4789 | 8472 | 6081)
 }
 
 /// The worker that the XDP program sends the flow's packets to.

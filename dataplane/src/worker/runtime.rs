@@ -47,6 +47,8 @@ const SLEEP_MAX: Duration = Duration::from_millis(100);
 const SLEEP_INSPECTED: Duration = Duration::from_millis(20);
 /// The same while the kernel has not taken all that was transmitted.
 const SLEEP_UNSENT: Duration = Duration::from_millis(1);
+/// How long a worker may take to answer a command. It obeys between two rounds, so this is ample.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Commands that may wait for one worker.
 const COMMAND_CAPACITY: usize = 256;
 
@@ -208,11 +210,18 @@ impl Dataplane {
         drop(done);
         for index in 0..asked {
             answers
-                .recv()
+                .recv_timeout(ANSWER_MAX)
                 .map_err(|_| LinkError::Unresponsive(index))?
                 .map_err(|error| LinkError::Poll(link, error))?;
         }
         Ok(())
+    }
+
+    /// The first worker whose thread has ended, which it only does by a bug. Its flows get no
+    /// packets through any more.
+    #[must_use]
+    pub fn dead_worker(&self) -> Option<usize> {
+        self.threads.iter().position(JoinHandle::is_finished)
     }
 
     /// Takes all waiting events, each with its worker's number.

@@ -86,11 +86,12 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
         identity(9, &[], DirectionTable::default()),
         identity(10, &[], DirectionTable::default()),
         identity(1, &[], DirectionTable::default()),
+        identity(6, &[], DirectionTable::default()),
         identity(256, &[LABELS_OF_A], DirectionTable::default()),
         identity(257, &[], ingress_of_b.table()),
     ];
     let mut addresses = AddressTable::default();
-    for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 3, 4]) {
+    for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 4, 5]) {
         let row = AddressRow { identity, named_ports: NamedPorts::default() };
         addresses.insert(Address::v4(address), row);
     }
@@ -234,6 +235,15 @@ pub(crate) fn udp(
     let mut bytes = Vec::new();
     let step = ethernet(from).ipv4(src, dst, 64).udp(ports[0], ports[1]);
     step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// An ICMP message of type `kind` with an identifier.
+pub(crate) fn echo(from: LinkId, src: [u8; 4], dst: [u8; 4], kind: u8, id: u16) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv4(src, dst, 64).icmpv4_raw(kind, 0, [high, low, 0, 0]);
+    step.write(&mut bytes, b"").unwrap();
     bytes
 }
 

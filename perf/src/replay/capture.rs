@@ -62,10 +62,17 @@ pub enum CaptureError {
         path: PathBuf,
     },
     /// The file is neither pcap nor pcapng.
-    #[error("{} is no capture: neither pcap nor pcapng", path.display())]
+    #[error(
+        "{} is no capture: {}",
+        path.display(),
+        if *.empty { "it is empty; end tcpdump by Ctrl-C, or let it write at once by -U" }
+        else { "neither pcap nor pcapng" }
+    )]
     NotACapture {
         /// The file.
         path: PathBuf,
+        /// Whether there is nothing in it.
+        empty: bool,
     },
     /// Packets in the file don't begin with an Ethernet header.
     #[error(
@@ -159,7 +166,9 @@ impl Capture {
             (Format::Pcap, Records::pcap(&file))
         };
         let records = records.map_err(|error| match error {
-            Unusable::NotACapture => CaptureError::NotACapture { path: path.into() },
+            Unusable::NotACapture => {
+                CaptureError::NotACapture { path: path.into(), empty: file.is_empty() }
+            }
             Unusable::LinkType(link) => {
                 CaptureError::LinkType { path: path.into(), link_type: format!("{link:?}") }
             }

@@ -53,13 +53,18 @@ fn v6_ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
     Some([end(8)?, end(24)?])
 }
 
-/// Types 133 to 137 directly behind the fixed header, from a sender on the link (RFC 4861).
+/// Solicitations and neighbour advertisements (RFC 4861) directly behind the fixed header, from a
+/// sender on the link, to an address that no router forwards to.
 fn is_neighbour_discovery(packet: &[u8]) -> bool {
     packet.first_chunk::<41>().is_some_and(|header| {
+        let destination = [header[24], header[25]];
+        let link_scope = (destination[0] == 0xfe && destination[1] & 0xc0 == 0x80)
+            || (destination[0] == 0xff && destination[1] & 0x0f == 0x02);
         header[0] >> 4 == 6
             && header[6] == ICMPV6
             && header[7] == 255
-            && (133..=137).contains(&header[40])
+            && link_scope
+            && matches!(header[40], 133 | 135 | 136)
     })
 }
 
@@ -83,12 +88,19 @@ mod tests {
     fn only_what_is_surely_not_for_policy_goes_to_the_kernel() {
         let mut discovery = [0; 48];
         (discovery[0], discovery[6], discovery[7], discovery[40]) = (0x60, ICMPV6, 255, 135);
+        (discovery[24], discovery[25]) = (0xfe, 0x80);
         let mut forwarded = discovery;
         forwarded[7] = 64;
+        let mut global = discovery;
+        (global[24], global[25]) = (0xfd, 0);
+        let mut router = discovery;
+        router[40] = 134;
         assert_eq!(fate(&frame(&[0x0806], &[0; 28])), Fate::Kernel);
         assert_eq!(fate(&frame(&[VLAN, 0x0806], &[0; 28])), Fate::Kernel);
         assert_eq!(fate(&frame(&[IPV6], &discovery)), Fate::Kernel);
-        assert!(matches!(fate(&frame(&[IPV6], &forwarded)), Fate::Worker(Some(_))));
+        for policed in [forwarded, global, router] {
+            assert!(matches!(fate(&frame(&[IPV6], &policed)), Fate::Worker(Some(_))));
+        }
         assert_eq!(fate(&frame(&[VLAN, VLAN, VLAN, 0x0806], &[0; 28])), Fate::Worker(None));
         assert_eq!(fate(&[0; 9]), Fate::Worker(None));
     }

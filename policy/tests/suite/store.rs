@@ -184,7 +184,7 @@ fn documents_know_their_lines_and_a_broken_one_takes_no_other_with_it() {
         ]
     );
     let refusal = documents[2].value.as_ref().unwrap_err();
-    assert!(refusal.to_string().starts_with("x.yaml:10: x.yaml: "), "{refusal}");
+    assert!(refusal.to_string().starts_with("x.yaml:10: "), "{refusal}");
 }
 
 #[test]

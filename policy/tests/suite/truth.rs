@@ -1,4 +1,5 @@
-//! Every truth table, by the naive interpreter and by the compiled tables.
+//! Every truth table, by the naive interpreter, by the compiled tables, and by packets through a
+//! whole worker.
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +7,7 @@ use podgate_dataplane::policy::Verdict;
 use podgate_policy::compile;
 use podgate_policy::truth::{self, Expect, Row};
 
+use crate::packets::{ask_packets, can_ask};
 use crate::support::{Answer, ask_oracle, ask_tables};
 
 fn tables() -> Vec<PathBuf> {
@@ -27,8 +29,8 @@ fn is_expected(row: &Row, answer: &Answer) -> bool {
 }
 
 #[test]
-fn both_executors_agree_with_every_row() {
-    let mut rows = 0;
+fn all_executors_agree_with_every_row() {
+    let (mut rows, mut by_packets) = (0, 0);
     let mut failures = Vec::new();
     for file in tables() {
         let shown = file.file_name().unwrap().display().to_string();
@@ -48,6 +50,15 @@ fn both_executors_agree_with_every_row() {
             if said != answer {
                 fail(format!("tables say {answer:?}, oracle says {said:?}"));
             }
+            if can_ask(&row.subject, row.local) {
+                by_packets += 1;
+                let seen = ask_packets(&compiled, &row.subject, row.local, row.request.as_ref());
+                if seen.verdict != answer.verdict
+                    || row.request.is_some() && seen.request != answer.request
+                {
+                    fail(format!("tables say {answer:?}, packets see {seen:?}"));
+                }
+            }
             for ((wanted, seen), may_be) in
                 [&row.egress, &row.ingress].into_iter().zip(&causes).zip(&may_be)
             {
@@ -61,5 +72,6 @@ fn both_executors_agree_with_every_row() {
         }
     }
     assert!(rows > 100, "only {rows} rows found");
+    assert!(by_packets * 10 > rows * 9, "only {by_packets} of {rows} rows by packets");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }

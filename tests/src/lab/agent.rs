@@ -32,9 +32,18 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it ends or doesn't become ready; the error carries the end of its log.
     pub fn start(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        let file = lab.file("lab.yaml");
-        fs::write(&file, lab_file(lab))?;
-        Self::launch(lab, workers, &["--lab".as_ref(), &file])
+        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// As [`Self::start`], with objects from the API server that `kubeconfig` names, and without
+    /// waiting.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_for_cluster(lab: &'lab Lab, workers: u16, kubeconfig: &Path) -> Result<Self> {
+        Self::launch(lab, workers, "--kubeconfig", kubeconfig, true)
     }
 
     /// Starts the agent again after it has stopped: it must remember its endpoints.
@@ -42,21 +51,39 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// As [`Self::start`].
     pub fn restart(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        Self::launch(lab, workers, &[])
+        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), false)?;
+        agent.wait_ready()?;
+        Ok(agent)
     }
 
-    fn launch(lab: &'lab Lab, workers: u16, more: &[&Path]) -> Result<Self> {
+    fn launch(
+        lab: &'lab Lab,
+        workers: u16,
+        option: &str,
+        source: &Path,
+        with_endpoints: bool,
+    ) -> Result<Self> {
         let mut command = lab.node().netns.daemon(program()?);
-        command.arg("run").arg("--manifests").arg(lab.manifests());
-        command.arg("--state-dir").arg(lab.state_dir());
-        command.args(["--workers", &workers.to_string()]).args(more);
+        command.arg("run").arg(option).arg(source).arg("--state-dir").arg(lab.state_dir());
+        command.args(["--workers", &workers.to_string()]);
+        if with_endpoints {
+            let file = lab.file("lab.yaml");
+            fs::write(&file, lab_file(lab))?;
+            command.arg("--lab").arg(file);
+        }
         let daemon = Daemon::start("podgate", command, lab.file("podgate.log"))?;
-        let mut agent = Self { lab, daemon };
-        agent.wait_until("podgate to be ready", |_| {
+        Ok(Self { lab, daemon })
+    }
+
+    /// Waits until the agent is ready.
+    ///
+    /// # Errors
+    /// When it ends or doesn't become ready; the error carries the end of its log.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait_until("podgate to be ready", |lab| {
             let status = lab.podgate(&["status", "--brief"])?;
             Ok(status.status.success().then_some(()))
-        })?;
-        Ok(agent)
+        })
     }
 
     /// Waits until `probe` yields a value while the agent lives.

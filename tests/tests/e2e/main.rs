@@ -3,6 +3,7 @@
 //! Each test builds its own lab (which takes half a second); labs wait for each other.
 
 mod hostile;
+mod kube;
 mod lifecycle;
 mod links;
 mod manifests;

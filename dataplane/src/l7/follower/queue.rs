@@ -1,5 +1,6 @@
 //! Segments that arrived before the bytes in front of them.
 
+use super::super::io::FlowIo;
 use super::arrived::Arrived;
 use super::seq::Seq;
 use crate::types::Nanos;
@@ -28,16 +29,21 @@ impl Queue {
     }
 
     /// Keeps a segment, or gives it back if there is no room or an equal one waits already.
-    pub(super) fn push(&mut self, now: Nanos, arrived: Arrived) -> Option<Arrived> {
-        let room = self.waiting.len() < PACKETS_MAX
-            && self.frames() + arrived.packet.frames() <= FRAMES_MAX;
-        let index =
-            self.waiting.partition_point(|(_, other)| other.start().since(arrived.start()) <= 0);
+    pub(super) fn push(
+        &mut self,
+        now: Nanos,
+        arrived: Arrived,
+        io: &mut impl FlowIo,
+    ) -> Option<Arrived> {
+        let frames = arrived.packet.frames();
+        let room = self.waiting.len() < PACKETS_MAX && self.frames() + frames <= FRAMES_MAX;
+        let before = |other: &Arrived| other.start().since(arrived.start()) <= 0;
+        let index = self.waiting.partition_point(|(_, other)| before(other));
         let repeats = self.waiting[..index].last().is_some_and(|(_, other)| {
             other.start() == arrived.start()
                 && !other.end_with_fin().is_before(arrived.end_with_fin())
         });
-        if !room || repeats {
+        if !room || repeats || !io.hold(frames) {
             return Some(arrived);
         }
         self.waiting.insert(index, (now, arrived));
@@ -45,18 +51,29 @@ impl Queue {
     }
 
     /// The first segment, if it does not begin behind `position`.
-    pub(super) fn pop_up_to(&mut self, position: Seq) -> Option<Arrived> {
+    pub(super) fn pop_up_to(&mut self, position: Seq, io: &mut impl FlowIo) -> Option<Arrived> {
         let first = &self.waiting.first()?.1;
-        (!first.start().is_after(position)).then(|| self.waiting.remove(0).1)
+        if first.start().is_after(position) {
+            return None;
+        }
+        Some(self.remove(0, io))
     }
 
     /// Any segment that waits since `then` or longer.
-    pub(super) fn pop_older_than(&mut self, then: Nanos) -> Option<Arrived> {
+    pub(super) fn pop_older_than(&mut self, then: Nanos, io: &mut impl FlowIo) -> Option<Arrived> {
         let index = self.waiting.iter().position(|(since, _)| *since <= then)?;
-        Some(self.waiting.remove(index).1)
+        Some(self.remove(index, io))
     }
 
-    pub(super) fn pop(&mut self) -> Option<Arrived> {
-        self.waiting.pop().map(|(_, arrived)| arrived)
+    /// Any segment.
+    pub(super) fn pop(&mut self, io: &mut impl FlowIo) -> Option<Arrived> {
+        let last = self.waiting.len().checked_sub(1)?;
+        Some(self.remove(last, io))
+    }
+
+    fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> Arrived {
+        let (_, arrived) = self.waiting.remove(index);
+        io.release(arrived.packet.frames());
+        arrived
     }
 }

@@ -56,6 +56,9 @@ pub(super) struct Io {
     pub(super) sent: Vec<Sent>,
     pub(super) dropped: Vec<DropReason>,
     pub(super) events: Vec<EventKind>,
+    held: usize,
+    /// Frames that may be held.
+    pub(super) hold_max: usize,
     /// No frame is to be had.
     pub(super) starved: bool,
 }
@@ -96,6 +99,16 @@ impl FlowIo for Io {
     fn discard(&mut self, packet: Packet, reason: DropReason) {
         self.pool.free_packet(packet);
         self.dropped.push(reason);
+    }
+
+    fn hold(&mut self, frames: usize) -> bool {
+        let fits = self.held + frames <= self.hold_max;
+        self.held += if fits { frames } else { 0 };
+        fits
+    }
+
+    fn release(&mut self, frames: usize) {
+        self.held -= frames;
     }
 
     fn event(&mut self, kind: EventKind) {
@@ -264,13 +277,15 @@ const HEAD_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
 
 impl Lab {
     pub(super) fn new(options: Options) -> Self {
-        let umem = Umem::new(512).unwrap();
+        let umem = Umem::new(128).unwrap();
         let io = Io {
             pool: umem.pool(),
             umem,
             sent: Vec::new(),
             dropped: Vec::new(),
             events: Vec::new(),
+            held: 0,
+            hold_max: 40,
             starved: false,
         };
         Self {
@@ -388,7 +403,8 @@ impl Lab {
     }
 
     pub(super) fn check_balance(&self) {
-        assert_eq!(self.io.pool.outstanding(), self.follower.held_frames() as i64);
+        assert_eq!(self.io.held, self.follower.held_frames());
+        assert_eq!(self.io.pool.outstanding(), self.io.held as i64);
     }
 
     /// A segment of the client, `offset` bytes into its stream.

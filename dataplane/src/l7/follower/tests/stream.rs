@@ -1,0 +1,328 @@
+//! What is allowed arrives, whole and untouched.
+
+use super::*;
+use crate::l7::http1::tests::corpus;
+
+#[test]
+fn allowed_requests_and_their_responses_go_by_untouched() {
+    for options in all_wires() {
+        let mut lab = Lab::open(options);
+        let offset = lab.client.sent;
+        let packet = lab.packet(
+            CLIENT,
+            lab.client.isn.wrapping_add(1 + offset),
+            lab.client.ack(),
+            ACK | PSH,
+            DOCS,
+        );
+        lab.client.sent += DOCS.len() as u32;
+        lab.inject(CLIENT, &packet);
+        assert_eq!(lab.io.sent.len(), 1);
+        assert_eq!(lab.io.sent[0].bytes, packet);
+        lab.exchange();
+        assert_eq!(lab.client.received, RESPONSE);
+        assert!(lab.log.iter().all(|packet| !packet.own), "nothing of our own");
+        assert!(lab.io.dropped.is_empty());
+        assert!(matches!(
+            lab.io.events[..],
+            [
+                EventKind::HttpRequest { allowed: true, rule: Some(_), malformed: None, .. },
+                EventKind::HttpResponse { status: 200, .. }
+            ]
+        ));
+    }
+}
+
+#[test]
+fn requests_behind_an_offered_upgrade_wait_for_its_answer() {
+    let mut lab = lab();
+    lab.serves = false;
+    let offer = b"GET /docs HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\n\r\n";
+    lab.request(offer);
+    lab.request(DOCS);
+    assert_eq!(lab.server.received, offer);
+    lab.response(RESPONSE);
+    assert_eq!(lab.server.received, [&offer[..], DOCS].concat());
+}
+
+#[test]
+fn the_corpus_has_one_outcome_for_every_segmentation() {
+    for folder in ["allowed", "denied", "malformed", "broken-body", "not-http1"] {
+        for (name, stream) in corpus(folder) {
+            let run = |pieces: &[(usize, usize)]| {
+                let (server, client) = run_pieces(&stream, pieces, Options::default());
+                // Whether the server answers before a reset is a matter of time.
+                let by_reset = matches!(folder, "broken-body" | "not-http1");
+                (server, if by_reset { Vec::new() } else { client })
+            };
+            let expected = run(&in_segments(stream.len(), 1400));
+            match folder {
+                "allowed" if name.starts_with("incomplete") => assert!(expected.0.is_empty()),
+                "allowed" => assert_eq!(expected.0, stream, "{name}"),
+                _ => {
+                    assert!(stream.starts_with(&expected.0), "{folder}/{name}");
+                    assert!(!expected.0.windows(6).any(|w| w == b"secret"), "{folder}/{name}");
+                }
+            }
+            let ends_with = match folder {
+                "denied" if name == "head-method" => FORBIDDEN.strip_suffix(b"Access denied\r\n"),
+                "denied" => Some(FORBIDDEN),
+                "malformed" => Some(BAD_REQUEST),
+                _ => Some(&b""[..]),
+            };
+            assert!(expected.1.ends_with(ends_with.unwrap()), "{folder}/{name}");
+            if stream.len() > 1000 {
+                continue;
+            }
+            for size in [1, 7] {
+                let mut pieces = in_segments(stream.len(), size);
+                let outcome = run(&pieces);
+                assert_eq!(outcome, expected, "{folder}/{name} by {size}");
+                pieces = pieces.iter().flat_map(|piece| [*piece, *piece]).collect();
+                let outcome = run(&pieces);
+                assert_eq!(outcome, expected, "{folder}/{name} by {size}, twice");
+            }
+            for cut in 1..stream.len() {
+                let pieces = [(0, cut), (cut, stream.len() - cut)];
+                assert_eq!(run(&pieces), expected, "{folder}/{name} cut at {cut}");
+                let reversed = run(&[pieces[1], pieces[0]]);
+                assert_eq!(reversed, expected, "{folder}/{name} cut at {cut}, reversed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_split_head_is_acknowledged_so_that_a_slow_client_can_go_on() {
+    let mut lab = lab();
+    // Nagle: the second part is not sent before the first is acknowledged.
+    lab.request(&DOCS[..10]);
+    assert!(lab.server.received.is_empty());
+    lab.io.events.clear();
+    lab.wait_millis(30);
+    let ack = lab.log.last().unwrap();
+    assert!(ack.own && ack.direction == SERVER && ack.payload().is_empty());
+    assert_eq!(ack.tcp.ack, lab.client.next());
+    lab.request(&DOCS[10..]);
+    assert_eq!(lab.server.received, DOCS);
+    assert_eq!(lab.client.received, RESPONSE);
+}
+
+#[test]
+fn bytes_that_we_acknowledged_are_delivered_though_packets_are_lost() {
+    let mut lab = lab();
+    lab.serves = false;
+    lab.request(&DOCS[..10]);
+    lab.wait_millis(30);
+    lab.client_sends(10, &DOCS[10..], PSH);
+    lab.exchange_with(|packet| packet.direction == SERVER);
+    assert!(lab.server.received.is_empty());
+    // The client sends again only what nobody acknowledged.
+    lab.client_sends(10, &DOCS[10..], PSH);
+    lab.exchange();
+    assert!(lab.server.received.is_empty());
+    lab.wait_millis(250);
+    assert_eq!(lab.server.received, DOCS);
+}
+
+#[test]
+fn a_lost_acknowledgement_of_ours_is_repeated() {
+    let mut lab = lab();
+    lab.request(&DOCS[..10]);
+    lab.now = lab.now.plus_millis(25);
+    lab.follower.tick(lab.now, &mut lab.io);
+    lab.io.sent.clear();
+    lab.client_sends(0, &DOCS[..10], PSH);
+    assert!(lab.io.sent.iter().any(|packet| {
+        packet.own && packet.direction == SERVER && packet.tcp.ack == lab.client.next()
+    }));
+}
+
+#[test]
+fn an_incomplete_head_is_given_up_in_time() {
+    let mut lab = lab();
+    lab.request(&DOCS[..10]);
+    lab.wait_millis(UNIT_MS - 100);
+    assert!(!lab.client.was_reset);
+    lab.wait_millis(200);
+    assert!(lab.client.was_reset && lab.server.was_reset);
+    assert!(lab.server.received.is_empty());
+}
+
+#[test]
+fn keep_alive_probes_pass() {
+    let mut lab = lab();
+    lab.request(DOCS);
+    lab.acks = false;
+    let before = lab.client.sent - 1;
+    lab.client_sends(before, b"", 0);
+    lab.client_sends(before, b"\0", 0);
+    assert_eq!(lab.io.sent.len(), 2);
+    assert!(lab.io.dropped.is_empty());
+    lab.exchange();
+    assert_eq!(lab.server.received, DOCS);
+}
+
+#[test]
+fn a_probe_of_a_closed_window_passes() {
+    let mut lab = Lab::new(Options::default());
+    lab.server.window = 0;
+    lab.handshake();
+    lab.client_sends(0, &DOCS[..1], 0);
+    assert!(lab.io.dropped.is_empty());
+    lab.client_sends(0, &DOCS[..2], 0);
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
+}
+
+#[test]
+fn early_segments_wait_and_are_bounded_in_number_and_time() {
+    let mut lab = lab();
+    for index in 1..40u32 {
+        lab.client_sends(index, &DOCS[index as usize..=index as usize], 0);
+        if index as usize >= DOCS.len() - 1 {
+            break;
+        }
+    }
+    assert!(lab.follower.held_frames() <= 16);
+    assert!(lab.io.dropped.iter().all(|reason| *reason == DropReason::L7Limit));
+    lab.io.dropped.clear();
+    lab.wait_millis(QUEUE_MS + 10);
+    assert_eq!(lab.follower.held_frames(), 0);
+    assert!(!lab.io.dropped.is_empty());
+    lab.request(&[]);
+    lab.client_sends(0, DOCS, 0);
+    lab.exchange();
+    assert_eq!(lab.server.received, DOCS);
+}
+
+#[test]
+fn body_bytes_need_no_order() {
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\n\r\n";
+    let mut lab = lab();
+    lab.serves = false;
+    lab.request(head);
+    let at = head.len() as u32;
+    lab.client_sends(at + 2000, &[b'c'; 1000], 0);
+    lab.client_sends(at + 1000, &[b'b'; 1000], 0);
+    assert_eq!(lab.follower.held_frames(), 0);
+    assert_eq!(lab.io.sent.len(), 2);
+    lab.client_sends(at, &[b'a'; 1000], 0);
+    lab.exchange();
+    assert_eq!(lab.server.received.len(), head.len() + 3000);
+    lab.client.sent = at + 3000;
+    lab.request(SECRET);
+    assert_eq!(lab.server.received.len(), head.len() + 3000);
+    assert_eq!(lab.verdicts(), [true, false]);
+}
+
+#[test]
+fn responses_may_lose_body_bytes_before_us() {
+    let mut lab = lab();
+    lab.serves = false;
+    lab.request(DOCS);
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n";
+    lab.response(head);
+    let at = head.len() as u32;
+    lab.server_sends(at + 1000, &[b'b'; 2000], 0);
+    // What comes behind bytes that frame must wait for them.
+    lab.server_sends(at, &[b'a'; 1000], 0);
+    lab.exchange();
+    assert_eq!(lab.client.received.len(), head.len() + 3000);
+    lab.request(SECRET);
+    assert!(lab.client.received.ends_with(FORBIDDEN));
+}
+
+#[test]
+fn a_response_head_that_arrives_early_is_left_to_come_again() {
+    let mut lab = lab();
+    lab.serves = false;
+    lab.request(DOCS);
+    lab.server_sends(10, &RESPONSE[10..], 0);
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
+    lab.server_sends(0, RESPONSE, 0);
+    lab.exchange();
+    assert_eq!(lab.client.received, RESPONSE);
+}
+
+#[test]
+fn a_policy_change_holds_from_the_next_request_on() {
+    let mut lab = lab();
+    lab.request(DOCS);
+    lab.policy = L7Policy { ingress: Vec::new(), egress: Vec::new() };
+    lab.request(SECRET);
+    assert_eq!(lab.verdicts(), [true, true]);
+    lab.policy = crate::l7::http1::tests::docs_only();
+    lab.request(SECRET);
+    assert_eq!(lab.verdicts(), [true, true, false]);
+}
+
+#[test]
+fn a_large_packet_of_many_frames_is_cut_in_the_right_place() {
+    let body = vec![b'x'; 9_000];
+    let head = format!("POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut lab = lab();
+    lab.request(&[head.as_bytes(), &body, SECRET].concat());
+    assert_eq!(lab.server.received, [head.as_bytes(), &body].concat());
+    assert_eq!(lab.client.received, [RESPONSE, FORBIDDEN].concat());
+}
+
+#[test]
+fn remembered_bytes_are_bounded() {
+    let mut lab = lab();
+    (lab.serves, lab.acks) = (false, false);
+    let request = format!("GET /docs?{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(1300));
+    for index in 0..100 {
+        let offset = index * request.len() as u32;
+        if offset + request.len() as u32 > u32::from(lab.server.window) {
+            break;
+        }
+        lab.client_sends(offset, request.as_bytes(), 0);
+        lab.exchange();
+    }
+    assert!(lab.follower.requests.memory.len() <= MEMORY_MAX + 16 * 1024);
+    lab.server_sends(0, b"", 0);
+    assert_eq!(lab.follower.requests.memory.len(), 0, "acknowledged");
+}
+
+#[test]
+fn only_bytes_that_we_can_send_again_are_acknowledged() {
+    let mut lab = lab();
+    lab.serves = false;
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n";
+    lab.request(head);
+    // The body is lost behind us, and behind it a head begins.
+    let at = head.len() as u32;
+    lab.client_sends(at, &[b"body", &DOCS[..9]].concat(), 0);
+    lab.exchange_with(|packet| packet.direction == SERVER);
+    lab.log.clear();
+    lab.wait_millis(100);
+    assert!(lab.log.is_empty(), "the client has to send the body again");
+    lab.client_sends(at, b"body", 0);
+    lab.exchange();
+    lab.wait_millis(10);
+    assert_eq!(lab.log.last().unwrap().tcp.ack, lab.client.next());
+}
+
+#[test]
+fn owned_bytes_are_given_up_in_the_end() {
+    let mut lab = lab();
+    lab.request(&DOCS[..9]);
+    lab.wait_millis(30);
+    lab.client_sends(9, &DOCS[9..], 0);
+    lab.io.sent.clear();
+    lab.server.was_reset = true; // It is gone, and silent.
+    lab.wait_millis(30_000);
+    assert!(lab.client.was_reset);
+}
+
+#[test]
+fn without_a_share_of_frames_nothing_waits() {
+    let mut lab = lab();
+    lab.io.hold_max = 0;
+    lab.client_sends(5, &DOCS[5..], 0);
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
+    assert_eq!(lab.follower.held_frames(), 0);
+    lab.client_sends(0, DOCS, 0);
+    lab.exchange();
+    assert_eq!(lab.server.received, DOCS);
+}

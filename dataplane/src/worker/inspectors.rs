@@ -1,0 +1,102 @@
+//! Inspectors of a worker's flows, by the slot that the flow carries; bounded.
+
+use crate::flow::FlowIx;
+use crate::l7::L7Policy;
+use crate::l7::follower::Follower;
+use crate::types::Nanos;
+
+/// Milliseconds between two looks at the timers of inspected flows.
+const TICK_MS: u64 = 5;
+/// Inspected flows whose timers are looked at each time.
+const TICK_BUDGET: usize = 1024;
+
+/// What an inspected flow needs beyond its [`Flow`](crate::flow::Flow).
+#[derive(Debug)]
+pub(super) struct Inspected {
+    pub(super) flow: FlowIx,
+    pub(super) follower: Follower,
+    pub(super) policy: L7Policy,
+}
+
+/// All inspectors of one worker.
+#[derive(Debug)]
+pub(super) struct Inspectors {
+    slots: Vec<Option<Box<Inspected>>>,
+    free: Vec<u32>,
+    /// Where the next look at timers begins, and when.
+    cursor: usize,
+    next_tick: Nanos,
+    limit: usize,
+}
+
+impl Inspectors {
+    pub(super) fn new(limit: u32) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            cursor: 0,
+            next_tick: Nanos::default(),
+            limit: limit as usize,
+        }
+    }
+
+    /// A slot for one more, to be filled by [`Self::put`] or given back by [`Self::cancel`].
+    pub(super) fn reserve(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        if self.slots.len() >= self.limit {
+            return None;
+        }
+        self.slots.push(None);
+        Some(self.slots.len() as u32 - 1)
+    }
+
+    pub(super) fn put(&mut self, slot: u32, inspected: Inspected) {
+        self.slots[slot as usize] = Some(Box::new(inspected));
+    }
+
+    pub(super) fn cancel(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Inspected> {
+        self.slots[slot as usize].as_deref_mut()
+    }
+
+    pub(super) fn take(&mut self, slot: u32) -> Option<Box<Inspected>> {
+        let taken = self.slots[slot as usize].take();
+        if taken.is_some() {
+            self.free.push(slot);
+        }
+        taken
+    }
+
+    /// How many more flows may be inspected.
+    pub(super) fn left(&self) -> usize {
+        self.limit - (self.slots.len() - self.free.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    pub(super) fn held_frames(&self) -> usize {
+        self.slots.iter().flatten().map(|inspected| inspected.follower.held_frames()).sum()
+    }
+
+    /// Shows `look` the inspected flows whose timers are to be looked at now: a bounded number
+    /// every few milliseconds, in turn.
+    pub(super) fn tick(&mut self, now: Nanos, mut look: impl FnMut(&mut Inspected)) {
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now.plus_millis(TICK_MS);
+        for _ in 0..TICK_BUDGET.min(self.slots.len()) {
+            self.cursor = (self.cursor + 1) % self.slots.len();
+            if let Some(inspected) = &mut self.slots[self.cursor] {
+                look(inspected);
+            }
+        }
+    }
+}

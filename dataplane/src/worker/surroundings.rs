@@ -1,0 +1,164 @@
+//! What the pipeline, and a flow's follower, reach of the worker around them.
+
+use crate::drop_reason::DropReason;
+use crate::event::{Event, EventKind};
+use crate::flow::Flow;
+use crate::l7::io::FlowIo;
+use crate::packet::{View, edit, parse};
+use crate::policy::{Decision, Snapshot, Subject};
+use crate::types::{Direction, LinkId, Nanos, Tuple};
+use crate::xsk::{Frame, Packet, Umem};
+
+use super::egress::{Egress, Origin};
+
+/// What surrounds the pipeline while it works on one batch.
+pub(super) struct Surroundings<'a> {
+    pub(super) now: Nanos,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) egress: &'a mut Egress,
+}
+
+impl Surroundings<'_> {
+    /// (3) The verdict of the tables in force.
+    pub(super) fn decide(&self, subject: &Subject) -> Decision {
+        let routes = &self.snapshot.routes;
+        let local = [subject.tuple.src, subject.tuple.dst].map(|a| routes.endpoint(a).is_some());
+        self.snapshot.policy.decide(subject, local)
+    }
+
+    /// Links of the opener and of the receiver. `None` if no link leads on.
+    ///
+    /// What came from the kernel goes back there even if its source is a local pod: the kernel may
+    /// have translated addresses on the way and must see the replies.
+    pub(super) fn links(&self, tuple: Tuple, from_host: bool) -> Option<[LinkId; 2]> {
+        let routes = &self.snapshot.routes;
+        let opener = if from_host { routes.host_link()? } else { routes.towards(tuple.src)? };
+        let receiver = routes.towards(tuple.dst)?;
+        (opener != receiver).then_some([opener, receiver])
+    }
+
+    /// (5) Sends a packet on as a router would.
+    pub(super) fn forward(&mut self, out: LinkId, mut packet: Packet, view: &View, origin: Origin) {
+        let routes = &self.snapshot.routes;
+        let Some(outlet) = routes.outlet(out) else {
+            return self.egress.discard(packet, DropReason::LinkGone);
+        };
+        if view.ip_len() > outlet.mtu {
+            return self.egress.discard(packet, DropReason::TooBig);
+        }
+        let between_pods = origin == Origin::Received
+            && !routes.is_host(out)
+            && routes.endpoint(view.tuple.src).is_some();
+        if between_pods {
+            let head = self.egress.umem().data_mut(&mut packet.head);
+            if let Err(reason) = edit::decrement_ttl(head, view) {
+                return self.egress.discard(packet, reason);
+            }
+        }
+        if edit::complete_checksum(self.egress.umem(), &mut packet, view) {
+            self.egress.stats().checksums_completed.add(1);
+        }
+        self.egress.transmit(outlet, packet, origin);
+    }
+
+    /// Drops a packet for another reason than policy, and tells.
+    pub(super) fn refuse(
+        &mut self,
+        link: LinkId,
+        tuple: Tuple,
+        packet: Packet,
+        reason: DropReason,
+    ) {
+        self.egress.discard(packet, reason);
+        self.tell(link, tuple, EventKind::Drop { reason });
+    }
+
+    pub(super) fn tell_verdict(
+        &self,
+        link: LinkId,
+        subject: &Subject,
+        decision: &Decision,
+        tcp_flags: u8,
+        reevaluated: bool,
+    ) {
+        let kind = EventKind::Verdict {
+            verdict: decision.verdict,
+            egress: decision.egress,
+            ingress: decision.ingress,
+            tcp_flags,
+            icmp_type: subject.icmp_type,
+            reevaluated,
+        };
+        self.tell(link, subject.tuple, kind);
+    }
+
+    pub(super) fn tell(&self, link: LinkId, tuple: Tuple, kind: EventKind) {
+        let (time, epoch) = (self.now, self.snapshot.epoch);
+        self.egress.tell(Event { time, epoch, link, tuple, kind });
+    }
+}
+
+/// The follower's way out.
+pub(super) struct InspectedIo<'f, 'a, 's> {
+    pub(super) flow: &'f Flow,
+    pub(super) around: &'a mut Surroundings<'s>,
+}
+
+impl InspectedIo<'_, '_, '_> {
+    fn send(&mut self, direction: Direction, packet: Packet, origin: Origin) {
+        // Held packets are parsed again, and packets of our own for the first time: rarer than a
+        // stored view in every held packet would be large.
+        let umem = self.around.egress.umem();
+        match parse(umem.data(&packet.head), packet.len()) {
+            Ok(view) => {
+                let out = self.flow.link(direction.reverse());
+                self.around.forward(out, packet, &view, origin);
+            }
+            Err(reason) => self.around.egress.discard(packet, reason),
+        }
+    }
+}
+
+impl FlowIo for InspectedIo<'_, '_, '_> {
+    fn umem(&self) -> &Umem {
+        self.around.egress.umem()
+    }
+
+    fn alloc(&mut self) -> Option<Frame> {
+        self.around.egress.alloc()
+    }
+
+    fn free(&mut self, frame: Frame) {
+        self.around.egress.free(frame);
+    }
+
+    fn forward(&mut self, direction: Direction, packet: Packet) {
+        self.send(direction, packet, Origin::Received);
+    }
+
+    fn originate(&mut self, direction: Direction, packet: Packet) {
+        self.send(direction, packet, Origin::Own);
+    }
+
+    fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.around.egress.discard(packet, reason);
+    }
+
+    fn hold(&mut self, frames: usize) -> bool {
+        self.around.egress.hold(frames)
+    }
+
+    fn release(&mut self, frames: usize) {
+        self.around.egress.release(frames);
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        let stats = self.around.egress.stats();
+        match kind {
+            EventKind::HttpRequest { allowed: true, .. } => stats.l7_allowed.add(1),
+            EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
+            _ => {}
+        }
+        self.around.tell(self.flow.link(Direction::Original), self.flow.tuple(), kind);
+    }
+}

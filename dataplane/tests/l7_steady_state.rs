@@ -1,0 +1,140 @@
+//! A connection that stays open is followed without allocating.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
+use std::sync::Arc;
+
+use etherparse::PacketBuilder;
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::event::EventKind;
+use podgate_dataplane::l7::follower::Follower;
+use podgate_dataplane::l7::io::FlowIo;
+use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
+use podgate_dataplane::packet::parse;
+use podgate_dataplane::policy::RuleId;
+use podgate_dataplane::types::{Direction, Nanos};
+use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
+
+const REQUEST: &[u8] = b"POST /api/v1/users HTTP/1.1\r\nHost: backend\r\nX-Key: 1\r\n\
+    Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+struct Io {
+    umem: Arc<Umem>,
+    pool: FramePool,
+    forwarded: u32,
+    requests: u32,
+    responses: u32,
+}
+
+impl FlowIo for Io {
+    fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    fn alloc(&mut self) -> Option<Frame> {
+        self.pool.alloc()
+    }
+
+    fn free(&mut self, frame: Frame) {
+        self.pool.free(frame);
+    }
+
+    fn forward(&mut self, _: Direction, packet: Packet) {
+        self.pool.free_packet(packet);
+        self.forwarded += 1;
+    }
+
+    fn originate(&mut self, _: Direction, _: Packet) {
+        panic!("nothing of our own is due");
+    }
+
+    fn discard(&mut self, _: Packet, reason: DropReason) {
+        panic!("dropped for {reason:?}");
+    }
+
+    fn hold(&mut self, _: usize) -> bool {
+        panic!("nothing arrives early");
+    }
+
+    fn release(&mut self, _: usize) {}
+
+    fn event(&mut self, kind: EventKind) {
+        self.requests += u32::from(matches!(kind, EventKind::HttpRequest { allowed: true, .. }));
+        self.responses += u32::from(matches!(kind, EventKind::HttpResponse { .. }));
+    }
+}
+
+/// Packets of one connection: the handshake, then `rounds` requests in two segments each, with
+/// their responses.
+fn connection(rounds: usize) -> Vec<(Direction, Vec<u8>)> {
+    let mut packets = Vec::new();
+    let (mut sent, mut answered) = (1u32, 1u32);
+    let mut push = |from_client: bool, seq: u32, ack: Option<u32>, syn: bool, payload: &[u8]| {
+        let (src, dst, ports) = match from_client {
+            true => ([10, 0, 0, 1], [10, 0, 0, 2], (40_000, 80)),
+            false => ([10, 0, 0, 2], [10, 0, 0, 1], (80, 40_000)),
+        };
+        let mut step = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4(src, dst, 64)
+            .tcp(ports.0, ports.1, seq, 60_000);
+        if let Some(ack) = ack {
+            step = step.ack(ack);
+        }
+        if syn {
+            step = step.syn();
+        }
+        let mut bytes = Vec::new();
+        step.write(&mut bytes, payload).unwrap();
+        packets.push((if from_client { Direction::Original } else { Direction::Reply }, bytes));
+    };
+    push(true, 0, None, true, b"");
+    push(false, 0, Some(1), true, b"");
+    push(true, 1, Some(1), false, b"");
+    for _ in 0..rounds {
+        let (head, rest) = REQUEST.split_at(REQUEST.len() - 11);
+        push(true, sent, Some(answered), false, head);
+        push(true, sent + head.len() as u32, Some(answered), false, rest);
+        sent += REQUEST.len() as u32;
+        push(false, answered, Some(sent), false, RESPONSE);
+        answered += RESPONSE.len() as u32;
+    }
+    packets
+}
+
+#[test]
+fn following_a_connection_allocates_nothing_after_its_first_requests() {
+    let rule = HttpRule::new(HttpRuleSpec {
+        method: Some("POST".into()),
+        path: Some("/api/v1/.*".into()),
+        host: Some("back.*".into()),
+        headers: vec!["X-Key: 1".into()],
+    });
+    let rules = Some(Arc::new(L7Rules::http(vec![rule.unwrap()])));
+    let policy =
+        L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() };
+    let umem = Umem::new(64).unwrap();
+    let pool = umem.pool();
+    let mut io = Io { umem, pool, forwarded: 0, requests: 0, responses: 0 };
+    let mut follower = Follower::new();
+    let mut now = Nanos(0);
+    let mut play = |packets: &[(Direction, Vec<u8>)], io: &mut Io| {
+        for (direction, bytes) in packets {
+            now = now.plus_millis(1);
+            let mut frame = io.alloc().unwrap();
+            frame.set_len(bytes.len() as u32);
+            io.umem.data_mut(&mut frame).copy_from_slice(bytes);
+            let view = parse(bytes, bytes.len() as u32).unwrap();
+            follower.segment(now, *direction, &view, Packet::single(frame), &policy, io);
+            follower.tick(now, io);
+        }
+    };
+    let packets = connection(500);
+    let (first, rest) = packets.split_at(30);
+    play(first, &mut io);
+    let allocations = allocation_counter::measure(|| play(rest, &mut io));
+    assert_eq!((io.requests, io.responses), (500, 500));
+    assert_eq!(io.forwarded as usize, packets.len());
+    assert_eq!(allocations.count_total, 0);
+    assert_eq!(io.pool.outstanding(), 0);
+}

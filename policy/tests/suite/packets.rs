@@ -1,0 +1,224 @@
+//! The third executor: synthesised packets through a whole worker, on the compiled tables.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
+use podgate_dataplane::event::EventKind;
+use podgate_dataplane::packet::icmp::{self, Role};
+use podgate_dataplane::policy::{Snapshot, Subject, Verdict};
+use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
+use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos, Tuple, proto};
+use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::memory::{self, MemoryLink};
+use podgate_dataplane::xsk::{RingSizes, Umem};
+use podgate_policy::Compiled;
+use podgate_policy::oracle::HttpRequest;
+
+use crate::support::Answer;
+
+const HOST: LinkId = LinkId(0);
+/// Links of the source's and of the destination's pod.
+const PODS: [LinkId; 2] = [LinkId(1), LinkId(2)];
+const RINGS: RingSizes = RingSizes { fill: 16, completion: 16, rx: 16, tx: 16 };
+
+const CLIENT_ISN: u32 = 1_000;
+const SERVER_ISN: u32 = 9_000;
+
+const fn pod_mac(link: LinkId) -> Mac {
+    [2, 0, 0, 0, 0, link.0 as u8]
+}
+
+/// Whether packets can ask this at all: traffic of a pod with itself and between two outsiders
+/// never comes to a worker, and an ICMP error or reply has no flow of its own.
+pub(crate) fn can_ask(subject: &Subject, local: [bool; 2]) -> bool {
+    let is_icmp = matches!(subject.tuple.protocol, proto::ICMP | proto::ICMPV6);
+    let alone = matches!(
+        icmp::role(subject.tuple.protocol, subject.icmp_type),
+        Role::Reply { .. } | Role::Error
+    );
+    subject.tuple.src != subject.tuple.dst && local != [false, false] && !(is_icmp && alone)
+}
+
+/// What a worker does with the flow's first packet, and with the request if there is one.
+pub(crate) fn ask_packets(
+    compiled: &Compiled,
+    subject: &Subject,
+    local: [bool; 2],
+    request: Option<&HttpRequest>,
+) -> Answer {
+    let mut bench = Bench::new(compiled, subject.tuple, local);
+    let opened = bench.send(0, &opening(subject));
+    let verdict = bench.verdict();
+    let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
+    let expected = if verdict == Verdict::Deny { vec![] } else { vec![bench.links[1]] };
+    assert_eq!(forwarded, expected, "{verdict:?}: {subject:?}");
+    let request = request.filter(|_| verdict != Verdict::Deny);
+    Answer { verdict, request: request.map(|request| bench.request(subject.tuple, request)) }
+}
+
+/// One worker without a thread, and the links of the two ends.
+struct Bench {
+    shared: Arc<Shared>,
+    worker: Worker,
+    kernel: Vec<MemoryLink>,
+    /// Links that the source's and the destination's packets come in by.
+    links: [LinkId; 2],
+}
+
+impl Bench {
+    fn new(compiled: &Compiled, tuple: Tuple, local: [bool; 2]) -> Self {
+        let outlet =
+            |link| Outlet { link, mac: pod_mac(link), link_mac: [2, 0, 0, 0, 1, 0], mtu: 1500 };
+        let ends = [tuple.src, tuple.dst].into_iter().zip(PODS).zip(local);
+        let endpoints = ends.filter(|(_, local)| *local).map(|((address, link), _)| Endpoint {
+            outlet: outlet(link),
+            addresses: vec![address],
+        });
+        let routes = RouteTable::new(endpoints, Some(outlet(HOST))).unwrap();
+        let config = SharedConfig {
+            workers: 1,
+            flows_per_worker: 16,
+            inspected_per_worker: 16,
+            events_per_worker: 64,
+        };
+        let shared = Shared::new(config);
+        shared.publish(Snapshot {
+            epoch: Epoch(1),
+            policy: Arc::clone(&compiled.tables),
+            routes: Arc::new(routes),
+        });
+        let umem = Umem::new(128).unwrap();
+        let mut worker = Worker::new(&shared, 0, umem.pool());
+        let mut kernel = Vec::new();
+        for link in [HOST, PODS[0], PODS[1]] {
+            let (ports, memory) = memory::link(&umem, link, 1, RINGS);
+            ports.into_iter().for_each(|port| worker.add_port(port));
+            kernel.push(memory);
+        }
+        let links = [0, 1].map(|end| if local[end] { PODS[end] } else { HOST });
+        Self { shared, worker, kernel, links }
+    }
+
+    /// Sends an IP packet as the source (0) or the destination (1) and returns what left where.
+    fn send(&mut self, end: usize, ip: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
+        let link = self.links[end];
+        let ethertype = if ip[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+        let frame = [&[2, 0, 0, 0, 1, 0], &pod_mac(link)[..], &ethertype, ip].concat();
+        assert!(self.kernel[link.index()].inject(0, &frame));
+        while self.worker.round(Nanos(1_000_000)) > 0 {}
+        let mut left = Vec::new();
+        for link in [HOST, PODS[0], PODS[1]] {
+            let mut take = |frame: &[u8]| left.push((link, frame[14..].to_vec()));
+            self.kernel[link.index()].transmitted(0, &mut take);
+        }
+        left
+    }
+
+    /// The verdict that the worker told.
+    fn verdict(&self) -> Verdict {
+        let told = std::iter::from_fn(|| self.shared.events[0].pop());
+        let mut verdicts = told.filter_map(|event| match event.kind {
+            EventKind::Verdict { verdict, .. } => Some(verdict),
+            _ => None,
+        });
+        verdicts.next().expect("a worker tells what it decides")
+    }
+
+    /// Completes the handshake and sends the request. Whether it reached the destination; if not,
+    /// the source must have had its 403.
+    fn request(&mut self, tuple: Tuple, request: &HttpRequest) -> bool {
+        let back = tuple.reversed();
+        self.send(1, &tcp(back, SERVER_ISN, Some(CLIENT_ISN + 1), true, b""));
+        self.send(0, &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
+        let HttpRequest { method, path, host, headers } = request;
+        let host = if host.is_empty() { "host" } else { host };
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
+        for (name, value) in headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {
+            text += &format!("{name}: {value}\r\n");
+        }
+        text += "\r\n";
+        let segment = tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, text.as_bytes());
+        let left = self.send(0, &segment);
+        let reached = |link: LinkId, text: &[u8]| {
+            left.iter().any(|(at, ip)| *at == link && ip.windows(text.len()).any(|w| w == text))
+        };
+        let passed = reached(self.links[1], text.as_bytes());
+        let refused = reached(self.links[0], b"HTTP/1.1 403 Forbidden\r\n");
+        assert_ne!(passed, refused, "{text:?} either passes or is refused");
+        passed
+    }
+}
+
+/// The first packet of the flow.
+fn opening(subject: &Subject) -> Vec<u8> {
+    let Tuple { src_port, dst_port, protocol, .. } = subject.tuple;
+    let ports = [src_port.to_be_bytes(), dst_port.to_be_bytes()].concat();
+    match protocol {
+        proto::TCP => tcp(subject.tuple, CLIENT_ISN, None, true, b""),
+        proto::UDP => ip(subject.tuple, &[&ports[..], &[0, 8, 0, 0]].concat(), false),
+        proto::SCTP => ip(subject.tuple, &[&ports[..], &[0; 8]].concat(), false),
+        proto::ICMP | proto::ICMPV6 => {
+            ip(subject.tuple, &[subject.icmp_type, 0, 0, 0, 0, 1, 0, 1], true)
+        }
+        _ => ip(subject.tuple, &[0; 16], false),
+    }
+}
+
+fn tcp(tuple: Tuple, seq: u32, ack: Option<u32>, syn: bool, payload: &[u8]) -> Vec<u8> {
+    let mut header = etherparse::TcpHeader::new(tuple.src_port, tuple.dst_port, seq, 64_000);
+    (header.syn, header.ack, header.acknowledgment_number) = (syn, ack.is_some(), ack.unwrap_or(0));
+    let sum = match (tuple.src.ip(), tuple.dst.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            header.calc_checksum_ipv4_raw(src.octets(), dst.octets(), payload)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            header.calc_checksum_ipv6_raw(src.octets(), dst.octets(), payload)
+        }
+        _ => unreachable!("a tuple has one family"),
+    };
+    header.checksum = sum.unwrap();
+    let mut segment = Vec::new();
+    header.write(&mut segment).unwrap();
+    segment.extend(payload);
+    ip(tuple, &segment, false)
+}
+
+/// An IP packet around an L4 message; an ICMP message gets its checksum here.
+fn ip(tuple: Tuple, message: &[u8], is_icmp: bool) -> Vec<u8> {
+    let number = IpNumber(tuple.protocol);
+    let mut message = message.to_vec();
+    if is_icmp {
+        let sum = icmp_checksum(tuple.src, tuple.dst, &message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    let header = match (tuple.src.ip(), tuple.dst.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => etherparse::IpHeaders::Ipv4(
+            Ipv4Header::new(0, 64, number, src.octets(), dst.octets()).unwrap(),
+            Default::default(),
+        ),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => etherparse::IpHeaders::Ipv6(
+            Ipv6Header {
+                hop_limit: 64,
+                source: src.octets(),
+                destination: dst.octets(),
+                ..Default::default()
+            },
+            Default::default(),
+        ),
+        _ => unreachable!("a tuple has one family"),
+    };
+    let mut packet = Vec::new();
+    PacketBuilder::ip(header).write(&mut packet, number, &message).unwrap();
+    packet
+}
+
+fn icmp_checksum(src: Address, dst: Address, message: &[u8]) -> u16 {
+    use podgate_dataplane::packet::checksum::{Sum, of};
+    if src.is_v4() {
+        return of(message);
+    }
+    let mut sum = Sum::pseudo_header(src, dst, proto::ICMPV6, message.len() as u32);
+    sum.add(message);
+    sum.checksum()
+}

@@ -1,0 +1,236 @@
+//! Objects from a real API server. Skipped where `PODGATE_KUBE_APISERVER` names none.
+
+use anyhow::{Context, Result};
+use podgate_policy::manifest::load;
+use podgate_tests::lab::{API_SERVER_PORT, Agent, ApiServer, Family, Get, Lab, Outcome};
+use podgate_tests::scenario::{MANIFESTS, ROWS};
+use serde_json::{Value, json};
+
+const ADMIN: &str = "admin/adminapp";
+const STRANGER: &str = "other/stranger";
+const NGINX: &str = "backend/nginx";
+const STORE: &str = "backend/store";
+
+/// The lab, with its objects at an API server.
+fn with_objects(lab: &Lab) -> Result<Option<ApiServer<'_>>> {
+    let Some(server) = ApiServer::start(lab)? else { return Ok(None) };
+    server.install_all()?;
+    server.apply_manifests()?;
+    Ok(Some(server))
+}
+
+fn ready_agent<'lab>(lab: &'lab Lab, server: &ApiServer<'_>) -> Result<Agent<'lab>> {
+    let mut agent = Agent::start_for_cluster(lab, 2, &server.kubeconfig(None)?)?;
+    agent.wait_ready()?;
+    Ok(agent)
+}
+
+/// The object of the lab's manifests that has this kind and name.
+fn object(lab: &Lab, kind: &str, name: &str) -> Result<Value> {
+    let objects = load(&lab.manifests()).into_iter().filter_map(|document| document.value.ok());
+    let mut objects =
+        objects.filter(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    objects.next().with_context(|| format!("no {kind} {name} in the lab"))
+}
+
+/// Lets pods of the namespace with these labels connect to backend's pods with `app: target`.
+fn allow(target: &str, namespace: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": "backend", "name": "extra"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": target}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"namespaceSelector": {"matchLabels": namespace}}]}],
+        },
+    })
+}
+
+/// Makes the cluster-wide policy that denies all ingress to pods with `app: target`.
+fn deny_all_to(target: &str) -> Value {
+    json!({
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumClusterwideNetworkPolicy",
+        "metadata": {"name": "closed"},
+        "spec": {
+            "endpointSelector": {"matchLabels": {"app": target}},
+            "ingressDeny": [{"fromEntities": ["all"]}],
+        },
+    })
+}
+
+/// What `from` gets of port 8080 of the store.
+fn store_seen_by(lab: &Lab, from: &str) -> Result<Outcome> {
+    let get = Get { port: 8080, ..Get::path("/items") };
+    get.fetch(lab.host(from)?, lab.host(STORE)?, Family::V4)
+}
+
+fn reaches_store(agent: &mut Agent<'_>, from: &str, why: &str) -> Result<()> {
+    agent.wait_until(&format!("{from} to reach the store: {why}"), |lab| {
+        Ok(matches!(store_seen_by(lab, from)?, Outcome::Answer(_)).then_some(()))
+    })
+}
+
+fn is_cut_off_from_store(agent: &mut Agent<'_>, from: &str, why: &str) -> Result<()> {
+    agent.wait_until(&format!("silence for {from}: {why}"), |lab| {
+        Ok((store_seen_by(lab, from)? == Outcome::Silence).then_some(()))
+    })
+}
+
+fn the_scenario_holds(lab: &Lab) -> Result<()> {
+    for row in ROWS {
+        for (family, seen) in Family::BOTH.into_iter().zip(row.play_both(lab)?) {
+            assert!(row.is_met_by(&seen), "{row} over {family}: {seen:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What the agent says is wrong with its source.
+fn problems(lab: &Lab) -> Result<String> {
+    Ok(lab.podgate_json(&["status"])?["source"]["problems"].to_string())
+}
+
+#[test]
+fn the_scenario_holds_with_objects_from_an_api_server() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let Some(server) = with_objects(&lab)? else { return Ok(()) };
+    let _agent = ready_agent(&lab, &server)?;
+    assert_eq!(problems(&lab)?, "[]");
+    the_scenario_holds(&lab)
+}
+
+#[test]
+fn changes_at_the_api_server_reach_live_traffic() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let Some(server) = with_objects(&lab)? else { return Ok(()) };
+    let mut agent = ready_agent(&lab, &server)?;
+    is_cut_off_from_store(&mut agent, STRANGER, "no policy allows it")?;
+
+    let other = json!({"kubernetes.io/metadata.name": "other"});
+    server.apply(&allow("store", &other))?;
+    reaches_store(&mut agent, STRANGER, "a policy was added")?;
+    server.apply(&allow("store", &json!({"trusted": "yes"})))?;
+    is_cut_off_from_store(&mut agent, STRANGER, "the policy was changed")?;
+
+    let mut namespace = object(&lab, "Namespace", "other")?;
+    namespace["metadata"]["labels"]["trusted"] = "yes".into();
+    server.apply(&namespace)?;
+    reaches_store(&mut agent, STRANGER, "its namespace got the label")?;
+    server.delete(&allow("store", &other))?;
+    is_cut_off_from_store(&mut agent, STRANGER, "the policy was deleted")?;
+
+    let mut admin = object(&lab, "Pod", "adminapp")?;
+    admin["metadata"]["labels"]["app"] = "something-else".into();
+    server.apply(&admin)?;
+    is_cut_off_from_store(&mut agent, ADMIN, "the pod lost its label")?;
+    admin["metadata"]["labels"]["app"] = "adminapp".into();
+    server.apply(&admin)?;
+    reaches_store(&mut agent, ADMIN, "the pod got its label back")?;
+
+    server.delete(&admin)?;
+    is_cut_off_from_store(&mut agent, ADMIN, "the pod was deleted")?;
+    server.apply(&admin)?;
+    reaches_store(&mut agent, ADMIN, "the pod was created anew")
+}
+
+#[test]
+fn a_policy_that_turns_bad_at_the_api_server_is_named_and_stays_as_it_was() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let Some(server) = with_objects(&lab)? else { return Ok(()) };
+    let mut agent = ready_agent(&lab, &server)?;
+    let good = object(&lab, "CiliumNetworkPolicy", "allow-api-from-admin")?;
+    let mut bad = good.clone();
+    bad["spec"]["ingress"][0]["toPorts"][0]["ports"][0]["port"] = "123456".into();
+    server.apply(&bad)?;
+    let refused = agent.wait_until("a refusal", |lab| {
+        let list = lab.podgate_json(&["policy", "list"])?;
+        Ok(list["refused"].get(0).cloned())
+    })?;
+    assert_eq!(refused["object"], "CiliumNetworkPolicy backend/allow-api-from-admin");
+    assert!(refused["field"].as_str().is_some_and(|f| f.contains("ports[0].port")), "{refused}");
+    the_scenario_holds(&lab)?;
+    server.apply(&good)?;
+    agent.wait_until("no refusal", |lab| {
+        let list = lab.podgate_json(&["policy", "list"])?;
+        Ok((list["refused"] == json!([])).then_some(()))
+    })
+}
+
+#[test]
+fn a_kind_that_is_installed_later_is_found() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let Some(server) = ApiServer::start(&lab)? else { return Ok(()) };
+    server.install("CiliumNetworkPolicy", "Namespaced")?;
+    server.apply_manifests()?;
+    let mut agent = ready_agent(&lab, &server)?;
+    let problems = problems(&lab)?;
+    assert!(problems.contains("CiliumClusterwideNetworkPolicy is not installed"), "{problems}");
+    reaches_store(&mut agent, ADMIN, "the manifests allow it")?;
+    server.install("CiliumClusterwideNetworkPolicy", "Cluster")?;
+    server.apply(&deny_all_to("store"))?;
+    is_cut_off_from_store(&mut agent, ADMIN, "a policy of the new kind denies it")
+}
+
+#[test]
+fn policy_outlives_the_api_server_and_follows_it_when_it_returns() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let Some(mut server) = with_objects(&lab)? else { return Ok(()) };
+    let extra = allow("store", &json!({"kubernetes.io/metadata.name": "other"}));
+    server.apply(&extra)?;
+    let mut agent = ready_agent(&lab, &server)?;
+    reaches_store(&mut agent, STRANGER, "a policy allows it")?;
+
+    server.kill()?;
+    agent.wait_until("the agent to say so", |lab| {
+        Ok(problems(lab)?.contains("NetworkPolicy can't be watched").then_some(()))
+    })?;
+    assert!(matches!(store_seen_by(&lab, STRANGER)?, Outcome::Answer(_)));
+    assert_eq!(
+        Get::path("/docs").fetch(lab.host(STRANGER)?, lab.host(NGINX)?, Family::V6)?,
+        Outcome::Silence
+    );
+
+    // Where the agent doesn't look, so that it can't see the deletion happen.
+    server.resume(API_SERVER_PORT + 1)?;
+    server.delete(&extra)?;
+    server.kill()?;
+    server.resume(API_SERVER_PORT)?;
+    is_cut_off_from_store(&mut agent, STRANGER, "the policy was deleted meanwhile")?;
+    the_scenario_holds(&lab)
+}
+
+#[test]
+fn until_the_api_server_has_been_read_nothing_passes() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let Some(mut server) = with_objects(&lab)? else { return Ok(()) };
+    server.kill()?;
+    let mut agent = Agent::start_for_cluster(&lab, 2, &server.kubeconfig(None)?)?;
+    nothing_passes_because(&mut agent, "refused")?;
+    server.resume(API_SERVER_PORT)?;
+    agent.wait_ready()?;
+    the_scenario_holds(&lab)?;
+    agent.stop()?;
+
+    let mut agent = Agent::start_for_cluster(&lab, 2, &server.kubeconfig(Some("wrong"))?)?;
+    nothing_passes_because(&mut agent, "Unauthorized")
+}
+
+/// Waits until the agent is up and says `problem`, and tries some of what policy allows.
+fn nothing_passes_because(agent: &mut Agent<'_>, problem: &str) -> Result<()> {
+    agent.wait_until(&format!("the agent to say {problem}"), |lab| {
+        let status = lab.podgate(&["status", "-o", "json"])?;
+        if status.status.success() {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&status.stdout);
+        if !text.contains(problem) {
+            return Ok(None);
+        }
+        assert_eq!(store_seen_by(lab, ADMIN)?, Outcome::Silence);
+        assert_eq!(store_seen_by(lab, "office")?, Outcome::Silence);
+        assert_eq!(lab.host(NGINX)?.ping(lab.host(ADMIN)?, Family::V6)?, Outcome::Silence);
+        Ok(Some(()))
+    })
+}
