@@ -234,6 +234,14 @@ fn build() -> Result<PathBuf> {
     let mut command = Command::new(cargo);
     command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo tells this program about its package is nothing that the build should see: some
+    // build scripts (ring's) run again when it changes.
+    let of_package = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    for (name, _) in env::vars().filter(|(name, _)| of_package(name)) {
+        command.env_remove(name);
+    }
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
