@@ -17,6 +17,14 @@ pub enum Kind {
     CiliumNetworkPolicy,
     /// `cilium.io/v2` CiliumClusterwideNetworkPolicy.
     CiliumClusterwideNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `cilium.io/v2` CiliumCIDRGroup: networks that Cilium policies refer to.
+    CiliumCidrGroup,
+    /// `v1` Service: what Cilium's `toServices` refers to.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice: addresses behind a service.
+    EndpointSlice,
 }
 
 impl Kind {
@@ -28,6 +36,10 @@ impl Kind {
         Self::NetworkPolicy,
         Self::CiliumNetworkPolicy,
         Self::CiliumClusterwideNetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::CiliumCidrGroup,
+        Self::Service,
+        Self::EndpointSlice,
     ];
 
     /// The `kind` field.
@@ -40,6 +52,10 @@ impl Kind {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
             Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::CiliumCidrGroup => "CiliumCIDRGroup",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 
@@ -47,16 +63,27 @@ impl Kind {
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Node | Self::Pod => "v1",
+            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy => "cilium.io/v2",
+            Self::CiliumNetworkPolicy
+            | Self::CiliumClusterwideNetworkPolicy
+            | Self::CiliumCidrGroup => "cilium.io/v2",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
-        matches!(self, Self::Pod | Self::NetworkPolicy | Self::CiliumNetworkPolicy)
+        matches!(
+            self,
+            Self::Pod
+                | Self::NetworkPolicy
+                | Self::CiliumNetworkPolicy
+                | Self::Service
+                | Self::EndpointSlice
+        )
     }
 
     /// Whether objects of this kind are policies.
@@ -64,7 +91,10 @@ impl Kind {
     pub const fn is_policy(self) -> bool {
         matches!(
             self,
-            Self::NetworkPolicy | Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy
+            Self::NetworkPolicy
+                | Self::CiliumNetworkPolicy
+                | Self::CiliumClusterwideNetworkPolicy
+                | Self::ClusterNetworkPolicy
         )
     }
 

@@ -13,6 +13,7 @@
 
 mod catalog;
 mod compile;
+mod directory;
 mod fields;
 mod key;
 mod labels;

@@ -236,7 +236,8 @@ fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
         EventKind::Verdict { verdict: Verdict::Allow, .. } => (Outcome::Forwarded, None),
         EventKind::Verdict { verdict: Verdict::Inspect, .. } => (Outcome::Redirected, None),
         EventKind::Verdict { verdict: Verdict::Deny, egress, ingress, reevaluated, .. } => {
-            let by_rule = [egress, ingress].iter().any(|cause| matches!(cause, Cause::Denied(_)));
+            let is_rule = |cause: &Cause| matches!(cause, Cause::Denied(_) | Cause::Conflicting(_));
+            let by_rule = [egress, ingress].iter().any(is_rule);
             let reason = match (reevaluated, by_rule) {
                 (true, _) => DropReason::PolicyRevoked,
                 (false, true) => DropReason::PolicyDeny,
@@ -343,7 +344,7 @@ impl Names<'_> {
 
     fn judgement(&self, cause: Cause, table: &DirectionTable, port: u16) -> Judgement {
         let by = match cause {
-            Cause::Allowed(rule) | Cause::Denied(rule) => By::Rule {
+            Cause::Allowed(rule) | Cause::Denied(rule) | Cause::Conflicting(rule) => By::Rule {
                 rule: self.rule(rule),
                 matched: match_type(rule, table, self.tuple.protocol, port),
             },

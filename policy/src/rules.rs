@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::policy::{Action, Rank};
+use podgate_dataplane::l7::{L7Rules, NamePattern};
+use podgate_dataplane::policy::{Action, Tier};
 
 use crate::model::PortMatch;
 use crate::selector::Selector;
@@ -42,18 +42,36 @@ impl RuleSet {
     }
 }
 
+/// Where a rule stands among all others; lower wins.
+///
+/// Rules of one precedence are merged: deny before allow, and L7 rules together. In the Normal tier
+/// all rules have one precedence. In the others each rule has its own: where priorities are equal,
+/// the names of the policies decide (the API leaves that open), and inside a policy the order in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Precedence {
+    /// Tier.
+    pub tier: Tier,
+    /// Priority in the tier; zero in the Normal tier.
+    pub priority: u16,
+}
+
+impl Precedence {
+    /// The one precedence of the Normal tier.
+    pub const NORMAL: Self = Self { tier: Tier::Normal, priority: 0 };
+}
+
 /// One rule.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rule {
     /// Side.
     pub side: Side,
-    /// Precedence.
-    pub rank: Rank,
+    /// Precedence. Rules of one policy that have the same stand in the order of the document.
+    pub precedence: Precedence,
     /// What happens to flows that match.
     pub action: Action,
     /// Path of the rule in its object, such as `spec.ingress[0]`.
     pub field: String,
-    /// Who must be at the other end; `None` is anyone. Never empty.
+    /// Who must be at the other end; `None` is anyone, and an empty list nobody.
     pub peers: Option<Vec<Peer>>,
     /// On which ports; `None` is every port of every protocol.
     pub ports: Option<Vec<RulePorts>>,
@@ -75,6 +93,19 @@ pub enum Peer {
     Labels(Selector),
     /// Addresses.
     Network(NetworkPeer),
+    /// Addresses that a DNS name was seen to stand for, unless they are a pod's or a node's.
+    Name(NamePattern),
+}
+
+/// Whose addresses a network matches, beside those that are no pod's and no node's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Covers {
+    /// Nobody else's: Cilium's CIDR rules.
+    Outsiders,
+    /// Also those of nodes.
+    Nodes,
+    /// Anybody's: blocks of `NetworkPolicy`, networks of `ClusterNetworkPolicy`.
+    Everyone,
 }
 
 /// Addresses of one network.
@@ -84,7 +115,6 @@ pub struct NetworkPeer {
     pub network: IpNet,
     /// …but not these, which lie within; sorted.
     pub except: Vec<IpNet>,
-    /// Whether addresses of pods and nodes count: those of `NetworkPolicy` blocks do, those of
-    /// Cilium's CIDR rules don't.
-    pub covers_pods: bool,
+    /// Whose addresses count.
+    pub covers: Covers,
 }

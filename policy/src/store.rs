@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use serde_json::Value;
 
 use crate::catalog::PodName;
+use crate::directory::{self, Directory};
 use crate::fields::Problem;
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
@@ -50,6 +52,21 @@ pub struct PolicyStatus<'s> {
     pub refusals: &'s [Refusal],
 }
 
+/// What changed since [`Store::take_changes`] was last called.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) pods: HashSet<PodName>,
+    /// Namespaces whose labels changed.
+    pub(crate) namespaces: HashSet<Arc<str>>,
+    pub(crate) policies: HashSet<ObjectKey>,
+    /// DNS names that stand for other addresses now.
+    pub(crate) names: HashSet<Arc<str>>,
+    /// Addresses of nodes, or of this one.
+    pub(crate) nodes: bool,
+    /// The enforcement mode.
+    pub(crate) mode: bool,
+}
+
 /// A policy in force.
 #[derive(Debug)]
 struct Policy {
@@ -64,6 +81,9 @@ pub struct Store {
     nodes: BTreeMap<Arc<str>, Node>,
     pods: BTreeMap<PodName, Pod>,
     policies: BTreeMap<ObjectKey, Policy>,
+    directory: Directory,
+    /// Addresses that DNS names were seen to stand for; names in lower case without a trailing dot.
+    learned: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
     /// Why the last version of an object was refused.
     refused: BTreeMap<ObjectKey, Vec<Refusal>>,
     /// What could not be told to be any object in the last [`Store::sync`].
@@ -72,6 +92,7 @@ pub struct Store {
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
     mode: EnforcementMode,
+    changes: Changes,
 }
 
 impl Store {
@@ -114,27 +135,48 @@ impl Store {
     }
 
     fn insert(&mut self, key: &ObjectKey, object: Object) {
-        let name = key.name.as_str();
-        let namespace = key.namespace.as_deref();
-        let rule_sets = match &object {
-            Object::NetworkPolicy(policy) => {
-                vec![lower_network_policy(policy, namespace.unwrap_or_default())]
-            }
-            Object::Cilium(policy) => lower_cilium(policy, namespace),
-            Object::Namespace(_) | Object::Node(_) | Object::Pod(_) => Vec::new(),
-        };
+        let name = Arc::from(key.name.as_str());
         match object {
             Object::Namespace(namespace) => {
-                self.namespaces.insert(name.into(), namespace);
+                self.changes.namespaces.insert(Arc::clone(&name));
+                self.namespaces.insert(name, namespace);
             }
             Object::Node(node) => {
-                self.nodes.insert(name.into(), node);
+                self.changes.nodes = true;
+                self.nodes.insert(name, node);
             }
             Object::Pod(pod) => {
-                self.pods.insert(pod_name(namespace.unwrap_or_default(), name), pod);
+                let name = pod_name_of(key);
+                self.changes.pods.insert(name.clone());
+                self.pods.insert(name, pod);
             }
             Object::NetworkPolicy(_) | Object::Cilium(_) => {
+                let rule_sets = lower(key, &object, &self.directory);
+                self.changes.policies.insert(key.clone());
                 self.policies.insert(key.clone(), Policy { object, rule_sets });
+            }
+            Object::CidrGroup(group) => {
+                self.directory.cidr_groups.insert(name, group);
+                self.lower_again();
+            }
+            Object::Service(service) => {
+                self.directory.services.insert(qualified(key), service);
+                self.lower_again();
+            }
+            Object::EndpointSlice(slice) => {
+                self.directory.slices.insert(qualified(key), slice);
+                self.lower_again();
+            }
+        }
+    }
+
+    /// Lowers the policies anew that depend on the directory.
+    fn lower_again(&mut self) {
+        for (key, policy) in &mut self.policies {
+            let rule_sets = lower(key, &policy.object, &self.directory);
+            if rule_sets != policy.rule_sets {
+                policy.rule_sets = rule_sets;
+                self.changes.policies.insert(key.clone());
             }
         }
     }
@@ -145,19 +187,37 @@ impl Store {
         self.sources.remove(key);
         match key.kind {
             Kind::Namespace => {
-                self.namespaces.remove(key.name.as_str());
+                if let Some((name, _)) = self.namespaces.remove_entry(key.name.as_str()) {
+                    self.changes.namespaces.insert(name);
+                }
             }
             Kind::Node => {
-                self.nodes.remove(key.name.as_str());
+                self.changes.nodes |= self.nodes.remove(key.name.as_str()).is_some();
             }
             Kind::Pod => {
-                let namespace = key.namespace.as_deref().unwrap_or_default();
-                self.pods.remove(&pod_name(namespace, &key.name));
+                if let Some((name, _)) = self.pods.remove_entry(&pod_name_of(key)) {
+                    self.changes.pods.insert(name);
+                }
             }
             Kind::NetworkPolicy
             | Kind::CiliumNetworkPolicy
-            | Kind::CiliumClusterwideNetworkPolicy => {
-                self.policies.remove(key);
+            | Kind::CiliumClusterwideNetworkPolicy
+            | Kind::ClusterNetworkPolicy => {
+                if self.policies.remove(key).is_some() {
+                    self.changes.policies.insert(key.clone());
+                }
+            }
+            Kind::CiliumCidrGroup => {
+                self.directory.cidr_groups.remove(key.name.as_str());
+                self.lower_again();
+            }
+            Kind::Service => {
+                self.directory.services.remove(&qualified(key));
+                self.lower_again();
+            }
+            Kind::EndpointSlice => {
+                self.directory.slices.remove(&qualified(key));
+                self.lower_again();
             }
         }
     }
@@ -215,12 +275,39 @@ impl Store {
 
     /// Sets the addresses of this node, on all its interfaces.
     pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.host_addresses = addresses.into_iter().collect();
+        let addresses = addresses.into_iter().collect();
+        self.changes.nodes |= self.host_addresses != addresses;
+        self.host_addresses = addresses;
     }
 
     /// Sets the enforcement mode.
     pub fn set_mode(&mut self, mode: EnforcementMode) {
+        self.changes.mode |= self.mode != mode;
         self.mode = mode;
+    }
+
+    /// Notes the addresses that a DNS name stands for from now on, instead of those before; none
+    /// forgets the name.
+    pub fn learn(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
+        let name: Arc<str> = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
+        let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        let former = match addresses.is_empty() {
+            true => self.learned.remove(&name),
+            false => self.learned.insert(Arc::clone(&name), addresses.clone()),
+        };
+        if former.unwrap_or_default() != addresses {
+            self.changes.names.insert(name);
+        }
+    }
+
+    /// DNS names with the addresses that they stand for.
+    pub(crate) fn learned(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<IpAddr>)> {
+        self.learned.iter()
+    }
+
+    /// What changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     /// The enforcement mode.
@@ -315,6 +402,32 @@ fn is_of_interest(value: &Value) -> bool {
         Some(kind) => Kind::by_name(kind).is_some() || kind.ends_with("NetworkPolicy"),
         None => true,
     }
+}
+
+/// The normal form of a policy.
+fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Vec<RuleSet> {
+    let namespace = key.namespace.as_deref();
+    match object {
+        Object::NetworkPolicy(policy) => {
+            vec![lower_network_policy(policy, namespace.unwrap_or_default())]
+        }
+        Object::Cilium(policy) => lower_cilium(policy, namespace, directory),
+        Object::Namespace(_)
+        | Object::Node(_)
+        | Object::Pod(_)
+        | Object::CidrGroup(_)
+        | Object::Service(_)
+        | Object::EndpointSlice(_) => Vec::new(),
+    }
+}
+
+/// Namespace and name of an object that has both.
+fn qualified(key: &ObjectKey) -> directory::Name {
+    (key.namespace.as_deref().unwrap_or_default().into(), key.name.as_str().into())
+}
+
+fn pod_name_of(key: &ObjectKey) -> PodName {
+    pod_name(key.namespace.as_deref().unwrap_or_default(), &key.name)
 }
 
 fn pod_name(namespace: &str, name: &str) -> PodName {

@@ -107,6 +107,10 @@ fn resource(kind: Kind) -> ApiResource {
         Kind::NetworkPolicy => "networkpolicies",
         Kind::CiliumNetworkPolicy => "ciliumnetworkpolicies",
         Kind::CiliumClusterwideNetworkPolicy => "ciliumclusterwidenetworkpolicies",
+        Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
+        Kind::CiliumCidrGroup => "ciliumcidrgroups",
+        Kind::Service => "services",
+        Kind::EndpointSlice => "endpointslices",
     };
     let gvk = GroupVersionKind::gvk(group, version, kind.name());
     ApiResource::from_gvk_with_plural(&gvk, plural)
@@ -114,7 +118,13 @@ fn resource(kind: Kind) -> ApiResource {
 
 /// Whether a cluster may lack the kind.
 fn is_custom(kind: Kind) -> bool {
-    matches!(kind, Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy)
+    matches!(
+        kind,
+        Kind::CiliumNetworkPolicy
+            | Kind::CiliumClusterwideNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::CiliumCidrGroup
+    )
 }
 
 /// What the server itself said, if it did.

@@ -7,11 +7,13 @@
 pub mod follower;
 pub mod http1;
 pub mod io;
+mod names;
 pub mod reply;
 pub mod rules;
 
 use std::sync::Arc;
 
+pub use names::NamePattern;
 pub use rules::{HttpRule, HttpRuleSpec, L7Rules, Request, RuleError, RuleField};
 
 use crate::policy::RuleId;

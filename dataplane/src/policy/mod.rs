@@ -88,6 +88,9 @@ pub enum Cause {
     Allowed(RuleId),
     /// This rule denied.
     Denied(RuleId),
+    /// This rule allows, but requests can't be held against it and another one that applies: they
+    /// name different L7 protocols. So nothing passes.
+    Conflicting(RuleId),
     /// These policies isolate the endpoint and no rule of theirs, or any other, matches.
     DefaultDeny(DenySetId),
     /// Not subject to policy.

@@ -400,7 +400,7 @@ fn icmp_type_of(view: &View) -> u8 {
 
 /// Which kind of denial a decision is.
 fn denial(decision: &Decision) -> DropReason {
-    let by_rule = |cause| matches!(cause, Cause::Denied(_));
+    let by_rule = |cause| matches!(cause, Cause::Denied(_) | Cause::Conflicting(_));
     if by_rule(decision.egress) || by_rule(decision.ingress) {
         DropReason::PolicyDeny
     } else {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::policy::{
-    DirectionTable, Entry, PortClasses, PortNameId, RuleId, SelectorId,
+    DirectionTable, Entry, PortClasses, PortNameId, Rank, RuleId, SelectorId,
 };
 
 use crate::model::PortNumbers;
@@ -52,7 +52,7 @@ pub(super) fn build_direction<'s>(
 /// The places of one rule: one for each peer and each element of its ports.
 fn place(draft: &Draft<'_>, port_names: &HashMap<&str, PortNameId>) -> Vec<Placed> {
     let entry = |peer: &Option<SelectorId>, port_name, l7: Option<&Arc<L7Rules>>| Entry {
-        rank: draft.rule.rank,
+        rank: Rank { tier: draft.rule.precedence.tier, order: 0 },
         action: draft.rule.action,
         peer: *peer,
         port_name,

@@ -24,7 +24,7 @@ pub(super) fn build_networks<'s>(
             IpNet::V4(_) => (&mut v4, u128::from(u32::MAX)),
             IpNet::V6(_) => (&mut v6, u128::MAX),
         };
-        let claim = (selector, peer.covers_pods);
+        let claim = (selector, peer.covers == crate::rules::Covers::Everyone);
         for (start, end) in ranges(peer) {
             changes.entry(start).or_default().0.push(claim);
             if end != last {

@@ -35,7 +35,7 @@ impl<'s> Selectors<'s> {
             peers.split_at(peers.partition_point(|peer| matches!(peer, Peer::Labels(_))));
         let labels = labels.iter().filter_map(|peer| match peer {
             Peer::Labels(selector) => Some(Source::Labels(selector)),
-            Peer::Network(_) => None,
+            Peer::Network(_) | Peer::Name(_) => None,
         });
         let networks = (!networks.is_empty()).then_some(Source::Networks(networks));
         labels.chain(networks).map(|source| Some(self.id(source))).collect()
@@ -63,7 +63,7 @@ impl<'s> Selectors<'s> {
             };
             peers.iter().filter_map(move |peer| match peer {
                 Peer::Network(network) => Some((id, network)),
-                Peer::Labels(_) => None,
+                Peer::Labels(_) | Peer::Name(_) => None,
             })
         })
     }

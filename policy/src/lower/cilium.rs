@@ -4,19 +4,24 @@
 use std::sync::Arc;
 
 use podgate_dataplane::l7::rules::{HttpRule, HttpRuleSpec, L7Rules};
-use podgate_dataplane::policy::{Action, Rank};
+use podgate_dataplane::policy::Action;
 
 use super::{in_namespace, is_pod, reserved, sorted};
+use crate::directory::Directory;
 use crate::labels::LabelKey;
 use crate::model::{
     CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, LabelSelector, PortRule, Ports,
     RuleSection,
 };
-use crate::rules::{NetworkPeer, Peer, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::{Requirement, Selector};
 
 /// Lowers a policy of `namespace`, or a cluster-wide one.
-pub(crate) fn lower_cilium(policy: &CiliumPolicy, namespace: Option<&str>) -> Vec<RuleSet> {
+pub(crate) fn lower_cilium(
+    policy: &CiliumPolicy,
+    namespace: Option<&str>,
+    _directory: &Directory,
+) -> Vec<RuleSet> {
     policy.specs.iter().map(|spec| lower_spec(spec, namespace)).collect()
 }
 
@@ -74,7 +79,7 @@ fn lower_rule(
     };
     Some(Rule {
         side: if section.is_ingress() { Side::Ingress } else { Side::Egress },
-        rank: Rank::NORMAL,
+        precedence: Precedence::NORMAL,
         action: if section.is_deny() { Action::Deny } else { Action::Allow },
         field,
         peers,
@@ -96,7 +101,7 @@ fn lower_peers(peers: &[CiliumPeer], namespace: Option<&str>) -> Option<Option<V
             CiliumPeer::Cidr { cidr, except } => lowered.push(Peer::Network(NetworkPeer {
                 network: *cidr,
                 except: except.clone(),
-                covers_pods: false,
+                covers: Covers::Outsiders,
             })),
         }
     }

@@ -1,11 +1,11 @@
 //! Lowering of `NetworkPolicy`.
 
-use podgate_dataplane::policy::{Action, Rank};
+use podgate_dataplane::policy::Action;
 
 use super::{in_namespace, is_pod, sorted};
 use crate::labels::LabelKey;
 use crate::model::{LabelSelector, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
-use crate::rules::{NetworkPeer, Peer, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::{Requirement, Selector};
 
 /// Lowers a policy of `namespace`.
@@ -32,7 +32,7 @@ fn lower_rule(rule: &NetworkPolicyRule, side: Side, field: String, namespace: &s
     let ports = rule.ports.iter().map(|ports| RulePorts { ports: ports.clone(), l7: None });
     Rule {
         side,
-        rank: Rank::NORMAL,
+        precedence: Precedence::NORMAL,
         action: Action::Allow,
         field,
         peers: (!peers.is_empty()).then(|| sorted(peers)),
@@ -44,7 +44,11 @@ fn lower_peer(peer: &NetworkPolicyPeer, namespace: &str) -> Peer {
     let (namespaces, pods) = match peer {
         NetworkPolicyPeer::Block(block) => {
             let except = block.except.clone();
-            return Peer::Network(NetworkPeer { network: block.cidr, except, covers_pods: true });
+            return Peer::Network(NetworkPeer {
+                network: block.cidr,
+                except,
+                covers: Covers::Everyone,
+            });
         }
         NetworkPolicyPeer::Pods { namespaces, pods } => (namespaces, pods),
     };

@@ -8,6 +8,7 @@ mod cidr;
 mod cilium;
 mod cilium_ports;
 mod cluster;
+mod directory;
 mod http;
 mod metadata;
 mod network_policy;
@@ -19,6 +20,7 @@ use serde_json::Value;
 pub use cilium::{CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, RuleSection};
 pub use cilium_ports::{PortRule, Ports};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
+pub use directory::{CidrGroup, EndpointSlice, Service};
 pub use http::HttpRules;
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use ports::{PortMatch, PortNumbers};
@@ -42,6 +44,12 @@ pub enum Object {
     NetworkPolicy(NetworkPolicy),
     /// A CiliumNetworkPolicy or a CiliumClusterwideNetworkPolicy.
     Cilium(CiliumPolicy),
+    /// A CiliumCIDRGroup.
+    CidrGroup(CidrGroup),
+    /// A service.
+    Service(Service),
+    /// Addresses behind a service.
+    EndpointSlice(EndpointSlice),
 }
 
 /// Reads the object whose header was read already.
@@ -56,6 +64,13 @@ pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Proble
         Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
             CiliumPolicy::parse(&root).map(Object::Cilium)
         }
+        Kind::ClusterNetworkPolicy => {
+            root.refuse("ClusterNetworkPolicy is not enforced yet");
+            None
+        }
+        Kind::CiliumCidrGroup => CidrGroup::parse(&root).map(Object::CidrGroup),
+        Kind::Service => Service::parse(&root).map(Object::Service),
+        Kind::EndpointSlice => EndpointSlice::parse(&root).map(Object::EndpointSlice),
     };
     match object {
         Some(object) if problems.is_empty() => Ok(object),

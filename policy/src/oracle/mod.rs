@@ -133,7 +133,12 @@ fn judge<'s>(
         match object {
             Object::NetworkPolicy(policy) => case.network_policy(key, policy, &mut found),
             Object::Cilium(policy) => case.cilium(key, policy, &mut found),
-            Object::Namespace(_) | Object::Node(_) | Object::Pod(_) => {}
+            Object::Namespace(_)
+            | Object::Node(_)
+            | Object::Pod(_)
+            | Object::CidrGroup(_)
+            | Object::Service(_)
+            | Object::EndpointSlice(_) => {}
         }
     }
     let isolated = !found.isolating.is_empty() || store.mode() == EnforcementMode::Always;

@@ -71,7 +71,9 @@ fn name(catalog: &Catalog, cause: Cause) -> String {
     match cause {
         Cause::Unenforced => "unenforced".to_owned(),
         Cause::Exempt(_) => "exempt".to_owned(),
-        Cause::Allowed(rule) | Cause::Denied(rule) => catalog.rule(rule).unwrap().to_string(),
+        Cause::Allowed(rule) | Cause::Denied(rule) | Cause::Conflicting(rule) => {
+            catalog.rule(rule).unwrap().to_string()
+        }
         Cause::DefaultDeny(set) => default_deny(catalog.deny_set(set).iter()),
     }
 }

@@ -1,0 +1,17 @@
+//! What policies refer to by name: groups of networks, and services.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::{CidrGroup, EndpointSlice, Service};
+
+/// Name of a namespaced object: namespace, then name.
+pub(crate) type Name = (Arc<str>, Arc<str>);
+
+/// The objects that lowering looks up. Policies that refer to one are lowered again when it changes.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    pub(crate) cidr_groups: BTreeMap<Arc<str>, CidrGroup>,
+    pub(crate) services: BTreeMap<Name, Service>,
+    pub(crate) slices: BTreeMap<Name, EndpointSlice>,
+}

@@ -1,0 +1,91 @@
+//! Objects that policies refer to: groups of networks, services, and the addresses behind them.
+//!
+//! They are read leniently: whoever writes them is not a policy's author, and only a few of their
+//! fields matter here.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::cidr::parse_network_or_address;
+use super::metadata::parse_labels;
+use crate::fields::Field;
+use crate::labels::Labels;
+
+/// A CiliumCIDRGroup (cilium `pkg/k8s/apis/cilium.io/v2/cidrgroups_types.go`).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CidrGroup {
+    /// Labels, which `cidrGroupSelector` asks for.
+    pub labels: Labels,
+    /// `spec.externalCIDRs`, sorted.
+    pub networks: Vec<IpNet>,
+}
+
+impl CidrGroup {
+    pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
+        let labels = parse_labels(root)?;
+        let mut object = root.object()?;
+        let mut networks = match object.take("spec") {
+            Some(spec) => match spec.object()?.take("externalCIDRs") {
+                Some(list) => list.list(parse_network_or_address)?,
+                None => Vec::new(),
+            },
+            None => Vec::new(),
+        };
+        networks.sort_unstable();
+        networks.dedup();
+        Some(Self { labels, networks })
+    }
+}
+
+/// A Service.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Service {
+    /// Labels, which `k8sServiceSelector` asks for.
+    pub labels: Labels,
+    /// `spec.selector`: the pods behind it; empty for a service whose addresses are given by
+    /// EndpointSlices that somebody else maintains.
+    pub selector: Labels,
+}
+
+impl Service {
+    pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
+        let labels = parse_labels(root)?;
+        let mut selector = Labels::new();
+        let written = root.value().pointer("/spec/selector").and_then(Value::as_object);
+        for (key, value) in written.into_iter().flatten() {
+            selector.insert(Arc::from(key.as_str()), value.as_str().unwrap_or_default().into());
+        }
+        Some(Self { labels, selector })
+    }
+}
+
+/// An EndpointSlice.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EndpointSlice {
+    /// Name of the service, from the label `kubernetes.io/service-name`; empty if there is none.
+    pub service: String,
+    /// Addresses of all endpoints, sorted. Those that are not ready too: they may still end
+    /// connections.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl EndpointSlice {
+    pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
+        let labels = parse_labels(root)?;
+        let service = labels.get("kubernetes.io/service-name").map(|name| name.to_string());
+        let endpoints = root.value().get("endpoints").and_then(Value::as_array);
+        let addresses = endpoints
+            .into_iter()
+            .flatten()
+            .filter_map(|endpoint| endpoint.get("addresses").and_then(Value::as_array));
+        // Slices of type FQDN have names here, which are nobody's address.
+        let mut addresses: Vec<IpAddr> =
+            addresses.flatten().filter_map(|a| a.as_str()?.parse().ok()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Some(Self { service: service.unwrap_or_default(), addresses })
+    }
+}
