@@ -6,11 +6,11 @@
 
 mod cidr;
 mod cilium;
+mod cilium_l7;
 mod cilium_peers;
 mod cilium_ports;
 mod cluster;
 mod directory;
-mod http;
 mod metadata;
 mod names;
 mod network_policy;
@@ -24,7 +24,6 @@ pub use cilium_peers::{CiliumPeer, Entity, GroupReference, ServiceReference, Ser
 pub use cilium_ports::{PortRule, Ports};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
 pub use directory::{CidrGroup, EndpointSlice, Service};
-pub use http::HttpRules;
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use ports::{PortMatch, PortNumbers};
 pub use selector::{LabelExpression, LabelSelector, Operator};
