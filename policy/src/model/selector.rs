@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::metadata::{check_label_key, check_label_value};
 use crate::fields::{Field, quote};
-use crate::labels::split_source;
+use crate::labels::{Labels, split_source};
 
 /// A label selector: all `match_labels` and all `match_expressions` must hold; empty holds always.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -61,6 +61,21 @@ impl KeySyntax {
 }
 
 impl LabelSelector {
+    /// Whether an object with these labels is selected, keys taken as they are.
+    pub(crate) fn matches(&self, labels: &Labels) -> bool {
+        let is_one_of = |key: &str, values: &[String]| {
+            labels.get(key).is_some_and(|have| values.iter().any(|value| **value == **have))
+        };
+        let equal = |(key, value): (&String, &String)| is_one_of(key, std::slice::from_ref(value));
+        let holds = |condition: &LabelExpression| match condition.operator {
+            Operator::In => is_one_of(&condition.key, &condition.values),
+            Operator::NotIn => !is_one_of(&condition.key, &condition.values),
+            Operator::Exists => labels.contains_key(condition.key.as_str()),
+            Operator::DoesNotExist => !labels.contains_key(condition.key.as_str()),
+        };
+        self.match_labels.iter().all(equal) && self.match_expressions.iter().all(holds)
+    }
+
     pub(super) fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
         let mut object = field.object()?;
         let mut selector = Self::default();
