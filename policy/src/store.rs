@@ -12,7 +12,7 @@ use crate::directory::{self, Directory};
 use crate::fields::Problem;
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
-use crate::lower::{lower_cilium, lower_network_policy};
+use crate::lower::{lower_cilium, lower_cluster_network_policy, lower_network_policy};
 use crate::manifest::Document;
 use crate::model::{self, Header, Namespace, Node, Object, Pod};
 use crate::refusal::{Refusal, SourceLocation};
@@ -50,6 +50,8 @@ pub struct PolicyStatus<'s> {
     pub state: PolicyState,
     /// Why it was refused.
     pub refusals: &'s [Refusal],
+    /// What of it is in force otherwise than it is written, and how.
+    pub warnings: &'s [Refusal],
 }
 
 /// What changed since [`Store::take_changes`] was last called.
@@ -72,13 +74,13 @@ pub(crate) struct Changes {
 struct Policy {
     object: Object,
     rule_sets: Vec<RuleSet>,
+    warnings: Vec<Refusal>,
 }
 
 /// Every object.
 #[derive(Debug, Default)]
 pub struct Store {
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    nodes: BTreeMap<Arc<str>, Node>,
     pods: BTreeMap<PodName, Pod>,
     policies: BTreeMap<ObjectKey, Policy>,
     directory: Directory,
@@ -123,7 +125,8 @@ impl Store {
         match parsed {
             Ok(parsed) => {
                 self.refused.remove(&key);
-                self.insert(&key, parsed);
+                let warnings = refusals(&key.to_string(), source, parsed.warnings());
+                self.insert(&key, parsed, warnings);
                 Ok(key)
             }
             Err(problems) => {
@@ -134,7 +137,7 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, key: &ObjectKey, object: Object) {
+    fn insert(&mut self, key: &ObjectKey, object: Object, warnings: Vec<Refusal>) {
         let name = Arc::from(key.name.as_str());
         match object {
             Object::Namespace(namespace) => {
@@ -142,37 +145,41 @@ impl Store {
                 self.namespaces.insert(name, namespace);
             }
             Object::Node(node) => {
-                self.changes.nodes = true;
-                self.nodes.insert(name, node);
+                if self.directory.nodes.get(&name) != Some(&node) {
+                    self.changes.nodes = true;
+                    self.directory.nodes.insert(name, node);
+                    self.lower_again(refers_to_nodes);
+                }
             }
             Object::Pod(pod) => {
                 let name = pod_name_of(key);
                 self.changes.pods.insert(name.clone());
                 self.pods.insert(name, pod);
             }
-            Object::NetworkPolicy(_) | Object::Cilium(_) => {
+            Object::NetworkPolicy(_) | Object::Cilium(_) | Object::ClusterNetworkPolicy(_) => {
                 let rule_sets = lower(key, &object, &self.directory);
                 self.changes.policies.insert(key.clone());
-                self.policies.insert(key.clone(), Policy { object, rule_sets });
+                self.policies.insert(key.clone(), Policy { object, rule_sets, warnings });
             }
             Object::CidrGroup(group) => {
                 self.directory.cidr_groups.insert(name, group);
-                self.lower_again();
+                self.lower_again(refers_by_name);
             }
             Object::Service(service) => {
                 self.directory.services.insert(qualified(key), service);
-                self.lower_again();
+                self.lower_again(refers_by_name);
             }
             Object::EndpointSlice(slice) => {
                 self.directory.slices.insert(qualified(key), slice);
-                self.lower_again();
+                self.lower_again(refers_by_name);
             }
         }
     }
 
-    /// Lowers the policies anew that depend on the directory.
-    fn lower_again(&mut self) {
-        for (key, policy) in &mut self.policies {
+    /// Lowers the policies anew that depend on a part of the directory.
+    fn lower_again(&mut self, depends: fn(&Object) -> bool) {
+        for (key, policy) in self.policies.iter_mut().filter(|(_, policy)| depends(&policy.object))
+        {
             let rule_sets = lower(key, &policy.object, &self.directory);
             if rule_sets != policy.rule_sets {
                 policy.rule_sets = rule_sets;
@@ -192,7 +199,10 @@ impl Store {
                 }
             }
             Kind::Node => {
-                self.changes.nodes |= self.nodes.remove(key.name.as_str()).is_some();
+                if self.directory.nodes.remove(key.name.as_str()).is_some() {
+                    self.changes.nodes = true;
+                    self.lower_again(refers_to_nodes);
+                }
             }
             Kind::Pod => {
                 if let Some((name, _)) = self.pods.remove_entry(&pod_name_of(key)) {
@@ -209,15 +219,15 @@ impl Store {
             }
             Kind::CiliumCidrGroup => {
                 self.directory.cidr_groups.remove(key.name.as_str());
-                self.lower_again();
+                self.lower_again(refers_by_name);
             }
             Kind::Service => {
                 self.directory.services.remove(&qualified(key));
-                self.lower_again();
+                self.lower_again(refers_by_name);
             }
             Kind::EndpointSlice => {
                 self.directory.slices.remove(&qualified(key));
-                self.lower_again();
+                self.lower_again(refers_by_name);
             }
         }
     }
@@ -316,9 +326,11 @@ impl Store {
         self.mode
     }
 
-    /// Everything that is refused at this time, by object, then what is no object at all.
+    /// Everything that is refused at this time, by object, then what is in force otherwise than it
+    /// is written, then what is no object at all.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        self.refused.values().flatten().chain(&self.unreadable)
+        let warnings = self.policies.values().flat_map(|policy| &policy.warnings);
+        self.refused.values().flatten().chain(warnings).chain(&self.unreadable)
     }
 
     /// A pod by its name.
@@ -338,12 +350,14 @@ impl Store {
         let keys: BTreeSet<&ObjectKey> = self.policies.keys().chain(refused).collect();
         keys.into_iter().map(|key| {
             let refusals = self.refused.get(key).map_or(&[][..], Vec::as_slice);
-            let state = match (self.policies.contains_key(key), refusals.is_empty()) {
+            let in_force = self.policies.get(key);
+            let warnings = in_force.map_or(&[][..], |policy| policy.warnings.as_slice());
+            let state = match (in_force.is_some(), refusals.is_empty()) {
                 (true, true) => PolicyState::Enforced,
                 (true, false) => PolicyState::Outdated,
                 (false, _) => PolicyState::Refused,
             };
-            PolicyStatus { key, state, refusals }
+            PolicyStatus { key, state, refusals, warnings }
         })
     }
 
@@ -377,7 +391,7 @@ impl Store {
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.directory.nodes.values()
     }
 
     pub(crate) fn host_addresses(&self) -> impl Iterator<Item = &IpAddr> {
@@ -404,6 +418,16 @@ fn is_of_interest(value: &Value) -> bool {
     }
 }
 
+/// Whether a policy is about nodes by their labels.
+fn refers_to_nodes(object: &Object) -> bool {
+    matches!(object, Object::ClusterNetworkPolicy(policy) if policy.refers_to_nodes())
+}
+
+/// Whether a policy may name groups of networks, or services.
+fn refers_by_name(object: &Object) -> bool {
+    matches!(object, Object::Cilium(_))
+}
+
 /// The normal form of a policy.
 fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Vec<RuleSet> {
     let namespace = key.namespace.as_deref();
@@ -412,6 +436,9 @@ fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Vec<RuleSet
             vec![lower_network_policy(policy, namespace.unwrap_or_default())]
         }
         Object::Cilium(policy) => lower_cilium(policy, namespace, directory),
+        Object::ClusterNetworkPolicy(policy) => {
+            vec![lower_cluster_network_policy(policy, directory)]
+        }
         Object::Namespace(_)
         | Object::Node(_)
         | Object::Pod(_)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::policy::{
-    DirectionTable, Entry, PortClasses, PortNameId, Rank, RuleId, SelectorId,
+    DirectionTable, Entry, PortClasses, PortNameId, Rank, RuleId, SelectorId, Tier,
 };
 
 use crate::model::PortNumbers;
@@ -36,7 +36,15 @@ pub(super) fn build_direction<'s>(
     drafts: impl Iterator<Item = Draft<'s>>,
     port_names: &HashMap<&str, PortNameId>,
 ) -> DirectionTable {
-    let mut placed: Vec<Placed> = drafts.flat_map(|draft| place(&draft, port_names)).collect();
+    let mut drafts: Vec<Draft<'_>> = drafts.collect();
+    // Rules have their numbers by the policies' names, then by their place in the policy.
+    drafts.sort_by_key(|draft| (draft.rule.precedence, draft.id));
+    let placed = drafts.iter().zip(0..).flat_map(|(draft, order)| {
+        let tier = draft.rule.precedence.tier;
+        let rank = if tier == Tier::Normal { Rank::NORMAL } else { Rank { tier, order } };
+        place(draft, rank, port_names)
+    });
+    let mut placed: Vec<Placed> = placed.collect();
     placed.sort_by_key(|p| (p.entry.rank, p.entry.action, p.entry.rule, p.entry.peer));
     let protocols: BTreeSet<u8> = placed.iter().filter_map(|p| p.protocol).collect();
     let mut classes = Classes { placed: &placed, ids: HashMap::new(), built: Vec::new() };
@@ -50,9 +58,9 @@ pub(super) fn build_direction<'s>(
 }
 
 /// The places of one rule: one for each peer and each element of its ports.
-fn place(draft: &Draft<'_>, port_names: &HashMap<&str, PortNameId>) -> Vec<Placed> {
+fn place(draft: &Draft<'_>, rank: Rank, port_names: &HashMap<&str, PortNameId>) -> Vec<Placed> {
     let entry = |peer: &Option<SelectorId>, port_name, l7: Option<&Arc<L7Rules>>| Entry {
-        rank: Rank { tier: draft.rule.precedence.tier, order: 0 },
+        rank,
         action: draft.rule.action,
         peer: *peer,
         port_name,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::metadata::{check_label_key, check_label_value};
 use crate::fields::{Field, quote};
-use crate::labels::split_source;
+use crate::labels::{Labels, split_source};
 
 /// A label selector: all `match_labels` and all `match_expressions` must hold; empty holds always.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -61,6 +61,17 @@ impl KeySyntax {
 }
 
 impl LabelSelector {
+    /// Whether it matches the labels of an object that is no endpoint; keys are plain.
+    pub(crate) fn matches(&self, labels: &Labels) -> bool {
+        let value = |key: &str| labels.get(key).map(AsRef::as_ref);
+        let mut expected = self.match_labels.iter();
+        expected.all(|(key, wanted)| value(key) == Some(wanted))
+            && self
+                .match_expressions
+                .iter()
+                .all(|expression| expression.holds(value(&expression.key)))
+    }
+
     pub(super) fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
         let mut object = field.object()?;
         let mut selector = Self::default();
@@ -83,6 +94,16 @@ impl LabelSelector {
 }
 
 impl LabelExpression {
+    fn holds(&self, value: Option<&str>) -> bool {
+        let is_listed = || value.is_some_and(|value| self.values.iter().any(|v| v == value));
+        match self.operator {
+            Operator::In => is_listed(),
+            Operator::NotIn => !is_listed(),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+
     fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
         let mut object = field.object()?;
         let (key, operator) = (object.take("key"), object.take("operator"));
