@@ -113,6 +113,13 @@ proptest! {
         policies in policies(5),
         flows in vec((flow(), request()), 20),
     ) {
+        let mut policies = policies;
+        // Names do count among ClusterNetworkPolicies of one priority.
+        for (index, policy) in policies.iter_mut().enumerate() {
+            if policy["kind"] == "ClusterNetworkPolicy" {
+                policy["spec"]["priority"] = index.into();
+            }
+        }
         let mut one = store();
         apply(&mut one, &cluster);
         apply(&mut one, &policies);
