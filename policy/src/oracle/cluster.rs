@@ -48,7 +48,7 @@ impl<'s> Case<'_, 's> {
         if !on_port {
             return None;
         }
-        if rule.peers.iter().any(|peer| *peer == ClusterPeer::Unknown) {
+        if rule.peers.contains(&ClusterPeer::Unknown) {
             // Fail closed: "Accept" rules match no traffic, all others deny all of it.
             return (rule.action != Action::Allow).then_some(Action::Deny);
         }
