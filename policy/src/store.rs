@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashSet;
 use serde_json::Value;
@@ -73,8 +73,16 @@ pub(crate) struct Changes {
 #[derive(Debug)]
 struct Policy {
     object: Object,
-    rule_sets: Vec<RuleSet>,
+    /// The normal form, once somebody asked for it since the directory changed.
+    rule_sets: OnceLock<Vec<RuleSet>>,
+    /// What is in force otherwise than it is written.
     warnings: Vec<Refusal>,
+}
+
+impl Policy {
+    fn rule_sets(&self, key: &ObjectKey, directory: &Directory) -> &[RuleSet] {
+        self.rule_sets.get_or_init(|| lower(key, &self.object, directory))
+    }
 }
 
 /// Every object.
@@ -145,11 +153,9 @@ impl Store {
                 self.namespaces.insert(name, namespace);
             }
             Object::Node(node) => {
-                if self.directory.nodes.get(&name) != Some(&node) {
-                    self.changes.nodes = true;
-                    self.directory.nodes.insert(name, node);
-                    self.lower_again(refers_to_nodes);
-                }
+                self.changes.nodes |= self.directory.nodes.get(&name) != Some(&node);
+                let concerned = self.directory.set_node(&name, Some(node));
+                self.lower_again(concerned);
             }
             Object::Pod(pod) => {
                 let name = pod_name_of(key);
@@ -157,33 +163,32 @@ impl Store {
                 self.pods.insert(name, pod);
             }
             Object::NetworkPolicy(_) | Object::Cilium(_) | Object::ClusterNetworkPolicy(_) => {
-                let rule_sets = lower(key, &object, &self.directory);
+                self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                self.policies.insert(key.clone(), Policy { object, rule_sets, warnings });
+                let policy = Policy { object, rule_sets: OnceLock::new(), warnings };
+                self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {
-                self.directory.cidr_groups.insert(name, group);
-                self.lower_again(refers_by_name);
+                let concerned = self.directory.set_group(&name, Some(group));
+                self.lower_again(concerned);
             }
             Object::Service(service) => {
-                self.directory.services.insert(qualified(key), service);
-                self.lower_again(refers_by_name);
+                let concerned = self.directory.set_service(&qualified(key), Some(service));
+                self.lower_again(concerned);
             }
             Object::EndpointSlice(slice) => {
-                self.directory.slices.insert(qualified(key), slice);
-                self.lower_again(refers_by_name);
+                let concerned = self.directory.set_slice(&qualified(key), Some(slice));
+                self.lower_again(concerned);
             }
         }
     }
 
-    /// Lowers the policies anew that depend on a part of the directory.
-    fn lower_again(&mut self, depends: fn(&Object) -> bool) {
-        for (key, policy) in self.policies.iter_mut().filter(|(_, policy)| depends(&policy.object))
-        {
-            let rule_sets = lower(key, &policy.object, &self.directory);
-            if rule_sets != policy.rule_sets {
-                policy.rule_sets = rule_sets;
-                self.changes.policies.insert(key.clone());
+    /// Forgets the normal forms of policies that refer to what changed.
+    fn lower_again(&mut self, concerned: Vec<ObjectKey>) {
+        for key in concerned {
+            if let Some(policy) = self.policies.get_mut(&key) {
+                policy.rule_sets = OnceLock::new();
+                self.changes.policies.insert(key);
             }
         }
     }
@@ -199,10 +204,9 @@ impl Store {
                 }
             }
             Kind::Node => {
-                if self.directory.nodes.remove(key.name.as_str()).is_some() {
-                    self.changes.nodes = true;
-                    self.lower_again(refers_to_nodes);
-                }
+                self.changes.nodes |= self.directory.nodes.contains_key(key.name.as_str());
+                let concerned = self.directory.set_node(&key.name.as_str().into(), None);
+                self.lower_again(concerned);
             }
             Kind::Pod => {
                 if let Some((name, _)) = self.pods.remove_entry(&pod_name_of(key)) {
@@ -214,20 +218,21 @@ impl Store {
             | Kind::CiliumClusterwideNetworkPolicy
             | Kind::ClusterNetworkPolicy => {
                 if self.policies.remove(key).is_some() {
+                    self.directory.set_references(key, None);
                     self.changes.policies.insert(key.clone());
                 }
             }
             Kind::CiliumCidrGroup => {
-                self.directory.cidr_groups.remove(key.name.as_str());
-                self.lower_again(refers_by_name);
+                let concerned = self.directory.set_group(&key.name.as_str().into(), None);
+                self.lower_again(concerned);
             }
             Kind::Service => {
-                self.directory.services.remove(&qualified(key));
-                self.lower_again(refers_by_name);
+                let concerned = self.directory.set_service(&qualified(key), None);
+                self.lower_again(concerned);
             }
             Kind::EndpointSlice => {
-                self.directory.slices.remove(&qualified(key));
-                self.lower_again(refers_by_name);
+                let concerned = self.directory.set_slice(&qualified(key), None);
+                self.lower_again(concerned);
             }
         }
     }
@@ -363,7 +368,8 @@ impl Store {
 
     /// The pods that a policy in force selects.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
-        let sets = self.policies.get(key).map_or(&[][..], |policy| policy.rule_sets.as_slice());
+        let policy = self.policies.get(key);
+        let sets = policy.map_or(&[][..], |policy| policy.rule_sets(key, &self.directory));
         self.pods.iter().filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
@@ -399,8 +405,14 @@ impl Store {
     }
 
     /// Policies in force, by name, in normal form.
-    pub(crate) fn rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
-        self.policies.iter().map(|(key, policy)| (key, policy.rule_sets.as_slice()))
+    pub fn rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+        self.policies.iter().map(|(key, policy)| (key, policy.rule_sets(key, &self.directory)))
+    }
+
+    /// Groups, services and the addresses behind services.
+    #[cfg(feature = "oracle")]
+    pub(crate) const fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     /// Policies in force, by name, as written.
@@ -416,16 +428,6 @@ fn is_of_interest(value: &Value) -> bool {
         Some(kind) => Kind::by_name(kind).is_some() || kind.ends_with("NetworkPolicy"),
         None => true,
     }
-}
-
-/// Whether a policy is about nodes by their labels.
-fn refers_to_nodes(object: &Object) -> bool {
-    matches!(object, Object::ClusterNetworkPolicy(policy) if policy.refers_to_nodes())
-}
-
-/// Whether a policy may name groups of networks, or services.
-fn refers_by_name(object: &Object) -> bool {
-    matches!(object, Object::Cilium(_))
 }
 
 /// The normal form of a policy.

@@ -6,7 +6,7 @@ use podgate_dataplane::policy::Action;
 
 use super::{by_pod_labels, in_labelled_namespace, sorted};
 use crate::directory::Directory;
-use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, PodSelection};
+use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};
 use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::Selector;
 
@@ -49,7 +49,9 @@ fn lower_effect(rule: &ClusterRule, directory: &Directory) -> (Action, Option<Ve
 fn lower_peer(peer: &ClusterPeer, directory: &Directory) -> Vec<Peer> {
     match peer {
         ClusterPeer::Pods(pods) => vec![Peer::Labels(lower_pods(pods))],
-        ClusterPeer::Nodes(selector) => lower_nodes(selector, directory),
+        ClusterPeer::Nodes(selector) => {
+            directory.node_addresses(selector).map(|address| network(address.into())).collect()
+        }
         ClusterPeer::Networks(networks) => networks.iter().copied().map(network).collect(),
         ClusterPeer::DomainNames(names) => names.iter().map(|name| lower_name(name)).collect(),
         ClusterPeer::Unknown => Vec::new(),
@@ -64,12 +66,6 @@ fn lower_pods(selection: &PodSelection) -> Selector {
 
 fn network(network: IpNet) -> Peer {
     Peer::Network(NetworkPeer { network, except: Vec::new(), covers: Covers::Everyone })
-}
-
-/// The addresses of the nodes that the selector matches now.
-fn lower_nodes(selector: &LabelSelector, directory: &Directory) -> Vec<Peer> {
-    let nodes = directory.nodes.values().filter(|node| selector.matches(&node.labels));
-    nodes.flat_map(|node| &node.addresses).map(|address| network((*address).into())).collect()
 }
 
 /// The API's star is one or more labels.

@@ -79,12 +79,6 @@ impl ClusterNetworkPolicy {
         }
     }
 
-    /// Whether the policy means other addresses when nodes come, go or change.
-    pub(crate) fn refers_to_nodes(&self) -> bool {
-        let mut peers = self.egress.iter().flat_map(|rule| &rule.peers);
-        peers.any(|peer| matches!(peer, ClusterPeer::Nodes(_)))
-    }
-
     /// The rules that are enforced otherwise than written, one problem for each.
     pub(crate) fn warnings(&self) -> Vec<Problem> {
         let sides = [(Side::Ingress, "ingress", "from"), (Side::Egress, "egress", "to")];

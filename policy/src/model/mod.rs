@@ -6,19 +6,22 @@
 
 mod cidr;
 mod cilium;
+mod cilium_peers;
 mod cilium_ports;
 mod cluster;
 mod cluster_network_policy;
 mod directory;
 mod http;
 mod metadata;
+mod names;
 mod network_policy;
 mod ports;
 mod selector;
 
 use serde_json::Value;
 
-pub use cilium::{CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, RuleSection};
+pub use cilium::{CiliumPolicy, CiliumRule, CiliumSpec, RuleSection};
+pub use cilium_peers::{CiliumPeer, Entity, GroupReference, ServiceReference, ServiceSelection};
 pub use cilium_ports::{PortRule, Ports};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
 pub use cluster_network_policy::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};

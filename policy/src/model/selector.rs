@@ -61,15 +61,19 @@ impl KeySyntax {
 }
 
 impl LabelSelector {
-    /// Whether it matches the labels of an object that is no endpoint; keys are plain.
+    /// Whether an object with these labels is selected, keys taken as they are.
     pub(crate) fn matches(&self, labels: &Labels) -> bool {
-        let value = |key: &str| labels.get(key).map(AsRef::as_ref);
-        let mut expected = self.match_labels.iter();
-        expected.all(|(key, wanted)| value(key) == Some(wanted))
-            && self
-                .match_expressions
-                .iter()
-                .all(|expression| expression.holds(value(&expression.key)))
+        let is_one_of = |key: &str, values: &[String]| {
+            labels.get(key).is_some_and(|have| values.iter().any(|value| **value == **have))
+        };
+        let equal = |(key, value): (&String, &String)| is_one_of(key, std::slice::from_ref(value));
+        let holds = |condition: &LabelExpression| match condition.operator {
+            Operator::In => is_one_of(&condition.key, &condition.values),
+            Operator::NotIn => !is_one_of(&condition.key, &condition.values),
+            Operator::Exists => labels.contains_key(condition.key.as_str()),
+            Operator::DoesNotExist => !labels.contains_key(condition.key.as_str()),
+        };
+        self.match_labels.iter().all(equal) && self.match_expressions.iter().all(holds)
     }
 
     pub(super) fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
@@ -94,16 +98,6 @@ impl LabelSelector {
 }
 
 impl LabelExpression {
-    fn holds(&self, value: Option<&str>) -> bool {
-        let is_listed = || value.is_some_and(|value| self.values.iter().any(|v| v == value));
-        match self.operator {
-            Operator::In => is_listed(),
-            Operator::NotIn => !is_listed(),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
-        }
-    }
-
     fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
         let mut object = field.object()?;
         let (key, operator) = (object.take("key"), object.take("operator"));
