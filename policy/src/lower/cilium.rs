@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::rules::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_dataplane::l7::{
+    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern,
+};
 use podgate_dataplane::policy::Action;
 
 use super::{in_namespace, is_pod, reserved, sorted};
@@ -211,16 +213,24 @@ fn lower_endpoints(selector: &LabelSelector, namespace: Option<&str>) -> Selecto
 /// In a specification that doesn't isolate, L7 rules see requests but refuse none (cilium
 /// `pkg/policy/l4.go`, `ensureWildcard`).
 fn lower_ports(element: &PortRule, default_deny: bool) -> Vec<RulePorts> {
-    let l7 = element.http.as_ref().map(|rules| match default_deny {
-        true => Arc::clone(&rules.compiled),
-        false => allow_every_request(),
+    let l7 = element.l7.as_ref().map(|rules| match default_deny {
+        true => Arc::clone(rules),
+        false => Arc::new(allow_every_request(rules)),
     });
     let with_l7 = |ports: &_| RulePorts { ports: Clone::clone(ports), l7: l7.clone() };
     element.ports.iter().map(with_l7).collect()
 }
 
-fn allow_every_request() -> Arc<L7Rules> {
-    // The empty rule has no pattern that could be at fault.
-    let rules = HttpRule::new(HttpRuleSpec::default()).into_iter().collect();
-    Arc::new(L7Rules::http(rules))
+/// Rules of the same protocol. The sources are ones that can't be refused.
+fn allow_every_request(rules: &L7Rules) -> L7Rules {
+    match rules {
+        L7Rules::Http(_) => {
+            L7Rules::http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
+        }
+        L7Rules::Kafka(_) => {
+            L7Rules::kafka(KafkaRule::new(KafkaRuleSpec::default()).into_iter().collect())
+        }
+        L7Rules::Dns(_) => L7Rules::dns(NamePattern::dns("*").into_iter().collect()),
+        L7Rules::ServerNames(names) => L7Rules::server_names(names.clone()),
+    }
 }

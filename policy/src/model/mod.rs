@@ -6,12 +6,12 @@
 
 mod cidr;
 mod cilium;
+mod cilium_l7;
 mod cilium_peers;
 mod cilium_ports;
 mod cluster;
 mod cluster_network_policy;
 mod directory;
-mod http;
 mod metadata;
 mod names;
 mod network_policy;
@@ -26,7 +26,6 @@ pub use cilium_ports::{PortRule, Ports};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
 pub use cluster_network_policy::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};
 pub use directory::{CidrGroup, EndpointSlice, Service};
-pub use http::HttpRules;
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use ports::{PortMatch, PortNumbers};
 pub use selector::{LabelExpression, LabelSelector, Operator};

@@ -10,6 +10,7 @@ mod peers;
 
 use std::net::IpAddr;
 
+use podgate_dataplane::l7::{HttpRule, L7Rules};
 use podgate_dataplane::policy::{Exemption, Subject, Tier};
 use podgate_dataplane::types::proto;
 use regex::bytes::RegexBuilder;
@@ -18,7 +19,7 @@ use self::peers::{Peer, resolve};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
 use crate::model::{
-    CiliumPolicy, CiliumRule, HttpRules, NetworkPolicy, Object, Pod, PortMatch, PortNumbers, Ports,
+    CiliumPolicy, CiliumRule, NetworkPolicy, Object, Pod, PortMatch, PortNumbers, Ports,
     RuleSection,
 };
 use crate::rules::Side;
@@ -32,7 +33,7 @@ pub struct Match<'s> {
     /// Path of the rule in it.
     pub field: String,
     /// What requests are held against; `None` is no restriction.
-    pub http: Option<&'s HttpRules>,
+    pub http: Option<&'s L7Rules>,
     /// The rule's HTTP rules only watch: the policy doesn't isolate.
     pub watches: bool,
 }
@@ -242,7 +243,7 @@ impl<'s> Case<'_, 's> {
         &self,
         rule: &'s CiliumRule,
         namespace: Option<&str>,
-    ) -> Vec<Option<&'s HttpRules>> {
+    ) -> Vec<Option<&'s L7Rules>> {
         let peer = match &rule.peers {
             None => true,
             Some(list) => list
@@ -261,7 +262,7 @@ impl<'s> Case<'_, 's> {
             Ports::ToPorts(elements) => elements
                 .iter()
                 .filter(|element| element.ports.iter().any(|p| self.port_matches(p)))
-                .map(|element| element.http.as_ref())
+                .map(|element| element.l7.as_deref())
                 .collect(),
         }
     }
@@ -290,8 +291,9 @@ fn pod_names_port(pod: &Pod, name: &str, protocol: u8, number: u16) -> bool {
     pod.ports.iter().any(|p| p.name == name && p.protocol == protocol && p.port == number)
 }
 
-fn http_allows(rules: &HttpRules, request: &HttpRequest) -> bool {
-    rules.specs.iter().any(|rule| {
+fn http_allows(rules: &L7Rules, request: &HttpRequest) -> bool {
+    let L7Rules::Http(rules) = rules else { return false };
+    rules.iter().map(HttpRule::spec).any(|rule| {
         full_match(rule.method.as_deref(), &request.method)
             && full_match(rule.path.as_deref(), &request.path)
             && full_match(rule.host.as_deref(), &request.host)

@@ -178,14 +178,16 @@ fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
         (egress("{toRequires: [{}]}"), "spec.egress[0].toRequires"),
         (to_ports("terminatingTLS: {}"), "spec.ingress[0].toPorts[0].terminatingTLS"),
         (to_ports("originatingTLS: {}"), "spec.ingress[0].toPorts[0].originatingTLS"),
-        (to_ports("serverNames: [x.io]"), "spec.ingress[0].toPorts[0].serverNames"),
         (to_ports("listener: {}"), "spec.ingress[0].toPorts[0].listener"),
-        (to_ports("rules: {kafka: [{}]}"), "spec.ingress[0].toPorts[0].rules.kafka"),
-        (to_ports("rules: {dns: [{}]}"), "spec.ingress[0].toPorts[0].rules.dns"),
         (to_ports("rules: {l7proto: x}"), "spec.ingress[0].toPorts[0].rules.l7proto"),
+        (to_ports("rules: {l7: [{}]}"), "spec.ingress[0].toPorts[0].rules.l7"),
         (
-            to_ports("rules: {http: [{headerMatches: []}]}"),
-            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches",
+            to_ports("rules: {http: [{headerMatches: [{name: a, secret: {name: b}}]}]}"),
+            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches[0].secret",
+        ),
+        (
+            to_ports("rules: {http: [{headerMatches: [{name: a, value: b, mismatch: LOG}]}]}"),
+            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches[0].mismatch",
         ),
     ];
     for (object, field) in cases {
@@ -270,12 +272,12 @@ fn combinations_that_cilium_refuses_are_refused() {
         (
             egress("{toFQDNs: [{matchName: \"*.a.io\"}]}"),
             "spec.egress[0].toFQDNs[0].matchName",
-            "no DNS name",
+            "'*' is not allowed",
         ),
         (
             egress("{toFQDNs: [{matchPattern: a..io}]}"),
             "spec.egress[0].toFQDNs[0].matchPattern",
-            "no DNS name",
+            "empty label",
         ),
         (
             egress("{toFQDNs: [{matchName: a.io}], toEntities: [world]}"),
@@ -309,11 +311,6 @@ fn combinations_that_cilium_refuses_are_refused() {
             ingress(&format!("{{toPorts: [{{ports: [{{port: \"0\", protocol: TCP}}], {http}}}]}}")),
             "spec.ingress[0].toPorts[0].rules",
             "port 0",
-        ),
-        (
-            ingress("{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: []}}]}"),
-            "spec.ingress[0].toPorts[0].rules.http",
-            "write [{}]",
         ),
         (
             ingress(
@@ -382,12 +379,95 @@ fn combinations_that_cilium_refuses_are_refused() {
 }
 
 #[test]
-fn two_l7_protocols_in_one_element_are_refused() {
-    let object = ingress(
-        "{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: [{}], kafka: [{}]}}]}",
+fn l7_rules_that_cilium_refuses_are_refused() {
+    let element = |ports: &str, more: &str| {
+        (
+            egress(&format!("{{toPorts: [{{ports: [{ports}], {more}}}]}}")),
+            "spec.egress[0].toPorts[0]",
+        )
+    };
+    let (tcp, any) = ("{port: \"80\", protocol: TCP}", "{port: \"53\"}");
+    let cases = [
+        (element(tcp, "rules: {http: []}"), ".rules.http", "empty list"),
+        (element(tcp, "rules: {kafka: []}"), ".rules.kafka", "empty list"),
+        (element(tcp, "rules: {dns: []}"), ".rules.dns", "empty list"),
+        (element(tcp, "serverNames: []"), ".serverNames", "empty list"),
+        (element(tcp, "rules: {http: [{}], kafka: [{}]}"), ".rules", "more than one L7 protocol"),
+        (element(tcp, "rules: {http: [{method: \"(\"}]}"), ".rules.http[0].method", "regular"),
+        (
+            element(tcp, "rules: {http: [{headers: [\"a b\"]}]}"),
+            ".rules.http[0].headers[0]",
+            "Name",
+        ),
+        (
+            element(tcp, "rules: {http: [{headerMatches: [{value: x}]}]}"),
+            ".rules.http[0].headerMatches[0]",
+            "no name",
+        ),
+        (
+            element(tcp, "rules: {http: [{headerMatches: [{name: \"a b\"}]}]}"),
+            ".rules.http[0].headerMatches[0]",
+            "name of a header",
+        ),
+        (element(any, "rules: {kafka: [{}]}"), ".rules", "Kafka rules need TCP"),
+        (
+            element(tcp, "rules: {kafka: [{role: produce, apiKey: fetch}]}"),
+            ".rules.kafka[0].apiKey",
+            "beside role",
+        ),
+        (element(tcp, "rules: {kafka: [{role: read}]}"), ".rules.kafka[0].role", "produce"),
+        (element(tcp, "rules: {kafka: [{apiKey: x}]}"), ".rules.kafka[0].apiKey", "Kafka API key"),
+        (element(tcp, "rules: {kafka: [{apiVersion: x}]}"), ".rules.kafka[0].apiVersion", ""),
+        (element(tcp, "rules: {kafka: [{topic: \"a b\"}]}"), ".rules.kafka[0].topic", ""),
+        (element("", "rules: {dns: [{matchName: a}]}"), ".rules", "list port"),
+        (
+            element("{port: \"53\", endPort: 54}", "rules: {dns: [{matchName: a}]}"),
+            ".rules",
+            "range",
+        ),
+        (
+            element("{port: \"53\", protocol: SCTP}", "rules: {dns: [{matchName: a}]}"),
+            ".rules",
+            "TCP, UDP or ANY",
+        ),
+        (element("{port: \"0\"}", "rules: {dns: [{matchName: a}]}"), ".rules", "port 0"),
+        (element(any, "rules: {dns: [{}]}"), ".rules.dns[0]", "matchPattern"),
+        (element(any, "rules: {dns: [{matchName: \"*\"}]}"), ".rules.dns[0].matchName", "'*'"),
+        (element(any, "serverNames: [a]"), "", "TLS rules need TCP"),
+        (element(tcp, "serverNames: [\"\"]"), ".serverNames[0]", "empty"),
+        (element(tcp, "serverNames: [a], rules: {http: [{}]}"), ".serverNames", "not terminated"),
+    ];
+    for ((object, place), below, reason) in cases {
+        assert_refused(&object, &format!("{place}{below}"), reason);
+    }
+    assert_refused(
+        &ingress("{toPorts: [{ports: [{port: \"53\"}], rules: {dns: [{matchName: a}]}}]}"),
+        "spec.ingress[0].toPorts[0].rules.dns",
+        "egress only",
     );
-    let told = refusals(&object).iter().any(|r| r.reason.contains("more than one L7 protocol"));
-    assert!(told);
+}
+
+#[test]
+fn two_l7_protocols_on_one_port_of_a_rule_are_refused() {
+    let rule = |first: &str, second: &str| {
+        let element = |ports: &str, rules: &str| {
+            format!("{{ports: [{{{ports}, protocol: TCP}}], rules: {{{rules}: [{{}}]}}}}")
+        };
+        let (http, kafka) = (element(first, "http"), element(second, "kafka"));
+        ingress(&format!("{{toPorts: [{http}, {kafka}]}}"))
+    };
+    for (first, second) in [
+        ("port: \"80\"", "port: \"80\""),
+        ("port: web", "port: WEB"),
+        ("port: \"80\", endPort: 90", "port: \"90\", endPort: 99"),
+    ] {
+        assert_refused(&rule(first, second), "spec.ingress[0].toPorts", "HTTP and Kafka");
+    }
+    for (first, second) in
+        [("port: \"80\"", "port: \"81\""), ("port: \"80\", endPort: 89", "port: \"90\"")]
+    {
+        assert!(Store::new().apply(&rule(first, second), None).is_ok());
+    }
 }
 
 #[test]
