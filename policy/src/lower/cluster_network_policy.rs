@@ -1,7 +1,6 @@
 //! Lowering of ClusterNetworkPolicy.
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::NamePattern;
 use podgate_dataplane::policy::Action;
 
 use super::{by_pod_labels, in_labelled_namespace, sorted};
@@ -53,7 +52,9 @@ fn lower_peer(peer: &ClusterPeer, directory: &Directory) -> Vec<Peer> {
             directory.node_addresses(selector).map(|address| network(address.into())).collect()
         }
         ClusterPeer::Networks(networks) => networks.iter().copied().map(network).collect(),
-        ClusterPeer::DomainNames(names) => names.iter().map(|name| lower_name(name)).collect(),
+        ClusterPeer::DomainNames(names) => {
+            names.iter().map(|name| Peer::Name(name.pattern.clone())).collect()
+        }
         ClusterPeer::Unknown => Vec::new(),
     }
 }
@@ -66,12 +67,4 @@ fn lower_pods(selection: &PodSelection) -> Selector {
 
 fn network(network: IpNet) -> Peer {
     Peer::Network(NetworkPeer { network, except: Vec::new(), covers: Covers::Everyone })
-}
-
-/// The API's star is one or more labels.
-fn lower_name(name: &str) -> Peer {
-    Peer::Name(match name.strip_prefix("*.") {
-        Some(rest) => NamePattern::new(&format!("**.{rest}")),
-        None => NamePattern::new(name),
-    })
 }

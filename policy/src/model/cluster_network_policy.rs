@@ -1,6 +1,7 @@
 //! ClusterNetworkPolicy (network-policy-api `apis/v1alpha2/clusternetworkpolicy_types.go`).
 
 use ipnet::IpNet;
+use podgate_dataplane::l7::NamePattern;
 use podgate_dataplane::policy::{Action, Tier};
 use podgate_dataplane::types::proto;
 
@@ -15,8 +16,6 @@ const LIST_MAX: usize = 25;
 const PRIORITY_MAX: u16 = 1000;
 /// Longest name of a rule, characters.
 const RULE_NAME_MAX: usize = 100;
-/// Longest domain name as text (RFC 1035 §2.3.4).
-const DOMAIN_NAME_MAX: usize = 253;
 
 /// A ClusterNetworkPolicy.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,10 +62,19 @@ pub enum ClusterPeer {
     Nodes(LabelSelector),
     /// Addresses, be they of pods or not. Egress only.
     Networks(Vec<IpNet>),
-    /// Domain names, a leading `*.` standing for one or more labels. In Accept rules of egress only.
-    DomainNames(Vec<String>),
+    /// Addresses by domain names. In Accept rules of egress only.
+    DomainNames(Vec<DomainName>),
     /// A kind of peer that isn't known here. Its rule fails closed: see [`ClusterRule::is_known`].
     Unknown,
+}
+
+/// One element of `domainNames`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainName {
+    /// As written: a name, or `*.` and a name, which is every name below it.
+    pub text: String,
+    /// What names are held against.
+    pub pattern: NamePattern,
 }
 
 impl ClusterNetworkPolicy {
@@ -303,7 +311,7 @@ impl ClusterPeer {
                 if action != Action::Allow {
                     field.refuse("is for Accept rules only");
                 }
-                list_of_some(&field, parse_domain_name).map(Self::DomainNames)
+                list_of_some(&field, DomainName::parse).map(Self::DomainNames)
             }
             _ => {
                 field.refuse_with_fix("must have one field", "write one element for each");
@@ -313,25 +321,34 @@ impl ClusterPeer {
     }
 }
 
-fn parse_domain_name(field: &Field<'_>) -> Option<String> {
-    let text = field.string()?;
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let is_end = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let is_inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    let is_label = |label: &str| {
-        let bytes = label.as_bytes();
-        is_end(bytes.first()) && is_end(bytes.last()) && bytes.iter().all(is_inner)
-    };
-    if text.len() > DOMAIN_NAME_MAX || !name.contains('.') || !name.split('.').all(is_label) {
-        field.refuse(format!(
-            "{} is no domain name (two or more labels of letters, digits, '-' and '_', with *. \
-             before them at most)",
-            quote(text)
-        ));
-        return None;
+impl DomainName {
+    fn parse(field: &Field<'_>) -> Option<Self> {
+        let text = field.string()?;
+        let (name, pattern) = match text.strip_prefix("*.") {
+            Some(parent) => (parent, NamePattern::dns(&format!("**.{parent}"))),
+            None => (text, NamePattern::name(text)),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let is_end = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        let is_label = |label: &str| {
+            let bytes = label.as_bytes();
+            let is_inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+            is_end(bytes.first()) && is_end(bytes.last()) && bytes.iter().all(is_inner)
+        };
+        match pattern {
+            Ok(pattern) if name.contains('.') && name.split('.').all(is_label) => {
+                Some(Self { text: text.to_owned(), pattern })
+            }
+            _ => {
+                field.refuse(format!(
+                    "{} is no domain name (two or more labels of letters, digits, '-' and '_', \
+                     with nothing but *. before them)",
+                    quote(text)
+                ));
+                None
+            }
+        }
     }
-    Some(text.to_owned())
 }
 
 const TRANSPORTS: [(&str, u8); 3] =

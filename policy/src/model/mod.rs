@@ -24,7 +24,9 @@ pub use cilium::{CiliumPolicy, CiliumRule, CiliumSpec, RuleSection};
 pub use cilium_peers::{CiliumPeer, Entity, GroupReference, ServiceReference, ServiceSelection};
 pub use cilium_ports::{PortRule, Ports};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
-pub use cluster_network_policy::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};
+pub use cluster_network_policy::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterRule, DomainName, PodSelection,
+};
 pub use directory::{CidrGroup, EndpointSlice, Service};
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use ports::{PortMatch, PortNumbers};

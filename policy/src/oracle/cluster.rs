@@ -68,7 +68,7 @@ fn matches(store: &Store, wanted: &ClusterPeer, peer: &Peer<'_>, address: IpAddr
         ClusterPeer::DomainNames(names) => {
             let mut learned = store.learned().filter(|(_, known)| known.contains(&address));
             matches!(peer, Peer::World)
-                && learned.any(|(name, _)| names.iter().any(|wanted| is_name(wanted, name)))
+                && learned.any(|(name, _)| names.iter().any(|wanted| is_name(&wanted.text, name)))
         }
         ClusterPeer::Unknown => false,
     }
