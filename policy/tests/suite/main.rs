@@ -7,6 +7,7 @@ mod hostile;
 mod packets;
 mod properties;
 mod refusals;
+mod runner;
 mod store;
 mod support;
 mod truth;
