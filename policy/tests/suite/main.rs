@@ -4,6 +4,7 @@
 
 mod generate;
 mod hostile;
+mod matrix;
 mod packets;
 mod properties;
 mod refusals;

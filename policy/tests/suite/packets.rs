@@ -61,10 +61,9 @@ impl Bench {
                 links.entry(*address).or_insert(next);
             }
         }
-        let endpoints = links.iter().map(|(address, link)| Endpoint {
-            outlet: outlet(*link),
-            addresses: vec![*address],
-        });
+        let endpoints = links
+            .iter()
+            .map(|(address, link)| Endpoint { outlet: outlet(*link), addresses: vec![*address] });
         let routes = RouteTable::new(endpoints, Some(outlet(HOST))).unwrap();
         let config = SharedConfig {
             workers: 1,
