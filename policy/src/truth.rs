@@ -5,6 +5,7 @@
 //! host: [192.0.2.1]          # addresses of this node
 //! mode: default              # or always, never
 //! remote: [shop/cache]       # pods of other nodes: their side is judged there
+//! learned: {a.example: [192.0.2.9]}   # what DNS names were seen to stand for
 //! manifests: ../manifests    # files of Kubernetes objects, and
 //! objects: […]               # further objects
 //! rows:
@@ -17,7 +18,10 @@
 //!   ingress: CiliumNetworkPolicy shop/api spec.ingress[0]
 //! steps:                     # one after the other, each with any of
 //! - apply: […]               # objects that are new or changed
+//!   refuse: […]              # objects that can't be enforced: the version before stays in force
 //!   delete: [NetworkPolicy shop/web]
+//!   learned: {a.example: []} # no address forgets the name
+//!   host: [192.0.2.2]
 //!   mode: always
 //!   rows: […]                # what holds from then on
 //! ```
@@ -27,6 +31,7 @@
 //! open and requests are judged) or, with `http`, `refuse` (the request is answered 403). A row
 //! without `expect` only says that all executors agree; it is asked again after each step.
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
+//! `why` is for the reader.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -91,9 +96,9 @@ pub enum Expect {
 }
 
 /// Fields of a table beside those of [`CHANGES`].
-const FIELDS: &[&str] = &["title", "host", "remote", "manifests", "objects", "rows", "steps"];
+const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 /// Fields of a step, which the table itself may have too.
-const CHANGES: &[&str] = &["apply", "delete", "mode", "rows"];
+const CHANGES: &[&str] = &["apply", "refuse", "delete", "learned", "host", "mode", "rows"];
 /// Fields of a row.
 const COLUMNS: &[&str] =
     &["from", "to", "on", "http", "family", "expect", "egress", "ingress", "why"];
@@ -125,8 +130,6 @@ impl TruthTable {
             }
         }
         apply(&mut store, document.get("objects"))?;
-        let hosts = list(document.get("host")).map(|host| parse_ip(text(host)?));
-        store.set_host_addresses(hosts.collect::<Result<Vec<_>, _>>()?);
         let remote = list(document.get("remote")).map(|pod| Ok(text(pod)?.to_owned()));
         let is_lasting = |row: &&Value| row.get("expect").is_none();
         let mut table = Self {
@@ -158,9 +161,22 @@ impl TruthTable {
     /// Makes the changes that a step or the table itself asks for, and reads its rows.
     fn change(&mut self, step: &Map<String, Value>) -> Result<(), String> {
         apply(&mut self.store, step.get("apply"))?;
+        for object in list(step.get("refuse")) {
+            if self.store.apply(object, None).is_ok() {
+                return Err(format!("{object} is not refused"));
+            }
+        }
         for key in list(step.get("delete")) {
             let key = parse_key(text(key)?)?;
             self.store.delete(&key);
+        }
+        for (name, addresses) in
+            step.get("learned").and_then(Value::as_object).into_iter().flatten()
+        {
+            self.store.learn(name, parse_ips(Some(addresses))?);
+        }
+        if let hosts @ Some(_) = step.get("host") {
+            self.store.set_host_addresses(parse_ips(hosts)?);
         }
         if let Some(mode) = step.get("mode") {
             self.store.set_mode(match text(mode)? {
@@ -221,8 +237,9 @@ impl TruthTable {
             Some(other) => return Err(format!("can't expect {other}")),
         };
         let shown = request.map(|request| format!(" {request}")).unwrap_or_default();
+        let why = name("why")?.map(|why| format!(" ({why})")).unwrap_or_default();
         Ok(Row {
-            text: format!("{} -> {} {on}{shown}", ends[0], ends[1]),
+            text: format!("{} -> {} {on}{shown}{why}", ends[0], ends[1]),
             subject: Subject { tuple, icmp_type },
             local: [src_is_local, dst_is_local],
             request: request.map(|request| read_request(text(request)?)).transpose()?,
@@ -287,6 +304,10 @@ fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
 
 fn text(value: &Value) -> Result<&str, String> {
     value.as_str().ok_or_else(|| format!("{value} must be text"))
+}
+
+fn parse_ips(addresses: Option<&Value>) -> Result<Vec<IpAddr>, String> {
+    list(addresses).map(|address| parse_ip(text(address)?)).collect()
 }
 
 fn parse_ip(text: &str) -> Result<IpAddr, String> {

@@ -99,9 +99,22 @@ impl Bench {
         let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
         let expected = if verdict == Verdict::Deny { vec![] } else { vec![links[1]] };
         assert_eq!(forwarded, expected, "{verdict:?}: {}", row.text);
+        if verdict != Verdict::Deny {
+            self.answer(links, subject, &row.text);
+        }
         let request = request.as_ref().filter(|_| verdict != Verdict::Deny);
         let request = request.map(|request| self.request(links, subject.tuple, request));
         Answer { verdict, request }
+    }
+
+    /// Sends what the destination may answer: an ICMP error about the first packet, and a reply.
+    /// Both belong to the flow, so both must come to the source whatever rules say of them.
+    fn answer(&mut self, links: [LinkId; 2], subject: &Subject, text: &str) {
+        for answer in [Some(unreachable(subject)), reply(subject)].into_iter().flatten() {
+            let left = self.send(links[1], &answer);
+            let left: Vec<LinkId> = left.iter().map(|(link, _)| *link).collect();
+            assert_eq!(left, [links[0]], "an answer: {text}");
+        }
     }
 
     /// Lets time pass until the worker knows of no flow.
@@ -141,11 +154,9 @@ impl Bench {
         verdicts.next().expect("a worker tells what it decides")
     }
 
-    /// Completes the handshake and sends the request. Whether it reached the destination; if not,
+    /// Ends the handshake, which was answered already, and sends the request. Whether it reached the destination; if not,
     /// the source must have had its 403.
     fn request(&mut self, links: [LinkId; 2], tuple: Tuple, request: &HttpRequest) -> bool {
-        let back = tuple.reversed();
-        self.send(links[1], &tcp(back, SERVER_ISN, Some(CLIENT_ISN + 1), true, b""));
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
         let HttpRequest { method, path, host, headers } = request;
         let host = if host.is_empty() { "host" } else { host };
@@ -179,6 +190,28 @@ fn opening(subject: &Subject) -> Vec<u8> {
         }
         _ => ip(subject.tuple, &[0; 16], false),
     }
+}
+
+/// What the destination replies to the first packet, if it is of a kind that has replies.
+fn reply(subject: &Subject) -> Option<Vec<u8>> {
+    let Subject { tuple, icmp_type } = *subject;
+    let back = tuple.reversed();
+    match (tuple.protocol, icmp_type) {
+        (proto::TCP, _) => Some(tcp(back, SERVER_ISN, Some(CLIENT_ISN + 1), true, b"")),
+        (proto::ICMP, 8) => Some(ip(back, &[0, 0, 0, 0, 0, 1, 0, 1], true)),
+        (proto::ICMP, 13) => Some(ip(back, &[14, 0, 0, 0, 0, 1, 0, 1], true)),
+        (proto::ICMPV6, 128) => Some(ip(back, &[129, 0, 0, 0, 0, 1, 0, 1], true)),
+        (proto::ICMP | proto::ICMPV6, _) => None,
+        _ => Some(opening(&Subject { tuple: back, icmp_type })),
+    }
+}
+
+/// "Destination unreachable" about the first packet (RFC 792, RFC 4443 §3.1).
+fn unreachable(subject: &Subject) -> Vec<u8> {
+    let Tuple { src, dst, .. } = subject.tuple;
+    let (protocol, kind) = if src.is_v4() { (proto::ICMP, 3) } else { (proto::ICMPV6, 1) };
+    let tuple = Tuple { src: dst, dst: src, src_port: 0, dst_port: 0, protocol };
+    ip(tuple, &[&[kind, 0, 0, 0, 0, 0, 0, 0], &opening(subject)[..]].concat(), true)
 }
 
 fn tcp(tuple: Tuple, seq: u32, ack: Option<u32>, syn: bool, payload: &[u8]) -> Vec<u8> {
