@@ -13,7 +13,7 @@
 //! - from: shop/web
 //!   to: shop/api
 //!   on: 80/TCP
-//!   http: [GET /docs]        # METHOD PATH [Header: value …]; the host is "host"
+//!   http: [GET /docs]        # METHOD PATH [Header: value …]; without a Host it is "host"
 //!   expect: refuse
 //!   ingress: CiliumNetworkPolicy shop/api spec.ingress[0]
 //! steps:                     # one after the other, each with any of
@@ -28,10 +28,16 @@
 //!
 //! `from` and `to` are pods or addresses; `family: 6` takes the pods' IPv6 addresses. Lists stand
 //! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is
-//! open and requests are judged) or, with `http`, `refuse` (the request is answered 403). A row
+//! open and requests are judged) or, of a request, `refuse` (an HTTP request is answered 403). A row
 //! without `expect` only says that all executors agree; it is asked again after each step.
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
+//!
+//! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
+//! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
+//! queried) or `sni` (the server name of a TLS handshake). There is no inspector yet for protocols
+//! other than HTTP. The oracle and the tables judge such requests, and packets must find that
+//! nothing at all passes on such a flow.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -43,7 +49,7 @@ use serde_json::{Map, Value};
 
 use crate::key::{Kind, ObjectKey};
 use crate::manifest;
-use crate::oracle::HttpRequest;
+use crate::oracle::{HttpRequest, KafkaRequest, Request, kafka_api};
 use crate::store::{EnforcementMode, Store};
 
 /// A table, at one of its steps.
@@ -73,7 +79,7 @@ pub struct Row {
     /// Whether each end is a pod of this node.
     pub local: [bool; 2],
     /// The request, if the row is about one.
-    pub request: Option<HttpRequest>,
+    pub request: Option<Request>,
     /// What must become of it; `None` is the same for all executors.
     pub expect: Option<Expect>,
     /// What must decide at the source's egress.
@@ -100,8 +106,19 @@ const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 /// Fields of a step, which the table itself may have too.
 const CHANGES: &[&str] = &["apply", "refuse", "delete", "learned", "host", "mode", "rows"];
 /// Fields of a row.
-const COLUMNS: &[&str] =
-    &["from", "to", "on", "http", "family", "expect", "egress", "ingress", "why"];
+const COLUMNS: &[&str] = &[
+    "from", "to", "on", "http", "kafka", "dns", "sni", "family", "expect", "egress", "ingress",
+    "why",
+];
+/// Columns of requests, and how one is read.
+const REQUESTS: &[(&str, ReadRequest)] = &[
+    ("http", read_http),
+    ("kafka", read_kafka),
+    ("dns", |name| Ok(Request::Dns(name.to_owned()))),
+    ("sni", |name| Ok(Request::ServerName(name.to_owned()))),
+];
+
+type ReadRequest = fn(&str) -> Result<Request, String>;
 
 /// Reads a table from a file.
 ///
@@ -193,16 +210,21 @@ impl TruthTable {
     fn read_rows(&mut self, row: &Value) -> Result<(), String> {
         let read = || {
             let map = known(row, &[COLUMNS])?;
-            let requests: Vec<Option<&Value>> = match map.get("http") {
-                None => vec![None],
-                http => list(http).map(Some).collect(),
-            };
+            let mut requests = Vec::new();
+            for (column, read) in REQUESTS {
+                for request in list(map.get(*column)) {
+                    requests.push(Some(read(text(request)?)?));
+                }
+            }
+            if requests.is_empty() {
+                requests.push(None);
+            }
             let mut rows = Vec::new();
             for from in list(map.get("from")) {
                 for to in list(map.get("to")) {
                     for on in list(map.get("on")) {
                         for request in &requests {
-                            rows.push(self.read_row(map, [from, to], on, *request)?);
+                            rows.push(self.read_row(map, [from, to], on, request.clone())?);
                         }
                     }
                 }
@@ -219,7 +241,7 @@ impl TruthTable {
         map: &Map<String, Value>,
         ends: [&Value; 2],
         on: &Value,
-        request: Option<&Value>,
+        request: Option<Request>,
     ) -> Result<Row, String> {
         let v6 = map.get("family").is_some_and(|family| *family == 6);
         let (src, src_is_local) = self.read_end(text(ends[0])?, v6)?;
@@ -236,13 +258,13 @@ impl TruthTable {
             Some("refuse") if request.is_some() => Some(Expect::Refuse),
             Some(other) => return Err(format!("can't expect {other}")),
         };
-        let shown = request.map(|request| format!(" {request}")).unwrap_or_default();
+        let shown = request.as_ref().map(|request| format!(" {request:?}")).unwrap_or_default();
         let why = name("why")?.map(|why| format!(" ({why})")).unwrap_or_default();
         Ok(Row {
             text: format!("{} -> {} {on}{shown}{why}", ends[0], ends[1]),
             subject: Subject { tuple, icmp_type },
             local: [src_is_local, dst_is_local],
-            request: request.map(|request| read_request(text(request)?)).transpose()?,
+            request,
             expect,
             egress: name("egress")?,
             ingress: name("ingress")?,
@@ -331,16 +353,37 @@ fn read_port(on: &str) -> Result<(u8, u16, u8), String> {
 }
 
 /// `METHOD PATH`, then headers without blanks in their values.
-fn read_request(request: &str) -> Result<HttpRequest, String> {
+fn read_http(request: &str) -> Result<Request, String> {
     let mut words = request.split_whitespace();
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Err(format!("{request} is not METHOD PATH"));
     };
+    let (method, path, mut host) = (method.to_owned(), path.to_owned(), "host".to_owned());
     let mut headers = Vec::new();
     while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        let name = name.strip_suffix(':').ok_or_else(|| format!("{name} is no header name"))?;
-        headers.push((name.to_owned(), value.to_owned()));
+        match name.strip_suffix(':').ok_or_else(|| format!("{name} is no header name"))? {
+            "Host" => host = value.to_owned(),
+            name => headers.push((name.to_owned(), value.to_owned())),
+        }
     }
-    let (method, path, host) = (method.to_owned(), path.to_owned(), "host".to_owned());
-    Ok(HttpRequest { method, path, host, headers })
+    Ok(Request::Http(HttpRequest { method, path, host, headers }))
+}
+
+/// `API [TOPIC …] [version=N] [client=ID]`.
+fn read_kafka(request: &str) -> Result<Request, String> {
+    let mut words = request.split_whitespace();
+    let api = words.next().and_then(kafka_api);
+    let api_key = api.ok_or_else(|| format!("{request} does not begin with a Kafka API"))?;
+    let mut kafka = KafkaRequest { api_key, ..KafkaRequest::default() };
+    for word in words {
+        match word.split_once('=') {
+            Some(("version", version)) => {
+                kafka.api_version = version.parse().map_err(|_| format!("no version {version}"))?;
+            }
+            Some(("client", client)) => kafka.client_id = Some(client.to_owned()),
+            Some((other, _)) => return Err(format!("no part {other} of a Kafka request")),
+            None => kafka.topics.push(word.to_owned()),
+        }
+    }
+    Ok(Request::Kafka(kafka))
 }

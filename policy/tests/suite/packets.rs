@@ -14,7 +14,7 @@ use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
 use podgate_policy::Compiled;
-use podgate_policy::oracle::HttpRequest;
+use podgate_policy::oracle::{HttpRequest, Request};
 use podgate_policy::truth::Row;
 
 use crate::support::Answer;
@@ -102,8 +102,12 @@ impl Bench {
         if verdict != Verdict::Deny {
             self.answer(links, subject, &row.text);
         }
-        let request = request.as_ref().filter(|_| verdict != Verdict::Deny);
-        let request = request.map(|request| self.request(links, subject.tuple, request));
+        let request = match request {
+            Some(Request::Http(request)) if verdict != Verdict::Deny => {
+                Some(self.request(links, subject.tuple, request))
+            }
+            _ => None,
+        };
         Answer { verdict, request }
     }
 
