@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
+use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
 use podgate_dataplane::packet::icmp::{self, Role};
 use podgate_dataplane::policy::{Snapshot, Subject, Verdict};
@@ -88,22 +89,25 @@ impl Bench {
         Self { shared, worker, kernel, links, now: Nanos(1) }
     }
 
-    /// What the worker does with a row's first packet, and with its request if there is one.
+    /// What the worker does with a row's first packet, and with its request if that is HTTP. On a
+    /// flow whose requests no inspector can read, nothing passes at all.
     pub(crate) fn ask(&mut self, row: &Row) -> Answer {
         self.forget();
-        let Row { subject, local, request, .. } = row;
+        let Row { subject, local, request, text, .. } = row;
         let ends = [(subject.tuple.src, local[0]), (subject.tuple.dst, local[1])];
         let links = ends.map(|(address, local)| if local { self.links[&address] } else { HOST });
         let opened = self.send(links[0], &opening(subject));
-        let verdict = self.verdict();
+        let (verdict, is_readable) = self.told();
+        let passes = verdict != Verdict::Deny && is_readable;
         let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
-        let expected = if verdict == Verdict::Deny { vec![] } else { vec![links[1]] };
-        assert_eq!(forwarded, expected, "{verdict:?}: {}", row.text);
-        if verdict != Verdict::Deny {
-            self.answer(links, subject, &row.text);
+        let expected = if passes { vec![links[1]] } else { vec![] };
+        assert_eq!(forwarded, expected, "{verdict:?}: {text}");
+        if passes {
+            self.answer(links, subject, text);
         }
         let request = match request {
-            Some(Request::Http(request)) if verdict != Verdict::Deny => {
+            Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
+            Some(Request::Http(request)) if passes => {
                 Some(self.request(links, subject.tuple, request))
             }
             _ => None,
@@ -148,14 +152,17 @@ impl Bench {
         left
     }
 
-    /// The verdict that the worker told.
-    fn verdict(&self) -> Verdict {
-        let told = std::iter::from_fn(|| self.shared.events[0].pop());
-        let mut verdicts = told.filter_map(|event| match event.kind {
-            EventKind::Verdict { verdict, .. } => Some(verdict),
-            _ => None,
-        });
-        verdicts.next().expect("a worker tells what it decides")
+    /// The verdict that the worker told, and whether it has an inspector for the flow.
+    fn told(&self) -> (Verdict, bool) {
+        let (mut told, mut is_readable) = (None, true);
+        while let Some(event) = self.shared.events[0].pop() {
+            match event.kind {
+                EventKind::Verdict { verdict, .. } => told = Some(verdict),
+                EventKind::Drop { reason: DropReason::L7Unsupported } => is_readable = false,
+                _ => {}
+            }
+        }
+        (told.expect("a worker tells what it decides"), is_readable)
     }
 
     /// Ends the handshake, which was answered already, and sends the request. Whether it reached the destination; if not,

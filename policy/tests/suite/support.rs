@@ -8,7 +8,7 @@ use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, Opinion, Request};
 use podgate_policy::{Catalog, Compiled, Store};
 
 /// What one executor says of a flow, and of a request on it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Answer {
     pub(crate) verdict: Verdict,
     /// `None` when the flow isn't open, or no request was asked about.
