@@ -74,8 +74,13 @@ impl<'s> Opinion<'s> {
     #[must_use]
     pub fn allows_request(&self, request: &Request) -> bool {
         let Self::Allowed(matches) = self else { return self.allows() };
-        let allows = |rule: &Match<'_>, part: &Request| {
-            rule.watches || rule.l7.is_none_or(|rules| requests::allow(rules, part))
+        let allows = |rule: &Match<'_>, part: &Request| match rule.l7 {
+            None => true,
+            // Of server names Cilium makes no wildcard (`pkg/policy/l4.go`, `ensureWildcard`).
+            Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => {
+                rules.protocol() == part.protocol()
+            }
+            Some(rules) => requests::allow(rules, part),
         };
         request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
     }
