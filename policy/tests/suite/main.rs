@@ -4,9 +4,11 @@
 
 mod generate;
 mod hostile;
+mod matrix;
 mod packets;
 mod properties;
 mod refusals;
+mod runner;
 mod store;
 mod support;
 mod truth;

@@ -1,0 +1,95 @@
+//! The runner of truth tables: each row by the naive interpreter, by the compiled tables, and by
+//! packets through a whole worker.
+
+use podgate_dataplane::policy::Verdict;
+use podgate_policy::compile;
+use podgate_policy::oracle::Request;
+use podgate_policy::truth::{Expect, Row, TruthTable};
+
+use crate::packets::{Bench, can_ask};
+use crate::support::{Answer, ask_oracle, ask_tables};
+
+/// What came of a table.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// Rows of all steps.
+    pub(crate) rows: usize,
+    /// Rows that packets could ask.
+    pub(crate) by_packets: usize,
+    /// Verdicts of the rows, in order, for each step.
+    pub(crate) verdicts: Vec<Vec<Verdict>>,
+    /// Rows that came out otherwise than expected, or on which the executors disagree.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Asks every row of every step.
+pub(crate) fn run(mut table: TruthTable) -> Result<Outcome, String> {
+    let mut outcome = Outcome::default();
+    loop {
+        outcome.run_step(&table);
+        if !table.advance()? {
+            return Ok(outcome);
+        }
+    }
+}
+
+impl Outcome {
+    fn run_step(&mut self, table: &TruthTable) {
+        let step = self.verdicts.len();
+        let compiled = compile(&table.store);
+        let mut bench = Bench::new(&compiled, &table.rows);
+        let mut verdicts = Vec::new();
+        for row in &table.rows {
+            let request = row.request.as_ref();
+            let (answer, causes) = ask_tables(&compiled, &row.subject, row.local, request);
+            let (said, may_be) = ask_oracle(&table.store, &row.subject, row.local, request);
+            let mut fail = |what: String| {
+                let text = &row.text;
+                self.failures.push(format!("step {step}: {text}: {what} (by {causes:?})"));
+            };
+            if !is_expected(row, &answer) {
+                fail(format!("expected {:?}, tables say {answer:?}", row.expect));
+            }
+            if said != answer {
+                fail(format!("tables say {answer:?}, oracle says {said:?}"));
+            }
+            if can_ask(&row.subject, row.local) {
+                self.by_packets += 1;
+                let seen = bench.ask(row);
+                let request = match request {
+                    Some(Request::Http(_)) => answer.request,
+                    // No inspector reads it yet.
+                    Some(_) if answer.verdict == Verdict::Inspect => Some(false),
+                    _ => seen.request,
+                };
+                if seen != (Answer { request, ..answer }) {
+                    fail(format!("tables say {answer:?}, packets see {seen:?}"));
+                }
+            }
+            for ((wanted, seen), may_be) in
+                [&row.egress, &row.ingress].into_iter().zip(&causes).zip(&may_be)
+            {
+                if !may_be.contains(seen) {
+                    fail(format!("the oracle has other causes: {may_be:?}"));
+                }
+                if wanted.as_ref().is_some_and(|wanted| !seen.starts_with(wanted.as_str())) {
+                    fail(format!("expected cause {wanted:?}"));
+                }
+            }
+            verdicts.push(answer.verdict);
+        }
+        self.rows += verdicts.len();
+        self.verdicts.push(verdicts);
+    }
+}
+
+fn is_expected(row: &Row, answer: &Answer) -> bool {
+    match (row.expect, &row.request) {
+        (None, _) => true,
+        (Some(Expect::Deny), _) => answer.verdict == Verdict::Deny,
+        (Some(Expect::Allow), None) => answer.verdict == Verdict::Allow,
+        (Some(Expect::Inspect), _) => answer.verdict == Verdict::Inspect,
+        (Some(Expect::Allow), Some(_)) => answer.request == Some(true),
+        (Some(Expect::Refuse), _) => answer.request == Some(false),
+    }
+}
