@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -71,7 +71,14 @@ pub(crate) struct Changes {
 #[derive(Debug)]
 struct Policy {
     object: Object,
-    rule_sets: Arc<[RuleSet]>,
+    /// The normal form, once somebody asked for it since the directory changed.
+    rule_sets: OnceLock<Arc<[RuleSet]>>,
+}
+
+impl Policy {
+    fn rule_sets(&self, key: &ObjectKey, directory: &Directory) -> &Arc<[RuleSet]> {
+        self.rule_sets.get_or_init(|| lower(key, &self.object, directory).into())
+    }
 }
 
 /// Every object.
@@ -151,32 +158,31 @@ impl Store {
                 self.pods.insert(name, pod);
             }
             Object::NetworkPolicy(_) | Object::Cilium(_) => {
-                let rule_sets = lower(key, &object, &self.directory);
+                self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                self.policies.insert(key.clone(), Policy { object, rule_sets });
+                self.policies.insert(key.clone(), Policy { object, rule_sets: OnceLock::new() });
             }
             Object::CidrGroup(group) => {
-                self.directory.cidr_groups.insert(name, group);
-                self.lower_again();
+                let concerned = self.directory.set_group(&name, Some(group));
+                self.lower_again(concerned);
             }
             Object::Service(service) => {
-                self.directory.services.insert(qualified(key), service);
-                self.lower_again();
+                let concerned = self.directory.set_service(&qualified(key), Some(service));
+                self.lower_again(concerned);
             }
             Object::EndpointSlice(slice) => {
-                self.directory.slices.insert(qualified(key), slice);
-                self.lower_again();
+                let concerned = self.directory.set_slice(&qualified(key), Some(slice));
+                self.lower_again(concerned);
             }
         }
     }
 
-    /// Lowers the policies anew that depend on the directory.
-    fn lower_again(&mut self) {
-        for (key, policy) in &mut self.policies {
-            let rule_sets = lower(key, &policy.object, &self.directory);
-            if rule_sets != policy.rule_sets {
-                policy.rule_sets = rule_sets;
-                self.changes.policies.insert(key.clone());
+    /// Forgets the normal forms of policies that refer to what changed.
+    fn lower_again(&mut self, concerned: Vec<ObjectKey>) {
+        for key in concerned {
+            if let Some(policy) = self.policies.get_mut(&key) {
+                policy.rule_sets = OnceLock::new();
+                self.changes.policies.insert(key);
             }
         }
     }
@@ -204,20 +210,21 @@ impl Store {
             | Kind::CiliumClusterwideNetworkPolicy
             | Kind::ClusterNetworkPolicy => {
                 if self.policies.remove(key).is_some() {
+                    self.directory.set_references(key, None);
                     self.changes.policies.insert(key.clone());
                 }
             }
             Kind::CiliumCidrGroup => {
-                self.directory.cidr_groups.remove(key.name.as_str());
-                self.lower_again();
+                let concerned = self.directory.set_group(&key.name.as_str().into(), None);
+                self.lower_again(concerned);
             }
             Kind::Service => {
-                self.directory.services.remove(&qualified(key));
-                self.lower_again();
+                let concerned = self.directory.set_service(&qualified(key), None);
+                self.lower_again(concerned);
             }
             Kind::EndpointSlice => {
-                self.directory.slices.remove(&qualified(key));
-                self.lower_again();
+                let concerned = self.directory.set_slice(&qualified(key), None);
+                self.lower_again(concerned);
             }
         }
     }
@@ -361,7 +368,8 @@ impl Store {
 
     /// The pods that a policy in force selects.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
-        let sets = self.policies.get(key).map_or(&[][..], |policy| &policy.rule_sets);
+        let policy = self.policies.get(key);
+        let sets = policy.map_or(&[][..], |policy| &**policy.rule_sets(key, &self.directory));
         self.pods.iter().filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
@@ -398,7 +406,13 @@ impl Store {
 
     /// The normal form of a policy in force.
     pub(crate) fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
-        self.policies.get(key).map(|policy| &policy.rule_sets)
+        self.policies.get(key).map(|policy| policy.rule_sets(key, &self.directory))
+    }
+
+    /// Groups, services and the addresses behind services.
+    #[cfg(feature = "oracle")]
+    pub(crate) const fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     /// Policies in force, by name, as written.

@@ -6,22 +6,24 @@
 
 mod cidr;
 mod cilium;
+mod cilium_l7;
+mod cilium_peers;
 mod cilium_ports;
 mod cluster;
 mod directory;
-mod http;
 mod metadata;
+mod names;
 mod network_policy;
 mod ports;
 mod selector;
 
 use serde_json::Value;
 
-pub use cilium::{CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, RuleSection};
+pub use cilium::{CiliumPolicy, CiliumRule, CiliumSpec, RuleSection};
+pub use cilium_peers::{CiliumPeer, Entity, GroupReference, ServiceReference, ServiceSelection};
 pub use cilium_ports::{PortRule, Ports};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
 pub use directory::{CidrGroup, EndpointSlice, Service};
-pub use http::HttpRules;
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use ports::{PortMatch, PortNumbers};
 pub use selector::{LabelExpression, LabelSelector, Operator};

@@ -167,7 +167,14 @@ impl NetworkPolicyPeer {
 
 impl IpBlock {
     fn parse(field: &Field<'_>) -> Option<Self> {
-        let (cidr, except) = parse_block(field, field.object()?, true)?;
+        let mut object = field.object()?;
+        let (cidr, except) = (object.take("cidr"), object.take("except"));
+        object.finish();
+        let Some(cidr) = cidr else {
+            field.refuse("needs a cidr");
+            return None;
+        };
+        let (cidr, except) = parse_block(&cidr, except.as_ref(), true)?;
         Some(Self { cidr, except })
     }
 }

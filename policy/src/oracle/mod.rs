@@ -35,7 +35,7 @@ pub struct Match<'s> {
     pub field: String,
     /// What requests are held against; `None` is no restriction.
     pub l7: Option<&'s L7Rules>,
-    /// The rule's L7 rules only watch: the policy doesn't isolate.
+    /// The rule's L7 rules only watch: the policy doesn't isolate. Server names never do.
     pub watches: bool,
 }
 
@@ -238,7 +238,8 @@ impl<'s> Case<'_, 's> {
                 for (index, rule) in spec.section(section).iter().enumerate() {
                     let field = format!("{}.{}[{index}]", spec.field, section.field());
                     for l7 in self.cilium_rule(rule, namespace) {
-                        let (field, watches) = (field.clone(), !isolates);
+                        let restricts = matches!(l7, Some(L7Rules::ServerNames(_)));
+                        let (field, watches) = (field.clone(), !isolates && !restricts);
                         let matched = Match { key, field, l7, watches };
                         match section.is_deny() {
                             true => found.denies.push(matched),
@@ -274,7 +275,7 @@ impl<'s> Case<'_, 's> {
             Ports::ToPorts(elements) => elements
                 .iter()
                 .filter(|element| element.ports.iter().any(|p| self.port_matches(p)))
-                .map(|element| element.http.as_ref().map(|http| &*http.compiled))
+                .map(|element| element.l7.as_deref())
                 .collect(),
         }
     }

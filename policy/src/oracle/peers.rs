@@ -78,6 +78,7 @@ impl Peer<'_> {
             CiliumPeer::Cidr { cidr, except } => {
                 matches!(self, Self::World) && holds(cidr, except, address)
             }
+            CiliumPeer::CidrGroups { .. } | CiliumPeer::Services(_) | CiliumPeer::Name(_) => false,
             CiliumPeer::Endpoints(selector) => {
                 let own = match self {
                     Self::Pod(name, _) => labels::of_pod(store, name),
@@ -97,12 +98,15 @@ impl Peer<'_> {
             Entity::World => matches!(self, Self::World),
             Entity::WorldIpv4 => matches!(self, Self::World) && address.is_ipv4(),
             Entity::WorldIpv6 => matches!(self, Self::World) && address.is_ipv6(),
-            Entity::Cluster => !matches!(self, Self::World),
+            Entity::Cluster | Entity::ClusterMesh => !matches!(self, Self::World),
             Entity::Host => matches!(self, Self::Host),
             Entity::RemoteNode => matches!(self, Self::RemoteNode),
-            Entity::Init | Entity::Ingress | Entity::Unmanaged | Entity::Health | Entity::None => {
-                false
-            }
+            Entity::KubeApiserver
+            | Entity::Init
+            | Entity::Ingress
+            | Entity::Unmanaged
+            | Entity::Health
+            | Entity::None => false,
         }
     }
 }
