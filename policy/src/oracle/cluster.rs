@@ -30,7 +30,7 @@ impl<'s> Case<'_, 's> {
             };
             for (index, rule) in rules.iter().enumerate() {
                 let field = format!("spec.{section}[{index}]");
-                let found = vec![Match { key, field, http: None, watches: false }];
+                let found = vec![Match { key, field, l7: None, watches: false }];
                 match self.cluster_rule(rule) {
                     None => {}
                     Some(Action::Allow) => return Some(Opinion::Allowed(found)),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use podgate_dataplane::policy::Subject;
 use podgate_dataplane::types::{Address, Tuple, proto};
-use podgate_policy::oracle::HttpRequest;
+use podgate_policy::oracle::{HttpRequest, KafkaRequest, Request};
 
 /// Addresses of this node.
 pub(crate) const HOSTS: [&str; 2] = ["192.168.0.1", "fd00:99::1"];
@@ -494,7 +494,17 @@ pub(crate) fn flow() -> impl Strategy<Value = (Subject, [bool; 2])> {
         })
 }
 
-pub(crate) fn request() -> impl Strategy<Value = HttpRequest> {
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    let name = select(&["a.example", "b.example.", "A.EXAMPLE", "x.a.example", "", "no name"]);
+    prop_oneof![
+        4 => http_request().prop_map(Request::Http),
+        2 => kafka_request().prop_map(Request::Kafka),
+        1 => name.clone().prop_map(|name| Request::Dns(name.to_owned())),
+        1 => name.prop_map(|name| Request::ServerName(name.to_owned())),
+    ]
+}
+
+fn http_request() -> impl Strategy<Value = HttpRequest> {
     let headers = subsequence(&[("x-a", "1"), ("X-B", "one"), ("X-B", "two")], 0..=3);
     (
         select(&["GET", "POST", "PUT", "get"]),
@@ -507,5 +517,16 @@ pub(crate) fn request() -> impl Strategy<Value = HttpRequest> {
             path: path.to_owned(),
             host: host.to_owned(),
             headers: headers.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+        })
+}
+
+fn kafka_request() -> impl Strategy<Value = KafkaRequest> {
+    let client = option::of(select(&["c", "d"]));
+    (select(&[0i16, 1, 3, 12, 99]), 0..3i16, client, subsequence(&["orders", "logs"], 0..=2))
+        .prop_map(|(api_key, api_version, client_id, topics)| KafkaRequest {
+            api_key,
+            api_version,
+            client_id: client_id.map(str::to_owned),
+            topics: topics.into_iter().map(str::to_owned).collect(),
         })
 }

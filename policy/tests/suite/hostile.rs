@@ -117,8 +117,8 @@ proptest! {
         }
         let compiled = compile(&store);
         for ((subject, local), request) in &flows {
-            let (said, _) = ask_oracle(&store, subject, *local, request);
-            let (answer, _) = ask_tables(&compiled, subject, *local, request);
+            let (said, _) = ask_oracle(&store, subject, *local, Some(request));
+            let (answer, _) = ask_tables(&compiled, subject, *local, Some(request));
             prop_assert_eq!(answer, said);
         }
     }

@@ -168,11 +168,11 @@ fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
     let port = "ports: [{port: \"80\", protocol: TCP}]";
     let to_ports = |more: &str| ingress(&format!("{{toPorts: [{{{port}, {more}}}]}}"));
     let cases = [
-        (cilium("{nodeSelector: {}, endpointSelector: {}, ingress: []}"), "spec.nodeSelector"),
+        (cilium("{nodeSelector: {}, endpointSelector: {}, ingress: [{}]}"), "spec.nodeSelector"),
         (ingress("{fromNodes: [{}]}"), "spec.ingress[0].fromNodes"),
         (ingress("{fromGroups: [{}]}"), "spec.ingress[0].fromGroups"),
         (ingress("{fromRequires: [{}]}"), "spec.ingress[0].fromRequires"),
-        (ingress("{authentication: {mode: required}}"), "spec.ingress[0].authentication"),
+        (ingress("{authentication: {mode: required}}"), "spec.ingress[0].authentication.mode"),
         (egress("{toNodes: [{}]}"), "spec.egress[0].toNodes"),
         (egress("{toGroups: [{}]}"), "spec.egress[0].toGroups"),
         (egress("{toRequires: [{}]}"), "spec.egress[0].toRequires"),
@@ -199,7 +199,7 @@ fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
 fn combinations_that_cilium_refuses_are_refused() {
     let http = "rules: {http: [{path: /}]}";
     let cases = [
-        (cilium("{ingress: []}"), "spec", "endpointSelector"),
+        (cilium("{ingress: [{}]}"), "spec", "endpointSelector"),
         (cilium("{endpointSelector: {}}"), "spec", "one of ingress"),
         (
             ingress("{fromEndpoints: [{}], fromEntities: [all]}"),
@@ -296,6 +296,26 @@ fn combinations_that_cilium_refuses_are_refused() {
             "empty label source",
         ),
         (
+            ingress("{fromEndpoints: [{matchLabels: {\"cidr:a\": b}}]}"),
+            "spec.ingress[0].fromEndpoints[0].matchLabels.cidr:a",
+            "write fromCIDRSet",
+        ),
+        (
+            ingress("{fromEndpoints: [{matchLabels: {$kube-apiserver: \"\"}}]}"),
+            "spec.ingress[0].fromEndpoints[0].matchLabels.$kube-apiserver",
+            "fromEntities",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{}], log: {value: \"a\\tb\"}}"),
+            "spec.log.value",
+            "printed",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{}], labels: [{name: a}]}"),
+            "spec.labels[0].name",
+            "unknown field",
+        ),
+        (
             ingress(&format!("{{toPorts: [{{ports: [{{port: \"80\"}}], {http}}}]}}")),
             "spec.ingress[0].toPorts[0].rules",
             "write protocol: TCP",
@@ -357,7 +377,7 @@ fn combinations_that_cilium_refuses_are_refused() {
         ),
         (
             ingress("{icmps: [{fields: [{family: IPv5, type: 8}]}]}"),
-            "spec.ingress[0].icmps[0].fields[0]",
+            "spec.ingress[0].icmps[0].fields[0].family",
             "IPv4 or IPv6",
         ),
         (
@@ -368,7 +388,7 @@ fn combinations_that_cilium_refuses_are_refused() {
             "deny rules",
         ),
         (
-            cilium("{endpointSelector: {}, enableDefaultDeny: {ingress: never}, ingress: []}"),
+            cilium("{endpointSelector: {}, enableDefaultDeny: {ingress: never}, ingress: [{}]}"),
             "spec.enableDefaultDeny.ingress",
             "true or false",
         ),
