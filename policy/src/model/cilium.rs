@@ -6,7 +6,7 @@
 use super::cilium_peers::{CiliumPeer, parse_peers};
 use super::cilium_ports::Ports;
 use super::selector::{KeySyntax, LabelSelector};
-use crate::fields::Field;
+use crate::fields::{Field, Object};
 
 /// A Cilium policy: its `spec` and the elements of its `specs`.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -110,7 +110,7 @@ impl CiliumPolicy {
 impl CiliumSpec {
     fn parse(field: &Field<'_>) -> Option<Self> {
         let mut spec = field.object()?;
-        spec.skip(&["labels", "description", "log"]);
+        check_metadata(&mut spec);
         spec.refuse_fields(&[("nodeSelector", "policies for nodes are not enforced")]);
         let endpoint_selector = match spec.take("endpointSelector") {
             Some(field) => LabelSelector::parse(&field, KeySyntax::Cilium)?,
@@ -139,6 +139,7 @@ impl CiliumSpec {
             egress: section(RuleSection::Egress),
             egress_deny: section(RuleSection::EgressDeny),
         };
+        // Newer versions of Cilium also refuse four empty lists. They say nothing, so they are let be.
         if !present {
             field.refuse("needs one of ingress, ingressDeny, egress and egressDeny");
         }
@@ -193,8 +194,46 @@ impl CiliumRule {
 }
 
 fn refuse_authentication(field: &Field<'_>) {
-    let is_disabled = field.value().get("mode").is_some_and(|mode| mode == "disabled");
-    if !is_disabled {
-        field.refuse("mutual authentication is not enforced");
+    let Some(mut object) = field.object() else { return };
+    let mode = object.take("mode");
+    object.finish();
+    match mode {
+        None => field.refuse("has no mode"),
+        Some(mode) if mode.value() != "disabled" => mode.refuse_with_fix(
+            "mutual authentication is not enforced",
+            "write disabled, or leave out authentication",
+        ),
+        Some(_) => {}
+    }
+}
+
+/// Longest `log.value`, characters.
+const LOG_MAX: usize = 32;
+
+/// Checks fields that have no part in any verdict.
+fn check_metadata(spec: &mut Object<'_>) {
+    if let Some(description) = spec.take("description") {
+        description.string();
+    }
+    if let Some(labels) = spec.take("labels") {
+        labels.list(|label| {
+            let mut label = label.object()?;
+            let fields = ["key", "value", "source"].map(|name| label.take(name));
+            label.finish();
+            fields.iter().flatten().for_each(|field| {
+                field.string();
+            });
+            Some(())
+        });
+    }
+    let Some(log) = spec.take("log") else { return };
+    let Some(mut log) = log.object() else { return };
+    let value = log.take("value");
+    log.finish();
+    if let Some(value) = value
+        && let Some(text) = value.string()
+        && (text.chars().count() > LOG_MAX || text.contains(char::is_control))
+    {
+        value.refuse(format!("must be at most {LOG_MAX} characters that can be printed"));
     }
 }

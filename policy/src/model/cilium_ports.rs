@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::cilium::RuleSection;
 use super::cilium_l7::parse_l7;
-use super::ports::{PortMatch, PortNumbers, is_service_name, transport_by_name, with_end_port};
+use super::ports::{PortMatch, PortNumbers, is_service_name, with_end_port};
 use crate::fields::{Field, Object, quote};
 
 /// Most elements of one `ports` and of one `icmps[].fields` list.
@@ -123,10 +123,23 @@ impl PortRule {
     }
 }
 
-/// Protocols that have no ports, by their names in `toPorts[].ports[].protocol`, with their IANA
-/// numbers.
-const PORTLESS: &[(&str, u8)] =
-    &[("VRRP", 112), ("IGMP", 2), ("GRE", 47), ("IPIP", 4), ("IPV6", 41), ("ESP", 50), ("AH", 51)];
+/// What `ANY` stands for.
+const EVERY_TRANSPORT: &[u8] = &[proto::TCP, proto::UDP, proto::SCTP];
+
+/// Protocols by their names in `toPorts[].ports[].protocol`, with their IANA numbers and whether
+/// they have ports.
+const PROTOCOLS: &[(&str, &[u8], bool)] = &[
+    ("TCP", &[proto::TCP], true),
+    ("UDP", &[proto::UDP], true),
+    ("SCTP", &[proto::SCTP], true),
+    ("VRRP", &[112], false),
+    ("IGMP", &[2], false),
+    ("GRE", &[47], false),
+    ("IPIP", &[4], false),
+    ("IPV6", &[41], false),
+    ("ESP", &[50], false),
+    ("AH", &[51], false),
+];
 
 fn parse_ports(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     let ports = field.list(parse_port)?;
@@ -141,48 +154,45 @@ fn parse_port(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     let (port, end) = (object.take("port"), object.take("endPort"));
     let protocol = object.take("protocol");
     object.finish();
-    let Some(port_field) = port else {
-        field.refuse_with_fix("has no port", "write \"0\" for all ports");
-        return None;
+    let (protocols, has_ports) = match &protocol {
+        Some(field) => parse_protocol(field)?,
+        None => (EVERY_TRANSPORT, true),
     };
-    let ports = parse_port_text(&port_field)?;
+    // No text is no port to Cilium.
+    let port = port.filter(|port| port.value() != "");
+    let ports = match &port {
+        Some(port) => {
+            let ports = parse_port_text(port)?;
+            if !has_ports && ports != PortNumbers::All {
+                port.refuse_with_fix("the protocol has no ports", "write \"0\"");
+            }
+            ports
+        }
+        None if !has_ports => PortNumbers::All,
+        None => {
+            field.refuse_with_fix("has no port", "write \"0\" for all ports");
+            return None;
+        }
+    };
     // Cilium's own way to write "no range" is an endPort of zero.
     let end = end.filter(|end| end.value() != &Value::from(0));
     let ports = with_end_port(ports, end.as_ref())?;
-    let name = match &protocol {
-        Some(field) => field.string()?,
-        None => "",
+    let one = |protocol: &u8| PortMatch { protocol: *protocol, ports: ports.clone() };
+    Some(protocols.iter().map(one).collect())
+}
+
+/// Reads a protocol: the numbers that it stands for, and whether it has ports.
+fn parse_protocol(field: &Field<'_>) -> Option<(&'static [u8], bool)> {
+    let name = field.string()?;
+    if matches!(name, "" | "ANY") {
+        return Some((EVERY_TRANSPORT, true));
+    }
+    let Some((_, number, has_ports)) = PROTOCOLS.iter().find(|known| known.0 == name) else {
+        let names: Vec<&str> = PROTOCOLS.iter().map(|known| known.0).collect();
+        field.refuse(format!("must be ANY, {}, but is {}", names.join(", "), quote(name)));
+        return None;
     };
-    let protocols = match (name, &protocol) {
-        ("" | "ANY", _) => vec![proto::TCP, proto::UDP, proto::SCTP],
-        (name, Some(protocol_field)) => {
-            let portless = PORTLESS.iter().find(|known| known.0 == name);
-            match (transport_by_name(name), portless) {
-                (Some(protocol), _) => vec![protocol],
-                (None, Some((_, protocol))) => {
-                    if ports != PortNumbers::All {
-                        port_field.refuse_with_fix(format!("{name} has no ports"), "write \"0\"");
-                    }
-                    vec![*protocol]
-                }
-                (None, None) => {
-                    protocol_field.refuse(format!(
-                        "must be TCP, UDP, SCTP, ANY, VRRP, IGMP, GRE, IPIP, IPV6, ESP or AH, but \
-                         is {}",
-                        quote(name)
-                    ));
-                    return None;
-                }
-            }
-        }
-        (_, None) => Vec::new(),
-    };
-    Some(
-        protocols
-            .into_iter()
-            .map(|protocol| PortMatch { protocol, ports: ports.clone() })
-            .collect(),
-    )
+    Some((number, *has_ports))
 }
 
 fn parse_port_text(field: &Field<'_>) -> Option<PortNumbers> {
@@ -220,15 +230,15 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
     let mut object = field.object()?;
     let (family, kind) = (object.take("family"), object.take("type"));
     object.finish();
-    let family = match &family {
-        None => "IPv4",
+    let name = match &family {
         Some(field) => field.string()?,
+        None => "",
     };
-    let (protocol, names) = match family {
-        "IPv4" | "" => (proto::ICMP, ICMP_TYPES),
-        "IPv6" => (proto::ICMPV6, ICMPV6_TYPES),
-        other => {
-            field.refuse(format!("family must be IPv4 or IPv6, but is {}", quote(other)));
+    let (protocol, names) = match (name, &family) {
+        ("IPv6", _) => (proto::ICMPV6, ICMPV6_TYPES),
+        ("IPv4" | "", _) | (_, None) => (proto::ICMP, ICMP_TYPES),
+        (other, Some(family)) => {
+            family.refuse(format!("must be IPv4 or IPv6, but is {}", quote(other)));
             return None;
         }
     };
@@ -241,7 +251,7 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
             let named = names.iter().find(|(name, _)| name == text).map(|known| known.1);
             let number = named.or_else(|| text.parse::<u8>().ok().map(u16::from));
             if number.is_none() {
-                kind.refuse(format!("{} is no {family} message type", quote(text)));
+                kind.refuse(format!("{} is no message type of this family", quote(text)));
             }
             number?
         }

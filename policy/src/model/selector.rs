@@ -48,15 +48,43 @@ pub(super) enum KeySyntax {
     Cilium,
 }
 
+/// Sources of labels that Cilium gives to peers which have none of them here, and what says the
+/// same.
+const NOT_HERE: &[(&str, &str)] = &[
+    ("cidr", "write fromCIDRSet or toCIDRSet"),
+    ("cidrgroup", "write fromCIDRSet or toCIDRSet"),
+    ("fqdn", "write toFQDNs"),
+    ("node", "write fromEntities or toEntities"),
+];
+
 impl KeySyntax {
-    fn check(self, field: &Field<'_>, key: &str) {
-        match (self, split_source(key)) {
-            (Self::Cilium, (Some(""), _)) => {
-                field.refuse(format!("{} has an empty label source", quote(key)));
-            }
-            (Self::Cilium, (_, name)) => check_label_key(field, name),
-            (Self::Kubernetes, _) => check_label_key(field, key),
+    /// Checks a key, and gives it in the one form that is used from here on.
+    fn read(self, field: &Field<'_>, key: &str) -> String {
+        if self == Self::Kubernetes {
+            check_label_key(field, key);
+            return key.to_owned();
         }
+        // Two short forms of the source (cilium `pkg/labels/labels.go`, `parseSource`).
+        let short = || key.strip_prefix("reserved.").filter(|_| !key.contains(':'));
+        let key = match key.strip_prefix('$').or_else(short) {
+            Some(name) => format!("reserved:{name}"),
+            None => key.to_owned(),
+        };
+        match split_source(&key) {
+            (Some(""), _) => field.refuse(format!("{} has an empty label source", quote(&key))),
+            (Some("reserved"), "kube-apiserver") => field.refuse_with_fix(
+                "the API server is known as an entity only",
+                "write kube-apiserver in fromEntities or toEntities",
+            ),
+            (source, name) => {
+                if let Some((source, fix)) = NOT_HERE.iter().find(|known| Some(known.0) == source) {
+                    let reason = format!("labels of source {source} can't be selected by");
+                    field.refuse_with_fix(reason, *fix);
+                }
+                check_label_key(field, name);
+            }
+        }
+        key
     }
 }
 
@@ -82,9 +110,9 @@ impl LabelSelector {
         if let Some(labels) = object.take("matchLabels") {
             let labels = labels.entries(|key, field| {
                 let value = field.string()?;
-                syntax.check(field, key);
+                let key = syntax.read(field, key);
                 check_label_value(field, value);
-                Some((key.to_owned(), value.to_owned()))
+                Some((key, value.to_owned()))
             });
             selector.match_labels = labels.unwrap_or_default().into_iter().collect();
         }
@@ -107,7 +135,7 @@ impl LabelExpression {
             field.refuse("needs a key and an operator");
             return None;
         };
-        syntax.check(&key, key.string()?);
+        let key = syntax.read(&key, key.string()?);
         let name = operator.string()?;
         let kind = match name {
             "In" => Operator::In,
@@ -140,6 +168,6 @@ impl LabelExpression {
             }
             _ => {}
         }
-        Some(Self { key: key.string()?.to_owned(), operator: kind, values })
+        Some(Self { key, operator: kind, values })
     }
 }
