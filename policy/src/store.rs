@@ -77,7 +77,7 @@ struct Policy {
 
 impl Policy {
     fn rule_sets(&self, key: &ObjectKey, directory: &Directory) -> &Arc<[RuleSet]> {
-        self.rule_sets.get_or_init(|| lower(key, &self.object, directory).into())
+        self.rule_sets.get_or_init(|| lower(key, &self.object, directory))
     }
 }
 
@@ -368,8 +368,7 @@ impl Store {
 
     /// The pods that a policy in force selects.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
-        let policy = self.policies.get(key);
-        let sets = policy.map_or(&[][..], |policy| &**policy.rule_sets(key, &self.directory));
+        let sets = self.rule_sets(key).map_or(&[][..], |sets| sets);
         self.pods.iter().filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
@@ -405,7 +404,8 @@ impl Store {
     }
 
     /// The normal form of a policy in force.
-    pub(crate) fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
+    #[must_use]
+    pub fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
         self.policies.get(key).map(|policy| policy.rule_sets(key, &self.directory))
     }
 
