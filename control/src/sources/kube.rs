@@ -413,6 +413,10 @@ mod tests {
             path(Kind::CiliumClusterwideNetworkPolicy),
             expect("cilium.io", "v2", "ciliumclusterwidenetworkpolicies")
         );
+        assert_eq!(
+            path(Kind::ClusterNetworkPolicy),
+            expect("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies")
+        );
     }
 
     #[test]
@@ -426,6 +430,7 @@ mod tests {
         assert!(is_expiry(&watcher::Error::WatchStartFailed(api(410))));
         assert!(!is_expiry(&watcher::Error::WatchStartFailed(api(404))));
         assert_eq!(list(Kind::CiliumNetworkPolicy, 404), Problem::NotInstalled);
+        assert_eq!(list(Kind::ClusterNetworkPolicy, 404), Problem::NotInstalled);
         assert_eq!(list(Kind::CiliumNetworkPolicy, 403), other);
         assert_eq!(list(Kind::NetworkPolicy, 404), other);
     }
