@@ -1,6 +1,8 @@
 //! Random clusters, policies and flows, drawn from few names, labels, addresses and ports, so that
 //! they meet often.
 
+use std::net::IpAddr;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -457,6 +459,16 @@ pub(crate) fn policies(max: usize) -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
+/// What DNS names were seen to stand for: outsiders, and what should never be behind a name.
+pub(crate) fn learned() -> impl Strategy<Value = Vec<(&'static str, Vec<IpAddr>)>> {
+    let names = ["example.com", "www.example.com", "a.b.example.com", "example.org"];
+    let addresses =
+        ["203.0.113.1", "203.0.113.2", "2001:db8::1", "10.0.0.1", "fd00::1", "192.168.0.2"];
+    let addresses = subsequence(addresses.to_vec(), 0..=4)
+        .prop_map(|list| list.iter().map(|address| address.parse().unwrap()).collect());
+    vec((select(names.to_vec()), addresses), 0..4)
+}
+
 fn address(v6: bool) -> impl Strategy<Value = Address> {
     let pod = (1..7u8).prop_map(move |ip| match v6 {
         true => format!("fd00::{ip}"),
@@ -467,8 +479,7 @@ fn address(v6: bool) -> impl Strategy<Value = Address> {
         false => ["192.168.0.1", "192.168.0.2", "203.0.113.1", "203.0.113.2", "255.255.255.254"],
     };
     let fixed = select(fixed.to_vec()).prop_map(str::to_owned);
-    prop_oneof![4 => pod, 1 => fixed]
-        .prop_map(|text| text.parse::<std::net::IpAddr>().unwrap().into())
+    prop_oneof![4 => pod, 1 => fixed].prop_map(|text| text.parse::<IpAddr>().unwrap().into())
 }
 
 /// A flow, and which of its ends are local.
