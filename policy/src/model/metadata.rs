@@ -52,7 +52,7 @@ impl Header {
         };
         let version = object.take("apiVersion");
         let version = version.as_ref().and_then(Field::string).unwrap_or_default();
-        if version != kind.api_version() {
+        if !kind.api_versions().contains(&version) {
             kind_field.refuse_with_fix(
                 format!("{kind} of apiVersion {} is not enforced", quote(version)),
                 format!("write apiVersion: {}", kind.api_version()),
