@@ -90,6 +90,11 @@ impl Catalog {
         self.identities.get(index as usize)
     }
 
+    /// What selectors can ask about an identity of the tables.
+    pub(crate) fn facts(&self, index: u32) -> &Facts {
+        &self.identities[index as usize].facts
+    }
+
     /// The pod that an address belongs to.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {

@@ -1,5 +1,6 @@
 //! Label selectors in normal form, the same for every API family.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::labels::{Facts, LabelKey};
@@ -40,7 +41,9 @@ impl Requirement {
         Self { key, test: Test::Exists }
     }
 
-    fn matches(&self, facts: &Facts) -> bool {
+    /// Whether the condition holds.
+    #[must_use]
+    pub fn matches(&self, facts: &Facts) -> bool {
         let value = facts.get(&self.key);
         let is_one_of = |values: &[Arc<str>]| {
             value.is_some_and(|value| values.binary_search_by(|v| (**v).cmp(value)).is_ok())
@@ -50,6 +53,25 @@ impl Requirement {
             Test::NotIn(values) => !is_one_of(values),
             Test::Exists => value.is_some(),
             Test::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+/// As `kubectl` writes it: `app=web`, `tier in (a,b)`, `!debug`.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match &self.test {
+            Test::In(values) => match &values[..] {
+                [value] => write!(f, "{key}={value}"),
+                values => write!(f, "{key} in ({})", values.join(",")),
+            },
+            Test::NotIn(values) => match &values[..] {
+                [value] => write!(f, "{key}!={value}"),
+                values => write!(f, "{key} notin ({})", values.join(",")),
+            },
+            Test::Exists => write!(f, "{key}"),
+            Test::DoesNotExist => write!(f, "!{key}"),
         }
     }
 }
@@ -103,5 +125,19 @@ impl Selector {
     #[must_use]
     pub fn conditions(&self) -> &[Requirement] {
         &self.requirements
+    }
+}
+
+/// The conditions with commas between them, as `kubectl` writes them.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.requirements.is_empty() {
+            return f.write_str("everything");
+        }
+        for (index, requirement) in self.requirements.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{requirement}")?;
+        }
+        Ok(())
     }
 }
