@@ -128,16 +128,21 @@ impl Selector {
     }
 }
 
-/// The conditions with commas between them, as `kubectl` writes them.
+/// The conditions with commas between them, as `kubectl` writes them. The condition to be a pod is
+/// left out where another one says so.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.requirements.is_empty() {
-            return f.write_str("everything");
-        }
-        for (index, requirement) in self.requirements.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}{requirement}")?;
-        }
-        Ok(())
+        let is_pod = |r: &Requirement| r.key == LabelKey::Namespace && r.test == Test::Exists;
+        let says_pod = |r: &Requirement| matches!(r.test, Test::In(_) | Test::Exists) && !is_pod(r);
+        let is_said = self.requirements.iter().any(says_pod);
+        let words = self.requirements.iter().filter_map(|requirement| {
+            match (is_pod(requirement), is_said) {
+                (false, _) => Some(requirement.to_string()),
+                (true, false) => Some("any pod".to_owned()),
+                (true, true) => None,
+            }
+        });
+        let words: Vec<String> = words.collect();
+        if words.is_empty() { f.write_str("everything") } else { f.write_str(&words.join(",")) }
     }
 }

@@ -385,7 +385,7 @@ impl Store {
     }
 
     /// Policies in force, by name, in normal form.
-    pub(crate) fn rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+    pub fn rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
         self.policies.iter().map(|(key, policy)| (key, policy.rule_sets.as_slice()))
     }
 

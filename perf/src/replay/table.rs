@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName, RuleName, escape_controls};
+use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName, escape_controls};
 use tabwriter::TabWriter;
 
 use super::report::{CaptureInfo, Flow, Performance, Report, Request, Summary, Tally};

@@ -141,7 +141,7 @@ impl Case<'_> {
     fn miss_of(&self, peer: &Peer) -> Option<(usize, String)> {
         match peer {
             Peer::Labels(selector) => self.miss_of_labels(selector),
-            Peer::Network(network) => self.miss_of_network(network).map(|reason| (1, reason)),
+            Peer::Network(network) => self.miss_of_network(network),
             Peer::Name(pattern) => self.miss_of_name(pattern).map(|reason| (1, reason)),
         }
     }
@@ -180,7 +180,8 @@ impl Case<'_> {
         let of_pods = |wanted: &&Requirement| {
             !matches!(wanted.key, LabelKey::Reserved(_)) && wanted.test != Test::DoesNotExist
         };
-        let reason = if !is_pod && unmet.iter().any(|wanted| of_pods(wanted)) {
+        let means_pods = !is_pod && unmet.iter().any(of_pods);
+        let reason = if means_pods {
             let pods = match selector.conditions() {
                 [Requirement { key: LabelKey::Namespace, test: Test::Exists }] => String::new(),
                 _ => format!(" with {selector}"),
@@ -192,30 +193,31 @@ impl Case<'_> {
             });
             reasons.collect::<Vec<_>>().join("; ")
         };
-        Some((unmet.len(), reason))
+        Some((if means_pods { FAR } else { unmet.len() }, reason))
     }
 
-    fn miss_of_network(&self, peer: &NetworkPeer) -> Option<String> {
+    fn miss_of_network(&self, peer: &NetworkPeer) -> Option<(usize, String)> {
         let NetworkPeer { network, except, covers } = peer;
         let (who, address) = (self.peer.name(), self.peer.address);
         if !network.contains(&address) {
-            return Some(format!("{address} is outside of {network}"));
+            let other_family = network.addr().is_ipv4() != address.is_ipv4();
+            let far = if other_family { FAR } else { 2 };
+            return Some((far, format!("{address} is outside of {network}")));
         }
         if let Some(out) = except.iter().find(|out| out.contains(&address)) {
-            return Some(format!("{address} is in {out}, which {network} excepts"));
+            return Some((1, format!("{address} is in {out}, which {network} excepts")));
         }
         let is_pod = matches!(self.peer.facts, Facts::Pod { .. });
-        match (covers, is_pod, self.peer.is_node) {
-            (Covers::Everyone, ..) | (_, false, false) | (Covers::Nodes, _, true) => None,
-            (_, true, _) => Some(format!(
-                "{address} is in {network}, but {who} is a pod, and CIDR rules of Cilium policies \
-                 never match pods"
-            )),
-            (Covers::Outsiders, _, true) => Some(format!(
-                "{address} is in {network}, but it is a node, and CIDR rules of Cilium policies \
-                 don't match nodes"
-            )),
-        }
+        let kind = match (covers, is_pod, self.peer.is_node) {
+            (Covers::Everyone, ..) | (_, false, false) | (Covers::Nodes, _, true) => return None,
+            (_, true, _) => "pods",
+            (Covers::Outsiders, _, true) => "nodes",
+        };
+        let reason = format!(
+            "{address} is in {network}, but CIDR rules of Cilium policies never match {kind}, as \
+             {who} is one"
+        );
+        Some((1, reason))
     }
 
     fn port_fits(&self, ports: &PortMatch) -> bool {
@@ -286,12 +288,13 @@ impl Case<'_> {
     }
 }
 
+/// Distance of what could only match if the other end were something else altogether.
+const FAR: usize = 100;
+
 /// What an end has in place of what a condition asks for.
 fn have(key: &LabelKey, facts: &Facts) -> String {
     match (key, facts.get(key)) {
         (LabelKey::Namespace, Some(value)) => format!("is in namespace {value}"),
-        (LabelKey::NamespaceLabel(_), Some(value)) => format!("is in one with {key}={value}"),
-        (LabelKey::NamespaceLabel(_), None) => format!("is in one without {key}"),
         (LabelKey::Reserved(_), None) => format!("is not {key}"),
         (LabelKey::Reserved(_), Some(_)) => format!("is {key}"),
         (LabelKey::Foreign(_), _) => "has no labels of that source".to_owned(),

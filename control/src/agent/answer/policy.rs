@@ -1,0 +1,186 @@
+//! Answers about policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use podgate_dataplane::policy::Tier;
+use podgate_dataplane::types::Epoch;
+use podgate_policy::explain::{Local, Query, explain, most_similar};
+use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
+use podgate_policy::{ObjectKey, PolicyState as StoreState, Store};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::Agent;
+use super::super::server::Reply;
+use crate::protocol::{
+    Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus, PortsDetail,
+    Refused, RefusedField, RuleDetail, RuleSetDetail, refused_note,
+};
+
+impl Agent {
+    /// Policies with their state, and all that is refused.
+    pub(super) fn policy_list(&self) -> PolicyList {
+        let policies = self.store.policies();
+        PolicyList {
+            policies: policies.map(|policy| policy_status(&self.store, &policy)).collect(),
+            refused: self.store.refusals().map(refused_field).collect(),
+        }
+    }
+
+    /// Policies with all that is known of them.
+    pub(super) fn policy_details(
+        &self,
+        filter: &PolicyFilter,
+    ) -> Result<Vec<PolicyDetail>, Refused> {
+        policy_details(&self.store, filter)
+    }
+
+    /// Explains a flow by what is in force.
+    pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, Refused> {
+        let epoch = self.publisher.epoch();
+        let Some(compiled) = self.names.last().filter(|_| epoch.0 > 0) else {
+            return Err(Refused::failed("policy has not been published yet"));
+        };
+        let endpoints = self.endpoints.values().filter_map(|e| e.addresses(&self.store).ok());
+        let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
+        let local = if both_sides { Local::Both } else { Local::Endpoints(&endpoints) };
+        let explanation = explain(&self.store, compiled, query, local).map_err(Refused::failed)?;
+        let (source, destination) = (&explanation.source, &explanation.destination);
+        if !source.local && !destination.local {
+            return Err(Refused::failed(format!(
+                "neither {} nor {} is an endpoint of this node, so nothing is judged here: ask the \
+                 agent of a node that has one of them, or add --both-sides",
+                query.from, query.to
+            )));
+        }
+        let mut notes = Vec::new();
+        for (end, name) in [(source, &query.from), (destination, &query.to)] {
+            if !end.local && end.peer.pod.is_some() {
+                notes.push(format!("{name} is no endpoint of this node: its own node judges it"));
+            }
+        }
+        notes.extend(refused_note(&self.store));
+        Ok(Explained { epoch: Some(epoch.0), notes, explanation })
+    }
+
+    /// Answers at once, or when the revision is in force, or when the time is over.
+    pub(super) fn wait_for_revision(
+        &mut self,
+        wanted: Epoch,
+        timeout_s: u32,
+        reply: oneshot::Sender<Result<Reply, Refused>>,
+    ) {
+        self.waiting.add(wanted, Duration::from_secs(timeout_s.into()), reply);
+        self.answer_waiting();
+    }
+
+    /// Answers the clients whose revision is in force by now.
+    pub(in super::super) fn answer_waiting(&mut self) {
+        let in_force = self.epoch_in_force();
+        self.waiting.answer(in_force, Instant::now());
+    }
+
+    /// The epoch that every worker judges by, or a later one.
+    fn epoch_in_force(&self) -> Epoch {
+        let epochs = self.workers().into_iter().map(|worker| worker.epoch.get());
+        Epoch(epochs.min().unwrap_or_default() as u32)
+    }
+}
+
+fn state(state: StoreState) -> PolicyState {
+    match state {
+        StoreState::Enforced => PolicyState::Enforced,
+        StoreState::Outdated => PolicyState::Outdated,
+        StoreState::Refused => PolicyState::Refused,
+    }
+}
+
+fn policy_status(store: &Store, policy: &podgate_policy::PolicyStatus<'_>) -> PolicyStatus {
+    PolicyStatus {
+        kind: policy.key.kind.name().to_owned(),
+        namespace: policy.key.namespace.clone(),
+        name: policy.key.name.clone(),
+        state: state(policy.state),
+        pods: store.selected_pods(policy.key).count(),
+    }
+}
+
+fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDetail>, Refused> {
+    let sets: BTreeMap<&ObjectKey, &[RuleSet]> = store.rule_sets().collect();
+    let fits =
+        |wanted: &Option<String>, have: &str| wanted.as_deref().is_none_or(|wanted| wanted == have);
+    let chosen = store.policies().filter(|policy| {
+        let namespace = policy.key.namespace.as_deref().unwrap_or_default();
+        fits(&filter.kind, policy.key.kind.name())
+            && fits(&filter.namespace, namespace)
+            && fits(&filter.name, &policy.key.name)
+    });
+    let details: Vec<_> = chosen
+        .map(|policy| PolicyDetail {
+            status: policy_status(store, &policy),
+            refused: policy.refusals.iter().map(refused_field).collect(),
+            specs: sets.get(policy.key).into_iter().flat_map(|s| s.iter()).map(rule_set).collect(),
+            selected: store.selected_pods(policy.key).map(ToString::to_string).collect(),
+        })
+        .collect();
+    match &filter.name {
+        Some(name) if details.is_empty() => Err(no_such_policy(store, filter, name)),
+        _ => Ok(details),
+    }
+}
+
+fn no_such_policy(store: &Store, filter: &PolicyFilter, name: &str) -> Refused {
+    let policies = store.policies().map(|policy| (policy.key.name.clone(), policy.key));
+    let similar = most_similar(name, policies);
+    let similar: Vec<_> = similar.iter().map(ToString::to_string).collect();
+    let hint = match similar.is_empty() {
+        true => String::new(),
+        false => format!("; is {} meant?", similar.join(" or ")),
+    };
+    let kind = filter.kind.as_deref().unwrap_or("policy");
+    let place = filter.namespace.as_ref().map(|ns| format!("{ns}/")).unwrap_or_default();
+    Refused::failed(format!("there is no {kind} {place}{name}{hint}"))
+}
+
+fn rule_set(set: &RuleSet) -> RuleSetDetail {
+    let isolates = Side::ALL.into_iter().filter(|side| set.default_deny[*side as usize]);
+    RuleSetDetail {
+        subject: set.subject.to_string(),
+        isolates: isolates.map(|side| side.to_string()).collect(),
+        rules: set.rules.iter().map(rule).collect(),
+    }
+}
+
+fn rule(rule: &Rule) -> RuleDetail {
+    let tier = match rule.precedence.tier {
+        Tier::Admin => "admin",
+        Tier::Normal => "normal",
+        Tier::Baseline => "baseline",
+    };
+    let in_words =
+        |list: &Vec<podgate_policy::rules::Peer>| list.iter().map(ToString::to_string).collect();
+    RuleDetail {
+        path: rule.field.clone(),
+        direction: rule.side.to_string(),
+        effect: rule.action.into(),
+        tier: tier.to_owned(),
+        priority: rule.precedence.priority,
+        peers: rule.peers.as_ref().map(in_words),
+        ports: rule.ports.as_ref().map(|list| list.iter().map(ports).collect()),
+    }
+}
+
+fn ports(element: &RulePorts) -> PortsDetail {
+    PortsDetail { ports: element.ports.to_string(), l7: None }
+}
+
+fn refused_field(refusal: &podgate_policy::Refusal) -> RefusedField {
+    RefusedField {
+        object: refusal.object.clone(),
+        source: refusal.source.as_ref().map(ToString::to_string),
+        field: refusal.field.clone(),
+        reason: refusal.reason.clone(),
+        fix: refusal.fix.clone(),
+    }
+}

@@ -1,0 +1,164 @@
+//! `podgate policy …`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use podgate_policy::explain::{EndName, HttpSpec, RequestSpec, Transport};
+
+use super::{ClientArgs, examples};
+
+/// `podgate policy …`.
+#[derive(Subcommand, Debug)]
+pub enum PolicyCommand {
+    /// List policies, and refused objects with the field and the reason.
+    #[command(after_help = LIST_EXAMPLES)]
+    List(ClientArgs),
+    /// Show policies as they are enforced: whom they select, and their rules in words.
+    #[command(long_about = GET_ABOUT, after_help = GET_EXAMPLES)]
+    Get(PolicyGetArgs),
+    /// Say why a flow, or a request on it, is allowed or denied.
+    #[command(long_about = EXPLAIN_ABOUT, after_help = EXPLAIN_EXAMPLES)]
+    Explain(Box<ExplainArgs>),
+    /// Wait until a revision of policy is in force.
+    #[command(long_about = WAIT_ABOUT, after_help = WAIT_EXAMPLES)]
+    Wait(PolicyWaitArgs),
+}
+
+const LIST_EXAMPLES: &str = examples! {
+    "podgate policy list"
+    "podgate policy list -o json | jq '.refused[]'"
+};
+
+const GET_ABOUT: &str = "\
+Show policies as they are enforced: whom they select, and their rules in words.
+
+With a name, those of that name only, of any kind and namespace unless these are given.";
+
+const GET_EXAMPLES: &str = examples! {
+    "podgate policy get"
+    "podgate policy get shop/web"
+    "podgate policy get NetworkPolicy shop/web -o json"
+};
+
+const EXPLAIN_ABOUT: &str = "\
+Say why a flow, or a request on it, is allowed or denied.
+
+The verdict is that of the tables that workers look up. Beside it stand the rule, or the policies, \
+behind it for each direction, the other rules that match, and the nearest misses: rules that would \
+have decided otherwise, each with what the flow fails of it.
+
+The running agent is asked. It judges the pods that are endpoints of its node, as its workers do; \
+the other end is judged on its own node, unless --both-sides asks for it here. With --manifests no \
+agent is needed, and both ends are judged.";
+
+const EXPLAIN_EXAMPLES: &str = examples! {
+    "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
+    "podgate policy explain --from 192.0.2.7 --to web-0 --port 80 --http 'GET /docs' --host web"
+    "podgate policy explain --from cart-0 --to db-0 --port icmp --manifests ./policies"
+    "podgate policy explain --from cart-0 --to db-0 --port 22 --manifests ./policies --expect deny"
+    ; 4 => "the verdict is not what --expect says"
+};
+
+const WAIT_ABOUT: &str = "\
+Wait until a revision of policy is in force.
+
+A revision is the epoch that `podgate status` shows: each change that verdicts depend on makes a new \
+one. The command returns when the agent has published it, or a later one, and every worker judges \
+by it.";
+
+const WAIT_EXAMPLES: &str = examples! {
+    "podgate policy wait 7"
+    "podgate policy wait 7 --timeout 5 -o json"
+    ; 4 => "the revision was not in force in time"
+};
+
+/// Arguments of `podgate policy get`.
+#[derive(Args, Debug, Clone)]
+pub struct PolicyGetArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// `[KIND] [NAMESPACE/]NAME`; all policies if absent.
+    #[arg(value_name = "[KIND] [NS/]NAME", num_args = 0..=2)]
+    pub which: Vec<String>,
+}
+
+/// Arguments of `podgate policy wait`.
+#[derive(Args, Debug, Clone)]
+pub struct PolicyWaitArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// The revision.
+    #[arg(value_name = "REVISION")]
+    pub revision: u32,
+    /// Seconds to wait at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub timeout: u32,
+}
+
+/// Arguments of `podgate policy explain`.
+#[derive(Args, Debug, Clone)]
+pub struct ExplainArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Who opens the flow: a pod or an IP address.
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub from: EndName,
+    /// Who is called.
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub to: EndName,
+    /// Destination port and protocol: 80/TCP, 53/UDP, icmp, icmp/TYPE, icmpv6/TYPE, proto/NUMBER.
+    #[arg(long, value_name = "PORT/PROTO")]
+    pub port: Transport,
+    /// What is asked for on the flow.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Judge by these files and directories, without an agent.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub manifests: Vec<PathBuf>,
+    /// Judge both ends here, as if both were endpoints of this node.
+    #[arg(long, conflicts_with = "manifests")]
+    pub both_sides: bool,
+    /// List all misses, not just the nearest five.
+    #[arg(long)]
+    pub all: bool,
+    /// Exit with 4 unless the flow, with the request if there is one, is allowed or denied.
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub expect: Option<Expect>,
+}
+
+/// A request on the flow.
+#[derive(Args, Debug, Clone)]
+pub struct RequestArgs {
+    /// An HTTP request: method and target.
+    #[arg(long, value_name = "'GET /PATH'")]
+    http: Option<HttpSpec>,
+    /// Its Host [default: the destination's address and port].
+    #[arg(long, value_name = "HOST", requires = "http")]
+    host: Option<String>,
+    /// A header field of it; may be given several times.
+    #[arg(long = "header", value_name = "'NAME: VALUE'", requires = "http")]
+    headers: Vec<String>,
+}
+
+impl RequestArgs {
+    /// The request, if one is given.
+    #[must_use]
+    pub fn spec(&self) -> Option<RequestSpec> {
+        let http = self.http.clone()?;
+        let (host, headers) = (self.host.clone(), self.headers.clone());
+        Some(RequestSpec::Http(HttpSpec { host, headers, ..http }))
+    }
+}
+
+/// What somebody is sure of.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// It passes.
+    Allow,
+    /// It doesn't.
+    Deny,
+}
