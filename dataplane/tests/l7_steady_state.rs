@@ -109,6 +109,7 @@ fn following_a_connection_allocates_nothing_after_its_first_requests() {
         path: Some("/api/v1/.*".into()),
         host: Some("back.*".into()),
         headers: vec!["X-Key: 1".into()],
+        ..HttpRuleSpec::default()
     });
     let rules = Some(Arc::new(L7Rules::http(vec![rule.unwrap()])));
     let policy =
