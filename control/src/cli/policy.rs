@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use podgate_policy::explain::{EndName, HttpSpec, RequestSpec, Transport};
+use podgate_policy::explain::{EndName, HttpSpec, KafkaSpec, RequestSpec, Transport};
 
 use super::{ClientArgs, examples};
 
@@ -54,6 +54,7 @@ agent is needed, and both ends are judged.";
 const EXPLAIN_EXAMPLES: &str = examples! {
     "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
     "podgate policy explain --from 192.0.2.7 --to web-0 --port 80 --http 'GET /docs' --host web"
+    "podgate policy explain --from cart-0 --to kafka-0 --port 9092 --kafka topic=orders,api=produce"
     "podgate policy explain --from cart-0 --to db-0 --port icmp --manifests ./policies"
     "podgate policy explain --from cart-0 --to db-0 --port 22 --manifests ./policies --expect deny"
     ; 4 => "the verdict is not what --expect says"
@@ -134,7 +135,7 @@ pub struct ExplainArgs {
 #[derive(Args, Debug, Clone)]
 pub struct RequestArgs {
     /// An HTTP request: method and target.
-    #[arg(long, value_name = "'GET /PATH'")]
+    #[arg(long, value_name = "'GET /PATH'", group = "request")]
     http: Option<HttpSpec>,
     /// Its Host [default: the destination's address and port].
     #[arg(long, value_name = "HOST", requires = "http")]
@@ -142,15 +143,27 @@ pub struct RequestArgs {
     /// A header field of it; may be given several times.
     #[arg(long = "header", value_name = "'NAME: VALUE'", requires = "http")]
     headers: Vec<String>,
+    /// A DNS query for a name.
+    #[arg(long, value_name = "NAME", group = "request")]
+    dns: Option<String>,
+    /// A Kafka request; version= and client= may follow, topic= may be given several times.
+    #[arg(long, value_name = "topic=NAME,api=NAME", group = "request")]
+    kafka: Option<KafkaSpec>,
+    /// A TLS connection to the server of this name.
+    #[arg(long, value_name = "NAME", group = "request")]
+    sni: Option<String>,
 }
 
 impl RequestArgs {
     /// The request, if one is given.
     #[must_use]
     pub fn spec(&self) -> Option<RequestSpec> {
-        let http = self.http.clone()?;
         let (host, headers) = (self.host.clone(), self.headers.clone());
-        Some(RequestSpec::Http(HttpSpec { host, headers, ..http }))
+        let http = self.http.clone().map(|http| HttpSpec { host, headers, ..http });
+        http.map(RequestSpec::Http)
+            .or_else(|| self.dns.clone().map(RequestSpec::Dns))
+            .or_else(|| self.kafka.clone().map(RequestSpec::Kafka))
+            .or_else(|| self.sni.clone().map(RequestSpec::ServerName))
     }
 }
 

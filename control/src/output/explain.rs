@@ -28,9 +28,14 @@ pub(crate) fn explained(explained: &Explained) -> String {
         lines.push(String::new());
         lines.extend(request_lines(request));
     }
-    if !explained.notes.is_empty() {
+    let no_inspector = explanation.no_inspector.iter().map(|protocol| {
+        format!("note: workers can't inspect {protocol} yet: they refuse the whole flow")
+    });
+    let notes = explained.notes.iter().map(|note| format!("note: {note}"));
+    let notes: Vec<_> = no_inspector.chain(notes).collect();
+    if !notes.is_empty() {
         lines.push(String::new());
-        lines.extend(explained.notes.iter().map(|note| format!("note: {note}")));
+        lines.extend(notes);
     }
     lines.iter().map(|line| escape(line) + "\n").collect()
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_dataplane::l7::NamePattern;
+use podgate_dataplane::l7::{L7Request, NamePattern};
 use serde::{Deserialize, Serialize};
 
-use super::request::Asked;
+use super::words::why_not;
 use crate::catalog::PodName;
 use crate::labels::{Facts, LabelKey};
 use crate::model::{Pod, PortMatch, PortNumbers};
@@ -87,7 +87,7 @@ pub(super) struct Case<'a> {
     pub(super) protocol: u8,
     /// Destination port, or ICMP type.
     pub(super) port: u16,
-    pub(super) request: Option<&'a Asked<'a>>,
+    pub(super) request: Option<&'a L7Request<'a>>,
 }
 
 /// How a rule relates to a flow.
@@ -279,10 +279,10 @@ impl Case<'_> {
         let mut reasons = Vec::new();
         for element in matching {
             let rules = element.l7.as_ref()?;
-            if request.is_allowed_by(rules) {
+            if rules.allows(request) {
                 return None;
             }
-            reasons.extend(request.why_not(rules));
+            reasons.extend(why_not(request, rules));
         }
         Some(Failure::new(Criterion::Request, reasons))
     }

@@ -1,11 +1,10 @@
 //! One direction: what decided it, which rules match, and which nearly do.
 
-use podgate_dataplane::l7::{L7Entry, L7Policy};
+use podgate_dataplane::l7::{L7Entry, L7Policy, L7Request};
 use podgate_dataplane::policy::{Action, Cause, DirectionTable, RuleId, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::criteria::{Case, Failure, Held, Who};
-use super::request::Asked;
 use crate::key::ObjectKey;
 use crate::labels::Facts;
 use crate::record::{Judgement, Names, PolicyName, RuleName};
@@ -84,7 +83,7 @@ pub(super) struct Explainer<'a> {
     pub(super) destination: Who<'a>,
     /// Destination port, or ICMP type.
     pub(super) port: u16,
-    pub(super) request: Option<&'a Asked<'a>>,
+    pub(super) request: Option<&'a L7Request<'a>>,
     pub(super) misses_max: usize,
 }
 
@@ -175,7 +174,7 @@ impl Explainer<'_> {
     fn request_allowed(&self, l7: &[L7Entry]) -> Option<bool> {
         let request = self.request.filter(|_| !l7.is_empty())?;
         let alone = L7Policy { egress: l7.to_vec(), ingress: Vec::new() };
-        Some(request.judge(&alone).is_some())
+        Some(alone.judge(request).is_some())
     }
 
     fn position_of(&self, cause: Cause, applying: &[Applying<'_>]) -> Option<Position> {

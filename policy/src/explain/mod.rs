@@ -12,10 +12,12 @@ mod direction;
 mod query;
 mod request;
 mod resolve;
+mod words;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use podgate_dataplane::l7::L7Request;
 use podgate_dataplane::policy::{Decision, PolicyTables, Subject, Verdict};
 use podgate_dataplane::types::Address;
 use serde::{Deserialize, Serialize};
@@ -23,13 +25,13 @@ use serde::{Deserialize, Serialize};
 pub use criteria::{Criterion, Failure};
 pub use direction::{Direction, Effect, Matching, Miss};
 pub use query::{EndName, Query, Transport};
-pub use request::{HttpSpec, RequestSpec};
+pub use request::{HttpSpec, KafkaSpec, RequestSpec};
 pub use resolve::{QueryError, most_similar};
+pub use words::l7_words;
 
 use self::criteria::Who;
 use self::direction::Explainer;
-use self::request::Asked;
-use crate::record::{Names, Peer, RuleName, is_icmp};
+use crate::record::{Names, Peer, RuleName, is_icmp, protocol_name};
 use crate::rules::Side;
 use crate::{Compiled, Store};
 
@@ -48,6 +50,10 @@ pub struct Explanation {
     pub egress: Direction,
     /// What the destination may be sent.
     pub ingress: Direction,
+    /// The L7 protocol that the flow would have to speak, if workers can't inspect it yet: they
+    /// refuse such a flow whole, whatever its requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_inspector: Option<String>,
     /// What becomes of the request, if one was asked about and the flow is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestVerdict>,
@@ -149,7 +155,7 @@ pub fn explain(
 struct AskedFor<'a> {
     text: String,
     /// The error is what a client sees of a request that can't be inspected.
-    read: Result<Asked<'a>, String>,
+    read: Result<L7Request<'a>, &'static str>,
 }
 
 /// A flow to explain.
@@ -205,6 +211,7 @@ impl Flow<'_> {
             port: transport(subject),
             egress,
             ingress,
+            no_inspector: no_inspector(&decision, tuple.protocol),
             request,
         }
     }
@@ -247,16 +254,23 @@ fn transport(subject: &Subject) -> Transport {
     Transport { protocol, number: has_number.then(|| policy_port(subject)) }
 }
 
+fn no_inspector(decision: &Decision, protocol: u8) -> Option<String> {
+    let missing = decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(protocol);
+    let wanted = decision.l7.protocol().ok().flatten().filter(|_| missing)?;
+    Some(format!("{wanted} over {}", protocol_name(protocol)))
+}
+
 fn judge(asked: &AskedFor<'_>, decision: &Decision, names: &Names<'_>) -> RequestVerdict {
     let inspected = decision.verdict == Verdict::Inspect;
     let (allowed, rule, denial) = match &asked.read {
         _ if !inspected => (true, None, None),
-        Err(refused) => (false, None, Some(refused.clone())),
-        Ok(read) => match read.judge(&decision.l7) {
+        Err(refused) => (false, None, Some(*refused)),
+        Ok(read) => match decision.l7.judge(read) {
             Some(rule) => (true, rule, None),
-            None => (false, None, Some(read.denial().to_owned())),
+            None => (false, None, Some(request::denied(read))),
         },
     };
     let rule = rule.map(|rule| names.rule(rule));
+    let denial = denial.map(str::to_owned);
     RequestVerdict { request: asked.text.clone(), allowed, inspected, rule, denial }
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use podgate_dataplane::l7::http1::{self, Answer, FIELDS_MAX, Refusal};
-use podgate_dataplane::l7::{L7Policy, L7Rules, Request};
-use podgate_dataplane::policy::RuleId;
+use podgate_dataplane::l7::rules::kafka;
+use podgate_dataplane::l7::{KafkaRequest, L7Request};
 use serde::{Deserialize, Serialize};
 
 /// A request, as a person writes it.
@@ -15,6 +15,12 @@ use serde::{Deserialize, Serialize};
 pub enum RequestSpec {
     /// An HTTP request.
     Http(HttpSpec),
+    /// A Kafka request.
+    Kafka(KafkaSpec),
+    /// A DNS query for this name.
+    Dns(String),
+    /// The beginning of a TLS connection to the server of this name.
+    ServerName(String),
 }
 
 /// Head of an HTTP/1.1 request.
@@ -33,6 +39,22 @@ pub struct HttpSpec {
     pub headers: Vec<String>,
 }
 
+/// Parts of a Kafka request that rules look at.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSpec {
+    /// API key.
+    pub api_key: i16,
+    /// Version of the request's form.
+    pub api_version: i16,
+    /// How the client calls itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The topics that it is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<String>,
+}
+
 /// `GET /path`, or `/path` alone.
 impl FromStr for HttpSpec {
     type Err = &'static str;
@@ -47,33 +69,83 @@ impl FromStr for HttpSpec {
     }
 }
 
+/// `topic=orders,api=produce`, and perhaps `version=` and `client=`; several topics are named one
+/// by one, and the API by its name or number.
+impl FromStr for KafkaSpec {
+    type Err = String;
+
+    fn from_str(source: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "write topic=NAME,api=NAME[,version=NUMBER][,client=NAME]";
+        let mut api_key = None;
+        let mut this = Self { api_key: 0, api_version: 0, client_id: None, topics: Vec::new() };
+        for part in source.split(',') {
+            let (name, value) = part.split_once('=').ok_or(FORM)?;
+            let number = || value.parse::<i16>().ok().filter(|number| *number >= 0);
+            match name {
+                "topic" => this.topics.push(value.to_owned()),
+                "client" => this.client_id = Some(value.to_owned()),
+                "version" => {
+                    this.api_version = number().ok_or("a version is a number from 0 to 32767")?;
+                }
+                "api" => {
+                    let found = kafka::api_key(value).or_else(number);
+                    api_key = Some(found.ok_or_else(|| {
+                        format!("{value} is no API key; write a number, or a name such as fetch")
+                    })?);
+                }
+                _ => return Err(format!("{name} is not known; {FORM}")),
+            }
+        }
+        this.api_key = api_key.ok_or(FORM)?;
+        Ok(this)
+    }
+}
+
 impl fmt::Display for RequestSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(http) => write!(f, "{} {}", http.method, http.target),
+            Self::Kafka(request) => {
+                match kafka::api_key_name(request.api_key) {
+                    Some(name) => write!(f, "Kafka {name}")?,
+                    None => write!(f, "Kafka API {}", request.api_key)?,
+                }
+                match request.topics.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, " of {}", request.topics.join(", ")),
+                }
+            }
+            Self::Dns(name) => write!(f, "DNS query for {name}"),
+            Self::ServerName(name) => write!(f, "TLS to {name}"),
         }
     }
 }
 
-/// A request that an inspector has read.
-pub(super) enum Asked<'a> {
-    Http(Request<'a>),
-}
-
-/// Calls `then` with the request as the workers' inspector reads it, or with why that refuses it
-/// whatever the rules say.
+/// Calls `then` with the request as the workers' inspector reads it, or with what a client sees of
+/// one that is refused whatever the rules say.
 pub(super) fn read<T>(
     spec: &RequestSpec,
     destination: SocketAddr,
-    then: impl FnOnce(Result<Asked<'_>, String>) -> T,
+    then: impl FnOnce(Result<L7Request<'_>, &'static str>) -> T,
 ) -> T {
     match spec {
         RequestSpec::Http(http) => {
             let bytes = http.to_bytes(destination);
             let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-            let read = http1::read_head(&bytes, &mut fields);
-            then(read.map(Asked::Http).map_err(|refusal| answer_of(&refusal).to_owned()))
+            let head = http1::read_head(&bytes, &mut fields);
+            then(head.map(L7Request::Http).map_err(|refusal| refused(&refusal)))
         }
+        RequestSpec::Kafka(spec) => {
+            let topics: Vec<_> = spec.topics.iter().map(String::as_bytes).collect();
+            then(Ok(L7Request::Kafka(KafkaRequest {
+                api_key: spec.api_key,
+                api_version: spec.api_version,
+                client_id: spec.client_id.as_deref().map(str::as_bytes),
+                topics: &topics,
+            })))
+        }
+        RequestSpec::Dns(name) => then(Ok(L7Request::Dns(name.as_bytes()))),
+        RequestSpec::ServerName(name) => then(Ok(L7Request::ServerName(Some(name.as_bytes())))),
     }
 }
 
@@ -90,45 +162,23 @@ impl HttpSpec {
     }
 }
 
-/// What a client gets to see of a refusal.
-fn answer_of(refusal: &Refusal) -> &'static str {
+/// What a client sees of a request that can't be inspected.
+const fn refused(refusal: &Refusal) -> &'static str {
     match refusal.answer {
-        Answer::Forbidden => "answered 403 Forbidden: the request can't be inspected",
-        Answer::BadRequest => "answered 400 Bad Request: the request is malformed or ambiguous",
-        Answer::Reset => "the connection is reset: this is no HTTP/1.1",
+        Answer::Forbidden => "answered 403 Forbidden: such a request can't be inspected",
+        Answer::BadRequest => "answered 400 Bad Request: it is malformed or ambiguous",
+        Answer::Reset => "the connection is reset: it is no HTTP/1.1",
     }
 }
 
-impl Asked<'_> {
-    /// Whether the rules allow the request.
-    pub(super) fn is_allowed_by(&self, rules: &L7Rules) -> bool {
-        match self {
-            Self::Http(request) => rules.allows(request),
+/// What a client sees of a request that no rule allows.
+pub(super) const fn denied(request: &L7Request<'_>) -> &'static str {
+    match request {
+        L7Request::Http(request) if !request.path_is_normal => {
+            "answered 403 Forbidden: the path is not in normal form, so no rule with a path \
+             matches it"
         }
-    }
-
-    /// Holds the request against all rules of a flow: what a worker does.
-    pub(super) fn judge(&self, policy: &L7Policy) -> Option<Option<RuleId>> {
-        match self {
-            Self::Http(request) => policy.judge(request),
-        }
-    }
-
-    /// For each rule, why it doesn't allow the request, and how many of its fields don't match.
-    pub(super) fn why_not(&self, rules: &L7Rules) -> Vec<(usize, String)> {
-        match self {
-            Self::Http(request) => vec![(1, format!("no rule of {rules:?} allows {request:?}"))],
-        }
-    }
-
-    /// What a client gets to see when no rule allows the request.
-    pub(super) fn denial(&self) -> &'static str {
-        match self {
-            Self::Http(request) if !request.path_is_normal => {
-                "answered 403 Forbidden: the path is not in normal form, so no rule with a path \
-                 matches it"
-            }
-            Self::Http(_) => "answered 403 Forbidden",
-        }
+        L7Request::Http(_) => "answered 403 Forbidden: no rule allows it",
+        L7Request::Kafka(_) | L7Request::Dns(_) | L7Request::ServerName(_) => "no rule allows it",
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use podgate_dataplane::policy::Tier;
 use podgate_dataplane::types::Epoch;
-use podgate_policy::explain::{Local, Query, explain, most_similar};
+use podgate_policy::explain::{Local, Query, explain, l7_words, most_similar};
 use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
 use podgate_policy::{ObjectKey, PolicyState as StoreState, Store};
 use tokio::sync::oneshot;
@@ -172,7 +172,8 @@ fn rule(rule: &Rule) -> RuleDetail {
 }
 
 fn ports(element: &RulePorts) -> PortsDetail {
-    PortsDetail { ports: element.ports.to_string(), l7: None }
+    let l7 = element.l7.as_deref().map(l7_words);
+    PortsDetail { ports: element.ports.to_string(), l7 }
 }
 
 fn refused_field(refusal: &podgate_policy::Refusal) -> RefusedField {
