@@ -15,7 +15,6 @@ use crate::store::{EnforcementMode, Store};
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Direction {
     /// Whether the flow is open in this direction, and by what.
-    #[serde(flatten)]
     pub judgement: Judgement,
     /// Whether the direction lets the request pass, if one was asked about and requests are
     /// inspected here.

@@ -29,7 +29,7 @@ fn http(spec: &HttpRuleSpec) -> String {
     words.extend(spec.headers.iter().map(|header| format!("header {header}")));
     let matches = spec.header_matches.iter();
     words.extend(matches.map(|(name, value)| format!("header {}", header(name, value.as_deref()))));
-    in_words(words)
+    in_words(&words)
 }
 
 fn header(name: &str, value: Option<&str>) -> String {
@@ -48,10 +48,10 @@ fn kafka(spec: &KafkaRuleSpec) -> String {
         ("topic", &spec.topic),
     ];
     let words = fields.iter().filter_map(|(name, field)| Some((name, given(field.as_ref())?)));
-    in_words(words.map(|(name, text)| format!("{name} {text}")).collect())
+    in_words(&words.map(|(name, text)| format!("{name} {text}")).collect::<Vec<_>>())
 }
 
-fn in_words(words: Vec<String>) -> String {
+fn in_words(words: &[String]) -> String {
     if words.is_empty() { "any request".to_owned() } else { words.join(" ") }
 }
 
