@@ -8,7 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use podgate_perf::replay::Output;
 
-pub use self::policy::{Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs};
+pub use self::policy::{
+    Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
+    TablePolicyCommand, TablePolicyGetArgs,
+};
 
 use crate::protocol::EndpointSpec;
 
@@ -72,6 +75,9 @@ pub enum Command {
     /// Explain verdicts; show the policies that are enforced, and the objects that can't be.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Show what workers look up.
+    #[command(subcommand)]
+    Table(TableCommand),
     /// Show flows: verdicts, drops, HTTP requests and answers.
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),

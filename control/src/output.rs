@@ -10,7 +10,7 @@ use podgate_policy::record::escape_controls;
 use tabwriter::TabWriter;
 
 pub(crate) use self::explain::explained;
-pub(crate) use self::policy::{policies, policy_details, waited};
+pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
 use crate::protocol::{EndpointState, EndpointStatus, FlowItem, Status};
 

@@ -29,7 +29,8 @@ use serde_json::{Value, json};
 
 pub(crate) use self::policy::refused_note;
 pub use self::policy::{
-    Explained, PolicyDetail, PolicyFilter, PolicyWaited, PortsDetail, RuleDetail, RuleSetDetail,
+    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyWaited, PortsDetail, RuleDetail,
+    RuleSetDetail,
 };
 
 /// The version that this program speaks.
@@ -68,6 +69,13 @@ pub enum Request {
         #[serde(default)]
         both_sides: bool,
     },
+    /// Answered by a list of [`podgate_policy::explain::SelectorInfo`].
+    PolicySelectors {},
+    /// Answered by [`EndpointTable`].
+    TablePolicyGet {
+        /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
+        endpoint: String,
+    },
     /// Answered by [`PolicyWaited`].
     PolicyWait {
         /// The epoch that is to be in force.
@@ -96,6 +104,8 @@ const COMMANDS: &[&str] = &[
     "policy-list",
     "policy-get",
     "policy-explain",
+    "policy-selectors",
+    "table-policy-get",
     "policy-wait",
     "flows",
     "metrics",
@@ -590,6 +600,8 @@ mod tests {
                 name: Some("web".into()),
             }),
             Request::PolicyExplain { query: query(), both_sides: true },
+            Request::PolicySelectors {},
+            Request::TablePolicyGet { endpoint: "veth0".into() },
             Request::PolicyWait { revision: 7, timeout_s: 60 },
             Request::Flows { follow: true, last: 7 },
             Request::Metrics {},

@@ -50,11 +50,15 @@ impl Agent {
             Request::PolicyGet(filter) => {
                 self.policy_details(&filter).map(|policies| Reply::Value(json!(policies)))
             }
+            Request::PolicySelectors {} => {
+                self.catch_up().await;
+                self.selectors().map(|list| Reply::Value(json!(list)))
+            }
+            Request::TablePolicyGet { endpoint } => {
+                self.endpoint_table(&endpoint).map(|table| Reply::Value(json!(table)))
+            }
             Request::PolicyExplain { query, both_sides } => {
-                // So that the objects and the tables are of one time.
-                if self.publisher.due().is_some() {
-                    self.publish().await;
-                }
+                self.catch_up().await;
                 self.explain(&query, both_sides).map(|explained| Reply::Value(json!(explained)))
             }
             Request::Flows { follow, last } => {

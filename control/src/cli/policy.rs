@@ -16,6 +16,9 @@ pub enum PolicyCommand {
     /// Show policies as they are enforced: whom they select, and their rules in words.
     #[command(long_about = GET_ABOUT, after_help = GET_EXAMPLES)]
     Get(PolicyGetArgs),
+    /// List what rules select peers by: who uses it, and whom it matches.
+    #[command(after_help = SELECTORS_EXAMPLES)]
+    Selectors(ClientArgs),
     /// Say why a flow, or a request on it, is allowed or denied.
     #[command(long_about = EXPLAIN_ABOUT, after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<ExplainArgs>),
@@ -38,6 +41,11 @@ const GET_EXAMPLES: &str = examples! {
     "podgate policy get"
     "podgate policy get shop/web"
     "podgate policy get NetworkPolicy shop/web -o json"
+};
+
+const SELECTORS_EXAMPLES: &str = examples! {
+    "podgate policy selectors"
+    "podgate policy selectors -o json | jq '.[] | select(.pods == 0)'"
 };
 
 const EXPLAIN_ABOUT: &str = "\
@@ -72,6 +80,45 @@ const WAIT_EXAMPLES: &str = examples! {
     "podgate policy wait 7 --timeout 5 -o json"
     ; 4 => "the revision was not in force in time"
 };
+
+/// `podgate table …`.
+#[derive(Subcommand, Debug)]
+pub enum TableCommand {
+    /// Policy tables.
+    #[command(subcommand)]
+    Policy(TablePolicyCommand),
+}
+
+/// `podgate table policy …`.
+#[derive(Subcommand, Debug)]
+pub enum TablePolicyCommand {
+    /// Show the compiled table of an endpoint, as workers look it up.
+    #[command(long_about = TABLE_ABOUT, after_help = TABLE_EXAMPLES)]
+    Get(TablePolicyGetArgs),
+}
+
+const TABLE_ABOUT: &str = "\
+Show the compiled table of an endpoint, as workers look it up.
+
+Rows stand in order of precedence. The first that matches decides, but for allows of one tier and \
+priority that have L7 rules: a request may pass by any of these. What no row before matches falls to \
+the default.";
+
+const TABLE_EXAMPLES: &str = examples! {
+    "podgate table policy get shop/cart-0"
+    "podgate table policy get veth1a -o json"
+};
+
+/// Arguments of `podgate table policy get`.
+#[derive(Args, Debug, Clone)]
+pub struct TablePolicyGetArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// The endpoint: its pod or its link.
+    #[arg(value_name = "NS/POD|IFACE")]
+    pub endpoint: String,
+}
 
 /// Arguments of `podgate policy get`.
 #[derive(Args, Debug, Clone)]

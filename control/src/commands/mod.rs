@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::cli::{
     Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, StatusArgs,
+    TableCommand, TablePolicyCommand,
 };
 use crate::client::{Client, ClientError};
 use crate::error::describe;
@@ -35,6 +36,9 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Status(args) => status(&args),
         Command::Endpoint(command) => endpoint(command).map(|()| ExitCode::SUCCESS),
         Command::Policy(command) => policy::run(command),
+        Command::Table(TableCommand::Policy(TablePolicyCommand::Get(args))) => {
+            policy::get_table(&args).map(|()| ExitCode::SUCCESS)
+        }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => {

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use podgate_policy::explain::{Explanation, Local, Outcome, Query, explain};
+use podgate_policy::explain::{Explanation, Local, Outcome, Query, SelectorInfo, explain};
 use podgate_policy::{Store, compile, manifest};
 
 use super::{UNEXPECTED, print_as, show};
-use crate::cli::{Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs};
+use crate::cli::{
+    Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TablePolicyGetArgs,
+};
 use crate::client::Client;
 use crate::output;
 use crate::protocol::{
-    Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request, refused_note,
+    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request,
+    refused_note,
 };
 
 /// Misses that are listed of each direction unless all are asked for.
@@ -24,6 +27,10 @@ pub(super) fn run(command: PolicyCommand) -> Result<ExitCode> {
             show(&args, &Request::PolicyList {}, |list: &PolicyList| output::policies(list))
         }
         PolicyCommand::Get(args) => get(&args),
+        PolicyCommand::Selectors(args) => {
+            let request = Request::PolicySelectors {};
+            show(&args, &request, |list: &Vec<SelectorInfo>| output::selectors(list))
+        }
         PolicyCommand::Explain(args) => return run_explain(&args),
         PolicyCommand::Wait(args) => return wait(&args),
     }
@@ -34,6 +41,11 @@ fn get(args: &PolicyGetArgs) -> Result<()> {
     let which = PolicyFilter::from_words(&args.which)?;
     let request = Request::PolicyGet(which);
     show(&args.client, &request, |policies: &Vec<PolicyDetail>| output::policy_details(policies))
+}
+
+pub(super) fn get_table(args: &TablePolicyGetArgs) -> Result<()> {
+    let request = Request::TablePolicyGet { endpoint: args.endpoint.clone() };
+    show(&args.client, &request, |table: &EndpointTable| output::endpoint_table(table))
 }
 
 fn wait(args: &PolicyWaitArgs) -> Result<ExitCode> {

@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 
-use podgate_policy::explain::Effect;
+use podgate_policy::explain::{Effect, SelectorInfo};
+use podgate_policy::record::PolicyName;
 
 use super::{escape, or_dash, row, table};
-use crate::protocol::{PolicyDetail, PolicyList, PolicyWaited, PortsDetail, RuleDetail};
+use crate::protocol::{
+    EndpointTable, PolicyDetail, PolicyList, PolicyWaited, PortsDetail, RuleDetail,
+};
 
 /// `podgate policy list`.
 #[must_use]
@@ -101,6 +104,66 @@ pub(super) const fn effect(effect: Effect) -> &'static str {
         Effect::Denies => "denies",
         Effect::Passes => "passes on",
     }
+}
+
+/// `podgate policy selectors`.
+#[must_use]
+pub(crate) fn selectors(selectors: &[SelectorInfo]) -> String {
+    let heading = row(&["SELECTOR", "RULES", "IDENTITIES", "PODS", "ADDRESSES"]);
+    let rows = selectors.iter().map(|info| {
+        let count = |count: Option<usize>| or_dash(count.map(|c| c.to_string()).as_deref());
+        vec![
+            shortened(&info.selector),
+            info.rules.to_string(),
+            count(info.identities),
+            count(info.pods),
+            or_dash(Some(&shortened(&info.addresses))),
+        ]
+    });
+    table(std::iter::once(heading).chain(rows))
+}
+
+/// `podgate table policy get`.
+#[must_use]
+pub(crate) fn endpoint_table(endpoint: &EndpointTable) -> String {
+    let EndpointTable { pod, link, identity, epoch, .. } = endpoint;
+    let head = format!("{pod} on link {link}, identity {identity}, epoch {epoch}");
+    let heading = row(&["DIRECTION", "ACTION", "TIER", "PEER", "PORTS", "L7", "BY"]);
+    let rows = endpoint.rows.iter().map(|entry| {
+        let list = |list: &Option<Vec<String>>, none: &str| match list.as_deref() {
+            None => none.to_owned(),
+            Some(list) => shortened(list),
+        };
+        let by = match &entry.rule {
+            Some(rule) => rule.in_full(),
+            None if entry.policies.is_empty() => "default".to_owned(),
+            None => {
+                let names: Vec<_> = entry.policies.iter().map(PolicyName::in_full).collect();
+                format!("default deny by {}", names.join(", "))
+            }
+        };
+        vec![
+            entry.direction.clone(),
+            effect(entry.effect).to_owned(),
+            or_dash(entry.tier.as_deref()),
+            list(&entry.peers, "anyone"),
+            list(&entry.ports, "any"),
+            list(&entry.l7, "-"),
+            by,
+        ]
+    });
+    escape(&head) + "\n\n" + &table(std::iter::once(heading).chain(rows))
+}
+
+/// Elements of a list that are shown in a table; `-o json` has all.
+const SHOWN_MAX: usize = 4;
+
+fn shortened(list: &[impl ToString]) -> String {
+    let mut shown: Vec<_> = list.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
+    if list.len() > SHOWN_MAX {
+        shown.push(format!("and {} more", list.len() - SHOWN_MAX));
+    }
+    shown.join(" | ")
 }
 
 /// `podgate policy wait`.

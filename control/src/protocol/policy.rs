@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use podgate_policy::explain::{Effect, Explanation};
+use podgate_policy::explain::{Effect, Explanation, TableRow};
 use podgate_policy::{Kind, Store};
 use serde::{Deserialize, Serialize};
 
-use super::{PolicyStatus, RefusedField};
+use super::{PodName, PolicyStatus, RefusedField};
 
 /// Which policies; what is absent may be anything.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
@@ -129,6 +129,21 @@ pub struct Explained {
     /// The explanation.
     #[serde(flatten)]
     pub explanation: Explanation,
+}
+
+/// The compiled table of an endpoint.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct EndpointTable {
+    /// The pod.
+    pub pod: PodName,
+    /// Its link.
+    pub link: String,
+    /// Identity number.
+    pub identity: u32,
+    /// Generation of the table.
+    pub epoch: u32,
+    /// Its rows, in the order in which workers look at them.
+    pub rows: Vec<TableRow>,
 }
 
 /// Whether a revision came into force.

@@ -164,7 +164,7 @@ impl Explainer<'_> {
     ) -> impl Iterator<Item = (&'s ObjectKey, &'s RuleSet)> {
         let is_pod = matches!(endpoint, Facts::Pod { .. });
         let enforced = is_pod && self.store.mode() != EnforcementMode::Never;
-        let policies = self.store.rule_sets().filter(move |_| enforced);
+        let policies = self.store.all_rule_sets().filter(move |_| enforced);
         let sets = policies.flat_map(|(key, sets)| sets.iter().map(move |set| (key, set)));
         sets.filter(move |(_, set)| set.applies(side) && set.subject.matches(endpoint))
     }
@@ -179,7 +179,7 @@ impl Explainer<'_> {
     fn position_of(&self, cause: Cause, applying: &[Applying<'_>]) -> Option<Position> {
         let id = rule_of(cause)?;
         let origin = self.names.compiled.catalog.rule(id)?;
-        let is = |rule: &&Applying<'_>| *rule.key == origin.key && rule.rule.field == origin.field;
+        let is = |rule: &&Applying<'_>| *rule.key == *origin.key && rule.rule.field == origin.field;
         applying.iter().find(is).map(|rule| rule.position)
     }
 

@@ -12,6 +12,8 @@ mod direction;
 mod query;
 mod request;
 mod resolve;
+mod selectors;
+mod table;
 mod words;
 
 use std::collections::BTreeSet;
@@ -27,6 +29,8 @@ pub use direction::{Direction, Effect, Matching, Miss};
 pub use query::{EndName, Query, Transport};
 pub use request::{HttpSpec, KafkaSpec, RequestSpec};
 pub use resolve::{QueryError, most_similar};
+pub use selectors::{SelectorInfo, selectors};
+pub use table::{TableRow, table_rows, tier_name};
 pub use words::l7_words;
 
 use self::criteria::Who;

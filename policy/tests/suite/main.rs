@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod by_names;
 mod explain;
 mod generate;
 mod hostile;
+mod incremental;
 mod packets;
 mod properties;
 mod refusals;

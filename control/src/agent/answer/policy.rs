@@ -1,21 +1,23 @@
 //! Answers about policies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use podgate_dataplane::policy::Tier;
-use podgate_dataplane::types::Epoch;
-use podgate_policy::explain::{Local, Query, explain, l7_words, most_similar};
+use podgate_dataplane::types::{Address, Epoch};
+use podgate_policy::explain::{
+    Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows, tier_name,
+};
 use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
-use podgate_policy::{ObjectKey, PolicyState as StoreState, Store};
+use podgate_policy::{Compiled, PolicyState as StoreState, Store};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::Agent;
+use super::super::endpoint::Endpoint;
 use super::super::server::Reply;
 use crate::protocol::{
-    Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus, PortsDetail,
-    Refused, RefusedField, RuleDetail, RuleSetDetail, refused_note,
+    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,
+    PortsDetail, Refused, RefusedField, RuleDetail, RuleSetDetail, refused_note,
 };
 
 impl Agent {
@@ -36,12 +38,55 @@ impl Agent {
         policy_details(&self.store, filter)
     }
 
+    /// Publishes what is due, so that the objects and the tables are of one time.
+    pub(super) async fn catch_up(&mut self) {
+        if self.publisher.due().is_some() {
+            self.publish().await;
+        }
+    }
+
+    /// The tables in force.
+    fn in_force(&self) -> Result<&Compiled, Refused> {
+        let published = self.names.last().filter(|_| self.publisher.epoch().0 > 0);
+        published.ok_or_else(|| Refused::failed("policy has not been published yet"))
+    }
+
+    /// What rules select peers by.
+    pub(super) fn selectors(&self) -> Result<Vec<SelectorInfo>, Refused> {
+        Ok(selectors(&self.store, self.in_force()?))
+    }
+
+    /// The table of the endpoint with this link, or this pod.
+    pub(super) fn endpoint_table(&self, asked: &str) -> Result<EndpointTable, Refused> {
+        let compiled = self.in_force()?;
+        let named = |e: &&Endpoint| e.spec.link == asked || e.spec.pod.to_string() == asked;
+        let Some(endpoint) = self.endpoints.values().find(named) else {
+            return Err(self.no_such_endpoint(asked));
+        };
+        let addresses = endpoint.addresses(&self.store).map_err(Refused::failed)?;
+        let address = addresses.first().ok_or_else(|| Refused::failed("it has no address"))?;
+        let address = Address::from(*address);
+        Ok(EndpointTable {
+            pod: endpoint.spec.pod.clone(),
+            link: endpoint.spec.link.clone(),
+            identity: compiled.tables.resolve(address).identity.number,
+            epoch: self.publisher.epoch().0,
+            rows: table_rows(compiled, address),
+        })
+    }
+
+    fn no_such_endpoint(&self, asked: &str) -> Refused {
+        let names = self
+            .endpoints
+            .values()
+            .flat_map(|endpoint| [endpoint.spec.pod.to_string(), endpoint.spec.link.clone()]);
+        let hint = meant(&most_similar(asked, names.map(|name| (name.clone(), name))));
+        Refused::failed(format!("{asked} is neither the pod nor the link of an endpoint{hint}"))
+    }
+
     /// Explains a flow by what is in force.
     pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, Refused> {
-        let epoch = self.publisher.epoch();
-        let Some(compiled) = self.names.last().filter(|_| epoch.0 > 0) else {
-            return Err(Refused::failed("policy has not been published yet"));
-        };
+        let (epoch, compiled) = (self.publisher.epoch(), self.in_force()?);
         let endpoints = self.endpoints.values().filter_map(|e| e.addresses(&self.store).ok());
         let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
         let local = if both_sides { Local::Both } else { Local::Endpoints(&endpoints) };
@@ -107,7 +152,6 @@ fn policy_status(store: &Store, policy: &podgate_policy::PolicyStatus<'_>) -> Po
 }
 
 fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDetail>, Refused> {
-    let sets: BTreeMap<&ObjectKey, &[RuleSet]> = store.rule_sets().collect();
     let fits =
         |wanted: &Option<String>, have: &str| wanted.as_deref().is_none_or(|wanted| wanted == have);
     let chosen = store.policies().filter(|policy| {
@@ -120,7 +164,12 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
             refused: policy.refusals.iter().map(refused_field).collect(),
-            specs: sets.get(policy.key).into_iter().flat_map(|s| s.iter()).map(rule_set).collect(),
+            specs: store
+                .rule_sets(policy.key)
+                .map_or(&[][..], |sets| sets)
+                .iter()
+                .map(rule_set)
+                .collect(),
             selected: store.selected_pods(policy.key).map(ToString::to_string).collect(),
         })
         .collect();
@@ -133,14 +182,18 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
 fn no_such_policy(store: &Store, filter: &PolicyFilter, name: &str) -> Refused {
     let policies = store.policies().map(|policy| (policy.key.name.clone(), policy.key));
     let similar = most_similar(name, policies);
-    let similar: Vec<_> = similar.iter().map(ToString::to_string).collect();
-    let hint = match similar.is_empty() {
-        true => String::new(),
-        false => format!("; is {} meant?", similar.join(" or ")),
-    };
+    let hint = meant(&similar.iter().map(ToString::to_string).collect::<Vec<_>>());
     let kind = filter.kind.as_deref().unwrap_or("policy");
     let place = filter.namespace.as_ref().map(|ns| format!("{ns}/")).unwrap_or_default();
     Refused::failed(format!("there is no {kind} {place}{name}{hint}"))
+}
+
+/// The end of an error that proposes names.
+fn meant(similar: &[String]) -> String {
+    match similar.is_empty() {
+        true => String::new(),
+        false => format!("; is {} meant?", similar.join(" or ")),
+    }
 }
 
 fn rule_set(set: &RuleSet) -> RuleSetDetail {
@@ -153,18 +206,13 @@ fn rule_set(set: &RuleSet) -> RuleSetDetail {
 }
 
 fn rule(rule: &Rule) -> RuleDetail {
-    let tier = match rule.precedence.tier {
-        Tier::Admin => "admin",
-        Tier::Normal => "normal",
-        Tier::Baseline => "baseline",
-    };
     let in_words =
         |list: &Vec<podgate_policy::rules::Peer>| list.iter().map(ToString::to_string).collect();
     RuleDetail {
         path: rule.field.clone(),
         direction: rule.side.to_string(),
         effect: rule.action.into(),
-        tier: tier.to_owned(),
+        tier: tier_name(rule.precedence.tier).to_owned(),
         priority: rule.precedence.priority,
         peers: rule.peers.as_ref().map(in_words),
         ports: rule.ports.as_ref().map(|list| list.iter().map(ports).collect()),
