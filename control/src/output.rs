@@ -234,6 +234,7 @@ mod tests {
             pods: 2,
         };
         let list = PolicyList {
+            epoch: 7,
             policies: vec![
                 policy("NetworkPolicy", Some("shop"), PolicyState::Enforced),
                 policy("CiliumClusterwideNetworkPolicy", None, PolicyState::Outdated),

@@ -480,6 +480,8 @@ impl fmt::Display for EndpointState {
 /// All policies, and everything that can't be enforced.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyList {
+    /// Generation of the tables that these policies are in; [`Request::PolicyWait`] waits for it.
+    pub epoch: u32,
     /// Policies by name.
     pub policies: Vec<PolicyStatus>,
     /// What is refused of them and of other objects, field by field.

@@ -359,10 +359,15 @@ impl Store {
         })
     }
 
-    /// The pods that a policy in force selects.
+    /// The pods that a policy in force selects. A namespaced one selects in its own namespace only.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
         let sets = self.policies.get(key).map_or(&[][..], |policy| &policy.rule_sets);
-        self.pods.iter().filter_map(move |(name, pod)| {
+        let namespace: Option<Arc<str>> = key.namespace.as_deref().map(Into::into);
+        let first = pod_name(key.namespace.as_deref().unwrap_or_default(), "");
+        let pods = self.pods.range(first..).take_while(move |(name, _)| {
+            namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace)
+        });
+        pods.filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
             (selected && !pod.addresses().is_empty()).then_some(name)

@@ -46,7 +46,10 @@ impl Agent {
                     self.endpoints.keys().map(|link| self.endpoint_status(link)).collect();
                 Ok(Reply::Value(json!(list)))
             }
-            Request::PolicyList {} => Ok(Reply::Value(json!(self.policy_list()))),
+            Request::PolicyList {} => {
+                self.catch_up().await;
+                Ok(Reply::Value(json!(self.policy_list())))
+            }
             Request::PolicyGet(filter) => {
                 self.policy_details(&filter).map(|policies| Reply::Value(json!(policies)))
             }

@@ -71,9 +71,9 @@ const EXPLAIN_EXAMPLES: &str = examples! {
 const WAIT_ABOUT: &str = "\
 Wait until a revision of policy is in force.
 
-A revision is the epoch that `podgate status` shows: each change that verdicts depend on makes a new \
-one. The command returns when the agent has published it, or a later one, and every worker judges \
-by it.";
+A revision is the epoch that `podgate policy list` and `podgate status` show: each change that \
+verdicts depend on makes a new one. The command returns when the agent has published it, or a later \
+one, and every worker judges by it.";
 
 const WAIT_EXAMPLES: &str = examples! {
     "podgate policy wait 7"

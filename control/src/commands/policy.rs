@@ -51,7 +51,7 @@ pub(super) fn get_table(args: &TablePolicyGetArgs) -> Result<()> {
 fn wait(args: &PolicyWaitArgs) -> Result<ExitCode> {
     let request = Request::PolicyWait { revision: args.revision, timeout_s: args.timeout };
     let waited: PolicyWaited = Client::connect(&args.client.socket.socket)?.call(&request)?;
-    print_as(args.client.output, &waited, |waited| output::waited(waited))?;
+    print_as(args.client.output, &waited, output::waited)?;
     Ok(if waited.in_force { ExitCode::SUCCESS } else { UNEXPECTED.into() })
 }
 
@@ -69,7 +69,7 @@ fn run_explain(args: &ExplainArgs) -> Result<ExitCode> {
     } else {
         explain_offline(&args.manifests, &query)?
     };
-    print_as(args.client.output, &explained, |explained| output::explained(explained))?;
+    print_as(args.client.output, &explained, output::explained)?;
     let expected = args.expect.is_none_or(|expect| is_as_expected(expect, &explained.explanation));
     Ok(if expected { ExitCode::SUCCESS } else { UNEXPECTED.into() })
 }

@@ -182,3 +182,41 @@ fn request_lines(request: &RequestVerdict) -> Vec<String> {
         ],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podgate_policy::explain::{Local, Query, RequestSpec, explain};
+    use podgate_policy::{Store, compile, manifest};
+
+    /// An explanation by the manifests of the end-to-end tests.
+    fn shown(from: &str, to: &str, port: &str, http: Option<&str>) -> String {
+        let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/manifests");
+        let mut store = Store::new();
+        store.sync(&manifest::load(manifests.as_ref()));
+        let query = Query {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            port: port.parse().unwrap(),
+            request: http.map(|http| RequestSpec::Http(http.parse().unwrap())),
+            misses_max: 1,
+        };
+        let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
+        explained(&Explained { epoch: Some(7), notes: vec!["a note".into()], explanation })
+    }
+
+    #[test]
+    fn a_default_denial_for_people() {
+        insta::assert_snapshot!(shown("192.0.2.66", "backend/store", "8080/TCP", None));
+    }
+
+    #[test]
+    fn a_denied_request_for_people() {
+        insta::assert_snapshot!(shown("adminapp", "backend/nginx", "80", Some("GET /secret")));
+    }
+
+    #[test]
+    fn an_allowed_request_for_people() {
+        insta::assert_snapshot!(shown("userapp", "backend/nginx", "80", Some("GET /docs")));
+    }
+}

@@ -24,6 +24,7 @@ pub(crate) fn policies(list: &PolicyList) -> String {
         ]
     });
     let mut text = table(std::iter::once(heading).chain(rows));
+    let _ = writeln!(text, "\nepoch {}", list.epoch);
     if !list.refused.is_empty() {
         text.push_str("\nREFUSED\n");
     }

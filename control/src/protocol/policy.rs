@@ -165,3 +165,24 @@ pub(crate) fn refused_note(store: &Store) -> Option<String> {
     };
     Some(format!("{what}, and not judged by"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_named_by_kind_namespace_and_name_as_far_as_needed() {
+        let filter = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            PolicyFilter::from_words(&words).map(|f| (f.kind, f.namespace, f.name))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let kind = || some("NetworkPolicy");
+        assert_eq!(filter(&[]).unwrap(), (None, None, None));
+        assert_eq!(filter(&["web"]).unwrap(), (None, None, some("web")));
+        assert_eq!(filter(&["shop/web"]).unwrap(), (None, some("shop"), some("web")));
+        assert_eq!(filter(&["networkpolicy"]).unwrap(), (kind(), None, None));
+        assert_eq!(filter(&["NetworkPolicy", "web"]).unwrap(), (kind(), None, some("web")));
+        assert!(filter(&["Pod", "web"]).is_err());
+    }
+}

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use podgate_dataplane::l7::http1::{FIELDS_MAX, read_head};
 use podgate_dataplane::l7::{L7Policy, L7Request};
-use podgate_dataplane::policy::{Cause, Decision, Subject, Verdict};
+use podgate_dataplane::policy::{Cause, Decision, Peer, SelectorId, Subject, Verdict};
 use podgate_dataplane::types::proto;
 use podgate_policy::explain::{
     Criterion, Direction, Effect, EndName, Explanation, HttpSpec, Local, Miss, Outcome, Query,
-    QueryError, RequestSpec, Transport, explain,
+    QueryError, RequestSpec, TableRow, Transport, explain, selectors, table_rows,
 };
 use podgate_policy::record::{By, RuleName};
-use podgate_policy::{Compiled, EnforcementMode, Store, compile};
+use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -169,8 +169,7 @@ impl<'a> Reduced<'a> {
     fn new(cluster: &'a [Value], policies: &[Value], name: &RuleName) -> Self {
         let is = |policy: &&Value| policy["metadata"]["name"] == name.policy.name.as_str();
         let policy = policies.iter().find(is).unwrap();
-        let pointer =
-            format!("/{}", name.path.replace('.', "/").replace('[', "/").replace(']', ""));
+        let pointer = format!("/{}", name.path.replace(['.', '['], "/").replace(']', ""));
         let rule = policy.pointer(&pointer).unwrap().clone();
         let spec = policy.pointer(
             &pointer[..pointer[1..].find("/in").or(pointer[1..].find("/eg")).unwrap() + 1],
@@ -323,6 +322,64 @@ proptest! {
     }
 
     #[test]
+    fn the_rows_of_a_table_decide_as_the_table_does(
+        cluster in cluster(),
+        policies in policies(4),
+        flows in vec(flow(), 10),
+    ) {
+        let store = store_of(&[cluster, policies].concat());
+        let compiled = compile(&store);
+        for (subject, _) in flows {
+            let query = query(&subject, None);
+            let subject = subject_of(&query, subject);
+            let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
+            let ends = [subject.tuple.src, subject.tuple.dst];
+            for (end, direction) in ends.into_iter().zip([&explanation.egress, &explanation.ingress]) {
+                let rows = table_rows(&compiled, end);
+                let side = if end == ends[0] { "egress" } else { "ingress" };
+                let rows: Vec<_> = rows.iter().filter(|row| row.direction == side).collect();
+                let defaults = rows.iter().filter(|row| row.rule.is_none()).count();
+                prop_assert_eq!(defaults, 1, "one default");
+                for matching in &direction.matching {
+                    let has = |row: &&&TableRow| row.rule.as_ref() == Some(&matching.rule);
+                    let row = rows.iter().find(has);
+                    prop_assert_eq!(row.map(|row| row.effect), Some(matching.effect));
+                }
+                if let By::DefaultDeny { policies } = &direction.judgement.by {
+                    let default = rows.iter().find(|row| row.rule.is_none()).unwrap();
+                    prop_assert_eq!(&default.policies, policies);
+                    prop_assert_eq!(default.effect, Effect::Denies);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_selector_is_said_to_match_the_pods_that_the_lookup_matches(
+        cluster in cluster(),
+        policies in policies(4),
+    ) {
+        let store = store_of(&[cluster, policies].concat());
+        let compiled = compile(&store);
+        for info in selectors(&store, &compiled) {
+            prop_assert!(info.rules > 0);
+            let Some(pods) = info.pods else { continue };
+            let is_named = |id: &u32| match compiled.catalog.peer(Peer::Labels(SelectorId(*id))) {
+                Some(PeerName::Selector(selector)) => vec![selector.to_string()] == info.selector,
+                _ => false,
+            };
+            let id = (0..1000).find(is_named).map(SelectorId).unwrap();
+            let matching = store.pods().filter(|(_, pod)| {
+                pod.addresses().first().is_some_and(|address| {
+                    let resolved = compiled.tables.resolve((*address).into());
+                    resolved.matches(Peer::Labels(id)) || resolved.matches(Peer::Namespaces(id))
+                })
+            });
+            prop_assert_eq!(pods, matching.count(), "{:?}", info);
+        }
+    }
+
+    #[test]
     fn a_transport_reads_back_as_itself(protocol in any::<u8>(), number in any::<u16>()) {
         let number = match protocol {
             proto::TCP | proto::UDP | proto::SCTP => Some(number),
@@ -337,5 +394,105 @@ proptest! {
     fn any_text_is_an_end_and_a_port_or_is_refused(text in ".{0,40}") {
         let _ = (text.parse::<EndName>(), text.parse::<Transport>(), text.parse::<HttpSpec>());
         let _ = text.parse::<podgate_policy::explain::KafkaSpec>();
+    }
+}
+
+/// Two pods, a node and three policies, for questions with known answers.
+fn shop() -> Store {
+    let pod = |name: &str, app: &str, ip: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"namespace": "shop", "name": name, "labels": {"app": app}},
+               "spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]},
+               "status": {"podIPs": [{"ip": ip}]}})
+    };
+    let peers = json!([
+        {"podSelector": {"matchLabels": {"app": "web"}}},
+        {"ipBlock": {"cidr": "198.51.100.0/24", "except": ["198.51.100.128/25"]}},
+    ]);
+    let database = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "db"},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}},
+                 "ingress": [{"from": peers, "ports": [{"port": 5432}]},
+                             {"from": [{"podSelector": {}}], "ports": [{"port": "web"}]}]}});
+    let http =
+        json!([{"method": "GET", "path": "/docs"}, {"path": "/v1/.*", "headers": ["X-Key: 1"]}]);
+    let web = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "web"}},
+                 "ingress": [{"fromCIDR": ["10.0.0.0/8"]},
+                             {"fromEndpoints": [{}],
+                              "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}],
+                                           "rules": {"http": http}}]}]}});
+    let objects = [
+        pod("web-0", "web", "10.0.0.1"),
+        pod("db-0", "db", "10.0.0.2"),
+        pod("cron-0", "cron", "10.0.0.3"),
+        database,
+        web,
+    ];
+    store_of(&objects)
+}
+
+fn ask(from: &str, to: &str, port: &str, http: Option<&str>) -> Result<Explanation, QueryError> {
+    let store = shop();
+    let query = Query {
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        port: port.parse().unwrap(),
+        request: http.map(|http| RequestSpec::Http(http.parse().unwrap())),
+        misses_max: 5,
+    };
+    explain(&store, &compile(&store), &query, Local::Both)
+}
+
+/// The nearest misses of the ingress, one line for each reason.
+fn misses(from: &str, to: &str, port: &str, http: Option<&str>) -> String {
+    let explanation = ask(from, to, port, http).unwrap();
+    let lines = explanation.ingress.misses.iter().flat_map(|miss| {
+        let reasons = miss.failed.iter().flat_map(|f| f.reasons.iter().map(|r| (f.criterion, r)));
+        reasons.map(|(criterion, reason)| format!("{} {criterion:?}: {reason}", miss.rule.path))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn misses_say_what_is_wanted_and_what_is_there() {
+    insta::assert_snapshot!(misses("cron-0", "db-0", "5432", None), @"");
+    insta::assert_snapshot!(misses("web-0", "db-0", "5433", None), @"");
+    insta::assert_snapshot!(misses("198.51.100.200", "db-0", "5432/UDP", None), @"");
+    insta::assert_snapshot!(misses("cron-0", "web-0", "81", None), @"");
+    insta::assert_snapshot!(misses("cron-0", "web-0", "80", Some("POST /docs")), @"");
+    insta::assert_snapshot!(misses("cron-0", "web-0", "80", Some("/docs/../v1/x")), @"");
+}
+
+#[test]
+fn a_query_about_nobody_is_answered_with_who_may_be_meant() {
+    let fails = |from, to, port| ask(from, to, port, None).unwrap_err().to_string();
+    insta::assert_snapshot!(fails("shop/crn-0", "db-0", "80"), @"");
+    insta::assert_snapshot!(fails("something-else", "db-0", "80"), @"");
+    insta::assert_snapshot!(fails("fd00::1", "db-0", "80"), @"");
+    insta::assert_snapshot!(fails("web-0", "db-0", "icmpv6/128"), @"");
+}
+
+#[test]
+fn a_port_is_written_in_one_of_a_few_ways() {
+    let read = |text: &str| text.parse::<Transport>().map(|transport| transport.to_string());
+    for (text, same) in [
+        ("80", "80/TCP"),
+        ("80/tcp", "80/TCP"),
+        ("tcp/80", "80/TCP"),
+        ("53/UDP", "53/UDP"),
+        ("icmp", "ICMPv4"),
+        ("icmp/8", "ICMPv4/8"),
+        ("icmpv6/128", "ICMPv6/128"),
+        ("gre", "proto/47"),
+        ("proto/47", "proto/47"),
+    ] {
+        assert_eq!(read(text).as_deref(), Ok(same), "{text}");
+    }
+    for text in
+        ["", "tcp", "http", "80/http", "70000", "icmp/256", "proto/6", "proto/256", "/", "80/"]
+    {
+        assert!(read(text).is_err(), "{text:?}");
     }
 }

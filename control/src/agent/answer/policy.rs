@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::explain::{
-    Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows, tier_name,
+    End, Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows,
+    tier_name,
 };
 use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
 use podgate_policy::{Compiled, PolicyState as StoreState, Store};
@@ -16,8 +17,8 @@ use super::super::Agent;
 use super::super::endpoint::Endpoint;
 use super::super::server::Reply;
 use crate::protocol::{
-    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,
-    PortsDetail, Refused, RefusedField, RuleDetail, RuleSetDetail, refused_note,
+    EndpointTable, Explained, PodName, PolicyDetail, PolicyFilter, PolicyList, PolicyState,
+    PolicyStatus, PortsDetail, Refused, RefusedField, RuleDetail, RuleSetDetail, refused_note,
 };
 
 impl Agent {
@@ -25,6 +26,7 @@ impl Agent {
     pub(super) fn policy_list(&self) -> PolicyList {
         let policies = self.store.policies();
         PolicyList {
+            epoch: self.publisher.epoch().0,
             policies: policies.map(|policy| policy_status(&self.store, &policy)).collect(),
             refused: self.store.refusals().map(refused_field).collect(),
         }
@@ -87,26 +89,38 @@ impl Agent {
     /// Explains a flow by what is in force.
     pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, Refused> {
         let (epoch, compiled) = (self.publisher.epoch(), self.in_force()?);
-        let endpoints = self.endpoints.values().filter_map(|e| e.addresses(&self.store).ok());
+        let ready = self.endpoints.iter().filter(|(link, _)| self.why_waiting(link).is_none());
+        let endpoints = ready.filter_map(|(_, endpoint)| endpoint.addresses(&self.store).ok());
         let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
         let local = if both_sides { Local::Both } else { Local::Endpoints(&endpoints) };
         let explanation = explain(&self.store, compiled, query, local).map_err(Refused::failed)?;
         let (source, destination) = (&explanation.source, &explanation.destination);
+        let mut notes: Vec<String> =
+            [source, destination].into_iter().filter_map(|end| self.note_on_end(end)).collect();
         if !source.local && !destination.local {
+            let hint = "ask the agent of a node that has one of them, or add --both-sides";
+            let why = notes.first().map(|note| format!(" ({note})")).unwrap_or_default();
             return Err(Refused::failed(format!(
-                "neither {} nor {} is an endpoint of this node, so nothing is judged here: ask the \
-                 agent of a node that has one of them, or add --both-sides",
+                "neither {} nor {} is a ready endpoint of this node, so nothing is judged \
+                 here{why}: {hint}",
                 query.from, query.to
             )));
         }
-        let mut notes = Vec::new();
-        for (end, name) in [(source, &query.from), (destination, &query.to)] {
-            if !end.local && end.peer.pod.is_some() {
-                notes.push(format!("{name} is no endpoint of this node: its own node judges it"));
-            }
-        }
         notes.extend(refused_note(&self.store));
         Ok(Explained { epoch: Some(epoch.0), notes, explanation })
+    }
+
+    /// What to know of an end that is a pod but no endpoint that is judged here.
+    fn note_on_end(&self, end: &End) -> Option<String> {
+        let pod = PodName { namespace: end.peer.namespace.clone()?, name: end.peer.pod.clone()? };
+        let endpoint = self.endpoints.iter().find(|(_, endpoint)| endpoint.spec.pod == pod);
+        match endpoint.map(|(link, endpoint)| (self.why_waiting(link), &endpoint.link)) {
+            Some((Some(reason), _)) => Some(format!("{pod} is cut off: {reason}")),
+            Some((None, Err(gone))) => Some(format!("{pod} is cut off: {gone}")),
+            Some((None, Ok(_))) => None,
+            None if end.local => None,
+            None => Some(format!("{pod} is no endpoint of this node: its own node judges it")),
+        }
     }
 
     /// Answers at once, or when the revision is in force, or when the time is over.
