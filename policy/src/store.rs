@@ -378,10 +378,15 @@ impl Store {
         })
     }
 
-    /// The pods that a policy in force selects.
+    /// The pods that a policy in force selects. A namespaced one selects in its own namespace only.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
         let sets = self.rule_sets(key).map_or(&[][..], |sets| sets);
-        self.pods.iter().filter_map(move |(name, pod)| {
+        let namespace: Option<Arc<str>> = key.namespace.as_deref().map(Into::into);
+        let first = pod_name(key.namespace.as_deref().unwrap_or_default(), "");
+        let pods = self.pods.range(first..).take_while(move |(name, _)| {
+            namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace)
+        });
+        pods.filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
             (selected && !pod.addresses().is_empty()).then_some(name)
@@ -425,6 +430,11 @@ impl Store {
     #[cfg(feature = "oracle")]
     pub(crate) const fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// Policies in force, by name, in normal form.
+    pub fn all_rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+        self.policies.iter().map(|(key, policy)| (key, &policy.rule_sets(key, &self.directory)[..]))
     }
 
     /// Policies in force, by name, as written.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::rules::{L7Protocol, L7Request, L7Rules};
 use crate::policy::RuleId;
+use crate::types::proto;
 
 /// One allow that matched the flow at L4.
 #[derive(Clone, Debug)]
@@ -57,6 +58,13 @@ impl L7Policy {
             }
         }
         Ok(first)
+    }
+
+    /// Whether there is an inspector for requests of a flow of the IP `protocol` under these rules;
+    /// without one, workers refuse the flow whole.
+    #[must_use]
+    pub fn has_inspector(&self, protocol: u8) -> bool {
+        protocol == proto::TCP && self.protocol() == Ok(Some(L7Protocol::Http))
     }
 
     /// Holds a request against the rules. `Some` if it is allowed, with the rule that allows it at

@@ -90,7 +90,7 @@ fn object() -> impl Strategy<Value = Value> {
 }
 
 fn normal_form(store: &Store) -> Vec<(ObjectKey, Vec<RuleSet>)> {
-    store.rule_sets().map(|(key, sets)| (key.clone(), sets.to_vec())).collect()
+    store.all_rule_sets().map(|(key, sets)| (key.clone(), sets.to_vec())).collect()
 }
 
 proptest! {
@@ -135,7 +135,7 @@ fn peers(objects: &[Value]) -> Option<Vec<String>> {
     for object in objects {
         store.apply(object, None).unwrap();
     }
-    let (_, sets) = store.rule_sets().next().unwrap();
+    let (_, sets) = store.all_rule_sets().next().unwrap();
     assert!(sets[0].default_deny[0], "the rule counts for the default deny in any case");
     let shown = |peer: &Peer| match peer {
         Peer::Network(peer) => {
