@@ -5,7 +5,7 @@
 //! refuses whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
+use std::fmt;
 
 use serde_json::{Map, Value};
 
@@ -15,9 +15,40 @@ const PROBLEMS_MAX: usize = 32;
 /// One problem of one field.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    pub(crate) field: String,
+    pub(crate) field: FieldPath,
     pub(crate) reason: String,
     pub(crate) fix: Option<String>,
+}
+
+/// The way from an object to one of its fields; empty for the object itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FieldPath(Vec<Step>);
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl FieldPath {
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.0
+    }
+}
+
+/// Such as `spec.ingress[0]`.
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if position == 0 => f.write_str(&printable(key))?,
+                Step::Key(key) => write!(f, ".{}", printable(key))?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The problems found so far.
@@ -62,42 +93,41 @@ impl<'a> Field<'a> {
         Self { value, segment: Segment::Root, parent: None, problems }
     }
 
-    /// The path, such as `spec.ingress[0]`.
+    /// The path as text, such as `spec.ingress[0]`.
     pub(crate) fn path(&self) -> String {
-        let mut path = match self.parent {
-            Some(parent) => parent.path(),
-            None => String::new(),
-        };
+        self.steps().to_string()
+    }
+
+    fn steps(&self) -> FieldPath {
+        let mut path = self.parent.map(Field::steps).unwrap_or_default();
         match self.segment {
             Segment::Root => {}
-            Segment::Key(key) => {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(&printable(key));
-            }
-            Segment::Index(index) => {
-                // Writing to a string can't fail.
-                let _ = write!(path, "[{index}]");
-            }
+            Segment::Key(key) => path.0.push(Step::Key(key.to_owned())),
+            Segment::Index(index) => path.0.push(Step::Index(index)),
         }
         path
     }
 
     /// Notes that this field is not acceptable.
     pub(crate) fn refuse(&self, reason: impl Into<String>) {
-        self.problems.push(Problem { field: self.path(), reason: reason.into(), fix: None });
+        self.problems.push(Problem { field: self.steps(), reason: reason.into(), fix: None });
     }
 
     /// Like [`Self::refuse`], with what to write in its place.
     pub(crate) fn refuse_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
         let (reason, fix) = (reason.into(), Some(fix.into()));
-        self.problems.push(Problem { field: self.path(), reason, fix });
+        self.problems.push(Problem { field: self.steps(), reason, fix });
     }
 
-    /// Notes that something below this field is not acceptable.
+    /// Notes that something below this field is not acceptable: `name` or `name[index]`.
     pub(crate) fn refuse_below(&self, below: &str, reason: String) {
-        let field = format!("{}.{below}", self.path());
+        let (name, index) = match below.strip_suffix(']').and_then(|below| below.split_once('[')) {
+            Some((name, index)) => (name, index.parse().ok()),
+            None => (below, None),
+        };
+        let mut field = self.steps();
+        field.0.push(Step::Key(name.to_owned()));
+        field.0.extend(index.map(Step::Index));
         self.problems.push(Problem { field, reason, fix: None });
     }
 

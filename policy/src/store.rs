@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::catalog::PodName;
 use crate::directory::{self, Directory};
-use crate::fields::Problem;
+use crate::fields::{FieldPath, Problem};
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
 use crate::lower::{lower_cilium, lower_network_policy};
-use crate::manifest::Document;
+use crate::manifest::{Document, Source};
 use crate::model::{self, Header, Namespace, Node, Object, Pod};
 use crate::refusal::{Refusal, SourceLocation};
 use crate::rules::RuleSet;
@@ -86,8 +86,8 @@ pub struct Store {
     learned: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
     /// Why the last version of an object was refused.
     refused: BTreeMap<ObjectKey, Vec<Refusal>>,
-    /// What could not be told to be any object in the last [`Store::sync`].
-    unreadable: Vec<Refusal>,
+    /// What could not be told to be any object in the last [`Store::sync`]; one element each.
+    unreadable: Vec<Vec<Refusal>>,
     /// Objects that came from files.
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
@@ -110,14 +110,14 @@ impl Store {
     pub fn apply(
         &mut self,
         object: &Value,
-        source: Option<&SourceLocation>,
+        source: Option<&Source>,
     ) -> Result<ObjectKey, Vec<Refusal>> {
         let header = Header::parse(object)
             .map_err(|(shown, problems)| refusals(&shown, source, problems))?;
         let parsed = model::parse(object, &header);
         let key = header.key;
         match source {
-            Some(source) => self.sources.insert(key.clone(), source.clone()),
+            Some(source) => self.sources.insert(key.clone(), source.location.clone()),
             None => self.sources.remove(&key),
         };
         match parsed {
@@ -230,36 +230,37 @@ impl Store {
     /// policy does not depend on are passed over. [`Store::refusals`] tells what was refused.
     pub fn sync(&mut self, documents: &[Document]) {
         self.unreadable.clear();
-        let mut seen: BTreeMap<ObjectKey, &SourceLocation> = BTreeMap::new();
+        let mut seen: BTreeMap<ObjectKey, &Source> = BTreeMap::new();
         let mut unreadable_files: Vec<&SourceLocation> = Vec::new();
         for document in documents {
             let value = match &document.value {
                 Ok(value) if is_of_interest(value) => value,
                 Ok(_) => continue,
                 Err(refusal) => {
-                    unreadable_files.push(&document.location);
-                    self.unreadable.push(refusal.clone());
+                    unreadable_files.push(&document.source.location);
+                    self.unreadable.push(vec![refusal.clone()]);
                     continue;
                 }
             };
-            let location = &document.location;
+            let source = &document.source;
             let header = match Header::parse(value) {
                 Ok(header) => header,
                 Err((shown, problems)) => {
-                    self.unreadable.extend(refusals(&shown, Some(location), problems));
+                    self.unreadable.push(refusals(&shown, Some(source), problems));
                     continue;
                 }
             };
             if let Some(first) = seen.get(&header.key) {
-                let reason = format!("is defined at {first} already");
-                let problem = Problem { field: String::new(), reason, fix: None };
+                let field = FieldPath::default();
+                let reason = format!("is defined at {} already", first.locate(&field));
+                let problem = Problem { field, reason, fix: None };
                 let shown = header.key.to_string();
-                self.unreadable.extend(refusals(&shown, Some(location), vec![problem]));
+                self.unreadable.push(refusals(&shown, Some(source), vec![problem]));
                 continue;
             }
             // Refusals are kept in the store.
-            let _ = self.apply(value, Some(location));
-            seen.insert(header.key, location);
+            let _ = self.apply(value, Some(source));
+            seen.insert(header.key, source);
         }
         let is_gone = |key: &ObjectKey, source: &SourceLocation| {
             let in_doubt =
@@ -318,7 +319,13 @@ impl Store {
 
     /// Everything that is refused at this time, by object, then what is no object at all.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        self.refused.values().flatten().chain(&self.unreadable)
+        self.refused.values().chain(&self.unreadable).flatten()
+    }
+
+    /// How many objects, or parts of files that are none, are refused at this time.
+    #[must_use]
+    pub fn refused_objects(&self) -> usize {
+        self.refused.len() + self.unreadable.len()
     }
 
     /// A pod by its name.
@@ -434,11 +441,11 @@ fn pod_name(namespace: &str, name: &str) -> PodName {
     PodName { namespace: namespace.into(), name: name.into() }
 }
 
-fn refusals(object: &str, source: Option<&SourceLocation>, problems: Vec<Problem>) -> Vec<Refusal> {
+fn refusals(object: &str, source: Option<&Source>, problems: Vec<Problem>) -> Vec<Refusal> {
     let refusal = |problem: Problem| Refusal {
         object: object.to_owned(),
-        source: source.cloned(),
-        field: problem.field,
+        source: source.map(|source| source.locate(&problem.field)),
+        field: problem.field.to_string(),
         reason: problem.reason,
         fix: problem.fix,
     };

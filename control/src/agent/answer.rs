@@ -80,7 +80,7 @@ impl Agent {
             epoch: self.publisher.epoch().0,
             source,
             policies: self.policies_in_force(),
-            refused: self.refused_objects(),
+            refused: self.store.refused_objects(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
@@ -90,11 +90,6 @@ impl Agent {
 
     fn policies_in_force(&self) -> usize {
         self.store.policies().filter(|policy| policy.state != StoreState::Refused).count()
-    }
-
-    fn refused_objects(&self) -> usize {
-        let objects = self.store.refusals().map(|refusal| (&refusal.object, &refusal.source));
-        objects.collect::<std::collections::HashSet<_>>().len()
     }
 
     /// Events of which there is no record.
@@ -183,16 +178,9 @@ impl Agent {
             },
             pods: self.store.selected_pods(policy.key).count(),
         };
-        let refused = |refusal: &podgate_policy::Refusal| RefusedField {
-            object: refusal.object.clone(),
-            source: refusal.source.as_ref().map(ToString::to_string),
-            field: refusal.field.clone(),
-            reason: refusal.reason.clone(),
-            fix: refusal.fix.clone(),
-        };
         PolicyList {
             policies: self.store.policies().map(policy).collect(),
-            refused: self.store.refusals().map(refused).collect(),
+            refused: self.store.refusals().map(RefusedField::from).collect(),
         }
     }
 
@@ -200,7 +188,7 @@ impl Agent {
         AgentCounts {
             endpoints: self.endpoint_counts(),
             policies: self.policies_in_force() as u64,
-            refused: self.refused_objects() as u64,
+            refused: self.store.refused_objects() as u64,
             epoch: self.publisher.epoch().0.into(),
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,

@@ -29,6 +29,7 @@ impl Header {
             [kind, Some(namespace), name] => {
                 format!("{} {namespace}/{}", or_unknown(kind), or_unknown(name))
             }
+            [None, None, None] => String::new(),
             [kind, None, name] => format!("{} {}", or_unknown(kind), or_unknown(name)),
         };
         let problems = Problems::default();

@@ -4,6 +4,7 @@
 
 mod generate;
 mod hostile;
+mod lines;
 mod packets;
 mod properties;
 mod refusals;
