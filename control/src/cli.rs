@@ -17,16 +17,14 @@ pub const SOCKET_NAME: &str = "podgate.sock";
 /// Examples, then the exit codes, for the end of a command's help.
 macro_rules! examples {
     ($($line:literal)+) => {
-        concat!(
-            "Examples:\n",
-            $("  ", $line, "\n",)+
-            "
-Exit codes:
+        examples! { $($line)+; "
   0  the command did what it says
   1  it failed; one line on stderr says why
   2  the command line is wrong
-  3  the agent can't be reached, or is not ready"
-        )
+  3  the agent can't be reached, or is not ready" }
+    };
+    ($($line:literal)+; $codes:literal) => {
+        concat!("Examples:\n", $("  ", $line, "\n",)+ "\nExit codes:", $codes)
     };
 }
 
@@ -302,6 +300,38 @@ pub enum PolicyCommand {
     /// List policies, and refused objects with the field and the reason.
     #[command(after_help = POLICY_LIST_EXAMPLES)]
     List(ClientArgs),
+    /// Check manifests without an agent: is every object in them enforceable?
+    #[command(long_about = POLICY_VALIDATE_ABOUT, after_help = POLICY_VALIDATE_EXAMPLES)]
+    Validate(ValidateArgs),
+}
+
+const POLICY_VALIDATE_ABOUT: &str = "\
+Check manifests without an agent: is every object in them enforceable?
+
+Each refused field is told in one line: file, line, object, field, reason and, where there is one \
+answer, what to write instead. Objects that policies refer to, such as services, need not be in \
+the files. Objects of kinds that no verdict depends on are passed over.";
+
+const POLICY_VALIDATE_EXAMPLES: &str = examples! {
+    "podgate policy validate ./policies"
+    "podgate policy validate web.yaml store.json"
+    "kustomize build . | podgate policy validate -"
+    "podgate policy validate ./policies -o json | jq -r '.refused[].source.line'";
+    "
+  0  every object can be enforced
+  1  an object is refused, or a file can't be read
+  2  the command line is wrong"
+};
+
+/// Arguments of `podgate policy validate`.
+#[derive(Args, Debug, Clone)]
+pub struct ValidateArgs {
+    /// YAML or JSON files, or directories of them (not those within); - reads standard input.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub paths: Vec<PathBuf>,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 const POLICY_LIST_EXAMPLES: &str = examples! {

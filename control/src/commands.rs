@@ -8,13 +8,14 @@ use serde::Serialize;
 
 use crate::cli::{
     Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, PolicyCommand,
-    StatusArgs,
+    StatusArgs, ValidateArgs,
 };
 use crate::client::{Client, ClientError};
 use crate::error::describe;
 use crate::metrics::{self, Family};
 use crate::output::{self, print};
 use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Request, Status};
+use crate::validate::Report;
 use crate::{agent, cleanup};
 
 /// It failed.
@@ -35,6 +36,7 @@ pub fn main(cli: Cli) -> ExitCode {
             show(&args, &Request::PolicyList {}, |list: &PolicyList| output::policies(list))
                 .map(|()| ExitCode::SUCCESS)
         }
+        Command::Policy(PolicyCommand::Validate(args)) => validate(&args),
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => {
@@ -94,6 +96,12 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
     let table = if args.brief { output::status_brief } else { output::status };
     print_as(args.client.output, &status, table)?;
     Ok(if status.ready { ExitCode::SUCCESS } else { NOT_READY.into() })
+}
+
+fn validate(args: &ValidateArgs) -> Result<ExitCode> {
+    let report = Report::of(&args.paths, std::io::stdin().lock());
+    print_as(args.output, &report, Report::to_text)?;
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { FAILED.into() })
 }
 
 fn endpoint(command: EndpointCommand) -> Result<()> {

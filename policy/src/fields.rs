@@ -32,6 +32,11 @@ pub(crate) enum Step {
 }
 
 impl FieldPath {
+    /// Of a field of the object itself.
+    pub(crate) fn key(name: &str) -> Self {
+        Self(vec![Step::Key(name.to_owned())])
+    }
+
     pub(crate) fn steps(&self) -> &[Step] {
         &self.0
     }

@@ -52,6 +52,17 @@ pub struct PolicyStatus<'s> {
     pub refusals: &'s [Refusal],
 }
 
+/// What a set of files holds. An object that can't be read counts as what its kind says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Policies.
+    pub policies: usize,
+    /// Other objects that verdicts depend on, and what is no object at all.
+    pub others: usize,
+    /// Objects of kinds that no verdict depends on.
+    pub passed_over: usize,
+}
+
 /// What changed since [`Store::take_changes`] was last called.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
@@ -228,20 +239,29 @@ impl Store {
     /// Objects of a file that has an unreadable part stay too, because they may be in that part;
     /// an object that two documents define is taken from the first. Documents of kinds that
     /// policy does not depend on are passed over. [`Store::refusals`] tells what was refused.
-    pub fn sync(&mut self, documents: &[Document]) {
+    pub fn sync(&mut self, documents: &[Document]) -> Tally {
         self.unreadable.clear();
+        let mut tally = Tally::default();
         let mut seen: BTreeMap<ObjectKey, &Source> = BTreeMap::new();
         let mut unreadable_files: Vec<&SourceLocation> = Vec::new();
         for document in documents {
             let value = match &document.value {
-                Ok(value) if is_of_interest(value) => value,
-                Ok(_) => continue,
+                Ok(value) => value,
                 Err(refusal) => {
+                    tally.others += 1;
                     unreadable_files.push(&document.source.location);
                     self.unreadable.push(vec![refusal.clone()]);
                     continue;
                 }
             };
+            match interest(value) {
+                Interest::Policy => tally.policies += 1,
+                Interest::Other => tally.others += 1,
+                Interest::None => {
+                    tally.passed_over += 1;
+                    continue;
+                }
+            }
             let source = &document.source;
             let header = match Header::parse(value) {
                 Ok(header) => header,
@@ -272,6 +292,7 @@ impl Store {
         for key in gone.collect::<Vec<_>>() {
             self.delete(&key);
         }
+        tally
     }
 
     /// Sets the addresses of this node, on all its interfaces.
@@ -402,12 +423,31 @@ impl Store {
     }
 }
 
-/// Whether a document is, or looks like, something that verdicts depend on.
-fn is_of_interest(value: &Value) -> bool {
-    match value.get("kind").and_then(Value::as_str) {
-        // Passing over a policy would open what it closes.
-        Some(kind) => Kind::by_name(kind).is_some() || kind.ends_with("NetworkPolicy"),
-        None => true,
+/// What verdicts have to do with a document.
+enum Interest {
+    /// It is a policy, or looks like one.
+    Policy,
+    /// They depend on it, or it can't be told.
+    Other,
+    /// Nothing.
+    None,
+}
+
+fn interest(value: &Value) -> Interest {
+    let text = |field| value.get(field).and_then(Value::as_str);
+    let Some(name) = text("kind") else { return Interest::Other };
+    // Passing over a policy would open what it closes, so a slip in its kind must not hide it.
+    if name.to_ascii_lowercase().ends_with("networkpolicy") {
+        return Interest::Policy;
+    }
+    let similar = Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
+    // Other API groups have kinds of these names too, such as Knative's Service.
+    let group = |version: &str| version.rsplit_once('/').map(|(group, _)| group.to_owned());
+    match similar {
+        Some(kind) if text("apiVersion").is_none_or(|v| group(v) == group(kind.api_version())) => {
+            Interest::Other
+        }
+        _ => Interest::None,
     }
 }
 

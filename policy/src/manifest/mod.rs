@@ -290,6 +290,12 @@ fn flatten(value: Value, source: Source, documents: &mut Vec<Document>) {
                 flatten(item, source.item(index), documents);
             }
         }
+        // Passing over it would pass over all that is in it.
+        Value::Object(map) if is_list && map.get("items").is_some_and(|items| !items.is_null()) => {
+            let at = source.locate(&FieldPath::key("items"));
+            let at = Position { line: at.line, column: at.column };
+            documents.push(broken(&source.location.file, at, "items must be a list".to_owned()));
+        }
         value => documents.push(Document { source, value: Ok(value) }),
     }
 }

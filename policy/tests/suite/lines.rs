@@ -191,7 +191,8 @@ fn broken_text_is_told_where_it_breaks() {
                 "a:\n\tb: 1\n---\na: *b\n---\n\"a\n---\n%YAML 3.0\n--- x\n---\na: \u{0}\n"
             ),
             told("x.yaml", "a: .inf\n---\na: {b: 1, ? [x] : 2}\n---\na: 1e999\n---\na\n...\nb\n"),
-            told("x.json", "{}\n{\"a\": }"),
+            told("x.yaml", "kind: List\nitems: {}\n---\nkind: List\n---\n{kind: List,\n items: [{kind: PodList, items: 1}]}"),
+        told("x.json", "{}\n{\"a\": }"),
             told("x.json", "{\"a\": 1, \"b\": 2,\n \"a\": 3}"),
             told("x.json", "{\"a\": 1e999}"),
             told("x.json", "{\"a\": \"\u{1}\"}"),
