@@ -13,7 +13,7 @@ use podgate_dataplane::policy::{
     NetworkTable, PolicyTables, PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
 };
 use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos};
+use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos, proto};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
@@ -45,16 +45,19 @@ pub(crate) enum IngressOfB {
     Closed,
     /// Pod A may call TCP port 80, with these requests if there are rules.
     FromA(Option<L7Rules>),
+    /// Pod A may use port 80 of this protocol, with these requests.
+    FromAOver(u8, L7Rules),
 }
 
 impl IngressOfB {
     fn table(self) -> DirectionTable {
-        let l7 = match self {
+        let (protocol, l7) = match self {
             Self::Open => return DirectionTable::default(),
             Self::Closed => {
                 return DirectionTable { default_deny: Some(DENY_SET), ..Default::default() };
             }
-            Self::FromA(l7) => l7,
+            Self::FromA(l7) => (proto::TCP, l7),
+            Self::FromAOver(protocol, l7) => (protocol, Some(l7)),
         };
         let entry = Entry {
             rank: Rank::NORMAL,
@@ -65,7 +68,7 @@ impl IngressOfB {
             rule: RULE,
         };
         DirectionTable {
-            protocols: vec![PortClasses { protocol: 6, ranges: vec![(0, 0), (80, 1), (81, 0)] }],
+            protocols: vec![PortClasses { protocol, ranges: vec![(0, 0), (80, 1), (81, 0)] }],
             other: None,
             classes: vec![Arc::from([]), Arc::from([entry])],
             default_deny: Some(DENY_SET),
@@ -235,6 +238,17 @@ pub(crate) fn udp(
     let mut bytes = Vec::new();
     let step = ethernet(from).ipv4(src, dst, 64).udp(ports[0], ports[1]);
     step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// An SCTP packet with nothing but its header.
+pub(crate) fn sctp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2]) -> Vec<u8> {
+    let mut header = [0; 12];
+    header[..2].copy_from_slice(&ports[0].to_be_bytes());
+    header[2..4].copy_from_slice(&ports[1].to_be_bytes());
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv4(src, dst, 64);
+    step.write(&mut bytes, etherparse::IpNumber::SCTP, &header).unwrap();
     bytes
 }
 
