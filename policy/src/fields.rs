@@ -4,9 +4,10 @@
 //! A reader takes what it understands from an [`Object`] and ends with [`Object::finish`], which
 //! refuses whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 
+use podgate_dataplane::l7::PatternBudget;
 use serde_json::{Map, Value};
 
 /// Problems kept of one object; a hostile object can't fill memory with complaints.
@@ -56,21 +57,24 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// The problems found so far.
+/// The problems found so far in one object, and what its patterns may still cost.
 #[derive(Debug, Default)]
-pub(crate) struct Problems(RefCell<Vec<Problem>>);
+pub(crate) struct Problems {
+    found: RefCell<Vec<Problem>>,
+    patterns: RefCell<PatternBudget>,
+}
 
 impl Problems {
     pub(crate) fn into_inner(self) -> Vec<Problem> {
-        self.0.into_inner()
+        self.found.into_inner()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.found.borrow().is_empty()
     }
 
     fn push(&self, problem: Problem) {
-        let mut problems = self.0.borrow_mut();
+        let mut problems = self.found.borrow_mut();
         if problems.len() < PROBLEMS_MAX {
             problems.push(problem);
         }
@@ -134,6 +138,11 @@ impl<'a> Field<'a> {
         field.0.push(Step::Key(name.to_owned()));
         field.0.extend(index.map(Step::Index));
         self.problems.push(Problem { field, reason, fix: None });
+    }
+
+    /// What the patterns of this object may still cost.
+    pub(crate) fn pattern_budget(&self) -> RefMut<'_, PatternBudget> {
+        self.problems.patterns.borrow_mut()
     }
 
     fn expected(&self, what: &str) {

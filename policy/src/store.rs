@@ -11,7 +11,7 @@ use crate::directory::{self, Directory};
 use crate::fields::{FieldPath, Problem};
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
-use crate::lower::{lower_cilium, lower_network_policy};
+use crate::lower::{lower_cilium, lower_network_policy, size};
 use crate::manifest::{Document, Source};
 use crate::model::{self, Header, Namespace, Node, Object, Pod};
 use crate::refusal::{Refusal, SourceLocation};
@@ -131,10 +131,9 @@ impl Store {
             Some(source) => self.sources.insert(key.clone(), source.location.clone()),
             None => self.sources.remove(&key),
         };
-        match parsed {
-            Ok(parsed) => {
+        match parsed.and_then(|parsed| self.insert(&key, parsed)) {
+            Ok(()) => {
                 self.refused.remove(&key);
-                self.insert(&key, parsed);
                 Ok(key)
             }
             Err(problems) => {
@@ -145,7 +144,7 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, key: &ObjectKey, object: Object) {
+    fn insert(&mut self, key: &ObjectKey, object: Object) -> Result<(), Vec<Problem>> {
         let name = Arc::from(key.name.as_str());
         match object {
             Object::Namespace(namespace) => {
@@ -163,6 +162,7 @@ impl Store {
             }
             Object::NetworkPolicy(_) | Object::Cilium(_) => {
                 let rule_sets = lower(key, &object, &self.directory);
+                size::check(&rule_sets).map_err(|problem| vec![problem])?;
                 self.changes.policies.insert(key.clone());
                 self.policies.insert(key.clone(), Policy { object, rule_sets });
             }
@@ -179,6 +179,7 @@ impl Store {
                 self.lower_again();
             }
         }
+        Ok(())
     }
 
     /// Lowers the policies anew that depend on the directory.

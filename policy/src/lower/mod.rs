@@ -2,6 +2,7 @@
 
 mod cilium;
 mod network_policy;
+pub(crate) mod size;
 
 pub(crate) use cilium::lower_cilium;
 pub(crate) use network_policy::lower_network_policy;

@@ -39,7 +39,9 @@ fn parse_rule(field: &Field<'_>) -> Option<HttpRule> {
         None => Vec::new(),
     };
     object.finish();
-    match HttpRule::new(HttpRuleSpec { method, path, host, headers, ..HttpRuleSpec::default() }) {
+    let spec = HttpRuleSpec { method, path, host, headers, ..HttpRuleSpec::default() };
+    let rule = HttpRule::within(&mut field.pattern_budget(), spec);
+    match rule {
         Ok(rule) => Some(rule),
         Err(error) => {
             field.refuse_below(&error.field.to_string(), error.reason);
