@@ -44,7 +44,8 @@ drop_reasons! {
     L7Closed = ("l7_closed", 133),
     /// The L7 stream is malformed or ambiguous.
     L7Malformed = ("l7_malformed", 134),
-    /// The L7 stream uses something that we can't follow (upgrade, HTTP/2, mid-stream start).
+    /// The L7 stream uses something that we can't follow (upgrade, HTTP/2, mid-stream start), or
+    /// L7 rules hold for a flow whose protocol has no inspector.
     L7Unsupported = ("l7_unsupported", 134),
     /// A retransmission carried other bytes than those inspected.
     L7Mismatch = ("l7_retransmission_mismatch", 134),

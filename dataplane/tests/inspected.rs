@@ -6,8 +6,11 @@ mod support;
 
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::{Event, EventKind};
-use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
-use podgate_dataplane::types::LinkId;
+use podgate_dataplane::l7::{
+    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern,
+};
+use podgate_dataplane::policy::Verdict;
+use podgate_dataplane::types::{LinkId, proto};
 use support::*;
 
 const CLIENT: u16 = 40_000;
@@ -175,5 +178,92 @@ fn one_pod_leaves_others_half_of_the_inspectors() {
     }
     assert_eq!(bench.workers[0].flows(), 32);
     assert_eq!(bench.dropped(DropReason::FlowTableFull), 68);
+    bench.assert_no_frame_is_lost();
+}
+
+/// Rules of each protocol that has no inspector; each allows every request.
+fn rules_without_inspector() -> [L7Rules; 3] {
+    let any = NamePattern::dns("*").unwrap();
+    [
+        L7Rules::kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
+        L7Rules::dns(vec![any.clone()]),
+        L7Rules::server_names(vec![any]),
+    ]
+}
+
+/// Sends a packet of a flow that nothing here can inspect: it ends there, and is told of.
+fn assert_refused_whole(bench: &mut Bench, packet: &[u8]) {
+    let before = bench.dropped(DropReason::L7Unsupported);
+    assert!(bench.send(A, packet).is_empty(), "nothing leaves, not even an answer");
+    assert_eq!(bench.dropped(DropReason::L7Unsupported), before + 1);
+    assert_eq!(bench.workers[0].flows(), 0);
+    let kinds: Vec<EventKind> = bench.events().iter().map(|event| event.kind).collect();
+    assert!(
+        matches!(
+            kinds[..],
+            [
+                EventKind::Verdict { verdict: Verdict::Inspect, .. },
+                EventKind::Drop { reason: DropReason::L7Unsupported },
+            ]
+        ),
+        "{kinds:?}"
+    );
+}
+
+#[test]
+fn a_connection_that_no_inspector_can_read_is_refused_whole() {
+    for rules in rules_without_inspector() {
+        let mut bench = Bench::with(IngressOfB::FromA(Some(rules)));
+        assert_refused_whole(&mut bench, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
+        assert_refused_whole(&mut bench, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
+        for (from, ack) in [(A, SERVER_SEQ), (B, CLIENT_SEQ)] {
+            assert!(bench.send(from, &segment(from, 1, Some(ack), "P", b"data")).is_empty());
+        }
+        bench.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
+    let http = L7Rules::http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
+    for rules in rules_without_inspector().into_iter().chain([http]) {
+        let [src, dst] = [ADDRESSES[1], ADDRESSES[2]];
+        for (protocol, packet) in [
+            (proto::UDP, udp(A, src, dst, [CLIENT, 80], b"query")),
+            (proto::SCTP, sctp(A, src, dst, [CLIENT, 80])),
+        ] {
+            let mut bench = Bench::with(IngressOfB::FromAOver(protocol, rules.clone()));
+            assert_refused_whole(&mut bench, &packet);
+            assert_refused_whole(&mut bench, &packet);
+            bench.assert_no_frame_is_lost();
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_reset_when_its_rules_change_to_ones_without_inspector() {
+    for (epoch, rules) in (2..).zip(rules_without_inspector()) {
+        let mut bench = connected(only_docs());
+        bench.shared.publish(snapshot(epoch, IngressOfB::FromA(Some(rules))));
+        let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+        let resets: Vec<_> =
+            left.iter().filter(|(_, f)| is_reset(f)).map(|(link, _)| *link).collect();
+        assert!(resets.contains(&A) && resets.contains(&B), "{resets:?}");
+        assert!(left.iter().all(|(_, frame)| payload(frame).is_empty()));
+        assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
+        bench.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_datagram_flow_falls_silent_when_it_would_have_to_be_inspected() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
+    assert_eq!(bench.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).len(), 1);
+    let [_, dns, _] = rules_without_inspector();
+    bench.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, dns)));
+    assert!(bench.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).is_empty());
+    assert!(bench.send(B, &udp(B, b, a, [80, CLIENT], b"answer")).is_empty());
+    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 2);
     bench.assert_no_frame_is_lost();
 }

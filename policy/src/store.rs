@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashSet;
 use serde_json::Value;
 
 use crate::catalog::PodName;
@@ -52,15 +51,16 @@ pub struct PolicyStatus<'s> {
     pub refusals: &'s [Refusal],
 }
 
-/// What changed since [`Store::take_changes`] was last called.
+/// What changed since [`Store::take_changes`] was last called. Sorted, so that the same changes are
+/// followed in the same order.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    pub(crate) pods: HashSet<PodName>,
+    pub(crate) pods: BTreeSet<PodName>,
     /// Namespaces whose labels changed.
-    pub(crate) namespaces: HashSet<Arc<str>>,
-    pub(crate) policies: HashSet<ObjectKey>,
+    pub(crate) namespaces: BTreeSet<Arc<str>>,
+    pub(crate) policies: BTreeSet<ObjectKey>,
     /// DNS names that stand for other addresses now.
-    pub(crate) names: HashSet<Arc<str>>,
+    pub(crate) names: BTreeSet<Arc<str>>,
     /// Addresses of nodes, or of this one.
     pub(crate) nodes: bool,
     /// The enforcement mode.
@@ -71,7 +71,7 @@ pub(crate) struct Changes {
 #[derive(Debug)]
 struct Policy {
     object: Object,
-    rule_sets: Vec<RuleSet>,
+    rule_sets: Arc<[RuleSet]>,
 }
 
 /// Every object.
@@ -305,6 +305,18 @@ impl Store {
         self.learned.iter()
     }
 
+    /// All that there is, as if it had just come.
+    pub(crate) fn everything(&self) -> Changes {
+        Changes {
+            pods: self.pods.keys().cloned().collect(),
+            namespaces: self.namespaces.keys().cloned().collect(),
+            policies: self.policies.keys().cloned().collect(),
+            names: self.learned.keys().cloned().collect(),
+            nodes: true,
+            mode: true,
+        }
+    }
+
     /// What changed since the last call.
     pub(crate) fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
@@ -349,7 +361,7 @@ impl Store {
 
     /// The pods that a policy in force selects.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
-        let sets = self.policies.get(key).map_or(&[][..], |policy| policy.rule_sets.as_slice());
+        let sets = self.policies.get(key).map_or(&[][..], |policy| &policy.rule_sets);
         self.pods.iter().filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
@@ -384,9 +396,9 @@ impl Store {
         self.host_addresses.iter()
     }
 
-    /// Policies in force, by name, in normal form.
-    pub(crate) fn rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
-        self.policies.iter().map(|(key, policy)| (key, policy.rule_sets.as_slice()))
+    /// The normal form of a policy in force.
+    pub(crate) fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
+        self.policies.get(key).map(|policy| &policy.rule_sets)
     }
 
     /// Policies in force, by name, as written.
@@ -405,19 +417,19 @@ fn is_of_interest(value: &Value) -> bool {
 }
 
 /// The normal form of a policy.
-fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Vec<RuleSet> {
+fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Arc<[RuleSet]> {
     let namespace = key.namespace.as_deref();
     match object {
         Object::NetworkPolicy(policy) => {
-            vec![lower_network_policy(policy, namespace.unwrap_or_default())]
+            [lower_network_policy(policy, namespace.unwrap_or_default())].into()
         }
-        Object::Cilium(policy) => lower_cilium(policy, namespace, directory),
+        Object::Cilium(policy) => lower_cilium(policy, namespace, directory).into(),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::Pod(_)
         | Object::CidrGroup(_)
         | Object::Service(_)
-        | Object::EndpointSlice(_) => Vec::new(),
+        | Object::EndpointSlice(_) => Arc::default(),
     }
 }
 

@@ -18,6 +18,8 @@
 //! - *A verdict that turns to deny* kills the flow: an inspected one is reset at both ends, a plain
 //!   one falls silent. A plain flow that a new policy wants inspected is refused too, because its
 //!   beginning was not seen.
+//! - *L7 rules without an inspector.* Of L7 protocols only HTTP/1 over TCP is inspected. A flow that
+//!   would need another inspector is refused whole.
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
 //! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
@@ -34,6 +36,7 @@ use crate::drop_reason::DropReason;
 use crate::event::EventKind;
 use crate::flow::{Flow, FlowIx, FlowTable, tcp};
 use crate::l7::follower::Follower;
+use crate::l7::{L7Policy, L7Protocol};
 use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
@@ -177,7 +180,8 @@ impl Pipeline {
         let goes_on = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
             (Verdict::Allow, None) if flow.picked_up => plain_both_ways() == Verdict::Allow,
-            (Verdict::Allow, _) | (Verdict::Inspect, Some(_)) => true,
+            (Verdict::Allow, _) => true,
+            (Verdict::Inspect, Some(_)) => has_inspector(tuple.protocol, &decision.l7),
         };
         let from_host = around.snapshot.routes.is_host(flow.link(Direction::Original));
         let links = around.links(tuple, from_host);
@@ -228,6 +232,9 @@ impl Pipeline {
             return around.egress.discard(packet, denial(&decision));
         }
         let slot = match decision.verdict {
+            Verdict::Inspect if !has_inspector(view.tuple.protocol, &decision.l7) => {
+                return around.refuse(link, view.tuple, packet, DropReason::L7Unsupported);
+            }
             Verdict::Inspect => match self.reserve_inspector(around, links[0]) {
                 Some(slot) => Some(slot),
                 None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
@@ -396,6 +403,11 @@ fn icmp_type_of(view: &View) -> u8 {
         L4::Icmp { kind, .. } => kind,
         _ => 0,
     }
+}
+
+/// Whether there is an inspector for requests of a flow of the IP `protocol` under such rules.
+fn has_inspector(protocol: u8, rules: &L7Policy) -> bool {
+    protocol == proto::TCP && rules.protocol() == Ok(Some(L7Protocol::Http))
 }
 
 /// Which kind of denial a decision is.

@@ -9,11 +9,11 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::policy::{
-    Action, AddressRow, AddressTable, DenySetId, DirectionTable, Entry, IdentityRow, NamedPorts,
-    NetworkTable, PolicyTables, PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
+    Action, AddressRow, DenySetId, DirectionTable, Entry, IdentityRow, Peer, PolicyTables,
+    PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
 };
 use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos};
+use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos, proto};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
@@ -45,27 +45,30 @@ pub(crate) enum IngressOfB {
     Closed,
     /// Pod A may call TCP port 80, with these requests if there are rules.
     FromA(Option<L7Rules>),
+    /// Pod A may use port 80 of this protocol, with these requests.
+    FromAOver(u8, L7Rules),
 }
 
 impl IngressOfB {
     fn table(self) -> DirectionTable {
-        let l7 = match self {
+        let (protocol, l7) = match self {
             Self::Open => return DirectionTable::default(),
             Self::Closed => {
                 return DirectionTable { default_deny: Some(DENY_SET), ..Default::default() };
             }
-            Self::FromA(l7) => l7,
+            Self::FromA(l7) => (proto::TCP, l7),
+            Self::FromAOver(protocol, l7) => (protocol, Some(l7)),
         };
         let entry = Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Some(LABELS_OF_A),
+            peer: Peer::Labels(LABELS_OF_A),
             port_name: None,
             l7: l7.map(Arc::new),
             rule: RULE,
         };
         DirectionTable {
-            protocols: vec![PortClasses { protocol: 6, ranges: vec![(0, 0), (80, 1), (81, 0)] }],
+            protocols: vec![PortClasses { protocol, ranges: vec![(0, 0), (80, 1), (81, 0)] }],
             other: None,
             classes: vec![Arc::from([]), Arc::from([entry])],
             default_deny: Some(DENY_SET),
@@ -74,15 +77,15 @@ impl IngressOfB {
 }
 
 pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
-    let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| {
-        Arc::new(IdentityRow {
-            number,
-            selectors: SelectorSet::new(selectors.iter().copied()),
-            egress: Arc::default(),
-            ingress: Arc::new(ingress),
-        })
+    let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| IdentityRow {
+        number,
+        namespace: 0,
+        selectors: SelectorSet::new(selectors.iter().copied()),
+        egress: Arc::default(),
+        ingress: Arc::new(ingress),
     };
-    let identities = vec![
+    let mut policy = PolicyTables::default();
+    let identities = [
         identity(9, &[], DirectionTable::default()),
         identity(10, &[], DirectionTable::default()),
         identity(1, &[], DirectionTable::default()),
@@ -90,10 +93,12 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
         identity(256, &[LABELS_OF_A], DirectionTable::default()),
         identity(257, &[], ingress_of_b.table()),
     ];
-    let mut addresses = AddressTable::default();
+    for (index, identity) in identities.into_iter().enumerate() {
+        policy.identities.set(index as u32, identity);
+    }
     for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 4, 5]) {
-        let row = AddressRow { identity, named_ports: NamedPorts::default() };
-        addresses.insert(Address::v4(address), row);
+        let row = AddressRow { identity, named_ports: None };
+        policy.addresses.set(Address::v4(address), Some(row));
     }
     let outlet = |link| Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu: MTU };
     let endpoints = [A, B].map(|link| Endpoint {
@@ -102,7 +107,7 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     });
     Snapshot {
         epoch: Epoch(epoch),
-        policy: Arc::new(PolicyTables { addresses, networks: NetworkTable::default(), identities }),
+        policy: Arc::new(policy),
         routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap()),
     }
 }
@@ -235,6 +240,17 @@ pub(crate) fn udp(
     let mut bytes = Vec::new();
     let step = ethernet(from).ipv4(src, dst, 64).udp(ports[0], ports[1]);
     step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// An SCTP packet with nothing but its header.
+pub(crate) fn sctp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2]) -> Vec<u8> {
+    let mut header = [0; 12];
+    header[..2].copy_from_slice(&ports[0].to_be_bytes());
+    header[2..4].copy_from_slice(&ports[1].to_be_bytes());
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv4(src, dst, 64);
+    step.write(&mut bytes, etherparse::IpNumber::SCTP, &header).unwrap();
     bytes
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::rules::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
 use podgate_dataplane::policy::Action;
 
 use super::{in_namespace, is_pod, reserved, sorted};

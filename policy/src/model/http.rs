@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::rules::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
 
 use crate::fields::Field;
 
@@ -39,7 +39,7 @@ fn parse_rule(field: &Field<'_>) -> Option<HttpRule> {
         None => Vec::new(),
     };
     object.finish();
-    match HttpRule::new(HttpRuleSpec { method, path, host, headers }) {
+    match HttpRule::new(HttpRuleSpec { method, path, host, headers, ..HttpRuleSpec::default() }) {
         Ok(rule) => Some(rule),
         Err(error) => {
             field.refuse_below(&error.field.to_string(), error.reason);

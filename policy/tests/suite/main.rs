@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod by_names;
 mod generate;
 mod hostile;
+mod incremental;
 mod packets;
 mod properties;
 mod refusals;

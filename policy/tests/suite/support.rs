@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use podgate_dataplane::l7::L7Entry;
-use podgate_dataplane::l7::rules::Request;
+use podgate_dataplane::l7::{L7Request, Request};
 use podgate_dataplane::policy::{Cause, Decision, Subject, Verdict};
 use podgate_policy::oracle::{self, HttpRequest, Opinion};
 use podgate_policy::{Catalog, Compiled, Store};
@@ -91,10 +90,5 @@ fn allows(decision: &Decision, request: &HttpRequest) -> bool {
         host: request.host.as_bytes(),
         headers: &headers,
     };
-    let passes = |entries: &[L7Entry]| {
-        let allows =
-            |entry: &L7Entry| entry.rules.as_ref().is_none_or(|rules| rules.allows(&request));
-        entries.is_empty() || entries.iter().any(allows)
-    };
-    passes(&decision.l7.egress) && passes(&decision.l7.ingress)
+    decision.l7.judge(&L7Request::Http(request)).is_some()
 }

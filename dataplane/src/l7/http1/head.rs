@@ -5,7 +5,7 @@ use httparse::Header;
 use super::Refusal;
 use super::body::{Body, is_framing};
 use super::target::{self, Target};
-use crate::l7::rules::Request;
+use crate::l7::Request;
 
 /// Header fields of a head, at most (Apache's and Envoy's default).
 pub(super) const FIELDS_MAX: usize = 100;

@@ -5,7 +5,7 @@ use super::head::{self, FIELDS_MAX, Head};
 use super::scan::{Scanner, Shape};
 use super::{Next, Refusal};
 use crate::event::{RequestLine, Text};
-use crate::l7::L7Policy;
+use crate::l7::{L7Policy, L7Request};
 use crate::policy::RuleId;
 
 /// Empty lines before a request, at most. RFC 9112 §2.2 asks servers to take one, for clients that
@@ -61,7 +61,7 @@ impl Requests {
                 // A TLS record, or an old SSL hello: would wait for a line end that never comes.
                 0x16 | 0x80.. => return Err(Refusal::NOT_HTTP1),
                 b'\r' => {}
-                byte if !crate::l7::rules::is_token(*byte) => return Err(Refusal::MALFORMED),
+                byte if !crate::l7::rules::http::is_token(*byte) => return Err(Refusal::MALFORMED),
                 _ => {}
             }
         }
@@ -101,10 +101,11 @@ impl Requests {
     fn judge(&mut self, head: &Head<'_>, policy: &L7Policy) -> Judged {
         let request = &head.request;
         let head_only = request.method == b"HEAD";
-        let verdict = policy.judge(request).ok_or(match request.path_is_normal {
-            true => Refusal { head_only, ..Refusal::DENIED },
-            false => Refusal { head_only, ..Refusal::NOT_NORMAL },
-        });
+        let verdict =
+            policy.judge(&L7Request::Http(*request)).ok_or(match request.path_is_normal {
+                true => Refusal { head_only, ..Refusal::DENIED },
+                false => Refusal { head_only, ..Refusal::NOT_NORMAL },
+            });
         if verdict.is_ok() {
             self.body = head.body;
         }

@@ -1,0 +1,260 @@
+//! The L7 rules of one policy entry, and how a request is held against them.
+//!
+//! Rules are of one protocol each ([`L7Protocol`]); what they match is told where they are:
+//! [`http`], [`kafka`], and [`NamePattern`] for DNS and TLS. A request needs one rule that
+//! matches; a Kafka request needs one for each topic that it names.
+//!
+//! Holding a request against rules allocates nothing.
+
+pub mod http;
+pub mod kafka;
+mod pattern;
+
+use std::fmt;
+
+pub use http::{HttpRule, HttpRuleSpec, Request};
+pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
+
+use super::NamePattern;
+
+/// The protocols that rules are written in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum L7Protocol {
+    /// HTTP requests.
+    Http,
+    /// Kafka requests.
+    Kafka,
+    /// Names asked of DNS.
+    Dns,
+    /// Server names in TLS handshakes (RFC 6066 §3).
+    Tls,
+}
+
+impl fmt::Display for L7Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "HTTP",
+            Self::Kafka => "Kafka",
+            Self::Dns => "DNS",
+            Self::Tls => "TLS",
+        })
+    }
+}
+
+/// The L7 rules of one policy entry: requests must match one of them. With no rule at all none is
+/// allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum L7Rules {
+    /// HTTP requests.
+    Http(Vec<HttpRule>),
+    /// Kafka requests.
+    Kafka(Vec<KafkaRule>),
+    /// Names that may be asked for.
+    Dns(Vec<NamePattern>),
+    /// Servers that a TLS client may ask for.
+    ServerNames(Vec<NamePattern>),
+}
+
+impl L7Rules {
+    /// HTTP requests must match one of `rules`.
+    #[must_use]
+    pub const fn http(rules: Vec<HttpRule>) -> Self {
+        Self::Http(rules)
+    }
+
+    /// Kafka requests must match one of `rules`, for each of their topics.
+    #[must_use]
+    pub const fn kafka(rules: Vec<KafkaRule>) -> Self {
+        Self::Kafka(rules)
+    }
+
+    /// The name that is asked for must match one of `names`.
+    #[must_use]
+    pub const fn dns(names: Vec<NamePattern>) -> Self {
+        Self::Dns(names)
+    }
+
+    /// The TLS client must name a server that matches one of `names`.
+    #[must_use]
+    pub const fn server_names(names: Vec<NamePattern>) -> Self {
+        Self::ServerNames(names)
+    }
+
+    /// The protocol that the rules are written in.
+    #[must_use]
+    pub const fn protocol(&self) -> L7Protocol {
+        match self {
+            Self::Http(_) => L7Protocol::Http,
+            Self::Kafka(_) => L7Protocol::Kafka,
+            Self::Dns(_) => L7Protocol::Dns,
+            Self::ServerNames(_) => L7Protocol::Tls,
+        }
+    }
+
+    /// Whether the rules allow the request. They allow none of another protocol.
+    #[must_use]
+    pub fn allows(&self, request: &L7Request<'_>) -> bool {
+        request.parts().all(|part| self.some_rule_matches(&part))
+    }
+
+    fn some_rule_matches(&self, part: &L7Request<'_>) -> bool {
+        match (self, part) {
+            (Self::Http(rules), L7Request::Http(request)) => {
+                rules.iter().any(|rule| rule.matches(request))
+            }
+            (Self::Kafka(rules), L7Request::Kafka(request)) => {
+                rules.iter().any(|rule| rule.matches(request))
+            }
+            (Self::Dns(names), L7Request::Dns(name))
+            | (Self::ServerNames(names), L7Request::ServerName(Some(name))) => {
+                names.iter().any(|pattern| pattern.matches(name))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A request of some protocol, as the rules see it.
+#[derive(Clone, Copy, Debug)]
+pub enum L7Request<'a> {
+    /// An HTTP request.
+    Http(Request<'a>),
+    /// A Kafka request.
+    Kafka(KafkaRequest<'a>),
+    /// The name that a DNS query asks for, its labels divided by dots, with or without the
+    /// trailing one. A label that holds a dot has no such form, and the query must not be judged.
+    Dns(&'a [u8]),
+    /// The server that a TLS client names in its first message; `None` if it names none.
+    ServerName(Option<&'a [u8]>),
+}
+
+impl<'a> L7Request<'a> {
+    /// What is allowed or not one by one: a Kafka request about each of its topics, or else the
+    /// request as it is.
+    pub(super) fn parts(self) -> impl Iterator<Item = Self> {
+        let (whole, by_topic) = match self {
+            Self::Kafka(request) if !request.topics.is_empty() => {
+                (None, Some(request.by_topic().map(Self::Kafka)))
+            }
+            whole => (Some(whole), None),
+        };
+        whole.into_iter().chain(by_topic.into_iter().flatten())
+    }
+}
+
+/// A rule can't be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct RuleError {
+    /// The field at fault.
+    pub field: RuleField,
+    /// What is wrong with it, for the author of the policy.
+    pub reason: String,
+}
+
+/// A field of [`HttpRuleSpec`] or of [`KafkaRuleSpec`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleField {
+    /// `method`.
+    Method,
+    /// `path`.
+    Path,
+    /// `host`.
+    Host,
+    /// `headers[i]`.
+    Header(usize),
+    /// `headerMatches[i]`.
+    HeaderMatch(usize),
+    /// `role`.
+    Role,
+    /// `apiKey`.
+    ApiKey,
+    /// `apiVersion`.
+    ApiVersion,
+    /// `clientID`.
+    ClientId,
+    /// `topic`.
+    Topic,
+}
+
+impl fmt::Display for RuleField {
+    /// As policies write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("method"),
+            Self::Path => f.write_str("path"),
+            Self::Host => f.write_str("host"),
+            Self::Header(index) => write!(f, "headers[{index}]"),
+            Self::HeaderMatch(index) => write!(f, "headerMatches[{index}]"),
+            Self::Role => f.write_str("role"),
+            Self::ApiKey => f.write_str("apiKey"),
+            Self::ApiVersion => f.write_str("apiVersion"),
+            Self::ClientId => f.write_str("clientID"),
+            Self::Topic => f.write_str("topic"),
+        }
+    }
+}
+
+impl RuleField {
+    fn error(self, reason: impl Into<String>) -> RuleError {
+        RuleError { field: self, reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(method: &str) -> HttpRule {
+        let method = Some(method.to_owned());
+        HttpRule::new(HttpRuleSpec { method, ..HttpRuleSpec::default() }).unwrap()
+    }
+
+    fn brew() -> L7Request<'static> {
+        let (path, host) = (b"/pot", b"");
+        let (path_is_normal, headers) = (true, &[]);
+        L7Request::Http(Request { method: b"BREW", path, path_is_normal, host, headers })
+    }
+
+    #[test]
+    fn no_rule_allows_nothing_and_an_empty_rule_everything() {
+        assert!(!L7Rules::http(Vec::new()).allows(&brew()));
+        assert!(L7Rules::http(vec![http("")]).allows(&brew()));
+        assert!(L7Rules::http(vec![http("GET"), http("BREW")]).allows(&brew()));
+        let kafka = KafkaRequest { api_key: 99, api_version: 9, client_id: None, topics: &[b"t"] };
+        assert!(!L7Rules::kafka(Vec::new()).allows(&L7Request::Kafka(kafka)));
+        let empty = KafkaRule::new(KafkaRuleSpec::default()).unwrap();
+        assert!(L7Rules::kafka(vec![empty]).allows(&L7Request::Kafka(kafka)));
+    }
+
+    #[test]
+    fn rules_allow_no_request_of_another_protocol() {
+        let any = NamePattern::dns("*").unwrap();
+        let kafka = KafkaRequest { api_key: 0, api_version: 0, client_id: None, topics: &[] };
+        let rules = [
+            L7Rules::http(vec![http("")]),
+            L7Rules::kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
+            L7Rules::dns(vec![any.clone()]),
+            L7Rules::server_names(vec![any]),
+        ];
+        let requests = [
+            brew(),
+            L7Request::Kafka(kafka),
+            L7Request::Dns(b"a.b."),
+            L7Request::ServerName(Some(b"a.b")),
+        ];
+        for (i, rules) in rules.iter().enumerate() {
+            for (j, request) in requests.iter().enumerate() {
+                assert_eq!(rules.allows(request), i == j, "{rules:?} and {request:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_names_no_server_asks_for_none_that_is_allowed() {
+        let any = L7Rules::server_names(vec![NamePattern::server_name("*").unwrap()]);
+        assert!(!any.allows(&L7Request::ServerName(None)));
+        assert!(!any.allows(&L7Request::ServerName(Some(b""))));
+        assert!(any.allows(&L7Request::ServerName(Some(b"a"))));
+    }
+}

@@ -1,0 +1,167 @@
+//! Regular expressions of HTTP rules, compiled.
+//!
+//! # Why dense automata and nothing else
+//! A pattern becomes one deterministic automaton when the policy is compiled. Matching then takes
+//! one table look-up a byte and no memory, whatever the pattern and whatever the pod sends, and the
+//! tables are shared by all workers. The price is size: a few patterns (such as `(a|b)*a(a|b){20}`)
+//! need exponentially many states. Those are refused with [`RuleError`], where the author of the
+//! policy sees it, rather than handed to a second engine that would need scratch memory for each
+//! flow.
+
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::nfa::thompson;
+use regex_automata::util::{start, syntax};
+use regex_automata::{Anchored, MatchKind};
+
+use super::{RuleError, RuleField};
+
+/// Longest pattern accepted, bytes.
+const PATTERN_MAX: usize = 4096;
+/// Largest automaton of one pattern, bytes.
+const AUTOMATON_MAX: usize = 512 * 1024;
+/// Memory that building one automaton may use, bytes.
+const BUILD_MAX: usize = 4 * 1024 * 1024;
+/// Deepest nesting of groups in a pattern.
+const NESTING_MAX: u32 = 100;
+
+/// A regular expression that matches whole values.
+#[derive(Clone)]
+pub(super) struct Pattern(dense::DFA<Vec<u32>>);
+
+impl Pattern {
+    /// `None` for a pattern that is missing or empty, and so matches everything.
+    pub(super) fn optional(
+        source: Option<&str>,
+        field: RuleField,
+    ) -> Result<Option<Self>, RuleError> {
+        source.filter(|source| !source.is_empty()).map(|s| Self::new(s, field)).transpose()
+    }
+
+    pub(super) fn new(source: &str, field: RuleField) -> Result<Self, RuleError> {
+        if source.len() > PATTERN_MAX {
+            return Err(field.error(format!("the pattern is longer than {PATTERN_MAX} bytes")));
+        }
+        let syntax = syntax::Config::new().unicode(false).utf8(false).nest_limit(NESTING_MAX);
+        let hir = syntax::parse_with(source, &syntax).map_err(|e| {
+            let text = e.to_string();
+            // The parser draws the pattern on several lines and tells the cause on the last.
+            let cause = text.lines().last().unwrap_or_default();
+            field
+                .error(format!("not a regular expression: {}", cause.trim_start_matches("error: ")))
+        })?;
+        let too_large = || field.error("the pattern needs too many states; simplify it");
+        let nfa = thompson::Compiler::new()
+            .configure(
+                thompson::Config::new()
+                    .utf8(false)
+                    .which_captures(thompson::WhichCaptures::None)
+                    .nfa_size_limit(Some(BUILD_MAX)),
+            )
+            .build_from_hir(&hir)
+            .map_err(|_| too_large())?;
+        // All matches and not the first alternative's: `a|ab` matches the whole of "ab".
+        let config = dense::Config::new()
+            .match_kind(MatchKind::All)
+            .start_kind(StartKind::Anchored)
+            .dfa_size_limit(Some(AUTOMATON_MAX))
+            .determinize_size_limit(Some(BUILD_MAX));
+        dense::Builder::new()
+            .configure(config)
+            .build_from_nfa(&nfa)
+            .map(Self)
+            .map_err(|_| too_large())
+    }
+
+    /// Whether the pattern matches all of `value`, from its first byte to its last.
+    pub(super) fn matches(&self, value: &[u8]) -> bool {
+        let Self(dfa) = self;
+        let Ok(mut state) = dfa.start_state(&start::Config::new().anchored(Anchored::Yes)) else {
+            // Only for automata that stop at certain bytes, which ours are not built to.
+            return false;
+        };
+        for &byte in value {
+            state = dfa.next_state(state, byte);
+            if dfa.is_dead_state(state) || dfa.is_quit_state(state) {
+                return false;
+            }
+        }
+        dfa.is_match_state(dfa.next_eoi_state(state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(pattern: &str, value: &str) -> bool {
+        Pattern::new(pattern, RuleField::Path).unwrap().matches(value.as_bytes())
+    }
+
+    #[test]
+    fn a_pattern_matches_the_whole_value_or_not_at_all() {
+        // The pattern `/status` and a query: cilium issue 13280.
+        for (pattern, value, expected) in [
+            ("/docs", "/docs", true),
+            ("/docs", "/docs/", false),
+            ("/docs", "/docs2", false),
+            ("/docs", "x/docs", false),
+            ("/status", "/status?full=1", false),
+            ("/status.*", "/status?full=1", true),
+            ("/api/v1/.*", "/api/v1/", true),
+            ("/api/v1/.*", "/api/v1", false),
+            ("/api/v1/.*", "/secret/api/v1/x", false),
+            ("a|ab", "ab", true),
+            ("a|b", "ab", false),
+            ("/a|/b", "/b", true),
+            ("^/a$", "/a", true),
+            ("/public|.*", "/anything", true),
+            ("GET", "get", false),
+            ("(?i)get", "GeT", true),
+            ("/.", "/\n", false),
+            ("/.*", "/a\nb", false),
+            ("(?s)/.*", "/a\nb", true),
+            ("/a$", "/a\n", false),
+            (r"\d+", "٣", false),
+            (r"/\d+", "/17", true),
+            (r"/\w+", "/é", false),
+            (r"/\bx", "/x", true),
+            ("/é", "/é", true),
+            ("", "", true),
+        ] {
+            assert_eq!(whole(pattern, value), expected, "{pattern:?} against {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_cannot_break_out_of_its_anchors() {
+        for pattern in ["/a)|(.*", "/a)|(?:.*", "(?x)/a #", "/a\\"] {
+            match Pattern::new(pattern, RuleField::Path) {
+                Ok(pattern) => assert!(!pattern.matches(b"/secret")),
+                Err(error) => assert_eq!(error.field, RuleField::Path),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matching_agrees_with_the_meta_engine_on_anchored_patterns(
+            pattern in "[ab.|()*+?\\[\\]^$]{0,10}", value in "[ab\n]{0,8}",
+        ) {
+            let Ok(ours) = Pattern::new(&pattern, RuleField::Path) else { return Ok(()) };
+            let theirs = regex_automata::meta::Builder::new()
+                .syntax(syntax::Config::new().unicode(false).utf8(false))
+                .build(&format!(r"\A(?:{pattern})\z"))
+                .unwrap();
+            prop_assert_eq!(ours.matches(value.as_bytes()), theirs.is_match(value.as_bytes()));
+        }
+
+        #[test]
+        fn no_pattern_and_no_value_panics(pattern in ".{0,40}", value: Vec<u8>) {
+            if let Ok(pattern) = Pattern::new(&pattern, RuleField::Host) {
+                let _ = pattern.matches(&value);
+            }
+        }
+    }
+}
