@@ -7,7 +7,7 @@ use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::Epoch;
 use podgate_dataplane::worker::Shared;
-use podgate_policy::{Compiled, ObjectKey, Refusal, Store, compile};
+use podgate_policy::{Compiled, Compiler, ObjectKey, Refusal, Store};
 use serde_json::Value;
 
 use super::Error;
@@ -32,8 +32,9 @@ impl Took {
 
 /// What holds the objects, compiles and publishes them.
 pub(super) struct Control {
-    pub(super) store: Store,
-    pub(super) compiled: Compiled,
+    store: Store,
+    compiler: Compiler,
+    compiled: Compiled,
     shared: Arc<Shared>,
     routes: Arc<RouteTable>,
     epoch: Epoch,
@@ -43,12 +44,12 @@ impl Control {
     /// Publishes what is compiled.
     pub(super) fn new(
         store: Store,
-        compiled: Compiled,
+        compiler: Compiler,
         routes: RouteTable,
         shared: Arc<Shared>,
     ) -> Self {
-        let mut control =
-            Self { store, compiled, shared, routes: Arc::new(routes), epoch: Epoch(0) };
+        let (compiled, routes) = (compiler.compiled(), Arc::new(routes));
+        let mut control = Self { store, compiler, compiled, shared, routes, epoch: Epoch(0) };
         control.publish();
         control
     }
@@ -84,7 +85,8 @@ impl Control {
 
     fn follow(&mut self, begin: Instant) -> Took {
         let stored = Instant::now();
-        let compiled = compile(&self.store);
+        self.compiler.update(&mut self.store);
+        let compiled = self.compiler.compiled();
         let built = Instant::now();
         self.compiled = compiled;
         self.publish();

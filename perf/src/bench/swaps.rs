@@ -110,7 +110,7 @@ impl<'c> Traffic<'c> {
             link: 0,
             frame: Vec::new(),
         };
-        traffic.connect(&control.compiled.tables);
+        traffic.connect(&control.snapshot().policy);
         Ok(traffic)
     }
 
