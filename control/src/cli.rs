@@ -83,6 +83,9 @@ pub enum Command {
     Metrics(MetricsArgs),
     /// Judge a capture by manifests, without an agent, and tell how fast that goes.
     Replay(podgate_perf::replay::Args),
+    /// Measure podgate at the size of a cluster, without an agent.
+    #[command(subcommand)]
+    Bench(podgate_perf::bench::Command),
     /// Detach everything that a stopped agent left in place.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
