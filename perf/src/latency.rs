@@ -1,8 +1,9 @@
 //! How long something takes: histograms, and what is shown of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// What takes longer counts as this long, nanoseconds.
@@ -57,4 +58,10 @@ pub(crate) fn clock_ns() -> u64 {
     }
     samples.sort_unstable();
     samples[SAMPLES / 2]
+}
+
+/// Time that this thread has had on a processor. Zero where the kernel does not tell.
+#[must_use]
+pub(crate) fn on_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }

@@ -116,8 +116,11 @@ pub(super) fn of_pods(
     Ok(results)
 }
 
-/// A policy that the cluster does not have, of a sort with something to change.
-fn two_versions(cluster: &Cluster, rng: &mut Rng) -> [Value; 2] {
+/// Makes two versions of a policy that the cluster does not have.
+type Draw = fn(&Cluster, &mut Rng, u32) -> [Value; 2];
+
+/// A policy like those of the cluster, of a sort with something to change.
+fn ordinary(cluster: &Cluster, rng: &mut Rng, _: u32) -> [Value; 2] {
     let versions = std::iter::repeat_with(|| {
         let index = cluster.size.policies + rng.u32(..cluster.size.namespaces * 16);
         [0, 1].map(|version| cluster.policy(index, version))
@@ -137,30 +140,32 @@ pub(super) fn of_policies(
     repetitions: u32,
 ) -> Result<Vec<Measurement>, Error> {
     let mut rng = cluster.rng(Of::Policy, u32::MAX);
-    let namespaces = cluster.size.namespaces;
-    let bar = Some(POLICY_BAR);
-    let mut sorts = [
-        three("ordinary policy", "changed", bar),
-        three("broadest policy", "changed", bar),
-        three("clusterwide policy for every pod", "changed", None),
+    let few = (repetitions / 10).max(1);
+    let bar = progress::bar("changing policies", Some(u64::from(2 * repetitions + few)));
+    // The clusterwide one comes last, because it stirs up the whole heap.
+    let sorts: [(&str, Option<Duration>, u32, Draw); 3] = [
+        ("ordinary policy", Some(POLICY_BAR), repetitions, ordinary),
+        ("broadest policy", Some(POLICY_BAR), repetitions, |cluster, rng, index| {
+            let namespace = rng.u32(..cluster.size.namespaces);
+            [0, 1].map(|version| broadest(namespace, 2 * index + version))
+        }),
+        ("clusterwide policy for every pod", None, few, |_, _, index| {
+            [20_000, 30_000].map(|port| clusterwide(port + (index % 10_000) as u16))
+        }),
     ];
-    let progress = progress::bar("changing policies", Some(u64::from(repetitions)));
-    for index in 0..repetitions {
-        let namespace = rng.u32(..namespaces);
-        let port = (index % 1000) as u16 * 2 + 20_000;
-        let versions = [
-            two_versions(cluster, &mut rng),
-            [0, 1].map(|version| broadest(namespace, index * 2 + version)),
-            [0, 1].map(|version| clusterwide(port + version)),
-        ];
-        for (series, [added, changed]) in sorts.iter_mut().zip(versions) {
+    let mut results = Vec::new();
+    for (what, limit, repetitions, draw) in sorts {
+        let mut series = three(what, "changed", limit);
+        for index in 0..repetitions {
+            let [added, changed] = draw(cluster, &mut rng, index);
             let (key, took) = control.apply(&added)?;
             series[0].record(took);
             series[1].record(control.apply(&changed)?.1);
             series[2].record(control.delete(&key));
+            bar.inc(1);
         }
-        progress.inc(1);
+        results.extend(series.map(Series::result));
     }
-    progress.finish_and_clear();
-    Ok(sorts.into_iter().flatten().map(Series::result).collect())
+    bar.finish_and_clear();
+    Ok(results)
 }

@@ -5,6 +5,7 @@
 //! to the published snapshot (`changes`); decisions about new flows (`decisions`); and the batches
 //! of a worker while changes stream in (`swaps`). All but the last run on one thread.
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use serde_json::Value;
 use super::cluster::{Cluster, Labels, PodSpec, Size};
 use super::control::{Control, refused};
 use super::decisions::{Ends, Flows};
-use super::report::{Bar, ClusterInfo, Measurement, Memory, Report, Statistic};
+use super::report::{Bar, ClusterInfo, Measurement, Memory, Part, Report, Statistic};
 use super::{Error, changes, swaps, table};
 use crate::replay::Output;
 use crate::{alloc, latency, memory, progress};
@@ -142,16 +143,15 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     let cluster = args.cluster();
     let effort = if args.quick { QUICK } else { FULL };
     let counted = alloc::is_installed();
+    let load = load_average();
     memory::reset_peak();
 
     let empty = alloc::live_bytes();
     let (mut store, mut measurements) = load(&cluster)?;
     let stored = alloc::live_bytes();
-    let mut times = latency::histogram();
+    let (mut times, mut on_cpu) = (latency::histogram(), latency::histogram());
     let mut compiler = Compiler::new();
-    let begin = Instant::now();
-    compiler.update(&mut store);
-    times.saturating_record(begin.elapsed().as_nanos() as u64);
+    timed(&mut times, &mut on_cpu, || compiler.update(&mut store));
     let peak = memory::peak_resident();
     let memory = Memory {
         store: counted.then(|| stored - empty),
@@ -163,9 +163,16 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
             met: peak <= MEMORY_BAR,
         }),
     };
-    compile_again(&store, effort.compilations, &mut times);
-    let compilation = Measurement::new("compile from nothing", &times);
-    measurements.push(compilation.held_to(Statistic::P50, COMPILE_BAR.as_nanos() as u64));
+    let bar = progress::bar("compiling", Some(u64::from(effort.compilations)));
+    for _ in 1..effort.compilations {
+        drop(timed(&mut times, &mut on_cpu, || compile(&store)));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let mut compilation = Measurement::new("compile from nothing", &times)
+        .held_to(Statistic::P50, COMPILE_BAR.as_nanos() as u64);
+    compilation.parts = vec![Part { what: "on cpu".into(), ns: on_cpu.value_at_quantile(0.5) }];
+    measurements.push(compilation);
 
     let local: Vec<PodSpec> = (0..cluster.size.pods)
         .map(|index| cluster.pod(index))
@@ -208,9 +215,15 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
         measurements,
         decisions,
         updates_per_second: swaps.updates_per_second,
+        load,
         clock_ns: latency::clock_ns(),
         debug_build: cfg!(debug_assertions),
     })
+}
+
+/// Threads that ran or wanted to in the last minute, on average (proc_loadavg(5)).
+fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// Gives the cluster to a store, object by object.
@@ -240,15 +253,15 @@ fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error> {
     Ok((store, measurements))
 }
 
-/// Compiles the store from nothing as often as is still to do, beside the tables that are kept.
-fn compile_again(store: &Store, times: u32, histogram: &mut Histogram<u64>) {
-    let bar = progress::bar("compiling", Some(u64::from(times)));
-    for _ in 1..times {
-        let begin = Instant::now();
-        let compiled = compile(store);
-        histogram.saturating_record(begin.elapsed().as_nanos() as u64);
-        drop(compiled);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
+/// Does something and records what it took, by the clock and on the processor.
+fn timed<T>(
+    times: &mut Histogram<u64>,
+    on_cpu: &mut Histogram<u64>,
+    work: impl FnOnce() -> T,
+) -> T {
+    let (begin, cpu) = (Instant::now(), latency::on_cpu());
+    let result = work();
+    times.saturating_record(begin.elapsed().as_nanos() as u64);
+    on_cpu.saturating_record(latency::on_cpu().saturating_sub(cpu).as_nanos() as u64);
+    result
 }

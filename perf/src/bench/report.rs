@@ -21,6 +21,10 @@ pub struct Report {
     pub decisions: Vec<Decisions>,
     /// Changes that were published per second while batches were measured.
     pub updates_per_second: f64,
+    /// The machine's load when it began. With as many cores as that busy otherwise, long times are
+    /// mostly waiting for a core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<f64>,
     /// What reading the clock takes, nanoseconds. It is taken off the decisions' times, and is
     /// contained in all others.
     pub clock_ns: u64,

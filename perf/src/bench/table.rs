@@ -16,6 +16,10 @@ pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     }
     cluster(&report.cluster, out)?;
     memory(&report.memory, out)?;
+    if let Some(load) = report.load {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        writeln!(out, "Load      {load} on {cores} cores before it began")?;
+    }
     writeln!(out)?;
     times(&report.measurements, out)?;
     writeln!(out)?;
