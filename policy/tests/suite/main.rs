@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod by_names;
+mod fuzz;
 mod generate;
 mod hostile;
 mod incremental;
 mod lines;
+mod mutate;
 mod packets;
 mod properties;
 mod refusals;
