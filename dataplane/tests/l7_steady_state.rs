@@ -1,4 +1,4 @@
-//! A connection that stays open is followed without allocating.
+//! Requests are judged, and a connection that stays open is followed, without allocating.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -9,7 +9,10 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
 use podgate_dataplane::l7::follower::Follower;
 use podgate_dataplane::l7::io::FlowIo;
-use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
+use podgate_dataplane::l7::{
+    HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Request,
+    L7Rules, NamePattern, Request,
+};
 use podgate_dataplane::packet::parse;
 use podgate_dataplane::policy::RuleId;
 use podgate_dataplane::types::{Direction, Nanos};
@@ -138,4 +141,47 @@ fn following_a_connection_allocates_nothing_after_its_first_requests() {
     assert_eq!(io.forwarded as usize, packets.len());
     assert_eq!(allocations.count_total, 0);
     assert_eq!(io.pool.outstanding(), 0);
+}
+
+#[test]
+fn judging_a_request_of_any_protocol_allocates_nothing() {
+    let header_matches = vec![("X-Role".to_owned(), Some("admin".to_owned()))];
+    let http = HttpRuleSpec { path: Some("/a/.*".into()), header_matches, ..Default::default() };
+    let kafka = |topic: &str| {
+        KafkaRule::new(KafkaRuleSpec { topic: Some(topic.into()), ..Default::default() }).unwrap()
+    };
+    let names = vec![NamePattern::server_name("**.a*.**.io").unwrap()];
+    let rules = [
+        L7Rules::http(vec![HttpRule::new(http).unwrap()]),
+        L7Rules::kafka(vec![kafka("a"), kafka("b")]),
+        L7Rules::dns(names.clone()),
+        L7Rules::server_names(names),
+    ];
+    let headers = [httparse::Header { name: "x-role", value: b"admin" }];
+    let request = Request {
+        method: b"GET",
+        path: b"/a/b",
+        path_is_normal: true,
+        host: b"h",
+        headers: &headers,
+    };
+    let topics: [&[u8]; 3] = [b"b", b"a", b"b"];
+    let requests = [
+        L7Request::Http(request),
+        L7Request::Kafka(KafkaRequest {
+            api_key: 0,
+            api_version: 9,
+            client_id: None,
+            topics: &topics,
+        }),
+        L7Request::Dns(b"x.a1.y.ab.z.IO."),
+        L7Request::ServerName(Some(b"x.a1.y.ab.z.io")),
+    ];
+    for (rules, request) in rules.into_iter().zip(requests) {
+        let entry = L7Entry { rule: RuleId(1), rules: Some(Arc::new(rules)) };
+        let policy = L7Policy { egress: vec![entry.clone()], ingress: vec![entry] };
+        let mut verdict = None;
+        let allocations = allocation_counter::measure(|| verdict = policy.judge(&request));
+        assert_eq!((verdict, allocations.count_total), (Some(Some(RuleId(1))), 0), "{request:?}");
+    }
 }

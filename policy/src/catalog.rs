@@ -4,28 +4,42 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-use podgate_dataplane::policy::{DenySetId, RuleId};
+use podgate_dataplane::policy::{AddressMap, DenySetId, Peer, PortNameId, Rows, RuleId};
 use podgate_dataplane::types::Address;
 
 use crate::key::ObjectKey;
 use crate::labels::Facts;
-use crate::rules::Side;
+use crate::rules::{self, Side};
+use crate::selector::Selector;
 
-/// Names of everything that one set of tables refers to.
-#[derive(Clone, Debug, PartialEq)]
+/// Names of everything that one set of tables refers to. Copies are cheap.
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
-    pub(crate) rules: Vec<RuleOrigin>,
-    pub(crate) deny_sets: Vec<Vec<ObjectKey>>,
-    pub(crate) identities: Vec<IdentityInfo>,
-    pub(crate) pods: HashMap<Address, PodName>,
+    pub(crate) rules: Rows<Option<Arc<RuleOrigin>>>,
+    pub(crate) deny_sets: Rows<Arc<[ObjectKey]>>,
+    pub(crate) identities: Rows<Option<IdentityInfo>>,
+    pub(crate) selectors: Rows<Option<Arc<Selector>>>,
+    pub(crate) address_sets: Rows<Arc<[rules::Peer]>>,
+    pub(crate) port_names: Rows<Arc<str>>,
+    pub(crate) pods: AddressMap<PodName>,
+}
+
+/// Who an entry's peer stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerName<'c> {
+    /// Anyone.
+    Anyone,
+    /// Whoever has such labels.
+    Selector(&'c Selector),
+    /// Addresses of these networks or DNS names.
+    Addresses(&'c [rules::Peer]),
 }
 
 /// Where a rule was written. Shown as `NetworkPolicy shop/web spec.ingress[0]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleOrigin {
     /// The policy.
-    pub key: ObjectKey,
+    pub key: Arc<ObjectKey>,
     /// Ingress or egress.
     pub side: Side,
     /// Path of the rule in the policy.
@@ -42,7 +56,7 @@ impl fmt::Display for RuleOrigin {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdentityInfo {
     /// The number that people and Hubble see: Cilium's for reserved identities, else one from 256
-    /// to 2^24 - 1 that the labels determine.
+    /// to 2^24 - 1 that the labels determine. Two identities may, rarely, share one.
     pub number: u32,
     pub(crate) facts: Facts,
 }
@@ -74,25 +88,57 @@ impl Catalog {
     /// Where a rule was written. `None` for numbers of other tables than this catalogue's.
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<&RuleOrigin> {
-        self.rules.get(id.0 as usize)
+        self.rules.get(id.0)?.as_deref()
     }
 
     /// The policies that together put an endpoint into default deny, sorted. Empty when it is the
     /// enforcement mode that does.
     #[must_use]
     pub fn deny_set(&self, id: DenySetId) -> &[ObjectKey] {
-        self.deny_sets.get(id.0 as usize).map_or(&[], Vec::as_slice)
+        self.deny_sets.get(id.0).map_or(&[], |policies| policies)
     }
 
     /// An identity by its index in the tables.
     #[must_use]
     pub fn identity(&self, index: u32) -> Option<&IdentityInfo> {
-        self.identities.get(index as usize)
+        self.identities.get(index)?.as_ref()
+    }
+
+    /// Who an entry's peer stands for. `None` for numbers of other tables than this catalogue's.
+    #[must_use]
+    pub fn peer(&self, peer: Peer) -> Option<PeerName<'_>> {
+        Some(match peer {
+            Peer::Anyone => PeerName::Anyone,
+            Peer::Namespaces(id) | Peer::Labels(id) => {
+                PeerName::Selector(self.selectors.get(id.0)?.as_deref()?)
+            }
+            Peer::Addresses(id) => PeerName::Addresses(self.address_sets.get(id.0)?),
+        })
+    }
+
+    /// The name of a container port.
+    #[must_use]
+    pub fn port_name(&self, id: PortNameId) -> &str {
+        self.port_names.get(id.0).map_or("", |name| name)
+    }
+
+    /// The name of every rule, default deny, selector, list of networks and port that has a number.
+    pub fn everything(&self) -> impl Iterator<Item = String> {
+        let rules = self.rules.iter().filter_map(|(_, rule)| Some(rule.as_ref()?.to_string()));
+        let denies = self.deny_sets.iter().filter(|(_, policies)| !policies.is_empty());
+        let selectors = self.selectors.iter().filter_map(|(_, selector)| selector.as_ref());
+        let networks = self.address_sets.iter().filter(|(_, peers)| !peers.is_empty());
+        let ports = self.port_names.iter().filter(|(_, name)| !name.is_empty());
+        rules
+            .chain(denies.map(|(_, policies)| format!("{policies:?}")))
+            .chain(selectors.map(|selector| format!("{selector:?}")))
+            .chain(networks.map(|(_, peers)| format!("{peers:?}")))
+            .chain(ports.map(|(_, name)| name.to_string()))
     }
 
     /// The pod that an address belongs to.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
-        self.pods.get(&Address::from(address))
+        self.pods.get(Address::from(address))
     }
 }

@@ -105,6 +105,10 @@ pub(crate) enum Place<'a> {
     Reserved(&'a str),
 }
 
+/// FNV-1a, 64 bits (RFC 9923): short, and the same everywhere.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
 /// Everything that a selector can ask about one identity.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Facts {
@@ -164,6 +168,28 @@ impl Facts {
                 }
             }
         }
+    }
+
+    /// A number that depends on the labels only: the same on every machine and in every release.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut sum = 0u64;
+        self.for_each(|place, value| {
+            let (kind, key) = match place {
+                Place::Namespace => (0, ""),
+                Place::NamespaceLabel(key) => (1, key),
+                Place::Pod(key) => (2, key),
+                Place::ServiceAccount => (3, ""),
+                Place::Cluster => (4, ""),
+                Place::Reserved(key) => (5, key),
+            };
+            let bytes = [&[kind][..], key.as_bytes(), &[0], value.as_bytes()];
+            let hash = bytes
+                .concat()
+                .iter()
+                .fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME));
+            sum = sum.wrapping_add(hash);
+        });
+        sum
     }
 
     /// The labels as Cilium and Hubble write them, `source:key=value`, sorted.

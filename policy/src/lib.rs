@@ -30,8 +30,8 @@ mod store;
 #[cfg(feature = "oracle")]
 pub mod truth;
 
-pub use catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
-pub use compile::{Compiled, compile};
+pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin};
+pub use compile::{Compiled, Compiler, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{Facts, LabelKey, Labels};
 pub use refusal::{Refusal, SourceLocation, line as refusal_line};

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::{Event, EventKind, RequestLine};
-use podgate_dataplane::policy::{Cause, DirectionTable, Exemption, RuleId, Verdict};
+use podgate_dataplane::policy::{self, Cause, DirectionTable, Exemption, RuleId, Verdict};
 use podgate_dataplane::types::{Address, Tuple, proto};
 use serde::{Deserialize, Serialize};
 
@@ -368,7 +368,7 @@ impl Names<'_> {
     fn rule(&self, rule: RuleId) -> RuleName {
         match self.compiled.catalog.rule(rule) {
             Some(origin) => {
-                RuleName { policy: PolicyName::from(&origin.key), path: origin.field.clone() }
+                RuleName { policy: PolicyName::from(&*origin.key), path: origin.field.clone() }
             }
             None => {
                 let policy = PolicyName {
@@ -385,7 +385,7 @@ impl Names<'_> {
 /// What of the flow `rule` names, read off its entry in the table that it was found in.
 fn match_type(rule: RuleId, table: &DirectionTable, protocol: u8, port: u16) -> MatchType {
     let entries = table.entries(protocol, port);
-    let peer = entries.iter().any(|entry| entry.rule == rule && entry.peer.is_some());
+    let peer = entries.iter().any(|entry| entry.rule == rule && entry.peer != policy::Peer::Anyone);
     // A rule without ports matches where no port is known, too.
     let other = table.other.map_or(&[][..], |class| &table.classes[class as usize]);
     let ports = !other.iter().any(|entry| entry.rule == rule);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use podgate_dataplane::l7::{L7Rules, NamePattern};
+pub use podgate_dataplane::policy::Covers;
 use podgate_dataplane::policy::{Action, Tier};
 
 use crate::model::PortMatch;
@@ -95,17 +96,6 @@ pub enum Peer {
     Network(NetworkPeer),
     /// Addresses that a DNS name was seen to stand for, unless they are a pod's or a node's.
     Name(NamePattern),
-}
-
-/// Whose addresses a network matches, beside those that are no pod's and no node's.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Covers {
-    /// Nobody else's: Cilium's CIDR rules.
-    Outsiders,
-    /// Also those of nodes.
-    Nodes,
-    /// Anybody's: blocks of `NetworkPolicy`, networks of `ClusterNetworkPolicy`.
-    Everyone,
 }
 
 /// Addresses of one network.

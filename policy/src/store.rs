@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use hashbrown::HashSet;
 use serde_json::Value;
 
 use crate::catalog::PodName;
@@ -52,15 +51,16 @@ pub struct PolicyStatus<'s> {
     pub refusals: &'s [Refusal],
 }
 
-/// What changed since [`Store::take_changes`] was last called.
+/// What changed since [`Store::take_changes`] was last called. Sorted, so that the same changes are
+/// followed in the same order.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    pub(crate) pods: HashSet<PodName>,
+    pub(crate) pods: BTreeSet<PodName>,
     /// Namespaces whose labels changed.
-    pub(crate) namespaces: HashSet<Arc<str>>,
-    pub(crate) policies: HashSet<ObjectKey>,
+    pub(crate) namespaces: BTreeSet<Arc<str>>,
+    pub(crate) policies: BTreeSet<ObjectKey>,
     /// DNS names that stand for other addresses now.
-    pub(crate) names: HashSet<Arc<str>>,
+    pub(crate) names: BTreeSet<Arc<str>>,
     /// Addresses of nodes, or of this one.
     pub(crate) nodes: bool,
     /// The enforcement mode.
@@ -72,11 +72,11 @@ pub(crate) struct Changes {
 struct Policy {
     object: Object,
     /// The normal form, once somebody asked for it since the directory changed.
-    rule_sets: OnceLock<Vec<RuleSet>>,
+    rule_sets: OnceLock<Arc<[RuleSet]>>,
 }
 
 impl Policy {
-    fn rule_sets(&self, key: &ObjectKey, directory: &Directory) -> &[RuleSet] {
+    fn rule_sets(&self, key: &ObjectKey, directory: &Directory) -> &Arc<[RuleSet]> {
         self.rule_sets.get_or_init(|| lower(key, &self.object, directory))
     }
 }
@@ -312,6 +312,18 @@ impl Store {
         self.learned.iter()
     }
 
+    /// All that there is, as if it had just come.
+    pub(crate) fn everything(&self) -> Changes {
+        Changes {
+            pods: self.pods.keys().cloned().collect(),
+            namespaces: self.namespaces.keys().cloned().collect(),
+            policies: self.policies.keys().cloned().collect(),
+            names: self.learned.keys().cloned().collect(),
+            nodes: true,
+            mode: true,
+        }
+    }
+
     /// What changed since the last call.
     pub(crate) fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
@@ -356,8 +368,7 @@ impl Store {
 
     /// The pods that a policy in force selects.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
-        let policy = self.policies.get(key);
-        let sets = policy.map_or(&[][..], |policy| policy.rule_sets(key, &self.directory));
+        let sets: &[RuleSet] = self.rule_sets(key).map_or(&[], |sets| sets);
         self.pods.iter().filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
@@ -392,9 +403,10 @@ impl Store {
         self.host_addresses.iter()
     }
 
-    /// Policies in force, by name, in normal form.
-    pub fn rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
-        self.policies.iter().map(|(key, policy)| (key, policy.rule_sets(key, &self.directory)))
+    /// The normal form of a policy in force.
+    #[must_use]
+    pub fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
+        self.policies.get(key).map(|policy| policy.rule_sets(key, &self.directory))
     }
 
     /// Groups, services and the addresses behind services.
@@ -419,19 +431,19 @@ fn is_of_interest(value: &Value) -> bool {
 }
 
 /// The normal form of a policy.
-fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Vec<RuleSet> {
+fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Arc<[RuleSet]> {
     let namespace = key.namespace.as_deref();
     match object {
         Object::NetworkPolicy(policy) => {
-            vec![lower_network_policy(policy, namespace.unwrap_or_default())]
+            [lower_network_policy(policy, namespace.unwrap_or_default())].into()
         }
-        Object::Cilium(policy) => lower_cilium(policy, namespace, directory),
+        Object::Cilium(policy) => lower_cilium(policy, namespace, directory).into(),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::Pod(_)
         | Object::CidrGroup(_)
         | Object::Service(_)
-        | Object::EndpointSlice(_) => Vec::new(),
+        | Object::EndpointSlice(_) => Arc::default(),
     }
 }
 

@@ -29,7 +29,7 @@ use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::Epoch;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
-use podgate_policy::{Store, compile};
+use podgate_policy::{Compiler, Store};
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -72,6 +72,7 @@ struct Agent {
     host_lost: Option<String>,
     source: Source,
     store: Store,
+    compiler: Compiler,
     /// By the name of the link.
     endpoints: BTreeMap<String, Endpoint>,
     publisher: Publisher,
@@ -153,7 +154,8 @@ impl Agent {
         let routed = netlink.routes(host.host.index).await?.into_iter().collect();
         let mut names = Names::default();
         // What happens before the first publication happens in the epoch zero, without names.
-        names.push(Epoch::default(), compile(&Store::new()));
+        let compiler = Compiler::new();
+        names.push(Epoch::default(), compiler.compiled());
         Ok(Self {
             netlink,
             links,
@@ -161,6 +163,7 @@ impl Agent {
             host_lost: None,
             source,
             store: Store::new(),
+            compiler,
             endpoints: BTreeMap::new(),
             publisher: Publisher::default(),
             names,

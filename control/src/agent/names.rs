@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use podgate_dataplane::types::Epoch;
 use podgate_policy::Compiled;
 
-/// Epochs kept. Records reach the control thread within some tens of milliseconds, and a new epoch
-/// is published at most every twenty.
-const EPOCHS_MAX: usize = 64;
+/// Epochs kept. Records reach the control thread within some tens of milliseconds; at a thousand
+/// epochs a second this is a quarter of one. Epochs share what did not change between them.
+const EPOCHS_MAX: usize = 256;
 
 /// What was published, newest last.
 #[derive(Debug, Default)]

@@ -8,23 +8,20 @@ use std::time::Duration;
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::route::{self, Outlet, RouteTable};
 use podgate_dataplane::types::{Address, Epoch};
-use podgate_policy::{Store, compile};
+use podgate_policy::Store;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Agent;
 use super::endpoint::Endpoint;
 
-/// How long a first change waits for others that may come with it.
-const DELAY_MIN: Duration = Duration::from_millis(20);
-
 /// When to publish, and what was published last.
 #[derive(Debug, Default)]
 pub(crate) struct Publisher {
     due: Option<Instant>,
-    /// How long the last compilation took: the next waits as long, so that a storm of changes
-    /// takes half of this thread at most.
-    took: Duration,
+    /// When the last publication began and how long it took: the next one waits as long again, so
+    /// that a storm of changes takes half of this thread at most. A single change waits for nothing.
+    last: Option<(Instant, Duration)>,
     epoch: Epoch,
     routes: Option<Arc<RouteTable>>,
     /// Why endpoints were not ready in the last publication, by link.
@@ -35,8 +32,9 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Asks for a publication soon.
     pub(crate) fn request(&mut self) {
-        let delay = DELAY_MIN.max(self.took);
-        self.due.get_or_insert_with(|| Instant::now() + delay);
+        let now = Instant::now();
+        let free = self.last.map_or(now, |(begin, took)| begin + 2 * took);
+        self.due.get_or_insert_with(|| now.max(free));
     }
 
     /// Asks for a publication even of what was published last.
@@ -65,7 +63,7 @@ impl Publisher {
 }
 
 impl Agent {
-    /// Compiles and publishes, unless nothing changed. Before every kind of object was read once,
+    /// Follows what changed in the store and publishes, unless nothing did. Before every kind of object was read once,
     /// nothing is published: until then everything is dropped.
     pub(super) async fn publish(&mut self) {
         self.publisher.due = None;
@@ -73,15 +71,12 @@ impl Agent {
             return;
         }
         let begin = Instant::now();
-        let compiled = compile(&self.store);
+        let policy_changed = self.compiler.update(&mut self.store);
         let (routes, not_ready) = self.route_table();
         self.publisher.not_ready = not_ready;
-        let same_policy = self
-            .names
-            .last()
-            .is_some_and(|last| last.tables == compiled.tables && last.catalog == compiled.catalog);
         let same_routes = self.publisher.routes.as_deref() == Some(&routes);
-        if same_policy && same_routes && !self.publisher.forced {
+        if !policy_changed && same_routes && !self.publisher.forced {
+            self.publisher.last = Some((begin, begin.elapsed()));
             return;
         }
         self.publisher.forced = false;
@@ -89,11 +84,13 @@ impl Agent {
         let epoch = Epoch(self.publisher.epoch.0 + 1);
         self.publisher.epoch = epoch;
         self.publisher.routes = Some(Arc::clone(&routes));
+        let compiled = self.compiler.compiled();
         let policy = Arc::clone(&compiled.tables);
         self.names.push(epoch, compiled);
         self.links.dataplane().publish(Snapshot { epoch, policy, routes });
-        self.publisher.took = begin.elapsed();
-        debug!(epoch = epoch.0, took = ?self.publisher.took, "published");
+        let took = begin.elapsed();
+        self.publisher.last = Some((begin, took));
+        debug!(epoch = epoch.0, ?took, "published");
         self.route_in_kernel().await;
     }
 

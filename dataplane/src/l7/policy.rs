@@ -84,6 +84,9 @@ fn judge(entries: &[L7Entry], request: &L7Request<'_>) -> Option<Option<RuleId>>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+
     use super::*;
     use crate::l7::{KafkaRequest, KafkaRule, KafkaRuleSpec, NamePattern};
 
@@ -162,5 +165,46 @@ mod tests {
         let across = Err(Conflict::Ingress(RuleId(3)));
         assert_eq!(protocol(vec![plain(1), kafka(2)], vec![dns(3), kafka(4)]), across);
         assert_eq!(protocol(vec![], vec![dns(1), kafka(3)]), across);
+    }
+
+    /// Entries as pairs of a role and a topic for each rule; `None` has no rules.
+    type Entries = Vec<Option<Vec<(&'static str, &'static str)>>>;
+
+    fn entries() -> impl Strategy<Value = Entries> {
+        let rule = (select(vec!["", "produce", "consume"]), select(vec!["", "a", "b"]));
+        let rules = prop::collection::vec(rule, 0..3);
+        prop::collection::vec(prop::option::weighted(0.8, rules), 0..4)
+    }
+
+    /// What rules mean, for the API keys produce (0), fetch (1) and describe groups (15).
+    fn naively_allowed(entries: &Entries, api_key: i16, topics: &[&str]) -> bool {
+        let rule_allows = |(role, wanted): &(&str, &str), topic: &str| {
+            let role = matches!((*role, api_key), ("", _) | ("produce", 0) | ("consume", 1));
+            role && (wanted.is_empty() || topic.is_empty() || *wanted == topic)
+        };
+        let entry_allows = |entry: &Option<Vec<_>>, topic| match entry {
+            Some(rules) => rules.iter().any(|rule| rule_allows(rule, topic)),
+            None => true,
+        };
+        let topics = if topics.is_empty() { &[""] } else { topics };
+        entries.is_empty()
+            || topics.iter().all(|topic| entries.iter().any(|entry| entry_allows(entry, topic)))
+    }
+
+    proptest! {
+        #[test]
+        fn a_kafka_request_is_allowed_by_all_rules_of_each_direction_together(
+            egress in entries(), ingress in entries(),
+            api_key in select(vec![0, 1, 15]), topics in subsequence(vec!["a", "b", "c"], 0..=3),
+        ) {
+            let compiled = |entries: &Entries| {
+                let entry = |e: &Option<Vec<_>>| e.as_ref().map_or(plain(1), |rules| kafka(1, rules));
+                entries.iter().map(entry).collect()
+            };
+            let policy = L7Policy { egress: compiled(&egress), ingress: compiled(&ingress) };
+            let expected = naively_allowed(&egress, api_key, &topics)
+                && naively_allowed(&ingress, api_key, &topics);
+            prop_assert_eq!(judge(&policy, api_key, &topics).is_some(), expected);
+        }
     }
 }

@@ -1,10 +1,8 @@
 //! Deciding a flow: the one lookup behind workers, `explain` and `replay`.
 
-use std::sync::Arc;
-
 use super::{
-    Action, Cause, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts, NetworkRow,
-    PolicyTables, SelectorId, Tier, Verdict,
+    Action, Cause, Covers, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts,
+    Peer, PolicyTables, Tier, Verdict,
 };
 use crate::l7::{L7Entry, L7Policy};
 use crate::types::{Address, Tuple, proto};
@@ -12,25 +10,40 @@ use crate::types::{Address, Tuple, proto};
 /// What policy knows of an address.
 #[derive(Clone, Copy, Debug)]
 pub struct Resolved<'t> {
+    tables: &'t PolicyTables,
+    address: Address,
     /// Index into [`PolicyTables::identities`].
     pub identity_index: u32,
     /// The labels' row.
     pub identity: &'t IdentityRow,
-    /// Most specific network that a policy names.
-    network: &'t NetworkRow,
-    /// Named ports, if the address is a pod's.
+    /// Named ports, if the address is a pod's that has some.
     named_ports: Option<&'t NamedPorts>,
 }
 
 impl Resolved<'_> {
-    /// Whether the selector matches.
+    /// Whether this is who an entry's peer stands for.
     #[must_use]
-    pub fn matches(&self, selector: SelectorId) -> bool {
-        let network = match self.named_ports {
-            Some(_) => &self.network.inside,
-            None => &self.network.outside,
-        };
-        self.identity.selectors.contains(selector) || network.contains(selector)
+    pub fn matches(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Anyone => true,
+            Peer::Labels(selector) => self.identity.selectors.contains(selector),
+            Peer::Namespaces(selector) => {
+                let namespace = self.tables.namespaces.get(self.identity.namespace);
+                namespace.is_some_and(|selectors| selectors.contains(selector))
+            }
+            Peer::Addresses(set) => {
+                let set = self.tables.address_sets.get(set.0);
+                set.is_some_and(|set| self.counts(set.covers) && set.contains(self.address))
+            }
+        }
+    }
+
+    fn counts(&self, covers: Covers) -> bool {
+        match self.identity_index {
+            PolicyTables::WORLD_V4 | PolicyTables::WORLD_V6 => true,
+            PolicyTables::HOST | PolicyTables::REMOTE_NODE => covers != Covers::Outsiders,
+            _ => covers == Covers::Everyone,
+        }
     }
 
     fn is_own_node(&self) -> bool {
@@ -76,17 +89,21 @@ impl PolicyTables {
         self.addresses.get(address).is_some_and(|row| nodes.contains(&row.identity))
     }
 
-    /// Identity and network of an address.
+    /// Who is behind an address.
+    ///
+    /// # Panics
+    /// On tables without the reserved rows: a bug of the compiler.
     #[must_use]
     pub fn resolve(&self, address: Address) -> Resolved<'_> {
-        let network = self.networks.get(address);
         let (identity_index, named_ports) = match self.addresses.get(address) {
-            Some(row) => (row.identity, Some(&row.named_ports)),
+            Some(row) => (row.identity, row.named_ports.as_ref()),
             None if address.is_v4() => (Self::WORLD_V4, None),
             None => (Self::WORLD_V6, None),
         };
-        let identity = &self.identities[identity_index as usize];
-        Resolved { identity_index, identity, network, named_ports }
+        let Some(identity) = self.identities.get(identity_index) else {
+            unreachable!("address rows name identities that are there")
+        };
+        Resolved { tables: self, address, identity_index, identity, named_ports }
     }
 
     /// Decides a flow. `local` says whether source and destination are endpoints of this node: the
@@ -142,7 +159,7 @@ impl DirectionTable {
         let protocol = subject.tuple.protocol;
         let entries = self.entries(protocol, port);
         let matches = |entry: &Entry| {
-            entry.peer.is_none_or(|selector| peer.matches(selector))
+            peer.matches(entry.peer)
                 && entry.port_name.is_none_or(|name| {
                     destination.named_ports.is_some_and(|p| p.names(name, protocol, port))
                 })
@@ -173,18 +190,16 @@ impl DirectionTable {
 
     /// `first` allows; collects the L7 rules of all allows of its rank that match too.
     fn allow(first: &Entry, rest: &[Entry], matches: impl Fn(&Entry) -> bool) -> DirectionDecision {
-        let peers = || {
-            rest.iter()
-                .take_while(|entry| entry.rank == first.rank && entry.action == Action::Allow)
-                .filter(|entry| matches(entry))
+        let cause = Cause::Allowed(first.rule);
+        let allows = || {
+            let allows = |entry: &&Entry| entry.rank == first.rank && entry.action == Action::Allow;
+            rest.iter().take_while(allows)
         };
-        let l7 = if peers().any(|entry| entry.l7.is_some()) {
-            peers()
-                .map(|entry| L7Entry { rule: entry.rule, rules: entry.l7.as_ref().map(Arc::clone) })
-                .collect()
-        } else {
-            Vec::new()
-        };
-        DirectionDecision { cause: Cause::Allowed(first.rule), l7 }
+        if !allows().any(|entry| entry.l7.is_some() && matches(entry)) {
+            return DirectionDecision::plain(cause);
+        }
+        let l7 = allows().filter(|entry| matches(entry));
+        let l7 = l7.map(|entry| L7Entry { rule: entry.rule, rules: entry.l7.clone() });
+        DirectionDecision { cause, l7: l7.collect() }
     }
 }

@@ -1,11 +1,11 @@
 //! Compiled policy: the tables that workers, `explain` and `replay` all look up.
 //!
 //! # How a flow is decided
-//! An address resolves to an identity (a label set) and to the most specific network (CIDR) that
-//! any policy names. Both carry the sorted list of *selectors* that match them: the compiler gives
-//! each distinct peer by labels, and each distinct list of networks, a number, so an entry's peer is
-//! one number and asking "does this entry match this peer" is one search in a short list. A new pod with known labels
-//! therefore changes one address row and no rule; a new label set adds one identity row.
+//! An address resolves to an identity, which is a label set. The compiler gives each distinct peer
+//! selector a number, and each identity carries the sorted list of those that match it, so asking
+//! "does this entry match this peer" is one search in a short list. A new pod with known labels
+//! therefore changes one address row and no rule; a new label set adds one identity row. Peers by
+//! network or DNS name are numbers too; of sorted address ranges.
 //!
 //! Each identity has a table for egress and one for ingress. A table maps (protocol, port) to a
 //! *port class*, the list of entries that can match there, in order of precedence:
@@ -21,14 +21,16 @@
 //! A flow needs both the source's egress and the destination's ingress.
 
 mod lookup;
+mod rows;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use lookup::{Resolved, Subject};
+pub use rows::{AddressMap, AddressSet, Covers, Rows};
 pub use tables::{
-    AddressRow, AddressTable, DirectionTable, Entry, IdentityRow, NamedPorts, NetworkRow,
-    NetworkTable, PolicyTables, PortClasses, Rank, SelectorSet, Tier,
+    AddressRow, DirectionTable, Entry, IdentityRow, NamedPorts, Peer, PolicyTables, PortClasses,
+    Rank, SelectorSet, Tier,
 };
 
 use std::sync::Arc;
@@ -45,7 +47,7 @@ pub struct RuleId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct DenySetId(pub u32);
 
-/// Index of a distinct peer selector.
+/// Number of a distinct peer selector, or of a distinct list of networks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct SelectorId(pub u32);
 

@@ -1,14 +1,11 @@
 //! The compiled tables. Built by the policy compiler, never changed after publication; what a
 //! change does not touch is shared with the former snapshot.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashMap};
-
+use super::rows::{AddressMap, AddressSet, Rows};
 use super::{Action, DenySetId, PortNameId, RuleId, SelectorId};
 use crate::l7::L7Rules;
-use crate::types::Address;
 
 /// A sorted set of selector numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,6 +25,18 @@ impl SelectorSet {
     #[must_use]
     pub fn contains(&self, id: SelectorId) -> bool {
         self.0.binary_search(&id.0).is_ok()
+    }
+
+    /// The set with one more member.
+    #[must_use]
+    pub fn with(&self, id: SelectorId) -> Self {
+        Self::new(self.iter().chain([id]))
+    }
+
+    /// The set without a member.
+    #[must_use]
+    pub fn without(&self, id: SelectorId) -> Self {
+        Self::new(self.iter().filter(|other| *other != id))
     }
 
     /// The members in ascending order.
@@ -50,6 +59,11 @@ impl NamedPorts {
         Self(ports.into())
     }
 
+    /// Name, protocol and number of each port.
+    pub fn iter(&self) -> impl Iterator<Item = (PortNameId, u8, u16)> + '_ {
+        self.0.iter().copied()
+    }
+
     /// Whether the pod has a port `name` of `protocol` with this number.
     #[must_use]
     pub fn names(&self, name: PortNameId, protocol: u8, port: u16) -> bool {
@@ -62,130 +76,8 @@ impl NamedPorts {
 pub struct AddressRow {
     /// Index into [`PolicyTables::identities`].
     pub identity: u32,
-    /// Named ports of the pod behind the address.
-    pub named_ports: NamedPorts,
-}
-
-const SHARDS: usize = 1024;
-
-/// Exact addresses of pods and nodes.
-///
-/// Split into shards that are shared between snapshots, so that adding a pod copies one shard and
-/// a table of pointers, not the cluster.
-#[derive(Clone, Debug)]
-pub struct AddressTable {
-    hasher: DefaultHashBuilder,
-    shards: Vec<Arc<HashMap<Address, AddressRow>>>,
-}
-
-impl Default for AddressTable {
-    fn default() -> Self {
-        let empty = Arc::new(HashMap::default());
-        Self { hasher: DefaultHashBuilder::default(), shards: vec![empty; SHARDS] }
-    }
-}
-
-impl PartialEq for AddressTable {
-    fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len()
-            && self.iter().all(|(address, row)| other.get(*address) == Some(row))
-    }
-}
-
-impl AddressTable {
-    fn shard(&self, address: Address) -> usize {
-        self.hasher.hash_one(address) as usize % SHARDS
-    }
-
-    /// The row of `address`.
-    #[must_use]
-    pub fn get(&self, address: Address) -> Option<&AddressRow> {
-        self.shards[self.shard(address)].get(&address)
-    }
-
-    /// Sets a row, copying only its shard when that is shared.
-    pub fn insert(&mut self, address: Address, row: AddressRow) {
-        let shard = self.shard(address);
-        Arc::make_mut(&mut self.shards[shard]).insert(address, row);
-    }
-
-    /// Removes a row.
-    pub fn remove(&mut self, address: Address) -> Option<AddressRow> {
-        let shard = self.shard(address);
-        Arc::make_mut(&mut self.shards[shard]).remove(&address)
-    }
-
-    /// Number of addresses.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.len()).sum()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All rows, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Address, &AddressRow)> {
-        self.shards.iter().flat_map(|shard| shard.iter())
-    }
-}
-
-/// A network (CIDR) that some policy names, or the whole of an address family.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct NetworkRow {
-    /// Selectors that match an address of this network that is no pod and no node.
-    pub outside: SelectorSet,
-    /// Selectors that match it even if it belongs to a pod or a node (`NetworkPolicy` ipBlock and
-    /// `ClusterNetworkPolicy` networks do, Cilium's CIDR rules don't).
-    pub inside: SelectorSet,
-}
-
-/// Longest-prefix match over the networks, as sorted disjoint ranges for each family.
-///
-/// Policies name some hundreds of networks: ten steps of a binary search, in one cache-friendly
-/// array.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NetworkTable {
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u32)>,
-    rows: Vec<NetworkRow>,
-}
-
-impl NetworkTable {
-    /// From range starts: each `(start, row)` holds up to the next start. Both lists must be
-    /// sorted by start and begin with zero.
-    ///
-    /// # Panics
-    /// When a list does not begin with zero, is not strictly sorted, or names a missing row: that
-    /// is a bug of the compiler, not of its input.
-    #[must_use]
-    pub fn new(v4: Vec<(u32, u32)>, v6: Vec<(u128, u32)>, rows: Vec<NetworkRow>) -> Self {
-        assert!(v4.first().is_some_and(|range| range.0 == 0), "v4 ranges cover everything");
-        assert!(v6.first().is_some_and(|range| range.0 == 0), "v6 ranges cover everything");
-        assert!(v4.is_sorted_by(|a, b| a.0 < b.0) && v6.is_sorted_by(|a, b| a.0 < b.0));
-        let rows_named = v4.iter().map(|r| r.1).chain(v6.iter().map(|r| r.1));
-        assert!(rows_named.max().is_some_and(|row| (row as usize) < rows.len()));
-        Self { v4, v6, rows }
-    }
-
-    /// The most specific network that holds `address`.
-    #[must_use]
-    pub fn get(&self, address: Address) -> &NetworkRow {
-        let row = match address.as_v4_bits() {
-            Some(bits) => self.v4[self.v4.partition_point(|range| range.0 <= bits) - 1].1,
-            None => self.v6[self.v6.partition_point(|range| range.0 <= address.bits()) - 1].1,
-        };
-        &self.rows[row as usize]
-    }
-}
-
-impl Default for NetworkTable {
-    fn default() -> Self {
-        Self::new(vec![(0, 0)], vec![(0, 0)], vec![NetworkRow::default()])
-    }
+    /// Named ports of the pod behind the address; `None` if it has none.
+    pub named_ports: Option<NamedPorts>,
 }
 
 /// Tiers in order of precedence (KEP-3866 ClusterNetworkPolicy; cilium
@@ -215,6 +107,19 @@ impl Rank {
     pub const NORMAL: Self = Self { tier: Tier::Normal, order: 0 };
 }
 
+/// Who may be at the other end of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Peer {
+    /// Anyone.
+    Anyone,
+    /// Pods of the namespaces whose row in [`PolicyTables::namespaces`] has the number.
+    Namespaces(SelectorId),
+    /// Identities whose row in [`PolicyTables::identities`] has the number.
+    Labels(SelectorId),
+    /// Addresses in this row of [`PolicyTables::address_sets`].
+    Addresses(SelectorId),
+}
+
 /// One way a flow can match, in one port class.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
@@ -222,8 +127,8 @@ pub struct Entry {
     pub rank: Rank,
     /// What to do.
     pub action: Action,
-    /// Who must be at the other end; `None` is anyone.
-    pub peer: Option<SelectorId>,
+    /// Who must be at the other end.
+    pub peer: Peer,
     /// The destination pod must call the port this; `None` when the class already says the port.
     pub port_name: Option<PortNameId>,
     /// Requests must match; `None` is no L7 restriction.
@@ -269,12 +174,14 @@ impl DirectionTable {
 }
 
 /// One distinct set of labels, or a reserved identity.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IdentityRow {
     /// The number shown to people; Cilium's reserved numbers are kept
     /// (cilium `pkg/identity/numericidentity.go`).
     pub number: u32,
-    /// Peer selectors that match the labels.
+    /// Index into [`PolicyTables::namespaces`]; row zero for what is no pod.
+    pub namespace: u32,
+    /// Selectors that match the labels, but for those that ask of the namespace only.
     pub selectors: SelectorSet,
     /// Rules on what the identity may open.
     pub egress: Arc<DirectionTable>,
@@ -282,15 +189,18 @@ pub struct IdentityRow {
     pub ingress: Arc<DirectionTable>,
 }
 
-/// All of compiled policy.
-#[derive(Clone, PartialEq, Debug)]
+/// All of compiled policy. Copies are cheap and share what they have in common.
+#[derive(Clone, Debug, Default)]
 pub struct PolicyTables {
     /// Pods and nodes by address.
-    pub addresses: AddressTable,
-    /// Networks by prefix.
-    pub networks: NetworkTable,
+    pub addresses: AddressMap<AddressRow>,
     /// Label sets. The first four are `world` for IPv4 and for IPv6, `host` and `remote-node`.
-    pub identities: Vec<Arc<IdentityRow>>,
+    pub identities: Rows<IdentityRow>,
+    /// For each namespace, the selectors that match all its pods because they ask of the namespace
+    /// only. There are few namespaces and many identities, so a new "all namespaces" changes little.
+    pub namespaces: Rows<SelectorSet>,
+    /// Lists of networks, and addresses of DNS names.
+    pub address_sets: Rows<Arc<AddressSet>>,
 }
 
 impl PolicyTables {
@@ -302,4 +212,6 @@ impl PolicyTables {
     pub const HOST: u32 = 2;
     /// Row of other nodes' addresses.
     pub const REMOTE_NODE: u32 = 3;
+    /// Number of reserved rows: those of pods follow.
+    pub const RESERVED: u32 = 4;
 }

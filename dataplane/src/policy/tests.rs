@@ -15,7 +15,7 @@ fn address(text: &str) -> Address {
 
 fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry {
     let rank = Rank { tier, order };
-    Entry { rank, action, peer: None, port_name: None, l7: None, rule: RuleId(rule) }
+    Entry { rank, action, peer: Peer::Anyone, port_name: None, l7: None, rule: RuleId(rule) }
 }
 
 /// A server, 10.0.0.2, with these entries for ingress on every port, and a client, 10.0.0.1.
@@ -30,10 +30,11 @@ fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTables {
     let open = Arc::new(DirectionTable::default());
     let row = |number, selectors: SelectorSet, ingress: &Arc<DirectionTable>| {
         let (egress, ingress) = (Arc::clone(&open), Arc::clone(ingress));
-        Arc::new(IdentityRow { number, selectors, egress, ingress })
+        IdentityRow { number, namespace: 0, selectors, egress, ingress }
     };
     let none = SelectorSet::default;
-    let identities = vec![
+    let mut tables = PolicyTables::default();
+    let rows = [
         row(9, none(), &open),
         row(10, none(), &open),
         row(1, none(), &open),
@@ -41,14 +42,14 @@ fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTables {
         row(256, SelectorSet::new([CLIENT]), &open),
         row(257, none(), &Arc::new(ingress)),
     ];
-    let mut addresses = AddressTable::default();
-    let named_ports = NamedPorts::new([(PortNameId(0), proto::TCP, 80)]);
-    addresses.insert(
-        address("10.0.0.1"),
-        AddressRow { identity: 4, named_ports: NamedPorts::default() },
-    );
-    addresses.insert(address("10.0.0.2"), AddressRow { identity: 5, named_ports });
-    PolicyTables { addresses, networks: NetworkTable::default(), identities }
+    for (index, row) in rows.into_iter().enumerate() {
+        tables.identities.set(index as u32, row);
+    }
+    let named_ports = Some(NamedPorts::new([(PortNameId(0), proto::TCP, 80)]));
+    let client = AddressRow { identity: 4, named_ports: None };
+    tables.addresses.set(address("10.0.0.1"), Some(client));
+    tables.addresses.set(address("10.0.0.2"), Some(AddressRow { identity: 5, named_ports }));
+    tables
 }
 
 fn decide_from(tables: &PolicyTables, src: &str, dst_port: u16, protocol: u8) -> Decision {
@@ -106,7 +107,7 @@ fn pass_out_of_the_last_tier_is_open() {
 #[test]
 fn entries_ask_for_peer_and_port_name() {
     let mut by_peer = entry(Normal, 0, Allow, 1);
-    by_peer.peer = Some(CLIENT);
+    by_peer.peer = Peer::Labels(CLIENT);
     let mut by_name = entry(Normal, 0, Allow, 2);
     by_name.port_name = Some(PortNameId(0));
     let tables = tables(vec![by_peer, by_name], Some(0));
@@ -129,7 +130,7 @@ fn requests_are_held_against_every_allow_of_the_rank_that_matches() {
     let mut inspected = entry(Normal, 0, Allow, 2);
     inspected.l7 = Some(rules);
     let mut elsewhere = entry(Normal, 0, Allow, 3);
-    elsewhere.peer = Some(SelectorId(99));
+    elsewhere.peer = Peer::Labels(SelectorId(99));
     let later = entry(Baseline, 0, Allow, 4);
     let entries = vec![entry(Normal, 0, Allow, 1), inspected, elsewhere, later];
     let decision = decide_from(&tables(entries, None), "10.0.0.1", 80, proto::TCP);
@@ -137,4 +138,61 @@ fn requests_are_held_against_every_allow_of_the_rank_that_matches() {
     let held: Vec<(u32, bool)> =
         decision.l7.ingress.iter().map(|held| (held.rule.0, held.rules.is_some())).collect();
     assert_eq!(held, [(1, false), (2, true)]);
+}
+
+#[test]
+fn an_address_set_matches_those_that_it_covers() {
+    let mut by_network = entry(Normal, 0, Allow, 1);
+    by_network.peer = Peer::Addresses(SelectorId(2));
+    let mut tables = tables(vec![by_network], Some(0));
+    let mut allows = |covers, src| {
+        let range = (u32::from_be_bytes([10, 0, 0, 0]), u32::from_be_bytes([10, 0, 0, 99]));
+        let set = AddressSet::new(covers, vec![range], vec![]);
+        tables.address_sets.set(2, Arc::new(set));
+        let node = AddressRow { identity: PolicyTables::REMOTE_NODE, named_ports: None };
+        tables.addresses.set(address("10.0.0.50"), Some(node));
+        decide_from(&tables, src, 80, proto::TCP).ingress.allows()
+    };
+    for (src, outsiders, nodes, everyone) in [
+        ("10.0.0.99", true, true, true),
+        ("10.0.0.100", false, false, false),
+        ("10.0.0.50", false, true, true),
+        ("10.0.0.1", false, false, true),
+    ] {
+        assert_eq!(allows(Covers::Outsiders, src), outsiders, "{src}");
+        assert_eq!(allows(Covers::Nodes, src), nodes, "{src}");
+        assert_eq!(allows(Covers::Everyone, src), everyone, "{src}");
+    }
+}
+
+#[test]
+fn overlapping_ranges_are_merged() {
+    let set = AddressSet::new(Covers::Everyone, vec![(5, 9), (1, 2), (7, 20), (30, 30)], vec![]);
+    let held: Vec<u32> =
+        (0..40u32).filter(|bits| set.contains(Address::v4(bits.to_be_bytes()))).collect();
+    let expected: Vec<u32> = (1..=2).chain(5..=20).chain(30..=30).collect();
+    assert_eq!(held, expected);
+}
+
+#[test]
+fn a_copy_of_rows_keeps_what_it_was() {
+    let mut rows = Rows::default();
+    assert!(rows.set(1_000, 7));
+    let copy = rows.clone();
+    assert!(!rows.set(1_000, 7), "nothing changed");
+    assert!(rows.set(1_000, 8) && rows.set(0, 1));
+    assert_eq!((copy.get(1_000), copy.get(0), copy.get(5_000)), (Some(&7), Some(&0), None));
+    assert_eq!((rows.get(1_000), rows.get(0)), (Some(&8), Some(&1)));
+}
+
+#[test]
+fn a_copy_of_an_address_map_keeps_what_it_was() {
+    let mut map = AddressMap::default();
+    let (a, b) = (address("10.0.0.1"), address("fd00::1"));
+    assert!(map.set(a, Some(1)) && map.set(b, Some(2)));
+    let copy = map.clone();
+    assert!(!map.set(a, Some(1)), "nothing changed");
+    assert!(map.set(a, None) && !map.set(a, None) && map.set(b, Some(3)));
+    assert_eq!((copy.get(a), copy.get(b)), (Some(&1), Some(&2)));
+    assert_eq!((map.get(a), map.get(b), map.iter().count()), (None, Some(&3), 1));
 }

@@ -1,8 +1,7 @@
 //! What workers and the control thread share: bounded rings, counters, and the snapshot.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
@@ -48,6 +47,9 @@ pub struct Shared {
     pub config: SharedConfig,
     /// The tables in force; `None` until the first publication, and until then all is dropped.
     pub snapshot: Arc<ArcSwapOption<Snapshot>>,
+    /// Former snapshots that a worker may still hold. Kept, so that the last to let go of tables,
+    /// and to free them, is never a worker.
+    retired: Mutex<Vec<Arc<Snapshot>>>,
     /// Counters of each worker.
     pub stats: Vec<CachePadded<WorkerStats>>,
     /// Events of each worker.
@@ -64,6 +66,7 @@ impl Shared {
         Arc::new(Self {
             config,
             snapshot: Arc::new(ArcSwapOption::empty()),
+            retired: Mutex::default(),
             stats: each.clone().map(|_| WorkerStats::new()).collect(),
             events: each.clone().map(|_| ArrayQueue::new(config.events_per_worker)).collect(),
             handoffs: each.clone().map(|_| ArrayQueue::new(HANDOFF_CAPACITY)).collect(),
@@ -71,9 +74,13 @@ impl Shared {
         })
     }
 
-    /// Puts new tables in force. Workers take them up with their next batch.
+    /// Puts new tables in force. Workers take them up with their next batch, and never wait for
+    /// this: only those who publish meet at the lock.
     pub fn publish(&self, snapshot: Snapshot) {
-        self.snapshot.store(Some(Arc::new(snapshot)));
+        let former = self.snapshot.swap(Some(Arc::new(snapshot)));
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.extend(former);
+        retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     /// Passes a packet to `worker`, or gives it back when that one's ring is full.

@@ -9,8 +9,8 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::policy::{
-    Action, AddressRow, AddressTable, DenySetId, DirectionTable, Entry, IdentityRow, NamedPorts,
-    NetworkTable, PolicyTables, PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
+    Action, AddressRow, DenySetId, DirectionTable, Entry, IdentityRow, Peer, PolicyTables,
+    PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
 };
 use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
 use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos, proto};
@@ -62,7 +62,7 @@ impl IngressOfB {
         let entry = Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Some(LABELS_OF_A),
+            peer: Peer::Labels(LABELS_OF_A),
             port_name: None,
             l7: l7.map(Arc::new),
             rule: RULE,
@@ -77,15 +77,15 @@ impl IngressOfB {
 }
 
 pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
-    let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| {
-        Arc::new(IdentityRow {
-            number,
-            selectors: SelectorSet::new(selectors.iter().copied()),
-            egress: Arc::default(),
-            ingress: Arc::new(ingress),
-        })
+    let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| IdentityRow {
+        number,
+        namespace: 0,
+        selectors: SelectorSet::new(selectors.iter().copied()),
+        egress: Arc::default(),
+        ingress: Arc::new(ingress),
     };
-    let identities = vec![
+    let mut policy = PolicyTables::default();
+    let identities = [
         identity(9, &[], DirectionTable::default()),
         identity(10, &[], DirectionTable::default()),
         identity(1, &[], DirectionTable::default()),
@@ -93,10 +93,12 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
         identity(256, &[LABELS_OF_A], DirectionTable::default()),
         identity(257, &[], ingress_of_b.table()),
     ];
-    let mut addresses = AddressTable::default();
+    for (index, identity) in identities.into_iter().enumerate() {
+        policy.identities.set(index as u32, identity);
+    }
     for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 4, 5]) {
-        let row = AddressRow { identity, named_ports: NamedPorts::default() };
-        addresses.insert(Address::v4(address), row);
+        let row = AddressRow { identity, named_ports: None };
+        policy.addresses.set(Address::v4(address), Some(row));
     }
     let outlet = |link| Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu: MTU };
     let endpoints = [A, B].map(|link| Endpoint {
@@ -105,7 +107,7 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     });
     Snapshot {
         epoch: Epoch(epoch),
-        policy: Arc::new(PolicyTables { addresses, networks: NetworkTable::default(), identities }),
+        policy: Arc::new(policy),
         routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap()),
     }
 }

@@ -1,45 +1,125 @@
 //! Who is behind an address.
 
-use hashbrown::HashMap;
-use podgate_dataplane::policy::{AddressRow, AddressTable, NamedPorts, PolicyTables, PortNameId};
+use hashbrown::{HashMap, HashSet};
+use podgate_dataplane::policy::{AddressRow, NamedPorts, PolicyTables, PortNameId};
 use podgate_dataplane::types::Address;
 
-use super::identities::Identities;
+use super::working::Working;
 use crate::catalog::PodName;
+use crate::model::Pod;
 use crate::store::Store;
 
-/// Addresses of pods and nodes. An address that several pods claim belongs to the youngest of them
-/// (the others are about to go); a node's own address is never a pod's.
-pub(super) fn addresses(
-    store: &Store,
-    identities: &Identities,
-    port_names: &HashMap<&str, PortNameId>,
-) -> (AddressTable, HashMap<Address, PodName>) {
-    let mut table = AddressTable::default();
-    let mut owners: HashMap<Address, PodName> = HashMap::new();
-    let mut pods: Vec<_> = store.pods().zip(&identities.of_pods).collect();
-    pods.sort_by_key(|((_, pod), _)| &pod.created);
-    for ((name, pod), identity) in pods {
-        let Some(identity) = *identity else { continue };
-        let named = pod.ports.iter().filter_map(|port| {
-            port_names.get(port.name.as_str()).map(|name| (*name, port.protocol, port.port))
-        });
-        let named_ports = NamedPorts::new(named);
-        for ip in pod.addresses() {
-            let address = Address::from(*ip);
-            let row = AddressRow { identity, named_ports: named_ports.clone() };
-            table.insert(address, row);
-            owners.insert(address, name.clone());
+/// A pod as it is in the tables.
+#[derive(Debug)]
+pub(super) struct PlacedPod {
+    pub(super) identity: u32,
+    pub(super) addresses: Vec<Address>,
+    /// Names of its ports, in step with the pod's ports.
+    pub(super) port_names: Vec<PortNameId>,
+    pub(super) named_ports: Option<NamedPorts>,
+    /// When the pod was created.
+    pub(super) created: String,
+}
+
+impl PlacedPod {
+    pub(super) fn new(identity: u32, pod: &Pod, port_names: Vec<PortNameId>) -> Self {
+        let ports = pod.ports.iter().zip(&port_names);
+        let named = ports.map(|(port, name)| (*name, port.protocol, port.port));
+        Self {
+            identity,
+            addresses: pod.addresses().iter().map(|ip| Address::from(*ip)).collect(),
+            named_ports: (!pod.ports.is_empty()).then(|| NamedPorts::new(named)),
+            created: pod.created.clone(),
+            port_names,
         }
     }
-    let plain = |identity| AddressRow { identity, named_ports: NamedPorts::default() };
-    for ip in store.nodes().flat_map(|node| &node.addresses) {
-        table.insert((*ip).into(), plain(PolicyTables::REMOTE_NODE));
-        owners.remove(&Address::from(*ip));
+}
+
+/// Who claims each address.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// Most addresses have one claimant.
+    pods: HashMap<Address, Claimants>,
+    /// Addresses of nodes, with the identity: this node's or another's.
+    nodes: HashMap<Address, u32>,
+}
+
+#[derive(Debug)]
+enum Claimants {
+    One(PodName),
+    Several(Vec<PodName>),
+}
+
+impl Claimants {
+    fn as_slice(&self) -> &[PodName] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
     }
-    for ip in store.host_addresses() {
-        table.insert((*ip).into(), plain(PolicyTables::HOST));
-        owners.remove(&Address::from(*ip));
+}
+
+impl Claims {
+    pub(super) fn add(&mut self, address: Address, pod: &PodName) {
+        match self.pods.get_mut(&address) {
+            None => {
+                self.pods.insert(address, Claimants::One(pod.clone()));
+            }
+            Some(claimants) => {
+                let mut names = claimants.as_slice().to_vec();
+                names.push(pod.clone());
+                *claimants = Claimants::Several(names);
+            }
+        }
     }
-    (table, owners)
+
+    pub(super) fn remove(&mut self, address: Address, pod: &PodName) {
+        let Some(claimants) = self.pods.get_mut(&address) else { return };
+        let mut names = claimants.as_slice().to_vec();
+        names.retain(|name| name != pod);
+        match names.len() {
+            0 => drop(self.pods.remove(&address)),
+            _ => *claimants = Claimants::Several(names),
+        }
+    }
+
+    /// Takes over the addresses of nodes. Returns those whose owner may have changed.
+    pub(super) fn set_nodes(&mut self, store: &Store) -> HashSet<Address> {
+        let mut nodes = HashMap::new();
+        for ip in store.nodes().flat_map(|node| &node.addresses) {
+            nodes.insert(Address::from(*ip), PolicyTables::REMOTE_NODE);
+        }
+        for ip in store.host_addresses() {
+            nodes.insert(Address::from(*ip), PolicyTables::HOST);
+        }
+        let former = std::mem::replace(&mut self.nodes, nodes);
+        let (former, now) = (&former, &self.nodes);
+        let all = former.keys().chain(now.keys()).copied();
+        all.filter(|address| former.get(address) != now.get(address)).collect()
+    }
+
+    /// Writes the row of an address. One that several pods claim belongs to the youngest of them
+    /// (the others are about to go); a node's address is never a pod's.
+    pub(super) fn settle(
+        &self,
+        address: Address,
+        pods: &HashMap<PodName, PlacedPod>,
+        working: &mut Working,
+    ) {
+        let claimants = self.pods.get(&address).map_or(&[][..], Claimants::as_slice);
+        let placed = claimants.iter().filter_map(|name| Some((name, pods.get(name)?)));
+        let youngest = placed.max_by_key(|(name, pod)| (&pod.created, *name));
+        let (row, owner) = match (self.nodes.get(&address), youngest) {
+            (Some(identity), _) => {
+                (Some(AddressRow { identity: *identity, named_ports: None }), None)
+            }
+            (None, Some((name, pod))) => {
+                let named_ports = pod.named_ports.clone();
+                (Some(AddressRow { identity: pod.identity, named_ports }), Some(name.clone()))
+            }
+            (None, None) => (None, None),
+        };
+        working.changed |= working.tables.addresses.set(address, row);
+        working.changed |= working.catalog.pods.set(address, owner);
+    }
 }

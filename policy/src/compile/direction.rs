@@ -7,18 +7,21 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::policy::{
-    DirectionTable, Entry, PortClasses, PortNameId, Rank, RuleId, SelectorId,
+    DirectionTable, Entry, Peer, PortClasses, PortNameId, Rank, RuleId, Tier,
 };
 
+use crate::key::ObjectKey;
 use crate::model::PortNumbers;
 use crate::rules::Rule;
 
 /// A rule that applies, with its numbers.
 pub(super) struct Draft<'s> {
     pub(super) rule: &'s Rule,
+    /// The policy, which of its rule sets, and where in that: rules stand in this order.
+    pub(super) place: (&'s ObjectKey, usize, usize),
     pub(super) id: RuleId,
-    /// Who may be at the other end, any of them; `None` is anyone.
-    pub(super) peers: &'s [Option<SelectorId>],
+    /// Who may be at the other end, any of them.
+    pub(super) peers: &'s [Peer],
 }
 
 /// An entry, and where it can match.
@@ -34,10 +37,17 @@ const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 /// Builds the table, all but its default deny.
 pub(super) fn build_direction<'s>(
     drafts: impl Iterator<Item = Draft<'s>>,
-    port_names: &HashMap<&str, PortNameId>,
+    port_name: impl Fn(&str) -> Option<PortNameId>,
 ) -> DirectionTable {
-    let mut placed: Vec<Placed> = drafts.flat_map(|draft| place(&draft, port_names)).collect();
-    placed.sort_by_key(|p| (p.entry.rank, p.entry.action, p.entry.rule, p.entry.peer));
+    let mut drafts: Vec<Draft<'_>> = drafts.collect();
+    drafts.sort_by_key(|draft| (draft.rule.precedence, draft.place));
+    let ranks = ranks(&drafts);
+    let mut placed: Vec<Placed> = Vec::new();
+    for (draft, rank) in drafts.iter().zip(ranks) {
+        place(draft, rank, &port_name, &mut placed);
+    }
+    // Stable: inside one rank and action, rules keep their order.
+    placed.sort_by_key(|p| (p.entry.rank, p.entry.action));
     let protocols: BTreeSet<u8> = placed.iter().filter_map(|p| p.protocol).collect();
     let mut classes = Classes { placed: &placed, ids: HashMap::new(), built: Vec::new() };
     let everywhere: Vec<u32> = classes.of_protocol(None).map(|(index, _)| index).collect();
@@ -49,10 +59,26 @@ pub(super) fn build_direction<'s>(
     DirectionTable { protocols, other, classes: classes.built, default_deny: None }
 }
 
+/// Ranks of rules in order: the Normal tier has one, and in the others each rule has its own.
+fn ranks(drafts: &[Draft<'_>]) -> Vec<Rank> {
+    let numbered = drafts.iter().enumerate();
+    numbered
+        .map(|(order, draft)| match draft.rule.precedence.tier {
+            Tier::Normal => Rank::NORMAL,
+            tier => Rank { tier, order: order as u32 },
+        })
+        .collect()
+}
+
 /// The places of one rule: one for each peer and each element of its ports.
-fn place(draft: &Draft<'_>, port_names: &HashMap<&str, PortNameId>) -> Vec<Placed> {
-    let entry = |peer: &Option<SelectorId>, port_name, l7: Option<&Arc<L7Rules>>| Entry {
-        rank: Rank { tier: draft.rule.precedence.tier, order: 0 },
+fn place(
+    draft: &Draft<'_>,
+    rank: Rank,
+    port_name: &impl Fn(&str) -> Option<PortNameId>,
+    placed: &mut Vec<Placed>,
+) {
+    let entry = |peer: &Peer, port_name, l7: Option<&Arc<L7Rules>>| Entry {
+        rank,
         action: draft.rule.action,
         peer: *peer,
         port_name,
@@ -62,16 +88,15 @@ fn place(draft: &Draft<'_>, port_names: &HashMap<&str, PortNameId>) -> Vec<Place
     let Some(list) = &draft.rule.ports else {
         let everywhere =
             |peer| Placed { entry: entry(peer, None, None), protocol: None, ports: ALL_PORTS };
-        return draft.peers.iter().map(everywhere).collect();
+        return placed.extend(draft.peers.iter().map(everywhere));
     };
-    let mut placed = Vec::with_capacity(list.len() * draft.peers.len());
     for element in list {
         let (ports, name) = match &element.ports.ports {
             PortNumbers::All => (ALL_PORTS, None),
             PortNumbers::Range(range) => (range.clone(), None),
             // Which number the name has depends on the pod, so the entry is everywhere.
-            PortNumbers::Named(name) => match port_names.get(name.as_str()) {
-                Some(id) => (ALL_PORTS, Some(*id)),
+            PortNumbers::Named(name) => match port_name(name) {
+                Some(id) => (ALL_PORTS, Some(id)),
                 None => continue,
             },
         };
@@ -81,7 +106,6 @@ fn place(draft: &Draft<'_>, port_names: &HashMap<&str, PortNameId>) -> Vec<Place
             ports: ports.clone(),
         }));
     }
-    placed
 }
 
 /// Distinct lists of entries.

@@ -1,30 +1,71 @@
-//! Interning of pods into identities.
+//! Pods with the same labels, namespace and service account are one identity.
 
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
+use podgate_dataplane::policy::PolicyTables;
 
-use crate::labels::{Facts, Labels};
-use crate::store::Store;
+use super::index::most_telling;
+use super::interner::Numbers;
+use super::sharing::Shared;
+use crate::labels::{Facts, LabelKey, Labels};
+use crate::selector::{Selector, Test};
 
-/// One identity.
-pub(super) struct Identity {
-    pub(super) number: u32,
-    pub(super) facts: Facts,
+/// What tells identities apart. The labels of the namespace follow from its name.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Key {
+    pub(super) namespace: Arc<str>,
+    pub(super) service_account: Arc<str>,
+    pub(super) labels: Arc<Labels>,
 }
 
-/// All identities.
-pub(super) struct Identities {
-    /// The reserved ones at the indices that the tables fix, then those of pods, sorted.
-    pub(super) rows: Vec<Identity>,
-    /// Index of each pod's identity, in the store's order of pods; `None` for pods that have no
-    /// address of their own.
-    pub(super) of_pods: Vec<Option<u32>>,
+impl Key {
+    fn facts(&self, namespace_labels: &Arc<Labels>) -> Facts {
+        Facts::Pod {
+            namespace: Arc::clone(&self.namespace),
+            service_account: Arc::clone(&self.service_account),
+            labels: Arc::clone(&self.labels),
+            namespace_labels: Arc::clone(namespace_labels),
+        }
+    }
+}
+
+/// One identity.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) facts: Facts,
+    /// Row of its namespace.
+    pub(super) namespace: u32,
+    /// Peer selectors that match it, sorted.
+    pub(super) selectors: Vec<u32>,
+    /// What applies to it, for egress and ingress; `None` for what is no pod.
+    pub(super) tables: Option<[Shared; 2]>,
+    /// `None` for reserved ones.
+    key: Option<Key>,
+    users: u32,
+}
+
+/// What [`Identities::acquire`] found.
+pub(super) struct Acquired {
+    pub(super) id: u32,
+    /// Nobody used the identity before.
+    pub(super) is_new: bool,
+    /// It is the first one of its namespace.
+    pub(super) opens_namespace: bool,
+}
+
+/// A namespace that has pods.
+#[derive(Debug)]
+struct Namespace {
+    row: u32,
+    facts: Facts,
+    labels: Arc<Labels>,
+    identities: Vec<u32>,
 }
 
 /// Labels and numbers of what is no pod, in the order of `PolicyTables::WORLD_V4` and its
 /// neighbours. Cilium's numbers (cilium `pkg/identity/numericidentity.go`).
-const RESERVED: [(u32, &[&str]); 4] = [
+pub(super) const RESERVED: [(u32, &[&str]); PolicyTables::RESERVED as usize] = [
     (9, &["world", "world-ipv4"]),
     (10, &["world", "world-ipv6"]),
     (1, &["host"]),
@@ -37,68 +78,232 @@ const NUMBER_MIN: u32 = 256;
 /// One more than the last number: 24 bits, beyond which Cilium's local scopes begin.
 const NUMBER_END: u32 = 1 << 24;
 
+/// The number that people see: it depends on the labels and on nothing else, so the same pods keep
+/// theirs when others come and go, and after a restart. Two label sets may, rarely, share one;
+/// nothing but what people see depends on it.
+pub(super) fn number_of(facts: &Facts) -> u32 {
+    match facts {
+        Facts::Reserved(names) => {
+            let reserved = RESERVED.iter().find(|(_, of)| of == names);
+            reserved.map_or(0, |(number, _)| *number)
+        }
+        Facts::Pod { .. } => {
+            NUMBER_MIN + (facts.fingerprint() % u64::from(NUMBER_END - NUMBER_MIN)) as u32
+        }
+    }
+}
+
+/// All identities, the reserved ones at the numbers that the tables fix.
+#[derive(Debug)]
+pub(super) struct Identities {
+    ids: HashMap<Key, u32>,
+    slots: Vec<Option<Identity>>,
+    numbers: Numbers,
+    namespaces: HashMap<Arc<str>, Namespace>,
+    /// Rows of namespaces; row zero is nobody's.
+    rows: Numbers,
+    /// Identities by the labels of their pods.
+    by_label: HashMap<(Arc<str>, Arc<str>), Vec<u32>>,
+}
+
 impl Identities {
-    pub(super) fn collect(store: &Store) -> Self {
-        let mut namespaces: HashMap<&str, Arc<Labels>> = HashMap::new();
-        let mut distinct: HashMap<Facts, u32> = HashMap::new();
-        let mut facts_of_pods = Vec::new();
-        for (name, pod) in store.pods() {
-            if pod.addresses().is_empty() {
-                facts_of_pods.push(None);
-                continue;
-            }
-            let namespace_labels = namespaces
-                .entry(&name.namespace)
-                .or_insert_with(|| Arc::new(store.namespace_labels(&name.namespace)));
-            let facts = Facts::Pod {
-                namespace: Arc::clone(&name.namespace),
-                service_account: Arc::clone(&pod.service_account),
-                labels: Arc::clone(&pod.labels),
-                namespace_labels: Arc::clone(namespace_labels),
-            };
-            let next = distinct.len() as u32;
-            facts_of_pods.push(Some(*distinct.entry(facts).or_insert(next)));
-        }
-        let mut sorted: Vec<(Facts, u32)> = distinct.into_iter().collect();
-        sorted.sort_unstable();
-        let mut places = vec![0; sorted.len()];
+    /// With the reserved identities, which no selector matches yet.
+    pub(super) fn new() -> Self {
         let mut numbers = Numbers::default();
-        let reserved = RESERVED.iter();
-        let mut rows: Vec<Identity> = reserved
-            .map(|(number, names)| Identity { number: *number, facts: Facts::Reserved(names) })
-            .collect();
-        for (facts, found) in sorted {
-            places[found as usize] = rows.len() as u32;
-            rows.push(Identity { number: numbers.number_of(&facts), facts });
-        }
-        let place = |found: Option<u32>| found.map(|found| places[found as usize]);
-        Self { rows, of_pods: facts_of_pods.into_iter().map(place).collect() }
-    }
-}
-
-/// Gives each label set a number that depends on its labels and, but for rare collisions, on
-/// nothing else: the same pods keep their numbers when others come and go, and after a restart.
-#[derive(Default)]
-struct Numbers {
-    taken: HashSet<u32>,
-}
-
-impl Numbers {
-    fn number_of(&mut self, facts: &Facts) -> u32 {
-        let hash = facts.to_labels().iter().fold(FNV_OFFSET, |hash, label| {
-            label
-                .bytes()
-                .chain([0])
-                .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
+        let slots = RESERVED.iter().map(|(_, names)| {
+            numbers.take();
+            Some(Identity {
+                facts: Facts::Reserved(names),
+                namespace: 0,
+                selectors: Vec::new(),
+                tables: None,
+                key: None,
+                users: 1,
+            })
         });
-        let mut number = NUMBER_MIN + (hash % u64::from(NUMBER_END - NUMBER_MIN)) as u32;
-        while !self.taken.insert(number) {
-            number = if number + 1 == NUMBER_END { NUMBER_MIN } else { number + 1 };
+        let slots = slots.collect();
+        let mut rows = Numbers::default();
+        rows.take();
+        Self {
+            ids: HashMap::new(),
+            slots,
+            numbers,
+            namespaces: HashMap::new(),
+            rows,
+            by_label: HashMap::new(),
         }
-        number
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Identity> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Identity> {
+        self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    /// The identity of a key, for one more user of it. `labels_of` gives the labels of a namespace
+    /// that had no pod yet.
+    pub(super) fn acquire(
+        &mut self,
+        key: Key,
+        labels_of: impl FnOnce(&Arc<str>) -> Labels,
+    ) -> Acquired {
+        if let Some(id) = self.ids.get(&key).copied() {
+            if let Some(identity) = self.get_mut(id) {
+                identity.users += 1;
+            }
+            return Acquired { id, is_new: false, opens_namespace: false };
+        }
+        let id = self.numbers.take();
+        let rows = &mut self.rows;
+        let namespace = self.namespaces.entry_ref(&key.namespace).or_insert_with(|| {
+            let labels = Arc::new(labels_of(&key.namespace));
+            Namespace {
+                row: rows.take(),
+                facts: namespace_facts(&key.namespace, &labels),
+                labels,
+                identities: Vec::new(),
+            }
+        });
+        let opens_namespace = namespace.identities.is_empty();
+        namespace.identities.push(id);
+        for (name, value) in key.labels.iter() {
+            self.by_label.entry((Arc::clone(name), Arc::clone(value))).or_default().push(id);
+        }
+        let identity = Identity {
+            facts: key.facts(&namespace.labels),
+            namespace: namespace.row,
+            selectors: Vec::new(),
+            tables: None,
+            key: Some(key.clone()),
+            users: 1,
+        };
+        self.ids.insert(key, id);
+        if self.slots.len() <= id as usize {
+            self.slots.resize_with(id as usize + 1, || None);
+        }
+        self.slots[id as usize] = Some(identity);
+        Acquired { id, is_new: true, opens_namespace }
+    }
+
+    /// One user less. Returns the identity if that was the last, and the row of its namespace if
+    /// that has no pods any more.
+    pub(super) fn release(&mut self, id: u32) -> Option<(Identity, Option<u32>)> {
+        let slot = self.slots.get_mut(id as usize)?;
+        let identity = slot.as_mut()?;
+        identity.users -= 1;
+        if identity.users > 0 {
+            return None;
+        }
+        let identity = slot.take()?;
+        let key = identity.key.as_ref()?;
+        self.ids.remove(key);
+        self.numbers.give_back(id);
+        for (name, value) in key.labels.iter() {
+            let label = (Arc::clone(name), Arc::clone(value));
+            if let Some(ids) = self.by_label.get_mut(&label) {
+                remove(ids, id);
+                if ids.is_empty() {
+                    self.by_label.remove(&label);
+                }
+            }
+        }
+        let mut emptied = None;
+        if let Some(namespace) = self.namespaces.get_mut(&key.namespace) {
+            remove(&mut namespace.identities, id);
+            if namespace.identities.is_empty() {
+                emptied = Some(namespace.row);
+                self.rows.give_back(namespace.row);
+                self.namespaces.remove(&key.namespace);
+            }
+        }
+        Some((identity, emptied))
+    }
+
+    /// Gives a namespace other labels. Returns its identities, if it has pods.
+    pub(super) fn relabel(&mut self, name: &Arc<str>, labels: Labels) -> Vec<u32> {
+        let Some(namespace) = self.namespaces.get_mut(name) else { return Vec::new() };
+        if *namespace.labels == labels {
+            return Vec::new();
+        }
+        namespace.labels = Arc::new(labels);
+        namespace.facts = namespace_facts(name, &namespace.labels);
+        for id in &namespace.identities {
+            if let Some(identity) = &mut self.slots[*id as usize]
+                && let Some(key) = &identity.key
+            {
+                identity.facts = key.facts(&namespace.labels);
+            }
+        }
+        namespace.identities.clone()
+    }
+
+    /// Row of a namespace that has pods, with what selectors can ask of it.
+    pub(super) fn namespace(&self, name: &str) -> Option<(u32, &Facts)> {
+        self.namespaces.get(name).map(|namespace| (namespace.row, &namespace.facts))
+    }
+
+    /// Rows of the namespaces that meet what the selector asks of namespaces. Row zero is for what
+    /// has none.
+    pub(super) fn namespaces_matching(&self, selector: &Selector) -> Vec<u32> {
+        let rows = self.namespaces_meeting(selector).map(|namespace| namespace.row);
+        let nobody = selector.matches(&Facts::Reserved(&[])).then_some(0);
+        nobody.into_iter().chain(rows).collect()
+    }
+
+    fn namespaces_meeting(&self, selector: &Selector) -> impl Iterator<Item = &Namespace> {
+        let demands =
+            Selector::new(selector.conditions().iter().filter(|c| asks_namespace(&c.key)).cloned());
+        self.namespaces.values().filter(move |namespace| demands.matches(&namespace.facts))
+    }
+
+    /// The identities that a selector matches, in no order, without doubles.
+    pub(super) fn matching(&self, selector: &Selector) -> Vec<u32> {
+        let mut candidates: Vec<u32> = (0..PolicyTables::RESERVED).collect();
+        match most_telling(selector) {
+            _ if excludes_pods(selector) => {}
+            Some((LabelKey::Namespace, names)) => {
+                let namespaces = names.iter().filter_map(|name| self.namespaces.get(name));
+                candidates.extend(namespaces.flat_map(|namespace| &namespace.identities));
+            }
+            Some((LabelKey::Pod(key) | LabelKey::Any(key), values)) => {
+                let labels = values.iter().map(|value| (Arc::clone(key), Arc::clone(value)));
+                let found = labels.filter_map(|label| self.by_label.get(&label));
+                candidates.extend(found.flatten());
+            }
+            _ => {
+                let namespaces = self.namespaces_meeting(selector);
+                candidates.extend(namespaces.flat_map(|namespace| &namespace.identities));
+            }
+        }
+        candidates.retain(|id| self.get(*id).is_some_and(|it| selector.matches(&it.facts)));
+        candidates
     }
 }
 
-/// FNV-1a, 64 bits (RFC 9923): short, and the same on every machine and in every release.
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0100_0000_01b3;
+/// Whether a key is about the namespace, so that all its pods have the same answer.
+pub(super) const fn asks_namespace(key: &LabelKey) -> bool {
+    matches!(key, LabelKey::Namespace | LabelKey::NamespaceLabel(_) | LabelKey::Cluster)
+}
+
+/// Whether a selector demands a label that no pod has.
+fn excludes_pods(selector: &Selector) -> bool {
+    selector.conditions().iter().any(|condition| {
+        matches!(condition.key, LabelKey::Reserved(_) | LabelKey::Foreign(_))
+            && matches!(condition.test, Test::In(_) | Test::Exists)
+    })
+}
+
+/// What all pods of a namespace have in common.
+fn namespace_facts(name: &Arc<str>, labels: &Arc<Labels>) -> Facts {
+    let key =
+        Key { namespace: Arc::clone(name), service_account: "".into(), labels: Arc::default() };
+    key.facts(labels)
+}
+
+fn remove(ids: &mut Vec<u32>, id: u32) {
+    if let Some(position) = ids.iter().position(|other| *other == id) {
+        ids.swap_remove(position);
+    }
+}

@@ -1,44 +1,52 @@
 //! From the objects in a [`Store`] to the tables that workers look up.
 //!
-//! 1. Pods with the same labels, namespace, namespace labels and service account become one
-//!    identity ([`identities`]).
+//! 1. Pods with the same labels, namespace and service account become one identity
+//!    ([`identities`]).
 //! 2. Each rule gets a number, and so does each distinct peer by labels and each distinct list of
-//!    networks: these are the *selectors* ([`selectors`]). An index over their conditions ([`index`]) finds, for
-//!    each identity, the few selectors that match it out of all.
+//!    networks ([`peers`]). An index over the conditions of selectors ([`index`]) finds, for each
+//!    identity, the few selectors that match it out of all.
 //! 3. The same index, over the subjects of all policies, finds what applies to an identity.
 //!    Identities to which the same rule sets apply share one table ([`sharing`], [`direction`]).
-//! 4. Networks become disjoint ranges ([`networks`]).
+//! 4. Each address gets the identity of whoever owns it ([`addresses`]).
 //!
-//! Numbers are given in the order of the objects' names, so that the tables do not depend on the
-//! order in which objects came.
+//! A [`Compiler`] keeps all of this, and follows changes of the store: what a change does not touch
+//! stays as it is, and snapshots share it ([`podgate_dataplane::policy::Rows`]). Numbers depend on
+//! what was there before. What they stand for does not: the same objects make the same tables by
+//! name, in whatever order they came.
 
 mod addresses;
 mod direction;
 mod identities;
 mod index;
-mod networks;
-mod selectors;
+mod interner;
+mod peers;
+mod program;
 mod sharing;
+mod working;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::{IdentityRow, PolicyTables, PortNameId, RuleId, SelectorId};
+use podgate_dataplane::policy::{
+    IdentityRow, Peer, PolicyTables, PortNameId, RuleId, SelectorId, SelectorSet,
+};
+use podgate_dataplane::types::Address;
 
-use self::addresses::addresses;
-use self::identities::{Identities, Identity};
+use self::addresses::{Claims, PlacedPod};
+use self::identities::{Acquired, Identities, Key, number_of};
 use self::index::SelectorIndex;
-use self::networks::build_networks;
-use self::selectors::Selectors;
+use self::peers::Peers;
+use self::program::{Placed, PlacedSet, Program};
 use self::sharing::DirectionTables;
-use crate::catalog::{Catalog, IdentityInfo, RuleOrigin};
+use self::working::Working;
+use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
 use crate::key::ObjectKey;
-use crate::labels::Facts;
-use crate::model::PortNumbers;
+use crate::model::{Pod, PortNumbers};
 use crate::rules::{Rule, RuleSet, Side};
-use crate::store::{EnforcementMode, Store};
+use crate::store::{Changes, EnforcementMode, Store};
 
-/// The outcome of [`compile`].
+/// Tables and the names behind their numbers. Copies are cheap.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// What workers look up.
@@ -50,91 +58,325 @@ pub struct Compiled {
 /// Compiles everything in the store.
 #[must_use]
 pub fn compile(store: &Store) -> Compiled {
-    let identities = Identities::collect(store);
-    let program = Program::collect(store);
-    let selectors = program.selectors.matches_of(&identities);
-    let mut tables = DirectionTables::new(&program, store.mode());
-    let index = SelectorIndex::new(
-        program.sets.iter().enumerate().map(|(set, placed)| (&placed.rules.subject, set as u32)),
-    );
-    let rows = identities.rows.iter().zip(selectors).map(|(identity, selectors)| {
-        let [egress, ingress] = match identity.facts {
-            Facts::Pod { .. } => {
-                let sets = index.matching(&identity.facts);
-                Side::ALL.map(|side| tables.of_pod(side, &sets))
-            }
-            Facts::Reserved(_) => Side::ALL.map(|_| tables.open()),
+    let mut compiler = Compiler::new();
+    compiler.start_over(store);
+    compiler.compiled()
+}
+
+/// The tables of one store, kept up to date.
+#[derive(Debug)]
+pub struct Compiler {
+    working: Working,
+    program: Program,
+    peers: Peers,
+    /// Rule sets by their subjects.
+    subjects: SelectorIndex,
+    directions: DirectionTables,
+    identities: Identities,
+    pods: HashMap<PodName, PlacedPod>,
+    claims: Claims,
+    mode: EnforcementMode,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Compiler {
+    /// The tables of an empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_mode(EnforcementMode::default())
+    }
+
+    fn with_mode(mode: EnforcementMode) -> Self {
+        let mut compiler = Self {
+            working: Working::default(),
+            program: Program::default(),
+            peers: Peers::default(),
+            subjects: SelectorIndex::default(),
+            directions: DirectionTables::new(mode),
+            identities: Identities::new(),
+            pods: HashMap::new(),
+            claims: Claims::default(),
+            mode,
         };
-        Arc::new(IdentityRow { number: identity.number, selectors, egress, ingress })
-    });
-    let rows = rows.collect();
-    let deny_sets = tables.into_deny_sets();
-    let networks = build_networks(program.selectors.networks());
-    let (addresses, pods) = addresses(store, &identities, &program.port_names);
-    let info = |identity: Identity| IdentityInfo { number: identity.number, facts: identity.facts };
-    let catalog = Catalog {
-        rules: program.origins,
-        deny_sets,
-        identities: identities.rows.into_iter().map(info).collect(),
-        pods,
-    };
-    Compiled {
-        tables: Arc::new(PolicyTables { addresses, networks, identities: rows }),
-        catalog: Arc::new(catalog),
+        compiler.working.dirty.extend(0..PolicyTables::RESERVED);
+        compiler.write_dirty();
+        compiler
     }
-}
 
-/// One rule set, with the numbers of its parts.
-struct PlacedSet<'s> {
-    rules: &'s RuleSet,
-    /// Index into [`Program::policies`].
-    policy: u32,
-    /// Rules and their peers, in step with `rules.rules`.
-    numbers: Vec<(RuleId, Vec<Option<SelectorId>>)>,
-}
+    /// Brings the tables up to date with `store`, which must be the one of all calls before.
+    /// Returns whether anything is different now.
+    pub fn update(&mut self, store: &mut Store) -> bool {
+        let changes = store.take_changes();
+        self.working.changed = false;
+        if changes.mode {
+            self.start_over(store);
+            return true;
+        }
+        self.follow(store, &changes);
+        self.working.changed
+    }
 
-/// All rules of all policies, numbered.
-struct Program<'s> {
-    policies: Vec<ObjectKey>,
-    sets: Vec<PlacedSet<'s>>,
-    origins: Vec<RuleOrigin>,
-    selectors: Selectors<'s>,
-    port_names: HashMap<&'s str, PortNameId>,
-}
+    /// The tables as they are now.
+    #[must_use]
+    pub fn compiled(&self) -> Compiled {
+        Compiled {
+            tables: Arc::new(self.working.tables.clone()),
+            catalog: Arc::new(self.working.catalog.clone()),
+        }
+    }
 
-impl<'s> Program<'s> {
-    fn collect(store: &'s Store) -> Self {
-        let mut program = Self {
-            policies: Vec::new(),
-            sets: Vec::new(),
-            origins: Vec::new(),
-            selectors: Selectors::default(),
-            port_names: HashMap::new(),
+    fn start_over(&mut self, store: &Store) {
+        *self = Self::with_mode(store.mode());
+        self.follow(store, &store.everything());
+    }
+
+    fn follow(&mut self, store: &Store, changes: &Changes) {
+        for namespace in &changes.namespaces {
+            self.relabel(namespace, store);
+        }
+        self.change_policies(store, &changes.policies);
+        if !changes.names.is_empty() {
+            self.peers.learn(changes.names.iter(), store, &mut self.working);
+        }
+        if changes.nodes {
+            for address in self.claims.set_nodes(store) {
+                self.claims.settle(address, &self.pods, &mut self.working);
+            }
+        }
+        for pod in &changes.pods {
+            self.change_pod(pod, store);
+        }
+        self.write_dirty();
+    }
+
+    fn relabel(&mut self, namespace: &Arc<str>, store: &Store) {
+        let changed = self.identities.relabel(namespace, store.namespace_labels(namespace));
+        if changed.is_empty() {
+            return;
+        }
+        self.write_namespace(namespace);
+        for id in changed {
+            self.match_identity(id);
+        }
+    }
+
+    fn write_namespace(&mut self, name: &str) {
+        if let Some((row, facts)) = self.identities.namespace(name) {
+            let set = self.peers.of_namespace(facts);
+            self.working.change_namespace(row, |_| set);
+        }
+    }
+
+    /// Finds the selectors and the rule sets of an identity that is new or has other labels.
+    fn match_identity(&mut self, id: u32) {
+        if let Some(identity) = self.identities.get_mut(id) {
+            identity.selectors = self.peers.of_identity(&identity.facts);
+            self.apply_to(id);
+        }
+    }
+
+    /// Finds the rule sets that apply to an identity of pods.
+    fn apply_to(&mut self, id: u32) {
+        let Some(identity) = self.identities.get_mut(id) else { return };
+        let sets = self.subjects.matching(&identity.facts);
+        let (directions, working) = (&mut self.directions, &mut self.working);
+        let tables = Side::ALL.map(|side| directions.acquire(side, &sets, &self.program, working));
+        if let Some(former) = identity.tables.replace(tables) {
+            directions.release(&former, working);
+        }
+        working.dirty.insert(id);
+    }
+
+    fn change_policies(&mut self, store: &Store, keys: &BTreeSet<ObjectKey>) {
+        let mut affected = BTreeSet::new();
+        let mut retired = Vec::new();
+        for key in keys {
+            let now = store.rule_sets(key).filter(|_| self.mode != EnforcementMode::Never);
+            let former = self.program.policies.get(key);
+            if former.map(|former| &former.rule_sets) == now {
+                continue;
+            }
+            let former = self.program.policies.remove(key);
+            if let Some(rule_sets) = now {
+                self.place(key, rule_sets, store, &mut affected);
+            }
+            for number in former.into_iter().flat_map(|former| former.sets) {
+                self.subjects.remove(number);
+                if let Some(set) = self.program.set(number) {
+                    affected.extend(self.identities.matching(&set.rule_set().subject));
+                }
+                retired.push(number);
+            }
+        }
+        for id in affected {
+            if id >= PolicyTables::RESERVED {
+                self.apply_to(id);
+            }
+        }
+        // Only now does no table name them any more.
+        for number in retired {
+            if let Some(set) = self.program.take_set(number) {
+                self.forget(&set);
+            }
+        }
+    }
+
+    /// Adds a policy. Identities that it selects are noted as affected.
+    fn place(
+        &mut self,
+        key: &ObjectKey,
+        rule_sets: &Arc<[RuleSet]>,
+        store: &Store,
+        affected: &mut BTreeSet<u32>,
+    ) {
+        let policy = Arc::new(key.clone());
+        let mut sets = Vec::new();
+        for (index, rule_set) in rule_sets.iter().enumerate() {
+            let rules = rule_set.rules.iter();
+            let numbers = rules.map(|rule| self.place_rule(&policy, rule, store)).collect();
+            let number = self.program.add_set(&policy, rule_sets, index, numbers);
+            self.subjects.insert(number, &rule_set.subject);
+            affected.extend(self.identities.matching(&rule_set.subject));
+            sets.push(number);
+        }
+        let placed = Placed { rule_sets: Arc::clone(rule_sets), sets };
+        self.program.policies.insert(key.clone(), placed);
+    }
+
+    fn place_rule(
+        &mut self,
+        policy: &Arc<ObjectKey>,
+        rule: &Rule,
+        store: &Store,
+    ) -> (RuleId, Vec<Peer>) {
+        let id = RuleId(self.program.rule_numbers.take());
+        let (policy, field) = (Arc::clone(policy), rule.field.clone());
+        self.working.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));
+        for name in port_names(rule) {
+            self.acquire_port_name(name);
+        }
+        let (identities, working) = (&mut self.identities, &mut self.working);
+        let peers = self.peers.acquire(rule.peers.as_deref(), store, identities, working);
+        (id, peers)
+    }
+
+    fn forget(&mut self, set: &PlacedSet) {
+        for (rule, id, peers) in set.rules() {
+            self.working.name_rule(id, None);
+            self.program.rule_numbers.give_back(id.0);
+            for name in port_names(rule) {
+                if let Some(name) = self.program.port_name(name) {
+                    self.release_port_name(name);
+                }
+            }
+            self.peers.release(peers, &mut self.identities, &mut self.working);
+        }
+    }
+
+    fn acquire_port_name(&mut self, name: &str) -> PortNameId {
+        let name = Arc::from(name);
+        let (id, is_new) = self.program.port_names.acquire(&name);
+        if is_new {
+            self.working.name_port(PortNameId(id), name);
+        }
+        PortNameId(id)
+    }
+
+    fn release_port_name(&mut self, name: PortNameId) {
+        if self.program.port_names.release(name.0).is_some() {
+            self.working.name_port(name, Arc::default());
+        }
+    }
+
+    fn change_pod(&mut self, name: &PodName, store: &Store) {
+        let former = self.pods.remove(name);
+        let mut touched: BTreeSet<Address> = BTreeSet::new();
+        for address in former.iter().flat_map(|former| &former.addresses) {
+            self.claims.remove(*address, name);
+            touched.insert(*address);
+        }
+        let pod = store.pod(&name.namespace, &name.name);
+        if let Some(pod) = pod.filter(|pod| !pod.addresses().is_empty()) {
+            let identity = self.acquire_identity(name, pod, store);
+            let ports = pod.ports.iter().map(|port| self.acquire_port_name(&port.name)).collect();
+            let placed = PlacedPod::new(identity, pod, ports);
+            for address in &placed.addresses {
+                self.claims.add(*address, name);
+                touched.insert(*address);
+            }
+            self.pods.insert(name.clone(), placed);
+        }
+        for address in touched {
+            self.claims.settle(address, &self.pods, &mut self.working);
+        }
+        if let Some(former) = former {
+            for port in former.port_names {
+                self.release_port_name(port);
+            }
+            self.release_identity(former.identity);
+        }
+    }
+
+    fn acquire_identity(&mut self, name: &PodName, pod: &Pod, store: &Store) -> u32 {
+        let key = Key {
+            namespace: Arc::clone(&name.namespace),
+            service_account: Arc::clone(&pod.service_account),
+            labels: Arc::clone(&pod.labels),
         };
-        if store.mode() == EnforcementMode::Never {
-            return program;
+        let Acquired { id, is_new, opens_namespace } =
+            self.identities.acquire(key, |namespace| store.namespace_labels(namespace));
+        if opens_namespace {
+            self.write_namespace(&name.namespace);
         }
-        for (key, sets) in store.rule_sets() {
-            let policy = program.policies.len() as u32;
-            program.policies.push(key.clone());
-            for rules in sets {
-                let numbers = rules.rules.iter().map(|rule| program.place(key, rule)).collect();
-                program.sets.push(PlacedSet { rules, policy, numbers });
-            }
+        if is_new {
+            self.match_identity(id);
         }
-        program
+        id
     }
 
-    fn place(&mut self, key: &ObjectKey, rule: &'s Rule) -> (RuleId, Vec<Option<SelectorId>>) {
-        let id = RuleId(self.origins.len() as u32);
-        let origin = RuleOrigin { key: key.clone(), side: rule.side, field: rule.field.clone() };
-        self.origins.push(origin);
-        for ports in rule.ports.iter().flatten() {
-            if let PortNumbers::Named(name) = &ports.ports.ports {
-                let next = PortNameId(self.port_names.len() as u32);
-                self.port_names.entry(name).or_insert(next);
-            }
+    fn release_identity(&mut self, id: u32) {
+        let Some((identity, emptied)) = self.identities.release(id) else { return };
+        if let Some(tables) = identity.tables {
+            self.directions.release(&tables, &mut self.working);
         }
-        (id, self.selectors.intern(rule.peers.as_deref()))
+        if let Some(row) = emptied {
+            self.working.change_namespace(row, |_| SelectorSet::default());
+        }
+        self.working.dirty.remove(&id);
+        self.working.write_identity(id, IdentityRow::default(), None);
     }
+
+    /// Writes the rows of identities that changed.
+    fn write_dirty(&mut self) {
+        for id in std::mem::take(&mut self.working.dirty) {
+            let Some(identity) = self.identities.get(id) else { continue };
+            let [egress, ingress] = match &identity.tables {
+                Some(tables) => tables.each_ref().map(|shared| Arc::clone(&shared.table)),
+                None => [Arc::default(), Arc::default()],
+            };
+            let number = number_of(&identity.facts);
+            let row = IdentityRow {
+                number,
+                namespace: identity.namespace,
+                selectors: SelectorSet::new(identity.selectors.iter().copied().map(SelectorId)),
+                egress,
+                ingress,
+            };
+            let info = IdentityInfo { number, facts: identity.facts.clone() };
+            self.working.write_identity(id, row, Some(info));
+        }
+    }
+}
+
+/// The names of ports in a rule.
+fn port_names(rule: &Rule) -> impl Iterator<Item = &str> {
+    rule.ports.iter().flatten().filter_map(|ports| match &ports.ports.ports {
+        PortNumbers::Named(name) => Some(name.as_str()),
+        PortNumbers::All | PortNumbers::Range(_) => None,
+    })
 }

@@ -5,85 +5,106 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_dataplane::policy::{DenySetId, DirectionTable};
 
-use super::Program;
 use super::direction::{Draft, build_direction};
+use super::interner::Interner;
+use super::program::Program;
+use super::working::Working;
 use crate::key::ObjectKey;
 use crate::rules::Side;
 use crate::store::EnforcementMode;
 
-/// Tables, each shared by all identities that the same rule sets apply to.
-pub(super) struct DirectionTables<'p, 's> {
-    program: &'p Program<'s>,
-    mode: EnforcementMode,
-    tables: HashMap<(Side, Vec<u32>), Arc<DirectionTable>>,
-    open: Arc<DirectionTable>,
-    /// Policies of each default deny, as indices into [`Program::policies`].
-    deny_sets: Vec<Vec<u32>>,
-    deny_ids: HashMap<Vec<u32>, DenySetId>,
+/// The table of an identity on one side.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// Rule sets that apply, sorted.
+    applying: Arc<[u32]>,
+    pub(super) table: Arc<DirectionTable>,
 }
 
-impl<'p, 's> DirectionTables<'p, 's> {
-    pub(super) fn new(program: &'p Program<'s>, mode: EnforcementMode) -> Self {
-        Self {
-            program,
-            mode,
-            tables: HashMap::new(),
-            open: Arc::default(),
-            deny_sets: Vec::new(),
-            deny_ids: HashMap::new(),
+/// Tables, each shared by all identities that the same rule sets apply to.
+#[derive(Debug)]
+pub(super) struct DirectionTables {
+    mode: EnforcementMode,
+    /// By the sets that apply, with the number of users.
+    tables: [HashMap<Arc<[u32]>, (Shared, u32)>; 2],
+    deny_sets: Interner<Arc<[ObjectKey]>>,
+}
+
+impl DirectionTables {
+    pub(super) fn new(mode: EnforcementMode) -> Self {
+        Self { mode, tables: Default::default(), deny_sets: Interner::default() }
+    }
+
+    /// The table of pods that `sets` (sorted) select, for one more user of it.
+    pub(super) fn acquire(
+        &mut self,
+        side: Side,
+        sets: &[u32],
+        program: &Program,
+        working: &mut Working,
+    ) -> Shared {
+        let applies = |set: &u32| program.set(*set).is_some_and(|s| s.rule_set().applies(side));
+        let applying: Vec<u32> = sets.iter().copied().filter(applies).collect();
+        if let Some((shared, users)) = self.tables[side as usize].get_mut(applying.as_slice()) {
+            *users += 1;
+            return shared.clone();
+        }
+        let table = Arc::new(self.build(side, &applying, program, working));
+        let shared = Shared { applying: applying.into(), table };
+        self.tables[side as usize].insert(Arc::clone(&shared.applying), (shared.clone(), 1));
+        shared
+    }
+
+    /// One user less of the tables of both sides.
+    pub(super) fn release(&mut self, tables: &[Shared; 2], working: &mut Working) {
+        for (shared, tables) in tables.iter().zip(&mut self.tables) {
+            let Some((_, users)) = tables.get_mut(&shared.applying) else { continue };
+            *users -= 1;
+            if *users > 0 {
+                continue;
+            }
+            tables.remove(&shared.applying);
+            if let Some(set) = shared.table.default_deny
+                && self.deny_sets.release(set.0).is_some()
+            {
+                working.name_deny_set(set, Arc::default());
+            }
         }
     }
 
-    /// The table of what no policy selects.
-    pub(super) fn open(&self) -> Arc<DirectionTable> {
-        Arc::clone(&self.open)
-    }
-
-    /// The table of pods that `sets` (sorted) select.
-    pub(super) fn of_pod(&mut self, side: Side, sets: &[u32]) -> Arc<DirectionTable> {
-        let applying = sets.iter().copied();
-        let applying = applying.filter(|set| self.program.sets[*set as usize].rules.applies(side));
-        let applying: Vec<u32> = applying.collect();
-        let always = self.mode == EnforcementMode::Always;
-        if applying.is_empty() && !always {
-            return self.open();
-        }
-        if let Some(table) = self.tables.get(&(side, applying.clone())) {
-            return Arc::clone(table);
-        }
-        let placed = || applying.iter().map(|set| &self.program.sets[*set as usize]);
-        let denying = placed().filter(|set| set.rules.default_deny[side as usize]);
-        let mut denying: Vec<u32> = denying.map(|set| set.policy).collect();
+    fn build(
+        &mut self,
+        side: Side,
+        applying: &[u32],
+        program: &Program,
+        working: &mut Working,
+    ) -> DirectionTable {
+        let sets = || applying.iter().filter_map(|set| program.set(*set));
+        let denying = sets().filter(|set| set.rule_set().default_deny[side as usize]);
+        let mut denying: Vec<ObjectKey> = denying.map(|set| (*set.policy).clone()).collect();
+        denying.sort_unstable();
         denying.dedup();
-        let drafts = placed().flat_map(|set| {
-            let rules = set.rules.rules.iter().zip(&set.numbers);
-            rules.filter(|(rule, _)| rule.side == side).map(|(rule, (id, peers))| Draft {
+        let drafts = sets().flat_map(|set| {
+            let rules = set.rules().filter(|(rule, ..)| rule.side == side).enumerate();
+            rules.map(|(place, (rule, id, peers))| Draft {
                 rule,
-                id: *id,
+                place: (&set.policy, set.index, place),
+                id,
                 peers,
             })
         });
-        let mut table = build_direction(drafts, &self.program.port_names);
-        if always || !denying.is_empty() {
-            table.default_deny = Some(self.deny_set(denying));
+        let mut table = build_direction(drafts, |name| program.port_name(name));
+        if self.mode == EnforcementMode::Always || !denying.is_empty() {
+            table.default_deny = Some(self.deny_set(denying.into(), working));
         }
-        let table = Arc::new(table);
-        self.tables.insert((side, applying), Arc::clone(&table));
         table
     }
 
-    fn deny_set(&mut self, policies: Vec<u32>) -> DenySetId {
-        let next = DenySetId(self.deny_sets.len() as u32);
-        let id = *self.deny_ids.entry(policies.clone()).or_insert(next);
-        if id == next {
-            self.deny_sets.push(policies);
+    fn deny_set(&mut self, policies: Arc<[ObjectKey]>, working: &mut Working) -> DenySetId {
+        let (id, is_new) = self.deny_sets.acquire(&policies);
+        if is_new {
+            working.name_deny_set(DenySetId(id), policies);
         }
-        id
-    }
-
-    /// The policies behind each default deny.
-    pub(super) fn into_deny_sets(self) -> Vec<Vec<ObjectKey>> {
-        let key = |policy: &u32| self.program.policies[*policy as usize].clone();
-        self.deny_sets.iter().map(|policies| policies.iter().map(key).collect()).collect()
+        DenySetId(id)
     }
 }

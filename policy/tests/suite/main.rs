@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod by_names;
 mod directory;
 mod generate;
 mod hostile;
+mod incremental;
 mod matrix;
 mod packets;
 mod properties;

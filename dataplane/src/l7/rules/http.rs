@@ -268,12 +268,54 @@ mod tests {
         let rule = rule("GET|HEAD", "/v[0-9]+/.*", r"api\.example(:80)?", &["X-Key: 1", "X-Any"]);
         let headers = [header("x-key", "1"), header("X-ANY", "")];
         let good = Request { headers: &headers, ..request("GET", "/v1/x", "api.example:80") };
-        assert!(rule.matches(&good));
-        assert!(!rule.matches(&Request { method: b"POST", ..good }));
-        assert!(!rule.matches(&Request { path: b"/v/x", ..good }));
-        assert!(!rule.matches(&Request { host: b"api.example:81", ..good }));
-        assert!(!rule.matches(&Request { headers: &headers[..1], ..good }));
-        assert!(!rule.matches(&Request { path_is_normal: false, ..good }));
+        assert!(rule.matches(&good) && rule.failing(&good).is_empty());
+        for (bad, field) in [
+            (Request { method: b"POST", ..good }, RuleField::Method),
+            (Request { path: b"/v/x", ..good }, RuleField::Path),
+            (Request { path_is_normal: false, ..good }, RuleField::Path),
+            (Request { host: b"api.example:81", ..good }, RuleField::Host),
+            (Request { headers: &headers[1..], ..good }, RuleField::Header(0)),
+            (Request { headers: &headers[..1], ..good }, RuleField::Header(1)),
+        ] {
+            assert!(!rule.matches(&bad));
+            assert_eq!(rule.failing(&bad), [field]);
+        }
+        let failing = rule.failing(&request("", "", ""));
+        let names: Vec<String> = failing.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["method", "path", "host", "headers[0]", "headers[1]"]);
+    }
+
+    #[test]
+    fn header_matches_ask_for_a_value_or_for_presence() {
+        let rule = |name: &str, value: Option<&str>| {
+            let header_matches = vec![(name.to_owned(), value.map(str::to_owned))];
+            HttpRule::new(HttpRuleSpec { header_matches, ..HttpRuleSpec::default() })
+        };
+        let headers = [header("x-role", "admin"), header("X-Twice", "1"), header("x-twice", "1")];
+        let request = Request { headers: &headers, ..request("GET", "/", "h") };
+        for (name, value, expected) in [
+            ("X-Role", Some("admin"), true),
+            ("X-Role", Some("Admin"), false),
+            ("X-Role", Some("admin2"), false),
+            ("X-Role", None, true),
+            ("X-Role", Some(""), true),
+            ("X-Twice", Some("1"), false),
+            ("X-Twice", None, true),
+            ("X-None", None, false),
+        ] {
+            let failing = rule(name, value).unwrap().failing(&request);
+            assert_eq!(failing.is_empty(), expected, "{name} {value:?}");
+            assert!(failing.iter().all(|field| field.to_string() == "headerMatches[0]"));
+        }
+        for (name, value, text) in [
+            ("", None, "headerMatches[0]: name is not the name of a header field"),
+            (":path", Some("/"), "headerMatches[0]: name is not the name of a header field"),
+            ("A", Some("b\r\nC: d"), "headerMatches[0]: control characters in the value"),
+            ("A", Some("b "), "headerMatches[0]: space at an end of the value"),
+        ] {
+            let error = rule(name, value).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error:?} does not start with {text:?}");
+        }
     }
 
     #[test]

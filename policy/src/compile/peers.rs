@@ -1,0 +1,247 @@
+//! Numbers for the peers of rules, and what they match.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use podgate_dataplane::l7::NamePattern;
+use podgate_dataplane::policy::{AddressSet, Covers, Peer, SelectorId, SelectorSet};
+
+use super::identities::{Identities, asks_namespace};
+use super::index::SelectorIndex;
+use super::interner::Interner;
+use super::working::Working;
+use crate::labels::Facts;
+use crate::rules::{self, NetworkPeer};
+use crate::selector::Selector;
+use crate::store::Store;
+
+/// What the number of an address set stands for.
+///
+/// The networks of a rule have one number together, because there can be many in one rule.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Source {
+    /// Networks that cover the same addresses.
+    Networks(Arc<[NetworkPeer]>),
+    /// A DNS name or a pattern of names.
+    Name(NamePattern),
+}
+
+/// Distinct peers.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    selectors: Interner<Selector>,
+    /// Selectors that ask of the namespace only.
+    of_namespaces: SelectorIndex,
+    /// The others.
+    of_identities: SelectorIndex,
+    sources: Interner<Source>,
+}
+
+/// Whether all pods of a namespace, or none, match.
+fn is_for_namespaces(selector: &Selector) -> bool {
+    selector.conditions().iter().all(|condition| asks_namespace(&condition.key))
+}
+
+impl Peers {
+    /// The numbers of a rule's peers, for one more user of them. Identities whose selectors change
+    /// are noted as dirty.
+    pub(super) fn acquire(
+        &mut self,
+        peers: Option<&[rules::Peer]>,
+        store: &Store,
+        identities: &mut Identities,
+        working: &mut Working,
+    ) -> Vec<Peer> {
+        let Some(peers) = peers else { return vec![Peer::Anyone] };
+        let mut numbers = Vec::new();
+        let mut networks: BTreeMap<Covers, Vec<NetworkPeer>> = BTreeMap::new();
+        for peer in peers {
+            match peer {
+                rules::Peer::Labels(selector) => {
+                    numbers.push(self.acquire_selector(selector, identities, working));
+                }
+                rules::Peer::Network(network) => {
+                    networks.entry(network.covers).or_default().push(network.clone());
+                }
+                rules::Peer::Name(pattern) => {
+                    numbers.push(self.acquire_source(
+                        Source::Name(pattern.clone()),
+                        store,
+                        working,
+                    ));
+                }
+            }
+        }
+        for networks in networks.into_values() {
+            numbers.push(self.acquire_source(Source::Networks(networks.into()), store, working));
+        }
+        numbers
+    }
+
+    fn acquire_selector(
+        &mut self,
+        selector: &Selector,
+        identities: &mut Identities,
+        working: &mut Working,
+    ) -> Peer {
+        let (id, is_new) = self.selectors.acquire(selector);
+        let number = SelectorId(id);
+        if is_for_namespaces(selector) {
+            if is_new {
+                working.name_selector(number, Some(selector));
+                self.of_namespaces.insert(id, selector);
+                for row in identities.namespaces_matching(selector) {
+                    working.change_namespace(row, |set| set.with(number));
+                }
+            }
+            return Peer::Namespaces(number);
+        }
+        if is_new {
+            working.name_selector(number, Some(selector));
+            self.of_identities.insert(id, selector);
+            for identity in identities.matching(selector) {
+                working.dirty.insert(identity);
+                if let Some(identity) = identities.get_mut(identity)
+                    && let Err(place) = identity.selectors.binary_search(&id)
+                {
+                    identity.selectors.insert(place, id);
+                }
+            }
+        }
+        Peer::Labels(number)
+    }
+
+    fn acquire_source(&mut self, source: Source, store: &Store, working: &mut Working) -> Peer {
+        let (id, is_new) = self.sources.acquire(&source);
+        if is_new {
+            let peers = match &source {
+                Source::Networks(networks) => {
+                    networks.iter().cloned().map(rules::Peer::Network).collect()
+                }
+                Source::Name(pattern) => [rules::Peer::Name(pattern.clone())].into(),
+            };
+            working.set_addresses(SelectorId(id), peers, addresses_of(&source, store));
+        }
+        Peer::Addresses(SelectorId(id))
+    }
+
+    /// One user of a rule's peers less.
+    pub(super) fn release(
+        &mut self,
+        peers: &[Peer],
+        identities: &mut Identities,
+        working: &mut Working,
+    ) {
+        for peer in peers {
+            match *peer {
+                Peer::Anyone => {}
+                Peer::Namespaces(number) => {
+                    let Some(selector) = self.selectors.release(number.0) else { continue };
+                    working.name_selector(number, None);
+                    self.of_namespaces.remove(number.0);
+                    for row in identities.namespaces_matching(&selector) {
+                        working.change_namespace(row, |set| set.without(number));
+                    }
+                }
+                Peer::Labels(number) => {
+                    let Some(selector) = self.selectors.release(number.0) else { continue };
+                    working.name_selector(number, None);
+                    self.of_identities.remove(number.0);
+                    for identity in identities.matching(&selector) {
+                        working.dirty.insert(identity);
+                        if let Some(identity) = identities.get_mut(identity) {
+                            identity.selectors.retain(|other| *other != number.0);
+                        }
+                    }
+                }
+                Peer::Addresses(number) => {
+                    if self.sources.release(number.0).is_some() {
+                        working.set_addresses(number, Arc::default(), AddressSet::default());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The selectors that match an identity, sorted.
+    pub(super) fn of_identity(&self, facts: &Facts) -> Vec<u32> {
+        self.of_identities.matching(facts)
+    }
+
+    /// The selectors that match all pods of a namespace.
+    pub(super) fn of_namespace(&self, facts: &Facts) -> SelectorSet {
+        SelectorSet::new(self.of_namespaces.matching(facts).into_iter().map(SelectorId))
+    }
+
+    /// Brings the patterns up to date that match one of the `names`.
+    pub(super) fn learn<'n>(
+        &self,
+        names: impl Iterator<Item = &'n Arc<str>> + Clone,
+        store: &Store,
+        working: &mut Working,
+    ) {
+        for (id, source) in self.sources.iter() {
+            let Source::Name(pattern) = source else { continue };
+            if names.clone().any(|name| pattern.matches(name.as_bytes())) {
+                working.change_addresses(SelectorId(id), addresses_of(source, store));
+            }
+        }
+    }
+}
+
+fn addresses_of(source: &Source, store: &Store) -> AddressSet {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    let covers = match source {
+        Source::Networks(networks) => {
+            for (range, peer) in
+                networks.iter().flat_map(|peer| ranges(peer).map(move |r| (r, peer)))
+            {
+                match peer.network {
+                    IpNet::V4(_) => v4.push((range.0 as u32, range.1 as u32)),
+                    IpNet::V6(_) => v6.push(range),
+                }
+            }
+            networks.first().map_or(Covers::Outsiders, |peer| peer.covers)
+        }
+        Source::Name(pattern) => {
+            let learned = store.learned().filter(|(name, _)| pattern.matches(name.as_bytes()));
+            for address in learned.flat_map(|(_, addresses)| addresses) {
+                match address {
+                    IpAddr::V4(v) => v4.push((v.to_bits(), v.to_bits())),
+                    IpAddr::V6(v) => v6.push((v.to_bits(), v.to_bits())),
+                }
+            }
+            Covers::Outsiders
+        }
+    };
+    AddressSet::new(covers, v4, v6)
+}
+
+/// First and last address of a network, as numbers.
+fn bounds(network: &IpNet) -> (u128, u128) {
+    match network {
+        IpNet::V4(v4) => (v4.network().to_bits().into(), v4.broadcast().to_bits().into()),
+        IpNet::V6(v6) => (v6.network().to_bits(), v6.broadcast().to_bits()),
+    }
+}
+
+/// The network without its exceptions, as first and last addresses.
+fn ranges(peer: &NetworkPeer) -> std::vec::IntoIter<(u128, u128)> {
+    let (mut next, last) = bounds(&peer.network);
+    let mut ranges = Vec::new();
+    let mut except: Vec<(u128, u128)> = peer.except.iter().map(bounds).collect();
+    except.sort_unstable();
+    for (first_out, last_out) in except {
+        if first_out > next {
+            ranges.push((next, first_out - 1));
+        }
+        if last_out >= last {
+            return ranges.into_iter();
+        }
+        next = next.max(last_out + 1);
+    }
+    ranges.push((next, last));
+    ranges.into_iter()
+}

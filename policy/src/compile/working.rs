@@ -1,0 +1,70 @@
+//! The tables and their catalogue while they are worked on.
+
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use podgate_dataplane::policy::{
+    AddressSet, DenySetId, IdentityRow, PolicyTables, PortNameId, RuleId, SelectorId, SelectorSet,
+};
+
+use crate::catalog::{Catalog, IdentityInfo, RuleOrigin};
+use crate::key::ObjectKey;
+use crate::rules::Peer;
+use crate::selector::Selector;
+
+/// Tables and names, always changed together.
+#[derive(Debug, Default)]
+pub(super) struct Working {
+    pub(super) tables: PolicyTables,
+    pub(super) catalog: Catalog,
+    /// Identities whose rows have to be written again.
+    pub(super) dirty: HashSet<u32>,
+    /// Whether anything is different from what was published last.
+    pub(super) changed: bool,
+}
+
+impl Working {
+    pub(super) fn name_selector(&mut self, number: SelectorId, selector: Option<&Selector>) {
+        let selector = selector.cloned().map(Arc::new);
+        self.changed |= self.catalog.selectors.set(number.0, selector);
+    }
+
+    pub(super) fn name_rule(&mut self, id: RuleId, origin: Option<RuleOrigin>) {
+        self.changed |= self.catalog.rules.set(id.0, origin.map(Arc::new));
+    }
+
+    pub(super) fn name_deny_set(&mut self, id: DenySetId, policies: Arc<[ObjectKey]>) {
+        self.changed |= self.catalog.deny_sets.set(id.0, policies);
+    }
+
+    pub(super) fn name_port(&mut self, id: PortNameId, name: Arc<str>) {
+        self.changed |= self.catalog.port_names.set(id.0, name);
+    }
+
+    pub(super) fn change_namespace(
+        &mut self,
+        row: u32,
+        change: impl FnOnce(&SelectorSet) -> SelectorSet,
+    ) {
+        let set = match self.tables.namespaces.get(row) {
+            Some(set) => change(set),
+            None => change(&SelectorSet::default()),
+        };
+        self.changed |= self.tables.namespaces.set(row, set);
+    }
+
+    pub(super) fn write_identity(&mut self, id: u32, row: IdentityRow, info: Option<IdentityInfo>) {
+        self.changed |= self.tables.identities.set(id, row);
+        self.changed |= self.catalog.identities.set(id, info);
+    }
+
+    /// Sets what an address set holds, and what it stands for.
+    pub(super) fn set_addresses(&mut self, id: SelectorId, peers: Arc<[Peer]>, set: AddressSet) {
+        self.changed |= self.catalog.address_sets.set(id.0, peers);
+        self.change_addresses(id, set);
+    }
+
+    pub(super) fn change_addresses(&mut self, id: SelectorId, set: AddressSet) {
+        self.changed |= self.tables.address_sets.set(id.0, Arc::new(set));
+    }
+}

@@ -1,0 +1,89 @@
+//! Tables with names in place of their numbers, to be compared: numbers depend on what was there
+//! before, and what they stand for must not.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use podgate_dataplane::policy::{DirectionTable, Entry, Peer, SelectorId, SelectorSet};
+use podgate_policy::{Catalog, Compiled};
+
+/// Everything that the tables say, a line each, sorted.
+pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
+    let Compiled { tables, catalog } = compiled;
+    let mut lines = Vec::new();
+    for (address, row) in tables.addresses.iter() {
+        let labels = catalog.identity(row.identity).unwrap().labels();
+        let ports: Option<BTreeSet<_>> = row.named_ports.as_ref().map(|ports| {
+            ports.iter().map(|(name, of, port)| (catalog.port_name(name), of, port)).collect()
+        });
+        let owner = catalog.pod_at(address.ip()).map(ToString::to_string);
+        lines.push(format!("{}: {labels:?} {ports:?} {owner:?}", address.ip()));
+    }
+    for (index, row) in tables.identities.iter() {
+        let Some(info) = catalog.identity(index) else {
+            assert_eq!(*row, Default::default(), "a row without a name");
+            continue;
+        };
+        let labels = info.labels();
+        let namespace = tables.namespaces.get(row.namespace).cloned().unwrap_or_default();
+        lines.push(format!(
+            "{labels:?}: {} = {} {:?} {:?}",
+            row.number,
+            info.number,
+            selectors(catalog, &namespace, Peer::Namespaces),
+            selectors(catalog, &row.selectors, Peer::Labels),
+        ));
+        lines.push(format!("{labels:?} egress: {}", direction(catalog, &row.egress)));
+        lines.push(format!("{labels:?} ingress: {}", direction(catalog, &row.ingress)));
+    }
+    for (index, set) in tables.address_sets.iter() {
+        let peers = catalog.peer(Peer::Addresses(SelectorId(index)));
+        lines.push(format!("{peers:?}: {set:?}"));
+    }
+    lines.extend(catalog.everything().map(|name| format!("name {name}")));
+    // Rows that nobody uses any more are like rows that never were.
+    lines.retain(|line| *line != unused_address_set());
+    lines.sort_unstable();
+    lines
+}
+
+fn unused_address_set() -> String {
+    let peers = podgate_policy::PeerName::Addresses(&[]);
+    format!("{:?}: {:?}", Some(peers), podgate_dataplane::policy::AddressSet::default())
+}
+
+fn selectors(
+    catalog: &Catalog,
+    set: &SelectorSet,
+    kind: impl Fn(SelectorId) -> Peer,
+) -> BTreeSet<String> {
+    set.iter().map(|id| shown(catalog.peer(kind(id)).unwrap())).collect()
+}
+
+fn shown(value: impl Debug) -> String {
+    format!("{value:?}")
+}
+
+fn direction(catalog: &Catalog, table: &DirectionTable) -> String {
+    let class = |class: u32| -> Vec<String> {
+        table.classes[class as usize].iter().map(|entry| shown_entry(catalog, entry)).collect()
+    };
+    let mut protocols: Vec<_> = table
+        .protocols
+        .iter()
+        .map(|p| {
+            (p.protocol, p.ranges.iter().map(|(port, of)| (*port, class(*of))).collect::<Vec<_>>())
+        })
+        .collect();
+    protocols.sort_unstable();
+    let default_deny = table.default_deny.map(|set| catalog.deny_set(set));
+    format!("{protocols:?} {:?} {default_deny:?}", table.other.map(class))
+}
+
+fn shown_entry(catalog: &Catalog, entry: &Entry) -> String {
+    let Entry { rank, action, peer, port_name, l7, rule } = entry;
+    let peer = catalog.peer(*peer).unwrap();
+    let port = port_name.map(|name| catalog.port_name(name));
+    let rule = catalog.rule(*rule).unwrap();
+    format!("{rank:?} {action:?} {peer:?} {port:?} {l7:?} {rule}")
+}
