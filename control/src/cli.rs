@@ -1,10 +1,17 @@
 //! The command line: what `podgate --help` shows.
 
+mod policy;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use podgate_perf::replay::Output;
+
+pub use self::policy::{
+    Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
+    TablePolicyCommand, TablePolicyGetArgs,
+};
 
 use crate::protocol::EndpointSpec;
 
@@ -14,9 +21,10 @@ pub const STATE_DIR: &str = "/run/podgate";
 /// Name of the control socket in the state directory.
 pub const SOCKET_NAME: &str = "podgate.sock";
 
-/// Examples, then the exit codes, for the end of a command's help.
+/// Examples, then the exit codes, for the end of a command's help. A command with a code of its own
+/// names it last.
 macro_rules! examples {
-    ($($line:literal)+) => {
+    ($($line:literal)+ $(; 4 => $four:literal)?) => {
         concat!(
             "Examples:\n",
             $("  ", $line, "\n",)+
@@ -25,10 +33,12 @@ Exit codes:
   0  the command did what it says
   1  it failed; one line on stderr says why
   2  the command line is wrong
-  3  the agent can't be reached, or is not ready"
+  3  the agent can't be reached, or is not ready",
+            $("\n  4  ", $four,)?
         )
     };
 }
+pub(crate) use examples;
 
 const EXAMPLES: &str = examples! {
     "podgate run --manifests ./policies --lab lab.yaml"
@@ -37,6 +47,7 @@ const EXAMPLES: &str = examples! {
     "podgate status --brief && echo ready"
     "podgate flows --follow"
     "podgate policy list -o json"
+    "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
 };
 
 /// Network policy for the pods of this node, enforced in userspace over AF_XDP.
@@ -61,9 +72,12 @@ pub enum Command {
     /// Attach pods to the dataplane, detach them, list them.
     #[command(subcommand)]
     Endpoint(EndpointCommand),
-    /// Show the policies that are enforced, and the objects that can't be.
+    /// Explain verdicts; show the policies that are enforced, and the objects that can't be.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Show what workers look up.
+    #[command(subcommand)]
+    Table(TableCommand),
     /// Show flows: verdicts, drops, HTTP requests and answers.
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),
@@ -295,19 +309,6 @@ pub struct EndpointRemoveArgs {
     #[arg(long, value_name = "IFACE")]
     pub link: String,
 }
-
-/// `podgate policy …`.
-#[derive(Subcommand, Debug)]
-pub enum PolicyCommand {
-    /// List policies, and refused objects with the field and the reason.
-    #[command(after_help = POLICY_LIST_EXAMPLES)]
-    List(ClientArgs),
-}
-
-const POLICY_LIST_EXAMPLES: &str = examples! {
-    "podgate policy list"
-    "podgate policy list -o json | jq '.refused[]'"
-};
 
 /// Arguments of `podgate flows`.
 #[derive(Args, Debug, Clone)]

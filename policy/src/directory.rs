@@ -1,5 +1,5 @@
-//! What policies refer to: groups of networks, services, the addresses behind services, and which
-//! policies refer to which of them.
+//! What policies refer to: groups of networks, services, the addresses behind services, nodes by
+//! their labels, and which policies refer to which of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use crate::key::ObjectKey;
 use crate::model::{
-    CidrGroup, CiliumPeer, EndpointSlice, Entity, GroupReference, Object, Service,
-    ServiceReference, ServiceSelection,
+    CidrGroup, CiliumPeer, CiliumPolicy, ClusterNetworkPolicy, ClusterPeer, EndpointSlice, Entity,
+    GroupReference, LabelSelector, Node, Object, Service, ServiceReference, ServiceSelection,
 };
 
 /// Name of a namespaced object: namespace, then name.
@@ -22,6 +22,7 @@ const API_SERVER: (&str, &str) = ("default", "kubernetes");
 /// The objects that lowering looks up, and the policies that look them up.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
+    pub(crate) nodes: BTreeMap<Arc<str>, Node>,
     pub(crate) groups: BTreeMap<Arc<str>, CidrGroup>,
     pub(crate) services: BTreeMap<Name, Service>,
     pub(crate) slices: BTreeMap<Name, EndpointSlice>,
@@ -39,6 +40,7 @@ enum Reference {
     Groups(GroupReference),
     Services(ServiceReference),
     ApiServer,
+    Nodes(LabelSelector),
 }
 
 /// What references are found by when an object changes.
@@ -53,6 +55,7 @@ enum Topic {
     /// Services by labels.
     Services,
     ApiServer,
+    Nodes,
 }
 
 impl Reference {
@@ -65,12 +68,33 @@ impl Reference {
                 ServiceSelection::Labels(_) => Topic::Services,
             },
             Self::ApiServer => Topic::ApiServer,
+            Self::Nodes(_) => Topic::Nodes,
         }
     }
 
     /// References of a policy.
     fn of(object: &Object) -> Vec<Self> {
-        let Object::Cilium(policy) = object else { return Vec::new() };
+        match object {
+            Object::Cilium(policy) => Self::of_cilium(policy),
+            Object::ClusterNetworkPolicy(policy) => Self::of_cluster(policy),
+            _ => Vec::new(),
+        }
+    }
+
+    fn of_cluster(policy: &ClusterNetworkPolicy) -> Vec<Self> {
+        let peers = policy.egress.iter().flat_map(|rule| &rule.peers);
+        peers
+            .filter_map(|peer| match peer {
+                ClusterPeer::Nodes(selector) => Some(Self::Nodes(selector.clone())),
+                ClusterPeer::Pods(_)
+                | ClusterPeer::Networks(_)
+                | ClusterPeer::DomainNames(_)
+                | ClusterPeer::Unknown => None,
+            })
+            .collect()
+    }
+
+    fn of_cilium(policy: &CiliumPolicy) -> Vec<Self> {
         let rules = policy.specs.iter().flat_map(|spec| {
             spec.ingress
                 .iter()
@@ -115,6 +139,20 @@ impl Directory {
             self.referring.entry(reference.topic()).or_default().insert(policy.clone());
         }
         self.references.insert(policy.clone(), references);
+    }
+
+    /// Sets or removes a node. Returns the policies that it concerns.
+    pub(crate) fn set_node(&mut self, name: &Arc<str>, node: Option<Node>) -> Vec<ObjectKey> {
+        let former = replace(&mut self.nodes, Arc::clone(name), node);
+        let present = self.nodes.get(name);
+        if former.as_ref() == present {
+            return Vec::new();
+        }
+        let versions = || former.iter().chain(present);
+        self.concerned(&[Topic::Nodes], |reference| {
+            let Reference::Nodes(selector) = reference else { return false };
+            versions().any(|node| selector.matches(&node.labels))
+        })
     }
 
     /// Sets or removes a group. Returns the policies that it concerns.
@@ -197,6 +235,12 @@ impl Directory {
             self.references.get(*policy).is_some_and(|references| references.iter().any(&is_it))
         };
         filed.filter(refers).cloned().collect()
+    }
+
+    /// The addresses of nodes.
+    pub(crate) fn node_addresses(&self, nodes: &LabelSelector) -> impl Iterator<Item = IpAddr> {
+        let found = self.nodes.values().filter(|node| nodes.matches(&node.labels));
+        found.flat_map(|node| node.addresses.iter().copied())
     }
 
     /// The networks of groups.

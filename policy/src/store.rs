@@ -11,7 +11,7 @@ use crate::directory::{self, Directory};
 use crate::fields::Problem;
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
-use crate::lower::{lower_cilium, lower_network_policy};
+use crate::lower::{lower_cilium, lower_cluster_network_policy, lower_network_policy};
 use crate::manifest::Document;
 use crate::model::{self, Header, Namespace, Node, Object, Pod};
 use crate::refusal::{Refusal, SourceLocation};
@@ -49,6 +49,8 @@ pub struct PolicyStatus<'s> {
     pub state: PolicyState,
     /// Why it was refused.
     pub refusals: &'s [Refusal],
+    /// What of it is in force otherwise than it is written, and how.
+    pub warnings: &'s [Refusal],
 }
 
 /// What changed since [`Store::take_changes`] was last called. Sorted, so that the same changes are
@@ -73,6 +75,8 @@ struct Policy {
     object: Object,
     /// The normal form, once somebody asked for it since the directory changed.
     rule_sets: OnceLock<Arc<[RuleSet]>>,
+    /// What is in force otherwise than it is written.
+    warnings: Vec<Refusal>,
 }
 
 impl Policy {
@@ -85,7 +89,6 @@ impl Policy {
 #[derive(Debug, Default)]
 pub struct Store {
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    nodes: BTreeMap<Arc<str>, Node>,
     pods: BTreeMap<PodName, Pod>,
     policies: BTreeMap<ObjectKey, Policy>,
     directory: Directory,
@@ -130,7 +133,8 @@ impl Store {
         match parsed {
             Ok(parsed) => {
                 self.refused.remove(&key);
-                self.insert(&key, parsed);
+                let warnings = refusals(&key.to_string(), source, parsed.warnings());
+                self.insert(&key, parsed, warnings);
                 Ok(key)
             }
             Err(problems) => {
@@ -141,7 +145,7 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, key: &ObjectKey, object: Object) {
+    fn insert(&mut self, key: &ObjectKey, object: Object, warnings: Vec<Refusal>) {
         let name = Arc::from(key.name.as_str());
         match object {
             Object::Namespace(namespace) => {
@@ -149,18 +153,20 @@ impl Store {
                 self.namespaces.insert(name, namespace);
             }
             Object::Node(node) => {
-                self.changes.nodes = true;
-                self.nodes.insert(name, node);
+                self.changes.nodes |= self.directory.nodes.get(&name) != Some(&node);
+                let concerned = self.directory.set_node(&name, Some(node));
+                self.lower_again(concerned);
             }
             Object::Pod(pod) => {
                 let name = pod_name_of(key);
                 self.changes.pods.insert(name.clone());
                 self.pods.insert(name, pod);
             }
-            Object::NetworkPolicy(_) | Object::Cilium(_) => {
+            Object::NetworkPolicy(_) | Object::Cilium(_) | Object::ClusterNetworkPolicy(_) => {
                 self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                self.policies.insert(key.clone(), Policy { object, rule_sets: OnceLock::new() });
+                let policy = Policy { object, rule_sets: OnceLock::new(), warnings };
+                self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {
                 let concerned = self.directory.set_group(&name, Some(group));
@@ -198,7 +204,9 @@ impl Store {
                 }
             }
             Kind::Node => {
-                self.changes.nodes |= self.nodes.remove(key.name.as_str()).is_some();
+                self.changes.nodes |= self.directory.nodes.contains_key(key.name.as_str());
+                let concerned = self.directory.set_node(&key.name.as_str().into(), None);
+                self.lower_again(concerned);
             }
             Kind::Pod => {
                 if let Some((name, _)) = self.pods.remove_entry(&pod_name_of(key)) {
@@ -335,9 +343,11 @@ impl Store {
         self.mode
     }
 
-    /// Everything that is refused at this time, by object, then what is no object at all.
+    /// Everything that is refused at this time, by object, then what is in force otherwise than it
+    /// is written, then what is no object at all.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        self.refused.values().flatten().chain(&self.unreadable)
+        let warnings = self.policies.values().flat_map(|policy| &policy.warnings);
+        self.refused.values().flatten().chain(warnings).chain(&self.unreadable)
     }
 
     /// A pod by its name.
@@ -357,19 +367,26 @@ impl Store {
         let keys: BTreeSet<&ObjectKey> = self.policies.keys().chain(refused).collect();
         keys.into_iter().map(|key| {
             let refusals = self.refused.get(key).map_or(&[][..], Vec::as_slice);
-            let state = match (self.policies.contains_key(key), refusals.is_empty()) {
+            let in_force = self.policies.get(key);
+            let warnings = in_force.map_or(&[][..], |policy| policy.warnings.as_slice());
+            let state = match (in_force.is_some(), refusals.is_empty()) {
                 (true, true) => PolicyState::Enforced,
                 (true, false) => PolicyState::Outdated,
                 (false, _) => PolicyState::Refused,
             };
-            PolicyStatus { key, state, refusals }
+            PolicyStatus { key, state, refusals, warnings }
         })
     }
 
-    /// The pods that a policy in force selects.
+    /// The pods that a policy in force selects. A namespaced one selects in its own namespace only.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
-        let sets: &[RuleSet] = self.rule_sets(key).map_or(&[], |sets| sets);
-        self.pods.iter().filter_map(move |(name, pod)| {
+        let sets = self.rule_sets(key).map_or(&[][..], |sets| sets);
+        let namespace: Option<Arc<str>> = key.namespace.as_deref().map(Into::into);
+        let first = pod_name(key.namespace.as_deref().unwrap_or_default(), "");
+        let pods = self.pods.range(first..).take_while(move |(name, _)| {
+            namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace)
+        });
+        pods.filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
             (selected && !pod.addresses().is_empty()).then_some(name)
@@ -396,7 +413,7 @@ impl Store {
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.directory.nodes.values()
     }
 
     pub(crate) fn host_addresses(&self) -> impl Iterator<Item = &IpAddr> {
@@ -413,6 +430,11 @@ impl Store {
     #[cfg(feature = "oracle")]
     pub(crate) const fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// Policies in force, by name, in normal form.
+    pub fn all_rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+        self.policies.iter().map(|(key, policy)| (key, &policy.rule_sets(key, &self.directory)[..]))
     }
 
     /// Policies in force, by name, as written.
@@ -438,6 +460,9 @@ fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Arc<[RuleSe
             [lower_network_policy(policy, namespace.unwrap_or_default())].into()
         }
         Object::Cilium(policy) => lower_cilium(policy, namespace, directory).into(),
+        Object::ClusterNetworkPolicy(policy) => {
+            [lower_cluster_network_policy(policy, directory)].into()
+        }
         Object::Namespace(_)
         | Object::Node(_)
         | Object::Pod(_)

@@ -424,6 +424,10 @@ mod tests {
             path(Kind::CiliumClusterwideNetworkPolicy),
             expect("cilium.io", "v2", "ciliumclusterwidenetworkpolicies")
         );
+        assert_eq!(
+            path(Kind::ClusterNetworkPolicy),
+            expect("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies")
+        );
         let versions = Kind::CiliumCidrGroup.api_versions();
         let paths = versions.iter().map(|version| resource(Kind::CiliumCidrGroup, version).version);
         assert_eq!(paths.collect::<Vec<_>>(), ["v2", "v2alpha1"]);
@@ -440,6 +444,7 @@ mod tests {
         assert!(is_expiry(&watcher::Error::WatchStartFailed(api(410))));
         assert!(!is_expiry(&watcher::Error::WatchStartFailed(api(404))));
         assert_eq!(list(Kind::CiliumNetworkPolicy, 404), Problem::NotInstalled);
+        assert_eq!(list(Kind::ClusterNetworkPolicy, 404), Problem::NotInstalled);
         assert_eq!(list(Kind::CiliumNetworkPolicy, 403), other);
         assert_eq!(list(Kind::NetworkPolicy, 404), other);
     }

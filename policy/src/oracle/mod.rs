@@ -4,6 +4,7 @@
 //! each other. It is written for being right at a glance; it is slow, and no verdict that counts
 //! comes from it.
 
+mod cluster;
 mod labels;
 mod peers;
 mod requests;
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podgate_dataplane::l7::{L7Protocol, L7Rules};
-use podgate_dataplane::policy::{Exemption, Subject};
+use podgate_dataplane::policy::{Exemption, Subject, Tier};
 use podgate_dataplane::types::proto;
 
 use self::peers::{Peer, resolve};
@@ -74,8 +75,13 @@ impl<'s> Opinion<'s> {
     #[must_use]
     pub fn allows_request(&self, request: &Request) -> bool {
         let Self::Allowed(matches) = self else { return self.allows() };
-        let allows = |rule: &Match<'_>, part: &Request| {
-            rule.watches || rule.l7.is_none_or(|rules| requests::allow(rules, part))
+        let allows = |rule: &Match<'_>, part: &Request| match rule.l7 {
+            None => true,
+            // Of server names Cilium makes no wildcard (`pkg/policy/l4.go`, `ensureWildcard`).
+            Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => {
+                rules.protocol() == part.protocol()
+            }
+            Some(rules) => requests::allow(rules, part),
         };
         request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
     }
@@ -142,13 +148,18 @@ fn judge<'s>(
         Side::Egress => peer,
         Side::Ingress => endpoint,
     };
-    let case = Case { store, subject, side, name, peer, address, destination };
+    let case = Case { store, subject, side, endpoint, name, peer, address, destination };
+    if let Some(opinion) = case.cluster_tier(Tier::Admin) {
+        return opinion;
+    }
     let mut found = Found::default();
     for (key, object) in store.policy_objects() {
         match object {
             Object::NetworkPolicy(policy) => case.network_policy(key, policy, &mut found),
             Object::Cilium(policy) => case.cilium(key, policy, &mut found),
-            Object::Namespace(_)
+            // Its tiers come before and after.
+            Object::ClusterNetworkPolicy(_)
+            | Object::Namespace(_)
             | Object::Node(_)
             | Object::Pod(_)
             | Object::CidrGroup(_)
@@ -165,7 +176,7 @@ fn judge<'s>(
         found.isolating.dedup();
         Opinion::DefaultDeny(found.isolating)
     } else {
-        Opinion::Unenforced
+        case.cluster_tier(Tier::Baseline).unwrap_or(Opinion::Unenforced)
     }
 }
 
@@ -182,7 +193,8 @@ struct Case<'a, 's> {
     store: &'s Store,
     subject: &'a Subject,
     side: Side,
-    /// The endpoint.
+    endpoint: &'a Peer<'s>,
+    /// The endpoint's name.
     name: &'s PodName,
     peer: &'a Peer<'s>,
     address: IpAddr,

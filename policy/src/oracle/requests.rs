@@ -1,6 +1,6 @@
 //! Requests, and whether L7 rules allow them.
 
-use podgate_dataplane::l7::{HttpRuleSpec, KafkaRuleSpec, L7Rules, NamePattern};
+use podgate_dataplane::l7::{HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern};
 use regex::bytes::RegexBuilder;
 
 /// A request on a flow.
@@ -58,6 +58,16 @@ pub fn kafka_api(name: &str) -> Option<i16> {
 }
 
 impl Request {
+    /// The protocol that it is of.
+    pub(super) const fn protocol(&self) -> L7Protocol {
+        match self {
+            Self::Http(_) => L7Protocol::Http,
+            Self::Kafka(_) => L7Protocol::Kafka,
+            Self::Dns(_) => L7Protocol::Dns,
+            Self::ServerName(_) => L7Protocol::Tls,
+        }
+    }
+
     /// What must be allowed one by one: a Kafka request's topics, or the request itself.
     pub(super) fn parts(&self) -> Vec<Self> {
         match self {

@@ -1,7 +1,6 @@
 //! What policies refer to: groups, services, slices, the API server.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -90,8 +89,8 @@ fn object() -> impl Strategy<Value = Value> {
     prop_oneof![group(), service(), slice(), policy()]
 }
 
-fn normal_form(store: &Store) -> Vec<(&ObjectKey, Option<&Arc<[RuleSet]>>)> {
-    store.policy_objects().map(|(key, _)| (key, store.rule_sets(key))).collect()
+fn normal_form(store: &Store) -> Vec<(ObjectKey, Vec<RuleSet>)> {
+    store.all_rule_sets().map(|(key, sets)| (key.clone(), sets.to_vec())).collect()
 }
 
 proptest! {
@@ -136,8 +135,7 @@ fn peers(objects: &[Value]) -> Option<Vec<String>> {
     for object in objects {
         store.apply(object, None).unwrap();
     }
-    let (key, _) = store.policy_objects().next().unwrap();
-    let sets = store.rule_sets(key).unwrap();
+    let (_, sets) = store.all_rule_sets().next().unwrap();
     assert!(sets[0].default_deny[0], "the rule counts for the default deny in any case");
     let shown = |peer: &Peer| match peer {
         Peer::Network(peer) => {

@@ -4,6 +4,7 @@
 
 mod by_names;
 mod directory;
+mod explain;
 mod generate;
 mod hostile;
 mod incremental;

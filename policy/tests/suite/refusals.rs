@@ -540,3 +540,187 @@ fn complaints_about_one_object_are_bounded() {
                         "metadata": {"name": "x"}, "spec": {"ingress": [{"ports": ports}]}});
     assert_eq!(refusals(&policy).len(), 32);
 }
+
+fn cluster(spec: &str) -> Value {
+    object("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", spec)
+}
+
+/// A ClusterNetworkPolicy with one rule of ingress and one of egress.
+fn cluster_rules(ingress: &str, egress: &str) -> Value {
+    cluster(&format!(
+        "{{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: [{ingress}], \
+         egress: [{egress}]}}"
+    ))
+}
+
+#[test]
+fn cluster_network_policies_are_checked_as_the_api_does() {
+    let subject = "subject: {namespaces: {}}";
+    let cases = [
+        ("{priority: 1, subject: {namespaces: {}}}".to_owned(), "spec", "needs a tier"),
+        (format!("{{tier: Admin, {subject}}}"), "spec", "a priority"),
+        ("{tier: Admin, priority: 1}".to_owned(), "spec", "a subject"),
+        (format!("{{tier: Normal, priority: 1, {subject}}}"), "spec.tier", "Admin or Baseline"),
+        (format!("{{tier: Admin, priority: 1001, {subject}}}"), "spec.priority", "0 to 1000"),
+        (format!("{{tier: Admin, priority: -1, {subject}}}"), "spec.priority", "0 to 1000"),
+        (format!("{{tier: Admin, priority: 1, {subject}, pass: []}}"), "spec.pass", "unknown"),
+        (
+            "{tier: Admin, priority: 1, subject: {}}".to_owned(),
+            "spec.subject",
+            "namespaces or pods",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {namespaces: {}, pods: {podSelector: {}}}}"
+                .to_owned(),
+            "spec.subject",
+            "not both",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {namespaces: {}, nodes: {}}}".to_owned(),
+            "spec.subject.nodes",
+            "unknown",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {}}}}".to_owned(),
+            "spec.subject.pods",
+            "write podSelector: {}",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {\"k8s:a\": b}}}}"
+                .to_owned(),
+            "spec.subject.namespaces.matchLabels.k8s:a",
+            "label key",
+        ),
+    ];
+    for (spec, field, reason) in cases {
+        assert_refused(&cluster(&spec), field, reason);
+    }
+    let empty = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2",
+                       "kind": "ClusterNetworkPolicy", "metadata": {"name": "x"}});
+    assert_refused(&empty, "", "needs a spec");
+}
+
+#[test]
+fn rules_of_cluster_network_policies_are_checked_as_the_api_does() {
+    let from = "from: [{namespaces: {}}]";
+    let name = "n".repeat(101);
+    let cases = [
+        (format!("{{{from}}}"), "", "needs an action and from"),
+        ("{action: Deny}".to_owned(), "", "needs an action and from"),
+        ("{action: Deny, to: [{namespaces: {}}], from: [{}]}".to_owned(), ".to", "unknown field"),
+        ("{action: Deny, from: []}".to_owned(), ".from", "at least one"),
+        (format!("{{action: Allow, {from}}}"), ".action", "Accept, Deny or Pass"),
+        (format!("{{action: Deny, name: {name}, {from}}}"), ".name", "at most 100"),
+        (
+            "{action: Deny, from: [{namespaces: {}, pods: {podSelector: {}}}]}".to_owned(),
+            ".from[0]",
+            "one element for each",
+        ),
+        ("{action: Deny, from: [{pods: {}}]}".to_owned(), ".from[0].pods", "needs a podSelector"),
+    ];
+    for (rule, field, reason) in cases {
+        assert_refused(&cluster_rules(&rule, ""), &format!("spec.ingress[0]{field}"), reason);
+    }
+}
+
+#[test]
+fn protocols_of_cluster_network_policies_are_checked_as_the_api_does() {
+    let one = |port: &str| format!("[{{tcp: {{destinationPort: {port}}}}}]");
+    let cases = [
+        ("[]".to_owned(), "", "at least one"),
+        ("[{}]".to_owned(), "[0]", "needs one of tcp"),
+        (
+            "[{tcp: {destinationPort: {number: 1}}, destinationNamedPort: web}]".to_owned(),
+            "[0]",
+            "only one",
+        ),
+        ("[{destinationNamedPort: Web}]".to_owned(), "[0].destinationNamedPort", "port name"),
+        ("[{destinationNamedPort: \"\"}]".to_owned(), "[0].destinationNamedPort", "port name"),
+        ("[{tcp: {}}]".to_owned(), "[0].tcp", "destinationPort"),
+        (
+            "[{tcp: {sourcePort: 1, destinationPort: {number: 1}}}]".to_owned(),
+            "[0].tcp.sourcePort",
+            "unknown field",
+        ),
+        (one("{}"), "[0].tcp.destinationPort", "a number or a range"),
+        (one("{number: 0}"), "[0].tcp.destinationPort.number", "1 to 65535"),
+        (one("{number: 65536}"), "[0].tcp.destinationPort.number", "1 to 65535"),
+        (one("{range: {start: 1}}"), "[0].tcp.destinationPort.range", "a start and an end"),
+        (one("{range: {start: 80, end: 80}}"), "[0].tcp.destinationPort.range", "less than"),
+        (one("{number: 1, range: {start: 1, end: 2}}"), "[0].tcp.destinationPort", "not both"),
+    ];
+    for (protocols, field, reason) in cases {
+        let rule =
+            format!("{{action: Deny, from: [{{namespaces: {{}}}}], protocols: {protocols}}}");
+        let field = format!("spec.ingress[0].protocols{field}");
+        assert_refused(&cluster_rules(&rule, ""), &field, reason);
+    }
+}
+
+#[test]
+fn peers_of_egress_of_cluster_network_policies_are_checked_as_the_api_does() {
+    let cases = [
+        ("Deny", "{networks: []}", ".networks", "at least one"),
+        ("Deny", "{networks: [10.0.0.1]}", ".networks[0]", "10.0.0.1/32"),
+        ("Deny", "{networks: [\"::ffff:10.0.0.0/104\"]}", ".networks[0]", "write it as IPv4"),
+        ("Deny", "{domainNames: [example.com]}", ".domainNames", "Accept rules"),
+        ("Pass", "{domainNames: [example.com]}", ".domainNames", "Accept rules"),
+        ("Accept", "{domainNames: [example]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"*\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"www.*.com\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"*w.example.com\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"**.example.com\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [-x.com]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [x..com]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{nodes: {}, networks: [10.0.0.0/8]}", "", "one element for each"),
+    ];
+    for (action, peer, field, reason) in cases {
+        let rule = format!("{{action: {action}, to: [{peer}]}}");
+        let field = format!("spec.egress[0].to[0]{field}");
+        assert_refused(&cluster_rules("", &rule), &field, reason);
+    }
+    for peer in ["{networks: [10.0.0.0/8]}", "{nodes: {}}", "{domainNames: [example.com]}"] {
+        let named = "protocols: [{destinationNamedPort: web}]";
+        let rule = format!("{{action: Accept, to: [{{namespaces: {{}}}}, {peer}], {named}}}");
+        let field = "spec.egress[0].protocols";
+        assert_refused(&cluster_rules("", &rule), field, "only pods have named ports");
+    }
+}
+
+#[test]
+fn lists_of_cluster_network_policies_have_at_most_25_elements() {
+    let many = |element: &str| vec![element; 26].join(", ");
+    let rule = "{action: Deny, from: [{namespaces: {}}]}";
+    let peers = many("{namespaces: {}}");
+    let ports = many("{tcp: {destinationPort: {number: 1}}}");
+    let networks = many("10.0.0.0/8");
+    let cases = [
+        (cluster_rules(&many(rule), ""), "spec.ingress"),
+        (cluster_rules(&format!("{{action: Deny, from: [{peers}]}}"), ""), "spec.ingress[0].from"),
+        (
+            cluster_rules(
+                &format!("{{action: Deny, from: [{{namespaces: {{}}}}], protocols: [{ports}]}}"),
+                "",
+            ),
+            "spec.ingress[0].protocols",
+        ),
+        (
+            cluster_rules("", &format!("{{action: Deny, to: [{{networks: [{networks}]}}]}}")),
+            "spec.egress[0].to[0].networks",
+        ),
+    ];
+    for (object, field) in cases {
+        assert_refused(&object, field, "has 26 elements, but may have at most 25");
+    }
+}
+
+#[test]
+fn the_older_and_newer_versions_of_cluster_network_policies_are_refused() {
+    for version in ["v1alpha1", "v1beta1"] {
+        let version = format!("policy.networking.k8s.io/{version}");
+        let object = object(&version, "ClusterNetworkPolicy", "{}");
+        let refusals = Store::new().apply(&object, None).unwrap_err();
+        let fix = refusals[0].fix.as_deref();
+        assert_eq!(fix, Some("write apiVersion: policy.networking.k8s.io/v1alpha2"));
+    }
+}

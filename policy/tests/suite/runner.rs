@@ -1,11 +1,13 @@
 //! The runner of truth tables: each row by the naive interpreter, by the compiled tables, and by
-//! packets through a whole worker.
+//! packets through a whole worker. The tables follow the changes of each step, and must be those
+//! that the objects give from nothing.
 
 use podgate_dataplane::policy::Verdict;
-use podgate_policy::compile;
 use podgate_policy::oracle::Request;
 use podgate_policy::truth::{Expect, Row, TruthTable};
+use podgate_policy::{Compiled, Compiler, compile};
 
+use crate::by_names::by_names;
 use crate::packets::{Bench, can_ask};
 use crate::support::{Answer, ask_oracle, ask_tables};
 
@@ -24,9 +26,15 @@ pub(crate) struct Outcome {
 
 /// Asks every row of every step.
 pub(crate) fn run(mut table: TruthTable) -> Result<Outcome, String> {
-    let mut outcome = Outcome::default();
+    let (mut outcome, mut compiler) = (Outcome::default(), Compiler::new());
     loop {
-        outcome.run_step(&table);
+        compiler.update(&mut table.store);
+        let compiled = compiler.compiled();
+        if by_names(&compiled) != by_names(&compile(&table.store)) {
+            let step = outcome.verdicts.len();
+            outcome.failures.push(format!("step {step}: changes lead to other tables"));
+        }
+        outcome.run_step(&table, &compiled);
         if !table.advance()? {
             return Ok(outcome);
         }
@@ -34,14 +42,13 @@ pub(crate) fn run(mut table: TruthTable) -> Result<Outcome, String> {
 }
 
 impl Outcome {
-    fn run_step(&mut self, table: &TruthTable) {
+    fn run_step(&mut self, table: &TruthTable, compiled: &Compiled) {
         let step = self.verdicts.len();
-        let compiled = compile(&table.store);
-        let mut bench = Bench::new(&compiled, &table.rows);
+        let mut bench = Bench::new(compiled, &table.rows);
         let mut verdicts = Vec::new();
         for row in &table.rows {
             let request = row.request.as_ref();
-            let (answer, causes) = ask_tables(&compiled, &row.subject, row.local, request);
+            let (answer, causes) = ask_tables(compiled, &row.subject, row.local, request);
             let (said, may_be) = ask_oracle(&table.store, &row.subject, row.local, request);
             let mut fail = |what: String| {
                 let text = &row.text;

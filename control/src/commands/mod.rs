@@ -1,5 +1,7 @@
 //! What each subcommand does.
 
+mod policy;
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -7,20 +9,22 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, PolicyCommand,
-    StatusArgs,
+    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, StatusArgs,
+    TableCommand, TablePolicyCommand,
 };
 use crate::client::{Client, ClientError};
 use crate::error::describe;
 use crate::metrics::{self, Family};
 use crate::output::{self, print};
-use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Request, Status};
+use crate::protocol::{EndpointStatus, FlowItem, Request, Status};
 use crate::{agent, cleanup};
 
 /// It failed.
 const FAILED: u8 = 1;
 /// The agent can't be reached, or is not ready.
 const NOT_READY: u8 = 3;
+/// It found something else than was expected.
+const UNEXPECTED: u8 = 4;
 
 /// Carries out a command line. Errors go to standard error, in one line.
 #[must_use]
@@ -31,9 +35,9 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Status(args) => status(&args),
         Command::Endpoint(command) => endpoint(command).map(|()| ExitCode::SUCCESS),
-        Command::Policy(PolicyCommand::List(args)) => {
-            show(&args, &Request::PolicyList {}, |list: &PolicyList| output::policies(list))
-                .map(|()| ExitCode::SUCCESS)
+        Command::Policy(command) => policy::run(command),
+        Command::Table(TableCommand::Policy(TablePolicyCommand::Get(args))) => {
+            policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
