@@ -84,15 +84,16 @@ fn fields(schema: &Value) -> Vec<Field> {
         let path = field["path"].as_str().unwrap();
         assert!(field["type"].is_string(), "{path} has no type");
         let instead = field.get("instead").cloned();
-        let Some(sections) = field.get("sections") else {
+        let Some(of) = field.get("of") else {
             let example = field["example"].clone();
             return vec![Field { path: path.to_owned(), example, instead }];
         };
         let in_section = |section: &str| Field {
-            path: format!("{section}[]{}{path}", if path.starts_with('[') { "" } else { "." }),
+            path: format!("{section}[].{path}"),
             example: json!({"endpointSelector": {}, section: [field["rule"]]}),
             instead: instead.clone(),
         };
+        let sections = &schema["sections"][of.as_str().unwrap()];
         texts(sections).into_iter().map(in_section).collect()
     };
     schema["fields"].as_array().unwrap().iter().flat_map(read).collect()
