@@ -243,6 +243,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Whether there are fields that nobody asked for.
+    pub(crate) fn has_unknown(&self) -> bool {
+        self.map.keys().any(|name| !self.known.contains(&name.as_str()))
+    }
+
     /// Refuses every field that nobody asked for.
     pub(crate) fn finish(self) {
         for (name, value) in self.map {

@@ -83,6 +83,11 @@ pub(super) fn is_service_name(text: &str) -> bool {
         && !text.contains("--")
 }
 
+/// Whether `text` is a name that a container's port can have.
+pub(super) fn is_port_name(text: &str) -> bool {
+    is_service_name(text) && !text.bytes().any(|b| b.is_ascii_uppercase())
+}
+
 /// Adds an optional `endPort` to the port that it belongs to.
 pub(super) fn with_end_port(ports: PortNumbers, end: Option<&Field<'_>>) -> Option<PortNumbers> {
     let Some(end) = end else { return Some(ports) };
