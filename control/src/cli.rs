@@ -10,7 +10,7 @@ pub use podgate_perf::replay::Output;
 
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
-    TablePolicyCommand, TablePolicyGetArgs,
+    TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
 
 use crate::protocol::EndpointSpec;
@@ -25,17 +25,14 @@ pub const SOCKET_NAME: &str = "podgate.sock";
 /// names it last.
 macro_rules! examples {
     ($($line:literal)+ $(; 4 => $four:literal)?) => {
-        concat!(
-            "Examples:\n",
-            $("  ", $line, "\n",)+
-            "
-Exit codes:
+        examples! { $($line)+; codes "
   0  the command did what it says
   1  it failed; one line on stderr says why
   2  the command line is wrong
-  3  the agent can't be reached, or is not ready",
-            $("\n  4  ", $four,)?
-        )
+  3  the agent can't be reached, or is not ready" $("\n  4  ", $four)? }
+    };
+    ($($line:literal)+; codes $($codes:literal $(,)?)+) => {
+        concat!("Examples:\n", $("  ", $line, "\n",)+ "\nExit codes:", $($codes,)+)
     };
 }
 pub(crate) use examples;
@@ -86,6 +83,9 @@ pub enum Command {
     Metrics(MetricsArgs),
     /// Judge a capture by manifests, without an agent, and tell how fast that goes.
     Replay(podgate_perf::replay::Args),
+    /// Measure podgate at the size of a cluster, without an agent.
+    #[command(subcommand)]
+    Bench(podgate_perf::bench::Command),
     /// Detach everything that a stopped agent left in place.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),

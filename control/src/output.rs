@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::protocol::{
         DropCount, EndpointCounts, EndpointSpec, PolicyList, PolicyState, PolicyStatus,
-        RefusedField, SourceStatus, WorkerStatus,
+        RefusedField, Source, SourceStatus, WorkerStatus,
     };
 
     fn sample_status() -> Status {
@@ -241,7 +241,7 @@ mod tests {
             ],
             refused: vec![RefusedField {
                 object: "CiliumClusterwideNetworkPolicy web".into(),
-                source: Some("/p/web.yaml:4".into()),
+                source: Some(Source { file: "/p/web.yaml".into(), line: 14, column: 9 }),
                 field: "spec.ingress[0].toPorts[0].port".into(),
                 reason: "must be a string, but is a number".into(),
                 fix: Some("write it with quotes: \"80\"".into()),

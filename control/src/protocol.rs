@@ -23,7 +23,7 @@ use std::str::FromStr;
 
 use podgate_policy::explain::Query;
 use podgate_policy::record::FlowRecord;
-use podgate_policy::refusal_line;
+use podgate_policy::{Refusal, refusal_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -529,11 +529,11 @@ impl fmt::Display for PolicyState {
 /// One reason why an object can't be enforced as it is written.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct RefusedField {
-    /// Kind, namespace and name.
+    /// Kind, namespace and name, as far as there are any.
     pub object: String,
-    /// File and line, when it came from a manifest.
+    /// Where the field is, when it came from a manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
+    pub source: Option<Source>,
     /// Path of the field.
     pub field: String,
     /// What is wrong with it.
@@ -543,12 +543,41 @@ pub struct RefusedField {
     pub fix: Option<String>,
 }
 
+impl From<&Refusal> for RefusedField {
+    fn from(refusal: &Refusal) -> Self {
+        let source = refusal.source.as_ref().map(|source| Source {
+            file: source.file.display().to_string(),
+            line: source.line,
+            column: source.column,
+        });
+        Self {
+            object: refusal.object.clone(),
+            source,
+            field: refusal.field.clone(),
+            reason: refusal.reason.clone(),
+            fix: refusal.fix.clone(),
+        }
+    }
+}
+
 impl fmt::Display for RefusedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, source, field, reason, fix } = self;
+        let source = source.as_ref().map(|source| format!("{}:{}", source.file, source.line));
         let line = refusal_line(source.as_deref(), object, field, reason, fix.as_deref());
         f.write_str(&line)
     }
+}
+
+/// A place in a manifest.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The file.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1, counted in characters.
+    pub column: u32,
 }
 
 /// One item of the answer to [`Request::Flows`].

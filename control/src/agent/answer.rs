@@ -102,7 +102,7 @@ impl Agent {
             epoch: self.publisher.epoch().0,
             source,
             policies: self.policies_in_force(),
-            refused: self.refused_objects(),
+            refused: self.store.refused_objects(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
@@ -112,11 +112,6 @@ impl Agent {
 
     fn policies_in_force(&self) -> usize {
         self.store.policies().filter(|policy| policy.state != StoreState::Refused).count()
-    }
-
-    fn refused_objects(&self) -> usize {
-        let objects = self.store.refusals().map(|refusal| (&refusal.object, &refusal.source));
-        objects.collect::<std::collections::HashSet<_>>().len()
     }
 
     /// Events of which there is no record.
@@ -197,7 +192,7 @@ impl Agent {
         AgentCounts {
             endpoints: self.endpoint_counts(),
             policies: self.policies_in_force() as u64,
-            refused: self.refused_objects() as u64,
+            refused: self.store.refused_objects() as u64,
             epoch: self.publisher.epoch().0.into(),
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,

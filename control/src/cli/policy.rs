@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use podgate_policy::explain::{EndName, HttpSpec, KafkaSpec, RequestSpec, Transport};
 
-use super::{ClientArgs, examples};
+use super::{ClientArgs, Output, examples};
 
 /// `podgate policy …`.
 #[derive(Subcommand, Debug)]
@@ -25,6 +25,38 @@ pub enum PolicyCommand {
     /// Wait until a revision of policy is in force.
     #[command(long_about = WAIT_ABOUT, after_help = WAIT_EXAMPLES)]
     Wait(PolicyWaitArgs),
+    /// Check manifests without an agent: is every object in them enforceable?
+    #[command(long_about = VALIDATE_ABOUT, after_help = VALIDATE_EXAMPLES)]
+    Validate(ValidateArgs),
+}
+
+const VALIDATE_ABOUT: &str = "\
+Check manifests without an agent: is every object in them enforceable?
+
+Each refused field is told in one line: file, line, object, field, reason and, where there is one \
+answer, what to write instead. Objects that policies refer to, such as services, need not be in \
+the files. Objects of kinds that no verdict depends on are passed over.";
+
+const VALIDATE_EXAMPLES: &str = examples! {
+    "podgate policy validate ./policies"
+    "podgate policy validate web.yaml store.json"
+    "kustomize build . | podgate policy validate -"
+    "podgate policy validate ./policies -o json | jq -r '.refused[].source.line'";
+    codes "
+  0  every object can be enforced
+  1  an object is refused, or a file can't be read
+  2  the command line is wrong"
+};
+
+/// Arguments of `podgate policy validate`.
+#[derive(Args, Debug, Clone)]
+pub struct ValidateArgs {
+    /// YAML or JSON files, or directories of them (not those within); - reads standard input.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub paths: Vec<PathBuf>,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 const LIST_EXAMPLES: &str = examples! {

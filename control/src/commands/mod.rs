@@ -41,15 +41,8 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
-        Command::Replay(args) => {
-            let mut report = Vec::new();
-            let replayed = podgate_perf::replay::run(&args, &mut report);
-            // What was replayed of a broken capture is printed before the error.
-            print(&String::from_utf8_lossy(&report))
-                .map_err(Into::into)
-                .and_then(|()| Ok(replayed?))
-                .map(|()| ExitCode::SUCCESS)
-        }
+        Command::Replay(args) => print_report(|out| podgate_perf::replay::run(&args, out)),
+        Command::Bench(command) => print_report(|out| podgate_perf::bench::run(&command, out)),
         Command::Cleanup(args) => cleanup::run(&args.state_dir).map(|()| ExitCode::SUCCESS),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)
@@ -62,6 +55,19 @@ pub fn main(cli: Cli) -> ExitCode {
             _ => FAILED.into(),
         }
     })
+}
+
+/// Prints what `make` writes, also when it fails: a capture may be broken only at its end, and a
+/// bar may be missed.
+fn print_report<E>(make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<ExitCode>
+where
+    anyhow::Error: From<E>,
+{
+    let mut report = Vec::new();
+    let made = make(&mut report);
+    print(&String::from_utf8_lossy(&report))?;
+    made?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start_log(filter: &str) -> Result<()> {

@@ -7,9 +7,10 @@ use anyhow::{Result, bail};
 use podgate_policy::explain::{Explanation, Local, Outcome, Query, SelectorInfo, explain};
 use podgate_policy::{Store, compile, manifest};
 
-use super::{UNEXPECTED, print_as, show};
+use super::{FAILED, UNEXPECTED, print_as, show};
 use crate::cli::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TablePolicyGetArgs,
+    ValidateArgs,
 };
 use crate::client::Client;
 use crate::output;
@@ -17,6 +18,7 @@ use crate::protocol::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request,
     refused_note,
 };
+use crate::validate::Report;
 
 /// Misses that are listed of each direction unless all are asked for.
 const MISSES: usize = 5;
@@ -33,6 +35,7 @@ pub(super) fn run(command: PolicyCommand) -> Result<ExitCode> {
         }
         PolicyCommand::Explain(args) => return run_explain(&args),
         PolicyCommand::Wait(args) => return wait(&args),
+        PolicyCommand::Validate(args) => return validate(&args),
     }
     .map(|()| ExitCode::SUCCESS)
 }
@@ -53,6 +56,12 @@ fn wait(args: &PolicyWaitArgs) -> Result<ExitCode> {
     let waited: PolicyWaited = Client::connect(&args.client.socket.socket)?.call(&request)?;
     print_as(args.client.output, &waited, output::waited)?;
     Ok(if waited.in_force { ExitCode::SUCCESS } else { UNEXPECTED.into() })
+}
+
+fn validate(args: &ValidateArgs) -> Result<ExitCode> {
+    let report = Report::of(&args.paths, std::io::stdin().lock());
+    print_as(args.output, &report, Report::to_text)?;
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { FAILED.into() })
 }
 
 fn run_explain(args: &ExplainArgs) -> Result<ExitCode> {

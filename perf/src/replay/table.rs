@@ -246,7 +246,8 @@ fn many(n: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::report::{Allocations, Latency};
+    use crate::latency::Latency;
+    use crate::replay::report::Allocations;
 
     #[test]
     fn the_cost_names_what_was_measured_and_what_was_not() {
@@ -256,7 +257,14 @@ mod tests {
             packets: 48_000,
             packets_per_round: 2.25,
             packets_per_second: 12_345_678.9,
-            ns_per_packet: Latency { mean: 81.04, p50: 75, p99: 190, p999: 800, max: 12_345 },
+            ns_per_packet: Latency {
+                min: 60,
+                mean: 81.04,
+                p50: 75,
+                p99: 190,
+                p999: 800,
+                max: 12_345,
+            },
             allocations: Some(Allocations {
                 total: 24,
                 per_packet: 0.0005,

@@ -29,6 +29,7 @@ impl Header {
             [kind, Some(namespace), name] => {
                 format!("{} {namespace}/{}", or_unknown(kind), or_unknown(name))
             }
+            [None, None, None] => String::new(),
             [kind, None, name] => format!("{} {}", or_unknown(kind), or_unknown(name)),
         };
         let problems = Problems::default();
@@ -47,7 +48,11 @@ impl Header {
         };
         let name = kind_field.string()?;
         let Some(kind) = Kind::by_name(name) else {
-            kind_field.refuse(format!("objects of kind {} are not enforced", quote(name)));
+            let reason = format!("objects of kind {} are not enforced", quote(name));
+            match Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name)) {
+                Some(kind) => kind_field.refuse_with_fix(reason, format!("write {kind}")),
+                None => kind_field.refuse(reason),
+            }
             return None;
         };
         let version = object.take("apiVersion");

@@ -8,6 +8,7 @@ mod explain;
 mod generate;
 mod hostile;
 mod incremental;
+mod lines;
 mod matrix;
 mod packets;
 mod properties;

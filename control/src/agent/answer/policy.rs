@@ -28,7 +28,7 @@ impl Agent {
         PolicyList {
             epoch: self.publisher.epoch().0,
             policies: policies.map(|policy| policy_status(&self.store, &policy)).collect(),
-            refused: self.store.refusals().map(refused_field).collect(),
+            refused: self.store.refusals().map(RefusedField::from).collect(),
         }
     }
 
@@ -177,7 +177,7 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
     let details: Vec<_> = chosen
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
-            refused: policy.refusals.iter().map(refused_field).collect(),
+            refused: policy.refusals.iter().map(RefusedField::from).collect(),
             specs: store
                 .rule_sets(policy.key)
                 .map_or(&[][..], |sets| sets)
@@ -236,14 +236,4 @@ fn rule(rule: &Rule) -> RuleDetail {
 fn ports(element: &RulePorts) -> PortsDetail {
     let l7 = element.l7.as_deref().map(l7_words);
     PortsDetail { ports: element.ports.to_string(), l7 }
-}
-
-fn refused_field(refusal: &podgate_policy::Refusal) -> RefusedField {
-    RefusedField {
-        object: refusal.object.clone(),
-        source: refusal.source.as_ref().map(ToString::to_string),
-        field: refusal.field.clone(),
-        reason: refusal.reason.clone(),
-        fix: refusal.fix.clone(),
-    }
 }
