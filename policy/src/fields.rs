@@ -32,7 +32,23 @@ pub(crate) enum Step {
     Index(usize),
 }
 
+impl From<&str> for Step {
+    fn from(key: &str) -> Self {
+        Self::Key(key.to_owned())
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
 impl FieldPath {
+    pub(crate) fn new(steps: impl Into<Vec<Step>>) -> Self {
+        Self(steps.into())
+    }
+
     /// Of a field of the object itself.
     pub(crate) fn key(name: &str) -> Self {
         Self(vec![Step::Key(name.to_owned())])
@@ -285,6 +301,11 @@ impl<'a> Object<'a> {
                 field.refuse(*reason);
             }
         }
+    }
+
+    /// Whether there are fields that nobody asked for.
+    pub(crate) fn has_unknown(&self) -> bool {
+        self.map.keys().any(|name| !self.known.contains(&name.as_str()))
     }
 
     /// Refuses every field that nobody asked for.

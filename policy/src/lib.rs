@@ -14,6 +14,7 @@
 mod catalog;
 mod compile;
 mod directory;
+pub mod explain;
 mod fields;
 mod key;
 mod labels;

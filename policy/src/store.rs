@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::directory::{self, Directory};
 use crate::fields::{FieldPath, Problem};
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
-use crate::lower::{lower_cilium, lower_network_policy, size};
+use crate::lower::{lower_cilium, lower_cluster_network_policy, lower_network_policy, size};
 use crate::manifest::{Document, Source};
 use crate::model::{self, Header, Namespace, Node, Object, Pod};
 use crate::refusal::{Refusal, SourceLocation};
@@ -49,6 +49,8 @@ pub struct PolicyStatus<'s> {
     pub state: PolicyState,
     /// Why it was refused.
     pub refusals: &'s [Refusal],
+    /// What of it is in force otherwise than it is written, and how.
+    pub warnings: &'s [Refusal],
 }
 
 /// What a set of files holds. An object that can't be read counts as what its kind says.
@@ -82,14 +84,22 @@ pub(crate) struct Changes {
 #[derive(Debug)]
 struct Policy {
     object: Object,
-    rule_sets: Arc<[RuleSet]>,
+    /// The normal form, once somebody asked for it since the directory changed.
+    rule_sets: OnceLock<Arc<[RuleSet]>>,
+    /// What is in force otherwise than it is written.
+    warnings: Vec<Refusal>,
+}
+
+impl Policy {
+    fn rule_sets(&self, key: &ObjectKey, directory: &Directory) -> &Arc<[RuleSet]> {
+        self.rule_sets.get_or_init(|| lower(key, &self.object, directory))
+    }
 }
 
 /// Every object.
 #[derive(Debug, Default)]
 pub struct Store {
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    nodes: BTreeMap<Arc<str>, Node>,
     pods: BTreeMap<PodName, Pod>,
     policies: BTreeMap<ObjectKey, Policy>,
     directory: Directory,
@@ -131,7 +141,11 @@ impl Store {
             Some(source) => self.sources.insert(key.clone(), source.location.clone()),
             None => self.sources.remove(&key),
         };
-        match parsed.and_then(|parsed| self.insert(&key, parsed)) {
+        let inserted = parsed.and_then(|parsed| {
+            let warnings = refusals(&key.to_string(), source, parsed.warnings());
+            self.insert(&key, parsed, warnings)
+        });
+        match inserted {
             Ok(()) => {
                 self.refused.remove(&key);
                 Ok(key)
@@ -144,7 +158,12 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, key: &ObjectKey, object: Object) -> Result<(), Vec<Problem>> {
+    fn insert(
+        &mut self,
+        key: &ObjectKey,
+        object: Object,
+        warnings: Vec<Refusal>,
+    ) -> Result<(), Vec<Problem>> {
         let name = Arc::from(key.name.as_str());
         match object {
             Object::Namespace(namespace) => {
@@ -152,43 +171,45 @@ impl Store {
                 self.namespaces.insert(name, namespace);
             }
             Object::Node(node) => {
-                self.changes.nodes = true;
-                self.nodes.insert(name, node);
+                self.changes.nodes |= self.directory.nodes.get(&name) != Some(&node);
+                let concerned = self.directory.set_node(&name, Some(node));
+                self.lower_again(concerned);
             }
             Object::Pod(pod) => {
                 let name = pod_name_of(key);
                 self.changes.pods.insert(name.clone());
                 self.pods.insert(name, pod);
             }
-            Object::NetworkPolicy(_) | Object::Cilium(_) => {
+            Object::NetworkPolicy(_) | Object::Cilium(_) | Object::ClusterNetworkPolicy(_) => {
                 let rule_sets = lower(key, &object, &self.directory);
                 size::check(&rule_sets).map_err(|problem| vec![problem])?;
+                self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                self.policies.insert(key.clone(), Policy { object, rule_sets });
+                let policy = Policy { object, rule_sets: rule_sets.into(), warnings };
+                self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {
-                self.directory.cidr_groups.insert(name, group);
-                self.lower_again();
+                let concerned = self.directory.set_group(&name, Some(group));
+                self.lower_again(concerned);
             }
             Object::Service(service) => {
-                self.directory.services.insert(qualified(key), service);
-                self.lower_again();
+                let concerned = self.directory.set_service(&qualified(key), Some(service));
+                self.lower_again(concerned);
             }
             Object::EndpointSlice(slice) => {
-                self.directory.slices.insert(qualified(key), slice);
-                self.lower_again();
+                let concerned = self.directory.set_slice(&qualified(key), Some(slice));
+                self.lower_again(concerned);
             }
         }
         Ok(())
     }
 
-    /// Lowers the policies anew that depend on the directory.
-    fn lower_again(&mut self) {
-        for (key, policy) in &mut self.policies {
-            let rule_sets = lower(key, &policy.object, &self.directory);
-            if rule_sets != policy.rule_sets {
-                policy.rule_sets = rule_sets;
-                self.changes.policies.insert(key.clone());
+    /// Forgets the normal forms of policies that refer to what changed.
+    fn lower_again(&mut self, concerned: Vec<ObjectKey>) {
+        for key in concerned {
+            if let Some(policy) = self.policies.get_mut(&key) {
+                policy.rule_sets = OnceLock::new();
+                self.changes.policies.insert(key);
             }
         }
     }
@@ -204,7 +225,9 @@ impl Store {
                 }
             }
             Kind::Node => {
-                self.changes.nodes |= self.nodes.remove(key.name.as_str()).is_some();
+                self.changes.nodes |= self.directory.nodes.contains_key(key.name.as_str());
+                let concerned = self.directory.set_node(&key.name.as_str().into(), None);
+                self.lower_again(concerned);
             }
             Kind::Pod => {
                 if let Some((name, _)) = self.pods.remove_entry(&pod_name_of(key)) {
@@ -216,20 +239,21 @@ impl Store {
             | Kind::CiliumClusterwideNetworkPolicy
             | Kind::ClusterNetworkPolicy => {
                 if self.policies.remove(key).is_some() {
+                    self.directory.set_references(key, None);
                     self.changes.policies.insert(key.clone());
                 }
             }
             Kind::CiliumCidrGroup => {
-                self.directory.cidr_groups.remove(key.name.as_str());
-                self.lower_again();
+                let concerned = self.directory.set_group(&key.name.as_str().into(), None);
+                self.lower_again(concerned);
             }
             Kind::Service => {
-                self.directory.services.remove(&qualified(key));
-                self.lower_again();
+                let concerned = self.directory.set_service(&qualified(key), None);
+                self.lower_again(concerned);
             }
             Kind::EndpointSlice => {
-                self.directory.slices.remove(&qualified(key));
-                self.lower_again();
+                let concerned = self.directory.set_slice(&qualified(key), None);
+                self.lower_again(concerned);
             }
         }
     }
@@ -351,15 +375,21 @@ impl Store {
         self.mode
     }
 
-    /// Everything that is refused at this time, by object, then what is no object at all.
+    /// Everything that is refused at this time, by object, then what is in force otherwise than it
+    /// is written, then what is no object at all.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        self.refused.values().chain(&self.unreadable).flatten()
+        let warnings = self.policies.values().map(|policy| &policy.warnings);
+        self.refused.values().chain(warnings).chain(&self.unreadable).flatten()
     }
 
-    /// How many objects, or parts of files that are none, are refused at this time.
+    /// How many objects, or parts of files that are none, [`Self::refusals`] are about.
     #[must_use]
     pub fn refused_objects(&self) -> usize {
-        self.refused.len() + self.unreadable.len()
+        let is_otherwise = |(key, policy): &(&ObjectKey, &Policy)| {
+            !policy.warnings.is_empty() && !self.refused.contains_key(*key)
+        };
+        let otherwise = self.policies.iter().filter(is_otherwise).count();
+        self.refused.len() + otherwise + self.unreadable.len()
     }
 
     /// A pod by its name.
@@ -379,19 +409,26 @@ impl Store {
         let keys: BTreeSet<&ObjectKey> = self.policies.keys().chain(refused).collect();
         keys.into_iter().map(|key| {
             let refusals = self.refused.get(key).map_or(&[][..], Vec::as_slice);
-            let state = match (self.policies.contains_key(key), refusals.is_empty()) {
+            let in_force = self.policies.get(key);
+            let warnings = in_force.map_or(&[][..], |policy| policy.warnings.as_slice());
+            let state = match (in_force.is_some(), refusals.is_empty()) {
                 (true, true) => PolicyState::Enforced,
                 (true, false) => PolicyState::Outdated,
                 (false, _) => PolicyState::Refused,
             };
-            PolicyStatus { key, state, refusals }
+            PolicyStatus { key, state, refusals, warnings }
         })
     }
 
-    /// The pods that a policy in force selects.
+    /// The pods that a policy in force selects. A namespaced one selects in its own namespace only.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
-        let sets = self.policies.get(key).map_or(&[][..], |policy| &policy.rule_sets);
-        self.pods.iter().filter_map(move |(name, pod)| {
+        let sets = self.rule_sets(key).map_or(&[][..], |sets| sets);
+        let namespace: Option<Arc<str>> = key.namespace.as_deref().map(Into::into);
+        let first = pod_name(key.namespace.as_deref().unwrap_or_default(), "");
+        let pods = self.pods.range(first..).take_while(move |(name, _)| {
+            namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace)
+        });
+        pods.filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
             (selected && !pod.addresses().is_empty()).then_some(name)
@@ -418,7 +455,7 @@ impl Store {
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.directory.nodes.values()
     }
 
     pub(crate) fn host_addresses(&self) -> impl Iterator<Item = &IpAddr> {
@@ -426,8 +463,20 @@ impl Store {
     }
 
     /// The normal form of a policy in force.
-    pub(crate) fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
-        self.policies.get(key).map(|policy| &policy.rule_sets)
+    #[must_use]
+    pub fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
+        self.policies.get(key).map(|policy| policy.rule_sets(key, &self.directory))
+    }
+
+    /// Groups, services and the addresses behind services.
+    #[cfg(feature = "oracle")]
+    pub(crate) const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Policies in force, by name, in normal form.
+    pub fn all_rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+        self.policies.iter().map(|(key, policy)| (key, &policy.rule_sets(key, &self.directory)[..]))
     }
 
     /// Policies in force, by name, as written.
@@ -472,6 +521,9 @@ fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Arc<[RuleSe
             [lower_network_policy(policy, namespace.unwrap_or_default())].into()
         }
         Object::Cilium(policy) => lower_cilium(policy, namespace, directory).into(),
+        Object::ClusterNetworkPolicy(policy) => {
+            [lower_cluster_network_policy(policy, directory)].into()
+        }
         Object::Namespace(_)
         | Object::Node(_)
         | Object::Pod(_)

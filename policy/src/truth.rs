@@ -4,6 +4,8 @@
 //! title: what this table is about
 //! host: [192.0.2.1]          # addresses of this node
 //! mode: default              # or always, never
+//! remote: [shop/cache]       # pods of other nodes: their side is judged there
+//! learned: {a.example: [192.0.2.9]}   # what DNS names were seen to stand for
 //! manifests: ../manifests    # files of Kubernetes objects, and
 //! objects: […]               # further objects
 //! rows:
@@ -11,16 +13,33 @@
 //! - from: shop/web
 //!   to: shop/api
 //!   on: 80/TCP
-//!   http: [GET /docs]        # METHOD PATH [Header: value …]; the host is "host"
+//!   http: [GET /docs]        # METHOD PATH [Header: value …]; without a Host it is "host"
 //!   expect: refuse
 //!   ingress: CiliumNetworkPolicy shop/api spec.ingress[0]
+//! steps:                     # one after the other, each with any of
+//! - apply: […]               # objects that are new or changed
+//!   refuse: […]              # objects that can't be enforced: the version before stays in force
+//!   delete: [NetworkPolicy shop/web]
+//!   learned: {a.example: []} # no address forgets the name
+//!   host: [192.0.2.2]
+//!   mode: always
+//!   rows: […]                # what holds from then on
 //! ```
 //!
 //! `from` and `to` are pods or addresses; `family: 6` takes the pods' IPv6 addresses. Lists stand
 //! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is
-//! open and requests are judged) or, with `http`, `refuse` (the request is answered 403).
+//! open and requests are judged) or, of a request, `refuse` (an HTTP request is answered 403). A row
+//! without `expect` only says that all executors agree; it is asked again after each step.
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
+//! `why` is for the reader.
+//!
+//! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
+//! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
+//! queried) or `sni` (the server name of a TLS handshake). There is no inspector yet for protocols
+//! other than HTTP. The oracle and the tables judge such requests, and packets must find that
+//! nothing at all passes on such a flow.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -28,11 +47,12 @@ use podgate_dataplane::policy::Subject;
 use podgate_dataplane::types::{Address, Tuple, proto};
 use serde_json::{Map, Value};
 
+use crate::key::{Kind, ObjectKey};
 use crate::manifest;
-use crate::oracle::HttpRequest;
+use crate::oracle::{HttpRequest, KafkaRequest, Request, kafka_api};
 use crate::store::{EnforcementMode, Store};
 
-/// A table.
+/// A table, at one of its steps.
 #[derive(Debug)]
 pub struct TruthTable {
     /// What it is about.
@@ -41,6 +61,12 @@ pub struct TruthTable {
     pub store: Store,
     /// The rows, lists taken apart.
     pub rows: Vec<Row>,
+    /// Pods of other nodes, `NAMESPACE/NAME`.
+    remote: Vec<String>,
+    /// Rows, as written, that are asked at every step.
+    lasting: Vec<Value>,
+    /// Steps to come.
+    steps: VecDeque<Value>,
 }
 
 /// One flow, or one request on it.
@@ -50,12 +76,12 @@ pub struct Row {
     pub text: String,
     /// The flow.
     pub subject: Subject,
-    /// Whether each end is a pod; the other ends are outside of this node.
+    /// Whether each end is a pod of this node.
     pub local: [bool; 2],
     /// The request, if the row is about one.
-    pub request: Option<HttpRequest>,
-    /// What must become of it.
-    pub expect: Expect,
+    pub request: Option<Request>,
+    /// What must become of it; `None` is the same for all executors.
+    pub expect: Option<Expect>,
     /// What must decide at the source's egress.
     pub egress: Option<String>,
     /// What must decide at the destination's ingress.
@@ -75,7 +101,26 @@ pub enum Expect {
     Refuse,
 }
 
-/// Reads a table.
+/// Fields of a table beside those of [`CHANGES`].
+const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
+/// Fields of a step, which the table itself may have too.
+const CHANGES: &[&str] = &["apply", "refuse", "delete", "learned", "host", "mode", "rows"];
+/// Fields of a row.
+const COLUMNS: &[&str] = &[
+    "from", "to", "on", "http", "kafka", "dns", "sni", "family", "expect", "egress", "ingress",
+    "why",
+];
+/// Columns of requests, and how one is read.
+const REQUESTS: &[(&str, ReadRequest)] = &[
+    ("http", read_http),
+    ("kafka", read_kafka),
+    ("dns", |name| Ok(Request::Dns(name.to_owned()))),
+    ("sni", |name| Ok(Request::ServerName(name.to_owned()))),
+];
+
+type ReadRequest = fn(&str) -> Result<Request, String>;
+
+/// Reads a table from a file.
 ///
 /// # Errors
 /// What is wrong with the file. A refused object is an error too.
@@ -84,114 +129,211 @@ pub fn load(path: &Path) -> Result<TruthTable, String> {
     let document = documents.pop().filter(|_| documents.is_empty());
     let document = document.ok_or("a truth table is one document")?;
     let value = document.value.map_err(|refusal| refusal.to_string())?;
-    let mut store = Store::new();
-    if let Some(manifests) = value.get("manifests") {
-        let folder = path.parent().unwrap_or(path).join(text(manifests)?);
-        store.sync(&manifest::load(&folder));
-        if let Some(refusal) = store.refusals().next() {
-            return Err(refusal.to_string());
+    TruthTable::new(&value, path.parent().unwrap_or(path))
+}
+
+impl TruthTable {
+    /// From the document; `folder` is where it lies.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn new(value: &Value, folder: &Path) -> Result<Self, String> {
+        let document = known(value, &[FIELDS, CHANGES])?;
+        let mut store = Store::new();
+        if let Some(manifests) = document.get("manifests") {
+            store.sync(&manifest::load(&folder.join(text(manifests)?)));
+            if let Some(refusal) = store.refusals().next() {
+                return Err(refusal.to_string());
+            }
         }
+        apply(&mut store, document.get("objects"))?;
+        let remote = list(document.get("remote")).map(|pod| Ok(text(pod)?.to_owned()));
+        let is_lasting = |row: &&Value| row.get("expect").is_none();
+        let mut table = Self {
+            title: document.get("title").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            store,
+            rows: Vec::new(),
+            remote: remote.collect::<Result<_, String>>()?,
+            lasting: list(document.get("rows")).filter(is_lasting).cloned().collect(),
+            steps: list(document.get("steps")).cloned().collect(),
+        };
+        table.change(document)?;
+        Ok(table)
     }
-    for object in list(value.get("objects")) {
-        store.apply(object, None).map_err(|refusals| format!("{refusals:?}"))?;
+
+    /// Takes the next step, if there is one left: the store and the rows are that step's then.
+    ///
+    /// # Errors
+    /// What is wrong with the step.
+    pub fn advance(&mut self) -> Result<bool, String> {
+        let Some(step) = self.steps.pop_front() else { return Ok(false) };
+        self.change(known(&step, &[CHANGES])?)?;
+        for row in std::mem::take(&mut self.lasting) {
+            self.read_rows(&row)?;
+            self.lasting.push(row);
+        }
+        Ok(true)
     }
-    let hosts = list(value.get("host")).map(|host| parse_ip(text(host)?));
-    store.set_host_addresses(hosts.collect::<Result<Vec<_>, _>>()?);
-    store.set_mode(match value.get("mode").and_then(Value::as_str) {
-        None | Some("default") => EnforcementMode::Default,
-        Some("always") => EnforcementMode::Always,
-        Some("never") => EnforcementMode::Never,
-        Some(other) => return Err(format!("no mode {other}")),
-    });
-    let mut rows = Vec::new();
-    for row in list(value.get("rows")) {
-        read_rows(row, &store, &mut rows).map_err(|error| format!("{row}: {error}"))?;
+
+    /// Makes the changes that a step or the table itself asks for, and reads its rows.
+    fn change(&mut self, step: &Map<String, Value>) -> Result<(), String> {
+        apply(&mut self.store, step.get("apply"))?;
+        for object in list(step.get("refuse")) {
+            if self.store.apply(object, None).is_ok() {
+                return Err(format!("{object} is not refused"));
+            }
+        }
+        for key in list(step.get("delete")) {
+            let key = parse_key(text(key)?)?;
+            self.store.delete(&key);
+        }
+        for (name, addresses) in
+            step.get("learned").and_then(Value::as_object).into_iter().flatten()
+        {
+            self.store.learn(name, parse_ips(Some(addresses))?);
+        }
+        if let hosts @ Some(_) = step.get("host") {
+            self.store.set_host_addresses(parse_ips(hosts)?);
+        }
+        if let Some(mode) = step.get("mode") {
+            self.store.set_mode(match text(mode)? {
+                "default" => EnforcementMode::Default,
+                "always" => EnforcementMode::Always,
+                "never" => EnforcementMode::Never,
+                other => return Err(format!("no mode {other}")),
+            });
+        }
+        self.rows.clear();
+        list(step.get("rows")).try_for_each(|row| self.read_rows(row))
     }
-    let title = value.get("title").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok(TruthTable { title, store, rows })
+
+    fn read_rows(&mut self, row: &Value) -> Result<(), String> {
+        let read = || {
+            let map = known(row, &[COLUMNS])?;
+            let mut requests = Vec::new();
+            for (column, read) in REQUESTS {
+                for request in list(map.get(*column)) {
+                    requests.push(Some(read(text(request)?)?));
+                }
+            }
+            if requests.is_empty() {
+                requests.push(None);
+            }
+            let mut rows = Vec::new();
+            for from in list(map.get("from")) {
+                for to in list(map.get("to")) {
+                    for on in list(map.get("on")) {
+                        for request in &requests {
+                            rows.push(self.read_row(map, [from, to], on, request.clone())?);
+                        }
+                    }
+                }
+            }
+            if rows.is_empty() { Err("asks nothing".to_owned()) } else { Ok(rows) }
+        };
+        let rows = read().map_err(|error: String| format!("{row}: {error}"))?;
+        self.rows.extend(rows);
+        Ok(())
+    }
+
+    fn read_row(
+        &self,
+        map: &Map<String, Value>,
+        ends: [&Value; 2],
+        on: &Value,
+        request: Option<Request>,
+    ) -> Result<Row, String> {
+        let v6 = map.get("family").is_some_and(|family| *family == 6);
+        let (src, src_is_local) = self.read_end(text(ends[0])?, v6)?;
+        let (dst, dst_is_local) = self.read_end(text(ends[1])?, v6)?;
+        let (protocol, dst_port, icmp_type) = read_port(text(on)?)?;
+        let (src, dst) = (Address::from(src), Address::from(dst));
+        let tuple = Tuple { src, dst, src_port: 40_000, dst_port, protocol };
+        let name = |column| map.get(column).map(|value| text(value).map(str::to_owned)).transpose();
+        let expect = match map.get("expect").map(text).transpose()? {
+            None => None,
+            Some("allow") => Some(Expect::Allow),
+            Some("deny") => Some(Expect::Deny),
+            Some("inspect") => Some(Expect::Inspect),
+            Some("refuse") if request.is_some() => Some(Expect::Refuse),
+            Some(other) => return Err(format!("can't expect {other}")),
+        };
+        let shown = request.as_ref().map(|request| format!(" {request:?}")).unwrap_or_default();
+        let why = name("why")?.map(|why| format!(" ({why})")).unwrap_or_default();
+        Ok(Row {
+            text: format!("{} -> {} {on}{shown}{why}", ends[0], ends[1]),
+            subject: Subject { tuple, icmp_type },
+            local: [src_is_local, dst_is_local],
+            request,
+            expect,
+            egress: name("egress")?,
+            ingress: name("ingress")?,
+        })
+    }
+
+    /// An address, and whether a pod of this node has it as its own.
+    fn read_end(&self, end: &str, v6: bool) -> Result<(IpAddr, bool), String> {
+        let Some((namespace, name)) = end.split_once('/') else {
+            return Ok((parse_ip(end)?, false));
+        };
+        let pod = self.store.pod(namespace, name).ok_or_else(|| format!("no pod {end}"))?;
+        let address = pod.ips.iter().find(|ip| ip.is_ipv6() == v6);
+        let is_local = !pod.host_network && !self.remote.iter().any(|remote| remote == end);
+        Ok((*address.ok_or_else(|| format!("{end} has no such address"))?, is_local))
+    }
+}
+
+/// A mapping that has none but these fields.
+fn known<'v>(value: &'v Value, fields: &[&[&str]]) -> Result<&'v Map<String, Value>, String> {
+    let map = value.as_object().ok_or_else(|| format!("{value} must be a mapping"))?;
+    match map.keys().find(|key| !fields.iter().any(|list| list.contains(&key.as_str()))) {
+        Some(unknown) => Err(format!("no field {unknown}")),
+        None => Ok(map),
+    }
+}
+
+fn apply(store: &mut Store, objects: Option<&Value>) -> Result<(), String> {
+    for object in list(objects) {
+        store.apply(object, None).map_err(|refusals| format!("{object}: {refusals:?}"))?;
+    }
+    Ok(())
+}
+
+/// `KIND NAMESPACE/NAME`, or `KIND NAME` of what has no namespace.
+fn parse_key(shown: &str) -> Result<ObjectKey, String> {
+    let bad = || format!("{shown} is not KIND [NAMESPACE/]NAME");
+    let (kind, name) = shown.split_once(' ').ok_or_else(bad)?;
+    let kind = Kind::by_name(kind).ok_or_else(bad)?;
+    let (namespace, name) = match name.split_once('/') {
+        Some((namespace, name)) => (Some(namespace.to_owned()), name),
+        None => (None, name),
+    };
+    if kind.is_namespaced() != namespace.is_some() {
+        return Err(bad());
+    }
+    Ok(ObjectKey { kind, namespace, name: name.to_owned() })
 }
 
 /// The elements of a list, or the one value that stands for a list of one.
 fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
     match value {
-        Some(Value::Array(items)) => items.iter().collect(),
-        Some(value) => vec![value],
-        None => Vec::new(),
+        Some(Value::Array(items)) => items.as_slice(),
+        Some(value) => std::slice::from_ref(value),
+        None => &[],
     }
-    .into_iter()
+    .iter()
 }
 
 fn text(value: &Value) -> Result<&str, String> {
     value.as_str().ok_or_else(|| format!("{value} must be text"))
 }
 
+fn parse_ips(addresses: Option<&Value>) -> Result<Vec<IpAddr>, String> {
+    list(addresses).map(|address| parse_ip(text(address)?)).collect()
+}
+
 fn parse_ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("{text} is no address"))
-}
-
-const COLUMNS: &[&str] =
-    &["from", "to", "on", "http", "family", "expect", "egress", "ingress", "why"];
-
-fn read_rows(row: &Value, store: &Store, rows: &mut Vec<Row>) -> Result<(), String> {
-    let map = row.as_object().ok_or("must be a mapping")?;
-    if let Some(unknown) = map.keys().find(|key| !COLUMNS.contains(&key.as_str())) {
-        return Err(format!("no column {unknown}"));
-    }
-    let requests: Vec<Option<&Value>> = match map.get("http") {
-        None => vec![None],
-        http => list(http).map(Some).collect(),
-    };
-    for from in list(map.get("from")) {
-        for to in list(map.get("to")) {
-            for on in list(map.get("on")) {
-                for request in &requests {
-                    rows.push(read_row(map, store, [from, to], on, *request)?);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read_row(
-    map: &Map<String, Value>,
-    store: &Store,
-    ends: [&Value; 2],
-    on: &Value,
-    request: Option<&Value>,
-) -> Result<Row, String> {
-    let v6 = map.get("family").is_some_and(|family| *family == 6);
-    let (src, src_is_pod) = read_end(text(ends[0])?, store, v6)?;
-    let (dst, dst_is_pod) = read_end(text(ends[1])?, store, v6)?;
-    let (protocol, dst_port, icmp_type) = read_port(text(on)?)?;
-    let (src, dst) = (Address::from(src), Address::from(dst));
-    let tuple = Tuple { src, dst, src_port: 40_000, dst_port, protocol };
-    let name = |column| map.get(column).map(|value| text(value).map(str::to_owned)).transpose();
-    let expect = match map.get("expect").map(text).transpose()? {
-        Some("allow") => Expect::Allow,
-        Some("deny") => Expect::Deny,
-        Some("inspect") => Expect::Inspect,
-        Some("refuse") if request.is_some() => Expect::Refuse,
-        other => return Err(format!("can't expect {other:?}")),
-    };
-    let shown = request.map(|request| format!(" {request}")).unwrap_or_default();
-    Ok(Row {
-        text: format!("{} -> {} {on}{shown}", ends[0], ends[1]),
-        subject: Subject { tuple, icmp_type },
-        local: [src_is_pod, dst_is_pod],
-        request: request.map(|request| read_request(text(request)?)).transpose()?,
-        expect,
-        egress: name("egress")?,
-        ingress: name("ingress")?,
-    })
-}
-
-/// An address, and whether it is a pod's.
-fn read_end(end: &str, store: &Store, v6: bool) -> Result<(IpAddr, bool), String> {
-    let Some((namespace, name)) = end.split_once('/') else { return Ok((parse_ip(end)?, false)) };
-    let pod = store.pod(namespace, name).ok_or_else(|| format!("no pod {end}"))?;
-    let address = pod.ips.iter().find(|ip| ip.is_ipv6() == v6);
-    Ok((*address.ok_or_else(|| format!("{end} has no such address"))?, true))
 }
 
 /// `80/TCP`, `icmp/8`, `icmpv6/128` or `protocol/112`: protocol, port, ICMP type.
@@ -211,16 +353,37 @@ fn read_port(on: &str) -> Result<(u8, u16, u8), String> {
 }
 
 /// `METHOD PATH`, then headers without blanks in their values.
-fn read_request(request: &str) -> Result<HttpRequest, String> {
+fn read_http(request: &str) -> Result<Request, String> {
     let mut words = request.split_whitespace();
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Err(format!("{request} is not METHOD PATH"));
     };
+    let (method, path, mut host) = (method.to_owned(), path.to_owned(), "host".to_owned());
     let mut headers = Vec::new();
     while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        let name = name.strip_suffix(':').ok_or_else(|| format!("{name} is no header name"))?;
-        headers.push((name.to_owned(), value.to_owned()));
+        match name.strip_suffix(':').ok_or_else(|| format!("{name} is no header name"))? {
+            "Host" => host = value.to_owned(),
+            name => headers.push((name.to_owned(), value.to_owned())),
+        }
     }
-    let (method, path, host) = (method.to_owned(), path.to_owned(), "host".to_owned());
-    Ok(HttpRequest { method, path, host, headers })
+    Ok(Request::Http(HttpRequest { method, path, host, headers }))
+}
+
+/// `API [TOPIC …] [version=N] [client=ID]`.
+fn read_kafka(request: &str) -> Result<Request, String> {
+    let mut words = request.split_whitespace();
+    let api = words.next().and_then(kafka_api);
+    let api_key = api.ok_or_else(|| format!("{request} does not begin with a Kafka API"))?;
+    let mut kafka = KafkaRequest { api_key, ..KafkaRequest::default() };
+    for word in words {
+        match word.split_once('=') {
+            Some(("version", version)) => {
+                kafka.api_version = version.parse().map_err(|_| format!("no version {version}"))?;
+            }
+            Some(("client", client)) => kafka.client_id = Some(client.to_owned()),
+            Some((other, _)) => return Err(format!("no part {other} of a Kafka request")),
+            None => kafka.topics.push(word.to_owned()),
+        }
+    }
+    Ok(Request::Kafka(kafka))
 }

@@ -4,7 +4,7 @@ use super::{
     Action, Cause, Covers, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts,
     Peer, PolicyTables, Tier, Verdict,
 };
-use crate::l7::{L7Entry, L7Policy};
+use crate::l7::{Conflict, L7Entry, L7Policy};
 use crate::types::{Address, Tuple, proto};
 
 /// What policy knows of an address.
@@ -138,12 +138,18 @@ impl PolicyTables {
             destination.identity.ingress.decide(subject, &source, &destination)
         };
         let l7 = L7Policy { egress: egress.l7, ingress: ingress.l7 };
-        let verdict = match (egress.cause.allows() && ingress.cause.allows(), l7.is_empty()) {
+        let (mut egress, mut ingress) = (egress.cause, ingress.cause);
+        match l7.protocol() {
+            Err(Conflict::Egress(rule)) => egress = Cause::Conflicting(rule),
+            Err(Conflict::Ingress(rule)) => ingress = Cause::Conflicting(rule),
+            Ok(_) => {}
+        }
+        let verdict = match (egress.allows() && ingress.allows(), l7.is_empty()) {
             (false, _) => Verdict::Deny,
             (true, true) => Verdict::Allow,
             (true, false) => Verdict::Inspect,
         };
-        Decision { verdict, egress: egress.cause, ingress: ingress.cause, l7 }
+        Decision { verdict, egress, ingress, l7 }
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
+use ipnet::IpNet;
+use podgate_dataplane::l7::{
+    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern,
+};
 use podgate_dataplane::policy::Action;
 
 use super::{in_namespace, is_pod, reserved, sorted};
@@ -11,7 +14,7 @@ use crate::directory::Directory;
 use crate::labels::LabelKey;
 use crate::model::{
     CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, LabelSelector, PortRule, Ports,
-    RuleSection,
+    RuleSection, ServiceReference,
 };
 use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::{Requirement, Selector};
@@ -20,25 +23,159 @@ use crate::selector::{Requirement, Selector};
 pub(crate) fn lower_cilium(
     policy: &CiliumPolicy,
     namespace: Option<&str>,
-    _directory: &Directory,
+    directory: &Directory,
 ) -> Vec<RuleSet> {
-    policy.specs.iter().map(|spec| lower_spec(spec, namespace)).collect()
+    let scope = Scope { namespace, directory };
+    policy.specs.iter().map(|spec| scope.lower_spec(spec)).collect()
 }
 
-fn lower_spec(spec: &CiliumSpec, namespace: Option<&str>) -> RuleSet {
-    let mut rules = Vec::new();
-    for section in RuleSection::ALL {
-        let default_deny = spec.default_deny(section.is_ingress());
-        for (index, rule) in spec.section(section).iter().enumerate() {
-            let field = format!("{}.{}[{index}]", spec.field, section.field());
-            rules.extend(lower_rule(rule, section, field, namespace, default_deny));
+/// Where a policy stands.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    namespace: Option<&'a str>,
+    directory: &'a Directory,
+}
+
+impl Scope<'_> {
+    fn lower_spec(self, spec: &CiliumSpec) -> RuleSet {
+        let mut rules = Vec::new();
+        for section in RuleSection::ALL {
+            let default_deny = spec.default_deny(section.is_ingress());
+            for (index, rule) in spec.section(section).iter().enumerate() {
+                let field = format!("{}.{}[{index}]", spec.field, section.field());
+                rules.push(self.lower_rule(rule, section, field, default_deny));
+            }
+        }
+        RuleSet {
+            subject: lower_subject(&spec.endpoint_selector, self.namespace),
+            default_deny: [spec.default_deny(false), spec.default_deny(true)],
+            rules,
         }
     }
-    RuleSet {
-        subject: lower_subject(&spec.endpoint_selector, namespace),
-        default_deny: [spec.default_deny(false), spec.default_deny(true)],
-        rules,
+
+    /// A rule that matches nobody counts for the default deny all the same.
+    fn lower_rule(
+        self,
+        rule: &CiliumRule,
+        section: RuleSection,
+        field: String,
+        default_deny: bool,
+    ) -> Rule {
+        let peers = match &rule.peers {
+            // A rule that names neither peers nor ports allows nothing (unlike NetworkPolicy's).
+            None if rule.ports == Ports::All => Some(Vec::new()),
+            None => None,
+            Some(peers) => self.lower_peers(peers),
+        };
+        let ports = match &rule.ports {
+            Ports::All => None,
+            Ports::ToPorts(list) => {
+                Some(list.iter().flat_map(|element| lower_ports(element, default_deny)).collect())
+            }
+            Ports::Icmps(fields) => {
+                let plain = |ports: &_| RulePorts { ports: Clone::clone(ports), l7: None };
+                Some(fields.iter().map(plain).collect())
+            }
+        };
+        Rule {
+            side: if section.is_ingress() { Side::Ingress } else { Side::Egress },
+            precedence: Precedence::NORMAL,
+            action: if section.is_deny() { Action::Deny } else { Action::Allow },
+            field,
+            peers,
+            ports,
+        }
     }
+
+    /// `None` is anyone.
+    fn lower_peers(self, peers: &[CiliumPeer]) -> Option<Vec<Peer>> {
+        let mut lowered = Vec::new();
+        for peer in peers {
+            match peer {
+                CiliumPeer::Entity(Entity::All) => return None,
+                CiliumPeer::Entity(entity) => lowered.extend(self.lower_entity(*entity)),
+                CiliumPeer::Endpoints(selector) => {
+                    lowered.push(Peer::Labels(lower_endpoints(selector, self.namespace)));
+                }
+                CiliumPeer::Cidr { cidr, except } => {
+                    lowered.push(outsiders(*cidr, except.clone()));
+                }
+                CiliumPeer::CidrGroups { groups, except } => {
+                    let networks = self.directory.networks(groups);
+                    lowered.extend(networks.filter_map(|network| leave_out(network, except)));
+                }
+                CiliumPeer::Services(services) => {
+                    lowered.extend(self.lower_services(services));
+                }
+                CiliumPeer::Name(pattern) => lowered.push(Peer::Name(pattern.clone())),
+            }
+        }
+        Some(sorted(lowered))
+    }
+
+    fn lower_services(self, reference: &ServiceReference) -> Vec<Peer> {
+        let mut peers = Vec::new();
+        for (name, service) in self.directory.services(reference) {
+            if service.selector.is_empty() {
+                let addresses = self.directory.addresses(name);
+                peers.extend(addresses.map(|address| outsiders(address.into(), Vec::new())));
+            } else {
+                let labels = service.selector.iter();
+                let mut conditions: Vec<_> = labels
+                    .map(|(key, value)| Requirement::equals(LabelKey::Pod(key.clone()), value))
+                    .collect();
+                conditions.push(in_namespace(&name.0));
+                peers.push(Peer::Labels(Selector::new(conditions)));
+            }
+        }
+        peers
+    }
+
+    fn lower_entity(self, entity: Entity) -> Vec<Peer> {
+        match entity {
+            Entity::World => vec![reserved("world")],
+            Entity::WorldIpv4 => vec![reserved("world-ipv4")],
+            Entity::WorldIpv6 => vec![reserved("world-ipv6")],
+            Entity::Host => vec![reserved("host")],
+            Entity::RemoteNode => vec![reserved("remote-node")],
+            Entity::KubeApiserver => self.api_server().collect(),
+            Entity::Cluster | Entity::ClusterMesh => {
+                let pods = Selector::new([Requirement::exists(LabelKey::Cluster)]);
+                let own = [Peer::Labels(pods), reserved("host"), reserved("remote-node")];
+                own.into_iter().chain(self.api_server()).collect()
+            }
+            Entity::All
+            | Entity::Init
+            | Entity::Ingress
+            | Entity::Unmanaged
+            | Entity::Health
+            | Entity::None => Vec::new(),
+        }
+    }
+
+    /// Cilium adds the label of the API server to nodes and to outsiders, and to no pod.
+    fn api_server(self) -> impl Iterator<Item = Peer> {
+        self.directory.api_server().into_iter().map(|address| {
+            Peer::Network(NetworkPeer {
+                network: address.into(),
+                except: Vec::new(),
+                covers: Covers::Nodes,
+            })
+        })
+    }
+}
+
+fn outsiders(network: IpNet, except: Vec<IpNet>) -> Peer {
+    Peer::Network(NetworkPeer { network, except, covers: Covers::Outsiders })
+}
+
+/// A network of a group without those that lie anywhere; `None` if nothing is left.
+fn leave_out(network: IpNet, except: &[IpNet]) -> Option<Peer> {
+    if except.iter().any(|out| out.contains(&network)) {
+        return None;
+    }
+    let within = except.iter().filter(|out| network.contains(*out)).copied();
+    Some(outsiders(network, within.collect()))
 }
 
 /// A namespaced policy selects in its own namespace only, whatever its `matchLabels` say.
@@ -51,61 +188,6 @@ fn lower_subject(selector: &LabelSelector, namespace: Option<&str>) -> Selector 
     let mut conditions = Selector::requirements(&selector, LabelKey::cilium);
     conditions.push(in_namespace(namespace));
     Selector::new(conditions)
-}
-
-/// `None` for rules that match nothing: they count for the default deny only.
-fn lower_rule(
-    rule: &CiliumRule,
-    section: RuleSection,
-    field: String,
-    namespace: Option<&str>,
-    default_deny: bool,
-) -> Option<Rule> {
-    let peers = match &rule.peers {
-        None => None,
-        Some(peers) => lower_peers(peers, namespace)?,
-    };
-    let ports = match &rule.ports {
-        // A rule that names neither peers nor ports allows nothing (unlike NetworkPolicy's).
-        Ports::All if rule.peers.is_none() => return None,
-        Ports::All => None,
-        Ports::ToPorts(list) => {
-            Some(list.iter().flat_map(|element| lower_ports(element, default_deny)).collect())
-        }
-        Ports::Icmps(fields) => {
-            let plain = |ports: &_| RulePorts { ports: Clone::clone(ports), l7: None };
-            Some(fields.iter().map(plain).collect())
-        }
-    };
-    Some(Rule {
-        side: if section.is_ingress() { Side::Ingress } else { Side::Egress },
-        precedence: Precedence::NORMAL,
-        action: if section.is_deny() { Action::Deny } else { Action::Allow },
-        field,
-        peers,
-        ports,
-    })
-}
-
-/// The outer `None` is nobody, the inner one anyone.
-#[expect(clippy::option_option, reason = "nobody and anyone are not the same")]
-fn lower_peers(peers: &[CiliumPeer], namespace: Option<&str>) -> Option<Option<Vec<Peer>>> {
-    let mut lowered = Vec::new();
-    for peer in peers {
-        match peer {
-            CiliumPeer::Entity(Entity::All) => return Some(None),
-            CiliumPeer::Entity(entity) => lowered.extend(lower_entity(*entity)),
-            CiliumPeer::Endpoints(selector) => {
-                lowered.push(Peer::Labels(lower_endpoints(selector, namespace)));
-            }
-            CiliumPeer::Cidr { cidr, except } => lowered.push(Peer::Network(NetworkPeer {
-                network: *cidr,
-                except: except.clone(),
-                covers: Covers::Outsiders,
-            })),
-        }
-    }
-    (!lowered.is_empty()).then(|| Some(sorted(lowered)))
 }
 
 /// Peers by labels are pods of the policy's namespace, or pods of all for a cluster-wide policy,
@@ -128,40 +210,27 @@ fn lower_endpoints(selector: &LabelSelector, namespace: Option<&str>) -> Selecto
     Selector::new(conditions)
 }
 
-fn lower_entity(entity: Entity) -> Vec<Peer> {
-    match entity {
-        Entity::World => vec![reserved("world")],
-        Entity::WorldIpv4 => vec![reserved("world-ipv4")],
-        Entity::WorldIpv6 => vec![reserved("world-ipv6")],
-        Entity::Host => vec![reserved("host")],
-        Entity::RemoteNode => vec![reserved("remote-node")],
-        Entity::Cluster => vec![
-            Peer::Labels(Selector::new([Requirement::exists(LabelKey::Cluster)])),
-            reserved("host"),
-            reserved("remote-node"),
-        ],
-        Entity::All
-        | Entity::Init
-        | Entity::Ingress
-        | Entity::Unmanaged
-        | Entity::Health
-        | Entity::None => Vec::new(),
-    }
-}
-
 /// In a specification that doesn't isolate, L7 rules see requests but refuse none (cilium
 /// `pkg/policy/l4.go`, `ensureWildcard`).
 fn lower_ports(element: &PortRule, default_deny: bool) -> Vec<RulePorts> {
-    let l7 = element.http.as_ref().map(|rules| match default_deny {
-        true => Arc::clone(&rules.compiled),
-        false => allow_every_request(),
+    let l7 = element.l7.as_ref().map(|rules| match default_deny {
+        true => Arc::clone(rules),
+        false => Arc::new(allow_every_request(rules)),
     });
     let with_l7 = |ports: &_| RulePorts { ports: Clone::clone(ports), l7: l7.clone() };
     element.ports.iter().map(with_l7).collect()
 }
 
-fn allow_every_request() -> Arc<L7Rules> {
-    // The empty rule has no pattern that could be at fault.
-    let rules = HttpRule::new(HttpRuleSpec::default()).into_iter().collect();
-    Arc::new(L7Rules::http(rules))
+/// Rules of the same protocol. The sources are ones that can't be refused.
+fn allow_every_request(rules: &L7Rules) -> L7Rules {
+    match rules {
+        L7Rules::Http(_) => {
+            L7Rules::http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
+        }
+        L7Rules::Kafka(_) => {
+            L7Rules::kafka(KafkaRule::new(KafkaRuleSpec::default()).into_iter().collect())
+        }
+        L7Rules::Dns(_) => L7Rules::dns(NamePattern::dns("*").into_iter().collect()),
+        L7Rules::ServerNames(names) => L7Rules::server_names(names.clone()),
+    }
 }

@@ -2,11 +2,10 @@
 
 use podgate_dataplane::policy::Action;
 
-use super::{in_namespace, is_pod, sorted};
-use crate::labels::LabelKey;
-use crate::model::{LabelSelector, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
+use super::{by_pod_labels, in_labelled_namespace, in_namespace, sorted};
+use crate::model::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
-use crate::selector::{Requirement, Selector};
+use crate::selector::Selector;
 
 /// Lowers a policy of `namespace`.
 pub(crate) fn lower_network_policy(policy: &NetworkPolicy, namespace: &str) -> RuleSet {
@@ -53,18 +52,9 @@ fn lower_peer(peer: &NetworkPolicyPeer, namespace: &str) -> Peer {
         NetworkPolicyPeer::Pods { namespaces, pods } => (namespaces, pods),
     };
     let mut conditions = match namespaces {
-        Some(selector) => {
-            let key = |key: &str| LabelKey::NamespaceLabel(key.into());
-            let mut conditions = Selector::requirements(selector, key);
-            conditions.push(is_pod());
-            conditions
-        }
+        Some(selector) => in_labelled_namespace(selector),
         None => vec![in_namespace(namespace)],
     };
     conditions.extend(pods.iter().flat_map(by_pod_labels));
     Peer::Labels(Selector::new(conditions))
-}
-
-fn by_pod_labels(selector: &LabelSelector) -> Vec<Requirement> {
-    Selector::requirements(selector, |key| LabelKey::Pod(key.into()))
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::fields::{Field, Object, quote};
+use crate::fields::{Field, quote};
 
 /// Reads `address/prefix`; host bits are cut off, as the API does.
 pub(super) fn parse_network(field: &Field<'_>) -> Option<IpNet> {
@@ -42,31 +42,16 @@ fn refuse_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
     Some(network.trunc())
 }
 
-/// Reads a block: `cidr`, and `except` within it. `strictly` refuses a block that leaves out all of
-/// itself. `object` is what `field` holds; it must have no other fields left.
+/// Reads a block: a network, and those within it that are to be left out. `strictly` refuses a
+/// block that leaves out all of itself.
 pub(super) fn parse_block(
-    field: &Field<'_>,
-    mut object: Object<'_>,
+    cidr: &Field<'_>,
+    except: Option<&Field<'_>>,
     strictly: bool,
 ) -> Option<(IpNet, Vec<IpNet>)> {
-    let (cidr, except) = (object.take("cidr"), object.take("except"));
-    object.finish();
-    let Some(cidr) = cidr else {
-        field.refuse("needs a cidr");
-        return None;
-    };
-    let cidr = parse_network(&cidr)?;
-    let except = match except {
-        Some(except) => parse_except(&except, cidr, strictly)?,
-        None => Vec::new(),
-    };
-    Some((cidr, except))
-}
-
-/// Reads networks that are to be left out of `network`, and checks that they lie within it.
-/// `strictly` also refuses leaving out all of it.
-fn parse_except(field: &Field<'_>, network: IpNet, strictly: bool) -> Option<Vec<IpNet>> {
-    let mut networks = field.list(|field| {
+    let network = parse_network(cidr)?;
+    let Some(except) = except else { return Some((network, Vec::new())) };
+    let except = except.list(|field| {
         let except = parse_network(field)?;
         if !network.contains(&except) {
             field.refuse(format!("{except} lies outside of {network}"));
@@ -75,7 +60,16 @@ fn parse_except(field: &Field<'_>, network: IpNet, strictly: bool) -> Option<Vec
         }
         Some(except)
     })?;
+    Some((network, sorted(except)))
+}
+
+/// Reads a list of networks; sorted.
+pub(super) fn parse_networks(field: &Field<'_>) -> Option<Vec<IpNet>> {
+    field.list(parse_network).map(sorted)
+}
+
+fn sorted(mut networks: Vec<IpNet>) -> Vec<IpNet> {
     networks.sort_unstable();
     networks.dedup();
-    Some(networks)
+    networks
 }

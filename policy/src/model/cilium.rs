@@ -3,12 +3,10 @@
 //!
 //! Where Cilium's documentation and its code differ, the code is followed.
 
-use ipnet::IpNet;
-
-use super::cidr::{parse_block, parse_network_or_address};
+use super::cilium_peers::{CiliumPeer, parse_peers};
 use super::cilium_ports::Ports;
 use super::selector::{KeySyntax, LabelSelector};
-use crate::fields::{Field, Object, quote};
+use crate::fields::{Field, Object};
 
 /// A Cilium policy: its `spec` and the elements of its `specs`.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -46,51 +44,6 @@ pub struct CiliumRule {
     pub peers: Option<Vec<CiliumPeer>>,
     /// On which ports.
     pub ports: Ports,
-}
-
-/// One peer of a rule.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CiliumPeer {
-    /// Pods by labels.
-    Endpoints(LabelSelector),
-    /// Addresses that are no pod's and no node's.
-    Cidr {
-        /// These addresses…
-        cidr: IpNet,
-        /// …but not these; sorted.
-        except: Vec<IpNet>,
-    },
-    /// A class of peers.
-    Entity(Entity),
-}
-
-/// Classes of peers that have a name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub enum Entity {
-    /// Everything.
-    All,
-    /// What is no pod and no node.
-    World,
-    /// The IPv4 part of it.
-    WorldIpv4,
-    /// The IPv6 part of it.
-    WorldIpv6,
-    /// Pods and nodes of this cluster.
-    Cluster,
-    /// This node.
-    Host,
-    /// Other nodes.
-    RemoteNode,
-    /// Pods before their identity is known. A pod is attached here only once it is, so nobody.
-    Init,
-    /// Cilium's ingress proxy. Nobody.
-    Ingress,
-    /// Pods that Cilium doesn't manage. Their labels are known here, so nobody.
-    Unmanaged,
-    /// Cilium's health endpoints. Nobody.
-    Health,
-    /// Nobody.
-    None,
 }
 
 /// The four lists of rules.
@@ -157,7 +110,7 @@ impl CiliumPolicy {
 impl CiliumSpec {
     fn parse(field: &Field<'_>) -> Option<Self> {
         let mut spec = field.object()?;
-        spec.skip(&["labels", "description", "log"]);
+        check_metadata(&mut spec);
         spec.refuse_fields(&[("nodeSelector", "policies for nodes are not enforced")]);
         let endpoint_selector = match spec.take("endpointSelector") {
             Some(field) => LabelSelector::parse(&field, KeySyntax::Cilium)?,
@@ -186,6 +139,7 @@ impl CiliumSpec {
             egress: section(RuleSection::Egress),
             egress_deny: section(RuleSection::EgressDeny),
         };
+        // Newer versions of Cilium also refuse four empty lists. They say nothing, so they are let be.
         if !present {
             field.refuse("needs one of ingress, ingressDeny, egress and egressDeny");
         }
@@ -232,7 +186,7 @@ impl CiliumRule {
         {
             refuse_authentication(&authentication);
         }
-        let peers = parse_peers(&mut rule, section.is_ingress());
+        let peers = parse_peers(&mut rule, section);
         let ports = Ports::parse(&mut rule, section);
         rule.finish();
         Some(Self { peers, ports: ports? })
@@ -240,125 +194,46 @@ impl CiliumRule {
 }
 
 fn refuse_authentication(field: &Field<'_>) {
-    let is_disabled = field.value().get("mode").is_some_and(|mode| mode == "disabled");
-    if !is_disabled {
-        field.refuse("mutual authentication is not enforced");
+    let Some(mut object) = field.object() else { return };
+    let mode = object.take("mode");
+    object.finish();
+    match mode {
+        None => field.refuse("has no mode"),
+        Some(mode) if mode.value() != "disabled" => mode.refuse_with_fix(
+            "mutual authentication is not enforced",
+            "write disabled, or leave out authentication",
+        ),
+        Some(_) => {}
     }
 }
 
-/// Names of the fields that name peers, for one direction.
-struct PeerFields {
-    endpoints: &'static str,
-    cidr: &'static str,
-    cidr_set: &'static str,
-    entities: &'static str,
-    refused: &'static [(&'static str, &'static str)],
-}
+/// Longest `log.value`, characters.
+const LOG_MAX: usize = 32;
 
-const NOT_NODES: &str = "peers by node labels are not enforced";
-const NOT_GROUPS: &str = "peers by cloud provider groups are not enforced";
-const NOT_REQUIRES: &str =
-    "was removed from Cilium in 1.19 and is not enforced; put the labels into the peers";
-
-const INGRESS_PEERS: PeerFields = PeerFields {
-    endpoints: "fromEndpoints",
-    cidr: "fromCIDR",
-    cidr_set: "fromCIDRSet",
-    entities: "fromEntities",
-    refused: &[
-        ("fromNodes", NOT_NODES),
-        ("fromGroups", NOT_GROUPS),
-        ("fromRequires", NOT_REQUIRES),
-    ],
-};
-
-const EGRESS_PEERS: PeerFields = PeerFields {
-    endpoints: "toEndpoints",
-    cidr: "toCIDR",
-    cidr_set: "toCIDRSet",
-    entities: "toEntities",
-    refused: &[
-        ("toNodes", NOT_NODES),
-        ("toGroups", NOT_GROUPS),
-        ("toRequires", NOT_REQUIRES),
-        ("toServices", "peers by service are not enforced yet"),
-        ("toFQDNs", "peers by DNS name are not enforced yet"),
-    ],
-};
-
-type ReadPeer = fn(&Field<'_>) -> Option<CiliumPeer>;
-
-/// Reads whichever field names peers. More than one that is not empty is refused, as Cilium does.
-fn parse_peers(rule: &mut Object<'_>, ingress: bool) -> Option<Vec<CiliumPeer>> {
-    let names = if ingress { &INGRESS_PEERS } else { &EGRESS_PEERS };
-    rule.refuse_fields(names.refused);
-    let mut peers: Option<Vec<CiliumPeer>> = None;
-    let mut filled: Option<&str> = None;
-    let readers: [(&'static str, ReadPeer); 4] = [
-        (names.endpoints, parse_endpoints),
-        (names.cidr, parse_cidr),
-        (names.cidr_set, parse_cidr_rule),
-        (names.entities, parse_entity),
-    ];
-    for (name, read) in readers {
-        let Some(field) = rule.take(name) else { continue };
-        let mut found = field.list(read).unwrap_or_default();
-        if !found.is_empty() {
-            if let Some(other) = filled {
-                field.refuse_with_fix(
-                    format!("can't stand in one rule with {other}"),
-                    "write two rules",
-                );
-            }
-            filled = Some(name);
-        }
-        peers.get_or_insert_default().append(&mut found);
+/// Checks fields that have no part in any verdict.
+fn check_metadata(spec: &mut Object<'_>) {
+    if let Some(description) = spec.take("description") {
+        description.string();
     }
-    peers
-}
-
-fn parse_endpoints(field: &Field<'_>) -> Option<CiliumPeer> {
-    LabelSelector::parse(field, KeySyntax::Cilium).map(CiliumPeer::Endpoints)
-}
-
-fn parse_cidr(field: &Field<'_>) -> Option<CiliumPeer> {
-    let cidr = parse_network_or_address(field)?;
-    Some(CiliumPeer::Cidr { cidr, except: Vec::new() })
-}
-
-fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
-    let mut object = field.object()?;
-    object.refuse_fields(&[
-        ("cidrGroupRef", "CiliumCIDRGroup references are not enforced yet"),
-        ("cidrGroupSelector", "CiliumCIDRGroup references are not enforced yet"),
-    ]);
-    let (cidr, except) = parse_block(field, object, false)?;
-    Some(CiliumPeer::Cidr { cidr, except })
-}
-
-fn parse_entity(field: &Field<'_>) -> Option<CiliumPeer> {
-    let name = field.string()?;
-    let entity = match name {
-        "all" => Entity::All,
-        "world" => Entity::World,
-        "world-ipv4" => Entity::WorldIpv4,
-        "world-ipv6" => Entity::WorldIpv6,
-        "cluster" => Entity::Cluster,
-        "host" => Entity::Host,
-        "remote-node" => Entity::RemoteNode,
-        "init" => Entity::Init,
-        "ingress" => Entity::Ingress,
-        "unmanaged" => Entity::Unmanaged,
-        "health" => Entity::Health,
-        "none" => Entity::None,
-        "kube-apiserver" => {
-            field.refuse("the addresses of the API server are not known, so it can't be enforced");
-            return None;
-        }
-        _ => {
-            field.refuse(format!("{} is no entity", quote(name)));
-            return None;
-        }
-    };
-    Some(CiliumPeer::Entity(entity))
+    if let Some(labels) = spec.take("labels") {
+        labels.list(|label| {
+            let mut label = label.object()?;
+            let fields = ["key", "value", "source"].map(|name| label.take(name));
+            label.finish();
+            fields.iter().flatten().for_each(|field| {
+                field.string();
+            });
+            Some(())
+        });
+    }
+    let Some(log) = spec.take("log") else { return };
+    let Some(mut log) = log.object() else { return };
+    let value = log.take("value");
+    log.finish();
+    if let Some(value) = value
+        && let Some(text) = value.string()
+        && (text.chars().count() > LOG_MAX || text.contains(char::is_control))
+    {
+        value.refuse(format!("must be at most {LOG_MAX} characters that can be printed"));
+    }
 }

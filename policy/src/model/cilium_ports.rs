@@ -1,11 +1,14 @@
 //! `toPorts` and `icmps` of Cilium policies (cilium `pkg/policy/api/{l4,icmp,rule_validation}.go`).
 
+use std::sync::Arc;
+
+use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::types::proto;
 use serde_json::Value;
 
 use super::cilium::RuleSection;
-use super::http::HttpRules;
-use super::ports::{PortMatch, PortNumbers, is_service_name, transport_by_name, with_end_port};
+use super::cilium_l7::parse_l7;
+use super::ports::{PortMatch, PortNumbers, is_service_name, with_end_port};
 use crate::fields::{Field, Object, quote};
 
 /// Most elements of one `ports` and of one `icmps[].fields` list.
@@ -27,15 +30,19 @@ pub enum Ports {
 pub struct PortRule {
     /// Ports; ANY is one element for each protocol that it stands for. None matches nothing.
     pub ports: Vec<PortMatch>,
-    /// `rules.http`: requests must match one of these. `None` is no restriction.
-    pub http: Option<HttpRules>,
+    /// `rules` or `serverNames`: requests must match one of these. `None` is no restriction.
+    pub l7: Option<Arc<L7Rules>>,
 }
 
 impl Ports {
     pub(super) fn parse(rule: &mut Object<'_>, section: RuleSection) -> Option<Self> {
         let (to_ports, icmps) = (rule.take("toPorts"), rule.take("icmps"));
         let to_ports = match &to_ports {
-            Some(field) => field.list(|field| PortRule::parse(field, section))?,
+            Some(field) => {
+                let elements = field.list(|field| PortRule::parse(field, section))?;
+                refuse_two_protocols(field, &elements);
+                elements
+            }
             None => Vec::new(),
         };
         let Some(icmps) = icmps else {
@@ -57,132 +64,135 @@ impl Ports {
 impl PortRule {
     fn parse(field: &Field<'_>, section: RuleSection) -> Option<Self> {
         let mut object = field.object()?;
-        let ports_field = object.take("ports");
-        let rules = if section.is_deny() {
+        let mut ports = match object.take("ports") {
+            Some(field) => parse_ports(&field)?,
+            None => Vec::new(),
+        };
+        let l7 = if section.is_deny() {
             object.refuse_fields(&[("rules", "deny rules know ports, but no L7 rules")]);
-            None
+            Some(None)
         } else {
             object.refuse_fields(&[
                 ("terminatingTLS", "TLS is not terminated"),
                 ("originatingTLS", "TLS is not originated"),
-                ("serverNames", "TLS server names are not enforced yet"),
                 ("listener", "there is no proxy that a listener could stand for"),
             ]);
-            object.take("rules")
+            parse_l7(field, &mut object, section, &mut ports)
         };
         object.finish();
-        let ports = match &ports_field {
-            Some(field) => {
-                let ports = field.list(parse_port)?;
-                if ports.len() > PORTS_MAX {
-                    field.refuse(format!("has {} ports, at most {PORTS_MAX} fit", ports.len()));
-                }
-                ports.concat()
-            }
-            None => Vec::new(),
-        };
-        let http = match &rules {
-            Some(rules) => parse_l7_rules(rules, section, &ports)?,
-            None => None,
-        };
-        Some(Self { ports, http })
+        Some(Self { ports, l7: l7? })
     }
 }
 
-/// Reads `rules`; the outer `None` is an error, the inner one no restriction.
-#[expect(clippy::option_option, reason = "an error and no restriction are not the same")]
-fn parse_l7_rules(
-    field: &Field<'_>,
-    section: RuleSection,
-    ports: &[PortMatch],
-) -> Option<Option<HttpRules>> {
-    let mut rules = field.object()?;
-    let http = rules.take("http");
-    let others = ["kafka", "dns", "l7proto", "l7"].map(|name| (name, rules.take(name)));
-    rules.finish();
-    let mut protocols = usize::from(http.is_some());
-    for (name, rule) in &others {
-        let Some(rule) = rule else { continue };
-        protocols += usize::from(*name != "l7");
-        match *name {
-            "dns" if section == RuleSection::Ingress => {
-                rule.refuse("DNS rules belong into egress");
-            }
-            _ => rule.refuse(format!("{name} rules are not enforced yet")),
-        }
-    }
-    if protocols > 1 {
-        field.refuse_with_fix("names more than one L7 protocol", "write one element for each");
-    }
-    let Some(http_field) = http else { return Some(None) };
-    let http = HttpRules::parse(&http_field)?;
-    for port in ports {
-        if port.protocol != proto::TCP {
+/// Nobody can tell what a flow speaks that has to be two protocols at once.
+fn refuse_two_protocols(field: &Field<'_>, elements: &[PortRule]) {
+    for (index, element) in elements.iter().enumerate() {
+        let Some(own) = &element.l7 else { continue };
+        let before = elements[..index].iter().enumerate();
+        let conflict = before.filter_map(|(other, before)| {
+            let rules = before.l7.as_ref().filter(|rules| rules.protocol() != own.protocol())?;
+            before.overlaps(element).then(|| (other, rules.protocol()))
+        });
+        for (other, protocol) in conflict.take(1) {
             field.refuse_with_fix(
-                "HTTP rules need TCP, but a port of this element has another protocol or ANY",
-                "write protocol: TCP",
+                format!(
+                    "elements {other} and {index} have {protocol} and {} rules for one port",
+                    own.protocol()
+                ),
+                "give each port rules of one protocol",
             );
-            break;
         }
     }
-    if ports.iter().any(|port| port.ports == PortNumbers::All) {
-        field.refuse_with_fix("L7 rules can't stand with port 0", "list the ports");
-    }
-    Some(Some(http))
 }
 
-/// Protocols that have no ports, by their names in `toPorts[].ports[].protocol`, with their IANA
-/// numbers.
-const PORTLESS: &[(&str, u8)] =
-    &[("VRRP", 112), ("IGMP", 2), ("GRE", 47), ("IPIP", 4), ("IPV6", 41), ("ESP", 50), ("AH", 51)];
+impl PortRule {
+    fn overlaps(&self, other: &Self) -> bool {
+        let overlap = |a: &PortMatch, b: &PortMatch| {
+            a.protocol == b.protocol
+                && match (&a.ports, &b.ports) {
+                    (PortNumbers::All, _) | (_, PortNumbers::All) => true,
+                    (PortNumbers::Range(a), PortNumbers::Range(b)) => {
+                        a.start() <= b.end() && b.start() <= a.end()
+                    }
+                    (PortNumbers::Named(a), PortNumbers::Named(b)) => a == b,
+                    // A name may stand for any number; that shows where a flow meets both.
+                    _ => false,
+                }
+        };
+        self.ports.iter().any(|a| other.ports.iter().any(|b| overlap(a, b)))
+    }
+}
+
+/// What `ANY` stands for.
+const EVERY_TRANSPORT: &[u8] = &[proto::TCP, proto::UDP, proto::SCTP];
+
+/// Protocols by their names in `toPorts[].ports[].protocol`, with their IANA numbers and whether
+/// they have ports.
+const PROTOCOLS: &[(&str, &[u8], bool)] = &[
+    ("TCP", &[proto::TCP], true),
+    ("UDP", &[proto::UDP], true),
+    ("SCTP", &[proto::SCTP], true),
+    ("VRRP", &[112], false),
+    ("IGMP", &[2], false),
+    ("GRE", &[47], false),
+    ("IPIP", &[4], false),
+    ("IPV6", &[41], false),
+    ("ESP", &[50], false),
+    ("AH", &[51], false),
+];
+
+fn parse_ports(field: &Field<'_>) -> Option<Vec<PortMatch>> {
+    let ports = field.list(parse_port)?;
+    if ports.len() > PORTS_MAX {
+        field.refuse(format!("has {} ports, at most {PORTS_MAX} fit", ports.len()));
+    }
+    Some(ports.concat())
+}
 
 fn parse_port(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     let mut object = field.object()?;
     let (port, end) = (object.take("port"), object.take("endPort"));
     let protocol = object.take("protocol");
     object.finish();
-    let Some(port_field) = port else {
-        field.refuse_with_fix("has no port", "write \"0\" for all ports");
-        return None;
+    let (protocols, has_ports) = match &protocol {
+        Some(field) => parse_protocol(field)?,
+        None => (EVERY_TRANSPORT, true),
     };
-    let ports = parse_port_text(&port_field)?;
+    // No text is no port to Cilium.
+    let port = port.filter(|port| port.value() != "");
+    let ports = match &port {
+        Some(port) => {
+            let ports = parse_port_text(port)?;
+            if !has_ports && ports != PortNumbers::All {
+                port.refuse_with_fix("the protocol has no ports", "write \"0\"");
+            }
+            ports
+        }
+        None if !has_ports => PortNumbers::All,
+        None => {
+            field.refuse_with_fix("has no port", "write \"0\" for all ports");
+            return None;
+        }
+    };
     // Cilium's own way to write "no range" is an endPort of zero.
     let end = end.filter(|end| end.value() != &Value::from(0));
     let ports = with_end_port(ports, end.as_ref())?;
-    let name = match &protocol {
-        Some(field) => field.string()?,
-        None => "",
+    let one = |protocol: &u8| PortMatch { protocol: *protocol, ports: ports.clone() };
+    Some(protocols.iter().map(one).collect())
+}
+
+/// Reads a protocol: the numbers that it stands for, and whether it has ports.
+fn parse_protocol(field: &Field<'_>) -> Option<(&'static [u8], bool)> {
+    let name = field.string()?;
+    if matches!(name, "" | "ANY") {
+        return Some((EVERY_TRANSPORT, true));
+    }
+    let Some((_, number, has_ports)) = PROTOCOLS.iter().find(|known| known.0 == name) else {
+        let names: Vec<&str> = PROTOCOLS.iter().map(|known| known.0).collect();
+        field.refuse(format!("must be ANY, {}, but is {}", names.join(", "), quote(name)));
+        return None;
     };
-    let protocols = match (name, &protocol) {
-        ("" | "ANY", _) => vec![proto::TCP, proto::UDP, proto::SCTP],
-        (name, Some(protocol_field)) => {
-            let portless = PORTLESS.iter().find(|known| known.0 == name);
-            match (transport_by_name(name), portless) {
-                (Some(protocol), _) => vec![protocol],
-                (None, Some((_, protocol))) => {
-                    if ports != PortNumbers::All {
-                        port_field.refuse_with_fix(format!("{name} has no ports"), "write \"0\"");
-                    }
-                    vec![*protocol]
-                }
-                (None, None) => {
-                    protocol_field.refuse(format!(
-                        "must be TCP, UDP, SCTP, ANY, VRRP, IGMP, GRE, IPIP, IPV6, ESP or AH, but \
-                         is {}",
-                        quote(name)
-                    ));
-                    return None;
-                }
-            }
-        }
-        (_, None) => Vec::new(),
-    };
-    Some(
-        protocols
-            .into_iter()
-            .map(|protocol| PortMatch { protocol, ports: ports.clone() })
-            .collect(),
-    )
+    Some((number, *has_ports))
 }
 
 fn parse_port_text(field: &Field<'_>) -> Option<PortNumbers> {
@@ -220,15 +230,15 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
     let mut object = field.object()?;
     let (family, kind) = (object.take("family"), object.take("type"));
     object.finish();
-    let family = match &family {
-        None => "IPv4",
+    let name = match &family {
         Some(field) => field.string()?,
+        None => "",
     };
-    let (protocol, names) = match family {
-        "IPv4" | "" => (proto::ICMP, ICMP_TYPES),
-        "IPv6" => (proto::ICMPV6, ICMPV6_TYPES),
-        other => {
-            field.refuse(format!("family must be IPv4 or IPv6, but is {}", quote(other)));
+    let (protocol, names) = match (name, &family) {
+        ("IPv6", _) => (proto::ICMPV6, ICMPV6_TYPES),
+        ("IPv4" | "", _) | (_, None) => (proto::ICMP, ICMP_TYPES),
+        (other, Some(family)) => {
+            family.refuse(format!("must be IPv4 or IPv6, but is {}", quote(other)));
             return None;
         }
     };
@@ -241,7 +251,7 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
             let named = names.iter().find(|(name, _)| name == text).map(|known| known.1);
             let number = named.or_else(|| text.parse::<u8>().ok().map(u16::from));
             if number.is_none() {
-                kind.refuse(format!("{} is no {family} message type", quote(text)));
+                kind.refuse(format!("{} is no message type of this family", quote(text)));
             }
             number?
         }

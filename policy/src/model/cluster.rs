@@ -26,13 +26,15 @@ impl Namespace {
 /// A node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Node {
+    /// Labels.
+    pub labels: Labels,
     /// Addresses of type `InternalIP` and `ExternalIP`.
     pub addresses: Vec<IpAddr>,
 }
 
 impl Node {
     pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
-        let mut node = Self::default();
+        let mut node = Self { labels: parse_labels(root)?, addresses: Vec::new() };
         let mut object = root.object()?;
         let Some(status) = object.take("status") else { return Some(node) };
         let mut status = status.object()?;

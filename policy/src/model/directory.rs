@@ -14,6 +14,9 @@ use super::metadata::parse_labels;
 use crate::fields::Field;
 use crate::labels::Labels;
 
+/// Most networks of one group. An object of the API server holds at most 1.5 MB, which is fewer.
+const NETWORKS_MAX: usize = 100_000;
+
 /// A CiliumCIDRGroup (cilium `pkg/k8s/apis/cilium.io/v2/cidrgroups_types.go`).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CidrGroup {
@@ -29,7 +32,7 @@ impl CidrGroup {
         let mut object = root.object()?;
         let mut networks = match object.take("spec") {
             Some(spec) => match spec.object()?.take("externalCIDRs") {
-                Some(list) => list.list(parse_network_or_address)?,
+                Some(list) => parse_networks_or_addresses(&list)?,
                 None => Vec::new(),
             },
             None => Vec::new(),
@@ -38,6 +41,18 @@ impl CidrGroup {
         networks.dedup();
         Some(Self { labels, networks })
     }
+}
+
+fn parse_networks_or_addresses(field: &Field<'_>) -> Option<Vec<IpNet>> {
+    let count = field.value().as_array().map_or(0, Vec::len);
+    if count > NETWORKS_MAX {
+        field.refuse_with_fix(
+            format!("has {count} networks, at most {NETWORKS_MAX} fit"),
+            "make several groups with one label, and select them by cidrGroupSelector",
+        );
+        return None;
+    }
+    field.list(parse_network_or_address)
 }
 
 /// A Service.

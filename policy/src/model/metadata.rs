@@ -61,7 +61,7 @@ impl Header {
         };
         let version = object.take("apiVersion");
         let version = version.as_ref().and_then(Field::string).unwrap_or_default();
-        if version != kind.api_version() {
+        if !kind.api_versions().contains(&version) {
             kind_field.refuse_with_fix(
                 format!("{kind} of apiVersion {} is not enforced", quote(version)),
                 format!("write apiVersion: {}", kind.api_version()),
@@ -151,13 +151,13 @@ fn is_label_text(text: &str) -> bool {
         && bytes.last().is_none_or(u8::is_ascii_alphanumeric)
 }
 
-fn is_dns_label(text: &str) -> bool {
+pub(super) fn is_dns_label(text: &str) -> bool {
     !text.is_empty()
         && is_label_text(text)
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-fn is_subdomain(text: &str) -> bool {
+pub(super) fn is_subdomain(text: &str) -> bool {
     let is_part = |part: &str| {
         let bytes = part.as_bytes();
         let is_end = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();

@@ -6,22 +6,28 @@
 
 mod cidr;
 mod cilium;
+mod cilium_l7;
+mod cilium_peers;
 mod cilium_ports;
 mod cluster;
+mod cluster_network_policy;
 mod directory;
-mod http;
 mod metadata;
+mod names;
 mod network_policy;
 mod ports;
 mod selector;
 
 use serde_json::Value;
 
-pub use cilium::{CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, RuleSection};
+pub use cilium::{CiliumPolicy, CiliumRule, CiliumSpec, RuleSection};
+pub use cilium_peers::{CiliumPeer, Entity, GroupReference, ServiceReference, ServiceSelection};
 pub use cilium_ports::{PortRule, Ports};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
+pub use cluster_network_policy::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterRule, DomainName, PodSelection,
+};
 pub use directory::{CidrGroup, EndpointSlice, Service};
-pub use http::HttpRules;
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use ports::{PortMatch, PortNumbers};
 pub use selector::{LabelExpression, LabelSelector, Operator};
@@ -44,12 +50,24 @@ pub enum Object {
     NetworkPolicy(NetworkPolicy),
     /// A CiliumNetworkPolicy or a CiliumClusterwideNetworkPolicy.
     Cilium(CiliumPolicy),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
     /// A CiliumCIDRGroup.
     CidrGroup(CidrGroup),
     /// A service.
     Service(Service),
     /// Addresses behind a service.
     EndpointSlice(EndpointSlice),
+}
+
+impl Object {
+    /// What of a policy in force is not enforced as it is written.
+    pub(crate) fn warnings(&self) -> Vec<Problem> {
+        match self {
+            Self::ClusterNetworkPolicy(policy) => policy.warnings(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Reads the object whose header was read already.
@@ -65,8 +83,7 @@ pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Proble
             CiliumPolicy::parse(&root).map(Object::Cilium)
         }
         Kind::ClusterNetworkPolicy => {
-            root.refuse("ClusterNetworkPolicy is not enforced yet");
-            None
+            ClusterNetworkPolicy::parse(&root).map(Object::ClusterNetworkPolicy)
         }
         Kind::CiliumCidrGroup => CidrGroup::parse(&root).map(Object::CidrGroup),
         Kind::Service => Service::parse(&root).map(Object::Service),

@@ -6,7 +6,7 @@ use podgate_dataplane::types::proto;
 use serde_json::Value;
 
 use super::cidr::parse_block;
-use super::ports::{PortMatch, PortNumbers, is_service_name, transport_by_name, with_end_port};
+use super::ports::{PortMatch, PortNumbers, is_port_name, transport_by_name, with_end_port};
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, quote};
 
@@ -167,7 +167,14 @@ impl NetworkPolicyPeer {
 
 impl IpBlock {
     fn parse(field: &Field<'_>) -> Option<Self> {
-        let (cidr, except) = parse_block(field, field.object()?, true)?;
+        let mut object = field.object()?;
+        let (cidr, except) = (object.take("cidr"), object.take("except"));
+        object.finish();
+        let Some(cidr) = cidr else {
+            field.refuse("needs a cidr");
+            return None;
+        };
+        let (cidr, except) = parse_block(&cidr, except.as_ref(), true)?;
         Some(Self { cidr, except })
     }
 }
@@ -200,7 +207,7 @@ fn parse_int_or_name(field: &Field<'_>) -> Option<PortNumbers> {
         let port = field.integer(1, u16::MAX)?;
         return Some(PortNumbers::Range(port..=port));
     };
-    if is_service_name(name) && !name.bytes().any(|b| b.is_ascii_uppercase()) {
+    if is_port_name(name) {
         return Some(PortNumbers::Named(name.clone()));
     }
     match name.parse::<u16>() {

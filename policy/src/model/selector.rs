@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::metadata::{check_label_key, check_label_value};
 use crate::fields::{Field, quote};
-use crate::labels::split_source;
+use crate::labels::{Labels, split_source};
 
 /// A label selector: all `match_labels` and all `match_expressions` must hold; empty holds always.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -48,28 +48,71 @@ pub(super) enum KeySyntax {
     Cilium,
 }
 
+/// Sources of labels that Cilium gives to peers which have none of them here, and what says the
+/// same.
+const NOT_HERE: &[(&str, &str)] = &[
+    ("cidr", "write fromCIDRSet or toCIDRSet"),
+    ("cidrgroup", "write fromCIDRSet or toCIDRSet"),
+    ("fqdn", "write toFQDNs"),
+    ("node", "write fromEntities or toEntities"),
+];
+
 impl KeySyntax {
-    fn check(self, field: &Field<'_>, key: &str) {
-        match (self, split_source(key)) {
-            (Self::Cilium, (Some(""), _)) => {
-                field.refuse(format!("{} has an empty label source", quote(key)));
-            }
-            (Self::Cilium, (_, name)) => check_label_key(field, name),
-            (Self::Kubernetes, _) => check_label_key(field, key),
+    /// Checks a key, and gives it in the one form that is used from here on.
+    fn read(self, field: &Field<'_>, key: &str) -> String {
+        if self == Self::Kubernetes {
+            check_label_key(field, key);
+            return key.to_owned();
         }
+        // Two short forms of the source (cilium `pkg/labels/labels.go`, `parseSource`).
+        let short = || key.strip_prefix("reserved.").filter(|_| !key.contains(':'));
+        let key = match key.strip_prefix('$').or_else(short) {
+            Some(name) => format!("reserved:{name}"),
+            None => key.to_owned(),
+        };
+        match split_source(&key) {
+            (Some(""), _) => field.refuse(format!("{} has an empty label source", quote(&key))),
+            (Some("reserved"), "kube-apiserver") => field.refuse_with_fix(
+                "the API server is known as an entity only",
+                "write kube-apiserver in fromEntities or toEntities",
+            ),
+            (source, name) => {
+                if let Some((source, fix)) = NOT_HERE.iter().find(|known| Some(known.0) == source) {
+                    let reason = format!("labels of source {source} can't be selected by");
+                    field.refuse_with_fix(reason, *fix);
+                }
+                check_label_key(field, name);
+            }
+        }
+        key
     }
 }
 
 impl LabelSelector {
+    /// Whether an object with these labels is selected, keys taken as they are.
+    pub(crate) fn matches(&self, labels: &Labels) -> bool {
+        let is_one_of = |key: &str, values: &[String]| {
+            labels.get(key).is_some_and(|have| values.iter().any(|value| **value == **have))
+        };
+        let equal = |(key, value): (&String, &String)| is_one_of(key, std::slice::from_ref(value));
+        let holds = |condition: &LabelExpression| match condition.operator {
+            Operator::In => is_one_of(&condition.key, &condition.values),
+            Operator::NotIn => !is_one_of(&condition.key, &condition.values),
+            Operator::Exists => labels.contains_key(condition.key.as_str()),
+            Operator::DoesNotExist => !labels.contains_key(condition.key.as_str()),
+        };
+        self.match_labels.iter().all(equal) && self.match_expressions.iter().all(holds)
+    }
+
     pub(super) fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
         let mut object = field.object()?;
         let mut selector = Self::default();
         if let Some(labels) = object.take("matchLabels") {
             let labels = labels.entries(|key, field| {
                 let value = field.string()?;
-                syntax.check(field, key);
+                let key = syntax.read(field, key);
                 check_label_value(field, value);
-                Some((key.to_owned(), value.to_owned()))
+                Some((key, value.to_owned()))
             });
             selector.match_labels = labels.unwrap_or_default().into_iter().collect();
         }
@@ -92,7 +135,7 @@ impl LabelExpression {
             field.refuse("needs a key and an operator");
             return None;
         };
-        syntax.check(&key, key.string()?);
+        let key = syntax.read(&key, key.string()?);
         let name = operator.string()?;
         let kind = match name {
             "In" => Operator::In,
@@ -125,6 +168,6 @@ impl LabelExpression {
             }
             _ => {}
         }
-        Some(Self { key: key.string()?.to_owned(), operator: kind, values })
+        Some(Self { key, operator: kind, values })
     }
 }

@@ -4,20 +4,24 @@
 //! each other. It is written for being right at a glance; it is slow, and no verdict that counts
 //! comes from it.
 
+mod cluster;
 mod labels;
 mod peers;
+mod requests;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_dataplane::policy::{Exemption, Subject};
+use podgate_dataplane::l7::{L7Protocol, L7Rules};
+use podgate_dataplane::policy::{Exemption, Subject, Tier};
 use podgate_dataplane::types::proto;
-use regex::bytes::RegexBuilder;
 
 use self::peers::{Peer, resolve};
+pub use self::requests::{HttpRequest, KafkaRequest, Request, kafka_api};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
 use crate::model::{
-    CiliumPolicy, CiliumRule, HttpRules, NetworkPolicy, Object, Pod, PortMatch, PortNumbers, Ports,
+    CiliumPolicy, CiliumRule, NetworkPolicy, Object, Pod, PortMatch, PortNumbers, Ports,
     RuleSection,
 };
 use crate::rules::Side;
@@ -31,8 +35,8 @@ pub struct Match<'s> {
     /// Path of the rule in it.
     pub field: String,
     /// What requests are held against; `None` is no restriction.
-    pub http: Option<&'s HttpRules>,
-    /// The rule's HTTP rules only watch: the policy doesn't isolate.
+    pub l7: Option<&'s L7Rules>,
+    /// The rule's L7 rules only watch: the policy doesn't isolate. Server names never do.
     pub watches: bool,
 }
 
@@ -47,45 +51,56 @@ pub enum Opinion<'s> {
     Allowed(Vec<Match<'s>>),
     /// These rules deny it.
     Denied(Vec<Match<'s>>),
+    /// These rules allow it, but requests can't be of all the protocols that they, or those that
+    /// apply to the same flow at its other end, are about.
+    Conflicting(Vec<Match<'s>>),
     /// These policies isolate the endpoint and nothing allows the flow.
     DefaultDeny(Vec<&'s ObjectKey>),
 }
 
-/// A request, as far as rules can ask about it. The path must be in normal form.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct HttpRequest {
-    /// Method.
-    pub method: String,
-    /// Path.
-    pub path: String,
-    /// Host.
-    pub host: String,
-    /// Names and values of headers.
-    pub headers: Vec<(String, String)>,
-}
-
-impl Opinion<'_> {
+impl<'s> Opinion<'s> {
     /// Whether the flow may be opened.
     #[must_use]
-    pub fn allows(&self) -> bool {
-        !matches!(self, Self::Denied(_) | Self::DefaultDeny(_))
+    pub const fn allows(&self) -> bool {
+        !matches!(self, Self::Denied(_) | Self::Conflicting(_) | Self::DefaultDeny(_))
     }
 
     /// Whether the flow's requests are looked at.
     #[must_use]
     pub fn inspects(&self) -> bool {
-        matches!(self, Self::Allowed(matches) if matches.iter().any(|m| m.http.is_some()))
+        !self.protocols().is_empty()
     }
 
     /// Whether a request on the allowed flow may pass.
     #[must_use]
-    pub fn allows_request(&self, request: &HttpRequest) -> bool {
+    pub fn allows_request(&self, request: &Request) -> bool {
         let Self::Allowed(matches) = self else { return self.allows() };
-        matches.iter().any(|rule| match rule.http {
+        let allows = |rule: &Match<'_>, part: &Request| match rule.l7 {
             None => true,
-            Some(_) if rule.watches => true,
-            Some(http) => http_allows(http, request),
-        })
+            // Of server names Cilium makes no wildcard (`pkg/policy/l4.go`, `ensureWildcard`).
+            Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => {
+                rules.protocol() == part.protocol()
+            }
+            Some(rules) => requests::allow(rules, part),
+        };
+        request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
+    }
+
+    /// The L7 protocols of the rules that allow.
+    fn protocols(&self) -> BTreeSet<L7Protocol> {
+        let Self::Allowed(matches) = self else { return BTreeSet::new() };
+        matches.iter().filter_map(|rule| Some(rule.l7?.protocol())).collect()
+    }
+
+    /// The rules that allow, as ones that can't be held together.
+    fn conflicting(self) -> Self {
+        match self {
+            Self::Allowed(mut matches) => {
+                matches.retain(|rule| rule.l7.is_some());
+                Self::Conflicting(matches)
+            }
+            other => other,
+        }
     }
 }
 
@@ -107,7 +122,13 @@ pub fn decide<'s>(store: &'s Store, subject: &Subject, local: [bool; 2]) -> [Opi
         (true, Peer::Host) => Opinion::Exempt(Exemption::FromNode),
         (true, _) => judge(store, subject, Side::Ingress, &destination, &source, src),
     };
-    [egress, ingress]
+    // A flow has one inspector, for both ends together.
+    let both = &egress.protocols() | &ingress.protocols();
+    match (egress.protocols().len() > 1, both.len() > 1) {
+        (true, _) => [egress.conflicting(), ingress],
+        (false, true) => [egress, ingress.conflicting()],
+        (false, false) => [egress, ingress],
+    }
 }
 
 /// One side: `endpoint` has the policies, `peer` with `address` is at the other end.
@@ -127,13 +148,18 @@ fn judge<'s>(
         Side::Egress => peer,
         Side::Ingress => endpoint,
     };
-    let case = Case { store, subject, side, name, peer, address, destination };
+    let case = Case { store, subject, side, endpoint, name, peer, address, destination };
+    if let Some(opinion) = case.cluster_tier(Tier::Admin) {
+        return opinion;
+    }
     let mut found = Found::default();
     for (key, object) in store.policy_objects() {
         match object {
             Object::NetworkPolicy(policy) => case.network_policy(key, policy, &mut found),
             Object::Cilium(policy) => case.cilium(key, policy, &mut found),
-            Object::Namespace(_)
+            // Its tiers come before and after.
+            Object::ClusterNetworkPolicy(_)
+            | Object::Namespace(_)
             | Object::Node(_)
             | Object::Pod(_)
             | Object::CidrGroup(_)
@@ -150,7 +176,7 @@ fn judge<'s>(
         found.isolating.dedup();
         Opinion::DefaultDeny(found.isolating)
     } else {
-        Opinion::Unenforced
+        case.cluster_tier(Tier::Baseline).unwrap_or(Opinion::Unenforced)
     }
 }
 
@@ -167,7 +193,8 @@ struct Case<'a, 's> {
     store: &'s Store,
     subject: &'a Subject,
     side: Side,
-    /// The endpoint.
+    endpoint: &'a Peer<'s>,
+    /// The endpoint's name.
     name: &'s PodName,
     peer: &'a Peer<'s>,
     address: IpAddr,
@@ -197,7 +224,7 @@ impl<'s> Case<'_, 's> {
             let port = rule.ports.is_empty() || rule.ports.iter().any(|p| self.port_matches(p));
             if peer && port {
                 let field = format!("spec.{section}[{index}]");
-                found.allows.push(Match { key, field, http: None, watches: false });
+                found.allows.push(Match { key, field, l7: None, watches: false });
             }
         }
     }
@@ -217,9 +244,10 @@ impl<'s> Case<'_, 's> {
             for section in RuleSection::ALL.into_iter().filter(|s| s.is_ingress() == ingress) {
                 for (index, rule) in spec.section(section).iter().enumerate() {
                     let field = format!("{}.{}[{index}]", spec.field, section.field());
-                    for http in self.cilium_rule(rule, namespace) {
-                        let (field, watches) = (field.clone(), !isolates);
-                        let matched = Match { key, field, http, watches };
+                    for l7 in self.cilium_rule(rule, namespace) {
+                        let restricts = matches!(l7, Some(L7Rules::ServerNames(_)));
+                        let (field, watches) = (field.clone(), !isolates && !restricts);
+                        let matched = Match { key, field, l7, watches };
                         match section.is_deny() {
                             true => found.denies.push(matched),
                             false => found.allows.push(matched),
@@ -235,7 +263,7 @@ impl<'s> Case<'_, 's> {
         &self,
         rule: &'s CiliumRule,
         namespace: Option<&str>,
-    ) -> Vec<Option<&'s HttpRules>> {
+    ) -> Vec<Option<&'s L7Rules>> {
         let peer = match &rule.peers {
             None => true,
             Some(list) => list
@@ -254,7 +282,7 @@ impl<'s> Case<'_, 's> {
             Ports::ToPorts(elements) => elements
                 .iter()
                 .filter(|element| element.ports.iter().any(|p| self.port_matches(p)))
-                .map(|element| element.http.as_ref())
+                .map(|element| element.l7.as_deref())
                 .collect(),
         }
     }
@@ -281,34 +309,4 @@ impl<'s> Case<'_, 's> {
 
 fn pod_names_port(pod: &Pod, name: &str, protocol: u8, number: u16) -> bool {
     pod.ports.iter().any(|p| p.name == name && p.protocol == protocol && p.port == number)
-}
-
-fn http_allows(rules: &HttpRules, request: &HttpRequest) -> bool {
-    rules.specs.iter().any(|rule| {
-        full_match(rule.method.as_deref(), &request.method)
-            && full_match(rule.path.as_deref(), &request.path)
-            && full_match(rule.host.as_deref(), &request.host)
-            && rule.headers.iter().all(|wanted| has_header(request, wanted))
-    })
-}
-
-fn full_match(pattern: Option<&str>, text: &str) -> bool {
-    let Some(pattern) = pattern.filter(|pattern| !pattern.is_empty()) else { return true };
-    let anchored = format!(r"\A(?:{pattern})\z");
-    let regex = RegexBuilder::new(&anchored).unicode(false).build();
-    regex.is_ok_and(|regex| regex.is_match(text.as_bytes()))
-}
-
-/// A header that is there more than once has no one value.
-fn has_header(request: &HttpRequest, wanted: &str) -> bool {
-    let (name, value) = match wanted.split_once(':') {
-        Some((name, value)) => (name, Some(value.trim())),
-        None => (wanted, None),
-    };
-    let same = request.headers.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name));
-    let values: Vec<&str> = same.map(|(_, value)| value.as_str()).collect();
-    match value {
-        None => !values.is_empty(),
-        Some(value) => values == [value],
-    }
 }

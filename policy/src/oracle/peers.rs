@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::labels;
+use super::requests::name_matches;
 use crate::catalog::PodName;
-use crate::model::{CiliumPeer, Entity, NetworkPolicyPeer, Pod};
+use crate::model::{
+    CiliumPeer, Entity, GroupReference, NetworkPolicyPeer, Pod, ServiceReference, ServiceSelection,
+};
 use crate::store::Store;
 
 /// Who is behind an address.
@@ -74,9 +77,22 @@ impl Peer<'_> {
         namespace: Option<&str>,
     ) -> bool {
         match peer {
-            CiliumPeer::Entity(entity) => self.is(*entity, address),
+            CiliumPeer::Entity(entity) => self.is(store, *entity, address),
             CiliumPeer::Cidr { cidr, except } => {
                 matches!(self, Self::World) && holds(cidr, except, address)
+            }
+            CiliumPeer::CidrGroups { groups, except } => {
+                let networks = networks_of(store, groups);
+                matches!(self, Self::World)
+                    && networks.iter().any(|net| holds(net, except, address))
+            }
+            CiliumPeer::Services(services) => self.is_behind(store, services, address),
+            CiliumPeer::Name(pattern) => {
+                let mut learned = store.learned();
+                matches!(self, Self::World)
+                    && learned.any(|(name, addresses)| {
+                        addresses.contains(&address) && name_matches(pattern, name)
+                    })
             }
             CiliumPeer::Endpoints(selector) => {
                 let own = match self {
@@ -91,18 +107,65 @@ impl Peer<'_> {
         }
     }
 
-    fn is(&self, entity: Entity, address: IpAddr) -> bool {
+    /// Whether one of these services stands for the peer.
+    fn is_behind(&self, store: &Store, wanted: &ServiceReference, address: IpAddr) -> bool {
+        let directory = store.directory();
+        directory.services.iter().any(|((namespace, name), service)| {
+            let is_wanted = wanted.namespace.as_deref().is_none_or(|wanted| *wanted == **namespace)
+                && match &wanted.services {
+                    ServiceSelection::Name(wanted) => **wanted == **name,
+                    ServiceSelection::Labels(selector) => {
+                        labels::matches_plain(selector, &service.labels)
+                    }
+                };
+            let is_behind = match self {
+                Self::Pod(pod_name, pod) if !service.selector.is_empty() => {
+                    pod_name.namespace == *namespace
+                        && service
+                            .selector
+                            .iter()
+                            .all(|(key, value)| pod.labels.get(key) == Some(value))
+                }
+                Self::World if service.selector.is_empty() => {
+                    addresses_behind(store, namespace, name).contains(&address)
+                }
+                _ => false,
+            };
+            is_wanted && is_behind
+        })
+    }
+
+    fn is(&self, store: &Store, entity: Entity, address: IpAddr) -> bool {
+        let is_api_server = !matches!(self, Self::Pod(..))
+            && addresses_behind(store, "default", "kubernetes").contains(&address);
         match entity {
             Entity::All => true,
             Entity::World => matches!(self, Self::World),
             Entity::WorldIpv4 => matches!(self, Self::World) && address.is_ipv4(),
             Entity::WorldIpv6 => matches!(self, Self::World) && address.is_ipv6(),
-            Entity::Cluster => !matches!(self, Self::World),
+            Entity::Cluster | Entity::ClusterMesh => !matches!(self, Self::World) || is_api_server,
             Entity::Host => matches!(self, Self::Host),
             Entity::RemoteNode => matches!(self, Self::RemoteNode),
+            Entity::KubeApiserver => is_api_server,
             Entity::Init | Entity::Ingress | Entity::Unmanaged | Entity::Health | Entity::None => {
                 false
             }
         }
     }
+}
+
+/// The networks of CIDR groups.
+fn networks_of(store: &Store, wanted: &GroupReference) -> Vec<IpNet> {
+    let groups = store.directory().groups.iter().filter(|(name, group)| match wanted {
+        GroupReference::Name(wanted) => **wanted == ***name,
+        GroupReference::Labels(selector) => labels::matches_plain(selector, &group.labels),
+    });
+    groups.flat_map(|(_, group)| group.networks.clone()).collect()
+}
+
+/// The addresses that EndpointSlices give a service.
+fn addresses_behind(store: &Store, namespace: &str, service: &str) -> Vec<IpAddr> {
+    let slices = store.directory().slices.iter();
+    let own = slices.filter(|((of, _), slice)| **of == *namespace && slice.service == service);
+    own.flat_map(|(_, slice)| slice.addresses.clone()).collect()
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use podgate_dataplane::policy::{DirectionTable, Entry, Peer, SelectorId, SelectorSet};
+use podgate_dataplane::policy::{AddressSet, DirectionTable, Entry, Peer, SelectorId, SelectorSet};
 use podgate_policy::{Catalog, Compiled};
 
 /// Everything that the tables say, a line each, sorted.
@@ -37,19 +37,17 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
         lines.push(format!("{labels:?} ingress: {}", direction(catalog, &row.ingress)));
     }
     for (index, set) in tables.address_sets.iter() {
+        // A row that nobody uses any more, or of a name that stands for no address yet, is like one
+        // that never was.
+        if **set == AddressSet::default() {
+            continue;
+        }
         let peers = catalog.peer(Peer::Addresses(SelectorId(index)));
         lines.push(format!("{peers:?}: {set:?}"));
     }
     lines.extend(catalog.everything().map(|name| format!("name {name}")));
-    // Rows that nobody uses any more are like rows that never were.
-    lines.retain(|line| *line != unused_address_set());
     lines.sort_unstable();
     lines
-}
-
-fn unused_address_set() -> String {
-    let peers = podgate_policy::PeerName::Addresses(&[]);
-    format!("{:?}: {:?}", Some(peers), podgate_dataplane::policy::AddressSet::default())
 }
 
 fn selectors(

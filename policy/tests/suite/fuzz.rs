@@ -111,7 +111,7 @@ fn damaged(stock: &Stock, rng: &mut Rng) -> (&'static str, Vec<u8>) {
 
 /// `FUZZ_SECONDS=1200 cargo test -p podgate-policy --test suite fuzz_for -- --ignored --nocapture`
 ///
-/// Keeps what is refused for a reason that was not seen before, and goes on from there. Inputs that panic, or take longer than a second, are written to `FUZZ_FOUND`.
+/// Keeps what is refused for a reason that was not seen before, and goes on from there. Inputs that panic, or take longer than five seconds, are written to `FUZZ_FOUND`.
 #[test]
 #[ignore = "runs for as long as FUZZ_SECONDS says"]
 fn fuzz_for_some_time() {
@@ -142,7 +142,7 @@ fn fuzz_for_some_time() {
             failures += 1;
             fs::write(format!("{found}/panic-{failures}-{name}"), &bytes).unwrap();
         }
-        if began.elapsed() > Duration::from_secs(1) {
+        if began.elapsed() > Duration::from_secs(5) {
             slow += 1;
             fs::write(format!("{found}/slow-{slow}-{name}"), &bytes).unwrap();
         }

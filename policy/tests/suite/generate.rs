@@ -1,6 +1,8 @@
 //! Random clusters, policies and flows, drawn from few names, labels, addresses and ports, so that
 //! they meet often.
 
+use std::net::IpAddr;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -9,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use podgate_dataplane::policy::Subject;
 use podgate_dataplane::types::{Address, Tuple, proto};
-use podgate_policy::oracle::HttpRequest;
+use podgate_policy::oracle::{HttpRequest, KafkaRequest, Request};
 
 /// Addresses of this node.
 pub(crate) const HOSTS: [&str; 2] = ["192.168.0.1", "fd00:99::1"];
@@ -35,13 +37,14 @@ fn labels() -> impl Strategy<Value = Value> {
 /// Namespaces (one is never defined), a node, and pods; some without addresses, some with each
 /// other's.
 pub(crate) fn cluster() -> impl Strategy<Value = Vec<Value>> {
-    let namespaces = (labels(), labels()).prop_map(|(red, blue)| {
+    let namespaces = (labels(), labels(), labels()).prop_map(|(red, blue, node)| {
         vec![
             json!({"apiVersion": "v1", "kind": "Namespace",
                    "metadata": {"name": "red", "labels": red}}),
             json!({"apiVersion": "v1", "kind": "Namespace",
                    "metadata": {"name": "blue", "labels": blue}}),
-            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"},
+            json!({"apiVersion": "v1", "kind": "Node",
+                   "metadata": {"name": "other", "labels": node},
                    "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"},
                                             {"type": "InternalIP", "address": "fd00:99::2"}]}}),
         ]
@@ -366,15 +369,104 @@ pub(crate) fn cilium_policy() -> impl Strategy<Value = Value> {
     })
 }
 
+/// `namespaces` or `pods`: the subject of a ClusterNetworkPolicy, or a peer.
+fn pod_selection() -> impl Strategy<Value = Value> {
+    let plain = || selector(KEYS.to_vec());
+    prop_oneof![
+        plain().prop_map(|namespaces| json!({"namespaces": namespaces})),
+        (option::of(plain()), plain()).prop_map(|(namespaces, pods)| {
+            let selection =
+                mapping([("namespaceSelector", namespaces), ("podSelector", Some(pods))]);
+            json!({"pods": selection})
+        }),
+    ]
+}
+
+/// A peer of egress that is no pods. Names are for rules that accept.
+fn outside_peer(action: &str) -> impl Strategy<Value = Value> {
+    let networks = ["0.0.0.0/0", "::/0", "10.0.0.0/30", "fd00::4/126", "203.0.113.1/32"];
+    let networks =
+        subsequence(networks.to_vec(), 1..3).prop_map(|list| json!({"networks": list})).boxed();
+    let nodes = selector(KEYS.to_vec()).prop_map(|nodes| json!({"nodes": nodes}));
+    let names = match action {
+        "Accept" => subsequence(&["example.com", "*.example.com"], 1..=2)
+            .prop_map(|list| json!({"domainNames": list}))
+            .boxed(),
+        _ => networks.clone(),
+    };
+    prop_oneof![3 => networks, 2 => nodes, 1 => names]
+}
+
+fn cluster_protocol(named: bool) -> impl Strategy<Value = Value> {
+    let transport = select(&["tcp", "udp", "sctp"]);
+    let number = select(&PORTS[1..]).prop_map(|port| json!({"number": port}));
+    let range = (select(&PORTS[1..5]), 1..100u16)
+        .prop_map(|(port, more)| json!({"range": {"start": port, "end": port + more}}));
+    let ports = prop_oneof![2 => number, 1 => range];
+    let by_number =
+        (transport, ports).prop_map(|(name, port)| json!({name: {"destinationPort": port}}));
+    let by_name = select(&PORT_NAMES).prop_map(|name| json!({"destinationNamedPort": name}));
+    prop_oneof![3 => by_number, u32::from(named) => by_name]
+}
+
+/// A rule whose peers are in `field`. Only rules that are all about pods can name ports.
+fn cluster_rule(field: &'static str) -> impl Strategy<Value = Value> {
+    let unknown = select(vec![json!({}), json!({"planets": {}}), json!({"pods": 1, "moons": 2})]);
+    let known = pod_selection().boxed();
+    let outside = prop::bool::weighted(if field == "to" { 0.4 } else { 0.0 });
+    (select(&["Accept", "Deny", "Pass"]), outside).prop_flat_map(move |(action, outside)| {
+        let peer = prop_oneof![
+            10 => known.clone(),
+            u32::from(outside) * 20 => outside_peer(action),
+            1 => unknown.clone(),
+        ];
+        let protocols = option::of(vec(cluster_protocol(!outside), 1..3));
+        (vec(peer, 1..3), protocols).prop_map(move |(peers, protocols)| {
+            mapping([
+                ("action", Some(action.into())),
+                (field, Some(peers.into())),
+                ("protocols", protocols.map(Into::into)),
+            ])
+        })
+    })
+}
+
+pub(crate) fn cluster_policy() -> impl Strategy<Value = Value> {
+    let rules = (list(cluster_rule("from"), 3), list(cluster_rule("to"), 3));
+    // Few priorities, so that names decide now and then.
+    let place = (select(&["Admin", "Baseline"]), select(&[0, 9, 10, 1000]));
+    (place, pod_selection(), rules).prop_map(|((tier, priority), subject, (ingress, egress))| {
+        let spec = mapping([
+            ("tier", Some(tier.into())),
+            ("priority", Some(priority.into())),
+            ("subject", Some(subject)),
+            ("ingress", ingress),
+            ("egress", egress),
+        ]);
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+               "metadata": {}, "spec": spec})
+    })
+}
+
 /// Policies with names of their own.
 pub(crate) fn policies(max: usize) -> impl Strategy<Value = Vec<Value>> {
-    let policy = prop_oneof![network_policy(), cilium_policy()];
+    let policy = prop_oneof![network_policy(), cilium_policy(), cluster_policy()];
     vec(policy, 0..=max).prop_map(|mut policies| {
         for (index, policy) in policies.iter_mut().enumerate() {
             policy["metadata"]["name"] = format!("policy{index}").into();
         }
         policies
     })
+}
+
+/// What DNS names were seen to stand for: outsiders, and what should never be behind a name.
+pub(crate) fn learned() -> impl Strategy<Value = Vec<(&'static str, Vec<IpAddr>)>> {
+    let names = ["example.com", "www.example.com", "a.b.example.com", "example.org"];
+    let addresses =
+        ["203.0.113.1", "203.0.113.2", "2001:db8::1", "10.0.0.1", "fd00::1", "192.168.0.2"];
+    let addresses = subsequence(addresses.to_vec(), 0..=4)
+        .prop_map(|list| list.iter().map(|address| address.parse().unwrap()).collect());
+    vec((select(names.to_vec()), addresses), 0..4)
 }
 
 fn address(v6: bool) -> impl Strategy<Value = Address> {
@@ -387,8 +479,7 @@ fn address(v6: bool) -> impl Strategy<Value = Address> {
         false => ["192.168.0.1", "192.168.0.2", "203.0.113.1", "203.0.113.2", "255.255.255.254"],
     };
     let fixed = select(fixed.to_vec()).prop_map(str::to_owned);
-    prop_oneof![4 => pod, 1 => fixed]
-        .prop_map(|text| text.parse::<std::net::IpAddr>().unwrap().into())
+    prop_oneof![4 => pod, 1 => fixed].prop_map(|text| text.parse::<IpAddr>().unwrap().into())
 }
 
 /// A flow, and which of its ends are local.
@@ -414,7 +505,17 @@ pub(crate) fn flow() -> impl Strategy<Value = (Subject, [bool; 2])> {
         })
 }
 
-pub(crate) fn request() -> impl Strategy<Value = HttpRequest> {
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    let name = select(&["a.example", "b.example.", "A.EXAMPLE", "x.a.example", "", "no name"]);
+    prop_oneof![
+        4 => http_request().prop_map(Request::Http),
+        2 => kafka_request().prop_map(Request::Kafka),
+        1 => name.clone().prop_map(|name| Request::Dns(name.to_owned())),
+        1 => name.prop_map(|name| Request::ServerName(name.to_owned())),
+    ]
+}
+
+fn http_request() -> impl Strategy<Value = HttpRequest> {
     let headers = subsequence(&[("x-a", "1"), ("X-B", "one"), ("X-B", "two")], 0..=3);
     (
         select(&["GET", "POST", "PUT", "get"]),
@@ -427,5 +528,16 @@ pub(crate) fn request() -> impl Strategy<Value = HttpRequest> {
             path: path.to_owned(),
             host: host.to_owned(),
             headers: headers.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+        })
+}
+
+fn kafka_request() -> impl Strategy<Value = KafkaRequest> {
+    let client = option::of(select(&["c", "d"]));
+    (select(&[0i16, 1, 3, 12, 99]), 0..3i16, client, subsequence(&["orders", "logs"], 0..=2))
+        .prop_map(|(api_key, api_version, client_id, topics)| KafkaRequest {
+            api_key,
+            api_version,
+            client_id: client_id.map(str::to_owned),
+            topics: topics.into_iter().map(str::to_owned).collect(),
         })
 }

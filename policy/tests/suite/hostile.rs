@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use podgate_policy::{Store, compile, manifest};
 
-use crate::generate::{cilium_policy, cluster, flow, network_policy, request};
+use crate::generate::{cilium_policy, cluster, cluster_policy, flow, network_policy, request};
 use crate::support::{ask_oracle, ask_tables};
 
 fn policy() -> impl Strategy<Value = Value> {
-    prop_oneof![network_policy(), cilium_policy()].prop_map(|mut policy| {
+    prop_oneof![network_policy(), cilium_policy(), cluster_policy()].prop_map(|mut policy| {
         policy["metadata"]["name"] = "policy".into();
         policy
     })
@@ -130,6 +130,11 @@ fn names_and_labels_are_as_long_as_the_api_lets_them_be() {
     }
 }
 
+/// Whether a pointer is that of an element of `from` or `to`.
+fn is_peer(place: &str) -> bool {
+    place.rsplit_once('/').is_some_and(|(list, _)| list.ends_with("/from") || list.ends_with("/to"))
+}
+
 proptest! {
     #[test]
     fn any_json_gets_an_answer(value in junk()) {
@@ -161,8 +166,8 @@ proptest! {
         }
         let compiled = compile(&store);
         for ((subject, local), request) in &flows {
-            let (said, _) = ask_oracle(&store, subject, *local, request);
-            let (answer, _) = ask_tables(&compiled, subject, *local, request);
+            let (said, _) = ask_oracle(&store, subject, *local, Some(request));
+            let (answer, _) = ask_tables(&compiled, subject, *local, Some(request));
             prop_assert_eq!(answer, said);
         }
     }
@@ -178,16 +183,27 @@ proptest! {
                 containers(value, &format!("/{root}"), &mut places);
             }
         }
-        // Keys of labels are anyone's.
+        // Keys of labels are anyone's, and nothing is known of what an unknown peer holds.
         places.retain(|place| {
-            policy.pointer(place).unwrap().is_object() && !place.ends_with("matchLabels")
+            policy.pointer(place).unwrap().is_object()
+                && !place.ends_with("matchLabels")
+                && !place.ends_with("planets")
         });
         let place = &places[place.index(places.len())];
         let mut policy = policy.clone();
         policy.pointer_mut(place).unwrap()["fromNowhere"] = json!({});
-        let refusals = Store::new().apply(&policy, None).unwrap_err();
-        prop_assert_eq!(refusals.len(), 1, "{:?}", refusals);
-        prop_assert!(refusals[0].field.ends_with("fromNowhere"), "{}", refusals[0]);
+        let mut store = Store::new();
+        let outcome = store.apply(&policy, None);
+        if policy["kind"] == "ClusterNetworkPolicy" && is_peer(place) {
+            // A peer that isn't known makes its rule fail closed, and is told of.
+            prop_assert!(outcome.is_ok());
+            let told = store.policies().any(|status| !status.warnings.is_empty());
+            prop_assert!(told && store.refusals().next().is_some());
+        } else {
+            let refusals = outcome.unwrap_err();
+            prop_assert_eq!(refusals.len(), 1, "{:?}", refusals);
+            prop_assert!(refusals[0].field.ends_with("fromNowhere"), "{}", refusals[0]);
+        }
     }
 
     #[test]

@@ -3,15 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod by_names;
+mod directory;
+mod explain;
 mod fuzz;
 mod generate;
 mod hostile;
 mod incremental;
 mod lines;
+mod matrix;
 mod mutate;
 mod packets;
 mod properties;
 mod refusals;
+mod runner;
+mod schema;
 mod store;
 mod support;
 mod truth;

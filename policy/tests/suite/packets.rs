@@ -1,33 +1,32 @@
 //! The third executor: synthesised packets through a whole worker, on the compiled tables.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
+use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
 use podgate_dataplane::packet::icmp::{self, Role};
 use podgate_dataplane::policy::{Snapshot, Subject, Verdict};
 use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos, Tuple, proto};
+use podgate_dataplane::types::{Address, Epoch, LinkId, Nanos, Tuple, proto};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
 use podgate_policy::Compiled;
-use podgate_policy::oracle::HttpRequest;
+use podgate_policy::oracle::{HttpRequest, Request};
+use podgate_policy::truth::Row;
 
 use crate::support::Answer;
 
 const HOST: LinkId = LinkId(0);
-/// Links of the source's and of the destination's pod.
-const PODS: [LinkId; 2] = [LinkId(1), LinkId(2)];
-const RINGS: RingSizes = RingSizes { fill: 16, completion: 16, rx: 16, tx: 16 };
+const RINGS: RingSizes = RingSizes { fill: 8, completion: 8, rx: 8, tx: 8 };
+/// Longer than any flow may be silent: what was asked before leaves no trace.
+const BETWEEN_QUESTIONS_SECS: u64 = 3 * 3600;
 
 const CLIENT_ISN: u32 = 1_000;
 const SERVER_ISN: u32 = 9_000;
-
-const fn pod_mac(link: LinkId) -> Mac {
-    [2, 0, 0, 0, 0, link.0 as u8]
-}
 
 /// Whether packets can ask this at all: traffic of a pod with itself and between two outsiders
 /// never comes to a worker, and an ICMP error or reply has no flow of its own.
@@ -40,41 +39,32 @@ pub(crate) fn can_ask(subject: &Subject, local: [bool; 2]) -> bool {
     subject.tuple.src != subject.tuple.dst && local != [false, false] && !(is_icmp && alone)
 }
 
-/// What a worker does with the flow's first packet, and with the request if there is one.
-pub(crate) fn ask_packets(
-    compiled: &Compiled,
-    subject: &Subject,
-    local: [bool; 2],
-    request: Option<&HttpRequest>,
-) -> Answer {
-    let mut bench = Bench::new(compiled, subject.tuple, local);
-    let opened = bench.send(0, &opening(subject));
-    let verdict = bench.verdict();
-    let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
-    let expected = if verdict == Verdict::Deny { vec![] } else { vec![bench.links[1]] };
-    assert_eq!(forwarded, expected, "{verdict:?}: {subject:?}");
-    let request = request.filter(|_| verdict != Verdict::Deny);
-    Answer { verdict, request: request.map(|request| bench.request(subject.tuple, request)) }
+fn outlet(link: LinkId) -> Outlet {
+    Outlet { link, mac: [2, 0, 0, 0, 0, link.0 as u8], link_mac: [2, 0, 0, 0, 1, 0], mtu: 1500 }
 }
 
-/// One worker without a thread, and the links of the two ends.
-struct Bench {
+/// One worker without a thread, the host's link, and one link for each local address.
+pub(crate) struct Bench {
     shared: Arc<Shared>,
     worker: Worker,
     kernel: Vec<MemoryLink>,
-    /// Links that the source's and the destination's packets come in by.
-    links: [LinkId; 2],
+    links: HashMap<Address, LinkId>,
+    now: Nanos,
 }
 
 impl Bench {
-    fn new(compiled: &Compiled, tuple: Tuple, local: [bool; 2]) -> Self {
-        let outlet =
-            |link| Outlet { link, mac: pod_mac(link), link_mac: [2, 0, 0, 0, 1, 0], mtu: 1500 };
-        let ends = [tuple.src, tuple.dst].into_iter().zip(PODS).zip(local);
-        let endpoints = ends.filter(|(_, local)| *local).map(|((address, link), _)| Endpoint {
-            outlet: outlet(link),
-            addresses: vec![address],
-        });
+    /// A worker that enforces `compiled`, and the links that these rows need.
+    pub(crate) fn new(compiled: &Compiled, rows: &[Row]) -> Self {
+        let mut links = HashMap::new();
+        for Row { subject: Subject { tuple, .. }, local, .. } in rows {
+            for (address, _) in [tuple.src, tuple.dst].iter().zip(local).filter(|end| *end.1) {
+                let next = LinkId(links.len() as u16 + 1);
+                links.entry(*address).or_insert(next);
+            }
+        }
+        let endpoints = links
+            .iter()
+            .map(|(address, link)| Endpoint { outlet: outlet(*link), addresses: vec![*address] });
         let routes = RouteTable::new(endpoints, Some(outlet(HOST))).unwrap();
         let config = SharedConfig {
             workers: 1,
@@ -88,49 +78,97 @@ impl Bench {
             policy: Arc::clone(&compiled.tables),
             routes: Arc::new(routes),
         });
-        let umem = Umem::new(128).unwrap();
+        let umem = Umem::new(16 * (links.len() as u32 + 1) + 64).unwrap();
         let mut worker = Worker::new(&shared, 0, umem.pool());
-        let mut kernel = Vec::new();
-        for link in [HOST, PODS[0], PODS[1]] {
-            let (ports, memory) = memory::link(&umem, link, 1, RINGS);
+        let kernel = (0..=links.len()).map(|link| {
+            let (ports, memory) = memory::link(&umem, LinkId(link as u16), 1, RINGS);
             ports.into_iter().for_each(|port| worker.add_port(port));
-            kernel.push(memory);
-        }
-        let links = [0, 1].map(|end| if local[end] { PODS[end] } else { HOST });
-        Self { shared, worker, kernel, links }
+            memory
+        });
+        let kernel = kernel.collect();
+        Self { shared, worker, kernel, links, now: Nanos(1) }
     }
 
-    /// Sends an IP packet as the source (0) or the destination (1) and returns what left where.
-    fn send(&mut self, end: usize, ip: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
-        let link = self.links[end];
+    /// What the worker does with a row's first packet, and with its request if that is HTTP. On a
+    /// flow whose requests no inspector can read, nothing passes at all.
+    pub(crate) fn ask(&mut self, row: &Row) -> Answer {
+        self.forget();
+        let Row { subject, local, request, text, .. } = row;
+        let ends = [(subject.tuple.src, local[0]), (subject.tuple.dst, local[1])];
+        let links = ends.map(|(address, local)| if local { self.links[&address] } else { HOST });
+        let opened = self.send(links[0], &opening(subject));
+        let (verdict, is_readable) = self.told();
+        let passes = verdict != Verdict::Deny && is_readable;
+        let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
+        let expected = if passes { vec![links[1]] } else { vec![] };
+        assert_eq!(forwarded, expected, "{verdict:?}: {text}");
+        if passes {
+            self.answer(links, subject, text);
+        }
+        let request = match request {
+            Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
+            Some(Request::Http(request)) if passes => {
+                Some(self.request(links, subject.tuple, request))
+            }
+            _ => None,
+        };
+        Answer { verdict, request }
+    }
+
+    /// Sends what the destination may answer: an ICMP error about the first packet, and a reply.
+    /// Both belong to the flow, so both must come to the source whatever rules say of them.
+    fn answer(&mut self, links: [LinkId; 2], subject: &Subject, text: &str) {
+        for answer in [Some(unreachable(subject)), reply(subject)].into_iter().flatten() {
+            let left = self.send(links[1], &answer);
+            let left: Vec<LinkId> = left.iter().map(|(link, _)| *link).collect();
+            assert_eq!(left, [links[0]], "an answer: {text}");
+        }
+    }
+
+    /// Lets time pass until the worker knows of no flow.
+    fn forget(&mut self) {
+        self.now = self.now.plus_secs(BETWEEN_QUESTIONS_SECS);
+        self.worker.round(self.now);
+        assert_eq!(self.worker.flows(), 0, "flows last longer than they should");
+        // Inspected flows end with resets.
+        self.kernel.iter_mut().for_each(|link| {
+            link.transmitted(0, &mut |_| ());
+        });
+        while self.shared.events[0].pop().is_some() {}
+    }
+
+    /// Sends an IP packet from what is behind `link` and returns what left where.
+    fn send(&mut self, link: LinkId, ip: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
         let ethertype = if ip[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
-        let frame = [&[2, 0, 0, 0, 1, 0], &pod_mac(link)[..], &ethertype, ip].concat();
+        let Outlet { mac, link_mac, .. } = outlet(link);
+        let frame = [&link_mac[..], &mac[..], &ethertype, ip].concat();
         assert!(self.kernel[link.index()].inject(0, &frame));
-        while self.worker.round(Nanos(1_000_000)) > 0 {}
+        while self.worker.round(self.now) > 0 {}
         let mut left = Vec::new();
-        for link in [HOST, PODS[0], PODS[1]] {
-            let mut take = |frame: &[u8]| left.push((link, frame[14..].to_vec()));
-            self.kernel[link.index()].transmitted(0, &mut take);
+        for (link, kernel) in self.kernel.iter_mut().enumerate() {
+            let mut take = |frame: &[u8]| left.push((LinkId(link as u16), frame[14..].to_vec()));
+            kernel.transmitted(0, &mut take);
         }
         left
     }
 
-    /// The verdict that the worker told.
-    fn verdict(&self) -> Verdict {
-        let told = std::iter::from_fn(|| self.shared.events[0].pop());
-        let mut verdicts = told.filter_map(|event| match event.kind {
-            EventKind::Verdict { verdict, .. } => Some(verdict),
-            _ => None,
-        });
-        verdicts.next().expect("a worker tells what it decides")
+    /// The verdict that the worker told, and whether it has an inspector for the flow.
+    fn told(&self) -> (Verdict, bool) {
+        let (mut told, mut is_readable) = (None, true);
+        while let Some(event) = self.shared.events[0].pop() {
+            match event.kind {
+                EventKind::Verdict { verdict, .. } => told = Some(verdict),
+                EventKind::Drop { reason: DropReason::L7Unsupported } => is_readable = false,
+                _ => {}
+            }
+        }
+        (told.expect("a worker tells what it decides"), is_readable)
     }
 
-    /// Completes the handshake and sends the request. Whether it reached the destination; if not,
+    /// Ends the handshake, which was answered already, and sends the request. Whether it reached the destination; if not,
     /// the source must have had its 403.
-    fn request(&mut self, tuple: Tuple, request: &HttpRequest) -> bool {
-        let back = tuple.reversed();
-        self.send(1, &tcp(back, SERVER_ISN, Some(CLIENT_ISN + 1), true, b""));
-        self.send(0, &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
+    fn request(&mut self, links: [LinkId; 2], tuple: Tuple, request: &HttpRequest) -> bool {
+        self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
         let HttpRequest { method, path, host, headers } = request;
         let host = if host.is_empty() { "host" } else { host };
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
@@ -139,12 +177,12 @@ impl Bench {
         }
         text += "\r\n";
         let segment = tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, text.as_bytes());
-        let left = self.send(0, &segment);
+        let left = self.send(links[0], &segment);
         let reached = |link: LinkId, text: &[u8]| {
             left.iter().any(|(at, ip)| *at == link && ip.windows(text.len()).any(|w| w == text))
         };
-        let passed = reached(self.links[1], text.as_bytes());
-        let refused = reached(self.links[0], b"HTTP/1.1 403 Forbidden\r\n");
+        let passed = reached(links[1], text.as_bytes());
+        let refused = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
         assert_ne!(passed, refused, "{text:?} either passes or is refused");
         passed
     }
@@ -163,6 +201,28 @@ fn opening(subject: &Subject) -> Vec<u8> {
         }
         _ => ip(subject.tuple, &[0; 16], false),
     }
+}
+
+/// What the destination replies to the first packet, if it is of a kind that has replies.
+fn reply(subject: &Subject) -> Option<Vec<u8>> {
+    let Subject { tuple, icmp_type } = *subject;
+    let back = tuple.reversed();
+    match (tuple.protocol, icmp_type) {
+        (proto::TCP, _) => Some(tcp(back, SERVER_ISN, Some(CLIENT_ISN + 1), true, b"")),
+        (proto::ICMP, 8) => Some(ip(back, &[0, 0, 0, 0, 0, 1, 0, 1], true)),
+        (proto::ICMP, 13) => Some(ip(back, &[14, 0, 0, 0, 0, 1, 0, 1], true)),
+        (proto::ICMPV6, 128) => Some(ip(back, &[129, 0, 0, 0, 0, 1, 0, 1], true)),
+        (proto::ICMP | proto::ICMPV6, _) => None,
+        _ => Some(opening(&Subject { tuple: back, icmp_type })),
+    }
+}
+
+/// "Destination unreachable" about the first packet (RFC 792, RFC 4443 §3.1).
+fn unreachable(subject: &Subject) -> Vec<u8> {
+    let Tuple { src, dst, .. } = subject.tuple;
+    let (protocol, kind) = if src.is_v4() { (proto::ICMP, 3) } else { (proto::ICMPV6, 1) };
+    let tuple = Tuple { src: dst, dst: src, src_port: 0, dst_port: 0, protocol };
+    ip(tuple, &[&[kind, 0, 0, 0, 0, 0, 0, 0], &opening(subject)[..]].concat(), true)
 }
 
 fn tcp(tuple: Tuple, seq: u32, ack: Option<u32>, syn: bool, payload: &[u8]) -> Vec<u8> {

@@ -168,31 +168,26 @@ fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
     let port = "ports: [{port: \"80\", protocol: TCP}]";
     let to_ports = |more: &str| ingress(&format!("{{toPorts: [{{{port}, {more}}}]}}"));
     let cases = [
-        (cilium("{nodeSelector: {}, endpointSelector: {}, ingress: []}"), "spec.nodeSelector"),
+        (cilium("{nodeSelector: {}, endpointSelector: {}, ingress: [{}]}"), "spec.nodeSelector"),
         (ingress("{fromNodes: [{}]}"), "spec.ingress[0].fromNodes"),
         (ingress("{fromGroups: [{}]}"), "spec.ingress[0].fromGroups"),
         (ingress("{fromRequires: [{}]}"), "spec.ingress[0].fromRequires"),
-        (ingress("{authentication: {mode: required}}"), "spec.ingress[0].authentication"),
-        (ingress("{fromEntities: [kube-apiserver]}"), "spec.ingress[0].fromEntities[0]"),
-        (
-            ingress("{fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: x}]}"),
-            "spec.ingress[0].fromCIDRSet[0].cidrGroupRef",
-        ),
+        (ingress("{authentication: {mode: required}}"), "spec.ingress[0].authentication.mode"),
         (egress("{toNodes: [{}]}"), "spec.egress[0].toNodes"),
         (egress("{toGroups: [{}]}"), "spec.egress[0].toGroups"),
         (egress("{toRequires: [{}]}"), "spec.egress[0].toRequires"),
-        (egress("{toServices: [{}]}"), "spec.egress[0].toServices"),
-        (egress("{toFQDNs: [{matchName: x.io}]}"), "spec.egress[0].toFQDNs"),
         (to_ports("terminatingTLS: {}"), "spec.ingress[0].toPorts[0].terminatingTLS"),
         (to_ports("originatingTLS: {}"), "spec.ingress[0].toPorts[0].originatingTLS"),
-        (to_ports("serverNames: [x.io]"), "spec.ingress[0].toPorts[0].serverNames"),
         (to_ports("listener: {}"), "spec.ingress[0].toPorts[0].listener"),
-        (to_ports("rules: {kafka: [{}]}"), "spec.ingress[0].toPorts[0].rules.kafka"),
-        (to_ports("rules: {dns: [{}]}"), "spec.ingress[0].toPorts[0].rules.dns"),
         (to_ports("rules: {l7proto: x}"), "spec.ingress[0].toPorts[0].rules.l7proto"),
+        (to_ports("rules: {l7: [{}]}"), "spec.ingress[0].toPorts[0].rules.l7"),
         (
-            to_ports("rules: {http: [{headerMatches: []}]}"),
-            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches",
+            to_ports("rules: {http: [{headerMatches: [{name: a, secret: {name: b}}]}]}"),
+            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches[0].secret",
+        ),
+        (
+            to_ports("rules: {http: [{headerMatches: [{name: a, value: b, mismatch: LOG}]}]}"),
+            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches[0].mismatch",
         ),
     ];
     for (object, field) in cases {
@@ -204,7 +199,7 @@ fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
 fn combinations_that_cilium_refuses_are_refused() {
     let http = "rules: {http: [{path: /}]}";
     let cases = [
-        (cilium("{ingress: []}"), "spec", "endpointSelector"),
+        (cilium("{ingress: [{}]}"), "spec", "endpointSelector"),
         (cilium("{endpointSelector: {}}"), "spec", "one of ingress"),
         (
             ingress("{fromEndpoints: [{}], fromEntities: [all]}"),
@@ -222,11 +217,103 @@ fn combinations_that_cilium_refuses_are_refused() {
             "10.0.0.1/32",
         ),
         (ingress("{fromEntities: [moon]}"), "spec.ingress[0].fromEntities[0]", "no entity"),
+        (
+            ingress("{fromCIDRSet: [{except: []}]}"),
+            "spec.ingress[0].fromCIDRSet[0]",
+            "needs a cidr",
+        ),
+        (
+            ingress("{fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: x}]}"),
+            "spec.ingress[0].fromCIDRSet[0].cidrGroupRef",
+            "write two elements",
+        ),
+        (
+            ingress("{fromCIDRSet: [{cidrGroupRef: x, cidrGroupSelector: {}}]}"),
+            "spec.ingress[0].fromCIDRSet[0].cidrGroupSelector",
+            "write two elements",
+        ),
+        (
+            ingress("{fromCIDRSet: [{cidrGroupRef: \"\"}]}"),
+            "spec.ingress[0].fromCIDRSet[0].cidrGroupRef",
+            "name of a CiliumCIDRGroup",
+        ),
+        (
+            ingress("{fromCIDRSet: [{cidrGroupSelector: {matchLabels: {\"cidrgroup:a\": b}}}]}"),
+            "spec.ingress[0].fromCIDRSet[0].cidrGroupSelector.matchLabels.cidrgroup:a",
+            "label key",
+        ),
+        (egress("{toServices: [{}]}"), "spec.egress[0].toServices[0]", "k8sServiceSelector"),
+        (
+            egress("{toServices: [{k8sService: {serviceName: a}, k8sServiceSelector: {}}]}"),
+            "spec.egress[0].toServices[0].k8sServiceSelector",
+            "write two",
+        ),
+        (
+            egress("{toServices: [{k8sService: {namespace: a}}]}"),
+            "spec.egress[0].toServices[0].k8sService",
+            "no serviceName",
+        ),
+        (
+            egress("{toServices: [{k8sServiceSelector: {namespace: a}}]}"),
+            "spec.egress[0].toServices[0].k8sServiceSelector",
+            "no selector",
+        ),
+        (
+            egress("{toServices: [{k8sService: {serviceName: a.b}}]}"),
+            "spec.egress[0].toServices[0].k8sService.serviceName",
+            "name of a service",
+        ),
+        (egress("{toFQDNs: [{}]}"), "spec.egress[0].toFQDNs[0]", "matchPattern"),
+        (
+            egress("{toFQDNs: [{matchName: a.io, matchPattern: \"*\"}]}"),
+            "spec.egress[0].toFQDNs[0].matchPattern",
+            "write two elements",
+        ),
+        (
+            egress("{toFQDNs: [{matchName: \"*.a.io\"}]}"),
+            "spec.egress[0].toFQDNs[0].matchName",
+            "'*' is not allowed",
+        ),
+        (
+            egress("{toFQDNs: [{matchPattern: a..io}]}"),
+            "spec.egress[0].toFQDNs[0].matchPattern",
+            "empty label",
+        ),
+        (
+            egress("{toFQDNs: [{matchName: a.io}], toEntities: [world]}"),
+            "spec.egress[0].toFQDNs",
+            "write two rules",
+        ),
+        (
+            cilium("{endpointSelector: {}, egressDeny: [{toFQDNs: [{matchName: a.io}]}]}"),
+            "spec.egressDeny[0].toFQDNs",
+            "no DNS names",
+        ),
         (ingress("{toEndpoints: [{}]}"), "spec.ingress[0].toEndpoints", "unknown field"),
         (
             ingress("{fromEndpoints: [{matchLabels: {\":a\": b}}]}"),
             "spec.ingress[0].fromEndpoints[0].matchLabels.:a",
             "empty label source",
+        ),
+        (
+            ingress("{fromEndpoints: [{matchLabels: {\"cidr:a\": b}}]}"),
+            "spec.ingress[0].fromEndpoints[0].matchLabels.cidr:a",
+            "write fromCIDRSet",
+        ),
+        (
+            ingress("{fromEndpoints: [{matchLabels: {$kube-apiserver: \"\"}}]}"),
+            "spec.ingress[0].fromEndpoints[0].matchLabels.$kube-apiserver",
+            "fromEntities",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{}], log: {value: \"a\\tb\"}}"),
+            "spec.log.value",
+            "printed",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{}], labels: [{name: a}]}"),
+            "spec.labels[0].name",
+            "unknown field",
         ),
         (
             ingress(&format!("{{toPorts: [{{ports: [{{port: \"80\"}}], {http}}}]}}")),
@@ -244,11 +331,6 @@ fn combinations_that_cilium_refuses_are_refused() {
             ingress(&format!("{{toPorts: [{{ports: [{{port: \"0\", protocol: TCP}}], {http}}}]}}")),
             "spec.ingress[0].toPorts[0].rules",
             "port 0",
-        ),
-        (
-            ingress("{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: []}}]}"),
-            "spec.ingress[0].toPorts[0].rules.http",
-            "write [{}]",
         ),
         (
             ingress(
@@ -295,7 +377,7 @@ fn combinations_that_cilium_refuses_are_refused() {
         ),
         (
             ingress("{icmps: [{fields: [{family: IPv5, type: 8}]}]}"),
-            "spec.ingress[0].icmps[0].fields[0]",
+            "spec.ingress[0].icmps[0].fields[0].family",
             "IPv4 or IPv6",
         ),
         (
@@ -306,7 +388,7 @@ fn combinations_that_cilium_refuses_are_refused() {
             "deny rules",
         ),
         (
-            cilium("{endpointSelector: {}, enableDefaultDeny: {ingress: never}, ingress: []}"),
+            cilium("{endpointSelector: {}, enableDefaultDeny: {ingress: never}, ingress: [{}]}"),
             "spec.enableDefaultDeny.ingress",
             "true or false",
         ),
@@ -317,12 +399,95 @@ fn combinations_that_cilium_refuses_are_refused() {
 }
 
 #[test]
-fn two_l7_protocols_in_one_element_are_refused() {
-    let object = ingress(
-        "{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: [{}], kafka: [{}]}}]}",
+fn l7_rules_that_cilium_refuses_are_refused() {
+    let element = |ports: &str, more: &str| {
+        (
+            egress(&format!("{{toPorts: [{{ports: [{ports}], {more}}}]}}")),
+            "spec.egress[0].toPorts[0]",
+        )
+    };
+    let (tcp, any) = ("{port: \"80\", protocol: TCP}", "{port: \"53\"}");
+    let cases = [
+        (element(tcp, "rules: {http: []}"), ".rules.http", "empty list"),
+        (element(tcp, "rules: {kafka: []}"), ".rules.kafka", "empty list"),
+        (element(tcp, "rules: {dns: []}"), ".rules.dns", "empty list"),
+        (element(tcp, "serverNames: []"), ".serverNames", "empty list"),
+        (element(tcp, "rules: {http: [{}], kafka: [{}]}"), ".rules", "more than one L7 protocol"),
+        (element(tcp, "rules: {http: [{method: \"(\"}]}"), ".rules.http[0].method", "regular"),
+        (
+            element(tcp, "rules: {http: [{headers: [\"a b\"]}]}"),
+            ".rules.http[0].headers[0]",
+            "Name",
+        ),
+        (
+            element(tcp, "rules: {http: [{headerMatches: [{value: x}]}]}"),
+            ".rules.http[0].headerMatches[0]",
+            "no name",
+        ),
+        (
+            element(tcp, "rules: {http: [{headerMatches: [{name: \"a b\"}]}]}"),
+            ".rules.http[0].headerMatches[0]",
+            "name of a header",
+        ),
+        (element(any, "rules: {kafka: [{}]}"), ".rules", "Kafka rules need TCP"),
+        (
+            element(tcp, "rules: {kafka: [{role: produce, apiKey: fetch}]}"),
+            ".rules.kafka[0].apiKey",
+            "beside role",
+        ),
+        (element(tcp, "rules: {kafka: [{role: read}]}"), ".rules.kafka[0].role", "produce"),
+        (element(tcp, "rules: {kafka: [{apiKey: x}]}"), ".rules.kafka[0].apiKey", "Kafka API key"),
+        (element(tcp, "rules: {kafka: [{apiVersion: x}]}"), ".rules.kafka[0].apiVersion", ""),
+        (element(tcp, "rules: {kafka: [{topic: \"a b\"}]}"), ".rules.kafka[0].topic", ""),
+        (element("", "rules: {dns: [{matchName: a}]}"), ".rules", "list port"),
+        (
+            element("{port: \"53\", endPort: 54}", "rules: {dns: [{matchName: a}]}"),
+            ".rules",
+            "range",
+        ),
+        (
+            element("{port: \"53\", protocol: SCTP}", "rules: {dns: [{matchName: a}]}"),
+            ".rules",
+            "TCP, UDP or ANY",
+        ),
+        (element("{port: \"0\"}", "rules: {dns: [{matchName: a}]}"), ".rules", "port 0"),
+        (element(any, "rules: {dns: [{}]}"), ".rules.dns[0]", "matchPattern"),
+        (element(any, "rules: {dns: [{matchName: \"*\"}]}"), ".rules.dns[0].matchName", "'*'"),
+        (element(any, "serverNames: [a]"), "", "TLS rules need TCP"),
+        (element(tcp, "serverNames: [\"\"]"), ".serverNames[0]", "empty"),
+        (element(tcp, "serverNames: [a], rules: {http: [{}]}"), ".serverNames", "not terminated"),
+    ];
+    for ((object, place), below, reason) in cases {
+        assert_refused(&object, &format!("{place}{below}"), reason);
+    }
+    assert_refused(
+        &ingress("{toPorts: [{ports: [{port: \"53\"}], rules: {dns: [{matchName: a}]}}]}"),
+        "spec.ingress[0].toPorts[0].rules.dns",
+        "egress only",
     );
-    let told = refusals(&object).iter().any(|r| r.reason.contains("more than one L7 protocol"));
-    assert!(told);
+}
+
+#[test]
+fn two_l7_protocols_on_one_port_of_a_rule_are_refused() {
+    let rule = |first: &str, second: &str| {
+        let element = |ports: &str, rules: &str| {
+            format!("{{ports: [{{{ports}, protocol: TCP}}], rules: {{{rules}: [{{}}]}}}}")
+        };
+        let (http, kafka) = (element(first, "http"), element(second, "kafka"));
+        ingress(&format!("{{toPorts: [{http}, {kafka}]}}"))
+    };
+    for (first, second) in [
+        ("port: \"80\"", "port: \"80\""),
+        ("port: web", "port: WEB"),
+        ("port: \"80\", endPort: 90", "port: \"90\", endPort: 99"),
+    ] {
+        assert_refused(&rule(first, second), "spec.ingress[0].toPorts", "HTTP and Kafka");
+    }
+    for (first, second) in
+        [("port: \"80\"", "port: \"81\""), ("port: \"80\", endPort: 89", "port: \"90\"")]
+    {
+        assert!(Store::new().apply(&rule(first, second), None).is_ok());
+    }
 }
 
 #[test]
@@ -421,4 +586,188 @@ fn complaints_about_one_object_are_bounded() {
     let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                         "metadata": {"name": "x"}, "spec": {"ingress": [{"ports": ports}]}});
     assert_eq!(refusals(&policy).len(), 32);
+}
+
+fn cluster(spec: &str) -> Value {
+    object("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", spec)
+}
+
+/// A ClusterNetworkPolicy with one rule of ingress and one of egress.
+fn cluster_rules(ingress: &str, egress: &str) -> Value {
+    cluster(&format!(
+        "{{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: [{ingress}], \
+         egress: [{egress}]}}"
+    ))
+}
+
+#[test]
+fn cluster_network_policies_are_checked_as_the_api_does() {
+    let subject = "subject: {namespaces: {}}";
+    let cases = [
+        ("{priority: 1, subject: {namespaces: {}}}".to_owned(), "spec", "needs a tier"),
+        (format!("{{tier: Admin, {subject}}}"), "spec", "a priority"),
+        ("{tier: Admin, priority: 1}".to_owned(), "spec", "a subject"),
+        (format!("{{tier: Normal, priority: 1, {subject}}}"), "spec.tier", "Admin or Baseline"),
+        (format!("{{tier: Admin, priority: 1001, {subject}}}"), "spec.priority", "0 to 1000"),
+        (format!("{{tier: Admin, priority: -1, {subject}}}"), "spec.priority", "0 to 1000"),
+        (format!("{{tier: Admin, priority: 1, {subject}, pass: []}}"), "spec.pass", "unknown"),
+        (
+            "{tier: Admin, priority: 1, subject: {}}".to_owned(),
+            "spec.subject",
+            "namespaces or pods",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {namespaces: {}, pods: {podSelector: {}}}}"
+                .to_owned(),
+            "spec.subject",
+            "not both",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {namespaces: {}, nodes: {}}}".to_owned(),
+            "spec.subject.nodes",
+            "unknown",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {}}}}".to_owned(),
+            "spec.subject.pods",
+            "write podSelector: {}",
+        ),
+        (
+            "{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {\"k8s:a\": b}}}}"
+                .to_owned(),
+            "spec.subject.namespaces.matchLabels.k8s:a",
+            "label key",
+        ),
+    ];
+    for (spec, field, reason) in cases {
+        assert_refused(&cluster(&spec), field, reason);
+    }
+    let empty = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2",
+                       "kind": "ClusterNetworkPolicy", "metadata": {"name": "x"}});
+    assert_refused(&empty, "", "needs a spec");
+}
+
+#[test]
+fn rules_of_cluster_network_policies_are_checked_as_the_api_does() {
+    let from = "from: [{namespaces: {}}]";
+    let name = "n".repeat(101);
+    let cases = [
+        (format!("{{{from}}}"), "", "needs an action and from"),
+        ("{action: Deny}".to_owned(), "", "needs an action and from"),
+        ("{action: Deny, to: [{namespaces: {}}], from: [{}]}".to_owned(), ".to", "unknown field"),
+        ("{action: Deny, from: []}".to_owned(), ".from", "at least one"),
+        (format!("{{action: Allow, {from}}}"), ".action", "Accept, Deny or Pass"),
+        (format!("{{action: Deny, name: {name}, {from}}}"), ".name", "at most 100"),
+        (
+            "{action: Deny, from: [{namespaces: {}, pods: {podSelector: {}}}]}".to_owned(),
+            ".from[0]",
+            "one element for each",
+        ),
+        ("{action: Deny, from: [{pods: {}}]}".to_owned(), ".from[0].pods", "needs a podSelector"),
+    ];
+    for (rule, field, reason) in cases {
+        assert_refused(&cluster_rules(&rule, ""), &format!("spec.ingress[0]{field}"), reason);
+    }
+}
+
+#[test]
+fn protocols_of_cluster_network_policies_are_checked_as_the_api_does() {
+    let one = |port: &str| format!("[{{tcp: {{destinationPort: {port}}}}}]");
+    let cases = [
+        ("[]".to_owned(), "", "at least one"),
+        ("[{}]".to_owned(), "[0]", "needs one of tcp"),
+        (
+            "[{tcp: {destinationPort: {number: 1}}, destinationNamedPort: web}]".to_owned(),
+            "[0]",
+            "only one",
+        ),
+        ("[{destinationNamedPort: Web}]".to_owned(), "[0].destinationNamedPort", "port name"),
+        ("[{destinationNamedPort: \"\"}]".to_owned(), "[0].destinationNamedPort", "port name"),
+        ("[{tcp: {}}]".to_owned(), "[0].tcp", "destinationPort"),
+        (
+            "[{tcp: {sourcePort: 1, destinationPort: {number: 1}}}]".to_owned(),
+            "[0].tcp.sourcePort",
+            "unknown field",
+        ),
+        (one("{}"), "[0].tcp.destinationPort", "a number or a range"),
+        (one("{number: 0}"), "[0].tcp.destinationPort.number", "1 to 65535"),
+        (one("{number: 65536}"), "[0].tcp.destinationPort.number", "1 to 65535"),
+        (one("{range: {start: 1}}"), "[0].tcp.destinationPort.range", "a start and an end"),
+        (one("{range: {start: 80, end: 80}}"), "[0].tcp.destinationPort.range", "less than"),
+        (one("{number: 1, range: {start: 1, end: 2}}"), "[0].tcp.destinationPort", "not both"),
+    ];
+    for (protocols, field, reason) in cases {
+        let rule =
+            format!("{{action: Deny, from: [{{namespaces: {{}}}}], protocols: {protocols}}}");
+        let field = format!("spec.ingress[0].protocols{field}");
+        assert_refused(&cluster_rules(&rule, ""), &field, reason);
+    }
+}
+
+#[test]
+fn peers_of_egress_of_cluster_network_policies_are_checked_as_the_api_does() {
+    let cases = [
+        ("Deny", "{networks: []}", ".networks", "at least one"),
+        ("Deny", "{networks: [10.0.0.1]}", ".networks[0]", "10.0.0.1/32"),
+        ("Deny", "{networks: [\"::ffff:10.0.0.0/104\"]}", ".networks[0]", "write it as IPv4"),
+        ("Deny", "{domainNames: [example.com]}", ".domainNames", "Accept rules"),
+        ("Pass", "{domainNames: [example.com]}", ".domainNames", "Accept rules"),
+        ("Accept", "{domainNames: [example]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"*\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"www.*.com\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"*w.example.com\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [\"**.example.com\"]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [-x.com]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [x..com]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{nodes: {}, networks: [10.0.0.0/8]}", "", "one element for each"),
+    ];
+    for (action, peer, field, reason) in cases {
+        let rule = format!("{{action: {action}, to: [{peer}]}}");
+        let field = format!("spec.egress[0].to[0]{field}");
+        assert_refused(&cluster_rules("", &rule), &field, reason);
+    }
+    for peer in ["{networks: [10.0.0.0/8]}", "{nodes: {}}", "{domainNames: [example.com]}"] {
+        let named = "protocols: [{destinationNamedPort: web}]";
+        let rule = format!("{{action: Accept, to: [{{namespaces: {{}}}}, {peer}], {named}}}");
+        let field = "spec.egress[0].protocols";
+        assert_refused(&cluster_rules("", &rule), field, "only pods have named ports");
+    }
+}
+
+#[test]
+fn lists_of_cluster_network_policies_have_at_most_25_elements() {
+    let many = |element: &str| vec![element; 26].join(", ");
+    let rule = "{action: Deny, from: [{namespaces: {}}]}";
+    let peers = many("{namespaces: {}}");
+    let ports = many("{tcp: {destinationPort: {number: 1}}}");
+    let networks = many("10.0.0.0/8");
+    let cases = [
+        (cluster_rules(&many(rule), ""), "spec.ingress"),
+        (cluster_rules(&format!("{{action: Deny, from: [{peers}]}}"), ""), "spec.ingress[0].from"),
+        (
+            cluster_rules(
+                &format!("{{action: Deny, from: [{{namespaces: {{}}}}], protocols: [{ports}]}}"),
+                "",
+            ),
+            "spec.ingress[0].protocols",
+        ),
+        (
+            cluster_rules("", &format!("{{action: Deny, to: [{{networks: [{networks}]}}]}}")),
+            "spec.egress[0].to[0].networks",
+        ),
+    ];
+    for (object, field) in cases {
+        assert_refused(&object, field, "has 26 elements, but may have at most 25");
+    }
+}
+
+#[test]
+fn the_older_and_newer_versions_of_cluster_network_policies_are_refused() {
+    for version in ["v1alpha1", "v1beta1"] {
+        let version = format!("policy.networking.k8s.io/{version}");
+        let object = object(&version, "ClusterNetworkPolicy", "{}");
+        let refusals = Store::new().apply(&object, None).unwrap_err();
+        let fix = refusals[0].fix.as_deref();
+        assert_eq!(fix, Some("write apiVersion: policy.networking.k8s.io/v1alpha2"));
+    }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::by_names::by_names;
-use podgate_dataplane::policy::PolicyTables;
+use podgate_dataplane::policy::{PolicyTables, Subject, Verdict};
+use podgate_dataplane::types::{Tuple, proto};
 use podgate_policy::{Compiled, Kind, ObjectKey, PolicyState, Store, compile, manifest};
 
 fn pod(name: &str, ip: &str, labels: &Value) -> Value {
@@ -264,4 +265,70 @@ fn files_that_change_break_and_go_are_followed() {
     folder.close().unwrap();
     store.sync(&manifest::load(&path));
     assert_eq!((names(&store), store.refusals().count()), (vec!["other".into()], 1));
+}
+
+fn cluster_policy(spec: &Value) -> Value {
+    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+           "metadata": {"name": "web"}, "spec": spec})
+}
+
+#[test]
+fn a_rule_with_an_unknown_peer_is_in_force_and_told_of_until_it_is_mended() {
+    let mut store = Store::new();
+    let spec = |peer: Value| {
+        json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+               "ingress": [{"action": "Pass", "from": [{"namespaces": {}}]}],
+               "egress": [{"action": "Accept", "to": [{"namespaces": {}}, peer]}]})
+    };
+    store.apply(&cluster_policy(&spec(json!({"planets": {}}))), None).unwrap();
+    let name = "ClusterNetworkPolicy web".to_owned();
+    assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
+    let told: Vec<String> = store.refusals().map(ToString::to_string).collect();
+    let expected = "ClusterNetworkPolicy web: spec.egress[0].to[1]: is no kind of peer that is \
+                    known here, so the rule allows nobody";
+    assert_eq!(told, [expected]);
+    assert_eq!(store.policies().next().unwrap().warnings.len(), 1);
+
+    store.apply(&cluster_policy(&spec(json!({"nodes": {}}))), None).unwrap();
+    assert_eq!(store.refusals().count(), 0);
+    assert_eq!(state(&store), [(name, PolicyState::Enforced, 0)]);
+}
+
+#[test]
+fn peers_by_node_labels_follow_the_nodes() {
+    let node = |role: &str, ip: &str| {
+        json!({"apiVersion": "v1", "kind": "Node",
+               "metadata": {"name": "n", "labels": {"role": role}},
+               "status": {"addresses": [{"type": "InternalIP", "address": ip}]}})
+    };
+    let spec = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+                      "egress": [{"action": "Deny",
+                                  "to": [{"nodes": {"matchLabels": {"role": "edge"}}}]}]});
+    let mut store = Store::new();
+    store.apply(&cluster_policy(&spec), None).unwrap();
+    store.apply(&pod("a", "10.0.0.1", &json!({})), None).unwrap();
+    let reaches = |store: &Store, ip: &str| {
+        let compiled = compile(store);
+        let address = |ip: &str| ip.parse::<std::net::IpAddr>().unwrap().into();
+        let tuple = Tuple {
+            src: address("10.0.0.1"),
+            dst: address(ip),
+            src_port: 40_000,
+            dst_port: 80,
+            protocol: proto::TCP,
+        };
+        let decision = compiled.tables.decide(&Subject { tuple, icmp_type: 0 }, [true, false]);
+        decision.verdict == Verdict::Allow
+    };
+    let seen = |store: &Store| ["192.168.0.2", "192.168.0.3"].map(|ip| reaches(store, ip));
+    assert_eq!(seen(&store), [true, true]);
+    store.apply(&node("edge", "192.168.0.2"), None).unwrap();
+    assert_eq!(seen(&store), [false, true]);
+    store.apply(&node("edge", "192.168.0.3"), None).unwrap();
+    assert_eq!(seen(&store), [true, false]);
+    store.apply(&node("core", "192.168.0.3"), None).unwrap();
+    assert_eq!(seen(&store), [true, true]);
+    store.apply(&node("edge", "192.168.0.2"), None).unwrap();
+    store.delete(&ObjectKey { kind: Kind::Node, namespace: None, name: "n".into() });
+    assert_eq!(seen(&store), [true, true]);
 }

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use podgate_dataplane::l7::{L7Request, Request};
+use podgate_dataplane::l7::{self, L7Request};
 use podgate_dataplane::policy::{Cause, Decision, Subject, Verdict};
-use podgate_policy::oracle::{self, HttpRequest, Opinion};
+use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, Opinion, Request};
 use podgate_policy::{Catalog, Compiled, Store};
 
 /// What one executor says of a flow, and of a request on it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Answer {
     pub(crate) verdict: Verdict,
-    /// `None` when the flow isn't open.
+    /// `None` when the flow isn't open, or no request was asked about.
     pub(crate) request: Option<bool>,
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn ask_oracle(
     store: &Store,
     subject: &Subject,
     local: [bool; 2],
-    request: &HttpRequest,
+    request: Option<&Request>,
 ) -> (Answer, [BTreeSet<String>; 2]) {
     let opinions = oracle::decide(store, subject, local);
     let open = opinions.iter().all(Opinion::allows);
@@ -29,8 +29,9 @@ pub(crate) fn ask_oracle(
         (true, false) => Verdict::Allow,
         (true, true) => Verdict::Inspect,
     };
-    let passes = opinions.iter().all(|opinion| opinion.allows_request(request));
-    let answer = Answer { verdict, request: open.then_some(passes) };
+    let passes =
+        |request| opinions.iter().all(|opinion: &Opinion<'_>| opinion.allows_request(request));
+    let answer = Answer { verdict, request: request.filter(|_| open).map(passes) };
     (answer, opinions.map(|opinion| names(&opinion)))
 }
 
@@ -41,6 +42,9 @@ fn names(opinion: &Opinion<'_>) -> BTreeSet<String> {
         Opinion::Unenforced => BTreeSet::from(["unenforced".to_owned()]),
         Opinion::Allowed(matches) | Opinion::Denied(matches) => {
             matches.iter().map(|rule| format!("{} {}", rule.key, rule.field)).collect()
+        }
+        Opinion::Conflicting(matches) => {
+            matches.iter().map(|rule| format!("conflicting {} {}", rule.key, rule.field)).collect()
         }
         Opinion::DefaultDeny(keys) => BTreeSet::from([default_deny(keys.iter())]),
     }
@@ -56,11 +60,11 @@ pub(crate) fn ask_tables(
     compiled: &Compiled,
     subject: &Subject,
     local: [bool; 2],
-    request: &HttpRequest,
+    request: Option<&Request>,
 ) -> (Answer, [String; 2]) {
     let decision = compiled.tables.decide(subject, local);
-    let passes = allows(&decision, request);
-    let request = (decision.verdict != Verdict::Deny).then_some(passes);
+    let request = request.filter(|_| decision.verdict != Verdict::Deny);
+    let request = request.map(|request| allows(&decision, request));
     let name = |cause| name(&compiled.catalog, cause);
     let causes = [name(decision.egress), name(decision.ingress)];
     (Answer { verdict: decision.verdict, request }, causes)
@@ -70,25 +74,38 @@ fn name(catalog: &Catalog, cause: Cause) -> String {
     match cause {
         Cause::Unenforced => "unenforced".to_owned(),
         Cause::Exempt(_) => "exempt".to_owned(),
-        Cause::Allowed(rule) | Cause::Denied(rule) | Cause::Conflicting(rule) => {
-            catalog.rule(rule).unwrap().to_string()
-        }
+        Cause::Allowed(rule) | Cause::Denied(rule) => catalog.rule(rule).unwrap().to_string(),
+        Cause::Conflicting(rule) => format!("conflicting {}", catalog.rule(rule).unwrap()),
         Cause::DefaultDeny(set) => default_deny(catalog.deny_set(set).iter()),
     }
 }
 
-fn allows(decision: &Decision, request: &HttpRequest) -> bool {
-    let headers: Vec<httparse::Header<'_>> = request
-        .headers
-        .iter()
-        .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
-        .collect();
-    let request = Request {
-        method: request.method.as_bytes(),
-        path: request.path.as_bytes(),
-        path_is_normal: true,
-        host: request.host.as_bytes(),
-        headers: &headers,
-    };
-    decision.l7.judge(&L7Request::Http(request)).is_some()
+fn allows(decision: &Decision, request: &Request) -> bool {
+    let judge = |request: L7Request<'_>| decision.l7.judge(&request).is_some();
+    match request {
+        Request::Http(HttpRequest { method, path, host, headers }) => {
+            let headers: Vec<httparse::Header<'_>> = headers
+                .iter()
+                .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
+                .collect();
+            judge(L7Request::Http(l7::Request {
+                method: method.as_bytes(),
+                path: path.as_bytes(),
+                path_is_normal: true,
+                host: host.as_bytes(),
+                headers: &headers,
+            }))
+        }
+        Request::Kafka(KafkaRequest { api_key, api_version, client_id, topics }) => {
+            let topics: Vec<&[u8]> = topics.iter().map(String::as_bytes).collect();
+            judge(L7Request::Kafka(l7::KafkaRequest {
+                api_key: *api_key,
+                api_version: *api_version,
+                client_id: client_id.as_deref().map(str::as_bytes),
+                topics: &topics,
+            }))
+        }
+        Request::Dns(name) => judge(L7Request::Dns(name.as_bytes())),
+        Request::ServerName(name) => judge(L7Request::ServerName(Some(name.as_bytes()))),
+    }
 }

@@ -1,0 +1,70 @@
+//! Lowering of ClusterNetworkPolicy.
+
+use ipnet::IpNet;
+use podgate_dataplane::policy::Action;
+
+use super::{by_pod_labels, in_labelled_namespace, sorted};
+use crate::directory::Directory;
+use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};
+use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::selector::Selector;
+
+/// Lowers a policy.
+pub(crate) fn lower_cluster_network_policy(
+    policy: &ClusterNetworkPolicy,
+    directory: &Directory,
+) -> RuleSet {
+    let precedence = Precedence { tier: policy.tier, priority: policy.priority };
+    let mut rules = Vec::new();
+    for (side, section) in [(Side::Ingress, "ingress"), (Side::Egress, "egress")] {
+        for (index, rule) in policy.rules(side).iter().enumerate() {
+            let (action, peers) = lower_effect(rule, directory);
+            let ports = rule.ports.iter().map(|ports| RulePorts { ports: ports.clone(), l7: None });
+            rules.push(Rule {
+                side,
+                precedence,
+                action,
+                field: format!("spec.{section}[{index}]"),
+                peers,
+                ports: (!rule.ports.is_empty()).then(|| ports.collect()),
+            });
+        }
+    }
+    RuleSet { subject: lower_pods(&policy.subject), default_deny: [false, false], rules }
+}
+
+/// What a rule does, and to whom: what it says, unless it has to fail closed.
+fn lower_effect(rule: &ClusterRule, directory: &Directory) -> (Action, Option<Vec<Peer>>) {
+    match (rule.is_known(), rule.action) {
+        (true, action) => {
+            let peers = rule.peers.iter().flat_map(|peer| lower_peer(peer, directory));
+            (action, Some(sorted(peers.collect())))
+        }
+        (false, Action::Allow) => (Action::Allow, Some(Vec::new())),
+        (false, Action::Deny | Action::Pass) => (Action::Deny, None),
+    }
+}
+
+fn lower_peer(peer: &ClusterPeer, directory: &Directory) -> Vec<Peer> {
+    match peer {
+        ClusterPeer::Pods(pods) => vec![Peer::Labels(lower_pods(pods))],
+        ClusterPeer::Nodes(selector) => {
+            directory.node_addresses(selector).map(|address| network(address.into())).collect()
+        }
+        ClusterPeer::Networks(networks) => networks.iter().copied().map(network).collect(),
+        ClusterPeer::DomainNames(names) => {
+            names.iter().map(|name| Peer::Name(name.pattern.clone())).collect()
+        }
+        ClusterPeer::Unknown => Vec::new(),
+    }
+}
+
+fn lower_pods(selection: &PodSelection) -> Selector {
+    let mut conditions = in_labelled_namespace(&selection.namespaces);
+    conditions.extend(by_pod_labels(&selection.pods));
+    Selector::new(conditions)
+}
+
+fn network(network: IpNet) -> Peer {
+    Peer::Network(NetworkPeer { network, except: Vec::new(), covers: Covers::Everyone })
+}

@@ -1,0 +1,190 @@
+//! L7 rules of Cilium policies
+//! (cilium `pkg/policy/api/{l4,http,kafka,fqdn,rule_validation}.go`).
+
+use std::sync::Arc;
+
+use podgate_dataplane::l7::{
+    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern, RuleError,
+};
+use podgate_dataplane::types::proto;
+
+use super::cilium::RuleSection;
+use super::names::{parse_name_match, parse_pattern};
+use super::ports::{PortMatch, PortNumbers};
+use crate::fields::{Field, Object};
+
+const NOT_GENERIC: &str =
+    "rules for protocol plug-ins were removed from Cilium in 1.20 and are not enforced";
+
+/// Takes `rules` and `serverNames` from an element of `toPorts`; the outer `None` is an error, the
+/// inner one no restriction. `ports` are those of the element, which lose what its rules exclude.
+#[expect(clippy::option_option, reason = "an error and no restriction are not the same")]
+pub(super) fn parse_l7(
+    element: &Field<'_>,
+    object: &mut Object<'_>,
+    section: RuleSection,
+    ports: &mut Vec<PortMatch>,
+) -> Option<Option<Arc<L7Rules>>> {
+    let (rules, names) = (object.take("rules"), object.take("serverNames"));
+    let rules = match &rules {
+        Some(field) => parse_rules(field, section, ports)?,
+        None => None,
+    };
+    let Some(names) = names else { return Some(rules.map(Arc::new)) };
+    if rules.is_some() {
+        names.refuse_with_fix(
+            "can't stand with L7 rules, because TLS is not terminated",
+            "write only one of them",
+        );
+    }
+    let patterns = not_empty(&names, |name| parse_pattern(name, NamePattern::server_name))?;
+    needs_tcp(element, ports, L7Protocol::Tls);
+    Some(Some(Arc::new(L7Rules::server_names(patterns))))
+}
+
+/// Reads `rules`.
+#[expect(clippy::option_option, reason = "an error and no restriction are not the same")]
+fn parse_rules(
+    field: &Field<'_>,
+    section: RuleSection,
+    ports: &mut Vec<PortMatch>,
+) -> Option<Option<L7Rules>> {
+    let mut object = field.object()?;
+    object.refuse_fields(&[("l7proto", NOT_GENERIC), ("l7", NOT_GENERIC)]);
+    let (http, kafka) = (object.take("http"), object.take("kafka"));
+    let dns = object.take("dns");
+    object.finish();
+    if [&http, &kafka, &dns].into_iter().flatten().count() > 1 {
+        field.refuse_with_fix("names more than one L7 protocol", "write one element for each");
+        return None;
+    }
+    let rules = if let Some(list) = http {
+        L7Rules::http(not_empty(&list, parse_http_rule)?)
+    } else if let Some(list) = kafka {
+        L7Rules::kafka(not_empty(&list, parse_kafka_rule)?)
+    } else if let Some(list) = dns {
+        if section == RuleSection::Ingress {
+            list.refuse("DNS rules are for egress only");
+        }
+        let names = not_empty(&list, parse_name_match)?;
+        check_dns_ports(field, ports);
+        L7Rules::dns(names)
+    } else {
+        return Some(None);
+    };
+    if rules.protocol() != L7Protocol::Dns {
+        needs_tcp(field, ports, rules.protocol());
+    }
+    if ports.iter().any(|port| port.ports == PortNumbers::All) {
+        field.refuse_with_fix("L7 rules can't stand with port 0", "list the ports");
+    }
+    Some(Some(rules))
+}
+
+/// Reads a list of rules, which must have some.
+fn not_empty<T>(field: &Field<'_>, read: impl FnMut(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
+    if field.is_empty_list() {
+        field.refuse_with_fix(
+            "an empty list neither allows nor denies anything",
+            "leave it out for no restriction",
+        );
+    }
+    field.list(read)
+}
+
+fn needs_tcp(field: &Field<'_>, ports: &[PortMatch], protocol: L7Protocol) {
+    if ports.iter().any(|port| port.protocol != proto::TCP) {
+        field.refuse_with_fix(
+            format!(
+                "{protocol} rules need TCP, but a port of this element has another protocol or ANY"
+            ),
+            "write protocol: TCP",
+        );
+    }
+}
+
+/// DNS is spoken over TCP and UDP: of ANY, SCTP is left out.
+fn check_dns_ports(field: &Field<'_>, ports: &mut Vec<PortMatch>) {
+    if ports.is_empty() {
+        field.refuse_with_fix("DNS rules need a port", "list port \"53\"");
+    }
+    let is_range = |port: &PortMatch| matches!(&port.ports, PortNumbers::Range(range) if range.start() != range.end());
+    if ports.iter().any(is_range) {
+        field.refuse_with_fix("DNS rules can't stand with a range of ports", "list the ports");
+    }
+    let has = |ports: &[PortMatch], protocol, port: &PortMatch| {
+        ports.iter().any(|other| other.protocol == protocol && other.ports == port.ports)
+    };
+    let is_other = |port: &PortMatch| !matches!(port.protocol, proto::TCP | proto::UDP);
+    let all = ports.clone();
+    if all.iter().filter(|port| is_other(port)).any(|port| !has(&all, proto::UDP, port)) {
+        field.refuse("DNS rules need TCP, UDP or ANY");
+    }
+    ports.retain(|port| !is_other(port));
+}
+
+fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {
+    let mut object = field.object()?;
+    let mut pattern = |name| object.take(name)?.string().map(str::to_owned);
+    let (method, path, host) = (pattern("method"), pattern("path"), pattern("host"));
+    let headers = match object.take("headers") {
+        Some(field) => field.list(|field| field.string().map(str::to_owned))?,
+        None => Vec::new(),
+    };
+    let header_matches = match object.take("headerMatches") {
+        Some(field) => field.list(parse_header_match)?,
+        None => Vec::new(),
+    };
+    object.finish();
+    let spec = HttpRuleSpec { method, path, host, headers, header_matches };
+    compiled(field, HttpRule::within(&mut field.pattern_budget(), spec))
+}
+
+/// Name, and value if there is one.
+fn parse_header_match(field: &Field<'_>) -> Option<(String, Option<String>)> {
+    let mut object = field.object()?;
+    let (name, value) = (object.take("name"), object.take("value"));
+    let mismatch = object.take("mismatch");
+    object.refuse_fields(&[("secret", "secrets are not read")]);
+    object.finish();
+    // Cilium takes no text for the default, to refuse the request.
+    if let Some(mismatch) = mismatch.filter(|field| field.value() != "") {
+        mismatch.refuse_with_fix(
+            "requests pass or are refused as they are, and never changed",
+            "leave it out to refuse requests that don't match",
+        );
+    }
+    let Some(name) = name else {
+        field.refuse("has no name");
+        return None;
+    };
+    let value = match &value {
+        Some(value) => Some(value.string()?.to_owned()),
+        None => None,
+    };
+    Some((name.string()?.to_owned(), value))
+}
+
+fn parse_kafka_rule(field: &Field<'_>) -> Option<KafkaRule> {
+    let mut object = field.object()?;
+    let mut text = |name| object.take(name)?.string().map(str::to_owned);
+    let spec = KafkaRuleSpec {
+        role: text("role"),
+        api_key: text("apiKey"),
+        api_version: text("apiVersion"),
+        client_id: text("clientID"),
+        topic: text("topic"),
+    };
+    object.finish();
+    compiled(field, KafkaRule::new(spec))
+}
+
+fn compiled<T>(field: &Field<'_>, rule: Result<T, RuleError>) -> Option<T> {
+    match rule {
+        Ok(rule) => Some(rule),
+        Err(error) => {
+            field.refuse_below(&error.field.to_string(), error.reason);
+            None
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The runner of truth tables: each row by the naive interpreter, by the compiled tables, and by
+//! packets through a whole worker. The tables follow the changes of each step, and must be those
+//! that the objects give from nothing.
+
+use podgate_dataplane::policy::Verdict;
+use podgate_policy::oracle::Request;
+use podgate_policy::truth::{Expect, Row, TruthTable};
+use podgate_policy::{Compiled, Compiler, compile};
+
+use crate::by_names::by_names;
+use crate::packets::{Bench, can_ask};
+use crate::support::{Answer, ask_oracle, ask_tables};
+
+/// What came of a table.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// Rows of all steps.
+    pub(crate) rows: usize,
+    /// Rows that packets could ask.
+    pub(crate) by_packets: usize,
+    /// Verdicts of the rows, in order, for each step.
+    pub(crate) verdicts: Vec<Vec<Verdict>>,
+    /// Rows that came out otherwise than expected, or on which the executors disagree.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Asks every row of every step.
+pub(crate) fn run(mut table: TruthTable) -> Result<Outcome, String> {
+    let (mut outcome, mut compiler) = (Outcome::default(), Compiler::new());
+    loop {
+        compiler.update(&mut table.store);
+        let compiled = compiler.compiled();
+        if by_names(&compiled) != by_names(&compile(&table.store)) {
+            let step = outcome.verdicts.len();
+            outcome.failures.push(format!("step {step}: changes lead to other tables"));
+        }
+        outcome.run_step(&table, &compiled);
+        if !table.advance()? {
+            return Ok(outcome);
+        }
+    }
+}
+
+impl Outcome {
+    fn run_step(&mut self, table: &TruthTable, compiled: &Compiled) {
+        let step = self.verdicts.len();
+        let mut bench = Bench::new(compiled, &table.rows);
+        let mut verdicts = Vec::new();
+        for row in &table.rows {
+            let request = row.request.as_ref();
+            let (answer, causes) = ask_tables(compiled, &row.subject, row.local, request);
+            let (said, may_be) = ask_oracle(&table.store, &row.subject, row.local, request);
+            let mut fail = |what: String| {
+                let text = &row.text;
+                self.failures.push(format!("step {step}: {text}: {what} (by {causes:?})"));
+            };
+            if !is_expected(row, &answer) {
+                fail(format!("expected {:?}, tables say {answer:?}", row.expect));
+            }
+            if said != answer {
+                fail(format!("tables say {answer:?}, oracle says {said:?}"));
+            }
+            if can_ask(&row.subject, row.local) {
+                self.by_packets += 1;
+                let seen = bench.ask(row);
+                let request = match request {
+                    Some(Request::Http(_)) => answer.request,
+                    // No inspector reads it yet.
+                    Some(_) if answer.verdict == Verdict::Inspect => Some(false),
+                    _ => seen.request,
+                };
+                if seen != (Answer { request, ..answer }) {
+                    fail(format!("tables say {answer:?}, packets see {seen:?}"));
+                }
+            }
+            for ((wanted, seen), may_be) in
+                [&row.egress, &row.ingress].into_iter().zip(&causes).zip(&may_be)
+            {
+                if !may_be.contains(seen) {
+                    fail(format!("the oracle has other causes: {may_be:?}"));
+                }
+                if wanted.as_ref().is_some_and(|wanted| !seen.starts_with(wanted.as_str())) {
+                    fail(format!("expected cause {wanted:?}"));
+                }
+            }
+            verdicts.push(answer.verdict);
+        }
+        self.rows += verdicts.len();
+        self.verdicts.push(verdicts);
+    }
+}
+
+fn is_expected(row: &Row, answer: &Answer) -> bool {
+    match (row.expect, &row.request) {
+        (None, _) => true,
+        (Some(Expect::Deny), _) => answer.verdict == Verdict::Deny,
+        (Some(Expect::Allow), None) => answer.verdict == Verdict::Allow,
+        (Some(Expect::Inspect), _) => answer.verdict == Verdict::Inspect,
+        (Some(Expect::Allow), Some(_)) => answer.request == Some(true),
+        (Some(Expect::Refuse), _) => answer.request == Some(false),
+    }
+}
