@@ -40,10 +40,10 @@ fn run(name: &str, bytes: &[u8]) -> BTreeSet<String> {
         assert!(source.column > 0, "{refusal}");
         assert!(!refusal.reason.is_empty());
         assert!(!refusal.to_string().chars().any(char::is_control), "{refusal:?}");
-        // Neither what is quoted nor numbers tell one reason from another.
+        // Neither what is quoted, with all that comes after, nor numbers tell reasons apart.
         let kind = refusal.object.split_once(' ').map_or("", |(kind, _)| kind);
         let kind = Kind::by_name(kind).map_or("", Kind::name);
-        let words: String = refusal.reason.split(['"', '`', '\'']).step_by(2).collect();
+        let words = refusal.reason.split(['"', '`', '\'']).next().unwrap_or_default();
         let words: String = words.chars().filter(|c| !c.is_ascii_digit()).collect();
         reasons.insert(format!("{kind}: {words}"));
     }
