@@ -14,6 +14,7 @@ mod packets;
 mod properties;
 mod refusals;
 mod runner;
+mod schema;
 mod store;
 mod support;
 mod truth;
