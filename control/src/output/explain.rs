@@ -112,7 +112,9 @@ fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<Strin
 }
 
 fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
-    let by_rule = |rule: &RuleName| format!("  by {}", rule.in_full());
+    let opens = direction.request_allowed == Some(false);
+    let by = if opens { "opened by" } else { "by" };
+    let by_rule = |rule: &RuleName| format!("  {by} {}", rule.in_full());
     match &direction.judgement.by {
         By::Rule { rule, .. } => vec![by_rule(rule)],
         By::Conflict { rule } => vec![
