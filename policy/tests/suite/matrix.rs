@@ -179,6 +179,8 @@ enum Kind {
     CiliumOpen,
     Clusterwide,
     ClusterwideDeny,
+    /// A ClusterNetworkPolicy: its tier, and the action of its rule.
+    Cluster(&'static str, &'static str),
 }
 
 /// A policy of the matrix.
@@ -201,6 +203,12 @@ impl Policy {
             Kind::Isolation => self.peers == Peers::Anyone && self.ports == Ports::All,
             Kind::CiliumDeny | Kind::ClusterwideDeny => self.ports != Ports::Http,
             Kind::Cilium | Kind::CiliumOpen | Kind::Clusterwide => true,
+            Kind::Cluster(..) => {
+                let by_networks = matches!(self.peers, Peers::Anyone | Peers::Block);
+                self.peers != Peers::BlockWithout
+                    && !Ports::CILIUM.contains(&self.ports)
+                    && !(by_networks && (self.side == Side::Ingress || self.ports == Ports::Named))
+            }
         }
     }
 
@@ -213,7 +221,51 @@ impl Policy {
             Kind::Clusterwide | Kind::ClusterwideDeny => {
                 self.cilium("CiliumClusterwideNetworkPolicy", name, v6)
             }
+            Kind::Cluster(tier, action) => self.cluster(tier, action, name, v6),
         }
+    }
+
+    /// All have one priority, so their names decide.
+    fn cluster(self, tier: &str, action: &str, name: &str, v6: bool) -> Value {
+        let label = |app| json!({"podSelector": {"matchLabels": {"app": app}}});
+        let team = json!({"matchLabels": {"team": "blue"}});
+        let peers = match self.peers {
+            Peers::Anyone => json!([{"networks": ["0.0.0.0/0", "::/0"]}]),
+            Peers::Labelled(app) => json!([{"pods": label(app)}]),
+            Peers::OwnNamespace => {
+                json!([{"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": "x"}}}])
+            }
+            Peers::EveryNamespace => json!([{"namespaces": {}}]),
+            Peers::Team => json!([{"namespaces": team}]),
+            Peers::TeamAndLabelled => {
+                let mut both = label("b");
+                both["namespaceSelector"] = team;
+                json!([{"pods": both}])
+            }
+            Peers::TeamOrLabelled => json!([{"namespaces": team}, {"pods": label("b")}]),
+            Peers::NotLabelled => json!([{"pods": {"podSelector": {"matchExpressions": [
+                {"key": "app", "operator": "NotIn", "values": ["b"]}]}}}]),
+            Peers::Block | Peers::BlockWithout => {
+                json!([{"networks": [block(v6, false)["cidr"].clone()]}])
+            }
+        };
+        let one = |transport: &str| json!([{transport: {"destinationPort": {"number": 80}}}]);
+        let range =
+            |end: u16| json!([{"tcp": {"destinationPort": {"range": {"start": 80, "end": end}}}}]);
+        let mut rule = json!({"action": action, self.side.prefix(): peers});
+        match self.ports {
+            Ports::One => rule["protocols"] = one("tcp"),
+            Ports::Range => rule["protocols"] = range(81),
+            Ports::Protocol => rule["protocols"] = range(u16::MAX),
+            Ports::Named => rule["protocols"] = json!([{"destinationNamedPort": "web"}]),
+            Ports::Udp => rule["protocols"] = one("udp"),
+            Ports::Sctp => rule["protocols"] = one("sctp"),
+            Ports::All | Ports::Any | Ports::Echo | Ports::Http => {}
+        }
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+               "metadata": {"name": name},
+               "spec": {"tier": tier, "priority": 10, "subject": {"pods": label(self.subject)},
+                        self.side.section(): [rule]}})
     }
 
     fn network_policy(self, name: &str, v6: bool) -> Value {
@@ -513,6 +565,7 @@ fn rows(policies: &[Policy], v6: bool, turn: usize) -> Value {
 fn cases() -> Vec<Case> {
     let mut sets = lone_policies();
     sets.extend(conflicts());
+    sets.extend(tiers());
     sets.extend(both_ends());
     sets.retain(|set| set.iter().all(|policy| policy.can_be_written()));
     sets.iter().enumerate().map(|(turn, set)| case(set, turn)).collect()
@@ -521,7 +574,9 @@ fn cases() -> Vec<Case> {
 /// kinds × peers × ports, in turn for ingress and egress.
 fn lone_policies() -> Vec<Vec<Policy>> {
     let mut sets = Vec::new();
-    for kind in [Kind::NetworkPolicy, Kind::Cilium, Kind::Clusterwide] {
+    let kinds =
+        [Kind::NetworkPolicy, Kind::Cilium, Kind::Clusterwide, Kind::Cluster("Admin", "Deny")];
+    for kind in kinds {
         for (row, peers) in Peers::ALL.into_iter().enumerate() {
             for (column, ports) in Ports::PLAIN.into_iter().chain(Ports::CILIUM).enumerate() {
                 let side = Side::ALL[(row + column) % 2];
@@ -563,6 +618,49 @@ fn conflicts() -> Vec<Vec<Policy>> {
                         Policy { kind: other_kind, peers: other_peers, ports: other_ports, ..base };
                     sets.push(vec![base, other]);
                 }
+            }
+        }
+    }
+    sets
+}
+
+/// ClusterNetworkPolicies before and after every kind of policy between their tiers. Of two, the
+/// first is about some peers and ports, and the second about all pods.
+fn tiers() -> Vec<Vec<Policy>> {
+    let normal = [Kind::NetworkPolicy, Kind::Isolation, Kind::CiliumDeny, Kind::CiliumOpen];
+    let (admin, baseline) =
+        (|action| Kind::Cluster("Admin", action), |action| Kind::Cluster("Baseline", action));
+    let stacks: [&[Kind]; 7] = [
+        &[admin("Accept")],
+        &[admin("Deny"), admin("Accept")],
+        &[admin("Pass"), admin("Deny")],
+        &[admin("Pass"), baseline("Deny")],
+        &[baseline("Accept"), baseline("Deny")],
+        &[baseline("Pass"), baseline("Deny")],
+        &[baseline("Deny"), admin("Pass")],
+    ];
+    let mut sets = Vec::new();
+    for (row, kind) in normal.into_iter().enumerate() {
+        for (column, stack) in stacks.into_iter().enumerate() {
+            for (peers, ports) in [
+                (Peers::Labelled("b"), Ports::All),
+                (Peers::Team, Ports::One),
+                (Peers::Team, Ports::Named),
+            ] {
+                let side = Side::ALL[(row + column) % 2];
+                let (subject, everyone) = ("a", Peers::EveryNamespace);
+                let between = match kind {
+                    Kind::Isolation => Peers::Anyone,
+                    _ => Peers::OwnNamespace,
+                };
+                let mut set =
+                    vec![Policy { kind, subject, side, peers: between, ports: Ports::All }];
+                for (index, kind) in stack.iter().copied().enumerate() {
+                    let (peers, ports) =
+                        if index == 0 { (peers, ports) } else { (everyone, Ports::All) };
+                    set.push(Policy { kind, subject, side, peers, ports });
+                }
+                sets.push(set);
             }
         }
     }
