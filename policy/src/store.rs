@@ -181,11 +181,13 @@ impl Store {
                 self.pods.insert(name, pod);
             }
             Object::NetworkPolicy(_) | Object::Cilium(_) | Object::ClusterNetworkPolicy(_) => {
-                let rule_sets = lower(key, &object, &self.directory);
-                size::check(&rule_sets).map_err(|problem| vec![problem])?;
+                // What a policy refers to may come or go at any time, and must not decide
+                // whether the policy is in force.
+                let alone = lower(key, &object, &Directory::default());
+                size::check(&alone).map_err(|problem| vec![problem])?;
                 self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                let policy = Policy { object, rule_sets: rule_sets.into(), warnings };
+                let policy = Policy { object, rule_sets: OnceLock::new(), warnings };
                 self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {
