@@ -384,10 +384,14 @@ impl Store {
         self.refused.values().chain(warnings).chain(&self.unreadable).flatten()
     }
 
-    /// How many objects, or parts of files that are none, are refused at this time.
+    /// How many objects, or parts of files that are none, [`Store::refusals`] tells of.
     #[must_use]
     pub fn refused_objects(&self) -> usize {
-        self.refused.len() + self.unreadable.len()
+        let is_warned = |(key, policy): &(&ObjectKey, &Policy)| {
+            !policy.warnings.is_empty() && !self.refused.contains_key(*key)
+        };
+        let warned = self.policies.iter().filter(is_warned).count();
+        self.refused.len() + warned + self.unreadable.len()
     }
 
     /// A pod by its name.
