@@ -205,6 +205,13 @@ impl<'a> Reduced<'a> {
         Some(compile(&store))
     }
 
+    fn lists_no_ports(&self) -> bool {
+        let mut fields = self.rule.as_object().unwrap().iter();
+        fields.all(|(field, value)| {
+            !is_about_ports(field) || value.as_array().is_none_or(Vec::is_empty)
+        })
+    }
+
     fn decide(&self, compiled: &Compiled, subject: &Subject) -> (Cause, L7Policy) {
         let decision = compiled.tables.decide(subject, [true, true]);
         let cause = if self.section == "ingress" { decision.ingress } else { decision.egress };
@@ -240,7 +247,8 @@ fn assert_fails_on_just_that(
             reduced.rule
         );
     } else {
-        prop_assert!(!named.contains(&Criterion::Peer));
+        // A Cilium rule with neither peers nor ports is for nobody.
+        prop_assert_eq!(named.contains(&Criterion::Peer), reduced.lists_no_ports());
     }
     let port = named.contains(&Criterion::Port) || named.contains(&Criterion::Protocol);
     let Some(ports) = reduced.with(is_about_ports) else {
@@ -248,10 +256,7 @@ fn assert_fails_on_just_that(
         return Ok(());
     };
     let (cause, l7) = reduced.decide(&ports, subject);
-    // A Cilium rule that lists no ports at all allows nothing unless it has peers.
-    let no_ports = reduced.rule.get("toPorts").or(reduced.rule.get("icmps"));
-    let lists_none = no_ports.is_some_and(|list| list.as_array().is_some_and(Vec::is_empty));
-    if !lists_none {
+    if !reduced.lists_no_ports() {
         let matches = matches!(cause, Cause::Allowed(_));
         prop_assert_eq!(matches, !port, "{:?} {:?}", miss, reduced.rule);
     }
@@ -317,6 +322,30 @@ proptest! {
             for miss in misses.filter(|miss| !is_tiered(&miss.rule)) {
                 let reduced = Reduced::new(&cluster, &policies, &miss.rule);
                 assert_fails_on_just_that(miss, &reduced, &subject, request.as_ref())?;
+            }
+        }
+    }
+
+    #[test]
+    fn a_fix_opens_the_direction(
+        cluster in cluster(),
+        policies in policies(3),
+        flows in vec(flow(), 10),
+    ) {
+        let store = store_of(&[cluster.clone(), policies.clone()].concat());
+        let compiled = compile(&store);
+        for (subject, _) in flows {
+            let query = query(&subject, None);
+            let subject = subject_of(&query, subject);
+            let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
+            let misses = explanation.egress.misses.iter().chain(&explanation.ingress.misses);
+            for miss in misses.filter(|miss| miss.fix.is_some()) {
+                let fixed = with_port(&policies, &miss.rule, &query.port);
+                let compiled = compile(&store_of(&[cluster.clone(), fixed].concat()));
+                let decision = compiled.tables.decide(&subject, [true, true]);
+                let is_ingress = miss.rule.path.contains("ingress");
+                let cause = if is_ingress { decision.ingress } else { decision.egress };
+                prop_assert!(cause.allows(), "{:?} {:?}", miss, cause);
             }
         }
     }
@@ -397,7 +426,21 @@ proptest! {
     }
 }
 
-/// Two pods, a node and three policies, for questions with known answers.
+/// The policies, with one more port in a rule.
+fn with_port(policies: &[Value], name: &RuleName, port: &Transport) -> Vec<Value> {
+    let mut policies = policies.to_vec();
+    let is = |policy: &&mut Value| policy["metadata"]["name"] == name.policy.name.as_str();
+    let policy = policies.iter_mut().find(is).unwrap();
+    let pointer = format!("/{}/ports", name.path.replace(['.', '['], "/").replace(']', ""));
+    let text = port.to_string();
+    let (number, protocol) = text.split_once('/').unwrap();
+    let number: u16 = number.parse().unwrap();
+    let ports = policy.pointer_mut(&pointer).and_then(Value::as_array_mut).unwrap();
+    ports.push(json!({"port": number, "protocol": protocol}));
+    policies
+}
+
+/// Three pods and two policies, for questions with known answers.
 fn shop() -> Store {
     let pod = |name: &str, app: &str, ip: &str| {
         json!({"apiVersion": "v1", "kind": "Pod",
