@@ -1,10 +1,17 @@
 //! The command line: what `podgate --help` shows.
 
+mod policy;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use podgate_perf::replay::Output;
+
+pub use self::policy::{
+    Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
+    TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
+};
 
 use crate::protocol::EndpointSpec;
 
@@ -14,21 +21,21 @@ pub const STATE_DIR: &str = "/run/podgate";
 /// Name of the control socket in the state directory.
 pub const SOCKET_NAME: &str = "podgate.sock";
 
-/// Examples, then the exit codes, for the end of a command's help.
+/// Examples, then the exit codes, for the end of a command's help. A command with a code of its own
+/// names it last.
 macro_rules! examples {
-    ($($line:literal)+) => {
-        concat!(
-            "Examples:\n",
-            $("  ", $line, "\n",)+
-            "
-Exit codes:
+    ($($line:literal)+ $(; 4 => $four:literal)?) => {
+        examples! { $($line)+; codes "
   0  the command did what it says
   1  it failed; one line on stderr says why
   2  the command line is wrong
-  3  the agent can't be reached, or is not ready"
-        )
+  3  the agent can't be reached, or is not ready" $("\n  4  ", $four)? }
+    };
+    ($($line:literal)+; codes $($codes:literal $(,)?)+) => {
+        concat!("Examples:\n", $("  ", $line, "\n",)+ "\nExit codes:", $($codes,)+)
     };
 }
+pub(crate) use examples;
 
 const EXAMPLES: &str = examples! {
     "podgate run --manifests ./policies --lab lab.yaml"
@@ -37,6 +44,7 @@ const EXAMPLES: &str = examples! {
     "podgate status --brief && echo ready"
     "podgate flows --follow"
     "podgate policy list -o json"
+    "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
 };
 
 /// Network policy for the pods of this node, enforced in userspace over AF_XDP.
@@ -61,9 +69,12 @@ pub enum Command {
     /// Attach pods to the dataplane, detach them, list them.
     #[command(subcommand)]
     Endpoint(EndpointCommand),
-    /// Show the policies that are enforced, and the objects that can't be.
+    /// Explain verdicts; show the policies that are enforced, and the objects that can't be.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Show what workers look up.
+    #[command(subcommand)]
+    Table(TableCommand),
     /// Show flows: verdicts, drops, HTTP requests and answers.
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),
@@ -72,6 +83,9 @@ pub enum Command {
     Metrics(MetricsArgs),
     /// Judge a capture by manifests, without an agent, and tell how fast that goes.
     Replay(podgate_perf::replay::Args),
+    /// Measure podgate at the size of a cluster, without an agent.
+    #[command(subcommand)]
+    Bench(podgate_perf::bench::Command),
     /// Detach everything that a stopped agent left in place.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
@@ -296,19 +310,6 @@ pub struct EndpointRemoveArgs {
     pub link: String,
 }
 
-/// `podgate policy …`.
-#[derive(Subcommand, Debug)]
-pub enum PolicyCommand {
-    /// List policies, and refused objects with the field and the reason.
-    #[command(after_help = POLICY_LIST_EXAMPLES)]
-    List(ClientArgs),
-}
-
-const POLICY_LIST_EXAMPLES: &str = examples! {
-    "podgate policy list"
-    "podgate policy list -o json | jq '.refused[]'"
-};
-
 /// Arguments of `podgate flows`.
 #[derive(Args, Debug, Clone)]
 pub struct FlowsArgs {
@@ -349,6 +350,16 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The words of a command line, as a shell splits it; what stands in quotes is one.
+    fn words(line: &str) -> Vec<&str> {
+        let parts = line.split('\'').enumerate();
+        let words = parts.map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        words.collect::<Vec<_>>().concat()
+    }
+
     #[test]
     fn every_command_has_examples_that_it_accepts() {
         fn check(command: &clap::Command, program: &clap::Command) {
@@ -362,7 +373,8 @@ mod tests {
             };
             let lines = help.lines().map(str::trim).filter(|line| line.starts_with("podgate "));
             for line in lines {
-                let words = line.split_whitespace().take_while(|word| !"&&|>".contains(word));
+                let words = words(line);
+                let words = words.iter().take_while(|word| !"&&|>".contains(**word));
                 let parsed = program.clone().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "{line}");
             }

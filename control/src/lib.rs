@@ -12,3 +12,4 @@ mod netlink;
 mod output;
 pub mod protocol;
 mod sources;
+mod validate;

@@ -1,12 +1,18 @@
 //! How answers look on a terminal.
 
+mod explain;
+mod policy;
+
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use podgate_policy::record::escape_controls;
 use tabwriter::TabWriter;
 
-use crate::protocol::{EndpointState, EndpointStatus, FlowItem, PolicyList, Status};
+pub(crate) use self::explain::explained;
+pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
+
+use crate::protocol::{EndpointState, EndpointStatus, FlowItem, Status};
 
 /// Text that is safe on a terminal, whoever wrote it.
 #[must_use]
@@ -119,29 +125,6 @@ pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
     table(std::iter::once(heading).chain(rows))
 }
 
-/// `podgate policy list`.
-#[must_use]
-pub(crate) fn policies(list: &PolicyList) -> String {
-    let heading = row(&["KIND", "NAMESPACE", "NAME", "STATE", "PODS"]);
-    let rows = list.policies.iter().map(|policy| {
-        vec![
-            policy.kind.clone(),
-            or_dash(policy.namespace.as_deref()),
-            policy.name.clone(),
-            policy.state.to_string(),
-            policy.pods.to_string(),
-        ]
-    });
-    let mut text = table(std::iter::once(heading).chain(rows));
-    if !list.refused.is_empty() {
-        text.push_str("\nREFUSED\n");
-    }
-    for refused in &list.refused {
-        let _ = writeln!(text, "{}", escape(&refused.to_string()));
-    }
-    text
-}
-
 /// One item of `podgate flows`.
 #[must_use]
 pub(crate) fn flow(item: &FlowItem) -> String {
@@ -168,8 +151,8 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::protocol::{
-        DropCount, EndpointCounts, EndpointSpec, PolicyState, PolicyStatus, RefusedField,
-        SourceStatus, WorkerStatus,
+        DropCount, EndpointCounts, EndpointSpec, PolicyList, PolicyState, PolicyStatus,
+        RefusedField, Source, SourceStatus, WorkerStatus,
     };
 
     fn sample_status() -> Status {
@@ -251,13 +234,14 @@ mod tests {
             pods: 2,
         };
         let list = PolicyList {
+            epoch: 7,
             policies: vec![
                 policy("NetworkPolicy", Some("shop"), PolicyState::Enforced),
                 policy("CiliumClusterwideNetworkPolicy", None, PolicyState::Outdated),
             ],
             refused: vec![RefusedField {
                 object: "CiliumClusterwideNetworkPolicy web".into(),
-                source: Some("/p/web.yaml:4".into()),
+                source: Some(Source { file: "/p/web.yaml".into(), line: 14, column: 9 }),
                 field: "spec.ingress[0].toPorts[0].port".into(),
                 reason: "must be a string, but is a number".into(),
                 fix: Some("write it with quotes: \"80\"".into()),

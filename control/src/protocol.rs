@@ -15,14 +15,23 @@
 //!
 //! A connection takes one request after the other.
 
+mod policy;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use podgate_policy::explain::Query;
 use podgate_policy::record::FlowRecord;
-use podgate_policy::refusal_line;
+use podgate_policy::{Refusal, refusal_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+pub(crate) use self::policy::refused_note;
+pub use self::policy::{
+    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyWaited, PortsDetail, RuleDetail,
+    RuleSetDetail,
+};
 
 /// The version that this program speaks.
 pub const VERSION: u64 = 1;
@@ -50,6 +59,30 @@ pub enum Request {
     EndpointList {},
     /// Answered by a [`PolicyList`].
     PolicyList {},
+    /// Answered by a list of [`PolicyDetail`].
+    PolicyGet(PolicyFilter),
+    /// Answered by [`Explained`].
+    PolicyExplain {
+        /// The flow.
+        query: Query,
+        /// Judge both ends, as if both were endpoints of this node.
+        #[serde(default)]
+        both_sides: bool,
+    },
+    /// Answered by a list of [`podgate_policy::explain::SelectorInfo`].
+    PolicySelectors {},
+    /// Answered by [`EndpointTable`].
+    TablePolicyGet {
+        /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
+        endpoint: String,
+    },
+    /// Answered by [`PolicyWaited`].
+    PolicyWait {
+        /// The epoch that is to be in force.
+        revision: u32,
+        /// How long to wait at most, seconds.
+        timeout_s: u32,
+    },
     /// Answered by [`FlowItem`]s.
     Flows {
         /// Go on with new records instead of ending.
@@ -69,6 +102,11 @@ const COMMANDS: &[&str] = &[
     "endpoint-remove",
     "endpoint-list",
     "policy-list",
+    "policy-get",
+    "policy-explain",
+    "policy-selectors",
+    "table-policy-get",
+    "policy-wait",
     "flows",
     "metrics",
 ];
@@ -442,6 +480,8 @@ impl fmt::Display for EndpointState {
 /// All policies, and everything that can't be enforced.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyList {
+    /// Generation of the tables that these policies are in; [`Request::PolicyWait`] waits for it.
+    pub epoch: u32,
     /// Policies by name.
     pub policies: Vec<PolicyStatus>,
     /// What is refused of them and of other objects, field by field.
@@ -489,11 +529,11 @@ impl fmt::Display for PolicyState {
 /// One reason why an object can't be enforced as it is written.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct RefusedField {
-    /// Kind, namespace and name.
+    /// Kind, namespace and name, as far as there are any.
     pub object: String,
-    /// File and line, when it came from a manifest.
+    /// Where the field is, when it came from a manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
+    pub source: Option<Source>,
     /// Path of the field.
     pub field: String,
     /// What is wrong with it.
@@ -503,12 +543,41 @@ pub struct RefusedField {
     pub fix: Option<String>,
 }
 
+impl From<&Refusal> for RefusedField {
+    fn from(refusal: &Refusal) -> Self {
+        let source = refusal.source.as_ref().map(|source| Source {
+            file: source.file.display().to_string(),
+            line: source.line,
+            column: source.column,
+        });
+        Self {
+            object: refusal.object.clone(),
+            source,
+            field: refusal.field.clone(),
+            reason: refusal.reason.clone(),
+            fix: refusal.fix.clone(),
+        }
+    }
+}
+
 impl fmt::Display for RefusedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, source, field, reason, fix } = self;
+        let source = source.as_ref().map(|source| format!("{}:{}", source.file, source.line));
         let line = refusal_line(source.as_deref(), object, field, reason, fix.as_deref());
         f.write_str(&line)
     }
+}
+
+/// A place in a manifest.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The file.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1, counted in characters.
+    pub column: u32,
 }
 
 /// One item of the answer to [`Request::Flows`].
@@ -524,10 +593,22 @@ pub enum FlowItem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use podgate_policy::explain::RequestSpec;
     use proptest::prelude::*;
 
     fn code(line: &str) -> Code {
         Request::parse(line.as_bytes()).unwrap_err().code
+    }
+
+    fn query() -> Query {
+        let http = "GET /docs".parse().unwrap();
+        Query {
+            from: "shop/cart-0".parse().unwrap(),
+            to: "fd00::1".parse().unwrap(),
+            port: "80/TCP".parse().unwrap(),
+            request: Some(RequestSpec::Http(http)),
+            misses_max: usize::MAX,
+        }
     }
 
     #[test]
@@ -544,6 +625,15 @@ mod tests {
             Request::EndpointRemove { link: "veth0".into() },
             Request::EndpointList {},
             Request::PolicyList {},
+            Request::PolicyGet(PolicyFilter {
+                kind: Some("NetworkPolicy".into()),
+                namespace: None,
+                name: Some("web".into()),
+            }),
+            Request::PolicyExplain { query: query(), both_sides: true },
+            Request::PolicySelectors {},
+            Request::TablePolicyGet { endpoint: "veth0".into() },
+            Request::PolicyWait { revision: 7, timeout_s: 60 },
             Request::Flows { follow: true, last: 7 },
             Request::Metrics {},
         ];

@@ -77,6 +77,9 @@ pub struct WorkerStats {
     pub busy_rounds: Counter,
     /// Times the worker went to sleep.
     pub sleeps: Counter,
+    /// Epoch of the snapshot that the last round judged by; every later round judges by it or a
+    /// later one.
+    pub epoch: Counter,
     /// Flows whose verdict was made anew because the epoch had changed.
     pub reevaluated: Counter,
     /// TCP/UDP checksums completed because the sender's offload had left only the pseudo-header sum.
@@ -101,6 +104,7 @@ impl WorkerStats {
             events_lost: Counter::default(),
             busy_rounds: Counter::default(),
             sleeps: Counter::default(),
+            epoch: Counter::default(),
             reevaluated: Counter::default(),
             checksums_completed: Counter::default(),
         })

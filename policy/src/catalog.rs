@@ -136,6 +136,12 @@ impl Catalog {
             .chain(ports.map(|(_, name)| name.to_string()))
     }
 
+    /// What selectors can ask about an identity of the tables.
+    pub(crate) fn facts(&self, index: u32) -> &Facts {
+        const NOBODY: &Facts = &Facts::Reserved(&[]);
+        self.identity(index).map_or(NOBODY, |identity| &identity.facts)
+    }
+
     /// The pod that an address belongs to.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {

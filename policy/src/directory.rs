@@ -295,3 +295,140 @@ fn refers_to_service(reference: &ServiceReference, name: &Name, service: &Servic
             ServiceSelection::Labels(selector) => selector.matches(&service.labels),
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::key::{Kind, ObjectKey};
+    use crate::store::Store;
+
+    fn policy(name: &str, peers: &Value) -> Value {
+        json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+               "metadata": {"namespace": "red", "name": name},
+               "spec": {"endpointSelector": {}, "egressDeny": [peers]}})
+    }
+
+    fn group(name: &str, label: &str, networks: &[&str]) -> Value {
+        json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
+               "metadata": {"name": name, "labels": {"of": label}},
+               "spec": {"externalCIDRs": networks}})
+    }
+
+    fn service(namespace: &str, name: &str, label: &str, selector: &Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service",
+               "metadata": {"namespace": namespace, "name": name, "labels": {"of": label}},
+               "spec": {"selector": selector}})
+    }
+
+    fn slice(namespace: &str, name: &str, service: &str, address: &str) -> Value {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+               "metadata": {"namespace": namespace, "name": name,
+                            "labels": {"kubernetes.io/service-name": service}},
+               "endpoints": [{"addresses": [address]}]})
+    }
+
+    fn store() -> Store {
+        let by_label = json!({"selector": {"matchLabels": {"of": "x"}}});
+        let policies = [
+            ("group-a", json!({"toCIDRSet": [{"cidrGroupRef": "a"}]})),
+            (
+                "groups-x",
+                json!({"toCIDRSet": [{"cidrGroupSelector": {"matchLabels": {"of": "x"}}}]}),
+            ),
+            ("service-a", json!({"toServices": [{"k8sService": {"serviceName": "a"}}]})),
+            (
+                "service-blue-a",
+                json!({"toServices": [{"k8sService": {"serviceName": "a", "namespace": "blue"}}]}),
+            ),
+            ("services-x", json!({"toServices": [{"k8sServiceSelector": by_label}]})),
+            ("api-server", json!({"toEntities": ["kube-apiserver"]})),
+            ("none", json!({"toCIDR": ["10.0.0.0/8"]})),
+        ];
+        let mut store = Store::new();
+        for (name, peers) in &policies {
+            store.apply(&policy(name, peers), None).unwrap();
+        }
+        store.take_changes();
+        store
+    }
+
+    /// Names of the policies that a step concerns.
+    #[track_caller]
+    fn concerned(store: &mut Store, step: impl FnOnce(&mut Store)) -> Vec<String> {
+        step(store);
+        let changed = store.take_changes().policies;
+        let mut names: Vec<String> = changed.into_iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn apply(object: Value) -> impl FnOnce(&mut Store) {
+        move |store| {
+            store.apply(&object, None).unwrap();
+        }
+    }
+
+    fn delete(kind: Kind, namespace: Option<&str>, name: &str) -> impl FnOnce(&mut Store) {
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        move |store| store.delete(&ObjectKey { kind, namespace, name })
+    }
+
+    #[test]
+    fn a_group_concerns_policies_that_name_it_or_select_its_labels_before_or_after() {
+        let store = &mut store();
+        assert_eq!(concerned(store, apply(group("a", "y", &["10.0.0.0/8"]))), ["group-a"]);
+        assert_eq!(concerned(store, apply(group("a", "y", &["10.0.0.0/8"]))), [""; 0]);
+        assert_eq!(concerned(store, apply(group("b", "x", &[]))), ["groups-x"]);
+        assert_eq!(concerned(store, apply(group("b", "y", &[]))), ["groups-x"]);
+        assert_eq!(concerned(store, apply(group("b", "z", &[]))), [""; 0]);
+        assert_eq!(concerned(store, delete(Kind::CiliumCidrGroup, None, "a")), ["group-a"]);
+        assert_eq!(concerned(store, delete(Kind::CiliumCidrGroup, None, "a")), [""; 0]);
+    }
+
+    #[test]
+    fn a_service_concerns_policies_that_name_it_or_select_its_labels() {
+        let store = &mut store();
+        let (none, pods) = (json!({}), json!({"app": "a"}));
+        let step = concerned(store, apply(service("blue", "a", "y", &none)));
+        assert_eq!(step, ["service-a", "service-blue-a"]);
+        assert_eq!(concerned(store, apply(service("red", "a", "y", &pods))), ["service-a"]);
+        assert_eq!(concerned(store, apply(service("red", "b", "x", &none))), ["services-x"]);
+        assert_eq!(concerned(store, delete(Kind::Service, Some("red"), "b")), ["services-x"]);
+    }
+
+    #[test]
+    fn a_slice_concerns_policies_only_if_its_service_has_no_selector() {
+        let store = &mut store();
+        let (none, pods) = (json!({}), json!({"app": "a"}));
+        assert_eq!(concerned(store, apply(slice("blue", "s", "a", "10.0.0.1"))), [""; 0]);
+        concerned(store, apply(service("blue", "a", "y", &none)));
+        concerned(store, apply(service("blue", "b", "x", &none)));
+        concerned(store, apply(service("red", "a", "y", &pods)));
+        let step = concerned(store, apply(slice("blue", "s", "a", "10.0.0.2")));
+        assert_eq!(step, ["service-a", "service-blue-a"]);
+        assert_eq!(concerned(store, apply(slice("red", "s", "a", "10.0.0.2"))), [""; 0]);
+        let moved = concerned(store, apply(slice("blue", "s", "b", "10.0.0.2")));
+        assert_eq!(moved, ["service-a", "service-blue-a", "services-x"]);
+        let gone = concerned(store, delete(Kind::EndpointSlice, Some("blue"), "s"));
+        assert_eq!(gone, ["services-x"]);
+    }
+
+    #[test]
+    fn the_api_server_is_where_its_slices_say() {
+        let store = &mut store();
+        let slice = |address| slice("default", "kubernetes", "kubernetes", address);
+        assert_eq!(concerned(store, apply(slice("10.0.0.1"))), ["api-server"]);
+        assert_eq!(concerned(store, apply(slice("10.0.0.1"))), [""; 0]);
+        assert_eq!(concerned(store, apply(slice("10.0.0.2"))), ["api-server"]);
+    }
+
+    #[test]
+    fn a_policy_that_refers_to_something_no_more_is_concerned_no_more() {
+        let store = &mut store();
+        concerned(store, apply(policy("group-a", &json!({"toCIDR": ["10.0.0.0/8"]}))));
+        assert_eq!(concerned(store, apply(group("a", "y", &["10.0.0.0/8"]))), [""; 0]);
+        concerned(store, delete(Kind::CiliumNetworkPolicy, Some("red"), "groups-x"));
+        assert_eq!(concerned(store, apply(group("b", "x", &[]))), [""; 0]);
+    }
+}

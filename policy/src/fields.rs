@@ -4,9 +4,10 @@
 //! A reader takes what it understands from an [`Object`] and ends with [`Object::finish`], which
 //! refuses whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
 
-use std::cell::RefCell;
-use std::fmt::Write as _;
+use std::cell::{RefCell, RefMut};
+use std::fmt;
 
+use podgate_dataplane::l7::PatternBudget;
 use serde_json::{Map, Value};
 
 /// Problems kept of one object; a hostile object can't fill memory with complaints.
@@ -15,26 +16,81 @@ const PROBLEMS_MAX: usize = 32;
 /// One problem of one field.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    pub(crate) field: String,
+    pub(crate) field: FieldPath,
     pub(crate) reason: String,
     pub(crate) fix: Option<String>,
 }
 
-/// The problems found so far.
+/// The way from an object to one of its fields; empty for the object itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FieldPath(Vec<Step>);
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl From<&str> for Step {
+    fn from(key: &str) -> Self {
+        Self::Key(key.to_owned())
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+impl FieldPath {
+    pub(crate) fn new(steps: impl Into<Vec<Step>>) -> Self {
+        Self(steps.into())
+    }
+
+    /// Of a field of the object itself.
+    pub(crate) fn key(name: &str) -> Self {
+        Self(vec![Step::Key(name.to_owned())])
+    }
+
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.0
+    }
+}
+
+/// Such as `spec.ingress[0]`.
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if position == 0 => f.write_str(&printable(key))?,
+                Step::Key(key) => write!(f, ".{}", printable(key))?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The problems found so far in one object, and what its patterns may still cost.
 #[derive(Debug, Default)]
-pub(crate) struct Problems(RefCell<Vec<Problem>>);
+pub(crate) struct Problems {
+    found: RefCell<Vec<Problem>>,
+    patterns: RefCell<PatternBudget>,
+}
 
 impl Problems {
     pub(crate) fn into_inner(self) -> Vec<Problem> {
-        self.0.into_inner()
+        self.found.into_inner()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.found.borrow().is_empty()
     }
 
     fn push(&self, problem: Problem) {
-        let mut problems = self.0.borrow_mut();
+        let mut problems = self.found.borrow_mut();
         if problems.len() < PROBLEMS_MAX {
             problems.push(problem);
         }
@@ -62,43 +118,47 @@ impl<'a> Field<'a> {
         Self { value, segment: Segment::Root, parent: None, problems }
     }
 
-    /// The path, such as `spec.ingress[0]`.
+    /// The path as text, such as `spec.ingress[0]`.
     pub(crate) fn path(&self) -> String {
-        let mut path = match self.parent {
-            Some(parent) => parent.path(),
-            None => String::new(),
-        };
+        self.steps().to_string()
+    }
+
+    fn steps(&self) -> FieldPath {
+        let mut path = self.parent.map(Field::steps).unwrap_or_default();
         match self.segment {
             Segment::Root => {}
-            Segment::Key(key) => {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(&printable(key));
-            }
-            Segment::Index(index) => {
-                // Writing to a string can't fail.
-                let _ = write!(path, "[{index}]");
-            }
+            Segment::Key(key) => path.0.push(Step::Key(key.to_owned())),
+            Segment::Index(index) => path.0.push(Step::Index(index)),
         }
         path
     }
 
     /// Notes that this field is not acceptable.
     pub(crate) fn refuse(&self, reason: impl Into<String>) {
-        self.problems.push(Problem { field: self.path(), reason: reason.into(), fix: None });
+        self.problems.push(Problem { field: self.steps(), reason: reason.into(), fix: None });
     }
 
     /// Like [`Self::refuse`], with what to write in its place.
     pub(crate) fn refuse_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
         let (reason, fix) = (reason.into(), Some(fix.into()));
-        self.problems.push(Problem { field: self.path(), reason, fix });
+        self.problems.push(Problem { field: self.steps(), reason, fix });
     }
 
-    /// Notes that something below this field is not acceptable.
+    /// Notes that something below this field is not acceptable: `name` or `name[index]`.
     pub(crate) fn refuse_below(&self, below: &str, reason: String) {
-        let field = format!("{}.{below}", self.path());
+        let (name, index) = match below.strip_suffix(']').and_then(|below| below.split_once('[')) {
+            Some((name, index)) => (name, index.parse().ok()),
+            None => (below, None),
+        };
+        let mut field = self.steps();
+        field.0.push(Step::Key(name.to_owned()));
+        field.0.extend(index.map(Step::Index));
         self.problems.push(Problem { field, reason, fix: None });
+    }
+
+    /// What the patterns of this object may still cost.
+    pub(crate) fn pattern_budget(&self) -> RefMut<'_, PatternBudget> {
+        self.problems.patterns.borrow_mut()
     }
 
     fn expected(&self, what: &str) {

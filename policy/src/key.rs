@@ -59,17 +59,23 @@ impl Kind {
         }
     }
 
-    /// The `apiVersion` field.
+    /// The `apiVersion` field, as it should be.
     #[must_use]
     pub const fn api_version(self) -> &'static str {
+        self.api_versions()[0]
+    }
+
+    /// Every `apiVersion` that objects of this kind are read in, the one to prefer first.
+    #[must_use]
+    pub const fn api_versions(self) -> &'static [&'static str] {
         match self {
-            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
-            Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::CiliumNetworkPolicy
-            | Self::CiliumClusterwideNetworkPolicy
-            | Self::CiliumCidrGroup => "cilium.io/v2",
-            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
-            Self::EndpointSlice => "discovery.k8s.io/v1",
+            // Up to 1.17, Cilium knows groups in the older version only.
+            Self::CiliumCidrGroup => &["cilium.io/v2", "cilium.io/v2alpha1"],
+            Self::Namespace | Self::Node | Self::Pod | Self::Service => &["v1"],
+            Self::NetworkPolicy => &["networking.k8s.io/v1"],
+            Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy => &["cilium.io/v2"],
+            Self::ClusterNetworkPolicy => &["policy.networking.k8s.io/v1alpha2"],
+            Self::EndpointSlice => &["discovery.k8s.io/v1"],
         }
     }
 

@@ -6,6 +6,7 @@
 //! account by labelling itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// Labels of one object, sorted.
@@ -83,6 +84,20 @@ impl LabelKey {
             Self::Foreign(_) => [None, None],
         };
         places.into_iter().flatten()
+    }
+}
+
+/// As people read it: `app`, `namespace`, `reserved:world`.
+impl fmt::Display for LabelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace => f.write_str("namespace"),
+            Self::NamespaceLabel(key) => write!(f, "namespace:{key}"),
+            Self::Pod(key) | Self::Any(key) | Self::Foreign(key) => f.write_str(key),
+            Self::ServiceAccount => f.write_str("serviceaccount"),
+            Self::Cluster => f.write_str("cluster"),
+            Self::Reserved(key) => write!(f, "reserved:{key}"),
+        }
     }
 }
 

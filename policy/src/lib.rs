@@ -14,6 +14,7 @@
 mod catalog;
 mod compile;
 mod directory;
+pub mod explain;
 mod fields;
 mod key;
 mod labels;
@@ -36,4 +37,4 @@ pub use key::{Kind, ObjectKey};
 pub use labels::{Facts, LabelKey, Labels};
 pub use refusal::{Refusal, SourceLocation, line as refusal_line};
 pub use selector::{Requirement, Selector, Test};
-pub use store::{EnforcementMode, PolicyState, PolicyStatus, Store};
+pub use store::{EnforcementMode, PolicyState, PolicyStatus, Store, Tally};

@@ -151,6 +151,12 @@ pub enum By {
         #[serde(rename = "match")]
         matched: MatchType,
     },
+    /// This rule allows, but it and another that matches name different L7 protocols, so that
+    /// nothing passes.
+    Conflict {
+        /// Which.
+        rule: RuleName,
+    },
     /// No rule matched, and these policies ask for one.
     DefaultDeny {
         /// Which policies.
@@ -254,7 +260,8 @@ fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
     }
 }
 
-fn protocol_name(protocol: u8) -> String {
+/// Name of a protocol as Hubble has it, or its number.
+pub(crate) fn protocol_name(protocol: u8) -> String {
     match protocol {
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),
@@ -265,7 +272,7 @@ fn protocol_name(protocol: u8) -> String {
     }
 }
 
-fn is_icmp(protocol: u8) -> bool {
+pub(crate) fn is_icmp(protocol: u8) -> bool {
     matches!(protocol, proto::ICMP | proto::ICMPV6)
 }
 
@@ -281,14 +288,14 @@ const TCP_FLAGS: [(u8, &str); 8] = [
     (0x80, "CWR"),
 ];
 
-/// Gives names to the numbers of one event.
-struct Names<'a> {
-    compiled: &'a Compiled,
-    tuple: &'a Tuple,
+/// Gives names to the numbers of one event, or of one decision.
+pub(crate) struct Names<'a> {
+    pub(crate) compiled: &'a Compiled,
+    pub(crate) tuple: &'a Tuple,
 }
 
 impl Names<'_> {
-    fn peer(&self, address: Address, port: u16) -> Peer {
+    pub(crate) fn peer(&self, address: Address, port: u16) -> Peer {
         let index = self.compiled.tables.resolve(address).identity_index;
         let identity = self.compiled.catalog.identity(index);
         let pod = self.compiled.catalog.pod_at(address.ip());
@@ -342,12 +349,13 @@ impl Names<'_> {
         }
     }
 
-    fn judgement(&self, cause: Cause, table: &DirectionTable, port: u16) -> Judgement {
+    pub(crate) fn judgement(&self, cause: Cause, table: &DirectionTable, port: u16) -> Judgement {
         let by = match cause {
-            Cause::Allowed(rule) | Cause::Denied(rule) | Cause::Conflicting(rule) => By::Rule {
+            Cause::Allowed(rule) | Cause::Denied(rule) => By::Rule {
                 rule: self.rule(rule),
                 matched: match_type(rule, table, self.tuple.protocol, port),
             },
+            Cause::Conflicting(rule) => By::Conflict { rule: self.rule(rule) },
             Cause::DefaultDeny(set) => By::DefaultDeny {
                 policies: self
                     .compiled
@@ -365,7 +373,7 @@ impl Names<'_> {
         Judgement { allowed: cause.allows(), by }
     }
 
-    fn rule(&self, rule: RuleId) -> RuleName {
+    pub(crate) fn rule(&self, rule: RuleId) -> RuleName {
         match self.compiled.catalog.rule(rule) {
             Some(origin) => {
                 RuleName { policy: PolicyName::from(&*origin.key), path: origin.field.clone() }
@@ -477,8 +485,10 @@ fn judged_directions<'a>(
     egress: &'a Judgement,
     ingress: &'a Judgement,
 ) -> Vec<(&'static str, &'a Judgement)> {
-    let by_policy =
-        |judgement: &Judgement| matches!(judgement.by, By::Rule { .. } | By::DefaultDeny { .. });
+    let by_policy = |judgement: &Judgement| match judgement.by {
+        By::Rule { .. } | By::Conflict { .. } | By::DefaultDeny { .. } => true,
+        By::Unenforced | By::Node | By::ToSelf | By::NotLocal => false,
+    };
     let mut shown = Vec::new();
     if by_policy(egress) {
         shown.push(("EGRESS", egress));
@@ -500,6 +510,7 @@ impl Judgement {
         let verdict = if self.allowed { "ALLOWED" } else { "DENIED" };
         let (matched, by) = match &self.by {
             By::Rule { rule, matched } => (matched.as_str(), std::slice::from_ref(&rule.policy)),
+            By::Conflict { rule } => (MatchType::L3L4.as_str(), std::slice::from_ref(&rule.policy)),
             By::DefaultDeny { policies } => ("none", policies.as_slice()),
             By::Unenforced | By::NotLocal => (MatchType::All.as_str(), &[][..]),
             By::Node | By::ToSelf => (MatchType::L3Only.as_str(), &[][..]),
@@ -518,6 +529,25 @@ impl MatchType {
             Self::L4Only => "L4-Only",
             Self::All => "all",
         }
+    }
+}
+
+impl PolicyName {
+    /// `KIND NAMESPACE/NAME`.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
+            None => format!("{} {}", self.kind, self.name),
+        }
+    }
+}
+
+impl RuleName {
+    /// `KIND NAMESPACE/NAME PATH`.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        format!("{} {}", self.policy.in_full(), self.path)
     }
 }
 

@@ -4,13 +4,15 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where an object was read from.
+/// Where an object, or a field of it, was read from.
 #[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 pub struct SourceLocation {
     /// The file.
     pub file: Arc<Path>,
-    /// Line that the object begins at, or that is broken; from 1.
+    /// Line, from 1.
     pub line: u32,
+    /// Column, from 1, counted in characters.
+    pub column: u32,
 }
 
 impl fmt::Display for SourceLocation {
@@ -24,7 +26,7 @@ impl fmt::Display for SourceLocation {
 pub struct Refusal {
     /// `Kind namespace/name`, as far as it could be read; the file's name for broken files.
     pub object: String,
-    /// Where the object was read from, if from a file.
+    /// Where the field was read from, if from a file; for a missing field, where it belongs.
     pub source: Option<SourceLocation>,
     /// The field at fault, such as `spec.ingress[0].toPorts[1].port`; empty for the whole object.
     pub field: String,

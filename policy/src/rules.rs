@@ -1,5 +1,6 @@
 //! The normal form: what every kind of policy is lowered to, and all that the compiler knows.
 
+use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -107,4 +108,37 @@ pub struct NetworkPeer {
     pub except: Vec<IpNet>,
     /// Whose addresses count.
     pub covers: Covers,
+}
+
+/// `egress` or `ingress`.
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        })
+    }
+}
+
+/// The selector, the network, or the name, as policies write them.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Labels(selector) => selector.fmt(f),
+            Self::Network(network) => network.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// `10.0.0.0/8 except 10.1.0.0/16,10.2.0.0/16`.
+impl fmt::Display for NetworkPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.network.fmt(f)?;
+        for (index, except) in self.except.iter().enumerate() {
+            let lead = if index == 0 { " except " } else { "," };
+            write!(f, "{lead}{except}")?;
+        }
+        Ok(())
+    }
 }

@@ -1,5 +1,6 @@
 //! Label selectors in normal form, the same for every API family.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::labels::{Facts, LabelKey};
@@ -40,7 +41,9 @@ impl Requirement {
         Self { key, test: Test::Exists }
     }
 
-    fn matches(&self, facts: &Facts) -> bool {
+    /// Whether the condition holds.
+    #[must_use]
+    pub fn matches(&self, facts: &Facts) -> bool {
         let value = facts.get(&self.key);
         let is_one_of = |values: &[Arc<str>]| {
             value.is_some_and(|value| values.binary_search_by(|v| (**v).cmp(value)).is_ok())
@@ -50,6 +53,25 @@ impl Requirement {
             Test::NotIn(values) => !is_one_of(values),
             Test::Exists => value.is_some(),
             Test::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+/// As `kubectl` writes it: `app=web`, `tier in (a,b)`, `!debug`.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match &self.test {
+            Test::In(values) => match &values[..] {
+                [value] => write!(f, "{key}={value}"),
+                values => write!(f, "{key} in ({})", values.join(",")),
+            },
+            Test::NotIn(values) => match &values[..] {
+                [value] => write!(f, "{key}!={value}"),
+                values => write!(f, "{key} notin ({})", values.join(",")),
+            },
+            Test::Exists => write!(f, "{key}"),
+            Test::DoesNotExist => write!(f, "!{key}"),
         }
     }
 }
@@ -103,5 +125,24 @@ impl Selector {
     #[must_use]
     pub fn conditions(&self) -> &[Requirement] {
         &self.requirements
+    }
+}
+
+/// The conditions with commas between them, as `kubectl` writes them. The condition to be a pod is
+/// left out where another one says so.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_pod = |r: &Requirement| r.key == LabelKey::Namespace && r.test == Test::Exists;
+        let says_pod = |r: &Requirement| matches!(r.test, Test::In(_) | Test::Exists) && !is_pod(r);
+        let is_said = self.requirements.iter().any(says_pod);
+        let words = self.requirements.iter().filter_map(|requirement| {
+            match (is_pod(requirement), is_said) {
+                (false, _) => Some(requirement.to_string()),
+                (true, false) => Some("any pod".to_owned()),
+                (true, true) => None,
+            }
+        });
+        let words: Vec<String> = words.collect();
+        if words.is_empty() { f.write_str("everything") } else { f.write_str(&words.join(",")) }
     }
 }

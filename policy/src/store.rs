@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::catalog::PodName;
 use crate::directory::{self, Directory};
-use crate::fields::Problem;
+use crate::fields::{FieldPath, Problem};
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
-use crate::lower::{lower_cilium, lower_cluster_network_policy, lower_network_policy};
-use crate::manifest::Document;
+use crate::lower::{lower_cilium, lower_cluster_network_policy, lower_network_policy, size};
+use crate::manifest::{Document, Source};
 use crate::model::{self, Header, Namespace, Node, Object, Pod};
 use crate::refusal::{Refusal, SourceLocation};
 use crate::rules::RuleSet;
@@ -51,6 +51,17 @@ pub struct PolicyStatus<'s> {
     pub refusals: &'s [Refusal],
     /// What of it is in force otherwise than it is written, and how.
     pub warnings: &'s [Refusal],
+}
+
+/// What a set of files holds. An object that can't be read counts as what its kind says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Policies.
+    pub policies: usize,
+    /// Other objects that verdicts depend on, and what is no object at all.
+    pub others: usize,
+    /// Objects of kinds that no verdict depends on.
+    pub passed_over: usize,
 }
 
 /// What changed since [`Store::take_changes`] was last called. Sorted, so that the same changes are
@@ -96,8 +107,8 @@ pub struct Store {
     learned: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
     /// Why the last version of an object was refused.
     refused: BTreeMap<ObjectKey, Vec<Refusal>>,
-    /// What could not be told to be any object in the last [`Store::sync`].
-    unreadable: Vec<Refusal>,
+    /// What could not be told to be any object in the last [`Store::sync`]; one element each.
+    unreadable: Vec<Vec<Refusal>>,
     /// Objects that came from files.
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
@@ -120,21 +131,23 @@ impl Store {
     pub fn apply(
         &mut self,
         object: &Value,
-        source: Option<&SourceLocation>,
+        source: Option<&Source>,
     ) -> Result<ObjectKey, Vec<Refusal>> {
         let header = Header::parse(object)
             .map_err(|(shown, problems)| refusals(&shown, source, problems))?;
         let parsed = model::parse(object, &header);
         let key = header.key;
         match source {
-            Some(source) => self.sources.insert(key.clone(), source.clone()),
+            Some(source) => self.sources.insert(key.clone(), source.location.clone()),
             None => self.sources.remove(&key),
         };
-        match parsed {
-            Ok(parsed) => {
+        let inserted = parsed.and_then(|parsed| {
+            let warnings = refusals(&key.to_string(), source, parsed.warnings());
+            self.insert(&key, parsed, warnings)
+        });
+        match inserted {
+            Ok(()) => {
                 self.refused.remove(&key);
-                let warnings = refusals(&key.to_string(), source, parsed.warnings());
-                self.insert(&key, parsed, warnings);
                 Ok(key)
             }
             Err(problems) => {
@@ -145,7 +158,12 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, key: &ObjectKey, object: Object, warnings: Vec<Refusal>) {
+    fn insert(
+        &mut self,
+        key: &ObjectKey,
+        object: Object,
+        warnings: Vec<Refusal>,
+    ) -> Result<(), Vec<Problem>> {
         let name = Arc::from(key.name.as_str());
         match object {
             Object::Namespace(namespace) => {
@@ -163,9 +181,11 @@ impl Store {
                 self.pods.insert(name, pod);
             }
             Object::NetworkPolicy(_) | Object::Cilium(_) | Object::ClusterNetworkPolicy(_) => {
+                let rule_sets = lower(key, &object, &self.directory);
+                size::check(&rule_sets).map_err(|problem| vec![problem])?;
                 self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                let policy = Policy { object, rule_sets: OnceLock::new(), warnings };
+                let policy = Policy { object, rule_sets: rule_sets.into(), warnings };
                 self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {
@@ -181,6 +201,7 @@ impl Store {
                 self.lower_again(concerned);
             }
         }
+        Ok(())
     }
 
     /// Forgets the normal forms of policies that refer to what changed.
@@ -243,38 +264,48 @@ impl Store {
     /// Objects of a file that has an unreadable part stay too, because they may be in that part;
     /// an object that two documents define is taken from the first. Documents of kinds that
     /// policy does not depend on are passed over. [`Store::refusals`] tells what was refused.
-    pub fn sync(&mut self, documents: &[Document]) {
+    pub fn sync(&mut self, documents: &[Document]) -> Tally {
         self.unreadable.clear();
-        let mut seen: BTreeMap<ObjectKey, &SourceLocation> = BTreeMap::new();
+        let mut tally = Tally::default();
+        let mut seen: BTreeMap<ObjectKey, &Source> = BTreeMap::new();
         let mut unreadable_files: Vec<&SourceLocation> = Vec::new();
         for document in documents {
             let value = match &document.value {
-                Ok(value) if is_of_interest(value) => value,
-                Ok(_) => continue,
+                Ok(value) => value,
                 Err(refusal) => {
-                    unreadable_files.push(&document.location);
-                    self.unreadable.push(refusal.clone());
+                    tally.others += 1;
+                    unreadable_files.push(&document.source.location);
+                    self.unreadable.push(vec![refusal.clone()]);
                     continue;
                 }
             };
-            let location = &document.location;
+            match interest(value) {
+                Interest::Policy => tally.policies += 1,
+                Interest::Other => tally.others += 1,
+                Interest::None => {
+                    tally.passed_over += 1;
+                    continue;
+                }
+            }
+            let source = &document.source;
             let header = match Header::parse(value) {
                 Ok(header) => header,
                 Err((shown, problems)) => {
-                    self.unreadable.extend(refusals(&shown, Some(location), problems));
+                    self.unreadable.push(refusals(&shown, Some(source), problems));
                     continue;
                 }
             };
             if let Some(first) = seen.get(&header.key) {
-                let reason = format!("is defined at {first} already");
-                let problem = Problem { field: String::new(), reason, fix: None };
+                let field = FieldPath::default();
+                let reason = format!("is defined at {} already", first.locate(&field));
+                let problem = Problem { field, reason, fix: None };
                 let shown = header.key.to_string();
-                self.unreadable.extend(refusals(&shown, Some(location), vec![problem]));
+                self.unreadable.push(refusals(&shown, Some(source), vec![problem]));
                 continue;
             }
             // Refusals are kept in the store.
-            let _ = self.apply(value, Some(location));
-            seen.insert(header.key, location);
+            let _ = self.apply(value, Some(source));
+            seen.insert(header.key, source);
         }
         let is_gone = |key: &ObjectKey, source: &SourceLocation| {
             let in_doubt =
@@ -286,6 +317,7 @@ impl Store {
         for key in gone.collect::<Vec<_>>() {
             self.delete(&key);
         }
+        tally
     }
 
     /// Sets the addresses of this node, on all its interfaces.
@@ -346,8 +378,14 @@ impl Store {
     /// Everything that is refused at this time, by object, then what is in force otherwise than it
     /// is written, then what is no object at all.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        let warnings = self.policies.values().flat_map(|policy| &policy.warnings);
-        self.refused.values().flatten().chain(warnings).chain(&self.unreadable)
+        let warnings = self.policies.values().map(|policy| &policy.warnings);
+        self.refused.values().chain(warnings).chain(&self.unreadable).flatten()
+    }
+
+    /// How many objects, or parts of files that are none, are refused at this time.
+    #[must_use]
+    pub fn refused_objects(&self) -> usize {
+        self.refused.len() + self.unreadable.len()
     }
 
     /// A pod by its name.
@@ -378,10 +416,15 @@ impl Store {
         })
     }
 
-    /// The pods that a policy in force selects.
+    /// The pods that a policy in force selects. A namespaced one selects in its own namespace only.
     pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
         let sets = self.rule_sets(key).map_or(&[][..], |sets| sets);
-        self.pods.iter().filter_map(move |(name, pod)| {
+        let namespace: Option<Arc<str>> = key.namespace.as_deref().map(Into::into);
+        let first = pod_name(key.namespace.as_deref().unwrap_or_default(), "");
+        let pods = self.pods.range(first..).take_while(move |(name, _)| {
+            namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace)
+        });
+        pods.filter_map(move |(name, pod)| {
             let facts = self.facts(name, pod);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
             (selected && !pod.addresses().is_empty()).then_some(name)
@@ -427,18 +470,42 @@ impl Store {
         &self.directory
     }
 
+    /// Policies in force, by name, in normal form.
+    pub fn all_rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+        self.policies.iter().map(|(key, policy)| (key, &policy.rule_sets(key, &self.directory)[..]))
+    }
+
     /// Policies in force, by name, as written.
     pub fn policy_objects(&self) -> impl Iterator<Item = (&ObjectKey, &Object)> {
         self.policies.iter().map(|(key, policy)| (key, &policy.object))
     }
 }
 
-/// Whether a document is, or looks like, something that verdicts depend on.
-fn is_of_interest(value: &Value) -> bool {
-    match value.get("kind").and_then(Value::as_str) {
-        // Passing over a policy would open what it closes.
-        Some(kind) => Kind::by_name(kind).is_some() || kind.ends_with("NetworkPolicy"),
-        None => true,
+/// What verdicts have to do with a document.
+enum Interest {
+    /// It is a policy, or looks like one.
+    Policy,
+    /// They depend on it, or it can't be told.
+    Other,
+    /// Nothing.
+    None,
+}
+
+fn interest(value: &Value) -> Interest {
+    let text = |field| value.get(field).and_then(Value::as_str);
+    let Some(name) = text("kind") else { return Interest::Other };
+    // Passing over a policy would open what it closes, so a slip in its kind must not hide it.
+    if name.to_ascii_lowercase().ends_with("networkpolicy") {
+        return Interest::Policy;
+    }
+    let similar = Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
+    // Other API groups have kinds of these names too, such as Knative's Service.
+    let group = |version: &str| version.rsplit_once('/').map(|(group, _)| group.to_owned());
+    match similar {
+        Some(kind) if text("apiVersion").is_none_or(|v| group(v) == group(kind.api_version())) => {
+            Interest::Other
+        }
+        _ => Interest::None,
     }
 }
 
@@ -475,11 +542,11 @@ fn pod_name(namespace: &str, name: &str) -> PodName {
     PodName { namespace: namespace.into(), name: name.into() }
 }
 
-fn refusals(object: &str, source: Option<&SourceLocation>, problems: Vec<Problem>) -> Vec<Refusal> {
+fn refusals(object: &str, source: Option<&Source>, problems: Vec<Problem>) -> Vec<Refusal> {
     let refusal = |problem: Problem| Refusal {
         object: object.to_owned(),
-        source: source.cloned(),
-        field: problem.field,
+        source: source.map(|source| source.locate(&problem.field)),
+        field: problem.field.to_string(),
         reason: problem.reason,
         fix: problem.fix,
     };

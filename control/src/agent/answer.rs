@@ -1,8 +1,10 @@
 //! Answers to the clients of the control socket.
 
+mod policy;
+
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::WorkerStats;
-use podgate_dataplane::types::Address;
+use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::PolicyState as StoreState;
 use serde_json::{Value, json};
 
@@ -12,8 +14,8 @@ use super::server::{Call, Reply};
 use crate::error::describe;
 use crate::metrics::{self, AgentCounts};
 use crate::protocol::{
-    DropCount, EndpointCounts, EndpointState, EndpointStatus, LAST_MAX, PolicyList, PolicyState,
-    PolicyStatus, Refused, RefusedField, Request, Status, WorkerStatus,
+    DropCount, EndpointCounts, EndpointState, EndpointStatus, LAST_MAX, Refused, Request, Status,
+    WorkerStatus,
 };
 
 impl Agent {
@@ -21,6 +23,9 @@ impl Agent {
     pub(super) async fn answer(&mut self, call: Call) {
         let Call { request, reply } = call;
         let answer = match request {
+            Request::PolicyWait { revision, timeout_s } => {
+                return self.wait_for_revision(Epoch(revision), timeout_s, reply);
+            }
             Request::Status {} => Ok(Reply::Value(json!(self.status()))),
             Request::EndpointAdd(spec) => {
                 let link = spec.link.clone();
@@ -41,7 +46,24 @@ impl Agent {
                     self.endpoints.keys().map(|link| self.endpoint_status(link)).collect();
                 Ok(Reply::Value(json!(list)))
             }
-            Request::PolicyList {} => Ok(Reply::Value(json!(self.policy_list()))),
+            Request::PolicyList {} => {
+                self.catch_up().await;
+                Ok(Reply::Value(json!(self.policy_list())))
+            }
+            Request::PolicyGet(filter) => {
+                self.policy_details(&filter).map(|policies| Reply::Value(json!(policies)))
+            }
+            Request::PolicySelectors {} => {
+                self.catch_up().await;
+                self.selectors().map(|list| Reply::Value(json!(list)))
+            }
+            Request::TablePolicyGet { endpoint } => {
+                self.endpoint_table(&endpoint).map(|table| Reply::Value(json!(table)))
+            }
+            Request::PolicyExplain { query, both_sides } => {
+                self.catch_up().await;
+                self.explain(&query, both_sides).map(|explained| Reply::Value(json!(explained)))
+            }
             Request::Flows { follow, last } => {
                 // So that what a client has just seen happen is among the records.
                 self.drain_events();
@@ -80,7 +102,7 @@ impl Agent {
             epoch: self.publisher.epoch().0,
             source,
             policies: self.policies_in_force(),
-            refused: self.refused_objects(),
+            refused: self.store.refused_objects(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
@@ -90,11 +112,6 @@ impl Agent {
 
     fn policies_in_force(&self) -> usize {
         self.store.policies().filter(|policy| policy.state != StoreState::Refused).count()
-    }
-
-    fn refused_objects(&self) -> usize {
-        let objects = self.store.refusals().map(|refusal| (&refusal.object, &refusal.source));
-        objects.collect::<std::collections::HashSet<_>>().len()
     }
 
     /// Events of which there is no record.
@@ -171,36 +188,11 @@ impl Agent {
         })
     }
 
-    fn policy_list(&self) -> PolicyList {
-        let policy = |policy: podgate_policy::PolicyStatus<'_>| PolicyStatus {
-            kind: policy.key.kind.name().to_owned(),
-            namespace: policy.key.namespace.clone(),
-            name: policy.key.name.clone(),
-            state: match policy.state {
-                StoreState::Enforced => PolicyState::Enforced,
-                StoreState::Outdated => PolicyState::Outdated,
-                StoreState::Refused => PolicyState::Refused,
-            },
-            pods: self.store.selected_pods(policy.key).count(),
-        };
-        let refused = |refusal: &podgate_policy::Refusal| RefusedField {
-            object: refusal.object.clone(),
-            source: refusal.source.as_ref().map(ToString::to_string),
-            field: refusal.field.clone(),
-            reason: refusal.reason.clone(),
-            fix: refusal.fix.clone(),
-        };
-        PolicyList {
-            policies: self.store.policies().map(policy).collect(),
-            refused: self.store.refusals().map(refused).collect(),
-        }
-    }
-
     fn agent_counts(&self) -> AgentCounts {
         AgentCounts {
             endpoints: self.endpoint_counts(),
             policies: self.policies_in_force() as u64,
-            refused: self.refused_objects() as u64,
+            refused: self.store.refused_objects() as u64,
             epoch: self.publisher.epoch().0.into(),
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,

@@ -16,6 +16,7 @@ mod publish;
 mod server;
 mod signals;
 mod state;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,6 +43,7 @@ use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
 use self::server::{Call, Server};
+use self::waiting::Waiting;
 use crate::cli::{Poll, RunArgs};
 use crate::error::describe;
 use crate::netlink::{Change, Link, Netlink};
@@ -78,6 +80,8 @@ struct Agent {
     publisher: Publisher,
     names: Names,
     flow_log: FlowLog,
+    /// Clients that wait for a revision.
+    waiting: Waiting,
     /// Addresses that the kernel routes to `pg-host` for us, with the MTU of the way.
     routed: BTreeMap<IpAddr, u32>,
     started: std::time::Instant,
@@ -168,6 +172,7 @@ impl Agent {
             publisher: Publisher::default(),
             names,
             flow_log: FlowLog::new(args.flow_log as usize),
+            waiting: Waiting::default(),
             routed,
             started: std::time::Instant::now(),
             counts: Counts::default(),
@@ -233,6 +238,7 @@ impl Agent {
                                again, until then its pods stay cut off");
                     }
                     self.drain_events();
+                    self.answer_waiting();
                 }
             }
         }

@@ -81,15 +81,26 @@ pub(crate) async fn watch(
     Ok(Cluster::new(&server))
 }
 
+/// Watches a kind in the version to prefer, or in an older one if the server has only that.
 async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
-    let api: Api<DynamicObject> = Api::all_with(client, &resource(kind));
-    let mut events =
-        std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().fuse());
-    while let Some(news) = events.next().await {
+    let versions = kind.api_versions().iter().map(|version| {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind, version));
+        watcher(api, watcher::Config::default()).default_backoff().fuse().boxed()
+    });
+    let mut watches: Vec<_> = versions.collect();
+    let mut current = 0;
+    while let Some(news) = watches[current].next().await {
         let news = match news {
             Err(error) if is_expiry(&error) => continue,
             news => news.map_err(|error| problem(kind, &error)),
         };
+        if matches!(news, Err(Problem::NotInstalled)) {
+            current = (current + 1) % watches.len();
+            // Only the last version says that the server has none.
+            if current != 0 {
+                continue;
+            }
+        }
         let event = Event { kind, news };
         if updates.send(Update::Cluster(Box::new(event))).await.is_err() {
             return;
@@ -97,9 +108,9 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
     }
 }
 
-/// How the API server calls a kind.
-fn resource(kind: Kind) -> ApiResource {
-    let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
+/// How the API server calls a version of a kind.
+fn resource(kind: Kind, version: &str) -> ApiResource {
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
     let plural = match kind {
         Kind::Namespace => "namespaces",
         Kind::Node => "nodes",
@@ -401,7 +412,7 @@ mod tests {
     #[test]
     fn resources_have_the_paths_that_the_api_server_serves() {
         let path = |kind: Kind| {
-            let resource = resource(kind);
+            let resource = resource(kind, kind.api_version());
             (resource.group, resource.version, resource.plural)
         };
         let expect = |group: &str, version: &str, plural: &str| {
@@ -417,6 +428,9 @@ mod tests {
             path(Kind::ClusterNetworkPolicy),
             expect("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies")
         );
+        let versions = Kind::CiliumCidrGroup.api_versions();
+        let paths = versions.iter().map(|version| resource(Kind::CiliumCidrGroup, version).version);
+        assert_eq!(paths.collect::<Vec<_>>(), ["v2", "v2alpha1"]);
     }
 
     #[test]

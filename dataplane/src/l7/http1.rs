@@ -25,16 +25,18 @@ mod response;
 mod scan;
 mod target;
 
+pub use head::FIELDS_MAX;
 pub use request::Judged;
 pub use response::ResponseHead;
 
 use std::collections::VecDeque;
 
-use super::L7Policy;
+use super::{L7Policy, Request};
 use crate::drop_reason::DropReason;
 use crate::types::Nanos;
 use request::Requests;
 use response::Responses;
+use scan::{Scanner, Shape};
 
 /// Requests that may wait for their responses at once; further ones are not read meanwhile.
 /// Browsers and load generators stay below a tenth of it.
@@ -90,6 +92,22 @@ impl Refusal {
     pub const fn new(reason: DropReason, answer: Answer) -> Self {
         Self { reason, answer, head_only: false }
     }
+}
+
+/// Reads one request head, up to and with its empty line, as the inspector does: what `explain`
+/// asks about is what a worker would see.
+///
+/// # Errors
+/// What the inspector would answer, whatever the rules say.
+pub fn read_head<'a>(
+    head: &'a [u8],
+    fields: &'a mut [httparse::Header<'a>; FIELDS_MAX],
+) -> Result<Request<'a>, Refusal> {
+    let unit = Scanner::default().scan(Shape::Section, head);
+    if unit != Ok((head.len(), true)) {
+        return Err(Refusal::MALFORMED);
+    }
+    head::parse(head, fields).map(|head| head.request)
 }
 
 /// A request whose response is not complete yet.

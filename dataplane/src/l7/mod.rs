@@ -17,5 +17,5 @@ pub use names::{NameError, NamePattern};
 pub use policy::{Conflict, L7Entry, L7Policy};
 pub use rules::{
     HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Protocol, L7Request, L7Rules,
-    Request, RuleError, RuleField,
+    PatternBudget, Request, RuleError, RuleField,
 };

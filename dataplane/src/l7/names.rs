@@ -29,7 +29,9 @@ pub enum NameError {
     #[error("is longer than {NAME_MAX} characters")]
     TooLong,
     /// A character that is not allowed there.
-    #[error("{0:?} is not allowed; names have ASCII letters, digits, '-', '_' and '.'")]
+    #[error(
+        "{0:?} is not allowed; names have ASCII letters, digits, '-', '_' and '.', patterns also '*'"
+    )]
     Character(char),
     /// Two dots without a label between, or a dot at the beginning.
     #[error("has an empty label")]

@@ -36,7 +36,6 @@ use crate::drop_reason::DropReason;
 use crate::event::EventKind;
 use crate::flow::{Flow, FlowIx, FlowTable, tcp};
 use crate::l7::follower::Follower;
-use crate::l7::{L7Policy, L7Protocol};
 use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
@@ -181,7 +180,7 @@ impl Pipeline {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
             (Verdict::Allow, None) if flow.picked_up => plain_both_ways() == Verdict::Allow,
             (Verdict::Allow, _) => true,
-            (Verdict::Inspect, Some(_)) => has_inspector(tuple.protocol, &decision.l7),
+            (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
         };
         let from_host = around.snapshot.routes.is_host(flow.link(Direction::Original));
         let links = around.links(tuple, from_host);
@@ -232,7 +231,7 @@ impl Pipeline {
             return around.egress.discard(packet, denial(&decision));
         }
         let slot = match decision.verdict {
-            Verdict::Inspect if !has_inspector(view.tuple.protocol, &decision.l7) => {
+            Verdict::Inspect if !decision.l7.has_inspector(view.tuple.protocol) => {
                 return around.refuse(link, view.tuple, packet, DropReason::L7Unsupported);
             }
             Verdict::Inspect => match self.reserve_inspector(around, links[0]) {
@@ -403,11 +402,6 @@ fn icmp_type_of(view: &View) -> u8 {
         L4::Icmp { kind, .. } => kind,
         _ => 0,
     }
-}
-
-/// Whether there is an inspector for requests of a flow of the IP `protocol` under such rules.
-fn has_inspector(protocol: u8, rules: &L7Policy) -> bool {
-    protocol == proto::TCP && rules.protocol() == Ok(Some(L7Protocol::Http))
 }
 
 /// Which kind of denial a decision is.

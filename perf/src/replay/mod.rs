@@ -17,9 +17,7 @@
 
 mod capture;
 mod plan;
-mod progress;
 mod report;
-mod rig;
 mod steer;
 mod table;
 mod timing;
@@ -37,13 +35,13 @@ use podgate_policy::{Compiled, Store, compile, manifest};
 pub use capture::{Broken, CaptureError, FILE_MAX, Format};
 pub use plan::{PlanError, Skipped};
 pub use report::{
-    Allocations, CaptureInfo, Flow, Latency, Performance, REQUESTS_MAX, Report, Request, Summary,
-    Tally, Verdicts,
+    Allocations, CaptureInfo, Flow, Performance, REQUESTS_MAX, Report, Request, Summary, Tally,
+    Verdicts,
 };
 
+use crate::rig::Rig;
 use capture::Capture;
 use plan::Plan;
-use rig::Rig;
 
 const AFTER_HELP: &str = "\
 Examples:

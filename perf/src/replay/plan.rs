@@ -27,8 +27,8 @@ use podgate_policy::{Catalog, PodName};
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Capture, Packet};
-use super::rig::START;
 use super::steer::{Fate, fate};
+use crate::rig::START;
 
 /// Link of everything that is no pod.
 const HOST: LinkId = LinkId(0);

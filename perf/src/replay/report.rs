@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capture::{Broken, Format};
 use super::plan::Skipped;
+use crate::latency::Latency;
 
 /// Everything that a replay finds out.
 ///
@@ -215,21 +216,6 @@ pub struct Performance {
     pub clock_ns: u64,
     /// Whether the program was built without optimisation, so that the figures mean nothing.
     pub debug_build: bool,
-}
-
-/// Percentiles, nanoseconds.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
-pub struct Latency {
-    /// Mean.
-    pub mean: f64,
-    /// Median.
-    pub p50: u64,
-    /// 99 of 100 packets took at most this.
-    pub p99: u64,
-    /// 999 of 1000 packets took at most this.
-    pub p999: u64,
-    /// The slowest round.
-    pub max: u64,
 }
 
 /// Allocations.

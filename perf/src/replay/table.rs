@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName, RuleName, escape_controls};
+use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName, escape_controls};
 use tabwriter::TabWriter;
 
 use super::report::{CaptureInfo, Flow, Performance, Report, Request, Summary, Tally};
@@ -139,10 +139,13 @@ fn details(flow: &Flow) -> Vec<String> {
 /// What decided one direction; nothing where the end is no pod.
 fn judgement(direction: &str, judgement: &Judgement) -> Option<String> {
     let by = match &judgement.by {
-        By::Rule { rule, .. } => rule_name(rule),
+        By::Rule { rule, .. } => rule.in_full(),
+        By::Conflict { rule } => {
+            format!("{}, which names another L7 protocol than a rule beside it", rule.in_full())
+        }
         By::DefaultDeny { policies } if policies.is_empty() => "default deny".into(),
         By::DefaultDeny { policies } => {
-            let names: Vec<_> = policies.iter().map(policy_name).collect();
+            let names: Vec<_> = policies.iter().map(PolicyName::in_full).collect();
             format!("no rule of {}", names.join(", "))
         }
         By::Unenforced => "no policy selects the pod".into(),
@@ -157,25 +160,13 @@ fn judgement(direction: &str, judgement: &Judgement) -> Option<String> {
 fn request(request: &Request) -> String {
     let Request { method, path, host, count, .. } = request;
     let by = match (&request.rule, &request.drop_reason) {
-        (Some(rule), _) => rule_name(rule),
+        (Some(rule), _) => rule.in_full(),
         (None, Some(reason)) => reason.clone(),
         (None, None) => "no rule restricts it".into(),
     };
     let verdict = verdict(request.verdict);
     let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
     format!("request {verdict}  {method} http://{host}{path}{times}: {by}")
-}
-
-/// `KIND NAMESPACE/NAME PATH`.
-fn rule_name(rule: &RuleName) -> String {
-    format!("{} {}", policy_name(&rule.policy), rule.path)
-}
-
-fn policy_name(policy: &PolicyName) -> String {
-    match &policy.namespace {
-        Some(namespace) => format!("{} {namespace}/{}", policy.kind, policy.name),
-        None => format!("{} {}", policy.kind, policy.name),
-    }
 }
 
 fn summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
@@ -255,7 +246,8 @@ fn many(n: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::report::{Allocations, Latency};
+    use crate::latency::Latency;
+    use crate::replay::report::Allocations;
 
     #[test]
     fn the_cost_names_what_was_measured_and_what_was_not() {
@@ -265,7 +257,14 @@ mod tests {
             packets: 48_000,
             packets_per_round: 2.25,
             packets_per_second: 12_345_678.9,
-            ns_per_packet: Latency { mean: 81.04, p50: 75, p99: 190, p999: 800, max: 12_345 },
+            ns_per_packet: Latency {
+                min: 60,
+                mean: 81.04,
+                p50: 75,
+                p99: 190,
+                p999: 800,
+                max: 12_345,
+            },
             allocations: Some(Allocations {
                 total: 24,
                 per_packet: 0.0005,

@@ -8,10 +8,11 @@ use podgate_dataplane::types::{LinkId, Nanos};
 
 use super::capture::Capture;
 use super::plan::Step;
-use super::progress;
-use super::report::{Allocations, Latency, Performance};
-use super::rig::{Rig, START};
+use super::report::{Allocations, Performance};
 use crate::alloc::{self, Count};
+use crate::latency::{self, Latency};
+use crate::progress;
+use crate::rig::{Rig, START};
 
 /// For how long a capture is repeated when nobody says how often.
 const DEFAULT_DURATION: Duration = Duration::from_secs(1);
@@ -22,9 +23,6 @@ const DEFAULT_REPETITIONS_MAX: u32 = 10_000;
 const BATCH: usize = 64;
 /// Packets further apart than this are not put into one round: no timer is as short.
 const BATCH_SPAN_NS: u64 = 10_000_000;
-
-/// Rounds that are slower count as this slow, nanoseconds.
-const SLOWEST_NS: u64 = 10_000_000_000;
 
 /// Replays `steps` again and again: `repetitions` times, or for about a second. The rig has
 /// replayed them once. `None` when there is nothing to measure.
@@ -107,8 +105,7 @@ struct Meter {
 
 impl Meter {
     fn new() -> Self {
-        let histogram = Histogram::new_with_max(SLOWEST_NS, 3).expect("the bounds are in order");
-        let allocated = Count::default();
+        let (histogram, allocated) = (latency::histogram(), Count::default());
         Self { histogram, measured: Duration::ZERO, packets: 0, rounds: 0, allocated }
     }
 
@@ -132,7 +129,6 @@ impl Meter {
     fn result(&self, repetitions: u32, deviating: u32) -> Performance {
         let packets = self.packets.max(1) as f64;
         let nanos = self.measured.as_nanos() as f64;
-        let at = |quantile| self.histogram.value_at_quantile(quantile);
         let allocations = alloc::is_installed().then(|| Allocations {
             total: self.allocated.allocations,
             per_packet: self.allocated.allocations as f64 / packets,
@@ -144,27 +140,10 @@ impl Meter {
             packets: self.packets,
             packets_per_round: packets / self.rounds.max(1) as f64,
             packets_per_second: packets * 1e9 / nanos.max(1.0),
-            ns_per_packet: Latency {
-                mean: nanos / packets,
-                p50: at(0.5),
-                p99: at(0.99),
-                p999: at(0.999),
-                max: self.histogram.max(),
-            },
+            ns_per_packet: Latency::with_mean(&self.histogram, nanos / packets),
             allocations,
-            clock_ns: clock_ns(),
+            clock_ns: latency::clock_ns(),
             debug_build: cfg!(debug_assertions),
         }
     }
-}
-
-/// What reading the clock twice shows, without anything between: the median of many.
-fn clock_ns() -> u64 {
-    const SAMPLES: usize = 1001;
-    let mut samples = [0; SAMPLES];
-    for sample in &mut samples {
-        *sample = Instant::now().elapsed().as_nanos() as u64;
-    }
-    samples.sort_unstable();
-    samples[SAMPLES / 2]
 }

@@ -14,9 +14,9 @@ use podgate_policy::record::{Detail, FlowRecord};
 
 use super::capture::Capture;
 use super::plan::Step;
-use super::progress;
 use super::report::{Flow, REQUESTS_MAX, Request, Summary, Tally, Verdicts};
-use super::rig::{Rig, START};
+use crate::progress;
+use crate::rig::{Rig, START};
 
 /// Replays `steps` once, and tells what became of its flows.
 pub(super) fn replay(

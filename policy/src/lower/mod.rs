@@ -3,6 +3,7 @@
 mod cilium;
 mod cluster_network_policy;
 mod network_policy;
+pub(crate) mod size;
 
 pub(crate) use cilium::lower_cilium;
 pub(crate) use cluster_network_policy::lower_cluster_network_policy;

@@ -137,7 +137,7 @@ fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {
     };
     object.finish();
     let spec = HttpRuleSpec { method, path, host, headers, header_matches };
-    compiled(field, HttpRule::new(spec))
+    compiled(field, HttpRule::within(&mut field.pattern_budget(), spec))
 }
 
 /// Name, and value if there is one.

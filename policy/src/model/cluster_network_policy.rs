@@ -8,7 +8,7 @@ use podgate_dataplane::types::proto;
 use super::cidr::parse_network;
 use super::ports::{PortMatch, PortNumbers, is_port_name};
 use super::selector::{KeySyntax, LabelSelector};
-use crate::fields::{Field, Problem, quote};
+use crate::fields::{Field, FieldPath, Problem, quote};
 use crate::rules::Side;
 
 /// Most elements of every list: rules, peers, protocols, networks, names.
@@ -100,7 +100,13 @@ impl ClusterNetworkPolicy {
                     Action::Deny | Action::Pass => "denies everyone",
                 };
                 warnings.push(Problem {
-                    field: format!("spec.{section}[{rule_index}].{peers}[{peer_index}]"),
+                    field: FieldPath::new([
+                        "spec".into(),
+                        section.into(),
+                        rule_index.into(),
+                        peers.into(),
+                        peer_index.into(),
+                    ]),
                     reason: format!("is no kind of peer that is known here, so the rule {effect}"),
                     fix: None,
                 });

@@ -29,6 +29,7 @@ impl Header {
             [kind, Some(namespace), name] => {
                 format!("{} {namespace}/{}", or_unknown(kind), or_unknown(name))
             }
+            [None, None, None] => String::new(),
             [kind, None, name] => format!("{} {}", or_unknown(kind), or_unknown(name)),
         };
         let problems = Problems::default();
@@ -47,12 +48,16 @@ impl Header {
         };
         let name = kind_field.string()?;
         let Some(kind) = Kind::by_name(name) else {
-            kind_field.refuse(format!("objects of kind {} are not enforced", quote(name)));
+            let reason = format!("objects of kind {} are not enforced", quote(name));
+            match Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name)) {
+                Some(kind) => kind_field.refuse_with_fix(reason, format!("write {kind}")),
+                None => kind_field.refuse(reason),
+            }
             return None;
         };
         let version = object.take("apiVersion");
         let version = version.as_ref().and_then(Field::string).unwrap_or_default();
-        if version != kind.api_version() {
+        if !kind.api_versions().contains(&version) {
             kind_field.refuse_with_fix(
                 format!("{kind} of apiVersion {} is not enforced", quote(version)),
                 format!("write apiVersion: {}", kind.api_version()),

@@ -1,10 +1,12 @@
 //! Ports as policies write them.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use podgate_dataplane::types::proto;
 
 use crate::fields::{Field, quote};
+use crate::record::{is_icmp, protocol_name};
 
 /// Ports of one protocol.
 #[derive(Clone, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -13,6 +15,28 @@ pub struct PortMatch {
     pub protocol: u8,
     /// Which of its ports.
     pub ports: PortNumbers,
+}
+
+/// `80/TCP`, `8000-8080/TCP`, `web/TCP`, `UDP` for all its ports, `ICMPv4/8` for a message type.
+impl fmt::Display for PortMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = protocol_name(self.protocol);
+        match &self.ports {
+            PortNumbers::All => f.write_str(&protocol),
+            PortNumbers::Range(range) if is_icmp(self.protocol) => {
+                write!(f, "{protocol}/{}", numbers(range))
+            }
+            PortNumbers::Range(range) => write!(f, "{}/{protocol}", numbers(range)),
+            PortNumbers::Named(name) => write!(f, "{name}/{protocol}"),
+        }
+    }
+}
+
+fn numbers(range: &RangeInclusive<u16>) -> String {
+    match range.start() == range.end() {
+        true => range.start().to_string(),
+        false => format!("{}-{}", range.start(), range.end()),
+    }
 }
 
 /// Which ports of a protocol. For ICMP and ICMPv6 the numbers are message types.

@@ -3,14 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod by_names;
+mod directory;
+mod explain;
 mod generate;
 mod hostile;
 mod incremental;
+mod lines;
 mod matrix;
 mod packets;
 mod properties;
 mod refusals;
 mod runner;
+mod schema;
 mod store;
 mod support;
 mod truth;

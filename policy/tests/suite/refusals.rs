@@ -503,6 +503,53 @@ fn a_pattern_that_needs_too_many_states_is_refused() {
 }
 
 #[test]
+fn patterns_that_need_too_many_states_together_are_refused() {
+    let rules: Vec<Value> =
+        (0..400).map(|i| json!({"path": format!("/{i}/(a|b)*a(a|b){{10}}")})).collect();
+    let mut object = ingress("{toPorts: [{ports: [{port: \"80\", protocol: TCP}]}]}");
+    let element = &mut object["spec"]["ingress"][0]["toPorts"][0];
+    element["rules"] = json!({"http": rules[..20]});
+    Store::new().apply(&object, None).unwrap();
+    object["spec"]["ingress"][0]["toPorts"][0]["rules"] = json!({"http": rules});
+    let refusals = refusals(&object);
+    let last = refusals.last().unwrap().to_string();
+    assert!(last.contains("the patterns of this policy before it need so many states"), "{last}");
+}
+
+/// Ingress rules with this many overlapping ranges of ports and this many peers by labels.
+fn sized(ranges: u16, peers: usize) -> Value {
+    let ports: Vec<Value> =
+        (0..ranges).map(|i| json!({"port": 1 + i, "endPort": 20_000 + i})).collect();
+    let peers: Vec<Value> = (0..peers)
+        .map(|i| json!({"podSelector": {"matchLabels": {"app": format!("a{i}")}}}))
+        .collect();
+    let mut policy = network_policy("{}");
+    policy["spec"] = json!({"ingress": [{"from": peers, "ports": ports}]});
+    policy
+}
+
+#[test]
+fn a_policy_that_needs_too_large_tables_is_refused() {
+    // Each range spans the beginnings of those after it and the ends of those before it.
+    for (ranges, peers) in [(300, 1), (1, 50_000), (50, 40), (0, 100_000)] {
+        Store::new().apply(&sized(ranges, peers), None).unwrap();
+    }
+    for (ranges, peers) in [(320, 1), (1, 100_001), (10_000, 1_000), (100, 100), (0, 100_001)] {
+        assert_refused(&sized(ranges, peers), "spec", "at most 100000 fit");
+    }
+}
+
+#[test]
+fn networks_count_once_however_many_there_are() {
+    let peers: Vec<Value> = (0..50_000u32)
+        .map(|i| json!({"ipBlock": {"cidr": format!("{}/32", std::net::Ipv4Addr::from(i))}}))
+        .collect();
+    let mut policy = network_policy("{}");
+    policy["spec"] = json!({"ingress": [{"from": peers, "ports": [{"port": 80}, {"port": 443}]}]});
+    Store::new().apply(&policy, None).unwrap();
+}
+
+#[test]
 fn objects_that_can_t_be_named_are_refused() {
     let cases = [
         (json!([]), "", "must be a mapping"),

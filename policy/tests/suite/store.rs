@@ -171,7 +171,7 @@ fn documents_know_their_lines_and_a_broken_one_takes_no_other_with_it() {
         .map(|document| {
             let value = document.value.as_ref().ok();
             let kind = value.map(|value| value["kind"].as_str().unwrap().to_owned());
-            (document.location.line, kind)
+            (document.source.location.line, kind)
         })
         .collect();
     let kind = |kind: &str| Some(kind.to_owned());
@@ -193,7 +193,8 @@ fn documents_know_their_lines_and_a_broken_one_takes_no_other_with_it() {
 fn json_files_hold_several_objects_and_name_the_broken_line() {
     let text = "{\"kind\": \"A\"}\n\n{\"kind\":\n \"B\"}\n{\"kind\": }";
     let documents = manifest::parse(text, Path::new("x.json"));
-    let lines: Vec<_> = documents.iter().map(|d| (d.location.line, d.value.is_ok())).collect();
+    let lines: Vec<_> =
+        documents.iter().map(|d| (d.source.location.line, d.value.is_ok())).collect();
     assert_eq!(lines, [(1, true), (3, true), (5, false)]);
 }
 

@@ -28,7 +28,7 @@ pub(super) fn pods_in(folder: &Path) -> Result<Vec<PodSpec>> {
         // What can't be read is the agent's to refuse.
         let Ok(object) = document.value else { continue };
         if object["kind"] == "Pod" {
-            pods.push(pod(&object).with_context(|| format!("{}", document.location))?);
+            pods.push(pod(&object).with_context(|| format!("{}", document.source.location))?);
         }
     }
     pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));

@@ -2,6 +2,7 @@
 //!
 //! Each test builds its own lab (which takes half a second); labs wait for each other.
 
+mod explain;
 mod hostile;
 mod kube;
 mod lifecycle;

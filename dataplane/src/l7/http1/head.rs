@@ -8,7 +8,7 @@ use super::target::{self, Target};
 use crate::l7::Request;
 
 /// Header fields of a head, at most (Apache's and Envoy's default).
-pub(super) const FIELDS_MAX: usize = 100;
+pub const FIELDS_MAX: usize = 100;
 
 /// What a request head says.
 #[derive(Debug)]

@@ -13,7 +13,7 @@
 
 use std::fmt;
 
-use super::pattern::Pattern;
+use super::pattern::{Pattern, PatternBudget};
 use super::{RuleError, RuleField};
 
 /// A request as the rules see it.
@@ -61,14 +61,22 @@ pub struct HttpRule {
 }
 
 impl HttpRule {
-    /// Compiles a rule.
+    /// Compiles a rule that has a budget of its own.
     ///
     /// # Errors
     /// [`RuleError`] names the first field that can't be compiled.
     pub fn new(spec: HttpRuleSpec) -> Result<Self, RuleError> {
-        let method = Pattern::optional(spec.method.as_deref(), RuleField::Method)?;
-        let path = Pattern::optional(spec.path.as_deref(), RuleField::Path)?;
-        let host = Pattern::optional(spec.host.as_deref(), RuleField::Host)?;
+        Self::within(&mut PatternBudget::default(), spec)
+    }
+
+    /// Compiles one of several rules that share a budget.
+    ///
+    /// # Errors
+    /// [`RuleError`] names the first field that can't be compiled.
+    pub fn within(budget: &mut PatternBudget, spec: HttpRuleSpec) -> Result<Self, RuleError> {
+        let method = Pattern::optional(spec.method.as_deref(), RuleField::Method, budget)?;
+        let path = Pattern::optional(spec.path.as_deref(), RuleField::Path, budget)?;
+        let host = Pattern::optional(spec.host.as_deref(), RuleField::Host, budget)?;
         let mut headers = Vec::new();
         for (index, source) in spec.headers.iter().enumerate() {
             headers.push(HeaderRule::parse(source, RuleField::Header(index))?);

@@ -46,6 +46,19 @@ const API_KEYS: [&str; 34] = [
     "alterconfigs",
 ];
 
+/// The API key that rules call by this name, in any case.
+#[must_use]
+pub fn api_key(name: &str) -> Option<i16> {
+    let key = API_KEYS.iter().position(|known| known.eq_ignore_ascii_case(name))?;
+    i16::try_from(key).ok()
+}
+
+/// The name of an API key, if rules know one.
+#[must_use]
+pub fn api_key_name(key: i16) -> Option<&'static str> {
+    API_KEYS.get(usize::try_from(key).ok()?).copied()
+}
+
 /// What a producer sends.
 const PRODUCE: ApiKeys = ApiKeys::of(&[0, 3, 18]);
 /// What a consumer sends.
@@ -190,8 +203,8 @@ impl ApiKeys {
     }
 
     fn named(name: &str) -> Result<Self, RuleError> {
-        match API_KEYS.iter().position(|known| known.eq_ignore_ascii_case(name)) {
-            Some(key) => Ok(Self::of(&[key])),
+        match api_key(name) {
+            Some(key) => Ok(Self::of(&[key as usize])),
             None => Err(RuleField::ApiKey.error("not the name of a Kafka API key, such as fetch")),
         }
     }

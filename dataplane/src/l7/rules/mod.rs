@@ -14,6 +14,7 @@ use std::fmt;
 
 pub use http::{HttpRule, HttpRuleSpec, Request};
 pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
+pub use pattern::PatternBudget;
 
 use super::NamePattern;
 

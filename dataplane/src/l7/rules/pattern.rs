@@ -20,9 +20,34 @@ const PATTERN_MAX: usize = 4096;
 /// Largest automaton of one pattern, bytes.
 const AUTOMATON_MAX: usize = 512 * 1024;
 /// Memory that building one automaton may use, bytes.
-const BUILD_MAX: usize = 4 * 1024 * 1024;
+const BUILD_MAX: usize = 1024 * 1024;
 /// Deepest nesting of groups in a pattern.
 const NESTING_MAX: u32 = 100;
+
+/// What the patterns of one policy may cost together, in bytes of automata and of the work to build
+/// them.
+///
+/// A pattern may have a small automaton that takes long to find, so the work counts as well: it
+/// grows with the transitions of the automaton times the states of the pattern.
+#[derive(Clone, Debug)]
+pub struct PatternBudget(usize);
+
+/// What one policy may spend, bytes.
+const BUDGET: usize = 16 * 1024 * 1024;
+/// Transitions times states that count as one byte.
+const WORK_OF_A_BYTE: usize = 16;
+
+impl Default for PatternBudget {
+    fn default() -> Self {
+        Self(BUDGET)
+    }
+}
+
+impl PatternBudget {
+    fn spend(&mut self, cost: usize) {
+        self.0 = self.0.saturating_sub(cost);
+    }
+}
 
 /// A regular expression that matches whole values.
 #[derive(Clone)]
@@ -33,11 +58,18 @@ impl Pattern {
     pub(super) fn optional(
         source: Option<&str>,
         field: RuleField,
+        budget: &mut PatternBudget,
     ) -> Result<Option<Self>, RuleError> {
-        source.filter(|source| !source.is_empty()).map(|s| Self::new(s, field)).transpose()
+        let source = source.filter(|source| !source.is_empty());
+        source.map(|source| Self::new(source, field, budget)).transpose()
     }
 
-    pub(super) fn new(source: &str, field: RuleField) -> Result<Self, RuleError> {
+    fn new(source: &str, field: RuleField, budget: &mut PatternBudget) -> Result<Self, RuleError> {
+        if budget.0 == 0 {
+            let reason = "the patterns of this policy before it need so many states that it can't \
+                          have more";
+            return Err(field.error(reason));
+        }
         if source.len() > PATTERN_MAX {
             return Err(field.error(format!("the pattern is longer than {PATTERN_MAX} bytes")));
         }
@@ -49,7 +81,11 @@ impl Pattern {
             field
                 .error(format!("not a regular expression: {}", cause.trim_start_matches("error: ")))
         })?;
-        let too_large = || field.error("the pattern needs too many states; simplify it");
+        // One that is too large took as long to find out.
+        let mut too_large = || {
+            budget.spend(BUILD_MAX);
+            field.error("the pattern needs too many states; simplify it")
+        };
         let nfa = thompson::Compiler::new()
             .configure(
                 thompson::Config::new()
@@ -65,11 +101,14 @@ impl Pattern {
             .start_kind(StartKind::Anchored)
             .dfa_size_limit(Some(AUTOMATON_MAX))
             .determinize_size_limit(Some(BUILD_MAX));
-        dense::Builder::new()
+        let dfa = dense::Builder::new()
             .configure(config)
             .build_from_nfa(&nfa)
-            .map(Self)
-            .map_err(|_| too_large())
+            .map_err(|_| too_large())?;
+        let bytes = dfa.memory_usage();
+        let work = bytes / size_of::<u32>() * nfa.states().len();
+        budget.spend(bytes + work / WORK_OF_A_BYTE);
+        Ok(Self(dfa))
     }
 
     /// Whether the pattern matches all of `value`, from its first byte to its last.
@@ -95,8 +134,12 @@ mod tests {
 
     use super::*;
 
+    fn new(pattern: &str) -> Result<Pattern, RuleError> {
+        Pattern::new(pattern, RuleField::Path, &mut PatternBudget::default())
+    }
+
     fn whole(pattern: &str, value: &str) -> bool {
-        Pattern::new(pattern, RuleField::Path).unwrap().matches(value.as_bytes())
+        new(pattern).unwrap().matches(value.as_bytes())
     }
 
     #[test]
@@ -137,10 +180,30 @@ mod tests {
     #[test]
     fn a_pattern_cannot_break_out_of_its_anchors() {
         for pattern in ["/a)|(.*", "/a)|(?:.*", "(?x)/a #", "/a\\"] {
-            match Pattern::new(pattern, RuleField::Path) {
+            match new(pattern) {
                 Ok(pattern) => assert!(!pattern.matches(b"/secret")),
                 Err(error) => assert_eq!(error.field, RuleField::Path),
             }
+        }
+    }
+
+    #[test]
+    fn patterns_that_are_costly_together_or_in_vain_exhaust_the_budget() {
+        let costly = format!(
+            "(?:{}){{0,10}}!",
+            (1..250).map(|i| format!(r"\x{i:02x}|")).collect::<String>()
+        );
+        for pattern in ["(a|b)*a(a|b){10}", "(a|b)*a(a|b){20}", costly.as_str()] {
+            let mut budget = PatternBudget::default();
+            let outcomes: Vec<_> =
+                (0..300).map(|_| Pattern::new(pattern, RuleField::Path, &mut budget)).collect();
+            let last = outcomes.last().unwrap().as_ref().err().unwrap();
+            assert!(last.reason.contains("patterns of this policy"), "{pattern}: {last}");
+        }
+        let mut budget = PatternBudget::default();
+        for index in 0..2_000 {
+            let pattern = format!("/api/v[0-9]+/tenant{index}/[a-zA-Z0-9_-]+(/.*)?");
+            assert!(Pattern::new(&pattern, RuleField::Path, &mut budget).is_ok(), "{index}");
         }
     }
 
@@ -149,7 +212,7 @@ mod tests {
         fn matching_agrees_with_the_meta_engine_on_anchored_patterns(
             pattern in "[ab.|()*+?\\[\\]^$]{0,10}", value in "[ab\n]{0,8}",
         ) {
-            let Ok(ours) = Pattern::new(&pattern, RuleField::Path) else { return Ok(()) };
+            let Ok(ours) = new(&pattern) else { return Ok(()) };
             let theirs = regex_automata::meta::Builder::new()
                 .syntax(syntax::Config::new().unicode(false).utf8(false))
                 .build(&format!(r"\A(?:{pattern})\z"))
@@ -159,7 +222,7 @@ mod tests {
 
         #[test]
         fn no_pattern_and_no_value_panics(pattern in ".{0,40}", value: Vec<u8>) {
-            if let Ok(pattern) = Pattern::new(&pattern, RuleField::Host) {
+            if let Ok(pattern) = new(&pattern) {
                 let _ = pattern.matches(&value);
             }
         }

@@ -1,5 +1,7 @@
 //! What each subcommand does.
 
+mod policy;
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -7,20 +9,22 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, PolicyCommand,
-    StatusArgs,
+    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, StatusArgs,
+    TableCommand, TablePolicyCommand,
 };
 use crate::client::{Client, ClientError};
 use crate::error::describe;
 use crate::metrics::{self, Family};
 use crate::output::{self, print};
-use crate::protocol::{EndpointStatus, FlowItem, PolicyList, Request, Status};
+use crate::protocol::{EndpointStatus, FlowItem, Request, Status};
 use crate::{agent, cleanup};
 
 /// It failed.
 const FAILED: u8 = 1;
 /// The agent can't be reached, or is not ready.
 const NOT_READY: u8 = 3;
+/// It found something else than was expected.
+const UNEXPECTED: u8 = 4;
 
 /// Carries out a command line. Errors go to standard error, in one line.
 #[must_use]
@@ -31,21 +35,14 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Status(args) => status(&args),
         Command::Endpoint(command) => endpoint(command).map(|()| ExitCode::SUCCESS),
-        Command::Policy(PolicyCommand::List(args)) => {
-            show(&args, &Request::PolicyList {}, |list: &PolicyList| output::policies(list))
-                .map(|()| ExitCode::SUCCESS)
+        Command::Policy(command) => policy::run(command),
+        Command::Table(TableCommand::Policy(TablePolicyCommand::Get(args))) => {
+            policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
-        Command::Replay(args) => {
-            let mut report = Vec::new();
-            let replayed = podgate_perf::replay::run(&args, &mut report);
-            // What was replayed of a broken capture is printed before the error.
-            print(&String::from_utf8_lossy(&report))
-                .map_err(Into::into)
-                .and_then(|()| Ok(replayed?))
-                .map(|()| ExitCode::SUCCESS)
-        }
+        Command::Replay(args) => print_report(|out| podgate_perf::replay::run(&args, out)),
+        Command::Bench(command) => print_report(|out| podgate_perf::bench::run(&command, out)),
         Command::Cleanup(args) => cleanup::run(&args.state_dir).map(|()| ExitCode::SUCCESS),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)
@@ -58,6 +55,19 @@ pub fn main(cli: Cli) -> ExitCode {
             _ => FAILED.into(),
         }
     })
+}
+
+/// Prints what `make` writes, also when it fails: a capture may be broken only at its end, and a
+/// bar may be missed.
+fn print_report<E>(make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<ExitCode>
+where
+    anyhow::Error: From<E>,
+{
+    let mut report = Vec::new();
+    let made = make(&mut report);
+    print(&String::from_utf8_lossy(&report))?;
+    made?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start_log(filter: &str) -> Result<()> {

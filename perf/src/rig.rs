@@ -23,11 +23,11 @@ const IDLE_ROUND_NS: u64 = 100_000_000;
 /// Idle rounds in one gap, at most; longer gaps get longer steps.
 const IDLE_ROUNDS_MAX: u64 = 10_000;
 
-/// When a replay begins. Not zero, so that nothing in a worker is as old as the clock.
-pub(super) const START: Nanos = Nanos(1_000_000_000);
+/// When a rig's clock begins. Not zero, so that nothing in a worker is as old as the clock.
+pub(crate) const START: Nanos = Nanos(1_000_000_000);
 
 /// The worker that everything is replayed on.
-pub(super) struct Rig {
+pub(crate) struct Rig {
     shared: Arc<Shared>,
     worker: Worker,
     links: Vec<MemoryLink>,
@@ -40,7 +40,7 @@ impl Rig {
     ///
     /// # Errors
     /// When there is not enough memory.
-    pub(super) fn new(snapshot: Snapshot, links: u16, packets: usize) -> io::Result<Self> {
+    pub(crate) fn new(snapshot: Snapshot, links: u16, packets: usize) -> io::Result<Self> {
         let defaults = SharedConfig::default();
         let flows =
             u32::try_from(packets).unwrap_or(u32::MAX).clamp(1024, defaults.flows_per_worker);
@@ -59,27 +59,37 @@ impl Rig {
     }
 
     /// The time that the worker has reached.
-    pub(super) fn now(&self) -> Nanos {
+    pub(crate) fn now(&self) -> Nanos {
         self.now
     }
 
+    /// What the worker shares with whoever publishes.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Lets the clock go on without a round.
+    pub(crate) fn advance(&mut self, nanos: u64) {
+        self.now = Nanos(self.now.0 + nanos);
+    }
+
     /// Counters.
-    pub(super) fn stats(&self) -> &WorkerStats {
+    pub(crate) fn stats(&self) -> &WorkerStats {
         &self.shared.stats[0]
     }
 
     /// Delivers a frame; false if the link's rings are full.
-    pub(super) fn deliver(&mut self, link: LinkId, frame: &[u8]) -> bool {
+    pub(crate) fn deliver(&mut self, link: LinkId, frame: &[u8]) -> bool {
         self.links[link.index()].inject(0, frame)
     }
 
     /// One round at the time reached. Returns the number of packets in it.
-    pub(super) fn round(&mut self) -> usize {
+    pub(crate) fn round(&mut self) -> usize {
         self.worker.round(self.now)
     }
 
     /// Takes what the worker sent, so that its frames come back, and what it told.
-    pub(super) fn collect(&mut self, told: &mut impl FnMut(&Event)) {
+    pub(crate) fn collect(&mut self, told: &mut impl FnMut(&Event)) {
         for link in &mut self.links {
             link.transmitted(0, &mut |_| {});
         }
@@ -90,7 +100,7 @@ impl Rig {
 
     /// Lets time pass up to `to`, with rounds for the timers as an idle worker has them: at least
     /// one if there is any time to pass.
-    pub(super) fn pass(&mut self, to: Nanos, told: &mut impl FnMut(&Event)) {
+    pub(crate) fn pass(&mut self, to: Nanos, told: &mut impl FnMut(&Event)) {
         let (from, gap) = (self.now, to.since(self.now));
         if gap == 0 {
             return;
@@ -105,7 +115,7 @@ impl Rig {
     }
 
     /// Lets time pass until every flow has timed out.
-    pub(super) fn forget_flows(&mut self) {
+    pub(crate) fn forget_flows(&mut self) {
         const FIRST_WAIT_S: u64 = 600;
         const WAITS_MAX: u32 = 16;
         for wait in 0..WAITS_MAX {

@@ -1,0 +1,239 @@
+//! Answers about policies.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use podgate_dataplane::types::{Address, Epoch};
+use podgate_policy::explain::{
+    End, Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows,
+    tier_name,
+};
+use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
+use podgate_policy::{Compiled, PolicyState as StoreState, Store};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::Agent;
+use super::super::endpoint::Endpoint;
+use super::super::server::Reply;
+use crate::protocol::{
+    EndpointTable, Explained, PodName, PolicyDetail, PolicyFilter, PolicyList, PolicyState,
+    PolicyStatus, PortsDetail, Refused, RefusedField, RuleDetail, RuleSetDetail, refused_note,
+};
+
+impl Agent {
+    /// Policies with their state, and all that is refused.
+    pub(super) fn policy_list(&self) -> PolicyList {
+        let policies = self.store.policies();
+        PolicyList {
+            epoch: self.publisher.epoch().0,
+            policies: policies.map(|policy| policy_status(&self.store, &policy)).collect(),
+            refused: self.store.refusals().map(RefusedField::from).collect(),
+        }
+    }
+
+    /// Policies with all that is known of them.
+    pub(super) fn policy_details(
+        &self,
+        filter: &PolicyFilter,
+    ) -> Result<Vec<PolicyDetail>, Refused> {
+        policy_details(&self.store, filter)
+    }
+
+    /// Publishes what is due, so that the objects and the tables are of one time.
+    pub(super) async fn catch_up(&mut self) {
+        if self.publisher.due().is_some() {
+            self.publish().await;
+        }
+    }
+
+    /// The tables in force.
+    fn in_force(&self) -> Result<&Compiled, Refused> {
+        let published = self.names.last().filter(|_| self.publisher.epoch().0 > 0);
+        published.ok_or_else(|| Refused::failed("policy has not been published yet"))
+    }
+
+    /// What rules select peers by.
+    pub(super) fn selectors(&self) -> Result<Vec<SelectorInfo>, Refused> {
+        Ok(selectors(&self.store, self.in_force()?))
+    }
+
+    /// The table of the endpoint with this link, or this pod.
+    pub(super) fn endpoint_table(&self, asked: &str) -> Result<EndpointTable, Refused> {
+        let compiled = self.in_force()?;
+        let named = |e: &&Endpoint| e.spec.link == asked || e.spec.pod.to_string() == asked;
+        let Some(endpoint) = self.endpoints.values().find(named) else {
+            return Err(self.no_such_endpoint(asked));
+        };
+        let addresses = endpoint.addresses(&self.store).map_err(Refused::failed)?;
+        let address = addresses.first().ok_or_else(|| Refused::failed("it has no address"))?;
+        let address = Address::from(*address);
+        Ok(EndpointTable {
+            pod: endpoint.spec.pod.clone(),
+            link: endpoint.spec.link.clone(),
+            identity: compiled.tables.resolve(address).identity.number,
+            epoch: self.publisher.epoch().0,
+            rows: table_rows(compiled, address),
+        })
+    }
+
+    fn no_such_endpoint(&self, asked: &str) -> Refused {
+        let names = self
+            .endpoints
+            .values()
+            .flat_map(|endpoint| [endpoint.spec.pod.to_string(), endpoint.spec.link.clone()]);
+        let hint = meant(&most_similar(asked, names.map(|name| (name.clone(), name))));
+        Refused::failed(format!("{asked} is neither the pod nor the link of an endpoint{hint}"))
+    }
+
+    /// Explains a flow by what is in force.
+    pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, Refused> {
+        let (epoch, compiled) = (self.publisher.epoch(), self.in_force()?);
+        let ready = self.endpoints.iter().filter(|(link, _)| self.why_waiting(link).is_none());
+        let endpoints = ready.filter_map(|(_, endpoint)| endpoint.addresses(&self.store).ok());
+        let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
+        let local = if both_sides { Local::Both } else { Local::Endpoints(&endpoints) };
+        let explanation = explain(&self.store, compiled, query, local).map_err(Refused::failed)?;
+        let (source, destination) = (&explanation.source, &explanation.destination);
+        let mut notes: Vec<String> =
+            [source, destination].into_iter().filter_map(|end| self.note_on_end(end)).collect();
+        if !source.local && !destination.local {
+            let hint = "ask the agent of a node that has one of them, or add --both-sides";
+            let why = notes.first().map(|note| format!(" ({note})")).unwrap_or_default();
+            return Err(Refused::failed(format!(
+                "neither {} nor {} is a ready endpoint of this node, so nothing is judged \
+                 here{why}: {hint}",
+                query.from, query.to
+            )));
+        }
+        notes.extend(refused_note(&self.store));
+        Ok(Explained { epoch: Some(epoch.0), notes, explanation })
+    }
+
+    /// What to know of an end that is a pod but no endpoint that is judged here.
+    fn note_on_end(&self, end: &End) -> Option<String> {
+        let pod = PodName { namespace: end.peer.namespace.clone()?, name: end.peer.pod.clone()? };
+        let endpoint = self.endpoints.iter().find(|(_, endpoint)| endpoint.spec.pod == pod);
+        match endpoint.map(|(link, endpoint)| (self.why_waiting(link), &endpoint.link)) {
+            Some((Some(reason), _)) => Some(format!("{pod} is cut off: {reason}")),
+            Some((None, Err(gone))) => Some(format!("{pod} is cut off: {gone}")),
+            Some((None, Ok(_))) => None,
+            None if end.local => None,
+            None => Some(format!("{pod} is no endpoint of this node: its own node judges it")),
+        }
+    }
+
+    /// Answers at once, or when the revision is in force, or when the time is over.
+    pub(super) fn wait_for_revision(
+        &mut self,
+        wanted: Epoch,
+        timeout_s: u32,
+        reply: oneshot::Sender<Result<Reply, Refused>>,
+    ) {
+        self.waiting.add(wanted, Duration::from_secs(timeout_s.into()), reply);
+        self.answer_waiting();
+    }
+
+    /// Answers the clients whose revision is in force by now.
+    pub(in super::super) fn answer_waiting(&mut self) {
+        let in_force = self.epoch_in_force();
+        self.waiting.answer(in_force, Instant::now());
+    }
+
+    /// The epoch that every worker judges by, or a later one.
+    fn epoch_in_force(&self) -> Epoch {
+        let epochs = self.workers().into_iter().map(|worker| worker.epoch.get());
+        Epoch(epochs.min().unwrap_or_default() as u32)
+    }
+}
+
+fn state(state: StoreState) -> PolicyState {
+    match state {
+        StoreState::Enforced => PolicyState::Enforced,
+        StoreState::Outdated => PolicyState::Outdated,
+        StoreState::Refused => PolicyState::Refused,
+    }
+}
+
+fn policy_status(store: &Store, policy: &podgate_policy::PolicyStatus<'_>) -> PolicyStatus {
+    PolicyStatus {
+        kind: policy.key.kind.name().to_owned(),
+        namespace: policy.key.namespace.clone(),
+        name: policy.key.name.clone(),
+        state: state(policy.state),
+        pods: store.selected_pods(policy.key).count(),
+    }
+}
+
+fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDetail>, Refused> {
+    let fits =
+        |wanted: &Option<String>, have: &str| wanted.as_deref().is_none_or(|wanted| wanted == have);
+    let chosen = store.policies().filter(|policy| {
+        let namespace = policy.key.namespace.as_deref().unwrap_or_default();
+        fits(&filter.kind, policy.key.kind.name())
+            && fits(&filter.namespace, namespace)
+            && fits(&filter.name, &policy.key.name)
+    });
+    let details: Vec<_> = chosen
+        .map(|policy| PolicyDetail {
+            status: policy_status(store, &policy),
+            refused: policy.refusals.iter().map(RefusedField::from).collect(),
+            specs: store
+                .rule_sets(policy.key)
+                .map_or(&[][..], |sets| sets)
+                .iter()
+                .map(rule_set)
+                .collect(),
+            selected: store.selected_pods(policy.key).map(ToString::to_string).collect(),
+        })
+        .collect();
+    match &filter.name {
+        Some(name) if details.is_empty() => Err(no_such_policy(store, filter, name)),
+        _ => Ok(details),
+    }
+}
+
+fn no_such_policy(store: &Store, filter: &PolicyFilter, name: &str) -> Refused {
+    let policies = store.policies().map(|policy| (policy.key.name.clone(), policy.key));
+    let similar = most_similar(name, policies);
+    let hint = meant(&similar.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let kind = filter.kind.as_deref().unwrap_or("policy");
+    let place = filter.namespace.as_ref().map(|ns| format!("{ns}/")).unwrap_or_default();
+    Refused::failed(format!("there is no {kind} {place}{name}{hint}"))
+}
+
+/// The end of an error that proposes names.
+fn meant(similar: &[String]) -> String {
+    match similar.is_empty() {
+        true => String::new(),
+        false => format!("; is {} meant?", similar.join(" or ")),
+    }
+}
+
+fn rule_set(set: &RuleSet) -> RuleSetDetail {
+    let isolates = Side::ALL.into_iter().filter(|side| set.default_deny[*side as usize]);
+    RuleSetDetail {
+        subject: set.subject.to_string(),
+        isolates: isolates.map(|side| side.to_string()).collect(),
+        rules: set.rules.iter().map(rule).collect(),
+    }
+}
+
+fn rule(rule: &Rule) -> RuleDetail {
+    let in_words =
+        |list: &Vec<podgate_policy::rules::Peer>| list.iter().map(ToString::to_string).collect();
+    RuleDetail {
+        path: rule.field.clone(),
+        direction: rule.side.to_string(),
+        effect: rule.action.into(),
+        tier: tier_name(rule.precedence.tier).to_owned(),
+        priority: rule.precedence.priority,
+        peers: rule.peers.as_ref().map(in_words),
+        ports: rule.ports.as_ref().map(|list| list.iter().map(ports).collect()),
+    }
+}
+
+fn ports(element: &RulePorts) -> PortsDetail {
+    let l7 = element.l7.as_deref().map(l7_words);
+    PortsDetail { ports: element.ports.to_string(), l7 }
+}

@@ -1,0 +1,78 @@
+//! Clients that wait for a revision of policy to be in force.
+
+use std::time::Duration;
+
+use podgate_dataplane::types::Epoch;
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::server::Reply;
+use crate::protocol::{PolicyWaited, Refused};
+
+type Answer = oneshot::Sender<Result<Reply, Refused>>;
+
+/// Those that wait. Each holds one of the server's places, so there are few.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    clients: Vec<Client>,
+}
+
+#[derive(Debug)]
+struct Client {
+    wanted: Epoch,
+    until: Instant,
+    answer: Answer,
+}
+
+impl Waiting {
+    /// Notes a client that waits for `wanted`, but not for longer than `timeout`.
+    pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: Answer) {
+        // A client that left makes place for the next.
+        self.clients.retain(|client| !client.answer.is_closed());
+        self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
+    }
+
+    /// Answers those whose revision, or time, has come. Every worker judges by `in_force` or a later
+    /// one.
+    pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
+        let due = |client: &mut Client| in_force >= client.wanted || now >= client.until;
+        for client in self.clients.extract_if(.., due) {
+            let waited = PolicyWaited { revision: in_force.0, in_force: in_force >= client.wanted };
+            // A client that left misses the answer only.
+            let _ = client.answer.send(Ok(Reply::Value(json!(waited))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(mut waits: oneshot::Receiver<Result<Reply, Refused>>) -> Option<PolicyWaited> {
+        match waits.try_recv().ok()?.unwrap() {
+            Reply::Value(value) => Some(serde_json::from_value(value).unwrap()),
+            Reply::Flows { .. } => None,
+        }
+    }
+
+    #[test]
+    fn a_client_is_answered_when_its_revision_or_its_time_has_come_and_not_before() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let mut waiting = Waiting::default();
+        let mut wait = |revision, seconds| {
+            let (answer, waits) = oneshot::channel();
+            waiting.add(Epoch(revision), Duration::from_secs(seconds), answer);
+            waits
+        };
+        let (old, next, late, never) = (wait(3, 60), wait(4, 60), wait(9, 10), wait(9, 60));
+        let now = Instant::now();
+        waiting.answer(Epoch(3), now);
+        assert_eq!(told(old), Some(PolicyWaited { revision: 3, in_force: true }));
+        waiting.answer(Epoch(5), now + Duration::from_secs(11));
+        assert_eq!(told(next), Some(PolicyWaited { revision: 5, in_force: true }));
+        assert_eq!(told(late), Some(PolicyWaited { revision: 5, in_force: false }));
+        assert_eq!(told(never), None);
+    }
+}

@@ -1,0 +1,256 @@
+//! `podgate policy …`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use podgate_policy::explain::{EndName, HttpSpec, KafkaSpec, RequestSpec, Transport};
+
+use super::{ClientArgs, Output, examples};
+
+/// `podgate policy …`.
+#[derive(Subcommand, Debug)]
+pub enum PolicyCommand {
+    /// List policies, and refused objects with the field and the reason.
+    #[command(after_help = LIST_EXAMPLES)]
+    List(ClientArgs),
+    /// Show policies as they are enforced: whom they select, and their rules in words.
+    #[command(long_about = GET_ABOUT, after_help = GET_EXAMPLES)]
+    Get(PolicyGetArgs),
+    /// List what rules select peers by: who uses it, and whom it matches.
+    #[command(after_help = SELECTORS_EXAMPLES)]
+    Selectors(ClientArgs),
+    /// Say why a flow, or a request on it, is allowed or denied.
+    #[command(long_about = EXPLAIN_ABOUT, after_help = EXPLAIN_EXAMPLES)]
+    Explain(Box<ExplainArgs>),
+    /// Wait until a revision of policy is in force.
+    #[command(long_about = WAIT_ABOUT, after_help = WAIT_EXAMPLES)]
+    Wait(PolicyWaitArgs),
+    /// Check manifests without an agent: is every object in them enforceable?
+    #[command(long_about = VALIDATE_ABOUT, after_help = VALIDATE_EXAMPLES)]
+    Validate(ValidateArgs),
+}
+
+const VALIDATE_ABOUT: &str = "\
+Check manifests without an agent: is every object in them enforceable?
+
+Each refused field is told in one line: file, line, object, field, reason and, where there is one \
+answer, what to write instead. Objects that policies refer to, such as services, need not be in \
+the files. Objects of kinds that no verdict depends on are passed over.";
+
+const VALIDATE_EXAMPLES: &str = examples! {
+    "podgate policy validate ./policies"
+    "podgate policy validate web.yaml store.json"
+    "kustomize build . | podgate policy validate -"
+    "podgate policy validate ./policies -o json | jq -r '.refused[].source.line'";
+    codes "
+  0  every object can be enforced
+  1  an object is refused, or a file can't be read
+  2  the command line is wrong"
+};
+
+/// Arguments of `podgate policy validate`.
+#[derive(Args, Debug, Clone)]
+pub struct ValidateArgs {
+    /// YAML or JSON files, or directories of them (not those within); - reads standard input.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub paths: Vec<PathBuf>,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+const LIST_EXAMPLES: &str = examples! {
+    "podgate policy list"
+    "podgate policy list -o json | jq '.refused[]'"
+};
+
+const GET_ABOUT: &str = "\
+Show policies as they are enforced: whom they select, and their rules in words.
+
+With a name, those of that name only, of any kind and namespace unless these are given.";
+
+const GET_EXAMPLES: &str = examples! {
+    "podgate policy get"
+    "podgate policy get shop/web"
+    "podgate policy get NetworkPolicy shop/web -o json"
+};
+
+const SELECTORS_EXAMPLES: &str = examples! {
+    "podgate policy selectors"
+    "podgate policy selectors -o json | jq '.[] | select(.pods == 0)'"
+};
+
+const EXPLAIN_ABOUT: &str = "\
+Say why a flow, or a request on it, is allowed or denied.
+
+The verdict is that of the tables that workers look up. Beside it stand the rule, or the policies, \
+behind it for each direction, the other rules that match, and the nearest misses: rules that would \
+have decided otherwise, each with what the flow fails of it.
+
+The running agent is asked. It judges the pods that are endpoints of its node, as its workers do; \
+the other end is judged on its own node, unless --both-sides asks for it here. With --manifests no \
+agent is needed, and both ends are judged.";
+
+const EXPLAIN_EXAMPLES: &str = examples! {
+    "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
+    "podgate policy explain --from 192.0.2.7 --to web-0 --port 80 --http 'GET /docs' --host web"
+    "podgate policy explain --from cart-0 --to kafka-0 --port 9092 --kafka topic=orders,api=produce"
+    "podgate policy explain --from cart-0 --to db-0 --port icmp --manifests ./policies"
+    "podgate policy explain --from cart-0 --to db-0 --port 22 --manifests ./policies --expect deny"
+    ; 4 => "the verdict is not what --expect says"
+};
+
+const WAIT_ABOUT: &str = "\
+Wait until a revision of policy is in force.
+
+A revision is the epoch that `podgate policy list` and `podgate status` show: each change that \
+verdicts depend on makes a new one. The command returns when the agent has published it, or a later \
+one, and every worker judges by it.";
+
+const WAIT_EXAMPLES: &str = examples! {
+    "podgate policy wait 7"
+    "podgate policy wait 7 --timeout 5 -o json"
+    ; 4 => "the revision was not in force in time"
+};
+
+/// `podgate table …`.
+#[derive(Subcommand, Debug)]
+pub enum TableCommand {
+    /// Policy tables.
+    #[command(subcommand)]
+    Policy(TablePolicyCommand),
+}
+
+/// `podgate table policy …`.
+#[derive(Subcommand, Debug)]
+pub enum TablePolicyCommand {
+    /// Show the compiled table of an endpoint, as workers look it up.
+    #[command(long_about = TABLE_ABOUT, after_help = TABLE_EXAMPLES)]
+    Get(TablePolicyGetArgs),
+}
+
+const TABLE_ABOUT: &str = "\
+Show the compiled table of an endpoint, as workers look it up.
+
+Rows stand in order of precedence. The first that matches decides, but for allows of one tier and \
+priority that have L7 rules: a request may pass by any of these. What no row before matches falls to \
+the default.";
+
+const TABLE_EXAMPLES: &str = examples! {
+    "podgate table policy get shop/cart-0"
+    "podgate table policy get veth1a -o json"
+};
+
+/// Arguments of `podgate table policy get`.
+#[derive(Args, Debug, Clone)]
+pub struct TablePolicyGetArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// The endpoint: its pod or its link.
+    #[arg(value_name = "NS/POD|IFACE")]
+    pub endpoint: String,
+}
+
+/// Arguments of `podgate policy get`.
+#[derive(Args, Debug, Clone)]
+pub struct PolicyGetArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// `[KIND] [NAMESPACE/]NAME`; all policies if absent.
+    #[arg(value_name = "[KIND] [NS/]NAME", num_args = 0..=2)]
+    pub which: Vec<String>,
+}
+
+/// Arguments of `podgate policy wait`.
+#[derive(Args, Debug, Clone)]
+pub struct PolicyWaitArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// The revision.
+    #[arg(value_name = "REVISION")]
+    pub revision: u32,
+    /// Seconds to wait at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub timeout: u32,
+}
+
+/// Arguments of `podgate policy explain`.
+#[derive(Args, Debug, Clone)]
+pub struct ExplainArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Who opens the flow: a pod or an IP address.
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub from: EndName,
+    /// Who is called.
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub to: EndName,
+    /// Destination port and protocol: 80/TCP, 53/UDP, icmp, icmp/TYPE, icmpv6/TYPE, proto/NUMBER.
+    #[arg(long, value_name = "PORT/PROTO")]
+    pub port: Transport,
+    /// What is asked for on the flow.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Judge by these files and directories, without an agent.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub manifests: Vec<PathBuf>,
+    /// Judge both ends here, as if both were endpoints of this node.
+    #[arg(long, conflicts_with = "manifests")]
+    pub both_sides: bool,
+    /// List all misses, not just the nearest five.
+    #[arg(long)]
+    pub all: bool,
+    /// Exit with 4 unless the flow, with the request if there is one, is allowed or denied.
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub expect: Option<Expect>,
+}
+
+/// A request on the flow.
+#[derive(Args, Debug, Clone)]
+pub struct RequestArgs {
+    /// An HTTP request: method and target.
+    #[arg(long, value_name = "'GET /PATH'", group = "request")]
+    http: Option<HttpSpec>,
+    /// Its Host [default: the destination's address and port].
+    #[arg(long, value_name = "HOST", requires = "http")]
+    host: Option<String>,
+    /// A header field of it; may be given several times.
+    #[arg(long = "header", value_name = "'NAME: VALUE'", requires = "http")]
+    headers: Vec<String>,
+    /// A DNS query for a name.
+    #[arg(long, value_name = "NAME", group = "request")]
+    dns: Option<String>,
+    /// A Kafka request; version= and client= may follow, topic= may be given several times.
+    #[arg(long, value_name = "topic=NAME,api=NAME", group = "request")]
+    kafka: Option<KafkaSpec>,
+    /// A TLS connection to the server of this name.
+    #[arg(long, value_name = "NAME", group = "request")]
+    sni: Option<String>,
+}
+
+impl RequestArgs {
+    /// The request, if one is given.
+    #[must_use]
+    pub fn spec(&self) -> Option<RequestSpec> {
+        let (host, headers) = (self.host.clone(), self.headers.clone());
+        let http = self.http.clone().map(|http| HttpSpec { host, headers, ..http });
+        http.map(RequestSpec::Http)
+            .or_else(|| self.dns.clone().map(RequestSpec::Dns))
+            .or_else(|| self.kafka.clone().map(RequestSpec::Kafka))
+            .or_else(|| self.sni.clone().map(RequestSpec::ServerName))
+    }
+}
+
+/// What somebody is sure of.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// It passes.
+    Allow,
+    /// It doesn't.
+    Deny,
+}

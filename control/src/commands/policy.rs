@@ -1,0 +1,108 @@
+//! `podgate policy …`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use podgate_policy::explain::{Explanation, Local, Outcome, Query, SelectorInfo, explain};
+use podgate_policy::{Store, compile, manifest};
+
+use super::{FAILED, UNEXPECTED, print_as, show};
+use crate::cli::{
+    Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TablePolicyGetArgs,
+    ValidateArgs,
+};
+use crate::client::Client;
+use crate::output;
+use crate::protocol::{
+    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request,
+    refused_note,
+};
+use crate::validate::Report;
+
+/// Misses that are listed of each direction unless all are asked for.
+const MISSES: usize = 5;
+
+pub(super) fn run(command: PolicyCommand) -> Result<ExitCode> {
+    match command {
+        PolicyCommand::List(args) => {
+            show(&args, &Request::PolicyList {}, |list: &PolicyList| output::policies(list))
+        }
+        PolicyCommand::Get(args) => get(&args),
+        PolicyCommand::Selectors(args) => {
+            let request = Request::PolicySelectors {};
+            show(&args, &request, |list: &Vec<SelectorInfo>| output::selectors(list))
+        }
+        PolicyCommand::Explain(args) => return run_explain(&args),
+        PolicyCommand::Wait(args) => return wait(&args),
+        PolicyCommand::Validate(args) => return validate(&args),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+fn get(args: &PolicyGetArgs) -> Result<()> {
+    let which = PolicyFilter::from_words(&args.which)?;
+    let request = Request::PolicyGet(which);
+    show(&args.client, &request, |policies: &Vec<PolicyDetail>| output::policy_details(policies))
+}
+
+pub(super) fn get_table(args: &TablePolicyGetArgs) -> Result<()> {
+    let request = Request::TablePolicyGet { endpoint: args.endpoint.clone() };
+    show(&args.client, &request, |table: &EndpointTable| output::endpoint_table(table))
+}
+
+fn wait(args: &PolicyWaitArgs) -> Result<ExitCode> {
+    let request = Request::PolicyWait { revision: args.revision, timeout_s: args.timeout };
+    let waited: PolicyWaited = Client::connect(&args.client.socket.socket)?.call(&request)?;
+    print_as(args.client.output, &waited, output::waited)?;
+    Ok(if waited.in_force { ExitCode::SUCCESS } else { UNEXPECTED.into() })
+}
+
+fn validate(args: &ValidateArgs) -> Result<ExitCode> {
+    let report = Report::of(&args.paths, std::io::stdin().lock());
+    print_as(args.output, &report, Report::to_text)?;
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { FAILED.into() })
+}
+
+fn run_explain(args: &ExplainArgs) -> Result<ExitCode> {
+    let query = Query {
+        from: args.from.clone(),
+        to: args.to.clone(),
+        port: args.port,
+        request: args.request.spec(),
+        misses_max: if args.all { usize::MAX } else { MISSES },
+    };
+    let explained = if args.manifests.is_empty() {
+        let request = Request::PolicyExplain { query, both_sides: args.both_sides };
+        Client::connect(&args.client.socket.socket)?.call(&request)?
+    } else {
+        explain_offline(&args.manifests, &query)?
+    };
+    print_as(args.client.output, &explained, output::explained)?;
+    let expected = args.expect.is_none_or(|expect| is_as_expected(expect, &explained.explanation));
+    Ok(if expected { ExitCode::SUCCESS } else { UNEXPECTED.into() })
+}
+
+/// A flow whose requests are inspected is open, but not everything on it passes: it is neither.
+fn is_as_expected(expect: Expect, explanation: &Explanation) -> bool {
+    match expect {
+        Expect::Allow => explanation.verdict == Outcome::Allowed,
+        Expect::Deny => explanation.verdict == Outcome::Denied,
+    }
+}
+
+fn explain_offline(manifests: &[PathBuf], query: &Query) -> Result<Explained> {
+    let mut documents = Vec::new();
+    for path in manifests {
+        if !path.exists() {
+            bail!("there are no manifests at {}", path.display());
+        }
+        documents.extend(manifest::load(path));
+    }
+    let mut store = Store::new();
+    store.sync(&documents);
+    let explanation = explain(&store, &compile(&store), query, Local::Both)?;
+    let mut notes = vec!["both ends are judged, as if they were on one node".to_owned()];
+    notes.extend(refused_note(&store));
+    Ok(Explained { epoch: None, notes, explanation })
+}

@@ -1,0 +1,224 @@
+//! An explanation for people: the verdict first, then each direction, then what nearly decided.
+
+use podgate_policy::explain::{
+    Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome, RequestVerdict,
+};
+use podgate_policy::record::{By, RuleName};
+
+use super::escape;
+use super::policy::effect;
+use crate::protocol::Explained;
+
+/// `podgate policy explain`.
+#[must_use]
+pub(crate) fn explained(explained: &Explained) -> String {
+    let explanation = &explained.explanation;
+    let (source, destination) = (&explanation.source, &explanation.destination);
+    let mut lines = vec![verdict_line(explanation), String::new()];
+    lines.push(format!("from  {}", end(source)));
+    lines.push(format!("to    {}", end(destination)));
+    for (name, whose, direction) in [
+        ("egress of", source, &explanation.egress),
+        ("ingress of", destination, &explanation.ingress),
+    ] {
+        lines.push(String::new());
+        lines.extend(direction_lines(&format!("{name} {}", short(whose)), whose, direction));
+    }
+    if let Some(request) = &explanation.request {
+        lines.push(String::new());
+        lines.extend(request_lines(request));
+    }
+    let no_inspector = explanation.no_inspector.iter().map(|protocol| {
+        format!("note: workers can't inspect {protocol} yet: they refuse the whole flow")
+    });
+    let notes = explained.notes.iter().map(|note| format!("note: {note}"));
+    let notes: Vec<_> = no_inspector.chain(notes).collect();
+    if !notes.is_empty() {
+        lines.push(String::new());
+        lines.extend(notes);
+    }
+    lines.iter().map(|line| escape(line) + "\n").collect()
+}
+
+fn verdict_line(explanation: &Explanation) -> String {
+    let verdict = match explanation.verdict {
+        Outcome::Allowed => "ALLOWED",
+        Outcome::Inspected => "OPEN, EACH REQUEST IS JUDGED",
+        Outcome::Denied => "DENIED",
+    };
+    let request = match &explanation.request {
+        Some(request) => format!("  {}", request.request),
+        None => String::new(),
+    };
+    let [from, to] = [&explanation.source, &explanation.destination].map(short);
+    format!("{verdict}  {from} -> {to}  {}{request}", explanation.port)
+}
+
+/// The pod, or the address where there is none.
+fn short(end: &End) -> String {
+    match (&end.peer.namespace, &end.peer.pod) {
+        (Some(namespace), Some(pod)) => format!("{namespace}/{pod}"),
+        _ => end.peer.address.to_string(),
+    }
+}
+
+fn end(end: &End) -> String {
+    let kind = match end.kind {
+        EndKind::Pod => "pod",
+        EndKind::ThisNode => "this node",
+        EndKind::OtherNode => "another node",
+        EndKind::World => "outside of the cluster",
+    };
+    let own = end.peer.labels.iter().filter_map(|label| label.strip_prefix("k8s:"));
+    // What Cilium derives from the surroundings is told by the pod's name, or in the JSON.
+    let own: Vec<_> =
+        own.filter(|label| !label.starts_with("io.c") && !is_namespace(label)).collect();
+    let labels = if own.is_empty() { String::new() } else { format!("  {}", own.join(",")) };
+    match end.kind {
+        EndKind::Pod => format!("{}  {kind} {}{labels}", end.peer.address, short(end)),
+        _ => format!("{}  {kind}", end.peer.address),
+    }
+}
+
+fn is_namespace(label: &str) -> bool {
+    label.starts_with("io.kubernetes.pod.namespace=")
+}
+
+fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<String> {
+    let open = direction.judgement.allowed;
+    let word = match (open, direction.request_allowed) {
+        (false, _) => "denied",
+        (true, Some(false)) => "open, but the request is denied",
+        (true, _) => "allowed",
+    };
+    let mut lines = vec![format!("{title}: {word}")];
+    lines.extend(cause_lines(whose, direction));
+    let decider = match &direction.judgement.by {
+        By::Rule { rule, .. } | By::Conflict { rule } => Some(rule),
+        _ => None,
+    };
+    let others = direction.matching.iter().filter(|matching| Some(&matching.rule) != decider);
+    lines.extend(others.map(|matching| {
+        format!("  also matches: {}, which {}", matching.rule.in_full(), effect(matching.effect))
+    }));
+    if !direction.misses.is_empty() {
+        lines.push("  nearest misses:".to_owned());
+        lines.extend(direction.misses.iter().flat_map(miss_lines));
+        if direction.further_misses > 0 {
+            lines.push(format!("    and {} more (--all)", direction.further_misses));
+        }
+    }
+    lines
+}
+
+fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
+    let opens = direction.request_allowed == Some(false);
+    let by = if opens { "opened by" } else { "by" };
+    let by_rule = |rule: &RuleName| format!("  {by} {}", rule.in_full());
+    match &direction.judgement.by {
+        By::Rule { rule, .. } => vec![by_rule(rule)],
+        By::Conflict { rule } => vec![
+            by_rule(rule),
+            "  which names another L7 protocol than a rule beside it, so that no request passes"
+                .to_owned(),
+        ],
+        By::DefaultDeny { policies } if policies.is_empty() => {
+            vec![
+                "  by default: what no rule allows is denied to every pod (mode always)".to_owned(),
+            ]
+        }
+        By::DefaultDeny { policies } => {
+            let mut lines =
+                vec!["  by default: no rule allows it, and these policies want one".into()];
+            lines.extend(policies.iter().map(|policy| format!("    {}", policy.in_full())));
+            lines
+        }
+        By::Unenforced => vec![format!("  {}", why_unenforced(whose, direction))],
+        By::Node => vec!["  a node and its own pods may always reach each other".to_owned()],
+        By::ToSelf => vec!["  a pod may always reach itself".to_owned()],
+        By::NotLocal => vec!["  judged on its own node, not here".to_owned()],
+    }
+}
+
+fn why_unenforced(whose: &End, direction: &Direction) -> String {
+    if whose.kind != EndKind::Pod {
+        return "it is no pod, and policies are for pods".to_owned();
+    }
+    match direction.policies.is_empty() {
+        true => "no policy selects it in this direction".to_owned(),
+        false => "no rule matches, and no policy that selects it asks for one".to_owned(),
+    }
+}
+
+fn miss_lines(miss: &Miss) -> Vec<String> {
+    let mut lines = vec![format!("    {} {}, but", miss.rule.in_full(), effect(miss.effect))];
+    lines.extend(miss.failed.iter().flat_map(failure_lines));
+    lines
+}
+
+fn failure_lines(failure: &Failure) -> Vec<String> {
+    let criterion = match failure.criterion {
+        Criterion::Peer => "peer",
+        Criterion::Protocol => "protocol",
+        Criterion::Port => "port",
+        Criterion::Request => "request",
+    };
+    let mut lines: Vec<_> =
+        failure.reasons.iter().map(|reason| format!("      {criterion}: {reason}")).collect();
+    if failure.further_reasons > 0 {
+        lines.push(format!("      {criterion}: and {} more", failure.further_reasons));
+    }
+    lines
+}
+
+fn request_lines(request: &RequestVerdict) -> Vec<String> {
+    let name = &request.request;
+    match (&request.denial, &request.rule) {
+        (Some(denial), _) => vec![format!("request {name}: denied"), format!("  {denial}")],
+        (None, Some(rule)) => {
+            vec![format!("request {name}: allowed"), format!("  by {}", rule.in_full())]
+        }
+        (None, None) => vec![
+            format!("request {name}: allowed"),
+            "  requests of this flow are not inspected".to_owned(),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podgate_policy::explain::{Local, Query, RequestSpec, explain};
+    use podgate_policy::{Store, compile, manifest};
+
+    /// An explanation by the manifests of the end-to-end tests.
+    fn shown(from: &str, to: &str, port: &str, http: Option<&str>) -> String {
+        let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/manifests");
+        let mut store = Store::new();
+        store.sync(&manifest::load(manifests.as_ref()));
+        let query = Query {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            port: port.parse().unwrap(),
+            request: http.map(|http| RequestSpec::Http(http.parse().unwrap())),
+            misses_max: 1,
+        };
+        let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
+        explained(&Explained { epoch: Some(7), notes: vec!["a note".into()], explanation })
+    }
+
+    #[test]
+    fn a_default_denial_for_people() {
+        insta::assert_snapshot!(shown("192.0.2.66", "backend/store", "8080/TCP", None));
+    }
+
+    #[test]
+    fn a_denied_request_for_people() {
+        insta::assert_snapshot!(shown("adminapp", "backend/nginx", "80", Some("GET /secret")));
+    }
+
+    #[test]
+    fn an_allowed_request_for_people() {
+        insta::assert_snapshot!(shown("userapp", "backend/nginx", "80", Some("GET /docs")));
+    }
+}

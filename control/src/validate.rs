@@ -1,0 +1,187 @@
+//! `podgate policy validate`: what of a set of files can't be enforced.
+
+use std::fmt::Write as _;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use podgate_policy::{Refusal, Store, manifest};
+use serde::Serialize;
+
+use crate::output::escape;
+use crate::protocol::RefusedField;
+
+/// The path that stands for standard input, and how that is called in messages.
+const STDIN: (&str, &str) = ("-", "stdin");
+
+/// What was found.
+#[derive(Serialize, Debug)]
+pub(crate) struct Report {
+    policies: usize,
+    /// Other objects that verdicts depend on, and what is no object at all.
+    other_objects: usize,
+    /// Objects of kinds that no verdict depends on.
+    passed_over: usize,
+    refused_objects: usize,
+    /// By file and line.
+    refused: Vec<RefusedField>,
+}
+
+impl Report {
+    /// Checks all files as one set.
+    pub(crate) fn of(paths: &[PathBuf], mut stdin: impl Read) -> Self {
+        let load = |path: &PathBuf| match path.as_os_str() == STDIN.0 {
+            true => manifest::load_from(&mut stdin, Path::new(STDIN.1)),
+            false => manifest::load(path),
+        };
+        let documents: Vec<_> = paths.iter().flat_map(load).collect();
+        let mut store = Store::new();
+        let tally = store.sync(&documents);
+        let mut refusals: Vec<&Refusal> = store.refusals().collect();
+        // Equal places keep the order in which the problems were found.
+        refusals.sort_by_key(|refusal| &refusal.source);
+        Self {
+            policies: tally.policies,
+            other_objects: tally.others,
+            passed_over: tally.passed_over,
+            refused_objects: store.refused_objects(),
+            refused: refusals.into_iter().map(RefusedField::from).collect(),
+        }
+    }
+
+    /// Whether everything can be enforced.
+    pub(crate) const fn is_clean(&self) -> bool {
+        self.refused.is_empty()
+    }
+
+    /// For people: a line for each refused field, then one for all.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::new();
+        for refused in &self.refused {
+            // Writing to memory can't fail.
+            let _ = writeln!(text, "{}", escape(&refused.to_string()));
+        }
+        if !self.is_clean() {
+            text.push('\n');
+        }
+        let policies = match self.policies {
+            1 => "1 policy".to_owned(),
+            count => format!("{count} policies"),
+        };
+        let more = [(self.other_objects, "other objects"), (self.passed_over, "passed over")];
+        let more = more.iter().filter(|(count, _)| *count > 0);
+        let more: String = more.map(|(count, what)| format!(", {count} {what}")).collect();
+        let _ = writeln!(text, "{policies}{more}, {} refused", self.refused_objects);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+
+    const GOOD: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: good}
+spec: {podSelector: {}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {namespace: shop, name: services}
+spec:
+  endpointSelector: {}
+  ingress:
+  - fromEndpoints: [{}]
+";
+
+    const BAD: &str = "\
+# A port as text, a misspelt field, and a rule that names nobody.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  namespace: shop
+  name: web
+spec:
+  podselector: {}
+  ingress:
+  - from:
+    - {}
+    ports:
+    - protocol: TCP
+      port: \"80\"
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: Web
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: first}
+---
+apiVersion: networking.k8s.io/v1
+kind: Networkpolicy
+metadata: {name: second}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: good}
+---
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: a}
+---
+spec: [
+";
+
+    const STREAM: &str = "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n\
+        {\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"shop\"}},\n\
+        {\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"\x1b\"}}]}\n";
+
+    /// What is said of a folder with the two files, then of the stream, and which folder that was.
+    fn report() -> (Report, String) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), GOOD).unwrap();
+        fs::write(folder.path().join("b.yaml"), BAD).unwrap();
+        let paths = ["", "none.yaml", "-"].map(|name| match name {
+            "-" => name.into(),
+            _ => folder.path().join(name),
+        });
+        let report = Report::of(&paths, STREAM.as_bytes());
+        (report, folder.path().join("").display().to_string())
+    }
+
+    #[test]
+    fn every_refused_field_is_told_with_its_line() {
+        let (report, folder) = report();
+        assert!(!report.is_clean());
+        insta::assert_snapshot!(report.to_text().replace(&folder, ""));
+    }
+
+    #[test]
+    fn every_refused_field_is_told_to_programs() {
+        let (report, folder) = report();
+        let json = serde_json::to_string_pretty(&report).unwrap();
+        insta::assert_snapshot!(json.replace(&folder, ""));
+    }
+
+    #[test]
+    fn good_files_get_one_line() {
+        let report = Report::of(&["-".into()], GOOD.as_bytes());
+        assert!(report.is_clean());
+        assert_eq!(report.to_text(), "2 policies, 1 passed over, 0 refused\n");
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_is_no_obstacle() {
+        let path = std::ffi::OsStr::from_bytes(b"/nowhere/\xff\x1b.yaml");
+        let text = Report::of(&[path.into()], &b""[..]).to_text();
+        assert!(text.contains("can't be read") && !text.contains('\x1b'), "{text}");
+    }
+}

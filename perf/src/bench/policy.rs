@@ -1,0 +1,254 @@
+//! `podgate bench policy`.
+//!
+//! A cluster is made up (`cluster`, `policies`) and given to a store as an API server would give
+//! it. Then are measured: compilation from nothing; changes of pods and policies, from the object
+//! to the published snapshot (`changes`); decisions about new flows (`decisions`); and the batches
+//! of a worker while changes stream in (`swaps`). All but the last run on one thread.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use clap::Args as ClapArgs;
+use hdrhistogram::Histogram;
+use podgate_dataplane::worker::{Shared, SharedConfig};
+use podgate_policy::{Compiler, Store, compile};
+use serde_json::Value;
+
+use super::cluster::{Cluster, Labels, PodSpec, Size};
+use super::control::{Control, refused};
+use super::decisions::{Ends, Flows};
+use super::report::{Bar, ClusterInfo, Measurement, Memory, Report, Statistic};
+use super::{Error, changes, swaps, table};
+use crate::replay::Output;
+use crate::{alloc, latency, memory, progress};
+
+/// Compilation from nothing.
+const COMPILE_BAR: Duration = Duration::from_secs(2);
+/// Memory of objects and tables together, bytes.
+const MEMORY_BAR: u64 = 1536 << 20;
+
+const AFTER_HELP: &str = "\
+Examples:
+  podgate bench policy
+  podgate bench policy --quick
+  podgate bench policy --labels unique -o json | jq '.measurements[] | {what, ns}'
+  podgate bench policy --check --seed 7
+
+It needs no privileges and no agent, sends nothing, and takes about a minute and 2 GiB. A second
+core should be idle: the worker has it for itself while updates stream in.
+
+Exit codes:
+  0  it was measured
+  1  it was not, or with --check: a bar was missed; one line on stderr says why or which
+  2  the command line is wrong";
+
+/// Arguments of `podgate bench policy`.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// NetworkPolicies [default: 10000, or 200 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub policies: Option<u32>,
+    /// Pods [default: 100000, or 2000 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub pods: Option<u32>,
+    /// Namespaces [default: 1000, or 20 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub namespaces: Option<u32>,
+    /// Which pods have the same labels.
+    #[arg(long, value_enum, default_value_t)]
+    pub labels: Labels,
+    /// What the cluster is drawn with; the same seed makes the same cluster.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// A small cluster and few repetitions: does it work at all?
+    #[arg(long)]
+    pub quick: bool,
+    /// Fail when a bar is missed. The bars are those of the default size.
+    #[arg(long)]
+    pub check: bool,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How often and how long things are measured.
+struct Effort {
+    compilations: u32,
+    pod_changes: u32,
+    policy_changes: u32,
+    flows: usize,
+    passes: u32,
+    rounds: u32,
+    phase: Duration,
+}
+
+const FULL: Effort = Effort {
+    compilations: 5,
+    pod_changes: 300,
+    policy_changes: 100,
+    flows: 1 << 17,
+    passes: 4,
+    rounds: 7,
+    phase: Duration::from_secs(1),
+};
+
+const QUICK: Effort = Effort {
+    compilations: 2,
+    pod_changes: 5,
+    policy_changes: 3,
+    flows: 1 << 12,
+    passes: 1,
+    rounds: 2,
+    phase: Duration::from_millis(50),
+};
+
+impl Args {
+    fn cluster(&self) -> Cluster {
+        let (policies, pods, namespaces) =
+            if self.quick { (200, 2000, 20) } else { (10_000, 100_000, 1000) };
+        let size = Size {
+            namespaces: self.namespaces.unwrap_or(namespaces),
+            pods: self.pods.unwrap_or(pods),
+            policies: self.policies.unwrap_or(policies),
+        };
+        Cluster { size, labels: self.labels, seed: self.seed }
+    }
+}
+
+/// Measures as `args` say and prints the report to `out`.
+///
+/// # Errors
+/// When it can't be measured. With [`Error::Missed`] the report was printed.
+pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
+    let report = measure(args)?;
+    match args.output {
+        Output::Table => table::print(&report, out),
+        Output::Json => serde_json::to_writer_pretty(&mut *out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+    }
+    .map_err(Error::Output)?;
+    let missed = report.missed();
+    if args.check && !missed.is_empty() { Err(Error::Missed(missed)) } else { Ok(()) }
+}
+
+/// Measures as `args` say.
+///
+/// # Errors
+/// When it can't be measured.
+pub fn measure(args: &Args) -> Result<Report, Error> {
+    let cluster = args.cluster();
+    let effort = if args.quick { QUICK } else { FULL };
+    let counted = alloc::is_installed();
+    memory::reset_peak();
+
+    let empty = alloc::live_bytes();
+    let (mut store, mut measurements) = load(&cluster)?;
+    let stored = alloc::live_bytes();
+    let mut times = latency::histogram();
+    let mut compiler = Compiler::new();
+    let begin = Instant::now();
+    compiler.update(&mut store);
+    times.saturating_record(begin.elapsed().as_nanos() as u64);
+    let peak = memory::peak_resident();
+    let memory = Memory {
+        store: counted.then(|| stored - empty),
+        compiled: counted.then(|| alloc::live_bytes() - stored),
+        peak_resident: peak,
+        bar: peak.map(|peak| Bar {
+            statistic: Statistic::Max,
+            limit: MEMORY_BAR,
+            met: peak <= MEMORY_BAR,
+        }),
+    };
+    compile_again(&store, effort.compilations, &mut times);
+    let compilation = Measurement::new("compile from nothing", &times);
+    measurements.push(compilation.held_to(Statistic::P50, COMPILE_BAR.as_nanos() as u64));
+
+    let local: Vec<PodSpec> = (0..cluster.size.pods)
+        .map(|index| cluster.pod(index))
+        .filter(|pod| pod.node == 0 && pod.is_ordinary())
+        .collect();
+    if local.is_empty() {
+        return Err(Error::NoLocalPod);
+    }
+    let tables = compiler.compiled().tables;
+    let info = ClusterInfo {
+        size: cluster.size,
+        labels: cluster.labels,
+        seed: cluster.seed,
+        identities: tables.identities.iter().filter(|(_, row)| row.number > 0).count() as u64,
+        addresses: tables.addresses.iter().count() as u64,
+        local_pods: local.len() as u64,
+    };
+    drop(tables);
+    let shared = Shared::new(SharedConfig::default());
+    let mut control = Control::new(store, compiler, swaps::routes(&local)?, shared);
+    measurements.extend(changes::of_pods(&mut control, &cluster, effort.pod_changes)?);
+    measurements.extend(changes::of_policies(&mut control, &cluster, effort.policy_changes)?);
+
+    let tables = control.snapshot().policy;
+    let mut decisions = Vec::new();
+    let sorts =
+        [("decision, one end local", Ends::OneLocal), ("decision, any two pods", Ends::Any)];
+    for (what, ends) in sorts {
+        let flows = Flows::draw(&cluster, ends, &local, effort.flows);
+        let (times, outcome) = flows.measure(what, &tables, effort.passes);
+        measurements.push(times);
+        decisions.push(outcome);
+    }
+    drop(tables);
+    let swaps = swaps::measure(&mut control, &cluster, &local, effort.rounds, effort.phase)?;
+    measurements.extend(swaps.measurements);
+    Ok(Report {
+        cluster: info,
+        memory,
+        measurements,
+        decisions,
+        updates_per_second: swaps.updates_per_second,
+        clock_ns: latency::clock_ns(),
+        debug_build: cfg!(debug_assertions),
+    })
+}
+
+/// Gives the cluster to a store, object by object.
+fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error> {
+    let mut store = Store::new();
+    store.set_host_addresses(Cluster::node_addresses(0).into_iter().collect::<Vec<IpAddr>>());
+    let Size { namespaces, pods, policies } = cluster.size;
+    let bar =
+        progress::bar("loading", Some(u64::from(namespaces + cluster.nodes() + pods + policies)));
+    let mut load = |objects: &mut dyn Iterator<Item = Value>| {
+        let mut times = latency::histogram();
+        for object in objects {
+            let begin = Instant::now();
+            store.apply(&object, None).map_err(refused)?;
+            times.saturating_record(begin.elapsed().as_nanos() as u64);
+            bar.inc(1);
+        }
+        Ok::<_, Error>(times)
+    };
+    load(&mut (0..namespaces).map(|index| cluster.namespace(index)))?;
+    load(&mut (1..cluster.nodes()).map(|index| cluster.node(index)))?;
+    let pods = load(&mut (0..pods).map(|index| cluster.pod_object(&cluster.pod(index))))?;
+    let policies = load(&mut (0..policies).map(|index| cluster.policy(index, 0)))?;
+    bar.finish_and_clear();
+    let measurements =
+        vec![Measurement::new("read a pod", &pods), Measurement::new("read a policy", &policies)];
+    Ok((store, measurements))
+}
+
+/// Compiles the store from nothing as often as is still to do, beside the tables that are kept.
+fn compile_again(store: &Store, times: u32, histogram: &mut Histogram<u64>) {
+    let bar = progress::bar("compiling", Some(u64::from(times)));
+    for _ in 1..times {
+        let begin = Instant::now();
+        let compiled = compile(store);
+        histogram.saturating_record(begin.elapsed().as_nanos() as u64);
+        drop(compiled);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+}

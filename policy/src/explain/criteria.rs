@@ -1,0 +1,304 @@
+//! Which criteria of one rule a flow fails, in words.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use podgate_dataplane::l7::{L7Request, NamePattern};
+use serde::{Deserialize, Serialize};
+
+use super::words::why_not;
+use crate::catalog::PodName;
+use crate::labels::{Facts, LabelKey};
+use crate::model::{Pod, PortMatch, PortNumbers};
+use crate::rules::{Covers, NetworkPeer, Peer, Rule, RulePorts};
+use crate::selector::{Requirement, Selector, Test};
+use crate::store::Store;
+
+/// What a rule asks of a flow.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[serde(rename_all = "kebab-case")]
+pub enum Criterion {
+    /// Who is at the other end.
+    Peer,
+    /// The protocol.
+    Protocol,
+    /// The port, or the ICMP type.
+    Port,
+    /// The request.
+    Request,
+}
+
+/// One criterion that a flow fails.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Which.
+    pub criterion: Criterion,
+    /// Why: one line for each way in which the rule could have matched, the nearest first.
+    pub reasons: Vec<String>,
+    /// How many more ways there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub further_reasons: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// Most reasons that one failure lists: a rule may name thousands of networks.
+const REASONS_MAX: usize = 8;
+
+impl Failure {
+    /// Of reasons with how far each is from a match.
+    fn new(criterion: Criterion, mut reasons: Vec<(usize, String)>) -> Self {
+        // Stable: what is equally far stays in the order of the policy.
+        reasons.sort_by_key(|(distance, _)| *distance);
+        let further_reasons = reasons.len().saturating_sub(REASONS_MAX);
+        let reasons = reasons.into_iter().take(REASONS_MAX).map(|(_, reason)| reason).collect();
+        Self { criterion, reasons, further_reasons }
+    }
+}
+
+/// One end of the flow, with what selectors ask about it.
+#[derive(Clone, Copy)]
+pub(super) struct Who<'a> {
+    pub(super) address: IpAddr,
+    pub(super) facts: &'a Facts,
+    pub(super) is_node: bool,
+    pub(super) pod: Option<(&'a PodName, &'a Pod)>,
+}
+
+impl Who<'_> {
+    fn name(&self) -> String {
+        match self.pod {
+            Some((name, _)) => name.to_string(),
+            None => self.address.to_string(),
+        }
+    }
+}
+
+/// The flow, seen from the endpoint that rules apply to.
+pub(super) struct Case<'a> {
+    pub(super) store: &'a Store,
+    /// Who is at the other end.
+    pub(super) peer: Who<'a>,
+    /// Who is called: its container ports have the names.
+    pub(super) destination: Who<'a>,
+    pub(super) protocol: u8,
+    /// Destination port, or ICMP type.
+    pub(super) port: u16,
+    pub(super) request: Option<&'a L7Request<'a>>,
+}
+
+/// How a rule relates to a flow.
+pub(super) struct Held<'a> {
+    /// What the flow fails, and how far the nearest peer is from a match.
+    pub(super) failures: Vec<Failure>,
+    pub(super) distance: usize,
+    /// The elements of the rule's ports that match; `None` if it has no ports to match.
+    pub(super) elements: Option<Vec<&'a RulePorts>>,
+}
+
+impl Case<'_> {
+    /// Holds the flow against one rule.
+    pub(super) fn hold<'r>(&self, rule: &'r Rule) -> Held<'r> {
+        let (mut failures, mut distance) = (Vec::new(), 0);
+        if let Some(peers) = &rule.peers
+            && let Err((nearest, failure)) = self.hold_peers(peers)
+        {
+            distance = nearest;
+            failures.push(failure);
+        }
+        let elements = rule.ports.as_ref().map(|ports| {
+            ports.iter().filter(|element| self.port_fits(&element.ports)).collect::<Vec<_>>()
+        });
+        if let (Some(ports), Some(matching)) = (&rule.ports, &elements) {
+            match matching.is_empty() {
+                true => failures.push(self.failed_ports(ports)),
+                false => failures.extend(self.hold_request(matching)),
+            }
+        }
+        Held { failures, distance, elements }
+    }
+
+    /// The error has the distance of the nearest peer.
+    fn hold_peers(&self, peers: &[Peer]) -> Result<(), (usize, Failure)> {
+        let mut reasons = Vec::with_capacity(peers.len());
+        for peer in peers {
+            match self.miss_of(peer) {
+                None => return Ok(()),
+                Some(miss) => reasons.push(miss),
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push((1, "it names no peer at all".to_owned()));
+        }
+        let nearest = reasons.iter().map(|(distance, _)| *distance).min().unwrap_or(1);
+        Err((nearest, Failure::new(Criterion::Peer, reasons)))
+    }
+
+    /// Why a peer isn't the other end, and how many conditions keep it from being; `None` if it is.
+    fn miss_of(&self, peer: &Peer) -> Option<(usize, String)> {
+        match peer {
+            Peer::Labels(selector) => self.miss_of_labels(selector),
+            Peer::Network(network) => self.miss_of_network(network),
+            Peer::Name(pattern) => self.miss_of_name(pattern).map(|reason| (1, reason)),
+        }
+    }
+
+    fn miss_of_name(&self, pattern: &NamePattern) -> Option<String> {
+        let (who, address) = (self.peer.name(), self.peer.address);
+        if !self.is_outsider() {
+            return Some(format!(
+                "it is for {pattern}, and DNS names never stand for pods or nodes, as {who} is"
+            ));
+        }
+        let named = self.store.learned().filter(|(name, _)| pattern.matches(name.as_bytes()));
+        let named: Vec<_> = named.collect();
+        match named.iter().any(|(_, addresses)| addresses.contains(&address)) {
+            true => None,
+            false if named.is_empty() => {
+                Some(format!("it is for {pattern}, and no DNS answer for that was seen"))
+            }
+            false => Some(format!("it is for {pattern}, and no DNS answer for that had {who}")),
+        }
+    }
+
+    /// Whether the other end is no pod and no node.
+    fn is_outsider(&self) -> bool {
+        !self.peer.is_node && matches!(self.peer.facts, Facts::Reserved(_))
+    }
+
+    fn miss_of_labels(&self, selector: &Selector) -> Option<(usize, String)> {
+        let conditions = selector.conditions().iter();
+        let unmet: Vec<_> = conditions.filter(|wanted| !wanted.matches(self.peer.facts)).collect();
+        if unmet.is_empty() {
+            return None;
+        }
+        let who = self.peer.name();
+        let is_pod = matches!(self.peer.facts, Facts::Pod { .. });
+        let of_pods = |wanted: &&Requirement| {
+            !matches!(wanted.key, LabelKey::Reserved(_)) && wanted.test != Test::DoesNotExist
+        };
+        let means_pods = !is_pod && unmet.iter().any(of_pods);
+        let reason = if means_pods {
+            let pods = match selector.conditions() {
+                [Requirement { key: LabelKey::Namespace, test: Test::Exists }] => String::new(),
+                _ => format!(" with {selector}"),
+            };
+            format!("it is for pods{pods}, and {who} is no pod")
+        } else {
+            let reasons = unmet.iter().map(|wanted| {
+                format!("needs {wanted}, but {who} {}", have(&wanted.key, self.peer.facts))
+            });
+            reasons.collect::<Vec<_>>().join("; ")
+        };
+        Some((if means_pods { FAR } else { unmet.len() }, reason))
+    }
+
+    fn miss_of_network(&self, peer: &NetworkPeer) -> Option<(usize, String)> {
+        let NetworkPeer { network, except, covers } = peer;
+        let (who, address) = (self.peer.name(), self.peer.address);
+        if !network.contains(&address) {
+            let other_family = network.addr().is_ipv4() != address.is_ipv4();
+            let far = if other_family { FAR } else { 2 };
+            return Some((far, format!("{address} is outside of {network}")));
+        }
+        if let Some(out) = except.iter().find(|out| out.contains(&address)) {
+            return Some((1, format!("{address} is in {out}, which {network} excepts")));
+        }
+        let is_pod = matches!(self.peer.facts, Facts::Pod { .. });
+        let kind = match (covers, is_pod, self.peer.is_node) {
+            (Covers::Everyone, ..) | (_, false, false) | (Covers::Nodes, _, true) => return None,
+            (_, true, _) => "pods",
+            (Covers::Outsiders, _, true) => "nodes",
+        };
+        let reason = format!(
+            "{address} is in {network}, but CIDR rules of Cilium policies never match {kind}, as \
+             {who} is one"
+        );
+        Some((1, reason))
+    }
+
+    fn port_fits(&self, ports: &PortMatch) -> bool {
+        ports.protocol == self.protocol
+            && match &ports.ports {
+                PortNumbers::All => true,
+                PortNumbers::Range(range) => range.contains(&self.port),
+                PortNumbers::Named(name) => {
+                    self.numbers_of(name, ports.protocol).contains(&self.port)
+                }
+            }
+    }
+
+    /// The numbers that the called pod gives a port's name.
+    fn numbers_of(&self, name: &str, protocol: u8) -> BTreeSet<u16> {
+        let ports = self.destination.pod.map_or(&[][..], |(_, pod)| &pod.ports);
+        let called = ports.iter().filter(|port| port.name == name && port.protocol == protocol);
+        called.map(|port| port.port).collect()
+    }
+
+    fn failed_ports(&self, ports: &[RulePorts]) -> Failure {
+        let same_protocol = |element: &&RulePorts| element.ports.protocol == self.protocol;
+        let criterion = match ports.iter().any(|element| same_protocol(&element)) {
+            true => Criterion::Port,
+            false => Criterion::Protocol,
+        };
+        let mut distinct: Vec<&PortMatch> = ports.iter().map(|element| &element.ports).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let reasons = distinct.into_iter().map(|ports| {
+            let far = usize::from(ports.protocol != self.protocol);
+            (far, format!("it is for {ports}{}", self.about_name(ports)))
+        });
+        let mut reasons: Vec<_> = reasons.collect();
+        if reasons.is_empty() {
+            reasons.push((1, "it names no port at all".to_owned()));
+        }
+        Failure::new(criterion, reasons)
+    }
+
+    /// What a port's name stands for at the destination.
+    fn about_name(&self, ports: &PortMatch) -> String {
+        let PortNumbers::Named(name) = &ports.ports else { return String::new() };
+        let numbers = self.numbers_of(name, ports.protocol);
+        let who = self.destination.name();
+        if self.destination.pod.is_none() {
+            return format!(", but {who} is no pod, so it has no named ports");
+        }
+        if numbers.is_empty() {
+            return format!(", but {who} has no port of that name and protocol");
+        }
+        let numbers: Vec<_> = numbers.iter().map(u16::to_string).collect();
+        format!(", which is {} at {who}", numbers.join(" and "))
+    }
+
+    /// A request is refused if each matching element has L7 rules and none allows it.
+    fn hold_request(&self, matching: &[&RulePorts]) -> Option<Failure> {
+        let request = self.request?;
+        let mut reasons = Vec::new();
+        for element in matching {
+            let rules = element.l7.as_ref()?;
+            if rules.allows(request) {
+                return None;
+            }
+            reasons.extend(why_not(request, rules));
+        }
+        Some(Failure::new(Criterion::Request, reasons))
+    }
+}
+
+/// Distance of what could only match if the other end were something else altogether.
+const FAR: usize = 100;
+
+/// What an end has in place of what a condition asks for.
+fn have(key: &LabelKey, facts: &Facts) -> String {
+    match (key, facts.get(key)) {
+        (LabelKey::Namespace, Some(value)) => format!("is in namespace {value}"),
+        (LabelKey::Reserved(_), None) => format!("is not {key}"),
+        (LabelKey::Reserved(_), Some(_)) => format!("is {key}"),
+        (LabelKey::Foreign(_), _) => "has no labels of that source".to_owned(),
+        (_, Some(value)) => format!("has {key}={value}"),
+        (_, None) => format!("has no {key}"),
+    }
+}

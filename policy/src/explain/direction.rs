@@ -1,0 +1,254 @@
+//! One direction: what decided it, which rules match, and which nearly do.
+
+use podgate_dataplane::l7::{L7Entry, L7Policy, L7Request};
+use podgate_dataplane::policy::{Action, Cause, DirectionTable, RuleId, Tier};
+use serde::{Deserialize, Serialize};
+
+use super::criteria::{Case, Failure, Held, Who};
+use crate::key::ObjectKey;
+use crate::labels::Facts;
+use crate::record::{Judgement, Names, PolicyName, RuleName};
+use crate::rules::{Precedence, Rule, RuleSet, Side};
+use crate::store::{EnforcementMode, Store};
+
+/// What one direction of a flow comes to.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Direction {
+    /// Whether the flow is open in this direction, and by what.
+    pub judgement: Judgement,
+    /// Whether the direction lets the request pass, if one was asked about and requests are
+    /// inspected here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_allowed: Option<bool>,
+    /// The policies that apply to the endpoint in this direction.
+    pub policies: Vec<PolicyName>,
+    /// The rules that match the flow, and the request if one was asked about, in order of
+    /// precedence.
+    pub matching: Vec<Matching>,
+    /// Rules that don't match, but would have decided otherwise if they did; the nearest first.
+    pub misses: Vec<Miss>,
+    /// How many more of those there are.
+    pub further_misses: usize,
+}
+
+/// A rule that matches.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Matching {
+    /// Which.
+    pub rule: RuleName,
+    /// What it does.
+    pub effect: Effect,
+    /// Whether requests are held against its L7 rules.
+    pub l7: bool,
+}
+
+/// A rule that nearly matches.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Miss {
+    /// Which.
+    pub rule: RuleName,
+    /// What it would have done.
+    pub effect: Effect,
+    /// What the flow fails of it.
+    pub failed: Vec<Failure>,
+}
+
+/// What a rule does with what it matches.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// It allows.
+    Allows,
+    /// It denies.
+    Denies,
+    /// It leaves the decision to the next tier.
+    Passes,
+}
+
+impl From<Action> for Effect {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Allow => Self::Allows,
+            Action::Deny => Self::Denies,
+            Action::Pass => Self::Passes,
+        }
+    }
+}
+
+/// What both directions of a flow have in common.
+pub(super) struct Explainer<'a> {
+    pub(super) store: &'a Store,
+    pub(super) names: &'a Names<'a>,
+    pub(super) destination: Who<'a>,
+    /// Destination port, or ICMP type.
+    pub(super) port: u16,
+    pub(super) request: Option<&'a L7Request<'a>>,
+    pub(super) misses_max: usize,
+}
+
+/// Where a rule stands among all that apply; lower decides first.
+type Position = (Precedence, usize);
+
+/// A rule that applies to the endpoint.
+struct Applying<'a> {
+    key: &'a ObjectKey,
+    rule: &'a Rule,
+    position: Position,
+    held: Held<'a>,
+}
+
+impl Applying<'_> {
+    fn name(&self) -> RuleName {
+        RuleName { policy: PolicyName::from(self.key), path: self.rule.field.clone() }
+    }
+
+    fn has_l7(&self) -> bool {
+        self.held.elements.iter().flatten().any(|element| element.l7.is_some())
+    }
+}
+
+impl Explainer<'_> {
+    /// `cause` is what the tables say, `table` the one that they said it from. The endpoint comes
+    /// first in `ends`.
+    pub(super) fn direction(
+        &self,
+        side: Side,
+        ends: [Who<'_>; 2],
+        (cause, l7): (Cause, &[L7Entry]),
+        table: &DirectionTable,
+    ) -> Direction {
+        let [endpoint, peer] = ends;
+        let judgement = self.names.judgement(cause, table, self.port);
+        let sets: Vec<_> = match cause {
+            Cause::Exempt(_) => Vec::new(),
+            _ => self.sets_for(side, endpoint.facts).collect(),
+        };
+        let mut policies: Vec<&ObjectKey> = sets.iter().map(|(key, _)| *key).collect();
+        policies.dedup();
+        let case = Case {
+            store: self.store,
+            peer,
+            destination: self.destination,
+            protocol: self.names.tuple.protocol,
+            port: self.port,
+            request: self.request,
+        };
+        let mut applying = hold_all(&case, side, &sets);
+        applying.sort_by_key(|rule| (rule.position, rule.rule.action));
+        let request_allowed = self.request_allowed(l7);
+        let decider = self.position_of(cause, &applying);
+        let (misses, further_misses) =
+            self.misses(&applying, cause, decider, request_allowed == Some(false));
+        let matching = applying.iter().filter(|rule| rule.held.failures.is_empty());
+        Direction {
+            judgement,
+            request_allowed,
+            policies: policies.into_iter().map(PolicyName::from).collect(),
+            matching: matching
+                .map(|rule| Matching {
+                    rule: rule.name(),
+                    effect: rule.rule.action.into(),
+                    l7: rule.has_l7(),
+                })
+                .collect(),
+            misses,
+            further_misses,
+        }
+    }
+
+    /// The rule sets that have an effect on this side of an endpoint, by policy.
+    fn sets_for<'s>(
+        &'s self,
+        side: Side,
+        endpoint: &'s Facts,
+    ) -> impl Iterator<Item = (&'s ObjectKey, &'s RuleSet)> {
+        let is_pod = matches!(endpoint, Facts::Pod { .. });
+        let enforced = is_pod && self.store.mode() != EnforcementMode::Never;
+        let policies = self.store.all_rule_sets().filter(move |_| enforced);
+        let sets = policies.flat_map(|(key, sets)| sets.iter().map(move |set| (key, set)));
+        sets.filter(move |(_, set)| set.applies(side) && set.subject.matches(endpoint))
+    }
+
+    /// Whether the direction's own L7 rules let the request pass; `None` if there are none.
+    fn request_allowed(&self, l7: &[L7Entry]) -> Option<bool> {
+        let request = self.request.filter(|_| !l7.is_empty())?;
+        let alone = L7Policy { egress: l7.to_vec(), ingress: Vec::new() };
+        Some(alone.judge(request).is_some())
+    }
+
+    fn position_of(&self, cause: Cause, applying: &[Applying<'_>]) -> Option<Position> {
+        let id = rule_of(cause)?;
+        let origin = self.names.compiled.catalog.rule(id)?;
+        let is = |rule: &&Applying<'_>| *rule.key == *origin.key && rule.rule.field == origin.field;
+        applying.iter().find(is).map(|rule| rule.position)
+    }
+
+    fn misses(
+        &self,
+        applying: &[Applying<'_>],
+        cause: Cause,
+        decider: Option<Position>,
+        request_refused: bool,
+    ) -> (Vec<Miss>, usize) {
+        let missing = applying.iter().filter(|rule| !rule.held.failures.is_empty());
+        let would_matter = |rule: &&Applying<'_>| match request_refused {
+            true => rule.rule.action == Action::Allow && Some(rule.position) == decider,
+            false => would_decide_otherwise(rule.rule.action, rule.position, cause, decider),
+        };
+        let mut near: Vec<_> = missing.filter(would_matter).collect();
+        // Stable: what is equally near stays in order of precedence and of names.
+        near.sort_by_key(|rule| (rule.held.failures.len(), rule.held.distance));
+        let further = near.len().saturating_sub(self.misses_max);
+        let miss = |rule: &Applying<'_>| Miss {
+            rule: rule.name(),
+            effect: rule.rule.action.into(),
+            failed: rule.held.failures.clone(),
+        };
+        (near.into_iter().take(self.misses_max).map(miss).collect(), further)
+    }
+}
+
+/// Holds the flow against every rule of the side.
+fn hold_all<'a>(
+    case: &Case<'_>,
+    side: Side,
+    sets: &[(&'a ObjectKey, &'a RuleSet)],
+) -> Vec<Applying<'a>> {
+    let rules = sets.iter().flat_map(|(key, set)| set.rules.iter().map(move |rule| (*key, rule)));
+    let rules = rules.filter(|(_, rule)| rule.side == side).enumerate();
+    let applying = rules.map(|(order, (key, rule))| {
+        // In the Normal tier all rules stand together.
+        let order = if rule.precedence.tier == Tier::Normal { 0 } else { order };
+        Applying { key, rule, position: (rule.precedence, order), held: case.hold(rule) }
+    });
+    applying.collect()
+}
+
+const fn rule_of(cause: Cause) -> Option<RuleId> {
+    match cause {
+        Cause::Allowed(rule) | Cause::Denied(rule) | Cause::Conflicting(rule) => Some(rule),
+        Cause::Unenforced | Cause::DefaultDeny(_) | Cause::Exempt(_) => None,
+    }
+}
+
+/// Whether a rule at `position` would have decided otherwise than `cause`, which stands at
+/// `decider`, if it had matched.
+fn would_decide_otherwise(
+    action: Action,
+    position: Position,
+    cause: Cause,
+    decider: Option<Position>,
+) -> bool {
+    let comes_before = decider.is_none_or(|decider| position < decider);
+    let comes_beside = decider.is_none_or(|decider| position <= decider);
+    let is_passed = decider.is_some_and(|(decider, _)| decider.tier == position.0.tier);
+    match (cause, action) {
+        (Cause::Exempt(_) | Cause::Conflicting(_), _) => false,
+        (Cause::Unenforced, _) => action == Action::Deny,
+        (Cause::DefaultDeny(_), _) => action == Action::Allow && position.0.tier <= Tier::Normal,
+        (Cause::Allowed(_), Action::Deny) => comes_beside,
+        (Cause::Denied(_), Action::Allow) => comes_before,
+        (Cause::Allowed(_) | Cause::Denied(_), Action::Pass) => comes_before && is_passed,
+        (Cause::Allowed(_), Action::Allow) | (Cause::Denied(_), Action::Deny) => false,
+    }
+}

@@ -1,0 +1,280 @@
+//! Why a flow is allowed or denied: the decision of the tables, and what stands behind it.
+//!
+//! The verdict comes from where workers have theirs: [`PolicyTables::decide`] for the flow, and the
+//! flow's L7 rules for a request. Beside it, each rule in force that applies to an end is held
+//! against the flow in normal form: those that match are listed, and of those that would have
+//! decided otherwise, had they matched, the nearest, with what the flow fails of them.
+//!
+//! [`PolicyTables::decide`]: podgate_dataplane::policy::PolicyTables::decide
+
+mod criteria;
+mod direction;
+mod query;
+mod request;
+mod resolve;
+mod selectors;
+mod table;
+mod words;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use podgate_dataplane::l7::L7Request;
+use podgate_dataplane::policy::{Decision, PolicyTables, Subject, Verdict};
+use podgate_dataplane::types::Address;
+use serde::{Deserialize, Serialize};
+
+pub use criteria::{Criterion, Failure};
+pub use direction::{Direction, Effect, Matching, Miss};
+pub use query::{EndName, Query, Transport};
+pub use request::{HttpSpec, KafkaSpec, RequestSpec};
+pub use resolve::{QueryError, most_similar};
+pub use selectors::{SelectorInfo, selectors};
+pub use table::{TableRow, table_rows, tier_name};
+pub use words::l7_words;
+
+use self::criteria::Who;
+use self::direction::Explainer;
+use crate::record::{Names, Peer, RuleName, is_icmp, protocol_name};
+use crate::rules::Side;
+use crate::{Compiled, Store};
+
+/// Why a flow is allowed or denied.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// What becomes of the flow, and of the request if one was asked about.
+    pub verdict: Outcome,
+    /// Who opens the flow.
+    pub source: End,
+    /// Who is called.
+    pub destination: End,
+    /// Protocol and port, or ICMP type.
+    pub port: Transport,
+    /// What the source may open.
+    pub egress: Direction,
+    /// What the destination may be sent.
+    pub ingress: Direction,
+    /// The L7 protocol that the flow would have to speak, if workers can't inspect it yet: they
+    /// refuse such a flow whole, whatever its requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_inspector: Option<String>,
+    /// What becomes of the request, if one was asked about and the flow is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestVerdict>,
+}
+
+/// What becomes of a flow.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It passes.
+    Allowed,
+    /// It is open, and each request on it is judged; which one was not asked about.
+    Inspected,
+    /// It doesn't pass.
+    Denied,
+}
+
+/// One end of a flow.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct End {
+    /// Who it is.
+    #[serde(flatten)]
+    pub peer: Peer,
+    /// What it is.
+    pub kind: EndKind,
+    /// Whether it is judged here: as an endpoint of this node.
+    pub local: bool,
+}
+
+/// What is behind an address.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndKind {
+    /// A pod.
+    Pod,
+    /// This node.
+    ThisNode,
+    /// Another node of the cluster.
+    OtherNode,
+    /// Anything else.
+    World,
+}
+
+/// What becomes of a request.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct RequestVerdict {
+    /// The request, in short.
+    pub request: String,
+    /// Whether it passes.
+    pub allowed: bool,
+    /// Whether workers look at the requests of the flow; if not, all pass.
+    pub inspected: bool,
+    /// The rule that allows it; none if no rule asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleName>,
+    /// What the client gets to see if it doesn't pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denial: Option<String>,
+}
+
+/// Which ends are judged here. The other ones are judged on their own nodes.
+#[derive(Clone, Copy, Debug)]
+pub enum Local<'a> {
+    /// Both, as if they were endpoints of one node.
+    Both,
+    /// Those with one of these addresses.
+    Endpoints(&'a BTreeSet<IpAddr>),
+}
+
+/// Explains what the tables say of a flow, and perhaps of a request on it.
+///
+/// `compiled` must be of just this `store`.
+///
+/// # Errors
+/// When there is no such flow.
+pub fn explain(
+    store: &Store,
+    compiled: &Compiled,
+    query: &Query,
+    local: Local<'_>,
+) -> Result<Explanation, QueryError> {
+    let subject = resolve::subject(query, store, &compiled.catalog)?;
+    let local = match local {
+        Local::Both => [true, true],
+        Local::Endpoints(addresses) => {
+            [subject.tuple.src, subject.tuple.dst].map(|end| addresses.contains(&end.ip()))
+        }
+    };
+    let flow = Flow { store, compiled, subject, local };
+    let Some(spec) = &query.request else { return Ok(flow.explain(None, query.misses_max)) };
+    let destination = SocketAddr::new(subject.tuple.dst.ip(), subject.tuple.dst_port);
+    Ok(request::read(spec, destination, |read| {
+        let asked = AskedFor { text: spec.to_string(), read };
+        flow.explain(Some(&asked), query.misses_max)
+    }))
+}
+
+/// A request, and how the inspector reads it.
+struct AskedFor<'a> {
+    text: String,
+    /// The error is what a client sees of a request that can't be inspected.
+    read: Result<L7Request<'a>, &'static str>,
+}
+
+/// A flow to explain.
+struct Flow<'a> {
+    store: &'a Store,
+    compiled: &'a Compiled,
+    subject: Subject,
+    local: [bool; 2],
+}
+
+impl Flow<'_> {
+    fn explain(&self, asked: Option<&AskedFor<'_>>, misses_max: usize) -> Explanation {
+        let Self { store, compiled, subject, local } = self;
+        let tuple = &subject.tuple;
+        let decision = compiled.tables.decide(subject, *local);
+        let names = Names { compiled, tuple };
+        let [source, destination] = [tuple.src, tuple.dst].map(|address| self.who(address));
+        let port = policy_port(subject);
+        let explainer = Explainer {
+            store,
+            names: &names,
+            destination,
+            port,
+            request: asked.and_then(|asked| asked.read.as_ref().ok()),
+            misses_max,
+        };
+        let identity = |end| compiled.tables.resolve(end).identity;
+        let egress = explainer.direction(
+            Side::Egress,
+            [source, destination],
+            (decision.egress, &decision.l7.egress),
+            &identity(tuple.src).egress,
+        );
+        let ingress = explainer.direction(
+            Side::Ingress,
+            [destination, source],
+            (decision.ingress, &decision.l7.ingress),
+            &identity(tuple.dst).ingress,
+        );
+        let request = asked
+            .filter(|_| decision.verdict != Verdict::Deny)
+            .map(|asked| judge(asked, &decision, &names));
+        Explanation {
+            verdict: match (decision.verdict, &request) {
+                (Verdict::Deny, _) | (_, Some(RequestVerdict { allowed: false, .. })) => {
+                    Outcome::Denied
+                }
+                (Verdict::Inspect, None) => Outcome::Inspected,
+                (Verdict::Allow | Verdict::Inspect, _) => Outcome::Allowed,
+            },
+            source: self.end(&names, tuple.src, tuple.src_port, local[0]),
+            destination: self.end(&names, tuple.dst, tuple.dst_port, local[1]),
+            port: transport(subject),
+            egress,
+            ingress,
+            no_inspector: no_inspector(&decision, tuple.protocol),
+            request,
+        }
+    }
+
+    fn who(&self, address: Address) -> Who<'_> {
+        let Self { store, compiled, .. } = self;
+        let index = compiled.tables.resolve(address).identity_index;
+        let facts = compiled.catalog.facts(index);
+        let pod = compiled.catalog.pod_at(address.ip());
+        Who {
+            address: address.ip(),
+            facts,
+            is_node: compiled.tables.is_node(address),
+            pod: pod.and_then(|name| Some((name, store.pod(&name.namespace, &name.name)?))),
+        }
+    }
+
+    fn end(&self, names: &Names<'_>, address: Address, port: u16, local: bool) -> End {
+        let kind = match self.compiled.tables.resolve(address).identity_index {
+            PolicyTables::HOST => EndKind::ThisNode,
+            PolicyTables::REMOTE_NODE => EndKind::OtherNode,
+            PolicyTables::WORLD_V4 | PolicyTables::WORLD_V6 => EndKind::World,
+            _ => EndKind::Pod,
+        };
+        End { peer: names.peer(address, port), kind, local }
+    }
+}
+
+/// What rules call the port: the destination port, or the ICMP type.
+fn policy_port(subject: &Subject) -> u16 {
+    match is_icmp(subject.tuple.protocol) {
+        true => subject.icmp_type.into(),
+        false => subject.tuple.dst_port,
+    }
+}
+
+fn transport(subject: &Subject) -> Transport {
+    let protocol = subject.tuple.protocol;
+    let has_number = is_icmp(protocol) || query::has_ports(protocol);
+    Transport { protocol, number: has_number.then(|| policy_port(subject)) }
+}
+
+fn no_inspector(decision: &Decision, protocol: u8) -> Option<String> {
+    let missing = decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(protocol);
+    let wanted = decision.l7.protocol().ok().flatten().filter(|_| missing)?;
+    Some(format!("{wanted} over {}", protocol_name(protocol)))
+}
+
+fn judge(asked: &AskedFor<'_>, decision: &Decision, names: &Names<'_>) -> RequestVerdict {
+    let inspected = decision.verdict == Verdict::Inspect;
+    let (allowed, rule, denial) = match &asked.read {
+        _ if !inspected => (true, None, None),
+        Err(refused) => (false, None, Some(*refused)),
+        Ok(read) => match decision.l7.judge(read) {
+            Some(rule) => (true, rule, None),
+            None => (false, None, Some(request::denied(read))),
+        },
+    };
+    let rule = rule.map(|rule| names.rule(rule));
+    let denial = denial.map(str::to_owned);
+    RequestVerdict { request: asked.text.clone(), allowed, inspected, rule, denial }
+}

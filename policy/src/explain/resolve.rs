@@ -1,0 +1,197 @@
+//! From the names in a query to the addresses that tables are asked by.
+
+use std::net::IpAddr;
+
+use podgate_dataplane::policy::Subject;
+use podgate_dataplane::types::{Address, Tuple, proto};
+
+use super::query::{EndName, Query, Transport};
+use crate::catalog::PodName;
+use crate::record::is_icmp;
+use crate::{Catalog, Store};
+
+/// Source port of the flow that is asked about; policies don't look at it.
+const SOURCE_PORT: u16 = 40_000;
+
+/// Most names that an error proposes.
+const PROPOSED_MAX: usize = 3;
+
+/// Why a query has no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum QueryError {
+    /// Nobody is called that.
+    UnknownPod {
+        /// What was asked for.
+        name: String,
+        /// Pods with a name like it, the most similar first.
+        similar: Vec<PodName>,
+    },
+    /// Several are called that.
+    AmbiguousPod {
+        /// What was asked for.
+        name: String,
+        /// The pods.
+        pods: Vec<PodName>,
+    },
+    /// The pod has no address of its own.
+    NoAddress {
+        /// The pod.
+        pod: PodName,
+        /// Why, for people.
+        reason: &'static str,
+    },
+    /// Another pod has the address by now.
+    AddressTaken {
+        /// The pod that was asked for.
+        pod: PodName,
+        /// Its address.
+        address: IpAddr,
+        /// Whose the address is; `None` if it is a node's.
+        owner: Option<PodName>,
+    },
+    /// There is no IP version that both ends and the protocol have.
+    NoCommonFamily,
+}
+
+impl std::fmt::Display for QueryError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |pods: &[PodName]| {
+            pods.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+        };
+        match self {
+            Self::UnknownPod { name, similar } if similar.is_empty() => {
+                write!(f, "there is no pod {name}")
+            }
+            Self::UnknownPod { name, similar } => {
+                write!(f, "there is no pod {name}; is {} meant?", list(similar))
+            }
+            Self::AmbiguousPod { name, pods } => {
+                write!(f, "several pods are called {name}: write {}", list(pods))
+            }
+            Self::NoAddress { pod, reason } => write!(f, "pod {pod} {reason}"),
+            Self::AddressTaken { pod, address, owner } => {
+                write!(f, "address {address} of pod {pod} belongs to ")?;
+                match owner {
+                    Some(owner) => write!(f, "pod {owner} by now"),
+                    None => f.write_str("a node"),
+                }
+            }
+            Self::NoCommonFamily => f.write_str(
+                "the two ends and the protocol have no IP version in common (icmp is of IPv4, \
+                 icmpv6 of IPv6)",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for QueryError {}
+
+/// The flow that a query is about. Where there is a choice, it is of IPv4.
+pub(super) fn subject(
+    query: &Query,
+    store: &Store,
+    catalog: &Catalog,
+) -> Result<Subject, QueryError> {
+    let sources = addresses(&query.from, store, catalog)?;
+    let destinations = addresses(&query.to, store, catalog)?;
+    let pair = |v4: bool| {
+        let of_family = |list: &[IpAddr]| list.iter().copied().find(|ip| ip.is_ipv4() == v4);
+        let fits = match query.port {
+            Transport { protocol: proto::ICMP, number: Some(_) } => v4,
+            Transport { protocol: proto::ICMPV6, .. } => !v4,
+            _ => true,
+        };
+        of_family(&sources).zip(of_family(&destinations)).filter(|_| fits)
+    };
+    let (src, dst) = pair(true).or_else(|| pair(false)).ok_or(QueryError::NoCommonFamily)?;
+    Ok(of_addresses(src, dst, query.port))
+}
+
+fn of_addresses(src: IpAddr, dst: IpAddr, port: Transport) -> Subject {
+    let protocol = match port {
+        Transport { protocol: proto::ICMP, .. } if dst.is_ipv6() => proto::ICMPV6,
+        Transport { protocol, .. } => protocol,
+    };
+    let echo_request = if dst.is_ipv6() { 128 } else { 8 };
+    let (src_port, dst_port, icmp_type) = match (is_icmp(protocol), port.number) {
+        (true, Some(number)) => (0, 0, number as u8),
+        (true, None) => (0, 0, echo_request),
+        (false, Some(number)) => (SOURCE_PORT, number, 0),
+        (false, None) => (0, 0, 0),
+    };
+    let (src, dst) = (Address::from(src), Address::from(dst));
+    Subject { tuple: Tuple { src, dst, src_port, dst_port, protocol }, icmp_type }
+}
+
+fn addresses(name: &EndName, store: &Store, catalog: &Catalog) -> Result<Vec<IpAddr>, QueryError> {
+    let (namespace, name) = match name {
+        EndName::Address(address) => return Ok(vec![*address]),
+        EndName::Pod { namespace, name } => (namespace.as_deref(), name),
+    };
+    let pod = find_pod(namespace, name, store)?;
+    let Some(object) = store.pod(&pod.namespace, &pod.name) else {
+        return Err(unknown(namespace, name, store));
+    };
+    let reason = if object.host_network {
+        Some(
+            "shares its node's network, so policies see the node and not the pod; ask for the \
+              node's address",
+        )
+    } else if object.terminated {
+        Some("has ended, so its addresses are not its own any more")
+    } else if object.ips.is_empty() {
+        Some("has no address yet (status.podIPs)")
+    } else {
+        None
+    };
+    if let Some(reason) = reason {
+        return Err(QueryError::NoAddress { pod, reason });
+    }
+    for address in object.addresses() {
+        let owner = catalog.pod_at(*address).cloned();
+        if owner.as_ref() != Some(&pod) {
+            return Err(QueryError::AddressTaken { pod, address: *address, owner });
+        }
+    }
+    Ok(object.addresses().to_vec())
+}
+
+fn find_pod(namespace: Option<&str>, name: &str, store: &Store) -> Result<PodName, QueryError> {
+    if let Some(namespace) = namespace {
+        return match store.pod(namespace, name) {
+            Some(_) => Ok(PodName { namespace: namespace.into(), name: name.into() }),
+            None => Err(unknown(Some(namespace), name, store)),
+        };
+    }
+    let called = store.pods().map(|(pod, _)| pod).filter(|pod| *pod.name == *name);
+    let mut called: Vec<PodName> = called.cloned().collect();
+    match called.len() {
+        0 => Err(unknown(None, name, store)),
+        1 => Ok(called.remove(0)),
+        _ => Err(QueryError::AmbiguousPod { name: name.to_owned(), pods: called }),
+    }
+}
+
+fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
+    let asked = EndName::Pod { namespace: namespace.map(str::to_owned), name: name.to_owned() };
+    let asked = asked.to_string();
+    let text = |pod: &PodName| match namespace {
+        Some(_) => pod.to_string(),
+        None => pod.name.to_string(),
+    };
+    let pods = store.pods().map(|(pod, _)| (text(pod), pod));
+    let similar = most_similar(&asked, pods).into_iter().cloned().collect();
+    QueryError::UnknownPod { name: asked, similar }
+}
+
+/// The things whose names are most like `asked`, a few at most, none that is quite different.
+pub fn most_similar<T>(asked: &str, named: impl Iterator<Item = (String, T)>) -> Vec<T> {
+    // A third of the name proper may be mistyped; its namespace adds nothing to that.
+    let name = asked.rsplit('/').next().unwrap_or(asked);
+    let limit = (name.len() / 3).max(1);
+    let close = named.filter(|(name, _)| name.len().abs_diff(asked.len()) <= limit);
+    let measured = close.map(|(name, thing)| (strsim::osa_distance(asked, &name), name, thing));
+    let mut near: Vec<_> = measured.filter(|(distance, ..)| *distance <= limit).collect();
+    near.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    near.into_iter().take(PROPOSED_MAX).map(|(_, _, thing)| thing).collect()
+}

@@ -1,0 +1,506 @@
+//! Explanations: the tables' own verdict, and misses that fail on just what they name.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use podgate_dataplane::l7::http1::{FIELDS_MAX, read_head};
+use podgate_dataplane::l7::{L7Policy, L7Request};
+use podgate_dataplane::policy::{Cause, Decision, Peer, SelectorId, Subject, Verdict};
+use podgate_dataplane::types::proto;
+use podgate_policy::explain::{
+    Criterion, Direction, Effect, EndName, Explanation, HttpSpec, Local, Miss, Outcome, Query,
+    QueryError, RequestSpec, TableRow, Transport, explain, selectors, table_rows,
+};
+use podgate_policy::record::{By, RuleName};
+use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use serde_json::{Value, json};
+
+use crate::generate::{HOSTS, cluster, flow, policies};
+
+fn store_of(objects: &[Value]) -> Store {
+    let mut store = Store::new();
+    store.set_host_addresses(HOSTS.map(|host| host.parse().unwrap()));
+    for object in objects {
+        store.apply(object, None).unwrap_or_else(|r| panic!("{object}: {r:?}"));
+    }
+    store
+}
+
+fn http() -> impl Strategy<Value = HttpSpec> {
+    let method = select(&["GET", "POST", "PUT", "get"]);
+    let target = select(&["/", "/a", "/a/b?c", "/b", "/a/../b", "/c"]);
+    let headers = subsequence(&["x-a: 1", "X-B: one"], 0..=2);
+    (method, target, select(&["host", "hos"]), headers).prop_map(
+        |(method, target, host, headers)| HttpSpec {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            host: Some(host.to_owned()),
+            headers: headers.iter().map(|header| (*header).to_owned()).collect(),
+        },
+    )
+}
+
+fn query(subject: &Subject, request: Option<HttpSpec>) -> Query {
+    let tuple = &subject.tuple;
+    let number = match tuple.protocol {
+        proto::TCP | proto::UDP | proto::SCTP => Some(tuple.dst_port),
+        proto::ICMP | proto::ICMPV6 => Some(subject.icmp_type.into()),
+        _ => None,
+    };
+    Query {
+        from: EndName::Address(tuple.src.ip()),
+        to: EndName::Address(tuple.dst.ip()),
+        port: Transport { protocol: tuple.protocol, number },
+        request: request.map(RequestSpec::Http),
+        misses_max: usize::MAX,
+    }
+}
+
+/// What the query is about, in the form of tables: protocols without ports have zeros.
+fn subject_of(query: &Query, mut subject: Subject) -> Subject {
+    if query.port.number.is_none() || matches!(query.port.protocol, proto::ICMP | proto::ICMPV6) {
+        subject.tuple.dst_port = 0;
+    }
+    subject
+}
+
+/// Whether the rules let the request pass, asked without any of the explanation's code.
+fn passes(policy: &L7Policy, http: &HttpSpec) -> bool {
+    let fields: String = http.headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let host = http.host.as_ref().unwrap();
+    let head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n", http.method, http.target);
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let request = read_head(head.as_bytes(), &mut fields).unwrap();
+    policy.judge(&L7Request::Http(request)).is_some()
+}
+
+fn name(compiled: &Compiled, cause: Cause) -> String {
+    match cause {
+        Cause::Unenforced => "unenforced".to_owned(),
+        Cause::Exempt(_) => "exempt".to_owned(),
+        Cause::Allowed(rule) | Cause::Denied(rule) | Cause::Conflicting(rule) => {
+            compiled.catalog.rule(rule).unwrap().to_string()
+        }
+        Cause::DefaultDeny(set) => {
+            let names = compiled.catalog.deny_set(set).iter().map(ToString::to_string);
+            names.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn name_of(by: &By) -> String {
+    match by {
+        By::Unenforced => "unenforced".to_owned(),
+        By::Node | By::ToSelf | By::NotLocal => "exempt".to_owned(),
+        By::Rule { rule, .. } | By::Conflict { rule } => rule.in_full(),
+        By::DefaultDeny { policies } => {
+            policies.iter().map(|policy| policy.in_full()).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn assert_is_decision(
+    explanation: &Explanation,
+    decision: &Decision,
+    request: Option<&HttpSpec>,
+    compiled: &Compiled,
+) -> Result<(), TestCaseError> {
+    for (direction, cause) in
+        [(&explanation.egress, decision.egress), (&explanation.ingress, decision.ingress)]
+    {
+        prop_assert_eq!(direction.judgement.allowed, cause.allows());
+        prop_assert_eq!(name_of(&direction.judgement.by), name(compiled, cause));
+        assert_matching_agrees(direction)?;
+    }
+    let expected = match (decision.verdict, request) {
+        (Verdict::Deny, _) => Outcome::Denied,
+        (Verdict::Inspect, None) => Outcome::Inspected,
+        (Verdict::Inspect, Some(request)) if !passes(&decision.l7, request) => Outcome::Denied,
+        (Verdict::Allow | Verdict::Inspect, _) => Outcome::Allowed,
+    };
+    prop_assert_eq!(explanation.verdict, expected);
+    Ok(())
+}
+
+fn is_tiered(rule: &RuleName) -> bool {
+    rule.policy.kind == "ClusterNetworkPolicy"
+}
+
+/// Among rules without tiers, the rules that are said to match decide as the tables did.
+fn assert_matching_agrees(direction: &Direction) -> Result<(), TestCaseError> {
+    let request_denied = direction.request_allowed == Some(false);
+    let matching = || direction.matching.iter().filter(|matching| !is_tiered(&matching.rule));
+    let denies = || matching().any(|matching| matching.effect == Effect::Denies);
+    match &direction.judgement.by {
+        By::Rule { rule, .. } | By::Conflict { rule } => {
+            let matches = direction.matching.iter().any(|matching| matching.rule == *rule);
+            // The rule that opens a flow needs not be the one that lets the request pass.
+            let l7 = direction.request_allowed.is_some();
+            prop_assert!(matches || l7, "{:?}", direction);
+            if !is_tiered(rule) {
+                prop_assert_eq!(denies(), !direction.judgement.allowed, "{:?}", direction);
+                prop_assert!(!request_denied || matching().next().is_none(), "{:?}", direction);
+            }
+        }
+        By::DefaultDeny { .. } | By::Unenforced => {
+            prop_assert!(matching().next().is_none(), "{:?}", direction);
+        }
+        By::Node | By::ToSelf | By::NotLocal => {
+            prop_assert!(direction.matching.is_empty() && direction.misses.is_empty());
+        }
+    }
+    Ok(())
+}
+
+/// One rule as the only one of a policy, reduced to some of its criteria.
+struct Reduced<'a> {
+    cluster: &'a [Value],
+    policy: Value,
+    section: &'static str,
+    rule: Value,
+}
+
+impl<'a> Reduced<'a> {
+    /// The rule that a path such as `specs[1].ingressDeny[0]` leads to, as one that allows.
+    fn new(cluster: &'a [Value], policies: &[Value], name: &RuleName) -> Self {
+        let is = |policy: &&Value| policy["metadata"]["name"] == name.policy.name.as_str();
+        let policy = policies.iter().find(is).unwrap();
+        let pointer = format!("/{}", name.path.replace(['.', '['], "/").replace(']', ""));
+        let rule = policy.pointer(&pointer).unwrap().clone();
+        let spec = policy.pointer(
+            &pointer[..pointer[1..].find("/in").or(pointer[1..].find("/eg")).unwrap() + 1],
+        );
+        let spec = spec.unwrap();
+        let section = if name.path.contains("ingress") { "ingress" } else { "egress" };
+        let mut bare = json!({});
+        for field in ["podSelector", "endpointSelector", "enableDefaultDeny"] {
+            if let Some(value) = spec.get(field) {
+                bare[field] = value.clone();
+            }
+        }
+        if bare.get("podSelector").is_some() {
+            bare["policyTypes"] = json!([if section == "ingress" { "Ingress" } else { "Egress" }]);
+        }
+        let mut policy = policy.clone();
+        policy.as_object_mut().unwrap().remove("specs");
+        policy["spec"] = bare;
+        Self { cluster, policy, section, rule }
+    }
+
+    /// The rule with only those of its fields for which `keep` holds; `None` if nothing is left.
+    fn with(&self, keep: impl Fn(&str) -> bool) -> Option<Compiled> {
+        let mut rule = self.rule.clone();
+        rule.as_object_mut().unwrap().retain(|field, value| keep(field) && !value.is_null());
+        if rule.as_object().unwrap().is_empty() {
+            return None;
+        }
+        let mut policy = self.policy.clone();
+        policy["spec"][self.section] = json!([rule]);
+        let mut store = store_of(self.cluster);
+        store.apply(&policy, None).unwrap_or_else(|refused| panic!("{policy}: {refused:?}"));
+        Some(compile(&store))
+    }
+
+    fn decide(&self, compiled: &Compiled, subject: &Subject) -> (Cause, L7Policy) {
+        let decision = compiled.tables.decide(subject, [true, true]);
+        let cause = if self.section == "ingress" { decision.ingress } else { decision.egress };
+        let mut l7 = decision.l7;
+        let other = if self.section == "ingress" { &mut l7.egress } else { &mut l7.ingress };
+        other.clear();
+        (cause, l7)
+    }
+}
+
+fn is_about_ports(field: &str) -> bool {
+    ["ports", "toPorts", "icmps"].contains(&field)
+}
+
+/// The rule reduced to one criterion matches the flow if and only if the miss doesn't name it.
+fn assert_fails_on_just_that(
+    miss: &Miss,
+    reduced: &Reduced<'_>,
+    subject: &Subject,
+    request: Option<&HttpSpec>,
+) -> Result<(), TestCaseError> {
+    let named: BTreeSet<Criterion> = miss.failed.iter().map(|failure| failure.criterion).collect();
+    prop_assert_eq!(named.len(), miss.failed.len(), "each criterion is named once");
+    prop_assert!(!named.is_empty() && miss.failed.iter().all(|f| !f.reasons.is_empty()));
+    if let Some(peers) = reduced.with(|field| !is_about_ports(field)) {
+        let (cause, _) = reduced.decide(&peers, subject);
+        let matches = matches!(cause, Cause::Allowed(_));
+        prop_assert_eq!(
+            matches,
+            !named.contains(&Criterion::Peer),
+            "{:?} {:?}",
+            miss,
+            reduced.rule
+        );
+    } else {
+        prop_assert!(!named.contains(&Criterion::Peer));
+    }
+    let port = named.contains(&Criterion::Port) || named.contains(&Criterion::Protocol);
+    let Some(ports) = reduced.with(is_about_ports) else {
+        prop_assert!(!port);
+        return Ok(());
+    };
+    let (cause, l7) = reduced.decide(&ports, subject);
+    // A Cilium rule that lists no ports at all allows nothing unless it has peers.
+    let no_ports = reduced.rule.get("toPorts").or(reduced.rule.get("icmps"));
+    let lists_none = no_ports.is_some_and(|list| list.as_array().is_some_and(Vec::is_empty));
+    if !lists_none {
+        let matches = matches!(cause, Cause::Allowed(_));
+        prop_assert_eq!(matches, !port, "{:?} {:?}", miss, reduced.rule);
+    }
+    if let Some(request) = request.filter(|_| !port) {
+        let refused = named.contains(&Criterion::Request);
+        prop_assert_eq!(passes(&l7, request), !refused, "{:?} {:?}", miss, reduced.rule);
+    }
+    Ok(())
+}
+
+fn mode() -> impl Strategy<Value = EnforcementMode> {
+    let modes = [EnforcementMode::Default, EnforcementMode::Always, EnforcementMode::Never];
+    prop_oneof![8 => Just(modes[0]), 1 => Just(modes[1]), 1 => Just(modes[2])]
+}
+
+proptest! {
+    #[test]
+    fn the_verdict_is_that_of_the_tables_and_what_matches_agrees_with_it(
+        cluster in cluster(),
+        policies in policies(5),
+        flows in vec((flow(), option::of(http())), 20),
+        mode in mode(),
+    ) {
+        let mut store = store_of(&[cluster, policies].concat());
+        store.set_mode(mode);
+        let compiled = compile(&store);
+        for ((subject, local), request) in flows {
+            let query = query(&subject, request.clone());
+            let subject = subject_of(&query, subject);
+            let ends = [subject.tuple.src.ip(), subject.tuple.dst.ip()];
+            let locals = ends.iter().zip(local).filter(|(_, local)| *local).map(|(ip, _)| *ip);
+            let locals: BTreeSet<IpAddr> = locals.collect();
+            let local = ends.map(|end| locals.contains(&end));
+            let explanation = explain(&store, &compiled, &query, Local::Endpoints(&locals));
+            let explanation = match explanation {
+                Err(QueryError::NoCommonFamily) => {
+                    let is_icmp = [proto::ICMP, proto::ICMPV6].contains(&subject.tuple.protocol);
+                    prop_assert!(is_icmp);
+                    continue;
+                }
+                explanation => explanation.unwrap(),
+            };
+            let decision = compiled.tables.decide(&subject, local);
+            assert_is_decision(&explanation, &decision, request.as_ref(), &compiled)?;
+            let json = serde_json::to_string(&explanation).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Explanation>(&json).unwrap(), &explanation);
+        }
+    }
+
+    #[test]
+    fn a_miss_fails_on_just_the_criteria_that_it_names(
+        cluster in cluster(),
+        policies in policies(3),
+        flows in vec((flow(), option::of(http())), 4),
+    ) {
+        let store = store_of(&[cluster.clone(), policies.clone()].concat());
+        let compiled = compile(&store);
+        for ((subject, _), request) in flows {
+            let query = query(&subject, request.clone());
+            let subject = subject_of(&query, subject);
+            let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
+            let misses = explanation.egress.misses.iter().chain(&explanation.ingress.misses);
+            for miss in misses.filter(|miss| !is_tiered(&miss.rule)) {
+                let reduced = Reduced::new(&cluster, &policies, &miss.rule);
+                assert_fails_on_just_that(miss, &reduced, &subject, request.as_ref())?;
+            }
+        }
+    }
+
+    #[test]
+    fn the_rows_of_a_table_decide_as_the_table_does(
+        cluster in cluster(),
+        policies in policies(4),
+        flows in vec(flow(), 10),
+    ) {
+        let store = store_of(&[cluster, policies].concat());
+        let compiled = compile(&store);
+        for (subject, _) in flows {
+            let query = query(&subject, None);
+            let subject = subject_of(&query, subject);
+            let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
+            let ends = [subject.tuple.src, subject.tuple.dst];
+            for (end, direction) in ends.into_iter().zip([&explanation.egress, &explanation.ingress]) {
+                let rows = table_rows(&compiled, end);
+                let side = if end == ends[0] { "egress" } else { "ingress" };
+                let rows: Vec<_> = rows.iter().filter(|row| row.direction == side).collect();
+                let defaults = rows.iter().filter(|row| row.rule.is_none()).count();
+                prop_assert_eq!(defaults, 1, "one default");
+                for matching in &direction.matching {
+                    let has = |row: &&&TableRow| row.rule.as_ref() == Some(&matching.rule);
+                    let row = rows.iter().find(has);
+                    prop_assert_eq!(row.map(|row| row.effect), Some(matching.effect));
+                }
+                if let By::DefaultDeny { policies } = &direction.judgement.by {
+                    let default = rows.iter().find(|row| row.rule.is_none()).unwrap();
+                    prop_assert_eq!(&default.policies, policies);
+                    prop_assert_eq!(default.effect, Effect::Denies);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_selector_is_said_to_match_the_pods_that_the_lookup_matches(
+        cluster in cluster(),
+        policies in policies(4),
+    ) {
+        let store = store_of(&[cluster, policies].concat());
+        let compiled = compile(&store);
+        for info in selectors(&store, &compiled) {
+            prop_assert!(info.rules > 0);
+            let Some(pods) = info.pods else { continue };
+            let is_named = |id: &u32| match compiled.catalog.peer(Peer::Labels(SelectorId(*id))) {
+                Some(PeerName::Selector(selector)) => vec![selector.to_string()] == info.selector,
+                _ => false,
+            };
+            let id = (0..1000).find(is_named).map(SelectorId).unwrap();
+            let matching = store.pods().filter(|(_, pod)| {
+                pod.addresses().first().is_some_and(|address| {
+                    let resolved = compiled.tables.resolve((*address).into());
+                    resolved.matches(Peer::Labels(id)) || resolved.matches(Peer::Namespaces(id))
+                })
+            });
+            prop_assert_eq!(pods, matching.count(), "{:?}", info);
+        }
+    }
+
+    #[test]
+    fn a_transport_reads_back_as_itself(protocol in any::<u8>(), number in any::<u16>()) {
+        let number = match protocol {
+            proto::TCP | proto::UDP | proto::SCTP => Some(number),
+            proto::ICMP | proto::ICMPV6 => Some(number % 256),
+            _ => None,
+        };
+        let transport = Transport { protocol, number };
+        prop_assert_eq!(transport.to_string().parse(), Ok(transport));
+    }
+
+    #[test]
+    fn any_text_is_an_end_and_a_port_or_is_refused(text in ".{0,40}") {
+        let _ = (text.parse::<EndName>(), text.parse::<Transport>(), text.parse::<HttpSpec>());
+        let _ = text.parse::<podgate_policy::explain::KafkaSpec>();
+    }
+}
+
+/// Two pods, a node and three policies, for questions with known answers.
+fn shop() -> Store {
+    let pod = |name: &str, app: &str, ip: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"namespace": "shop", "name": name, "labels": {"app": app}},
+               "spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]},
+               "status": {"podIPs": [{"ip": ip}]}})
+    };
+    let peers = json!([
+        {"podSelector": {"matchLabels": {"app": "web"}}},
+        {"ipBlock": {"cidr": "198.51.100.0/24", "except": ["198.51.100.128/25"]}},
+    ]);
+    let database = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "db"},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}},
+                 "ingress": [{"from": peers, "ports": [{"port": 5432}]},
+                             {"from": [{"podSelector": {}}], "ports": [{"port": "web"}]}]}});
+    let http =
+        json!([{"method": "GET", "path": "/docs"}, {"path": "/v1/.*", "headers": ["X-Key: 1"]}]);
+    let web = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "web"}},
+                 "ingress": [{"fromCIDR": ["10.0.0.0/8"]},
+                             {"fromEndpoints": [{}],
+                              "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}],
+                                           "rules": {"http": http}}]}]}});
+    let objects = [
+        pod("web-0", "web", "10.0.0.1"),
+        pod("db-0", "db", "10.0.0.2"),
+        pod("cron-0", "cron", "10.0.0.3"),
+        database,
+        web,
+    ];
+    store_of(&objects)
+}
+
+fn ask(from: &str, to: &str, port: &str, http: Option<&str>) -> Result<Explanation, QueryError> {
+    let store = shop();
+    let query = Query {
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        port: port.parse().unwrap(),
+        request: http.map(|http| RequestSpec::Http(http.parse().unwrap())),
+        misses_max: 5,
+    };
+    explain(&store, &compile(&store), &query, Local::Both)
+}
+
+/// The nearest misses of the ingress, one line for each reason.
+fn misses(from: &str, to: &str, port: &str, http: Option<&str>) -> String {
+    let explanation = ask(from, to, port, http).unwrap();
+    let lines = explanation.ingress.misses.iter().flat_map(|miss| {
+        let reasons = miss.failed.iter().flat_map(|f| f.reasons.iter().map(|r| (f.criterion, r)));
+        reasons.map(|(criterion, reason)| format!("{} {criterion:?}: {reason}", miss.rule.path))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn misses_say_what_is_wanted_and_what_is_there() {
+    let cases = [
+        ("cron-0", "db-0", "5432", None),
+        ("web-0", "db-0", "5433", None),
+        ("198.51.100.200", "db-0", "5432/UDP", None),
+        ("cron-0", "web-0", "81", None),
+        ("cron-0", "web-0", "80", Some("POST /docs")),
+        ("cron-0", "web-0", "80", Some("/docs/../v1/x")),
+    ];
+    let text = cases.map(|(from, to, port, http)| {
+        let request = http.unwrap_or_default();
+        format!("{from} -> {to} {port} {request}\n{}\n", misses(from, to, port, http))
+    });
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn a_query_about_nobody_is_answered_with_who_may_be_meant() {
+    let fails = |from, port| ask(from, "db-0", port, None).unwrap_err().to_string();
+    assert_eq!(fails("shop/crn-0", "80"), "there is no pod shop/crn-0; is shop/cron-0 meant?");
+    assert_eq!(fails("something-else", "80"), "there is no pod something-else");
+    for (from, port) in [("fd00::1", "80"), ("web-0", "icmpv6/128")] {
+        assert!(fails(from, port).contains("no IP version in common"));
+    }
+}
+
+#[test]
+fn a_port_is_written_in_one_of_a_few_ways() {
+    let read = |text: &str| text.parse::<Transport>().map(|transport| transport.to_string());
+    for (text, same) in [
+        ("80", "80/TCP"),
+        ("80/tcp", "80/TCP"),
+        ("tcp/80", "80/TCP"),
+        ("53/UDP", "53/UDP"),
+        ("icmp", "ICMPv4"),
+        ("icmp/8", "ICMPv4/8"),
+        ("icmpv6/128", "ICMPv6/128"),
+        ("gre", "proto/47"),
+        ("proto/47", "proto/47"),
+    ] {
+        assert_eq!(read(text).as_deref(), Ok(same), "{text}");
+    }
+    for text in
+        ["", "tcp", "http", "80/http", "70000", "icmp/256", "proto/6", "proto/256", "/", "80/"]
+    {
+        assert!(read(text).is_err(), "{text:?}");
+    }
+}
