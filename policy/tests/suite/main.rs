@@ -5,11 +5,13 @@
 mod by_names;
 mod directory;
 mod explain;
+mod fuzz;
 mod generate;
 mod hostile;
 mod incremental;
 mod lines;
 mod matrix;
+mod mutate;
 mod packets;
 mod properties;
 mod refusals;
