@@ -205,6 +205,13 @@ impl<'a> Reduced<'a> {
         Some(compile(&store))
     }
 
+    fn lists_no_ports(&self) -> bool {
+        let mut fields = self.rule.as_object().unwrap().iter();
+        fields.all(|(field, value)| {
+            !is_about_ports(field) || value.as_array().is_none_or(Vec::is_empty)
+        })
+    }
+
     fn decide(&self, compiled: &Compiled, subject: &Subject) -> (Cause, L7Policy) {
         let decision = compiled.tables.decide(subject, [true, true]);
         let cause = if self.section == "ingress" { decision.ingress } else { decision.egress };
@@ -240,7 +247,8 @@ fn assert_fails_on_just_that(
             reduced.rule
         );
     } else {
-        prop_assert!(!named.contains(&Criterion::Peer));
+        // A Cilium rule with neither peers nor ports is for nobody.
+        prop_assert_eq!(named.contains(&Criterion::Peer), reduced.lists_no_ports());
     }
     let port = named.contains(&Criterion::Port) || named.contains(&Criterion::Protocol);
     let Some(ports) = reduced.with(is_about_ports) else {
@@ -248,10 +256,7 @@ fn assert_fails_on_just_that(
         return Ok(());
     };
     let (cause, l7) = reduced.decide(&ports, subject);
-    // A Cilium rule that lists no ports at all allows nothing unless it has peers.
-    let no_ports = reduced.rule.get("toPorts").or(reduced.rule.get("icmps"));
-    let lists_none = no_ports.is_some_and(|list| list.as_array().is_some_and(Vec::is_empty));
-    if !lists_none {
+    if !reduced.lists_no_ports() {
         let matches = matches!(cause, Cause::Allowed(_));
         prop_assert_eq!(matches, !port, "{:?} {:?}", miss, reduced.rule);
     }
