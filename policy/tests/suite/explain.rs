@@ -329,6 +329,30 @@ proptest! {
     }
 
     #[test]
+    fn a_fix_opens_the_direction(
+        cluster in cluster(),
+        policies in policies(3),
+        flows in vec(flow(), 10),
+    ) {
+        let store = store_of(&[cluster.clone(), policies.clone()].concat());
+        let compiled = compile(&store);
+        for (subject, _) in flows {
+            let query = query(&subject, None);
+            let subject = subject_of(&query, subject);
+            let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
+            let misses = explanation.egress.misses.iter().chain(&explanation.ingress.misses);
+            for miss in misses.filter(|miss| miss.fix.is_some()) {
+                let fixed = with_port(&policies, &miss.rule, &query.port);
+                let compiled = compile(&store_of(&[cluster.clone(), fixed].concat()));
+                let decision = compiled.tables.decide(&subject, [true, true]);
+                let is_ingress = miss.rule.path.contains("ingress");
+                let cause = if is_ingress { decision.ingress } else { decision.egress };
+                prop_assert!(cause.allows(), "{:?} {:?}", miss, cause);
+            }
+        }
+    }
+
+    #[test]
     fn the_rows_of_a_table_decide_as_the_table_does(
         cluster in cluster(),
         policies in policies(4),
@@ -404,7 +428,21 @@ proptest! {
     }
 }
 
-/// Two pods, a node and three policies, for questions with known answers.
+/// The policies, with one more port in a rule.
+fn with_port(policies: &[Value], name: &RuleName, port: &Transport) -> Vec<Value> {
+    let mut policies = policies.to_vec();
+    let is = |policy: &&mut Value| policy["metadata"]["name"] == name.policy.name.as_str();
+    let policy = policies.iter_mut().find(is).unwrap();
+    let pointer = format!("/{}/ports", name.path.replace(['.', '['], "/").replace(']', ""));
+    let text = port.to_string();
+    let (number, protocol) = text.split_once('/').unwrap();
+    let number: u16 = number.parse().unwrap();
+    let ports = policy.pointer_mut(&pointer).and_then(Value::as_array_mut).unwrap();
+    ports.push(json!({"port": number, "protocol": protocol}));
+    policies
+}
+
+/// Three pods and two policies, for questions with known answers.
 fn shop() -> Store {
     let pod = |name: &str, app: &str, ip: &str| {
         json!({"apiVersion": "v1", "kind": "Pod",

@@ -11,7 +11,7 @@ use fastrand::Rng;
 
 use podgate_dataplane::policy::Subject;
 use podgate_dataplane::types::{Address, Tuple, proto};
-use podgate_policy::{Compiled, Compiler, Store, compile, manifest};
+use podgate_policy::{Compiled, Compiler, Kind, Store, compile, manifest};
 
 use crate::by_names::by_names;
 use crate::mutate::{Stock, damage_bytes, tests_folder, write};
@@ -40,10 +40,12 @@ fn run(name: &str, bytes: &[u8]) -> BTreeSet<String> {
         assert!(source.column > 0, "{refusal}");
         assert!(!refusal.reason.is_empty());
         assert!(!refusal.to_string().chars().any(char::is_control), "{refusal:?}");
-        let field = refusal.field.rsplit(['.', '[']).next().unwrap_or_default();
-        let word = |text: &str| text.split(['"', '`', '\'']).step_by(2).collect::<String>();
-        let reason = format!("{} {}", word(field), word(&refusal.reason));
-        reasons.insert(reason.chars().filter(|c| !c.is_ascii_digit()).collect());
+        // Neither what is quoted nor numbers tell one reason from another.
+        let kind = refusal.object.split_once(' ').map_or("", |(kind, _)| kind);
+        let kind = Kind::by_name(kind).map_or("", Kind::name);
+        let words: String = refusal.reason.split(['"', '`', '\'']).step_by(2).collect();
+        let words: String = words.chars().filter(|c| !c.is_ascii_digit()).collect();
+        reasons.insert(format!("{kind}: {words}"));
     }
     for status in store.policies() {
         reasons.insert(format!("{} {:?}", status.key.kind, status.state));
@@ -109,9 +111,28 @@ fn damaged(stock: &Stock, rng: &mut Rng) -> (&'static str, Vec<u8>) {
     write(&objects, rng)
 }
 
+/// Takes parts away as long as the input is still refused for these reasons.
+fn shrink(name: &str, mut bytes: Vec<u8>, reasons: &BTreeSet<String>) -> Vec<u8> {
+    let mut size = bytes.len() / 2;
+    while size > 0 {
+        let mut at = 0;
+        while at < bytes.len() {
+            let mut less = bytes.clone();
+            less.drain(at..(at + size).min(bytes.len()));
+            match run(name, &less).is_superset(reasons) {
+                true => bytes = less,
+                false => at += size,
+            }
+        }
+        size /= 2;
+    }
+    bytes
+}
+
 /// `FUZZ_SECONDS=1200 cargo test -p podgate-policy --test suite fuzz_for -- --ignored --nocapture`
 ///
-/// Keeps what is refused for a reason that was not seen before, and goes on from there. Inputs that panic, or take longer than a second, are written to `FUZZ_FOUND`.
+/// Keeps, as small as it can be made, what is refused for a reason that was not seen before, and
+/// goes on from there. Inputs that panic, or take longer than five seconds, are written to `FUZZ_FOUND`.
 #[test]
 #[ignore = "runs for as long as FUZZ_SECONDS says"]
 fn fuzz_for_some_time() {
@@ -142,16 +163,17 @@ fn fuzz_for_some_time() {
             failures += 1;
             fs::write(format!("{found}/panic-{failures}-{name}"), &bytes).unwrap();
         }
-        if began.elapsed() > Duration::from_secs(1) {
+        if began.elapsed() > Duration::from_secs(5) {
             slow += 1;
             fs::write(format!("{found}/slow-{slow}-{name}"), &bytes).unwrap();
         }
         let Ok(reasons) = outcome else { continue };
-        let known = seen.len();
-        seen.extend(reasons);
-        if seen.len() > known {
-            fs::write(format!("{found}/new-{}-{name}", seen.len()), &bytes).unwrap();
-            corpus.push((name, bytes));
+        let new: BTreeSet<String> = reasons.difference(&seen).cloned().collect();
+        if !new.is_empty() {
+            let small = shrink(name, bytes, &new);
+            fs::write(format!("{found}/new-{}-{name}", seen.len()), &small).unwrap();
+            corpus.push((name, small));
+            seen.extend(new);
         }
     }
     println!("{seen:#?}\n{runs} runs, {} kept, {slow} slow, {failures} failed", corpus.len());

@@ -135,6 +135,47 @@ fn names_and_labels_are_as_long_as_the_api_lets_them_be() {
     }
 }
 
+#[test]
+fn patterns_that_would_be_catastrophic_elsewhere_are_matched_in_linear_time_or_refused() {
+    let alternatives = |count: usize| {
+        let words: Vec<String> = (0..count).map(|i| format!("{i:x}")).collect();
+        format!("({})", words.join("|"))
+    };
+    let deep = format!("{}a{}", "(".repeat(200), ")".repeat(200));
+    let cases = [
+        ("(x+x+)+y", None),
+        ("((((a*)*)*)*)*b", None),
+        ("(a{0}){4294967295}", None),
+        (r"(?i)(?u)\pL*", None),
+        (&*alternatives(900), None),
+        (&*alternatives(10_000), Some("longer than 4096 bytes")),
+        ("(a|b)*a(a|b){20}", Some("too many states")),
+        (".{1000}{1000}", Some("too many states")),
+        ("((a{0,100}){0,100}){0,100}", Some("too many states")),
+        (r"(?u)\w{200}", Some("too many states")),
+        (&*format!("{}{{50}}", alternatives(900)), Some("too many states")),
+        (&*deep, Some("not a regular expression")),
+        ("a{2,1}", Some("not a regular expression")),
+        ("(a)\\1", Some("not a regular expression")),
+        ("(?=a)", Some("not a regular expression")),
+    ];
+    for (pattern, refusal) in cases {
+        let ports = json!([{"port": "80", "protocol": "TCP"}]);
+        let to_ports = json!([{"ports": ports, "rules": {"http": [{"path": pattern}]}}]);
+        let policy = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "a"},
+            "spec": {"endpointSelector": {}, "ingress": [{"toPorts": to_ports}]}});
+        let outcome = Store::new().apply(&policy, None);
+        match (outcome, refusal) {
+            (Ok(_), None) => {}
+            (Err(refusals), Some(reason)) => {
+                assert!(refusals[0].reason.contains(reason), "{}", refusals[0]);
+            }
+            (outcome, _) => panic!("{pattern:.80}: {outcome:?}"),
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_json_gets_an_answer(value in junk()) {

@@ -88,10 +88,10 @@ fn fields(schema: &Value) -> Vec<Field> {
             let example = field["example"].clone();
             return vec![Field { path: path.to_owned(), example, instead }];
         };
-        let in_section = |section: &str| Field {
-            path: format!("{section}[].{path}"),
-            example: json!({"endpointSelector": {}, section: [field["rule"]]}),
-            instead: instead.clone(),
+        let in_section = |section: &str| {
+            let mut example = schema["base"].clone();
+            example[section] = json!([field["rule"]]);
+            Field { path: format!("{section}[].{path}"), example, instead: instead.clone() }
         };
         let sections = &schema["sections"][of.as_str().unwrap()];
         texts(sections).into_iter().map(in_section).collect()
@@ -100,13 +100,10 @@ fn fields(schema: &Value) -> Vec<Field> {
 }
 
 /// A policy whose specification stands at `root`, `spec` or `specs[0]`.
-fn policy(schema: &Value, kind: &str, root: &str, mut spec: Value) -> Value {
-    if kind == "NetworkPolicy" {
-        spec.as_object_mut().unwrap().remove("endpointSelector");
-    }
+fn policy(schema: &Value, kind: &str, root: &str, spec: &Value) -> Value {
     let (name, spec) = match root.strip_suffix("[0]") {
         Some(list) => (list, json!([spec])),
-        None => (root, spec),
+        None => (root, spec.clone()),
     };
     json!({"apiVersion": schema["apiVersion"], "kind": kind,
            "metadata": {"namespace": "shop", "name": "a"}, name: spec})
@@ -139,7 +136,7 @@ fn changed(policy: &Value, path: &str, instead: Option<&Value>) -> Value {
 
 /// What is wrong with a field's row, if anything.
 fn check(schema: &Value, kind: &str, root: &str, field: &Field, row: &Row) -> Option<String> {
-    let policy = policy(schema, kind, root, field.example.clone());
+    let policy = policy(schema, kind, root, &field.example);
     let path = format!("{root}.{}", field.path.replace("[]", "[0]"));
     let without = changed(&policy, &path, field.instead.as_ref());
     match (row.fate, normal_form(schema, &policy)) {
