@@ -306,6 +306,7 @@ fn cases() -> Vec<Case> {
     sets.extend(cilium_peers());
     sets.extend(l7_protocols());
     sets.extend(tiers());
+    sets.extend(stacks());
     sets.retain(|set| set.iter().all(|policy| policy.can_be_written()));
     sets.iter().enumerate().map(|(turn, set)| case(set, turn)).collect()
 }
@@ -431,7 +432,7 @@ fn l7_protocols() -> Vec<Vec<Policy>> {
     sets
 }
 
-/// ClusterNetworkPolicies of both tiers over other policies, over each other, and alone.
+/// ClusterNetworkPolicies of both tiers beside one other policy, beside each other, and alone.
 fn tiers() -> Vec<Vec<Policy>> {
     let actions = ["Accept", "Deny", "Pass"];
     let places = || ["Admin", "Baseline"].into_iter().flat_map(|tier| actions.map(|a| (tier, a)));
@@ -464,6 +465,44 @@ fn tiers() -> Vec<Vec<Policy>> {
                 let kind = Kind::Cluster(other_tier, other_action);
                 let other = Policy { kind, peers: Peers::Labelled("b"), priority, ..one };
                 sets.push(vec![one, other]);
+            }
+        }
+    }
+    sets
+}
+
+/// ClusterNetworkPolicies before and after every kind of policy between their tiers. Of two, the
+/// first is about some peers and ports, and the second about all pods.
+fn stacks() -> Vec<Vec<Policy>> {
+    let normal = [Kind::NetworkPolicy, Kind::Isolation, Kind::CiliumDeny, Kind::CiliumOpen];
+    let (admin, baseline) =
+        (|action| Kind::Cluster("Admin", action), |action| Kind::Cluster("Baseline", action));
+    let stacks = [
+        [admin("Deny"), admin("Accept")],
+        [admin("Pass"), admin("Deny")],
+        [admin("Pass"), baseline("Deny")],
+        [baseline("Accept"), baseline("Deny")],
+        [baseline("Pass"), baseline("Deny")],
+        [baseline("Deny"), admin("Pass")],
+    ];
+    let mut sets = Vec::new();
+    for (row, kind) in normal.into_iter().enumerate() {
+        for (column, [one, other]) in stacks.into_iter().enumerate() {
+            for (peers, ports) in [
+                (Peers::Labelled("b"), Ports::All),
+                (Peers::Team, Ports::One),
+                (Peers::Team, Ports::Named),
+            ] {
+                let side = Side::ALL[(row + column) % 2];
+                let between = match kind {
+                    Kind::Isolation => Peers::Anyone,
+                    _ => Peers::OwnNamespace,
+                };
+                sets.push(vec![
+                    Policy { kind, side, peers: between, ..POLICY },
+                    Policy { kind: one, side, peers, ports, ..POLICY },
+                    Policy { kind: other, side, peers: Peers::EveryNamespace, ..POLICY },
+                ]);
             }
         }
     }

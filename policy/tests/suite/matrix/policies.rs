@@ -347,6 +347,9 @@ impl Policy {
                 json!([pods(own, not)])
             }
             Peers::Block => json!([{"networks": [block(v6, false)["cidr"]]}]),
+            Peers::Anyone if self.side == Side::Egress && self.ports != Ports::Named => {
+                json!([{"networks": ["0.0.0.0/0", "::/0"]}])
+            }
             _ => json!([{"namespaces": {}}]),
         };
         let one = |protocol: &str| json!([{protocol: {"destinationPort": {"number": 80}}}]);
