@@ -350,6 +350,16 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The words of a command line, as a shell splits it; what stands in quotes is one.
+    fn words(line: &str) -> Vec<&str> {
+        let parts = line.split('\'').enumerate();
+        let words = parts.map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        words.collect::<Vec<_>>().concat()
+    }
+
     #[test]
     fn every_command_has_examples_that_it_accepts() {
         fn check(command: &clap::Command, program: &clap::Command) {
@@ -363,7 +373,8 @@ mod tests {
             };
             let lines = help.lines().map(str::trim).filter(|line| line.starts_with("podgate "));
             for line in lines {
-                let words = line.split_whitespace().take_while(|word| !"&&|>".contains(word));
+                let words = words(line);
+                let words = words.iter().take_while(|word| !"&&|>".contains(**word));
                 let parsed = program.clone().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "{line}");
             }

@@ -198,7 +198,7 @@ impl WorkerMetric {
     }
 }
 
-const WORKER_METRICS: [WorkerMetric; 10] = [
+const WORKER_METRICS: [WorkerMetric; 11] = [
     WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
         worker.received.packets.get()
     }),
@@ -219,6 +219,9 @@ const WORKER_METRICS: [WorkerMetric; 10] = [
         "Packets that wait for an L7 verdict",
         |worker| worker.held.get(),
     ),
+    WorkerMetric::gauge("podgate_worker_epoch", "Epoch that the worker judges by", |worker| {
+        worker.epoch.get()
+    }),
     WorkerMetric::counter(
         "podgate_worker_reevaluated_total",
         "Flows judged again after a change of policy",

@@ -181,11 +181,13 @@ impl Store {
                 self.pods.insert(name, pod);
             }
             Object::NetworkPolicy(_) | Object::Cilium(_) | Object::ClusterNetworkPolicy(_) => {
-                let rule_sets = lower(key, &object, &self.directory);
-                size::check(&rule_sets).map_err(|problem| vec![problem])?;
+                // What a policy refers to may come or go at any time, and must not decide
+                // whether the policy is in force.
+                let alone = lower(key, &object, &Directory::default());
+                size::check(&alone).map_err(|problem| vec![problem])?;
                 self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                let policy = Policy { object, rule_sets: rule_sets.into(), warnings };
+                let policy = Policy { object, rule_sets: OnceLock::new(), warnings };
                 self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {
@@ -382,10 +384,14 @@ impl Store {
         self.refused.values().chain(warnings).chain(&self.unreadable).flatten()
     }
 
-    /// How many objects, or parts of files that are none, are refused at this time.
+    /// How many objects, or parts of files that are none, [`Store::refusals`] tells of.
     #[must_use]
     pub fn refused_objects(&self) -> usize {
-        self.refused.len() + self.unreadable.len()
+        let is_warned = |(key, policy): &(&ObjectKey, &Policy)| {
+            !policy.warnings.is_empty() && !self.refused.contains_key(*key)
+        };
+        let warned = self.policies.iter().filter(is_warned).count();
+        self.refused.len() + warned + self.unreadable.len()
     }
 
     /// A pod by its name.

@@ -112,7 +112,9 @@ fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<Strin
 }
 
 fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
-    let by_rule = |rule: &RuleName| format!("  by {}", rule.in_full());
+    let opens = direction.request_allowed == Some(false);
+    let by = if opens { "opened by" } else { "by" };
+    let by_rule = |rule: &RuleName| format!("  {by} {}", rule.in_full());
     match &direction.judgement.by {
         By::Rule { rule, .. } => vec![by_rule(rule)],
         By::Conflict { rule } => vec![
@@ -151,6 +153,7 @@ fn why_unenforced(whose: &End, direction: &Direction) -> String {
 fn miss_lines(miss: &Miss) -> Vec<String> {
     let mut lines = vec![format!("    {} {}, but", miss.rule.in_full(), effect(miss.effect))];
     lines.extend(miss.failed.iter().flat_map(failure_lines));
+    lines.extend(miss.fix.iter().map(|fix| format!("      to allow it: {fix}")));
     lines
 }
 
@@ -208,6 +211,11 @@ mod tests {
     #[test]
     fn a_default_denial_for_people() {
         insta::assert_snapshot!(shown("192.0.2.66", "backend/store", "8080/TCP", None));
+    }
+
+    #[test]
+    fn a_port_that_is_missing_for_people() {
+        insta::assert_snapshot!(shown("adminapp", "backend/store", "9090", None));
     }
 
     #[test]

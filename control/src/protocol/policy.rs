@@ -1,7 +1,5 @@
 //! Messages about policies.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, bail};
 use podgate_policy::explain::{Effect, Explanation, TableRow};
 use podgate_policy::{Kind, Store};
@@ -155,15 +153,13 @@ pub struct PolicyWaited {
     pub in_force: bool,
 }
 
-/// What an explanation has to say of objects that were left out of it.
+/// What an explanation has to say of objects that are not judged by as they are written.
 pub(crate) fn refused_note(store: &Store) -> Option<String> {
-    let refusals = store.refusals().map(|refusal| (&refusal.object, &refusal.source));
-    let what = match refusals.collect::<BTreeSet<_>>().len() {
-        0 => return None,
-        1 => "1 object is refused as it was last written".to_owned(),
-        count => format!("{count} objects are refused as they were last written"),
-    };
-    Some(format!("{what}, and not judged by"))
+    match store.refused_objects() {
+        0 => None,
+        1 => Some("1 object is not in force as it was last written".to_owned()),
+        count => Some(format!("{count} objects are not in force as they were last written")),
+    }
 }
 
 #[cfg(test)]

@@ -71,6 +71,11 @@ impl L7Policy {
     /// the destination, or else at the source; of a Kafka request, the rule for its first topic.
     #[must_use]
     pub fn judge(&self, request: &L7Request<'_>) -> Option<Option<RuleId>> {
+        // What reads requests of one protocol takes no other for one, not even where a rule without
+        // L7 rules stands beside.
+        if self.protocol().ok()?.is_some_and(|protocol| protocol != request.protocol()) {
+            return None;
+        }
         let egress = judge(&self.egress, request)?;
         let ingress = judge(&self.ingress, request)?;
         Some(ingress.or(egress))

@@ -75,8 +75,8 @@ pub struct AddressMap<T> {
 
 impl<T> Default for AddressMap<T> {
     fn default() -> Self {
-        let shards = vec![Arc::new(HashTable::new()); SHARDS];
-        Self { hasher: DefaultHashBuilder::default(), shards: Arc::new(shards) }
+        let empty = Arc::new(HashTable::new());
+        Self { hasher: DefaultHashBuilder::default(), shards: Arc::new(vec![empty; SHARDS]) }
     }
 }
 

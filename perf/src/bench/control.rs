@@ -72,7 +72,7 @@ impl Control {
     /// When it is refused.
     pub(super) fn apply(&mut self, object: &Value) -> Result<(ObjectKey, Took), Error> {
         let begin = Instant::now();
-        let key = self.store.apply(object, None).map_err(refused)?;
+        let key = self.store.apply(object, None).map_err(|refusals| refused(&refusals))?;
         Ok((key, self.follow(begin)))
     }
 
@@ -100,7 +100,7 @@ impl Control {
 }
 
 /// Objects are ours, so a refusal is a bug; it is told in full.
-pub(super) fn refused(refusals: Vec<Refusal>) -> Error {
+pub(super) fn refused(refusals: &[Refusal]) -> Error {
     let lines: Vec<_> = refusals.iter().map(ToString::to_string).collect();
     Error::Refused(lines.join("; "))
 }

@@ -237,7 +237,7 @@ fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error> {
         let mut times = latency::histogram();
         for object in objects {
             let begin = Instant::now();
-            store.apply(&object, None).map_err(refused)?;
+            store.apply(&object, None).map_err(|refusals| refused(&refusals))?;
             times.saturating_record(begin.elapsed().as_nanos() as u64);
             bar.inc(1);
         }

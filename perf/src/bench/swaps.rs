@@ -322,8 +322,12 @@ impl<'c> Updates<'c> {
             Some(Change::Apply(object)) => control.apply(&object)?.1,
             Some(Change::Delete(key)) => control.delete(&key),
             None => {
-                let NewPod { added, relabelled } =
-                    NewPod::draw(self.cluster, &mut self.rng, self.index, self.index % 2 == 0);
+                let NewPod { added, relabelled } = NewPod::draw(
+                    self.cluster,
+                    &mut self.rng,
+                    self.index,
+                    self.index.is_multiple_of(2),
+                );
                 // A number is not used again soon, so that addresses do not repeat at once.
                 self.index = (self.index + 1) % 10_000;
                 let (key, took) = control.apply(&added)?;

@@ -141,7 +141,7 @@ impl Compiler {
         }
         self.change_policies(store, &changes.policies);
         if !changes.names.is_empty() {
-            self.peers.learn(changes.names.iter(), store, &mut self.working);
+            self.peers.learn(&changes.names, store, &mut self.working);
         }
         if changes.nodes {
             for address in self.claims.set_nodes(store) {

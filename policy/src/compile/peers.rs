@@ -1,6 +1,6 @@
 //! Numbers for the peers of rules, and what they match.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ impl Peers {
                 }
                 rules::Peer::Name(pattern) => {
                     numbers.push(self.acquire_source(
-                        Source::Name(pattern.clone()),
+                        &Source::Name(pattern.clone()),
                         store,
                         working,
                     ));
@@ -75,7 +75,7 @@ impl Peers {
             }
         }
         for networks in networks.into_values() {
-            numbers.push(self.acquire_source(Source::Networks(networks.into()), store, working));
+            numbers.push(self.acquire_source(&Source::Networks(networks.into()), store, working));
         }
         numbers
     }
@@ -113,16 +113,16 @@ impl Peers {
         Peer::Labels(number)
     }
 
-    fn acquire_source(&mut self, source: Source, store: &Store, working: &mut Working) -> Peer {
-        let (id, is_new) = self.sources.acquire(&source);
+    fn acquire_source(&mut self, source: &Source, store: &Store, working: &mut Working) -> Peer {
+        let (id, is_new) = self.sources.acquire(source);
         if is_new {
-            let peers = match &source {
+            let peers = match source {
                 Source::Networks(networks) => {
                     networks.iter().cloned().map(rules::Peer::Network).collect()
                 }
                 Source::Name(pattern) => [rules::Peer::Name(pattern.clone())].into(),
             };
-            working.set_addresses(SelectorId(id), peers, addresses_of(&source, store));
+            working.set_addresses(SelectorId(id), peers, addresses_of(source, store));
         }
         Peer::Addresses(SelectorId(id))
     }
@@ -176,15 +176,10 @@ impl Peers {
     }
 
     /// Brings the patterns up to date that match one of the `names`.
-    pub(super) fn learn<'n>(
-        &self,
-        names: impl Iterator<Item = &'n Arc<str>> + Clone,
-        store: &Store,
-        working: &mut Working,
-    ) {
+    pub(super) fn learn(&self, names: &BTreeSet<Arc<str>>, store: &Store, working: &mut Working) {
         for (id, source) in self.sources.iter() {
             let Source::Name(pattern) = source else { continue };
-            if names.clone().any(|name| pattern.matches(name.as_bytes())) {
+            if names.iter().any(|name| pattern.matches(name.as_bytes())) {
                 working.change_addresses(SelectorId(id), addresses_of(source, store));
             }
         }

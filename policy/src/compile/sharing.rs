@@ -21,12 +21,15 @@ pub(super) struct Shared {
     pub(super) table: Arc<DirectionTable>,
 }
 
+/// Tables by the sets that apply, with the number of users.
+type Users = HashMap<Arc<[u32]>, (Shared, u32)>;
+
 /// Tables, each shared by all identities that the same rule sets apply to.
 #[derive(Debug)]
 pub(super) struct DirectionTables {
     mode: EnforcementMode,
-    /// By the sets that apply, with the number of users.
-    tables: [HashMap<Arc<[u32]>, (Shared, u32)>; 2],
+    /// Of each side.
+    tables: [Users; 2],
     deny_sets: Interner<Arc<[ObjectKey]>>,
 }
 

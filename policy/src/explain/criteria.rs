@@ -131,7 +131,7 @@ impl Case<'_> {
             }
         }
         if reasons.is_empty() {
-            reasons.push((1, "it names no peer at all".to_owned()));
+            reasons.push((1, "it names nobody".to_owned()));
         }
         let nearest = reasons.iter().map(|(distance, _)| *distance).min().unwrap_or(1);
         Err((nearest, Failure::new(Criterion::Peer, reasons)))
@@ -253,7 +253,7 @@ impl Case<'_> {
         });
         let mut reasons: Vec<_> = reasons.collect();
         if reasons.is_empty() {
-            reasons.push((1, "it names no port at all".to_owned()));
+            reasons.push((1, "it names no port".to_owned()));
         }
         Failure::new(criterion, reasons)
     }

@@ -4,10 +4,11 @@ use podgate_dataplane::l7::{L7Entry, L7Policy, L7Request};
 use podgate_dataplane::policy::{Action, Cause, DirectionTable, RuleId, Tier};
 use serde::{Deserialize, Serialize};
 
-use super::criteria::{Case, Failure, Held, Who};
-use crate::key::ObjectKey;
+use super::criteria::{Case, Criterion, Failure, Held, Who};
+use super::query::has_ports;
+use crate::key::{Kind, ObjectKey};
 use crate::labels::Facts;
-use crate::record::{Judgement, Names, PolicyName, RuleName};
+use crate::record::{Judgement, Names, PolicyName, RuleName, protocol_name};
 use crate::rules::{Precedence, Rule, RuleSet, Side};
 use crate::store::{EnforcementMode, Store};
 
@@ -51,6 +52,10 @@ pub struct Miss {
     pub effect: Effect,
     /// What the flow fails of it.
     pub failed: Vec<Failure>,
+    /// The one change of the rule that would open this direction to the flow, where there is just
+    /// one: this port for the rule's peers, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
 }
 
 /// What a rule does with what it matches.
@@ -203,8 +208,28 @@ impl Explainer<'_> {
             rule: rule.name(),
             effect: rule.rule.action.into(),
             failed: rule.held.failures.clone(),
+            fix: self.fix(rule, cause),
         };
         (near.into_iter().take(self.misses_max).map(miss).collect(), further)
+    }
+}
+
+impl Explainer<'_> {
+    /// Only for a default denial, which one more allow lifts, and for a `NetworkPolicy`, to whose
+    /// list of ports any port may be added.
+    fn fix(&self, rule: &Applying<'_>, cause: Cause) -> Option<String> {
+        let lacks_port = match &rule.held.failures[..] {
+            [failure] => matches!(failure.criterion, Criterion::Port | Criterion::Protocol),
+            _ => false,
+        };
+        let protocol = self.names.tuple.protocol;
+        let is_one = lacks_port
+            && matches!(cause, Cause::DefaultDeny(_))
+            && rule.key.kind == Kind::NetworkPolicy
+            && has_ports(protocol)
+            && self.port > 0;
+        let (port, protocol, field) = (self.port, protocol_name(protocol), &rule.rule.field);
+        is_one.then(|| format!("add {{port: {port}, protocol: {protocol}}} to {field}.ports"))
     }
 }
 

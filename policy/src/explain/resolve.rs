@@ -186,8 +186,9 @@ fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
 
 /// The things whose names are most like `asked`, a few at most, none that is quite different.
 pub fn most_similar<T>(asked: &str, named: impl Iterator<Item = (String, T)>) -> Vec<T> {
-    // Comparing takes time in proportion to both lengths; names of objects are short.
-    let limit = (asked.len() / 3).max(1);
+    // A third of the name proper may be mistyped; its namespace adds nothing to that.
+    let name = asked.rsplit('/').next().unwrap_or(asked);
+    let limit = (name.len() / 3).max(1);
     let close = named.filter(|(name, _)| name.len().abs_diff(asked.len()) <= limit);
     let measured = close.map(|(name, thing)| (strsim::osa_distance(asked, &name), name, thing));
     let mut near: Vec<_> = measured.filter(|(distance, ..)| *distance <= limit).collect();

@@ -190,7 +190,11 @@ fn parse_json(text: &str, file: &Arc<Path>, documents: &mut Vec<Document>) {
                 flatten(value, source, documents);
             }
             Some(Err(error)) => {
-                let at = Position { line: error.line() as u32, column: error.column() as u32 };
+                // The library counts bytes, and those that it has read.
+                let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+                let before = line.char_indices().take_while(|(at, _)| at + 1 < error.column());
+                let column = 1 + before.count() as u32;
+                let at = Position { line: error.line() as u32, column };
                 let told = error.to_string();
                 let suffix = format!(" at line {} column {}", error.line(), error.column());
                 let reason = told.strip_suffix(&suffix).unwrap_or(&told);

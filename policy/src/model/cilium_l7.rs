@@ -108,19 +108,17 @@ fn check_dns_ports(field: &Field<'_>, ports: &mut Vec<PortMatch>) {
     if ports.is_empty() {
         field.refuse_with_fix("DNS rules need a port", "list port \"53\"");
     }
-    let is_range = |port: &PortMatch| matches!(&port.ports, PortNumbers::Range(range) if range.start() != range.end());
-    if ports.iter().any(is_range) {
+    let is_range = |ports: &PortNumbers| matches!(ports, PortNumbers::Range(range) if range.start() != range.end());
+    if ports.iter().any(|port| is_range(&port.ports)) {
         field.refuse_with_fix("DNS rules can't stand with a range of ports", "list the ports");
     }
-    let has = |ports: &[PortMatch], protocol, port: &PortMatch| {
-        ports.iter().any(|other| other.protocol == protocol && other.ports == port.ports)
-    };
-    let is_other = |port: &PortMatch| !matches!(port.protocol, proto::TCP | proto::UDP);
-    let all = ports.clone();
-    if all.iter().filter(|port| is_other(port)).any(|port| !has(&all, proto::UDP, port)) {
+    let speaks_dns = |port: &PortMatch| matches!(port.protocol, proto::TCP | proto::UDP);
+    let (dns, others): (Vec<_>, Vec<_>) = ports.drain(..).partition(speaks_dns);
+    let is_any = |port: &PortMatch| dns.iter().any(|other| other.ports == port.ports);
+    if !others.iter().all(is_any) {
         field.refuse("DNS rules need TCP, UDP or ANY");
     }
-    ports.retain(|port| !is_other(port));
+    *ports = dns;
 }
 
 fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {

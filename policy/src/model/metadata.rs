@@ -13,6 +13,10 @@ const SUBDOMAIN_MAX: usize = 253;
 /// Longest label name, label value and namespace name (RFC 1123 label).
 const LABEL_MAX: usize = 63;
 
+/// What [`is_subdomain`] and [`is_dns_label`] ask for.
+const SUBDOMAIN: &str = "a lower-case DNS name of at most 253 characters";
+const DNS_LABEL: &str = "a lower-case DNS label of at most 63 characters";
+
 /// What says which object a document is.
 #[derive(Debug)]
 pub(crate) struct Header {
@@ -73,13 +77,15 @@ impl Header {
             metadata.refuse("has no name");
             return None;
         };
-        let name = checked(&name, is_subdomain, "a lower-case DNS name of at most 253 characters")?;
+        let name = match kind {
+            Kind::Namespace => checked(&name, is_dns_label, DNS_LABEL)?,
+            _ => checked(&name, is_subdomain, SUBDOMAIN)?,
+        };
         let namespace = match (kind.is_namespaced(), metadata_fields.take("namespace")) {
             (false, _) => None,
             (true, None) => Some("default".to_owned()),
             (true, Some(namespace)) => {
-                let what = "a lower-case DNS label of at most 63 characters";
-                Some(checked(&namespace, is_dns_label, what)?.to_owned())
+                Some(checked(&namespace, is_dns_label, DNS_LABEL)?.to_owned())
             }
         };
         Some(Self { key: ObjectKey { kind, namespace, name: name.to_owned() } })

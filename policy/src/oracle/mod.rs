@@ -78,12 +78,12 @@ impl<'s> Opinion<'s> {
         let allows = |rule: &Match<'_>, part: &Request| match rule.l7 {
             None => true,
             // Of server names Cilium makes no wildcard (`pkg/policy/l4.go`, `ensureWildcard`).
-            Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => {
-                rules.protocol() == part.protocol()
-            }
+            Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => true,
             Some(rules) => requests::allow(rules, part),
         };
-        request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
+        // Whoever reads requests of one protocol takes no other for one.
+        self.protocols().is_subset(&BTreeSet::from([request.protocol()]))
+            && request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
     }
 
     /// The L7 protocols of the rules that allow.

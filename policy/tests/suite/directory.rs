@@ -211,3 +211,24 @@ fn a_group_of_too_many_networks_is_refused() {
     assert!(refusals[0].reason.contains("at most 100000"), "{}", refusals[0]);
     assert!(Store::new().apply(&group_of(&networks[1..]), None).is_ok());
 }
+
+#[test]
+fn what_a_policy_refers_to_does_not_decide_whether_it_is_in_force() {
+    let ports: Vec<Value> =
+        (0..40).map(|n| json!({"port": (2 * n + 1).to_string(), "protocol": "TCP"})).collect();
+    let all_services = json!([{"k8sServiceSelector": {"selector": {}}}]);
+    let policy = egress(&json!({"toServices": all_services, "toPorts": [{"ports": ports}]}));
+    let services = (0..3000).map(|n| {
+        json!({"apiVersion": "v1", "kind": "Service",
+               "metadata": {"namespace": "red", "name": format!("s{n}")},
+               "spec": {"selector": {"app": format!("s{n}")}}})
+    });
+    let (mut before, mut after) = (Store::new(), Store::new());
+    before.apply(&policy, None).unwrap();
+    for service in services {
+        before.apply(&service, None).unwrap();
+        after.apply(&service, None).unwrap();
+    }
+    after.apply(&policy, None).unwrap();
+    assert_eq!(normal_form(&before), normal_form(&after));
+}

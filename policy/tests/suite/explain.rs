@@ -143,7 +143,9 @@ fn assert_matching_agrees(direction: &Direction) -> Result<(), TestCaseError> {
             prop_assert!(matches || l7, "{:?}", direction);
             if !is_tiered(rule) {
                 prop_assert_eq!(denies(), !direction.judgement.allowed, "{:?}", direction);
-                prop_assert!(!request_denied || matching().next().is_none(), "{:?}", direction);
+                // A plain rule does not let pass what is not of the protocol that others ask for.
+                let by_l7 = || matching().any(|matching| matching.l7);
+                prop_assert!(!request_denied || !by_l7(), "{:?}", direction);
             }
         }
         By::DefaultDeny { .. } | By::Unenforced => {
@@ -205,6 +207,13 @@ impl<'a> Reduced<'a> {
         Some(compile(&store))
     }
 
+    fn lists_no_ports(&self) -> bool {
+        let mut fields = self.rule.as_object().unwrap().iter();
+        fields.all(|(field, value)| {
+            !is_about_ports(field) || value.as_array().is_none_or(Vec::is_empty)
+        })
+    }
+
     fn decide(&self, compiled: &Compiled, subject: &Subject) -> (Cause, L7Policy) {
         let decision = compiled.tables.decide(subject, [true, true]);
         let cause = if self.section == "ingress" { decision.ingress } else { decision.egress };
@@ -240,7 +249,8 @@ fn assert_fails_on_just_that(
             reduced.rule
         );
     } else {
-        prop_assert!(!named.contains(&Criterion::Peer));
+        // A Cilium rule with neither peers nor ports is for nobody.
+        prop_assert_eq!(named.contains(&Criterion::Peer), reduced.lists_no_ports());
     }
     let port = named.contains(&Criterion::Port) || named.contains(&Criterion::Protocol);
     let Some(ports) = reduced.with(is_about_ports) else {
@@ -248,10 +258,7 @@ fn assert_fails_on_just_that(
         return Ok(());
     };
     let (cause, l7) = reduced.decide(&ports, subject);
-    // A Cilium rule that lists no ports at all allows nothing unless it has peers.
-    let no_ports = reduced.rule.get("toPorts").or(reduced.rule.get("icmps"));
-    let lists_none = no_ports.is_some_and(|list| list.as_array().is_some_and(Vec::is_empty));
-    if !lists_none {
+    if !reduced.lists_no_ports() {
         let matches = matches!(cause, Cause::Allowed(_));
         prop_assert_eq!(matches, !port, "{:?} {:?}", miss, reduced.rule);
     }
@@ -317,6 +324,30 @@ proptest! {
             for miss in misses.filter(|miss| !is_tiered(&miss.rule)) {
                 let reduced = Reduced::new(&cluster, &policies, &miss.rule);
                 assert_fails_on_just_that(miss, &reduced, &subject, request.as_ref())?;
+            }
+        }
+    }
+
+    #[test]
+    fn a_fix_opens_the_direction(
+        cluster in cluster(),
+        policies in policies(3),
+        flows in vec(flow(), 10),
+    ) {
+        let store = store_of(&[cluster.clone(), policies.clone()].concat());
+        let compiled = compile(&store);
+        for (subject, _) in flows {
+            let query = query(&subject, None);
+            let subject = subject_of(&query, subject);
+            let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
+            let misses = explanation.egress.misses.iter().chain(&explanation.ingress.misses);
+            for miss in misses.filter(|miss| miss.fix.is_some()) {
+                let fixed = with_port(&policies, &miss.rule, &query.port);
+                let compiled = compile(&store_of(&[cluster.clone(), fixed].concat()));
+                let decision = compiled.tables.decide(&subject, [true, true]);
+                let is_ingress = miss.rule.path.contains("ingress");
+                let cause = if is_ingress { decision.ingress } else { decision.egress };
+                prop_assert!(cause.allows(), "{:?} {:?}", miss, cause);
             }
         }
     }
@@ -397,7 +428,21 @@ proptest! {
     }
 }
 
-/// Two pods, a node and three policies, for questions with known answers.
+/// The policies, with one more port in a rule.
+fn with_port(policies: &[Value], name: &RuleName, port: &Transport) -> Vec<Value> {
+    let mut policies = policies.to_vec();
+    let is = |policy: &&mut Value| policy["metadata"]["name"] == name.policy.name.as_str();
+    let policy = policies.iter_mut().find(is).unwrap();
+    let pointer = format!("/{}/ports", name.path.replace(['.', '['], "/").replace(']', ""));
+    let text = port.to_string();
+    let (number, protocol) = text.split_once('/').unwrap();
+    let number: u16 = number.parse().unwrap();
+    let ports = policy.pointer_mut(&pointer).and_then(Value::as_array_mut).unwrap();
+    ports.push(json!({"port": number, "protocol": protocol}));
+    policies
+}
+
+/// Three pods and two policies, for questions with known answers.
 fn shop() -> Store {
     let pod = |name: &str, app: &str, ip: &str| {
         json!({"apiVersion": "v1", "kind": "Pod",
@@ -457,21 +502,29 @@ fn misses(from: &str, to: &str, port: &str, http: Option<&str>) -> String {
 
 #[test]
 fn misses_say_what_is_wanted_and_what_is_there() {
-    insta::assert_snapshot!(misses("cron-0", "db-0", "5432", None), @"");
-    insta::assert_snapshot!(misses("web-0", "db-0", "5433", None), @"");
-    insta::assert_snapshot!(misses("198.51.100.200", "db-0", "5432/UDP", None), @"");
-    insta::assert_snapshot!(misses("cron-0", "web-0", "81", None), @"");
-    insta::assert_snapshot!(misses("cron-0", "web-0", "80", Some("POST /docs")), @"");
-    insta::assert_snapshot!(misses("cron-0", "web-0", "80", Some("/docs/../v1/x")), @"");
+    let cases = [
+        ("cron-0", "db-0", "5432", None),
+        ("web-0", "db-0", "5433", None),
+        ("198.51.100.200", "db-0", "5432/UDP", None),
+        ("cron-0", "web-0", "81", None),
+        ("cron-0", "web-0", "80", Some("POST /docs")),
+        ("cron-0", "web-0", "80", Some("/docs/../v1/x")),
+    ];
+    let text = cases.map(|(from, to, port, http)| {
+        let request = http.unwrap_or_default();
+        format!("{from} -> {to} {port} {request}\n{}\n", misses(from, to, port, http))
+    });
+    insta::assert_snapshot!(text.join("\n"));
 }
 
 #[test]
 fn a_query_about_nobody_is_answered_with_who_may_be_meant() {
-    let fails = |from, to, port| ask(from, to, port, None).unwrap_err().to_string();
-    insta::assert_snapshot!(fails("shop/crn-0", "db-0", "80"), @"");
-    insta::assert_snapshot!(fails("something-else", "db-0", "80"), @"");
-    insta::assert_snapshot!(fails("fd00::1", "db-0", "80"), @"");
-    insta::assert_snapshot!(fails("web-0", "db-0", "icmpv6/128"), @"");
+    let fails = |from, port| ask(from, "db-0", port, None).unwrap_err().to_string();
+    assert_eq!(fails("shop/crn-0", "80"), "there is no pod shop/crn-0; is shop/cron-0 meant?");
+    assert_eq!(fails("something-else", "80"), "there is no pod something-else");
+    for (from, port) in [("fd00::1", "80"), ("web-0", "icmpv6/128")] {
+        assert!(fails(from, port).contains("no IP version in common"));
+    }
 }
 
 #[test]

@@ -86,6 +86,96 @@ fn is_peer(place: &str) -> bool {
     place.rsplit_once('/').is_some_and(|(list, _)| list.ends_with("/from") || list.ends_with("/to"))
 }
 
+/// The last length that is accepted, and the next one.
+fn lengths(max: usize) -> [(String, bool); 2] {
+    [("x".repeat(max), true), ("x".repeat(max + 1), false)]
+}
+
+#[test]
+fn names_and_labels_are_as_long_as_the_api_lets_them_be() {
+    let longest = format!("{}x", "x.".repeat(126));
+    assert_eq!(longest.len(), 253);
+    let too_long = format!("{longest}x");
+    let pod = |name: &str, namespace: &str, key: &str, value: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"name": name, "namespace": namespace, "labels": {key: value},
+                            "annotations": {"any key": "x".repeat(100_000), "": 7}}})
+    };
+    let namespace =
+        |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let mut cases = vec![
+        (pod(&longest, "a", "b", "c"), true),
+        (pod(&too_long, "a", "b", "c"), false),
+        (pod("a", "a", &format!("{}/x", longest), ""), true),
+        (pod("a", "a", &format!("{}/x", too_long), ""), false),
+        (pod("a", "a", "a/b/c", ""), false),
+        (pod("a", "a", "", ""), false),
+        (pod("a", "a", "-a", ""), false),
+        (pod("a", "a", "a", "ä"), false),
+        (pod("a.b", "a", "A.b_c/x", ""), false),
+        (pod("a.b", "a", "a.b-c/X_.y", "X_.y"), true),
+        (pod("a", "", "a", ""), false),
+        (namespace("a.b"), false),
+        (namespace("A"), false),
+        (namespace(""), false),
+    ];
+    for (text, accepted) in lengths(63) {
+        cases.push((pod("a", &text, "b", "c"), accepted));
+        cases.push((pod("a", "a", &text, "c"), accepted));
+        cases.push((pod("a", "a", "b", &text), accepted));
+        cases.push((namespace(&text), accepted));
+    }
+    for (object, accepted) in cases {
+        assert_eq!(
+            Store::new().apply(&object, None).is_ok(),
+            accepted,
+            "{:.300}",
+            object.to_string()
+        );
+    }
+}
+
+#[test]
+fn patterns_that_would_be_catastrophic_elsewhere_are_matched_in_linear_time_or_refused() {
+    let alternatives = |count: usize| {
+        let words: Vec<String> = (0..count).map(|i| format!("{i:x}")).collect();
+        format!("({})", words.join("|"))
+    };
+    let deep = format!("{}a{}", "(".repeat(200), ")".repeat(200));
+    let cases = [
+        ("(x+x+)+y", None),
+        ("((((a*)*)*)*)*b", None),
+        ("(a{0}){4294967295}", None),
+        (r"(?i)(?u)\pL*", None),
+        (&*alternatives(900), None),
+        (&*alternatives(10_000), Some("longer than 4096 bytes")),
+        ("(a|b)*a(a|b){20}", Some("too many states")),
+        (".{1000}{1000}", Some("too many states")),
+        ("((a{0,100}){0,100}){0,100}", Some("too many states")),
+        (r"(?u)\w{200}", Some("too many states")),
+        (&*format!("{}{{50}}", alternatives(900)), Some("too many states")),
+        (&*deep, Some("not a regular expression")),
+        ("a{2,1}", Some("not a regular expression")),
+        ("(a)\\1", Some("not a regular expression")),
+        ("(?=a)", Some("not a regular expression")),
+    ];
+    for (pattern, refusal) in cases {
+        let ports = json!([{"port": "80", "protocol": "TCP"}]);
+        let to_ports = json!([{"ports": ports, "rules": {"http": [{"path": pattern}]}}]);
+        let policy = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "a"},
+            "spec": {"endpointSelector": {}, "ingress": [{"toPorts": to_ports}]}});
+        let outcome = Store::new().apply(&policy, None);
+        match (outcome, refusal) {
+            (Ok(_), None) => {}
+            (Err(refusals), Some(reason)) => {
+                assert!(refusals[0].reason.contains(reason), "{}", refusals[0]);
+            }
+            (outcome, _) => panic!("{pattern:.80}: {outcome:?}"),
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_json_gets_an_answer(value in junk()) {

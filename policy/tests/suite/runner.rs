@@ -66,7 +66,11 @@ impl Outcome {
                 let request = match request {
                     Some(Request::Http(_)) => answer.request,
                     // No inspector reads it yet.
-                    Some(_) if answer.verdict == Verdict::Inspect => Some(false),
+                    Some(_)
+                        if answer.verdict == Verdict::Inspect && answer.request == Some(true) =>
+                    {
+                        Some(false)
+                    }
                     _ => seen.request,
                 };
                 if seen != (Answer { request, ..answer }) {

@@ -288,6 +288,7 @@ fn a_rule_with_an_unknown_peer_is_in_force_and_told_of_until_it_is_mended() {
                     known here, so the rule allows nobody";
     assert_eq!(told, [expected]);
     assert_eq!(store.policies().next().unwrap().warnings.len(), 1);
+    assert_eq!(store.refused_objects(), 1);
 
     store.apply(&cluster_policy(&spec(json!({"nodes": {}}))), None).unwrap();
     assert_eq!(store.refusals().count(), 0);

@@ -38,7 +38,7 @@ fn what_cannot_be_enforced_is_named_and_the_rest_is_enforced() -> Result<()> {
     lab.write_manifest("not-yaml.yaml", NOT_YAML)?;
     lab.write_manifest("with-tls.yaml", NOT_ENFORCEABLE)?;
     let mut agent = Agent::start(&lab, 1)?;
-    refusal(&mut agent, |r| text(r, "source").contains("not-yaml.yaml"))?;
+    refusal(&mut agent, |r| text(&r["source"], "file").contains("not-yaml.yaml"))?;
     let tls = refusal(&mut agent, |r| text(r, "object").contains("user/with-tls"))?;
     assert!(text(&tls, "field").contains("terminatingTLS"), "{tls}");
     assert!(!text(&tls, "reason").is_empty(), "{tls}");

@@ -130,6 +130,17 @@ pub enum L7Request<'a> {
 }
 
 impl<'a> L7Request<'a> {
+    /// The protocol that the request is of.
+    #[must_use]
+    pub const fn protocol(&self) -> L7Protocol {
+        match self {
+            Self::Http(_) => L7Protocol::Http,
+            Self::Kafka(_) => L7Protocol::Kafka,
+            Self::Dns(_) => L7Protocol::Dns,
+            Self::ServerName(_) => L7Protocol::Tls,
+        }
+    }
+
     /// What is allowed or not one by one: a Kafka request about each of its topics, or else the
     /// request as it is.
     pub(super) fn parts(self) -> impl Iterator<Item = Self> {

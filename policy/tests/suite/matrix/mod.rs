@@ -1,6 +1,9 @@
 //! A reachability matrix, generated: a small cluster, one or two policies from the product of
-//! kinds × directions × peers × ports × actions, and updates of labels, ports, nodes and policies.
+//! kinds × directions × peers × ports × actions, and updates of labels, ports, nodes, references and
+//! policies.
 //! Each case is a truth table whose rows have no expectation, so all three executors must agree.
+
+mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,6 +12,7 @@ use std::path::Path;
 use podgate_policy::truth::{self, TruthTable};
 use serde_json::{Value, json};
 
+use self::policies::{Kind, Peers, Policy, Ports, Side};
 use crate::runner::{Outcome, run};
 
 /// Most failures of one case that are shown.
@@ -84,260 +88,6 @@ fn paste(case: &Value) -> String {
     text
 }
 
-/// A flow's direction, as policies of the matrix have it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Side {
-    Ingress,
-    Egress,
-}
-
-impl Side {
-    const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
-
-    fn section(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
-
-    /// What Cilium's and Kubernetes' fields of peers begin with.
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Ingress => "from",
-            Self::Egress => "to",
-        }
-    }
-}
-
-/// Who is at the other end of a rule.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Peers {
-    Anyone,
-    /// Pods of the policy's namespace with one label.
-    Labelled(&'static str),
-    OwnNamespace,
-    EveryNamespace,
-    Team,
-    /// Namespace and pod in one element.
-    TeamAndLabelled,
-    /// Namespace and pod in two elements.
-    TeamOrLabelled,
-    NotLabelled,
-    Block,
-    BlockWithout,
-}
-
-impl Peers {
-    const ALL: [Self; 10] = [
-        Self::Anyone,
-        Self::Labelled("b"),
-        Self::OwnNamespace,
-        Self::EveryNamespace,
-        Self::Team,
-        Self::TeamAndLabelled,
-        Self::TeamOrLabelled,
-        Self::NotLabelled,
-        Self::Block,
-        Self::BlockWithout,
-    ];
-}
-
-/// Which ports a rule is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Ports {
-    All,
-    One,
-    Range,
-    Named,
-    Protocol,
-    Udp,
-    Sctp,
-    /// Cilium's ANY.
-    Any,
-    /// An echo request.
-    Echo,
-    /// HTTP rules on a port.
-    Http,
-}
-
-impl Ports {
-    const PLAIN: [Self; 7] =
-        [Self::All, Self::One, Self::Range, Self::Named, Self::Protocol, Self::Udp, Self::Sctp];
-    const CILIUM: [Self; 3] = [Self::Any, Self::Echo, Self::Http];
-}
-
-/// What kind of policy, and what its rule does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    NetworkPolicy,
-    /// A NetworkPolicy without rules.
-    Isolation,
-    Cilium,
-    CiliumDeny,
-    /// A Cilium policy with `enableDefaultDeny` off.
-    CiliumOpen,
-    Clusterwide,
-    ClusterwideDeny,
-}
-
-/// A policy of the matrix.
-#[derive(Clone, Copy, Debug)]
-struct Policy {
-    kind: Kind,
-    /// Value of the label that the policy selects by.
-    subject: &'static str,
-    side: Side,
-    peers: Peers,
-    ports: Ports,
-}
-
-impl Policy {
-    /// Whether there are fields for what the policy says.
-    fn can_be_written(self) -> bool {
-        match self.kind {
-            Kind::NetworkPolicy => !Ports::CILIUM.contains(&self.ports),
-            // One is enough.
-            Kind::Isolation => self.peers == Peers::Anyone && self.ports == Ports::All,
-            Kind::CiliumDeny | Kind::ClusterwideDeny => self.ports != Ports::Http,
-            Kind::Cilium | Kind::CiliumOpen | Kind::Clusterwide => true,
-        }
-    }
-
-    fn object(self, name: &str, v6: bool) -> Value {
-        match self.kind {
-            Kind::NetworkPolicy | Kind::Isolation => self.network_policy(name, v6),
-            Kind::Cilium | Kind::CiliumDeny | Kind::CiliumOpen => {
-                self.cilium("CiliumNetworkPolicy", name, v6)
-            }
-            Kind::Clusterwide | Kind::ClusterwideDeny => {
-                self.cilium("CiliumClusterwideNetworkPolicy", name, v6)
-            }
-        }
-    }
-
-    fn network_policy(self, name: &str, v6: bool) -> Value {
-        let label = |app| json!({"podSelector": {"matchLabels": {"app": app}}});
-        let team = json!({"namespaceSelector": {"matchLabels": {"team": "blue"}}});
-        let peers = match self.peers {
-            Peers::Anyone => json!([]),
-            Peers::Labelled(app) => json!([label(app)]),
-            Peers::OwnNamespace => json!([{"podSelector": {}}]),
-            Peers::EveryNamespace => json!([{"namespaceSelector": {}}]),
-            Peers::Team => json!([team]),
-            Peers::TeamAndLabelled => {
-                let mut both = team;
-                both["podSelector"] = label("b")["podSelector"].clone();
-                json!([both])
-            }
-            Peers::TeamOrLabelled => json!([team, label("b")]),
-            Peers::NotLabelled => json!([{"podSelector": {"matchExpressions": [
-                {"key": "app", "operator": "NotIn", "values": ["b"]}]}}]),
-            Peers::Block => json!([{"ipBlock": block(v6, false)}]),
-            Peers::BlockWithout => json!([{"ipBlock": block(v6, true)}]),
-        };
-        let ports = match self.ports {
-            Ports::One => json!([{"port": 80}]),
-            Ports::Range => json!([{"port": 80, "endPort": 81}]),
-            Ports::Named => json!([{"port": "web"}]),
-            Ports::Protocol => json!([{"protocol": "TCP"}]),
-            Ports::Udp => json!([{"port": 80, "protocol": "UDP"}]),
-            Ports::Sctp => json!([{"port": 80, "protocol": "SCTP"}]),
-            Ports::All | Ports::Any | Ports::Echo | Ports::Http => json!([]),
-        };
-        let section = self.side.section();
-        let types = match self.side {
-            Side::Ingress => json!(["Ingress"]),
-            Side::Egress => json!(["Egress"]),
-        };
-        let rules = match self.kind {
-            Kind::Isolation => json!([]),
-            _ => json!([{self.side.prefix(): peers, "ports": ports}]),
-        };
-        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-               "metadata": {"name": name, "namespace": "x"},
-               "spec": {"podSelector": {"matchLabels": {"app": self.subject}}, "policyTypes": types,
-                        section: rules}})
-    }
-
-    fn cilium(self, kind: &str, name: &str, v6: bool) -> Value {
-        const TEAM: &str = "io.cilium.k8s.namespace.labels.team";
-        let label = |app| json!({"matchLabels": {"app": app}});
-        let team = json!({"matchLabels": {TEAM: "blue"}});
-        let (field, peers) = match self.peers {
-            Peers::Anyone => ("Entities", json!(["all"])),
-            Peers::Labelled(app) => ("Endpoints", json!([label(app)])),
-            Peers::OwnNamespace => ("Endpoints", json!([{}])),
-            Peers::EveryNamespace => (
-                "Endpoints",
-                json!([{"matchExpressions": [
-                {"key": "io.kubernetes.pod.namespace", "operator": "Exists"}]}]),
-            ),
-            Peers::Team => ("Endpoints", json!([team])),
-            Peers::TeamAndLabelled => {
-                ("Endpoints", json!([{"matchLabels": {TEAM: "blue", "app": "b"}}]))
-            }
-            Peers::TeamOrLabelled => ("Endpoints", json!([team, label("b")])),
-            Peers::NotLabelled => (
-                "Endpoints",
-                json!([{"matchExpressions": [
-                {"key": "app", "operator": "NotIn", "values": ["b"]}]}]),
-            ),
-            Peers::Block => ("CIDRSet", json!([block(v6, false)])),
-            Peers::BlockWithout => ("CIDRSet", json!([block(v6, true)])),
-        };
-        let mut rule = json!({format!("{}{field}", self.side.prefix()): peers});
-        let ports =
-            |port: &str, protocol: &str| json!([{"ports": [{"port": port, "protocol": protocol}]}]);
-        match self.ports {
-            Ports::All => {}
-            Ports::One => rule["toPorts"] = ports("80", "TCP"),
-            Ports::Range => {
-                rule["toPorts"] = ports("80", "TCP");
-                rule["toPorts"][0]["ports"][0]["endPort"] = 81.into();
-            }
-            Ports::Named => rule["toPorts"] = ports("web", "TCP"),
-            Ports::Protocol => rule["toPorts"] = ports("0", "TCP"),
-            Ports::Udp => rule["toPorts"] = ports("80", "UDP"),
-            Ports::Sctp => rule["toPorts"] = ports("80", "SCTP"),
-            Ports::Any => rule["toPorts"] = ports("80", "ANY"),
-            Ports::Echo => {
-                let family = if v6 { "IPv6" } else { "IPv4" };
-                let field = json!({"type": "EchoRequest", "family": family});
-                rule["icmps"] = json!([{"fields": [field]}]);
-            }
-            Ports::Http => {
-                rule["toPorts"] = ports("80", "TCP");
-                rule["toPorts"][0]["rules"] = json!({"http": [{"method": "GET"}]});
-            }
-        }
-        let deny = matches!(self.kind, Kind::CiliumDeny | Kind::ClusterwideDeny);
-        let section = format!("{}{}", self.side.section(), if deny { "Deny" } else { "" });
-        let mut spec =
-            json!({"endpointSelector": {"matchLabels": {"app": self.subject}}, section: [rule]});
-        if self.kind == Kind::CiliumOpen {
-            spec["enableDefaultDeny"] = json!({self.side.section(): false});
-        }
-        let mut metadata = json!({"name": name});
-        if kind == "CiliumNetworkPolicy" {
-            metadata["namespace"] = "x".into();
-        }
-        json!({"apiVersion": "cilium.io/v2", "kind": kind, "metadata": metadata, "spec": spec})
-    }
-}
-
-/// Pods of y, and half of a network outside; `except` leaves out y's pod b.
-fn block(v6: bool, except: bool) -> Value {
-    match (v6, except) {
-        (false, false) => json!({"cidr": "10.0.1.0/24"}),
-        (false, true) => {
-            json!({"cidr": "0.0.0.0/0", "except": ["10.0.1.2/32", "203.0.113.128/25"]})
-        }
-        (true, false) => json!({"cidr": "fd00::1:0/112"}),
-        (true, true) => json!({"cidr": "::/0", "except": ["fd00::1:2/128", "2001:db8:1::/48"]}),
-    }
-}
-
 /// What changes in a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 enum Update {
@@ -350,19 +100,22 @@ enum Update {
     AddressesSwapped,
     PolicyDeleted,
     AlwaysEnforced,
+    /// Services, groups and names stand for others.
+    ReferencesChanged,
 }
 
 impl Update {
     /// Labels, in turn with everything else.
     const FIRST: [Self; 3] =
         [Self::PeersRelabelled, Self::NamespacesRelabelled, Self::SubjectRelabelled];
-    const SECOND: [Self; 6] = [
+    const SECOND: [Self; 7] = [
         Self::NamespaceDeleted,
         Self::PortsRenamed,
         Self::NodeMoved,
         Self::AddressesSwapped,
         Self::PolicyDeleted,
         Self::AlwaysEnforced,
+        Self::ReferencesChanged,
     ];
 
     fn step(self, policies: &[Value]) -> Value {
@@ -394,6 +147,9 @@ impl Update {
                 json!({"delete": format!("{kind} {}{name}", namespace.unwrap_or_default())})
             }
             Self::AlwaysEnforced => json!({"mode": "always"}),
+            Self::ReferencesChanged => json!({
+                "apply": references("c", ["203.0.113.129", "2001:db8:1::1"]),
+                "learned": names(["203.0.113.129", "2001:db8:1::1"])}),
         }
     }
 }
@@ -420,6 +176,37 @@ fn pod(namespace: &str, name: &str, app: &str, web: u16) -> Value {
            "status": {"podIPs": ips.map(|ip| json!({"ip": ip}))}})
 }
 
+/// Two services, the API server and a group. The first service stands for pods, everything else for
+/// addresses; the API server is on the other node too.
+fn references(app: &str, outside: [&str; 2]) -> Vec<Value> {
+    let service = |name: &str, spec: Value| {
+        json!({"apiVersion": "v1", "kind": "Service", "spec": spec,
+               "metadata": {"name": name, "namespace": "x", "labels": {"kind": name}}})
+    };
+    let slice = |namespace: &str, service: &str, addresses: &[&str]| {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+               "metadata": {"name": service, "namespace": namespace,
+                            "labels": {"kubernetes.io/service-name": service}},
+               "endpoints": [{"addresses": addresses}]})
+    };
+    let on_node = ["192.168.0.2", "fd00:99::2"];
+    vec![
+        service("inside", json!({"selector": {"app": app}})),
+        service("outside", json!({})),
+        slice("x", "outside", &outside),
+        slice("default", "kubernetes", &[outside, on_node].concat()),
+        json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
+               "metadata": {"name": "office"}, "spec": {"externalCIDRs": outside}}),
+    ]
+}
+
+fn names(addresses: [&str; 2]) -> Value {
+    json!({"www.example.com": addresses})
+}
+
+/// What references stand for at first.
+const OUTSIDE: [&str; 2] = ["203.0.113.1", "2001:db8::1"];
+
 const PODS: [&str; 9] = ["x/a", "x/b", "x/c", "y/a", "y/b", "y/c", "z/a", "z/b", "z/c"];
 /// Pods that policies of the matrix select at some step.
 const SUBJECTS: [&str; 3] = ["x/a", "x/c", "y/a"];
@@ -435,6 +222,7 @@ fn cluster() -> Vec<Value> {
         let (namespace, name) = name.split_once('/').unwrap();
         objects.push(pod(namespace, name, name, if namespace == "y" { 81 } else { 80 }));
     }
+    objects.extend(references("b", OUTSIDE));
     objects
 }
 
@@ -454,12 +242,13 @@ fn case(policies: &[Policy], turn: usize) -> Case {
     let updates = [first[turn / 2 % first.len()], second[turn / 2 % second.len()]];
     let mut all = cluster();
     all.extend(objects.iter().cloned());
-    let restore = json!({"apply": all, "mode": "default"});
+    let restore = json!({"apply": all, "mode": "default", "learned": names(OUTSIDE)});
     let shown = policies.iter().map(|policy| format!("{policy:?}"));
     let document = json!({
         "title": shown.collect::<Vec<_>>().join(", "),
         "host": ["192.168.0.1", "fd00:99::1"],
         "remote": "z/c",
+        "learned": names(OUTSIDE),
         "objects": all,
         "rows": rows(policies, v6, turn),
         "steps": [updates[0].step(&objects), updates[1].step(&objects), restore],
@@ -481,7 +270,7 @@ fn rows(policies: &[Policy], v6: bool, turn: usize) -> Value {
     let mut on = vec!["80/TCP", "81/TCP"];
     on.push(["80/UDP", "80/SCTP", echo][turn % 3]);
     let by_ports = policies.iter().filter_map(|policy| match policy.ports {
-        Ports::Udp | Ports::Any => Some("80/UDP"),
+        Ports::Udp | Ports::Any | Ports::Dns => Some("80/UDP"),
         Ports::Sctp => Some("80/SCTP"),
         Ports::Echo => Some(echo),
         _ => None,
@@ -496,15 +285,15 @@ fn rows(policies: &[Policy], v6: bool, turn: usize) -> Value {
         json!({"from": SUBJECTS, "to": everyone, "on": on, "family": family}),
         json!({"from": others, "to": SUBJECTS, "on": on, "family": family}),
     ];
-    if policies.iter().any(|policy| policy.ports == Ports::Http) {
-        let http = ["GET /", "POST /"];
+    let mut asked = BTreeSet::new();
+    for (column, requests) in policies.iter().filter_map(|policy| policy.ports.requests()) {
         let some = ["x/b", "y/b", "y/c", outside[2]];
-        rows.push(
-            json!({"from": "x/a", "to": some, "on": "80/TCP", "http": http, "family": family}),
-        );
-        rows.push(
-            json!({"from": some, "to": "x/a", "on": "80/TCP", "http": http, "family": family}),
-        );
+        let is_new = asked.insert(column);
+        for (from, to) in [(json!("x/a"), json!(some)), (json!(some), json!("x/a"))] {
+            let on = "80/TCP";
+            let row = json!({"from": from, "to": to, "on": on, column: requests, "family": family});
+            rows.extend(is_new.then_some(row));
+        }
     }
     rows.into()
 }
@@ -514,9 +303,23 @@ fn cases() -> Vec<Case> {
     let mut sets = lone_policies();
     sets.extend(conflicts());
     sets.extend(both_ends());
+    sets.extend(cilium_peers());
+    sets.extend(l7_protocols());
+    sets.extend(tiers());
+    sets.extend(stacks());
     sets.retain(|set| set.iter().all(|policy| policy.can_be_written()));
     sets.iter().enumerate().map(|(turn, set)| case(set, turn)).collect()
 }
+
+/// What policies say if nothing else is asked for.
+const POLICY: Policy = Policy {
+    kind: Kind::Cilium,
+    subject: "a",
+    side: Side::Ingress,
+    peers: Peers::Anyone,
+    ports: Ports::All,
+    priority: 10,
+};
 
 /// kinds × peers × ports, in turn for ingress and egress.
 fn lone_policies() -> Vec<Vec<Policy>> {
@@ -525,7 +328,7 @@ fn lone_policies() -> Vec<Vec<Policy>> {
         for (row, peers) in Peers::ALL.into_iter().enumerate() {
             for (column, ports) in Ports::PLAIN.into_iter().chain(Ports::CILIUM).enumerate() {
                 let side = Side::ALL[(row + column) % 2];
-                sets.push(vec![Policy { kind, subject: "a", side, peers, ports }]);
+                sets.push(vec![Policy { kind, side, peers, ports, ..POLICY }]);
             }
         }
     }
@@ -558,7 +361,7 @@ fn conflicts() -> Vec<Vec<Policy>> {
                 for other_ports in [Ports::All, Ports::One, Ports::Http] {
                     let side = Side::ALL[(row + column) % 2];
                     let base =
-                        Policy { kind, subject: "a", side, peers: base_peers, ports: base_ports };
+                        Policy { kind, side, peers: base_peers, ports: base_ports, ..POLICY };
                     let other =
                         Policy { kind: other_kind, peers: other_peers, ports: other_ports, ..base };
                     sets.push(vec![base, other]);
@@ -579,15 +382,127 @@ fn both_ends() -> Vec<Vec<Policy>> {
                 [(Ports::All, Ports::One), (Ports::One, Ports::All), (Ports::Http, Ports::Http)]
             {
                 let side = Side::Ingress;
-                let here = Policy { kind, subject: "a", side, peers: Peers::OwnNamespace, ports };
+                let here = Policy { kind, side, peers: Peers::OwnNamespace, ports, ..POLICY };
                 let there = Policy {
                     kind: other_kind,
                     subject: "b",
                     side: Side::Egress,
                     peers: Peers::Labelled("a"),
                     ports: other_ports,
+                    ..POLICY
                 };
                 sets.push(vec![here, there]);
+            }
+        }
+    }
+    sets
+}
+
+/// Each of the peers that only Cilium knows, allowed, and denied where everything else is allowed.
+fn cilium_peers() -> Vec<Vec<Policy>> {
+    let mut sets = Vec::new();
+    for peers in Peers::CILIUM {
+        for side in Side::ALL {
+            for ports in [Ports::All, Ports::One, Ports::Http] {
+                let allow = Policy { side, peers, ports, ..POLICY };
+                let deny = Policy { kind: Kind::CiliumDeny, ..allow };
+                sets.push(vec![allow]);
+                sets.push(vec![Policy { side, ..POLICY }, deny]);
+            }
+        }
+    }
+    sets
+}
+
+/// Rules of each two L7 protocols, for peers that overlap or not, and at both ends of a flow.
+fn l7_protocols() -> Vec<Vec<Policy>> {
+    let mut sets = Vec::new();
+    for ports in Ports::INSPECTED {
+        for other_ports in Ports::INSPECTED {
+            let egress = |ports, peers| Policy { side: Side::Egress, ports, peers, ..POLICY };
+            for peers in [Peers::Anyone, Peers::Labelled("b")] {
+                sets.push(vec![egress(ports, Peers::OwnNamespace), egress(other_ports, peers)]);
+            }
+            let open = Policy { kind: Kind::CiliumOpen, ..egress(other_ports, Peers::Anyone) };
+            sets.push(vec![egress(ports, Peers::OwnNamespace), open]);
+            let there = Policy { subject: "b", ..egress(other_ports, Peers::Labelled("a")) };
+            sets.push(vec![Policy { ports, ..POLICY }, there]);
+        }
+    }
+    sets
+}
+
+/// ClusterNetworkPolicies of both tiers beside one other policy, beside each other, and alone.
+fn tiers() -> Vec<Vec<Policy>> {
+    let actions = ["Accept", "Deny", "Pass"];
+    let places = || ["Admin", "Baseline"].into_iter().flat_map(|tier| actions.map(|a| (tier, a)));
+    let mut sets = Vec::new();
+    for (turn, (tier, action)) in places().enumerate() {
+        for (row, peers) in Peers::ALL.into_iter().enumerate() {
+            let side = Side::ALL[(turn + row) % 2];
+            let ports = Ports::PLAIN[(turn + row) % Ports::PLAIN.len()];
+            let kind = Kind::Cluster(tier, action);
+            let cluster = Policy { kind, side, peers, ports, ..POLICY };
+            sets.push(vec![cluster]);
+            for (kind, peers, ports) in [
+                (Kind::NetworkPolicy, Peers::Labelled("b"), Ports::One),
+                (Kind::Isolation, Peers::Anyone, Ports::All),
+                (Kind::CiliumDeny, Peers::Labelled("b"), Ports::One),
+                (Kind::CiliumOpen, Peers::OwnNamespace, Ports::Http),
+            ] {
+                sets.push(vec![cluster, Policy { kind, side, peers, ports, ..POLICY }]);
+            }
+        }
+        for (other_tier, other_action) in places() {
+            // Priorities decide, or names where they are equal.
+            for priority in [0, 10, 20] {
+                let one = Policy {
+                    kind: Kind::Cluster(tier, action),
+                    peers: Peers::OwnNamespace,
+                    ports: Ports::One,
+                    ..POLICY
+                };
+                let kind = Kind::Cluster(other_tier, other_action);
+                let other = Policy { kind, peers: Peers::Labelled("b"), priority, ..one };
+                sets.push(vec![one, other]);
+            }
+        }
+    }
+    sets
+}
+
+/// ClusterNetworkPolicies before and after every kind of policy between their tiers. Of two, the
+/// first is about some peers and ports, and the second about all pods.
+fn stacks() -> Vec<Vec<Policy>> {
+    let normal = [Kind::NetworkPolicy, Kind::Isolation, Kind::CiliumDeny, Kind::CiliumOpen];
+    let (admin, baseline) =
+        (|action| Kind::Cluster("Admin", action), |action| Kind::Cluster("Baseline", action));
+    let stacks = [
+        [admin("Deny"), admin("Accept")],
+        [admin("Pass"), admin("Deny")],
+        [admin("Pass"), baseline("Deny")],
+        [baseline("Accept"), baseline("Deny")],
+        [baseline("Pass"), baseline("Deny")],
+        [baseline("Deny"), admin("Pass")],
+    ];
+    let mut sets = Vec::new();
+    for (row, kind) in normal.into_iter().enumerate() {
+        for (column, [one, other]) in stacks.into_iter().enumerate() {
+            for (peers, ports) in [
+                (Peers::Labelled("b"), Ports::All),
+                (Peers::Team, Ports::One),
+                (Peers::Team, Ports::Named),
+            ] {
+                let side = Side::ALL[(row + column) % 2];
+                let between = match kind {
+                    Kind::Isolation => Peers::Anyone,
+                    _ => Peers::OwnNamespace,
+                };
+                sets.push(vec![
+                    Policy { kind, side, peers: between, ..POLICY },
+                    Policy { kind: one, side, peers, ports, ..POLICY },
+                    Policy { kind: other, side, peers: Peers::EveryNamespace, ..POLICY },
+                ]);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Random clusters, policies and flows, drawn from few names, labels, addresses and ports, so that
 //! they meet often.
 
+mod cilium;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::collection::vec;
@@ -12,6 +15,9 @@ use serde_json::{Map, Value, json};
 use podgate_dataplane::policy::Subject;
 use podgate_dataplane::types::{Address, Tuple, proto};
 use podgate_policy::oracle::{HttpRequest, KafkaRequest, Request};
+
+pub(crate) use self::cilium::cilium_policy;
+use self::cilium::referred;
 
 /// Addresses of this node.
 pub(crate) const HOSTS: [&str; 2] = ["192.168.0.1", "fd00:99::1"];
@@ -35,7 +41,7 @@ fn labels() -> impl Strategy<Value = Value> {
 }
 
 /// Namespaces (one is never defined), a node, and pods; some without addresses, some with each
-/// other's.
+/// other's; and what policies refer to by name.
 pub(crate) fn cluster() -> impl Strategy<Value = Vec<Value>> {
     let namespaces = (labels(), labels(), labels()).prop_map(|(red, blue, node)| {
         vec![
@@ -49,13 +55,21 @@ pub(crate) fn cluster() -> impl Strategy<Value = Vec<Value>> {
                                             {"type": "InternalIP", "address": "fd00:99::2"}]}}),
         ]
     });
-    (namespaces, vec(pod(), 1..8)).prop_map(|(mut objects, pods)| {
-        for (index, mut pod) in pods.into_iter().enumerate() {
-            pod["metadata"]["name"] = format!("p{index}").into();
-            objects.push(pod);
-        }
-        objects
-    })
+    (namespaces, vec(pod(), 1..8), vec(referred(), 0..5)).prop_map(
+        |(mut objects, pods, referred)| {
+            let mut names = BTreeSet::new();
+            let mut is_first = |object: &Value| {
+                let name = ["namespace", "name"].map(|field| object["metadata"][field].to_string());
+                names.insert((object["kind"].to_string(), name))
+            };
+            objects.extend(referred.into_iter().filter(|object| is_first(object)));
+            for (index, mut pod) in pods.into_iter().enumerate() {
+                pod["metadata"]["name"] = format!("p{index}").into();
+                objects.push(pod);
+            }
+            objects
+        },
+    )
 }
 
 fn pod() -> impl Strategy<Value = Value> {
@@ -172,200 +186,6 @@ pub(crate) fn network_policy() -> impl Strategy<Value = Value> {
         ]);
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                "metadata": {"namespace": namespace}, "spec": spec})
-    })
-}
-
-/// A selector of Cilium's, which can speak of much more than the pod's labels.
-fn cilium_selector() -> impl Strategy<Value = Value> {
-    let keys = vec![
-        "app",
-        "tier",
-        "k8s:app",
-        "any:tier",
-        "container:app",
-        "io.cilium.k8s.namespace.labels.app",
-        "k8s:io.cilium.k8s.namespace.labels.tier",
-    ];
-    let namespace = option::weighted(
-        0.3,
-        (
-            select(&["io.kubernetes.pod.namespace", "k8s:io.kubernetes.pod.namespace"]),
-            select(&NAMESPACES),
-        ),
-    );
-    let special = option::weighted(
-        0.15,
-        select(&[
-            ("reserved:host", "Exists"),
-            ("reserved:world", "Exists"),
-            ("reserved:world-ipv6", "DoesNotExist"),
-            ("reserved:remote-node", "Exists"),
-            ("io.kubernetes.pod.namespace", "Exists"),
-            ("io.kubernetes.pod.namespace", "DoesNotExist"),
-            ("io.cilium.k8s.policy.cluster", "Exists"),
-            ("any:world", "DoesNotExist"),
-        ]),
-    );
-    let account = option::weighted(0.1, Just(("io.cilium.k8s.policy.serviceaccount", "robot")));
-    (selector(keys), namespace, special, account).prop_map(
-        |(mut selector, namespace, special, account)| {
-            for (key, value) in namespace.into_iter().chain(account) {
-                selector["matchLabels"][key] = value.into();
-            }
-            if let Some((key, operator)) = special {
-                let expression = json!({"key": key, "operator": operator});
-                match selector.get_mut("matchExpressions") {
-                    Some(Value::Array(list)) => list.push(expression),
-                    _ => selector["matchExpressions"] = json!([expression]),
-                }
-            }
-            selector
-        },
-    )
-}
-
-/// One field of peers, perhaps with another one that is empty.
-fn cilium_peers(prefix: &'static str) -> impl Strategy<Value = Vec<(String, Value)>> {
-    let name = move |field: &str| format!("{prefix}{field}");
-    let endpoints =
-        vec(cilium_selector(), 1..3).prop_map(move |l| (name("Endpoints"), json!(l))).boxed();
-    let cidrs = subsequence(&["10.0.0.0/29", "203.0.113.0/30", "203.0.113.2", "::/0"], 1..3)
-        .prop_map(move |l| (name("CIDR"), json!(l)));
-    let sets = vec(block(), 1..3).prop_map(move |l| (name("CIDRSet"), json!(l)));
-    let entities = [
-        "all",
-        "world",
-        "world-ipv4",
-        "world-ipv6",
-        "cluster",
-        "host",
-        "remote-node",
-        "init",
-        "none",
-    ];
-    let entities =
-        subsequence(entities.to_vec(), 1..3).prop_map(move |l| (name("Entities"), json!(l)));
-    let empty = select(&["Endpoints", "CIDR", "CIDRSet", "Entities"])
-        .prop_map(move |field| (name(field), json!([])));
-    prop_oneof![
-        2 => Just(Vec::new()),
-        1 => empty.clone().prop_map(|field| vec![field]),
-        1 => (empty, endpoints.clone()).prop_map(|(empty, full)| vec![empty, full]),
-        4 => endpoints.prop_map(|field| vec![field]),
-        2 => cidrs.prop_map(|field| vec![field]),
-        2 => sets.prop_map(|field| vec![field]),
-        2 => entities.prop_map(|field| vec![field]),
-    ]
-}
-
-fn http_rules() -> impl Strategy<Value = Value> {
-    let rule = (
-        option::of(select(&["GET", "GET|POST", "P.*"])),
-        option::of(select(&["/a", "/a/.*", "/(a|b)", "/b?.*"])),
-        option::of(select(&["host", "ho.*"])),
-        subsequence(&["X-A", "X-B: one"], 0..=2),
-    )
-        .prop_map(|(method, path, host, headers)| {
-            mapping([
-                ("method", method.map(Into::into)),
-                ("path", path.map(Into::into)),
-                ("host", host.map(Into::into)),
-                ("headers", Some(headers.into())),
-            ])
-        });
-    vec(rule, 1..3).prop_map(|rules| json!({"http": rules}))
-}
-
-fn to_ports(deny: bool) -> impl Strategy<Value = Value> {
-    let any = (
-        prop_oneof![4 => port_range(false), 1 => Just((json!("0"), None))],
-        option::of(select(&["TCP", "UDP", "SCTP", "ANY"])),
-    );
-    let plain = vec(any, 0..3).prop_map(|ports| {
-        let ports = ports.into_iter().map(|((port, end), protocol)| {
-            mapping([
-                ("port", Some(port)),
-                ("endPort", end.map(Into::into)),
-                ("protocol", protocol.map(Into::into)),
-            ])
-        });
-        json!({"ports": ports.collect::<Vec<_>>()})
-    });
-    let inspected = (port_range(false), http_rules()).prop_map(|((port, end), rules)| {
-        let port = mapping([
-            ("port", Some(port)),
-            ("endPort", end.map(Into::into)),
-            ("protocol", Some("TCP".into())),
-        ]);
-        json!({"ports": [port], "rules": rules})
-    });
-    if deny { plain.boxed() } else { prop_oneof![2 => plain, 1 => inspected].boxed() }
-}
-
-fn icmps() -> impl Strategy<Value = Value> {
-    let field = prop_oneof![
-        Just(json!({"type": 8})),
-        Just(json!({"type": "EchoRequest", "family": "IPv6"})),
-        Just(json!({"type": 13, "family": "IPv4"})),
-    ];
-    vec(field, 0..3).prop_map(|fields| json!({"fields": fields}))
-}
-
-fn cilium_rule(prefix: &'static str, deny: bool) -> impl Strategy<Value = Value> {
-    let ports = prop_oneof![
-        3 => list(to_ports(deny), 2).prop_map(|list| ("toPorts", list)),
-        1 => list(icmps(), 2).prop_map(|list| ("icmps", list)),
-    ];
-    (cilium_peers(prefix), ports).prop_map(|(peers, ports)| {
-        let mut rule = mapping([ports]);
-        for (field, value) in peers {
-            rule[field] = value;
-        }
-        rule
-    })
-}
-
-fn cilium_spec() -> impl Strategy<Value = Value> {
-    let sections = (
-        list(cilium_rule("from", false), 2),
-        list(cilium_rule("from", true), 1),
-        list(cilium_rule("to", false), 2),
-        list(cilium_rule("to", true), 1),
-    );
-    let default_deny = option::weighted(
-        0.3,
-        (option::of(any::<bool>()), option::of(any::<bool>())).prop_map(|(ingress, egress)| {
-            mapping([("ingress", ingress.map(Into::into)), ("egress", egress.map(Into::into))])
-        }),
-    );
-    (cilium_selector(), sections, default_deny).prop_map(|(subject, sections, default_deny)| {
-        let (ingress, ingress_deny, egress, egress_deny) = sections;
-        mapping([
-            ("endpointSelector", Some(subject)),
-            // One section must be there.
-            ("ingress", Some(ingress.filter(|list| !list.is_null()).unwrap_or(json!([])))),
-            ("ingressDeny", ingress_deny),
-            ("egress", egress),
-            ("egressDeny", egress_deny),
-            ("enableDefaultDeny", default_deny),
-        ])
-    })
-}
-
-pub(crate) fn cilium_policy() -> impl Strategy<Value = Value> {
-    let specs = prop_oneof![
-        4 => cilium_spec().prop_map(|spec| ("spec", spec)),
-        1 => vec(cilium_spec(), 1..3).prop_map(|specs| ("specs", json!(specs))),
-    ];
-    (option::weighted(0.7, select(&NAMESPACES)), specs).prop_map(|(namespace, (field, specs))| {
-        let mut object = match namespace {
-            Some(namespace) => json!({"kind": "CiliumNetworkPolicy",
-                                      "metadata": {"namespace": namespace}}),
-            None => json!({"kind": "CiliumClusterwideNetworkPolicy", "metadata": {}}),
-        };
-        object["apiVersion"] = "cilium.io/v2".into();
-        object[field] = specs;
-        object
     })
 }
 
@@ -506,7 +326,14 @@ pub(crate) fn flow() -> impl Strategy<Value = (Subject, [bool; 2])> {
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
-    let name = select(&["a.example", "b.example.", "A.EXAMPLE", "x.a.example", "", "no name"]);
+    let name = select(&[
+        "example.com",
+        "www.Example.com.",
+        "a.b.example.com",
+        "example.org",
+        "",
+        "no name",
+    ]);
     prop_oneof![
         4 => http_request().prop_map(Request::Http),
         2 => kafka_request().prop_map(Request::Kafka),
