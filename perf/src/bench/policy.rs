@@ -143,7 +143,7 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     let cluster = args.cluster();
     let effort = if args.quick { QUICK } else { FULL };
     let counted = alloc::is_installed();
-    let load = load_average();
+    let load_before = load_average();
     memory::reset_peak();
 
     let empty = alloc::live_bytes();
@@ -215,7 +215,7 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
         measurements,
         decisions,
         updates_per_second: swaps.updates_per_second,
-        load,
+        load: load_before,
         clock_ns: latency::clock_ns(),
         debug_build: cfg!(debug_assertions),
     })
