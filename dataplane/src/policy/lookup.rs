@@ -165,7 +165,8 @@ impl DirectionTable {
         let protocol = subject.tuple.protocol;
         let entries = self.entries(protocol, port);
         let matches = |entry: &Entry| {
-            peer.matches(entry.peer)
+            entry.has_port(port)
+                && peer.matches(entry.peer)
                 && entry.port_name.is_none_or(|name| {
                     destination.named_ports.is_some_and(|p| p.names(name, protocol, port))
                 })

@@ -131,10 +131,24 @@ pub struct Entry {
     pub peer: Peer,
     /// The destination pod must call the port this; `None` when the class already says the port.
     pub port_name: Option<PortNameId>,
+    /// First and last port that it matches. All, where the port class says the ports; only a table
+    /// with too many combinations of ports has them here.
+    pub ports: (u16, u16),
     /// Requests must match; `None` is no L7 restriction.
     pub l7: Option<Arc<L7Rules>>,
     /// Where the entry came from.
     pub rule: RuleId,
+}
+
+impl Entry {
+    /// All ports.
+    pub const ALL_PORTS: (u16, u16) = (0, u16::MAX);
+
+    /// Whether it can match the port.
+    #[must_use]
+    pub const fn has_port(&self, port: u16) -> bool {
+        self.ports.0 <= port && port <= self.ports.1
+    }
 }
 
 /// Port classes of one protocol: sorted `(first port, class)`, each up to the next.

@@ -15,7 +15,15 @@ fn address(text: &str) -> Address {
 
 fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry {
     let rank = Rank { tier, order };
-    Entry { rank, action, peer: Peer::Anyone, port_name: None, l7: None, rule: RuleId(rule) }
+    Entry {
+        rank,
+        action,
+        peer: Peer::Anyone,
+        port_name: None,
+        ports: Entry::ALL_PORTS,
+        l7: None,
+        rule: RuleId(rule),
+    }
 }
 
 /// A server, 10.0.0.2, with these entries for ingress on every port, and a client, 10.0.0.1.
@@ -195,4 +203,13 @@ fn a_copy_of_an_address_map_keeps_what_it_was() {
     assert!(map.set(a, None) && !map.set(a, None) && map.set(b, Some(3)));
     assert_eq!((copy.get(a), copy.get(b)), (Some(&1), Some(&2)));
     assert_eq!((map.get(a), map.get(b), map.iter().count()), (None, Some(&3), 1));
+}
+
+#[test]
+fn an_entry_may_know_its_ports_itself() {
+    let mut one = entry(Normal, 0, Allow, 1);
+    one.ports = (80, 81);
+    let tables = tables(vec![one], Some(0));
+    let allowed = |port| decide_from(&tables, "10.0.0.1", port, proto::TCP).ingress.allows();
+    assert_eq!([79, 80, 81, 82].map(allowed), [false, true, true, false]);
 }

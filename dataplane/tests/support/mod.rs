@@ -64,6 +64,7 @@ impl IngressOfB {
             action: Action::Allow,
             peer: Peer::Labels(LABELS_OF_A),
             port_name: None,
+            ports: Entry::ALL_PORTS,
             l7: l7.map(Arc::new),
             rule: RULE,
         };

@@ -82,6 +82,7 @@ fn place(
         action: draft.rule.action,
         peer: *peer,
         port_name,
+        ports: Entry::ALL_PORTS,
         l7: l7.map(Arc::clone),
         rule: draft.id,
     };
@@ -106,6 +107,20 @@ fn place(
             ports: ports.clone(),
         }));
     }
+}
+
+/// Entries that the classes of one protocol may list together. Beyond that they would grow with the
+/// square of the rules that overlap, and one class with a search through it is the lesser evil.
+const LISTED_MAX: usize = 1 << 16;
+
+/// How many entries the ranges between these changes list together.
+fn listed(changes: &BTreeMap<u16, (Vec<u32>, Vec<u32>)>) -> usize {
+    let mut active = 0;
+    let lists = changes.values().map(|(begin, end)| {
+        active = active + begin.len() - end.len();
+        active
+    });
+    lists.sum()
 }
 
 /// Distinct lists of entries.
@@ -134,6 +149,9 @@ impl Classes<'_> {
                 changes.entry(after).or_default().1.push(index);
             }
         }
+        if listed(&changes) > LISTED_MAX {
+            return vec![(0, self.uncut(protocol))];
+        }
         let mut ranges: Vec<(u16, u32)> = Vec::new();
         let mut active = BTreeSet::new();
         for (start, (begin, end)) in changes {
@@ -147,6 +165,18 @@ impl Classes<'_> {
             }
         }
         ranges
+    }
+
+    /// One class for all ports of a protocol, whose entries say their ports themselves.
+    fn uncut(&mut self, protocol: u8) -> u32 {
+        let with_ports = |(_, placed): (u32, &Placed)| Entry {
+            ports: (*placed.ports.start(), *placed.ports.end()),
+            ..placed.entry.clone()
+        };
+        let mut entries: Vec<Entry> = self.of_protocol(Some(protocol)).map(with_ports).collect();
+        entries.dedup();
+        self.built.push(entries.into());
+        self.built.len() as u32 - 1
     }
 
     fn intern(&mut self, indices: Vec<u32>) -> u32 {

@@ -83,7 +83,8 @@ fn distinct_entries(table: &DirectionTable) -> Vec<(&Entry, Option<Vec<PortMatch
                     placed.len() - 1
                 });
                 let ports = places.entry(number).or_default();
-                extend(ports, protocol.protocol, *start..=end);
+                let (first, last) = entry.ports;
+                extend(ports, protocol.protocol, first.max(*start)..=last.min(end));
             }
         }
     }

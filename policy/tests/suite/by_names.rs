@@ -79,9 +79,9 @@ fn direction(catalog: &Catalog, table: &DirectionTable) -> String {
 }
 
 fn shown_entry(catalog: &Catalog, entry: &Entry) -> String {
-    let Entry { rank, action, peer, port_name, l7, rule } = entry;
+    let Entry { rank, action, peer, port_name, ports, l7, rule } = entry;
     let peer = catalog.peer(*peer).unwrap();
     let port = port_name.map(|name| catalog.port_name(name));
     let rule = catalog.rule(*rule).unwrap();
-    format!("{rank:?} {action:?} {peer:?} {port:?} {l7:?} {rule}")
+    format!("{rank:?} {action:?} {peer:?} {port:?} {ports:?} {l7:?} {rule}")
 }

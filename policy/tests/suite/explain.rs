@@ -142,7 +142,9 @@ fn assert_matching_agrees(direction: &Direction) -> Result<(), TestCaseError> {
             let l7 = direction.request_allowed.is_some();
             prop_assert!(matches || l7, "{:?}", direction);
             if !is_tiered(rule) {
-                prop_assert_eq!(denies(), !direction.judgement.allowed, "{:?}", direction);
+                let conflict = matches!(direction.judgement.by, By::Conflict { .. });
+                let refuses = denies() || conflict;
+                prop_assert_eq!(refuses, !direction.judgement.allowed, "{:?}", direction);
                 // A plain rule does not let pass what is not of the protocol that others ask for.
                 let by_l7 = || matching().any(|matching| matching.l7);
                 prop_assert!(!request_denied || !by_l7(), "{:?}", direction);

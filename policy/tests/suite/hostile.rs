@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
 
+use podgate_dataplane::policy::Subject;
+use podgate_dataplane::types::{Tuple, proto};
 use podgate_policy::{Store, compile, manifest};
 
 use crate::generate::{cilium_policy, cluster, cluster_policy, flow, network_policy, request};
@@ -279,4 +281,39 @@ fn a_policy_is_not_small_because_its_services_are_not_there_yet() {
     let policy = nested_ranges("large", &services, 1..1001);
     let refusals = store.apply(&policy, None).unwrap_err();
     assert!(refusals[0].reason.contains("table entries"), "{refusals:?}");
+}
+
+#[test]
+fn nested_ports_of_many_policies_take_no_room_by_the_square() {
+    let mut store = Store::new();
+    for (name, ip) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+                         "metadata": {"name": name, "namespace": "red"},
+                         "status": {"podIPs": [{"ip": ip}]}});
+        store.apply(&pod, None).unwrap();
+    }
+    for policy in 0..6 {
+        let rule = |index: i32| {
+            let (port, end) = (1 + policy + 20 * index, 60_000 - policy - 20 * index);
+            json!({"ports": [{"port": port, "endPort": end}]})
+        };
+        let rules: Vec<_> = (0..300).map(rule).collect();
+        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                            "metadata": {"name": format!("p{policy}"), "namespace": "red"},
+                            "spec": {"podSelector": {}, "ingress": rules}});
+        store.apply(&policy, None).unwrap();
+    }
+    let compiled = compile(&store);
+    let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap().into());
+    let ingress = &compiled.tables.resolve(b).identity.ingress;
+    let entries: usize = ingress.classes.iter().map(|class| class.len()).sum();
+    assert_eq!(entries, 6 * 300);
+    for dst_port in [0, 1, 2, 7, 500, 6_000, 54_000, 59_995, 59_999, 60_000, 60_001, 65_535] {
+        let tuple = Tuple { src: a, dst: b, src_port: 40_000, dst_port, protocol: proto::TCP };
+        let subject = Subject { tuple, icmp_type: 0 };
+        let (said, may_be) = ask_oracle(&store, &subject, [true, true], None);
+        let (answer, causes) = ask_tables(&compiled, &subject, [true, true], None);
+        assert_eq!(answer, said, "port {dst_port}");
+        assert!(causes.iter().zip(&may_be).all(|(cause, may_be)| may_be.contains(cause)));
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use podgate_policy::Kind;
 use podgate_policy::manifest::load;
 use serde_json::{Value, json};
 
@@ -125,40 +126,49 @@ impl<'lab> ApiServer<'lab> {
         Ok(file)
     }
 
-    /// Registers a kind of `cilium.io/v2` whose objects may hold anything, and waits until the
-    /// server serves it.
+    /// Registers a kind whose objects may hold anything, and waits until the server serves it.
     ///
     /// # Errors
     /// When the server refuses.
-    pub fn install(&self, kind: &str, scope: &str) -> Result<()> {
-        let (singular, group) = (kind.to_lowercase(), "cilium.io");
-        let plural = singular.replace("policy", "policies");
+    pub fn install(&self, kind: Kind) -> Result<()> {
+        let singular = kind.name().to_lowercase();
+        let plural = match singular.strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None => format!("{singular}s"),
+        };
+        let (group, version) = kind.api_version().split_once('/').unwrap_or_default();
+        let scope = if kind.is_namespaced() { "Namespaced" } else { "Cluster" };
         let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        // The groups of Kubernetes itself are taken by approval only (KEP-1111).
+        let approval = "https://github.com/kubernetes-sigs/network-policy-api";
         self.apply(&json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
-            "metadata": {"name": format!("{plural}.{group}")},
+            "metadata": {"name": format!("{plural}.{group}"),
+                         "annotations": {"api-approved.kubernetes.io": approval}},
             "spec": {
                 "group": group,
                 "scope": scope,
-                "names": {"kind": kind, "plural": plural, "singular": singular},
-                "versions": [{"name": "v2", "served": true, "storage": true,
+                "names": {"kind": kind.name(), "plural": plural, "singular": singular},
+                "versions": [{"name": version, "served": true, "storage": true,
                               "schema": {"openAPIV3Schema": anything}}],
             },
         }))?;
         super::wait_for(&format!("{kind} to be served"), SERVER_BOUND, || {
-            Ok(self.request("GET", &format!("/apis/{group}/v2/{plural}"), None).ok())
+            Ok(self.request("GET", &format!("/apis/{group}/{version}/{plural}"), None).ok())
         })?;
         Ok(())
     }
 
-    /// Registers both Cilium kinds.
+    /// Registers every kind that Kubernetes itself lacks.
     ///
     /// # Errors
     /// When the server refuses.
     pub fn install_all(&self) -> Result<()> {
-        self.install("CiliumNetworkPolicy", "Namespaced")?;
-        self.install("CiliumClusterwideNetworkPolicy", "Cluster")
+        self.install(Kind::CiliumNetworkPolicy)?;
+        self.install(Kind::CiliumClusterwideNetworkPolicy)?;
+        self.install(Kind::CiliumCidrGroup)?;
+        self.install(Kind::ClusterNetworkPolicy)
     }
 
     /// Applies everything in the lab's folder of manifests, namespaces first.

@@ -2,6 +2,7 @@
 //! `PODGATE_KUBE_APISERVER=… cargo test -p podgate-tests --test e2e kube:: -- --ignored`.
 
 use anyhow::{Context, Result};
+use podgate_policy::Kind;
 use podgate_policy::manifest::load;
 use podgate_tests::lab::{API_SERVER_PORT, Agent, ApiServer, Family, Get, Lab, Outcome};
 use podgate_tests::scenario::{MANIFESTS, ROWS};
@@ -167,13 +168,13 @@ fn a_policy_that_turns_bad_at_the_api_server_is_named_and_stays_as_it_was() -> R
 fn a_kind_that_is_installed_later_is_found() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let server = ApiServer::start(&lab)?;
-    server.install("CiliumNetworkPolicy", "Namespaced")?;
+    server.install(Kind::CiliumNetworkPolicy)?;
     server.apply_manifests()?;
     let mut agent = ready_agent(&lab, &server)?;
     let problems = problems(&lab)?;
     assert!(problems.contains("CiliumClusterwideNetworkPolicy is not installed"), "{problems}");
     reaches_store(&mut agent, ADMIN, "the manifests allow it")?;
-    server.install("CiliumClusterwideNetworkPolicy", "Cluster")?;
+    server.install(Kind::CiliumClusterwideNetworkPolicy)?;
     server.apply(&deny_all_to("store"))?;
     is_cut_off_from_store(&mut agent, ADMIN, "a policy of the new kind denies it")
 }
