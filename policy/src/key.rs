@@ -23,7 +23,7 @@ pub enum Kind {
     CiliumCidrGroup,
     /// `v1` Service: what Cilium's `toServices` refers to.
     Service,
-    /// `discovery.k8s.io/v1` EndpointSlice: addresses behind a service.
+    /// `discovery.k8s.io/v1` (or `v1beta1`) EndpointSlice: addresses behind a service.
     EndpointSlice,
 }
 
@@ -75,7 +75,8 @@ impl Kind {
             Self::NetworkPolicy => &["networking.k8s.io/v1"],
             Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy => &["cilium.io/v2"],
             Self::ClusterNetworkPolicy => &["policy.networking.k8s.io/v1alpha2"],
-            Self::EndpointSlice => &["discovery.k8s.io/v1"],
+            // Before 1.21, Kubernetes knows slices in the older version only.
+            Self::EndpointSlice => &["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"],
         }
     }
 

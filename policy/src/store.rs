@@ -430,21 +430,21 @@ impl Store {
         let pods = self.pods.range(first..).take_while(move |(name, _)| {
             namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace)
         });
+        // Pods are sorted by namespace: the labels of each are put together once.
+        let mut place: Option<(&Arc<str>, Arc<Labels>)> = None;
         pods.filter_map(move |(name, pod)| {
-            let facts = self.facts(name, pod);
+            let namespace_labels = match &place {
+                Some((of, labels)) if **of == name.namespace => Arc::clone(labels),
+                _ => {
+                    let labels = Arc::new(self.namespace_labels(&name.namespace));
+                    place = Some((&name.namespace, Arc::clone(&labels)));
+                    labels
+                }
+            };
+            let facts = facts(name, pod, namespace_labels);
             let selected = sets.iter().any(|set| set.subject.matches(&facts));
             (selected && !pod.addresses().is_empty()).then_some(name)
         })
-    }
-
-    /// What selectors can ask about a pod.
-    fn facts(&self, name: &PodName, pod: &Pod) -> Facts {
-        Facts::Pod {
-            namespace: Arc::clone(&name.namespace),
-            service_account: Arc::clone(&pod.service_account),
-            labels: Arc::clone(&pod.labels),
-            namespace_labels: Arc::new(self.namespace_labels(&name.namespace)),
-        }
     }
 
     /// Labels of a namespace, with the one that the API server adds; just that one for a namespace
@@ -532,6 +532,16 @@ fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Arc<[RuleSe
         | Object::CidrGroup(_)
         | Object::Service(_)
         | Object::EndpointSlice(_) => Arc::default(),
+    }
+}
+
+/// What selectors can ask about a pod.
+fn facts(name: &PodName, pod: &Pod, namespace_labels: Arc<Labels>) -> Facts {
+    Facts::Pod {
+        namespace: Arc::clone(&name.namespace),
+        service_account: Arc::clone(&pod.service_account),
+        labels: Arc::clone(&pod.labels),
+        namespace_labels,
     }
 }
 

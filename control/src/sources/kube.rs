@@ -90,17 +90,17 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
     let mut watches: Vec<_> = versions.collect();
     let mut current = 0;
     while let Some(news) = watches[current].next().await {
-        let news = match news {
-            Err(error) if is_expiry(&error) => continue,
-            news => news.map_err(|error| problem(kind, &error)),
-        };
-        if matches!(news, Err(Problem::NotInstalled)) {
+        if news.as_ref().is_err_and(is_missing) {
             current = (current + 1) % watches.len();
             // Only the last version says that the server has none.
             if current != 0 {
                 continue;
             }
         }
+        let news = match news {
+            Err(error) if is_expiry(&error) => continue,
+            news => news.map_err(|error| problem(kind, &error)),
+        };
         let event = Event { kind, news };
         if updates.send(Update::Cluster(Box::new(event))).await.is_err() {
             return;
@@ -155,11 +155,16 @@ fn is_expiry(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| status.code == 410)
 }
 
+/// Whether the server knows nothing of what was asked for.
+fn is_missing(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| status.code == 404)
+}
+
 /// Every API server has the kinds of Kubernetes itself: one that says otherwise, as a proxy may,
 /// must not be taken for a cluster without policies.
 fn problem(kind: Kind, error: &watcher::Error) -> Problem {
     match status(error) {
-        Some(status) if status.code == 404 && is_custom(kind) => Problem::NotInstalled,
+        Some(_) if is_missing(error) && is_custom(kind) => Problem::NotInstalled,
         Some(status) => Problem::Other(status.message.clone()),
         None => Problem::Other(describe(error)),
     }

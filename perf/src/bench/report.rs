@@ -28,7 +28,7 @@ pub struct Report {
     /// What reading the clock takes, nanoseconds. It is taken off the decisions' times, and is
     /// contained in all others.
     pub clock_ns: u64,
-    /// Whether the program was built without optimisation, so that the figures mean nothing.
+    /// Whether this is a debug build, so that the figures mean nothing.
     pub debug_build: bool,
 }
 

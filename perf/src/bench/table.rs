@@ -12,7 +12,7 @@ use super::report::{Bar, ClusterInfo, Measurement, Memory, Report};
 /// When `out` takes no more.
 pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if report.debug_build {
-        writeln!(out, "Built without optimisation: the figures below say nothing about podgate.")?;
+        writeln!(out, "A debug build: the figures below say nothing about podgate.")?;
     }
     cluster(&report.cluster, out)?;
     memory(&report.memory, out)?;

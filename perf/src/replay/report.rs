@@ -214,7 +214,7 @@ pub struct Performance {
     pub allocations: Option<Allocations>,
     /// What reading the clock adds to each round, nanoseconds. It is contained in the figures.
     pub clock_ns: u64,
-    /// Whether the program was built without optimisation, so that the figures mean nothing.
+    /// Whether this is a debug build, so that the figures mean nothing.
     pub debug_build: bool,
 }
 

@@ -198,7 +198,7 @@ fn cost(performance: &Performance, out: &mut impl Write) -> io::Result<()> {
     let Performance { repetitions, packets, packets_per_round, ns_per_packet: ns, .. } =
         performance;
     if performance.debug_build {
-        writeln!(out, "Built without optimisation: the figures below say nothing about podgate.")?;
+        writeln!(out, "A debug build: the figures below say nothing about podgate.")?;
     }
     writeln!(
         out,

@@ -29,7 +29,7 @@ pub enum RequestSpec {
 pub struct HttpSpec {
     /// Method.
     pub method: String,
-    /// Request target: a path with its query, or an absolute URI.
+    /// Request target: a path with its query, an absolute URI, or `*`.
     pub target: String,
     /// `Host`; the destination's address and port if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,9 @@ impl FromStr for HttpSpec {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (method, target) = text.split_once(' ').unwrap_or(("GET", text));
-        if method.is_empty() || target.is_empty() || target.contains(' ') {
+        // A method alone would pass for a target that no server understands.
+        let is_target = target.starts_with('/') || target == "*" || target.contains("://");
+        if method.is_empty() || !is_target || target.contains(' ') {
             return Err("write METHOD TARGET, such as 'GET /docs'");
         }
         let (method, target) = (method.to_owned(), target.to_owned());
@@ -180,5 +182,20 @@ pub(super) const fn denied(request: &L7Request<'_>) -> &'static str {
         }
         L7Request::Http(_) => "answered 403 Forbidden: no rule allows it",
         L7Request::Kafka(_) | L7Request::Dns(_) | L7Request::ServerName(_) => "no rule allows it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_without_a_target_is_no_request() {
+        for text in ["GET", "GET docs", "", " /docs", "GET  /docs", "GET /a b"] {
+            assert!(text.parse::<HttpSpec>().is_err(), "{text:?}");
+        }
+        for text in ["/docs", "GET /docs", "OPTIONS *", "GET http://web/docs"] {
+            assert!(text.parse::<HttpSpec>().is_ok(), "{text:?}");
+        }
     }
 }

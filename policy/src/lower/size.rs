@@ -76,7 +76,8 @@ fn ports(rule: &Rule) -> impl Iterator<Item = (u8, RangeInclusive<u16>)> {
     })
 }
 
-/// How many peers the compiler tells apart: all networks with the same cover are one.
+/// How many peers the compiler tells apart: all networks with the same cover are one, and so is
+/// what a reference, such as that to a service, may come to stand for: it counts before it is there.
 fn peers(rule: &Rule) -> u64 {
     let Some(peers) = &rule.peers else { return 1 };
     let mut covers = BTreeSet::new();
@@ -84,5 +85,5 @@ fn peers(rule: &Rule) -> u64 {
         Peer::Network(network) => covers.insert(network.covers),
         _ => true,
     });
-    counted.count() as u64
+    (counted.count() as u64).max(1)
 }

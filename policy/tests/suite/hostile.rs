@@ -258,3 +258,25 @@ proptest! {
         }
     }
 }
+
+/// A CiliumNetworkPolicy with `peers` and so many ranges of ports, one within the other.
+fn nested_ranges(name: &str, peers: &Value, ranges: std::ops::Range<u16>) -> Value {
+    let ports: Vec<Value> = ranges
+        .map(|n| json!({"port": n.to_string(), "endPort": u16::MAX - n, "protocol": "TCP"}))
+        .collect();
+    let elements: Vec<Value> = ports.chunks(40).map(|ports| json!({"ports": ports})).collect();
+    let mut rule = peers.clone();
+    rule["toPorts"] = elements.into();
+    json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+           "metadata": {"namespace": "red", "name": name},
+           "spec": {"endpointSelector": {}, "egress": [rule]}})
+}
+
+#[test]
+fn a_policy_is_not_small_because_its_services_are_not_there_yet() {
+    let mut store = Store::new();
+    let services = json!({"toServices": [{"k8sService": {"serviceName": "a"}}]});
+    let policy = nested_ranges("large", &services, 1..1001);
+    let refusals = store.apply(&policy, None).unwrap_err();
+    assert!(refusals[0].reason.contains("table entries"), "{refusals:?}");
+}
