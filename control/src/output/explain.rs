@@ -46,12 +46,17 @@ fn verdict_line(explanation: &Explanation) -> String {
         Outcome::Inspected => "OPEN, EACH REQUEST IS JUDGED",
         Outcome::Denied => "DENIED",
     };
+    // What policy allows is one thing; who on call reads one line only must not miss the other.
+    let refused = match (explanation.verdict, &explanation.no_inspector) {
+        (Outcome::Allowed | Outcome::Inspected, Some(_)) => " BY POLICY, BUT WORKERS REFUSE IT",
+        _ => "",
+    };
     let request = match &explanation.request {
         Some(request) => format!("  {}", request.request),
         None => String::new(),
     };
     let [from, to] = [&explanation.source, &explanation.destination].map(short);
-    format!("{verdict}  {from} -> {to}  {}{request}", explanation.port)
+    format!("{verdict}{refused}  {from} -> {to}  {}{request}", explanation.port)
 }
 
 /// The pod, or the address where there is none.
