@@ -120,8 +120,9 @@ impl Reference {
 }
 
 impl Directory {
-    /// Notes what a policy refers to, instead of what it referred to before.
-    pub(crate) fn set_references(&mut self, policy: &ObjectKey, object: Option<&Object>) {
+    /// Notes what a policy refers to, instead of what it referred to before. Returns whether that
+    /// is anything.
+    pub(crate) fn set_references(&mut self, policy: &ObjectKey, object: Option<&Object>) -> bool {
         for former in self.references.remove(policy).into_iter().flatten() {
             let topic = former.topic();
             if let Some(policies) = self.referring.get_mut(&topic) {
@@ -133,12 +134,13 @@ impl Directory {
         }
         let references = object.map(Reference::of).unwrap_or_default();
         if references.is_empty() {
-            return;
+            return false;
         }
         for reference in &references {
             self.referring.entry(reference.topic()).or_default().insert(policy.clone());
         }
         self.references.insert(policy.clone(), references);
+        true
     }
 
     /// Sets or removes a node. Returns the policies that it concerns.

@@ -199,8 +199,8 @@ impl Facts {
             };
             let bytes = [&[kind][..], key.as_bytes(), &[0], value.as_bytes()];
             let hash = bytes
-                .concat()
-                .iter()
+                .into_iter()
+                .flatten()
                 .fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME));
             sum = sum.wrapping_add(hash);
         });

@@ -185,9 +185,10 @@ impl Store {
                 // whether the policy is in force.
                 let alone = lower(key, &object, &Directory::default());
                 size::check(&alone).map_err(|problem| vec![problem])?;
-                self.directory.set_references(key, Some(&object));
+                let refers = self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
-                let policy = Policy { object, rule_sets: OnceLock::new(), warnings };
+                let rule_sets = if refers { OnceLock::new() } else { alone.into() };
+                let policy = Policy { object, rule_sets, warnings };
                 self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::PolicyTables;
+use podgate_dataplane::policy::{PolicyTables, SelectorSet};
 
 use super::index::most_telling;
 use super::interner::Numbers;
@@ -36,8 +36,8 @@ pub(super) struct Identity {
     pub(super) facts: Facts,
     /// Row of its namespace.
     pub(super) namespace: u32,
-    /// Peer selectors that match it, sorted.
-    pub(super) selectors: Vec<u32>,
+    /// Peer selectors that match it.
+    pub(super) selectors: SelectorSet,
     /// What applies to it, for egress and ingress; `None` for what is no pod.
     pub(super) tables: Option<[Shared; 2]>,
     /// `None` for reserved ones.
@@ -115,7 +115,7 @@ impl Identities {
             Some(Identity {
                 facts: Facts::Reserved(names),
                 namespace: 0,
-                selectors: Vec::new(),
+                selectors: SelectorSet::default(),
                 tables: None,
                 key: None,
                 users: 1,
@@ -174,7 +174,7 @@ impl Identities {
         let identity = Identity {
             facts: key.facts(&namespace.labels),
             namespace: namespace.row,
-            selectors: Vec::new(),
+            selectors: SelectorSet::default(),
             tables: None,
             key: Some(key.clone()),
             users: 1,

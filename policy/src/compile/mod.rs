@@ -28,9 +28,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::{
-    IdentityRow, Peer, PolicyTables, PortNameId, RuleId, SelectorId, SelectorSet,
-};
+use podgate_dataplane::policy::{IdentityRow, Peer, PolicyTables, PortNameId, RuleId, SelectorSet};
 use podgate_dataplane::types::Address;
 
 use self::addresses::{Claims, PlacedPod};
@@ -363,7 +361,7 @@ impl Compiler {
             let row = IdentityRow {
                 number,
                 namespace: identity.namespace,
-                selectors: SelectorSet::new(identity.selectors.iter().copied().map(SelectorId)),
+                selectors: identity.selectors.clone(),
                 egress,
                 ingress,
             };

@@ -103,10 +103,8 @@ impl Peers {
             self.of_identities.insert(id, selector);
             for identity in identities.matching(selector) {
                 working.dirty.insert(identity);
-                if let Some(identity) = identities.get_mut(identity)
-                    && let Err(place) = identity.selectors.binary_search(&id)
-                {
-                    identity.selectors.insert(place, id);
+                if let Some(identity) = identities.get_mut(identity) {
+                    identity.selectors = identity.selectors.with(number);
                 }
             }
         }
@@ -152,7 +150,7 @@ impl Peers {
                     for identity in identities.matching(&selector) {
                         working.dirty.insert(identity);
                         if let Some(identity) = identities.get_mut(identity) {
-                            identity.selectors.retain(|other| *other != number.0);
+                            identity.selectors = identity.selectors.without(number);
                         }
                     }
                 }
@@ -165,14 +163,14 @@ impl Peers {
         }
     }
 
-    /// The selectors that match an identity, sorted.
-    pub(super) fn of_identity(&self, facts: &Facts) -> Vec<u32> {
-        self.of_identities.matching(facts)
+    /// The selectors that match an identity.
+    pub(super) fn of_identity(&self, facts: &Facts) -> SelectorSet {
+        matching(&self.of_identities, facts)
     }
 
     /// The selectors that match all pods of a namespace.
     pub(super) fn of_namespace(&self, facts: &Facts) -> SelectorSet {
-        SelectorSet::new(self.of_namespaces.matching(facts).into_iter().map(SelectorId))
+        matching(&self.of_namespaces, facts)
     }
 
     /// Brings the patterns up to date that match one of the `names`.
@@ -184,6 +182,10 @@ impl Peers {
             }
         }
     }
+}
+
+fn matching(index: &SelectorIndex, facts: &Facts) -> SelectorSet {
+    SelectorSet::new(index.matching(facts).into_iter().map(SelectorId))
 }
 
 fn addresses_of(source: &Source, store: &Store) -> AddressSet {
