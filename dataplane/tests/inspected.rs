@@ -23,7 +23,7 @@ fn only_docs() -> IngressOfB {
         path: Some("/docs".to_owned()),
         ..HttpRuleSpec::default()
     };
-    IngressOfB::FromA(Some(L7Rules::http(vec![HttpRule::new(spec).unwrap()])))
+    IngressOfB::FromA(Some(L7Rules::Http(vec![HttpRule::new(spec).unwrap()])))
 }
 
 fn segment(from: LinkId, seq: u32, ack: Option<u32>, flags: &str, payload: &[u8]) -> Vec<u8> {
@@ -122,7 +122,7 @@ fn a_revoked_inspected_flow_is_reset_at_both_ends() {
 
 #[test]
 fn a_changed_rule_holds_from_the_next_request_on() {
-    let mut bench = connected(IngressOfB::FromA(Some(L7Rules::http(vec![
+    let mut bench = connected(IngressOfB::FromA(Some(L7Rules::Http(vec![
         HttpRule::new(HttpRuleSpec::default()).unwrap(),
     ]))));
     let first = request("/secret");
@@ -185,9 +185,9 @@ fn one_pod_leaves_others_half_of_the_inspectors() {
 fn rules_without_inspector() -> [L7Rules; 3] {
     let any = NamePattern::dns("*").unwrap();
     [
-        L7Rules::kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
-        L7Rules::dns(vec![any.clone()]),
-        L7Rules::server_names(vec![any]),
+        L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
+        L7Rules::Dns(vec![any.clone()]),
+        L7Rules::ServerNames(vec![any]),
     ]
 }
 
@@ -225,7 +225,7 @@ fn a_connection_that_no_inspector_can_read_is_refused_whole() {
 
 #[test]
 fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
-    let http = L7Rules::http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
+    let http = L7Rules::Http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
     for rules in rules_without_inspector().into_iter().chain([http]) {
         let [src, dst] = [ADDRESSES[1], ADDRESSES[2]];
         for (protocol, packet) in [

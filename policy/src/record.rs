@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::{Event, EventKind, RequestLine};
-use podgate_dataplane::policy::{self, Cause, DirectionTable, Exemption, RuleId, Verdict};
+use podgate_dataplane::policy::{self, Cause, DirectionTable, Exemption, RuleId, Subject, Verdict};
 use podgate_dataplane::types::{Address, Tuple, proto};
 use serde::{Deserialize, Serialize};
 
@@ -313,11 +313,7 @@ impl Names<'_> {
     fn detail(&self, kind: &EventKind) -> Detail {
         match *kind {
             EventKind::Verdict { egress, ingress, tcp_flags, icmp_type, reevaluated, .. } => {
-                let port = if is_icmp(self.tuple.protocol) {
-                    icmp_type.into()
-                } else {
-                    self.tuple.dst_port
-                };
+                let port = Subject { tuple: *self.tuple, icmp_type }.policy_port();
                 let tables = &self.compiled.tables;
                 let [source, destination] =
                     [self.tuple.src, self.tuple.dst].map(|end| tables.resolve(end).identity);
@@ -633,7 +629,6 @@ pub fn escape_controls(text: &str) -> String {
 mod tests {
     use super::*;
     use podgate_dataplane::event::Text;
-    use podgate_dataplane::policy::Subject;
     use podgate_dataplane::types::{Epoch, LinkId, Nanos};
     use serde_json::json;
 

@@ -286,9 +286,7 @@ impl Agent {
         let pod_end = prepare_pod_end(spec, &link)?;
         // The slot may be that of a link that is gone: tables that still know its pod must not be in
         // force when another one speaks by it.
-        if self.publisher.due().is_some() {
-            self.publish().await;
-        }
+        self.catch_up().await;
         let slot = self.links.free_slot()?;
         self.links.open(&link, slot)?;
         Ok(Attached { slot, link, pod_end })

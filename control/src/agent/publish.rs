@@ -94,6 +94,13 @@ impl Agent {
         self.route_in_kernel().await;
     }
 
+    /// Publishes what is due, so that the objects and the tables are of one time.
+    pub(super) async fn catch_up(&mut self) {
+        if self.publisher.due().is_some() {
+            self.publish().await;
+        }
+    }
+
     /// Makes the kernel send what is meant for local pods to `pg-host`.
     async fn route_in_kernel(&mut self) {
         let wanted = self.addresses_of_ready_endpoints();

@@ -109,12 +109,12 @@ mod tests {
             let (role, topic) = (Some((*role).to_owned()), Some((*topic).to_owned()));
             KafkaRule::new(KafkaRuleSpec { role, topic, ..KafkaRuleSpec::default() }).unwrap()
         };
-        let rules = L7Rules::kafka(rules.iter().map(one).collect());
+        let rules = L7Rules::Kafka(rules.iter().map(one).collect());
         L7Entry { rule: RuleId(rule), rules: Some(Arc::new(rules)) }
     }
 
     fn dns(rule: u32) -> L7Entry {
-        let rules = L7Rules::dns(vec![NamePattern::dns("*").unwrap()]);
+        let rules = L7Rules::Dns(vec![NamePattern::dns("*").unwrap()]);
         L7Entry { rule: RuleId(rule), rules: Some(Arc::new(rules)) }
     }
 

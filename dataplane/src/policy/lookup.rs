@@ -62,7 +62,8 @@ pub struct Subject {
 
 impl Subject {
     /// What policy calls the port: the destination port, or the ICMP type.
-    fn policy_port(&self) -> u16 {
+    #[must_use]
+    pub fn policy_port(&self) -> u16 {
         match self.tuple.protocol {
             proto::ICMP | proto::ICMPV6 => u16::from(self.icmp_type),
             _ => self.tuple.dst_port,

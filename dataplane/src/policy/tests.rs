@@ -134,7 +134,7 @@ fn protocols_that_no_entry_names_have_no_entries() {
 
 #[test]
 fn requests_are_held_against_every_allow_of_the_rank_that_matches() {
-    let rules = Arc::new(L7Rules::http(Vec::new()));
+    let rules = Arc::new(L7Rules::Http(Vec::new()));
     let mut inspected = entry(Normal, 0, Allow, 2);
     inspected.l7 = Some(rules);
     let mut elsewhere = entry(Normal, 0, Allow, 3);

@@ -88,6 +88,20 @@ impl NewPod {
     }
 }
 
+/// Adds an object, changes it and removes it.
+fn record(
+    control: &mut Control,
+    series: &mut [Series; 3],
+    added: &Value,
+    changed: &Value,
+) -> Result<(), Error> {
+    let (key, took) = control.apply(added)?;
+    series[0].record(took);
+    series[1].record(control.apply(changed)?.1);
+    series[2].record(control.delete(&key));
+    Ok(())
+}
+
 /// Changes of pods.
 ///
 /// # Errors
@@ -104,10 +118,7 @@ pub(super) fn of_pods(
         let mut series = three(what, "relabelled", Some(POD_BAR));
         for index in 0..repetitions {
             let NewPod { added, relabelled } = NewPod::draw(cluster, &mut rng, index, fresh);
-            let (key, took) = control.apply(&added)?;
-            series[0].record(took);
-            series[1].record(control.apply(&relabelled)?.1);
-            series[2].record(control.delete(&key));
+            record(control, &mut series, &added, &relabelled)?;
             bar.inc(1);
         }
         results.extend(series.map(Series::result));
@@ -158,10 +169,7 @@ pub(super) fn of_policies(
         let mut series = three(what, "changed", limit);
         for index in 0..repetitions {
             let [added, changed] = draw(cluster, &mut rng, index);
-            let (key, took) = control.apply(&added)?;
-            series[0].record(took);
-            series[1].record(control.apply(&changed)?.1);
-            series[2].record(control.delete(&key));
+            record(control, &mut series, &added, &changed)?;
             bar.inc(1);
         }
         results.extend(series.map(Series::result));

@@ -6,7 +6,7 @@
 //! of a worker while changes stream in (`swaps`). All but the last run on one thread.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -126,13 +126,7 @@ impl Args {
 /// When it can't be measured. With [`Error::Missed`] the report was printed.
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
     let report = measure(args)?;
-    match args.output {
-        Output::Table => table::print(&report, out),
-        Output::Json => serde_json::to_writer_pretty(&mut *out, &report)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out)),
-    }
-    .map_err(Error::Output)?;
+    args.output.write(&report, table::print, out).map_err(Error::Output)?;
     let missed = report.missed();
     if args.check && !missed.is_empty() { Err(Error::Missed(missed)) } else { Ok(()) }
 }

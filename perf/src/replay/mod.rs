@@ -31,6 +31,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::Epoch;
 use podgate_policy::{Compiled, Store, compile, manifest};
+use serde::Serialize;
 
 pub use capture::{Broken, CaptureError, FILE_MAX, Format};
 pub use plan::{PlanError, Skipped};
@@ -88,6 +89,24 @@ pub enum Output {
     Json,
 }
 
+impl Output {
+    /// Writes a report, for people by `table`.
+    pub(crate) fn write<R: Serialize, W: Write>(
+        self,
+        report: &R,
+        table: impl Fn(&R, &mut W) -> io::Result<()>,
+        out: &mut W,
+    ) -> io::Result<()> {
+        match self {
+            Self::Table => table(report, out),
+            Self::Json => {
+                serde_json::to_writer_pretty(&mut *out, report)?;
+                writeln!(out)
+            }
+        }
+    }
+}
+
 /// Why a capture was not replayed, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -125,13 +144,7 @@ pub enum Error {
 /// When something was not replayed. With [`Error::Broken`] the report of the rest was printed.
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
     let report = replay(args)?;
-    match args.output {
-        Output::Table => table::print(&report, out),
-        Output::Json => serde_json::to_writer_pretty(&mut *out, &report)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out)),
-    }
-    .map_err(Error::Output)?;
+    args.output.write(&report, table::print, out).map_err(Error::Output)?;
     match report.capture.broken {
         Some(broken) => Err(Error::Broken { path: args.capture.clone(), broken }),
         None => Ok(()),

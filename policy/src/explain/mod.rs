@@ -177,7 +177,7 @@ impl Flow<'_> {
         let decision = compiled.tables.decide(subject, *local);
         let names = Names { compiled, tuple };
         let [source, destination] = [tuple.src, tuple.dst].map(|address| self.who(address));
-        let port = policy_port(subject);
+        let port = subject.policy_port();
         let explainer = Explainer {
             store,
             names: &names,
@@ -244,18 +244,10 @@ impl Flow<'_> {
     }
 }
 
-/// What rules call the port: the destination port, or the ICMP type.
-fn policy_port(subject: &Subject) -> u16 {
-    match is_icmp(subject.tuple.protocol) {
-        true => subject.icmp_type.into(),
-        false => subject.tuple.dst_port,
-    }
-}
-
 fn transport(subject: &Subject) -> Transport {
     let protocol = subject.tuple.protocol;
     let has_number = is_icmp(protocol) || query::has_ports(protocol);
-    Transport { protocol, number: has_number.then(|| policy_port(subject)) }
+    Transport { protocol, number: has_number.then(|| subject.policy_port()) }
 }
 
 fn no_inspector(decision: &Decision, protocol: u8) -> Option<String> {

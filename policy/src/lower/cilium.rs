@@ -225,12 +225,12 @@ fn lower_ports(element: &PortRule, default_deny: bool) -> Vec<RulePorts> {
 fn allow_every_request(rules: &L7Rules) -> L7Rules {
     match rules {
         L7Rules::Http(_) => {
-            L7Rules::http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
+            L7Rules::Http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
         }
         L7Rules::Kafka(_) => {
-            L7Rules::kafka(KafkaRule::new(KafkaRuleSpec::default()).into_iter().collect())
+            L7Rules::Kafka(KafkaRule::new(KafkaRuleSpec::default()).into_iter().collect())
         }
-        L7Rules::Dns(_) => L7Rules::dns(NamePattern::dns("*").into_iter().collect()),
-        L7Rules::ServerNames(names) => L7Rules::server_names(names.clone()),
+        L7Rules::Dns(_) => L7Rules::Dns(NamePattern::dns("*").into_iter().collect()),
+        L7Rules::ServerNames(names) => L7Rules::ServerNames(names.clone()),
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn parse_l7(
     }
     let patterns = not_empty(&names, |name| parse_pattern(name, NamePattern::server_name))?;
     needs_tcp(element, ports, L7Protocol::Tls);
-    Some(Some(Arc::new(L7Rules::server_names(patterns))))
+    Some(Some(Arc::new(L7Rules::ServerNames(patterns))))
 }
 
 /// Reads `rules`.
@@ -59,16 +59,16 @@ fn parse_rules(
         return None;
     }
     let rules = if let Some(list) = http {
-        L7Rules::http(not_empty(&list, parse_http_rule)?)
+        L7Rules::Http(not_empty(&list, parse_http_rule)?)
     } else if let Some(list) = kafka {
-        L7Rules::kafka(not_empty(&list, parse_kafka_rule)?)
+        L7Rules::Kafka(not_empty(&list, parse_kafka_rule)?)
     } else if let Some(list) = dns {
         if section == RuleSection::Ingress {
             list.refuse("DNS rules are for egress only");
         }
         let names = not_empty(&list, parse_name_match)?;
         check_dns_ports(field, ports);
-        L7Rules::dns(names)
+        L7Rules::Dns(names)
     } else {
         return Some(None);
     };

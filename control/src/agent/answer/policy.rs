@@ -40,13 +40,6 @@ impl Agent {
         policy_details(&self.store, filter)
     }
 
-    /// Publishes what is due, so that the objects and the tables are of one time.
-    pub(super) async fn catch_up(&mut self) {
-        if self.publisher.due().is_some() {
-            self.publish().await;
-        }
-    }
-
     /// The tables in force.
     fn in_force(&self) -> Result<&Compiled, Refused> {
         let published = self.names.last().filter(|_| self.publisher.epoch().0 > 0);

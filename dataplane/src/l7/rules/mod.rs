@@ -57,30 +57,6 @@ pub enum L7Rules {
 }
 
 impl L7Rules {
-    /// HTTP requests must match one of `rules`.
-    #[must_use]
-    pub const fn http(rules: Vec<HttpRule>) -> Self {
-        Self::Http(rules)
-    }
-
-    /// Kafka requests must match one of `rules`, for each of their topics.
-    #[must_use]
-    pub const fn kafka(rules: Vec<KafkaRule>) -> Self {
-        Self::Kafka(rules)
-    }
-
-    /// The name that is asked for must match one of `names`.
-    #[must_use]
-    pub const fn dns(names: Vec<NamePattern>) -> Self {
-        Self::Dns(names)
-    }
-
-    /// The TLS client must name a server that matches one of `names`.
-    #[must_use]
-    pub const fn server_names(names: Vec<NamePattern>) -> Self {
-        Self::ServerNames(names)
-    }
-
     /// The protocol that the rules are written in.
     #[must_use]
     pub const fn protocol(&self) -> L7Protocol {
@@ -230,13 +206,13 @@ mod tests {
 
     #[test]
     fn no_rule_allows_nothing_and_an_empty_rule_everything() {
-        assert!(!L7Rules::http(Vec::new()).allows(&brew()));
-        assert!(L7Rules::http(vec![http("")]).allows(&brew()));
-        assert!(L7Rules::http(vec![http("GET"), http("BREW")]).allows(&brew()));
+        assert!(!L7Rules::Http(Vec::new()).allows(&brew()));
+        assert!(L7Rules::Http(vec![http("")]).allows(&brew()));
+        assert!(L7Rules::Http(vec![http("GET"), http("BREW")]).allows(&brew()));
         let kafka = KafkaRequest { api_key: 99, api_version: 9, client_id: None, topics: &[b"t"] };
-        assert!(!L7Rules::kafka(Vec::new()).allows(&L7Request::Kafka(kafka)));
+        assert!(!L7Rules::Kafka(Vec::new()).allows(&L7Request::Kafka(kafka)));
         let empty = KafkaRule::new(KafkaRuleSpec::default()).unwrap();
-        assert!(L7Rules::kafka(vec![empty]).allows(&L7Request::Kafka(kafka)));
+        assert!(L7Rules::Kafka(vec![empty]).allows(&L7Request::Kafka(kafka)));
     }
 
     #[test]
@@ -244,10 +220,10 @@ mod tests {
         let any = NamePattern::dns("*").unwrap();
         let kafka = KafkaRequest { api_key: 0, api_version: 0, client_id: None, topics: &[] };
         let rules = [
-            L7Rules::http(vec![http("")]),
-            L7Rules::kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
-            L7Rules::dns(vec![any.clone()]),
-            L7Rules::server_names(vec![any]),
+            L7Rules::Http(vec![http("")]),
+            L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
+            L7Rules::Dns(vec![any.clone()]),
+            L7Rules::ServerNames(vec![any]),
         ];
         let requests = [
             brew(),
@@ -264,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_client_that_names_no_server_asks_for_none_that_is_allowed() {
-        let any = L7Rules::server_names(vec![NamePattern::server_name("*").unwrap()]);
+        let any = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
         assert!(!any.allows(&L7Request::ServerName(None)));
         assert!(!any.allows(&L7Request::ServerName(Some(b""))));
         assert!(any.allows(&L7Request::ServerName(Some(b"a"))));
