@@ -37,8 +37,15 @@ impl Surroundings<'_> {
         (opener != receiver).then_some([opener, receiver])
     }
 
-    /// (5) Sends a packet on as a router would.
-    pub(super) fn forward(&mut self, out: LinkId, mut packet: Packet, view: &View, origin: Origin) {
+    /// (5) Sends a packet that came in by `from` on as a router would.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        [from, out]: [LinkId; 2],
+        mut packet: Packet,
+        view: &View,
+        origin: Origin,
+    ) {
         let routes = &self.snapshot.routes;
         let Some(outlet) = routes.outlet(out) else {
             return self.egress.discard(packet, DropReason::LinkGone);
@@ -46,9 +53,8 @@ impl Surroundings<'_> {
         if view.ip_len() > outlet.mtu {
             return self.egress.discard(packet, DropReason::TooBig);
         }
-        let between_pods = origin == Origin::Received
-            && !routes.is_host(out)
-            && routes.endpoint(view.tuple.src).is_some();
+        let between_pods =
+            origin == Origin::Received && !routes.is_host(out) && !routes.is_host(from);
         if between_pods {
             let head = self.egress.umem().data_mut(&mut packet.head);
             if let Err(reason) = edit::decrement_ttl(head, view) {
@@ -111,8 +117,8 @@ impl InspectedIo<'_, '_, '_> {
         let umem = self.around.egress.umem();
         match parse(umem.data(&packet.head), packet.len()) {
             Ok(view) => {
-                let out = self.flow.link(direction.reverse());
-                self.around.forward(out, packet, &view, origin);
+                let way = [direction, direction.reverse()].map(|end| self.flow.link(end));
+                self.around.forward(way, packet, &view, origin);
             }
             Err(reason) => self.around.egress.discard(packet, reason),
         }
