@@ -72,12 +72,9 @@ impl Attached {
     /// How workers send to the pod.
     #[must_use]
     pub(crate) fn outlet(&self) -> Outlet {
-        Outlet {
-            link: self.slot,
-            mac: self.pod_end.mac,
-            link_mac: self.link.mac,
-            mtu: self.link.mtu.min(self.pod_end.mtu),
-        }
+        let mtu = self.link.mtu.min(self.pod_end.mtu);
+        let (mac, link_mac) = (self.pod_end.mac, self.link.mac);
+        Outlet { link: self.slot, mac, link_mac, mtu, path_mtu: mtu }
     }
 }
 

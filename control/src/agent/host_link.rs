@@ -61,12 +61,9 @@ impl HostLink {
     /// How workers send to the kernel stack.
     #[must_use]
     pub(crate) fn outlet(&self) -> Outlet {
-        Outlet {
-            link: HOST_SLOT,
-            mac: self.host.mac,
-            link_mac: self.xsk.mac,
-            mtu: self.host.mtu.min(self.xsk.mtu),
-        }
+        let mtu = self.host.mtu.min(self.xsk.mtu);
+        let (mac, link_mac) = (self.host.mac, self.xsk.mac);
+        Outlet { link: HOST_SLOT, mac, link_mac, mtu, path_mtu: mtu }
     }
 }
 

@@ -8,9 +8,11 @@ use crate::event::Event;
 use crate::packet::edit;
 use crate::route::Outlet;
 use crate::stats::{Tally, WorkerStats};
-use crate::types::LinkId;
+use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem};
+
+use super::oversize::ErrorBudget;
 
 /// Whether a transmitted packet came from somebody or was built here: they count apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +33,7 @@ pub(super) struct Egress {
     unflushed: Vec<LinkId>,
     /// Frames that inspected flows keep, all together.
     held: usize,
+    errors: ErrorBudget,
 }
 
 /// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
@@ -47,6 +50,7 @@ impl Egress {
             ports: Vec::new(),
             unflushed: Vec::new(),
             held: 0,
+            errors: ErrorBudget::default(),
         }
     }
 
@@ -103,6 +107,21 @@ impl Egress {
 
     pub(super) fn free(&mut self, frame: Frame) {
         self.pool.free(frame);
+    }
+
+    /// Takes back a packet that has ended in another way.
+    pub(super) fn free_packet(&mut self, packet: Packet) {
+        self.pool.free_packet(packet);
+    }
+
+    /// The memory and the free frames, to build packets with.
+    pub(super) fn frames(&mut self) -> (&Umem, &mut FramePool) {
+        (&self.umem, &mut self.pool)
+    }
+
+    /// Takes one ICMP error to `link` off the budget, if there is one left.
+    pub(super) fn may_complain(&mut self, link: LinkId, now: Nanos) -> bool {
+        self.errors.take(link, now)
     }
 
     /// Notes that a flow keeps `frames` more, if the worker's share allows it.

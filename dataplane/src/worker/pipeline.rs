@@ -22,9 +22,22 @@
 //!   would need another inspector is refused whole.
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
-//! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
+//! - *Multicast and broadcast*, of IP or of Ethernet, never cross links. A subnet's broadcast address
+//!   can't be told from others, since pods have addresses without a subnet: it goes by policy and
+//!   to the node, whose kernel forwards no such packet by default (`bc_forwarding`).
+//! - *Fragments* wait until their datagram is whole, and are judged as that one packet; see
+//!   [`super::reassembly`]. It leaves in fragments again, none larger than the largest that came.
+//! - *Packets too big* for the link that they leave by are cut if IPv4 allows it, else answered
+//!   with an ICMP error, and so are those whose hops run out; see [`super::oversize`].
+//! - *TCP connections* keep to the path MTU of both their links: a SYN announces no larger segments
+//!   ([`crate::packet::mss`]).
+//! - *VLANs*: frames with a tag are refused, whatever the link: the addresses of another network are
+//!   not those that policy knows. A tag that only gives a priority (VLAN 0) is kept.
+//! - *Checksums* that a sender left to its device are completed: TCP, UDP and SCTP, before the
+//!   packet is inspected, cut or sent, or quoted in an ICMP error.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
-//!   packet of a flow that we know, from the link it went to, towards that packet's sender.
+//!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
+//!   says so may be a router in between.
 //! - *Tunnels* (IPIP, 6in4, GRE, VXLAN, Geneve) of pods to nodes are refused: an overlay there would
 //!   take the packet inside for one of its own, whatever its addresses.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
@@ -45,6 +58,7 @@ use crate::xsk::Packet;
 
 use super::egress::Origin;
 use super::inspectors::{Inspected, Inspectors};
+use super::reassembly::Reassembly;
 use super::surroundings::{InspectedIo, Surroundings};
 
 /// Flows looked at for expiry in one round.
@@ -52,19 +66,22 @@ const EXPIRY_BUDGET: usize = 32;
 /// A worker's flows and inspectors.
 #[derive(Debug)]
 pub(super) struct Pipeline {
-    index: u16,
-    workers: u16,
+    pub(super) index: u16,
+    pub(super) workers: u16,
     flows: FlowTable,
     inspectors: Inspectors,
+    pub(super) reassembly: Reassembly,
 }
 
 impl Pipeline {
-    pub(super) fn new(index: u16, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(index: u16, shared: &Arc<Shared>, umem_frames: u32) -> Self {
+        let workers = shared.config.workers;
         Self {
             index,
-            workers: shared.config.workers,
+            workers,
             flows: FlowTable::new(shared.config.flows_per_worker),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
+            reassembly: Reassembly::new(umem_frames, workers),
         }
     }
 
@@ -73,7 +90,7 @@ impl Pipeline {
     }
 
     pub(super) fn held_frames(&self) -> usize {
-        self.inspectors.held_frames()
+        self.inspectors.held_frames() + self.reassembly.held_frames()
     }
 
     /// Whether some flow has timers of a finer grain than flow expiry.
@@ -97,7 +114,13 @@ impl Pipeline {
         self.run(around, link, packet, true);
     }
 
-    fn run(&mut self, around: &mut Surroundings<'_>, link: LinkId, packet: Packet, owned: bool) {
+    pub(super) fn run(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        link: LinkId,
+        packet: Packet,
+        owned: bool,
+    ) {
         // (1) Parse.
         let umem = around.egress.umem();
         let view = match parse(umem.data(&packet.head), packet.len()) {
@@ -111,7 +134,7 @@ impl Pipeline {
             L4::IcmpError { about, .. } => {
                 return self.icmp_error(around, link, &view, about, packet, owned);
             }
-            L4::Fragment => return around.refuse(link, view.tuple, packet, DropReason::Fragment),
+            L4::Fragment(piece) => return self.gather(around, link, &view, piece, packet),
             L4::Tcp(_) | L4::Udp | L4::Sctp | L4::Icmp { .. } | L4::Other => {}
         }
         // (2) Established flow.
@@ -151,7 +174,7 @@ impl Pipeline {
         match flow.inspector() {
             None => {
                 let out = flow.link(direction.reverse());
-                around.forward(out, packet, view, Origin::Received);
+                around.forward(flow.link(direction), out, packet, view, Origin::Received);
             }
             Some(slot) => self.inspect(around, slot, direction, view, packet),
         }
@@ -252,7 +275,7 @@ impl Pipeline {
         };
         around.egress.stats().flows_opened.add(1);
         match slot {
-            None => around.forward(links[1], packet, view, Origin::Received),
+            None => around.forward(links[0], links[1], packet, view, Origin::Received),
             Some(slot) => {
                 let inspected =
                     Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
@@ -328,7 +351,7 @@ impl Pipeline {
                     && self.flows.get(index).link(direction.reverse()) == link =>
             {
                 let out = self.flows.get(index).link(direction);
-                around.forward(out, packet, view, Origin::Received);
+                around.forward(link, out, packet, view, Origin::Received);
             }
             _ => around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated),
         }
@@ -340,6 +363,7 @@ impl Pipeline {
         while let Some(index) = self.flows.next_expired(around.now, &mut budget) {
             self.end(around, index);
         }
+        self.expire_fragments(around);
         let (now, flows) = (around.now, &self.flows);
         self.inspectors.tick(now, |inspected| {
             let flow = flows.get(inspected.flow);
@@ -362,7 +386,8 @@ impl Pipeline {
 /// (1) Whether a packet may come from where it comes.
 fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReason> {
     let routes = &snapshot.routes;
-    if view.tuple.dst.is_multicast_or_broadcast() {
+    // The last is an Ethernet group address: a router takes no packet out of one (RFC 1812 §5.3.4).
+    if view.tuple.dst.is_multicast_or_broadcast() || view.eth_dst[0] & 1 == 1 {
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
@@ -381,7 +406,7 @@ fn is_tunnel(tuple: &Tuple) -> bool {
 }
 
 /// The worker that the XDP program sends the flow's packets to.
-fn steer(tuple: &Tuple, workers: u16) -> u16 {
+pub(super) fn steer(tuple: &Tuple, workers: u16) -> u16 {
     let ported = matches!(tuple.protocol, proto::TCP | proto::UDP | proto::SCTP);
     let (protocol, src_port, dst_port) =
         if ported { (tuple.protocol, tuple.src_port, tuple.dst_port) } else { (0, 0, 0) };
