@@ -101,7 +101,7 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
         let row = AddressRow { identity, named_ports: None };
         policy.addresses.set(Address::v4(address), Some(row));
     }
-    let outlet = |link| Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu: MTU };
+    let outlet = |link| Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu: MTU, path_mtu: MTU };
     let endpoints = [A, B].map(|link| Endpoint {
         outlet: outlet(link),
         addresses: vec![Address::v4(ADDRESSES[link.index()])],
