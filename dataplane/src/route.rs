@@ -118,13 +118,15 @@ mod tests {
     use super::*;
 
     fn endpoint(link: u16, address: [u8; 4]) -> Endpoint {
-        let outlet = Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
+        let outlet =
+            Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
         Endpoint { outlet, addresses: vec![Address::v4(address)] }
     }
 
     #[test]
     fn local_addresses_lead_to_their_link_and_all_others_to_the_host() {
-        let host = Outlet { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500, path_mtu: 1500 };
+        let host =
+            Outlet { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500, path_mtu: 1500 };
         let table = RouteTable::new([endpoint(3, [10, 0, 0, 1])], Some(host)).unwrap();
         assert_eq!(table.towards(Address::v4([10, 0, 0, 1])), Some(LinkId(3)));
         assert_eq!(table.towards(Address::v4([10, 0, 0, 2])), Some(LinkId(0)));

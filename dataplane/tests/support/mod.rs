@@ -45,24 +45,31 @@ pub(crate) enum IngressOfB {
     Closed,
     /// Pod A may call TCP port 80, with these requests if there are rules.
     FromA(Option<L7Rules>),
+    /// Everyone may call TCP port 80, with these requests.
+    FromAnyone(L7Rules),
     /// Pod A may use port 80 of this protocol, with these requests.
     FromAOver(u8, L7Rules),
 }
 
 impl IngressOfB {
     fn table(self) -> DirectionTable {
+        let peer = match self {
+            Self::FromAnyone(_) => Peer::Anyone,
+            _ => Peer::Labels(LABELS_OF_A),
+        };
         let (protocol, l7) = match self {
             Self::Open => return DirectionTable::default(),
             Self::Closed => {
                 return DirectionTable { default_deny: Some(DENY_SET), ..Default::default() };
             }
             Self::FromA(l7) => (proto::TCP, l7),
+            Self::FromAnyone(l7) => (proto::TCP, Some(l7)),
             Self::FromAOver(protocol, l7) => (protocol, Some(l7)),
         };
         let entry = Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Peer::Labels(LABELS_OF_A),
+            peer,
             port_name: None,
             ports: Entry::ALL_PORTS,
             l7: l7.map(Arc::new),
@@ -101,7 +108,13 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
         let row = AddressRow { identity, named_ports: None };
         policy.addresses.set(Address::v4(address), Some(row));
     }
-    let outlet = |link| Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu: MTU, path_mtu: MTU };
+    let outlet = |link| Outlet {
+        link,
+        mac: pod_mac(link),
+        link_mac: link_mac(link),
+        mtu: MTU,
+        path_mtu: MTU,
+    };
     let endpoints = [A, B].map(|link| Endpoint {
         outlet: outlet(link),
         addresses: vec![Address::v4(ADDRESSES[link.index()])],
@@ -119,7 +132,7 @@ pub(crate) struct Bench {
     pub(crate) workers: Vec<Worker>,
     pub(crate) links: Vec<MemoryLink>,
     pub(crate) now: Nanos,
-    umem: Arc<Umem>,
+    pub(crate) umem: Arc<Umem>,
 }
 
 impl Bench {
