@@ -92,8 +92,6 @@ drop_reasons! {
     IcmpUnrelated = ("icmp_unrelated", 134),
     /// The flow table is full and nothing in it may be evicted.
     FlowTableFull = ("flow_table_full", 155),
-    /// No free frame to build an answer in.
-    NoFrame = ("no_frame", 198),
     /// The packet is larger than the egress link's MTU.
     TooBig = ("packet_too_big", 157),
     /// The egress link's transmit ring is full.

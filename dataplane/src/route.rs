@@ -17,9 +17,8 @@ pub struct Outlet {
     pub link_mac: Mac,
     /// Largest IP packet that the link takes, bytes.
     pub mtu: u32,
-    /// Largest IP packet that the ways beyond the link take, bytes: of a pod's link the same as
-    /// `mtu`, of the host link the least that the node's other links take. TCP connections by the
-    /// link are told to keep to it.
+    /// Largest IP packet that gets all the way to where the link leads, as far as is known, bytes:
+    /// [`Self::mtu`] for a pod; for the host link the least MTU of the node's ways out.
     pub path_mtu: u32,
 }
 

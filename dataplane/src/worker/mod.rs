@@ -124,7 +124,7 @@ impl Worker {
         self.egress.flush();
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
-        stats.held.set(self.egress.held() as u64);
+        stats.held_frames.set(self.egress.held() as u64);
         stats.epoch.set(snapshot.as_deref().map_or(0, |snapshot| snapshot.epoch.0.into()));
         if processed > 0 {
             stats.busy_rounds.add(1);

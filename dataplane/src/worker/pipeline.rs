@@ -214,11 +214,12 @@ impl Pipeline {
             return false;
         };
         (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
-        let inspector = flow.inspector();
+        let (inspector, opener) = (flow.inspector(), flow.link(Direction::Original));
         self.flows.set_links(index, links);
         if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
+            around.egress.move_held([opener, links[0]], inspected.follower.held_frames());
             inspected.policy = decision.l7;
         }
         true

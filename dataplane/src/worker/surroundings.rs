@@ -106,7 +106,7 @@ impl Surroundings<'_> {
     }
 
     pub(super) fn tell_verdict(
-        &self,
+        &mut self,
         link: LinkId,
         subject: &Subject,
         decision: &Decision,
@@ -124,7 +124,7 @@ impl Surroundings<'_> {
         self.tell(link, subject.tuple, kind);
     }
 
-    pub(super) fn tell(&self, link: LinkId, tuple: Tuple, kind: EventKind) {
+    pub(super) fn tell(&mut self, link: LinkId, tuple: Tuple, kind: EventKind) {
         let (time, epoch) = (self.now, self.snapshot.epoch);
         self.egress.tell(Event { time, epoch, link, tuple, kind });
     }
@@ -177,11 +177,11 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn hold(&mut self, frames: usize) -> bool {
-        self.around.egress.hold(frames)
+        self.around.egress.hold(self.flow.link(Direction::Original), frames)
     }
 
     fn release(&mut self, frames: usize) {
-        self.around.egress.release(frames);
+        self.around.egress.release(self.flow.link(Direction::Original), frames);
     }
 
     fn event(&mut self, kind: EventKind) {

@@ -53,12 +53,18 @@ pub(crate) enum IngressOfB {
     FromA(Option<L7Rules>),
     /// Pod A may use port 80 of this protocol.
     FromAAt(u8),
+    /// Everyone may call TCP port 80, with these requests.
+    FromAnyone(L7Rules),
     /// Pod A may use port 80 of this protocol, with these requests.
     FromAOver(u8, L7Rules),
 }
 
 impl IngressOfB {
     fn table(self) -> DirectionTable {
+        let peer = match self {
+            Self::FromAnyone(_) => Peer::Anyone,
+            _ => Peer::Labels(LABELS_OF_A),
+        };
         let (protocol, l7) = match self {
             Self::Open => return DirectionTable::default(),
             Self::Closed => {
@@ -66,12 +72,13 @@ impl IngressOfB {
             }
             Self::FromA(l7) => (proto::TCP, l7),
             Self::FromAAt(protocol) => (protocol, None),
+            Self::FromAnyone(l7) => (proto::TCP, Some(l7)),
             Self::FromAOver(protocol, l7) => (protocol, Some(l7)),
         };
         let entry = Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Peer::Labels(LABELS_OF_A),
+            peer,
             port_name: None,
             ports: Entry::ALL_PORTS,
             l7: l7.map(Arc::new),
@@ -139,7 +146,7 @@ pub(crate) struct Bench {
     pub(crate) workers: Vec<Worker>,
     pub(crate) links: Vec<MemoryLink>,
     pub(crate) now: Nanos,
-    umem: Arc<Umem>,
+    pub(crate) umem: Arc<Umem>,
 }
 
 impl Bench {
