@@ -7,10 +7,13 @@ use crate::drop_reason::DropReason;
 use crate::event::Event;
 use crate::packet::edit;
 use crate::route::Outlet;
+use crate::share::Shares;
 use crate::stats::{Tally, WorkerStats};
-use crate::types::LinkId;
+use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem};
+
+use super::oversize::ErrorBudget;
 
 /// Whether a transmitted packet came from somebody or was built here: they count apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +36,11 @@ pub(super) struct Egress {
     is_unflushed: Vec<bool>,
     /// Frames that inspected flows keep, all together.
     held: usize,
+    errors: ErrorBudget,
+    /// The same for flows from each link, by its number.
+    held_by_link: Vec<usize>,
+    /// Events on the ring, by link.
+    told: Shares,
 }
 
 /// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
@@ -50,6 +58,9 @@ impl Egress {
             unflushed: Vec::new(),
             is_unflushed: Vec::new(),
             held: 0,
+            errors: ErrorBudget::default(),
+            held_by_link: Vec::new(),
+            told: Shares::default(),
         }
     }
 
@@ -110,17 +121,51 @@ impl Egress {
         self.pool.free(frame);
     }
 
-    /// Notes that a flow keeps `frames` more, if the worker's share allows it.
-    pub(super) fn hold(&mut self, frames: usize) -> bool {
+    /// Takes back a packet that has ended in another way.
+    pub(super) fn free_packet(&mut self, packet: Packet) {
+        self.pool.free_packet(packet);
+    }
+
+    /// The memory and the free frames, to build packets with.
+    pub(super) fn frames(&mut self) -> (&Umem, &mut FramePool) {
+        (&self.umem, &mut self.pool)
+    }
+
+    /// Takes one ICMP error to `link` off the budget, if there is one left.
+    pub(super) fn may_complain(&mut self, link: LinkId, now: Nanos) -> bool {
+        self.errors.take(link, now)
+    }
+
+    /// Notes that a flow from `link` keeps `frames` more, if the worker's share allows it and the
+    /// link's: flows of one link keep no more than they leave to others.
+    pub(super) fn hold(&mut self, link: LinkId, frames: usize) -> bool {
         let workers = usize::from(self.shared.config.workers);
-        let fits = (self.held + frames) * workers * HELD_SHARE <= self.umem.frames() as usize;
-        self.held += if fits { frames } else { 0 };
+        let left = (self.umem.frames() as usize / (workers * HELD_SHARE)).saturating_sub(self.held);
+        let of_link = self.held_of(link);
+        let fits = *of_link + frames <= left;
+        let kept = if fits { frames } else { 0 };
+        *of_link += kept;
+        self.held += kept;
         fits
     }
 
-    /// Notes that a flow keeps `frames` less.
-    pub(super) fn release(&mut self, frames: usize) {
+    /// Notes that a flow from `link` keeps `frames` less.
+    pub(super) fn release(&mut self, link: LinkId, frames: usize) {
+        *self.held_of(link) -= frames;
         self.held -= frames;
+    }
+
+    fn held_of(&mut self, link: LinkId) -> &mut usize {
+        if self.held_by_link.len() <= link.index() {
+            self.held_by_link.resize(link.index() + 1, 0);
+        }
+        &mut self.held_by_link[link.index()]
+    }
+
+    /// Notes that what a flow keeps, `frames`, is of another link from here on.
+    pub(super) fn move_held(&mut self, links: [LinkId; 2], frames: usize) {
+        *self.held_of(links[0]) -= frames;
+        *self.held_of(links[1]) += frames;
     }
 
     /// Frames that flows keep.
@@ -206,8 +251,16 @@ impl Egress {
         self.pool.note_received(packet.frames());
     }
 
-    pub(super) fn tell(&self, event: Event) {
-        if self.shared.events[self.index].push(event).is_err() {
+    /// Puts an event on the ring to the control thread, unless the ring is full or its link has had
+    /// its share: a flood of refused packets must not keep other pods' events out.
+    pub(super) fn tell(&mut self, event: Event) {
+        let ring = &self.shared.events[self.index];
+        let waiting = ring.len();
+        if waiting == 0 {
+            self.told.start_over();
+        }
+        let has_place = self.told.take(event.link, ring.capacity() - waiting);
+        if !has_place || ring.push(event).is_err() {
             self.stats().events_lost.add(1);
         }
     }

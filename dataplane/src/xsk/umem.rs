@@ -180,6 +180,12 @@ impl Umem {
         }
     }
 
+    /// Number of free frames that no worker keeps for itself.
+    #[must_use]
+    pub fn spare_frames(&self) -> usize {
+        self.spare.len()
+    }
+
     /// Number of frames in `link`'s rings.
     #[must_use]
     pub fn held_by(&self, link: LinkId) -> usize {

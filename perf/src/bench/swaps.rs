@@ -53,7 +53,7 @@ fn pod_mac(link: LinkId) -> Mac {
 
 /// Routes to the first local pods, as many as the worker has links for.
 pub(super) fn routes(local: &[PodSpec]) -> Result<RouteTable, Error> {
-    let outlet = |link, mac| Outlet { link, mac, link_mac: LINK_MAC, mtu: 1500 };
+    let outlet = |link, mac| Outlet { link, mac, link_mac: LINK_MAC, mtu: 1500, path_mtu: 1500 };
     let endpoints = local.iter().take(ENDPOINTS_MAX).zip(1..).map(|(pod, link)| Endpoint {
         outlet: outlet(LinkId(link), pod_mac(LinkId(link))),
         addresses: vec![Address::v4(pod.v4().octets()), Address::v6(pod.v6().octets())],
