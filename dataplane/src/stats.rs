@@ -40,9 +40,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts one packet of `bytes` bytes.
-    pub fn count(&self, bytes: u64) {
-        self.packets.add(1);
+    /// Counts `packets` packets of `bytes` bytes together.
+    pub fn count(&self, packets: u64, bytes: u64) {
+        self.packets.add(packets);
         self.bytes.add(bytes);
     }
 }

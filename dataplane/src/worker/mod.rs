@@ -145,9 +145,7 @@ impl Worker {
             return;
         };
         let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
-        for packet in self.batch.drain(..) {
-            self.pipeline.process(&mut around, link, packet);
-        }
+        self.pipeline.process(&mut around, link, &mut self.batch);
     }
 
     /// Packets whose flow lives here although the steering hash sent them elsewhere.

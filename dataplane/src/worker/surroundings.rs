@@ -71,9 +71,8 @@ impl Surroundings<'_> {
         origin: Origin,
     ) -> Option<Packet> {
         let routes = &self.snapshot.routes;
-        let between_pods = origin == Origin::Received
-            && !routes.is_host(outlet.link)
-            && routes.endpoint(view.tuple.src).is_some();
+        let between_pods =
+            origin == Origin::Received && !routes.is_host(outlet.link) && !routes.is_host(from);
         if between_pods {
             let head = self.egress.umem().data_mut(&mut packet.head);
             if let Err(reason) = edit::decrement_ttl(head, view) {
