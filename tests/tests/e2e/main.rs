@@ -16,4 +16,5 @@ mod node;
 mod policy_change;
 mod replay;
 mod scenario;
+mod spoof;
 mod workers;
