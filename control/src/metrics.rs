@@ -270,7 +270,7 @@ mod tests {
     fn drops_are_counted_over_all_workers_under_ciliums_name() {
         let workers = [WorkerStats::new(), WorkerStats::new()];
         for worker in &workers {
-            worker.dropped[DropReason::PolicyDefaultDeny as usize].count(60);
+            worker.dropped[DropReason::PolicyDefaultDeny as usize].count(1, 60);
         }
         let text = to_text(&collect(&[&workers[0], &workers[1]], &AgentCounts::default()));
         let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 2\n";

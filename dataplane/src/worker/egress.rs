@@ -9,9 +9,11 @@ use crate::packet::edit;
 use crate::route::Outlet;
 use crate::share::Shares;
 use crate::stats::{Tally, WorkerStats};
-use crate::types::LinkId;
+use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem};
+
+use super::oversize::ErrorBudget;
 
 /// Whether a transmitted packet came from somebody or was built here: they count apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,10 +30,13 @@ pub(super) struct Egress {
     umem: Arc<Umem>,
     pool: FramePool,
     ports: Vec<Option<Port>>,
-    /// Links with packets in their transmit ring that the kernel was not told of yet.
+    /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
     unflushed: Vec<LinkId>,
+    /// Whether each link is one of them.
+    is_unflushed: Vec<bool>,
     /// Frames that inspected flows keep, all together.
     held: usize,
+    errors: ErrorBudget,
     /// The same for flows from each link, by its number.
     held_by_link: Vec<usize>,
     /// Events on the ring, by link.
@@ -51,7 +56,9 @@ impl Egress {
             pool,
             ports: Vec::new(),
             unflushed: Vec::new(),
+            is_unflushed: Vec::new(),
             held: 0,
+            errors: ErrorBudget::default(),
             held_by_link: Vec::new(),
             told: Shares::default(),
         }
@@ -77,6 +84,7 @@ impl Egress {
         let slot = port.link().index();
         if self.ports.len() <= slot {
             self.ports.resize_with(slot + 1, || None);
+            self.is_unflushed.resize(slot + 1, false);
             self.unflushed.reserve(slot + 1);
         }
         port.service(&mut self.pool);
@@ -87,6 +95,7 @@ impl Egress {
 
     pub(super) fn remove_port(&mut self, link: LinkId) {
         self.unflushed.retain(|unflushed| *unflushed != link);
+        self.is_unflushed.get_mut(link.index()).into_iter().for_each(|is| *is = false);
         if let Some(port) = self.ports.get_mut(link.index()).and_then(Option::take) {
             port.close(&mut self.pool);
         }
@@ -110,6 +119,21 @@ impl Egress {
 
     pub(super) fn free(&mut self, frame: Frame) {
         self.pool.free(frame);
+    }
+
+    /// Takes back a packet that has ended in another way.
+    pub(super) fn free_packet(&mut self, packet: Packet) {
+        self.pool.free_packet(packet);
+    }
+
+    /// The memory and the free frames, to build packets with.
+    pub(super) fn frames(&mut self) -> (&Umem, &mut FramePool) {
+        (&self.umem, &mut self.pool)
+    }
+
+    /// Takes one ICMP error to `link` off the budget, if there is one left.
+    pub(super) fn may_complain(&mut self, link: LinkId, now: Nanos) -> bool {
+        self.errors.take(link, now)
     }
 
     /// Notes that a flow from `link` keeps `frames` more, if the worker's share allows it and the
@@ -167,10 +191,10 @@ impl Egress {
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
             return self.discard(packet, reason);
         }
-        if !self.unflushed.contains(&outlet.link) {
+        if !std::mem::replace(&mut self.is_unflushed[outlet.link.index()], true) {
             self.unflushed.push(outlet.link);
         }
-        self.tally(origin).count(bytes);
+        self.tally(origin).count(1, bytes);
     }
 
     fn tally(&self, origin: Origin) -> &Tally {
@@ -189,6 +213,7 @@ impl Egress {
             port.service(&mut self.pool);
             if !port.has_unsent() {
                 self.unflushed.swap_remove(index);
+                self.is_unflushed[link.index()] = false;
             }
         }
     }
@@ -199,13 +224,13 @@ impl Egress {
     }
 
     pub(super) fn discard(&mut self, packet: Packet, reason: DropReason) {
-        self.stats().dropped[reason as usize].count(u64::from(packet.len()));
+        self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
         self.pool.free_packet(packet);
     }
 
     /// Drops a packet that came before the first snapshot.
     pub(super) fn discard_unready(&mut self, packet: Packet) {
-        self.stats().received.count(u64::from(packet.len()));
+        self.stats().received.count(1, u64::from(packet.len()));
         self.discard(packet, DropReason::NotReady);
     }
 
