@@ -17,4 +17,5 @@ mod packets;
 mod policy_change;
 mod replay;
 mod scenario;
+mod spoof;
 mod workers;
