@@ -1,5 +1,7 @@
 //! Fragments through the whole worker: gathered, judged as one packet, sent on in fragments.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
 mod support;
 
 use etherparse::PacketBuilder;

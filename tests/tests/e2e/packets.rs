@@ -212,6 +212,28 @@ fn the_last_hop_of_a_packet_is_answered() -> Result<()> {
     agent.assert_alive()
 }
 
+#[test]
+fn a_pod_reaches_nobody_by_a_vlan() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
+    let at_admin = Capture::start(&lab, admin)?;
+    for family in Family::BOTH {
+        let mut frame = fragments(&lab, stranger, admin, family, 5000, 1)?.swap_remove(0);
+        frame.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
+        let before = lab.drops("vlan_tagged")?;
+        // Shorter by what the tag adds, so that the frame fits the link.
+        stranger.inject([&frame[..1400]].into_iter())?;
+        wait_for("the drop", PATIENCE, || {
+            Ok((lab.drops("vlan_tagged")? == before + 1).then_some(()))
+        })?;
+        let outcome = stranger.ping(admin, family)?;
+        assert!(matches!(outcome, Outcome::Echo(_)), "{outcome:?}");
+    }
+    assert_eq!(at_admin.stop()?.packets("vlan or udp or ip6 proto 44")?, [""; 0]);
+    agent.assert_alive()
+}
+
 /// The lines of SYNs, in which tcpdump names the segment size that is announced.
 const SYNS: &str = "tcp[tcpflags] & tcp-syn != 0 or ip6[53] & 2 != 0";
 
