@@ -134,7 +134,7 @@ fn our_routes_to_pods_are_put_back() -> Result<()> {
     let node = &lab.node().netns;
     for change in [
         format!("route del {} dev pg-host\n", admin.addresses.v4),
-        format!("-6 route del {} dev pg-host\n", admin.addresses.v6),
+        format!("route del {} dev pg-host\n", admin.addresses.v6),
         // The kernel forgets the routes of a link that goes down, and says nothing.
         "link set pg-host down\n".to_owned(),
         "link set pg-xsk down\n".to_owned(),
@@ -165,12 +165,13 @@ fn the_least_mtu_of_the_nodes_ways_out_is_followed() -> Result<()> {
     node.ip("link set out-office mtu 1400\n")?;
     wait(1400)?;
     // A link that nothing is routed to is no way out.
-    node.ip("link add dummy-t type dummy\nlink set dummy-t mtu 1300 up\n")?;
+    node.ip("link add way-t type veth peer name way-u\n\
+         link set way-t mtu 1300 up\n")?;
     node.ip(&format!("route change {} dev out-office scope link mtu 1350\n", office.addresses.v4))?;
     wait(1350)?;
-    node.ip("route add 198.51.100.0/24 dev dummy-t\n")?;
+    node.ip("route add 198.51.100.0/24 dev way-t\n")?;
     wait(1300)?;
-    node.ip("link del dummy-t\n")?;
+    node.ip("link del way-t\n")?;
     wait(1350)?;
     node.ip("link set out-office down\nlink set out-guest down\n")?;
     wait(0)
