@@ -11,7 +11,7 @@ use crate::share::Shares;
 use crate::stats::{Tally, WorkerStats};
 use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
-use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem};
+use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, XskStatistics};
 
 use super::oversize::ErrorBudget;
 
@@ -30,6 +30,8 @@ pub(super) struct Egress {
     umem: Arc<Umem>,
     pool: FramePool,
     ports: Vec<Option<Port>>,
+    /// What ports counted that are closed.
+    closed: XskStatistics,
     /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
     unflushed: Vec<LinkId>,
     /// Whether each link is one of them.
@@ -55,6 +57,7 @@ impl Egress {
             umem: Arc::clone(pool.umem()),
             pool,
             ports: Vec::new(),
+            closed: XskStatistics::default(),
             unflushed: Vec::new(),
             is_unflushed: Vec::new(),
             held: 0,
@@ -89,6 +92,7 @@ impl Egress {
         }
         port.service(&mut self.pool);
         if let Some(former) = self.ports[slot].replace(port) {
+            self.closed += former.statistics();
             former.close(&mut self.pool);
         }
     }
@@ -97,8 +101,17 @@ impl Egress {
         self.unflushed.retain(|unflushed| *unflushed != link);
         self.is_unflushed.get_mut(link.index()).into_iter().for_each(|is| *is = false);
         if let Some(port) = self.ports.get_mut(link.index()).and_then(Option::take) {
+            self.closed += port.statistics();
             port.close(&mut self.pool);
         }
+    }
+
+    /// What all ports counted so far, those that are closed too. Asks the kernel of each socket.
+    pub(super) fn port_statistics(&self) -> XskStatistics {
+        self.ports().fold(self.closed, |mut sum, port| {
+            sum += port.statistics();
+            sum
+        })
     }
 
     /// Fills `batch` from `link`'s receive ring and keeps the link's fill ring topped up.
