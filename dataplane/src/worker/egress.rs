@@ -11,6 +11,7 @@ use crate::share::Shares;
 use crate::stats::{Tally, WorkerStats};
 use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
+use crate::worker::shared::HANDOFF_CAPACITY;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, XskStatistics};
 
 use super::oversize::ErrorBudget;
@@ -43,6 +44,8 @@ pub(super) struct Egress {
     held_by_link: Vec<usize>,
     /// Events on the ring, by link.
     told: Shares,
+    /// Packets on the ring to each worker, by link.
+    handed: Vec<Shares>,
 }
 
 /// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
@@ -64,6 +67,7 @@ impl Egress {
             errors: ErrorBudget::default(),
             held_by_link: Vec::new(),
             told: Shares::default(),
+            handed: (0..shared.config.workers).map(|_| Shares::default()).collect(),
         }
     }
 
@@ -247,9 +251,18 @@ impl Egress {
         self.discard(packet, DropReason::NotReady);
     }
 
-    /// Passes a packet to the worker that owns its flow.
+    /// Passes a packet to the worker that owns its flow, unless that one's ring is full or `link`
+    /// has had its share of it.
     pub(super) fn hand_off(&mut self, worker: u16, link: LinkId, packet: Packet) {
         let frames = packet.frames();
+        let free = self.shared.room_for_handoffs(worker);
+        let shares = &mut self.handed[usize::from(worker)];
+        if free == HANDOFF_CAPACITY {
+            shares.start_over();
+        }
+        if !shares.take(link, free) {
+            return self.discard(packet, DropReason::HandoffFull);
+        }
         match self.shared.hand_off(worker, link, packet) {
             Ok(()) => {
                 self.pool.note_sent(frames);
