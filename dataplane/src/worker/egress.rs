@@ -191,6 +191,7 @@ impl Egress {
     }
 
     /// Sends `packet` out of `outlet`, with the MACs that belong there.
+    #[inline]
     pub(super) fn transmit(&mut self, outlet: &Outlet, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
         edit::set_macs(self.umem.data_mut(&mut packet.head), outlet.mac, outlet.link_mac);
@@ -212,6 +213,24 @@ impl Egress {
             self.unflushed.push(outlet.link);
         }
         self.tally(origin).count(1, bytes);
+    }
+
+    /// The same for a packet of one frame that somebody sent and that has its MACs.
+    #[inline]
+    pub(super) fn transmit_usual(&mut self, outlet: &Outlet, packet: Packet) {
+        let link = outlet.link.index();
+        let bytes = u64::from(packet.head.len());
+        let sent = match self.ports.get_mut(link) {
+            Some(Some(port)) => port.transmit_frame(&mut self.pool, packet),
+            _ => Err(packet),
+        };
+        if let Err(packet) = sent {
+            return self.transmit(outlet, packet, Origin::Received);
+        }
+        if !std::mem::replace(&mut self.is_unflushed[link], true) {
+            self.unflushed.push(outlet.link);
+        }
+        self.stats().forwarded.count(1, bytes);
     }
 
     fn tally(&self, origin: Origin) -> &Tally {

@@ -6,6 +6,7 @@
 //! and in `podgate replay`. [`Dataplane`] puts workers on threads.
 
 mod egress;
+mod fast_lane;
 mod fragments;
 mod inspectors;
 mod oversize;

@@ -181,28 +181,52 @@ impl Port {
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
         let frames = packet.frames();
-        let sound = frames <= PACKET_FRAMES_MAX
-            && !packet.head.is_empty()
-            && !packet.tail.iter().any(Frame::is_empty);
-        if !sound || self.state != LinkState::Up || (self.tx.free(frames as u32) as usize) < frames
+        if self.state != LinkState::Up || (self.tx.free(frames as u32) as usize) < frames {
+            return Err(packet);
+        }
+        if frames == 1 {
+            return self.transmit_frame(pool, packet);
+        }
+        if frames > PACKET_FRAMES_MAX
+            || packet.head.is_empty()
+            || packet.tail.iter().any(Frame::is_empty)
         {
             return Err(packet);
         }
         let Packet { head, mut tail, .. } = packet;
-        let mut rest = std::iter::once(head).chain(tail.drain(..));
         let mut left = frames;
-        let written = self.tx.produce(frames as u32, || {
-            let frame = rest.next()?;
+        for frame in std::iter::once(head).chain(tail.drain(..)) {
             left -= 1;
-            let options = if left > 0 { XDP_PKT_CONTD } else { 0 };
-            let len = frame.len();
-            Some(Desc { addr: self.link.umem().give(frame, self.link.id()), len, options })
-        });
-        debug_assert_eq!(written as usize, frames, "the ring had room for all frames");
-        drop(rest);
+            self.put(frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
+        }
         pool.note_sent(frames);
         pool.keep_tail(tail);
         Ok(())
+    }
+
+    /// The same for a packet of one frame.
+    ///
+    /// # Errors
+    /// As [`Self::transmit`].
+    #[inline]
+    pub fn transmit_frame(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
+        debug_assert_eq!(packet.frames(), 1);
+        if self.state != LinkState::Up || packet.head.is_empty() || self.tx.free(1) == 0 {
+            return Err(packet);
+        }
+        let Packet { head, tail, .. } = packet;
+        self.put(head, 0);
+        pool.note_sent(1);
+        pool.keep_tail(tail);
+        Ok(())
+    }
+
+    #[inline]
+    fn put(&mut self, frame: Frame, options: u32) {
+        let len = frame.len();
+        let addr = self.link.umem().give(frame, self.link.id());
+        let put = self.tx.push(Desc { addr, len, options });
+        debug_assert!(put, "the ring had room for all frames");
     }
 
     /// Sends what was put on the transmit ring, as a rule with one call to the kernel. What a busy
