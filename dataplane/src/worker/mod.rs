@@ -23,7 +23,7 @@ use crossbeam::utils::CachePadded;
 use crate::policy::Snapshot;
 use crate::stats::WorkerStats;
 use crate::types::{LinkId, Nanos};
-use crate::xsk::{FramePool, Packet, Port};
+use crate::xsk::{FramePool, Packet, Port, XskStatistics};
 
 use egress::Egress;
 use pipeline::Pipeline;
@@ -78,6 +78,12 @@ impl Worker {
         for slot in 0..self.egress.links() {
             self.remove_port(LinkId(slot as u16));
         }
+    }
+
+    /// What all ports counted so far, those that are closed too; a call to the kernel for each.
+    #[must_use]
+    pub fn port_statistics(&self) -> XskStatistics {
+        self.egress.port_statistics()
     }
 
     /// Whether the kernel has not taken all that was transmitted; a round tries again.

@@ -1,5 +1,6 @@
 //! One worker's rings on one link.
 
+use std::ops::AddAssign;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -75,10 +76,39 @@ pub struct XskStatistics {
     pub tx_invalid: u64,
     /// Packets that the kernel dropped because the receive ring was full.
     pub rx_ring_full: u64,
-    /// Times that the kernel found the fill ring empty.
+    /// Times that the kernel found the link's fill ring empty; the first worker's port counts it.
     pub fill_ring_empty: u64,
     /// Times that the kernel found the transmit ring empty.
     pub tx_ring_empty: u64,
+}
+
+impl AddAssign for XskStatistics {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            false_descriptors,
+            oversized,
+            starved,
+            wakeups,
+            wakeup_errors,
+            rx_dropped,
+            rx_invalid,
+            tx_invalid,
+            rx_ring_full,
+            fill_ring_empty,
+            tx_ring_empty,
+        } = self;
+        *false_descriptors += other.false_descriptors;
+        *oversized += other.oversized;
+        *starved += other.starved;
+        *wakeups += other.wakeups;
+        *wakeup_errors += other.wakeup_errors;
+        *rx_dropped += other.rx_dropped;
+        *rx_invalid += other.rx_invalid;
+        *tx_invalid += other.tx_invalid;
+        *rx_ring_full += other.rx_ring_full;
+        *fill_ring_empty += other.fill_ring_empty;
+        *tx_ring_empty += other.tx_ring_empty;
+    }
 }
 
 impl Port {
@@ -274,7 +304,9 @@ impl Port {
             rx_invalid: kernel.rx_invalid_descs,
             tx_invalid: kernel.tx_invalid_descs,
             rx_ring_full: kernel.rx_ring_full,
-            fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+            // Each of the link's sockets tells of the one fill ring (`xsk_getsockopt`,
+            // `net/xdp/xsk.c`); one port counts it.
+            fill_ring_empty: if self.worker == 0 { kernel.rx_fill_ring_empty_descs } else { 0 },
             tx_ring_empty: kernel.tx_ring_empty_descs,
         }
     }
