@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 use crate::context::{self, Context, ROUNDS_MIN};
+use crate::memory::instructions;
 use crate::report::{self, Report};
 use crate::suites::{self, SUITES};
 use crate::table;
@@ -30,7 +31,10 @@ Exit codes:
 /// Measures how fast podgate is, on its own and beside its peers.
 #[derive(Parser, Debug)]
 #[command(name = "yardstick", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Measure for less long: all of it within three minutes.
     #[arg(long)]
     quick: bool,
@@ -51,6 +55,14 @@ struct Args {
     check: bool,
 }
 
+/// What the program runs of itself under a profiler.
+#[derive(Subcommand, Clone, Copy, Debug)]
+enum Part {
+    /// Rounds of a worker over established flows, and nothing else.
+    #[command(hide = true)]
+    Rounds,
+}
+
 fn rounds(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(rounds) if (ROUNDS_MIN..=1000).contains(&rounds) => Ok(rounds),
@@ -61,7 +73,11 @@ fn rounds(text: &str) -> Result<usize, String> {
 /// Runs the program.
 pub(crate) fn run() -> ExitCode {
     let args = Args::parse();
-    let outcome = if args.list { list() } else { measure(&args) };
+    let outcome = match args.part {
+        Some(Part::Rounds) => instructions::rounds().map(|()| ExitCode::SUCCESS),
+        None if args.list => list(),
+        None => measure(&args),
+    };
     match outcome {
         Ok(code) => code,
         Err(error) => {

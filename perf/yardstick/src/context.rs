@@ -1,6 +1,6 @@
 //! What a suite is told, and whom it tells how far it is.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,14 +21,14 @@ pub struct Context {
     pub rounds: usize,
     only: Vec<String>,
     progress: ProgressBar,
-    skipped: RefCell<Vec<(String, String)>>,
+    skipped: Mutex<Vec<(String, String)>>,
 }
 
 impl Context {
     pub(crate) fn new(quick: bool, rounds: Option<usize>, only: Vec<String>) -> Self {
         let rounds = rounds.unwrap_or(if quick { ROUNDS_QUICK } else { ROUNDS });
         let progress = ProgressBar::hidden();
-        Self { quick, rounds, only, progress, skipped: RefCell::default() }
+        Self { quick, rounds, only, progress, skipped: Mutex::default() }
     }
 
     /// Shows progress on standard error, up to `measurements` of them; on a terminal only.
@@ -55,7 +55,7 @@ impl Context {
     /// Notes that `id` can't be measured here, and why. It is told with the results.
     pub fn skip(&self, id: &str, why: impl Into<String>) {
         if self.wants(id) {
-            self.skipped.borrow_mut().push((id.to_owned(), why.into()));
+            self.lock().push((id.to_owned(), why.into()));
         }
     }
 
@@ -89,9 +89,13 @@ impl Context {
         self.progress.finish_and_clear();
     }
 
+    fn lock(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.skipped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was not measured, and why.
     pub(crate) fn skipped(&self) -> Vec<(String, String)> {
-        self.skipped.borrow().clone()
+        self.lock().clone()
     }
 }
 
@@ -102,6 +106,8 @@ pub(crate) fn matches(only: &str, id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]

@@ -11,6 +11,7 @@
 mod cli;
 mod context;
 pub mod measure;
+mod memory;
 mod plot;
 mod report;
 pub mod suites;

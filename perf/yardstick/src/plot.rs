@@ -108,10 +108,10 @@ mod tests {
     #[test]
     fn latency_is_drawn_from_the_curves() {
         let measured = Measurement::new("tcp.rr.p50", "µs", vec![50.0]);
-        assert_eq!(latency(&[measured.clone()]), None, "no curves");
+        assert_eq!(latency(std::slice::from_ref(&measured)), None, "no curves");
         let points = |base: f64| vec![(0.0, base), (50.0, base + 1.0), (99.0, base * 4.0)];
         let measured = measured.curve("podgate", points(40.0)).curve("kernel bridge", points(35.0));
-        let svg = latency(&[measured.clone()]).unwrap();
+        let svg = latency(std::slice::from_ref(&measured)).unwrap();
         for part in ["podgate", "kernel bridge", "µs", ">50<", ">99<"] {
             assert!(svg.contains(part), "{part}\n{svg}");
         }

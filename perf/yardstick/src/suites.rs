@@ -4,6 +4,10 @@ use anyhow::Result;
 
 use crate::context::Context;
 use crate::measure::Measurement;
+use crate::memory::established::{self, ALLOCS, IMIX, SIZE_64};
+use crate::memory::flow_table::{self, BYTES, LOOKUP};
+use crate::memory::instructions::{self, INSTRUCTIONS};
+use crate::memory::new_flow::{self, NEW_FLOW};
 
 /// Measurements that are made together.
 pub struct Suite {
@@ -14,7 +18,13 @@ pub struct Suite {
 }
 
 /// All suites, in the order in which they run.
-pub const SUITES: &[Suite] = &[];
+pub const SUITES: &[Suite] = &[
+    Suite { ids: &[SIZE_64, ALLOCS, IMIX], run: established::measure },
+    Suite { ids: &[INSTRUCTIONS], run: instructions::measure },
+    Suite { ids: &[NEW_FLOW], run: new_flow::measure },
+    Suite { ids: &[BYTES], run: flow_table::bytes },
+    Suite { ids: &[LOOKUP], run: flow_table::lookup },
+];
 
 /// Every id there is.
 pub(crate) fn ids() -> impl Iterator<Item = &'static str> {
