@@ -17,7 +17,7 @@ use clap::Subcommand;
 use podgate_dataplane::route::AddressTaken;
 
 pub use cluster::{Labels, Size};
-pub use node::{Node, Opening};
+pub use node::Node;
 pub use policy::{Args, measure};
 pub use report::{Bar, ClusterInfo, Decisions, Measurement, Memory, Part, Report, Statistic};
 
