@@ -12,6 +12,7 @@ mod cli;
 mod context;
 pub mod measure;
 mod memory;
+mod node;
 mod plot;
 mod report;
 pub mod suites;

@@ -8,6 +8,7 @@ use crate::memory::established::{self, ALLOCS, IMIX, SIZE_64};
 use crate::memory::flow_table::{self, BYTES, LOOKUP};
 use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
+use crate::node::{self, ATTACH, IDLE};
 
 /// Measurements that are made together.
 pub struct Suite {
@@ -24,6 +25,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: &[NEW_FLOW], run: new_flow::measure },
     Suite { ids: &[BYTES], run: flow_table::bytes },
     Suite { ids: &[LOOKUP], run: flow_table::lookup },
+    Suite { ids: &[IDLE, ATTACH], run: node::measure },
 ];
 
 /// Every id there is.

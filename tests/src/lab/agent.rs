@@ -32,7 +32,18 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it ends or doesn't become ready; the error carries the end of its log.
     pub fn start(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true)?;
+        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true, &[])?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts the agent without endpoints and with more `options`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_bare(lab: &'lab Lab, workers: u16, options: &[&str]) -> Result<Self> {
+        let manifests = lab.manifests();
+        let mut agent = Self::launch(lab, workers, "--manifests", &manifests, false, options)?;
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -43,7 +54,7 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it can't be started.
     pub fn start_for_cluster(lab: &'lab Lab, workers: u16, kubeconfig: &Path) -> Result<Self> {
-        Self::launch(lab, workers, "--kubeconfig", kubeconfig, true)
+        Self::launch(lab, workers, "--kubeconfig", kubeconfig, true, &[])
     }
 
     /// Starts the agent again after it has stopped: it must remember its endpoints.
@@ -51,9 +62,7 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// As [`Self::start`].
     pub fn restart(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), false)?;
-        agent.wait_ready()?;
-        Ok(agent)
+        Self::start_bare(lab, workers, &[])
     }
 
     fn launch(
@@ -62,10 +71,11 @@ impl<'lab> Agent<'lab> {
         option: &str,
         source: &Path,
         with_endpoints: bool,
+        options: &[&str],
     ) -> Result<Self> {
         let mut command = lab.node().netns.daemon(program()?);
         command.arg("run").arg(option).arg(source).arg("--state-dir").arg(lab.state_dir());
-        command.args(["--workers", &workers.to_string()]);
+        command.args(["--workers", &workers.to_string()]).args(options);
         if with_endpoints {
             let file = lab.file("lab.yaml");
             fs::write(&file, lab_file(lab))?;
@@ -73,6 +83,12 @@ impl<'lab> Agent<'lab> {
         }
         let daemon = Daemon::start("podgate", command, lab.file("podgate.log"))?;
         Ok(Self { lab, daemon })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
     }
 
     /// Waits until the agent is ready.
