@@ -29,7 +29,8 @@ fn mac_of(link: LinkId) -> Mac {
 /// # Errors
 /// When two pods have one address.
 pub fn routes(pods: impl IntoIterator<Item = Vec<Address>>) -> Result<RouteTable, AddressTaken> {
-    let outlet = |link| Outlet { link, mac: mac_of(link), link_mac: LINK_MAC, mtu: MTU };
+    let outlet =
+        |link| Outlet { link, mac: mac_of(link), link_mac: LINK_MAC, mtu: MTU, path_mtu: MTU };
     let pods = pods.into_iter().enumerate();
     let endpoints =
         pods.map(|(index, addresses)| Endpoint { outlet: outlet(link_of(index)), addresses });

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::process::{output, run};
+use super::process::{output, run, wait_for};
 use super::{Daemon, Host, Lab};
 
 /// Bound for the agent to become ready, or to end after a signal.
@@ -32,12 +32,20 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it ends or doesn't become ready; the error carries the end of its log.
     pub fn start(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true, &[])?;
+        Self::start_with(lab, workers, &[])
+    }
+
+    /// As [`Self::start`], with more options.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(lab: &'lab Lab, workers: u16, options: &[&str]) -> Result<Self> {
+        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true, options)?;
         agent.wait_ready()?;
         Ok(agent)
     }
 
-    /// Starts the agent without endpoints and with more `options`, and waits until it is ready.
+    /// As [`Self::start_with`], without endpoints.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -193,6 +201,31 @@ impl Lab {
         let drops = status["drops"].as_array().context("status has no drops")?;
         let found = drops.iter().find(|drop| drop["reason"] == reason);
         Ok(found.and_then(|drop| drop["packets"].as_u64()).unwrap_or(0))
+    }
+
+    /// The value of a metric without labels, or the sum over its labels.
+    ///
+    /// # Errors
+    /// When there is no such metric.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let families = self.podgate_json(&["metrics"])?;
+        let mut families = families.as_array().into_iter().flatten();
+        let family = families.find(|family| family["name"] == name);
+        let samples = family.with_context(|| format!("no metric {name}"))?["samples"].as_array();
+        Ok(samples.into_iter().flatten().filter_map(|sample| sample["value"].as_u64()).sum())
+    }
+
+    /// Waits until the endpoint of `pod` is in `state`.
+    ///
+    /// # Errors
+    /// When that takes longer than a minute.
+    pub fn wait_for_endpoint(&self, pod: &Host, state: &str) -> Result<()> {
+        wait_for(&format!("{} to be {state}", pod.name), AGENT_BOUND, || {
+            let list = self.podgate_json(&["endpoint", "list"])?;
+            let mut endpoints = list.as_array().into_iter().flatten();
+            let is_it = |e: &Value| e["pod"] == pod.name.as_str() && e["state"] == state;
+            Ok(endpoints.any(is_it).then_some(()))
+        })
     }
 
     /// Tells the agent to attach a pod.
