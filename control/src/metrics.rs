@@ -248,7 +248,7 @@ impl WorkerMetric {
     }
 }
 
-const WORKER_METRICS: [WorkerMetric; 14] = [
+const WORKER_METRICS: [WorkerMetric; 15] = [
     WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
         worker.received.packets.get()
     }),
@@ -278,6 +278,11 @@ const WORKER_METRICS: [WorkerMetric; 14] = [
     WorkerMetric::counter("podgate_worker_flows_opened_total", "Flows opened", |worker| {
         worker.flows_opened.get()
     }),
+    WorkerMetric::counter(
+        "podgate_worker_flows_evicted_total",
+        "Flows ended before their time to make room for others",
+        |worker| worker.flows_evicted.get(),
+    ),
     WorkerMetric::gauge("podgate_worker_flows", "Flows in the table", |worker| worker.flows.get()),
     WorkerMetric::gauge(
         "podgate_worker_held_frames",

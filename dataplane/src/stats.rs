@@ -75,6 +75,8 @@ pub struct WorkerStats {
     pub fragments_made: Counter,
     /// Flows opened.
     pub flows_opened: Counter,
+    /// Flows ended before their time to make room for others.
+    pub flows_evicted: Counter,
     /// Flows in the table now.
     pub flows: Counter,
     /// L7 requests allowed.
@@ -111,6 +113,7 @@ impl WorkerStats {
             fragments_joined: Counter::default(),
             fragments_made: Counter::default(),
             flows_opened: Counter::default(),
+            flows_evicted: Counter::default(),
             flows: Counter::default(),
             l7_allowed: Counter::default(),
             l7_denied: Counter::default(),

@@ -4,8 +4,9 @@ mod support;
 
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
+use podgate_dataplane::packet::checksum::Sum;
 use podgate_dataplane::policy::{Cause, Verdict};
-use podgate_dataplane::types::LinkId;
+use podgate_dataplane::types::{Address, LinkId};
 use proptest::prelude::*;
 use support::*;
 
@@ -315,10 +316,12 @@ fn a_full_flow_table_makes_room_or_drops_but_never_grows() {
     for port in 1..=1000 {
         bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
     }
-    assert!(bench.workers[0].flows() <= 256);
+    let flows = bench.workers[0].flows() as u64;
+    assert!(flows <= 256);
     let stats = bench.workers[0].stats();
-    let dropped = bench.dropped(DropReason::FlowTableFull);
-    assert_eq!(stats.forwarded.packets.get() + dropped, 1000);
+    let (forwarded, evicted) = (stats.forwarded.packets.get(), stats.flows_evicted.get());
+    assert_eq!(forwarded + bench.dropped(DropReason::FlowTableFull), 1000);
+    assert_eq!(evicted, stats.flows_opened.get() - flows, "no flow's time was over");
     bench.assert_no_frame_is_lost();
 }
 
@@ -334,6 +337,61 @@ fn a_removed_link_takes_nothing_with_it() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A packet of several frames never takes the fast lane.
+    #[test]
+    fn a_packet_leaves_the_same_by_either_lane(
+        of_tcp in any::<bool>(), from_b in any::<bool>(), ttl in 1..4u8,
+        payload in prop::collection::vec(any::<u8>(), 0..80), partial in any::<bool>(),
+    ) {
+        let mut bench = Bench::with(IngressOfB::Open);
+        let (client, server) = (ADDRESSES[1], ADDRESSES[2]);
+        if of_tcp {
+            bench.send(A, &a_to_b("S", None));
+            bench.send(B, &b_to_a("S", Some(101)));
+            bench.send(A, &a_to_b("", Some(901)));
+        } else {
+            bench.send(A, &udp(A, client, server, [CLIENT, 80], b"q"));
+            bench.send(B, &udp(B, server, client, [80, CLIENT], b"a"));
+        }
+        let link = if from_b { B } else { A };
+        let (src, dst, ports) =
+            if from_b { (server, client, [80, CLIENT]) } else { (client, server, [CLIENT, 80]) };
+        let mut frame = if of_tcp {
+            let ack = Some(1);
+            let packet =
+                TcpPacket { src, dst, ports, seq: 1, ack, flags: "P", payload: &payload };
+            tcp(link, &packet)
+        } else {
+            udp(link, src, dst, ports, &payload)
+        };
+        let mut header = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
+        header.time_to_live = ttl;
+        header.header_checksum = header.calc_header_checksum();
+        frame[14..34].copy_from_slice(&header.to_bytes());
+        if partial {
+            let field = if of_tcp { 50 } else { 40 };
+            let len = frame.len() as u32 - 34;
+            let (src, dst) = (Address::v4(src), Address::v4(dst));
+            let sum = Sum::pseudo_header(src, dst, header.protocol.0, len).folded();
+            frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        }
+        let fast = bench.send(link, &frame);
+        // The headers have to be in the first part.
+        let parts = frame.split_at(frame.len().min(54));
+        let parts: Vec<_> = [parts.0, parts.1].into_iter().filter(|p| !p.is_empty()).collect();
+        prop_assert!(bench.links[link.index()].inject_parts(0, parts.into_iter()));
+        let slow = bench.run();
+        if ttl > 1 {
+            prop_assert_eq!(fast.len(), 1);
+            prop_assert_eq!(fast, slow);
+        } else {
+            prop_assert_eq!(bench.dropped(DropReason::TtlExceeded), 2);
+        }
+        let stats = bench.workers[0].stats();
+        prop_assert_eq!(stats.checksums_completed.get(), if partial && ttl > 1 { 2 } else { 0 });
+        bench.assert_no_frame_is_lost();
+    }
 
     /// Whatever comes in, each packet ends in exactly one counted way and no frame is lost.
     #[test]

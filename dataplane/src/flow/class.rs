@@ -75,7 +75,7 @@ impl Class {
                 State::Established => Self::TcpEstablished,
                 State::HalfClosed(_) => Self::TcpHalfClosed,
                 State::TimeWait => Self::TcpTimeWait,
-                State::Closed => Self::TcpClosed,
+                State::Reset(_) | State::Closed => Self::TcpClosed,
             },
             proto::UDP if flow.packets[1] > 0 => Self::Answered,
             proto::UDP | proto::ICMP | proto::ICMPV6 => Self::Unanswered,

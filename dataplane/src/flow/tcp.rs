@@ -1,8 +1,10 @@
 //! TCP's state as far as flags tell it: enough for timeouts, eviction and the question whether a
 //! segment can belong to the connection at all.
 //!
-//! Sequence numbers are not followed here. Plain flows don't need them: a forged FIN or RST only
-//! shortens the time that the forger's own flow is remembered. For inspected flows the follower
+//! Sequence numbers are not followed here. Plain flows don't need them: a forged FIN only shortens
+//! the time that a flow is remembered, and a reset that the connection survives, because it was
+//! forged or lay outside of the window (RFC 5961 §3.2: the receiver answers with a challenge ACK and
+//! goes on), is taken back by the next segment of its alleged sender. For inspected flows the follower
 //! checks them, and a SYN that starts the flow over gets nowhere while the server still has the old
 //! connection: before the server's SYN-ACK, nothing of the client but a SYN or an RST is possible.
 
@@ -23,7 +25,9 @@ pub enum State {
     HalfClosed(Direction),
     /// Both FINs were seen.
     TimeWait,
-    /// A reset was seen.
+    /// A reset was seen that the sender of this direction seems to have sent, after the handshake.
+    Reset(Direction),
+    /// The handshake ended in a reset, or both ends have sent one.
     Closed,
 }
 
@@ -39,7 +43,7 @@ pub const fn opens(flags: u8) -> bool {
 #[must_use]
 #[inline]
 pub const fn reopens(state: State, flags: u8) -> bool {
-    matches!(state, State::TimeWait | State::Closed) && opens(flags)
+    matches!(state, State::TimeWait | State::Reset(_) | State::Closed) && opens(flags)
 }
 
 /// The state after a segment with these flags, or `None` if no such segment belongs to the
@@ -51,7 +55,7 @@ pub const fn reopens(state: State, flags: u8) -> bool {
 #[inline]
 pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<State> {
     if flags & RST != 0 {
-        return Some(State::Closed);
+        return Some(after_reset(state, direction));
     }
     match state {
         State::SynSent => in_syn_sent(direction, flags),
@@ -60,7 +64,23 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<St
         State::HalfClosed(first) if flags & FIN != 0 && direction as u8 != first as u8 => {
             Some(State::TimeWait)
         }
-        State::Established | State::HalfClosed(_) | State::TimeWait | State::Closed => Some(state),
+        // Who has reset the connection sends nothing more but resets.
+        State::Reset(by) if flags & (SYN | ACK) == ACK && direction as u8 == by as u8 => {
+            Some(if flags & FIN != 0 { State::HalfClosed(by) } else { State::Established })
+        }
+        State::Established
+        | State::HalfClosed(_)
+        | State::TimeWait
+        | State::Reset(_)
+        | State::Closed => Some(state),
+    }
+}
+
+const fn after_reset(state: State, direction: Direction) -> State {
+    match state {
+        State::Established | State::HalfClosed(_) => State::Reset(direction),
+        State::Reset(by) if direction as u8 == by as u8 => state,
+        _ => State::Closed,
     }
 }
 
@@ -153,8 +173,31 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_that_its_sender_does_not_mean_changes_nothing_for_long() {
+        for by in [Original, Reply] {
+            let reset = established_then(&[(by, RST)]);
+            assert_eq!(reset, Some(State::Reset(by)));
+            // The other end's challenge (RFC 5961 §3.2), and what it had under way.
+            let challenged = [(by, RST), (by.reverse(), ACK), (by.reverse(), ACK)];
+            assert_eq!(established_then(&challenged), Some(State::Reset(by)));
+            let goes_on = [&challenged[..], &[(by, ACK)]].concat();
+            assert_eq!(established_then(&goes_on), Some(State::Established));
+            let meant = [&challenged[..], &[(by, RST)]].concat();
+            assert_eq!(established_then(&meant), Some(State::Reset(by)));
+            let by_both = [(by, RST), (by.reverse(), RST), (by, ACK)];
+            assert_eq!(established_then(&by_both), Some(State::Closed));
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_is_not_revived() {
+        let refused = [(Reply, RST | ACK), (Reply, ACK), (Original, ACK)];
+        assert_eq!(after(&refused), Some(State::Closed));
+    }
+
+    #[test]
     fn a_syn_reopens_only_what_is_over() {
-        for state in [State::TimeWait, State::Closed] {
+        for state in [State::TimeWait, State::Closed, State::Reset(Original)] {
             assert!(reopens(state, SYN));
             for flags in [SYN_ACK, ACK, FIN_ACK, RST] {
                 assert!(!reopens(state, flags));
@@ -182,7 +225,8 @@ mod tests {
         fn a_reset_closes_from_anywhere(segments in any_segments(), by_opener in any::<bool>()) {
             let Some(state) = after(&segments) else { return Ok(()) };
             let direction = if by_opener { Original } else { Reply };
-            prop_assert_eq!(advance(state, direction, RST), Some(State::Closed));
+            let state = advance(state, direction, RST);
+            prop_assert!(matches!(state, Some(State::Closed | State::Reset(_))));
         }
 
         #[test]

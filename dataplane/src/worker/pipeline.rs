@@ -294,7 +294,7 @@ impl Pipeline {
     fn reserve_inspector(&mut self, around: &mut Surroundings<'_>, link: LinkId) -> Option<u32> {
         if self.flows.inspected_from(link) >= self.inspectors.left() {
             let victim = self.flows.inspected_victim(around.now)?;
-            self.end(around, victim);
+            self.evict(around, victim);
         }
         self.inspectors.reserve()
     }
@@ -302,7 +302,7 @@ impl Pipeline {
     fn insert(&mut self, around: &mut Surroundings<'_>, flow: Flow) -> Result<FlowIx, DropReason> {
         if self.flows.needs_place(flow.link(Direction::Original)) {
             let victim = self.flows.victim(around.now).ok_or(DropReason::FlowTableFull)?;
-            self.end(around, victim);
+            self.evict(around, victim);
         }
         self.flows.insert(flow)
     }
@@ -372,6 +372,12 @@ impl Pipeline {
             let flow = flows.get(inspected.flow);
             inspected.follower.tick(now, &mut InspectedIo { flow, around });
         });
+    }
+
+    /// Ends a flow to make room for another.
+    fn evict(&mut self, around: &mut Surroundings<'_>, index: FlowIx) {
+        around.egress.stats().flows_evicted.add(1);
+        self.end(around, index);
     }
 
     /// Forgets a flow and tells what it carried. An inspected one is reset at both ends, unless it

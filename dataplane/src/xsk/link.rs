@@ -4,7 +4,7 @@ use std::sync::{Mutex, TryLockError};
 
 use super::frame::FramePool;
 use super::ring::{Completion, Fill};
-use super::socket::Socket;
+use super::socket::Sockets;
 use super::umem::{Claim, Umem};
 use crate::types::LinkId;
 
@@ -47,8 +47,8 @@ pub(super) struct Link {
     // a socket when its descriptor is closed and all its rings are unmapped. From then on it uses
     // no frame: in copy mode, packets on their way are copies.
     rings: Mutex<SharedRings>,
-    /// One for each worker; none on a memory link.
-    sockets: Vec<Socket>,
+    /// Of each worker; none on a memory link.
+    sockets: Vec<Sockets>,
     claim: Claim,
 }
 
@@ -62,13 +62,13 @@ impl Link {
         claim: Claim,
         fill: Fill,
         completion: Completion,
-        sockets: Vec<Socket>,
+        sockets: Vec<Sockets>,
     ) -> Self {
         Self { rings: Mutex::new(SharedRings { fill, completion }), sockets, claim }
     }
 
-    /// The worker's socket.
-    pub(super) fn socket(&self, worker: usize) -> Option<&Socket> {
+    /// The worker's sockets.
+    pub(super) fn sockets(&self, worker: usize) -> Option<&Sockets> {
         self.sockets.get(worker)
     }
 

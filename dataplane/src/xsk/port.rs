@@ -8,6 +8,7 @@ use super::assemble::{Assembler, PACKET_FRAMES_MAX};
 use super::frame::{Frame, FramePool, Packet};
 use super::link::Link;
 use super::ring::{Rx, Tx};
+use super::socket::Socket;
 use super::sys::{self, Desc, XDP_PKT_CONTD};
 use crate::types::LinkId;
 
@@ -53,7 +54,7 @@ struct Counters {
     wakeup_errors: u64,
 }
 
-/// Counters of one port: what userspace counted, and the kernel's `XDP_STATISTICS` of its socket
+/// Counters of one port: what userspace counted, and the kernel's `XDP_STATISTICS` of its sockets
 /// (all zero on a memory link).
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct XskStatistics {
@@ -123,13 +124,13 @@ impl Port {
         self.link.id()
     }
 
-    /// The socket, to put in the XSKMAP and to wait for; `None` on a memory link.
+    /// The receiving socket, to put in the XSKMAP and to wait for; `None` on a memory link.
     ///
     /// It must not be duplicated: a socket that stays open beyond its ports would let the kernel
     /// write to frames that were given back.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.link.socket(self.worker).map(AsFd::as_fd)
+        self.link.sockets(self.worker).map(|sockets| sockets.rx.as_fd())
     }
 
     /// Whether the link still took packets at the last flush.
@@ -260,13 +261,13 @@ impl Port {
     /// every packet to it.
     fn wake(&mut self) {
         let Self { link, tx, counters, .. } = self;
-        let Some(socket) = link.socket(self.worker).filter(|_| tx.needs_wakeup()) else {
+        let Some(sockets) = link.sockets(self.worker).filter(|_| tx.needs_wakeup()) else {
             self.unsent = false;
             return;
         };
         let mut left = tx.in_use();
         for _ in 0..WAKEUPS_MAX {
-            let result = sys::wake(socket.as_fd());
+            let result = sys::wake(sockets.tx.as_fd());
             counters.wakeups += 1;
             let error = result.err().and_then(|error| error.raw_os_error());
             let state = state_after(error);
@@ -292,22 +293,26 @@ impl Port {
     #[must_use]
     pub fn statistics(&self) -> XskStatistics {
         // A socket of a vanished link still tells; should it not, zeros are as good as any.
-        let kernel: sys::Statistics =
-            self.fd().and_then(|fd| sys::option(fd, sys::XDP_STATISTICS).ok()).unwrap_or_default();
+        let of = |socket: &Socket| -> sys::Statistics {
+            sys::option(socket.as_fd(), sys::XDP_STATISTICS).unwrap_or_default()
+        };
+        let sockets = self.link.sockets(self.worker);
+        let [rx, tx] =
+            sockets.map(|sockets| [of(&sockets.rx), of(&sockets.tx)]).unwrap_or_default();
         XskStatistics {
             false_descriptors: self.assembler.false_descriptors + self.counters.false_completions,
             oversized: self.assembler.oversized,
             starved: self.counters.starved,
             wakeups: self.counters.wakeups,
             wakeup_errors: self.counters.wakeup_errors,
-            rx_dropped: kernel.rx_dropped,
-            rx_invalid: kernel.rx_invalid_descs,
-            tx_invalid: kernel.tx_invalid_descs,
-            rx_ring_full: kernel.rx_ring_full,
+            rx_dropped: rx.rx_dropped,
+            rx_invalid: rx.rx_invalid_descs,
+            tx_invalid: tx.tx_invalid_descs,
+            rx_ring_full: rx.rx_ring_full,
             // Each of the link's sockets tells of the one fill ring (`xsk_getsockopt`,
             // `net/xdp/xsk.c`); one port counts it.
-            fill_ring_empty: if self.worker == 0 { kernel.rx_fill_ring_empty_descs } else { 0 },
-            tx_ring_empty: kernel.tx_ring_empty_descs,
+            fill_ring_empty: if self.worker == 0 { rx.rx_fill_ring_empty_descs } else { 0 },
+            tx_ring_empty: tx.tx_ring_empty_descs,
         }
     }
 

@@ -1,4 +1,8 @@
-//! AF_XDP sockets: one for each worker on a link's queue 0, over one UMEM.
+//! AF_XDP sockets: two for each worker on a link's queue 0, over one UMEM.
+//!
+//! One receives and one transmits. A worker sleeps on the first; if the second were the same one,
+//! the kernel would look through the sleepers for each packet that it has sent (`sock_wfree`,
+//! `net/core/sock.c`), behind a lock.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -69,7 +73,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Binds one socket for each worker to queue 0 of the netdev, in copy mode, and returns their
+/// Binds two sockets for each worker to queue 0 of the netdev, in copy mode, and returns their
 /// ports in the order of the workers. The fill ring is topped up from spare frames.
 ///
 /// The first link that is opened registers `umem` with the kernel; the others share it through the
@@ -100,15 +104,17 @@ pub fn open_link(
     for _ in 0..workers {
         lanes.push(Lane::new(sizes).map_err(failed)?);
     }
-    let first = &lanes[0].socket;
+    let first = &lanes[0].sockets.rx;
     let (fill, completion) = shared_rings(first, sizes).map_err(failed)?;
     // Held until the link is made known, so that two links that open at once share one UMEM.
     let mut owner = umem.owner.lock().unwrap_or_else(PoisonError::into_inner);
     let registered = bind_first(first, umem, &owner, ifindex).map_err(failed)?;
-    for lane in &lanes[1..] {
-        bind(&lane.socket, ifindex, Some(first)).map_err(|e| failed(("bind", e)))?;
+    let others = lanes.iter().flat_map(|lane| [&lane.sockets.rx, &lane.sockets.tx]).skip(1);
+    for socket in others {
+        bind(socket, ifindex, Some(first)).map_err(|e| failed(("bind", e)))?;
     }
-    let (sockets, rings): (_, Vec<_>) = lanes.into_iter().map(|l| (l.socket, (l.rx, l.tx))).unzip();
+    let (sockets, rings): (_, Vec<_>) =
+        lanes.into_iter().map(|l| (l.sockets, (l.rx, l.tx))).unzip();
     let shared = Arc::new(Link::new(claim, fill, completion, sockets));
     if registered {
         *owner = Arc::downgrade(&shared);
@@ -121,30 +127,41 @@ pub fn open_link(
 /// A failed step and what the kernel said to it.
 type Failure = (&'static str, io::Error);
 
-/// What a worker has for itself on a link. The rings are unmapped before the socket closes.
+/// A worker's sockets on a link.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    /// The one that packets are redirected to.
+    pub(super) rx: Socket,
+    pub(super) tx: Socket,
+}
+
+/// What a worker has for itself on a link. The rings are unmapped before the sockets close.
 struct Lane {
     rx: Rx,
     tx: Tx,
-    socket: Socket,
+    sockets: Sockets,
 }
 
 impl Lane {
     fn new(sizes: RingSizes) -> Result<Self, Failure> {
-        let socket = Socket(sys::socket().map_err(|e| ("socket", e))?);
-        let fd = socket.as_fd();
+        let socket = || sys::socket().map(Socket).map_err(|e| ("socket", e));
+        let sockets = Sockets { rx: socket()?, tx: socket()? };
+        let fd = sockets.rx.as_fd();
         sys::set_option(fd, sys::XDP_RX_RING, &sizes.rx).map_err(|e| ("XDP_RX_RING", e))?;
+        let at = offsets(fd)?;
+        let rx = map::<sys::Desc>(fd, sys::XDP_PGOFF_RX_RING, at.rx, sizes.rx)?;
+        // SAFETY: this process has just made the ring and uses this one reading end.
+        let rx = unsafe { Consumer::new(rx, at.rx, sizes.rx) };
+        let fd = sockets.tx.as_fd();
         sys::set_option(fd, sys::XDP_TX_RING, &sizes.tx).map_err(|e| ("XDP_TX_RING", e))?;
         // One call then transmits all there is. Older kernels take 32 descriptors a call, which
         // `Port::flush` copes with.
         let _ = sys::set_option(fd, sys::XDP_MAX_TX_SKB_BUDGET, &sizes.tx);
         let at = offsets(fd)?;
-        let rx = map::<sys::Desc>(fd, sys::XDP_PGOFF_RX_RING, at.rx, sizes.rx)?;
         let tx = map::<sys::Desc>(fd, sys::XDP_PGOFF_TX_RING, at.tx, sizes.tx)?;
-        // SAFETY: this process has just made the ring and uses this one reading end.
-        let rx = unsafe { Consumer::new(rx, at.rx, sizes.rx) };
         // SAFETY: likewise, and this one writing end.
         let tx = unsafe { Producer::new(tx, at.tx, sizes.tx) };
-        Ok(Self { rx, tx, socket })
+        Ok(Self { rx, tx, sockets })
     }
 }
 
@@ -189,7 +206,8 @@ fn bind_first(
     ifindex: u32,
 ) -> Result<bool, Failure> {
     if let Some(owner) = owner.upgrade() {
-        match bind(socket, ifindex, owner.socket(0)) {
+        let shared = owner.sockets(0).map(|sockets| &sockets.rx);
+        match bind(socket, ifindex, shared) {
             Ok(()) => return Ok(false),
             // The owner's netdev is gone, which unbound its socket (`xsk_bind`).
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
