@@ -100,7 +100,7 @@ drop_reasons! {
     TxRingFull = ("tx_ring_full", 198),
     /// The egress link went away, or is down.
     LinkGone = ("link_gone", 203),
-    /// The ring to the worker that owns the flow is full.
+    /// The ring to the worker that owns the flow is full, or the link had its share of it.
     HandoffFull = ("handoff_full", 198),
     /// No snapshot is published yet, or the sending link has no endpoint.
     NotReady = ("endpoint_not_ready", 203),

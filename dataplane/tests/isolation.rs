@@ -47,7 +47,7 @@ impl Client {
 
 /// Lets more time pass than any flow lives without packets.
 fn outlive_all_flows(bench: &mut Bench) {
-    bench.now = bench.now.plus_secs(30 * 86_400);
+    bench.now = bench.now.plus_secs(10 * 86_400);
     for _ in 0..512 {
         bench.now = bench.now.plus_millis(10);
         bench.run();
@@ -164,5 +164,35 @@ fn a_large_packet_takes_no_more_than_is_there_and_small_ones_pass_it() {
     assert!(bench.links[HOST.index()].inject(0, &small));
     bench.workers[0].round(now);
     assert_eq!(bench.links[A.index()].transmitted(0, &mut |_| {}), 1);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_flood_of_what_must_change_workers_leaves_other_links_places_on_the_way() {
+    let mut bench = Bench::new(2);
+    bench.shared.publish(snapshot(1, IngressOfB::Open));
+    let now = bench.now;
+    // Errors about flows that don't exist: their owner would find out, and stands still.
+    let hand_off = |bench: &mut Bench, link: LinkId, times: u16| {
+        let before = bench.workers[0].stats().handed_off.get();
+        for port in 1..=times {
+            let (there, about) = (ADDRESSES[2], ADDRESSES[link.index()]);
+            let query = udp(B, there, about, [port, 53], b"query");
+            let error = unreachable(link, about, there, &query);
+            assert!(bench.links[link.index()].inject(0, &error));
+            bench.workers[0].round(now);
+        }
+        bench.workers[0].stats().handed_off.get() - before
+    };
+    assert_eq!(hand_off(&mut bench, A, 3_000), 512, "half of the ring");
+    let full = bench.dropped(DropReason::HandoffFull);
+    assert!(full > 500, "{full}");
+    let of_others = hand_off(&mut bench, HOST, 100);
+    assert!(of_others > 20, "{of_others} of about 50");
+    assert_eq!(bench.dropped(DropReason::HandoffFull), full);
+    // Once they are taken, there is place again.
+    bench.run();
+    assert!(hand_off(&mut bench, A, 100) > 20);
+    bench.run();
     bench.assert_no_frame_is_lost();
 }

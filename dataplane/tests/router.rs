@@ -9,7 +9,7 @@ use etherparse::{
     Icmpv4Slice, Ipv4Header, Ipv4Options, PacketBuilder, SlicedPacket, TransportSlice,
 };
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::packet::{L4, Piece, parse};
+use podgate_dataplane::packet::{L4, Piece, parse, quoted};
 use podgate_dataplane::types::{Address, LinkId, proto};
 use support::*;
 
@@ -62,7 +62,8 @@ fn icmp_error(bytes: &[u8], from: [u8; 2]) -> (u8, u8, u32, Vec<u8>) {
         false => (Address::v6(ADDRESSES_V6[0]), Address::v6(ADDRESSES_V6[usize::from(from[1])])),
     };
     assert_eq!((view.tuple.src, view.tuple.dst), (node, pod));
-    assert!(matches!(view.l4_kind, L4::IcmpError { about: Some(_), .. }), "{view:?}");
+    assert!(matches!(view.l4_kind, L4::IcmpError { .. }), "{view:?}");
+    assert!(quoted(bytes, &view).is_some(), "{view:?}");
     let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
     match sliced.transport.unwrap() {
         TransportSlice::Icmpv4(icmp) => {

@@ -271,7 +271,7 @@ impl Agent {
     /// Puts a pod's link under policy.
     ///
     /// # Errors
-    /// When the link can't be had; then nothing changed.
+    /// When the link can't be had; then nothing changed, but perhaps for the link's MTU.
     async fn add_endpoint(&mut self, spec: EndpointSpec) -> Result<()> {
         if let Some(endpoint) = self.endpoints.get(&spec.link)
             && endpoint.link.is_ok()
