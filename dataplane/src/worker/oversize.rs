@@ -60,7 +60,9 @@ impl Surroundings<'_> {
         };
         let way = way(view, outlet, packet.largest_fragment, may_cut);
         if way == Way::TooBig {
-            self.complain(from, &mut packet, view, Complaint::TooBig(outlet.mtu));
+            if origin == Origin::Received {
+                self.complain(from, &mut packet, view, Complaint::TooBig(outlet.mtu));
+            }
             return self.egress.discard(packet, DropReason::TooBig);
         }
         let Some(packet) = self.make_ready(from, outlet, packet, view, origin) else { return };

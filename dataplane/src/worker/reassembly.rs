@@ -98,6 +98,8 @@ struct Datagram {
     ecn: u8,
     /// Why nothing more of it is taken.
     dead: Option<DropReason>,
+    /// Slots of the link's datagrams that began before and after it.
+    neighbours: [Option<usize>; 2],
 }
 
 impl Datagram {
@@ -144,6 +146,8 @@ impl Datagram {
 struct Share {
     datagrams: usize,
     frames: usize,
+    /// Slots of the oldest datagram and the youngest.
+    ends: [Option<usize>; 2],
 }
 
 /// A worker's datagrams that are not whole.
@@ -248,10 +252,11 @@ impl Reassembly {
             self.drop_datagram(egress, slot, DropReason::FragmentTimeout);
         }
         if self.share(key.link).datagrams >= DATAGRAMS_MAX - self.all.datagrams {
-            let oldest = self.oldest(key.link, None)?;
+            let oldest = self.share(key.link).ends[0]?;
             self.drop_datagram(egress, oldest, DropReason::FragmentLimit);
         }
         let slot = self.free.pop()?;
+        let [_, youngest] = self.share(key.link).ends;
         self.slots[slot] = Some(Datagram {
             key,
             began: now,
@@ -262,9 +267,12 @@ impl Reassembly {
             largest: 0,
             ecn: 0,
             dead: None,
+            neighbours: [youngest, None],
         });
         self.index.insert(key, slot);
         self.count(key.link, |share| share.datagrams += 1);
+        self.connect(key.link, youngest, Some(slot));
+        self.connect(key.link, Some(slot), None);
         Some(slot)
     }
 
@@ -275,20 +283,34 @@ impl Reassembly {
             return false;
         };
         while self.share(link).frames + frames > self.frames_max.saturating_sub(self.all.frames) {
-            let Some(oldest) = self.oldest(link, Some(slot)) else { return false };
+            let oldest = match self.share(link).ends[0] {
+                Some(own) if own == slot => self.after(slot),
+                oldest => oldest,
+            };
+            let Some(oldest) = oldest else { return false };
             self.drop_datagram(egress, oldest, DropReason::FragmentLimit);
         }
         true
     }
 
-    /// The oldest datagram of `link`, other than that in `but`.
-    fn oldest(&self, link: LinkId, but: Option<usize>) -> Option<usize> {
-        let numbered = self.slots.iter().enumerate().filter(|(slot, _)| Some(*slot) != but);
-        let of_link = numbered.filter_map(|(slot, datagram)| {
-            let datagram = datagram.as_ref().filter(|datagram| datagram.key.link == link)?;
-            Some((datagram.began, slot))
-        });
-        of_link.min().map(|(_, slot)| slot)
+    /// The slot of the link's datagram that began next.
+    fn after(&self, slot: usize) -> Option<usize> {
+        self.slots[slot].as_ref()?.neighbours[1]
+    }
+
+    /// Makes two datagrams of `link` neighbours; one that is missing makes the other an end.
+    fn connect(&mut self, link: LinkId, before: Option<usize>, after: Option<usize>) {
+        let ends = &mut self.shares[link.index()].ends;
+        let mut set = |one: Option<usize>, side: usize, other| match one {
+            Some(slot) => {
+                if let Some(datagram) = &mut self.slots[slot] {
+                    datagram.neighbours[side] = other;
+                }
+            }
+            None => ends[1 - side] = other,
+        };
+        set(before, 1, after);
+        set(after, 0, before);
     }
 
     /// Drops a datagram whose time is over; tells whose it was. `None` if there is none.
@@ -314,7 +336,7 @@ impl Reassembly {
 
     /// Drops all that waits of `link`'s.
     pub(super) fn forget(&mut self, egress: &mut Egress, link: LinkId) {
-        while let Some(slot) = self.oldest(link, None) {
+        while let Some(slot) = self.share(link).ends[0] {
             self.drop_datagram(egress, slot, DropReason::LinkGone);
         }
     }
@@ -342,6 +364,8 @@ impl Reassembly {
         let datagram = self.slots[slot].take()?;
         self.index.remove(&datagram.key);
         self.free.push(slot);
+        let [before, after] = datagram.neighbours;
+        self.connect(datagram.key.link, before, after);
         self.count(datagram.key.link, |share| {
             share.datagrams -= 1;
             share.frames -= datagram.frames;

@@ -85,6 +85,20 @@ impl Lab {
         );
         assert_eq!(all.datagrams, self.reassembly.index.len());
         assert!(all.frames <= self.reassembly.frames_max);
+        for (link, share) in shares.iter().enumerate() {
+            let slots = &self.reassembly.slots;
+            let mut chain = Vec::new();
+            let (mut before, mut at) = (None, share.ends[0]);
+            while let Some(slot) = at {
+                let datagram = slots[slot].as_ref().unwrap();
+                assert_eq!(datagram.key.link.index(), link);
+                assert_eq!(datagram.neighbours[0], before);
+                chain.push(datagram.began);
+                (before, at) = (at, datagram.neighbours[1]);
+            }
+            assert_eq!((chain.len(), before), (share.datagrams, share.ends[1]));
+            assert!(chain.is_sorted(), "from the oldest to the youngest");
+        }
         let waiting: usize =
             self.reassembly.slots.iter().flatten().map(|datagram| datagram.parts.len()).sum();
         assert_eq!(self.egress.stats().fragments_waiting.get(), waiting as u64);
