@@ -248,7 +248,7 @@ impl WorkerMetric {
     }
 }
 
-const WORKER_METRICS: [WorkerMetric; 11] = [
+const WORKER_METRICS: [WorkerMetric; 14] = [
     WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
         worker.received.packets.get()
     }),
@@ -259,6 +259,21 @@ const WORKER_METRICS: [WorkerMetric; 11] = [
         "podgate_worker_handed_off_total",
         "Packets passed to the worker that owns their flow",
         |worker| worker.handed_off.get(),
+    ),
+    WorkerMetric::gauge(
+        "podgate_worker_fragments_waiting",
+        "Fragments that wait for the rest of their datagram",
+        |worker| worker.fragments_waiting.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_fragments_joined_total",
+        "Fragments put behind the first of their datagram",
+        |worker| worker.fragments_joined.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_fragments_made_total",
+        "Fragments that packets were cut into, beyond one for each packet",
+        |worker| worker.fragments_made.get(),
     ),
     WorkerMetric::counter("podgate_worker_flows_opened_total", "Flows opened", |worker| {
         worker.flows_opened.get()

@@ -14,6 +14,8 @@ mod pipeline;
 mod reassembly;
 mod runtime;
 mod shared;
+#[cfg(feature = "slowed")]
+mod slowed;
 mod surroundings;
 
 use std::sync::Arc;
@@ -145,6 +147,8 @@ impl Worker {
     }
 
     fn process_batch(&mut self, now: Nanos, snapshot: Option<&Snapshot>, link: LinkId) {
+        #[cfg(feature = "slowed")]
+        slowed::waste(self.batch.len());
         let Some(snapshot) = snapshot else {
             for packet in self.batch.drain(..) {
                 self.egress.discard_unready(packet);

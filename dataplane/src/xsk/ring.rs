@@ -186,9 +186,11 @@ impl<T: Entry> Producer<T> {
             return false;
         }
         let slot = (self.next.0 & (self.ring.size - 1)) as usize;
-        // SAFETY: `slot` is less than `size`, and `entries` has `size` slots. It is free, so by the
-        // protocol the other party doesn't access it, and there is no other writing end.
-        unsafe { self.ring.entries.add(slot).write(entry) };
+        // SAFETY: `slot` is less than `size`, and `entries` has `size` slots.
+        let place = unsafe { self.ring.entries.add(slot) };
+        // SAFETY: the slot is free, so by the protocol the other party doesn't access it, and there
+        // is no other writing end.
+        unsafe { place.write(entry) };
         self.next += 1;
         true
     }

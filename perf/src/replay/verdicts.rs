@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::{Event, EventKind};
-use podgate_dataplane::packet::{L4, parse, tcp_flags};
+use podgate_dataplane::packet::{L4, parse, quoted, tcp_flags};
 use podgate_dataplane::policy::Verdict;
 use podgate_dataplane::stats::{self, WorkerStats};
 use podgate_dataplane::types::{Tuple, proto};

@@ -45,6 +45,17 @@ impl<'lab> Agent<'lab> {
         Ok(agent)
     }
 
+    /// As [`Self::start_with`], without endpoints.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_bare(lab: &'lab Lab, workers: u16, options: &[&str]) -> Result<Self> {
+        let manifests = lab.manifests();
+        let mut agent = Self::launch(lab, workers, "--manifests", &manifests, false, options)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
     /// As [`Self::start`], with objects from the API server that `kubeconfig` names, and without
     /// waiting.
     ///
@@ -59,9 +70,7 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// As [`Self::start`].
     pub fn restart(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), false, &[])?;
-        agent.wait_ready()?;
-        Ok(agent)
+        Self::start_bare(lab, workers, &[])
     }
 
     fn launch(
@@ -82,6 +91,12 @@ impl<'lab> Agent<'lab> {
         }
         let daemon = Daemon::start("podgate", command, lab.file("podgate.log"))?;
         Ok(Self { lab, daemon })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
     }
 
     /// Waits until the agent is ready.

@@ -13,6 +13,7 @@ mod links;
 mod manifests;
 mod mtu;
 mod node;
+mod packets;
 mod policy_change;
 mod replay;
 mod scenario;
