@@ -14,7 +14,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, new_connection};
 
 pub(crate) use self::changes::{Change, changes};
-pub(crate) use self::routes::least_mtu;
+pub(crate) use self::routes::{ROUTE_MTU_MAX, least_mtu};
 
 /// Why the kernel's network stack didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]

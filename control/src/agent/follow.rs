@@ -4,7 +4,7 @@
 //! which news came first, or that some were lost. The looks are paced, because a pod may change its
 //! end of its link as often as it likes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::Duration;
 
@@ -283,15 +283,21 @@ impl Agent {
             (Err(error), _) | (_, Err(error)) => return warn!("{error}"),
         };
         let host = self.host.host.index;
-        let found: Vec<_> = routes.iter().filter_map(|route| route.host_route(host)).collect();
-        self.routed.retain(|address, _| {
-            let kept = found.iter().any(|(found, _)| found == address);
-            if !kept {
-                warn!("the route of pod address {address} to {HOST} was deleted; it is put back");
+        let mut found = BTreeMap::new();
+        for (address, mtu) in routes.iter().filter_map(|route| route.host_route(host)) {
+            // The first of several is the one in force.
+            found.entry(address).or_insert(mtu);
+        }
+        self.routed.retain(|address, mtu| match found.get(address) {
+            Some(found) => {
+                *mtu = *found;
+                true
             }
-            kept
+            None => {
+                warn!("the route of pod address {address} to {HOST} was deleted; it is put back");
+                false
+            }
         });
-        self.routed.extend(found);
         self.route_in_kernel().await;
         let ours = |index| {
             [host, self.host.xsk.index].contains(&index) || self.endpoint_at(index).is_some()

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::Agent;
 use super::endpoint::Endpoint;
 use super::pace::Pace;
+use crate::netlink::ROUTE_MTU_MAX;
 
 /// When to publish, and what was published last.
 #[derive(Debug, Default)]
@@ -131,7 +132,7 @@ impl Agent {
                 continue;
             }
             if let Ok(route) = endpoint.route(&self.store) {
-                let mtu = route.outlet.mtu;
+                let mtu = route.outlet.mtu.min(ROUTE_MTU_MAX);
                 addresses.extend(route.addresses.iter().map(|address| (address.ip(), mtu)));
             }
         }

@@ -15,6 +15,10 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Link, Netlink, NetlinkError};
 
+/// The largest MTU that a route can have: the kernel takes more for this (`ip_metrics_convert`,
+/// `net/ipv4/metrics.c`).
+pub(crate) const ROUTE_MTU_MAX: u32 = 65535 - 15;
+
 /// A unicast route.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Route {
@@ -237,6 +241,8 @@ mod tests {
                 netlink.set_route(address, ours.index, 9000, true).await.unwrap();
                 assert_eq!(by(&netlink, &ours).await, [(address, 9000)]);
                 assert!(by(&netlink, &other).await.contains(&(address, 0)));
+                netlink.set_route(address, ours.index, 65535, true).await.unwrap();
+                assert_eq!(by(&netlink, &ours).await, [(address, ROUTE_MTU_MAX)]);
                 netlink.delete_route(address, ours.index).await.unwrap();
                 netlink.delete_route(address, ours.index).await.unwrap();
                 assert_eq!(way_to(&netlink, address).await, Some(other.index));

@@ -37,6 +37,9 @@ fn links_get_the_largest_mtu_there_is_and_carry_packets_of_that_size() -> Result
         for size in [1500, 1501, 9000, 32_000, 65_000, 65_535] {
             ping_whole(admin, user, family, size)?;
             ping_whole(user, admin, family, size)?;
+            ping_whole(admin, lab.node(), family, size)?;
+            // No route of the kernel has a larger MTU.
+            ping_whole(lab.node(), user, family, size.min(65_520))?;
         }
         let stream = Stream::start(admin, user, 5001, family)?;
         stream.wait_for_more()?;
