@@ -41,7 +41,7 @@ pub use client::{Answer, Cut, Download, Get, Outcome};
 pub use inject::{CorpusFrame, Frames};
 pub use manifests::PodSpec;
 pub use netns::{Netns, remove_stale};
-pub use process::{Daemon, wait_for};
+pub use process::{Daemon, bounded, output, run, wait_for};
 pub use signals::interrupted;
 
 use manifests::pods_in;
