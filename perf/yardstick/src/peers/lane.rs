@@ -90,10 +90,8 @@ impl<'peer> Lane<'peer> {
     /// When the generator fails, or nothing arrives at all.
     pub fn rate(&self, window: Duration) -> Result<f64> {
         self.signal(Signal::SIGCONT)?;
-        let rate = self.from.inside(|| {
-            let mut generator = LiveFrames::new("eth0", &self.flow)?;
-            rate(&mut generator, &self.arrivals, WARM_UP, window)
-        });
+        let prepare = || LiveFrames::new("eth0", &self.flow);
+        let rate = rate(self.from, prepare, &self.arrivals, WARM_UP, window);
         self.signal(Signal::SIGSTOP)?;
         let rate = rate.with_context(|| self.name.clone())?;
         ensure!(rate > 0.0, "{}: nothing arrives", self.name);

@@ -53,9 +53,7 @@ impl Ovs {
         let mut command = daemon("ovsdb-server");
         command.arg(file("conf.db")).arg(format!("--remote=punix:{socket}"));
         let mut database = Daemon::start("ovsdb-server", command, file("ovsdb.log"))?;
-        database.wait_until("its socket", BOUND, |_| {
-            Ok(fs::exists(socket)?.then_some(()))
-        })?;
+        database.wait_until("its socket", BOUND, |_| Ok(fs::exists(socket)?.then_some(())))?;
         let mut command = daemon("ovs-vswitchd");
         command.arg(format!("unix:{socket}"));
         let vswitchd =

@@ -1,8 +1,10 @@
 //! Frames made by the kernel itself.
 
+use std::io::ErrorKind;
+
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use nix::net::if_::if_nametoindex;
 
 use super::frame::{FIRST_PORT, FRAME_BYTES, Flow};
@@ -33,7 +35,8 @@ impl LiveFrames {
     pub fn new(link: &str, flow: &Flow) -> Result<Self> {
         let ifindex = if_nametoindex(link).with_context(|| format!("no link {link} here"))?;
         let mut ebpf = load_object(FIRST_PORT, flow.port)?;
-        let program: &mut Xdp = ebpf.program_mut("spray").context("no program spray")?.try_into()?;
+        let program: &mut Xdp =
+            ebpf.program_mut("spray").context("no program spray")?.try_into()?;
         program.load()?;
         // `struct xdp_md` of include/uapi/linux/bpf.h; what isn't set stays 0.
         let (data_end, ingress_ifindex) = (4..8, 12..16);
@@ -47,13 +50,20 @@ impl LiveFrames {
 impl Generator for LiveFrames {
     fn send(&mut self, count: u32) -> Result<()> {
         let program: &Xdp = self.ebpf.program("spray").context("no program spray")?.try_into()?;
-        program.test_run(TestRunOptions {
+        let outcome = program.test_run(TestRunOptions {
             data_in: Some(&self.frame),
             ctx_in: Some(&self.context),
             repeat: count,
             attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
             ..Default::default()
-        })?;
-        Ok(())
+        });
+        match outcome {
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == ErrorKind::Interrupted =>
+            {
+                Ok(())
+            }
+            outcome => Ok(outcome.map(drop)?),
+        }
     }
 }

@@ -20,19 +20,24 @@ mod forward;
 mod frame;
 mod live;
 mod send_socket;
+mod stop;
 mod xsk;
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use core_affinity::CoreId;
+use podgate_tests::lab::Netns;
 
 pub use arrivals::{Arrivals, Arrived};
 pub use forward::{PodLink, forward};
 pub use frame::{FLOWS, FRAME_BYTES, Flow, source_ports};
 pub use live::LiveFrames;
 pub use send_socket::SendSocket;
+
+use stop::Stop;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traffic.bpf.o"));
 
@@ -41,15 +46,13 @@ pub const GENERATOR_CORE: usize = 0;
 /// Where what is measured runs.
 pub const FORWARDER_CORE: usize = 1;
 
-/// How long one call of a generator should take: long enough that its own start costs nothing,
-/// short enough to end in time behind a slow peer, whose work is done inside of the call.
-const CALL: Duration = Duration::from_millis(10);
-const FRAMES_PER_CALL_MIN: u32 = 64;
-const FRAMES_PER_CALL_MAX: u32 = 1 << 16;
+/// How much is asked of a generator at a time; it is stopped long before.
+const FRAMES_PER_CALL: u32 = 1 << 30;
 
 /// Something that sends frames out of a pod.
-pub trait Generator {
-    /// Sends `count` frames, or as many of them as the link takes.
+pub trait Generator: Send {
+    /// Sends `count` frames, or as many of them as the link takes. Ends before that if the thread
+    /// gets a signal.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -65,36 +68,46 @@ pub fn pin(core: usize) -> Result<()> {
     Ok(())
 }
 
-/// Frames that arrive per second while `generator` sends without a pause, taken over `window` after
-/// `warm_up`. Works on the calling thread, which must be in the sending pod's namespace.
+/// Frames that arrive per second over `window`, `warm_up` after a generator began to send without a
+/// pause in the namespace `from`. `prepare` makes the generator, there.
 ///
 /// # Errors
 /// When the generator fails, or a counter can't be read.
-pub fn rate(
-    generator: &mut dyn Generator,
+pub fn rate<G: Generator>(
+    from: &Netns,
+    prepare: impl FnOnce() -> Result<G> + Send,
     arrivals: &Arrivals,
     warm_up: Duration,
     window: Duration,
 ) -> Result<f64> {
-    pin(GENERATOR_CORE)?;
-    let mut per_call = FRAMES_PER_CALL_MIN;
-    send_for(generator, warm_up, &mut per_call)?;
-    let (begin, before) = (Instant::now(), arrivals.count()?.measured);
-    send_for(generator, window, &mut per_call)?;
-    let (elapsed, after) = (begin.elapsed(), arrivals.count()?.measured);
-    Ok((after - before) as f64 / elapsed.as_secs_f64())
-}
-
-fn send_for(generator: &mut dyn Generator, time: Duration, per_call: &mut u32) -> Result<()> {
-    let begin = Instant::now();
-    while begin.elapsed() < time {
-        let call = Instant::now();
-        generator.send(*per_call)?;
-        let scale = CALL.as_secs_f64() / call.elapsed().as_secs_f64().max(1e-9);
-        let fitting = f64::from(*per_call) * scale.clamp(0.25, 4.0);
-        *per_call = (fitting as u32).clamp(FRAMES_PER_CALL_MIN, FRAMES_PER_CALL_MAX);
-    }
-    Ok(())
+    stop::catch_signal()?;
+    let stop = Stop::default();
+    thread::scope(|scope| {
+        let generate = || {
+            let _end = stop.on_drop();
+            from.inside(|| {
+                pin(GENERATOR_CORE)?;
+                let mut generator = prepare()?;
+                stop.begin();
+                while !stop.asked() {
+                    generator.send(FRAMES_PER_CALL)?;
+                }
+                Ok(())
+            })
+        };
+        let generator = scope.spawn(generate);
+        stop.wait_begun();
+        let measured = (|| {
+            thread::sleep(warm_up);
+            let (begin, before) = (Instant::now(), arrivals.count()?.measured);
+            thread::sleep(window);
+            let (elapsed, after) = (begin.elapsed(), arrivals.count()?.measured);
+            Ok((after - before) as f64 / elapsed.as_secs_f64())
+        })();
+        stop.ask();
+        generator.join().map_err(|_| anyhow!("the generator panicked"))??;
+        measured
+    })
 }
 
 /// The object with all programs; `constants` are its globals.

@@ -5,9 +5,9 @@ use std::io::Write;
 use anyhow::{Result, ensure};
 use xsk_rs::{FrameDesc, Umem};
 
+use super::Generator;
 use super::frame::{FLOWS, FRAME_BYTES, Flow};
 use super::xsk::{self, BATCH, RING, Rings};
-use super::Generator;
 
 /// How often in a row nothing could be sent before the link is given up.
 const IDLE_ROUNDS: u32 = 1_000_000;

@@ -59,7 +59,7 @@ struct {
 	__type(value, __u64);
 } ARRIVED SEC(".maps");
 
-SEC("tc")
+SEC("classifier")
 int arrivals(struct __sk_buff *skb)
 {
 	struct packet *packet = (void *)(long)skb->data;

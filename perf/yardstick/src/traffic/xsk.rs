@@ -44,9 +44,7 @@ pub(super) fn open(umem: &Umem, link: &str) -> Result<Rings> {
         .tx_queue_size(ring)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
         .xdp_flags(XdpFlags::XDP_FLAGS_DRV_MODE)
-        .bind_flags(
-            BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG,
-        )
+        .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
         .build();
     let interface: Interface = link.parse()?;
     // SAFETY: libxdp loads no program, which is what the contract asks for.
