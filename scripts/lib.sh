@@ -5,6 +5,10 @@
 PACKAGES=(clang libbpf-dev linux-libc-dev gcc libc6-dev
     iproute2 iputils-ping curl nginx tcpdump ca-certificates)
 
+# What the benchmarks need beside these.
+# shellcheck disable=SC2034
+BENCH_PACKAGES=(valgrind)
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"
 
@@ -13,7 +17,8 @@ die() {
     exit 1
 }
 
-# Fails with one line when this machine can't run podgate, and installs what it lacks.
+# Fails with one line when this machine can't run podgate, and installs what it lacks: the packages
+# named here, too.
 prepare() {
     [ "$(id -u)" = 0 ] || die "run me as root: network namespaces, XDP and AF_XDP need it"
     printf '6.6\n%s\n' "$(uname -r)" | sort --version-sort --check=quiet ||
@@ -22,7 +27,7 @@ prepare() {
         die "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS is off)"
     command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup"
     local missing=() package
-    for package in "${PACKAGES[@]}"; do
+    for package in "${PACKAGES[@]}" "$@"; do
         installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] || install "${missing[@]}"

@@ -54,6 +54,11 @@ pub(crate) struct AgentCounts {
     pub(crate) refused: u64,
     /// Epoch of the published snapshot.
     pub(crate) epoch: u64,
+    /// The largest packet that gets through by every way out of the node, bytes; zero if there is no
+    /// way out.
+    pub(crate) path_mtu: u64,
+    /// Frames that are free and that no worker keeps at hand.
+    pub(crate) frames_spare: u64,
     /// Links that vanished under an endpoint.
     pub(crate) links_gone: u64,
     /// Flow records taken off the workers' rings.
@@ -122,6 +127,13 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[], counts.refused),
         Family::gauge("podgate_epoch", "Generation of the published policy snapshot")
             .with(&[], counts.epoch),
+        Family::gauge(
+            "podgate_path_mtu_bytes",
+            "Least MTU of the node's ways out, 0 for no way out",
+        )
+        .with(&[], counts.path_mtu),
+        Family::gauge("podgate_frames_spare", "Free frames that no worker keeps at hand")
+            .with(&[], counts.frames_spare),
         Family::counter("podgate_links_gone_total", "Links that vanished under an endpoint")
             .with(&[], counts.links_gone),
         Family::counter("podgate_flow_records_total", "Flow records taken from the workers")
@@ -215,9 +227,9 @@ const WORKER_METRICS: [WorkerMetric; 11] = [
     }),
     WorkerMetric::gauge("podgate_worker_flows", "Flows in the table", |worker| worker.flows.get()),
     WorkerMetric::gauge(
-        "podgate_worker_held_packets",
-        "Packets that wait for an L7 verdict",
-        |worker| worker.held.get(),
+        "podgate_worker_held_frames",
+        "Frames of packets that wait for an L7 verdict",
+        |worker| worker.held_frames.get(),
     ),
     WorkerMetric::gauge("podgate_worker_epoch", "Epoch that the worker judges by", |worker| {
         worker.epoch.get()
@@ -258,7 +270,7 @@ mod tests {
     fn drops_are_counted_over_all_workers_under_ciliums_name() {
         let workers = [WorkerStats::new(), WorkerStats::new()];
         for worker in &workers {
-            worker.dropped[DropReason::PolicyDefaultDeny as usize].count(60);
+            worker.dropped[DropReason::PolicyDefaultDeny as usize].count(1, 60);
         }
         let text = to_text(&collect(&[&workers[0], &workers[1]], &AgentCounts::default()));
         let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 2\n";

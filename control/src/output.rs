@@ -67,10 +67,10 @@ pub(crate) fn status(status: &Status) -> String {
         let _ = writeln!(text, "warning: {}", escape(problem));
     }
     text.push('\n');
-    let heading = row(&["WORKER", "RECEIVED", "FORWARDED", "DROPPED", "FLOWS", "HELD"]);
+    let heading = row(&["WORKER", "RECEIVED", "FORWARDED", "DROPPED", "FLOWS", "HELD FRAMES"]);
     let workers = status.workers.iter().map(|worker| {
         let numbers =
-            [worker.received, worker.forwarded, worker.dropped, worker.flows, worker.held];
+            [worker.received, worker.forwarded, worker.dropped, worker.flows, worker.held_frames];
         let cells = numbers.iter().map(u64::to_string);
         std::iter::once(worker.worker.to_string()).chain(cells).collect()
     });
@@ -176,7 +176,7 @@ mod tests {
                 forwarded: 1200,
                 dropped: 34,
                 flows: 5,
-                held: 0,
+                held_frames: 0,
             }],
             drops: vec![DropCount { reason: "policy_denied".into(), packets: 34, bytes: 2040 }],
             flow_records_lost: 0,
@@ -184,7 +184,13 @@ mod tests {
     }
 
     fn spec(link: &str, pod: &str) -> EndpointSpec {
-        EndpointSpec { link: link.into(), pod: pod.parse().unwrap(), netns: None, mac: None }
+        EndpointSpec {
+            link: link.into(),
+            pod: pod.parse().unwrap(),
+            netns: None,
+            mac: None,
+            mtu: None,
+        }
     }
 
     #[test]

@@ -260,6 +260,52 @@ pub struct EndpointSpec {
     /// MAC address of the pod's end; read in `netns` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+    /// MTU that both ends of the link are given when it is attached; needs `netns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<PodMtu>,
+}
+
+/// MTU of a pod's link, bytes.
+///
+/// IPv6 needs 1280 (RFC 8200, section 5); no IPv4 packet, and no veth, has more than 65535. Native
+/// XDP with packets in several buffers takes less than 73,459 (`veth_xdp_set`,
+/// `drivers/net/veth.c`), and AF_XDP 18 frames of 3840 bytes, so both take all of this.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct PodMtu(u32);
+
+impl PodMtu {
+    /// The least there can be.
+    pub const MIN: Self = Self(1280);
+    /// The most there can be.
+    pub const MAX: Self = Self(65535);
+}
+
+impl TryFrom<u32> for PodMtu {
+    type Error = String;
+
+    fn try_from(mtu: u32) -> Result<Self, Self::Error> {
+        let (PodMtu(min), PodMtu(max)) = (Self::MIN, Self::MAX);
+        if (min..=max).contains(&mtu) {
+            Ok(Self(mtu))
+        } else {
+            Err(format!("a pod's MTU is {min} to {max} bytes, not {mtu}"))
+        }
+    }
+}
+
+impl From<PodMtu> for u32 {
+    fn from(PodMtu(mtu): PodMtu) -> Self {
+        mtu
+    }
+}
+
+impl FromStr for PodMtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<u32>().map_err(|error| error.to_string())?.try_into()
+    }
 }
 
 /// A pod's namespace and name, written `NS/NAME`.
@@ -419,8 +465,8 @@ pub struct WorkerStatus {
     pub dropped: u64,
     /// Live flows.
     pub flows: u64,
-    /// Packets that wait for an L7 verdict.
-    pub held: u64,
+    /// Frames of packets that wait for an L7 verdict.
+    pub held_frames: u64,
 }
 
 /// Packets dropped for one reason.
@@ -618,6 +664,7 @@ mod tests {
             pod: "a/b".parse().unwrap(),
             netns: Some("/run/netns/a".into()),
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
+            mtu: Some(PodMtu::MAX),
         };
         let requests = [
             Request::Status {},
@@ -641,6 +688,22 @@ mod tests {
         for request in requests {
             assert_eq!(Request::parse(request.to_line().as_bytes()), Ok(request));
         }
+    }
+
+    #[test]
+    fn an_mtu_that_no_link_can_have_is_refused() {
+        let request = |mtu: &str| {
+            let line = format!(
+                r#"{{"version":1,"command":"endpoint-add","link":"a","pod":"a/b","mtu":{mtu}}}"#
+            );
+            Request::parse(line.as_bytes())
+        };
+        assert!(request("1280").is_ok() && request("65535").is_ok());
+        for mtu in ["0", "1279", "65536", "-1"] {
+            assert_eq!(request(mtu).unwrap_err().code, Code::BadRequest, "{mtu}");
+        }
+        let message = request("65536").unwrap_err().message;
+        assert!(message.contains("a pod's MTU is 1280 to 65535 bytes, not 65536"), "{message}");
     }
 
     #[test]

@@ -61,8 +61,21 @@ drop_reasons! {
     BadChecksum = ("bad_checksum", 154),
     /// Not IPv4 or IPv6.
     UnsupportedL3 = ("unsupported_l3", 139),
-    /// IP fragments are not reassembled.
-    Fragment = ("fragment", 157),
+    /// A frame of a VLAN: its addresses are not those of the network that policy knows.
+    VlanTagged = ("vlan_tagged", 139),
+    /// A fragment that no datagram can have: empty, not cut at a multiple of 8 bytes, beyond 65,535
+    /// bytes, or beyond the datagram's end.
+    FragmentMalformed = ("fragment_malformed", 134),
+    /// A first fragment that does not hold all headers.
+    FragmentTiny = ("fragment_tiny", 134),
+    /// Fragments that overlap, and all others of the datagram.
+    FragmentOverlap = ("fragment_overlap", 134),
+    /// A fragment that was there already.
+    FragmentDuplicate = ("fragment_duplicate", 134),
+    /// The rest of the datagram did not come in time.
+    FragmentTimeout = ("fragment_timeout", 174),
+    /// More fragments than one datagram, one link or all may have waiting.
+    FragmentLimit = ("fragment_limit", 198),
     /// Multicast or broadcast: never forwarded between links.
     Multicast = ("multicast", 151),
     /// The source address or MAC isn't one of the sending endpoint's.
@@ -79,7 +92,7 @@ drop_reasons! {
     IcmpUnrelated = ("icmp_unrelated", 134),
     /// The flow table is full and nothing in it may be evicted.
     FlowTableFull = ("flow_table_full", 155),
-    /// No free frame to build an answer in.
+    /// No free frame for a fragment or an answer of our own.
     NoFrame = ("no_frame", 198),
     /// The packet is larger than the egress link's MTU.
     TooBig = ("packet_too_big", 157),

@@ -13,6 +13,7 @@ pub mod l7;
 pub mod packet;
 pub mod policy;
 pub mod route;
+pub mod share;
 pub mod stats;
 pub mod types;
 pub mod worker;

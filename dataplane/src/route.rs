@@ -17,6 +17,9 @@ pub struct Outlet {
     pub link_mac: Mac,
     /// Largest IP packet that the link takes, bytes.
     pub mtu: u32,
+    /// Largest IP packet that gets all the way to where the link leads, as far as is known, bytes:
+    /// [`Self::mtu`] for a pod; for the host link the least MTU of the node's ways out.
+    pub path_mtu: u32,
 }
 
 /// A local endpoint: one pod behind one link.
@@ -33,7 +36,11 @@ pub struct Endpoint {
 pub struct RouteTable {
     by_address: HashMap<Address, Arc<Endpoint>>,
     by_link: Vec<Option<Arc<Endpoint>>>,
+    /// The endpoints' and the host link's, by link: what each packet needs, without a detour.
+    outlets: Vec<Option<Outlet>>,
     host: Option<Outlet>,
+    /// The node's own addresses, IPv4 and IPv6.
+    node: [Option<Address>; 2],
 }
 
 /// An endpoint can't be added: another one has its address already.
@@ -62,9 +69,31 @@ impl RouteTable {
             if table.by_link.len() <= slot {
                 table.by_link.resize(slot + 1, None);
             }
+            table.add_outlet(endpoint.outlet);
             table.by_link[slot] = Some(endpoint);
         }
+        host.into_iter().for_each(|host| table.add_outlet(host));
         Ok(table)
+    }
+
+    fn add_outlet(&mut self, outlet: Outlet) {
+        let slot = outlet.link.index();
+        if self.outlets.len() <= slot {
+            self.outlets.resize(slot + 1, None);
+        }
+        self.outlets[slot] = Some(outlet);
+    }
+
+    /// The same, with the node's own addresses, IPv4 and IPv6: what our ICMP errors come from.
+    #[must_use]
+    pub fn with_node(self, node: [Option<Address>; 2]) -> Self {
+        Self { node, ..self }
+    }
+
+    /// The node's own address of this family, if it is known.
+    #[must_use]
+    pub fn node_address(&self, v4: bool) -> Option<Address> {
+        self.node[usize::from(!v4)]
     }
 
     /// The local endpoint that has `address`.
@@ -75,12 +104,14 @@ impl RouteTable {
 
     /// The endpoint behind `link`; `None` for the host link.
     #[must_use]
+    #[inline]
     pub fn behind(&self, link: LinkId) -> Option<&Endpoint> {
         self.by_link.get(link.index())?.as_deref()
     }
 
     /// Whether `link` joins us to the kernel stack.
     #[must_use]
+    #[inline]
     pub fn is_host(&self, link: LinkId) -> bool {
         self.host.is_some_and(|host| host.link == link)
     }
@@ -93,11 +124,9 @@ impl RouteTable {
 
     /// How to send out of `link`.
     #[must_use]
+    #[inline]
     pub fn outlet(&self, link: LinkId) -> Option<&Outlet> {
-        match self.behind(link) {
-            Some(endpoint) => Some(&endpoint.outlet),
-            None => self.host.as_ref().filter(|host| host.link == link),
-        }
+        self.outlets.get(link.index())?.as_ref()
     }
 
     /// The link that leads to `address`: its endpoint's, else the kernel stack's.
@@ -115,13 +144,15 @@ mod tests {
     use super::*;
 
     fn endpoint(link: u16, address: [u8; 4]) -> Endpoint {
-        let outlet = Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500 };
+        let outlet =
+            Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
         Endpoint { outlet, addresses: vec![Address::v4(address)] }
     }
 
     #[test]
     fn local_addresses_lead_to_their_link_and_all_others_to_the_host() {
-        let host = Outlet { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500 };
+        let host =
+            Outlet { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500, path_mtu: 1500 };
         let table = RouteTable::new([endpoint(3, [10, 0, 0, 1])], Some(host)).unwrap();
         assert_eq!(table.towards(Address::v4([10, 0, 0, 1])), Some(LinkId(3)));
         assert_eq!(table.towards(Address::v4([10, 0, 0, 2])), Some(LinkId(0)));

@@ -40,15 +40,19 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts one packet of `bytes` bytes.
-    pub fn count(&self, bytes: u64) {
-        self.packets.add(1);
+    /// Counts `packets` packets of `bytes` bytes together.
+    pub fn count(&self, packets: u64, bytes: u64) {
+        self.packets.add(packets);
         self.bytes.add(bytes);
     }
 }
 
-/// What one worker counts. Every packet received ends in exactly one of `forwarded`, `dropped`,
-/// `handed_off` or (until decided) `held`.
+/// What one worker counts. Every packet received ends in exactly one of `forwarded`, `dropped` or
+/// `handed_off`, or waits in frames that `held_frames` counts.
+///
+/// Fragments are packets too. A datagram that was put together counts as one from then on: what
+/// was received is what ended, and `fragments_joined` and `fragments_waiting`, without
+/// `fragments_made`.
 #[derive(Debug)]
 pub struct WorkerStats {
     /// Packets taken off receive rings.
@@ -61,8 +65,14 @@ pub struct WorkerStats {
     pub handed_off: Counter,
     /// Packets that we built ourselves (403 answers, resets, ICMP errors).
     pub originated: Tally,
-    /// Packets that wait for an L7 verdict now.
-    pub held: Counter,
+    /// Frames of packets that wait for an L7 verdict now.
+    pub held_frames: Counter,
+    /// Fragments that wait for the rest of their datagram now.
+    pub fragments_waiting: Counter,
+    /// Fragments that were put behind the first of their datagram.
+    pub fragments_joined: Counter,
+    /// Fragments that packets were cut into, beyond one for each packet.
+    pub fragments_made: Counter,
     /// Flows opened.
     pub flows_opened: Counter,
     /// Flows in the table now.
@@ -71,7 +81,7 @@ pub struct WorkerStats {
     pub l7_allowed: Counter,
     /// L7 requests denied.
     pub l7_denied: Counter,
-    /// Events lost because the ring to the control thread was full.
+    /// Events lost because the ring to the control thread was full, or the link had its share of it.
     pub events_lost: Counter,
     /// Rounds in which at least one packet was processed.
     pub busy_rounds: Counter,
@@ -96,7 +106,10 @@ impl WorkerStats {
             dropped: std::array::from_fn(|_| Tally::default()),
             handed_off: Counter::default(),
             originated: Tally::default(),
-            held: Counter::default(),
+            held_frames: Counter::default(),
+            fragments_waiting: Counter::default(),
+            fragments_joined: Counter::default(),
+            fragments_made: Counter::default(),
             flows_opened: Counter::default(),
             flows: Counter::default(),
             l7_allowed: Counter::default(),

@@ -54,7 +54,7 @@ impl Count {
 
 /// Bytes that are allocated now.
 #[must_use]
-pub(crate) fn live_bytes() -> u64 {
+pub fn live_bytes() -> u64 {
     let stats = INSTRUMENTED_SYSTEM.stats();
     stats.bytes_allocated.saturating_sub(stats.bytes_deallocated) as u64
 }

@@ -3,7 +3,8 @@
 //! [`replay`] is `podgate replay`: it runs a capture through the worker code that the agent runs,
 //! without privileges, and tells each flow's verdict and what the packets cost. [`bench`] is
 //! `podgate bench`: it builds a cluster and measures policy at its size. [`alloc`] counts
-//! allocations for both.
+//! allocations for both. [`rig`], a worker on memory links, and the [`pods`] around it serve
+//! `scripts/bench` too.
 
 #![forbid(unsafe_code)]
 
@@ -11,8 +12,9 @@ pub mod alloc;
 pub mod bench;
 mod latency;
 mod memory;
+pub mod pods;
 mod progress;
 pub mod replay;
-mod rig;
+pub mod rig;
 
 pub use latency::Latency;

@@ -24,10 +24,10 @@ const IDLE_ROUND_NS: u64 = 100_000_000;
 const IDLE_ROUNDS_MAX: u64 = 10_000;
 
 /// When a rig's clock begins. Not zero, so that nothing in a worker is as old as the clock.
-pub(crate) const START: Nanos = Nanos(1_000_000_000);
+pub const START: Nanos = Nanos(1_000_000_000);
 
-/// The worker that everything is replayed on.
-pub(crate) struct Rig {
+/// The worker that everything is replayed and measured on.
+pub struct Rig {
     shared: Arc<Shared>,
     worker: Worker,
     links: Vec<MemoryLink>,
@@ -41,10 +41,18 @@ impl Rig {
     /// # Errors
     /// When there is not enough memory.
     pub(crate) fn new(snapshot: Snapshot, links: u16, packets: usize) -> io::Result<Self> {
-        let defaults = SharedConfig::default();
-        let flows =
-            u32::try_from(packets).unwrap_or(u32::MAX).clamp(1024, defaults.flows_per_worker);
-        let config = SharedConfig { workers: 1, flows_per_worker: flows, ..defaults };
+        let agents = SharedConfig::default().flows_per_worker;
+        let flows = u32::try_from(packets).unwrap_or(u32::MAX).clamp(1024, agents);
+        Self::with_flows(snapshot, links, flows)
+    }
+
+    /// A worker with `links` links and room for `flows` flows.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn with_flows(snapshot: Snapshot, links: u16, flows: u32) -> io::Result<Self> {
+        let config =
+            SharedConfig { workers: 1, flows_per_worker: flows, ..SharedConfig::default() };
         let shared = Shared::new(config);
         shared.publish(snapshot);
         let umem = Umem::new(FRAMES + u32::from(links) * RINGS.fill)?;
@@ -59,7 +67,8 @@ impl Rig {
     }
 
     /// The time that the worker has reached.
-    pub(crate) fn now(&self) -> Nanos {
+    #[must_use]
+    pub fn now(&self) -> Nanos {
         self.now
     }
 
@@ -69,27 +78,28 @@ impl Rig {
     }
 
     /// Lets the clock go on without a round.
-    pub(crate) fn advance(&mut self, nanos: u64) {
+    pub fn advance(&mut self, nanos: u64) {
         self.now = Nanos(self.now.0 + nanos);
     }
 
     /// Counters.
-    pub(crate) fn stats(&self) -> &WorkerStats {
+    #[must_use]
+    pub fn stats(&self) -> &WorkerStats {
         &self.shared.stats[0]
     }
 
     /// Delivers a frame; false if the link's rings are full.
-    pub(crate) fn deliver(&mut self, link: LinkId, frame: &[u8]) -> bool {
+    pub fn deliver(&mut self, link: LinkId, frame: &[u8]) -> bool {
         self.links[link.index()].inject(0, frame)
     }
 
     /// One round at the time reached. Returns the number of packets in it.
-    pub(crate) fn round(&mut self) -> usize {
+    pub fn round(&mut self) -> usize {
         self.worker.round(self.now)
     }
 
     /// Takes what the worker sent, so that its frames come back, and what it told.
-    pub(crate) fn collect(&mut self, told: &mut impl FnMut(&Event)) {
+    pub fn collect(&mut self, told: &mut impl FnMut(&Event)) {
         for link in &mut self.links {
             link.transmitted(0, &mut |_| {});
         }

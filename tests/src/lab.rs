@@ -24,6 +24,7 @@ mod netns;
 mod nginx;
 mod process;
 mod signals;
+mod stream;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,11 +39,12 @@ pub use agent::{Agent, program};
 pub use api_server::{API_SERVER_PORT, ApiServer};
 pub use capture::Capture;
 pub use client::{Answer, Cut, Download, Get, Outcome};
-pub use inject::{CorpusFrame, Frames};
+pub use inject::{CorpusFrame, Frames, Injector};
 pub use manifests::PodSpec;
 pub use netns::{Netns, remove_stale};
 pub use process::{Daemon, bounded, output, run, wait_for};
 pub use signals::interrupted;
+pub use stream::Stream;
 
 use manifests::pods_in;
 use nginx::start_nginx;

@@ -4,8 +4,9 @@
 ///
 /// `src` and `dst` are addresses as 128-bit numbers, IPv4 as IPv4-mapped IPv6 (RFC 4291 §2.5.5.2).
 /// Ports are L4 ports in host byte order. The program gives `protocol` and ports only to TCP, UDP
-/// and SCTP that is no fragment and stands behind at most six hop-by-hop, routing and destination
-/// headers; everything else, ICMP and first fragments included, is hashed with all three zero.
+/// and SCTP that is no fragment, or an "atomic" one, and stands behind at most eight extension
+/// headers other than ESP; everything else, ICMP and first fragments included, is hashed with all
+/// three zero.
 #[must_use]
 pub const fn flow_hash(src: u128, dst: u128, protocol: u8, sport: u16, dport: u16) -> u32 {
     // The sum doesn't tell the two ends apart, so both directions have the same hash.

@@ -34,6 +34,8 @@
 
 // IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
 #define IPV4_FRAGMENT 0x3fff
+// The same of an IPv6 fragment header, RFC 8200 section 4.5.
+#define IPV6_FRAGMENT 0xfff9
 
 // Set by the loader, a constant to the verifier.
 const volatile __u32 workers = 1;
@@ -67,6 +69,13 @@ struct vlan_tag {
 struct extension_header {
 	__u8 next;
 	__u8 length; // in units of 8 bytes, the first 8 not counted; of AH: of 4, without 8
+};
+
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset;
+	__be32 id;
 };
 
 struct ports {
@@ -171,7 +180,8 @@ static __always_inline bool parse_ipv4(struct cursor *c, struct flow *f)
 }
 
 // False: malformed. Fragments, ESP and longer chains of headers are hashed by their addresses. What
-// the workers see ports of must be hashed by them, or one flow would live on two workers.
+// the workers see ports of must be hashed by them, or one flow would live on two workers: "atomic"
+// fragments, which are whole (RFC 6946), too.
 static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, struct flow *f)
 {
 	__u8 next = ip->nexthdr;
@@ -181,6 +191,16 @@ static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, str
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		struct extension_header *header;
 
+		if (next == IPPROTO_FRAGMENT) {
+			struct fragment_header *fragment = take(c, sizeof(*fragment));
+
+			if (!fragment)
+				return false;
+			next = fragment->next;
+			if (fragment->offset & bpf_htons(IPV6_FRAGMENT))
+				return true;
+			continue;
+		}
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
 		    next != IPPROTO_DSTOPTS && next != IPPROTO_AH)
 			break;

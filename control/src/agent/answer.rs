@@ -194,6 +194,8 @@ impl Agent {
             policies: self.policies_in_force() as u64,
             refused: self.store.refused_objects() as u64,
             epoch: self.publisher.epoch().0.into(),
+            path_mtu: self.path_mtu.unwrap_or(0).into(),
+            frames_spare: self.links.dataplane().umem().spare_frames() as u64,
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,
             flow_records_lost: self.flow_records_lost(),
@@ -212,6 +214,6 @@ fn worker_status((worker, stats): (usize, &WorkerStats)) -> WorkerStatus {
         forwarded: stats.forwarded.packets.get(),
         dropped: stats.dropped.iter().map(|tally| tally.packets.get()).sum(),
         flows: stats.flows.get(),
-        held: stats.held.get(),
+        held_frames: stats.held_frames.get(),
     }
 }

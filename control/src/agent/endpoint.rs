@@ -11,7 +11,7 @@ use podgate_xdp_redirect::netns;
 use podgate_xdp_redirect::offload::{self, Hardware};
 
 use crate::netlink::{Link, Netlink};
-use crate::protocol::{EndpointSpec, MacAddress};
+use crate::protocol::{EndpointSpec, MacAddress, PodMtu};
 
 /// What was asked for, and what became of it.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub(crate) struct Attached {
     pub(crate) slot: LinkId,
     /// The host's end.
     pub(crate) link: Link,
-    /// The pod's end.
-    pub(crate) pod_end: Hardware,
+    /// The pod's end, or why it can't be known: then the endpoint is cut off.
+    pub(crate) pod_end: Result<Hardware, String>,
 }
 
 impl Endpoint {
@@ -62,7 +62,7 @@ impl Endpoint {
         let attached = self.link.as_ref().map_err(Clone::clone)?;
         let addresses = self.addresses(store)?;
         Ok(route::Endpoint {
-            outlet: attached.outlet(),
+            outlet: attached.outlet()?,
             addresses: addresses.iter().map(|address| Address::from(*address)).collect(),
         })
     }
@@ -70,26 +70,40 @@ impl Endpoint {
 
 impl Attached {
     /// How workers send to the pod.
-    #[must_use]
-    pub(crate) fn outlet(&self) -> Outlet {
-        Outlet {
-            link: self.slot,
-            mac: self.pod_end.mac,
-            link_mac: self.link.mac,
-            mtu: self.link.mtu.min(self.pod_end.mtu),
-        }
+    ///
+    /// # Errors
+    /// Why nothing can be sent there.
+    fn outlet(&self) -> Result<Outlet, String> {
+        let pod_end = self.pod_end.as_ref().map_err(Clone::clone)?;
+        let mtu = self.link.mtu.min(pod_end.mtu);
+        let (link, link_mac) = (self.slot, self.link.mac);
+        Ok(Outlet { link, mac: pod_end.mac, link_mac, mtu, path_mtu: mtu })
     }
 }
 
-/// Looks at the pod's end of the link and makes it write whole checksums.
+/// Looks at the pod's end of the link and makes it write whole checksums; gives it the MTU `mtu`, if
+/// there is one.
 ///
 /// # Errors
-/// When the namespace can't be entered or doesn't hold the other end of the link.
-pub(crate) fn prepare_pod_end(spec: &EndpointSpec, link: &Link) -> Result<Hardware> {
+/// When the namespace can't be entered or doesn't hold the other end of the link, or is not known
+/// although an MTU is wanted.
+pub(crate) fn prepare_pod_end(
+    spec: &EndpointSpec,
+    link: &Link,
+    mtu: Option<PodMtu>,
+) -> Result<Hardware> {
     let found = match (&spec.netns, link.peer) {
-        (Some(netns), Some(peer)) => Some(prepare_in_netns(netns, peer, link)?),
+        (Some(netns), Some(peer)) => Some(prepare_in_netns(netns, peer, link, mtu)?),
         (Some(_), None) => bail!("link {} is no end of a veth pair", link.name),
-        (None, _) => None,
+        (None, _) => {
+            ensure!(
+                spec.mtu.is_none(),
+                "link {} is given an MTU without the pod's network namespace (netns), where its \
+                 other end is",
+                link.name
+            );
+            None
+        }
     };
     match (found, spec.mac) {
         (Some(found), None) => Ok(found),
@@ -114,15 +128,23 @@ pub(crate) fn prepare_pod_end(spec: &EndpointSpec, link: &Link) -> Result<Hardwa
 
 /// The namespace must hold the other end of just this link: an endpoint with another pod's MAC
 /// address would be cut off for no visible reason.
-fn prepare_in_netns(path: &Path, peer: u32, link: &Link) -> Result<Hardware> {
-    netns::inside(path, || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        let end = runtime.block_on(async { Netlink::connect()?.link_at(peer).await })?;
-        let end = end.filter(|end| end.peer == Some(link.index)).with_context(|| {
+fn prepare_in_netns(path: &Path, peer: u32, link: &Link, mtu: Option<PodMtu>) -> Result<Hardware> {
+    let prepare = async || -> Result<Hardware> {
+        let netlink = Netlink::connect()?;
+        let end = netlink.link_at(peer).await?;
+        let mut end = end.filter(|end| end.peer == Some(link.index)).with_context(|| {
             let path = path.display();
             format!("network namespace {path} doesn't hold the other end of link {}", link.name)
         })?;
+        if let Some(mtu) = mtu {
+            end.mtu = mtu.into();
+            netlink.set_mtu(&end, end.mtu).await?;
+        }
         offload::tx_checksum_off(&end.name)?;
         Ok(Hardware { mac: end.mac, mtu: end.mtu })
+    };
+    netns::inside(path, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(prepare())
     })?
 }

@@ -58,14 +58,16 @@ impl HostLink {
         find(netlink).await?.context("the links just created are gone")
     }
 
-    /// How workers send to the kernel stack.
+    /// How workers send to the kernel stack, from where packets of `path_mtu` bytes get on.
     #[must_use]
-    pub(crate) fn outlet(&self) -> Outlet {
+    pub(crate) fn outlet(&self, path_mtu: Option<u32>) -> Outlet {
+        let mtu = self.host.mtu.min(self.xsk.mtu);
         Outlet {
             link: HOST_SLOT,
             mac: self.host.mac,
             link_mac: self.xsk.mac,
-            mtu: self.host.mtu.min(self.xsk.mtu),
+            mtu,
+            path_mtu: path_mtu.map_or(mtu, |path_mtu| path_mtu.min(mtu)),
         }
     }
 }

@@ -7,10 +7,12 @@
 mod answer;
 mod endpoint;
 mod flow_log;
+mod follow;
 mod host_link;
 mod lab;
 mod links;
 mod names;
+mod pace;
 mod preflight;
 mod publish;
 mod server;
@@ -27,6 +29,7 @@ use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
+use podgate_dataplane::share::Shares;
 use podgate_dataplane::types::Epoch;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
@@ -38,15 +41,16 @@ use tracing::{error, info, warn};
 
 use self::endpoint::{Attached, Endpoint, prepare_pod_end};
 use self::flow_log::FlowLog;
+use self::follow::Follower;
 use self::host_link::HostLink;
 use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
 use self::server::{Call, Server};
 use self::waiting::Waiting;
-use crate::cli::{Poll, RunArgs};
+use crate::cli::{MtuChoice, Poll, RunArgs};
 use crate::error::describe;
-use crate::netlink::{Change, Link, Netlink};
+use crate::netlink::{Change, Netlink, changes};
 use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
 
@@ -59,7 +63,7 @@ pub(crate) use self::state::StateDir;
 const DRAIN_PERIOD: Duration = Duration::from_millis(25);
 
 /// Flow records made of one drain at most, so that a flood of refused packets can't keep this
-/// thread from its other work; the rest is counted as lost.
+/// thread from its other work; the rest is counted as lost. Each link has its share of them.
 const RECORDS_PER_DRAIN: usize = 2048;
 
 /// Requests of clients that may wait.
@@ -69,6 +73,8 @@ const CALLS_MAX: usize = 16;
 struct Agent {
     netlink: Netlink,
     links: Links,
+    /// What becomes of the MTU of links that are attached.
+    pod_mtu: MtuChoice,
     host: HostLink,
     /// Why the host link could not be made anew after somebody removed it.
     host_lost: Option<String>,
@@ -80,10 +86,15 @@ struct Agent {
     publisher: Publisher,
     names: Names,
     flow_log: FlowLog,
+    /// Records made of the last drain, by link.
+    records: Shares,
     /// Clients that wait for a revision.
     waiting: Waiting,
     /// Addresses that the kernel routes to `pg-host` for us, with the MTU of the way.
     routed: BTreeMap<IpAddr, u32>,
+    /// The largest packet that gets through by every way out of the node, bytes.
+    path_mtu: Option<u32>,
+    follower: Follower,
     started: std::time::Instant,
     counts: Counts,
     /// Let go last, when the workers have stopped.
@@ -113,9 +124,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         let (updates, updated) = mpsc::channel(sources::UPDATES_MAX);
         let mut agent = Agent::start(args, updates).await?;
         // From before the first look, so that nothing changes unseen.
-        let changes = Netlink::changes()?;
+        let changes = changes()?;
         agent.attach_at_start(args).await?;
-        agent.refresh_host_addresses().await;
+        agent.look_at_addresses().await;
+        agent.look_at_routes().await;
         let (calls, called) = mpsc::channel(CALLS_MAX);
         let server = Server::bind(&agent.state.socket())
             .with_context(|| format!("can't bind {}", agent.state.socket().display()))?;
@@ -155,7 +167,8 @@ impl Agent {
         let mut links = Links::new(dataplane, args.workers, args.max_endpoints, state.bpf())?;
         let host = HostLink::ensure(&netlink).await?;
         links.open(&host.xsk, HOST_SLOT)?;
-        let routed = netlink.routes(host.host.index).await?.into_iter().collect();
+        let routes = netlink.routes().await?;
+        let routed = routes.iter().filter_map(|route| route.host_route(host.host.index)).collect();
         let mut names = Names::default();
         // What happens before the first publication happens in the epoch zero, without names.
         let compiler = Compiler::new();
@@ -163,6 +176,7 @@ impl Agent {
         Ok(Self {
             netlink,
             links,
+            pod_mtu: args.pod_mtu,
             host,
             host_lost: None,
             source,
@@ -172,8 +186,11 @@ impl Agent {
             publisher: Publisher::default(),
             names,
             flow_log: FlowLog::new(args.flow_log as usize),
+            records: Shares::default(),
             waiting: Waiting::default(),
             routed,
+            path_mtu: None,
+            follower: Follower::new(),
             started: std::time::Instant::now(),
             counts: Counts::default(),
             state,
@@ -216,6 +233,7 @@ impl Agent {
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.publisher.due();
+            let look = self.follower.due();
             tokio::select! {
                 signal = &mut stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
@@ -224,6 +242,9 @@ impl Agent {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.publish().await;
+                }
+                () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                    self.look().await;
                 }
                 Some(update) = updated.recv() => {
                     if self.source.take(update, &mut self.store) {
@@ -277,19 +298,28 @@ impl Agent {
 
     async fn attach(&mut self, spec: &EndpointSpec) -> Result<Attached> {
         let link = self.netlink.link(&spec.link).await?;
-        let link = link.with_context(|| {
+        let mut link = link.with_context(|| {
             format!("there is no link {} in the agent's network namespace", spec.link)
         })?;
         if [&self.host.host, &self.host.xsk].iter().any(|own| own.index == link.index) {
             bail!("link {} is podgate's own", spec.link);
         }
-        let pod_end = prepare_pod_end(spec, &link)?;
+        let mtu = match self.pod_mtu {
+            _ if spec.mtu.is_some() || spec.netns.is_none() => spec.mtu,
+            MtuChoice::Set(mtu) => Some(mtu),
+            MtuChoice::Keep => None,
+        };
+        let pod_end = prepare_pod_end(spec, &link, mtu)?;
+        if let Some(mtu) = mtu {
+            link.mtu = mtu.into();
+            self.netlink.set_mtu(&link, link.mtu).await?;
+        }
         // The slot may be that of a link that is gone: tables that still know its pod must not be in
         // force when another one speaks by it.
         self.catch_up().await;
         let slot = self.links.free_slot()?;
         self.links.open(&link, slot)?;
-        Ok(Attached { slot, link, pod_end })
+        Ok(Attached { slot, link, pod_end: Ok(pod_end) })
     }
 
     /// Lets a pod's link go: from here on, no policy applies to the pod.
@@ -318,102 +348,6 @@ impl Agent {
         }
     }
 
-    async fn react(&mut self, change: Change) {
-        match change {
-            Change::Link(link) => self.link_changed(&link),
-            Change::LinkGone(index) => self.link_gone(index).await,
-            Change::Addresses => self.refresh_host_addresses().await,
-            Change::Overrun => {
-                self.refresh_host_addresses().await;
-                self.refresh_links().await;
-            }
-        }
-    }
-
-    fn link_changed(&mut self, link: &Link) {
-        let attached = self.endpoints.values_mut().filter_map(|endpoint| {
-            endpoint.link.as_mut().ok().filter(|attached| attached.link.index == link.index)
-        });
-        for attached in attached {
-            if attached.link != *link {
-                attached.link = link.clone();
-                self.publisher.request();
-            }
-        }
-    }
-
-    async fn link_gone(&mut self, index: u32) {
-        if index == self.host.xsk.index || index == self.host.host.index {
-            self.restore_host_link().await;
-            return;
-        }
-        for endpoint in self.endpoints.values_mut() {
-            let Ok(attached) = &endpoint.link else { continue };
-            if attached.link.index == index {
-                warn!("link {} of endpoint {} is gone", endpoint.spec.link, endpoint.spec.pod);
-                self.links.close(attached.slot);
-                endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
-                self.counts.links_gone += 1;
-                self.publisher.request();
-            }
-        }
-    }
-
-    /// Somebody deleted the host link. Without it no pod reaches anything but local pods.
-    async fn restore_host_link(&mut self) {
-        if self.netlink.link(XSK).await.is_ok_and(|link| link.is_some()) {
-            // The other end's notice came first, and the pair is there anew already.
-            return;
-        }
-        error!("links {HOST} and {XSK} are gone; they are made anew");
-        self.links.close(HOST_SLOT);
-        self.routed.clear();
-        let restored = match HostLink::ensure(&self.netlink).await {
-            Ok(host) => self.links.open(&host.xsk, HOST_SLOT).map(|()| host),
-            Err(error) => Err(error),
-        };
-        match restored {
-            Ok(host) => {
-                self.host = host;
-                self.host_lost = None;
-            }
-            Err(error) => {
-                let reason = describe(error.as_ref());
-                error!("pods reach nothing but pods of this node: {reason}");
-                self.host_lost = Some(reason);
-            }
-        }
-        self.publisher.force();
-    }
-
-    /// Looks for links that vanished while changes were lost.
-    async fn refresh_links(&mut self) {
-        let attached: Vec<u32> = self
-            .endpoints
-            .values()
-            .filter_map(|endpoint| endpoint.link.as_ref().ok())
-            .map(|attached| attached.link.index)
-            .chain([self.host.xsk.index])
-            .collect();
-        for index in attached {
-            match self.netlink.link_at(index).await {
-                Ok(Some(link)) => self.link_changed(&link),
-                Ok(None) => self.link_gone(index).await,
-                Err(error) => warn!("{error}"),
-            }
-        }
-    }
-
-    async fn refresh_host_addresses(&mut self) {
-        match self.netlink.addresses().await {
-            Ok(addresses) => {
-                self.store.set_host_addresses(addresses);
-                self.publisher.request();
-            }
-            Err(error) => warn!("{error}"),
-        }
-    }
-
     /// Turns the workers' events into records with names.
     fn drain_events(&mut self) {
         let dataplane = self.links.dataplane();
@@ -422,25 +356,32 @@ impl Agent {
         dataplane.drain_events(|_, event| events.push(event));
         // Each worker's are in order already.
         events.sort_by_key(|event| event.time);
-        self.counts.flow_records_skipped += events.len().saturating_sub(RECORDS_PER_DRAIN) as u64;
-        for event in events.iter().take(RECORDS_PER_DRAIN) {
+        let too_many = events.len() > RECORDS_PER_DRAIN;
+        let mut left = RECORDS_PER_DRAIN;
+        self.records.start_over();
+        for event in &events {
+            if too_many && !self.records.take(event.link, left) {
+                self.counts.flow_records_skipped += 1;
+                continue;
+            }
+            left = left.saturating_sub(1);
             let Some(compiled) = self.names.get(event.epoch) else {
                 self.counts.flow_records_skipped += 1;
                 continue;
             };
             let time = Timestamp::try_from(clock.wall(event.time)).unwrap_or_default();
             let record = FlowRecord::new(event, time, compiled);
-            self.flow_log.push(FlowItem::Flow(Box::new(record)));
+            self.flow_log.push(Some(event.link), FlowItem::Flow(Box::new(record)));
             self.counts.flow_records += 1;
         }
         let lost = self.flow_records_lost();
         if lost > self.counts.flow_records_lost_told {
-            self.flow_log.push(FlowItem::Lost(lost - self.counts.flow_records_lost_told));
+            self.flow_log.push(None, FlowItem::Lost(lost - self.counts.flow_records_lost_told));
             self.counts.flow_records_lost_told = lost;
         }
     }
 
     fn route_table(&self) -> (RouteTable, BTreeMap<String, String>) {
-        publish::route_table(&self.endpoints, &self.store, self.host.outlet())
+        publish::route_table(&self.endpoints, &self.store, self.host.outlet(self.path_mtu))
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::route::{self, Outlet, RouteTable};
@@ -14,14 +13,12 @@ use tracing::{debug, warn};
 
 use super::Agent;
 use super::endpoint::Endpoint;
+use super::pace::Pace;
 
 /// When to publish, and what was published last.
 #[derive(Debug, Default)]
 pub(crate) struct Publisher {
-    due: Option<Instant>,
-    /// When the last publication began and how long it took: the next one waits as long again, so
-    /// that a storm of changes takes half of this thread at most. A single change waits for nothing.
-    last: Option<(Instant, Duration)>,
+    pace: Pace,
     epoch: Epoch,
     routes: Option<Arc<RouteTable>>,
     /// Why endpoints were not ready in the last publication, by link.
@@ -32,9 +29,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Asks for a publication soon.
     pub(crate) fn request(&mut self) {
-        let now = Instant::now();
-        let free = self.last.map_or(now, |(begin, took)| begin + 2 * took);
-        self.due.get_or_insert_with(|| now.max(free));
+        self.pace.request();
     }
 
     /// Asks for a publication even of what was published last.
@@ -46,7 +41,7 @@ impl Publisher {
     /// When the next publication is due, if one is asked for.
     #[must_use]
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.due
+        self.pace.due()
     }
 
     /// Generation of what was published last; zero before the first.
@@ -66,17 +61,16 @@ impl Agent {
     /// Follows what changed in the store and publishes, unless nothing did. Before every kind of object was read once,
     /// nothing is published: until then everything is dropped.
     pub(super) async fn publish(&mut self) {
-        self.publisher.due = None;
+        let begin = self.publisher.pace.begin();
         if !self.source.status().synced {
             return;
         }
-        let begin = Instant::now();
         let policy_changed = self.compiler.update(&mut self.store);
         let (routes, not_ready) = self.route_table();
         self.publisher.not_ready = not_ready;
         let same_routes = self.publisher.routes.as_deref() == Some(&routes);
         if !policy_changed && same_routes && !self.publisher.forced {
-            self.publisher.last = Some((begin, begin.elapsed()));
+            self.publisher.pace.end(begin);
             return;
         }
         self.publisher.forced = false;
@@ -88,9 +82,8 @@ impl Agent {
         let policy = Arc::clone(&compiled.tables);
         self.names.push(epoch, compiled);
         self.links.dataplane().publish(Snapshot { epoch, policy, routes });
-        let took = begin.elapsed();
-        self.publisher.last = Some((begin, took));
-        debug!(epoch = epoch.0, ?took, "published");
+        self.publisher.pace.end(begin);
+        debug!(epoch = epoch.0, took = ?begin.elapsed(), "published");
         self.route_in_kernel().await;
     }
 
@@ -102,7 +95,7 @@ impl Agent {
     }
 
     /// Makes the kernel send what is meant for local pods to `pg-host`.
-    async fn route_in_kernel(&mut self) {
+    pub(super) async fn route_in_kernel(&mut self) {
         let wanted = self.addresses_of_ready_endpoints();
         let link = self.host.host.index;
         let routed = self.routed.keys();

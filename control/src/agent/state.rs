@@ -143,6 +143,7 @@ mod tests {
             pod: "a/b".parse().unwrap(),
             netns: Some("/run/netns/b".into()),
             mac: None,
+            mtu: Some(65000.try_into().unwrap()),
         }
     }
 

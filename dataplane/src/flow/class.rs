@@ -1,9 +1,9 @@
 //! What kind of silence a flow may keep: its timeout, and whether it yields to a new flow when the
 //! table is full.
 
-use super::Flow;
 use super::tcp::State;
-use crate::types::{Nanos, proto};
+use super::{Flow, Moment};
+use crate::types::proto;
 
 /// Flows of one class share a timeout and a place in the order of eviction. Declared in that order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,9 +83,9 @@ impl Class {
         }
     }
 
-    /// Nanoseconds without a packet after which a flow is forgotten.
+    /// Time without a packet after which a flow is forgotten, in the unit of [`Moment::since`].
     #[inline]
-    pub(super) const fn timeout(self) -> u64 {
+    pub(super) const fn timeout(self) -> u32 {
         let seconds = match self {
             Self::TcpClosed => timeout::TCP_CLOSED,
             Self::TcpTimeWait => timeout::TCP_TIME_WAIT,
@@ -97,20 +97,20 @@ impl Class {
             Self::Other => timeout::OTHER,
             Self::TcpEstablished => timeout::TCP_ESTABLISHED,
         };
-        Nanos(0).plus_secs(seconds).0
+        Moment::span(seconds)
     }
 
-    /// Nanoseconds without a packet after which a flow yields to a new one if the table is full;
-    /// `None` for never before its timeout.
+    /// The same after which a flow yields to a new one if the table is full; `None` for never before
+    /// its timeout.
     #[inline]
-    pub(super) const fn yields_after(self) -> Option<u64> {
+    pub(super) const fn yields_after(self) -> Option<u32> {
         match self {
             Self::TcpClosed
             | Self::TcpTimeWait
             | Self::TcpSynSent
             | Self::TcpSynReceived
             | Self::Unanswered => Some(0),
-            Self::TcpHalfClosed | Self::Answered | Self::Other => Some(Nanos(0).plus_secs(IDLE).0),
+            Self::TcpHalfClosed | Self::Answered | Self::Other => Some(Moment::span(IDLE)),
             Self::TcpEstablished => None,
         }
     }

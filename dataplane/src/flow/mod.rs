@@ -11,6 +11,8 @@
 //! therefore refuse it unless policy allows it plainly in both directions.
 
 mod class;
+mod hash;
+mod index;
 mod table;
 pub mod tcp;
 
@@ -20,10 +22,9 @@ use class::Class;
 
 use crate::drop_reason::DropReason;
 use crate::packet::{L4, View, icmp};
-use crate::policy::Cause;
 use crate::types::{Address, Direction, Epoch, LinkId, Nanos, Tuple};
 
-/// One conversation. Two cache lines with its place in the table.
+/// One conversation.
 #[derive(Debug)]
 pub struct Flow {
     // The tuple in the direction of the opener, taken apart because `Tuple` would bring eleven
@@ -48,33 +49,20 @@ pub struct Flow {
     inspector: u32,
     /// The table's queue that the flow is in. Here because it fills a gap.
     queue: u8,
-    /// What decided at the source's egress.
-    pub egress: Cause,
-    /// What decided at the destination's ingress.
-    pub ingress: Cause,
-    last_seen: Nanos,
+    last_seen: Moment,
     /// Packets from the opener and to it.
     pub packets: [u64; 2],
     /// Bytes of IP from the opener and to it.
     pub bytes: [u64; 2],
 }
 
-const _: () = assert!(size_of::<Flow>() <= 128);
-
 const NO_INSPECTOR: u32 = u32::MAX;
 
 impl Flow {
     /// The flow that this packet opens, with the packet counted. `links` are those of the opener
-    /// and of the other end, `causes` what decided at the source's egress and at the destination's
-    /// ingress.
+    /// and of the other end.
     #[must_use]
-    pub fn new(
-        view: &View,
-        epoch: Epoch,
-        links: [LinkId; 2],
-        [egress, ingress]: [Cause; 2],
-        now: Nanos,
-    ) -> Self {
+    pub fn new(view: &View, epoch: Epoch, links: [LinkId; 2], now: Nanos) -> Self {
         let Tuple { src, dst, src_port, dst_port, protocol } = view.tuple;
         let mut flow = Self {
             src,
@@ -90,9 +78,7 @@ impl Flow {
             links,
             inspector: NO_INSPECTOR,
             queue: 0,
-            egress,
-            ingress,
-            last_seen: now,
+            last_seen: now.into(),
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
         };
@@ -152,24 +138,18 @@ impl Flow {
         };
     }
 
-    /// When its last packet came.
-    #[must_use]
-    pub const fn last_seen(&self) -> Nanos {
-        self.last_seen
-    }
-
     /// Whether it was silent for so long that it is to be forgotten.
     #[must_use]
     #[inline]
     pub fn is_expired(&self, now: Nanos) -> bool {
-        now.since(self.last_seen) >= Class::of(self).timeout()
+        Moment::from(now).since(self.last_seen) >= Class::of(self).timeout()
     }
 
     /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
     #[inline]
     fn note(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
         if self.revoked {
-            self.last_seen = now;
+            self.last_seen = now.into();
             return Err(DropReason::PolicyRevoked);
         }
         match view.l4_kind {
@@ -183,10 +163,39 @@ impl Flow {
             }
             _ => {}
         }
-        self.last_seen = now;
+        self.last_seen = now.into();
         self.packets[direction as usize] += 1;
         self.bytes[direction as usize] += u64::from(view.ip_len());
         Ok(())
+    }
+}
+
+/// A time to the millisecond (2²⁰ ns, to be exact), in half the bytes of [`Nanos`].
+///
+/// Two moments may be 26 days apart; every flow is looked at more often than that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Moment(u32);
+
+impl Moment {
+    const NANOS: u64 = 1 << 20;
+
+    /// Milliseconds since `earlier`; zero if `earlier` is later.
+    #[inline]
+    const fn since(self, earlier: Self) -> u32 {
+        let span = self.0.wrapping_sub(earlier.0);
+        if span > i32::MAX as u32 { 0 } else { span }
+    }
+
+    /// So many seconds in the unit of [`Self::since`].
+    const fn span(seconds: u64) -> u32 {
+        (seconds * 1_000_000_000 / Self::NANOS) as u32
+    }
+}
+
+impl From<Nanos> for Moment {
+    #[inline]
+    fn from(nanos: Nanos) -> Self {
+        Self((nanos.0 / Self::NANOS) as u32)
     }
 }
 

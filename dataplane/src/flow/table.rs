@@ -22,12 +22,10 @@
 //! free places ([`FlowTable::needs_place`]): one greedy link leaves half of the table free, two leave a
 //! third.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
-use hashbrown::HashTable;
-
-use super::Flow;
 use super::class::Class;
+use super::hash::Key;
+use super::index::Index;
+use super::{Flow, Moment};
 use crate::drop_reason::DropReason;
 use crate::packet::View;
 use crate::types::{Direction, LinkId, Nanos, Tuple};
@@ -43,7 +41,10 @@ const NONE: u32 = u32::MAX;
 const QUEUES: usize = 2 * Class::ALL.len();
 
 /// How often a flow is looked at in the time of its timeout.
-const LOOKS: u64 = 4;
+const LOOKS: u32 = 4;
+
+/// Look-ups that wait for memory side by side.
+const TOGETHER: usize = 64;
 
 /// Flows that [`FlowTable::victim`] looks at in a queue, at most.
 const VICTIM_LOOKS: usize = 4;
@@ -56,10 +57,19 @@ struct Slot {
     /// Next flow in the queue, or next free slot.
     next: u32,
     /// When the flow entered its queue or was last looked at there.
-    looked_at: Nanos,
+    looked_at: Moment,
 }
 
-const _: () = assert!(size_of::<Slot>() == 128);
+// With two places of the index it makes 120 bytes for a flow.
+const _: () = assert!(size_of::<Slot>() == 112);
+
+impl Slot {
+    /// Brings the slot into the cache.
+    #[inline]
+    fn touch(&self) -> u32 {
+        self.next ^ self.flow.as_ref().map_or(0, |flow| flow.bytes[0] as u32 ^ flow.src_port as u32)
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Queue {
@@ -70,14 +80,9 @@ struct Queue {
 /// A worker's flows.
 #[derive(Debug)]
 pub struct FlowTable {
-    /// SipHash-1-3 (which the standard library's hash maps use) with a random key of this table's.
-    /// Pods choose their ports and often their peers, so a weaker hash would let one of them pile
-    /// its flows on one place of the index; conntrack uses SipHash for the same reason
-    /// (`net/netfilter/nf_conntrack_core.c`, `hash_conntrack_raw`). It costs some ten nanoseconds,
-    /// once per packet.
-    keys: RandomState,
-    /// Slot numbers by tuple. Has room for twice the flows: at most half full, it never grows.
-    index: HashTable<u32>,
+    key: Key,
+    /// Slot numbers by tuple.
+    index: Index,
     slots: Vec<Slot>,
     capacity: usize,
     free: u32,
@@ -86,22 +91,23 @@ pub struct FlowTable {
     queues: [Queue; QUEUES],
     /// The queue that the sweep looks at next.
     sweep: usize,
+    changes: u64,
 }
 
 impl FlowTable {
     /// An empty table with room for `capacity` flows.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
-        let capacity = capacity as usize;
         Self {
-            keys: RandomState::new(),
-            index: HashTable::with_capacity(2 * capacity),
-            slots: Vec::with_capacity(capacity),
-            capacity,
+            key: Key::random(),
+            index: Index::new(capacity),
+            slots: Vec::with_capacity(capacity as usize),
+            capacity: capacity as usize,
             free: NONE,
             opened: Vec::new(),
             queues: [Queue { head: NONE, tail: NONE }; QUEUES],
             sweep: 0,
+            changes: 0,
         }
     }
 
@@ -114,7 +120,7 @@ impl FlowTable {
     /// Whether there are no flows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len() == 0
     }
 
     /// Whether there is no place left.
@@ -143,14 +149,50 @@ impl FlowTable {
     #[must_use]
     #[inline]
     pub fn find(&self, tuple: &Tuple) -> Option<(FlowIx, Direction)> {
+        self.find_hashed(tuple, self.key.hash(tuple))
+    }
+
+    #[inline]
+    fn find_hashed(&self, tuple: &Tuple, hash: u64) -> Option<(FlowIx, Direction)> {
         let reversed = tuple.reversed();
-        let belongs = |at: &u32| {
-            let name = flow_at(&self.slots, *at).tuple();
+        let belongs = |at| {
+            let name = flow_at(&self.slots, at).tuple();
             name == *tuple || name == reversed
         };
-        let index = FlowIx(*self.index.find(hash(&self.keys, tuple), belongs)?);
+        let index = FlowIx(self.index.find(hash, belongs)?);
         let is_opener = self.get(index).tuple() == *tuple;
         Some((index, if is_opener { Direction::Original } else { Direction::Reply }))
+    }
+
+    /// [`Self::find`] for each of `items`, appended to `found`. In a large table a look-up waits for
+    /// memory twice; here these waits overlap.
+    pub fn find_all<T>(
+        &self,
+        items: &[T],
+        tuple: impl Fn(&T) -> &Tuple,
+        found: &mut Vec<Option<(FlowIx, Direction)>>,
+    ) {
+        for items in items.chunks(TOGETHER) {
+            let mut hashes = [0; TOGETHER];
+            for (hash, item) in hashes.iter_mut().zip(items) {
+                *hash = self.key.hash(tuple(item));
+            }
+            let hashes = &hashes[..items.len()];
+            // Loops so short that the processor is many turns ahead with their loads.
+            let entries = hashes.iter().fold(0, |sum, hash| sum ^ self.index.touch(*hash));
+            let slots = hashes.iter().filter_map(|hash| self.slots.get(self.index.guess(*hash)));
+            let flows = slots.fold(0, |sum, slot| sum ^ slot.touch());
+            std::hint::black_box((entries, flows));
+            let each = items.iter().zip(hashes);
+            found.extend(each.map(|(item, hash)| self.find_hashed(tuple(item), *hash)));
+        }
+    }
+
+    /// Changes whenever a flow is added or removed: results of [`Self::find`] hold until then.
+    #[must_use]
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The flow at `index`.
@@ -214,7 +256,7 @@ impl FlowTable {
             return Err(DropReason::FlowTableFull);
         }
         debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
-        let (hashed, now) = (hash(&self.keys, &flow.tuple()), flow.last_seen);
+        let (hash, now) = (self.key.hash(&flow.tuple()), flow.last_seen);
         self.count_opened(flow.link(Direction::Original), flow.inspector().is_some());
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE, looked_at: now };
@@ -230,8 +272,8 @@ impl FlowTable {
                 at
             }
         };
-        let Self { keys, index, slots, .. } = self;
-        index.insert_unique(hashed, at, |at| hash(keys, &flow_at(slots, *at).tuple()));
+        self.index.insert(hash, at);
+        self.changes += 1;
         self.enqueue(at, now);
         Ok(FlowIx(at))
     }
@@ -243,10 +285,10 @@ impl FlowTable {
     pub fn remove(&mut self, index: FlowIx) -> Flow {
         let FlowIx(at) = index;
         self.unlink(at);
-        let hashed = hash(&self.keys, &self.get(index).tuple());
-        if let Ok(entry) = self.index.find_entry(hashed, |other| *other == at) {
-            entry.remove();
-        }
+        let Self { key, index: places, slots, .. } = self;
+        let hash_of = |at| key.hash(&flow_at(slots, at).tuple());
+        places.remove(hash_of(at), at, hash_of);
+        self.changes += 1;
         let slot = &mut self.slots[at as usize];
         slot.next = self.free;
         self.free = at;
@@ -274,7 +316,7 @@ impl FlowTable {
         let flow = self.get_mut(index);
         flow.note(direction, view, now)?;
         if queue_of(flow) != flow.queue {
-            self.requeue(index.0, now);
+            self.requeue(index.0, now.into());
         }
         Ok(())
     }
@@ -295,7 +337,7 @@ impl FlowTable {
             if flow_at(&self.slots, at).is_expired(now) {
                 return Some(FlowIx(at));
             }
-            self.requeue(at, now);
+            self.requeue(at, now.into());
         }
         None
     }
@@ -328,10 +370,10 @@ impl FlowTable {
             if at == NONE {
                 return None;
             }
-            if now.since(flow_at(&self.slots, at).last_seen) >= silence {
+            if Moment::from(now).since(flow_at(&self.slots, at).last_seen) >= silence {
                 return Some(FlowIx(at));
             }
-            self.requeue(at, now);
+            self.requeue(at, now.into());
         }
         None
     }
@@ -339,19 +381,19 @@ impl FlowTable {
     /// The head of `queue`, if it is time to look at it.
     fn due(&self, queue: usize, now: Nanos) -> Option<u32> {
         let slot = self.slots.get(self.queues[queue].head as usize)?;
-        let waited = now.since(slot.looked_at);
+        let waited = Moment::from(now).since(slot.looked_at);
         (waited >= class_of(queue).timeout() / LOOKS).then_some(self.queues[queue].head)
     }
 
     /// Moves a flow to the end of the queue that it belongs to now.
-    fn requeue(&mut self, at: u32, now: Nanos) {
+    fn requeue(&mut self, at: u32, now: Moment) {
         self.unlink(at);
         let flow = flow_at_mut(&mut self.slots, at);
         flow.queue = queue_of(flow);
         self.enqueue(at, now);
     }
 
-    fn enqueue(&mut self, at: u32, now: Nanos) {
+    fn enqueue(&mut self, at: u32, now: Moment) {
         let queue = &mut self.queues[usize::from(flow_at(&self.slots, at).queue)];
         let before = std::mem::replace(&mut queue.tail, at);
         match self.slots.get_mut(before as usize) {
@@ -404,12 +446,12 @@ impl FlowTable {
     pub(super) fn check(&self) {
         let mut queued = 0;
         for (number, queue) in self.queues.iter().enumerate() {
-            let (mut before, mut looked_at, mut at) = (NONE, Nanos(0), queue.head);
+            let (mut before, mut looked_at, mut at) = (NONE, Moment::default(), queue.head);
             while at != NONE {
                 let slot = &self.slots[at as usize];
                 assert_eq!(usize::from(flow_at(&self.slots, at).queue), number);
                 assert_eq!(slot.prev, before);
-                assert!(slot.looked_at >= looked_at, "a queue is in the order of looks");
+                assert!(slot.looked_at.0 >= looked_at.0, "a queue is in the order of looks");
                 queued += 1;
                 (before, looked_at, at) = (at, slot.looked_at, slot.next);
             }
@@ -423,28 +465,8 @@ impl FlowTable {
         assert_eq!(self.opened.iter().map(|[all, _]| *all as usize).sum::<usize>(), self.len());
     }
 
-    /// What was reserved: flows and index entries.
-    pub(super) fn reserved(&self) -> (usize, usize) {
-        (self.slots.capacity(), self.index.allocation_size())
+    /// Flows that there is memory for.
+    pub(super) fn reserved(&self) -> usize {
+        self.slots.capacity()
     }
-}
-
-/// The same for both directions: the ends are put in order. IPv4 takes fewer rounds.
-#[inline]
-fn hash(keys: &RandomState, tuple: &Tuple) -> u64 {
-    let one = (tuple.src.bits(), tuple.src_port);
-    let other = (tuple.dst.bits(), tuple.dst_port);
-    let (low, high) = if one <= other { (one, other) } else { (other, one) };
-    let mut hasher = keys.build_hasher();
-    if tuple.src.is_v4() {
-        hasher.write_u64((low.0 as u64) << 32 | u64::from(high.0 as u32));
-    } else {
-        for bits in [low.0, high.0] {
-            hasher.write_u64(bits as u64);
-            hasher.write_u64((bits >> 64) as u64);
-        }
-    }
-    let ports = u64::from(low.1) << 16 | u64::from(high.1);
-    hasher.write_u64(u64::from(tuple.protocol) << 32 | ports);
-    hasher.finish()
 }

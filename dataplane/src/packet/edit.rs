@@ -13,6 +13,12 @@ pub fn set_macs(head: &mut [u8], dst: Mac, src: Mac) {
     head[6..12].copy_from_slice(&src);
 }
 
+/// Whether an IPv4 packet's sender forbids to fragment it (RFC 791 §3.1).
+#[must_use]
+pub fn dont_fragment(head: &[u8], view: &View) -> bool {
+    head[usize::from(view.l3) + 6] & 0x40 != 0
+}
+
 /// Takes one off the TTL or hop limit in the first frame, and keeps the IPv4 header checksum
 /// right.
 ///
@@ -42,15 +48,19 @@ const fn hop(ttl: u8) -> Result<u8, DropReason> {
     }
 }
 
-/// Completes the TCP or UDP checksum if the sender's stack left that to its device, and returns
-/// whether it did.
+/// Completes the TCP, UDP or SCTP checksum if the sender's stack left that to its device, and
+/// returns whether it did.
 ///
 /// A stack with transmit offload writes the folded pseudo-header sum, not complemented, into the
 /// field (`CHECKSUM_PARTIAL`, `include/linux/skbuff.h`), and expects the device to add the rest.
 /// A field that happens to hold this number though it is complete is written again unchanged. The
-/// zero of a UDP datagram without a checksum is left alone: the sum is never zero.
+/// zero of a UDP datagram without a checksum is left alone: the sum is never zero. Of SCTP, whose
+/// checksum covers no pseudo-header, the stack leaves zero (`net/sctp/output.c`, `sctp_packet_pack`).
 #[inline]
 pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
+    if view.l4_kind == L4::Sctp {
+        return complete_crc32c(umem, packet, view);
+    }
     let Some(field) = Field::of(umem.data(&packet.head), view) else { return false };
     let pseudo = field.pseudo_header(view);
     if field.value != pseudo.folded() {
@@ -66,6 +76,22 @@ pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool 
         (sum, _) => sum,
     };
     umem.data_mut(&mut packet.head)[field.at..field.at + 2].copy_from_slice(&sum.to_be_bytes());
+    true
+}
+
+/// RFC 9260 §6.8 and appendix A: CRC32c of the SCTP packet with zeros in the field, least
+/// significant byte first.
+#[cold]
+fn complete_crc32c(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
+    let field = usize::from(view.l4) + 8;
+    if umem.data(&packet.head)[field..field + 4] != [0; 4] {
+        return false;
+    }
+    let mut crc = 0;
+    each_piece(umem, packet, view, view.end - u32::from(view.l4), |bytes| {
+        crc = crc32c::crc32c_append(crc, bytes);
+    });
+    umem.data_mut(&mut packet.head)[field..field + 4].copy_from_slice(&crc.to_le_bytes());
     true
 }
 
@@ -113,12 +139,24 @@ impl Field {
 
 /// Adds the first `covered` bytes from the L4 header on, through all frames.
 fn add_segment(sum: &mut Sum, umem: &Umem, packet: &Packet, view: &View, covered: u32) {
+    each_piece(umem, packet, view, covered, |bytes| sum.add(bytes));
+}
+
+/// Shows `look` the first `covered` bytes from the L4 header on, in pieces.
+#[inline]
+fn each_piece(
+    umem: &Umem,
+    packet: &Packet,
+    view: &View,
+    covered: u32,
+    mut look: impl FnMut(&[u8]),
+) {
     let mut left = covered as usize;
     let mut skip = usize::from(view.l4);
     for frame in std::iter::once(&packet.head).chain(&packet.tail) {
         let bytes = &umem.data(frame)[skip..];
         let bytes = &bytes[..bytes.len().min(left)];
-        sum.add(bytes);
+        look(bytes);
         left -= bytes.len();
         skip = 0;
     }

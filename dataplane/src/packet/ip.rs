@@ -1,5 +1,6 @@
 //! IPv4 and IPv6 headers, of a packet itself and of one that an ICMP error quotes.
 
+use super::Piece;
 use crate::drop_reason::DropReason;
 use crate::types::Address;
 
@@ -22,17 +23,22 @@ const MAX_EXTENSIONS: usize = 8;
 pub(super) struct Ip {
     pub(super) src: Address,
     pub(super) dst: Address,
-    /// Of the first header that is no IPv6 extension; of a fragment: what its fragment header
-    /// names.
+    /// Of the first header that is no IPv6 extension; of an IPv6 fragment that is not the first:
+    /// what its fragment header names.
     pub(super) protocol: u8,
     /// TTL or hop limit.
     pub(super) ttl: u8,
-    /// With options or extension headers, bytes.
+    /// With options or extension headers, bytes. Of an IPv6 fragment: up to and including its
+    /// fragment header.
     pub(super) header_len: usize,
+    /// Where the L4 header begins: behind `header_len` bytes, but for a first IPv6 fragment with
+    /// extension headers behind its fragment header.
+    pub(super) l4: usize,
     /// Of the whole packet, headers included, bytes. At least `header_len`.
     pub(super) total_len: u32,
-    /// Any fragment, "atomic" ones too (RFC 6946): the XDP program steers all of them alike.
-    pub(super) fragment: bool,
+    /// Which part of a datagram this is. `None` for a whole one, also if an IPv6 fragment header
+    /// says so (an "atomic" fragment, RFC 6946).
+    pub(super) fragment: Option<Piece>,
 }
 
 /// Reads an IPv4 header (RFC 791 §3.1) at the start of `bytes`. What follows the header may be cut
@@ -54,9 +60,24 @@ pub(super) fn v4(bytes: &[u8]) -> Result<Ip, DropReason> {
         protocol: fixed[9],
         ttl: fixed[8],
         header_len,
+        l4: header_len,
         total_len,
-        // More fragments, or an offset.
-        fragment: u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0,
+        fragment: v4_piece(u16::from_be_bytes([fixed[6], fixed[7]]), [fixed[4], fixed[5]]),
+    })
+}
+
+/// From the flags and the offset, and the identification, of an IPv4 header.
+#[inline]
+fn v4_piece(flags_and_offset: u16, id: [u8; 2]) -> Option<Piece> {
+    const MORE_FRAGMENTS: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+    if flags_and_offset & (MORE_FRAGMENTS | OFFSET) == 0 {
+        return None;
+    }
+    Some(Piece {
+        id: u16::from_be_bytes(id).into(),
+        offset: (flags_and_offset & OFFSET) * 8,
+        more: flags_and_offset & MORE_FRAGMENTS != 0,
     })
 }
 
@@ -108,8 +129,9 @@ pub(super) fn v6(bytes: &[u8]) -> Result<Ip, DropReason> {
         protocol: fixed[6],
         ttl: fixed[7],
         header_len: 40,
+        l4: 40,
         total_len,
-        fragment: false,
+        fragment: None,
     };
     if is_extension(ip.protocol) {
         skip_extensions(&mut ip, bytes)?;
@@ -123,38 +145,77 @@ const fn is_extension(number: u8) -> bool {
     matches!(number, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
-/// Moves `ip` past the extension headers, up to and including a fragment header.
+/// Moves `ip` past the extension headers.
+///
+/// Those of a first fragment have to be all in it (RFC 7112): without them its ports can't be told.
 #[cold]
 fn skip_extensions(ip: &mut Ip, bytes: &[u8]) -> Result<(), DropReason> {
+    let mut seen_fragment_header = false;
     for _ in 0..MAX_EXTENSIONS {
-        let first = ip.header_len == 40;
-        let rest = bytes.get(ip.header_len..).ok_or(DropReason::Truncated)?;
-        let [next, len, ..] = *rest else { return Err(DropReason::Truncated) };
+        let at = ip.l4;
+        let (cut, overrun) = match ip.fragment {
+            None => (DropReason::Truncated, DropReason::Malformed),
+            Some(_) => (DropReason::FragmentTiny, DropReason::FragmentTiny),
+        };
+        let rest = bytes.get(at..).ok_or(cut)?;
+        let [next, len, ..] = *rest else { return Err(cut) };
         let header_len = match ip.protocol {
             extension::AUTHENTICATION => (usize::from(len) + 2) * 4,
             extension::FRAGMENT => 8,
             _ => (usize::from(len) + 1) * 8,
         };
-        if ip.header_len + header_len > ip.total_len as usize {
-            return Err(DropReason::Malformed);
+        if at + header_len > ip.total_len as usize {
+            return Err(overrun);
         }
-        let header = rest.get(..header_len).ok_or(DropReason::Truncated)?;
+        let header = rest.get(..header_len).ok_or(cut)?;
         match ip.protocol {
             // Only the first header may be hop-by-hop (RFC 8200 §4.1).
-            extension::HOP_BY_HOP if first => refuse_jumbo(&header[2..])?,
+            extension::HOP_BY_HOP if at == 40 => refuse_jumbo(&header[2..])?,
             extension::HOP_BY_HOP => return Err(DropReason::Malformed),
             extension::ROUTING => refuse_source_route(header)?,
             extension::AUTHENTICATION if header_len < 12 => return Err(DropReason::Malformed),
-            extension::FRAGMENT => ip.fragment = true,
+            extension::FRAGMENT if seen_fragment_header => return Err(DropReason::Malformed),
+            extension::FRAGMENT => {
+                seen_fragment_header = true;
+                ip.fragment = v6_piece(header);
+            }
             _ => {}
         }
+        let part_of_the_rest = ip.fragment.is_some() && ip.protocol != extension::FRAGMENT;
         ip.protocol = next;
-        ip.header_len += header_len;
-        if ip.fragment || !is_extension(next) {
+        ip.l4 += header_len;
+        if !part_of_the_rest {
+            ip.header_len = ip.l4;
+        }
+        if ip.fragment.is_some_and(|piece| piece.offset > 0) || !is_extension(next) {
             return Ok(());
         }
     }
     Err(DropReason::Malformed)
+}
+
+/// From a fragment header (RFC 8200 §4.5).
+fn v6_piece(header: &[u8]) -> Option<Piece> {
+    let offset_and_flag = u16::from_be_bytes([header[2], header[3]]);
+    let (offset, more) = (offset_and_flag & 0xfff8, offset_and_flag & 1 != 0);
+    let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    (offset > 0 || more).then_some(Piece { id, offset, more })
+}
+
+/// Where the part of an IPv6 packet begins that its fragment header is about: bytes from the start
+/// of `packet`, which was parsed before. `None` without a fragment header.
+pub(super) fn v6_fragmentable(packet: &[u8]) -> Option<u16> {
+    let (mut at, mut next) = (40, *packet.get(6)?);
+    while is_extension(next) {
+        let [following, len, ..] = *packet.get(at..)? else { return None };
+        at += match next {
+            extension::AUTHENTICATION => (usize::from(len) + 2) * 4,
+            extension::FRAGMENT => return u16::try_from(at + 8).ok(),
+            _ => (usize::from(len) + 1) * 8,
+        };
+        next = following;
+    }
+    None
 }
 
 /// Type 0 is deprecated (RFC 5095). Any other with segments left leads on from the address that

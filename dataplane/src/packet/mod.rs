@@ -1,9 +1,12 @@
 //! Packets: parsed once into a small [`View`] of values and offsets, then edited in place.
 
 pub mod checksum;
+pub mod cut;
 pub mod edit;
 pub mod icmp;
+pub mod icmp_error;
 mod ip;
+pub mod mss;
 mod parse;
 
 pub use parse::parse;
@@ -39,7 +42,8 @@ pub struct View {
     pub eth_dst: Mac,
     /// Offset of the IP header in the first frame, bytes (14 without VLAN tags).
     pub l3: u16,
-    /// Offset of the L4 header. Where there is none to parse, the end of the IP headers.
+    /// Offset of the L4 header. Where there is none to parse, the end of the IP headers; of a
+    /// fragment: where its part of the datagram begins.
     pub l4: u16,
     /// Offset of the first byte after the L4 header (for ICMP: after its 8 bytes).
     pub payload: u16,
@@ -66,6 +70,13 @@ impl View {
     #[must_use]
     pub fn payload_len(&self) -> u32 {
         self.end - u32::from(self.payload)
+    }
+
+    /// Whether it is a TCP segment with SYN.
+    #[must_use]
+    #[inline]
+    pub const fn is_syn(&self) -> bool {
+        matches!(self.l4_kind, L4::Tcp(segment) if segment.has(tcp_flags::SYN))
     }
 
     /// Whether the IP header is version 4.
@@ -101,10 +112,21 @@ pub enum L4 {
         /// it is quoted.
         about: Option<Tuple>,
     },
-    /// A fragment, first or later: its ports are not to be trusted.
-    Fragment,
+    /// A fragment, first or later. Its ports say nothing: later fragments could change them.
+    Fragment(Piece),
     /// Any other protocol.
     Other,
+}
+
+/// Which part of a datagram a fragment carries (RFC 791 §3.1, RFC 8200 §4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Identification: the same in all fragments of a datagram. 16 bits of it in IPv4.
+    pub id: u32,
+    /// Where the part belongs, bytes from the end of the datagram's IP headers. A multiple of 8.
+    pub offset: u16,
+    /// Whether more of the datagram follows behind this part.
+    pub more: bool,
 }
 
 /// TCP header fields, host byte order (RFC 9293 §3.1).

@@ -1,6 +1,6 @@
 //! From bytes to a [`View`], checked, in one pass and without copying.
 
-use super::{L4, Tcp, View, checksum, icmp, ip, tcp_flags};
+use super::{L4, Piece, Tcp, View, checksum, icmp, ip, tcp_flags};
 use crate::drop_reason::DropReason;
 use crate::types::{Tuple, proto};
 
@@ -25,7 +25,9 @@ const MAX_VLAN_TAGS: usize = 2;
 /// not: see [`super::edit::l4_checksum_is_right`].
 ///
 /// # Errors
-/// [`DropReason::UnsupportedL3`] for what is not IP, [`DropReason::Truncated`] where a header or
+/// [`DropReason::UnsupportedL3`] for what is not IP, [`DropReason::VlanTagged`] for a packet of a
+/// VLAN, [`DropReason::FragmentTiny`] for a first fragment without the whole of its headers,
+/// [`DropReason::Truncated`] where a header or
 /// the packet ends too early, [`DropReason::Malformed`] for fields that no honest sender writes:
 /// wrong versions, lengths or header checksums, martian or IPv4-mapped addresses, source routes,
 /// IPv6 extension headers out of order or without end, jumbograms, impossible TCP flags.
@@ -54,7 +56,10 @@ pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
     }
     let l4 = l3 + ip.header_len;
     let here = frame0.get(l4..frame0.len().min(end as usize)).ok_or(DropReason::Truncated)?;
-    let transport = Transport::parse(&ip, here, end - l4 as u32)?;
+    let transport = match ip.fragment {
+        None => Transport::parse(&ip, here, end - l4 as u32)?,
+        Some(piece) => Transport::of_fragment(&ip, piece, here)?,
+    };
     Ok(View {
         eth_src: [s0, s1, s2, s3, s4, s5],
         eth_dst: [d0, d1, d2, d3, d4, d5],
@@ -82,11 +87,23 @@ fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
         match u16::from_be_bytes([bytes[0], bytes[1]]) {
             ethertype::IPV4 => return Ok((at + 2, Version::V4)),
             ethertype::IPV6 => return Ok((at + 2, Version::V6)),
-            ethertype::VLAN | ethertype::PROVIDER_VLAN => at += 4,
+            ethertype::VLAN | ethertype::PROVIDER_VLAN => {
+                refuse_vlan(frame, at + 2)?;
+                at += 4;
+            }
             _ => break,
         }
     }
     Err(DropReason::UnsupportedL3)
+}
+
+/// Refuses a tag that names a VLAN: its addresses are not those of the network that policy knows.
+/// The null VLAN ID only gives the frame a priority (IEEE 802.1Q §9.6).
+#[cold]
+fn refuse_vlan(frame: &[u8], tag: usize) -> Result<(), DropReason> {
+    let control = frame.get(tag..tag + 2).ok_or(DropReason::Truncated)?;
+    let id = u16::from_be_bytes([control[0], control[1]]) & 0x0fff;
+    if id == 0 { Ok(()) } else { Err(DropReason::VlanTagged) }
 }
 
 /// The L4 header of a packet.
@@ -101,9 +118,6 @@ impl Transport {
     /// `here` is what the first frame holds of it, `len` its length over all frames.
     #[inline]
     fn parse(ip: &ip::Ip, here: &[u8], len: u32) -> Result<Self, DropReason> {
-        if ip.fragment {
-            return Ok(Self::without_ports(L4::Fragment));
-        }
         match (ip.protocol, ip.src.is_v4()) {
             (proto::TCP, _) => Self::tcp(here),
             (proto::UDP, _) => Self::udp(here, len),
@@ -111,6 +125,28 @@ impl Transport {
             (proto::ICMP, true) | (proto::ICMPV6, false) => Self::icmp(ip.protocol, here),
             _ => Ok(Self::without_ports(L4::Other)),
         }
+    }
+
+    /// A fragment. The first one has to hold the whole L4 header (RFC 1858 §3, RFC 7112 §5): all
+    /// that we judge by then comes out of one fragment, whatever the receiver makes of others.
+    #[cold]
+    fn of_fragment(ip: &ip::Ip, piece: Piece, here: &[u8]) -> Result<Self, DropReason> {
+        if piece.offset == 0 {
+            let header = here.get(ip.l4 - ip.header_len..).ok_or(DropReason::FragmentTiny)?;
+            let needed = match (ip.protocol, ip.src.is_v4()) {
+                (proto::TCP, _) => {
+                    let offset = header.get(12).ok_or(DropReason::FragmentTiny)?;
+                    (usize::from(offset >> 4) * 4).max(20)
+                }
+                (proto::SCTP, _) => 12,
+                (proto::UDP, _) | (proto::ICMP, true) | (proto::ICMPV6, false) => 8,
+                _ => 0,
+            };
+            if header.len() < needed {
+                return Err(DropReason::FragmentTiny);
+            }
+        }
+        Ok(Self::without_ports(L4::Fragment(piece)))
     }
 
     const fn without_ports(kind: L4) -> Self {
@@ -212,15 +248,15 @@ const fn flags_are_possible(flags: u8) -> bool {
 
 /// The tuple of a packet that an ICMP error quotes, as that packet was sent.
 ///
-/// Routers quote at least eight bytes of L4 (RFC 792), which hold the ports. A fragment names no
-/// flow, and nothing may answer an error with an error.
+/// Routers quote at least eight bytes of L4 (RFC 792), which hold the ports. Fragments behind the
+/// first name no flow, and nothing may answer an error with an error.
 #[cold]
 fn quoted(protocol: u8, packet: &[u8]) -> Option<Tuple> {
     let ip = if protocol == proto::ICMP { ip::v4(packet) } else { ip::v6(packet) }.ok()?;
-    if ip.fragment {
+    if ip.fragment.is_some_and(|piece| piece.offset > 0) {
         return None;
     }
-    let h = packet.get(ip.header_len..)?.first_chunk::<8>()?;
+    let h = packet.get(ip.l4..)?.first_chunk::<8>()?;
     let (src_port, dst_port) = match ip.protocol {
         proto::TCP | proto::UDP | proto::SCTP => {
             (u16::from_be_bytes([h[0], h[1]]), u16::from_be_bytes([h[2], h[3]]))

@@ -7,10 +7,13 @@ use crate::drop_reason::DropReason;
 use crate::event::Event;
 use crate::packet::edit;
 use crate::route::Outlet;
+use crate::share::Shares;
 use crate::stats::{Tally, WorkerStats};
-use crate::types::LinkId;
+use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem};
+
+use super::oversize::ErrorBudget;
 
 /// Whether a transmitted packet came from somebody or was built here: they count apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,10 +30,17 @@ pub(super) struct Egress {
     umem: Arc<Umem>,
     pool: FramePool,
     ports: Vec<Option<Port>>,
-    /// Links with packets in their transmit ring that the kernel was not told of yet.
+    /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
     unflushed: Vec<LinkId>,
+    /// Whether each link is one of them.
+    is_unflushed: Vec<bool>,
     /// Frames that inspected flows keep, all together.
     held: usize,
+    errors: ErrorBudget,
+    /// The same for flows from each link, by its number.
+    held_by_link: Vec<usize>,
+    /// Events on the ring, by link.
+    told: Shares,
 }
 
 /// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
@@ -46,7 +56,11 @@ impl Egress {
             pool,
             ports: Vec::new(),
             unflushed: Vec::new(),
+            is_unflushed: Vec::new(),
             held: 0,
+            errors: ErrorBudget::default(),
+            held_by_link: Vec::new(),
+            told: Shares::default(),
         }
     }
 
@@ -70,6 +84,7 @@ impl Egress {
         let slot = port.link().index();
         if self.ports.len() <= slot {
             self.ports.resize_with(slot + 1, || None);
+            self.is_unflushed.resize(slot + 1, false);
             self.unflushed.reserve(slot + 1);
         }
         port.service(&mut self.pool);
@@ -80,6 +95,7 @@ impl Egress {
 
     pub(super) fn remove_port(&mut self, link: LinkId) {
         self.unflushed.retain(|unflushed| *unflushed != link);
+        self.is_unflushed.get_mut(link.index()).into_iter().for_each(|is| *is = false);
         if let Some(port) = self.ports.get_mut(link.index()).and_then(Option::take) {
             port.close(&mut self.pool);
         }
@@ -105,17 +121,51 @@ impl Egress {
         self.pool.free(frame);
     }
 
-    /// Notes that a flow keeps `frames` more, if the worker's share allows it.
-    pub(super) fn hold(&mut self, frames: usize) -> bool {
+    /// Takes back a packet that has ended in another way.
+    pub(super) fn free_packet(&mut self, packet: Packet) {
+        self.pool.free_packet(packet);
+    }
+
+    /// The memory and the free frames, to build packets with.
+    pub(super) fn frames(&mut self) -> (&Umem, &mut FramePool) {
+        (&self.umem, &mut self.pool)
+    }
+
+    /// Takes one ICMP error to `link` off the budget, if there is one left.
+    pub(super) fn may_complain(&mut self, link: LinkId, now: Nanos) -> bool {
+        self.errors.take(link, now)
+    }
+
+    /// Notes that a flow from `link` keeps `frames` more, if the worker's share allows it and the
+    /// link's: flows of one link keep no more than they leave to others.
+    pub(super) fn hold(&mut self, link: LinkId, frames: usize) -> bool {
         let workers = usize::from(self.shared.config.workers);
-        let fits = (self.held + frames) * workers * HELD_SHARE <= self.umem.frames() as usize;
-        self.held += if fits { frames } else { 0 };
+        let left = (self.umem.frames() as usize / (workers * HELD_SHARE)).saturating_sub(self.held);
+        let of_link = self.held_of(link);
+        let fits = *of_link + frames <= left;
+        let kept = if fits { frames } else { 0 };
+        *of_link += kept;
+        self.held += kept;
         fits
     }
 
-    /// Notes that a flow keeps `frames` less.
-    pub(super) fn release(&mut self, frames: usize) {
+    /// Notes that a flow from `link` keeps `frames` less.
+    pub(super) fn release(&mut self, link: LinkId, frames: usize) {
+        *self.held_of(link) -= frames;
         self.held -= frames;
+    }
+
+    fn held_of(&mut self, link: LinkId) -> &mut usize {
+        if self.held_by_link.len() <= link.index() {
+            self.held_by_link.resize(link.index() + 1, 0);
+        }
+        &mut self.held_by_link[link.index()]
+    }
+
+    /// Notes that what a flow keeps, `frames`, is of another link from here on.
+    pub(super) fn move_held(&mut self, links: [LinkId; 2], frames: usize) {
+        *self.held_of(links[0]) -= frames;
+        *self.held_of(links[1]) += frames;
     }
 
     /// Frames that flows keep.
@@ -141,10 +191,10 @@ impl Egress {
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
             return self.discard(packet, reason);
         }
-        if !self.unflushed.contains(&outlet.link) {
+        if !std::mem::replace(&mut self.is_unflushed[outlet.link.index()], true) {
             self.unflushed.push(outlet.link);
         }
-        self.tally(origin).count(bytes);
+        self.tally(origin).count(1, bytes);
     }
 
     fn tally(&self, origin: Origin) -> &Tally {
@@ -163,6 +213,7 @@ impl Egress {
             port.service(&mut self.pool);
             if !port.has_unsent() {
                 self.unflushed.swap_remove(index);
+                self.is_unflushed[link.index()] = false;
             }
         }
     }
@@ -173,13 +224,13 @@ impl Egress {
     }
 
     pub(super) fn discard(&mut self, packet: Packet, reason: DropReason) {
-        self.stats().dropped[reason as usize].count(u64::from(packet.len()));
+        self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
         self.pool.free_packet(packet);
     }
 
     /// Drops a packet that came before the first snapshot.
     pub(super) fn discard_unready(&mut self, packet: Packet) {
-        self.stats().received.count(u64::from(packet.len()));
+        self.stats().received.count(1, u64::from(packet.len()));
         self.discard(packet, DropReason::NotReady);
     }
 
@@ -200,8 +251,16 @@ impl Egress {
         self.pool.note_received(packet.frames());
     }
 
-    pub(super) fn tell(&self, event: Event) {
-        if self.shared.events[self.index].push(event).is_err() {
+    /// Puts an event on the ring to the control thread, unless the ring is full or its link has had
+    /// its share: a flood of refused packets must not keep other pods' events out.
+    pub(super) fn tell(&mut self, event: Event) {
+        let ring = &self.shared.events[self.index];
+        let waiting = ring.len();
+        if waiting == 0 {
+            self.told.start_over();
+        }
+        let has_place = self.told.take(event.link, ring.capacity() - waiting);
+        if !has_place || ring.push(event).is_err() {
             self.stats().events_lost.add(1);
         }
     }

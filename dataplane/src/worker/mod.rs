@@ -6,8 +6,11 @@
 //! and in `podgate replay`. [`Dataplane`] puts workers on threads.
 
 mod egress;
+mod fragments;
 mod inspectors;
+mod oversize;
 mod pipeline;
+mod reassembly;
 mod runtime;
 mod shared;
 mod surroundings;
@@ -51,7 +54,7 @@ impl Worker {
             index,
             shared: Arc::clone(shared),
             snapshot: arc_swap::Cache::new(Arc::clone(&shared.snapshot)),
-            pipeline: Pipeline::new(index, shared),
+            pipeline: Pipeline::new(index, shared, pool.umem().frames()),
             egress: Egress::new(index, shared, pool),
             batch: Vec::with_capacity(BATCH),
         }
@@ -65,6 +68,7 @@ impl Worker {
     /// Gives up the port on `link`, if there is one. Flows that used it are judged again under the
     /// next snapshot.
     pub fn remove_port(&mut self, link: LinkId) {
+        self.pipeline.forget_fragments(&mut self.egress, link);
         self.egress.remove_port(link);
     }
 
@@ -120,7 +124,7 @@ impl Worker {
         self.egress.flush();
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
-        stats.held.set(self.egress.held() as u64);
+        stats.held_frames.set(self.egress.held() as u64);
         stats.epoch.set(snapshot.as_deref().map_or(0, |snapshot| snapshot.epoch.0.into()));
         if processed > 0 {
             stats.busy_rounds.add(1);
@@ -128,7 +132,7 @@ impl Worker {
         debug_assert_eq!(
             self.egress.outstanding_frames(),
             self.pipeline.held_frames() as i64,
-            "every frame is free, in a ring, or held by a flow"
+            "every frame is free, in a ring, held by a flow, or part of a datagram"
         );
         processed
     }
@@ -141,9 +145,7 @@ impl Worker {
             return;
         };
         let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
-        for packet in self.batch.drain(..) {
-            self.pipeline.process(&mut around, link, packet);
-        }
+        self.pipeline.process(&mut around, link, &mut self.batch);
     }
 
     /// Packets whose flow lives here although the steering hash sent them elsewhere.

@@ -22,9 +22,22 @@
 //!   would need another inspector is refused whole.
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
-//! - *Multicast and broadcast* never cross links. *Fragments* are dropped.
+//! - *Multicast and broadcast*, of IP or of Ethernet, never cross links. A subnet's broadcast address
+//!   can't be told from others, since pods have addresses without a subnet: it goes by policy and
+//!   to the node, whose kernel forwards no such packet by default (`bc_forwarding`).
+//! - *Fragments* wait until their datagram is whole, and are judged as that one packet; see
+//!   [`super::reassembly`]. It leaves in fragments again, none larger than the largest that came.
+//! - *Packets too big* for the link that they leave by are cut if IPv4 allows it, else answered
+//!   with an ICMP error, and so are those whose hops run out; see [`super::oversize`].
+//! - *TCP connections* keep to the path MTU of both their links: a SYN announces no larger segments
+//!   ([`crate::packet::mss`]).
+//! - *VLANs*: frames with a tag are refused, whatever the link: the addresses of another network are
+//!   not those that policy knows. A tag that only gives a priority (VLAN 0) is kept.
+//! - *Checksums* that a sender left to its device are completed: TCP, UDP and SCTP, before the
+//!   packet is inspected, cut or sent, or quoted in an ICMP error.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
-//!   packet of a flow that we know, from the link it went to, towards that packet's sender.
+//!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
+//!   says so may be a router in between.
 //! - *Tunnels* (IPIP, 6in4, GRE, VXLAN, Geneve) of pods to nodes are refused: an overlay there would
 //!   take the packet inside for one of its own, whatever its addresses.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
@@ -40,11 +53,12 @@ use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use crate::types::{Direction, LinkId, Tuple, proto};
-use crate::worker::Shared;
+use crate::worker::{BATCH, Shared};
 use crate::xsk::Packet;
 
 use super::egress::Origin;
 use super::inspectors::{Inspected, Inspectors};
+use super::reassembly::Reassembly;
 use super::surroundings::{InspectedIo, Surroundings};
 
 /// Flows looked at for expiry in one round.
@@ -52,19 +66,25 @@ const EXPIRY_BUDGET: usize = 32;
 /// A worker's flows and inspectors.
 #[derive(Debug)]
 pub(super) struct Pipeline {
-    index: u16,
-    workers: u16,
+    pub(super) index: u16,
+    pub(super) workers: u16,
     flows: FlowTable,
     inspectors: Inspectors,
+    /// Packets of the batch in work, and their flows. Empty between batches, kept for the memory.
+    scratch: (Vec<(Packet, View)>, Vec<Option<(FlowIx, Direction)>>),
+    pub(super) reassembly: Reassembly,
 }
 
 impl Pipeline {
-    pub(super) fn new(index: u16, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(index: u16, shared: &Arc<Shared>, umem_frames: u32) -> Self {
+        let workers = shared.config.workers;
         Self {
             index,
-            workers: shared.config.workers,
+            workers,
             flows: FlowTable::new(shared.config.flows_per_worker),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
+            scratch: (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH)),
+            reassembly: Reassembly::new(umem_frames, workers),
         }
     }
 
@@ -73,7 +93,7 @@ impl Pipeline {
     }
 
     pub(super) fn held_frames(&self) -> usize {
-        self.inspectors.held_frames()
+        self.inspectors.held_frames() + self.reassembly.held_frames()
     }
 
     /// Whether some flow has timers of a finer grain than flow expiry.
@@ -81,10 +101,35 @@ impl Pipeline {
         !self.inspectors.is_empty()
     }
 
-    /// A packet that came in by `link`.
-    pub(super) fn process(&mut self, around: &mut Surroundings<'_>, link: LinkId, packet: Packet) {
-        around.egress.stats().received.count(u64::from(packet.len()));
-        self.run(around, link, packet, false);
+    /// Packets that came in by `link`. Each step is done for all of them before the next: so the
+    /// waits for memory, of which a packet has three or four (its headers, the flow's place in the
+    /// index, the flow), overlap.
+    pub(super) fn process(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        link: LinkId,
+        batch: &mut Vec<Packet>,
+    ) {
+        let umem = around.egress.umem();
+        let touched = batch.iter().fold(0, |sum, packet| sum ^ umem.data(&packet.head)[0]);
+        std::hint::black_box(touched);
+        let bytes = batch.iter().map(|packet| u64::from(packet.len())).sum();
+        around.egress.stats().received.count(batch.len() as u64, bytes);
+        let (mut parsed, mut found) = std::mem::take(&mut self.scratch);
+        for packet in batch.drain(..) {
+            match parse(around.egress.umem().data(&packet.head), packet.len()) {
+                Ok(view) => parsed.push((packet, view)),
+                Err(reason) => around.egress.discard(packet, reason),
+            }
+        }
+        self.flows.find_all(&parsed, |(_, view)| &view.tuple, &mut found);
+        let known = self.flows.changes();
+        for ((packet, view), found) in parsed.drain(..).zip(found.drain(..)) {
+            // What the packets before it have opened or ended, the look-up could not know.
+            let found = if self.flows.changes() == known { Some(found) } else { None };
+            self.judge(around, link, packet, &view, found, false);
+        }
+        self.scratch = (parsed, found);
     }
 
     /// A packet that another worker received and passed on.
@@ -97,32 +142,49 @@ impl Pipeline {
         self.run(around, link, packet, true);
     }
 
-    fn run(&mut self, around: &mut Surroundings<'_>, link: LinkId, packet: Packet, owned: bool) {
+    pub(super) fn run(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        link: LinkId,
+        packet: Packet,
+        owned: bool,
+    ) {
         // (1) Parse.
-        let umem = around.egress.umem();
-        let view = match parse(umem.data(&packet.head), packet.len()) {
-            Ok(view) => view,
-            Err(reason) => return around.egress.discard(packet, reason),
-        };
-        if let Err(reason) = admit(around.snapshot, link, &view) {
+        match parse(around.egress.umem().data(&packet.head), packet.len()) {
+            Ok(view) => self.judge(around, link, packet, &view, None, owned),
+            Err(reason) => around.egress.discard(packet, reason),
+        }
+    }
+
+    /// `found` is the packet's flow, if it was looked up already.
+    fn judge(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        link: LinkId,
+        packet: Packet,
+        view: &View,
+        found: Option<Option<(FlowIx, Direction)>>,
+        owned: bool,
+    ) {
+        if let Err(reason) = admit(around.snapshot, link, view) {
             return around.refuse(link, view.tuple, packet, reason);
         }
         match view.l4_kind {
             L4::IcmpError { about, .. } => {
-                return self.icmp_error(around, link, &view, about, packet, owned);
+                return self.icmp_error(around, link, view, about, packet, owned);
             }
-            L4::Fragment => return around.refuse(link, view.tuple, packet, DropReason::Fragment),
+            L4::Fragment(piece) => return self.gather(around, link, view, piece, packet),
             L4::Tcp(_) | L4::Udp | L4::Sctp | L4::Icmp { .. } | L4::Other => {}
         }
         // (2) Established flow.
-        if let Some((index, direction)) = self.flows.find(&view.tuple) {
-            if !self.starts_over(index, &view) {
-                return self.established(around, index, direction, &view, packet);
+        if let Some((index, direction)) = found.unwrap_or_else(|| self.flows.find(&view.tuple)) {
+            if !self.starts_over(index, view) {
+                return self.established(around, index, direction, view, packet);
             }
             self.end(around, index);
         }
         // (3) New flow.
-        self.open(around, link, &view, packet);
+        self.open(around, link, view, packet);
     }
 
     /// Whether a SYN opens a new connection on the tuple of one that is over.
@@ -151,7 +213,7 @@ impl Pipeline {
         match flow.inspector() {
             None => {
                 let out = flow.link(direction.reverse());
-                around.forward(out, packet, view, Origin::Received);
+                around.forward(flow.link(direction), out, packet, view, Origin::Received);
             }
             Some(slot) => self.inspect(around, slot, direction, view, packet),
         }
@@ -190,12 +252,12 @@ impl Pipeline {
             around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
             return false;
         };
-        (flow.egress, flow.ingress) = (decision.egress, decision.ingress);
-        let inspector = flow.inspector();
+        let (inspector, opener) = (flow.inspector(), flow.link(Direction::Original));
         self.flows.set_links(index, links);
         if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
+            around.egress.move_held([opener, links[0]], inspected.follower.held_frames());
             inspected.policy = decision.l7;
         }
         true
@@ -240,8 +302,7 @@ impl Pipeline {
             },
             Verdict::Allow | Verdict::Deny => None,
         };
-        let causes = [decision.egress, decision.ingress];
-        let mut flow = Flow::new(view, around.snapshot.epoch, links, causes, around.now);
+        let mut flow = Flow::new(view, around.snapshot.epoch, links, around.now);
         flow.set_inspector(slot);
         let index = match self.insert(around, flow) {
             Ok(index) => index,
@@ -252,7 +313,7 @@ impl Pipeline {
         };
         around.egress.stats().flows_opened.add(1);
         match slot {
-            None => around.forward(links[1], packet, view, Origin::Received),
+            None => around.forward(links[0], links[1], packet, view, Origin::Received),
             Some(slot) => {
                 let inspected =
                     Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
@@ -328,7 +389,7 @@ impl Pipeline {
                     && self.flows.get(index).link(direction.reverse()) == link =>
             {
                 let out = self.flows.get(index).link(direction);
-                around.forward(out, packet, view, Origin::Received);
+                around.forward(link, out, packet, view, Origin::Received);
             }
             _ => around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated),
         }
@@ -340,6 +401,7 @@ impl Pipeline {
         while let Some(index) = self.flows.next_expired(around.now, &mut budget) {
             self.end(around, index);
         }
+        self.expire_fragments(around);
         let (now, flows) = (around.now, &self.flows);
         self.inspectors.tick(now, |inspected| {
             let flow = flows.get(inspected.flow);
@@ -360,9 +422,11 @@ impl Pipeline {
 }
 
 /// (1) Whether a packet may come from where it comes.
+#[inline]
 fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReason> {
     let routes = &snapshot.routes;
-    if view.tuple.dst.is_multicast_or_broadcast() {
+    // The last is an Ethernet group address: a router takes no packet out of one (RFC 1812 §5.3.4).
+    if view.tuple.dst.is_multicast_or_broadcast() || view.eth_dst[0] & 1 == 1 {
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
@@ -381,7 +445,7 @@ fn is_tunnel(tuple: &Tuple) -> bool {
 }
 
 /// The worker that the XDP program sends the flow's packets to.
-fn steer(tuple: &Tuple, workers: u16) -> u16 {
+pub(super) fn steer(tuple: &Tuple, workers: u16) -> u16 {
     let ported = matches!(tuple.protocol, proto::TCP | proto::UDP | proto::SCTP);
     let (protocol, src_port, dst_port) =
         if ported { (tuple.protocol, tuple.src_port, tuple.dst_port) } else { (0, 0, 0) };

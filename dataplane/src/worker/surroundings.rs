@@ -4,8 +4,10 @@ use crate::drop_reason::DropReason;
 use crate::event::{Event, EventKind};
 use crate::flow::Flow;
 use crate::l7::io::FlowIo;
-use crate::packet::{View, edit, parse};
+use crate::packet::icmp_error::Complaint;
+use crate::packet::{View, edit, mss, parse};
 use crate::policy::{Decision, Snapshot, Subject};
+use crate::route::Outlet;
 use crate::types::{Direction, LinkId, Nanos, Tuple};
 use crate::xsk::{Frame, Packet, Umem};
 
@@ -37,28 +39,57 @@ impl Surroundings<'_> {
         (opener != receiver).then_some([opener, receiver])
     }
 
-    /// (5) Sends a packet on as a router would.
-    pub(super) fn forward(&mut self, out: LinkId, mut packet: Packet, view: &View, origin: Origin) {
-        let routes = &self.snapshot.routes;
-        let Some(outlet) = routes.outlet(out) else {
+    /// (5) Sends a packet that came by `from` on as a router would.
+    pub(super) fn forward(
+        &mut self,
+        from: LinkId,
+        out: LinkId,
+        packet: Packet,
+        view: &View,
+        origin: Origin,
+    ) {
+        let snapshot = self.snapshot;
+        let Some(outlet) = snapshot.routes.outlet(out) else {
             return self.egress.discard(packet, DropReason::LinkGone);
         };
-        if view.ip_len() > outlet.mtu {
-            return self.egress.discard(packet, DropReason::TooBig);
+        if view.ip_len() > outlet.mtu || packet.largest_fragment > 0 {
+            return self.forward_large(from, outlet, packet, view, origin);
         }
-        let between_pods = origin == Origin::Received
-            && !routes.is_host(out)
-            && routes.endpoint(view.tuple.src).is_some();
+        if let Some(packet) = self.make_ready(from, outlet, packet, view, origin) {
+            self.egress.transmit(outlet, packet, origin);
+        }
+    }
+
+    /// (5) What a router changes in a packet. `None` if that was its last hop; then it is dropped.
+    #[inline]
+    pub(super) fn make_ready(
+        &mut self,
+        from: LinkId,
+        outlet: &Outlet,
+        mut packet: Packet,
+        view: &View,
+        origin: Origin,
+    ) -> Option<Packet> {
+        let routes = &self.snapshot.routes;
+        let between_pods =
+            origin == Origin::Received && !routes.is_host(outlet.link) && !routes.is_host(from);
         if between_pods {
             let head = self.egress.umem().data_mut(&mut packet.head);
             if let Err(reason) = edit::decrement_ttl(head, view) {
-                return self.egress.discard(packet, reason);
+                self.complain(from, &mut packet, view, Complaint::HopsSpent);
+                self.egress.discard(packet, reason);
+                return None;
             }
         }
         if edit::complete_checksum(self.egress.umem(), &mut packet, view) {
             self.egress.stats().checksums_completed.add(1);
         }
-        self.egress.transmit(outlet, packet, origin);
+        if view.is_syn() {
+            let path = |outlet: &Outlet| outlet.path_mtu.min(outlet.mtu);
+            let mtu = routes.outlet(from).map_or(u32::MAX, path).min(path(outlet));
+            mss::clamp(self.egress.umem().data_mut(&mut packet.head), view, mtu);
+        }
+        Some(packet)
     }
 
     /// Drops a packet for another reason than policy, and tells.
@@ -74,7 +105,7 @@ impl Surroundings<'_> {
     }
 
     pub(super) fn tell_verdict(
-        &self,
+        &mut self,
         link: LinkId,
         subject: &Subject,
         decision: &Decision,
@@ -92,7 +123,7 @@ impl Surroundings<'_> {
         self.tell(link, subject.tuple, kind);
     }
 
-    pub(super) fn tell(&self, link: LinkId, tuple: Tuple, kind: EventKind) {
+    pub(super) fn tell(&mut self, link: LinkId, tuple: Tuple, kind: EventKind) {
         let (time, epoch) = (self.now, self.snapshot.epoch);
         self.egress.tell(Event { time, epoch, link, tuple, kind });
     }
@@ -111,8 +142,8 @@ impl InspectedIo<'_, '_, '_> {
         let umem = self.around.egress.umem();
         match parse(umem.data(&packet.head), packet.len()) {
             Ok(view) => {
-                let out = self.flow.link(direction.reverse());
-                self.around.forward(out, packet, &view, origin);
+                let (from, out) = (self.flow.link(direction), self.flow.link(direction.reverse()));
+                self.around.forward(from, out, packet, &view, origin);
             }
             Err(reason) => self.around.egress.discard(packet, reason),
         }
@@ -145,11 +176,11 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn hold(&mut self, frames: usize) -> bool {
-        self.around.egress.hold(frames)
+        self.around.egress.hold(self.flow.link(Direction::Original), frames)
     }
 
     fn release(&mut self, frames: usize) {
-        self.around.egress.release(frames);
+        self.around.egress.release(self.flow.link(Direction::Original), frames);
     }
 
     fn event(&mut self, kind: EventKind) {

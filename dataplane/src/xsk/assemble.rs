@@ -51,7 +51,7 @@ impl Assembler {
 
     fn append(&mut self, frame: Frame, pool: &mut FramePool) {
         match &mut self.partial {
-            None => self.partial = Some(Packet { head: frame, tail: pool.tail() }),
+            None => self.partial = Some(Packet::new(frame, pool.tail())),
             Some(packet) if packet.frames() < PACKET_FRAMES_MAX => packet.tail.push(frame),
             Some(_) => {
                 self.oversized += 1;

@@ -86,12 +86,19 @@ pub struct Packet {
     pub head: Frame,
     /// Further frames in order; empty (and unallocated) for all but large packets.
     pub tail: Vec<Frame>,
+    /// Bytes of the largest IP fragment that it came in; zero if it came whole.
+    pub largest_fragment: u16,
 }
 
 impl Packet {
     /// A packet of one frame.
     pub const fn single(head: Frame) -> Self {
-        Self { head, tail: Vec::new() }
+        Self::new(head, Vec::new())
+    }
+
+    /// A packet that came whole.
+    pub const fn new(head: Frame, tail: Vec<Frame>) -> Self {
+        Self { head, tail, largest_fragment: 0 }
     }
 
     /// Bytes over all frames.
@@ -166,7 +173,7 @@ impl FramePool {
 
     /// Takes all frames of a packet back.
     pub fn free_packet(&mut self, packet: Packet) {
-        let Packet { head, mut tail } = packet;
+        let Packet { head, mut tail, .. } = packet;
         self.free(head);
         for frame in tail.drain(..) {
             self.free(frame);

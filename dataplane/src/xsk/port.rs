@@ -158,7 +158,7 @@ impl Port {
         {
             return Err(packet);
         }
-        let Packet { head, mut tail } = packet;
+        let Packet { head, mut tail, .. } = packet;
         let mut rest = std::iter::once(head).chain(tail.drain(..));
         let mut left = frames;
         let written = self.tx.produce(frames as u32, || {

@@ -40,7 +40,7 @@ const fn held_by(link: LinkId) -> u32 {
 /// A frame's bytes belong to whoever holds its one [`Frame`] handle. Handing the frame to the
 /// kernel (`give`) destroys the handle and notes the link it went to; taking it back
 /// (`take`) makes a new handle, and only if the note says that this link's rings hold it.
-/// So no sequence of ring entries, not even from a faulty kernel, makes two handles for one frame.
+/// So no false ring entry makes a second handle for a frame that somebody holds.
 pub struct Umem {
     area: Mapping,
     frames: u32,
@@ -139,13 +139,20 @@ impl Umem {
 
     /// Takes back the frame at `address` from `link`'s rings, with no data in it. `None` if the
     /// link doesn't hold it: the descriptor is false.
+    ///
+    /// Load and store, and no exchange in one step, which would cost as much as all the rest: a
+    /// frame is in one ring at a time, and a ring has one reader. Only a kernel that names one frame
+    /// in two rings of a link at the same moment could get two handles made for it. A kernel is
+    /// trusted that far, since it could as well write to the frame itself.
     #[inline]
     pub(super) fn take(&self, address: u64, link: LinkId) -> Option<Frame> {
         let index = u32::try_from(address / u64::from(FRAME_SIZE)).ok()?;
         let holder = self.holder.get(index as usize)?;
-        holder
-            .compare_exchange(held_by(link), OWNED_BY_US, Ordering::AcqRel, Ordering::Relaxed)
-            .ok()?;
+        // Pairs with `give`, where another worker may have written to the frame.
+        if holder.load(Ordering::Acquire) != held_by(link) {
+            return None;
+        }
+        holder.store(OWNED_BY_US, Ordering::Relaxed);
         Some(Frame::new(self.id, index))
     }
 
@@ -171,6 +178,12 @@ impl Umem {
             let pushed = self.spare.push(frame);
             debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
         }
+    }
+
+    /// Number of free frames that no worker keeps for itself.
+    #[must_use]
+    pub fn spare_frames(&self) -> usize {
+        self.spare.len()
     }
 
     /// Number of frames in `link`'s rings.

@@ -23,8 +23,14 @@ pub(crate) const A: LinkId = LinkId(1);
 pub(crate) const B: LinkId = LinkId(2);
 /// Address of the pod behind link 1 or 2, or of the node for link 0.
 pub(crate) const ADDRESSES: [[u8; 4]; 3] = [[10, 9, 0, 1], [10, 1, 0, 1], [10, 1, 0, 2]];
+/// The same, IPv6.
+pub(crate) const ADDRESSES_V6: [[u8; 16]; 3] = [v6(9), v6(1), v6(2)];
 pub(crate) const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
 pub(crate) const MTU: u32 = 65_535;
+
+const fn v6(last: u8) -> [u8; 16] {
+    [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]
+}
 
 pub(crate) const fn pod_mac(link: LinkId) -> Mac {
     [2, 0, 0, 0, 0, link.0 as u8]
@@ -45,24 +51,34 @@ pub(crate) enum IngressOfB {
     Closed,
     /// Pod A may call TCP port 80, with these requests if there are rules.
     FromA(Option<L7Rules>),
+    /// Pod A may use port 80 of this protocol.
+    FromAAt(u8),
+    /// Everyone may call TCP port 80, with these requests.
+    FromAnyone(L7Rules),
     /// Pod A may use port 80 of this protocol, with these requests.
     FromAOver(u8, L7Rules),
 }
 
 impl IngressOfB {
     fn table(self) -> DirectionTable {
+        let peer = match self {
+            Self::FromAnyone(_) => Peer::Anyone,
+            _ => Peer::Labels(LABELS_OF_A),
+        };
         let (protocol, l7) = match self {
             Self::Open => return DirectionTable::default(),
             Self::Closed => {
                 return DirectionTable { default_deny: Some(DENY_SET), ..Default::default() };
             }
             Self::FromA(l7) => (proto::TCP, l7),
+            Self::FromAAt(protocol) => (protocol, None),
+            Self::FromAnyone(l7) => (proto::TCP, Some(l7)),
             Self::FromAOver(protocol, l7) => (protocol, Some(l7)),
         };
         let entry = Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Peer::Labels(LABELS_OF_A),
+            peer,
             port_name: None,
             ports: Entry::ALL_PORTS,
             l7: l7.map(Arc::new),
@@ -78,6 +94,11 @@ impl IngressOfB {
 }
 
 pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
+    snapshot_with(epoch, ingress_of_b, [MTU; 3])
+}
+
+/// The same, with links of these MTUs: the host's, A's and B's. The node's ways out take 1500.
+pub(crate) fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
     let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| IdentityRow {
         number,
         namespace: 0,
@@ -97,19 +118,25 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     for (index, identity) in identities.into_iter().enumerate() {
         policy.identities.set(index as u32, identity);
     }
-    for (address, identity) in ADDRESSES.into_iter().zip([PolicyTables::HOST, 4, 5]) {
-        let row = AddressRow { identity, named_ports: None };
-        policy.addresses.set(Address::v4(address), Some(row));
+    let both = |at: usize| [Address::v4(ADDRESSES[at]), Address::v6(ADDRESSES_V6[at])];
+    for (at, identity) in [PolicyTables::HOST, 4, 5].into_iter().enumerate() {
+        for address in both(at) {
+            let row = AddressRow { identity, named_ports: None };
+            policy.addresses.set(address, Some(row.clone()));
+        }
     }
-    let outlet = |link| Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu: MTU };
-    let endpoints = [A, B].map(|link| Endpoint {
-        outlet: outlet(link),
-        addresses: vec![Address::v4(ADDRESSES[link.index()])],
-    });
+    let outlet = |link: LinkId| {
+        let mtu = mtus[link.index()];
+        let path_mtu = if link == HOST { mtu.min(1500) } else { mtu };
+        Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu, path_mtu }
+    };
+    let endpoints = [A, B]
+        .map(|link| Endpoint { outlet: outlet(link), addresses: both(link.index()).to_vec() });
+    let node = both(0).map(Some);
     Snapshot {
         epoch: Epoch(epoch),
         policy: Arc::new(policy),
-        routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap()),
+        routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap().with_node(node)),
     }
 }
 
@@ -119,7 +146,7 @@ pub(crate) struct Bench {
     pub(crate) workers: Vec<Worker>,
     pub(crate) links: Vec<MemoryLink>,
     pub(crate) now: Nanos,
-    umem: Arc<Umem>,
+    pub(crate) umem: Arc<Umem>,
 }
 
 impl Bench {

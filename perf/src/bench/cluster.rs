@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
 use fastrand::Rng;
+use podgate_dataplane::types::Address;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -123,6 +124,11 @@ impl PodSpec {
         Ipv6Addr::from_bits((0xfd00_0064 << 96) + u128::from(self.index))
     }
 
+    /// All its addresses.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        vec![Address::v4(self.v4().octets()), Address::v6(self.v6().octets())]
+    }
+
     /// Name in its namespace.
     pub(super) fn name(&self) -> String {
         format!("{}-{}", APPS[self.app].name, self.index)
@@ -205,6 +211,12 @@ impl Cluster {
         // Later revisions have fewer pods: they are being rolled out.
         let revision = rng.u32(..REVISIONS).min(rng.u32(..REVISIONS));
         PodSpec { index, namespace, app, revision, node: rng.u32(..self.nodes()), kind }
+    }
+
+    /// The ordinary pods of this node.
+    pub(super) fn local_pods(&self) -> Vec<PodSpec> {
+        let all = (0..self.size.pods).map(|index| self.pod(index));
+        all.filter(|pod| pod.node == 0 && pod.is_ordinary()).collect()
     }
 
     /// The object of `spec`.

@@ -4,6 +4,7 @@ mod changes;
 mod cluster;
 mod control;
 mod decisions;
+mod node;
 mod policies;
 mod policy;
 mod report;
@@ -16,6 +17,7 @@ use clap::Subcommand;
 use podgate_dataplane::route::AddressTaken;
 
 pub use cluster::{Labels, Size};
+pub use node::Node;
 pub use policy::{Args, measure};
 pub use report::{Bar, ClusterInfo, Decisions, Measurement, Memory, Part, Report, Statistic};
 

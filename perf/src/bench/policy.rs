@@ -16,7 +16,7 @@ use podgate_dataplane::worker::{Shared, SharedConfig};
 use podgate_policy::{Compiler, Store, compile};
 use serde_json::Value;
 
-use super::cluster::{Cluster, Labels, PodSpec, Size};
+use super::cluster::{Cluster, Labels, Size};
 use super::control::{Control, refused};
 use super::decisions::{Ends, Flows};
 use super::report::{Bar, ClusterInfo, Measurement, Memory, Part, Report, Statistic};
@@ -170,10 +170,7 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     compilation.parts = vec![Part { what: "on cpu".into(), ns: on_cpu.value_at_quantile(0.5) }];
     measurements.push(compilation);
 
-    let local: Vec<PodSpec> = (0..cluster.size.pods)
-        .map(|index| cluster.pod(index))
-        .filter(|pod| pod.node == 0 && pod.is_ordinary())
-        .collect();
+    let local = cluster.local_pods();
     if local.is_empty() {
         return Err(Error::NoLocalPod);
     }
@@ -226,7 +223,10 @@ fn load_average() -> Option<f64> {
 }
 
 /// Gives the cluster to a store, object by object.
-fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error> {
+///
+/// # Errors
+/// When an object is refused.
+pub(super) fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error> {
     let mut store = Store::new();
     store.set_host_addresses(Cluster::node_addresses(0).into_iter().collect::<Vec<IpAddr>>());
     let Size { namespaces, pods, policies } = cluster.size;

@@ -9,12 +9,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etherparse::PacketBuilder;
 use fastrand::Rng;
 use hdrhistogram::Histogram;
+use podgate_dataplane::packet::tcp_flags;
 use podgate_dataplane::policy::{PolicyTables, Subject, Verdict};
-use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, LinkId, Mac, Tuple, proto};
+use podgate_dataplane::route::RouteTable;
+use podgate_dataplane::types::{Address, LinkId, Tuple, proto};
 
 use super::Error;
 use super::changes::NewPod;
@@ -23,6 +23,7 @@ use super::control::Control;
 use super::decisions::{any_pod, service_port};
 use super::report::{Measurement, Part, Statistic};
 use crate::latency::{self, Latency};
+use crate::pods::{self, HOST, write_frame};
 use crate::progress;
 use crate::rig::Rig;
 
@@ -42,23 +43,9 @@ const JUDGING_AGAIN: Duration = Duration::from_micros(100);
 /// Time between updates.
 const UPDATE_GAP: Duration = Duration::from_millis(1);
 
-const HOST: LinkId = LinkId(0);
-const HOST_MAC: Mac = [2, 0, 0, 0, 0xff, 0];
-const LINK_MAC: Mac = [2, 0, 0, 0, 0xfe, 0];
-
-fn pod_mac(link: LinkId) -> Mac {
-    let [high, low] = link.0.to_be_bytes();
-    [2, 0, 0, 0, high, low]
-}
-
 /// Routes to the first local pods, as many as the worker has links for.
 pub(super) fn routes(local: &[PodSpec]) -> Result<RouteTable, Error> {
-    let outlet = |link, mac| Outlet { link, mac, link_mac: LINK_MAC, mtu: 1500 };
-    let endpoints = local.iter().take(ENDPOINTS_MAX).zip(1..).map(|(pod, link)| Endpoint {
-        outlet: outlet(LinkId(link), pod_mac(LinkId(link))),
-        addresses: vec![Address::v4(pod.v4().octets()), Address::v6(pod.v6().octets())],
-    });
-    Ok(RouteTable::new(endpoints, Some(outlet(HOST, HOST_MAC)))?)
+    Ok(pods::routes(local.iter().take(ENDPOINTS_MAX).map(PodSpec::addresses))?)
 }
 
 /// What the worker does, round after round.
@@ -74,26 +61,6 @@ struct Traffic<'c> {
     /// The pod's link that had its batch last.
     link: usize,
     frame: Vec<u8>,
-}
-
-/// A segment without data.
-fn segment(frame: &mut Vec<u8>, from: Mac, tuple: &Tuple, syn: bool, ack: bool) {
-    let [src, dst] = [tuple.src, tuple.dst].map(|end| end.bits().to_be_bytes());
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&src[12..]);
-    bytes[4..].copy_from_slice(&dst[12..]);
-    let [a, b, c, d, e, f, g, h] = bytes;
-    let mut builder = PacketBuilder::ethernet2(from, LINK_MAC)
-        .ipv4([a, b, c, d], [e, f, g, h], 64)
-        .tcp(tuple.src_port, tuple.dst_port, 1, 64_000);
-    if syn {
-        builder = builder.syn();
-    }
-    if ack {
-        builder = builder.ack(1);
-    }
-    frame.clear();
-    builder.write(frame, &[]).expect("memory takes every packet, and the packet is short");
 }
 
 impl<'c> Traffic<'c> {
@@ -131,16 +98,16 @@ impl<'c> Traffic<'c> {
             if tables.decide(&subject, [false, true]).verdict != Verdict::Allow {
                 continue;
             }
-            let link = LinkId(pod as u16 + 1);
-            for (link, from, tuple, syn_ack) in
-                [(HOST, HOST_MAC, tuple, false), (link, pod_mac(link), tuple.reversed(), true)]
-            {
-                segment(&mut self.frame, from, &tuple, true, syn_ack);
+            for (link, tuple, flags) in [
+                (HOST, tuple, tcp_flags::SYN),
+                (pods::link_of(pod), tuple.reversed(), tcp_flags::SYN | tcp_flags::ACK),
+            ] {
+                write_frame(&mut self.frame, link, &tuple, flags, 0);
                 self.rig.deliver(link, &self.frame);
                 self.rig.round();
                 self.rig.collect(&mut |_| {});
                 let mut later = Vec::new();
-                segment(&mut later, from, &tuple, false, true);
+                write_frame(&mut later, link, &tuple, tcp_flags::ACK, 0);
                 self.established[link.index()].push(later);
             }
             opened += 1;
@@ -186,11 +153,10 @@ impl<'c> Traffic<'c> {
             let other = any_pod(self.cluster, &mut self.rng);
             let own = if link == 0 { self.rng.usize(..self.local.len()) } else { link - 1 };
             let own = &self.local[own];
-            let (from, to, mac) =
-                if link == 0 { (&other, own, HOST_MAC) } else { (own, &other, pod_mac(id)) };
+            let (from, to) = if id == HOST { (&other, own) } else { (own, &other) };
             let (dst_port, src_port) = (service_port(&mut self.rng), self.rng.u16(1024..));
             let tuple = self.tuple(from, to, dst_port, src_port);
-            segment(&mut self.frame, mac, &tuple, true, false);
+            write_frame(&mut self.frame, id, &tuple, tcp_flags::SYN, 0);
             self.rig.deliver(id, &self.frame);
         }
     }

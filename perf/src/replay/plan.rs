@@ -189,7 +189,7 @@ impl<'a> Planner<'a> {
     }
 
     fn routes(self) -> Result<RouteTable, PlanError> {
-        let outlet = |link, mac| Outlet { link, mac, link_mac: LINK_MAC, mtu: MTU };
+        let outlet = |link, mac| Outlet { link, mac, link_mac: LINK_MAC, mtu: MTU, path_mtu: MTU };
         let endpoints = self.pods.into_iter().enumerate().map(|(index, pod)| Endpoint {
             outlet: outlet(LinkId(index as u16 + 1), pod.mac.unwrap_or(UNKNOWN_MAC)),
             addresses: pod.addresses,

@@ -219,7 +219,7 @@ impl<'a> Book<'a> {
             received: tally(&stats.received),
             forwarded: tally(&stats.forwarded),
             originated: tally(&stats.originated),
-            held: stats.held.get(),
+            held: stats.held_frames.get(),
             dropped,
         };
         (flows, summary)

@@ -40,7 +40,13 @@ pub(crate) fn can_ask(subject: &Subject, local: [bool; 2]) -> bool {
 }
 
 fn outlet(link: LinkId) -> Outlet {
-    Outlet { link, mac: [2, 0, 0, 0, 0, link.0 as u8], link_mac: [2, 0, 0, 0, 1, 0], mtu: 1500 }
+    Outlet {
+        link,
+        mac: [2, 0, 0, 0, 0, link.0 as u8],
+        link_mac: [2, 0, 0, 0, 1, 0],
+        mtu: 1500,
+        path_mtu: 1500,
+    }
 }
 
 /// One worker without a thread, the host's link, and one link for each local address.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::process::{output, run};
+use super::process::{output, run, wait_for};
 use super::{Daemon, Host, Lab};
 
 /// Bound for the agent to become ready, or to end after a signal.
@@ -32,7 +32,26 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it ends or doesn't become ready; the error carries the end of its log.
     pub fn start(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true)?;
+        Self::start_with(lab, workers, &[])
+    }
+
+    /// As [`Self::start`], with more options.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(lab: &'lab Lab, workers: u16, options: &[&str]) -> Result<Self> {
+        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true, options)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// As [`Self::start_with`], without endpoints.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_bare(lab: &'lab Lab, workers: u16, options: &[&str]) -> Result<Self> {
+        let manifests = lab.manifests();
+        let mut agent = Self::launch(lab, workers, "--manifests", &manifests, false, options)?;
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -43,7 +62,7 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it can't be started.
     pub fn start_for_cluster(lab: &'lab Lab, workers: u16, kubeconfig: &Path) -> Result<Self> {
-        Self::launch(lab, workers, "--kubeconfig", kubeconfig, true)
+        Self::launch(lab, workers, "--kubeconfig", kubeconfig, true, &[])
     }
 
     /// Starts the agent again after it has stopped: it must remember its endpoints.
@@ -51,9 +70,7 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// As [`Self::start`].
     pub fn restart(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), false)?;
-        agent.wait_ready()?;
-        Ok(agent)
+        Self::start_bare(lab, workers, &[])
     }
 
     fn launch(
@@ -62,10 +79,11 @@ impl<'lab> Agent<'lab> {
         option: &str,
         source: &Path,
         with_endpoints: bool,
+        options: &[&str],
     ) -> Result<Self> {
         let mut command = lab.node().netns.daemon(program()?);
         command.arg("run").arg(option).arg(source).arg("--state-dir").arg(lab.state_dir());
-        command.args(["--workers", &workers.to_string()]);
+        command.args(["--workers", &workers.to_string()]).args(options);
         if with_endpoints {
             let file = lab.file("lab.yaml");
             fs::write(&file, lab_file(lab))?;
@@ -73,6 +91,12 @@ impl<'lab> Agent<'lab> {
         }
         let daemon = Daemon::start("podgate", command, lab.file("podgate.log"))?;
         Ok(Self { lab, daemon })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
     }
 
     /// Waits until the agent is ready.
@@ -177,6 +201,31 @@ impl Lab {
         let drops = status["drops"].as_array().context("status has no drops")?;
         let found = drops.iter().find(|drop| drop["reason"] == reason);
         Ok(found.and_then(|drop| drop["packets"].as_u64()).unwrap_or(0))
+    }
+
+    /// The value of a metric without labels, or the sum over its labels.
+    ///
+    /// # Errors
+    /// When there is no such metric.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let families = self.podgate_json(&["metrics"])?;
+        let mut families = families.as_array().into_iter().flatten();
+        let family = families.find(|family| family["name"] == name);
+        let samples = family.with_context(|| format!("no metric {name}"))?["samples"].as_array();
+        Ok(samples.into_iter().flatten().filter_map(|sample| sample["value"].as_u64()).sum())
+    }
+
+    /// Waits until the endpoint of `pod` is in `state`.
+    ///
+    /// # Errors
+    /// When that takes longer than a minute.
+    pub fn wait_for_endpoint(&self, pod: &Host, state: &str) -> Result<()> {
+        wait_for(&format!("{} to be {state}", pod.name), AGENT_BOUND, || {
+            let list = self.podgate_json(&["endpoint", "list"])?;
+            let mut endpoints = list.as_array().into_iter().flatten();
+            let is_it = |e: &Value| e["pod"] == pod.name.as_str() && e["state"] == state;
+            Ok(endpoints.any(is_it).then_some(()))
+        })
     }
 
     /// Tells the agent to attach a pod.

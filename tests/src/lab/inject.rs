@@ -1,7 +1,7 @@
 //! Raw frames, sent from a pod past its own network stack.
 
 use std::fs;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -61,27 +61,49 @@ pub struct Frames {
     pub refused: u64,
 }
 
-impl Host {
-    /// Sends Ethernet frames out of `eth0`, byte for byte.
+/// A raw socket on a host's `eth0`.
+#[derive(Debug)]
+pub struct Injector(OwnedFd);
+
+impl Injector {
+    /// Sends Ethernet frames, byte for byte.
     ///
     /// # Errors
-    /// When no raw socket can be opened, or for another reason than the frame's length.
-    pub fn inject<'a>(&self, frames: impl Iterator<Item = &'a [u8]> + Send) -> Result<Frames> {
+    /// When one can't be sent for another reason than its length.
+    pub fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> Result<Frames> {
+        let mut done = Frames::default();
+        for frame in frames {
+            match send_patiently(self.0.as_raw_fd(), frame) {
+                Ok(()) => done.sent += 1,
+                Err(Errno::EINVAL | Errno::EMSGSIZE) => done.refused += 1,
+                Err(error) => return Err(error).context("can't send a raw frame"),
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl Host {
+    /// A socket to send frames out of `eth0` with.
+    ///
+    /// # Errors
+    /// When no raw socket can be opened.
+    pub fn injector(&self) -> Result<Injector> {
         self.netns.inside(|| {
             let eth0 = link_address("eth0")?;
             let flags = SockFlag::SOCK_CLOEXEC;
             let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
             bind(socket.as_raw_fd(), &eth0)?;
-            let mut done = Frames::default();
-            for frame in frames {
-                match send_patiently(socket.as_raw_fd(), frame) {
-                    Ok(()) => done.sent += 1,
-                    Err(Errno::EINVAL | Errno::EMSGSIZE) => done.refused += 1,
-                    Err(error) => return Err(error).context("can't send a raw frame"),
-                }
-            }
-            Ok(done)
+            Ok(Injector(socket))
         })
+    }
+
+    /// Sends Ethernet frames out of `eth0`, byte for byte.
+    ///
+    /// # Errors
+    /// When no raw socket can be opened, and as [`Injector::send`].
+    pub fn inject<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> Result<Frames> {
+        self.injector()?.send(frames)
     }
 
     /// The Ethernet address of one of its links.

@@ -15,13 +15,13 @@ fn a_link_that_vanishes_under_load_disturbs_nobody_else_and_can_return() -> Resu
     let mut bystander = Download::start(&lab, admin, user, 80, Family::V6)?;
 
     lab.unplug(store)?;
-    wait_for_state(&mut agent, &store.name, "gone")?;
+    lab.wait_for_endpoint(store, "gone")?;
     assert_eq!(doomed.wait_for_cut()?, Cut::Stalled);
     bystander.wait_for_more()?;
 
     lab.plug(store)?;
     lab.add_endpoint(store)?;
-    wait_for_state(&mut agent, &store.name, "ready")?;
+    lab.wait_for_endpoint(store, "ready")?;
     for family in Family::BOTH {
         let get = Get { port: 8080, ..Get::path("/items") };
         let seen = get.fetch(office, store, family)?;
@@ -41,20 +41,12 @@ fn a_pods_link_can_be_attached_and_detached_many_times() -> Result<()> {
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     for _ in 0..TIMES {
         lab.unplug(stranger)?;
-        wait_for_state(&mut agent, &stranger.name, "gone")?;
+        lab.wait_for_endpoint(stranger, "gone")?;
         lab.plug(stranger)?;
         lab.add_endpoint(stranger)?;
-        wait_for_state(&mut agent, &stranger.name, "ready")?;
+        lab.wait_for_endpoint(stranger, "ready")?;
         let seen = stranger.ping(admin, Family::V4)?;
         assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");
     }
     agent.assert_alive()
-}
-
-fn wait_for_state(agent: &mut Agent, pod: &str, state: &str) -> Result<()> {
-    agent.wait_until(&format!("{pod} to be {state}"), |lab| {
-        let list = lab.podgate_json(&["endpoint", "list"])?;
-        let mut endpoints = list.as_array().into_iter().flatten();
-        Ok(endpoints.any(|e| e["pod"] == pod && e["state"] == state).then_some(()))
-    })
 }

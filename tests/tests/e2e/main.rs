@@ -3,12 +3,17 @@
 //! Each test builds its own lab (which takes half a second); labs wait for each other.
 
 mod explain;
+mod flood;
+mod follow;
 mod hostile;
+mod isolation;
 mod kube;
 mod lifecycle;
 mod links;
 mod manifests;
+mod mtu;
 mod node;
 mod policy_change;
 mod replay;
 mod scenario;
+mod workers;

@@ -124,7 +124,8 @@ struct Sent {
 enum Ip {
     /// `fragment` is flags and offset, `options` a number of 4-byte words.
     V4 { src: u32, dst: u32, fragment: u16, options: u8 },
-    /// Headers are (type, length field).
+    /// Headers are (type, length field), of a fragment header (type, low byte of the offset
+    /// field).
     V6 { src: u128, dst: u128, hop_limit: u8, headers: Vec<(u8, u8)> },
 }
 
@@ -153,7 +154,9 @@ impl Sent {
         let reachable = match &self.ip {
             Ip::V4 { fragment, .. } => fragment & !DONT_FRAGMENT == 0,
             Ip::V6 { headers, .. } => {
-                headers.len() <= 8 && headers.iter().all(|(kind, _)| *kind != FRAGMENT)
+                // Flag and offset of zero are those of an "atomic" fragment, which is whole.
+                let is_whole = |(kind, low): &(u8, u8)| *kind != FRAGMENT || low & 0xf9 == 0;
+                headers.len() <= 8 && headers.iter().all(is_whole)
             }
         };
         reachable && [TCP, UDP, SCTP].contains(&self.protocol)
@@ -188,9 +191,12 @@ impl Sent {
                 frame.extend(src.to_be_bytes());
                 frame.extend(dst.to_be_bytes());
                 for (kind, length) in headers {
+                    if *kind == FRAGMENT {
+                        frame.extend([next.next().unwrap(), 0, 0, *length, 0, 0, 0, 1]);
+                        continue;
+                    }
                     let bytes = match *kind {
                         AH => (usize::from(*length) + 2) * 4,
-                        FRAGMENT => 8,
                         _ => (usize::from(*length) + 1) * 8,
                     };
                     frame.extend([next.next().unwrap(), *length]);
@@ -410,4 +416,14 @@ fn fragments_of_one_datagram_meet_at_one_worker() {
     for frame in fragments {
         assert_eq!(probe.verdict(&frame), Verdict::Worker(expected));
     }
+}
+
+#[test]
+fn an_atomic_fragment_goes_where_the_packet_without_its_header_would() {
+    let mut probe = Probe::new();
+    let plain = probe.verdict(&v6_tcp(&[]).frame());
+    assert_eq!(probe.verdict(&v6_tcp(&[(FRAGMENT, 0)]).frame()), plain);
+    assert_eq!(probe.verdict(&v6_tcp(&[(DESTINATION, 1), (FRAGMENT, 6)]).frame()), plain);
+    assert_ne!(probe.verdict(&v6_tcp(&[(FRAGMENT, 1)]).frame()), plain, "more follows");
+    assert_ne!(probe.verdict(&v6_tcp(&[(FRAGMENT, 8)]).frame()), plain, "something came before");
 }

@@ -15,7 +15,7 @@ pub const READY: &str = "forwarding";
 /// Bound for that.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// `yardstick bare` between two pods.
+/// `yardstick forward` between two pods.
 #[derive(Debug)]
 pub struct Bare {
     forwarder: Daemon,
@@ -33,7 +33,7 @@ impl Bare {
         pair.checksum_in_pods()?;
         let folder = tempfile::tempdir()?;
         let mut command = pair.node.daemon(&env::current_exe()?);
-        command.arg("bare");
+        command.arg("forward");
         for pod in [&pair.client, &pair.server] {
             command.arg(format!("{},{},{}", pod.link, colons(pod.link_mac), colons(pod.mac)));
         }

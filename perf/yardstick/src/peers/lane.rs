@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use podgate_tests::lab::{Daemon, Netns, wait_for};
 
 use super::{DENIED_PORT, MEASURED_PORT};
-use crate::traffic::{Arrivals, Flow, Generator, LiveFrames, rate};
+use crate::traffic::{Arrivals, Flow, Generator, LiveFrames, SendSocket, rate};
 
 /// Time to reach the steady state, before a measurement: a flow table is filled, a stopped process
 /// is in its caches again.
@@ -89,8 +89,23 @@ impl<'peer> Lane<'peer> {
     /// # Errors
     /// When the generator fails, or nothing arrives at all.
     pub fn rate(&self, window: Duration) -> Result<f64> {
+        self.rate_of(|| LiveFrames::new("eth0", &self.flow), window)
+    }
+
+    /// The same with the slower generator.
+    ///
+    /// # Errors
+    /// As [`Self::rate`].
+    pub fn rate_by_socket(&self, window: Duration) -> Result<f64> {
+        self.rate_of(|| SendSocket::new("eth0", &self.flow), window)
+    }
+
+    fn rate_of<G: Generator>(
+        &self,
+        prepare: impl FnOnce() -> Result<G> + Send,
+        window: Duration,
+    ) -> Result<f64> {
         self.signal(Signal::SIGCONT)?;
-        let prepare = || LiveFrames::new("eth0", &self.flow);
         let rate = rate(self.from, prepare, &self.arrivals, WARM_UP, window);
         self.signal(Signal::SIGSTOP)?;
         let rate = rate.with_context(|| self.name.clone())?;

@@ -371,7 +371,7 @@ impl Lab {
         let link = PacketBuilder::ethernet2(macs.0, macs.1);
         let v4 = |host| [10, 0, 0, host];
         let v6 = |host| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host];
-        let id = VlanId::try_new(5).unwrap();
+        let id = VlanId::ZERO;
         let step = match (self.options.v6, self.options.vlan) {
             (false, false) => link.ipv4(v4(hosts.0), v4(hosts.1), 64),
             (true, false) => link.ipv6(v6(hosts.0), v6(hosts.1), 64),
@@ -396,7 +396,7 @@ impl Lab {
             self.io.umem.data_mut(&mut frame).copy_from_slice(chunk);
             frame
         });
-        let packet = Packet { head: frames.next().unwrap(), tail: frames.collect() };
+        let packet = Packet::new(frames.next().unwrap(), frames.collect());
         let view = parse(self.io.umem.data(&packet.head), packet.len()).unwrap();
         self.follower.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
         self.check_balance();

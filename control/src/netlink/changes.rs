@@ -1,0 +1,163 @@
+//! What the kernel tells of its own accord.
+
+use futures_util::{Stream, StreamExt, stream};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::AsyncSocket;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+
+use super::{Link, NetlinkError};
+
+/// A change in the kernel's network stack.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Change {
+    /// This link is new, or something about it changed.
+    Link(Link),
+    /// The link with this index is gone from the namespace.
+    LinkGone(u32),
+    /// Some address came or went.
+    Addresses,
+    /// Some route came or went.
+    Routes,
+    /// Changes were lost: anything may be different.
+    Overrun,
+    /// Something changed about a link that calls the link with this index its other end. It is a
+    /// hint to look, not a fact: see [`changes`].
+    FarEnd(u32),
+    /// Hints were lost.
+    FarEndsLost,
+}
+
+/// All changes from here on: of this namespace, and hints at those of the other ends of its links.
+///
+/// The hints come by a socket that hears of every namespace with a number here
+/// (`NETLINK_LISTEN_ALL_NSID`, netlink(7)), and the kernel numbers each one that holds the other
+/// end of a link which was looked up (`rtnl_fill_link_netnsid`, `net/core/rtnetlink.c`). So one
+/// socket serves all pods and keeps none of their namespaces alive, as a socket inside would. It is
+/// a socket of its own, so that a pod which changes its links all the time overruns nothing else. A
+/// message doesn't say which namespace it is from, and a pod may number its links as it likes: so
+/// whoever gets a hint looks for itself.
+///
+/// # Errors
+/// When no socket can be had.
+pub(crate) fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
+    let (connection, _, messages) = new_multicast_connection(&groups)?;
+    tokio::spawn(connection);
+    let here = messages.filter_map(|(message, _)| std::future::ready(change(&message.payload)));
+
+    let (mut connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])?;
+    connection.socket_mut().socket_mut().set_listen_all_namespaces(true)?;
+    tokio::spawn(connection);
+    let there = messages.filter_map(|(message, _)| std::future::ready(hint(&message.payload)));
+    Ok(stream::select(here, there))
+}
+
+fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    match payload {
+        NetlinkPayload::InnerMessage(message) => match message {
+            // The bridge tells of its ports with the same messages: there, a port that leaves the
+            // bridge is a link deleted.
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)
+                if link.header.interface_family != AddressFamily::Unspec =>
+            {
+                None
+            }
+            RouteNetlinkMessage::NewLink(link) => Some(Change::Link(Link::from_message(link))),
+            RouteNetlinkMessage::DelLink(link) => Some(Change::LinkGone(link.header.index)),
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+                Some(Change::Addresses)
+            }
+            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
+                Some(Change::Routes)
+            }
+            _ => None,
+        },
+        NetlinkPayload::Overrun(_) => Some(Change::Overrun),
+        _ => None,
+    }
+}
+
+fn hint(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    match payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
+        ) => Link::from_message(link).peer.map(Change::FarEnd),
+        NetlinkPayload::Overrun(_) => Some(Change::FarEndsLost),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::super::tests::{in_netns, up};
+    use super::*;
+
+    #[test]
+    fn changes_of_links_are_told() {
+        in_netns(|netlink| async move {
+            let mut told = changes().unwrap();
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            let link = netlink.link("pg-t0").await.unwrap().unwrap();
+            netlink.delete_link(&link).await.unwrap();
+            let mut seen = false;
+            loop {
+                match told.next().await.unwrap() {
+                    Change::Link(new) => seen |= new.index == link.index,
+                    Change::LinkGone(index) if index == link.index => break,
+                    _ => {}
+                }
+            }
+            assert!(seen);
+        });
+    }
+
+    #[test]
+    fn changes_of_routes_are_told() {
+        in_netns(|netlink| async move {
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            let link = up(&netlink, "pg-t0").await;
+            let mut told = changes().unwrap();
+            let address = "10.0.0.1".parse().unwrap();
+            for _ in 0..2 {
+                netlink.set_route(address, link.index, 1500, false).await.unwrap();
+                while told.next().await.unwrap() != Change::Routes {}
+                netlink.delete_route(address, link.index).await.unwrap();
+                while told.next().await.unwrap() != Change::Routes {}
+            }
+        });
+    }
+
+    #[test]
+    fn what_happens_to_a_links_other_end_in_another_namespace_is_hinted_at() {
+        in_netns(|netlink| async move {
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            // A namespace without a name, which ends with the process.
+            let mut there = Command::new("unshare")
+                .args(["--net", "sh", "-c", "echo; read line; ip link set pg-t1 mtu 1400; read l"])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = [0; 1];
+            std::io::Read::read_exact(there.stdout.as_mut().unwrap(), &mut line).unwrap();
+            let pid = there.id().to_string();
+            let moved = Command::new("ip").args(["link", "set", "pg-t1", "netns", &pid]).status();
+            assert!(moved.unwrap().success());
+            let here = netlink.link("pg-t0").await.unwrap().unwrap();
+            let mut told = changes().unwrap();
+            std::io::Write::write_all(there.stdin.as_mut().unwrap(), b"\n").unwrap();
+            while told.next().await.unwrap() != Change::FarEnd(here.index) {}
+            drop(there.stdin.take());
+            there.wait().unwrap();
+        });
+    }
+}

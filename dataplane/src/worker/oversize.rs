@@ -1,0 +1,213 @@
+//! What a router does beyond forwarding: packets that don't fit their way on, or have made all
+//! their hops, and the ICMP errors about them.
+
+use crate::drop_reason::DropReason;
+use crate::packet::cut::Cut;
+use crate::packet::icmp_error::{self, Complaint};
+use crate::packet::{View, edit};
+use crate::route::Outlet;
+use crate::types::{LinkId, Nanos};
+use crate::xsk::{FRAME_HEADROOM, Packet};
+
+use super::egress::Origin;
+use super::surroundings::Surroundings;
+
+/// What every IPv4 host takes (RFC 791 §3.1) and what every IPv6 link carries (RFC 8200 §5): what
+/// came in smaller fragments need not leave in such.
+const SIZE_MIN: [u32; 2] = [576, 1280];
+
+/// How a packet leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Whole,
+    /// In fragments of at most so many bytes.
+    Cut(u32),
+    /// Not at all.
+    TooBig,
+}
+
+/// What came in fragments leaves in fragments that are not larger, as a router's would be. What
+/// came whole is cut only if its sender allows it.
+fn way(view: &View, outlet: &Outlet, largest_fragment: u16, may_cut: bool) -> Way {
+    let came = u32::from(largest_fragment);
+    let size = match came {
+        0 => outlet.mtu,
+        came => came.max(SIZE_MIN[usize::from(!view.is_v4())]).min(outlet.mtu),
+    };
+    match view.ip_len() <= size {
+        true => Way::Whole,
+        // Its sender knew of a way that takes this.
+        false if came > 0 && came <= outlet.mtu => Way::Cut(size),
+        false if view.is_v4() && may_cut => Way::Cut(size),
+        false => Way::TooBig,
+    }
+}
+
+impl Surroundings<'_> {
+    /// (5) Sends on a packet that came in fragments, or is larger than `outlet` takes.
+    #[cold]
+    pub(super) fn forward_large(
+        &mut self,
+        from: LinkId,
+        outlet: &Outlet,
+        mut packet: Packet,
+        view: &View,
+        origin: Origin,
+    ) {
+        let may_cut = {
+            let head = self.egress.umem().data(&packet.head);
+            view.is_v4() && !edit::dont_fragment(head, view)
+        };
+        let way = way(view, outlet, packet.largest_fragment, may_cut);
+        if way == Way::TooBig {
+            self.complain(from, &mut packet, view, Complaint::TooBig(outlet.mtu));
+            return self.egress.discard(packet, DropReason::TooBig);
+        }
+        let Some(packet) = self.make_ready(from, outlet, packet, view, origin) else { return };
+        match way {
+            Way::Cut(size) => self.transmit_cut(outlet, packet, view, size, origin),
+            _ => self.egress.transmit(outlet, packet, origin),
+        }
+    }
+
+    fn transmit_cut(
+        &mut self,
+        outlet: &Outlet,
+        packet: Packet,
+        view: &View,
+        size: u32,
+        origin: Origin,
+    ) {
+        let mut cut = match Cut::new(self.egress.umem(), &packet, view, size) {
+            Ok(cut) => cut,
+            Err(reason) => return self.egress.discard(packet, reason),
+        };
+        let mut made = 0;
+        loop {
+            let (umem, pool) = self.egress.frames();
+            match cut.next(umem, pool) {
+                Some(Ok(fragment)) => {
+                    made += 1;
+                    self.egress.transmit(outlet, fragment, origin);
+                }
+                Some(Err(reason)) => {
+                    self.egress.stats().fragments_made.add(made);
+                    return self.egress.discard(packet, reason);
+                }
+                None => break,
+            }
+        }
+        // The packet itself counts as its last fragment.
+        self.egress.stats().fragments_made.add(made - 1);
+        self.egress.free_packet(packet);
+    }
+
+    /// Tells the sender of a packet what is wrong with it, if that is allowed and within its
+    /// link's budget.
+    ///
+    /// The error comes from the node's own address; for the kernel, which would not believe that,
+    /// from the address that the packet was for.
+    pub(super) fn complain(
+        &mut self,
+        from: LinkId,
+        packet: &mut Packet,
+        view: &View,
+        complaint: Complaint,
+    ) {
+        let routes = &self.snapshot.routes;
+        let Some(outlet) = routes.outlet(from) else { return };
+        if !icmp_error::may_be_about(view) || !self.egress.may_complain(from, self.now) {
+            return;
+        }
+        // Who gets the quote may hold it against what was sent.
+        if edit::complete_checksum(self.egress.umem(), packet, view) {
+            self.egress.stats().checksums_completed.add(1);
+        }
+        let source = match routes.is_host(from) {
+            false => routes.node_address(view.is_v4()).unwrap_or(view.tuple.dst),
+            true => view.tuple.dst,
+        };
+        let Some(mut frame) = self.egress.alloc() else { return };
+        frame.set_extent(FRAME_HEADROOM, icmp_error::FRAME_MAX as u32);
+        let umem = self.egress.umem();
+        let quoted = umem.data(&packet.head);
+        let len = icmp_error::write(umem.data_mut(&mut frame), complaint, source, view, quoted);
+        frame.set_len(len as u32);
+        self.egress.transmit(outlet, Packet::single(frame), Origin::Own);
+    }
+}
+
+/// How many ICMP errors may be sent: a token bucket for each sending link, so that no pod takes
+/// the errors that another needs, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
+#[derive(Debug, Default)]
+pub(super) struct ErrorBudget {
+    worker: Bucket,
+    links: Vec<Bucket>,
+}
+
+/// Errors in a second, and at once, to one link.
+const LINK_RATE: Rate = Rate { per_second: 100, burst: 50 };
+/// The same of one worker.
+const WORKER_RATE: Rate = Rate { per_second: 1000, burst: 200 };
+
+#[derive(Clone, Copy)]
+struct Rate {
+    per_second: u64,
+    burst: u64,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Bucket {
+    /// What was taken and has not flowed back.
+    taken: u64,
+    since: Nanos,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Nanos, rate: Rate) -> bool {
+        let nanos_each = 1_000_000_000 / rate.per_second;
+        let back = now.since(self.since) / nanos_each;
+        self.taken = self.taken.saturating_sub(back);
+        self.since = if self.taken == 0 { now } else { Nanos(self.since.0 + back * nanos_each) };
+        let has = self.taken < rate.burst;
+        self.taken += u64::from(has);
+        has
+    }
+}
+
+impl ErrorBudget {
+    /// Takes one error to `link` off the budget, if there is one left.
+    pub(super) fn take(&mut self, link: LinkId, now: Nanos) -> bool {
+        if self.links.len() <= link.index() {
+            self.links.resize(link.index() + 1, Bucket::default());
+        }
+        self.links[link.index()].take(now, LINK_RATE) && self.worker.take(now, WORKER_RATE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_spends_its_own_budget_and_gets_it_back_with_time() {
+        let mut budget = ErrorBudget::default();
+        let mut now = Nanos(5_000_000_000);
+        let mut burst = |link, now| (0..1000).filter(|_| budget.take(LinkId(link), now)).count();
+        assert_eq!(burst(1, now), 50);
+        assert_eq!(burst(2, now), 50, "another link has its own");
+        now = now.plus_millis(105);
+        assert_eq!(burst(1, now), 10);
+        now = now.plus_millis(5);
+        assert_eq!(burst(1, now), 1, "fractions are not lost");
+        assert_eq!(burst(1, now.plus_secs(3600)), 50, "and never more than the burst");
+    }
+
+    #[test]
+    fn all_links_together_spend_the_workers_budget() {
+        let mut budget = ErrorBudget::default();
+        let sent = (0..100).flat_map(|link| [link; 50]);
+        let sent = sent.filter(|link| budget.take(LinkId(*link), Nanos(1))).count();
+        assert_eq!(sent, 200);
+    }
+}

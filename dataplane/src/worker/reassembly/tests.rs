@@ -1,0 +1,369 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::packet::{L4, parse};
+use crate::worker::{Shared, SharedConfig};
+
+const LINK: LinkId = LinkId(1);
+const OTHER: LinkId = LinkId(2);
+const UDP: u8 = 17;
+
+/// A worker's frames, and what it gathers.
+struct Lab {
+    egress: Egress,
+    reassembly: Reassembly,
+    now: Nanos,
+}
+
+/// A fragment: where it belongs, whether more follows, and what it carries.
+#[derive(Clone, Debug, PartialEq)]
+struct Cut {
+    offset: usize,
+    more: bool,
+    body: Vec<u8>,
+}
+
+impl Lab {
+    fn new(frames: u32) -> Self {
+        let umem = Umem::new(frames).unwrap();
+        let shared = Shared::new(SharedConfig { flows_per_worker: 1, ..Default::default() });
+        let egress = Egress::new(0, &shared, umem.pool());
+        Self { egress, reassembly: Reassembly::new(frames, 1), now: Nanos(1) }
+    }
+
+    /// A fragment comes; its bytes are those of the packet it completes.
+    fn offer(&mut self, link: LinkId, bytes: &[u8]) -> Result<Option<Vec<u8>>, DropReason> {
+        let (umem, pool) = self.egress.frames();
+        let mut frames: Vec<_> = bytes
+            .chunks(3840)
+            .map(|chunk| {
+                let mut frame = pool.alloc().unwrap();
+                frame.set_len(chunk.len() as u32);
+                umem.data_mut(&mut frame).copy_from_slice(chunk);
+                frame
+            })
+            .collect();
+        let packet = Packet::new(frames.remove(0), frames);
+        let view = match parse(umem.data(&packet.head), packet.len()) {
+            Ok(view) => view,
+            Err(reason) => {
+                pool.free_packet(packet);
+                return Err(reason);
+            }
+        };
+        let L4::Fragment(piece) = view.l4_kind else { panic!("no fragment: {view:?}") };
+        let offered = self.reassembly.offer(&mut self.egress, self.now, link, view, piece, packet);
+        match offered {
+            Ok(None) => Ok(None),
+            Ok(Some(packet)) => {
+                let frames = std::iter::once(&packet.head).chain(&packet.tail);
+                let umem = self.egress.umem();
+                let whole = frames.flat_map(|frame| umem.data(frame).to_vec()).collect();
+                let largest = usize::from(packet.largest_fragment);
+                assert!(largest > 0, "it is noted that it came in fragments");
+                self.egress.free_packet(packet);
+                self.check();
+                Ok(Some(whole))
+            }
+            Err((packet, reason)) => {
+                self.egress.discard(packet, reason);
+                self.check();
+                Err(reason)
+            }
+        }
+    }
+
+    /// Frames and shares balance.
+    fn check(&self) {
+        assert_eq!(self.egress.outstanding_frames(), self.reassembly.held_frames() as i64);
+        let shares = &self.reassembly.shares;
+        let sum = |of: fn(&Share) -> usize| shares.iter().map(of).sum::<usize>();
+        let all = self.reassembly.all;
+        assert_eq!(
+            (all.datagrams, all.frames),
+            (sum(|share| share.datagrams), sum(|share| share.frames))
+        );
+        assert_eq!(all.datagrams, self.reassembly.index.len());
+        assert!(all.frames <= self.reassembly.frames_max);
+        let waiting: usize =
+            self.reassembly.slots.iter().flatten().map(|datagram| datagram.parts.len()).sum();
+        assert_eq!(self.egress.stats().fragments_waiting.get(), waiting as u64);
+    }
+
+    fn expire(&mut self) -> usize {
+        std::iter::from_fn(|| self.reassembly.next_expired(&mut self.egress, self.now)).count()
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.egress.stats().dropped[reason as usize].packets.get()
+    }
+}
+
+fn v4(id: u16, cut: &Cut) -> Vec<u8> {
+    let position = (cut.offset / 8) as u16 | u16::from(cut.more) << 13;
+    let mut header = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, UDP, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+    header[2..4].copy_from_slice(&(20 + cut.body.len() as u16).to_be_bytes());
+    header[4..6].copy_from_slice(&id.to_be_bytes());
+    header[6..8].copy_from_slice(&position.to_be_bytes());
+    let sum = checksum::of(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    [&[2; 12][..], &[8, 0], &header, &cut.body].concat()
+}
+
+fn v6(id: u32, cut: &Cut) -> Vec<u8> {
+    let mut header = vec![0x60, 0, 0, 0, 0, 0, 44, 64];
+    header[4..6].copy_from_slice(&(8 + cut.body.len() as u16).to_be_bytes());
+    header.extend([0x20; 16]);
+    header.extend([0x21; 16]);
+    header.extend([UDP, 0]);
+    header.extend((cut.offset as u16 | u16::from(cut.more)).to_be_bytes());
+    header.extend(id.to_be_bytes());
+    [&[2; 12][..], &[0x86, 0xdd], &header, &cut.body].concat()
+}
+
+/// `body` cut at these multiples of eight.
+fn cuts(body: &[u8], at: &[usize]) -> Vec<Cut> {
+    let mut at: Vec<_> = at.iter().map(|at| at * 8).filter(|at| *at < body.len()).collect();
+    at.extend([0, body.len()]);
+    at.sort_unstable();
+    at.dedup();
+    let part = |pair: &[usize]| Cut {
+        offset: pair[0],
+        more: pair[1] < body.len(),
+        body: body[pair[0]..pair[1]].to_vec(),
+    };
+    at.windows(2).map(part).collect()
+}
+
+fn body(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 7 + at / 256) as u8).collect()
+}
+
+/// The packet before it was cut; over IPv6 as an atomic fragment.
+fn whole(is_v4: bool, id: u16, body: &[u8]) -> Vec<u8> {
+    let cut = Cut { offset: 0, more: false, body: body.to_vec() };
+    if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) }
+}
+
+fn any_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<Cut>)> {
+    let lengths = prop_oneof![9usize..600, 600usize..20_000, Just(65_507usize)];
+    (lengths, prop::collection::vec(1usize..8192, 1..40)).prop_map(|(len, at)| {
+        let body = body(len);
+        // Where nothing was cut, there is no fragment.
+        let at: Vec<_> =
+            at.into_iter().map(|at| 1 + at % len.div_ceil(8).max(2)).chain([1]).collect();
+        (body.clone(), cuts(&body, &at))
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_cut_in_any_order_gives_the_packet_that_was_cut(
+        (body, cuts) in any_cuts(), is_v4: bool, id: u16,
+        twice in any::<prop::sample::Index>(),
+    ) {
+        let mut lab = Lab::new(2048);
+        let mut left = cuts.clone();
+        let mut rng = u64::from(id) * 2 + 1;
+        let mut result = None;
+        let again = twice.index(cuts.len());
+        while !left.is_empty() {
+            rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let cut = left.swap_remove((rng >> 33) as usize % left.len());
+            let bytes = if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) };
+            prop_assert!(result.is_none(), "not before all is there");
+            result = lab.offer(LINK, &bytes).unwrap();
+            if result.is_none() && cut == cuts[again] {
+                prop_assert_eq!(lab.offer(LINK, &bytes), Err(DropReason::FragmentDuplicate));
+            }
+        }
+        prop_assert_eq!(result.unwrap(), whole(is_v4, id, &body));
+        prop_assert_eq!(lab.reassembly.held_frames(), 0);
+        prop_assert_eq!(lab.egress.stats().fragments_joined.get(), cuts.len() as u64 - 1);
+    }
+
+    #[test]
+    fn a_datagram_with_an_overlap_never_becomes_whole(
+        (_, cuts) in any_cuts(), is_v4: bool, at in any::<prop::sample::Index>(),
+        longer in 1usize..4, before: bool,
+    ) {
+        let mut lab = Lab::new(2048);
+        let at = at.index(cuts.len());
+        // The same part, but it begins earlier or ends later than it should.
+        let mut bad = cuts[at].clone();
+        if before && bad.offset > 0 {
+            bad.offset -= 8;
+            bad.body.splice(..0, [0xee; 8]);
+        } else {
+            bad.body.truncate(bad.body.len() / 8 * 8);
+            bad.body.extend(vec![0xee; 8 * longer]);
+            bad.more = true;
+        }
+        prop_assume!(bad.offset + bad.body.len() <= 65_500);
+        // With nothing before it and nothing behind, it would be no fragment.
+        prop_assume!(bad.offset > 0 || bad.more);
+        let bytes = |cut: &Cut| if is_v4 { v4(7, cut) } else { v6(7, cut) };
+        let mut done = false;
+        for (index, cut) in cuts.iter().enumerate() {
+            if index == at {
+                done |= lab.offer(LINK, &bytes(&bad)).is_ok_and(|whole| whole.is_some());
+            }
+            done |= lab.offer(LINK, &bytes(cut)).is_ok_and(|whole| whole.is_some());
+        }
+        prop_assert!(!done);
+        prop_assert_eq!(lab.reassembly.held_frames(), 0, "all of it is gone");
+    }
+
+    #[test]
+    fn whatever_comes_no_frame_is_lost_and_no_bound_exceeded(
+        all in prop::collection::vec(
+            (any::<bool>(), 0..4u16, 0usize..200, any::<bool>(), 0usize..300, 0..3u16, 0u64..4000), 1..200)
+    ) {
+        let mut lab = Lab::new(1024);
+        for (is_v4, id, offset, more, len, link, wait) in all {
+            let cut = Cut { offset: offset * 8, more, body: body(len) };
+            if cut.offset == 0 && !more {
+                continue;
+            }
+            let bytes = if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) };
+            lab.now = lab.now.plus_millis(wait);
+            let _ = lab.offer(LinkId(link), &bytes);
+            lab.expire();
+            lab.check();
+        }
+        lab.now = lab.now.plus_secs(61);
+        lab.expire();
+        lab.check();
+        prop_assert_eq!(lab.reassembly.held_frames(), 0);
+    }
+}
+
+#[test]
+fn parts_that_no_datagram_has_are_refused() {
+    let mut lab = Lab::new(1024);
+    let cut = |offset, more, len| Cut { offset, more, body: body(len) };
+    for (cut, why) in [
+        (cut(8, true, 12), "not a multiple of eight"),
+        (cut(8, false, 0), "empty"),
+        (cut(65_528, false, 100), "beyond what a packet holds"),
+    ] {
+        let expected = Err(DropReason::FragmentMalformed);
+        assert_eq!(lab.offer(LINK, &v4(1, &cut)), expected, "{why}");
+        assert_eq!(lab.offer(LINK, &v6(1, &cut)), expected, "{why}");
+    }
+    assert_eq!(lab.offer(LINK, &v4(1, &cut(0, true, 4))), Err(DropReason::FragmentTiny));
+    assert_eq!(lab.reassembly.held_frames(), 0);
+}
+
+#[test]
+fn the_last_fragment_says_where_the_datagram_ends() {
+    let cut = |offset, more, len| Cut { offset, more, body: body(len) };
+    for second in [cut(24, true, 8), cut(24, false, 8), cut(8, false, 8)] {
+        let mut lab = Lab::new(1024);
+        assert_eq!(lab.offer(LINK, &v4(1, &cut(16, false, 8))), Ok(None));
+        assert_eq!(lab.offer(LINK, &v4(1, &second)), Err(DropReason::FragmentMalformed));
+        assert_eq!(lab.dropped(DropReason::FragmentMalformed), 2, "both are gone");
+        let first = v4(1, &cut(0, true, 16));
+        assert_eq!(lab.offer(LINK, &first), Err(DropReason::FragmentMalformed), "and all of it");
+    }
+}
+
+#[test]
+fn the_rest_has_half_a_minute_over_ipv4_and_a_whole_one_over_ipv6() {
+    let mut lab = Lab::new(1024);
+    let (first, second) = (&cuts(&body(40), &[2])[0], &cuts(&body(40), &[2])[1]);
+    lab.offer(LINK, &v4(1, first)).unwrap();
+    lab.offer(LINK, &v6(1, first)).unwrap();
+    lab.now = lab.now.plus_secs(29);
+    assert_eq!(lab.expire(), 0);
+    lab.now = lab.now.plus_secs(1);
+    assert_eq!(lab.offer(LINK, &v4(1, second)), Ok(None), "it is of another datagram now");
+    assert_eq!(lab.dropped(DropReason::FragmentTimeout), 1);
+    assert!(lab.offer(LINK, &v6(1, second)).unwrap().is_some());
+    lab.now = lab.now.plus_secs(31);
+    assert_eq!(lab.expire(), 1);
+    assert_eq!(lab.dropped(DropReason::FragmentTimeout), 2);
+    lab.check();
+}
+
+#[test]
+fn fragments_of_two_links_two_datagrams_or_two_protocols_do_not_meet() {
+    let mut lab = Lab::new(1024);
+    let cuts = cuts(&body(40), &[2]);
+    lab.offer(LINK, &v4(1, &cuts[0])).unwrap();
+    assert_eq!(lab.offer(OTHER, &v4(1, &cuts[1])), Ok(None), "another link");
+    assert_eq!(lab.offer(LINK, &v4(2, &cuts[1])), Ok(None), "another identification");
+    let mut tcp = v4(1, &cuts[1]);
+    tcp[14 + 9] = 6;
+    tcp[14 + 10..14 + 12].fill(0);
+    let sum = checksum::of(&tcp[14..34]);
+    tcp[14 + 10..14 + 12].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(lab.offer(LINK, &tcp), Ok(None), "another protocol");
+    assert!(lab.offer(LINK, &v4(1, &cuts[1])).unwrap().is_some());
+}
+
+#[test]
+fn a_link_leaves_others_room_and_gives_up_its_own_oldest() {
+    let mut lab = Lab::new(1024);
+    let cuts = cuts(&body(40), &[2]);
+    for id in 0..1000 {
+        lab.now = lab.now.plus_millis(1);
+        lab.offer(LINK, &v4(id, &cuts[0])).unwrap();
+    }
+    // One in sixteen of 1024 frames; half of them is left.
+    assert_eq!(lab.reassembly.held_frames(), 32);
+    assert_eq!(lab.dropped(DropReason::FragmentLimit), 968);
+    assert!(lab.offer(OTHER, &v4(1, &cuts[0])).unwrap().is_none());
+    assert!(lab.offer(OTHER, &v4(1, &cuts[1])).unwrap().is_some());
+    assert!(lab.offer(LINK, &v4(999, &cuts[1])).unwrap().is_some(), "the youngest is there");
+    assert_eq!(lab.offer(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest is gone");
+}
+
+#[test]
+fn a_datagram_of_too_many_fragments_is_given_up() {
+    let mut lab = Lab::new(65_536);
+    for at in 0..64 {
+        let cut = Cut { offset: at * 8, more: true, body: body(8) };
+        assert_eq!(lab.offer(LINK, &v4(1, &cut)), Ok(None));
+    }
+    let cut = Cut { offset: 64 * 8, more: false, body: body(8) };
+    assert_eq!(lab.offer(LINK, &v4(1, &cut)), Err(DropReason::FragmentLimit));
+    assert_eq!(lab.dropped(DropReason::FragmentLimit), 65);
+    assert_eq!(lab.reassembly.held_frames(), 0);
+}
+
+#[test]
+fn what_is_gathered_of_a_link_goes_with_it() {
+    let mut lab = Lab::new(1024);
+    let first = &cuts(&body(40), &[2])[0];
+    lab.offer(LINK, &v4(1, first)).unwrap();
+    lab.offer(OTHER, &v4(1, first)).unwrap();
+    lab.reassembly.forget(&mut lab.egress, LINK);
+    assert_eq!((lab.reassembly.held_frames(), lab.dropped(DropReason::LinkGone)), (1, 1));
+    lab.check();
+}
+
+#[test]
+fn a_congestion_mark_on_one_fragment_marks_the_datagram() {
+    let marked = |second: u8| {
+        let mut lab = Lab::new(1024);
+        let cuts = cuts(&body(40), &[2]);
+        let with = |cut: &Cut, ecn: u8| {
+            let mut bytes = v6(1, cut);
+            bytes[15] = ecn << 4;
+            bytes
+        };
+        lab.offer(LINK, &with(&cuts[0], if second == 3 { 2 } else { 0 })).unwrap();
+        lab.offer(LINK, &with(&cuts[1], second)).unwrap().map(|whole| whole[15] >> 4)
+    };
+    assert_eq!(marked(3), Some(3));
+    assert_eq!(marked(0), Some(0));
+    let mut lab = Lab::new(1024);
+    let cuts = cuts(&body(40), &[2]);
+    lab.offer(LINK, &v6(1, &cuts[0])).unwrap();
+    let mut bad = v6(1, &cuts[1]);
+    bad[15] = 3 << 4;
+    assert_eq!(lab.offer(LINK, &bad), Ok(None), "a mark that its sender did not allow");
+    assert_eq!(lab.dropped(DropReason::FragmentMalformed), 2);
+    lab.check();
+}

@@ -1,0 +1,330 @@
+//! Fragments through the whole worker: gathered, judged as one packet, sent on in fragments.
+
+mod support;
+
+use etherparse::{IpHeaders, PacketBuilder};
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::packet::{L4, parse};
+use podgate_dataplane::types::{LinkId, proto};
+use support::*;
+
+/// A UDP datagram from pod A to pod B, as one packet.
+fn datagram(v4: bool, port: u16, len: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..len).map(|at| (at * 7 + at / 256) as u8).collect();
+    let link = PacketBuilder::ethernet2(pod_mac(A), link_mac(A));
+    let step = match v4 {
+        true => link.ipv4(ADDRESSES[1], ADDRESSES[2], 64),
+        false => link.ipv6(ADDRESSES_V6[1], ADDRESSES_V6[2], 64),
+    };
+    let mut bytes = Vec::new();
+    step.udp(40_000, port).write(&mut bytes, &payload).unwrap();
+    bytes
+}
+
+/// Cuts a frame into fragments of at most `size` bytes of IP.
+fn cut(frame: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
+    let (ip, rest) = IpHeaders::from_slice(&frame[14..]).unwrap();
+    let body = rest.payload;
+    let header = if matches!(ip, IpHeaders::Ipv4(..)) { 20 } else { 48 };
+    let room = (size - header) / 8 * 8;
+    let parts = body.chunks(room).enumerate();
+    let fragment = |(index, part): (usize, &[u8])| {
+        let (offset, more) = (index * room, (index + 1) * room < body.len());
+        let mut bytes = frame[..14].to_vec();
+        match ip.clone() {
+            IpHeaders::Ipv4(mut header, _) => {
+                header.identification = id;
+                header.dont_fragment = false;
+                header.more_fragments = more;
+                header.fragment_offset = ((offset / 8) as u16).try_into().unwrap();
+                header.total_len = 20 + part.len() as u16;
+                header.header_checksum = header.calc_header_checksum();
+                header.write(&mut bytes).unwrap();
+            }
+            IpHeaders::Ipv6(mut header, _) => {
+                let next = std::mem::replace(&mut header.next_header, etherparse::IpNumber(44));
+                header.payload_length = 8 + part.len() as u16;
+                header.write(&mut bytes).unwrap();
+                bytes.extend([next.0, 0]);
+                bytes.extend((offset as u16 | u16::from(more)).to_be_bytes());
+                bytes.extend(u32::from(id).to_be_bytes());
+            }
+        }
+        bytes.extend(part);
+        bytes
+    };
+    parts.map(fragment).collect()
+}
+
+/// What the fragments carry, in order of their offsets; all of one datagram.
+fn joined(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let mut parts: Vec<_> = fragments
+        .iter()
+        .map(|bytes| {
+            let view = parse(bytes, bytes.len() as u32).unwrap();
+            let L4::Fragment(piece) = view.l4_kind else { panic!("{view:?}") };
+            (piece, &bytes[usize::from(view.l4)..view.end as usize])
+        })
+        .collect();
+    parts.sort_by_key(|(piece, _)| piece.offset);
+    let mut whole = Vec::new();
+    for (index, (piece, part)) in parts.iter().enumerate() {
+        assert_eq!(usize::from(piece.offset), whole.len());
+        assert_eq!((piece.more, piece.id), (index + 1 < parts.len(), parts[0].0.id));
+        whole.extend(*part);
+    }
+    whole
+}
+
+fn body(frame: &[u8]) -> &[u8] {
+    let view = parse(frame, frame.len() as u32).unwrap();
+    &frame[usize::from(view.l4)..]
+}
+
+/// Sends all of them into pod A's link; returns what left.
+fn send_all(bench: &mut Bench, fragments: &[Vec<u8>]) -> Vec<(LinkId, Vec<u8>)> {
+    fragments.iter().flat_map(|fragment| bench.send(A, fragment)).collect()
+}
+
+fn reversed(mut fragments: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    fragments.reverse();
+    fragments
+}
+
+#[test]
+fn an_allowed_datagram_passes_in_any_order_and_leaves_in_fragments_as_it_came() {
+    for v4 in [true, false] {
+        let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+        let sent = datagram(v4, 80, 8000);
+        for (id, fragments) in
+            [cut(&sent, 1, 1500), reversed(cut(&sent, 2, 1500))].iter().enumerate()
+        {
+            let out = send_all(&mut bench, fragments);
+            assert_eq!(out.len(), fragments.len());
+            let left: Vec<_> = out
+                .into_iter()
+                .map(|(link, bytes)| {
+                    assert_eq!((link, &bytes[..6]), (B, &pod_mac(B)[..]));
+                    assert!(bytes.len() <= 1514);
+                    let view = parse(&bytes, bytes.len() as u32).unwrap();
+                    assert_eq!(view.ttl, 63);
+                    let L4::Fragment(piece) = view.l4_kind else { panic!("{view:?}") };
+                    assert_eq!(piece.id, id as u32 + 1);
+                    bytes
+                })
+                .collect();
+            assert_eq!(joined(&left), body(&sent));
+        }
+        let stats = bench.workers[0].stats();
+        assert_eq!(stats.flows_opened.get(), 1, "both are packets of one flow");
+        assert_eq!(stats.fragments_joined.get(), stats.fragments_made.get());
+        assert_eq!(stats.received.packets.get(), stats.forwarded.packets.get());
+        bench.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn of_a_denied_datagram_nothing_passes_in_any_order() {
+    for v4 in [true, false] {
+        let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+        let allowed = datagram(v4, 80, 8000);
+        let denied = datagram(v4, 81, 8000);
+        // An allowed flow between the two is no way in.
+        assert!(!send_all(&mut bench, &cut(&allowed, 1, 1500)).is_empty());
+        let fragments = cut(&denied, 2, 1500);
+        assert!(send_all(&mut bench, &fragments).is_empty());
+        assert!(send_all(&mut bench, &reversed(cut(&denied, 3, 1500))).is_empty());
+        assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 2, "each is one packet");
+        bench.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn fragments_of_an_inspected_flow_are_inspected() {
+    // TCP in fragments: what is joined is a segment without a connection, and no fragment of it
+    // passes by itself.
+    let mut bench = Bench::with(IngressOfB::FromA(None));
+    let packet = TcpPacket {
+        src: ADDRESSES[1],
+        dst: ADDRESSES[2],
+        ports: [40_000, 81],
+        seq: 1,
+        ack: None,
+        flags: "S",
+        payload: &[0; 64],
+    };
+    assert!(send_all(&mut bench, &cut(&tcp(A, &packet), 1, 60)).is_empty());
+    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
+    let packet = TcpPacket { ports: [40_000, 80], ..packet };
+    let out = send_all(&mut bench, &cut(&tcp(A, &packet), 2, 60));
+    assert_eq!(out.len(), 1, "it fits what every host takes, and so leaves whole");
+    assert_eq!(body(&out[0].1), body(&tcp(A, &packet)));
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn the_worker_that_owns_the_flow_judges_it() {
+    for v4 in [true, false] {
+        let mut bench = Bench::new(2);
+        bench.shared.publish(snapshot(1, IngressOfB::Open));
+        for port in 5000..5016 {
+            // Steering by addresses alone brings all of them to worker 0 in this test.
+            let fragments = cut(&datagram(v4, port, 3000), port, 1500);
+            assert_eq!(send_all(&mut bench, &fragments).len(), fragments.len());
+        }
+        let flows = bench.workers.iter().map(|worker| worker.flows());
+        assert!(flows.clone().all(|flows| flows > 0), "the ports decide");
+        assert_eq!(flows.sum::<usize>(), 16);
+        let handed = bench.workers[0].stats().handed_off.get();
+        assert_eq!(handed, bench.workers[1].flows() as u64);
+        bench.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_fragment_that_overlaps_takes_its_datagram_with_it() {
+    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+    // The first fragment says port 80; one behind it, at offset 8, other bytes.
+    let fragments = cut(&datagram(true, 80, 100), 1, 60);
+    let mut bad = cut(&datagram(true, 80, 100), 1, 28)[1].clone();
+    bad[34..].fill(0xff);
+    assert!(bench.send(A, &fragments[0]).is_empty());
+    assert!(bench.send(A, &bad).is_empty());
+    assert!(send_all(&mut bench, &fragments[1..]).is_empty());
+    assert_eq!(bench.dropped(DropReason::FragmentOverlap), fragments.len() as u64 + 1);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_first_fragment_without_the_whole_header_is_refused() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let packet = TcpPacket {
+        src: ADDRESSES[1],
+        dst: ADDRESSES[2],
+        ports: [40_000, 80],
+        seq: 1,
+        ack: None,
+        flags: "S",
+        payload: &[0; 64],
+    };
+    assert!(send_all(&mut bench, &cut(&tcp(A, &packet), 1, 36)).is_empty());
+    assert_eq!(bench.dropped(DropReason::FragmentTiny), 1);
+    bench.now = bench.now.plus_secs(31);
+    bench.run();
+    assert_eq!(bench.dropped(DropReason::FragmentTimeout), 5);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn fragments_are_gathered_only_from_whom_they_say() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    for fragment in cut(&datagram(true, 80, 3000), 1, 1500) {
+        assert!(bench.send(B, &fragment).is_empty());
+    }
+    assert_eq!(bench.dropped(DropReason::SpoofedSource), 3);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn what_never_becomes_whole_times_out_and_is_counted() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
+    send_all(&mut bench, &fragments[1..]);
+    assert_eq!(bench.workers[0].stats().fragments_waiting.get(), 2);
+    bench.now = bench.now.plus_secs(30);
+    bench.run();
+    assert_eq!(bench.workers[0].stats().fragments_waiting.get(), 0);
+    assert_eq!(bench.dropped(DropReason::FragmentTimeout), 2);
+    assert!(bench.send(A, &fragments[0]).is_empty(), "too late");
+    bench.now = bench.now.plus_secs(30);
+    bench.run();
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_pod_that_never_finishes_its_datagrams_takes_nobody_elses_room() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let first = |id: u16| cut(&datagram(true, 80, 3000), id, 1500).swap_remove(0);
+    for id in 0..2000 {
+        assert!(bench.send(A, &first(id)).is_empty());
+    }
+    let waiting = bench.workers[0].stats().fragments_waiting.get();
+    assert!(waiting <= 64, "{waiting}: half of one in sixteen of 2048 frames");
+    assert_eq!(bench.dropped(DropReason::FragmentLimit) + waiting, 2000);
+    // The node's fragments to pod B still meet.
+    let mut from_node = datagram(true, 80, 3000);
+    from_node[26..30].copy_from_slice(&OUTSIDE);
+    let fragments = cut(&from_node, 7, 1500);
+    let out: Vec<_> = fragments.iter().flat_map(|bytes| bench.send(HOST, bytes)).collect();
+    assert_eq!(out.len(), 3);
+    bench.now = bench.now.plus_secs(30);
+    bench.run();
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn the_largest_datagram_passes_whole_and_in_fragments() {
+    for v4 in [true, false] {
+        let mut bench = Bench::with(IngressOfB::Open);
+        // 65,535 bytes of IP over IPv4; over IPv6 the fixed header comes on top, and that of the
+        // fragments goes off.
+        let sent = datagram(v4, 80, if v4 { 65_507 } else { 65_519 });
+        let fragments = cut(&sent, 9, 1500);
+        let out = send_all(&mut bench, &reversed(fragments.clone()));
+        assert_eq!(out.len(), fragments.len());
+        let left: Vec<_> = out.into_iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(joined(&left), body(&sent));
+        if v4 {
+            let out = bench.send(A, &sent);
+            assert_eq!((out.len(), &out[0].1[26..]), (1, &sent[26..]));
+        }
+        bench.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_fragment_of_several_frames_is_gathered_and_made_again() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let sent = datagram(true, 80, 30_000);
+    let out = send_all(&mut bench, &cut(&sent, 1, 9000));
+    assert_eq!(out.len(), 4);
+    let left: Vec<_> = out.into_iter().map(|(_, bytes)| bytes).collect();
+    assert!(left.iter().any(|bytes| bytes.len() > 8900));
+    assert_eq!(joined(&left), body(&sent));
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn an_atomic_fragment_is_the_packet_that_it_is() {
+    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+    let atomic = cut(&datagram(false, 80, 100), 1, 1500);
+    assert_eq!(atomic.len(), 1);
+    let out = bench.send(A, &atomic[0]);
+    assert_eq!((out.len(), &out[0].1[22..]), (1, &[&[0x3f][..], &atomic[0][22..]].concat()[1..]));
+    assert!(bench.send(A, &cut(&datagram(false, 81, 100), 1, 1500)[0]).is_empty());
+    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn ethernet_padding_is_no_part_of_a_datagram() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let sent = datagram(true, 80, 1470);
+    let mut fragments = cut(&sent, 1, 1492);
+    assert_eq!(fragments.len(), 2);
+    fragments.iter_mut().for_each(|bytes| bytes.extend([0xaa; 20]));
+    let out = send_all(&mut bench, &reversed(fragments));
+    let left: Vec<_> = out.into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(joined(&left), body(&sent));
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn fragments_of_a_gone_link_are_forgotten() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
+    send_all(&mut bench, &fragments[1..]);
+    bench.workers[0].remove_port(A);
+    assert_eq!(bench.dropped(DropReason::LinkGone), 2);
+    bench.assert_no_frame_is_lost();
+}

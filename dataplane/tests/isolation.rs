@@ -1,0 +1,161 @@
+//! What one link's packets can take from the others: exact, on memory links.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
+mod support;
+
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_dataplane::types::LinkId;
+use support::*;
+
+fn only_docs() -> IngressOfB {
+    let spec = HttpRuleSpec { path: Some("/docs".to_owned()), ..HttpRuleSpec::default() };
+    IngressOfB::FromAnyone(L7Rules::Http(vec![HttpRule::new(spec).unwrap()]))
+}
+
+/// A client behind a link, with connections to port 80 of pod B.
+#[derive(Clone, Copy)]
+struct Client {
+    link: LinkId,
+    address: [u8; 4],
+}
+
+const IN_POD_A: Client = Client { link: A, address: ADDRESSES[1] };
+const IN_OFFICE: Client = Client { link: HOST, address: OUTSIDE };
+
+impl Client {
+    fn segment(self, port: u16, seq: u32, payload: &[u8]) -> Vec<u8> {
+        let Self { link, address: src } = self;
+        let (dst, ports, ack, flags) = (ADDRESSES[2], [port, 80], Some(9_001), "P");
+        tcp(link, &TcpPacket { src, dst, ports, seq, ack, flags, payload })
+    }
+
+    /// Opens a connection; the client's first byte has number 1001.
+    fn connect(self, bench: &mut Bench, port: u16) {
+        let Self { link, address } = self;
+        let (src, dst, ports, payload) = (address, ADDRESSES[2], [port, 80], &b""[..]);
+        let syn = TcpPacket { src, dst, ports, seq: 1_000, ack: None, flags: "S", payload };
+        bench.send(link, &tcp(link, &syn));
+        let (ports, ack) = ([80, port], Some(1_001));
+        let (src, dst) = (dst, src);
+        let answer = TcpPacket { src, dst, ports, seq: 9_000, ack, flags: "S", payload };
+        bench.send(B, &tcp(B, &answer));
+        bench.send(link, &self.segment(port, 1_001, b""));
+    }
+}
+
+#[test]
+fn half_finished_requests_of_one_pod_leave_others_room_for_theirs() {
+    let mut bench = Bench::with(only_docs());
+    // Every eighth frame may be held, which is 256: half of them by one link's flows.
+    for port in 1..=32 {
+        IN_POD_A.connect(&mut bench, port);
+        for nth in (1..=16).rev() {
+            // With the first byte missing, all of them wait.
+            bench.send(A, &IN_POD_A.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
+        }
+    }
+    assert_eq!(bench.workers[0].stats().held_frames.get(), 128);
+    assert!(bench.dropped(DropReason::L7Limit) > 0);
+
+    for port in 100..116 {
+        IN_OFFICE.connect(&mut bench, port);
+        let (first, second) = b"GET /docs HTTP/1.1\r\nHost: b\r\n\r\n".split_at(20);
+        // Late bytes first, and both are there in the end.
+        let next = 1_001 + first.len() as u32;
+        assert!(bench.send(HOST, &IN_OFFICE.segment(port, next, second)).is_empty());
+        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, first));
+        let to_server = left.iter().filter(|(link, _)| *link == B).count();
+        assert_eq!(to_server, 2, "the request goes on as it came");
+    }
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn frames_that_are_held_come_back_to_the_link_that_held_them() {
+    let mut bench = Bench::with(only_docs());
+    for round in 0..4 {
+        for port in 1..=32 {
+            IN_POD_A.connect(&mut bench, port + 100 * round);
+            for nth in (1..=16).rev() {
+                let late = IN_POD_A.segment(port + 100 * round, 1_001 + 100 * nth, &[b'a'; 100]);
+                bench.send(A, &late);
+            }
+        }
+        assert_eq!(bench.workers[0].stats().held_frames.get(), 128, "in round {round}");
+        bench.now = bench.now.plus_secs(7200);
+        for _ in 0..512 {
+            bench.now = bench.now.plus_millis(10);
+            bench.run();
+        }
+        assert_eq!(bench.workers[0].stats().held_frames.get(), 0, "after round {round}");
+    }
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_flood_of_refused_packets_leaves_other_links_places_for_their_events() {
+    let mut bench = Bench::with(IngressOfB::Closed);
+    for port in 1..=6_000 {
+        bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
+    }
+    let node_and_pod = (ADDRESSES[0], ADDRESSES[2]);
+    for port in 1..=100 {
+        bench.send(HOST, &udp(HOST, node_and_pod.0, node_and_pod.1, [port, 80], b"probe"));
+    }
+    assert_eq!(bench.workers[0].stats().events_lost.get(), 6_000 - 2_048);
+    let events = bench.events();
+    let of = |link| events.iter().filter(|event| event.link == link).count();
+    assert_eq!((of(A), of(HOST)), (2_048, 100));
+
+    // Taken off the ring, they count no more.
+    for port in 1..=2_000 {
+        bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 54], b"x"));
+    }
+    assert_eq!(bench.events().len(), 2_000);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_link_that_takes_nothing_holds_no_more_frames_than_its_rings() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let now = bench.now;
+    let mut answered = 0;
+    for turn in 0..1_000 {
+        let to_frozen = udp(A, ADDRESSES[1], ADDRESSES[2], [turn % 50, 53], &[0; 1_000]);
+        assert!(bench.links[A.index()].inject(0, &to_frozen));
+        let to_another = udp(HOST, ADDRESSES[0], ADDRESSES[1], [turn, 53], b"probe");
+        assert!(bench.links[HOST.index()].inject(0, &to_another));
+        bench.workers[0].round(now);
+        // Pod B's side never takes what is sent to it.
+        for link in [HOST, A] {
+            answered += bench.links[link.index()].transmitted(0, &mut |_| {});
+        }
+    }
+    assert_eq!(answered, 1_000, "the other link misses nothing");
+    // 128 in the fill ring, 128 to be transmitted.
+    assert_eq!(bench.umem.held_by(B), 256);
+    assert_eq!(bench.dropped(DropReason::TxRingFull), 1_000 - 128);
+    bench.run();
+    assert_eq!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 53], b"x")).len(), 1);
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_large_packet_takes_no_more_than_is_there_and_small_ones_pass_it() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let now = bench.now;
+    // Each takes 18 of the 128 slots of the transmit ring that nobody empties.
+    let large = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], &[0; 65_000]);
+    for _ in 0..50 {
+        assert!(bench.links[A.index()].inject(0, &large));
+        bench.workers[0].round(now);
+    }
+    assert_eq!(bench.dropped(DropReason::TxRingFull), 50 - 128 / 18);
+    let small = udp(HOST, ADDRESSES[0], ADDRESSES[1], [9, 53], b"probe");
+    assert!(bench.links[HOST.index()].inject(0, &small));
+    bench.workers[0].round(now);
+    assert_eq!(bench.links[A.index()].transmitted(0, &mut |_| {}), 1);
+    bench.assert_no_frame_is_lost();
+}

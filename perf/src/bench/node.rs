@@ -1,0 +1,100 @@
+//! A node of a made-up cluster: its pods, and the tables that a worker there judges by.
+//!
+//! Between two pods of one node the policies of the cluster allow next to nothing: the pods are of
+//! different namespaces, and most may only ask for names. So most of their namespaces get one more
+//! policy, under which their pods may talk to those of all namespaces.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use podgate_dataplane::policy::{PolicyTables, Snapshot};
+use podgate_dataplane::route::RouteTable;
+use podgate_dataplane::types::{Address, Epoch, Tuple, proto};
+use podgate_policy::compile;
+
+use super::Error;
+use super::cluster::{Cluster, Labels, PodSpec, Size};
+use super::control::refused;
+use super::decisions::service_port;
+use super::policies::broadest;
+use super::policy::load;
+use crate::pods;
+
+/// One namespace in so many is left closed.
+const CLOSED: u32 = 16;
+
+/// Node number 0 of a cluster, with the policies of all of it compiled.
+pub struct Node {
+    pods: Vec<PodSpec>,
+    tables: Arc<PolicyTables>,
+    routes: Arc<RouteTable>,
+}
+
+impl Node {
+    /// The node of a cluster with shared labels, of this size and drawn with this seed.
+    ///
+    /// # Errors
+    /// When no pod is on the node.
+    pub fn new(size: Size, seed: u64) -> Result<Self, Error> {
+        let cluster = Cluster { size, labels: Labels::Shared, seed };
+        let (mut store, _) = load(&cluster)?;
+        let pods = cluster.local_pods();
+        if pods.is_empty() {
+            return Err(Error::NoLocalPod);
+        }
+        let namespaces: BTreeSet<u32> = pods.iter().map(|pod| pod.namespace).collect();
+        for namespace in namespaces.into_iter().filter(|number| !number.is_multiple_of(CLOSED)) {
+            let policy = broadest(namespace, 0);
+            store.apply(&policy, None).map_err(|refusals| refused(&refusals))?;
+        }
+        let routes = Arc::new(pods::routes(pods.iter().map(PodSpec::addresses))?);
+        Ok(Self { pods, tables: compile(&store).tables, routes })
+    }
+
+    /// Number of pods, each behind a link of its own.
+    #[must_use]
+    pub fn pods(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// What workers judge and send by.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let (policy, routes) = (Arc::clone(&self.tables), Arc::clone(&self.routes));
+        Snapshot { epoch: Epoch(1), policy, routes }
+    }
+
+    /// Draws the opening of a flow from the pod number `from` to another one of the node, over IPv4
+    /// and either TCP or UDP, to a port that somebody might serve.
+    pub fn draw(&self, from: usize, rng: &mut Rng) -> Tuple {
+        let to = (from + rng.usize(1..self.pods.len().max(2))) % self.pods.len();
+        let [src, dst] = [from, to].map(|pod| Address::v4(self.pods[pod].v4().octets()));
+        let protocol = if rng.bool() { proto::TCP } else { proto::UDP };
+        let (src_port, dst_port) = (rng.u16(32_768..61_000), service_port(rng));
+        Tuple { src, dst, src_port, dst_port, protocol }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_dataplane::policy::{Subject, Verdict};
+
+    use super::*;
+
+    #[test]
+    fn its_pods_talk_to_each_other_and_most_may() {
+        let node = Node::new(Size { namespaces: 100, pods: 500, policies: 1000 }, 1).unwrap();
+        let (mut rng, snapshot) = (Rng::with_seed(1), node.snapshot());
+        let mut allowed = 0;
+        for number in 0..1000 {
+            let from = number % node.pods();
+            let tuple = node.draw(from, &mut rng);
+            assert_ne!(tuple.src, tuple.dst);
+            assert_eq!(snapshot.routes.towards(tuple.src), Some(pods::link_of(from)));
+            let decision = snapshot.policy.decide(&Subject { tuple, icmp_type: 0 }, [true; 2]);
+            allowed += u32::from(decision.verdict == Verdict::Allow);
+        }
+        assert!((700..1000).contains(&allowed), "{allowed}");
+    }
+}

@@ -1,0 +1,187 @@
+//! Packets of established flows.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podgate_dataplane::packet::tcp_flags::ACK;
+use podgate_dataplane::types::LinkId;
+use podgate_perf::rig::Rig;
+use podgate_perf::{alloc, pods};
+
+use super::small_node::{Mixture, SmallNode, Way};
+use super::stopwatch::Stopwatch;
+use super::{BATCH, BUSY_LINKS, pinned};
+use crate::context::Context;
+use crate::measure::{Limit, Measurement};
+
+pub(crate) const SIZE_64: &str = "pipeline.established.64";
+pub(crate) const IMIX: &str = "pipeline.established.imix";
+pub(crate) const ALLOCS: &str = "pipeline.established.allocs";
+
+/// Millions of packets per second that one core has to forward.
+const BAR_MPPS: f64 = 20.0;
+
+/// Flows whose packets are forwarded, and as many as show what a larger table costs.
+const FLOWS: usize = 64;
+const MANY_FLOWS: usize = 1024;
+
+/// Sizes of IMIX, bytes of the Ethernet frame with its check sequence, and how many of twelve
+/// packets have each.
+const IMIX_SIZES: [(usize, usize); 3] = [(64, 7), (594, 4), (1518, 1)];
+/// The check sequence is not part of what a link hands over.
+const CHECK_SEQUENCE: usize = 4;
+
+/// Time of one value.
+const DURATION: Duration = Duration::from_millis(500);
+const DURATION_QUICK: Duration = Duration::from_millis(200);
+/// Time before the first, for caches and the clock speed.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// Established flows and the packets that come in on each link, which repeat.
+pub(super) struct Traffic {
+    node: SmallNode,
+    incoming: Vec<Incoming>,
+}
+
+struct Incoming {
+    link: LinkId,
+    frames: Vec<Vec<u8>>,
+    next: usize,
+}
+
+impl Traffic {
+    /// What [`SIZE_64`] is measured on.
+    ///
+    /// # Errors
+    /// When the flows don't get established.
+    pub(super) fn of_64_bytes() -> Result<Self> {
+        Self::new(FLOWS, &[64 - CHECK_SEQUENCE])
+    }
+
+    /// Traffic of `flows` flows, TCP and UDP, both ways, with packets of these `sizes`.
+    ///
+    /// # Errors
+    /// When the flows don't get established.
+    fn new(flows: usize, sizes: &[usize]) -> Result<Self> {
+        let node = SmallNode::new(flows, 1 << 18, Mixture::Both)?;
+        let mut incoming: Vec<_> = (0..BUSY_LINKS)
+            .map(|pod| Incoming { link: pods::link_of(pod), frames: Vec::new(), next: 0 })
+            .collect();
+        let mut frame = Vec::new();
+        for packet in 0..2 * flows * sizes.len() {
+            let (flow, way) =
+                (packet / 2 % flows, if packet % 2 == 0 { Way::There } else { Way::Back });
+            let size = sizes[packet / (2 * flows)];
+            let link = node.write(&mut frame, flow, way, ACK, size);
+            incoming[link.index() - 1].frames.push(frame.clone());
+        }
+        let mut rng = fastrand::Rng::with_seed(1);
+        incoming.iter_mut().for_each(|link| rng.shuffle(&mut link.frames));
+        Ok(Self { node, incoming })
+    }
+
+    /// Puts a batch on each link's ring.
+    pub(super) fn deliver(&mut self) {
+        for Incoming { link, frames, next } in &mut self.incoming {
+            for _ in 0..BATCH {
+                self.node.rig.deliver(*link, &frames[*next]);
+                *next = (*next + 1) % frames.len();
+            }
+        }
+    }
+
+    pub(super) fn rig(&mut self) -> &mut Rig {
+        &mut self.node.rig
+    }
+
+    fn run(&mut self, duration: Duration) -> Stopwatch {
+        let mut watch = Stopwatch::default();
+        while watch.took < duration {
+            self.deliver();
+            watch.round(&mut self.node.rig);
+        }
+        watch
+    }
+
+    /// Millions of packets per second of each round, and what was allocated in all of them.
+    fn measure(&mut self, context: &Context, id: &str) -> Result<(Vec<f64>, Stopwatch)> {
+        let duration = if context.quick { DURATION_QUICK } else { DURATION };
+        self.run(WARM_UP);
+        let forwarded = self.node.rig.stats().forwarded.packets.get();
+        let (mut values, mut all) = (Vec::new(), Stopwatch::default());
+        for round in 0..context.rounds {
+            context.doing(format!("{id}: round {} of {}", round + 1, context.rounds));
+            let watch = self.run(duration);
+            values.push(watch.millions_per_second(watch.packets));
+            all.packets += watch.packets;
+            all.allocations += watch.allocations;
+        }
+        let forwarded = self.node.rig.stats().forwarded.packets.get() - forwarded;
+        let processed = all.packets;
+        ensure!(forwarded == processed, "{forwarded} of {processed} packets were forwarded");
+        Ok((values, all))
+    }
+}
+
+/// The frame sizes of IMIX, as often as they come.
+fn imix() -> Vec<usize> {
+    let sizes = IMIX_SIZES.map(|(size, times)| vec![size - CHECK_SEQUENCE; times]);
+    sizes.concat()
+}
+
+/// Measures established flows.
+///
+/// # Errors
+/// When packets are lost.
+pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
+    let mut results = Vec::new();
+    if context.wants(SIZE_64) || context.wants(ALLOCS) {
+        let (values, all) = pinned(|| Traffic::of_64_bytes()?.measure(context, SIZE_64))?;
+        let many = || Traffic::new(MANY_FLOWS, &[64 - CHECK_SEQUENCE])?.measure(context, SIZE_64);
+        let (many, _) = pinned(many)?;
+        let many = Measurement::new("", "", many).median();
+        results.push(
+            Measurement::new(SIZE_64, "Mpps", values).held_to(Limit::AtLeast(BAR_MPPS)).note(
+                format!("{FLOWS} flows, TCP and UDP, both ways; with {MANY_FLOWS}: {many:.1} Mpps"),
+            ),
+        );
+        if alloc::is_installed() {
+            let each = all.allocations as f64 / all.packets as f64;
+            results.push(
+                Measurement::new(ALLOCS, "allocations/packet", vec![each])
+                    .held_to(Limit::AtMost(0.0))
+                    .note(format!("counted over {} packets of 64 bytes", all.packets)),
+            );
+        }
+    }
+    if context.wants(IMIX) {
+        let (values, _) = pinned(|| Traffic::new(FLOWS, &imix())?.measure(context, IMIX))?;
+        results.push(
+            Measurement::new(IMIX, "Mpps", values)
+                .held_to(Limit::AtLeast(BAR_MPPS))
+                .note("64, 594 and 1518 bytes, 7:4:1, with the check sequence"),
+        );
+    }
+    Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_packets_of_established_flows_are_forwarded() {
+        let mut traffic = Traffic::new(FLOWS, &imix()).unwrap();
+        assert!(
+            traffic.incoming.iter().all(|link| link.frames.len() == 2 * FLOWS * 12 / BUSY_LINKS)
+        );
+        let before = traffic.node.rig.stats().forwarded.packets.get();
+        let mut watch = Stopwatch::default();
+        for _ in 0..20 {
+            traffic.deliver();
+            watch.round(&mut traffic.node.rig);
+        }
+        assert_eq!(watch.packets, (20 * BATCH * BUSY_LINKS) as u64);
+        assert_eq!(traffic.node.rig.stats().forwarded.packets.get() - before, watch.packets);
+    }
+}

@@ -1,0 +1,174 @@
+//! What a flow costs: bytes of memory, and time to find it among a million.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail, ensure};
+use fastrand::Rng;
+use podgate_dataplane::flow::{Flow, FlowTable};
+use podgate_dataplane::packet::parse;
+use podgate_dataplane::packet::tcp_flags::{ACK, SYN};
+use podgate_dataplane::policy::Cause;
+use podgate_dataplane::types::{Epoch, Nanos};
+use podgate_dataplane::worker::SharedConfig;
+use podgate_perf::alloc;
+use podgate_perf::pods::write_frame;
+
+use super::small_node::{self, Mixture, SmallNode, Way};
+use super::stopwatch::Stopwatch;
+use super::{BATCH, BUSY_LINKS, pinned};
+use crate::context::Context;
+use crate::measure::{Limit, Measurement};
+
+pub(crate) const BYTES: &str = "flow.bytes";
+pub(crate) const LOOKUP: &str = "flow.lookup.1m";
+
+const BAR_BYTES: f64 = 128.0;
+const BAR_RATIO: f64 = 2.0;
+
+const MANY: usize = 1_000_000;
+const FEW: usize = 1000;
+/// Room in the flow table of both: for a million, and for a link's fair share beside them.
+const CAPACITY: u32 = 1_250_000;
+
+/// Packets of one value.
+const PACKETS: usize = 2_000_000;
+const PACKETS_QUICK: usize = 500_000;
+
+/// Bytes of memory of each flow, in a table that is full.
+///
+/// # Errors
+/// When allocations are not counted, or the table takes less than it has room for.
+pub(crate) fn bytes(context: &Context) -> Result<Vec<Measurement>> {
+    context.doing(BYTES);
+    if !alloc::is_installed() {
+        bail!("this program doesn't count its allocations");
+    }
+    let agents = SharedConfig::default().flows_per_worker;
+    let [of_agent, of_million] = [agents, MANY as u32].map(bytes_per_flow);
+    let (of_agent, of_million) = (of_agent?, of_million?);
+    let measurement = Measurement::new(BYTES, "B", vec![of_agent])
+        .held_to(Limit::AtMost(BAR_BYTES))
+        .note(format!(
+            "all that a full table has allocated, its index and queues too, by the {agents} flows of \
+             an agent's worker; with room for {MANY} it is {of_million:.1} B"
+        ));
+    Ok(vec![measurement])
+}
+
+fn bytes_per_flow(capacity: u32) -> Result<f64> {
+    let before = alloc::live_bytes();
+    let mut table = FlowTable::new(capacity);
+    fill(&mut table, capacity as usize)?;
+    let allocated = alloc::live_bytes().saturating_sub(before);
+    ensure!(allocated as usize > size_of::<Flow>(), "a table without memory can't be");
+    let flows = black_box(&table).len();
+    ensure!(flows == capacity as usize, "{flows} flows in a table for {capacity}");
+    Ok(allocated as f64 / f64::from(capacity))
+}
+
+/// Puts the first `flows` flows into a table.
+fn fill(table: &mut FlowTable, flows: usize) -> Result<()> {
+    let mut frame = Vec::new();
+    for flow in 0..flows {
+        let (from, tuple) = small_node::packet_of(Mixture::Tcp, flow, Way::There);
+        let (to, _) = small_node::packet_of(Mixture::Tcp, flow, Way::Back);
+        write_frame(&mut frame, from, &tuple, SYN, 0);
+        let view = parse(&frame, frame.len() as u32).map_err(|reason| anyhow!("{reason:?}"))?;
+        let flow = Flow::new(&view, Epoch(1), [from, to], [Cause::Unenforced; 2], Nanos(1));
+        table.insert(flow).map_err(|reason| anyhow!("{reason:?}"))?;
+    }
+    Ok(())
+}
+
+/// Time of a packet of a random flow among a million, and among a thousand.
+///
+/// # Errors
+/// When the flows can't be opened.
+pub(crate) fn lookup(context: &Context) -> Result<Vec<Measurement>> {
+    let packets = if context.quick { PACKETS_QUICK } else { PACKETS };
+    let [values, baseline] = pinned(|| {
+        context.doing(format!("{LOOKUP}: opening {MANY} flows"));
+        let (mut many, mut few) = (RandomOrder::new(MANY)?, RandomOrder::new(FEW)?);
+        context.by_turns(LOOKUP, || many.run(packets), || few.run(packets))
+    })?;
+    context.doing(format!("{LOOKUP}: the table alone"));
+    let [among_many, among_few] = pinned(|| Ok([find_alone(MANY)?, find_alone(FEW)?]))?;
+    let measurement = Measurement::new(LOOKUP, "ns/packet", values)
+        .against("1,000 flows", baseline)
+        .ratio_held_to(Limit::AtMost(BAR_RATIO))
+        .note(format!(
+            "a packet's whole way through the worker, of a random flow; FlowTable::find by itself \
+             takes {among_many:.0} ns, and {among_few:.0} ns among {FEW}"
+        ));
+    Ok(vec![measurement])
+}
+
+/// Packets of random flows of a worker.
+struct RandomOrder {
+    node: SmallNode,
+    rng: Rng,
+}
+
+impl RandomOrder {
+    fn new(flows: usize) -> Result<Self> {
+        let node = SmallNode::new(flows, CAPACITY, Mixture::Tcp)?;
+        Ok(Self { node, rng: Rng::with_seed(1) })
+    }
+
+    /// Nanoseconds for each of `packets` packets.
+    fn run(&mut self, packets: usize) -> Result<f64> {
+        let mut watch = Stopwatch::default();
+        let forwarded = self.node.rig.stats().forwarded.packets.get();
+        while watch.packets < packets as u64 {
+            // Links fill up by chance, one sooner than another.
+            for _ in 0..BATCH * BUSY_LINKS {
+                let flow = self.rng.usize(..self.node.flows());
+                let way = if self.rng.bool() { Way::There } else { Way::Back };
+                self.node.deliver(flow, way, ACK);
+            }
+            watch.round(&mut self.node.rig);
+        }
+        let forwarded = self.node.rig.stats().forwarded.packets.get() - forwarded;
+        ensure!(forwarded == watch.packets, "{forwarded} of {} packets", watch.packets);
+        Ok(watch.ns_per_packet())
+    }
+}
+
+/// Nanoseconds of [`FlowTable::find`] for a random flow of `flows`.
+fn find_alone(flows: usize) -> Result<f64> {
+    const LOOKUPS: usize = 1 << 20;
+    let mut table = FlowTable::new(CAPACITY);
+    fill(&mut table, flows)?;
+    let mut rng = Rng::with_seed(2);
+    // One batch after the other, so that what is looked up is in the cache and only the table isn't.
+    let mut batch = [small_node::packet_of(Mixture::Tcp, 0, Way::There).1; BATCH];
+    let mut took = Duration::ZERO;
+    for _ in 0..LOOKUPS / BATCH {
+        for tuple in &mut batch {
+            *tuple = small_node::packet_of(Mixture::Tcp, rng.usize(..flows), Way::There).1;
+        }
+        let begin = Instant::now();
+        let found = batch.iter().filter(|tuple| black_box(table.find(tuple)).is_some()).count();
+        took += begin.elapsed();
+        ensure!(found == BATCH, "{found} of {BATCH} flows were found");
+    }
+    Ok(took.as_nanos() as f64 / LOOKUPS as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_random_packet_finds_its_flow() {
+        let mut order = RandomOrder::new(3000).unwrap();
+        assert!(order.run(5000).unwrap() > 0.0);
+        assert!(find_alone(3000).unwrap() > 0.0);
+    }
+
+    #[test]
+    fn a_program_that_does_not_count_has_no_bytes() {
+        assert!(bytes(&Context::new(true, None, Vec::new())).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! Instructions per packet of established flows, counted by valgrind's callgrind.
+//!
+//! The program runs itself under callgrind, as the hidden subcommand `rounds`, which does nothing
+//! but rounds; callgrind counts only inside of them.
+
+use std::env;
+use std::io::ErrorKind;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::established::Traffic;
+use super::stopwatch::round;
+use super::{BATCH, BUSY_LINKS};
+use crate::context::Context;
+use crate::measure::Measurement;
+
+pub(crate) const INSTRUCTIONS: &str = "pipeline.established.instructions";
+
+/// Rounds that are counted. Under callgrind each takes some fifty times as long.
+const ROUNDS: usize = 100;
+/// Rounds before those, so that nothing happens for the first time in what is counted.
+const ROUNDS_BEFORE: usize = 10;
+
+/// The function inside of which callgrind counts ([`round`]), as a pattern.
+const COUNTED: &str = "*stopwatch*round*";
+
+/// What callgrind writes before the number of instructions.
+const COLLECTED: &str = "Collected : ";
+
+/// The subcommand `rounds`.
+///
+/// # Errors
+/// When the flows don't get established.
+pub(crate) fn rounds() -> Result<()> {
+    let mut traffic = Traffic::of_64_bytes()?;
+    for number in 0..ROUNDS_BEFORE + ROUNDS {
+        traffic.deliver();
+        let rig = traffic.rig();
+        let packets = if number < ROUNDS_BEFORE { rig.round() } else { round(rig) };
+        ensure!(packets == BATCH * BUSY_LINKS, "a round of {packets} packets");
+        rig.collect(&mut |_| {});
+    }
+    Ok(())
+}
+
+/// Counts instructions.
+///
+/// # Errors
+/// When callgrind fails.
+pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
+    context.doing(format!("{INSTRUCTIONS}: under callgrind"));
+    let folder = tempfile::tempdir()?;
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", &format!("--toggle-collect={COUNTED}")]);
+    command.arg(format!("--callgrind-out-file={}", folder.path().join("out").display()));
+    command.arg(env::current_exe()?).arg("rounds");
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            context.skip(INSTRUCTIONS, "valgrind is missing");
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error).context("can't start valgrind"),
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    let Some(instructions) = collected(&said).filter(|_| output.status.success()) else {
+        bail!("callgrind counted nothing: {}", said.trim());
+    };
+    let each = instructions as f64 / (ROUNDS * BATCH * BUSY_LINKS) as f64;
+    let measurement = Measurement::new(INSTRUCTIONS, "instructions/packet", vec![each]);
+    Ok(vec![measurement.note("counted once: it is the same each time")])
+}
+
+/// The number of instructions that callgrind tells of.
+fn collected(said: &str) -> Option<u64> {
+    let (_, after) = said.split_once(COLLECTED)?;
+    after.split_whitespace().next()?.parse().ok().filter(|instructions| *instructions > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callgrind_says_how_many_it_collected() {
+        let said = "==7== Events    : Ir\n==7== Collected : 12345\n==7== \n";
+        assert_eq!(collected(said), Some(12345));
+        assert_eq!(collected("==7== Collected : 0\n"), None, "the pattern has missed");
+        assert_eq!(collected("valgrind: no such program"), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! New flows on a node of a large cluster.
+//!
+//! Pods of the node open flows to each other, TCP and UDP, each packet a new one. Policy allows most
+//! of them; what is counted is flows that were opened, so those that are denied only cost. Eight
+//! links have a full batch in each round, all links in turn, to destinations behind any link.
+//!
+//! The flow table has the size that an agent's has, and is full of such flows from the start: each
+//! new one takes the place of the oldest that was never answered, whose end is told as an event.
+//! The worker's clock runs as fast as the worker does, so none of them has timed out.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use fastrand::Rng;
+use podgate_dataplane::packet::tcp_flags::SYN;
+use podgate_dataplane::types::{LinkId, Tuple};
+use podgate_dataplane::worker::SharedConfig;
+use podgate_perf::bench::{Node, Size};
+use podgate_perf::pods::{link_of, write_frame};
+use podgate_perf::rig::Rig;
+
+use super::stopwatch::Stopwatch;
+use super::{BATCH, BUSY_LINKS, pinned};
+use crate::context::Context;
+use crate::measure::{Limit, Measurement};
+
+pub(crate) const NEW_FLOW: &str = "pipeline.new_flow.10k";
+
+/// Millions of new flows per second that one core has to open.
+const BAR_MILLIONS: f64 = 2.0;
+
+const SIZE: Size = Size { namespaces: 1000, pods: 100_000, policies: 10_000 };
+
+/// Flows, but for their source ports, that each pod opens again and again.
+const OPENINGS: usize = 64;
+
+/// Source ports from here on, each used in turn.
+const FIRST_PORT: u16 = 1024;
+
+const DURATION: Duration = Duration::from_millis(500);
+const DURATION_QUICK: Duration = Duration::from_millis(200);
+
+/// A pod that opens flows.
+struct Opener {
+    link: LinkId,
+    openings: Vec<Tuple>,
+    next: usize,
+    port: u16,
+}
+
+impl Opener {
+    fn new(node: &Node, pod: usize, rng: &mut Rng) -> Self {
+        let mut drawn = HashSet::new();
+        let draws = (0..OPENINGS).map(|_| Tuple { src_port: 0, ..node.draw(pod, rng) });
+        let openings = draws.filter(|tuple| drawn.insert(*tuple)).collect();
+        Self { link: link_of(pod), openings, next: 0, port: FIRST_PORT }
+    }
+
+    /// Writes the first packet of a flow that is not in the table any more, if it ever was: each
+    /// source port serves all openings before the next one has its turn.
+    fn write_next(&mut self, frame: &mut Vec<u8>) {
+        let tuple = Tuple { src_port: self.port, ..self.openings[self.next] };
+        self.next = (self.next + 1) % self.openings.len();
+        if self.next == 0 {
+            self.port = self.port.checked_add(1).unwrap_or(FIRST_PORT);
+        }
+        write_frame(frame, self.link, &tuple, SYN, 0);
+    }
+}
+
+/// A worker and the pods around it.
+struct Openers {
+    rig: Rig,
+    openers: Vec<Opener>,
+    /// The pod whose turn it is.
+    turn: usize,
+    frame: Vec<u8>,
+}
+
+impl Openers {
+    fn new(size: Size) -> Result<Self> {
+        let node = Node::new(size, 1)?;
+        let flows = SharedConfig::default().flows_per_worker;
+        let rig = Rig::with_flows(node.snapshot(), node.pods() as u16 + 1, flows)?;
+        let mut rng = Rng::with_seed(1);
+        let openers = (0..node.pods()).map(|pod| Opener::new(&node, pod, &mut rng)).collect();
+        Ok(Self { rig, openers, turn: 0, frame: Vec::new() })
+    }
+
+    fn deliver(&mut self) -> Result<()> {
+        for _ in 0..BUSY_LINKS {
+            for _ in 0..BATCH {
+                let opener = &mut self.openers[self.turn];
+                opener.write_next(&mut self.frame);
+                let delivered = self.rig.deliver(opener.link, &self.frame);
+                ensure!(delivered, "the rings have no room for a batch");
+            }
+            self.turn = (self.turn + 1) % self.openers.len();
+        }
+        Ok(())
+    }
+
+    /// Opens flows until the table takes no more without letting others go.
+    fn fill(&mut self) -> Result<()> {
+        let (mut before, mut now) = (0, 1);
+        while before < now {
+            // So many rounds that a table with room would be fuller after them.
+            for _ in 0..64 {
+                self.deliver()?;
+                self.rig.round();
+                self.rig.collect(&mut |_| {});
+            }
+            (before, now) = (now, self.rig.stats().flows.get());
+        }
+        Ok(())
+    }
+
+    /// Opens flows for so long. Returns how many were opened.
+    fn run(&mut self, duration: Duration) -> Result<(u64, Stopwatch)> {
+        let opened = self.rig.stats().flows_opened.get();
+        let mut watch = Stopwatch::default();
+        while watch.took < duration {
+            self.deliver()?;
+            watch.round(&mut self.rig);
+        }
+        Ok((self.rig.stats().flows_opened.get() - opened, watch))
+    }
+}
+
+/// Measures new flows.
+///
+/// # Errors
+/// When flows are not opened.
+pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
+    context.doing(format!("{NEW_FLOW}: loading {} policies", SIZE.policies));
+    let duration = if context.quick { DURATION_QUICK } else { DURATION };
+    let (values, allowed, flows) = pinned(|| {
+        let mut openers = Openers::new(SIZE)?;
+        context.doing(format!("{NEW_FLOW}: filling the flow table"));
+        openers.fill()?;
+        let (mut values, mut opened, mut packets) = (Vec::new(), 0, 0);
+        for round in 0..context.rounds {
+            context.doing(format!("{NEW_FLOW}: round {} of {}", round + 1, context.rounds));
+            let (flows, watch) = openers.run(duration)?;
+            values.push(watch.millions_per_second(flows));
+            opened += flows;
+            packets += watch.packets;
+        }
+        ensure!(2 * opened > packets, "only {opened} of {packets} flows were opened");
+        Ok((values, opened * 100 / packets, openers.rig.stats().flows.get()))
+    })?;
+    let measurement = Measurement::new(NEW_FLOW, "M/s", values)
+        .held_to(Limit::AtLeast(BAR_MILLIONS))
+        .note(format!(
+            "{} policies and {} pods in the cluster; the node's pods open flows to each other, of \
+             which {allowed} % are allowed and count; the table of {flows} flows is full, so each new \
+             flow takes another's place",
+            SIZE.policies, SIZE.pods
+        ));
+    Ok(vec![measurement])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_takes_new_flows_for_old_ones() {
+        let mut openers = Openers::new(Size { namespaces: 10, pods: 250, policies: 60 }).unwrap();
+        openers.fill().unwrap();
+        let full = openers.rig.stats().flows.get();
+        assert!(openers.run(Duration::from_millis(1)).unwrap().0 > 0);
+        assert_eq!(openers.rig.stats().flows.get(), full);
+    }
+}

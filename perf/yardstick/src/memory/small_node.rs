@@ -1,0 +1,165 @@
+//! A node of eight pods under policy: four clients, four servers that only clients may call.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow, ensure};
+use podgate_dataplane::packet::tcp_flags::{ACK, SYN};
+use podgate_dataplane::policy::Snapshot;
+use podgate_dataplane::types::{Address, Epoch, LinkId, Tuple, proto};
+use podgate_perf::pods::{self, link_of, write_frame};
+use podgate_perf::rig::Rig;
+use podgate_policy::{Store, compile};
+use serde_json::{Value, json};
+
+use super::BUSY_LINKS;
+
+const CLIENTS: usize = BUSY_LINKS / 2;
+const SERVERS: usize = BUSY_LINKS / 2;
+
+/// Ports of the servers; a multiple of it comes into play with more flows than ports.
+const SERVER_PORTS: u16 = 16;
+const FIRST_SERVER_PORT: u16 = 8000;
+const FIRST_CLIENT_PORT: u16 = 1024;
+const CLIENT_PORTS: usize = (u16::MAX - FIRST_CLIENT_PORT) as usize;
+
+/// Which flows there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mixture {
+    /// TCP and UDP by turns.
+    Both,
+    /// Connections only: they live for as long as the measurement may take.
+    Tcp,
+}
+
+/// Which end of a flow sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    /// The client.
+    There,
+    /// The server.
+    Back,
+}
+
+/// The link that a packet of the flow number `flow` comes in by, and its tuple.
+pub(super) fn packet_of(mixture: Mixture, flow: usize, way: Way) -> (LinkId, Tuple) {
+    let (pair, rest) = (flow % (CLIENTS * SERVERS), flow / (CLIENTS * SERVERS));
+    let (client, server) = (pair % CLIENTS, CLIENTS + pair / CLIENTS);
+    let is_udp = mixture == Mixture::Both && rest % 2 == 1;
+    let tuple = Tuple {
+        src: Address::v4(address(client)),
+        dst: Address::v4(address(server)),
+        src_port: FIRST_CLIENT_PORT + (rest % CLIENT_PORTS) as u16,
+        dst_port: FIRST_SERVER_PORT + (rest / CLIENT_PORTS) as u16 % SERVER_PORTS,
+        protocol: if is_udp { proto::UDP } else { proto::TCP },
+    };
+    match way {
+        Way::There => (link_of(client), tuple),
+        Way::Back => (link_of(server), tuple.reversed()),
+    }
+}
+
+/// A rig with established flows.
+pub(super) struct SmallNode {
+    pub(super) rig: Rig,
+    flows: usize,
+    mixture: Mixture,
+    frame: Vec<u8>,
+}
+
+fn address(pod: usize) -> [u8; 4] {
+    [10, 64, 0, 10 + pod as u8]
+}
+
+impl SmallNode {
+    /// A worker with room for `capacity` flows, of which the first `flows` are opened and answered.
+    ///
+    /// # Errors
+    /// When there is no memory, or the flows don't get established.
+    pub(super) fn new(flows: usize, capacity: u32, mixture: Mixture) -> Result<Self> {
+        let rig = Rig::with_flows(snapshot()?, BUSY_LINKS as u16 + 1, capacity)?;
+        let mut node = Self { rig, flows, mixture, frame: Vec::new() };
+        for first in (0..flows).step_by(super::BATCH) {
+            let some = first..(first + super::BATCH).min(flows);
+            for (flags, way) in [(SYN, Way::There), (SYN | ACK, Way::Back), (ACK, Way::There)] {
+                for flow in some.clone() {
+                    let delivered = node.deliver(flow, way, flags);
+                    ensure!(delivered, "the rings have no room for a batch");
+                }
+                node.rig.round();
+                node.rig.collect(&mut |_| {});
+            }
+        }
+        let (opened, sent) = (node.rig.stats().flows_opened.get(), 3 * flows as u64);
+        let forwarded = node.rig.stats().forwarded.packets.get();
+        ensure!(
+            opened == flows as u64 && forwarded == sent,
+            "{opened} of {flows} flows, {forwarded} of {sent} packets"
+        );
+        Ok(node)
+    }
+
+    /// Writes a packet of a flow, `len` bytes long; returns the link that it comes in by.
+    pub(super) fn write(
+        &self,
+        frame: &mut Vec<u8>,
+        flow: usize,
+        way: Way,
+        flags: u8,
+        len: usize,
+    ) -> LinkId {
+        let (from, tuple) = packet_of(self.mixture, flow, way);
+        write_frame(frame, from, &tuple, flags, len);
+        from
+    }
+
+    /// Delivers the shortest packet of a flow; false if the link's rings are full.
+    pub(super) fn deliver(&mut self, flow: usize, way: Way, flags: u8) -> bool {
+        let mut frame = std::mem::take(&mut self.frame);
+        let link = self.write(&mut frame, flow, way, flags, 0);
+        let delivered = self.rig.deliver(link, &frame);
+        self.frame = frame;
+        delivered
+    }
+
+    /// Number of flows.
+    pub(super) fn flows(&self) -> usize {
+        self.flows
+    }
+}
+
+/// Tables compiled from the objects that such a node would have, and its routes.
+fn snapshot() -> Result<Snapshot> {
+    let mut store = Store::new();
+    let pods = (0..BUSY_LINKS).map(|pod| {
+        let role = if pod < CLIENTS { "client" } else { "server" };
+        let [a, b, c, d] = address(pod);
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("{role}-{pod}"), "namespace": "shop",
+                         "labels": {"role": role}},
+            "status": {"phase": "Running", "podIPs": [{"ip": format!("{a}.{b}.{c}.{d}")}]},
+        })
+    });
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    let last_port = FIRST_SERVER_PORT + SERVER_PORTS - 1;
+    let ports = ["TCP", "UDP"].map(
+        |protocol| json!({"protocol": protocol, "port": FIRST_SERVER_PORT, "endPort": last_port}),
+    );
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "servers", "namespace": "shop"},
+        "spec": {
+            "podSelector": {"matchLabels": {"role": "server"}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "client"}}}],
+                         "ports": ports}],
+        },
+    });
+    let objects: Vec<Value> = [namespace].into_iter().chain(pods).chain([policy]).collect();
+    for object in &objects {
+        store.apply(object, None).map_err(|refusals| anyhow!("refused: {refusals:?}"))?;
+    }
+    let addresses = (0..BUSY_LINKS).map(|pod| vec![Address::v4(address(pod))]);
+    let routes = Arc::new(pods::routes(addresses)?);
+    Ok(Snapshot { epoch: Epoch(1), policy: compile(&store).tables, routes })
+}

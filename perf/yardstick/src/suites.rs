@@ -1,0 +1,51 @@
+//! All there is to measure.
+
+use anyhow::Result;
+
+use crate::context::Context;
+use crate::measure::Measurement;
+use crate::memory::established::{self, ALLOCS, IMIX, SIZE_64};
+use crate::memory::flow_table::{self, BYTES, LOOKUP};
+use crate::memory::instructions::{self, INSTRUCTIONS};
+use crate::memory::new_flow::{self, NEW_FLOW};
+use crate::node::{self, ATTACH, IDLE};
+use crate::udp64;
+
+/// Measurements that are made together.
+pub struct Suite {
+    /// What it measures. [`Context::wants`] says which of them are asked for.
+    pub ids: &'static [&'static str],
+    /// Measures what is asked for.
+    pub run: fn(&Context) -> Result<Vec<Measurement>>,
+}
+
+/// All suites, in the order in which they run.
+pub const SUITES: &[Suite] = &[
+    Suite { ids: &[SIZE_64, ALLOCS, IMIX], run: established::measure },
+    Suite { ids: &[INSTRUCTIONS], run: instructions::measure },
+    Suite { ids: &[NEW_FLOW], run: new_flow::measure },
+    Suite { ids: &[BYTES], run: flow_table::bytes },
+    Suite { ids: &[LOOKUP], run: flow_table::lookup },
+    Suite { ids: &[IDLE, ATTACH], run: node::measure },
+    Suite { ids: udp64::IDS, run: udp64::measure },
+];
+
+/// Every id there is.
+pub(crate) fn ids() -> impl Iterator<Item = &'static str> {
+    SUITES.iter().flat_map(|suite| suite.ids).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn an_id_stands_for_one_thing() {
+        let mut seen = HashSet::new();
+        for id in ids() {
+            assert!(seen.insert(id), "{id} twice");
+        }
+    }
+}
