@@ -18,6 +18,7 @@ mod plot;
 mod report;
 pub mod suites;
 mod table;
+mod tcp;
 mod traffic;
 mod udp64;
 

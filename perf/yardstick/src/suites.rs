@@ -9,7 +9,7 @@ use crate::memory::flow_table::{self, BYTES, LOOKUP};
 use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::node::{self, ATTACH, IDLE};
-use crate::udp64;
+use crate::{tcp, udp64};
 
 /// Measurements that are made together.
 pub struct Suite {
@@ -28,6 +28,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: &[LOOKUP], run: flow_table::lookup },
     Suite { ids: &[IDLE, ATTACH], run: node::measure },
     Suite { ids: udp64::IDS, run: udp64::measure },
+    Suite { ids: tcp::IDS, run: tcp::measure },
 ];
 
 /// Every id there is.

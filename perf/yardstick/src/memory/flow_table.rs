@@ -8,7 +8,6 @@ use fastrand::Rng;
 use podgate_dataplane::flow::{Flow, FlowTable};
 use podgate_dataplane::packet::parse;
 use podgate_dataplane::packet::tcp_flags::{ACK, SYN};
-use podgate_dataplane::policy::Cause;
 use podgate_dataplane::types::{Epoch, Nanos};
 use podgate_dataplane::worker::SharedConfig;
 use podgate_perf::alloc;
@@ -75,7 +74,7 @@ fn fill(table: &mut FlowTable, flows: usize) -> Result<()> {
         let (to, _) = small_node::packet_of(Mixture::Tcp, flow, Way::Back);
         write_frame(&mut frame, from, &tuple, SYN, 0);
         let view = parse(&frame, frame.len() as u32).map_err(|reason| anyhow!("{reason:?}"))?;
-        let flow = Flow::new(&view, Epoch(1), [from, to], [Cause::Unenforced; 2], Nanos(1));
+        let flow = Flow::new(&view, Epoch(1), [from, to], Nanos(1));
         table.insert(flow).map_err(|reason| anyhow!("{reason:?}"))?;
     }
     Ok(())

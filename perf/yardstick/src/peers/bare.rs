@@ -11,13 +11,13 @@ use super::pair::colons;
 use super::{Lane, MEASURED_PORT, Pair, on_forwarder_core};
 
 /// What the process writes when it forwards.
-pub const READY: &str = "forwarding";
+pub(crate) const READY: &str = "forwarding";
 /// Bound for that.
 const BOUND: Duration = Duration::from_secs(20);
 
 /// `yardstick forward` between two pods.
 #[derive(Debug)]
-pub struct Bare {
+pub(crate) struct Bare {
     forwarder: Daemon,
     pair: Pair,
     _folder: TempDir,
@@ -28,7 +28,7 @@ impl Bare {
     ///
     /// # Errors
     /// Without root, or when it doesn't start to forward.
-    pub fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let pair = Pair::new("bare")?;
         pair.checksum_in_pods()?;
         let folder = tempfile::tempdir()?;
@@ -49,7 +49,7 @@ impl Bare {
     ///
     /// # Errors
     /// As [`Lane::new`].
-    pub fn lane(&self) -> Result<Lane<'_>> {
+    pub(crate) fn lane(&self) -> Result<Lane<'_>> {
         let Pair { client, server, .. } = &self.pair;
         let flow = self.pair.flow(MEASURED_PORT);
         Lane::new("bare", &client.netns, &server.netns, flow, Some(&self.forwarder))

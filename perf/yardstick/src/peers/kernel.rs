@@ -16,7 +16,7 @@ use crate::traffic::{FORWARDER_CORE, source_ports};
 
 /// What the bridge lets pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
+pub(crate) enum Filter {
     /// Everything; there is no table at all.
     None,
     /// What the last of this many and one rules allows: a chain of the bridge family, which looks
@@ -29,7 +29,7 @@ pub enum Filter {
 
 /// A bridge between two pods.
 #[derive(Debug)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     pair: Pair,
     filter: Filter,
     folder: TempDir,
@@ -40,7 +40,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Without root, or when the kernel lacks a part.
-    pub fn start(name: &str, filter: Filter) -> Result<Self> {
+    pub(crate) fn start(name: &str, filter: Filter) -> Result<Self> {
         let pair = Pair::new(name)?;
         let Pair { client, server, node } = &pair;
         node.ip(&format!(
@@ -58,7 +58,7 @@ impl Kernel {
 
     /// Its pods.
     #[must_use]
-    pub fn pair(&self) -> &Pair {
+    pub(crate) fn pair(&self) -> &Pair {
         &self.pair
     }
 
@@ -67,7 +67,7 @@ impl Kernel {
     ///
     /// # Errors
     /// As [`Lane::new`], or when NAPI can't be had.
-    pub fn lane(&self, name: &str) -> Result<Lane<'_>> {
+    pub(crate) fn lane(&self, name: &str) -> Result<Lane<'_>> {
         let Pair { client, server, node } = &self.pair;
         run_in(node, "ethtool", &["-K", &client.link, "gro", "on"])?;
         self.thread_napi()?;

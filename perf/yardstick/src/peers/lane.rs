@@ -18,7 +18,7 @@ const CHECK_FRAMES: u32 = 256;
 const CHECK_BOUND: Duration = Duration::from_secs(10);
 
 /// From a pod, through a peer, to a pod.
-pub struct Lane<'peer> {
+pub(crate) struct Lane<'peer> {
     name: String,
     from: &'peer Netns,
     flow: Flow,
@@ -32,7 +32,7 @@ impl<'peer> Lane<'peer> {
     ///
     /// # Errors
     /// When arrivals can't be counted.
-    pub fn new(
+    pub(crate) fn new(
         name: &str,
         from: &'peer Netns,
         to: &'peer Netns,
@@ -45,7 +45,7 @@ impl<'peer> Lane<'peer> {
 
     /// Name of the peer.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -54,7 +54,7 @@ impl<'peer> Lane<'peer> {
     ///
     /// # Errors
     /// When it is not so.
-    pub fn check(&self, enforces: bool) -> Result<()> {
+    pub(crate) fn check(&self, enforces: bool) -> Result<()> {
         let result = self.check_running(enforces);
         self.signal(Signal::SIGSTOP)?;
         result.with_context(|| format!("{} can't be measured", self.name))
@@ -88,7 +88,7 @@ impl<'peer> Lane<'peer> {
     ///
     /// # Errors
     /// When the generator fails, or nothing arrives at all.
-    pub fn rate(&self, window: Duration) -> Result<f64> {
+    pub(crate) fn rate(&self, window: Duration) -> Result<f64> {
         self.rate_of(|| LiveFrames::new("eth0", &self.flow), window)
     }
 
@@ -96,7 +96,7 @@ impl<'peer> Lane<'peer> {
     ///
     /// # Errors
     /// As [`Self::rate`].
-    pub fn rate_by_socket(&self, window: Duration) -> Result<f64> {
+    pub(crate) fn rate_by_socket(&self, window: Duration) -> Result<f64> {
         self.rate_of(|| SendSocket::new("eth0", &self.flow), window)
     }
 

@@ -32,13 +32,13 @@ mod kernel;
 mod lane;
 mod ovs;
 mod pair;
-pub mod podgate;
+pub(crate) mod podgate;
 
-pub use bare::{Bare, READY as BARE_READY};
-pub use kernel::{Filter, Kernel};
-pub use lane::Lane;
-pub use ovs::Ovs;
-pub use pair::{Pair, Pod};
+pub(crate) use bare::{Bare, READY as BARE_READY};
+pub(crate) use kernel::{Filter, Kernel};
+pub(crate) use lane::Lane;
+pub(crate) use ovs::Ovs;
+pub(crate) use pair::Pair;
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -50,13 +50,13 @@ use podgate_tests::lab::{Netns, run};
 use crate::traffic::{FORWARDER_CORE, pin};
 
 /// UDP port of the measured flow.
-pub const MEASURED_PORT: u16 = 9000;
+pub(crate) const MEASURED_PORT: u16 = 9000;
 /// UDP port that no rule names.
-pub const DENIED_PORT: u16 = 9001;
+pub(crate) const DENIED_PORT: u16 = 9001;
 /// TCP port of throughput measurements.
-pub const BULK_PORT: u16 = 5201;
+pub(crate) const BULK_PORT: u16 = 5201;
 /// TCP port of latency measurements.
-pub const ECHO_PORT: u16 = 5202;
+pub(crate) const ECHO_PORT: u16 = 5202;
 
 /// The source address and the port of non-matching rule number `index`.
 fn other_rule(index: u32) -> (Ipv4Addr, u16) {

@@ -22,7 +22,7 @@ const CORE_MASK: &str = "other_config:pmd-cpu-mask=0x2";
 
 /// ovs-vswitchd between two pods, with a database of its own.
 #[derive(Debug)]
-pub struct Ovs {
+pub(crate) struct Ovs {
     vswitchd: Daemon,
     _database: Daemon,
     pair: Pair,
@@ -35,7 +35,7 @@ impl Ovs {
     ///
     /// # Errors
     /// Without root, or when Open vSwitch doesn't start or refuses.
-    pub fn start(name: &str, rules: u32) -> Result<Self> {
+    pub(crate) fn start(name: &str, rules: u32) -> Result<Self> {
         let pair = Pair::new(name)?;
         pair.checksum_in_pods()?;
         let folder = tempfile::tempdir()?;
@@ -65,13 +65,13 @@ impl Ovs {
 
     /// Its pods.
     #[must_use]
-    pub fn pair(&self) -> &Pair {
+    pub(crate) fn pair(&self) -> &Pair {
         &self.pair
     }
 
     /// The process that forwards, and spins.
     #[must_use]
-    pub fn daemon(&self) -> &Daemon {
+    pub(crate) fn daemon(&self) -> &Daemon {
         &self.vswitchd
     }
 
@@ -79,7 +79,7 @@ impl Ovs {
     ///
     /// # Errors
     /// As [`Lane::new`].
-    pub fn lane(&self) -> Result<Lane<'_>> {
+    pub(crate) fn lane(&self) -> Result<Lane<'_>> {
         let Pair { client, server, .. } = &self.pair;
         let flow = self.pair.flow(MEASURED_PORT);
         Lane::new("ovs", &client.netns, &server.netns, flow, Some(&self.vswitchd))

@@ -9,29 +9,29 @@ use crate::traffic::Flow;
 
 /// A pod: a namespace, and a veth pair whose other end is on the node.
 #[derive(Debug)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// Its namespace.
-    pub netns: Netns,
+    pub(crate) netns: Netns,
     /// Name of the node's end of its veth pair; the pod's is `eth0`.
-    pub link: String,
+    pub(crate) link: String,
     /// Ethernet address of the node's end.
-    pub link_mac: [u8; 6],
+    pub(crate) link_mac: [u8; 6],
     /// Ethernet address of `eth0`.
-    pub mac: [u8; 6],
+    pub(crate) mac: [u8; 6],
     /// Its address.
-    pub address: Ipv4Addr,
+    pub(crate) address: Ipv4Addr,
 }
 
 /// Two pods in one subnet, and the node between them that someone has to forward on. Neighbours are
 /// entered by hand: nothing but the measured traffic is on the links.
 #[derive(Debug)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// Who sends.
-    pub client: Pod,
+    pub(crate) client: Pod,
     /// Who receives.
-    pub server: Pod,
+    pub(crate) server: Pod,
     /// The node.
-    pub node: Netns,
+    pub(crate) node: Netns,
 }
 
 impl Pair {
@@ -39,7 +39,7 @@ impl Pair {
     ///
     /// # Errors
     /// Without root, or when a name is taken or too long.
-    pub fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let node = Netns::create(&format!("{name}-node"))?;
         quiet(&node)?;
         let client = Pod::plug(&node, name, 1)?;
@@ -53,7 +53,7 @@ impl Pair {
     ///
     /// # Errors
     /// When ethtool fails.
-    pub fn checksum_in_pods(&self) -> Result<()> {
+    pub(crate) fn checksum_in_pods(&self) -> Result<()> {
         for pod in [&self.client, &self.server] {
             super::run_in(&pod.netns, "ethtool", &["-K", "eth0", "tx", "off"])?;
         }
@@ -62,7 +62,7 @@ impl Pair {
 
     /// The flow from the client to `port` of the server.
     #[must_use]
-    pub fn flow(&self, port: u16) -> Flow {
+    pub(crate) fn flow(&self, port: u16) -> Flow {
         Flow {
             source_mac: self.client.mac,
             target_mac: self.server.mac,

@@ -14,11 +14,11 @@ use crate::traffic::Flow;
 /// MTU of the pods, on both ends of their links: AF_XDP has no TSO, it has large packets.
 const MTU: u16 = 65_000;
 /// The sending pod.
-pub const CLIENT: &str = "bench/client";
+pub(crate) const CLIENT: &str = "bench/client";
 
 /// The receiving pod with `rules` policies that don't match.
 #[must_use]
-pub fn server(rules: u32) -> String {
+pub(crate) fn server(rules: u32) -> String {
     format!("bench/server-{rules}")
 }
 
@@ -26,7 +26,7 @@ pub fn server(rules: u32) -> String {
 ///
 /// # Errors
 /// Without root.
-pub fn lab(rules: &[u32]) -> Result<Lab> {
+pub(crate) fn lab(rules: &[u32]) -> Result<Lab> {
     let folder = tempfile::tempdir()?;
     write_manifests(folder.path(), rules)?;
     let lab = Lab::new(folder.path())?;
@@ -41,7 +41,7 @@ pub fn lab(rules: &[u32]) -> Result<Lab> {
 ///
 /// # Errors
 /// When it doesn't become ready.
-pub fn start(lab: &Lab) -> Result<Agent<'_>> {
+pub(crate) fn start(lab: &Lab) -> Result<Agent<'_>> {
     on_forwarder_core(|| Agent::start(lab, 1))
 }
 
@@ -49,7 +49,7 @@ pub fn start(lab: &Lab) -> Result<Agent<'_>> {
 ///
 /// # Errors
 /// As [`Lane::new`].
-pub fn lane(lab: &Lab, rules: u32) -> Result<Lane<'_>> {
+pub(crate) fn lane(lab: &Lab, rules: u32) -> Result<Lane<'_>> {
     let (client, server) = (lab.host(CLIENT)?, lab.host(&server(rules))?);
     let flow = Flow {
         source_mac: client.mac("eth0")?,

@@ -10,17 +10,17 @@ use super::load_object;
 
 /// Counts the UDP packets that reach a pod's `eth0`, and drops them, until it is dropped itself.
 #[derive(Debug)]
-pub struct Arrivals {
+pub(crate) struct Arrivals {
     ebpf: Ebpf,
 }
 
 /// UDP packets that arrived, since counting began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrived {
+pub(crate) struct Arrived {
     /// To the measured port.
-    pub measured: u64,
+    pub(crate) measured: u64,
     /// To any other.
-    pub other: u64,
+    pub(crate) other: u64,
 }
 
 impl Arrivals {
@@ -28,7 +28,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// When the kernel refuses the program; it takes one of 6.6 or later.
-    pub fn attach(pod: &Netns, measured: u16) -> Result<Self> {
+    pub(crate) fn attach(pod: &Netns, measured: u16) -> Result<Self> {
         let mut ebpf = load_object(0, measured)?;
         pod.inside(|| {
             let program = ebpf.program_mut("arrivals").context("no program arrivals")?;
@@ -44,7 +44,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// When the map can't be read.
-    pub fn count(&self) -> Result<Arrived> {
+    pub(crate) fn count(&self) -> Result<Arrived> {
         let map = self.ebpf.map("ARRIVED").context("no map ARRIVED")?;
         let map = PerCpuArray::<_, u64>::try_from(map)?;
         let sum = |key| anyhow::Ok(map.get(&key, 0)?.iter().sum());

@@ -25,13 +25,13 @@ const SLEEP_MS: libc::c_int = 100;
 
 /// The host's end of a pod's veth.
 #[derive(Clone, Debug)]
-pub struct PodLink {
+pub(crate) struct PodLink {
     /// Its name, in the calling thread's namespace.
-    pub name: String,
+    pub(crate) name: String,
     /// Its Ethernet address.
-    pub mac: [u8; 6],
+    pub(crate) mac: [u8; 6],
     /// The pod's.
-    pub pod_mac: [u8; 6],
+    pub(crate) pod_mac: [u8; 6],
 }
 
 /// Forwards whatever comes from one pod to the other, with the Ethernet addresses of the link it
@@ -39,7 +39,7 @@ pub struct PodLink {
 ///
 /// # Errors
 /// When XDP or AF_XDP isn't to be had on a link, or a system call fails.
-pub fn forward(links: &[PodLink; 2], stop: &AtomicBool, ready: impl FnOnce()) -> Result<()> {
+pub(crate) fn forward(links: &[PodLink; 2], stop: &AtomicBool, ready: impl FnOnce()) -> Result<()> {
     let (umem, mut free) = xsk::umem(FRAMES)?;
     let mut ports = [Port::open(&umem, &links[0])?, Port::open(&umem, &links[1])?];
     for port in &mut ports {

@@ -7,15 +7,15 @@ use anyhow::Result;
 use etherparse::PacketBuilder;
 
 /// How many flows a generator sends, in turn: they differ in the source port.
-pub const FLOWS: u16 = 64;
+pub(crate) const FLOWS: u16 = 64;
 /// Source port of the first flow.
 pub(super) const FIRST_PORT: u16 = 20_000;
 /// Size of a frame, without the frame check sequence, which a veth doesn't have.
-pub const FRAME_BYTES: usize = 64;
+pub(crate) const FRAME_BYTES: usize = 64;
 
 /// The source ports of all flows.
 #[must_use]
-pub fn source_ports() -> Range<u16> {
+pub(crate) fn source_ports() -> Range<u16> {
     FIRST_PORT..FIRST_PORT + FLOWS
 }
 
@@ -24,17 +24,17 @@ const HEADERS: usize = 14 + 20 + 8;
 
 /// From whom to whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Flow {
+pub(crate) struct Flow {
     /// The sending pod's Ethernet address.
-    pub source_mac: [u8; 6],
+    pub(crate) source_mac: [u8; 6],
     /// Ethernet address of the next hop, as the pod sees it.
-    pub target_mac: [u8; 6],
+    pub(crate) target_mac: [u8; 6],
     /// The sending pod's address.
-    pub source: Ipv4Addr,
+    pub(crate) source: Ipv4Addr,
     /// The receiving pod's address.
-    pub target: Ipv4Addr,
+    pub(crate) target: Ipv4Addr,
     /// Destination port.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 impl Flow {

@@ -20,7 +20,7 @@ const BATCH: u32 = 64;
 ///
 /// The veth's other end must have NAPI (an XDP program, or GRO), or it takes none.
 #[derive(Debug)]
-pub struct LiveFrames {
+pub(crate) struct LiveFrames {
     ebpf: Ebpf,
     frame: [u8; FRAME_BYTES],
     context: [u8; 24],
@@ -32,7 +32,7 @@ impl LiveFrames {
     ///
     /// # Errors
     /// When there is no such link, or the kernel refuses the program.
-    pub fn new(link: &str, flow: &Flow) -> Result<Self> {
+    pub(crate) fn new(link: &str, flow: &Flow) -> Result<Self> {
         let ifindex = if_nametoindex(link).with_context(|| format!("no link {link} here"))?;
         let mut ebpf = load_object(FIRST_PORT, flow.port)?;
         let program: &mut Xdp =

@@ -31,26 +31,26 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use core_affinity::CoreId;
 use podgate_tests::lab::Netns;
 
-pub use arrivals::{Arrivals, Arrived};
-pub use forward::{PodLink, forward};
-pub use frame::{FLOWS, FRAME_BYTES, Flow, source_ports};
-pub use live::LiveFrames;
-pub use send_socket::SendSocket;
+pub(crate) use arrivals::Arrivals;
+pub(crate) use forward::{PodLink, forward};
+pub(crate) use frame::{FLOWS, Flow, source_ports};
+pub(crate) use live::LiveFrames;
+pub(crate) use send_socket::SendSocket;
 
 use stop::Stop;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traffic.bpf.o"));
 
 /// Where generators run.
-pub const GENERATOR_CORE: usize = 0;
+pub(crate) const GENERATOR_CORE: usize = 0;
 /// Where what is measured runs.
-pub const FORWARDER_CORE: usize = 1;
+pub(crate) const FORWARDER_CORE: usize = 1;
 
 /// How much is asked of a generator at a time; it is stopped long before.
 const FRAMES_PER_CALL: u32 = 1 << 30;
 
 /// Something that sends frames out of a pod.
-pub trait Generator: Send {
+pub(crate) trait Generator: Send {
     /// Sends `count` frames, or as many of them as the link takes. Ends before that if the thread
     /// gets a signal.
     ///
@@ -63,7 +63,7 @@ pub trait Generator: Send {
 ///
 /// # Errors
 /// When there is no such core, or this process may not use it.
-pub fn pin(core: usize) -> Result<()> {
+pub(crate) fn pin(core: usize) -> Result<()> {
     ensure!(core_affinity::set_for_current(CoreId { id: core }), "can't run on core {core}");
     Ok(())
 }
@@ -73,7 +73,7 @@ pub fn pin(core: usize) -> Result<()> {
 ///
 /// # Errors
 /// When the generator fails, or a counter can't be read.
-pub fn rate<G: Generator>(
+pub(crate) fn rate<G: Generator>(
     from: &Netns,
     prepare: impl FnOnce() -> Result<G> + Send,
     arrivals: &Arrivals,

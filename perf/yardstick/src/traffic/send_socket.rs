@@ -14,7 +14,7 @@ const IDLE_ROUNDS: u32 = 1_000_000;
 
 /// Frames through the pod's own end of its veth, as `skb`s: slower than
 /// [`LiveFrames`](super::LiveFrames), but through the path that a pod's own traffic takes.
-pub struct SendSocket {
+pub(crate) struct SendSocket {
     rings: Rings,
     /// Frames that aren't being sent. Each holds the frame of one flow, whenever it is sent.
     free: Vec<FrameDesc>,
@@ -26,7 +26,7 @@ impl SendSocket {
     ///
     /// # Errors
     /// When there is no such link, or its queue has a socket.
-    pub fn new(link: &str, flow: &Flow) -> Result<Self> {
+    pub(crate) fn new(link: &str, flow: &Flow) -> Result<Self> {
         let (umem, mut free) = xsk::umem(RING)?;
         for (desc, number) in free.iter_mut().zip((0..FLOWS).cycle()) {
             let frame = flow.frame(number)?;

@@ -1,8 +1,8 @@
 //! What both uses of xsk-rs share: a UMEM, and sockets in native copy mode.
 
+use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
-use std::{io, mem};
 
 use anyhow::{Context, Result};
 use xsk_rs::config::{
@@ -59,7 +59,7 @@ pub(super) fn open(umem: &Umem, link: &str) -> Result<Rings> {
             SOL_XDP,
             XDP_MAX_TX_SKB_BUDGET,
             (&raw const budget).cast(),
-            mem::size_of_val(&budget) as libc::socklen_t,
+            size_of_val(&budget) as libc::socklen_t,
         )
     };
     Ok(Rings { tx, rx, fill, completed })
