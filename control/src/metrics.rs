@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{Tally, WorkerStats};
+use podgate_dataplane::xsk::XskStatistics;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::EndpointCounts;
@@ -105,9 +106,14 @@ impl Family {
 }
 
 /// All metrics.
-pub(crate) fn collect(workers: &[&WorkerStats], counts: &AgentCounts) -> Vec<Family> {
+pub(crate) fn collect(
+    workers: &[&WorkerStats],
+    ports: &XskStatistics,
+    counts: &AgentCounts,
+) -> Vec<Family> {
     let mut families = agent_families(counts);
     families.extend(traffic_families(workers));
+    families.extend(socket_families(ports));
     families.push(l7_family(workers));
     families.extend(WORKER_METRICS.iter().map(|metric| metric.family(workers)));
     families
@@ -171,6 +177,38 @@ fn traffic_families(workers: &[&WorkerStats]) -> [Family; 4] {
     ]
 }
 
+/// What happened at the AF_XDP sockets, beyond the reach of a worker's counters.
+fn socket_families(ports: &XskStatistics) -> [Family; 5] {
+    let family = |name, help, value| Family::counter(name, help).with(&[], value);
+    [
+        family(
+            "podgate_xsk_rx_dropped_total",
+            "Packets that the kernel had no frame for, or couldn't deliver",
+            ports.rx_dropped,
+        ),
+        family(
+            "podgate_xsk_rx_ring_full_total",
+            "Packets that the kernel dropped because a worker lagged",
+            ports.rx_ring_full,
+        ),
+        family(
+            "podgate_xsk_fill_ring_empty_total",
+            "Times that the kernel found no frame to receive into",
+            ports.fill_ring_empty,
+        ),
+        family(
+            "podgate_xsk_rx_invalid_total",
+            "Frames to receive into that the kernel refused; zero unless something is broken",
+            ports.rx_invalid,
+        ),
+        family(
+            "podgate_xsk_tx_invalid_total",
+            "Frames to transmit that the kernel refused; zero unless something is broken",
+            ports.tx_invalid,
+        ),
+    ]
+}
+
 fn l7_family(workers: &[&WorkerStats]) -> Family {
     let allowed = workers.iter().map(|worker| worker.l7_allowed.get()).sum();
     let denied = workers.iter().map(|worker| worker.l7_denied.get()).sum();
@@ -210,7 +248,7 @@ impl WorkerMetric {
     }
 }
 
-const WORKER_METRICS: [WorkerMetric; 11] = [
+const WORKER_METRICS: [WorkerMetric; 14] = [
     WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
         worker.received.packets.get()
     }),
@@ -221,6 +259,21 @@ const WORKER_METRICS: [WorkerMetric; 11] = [
         "podgate_worker_handed_off_total",
         "Packets passed to the worker that owns their flow",
         |worker| worker.handed_off.get(),
+    ),
+    WorkerMetric::gauge(
+        "podgate_worker_fragments_waiting",
+        "Fragments that wait for the rest of their datagram",
+        |worker| worker.fragments_waiting.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_fragments_joined_total",
+        "Fragments put behind the first of their datagram",
+        |worker| worker.fragments_joined.get(),
+    ),
+    WorkerMetric::counter(
+        "podgate_worker_fragments_made_total",
+        "Fragments that packets were cut into, beyond one for each packet",
+        |worker| worker.fragments_made.get(),
     ),
     WorkerMetric::counter("podgate_worker_flows_opened_total", "Flows opened", |worker| {
         worker.flows_opened.get()
@@ -272,7 +325,11 @@ mod tests {
         for worker in &workers {
             worker.dropped[DropReason::PolicyDefaultDeny as usize].count(1, 60);
         }
-        let text = to_text(&collect(&[&workers[0], &workers[1]], &AgentCounts::default()));
+        let text = to_text(&collect(
+            &[&workers[0], &workers[1]],
+            &XskStatistics::default(),
+            &AgentCounts::default(),
+        ));
         let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 2\n";
         assert!(text.contains(line), "{text}");
         let line = "cilium_drop_bytes_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 120\n";
@@ -281,11 +338,16 @@ mod tests {
 
     #[test]
     fn the_text_has_one_type_line_for_each_family() {
-        let families = collect(&[&WorkerStats::new()], &AgentCounts::default());
+        let families = collect(
+            &[&WorkerStats::new()],
+            &XskStatistics { rx_ring_full: 7, ..XskStatistics::default() },
+            &AgentCounts::default(),
+        );
         let count = families.len();
         let text = to_text(&families);
         assert_eq!(text.matches("# TYPE ").count(), count);
         assert!(text.contains("# TYPE podgate_epoch gauge\npodgate_epoch 0\n"), "{text}");
+        assert!(text.contains("\npodgate_xsk_rx_ring_full_total 7\n"), "{text}");
         // Samples are called as the type line says, counters too.
         let counter = "# TYPE podgate_links_gone_total counter\npodgate_links_gone_total 0\n";
         assert!(text.contains(counter), "{text}");

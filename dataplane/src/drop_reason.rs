@@ -92,15 +92,15 @@ drop_reasons! {
     IcmpUnrelated = ("icmp_unrelated", 134),
     /// The flow table is full and nothing in it may be evicted.
     FlowTableFull = ("flow_table_full", 155),
-    /// No free frame for a fragment or an answer of our own.
+    /// No free frame to build the packet's fragments in.
     NoFrame = ("no_frame", 198),
-    /// The packet is larger than the egress link's MTU.
+    /// The packet is larger than the egress link's MTU, and can't be cut.
     TooBig = ("packet_too_big", 157),
     /// The egress link's transmit ring is full.
     TxRingFull = ("tx_ring_full", 198),
     /// The egress link went away, or is down.
     LinkGone = ("link_gone", 203),
-    /// The ring to the worker that owns the flow is full.
+    /// The ring to the worker that owns the flow is full, or the link had its share of it.
     HandoffFull = ("handoff_full", 198),
     /// No snapshot is published yet, or the sending link has no endpoint.
     NotReady = ("endpoint_not_ready", 203),

@@ -95,6 +95,34 @@ fn a_refused_request_is_answered_403_and_never_reaches_the_server() {
 }
 
 #[test]
+fn a_request_in_ip_fragments_is_read_as_if_it_had_come_whole() {
+    for reversed in [false, true] {
+        let mut bench = connected(only_docs());
+        let mut send = |id, path: &str| -> Vec<_> {
+            let whole = segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request(path));
+            let mut fragments = cut(&whole, id, 44);
+            assert!(fragments.len() > 1);
+            if reversed {
+                fragments.reverse();
+            }
+            fragments.iter().flat_map(|fragment| bench.send(A, fragment)).collect()
+        };
+        let left = send(1, "/docs");
+        assert_eq!((left.len(), left[0].0, payload(&left[0].1)), (1, B, &request("/docs")[..]));
+        let mut bench = connected(only_docs());
+        let whole = segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/secret"));
+        let left: Vec<_> = cut(&whole, 2, 44).iter().flat_map(|f| bench.send(A, f)).collect();
+        let answered = |(link, frame): &(LinkId, Vec<u8>)| {
+            *link == A && payload(frame).starts_with(b"HTTP/1.1 403 Forbidden")
+        };
+        assert!(left.iter().any(answered));
+        assert!(left.iter().all(|(link, frame)| *link == A || payload(frame).is_empty()));
+        assert_eq!(http_requests(&bench), [false]);
+        bench.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
 fn a_request_cut_in_two_is_refused_as_a_whole() {
     let mut bench = connected(only_docs());
     let bytes = request("/docs/../secret");

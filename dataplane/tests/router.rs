@@ -1,14 +1,16 @@
 //! What a router does beyond forwarding, through the whole worker: packets too big for their way,
 //! hops that run out, segment sizes, checksums; and what never crosses links.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
 mod support;
 
 use etherparse::{
     Icmpv4Slice, Ipv4Header, Ipv4Options, PacketBuilder, SlicedPacket, TransportSlice,
 };
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::packet::{L4, Piece, parse};
-use podgate_dataplane::types::{Address, LinkId};
+use podgate_dataplane::packet::{L4, Piece, parse, quoted};
+use podgate_dataplane::types::{Address, LinkId, proto};
 use support::*;
 
 /// Pods with large links and small ones: A's takes 9000 bytes, B's 1500.
@@ -60,7 +62,8 @@ fn icmp_error(bytes: &[u8], from: [u8; 2]) -> (u8, u8, u32, Vec<u8>) {
         false => (Address::v6(ADDRESSES_V6[0]), Address::v6(ADDRESSES_V6[usize::from(from[1])])),
     };
     assert_eq!((view.tuple.src, view.tuple.dst), (node, pod));
-    assert!(matches!(view.l4_kind, L4::IcmpError { about: Some(_), .. }), "{view:?}");
+    assert!(matches!(view.l4_kind, L4::IcmpError { .. }), "{view:?}");
+    assert!(quoted(bytes, &view).is_some(), "{view:?}");
     let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
     match sliced.transport.unwrap() {
         TransportSlice::Icmpv4(icmp) => {
@@ -274,6 +277,30 @@ fn an_sctp_checksum_left_to_the_device_is_completed() {
     let out = bench.send(A, &sent);
     assert_eq!(out[0].1[l4 + 8..l4 + 12], [1, 2, 3, 4]);
     assert_eq!(bench.workers[0].stats().checksums_completed.get(), 1);
+}
+
+#[test]
+fn options_and_extension_headers_pass_and_hide_no_port() {
+    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+    let timestamp = [68, 8, 5, 0, 0, 0, 0, 0, 1, 1, 1, 0];
+    let mut v4 = datagram(true, 100, false, &timestamp);
+    // A hop-by-hop header and destination options, each with nothing but padding.
+    let extensions = [60, 0, 1, 4, 0, 0, 0, 0, proto::UDP, 0, 1, 4, 0, 0, 0, 0];
+    let mut v6 = datagram(false, 100, false, &[]);
+    v6.splice(54..54, extensions);
+    v6[20] = 0;
+    let length = (v6.len() - 54) as u16;
+    v6[18..20].copy_from_slice(&length.to_be_bytes());
+    for (sent, headers) in [(&mut v4, 32), (&mut v6, 56)] {
+        let l4 = 14 + headers;
+        let out = bench.send(A, sent);
+        assert_eq!((out.len(), out[0].0), (1, B));
+        assert_eq!(out[0].1[l4 - 12..], sent[l4 - 12..], "all of it as it was sent");
+        sent[l4 + 3] = 81;
+        assert!(bench.send(A, sent).is_empty());
+    }
+    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 2);
+    bench.assert_no_frame_is_lost();
 }
 
 /// Puts an 802.1Q tag into a frame.

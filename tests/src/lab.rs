@@ -300,6 +300,15 @@ impl Lab {
         ))
     }
 
+    /// Sets the MTU of both ends of a host's veth pair.
+    ///
+    /// # Errors
+    /// When the host is not plugged in.
+    pub fn set_mtu(&self, host: &Host, mtu: u32) -> Result<()> {
+        self.node.netns.ip(&format!("link set {} mtu {mtu}\n", host.link))?;
+        host.netns.ip(&format!("link set eth0 mtu {mtu}\n"))
+    }
+
     fn copy_manifests(&self, from: &Path) -> Result<()> {
         fs::create_dir(self.manifests())?;
         let entries =

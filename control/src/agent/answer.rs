@@ -71,10 +71,13 @@ impl Agent {
                 let live = follow.then(|| self.flow_log.follow());
                 Ok(Reply::Flows { past, live })
             }
-            Request::Metrics {} => {
-                let families = metrics::collect(&self.workers(), &self.agent_counts());
-                Ok(Reply::Value(json!(families)))
-            }
+            Request::Metrics {} => match self.links.dataplane().port_statistics() {
+                Ok(ports) => {
+                    let families = metrics::collect(&self.workers(), &ports, &self.agent_counts());
+                    Ok(Reply::Value(json!(families)))
+                }
+                Err(error) => Err(Refused::failed(error)),
+            },
         };
         let _ = reply.send(answer);
     }

@@ -16,6 +16,7 @@ use super::endpoint::{Endpoint, prepare_pod_end};
 use super::host_link::{HOST, HostLink, XSK};
 use super::links::HOST_SLOT;
 use super::pace::Pace;
+use super::publish;
 use crate::error::describe;
 use crate::netlink::{Change, Link, least_mtu};
 
@@ -230,6 +231,7 @@ impl Agent {
     pub(super) async fn look_at_addresses(&mut self) {
         match self.netlink.addresses().await {
             Ok(addresses) => {
+                self.node = publish::node_addresses(&addresses);
                 self.store.set_host_addresses(addresses);
                 self.publisher.request();
             }

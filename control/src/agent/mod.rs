@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::share::Shares;
-use podgate_dataplane::types::Epoch;
+use podgate_dataplane::types::{Address, Epoch};
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Compiler, Store};
@@ -92,6 +92,8 @@ struct Agent {
     waiting: Waiting,
     /// Addresses that the kernel routes to `pg-host` for us, with the MTU of the way.
     routed: BTreeMap<IpAddr, u32>,
+    /// The node's own addresses, IPv4 and IPv6, that the workers' ICMP errors come from.
+    node: [Option<Address>; 2],
     /// The largest packet that gets through by every way out of the node, bytes.
     path_mtu: Option<u32>,
     follower: Follower,
@@ -189,6 +191,7 @@ impl Agent {
             records: Shares::default(),
             waiting: Waiting::default(),
             routed,
+            node: [None; 2],
             path_mtu: None,
             follower: Follower::new(),
             started: std::time::Instant::now(),
@@ -268,7 +271,7 @@ impl Agent {
     /// Puts a pod's link under policy.
     ///
     /// # Errors
-    /// When the link can't be had; then nothing changed.
+    /// When the link can't be had; then nothing changed, but perhaps for the link's MTU.
     async fn add_endpoint(&mut self, spec: EndpointSpec) -> Result<()> {
         if let Some(endpoint) = self.endpoints.get(&spec.link)
             && endpoint.link.is_ok()
@@ -382,6 +385,8 @@ impl Agent {
     }
 
     fn route_table(&self) -> (RouteTable, BTreeMap<String, String>) {
-        publish::route_table(&self.endpoints, &self.store, self.host.outlet(self.path_mtu))
+        let host = self.host.outlet(self.path_mtu);
+        let (routes, not_ready) = publish::route_table(&self.endpoints, &self.store, host);
+        (routes.with_node(self.node), not_ready)
     }
 }

@@ -139,6 +139,20 @@ impl Agent {
     }
 }
 
+/// Of the node's addresses, the first of each family that others can reach it by: the gateways of
+/// pods are often link-local.
+pub(crate) fn node_addresses(all: &[IpAddr]) -> [Option<Address>; 2] {
+    let reachable = |address: &&IpAddr| match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    };
+    let first = |v4: bool| {
+        let of_family = |address: &&IpAddr| address.is_ipv4() == v4;
+        all.iter().filter(of_family).find(reachable).map(|address| Address::from(*address))
+    };
+    [first(true), first(false)]
+}
+
 /// Routes to the endpoints that are ready, and why the others are not, by link.
 ///
 /// An address that two endpoints claim is given to neither: whom it belongs to can't be known.

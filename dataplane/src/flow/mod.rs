@@ -11,28 +11,27 @@
 //! therefore refuse it unless policy allows it plainly in both directions.
 
 mod class;
-mod hash;
 mod index;
+mod name;
 mod table;
 pub mod tcp;
 
-pub use table::{FlowIx, FlowTable};
+pub use table::{FlowIx, FlowTable, Sought};
 
 use class::Class;
+use name::Name;
 
 use crate::drop_reason::DropReason;
+use crate::packet::checksum::Sum;
 use crate::packet::{L4, View, icmp};
-use crate::types::{Address, Direction, Epoch, LinkId, Nanos, Tuple};
+use crate::types::{Direction, Epoch, LinkId, Nanos, Tuple, proto};
 
 /// One conversation.
 #[derive(Debug)]
 pub struct Flow {
-    // The tuple in the direction of the opener, taken apart because `Tuple` would bring eleven
-    // bytes of padding.
-    src: Address,
-    dst: Address,
-    src_port: u16,
-    dst_port: u16,
+    name: Name,
+    /// Whether the opener is the name's second end.
+    opener_second: bool,
     protocol: u8,
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
@@ -47,9 +46,13 @@ pub struct Flow {
     pub epoch: Epoch,
     links: [LinkId; 2],
     inspector: u32,
-    /// The table's queue that the flow is in. Here because it fills a gap.
+    /// The table's queue that the flow is in. This and the next are here because they fill gaps.
     queue: u8,
+    /// When the flow entered its queue or was last looked at there.
+    looked_at: Moment,
     last_seen: Moment,
+    /// What its packets' checksums have in common, see [`Sum::of_flow`].
+    pub checksum: u16,
     /// Packets from the opener and to it.
     pub packets: [u64; 2],
     /// Bytes of IP from the opener and to it.
@@ -63,13 +66,11 @@ impl Flow {
     /// and of the other end.
     #[must_use]
     pub fn new(view: &View, epoch: Epoch, links: [LinkId; 2], now: Nanos) -> Self {
-        let Tuple { src, dst, src_port, dst_port, protocol } = view.tuple;
+        let (name, opener_second) = Name::of(&view.tuple);
         let mut flow = Self {
-            src,
-            dst,
-            src_port,
-            dst_port,
-            protocol,
+            name,
+            opener_second,
+            protocol: view.tuple.protocol,
             icmp_type: 0,
             picked_up: false,
             revoked: false,
@@ -79,6 +80,8 @@ impl Flow {
             inspector: NO_INSPECTOR,
             queue: 0,
             last_seen: now.into(),
+            looked_at: now.into(),
+            checksum: Sum::of_flow(view.tuple.src, view.tuple.dst, view.tuple.protocol),
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
         };
@@ -97,15 +100,8 @@ impl Flow {
 
     /// The flow's name, in the direction of its opener.
     #[must_use]
-    #[inline]
-    pub const fn tuple(&self) -> Tuple {
-        Tuple {
-            src: self.src,
-            dst: self.dst,
-            src_port: self.src_port,
-            dst_port: self.dst_port,
-            protocol: self.protocol,
-        }
+    pub fn tuple(&self) -> Tuple {
+        self.name.tuple(self.opener_second)
     }
 
     /// The link that packets of `direction` come from.
@@ -145,6 +141,25 @@ impl Flow {
         Moment::from(now).since(self.last_seen) >= Class::of(self).timeout()
     }
 
+    /// Whether a packet changes nothing but counters: a usual one (see [`Glance`](crate::packet::glance::Glance)) in a flow that
+    /// policy of `epoch` lets pass plainly, and not the first answer.
+    #[must_use]
+    #[inline]
+    pub fn goes_on(&self, direction: Direction, epoch: Epoch) -> bool {
+        let open = self.protocol != proto::TCP || self.tcp == tcp::State::Established;
+        let plain = self.inspector == NO_INSPECTOR && self.epoch == epoch && !self.revoked;
+        let first_answer = self.packets[1] == 0 && direction.is_reply();
+        open && plain && !first_answer
+    }
+
+    /// Counts a packet of which [`Self::goes_on`] holds; for others, [`FlowTable::note`] is the way.
+    #[inline]
+    pub fn count(&mut self, direction: Direction, ip_len: u32, now: Nanos) {
+        self.last_seen = now.into();
+        self.packets[direction as usize] += 1;
+        self.bytes[direction as usize] += u64::from(ip_len);
+    }
+
     /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
     #[inline]
     fn note(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
@@ -163,9 +178,7 @@ impl Flow {
             }
             _ => {}
         }
-        self.last_seen = now.into();
-        self.packets[direction as usize] += 1;
-        self.bytes[direction as usize] += u64::from(view.ip_len());
+        self.count(direction, view.ip_len(), now);
         Ok(())
     }
 }

@@ -23,8 +23,8 @@
 //! third.
 
 use super::class::Class;
-use super::hash::Key;
 use super::index::Index;
+use super::name::{Key, Name, NameV4};
 use super::{Flow, Moment};
 use crate::drop_reason::DropReason;
 use crate::packet::View;
@@ -34,6 +34,14 @@ use crate::types::{Direction, LinkId, Nanos, Tuple};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowIx(u32);
 
+/// What a flow is searched by, with the work done that needs no look at the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought {
+    name: NameV4,
+    swapped: bool,
+    hash: u64,
+}
+
 /// Ends a queue or the list of free slots.
 const NONE: u32 = u32::MAX;
 
@@ -42,9 +50,6 @@ const QUEUES: usize = 2 * Class::ALL.len();
 
 /// How often a flow is looked at in the time of its timeout.
 const LOOKS: u32 = 4;
-
-/// Look-ups that wait for memory side by side.
-const TOGETHER: usize = 64;
 
 /// Flows that [`FlowTable::victim`] looks at in a queue, at most.
 const VICTIM_LOOKS: usize = 4;
@@ -56,8 +61,6 @@ struct Slot {
     prev: u32,
     /// Next flow in the queue, or next free slot.
     next: u32,
-    /// When the flow entered its queue or was last looked at there.
-    looked_at: Moment,
 }
 
 // With two places of the index it makes 120 bytes for a flow.
@@ -67,7 +70,7 @@ impl Slot {
     /// Brings the slot into the cache.
     #[inline]
     fn touch(&self) -> u32 {
-        self.next ^ self.flow.as_ref().map_or(0, |flow| flow.bytes[0] as u32 ^ flow.src_port as u32)
+        self.next ^ self.flow.as_ref().map_or(0, |flow| flow.bytes[0] as u32)
     }
 }
 
@@ -91,7 +94,6 @@ pub struct FlowTable {
     queues: [Queue; QUEUES],
     /// The queue that the sweep looks at next.
     sweep: usize,
-    changes: u64,
 }
 
 impl FlowTable {
@@ -107,7 +109,6 @@ impl FlowTable {
             opened: Vec::new(),
             queues: [Queue { head: NONE, tail: NONE }; QUEUES],
             sweep: 0,
-            changes: 0,
         }
     }
 
@@ -149,50 +150,42 @@ impl FlowTable {
     #[must_use]
     #[inline]
     pub fn find(&self, tuple: &Tuple) -> Option<(FlowIx, Direction)> {
-        self.find_hashed(tuple, self.key.hash(tuple))
+        let (name, swapped) = Name::of(tuple);
+        let belongs = |at| flow_at(&self.slots, at).name == name;
+        self.found(self.index.find(self.key.hash(&name), belongs), swapped)
     }
 
     #[inline]
-    fn find_hashed(&self, tuple: &Tuple, hash: u64) -> Option<(FlowIx, Direction)> {
-        let reversed = tuple.reversed();
-        let belongs = |at| {
-            let name = flow_at(&self.slots, at).tuple();
-            name == *tuple || name == reversed
-        };
-        let index = FlowIx(self.index.find(hash, belongs)?);
-        let is_opener = self.get(index).tuple() == *tuple;
-        Some((index, if is_opener { Direction::Original } else { Direction::Reply }))
+    fn found(&self, slot: Option<u32>, swapped: bool) -> Option<(FlowIx, Direction)> {
+        let index = FlowIx(slot?);
+        let by_opener = self.get(index).opener_second == swapped;
+        Some((index, if by_opener { Direction::Original } else { Direction::Reply }))
     }
 
-    /// [`Self::find`] for each of `items`, appended to `found`. In a large table a look-up waits for
-    /// memory twice; here these waits overlap.
-    pub fn find_all<T>(
-        &self,
-        items: &[T],
-        tuple: impl Fn(&T) -> &Tuple,
-        found: &mut Vec<Option<(FlowIx, Direction)>>,
-    ) {
-        for items in items.chunks(TOGETHER) {
-            let mut hashes = [0; TOGETHER];
-            for (hash, item) in hashes.iter_mut().zip(items) {
-                *hash = self.key.hash(tuple(item));
-            }
-            let hashes = &hashes[..items.len()];
-            // Loops so short that the processor is many turns ahead with their loads.
-            let entries = hashes.iter().fold(0, |sum, hash| sum ^ self.index.touch(*hash));
-            let slots = hashes.iter().filter_map(|hash| self.slots.get(self.index.guess(*hash)));
-            let flows = slots.fold(0, |sum, slot| sum ^ slot.touch());
-            std::hint::black_box((entries, flows));
-            let each = items.iter().zip(hashes);
-            found.extend(each.map(|(item, hash)| self.find_hashed(tuple(item), *hash)));
-        }
-    }
-
-    /// Changes whenever a flow is added or removed: results of [`Self::find`] hold until then.
+    /// What to look for, for a packet over IPv4 of these addresses and ports.
     #[must_use]
     #[inline]
-    pub fn changes(&self) -> u64 {
-        self.changes
+    pub fn seek_v4(&self, ends: [(u32, u16); 2], protocol: u8) -> Sought {
+        let (name, swapped) = NameV4::of(ends, protocol);
+        Sought { hash: self.key.hash_v4(&name), name, swapped }
+    }
+
+    /// Brings what finding these will read into the cache. In a large table a search waits for
+    /// memory twice; the waits of all these overlap.
+    pub fn fetch(&self, sought: &[Sought]) {
+        // Loops so short that the processor is many turns ahead with their loads.
+        let entries = sought.iter().fold(0, |sum, sought| sum ^ self.index.touch(sought.hash));
+        let slots = sought.iter().filter_map(|s| self.slots.get(self.index.guess(s.hash)));
+        let flows = slots.fold(0, |sum, slot| sum ^ slot.touch());
+        std::hint::black_box((entries, flows));
+    }
+
+    /// As [`Self::find`].
+    #[must_use]
+    #[inline]
+    pub fn find_sought(&self, sought: &Sought) -> Option<(FlowIx, Direction)> {
+        let belongs = |at| flow_at(&self.slots, at).name == sought.name;
+        self.found(self.index.find(sought.hash, belongs), sought.swapped)
     }
 
     /// The flow at `index`.
@@ -256,10 +249,10 @@ impl FlowTable {
             return Err(DropReason::FlowTableFull);
         }
         debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
-        let (hash, now) = (self.key.hash(&flow.tuple()), flow.last_seen);
+        let (hash, now) = (self.key.hash(&flow.name), flow.last_seen);
         self.count_opened(flow.link(Direction::Original), flow.inspector().is_some());
         flow.queue = queue_of(&flow);
-        let slot = Slot { flow: Some(flow), prev: NONE, next: NONE, looked_at: now };
+        let slot = Slot { flow: Some(flow), prev: NONE, next: NONE };
         let at = match self.free {
             NONE => {
                 self.slots.push(slot);
@@ -273,7 +266,6 @@ impl FlowTable {
             }
         };
         self.index.insert(hash, at);
-        self.changes += 1;
         self.enqueue(at, now);
         Ok(FlowIx(at))
     }
@@ -286,9 +278,8 @@ impl FlowTable {
         let FlowIx(at) = index;
         self.unlink(at);
         let Self { key, index: places, slots, .. } = self;
-        let hash_of = |at| key.hash(&flow_at(slots, at).tuple());
+        let hash_of = |at| key.hash(&flow_at(slots, at).name);
         places.remove(hash_of(at), at, hash_of);
-        self.changes += 1;
         let slot = &mut self.slots[at as usize];
         slot.next = self.free;
         self.free = at;
@@ -380,9 +371,10 @@ impl FlowTable {
 
     /// The head of `queue`, if it is time to look at it.
     fn due(&self, queue: usize, now: Nanos) -> Option<u32> {
-        let slot = self.slots.get(self.queues[queue].head as usize)?;
-        let waited = Moment::from(now).since(slot.looked_at);
-        (waited >= class_of(queue).timeout() / LOOKS).then_some(self.queues[queue].head)
+        let head = self.queues[queue].head;
+        let flow = self.slots.get(head as usize)?.flow.as_ref()?;
+        let waited = Moment::from(now).since(flow.looked_at);
+        (waited >= class_of(queue).timeout() / LOOKS).then_some(head)
     }
 
     /// Moves a flow to the end of the queue that it belongs to now.
@@ -401,7 +393,8 @@ impl FlowTable {
             None => queue.head = at,
         }
         let slot = &mut self.slots[at as usize];
-        (slot.prev, slot.next, slot.looked_at) = (before, NONE, now);
+        (slot.prev, slot.next) = (before, NONE);
+        flow_at_mut(&mut self.slots, at).looked_at = now;
     }
 
     fn unlink(&mut self, at: u32) {
@@ -451,9 +444,10 @@ impl FlowTable {
                 let slot = &self.slots[at as usize];
                 assert_eq!(usize::from(flow_at(&self.slots, at).queue), number);
                 assert_eq!(slot.prev, before);
-                assert!(slot.looked_at.0 >= looked_at.0, "a queue is in the order of looks");
+                let looked = flow_at(&self.slots, at).looked_at;
+                assert!(looked.0 >= looked_at.0, "a queue is in the order of looks");
                 queued += 1;
-                (before, looked_at, at) = (at, slot.looked_at, slot.next);
+                (before, looked_at, at) = (at, looked, slot.next);
             }
             assert_eq!(queue.tail, before);
         }

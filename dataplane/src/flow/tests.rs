@@ -8,7 +8,7 @@ use super::tcp::State;
 use super::*;
 use crate::packet::Tcp;
 use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
-use crate::types::proto;
+use crate::types::Address;
 
 use Direction::{Original, Reply};
 

@@ -28,6 +28,13 @@ impl Sum {
         Self { words: words + u64::from(len), odd: false }
     }
 
+    /// The pseudo-header's sum without the length, which is the same for all packets of a flow, in
+    /// both directions. [`is_pseudo_header`] adds the length.
+    #[must_use]
+    pub fn of_flow(src: Address, dst: Address, protocol: u8) -> u16 {
+        Self::pseudo_header(src, dst, protocol, 0).folded()
+    }
+
     /// Adds `bytes`.
     #[inline]
     pub fn add(&mut self, bytes: &[u8]) {
@@ -68,11 +75,36 @@ pub fn of(bytes: &[u8]) -> u16 {
     sum.checksum()
 }
 
+/// Whether a checksum field holds only the folded pseudo-header sum, of which `of_flow` is what
+/// [`Sum::of_flow`] says and `len` the length of L4 header and payload.
+#[must_use]
+#[inline]
+pub fn is_pseudo_header(field: u16, of_flow: u16, len: u32) -> bool {
+    fold(u64::from(of_flow) + u64::from(len)) == field
+}
+
+/// Whether the 32-bit words of a piece, as they lie in memory, add up to what a piece with its own,
+/// right checksum does.
+#[must_use]
+#[inline]
+pub(super) fn is_right(words: u64) -> bool {
+    fold(words) == 0xffff
+}
+
 /// The checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624 §3, eqn. 3).
 #[must_use]
 #[inline]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(!checksum as u64 + !old as u64 + new as u64)
+}
+
+/// The checksum of an IPv4 header after its TTL was decremented, in three instructions (RFC 1141;
+/// `include/net/ip.h`, `ip_decrease_ttl`).
+#[must_use]
+#[inline]
+pub const fn of_one_hop_less(checksum: u16) -> u16 {
+    let sum = checksum as u32 + 0x0100;
+    (sum + (sum >= 0xffff) as u32) as u16
 }
 
 const fn fold_u128(value: u128) -> u64 {

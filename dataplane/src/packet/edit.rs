@@ -31,11 +31,8 @@ pub fn decrement_ttl(head: &mut [u8], view: &View) -> Result<(), DropReason> {
         ip[7] = hop(ip[7])?;
         return Ok(());
     }
-    let before = [ip[8], ip[9]];
-    let after = [hop(ip[8])?, ip[9]];
-    let old_sum = u16::from_be_bytes([ip[10], ip[11]]);
-    let sum = checksum::update(old_sum, u16::from_be_bytes(before), u16::from_be_bytes(after));
-    ip[8] = after[0];
+    ip[8] = hop(ip[8])?;
+    let sum = checksum::of_one_hop_less(u16::from_be_bytes([ip[10], ip[11]]));
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     Ok(())
 }

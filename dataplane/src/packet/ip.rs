@@ -250,13 +250,13 @@ fn refuse_jumbo(mut options: &[u8]) -> Result<(), DropReason> {
 /// duplicate address detection never comes here, since the XDP program leaves neighbour discovery
 /// to the kernel.
 #[inline]
-pub(super) fn has_martian(ip: &Ip) -> bool {
-    match (ip.src.as_v4_bits(), ip.dst.as_v4_bits()) {
+pub(super) fn is_martian(src: Address, dst: Address) -> bool {
+    match (src.as_v4_bits(), dst.as_v4_bits()) {
         (Some(src), Some(dst)) => {
             let local = |address: u32| matches!(address >> 24, 0 | 127);
             local(src) || local(dst) || src >> 28 == 0xe || src == u32::MAX
         }
         // `::` and `::1`; ff00::/8.
-        _ => ip.src.bits() <= 1 || ip.dst.bits() <= 1 || ip.src.bits() >> 120 == 0xff,
+        _ => src.bits() <= 1 || dst.bits() <= 1 || src.bits() >> 120 == 0xff,
     }
 }

@@ -3,13 +3,14 @@
 pub mod checksum;
 pub mod cut;
 pub mod edit;
+pub mod glance;
 pub mod icmp;
 pub mod icmp_error;
 mod ip;
 pub mod mss;
 mod parse;
 
-pub use parse::parse;
+pub use parse::{parse, quoted};
 
 use crate::types::{Mac, Tuple};
 
@@ -102,15 +103,12 @@ pub enum L4 {
         /// Code.
         code: u8,
     },
-    /// ICMP or ICMPv6 error about another packet.
+    /// ICMP or ICMPv6 error about another packet, see [`quoted`].
     IcmpError {
         /// Type.
         kind: u8,
         /// Code.
         code: u8,
-        /// Tuple of the packet that the error is about, as it was sent; `None` when too little of
-        /// it is quoted.
-        about: Option<Tuple>,
     },
     /// A fragment, first or later. Its ports say nothing: later fragments could change them.
     Fragment(Piece),

@@ -47,7 +47,7 @@ pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
         }
         Version::V6 => ip::v6(packet)?,
     };
-    if ip::has_martian(&ip) {
+    if ip::is_martian(ip.src, ip.dst) {
         return Err(DropReason::Malformed);
     }
     let end = l3 as u32 + ip.total_len;
@@ -217,11 +217,11 @@ impl Transport {
 
     /// RFC 792 and RFC 4443 §2.1: eight bytes, and for errors the packet that they are about.
     fn icmp(protocol: u8, here: &[u8]) -> Result<Self, DropReason> {
-        let (h, body) = here.split_first_chunk::<8>().ok_or(DropReason::Truncated)?;
+        let h = here.first_chunk::<8>().ok_or(DropReason::Truncated)?;
         let (kind, code, identifier) = (h[0], h[1], u16::from_be_bytes([h[4], h[5]]));
         let (src_port, dst_port) = icmp::ports(protocol, kind, identifier);
         let kind = match icmp::role(protocol, kind) {
-            icmp::Role::Error => L4::IcmpError { kind, code, about: quoted(protocol, body) },
+            icmp::Role::Error => L4::IcmpError { kind, code },
             _ => L4::Icmp { kind, code },
         };
         Ok(Self { kind, src_port, dst_port, header_len: 8 })
@@ -246,12 +246,17 @@ const fn flags_are_possible(flags: u8) -> bool {
     POSSIBLE >> (flags & (FIN | SYN | RST | ACK | URG)) & 1 == 1
 }
 
-/// The tuple of a packet that an ICMP error quotes, as that packet was sent.
+/// The tuple of the packet that an ICMP error quotes, as that packet was sent; `None` if too little
+/// of it is quoted.
 ///
 /// Routers quote at least eight bytes of L4 (RFC 792), which hold the ports. Fragments behind the
 /// first name no flow, and nothing may answer an error with an error.
 #[cold]
-fn quoted(protocol: u8, packet: &[u8]) -> Option<Tuple> {
+#[must_use]
+pub fn quoted(frame0: &[u8], error: &View) -> Option<Tuple> {
+    let protocol = error.tuple.protocol;
+    let end = frame0.len().min(error.end as usize);
+    let packet = frame0.get(usize::from(error.payload)..end)?;
     let ip = if protocol == proto::ICMP { ip::v4(packet) } else { ip::v6(packet) }.ok()?;
     if ip.fragment.is_some_and(|piece| piece.offset > 0) {
         return None;

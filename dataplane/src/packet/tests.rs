@@ -8,9 +8,10 @@ use etherparse::{
 use proptest::prelude::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::glance::Glance;
 use super::*;
 use crate::drop_reason::DropReason;
-use crate::types::{Address, proto};
+use crate::types::{Address, Tuple, proto};
 use crate::xsk::{FRAME_SIZE, FramePool, Packet, Umem};
 
 const POD_MAC: Mac = [2, 0, 0, 0, 0, 1];
@@ -309,8 +310,9 @@ proptest! {
         let kept = kept.index(quote.len() + 1);
         let outer = icmp_error(view.is_v4(), &quote[..kept]);
         let parsed = parse(&outer, outer.len() as u32).unwrap();
-        let L4::IcmpError { about, .. } = parsed.l4_kind else { panic!("{parsed:?}") };
-        prop_assert_eq!(about, (kept >= ports_end).then_some(view.tuple));
+        let is_error = matches!(parsed.l4_kind, L4::IcmpError { .. });
+        prop_assert!(is_error);
+        prop_assert_eq!(quoted(&outer, &parsed), (kept >= ports_end).then_some(view.tuple));
     }
 
     #[test]
@@ -354,6 +356,60 @@ proptest! {
             prop_assert!(!edit::complete_checksum(&umem, &mut packet, &view), "again");
         }
         pool.free_packet(packet);
+    }
+
+    #[test]
+    fn a_glance_sees_what_parsing_does(
+        sample in any_sample(), changes in prop::collection::vec((0usize..64, any::<u8>()), 0..4),
+        cut in 0usize..40, mend in any::<bool>(),
+    ) {
+        let mut bytes = sample.bytes;
+        for (at, value) in changes {
+            bytes.get_mut(at).into_iter().for_each(|byte| *byte = value);
+        }
+        if mend {
+            write_header_checksum(&mut bytes, 14);
+        }
+        bytes.truncate(bytes.len() - cut.min(bytes.len()));
+        let Some(glance) = Glance::at(&bytes) else { return Ok(()) };
+        let Glance { src, dst, src_port, dst_port, protocol, .. } = glance;
+        let [src, dst] = [src, dst].map(|address| Address::v4(address.to_be_bytes()));
+        let view = match parse(&bytes, bytes.len() as u32) {
+            Ok(view) => view,
+            // The one thing that a glance doesn't look at.
+            Err(reason) => {
+                prop_assert_eq!(reason, DropReason::Malformed);
+                prop_assert!(ip::is_martian(src, dst));
+                return Ok(());
+            }
+        };
+        prop_assert_eq!(view.tuple, Tuple { src, dst, src_port, dst_port, protocol });
+        prop_assert_eq!(view.eth_src, Glance::eth_src(&bytes));
+        prop_assert_eq!((view.ttl, view.ip_len()), (glance.ttl, glance.ip_len.into()));
+        prop_assert_eq!((view.l3, view.l4), (14, 34));
+        match view.l4_kind {
+            L4::Tcp(segment) => {
+                prop_assert!(segment.has(tcp_flags::ACK));
+                prop_assert!(!(segment.has(tcp_flags::SYN) || segment.has(tcp_flags::FIN)));
+                prop_assert!(!segment.has(tcp_flags::RST));
+            }
+            kind => prop_assert_eq!(kind, L4::Udp),
+        }
+        // Both ways see the same checksum, and the same hop.
+        let flow = checksum::Sum::of_flow(src, dst, protocol);
+        let partial = checksum::is_pseudo_header(glance.checksum, flow, glance.l4_len.into());
+        let umem = Umem::new(1).unwrap();
+        let mut pool = umem.pool();
+        let mut packet = packet_of(&mut pool, &[&bytes]);
+        prop_assert_eq!(edit::complete_checksum(&umem, &mut packet, &view), partial);
+        pool.free_packet(packet);
+        if view.ttl > 1 {
+            let mut slowly = bytes.clone();
+            edit::decrement_ttl(&mut slowly, &view).unwrap();
+            edit::set_macs(&mut slowly, HOST_MAC, POD_MAC);
+            glance::pass_on(&mut bytes, HOST_MAC, POD_MAC, true);
+            prop_assert_eq!(bytes, slowly);
+        }
     }
 
     #[test]
@@ -585,7 +641,9 @@ fn every_hostile_frame_of_the_corpus_ends_as_its_file_says() {
                 assert_inside(&view, &frame, frame.len() as u32);
                 match view.l4_kind {
                     L4::Fragment(_) => "fragment",
-                    L4::IcmpError { about: None, .. } => DropReason::IcmpUnrelated.label(),
+                    L4::IcmpError { .. } if quoted(&frame, &view).is_none() => {
+                        DropReason::IcmpUnrelated.label()
+                    }
                     _ => "parsed",
                 }
             }

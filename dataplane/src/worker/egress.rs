@@ -11,7 +11,8 @@ use crate::share::Shares;
 use crate::stats::{Tally, WorkerStats};
 use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
-use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem};
+use crate::worker::shared::HANDOFF_CAPACITY;
+use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, XskStatistics};
 
 use super::oversize::ErrorBudget;
 
@@ -30,6 +31,8 @@ pub(super) struct Egress {
     umem: Arc<Umem>,
     pool: FramePool,
     ports: Vec<Option<Port>>,
+    /// What ports counted that are closed.
+    closed: XskStatistics,
     /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
     unflushed: Vec<LinkId>,
     /// Whether each link is one of them.
@@ -41,6 +44,8 @@ pub(super) struct Egress {
     held_by_link: Vec<usize>,
     /// Events on the ring, by link.
     told: Shares,
+    /// Packets on the ring to each worker, by link.
+    handed: Vec<Shares>,
 }
 
 /// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
@@ -55,12 +60,14 @@ impl Egress {
             umem: Arc::clone(pool.umem()),
             pool,
             ports: Vec::new(),
+            closed: XskStatistics::default(),
             unflushed: Vec::new(),
             is_unflushed: Vec::new(),
             held: 0,
             errors: ErrorBudget::default(),
             held_by_link: Vec::new(),
             told: Shares::default(),
+            handed: (0..shared.config.workers).map(|_| Shares::default()).collect(),
         }
     }
 
@@ -89,6 +96,7 @@ impl Egress {
         }
         port.service(&mut self.pool);
         if let Some(former) = self.ports[slot].replace(port) {
+            self.closed += former.statistics();
             former.close(&mut self.pool);
         }
     }
@@ -97,8 +105,17 @@ impl Egress {
         self.unflushed.retain(|unflushed| *unflushed != link);
         self.is_unflushed.get_mut(link.index()).into_iter().for_each(|is| *is = false);
         if let Some(port) = self.ports.get_mut(link.index()).and_then(Option::take) {
+            self.closed += port.statistics();
             port.close(&mut self.pool);
         }
+    }
+
+    /// What all ports counted so far, those that are closed too. Asks the kernel of each socket.
+    pub(super) fn port_statistics(&self) -> XskStatistics {
+        self.ports().fold(self.closed, |mut sum, port| {
+            sum += port.statistics();
+            sum
+        })
     }
 
     /// Fills `batch` from `link`'s receive ring and keeps the link's fill ring topped up.
@@ -174,6 +191,7 @@ impl Egress {
     }
 
     /// Sends `packet` out of `outlet`, with the MACs that belong there.
+    #[inline]
     pub(super) fn transmit(&mut self, outlet: &Outlet, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
         edit::set_macs(self.umem.data_mut(&mut packet.head), outlet.mac, outlet.link_mac);
@@ -195,6 +213,24 @@ impl Egress {
             self.unflushed.push(outlet.link);
         }
         self.tally(origin).count(1, bytes);
+    }
+
+    /// The same for a packet of one frame that somebody sent and that has its MACs.
+    #[inline]
+    pub(super) fn transmit_usual(&mut self, outlet: &Outlet, packet: Packet) {
+        let link = outlet.link.index();
+        let bytes = u64::from(packet.head.len());
+        let sent = match self.ports.get_mut(link) {
+            Some(Some(port)) => port.transmit_frame(&mut self.pool, packet),
+            _ => Err(packet),
+        };
+        if let Err(packet) = sent {
+            return self.transmit(outlet, packet, Origin::Received);
+        }
+        if !std::mem::replace(&mut self.is_unflushed[link], true) {
+            self.unflushed.push(outlet.link);
+        }
+        self.stats().forwarded.count(1, bytes);
     }
 
     fn tally(&self, origin: Origin) -> &Tally {
@@ -234,9 +270,18 @@ impl Egress {
         self.discard(packet, DropReason::NotReady);
     }
 
-    /// Passes a packet to the worker that owns its flow.
+    /// Passes a packet to the worker that owns its flow, unless that one's ring is full or `link`
+    /// has had its share of it.
     pub(super) fn hand_off(&mut self, worker: u16, link: LinkId, packet: Packet) {
         let frames = packet.frames();
+        let free = self.shared.room_for_handoffs(worker);
+        let shares = &mut self.handed[usize::from(worker)];
+        if free == HANDOFF_CAPACITY {
+            shares.start_over();
+        }
+        if !shares.take(link, free) {
+            return self.discard(packet, DropReason::HandoffFull);
+        }
         match self.shared.hand_off(worker, link, packet) {
             Ok(()) => {
                 self.pool.note_sent(frames);

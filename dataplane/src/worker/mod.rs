@@ -6,6 +6,7 @@
 //! and in `podgate replay`. [`Dataplane`] puts workers on threads.
 
 mod egress;
+mod fast_lane;
 mod fragments;
 mod inspectors;
 mod oversize;
@@ -13,6 +14,8 @@ mod pipeline;
 mod reassembly;
 mod runtime;
 mod shared;
+#[cfg(feature = "slowed")]
+mod slowed;
 mod surroundings;
 
 use std::sync::Arc;
@@ -22,7 +25,7 @@ use crossbeam::utils::CachePadded;
 use crate::policy::Snapshot;
 use crate::stats::WorkerStats;
 use crate::types::{LinkId, Nanos};
-use crate::xsk::{FramePool, Packet, Port};
+use crate::xsk::{FramePool, Packet, Port, XskStatistics};
 
 use egress::Egress;
 use pipeline::Pipeline;
@@ -77,6 +80,12 @@ impl Worker {
         for slot in 0..self.egress.links() {
             self.remove_port(LinkId(slot as u16));
         }
+    }
+
+    /// What all ports counted so far, those that are closed too; a call to the kernel for each.
+    #[must_use]
+    pub fn port_statistics(&self) -> XskStatistics {
+        self.egress.port_statistics()
     }
 
     /// Whether the kernel has not taken all that was transmitted; a round tries again.
@@ -138,6 +147,8 @@ impl Worker {
     }
 
     fn process_batch(&mut self, now: Nanos, snapshot: Option<&Snapshot>, link: LinkId) {
+        #[cfg(feature = "slowed")]
+        slowed::waste(self.batch.len());
         let Some(snapshot) = snapshot else {
             for packet in self.batch.drain(..) {
                 self.egress.discard_unready(packet);

@@ -50,28 +50,29 @@ use crate::event::EventKind;
 use crate::flow::{Flow, FlowIx, FlowTable, tcp};
 use crate::l7::follower::Follower;
 use crate::packet::icmp::{self, Role};
-use crate::packet::{L4, Tcp, View, edit, parse, tcp_flags};
+use crate::packet::{L4, Tcp, View, edit, parse, quoted, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use crate::types::{Direction, LinkId, Tuple, proto};
-use crate::worker::{BATCH, Shared};
+use crate::worker::Shared;
 use crate::xsk::Packet;
 
 use super::egress::Origin;
+use super::fast_lane::Glances;
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
 use super::surroundings::{InspectedIo, Surroundings};
 
 /// Flows looked at for expiry in one round.
 const EXPIRY_BUDGET: usize = 32;
+
 /// A worker's flows and inspectors.
 #[derive(Debug)]
 pub(super) struct Pipeline {
     pub(super) index: u16,
     pub(super) workers: u16,
-    flows: FlowTable,
+    pub(super) flows: FlowTable,
     inspectors: Inspectors,
-    /// Packets of the batch in work, and their flows. Empty between batches, kept for the memory.
-    scratch: (Vec<(Packet, View)>, Vec<Option<(FlowIx, Direction)>>),
+    pub(super) glances: Glances,
     pub(super) reassembly: Reassembly,
 }
 
@@ -83,7 +84,7 @@ impl Pipeline {
             workers,
             flows: FlowTable::new(shared.config.flows_per_worker),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
-            scratch: (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH)),
+            glances: Glances::new(),
             reassembly: Reassembly::new(umem_frames, workers),
         }
     }
@@ -99,37 +100,6 @@ impl Pipeline {
     /// Whether some flow has timers of a finer grain than flow expiry.
     pub(super) fn has_inspected(&self) -> bool {
         !self.inspectors.is_empty()
-    }
-
-    /// Packets that came in by `link`. Each step is done for all of them before the next: so the
-    /// waits for memory, of which a packet has three or four (its headers, the flow's place in the
-    /// index, the flow), overlap.
-    pub(super) fn process(
-        &mut self,
-        around: &mut Surroundings<'_>,
-        link: LinkId,
-        batch: &mut Vec<Packet>,
-    ) {
-        let umem = around.egress.umem();
-        let touched = batch.iter().fold(0, |sum, packet| sum ^ umem.data(&packet.head)[0]);
-        std::hint::black_box(touched);
-        let bytes = batch.iter().map(|packet| u64::from(packet.len())).sum();
-        around.egress.stats().received.count(batch.len() as u64, bytes);
-        let (mut parsed, mut found) = std::mem::take(&mut self.scratch);
-        for packet in batch.drain(..) {
-            match parse(around.egress.umem().data(&packet.head), packet.len()) {
-                Ok(view) => parsed.push((packet, view)),
-                Err(reason) => around.egress.discard(packet, reason),
-            }
-        }
-        self.flows.find_all(&parsed, |(_, view)| &view.tuple, &mut found);
-        let known = self.flows.changes();
-        for ((packet, view), found) in parsed.drain(..).zip(found.drain(..)) {
-            // What the packets before it have opened or ended, the look-up could not know.
-            let found = if self.flows.changes() == known { Some(found) } else { None };
-            self.judge(around, link, packet, &view, found, false);
-        }
-        self.scratch = (parsed, found);
     }
 
     /// A packet that another worker received and passed on.
@@ -151,33 +121,29 @@ impl Pipeline {
     ) {
         // (1) Parse.
         match parse(around.egress.umem().data(&packet.head), packet.len()) {
-            Ok(view) => self.judge(around, link, packet, &view, None, owned),
+            Ok(view) => self.judge(around, link, packet, &view, owned),
             Err(reason) => around.egress.discard(packet, reason),
         }
     }
 
-    /// `found` is the packet's flow, if it was looked up already.
     fn judge(
         &mut self,
         around: &mut Surroundings<'_>,
         link: LinkId,
         packet: Packet,
         view: &View,
-        found: Option<Option<(FlowIx, Direction)>>,
         owned: bool,
     ) {
         if let Err(reason) = admit(around.snapshot, link, view) {
             return around.refuse(link, view.tuple, packet, reason);
         }
         match view.l4_kind {
-            L4::IcmpError { about, .. } => {
-                return self.icmp_error(around, link, view, about, packet, owned);
-            }
+            L4::IcmpError { .. } => return self.icmp_error(around, link, view, packet, owned),
             L4::Fragment(piece) => return self.gather(around, link, view, piece, packet),
             L4::Tcp(_) | L4::Udp | L4::Sctp | L4::Icmp { .. } | L4::Other => {}
         }
         // (2) Established flow.
-        if let Some((index, direction)) = found.unwrap_or_else(|| self.flows.find(&view.tuple)) {
+        if let Some((index, direction)) = self.flows.find(&view.tuple) {
             if !self.starts_over(index, view) {
                 return self.established(around, index, direction, view, packet);
             }
@@ -370,11 +336,10 @@ impl Pipeline {
         around: &mut Surroundings<'_>,
         link: LinkId,
         view: &View,
-        about: Option<Tuple>,
         packet: Packet,
         owned: bool,
     ) {
-        let Some(about) = about else {
+        let Some(about) = quoted(around.egress.umem().data(&packet.head), view) else {
             return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
         };
         let owner = steer(&about, self.workers);

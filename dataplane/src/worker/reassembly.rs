@@ -409,7 +409,7 @@ impl Reassembly {
 fn is_possible(view: &View, piece: Piece, end: u32) -> bool {
     let len = end - u32::from(piece.offset);
     let headers = if view.is_v4() { 20 } else { 8 };
-    len > 0 && (!piece.more || len % 8 == 0) && headers + end <= LENGTH_MAX
+    len > 0 && (!piece.more || len.is_multiple_of(8)) && headers + end <= LENGTH_MAX
 }
 
 fn discard(egress: &mut Egress, parts: &mut Vec<Part>, reason: DropReason) {

@@ -16,7 +16,7 @@ use super::{Shared, SharedConfig, Worker};
 use crate::event::Event;
 use crate::policy::Snapshot;
 use crate::types::{LinkId, Nanos};
-use crate::xsk::{Port, Umem};
+use crate::xsk::{Port, Umem, XskStatistics};
 
 /// What workers do while there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -58,6 +58,7 @@ const WAKER: Token = Token(usize::MAX);
 enum Command {
     AddPort(Box<Port>, channel::Sender<io::Result<()>>),
     RemovePort(LinkId, channel::Sender<io::Result<()>>),
+    PortStatistics(channel::Sender<XskStatistics>),
 }
 
 /// A clock that workers and control agree on.
@@ -195,9 +196,37 @@ impl Dataplane {
         self.tell_all(link, commands)
     }
 
+    /// What the ports of all links and workers counted since the start.
+    ///
+    /// Workers are asked for it between two rounds, so that counting costs the packet path nothing.
+    ///
+    /// # Errors
+    /// When a worker doesn't answer.
+    pub fn port_statistics(&self) -> Result<XskStatistics, LinkError> {
+        let commands = (0..self.commands.len()).map(|_| Command::PortStatistics);
+        let mut sum = XskStatistics::default();
+        self.ask_all(commands, |worker| {
+            sum += worker;
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
     fn tell_all<F>(&self, link: LinkId, commands: impl Iterator<Item = F>) -> Result<(), LinkError>
     where
         F: FnOnce(channel::Sender<io::Result<()>>) -> Command,
+    {
+        self.ask_all(commands, |done| done.map_err(|error| LinkError::Poll(link, error)))
+    }
+
+    /// Gives a command to each worker, in order, and takes all answers.
+    fn ask_all<T, F>(
+        &self,
+        commands: impl Iterator<Item = F>,
+        mut take: impl FnMut(T) -> Result<(), LinkError>,
+    ) -> Result<(), LinkError>
+    where
+        F: FnOnce(channel::Sender<T>) -> Command,
     {
         let (done, answers) = channel::unbounded();
         let mut asked = 0;
@@ -209,10 +238,8 @@ impl Dataplane {
         }
         drop(done);
         for index in 0..asked {
-            answers
-                .recv_timeout(ANSWER_MAX)
-                .map_err(|_| LinkError::Unresponsive(index))?
-                .map_err(|error| LinkError::Poll(link, error))?;
+            let answer = answers.recv_timeout(ANSWER_MAX);
+            take(answer.map_err(|_| LinkError::Unresponsive(index))?)?;
         }
         Ok(())
     }
@@ -300,12 +327,13 @@ impl Thread {
     fn obey(&mut self) {
         while let Some(command) = self.commands.pop() {
             // Nobody waits for the answer any more if the send fails.
-            let _ = match command {
-                Command::AddPort(port, done) => done.send(self.add(*port)),
+            let _heard = match command {
+                Command::AddPort(port, done) => done.send(self.add(*port)).is_ok(),
                 Command::RemovePort(link, done) => {
                     self.worker.remove_port(link);
-                    done.send(Ok(()))
+                    done.send(Ok(())).is_ok()
                 }
+                Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
             };
         }
     }

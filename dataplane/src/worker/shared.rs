@@ -14,7 +14,7 @@ use crate::types::LinkId;
 use crate::xsk::Packet;
 
 /// Packets that may wait to be taken over by another worker.
-const HANDOFF_CAPACITY: usize = 1024;
+pub(super) const HANDOFF_CAPACITY: usize = 1024;
 
 /// Sizes of what the workers hold.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +89,11 @@ impl Shared {
         self.handoffs[worker].push((link, packet)).map_err(|(_, packet)| packet)?;
         self.sleepers[worker].wake_if_asleep();
         Ok(())
+    }
+
+    /// How many more packets may wait for `worker`.
+    pub(super) fn room_for_handoffs(&self, worker: u16) -> usize {
+        HANDOFF_CAPACITY - self.handoffs[usize::from(worker)].len()
     }
 
     pub(super) fn take_handoff(&self, worker: u16) -> Option<(LinkId, Packet)> {

@@ -33,9 +33,30 @@ impl Assembler {
         pool: &mut FramePool,
     ) -> Option<Packet> {
         let last = desc.options & XDP_PKT_CONTD == 0;
-        match take(desc, umem, link, pool) {
+        let frame = take(desc, umem, link, pool);
+        if last
+            && self.is_idle()
+            && let Some(frame) = frame
+        {
+            return Some(Packet::single(frame));
+        }
+        self.append_or_skip(frame, last, pool)
+    }
+
+    /// Whether no packet waits for its rest, nor to be thrown away.
+    #[inline]
+    fn is_idle(&self) -> bool {
+        !self.skipping && self.partial.is_none()
+    }
+
+    fn append_or_skip(
+        &mut self,
+        frame: Option<Frame>,
+        last: bool,
+        pool: &mut FramePool,
+    ) -> Option<Packet> {
+        match frame {
             Some(frame) if self.skipping => pool.free(frame),
-            Some(frame) if last && self.partial.is_none() => return Some(Packet::single(frame)),
             Some(frame) => self.append(frame, pool),
             None => {
                 self.false_descriptors += 1;

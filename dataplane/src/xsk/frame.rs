@@ -113,6 +113,13 @@ impl Packet {
         self.len() == 0
     }
 
+    /// Whether it has one frame and came whole.
+    #[must_use]
+    #[inline]
+    pub fn is_usual(&self) -> bool {
+        self.tail.is_empty() && self.largest_fragment == 0
+    }
+
     /// Number of frames.
     #[must_use]
     pub fn frames(&self) -> usize {
@@ -193,6 +200,21 @@ impl FramePool {
         if tail.capacity() > 0 && self.tails.len() < self.tails.capacity() {
             self.tails.push(tail);
         }
+    }
+
+    /// A free frame for a ring, without an entry in the ledger; as [`Self::alloc`].
+    #[inline]
+    pub(super) fn take_for_ring(&mut self) -> Option<Frame> {
+        let frame = self.alloc()?;
+        self.outstanding -= 1;
+        Some(frame)
+    }
+
+    /// Takes a frame back from a ring, without an entry in the ledger; as [`Self::free`].
+    #[inline]
+    pub(super) fn put_from_ring(&mut self, frame: Frame) {
+        self.outstanding += 1;
+        self.free(frame);
     }
 
     /// Notes frames that came from a ring or from another worker.

@@ -98,8 +98,7 @@ impl Link {
         let mut taken = 0;
         for address in a.iter().chain(b) {
             if let Some(frame) = self.umem().take(*address, self.id()) {
-                pool.note_received(1);
-                pool.free(frame);
+                pool.put_from_ring(frame);
                 taken += 1;
             }
         }
@@ -114,8 +113,7 @@ impl Link {
     fn top_up(&self, fill: &mut Fill, pool: &mut FramePool) -> bool {
         let room = fill.free(u32::MAX);
         let filled = fill.produce(room, || {
-            let frame = pool.alloc()?;
-            pool.note_sent(1);
+            let frame = pool.take_for_ring()?;
             Some(self.umem().give(frame, self.id()))
         });
         fill.publish();

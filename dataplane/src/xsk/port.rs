@@ -1,5 +1,6 @@
 //! One worker's rings on one link.
 
+use std::ops::AddAssign;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -75,10 +76,39 @@ pub struct XskStatistics {
     pub tx_invalid: u64,
     /// Packets that the kernel dropped because the receive ring was full.
     pub rx_ring_full: u64,
-    /// Times that the kernel found the fill ring empty.
+    /// Times that the kernel found the link's fill ring empty; the first worker's port counts it.
     pub fill_ring_empty: u64,
     /// Times that the kernel found the transmit ring empty.
     pub tx_ring_empty: u64,
+}
+
+impl AddAssign for XskStatistics {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            false_descriptors,
+            oversized,
+            starved,
+            wakeups,
+            wakeup_errors,
+            rx_dropped,
+            rx_invalid,
+            tx_invalid,
+            rx_ring_full,
+            fill_ring_empty,
+            tx_ring_empty,
+        } = self;
+        *false_descriptors += other.false_descriptors;
+        *oversized += other.oversized;
+        *starved += other.starved;
+        *wakeups += other.wakeups;
+        *wakeup_errors += other.wakeup_errors;
+        *rx_dropped += other.rx_dropped;
+        *rx_invalid += other.rx_invalid;
+        *tx_invalid += other.tx_invalid;
+        *rx_ring_full += other.rx_ring_full;
+        *fill_ring_empty += other.fill_ring_empty;
+        *tx_ring_empty += other.tx_ring_empty;
+    }
 }
 
 impl Port {
@@ -151,28 +181,52 @@ impl Port {
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
         let frames = packet.frames();
-        let sound = frames <= PACKET_FRAMES_MAX
-            && !packet.head.is_empty()
-            && !packet.tail.iter().any(Frame::is_empty);
-        if !sound || self.state != LinkState::Up || (self.tx.free(frames as u32) as usize) < frames
+        if self.state != LinkState::Up || (self.tx.free(frames as u32) as usize) < frames {
+            return Err(packet);
+        }
+        if frames == 1 {
+            return self.transmit_frame(pool, packet);
+        }
+        if frames > PACKET_FRAMES_MAX
+            || packet.head.is_empty()
+            || packet.tail.iter().any(Frame::is_empty)
         {
             return Err(packet);
         }
         let Packet { head, mut tail, .. } = packet;
-        let mut rest = std::iter::once(head).chain(tail.drain(..));
         let mut left = frames;
-        let written = self.tx.produce(frames as u32, || {
-            let frame = rest.next()?;
+        for frame in std::iter::once(head).chain(tail.drain(..)) {
             left -= 1;
-            let options = if left > 0 { XDP_PKT_CONTD } else { 0 };
-            let len = frame.len();
-            Some(Desc { addr: self.link.umem().give(frame, self.link.id()), len, options })
-        });
-        debug_assert_eq!(written as usize, frames, "the ring had room for all frames");
-        drop(rest);
+            self.put(frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
+        }
         pool.note_sent(frames);
         pool.keep_tail(tail);
         Ok(())
+    }
+
+    /// The same for a packet of one frame.
+    ///
+    /// # Errors
+    /// As [`Self::transmit`].
+    #[inline]
+    pub fn transmit_frame(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
+        debug_assert_eq!(packet.frames(), 1);
+        if self.state != LinkState::Up || packet.head.is_empty() || self.tx.free(1) == 0 {
+            return Err(packet);
+        }
+        let Packet { head, tail, .. } = packet;
+        self.put(head, 0);
+        pool.note_sent(1);
+        pool.keep_tail(tail);
+        Ok(())
+    }
+
+    #[inline]
+    fn put(&mut self, frame: Frame, options: u32) {
+        let len = frame.len();
+        let addr = self.link.umem().give(frame, self.link.id());
+        let put = self.tx.push(Desc { addr, len, options });
+        debug_assert!(put, "the ring had room for all frames");
     }
 
     /// Sends what was put on the transmit ring, as a rule with one call to the kernel. What a busy
@@ -250,7 +304,9 @@ impl Port {
             rx_invalid: kernel.rx_invalid_descs,
             tx_invalid: kernel.tx_invalid_descs,
             rx_ring_full: kernel.rx_ring_full,
-            fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+            // Each of the link's sockets tells of the one fill ring (`xsk_getsockopt`,
+            // `net/xdp/xsk.c`); one port counts it.
+            fill_ring_empty: if self.worker == 0 { kernel.rx_fill_ring_empty_descs } else { 0 },
             tx_ring_empty: kernel.tx_ring_empty_descs,
         }
     }

@@ -179,6 +179,22 @@ impl<T: Entry> Producer<T> {
         written
     }
 
+    /// Writes one entry, if there is a free slot; else as [`Producer::produce`].
+    #[inline]
+    pub(super) fn push(&mut self, entry: T) -> bool {
+        if self.free(1) == 0 {
+            return false;
+        }
+        let slot = (self.next.0 & (self.ring.size - 1)) as usize;
+        // SAFETY: `slot` is less than `size`, and `entries` has `size` slots.
+        let place = unsafe { self.ring.entries.add(slot) };
+        // SAFETY: the slot is free, so by the protocol the other party doesn't access it, and there
+        // is no other writing end.
+        unsafe { place.write(entry) };
+        self.next += 1;
+        true
+    }
+
     /// Shows the other party all entries written so far. Returns whether there were new ones.
     #[inline]
     pub(super) fn publish(&mut self) -> bool {

@@ -96,11 +96,13 @@ impl Umem {
         &self.area
     }
 
+    #[inline]
     fn check(&self, frame: &Frame) {
         assert_eq!(frame.umem(), self.id, "frame of another UMEM");
     }
 
     /// First byte of a frame's data; [`Frame::capacity`] bytes from there are in the area.
+    #[inline]
     fn start(&self, frame: &Frame) -> *mut u8 {
         self.check(frame);
         // SAFETY: `check` ties the frame to this area, and `Frame` keeps its position inside.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep};
+use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::l7::L7Rules;
@@ -300,4 +300,39 @@ pub(crate) fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]
         .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(kind));
     step.write(&mut bytes, &about[14..14 + 28]).unwrap();
     bytes
+}
+
+/// Cuts a frame into fragments of at most `size` bytes of IP.
+pub(crate) fn cut(frame: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
+    let (ip, rest) = IpHeaders::from_slice(&frame[14..]).unwrap();
+    let body = rest.payload;
+    let header = if matches!(ip, IpHeaders::Ipv4(..)) { 20 } else { 48 };
+    let room = (size - header) / 8 * 8;
+    let parts = body.chunks(room).enumerate();
+    let fragment = |(index, part): (usize, &[u8])| {
+        let (offset, more) = (index * room, (index + 1) * room < body.len());
+        let mut bytes = frame[..14].to_vec();
+        match ip.clone() {
+            IpHeaders::Ipv4(mut header, _) => {
+                header.identification = id;
+                header.dont_fragment = false;
+                header.more_fragments = more;
+                header.fragment_offset = ((offset / 8) as u16).try_into().unwrap();
+                header.total_len = 20 + part.len() as u16;
+                header.header_checksum = header.calc_header_checksum();
+                header.write(&mut bytes).unwrap();
+            }
+            IpHeaders::Ipv6(mut header, _) => {
+                let next = std::mem::replace(&mut header.next_header, etherparse::IpNumber(44));
+                header.payload_length = 8 + part.len() as u16;
+                header.write(&mut bytes).unwrap();
+                bytes.extend([next.0, 0]);
+                bytes.extend((offset as u16 | u16::from(more)).to_be_bytes());
+                bytes.extend(u32::from(id).to_be_bytes());
+            }
+        }
+        bytes.extend(part);
+        bytes
+    };
+    parts.map(fragment).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::{Event, EventKind};
-use podgate_dataplane::packet::{L4, parse, tcp_flags};
+use podgate_dataplane::packet::{L4, parse, quoted, tcp_flags};
 use podgate_dataplane::policy::Verdict;
 use podgate_dataplane::stats::{self, WorkerStats};
 use podgate_dataplane::types::{Tuple, proto};
@@ -182,15 +182,13 @@ impl<'a> Book<'a> {
     /// Counts a packet for its flow, and what was dropped in its round.
     fn note_packet(&mut self, frame: &[u8], before: &Drops, after: &Drops) {
         let Ok(view) = parse(frame, frame.len() as u32) else { return };
-        let tuple = match view.l4_kind {
-            // An error goes against the direction of what it is about.
-            L4::IcmpError { about: Some(about), .. }
-                if self.latest.contains_key(&either_way(about)) =>
-            {
-                about.reversed()
-            }
-            _ => view.tuple,
+        let about = match view.l4_kind {
+            L4::IcmpError { .. } => quoted(frame, &view),
+            _ => None,
         };
+        let about = about.filter(|about| self.latest.contains_key(&either_way(*about)));
+        // An error goes against the direction of what it is about.
+        let tuple = about.map_or(view.tuple, Tuple::reversed);
         let Some(index) = self.latest.get(&either_way(tuple)) else { return };
         let (opener, flow) = &mut self.flows[*index];
         let direction = usize::from(tuple != *opener);

@@ -133,6 +133,22 @@ impl<'lab> Agent<'lab> {
         Ok(())
     }
 
+    /// Lets the agent stand still: it hears and does nothing until [`Self::go_on`].
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn stand_still(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets the agent go on.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn go_on(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGCONT)
+    }
+
     /// Stops the agent by SIGTERM, as systemd would.
     ///
     /// # Errors

@@ -117,6 +117,18 @@ impl Host {
         })
     }
 
+    /// What ping says of one echo request with these options.
+    ///
+    /// # Errors
+    /// When ping can't be run.
+    pub fn ping_with(&self, to: &Host, family: Family, options: &[&str]) -> Result<String> {
+        let mut command = self.netns.bounded("ping", SILENCE + MARGIN);
+        command.args(["-n", "-c", "1", "-W", &SILENCE.as_secs().to_string()]).args(options);
+        let output = output(command.arg(to.addresses.of(family).to_string()))?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Opens a TCP connection, for a test that speaks for itself. Reads and writes end with an
     /// error after some seconds.
     ///

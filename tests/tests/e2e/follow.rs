@@ -134,7 +134,7 @@ fn our_routes_to_pods_are_put_back() -> Result<()> {
     let node = &lab.node().netns;
     for change in [
         format!("route del {} dev pg-host\n", admin.addresses.v4),
-        format!("-6 route del {} dev pg-host\n", admin.addresses.v6),
+        format!("route del {} dev pg-host\n", admin.addresses.v6),
         // The kernel forgets the routes of a link that goes down, and says nothing.
         "link set pg-host down\n".to_owned(),
         "link set pg-xsk down\n".to_owned(),
@@ -165,13 +165,48 @@ fn the_least_mtu_of_the_nodes_ways_out_is_followed() -> Result<()> {
     node.ip("link set out-office mtu 1400\n")?;
     wait(1400)?;
     // A link that nothing is routed to is no way out.
-    node.ip("link add dummy-t type dummy\nlink set dummy-t mtu 1300 up\n")?;
+    node.ip("link add way-t type veth peer name way-u\n\
+         link set way-t mtu 1300 up\n")?;
     node.ip(&format!("route change {} dev out-office scope link mtu 1350\n", office.addresses.v4))?;
     wait(1350)?;
-    node.ip("route add 198.51.100.0/24 dev dummy-t\n")?;
+    node.ip("route add 198.51.100.0/24 dev way-t\n")?;
     wait(1300)?;
-    node.ip("link del dummy-t\n")?;
+    node.ip("link del way-t\n")?;
     wait(1350)?;
     node.ip("link set out-office down\nlink set out-guest down\n")?;
     wait(0)
+}
+
+#[test]
+fn more_changes_than_the_kernel_keeps_for_us_are_followed_by_a_look_at_everything() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 1)?;
+    let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
+    let (store, node) = (lab.host("backend/store")?, &lab.node().netns);
+    agent.stand_still()?;
+    // Far more than a socket's buffer holds, here and in a pod; the changes that count come last.
+    let flap = |link: &str, times: u32| -> String {
+        let once = |nth| format!("link set {link} mtu {}\n", 1400 + nth % 2);
+        (0..times).map(once).collect()
+    };
+    node.ip(&flap("out-guest", 1000))?;
+    user.netns.ip(&flap("eth0", 1000))?;
+    admin.netns.ip("link set eth0 address 02:00:00:00:77:01\nlink set eth0 mtu 1444\n")?;
+    node.ip(&format!("route del {} dev pg-host\n", user.addresses.v4))?;
+    node.ip("link set out-office mtu 1333\naddr add 192.0.2.77/32 dev lo\n")?;
+    lab.unplug(store)?;
+    lab.plug(store)?;
+    agent.go_on()?;
+    agent.wait_until("the MTU of the pod's link", |lab| {
+        Ok((route_mtu(lab, admin, Family::V4)? == Some(1444)).then_some(()))
+    })?;
+    agent.wait_until("the path MTU", |lab| {
+        Ok((lab.metric("podgate_path_mtu_bytes")? == 1333).then_some(()))
+    })?;
+    agent.wait_until("the route", |lab| Ok(our_route(lab, user, Family::V4)?.map(drop)))?;
+    wait_for_echo(admin, user, Family::V4)?;
+    wait_for_echo(user, admin, Family::V6)?;
+    lab.wait_for_endpoint(store, "ready")?;
+    wait_for_echo(store, admin, Family::V4)?;
+    agent.assert_alive()
 }

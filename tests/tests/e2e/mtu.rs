@@ -73,3 +73,21 @@ fn an_endpoints_own_mtu_is_remembered_and_given_to_a_link_that_is_made_anew() ->
     assert!(message.contains("a pod's MTU is 1280 to 65535 bytes, not 65536"), "{message}");
     agent.assert_alive()
 }
+
+#[test]
+fn pods_of_a_large_mtu_talk_to_neighbours_of_1500() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start_with(&lab, 2, &["--pod-mtu", "65000"])?;
+    let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
+    let office = lab.host("office")?;
+    user.netns.ip("link set eth0 mtu 1500\n")?;
+    let ends = [[admin, office], [office, admin], [admin, user], [user, admin]];
+    for (port, [from, to]) in (5001..).zip(ends) {
+        for family in Family::BOTH {
+            let stream = Stream::start(from, to, port, family)?;
+            stream.wait_for_more()?;
+            stream.finish()?;
+        }
+    }
+    agent.assert_alive()
+}

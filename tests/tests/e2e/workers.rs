@@ -72,21 +72,23 @@ fn only_what_its_hash_cannot_place_is_handed_to_the_flows_worker() -> Result<()>
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
-    // The kernel answers a limited number of times (icmp_ratelimit).
     user.netns.sysctl(&[("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")])?;
     for family in Family::BOTH {
         for flow in 0..FLOWS {
             let client = udp_socket(admin, 6000 + flow, family)?;
             client.connect(SocketAddr::new(user.addresses.of(family), 9))?;
-            client.send(b"anyone?")?;
-            // The ICMP error has found the flow, whichever worker it came to.
-            let error = client.recv(&mut [0; 16]).unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{family}");
+            client.set_read_timeout(Some(Duration::from_millis(200)))?;
+            // The kernel sends a limited number of errors in a second, so a client asks again.
+            wait_for("the error to find its flow, whichever worker it came to", BOUND, || {
+                let refused =
+                    |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+                let told = client.send(b"anyone?").is_err_and(refused);
+                Ok((told || client.recv(&mut [0; 16]).is_err_and(refused)).then_some(()))
+            })?;
         }
     }
-    let handed = lab.metric("podgate_worker_handed_off_total")?;
-    let errors = 2 * u64::from(FLOWS);
-    assert!((1..errors).contains(&handed), "{handed} of {errors} came to the other worker");
+    assert!(lab.metric("podgate_worker_handed_off_total")? > 0);
+    assert_eq!(lab.drops("icmp_unrelated")?, 0);
     agent.assert_alive()
 }
 
