@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use podgate_tests::lab::{Daemon, Netns, run, wait_for};
+use podgate_tests::lab::{Daemon, Netns, interrupted, run, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -80,6 +80,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         }
         for (index, course) in indices.into_iter().zip(order) {
             let Some(course) = course else { continue };
+            ensure!(!interrupted(), "interrupted");
             let name = course.name;
             context.doing(format!("tcp: round {} of {}: {name}", round + 1, context.rounds));
             course.signal(Signal::SIGCONT)?;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::net::UdpSocket;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -13,6 +14,9 @@ use tempfile::TempDir;
 
 use super::{Lane, MEASURED_PORT, Pair, other_rule, run_in};
 use crate::traffic::{FORWARDER_CORE, source_ports};
+
+/// Bound for an answer to cross the bridge.
+const ANSWER_BOUND: Duration = Duration::from_secs(5);
 
 /// What the bridge lets pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,16 +84,22 @@ impl Kernel {
         Ok(lane)
     }
 
-    /// Answers every flow once: only then does connection tracking call it established.
+    /// Answers every flow once: only then does connection tracking call it established. That the
+    /// answers pass shows that it does, for no rule allows them.
     fn answer(&self) -> Result<()> {
         let Pair { client, server, .. } = &self.pair;
+        let first = source_ports().start;
+        let receiver = client.netns.inside(|| Ok(UdpSocket::bind((client.address, first))?))?;
+        receiver.set_read_timeout(Some(ANSWER_BOUND))?;
         server.netns.inside(|| {
             let socket = UdpSocket::bind((server.address, MEASURED_PORT))?;
             for port in source_ports() {
                 socket.send_to(&[0], (client.address, port))?;
             }
             Ok(())
-        })
+        })?;
+        receiver.recv(&mut [0]).context("the kernel doesn't track the flow")?;
+        Ok(())
     }
 
     fn write_rules(&self) -> Result<()> {

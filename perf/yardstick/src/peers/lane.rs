@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use podgate_tests::lab::{Daemon, Netns, wait_for};
+use podgate_tests::lab::{Daemon, Netns, interrupted, wait_for};
 
 use super::{DENIED_PORT, MEASURED_PORT};
 use crate::traffic::{Arrivals, Flow, Generator, LiveFrames, SendSocket, rate};
@@ -105,6 +105,7 @@ impl<'peer> Lane<'peer> {
         prepare: impl FnOnce() -> Result<G> + Send,
         window: Duration,
     ) -> Result<f64> {
+        ensure!(!interrupted(), "interrupted");
         self.signal(Signal::SIGCONT)?;
         let rate = rate(self.from, prepare, &self.arrivals, WARM_UP, window);
         self.signal(Signal::SIGSTOP)?;

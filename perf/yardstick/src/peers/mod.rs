@@ -2,7 +2,7 @@
 //!
 //! | peer | is | rule set |
 //! |---|---|---|
-//! | [`Podgate`](podgate) | the release agent, one worker | N + 1 NetworkPolicies for the receiving pod |
+//! | [`podgate`] | the release agent, one worker | N + 1 NetworkPolicies for the receiving pod |
 //! | [`Bare`] | [`forward`](crate::traffic::forward) on xsk-rs | none |
 //! | [`Kernel`] | bridge and nftables | N + 1 rules, default drop |
 //! | [`Ovs`] | Open vSwitch, `netdev` datapath, `afxdp` ports in native mode | N + 1 OpenFlow rules, default drop |
@@ -18,10 +18,12 @@
 //!   kernel with connection tracking (br_netfilter), which judges a flow once, like podgate.
 //! - **Cores.** The generator has core 0 and the forwarder core 1. Behind AF_XDP the softirq that
 //!   puts frames into the socket runs on the generator's core, whoever forwards. The kernel gets a
-//!   threaded NAPI on core 1 for its receiving link: it forwards more with it than on the
-//!   generator's core.
+//!   threaded NAPI on core 1 for its receiving link, so that it has a core to itself, too.
 //! - **Links.** All are veth pairs with one queue. TX checksum offload is off in the pods behind
-//!   AF_XDP, as AF_XDP on a veth needs it (podgate turns it off itself).
+//!   AF_XDP, as AF_XDP on a veth needs it (podgate turns it off itself). Pods have the MTU that
+//!   serves their forwarder best: 65,000 bytes with podgate, which has no TSO but large packets;
+//!   1,500 with the bridge, whose TSO makes 64 kB of it, and with Open vSwitch, whose AF_XDP ports
+//!   take no packet larger than a page.
 //! - **Check.** No peer is measured before [`Lane::check`] has seen it forward what it must, and
 //!   drop what it must.
 //! - **One at a time.** All pods exist for the whole run. Forwarders that spin are stopped
