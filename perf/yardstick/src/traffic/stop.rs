@@ -68,13 +68,14 @@ impl Stop {
     /// Stops the generator, and returns when it has ended.
     pub(super) fn ask(&self) {
         self.asked.store(true, Ordering::Relaxed);
+        let process = nix::unistd::getpid().as_raw();
         // Again and again: a signal just before a system call doesn't end it.
         while !self.ended() {
             let thread = self.thread.load(Ordering::Acquire);
             if thread != 0 {
                 // SAFETY: tgkill touches no memory, and the id is of a thread of this process.
                 let sent = unsafe {
-                    libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGNAL as libc::c_int)
+                    libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL as libc::c_int)
                 };
                 if sent < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH) {
                     return;
