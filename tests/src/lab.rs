@@ -42,7 +42,7 @@ pub use client::{Answer, Cut, Download, Get, Outcome};
 pub use inject::{CorpusFrame, Frames, Injector};
 pub use manifests::PodSpec;
 pub use netns::{Netns, remove_stale};
-pub use process::{Daemon, wait_for};
+pub use process::{Daemon, bounded, output, run, wait_for};
 pub use signals::interrupted;
 pub use stream::Stream;
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 use crate::context::{self, Context, ROUNDS_MIN};
+use crate::load::{self, ForwardArgs, LoadArgs};
 use crate::memory::instructions;
 use crate::report::{self, Report};
 use crate::suites::{self, SUITES};
@@ -27,6 +28,13 @@ Exit codes:
   0  it was measured
   1  something could not be measured, or with --check: a bar was missed
   2  the command line is wrong";
+
+const LOAD_HELP: &str = "\
+The generator runs on core 0 and the forwarder on core 1.
+
+Examples:
+  yardstick load --seconds 30 & sleep 5; perf record -g -C 1 -- sleep 5
+  yardstick load --through nft --rules 1000";
 
 /// Measures how fast podgate is, on its own and beside its peers.
 #[derive(Parser, Debug)]
@@ -55,9 +63,15 @@ struct Args {
     check: bool,
 }
 
-/// What the program runs of itself under a profiler.
-#[derive(Subcommand, Clone, Copy, Debug)]
+/// Parts of the program on their own, for profilers.
+#[derive(Subcommand, Clone, Debug)]
 enum Part {
+    /// Send 64-byte UDP from pod to pod through podgate or a peer, and print what arrives.
+    #[command(after_help = LOAD_HELP)]
+    Load(LoadArgs),
+    /// Forward between two pods on AF_XDP with no policy, until killed: what podgate is held
+    /// against.
+    Forward(ForwardArgs),
     /// Rounds of a worker over established flows, and nothing else.
     #[command(hide = true)]
     Rounds,
@@ -74,6 +88,8 @@ fn rounds(text: &str) -> Result<usize, String> {
 pub(crate) fn run() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.part {
+        Some(Part::Load(args)) => load::load(&args).map(|()| ExitCode::SUCCESS),
+        Some(Part::Forward(args)) => load::forward(&args).map(|()| ExitCode::SUCCESS),
         Some(Part::Rounds) => instructions::rounds().map(|()| ExitCode::SUCCESS),
         None if args.list => list(),
         None => measure(&args),

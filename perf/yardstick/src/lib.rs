@@ -5,18 +5,22 @@
 //! from the same rounds. [`suites`] is the list of all there is.
 //!
 //! It is a crate of its own because its peers bring libraries that the product must not link.
-
-#![forbid(unsafe_code)]
+//! `unsafe` is in its traffic generators only.
 
 mod cli;
 mod context;
+mod load;
 pub mod measure;
 mod memory;
 mod node;
+mod peers;
 mod plot;
 mod report;
 pub mod suites;
 mod table;
+mod tcp;
+mod traffic;
+mod udp64;
 
 use std::process::ExitCode;
 

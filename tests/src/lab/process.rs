@@ -43,7 +43,7 @@ pub fn wait_for<T>(
 /// It gets a process group of its own, so that a Ctrl-C at the terminal reaches only the lab,
 /// which then takes everything down in order.
 #[must_use]
-pub(super) fn bounded(program: &str, bound: Duration) -> Command {
+pub fn bounded(program: &str, bound: Duration) -> Command {
     let mut command = Command::new("timeout");
     command.arg("--kill-after=1").arg(format!("{:.3}", bound.as_secs_f64())).arg(program);
     command.process_group(0).stdin(Stdio::null());
@@ -55,7 +55,7 @@ pub(super) fn bounded(program: &str, bound: Duration) -> Command {
 /// # Errors
 /// When it can't be started or exits with another status than zero: the error carries the command
 /// line and what it wrote.
-pub(super) fn run(command: &mut Command) -> Result<String> {
+pub fn run(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if !output.status.success() {
         bail!(
@@ -73,7 +73,7 @@ pub(super) fn run(command: &mut Command) -> Result<String> {
 ///
 /// # Errors
 /// When it can't be started.
-pub(super) fn output(command: &mut Command) -> Result<Output> {
+pub fn output(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| format!("can't start {}", line(command)))
 }
 

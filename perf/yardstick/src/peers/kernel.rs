@@ -1,0 +1,151 @@
+//! The kernel: a bridge, and nftables in front of what it forwards.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use podgate_tests::lab::run;
+use tempfile::TempDir;
+
+use super::{Lane, MEASURED_PORT, Pair, other_rule, run_in};
+use crate::traffic::{FORWARDER_CORE, source_ports};
+
+/// Bound for an answer to cross the bridge.
+const ANSWER_BOUND: Duration = Duration::from_secs(5);
+
+/// What the bridge lets pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// Everything; there is no table at all.
+    None,
+    /// What the last of this many and one rules allows: a chain of the bridge family, which looks
+    /// at each packet by itself.
+    Stateless(u32),
+    /// The same with connection tracking: br_netfilter hands bridged packets to a chain of the ip
+    /// family, whose first rule allows what belongs to an established flow.
+    Stateful(u32),
+}
+
+/// A bridge between two pods.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pair: Pair,
+    filter: Filter,
+    folder: TempDir,
+}
+
+impl Kernel {
+    /// Creates the pods `name`, the bridge, and its rules.
+    ///
+    /// # Errors
+    /// Without root, or when the kernel lacks a part.
+    pub(crate) fn start(name: &str, filter: Filter) -> Result<Self> {
+        let pair = Pair::new(name)?;
+        let Pair { client, server, node } = &pair;
+        node.ip(&format!(
+            "link add br0 type bridge\n\
+             link set {} master br0\n\
+             link set {} master br0\n\
+             link set br0 up\n",
+            client.link, server.link
+        ))?;
+        let folder = tempfile::tempdir()?;
+        let kernel = Self { pair, filter, folder };
+        kernel.write_rules()?;
+        Ok(kernel)
+    }
+
+    /// Its pods.
+    #[must_use]
+    pub(crate) fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// Its lane, for live frames: with NAPI, threaded and on the forwarders' core, on the link that
+    /// receives them.
+    ///
+    /// # Errors
+    /// As [`Lane::new`], or when NAPI can't be had.
+    pub(crate) fn lane(&self, name: &str) -> Result<Lane<'_>> {
+        let Pair { client, server, node } = &self.pair;
+        run_in(node, "ethtool", &["-K", &client.link, "gro", "on"])?;
+        self.thread_napi()?;
+        let flow = self.pair.flow(MEASURED_PORT);
+        let lane = Lane::new(name, &client.netns, &server.netns, flow, None)?;
+        if let Filter::Stateful(_) = self.filter {
+            lane.check(true)?;
+            self.answer()?;
+        }
+        Ok(lane)
+    }
+
+    /// Answers every flow once: only then does connection tracking call it established. That the
+    /// answers pass shows that it does, for no rule allows them.
+    fn answer(&self) -> Result<()> {
+        let Pair { client, server, .. } = &self.pair;
+        let first = source_ports().start;
+        let receiver = client.netns.inside(|| Ok(UdpSocket::bind((client.address, first))?))?;
+        receiver.set_read_timeout(Some(ANSWER_BOUND))?;
+        server.netns.inside(|| {
+            let socket = UdpSocket::bind((server.address, MEASURED_PORT))?;
+            for port in source_ports() {
+                socket.send_to(&[0], (client.address, port))?;
+            }
+            Ok(())
+        })?;
+        receiver.recv(&mut [0]).context("the kernel doesn't track the flow")?;
+        Ok(())
+    }
+
+    fn write_rules(&self) -> Result<()> {
+        let Pair { client, server, node } = &self.pair;
+        let (family, rules, first) = match self.filter {
+            Filter::None => return Ok(()),
+            Filter::Stateless(rules) => ("bridge", rules, ""),
+            Filter::Stateful(rules) => ("ip", rules, "ct state established,related accept\n"),
+        };
+        let mut text = format!(
+            "table {family} peer {{\nchain forward {{\n\
+             type filter hook forward priority 0; policy drop;\n{first}"
+        );
+        for index in 0..rules {
+            let (source, port) = other_rule(index);
+            writeln!(text, "ip saddr {source} udp dport {port} accept")?;
+        }
+        let (from, to) = (client.address, server.address);
+        writeln!(text, "ip saddr {from} ip daddr {to} udp dport {MEASURED_PORT} accept\n}}\n}}")?;
+        let file = self.folder.path().join("rules.nft");
+        fs::write(&file, text)?;
+        run_in(node, "nft", &["-f", file.to_str().context("not UTF-8")?])?;
+        if family == "ip" {
+            node.sysctl(&[("bridge/bridge-nf-call-iptables", "1")])?;
+        }
+        Ok(())
+    }
+
+    /// Gives the receiving link's NAPI a kernel thread, and the thread its core.
+    fn thread_napi(&self) -> Result<()> {
+        let Pair { client, node, .. } = &self.pair;
+        // `ip netns exec` mounts the /sys that belongs to the namespace.
+        let file = format!("/sys/class/net/{}/threaded", client.link);
+        let script = format!("echo 1 > {file}");
+        run(Command::new("ip").args(["netns", "exec", node.name(), "sh", "-c", &script]))?;
+        let mut core = CpuSet::new();
+        core.set(FORWARDER_CORE)?;
+        let prefix = format!("napi/{}-", client.link);
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Ok(name) = fs::read_to_string(entry.path().join("comm")) else { continue };
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+            if name.starts_with(&prefix) {
+                sched_setaffinity(Pid::from_raw(pid), &core)?;
+                return Ok(());
+            }
+        }
+        bail!("no kernel thread {prefix}")
+    }
+}

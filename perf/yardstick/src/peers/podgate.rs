@@ -1,0 +1,130 @@
+//! podgate itself: the release agent with one worker, and a receiving pod for each size of the rule
+//! set.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use podgate_tests::lab::{Agent, Lab};
+
+use super::{BULK_PORT, ECHO_PORT, Lane, MEASURED_PORT, on_forwarder_core, other_rule};
+use crate::traffic::Flow;
+
+/// MTU of the pods, on both ends of their links: AF_XDP has no TSO, it has large packets.
+const MTU: u16 = 65_000;
+/// The sending pod.
+pub(crate) const CLIENT: &str = "bench/client";
+
+/// The receiving pod with `rules` policies that don't match.
+#[must_use]
+pub(crate) fn server(rules: u32) -> String {
+    format!("bench/server-{rules}")
+}
+
+/// The pods: a client, and a server for each of the numbers of `rules`.
+///
+/// # Errors
+/// Without root.
+pub(crate) fn lab(rules: &[u32]) -> Result<Lab> {
+    let folder = tempfile::tempdir()?;
+    write_manifests(folder.path(), rules)?;
+    let lab = Lab::new(folder.path())?;
+    for pod in lab.pods() {
+        lab.node().netns.ip(&format!("link set {} mtu {MTU}\n", pod.link))?;
+        pod.netns.ip(&format!("link set eth0 mtu {MTU}\n"))?;
+    }
+    Ok(lab)
+}
+
+/// The agent, its worker on the forwarders' core.
+///
+/// # Errors
+/// When it doesn't become ready.
+pub(crate) fn start(lab: &Lab) -> Result<Agent<'_>> {
+    on_forwarder_core(|| Agent::start(lab, 1))
+}
+
+/// The lane to the server with `rules` policies that don't match.
+///
+/// # Errors
+/// As [`Lane::new`].
+pub(crate) fn lane(lab: &Lab, rules: u32) -> Result<Lane<'_>> {
+    let (client, server) = (lab.host(CLIENT)?, lab.host(&server(rules))?);
+    let flow = Flow {
+        source_mac: client.mac("eth0")?,
+        target_mac: lab.node().mac(&client.link)?,
+        source: client.addresses.v4,
+        target: server.addresses.v4,
+        port: MEASURED_PORT,
+    };
+    Lane::new(&format!("podgate.{rules}"), &client.netns, &server.netns, flow, None)
+}
+
+fn write_manifests(folder: &Path, rules: &[u32]) -> Result<()> {
+    let mut pods = String::from(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: bench}}\n\
+         ---\n",
+    );
+    write_pod(&mut pods, "client", 1)?;
+    for (number, rules) in (2..).zip(rules) {
+        let name = format!("server-{rules}");
+        write_pod(&mut pods, &name, number)?;
+        fs::write(folder.join(format!("{name}.yaml")), policies(&name, *rules)?)?;
+    }
+    fs::write(folder.join("pods.yaml"), pods)?;
+    Ok(())
+}
+
+fn write_pod(text: &mut String, name: &str, number: u8) -> Result<()> {
+    writeln!(
+        text,
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: bench, labels: {{app: \
+         {name}}}}}, status: {{podIPs: [{{ip: 10.64.1.{number}}}, {{ip: \"fd64::{number}\"}}]}}}}\n\
+         ---"
+    )?;
+    Ok(())
+}
+
+/// One NetworkPolicy for each rule.
+fn policies(server: &str, rules: u32) -> Result<String> {
+    let mut text = String::new();
+    for index in 0..rules {
+        let (source, port) = other_rule(index);
+        write_policy(
+            &mut text,
+            server,
+            &format!("other-{index}"),
+            &format!("ipBlock: {{cidr: {source}/32}}"),
+            &format!("{{protocol: UDP, port: {port}}}"),
+        )?;
+    }
+    write_policy(
+        &mut text,
+        server,
+        "measured",
+        "podSelector: {matchLabels: {app: client}}",
+        &format!(
+            "{{protocol: UDP, port: {MEASURED_PORT}}}, {{protocol: TCP, port: {BULK_PORT}}}, \
+             {{protocol: TCP, port: {ECHO_PORT}}}"
+        ),
+    )?;
+    Ok(text)
+}
+
+fn write_policy(
+    text: &mut String,
+    server: &str,
+    name: &str,
+    peer: &str,
+    ports: &str,
+) -> Result<()> {
+    writeln!(
+        text,
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: \
+         {server}-{name}, namespace: bench}}, spec: {{podSelector: {{matchLabels: {{app: \
+         {server}}}}}, ingress: [{{from: [{{{peer}}}], ports: [{ports}]}}]}}}}\n\
+         ---"
+    )?;
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! TCP from pod to pod: what one bulk stream carries, and how long a request takes.
+
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use podgate_tests::lab::{Daemon, Netns, interrupted, run, wait_for};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::context::Context;
+use crate::measure::{Limit, Measurement};
+use crate::peers::{BULK_PORT, DENIED_PORT, ECHO_PORT, Filter, Kernel, Ovs, Pair, podgate};
+
+pub(crate) const VS_BRIDGE: &str = "tcp.bulk.vs_bridge";
+pub(crate) const VS_OVS: &str = "tcp.bulk.vs_ovs";
+pub(crate) const P50: &str = "tcp.rr.p50";
+pub(crate) const P99: &str = "tcp.rr.p99";
+
+/// The ids of this suite.
+pub(crate) const IDS: &[&str] = &[VS_BRIDGE, VS_OVS, P50, P99];
+
+/// Rules in front of the one that lets the traffic pass.
+const RULES: u32 = 10;
+/// Length of a bulk stream, in whole seconds: iperf3 wants it so.
+const BULK_SECONDS: u32 = 3;
+const BULK_SECONDS_QUICK: u32 = 2;
+/// Length of a series of requests.
+const ECHO_SECONDS: u32 = 3;
+const ECHO_SECONDS_QUICK: u32 = 2;
+/// Bytes of a request, and of its response.
+const ECHO_BYTES: &str = "64";
+/// How much longer than it should a program may take.
+const MARGIN: Duration = Duration::from_secs(20);
+/// How long a connection that must not be is waited for.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// Two pods with servers in one of them, and whoever is between them.
+struct Course<'peer> {
+    name: &'static str,
+    client: &'peer Netns,
+    address: Ipv4Addr,
+    spinning: Option<&'peer Daemon>,
+    _servers: [Daemon; 2],
+    _folder: TempDir,
+}
+
+/// Measures what is asked for, all of it in the same rounds.
+pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
+    let bulk = context.wants(VS_BRIDGE) || context.wants(VS_OVS);
+    let echo = context.wants(P50) || context.wants(P99);
+
+    context.doing("podgate and its pods");
+    let lab = podgate::lab(&[RULES])?;
+    let agent = podgate::start(&lab)?;
+    let (client, server) = (lab.host(podgate::CLIENT)?, lab.host(&podgate::server(RULES))?);
+    let address = server.addresses.v4;
+    let ours = Course::new("podgate", &client.netns, (&server.netns, address), None)?;
+    ours.check()?;
+    context.doing("kernel bridge");
+    let kernel = Kernel::start("bridge", Filter::None)?;
+    let bridge = Course::between("kernel bridge", kernel.pair(), None)?;
+    let ovs = context.wants(VS_OVS).then(|| Ovs::start("ovs", RULES)).transpose()?;
+    let ovs = ovs.as_ref().map(|ovs| Course::between("OVS afxdp", ovs.pair(), Some(ovs.daemon())));
+    let ovs = ovs.transpose()?;
+    if let Some(ovs) = &ovs {
+        ovs.check()?;
+        ovs.signal(Signal::SIGSTOP)?;
+    }
+
+    let mut rates: [Vec<f64>; 3] = Default::default();
+    let mut latencies: [Vec<Percentiles>; 2] = Default::default();
+    for round in 0..context.rounds {
+        let mut order = [Some(&ours), Some(&bridge), ovs.as_ref()];
+        let mut indices = [0, 1, 2];
+        if round % 2 == 1 {
+            order.reverse();
+            indices.reverse();
+        }
+        for (index, course) in indices.into_iter().zip(order) {
+            let Some(course) = course else { continue };
+            ensure!(!interrupted(), "interrupted");
+            let name = course.name;
+            context.doing(format!("tcp: round {} of {}: {name}", round + 1, context.rounds));
+            course.signal(Signal::SIGCONT)?;
+            if bulk {
+                rates[index].push(course.bulk(context.quick)?);
+            }
+            if let Some(latencies) = latencies.get_mut(index).filter(|_| echo) {
+                latencies.push(course.echo(context.quick)?);
+            }
+            course.signal(Signal::SIGSTOP)?;
+        }
+    }
+    agent.stop()?;
+    Ok(measurements(context, &rates, &latencies))
+}
+
+fn measurements(
+    context: &Context,
+    rates: &[Vec<f64>; 3],
+    latencies: &[Vec<Percentiles>; 2],
+) -> Vec<Measurement> {
+    let mut all = Vec::new();
+    let [ours, bridge, ovs] = rates;
+    let large = "podgate's pods have an MTU of 65,000 bytes, the others of 1,500";
+    if context.wants(VS_BRIDGE) {
+        let measured = Measurement::new(VS_BRIDGE, "Gb/s", ours.clone());
+        let measured = measured.against("kernel bridge, TSO on", bridge.clone());
+        all.push(measured.ratio_held_to(Limit::AtLeast(0.95)).note(large));
+    }
+    if context.wants(VS_OVS) {
+        let measured = Measurement::new(VS_OVS, "Gb/s", ours.clone());
+        let measured = measured.against("OVS afxdp", ovs.clone());
+        all.push(measured.ratio_held_to(Limit::AtLeast(3.0)).note(large));
+    }
+    let [ours, bridge] = latencies;
+    for (id, percent, limit) in [(P50, 50.0, 1.3), (P99, 99.0, 1.5)] {
+        if !context.wants(id) {
+            continue;
+        }
+        let at = |all: &[Percentiles]| all.iter().map(|one| one.at(percent)).collect();
+        let measured = Measurement::new(id, "µs", at(ours)).against("kernel bridge", at(bridge));
+        let mut measured = measured
+            .ratio_held_to(Limit::AtMost(limit))
+            .note("64 bytes there and back, one at a time; podgate polls adaptively");
+        if all.iter().all(|one: &Measurement| one.series.is_empty()) {
+            for (name, all) in [("podgate", ours), ("kernel bridge", bridge)] {
+                measured = measured.curve(name, Percentiles::medians(all));
+            }
+        }
+        all.push(measured);
+    }
+    all
+}
+
+impl<'peer> Course<'peer> {
+    fn between(
+        name: &'static str,
+        pair: &'peer Pair,
+        spinning: Option<&'peer Daemon>,
+    ) -> Result<Self> {
+        let Pair { client, server, .. } = pair;
+        Self::new(name, &client.netns, (&server.netns, server.address), spinning)
+    }
+
+    /// Starts the servers in the pod `server`.
+    fn new(
+        name: &'static str,
+        client: &'peer Netns,
+        (server, address): (&'peer Netns, Ipv4Addr),
+        spinning: Option<&'peer Daemon>,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut iperf = server.daemon("iperf3".as_ref());
+        iperf.args(["--server", "--port", &BULK_PORT.to_string()]);
+        let mut sockperf = server.daemon("sockperf".as_ref());
+        sockperf.args(["server", "--tcp", "--ip", &address.to_string()]);
+        sockperf.args(["--port", &ECHO_PORT.to_string()]);
+        let servers = [
+            Daemon::start("iperf3", iperf, folder.path().join("iperf3.log"))?,
+            Daemon::start("sockperf", sockperf, folder.path().join("sockperf.log"))?,
+        ];
+        for port in [BULK_PORT, ECHO_PORT] {
+            wait_for("a server to listen", MARGIN, || {
+                let local = || Ok(TcpStream::connect((address, port)).ok().map(drop));
+                server.inside(local)
+            })?;
+        }
+        Ok(Self { name, client, address, spinning, _servers: servers, _folder: folder })
+    }
+
+    /// Sees that a port that no rule names can't be reached, and one that is allowed can.
+    fn check(&self) -> Result<()> {
+        let connects = |port, patience| {
+            let to = (IpAddr::from(self.address), port).into();
+            self.client.inside(|| Ok(TcpStream::connect_timeout(&to, patience)))
+        };
+        connects(BULK_PORT, MARGIN)?
+            .with_context(|| format!("{}: an allowed port can't be reached", self.name))?;
+        match connects(DENIED_PORT, SILENCE)? {
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(()),
+            other => bail!("{}: a denied port answers: {other:?}", self.name),
+        }
+    }
+
+    /// What one stream carries, in Gb/s.
+    fn bulk(&self, quick: bool) -> Result<f64> {
+        let seconds = if quick { BULK_SECONDS_QUICK } else { BULK_SECONDS };
+        let mut command =
+            self.client.bounded("iperf3", Duration::from_secs(seconds.into()) + MARGIN);
+        command.args(["--client", &self.address.to_string(), "--port", &BULK_PORT.to_string()]);
+        command.args(["--time", &seconds.to_string(), "--json"]);
+        let answer: Value = serde_json::from_str(&run(&mut command)?)?;
+        let received = &answer["end"]["sum_received"]["bits_per_second"];
+        let rate = received.as_f64().context("iperf3 says no rate")? / 1e9;
+        ensure!(rate > 0.0, "{}: nothing arrives", self.name);
+        Ok(rate)
+    }
+
+    /// How long requests take.
+    fn echo(&self, quick: bool) -> Result<Percentiles> {
+        let seconds = if quick { ECHO_SECONDS_QUICK } else { ECHO_SECONDS };
+        let mut command =
+            self.client.bounded("sockperf", Duration::from_secs(seconds.into()) + MARGIN);
+        command.args(["ping-pong", "--tcp", "--full-rtt", "--ip", &self.address.to_string()]);
+        command.args(["--port", &ECHO_PORT.to_string(), "--msg-size", ECHO_BYTES]);
+        command.args(["--time", &seconds.to_string()]);
+        Percentiles::parse(&run(&mut command)?).with_context(|| self.name)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        self.spinning.map_or(Ok(()), |daemon| daemon.signal(signal))
+    }
+}
+
+/// Percentiles of a series of requests, in microseconds, by percent.
+#[derive(Clone, Debug, PartialEq)]
+struct Percentiles(Vec<(f64, f64)>);
+
+impl Percentiles {
+    /// Reads them out of what sockperf prints: lines as
+    /// `sockperf: ---> percentile 99.000 =   61.027`.
+    fn parse(text: &str) -> Result<Self> {
+        let line = |line: &str| {
+            let (percent, value) = line.split_once("---> percentile ")?.1.split_once('=')?;
+            Some((percent.trim().parse().ok()?, value.trim().parse().ok()?))
+        };
+        let mut all: Vec<(f64, f64)> = text.lines().filter_map(line).collect();
+        all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let has = |wanted| all.iter().any(|(percent, _)| *percent == wanted);
+        ensure!(has(50.0) && has(99.0), "sockperf printed no percentiles: {text}");
+        Ok(Self(all))
+    }
+
+    /// Not a number where sockperf printed none.
+    fn at(&self, wanted: f64) -> f64 {
+        let found = self.0.iter().find(|(percent, _)| *percent == wanted);
+        found.map_or(f64::NAN, |(_, value)| *value)
+    }
+
+    /// The median of each percentile over several series.
+    fn medians(all: &[Self]) -> Vec<(f64, f64)> {
+        let percents = all.first().map_or(&[][..], |first| &first.0);
+        let median = |percent| {
+            crate::measure::median(&all.iter().map(|one| one.at(percent)).collect::<Vec<_>>())
+        };
+        percents.iter().map(|(percent, _)| (*percent, median(*percent))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRINTED: &str = "\
+sockperf: Summary: Round trip is 40.123 usec
+sockperf: Total 24 observations; each percentile contains 0.24 observations
+sockperf: ---> <MAX> observation =  303.456
+sockperf: ---> percentile 99.000 =   61.027
+sockperf: ---> percentile 50.000 =   39.500
+sockperf: ---> <MIN> observation =   30.001
+";
+
+    #[test]
+    fn percentiles_are_read_from_what_sockperf_prints() {
+        let read = Percentiles::parse(PRINTED).unwrap();
+        assert_eq!(read, Percentiles(vec![(50.0, 39.5), (99.0, 61.027)]));
+        assert_eq!((read.at(99.0), read.at(75.0).is_nan()), (61.027, true));
+        let fails = Percentiles::parse("sockperf: No messages were received").unwrap_err();
+        assert!(fails.to_string().contains("No messages"), "{fails}");
+    }
+
+    #[test]
+    fn the_curve_has_the_median_of_each_percentile() {
+        let series = [1.0, 5.0, 2.0].map(|value| Percentiles(vec![(50.0, value)]));
+        assert_eq!(Percentiles::medians(&series), [(50.0, 2.0)]);
+        assert_eq!(Percentiles::medians(&[]), []);
+    }
+}

@@ -1,0 +1,121 @@
+//! Traffic: what sends frames from one pod, what counts them in another, and the plainest
+//! forwarder between them.
+//!
+//! A rate is what *arrived*: [`Arrivals`] counts at the ingress of the receiving pod, the same way
+//! behind every peer, and drops there, so that the receiver's stack costs all of them the same
+//! little and nobody answers. What was sent is of no interest: the generator sends more than any
+//! peer forwards.
+//!
+//! Two generators. [`LiveFrames`] has the kernel make frames (`BPF_PROG_TEST_RUN`) and puts them
+//! into the host's end of the pod's veth at about 2 Mpps. [`SendSocket`] is an AF_XDP socket in the
+//! pod that only sends, at about 0.5 Mpps: every frame becomes an `skb`, as what a pod's own stack
+//! sends. Both stay on core 0; forwarders are given core 1.
+//!
+//! [`forward`] is the yardstick for AF_XDP itself, on xsk-rs and libxdp: it shares no code with
+//! podgate.
+#![allow(unsafe_code)]
+
+mod arrivals;
+mod forward;
+mod frame;
+mod live;
+mod send_socket;
+mod stop;
+mod xsk;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use core_affinity::CoreId;
+use podgate_tests::lab::Netns;
+
+pub(crate) use arrivals::Arrivals;
+pub(crate) use forward::{PodLink, forward};
+pub(crate) use frame::{FLOWS, Flow, source_ports};
+pub(crate) use live::LiveFrames;
+pub(crate) use send_socket::SendSocket;
+
+use stop::Stop;
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traffic.bpf.o"));
+
+/// Where generators run.
+pub(crate) const GENERATOR_CORE: usize = 0;
+/// Where what is measured runs.
+pub(crate) const FORWARDER_CORE: usize = 1;
+
+/// How much is asked of a generator at a time; it is stopped long before.
+const FRAMES_PER_CALL: u32 = 1 << 30;
+
+/// Something that sends frames out of a pod.
+pub(crate) trait Generator: Send {
+    /// Sends `count` frames, or as many of them as the link takes. Ends before that if the thread
+    /// gets a signal.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn send(&mut self, count: u32) -> Result<()>;
+}
+
+/// Pins the calling thread, and so the processes that it starts.
+///
+/// # Errors
+/// When there is no such core, or this process may not use it.
+pub(crate) fn pin(core: usize) -> Result<()> {
+    ensure!(core_affinity::set_for_current(CoreId { id: core }), "can't run on core {core}");
+    Ok(())
+}
+
+/// Frames that arrive per second over `window`, `warm_up` after a generator began to send without a
+/// pause in the namespace `from`. `prepare` makes the generator, there.
+///
+/// # Errors
+/// When the generator fails, or a counter can't be read.
+pub(crate) fn rate<G: Generator>(
+    from: &Netns,
+    prepare: impl FnOnce() -> Result<G> + Send,
+    arrivals: &Arrivals,
+    warm_up: Duration,
+    window: Duration,
+) -> Result<f64> {
+    stop::catch_signal()?;
+    let stop = Stop::default();
+    thread::scope(|scope| {
+        let generate = || {
+            let _end = stop.on_drop();
+            from.inside(|| {
+                pin(GENERATOR_CORE)?;
+                let mut generator = prepare()?;
+                stop.begin();
+                while !stop.asked() {
+                    generator.send(FRAMES_PER_CALL)?;
+                }
+                Ok(())
+            })
+        };
+        let generator = scope.spawn(generate);
+        stop.wait_begun();
+        let measured = (|| {
+            thread::sleep(warm_up);
+            let (begin, before) = (Instant::now(), arrivals.count()?.measured);
+            thread::sleep(window);
+            let (elapsed, after) = (begin.elapsed(), arrivals.count()?.measured);
+            Ok((after - before) as f64 / elapsed.as_secs_f64())
+        })();
+        stop.ask();
+        generator.join().map_err(|_| anyhow!("the generator panicked"))??;
+        measured
+    })
+}
+
+/// The object with all programs; `constants` are its globals.
+fn load_object(first_port: u16, measured_port: u16) -> Result<Ebpf> {
+    EbpfLoader::new()
+        .override_global("flows", &u32::from(FLOWS), true)
+        .override_global("first_port", &first_port, true)
+        .override_global("measured_port", &measured_port, true)
+        .load(OBJECT)
+        .context("can't load the traffic programs")
+}

@@ -1,0 +1,91 @@
+//! What both uses of xsk-rs share: a UMEM, and sockets in native copy mode.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use xsk_rs::config::{
+    BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig, XdpFlags,
+};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
+
+/// Descriptors that each ring has.
+pub(super) const RING: u32 = 2048;
+/// Descriptors handled in one go.
+pub(super) const BATCH: usize = 64;
+
+/// `SOL_XDP` and one of its options, of include/linux/socket.h and include/uapi/linux/if_xdp.h: how
+/// many packets one call may send (32 without it). Linux 6.17.
+const SOL_XDP: libc::c_int = 283;
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+/// A socket's rings.
+pub(super) struct Rings {
+    pub(super) tx: TxQueue,
+    pub(super) rx: RxQueue,
+    pub(super) fill: FillQueue,
+    pub(super) completed: CompQueue,
+}
+
+/// Packet memory of `frames` frames, and a descriptor of each.
+pub(super) fn umem(frames: u32) -> Result<(Umem, Vec<FrameDesc>)> {
+    let ring = QueueSize::new(RING)?;
+    let config = UmemConfig::builder().fill_queue_size(ring).comp_queue_size(ring).build()?;
+    let frames = NonZeroU32::new(frames).context("no frames")?;
+    Umem::new(config, frames, false).context("can't register the packet memory")
+}
+
+/// A socket on queue 0 of `link`, in the calling thread's namespace.
+pub(super) fn open(umem: &Umem, link: &str) -> Result<Rings> {
+    let ring = QueueSize::new(RING)?;
+    let config = SocketConfig::builder()
+        .rx_queue_size(ring)
+        .tx_queue_size(ring)
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .xdp_flags(XdpFlags::XDP_FLAGS_DRV_MODE)
+        .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
+        .build();
+    let interface: Interface = link.parse()?;
+    // SAFETY: libxdp loads no program, which is what the contract asks for.
+    let (tx, rx, own) = unsafe { Socket::new(config, umem, &interface, 0) }
+        .with_context(|| format!("no AF_XDP socket on {link}"))?;
+    let (fill, completed) = own.context("the queue is bound already")?;
+    let budget = RING;
+    // SAFETY: the option takes a 32-bit number, and `budget` is one that lives through the call.
+    let _ignored_before_6_17 = unsafe {
+        libc::setsockopt(
+            tx.fd().as_raw_fd(),
+            SOL_XDP,
+            XDP_MAX_TX_SKB_BUDGET,
+            (&raw const budget).cast(),
+            size_of_val(&budget) as libc::socklen_t,
+        )
+    };
+    Ok(Rings { tx, rx, fill, completed })
+}
+
+impl Rings {
+    /// Has the kernel send all that is in the TX ring, by one call where its budget is large enough.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        // Bounded: a link that takes nothing leaves it for the next time.
+        for _ in 0..RING {
+            self.tx.wakeup()?;
+            if self.tx.nb_free_exact() == RING {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back to `free` what has been sent, at most a batch.
+    ///
+    /// # Safety
+    /// `free` must be of the socket's UMEM.
+    pub(super) unsafe fn reclaim(&mut self, free: &mut Vec<FrameDesc>) {
+        let mut batch = [FrameDesc::default(); BATCH];
+        // SAFETY: what the ring holds are frames of its own UMEM; `batch` only receives them.
+        let count = unsafe { self.completed.consume(&mut batch) };
+        free.extend_from_slice(&batch[..count]);
+    }
+}
