@@ -96,7 +96,12 @@ fn hint(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use rtnetlink::LinkUnspec;
 
     use super::super::tests::{in_netns, up};
     use super::*;
@@ -138,26 +143,31 @@ mod tests {
 
     #[test]
     fn what_happens_to_a_links_other_end_in_another_namespace_is_hinted_at() {
+        let (give_namespace, namespace) = mpsc::channel();
+        let (tell_moved, moved) = mpsc::channel();
+        let (tell_heard, heard) = mpsc::channel::<()>();
+        let there = thread::spawn(move || {
+            in_netns(|netlink| async move {
+                give_namespace.send(File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
+                moved.recv().unwrap();
+                let end = netlink.link("pg-t1").await.unwrap().unwrap();
+                netlink.set_mtu(&end, 1400).await.unwrap();
+                // Ends when it was heard, or when the test failed.
+                let _ = heard.recv();
+            });
+        });
         in_netns(|netlink| async move {
             netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
-            // A namespace without a name, which ends with the process.
-            let mut there = Command::new("unshare")
-                .args(["--net", "sh", "-c", "echo; read line; ip link set pg-t1 mtu 1400; read l"])
-                .stdin(std::process::Stdio::piped())
-                .stdout(std::process::Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut line = [0; 1];
-            std::io::Read::read_exact(there.stdout.as_mut().unwrap(), &mut line).unwrap();
-            let pid = there.id().to_string();
-            let moved = Command::new("ip").args(["link", "set", "pg-t1", "netns", &pid]).status();
-            assert!(moved.unwrap().success());
+            let end = netlink.link("pg-t1").await.unwrap().unwrap();
+            let namespace = namespace.recv().unwrap();
+            let to = LinkUnspec::new_with_index(end.index).setns_by_fd(namespace.as_raw_fd());
+            netlink.handle.link().change(to.build()).execute().await.unwrap();
             let here = netlink.link("pg-t0").await.unwrap().unwrap();
             let mut told = changes().unwrap();
-            std::io::Write::write_all(there.stdin.as_mut().unwrap(), b"\n").unwrap();
+            tell_moved.send(()).unwrap();
             while told.next().await.unwrap() != Change::FarEnd(here.index) {}
-            drop(there.stdin.take());
-            there.wait().unwrap();
+            drop(tell_heard);
         });
+        there.join().unwrap();
     }
 }
