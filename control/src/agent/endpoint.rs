@@ -81,8 +81,8 @@ impl Attached {
     }
 }
 
-/// Looks at the pod's end of the link and makes it write whole checksums; gives it the MTU `mtu`, if
-/// there is one.
+/// Looks at the pod's end of the link; gives it the MTU `mtu`, if there is one. Where the kernel
+/// doesn't complete checksums for us (`finishes_checksums`), it is made to write whole ones.
 ///
 /// # Errors
 /// When the namespace can't be entered or doesn't hold the other end of the link, or is not known
@@ -91,9 +91,12 @@ pub(crate) fn prepare_pod_end(
     spec: &EndpointSpec,
     link: &Link,
     mtu: Option<PodMtu>,
+    finishes_checksums: bool,
 ) -> Result<Hardware> {
     let found = match (&spec.netns, link.peer) {
-        (Some(netns), Some(peer)) => Some(prepare_in_netns(netns, peer, link, mtu)?),
+        (Some(netns), Some(peer)) => {
+            Some(prepare_in_netns(netns, peer, link, mtu, finishes_checksums)?)
+        }
         (Some(_), None) => bail!("link {} is no end of a veth pair", link.name),
         (None, _) => {
             ensure!(
@@ -128,7 +131,13 @@ pub(crate) fn prepare_pod_end(
 
 /// The namespace must hold the other end of just this link: an endpoint with another pod's MAC
 /// address would be cut off for no visible reason.
-fn prepare_in_netns(path: &Path, peer: u32, link: &Link, mtu: Option<PodMtu>) -> Result<Hardware> {
+fn prepare_in_netns(
+    path: &Path,
+    peer: u32,
+    link: &Link,
+    mtu: Option<PodMtu>,
+    finishes_checksums: bool,
+) -> Result<Hardware> {
     let prepare = async || -> Result<Hardware> {
         let netlink = Netlink::connect()?;
         let end = netlink.link_at(peer).await?;
@@ -140,7 +149,9 @@ fn prepare_in_netns(path: &Path, peer: u32, link: &Link, mtu: Option<PodMtu>) ->
             end.mtu = mtu.into();
             netlink.set_mtu(&end, end.mtu).await?;
         }
-        offload::tx_checksum_off(&end.name)?;
+        if !finishes_checksums {
+            offload::tx_checksum_off(&end.name)?;
+        }
         Ok(Hardware { mac: end.mac, mtu: end.mtu })
     };
     netns::inside(path, || {

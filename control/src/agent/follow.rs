@@ -249,7 +249,8 @@ impl Agent {
         let Ok(attached) = &mut endpoint.link else {
             return self.attach_again(name).await;
         };
-        let pod_end = prepare_pod_end(&endpoint.spec, &attached.link, None)
+        let finishes_checksums = self.links.dataplane().umem().finishes_checksums();
+        let pod_end = prepare_pod_end(&endpoint.spec, &attached.link, None, finishes_checksums)
             .map_err(|error| describe(error.as_ref()));
         if attached.pod_end != pod_end {
             debug!("the pod's end of link {name} is now {pod_end:?}");

@@ -312,7 +312,8 @@ impl Agent {
             MtuChoice::Set(mtu) => Some(mtu),
             MtuChoice::Keep => None,
         };
-        let pod_end = prepare_pod_end(spec, &link, mtu)?;
+        let finishes_checksums = self.links.dataplane().umem().finishes_checksums();
+        let pod_end = prepare_pod_end(spec, &link, mtu, finishes_checksums)?;
         if let Some(mtu) = mtu {
             link.mtu = mtu.into();
             self.netlink.set_mtu(&link, link.mtu).await?;

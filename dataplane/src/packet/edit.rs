@@ -4,7 +4,7 @@ use super::checksum::{self, Sum};
 use super::{L4, View};
 use crate::drop_reason::DropReason;
 use crate::types::Mac;
-use crate::xsk::{Packet, Umem};
+use crate::xsk::{Packet, Umem, Unfinished};
 
 /// Writes the Ethernet addresses of the next hop into the first frame of a parsed packet.
 #[inline]
@@ -73,6 +73,20 @@ pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool 
         (sum, _) => sum,
     };
     umem.data_mut(&mut packet.head)[field.at..field.at + 2].copy_from_slice(&sum.to_be_bytes());
+    true
+}
+
+/// Leaves a TCP or UDP checksum that [`complete_checksum`] would complete to the kernel, and returns
+/// whether it did.
+pub fn leave_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
+    let Some(field) = Field::of(umem.data(&packet.head), view) else { return false };
+    if field.value != field.pseudo_header(view).folded() {
+        return false;
+    }
+    packet.unfinished = match view.l4_kind {
+        L4::Udp => Unfinished::udp(view.l4),
+        _ => Unfinished::tcp(view.l4),
+    };
     true
 }
 

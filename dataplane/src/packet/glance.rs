@@ -3,6 +3,7 @@
 
 use super::{checksum, tcp_flags};
 use crate::types::{Mac, proto};
+use crate::xsk::Unfinished;
 
 /// Offset of the IP header of a usual packet.
 const L3: usize = 14;
@@ -78,6 +79,16 @@ impl Glance {
             protocol,
             ttl: h[L3 + 8],
         })
+    }
+
+    /// Where its checksum lies, if that is to be completed.
+    #[must_use]
+    #[inline]
+    pub const fn unfinished(&self) -> Unfinished {
+        match self.protocol {
+            proto::UDP => Unfinished::udp(L4 as u16),
+            _ => Unfinished::tcp(L4 as u16),
+        }
     }
 
     /// The Ethernet source of a frame that was glanced at.

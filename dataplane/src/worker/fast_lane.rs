@@ -91,7 +91,9 @@ impl Pipeline {
         let (inlet, outlet) = (routes.outlet(link)?, routes.outlet(to)?);
         let [from_host, to_host] = [link, to].map(|link| routes.is_host(link));
         let counts_hop = !from_host && !to_host;
-        let frame = around.egress.umem().data_mut(&mut packet.head);
+        let umem = around.egress.umem();
+        let finishes = umem.finishes_checksums();
+        let frame = umem.data_mut(&mut packet.head);
         let (partial, ip_len) = (
             checksum::is_pseudo_header(glance.checksum, flow.checksum, glance.l4_len.into()),
             u32::from(glance.ip_len),
@@ -101,12 +103,15 @@ impl Pipeline {
             || !flow.goes_on(direction, around.snapshot.epoch)
             || ip_len > outlet.mtu
             || counts_hop && glance.ttl <= 1
-            || partial
+            || partial && !finishes
         {
             return None;
         }
         flow.count(direction, ip_len, around.now);
         glance::pass_on(frame, outlet.mac, outlet.link_mac, counts_hop);
+        if partial {
+            packet.unfinished = glance.unfinished();
+        }
         Some(outlet)
     }
 }

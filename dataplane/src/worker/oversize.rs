@@ -65,7 +65,9 @@ impl Surroundings<'_> {
             }
             return self.egress.discard(packet, DropReason::TooBig);
         }
-        let Some(packet) = self.make_ready(from, outlet, packet, view, origin) else { return };
+        let Some(packet) = self.make_ready(from, outlet, packet, view, origin, true) else {
+            return;
+        };
         match way {
             Way::Cut(size) => self.transmit_cut(outlet, packet, view, size, origin),
             _ => self.egress.transmit(outlet, packet, origin),

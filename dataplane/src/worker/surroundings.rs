@@ -44,7 +44,7 @@ impl Surroundings<'_> {
         &mut self,
         from: LinkId,
         out: LinkId,
-        packet: Packet,
+        mut packet: Packet,
         view: &View,
         origin: Origin,
     ) {
@@ -55,7 +55,10 @@ impl Surroundings<'_> {
         if view.ip_len() > outlet.mtu || packet.largest_fragment > 0 {
             return self.forward_large(from, outlet, packet, view, origin);
         }
-        if let Some(packet) = self.make_ready(from, outlet, packet, view, origin) {
+        // A SYN is small and changed below; of a packet that is cut, each fragment is on its own.
+        let leave = self.egress.umem().finishes_checksums() && !view.is_syn();
+        let left = leave && edit::leave_checksum(self.egress.umem(), &mut packet, view);
+        if let Some(packet) = self.make_ready(from, outlet, packet, view, origin, !left) {
             self.egress.transmit(outlet, packet, origin);
         }
     }
@@ -69,6 +72,7 @@ impl Surroundings<'_> {
         mut packet: Packet,
         view: &View,
         origin: Origin,
+        complete: bool,
     ) -> Option<Packet> {
         let routes = &self.snapshot.routes;
         let between_pods =
@@ -81,7 +85,7 @@ impl Surroundings<'_> {
                 return None;
             }
         }
-        if edit::complete_checksum(self.egress.umem(), &mut packet, view) {
+        if complete && edit::complete_checksum(self.egress.umem(), &mut packet, view) {
             self.egress.stats().checksums_completed.add(1);
         }
         if view.is_syn() {

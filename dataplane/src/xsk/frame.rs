@@ -69,6 +69,18 @@ impl Frame {
         (self.offset, self.len) = (offset as u16, len as u16);
     }
 
+    /// Shows `work` the `len` bytes before the data in place of it.
+    ///
+    /// # Panics
+    /// When there are fewer in the frame.
+    pub(super) fn with_extent_before(&mut self, len: u32, work: impl FnOnce(&mut Self)) {
+        let (offset, data) = (u32::from(self.offset), self.len());
+        assert!(len <= offset, "{len} bytes before {offset} leave the frame");
+        self.set_extent(offset - len, len);
+        work(self);
+        self.set_extent(offset, data);
+    }
+
     /// Shortens or lengthens the data at its end.
     ///
     /// # Panics
@@ -88,6 +100,37 @@ pub struct Packet {
     pub tail: Vec<Frame>,
     /// Bytes of the largest IP fragment that it came in; zero if it came whole.
     pub largest_fragment: u16,
+    /// The checksum that the kernel is to complete, see [`Umem::finishes_checksums`].
+    pub unfinished: Unfinished,
+}
+
+/// Where a TCP or UDP checksum lies that holds no more than the pseudo-header's sum; or nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Unfinished(u16);
+
+impl Unfinished {
+    /// The checksum is whole, or there is none.
+    pub const NONE: Self = Self(0);
+
+    /// Of a TCP header at this offset in the first frame.
+    #[must_use]
+    pub const fn tcp(l4: u16) -> Self {
+        Self(l4 << 1)
+    }
+
+    /// Of a UDP header at this offset in the first frame.
+    #[must_use]
+    pub const fn udp(l4: u16) -> Self {
+        Self(l4 << 1 | 1)
+    }
+
+    /// Where the sum begins, and the field from there, bytes.
+    pub(super) const fn place(self) -> Option<(u16, u16)> {
+        match self.0 {
+            0 => None,
+            at => Some((at >> 1, if at & 1 == 1 { 6 } else { 16 })),
+        }
+    }
 }
 
 impl Packet {
@@ -98,7 +141,7 @@ impl Packet {
 
     /// A packet that came whole.
     pub const fn new(head: Frame, tail: Vec<Frame>) -> Self {
-        Self { head, tail, largest_fragment: 0 }
+        Self { head, tail, largest_fragment: 0, unfinished: Unfinished::NONE }
     }
 
     /// Bytes over all frames.

@@ -22,7 +22,7 @@ mod sys;
 mod umem;
 
 pub use assemble::PACKET_FRAMES_MAX;
-pub use frame::{Frame, FramePool, Packet};
+pub use frame::{Frame, FramePool, Packet, Unfinished};
 pub use link::RingSizes;
 pub use port::{LinkState, Port, XskStatistics};
 pub use socket::{OpenError, open_link};

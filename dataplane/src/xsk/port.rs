@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
-use super::frame::{Frame, FramePool, Packet};
+use super::frame::{Frame, FramePool, Packet, Unfinished};
 use super::link::Link;
 use super::ring::{Rx, Tx};
 use super::socket::Socket;
-use super::sys::{self, Desc, XDP_PKT_CONTD};
+use super::sys::{self, Desc, XDP_PKT_CONTD, XDP_TX_METADATA};
 use crate::types::LinkId;
 
 /// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
@@ -194,9 +194,11 @@ impl Port {
         {
             return Err(packet);
         }
-        let Packet { head, mut tail, .. } = packet;
-        let mut left = frames;
-        for frame in std::iter::once(head).chain(tail.drain(..)) {
+        let Packet { mut head, mut tail, unfinished, .. } = packet;
+        let first = self.options(&mut head, unfinished) | XDP_PKT_CONTD;
+        self.put(head, first);
+        let mut left = tail.len();
+        for frame in tail.drain(..) {
             left -= 1;
             self.put(frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
         }
@@ -215,11 +217,24 @@ impl Port {
         if self.state != LinkState::Up || packet.head.is_empty() || self.tx.free(1) == 0 {
             return Err(packet);
         }
-        let Packet { head, tail, .. } = packet;
-        self.put(head, 0);
+        let Packet { mut head, tail, unfinished, .. } = packet;
+        let options = self.options(&mut head, unfinished);
+        self.put(head, options);
         pool.note_sent(1);
         pool.keep_tail(tail);
         Ok(())
+    }
+
+    /// What the first descriptor of a packet says of it.
+    #[inline]
+    fn options(&self, head: &mut Frame, unfinished: Unfinished) -> u32 {
+        match unfinished.place() {
+            None => 0,
+            Some(place) => {
+                self.link.umem().ask_for_checksum(head, place);
+                XDP_TX_METADATA
+            }
+        }
     }
 
     #[inline]

@@ -215,13 +215,21 @@ fn bind_first(
         }
     }
     let area = umem.area();
-    let region = UmemReg {
+    let plain = UmemReg {
         addr: area.base().as_ptr().expose_provenance() as u64,
         len: area.len() as u64,
         chunk_size: FRAME_SIZE,
         ..UmemReg::default()
     };
-    sys::set_option(socket.as_fd(), sys::XDP_UMEM_REG, &region).map_err(|e| ("XDP_UMEM_REG", e))?;
+    let (flags, tx_metadata_len) = (sys::XDP_UMEM_TX_METADATA_LEN, sys::TX_METADATA_LEN);
+    let with_metadata = UmemReg { flags, tx_metadata_len, ..plain };
+    let register = |region| sys::set_option(socket.as_fd(), sys::XDP_UMEM_REG, region);
+    // A kernel that doesn't know the flag refuses it.
+    let finishes = register(&with_metadata).is_ok();
+    if !finishes {
+        register(&plain).map_err(|e| ("XDP_UMEM_REG", e))?;
+    }
+    umem.set_finishes_checksums(finishes);
     bind(socket, ifindex, None).map_err(|e| ("bind", e))?;
     Ok(true)
 }

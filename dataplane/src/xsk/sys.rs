@@ -49,6 +49,19 @@ pub(super) const XDP_UMEM_PGOFF_FILL_RING: i64 = 0x1_0000_0000;
 /// Where the completion ring of a socket is mapped from.
 pub(super) const XDP_UMEM_PGOFF_COMPLETION_RING: i64 = 0x1_8000_0000;
 
+/// UMEM flag: [`UmemReg::tx_metadata_len`] bytes before the data of a packet may say what
+/// the kernel is to do with it.
+pub(super) const XDP_UMEM_TX_METADATA_LEN: u32 = 1 << 2;
+
+/// Descriptor option: metadata lies before the packet.
+pub(super) const XDP_TX_METADATA: u32 = 1 << 1;
+/// Flag of metadata: the checksum is to be completed.
+pub(super) const XDP_TXMD_FLAGS_CHECKSUM: u64 = 1 << 1;
+
+/// Bytes of `struct xsk_tx_metadata`: flags (`u64`), then for a checksum the offset where its sum
+/// begins and that of the field behind there (`u16` each), then what we don't use.
+pub(super) const TX_METADATA_LEN: u32 = 24;
+
 /// Descriptor option: the packet goes on in the next descriptor.
 pub(super) const XDP_PKT_CONTD: u32 = 1 << 0;
 

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::slice;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
 
 use super::frame::{Frame, FramePool};
 use super::link::Link;
-use super::sys::Mapping;
+use super::sys::{Mapping, TX_METADATA_LEN, XDP_TXMD_FLAGS_CHECKSUM};
 use crate::types::LinkId;
 
 /// Bytes of one frame (a "chunk" of the UMEM). A page, the largest the kernel takes
@@ -53,6 +53,8 @@ pub struct Umem {
     pub(super) owner: Mutex<Weak<Link>>,
     /// Links that may hold frames.
     open: Mutex<HashSet<LinkId>>,
+    /// Whether the kernel knows of metadata before packets.
+    metadata: AtomicBool,
 }
 
 impl fmt::Debug for Umem {
@@ -74,7 +76,8 @@ impl Umem {
         let spare = ArrayQueue::new(frames as usize);
         let holder = (0..frames).map(|_| AtomicU32::new(OWNED_BY_US)).collect();
         let (owner, open) = Default::default();
-        let umem = Arc::new(Self { area, frames, id, holder, spare, owner, open });
+        let metadata = AtomicBool::new(false);
+        let umem = Arc::new(Self { area, frames, id, holder, spare, owner, open, metadata });
         umem.spare_again((0..frames).map(|index| Frame::new(id, index)));
         Ok(umem)
     }
@@ -125,6 +128,31 @@ impl Umem {
         // SAFETY: as in `data`; the one handle is borrowed mutably, so nobody else reads or
         // writes these bytes meanwhile.
         unsafe { slice::from_raw_parts_mut(self.start(frame), frame.len() as usize) }
+    }
+
+    /// Whether the kernel completes checksums that a packet's sender left to its device: it passes
+    /// the debt on, and a pod forgives it, as between the ends of any veth pair. Known from the
+    /// first link on; Linux can since 6.11 (`net/xdp/xdp_umem.c`, `XDP_UMEM_TX_METADATA_LEN`).
+    #[must_use]
+    #[inline]
+    pub fn finishes_checksums(&self) -> bool {
+        self.metadata.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_finishes_checksums(&self, finishes: bool) {
+        self.metadata.store(finishes, Ordering::Relaxed);
+    }
+
+    /// Writes into the headroom of a packet's first frame that its checksum is to be completed:
+    /// the sum begins at `start`, and the field lies `offset` bytes behind that.
+    pub(super) fn ask_for_checksum(&self, frame: &mut Frame, (start, offset): (u16, u16)) {
+        const LEN: u32 = TX_METADATA_LEN;
+        let [start, offset] = [start, offset].map(u16::to_ne_bytes);
+        let flags = XDP_TXMD_FLAGS_CHECKSUM.to_ne_bytes();
+        let mut metadata = [0; LEN as usize];
+        let fields = flags.into_iter().chain(start).chain(offset);
+        metadata.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        frame.with_extent_before(LEN, |before| self.data_mut(before).copy_from_slice(&metadata));
     }
 
     /// Gives a frame to `link`'s rings. Returns its address for a descriptor.
