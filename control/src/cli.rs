@@ -275,10 +275,10 @@ pub enum EndpointCommand {
 const ENDPOINT_ADD_ABOUT: &str = "\
 Put a pod's link under policy.
 
-With --netns, the pod's MAC address and MTU are read there, and followed when they change, and its \
-TX checksum offload is turned off; a link that was deleted and made anew is attached again. \
-Without it, give the MAC address, and turn the offload off yourself if the pod's kernel has it. A \
-pod that isn't known yet is cut off until it is.";
+With --netns, the pod's MAC address and MTU are read there, and followed when they change; a link \
+that was deleted and made anew is attached again. Before Linux 6.11 its TX checksum offload is \
+turned off, too. Without --netns, give the MAC address. A pod that isn't known yet is cut off until \
+it is.";
 
 const ENDPOINT_ADD_EXAMPLES: &str = examples! {
     "podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart"

@@ -254,7 +254,7 @@ pub struct EndpointSpec {
     pub link: String,
     /// The pod behind it.
     pub pod: PodName,
-    /// The pod's network namespace, where the MAC address is read and offloads are turned off.
+    /// The pod's network namespace, where the MAC address and the MTU are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
     /// MAC address of the pod's end; read in `netns` when absent.

@@ -2,7 +2,8 @@
 //!
 //! 1. **Parse** into a [`View`], once; check that the sender may send it.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
-//!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here.
+//!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here, most of them
+//!    in the [fast lane](super::fast_lane), which takes a glance for step 1.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost,
 //!    once per flow and epoch.
@@ -34,7 +35,12 @@
 //! - *VLANs*: frames with a tag are refused, whatever the link: the addresses of another network are
 //!   not those that policy knows. A tag that only gives a priority (VLAN 0) is kept.
 //! - *Checksums* that a sender left to its device are completed: TCP, UDP and SCTP, before the
-//!   packet is inspected, cut or sent, or quoted in an ICMP error.
+//!   packet is inspected, cut or quoted in an ICMP error, and before it is sent, unless the kernel
+//!   passes the debt on ([`finishes_checksums`](crate::xsk::Umem::finishes_checksums)).
+//! - *TCP resets* after the handshake let the flow be forgotten soon, but a reset that its sender
+//!   didn't mean is taken back by its next segment ([`tcp`]). Sequence numbers are the ends' own.
+//! - *A full flow table* makes room in a stated order ([`crate::flow`]), counted as evictions, and
+//!   refuses new flows where nothing may yield.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
 //!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
 //!   says so may be a router in between.
