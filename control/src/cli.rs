@@ -125,7 +125,7 @@ directory's contents: after it, pods talk without any policy.";
 const RUN_EXAMPLES: &str = examples! {
     "podgate run --manifests ./policies --lab lab.yaml"
     "podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2 --poll busy"
-    "podgate run --manifests ./policies --pod-mtu 65000"
+    "podgate run --manifests ./policies --pod-mtu 65000 --pod-checksums leave"
 };
 
 const RUN_ABOUT: &str = "\
@@ -177,12 +177,26 @@ pub struct RunArgs {
     /// MTU that attached links are given at both ends, 1280 to 65535 bytes, or `keep`.
     #[arg(long, value_name = "N|keep", default_value = "keep")]
     pub pod_mtu: MtuChoice,
+    /// Who completes the checksums of what pods send, if podgate can enter their namespaces.
+    #[arg(long, value_enum, default_value_t = PodChecksums::Whole)]
+    pub pod_checksums: PodChecksums,
     /// Directory of the control socket, the endpoint list and the pinned programs.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// What to log on stderr: a level, or directives like `info,podgate::sources=debug`.
     #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = LOG_DEFAULT)]
     pub log: String,
+}
+
+/// Who completes the checksums of what pods send.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PodChecksums {
+    /// The pod: its TX checksum offload is turned off.
+    Whole,
+    /// Whoever needs them: as between any two ends of a veth, pods of one node don't. Faster for bulk
+    /// TCP, but for pods without tunnels (VXLAN, GRE, IPIP) of their own: what is inside these would
+    /// stay incomplete. Before Linux 6.11 the same as `whole`.
+    Leave,
 }
 
 /// The two places that objects can come from.
@@ -276,9 +290,9 @@ const ENDPOINT_ADD_ABOUT: &str = "\
 Put a pod's link under policy.
 
 With --netns, the pod's MAC address and MTU are read there, and followed when they change; a link \
-that was deleted and made anew is attached again. Before Linux 6.11 its TX checksum offload is \
-turned off, too. Without --netns, give the MAC address. A pod that isn't known yet is cut off until \
-it is.";
+that was deleted and made anew is attached again. Its TX checksum offload is turned off, unless the \
+agent runs with --pod-checksums leave. Without --netns, give the MAC address. A pod that isn't known \
+yet is cut off until it is.";
 
 const ENDPOINT_ADD_EXAMPLES: &str = examples! {
     "podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart"

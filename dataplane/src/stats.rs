@@ -95,6 +95,7 @@ pub struct WorkerStats {
     /// Flows whose verdict was made anew because the epoch had changed.
     pub reevaluated: Counter,
     /// TCP/UDP checksums completed because the sender's offload had left only the pseudo-header sum.
+    /// Those that the kernel was left to complete don't count.
     pub checksums_completed: Counter,
 }
 

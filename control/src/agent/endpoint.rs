@@ -81,8 +81,8 @@ impl Attached {
     }
 }
 
-/// Looks at the pod's end of the link; gives it the MTU `mtu`, if there is one. Where the kernel
-/// doesn't complete checksums for us (`finishes_checksums`), it is made to write whole ones.
+/// Looks at the pod's end of the link; gives it the MTU `mtu`, if there is one, and makes it write
+/// whole checksums, unless it may leave them to its device.
 ///
 /// # Errors
 /// When the namespace can't be entered or doesn't hold the other end of the link, or is not known
@@ -91,11 +91,11 @@ pub(crate) fn prepare_pod_end(
     spec: &EndpointSpec,
     link: &Link,
     mtu: Option<PodMtu>,
-    finishes_checksums: bool,
+    leaves_checksums: bool,
 ) -> Result<Hardware> {
     let found = match (&spec.netns, link.peer) {
         (Some(netns), Some(peer)) => {
-            Some(prepare_in_netns(netns, peer, link, mtu, finishes_checksums)?)
+            Some(prepare_in_netns(netns, peer, link, mtu, leaves_checksums)?)
         }
         (Some(_), None) => bail!("link {} is no end of a veth pair", link.name),
         (None, _) => {
@@ -136,7 +136,7 @@ fn prepare_in_netns(
     peer: u32,
     link: &Link,
     mtu: Option<PodMtu>,
-    finishes_checksums: bool,
+    leaves_checksums: bool,
 ) -> Result<Hardware> {
     let prepare = async || -> Result<Hardware> {
         let netlink = Netlink::connect()?;
@@ -149,7 +149,7 @@ fn prepare_in_netns(
             end.mtu = mtu.into();
             netlink.set_mtu(&end, end.mtu).await?;
         }
-        if !finishes_checksums {
+        if !leaves_checksums {
             offload::tx_checksum_off(&end.name)?;
         }
         Ok(Hardware { mac: end.mac, mtu: end.mtu })

@@ -242,6 +242,7 @@ impl Agent {
     /// The pod's end of an endpoint's link. What can't be read is not what it was: then the pod is
     /// cut off. With the MAC address given and no namespace, there is nothing to look at.
     async fn look_at_endpoint(&mut self, name: &str) {
+        let leaves_checksums = self.leaves_checksums();
         let Some(endpoint) = self.endpoints.get_mut(name) else { return };
         if endpoint.spec.netns.is_none() {
             return;
@@ -249,8 +250,7 @@ impl Agent {
         let Ok(attached) = &mut endpoint.link else {
             return self.attach_again(name).await;
         };
-        let finishes_checksums = self.links.dataplane().umem().finishes_checksums();
-        let pod_end = prepare_pod_end(&endpoint.spec, &attached.link, None, finishes_checksums)
+        let pod_end = prepare_pod_end(&endpoint.spec, &attached.link, None, leaves_checksums)
             .map_err(|error| describe(error.as_ref()));
         if attached.pod_end != pod_end {
             debug!("the pod's end of link {name} is now {pod_end:?}");

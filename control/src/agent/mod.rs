@@ -48,7 +48,7 @@ use self::names::Names;
 use self::publish::Publisher;
 use self::server::{Call, Server};
 use self::waiting::Waiting;
-use crate::cli::{MtuChoice, Poll, RunArgs};
+use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
 use crate::error::describe;
 use crate::netlink::{Change, Netlink, changes};
 use crate::protocol::{EndpointSpec, FlowItem};
@@ -75,6 +75,7 @@ struct Agent {
     links: Links,
     /// What becomes of the MTU of links that are attached.
     pod_mtu: MtuChoice,
+    pod_checksums: PodChecksums,
     host: HostLink,
     /// Why the host link could not be made anew after somebody removed it.
     host_lost: Option<String>,
@@ -179,6 +180,7 @@ impl Agent {
             netlink,
             links,
             pod_mtu: args.pod_mtu,
+            pod_checksums: args.pod_checksums,
             host,
             host_lost: None,
             source,
@@ -312,8 +314,7 @@ impl Agent {
             MtuChoice::Set(mtu) => Some(mtu),
             MtuChoice::Keep => None,
         };
-        let finishes_checksums = self.links.dataplane().umem().finishes_checksums();
-        let pod_end = prepare_pod_end(spec, &link, mtu, finishes_checksums)?;
+        let pod_end = prepare_pod_end(spec, &link, mtu, self.leaves_checksums())?;
         if let Some(mtu) = mtu {
             link.mtu = mtu.into();
             self.netlink.set_mtu(&link, link.mtu).await?;
@@ -324,6 +325,12 @@ impl Agent {
         let slot = self.links.free_slot()?;
         self.links.open(&link, slot)?;
         Ok(Attached { slot, link, pod_end: Ok(pod_end) })
+    }
+
+    /// Whether pods may leave checksums to their devices.
+    fn leaves_checksums(&self) -> bool {
+        self.pod_checksums == PodChecksums::Leave
+            && self.links.dataplane().umem().finishes_checksums()
     }
 
     /// Lets a pod's link go: from here on, no policy applies to the pod.

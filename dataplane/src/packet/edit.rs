@@ -80,7 +80,9 @@ pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool 
 /// whether it did.
 pub fn leave_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
     let Some(field) = Field::of(umem.data(&packet.head), view) else { return false };
-    if field.value != field.pseudo_header(view).folded() {
+    // The kernel sums up to the end of the packet.
+    let to_the_end = field.covered == view.end - u32::from(view.l4);
+    if !to_the_end || field.value != field.pseudo_header(view).folded() {
         return false;
     }
     packet.unfinished = match view.l4_kind {

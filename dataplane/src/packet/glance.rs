@@ -10,8 +10,8 @@ const L3: usize = 14;
 /// Offset of its L4 header.
 const L4: usize = L3 + 20;
 
-/// A usual packet: untagged, of one frame, IPv4 without options and whole, and either UDP or a
-/// segment in the middle of a TCP connection. Host byte order.
+/// A usual packet: untagged, of one frame, IPv4 without options and whole, and either UDP (as long as
+/// its packet) or a segment in the middle of a TCP connection. Host byte order.
 ///
 /// [`parse`](super::parse) would accept it and say the same, if its addresses are ones that a flow
 /// can have (that is not looked at: who finds a flow by them knows).
@@ -63,7 +63,7 @@ impl Glance {
         let (l4_len, checksum) = match protocol {
             proto::UDP => {
                 let len = half(L4 + 4);
-                (len >= 8 && len <= room).then_some((len, half(L4 + 6)))?
+                (len >= 8 && len == room).then_some((len, half(L4 + 6)))?
             }
             proto::TCP => (room, middle_of_tcp(frame, room)?),
             _ => return None,

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 
+use crate::drop_reason::DropReason;
 use crate::policy::Snapshot;
 use crate::stats::WorkerStats;
 use crate::types::{LinkId, Nanos};
@@ -172,7 +173,8 @@ impl Worker {
                     let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
                     self.pipeline.process_handed_over(&mut around, link, packet);
                 }
-                None => self.egress.discard_unready(packet),
+                // The worker that received it has counted that.
+                None => self.egress.discard(packet, DropReason::NotReady),
             }
         }
         taken

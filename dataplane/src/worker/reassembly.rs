@@ -176,7 +176,9 @@ impl Reassembly {
             spare: Vec::with_capacity(DATAGRAMS_MAX),
             shares: Vec::new(),
             all: Share::default(),
-            frames_max: umem_frames as usize / FRAMES_SHARE / usize::from(workers.max(1)),
+            // With many workers, still the largest datagram, and as much again for another link.
+            frames_max: (umem_frames as usize / FRAMES_SHARE / usize::from(workers.max(1)))
+                .max(2 * PARTS_MAX),
             next_look: Nanos::default(),
         }
     }

@@ -76,7 +76,7 @@ pub(super) struct Desc {
     pub(super) addr: u64,
     /// Bytes of data.
     pub(super) len: u32,
-    /// [`XDP_PKT_CONTD`] or zero.
+    /// [`XDP_PKT_CONTD`], [`XDP_TX_METADATA`], both or neither.
     pub(super) options: u32,
 }
 

@@ -20,7 +20,9 @@ pub const FRAME_SIZE: u32 = 4096;
 
 /// Bytes that the kernel leaves free before received data (`XDP_PACKET_HEADROOM`,
 /// `include/uapi/linux/bpf.h`), and that we leave free before data of our own.
+/// What we tell the kernel about a packet to send lies there, too.
 pub const FRAME_HEADROOM: u32 = 256;
+const _: () = assert!(FRAME_HEADROOM >= TX_METADATA_LEN);
 
 /// Frames of one UMEM are told from those of another by this number, so that a handle can never
 /// reach foreign memory.
@@ -40,7 +42,8 @@ const fn held_by(link: LinkId) -> u32 {
 /// A frame's bytes belong to whoever holds its one [`Frame`] handle. Handing the frame to the
 /// kernel (`give`) destroys the handle and notes the link it went to; taking it back
 /// (`take`) makes a new handle, and only if the note says that this link's rings hold it.
-/// So no false ring entry makes a second handle for a frame that somebody holds.
+/// So no false ring entry makes a second handle for a frame that somebody holds (but for two threads
+/// that take the same one at the same moment, see there).
 pub struct Umem {
     area: Mapping,
     frames: u32,

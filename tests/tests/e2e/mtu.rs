@@ -48,6 +48,26 @@ fn links_get_the_largest_mtu_there_is_and_carry_packets_of_that_size() -> Result
     agent.assert_alive()
 }
 
+/// Pods that leave their checksums to whoever needs them: other pods don't, a proof that they are
+/// right is the node's and the neighbours' TCP.
+#[test]
+fn pods_may_leave_checksums_to_their_devices() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start_with(&lab, 2, &["--pod-checksums", "leave"])?;
+    let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
+    for family in Family::BOTH {
+        for to in [user, lab.host("office")?, lab.node()] {
+            let stream = Stream::start(admin, to, 5001, family)?;
+            stream.wait_for_more()?;
+            stream.finish()?;
+        }
+    }
+    // Of 1500 bytes each, thousands of segments were sent: only their SYNs were completed here.
+    let completed = lab.metric("podgate_worker_checksums_completed_total")?;
+    assert!((1..1000).contains(&completed), "{completed} checksums completed");
+    agent.assert_alive()
+}
+
 #[test]
 fn an_endpoints_own_mtu_is_remembered_and_given_to_a_link_that_is_made_anew() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;

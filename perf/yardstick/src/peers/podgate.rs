@@ -37,12 +37,13 @@ pub(crate) fn lab(rules: &[u32]) -> Result<Lab> {
     Ok(lab)
 }
 
-/// The agent, its worker on the forwarders' core.
+/// The agent, its worker on the forwarders' core. Pods keep their checksum offload, as those of the
+/// kernel's bridge do.
 ///
 /// # Errors
 /// When it doesn't become ready.
 pub(crate) fn start(lab: &Lab) -> Result<Agent<'_>> {
-    on_forwarder_core(|| Agent::start(lab, 1))
+    on_forwarder_core(|| Agent::start_with(lab, 1, &["--pod-checksums", "leave"]))
 }
 
 /// The lane to the server with `rules` policies that don't match.
