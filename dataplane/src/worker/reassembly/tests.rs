@@ -318,19 +318,30 @@ fn fragments_of_two_links_two_datagrams_or_two_protocols_do_not_meet() {
 
 #[test]
 fn a_link_leaves_others_room_and_gives_up_its_own_oldest() {
-    let mut lab = Lab::new(1024);
+    let mut lab = Lab::new(3072);
     let cuts = cuts(&body(40), &[2]);
     for id in 0..1000 {
         lab.now = lab.now.plus_millis(1);
         lab.offer(LINK, &v4(id, &cuts[0])).unwrap();
     }
-    // One in sixteen of 1024 frames; half of them is left.
-    assert_eq!(lab.reassembly.held_frames(), 32);
-    assert_eq!(lab.dropped(DropReason::FragmentLimit), 968);
+    // One in sixteen of 3072 frames; half of them is left.
+    assert_eq!(lab.reassembly.held_frames(), 96);
+    assert_eq!(lab.dropped(DropReason::FragmentLimit), 904);
     assert!(lab.offer(OTHER, &v4(1, &cuts[0])).unwrap().is_none());
     assert!(lab.offer(OTHER, &v4(1, &cuts[1])).unwrap().is_some());
     assert!(lab.offer(LINK, &v4(999, &cuts[1])).unwrap().is_some(), "the youngest is there");
     assert_eq!(lab.offer(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest is gone");
+}
+
+#[test]
+fn the_largest_datagram_is_joined_however_few_frames_there_are() {
+    let mut lab = Lab::new(64);
+    for at in 0..63 {
+        let cut = Cut { offset: at * 8, more: true, body: body(8) };
+        assert_eq!(lab.offer(LINK, &v4(1, &cut)), Ok(None));
+    }
+    let cut = Cut { offset: 63 * 8, more: false, body: body(8) };
+    assert!(lab.offer(LINK, &v4(1, &cut)).unwrap().is_some());
 }
 
 #[test]
