@@ -6,6 +6,8 @@
 //! apart without reading them. At most half of the places are taken, and hashes are keyed, so runs
 //! of taken places are short whatever pods send.
 
+use crate::xsk::prefer_huge_pages;
+
 /// No flow. No entry of a flow is equal: slot numbers don't reach the highest that fits.
 const EMPTY: u32 = u32::MAX;
 
@@ -27,7 +29,10 @@ impl Index {
         assert!(capacity <= 1 << 30, "a table of {capacity} flows");
         let places = (2 * capacity as usize).next_power_of_two().max(2);
         let slot_mask = (capacity + 1).next_power_of_two() - 1;
-        Self { entries: vec![EMPTY; places].into(), slot_mask, len: 0 }
+        let mut entries = Vec::with_capacity(places);
+        prefer_huge_pages(entries.spare_capacity_mut());
+        entries.resize(places, EMPTY);
+        Self { entries: entries.into(), slot_mask, len: 0 }
     }
 
     /// Number of slots in it.
@@ -72,10 +77,10 @@ impl Index {
         self.entries[self.home(hash)]
     }
 
-    /// The slot that a hash most likely has: the one to read ahead.
+    /// The slot that a flow with this hash is in, if it is in any; all but seldom.
     #[inline]
-    pub(super) fn guess(&self, hash: u64) -> usize {
-        (self.entries[self.home(hash)] & self.slot_mask) as usize
+    pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
+        self.find(hash, |_| true)
     }
 
     /// Adds a slot that is not in it.

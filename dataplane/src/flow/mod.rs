@@ -104,6 +104,12 @@ impl Flow {
         self.name.tuple(self.opener_second)
     }
 
+    /// The direction of a packet whose source is, or is not, the name's second end.
+    #[inline]
+    const fn direction(&self, from_second: bool) -> Direction {
+        if self.opener_second == from_second { Direction::Original } else { Direction::Reply }
+    }
+
     /// The link that packets of `direction` come from.
     #[must_use]
     #[inline]

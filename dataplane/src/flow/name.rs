@@ -39,6 +39,12 @@ impl Name {
         self.0[4] == 0
     }
 
+    /// Brings it into the cache.
+    #[inline]
+    pub(super) const fn touch(&self) -> u32 {
+        self.0[0] as u32
+    }
+
     /// The tuple again; `swapped` as [`Name::of`] gave it.
     pub(super) fn tuple(&self, swapped: bool) -> Tuple {
         let [a, b, c, d, e] = self.0;
@@ -99,52 +105,69 @@ impl Key {
     /// The name's hash.
     #[inline]
     pub(super) fn hash(&self, Name(words): &Name) -> u64 {
-        match words {
-            [a, b, _, _, 0] => self.sip([*a, *b]),
-            all => self.sip(*all),
-        }
+        let [hash] = match words {
+            [a, b, _, _, 0] => self.sip([[*a], [*b]]),
+            all => self.sip(all.map(|word| [word])),
+        };
+        hash
     }
 
-    /// The same for IPv4.
+    /// The same for several of IPv4.
     #[inline]
-    pub(super) fn hash_v4(&self, NameV4(words): &NameV4) -> u64 {
-        self.sip(*words)
+    pub(super) fn hash_v4<const L: usize>(&self, names: &[NameV4; L]) -> [u64; L] {
+        self.sip([names.map(|NameV4([a, _])| a), names.map(|NameV4([_, b])| b)])
     }
 
+    /// Hashes `L` messages of `N` words each. One hash is a chain of steps that wait for each other;
+    /// side by side, the steps of others fill the waits.
     #[inline]
-    fn sip<const N: usize>(&self, words: [u64; N]) -> u64 {
+    fn sip<const N: usize, const L: usize>(&self, words: [[u64; L]; N]) -> [u64; L] {
         let [k0, k1] = self.0;
         let mut v = [
-            k0 ^ 0x736f_6d65_7073_6575,
-            k1 ^ 0x646f_7261_6e64_6f6d,
-            k0 ^ 0x6c79_6765_6e65_7261,
-            k1 ^ 0x7465_6462_7974_6573,
+            [k0 ^ 0x736f_6d65_7073_6575; L],
+            [k1 ^ 0x646f_7261_6e64_6f6d; L],
+            [k0 ^ 0x6c79_6765_6e65_7261; L],
+            [k1 ^ 0x7465_6462_7974_6573; L],
         ];
         for word in words {
-            v[3] ^= word;
-            round(&mut v);
-            v[0] ^= word;
+            v[3] = xor(v[3], word);
+            v = round(v);
+            v[0] = xor(v[0], word);
         }
-        v[2] ^= 0xff;
-        round(&mut v);
-        round(&mut v);
-        round(&mut v);
-        v[0] ^ v[1] ^ v[2] ^ v[3]
+        v[2] = xor(v[2], [0xff; L]);
+        let [a, b, c, d] = round(round(round(v)));
+        xor(xor(a, b), xor(c, d))
     }
 }
 
 #[inline]
-const fn round(v: &mut [u64; 4]) {
-    v[0] = v[0].wrapping_add(v[1]);
-    v[2] = v[2].wrapping_add(v[3]);
-    v[1] = v[1].rotate_left(13) ^ v[0];
-    v[3] = v[3].rotate_left(16) ^ v[2];
-    v[0] = v[0].rotate_left(32);
-    v[2] = v[2].wrapping_add(v[1]);
-    v[0] = v[0].wrapping_add(v[3]);
-    v[1] = v[1].rotate_left(17) ^ v[2];
-    v[3] = v[3].rotate_left(21) ^ v[0];
-    v[2] = v[2].rotate_left(32);
+fn round<const L: usize>([mut a, mut b, mut c, mut d]: [[u64; L]; 4]) -> [[u64; L]; 4] {
+    a = add(a, b);
+    c = add(c, d);
+    b = xor(rotate(b, 13), a);
+    d = xor(rotate(d, 16), c);
+    a = rotate(a, 32);
+    c = add(c, b);
+    a = add(a, d);
+    b = xor(rotate(b, 17), c);
+    d = xor(rotate(d, 21), a);
+    c = rotate(c, 32);
+    [a, b, c, d]
+}
+
+#[inline]
+fn add<const L: usize>(a: [u64; L], b: [u64; L]) -> [u64; L] {
+    std::array::from_fn(|lane| a[lane].wrapping_add(b[lane]))
+}
+
+#[inline]
+fn xor<const L: usize>(a: [u64; L], b: [u64; L]) -> [u64; L] {
+    std::array::from_fn(|lane| a[lane] ^ b[lane])
+}
+
+#[inline]
+fn rotate<const L: usize>(a: [u64; L], bits: u32) -> [u64; L] {
+    a.map(|lane| lane.rotate_left(bits))
 }
 
 #[cfg(test)]
@@ -186,13 +209,17 @@ mod tests {
 
         #[test]
         fn the_hash_is_siphash_1_3_of_the_names_bytes(tuple in any_tuple()) {
-            let name = Name::of(&tuple).0;
-            let (words, len) = if name.is_v4() { (2, 13) } else { (5, 37) };
-            let bytes: Vec<u8> = name.0[..words].iter().flat_map(|w| w.to_le_bytes()).collect();
+            let Name(name) = Name::of(&tuple).0;
+            let (words, len) = if name[4] == 0 { (2, 13) } else { (5, 37) };
+            let bytes: Vec<u8> = name[..words].iter().flat_map(|w| w.to_le_bytes()).collect();
             // `DefaultHasher` is SipHash-1-3 with a key of zeros.
             let mut expected = DefaultHasher::new();
             expected.write(&bytes[..len]);
-            prop_assert_eq!(Key([0; 2]).hash(&name), expected.finish());
+            prop_assert_eq!(Key([0; 2]).hash(&Name(name)), expected.finish());
+            if len == 13 {
+                let names = [[1, 2], [name[0], name[1]], [3, 4]].map(NameV4);
+                prop_assert_eq!(Key([0; 2]).hash_v4(&names)[1], expected.finish());
+            }
         }
     }
 }

@@ -29,18 +29,55 @@ use super::{Flow, Moment};
 use crate::drop_reason::DropReason;
 use crate::packet::View;
 use crate::types::{Direction, LinkId, Nanos, Tuple};
+use crate::xsk::prefer_huge_pages;
 
 /// Where a flow lies in its table. Valid until the flow is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowIx(u32);
 
-/// What a flow is searched by, with the work done that needs no look at the table.
-#[derive(Clone, Copy, Debug)]
+/// What the flows of a batch of packets are searched by.
+#[derive(Debug, Default)]
 pub struct Sought {
-    name: NameV4,
-    swapped: bool,
-    hash: u64,
+    /// Names, and whether the packet's source is the end that comes second.
+    names: Vec<NameV4>,
+    swapped: Vec<bool>,
+    /// Of the names that [`FlowTable::seek`] has seen, as the next.
+    hashes: Vec<u64>,
+    /// Slots that the flows are in if they are in the table, [`NONE`] if they can't be.
+    slots: Vec<u32>,
 }
+
+impl Sought {
+    /// An empty batch with memory for so many packets.
+    #[must_use]
+    pub fn with_capacity(packets: usize) -> Self {
+        Self {
+            names: Vec::with_capacity(packets),
+            swapped: Vec::with_capacity(packets),
+            hashes: Vec::with_capacity(packets),
+            slots: Vec::with_capacity(packets),
+        }
+    }
+
+    /// Adds a packet over IPv4 of these addresses and ports.
+    #[inline]
+    pub fn add_v4(&mut self, ends: [(u32, u16); 2], protocol: u8) {
+        let (name, swapped) = NameV4::of(ends, protocol);
+        self.names.push(name);
+        self.swapped.push(swapped);
+    }
+
+    /// Forgets all packets, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.names.clear();
+        self.swapped.clear();
+        self.hashes.clear();
+        self.slots.clear();
+    }
+}
+
+/// Names that are hashed at once.
+const LANES: usize = 4;
 
 /// Ends a queue or the list of free slots.
 const NONE: u32 = u32::MAX;
@@ -67,10 +104,10 @@ struct Slot {
 const _: () = assert!(size_of::<Slot>() == 112);
 
 impl Slot {
-    /// Brings the slot into the cache.
+    /// Brings the slot into the cache: it lies on two lines or three.
     #[inline]
     fn touch(&self) -> u32 {
-        self.next ^ self.flow.as_ref().map_or(0, |flow| flow.bytes[0] as u32)
+        self.next ^ self.flow.as_ref().map_or(0, |flow| flow.bytes[0] as u32 ^ flow.name.touch())
     }
 }
 
@@ -100,10 +137,12 @@ impl FlowTable {
     /// An empty table with room for `capacity` flows.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
+        let mut slots = Vec::with_capacity(capacity as usize);
+        prefer_huge_pages(slots.spare_capacity_mut());
         Self {
             key: Key::random(),
             index: Index::new(capacity),
-            slots: Vec::with_capacity(capacity as usize),
+            slots,
             capacity: capacity as usize,
             free: NONE,
             opened: Vec::new(),
@@ -158,34 +197,36 @@ impl FlowTable {
     #[inline]
     fn found(&self, slot: Option<u32>, swapped: bool) -> Option<(FlowIx, Direction)> {
         let index = FlowIx(slot?);
-        let by_opener = self.get(index).opener_second == swapped;
-        Some((index, if by_opener { Direction::Original } else { Direction::Reply }))
+        Some((index, self.get(index).direction(swapped)))
     }
 
-    /// What to look for, for a packet over IPv4 of these addresses and ports.
-    #[must_use]
-    #[inline]
-    pub fn seek_v4(&self, ends: [(u32, u16); 2], protocol: u8) -> Sought {
-        let (name, swapped) = NameV4::of(ends, protocol);
-        Sought { hash: self.key.hash_v4(&name), name, swapped }
-    }
-
-    /// Brings what finding these will read into the cache. In a large table a search waits for
-    /// memory twice; the waits of all these overlap.
-    pub fn fetch(&self, sought: &[Sought]) {
+    /// Does what can be done for a batch together before [`Self::find_sought`]: the hashes, and the
+    /// waits for memory, of which a search in a large table has two.
+    pub fn seek(&self, sought: &mut Sought) {
+        let Sought { names, hashes, slots, .. } = sought;
+        hashes.clear();
+        slots.clear();
+        let (lanes, rest) = names.as_chunks::<LANES>();
+        lanes.iter().for_each(|names| hashes.extend_from_slice(&self.key.hash_v4(names)));
+        rest.iter().for_each(|name| hashes.extend_from_slice(&self.key.hash_v4(&[*name])));
         // Loops so short that the processor is many turns ahead with their loads.
-        let entries = sought.iter().fold(0, |sum, sought| sum ^ self.index.touch(sought.hash));
-        let slots = sought.iter().filter_map(|s| self.slots.get(self.index.guess(s.hash)));
-        let flows = slots.fold(0, |sum, slot| sum ^ slot.touch());
+        let entries = hashes.iter().fold(0, |sum, hash| sum ^ self.index.touch(*hash));
+        slots.extend(hashes.iter().map(|hash| self.index.candidate(*hash).unwrap_or(NONE)));
+        let found = slots.iter().filter_map(|at| self.slots.get(*at as usize));
+        let flows = found.fold(0, |sum, slot| sum ^ slot.touch());
         std::hint::black_box((entries, flows));
     }
 
-    /// As [`Self::find`].
+    /// The flow of packet number `at` of a batch that [`Self::seek`] has seen, and the packet's
+    /// direction in it. A flow that was opened since then is not found, nor one in some millions
+    /// whose hash is much like another's: [`Self::find`] finds them all.
     #[must_use]
     #[inline]
-    pub fn find_sought(&self, sought: &Sought) -> Option<(FlowIx, Direction)> {
-        let belongs = |at| flow_at(&self.slots, at).name == sought.name;
-        self.found(self.index.find(sought.hash, belongs), sought.swapped)
+    pub fn find_sought(&mut self, sought: &Sought, at: usize) -> Option<(&mut Flow, Direction)> {
+        let slot = *sought.slots.get(at)?;
+        let flow = self.slots.get_mut(slot as usize)?.flow.as_mut()?;
+        let direction = flow.direction(*sought.swapped.get(at)?);
+        (flow.name == *sought.names.get(at)?).then_some((flow, direction))
     }
 
     /// The flow at `index`.

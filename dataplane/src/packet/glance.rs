@@ -9,6 +9,8 @@ use crate::xsk::Unfinished;
 const L3: usize = 14;
 /// Offset of its L4 header.
 const L4: usize = L3 + 20;
+/// Bytes of all headers, TCP's options left out.
+const HEADERS: usize = L4 + 20;
 
 /// A usual packet: untagged, of one frame, IPv4 without options and whole, and either UDP (as long as
 /// its packet) or a segment in the middle of a TCP connection. Host byte order.
@@ -27,8 +29,8 @@ pub struct Glance {
     pub dst_port: u16,
     /// Bytes of the IP packet.
     pub ip_len: u16,
-    /// Bytes that the L4 checksum covers.
-    pub l4_len: u16,
+    /// The IP header's checksum field.
+    pub header_checksum: u16,
     /// The L4 checksum field.
     pub checksum: u16,
     /// TCP or UDP.
@@ -43,8 +45,15 @@ impl Glance {
     #[must_use]
     #[inline]
     pub fn at(frame: &[u8]) -> Option<Self> {
-        // The fixed headers and the eight bytes that every L4 header has at least.
-        let h = frame.first_chunk::<{ L4 + 8 }>()?;
+        let mut padded;
+        let h = match frame.first_chunk() {
+            Some(headers) => headers,
+            None => {
+                padded = [0; HEADERS];
+                padded[..frame.len()].copy_from_slice(frame);
+                &padded
+            }
+        };
         let half = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
         let word = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
         // Ethernet type, then version and header length in words; more fragments, or an offset.
@@ -59,26 +68,34 @@ impl Glance {
             return None;
         }
         let protocol = h[L3 + 9];
-        let room = ip_len.checked_sub(20)?;
-        let (l4_len, checksum) = match protocol {
-            proto::UDP => {
-                let len = half(L4 + 4);
-                (len >= 8 && len == room).then_some((len, half(L4 + 6)))?
-            }
-            proto::TCP => (room, middle_of_tcp(frame, room)?),
-            _ => return None,
-        };
+        let l4_len = ip_len.checked_sub(20)?;
+        // Where both kinds come in turns nobody foresees which is next, so there is no branch
+        // between them.
+        let is_udp = protocol == proto::UDP;
+        let usual_udp = is_udp & (l4_len >= 8) & (half(L4 + 4) == l4_len);
+        let usual_tcp = (protocol == proto::TCP) & is_middle_of_tcp(h, l4_len);
+        if !(usual_udp | usual_tcp) {
+            return None;
+        }
+        let checksum = if is_udp { half(L4 + 6) } else { half(L4 + 16) };
         Some(Self {
             src: word(L3 + 12),
             dst: word(L3 + 16),
             src_port: half(L4),
             dst_port: half(L4 + 2),
             ip_len,
-            l4_len,
+            header_checksum: half(L3 + 10),
             checksum,
             protocol,
             ttl: h[L3 + 8],
         })
+    }
+
+    /// Bytes that the L4 checksum covers.
+    #[must_use]
+    #[inline]
+    pub const fn l4_len(&self) -> u16 {
+        self.ip_len - 20
     }
 
     /// Where its checksum lies, if that is to be completed.
@@ -91,6 +108,20 @@ impl Glance {
         }
     }
 
+    /// Does what a hop changes in the frame: the Ethernet addresses and, if it counts, the TTL, which
+    /// must be more than one. Reads nothing of it, since its bytes may have left the cache.
+    #[inline]
+    pub fn pass_on(&self, frame: &mut [u8], dst: Mac, src: Mac, counts: bool) {
+        let Some(h) = frame.first_chunk_mut::<L4>() else { return };
+        h[..6].copy_from_slice(&dst);
+        h[6..12].copy_from_slice(&src);
+        if counts {
+            h[L3 + 8] = self.ttl - 1;
+            let sum = checksum::of_one_hop_less(self.header_checksum);
+            h[L3 + 10..L3 + 12].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+
     /// The Ethernet source of a frame that was glanced at.
     #[must_use]
     #[inline]
@@ -99,27 +130,11 @@ impl Glance {
     }
 }
 
-/// The checksum field of a TCP segment that opens, ends and resets nothing; `room` is the length of
-/// header and payload.
+/// Whether a TCP segment opens, ends and resets nothing; `len` is that of header and payload.
 #[inline]
-fn middle_of_tcp(frame: &[u8], room: u16) -> Option<u16> {
+const fn is_middle_of_tcp(h: &[u8; HEADERS], len: u16) -> bool {
     use tcp_flags::{ACK, FIN, RST, SYN, URG};
-    let h = frame.get(L4..)?.first_chunk::<20>()?;
-    let header_len = u16::from(h[12] >> 4) * 4;
-    let usual = h[13] & (SYN | FIN | RST | URG | ACK) == ACK;
-    (usual && header_len >= 20 && header_len <= room).then(|| u16::from_be_bytes([h[16], h[17]]))
-}
-
-/// What a hop changes in a frame that was glanced at: the Ethernet addresses and, if it counts, the
-/// TTL, which must be more than one.
-#[inline]
-pub fn pass_on(frame: &mut [u8], dst: Mac, src: Mac, counts: bool) {
-    let Some(h) = frame.first_chunk_mut::<L4>() else { return };
-    h[..6].copy_from_slice(&dst);
-    h[6..12].copy_from_slice(&src);
-    if counts {
-        h[L3 + 8] -= 1;
-        let sum = checksum::of_one_hop_less(u16::from_be_bytes([h[L3 + 10], h[L3 + 11]]));
-        h[L3 + 10..L3 + 12].copy_from_slice(&sum.to_be_bytes());
-    }
+    let header_len = (h[L4 + 12] >> 4) as u16 * 4;
+    let usual = h[L4 + 13] & (SYN | FIN | RST | URG | ACK) == ACK;
+    usual & (header_len >= 20) & (header_len <= len)
 }

@@ -8,11 +8,11 @@ use crate::event::Event;
 use crate::packet::edit;
 use crate::route::Outlet;
 use crate::share::Shares;
-use crate::stats::{Tally, WorkerStats};
+use crate::stats::WorkerStats;
 use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::worker::shared::HANDOFF_CAPACITY;
-use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, XskStatistics};
+use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, Unfinished, XskStatistics};
 
 use super::oversize::ErrorBudget;
 
@@ -209,34 +209,37 @@ impl Egress {
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
             return self.discard(packet, reason);
         }
-        if !std::mem::replace(&mut self.is_unflushed[outlet.link.index()], true) {
-            self.unflushed.push(outlet.link);
-        }
-        self.tally(origin).count(1, bytes);
-    }
-
-    /// The same for a packet of one frame that somebody sent and that has its MACs.
-    #[inline]
-    pub(super) fn transmit_usual(&mut self, outlet: &Outlet, packet: Packet) {
-        let link = outlet.link.index();
-        let bytes = u64::from(packet.head.len());
-        let sent = match self.ports.get_mut(link) {
-            Some(Some(port)) => port.transmit_frame(&mut self.pool, packet),
-            _ => Err(packet),
+        self.note_unflushed(outlet.link);
+        let stats = self.stats();
+        let tally = match origin {
+            Origin::Received => &stats.forwarded,
+            Origin::Own => &stats.originated,
         };
-        if let Err(packet) = sent {
-            return self.transmit(outlet, packet, Origin::Received);
-        }
-        if !std::mem::replace(&mut self.is_unflushed[link], true) {
-            self.unflushed.push(outlet.link);
-        }
-        self.stats().forwarded.count(1, bytes);
+        tally.count(1, bytes);
     }
 
-    fn tally(&self, origin: Origin) -> &Tally {
-        match origin {
-            Origin::Received => &self.stats().forwarded,
-            Origin::Own => &self.stats().originated,
+    /// The same for the one frame of a packet that somebody sent and that has its MACs. Doesn't
+    /// count it: the caller does that for a batch.
+    ///
+    /// # Errors
+    /// The frame, if that needs what [`Self::transmit`] does more.
+    #[inline]
+    pub(super) fn transmit_usual(
+        &mut self,
+        outlet: &Outlet,
+        frame: Frame,
+        unfinished: Unfinished,
+    ) -> Result<(), Frame> {
+        let Some(Some(port)) = self.ports.get_mut(outlet.link.index()) else { return Err(frame) };
+        port.transmit_frame(&mut self.pool, frame, unfinished)?;
+        self.note_unflushed(outlet.link);
+        Ok(())
+    }
+
+    #[inline]
+    fn note_unflushed(&mut self, link: LinkId) {
+        if !std::mem::replace(&mut self.is_unflushed[link.index()], true) {
+            self.unflushed.push(link);
         }
     }
 

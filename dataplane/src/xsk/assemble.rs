@@ -23,7 +23,8 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    /// Takes the next descriptor. Returns the packet that it completes.
+    /// Takes the next descriptor. Puts the packet behind `out` that it completes; false if it
+    /// completes none.
     #[inline]
     pub(super) fn push(
         &mut self,
@@ -31,16 +32,23 @@ impl Assembler {
         umem: &Umem,
         link: LinkId,
         pool: &mut FramePool,
-    ) -> Option<Packet> {
+        out: &mut Vec<Packet>,
+    ) -> bool {
         let last = desc.options & XDP_PKT_CONTD == 0;
         let frame = take(desc, umem, link, pool);
         if last
             && self.is_idle()
             && let Some(frame) = frame
         {
-            return Some(Packet::single(frame));
+            // Of all places in memory only its own in `out`: a copy right after would wait for
+            // these small writes.
+            out.push(Packet::single(frame));
+            return true;
         }
-        self.append_or_skip(frame, last, pool)
+        let packet = self.append_or_skip(frame, last, pool);
+        let completes = packet.is_some();
+        out.extend(packet);
+        completes
     }
 
     /// Whether no packet waits for its rest, nor to be thrown away.
@@ -49,6 +57,7 @@ impl Assembler {
         !self.skipping && self.partial.is_none()
     }
 
+    #[cold]
     fn append_or_skip(
         &mut self,
         frame: Option<Frame>,

@@ -1,5 +1,6 @@
 //! Owned frames, packets made of them, and each worker's stock of free ones.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
@@ -8,13 +9,22 @@ use super::umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
 ///
 /// It is neither `Clone` nor `Copy` and has to end in exactly one of: a transmit or fill ring, a
 /// [`FramePool`], or a packet that somebody holds. The pool counts, so a lost frame is found.
-#[derive(Debug)]
+///
+/// Two numbers and no more: a processor that reads at once what was just written in parts waits for
+/// the writes, and handles are moved a lot.
 #[must_use = "a frame that is dropped is lost to the pool"]
 pub struct Frame {
-    umem: u32,
-    index: u32,
-    offset: u16,
-    len: u16,
+    /// Number of the memory, and in it, in the low half.
+    identity: u64,
+    /// Where the data begins, bytes into the frame, and its length in the high half.
+    extent: u32,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (offset, len) = (self.offset(), self.len());
+        write!(f, "Frame {} of UMEM {}, {len} bytes at {offset}", self.index(), self.umem())
+    }
 }
 
 impl Frame {
@@ -22,39 +32,50 @@ impl Frame {
     ///
     /// Only [`Umem`] calls this, and only when no other handle exists.
     pub(super) const fn new(umem: u32, index: u32) -> Self {
-        Self { umem, index, offset: FRAME_HEADROOM as u16, len: 0 }
+        Self { identity: (umem as u64) << 32 | index as u64, extent: FRAME_HEADROOM }
     }
 
+    #[inline]
     pub(super) const fn umem(&self) -> u32 {
-        self.umem
+        (self.identity >> 32) as u32
+    }
+
+    #[inline]
+    const fn index(&self) -> u32 {
+        self.identity as u32
+    }
+
+    #[inline]
+    const fn offset(&self) -> u32 {
+        self.extent & 0xffff
     }
 
     /// Where the data begins, bytes from the start of the area.
     pub(super) const fn position(&self) -> usize {
-        self.index as usize * FRAME_SIZE as usize + self.offset as usize
+        self.index() as usize * FRAME_SIZE as usize + self.offset() as usize
     }
 
     /// Ends the handle, whose frame the caller notes elsewhere: its index and position.
     pub(super) const fn end(self) -> (u32, usize) {
-        (self.index, self.position())
+        (self.index(), self.position())
     }
 
     /// Bytes of data.
     #[must_use]
     pub const fn len(&self) -> u32 {
-        self.len as u32
+        self.extent >> 16
     }
 
     /// Whether there is no data.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Bytes of data that the frame could hold, from where its data begins.
     #[must_use]
     pub const fn capacity(&self) -> u32 {
-        FRAME_SIZE - self.offset as u32
+        FRAME_SIZE - self.offset()
     }
 
     /// Sets the extent of the data: `len` bytes from `offset` bytes into the frame.
@@ -66,7 +87,7 @@ impl Frame {
             offset.checked_add(len).is_some_and(|end| end <= FRAME_SIZE),
             "{len} bytes at {offset} leave the frame"
         );
-        (self.offset, self.len) = (offset as u16, len as u16);
+        self.extent = len << 16 | offset;
     }
 
     /// Shows `work` the `len` bytes before the data in place of it.
@@ -74,7 +95,7 @@ impl Frame {
     /// # Panics
     /// When there are fewer in the frame.
     pub(super) fn with_extent_before(&mut self, len: u32, work: impl FnOnce(&mut Self)) {
-        let (offset, data) = (u32::from(self.offset), self.len());
+        let (offset, data) = (self.offset(), self.len());
         assert!(len <= offset, "{len} bytes before {offset} leave the frame");
         self.set_extent(offset - len, len);
         work(self);
@@ -86,7 +107,7 @@ impl Frame {
     /// # Panics
     /// When `len` is more than [`Self::capacity`].
     pub fn set_len(&mut self, len: u32) {
-        self.set_extent(u32::from(self.offset), len);
+        self.set_extent(self.offset(), len);
     }
 }
 
@@ -203,22 +224,25 @@ impl FramePool {
 
     /// A free frame with no data, or `None` when all are in use.
     pub fn alloc(&mut self) -> Option<Frame> {
-        if self.cache.is_empty() {
-            self.cache.extend(std::iter::from_fn(|| self.umem.spare.pop()).take(EXCHANGE_FRAMES));
-        }
-        let mut frame = self.cache.pop()?;
-        frame.set_extent(FRAME_HEADROOM, 0);
+        let frame = self.take_for_ring()?;
         self.outstanding += 1;
         Some(frame)
     }
 
     /// Takes a frame back.
     pub fn free(&mut self, frame: Frame) {
+        self.put_from_ring(frame);
         self.outstanding -= 1;
-        self.cache.push(frame);
-        if self.cache.len() >= CACHE_FRAMES + EXCHANGE_FRAMES {
-            self.umem.spare_again(self.cache.drain(CACHE_FRAMES..));
-        }
+    }
+
+    #[cold]
+    fn take_from_shared(&mut self) {
+        self.cache.extend(std::iter::from_fn(|| self.umem.spare.pop()).take(EXCHANGE_FRAMES));
+    }
+
+    #[cold]
+    fn give_to_shared(&mut self) {
+        self.umem.spare_again(self.cache.drain(CACHE_FRAMES..));
     }
 
     /// Takes all frames of a packet back.
@@ -248,16 +272,21 @@ impl FramePool {
     /// A free frame for a ring, without an entry in the ledger; as [`Self::alloc`].
     #[inline]
     pub(super) fn take_for_ring(&mut self) -> Option<Frame> {
-        let frame = self.alloc()?;
-        self.outstanding -= 1;
+        if self.cache.is_empty() {
+            self.take_from_shared();
+        }
+        let mut frame = self.cache.pop()?;
+        frame.set_extent(FRAME_HEADROOM, 0);
         Some(frame)
     }
 
     /// Takes a frame back from a ring, without an entry in the ledger; as [`Self::free`].
     #[inline]
     pub(super) fn put_from_ring(&mut self, frame: Frame) {
-        self.outstanding += 1;
-        self.free(frame);
+        self.cache.push(frame);
+        if self.cache.len() >= CACHE_FRAMES + EXCHANGE_FRAMES {
+            self.give_to_shared();
+        }
     }
 
     /// Notes frames that came from a ring or from another worker.

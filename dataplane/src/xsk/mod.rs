@@ -26,4 +26,5 @@ pub use frame::{Frame, FramePool, Packet, Unfinished};
 pub use link::RingSizes;
 pub use port::{LinkState, Port, XskStatistics};
 pub use socket::{OpenError, open_link};
+pub(crate) use sys::prefer_huge_pages;
 pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};

@@ -10,6 +10,7 @@ use super::link::Link;
 use super::ring::{Rx, Tx};
 use super::socket::Socket;
 use super::sys::{self, Desc, XDP_PKT_CONTD, XDP_TX_METADATA};
+use super::umem::Umem;
 use crate::types::LinkId;
 
 /// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
@@ -30,6 +31,9 @@ pub struct Port {
     state: LinkState,
     counters: Counters,
     worker: usize,
+    /// The link's number and its memory's: copies, since the way to the originals is long.
+    id: LinkId,
+    umem_id: u32,
     // After the rings: the last port's drop closes the link, which must find them unmapped.
     link: Arc<Link>,
 }
@@ -115,13 +119,15 @@ impl AddAssign for XskStatistics {
 impl Port {
     pub(super) fn new(worker: usize, rx: Rx, tx: Tx, link: Arc<Link>) -> Self {
         let (assembler, counters) = Default::default();
-        Self { rx, tx, assembler, unsent: false, state: LinkState::Up, counters, worker, link }
+        let (id, umem_id) = (link.id(), link.umem().id());
+        let state = LinkState::Up;
+        Self { rx, tx, assembler, unsent: false, state, counters, worker, id, umem_id, link }
     }
 
     /// The link.
     #[must_use]
     pub fn link(&self) -> LinkId {
-        self.link.id()
+        self.id
     }
 
     /// The receiving socket, to put in the XSKMAP and to wait for; `None` on a memory link.
@@ -154,6 +160,7 @@ impl Port {
     /// ([`Port::held_frames`]).
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
+        let (umem, link) = (self.link.umem(), self.link.id());
         let (mut packets, mut seen) = (0, 0);
         let (a, b) = self.rx.peek(u32::MAX);
         for desc in a.iter().chain(b) {
@@ -161,11 +168,7 @@ impl Port {
                 break;
             }
             seen += 1;
-            let done = self.assembler.push(*desc, self.link.umem(), self.link.id(), pool);
-            if let Some(packet) = done {
-                out.push(packet);
-                packets += 1;
-            }
+            packets += usize::from(self.assembler.push(*desc, umem, link, pool, out));
         }
         if seen > 0 {
             self.rx.release(seen);
@@ -186,7 +189,15 @@ impl Port {
             return Err(packet);
         }
         if frames == 1 {
-            return self.transmit_frame(pool, packet);
+            let Packet { head, tail, largest_fragment, unfinished } = packet;
+            let sent = self.transmit_frame(pool, head, unfinished);
+            return match sent {
+                Ok(()) => {
+                    pool.keep_tail(tail);
+                    Ok(())
+                }
+                Err(head) => Err(Packet { head, tail, largest_fragment, unfinished }),
+            };
         }
         if frames > PACKET_FRAMES_MAX
             || packet.head.is_empty()
@@ -195,12 +206,13 @@ impl Port {
             return Err(packet);
         }
         let Packet { mut head, mut tail, unfinished, .. } = packet;
-        let first = self.options(&mut head, unfinished) | XDP_PKT_CONTD;
-        self.put(head, first);
+        let umem = pool.umem();
+        let first = options(umem, &mut head, unfinished) | XDP_PKT_CONTD;
+        self.put(umem, head, first);
         let mut left = tail.len();
         for frame in tail.drain(..) {
             left -= 1;
-            self.put(frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
+            self.put(umem, frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
         }
         pool.note_sent(frames);
         pool.keep_tail(tail);
@@ -210,37 +222,29 @@ impl Port {
     /// The same for a packet of one frame.
     ///
     /// # Errors
-    /// As [`Self::transmit`].
+    /// The frame, in the cases of [`Self::transmit`].
     #[inline]
-    pub fn transmit_frame(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
-        debug_assert_eq!(packet.frames(), 1);
-        if self.state != LinkState::Up || packet.head.is_empty() || self.tx.free(1) == 0 {
-            return Err(packet);
+    pub fn transmit_frame(
+        &mut self,
+        pool: &mut FramePool,
+        mut head: Frame,
+        unfinished: Unfinished,
+    ) -> Result<(), Frame> {
+        if self.state != LinkState::Up || head.is_empty() || self.tx.free(1) == 0 {
+            return Err(head);
         }
-        let Packet { mut head, tail, unfinished, .. } = packet;
-        let options = self.options(&mut head, unfinished);
-        self.put(head, options);
+        let umem = pool.umem();
+        let options = options(umem, &mut head, unfinished);
+        self.put(umem, head, options);
         pool.note_sent(1);
-        pool.keep_tail(tail);
         Ok(())
     }
 
-    /// What the first descriptor of a packet says of it.
     #[inline]
-    fn options(&self, head: &mut Frame, unfinished: Unfinished) -> u32 {
-        match unfinished.place() {
-            None => 0,
-            Some(place) => {
-                self.link.umem().ask_for_checksum(head, place);
-                XDP_TX_METADATA
-            }
-        }
-    }
-
-    #[inline]
-    fn put(&mut self, frame: Frame, options: u32) {
+    fn put(&mut self, umem: &Umem, frame: Frame, options: u32) {
+        assert_eq!(umem.id(), self.umem_id, "a pool of another UMEM");
         let len = frame.len();
-        let addr = self.link.umem().give(frame, self.link.id());
+        let addr = umem.give(frame, self.id);
         let put = self.tx.push(Desc { addr, len, options });
         debug_assert!(put, "the ring had room for all frames");
     }
@@ -336,6 +340,18 @@ impl Port {
     pub fn close(mut self, pool: &mut FramePool) {
         if let Some(packet) = self.assembler.take_partial() {
             pool.free_packet(packet);
+        }
+    }
+}
+
+/// What the first descriptor of a packet says of it.
+#[inline]
+fn options(umem: &Umem, head: &mut Frame, unfinished: Unfinished) -> u32 {
+    match unfinished.place() {
+        None => 0,
+        Some(place) => {
+            umem.ask_for_checksum(head, place);
+            XDP_TX_METADATA
         }
     }
 }

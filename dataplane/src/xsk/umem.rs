@@ -91,6 +91,12 @@ impl Umem {
         FramePool::new(Arc::clone(self))
     }
 
+    /// What tells this memory from others.
+    #[inline]
+    pub(super) const fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Number of frames.
     #[must_use]
     pub fn frames(&self) -> u32 {
@@ -104,7 +110,13 @@ impl Umem {
 
     #[inline]
     fn check(&self, frame: &Frame) {
-        assert_eq!(frame.umem(), self.id, "frame of another UMEM");
+        #[cold]
+        fn foreign(of: u32, id: u32) -> ! {
+            panic!("frame of another UMEM: {of}, this is {id}");
+        }
+        if frame.umem() != self.id {
+            foreign(frame.umem(), self.id);
+        }
     }
 
     /// First byte of a frame's data; [`Frame::capacity`] bytes from there are in the area.
@@ -122,6 +134,19 @@ impl Umem {
         // SAFETY: initialised bytes of the area (`start`), which lives as long as `self`; the one
         // handle is borrowed, so nobody writes to them meanwhile.
         unsafe { slice::from_raw_parts(self.start(frame), frame.len() as usize) }
+    }
+
+    /// Asks the processor to bring a frame's first bytes into the cache, and doesn't wait for them.
+    #[inline]
+    pub(crate) fn prefetch(&self, frame: &Frame) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint: it neither reads nor writes, whatever the address; every x86-64 has it.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.start(frame).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = frame;
     }
 
     /// The bytes of a frame, to edit.
