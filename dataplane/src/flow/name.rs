@@ -66,6 +66,9 @@ impl Name {
 pub(super) struct NameV4([u64; 2]);
 
 impl NameV4 {
+    /// A name that no tuple has.
+    pub(super) const NOBODYS: Self = Self([0; 2]);
+
     /// As [`Name::of`].
     #[inline]
     pub(super) fn of([src, dst]: [(u32, u16); 2], protocol: u8) -> (Self, bool) {

@@ -35,44 +35,37 @@ use crate::xsk::prefer_huge_pages;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowIx(u32);
 
-/// What the flows of a batch of packets are searched by.
-#[derive(Debug, Default)]
+/// What the flow of a packet is searched by, together with those of other packets.
+#[derive(Clone, Copy, Debug)]
 pub struct Sought {
-    /// Names, and whether the packet's source is the end that comes second.
-    names: Vec<NameV4>,
-    swapped: Vec<bool>,
-    /// Of the names that [`FlowTable::seek`] has seen, as the next.
-    hashes: Vec<u64>,
-    /// Slots that the flows are in if they are in the table, [`NONE`] if they can't be.
-    slots: Vec<u32>,
+    name: NameV4,
+    /// The name's hash. This and the next are [`FlowTable::seek`]'s.
+    hash: u64,
+    /// The slot that the flow is in if it is in the table, [`NONE`] if it can't be.
+    slot: u32,
+    /// Whether the packet's source is the end that comes second.
+    swapped: bool,
+}
+
+impl Default for Sought {
+    /// What no flow is found by.
+    fn default() -> Self {
+        Self { name: NameV4::NOBODYS, hash: 0, slot: NONE, swapped: false }
+    }
 }
 
 impl Sought {
-    /// An empty batch with memory for so many packets.
-    #[must_use]
-    pub fn with_capacity(packets: usize) -> Self {
-        Self {
-            names: Vec::with_capacity(packets),
-            swapped: Vec::with_capacity(packets),
-            hashes: Vec::with_capacity(packets),
-            slots: Vec::with_capacity(packets),
-        }
-    }
-
-    /// Adds a packet over IPv4 of these addresses and ports.
+    /// What the flow is found by of a packet over IPv4 of these addresses and ports, once
+    /// [`FlowTable::seek`] has seen it.
     #[inline]
-    pub fn add_v4(&mut self, ends: [(u32, u16); 2], protocol: u8) {
-        let (name, swapped) = NameV4::of(ends, protocol);
-        self.names.push(name);
-        self.swapped.push(swapped);
+    pub fn be_v4(&mut self, ends: [(u32, u16); 2], protocol: u8) {
+        (self.name, self.swapped) = NameV4::of(ends, protocol);
     }
 
-    /// Forgets all packets, and keeps the memory.
-    pub fn clear(&mut self) {
-        self.names.clear();
-        self.swapped.clear();
-        self.hashes.clear();
-        self.slots.clear();
+    /// What no flow is found by.
+    #[inline]
+    pub fn be_nothing(&mut self) {
+        self.name = NameV4::NOBODYS;
     }
 }
 
@@ -202,31 +195,34 @@ impl FlowTable {
 
     /// Does what can be done for a batch together before [`Self::find_sought`]: the hashes, and the
     /// waits for memory, of which a search in a large table has two.
-    pub fn seek(&self, sought: &mut Sought) {
-        let Sought { names, hashes, slots, .. } = sought;
-        hashes.clear();
-        slots.clear();
-        let (lanes, rest) = names.as_chunks::<LANES>();
-        lanes.iter().for_each(|names| hashes.extend_from_slice(&self.key.hash_v4(names)));
-        rest.iter().for_each(|name| hashes.extend_from_slice(&self.key.hash_v4(&[*name])));
+    pub fn seek(&self, sought: &mut [Sought]) {
+        let (lanes, rest) = sought.as_chunks_mut::<LANES>();
+        for lanes in lanes {
+            let hashes = self.key.hash_v4(&lanes.map(|sought| sought.name));
+            lanes.iter_mut().zip(hashes).for_each(|(sought, hash)| sought.hash = hash);
+        }
+        for sought in rest {
+            [sought.hash] = self.key.hash_v4(&[sought.name]);
+        }
         // Loops so short that the processor is many turns ahead with their loads.
-        let entries = hashes.iter().fold(0, |sum, hash| sum ^ self.index.touch(*hash));
-        slots.extend(hashes.iter().map(|hash| self.index.candidate(*hash).unwrap_or(NONE)));
-        let found = slots.iter().filter_map(|at| self.slots.get(*at as usize));
+        let entries = sought.iter().fold(0, |sum, sought| sum ^ self.index.touch(sought.hash));
+        for sought in &mut *sought {
+            sought.slot = self.index.candidate(sought.hash).unwrap_or(NONE);
+        }
+        let found = sought.iter().filter_map(|sought| self.slots.get(sought.slot as usize));
         let flows = found.fold(0, |sum, slot| sum ^ slot.touch());
         std::hint::black_box((entries, flows));
     }
 
-    /// The flow of packet number `at` of a batch that [`Self::seek`] has seen, and the packet's
-    /// direction in it. A flow that was opened since then is not found, nor one in some millions
-    /// whose hash is much like another's: [`Self::find`] finds them all.
+    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. A flow
+    /// that was opened since then is not found, nor one in some millions whose hash is much like
+    /// another's: [`Self::find`] finds them all.
     #[must_use]
     #[inline]
-    pub fn find_sought(&mut self, sought: &Sought, at: usize) -> Option<(&mut Flow, Direction)> {
-        let slot = *sought.slots.get(at)?;
-        let flow = self.slots.get_mut(slot as usize)?.flow.as_mut()?;
-        let direction = flow.direction(*sought.swapped.get(at)?);
-        (flow.name == *sought.names.get(at)?).then_some((flow, direction))
+    pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
+        let flow = self.slots.get_mut(sought.slot as usize)?.flow.as_mut()?;
+        let direction = flow.direction(sought.swapped);
+        (flow.name == sought.name).then_some((flow, direction))
     }
 
     /// The flow at `index`.

@@ -19,14 +19,15 @@ const HEADERS: usize = L4 + 20;
 /// can have (that is not looked at: who finds a flow by them knows).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Glance {
-    /// Source address.
-    pub src: u32,
-    /// Destination address.
-    pub dst: u32,
-    /// Source port.
-    pub src_port: u16,
-    /// Destination port.
-    pub dst_port: u16,
+    /// Address and port of the source and of the destination.
+    pub ends: [(u32, u16); 2],
+    /// What passing it on takes.
+    pub hop: Hop,
+}
+
+/// What is worth knowing of a usual packet when its flow is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Hop {
     /// Bytes of the IP packet.
     pub ip_len: u16,
     /// The IP header's checksum field.
@@ -78,19 +79,21 @@ impl Glance {
             return None;
         }
         let checksum = if is_udp { half(L4 + 6) } else { half(L4 + 16) };
-        Some(Self {
-            src: word(L3 + 12),
-            dst: word(L3 + 16),
-            src_port: half(L4),
-            dst_port: half(L4 + 2),
-            ip_len,
-            header_checksum: half(L3 + 10),
-            checksum,
-            protocol,
-            ttl: h[L3 + 8],
-        })
+        let (src, dst) = ((word(L3 + 12), half(L4)), (word(L3 + 16), half(L4 + 2)));
+        let (header_checksum, ttl) = (half(L3 + 10), h[L3 + 8]);
+        let hop = Hop { ip_len, header_checksum, checksum, protocol, ttl };
+        Some(Self { ends: [src, dst], hop })
     }
 
+    /// The Ethernet source of a frame that was glanced at.
+    #[must_use]
+    #[inline]
+    pub fn eth_src(frame: &[u8]) -> Mac {
+        frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or_default()
+    }
+}
+
+impl Hop {
     /// Bytes that the L4 checksum covers.
     #[must_use]
     #[inline]
@@ -120,13 +123,6 @@ impl Glance {
             let sum = checksum::of_one_hop_less(self.header_checksum);
             h[L3 + 10..L3 + 12].copy_from_slice(&sum.to_be_bytes());
         }
-    }
-
-    /// The Ethernet source of a frame that was glanced at.
-    #[must_use]
-    #[inline]
-    pub fn eth_src(frame: &[u8]) -> Mac {
-        frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or_default()
     }
 }
 

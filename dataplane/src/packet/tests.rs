@@ -371,9 +371,10 @@ proptest! {
             write_header_checksum(&mut bytes, 14);
         }
         bytes.truncate(bytes.len() - cut.min(bytes.len()));
-        let Some(glance) = Glance::at(&bytes) else { return Ok(()) };
-        let Glance { src, dst, src_port, dst_port, protocol, .. } = glance;
-        let [src, dst] = [src, dst].map(|address| Address::v4(address.to_be_bytes()));
+        let Some(Glance { ends, hop }) = Glance::at(&bytes) else { return Ok(()) };
+        let [(src, src_port), (dst, dst_port)] =
+            ends.map(|(address, port)| (Address::v4(address.to_be_bytes()), port));
+        let protocol = hop.protocol;
         let view = match parse(&bytes, bytes.len() as u32) {
             Ok(view) => view,
             // The one thing that a glance doesn't look at.
@@ -385,7 +386,7 @@ proptest! {
         };
         prop_assert_eq!(view.tuple, Tuple { src, dst, src_port, dst_port, protocol });
         prop_assert_eq!(view.eth_src, Glance::eth_src(&bytes));
-        prop_assert_eq!((view.ttl, view.ip_len()), (glance.ttl, glance.ip_len.into()));
+        prop_assert_eq!((view.ttl, view.ip_len()), (hop.ttl, hop.ip_len.into()));
         prop_assert_eq!((view.l3, view.l4), (14, 34));
         match view.l4_kind {
             L4::Tcp(segment) => {
@@ -397,7 +398,7 @@ proptest! {
         }
         // Both ways see the same checksum, and the same hop.
         let flow = checksum::Sum::of_flow(src, dst, protocol);
-        let partial = checksum::is_pseudo_header(glance.checksum, flow, glance.l4_len.into());
+        let partial = checksum::is_pseudo_header(hop.checksum, flow, hop.l4_len().into());
         let umem = Umem::new(1).unwrap();
         let mut pool = umem.pool();
         let mut packet = packet_of(&mut pool, &[&bytes]);
@@ -407,7 +408,7 @@ proptest! {
             let mut slowly = bytes.clone();
             edit::decrement_ttl(&mut slowly, &view).unwrap();
             edit::set_macs(&mut slowly, HOST_MAC, POD_MAC);
-            glance::pass_on(&mut bytes, HOST_MAC, POD_MAC, true);
+            hop.pass_on(&mut bytes, HOST_MAC, POD_MAC, true);
             prop_assert_eq!(bytes, slowly);
         }
     }

@@ -7,7 +7,7 @@
 
 use crate::flow::Sought;
 use crate::packet::checksum;
-use crate::packet::glance::Glance;
+use crate::packet::glance::{Glance, Hop};
 use crate::route::{Outlet, RouteTable};
 use crate::types::{LinkId, Mac};
 use crate::xsk::{Frame, Packet, Umem, Unfinished};
@@ -17,18 +17,18 @@ use super::egress::Origin;
 use super::pipeline::Pipeline;
 use super::surroundings::Surroundings;
 
-/// What was seen of the batch in work, or of the last one: kept for its memory.
-#[derive(Debug)]
+/// What was seen of each packet of a batch. Kept for its memory.
+#[derive(Debug, Default)]
 pub(super) struct Glances {
-    /// For each packet, `None` for one that is not usual.
-    seen: Vec<Option<Glance>>,
-    /// Each of the usual ones.
-    sought: Sought,
+    /// Without meaning for packets that are not usual.
+    hops: Vec<Hop>,
+    /// For those nothing.
+    sought: Vec<Sought>,
 }
 
 impl Glances {
     pub(super) fn new() -> Self {
-        Self { seen: Vec::with_capacity(BATCH), sought: Sought::with_capacity(BATCH) }
+        Self { hops: vec![Hop::default(); BATCH], sought: vec![Sought::default(); BATCH] }
     }
 }
 
@@ -47,6 +47,13 @@ impl Inlet {
         let mac = routes.outlet(link)?.mac;
         Some(Self { link, is_host: routes.is_host(link), mac })
     }
+
+    /// What a packet is, if it is a usual one of who sends here.
+    #[inline]
+    fn glance(&self, packet: &Packet, frame: &[u8]) -> Option<Glance> {
+        let glance = if packet.is_usual() { Glance::at(frame) } else { None };
+        glance.filter(|_| self.is_host || Glance::eth_src(frame) == self.mac)
+    }
 }
 
 /// How many packets ahead the next header is fetched. Frames lie a page apart, so their headers share
@@ -54,50 +61,52 @@ impl Inlet {
 const AHEAD: usize = 6;
 
 impl Glances {
-    /// Looks at all packets of a batch. Returns their bytes.
+    /// Looks at a batch. Returns its bytes.
     #[inline(never)]
-    fn look(&mut self, umem: &Umem, inlet: Option<Inlet>, batch: &[Packet]) -> u64 {
-        self.seen.clear();
-        self.sought.clear();
+    fn look(&mut self, umem: &Umem, inlet: Inlet, batch: &[Packet]) -> u64 {
         batch.iter().take(AHEAD).for_each(|packet| umem.prefetch(&packet.head));
         let mut bytes = 0;
-        for (at, packet) in batch.iter().enumerate() {
+        let places = self.hops.iter_mut().zip(&mut self.sought);
+        for ((at, packet), (place, sought)) in batch.iter().enumerate().zip(places) {
             if let Some(later) = batch.get(at + AHEAD) {
                 umem.prefetch(&later.head);
             }
             bytes += u64::from(packet.len());
-            let glance = inlet.filter(|_| packet.is_usual()).and_then(|inlet| {
-                let frame = umem.data(&packet.head);
-                Glance::at(frame).filter(|_| inlet.is_host || Glance::eth_src(frame) == inlet.mac)
-            });
-            if let Some(Glance { src, dst, src_port, dst_port, protocol, .. }) = glance {
-                self.sought.add_v4([(src, src_port), (dst, dst_port)], protocol);
+            match inlet.glance(packet, umem.data(&packet.head)) {
+                Some(Glance { ends, hop }) => {
+                    sought.be_v4(ends, hop.protocol);
+                    *place = hop;
+                }
+                None => sought.be_nothing(),
             }
-            self.seen.push(glance);
         }
         bytes
     }
 }
 
 impl Pipeline {
-    /// Packets that came in by `link`.
+    /// Packets that came in by `link`, no more than [`BATCH`].
     pub(super) fn process(
         &mut self,
         around: &mut Surroundings<'_>,
         link: LinkId,
         batch: &mut Vec<Packet>,
     ) {
-        let inlet = Inlet::of(link, &around.snapshot.routes);
+        let received = batch.len();
+        let Some(inlet) = Inlet::of(link, &around.snapshot.routes) else {
+            let bytes = batch.iter().map(|packet| u64::from(packet.len())).sum();
+            around.egress.stats().received.count(received as u64, bytes);
+            batch.drain(..).for_each(|packet| self.run(around, link, packet, false));
+            return;
+        };
         let bytes = self.glances.look(around.egress.umem(), inlet, batch);
-        around.egress.stats().received.count(batch.len() as u64, bytes);
-        self.flows.seek(&mut self.glances.sought);
-        let (mut usual, mut forwarded, mut forwarded_bytes) = (0, 0, 0);
-        for (at, mut packet) in batch.drain(..).enumerate() {
-            let mut passed = None;
-            if let (Some(glance), Some(inlet)) = (self.glances.seen[at], inlet) {
-                passed = self.pass_on(around, inlet, &mut packet.head, &glance, usual);
-                usual += 1;
-            }
+        around.egress.stats().received.count(received as u64, bytes);
+        self.flows.seek(&mut self.glances.sought[..received]);
+        let (mut forwarded, mut forwarded_bytes) = (0, 0);
+        let glances = std::mem::take(&mut self.glances);
+        let places = glances.hops.iter().zip(&glances.sought);
+        for (mut packet, (hop, sought)) in batch.drain(..).zip(places) {
+            let passed = self.pass_on(around, inlet, &mut packet.head, hop, sought);
             let Some((outlet, unfinished)) = passed else {
                 self.run(around, link, packet, false);
                 continue;
@@ -115,11 +124,12 @@ impl Pipeline {
                 }
             }
         }
+        self.glances = glances;
         around.egress.stats().forwarded.count(forwarded, forwarded_bytes);
     }
 
     /// Counts a packet of an established plain flow and makes its frame ready to be sent. `None`,
-    /// and nothing has changed, if it isn't one. It is number `at` of the usual ones in the batch.
+    /// and nothing has changed, if it isn't one.
     ///
     /// That a pod sends from its own address needs no look here: the flow's link is where the
     /// address belongs, by the routes of the epoch that the flow was judged under.
@@ -129,28 +139,28 @@ impl Pipeline {
         around: &Surroundings<'s>,
         inlet: Inlet,
         frame: &mut Frame,
-        glance: &Glance,
-        at: usize,
+        hop: &Hop,
+        sought: &Sought,
     ) -> Option<(&'s Outlet, Unfinished)> {
         let routes = &around.snapshot.routes;
-        let (flow, direction) = self.flows.find_sought(&self.glances.sought, at)?;
+        let (flow, direction) = self.flows.find_sought(sought)?;
         let to = flow.link(direction.reverse());
         let outlet = routes.outlet(to)?;
         let counts_hop = !inlet.is_host && !routes.is_host(to);
-        let ip_len = u32::from(glance.ip_len);
+        let ip_len = u32::from(hop.ip_len);
         let umem = around.egress.umem();
-        let l4_len = glance.l4_len().into();
-        let partial = checksum::is_pseudo_header(glance.checksum, flow.checksum, l4_len);
+        let l4_len = hop.l4_len().into();
+        let partial = checksum::is_pseudo_header(hop.checksum, flow.checksum, l4_len);
         if flow.link(direction) != inlet.link
             || !flow.goes_on(direction, around.snapshot.epoch)
             || ip_len > outlet.mtu
-            || counts_hop && glance.ttl <= 1
+            || counts_hop && hop.ttl <= 1
             || partial && !umem.finishes_checksums()
         {
             return None;
         }
         flow.count(direction, ip_len, around.now);
-        glance.pass_on(umem.data_mut(frame), outlet.mac, outlet.link_mac, counts_hop);
-        Some((outlet, if partial { glance.unfinished() } else { Unfinished::NONE }))
+        hop.pass_on(umem.data_mut(frame), outlet.mac, outlet.link_mac, counts_hop);
+        Some((outlet, if partial { hop.unfinished() } else { Unfinished::NONE }))
     }
 }

@@ -118,6 +118,7 @@ impl Pipeline {
         self.run(around, link, packet, true);
     }
 
+    #[inline(never)]
     pub(super) fn run(
         &mut self,
         around: &mut Surroundings<'_>,

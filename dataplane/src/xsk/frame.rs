@@ -204,6 +204,7 @@ const EXCHANGE_FRAMES: usize = 256;
 #[derive(Debug)]
 pub struct FramePool {
     umem: Arc<Umem>,
+    /// Without data, as all spare frames.
     cache: Vec<Frame>,
     /// Emptied `tail` vectors, kept for their capacity so that large packets allocate nothing.
     tails: Vec<Vec<Frame>>,
@@ -230,7 +231,8 @@ impl FramePool {
     }
 
     /// Takes a frame back.
-    pub fn free(&mut self, frame: Frame) {
+    pub fn free(&mut self, mut frame: Frame) {
+        frame.set_extent(FRAME_HEADROOM, 0);
         self.put_from_ring(frame);
         self.outstanding -= 1;
     }
@@ -275,9 +277,7 @@ impl FramePool {
         if self.cache.is_empty() {
             self.take_from_shared();
         }
-        let mut frame = self.cache.pop()?;
-        frame.set_extent(FRAME_HEADROOM, 0);
-        Some(frame)
+        self.cache.pop()
     }
 
     /// Takes a frame back from a ring, without an entry in the ledger; as [`Self::free`].

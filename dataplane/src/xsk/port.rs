@@ -163,12 +163,14 @@ impl Port {
         let (umem, link) = (self.link.umem(), self.link.id());
         let (mut packets, mut seen) = (0, 0);
         let (a, b) = self.rx.peek(u32::MAX);
-        for desc in a.iter().chain(b) {
-            if packets == max {
-                break;
+        'full: for run in [a, b] {
+            for desc in run {
+                if packets == max {
+                    break 'full;
+                }
+                seen += 1;
+                packets += usize::from(self.assembler.push(*desc, umem, link, pool, out));
             }
-            seen += 1;
-            packets += usize::from(self.assembler.push(*desc, umem, link, pool, out));
         }
         if seen > 0 {
             self.rx.release(seen);
@@ -242,7 +244,7 @@ impl Port {
 
     #[inline]
     fn put(&mut self, umem: &Umem, frame: Frame, options: u32) {
-        assert_eq!(umem.id(), self.umem_id, "a pool of another UMEM");
+        assert!(umem.id() == self.umem_id, "a pool of another UMEM");
         let len = frame.len();
         let addr = umem.give(frame, self.id);
         let put = self.tx.push(Desc { addr, len, options });

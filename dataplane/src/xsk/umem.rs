@@ -173,6 +173,7 @@ impl Umem {
 
     /// Writes into the headroom of a packet's first frame that its checksum is to be completed:
     /// the sum begins at `start`, and the field lies `offset` bytes behind that.
+    #[inline(never)]
     pub(super) fn ask_for_checksum(&self, frame: &mut Frame, (start, offset): (u16, u16)) {
         const LEN: u32 = TX_METADATA_LEN;
         let [start, offset] = [start, offset].map(u16::to_ne_bytes);
@@ -204,14 +205,14 @@ impl Umem {
     /// trusted that far, since it could as well write to the frame itself.
     #[inline]
     pub(super) fn take(&self, address: u64, link: LinkId) -> Option<Frame> {
-        let index = u32::try_from(address / u64::from(FRAME_SIZE)).ok()?;
-        let holder = self.holder.get(index as usize)?;
+        let index = (address / u64::from(FRAME_SIZE)) as usize;
+        let holder = self.holder.get(index)?;
         // Pairs with `give`, where another worker may have written to the frame.
         if holder.load(Ordering::Acquire) != held_by(link) {
             return None;
         }
         holder.store(OWNED_BY_US, Ordering::Relaxed);
-        Some(Frame::new(self.id, index))
+        Some(Frame::new(self.id, index as u32))
     }
 
     /// Lets `link` hold frames until the claim is dropped. `None` if it may already: then two
