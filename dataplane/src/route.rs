@@ -1,7 +1,8 @@
 //! Where packets go: local endpoints by address, endpoints by link, and the host link.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use crate::types::{Address, LinkId, Mac};
 
@@ -34,7 +35,7 @@ pub struct Endpoint {
 /// All routes of a snapshot.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct RouteTable {
-    by_address: HashMap<Address, Arc<Endpoint>>,
+    by_address: HashMap<Address, LinkId>,
     by_link: Vec<Option<Arc<Endpoint>>>,
     /// The endpoints' and the host link's, by link: what each packet needs, without a detour.
     outlets: Vec<Option<Outlet>>,
@@ -61,7 +62,7 @@ impl RouteTable {
         for endpoint in endpoints {
             let endpoint = Arc::new(endpoint);
             for address in &endpoint.addresses {
-                if table.by_address.insert(*address, Arc::clone(&endpoint)).is_some() {
+                if table.by_address.insert(*address, endpoint.outlet.link).is_some() {
                     return Err(AddressTaken(*address));
                 }
             }
@@ -96,10 +97,10 @@ impl RouteTable {
         self.node[usize::from(!v4)]
     }
 
-    /// The local endpoint that has `address`.
+    /// The link of the local endpoint that has `address`.
     #[must_use]
-    pub fn endpoint(&self, address: Address) -> Option<&Endpoint> {
-        self.by_address.get(&address).map(Arc::as_ref)
+    pub fn local(&self, address: Address) -> Option<LinkId> {
+        self.by_address.get(&address).copied()
     }
 
     /// The endpoint behind `link`; `None` for the host link.
@@ -132,10 +133,7 @@ impl RouteTable {
     /// The link that leads to `address`: its endpoint's, else the kernel stack's.
     #[must_use]
     pub fn towards(&self, address: Address) -> Option<LinkId> {
-        match self.endpoint(address) {
-            Some(endpoint) => Some(endpoint.outlet.link),
-            None => self.host.map(|host| host.link),
-        }
+        self.local(address).or_else(|| self.host_link())
     }
 }
 

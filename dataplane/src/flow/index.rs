@@ -1,22 +1,31 @@
 //! Slot numbers of flows by the hash of their tuples: open addressing in one array of 32-bit
 //! entries, so that a look-up reads one cache line here and then the flow itself.
 //!
-//! An entry is a slot number and, in the bits that the numbers leave free, a part of the hash: all
-//! but one in 256 flows of other tuples (with a table of 2²⁴; more seldom in smaller ones) are told
-//! apart without reading them. At most half of the places are taken, and hashes are keyed, so runs
-//! of taken places are short whatever pods send.
+//! An entry is a slot number, how far the entry lies from the place where its hash belongs (its
+//! home), and, in the bits that are left, a part of the hash: all but one in 16 flows of other tuples
+//! (with a table of 2²⁴; far more seldom in smaller ones) are told apart without reading them. At most
+//! half of the places are taken, and hashes are keyed, so runs of taken places are short whatever pods
+//! send.
 
 use crate::xsk::prefer_huge_pages;
 
 /// No flow. No entry of a flow is equal: slot numbers don't reach the highest that fits.
 const EMPTY: u32 = u32::MAX;
 
+/// Bits of an entry's distance from home.
+const DISTANCE_BITS: u32 = 3;
+
+/// The highest distance that an entry can say: so far, or farther.
+const FAR: usize = (1 << DISTANCE_BITS) - 1;
+
 /// Slots by hash.
 #[derive(Debug)]
 pub(super) struct Index {
     entries: Box<[u32]>,
-    /// Low bits of an entry that are the slot number.
+    /// Low bits of an entry that are the slot number. The distance lies above them.
     slot_mask: u32,
+    /// High bits of an entry that are a part of the hash.
+    tag_mask: u32,
     len: usize,
 }
 
@@ -24,15 +33,16 @@ impl Index {
     /// An empty index with room for `capacity` slots, numbered from zero. It never grows.
     ///
     /// # Panics
-    /// With a capacity of more than 2³⁰.
+    /// With a capacity of more than 2²⁸.
     pub(super) fn new(capacity: u32) -> Self {
-        assert!(capacity <= 1 << 30, "a table of {capacity} flows");
+        assert!(capacity <= 1 << 28, "a table of {capacity} flows");
         let places = (2 * capacity as usize).next_power_of_two().max(2);
         let slot_mask = (capacity + 1).next_power_of_two() - 1;
         let mut entries = Vec::with_capacity(places);
         prefer_huge_pages(entries.spare_capacity_mut());
         entries.resize(places, EMPTY);
-        Self { entries: entries.into(), slot_mask, len: 0 }
+        let tag_mask = !(slot_mask << DISTANCE_BITS | (1 << DISTANCE_BITS) - 1);
+        Self { entries: entries.into(), slot_mask, tag_mask, len: 0 }
     }
 
     /// Number of slots in it.
@@ -48,15 +58,25 @@ impl Index {
         (place + 1) & (self.entries.len() - 1)
     }
 
-    /// The entry of `slot`, if its flow has this hash.
-    fn entry(&self, hash: u64, slot: u32) -> u32 {
-        (hash >> 32) as u32 & !self.slot_mask | slot
+    /// How many places `place` lies behind `from`.
+    fn distance(&self, from: usize, place: usize) -> usize {
+        place.wrapping_sub(from) & (self.entries.len() - 1)
+    }
+
+    /// The part of a hash that an entry has.
+    fn tag(&self, hash: u64) -> u32 {
+        (hash >> 32) as u32 & self.tag_mask
+    }
+
+    /// An entry of a tag and a slot.
+    fn entry(&self, tag: u32, distance: usize, slot: u32) -> u32 {
+        tag | (distance.min(FAR) as u32) << self.slot_mask.count_ones() | slot
     }
 
     /// The slot with this hash for which `is` holds.
     #[inline]
     pub(super) fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
-        let tag = self.entry(hash, 0);
+        let tag = self.tag(hash);
         let mut place = self.home(hash);
         loop {
             let entry = self.entries[place];
@@ -64,7 +84,7 @@ impl Index {
                 return None;
             }
             let slot = entry & self.slot_mask;
-            if entry & !self.slot_mask == tag && is(slot) {
+            if entry & self.tag_mask == tag && is(slot) {
                 return Some(slot);
             }
             place = self.next(place);
@@ -86,19 +106,20 @@ impl Index {
     /// Adds a slot that is not in it.
     pub(super) fn insert(&mut self, hash: u64, slot: u32) {
         debug_assert!(slot < self.slot_mask && 2 * self.len < self.entries.len());
-        let mut place = self.home(hash);
+        let home = self.home(hash);
+        let mut place = home;
         while self.entries[place] != EMPTY {
             place = self.next(place);
         }
-        self.entries[place] = self.entry(hash, slot);
+        self.entries[place] = self.entry(self.tag(hash), self.distance(home, place), slot);
         self.len += 1;
     }
 
-    /// Takes a slot out, if it is in. `hash_of` gives the hash of another slot's flow.
+    /// Takes a slot out, if it is in. `hash_of` gives the hash of another slot's flow; only those far
+    /// from home are asked for.
     pub(super) fn remove(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
-        let entry = self.entry(hash, slot);
         let mut hole = self.home(hash);
-        while self.entries[hole] != entry {
+        while self.entries[hole] & self.slot_mask != slot {
             if self.entries[hole] == EMPTY {
                 return;
             }
@@ -108,10 +129,14 @@ impl Index {
         // What comes after moves up, unless that would put it before its home.
         let mut place = self.next(hole);
         while self.entries[place] != EMPTY {
-            let home = self.home(hash_of(self.entries[place] & self.slot_mask));
-            let distance = |from: usize| place.wrapping_sub(from) & (self.entries.len() - 1);
-            if distance(home) >= distance(hole) {
-                self.entries[hole] = self.entries[place];
+            let (entry, gap) = (self.entries[place], self.distance(hole, place));
+            let slot = entry & self.slot_mask;
+            let mut from_home = ((entry & !self.tag_mask) >> self.slot_mask.count_ones()) as usize;
+            if from_home == FAR {
+                from_home = self.distance(self.home(hash_of(slot)), place);
+            }
+            if from_home >= gap {
+                self.entries[hole] = self.entry(entry & self.tag_mask, from_home - gap, slot);
                 hole = place;
             }
             place = self.next(place);

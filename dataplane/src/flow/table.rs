@@ -214,15 +214,25 @@ impl FlowTable {
         std::hint::black_box((entries, flows));
     }
 
-    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. A flow
-    /// that was opened since then is not found, nor one in some millions whose hash is much like
-    /// another's: [`Self::find`] finds them all.
+    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. Unlike
+    /// [`Self::find`] it may miss a flow that was opened since then.
     #[must_use]
     #[inline]
     pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
-        let flow = self.slots.get_mut(sought.slot as usize)?.flow.as_mut()?;
+        let mut at = sought.slot;
+        let flow = self.slots.get(at as usize)?.flow.as_ref();
+        if flow.is_none_or(|flow| flow.name != sought.name) {
+            at = self.find_other(sought)?;
+        }
+        let flow = self.slots[at as usize].flow.as_mut()?;
         let direction = flow.direction(sought.swapped);
-        (flow.name == sought.name).then_some((flow, direction))
+        Some((flow, direction))
+    }
+
+    /// For a flow that another one, whose hash is much like its own, was taken for.
+    #[cold]
+    fn find_other(&self, sought: &Sought) -> Option<u32> {
+        self.index.find(sought.hash, |at| flow_at(&self.slots, at).name == sought.name)
     }
 
     /// The flow at `index`.

@@ -208,9 +208,9 @@ impl Pipeline {
         let flow = self.flows.get_mut(index);
         let tuple = flow.tuple();
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
-        let decision = around.decide(&subject);
-        let plain_both_ways =
-            || around.decide(&Subject { tuple: tuple.reversed(), ..subject }).verdict;
+        let ends = around.local(&tuple);
+        let decision = around.decide(&subject, ends);
+        let plain_both_ways = || around.decide_reversed(&subject, ends).verdict;
         let goes_on = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
             (Verdict::Allow, None) if flow.picked_up => plain_both_ways() == Verdict::Allow,
@@ -218,7 +218,7 @@ impl Pipeline {
             (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
         };
         let from_host = around.snapshot.routes.is_host(flow.link(Direction::Original));
-        let links = around.links(tuple, from_host);
+        let links = around.links(ends, from_host);
         let (Some(links), true) = (links, goes_on) else {
             let verdict = Verdict::Deny;
             let link = flow.link(Direction::Original);
@@ -243,19 +243,19 @@ impl Pipeline {
             return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
         }
         let from_host = around.snapshot.routes.is_host(link);
-        let Some(links) = around.links(view.tuple, from_host) else {
+        let ends = around.local(&view.tuple);
+        let Some(links) = around.links(ends, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
         if !from_host && is_tunnel(&view.tuple) && around.snapshot.policy.is_node(view.tuple.dst) {
             return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
         }
-        let decision = around.decide(&subject);
+        let decision = around.decide(&subject, ends);
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
         let mid_stream = tcp_of(view).is_some() && !tcp::opens(flags);
         if mid_stream && decision.verdict != Verdict::Deny {
-            let other_way = Subject { tuple: view.tuple.reversed(), ..subject };
             let plain = decision.verdict == Verdict::Allow
-                && around.decide(&other_way).verdict == Verdict::Allow
+                && around.decide_reversed(&subject, ends).verdict == Verdict::Allow
                 && flags & tcp_flags::RST == 0;
             if !plain {
                 return around.refuse(link, view.tuple, packet, DropReason::TcpNoFlow);
