@@ -48,7 +48,8 @@ impl Tally {
 }
 
 /// What one worker counts. Every packet received ends in exactly one of `forwarded`, `dropped` or
-/// `handed_off`, or waits in frames that `held_frames` counts.
+/// `handed_off`, or waits: for an L7 verdict in frames that `held_frames` counts, or as one of
+/// `fragments_waiting`.
 ///
 /// Fragments are packets too. A datagram that was put together counts as one from then on: what
 /// was received is what ended, and `fragments_joined` and `fragments_waiting`, without

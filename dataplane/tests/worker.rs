@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
 use podgate_dataplane::packet::checksum::Sum;
-use podgate_dataplane::policy::{Cause, Verdict};
+use podgate_dataplane::policy::{AddressRow, Cause, PolicyTables, Verdict};
 use podgate_dataplane::types::{Address, LinkId};
 use proptest::prelude::*;
 use support::*;
@@ -108,6 +110,20 @@ fn a_pod_sends_no_tunnel_packets_to_a_node_but_may_to_pods() {
     }
     assert_eq!(bench.dropped(DropReason::TunnelToNode), 3);
     assert_eq!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
+}
+
+#[test]
+fn a_tunnel_to_an_address_that_becomes_a_nodes_ends() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let outside = [198, 51, 100, 7];
+    let packet = udp(A, ADDRESSES[1], outside, [CLIENT, 4789], b"inner");
+    assert_eq!(bench.send(A, &packet).len(), 1);
+    let mut snapshot = snapshot(2, IngressOfB::Open);
+    let row = AddressRow { identity: PolicyTables::REMOTE_NODE, named_ports: None };
+    Arc::make_mut(&mut snapshot.policy).addresses.set(Address::v4(outside), Some(row));
+    bench.shared.publish(snapshot);
+    assert!(bench.send(A, &packet).is_empty());
+    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
 }
 
 #[test]

@@ -180,26 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn any_tuple() -> impl Strategy<Value = Tuple> {
-        let address = |v4: bool| {
-            any::<[u8; 16]>().prop_map(move |bytes| match bytes {
-                [a, b, c, d, ..] if v4 => Address::v4([a % 2, b, c, d]),
-                _ => Address::v6(bytes),
-            })
-        };
-        any::<bool>().prop_flat_map(move |v4| {
-            (address(v4), address(v4), any::<(u16, u16, u8)>()).prop_map(
-                |(src, dst, (src_port, dst_port, protocol))| Tuple {
-                    src,
-                    dst,
-                    src_port,
-                    dst_port,
-                    protocol,
-                },
-            )
-        })
-    }
+    use crate::flow::tests::any_tuple;
 
     proptest! {
         #[test]

@@ -321,7 +321,7 @@ fn any_address(v4: bool) -> BoxedStrategy<Address> {
     }
 }
 
-fn any_tuple() -> impl Strategy<Value = Tuple> {
+pub(super) fn any_tuple() -> impl Strategy<Value = Tuple> {
     any::<bool>().prop_flat_map(|v4| {
         (any_address(v4), any_address(v4), any::<(u16, u16, u8)>()).prop_map(
             |(src, dst, (src_port, dst_port, protocol))| Tuple {
@@ -394,6 +394,23 @@ proptest! {
             if !tuples.contains(&stranger) && !tuples.contains(&stranger.reversed()) {
                 prop_assert_eq!(table.find(&stranger), None);
             }
+        }
+        // A batch of all, with gaps, is found as each by itself.
+        let mut batch = vec![Sought::default(); 2 * tuples.len()];
+        let v4 = |tuple: &Tuple| {
+            let end = |address: Address, port| Some((address.as_v4_bits()?, port));
+            Some([end(tuple.src, tuple.src_port)?, end(tuple.dst, tuple.dst_port)?])
+        };
+        for (tuple, sought) in tuples.iter().zip(batch.iter_mut().step_by(2)) {
+            v4(tuple).into_iter().for_each(|ends| sought.be_v4(ends, tuple.protocol));
+        }
+        table.seek(&mut batch);
+        for (at, sought) in batch.iter().enumerate() {
+            let tuple = tuples[at / 2];
+            let found = table.find_sought(sought).map(|(flow, way)| (flow.tuple(), way));
+            let expected = table.find(&tuple).map(|(index, way)| (table.get(index).tuple(), way));
+            let is_sought = at % 2 == 0 && v4(&tuple).is_some();
+            prop_assert_eq!(found, expected.filter(|_| is_sought));
         }
     }
 

@@ -2,6 +2,11 @@
 
 use crate::types::Address;
 
+/// Where the field lies in a TCP header, bytes (RFC 9293 §3.1).
+pub const TCP_FIELD: u16 = 16;
+/// Where the field lies in a UDP header, bytes (RFC 768).
+pub const UDP_FIELD: u16 = 6;
+
 /// A running ones' complement sum.
 ///
 /// Bytes may be added in pieces that end anywhere, as a packet's frames do: a piece goes on where

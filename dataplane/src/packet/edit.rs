@@ -63,8 +63,8 @@ pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool 
     if field.value != pseudo.folded() {
         return false;
     }
-    let head = umem.data_mut(&mut packet.head);
-    head[field.at..field.at + 2].fill(0);
+    let at = usize::from(view.l4 + field.offset);
+    umem.data_mut(&mut packet.head)[at..at + 2].fill(0);
     let mut sum = pseudo;
     add_segment(&mut sum, umem, packet, view, field.covered);
     let sum = match (sum.checksum(), view.l4_kind) {
@@ -72,7 +72,7 @@ pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool 
         (0, L4::Udp) => 0xffff,
         (sum, _) => sum,
     };
-    umem.data_mut(&mut packet.head)[field.at..field.at + 2].copy_from_slice(&sum.to_be_bytes());
+    umem.data_mut(&mut packet.head)[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     true
 }
 
@@ -85,10 +85,7 @@ pub fn leave_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
     if !to_the_end || field.value != field.pseudo_header(view).folded() {
         return false;
     }
-    packet.unfinished = match view.l4_kind {
-        L4::Udp => Unfinished::udp(view.l4),
-        _ => Unfinished::tcp(view.l4),
-    };
+    packet.unfinished = Unfinished::new(view.l4, field.offset);
     true
 }
 
@@ -123,8 +120,8 @@ pub fn l4_checksum_is_right(umem: &Umem, packet: &Packet, view: &View) -> bool {
 
 /// The checksum field of a TCP or UDP header.
 struct Field {
-    /// Offset in the first frame.
-    at: usize,
+    /// From the L4 header on, bytes.
+    offset: u16,
     value: u16,
     /// Bytes that it covers, from the L4 header on.
     covered: u32,
@@ -135,12 +132,12 @@ impl Field {
     fn of(head: &[u8], view: &View) -> Option<Self> {
         let l4 = usize::from(view.l4);
         let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let (at, covered) = match view.l4_kind {
-            L4::Tcp(_) => (l4 + 16, view.end - u32::from(view.l4)),
-            L4::Udp => (l4 + 6, u32::from(word(l4 + 4))),
+        let (offset, covered) = match view.l4_kind {
+            L4::Tcp(_) => (checksum::TCP_FIELD, view.end - u32::from(view.l4)),
+            L4::Udp => (checksum::UDP_FIELD, u32::from(word(l4 + 4))),
             _ => return None,
         };
-        Some(Self { at, value: word(at), covered })
+        Some(Self { offset, value: word(l4 + usize::from(offset)), covered })
     }
 
     #[inline]

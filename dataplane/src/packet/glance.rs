@@ -78,7 +78,7 @@ impl Glance {
         if !(usual_udp | usual_tcp) {
             return None;
         }
-        let checksum = if is_udp { half(L4 + 6) } else { half(L4 + 16) };
+        let checksum = half(L4 + usize::from(checksum_field(is_udp)));
         let (src, dst) = ((word(L3 + 12), half(L4)), (word(L3 + 16), half(L4 + 2)));
         let (header_checksum, ttl) = (half(L3 + 10), h[L3 + 8]);
         let hop = Hop { ip_len, header_checksum, checksum, protocol, ttl };
@@ -105,10 +105,7 @@ impl Hop {
     #[must_use]
     #[inline]
     pub const fn unfinished(&self) -> Unfinished {
-        match self.protocol {
-            proto::UDP => Unfinished::udp(L4 as u16),
-            _ => Unfinished::tcp(L4 as u16),
-        }
+        Unfinished::new(L4 as u16, checksum_field(self.protocol == proto::UDP))
     }
 
     /// Does what a hop changes in the frame: the Ethernet addresses and, if it counts, the TTL, which
@@ -124,6 +121,12 @@ impl Hop {
             h[L3 + 10..L3 + 12].copy_from_slice(&sum.to_be_bytes());
         }
     }
+}
+
+/// Where a UDP or TCP header's checksum lies.
+#[inline]
+const fn checksum_field(is_udp: bool) -> u16 {
+    if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD }
 }
 
 /// Whether a TCP segment opens, ends and resets nothing; `len` is that of header and payload.

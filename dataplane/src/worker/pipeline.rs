@@ -219,7 +219,8 @@ impl Pipeline {
         };
         let from_host = around.snapshot.routes.is_host(flow.link(Direction::Original));
         let links = around.links(ends, from_host);
-        let (Some(links), true) = (links, goes_on) else {
+        let escapes = !from_host && is_tunnel_to_node(around.snapshot, &tuple);
+        let (Some(links), true) = (links, goes_on && !escapes) else {
             let verdict = Verdict::Deny;
             let link = flow.link(Direction::Original);
             around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
@@ -247,7 +248,7 @@ impl Pipeline {
         let Some(links) = around.links(ends, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
-        if !from_host && is_tunnel(&view.tuple) && around.snapshot.policy.is_node(view.tuple.dst) {
+        if !from_host && is_tunnel_to_node(around.snapshot, &view.tuple) {
             return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
         }
         let decision = around.decide(&subject, ends);
@@ -415,11 +416,12 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 
-/// Whether overlays take such packets apart: IP in IP (RFC 2003), IPv6 in IP (RFC 4213), GRE (RFC
+/// Whether a packet to a node would be taken apart by an overlay there: IP in IP (RFC 2003), IPv6 in IP (RFC 4213), GRE (RFC
 /// 2784), VXLAN (RFC 7348, and Linux's former port) and Geneve (RFC 8926).
-fn is_tunnel(tuple: &Tuple) -> bool {
-    matches!(tuple.protocol, 4 | 41 | 47)
-        || tuple.protocol == proto::UDP && matches!(tuple.dst_port, 4789 | 8472 | 6081)
+fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple) -> bool {
+    let is_tunnel = matches!(tuple.protocol, 4 | 41 | 47)
+        || tuple.protocol == proto::UDP && matches!(tuple.dst_port, 4789 | 8472 | 6081);
+    is_tunnel && snapshot.policy.is_node(tuple.dst)
 }
 
 /// The worker that the XDP program sends the flow's packets to.

@@ -125,32 +125,30 @@ pub struct Packet {
     pub unfinished: Unfinished,
 }
 
-/// Where a TCP or UDP checksum lies that holds no more than the pseudo-header's sum; or nowhere.
+/// Where a checksum lies that holds no more than the pseudo-header's sum; or nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Unfinished(u16);
+pub struct Unfinished {
+    /// Zero for nowhere.
+    start: u16,
+    offset: u16,
+}
 
 impl Unfinished {
     /// The checksum is whole, or there is none.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self { start: 0, offset: 0 };
 
-    /// Of a TCP header at this offset in the first frame.
+    /// The checksum covers all from `start` on, the offset of the L4 header in the first frame, and
+    /// its field lies `offset` bytes behind that.
     #[must_use]
-    pub const fn tcp(l4: u16) -> Self {
-        Self(l4 << 1)
-    }
-
-    /// Of a UDP header at this offset in the first frame.
-    #[must_use]
-    pub const fn udp(l4: u16) -> Self {
-        Self(l4 << 1 | 1)
+    #[inline]
+    pub const fn new(start: u16, offset: u16) -> Self {
+        Self { start, offset }
     }
 
     /// Where the sum begins, and the field from there, bytes.
+    #[inline]
     pub(super) const fn place(self) -> Option<(u16, u16)> {
-        match self.0 {
-            0 => None,
-            at => Some((at >> 1, if at & 1 == 1 { 6 } else { 16 })),
-        }
+        if self.start == 0 { None } else { Some((self.start, self.offset)) }
     }
 }
 
