@@ -171,28 +171,48 @@ fn a_large_packet_takes_no_more_than_is_there_and_small_ones_pass_it() {
 fn a_flood_of_what_must_change_workers_leaves_other_links_places_on_the_way() {
     let mut bench = Bench::new(2);
     bench.shared.publish(snapshot(1, IngressOfB::Open));
-    let now = bench.now;
-    // Errors about flows that don't exist: their owner would find out, and stands still.
-    let hand_off = |bench: &mut Bench, link: LinkId, times: u16| {
-        let before = bench.workers[0].stats().handed_off.get();
-        for port in 1..=times {
-            let (there, about) = (ADDRESSES[2], ADDRESSES[link.index()]);
-            let query = udp(B, there, about, [port, 53], b"query");
-            let error = unreachable(link, about, there, &query);
-            assert!(bench.links[link.index()].inject(0, &error));
-            bench.workers[0].round(now);
-        }
-        bench.workers[0].stats().handed_off.get() - before
-    };
-    assert_eq!(hand_off(&mut bench, A, 3_000), 512, "half of the ring");
+    assert_eq!(hand_off(&mut bench, 0, A, 3_000), 512, "half of the ring");
     let full = bench.dropped(DropReason::HandoffFull);
     assert!(full > 500, "{full}");
-    let of_others = hand_off(&mut bench, HOST, 100);
+    let of_others = hand_off(&mut bench, 0, HOST, 100);
     assert!(of_others > 20, "{of_others} of about 50");
     assert_eq!(bench.dropped(DropReason::HandoffFull), full);
     // Once they are taken, there is place again.
     bench.run();
-    assert!(hand_off(&mut bench, A, 100) > 20);
+    assert!(hand_off(&mut bench, 0, A, 100) > 20);
     bench.run();
     bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_flood_by_way_of_several_workers_leaves_as_much() {
+    let mut bench = Bench::new(3);
+    bench.shared.publish(snapshot(1, IngressOfB::Open));
+    // Each worker has places of its own on the way to the others.
+    let [by_one, by_other] = [0, 1].map(|by| hand_off(&mut bench, by, A, 3_000));
+    assert_eq!(by_one, by_other);
+    let full = bench.dropped(DropReason::HandoffFull);
+    // Two workers of three own them: all that another pod sends gets there.
+    for by in [0, 1] {
+        let of_others = hand_off(&mut bench, by, HOST, 100);
+        assert!(of_others > 40, "{of_others} of about 66");
+    }
+    assert_eq!(bench.dropped(DropReason::HandoffFull), full);
+    bench.run();
+    bench.assert_no_frame_is_lost();
+}
+
+/// Lets worker `by` receive errors about flows of `link` that don't exist: their owner would find
+/// out, and stands still. Returns how many it handed over.
+fn hand_off(bench: &mut Bench, by: usize, link: LinkId, times: u16) -> u64 {
+    let now = bench.now;
+    let before = bench.workers[by].stats().handed_off.get();
+    for port in 1..=times {
+        let (there, about) = (ADDRESSES[2], ADDRESSES[link.index()]);
+        let query = udp(B, there, about, [port, 53], b"query");
+        let error = unreachable(link, about, there, &query);
+        assert!(bench.links[link.index()].inject(by, &error));
+        bench.workers[by].round(now);
+    }
+    bench.workers[by].stats().handed_off.get() - before
 }

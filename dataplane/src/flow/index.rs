@@ -41,7 +41,7 @@ impl Index {
         let mut entries = Vec::with_capacity(places);
         prefer_huge_pages(entries.spare_capacity_mut());
         entries.resize(places, EMPTY);
-        let tag_mask = !(slot_mask << DISTANCE_BITS | (1 << DISTANCE_BITS) - 1);
+        let tag_mask = !((slot_mask << DISTANCE_BITS) | FAR as u32);
         Self { entries: entries.into(), slot_mask, tag_mask, len: 0 }
     }
 

@@ -11,7 +11,6 @@ use crate::share::Shares;
 use crate::stats::WorkerStats;
 use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
-use crate::worker::shared::HANDOFF_CAPACITY;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, Unfinished, XskStatistics};
 
 use super::oversize::ErrorBudget;
@@ -26,7 +25,7 @@ pub(super) enum Origin {
 /// A worker's ports and frames.
 #[derive(Debug)]
 pub(super) struct Egress {
-    index: usize,
+    index: u16,
     shared: Arc<Shared>,
     umem: Arc<Umem>,
     pool: FramePool,
@@ -44,7 +43,7 @@ pub(super) struct Egress {
     held_by_link: Vec<usize>,
     /// Events on the ring, by link.
     told: Shares,
-    /// Packets on the ring to each worker, by link.
+    /// Packets on our rings to each worker, by link.
     handed: Vec<Shares>,
 }
 
@@ -55,7 +54,7 @@ const HELD_SHARE: usize = 8;
 impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
         Self {
-            index: usize::from(index),
+            index,
             shared: Arc::clone(shared),
             umem: Arc::clone(pool.umem()),
             pool,
@@ -72,7 +71,7 @@ impl Egress {
     }
 
     pub(super) fn stats(&self) -> &WorkerStats {
-        &self.shared.stats[self.index]
+        &self.shared.stats[usize::from(self.index)]
     }
 
     pub(super) fn umem(&self) -> &Umem {
@@ -273,19 +272,19 @@ impl Egress {
         self.discard(packet, DropReason::NotReady);
     }
 
-    /// Passes a packet to the worker that owns its flow, unless that one's ring is full or `link`
+    /// Passes a packet to the worker that owns its flow, unless our ring to that one is full or `link`
     /// has had its share of it.
     pub(super) fn hand_off(&mut self, worker: u16, link: LinkId, packet: Packet) {
         let frames = packet.frames();
-        let free = self.shared.room_for_handoffs(worker);
+        let (waiting, free) = self.shared.handoffs_and_room(self.index, worker);
         let shares = &mut self.handed[usize::from(worker)];
-        if free == HANDOFF_CAPACITY {
+        if waiting == 0 {
             shares.start_over();
         }
         if !shares.take(link, free) {
             return self.discard(packet, DropReason::HandoffFull);
         }
-        match self.shared.hand_off(worker, link, packet) {
+        match self.shared.hand_off(self.index, worker, link, packet) {
             Ok(()) => {
                 self.pool.note_sent(frames);
                 self.stats().handed_off.add(1);
@@ -302,7 +301,7 @@ impl Egress {
     /// Puts an event on the ring to the control thread, unless the ring is full or its link has had
     /// its share: a flood of refused packets must not keep other pods' events out.
     pub(super) fn tell(&mut self, event: Event) {
-        let ring = &self.shared.events[self.index];
+        let ring = &self.shared.events[usize::from(self.index)];
         let waiting = ring.len();
         if waiting == 0 {
             self.told.start_over();

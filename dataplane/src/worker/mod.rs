@@ -36,7 +36,7 @@ use surroundings::Surroundings;
 
 /// Packets taken from one port before the next one gets its turn.
 const BATCH: usize = 64;
-/// Packets taken from other workers in one round.
+/// Packets taken from each other worker in one round.
 const HANDOFF_BATCH: usize = 64;
 
 /// One worker: its ports, its flows, its frames.
@@ -163,18 +163,19 @@ impl Worker {
     /// Packets whose flow lives here although the steering hash sent them elsewhere.
     fn take_handoffs(&mut self, now: Nanos, snapshot: Option<&Snapshot>) -> usize {
         let mut taken = 0;
-        while taken < HANDOFF_BATCH
-            && let Some((link, packet)) = self.shared.take_handoff(self.index)
-        {
-            taken += 1;
-            self.egress.note_taken_over(&packet);
-            match snapshot {
-                Some(snapshot) => {
-                    let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
-                    self.pipeline.process_handed_over(&mut around, link, packet);
+        for from in 0..self.shared.config.workers {
+            let waiting = std::iter::from_fn(|| self.shared.take_handoff(from, self.index));
+            for (link, packet) in waiting.take(HANDOFF_BATCH) {
+                taken += 1;
+                self.egress.note_taken_over(&packet);
+                match snapshot {
+                    Some(snapshot) => {
+                        let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
+                        self.pipeline.process_handed_over(&mut around, link, packet);
+                    }
+                    // The worker that received it has counted that.
+                    None => self.egress.discard(packet, DropReason::NotReady),
                 }
-                // The worker that received it has counted that.
-                None => self.egress.discard(packet, DropReason::NotReady),
             }
         }
         taken

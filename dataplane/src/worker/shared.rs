@@ -13,8 +13,10 @@ use crate::stats::WorkerStats;
 use crate::types::LinkId;
 use crate::xsk::Packet;
 
-/// Packets that may wait to be taken over by another worker.
-pub(super) const HANDOFF_CAPACITY: usize = 1024;
+/// Packets that may wait on all ways to one worker, together.
+const HANDOFFS_TO_ONE: usize = 2048;
+/// Packets that may wait on each of them at least.
+const HANDOFFS_MIN: usize = 64;
 
 /// Sizes of what the workers hold.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +56,8 @@ pub struct Shared {
     pub stats: Vec<CachePadded<WorkerStats>>,
     /// Events of each worker.
     pub events: Vec<ArrayQueue<Event>>,
+    /// A ring for each pair of workers: those to the first worker, by the number of who hands over,
+    /// then those to the second. So each ring has one writer, who knows what share of it a link has.
     handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
 }
@@ -63,13 +67,15 @@ impl Shared {
     #[must_use]
     pub fn new(config: SharedConfig) -> Arc<Self> {
         let each = 0..config.workers;
+        let workers = usize::from(config.workers);
+        let (pairs, each_way) = (workers * workers, (HANDOFFS_TO_ONE / workers).max(HANDOFFS_MIN));
         Arc::new(Self {
             config,
             snapshot: Arc::new(ArcSwapOption::empty()),
             retired: Mutex::default(),
             stats: each.clone().map(|_| WorkerStats::new()).collect(),
             events: each.clone().map(|_| ArrayQueue::new(config.events_per_worker)).collect(),
-            handoffs: each.clone().map(|_| ArrayQueue::new(HANDOFF_CAPACITY)).collect(),
+            handoffs: (0..pairs).map(|_| ArrayQueue::new(each_way)).collect(),
             sleepers: each.map(|_| CachePadded::default()).collect(),
         })
     }
@@ -83,25 +89,36 @@ impl Shared {
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
-    /// Passes a packet to `worker`, or gives it back when that one's ring is full.
-    pub(super) fn hand_off(&self, worker: u16, link: LinkId, packet: Packet) -> Result<(), Packet> {
-        let worker = usize::from(worker);
-        self.handoffs[worker].push((link, packet)).map_err(|(_, packet)| packet)?;
-        self.sleepers[worker].wake_if_asleep();
+    /// Passes a packet from worker `from` to worker `to`, or gives it back when the ring is full.
+    pub(super) fn hand_off(
+        &self,
+        from: u16,
+        to: u16,
+        link: LinkId,
+        packet: Packet,
+    ) -> Result<(), Packet> {
+        self.handoffs(from, to).push((link, packet)).map_err(|(_, packet)| packet)?;
+        self.sleepers[usize::from(to)].wake_if_asleep();
         Ok(())
     }
 
-    /// How many more packets may wait for `worker`.
-    pub(super) fn room_for_handoffs(&self, worker: u16) -> usize {
-        HANDOFF_CAPACITY - self.handoffs[usize::from(worker)].len()
+    /// Packets that wait on the way from worker `from` to worker `to`, and how many more may.
+    pub(super) fn handoffs_and_room(&self, from: u16, to: u16) -> (usize, usize) {
+        let ring = self.handoffs(from, to);
+        let waiting = ring.len();
+        (waiting, ring.capacity() - waiting)
     }
 
-    pub(super) fn take_handoff(&self, worker: u16) -> Option<(LinkId, Packet)> {
-        self.handoffs[usize::from(worker)].pop()
+    pub(super) fn take_handoff(&self, from: u16, to: u16) -> Option<(LinkId, Packet)> {
+        self.handoffs(from, to).pop()
     }
 
-    pub(super) fn has_handoffs(&self, worker: u16) -> bool {
-        !self.handoffs[usize::from(worker)].is_empty()
+    pub(super) fn has_handoffs(&self, to: u16) -> bool {
+        (0..self.config.workers).any(|from| !self.handoffs(from, to).is_empty())
+    }
+
+    fn handoffs(&self, from: u16, to: u16) -> &ArrayQueue<(LinkId, Packet)> {
+        &self.handoffs[usize::from(to) * usize::from(self.config.workers) + usize::from(from)]
     }
 }
 
