@@ -230,10 +230,11 @@ impl Umem {
         self.spare_again(held.filter_map(|index| self.take(u64::from(index) * size, link)));
     }
 
-    /// Puts frames in the stock that all workers share.
+    /// Puts frames in the stock that all workers share, with no data in them.
     pub(super) fn spare_again(&self, frames: impl Iterator<Item = Frame>) {
-        for frame in frames {
+        for mut frame in frames {
             self.check(&frame);
+            frame.set_extent(FRAME_HEADROOM, 0);
             let pushed = self.spare.push(frame);
             debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
         }

@@ -123,6 +123,11 @@ fn frames_of_an_unfinished_packet_come_back_when_the_port_closes() {
             drop(bench.port);
             drop(bench.pool);
             assert_eq!(bench.umem.spare.len(), 128);
+            let mut pool = bench.umem.pool();
+            for frame in std::iter::from_fn(|| pool.alloc()).collect::<Vec<_>>() {
+                assert_eq!((frame.len(), frame.capacity()), (0, FRAME_SIZE - FRAME_HEADROOM));
+                pool.free(frame);
+            }
         }
     }
 }
