@@ -129,12 +129,6 @@ impl RouteTable {
     pub fn outlet(&self, link: LinkId) -> Option<&Outlet> {
         self.outlets.get(link.index())?.as_ref()
     }
-
-    /// The link that leads to `address`: its endpoint's, else the kernel stack's.
-    #[must_use]
-    pub fn towards(&self, address: Address) -> Option<LinkId> {
-        self.local(address).or_else(|| self.host_link())
-    }
 }
 
 #[cfg(test)]
@@ -148,12 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn local_addresses_lead_to_their_link_and_all_others_to_the_host() {
+    fn local_addresses_lead_to_their_link() {
         let host =
             Outlet { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500, path_mtu: 1500 };
         let table = RouteTable::new([endpoint(3, [10, 0, 0, 1])], Some(host)).unwrap();
-        assert_eq!(table.towards(Address::v4([10, 0, 0, 1])), Some(LinkId(3)));
-        assert_eq!(table.towards(Address::v4([10, 0, 0, 2])), Some(LinkId(0)));
+        assert_eq!(table.local(Address::v4([10, 0, 0, 1])), Some(LinkId(3)));
+        assert_eq!(table.local(Address::v4([10, 0, 0, 2])), None);
+        assert_eq!(table.host_link(), Some(LinkId(0)));
         assert_eq!(table.outlet(LinkId(0)), Some(&host));
         assert!(table.is_host(LinkId(0)) && table.behind(LinkId(0)).is_none());
         assert!(table.outlet(LinkId(2)).is_none() && table.outlet(LinkId(9)).is_none());

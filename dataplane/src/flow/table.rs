@@ -95,12 +95,10 @@ struct Slot {
 
 // With two places of the index it makes 120 bytes for a flow.
 const _: () = assert!(size_of::<Slot>() == 112);
-// The order that `Slot::touch` counts on.
-const _: () = assert!(std::mem::offset_of!(Flow, packets) == 0);
 
 impl Slot {
-    /// Brings the slot into the cache. It lies on two lines or three; these are its first bytes, some
-    /// in the middle and its last.
+    /// Brings the slot into the cache. It lies on two lines or three; as the compiler lays it out,
+    /// these are its first bytes, some in the middle and its last.
     #[inline]
     fn touch(&self) -> u32 {
         self.next ^ self.flow.as_ref().map_or(0, |flow| flow.packets[0] as u32 ^ flow.name.touch())
@@ -187,12 +185,7 @@ impl FlowTable {
     pub fn find(&self, tuple: &Tuple) -> Option<(FlowIx, Direction)> {
         let (name, swapped) = Name::of(tuple);
         let belongs = |at| flow_at(&self.slots, at).name == name;
-        self.found(self.index.find(self.key.hash(&name), belongs), swapped)
-    }
-
-    #[inline]
-    fn found(&self, slot: Option<u32>, swapped: bool) -> Option<(FlowIx, Direction)> {
-        let index = FlowIx(slot?);
+        let index = FlowIx(self.index.find(self.key.hash(&name), belongs)?);
         Some((index, self.get(index).direction(swapped)))
     }
 

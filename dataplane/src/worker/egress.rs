@@ -221,7 +221,7 @@ impl Egress {
     /// count it: the caller does that for a batch.
     ///
     /// # Errors
-    /// The frame, if that needs what [`Self::transmit`] does more.
+    /// The frame, if the link is not up or its ring is full: [`Self::transmit`] sees to that.
     #[inline]
     pub(super) fn transmit_usual(
         &mut self,

@@ -1,7 +1,7 @@
 //! (2) The way of nearly every packet: a usual one ([`Glance`]) of an established plain flow, with
 //! nothing to do but what each hop does.
 //!
-//! All others take [`Pipeline::run`]. Whatever this lane does, that would do too, in five times the
+//! All others take [`Pipeline::run`]. Whatever this lane does, that would do too, in many times the
 //! time. Each step is done for a whole batch before the next, so that the waits for memory, of which
 //! a packet has three (its headers, the flow's place in the index, the flow), overlap.
 
@@ -17,6 +17,10 @@ use super::egress::Origin;
 use super::pipeline::Pipeline;
 use super::surroundings::Surroundings;
 
+/// How many packets ahead the next header is fetched. Frames lie a page apart, so their headers share
+/// a few places of the first cache: not many more fit.
+const AHEAD: usize = 6;
+
 /// What was seen of each packet of a batch. Kept for its memory.
 #[derive(Debug, Default)]
 pub(super) struct Glances {
@@ -29,6 +33,28 @@ pub(super) struct Glances {
 impl Glances {
     pub(super) fn new() -> Self {
         Self { hops: vec![Hop::default(); BATCH], sought: vec![Sought::default(); BATCH] }
+    }
+
+    /// Looks at a batch. Returns its bytes.
+    #[inline(never)]
+    fn look(&mut self, umem: &Umem, inlet: Inlet, batch: &[Packet]) -> u64 {
+        batch.iter().take(AHEAD).for_each(|packet| umem.prefetch(&packet.head));
+        let mut bytes = 0;
+        let places = self.hops.iter_mut().zip(&mut self.sought);
+        for ((at, packet), (place, sought)) in batch.iter().enumerate().zip(places) {
+            if let Some(later) = batch.get(at + AHEAD) {
+                umem.prefetch(&later.head);
+            }
+            bytes += u64::from(packet.len());
+            match inlet.glance(packet, umem.data(&packet.head)) {
+                Some(Glance { ends, hop }) => {
+                    sought.be_v4(ends, hop.protocol);
+                    *place = hop;
+                }
+                None => sought.be_nothing(),
+            }
+        }
+        bytes
     }
 }
 
@@ -53,34 +79,6 @@ impl Inlet {
     fn glance(&self, packet: &Packet, frame: &[u8]) -> Option<Glance> {
         let glance = if packet.is_usual() { Glance::at(frame) } else { None };
         glance.filter(|_| self.is_host || Glance::eth_src(frame) == self.mac)
-    }
-}
-
-/// How many packets ahead the next header is fetched. Frames lie a page apart, so their headers share
-/// a few places of the first cache: not many more fit.
-const AHEAD: usize = 6;
-
-impl Glances {
-    /// Looks at a batch. Returns its bytes.
-    #[inline(never)]
-    fn look(&mut self, umem: &Umem, inlet: Inlet, batch: &[Packet]) -> u64 {
-        batch.iter().take(AHEAD).for_each(|packet| umem.prefetch(&packet.head));
-        let mut bytes = 0;
-        let places = self.hops.iter_mut().zip(&mut self.sought);
-        for ((at, packet), (place, sought)) in batch.iter().enumerate().zip(places) {
-            if let Some(later) = batch.get(at + AHEAD) {
-                umem.prefetch(&later.head);
-            }
-            bytes += u64::from(packet.len());
-            match inlet.glance(packet, umem.data(&packet.head)) {
-                Some(Glance { ends, hop }) => {
-                    sought.be_v4(ends, hop.protocol);
-                    *place = hop;
-                }
-                None => sought.be_nothing(),
-            }
-        }
-        bytes
     }
 }
 

@@ -416,8 +416,8 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 
-/// Whether a packet to a node would be taken apart by an overlay there: IP in IP (RFC 2003), IPv6 in IP (RFC 4213), GRE (RFC
-/// 2784), VXLAN (RFC 7348, and Linux's former port) and Geneve (RFC 8926).
+/// Whether a packet goes to a node where an overlay would take it apart: IP in IP (RFC 2003), IPv6 in
+/// IP (RFC 4213), GRE (RFC 2784), VXLAN (RFC 7348, and Linux's former port) and Geneve (RFC 8926).
 fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple) -> bool {
     let is_tunnel = matches!(tuple.protocol, 4 | 41 | 47)
         || tuple.protocol == proto::UDP && matches!(tuple.dst_port, 4789 | 8472 | 6081);

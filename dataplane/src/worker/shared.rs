@@ -13,9 +13,9 @@ use crate::stats::WorkerStats;
 use crate::types::LinkId;
 use crate::xsk::Packet;
 
-/// Packets that may wait on all ways to one worker, together.
+/// Packets that may wait on the ways to one worker: each has an equal part of it.
 const HANDOFFS_TO_ONE: usize = 2048;
-/// Packets that may wait on each of them at least.
+/// Packets that may wait on each of them all the same.
 const HANDOFFS_MIN: usize = 64;
 
 /// Sizes of what the workers hold.
@@ -68,14 +68,17 @@ impl Shared {
     pub fn new(config: SharedConfig) -> Arc<Self> {
         let each = 0..config.workers;
         let workers = usize::from(config.workers);
-        let (pairs, each_way) = (workers * workers, (HANDOFFS_TO_ONE / workers).max(HANDOFFS_MIN));
+        let each_way = (HANDOFFS_TO_ONE / workers).max(HANDOFFS_MIN);
+        // Nobody hands over to itself, but a queue has room for one.
+        let room = |pair| if pair / workers == pair % workers { 1 } else { each_way };
+        let pairs = (0..workers * workers).map(room);
         Arc::new(Self {
             config,
             snapshot: Arc::new(ArcSwapOption::empty()),
             retired: Mutex::default(),
             stats: each.clone().map(|_| WorkerStats::new()).collect(),
             events: each.clone().map(|_| ArrayQueue::new(config.events_per_worker)).collect(),
-            handoffs: (0..pairs).map(|_| ArrayQueue::new(each_way)).collect(),
+            handoffs: pairs.map(ArrayQueue::new).collect(),
             sleepers: each.map(|_| CachePadded::default()).collect(),
         })
     }

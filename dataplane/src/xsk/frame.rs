@@ -281,6 +281,7 @@ impl FramePool {
     /// Takes a frame back from a ring, without an entry in the ledger; as [`Self::free`].
     #[inline]
     pub(super) fn put_from_ring(&mut self, frame: Frame) {
+        debug_assert!(frame.is_empty(), "a frame that comes back from a ring has no data in it");
         self.cache.push(frame);
         if self.cache.len() >= CACHE_FRAMES + EXCHANGE_FRAMES {
             self.give_to_shared();

@@ -160,7 +160,7 @@ impl Port {
     /// ([`Port::held_frames`]).
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
-        let (umem, link) = (self.link.umem(), self.link.id());
+        let (umem, link) = (self.link.umem(), self.id);
         let (mut packets, mut seen) = (0, 0);
         let (a, b) = self.rx.peek(u32::MAX);
         'full: for run in [a, b] {

@@ -225,7 +225,7 @@ pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
         return;
     }
     let start = range.start.with_addr(start);
-    // SAFETY: whole pages of memory that is borrowed mutably; the advice changes nothing in them.
+    // SAFETY: the advice changes no byte, whatever memory it reaches.
     let _hint = unsafe { libc::madvise(start.cast(), end - start.addr(), libc::MADV_HUGEPAGE) };
 }
 

@@ -205,7 +205,7 @@ impl Umem {
     /// trusted that far, since it could as well write to the frame itself.
     #[inline]
     pub(super) fn take(&self, address: u64, link: LinkId) -> Option<Frame> {
-        let index = (address / u64::from(FRAME_SIZE)) as usize;
+        let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;
         let holder = self.holder.get(index)?;
         // Pairs with `give`, where another worker may have written to the frame.
         if holder.load(Ordering::Acquire) != held_by(link) {
