@@ -69,9 +69,6 @@ impl Sought {
     }
 }
 
-/// Names that are hashed at once.
-const LANES: usize = 4;
-
 /// Ends a queue or the list of free slots.
 const NONE: u32 = u32::MAX;
 
@@ -192,13 +189,8 @@ impl FlowTable {
     /// Does what can be done for a batch together before [`Self::find_sought`]: the hashes, and the
     /// waits for memory, of which a search in a large table has two.
     pub fn seek(&self, sought: &mut [Sought]) {
-        let (lanes, rest) = sought.as_chunks_mut::<LANES>();
-        for lanes in lanes {
-            let hashes = self.key.hash_v4(&lanes.map(|sought| sought.name));
-            lanes.iter_mut().zip(hashes).for_each(|(sought, hash)| sought.hash = hash);
-        }
-        for sought in rest {
-            [sought.hash] = self.key.hash_v4(&[sought.name]);
+        for sought in &mut *sought {
+            sought.hash = self.key.hash_v4(&sought.name);
         }
         // Loops so short that the processor is many turns ahead with their loads.
         let entries = sought.iter().fold(0, |sum, sought| sum ^ self.index.touch(sought.hash));
