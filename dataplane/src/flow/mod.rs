@@ -37,13 +37,9 @@ pub struct Flow {
     pub icmp_type: u8,
     /// Whether the flow began with a TCP segment that was no SYN.
     pub picked_up: bool,
-    /// Whether policy has taken back what it allowed. A datagram flow is then remembered for as long
-    /// as either end sends, so that what a server still sends does not open it from that end.
-    pub revoked: bool,
-    /// TCP's state; without meaning for other protocols.
-    pub tcp: tcp::State,
-    /// Tables that the verdict was made by.
-    pub epoch: Epoch,
+    revoked: bool,
+    tcp: tcp::State,
+    epoch: Epoch,
     links: [LinkId; 2],
     inspector: u32,
     /// The table's queue that the flow is in. This and the next are here because they fill gaps.
@@ -53,6 +49,9 @@ pub struct Flow {
     last_seen: Moment,
     /// What its packets' checksums have in common, see [`Sum::of_flow`].
     pub checksum: u16,
+    /// For each direction whether a usual packet changes nothing but counters, under the flow's
+    /// epoch. It follows from the rest, see [`Self::settle`].
+    goes_on: [bool; 2],
     /// Packets from the opener and to it.
     pub packets: [u64; 2],
     /// Bytes of IP from the opener and to it.
@@ -82,6 +81,7 @@ impl Flow {
             last_seen: now.into(),
             looked_at: now.into(),
             checksum: Sum::of_flow(view.tuple.src, view.tuple.dst, view.tuple.protocol),
+            goes_on: [false; 2],
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
         };
@@ -95,7 +95,24 @@ impl Flow {
             }
             _ => {}
         }
+        flow.settle();
         flow
+    }
+
+    /// Notes what follows from the rest, whenever that has changed: if a usual packet is of no
+    /// interest. It is if it may be a connection's first or last, a flow's first answer, an
+    /// inspector's, or if policy has taken back what it allowed.
+    const fn settle(&mut self) {
+        let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
+        let plain = self.inspector == NO_INSPECTOR && !self.revoked;
+        self.goes_on = [open && plain, open && plain && self.packets[1] > 0];
+    }
+
+    /// Notes what the tables of `epoch` say: whether it is revoked.
+    pub const fn judge(&mut self, epoch: Epoch, revoked: bool) {
+        self.epoch = epoch;
+        self.revoked = revoked;
+        self.settle();
     }
 
     /// The flow's name, in the direction of its opener.
@@ -108,6 +125,25 @@ impl Flow {
     #[inline]
     const fn direction(&self, from_second: bool) -> Direction {
         if self.opener_second == from_second { Direction::Original } else { Direction::Reply }
+    }
+
+    /// Tables that the verdict was made by.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether policy has taken back what it allowed. A datagram flow is then remembered for as long
+    /// as either end sends, so that what a server still sends does not open it from that end.
+    #[must_use]
+    pub const fn revoked(&self) -> bool {
+        self.revoked
+    }
+
+    /// TCP's state; without meaning for other protocols.
+    #[must_use]
+    pub const fn tcp(&self) -> tcp::State {
+        self.tcp
     }
 
     /// The link that packets of `direction` come from.
@@ -138,6 +174,7 @@ impl Flow {
             Some(index) => index,
             None => NO_INSPECTOR,
         };
+        self.settle();
     }
 
     /// Whether it was silent for so long that it is to be forgotten.
@@ -152,10 +189,7 @@ impl Flow {
     #[must_use]
     #[inline]
     pub fn goes_on(&self, direction: Direction, epoch: Epoch) -> bool {
-        let open = self.protocol != proto::TCP || self.tcp == tcp::State::Established;
-        let plain = self.inspector == NO_INSPECTOR && self.epoch == epoch && !self.revoked;
-        let first_answer = self.packets[1] == 0 && direction.is_reply();
-        open && plain && !first_answer
+        self.epoch == epoch && self.goes_on[direction as usize]
     }
 
     /// Counts a packet of which [`Self::goes_on`] holds; for others, [`FlowTable::note`] is the way.
@@ -185,6 +219,7 @@ impl Flow {
             _ => {}
         }
         self.count(direction, view.ip_len(), now);
+        self.settle();
         Ok(())
     }
 }

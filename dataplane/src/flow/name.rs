@@ -4,24 +4,23 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::types::{Address, Tuple};
 
-/// A tuple with its two ends in order, so that packets of both directions have the same, in as many
-/// bytes as it takes: 13 for IPv4, 37 for IPv6.
-///
-/// As words, little-endian: whole ones, then what is left with the number of bytes in the highest
-/// byte, which is also how [`Key`] hashes it. IPv4 has two words and zeros behind them.
+/// A tuple with its two ends in order, so that packets of both directions have the same: addresses,
+/// then protocol and ports in one word. IPv4 has two words and zeros behind them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Name([u64; 5]);
 
-const V4_BYTES: u64 = 13;
-const V6_BYTES: u64 = 37;
+/// Tells the last word of an IPv6 name from zero.
+const IS_V6: u64 = 1 << 40;
 
 impl Name {
     /// The tuple's name, and whether its source is the end that comes second.
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> (Self, bool) {
         if let (Some(src), Some(dst)) = (tuple.src.as_v4_bits(), tuple.dst.as_v4_bits()) {
-            let ends = [(src, tuple.src_port), (dst, tuple.dst_port)];
-            let (NameV4([a, b]), swapped) = NameV4::of(ends, tuple.protocol);
+            let addresses = u64::from(src.swap_bytes()) | u64::from(dst.swap_bytes()) << 32;
+            let [sport, dport] = [tuple.src_port, tuple.dst_port].map(u16::swap_bytes);
+            let ports = u32::from(sport) | u32::from(dport) << 16;
+            let (NameV4([a, b]), swapped) = NameV4::of(addresses, ports, tuple.protocol);
             return (Self([a, b, 0, 0, 0]), swapped);
         }
         let one = (tuple.src.bits(), tuple.src_port);
@@ -31,7 +30,7 @@ impl Name {
             if swapped { (other, one) } else { (one, other) };
         let ports = u64::from(low_port) << 16 | u64::from(high_port);
         let [a, b, c, d] = [low, low >> 64, high, high >> 64].map(|half| half as u64);
-        let last = V6_BYTES << 56 | u64::from(tuple.protocol) << 32 | ports;
+        let last = IS_V6 | u64::from(tuple.protocol) << 32 | ports;
         (Self([a, b, c, d, last]), swapped)
     }
 
@@ -49,9 +48,10 @@ impl Name {
     pub(super) fn tuple(&self, swapped: bool) -> Tuple {
         let [a, b, c, d, e] = self.0;
         let (low, high, protocol) = if self.is_v4() {
-            let high = a >> 48 | b << 16;
-            let end = |bits: u64| (Address::v4(((bits >> 16) as u32).to_be_bytes()), bits as u16);
-            (end(a), end(high), (b >> 32) as u8)
+            let end = |address: u64, port: u64| {
+                (Address::v4((address as u32).to_le_bytes()), (port as u16).swap_bytes())
+            };
+            (end(a, b), end(a >> 32, b >> 16), (b >> 32) as u8)
         } else {
             let address = |low, high| Address::from_bits(u128::from(low) | u128::from(high) << 64);
             ((address(a, b), (e >> 16) as u16), (address(c, d), e as u16), (e >> 32) as u8)
@@ -69,15 +69,22 @@ impl NameV4 {
     /// A name that no tuple has.
     pub(super) const NOBODYS: Self = Self([0; 2]);
 
-    /// As [`Name::of`].
+    /// As [`Name::of`], from addresses and ports as they lie in a packet, little-endian: a name is made
+    /// for each packet.
     #[inline]
-    pub(super) fn of([src, dst]: [(u32, u16); 2], protocol: u8) -> (Self, bool) {
-        let end = |(address, port): (u32, u16)| u64::from(address) << 16 | u64::from(port);
-        let (one, other) = (end(src), end(dst));
-        let (low, high) = (one.min(other), one.max(other));
-        let last = V4_BYTES << 56 | u64::from(protocol) << 32 | high >> 16;
-        (Self([low | high << 48, last]), one > other)
+    pub(super) const fn of(addresses: u64, ports: u32, protocol: u8) -> (Self, bool) {
+        let (swapped_addresses, swapped_ports) = (addresses.rotate_left(32), ports.rotate_left(16));
+        let swapped = order(swapped_addresses, swapped_ports) < order(addresses, ports);
+        let (addresses, ports) =
+            if swapped { (swapped_addresses, swapped_ports) } else { (addresses, ports) };
+        let last = (protocol as u64) << 32 | ports as u64;
+        (Self([addresses, last]), swapped)
     }
+}
+
+/// A number that is equal for equal ends only.
+const fn order(addresses: u64, ports: u32) -> u128 {
+    (addresses as u128) << 64 | ports as u128
 }
 
 impl PartialEq<NameV4> for Name {

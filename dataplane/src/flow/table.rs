@@ -55,11 +55,11 @@ impl Default for Sought {
 }
 
 impl Sought {
-    /// What the flow is found by of a packet over IPv4 of these addresses and ports, once
-    /// [`FlowTable::seek`] has seen it.
+    /// What the flow is found by of a packet over IPv4, once [`FlowTable::seek`] has seen it.
+    /// Addresses and ports are as they lie in the packet, those of the source first, little-endian.
     #[inline]
-    pub fn be_v4(&mut self, ends: [(u32, u16); 2], protocol: u8) {
-        (self.name, self.swapped) = NameV4::of(ends, protocol);
+    pub const fn be_v4(&mut self, addresses: u64, ports: u32, protocol: u8) {
+        (self.name, self.swapped) = NameV4::of(addresses, ports, protocol);
     }
 
     /// What no flow is found by.
@@ -202,25 +202,24 @@ impl FlowTable {
         std::hint::black_box((entries, flows));
     }
 
-    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. Unlike
-    /// [`Self::find`] it may miss a flow that was opened since then.
+    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None`
+    /// if it was opened since then, or, which [`Self::seek_again`] mends, another one was taken for it.
     #[must_use]
     #[inline]
     pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
-        let mut at = sought.slot;
-        let flow = self.slots.get(at as usize)?.flow.as_ref();
-        if flow.is_none_or(|flow| flow.name != sought.name) {
-            at = self.find_other(sought)?;
-        }
-        let flow = self.slots[at as usize].flow.as_mut()?;
+        let flow = self.slots.get_mut(sought.slot as usize)?.flow.as_mut()?;
         let direction = flow.direction(sought.swapped);
-        Some((flow, direction))
+        (flow.name == sought.name).then_some((flow, direction))
     }
 
-    /// For a flow that another one, whose hash is much like its own, was taken for.
+    /// Looks again for a flow that [`Self::find_sought`] has not found. False if it is not there.
     #[cold]
-    fn find_other(&self, sought: &Sought) -> Option<u32> {
-        self.index.find(sought.hash, |at| flow_at(&self.slots, at).name == sought.name)
+    pub fn seek_again(&self, sought: &mut Sought) -> bool {
+        // All but seldom there is no flow that could be it.
+        let is = |at| flow_at(&self.slots, at).name == sought.name;
+        let found = (sought.slot != NONE).then(|| self.index.find(sought.hash, is)).flatten();
+        sought.slot = found.unwrap_or(NONE);
+        found.is_some()
     }
 
     /// The flow at `index`.

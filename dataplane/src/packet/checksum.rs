@@ -84,17 +84,29 @@ pub fn of(bytes: &[u8]) -> u16 {
 /// [`Sum::of_flow`] says and `len` the length of L4 header and payload.
 #[must_use]
 #[inline]
-pub fn is_pseudo_header(field: u16, of_flow: u16, len: u32) -> bool {
-    fold(u64::from(of_flow) + u64::from(len)) == field
+pub const fn is_pseudo_header(field: u16, of_flow: u16, len: u16) -> bool {
+    let (sum, carry) = of_flow.overflowing_add(len);
+    sum.wrapping_add(carry as u16) == field
 }
 
 /// Whether the 32-bit words of a piece, as they lie in memory, add up to what a piece with its own,
 /// right checksum does.
 #[must_use]
 #[inline]
-pub(super) fn is_right(words: u64) -> bool {
-    // The folded sum is 0xffff just for the multiples of that; one multiplication tells.
-    words != 0 && words.is_multiple_of(0xffff)
+pub(super) const fn is_right(words: u64) -> bool {
+    // The folded sum is 0xffff just for the multiples of that but zero. With the inverse of an odd
+    // number one multiplication tells them: it gives the quotient, of all others something larger.
+    const DIVISOR: u64 = 0xffff;
+    const INVERSE: u64 = {
+        // Each step of Newton's doubles the bits that are right; of any odd number three are.
+        let (mut inverse, mut step) = (DIVISOR, 0);
+        while step < 5 {
+            inverse = inverse.wrapping_mul(2_u64.wrapping_sub(DIVISOR.wrapping_mul(inverse)));
+            step += 1;
+        }
+        inverse
+    };
+    words.wrapping_mul(INVERSE).wrapping_sub(1) < u64::MAX / DIVISOR
 }
 
 /// The checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624 §3, eqn. 3).

@@ -13,39 +13,37 @@ const L4: usize = L3 + 20;
 const HEADERS: usize = L4 + 20;
 
 /// A usual packet: untagged, of one frame, IPv4 without options and whole, and either UDP (as long as
-/// its packet) or a segment in the middle of a TCP connection. Host byte order.
+/// its packet) or a segment in the middle of a TCP connection.
 ///
 /// [`parse`](super::parse) would accept it and say the same, if its addresses are ones that a flow
 /// can have (that is not looked at: who finds a flow by them knows).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Glance {
-    /// Address and port of the source and of the destination.
-    pub ends: [(u32, u16); 2],
+    /// Addresses of source and destination as they lie in the packet, little-endian.
+    pub addresses: u64,
+    /// The same of the ports.
+    pub ports: u32,
     /// What passing it on takes.
     pub hop: Hop,
 }
 
-/// What is worth knowing of a usual packet when its flow is known.
+/// What is worth knowing of a usual packet when its flow is known. Host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Hop {
     /// Bytes of the IP packet.
     pub ip_len: u16,
-    /// The IP header's checksum field.
-    pub header_checksum: u16,
     /// The L4 checksum field.
     pub checksum: u16,
-    /// TCP or UDP.
-    pub protocol: u8,
-    /// TTL.
-    pub ttl: u8,
+    /// TTL, protocol and checksum of the IP header: its third word as it lies there, little-endian.
+    third: u32,
 }
 
 impl Glance {
-    /// Looks at the frame of a packet of one frame. `None` for a packet that is not a usual one, or
-    /// that has something wrong.
+    /// Looks at the frame of a packet of one frame. `None` for a packet that is not a usual one, that
+    /// has something wrong, or that comes from somebody else.
     #[must_use]
     #[inline]
-    pub fn at(frame: &[u8]) -> Option<Self> {
+    pub fn at(frame: &[u8], source: SourceIs) -> Option<Self> {
         let mut padded;
         let h = match frame.first_chunk() {
             Some(headers) => headers,
@@ -56,19 +54,22 @@ impl Glance {
             }
         };
         let half = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
-        let word = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
         // Ethernet type, then version and header length in words; more fragments, or an offset.
-        if word(12) >> 8 != 0x08_0045 || half(L3 + 6) & 0x3fff != 0 || h[0] & 1 == 1 {
+        if word(h, 12) & 0xff_ffff != 0x45_0008 || half(L3 + 6) & 0x3fff != 0 || h[0] & 1 == 1 {
             return None;
         }
-        let native =
-            |at: usize| u64::from(u32::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]));
-        let sum = native(14) + native(18) + native(22) + native(26) + native(30);
+        if !source.is(h) {
+            return None;
+        }
+        let [src, dst] = [word(h, L3 + 12), word(h, L3 + 16)].map(u64::from);
+        let third = word(h, L3 + 8);
+        let sum =
+            u64::from(word(h, L3)) + u64::from(word(h, L3 + 4)) + u64::from(third) + src + dst;
         let ip_len = half(L3 + 2);
         if !checksum::is_right(sum) || L3 + usize::from(ip_len) > frame.len() {
             return None;
         }
-        let protocol = h[L3 + 9];
+        let protocol = protocol_of(third);
         let l4_len = ip_len.checked_sub(20)?;
         // Where both kinds come in turns nobody foresees which is next, so there is no branch
         // between them.
@@ -78,18 +79,37 @@ impl Glance {
         if !(usual_udp | usual_tcp) {
             return None;
         }
-        let checksum = half(L4 + usize::from(checksum_field(is_udp)));
-        let (src, dst) = ((word(L3 + 12), half(L4)), (word(L3 + 16), half(L4 + 2)));
-        let (header_checksum, ttl) = (half(L3 + 10), h[L3 + 8]);
-        let hop = Hop { ip_len, header_checksum, checksum, protocol, ttl };
-        Some(Self { ends: [src, dst], hop })
+        let checksum_at = |field: u16| half(L4 + usize::from(field));
+        let (of_udp, of_tcp) = (checksum_at(checksum::UDP_FIELD), checksum_at(checksum::TCP_FIELD));
+        let checksum = if is_udp { of_udp } else { of_tcp };
+        let (addresses, ports) = (src | dst << 32, word(h, L4));
+        Some(Self { addresses, ports, hop: Hop { ip_len, checksum, third } })
+    }
+}
+
+/// Which Ethernet sources a frame may have: as bits that must be equal, and where they must.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceIs {
+    bits: u64,
+    mask: u64,
+}
+
+impl SourceIs {
+    /// Any.
+    pub const ANYONE: Self = Self { bits: 0, mask: 0 };
+    /// None.
+    pub const NOBODY: Self = Self { bits: 1, mask: 0 };
+
+    /// This one.
+    #[must_use]
+    pub const fn exactly([a, b, c, d, e, f]: Mac) -> Self {
+        Self { bits: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), mask: u64::MAX >> 16 }
     }
 
-    /// The Ethernet source of a frame that was glanced at.
-    #[must_use]
     #[inline]
-    pub fn eth_src(frame: &[u8]) -> Mac {
-        frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or_default()
+    const fn is(self, h: &[u8; HEADERS]) -> bool {
+        let there = u64::from_le_bytes([h[6], h[7], h[8], h[9], h[10], h[11], h[12], h[13]]);
+        there & self.mask == self.bits
     }
 }
 
@@ -101,11 +121,26 @@ impl Hop {
         self.ip_len - 20
     }
 
+    /// TTL.
+    #[must_use]
+    #[inline]
+    pub const fn ttl(&self) -> u8 {
+        self.third as u8
+    }
+
+    /// TCP or UDP.
+    #[must_use]
+    #[inline]
+    pub const fn protocol(&self) -> u8 {
+        protocol_of(self.third)
+    }
+
     /// Where its checksum lies, if that is to be completed.
     #[must_use]
     #[inline]
     pub const fn unfinished(&self) -> Unfinished {
-        Unfinished::new(L4 as u16, checksum_field(self.protocol == proto::UDP))
+        let is_udp = self.protocol() == proto::UDP;
+        Unfinished::new(L4 as u16, if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD })
     }
 
     /// Does what a hop changes in the frame: the Ethernet addresses and, if it counts, the TTL, which
@@ -116,17 +151,23 @@ impl Hop {
         h[..6].copy_from_slice(&dst);
         h[6..12].copy_from_slice(&src);
         if counts {
-            h[L3 + 8] = self.ttl - 1;
-            let sum = checksum::of_one_hop_less(self.header_checksum);
-            h[L3 + 10..L3 + 12].copy_from_slice(&sum.to_be_bytes());
+            let sum = checksum::of_one_hop_less(((self.third >> 16) as u16).swap_bytes());
+            let third = (self.third as u16 - 1) as u32 | (sum.swap_bytes() as u32) << 16;
+            h[L3 + 8..L3 + 12].copy_from_slice(&third.to_le_bytes());
         }
     }
 }
 
-/// Where a UDP or TCP header's checksum lies.
+/// Four bytes, little-endian: no byte order is needed where nothing but equality and sums counts.
 #[inline]
-const fn checksum_field(is_udp: bool) -> u16 {
-    if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD }
+const fn word(h: &[u8; HEADERS], at: usize) -> u32 {
+    u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]])
+}
+
+/// The protocol of an IP header, from its third word.
+#[inline]
+const fn protocol_of(third: u32) -> u8 {
+    (third >> 8) as u8
 }
 
 /// Whether a TCP segment opens, ends and resets nothing; `len` is that of header and payload.

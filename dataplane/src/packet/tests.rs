@@ -8,7 +8,7 @@ use etherparse::{
 use proptest::prelude::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::glance::Glance;
+use super::glance::{Glance, SourceIs};
 use super::*;
 use crate::drop_reason::DropReason;
 use crate::types::{Address, Tuple, proto};
@@ -371,10 +371,12 @@ proptest! {
             write_header_checksum(&mut bytes, 14);
         }
         bytes.truncate(bytes.len() - cut.min(bytes.len()));
-        let Some(Glance { ends, hop }) = Glance::at(&bytes) else { return Ok(()) };
-        let [(src, src_port), (dst, dst_port)] =
-            ends.map(|(address, port)| (Address::v4(address.to_be_bytes()), port));
-        let protocol = hop.protocol;
+        let glance = Glance::at(&bytes, SourceIs::ANYONE);
+        let Some(Glance { addresses, ports, hop }) = glance else { return Ok(()) };
+        let [a, b, c, d, e, f, g, h] = addresses.to_le_bytes();
+        let (src, dst) = (Address::v4([a, b, c, d]), Address::v4([e, f, g, h]));
+        let [src_port, dst_port] = [ports as u16, (ports >> 16) as u16].map(u16::swap_bytes);
+        let protocol = hop.protocol();
         let view = match parse(&bytes, bytes.len() as u32) {
             Ok(view) => view,
             // The one thing that a glance doesn't look at.
@@ -385,8 +387,10 @@ proptest! {
             }
         };
         prop_assert_eq!(view.tuple, Tuple { src, dst, src_port, dst_port, protocol });
-        prop_assert_eq!(view.eth_src, Glance::eth_src(&bytes));
-        prop_assert_eq!((view.ttl, view.ip_len()), (hop.ttl, hop.ip_len.into()));
+        prop_assert_eq!(Glance::at(&bytes, SourceIs::exactly(view.eth_src)), glance);
+        prop_assert_eq!(Glance::at(&bytes, SourceIs::exactly([4; 6])), None);
+        prop_assert_eq!(Glance::at(&bytes, SourceIs::NOBODY), None);
+        prop_assert_eq!((view.ttl, view.ip_len()), (hop.ttl(), hop.ip_len.into()));
         prop_assert_eq!((view.l3, view.l4), (14, 34));
         match view.l4_kind {
             L4::Tcp(segment) => {
@@ -398,7 +402,7 @@ proptest! {
         }
         // Both ways see the same checksum, and the same hop.
         let flow = checksum::Sum::of_flow(src, dst, protocol);
-        let partial = checksum::is_pseudo_header(hop.checksum, flow, hop.l4_len().into());
+        let partial = checksum::is_pseudo_header(hop.checksum, flow, hop.l4_len());
         let umem = Umem::new(1).unwrap();
         let mut pool = umem.pool();
         let mut packet = packet_of(&mut pool, &[&bytes]);

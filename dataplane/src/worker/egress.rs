@@ -29,13 +29,11 @@ pub(super) struct Egress {
     shared: Arc<Shared>,
     umem: Arc<Umem>,
     pool: FramePool,
-    ports: Vec<Option<Port>>,
+    gates: Vec<Option<Gate>>,
     /// What ports counted that are closed.
     closed: XskStatistics,
     /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
     unflushed: Vec<LinkId>,
-    /// Whether each link is one of them.
-    is_unflushed: Vec<bool>,
     /// Frames that inspected flows keep, all together.
     held: usize,
     errors: ErrorBudget,
@@ -45,6 +43,13 @@ pub(super) struct Egress {
     told: Shares,
     /// Packets on our rings to each worker, by link.
     handed: Vec<Shares>,
+}
+
+/// A port, and whether its link is one of [`Egress::unflushed`].
+#[derive(Debug)]
+struct Gate {
+    port: Port,
+    unflushed: bool,
 }
 
 /// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
@@ -58,10 +63,9 @@ impl Egress {
             shared: Arc::clone(shared),
             umem: Arc::clone(pool.umem()),
             pool,
-            ports: Vec::new(),
+            gates: Vec::new(),
             closed: XskStatistics::default(),
             unflushed: Vec::new(),
-            is_unflushed: Vec::new(),
             held: 0,
             errors: ErrorBudget::default(),
             held_by_link: Vec::new(),
@@ -79,31 +83,27 @@ impl Egress {
     }
 
     pub(super) fn links(&self) -> usize {
-        self.ports.len()
+        self.gates.len()
     }
 
     pub(super) fn ports(&self) -> impl Iterator<Item = &Port> {
-        self.ports.iter().flatten()
+        self.gates.iter().flatten().map(|gate| &gate.port)
     }
 
     pub(super) fn add_port(&mut self, mut port: Port) {
         let slot = port.link().index();
-        if self.ports.len() <= slot {
-            self.ports.resize_with(slot + 1, || None);
-            self.is_unflushed.resize(slot + 1, false);
+        if self.gates.len() <= slot {
+            self.gates.resize_with(slot + 1, || None);
             self.unflushed.reserve(slot + 1);
         }
+        self.remove_port(port.link());
         port.service(&mut self.pool);
-        if let Some(former) = self.ports[slot].replace(port) {
-            self.closed += former.statistics();
-            former.close(&mut self.pool);
-        }
+        self.gates[slot] = Some(Gate { port, unflushed: false });
     }
 
     pub(super) fn remove_port(&mut self, link: LinkId) {
         self.unflushed.retain(|unflushed| *unflushed != link);
-        self.is_unflushed.get_mut(link.index()).into_iter().for_each(|is| *is = false);
-        if let Some(port) = self.ports.get_mut(link.index()).and_then(Option::take) {
+        if let Some(Gate { port, .. }) = self.gates.get_mut(link.index()).and_then(Option::take) {
             self.closed += port.statistics();
             port.close(&mut self.pool);
         }
@@ -119,9 +119,7 @@ impl Egress {
 
     /// Fills `batch` from `link`'s receive ring and keeps the link's fill ring topped up.
     pub(super) fn receive(&mut self, link: LinkId, batch: &mut Vec<Packet>, max: usize) -> usize {
-        let Some(port) = self.ports.get_mut(link.index()).and_then(Option::as_mut) else {
-            return 0;
-        };
+        let Some(Some(Gate { port, .. })) = self.gates.get_mut(link.index()) else { return 0 };
         let received = port.receive(&mut self.pool, batch, max);
         if received > 0 {
             port.service(&mut self.pool);
@@ -194,9 +192,10 @@ impl Egress {
     pub(super) fn transmit(&mut self, outlet: &Outlet, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
         edit::set_macs(self.umem.data_mut(&mut packet.head), outlet.mac, outlet.link_mac);
-        let Some(port) = self.ports.get_mut(outlet.link.index()).and_then(Option::as_mut) else {
+        let Some(Some(gate)) = self.gates.get_mut(outlet.link.index()) else {
             return self.discard(packet, DropReason::LinkGone);
         };
+        let port = &mut gate.port;
         let sent = port.transmit(&mut self.pool, packet).or_else(|packet| {
             // The ring is full of packets that the kernel was not told of, or has not completed.
             port.flush();
@@ -208,7 +207,9 @@ impl Egress {
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
             return self.discard(packet, reason);
         }
-        self.note_unflushed(outlet.link);
+        if !std::mem::replace(&mut gate.unflushed, true) {
+            self.unflushed.push(outlet.link);
+        }
         let stats = self.stats();
         let tally = match origin {
             Origin::Received => &stats.forwarded,
@@ -225,33 +226,28 @@ impl Egress {
     #[inline]
     pub(super) fn transmit_usual(
         &mut self,
-        outlet: &Outlet,
+        link: LinkId,
         frame: Frame,
         unfinished: Unfinished,
     ) -> Result<(), Frame> {
-        let Some(Some(port)) = self.ports.get_mut(outlet.link.index()) else { return Err(frame) };
-        port.transmit_frame(&mut self.pool, frame, unfinished)?;
-        self.note_unflushed(outlet.link);
-        Ok(())
-    }
-
-    #[inline]
-    fn note_unflushed(&mut self, link: LinkId) {
-        if !std::mem::replace(&mut self.is_unflushed[link.index()], true) {
+        let Some(Some(gate)) = self.gates.get_mut(link.index()) else { return Err(frame) };
+        gate.port.transmit_frame(&mut self.pool, frame, unfinished)?;
+        if !std::mem::replace(&mut gate.unflushed, true) {
             self.unflushed.push(link);
         }
+        Ok(())
     }
 
     /// Tells the kernel of everything transmitted in this round.
     pub(super) fn flush(&mut self) {
         for index in (0..self.unflushed.len()).rev() {
             let link = self.unflushed[index];
-            let Some(port) = self.ports[link.index()].as_mut() else { continue };
+            let Some(Gate { port, unflushed }) = &mut self.gates[link.index()] else { continue };
             port.flush();
             port.service(&mut self.pool);
             if !port.has_unsent() {
                 self.unflushed.swap_remove(index);
-                self.is_unflushed[link.index()] = false;
+                *unflushed = false;
             }
         }
     }

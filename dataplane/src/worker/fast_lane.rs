@@ -5,20 +5,24 @@
 //! time. Each step is done for a whole batch before the next, so that the waits for memory, of which
 //! a packet has three (its headers, the flow's place in the index, the flow), overlap.
 
+use std::ops::Range;
+use std::vec::Drain;
+
+use crate::drop_reason::DropReason;
 use crate::flow::Sought;
 use crate::packet::checksum;
-use crate::packet::glance::{Glance, Hop};
-use crate::route::{Outlet, RouteTable};
-use crate::types::{LinkId, Mac};
-use crate::xsk::{Frame, Packet, Umem, Unfinished};
+use crate::packet::glance::{Glance, Hop, SourceIs};
+use crate::route::RouteTable;
+use crate::types::LinkId;
+use crate::xsk::{Packet, Umem, Unfinished};
 
 use super::BATCH;
 use super::egress::Origin;
 use super::pipeline::Pipeline;
 use super::surroundings::Surroundings;
 
-/// How many packets ahead the next header is fetched. Frames lie a page apart, so their headers share
-/// a few places of the first cache: not many more fit.
+/// How many packets ahead a header is fetched, to be read or written. Frames lie a page apart, so
+/// their headers share a few places of the first cache: not many more fit.
 const AHEAD: usize = 6;
 
 /// What was seen of each packet of a batch. Kept for its memory.
@@ -28,11 +32,17 @@ pub(super) struct Glances {
     hops: Vec<Hop>,
     /// For those nothing.
     sought: Vec<Sought>,
+    /// Where those go that were judged.
+    ways: Vec<Way>,
 }
 
 impl Glances {
     pub(super) fn new() -> Self {
-        Self { hops: vec![Hop::default(); BATCH], sought: vec![Sought::default(); BATCH] }
+        Self {
+            hops: vec![Hop::default(); BATCH],
+            sought: vec![Sought::default(); BATCH],
+            ways: vec![Way::UNKNOWN; BATCH],
+        }
     }
 
     /// Looks at a batch. Returns its bytes.
@@ -47,8 +57,8 @@ impl Glances {
             }
             bytes += u64::from(packet.len());
             match inlet.glance(packet, umem.data(&packet.head)) {
-                Some(Glance { ends, hop }) => {
-                    sought.be_v4(ends, hop.protocol);
+                Some(Glance { addresses, ports, hop }) => {
+                    sought.be_v4(addresses, ports, hop.protocol());
                     *place = hop;
                 }
                 None => sought.be_nothing(),
@@ -56,62 +66,33 @@ impl Glances {
         }
         bytes
     }
-}
 
-/// Where a batch comes from.
-#[derive(Clone, Copy)]
-struct Inlet {
-    link: LinkId,
-    /// The kernel stack, and not a pod.
-    is_host: bool,
-    /// MAC at the far end.
-    mac: Mac,
-}
-
-impl Inlet {
-    fn of(link: LinkId, routes: &RouteTable) -> Option<Self> {
-        let mac = routes.outlet(link)?.mac;
-        Some(Self { link, is_host: routes.is_host(link), mac })
-    }
-
-    /// What a packet is, if it is a usual one of who sends here.
+    /// Sends those packets on that were judged and come next.
     #[inline]
-    fn glance(&self, packet: &Packet, frame: &[u8]) -> Option<Glance> {
-        let glance = if packet.is_usual() { Glance::at(frame) } else { None };
-        glance.filter(|_| self.is_host || Glance::eth_src(frame) == self.mac)
-    }
-}
-
-impl Pipeline {
-    /// Packets that came in by `link`, no more than [`BATCH`].
-    pub(super) fn process(
-        &mut self,
+    fn pass_on(
+        &self,
         around: &mut Surroundings<'_>,
-        link: LinkId,
-        batch: &mut Vec<Packet>,
+        judged: Range<usize>,
+        packets: &mut Drain<'_, Packet>,
     ) {
-        let received = batch.len();
-        let Some(inlet) = Inlet::of(link, &around.snapshot.routes) else {
-            let bytes = batch.iter().map(|packet| u64::from(packet.len())).sum();
-            around.egress.stats().received.count(received as u64, bytes);
-            batch.drain(..).for_each(|packet| self.run(around, link, packet, false));
-            return;
-        };
-        let bytes = self.glances.look(around.egress.umem(), inlet, batch);
-        around.egress.stats().received.count(received as u64, bytes);
-        self.flows.seek(&mut self.glances.sought[..received]);
+        let routes = &*around.snapshot.routes;
         let (mut forwarded, mut forwarded_bytes) = (0, 0);
-        let glances = std::mem::take(&mut self.glances);
-        let places = glances.hops.iter().zip(&glances.sought);
-        for (mut packet, (hop, sought)) in batch.drain(..).zip(places) {
-            let passed = self.pass_on(around, inlet, &mut packet.head, hop, sought);
-            let Some((outlet, unfinished)) = passed else {
-                self.run(around, link, packet, false);
+        let places = self.hops[judged.clone()].iter().zip(&self.ways[judged]);
+        for (hop, way) in places {
+            let Some(mut packet) = packets.next() else { break };
+            if let Some(later) = packets.as_slice().get(AHEAD - 1) {
+                around.egress.umem().prefetch(&later.head);
+            }
+            let Some(outlet) = routes.outlet(way.to) else {
+                around.egress.discard(packet, DropReason::LinkGone);
                 continue;
             };
+            let head = around.egress.umem().data_mut(&mut packet.head);
+            hop.pass_on(head, outlet.mac, outlet.link_mac, way.counts_hop);
             let Packet { head, tail, largest_fragment, .. } = packet;
+            let unfinished = if way.partial { hop.unfinished() } else { Unfinished::NONE };
             let len = u64::from(head.len());
-            match around.egress.transmit_usual(outlet, head, unfinished) {
+            match around.egress.transmit_usual(way.to, head, unfinished) {
                 Ok(()) => {
                     forwarded += 1;
                     forwarded_bytes += len;
@@ -122,43 +103,125 @@ impl Pipeline {
                 }
             }
         }
-        self.glances = glances;
         around.egress.stats().forwarded.count(forwarded, forwarded_bytes);
     }
+}
 
-    /// Counts a packet of an established plain flow and makes its frame ready to be sent. `None`,
-    /// and nothing has changed, if it isn't one.
+/// Where a batch comes from.
+#[derive(Clone, Copy)]
+struct Inlet {
+    link: LinkId,
+    /// The kernel stack, and not a pod.
+    is_host: bool,
+    /// The only Ethernet source of what comes from there. The kernel may send from any.
+    source: SourceIs,
+}
+
+impl Inlet {
+    fn of(link: LinkId, routes: &RouteTable) -> Self {
+        let is_host = routes.is_host(link);
+        let source = match routes.outlet(link) {
+            _ if is_host => SourceIs::ANYONE,
+            Some(outlet) => SourceIs::exactly(outlet.mac),
+            None => SourceIs::NOBODY,
+        };
+        Self { link, is_host, source }
+    }
+
+    /// What a packet is, if it is a usual one of who sends here.
+    #[inline]
+    fn glance(&self, packet: &Packet, frame: &[u8]) -> Option<Glance> {
+        if packet.is_usual() { Glance::at(frame, self.source) } else { None }
+    }
+}
+
+/// What is left to do with a packet that goes on.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    to: LinkId,
+    /// Whether its TTL counts this hop.
+    counts_hop: bool,
+    /// Whether its L4 checksum is to be completed.
+    partial: bool,
+}
+
+impl Way {
+    const UNKNOWN: Self = Self { to: LinkId(0), counts_hop: false, partial: false };
+}
+
+impl Pipeline {
+    /// Packets that came in by `link`, no more than [`BATCH`].
+    #[inline(never)]
+    pub(super) fn process(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        link: LinkId,
+        batch: &mut Vec<Packet>,
+    ) {
+        let received = batch.len();
+        let inlet = Inlet::of(link, &around.snapshot.routes);
+        let bytes = self.glances.look(around.egress.umem(), inlet, batch);
+        around.egress.stats().received.count(received as u64, bytes);
+        self.flows.seek(&mut self.glances.sought[..received]);
+        let mut packets = batch.drain(..);
+        let mut at = 0;
+        while at < received {
+            let usual = at..at + self.judge_usual(around, inlet, at..received);
+            self.glances.pass_on(around, usual.clone(), &mut packets);
+            at = usual.end + 1;
+            if let Some(packet) = packets.next() {
+                self.run(around, link, packet, false);
+            }
+        }
+    }
+
+    /// Judges packets of a batch up to the first that is no usual one of an established plain flow.
+    /// Counts those before it, and finds their ways. Returns how many they are.
     ///
     /// That a pod sends from its own address needs no look here: the flow's link is where the
     /// address belongs, by the routes of the epoch that the flow was judged under.
-    #[inline]
-    fn pass_on<'s>(
+    #[inline(never)]
+    fn judge_usual(
         &mut self,
-        around: &Surroundings<'s>,
+        around: &Surroundings<'_>,
         inlet: Inlet,
-        frame: &mut Frame,
-        hop: &Hop,
-        sought: &Sought,
-    ) -> Option<(&'s Outlet, Unfinished)> {
-        let routes = &around.snapshot.routes;
-        let (flow, direction) = self.flows.find_sought(sought)?;
-        let to = flow.link(direction.reverse());
-        let outlet = routes.outlet(to)?;
-        let counts_hop = !inlet.is_host && !routes.is_host(to);
-        let ip_len = u32::from(hop.ip_len);
-        let umem = around.egress.umem();
-        let l4_len = hop.l4_len().into();
-        let partial = checksum::is_pseudo_header(hop.checksum, flow.checksum, l4_len);
-        if flow.link(direction) != inlet.link
-            || !flow.goes_on(direction, around.snapshot.epoch)
-            || ip_len > outlet.mtu
-            || counts_hop && hop.ttl <= 1
-            || partial && !umem.finishes_checksums()
-        {
-            return None;
+        packets: Range<usize>,
+    ) -> usize {
+        let Glances { hops, sought, ways } = &mut self.glances;
+        let seen = hops[packets.clone()].iter().zip(&mut sought[packets.clone()]);
+        let (routes, epoch, now) = (&*around.snapshot.routes, around.snapshot.epoch, around.now);
+        let (host, from_host) = (routes.host_link(), inlet.is_host);
+        let finishes_checksums = around.egress.umem().finishes_checksums();
+        let mut judged = 0;
+        for ((hop, sought), way) in seen.zip(&mut ways[packets]) {
+            let (flow, direction) = match self.flows.find_sought(sought) {
+                Some(found) => found,
+                None => {
+                    let again = self.flows.seek_again(sought);
+                    let Some(found) = again.then(|| self.flows.find_sought(sought)).flatten()
+                    else {
+                        break;
+                    };
+                    found
+                }
+            };
+            let to = flow.link(direction.reverse());
+            let Some(outlet) = routes.outlet(to) else { break };
+            let counts_hop = !from_host && host != Some(to);
+            let ip_len = u32::from(hop.ip_len);
+            let partial = checksum::is_pseudo_header(hop.checksum, flow.checksum, hop.l4_len());
+            if flow.link(direction) != inlet.link
+                || !flow.goes_on(direction, epoch)
+                || ip_len > outlet.mtu
+                || counts_hop && hop.ttl() <= 1
+                || partial && !finishes_checksums
+            {
+                break;
+            }
+            flow.count(direction, ip_len, now);
+            *way = Way { to, counts_hop, partial };
+            judged += 1;
         }
-        flow.count(direction, ip_len, around.now);
-        hop.pass_on(umem.data_mut(frame), outlet.mac, outlet.link_mac, counts_hop);
-        Some((outlet, if partial { hop.unfinished() } else { Unfinished::NONE }))
+        judged
     }
 }

@@ -162,7 +162,7 @@ impl Pipeline {
 
     /// Whether a SYN opens a new connection on the tuple of one that is over.
     fn starts_over(&self, index: FlowIx, view: &View) -> bool {
-        tcp_of(view).is_some_and(|segment| tcp::reopens(self.flows.get(index).tcp, segment.flags))
+        tcp_of(view).is_some_and(|segment| tcp::reopens(self.flows.get(index).tcp(), segment.flags))
     }
 
     fn established(
@@ -194,12 +194,12 @@ impl Pipeline {
 
     /// Whether a flow is allowed under the current epoch.
     fn holds(&mut self, around: &mut Surroundings<'_>, index: FlowIx) -> bool {
-        if self.flows.get(index).epoch != around.snapshot.epoch {
+        if self.flows.get(index).epoch() != around.snapshot.epoch {
             let revoked = !self.judge_again(around, index);
             let flow = self.flows.get_mut(index);
-            (flow.epoch, flow.revoked) = (around.snapshot.epoch, revoked);
+            flow.judge(around.snapshot.epoch, revoked);
         }
-        !self.flows.get(index).revoked
+        !self.flows.get(index).revoked()
     }
 
     /// (3) Judges a live flow under the new epoch. False if it may not go on.

@@ -2,8 +2,7 @@
 
 use super::frame::{Frame, FramePool, Packet};
 use super::sys::{Desc, XDP_PKT_CONTD};
-use super::umem::{FRAME_SIZE, Umem};
-use crate::types::LinkId;
+use super::umem::{Desk, FRAME_SIZE};
 
 /// Frames of one packet, at most: what one socket buffer of the kernel takes (its linear part and
 /// `MAX_SKB_FRAGS` = 17 more, `include/linux/skbuff.h`), and more than 65,535 bytes need.
@@ -13,13 +12,23 @@ pub const PACKET_FRAMES_MAX: usize = 18;
 /// batches; what came so far waits here.
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
-    partial: Option<Packet>,
-    /// Whether the rest of the current packet is to be thrown away.
-    skipping: bool,
+    at: At,
     /// Descriptors that named a frame which the link doesn't hold, or bytes outside of a frame.
     pub(super) false_descriptors: u64,
     /// Packets of more than [`PACKET_FRAMES_MAX`] frames.
     pub(super) oversized: u64,
+}
+
+/// Where in the stream of descriptors it is.
+#[derive(Debug, Default)]
+enum At {
+    /// A packet begins.
+    #[default]
+    Start,
+    /// The rest of this packet comes.
+    Rest(Packet),
+    /// The rest of a packet comes that is to be thrown away.
+    Waste,
 }
 
 impl Assembler {
@@ -28,98 +37,93 @@ impl Assembler {
     #[inline]
     pub(super) fn push(
         &mut self,
-        desc: Desc,
-        umem: &Umem,
-        link: LinkId,
+        desc: &Desc,
+        desk: &Desk<'_>,
         pool: &mut FramePool,
         out: &mut Vec<Packet>,
     ) -> bool {
-        let last = desc.options & XDP_PKT_CONTD == 0;
-        let frame = take(desc, umem, link, pool);
-        if last
-            && self.is_idle()
-            && let Some(frame) = frame
-        {
-            // Of all places in memory only its own in `out`: a copy right after would wait for
-            // these small writes.
-            out.push(Packet::single(frame));
-            return true;
+        if desc.options & XDP_PKT_CONTD != 0 || !matches!(self.at, At::Start) {
+            return self.push_piece(desc, desk, pool, out);
         }
-        let packet = self.append_or_skip(frame, last, pool);
-        let completes = packet.is_some();
-        out.extend(packet);
-        completes
+        let Some(frame) = take(desc, desk, pool) else {
+            self.false_descriptors += 1;
+            return false;
+        };
+        // Of all places in memory only its own in `out`: a copy right after would wait for these
+        // small writes.
+        out.push(Packet::single(frame));
+        true
     }
 
-    /// Whether no packet waits for its rest, nor to be thrown away.
-    #[inline]
-    fn is_idle(&self) -> bool {
-        !self.skipping && self.partial.is_none()
-    }
-
+    /// For a packet of several descriptors.
     #[cold]
-    fn append_or_skip(
+    fn push_piece(
         &mut self,
-        frame: Option<Frame>,
-        last: bool,
+        desc: &Desc,
+        desk: &Desk<'_>,
         pool: &mut FramePool,
-    ) -> Option<Packet> {
-        match frame {
-            Some(frame) if self.skipping => pool.free(frame),
+        out: &mut Vec<Packet>,
+    ) -> bool {
+        match take(desc, desk, pool) {
             Some(frame) => self.append(frame, pool),
             None => {
                 self.false_descriptors += 1;
                 self.skip(pool);
             }
         }
-        if !last {
-            return None;
-        }
-        self.skipping = false;
-        self.partial.take()
+        let last = desc.options & XDP_PKT_CONTD == 0;
+        let packet = if last { self.take_partial() } else { None };
+        let completes = packet.is_some();
+        out.extend(packet);
+        completes
     }
 
     fn append(&mut self, frame: Frame, pool: &mut FramePool) {
-        match &mut self.partial {
-            None => self.partial = Some(Packet::new(frame, pool.tail())),
-            Some(packet) if packet.frames() < PACKET_FRAMES_MAX => packet.tail.push(frame),
-            Some(_) => {
+        match &mut self.at {
+            At::Start => self.at = At::Rest(Packet::new(frame, pool.tail())),
+            At::Rest(packet) if packet.frames() < PACKET_FRAMES_MAX => packet.tail.push(frame),
+            At::Rest(_) => {
                 self.oversized += 1;
                 pool.free(frame);
                 self.skip(pool);
             }
+            At::Waste => pool.free(frame),
         }
     }
 
     /// Throws the current packet away, what came of it and what is to come.
     fn skip(&mut self, pool: &mut FramePool) {
-        self.skipping = true;
-        if let Some(packet) = self.partial.take() {
+        if let At::Rest(packet) = std::mem::replace(&mut self.at, At::Waste) {
             pool.free_packet(packet);
         }
     }
 
-    /// Gives up the packet that waits for its rest.
+    /// Starts anew. Gives up the packet that waits for its rest.
     pub(super) fn take_partial(&mut self) -> Option<Packet> {
-        self.partial.take()
+        match std::mem::take(&mut self.at) {
+            At::Rest(packet) => Some(packet),
+            At::Start | At::Waste => None,
+        }
     }
 
     /// Frames of the packet that waits for its rest.
     pub(super) fn held_frames(&self) -> usize {
-        self.partial.as_ref().map_or(0, Packet::frames)
+        match &self.at {
+            At::Rest(packet) => packet.frames(),
+            At::Start | At::Waste => 0,
+        }
     }
 }
 
 /// The frame that a descriptor names. `None` if the descriptor is false.
 #[inline]
-fn take(desc: Desc, umem: &Umem, link: LinkId, pool: &mut FramePool) -> Option<Frame> {
-    let mut frame = umem.take(desc.addr, link)?;
+fn take(desc: &Desc, desk: &Desk<'_>, pool: &mut FramePool) -> Option<Frame> {
+    let mut frame = desk.take(desc.addr)?;
     pool.note_received(1);
     let offset = (desc.addr % u64::from(FRAME_SIZE)) as u32;
-    if desc.len == 0 || desc.len > FRAME_SIZE - offset {
+    if desc.len == 0 || !frame.try_set_extent(offset, desc.len) {
         pool.free(frame);
         return None;
     }
-    frame.set_extent(offset, desc.len);
     Some(frame)
 }

@@ -83,11 +83,17 @@ impl Frame {
     /// # Panics
     /// When that is outside of the frame.
     pub fn set_extent(&mut self, offset: u32, len: u32) {
-        assert!(
-            offset.checked_add(len).is_some_and(|end| end <= FRAME_SIZE),
-            "{len} bytes at {offset} leave the frame"
-        );
-        self.extent = len << 16 | offset;
+        assert!(self.try_set_extent(offset, len), "{len} bytes at {offset} leave the frame");
+    }
+
+    /// The same; false, and nothing has changed, when that is outside of the frame.
+    #[inline]
+    pub(super) fn try_set_extent(&mut self, offset: u32, len: u32) -> bool {
+        let fits = offset.checked_add(len).is_some_and(|end| end <= FRAME_SIZE);
+        if fits {
+            self.extent = len << 16 | offset;
+        }
+        fits
     }
 
     /// Shows `work` the `len` bytes before the data in place of it.
@@ -165,7 +171,13 @@ impl Packet {
 
     /// Bytes over all frames.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> u32 {
+        if self.tail.is_empty() { self.head.len() } else { self.len_of_all() }
+    }
+
+    #[cold]
+    fn len_of_all(&self) -> u32 {
         self.head.len() + self.tail.iter().map(Frame::len).sum::<u32>()
     }
 
@@ -278,14 +290,14 @@ impl FramePool {
         self.cache.pop()
     }
 
-    /// Takes a frame back from a ring, without an entry in the ledger; as [`Self::free`].
+    /// Takes back a frame that came from a ring, with no data in it, without an entry in the ledger.
     #[inline]
     pub(super) fn put_from_ring(&mut self, frame: Frame) {
         debug_assert!(frame.is_empty(), "a frame that comes back from a ring has no data in it");
-        self.cache.push(frame);
-        if self.cache.len() >= CACHE_FRAMES + EXCHANGE_FRAMES {
+        if self.cache.len() == self.cache.capacity() {
             self.give_to_shared();
         }
+        self.cache.push(frame);
     }
 
     /// Notes frames that came from a ring or from another worker.
@@ -321,11 +333,12 @@ mod tests {
         let umem = Umem::new(4).unwrap();
         let mut pool = umem.pool();
         let frame = pool.alloc().unwrap();
-        let address = umem.give(frame, LinkId(3));
-        assert!(umem.take(address, LinkId(2)).is_none(), "another link");
-        assert!(umem.take(u64::MAX, LinkId(3)).is_none(), "outside of the area");
-        let frame = umem.take(address, LinkId(3)).unwrap();
-        assert!(umem.take(address, LinkId(3)).is_none(), "twice");
+        let desk = umem.desk(LinkId(3));
+        let address = desk.give(frame);
+        assert!(umem.desk(LinkId(2)).take(address).is_none(), "another link");
+        assert!(desk.take(u64::MAX).is_none(), "outside of the area");
+        let frame = desk.take(address).unwrap();
+        assert!(desk.take(address).is_none(), "twice");
         pool.free(frame);
         assert_eq!(pool.outstanding(), 0);
     }

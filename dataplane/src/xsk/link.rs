@@ -1,11 +1,11 @@
 //! What the workers' ports of one link share: the fill and completion rings, and the frames.
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use super::frame::FramePool;
 use super::ring::{Completion, Fill};
 use super::socket::Sockets;
-use super::umem::{Claim, Umem};
+use super::umem::{Claim, Desk, Umem};
 use crate::types::LinkId;
 
 /// Entries of a link's rings. Each must be a power of two.
@@ -76,8 +76,14 @@ impl Link {
         self.claim.link()
     }
 
-    pub(super) fn umem(&self) -> &Umem {
+    pub(super) fn umem(&self) -> &Arc<Umem> {
         self.claim.umem()
+    }
+
+    /// Where frames change hands with its rings.
+    #[inline]
+    pub(super) fn desk(&self) -> Desk<'_> {
+        self.umem().desk(self.id())
     }
 
     /// Reclaims transmitted frames and tops up the fill ring, unless another worker is at it.
@@ -94,28 +100,28 @@ impl Link {
     }
 
     fn reclaim(&self, completion: &mut Completion, pool: &mut FramePool) -> u64 {
+        let desk = self.desk();
         let (a, b) = completion.peek(u32::MAX);
-        let mut taken = 0;
-        for address in a.iter().chain(b) {
-            if let Some(frame) = self.umem().take(*address, self.id()) {
-                pool.put_from_ring(frame);
-                taken += 1;
+        let mut false_completions = 0;
+        for run in [a, b] {
+            for address in run {
+                match desk.take(*address) {
+                    Some(frame) => pool.put_from_ring(frame),
+                    None => false_completions += 1,
+                }
             }
         }
         let seen = (a.len() + b.len()) as u32;
         if seen > 0 {
             completion.release(seen);
         }
-        u64::from(seen - taken)
+        false_completions
     }
 
     /// Returns whether frames ran out.
     fn top_up(&self, fill: &mut Fill, pool: &mut FramePool) -> bool {
-        let room = fill.free(u32::MAX);
-        let filled = fill.produce(room, || {
-            let frame = pool.take_for_ring()?;
-            Some(self.umem().give(frame, self.id()))
-        });
+        let (room, desk) = (fill.free(u32::MAX), self.desk());
+        let filled = fill.produce(room, || pool.take_for_ring().map(|frame| desk.give(frame)));
         fill.publish();
         filled < room
     }

@@ -102,14 +102,14 @@ impl MemoryLink {
 
     /// Puts a part of a packet in the next frame of the fill ring, and on the receive ring.
     fn deliver(&mut self, link: &Link, worker: usize, part: &[u8], more: bool) {
-        let frame = self.fill.pop().and_then(|address| link.umem().take(address, link.id()));
+        let frame = self.fill.pop().and_then(|address| link.desk().take(address));
         let Some(mut frame) = frame else {
             unreachable!("a port fills its ring with frames that it has given to the link");
         };
         frame.set_extent(FRAME_HEADROOM, part.len() as u32);
         link.umem().data_mut(&mut frame).copy_from_slice(part);
         let (len, options) = (frame.len(), if more { XDP_PKT_CONTD } else { 0 });
-        let addr = link.umem().give(frame, link.id());
+        let addr = link.desk().give(frame);
         let put = self.workers[worker].rx.produce(1, || Some(Desc { addr, len, options }));
         debug_assert_eq!(put, 1, "the caller looked for room");
     }
@@ -127,12 +127,12 @@ impl MemoryLink {
         while self.completion.free(1) > 0
             && let Some(desc) = lane.tx.pop()
         {
-            let Some(mut frame) = link.umem().take(desc.addr, link.id()) else {
+            let Some(mut frame) = link.desk().take(desc.addr) else {
                 unreachable!("a port transmits frames that it has given to the link");
             };
             frame.set_extent((desc.addr % u64::from(FRAME_SIZE)) as u32, desc.len);
             lane.sending.extend_from_slice(link.umem().data(&frame));
-            let addr = link.umem().give(frame, link.id());
+            let addr = link.desk().give(frame);
             self.completion.produce(1, || Some(addr));
             if desc.options & XDP_PKT_CONTD == 0 {
                 each(&lane.sending);

@@ -31,9 +31,9 @@ pub struct Port {
     state: LinkState,
     counters: Counters,
     worker: usize,
-    /// The link's number and its memory's: copies, since the way to the originals is long.
+    /// The link's number and its memory: copies, since the way to the originals is long.
     id: LinkId,
-    umem_id: u32,
+    umem: Arc<Umem>,
     // After the rings: the last port's drop closes the link, which must find them unmapped.
     link: Arc<Link>,
 }
@@ -119,9 +119,9 @@ impl AddAssign for XskStatistics {
 impl Port {
     pub(super) fn new(worker: usize, rx: Rx, tx: Tx, link: Arc<Link>) -> Self {
         let (assembler, counters) = Default::default();
-        let (id, umem_id) = (link.id(), link.umem().id());
+        let (id, umem) = (link.id(), Arc::clone(link.umem()));
         let state = LinkState::Up;
-        Self { rx, tx, assembler, unsent: false, state, counters, worker, id, umem_id, link }
+        Self { rx, tx, assembler, unsent: false, state, counters, worker, id, umem, link }
     }
 
     /// The link.
@@ -160,7 +160,7 @@ impl Port {
     /// ([`Port::held_frames`]).
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
-        let (umem, link) = (self.link.umem(), self.id);
+        let desk = self.umem.desk(self.id);
         let (mut packets, mut seen) = (0, 0);
         let (a, b) = self.rx.peek(u32::MAX);
         'full: for run in [a, b] {
@@ -169,7 +169,7 @@ impl Port {
                     break 'full;
                 }
                 seen += 1;
-                packets += usize::from(self.assembler.push(*desc, umem, link, pool, out));
+                packets += usize::from(self.assembler.push(desc, &desk, pool, out));
             }
         }
         if seen > 0 {
@@ -208,13 +208,12 @@ impl Port {
             return Err(packet);
         }
         let Packet { mut head, mut tail, unfinished, .. } = packet;
-        let umem = pool.umem();
-        let first = options(umem, &mut head, unfinished) | XDP_PKT_CONTD;
-        self.put(umem, head, first);
+        let first = options(&self.umem, &mut head, unfinished) | XDP_PKT_CONTD;
+        self.put(head, first);
         let mut left = tail.len();
         for frame in tail.drain(..) {
             left -= 1;
-            self.put(umem, frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
+            self.put(frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
         }
         pool.note_sent(frames);
         pool.keep_tail(tail);
@@ -225,30 +224,31 @@ impl Port {
     ///
     /// # Errors
     /// The frame, in the cases of [`Self::transmit`].
-    #[inline]
+    #[inline(always)]
     pub fn transmit_frame(
         &mut self,
         pool: &mut FramePool,
         mut head: Frame,
         unfinished: Unfinished,
     ) -> Result<(), Frame> {
-        if self.state != LinkState::Up || head.is_empty() || self.tx.free(1) == 0 {
+        if self.state != LinkState::Up || head.is_empty() {
             return Err(head);
         }
-        let umem = pool.umem();
+        let Some(place) = self.tx.vacancy() else { return Err(head) };
+        let (umem, len) = (&*self.umem, head.len());
         let options = options(umem, &mut head, unfinished);
-        self.put(umem, head, options);
+        let addr = umem.desk(self.id).give(head);
+        place.put(Desc { addr, len, options });
         pool.note_sent(1);
         Ok(())
     }
 
-    #[inline]
-    fn put(&mut self, umem: &Umem, frame: Frame, options: u32) {
-        assert!(umem.id() == self.umem_id, "a pool of another UMEM");
+    /// A frame of a packet whose frames there is room for.
+    fn put(&mut self, frame: Frame, options: u32) {
+        let Some(place) = self.tx.vacancy() else { unreachable!("the caller looked for room") };
         let len = frame.len();
-        let addr = umem.give(frame, self.id);
-        let put = self.tx.push(Desc { addr, len, options });
-        debug_assert!(put, "the ring had room for all frames");
+        let addr = self.umem.desk(self.id).give(frame);
+        place.put(Desc { addr, len, options });
     }
 
     /// Sends what was put on the transmit ring, as a rule with one call to the kernel. What a busy
@@ -374,8 +374,7 @@ fn state_after(error: Option<i32>) -> Option<LinkState> {
 impl Drop for Port {
     fn drop(&mut self) {
         if let Some(packet) = self.assembler.take_partial() {
-            let umem = self.link.umem();
-            umem.spare_again(std::iter::once(packet.head).chain(packet.tail));
+            self.umem.spare_again(std::iter::once(packet.head).chain(packet.tail));
         }
     }
 }

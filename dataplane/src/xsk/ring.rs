@@ -179,20 +179,10 @@ impl<T: Entry> Producer<T> {
         written
     }
 
-    /// Writes one entry, if there is a free slot; else as [`Producer::produce`].
+    /// A free slot, if there is one.
     #[inline]
-    pub(super) fn push(&mut self, entry: T) -> bool {
-        if self.free(1) == 0 {
-            return false;
-        }
-        let slot = (self.next.0 & (self.ring.size - 1)) as usize;
-        // SAFETY: `slot` is less than `size`, and `entries` has `size` slots.
-        let place = unsafe { self.ring.entries.add(slot) };
-        // SAFETY: the slot is free, so by the protocol the other party doesn't access it, and there
-        // is no other writing end.
-        unsafe { place.write(entry) };
-        self.next += 1;
-        true
+    pub(super) fn vacancy(&mut self) -> Option<Vacancy<'_, T>> {
+        if self.free(1) > 0 { Some(Vacancy(self)) } else { None }
     }
 
     /// Shows the other party all entries written so far. Returns whether there were new ones.
@@ -216,6 +206,24 @@ impl<T: Entry> Producer<T> {
     #[inline]
     pub(super) fn needs_wakeup(&self) -> bool {
         self.ring.flags().load(Ordering::Relaxed) & XDP_RING_NEED_WAKEUP != 0
+    }
+}
+
+/// The next slot of a ring to write to: it is free, and stays so while this is borrowed.
+pub(super) struct Vacancy<'r, T>(&'r mut Producer<T>);
+
+impl<T: Entry> Vacancy<'_, T> {
+    /// Writes an entry; else as [`Producer::produce`].
+    #[inline]
+    pub(super) fn put(self, entry: T) {
+        let Self(Producer { ring, next, .. }) = self;
+        let slot = (next.0 & (ring.size - 1)) as usize;
+        // SAFETY: `slot` is less than `size`, and `entries` has `size` slots.
+        let place = unsafe { ring.entries.add(slot) };
+        // SAFETY: the slot is free, so by the protocol the other party doesn't access it, and there
+        // is no other writing end.
+        unsafe { place.write(entry) };
+        *next += 1;
     }
 }
 

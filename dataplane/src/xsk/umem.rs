@@ -40,8 +40,8 @@ const fn held_by(link: LinkId) -> u32 {
 ///
 /// # Ownership
 /// A frame's bytes belong to whoever holds its one [`Frame`] handle. Handing the frame to the
-/// kernel (`give`) destroys the handle and notes the link it went to; taking it back
-/// (`take`) makes a new handle, and only if the note says that this link's rings hold it.
+/// kernel ([`Desk::give`]) destroys the handle and notes the link it went to; taking it back
+/// ([`Desk::take`]) makes a new handle, and only if the note says that this link's rings hold it.
 /// So no false ring entry makes a second handle for a frame that somebody holds (but for two threads
 /// that take the same one at the same moment, see there).
 pub struct Umem {
@@ -91,12 +91,6 @@ impl Umem {
         FramePool::new(Arc::clone(self))
     }
 
-    /// What tells this memory from others.
-    #[inline]
-    pub(super) const fn id(&self) -> u32 {
-        self.id
-    }
-
     /// Number of frames.
     #[must_use]
     pub fn frames(&self) -> u32 {
@@ -108,21 +102,10 @@ impl Umem {
         &self.area
     }
 
-    #[inline]
-    fn check(&self, frame: &Frame) {
-        #[cold]
-        fn foreign(of: u32, id: u32) -> ! {
-            panic!("frame of another UMEM: {of}, this is {id}");
-        }
-        if frame.umem() != self.id {
-            foreign(frame.umem(), self.id);
-        }
-    }
-
     /// First byte of a frame's data; [`Frame::capacity`] bytes from there are in the area.
     #[inline]
     fn start(&self, frame: &Frame) -> *mut u8 {
-        self.check(frame);
+        check(frame, self.id);
         // SAFETY: `check` ties the frame to this area, and `Frame` keeps its position inside.
         unsafe { self.area.base().as_ptr().add(frame.position()) }
     }
@@ -143,7 +126,9 @@ impl Umem {
         // SAFETY: a hint: it neither reads nor writes, whatever the address; every x86-64 has it.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(self.start(frame).cast());
+            _mm_prefetch::<_MM_HINT_T0>(
+                self.area.base().as_ptr().wrapping_add(frame.position()).cast(),
+            );
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = frame;
@@ -184,35 +169,10 @@ impl Umem {
         frame.with_extent_before(LEN, |before| self.data_mut(before).copy_from_slice(&metadata));
     }
 
-    /// Gives a frame to `link`'s rings. Returns its address for a descriptor.
+    /// Where frames change hands between us and `link`'s rings.
     #[inline]
-    pub(super) fn give(&self, frame: Frame, link: LinkId) -> u64 {
-        self.check(&frame);
-        let (index, position) = frame.end();
-        let holder = &self.holder[index as usize];
-        // A plain store: with the one handle gone, nobody else may change the note.
-        debug_assert_eq!(holder.load(Ordering::Relaxed), OWNED_BY_US, "frame {index} was given");
-        holder.store(held_by(link), Ordering::Release);
-        position as u64
-    }
-
-    /// Takes back the frame at `address` from `link`'s rings, with no data in it. `None` if the
-    /// link doesn't hold it: the descriptor is false.
-    ///
-    /// Load and store, and no exchange in one step, which would cost as much as all the rest: a
-    /// frame is in one ring at a time, and a ring has one reader. Only a kernel that names one frame
-    /// in two rings of a link at the same moment could get two handles made for it. A kernel is
-    /// trusted that far, since it could as well write to the frame itself.
-    #[inline]
-    pub(super) fn take(&self, address: u64, link: LinkId) -> Option<Frame> {
-        let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;
-        let holder = self.holder.get(index)?;
-        // Pairs with `give`, where another worker may have written to the frame.
-        if holder.load(Ordering::Acquire) != held_by(link) {
-            return None;
-        }
-        holder.store(OWNED_BY_US, Ordering::Relaxed);
-        Some(Frame::new(self.id, index as u32))
+    pub(super) fn desk(&self, link: LinkId) -> Desk<'_> {
+        Desk { holder: &self.holder, umem: self.id, held: held_by(link) }
     }
 
     /// Lets `link` hold frames until the claim is dropped. `None` if it may already: then two
@@ -227,13 +187,14 @@ impl Umem {
         let size = u64::from(FRAME_SIZE);
         let held = (0..self.frames)
             .filter(|index| self.holder[*index as usize].load(Ordering::Relaxed) == held_by(link));
-        self.spare_again(held.filter_map(|index| self.take(u64::from(index) * size, link)));
+        let desk = self.desk(link);
+        self.spare_again(held.filter_map(|index| desk.take(u64::from(index) * size)));
     }
 
     /// Puts frames in the stock that all workers share, with no data in them.
     pub(super) fn spare_again(&self, frames: impl Iterator<Item = Frame>) {
         for mut frame in frames {
-            self.check(&frame);
+            check(&frame, self.id);
             frame.set_extent(FRAME_HEADROOM, 0);
             let pushed = self.spare.push(frame);
             debug_assert!(pushed.is_ok(), "the shared stock holds every frame there is");
@@ -253,6 +214,61 @@ impl Umem {
     }
 }
 
+/// # Panics
+/// When the frame is not one of memory `umem`.
+#[inline]
+fn check(frame: &Frame, umem: u32) {
+    #[cold]
+    fn foreign(of: u32, umem: u32) -> ! {
+        panic!("frame of another UMEM: {of}, this is {umem}");
+    }
+    if frame.umem() != umem {
+        foreign(frame.umem(), umem);
+    }
+}
+
+/// Where frames change hands between us and one link's rings: the notes of who holds each of them.
+/// A copy of what that takes, so that a loop over a ring has it at hand.
+#[derive(Clone, Copy)]
+pub(super) struct Desk<'u> {
+    holder: &'u [AtomicU32],
+    umem: u32,
+    held: u32,
+}
+
+impl Desk<'_> {
+    /// Gives a frame to the link's rings. Returns its address for a descriptor.
+    #[inline]
+    pub(super) fn give(self, frame: Frame) -> u64 {
+        check(&frame, self.umem);
+        let (index, position) = frame.end();
+        let holder = &self.holder[index as usize];
+        // A plain store: with the one handle gone, nobody else may change the note.
+        debug_assert_eq!(holder.load(Ordering::Relaxed), OWNED_BY_US, "frame {index} was given");
+        holder.store(self.held, Ordering::Release);
+        position as u64
+    }
+
+    /// Takes back the frame at `address` from the link's rings, with no data in it. `None` if the
+    /// link doesn't hold it: the descriptor is false.
+    ///
+    /// Load and store, and no exchange in one step, which would cost as much as all the rest: a
+    /// frame is in one ring at a time, and a ring has one reader. Only a kernel that names one frame
+    /// in two rings of a link at the same moment could get two handles made for it. A kernel is
+    /// trusted that far, since it could as well write to the frame itself.
+    #[inline]
+    pub(super) fn take(self, address: u64) -> Option<Frame> {
+        let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;
+        let holder = self.holder.get(index)?;
+        // Pairs with `give`, where another worker may have written to the frame.
+        if holder.load(Ordering::Acquire) != self.held {
+            return None;
+        }
+        holder.store(OWNED_BY_US, Ordering::Relaxed);
+        Some(Frame::new(self.umem, index as u32))
+    }
+}
+
 /// A link's claim to frames. Its end makes those spare that the link's rings still held: drop it
 /// only when the kernel is done with them, that is when all sockets of the link are closed.
 pub(super) struct Claim {
@@ -261,7 +277,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    pub(super) fn umem(&self) -> &Umem {
+    pub(super) fn umem(&self) -> &Arc<Umem> {
         &self.umem
     }
 
