@@ -7,7 +7,7 @@
 //! half of the places are taken, and hashes are keyed, so runs of taken places are short whatever pods
 //! send.
 
-use crate::xsk::prefer_huge_pages;
+use crate::xsk::{prefer_huge_pages, prefetch};
 
 /// No flow. No entry of a flow is equal: slot numbers don't reach the highest that fits.
 const EMPTY: u32 = u32::MAX;
@@ -89,6 +89,12 @@ impl Index {
             }
             place = self.next(place);
         }
+    }
+
+    /// Asks for the place where a hash is looked for first, and doesn't wait ([`prefetch`]).
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&raw const self.entries[self.home(hash)]);
     }
 
     /// Brings the place where a hash is looked for first into the cache.

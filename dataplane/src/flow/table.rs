@@ -29,7 +29,7 @@ use super::{Flow, Moment};
 use crate::drop_reason::DropReason;
 use crate::packet::View;
 use crate::types::{Direction, LinkId, Nanos, Tuple};
-use crate::xsk::prefer_huge_pages;
+use crate::xsk::{prefer_huge_pages, prefetch};
 
 /// Where a flow lies in its table. Valid until the flow is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -374,11 +374,29 @@ impl FlowTable {
     pub fn victim(&mut self, now: Nanos) -> Option<FlowIx> {
         let heads = self.queues.iter().map(|queue| queue.head).filter(|at| *at != NONE);
         let mut heads = heads.filter(|at| flow_at(&self.slots, *at).is_expired(now));
-        if let Some(at) = heads.next() {
-            return Some(FlowIx(at));
+        let victim = heads.next().map(FlowIx).or_else(|| {
+            let plain = (0..Class::ALL.len()).find_map(|queue| self.idle_flow(queue, now));
+            plain.or_else(|| self.inspected_victim(now))
+        })?;
+        self.foresee(victim);
+        Some(victim)
+    }
+
+    /// Fetches what the next victims behind this one will ask for: they have been silent for long, and
+    /// so their flows and places of the index are out of all caches.
+    fn foresee(&self, FlowIx(victim): FlowIx) {
+        // This one was fetched two victims ago; its place of the index, which takes the flow to be
+        // known, one victim ago.
+        let Some(next) = self.slots.get(self.slots[victim as usize].next as usize) else { return };
+        if let Some(flow) = &next.flow {
+            self.index.prefetch(self.key.hash(&flow.name));
         }
-        let plain = (0..Class::ALL.len()).find_map(|queue| self.idle_flow(queue, now));
-        plain.or_else(|| self.inspected_victim(now))
+        if let Some(after) = self.slots.get(next.next as usize) {
+            let lines = after as *const Slot;
+            prefetch(lines);
+            prefetch(lines.wrapping_byte_add(64));
+            prefetch(lines.wrapping_byte_add(size_of::<Slot>() - 1));
+        }
     }
 
     /// The inspected flow that should make room for a new one, in the same order.

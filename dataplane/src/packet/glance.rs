@@ -1,5 +1,7 @@
-//! What a glance at a packet tells, if it is a usual one: enough to find its flow, at a quarter of
-//! the cost of a [`View`](super::View).
+//! What a glance at a packet tells: enough to look for its flow and, if it is a usual packet, to pass
+//! it on, at a quarter of the cost of a [`View`](super::View).
+
+use std::num::NonZeroU32;
 
 use super::{checksum, tcp_flags};
 use crate::types::{Mac, proto};
@@ -12,35 +14,42 @@ const L4: usize = L3 + 20;
 /// Bytes of all headers, TCP's options left out.
 const HEADERS: usize = L4 + 20;
 
-/// A usual packet: untagged, of one frame, IPv4 without options and whole, and either UDP (as long as
-/// its packet) or a segment in the middle of a TCP connection.
-///
-/// [`parse`](super::parse) would accept it and say the same, if its addresses are ones that a flow
-/// can have (that is not looked at: who finds a flow by them knows).
+/// A packet that is untagged, of one frame, IPv4 without options and whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Glance {
     /// Addresses of source and destination as they lie in the packet, little-endian.
     pub addresses: u64,
-    /// The same of the ports.
+    /// The same of the ports; of what lies in their place, if it has none.
     pub ports: u32,
-    /// What passing it on takes.
-    pub hop: Hop,
+    /// Protocol.
+    pub protocol: u8,
+    /// More, if it is a usual packet.
+    pub usual: Option<Usual>,
 }
 
-/// What is worth knowing of a usual packet when its flow is known. Host byte order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Hop {
+/// What is worth knowing of a usual packet when its flow is known: of either UDP (as long as its
+/// packet) or a segment in the middle of a TCP connection.
+///
+/// [`parse`](super::parse) would accept it and say the same, if its addresses are ones that a flow
+/// can have (that is not looked at: who finds a flow by them knows).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usual {
     /// Bytes of the IP packet.
     pub ip_len: u16,
     /// The L4 checksum field.
     pub checksum: u16,
-    /// TTL, protocol and checksum of the IP header: its third word as it lies there, little-endian.
-    third: u32,
+    /// What passing it on takes.
+    pub hop: Hop,
 }
 
+/// What passing a usual packet on takes: the third word of its IP header, TTL, protocol and checksum, as
+/// it lies there, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop(NonZeroU32);
+
 impl Glance {
-    /// Looks at the frame of a packet of one frame. `None` for a packet that is not a usual one, that
-    /// has something wrong, or that comes from somebody else.
+    /// Looks at the frame of a packet of one frame. `None` for one that is something else, has something
+    /// wrong, or comes from somebody else.
     #[must_use]
     #[inline]
     pub fn at(frame: &[u8], source: SourceIs) -> Option<Self> {
@@ -69,7 +78,8 @@ impl Glance {
         if !checksum::is_right(sum) || L3 + usize::from(ip_len) > frame.len() {
             return None;
         }
-        let protocol = protocol_of(third);
+        let hop = Hop(NonZeroU32::new(third)?);
+        let (addresses, ports, protocol) = (src | dst << 32, word(h, L4), hop.protocol());
         let l4_len = ip_len.checked_sub(20)?;
         // Where both kinds come in turns nobody foresees which is next, so there is no branch
         // between them.
@@ -77,13 +87,13 @@ impl Glance {
         let usual_udp = is_udp & (l4_len >= 8) & (half(L4 + 4) == l4_len);
         let usual_tcp = (protocol == proto::TCP) & is_middle_of_tcp(h, l4_len);
         if !(usual_udp | usual_tcp) {
-            return None;
+            return Some(Self { addresses, ports, protocol, usual: None });
         }
         let checksum_at = |field: u16| half(L4 + usize::from(field));
         let (of_udp, of_tcp) = (checksum_at(checksum::UDP_FIELD), checksum_at(checksum::TCP_FIELD));
         let checksum = if is_udp { of_udp } else { of_tcp };
-        let (addresses, ports) = (src | dst << 32, word(h, L4));
-        Some(Self { addresses, ports, hop: Hop { ip_len, checksum, third } })
+        let usual = Some(Usual { ip_len, checksum, hop });
+        Some(Self { addresses, ports, protocol, usual })
     }
 }
 
@@ -113,32 +123,37 @@ impl SourceIs {
     }
 }
 
-impl Hop {
+impl Usual {
     /// Bytes that the L4 checksum covers.
     #[must_use]
     #[inline]
     pub const fn l4_len(&self) -> u16 {
         self.ip_len - 20
     }
+}
+
+impl Hop {
+    /// Of no packet.
+    pub const NONE: Self = Self(NonZeroU32::MAX);
 
     /// TTL.
     #[must_use]
     #[inline]
-    pub const fn ttl(&self) -> u8 {
-        self.third as u8
+    pub const fn ttl(self) -> u8 {
+        self.0.get() as u8
     }
 
     /// TCP or UDP.
     #[must_use]
     #[inline]
-    pub const fn protocol(&self) -> u8 {
-        protocol_of(self.third)
+    pub const fn protocol(self) -> u8 {
+        (self.0.get() >> 8) as u8
     }
 
     /// Where its checksum lies, if that is to be completed.
     #[must_use]
     #[inline]
-    pub const fn unfinished(&self) -> Unfinished {
+    pub const fn unfinished(self) -> Unfinished {
         let is_udp = self.protocol() == proto::UDP;
         Unfinished::new(L4 as u16, if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD })
     }
@@ -146,13 +161,14 @@ impl Hop {
     /// Does what a hop changes in the frame: the Ethernet addresses and, if it counts, the TTL, which
     /// must be more than one. Reads nothing of it, since its bytes may have left the cache.
     #[inline]
-    pub fn pass_on(&self, frame: &mut [u8], dst: Mac, src: Mac, counts: bool) {
+    pub fn pass_on(self, frame: &mut [u8], dst: Mac, src: Mac, counts: bool) {
         let Some(h) = frame.first_chunk_mut::<L4>() else { return };
         h[..6].copy_from_slice(&dst);
         h[6..12].copy_from_slice(&src);
         if counts {
-            let sum = checksum::of_one_hop_less(((self.third >> 16) as u16).swap_bytes());
-            let third = (self.third as u16 - 1) as u32 | (sum.swap_bytes() as u32) << 16;
+            let third = self.0.get();
+            let sum = checksum::of_one_hop_less(((third >> 16) as u16).swap_bytes());
+            let third = u32::from(third as u16 - 1) | u32::from(sum.swap_bytes()) << 16;
             h[L3 + 8..L3 + 12].copy_from_slice(&third.to_le_bytes());
         }
     }
@@ -162,12 +178,6 @@ impl Hop {
 #[inline]
 const fn word(h: &[u8; HEADERS], at: usize) -> u32 {
     u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]])
-}
-
-/// The protocol of an IP header, from its third word.
-#[inline]
-const fn protocol_of(third: u32) -> u8 {
-    (third >> 8) as u8
 }
 
 /// Whether a TCP segment opens, ends and resets nothing; `len` is that of header and payload.

@@ -372,11 +372,12 @@ proptest! {
         }
         bytes.truncate(bytes.len() - cut.min(bytes.len()));
         let glance = Glance::at(&bytes, SourceIs::ANYONE);
-        let Some(Glance { addresses, ports, hop }) = glance else { return Ok(()) };
+        let Some(Glance { addresses, ports, protocol, usual: Some(usual) }) = glance else {
+            return Ok(());
+        };
         let [a, b, c, d, e, f, g, h] = addresses.to_le_bytes();
         let (src, dst) = (Address::v4([a, b, c, d]), Address::v4([e, f, g, h]));
         let [src_port, dst_port] = [ports as u16, (ports >> 16) as u16].map(u16::swap_bytes);
-        let protocol = hop.protocol();
         let view = match parse(&bytes, bytes.len() as u32) {
             Ok(view) => view,
             // The one thing that a glance doesn't look at.
@@ -390,7 +391,7 @@ proptest! {
         prop_assert_eq!(Glance::at(&bytes, SourceIs::exactly(view.eth_src)), glance);
         prop_assert_eq!(Glance::at(&bytes, SourceIs::exactly([4; 6])), None);
         prop_assert_eq!(Glance::at(&bytes, SourceIs::NOBODY), None);
-        prop_assert_eq!((view.ttl, view.ip_len()), (hop.ttl(), hop.ip_len.into()));
+        prop_assert_eq!((view.ttl, view.ip_len()), (usual.hop.ttl(), usual.ip_len.into()));
         prop_assert_eq!((view.l3, view.l4), (14, 34));
         match view.l4_kind {
             L4::Tcp(segment) => {
@@ -402,7 +403,7 @@ proptest! {
         }
         // Both ways see the same checksum, and the same hop.
         let flow = checksum::Sum::of_flow(src, dst, protocol);
-        let partial = checksum::is_pseudo_header(hop.checksum, flow, hop.l4_len());
+        let partial = checksum::is_pseudo_header(usual.checksum, flow, usual.l4_len());
         let umem = Umem::new(1).unwrap();
         let mut pool = umem.pool();
         let mut packet = packet_of(&mut pool, &[&bytes]);
@@ -412,7 +413,7 @@ proptest! {
             let mut slowly = bytes.clone();
             edit::decrement_ttl(&mut slowly, &view).unwrap();
             edit::set_macs(&mut slowly, HOST_MAC, POD_MAC);
-            hop.pass_on(&mut bytes, HOST_MAC, POD_MAC, true);
+            usual.hop.pass_on(&mut bytes, HOST_MAC, POD_MAC, true);
             prop_assert_eq!(bytes, slowly);
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::drop_reason::DropReason;
-use crate::event::Event;
+use crate::event::{Event, EventRing};
 use crate::packet::edit;
 use crate::route::Outlet;
 use crate::share::Shares;
@@ -296,16 +296,31 @@ impl Egress {
 
     /// Puts an event on the ring to the control thread, unless the ring is full or its link has had
     /// its share: a flood of refused packets must not keep other pods' events out.
-    pub(super) fn tell(&mut self, event: Event) {
-        let ring = &self.shared.events[usize::from(self.index)];
-        let waiting = ring.len();
+    pub(super) fn tell(&mut self, event: Event<()>) {
+        if !self.may_tell(event.link) || !self.events().push(event) {
+            self.stats().events_lost.add(1);
+        }
+    }
+
+    /// The same for an event that may be about a request.
+    pub(super) fn tell_with_request(&mut self, event: Event) {
+        if !self.may_tell(event.link) || !self.events().push_with_request(event) {
+            self.stats().events_lost.add(1);
+        }
+    }
+
+    fn events(&self) -> &EventRing {
+        &self.shared.events[usize::from(self.index)]
+    }
+
+    /// Whether the ring has a place for `link`; if so, it takes it.
+    fn may_tell(&mut self, link: LinkId) -> bool {
+        let ring = self.events();
+        let (waiting, capacity) = (ring.len(), ring.capacity());
         if waiting == 0 {
             self.told.start_over();
         }
-        let has_place = self.told.take(event.link, ring.capacity() - waiting);
-        if !has_place || ring.push(event).is_err() {
-            self.stats().events_lost.add(1);
-        }
+        self.told.take(link, capacity - waiting)
     }
 
     /// Frames that are neither free nor in a ring nor part of a packet that a port is still

@@ -11,7 +11,7 @@ use std::vec::Drain;
 use crate::drop_reason::DropReason;
 use crate::flow::Sought;
 use crate::packet::checksum;
-use crate::packet::glance::{Glance, Hop, SourceIs};
+use crate::packet::glance::{Glance, Hop, SourceIs, Usual};
 use crate::route::RouteTable;
 use crate::types::LinkId;
 use crate::xsk::{Packet, Umem, Unfinished};
@@ -28,9 +28,9 @@ const AHEAD: usize = 6;
 /// What was seen of each packet of a batch. Kept for its memory.
 #[derive(Debug, Default)]
 pub(super) struct Glances {
-    /// Without meaning for packets that are not usual.
-    hops: Vec<Hop>,
-    /// For those nothing.
+    /// `None` for packets that are not usual.
+    usual: Vec<Option<Usual>>,
+    /// Their flows. Those of packets that are not usual are sought for nothing but to be at hand.
     sought: Vec<Sought>,
     /// Where those go that were judged.
     ways: Vec<Way>,
@@ -39,9 +39,9 @@ pub(super) struct Glances {
 impl Glances {
     pub(super) fn new() -> Self {
         Self {
-            hops: vec![Hop::default(); BATCH],
+            usual: vec![None; BATCH],
             sought: vec![Sought::default(); BATCH],
-            ways: vec![Way::UNKNOWN; BATCH],
+            ways: vec![Way::NONE; BATCH],
         }
     }
 
@@ -50,18 +50,21 @@ impl Glances {
     fn look(&mut self, umem: &Umem, inlet: Inlet, batch: &[Packet]) -> u64 {
         batch.iter().take(AHEAD).for_each(|packet| umem.prefetch(&packet.head));
         let mut bytes = 0;
-        let places = self.hops.iter_mut().zip(&mut self.sought);
+        let places = self.usual.iter_mut().zip(&mut self.sought);
         for ((at, packet), (place, sought)) in batch.iter().enumerate().zip(places) {
             if let Some(later) = batch.get(at + AHEAD) {
                 umem.prefetch(&later.head);
             }
             bytes += u64::from(packet.len());
             match inlet.glance(packet, umem.data(&packet.head)) {
-                Some(Glance { addresses, ports, hop }) => {
-                    sought.be_v4(addresses, ports, hop.protocol());
-                    *place = hop;
+                Some(Glance { addresses, ports, protocol, usual }) => {
+                    sought.be_v4(addresses, ports, protocol);
+                    *place = usual;
                 }
-                None => sought.be_nothing(),
+                None => {
+                    sought.be_nothing();
+                    *place = None;
+                }
             }
         }
         bytes
@@ -77,8 +80,7 @@ impl Glances {
     ) {
         let routes = &*around.snapshot.routes;
         let (mut forwarded, mut forwarded_bytes) = (0, 0);
-        let places = self.hops[judged.clone()].iter().zip(&self.ways[judged]);
-        for (hop, way) in places {
+        for way in &self.ways[judged] {
             let Some(mut packet) = packets.next() else { break };
             if let Some(later) = packets.as_slice().get(AHEAD - 1) {
                 around.egress.umem().prefetch(&later.head);
@@ -88,9 +90,9 @@ impl Glances {
                 continue;
             };
             let head = around.egress.umem().data_mut(&mut packet.head);
-            hop.pass_on(head, outlet.mac, outlet.link_mac, way.counts_hop);
+            way.hop.pass_on(head, outlet.mac, outlet.link_mac, way.counts_hop);
             let Packet { head, tail, largest_fragment, .. } = packet;
-            let unfinished = if way.partial { hop.unfinished() } else { Unfinished::NONE };
+            let unfinished = if way.partial { way.hop.unfinished() } else { Unfinished::NONE };
             let len = u64::from(head.len());
             match around.egress.transmit_usual(way.to, head, unfinished) {
                 Ok(()) => {
@@ -143,10 +145,12 @@ struct Way {
     counts_hop: bool,
     /// Whether its L4 checksum is to be completed.
     partial: bool,
+    hop: Hop,
 }
 
 impl Way {
-    const UNKNOWN: Self = Self { to: LinkId(0), counts_hop: false, partial: false };
+    const NONE: Self =
+        Self { to: LinkId(0), counts_hop: false, partial: false, hop: Hop::NONE };
 }
 
 impl Pipeline {
@@ -187,13 +191,14 @@ impl Pipeline {
         inlet: Inlet,
         packets: Range<usize>,
     ) -> usize {
-        let Glances { hops, sought, ways } = &mut self.glances;
-        let seen = hops[packets.clone()].iter().zip(&mut sought[packets.clone()]);
+        let Glances { usual, sought, ways } = &mut self.glances;
+        let seen = usual[packets.clone()].iter().zip(&mut sought[packets.clone()]);
         let (routes, epoch, now) = (&*around.snapshot.routes, around.snapshot.epoch, around.now);
         let (host, from_host) = (routes.host_link(), inlet.is_host);
         let finishes_checksums = around.egress.umem().finishes_checksums();
         let mut judged = 0;
-        for ((hop, sought), way) in seen.zip(&mut ways[packets]) {
+        for ((usual, sought), way) in seen.zip(&mut ways[packets]) {
+            let Some(usual) = usual else { break };
             let (flow, direction) = match self.flows.find_sought(sought) {
                 Some(found) => found,
                 None => {
@@ -208,18 +213,18 @@ impl Pipeline {
             let to = flow.link(direction.reverse());
             let Some(outlet) = routes.outlet(to) else { break };
             let counts_hop = !from_host && host != Some(to);
-            let ip_len = u32::from(hop.ip_len);
-            let partial = checksum::is_pseudo_header(hop.checksum, flow.checksum, hop.l4_len());
+            let ip_len = u32::from(usual.ip_len);
+            let partial = checksum::is_pseudo_header(usual.checksum, flow.checksum, usual.l4_len());
             if flow.link(direction) != inlet.link
                 || !flow.goes_on(direction, epoch)
                 || ip_len > outlet.mtu
-                || counts_hop && hop.ttl() <= 1
+                || counts_hop && usual.hop.ttl() <= 1
                 || partial && !finishes_checksums
             {
                 break;
             }
             flow.count(direction, ip_len, now);
-            *way = Way { to, counts_hop, partial };
+            *way = Way { to, counts_hop, partial, hop: usual.hop };
             judged += 1;
         }
         judged

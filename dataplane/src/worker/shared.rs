@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::event::Event;
+use crate::event::EventRing;
 use crate::policy::Snapshot;
 use crate::stats::WorkerStats;
 use crate::types::LinkId;
@@ -55,7 +55,7 @@ pub struct Shared {
     /// Counters of each worker.
     pub stats: Vec<CachePadded<WorkerStats>>,
     /// Events of each worker.
-    pub events: Vec<ArrayQueue<Event>>,
+    pub events: Vec<EventRing>,
     /// A ring for each pair of workers: those to the first worker, by the number of who hands over,
     /// then those to the second. So each ring has one writer, who knows what share of it a link has.
     handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
@@ -77,7 +77,7 @@ impl Shared {
             snapshot: Arc::new(ArcSwapOption::empty()),
             retired: Mutex::default(),
             stats: each.clone().map(|_| WorkerStats::new()).collect(),
-            events: each.clone().map(|_| ArrayQueue::new(config.events_per_worker)).collect(),
+            events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
             handoffs: pairs.map(ArrayQueue::new).collect(),
             sleepers: each.map(|_| CachePadded::default()).collect(),
         })

@@ -140,9 +140,12 @@ impl Surroundings<'_> {
         self.tell(link, subject.tuple, kind);
     }
 
-    pub(super) fn tell(&mut self, link: LinkId, tuple: Tuple, kind: EventKind) {
-        let (time, epoch) = (self.now, self.snapshot.epoch);
-        self.egress.tell(Event { time, epoch, link, tuple, kind });
+    pub(super) fn tell(&mut self, link: LinkId, tuple: Tuple, kind: EventKind<()>) {
+        self.egress.tell(self.event(link, tuple, kind));
+    }
+
+    fn event<R>(&self, link: LinkId, tuple: Tuple, kind: EventKind<R>) -> Event<R> {
+        Event { time: self.now, epoch: self.snapshot.epoch, link, tuple, kind }
     }
 }
 
@@ -207,6 +210,7 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
             EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
             _ => {}
         }
-        self.around.tell(self.flow.link(Direction::Original), self.flow.tuple(), kind);
+        let (link, tuple) = (self.flow.link(Direction::Original), self.flow.tuple());
+        self.around.egress.tell_with_request(self.around.event(link, tuple, kind));
     }
 }

@@ -26,5 +26,5 @@ pub use frame::{Frame, FramePool, Packet, Unfinished};
 pub use link::RingSizes;
 pub use port::{LinkState, Port, XskStatistics};
 pub use socket::{OpenError, open_link};
-pub(crate) use sys::prefer_huge_pages;
+pub(crate) use sys::{prefer_huge_pages, prefetch};
 pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};

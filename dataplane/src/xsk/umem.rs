@@ -11,7 +11,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::frame::{Frame, FramePool};
 use super::link::Link;
-use super::sys::{Mapping, TX_METADATA_LEN, XDP_TXMD_FLAGS_CHECKSUM};
+use super::sys::{Mapping, TX_METADATA_LEN, XDP_TXMD_FLAGS_CHECKSUM, prefetch};
 use crate::types::LinkId;
 
 /// Bytes of one frame (a "chunk" of the UMEM). A page, the largest the kernel takes
@@ -119,19 +119,10 @@ impl Umem {
         unsafe { slice::from_raw_parts(self.start(frame), frame.len() as usize) }
     }
 
-    /// Asks the processor to bring a frame's first bytes into the cache, and doesn't wait for them.
+    /// Brings a frame's first bytes into the cache ([`prefetch`]).
     #[inline]
     pub(crate) fn prefetch(&self, frame: &Frame) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint: it neither reads nor writes, whatever the address; every x86-64 has it.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(
-                self.area.base().as_ptr().wrapping_add(frame.position()).cast(),
-            );
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = frame;
+        prefetch(self.area.base().as_ptr().wrapping_add(frame.position()));
     }
 
     /// The bytes of a frame, to edit.
