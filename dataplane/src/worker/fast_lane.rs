@@ -149,8 +149,7 @@ struct Way {
 }
 
 impl Way {
-    const NONE: Self =
-        Self { to: LinkId(0), counts_hop: false, partial: false, hop: Hop::NONE };
+    const NONE: Self = Self { to: LinkId(0), counts_hop: false, partial: false, hop: Hop::NONE };
 }
 
 impl Pipeline {

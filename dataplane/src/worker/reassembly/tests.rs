@@ -333,26 +333,27 @@ fn a_link_leaves_others_room_and_gives_up_its_own_oldest() {
     assert_eq!(lab.offer(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest is gone");
 }
 
-#[test]
-fn the_largest_datagram_is_joined_however_few_frames_there_are() {
-    let mut lab = Lab::new(64);
-    for at in 0..63 {
+/// Offers all of a datagram of so many small fragments but the last, which is returned.
+fn offer_all_but_the_last(lab: &mut Lab, fragments: usize) -> Cut {
+    for at in 0..fragments - 1 {
         let cut = Cut { offset: at * 8, more: true, body: body(8) };
         assert_eq!(lab.offer(LINK, &v4(1, &cut)), Ok(None));
     }
-    let cut = Cut { offset: 63 * 8, more: false, body: body(8) };
-    assert!(lab.offer(LINK, &v4(1, &cut)).unwrap().is_some());
+    Cut { offset: (fragments - 1) * 8, more: false, body: body(8) }
+}
+
+#[test]
+fn the_largest_datagram_is_joined_however_few_frames_there_are() {
+    let mut lab = Lab::new(64);
+    let last = offer_all_but_the_last(&mut lab, 64);
+    assert!(lab.offer(LINK, &v4(1, &last)).unwrap().is_some());
 }
 
 #[test]
 fn a_datagram_of_too_many_fragments_is_given_up() {
     let mut lab = Lab::new(65_536);
-    for at in 0..64 {
-        let cut = Cut { offset: at * 8, more: true, body: body(8) };
-        assert_eq!(lab.offer(LINK, &v4(1, &cut)), Ok(None));
-    }
-    let cut = Cut { offset: 64 * 8, more: false, body: body(8) };
-    assert_eq!(lab.offer(LINK, &v4(1, &cut)), Err(DropReason::FragmentLimit));
+    let last = offer_all_but_the_last(&mut lab, 65);
+    assert_eq!(lab.offer(LINK, &v4(1, &last)), Err(DropReason::FragmentLimit));
     assert_eq!(lab.dropped(DropReason::FragmentLimit), 65);
     assert_eq!(lab.reassembly.held_frames(), 0);
 }
