@@ -112,7 +112,8 @@ impl EventRing {
     /// When it is none.
     #[must_use]
     pub fn new(events: usize) -> Self {
-        Self { events: ArrayQueue::new(events), requests: ArrayQueue::new(events) }
+        // One line more: the reader takes an event first, and then its line.
+        Self { events: ArrayQueue::new(events), requests: ArrayQueue::new(events + 1) }
     }
 
     /// Events that wait.
@@ -147,10 +148,11 @@ impl EventRing {
         if self.events.is_full() {
             return false;
         }
-        // The line first: who finds the event finds it. There is room: no more lines wait than events.
+        // The line first: who finds the event finds it. There is room: no more lines wait than events,
+        // and one whose event was just taken.
         let kind = kind.map_request(|line| {
             let pushed = self.requests.push(line);
-            debug_assert!(pushed.is_ok(), "as many lines may wait as events");
+            debug_assert!(pushed.is_ok(), "there is room for a line of each event");
         });
         self.events.push(Event { time, epoch, link, tuple, kind }).is_ok()
     }
@@ -261,5 +263,24 @@ mod tests {
             }
             assert!(ring.is_empty() && ring.pop().is_none());
         }
+    }
+
+    /// Between taking an event and its line the reader may be late: the writer goes on meanwhile.
+    #[test]
+    fn a_line_is_not_lost_while_the_reader_has_only_its_event() {
+        let ring = EventRing::new(4);
+        let push = |number| ring.push_with_request(event(number, request(number)));
+        assert!((0..4).all(push));
+        assert!(ring.events.pop().is_some());
+        assert!(push(4));
+        assert!(ring.requests.pop().is_some());
+        for number in 1..=4 {
+            let Some(EventKind::HttpRequest { request, .. }) = ring.pop().map(|event| event.kind)
+            else {
+                panic!("event {number} is missing");
+            };
+            assert_eq!(request.path.bytes(), number.to_string().as_bytes());
+        }
+        assert!(ring.requests.is_empty());
     }
 }
