@@ -90,6 +90,20 @@ fn a_pod_sends_only_from_its_own_addresses() {
 }
 
 #[test]
+fn a_pod_keeps_to_its_own_addresses_in_the_midst_of_a_flow() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (client, server) = (ADDRESSES[1], ADDRESSES[2]);
+    let query = udp(A, client, server, [1, 2], b"q");
+    assert_eq!(bench.send(A, &query).len(), 1);
+    assert_eq!(bench.send(B, &udp(B, server, client, [2, 1], b"a")).len(), 1);
+    // From its own MAC by another link, and from another MAC by its own.
+    assert!(bench.send(B, &query).is_empty());
+    assert!(bench.send(A, &udp(B, client, server, [1, 2], b"q")).is_empty());
+    assert_eq!(bench.dropped(DropReason::SpoofedSource), 2);
+    assert_eq!(bench.send(A, &query).len(), 1);
+}
+
+#[test]
 fn the_node_reaches_its_pods_whatever_policy_says_and_no_hop_is_counted() {
     let mut bench = Bench::with(IngressOfB::Closed);
     let out = bench.send(HOST, &udp(HOST, ADDRESSES[0], ADDRESSES[2], [9, 80], b"probe"));
@@ -351,6 +365,14 @@ fn a_removed_link_takes_nothing_with_it() {
     bench.assert_no_frame_is_lost();
 }
 
+fn set_ttl(frame: &mut [u8], ttl: u8) {
+    let header = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]);
+    let mut header = header.expect("the frame is IPv4").to_header();
+    header.time_to_live = ttl;
+    header.header_checksum = header.calc_header_checksum();
+    frame[14..34].copy_from_slice(&header.to_bytes());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -381,15 +403,12 @@ proptest! {
         } else {
             udp(link, src, dst, ports, &payload)
         };
-        let mut header = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
-        header.time_to_live = ttl;
-        header.header_checksum = header.calc_header_checksum();
-        frame[14..34].copy_from_slice(&header.to_bytes());
+        set_ttl(&mut frame, ttl);
         if partial {
             let field = if of_tcp { 50 } else { 40 };
             let len = frame.len() as u32 - 34;
             let (src, dst) = (Address::v4(src), Address::v4(dst));
-            let sum = Sum::pseudo_header(src, dst, header.protocol.0, len).folded();
+            let sum = Sum::pseudo_header(src, dst, frame[23], len).folded();
             frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
         }
         let fast = bench.send(link, &frame);
@@ -408,6 +427,58 @@ proptest! {
         // Also in what an ICMP error quotes.
         prop_assert_eq!(stats.checksums_completed.get(), if partial { 2 } else { 0 });
         bench.assert_no_frame_is_lost();
+    }
+
+    /// Usual packets are passed on in runs between others that open, end and replace their flows.
+    #[test]
+    fn a_batch_is_treated_as_its_packets_one_by_one(
+        batches in prop::collection::vec(
+            (any::<bool>(), prop::collection::vec((0..3u16, 0..8usize, 1..4u8), 1..64)), 1..6),
+    ) {
+        let mut together = Bench::with(IngressOfB::Open);
+        let mut apart = Bench::with(IngressOfB::Open);
+        for (from_b, packets) in batches {
+            let link = if from_b { B } else { A };
+            let frame = |(client, kind, ttl): (u16, usize, u8)| {
+                let (ours, theirs) = (CLIENT + client, 80);
+                let (src, dst, ports) = if from_b {
+                    (ADDRESSES[2], ADDRESSES[1], [theirs, ours])
+                } else {
+                    (ADDRESSES[1], ADDRESSES[2], [ours, theirs])
+                };
+                let flags = ["S", "", "", "P", "F", "R", "", ""][kind];
+                // Of a SYN from the server's end it is the answer.
+                let ack = (flags != "S" || from_b).then_some(1);
+                let packet = TcpPacket { src, dst, ports, seq: 1, ack, flags, payload: b"data" };
+                let mut frame =
+                    if kind < 6 { tcp(link, &packet) } else { udp(link, src, dst, ports, b"data") };
+                set_ttl(&mut frame, ttl);
+                frame
+            };
+            let frames: Vec<_> = packets.into_iter().map(frame).collect();
+            for frame in &frames {
+                prop_assert!(together.links[link.index()].inject(0, frame));
+            }
+            let mut all = together.run();
+            let mut each: Vec<_> =
+                frames.iter().flat_map(|frame| apart.send(link, frame)).collect();
+            // In order by each link.
+            all.sort_by_key(|(link, _)| *link);
+            each.sort_by_key(|(link, _)| *link);
+            prop_assert_eq!(all, each);
+        }
+        let counted = |bench: &Bench| {
+            let stats = bench.workers[0].stats();
+            let dropped = stats.dropped.iter().map(|tally| tally.packets.get()).collect::<Vec<_>>();
+            (stats.forwarded.packets.get(), stats.flows_opened.get(), stats.flows.get(), dropped)
+        };
+        prop_assert_eq!(counted(&together), counted(&apart));
+        let told = |bench: &Bench| -> Vec<_> {
+            bench.events().iter().map(|event| format!("{event:?}")).collect()
+        };
+        prop_assert_eq!(told(&together), told(&apart));
+        together.assert_no_frame_is_lost();
+        apart.assert_no_frame_is_lost();
     }
 
     /// Whatever comes in, each packet ends in exactly one counted way and no frame is lost.

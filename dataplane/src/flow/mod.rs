@@ -52,10 +52,8 @@ pub struct Flow {
     /// For each direction whether a usual packet changes nothing but counters, under the flow's
     /// epoch. It follows from the rest, see [`Self::settle`].
     goes_on: [bool; 2],
-    /// Packets from the opener and to it.
-    pub packets: [u64; 2],
-    /// Bytes of IP from the opener and to it.
-    pub bytes: [u64; 2],
+    packets: [u64; 2],
+    bytes: [u64; 2],
 }
 
 const NO_INSPECTOR: u32 = u32::MAX;
@@ -99,9 +97,9 @@ impl Flow {
         flow
     }
 
-    /// Notes what follows from the rest, whenever that has changed: if a usual packet is of no
-    /// interest. It is if it may be a connection's first or last, a flow's first answer, an
-    /// inspector's, or if policy has taken back what it allowed.
+    /// Notes what follows from the rest, whenever that has changed: whether usual packets go on without
+    /// a further look. They don't before a connection is established or while it closes, before the
+    /// first answer, to an inspector, or when policy has taken back what it allowed.
     const fn settle(&mut self) {
         let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
         let plain = self.inspector == NO_INSPECTOR && !self.revoked;
@@ -146,6 +144,18 @@ impl Flow {
         self.tcp
     }
 
+    /// Packets from the opener and to it.
+    #[must_use]
+    pub const fn packets(&self) -> [u64; 2] {
+        self.packets
+    }
+
+    /// Bytes of IP from the opener and to it.
+    #[must_use]
+    pub const fn bytes(&self) -> [u64; 2] {
+        self.bytes
+    }
+
     /// The link that packets of `direction` come from.
     #[must_use]
     #[inline]
@@ -184,8 +194,9 @@ impl Flow {
         Moment::from(now).since(self.last_seen) >= Class::of(self).timeout()
     }
 
-    /// Whether a packet changes nothing but counters: a usual one (see [`Glance`](crate::packet::glance::Glance)) in a flow that
-    /// policy of `epoch` lets pass plainly, and not the first answer.
+    /// Whether a packet changes nothing but counters: a usual one
+    /// ([`Usual`](crate::packet::glance::Usual)) in a flow that policy of `epoch` lets pass plainly, and
+    /// not the first answer.
     #[must_use]
     #[inline]
     pub fn goes_on(&self, direction: Direction, epoch: Epoch) -> bool {

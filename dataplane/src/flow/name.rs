@@ -66,7 +66,7 @@ impl Name {
 pub(super) struct NameV4([u64; 2]);
 
 impl NameV4 {
-    /// A name that no tuple has.
+    /// A name that no flow has: no packet may come from its addresses.
     pub(super) const NOBODYS: Self = Self([0; 2]);
 
     /// As [`Name::of`], from addresses and ports as they lie in a packet, little-endian: a name is made
@@ -82,7 +82,7 @@ impl NameV4 {
     }
 }
 
-/// A number that is equal for equal ends only.
+/// What puts the two ways to write a name in order.
 const fn order(addresses: u64, ports: u32) -> u128 {
     (addresses as u128) << 64 | ports as u128
 }
@@ -110,8 +110,9 @@ impl Key {
         // The one source of randomness in the standard library: SipHash of a random key is as hard
         // to foretell as the key.
         let random = RandomState::new();
-        // Odd, so that no factor takes bits away.
-        Self([0, 1, 2].map(|number| random.hash_one(number) | 1))
+        let [start, step, end] = [0, 1, 2].map(|number| random.hash_one(number));
+        // Odd factors take no bits away.
+        Self([start, step | 1, end | 1])
     }
 
     /// The name's hash.

@@ -202,8 +202,9 @@ impl FlowTable {
         std::hint::black_box((entries, flows));
     }
 
-    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None`
-    /// if it was opened since then, or, which [`Self::seek_again`] mends, another one was taken for it.
+    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None` if
+    /// there was no such flow then, or if another one is where it was, or seemed to be, which
+    /// [`Self::seek_again`] can tell.
     #[must_use]
     #[inline]
     pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
@@ -212,7 +213,8 @@ impl FlowTable {
         (flow.name == sought.name).then_some((flow, direction))
     }
 
-    /// Looks again for a flow that [`Self::find_sought`] has not found. False if it is not there.
+    /// Looks again for a flow that was taken for another one, or that has moved since. False if it is
+    /// not there, and also if [`Self::seek`] had found none at all.
     #[cold]
     pub fn seek_again(&self, sought: &mut Sought) -> bool {
         // All but seldom there is no flow that could be it.
@@ -382,11 +384,11 @@ impl FlowTable {
         Some(victim)
     }
 
-    /// Fetches what the next victims behind this one will ask for: they have been silent for long, and
-    /// so their flows and places of the index are out of all caches.
+    /// Fetches what the next victims behind this one will ask for: as a rule they have been silent for
+    /// long, and their flows and places of the index are out of all caches.
     fn foresee(&self, FlowIx(victim): FlowIx) {
-        // This one was fetched two victims ago; its place of the index, which takes the flow to be
-        // known, one victim ago.
+        // In a row of victims this one was fetched two victims ago; its place of the index, which
+        // takes the flow to be known, one victim ago.
         let Some(next) = self.slots.get(self.slots[victim as usize].next as usize) else { return };
         if let Some(flow) = &next.flow {
             self.index.prefetch(self.key.hash(&flow.name));
@@ -489,6 +491,9 @@ const fn class_of(queue: usize) -> Class {
 impl FlowTable {
     /// Asserts what holds between any two calls.
     pub(super) fn check(&self) {
+        use super::tcp::State;
+        use crate::types::proto;
+
         let mut queued = 0;
         for (number, queue) in self.queues.iter().enumerate() {
             let (mut before, mut looked_at, mut at) = (NONE, Moment::default(), queue.head);
@@ -502,6 +507,16 @@ impl FlowTable {
                 (before, looked_at, at) = (at, looked, slot.next);
             }
             assert_eq!(queue.tail, before);
+        }
+        for (_, flow) in self.iter() {
+            let open = flow.protocol != proto::TCP || flow.tcp() == State::Established;
+            let plain = open && flow.inspector().is_none() && !flow.revoked();
+            let answered = plain && flow.packets[1] > 0;
+            assert_eq!(
+                flow.goes_on,
+                [plain, answered],
+                "what follows from the rest is kept with it"
+            );
         }
         let first = Some(self.free).filter(|at| *at != NONE);
         let next = |at: &u32| Some(self.slots[*at as usize].next).filter(|at| *at != NONE);

@@ -372,6 +372,26 @@ impl Model {
     }
 }
 
+#[test]
+fn usual_packets_go_on_for_as_long_as_policy_says_so() {
+    let goes_on = |flow: &Flow, epoch| [Original, Reply].map(|way| flow.goes_on(way, Epoch(epoch)));
+    let mut table = FlowTable::new(4);
+    let packets = [(Reply, SYN | ACK), (Original, ACK)];
+    let index = play(&mut table, tcp(1), &packets, None, Nanos(0));
+    assert_eq!(goes_on(table.get(index), 1), [true; 2]);
+    assert_eq!(goes_on(table.get(index), 2), [false; 2], "of other tables");
+    table.get_mut(index).judge(Epoch(2), true);
+    assert_eq!(goes_on(table.get(index), 2), [false; 2], "revoked");
+    table.check();
+    table.get_mut(index).judge(Epoch(3), false);
+    assert_eq!(goes_on(table.get(index), 3), [true; 2]);
+    let inspected = play(&mut table, tcp(2), &packets, Some(0), Nanos(0));
+    assert_eq!(goes_on(table.get(inspected), 1), [false; 2]);
+    let unanswered = open(&mut table, udp(3), Nanos(0));
+    assert_eq!(goes_on(table.get(unanswered), 1), [true, false]);
+    table.check();
+}
+
 proptest! {
     #[test]
     fn both_directions_find_the_flow_and_nothing_else_does(

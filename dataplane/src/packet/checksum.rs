@@ -177,7 +177,30 @@ mod tests {
         assert_eq!(of(&vec![0xff; 1 << 20]), 0);
     }
 
+    #[test]
+    fn multiples_of_ones_are_right_but_for_zero() {
+        for right in [0xffff, 0x1_fffe, 0xffff_0000, 0xffff_ffff, u64::MAX] {
+            assert!(is_right(right), "{right:#x}");
+        }
+        for wrong in [0, 1, 0xfffe, 0x1_0000, u64::MAX - 1, u64::MAX - 0xfffe] {
+            assert!(!is_right(wrong), "{wrong:#x}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_sum_is_right_if_its_folded_one_is(words: u64, quotient in 0..=u64::MAX / 0xffff) {
+            prop_assert_eq!(is_right(words), fold(words) == 0xffff);
+            prop_assert_eq!(is_right(quotient * 0xffff), quotient > 0);
+        }
+
+        #[test]
+        fn a_pseudo_headers_sum_is_the_flows_and_the_length(of_flow: u16, len: u16, other: u16) {
+            let sum = fold(u64::from(of_flow) + u64::from(len));
+            prop_assert!(is_pseudo_header(sum, of_flow, len));
+            prop_assert_eq!(is_pseudo_header(other, of_flow, len), other == sum);
+        }
+
         #[test]
         fn any_cut_gives_the_sum_of_the_definition(
             bytes in proptest::collection::vec(any::<u8>(), 0..300),

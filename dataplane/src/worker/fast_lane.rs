@@ -1,9 +1,10 @@
-//! (2) The way of nearly every packet: a usual one ([`Glance`]) of an established plain flow, with
+//! (2) The way of nearly every packet: a usual one ([`Usual`]) of an established plain flow, with
 //! nothing to do but what each hop does.
 //!
 //! All others take [`Pipeline::run`]. Whatever this lane does, that would do too, in many times the
-//! time. Each step is done for a whole batch before the next, so that the waits for memory, of which
-//! a packet has three (its headers, the flow's place in the index, the flow), overlap.
+//! time. A whole batch is looked at and its flows are sought before anything else, so that the waits for
+//! memory, of which a packet has three (its headers, the flow's place in the index, the flow), overlap.
+//! Then as many in a row as are usual are judged and passed on, and the next one takes the other way.
 
 use std::ops::Range;
 use std::vec::Drain;
@@ -26,7 +27,7 @@ use super::surroundings::Surroundings;
 const AHEAD: usize = 6;
 
 /// What was seen of each packet of a batch. Kept for its memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Glances {
     /// `None` for packets that are not usual.
     usual: Vec<Option<Usual>>,
@@ -70,7 +71,7 @@ impl Glances {
         bytes
     }
 
-    /// Sends those packets on that were judged and come next.
+    /// Sends those packets on that were judged, by the same routes, and come next.
     #[inline]
     fn pass_on(
         &self,

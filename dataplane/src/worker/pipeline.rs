@@ -395,7 +395,7 @@ impl Pipeline {
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
             inspected.follower.close(&mut InspectedIo { flow: &flow, around });
         }
-        let kind = EventKind::End { packets: flow.packets, bytes: flow.bytes };
+        let kind = EventKind::End { packets: flow.packets(), bytes: flow.bytes() };
         around.tell(flow.link(Direction::Original), flow.tuple(), kind);
     }
 }

@@ -290,7 +290,8 @@ impl FramePool {
         self.cache.pop()
     }
 
-    /// Takes back a frame that came from a ring, with no data in it, without an entry in the ledger.
+    /// Takes back a frame with no data in it, without an entry in the ledger: one that comes from a ring
+    /// never was in it.
     #[inline]
     pub(super) fn put_from_ring(&mut self, frame: Frame) {
         debug_assert!(frame.is_empty(), "a frame that comes back from a ring has no data in it");

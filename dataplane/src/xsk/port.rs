@@ -224,6 +224,9 @@ impl Port {
     ///
     /// # Errors
     /// The frame, in the cases of [`Self::transmit`].
+    ///
+    /// # Panics
+    /// When the frame is one of another UMEM than the link's.
     #[inline(always)]
     pub fn transmit_frame(
         &mut self,

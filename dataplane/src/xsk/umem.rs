@@ -119,7 +119,7 @@ impl Umem {
         unsafe { slice::from_raw_parts(self.start(frame), frame.len() as usize) }
     }
 
-    /// Brings a frame's first bytes into the cache ([`prefetch`]).
+    /// Asks for a frame's first bytes, and doesn't wait for them ([`prefetch`]).
     #[inline]
     pub(crate) fn prefetch(&self, frame: &Frame) {
         prefetch(self.area.base().as_ptr().wrapping_add(frame.position()));
