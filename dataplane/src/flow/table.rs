@@ -100,6 +100,16 @@ impl Slot {
     fn touch(&self) -> u32 {
         self.next ^ self.flow.as_ref().map_or(0, |flow| flow.packets[0] as u32 ^ flow.name.touch())
     }
+
+    /// Asks for all of its lines, and doesn't wait ([`prefetch`]).
+    #[inline]
+    fn prefetch(&self) {
+        const LINE: usize = 64;
+        let start: *const Self = self;
+        prefetch(start);
+        prefetch(start.wrapping_byte_add(LINE));
+        prefetch(start.wrapping_byte_add(size_of::<Self>() - 1));
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +214,7 @@ impl FlowTable {
 
     /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None` if
     /// there was no such flow then, or if another one is where it was, or seemed to be, which
-    /// [`Self::seek_again`] can tell.
+    /// [`Self::find_again`] can tell.
     #[must_use]
     #[inline]
     pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
@@ -213,15 +223,17 @@ impl FlowTable {
         (flow.name == sought.name).then_some((flow, direction))
     }
 
-    /// Looks again for a flow that was taken for another one, or that has moved since. False if it is
-    /// not there, and also if [`Self::seek`] had found none at all.
+    /// The same for a flow that was taken for another one, or that has moved since. `None` if it is not
+    /// there, and also if [`Self::seek`] had found none at all.
     #[cold]
-    pub fn seek_again(&self, sought: &mut Sought) -> bool {
+    pub fn find_again(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
         // All but seldom there is no flow that could be it.
+        if sought.slot == NONE {
+            return None;
+        }
         let is = |at| flow_at(&self.slots, at).name == sought.name;
-        let found = (sought.slot != NONE).then(|| self.index.find(sought.hash, is)).flatten();
-        sought.slot = found.unwrap_or(NONE);
-        found.is_some()
+        let slot = self.index.find(sought.hash, is)?;
+        self.find_sought(&Sought { slot, ..*sought })
     }
 
     /// The flow at `index`.
@@ -394,10 +406,7 @@ impl FlowTable {
             self.index.prefetch(self.key.hash(&flow.name));
         }
         if let Some(after) = self.slots.get(next.next as usize) {
-            let lines = after as *const Slot;
-            prefetch(lines);
-            prefetch(lines.wrapping_byte_add(64));
-            prefetch(lines.wrapping_byte_add(size_of::<Slot>() - 1));
+            after.prefetch();
         }
     }
 

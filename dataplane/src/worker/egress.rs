@@ -52,6 +52,16 @@ struct Gate {
     unflushed: bool,
 }
 
+impl Gate {
+    /// Notes the link as one with packets that the kernel was not told of.
+    #[inline]
+    fn note_unflushed(&mut self, links: &mut Vec<LinkId>) {
+        if !std::mem::replace(&mut self.unflushed, true) {
+            links.push(self.port.link());
+        }
+    }
+}
+
 /// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
 /// The rest is for packets that move.
 const HELD_SHARE: usize = 8;
@@ -207,9 +217,7 @@ impl Egress {
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
             return self.discard(packet, reason);
         }
-        if !std::mem::replace(&mut gate.unflushed, true) {
-            self.unflushed.push(outlet.link);
-        }
+        gate.note_unflushed(&mut self.unflushed);
         let stats = self.stats();
         let tally = match origin {
             Origin::Received => &stats.forwarded,
@@ -232,9 +240,7 @@ impl Egress {
     ) -> Result<(), Frame> {
         let Some(Some(gate)) = self.gates.get_mut(link.index()) else { return Err(frame) };
         gate.port.transmit_frame(&mut self.pool, frame, unfinished)?;
-        if !std::mem::replace(&mut gate.unflushed, true) {
-            self.unflushed.push(link);
-        }
+        gate.note_unflushed(&mut self.unflushed);
         Ok(())
     }
 

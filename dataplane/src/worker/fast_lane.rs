@@ -192,24 +192,18 @@ impl Pipeline {
         packets: Range<usize>,
     ) -> usize {
         let Glances { usual, sought, ways } = &mut self.glances;
-        let seen = usual[packets.clone()].iter().zip(&mut sought[packets.clone()]);
+        let seen = usual[packets.clone()].iter().zip(&sought[packets.clone()]);
         let (routes, epoch, now) = (&*around.snapshot.routes, around.snapshot.epoch, around.now);
         let (host, from_host) = (routes.host_link(), inlet.is_host);
         let finishes_checksums = around.egress.umem().finishes_checksums();
         let mut judged = 0;
         for ((usual, sought), way) in seen.zip(&mut ways[packets]) {
             let Some(usual) = usual else { break };
-            let (flow, direction) = match self.flows.find_sought(sought) {
-                Some(found) => found,
-                None => {
-                    let again = self.flows.seek_again(sought);
-                    let Some(found) = again.then(|| self.flows.find_sought(sought)).flatten()
-                    else {
-                        break;
-                    };
-                    found
-                }
+            let found = match self.flows.find_sought(sought) {
+                Some(found) => Some(found),
+                None => self.flows.find_again(sought),
             };
+            let Some((flow, direction)) = found else { break };
             let to = flow.link(direction.reverse());
             let Some(outlet) = routes.outlet(to) else { break };
             let counts_hop = !from_host && host != Some(to);

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
 use super::frame::{Frame, FramePool, Packet, Unfinished};
 use super::link::Link;
-use super::ring::{Rx, Tx};
+use super::ring::{Rx, Tx, Vacancy};
 use super::socket::Socket;
 use super::sys::{self, Desc, XDP_PKT_CONTD, XDP_TX_METADATA};
-use super::umem::Umem;
+use super::umem::{Desk, Umem};
 use crate::types::LinkId;
 
 /// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
@@ -238,10 +238,8 @@ impl Port {
             return Err(head);
         }
         let Some(place) = self.tx.vacancy() else { return Err(head) };
-        let (umem, len) = (&*self.umem, head.len());
-        let options = options(umem, &mut head, unfinished);
-        let addr = umem.desk(self.id).give(head);
-        place.put(Desc { addr, len, options });
+        let options = options(&self.umem, &mut head, unfinished);
+        put(place, self.umem.desk(self.id), head, options);
         pool.note_sent(1);
         Ok(())
     }
@@ -249,9 +247,7 @@ impl Port {
     /// A frame of a packet whose frames there is room for.
     fn put(&mut self, frame: Frame, options: u32) {
         let Some(place) = self.tx.vacancy() else { unreachable!("the caller looked for room") };
-        let len = frame.len();
-        let addr = self.umem.desk(self.id).give(frame);
-        place.put(Desc { addr, len, options });
+        put(place, self.umem.desk(self.id), frame, options);
     }
 
     /// Sends what was put on the transmit ring, as a rule with one call to the kernel. What a busy
@@ -347,6 +343,14 @@ impl Port {
             pool.free_packet(packet);
         }
     }
+}
+
+/// Gives a frame away by a place of the transmit ring.
+#[inline]
+fn put(place: Vacancy<'_, Desc>, desk: Desk<'_>, frame: Frame, options: u32) {
+    let len = frame.len();
+    let addr = desk.give(frame);
+    place.put(Desc { addr, len, options });
 }
 
 /// What the first descriptor of a packet says of it.
