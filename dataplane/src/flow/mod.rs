@@ -19,6 +19,7 @@ pub mod tcp;
 pub use table::{FlowIx, FlowTable, Sought};
 
 use class::Class;
+pub(crate) use name::Key;
 use name::Name;
 
 use crate::drop_reason::DropReason;

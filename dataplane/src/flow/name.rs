@@ -80,6 +80,16 @@ impl NameV4 {
         let last = (protocol as u64) << 32 | ports as u64;
         (Self([addresses, last]), swapped)
     }
+
+    /// Addresses as they lie in the packet that had this name, its destination port, and the
+    /// protocol; `swapped` as [`Self::of`] gave it.
+    #[inline]
+    pub(super) const fn opening(&self, swapped: bool) -> (u64, u16, u8) {
+        let Self([addresses, last]) = *self;
+        let (addresses, port) =
+            if swapped { (addresses.rotate_left(32), last) } else { (addresses, last >> 16) };
+        (addresses, (port as u16).swap_bytes(), (last >> 32) as u8)
+    }
 }
 
 /// What puts the two ways to write a name in order.
@@ -102,11 +112,11 @@ impl PartialEq<NameV4> for Name {
 /// but for nanoseconds. SipHash, which conntrack uses (`net/netfilter/nf_conntrack_core.c`,
 /// `hash_conntrack_raw`), would stand more than that; it took a tenth of an established packet's way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Key([u64; 3]);
+pub(crate) struct Key([u64; 3]);
 
 impl Key {
     /// A new one: nobody else can know it.
-    pub(super) fn random() -> Self {
+    pub(crate) fn random() -> Self {
         // The one source of randomness in the standard library: SipHash of a random key is as hard
         // to foretell as the key.
         let random = RandomState::new();
@@ -120,18 +130,19 @@ impl Key {
     pub(super) fn hash(&self, Name(words): &Name) -> u64 {
         match words {
             [a, b, _, _, 0] => self.hash_v4(&NameV4([*a, *b])),
-            all => self.of_words(all),
+            all => self.hash_words(all),
         }
     }
 
     /// The same of one of IPv4.
     #[inline]
     pub(super) fn hash_v4(&self, NameV4(words): &NameV4) -> u64 {
-        self.of_words(words)
+        self.hash_words(words)
     }
 
+    /// The hash of anything.
     #[inline]
-    fn of_words(&self, words: &[u64]) -> u64 {
+    pub(crate) fn hash_words(&self, words: &[u64]) -> u64 {
         let [start, step, end] = self.0;
         mix(words.iter().fold(start, |hash, word| mix(hash ^ word, step)), end)
     }

@@ -62,6 +62,19 @@ impl Sought {
         (self.name, self.swapped) = NameV4::of(addresses, ports, protocol);
     }
 
+    /// Whether there surely was no such flow when [`FlowTable::seek`] looked.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.slot == NONE
+    }
+
+    /// What policy looks at in the packet if it opens a flow: addresses as they lie in it,
+    /// little-endian, destination port, protocol.
+    #[inline]
+    pub(crate) fn opening(&self) -> (u64, u16, u8) {
+        self.name.opening(self.swapped)
+    }
+
     /// What no flow is found by.
     #[inline]
     pub fn be_nothing(&mut self) {
@@ -197,8 +210,9 @@ impl FlowTable {
     }
 
     /// Does what can be done for a batch together before [`Self::find_sought`]: the hashes, and the
-    /// waits for memory, of which a search in a large table has two.
-    pub fn seek(&self, sought: &mut [Sought]) {
+    /// waits for memory, of which a search in a large table has two. False if for some there is surely
+    /// no flow.
+    pub fn seek(&self, sought: &mut [Sought]) -> bool {
         for sought in &mut *sought {
             sought.hash = self.key.hash_v4(&sought.name);
         }
@@ -208,8 +222,10 @@ impl FlowTable {
             sought.slot = self.index.candidate(sought.hash).unwrap_or(NONE);
         }
         let found = sought.iter().filter_map(|sought| self.slots.get(sought.slot as usize));
-        let flows = found.fold(0, |sum, slot| sum ^ slot.touch());
+        let (flows, count) =
+            found.fold((0, 0), |(sum, count), slot| (sum ^ slot.touch(), count + 1));
         std::hint::black_box((entries, flows));
+        count == sought.len()
     }
 
     /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None` if

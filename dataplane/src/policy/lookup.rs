@@ -61,6 +61,12 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// The same for a flow in the opposite direction.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self { tuple: self.tuple.reversed(), ..*self }
+    }
+
     /// What policy calls the port: the destination port, or the ICMP type.
     #[must_use]
     pub fn policy_port(&self) -> u16 {

@@ -24,7 +24,7 @@ mod lookup;
 mod rows;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use lookup::{Resolved, Subject};
 pub use rows::{AddressMap, AddressSet, Covers, Rows};

@@ -9,11 +9,11 @@ use crate::types::{Address, Tuple, proto};
 
 const CLIENT: SelectorId = SelectorId(7);
 
-fn address(text: &str) -> Address {
+pub(crate) fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry {
+pub(crate) fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry {
     let rank = Rank { tier, order };
     Entry {
         rank,
@@ -27,7 +27,7 @@ fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry {
 }
 
 /// A server, 10.0.0.2, with these entries for ingress on every port, and a client, 10.0.0.1.
-fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTables {
+pub(crate) fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTables {
     assert!(entries.is_sorted_by_key(|entry| (entry.rank, entry.action)));
     let ingress = DirectionTable {
         protocols: vec![PortClasses { protocol: proto::TCP, ranges: vec![(0, 0)] }],

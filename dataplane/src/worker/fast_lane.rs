@@ -166,7 +166,11 @@ impl Pipeline {
         let inlet = Inlet::of(link, &around.snapshot.routes);
         let bytes = self.glances.look(around.egress.umem(), inlet, batch);
         around.egress.stats().received.count(received as u64, bytes);
-        self.flows.seek(&mut self.glances.sought[..received]);
+        let sought = &mut self.glances.sought[..received];
+        if !self.flows.seek(sought) {
+            let new = sought.iter().filter(|sought| sought.is_new());
+            new.for_each(|sought| self.decisions.foresee(sought));
+        }
         let mut packets = batch.drain(..);
         let mut at = 0;
         while at < received {

@@ -5,6 +5,7 @@
 //! file and reads no clock, so the whole of it runs on in-memory rings too: in tests, in fuzzing
 //! and in `podgate replay`. [`Dataplane`] puts workers on threads.
 
+mod decisions;
 mod egress;
 mod fast_lane;
 mod fragments;

@@ -5,8 +5,8 @@
 //!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here, most of them
 //!    in the [fast lane](super::fast_lane), which takes a glance for step 1.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
-//!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost,
-//!    once per flow and epoch.
+//!    destination's ingress table, a verdict and its cause, unless that was decided for a flow like
+//!    it ([`super::decisions`]). Some ten times a hit's cost, once per flow and epoch.
 //! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
 //!    refuses it.
 //! 5. **Transmit**: each link's packets together, with one wakeup for all of a round (see
@@ -62,6 +62,7 @@ use crate::types::{Direction, LinkId, Tuple, proto};
 use crate::worker::Shared;
 use crate::xsk::Packet;
 
+use super::decisions::Decisions;
 use super::egress::Origin;
 use super::fast_lane::Glances;
 use super::inspectors::{Inspected, Inspectors};
@@ -77,6 +78,7 @@ pub(super) struct Pipeline {
     pub(super) index: u16,
     pub(super) workers: u16,
     pub(super) flows: FlowTable,
+    pub(super) decisions: Decisions,
     inspectors: Inspectors,
     pub(super) glances: Glances,
     pub(super) reassembly: Reassembly,
@@ -89,6 +91,7 @@ impl Pipeline {
             index,
             workers,
             flows: FlowTable::new(shared.config.flows_per_worker),
+            decisions: Decisions::new(shared.config.flows_per_worker),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
             glances: Glances::new(),
             reassembly: Reassembly::new(umem_frames, workers),
@@ -208,12 +211,11 @@ impl Pipeline {
         let flow = self.flows.get_mut(index);
         let tuple = flow.tuple();
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
-        let ends = around.local(&tuple);
-        let decision = around.decide(&subject, ends);
-        let plain_both_ways = || around.decide_reversed(&subject, ends).verdict;
+        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
+        let mut replies = || self.decisions.decide(around.snapshot, &subject.reversed()).1.verdict;
         let goes_on = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
-            (Verdict::Allow, None) if flow.picked_up => plain_both_ways() == Verdict::Allow,
+            (Verdict::Allow, None) if flow.picked_up => replies() == Verdict::Allow,
             (Verdict::Allow, _) => true,
             (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
         };
@@ -244,20 +246,20 @@ impl Pipeline {
             return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
         }
         let from_host = around.snapshot.routes.is_host(link);
-        let ends = around.local(&view.tuple);
+        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
         let Some(links) = around.links(ends, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
         if !from_host && is_tunnel_to_node(around.snapshot, &view.tuple) {
             return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
         }
-        let decision = around.decide(&subject, ends);
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
         let mid_stream = tcp_of(view).is_some() && !tcp::opens(flags);
         if mid_stream && decision.verdict != Verdict::Deny {
             let plain = decision.verdict == Verdict::Allow
-                && around.decide_reversed(&subject, ends).verdict == Verdict::Allow
-                && flags & tcp_flags::RST == 0;
+                && flags & tcp_flags::RST == 0
+                && self.decisions.decide(around.snapshot, &subject.reversed()).1.verdict
+                    == Verdict::Allow;
             if !plain {
                 return around.refuse(link, view.tuple, packet, DropReason::TcpNoFlow);
             }

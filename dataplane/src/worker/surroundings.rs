@@ -11,11 +11,8 @@ use crate::route::Outlet;
 use crate::types::{Direction, LinkId, Nanos, Tuple};
 use crate::xsk::{Frame, Packet, Umem};
 
+use super::decisions::Ends;
 use super::egress::{Egress, Origin};
-
-/// The links of a tuple's source and destination, where they are local endpoints.
-#[derive(Clone, Copy)]
-pub(super) struct Ends([Option<LinkId>; 2]);
 
 /// What surrounds the pipeline while it works on one batch.
 pub(super) struct Surroundings<'a> {
@@ -25,27 +22,11 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// The links of those of a tuple's ends, source and destination, that are local endpoints.
-    pub(super) fn local(&self, tuple: &Tuple) -> Ends {
-        Ends([tuple.src, tuple.dst].map(|address| self.snapshot.routes.local(address)))
-    }
-
-    /// (3) The verdict of the tables in force; `ends` are those of the subject's tuple.
-    pub(super) fn decide(&self, subject: &Subject, Ends(ends): Ends) -> Decision {
-        self.snapshot.policy.decide(subject, ends.map(|end| end.is_some()))
-    }
-
-    /// The same for the opposite direction.
-    pub(super) fn decide_reversed(&self, subject: &Subject, Ends([src, dst]): Ends) -> Decision {
-        let reversed = Subject { tuple: subject.tuple.reversed(), ..*subject };
-        self.decide(&reversed, Ends([dst, src]))
-    }
-
     /// Links of the opener and of the receiver. `None` if no link leads on.
     ///
     /// What came from the kernel goes back there even if its source is a local pod: the kernel may
     /// have translated addresses on the way and must see the replies.
-    pub(super) fn links(&self, Ends([src, dst]): Ends, from_host: bool) -> Option<[LinkId; 2]> {
+    pub(super) fn links(&self, [src, dst]: Ends, from_host: bool) -> Option<[LinkId; 2]> {
         let host = self.snapshot.routes.host_link();
         let opener = if from_host { host? } else { src.or(host)? };
         let receiver = dst.or(host)?;

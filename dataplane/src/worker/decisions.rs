@@ -1,0 +1,238 @@
+//! (3) Decisions on new flows, and those that were taken before on flows like them.
+//!
+//! Of a flow that it is asked about, policy looks at the addresses, the protocol, and the port or ICMP
+//! type at the destination; not at the source port. Pods open flows to the same few servers again and
+//! again, so nearly all of them differ in nothing else from one that was just decided.
+//!
+//! What is kept is what [`PolicyTables::decide`](crate::policy::PolicyTables::decide) said, causes and
+//! all, and which links the ends are behind. It holds for one epoch. Flows that are to be inspected
+//! are decided anew each time: their rules come with the decision.
+
+use crate::flow::{Key, Sought};
+use crate::l7::L7Policy;
+use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use crate::types::{Address, Epoch, LinkId};
+use crate::xsk::{prefer_huge_pages, prefetch};
+
+/// Flows in a worker's table for each decision that it keeps, so that 2¹⁸ flows make 4 MiB of decisions.
+const FLOWS_EACH: u32 = 4;
+
+/// Places where a decision may be: its home, and its home's neighbours.
+const WAYS: usize = 4;
+
+/// The links of a flow's source and destination, where they are local endpoints.
+pub(super) type Ends = [Option<LinkId>; 2];
+
+/// What policy looks at, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Question {
+    src: Address,
+    dst: Address,
+    port: u16,
+    protocol: u8,
+    epoch: Epoch,
+}
+
+impl Question {
+    fn new(subject: &Subject, epoch: Epoch) -> Self {
+        let tuple = &subject.tuple;
+        let (port, protocol) = (subject.policy_port(), tuple.protocol);
+        Self { src: tuple.src, dst: tuple.dst, port, protocol, epoch }
+    }
+
+    fn hash(&self, key: &Key) -> u64 {
+        if let (Some(src), Some(dst)) = (self.src.as_v4_bits(), self.dst.as_v4_bits()) {
+            let addresses = u64::from(src.swap_bytes()) | u64::from(dst.swap_bytes()) << 32;
+            return hash_v4(key, addresses, self.port, self.protocol);
+        }
+        let [src, dst] = [self.src, self.dst].map(Address::bits);
+        let [a, b, c, d] = [src, src >> 64, dst, dst >> 64].map(|half| half as u64);
+        key.hash_words(&[a, b, c, d, rest(self.port, self.protocol)])
+    }
+}
+
+/// The hash of a question over IPv4, from addresses as they lie in a packet, little-endian.
+#[inline]
+fn hash_v4(key: &Key, addresses: u64, port: u16, protocol: u8) -> u64 {
+    key.hash_words(&[addresses, rest(port, protocol)])
+}
+
+fn rest(port: u16, protocol: u8) -> u64 {
+    u64::from(protocol) << 16 | u64::from(port)
+}
+
+/// A decision without L7 rules: one cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Known {
+    src: Address,
+    dst: Address,
+    port: u16,
+    protocol: u8,
+    verdict: Verdict,
+    epoch: Epoch,
+    ends: Ends,
+    egress: Cause,
+    ingress: Cause,
+}
+
+const _: () = assert!(size_of::<Option<Known>>() == 64);
+
+impl Known {
+    fn new(question: &Question, ends: Ends, decision: &Decision) -> Self {
+        let Question { src, dst, port, protocol, epoch } = *question;
+        let Decision { verdict, egress, ingress, .. } = *decision;
+        Self { src, dst, port, protocol, verdict, epoch, ends, egress, ingress }
+    }
+
+    #[inline]
+    fn answers(&self, question: &Question) -> bool {
+        let Self { src, dst, port, protocol, epoch, .. } = *self;
+        Question { src, dst, port, protocol, epoch } == *question
+    }
+
+    #[inline]
+    fn answer(&self) -> (Ends, Decision) {
+        let Self { verdict, egress, ingress, .. } = *self;
+        (self.ends, Decision { verdict, egress, ingress, l7: L7Policy::default() })
+    }
+}
+
+/// A worker's decisions.
+#[derive(Debug)]
+pub(super) struct Decisions {
+    key: Key,
+    /// As many as a power of two.
+    known: Box<[Option<Known>]>,
+}
+
+impl Decisions {
+    /// None yet; room for those of so many flows.
+    pub(super) fn new(flows: u32) -> Self {
+        let capacity = ((flows / FLOWS_EACH) as usize).next_power_of_two().max(WAYS);
+        let mut known = Vec::with_capacity(capacity);
+        prefer_huge_pages(known.spare_capacity_mut());
+        known.resize(capacity, None);
+        Self { key: Key::random(), known: known.into() }
+    }
+
+    fn home(&self, hash: u64) -> usize {
+        hash as usize & (self.known.len() - 1)
+    }
+
+    /// Fetches what a packet over IPv4 will ask for if it opens a flow, and doesn't wait
+    /// ([`prefetch`]).
+    #[inline]
+    pub(super) fn foresee(&self, sought: &Sought) {
+        let (addresses, port, protocol) = sought.opening();
+        prefetch(&raw const self.known[self.home(hash_v4(&self.key, addresses, port, protocol))]);
+    }
+
+    /// The verdict of the tables in force, and the links of the ends.
+    pub(super) fn decide(&mut self, snapshot: &Snapshot, subject: &Subject) -> (Ends, Decision) {
+        let question = Question::new(subject, snapshot.epoch);
+        let home = self.home(question.hash(&self.key));
+        let mut room = None;
+        for place in (0..WAYS).map(|way| home ^ way) {
+            match &self.known[place] {
+                Some(known) if known.answers(&question) => return known.answer(),
+                Some(known) if known.epoch == question.epoch => {}
+                Some(_) | None => room = room.or(Some(place)),
+            }
+        }
+        let ends = [question.src, question.dst].map(|address| snapshot.routes.local(address));
+        let decision = snapshot.policy.decide(subject, ends.map(|end| end.is_some()));
+        if decision.verdict != Verdict::Inspect {
+            self.known[room.unwrap_or(home)] = Some(Known::new(&question, ends, &decision));
+        }
+        (ends, decision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::tests::{address, entry, tables};
+    use crate::policy::{Action, Entry, Tier};
+    use crate::route::{Endpoint, Outlet, RouteTable};
+    use crate::types::{Tuple, proto};
+
+    /// Tables and routes that differ from those of any other epoch nearby: which of the server's
+    /// ports are open, by which rule, and which link it is behind, if any.
+    fn snapshot(epoch: u32) -> Snapshot {
+        let first = epoch as u16 % 5;
+        let ports = (first, first + 3);
+        let open = Entry { ports, ..entry(Tier::Normal, 0, Action::Allow, epoch) };
+        let link = LinkId(1 + first);
+        let outlet = Outlet { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
+        let server = Endpoint { outlet, addresses: vec![address("10.0.0.2")] };
+        let routes = RouteTable::new((!epoch.is_multiple_of(3)).then_some(server), None).unwrap();
+        let (policy, routes) = (tables(vec![open], Some(epoch)).into(), Arc::new(routes));
+        Snapshot { epoch: Epoch(epoch), policy, routes }
+    }
+
+    fn any_subject() -> impl Strategy<Value = Subject> {
+        let mapped = |last: u8| Address::v4([10, 0, 0, last]);
+        let any_address = prop_oneof![
+            (1..4_u8).prop_map(mapped),
+            (1..3_u8).prop_map(move |last| Address::from_bits(mapped(last).bits() | 1 << 64)),
+        ];
+        let protocol = prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(proto::ICMP)];
+        let ends = (any_address.clone(), any_address, any::<u16>(), 0..9_u16);
+        (ends, protocol, 0..9_u8).prop_map(
+            |((src, dst, src_port, dst_port), protocol, icmp_type)| Subject {
+                tuple: Tuple { src, dst, src_port, dst_port, protocol },
+                icmp_type,
+            },
+        )
+    }
+
+    proptest! {
+        /// So few places that questions lose theirs to others.
+        #[test]
+        fn an_answer_is_what_the_tables_in_force_say(
+            capacity in prop_oneof![Just(0), Just(64), Just(4096)],
+            steps in prop::collection::vec((any_subject(), 0..10_u32), 0..300),
+        ) {
+            let mut decisions = Decisions::new(capacity);
+            let mut epoch = 1;
+            for (subject, step) in steps {
+                epoch += u32::from(step == 0);
+                let snapshot = snapshot(epoch);
+                let (ends, decision) = decisions.decide(&snapshot, &subject);
+                let tuple = &subject.tuple;
+                prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local(end)));
+                let expected = snapshot.policy.decide(&subject, ends.map(|end| end.is_some()));
+                prop_assert_eq!(decision.verdict, expected.verdict);
+                prop_assert_eq!(decision.egress, expected.egress);
+                prop_assert_eq!(decision.ingress, expected.ingress);
+            }
+        }
+
+        /// Else it would be of no use, and no slower to notice.
+        #[test]
+        fn what_is_foreseen_is_what_is_asked_for(subject in any_subject()) {
+            let (Some(src), Some(dst)) =
+                (subject.tuple.src.as_v4_bits(), subject.tuple.dst.as_v4_bits())
+            else {
+                return Ok(());
+            };
+            let Tuple { src_port, dst_port, protocol, .. } = subject.tuple;
+            prop_assume!(protocol != proto::ICMP);
+            let mut wire = [src.to_be_bytes(), dst.to_be_bytes()].concat();
+            let addresses = u64::from_le_bytes(wire[..].try_into().unwrap());
+            wire = [src_port.to_be_bytes(), dst_port.to_be_bytes()].concat();
+            let ports = u32::from_le_bytes(wire[..].try_into().unwrap());
+            let mut sought = Sought::default();
+            sought.be_v4(addresses, ports, protocol);
+            let (addresses, port, protocol) = sought.opening();
+            let key = Key::random();
+            let question = Question::new(&subject, Epoch(1));
+            prop_assert_eq!(hash_v4(&key, addresses, port, protocol), question.hash(&key));
+        }
+    }
+}
