@@ -477,7 +477,7 @@ fn packet_of(pool: &mut FramePool, pieces: &[&[u8]]) -> Packet {
         frames.push(frame);
     }
     let tail = frames.split_off(1);
-    Packet::new(frames.remove(0), tail)
+    Packet::new(frames.remove(0), tail.into())
 }
 
 fn contents(umem: &Umem, packet: &Packet) -> Vec<u8> {

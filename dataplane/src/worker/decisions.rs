@@ -120,12 +120,14 @@ impl Decisions {
         hash as usize & (self.known.len() - 1)
     }
 
-    /// Fetches what a packet over IPv4 will ask for if it opens a flow, and doesn't wait
-    /// ([`prefetch`]).
+    /// Fetches what a packet over IPv4 will ask for if it opens a flow, all but seldom, and doesn't
+    /// wait ([`prefetch`]).
     #[inline]
     pub(super) fn foresee(&self, sought: &Sought) {
         let (addresses, port, protocol) = sought.opening();
-        prefetch(&raw const self.known[self.home(hash_v4(&self.key, addresses, port, protocol))]);
+        let home = self.home(hash_v4(&self.key, addresses, port, protocol));
+        prefetch(&raw const self.known[home]);
+        prefetch(&raw const self.known[home ^ 1]);
     }
 
     /// The verdict of the tables in force, and the links of the ends.

@@ -23,6 +23,7 @@
 use std::hash::RandomState;
 
 use hashbrown::HashMap;
+use thin_vec::ThinVec;
 
 use crate::drop_reason::DropReason;
 use crate::packet::{Piece, View, checksum};
@@ -411,7 +412,7 @@ impl Reassembly {
         let stats = egress.stats();
         stats.fragments_joined.add(datagram.parts.len() as u64 - 1);
         stats.fragments_waiting.set(stats.fragments_waiting.get() - datagram.parts.len() as u64);
-        let mut joined = Joined { last: None, before: Vec::new() };
+        let mut joined = Joined { last: None, before: ThinVec::new() };
         for (index, part) in datagram.parts.drain(..).enumerate() {
             // The headers of the first serve for all.
             let skip = if index == 0 { 0 } else { u32::from(part.view.l4) };
@@ -488,7 +489,7 @@ fn rewrite_v6(header: &mut [u8], length: u16, mark: bool) {
 
 /// Frames of a packet that grows at its end, each filled before the next.
 struct Joined {
-    before: Vec<Frame>,
+    before: ThinVec<Frame>,
     last: Option<Frame>,
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use thin_vec::ThinVec;
+
 use super::umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
 
 /// The only handle to one frame of a [`Umem`], with the extent of the data in it.
@@ -123,13 +125,16 @@ impl Frame {
 pub struct Packet {
     /// First frame: Ethernet, IP and L4 headers, and as much payload as fits.
     pub head: Frame,
-    /// Further frames in order; empty (and unallocated) for all but large packets.
-    pub tail: Vec<Frame>,
+    /// Further frames in order; empty (and unallocated) for all but large packets. A vector of one
+    /// word, since packets are moved a lot.
+    pub tail: ThinVec<Frame>,
     /// Bytes of the largest IP fragment that it came in; zero if it came whole.
     pub largest_fragment: u16,
     /// The checksum that the kernel is to complete, see [`Umem::finishes_checksums`].
     pub unfinished: Unfinished,
 }
+
+const _: () = assert!(size_of::<Packet>() == 32);
 
 /// Where a checksum lies that holds no more than the pseudo-header's sum; or nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -160,12 +165,12 @@ impl Unfinished {
 
 impl Packet {
     /// A packet of one frame.
-    pub const fn single(head: Frame) -> Self {
-        Self::new(head, Vec::new())
+    pub fn single(head: Frame) -> Self {
+        Self::new(head, ThinVec::new())
     }
 
     /// A packet that came whole.
-    pub const fn new(head: Frame, tail: Vec<Frame>) -> Self {
+    pub const fn new(head: Frame, tail: ThinVec<Frame>) -> Self {
         Self { head, tail, largest_fragment: 0, unfinished: Unfinished::NONE }
     }
 
@@ -217,7 +222,7 @@ pub struct FramePool {
     /// Without data, as all spare frames.
     cache: Vec<Frame>,
     /// Emptied `tail` vectors, kept for their capacity so that large packets allocate nothing.
-    tails: Vec<Vec<Frame>>,
+    tails: Vec<ThinVec<Frame>>,
     outstanding: i64,
 }
 
@@ -269,12 +274,12 @@ impl FramePool {
 
     /// An empty vector for a packet's further frames, with capacity if one is at hand.
     #[must_use]
-    pub fn tail(&mut self) -> Vec<Frame> {
+    pub fn tail(&mut self) -> ThinVec<Frame> {
         self.tails.pop().unwrap_or_default()
     }
 
     /// Keeps an emptied vector for later.
-    pub fn keep_tail(&mut self, tail: Vec<Frame>) {
+    pub fn keep_tail(&mut self, tail: ThinVec<Frame>) {
         debug_assert!(tail.is_empty());
         if tail.capacity() > 0 && self.tails.len() < self.tails.capacity() {
             self.tails.push(tail);

@@ -43,7 +43,7 @@ impl Lab {
                 frame
             })
             .collect();
-        let packet = Packet::new(frames.remove(0), frames);
+        let packet = Packet::new(frames.remove(0), frames.into());
         let view = match parse(umem.data(&packet.head), packet.len()) {
             Ok(view) => view,
             Err(reason) => {
