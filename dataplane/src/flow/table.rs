@@ -62,10 +62,10 @@ impl Sought {
         (self.name, self.swapped) = NameV4::of(addresses, ports, protocol);
     }
 
-    /// Whether there surely was no such flow when [`FlowTable::seek`] looked.
+    /// Whether the packet has a name, and surely had no flow when [`FlowTable::seek`] looked.
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
-        self.slot == NONE
+        self.slot == NONE && self.name != NameV4::NOBODYS
     }
 
     /// What policy looks at in the packet if it opens a flow: addresses as they lie in it,

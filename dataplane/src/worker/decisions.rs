@@ -7,6 +7,9 @@
 //! What is kept is what [`PolicyTables::decide`](crate::policy::PolicyTables::decide) said, causes and
 //! all, and which links the ends are behind. It holds for one epoch. Flows that are to be inspected
 //! are decided anew each time: their rules come with the decision.
+//!
+//! A pod that scans may displace what was decided for others. That costs them time and nothing else,
+//! so there are no shares of this store, and nothing is counted.
 
 use crate::flow::{Key, Sought};
 use crate::l7::L7Policy;
@@ -14,11 +17,13 @@ use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use crate::types::{Address, Epoch, LinkId};
 use crate::xsk::{prefer_huge_pages, prefetch};
 
-/// Flows in a worker's table for each decision that it keeps, so that 2¹⁸ flows make 4 MiB of decisions.
-const FLOWS_EACH: u32 = 4;
+/// Flows in a worker's table for each decision that it keeps, but that their number is rounded up to
+/// a power of two: 2¹⁸ flows make 4 MiB of decisions.
+const FLOWS_PER_DECISION: u32 = 4;
 
 /// Places where a decision may be: its home, and its home's neighbours.
 const WAYS: usize = 4;
+const _: () = assert!(WAYS.is_power_of_two());
 
 /// The links of a flow's source and destination, where they are local endpoints.
 pub(super) type Ends = [Option<LinkId>; 2];
@@ -61,7 +66,7 @@ fn rest(port: u16, protocol: u8) -> u64 {
     u64::from(protocol) << 16 | u64::from(port)
 }
 
-/// A decision without L7 rules: one cache line.
+/// A decision without L7 rules: one cache line, for which a [`Question`] in it would be too large.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Known {
@@ -109,7 +114,7 @@ pub(super) struct Decisions {
 impl Decisions {
     /// None yet; room for those of so many flows.
     pub(super) fn new(flows: u32) -> Self {
-        let capacity = ((flows / FLOWS_EACH) as usize).next_power_of_two().max(WAYS);
+        let capacity = ((flows / FLOWS_PER_DECISION) as usize).next_power_of_two().max(WAYS);
         let mut known = Vec::with_capacity(capacity);
         prefer_huge_pages(known.spare_capacity_mut());
         known.resize(capacity, None);
@@ -120,8 +125,8 @@ impl Decisions {
         hash as usize & (self.known.len() - 1)
     }
 
-    /// Fetches what a packet over IPv4 will ask for if it opens a flow, all but seldom, and doesn't
-    /// wait ([`prefetch`]).
+    /// Fetches the first two places that a packet over IPv4 will ask for if it opens a flow, and doesn't
+    /// wait ([`prefetch`]): seldom are there more to look at.
     #[inline]
     pub(super) fn foresee(&self, sought: &Sought) {
         let (addresses, port, protocol) = sought.opening();
@@ -158,23 +163,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::l7::L7Rules;
     use crate::policy::tests::{address, entry, tables};
-    use crate::policy::{Action, Entry, Tier};
+    use crate::policy::{Action, Entry, IdentityRow, PortClasses, RuleId, Tier};
     use crate::route::{Endpoint, Outlet, RouteTable};
     use crate::types::{Tuple, proto};
 
     /// Tables and routes that differ from those of any other epoch nearby: which of the server's
-    /// ports are open, by which rule, and which link it is behind, if any.
+    /// TCP ports and ICMP types are open, by which rule, which port is inspected, and which link it is
+    /// behind, if any.
     fn snapshot(epoch: u32) -> Snapshot {
         let first = epoch as u16 % 5;
-        let ports = (first, first + 3);
-        let open = Entry { ports, ..entry(Tier::Normal, 0, Action::Allow, epoch) };
+        let allow = |ports, l7| Entry { ports, l7, ..entry(Tier::Normal, 0, Action::Allow, epoch) };
+        let inspected = allow((8, 8), Some(Arc::new(L7Rules::Http(Vec::new()))));
+        let mut policy = tables(vec![allow((first, first + 3), None), inspected], Some(epoch));
+        let server = policy.identities.get(5).unwrap().clone();
+        let mut ingress = (*server.ingress).clone();
+        ingress.protocols.push(PortClasses { protocol: proto::ICMP, ranges: vec![(0, 0)] });
+        policy.identities.set(5, IdentityRow { ingress: Arc::new(ingress), ..server });
         let link = LinkId(1 + first);
         let outlet = Outlet { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
         let server = Endpoint { outlet, addresses: vec![address("10.0.0.2")] };
-        let routes = RouteTable::new((!epoch.is_multiple_of(3)).then_some(server), None).unwrap();
-        let (policy, routes) = (tables(vec![open], Some(epoch)).into(), Arc::new(routes));
-        Snapshot { epoch: Epoch(epoch), policy, routes }
+        let there = !epoch.is_multiple_of(3);
+        let routes = Arc::new(RouteTable::new(there.then_some(server), None).unwrap());
+        Snapshot { epoch: Epoch(epoch), policy: policy.into(), routes }
     }
 
     fn any_subject() -> impl Strategy<Value = Subject> {
@@ -212,10 +224,13 @@ mod tests {
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);
                 prop_assert_eq!(decision.ingress, expected.ingress);
+                if expected.verdict == Verdict::Inspect {
+                    prop_assert_eq!(decision.l7.ingress.len(), expected.l7.ingress.len());
+                }
             }
         }
 
-        /// Else it would be of no use, and no slower to notice.
+        /// A wrong guess would fetch other lines, and nothing else would fail.
         #[test]
         fn what_is_foreseen_is_what_is_asked_for(subject in any_subject()) {
             let (Some(src), Some(dst)) =
@@ -236,5 +251,26 @@ mod tests {
             let question = Question::new(&subject, Epoch(1));
             prop_assert_eq!(hash_v4(&key, addresses, port, protocol), question.hash(&key));
         }
+    }
+    /// Decisions are held for the epoch: tables of the same number that say another thing are not asked.
+    #[test]
+    fn a_flow_like_another_is_not_decided_again() {
+        let tuple = |src_port| Tuple {
+            src: address("10.0.0.1"),
+            dst: address("10.0.0.2"),
+            src_port,
+            dst_port: 2,
+            protocol: proto::TCP,
+        };
+        let subject = |src_port| Subject { tuple: tuple(src_port), icmp_type: 0 };
+        let mut decisions = Decisions::new(64);
+        let mut rule_of = |src_port, snapshot: &Snapshot| {
+            decisions.decide(snapshot, &subject(src_port)).1.ingress
+        };
+        let rule = |number| Cause::Allowed(RuleId(number));
+        assert_eq!(rule_of(40_000, &snapshot(1)), rule(1));
+        let other = Snapshot { epoch: Epoch(1), ..snapshot(2) };
+        assert_eq!(rule_of(40_001, &other), rule(1));
+        assert_eq!(rule_of(40_001, &snapshot(2)), rule(2));
     }
 }

@@ -5,8 +5,8 @@
 //!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here, most of them
 //!    in the [fast lane](super::fast_lane), which takes a glance for step 1.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
-//!    destination's ingress table, a verdict and its cause, unless that was decided for a flow like
-//!    it ([`super::decisions`]). Some ten times a hit's cost, once per flow and epoch.
+//!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost, once per
+//!    flow and epoch; less if a flow like it was decided before ([`super::decisions`]).
 //! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
 //!    refuses it.
 //! 5. **Transmit**: each link's packets together, with one wakeup for all of a round (see
@@ -212,10 +212,11 @@ impl Pipeline {
         let tuple = flow.tuple();
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
         let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
-        let mut replies = || self.decisions.decide(around.snapshot, &subject.reversed()).1.verdict;
         let goes_on = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
-            (Verdict::Allow, None) if flow.picked_up => replies() == Verdict::Allow,
+            (Verdict::Allow, None) if flow.picked_up => {
+                around.decide_reversed(&subject, ends).verdict == Verdict::Allow
+            }
             (Verdict::Allow, _) => true,
             (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
         };
@@ -258,8 +259,7 @@ impl Pipeline {
         if mid_stream && decision.verdict != Verdict::Deny {
             let plain = decision.verdict == Verdict::Allow
                 && flags & tcp_flags::RST == 0
-                && self.decisions.decide(around.snapshot, &subject.reversed()).1.verdict
-                    == Verdict::Allow;
+                && around.decide_reversed(&subject, ends).verdict == Verdict::Allow;
             if !plain {
                 return around.refuse(link, view.tuple, packet, DropReason::TcpNoFlow);
             }

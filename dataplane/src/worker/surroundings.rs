@@ -22,6 +22,13 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
+    /// (3) The verdict of the tables in force on the opposite direction. Not worth keeping: as a rule
+    /// the port is a client's, and no other flow has it.
+    pub(super) fn decide_reversed(&self, subject: &Subject, [src, dst]: Ends) -> Decision {
+        let local = [dst.is_some(), src.is_some()];
+        self.snapshot.policy.decide(&subject.reversed(), local)
+    }
+
     /// Links of the opener and of the receiver. `None` if no link leads on.
     ///
     /// What came from the kernel goes back there even if its source is a local pod: the kernel may

@@ -165,7 +165,7 @@ impl Unfinished {
 
 impl Packet {
     /// A packet of one frame.
-    pub fn single(head: Frame) -> Self {
+    pub const fn single(head: Frame) -> Self {
         Self::new(head, ThinVec::new())
     }
 
