@@ -93,6 +93,15 @@ impl Address {
         if self.is_v4() { Some(self.0 as u32) } else { None }
     }
 
+    /// Two IPv4 addresses as they lie in a header, source before destination, little-endian. `None`
+    /// unless both are IPv4.
+    #[must_use]
+    #[inline]
+    pub const fn as_in_v4_header(src: Self, dst: Self) -> Option<u64> {
+        let (Some(src), Some(dst)) = (src.as_v4_bits(), dst.as_v4_bits()) else { return None };
+        Some(src.swap_bytes() as u64 | (dst.swap_bytes() as u64) << 32)
+    }
+
     /// Multicast (either family), IPv4 limited broadcast, or unspecified: never a flow's end.
     #[must_use]
     pub fn is_multicast_or_broadcast(self) -> bool {

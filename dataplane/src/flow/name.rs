@@ -16,8 +16,7 @@ impl Name {
     /// The tuple's name, and whether its source is the end that comes second.
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> (Self, bool) {
-        if let (Some(src), Some(dst)) = (tuple.src.as_v4_bits(), tuple.dst.as_v4_bits()) {
-            let addresses = u64::from(src.swap_bytes()) | u64::from(dst.swap_bytes()) << 32;
+        if let Some(addresses) = Address::as_in_v4_header(tuple.src, tuple.dst) {
             let [sport, dport] = [tuple.src_port, tuple.dst_port].map(u16::swap_bytes);
             let ports = u32::from(sport) | u32::from(dport) << 16;
             let (NameV4([a, b]), swapped) = NameV4::of(addresses, ports, tuple.protocol);

@@ -46,8 +46,7 @@ impl Question {
     }
 
     fn hash(&self, key: &Key) -> u64 {
-        if let (Some(src), Some(dst)) = (self.src.as_v4_bits(), self.dst.as_v4_bits()) {
-            let addresses = u64::from(src.swap_bytes()) | u64::from(dst.swap_bytes()) << 32;
+        if let Some(addresses) = Address::as_in_v4_header(self.src, self.dst) {
             return hash_v4(key, addresses, self.port, self.protocol);
         }
         let [src, dst] = [self.src, self.dst].map(Address::bits);
