@@ -266,4 +266,4 @@ impl From<Nanos> for Moment {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -162,6 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::flow::tests::sought_v4;
     use crate::l7::L7Rules;
     use crate::policy::tests::{address, entry, tables};
     use crate::policy::{Action, Entry, IdentityRow, PortClasses, RuleId, Tier};
@@ -232,25 +233,15 @@ mod tests {
         /// A wrong guess would fetch other lines, and nothing else would fail.
         #[test]
         fn what_is_foreseen_is_what_is_asked_for(subject in any_subject()) {
-            let (Some(src), Some(dst)) =
-                (subject.tuple.src.as_v4_bits(), subject.tuple.dst.as_v4_bits())
-            else {
-                return Ok(());
-            };
-            let Tuple { src_port, dst_port, protocol, .. } = subject.tuple;
-            prop_assume!(protocol != proto::ICMP);
-            let mut wire = [src.to_be_bytes(), dst.to_be_bytes()].concat();
-            let addresses = u64::from_le_bytes(wire[..].try_into().unwrap());
-            wire = [src_port.to_be_bytes(), dst_port.to_be_bytes()].concat();
-            let ports = u32::from_le_bytes(wire[..].try_into().unwrap());
-            let mut sought = Sought::default();
-            sought.be_v4(addresses, ports, protocol);
+            prop_assume!(subject.tuple.protocol != proto::ICMP);
+            let Some(sought) = sought_v4(&subject.tuple) else { return Ok(()) };
             let (addresses, port, protocol) = sought.opening();
             let key = Key::random();
             let question = Question::new(&subject, Epoch(1));
             prop_assert_eq!(hash_v4(&key, addresses, port, protocol), question.hash(&key));
         }
     }
+
     /// Decisions are held for the epoch: tables of the same number that say another thing are not asked.
     #[test]
     fn a_flow_like_another_is_not_decided_again() {
