@@ -211,6 +211,19 @@ const CACHE_FRAMES: usize = 1024;
 /// Frames moved between a worker's cache and the shared stock at once.
 const EXCHANGE_FRAMES: usize = 256;
 
+/// Frames that came back from transmit rings and are kept to be sent from again: as many as two
+/// links get in a round.
+const SENT_FRAMES: usize = 128;
+/// Bytes of a packet that is cheaper to copy than to be read by the kernel where it is: headers, and
+/// little more.
+const NEAR_BYTES_MAX: u32 = 128;
+/// Places for such a packet in a frame, and the bytes from one to the next. Frames lie a page apart, so
+/// with one place in each all these packets would share a few places of the first cache.
+const NEAR_PLACES: u32 = 32;
+const CACHE_LINE: u32 = 64;
+/// How many packets ahead of a copy its bytes are fetched: they lie in another core's cache.
+const AHEAD: usize = 16;
+
 /// One worker's stock of free frames, and its ledger.
 ///
 /// `outstanding` counts the frames that this worker took from the stock, from a ring or from
@@ -221,6 +234,8 @@ pub struct FramePool {
     umem: Arc<Umem>,
     /// Without data, as all spare frames.
     cache: Vec<Frame>,
+    /// The same, of those that the kernel has read last: they are near to it.
+    sent: Vec<Frame>,
     /// Emptied `tail` vectors, kept for their capacity so that large packets allocate nothing.
     tails: Vec<ThinVec<Frame>>,
     outstanding: i64,
@@ -228,8 +243,13 @@ pub struct FramePool {
 
 impl FramePool {
     pub(super) fn new(umem: Arc<Umem>) -> Self {
-        let cache = Vec::with_capacity(CACHE_FRAMES + EXCHANGE_FRAMES);
-        Self { umem, cache, tails: Vec::with_capacity(CACHE_FRAMES), outstanding: 0 }
+        Self {
+            umem,
+            cache: Vec::with_capacity(CACHE_FRAMES + EXCHANGE_FRAMES),
+            sent: Vec::with_capacity(SENT_FRAMES),
+            tails: Vec::with_capacity(CACHE_FRAMES),
+            outstanding: 0,
+        }
     }
 
     /// The memory behind the frames.
@@ -292,7 +312,7 @@ impl FramePool {
         if self.cache.is_empty() {
             self.take_from_shared();
         }
-        self.cache.pop()
+        self.cache.pop().or_else(|| self.sent.pop())
     }
 
     /// Takes back a frame with no data in it, without an entry in the ledger: one that comes from a ring
@@ -304,6 +324,51 @@ impl FramePool {
             self.give_to_shared();
         }
         self.cache.push(frame);
+    }
+
+    /// The same for a frame that comes from a transmit ring.
+    #[inline]
+    pub(super) fn put_sent(&mut self, frame: Frame) {
+        if self.sent.len() < SENT_FRAMES {
+            debug_assert!(
+                frame.is_empty(),
+                "a frame that comes back from a ring has no data in it"
+            );
+            self.sent.push(frame);
+        } else {
+            self.put_from_ring(frame);
+        }
+    }
+
+    /// Moves small packets that were received to frames that the kernel has sent from before, as long as
+    /// there are such.
+    ///
+    /// A received frame is one of thousands, so a kernel that is to send from it, and reads it at another
+    /// address than we do, waits for the page table and the cache. A frame that it has just read is in
+    /// both, and the one it came in can be received into again at once.
+    pub(super) fn bring_near(&mut self, packets: &mut [Packet]) {
+        if self.sent.is_empty() {
+            return;
+        }
+        packets.iter().take(AHEAD).for_each(|packet| self.umem.prefetch(&packet.head));
+        for at in 0..packets.len() {
+            if let Some(later) = packets.get(at + AHEAD) {
+                self.umem.prefetch(&later.head);
+            }
+            if packets[at].is_usual() && packets[at].head.len() <= NEAR_BYTES_MAX {
+                self.move_to_sent(&mut packets[at].head);
+            }
+        }
+    }
+
+    fn move_to_sent(&mut self, frame: &mut Frame) {
+        let Some(mut near) = self.sent.pop() else { return };
+        let place = near.index() % NEAR_PLACES * CACHE_LINE;
+        near.set_extent(FRAME_HEADROOM + place, frame.len());
+        self.umem.data_mut(&mut near).copy_from_slice(self.umem.data(frame));
+        let mut left = std::mem::replace(frame, near);
+        left.set_extent(FRAME_HEADROOM, 0);
+        self.put_from_ring(left);
     }
 
     /// Notes frames that came from a ring or from another worker.
@@ -325,7 +390,7 @@ impl FramePool {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        self.umem.spare_again(self.cache.drain(..));
+        self.umem.spare_again(self.cache.drain(..).chain(self.sent.drain(..)));
     }
 }
 
@@ -358,6 +423,50 @@ mod tests {
         assert!(b.alloc().is_none());
         frames.into_iter().for_each(|frame| a.free(frame));
         assert!(b.alloc().map(|frame| b.free(frame)).is_some());
+    }
+
+    #[test]
+    fn a_small_packet_is_sent_from_a_frame_that_was_sent_before() {
+        let umem = Umem::new(3).unwrap();
+        let mut pool = umem.pool();
+        let [mut small, mut large, other] = [(); 3].map(|()| pool.alloc().unwrap());
+        small.set_len(NEAR_BYTES_MAX);
+        umem.data_mut(&mut small).fill(7);
+        large.set_len(NEAR_BYTES_MAX + 1);
+        let [small_index, other_index] = [small.index(), other.index()];
+        let untouched = [small_index, large.index()];
+        let mut packets = [small, large].map(Packet::single);
+        let frames = |packets: &[Packet; 2]| [0, 1].map(|at| packets[at].head.index());
+
+        pool.bring_near(&mut packets);
+        assert_eq!(frames(&packets), untouched, "no frame was sent before");
+
+        pool.note_sent(1);
+        pool.put_sent(other);
+        pool.bring_near(&mut packets);
+        assert_eq!(frames(&packets), [other_index, untouched[1]]);
+        assert_eq!(umem.data(&packets[0].head), [7; NEAR_BYTES_MAX as usize]);
+        let freed = pool.alloc().unwrap();
+        assert_eq!((freed.index(), freed.len()), (small_index, 0), "the frame it came in is free");
+        assert_eq!(pool.outstanding(), 3);
+        packets.into_iter().for_each(|packet| pool.free_packet(packet));
+        pool.free(freed);
+        assert_eq!(pool.outstanding(), 0);
+    }
+
+    #[test]
+    fn frames_that_were_sent_are_free_like_others() {
+        let umem = Umem::new(SENT_FRAMES as u32 + 100).unwrap();
+        let mut pool = umem.pool();
+        let frames: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+        pool.note_sent(frames.len());
+        frames.into_iter().for_each(|frame| pool.put_sent(frame));
+        let again: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+        assert_eq!(again.len(), SENT_FRAMES + 100);
+        pool.note_sent(again.len());
+        again.into_iter().for_each(|frame| pool.put_sent(frame));
+        drop(pool);
+        assert_eq!(umem.spare_frames(), SENT_FRAMES + 100);
     }
 
     #[test]

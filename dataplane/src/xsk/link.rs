@@ -101,11 +101,13 @@ impl Link {
 
     fn reclaim(&self, completion: &mut Completion, pool: &mut FramePool) -> u64 {
         let desk = self.desk();
+        let kernel_read_them = !self.sockets.is_empty();
         let (a, b) = completion.peek(u32::MAX);
         let mut false_completions = 0;
         for run in [a, b] {
             for address in run {
                 match desk.take(*address) {
+                    Some(frame) if kernel_read_them => pool.put_sent(frame),
                     Some(frame) => pool.put_from_ring(frame),
                     None => false_completions += 1,
                 }

@@ -162,6 +162,7 @@ impl Port {
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
         let desk = self.umem.desk(self.id);
         let (mut packets, mut seen) = (0, 0);
+        let before = out.len();
         let (a, b) = self.rx.peek(u32::MAX);
         'full: for run in [a, b] {
             for desc in run {
@@ -175,6 +176,7 @@ impl Port {
         if seen > 0 {
             self.rx.release(seen);
         }
+        pool.bring_near(&mut out[before..]);
         packets
     }
 
