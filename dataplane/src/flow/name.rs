@@ -5,11 +5,11 @@ use std::hash::{BuildHasher, RandomState};
 use crate::types::{Address, Tuple};
 
 /// A tuple with its two ends in order, so that packets of both directions have the same: addresses,
-/// then protocol and ports in one word. IPv4 has two words and zeros behind them.
+/// then protocol and ports in one word. IPv4 has two words and zeros before them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Name([u64; 5]);
 
-/// Tells the last word of an IPv6 name from zero.
+/// Tells the last word of an IPv6 name from that of an IPv4 one.
 const IS_V6: u64 = 1 << 40;
 
 impl Name {
@@ -20,7 +20,7 @@ impl Name {
             let [sport, dport] = [tuple.src_port, tuple.dst_port].map(u16::swap_bytes);
             let ports = u32::from(sport) | u32::from(dport) << 16;
             let (NameV4([a, b]), swapped) = NameV4::of(addresses, ports, tuple.protocol);
-            return (Self([a, b, 0, 0, 0]), swapped);
+            return (Self([0, 0, 0, a, b]), swapped);
         }
         let one = (tuple.src.bits(), tuple.src_port);
         let other = (tuple.dst.bits(), tuple.dst_port);
@@ -33,14 +33,17 @@ impl Name {
         (Self([a, b, c, d, last]), swapped)
     }
 
+    /// Where the words of an IPv4 name begin, bytes into it.
+    pub(super) const V4_OFFSET: usize = 3 * size_of::<u64>();
+
     const fn is_v4(&self) -> bool {
-        self.0[4] == 0
+        self.0[4] & IS_V6 == 0
     }
 
-    /// Brings it into the cache.
+    /// Brings the words of an IPv4 name into the cache, or the beginning of them.
     #[inline]
     pub(super) const fn touch(&self) -> u32 {
-        self.0[0] as u32
+        self.0[3] as u32
     }
 
     /// The tuple again; `swapped` as [`Name::of`] gave it.
@@ -50,7 +53,7 @@ impl Name {
             let end = |address: u64, port: u64| {
                 (Address::v4((address as u32).to_le_bytes()), (port as u16).swap_bytes())
             };
-            (end(a, b), end(a >> 32, b >> 16), (b >> 32) as u8)
+            (end(d, e), end(d >> 32, e >> 16), (e >> 32) as u8)
         } else {
             let address = |low, high| Address::from_bits(u128::from(low) | u128::from(high) << 64);
             ((address(a, b), (e >> 16) as u16), (address(c, d), e as u16), (e >> 32) as u8)
@@ -99,7 +102,7 @@ const fn order(addresses: u64, ports: u32) -> u128 {
 impl PartialEq<NameV4> for Name {
     #[inline]
     fn eq(&self, NameV4([a, b]): &NameV4) -> bool {
-        self.0[0] == *a && self.0[1] == *b && self.is_v4()
+        self.0[3] == *a && self.0[4] == *b
     }
 }
 
@@ -126,11 +129,9 @@ impl Key {
 
     /// The name's hash.
     #[inline]
-    pub(super) fn hash(&self, Name(words): &Name) -> u64 {
-        match words {
-            [a, b, _, _, 0] => self.hash_v4(&NameV4([*a, *b])),
-            all => self.hash_words(all),
-        }
+    pub(super) fn hash(&self, name: &Name) -> u64 {
+        let words = &name.0;
+        if name.is_v4() { self.hash_words(&words[3..]) } else { self.hash_words(words) }
     }
 
     /// The same of one of IPv4.

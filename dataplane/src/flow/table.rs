@@ -95,23 +95,24 @@ const LOOKS: u32 = 4;
 const VICTIM_LOOKS: usize = 4;
 
 #[derive(Debug)]
+#[repr(C)]
 struct Slot {
-    /// `None` for a free slot.
-    flow: Option<Flow>,
     prev: u32,
     /// Next flow in the queue, or next free slot.
     next: u32,
+    /// `None` for a free slot.
+    flow: Option<Flow>,
 }
 
 // With two places of the index it makes 120 bytes for a flow.
 const _: () = assert!(size_of::<Slot>() == 112);
 
 impl Slot {
-    /// Brings the slot into the cache. It lies on two lines or three; as the compiler lays it out,
-    /// these are its first bytes, some in the middle and its last.
+    /// Brings into the cache what usual packets need of the flow ([`Flow`]), the beginning of it and the
+    /// end.
     #[inline]
     fn touch(&self) -> u32 {
-        self.next ^ self.flow.as_ref().map_or(0, |flow| flow.packets[0] as u32 ^ flow.name.touch())
+        self.flow.as_ref().map_or(0, |flow| flow.name.touch() ^ u32::from(flow.opener_second))
     }
 
     /// Asks for all of its lines, and doesn't wait ([`prefetch`]).
@@ -537,11 +538,9 @@ impl FlowTable {
             let open = flow.protocol != proto::TCP || flow.tcp() == State::Established;
             let plain = open && flow.inspector().is_none() && !flow.revoked();
             let answered = plain && flow.packets[1] > 0;
-            assert_eq!(
-                flow.goes_on,
-                [plain, answered],
-                "what follows from the rest is kept with it"
-            );
+            let goes_on =
+                [Direction::Original, Direction::Reply].map(|to| flow.goes_on(to, flow.epoch));
+            assert_eq!(goes_on, [plain, answered], "what follows from the rest is kept with it");
         }
         let first = Some(self.free).filter(|at| *at != NONE);
         let next = |at: &u32| Some(self.slots[*at as usize].next).filter(|at| *at != NONE);
