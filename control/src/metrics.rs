@@ -248,7 +248,7 @@ impl WorkerMetric {
     }
 }
 
-const WORKER_METRICS: [WorkerMetric; 15] = [
+const WORKER_METRICS: [WorkerMetric; 16] = [
     WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
         worker.received.packets.get()
     }),
@@ -288,6 +288,11 @@ const WORKER_METRICS: [WorkerMetric; 15] = [
         "podgate_worker_held_frames",
         "Frames of packets that wait for an L7 verdict",
         |worker| worker.held_frames.get(),
+    ),
+    WorkerMetric::gauge(
+        "podgate_worker_kept_bytes",
+        "Bytes of inspected streams kept outside of frames",
+        |worker| worker.kept_bytes.get(),
     ),
     WorkerMetric::gauge("podgate_worker_epoch", "Epoch that the worker judges by", |worker| {
         worker.epoch.get()

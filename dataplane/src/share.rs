@@ -34,6 +34,60 @@ impl Shares {
     }
 }
 
+/// What each link holds of a bounded store, whose places come back one by one; by the same rule.
+#[derive(Debug)]
+pub struct Holdings {
+    limit: usize,
+    held: usize,
+    /// By the number of the link.
+    by_link: Vec<usize>,
+}
+
+impl Holdings {
+    /// Nothing is held of a store of `limit` places.
+    #[must_use]
+    pub const fn new(limit: usize) -> Self {
+        Self { limit, held: 0, by_link: Vec::new() }
+    }
+
+    /// Places that are held.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Whether `link` may hold `places` more, that is no more than is free then; if so, it does.
+    pub fn take(&mut self, link: LinkId, places: usize) -> bool {
+        let free = self.limit.saturating_sub(self.held);
+        let of_link = self.of(link);
+        let may = *of_link + 2 * places <= free;
+        if may {
+            *of_link += places;
+            self.held += places;
+        }
+        may
+    }
+
+    /// Notes that `link` holds `places` less.
+    pub fn give_back(&mut self, link: LinkId, places: usize) {
+        *self.of(link) -= places;
+        self.held -= places;
+    }
+
+    /// Notes that one link holds `places` from here on that another one held, whatever its share.
+    pub fn pass(&mut self, [from, to]: [LinkId; 2], places: usize) {
+        *self.of(from) -= places;
+        *self.of(to) += places;
+    }
+
+    fn of(&mut self, link: LinkId) -> &mut usize {
+        if self.by_link.len() <= link.index() {
+            self.by_link.resize(link.index() + 1, 0);
+        }
+        &mut self.by_link[link.index()]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +113,23 @@ mod tests {
         assert_eq!(take(&mut free, &[7], 1000), 45);
         assert!(take(&mut free, &[8], 10) == 10);
         assert_eq!(take(&mut 0, &[1], 10), 0);
+    }
+
+    #[test]
+    fn what_is_held_is_shared_alike_and_comes_back() {
+        let [greedy, late] = [LinkId(1), LinkId(7)];
+        let mut holdings = Holdings::new(90);
+        let take = |holdings: &mut Holdings, link| {
+            std::iter::from_fn(|| holdings.take(link, 5).then_some(5)).sum::<usize>()
+        };
+        assert_eq!(take(&mut holdings, greedy), 45);
+        assert_eq!(take(&mut holdings, late), 20);
+        assert_eq!(holdings.held(), 65);
+        holdings.pass([greedy, late], 45);
+        assert!(!holdings.take(late, 1), "all of it counts as the other one's now");
+        assert!(holdings.take(greedy, 10));
+        holdings.give_back(late, 65);
+        holdings.give_back(greedy, 10);
+        assert_eq!((holdings.held(), take(&mut holdings, late)), (0, 45));
     }
 }

@@ -68,6 +68,9 @@ pub struct WorkerStats {
     pub originated: Tally,
     /// Frames of packets that wait for an L7 verdict now.
     pub held_frames: Counter,
+    /// Bytes of inspected streams that are kept now, outside of frames: heads that are incomplete, or
+    /// that the server has not acknowledged.
+    pub kept_bytes: Counter,
     /// Fragments that wait for the rest of their datagram now.
     pub fragments_waiting: Counter,
     /// Fragments that were put behind the first of their datagram.
@@ -111,6 +114,7 @@ impl WorkerStats {
             handed_off: Counter::default(),
             originated: Tally::default(),
             held_frames: Counter::default(),
+            kept_bytes: Counter::default(),
             fragments_waiting: Counter::default(),
             fragments_joined: Counter::default(),
             fragments_made: Counter::default(),

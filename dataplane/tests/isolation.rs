@@ -84,6 +84,33 @@ fn half_finished_requests_of_one_pod_leave_others_room_for_theirs() {
 }
 
 #[test]
+fn requests_that_nobody_acknowledges_leave_others_memory_for_theirs() {
+    let mut bench = Bench::with(only_docs());
+    let head = format!("GET /docs HTTP/1.1\r\nHost: b\r\nX-Long: {}\r\n\r\n", "a".repeat(1_000));
+    let len = head.len() as u32;
+    for port in 1..=32 {
+        IN_POD_A.connect(&mut bench, port);
+        for nth in 0..48 {
+            bench.send(A, &IN_POD_A.segment(port, 1_001 + nth * len, head.as_bytes()));
+        }
+    }
+    // 16 KiB for each of 64 flows that may be inspected, half of it for one link's.
+    let kept = bench.workers[0].stats().kept_bytes.get();
+    assert!((400 << 10..=512 << 10).contains(&kept), "{kept}");
+
+    for port in 100..116 {
+        IN_OFFICE.connect(&mut bench, port);
+        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, head.as_bytes()));
+        let to_server = left.iter().filter(|(link, frame)| *link == B && frame.len() > head.len());
+        assert_eq!(to_server.count(), 1, "the request goes on");
+    }
+    outlive_all_flows(&mut bench);
+    assert_eq!(bench.workers[0].stats().kept_bytes.get(), 0);
+    assert!(bench.dropped(DropReason::L7Limit) > 0, "what had to wait for too long");
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
 fn frames_that_are_held_come_back_to_the_link_that_held_them() {
     let mut bench = Bench::with(only_docs());
     for round in 0..4 {

@@ -62,6 +62,12 @@ impl FlowIo for Io {
 
     fn release(&mut self, _: usize) {}
 
+    fn keep(&mut self, _: usize) -> bool {
+        true
+    }
+
+    fn forget(&mut self, _: usize) {}
+
     fn event(&mut self, kind: EventKind) {
         self.requests += u32::from(matches!(kind, EventKind::HttpRequest { allowed: true, .. }));
         self.responses += u32::from(matches!(kind, EventKind::HttpResponse { .. }));

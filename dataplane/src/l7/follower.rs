@@ -161,6 +161,8 @@ pub struct Follower {
     http: Http1,
     /// A RST went by that its receiver accepts.
     aborted: bool,
+    /// Bytes of the streams that the worker knows to be kept.
+    kept: usize,
 }
 
 impl Follower {
@@ -174,6 +176,29 @@ impl Follower {
     #[must_use]
     pub fn held_frames(&self) -> usize {
         self.requests.queue.frames()
+    }
+
+    /// Bytes of the streams that are kept, in memory of our own.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.requests.memory.heap() + self.http.heap()
+    }
+
+    /// Whether it may keep so many bytes from here on. What it needs less in the end is given back by
+    /// [`Self::settle`].
+    fn may_keep(&mut self, bytes: usize, io: &mut impl FlowIo) -> bool {
+        let more = bytes.saturating_sub(self.kept);
+        let may = more == 0 || io.keep(more);
+        self.kept += if may { more } else { 0 };
+        may
+    }
+
+    /// Gives back what it may keep and doesn't.
+    fn settle(&mut self, io: &mut impl FlowIo) {
+        let kept = self.kept_bytes();
+        debug_assert!(kept <= self.kept, "{kept} bytes are kept, and {} may be", self.kept);
+        io.forget(self.kept - kept);
+        self.kept = kept;
     }
 
     /// Takes one segment of the flow. Its checksum must be complete
@@ -201,6 +226,7 @@ impl Follower {
             Direction::Reply => self.server_segment(now, arrived, io),
         }
         self.take_waiting(now, policy, io);
+        self.settle(io);
     }
 
     /// Lets time pass: acknowledges, sends again, gives up. Call it every few milliseconds while

@@ -188,6 +188,18 @@ impl Http1 {
         self.responses.opaque()
     }
 
+    /// Bytes on the heap, but for the few of the requests that are owed an answer.
+    #[must_use]
+    pub const fn heap(&self) -> usize {
+        self.responses.heap()
+    }
+
+    /// The same after [`Self::respond`] has seen `bytes` more, at most.
+    #[must_use]
+    pub fn heap_with_response(&self, bytes: usize) -> usize {
+        self.responses.heap_with(bytes)
+    }
+
     /// Counts body bytes from the server; at most [`Self::opaque_response_bytes`].
     pub fn skip_response_bytes(&mut self, count: u64) {
         if self.responses.pass(count) {

@@ -6,6 +6,7 @@
 //! rules that apply to the flow; [`reply`] builds the packets that refuse.
 
 pub mod follower;
+mod heap;
 pub mod http1;
 pub mod io;
 mod names;

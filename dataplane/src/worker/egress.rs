@@ -7,7 +7,7 @@ use crate::drop_reason::DropReason;
 use crate::event::{Event, EventRing};
 use crate::packet::edit;
 use crate::route::Outlet;
-use crate::share::Shares;
+use crate::share::{Holdings, Shares};
 use crate::stats::WorkerStats;
 use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
@@ -34,11 +34,11 @@ pub(super) struct Egress {
     closed: XskStatistics,
     /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
     unflushed: Vec<LinkId>,
-    /// Frames that inspected flows keep, all together.
-    held: usize,
+    /// Frames that inspected flows keep, by the opener's link.
+    held: Holdings,
+    /// Bytes of streams that inspected flows keep, likewise.
+    kept: Holdings,
     errors: ErrorBudget,
-    /// The same for flows from each link, by its number.
-    held_by_link: Vec<usize>,
     /// Events on the ring, by link.
     told: Shares,
     /// Packets on our rings to each worker, by link.
@@ -66,8 +66,16 @@ impl Gate {
 /// The rest is for packets that move.
 const HELD_SHARE: usize = 8;
 
+/// Bytes of streams that a worker's inspected flows may keep, for each of those there may be. As many as
+/// the largest head, so that only a pod whose flows keep more than heads on their way finds an end.
+const KEPT_PER_FLOW: usize = 16 * 1024;
+
 impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
+        let config = &shared.config;
+        let workers = usize::from(config.workers);
+        let frames = pool.umem().frames() as usize / (workers * HELD_SHARE);
+        let bytes = config.inspected_per_worker as usize * KEPT_PER_FLOW;
         Self {
             index,
             shared: Arc::clone(shared),
@@ -76,11 +84,11 @@ impl Egress {
             gates: Vec::new(),
             closed: XskStatistics::default(),
             unflushed: Vec::new(),
-            held: 0,
+            held: Holdings::new(frames),
+            kept: Holdings::new(bytes),
             errors: ErrorBudget::default(),
-            held_by_link: Vec::new(),
             told: Shares::default(),
-            handed: (0..shared.config.workers).map(|_| Shares::default()).collect(),
+            handed: (0..workers).map(|_| Shares::default()).collect(),
         }
     }
 
@@ -160,41 +168,14 @@ impl Egress {
         self.errors.take(link, now)
     }
 
-    /// Notes that a flow from `link` keeps `frames` more, if the worker's share allows it and the
-    /// link's: flows of one link keep no more than they leave to others.
-    pub(super) fn hold(&mut self, link: LinkId, frames: usize) -> bool {
-        let workers = usize::from(self.shared.config.workers);
-        let left = (self.umem.frames() as usize / (workers * HELD_SHARE)).saturating_sub(self.held);
-        let of_link = self.held_of(link);
-        let fits = *of_link + frames <= left;
-        let kept = if fits { frames } else { 0 };
-        *of_link += kept;
-        self.held += kept;
-        fits
+    /// Frames that inspected flows keep. Flows of one link keep no more than they leave to others.
+    pub(super) fn held(&mut self) -> &mut Holdings {
+        &mut self.held
     }
 
-    /// Notes that a flow from `link` keeps `frames` less.
-    pub(super) fn release(&mut self, link: LinkId, frames: usize) {
-        *self.held_of(link) -= frames;
-        self.held -= frames;
-    }
-
-    fn held_of(&mut self, link: LinkId) -> &mut usize {
-        if self.held_by_link.len() <= link.index() {
-            self.held_by_link.resize(link.index() + 1, 0);
-        }
-        &mut self.held_by_link[link.index()]
-    }
-
-    /// Notes that what a flow keeps, `frames`, is of another link from here on.
-    pub(super) fn move_held(&mut self, links: [LinkId; 2], frames: usize) {
-        *self.held_of(links[0]) -= frames;
-        *self.held_of(links[1]) += frames;
-    }
-
-    /// Frames that flows keep.
-    pub(super) fn held(&self) -> usize {
-        self.held
+    /// Bytes of streams that inspected flows keep, likewise.
+    pub(super) fn kept(&mut self) -> &mut Holdings {
+        &mut self.kept
     }
 
     /// Sends `packet` out of `outlet`, with the MACs that belong there.

@@ -85,6 +85,11 @@ impl Inspectors {
         self.slots.iter().flatten().map(|inspected| inspected.follower.held_frames()).sum()
     }
 
+    /// Bytes of streams that the flows keep.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.slots.iter().flatten().map(|inspected| inspected.follower.kept_bytes()).sum()
+    }
+
     /// Shows `look` the inspected flows whose timers are to be looked at now: a bounded number
     /// every few milliseconds, in turn.
     pub(super) fn tick(&mut self, now: Nanos, mut look: impl FnMut(&mut Inspected)) {

@@ -133,9 +133,11 @@ impl Worker {
             self.pipeline.maintain(&mut around);
         }
         self.egress.flush();
+        let (held, kept) = (self.egress.held().held(), self.egress.kept().held());
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
-        stats.held_frames.set(self.egress.held() as u64);
+        stats.held_frames.set(held as u64);
+        stats.kept_bytes.set(kept as u64);
         stats.epoch.set(snapshot.as_deref().map_or(0, |snapshot| snapshot.epoch.0.into()));
         if processed > 0 {
             stats.busy_rounds.add(1);
@@ -145,6 +147,7 @@ impl Worker {
             self.pipeline.held_frames() as i64,
             "every frame is free, in a ring, held by a flow, or part of a datagram"
         );
+        debug_assert_eq!(kept, self.pipeline.kept_bytes(), "what flows keep is known");
         processed
     }
 

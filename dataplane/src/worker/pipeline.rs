@@ -106,6 +106,11 @@ impl Pipeline {
         self.inspectors.held_frames() + self.reassembly.held_frames()
     }
 
+    /// Bytes of streams that inspected flows keep.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.inspectors.kept_bytes()
+    }
+
     /// Whether some flow has timers of a finer grain than flow expiry.
     pub(super) fn has_inspected(&self) -> bool {
         !self.inspectors.is_empty()
@@ -234,7 +239,9 @@ impl Pipeline {
         if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
-            around.egress.move_held([opener, links[0]], inspected.follower.held_frames());
+            let openers = [opener, links[0]];
+            around.egress.held().pass(openers, inspected.follower.held_frames());
+            around.egress.kept().pass(openers, inspected.follower.kept_bytes());
             inspected.policy = decision.l7;
         }
         true

@@ -7,10 +7,12 @@
 
 use std::collections::VecDeque;
 
+use super::super::heap::{self, grown};
 use super::seq::Seq;
 
-/// Capacity kept while nothing is remembered, bytes: enough for the largest head.
-const CAPACITY_KEPT: usize = 16 * 1024;
+/// Capacity kept while nothing is remembered: bytes, enough for most heads, and ranges.
+const BYTES_KEPT: usize = 4 * 1024;
+const RANGES_KEPT: usize = 16;
 
 /// Positions that lie together.
 #[derive(Clone, Copy, Debug)]
@@ -40,10 +42,23 @@ impl Memory {
         self.bytes.len() - self.first
     }
 
+    /// Bytes on the heap.
+    pub(super) fn heap(&self) -> usize {
+        self.bytes.capacity() + self.ranges.capacity() * size_of::<Range>()
+    }
+
+    /// The same after `bytes` more are remembered, at most.
+    pub(super) fn heap_with(&self, bytes: usize) -> usize {
+        let ranges = grown(self.ranges.capacity(), self.ranges.len() + 1);
+        grown(self.bytes.capacity(), self.bytes.len() + bytes) + ranges * size_of::<Range>()
+    }
+
     /// Remembers bytes that lie behind all others.
     pub(super) fn append(&mut self, start: Seq, bytes: &[u8]) {
         let len = bytes.len() as u32;
-        self.bytes.extend_from_slice(bytes);
+        heap::append(&mut self.bytes, bytes);
+        let ranges = grown(self.ranges.capacity(), self.ranges.len() + 1);
+        self.ranges.reserve_exact(ranges - self.ranges.len());
         match self.ranges.back_mut() {
             Some(last) if last.end() == start => last.len += len,
             _ => self.ranges.push_back(Range { start, len }),
@@ -63,7 +78,8 @@ impl Memory {
         }
         if self.ranges.is_empty() {
             self.bytes.clear();
-            self.bytes.shrink_to(CAPACITY_KEPT);
+            self.bytes.shrink_to(BYTES_KEPT);
+            self.ranges.shrink_to(RANGES_KEPT);
             self.first = 0;
         } else if self.first > self.bytes.len() / 2 {
             self.bytes.drain(..self.first);

@@ -261,6 +261,8 @@ impl Follower {
             _ => self.reset(io),
         }
         self.stage = Stage::Closed;
+        (self.requests.memory, self.http) = Default::default();
+        self.settle(io);
     }
 
     /// Whether both ends know that the connection is over.

@@ -17,7 +17,8 @@ use crate::packet::tcp_flags;
 use crate::types::{Direction, Nanos};
 
 /// Remembered bytes of one flow, at most (and one unit more): what a client may have in flight in
-/// heads. Beyond it, segments wait for the server's acknowledgements.
+/// heads. Beyond it, segments wait for the server's acknowledgements, as they do when all flows
+/// together keep as much as they may ([`FlowIo::keep`]).
 pub(super) const MEMORY_MAX: usize = 64 * 1024;
 /// Time after which undecided bytes are acknowledged: long enough for the rest of a head that is
 /// on its way, a tenth of the least retransmission timeout (RFC 6298 §2.4 in Linux: 200 ms).
@@ -249,6 +250,11 @@ impl Follower {
                 }
                 Next::Decide if self.requests.memory.len() >= MEMORY_MAX => return Ok(()),
                 Next::Decide => {
+                    let len = arrived.bytes(io.umem(), offset).len();
+                    let heap = self.requests.memory.heap_with(len) + self.http.heap();
+                    if !self.may_keep(heap, io) {
+                        return Ok(());
+                    }
                     let ended = self.remember(arrived.bytes(io.umem(), offset));
                     if ended.inspect_err(|refusal| tell(*refusal, io))? {
                         self.decide(now, policy, io)?;

@@ -83,40 +83,44 @@ impl Follower {
     }
 
     /// Follows the responses in a segment of the server. False if it begins behind bytes that are
-    /// missing and needed; the server will send it again.
+    /// missing and needed, or if nothing more of it may be kept; the server will send it again.
     fn follow(
         &mut self,
         now: Nanos,
         arrived: &Arrived,
         io: &mut impl FlowIo,
     ) -> Result<bool, Refusal> {
-        let Self { responses, http, .. } = self;
         if arrived.len() == 0 && !arrived.has_fin() {
             return Ok(true);
         }
-        let gap = arrived.start().count_since(responses.next);
+        let gap = arrived.start().count_since(self.responses.next);
         if gap > 0 {
-            if u64::from(gap) > http.opaque_response_bytes() {
+            if u64::from(gap) > self.http.opaque_response_bytes() {
                 return Ok(false);
             }
-            http.skip_response_bytes(u64::from(gap));
-            responses.next = arrived.start();
+            self.http.skip_response_bytes(u64::from(gap));
+            self.responses.next = arrived.start();
         }
         loop {
-            let offset = responses.next.count_since(arrived.start());
+            let offset = self.responses.next.count_since(arrived.start());
             if offset >= arrived.len() {
                 break;
             }
-            let (taken, head) = http.respond(now, arrived.bytes(io.umem(), offset))?;
-            responses.next = responses.next.plus(taken as u32);
+            let len = arrived.bytes(io.umem(), offset).len();
+            let heap = self.requests.memory.heap() + self.http.heap_with_response(len);
+            if !self.may_keep(heap, io) {
+                return Ok(false);
+            }
+            let (taken, head) = self.http.respond(now, arrived.bytes(io.umem(), offset))?;
+            self.responses.next = self.responses.next.plus(taken as u32);
             if let Some(head) = head {
                 let (status, latency_ns) = (head.status, head.latency_ns);
                 io.event(EventKind::HttpResponse { status, latency_ns });
             }
         }
-        if arrived.has_fin() && responses.next == arrived.end() {
-            responses.fin = Some(arrived.end());
-            responses.next = arrived.end_with_fin();
+        if arrived.has_fin() && self.responses.next == arrived.end() {
+            self.responses.fin = Some(arrived.end());
+            self.responses.next = arrived.end_with_fin();
         }
         Ok(true)
     }

@@ -8,6 +8,7 @@ use super::body::Body;
 use super::head::{FIELDS_MAX, parse_length};
 use super::scan::{Scanner, Shape};
 use super::{Next, Owed, Refusal};
+use crate::l7::heap::{self, grown};
 use crate::types::Nanos;
 
 /// A response head passed.
@@ -32,7 +33,7 @@ enum State {
 pub(super) struct Responses {
     state: State,
     scanner: Scanner,
-    /// The current unit, when its bytes come in pieces.
+    /// The current unit, if its bytes come in pieces.
     unit: Vec<u8>,
 }
 
@@ -65,6 +66,17 @@ impl Responses {
         }
     }
 
+    /// Bytes on the heap.
+    pub(super) const fn heap(&self) -> usize {
+        self.unit.capacity()
+    }
+
+    /// The same after `bytes` more came, at most.
+    pub(super) fn heap_with(&self, bytes: usize) -> usize {
+        let capacity = self.unit.capacity();
+        if self.opaque() > 0 { capacity } else { grown(capacity, self.unit.len() + bytes) }
+    }
+
     /// Returns whether that completed a response.
     pub(super) fn pass(&mut self, count: u64) -> bool {
         let State::Body(body) = self.state else { return false };
@@ -95,15 +107,15 @@ impl Responses {
         let Ok((taken, ended)) = self.scanner.scan(shape, bytes) else {
             return Ok(self.give_up(bytes.len()));
         };
-        self.unit.extend_from_slice(&bytes[..taken]);
+        if !ended || !self.unit.is_empty() {
+            heap::append(&mut self.unit, &bytes[..taken]);
+        }
         if !ended {
             return Ok(Step { taken, head: None, complete: false });
         }
         let unit = std::mem::take(&mut self.unit);
-        let step = self.unit_ended(&unit, owed, now);
-        self.unit = unit;
-        self.unit.clear();
-        step.map(|step| Step { taken, ..step })
+        let unit = if unit.is_empty() { &bytes[..taken] } else { &unit };
+        self.unit_ended(unit, owed, now).map(|step| Step { taken, ..step })
     }
 
     fn unit_ended(&mut self, unit: &[u8], owed: Owed, now: Nanos) -> Result<Step, Refusal> {

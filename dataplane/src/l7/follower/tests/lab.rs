@@ -59,6 +59,9 @@ pub(super) struct Io {
     held: usize,
     /// Frames that may be held.
     pub(super) hold_max: usize,
+    pub(super) kept: usize,
+    /// Bytes that may be kept.
+    pub(super) keep_max: usize,
     /// No frame is to be had.
     pub(super) starved: bool,
 }
@@ -109,6 +112,16 @@ impl FlowIo for Io {
 
     fn release(&mut self, frames: usize) {
         self.held -= frames;
+    }
+
+    fn keep(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.keep_max.saturating_sub(self.kept);
+        self.kept += if fits { bytes } else { 0 };
+        fits
+    }
+
+    fn forget(&mut self, bytes: usize) {
+        self.kept -= bytes;
     }
 
     fn event(&mut self, kind: EventKind) {
@@ -286,6 +299,8 @@ impl Lab {
             events: Vec::new(),
             held: 0,
             hold_max: 40,
+            kept: 0,
+            keep_max: usize::MAX,
             starved: false,
         };
         Self {
@@ -404,6 +419,7 @@ impl Lab {
 
     pub(super) fn check_balance(&self) {
         assert_eq!(self.io.held, self.follower.held_frames());
+        assert_eq!(self.io.kept, self.follower.kept_bytes());
         assert_eq!(self.io.pool.outstanding(), self.io.held as i64);
     }
 

@@ -101,6 +101,7 @@ fn a_new_connection_of_the_same_ports_is_followed_from_its_syn() {
     assert!(lab.server.was_reset);
     let mut again = Lab::new(Options { client_isn: 5_000, server_isn: 9_000, ..lab.options });
     std::mem::swap(&mut lab.follower, &mut again.follower);
+    std::mem::swap(&mut lab.io.kept, &mut again.io.kept);
     again.handshake();
     again.request(DOCS);
     assert_eq!(again.client.received, RESPONSE);

@@ -326,3 +326,37 @@ fn without_a_share_of_frames_nothing_waits() {
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
 }
+
+#[test]
+fn without_a_share_of_memory_a_request_waits_until_there_is_one() {
+    let mut lab = lab();
+    lab.io.keep_max = 0;
+    lab.client_sends(0, DOCS, 0);
+    assert!(lab.io.sent.is_empty());
+    lab.wait_millis(QUEUE_MS + 10);
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
+    lab.io.keep_max = 1 << 20;
+    lab.client_sends(0, DOCS, 0);
+    lab.exchange();
+    assert_eq!(lab.server.received, DOCS);
+}
+
+#[test]
+fn without_a_share_of_memory_a_response_comes_again() {
+    let mut lab = lab();
+    lab.serves = false;
+    lab.request(DOCS);
+    assert_eq!(lab.server.received, DOCS);
+    let (head, rest) = RESPONSE.split_at(20);
+    lab.io.keep_max = 0;
+    lab.server_sends(0, head, 0);
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
+    lab.io.keep_max = 1 << 20;
+    lab.server_sends(0, head, 0);
+    lab.server_sends(head.len() as u32, rest, 0);
+    lab.exchange();
+    assert_eq!(lab.client.received, RESPONSE);
+    lab.follower.close(&mut lab.io);
+    lab.check_balance();
+    assert_eq!(lab.follower.kept_bytes(), 0);
+}
