@@ -197,8 +197,8 @@ impl Follower {
     fn settle(&mut self, io: &mut impl FlowIo) {
         let kept = self.kept_bytes();
         debug_assert!(kept <= self.kept, "{kept} bytes are kept, and {} may be", self.kept);
-        io.forget(self.kept - kept);
-        self.kept = kept;
+        io.forget(self.kept.saturating_sub(kept));
+        self.kept = self.kept.min(kept);
     }
 
     /// Takes one segment of the flow. Its checksum must be complete

@@ -4,12 +4,8 @@
 const FIRST: usize = 64;
 
 /// Capacity of a vector of `capacity` once it has to hold `len` elements.
-pub(super) const fn grown(capacity: usize, len: usize) -> usize {
-    let mut grown = if capacity < FIRST { FIRST } else { capacity };
-    while grown < len {
-        grown *= 2;
-    }
-    if len <= capacity { capacity } else { grown }
+pub(super) fn grown(capacity: usize, len: usize) -> usize {
+    if len <= capacity { capacity } else { len.next_power_of_two().max(FIRST) }
 }
 
 /// Appends to `vec`, which grows as [`grown`] says.

@@ -73,8 +73,9 @@ impl Responses {
 
     /// The same after `bytes` more came, at most.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
-        let capacity = self.unit.capacity();
-        if self.opaque() > 0 { capacity } else { grown(capacity, self.unit.len() + bytes) }
+        // Behind a body the next response may begin.
+        let units = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(self.opaque());
+        grown(self.unit.capacity(), self.unit.len() + units as usize)
     }
 
     /// Returns whether that completed a response.

@@ -360,3 +360,21 @@ fn without_a_share_of_memory_a_response_comes_again() {
     lab.check_balance();
     assert_eq!(lab.follower.kept_bytes(), 0);
 }
+
+#[test]
+fn the_beginning_of_a_response_behind_another_one_is_kept_with_leave() {
+    let mut lab = lab();
+    lab.serves = false;
+    lab.request(DOCS);
+    lab.request(DOCS);
+    let both = [RESPONSE, RESPONSE].concat();
+    // In the midst of the first one's body, and of the second one's head.
+    let (body, head) = (RESPONSE.len() - 1, RESPONSE.len() + 20);
+    let mut sent = 0;
+    for until in [body, head, both.len()] {
+        lab.server_sends(sent as u32, &both[sent..until], 0);
+        sent = until;
+    }
+    lab.exchange();
+    assert_eq!(lab.client.received, both);
+}
