@@ -291,7 +291,7 @@ const WORKER_METRICS: [WorkerMetric; 16] = [
     ),
     WorkerMetric::gauge(
         "podgate_worker_kept_bytes",
-        "Bytes of inspected streams kept outside of frames",
+        "Bytes of memory that inspected flows take for their streams, outside of frames",
         |worker| worker.kept_bytes.get(),
     ),
     WorkerMetric::gauge("podgate_worker_epoch", "Epoch that the worker judges by", |worker| {

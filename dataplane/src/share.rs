@@ -50,13 +50,13 @@ impl Holdings {
         Self { limit, held: 0, by_link: Vec::new() }
     }
 
-    /// Places that are held.
+    /// Places that all links hold.
     #[must_use]
-    pub const fn held(&self) -> usize {
+    pub const fn total(&self) -> usize {
         self.held
     }
 
-    /// Whether `link` may hold `places` more, that is no more than is free then; if so, it does.
+    /// Whether `link`, with `places` more, holds no more than is then left; if so, it has them.
     pub fn take(&mut self, link: LinkId, places: usize) -> bool {
         let free = self.limit.saturating_sub(self.held);
         let of_link = self.of(link);
@@ -124,12 +124,12 @@ mod tests {
         };
         assert_eq!(take(&mut holdings, greedy), 45);
         assert_eq!(take(&mut holdings, late), 20);
-        assert_eq!(holdings.held(), 65);
+        assert_eq!(holdings.total(), 65);
         holdings.pass([greedy, late], 45);
         assert!(!holdings.take(late, 1), "all of it counts as the other one's now");
         assert!(holdings.take(greedy, 10));
         holdings.give_back(late, 65);
         holdings.give_back(greedy, 10);
-        assert_eq!((holdings.held(), take(&mut holdings, late)), (0, 45));
+        assert_eq!((holdings.total(), take(&mut holdings, late)), (0, 45));
     }
 }

@@ -68,8 +68,8 @@ pub struct WorkerStats {
     pub originated: Tally,
     /// Frames of packets that wait for an L7 verdict now.
     pub held_frames: Counter,
-    /// Bytes of inspected streams that are kept now, outside of frames: heads that are incomplete, or
-    /// that the server has not acknowledged.
+    /// Bytes of memory that inspected flows take for their streams now, outside of frames: for heads that
+    /// are incomplete, or that the server has not acknowledged, and some for the next one.
     pub kept_bytes: Counter,
     /// Fragments that wait for the rest of their datagram now.
     pub fragments_waiting: Counter,

@@ -196,6 +196,20 @@ fn half_open_connections_make_room_for_another_inspected_one() {
 }
 
 #[test]
+fn a_connection_that_was_reset_for_its_requests_makes_room_soon() {
+    let mut bench = connected(only_docs());
+    bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
+    assert!(bench.workers[0].stats().kept_bytes.get() > 0);
+    // 30 seconds for the head to become whole, and 10 for a connection that is over.
+    for _ in 0..(30 + 13) * 10 {
+        bench.now = bench.now.plus_millis(100);
+        bench.run();
+    }
+    assert_eq!(bench.workers[0].flows(), 0);
+    assert_eq!(bench.workers[0].stats().kept_bytes.get(), 0);
+}
+
+#[test]
 fn one_pod_leaves_others_half_of_the_inspectors() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=100 {

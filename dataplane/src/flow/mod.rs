@@ -60,8 +60,8 @@ pub struct Flow {
     /// For each direction a bit: whether a usual packet changes nothing but counters, under the flow's
     /// epoch. It follows from the rest, see [`Self::settle`].
     goes_on: u8,
-    /// Whether the opener is the name's second end. At the very end, a `bool` is also where the compiler
-    /// notes that a slot is free.
+    /// Whether the opener is the name's second end. The compiler, as it is now, notes in the `bool` at
+    /// the very end that a slot is free, so that to see this needs no further line.
     opener_second: bool,
 }
 
@@ -224,6 +224,12 @@ impl Flow {
         self.last_seen = now.into();
         self.packets[direction as usize] += 1;
         self.bytes[direction as usize] += u64::from(ip_len);
+    }
+
+    /// Notes that both ends were reset. [`FlowTable::note_reset`] is the way here.
+    const fn note_reset(&mut self) {
+        self.tcp = tcp::State::Closed;
+        self.settle();
     }
 
     /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.

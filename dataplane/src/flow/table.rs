@@ -377,6 +377,18 @@ impl FlowTable {
         Ok(())
     }
 
+    /// Notes that a TCP flow was reset at both ends by us, whose resets [`Self::note`] doesn't see.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn note_reset(&mut self, index: FlowIx, now: Nanos) {
+        let flow = self.get_mut(index);
+        flow.note_reset();
+        if queue_of(flow) != flow.queue {
+            self.requeue(index.0, now.into());
+        }
+    }
+
     /// A flow whose time is over, or `None` if there is no more to do now. Each look at a flow or
     /// an empty queue takes one off `budget`; at zero the rest is left to the next call.
     ///

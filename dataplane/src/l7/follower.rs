@@ -161,7 +161,7 @@ pub struct Follower {
     http: Http1,
     /// A RST went by that its receiver accepts.
     aborted: bool,
-    /// Bytes of the streams that the worker knows to be kept.
+    /// Bytes of memory that it has the worker's leave to take for the streams.
     kept: usize,
 }
 
@@ -178,14 +178,21 @@ impl Follower {
         self.requests.queue.frames()
     }
 
-    /// Bytes of the streams that are kept, in memory of our own.
+    /// Bytes of memory that are taken for the streams, with the worker's leave ([`FlowIo::keep`]).
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        self.requests.memory.heap() + self.http.heap()
+        self.kept
     }
 
-    /// Whether it may keep so many bytes from here on. What it needs less in the end is given back by
-    /// [`Self::settle`].
+    /// Whether both ends were reset, or the connection is over for another reason: nothing of it is
+    /// sent on any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed)
+    }
+
+    /// Whether it may take so many bytes from here on, all in all. What it needs less in the end is given
+    /// back by [`Self::settle`].
     fn may_keep(&mut self, bytes: usize, io: &mut impl FlowIo) -> bool {
         let more = bytes.saturating_sub(self.kept);
         let may = more == 0 || io.keep(more);
@@ -193,9 +200,12 @@ impl Follower {
         may
     }
 
-    /// Gives back what it may keep and doesn't.
+    /// Gives back what it may take and hasn't, and what a connection that is over needs no more.
     fn settle(&mut self, io: &mut impl FlowIo) {
-        let kept = self.kept_bytes();
+        if self.is_closed() {
+            (self.requests.memory, self.http) = Default::default();
+        }
+        let kept = self.requests.memory.heap() + self.http.heap();
         debug_assert!(kept <= self.kept, "{kept} bytes are kept, and {} may be", self.kept);
         io.forget(self.kept.saturating_sub(kept));
         self.kept = self.kept.min(kept);
@@ -242,6 +252,7 @@ impl Follower {
             Stage::Refusing { .. } => self.tick_owned(now, io),
             Stage::Answered(_) => self.tick_answered(now, io),
         }
+        self.settle(io);
     }
 
     /// Sends a segment of ours. To the client it acknowledges all that was inspected, to the server

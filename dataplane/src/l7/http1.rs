@@ -188,7 +188,8 @@ impl Http1 {
         self.responses.opaque()
     }
 
-    /// Bytes on the heap, but for the few of the requests that are owed an answer.
+    /// Bytes of streams on the heap. (What is noted of requests that are owed an answer is not counted:
+    /// 2 KiB, if there are as many as there may be.)
     #[must_use]
     pub const fn heap(&self) -> usize {
         self.responses.heap()
@@ -198,6 +199,13 @@ impl Http1 {
     #[must_use]
     pub fn heap_with_response(&self, bytes: usize) -> usize {
         self.responses.heap_with(bytes)
+    }
+
+    /// How many bytes from the front of `bytes` [`Self::respond`] would follow without keeping any: up
+    /// to the end of a unit that is whole.
+    #[must_use]
+    pub fn followed_in_place(&self, bytes: &[u8]) -> usize {
+        self.responses.followed_in_place(bytes, !self.owed.is_empty())
     }
 
     /// Counts body bytes from the server; at most [`Self::opaque_response_bytes`].

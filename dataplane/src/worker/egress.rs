@@ -35,9 +35,9 @@ pub(super) struct Egress {
     /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
     unflushed: Vec<LinkId>,
     /// Frames that inspected flows keep, by the opener's link.
-    held: Holdings,
-    /// Bytes of streams that inspected flows keep, likewise.
-    kept: Holdings,
+    held_frames: Holdings,
+    /// Bytes of memory that inspected flows take for their streams, likewise.
+    kept_bytes: Holdings,
     errors: ErrorBudget,
     /// Events on the ring, by link.
     told: Shares,
@@ -66,8 +66,8 @@ impl Gate {
 /// The rest is for packets that move.
 const HELD_SHARE: usize = 8;
 
-/// Bytes of streams that a worker's inspected flows may keep, for each of those there may be. As many as
-/// the largest head, so that only a pod whose flows keep more than heads on their way finds an end.
+/// Bytes of memory that a worker's inspected flows may take for their streams, for each of those there
+/// may be: more than one takes that waits for its next request, and as much as the largest head.
 const KEPT_PER_FLOW: usize = 16 * 1024;
 
 impl Egress {
@@ -84,8 +84,8 @@ impl Egress {
             gates: Vec::new(),
             closed: XskStatistics::default(),
             unflushed: Vec::new(),
-            held: Holdings::new(frames),
-            kept: Holdings::new(bytes),
+            held_frames: Holdings::new(frames),
+            kept_bytes: Holdings::new(bytes),
             errors: ErrorBudget::default(),
             told: Shares::default(),
             handed: (0..workers).map(|_| Shares::default()).collect(),
@@ -169,13 +169,13 @@ impl Egress {
     }
 
     /// Frames that inspected flows keep. Flows of one link keep no more than they leave to others.
-    pub(super) fn held(&mut self) -> &mut Holdings {
-        &mut self.held
+    pub(super) fn held_frames(&mut self) -> &mut Holdings {
+        &mut self.held_frames
     }
 
-    /// Bytes of streams that inspected flows keep, likewise.
-    pub(super) fn kept(&mut self) -> &mut Holdings {
-        &mut self.kept
+    /// Bytes of memory that inspected flows take for their streams, likewise.
+    pub(super) fn kept_bytes(&mut self) -> &mut Holdings {
+        &mut self.kept_bytes
     }
 
     /// Sends `packet` out of `outlet`, with the MACs that belong there.

@@ -133,7 +133,7 @@ impl Worker {
             self.pipeline.maintain(&mut around);
         }
         self.egress.flush();
-        let (held, kept) = (self.egress.held().held(), self.egress.kept().held());
+        let (held, kept) = (self.egress.held_frames().total(), self.egress.kept_bytes().total());
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
         stats.held_frames.set(held as u64);
@@ -147,7 +147,11 @@ impl Worker {
             self.pipeline.held_frames() as i64,
             "every frame is free, in a ring, held by a flow, or part of a datagram"
         );
-        debug_assert_eq!(kept, self.pipeline.kept_bytes(), "what flows keep is known");
+        debug_assert_eq!(
+            kept,
+            self.pipeline.kept_bytes(),
+            "leave to keep bytes is given to inspected flows"
+        );
         processed
     }
 

@@ -240,8 +240,8 @@ impl Pipeline {
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
             let openers = [opener, links[0]];
-            around.egress.held().pass(openers, inspected.follower.held_frames());
-            around.egress.kept().pass(openers, inspected.follower.kept_bytes());
+            around.egress.held_frames().pass(openers, inspected.follower.held_frames());
+            around.egress.kept_bytes().pass(openers, inspected.follower.kept_bytes());
             inspected.policy = decision.l7;
         }
         true
@@ -345,6 +345,9 @@ impl Pipeline {
         let mut io = InspectedIo { flow, around };
         let now = io.around.now;
         inspected.follower.segment(now, direction, view, packet, &inspected.policy, &mut io);
+        if inspected.follower.is_closed() {
+            self.flows.note_reset(inspected.flow, now);
+        }
     }
 
     /// An ICMP error: passes if it is about a flow of ours, towards the sender it is about.
@@ -384,10 +387,16 @@ impl Pipeline {
             self.end(around, index);
         }
         self.expire_fragments(around);
-        let (now, flows) = (around.now, &self.flows);
+        let (now, flows) = (around.now, &mut self.flows);
         self.inspectors.tick(now, |inspected| {
+            if inspected.follower.is_closed() {
+                return;
+            }
             let flow = flows.get(inspected.flow);
             inspected.follower.tick(now, &mut InspectedIo { flow, around });
+            if inspected.follower.is_closed() {
+                flows.note_reset(inspected.flow, now);
+            }
         });
     }
 

@@ -184,19 +184,19 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn hold(&mut self, frames: usize) -> bool {
-        self.around.egress.held().take(self.flow.link(Direction::Original), frames)
+        self.around.egress.held_frames().take(self.flow.link(Direction::Original), frames)
     }
 
     fn release(&mut self, frames: usize) {
-        self.around.egress.held().give_back(self.flow.link(Direction::Original), frames);
+        self.around.egress.held_frames().give_back(self.flow.link(Direction::Original), frames);
     }
 
     fn keep(&mut self, bytes: usize) -> bool {
-        self.around.egress.kept().take(self.flow.link(Direction::Original), bytes)
+        self.around.egress.kept_bytes().take(self.flow.link(Direction::Original), bytes)
     }
 
     fn forget(&mut self, bytes: usize) {
-        self.around.egress.kept().give_back(self.flow.link(Direction::Original), bytes);
+        self.around.egress.kept_bytes().give_back(self.flow.link(Direction::Original), bytes);
     }
 
     fn event(&mut self, kind: EventKind) {

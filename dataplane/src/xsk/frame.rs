@@ -234,7 +234,7 @@ pub struct FramePool {
     umem: Arc<Umem>,
     /// Without data, as all spare frames.
     cache: Vec<Frame>,
-    /// The same, of those that the kernel has read last: they are near to it.
+    /// The same, of some that the kernel has read to send them: they are near to it.
     sent: Vec<Frame>,
     /// Emptied `tail` vectors, kept for their capacity so that large packets allocate nothing.
     tails: Vec<ThinVec<Frame>>,
@@ -330,10 +330,6 @@ impl FramePool {
     #[inline]
     pub(super) fn put_sent(&mut self, frame: Frame) {
         if self.sent.len() < SENT_FRAMES {
-            debug_assert!(
-                frame.is_empty(),
-                "a frame that comes back from a ring has no data in it"
-            );
             self.sent.push(frame);
         } else {
             self.put_from_ring(frame);

@@ -186,7 +186,8 @@ fn first_port(node: &mut Node, link: LinkId) -> &mut Port {
 fn a_flush_sends_all_there_is_and_no_call_is_made_without_need() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
-    let mut pool = node.umem.pool();
+    let umem = Arc::clone(&node.umem);
+    let mut pool = umem.pool();
     let port = first_port(&mut node, LinkId(0));
     // The pod's side drops packets while its CPU is busy with other tests, and a drop ends the
     // call. Without one, a call sends everything, before Linux 6.17 everything of 32 packets.
@@ -210,12 +211,16 @@ fn a_flush_sends_all_there_is_and_no_call_is_made_without_need() {
         port.service(&mut pool);
     }
     assert_eq!(port.statistics().wakeups, wakeups);
-    // The pod's kernel may have sent something by itself meanwhile.
-    let mut received = Vec::new();
-    port.receive(&mut pool, &mut received, usize::MAX);
-    received.drain(..).for_each(|packet| pool.free_packet(packet));
     let fill = RingSizes::default().fill as usize;
-    assert_eq!(node.umem.held_by(LinkId(0)), fill, "all that was sent is reclaimed");
+    // The pod's kernel may send something by itself at any time.
+    let all_is_reclaimed = (0..100).any(|_| {
+        let mut received = Vec::new();
+        port.receive(&mut pool, &mut received, usize::MAX);
+        received.drain(..).for_each(|packet| pool.free_packet(packet));
+        port.service(&mut pool);
+        umem.held_by(LinkId(0)) == fill
+    });
+    assert!(all_is_reclaimed);
 }
 
 #[test]

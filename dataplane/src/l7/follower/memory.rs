@@ -11,8 +11,8 @@ use super::super::heap::{self, grown};
 use super::seq::Seq;
 
 /// Capacity kept while nothing is remembered: bytes, enough for most heads, and ranges.
-const BYTES_KEPT: usize = 4 * 1024;
-const RANGES_KEPT: usize = 16;
+const BYTES_KEPT: usize = 8 * 1024;
+const RANGES_KEPT: usize = 64;
 
 /// Positions that lie together.
 #[derive(Clone, Copy, Debug)]

@@ -28,10 +28,11 @@ impl Queue {
         self.waiting.len()
     }
 
-    /// Keeps a segment, or gives it back if there is no room or an equal one waits already.
+    /// Keeps a segment that came at `since`, or gives it back if there is no room or an equal one waits
+    /// already.
     pub(super) fn push(
         &mut self,
-        now: Nanos,
+        since: Nanos,
         arrived: Arrived,
         io: &mut impl FlowIo,
     ) -> Option<Arrived> {
@@ -46,12 +47,16 @@ impl Queue {
         if !room || repeats || !io.hold(frames) {
             return Some(arrived);
         }
-        self.waiting.insert(index, (now, arrived));
+        self.waiting.insert(index, (since, arrived));
         None
     }
 
-    /// The first segment, if it does not begin behind `position`.
-    pub(super) fn pop_up_to(&mut self, position: Seq, io: &mut impl FlowIo) -> Option<Arrived> {
+    /// The first segment, if it does not begin behind `position`, and when it came.
+    pub(super) fn pop_up_to(
+        &mut self,
+        position: Seq,
+        io: &mut impl FlowIo,
+    ) -> Option<(Nanos, Arrived)> {
         let first = &self.waiting.first()?.1;
         if first.start().is_after(position) {
             return None;
@@ -62,18 +67,18 @@ impl Queue {
     /// Any segment that waits since `then` or longer.
     pub(super) fn pop_older_than(&mut self, then: Nanos, io: &mut impl FlowIo) -> Option<Arrived> {
         let index = self.waiting.iter().position(|(since, _)| *since <= then)?;
-        Some(self.remove(index, io))
+        Some(self.remove(index, io).1)
     }
 
     /// Any segment.
     pub(super) fn pop(&mut self, io: &mut impl FlowIo) -> Option<Arrived> {
         let last = self.waiting.len().checked_sub(1)?;
-        Some(self.remove(last, io))
+        Some(self.remove(last, io).1)
     }
 
-    fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> Arrived {
-        let (_, arrived) = self.waiting.remove(index);
+    fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> (Nanos, Arrived) {
+        let (since, arrived) = self.waiting.remove(index);
         io.release(arrived.packet.frames());
-        arrived
+        (since, arrived)
     }
 }

@@ -261,7 +261,6 @@ impl Follower {
             _ => self.reset(io),
         }
         self.stage = Stage::Closed;
-        (self.requests.memory, self.http) = Default::default();
         self.settle(io);
     }
 

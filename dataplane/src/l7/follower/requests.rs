@@ -104,7 +104,7 @@ impl Follower {
                 tell(refusal, io);
                 self.refuse(now, refusal, io);
             }
-            Stage::Following => self.take(now, arrived, policy, io),
+            Stage::Following => self.take(now, now, arrived, policy, io),
             Stage::Answered(_) => {
                 let moved = before != (self.responses.acked, self.responses.edge);
                 self.swallow(arrived, moved, io);
@@ -151,16 +151,30 @@ impl Follower {
                 }
                 _ => return,
             };
-            let Some(mut arrived) = self.requests.queue.pop_up_to(reach, io) else { return };
+            let (next, waiting) = (self.requests.next, self.requests.queue.len());
+            let Some((since, mut arrived)) = self.requests.queue.pop_up_to(reach, io) else {
+                return;
+            };
             if let Some(latest) = self.client.and_then(|client| client.timestamp) {
                 arrived.set_timestamp(latest, io.umem());
             }
-            self.take(now, arrived, policy, io);
+            self.take(now, since, arrived, policy, io);
+            if (next, waiting) == (self.requests.next, self.requests.queue.len()) {
+                // It waits again, for leave to keep what it has.
+                return;
+            }
         }
     }
 
-    /// Inspects a segment of the client and sends on what is decided.
-    fn take(&mut self, now: Nanos, arrived: Arrived, policy: &L7Policy, io: &mut impl FlowIo) {
+    /// Inspects a segment of the client that came at `since`, and sends on what is decided.
+    fn take(
+        &mut self,
+        now: Nanos,
+        since: Nanos,
+        arrived: Arrived,
+        policy: &L7Policy,
+        io: &mut impl FlowIo,
+    ) {
         if arrived.len() == 0 && !arrived.has_fin() {
             return io.forward(Direction::Original, arrived.packet);
         }
@@ -176,7 +190,7 @@ impl Follower {
                     self.requests.next = start;
                     self.requests.decided = start;
                 }
-                _ => return self.hold(now, arrived, io),
+                _ => return self.hold(since, arrived, io),
             }
         }
         if self.contradicts(&arrived, io) {
@@ -191,7 +205,7 @@ impl Follower {
         let nothing_to_send = !progress && !start.is_before(decided);
         match outcome {
             Ok(()) if nothing_to_send && self.requests.next == next && end.is_after(next) => {
-                self.hold(now, arrived, io);
+                self.hold(since, arrived, io);
             }
             Ok(()) => {
                 self.send_on(decided, arrived, io);
@@ -343,8 +357,8 @@ impl Follower {
         }
     }
 
-    fn hold(&mut self, now: Nanos, arrived: Arrived, io: &mut impl FlowIo) {
-        if let Some(arrived) = self.requests.queue.push(now, arrived, io) {
+    fn hold(&mut self, since: Nanos, arrived: Arrived, io: &mut impl FlowIo) {
+        if let Some(arrived) = self.requests.queue.push(since, arrived, io) {
             io.discard(arrived.packet, DropReason::L7Limit);
         }
     }

@@ -106,12 +106,16 @@ impl Follower {
             if offset >= arrived.len() {
                 break;
             }
-            let len = arrived.bytes(io.umem(), offset).len();
+            let mut len = arrived.bytes(io.umem(), offset).len();
             let heap = self.requests.memory.heap() + self.http.heap_with_response(len);
             if !self.may_keep(heap, io) {
+                len = self.http.followed_in_place(arrived.bytes(io.umem(), offset));
+            }
+            if len == 0 {
                 return Ok(false);
             }
-            let (taken, head) = self.http.respond(now, arrived.bytes(io.umem(), offset))?;
+            let bytes = &arrived.bytes(io.umem(), offset)[..len];
+            let (taken, head) = self.http.respond(now, bytes)?;
             self.responses.next = self.responses.next.plus(taken as u32);
             if let Some(head) = head {
                 let (status, latency_ns) = (head.status, head.latency_ns);

@@ -28,6 +28,9 @@ enum State {
     Untracked,
 }
 
+/// Capacity kept while no unit is incomplete, bytes: enough for most.
+const UNIT_KEPT: usize = 2 * 1024;
+
 /// Where the server's stream stands.
 #[derive(Debug, Default)]
 pub(super) struct Responses {
@@ -78,6 +81,29 @@ impl Responses {
         grown(self.unit.capacity(), self.unit.len() + units as usize)
     }
 
+    /// How many bytes from the front of `bytes` can be followed without keeping any.
+    pub(super) fn followed_in_place(&self, bytes: &[u8], owed: bool) -> usize {
+        let opaque = usize::try_from(self.opaque()).unwrap_or(usize::MAX);
+        if opaque > 0 {
+            return opaque.min(bytes.len());
+        }
+        let mut scanner = self.scanner;
+        match scanner.scan(self.shape(), bytes) {
+            _ if !owed => bytes.len(),
+            Ok((taken, true)) if self.unit.is_empty() => taken,
+            Ok(_) => 0,
+            // It is followed no longer.
+            Err(_) => bytes.len(),
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        match self.state {
+            State::Body(body) => body.shape(),
+            State::Head | State::Untracked => Shape::Section,
+        }
+    }
+
     /// Returns whether that completed a response.
     pub(super) fn pass(&mut self, count: u64) -> bool {
         let State::Body(body) = self.state else { return false };
@@ -101,10 +127,7 @@ impl Responses {
         // What nobody asked for (a 408 before the server closes, say) can't be told from an
         // answer to the next request.
         let Some(owed) = owed else { return Ok(self.give_up(bytes.len())) };
-        let shape = match self.state {
-            State::Body(body) => body.shape(),
-            State::Head | State::Untracked => Shape::Section,
-        };
+        let shape = self.shape();
         let Ok((taken, ended)) = self.scanner.scan(shape, bytes) else {
             return Ok(self.give_up(bytes.len()));
         };
@@ -114,9 +137,13 @@ impl Responses {
         if !ended {
             return Ok(Step { taken, head: None, complete: false });
         }
-        let unit = std::mem::take(&mut self.unit);
-        let unit = if unit.is_empty() { &bytes[..taken] } else { &unit };
-        self.unit_ended(unit, owed, now).map(|step| Step { taken, ..step })
+        let mut pieces = std::mem::take(&mut self.unit);
+        let unit = if pieces.is_empty() { &bytes[..taken] } else { &pieces };
+        let step = self.unit_ended(unit, owed, now);
+        pieces.clear();
+        pieces.shrink_to(UNIT_KEPT);
+        self.unit = pieces;
+        step.map(|step| Step { taken, ..step })
     }
 
     fn unit_ended(&mut self, unit: &[u8], owed: Owed, now: Nanos) -> Result<Step, Refusal> {

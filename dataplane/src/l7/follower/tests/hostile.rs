@@ -137,6 +137,11 @@ fn trick() -> impl Strategy<Value = Trick> {
         })
 }
 
+/// Bytes that may be kept: few enough to meet the bound, or as many as one likes.
+fn keep_max() -> impl Strategy<Value = usize> {
+    prop_oneof![0..2_000_usize, Just(usize::MAX)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
@@ -146,10 +151,12 @@ proptest! {
     fn no_mixture_of_segments_gets_a_denied_request_to_the_server(
         tricks in proptest::collection::vec(trick(), 1..30),
         last_wins: bool,
+        keep_max in keep_max(),
     ) {
         let allowed = [DOCS, DOCS].concat();
         let denied = [DOCS, SECRET].concat();
         let mut lab = lab();
+        lab.io.keep_max = keep_max;
         lab.serves = false;
         lab.server.last_wins = last_wins;
         for trick in tricks {
@@ -210,8 +217,10 @@ proptest! {
              proptest::collection::vec(any::<u8>(), 0..60), any::<bool>(), 0u64..40),
             0..40,
         ),
+        keep_max in keep_max(),
     ) {
         let mut lab = lab();
+        lab.io.keep_max = keep_max;
         for (by_client, flags, offset, ack, noise, sensible, millis) in segments {
             let from = if by_client { CLIENT } else { SERVER };
             let (own, other) =

@@ -147,6 +147,8 @@ fn an_incomplete_head_is_given_up_in_time() {
     lab.wait_millis(200);
     assert!(lab.client.was_reset && lab.server.was_reset);
     assert!(lab.server.received.is_empty());
+    assert_eq!(lab.follower.kept_bytes(), 0);
+    lab.check_balance();
 }
 
 #[test]
@@ -342,20 +344,38 @@ fn without_a_share_of_memory_a_request_waits_until_there_is_one() {
 }
 
 #[test]
-fn without_a_share_of_memory_a_response_comes_again() {
+fn what_waits_for_memory_waits_no_longer_because_others_come() {
+    let mut lab = lab();
+    lab.io.keep_max = 0;
+    lab.acks = false;
+    lab.client_sends(0, DOCS, 0);
+    for _ in 0..3 {
+        lab.wait_millis(QUEUE_MS / 2);
+        lab.client_sends(0, b"", 0);
+    }
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
+    assert_eq!(lab.follower.held_frames(), 0);
+}
+
+#[test]
+fn without_a_share_of_memory_a_response_in_pieces_comes_again() {
     let mut lab = lab();
     lab.serves = false;
     lab.request(DOCS);
-    assert_eq!(lab.server.received, DOCS);
-    let (head, rest) = RESPONSE.split_at(20);
+    lab.request(DOCS);
+    assert_eq!(lab.server.received, DOCS.repeat(2));
     lab.io.keep_max = 0;
-    lab.server_sends(0, head, 0);
+    lab.server_sends(0, RESPONSE, 0);
+    assert!(lab.io.dropped.is_empty(), "one that is whole needs none");
+    let (head, rest) = RESPONSE.split_at(20);
+    let at = RESPONSE.len() as u32;
+    lab.server_sends(at, head, 0);
     assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
     lab.io.keep_max = 1 << 20;
-    lab.server_sends(0, head, 0);
-    lab.server_sends(head.len() as u32, rest, 0);
+    lab.server_sends(at, head, 0);
+    lab.server_sends(at + head.len() as u32, rest, 0);
     lab.exchange();
-    assert_eq!(lab.client.received, RESPONSE);
+    assert_eq!(lab.client.received, RESPONSE.repeat(2));
     lab.follower.close(&mut lab.io);
     lab.check_balance();
     assert_eq!(lab.follower.kept_bytes(), 0);
