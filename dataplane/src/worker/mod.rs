@@ -37,6 +37,10 @@ use surroundings::Surroundings;
 
 /// Packets taken from one port before the next one gets its turn.
 const BATCH: usize = 64;
+/// Packets after which a round takes no further turn over the ports, even if there are more. What a round
+/// costs beside its packets, calls to the kernel above all, then counts little; nor do other links wait
+/// for long because one is flooded.
+const ROUND: usize = 4 * BATCH;
 /// Packets taken from each other worker in one round.
 const HANDOFF_BATCH: usize = 64;
 
@@ -114,18 +118,18 @@ impl Worker {
         self.pipeline.has_inspected()
     }
 
-    /// One turn over all ports at time `now`. Returns the number of packets processed; with zero
+    /// All that is to be done at time `now`: some turns over all ports, then what is due by itself, and
+    /// the kernel is told of what was transmitted. Returns the number of packets processed; with zero
     /// the caller may sleep.
     pub fn round(&mut self, now: Nanos) -> usize {
         let snapshot = self.snapshot.load().clone();
         let mut processed = 0;
-        for slot in 0..self.egress.links() {
-            let link = LinkId(slot as u16);
-            if self.egress.receive(link, &mut self.batch, BATCH) == 0 {
-                continue;
+        loop {
+            let (of_turn, more) = self.turn(now, snapshot.as_deref());
+            processed += of_turn;
+            if !more || processed >= ROUND {
+                break;
             }
-            processed += self.batch.len();
-            self.process_batch(now, snapshot.as_deref(), link);
         }
         processed += self.take_handoffs(now, snapshot.as_deref());
         if let Some(snapshot) = snapshot.as_deref() {
@@ -153,6 +157,21 @@ impl Worker {
             "leave to keep bytes is given to inspected flows"
         );
         processed
+    }
+
+    /// One batch of each port. Returns the number of packets processed, and whether a port may have more.
+    fn turn(&mut self, now: Nanos, snapshot: Option<&Snapshot>) -> (usize, bool) {
+        let (mut processed, mut more) = (0, false);
+        for slot in 0..self.egress.links() {
+            let link = LinkId(slot as u16);
+            let received = self.egress.receive(link, &mut self.batch, BATCH);
+            if received > 0 {
+                processed += received;
+                more |= received == BATCH;
+                self.process_batch(now, snapshot, link);
+            }
+        }
+        (processed, more)
     }
 
     fn process_batch(&mut self, now: Nanos, snapshot: Option<&Snapshot>, link: LinkId) {

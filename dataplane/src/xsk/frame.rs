@@ -211,9 +211,9 @@ const CACHE_FRAMES: usize = 1024;
 /// Frames moved between a worker's cache and the shared stock at once.
 const EXCHANGE_FRAMES: usize = 256;
 
-/// Frames that came back from transmit rings and are kept to be sent from again: as many as two
-/// links get in a round.
-const SENT_FRAMES: usize = 128;
+/// Frames that came back from transmit rings and are kept to be sent from again: as many as are under
+/// way in a round of a worker, and then some.
+const SENT_FRAMES: usize = 512;
 /// Bytes of a packet that is cheaper to copy than to be read by the kernel where it is: headers, and
 /// little more.
 const NEAR_BYTES_MAX: u32 = 128;
