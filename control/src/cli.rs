@@ -233,7 +233,7 @@ impl FromStr for MtuChoice {
 pub enum Poll {
     /// Never sleep: lowest latency, one core each.
     Busy,
-    /// Spin a little, then sleep until a packet comes.
+    /// Spin a little, longer where that lets more packets pass, then sleep until one comes.
     Adaptive,
 }
 

@@ -11,6 +11,7 @@ mod fast_lane;
 mod fragments;
 mod inspectors;
 mod oversize;
+mod patience;
 mod pipeline;
 mod reassembly;
 mod runtime;

@@ -12,6 +12,7 @@ use crossbeam::queue::ArrayQueue;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use super::patience::Patience;
 use super::{Shared, SharedConfig, Worker};
 use crate::event::Event;
 use crate::policy::Snapshot;
@@ -21,7 +22,8 @@ use crate::xsk::{Port, Umem, XskStatistics};
 /// What workers do while there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PollMode {
-    /// Look for a little while, then sleep until a packet or a command comes.
+    /// Look for a little while, or for longer where that lets more packets pass, then sleep until a packet
+    /// or a command comes.
     #[default]
     Adaptive,
     /// Never sleep: lowest latency, one core each.
@@ -39,8 +41,6 @@ pub struct Config {
     pub poll: PollMode,
 }
 
-/// How long an idle worker looks before it sleeps.
-const SPIN_NS: u64 = 20_000;
 /// How long it sleeps at most, for the sake of flow expiry.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// The same while some flow is inspected, for the sake of the followers' timers.
@@ -292,13 +292,12 @@ struct Thread {
 impl Thread {
     fn run(mut self) {
         let mut events = Events::with_capacity(64);
-        let mut busy_until = Nanos::default();
+        let mut patience = Patience::default();
         while !self.stop.load(Ordering::Acquire) {
             self.obey();
             let now = self.clock.now();
-            if self.worker.round(now) > 0 {
-                busy_until = Nanos(now.0 + SPIN_NS);
-            } else if self.mode == PollMode::Adaptive && now >= busy_until {
+            let packets = self.worker.round(now);
+            if self.mode == PollMode::Adaptive && patience.is_over(now, packets) {
                 self.sleep(&mut events);
             }
         }
