@@ -248,7 +248,7 @@ impl WorkerMetric {
     }
 }
 
-const WORKER_METRICS: [WorkerMetric; 16] = [
+const WORKER_METRICS: [WorkerMetric; 17] = [
     WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
         worker.received.packets.get()
     }),
@@ -313,6 +313,11 @@ const WORKER_METRICS: [WorkerMetric; 16] = [
     WorkerMetric::counter("podgate_worker_sleeps_total", "Times gone to sleep", |worker| {
         worker.sleeps.get()
     }),
+    WorkerMetric::gauge(
+        "podgate_worker_looks_long",
+        "1 while it looks for packets for up to 100 µs before it sleeps",
+        |worker| worker.looks_long.get(),
+    ),
 ];
 
 /// The families in the Prometheus text format, version 0.0.4.

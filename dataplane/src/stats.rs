@@ -93,6 +93,8 @@ pub struct WorkerStats {
     pub busy_rounds: Counter,
     /// Times the worker went to sleep.
     pub sleeps: Counter,
+    /// 1 while the worker looks for packets for long before it sleeps, and 0 otherwise.
+    pub looks_long: Counter,
     /// Epoch of the snapshot that the last round judged by; every later round judges by it or a
     /// later one.
     pub epoch: Counter,
@@ -126,6 +128,7 @@ impl WorkerStats {
             events_lost: Counter::default(),
             busy_rounds: Counter::default(),
             sleeps: Counter::default(),
+            looks_long: Counter::default(),
             epoch: Counter::default(),
             reevaluated: Counter::default(),
             checksums_completed: Counter::default(),

@@ -22,8 +22,8 @@ use crate::xsk::{Port, Umem, XskStatistics};
 /// What workers do while there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PollMode {
-    /// Look for a little while, or for longer where that lets more packets pass, then sleep until a packet
-    /// or a command comes.
+    /// Look for a little while, then sleep until a packet or a command comes. While requests and answers
+    /// follow each other closely, look for up to 100 µs, which takes most of a core that is free.
     #[default]
     Adaptive,
     /// Never sleep: lowest latency, one core each.
@@ -297,8 +297,12 @@ impl Thread {
             self.obey();
             let now = self.clock.now();
             let packets = self.worker.round(now);
-            if self.mode == PollMode::Adaptive && patience.is_over(now, packets) {
-                self.sleep(&mut events);
+            if self.mode == PollMode::Adaptive {
+                let is_over = patience.is_over(now, packets);
+                self.worker.stats().looks_long.set(patience.looks_long().into());
+                if is_over {
+                    self.sleep(&mut events);
+                }
             }
         }
         self.worker.close_ports();
