@@ -352,3 +352,37 @@ impl Thread {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without_links(poll: PollMode) -> Dataplane {
+        let shared = SharedConfig { flows_per_worker: 16, ..SharedConfig::default() };
+        Dataplane::start(Config { shared, frames: 64, poll }).unwrap()
+    }
+
+    fn sleeps(dataplane: &Dataplane) -> u64 {
+        dataplane.shared.stats[0].sleeps.get()
+    }
+
+    #[test]
+    fn a_worker_without_packets_sleeps_if_it_may_and_still_answers() {
+        let dataplane = without_links(PollMode::Adaptive);
+        let begin = Instant::now();
+        while sleeps(&dataplane) < 3 {
+            dataplane.port_statistics().unwrap();
+            assert!(begin.elapsed() < ANSWER_MAX, "it never sleeps");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_to_be_busy_never_sleeps() {
+        let dataplane = without_links(PollMode::Busy);
+        for _ in 0..100 {
+            dataplane.port_statistics().unwrap();
+        }
+        assert_eq!(sleeps(&dataplane), 0);
+    }
+}
