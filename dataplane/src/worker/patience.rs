@@ -145,6 +145,7 @@ mod tests {
     }
 
     impl Simulated {
+        /// An impatient one.
         fn new() -> Self {
             Self {
                 patience: Patience::default(),
@@ -156,6 +157,14 @@ mod tests {
                 slept: 0,
                 trials: 0,
             }
+        }
+
+        /// The same, after requests and answers that made it patient.
+        fn patient() -> Self {
+            let mut this = Self::new();
+            this.pass(20, answers(15_000));
+            assert!(this.is_patient());
+            this
         }
 
         /// Lets traffic pass for `millis`; returns packets and the share of time that was looked for
@@ -228,14 +237,10 @@ mod tests {
 
     #[test]
     fn packets_at_their_own_pace_are_slept_for() {
-        let mut simulated = Simulated::new();
-        simulated.pass(20, answers(15_000));
-        assert!(simulated.is_patient());
-        let begin = simulated.now;
-        simulated.pass(SETTLED, paced(begin, 50_000));
+        let mut simulated = Simulated::patient();
+        simulated.pass(SETTLED, paced(simulated.now, 50_000));
         assert!(!simulated.is_patient() && simulated.trials > 2, "{}", simulated.trials);
-        let now = simulated.now;
-        let (passed, looked) = simulated.pass(1_000, paced(now, 50_000));
+        let (passed, looked) = simulated.pass(1_000, paced(simulated.now, 50_000));
         assert!((19_000..=21_000).contains(&passed), "{passed}");
         assert!(looked < 30, "{looked}");
     }
@@ -251,9 +256,7 @@ mod tests {
 
     #[test]
     fn others_who_need_the_core_get_it() {
-        let mut simulated = Simulated::new();
-        simulated.pass(20, answers(15_000));
-        assert!(simulated.is_patient());
+        let mut simulated = Simulated::patient();
         simulated.core_is_shared = true;
         simulated.pass(10, answers(15_000));
         assert!(!simulated.is_patient(), "it looked, and was away for 3 ms");
@@ -261,9 +264,7 @@ mod tests {
 
     #[test]
     fn nobody_is_looked_for_when_there_is_little() {
-        let mut simulated = Simulated::new();
-        simulated.pass(20, answers(15_000));
-        assert!(simulated.is_patient());
+        let mut simulated = Simulated::patient();
         simulated.pass(300, answers(180_000));
         assert!(!simulated.is_patient());
         let trials = simulated.trials;

@@ -242,6 +242,9 @@ pub struct FramePool {
 }
 
 impl FramePool {
+    /// Free frames that one worker keeps at hand, at most.
+    pub const AT_HAND_MAX: usize = CACHE_FRAMES + EXCHANGE_FRAMES + SENT_FRAMES;
+
     pub(super) fn new(umem: Arc<Umem>) -> Self {
         Self {
             umem,
