@@ -4,13 +4,19 @@
 # Debian packages that building, testing and the demo need. Rust comes from rustup.
 PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 pkg-config libelf-dev zlib1g-dev
-    iproute2 iputils-ping curl nginx tcpdump ca-certificates)
+    iproute2 iputils-ping curl nginx tcpdump ca-certificates git python3 python3-venv)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
 BENCH_PACKAGES=(valgrind ethtool nftables openvswitch-switch iperf3 sockperf)
 
+# Tools of scripts/test that no Debian package has, and where they are installed.
+CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)
+PYTHON_TOOLS=(typos==1.52.0)
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+# shellcheck disable=SC2034
+TOOLS=$PWD/target/tools
 export PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"
 
 die() {
@@ -32,6 +38,19 @@ prepare() {
         installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] || install "${missing[@]}"
+}
+
+# Installs the tools of scripts/test, unless these versions of them are there.
+prepare_tools() {
+    local wanted="${CARGO_TOOLS[*]} ${PYTHON_TOOLS[*]}"
+    [ "$(cat "$TOOLS/versions" 2>/dev/null)" = "$wanted" ] && return
+    echo "installing $wanted"
+    # One build folder for both: they share dependencies.
+    CARGO_TARGET_DIR=$TOOLS/build cargo install --quiet --locked --root "$TOOLS" "${CARGO_TOOLS[@]}"
+    rm -rf "$TOOLS/build"
+    python3 -m venv "$TOOLS/python"
+    "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_TOOLS[@]}"
+    echo "$wanted" >"$TOOLS/versions"
 }
 
 installed() {

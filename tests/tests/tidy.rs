@@ -1,0 +1,85 @@
+//! House rules that no compiler checks, over every file that git tracks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Longest line of code and prose, in characters.
+const LINE_MAX: usize = 100;
+
+/// Folders in which `unsafe` is allowed (ARCHITECTURE.md).
+const UNSAFE_ALLOWED: [&str; 3] =
+    ["xdp-redirect/", "dataplane/src/xsk/", "perf/yardstick/src/traffic/"];
+
+/// Every tracked text file with one of these endings, and its content.
+fn files(endings: &[&str]) -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let listed = Command::new("git").arg("-C").arg(&root).args(["ls-files", "-z"]).output();
+    let listed = listed.expect("git is installed, and this is a checkout");
+    assert!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
+    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+    let wanted = |name: &&str| endings.iter().any(|ending| name.ends_with(ending));
+    let read = |name: &str| Some((PathBuf::from(name), std::fs::read_to_string(root.join(name)).ok()?));
+    let files: BTreeMap<_, _> = names.split('\0').filter(wanted).filter_map(read).collect();
+    assert!(!files.is_empty(), "no file ends in one of {endings:?}");
+    files
+}
+
+/// Fails with one line for each finding.
+fn none(rule: &str, findings: &[String]) {
+    assert!(findings.is_empty(), "{rule}:\n{}", findings.join("\n"));
+}
+
+#[test]
+fn lines_fit_a_page() {
+    let mut long = Vec::new();
+    for (path, text) in files(&[".rs", ".c", ".toml", "scripts/test", "scripts/bench", ".sh"]) {
+        for (number, line) in (1..).zip(text.lines()) {
+            let length = line.chars().count();
+            // A string of a test can't always be broken.
+            if length > LINE_MAX && !line.trim_start().starts_with(['"', 'r']) {
+                long.push(format!("{}:{number}: {length} characters", path.display()));
+            }
+        }
+    }
+    none(&format!("lines have at most {LINE_MAX} characters"), &long);
+}
+
+#[test]
+fn modules_say_what_they_are() {
+    let silent: Vec<_> = files(&[".rs"])
+        .iter()
+        .filter(|(_, text)| !text.trim_start().starts_with("//!"))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    none("a module begins with a line of `//!`", &silent);
+}
+
+#[test]
+fn nothing_is_left_to_do_in_a_comment() {
+    // Written in two parts, so that this file isn't found.
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
+    let mut found = Vec::new();
+    for (path, text) in files(&[".rs", ".c", ".md", "scripts/test", "scripts/lib.sh"]) {
+        for (number, line) in (1..).zip(text.lines()) {
+            if marks.iter().any(|mark| line.contains(mark)) {
+                found.push(format!("{}:{number}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    none("what is left to do is an issue, not a comment", &found);
+}
+
+#[test]
+fn unsafe_code_is_only_where_the_architecture_allows_it() {
+    let allow = concat!("allow(unsafe", "_code)");
+    let mut found = Vec::new();
+    for (path, text) in files(&[".rs"]) {
+        let name = path.display().to_string();
+        let allowed = UNSAFE_ALLOWED.iter().any(|folder| name.starts_with(folder));
+        if text.contains(allow) && !allowed {
+            found.push(name);
+        }
+    }
+    none("unsafe code has its own modules", &found);
+}
