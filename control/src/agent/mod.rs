@@ -211,7 +211,7 @@ impl Agent {
         };
         let dataplane = Dataplane::start(config).context("can't start the workers")?;
         let mut links = Links::new(dataplane, args.workers, args.max_endpoints, state.bpf())?;
-        undo.note_host_link(netlink.link(HOST).await?.is_none());
+        undo.note_host_link(host_link::find(&netlink).await?.is_none());
         let host = HostLink::ensure(&netlink).await?;
         links.open(&host.xsk, HOST_SLOT)?;
         let routes = netlink.routes().await?;

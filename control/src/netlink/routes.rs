@@ -329,6 +329,7 @@ mod tests {
             up(&netlink, "pg-t0").await;
             up(&netlink, "pg-t1").await;
             for line in [
+                "link set lo up",
                 "addr add 10.7.0.1/24 broadcast 10.7.0.255 dev pg-t0",
                 "addr add fd07::1/64 dev pg-t0 nodad",
                 "route add local 10.8.0.0/16 dev lo",

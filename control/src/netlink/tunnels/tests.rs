@@ -161,7 +161,7 @@ fn the_ports_of_real_devices_are_read_and_followed() {
         ip("link add pg-v1 type vxlan external gpe dstport 4790");
         // Enough links that the answer takes several datagrams.
         for number in 0..60 {
-            ip(&format!("link add pg-d{number} type dummy"));
+            ip(&format!("link add pg-d{number} type veth peer name pg-e{number}"));
         }
         ip("link add pg-v2 type vxlan id 9 dstport 5556 local 127.0.0.1");
         assert_eq!(reader.ports().unwrap(), [4790, 5555, 5556]);
