@@ -3,87 +3,171 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail};
 use nix::mount::{MntFlags, umount2};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, require_root};
+use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, give_back_offload, require_root};
+use crate::error::describe;
 use crate::netlink::Netlink;
-use crate::output::print;
+use crate::output::{escape, print};
 
-/// Detaches the pinned programs, removes `pg-host` and `pg-xsk` with the routes through them, and
-/// the state directory; says what there was to do.
+/// What was let go, and what could not be.
+#[derive(Debug, Default)]
+struct Report {
+    /// Programs detached.
+    detached: usize,
+    /// Pods that got their TX checksum offload back.
+    offloads: usize,
+    /// Whether the host link was there, and is gone.
+    host_link: bool,
+    /// What remains, one line each.
+    remaining: Vec<String>,
+}
+
+/// Detaches the pinned programs, gives pods their TX checksum offload back, removes `pg-host` and
+/// `pg-xsk` with the routes through them, and the state directory; says what there was to do. What
+/// can't be done is passed over and listed at the end, with exit code 1.
 ///
 /// # Errors
-/// When an agent still runs, or the kernel refuses; what was done before stays done.
-pub(crate) fn run(state_dir: &Path) -> Result<()> {
+/// When an agent still runs, or nothing can be done at all.
+pub(crate) fn run(state_dir: &Path) -> Result<ExitCode> {
     require_root("cleanup", "detaches XDP programs and deletes links")?;
-    let mut detached = 0;
+    let mut report = Report::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if state_dir.exists() {
         let state = StateDir::open(state_dir)?;
-        detached = unpin_all(&state.bpf())?;
-        for file in [state.endpoints(), state.socket()] {
-            remove_if_there(&file)?;
+        report.unpin_all(&state.bpf());
+        runtime.block_on(report.give_back_offloads(&state));
+        report.remove_mount(&state.bpf());
+        for file in state.list_files().into_iter().chain([state.socket()]) {
+            report.remove_if_there(&file);
         }
-        state.remove();
+        if !state.remove() {
+            report.left(&format!("{} is not empty, or can't be removed", state_dir.display()));
+        }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let links = if runtime.block_on(delete_host_link())? { "removed" } else { "not there" };
-    let dir = state_dir.display();
-    print(&format!("XDP programs of {dir} detached: {detached}; {HOST} and {XSK}: {links}\n"))?;
-    Ok(())
+    match runtime.block_on(delete_host_link()) {
+        Ok(deleted) => report.host_link = deleted,
+        Err(error) => report.left(&describe(error.as_ref())),
+    }
+    report.print(state_dir)
 }
 
-/// Detaches all programs that an agent pinned in `dir`, and returns how many they were.
-fn unpin_all(dir: &Path) -> Result<usize> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error).with_context(|| format!("can't read {}", dir.display())),
-    };
-    let mut detached = 0;
-    for entry in entries {
-        let entry = entry?;
-        // A new bpffs has files of the kernel's own, and one that was there before may have others'.
-        if entry.file_name().to_string_lossy().starts_with(PIN_PREFIX) {
-            podgate_xdp_redirect::unpin(&entry.path())?;
-            detached += 1;
+impl Report {
+    fn left(&mut self, what: &str) {
+        self.remaining.push(what.to_owned());
+    }
+
+    fn print(&self, state_dir: &Path) -> Result<ExitCode> {
+        let links = if self.host_link { "removed" } else { "not there" };
+        print(&format!(
+            "XDP programs of {} detached: {}; TX checksum offload given back to pods: {}; {HOST} and \
+             {XSK}: {links}\n",
+            state_dir.display(),
+            self.detached,
+            self.offloads
+        ))?;
+        for what in &self.remaining {
+            eprintln!("podgate: left in place: {}", escape(what));
+        }
+        Ok(if self.remaining.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Detaches all programs that an agent pinned in `dir`.
+    fn unpin_all(&mut self, dir: &Path) {
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.left(&format!("can't read {}: {error}", dir.display())),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) if is_pin(&entry) => match podgate_xdp_redirect::unpin(&entry.path()) {
+                    Ok(()) => self.detached += 1,
+                    Err(error) => self.left(&error.to_string()),
+                },
+                Ok(_) => {}
+                Err(error) => return self.left(&format!("can't read {}: {error}", dir.display())),
+            }
         }
     }
-    match umount2(dir, MntFlags::empty()) {
-        // EINVAL: it is no mount.
-        Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
-        Err(error) => {
-            return Err(error).with_context(|| format!("can't unmount {}", dir.display()));
+
+    /// Gives pods what the agent took.
+    async fn give_back_offloads(&mut self, state: &StateDir) {
+        let loaded = state.load();
+        for problem in loaded.problems {
+            self.left(&format!("{problem}; TX checksum offload of its pods may be off"));
+        }
+        let netlink = match Netlink::connect() {
+            Ok(netlink) => netlink,
+            Err(error) => return self.left(&error.to_string()),
+        };
+        for endpoint in loaded.endpoints.iter().filter(|endpoint| endpoint.offload_was_on) {
+            match give_back_offload(&netlink, &endpoint.spec).await {
+                Ok(given) => self.offloads += usize::from(given),
+                Err(error) => self.left(&format!(
+                    "TX checksum offload of pod {} stays off: {}",
+                    endpoint.spec.pod,
+                    describe(error.as_ref())
+                )),
+            }
         }
     }
-    fs::remove_dir(dir).with_context(|| format!("can't remove {}", dir.display()))?;
-    Ok(detached)
+
+    /// Unmounts the bpffs at `dir`, if nothing is left on it, and removes the folder.
+    fn remove_mount(&mut self, dir: &Path) {
+        if !dir.exists() {
+            return;
+        }
+        // A new bpffs has files of the kernel's own; one that was there before may have others'.
+        let is_others = |name: &str| !name.ends_with(".debug");
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let others: Vec<_> = names.filter(|name| is_others(name)).collect();
+        if !others.is_empty() {
+            return self.left(&format!("{} holds {}", dir.display(), others.join(", ")));
+        }
+        let is_mounted = statfs(dir).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+        if is_mounted && let Err(error) = umount2(dir, MntFlags::empty()) {
+            return self.left(&format!("can't unmount {}: {error}", dir.display()));
+        }
+        if let Err(error) = fs::remove_dir(dir) {
+            self.left(&format!("can't remove {}: {error}", dir.display()));
+        }
+    }
+
+    fn remove_if_there(&mut self, file: &Path) {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.left(&format!("can't remove {}: {error}", file.display()));
+            }
+            _ => {}
+        }
+    }
 }
 
-fn remove_if_there(file: &Path) -> Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("can't remove {}", file.display()))
-        }
-        _ => Ok(()),
-    }
+fn is_pin(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(PIN_PREFIX)
 }
 
 /// Deletes the host link, and returns whether it was there.
 async fn delete_host_link() -> Result<bool> {
     let netlink = Netlink::connect()?;
-    // Deleting one end deletes the other, and the routes through it. A lone link of the other name
-    // is not ours.
-    if let (Some(host), Some(xsk)) = (netlink.link(HOST).await?, netlink.link(XSK).await?)
-        && host.peer == Some(xsk.index)
-    {
-        ensure!(
-            !netlink.has_xdp(&xsk).await?,
+    let (host, xsk) = match (netlink.link(HOST).await?, netlink.link(XSK).await?) {
+        (Some(host), Some(xsk)) if host.peer == Some(xsk.index) => (host, xsk),
+        (None, None) => return Ok(false),
+        // Not ours, whosever it is.
+        _ => bail!("links {HOST} and {XSK} are not the two ends of one veth pair"),
+    };
+    if netlink.has_xdp(&xsk).await? {
+        bail!(
             "link {XSK} belongs to an agent with another state directory; name that by --state-dir"
         );
-        netlink.delete_link(&host).await?;
-        return Ok(true);
     }
-    Ok(false)
+    // Deleting one end deletes the other, and the routes through it.
+    netlink.delete_link(&host).await?;
+    Ok(true)
 }

@@ -120,7 +120,9 @@ Detach everything that a stopped agent left in place.
 
 A stopped agent leaves its XDP programs attached, so that pods stay cut off rather than \
 unprotected. This removes them, the pg-host/pg-xsk pair with its routes, and the state \
-directory's contents: after it, pods talk without any policy.";
+directory's contents, and turns the pods' TX checksum offload on again where the agent turned it \
+off: after it, pods talk without any policy. What can't be removed is passed over and listed, and \
+the exit code is 1.";
 
 const RUN_EXAMPLES: &str = examples! {
     "podgate run --manifests ./policies --lab lab.yaml"
@@ -166,7 +168,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
-    /// Endpoints that can be attached at one time. More of them means fewer frames for each.
+    /// Endpoints that can be attached at one time. More of them means fewer frames for each. The limit
+    /// of open files is raised to what they need.
     #[arg(long, value_name = "N", default_value_t = 31,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
@@ -292,7 +295,7 @@ Put a pod's link under policy.
 
 With --netns, the pod's MAC address and MTU are read there, and followed when they change; a link \
 that was deleted and made anew is attached again. Its TX checksum offload is turned off, unless the \
-agent runs with --pod-checksums leave. Without --netns, give the MAC address. A pod that isn't known \
+agent runs with --pod-checksums leave, and on again when the endpoint is removed. Without --netns, give the MAC address. A pod that isn't known \
 yet is cut off until it is.";
 
 const ENDPOINT_ADD_EXAMPLES: &str = examples! {

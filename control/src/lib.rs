@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod atomic_file;
 mod cleanup;
 pub mod cli;
 mod client;

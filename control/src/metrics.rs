@@ -60,6 +60,8 @@ pub(crate) struct AgentCounts {
     pub(crate) path_mtu: u64,
     /// Frames that are free and that no worker keeps at hand.
     pub(crate) frames_spare: u64,
+    /// What `status` warns of beside the source of objects.
+    pub(crate) problems: u64,
     /// Links that vanished under an endpoint.
     pub(crate) links_gone: u64,
     /// Flow records taken off the workers' rings.
@@ -140,6 +142,11 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
         .with(&[], counts.path_mtu),
         Family::gauge("podgate_frames_spare", "Free frames that no worker keeps at hand")
             .with(&[], counts.frames_spare),
+        Family::gauge(
+            "podgate_problems",
+            "Problems of the node or the agent's own files, as in status",
+        )
+        .with(&[], counts.problems),
         Family::counter("podgate_links_gone_total", "Links that vanished under an endpoint")
             .with(&[], counts.links_gone),
         Family::counter("podgate_flow_records_total", "Flow records taken from the workers")

@@ -2,6 +2,8 @@
 
 mod changes;
 mod routes;
+mod tunnels;
+mod wire;
 
 use std::io;
 use std::net::IpAddr;
@@ -14,7 +16,8 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, new_connection};
 
 pub(crate) use self::changes::{Change, changes};
-pub(crate) use self::routes::{ROUTE_MTU_MAX, least_mtu};
+pub(crate) use self::routes::{ROUTE_MTU_MAX, Routes, least_mtu};
+pub(crate) use self::tunnels::TunnelReader;
 
 /// Why the kernel's network stack didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -63,7 +63,7 @@ pub(crate) fn status(status: &Status) -> String {
     for reason in &status.not_ready {
         let _ = writeln!(text, "not ready: {}", escape(reason));
     }
-    for problem in &status.source.problems {
+    for problem in status.source.problems.iter().chain(&status.problems) {
         let _ = writeln!(text, "warning: {}", escape(problem));
     }
     text.push('\n');
@@ -112,8 +112,8 @@ pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
     let rows = endpoints.iter().map(|endpoint| {
         let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();
         vec![
-            endpoint.spec.link.clone(),
-            endpoint.spec.pod.to_string(),
+            endpoint.link.clone(),
+            endpoint.pod.as_ref().map_or("unknown".to_owned(), ToString::to_string),
             endpoint.state.to_string(),
             enforced(endpoint, endpoint.ingress_enforced),
             enforced(endpoint, endpoint.egress_enforced),
@@ -151,8 +151,8 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::protocol::{
-        DropCount, EndpointCounts, EndpointSpec, PolicyList, PolicyState, PolicyStatus,
-        RefusedField, Source, SourceStatus, WorkerStatus,
+        DropCount, EndpointCounts, PolicyList, PolicyState, PolicyStatus, RefusedField, Source,
+        SourceStatus, WorkerStatus,
     };
 
     fn sample_status() -> Status {
@@ -167,6 +167,7 @@ mod tests {
                 synced: true,
                 problems: vec!["CiliumNetworkPolicy is not installed at the API server".into()],
             },
+            problems: Vec::new(),
             policies: 3,
             refused: 1,
             endpoints: EndpointCounts { ready: 2, waiting: 1, gone: 0 },
@@ -183,13 +184,19 @@ mod tests {
         }
     }
 
-    fn spec(link: &str, pod: &str) -> EndpointSpec {
-        EndpointSpec {
+    fn endpoint(link: &str, pod: Option<&str>, state: EndpointState) -> EndpointStatus {
+        EndpointStatus {
             link: link.into(),
-            pod: pod.parse().unwrap(),
+            pod: pod.map(|pod| pod.parse().unwrap()),
             netns: None,
             mac: None,
             mtu: None,
+            state,
+            reason: None,
+            addresses: Vec::new(),
+            identity: None,
+            ingress_enforced: false,
+            egress_enforced: false,
         }
     }
 
@@ -210,24 +217,22 @@ mod tests {
     #[test]
     fn endpoints_for_people() {
         let ready = EndpointStatus {
-            spec: spec("veth1a", "shop/cart-0"),
-            state: EndpointState::Ready,
-            reason: None,
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             identity: Some(1001),
             ingress_enforced: true,
-            egress_enforced: false,
+            ..endpoint("veth1a", Some("shop/cart-0"), EndpointState::Ready)
         };
         let waiting = EndpointStatus {
-            spec: spec("v", "shop/web-with-a-long-name"),
-            state: EndpointState::Waiting,
             reason: Some("pod shop/web-with-a-long-name is not known".into()),
-            addresses: Vec::new(),
-            identity: None,
-            ingress_enforced: false,
-            egress_enforced: false,
+            ..endpoint("v", Some("shop/web-with-a-long-name"), EndpointState::Waiting)
         };
         insta::assert_snapshot!(endpoints(&[ready, waiting]));
+    }
+
+    #[test]
+    fn an_endpoint_whose_pod_is_not_known_is_listed_as_such() {
+        let list = endpoints(&[endpoint("veth9", None, EndpointState::Waiting)]);
+        assert!(list.contains("veth9   unknown   waiting"), "{list}");
     }
 
     #[test]

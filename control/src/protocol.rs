@@ -416,6 +416,9 @@ pub struct Status {
     pub epoch: u32,
     /// Where objects come from.
     pub source: SourceStatus,
+    /// What is wrong with the node or the agent's own files, one line each.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Policies in force.
     pub policies: usize,
     /// Objects that were refused.
@@ -483,9 +486,19 @@ pub struct DropCount {
 /// State of one endpoint.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct EndpointStatus {
-    /// What was asked for.
-    #[serde(flatten)]
-    pub spec: EndpointSpec,
+    /// The host's end of the pod's veth pair.
+    pub link: String,
+    /// The pod behind it; none if its record was lost.
+    pub pod: Option<PodName>,
+    /// The pod's network namespace, if it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
+    /// MAC address of the pod's end, if it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    /// MTU that both ends were given, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<PodMtu>,
     /// State.
     pub state: EndpointState,
     /// Why it is not ready.

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod route;
 pub mod share;
 pub mod stats;
+pub mod tunnel;
 pub mod types;
 pub mod worker;
 pub mod xsk;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::tunnel::Tunnels;
 use crate::types::{Address, LinkId, Mac};
 
 /// What is needed to send a packet out of a link.
@@ -42,6 +43,7 @@ pub struct RouteTable {
     host: Option<Outlet>,
     /// The node's own addresses, IPv4 and IPv6.
     node: [Option<Address>; 2],
+    tunnels: Tunnels,
 }
 
 /// An endpoint can't be added: another one has its address already.
@@ -89,6 +91,18 @@ impl RouteTable {
     #[must_use]
     pub fn with_node(self, node: [Option<Address>; 2]) -> Self {
         Self { node, ..self }
+    }
+
+    /// The same, with the tunnels that end at nodes.
+    #[must_use]
+    pub fn with_tunnels(self, tunnels: Tunnels) -> Self {
+        Self { tunnels, ..self }
+    }
+
+    /// The tunnels that end at nodes: what pods must not send there.
+    #[must_use]
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
     /// The node's own address of this family, if it is known.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
 use podgate_dataplane::packet::checksum::Sum;
-use podgate_dataplane::policy::{AddressRow, Cause, PolicyTables, Verdict};
+use podgate_dataplane::policy::{AddressRow, Cause, PolicyTables, Snapshot, Verdict};
+use podgate_dataplane::route::RouteTable;
+use podgate_dataplane::tunnel::Tunnels;
 use podgate_dataplane::types::{Address, LinkId};
 use proptest::prelude::*;
 use support::*;
@@ -124,6 +126,47 @@ fn a_pod_sends_no_tunnel_packets_to_a_node_but_may_to_pods() {
     }
     assert_eq!(bench.dropped(DropReason::TunnelToNode), 3);
     assert_eq!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
+}
+
+/// A snapshot in which this node has a tunnel on UDP port 5555, and a local prefix.
+fn with_tunnel(epoch: u32) -> Snapshot {
+    let mut snapshot = snapshot(epoch, IngressOfB::Open);
+    let tunnels = Tunnels::new(Some(&[5555]), [(Address::v4([198, 51, 100, 0]), 24)]);
+    let routes = RouteTable::clone(&snapshot.routes).with_tunnels(tunnels);
+    snapshot.routes = Arc::new(routes);
+    snapshot
+}
+
+#[test]
+fn a_pod_sends_nothing_to_the_port_of_a_nodes_tunnel_wherever_the_node_takes_it() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
+    let to = |dst, port| udp(A, pod, dst, [CLIENT, port], b"inner");
+    assert_eq!(bench.send(A, &to(node, 5555)).len(), 1);
+    bench.shared.publish(with_tunnel(2));
+    assert!(bench.send(A, &to(node, 5555)).is_empty(), "a flow from before is judged again");
+    assert!(bench.send(A, &to([198, 51, 100, 255], 5555)).is_empty(), "the local prefix");
+    assert!(bench.send(A, &to([198, 51, 100, 255], 4789)).is_empty());
+    assert_eq!(bench.send(A, &to(node, 5556)).len(), 1);
+    assert_eq!(bench.send(A, &to([198, 51, 101, 1], 5555)).len(), 1, "outside");
+    assert_eq!(bench.send(A, &to(ADDRESSES[2], 5555)).len(), 1, "another pod");
+    let refused = [DropReason::TunnelToNode, DropReason::PolicyRevoked].map(|r| bench.dropped(r));
+    assert_eq!(refused, [2, 1]);
+}
+
+#[test]
+fn a_pod_sends_no_tunnel_packet_as_the_reply_to_a_nodes_either() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
+    let reply = udp(A, pod, node, [7, 5555], b"inner");
+    assert_eq!(bench.send(HOST, &udp(HOST, node, pod, [5555, 7], b"before")).len(), 1);
+    assert_eq!(bench.send(A, &reply).len(), 1);
+    bench.shared.publish(with_tunnel(2));
+    assert!(bench.send(A, &reply).is_empty());
+    assert!(bench.send(HOST, &udp(HOST, node, pod, [5555, 8], b"after")).is_empty());
+    assert!(bench.send(A, &udp(A, pod, node, [8, 5555], b"inner")).is_empty());
+    assert_eq!(bench.send(HOST, &udp(HOST, OUTSIDE, pod, [5555, 8], b"no node")).len(), 1);
+    assert_eq!(bench.dropped(DropReason::TunnelToNode), 2);
 }
 
 #[test]

@@ -9,20 +9,22 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use crate::Error;
 
 /// Makes `dir` a bpffs that only root can enter, unless it is one already. Creates the folder.
+/// Returns whether this mounted it.
 ///
 /// The mount, and with it every link pinned there, lasts as long as the mount namespace of the
 /// caller: a process under `ip netns exec` has one of its own, which ends with it.
 ///
 /// # Errors
 /// [`Error::Bpffs`] if the folder can't be created or the kernel refuses to mount.
-pub fn ensure_mounted(dir: &Path) -> Result<(), Error> {
+pub fn ensure_mounted(dir: &Path) -> Result<bool, Error> {
     let failed = |cause| Error::Bpffs { dir: dir.into(), cause };
     fs::create_dir_all(dir).map_err(failed)?;
     if statfs(dir).map_err(|errno| failed(errno.into()))?.filesystem_type() == BPF_FS_MAGIC {
-        return Ok(());
+        return Ok(false);
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), dir, Some("bpf"), flags, Some("mode=0700"))
+        .map(|()| true)
         .map_err(|errno| failed(errno.into()))
 }
 
@@ -38,10 +40,10 @@ mod tests {
         lab::in_new_namespaces(|| {
             let parent = tempfile::tempdir().unwrap();
             let dir = parent.path().join("state/bpf");
-            ensure_mounted(&dir).unwrap();
+            assert!(ensure_mounted(&dir).unwrap());
             assert_eq!(statfs(&dir).unwrap().filesystem_type(), BPF_FS_MAGIC);
             std::fs::create_dir(dir.join("kept")).unwrap();
-            ensure_mounted(&dir).unwrap();
+            assert!(!ensure_mounted(&dir).unwrap());
             assert!(dir.join("kept").is_dir());
             nix::mount::umount(&dir).unwrap();
         });

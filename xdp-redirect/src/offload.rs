@@ -48,27 +48,44 @@ pub fn hardware(name: &str) -> Result<Hardware, Error> {
     })
 }
 
-/// Makes a netdev write whole checksums into what it sends.
+/// Makes a netdev write whole checksums into what it sends. Returns whether it left them to its
+/// device before.
 ///
 /// Native XDP on the peer of a veth loses the note that a checksum is still to be computed, so
 /// that every TCP packet of a pod would arrive broken.
 ///
 /// # Errors
 /// [`Error::Netdev`], also if the driver leaves the offload on.
-pub fn tx_checksum_off(name: &str) -> Result<(), Error> {
+pub fn tx_checksum_off(name: &str) -> Result<bool, Error> {
+    set_tx_checksum(name, false, "turn TX checksum offload off")
+}
+
+/// Lets a netdev leave checksums to its device again: what [`tx_checksum_off`] took.
+///
+/// # Errors
+/// [`Error::Netdev`], also if the driver leaves the offload off.
+pub fn tx_checksum_on(name: &str) -> Result<(), Error> {
+    set_tx_checksum(name, true, "turn TX checksum offload on").map(drop)
+}
+
+/// Sets the offload, and returns whether it was on before.
+fn set_tx_checksum(name: &str, on: bool, action: &'static str) -> Result<bool, Error> {
     let switch = || {
         let mut request = Request::new(name)?;
-        request.ethtool(ETHTOOL_STXCSUM, 0)?;
-        match request.ethtool(ETHTOOL_GTXCSUM, 0)? {
-            0 => Ok(()),
-            _ => Err(io::Error::other("the driver keeps it on")),
+        let was_on = request.ethtool(ETHTOOL_GTXCSUM, 0)? != 0;
+        if was_on == on {
+            return Ok(was_on);
+        }
+        request.ethtool(ETHTOOL_STXCSUM, on.into())?;
+        let is_on = request.ethtool(ETHTOOL_GTXCSUM, 0)? != 0;
+        if is_on == on {
+            Ok(was_on)
+        } else {
+            let kept = if is_on { "on" } else { "off" };
+            Err(io::Error::other(format!("the driver keeps it {kept}")))
         }
     };
-    switch().map_err(|cause| Error::Netdev {
-        name: name.into(),
-        action: "turn TX checksum offload off",
-        cause,
-    })
+    switch().map_err(|cause| Error::Netdev { name: name.into(), action, cause })
 }
 
 /// `struct ethtool_value`.
@@ -113,5 +130,34 @@ impl Request {
         self.ifreq.ifr_ifru.ifru_data = (&raw mut value).cast();
         self.run(libc::SIOCETHTOOL as libc::c_ulong)?;
         Ok(value.data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::{tx_checksum_off, tx_checksum_on};
+    use crate::lab;
+
+    fn features() -> String {
+        let output = Command::new("ethtool").args(["-k", "pg-o0"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn what_was_turned_off_is_turned_on_again_with_all_that_depends_on_it() {
+        lab::in_new_namespaces(|| {
+            lab::ip("link add pg-o0 type veth peer name pg-o1");
+            let before = features();
+            assert!(tx_checksum_off("pg-o0").unwrap(), "it was on");
+            assert!(!tx_checksum_off("pg-o0").unwrap(), "it was off");
+            assert!(features().contains("tx-checksumming: off"));
+            tx_checksum_on("pg-o0").unwrap();
+            tx_checksum_on("pg-o0").unwrap();
+            assert_eq!(features(), before);
+            assert!(tx_checksum_on("pg-nobody").is_err());
+        });
     }
 }

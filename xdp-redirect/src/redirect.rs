@@ -113,6 +113,20 @@ impl Redirect {
         detach_and_unpin(&link, ifindex, pin.as_deref())
     }
 
+    /// Pins every attached link again whose pin somebody removed, and returns how many they were.
+    ///
+    /// # Errors
+    /// [`Error::Pin`] at the first that can't be pinned.
+    pub fn pin_again(&self) -> Result<usize, Error> {
+        let pins = self.attached.values().filter_map(|at| Some((&at.link, at.pin.as_deref()?)));
+        let mut pinned = 0;
+        for (link, pin) in pins.filter(|(_, pin)| !pin.exists()) {
+            link.pin(pin).map_err(|cause| pin_error(pin, cause))?;
+            pinned += 1;
+        }
+        Ok(pinned)
+    }
+
     /// Steers the flows of `worker` on the link in `slot` to an AF_XDP socket, which must be
     /// bound to queue 0 of that link. The kernel clears the entry when the socket is closed.
     ///

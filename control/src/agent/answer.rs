@@ -14,8 +14,8 @@ use super::server::{Call, Reply};
 use crate::error::describe;
 use crate::metrics::{self, AgentCounts};
 use crate::protocol::{
-    DropCount, EndpointCounts, EndpointState, EndpointStatus, LAST_MAX, Refused, Request, Status,
-    WorkerStatus,
+    DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, LAST_MAX, Refused,
+    Request, Status, WorkerStatus,
 };
 
 impl Agent {
@@ -30,6 +30,9 @@ impl Agent {
             Request::EndpointAdd(spec) => {
                 let link = spec.link.clone();
                 let added = self.add_endpoint(spec).await;
+                if added.is_ok() {
+                    self.save();
+                }
                 // The answer says what is in force.
                 self.publish().await;
                 added
@@ -42,8 +45,9 @@ impl Agent {
                 .map(|()| Reply::Value(Value::Null))
                 .map_err(|error| failed(&error)),
             Request::EndpointList {} => {
-                let list: Vec<_> =
-                    self.endpoints.keys().map(|link| self.endpoint_status(link)).collect();
+                let known = self.endpoints.keys().filter_map(|link| self.endpoint_status(link));
+                let unknown = self.unknown.keys().filter_map(|link| self.unknown_pod_status(link));
+                let list: Vec<_> = known.chain(unknown).collect();
                 Ok(Reply::Value(json!(list)))
             }
             Request::PolicyList {} => {
@@ -106,11 +110,21 @@ impl Agent {
             source,
             policies: self.policies_in_force(),
             refused: self.store.refused_objects(),
+            problems: self.problems(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
             flow_records_lost: self.flow_records_lost(),
         }
+    }
+
+    /// What is wrong with the node or the agent's own files, one line each.
+    fn problems(&self) -> Vec<String> {
+        let unknown = self.unknown.keys().filter_map(|link| self.unknown_pod_status(link));
+        let cut_off = unknown.filter_map(|endpoint| {
+            Some(format!("link {} is cut off: {}", endpoint.link, endpoint.reason?))
+        });
+        self.upkeep.problems().chain(cut_off).chain(self.tunnels.problems()).collect()
     }
 
     fn policies_in_force(&self) -> usize {
@@ -138,7 +152,8 @@ impl Agent {
     }
 
     fn endpoint_counts(&self) -> EndpointCounts {
-        let mut counts = EndpointCounts::default();
+        let unknown = self.unknown.len();
+        let mut counts = EndpointCounts { waiting: unknown, ..EndpointCounts::default() };
         for (link, endpoint) in &self.endpoints {
             match self.endpoint_state(link, endpoint) {
                 EndpointState::Ready => counts.ready += 1,
@@ -180,8 +195,13 @@ impl Agent {
             Err(gone) => Some(gone.as_str()),
             Ok(_) => self.why_waiting(link),
         };
+        let EndpointSpec { link, pod, netns, mac, mtu } = endpoint.spec.clone();
         Some(EndpointStatus {
-            spec: endpoint.spec.clone(),
+            link,
+            pod: Some(pod),
+            netns,
+            mac,
+            mtu,
             state,
             reason: reason.map(str::to_owned),
             addresses: addresses.to_vec(),
@@ -199,6 +219,7 @@ impl Agent {
             epoch: self.publisher.epoch().0.into(),
             path_mtu: self.path_mtu.unwrap_or(0).into(),
             frames_spare: self.links.dataplane().umem().spare_frames() as u64,
+            problems: self.problems().len() as u64,
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,
             flow_records_lost: self.flow_records_lost(),

@@ -20,6 +20,8 @@ pub(crate) struct Endpoint {
     pub(crate) spec: EndpointSpec,
     /// The link while it is served, or why it isn't.
     pub(crate) link: Result<Attached, String>,
+    /// Whether the pod's end had TX checksum offload on before podgate turned it off.
+    pub(crate) offload_was_on: bool,
 }
 
 /// A link that is served.
@@ -31,6 +33,15 @@ pub(crate) struct Attached {
     pub(crate) link: Link,
     /// The pod's end, or why it can't be known: then the endpoint is cut off.
     pub(crate) pod_end: Result<Hardware, String>,
+}
+
+/// What was found at the pod's end of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PodEnd {
+    /// Address and MTU.
+    pub(crate) hardware: Hardware,
+    /// Whether TX checksum offload was on, and was turned off.
+    pub(crate) offload_was_on: bool,
 }
 
 impl Endpoint {
@@ -92,7 +103,7 @@ pub(crate) fn prepare_pod_end(
     link: &Link,
     mtu: Option<PodMtu>,
     leaves_checksums: bool,
-) -> Result<Hardware> {
+) -> Result<PodEnd> {
     let found = match (&spec.netns, link.peer) {
         (Some(netns), Some(peer)) => {
             Some(prepare_in_netns(netns, peer, link, mtu, leaves_checksums)?)
@@ -112,15 +123,18 @@ pub(crate) fn prepare_pod_end(
         (Some(found), None) => Ok(found),
         (Some(found), Some(mac)) => {
             ensure!(
-                found.mac == mac.0,
+                found.hardware.mac == mac.0,
                 "the pod's end of link {} has MAC address {}, not {mac}; leave --mac out",
                 link.name,
-                MacAddress(found.mac)
+                MacAddress(found.hardware.mac)
             );
             Ok(found)
         }
         // The pod's MTU is not known then; the two ends of a pair are nearly always equal.
-        (None, Some(mac)) => Ok(Hardware { mac: mac.0, mtu: link.mtu }),
+        (None, Some(mac)) => {
+            let hardware = Hardware { mac: mac.0, mtu: link.mtu };
+            Ok(PodEnd { hardware, offload_was_on: false })
+        }
         (None, None) => bail!(
             "link {} is given with neither the pod's network namespace (netns) nor its MAC address \
              (mac); name one",
@@ -137,25 +151,49 @@ fn prepare_in_netns(
     link: &Link,
     mtu: Option<PodMtu>,
     leaves_checksums: bool,
-) -> Result<Hardware> {
-    let prepare = async || -> Result<Hardware> {
-        let netlink = Netlink::connect()?;
-        let end = netlink.link_at(peer).await?;
-        let mut end = end.filter(|end| end.peer == Some(link.index)).with_context(|| {
-            let path = path.display();
-            format!("network namespace {path} doesn't hold the other end of link {}", link.name)
-        })?;
+) -> Result<PodEnd> {
+    at_pod_end(path, peer, link, async |netlink, mut end| {
         if let Some(mtu) = mtu {
             end.mtu = mtu.into();
             netlink.set_mtu(&end, end.mtu).await?;
         }
-        if !leaves_checksums {
-            offload::tx_checksum_off(&end.name)?;
-        }
-        Ok(Hardware { mac: end.mac, mtu: end.mtu })
+        let offload_was_on = !leaves_checksums && offload::tx_checksum_off(&end.name)?;
+        Ok(PodEnd { hardware: Hardware { mac: end.mac, mtu: end.mtu }, offload_was_on })
+    })
+}
+
+/// Turns the TX checksum offload of the pod's end on again. A link or a namespace that is gone needs
+/// it no more: then this returns false.
+///
+/// # Errors
+/// When the namespace can't be entered or doesn't hold the other end of the link, or the driver
+/// leaves the offload off.
+pub(crate) async fn give_back_offload(netlink: &Netlink, spec: &EndpointSpec) -> Result<bool> {
+    let Some(path) = spec.netns.as_deref().filter(|path| path.exists()) else { return Ok(false) };
+    let Some(link) = netlink.link(&spec.link).await? else { return Ok(false) };
+    let Some(peer) = link.peer else { bail!("link {} is no end of a veth pair", link.name) };
+    at_pod_end(path, peer, &link, async |_, end| Ok(offload::tx_checksum_on(&end.name)?))?;
+    Ok(true)
+}
+
+/// Runs `work` in the network namespace `path`, on the other end of `link`.
+fn at_pod_end<T: Send>(
+    path: &Path,
+    peer: u32,
+    link: &Link,
+    work: impl AsyncFnOnce(&Netlink, Link) -> Result<T> + Send,
+) -> Result<T> {
+    let enter = async || -> Result<T> {
+        let netlink = Netlink::connect()?;
+        let end = netlink.link_at(peer).await?;
+        let end = end.filter(|end| end.peer == Some(link.index)).with_context(|| {
+            let path = path.display();
+            format!("network namespace {path} doesn't hold the other end of link {}", link.name)
+        })?;
+        work(&netlink, end).await
     };
     netns::inside(path, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(prepare())
+        runtime.block_on(enter())
     })?
 }

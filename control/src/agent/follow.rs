@@ -18,7 +18,7 @@ use super::links::HOST_SLOT;
 use super::pace::Pace;
 use super::publish;
 use crate::error::describe;
-use crate::netlink::{Change, Link, least_mtu};
+use crate::netlink::{Change, Link, Routes, least_mtu};
 
 /// Between two looks at least.
 const GAP: Duration = Duration::from_millis(20);
@@ -39,6 +39,8 @@ struct Stale {
     host_link: bool,
     addresses: bool,
     routes: bool,
+    /// Which UDP ports tunnels of this node receive on.
+    tunnels: bool,
     /// The pods' ends of these endpoints' links, or whether a link that was gone is back.
     endpoints: BTreeSet<String>,
 }
@@ -52,6 +54,11 @@ impl Follower {
     /// When to look, if there is anything to look at.
     pub(super) fn due(&self) -> Option<Instant> {
         self.pace.due()
+    }
+
+    /// Asks for another look at the routes.
+    pub(super) fn ask_for_routes(&mut self) {
+        self.note(|stale| stale.routes = true);
     }
 
     fn note(&mut self, note: impl FnOnce(&mut Stale)) {
@@ -84,6 +91,7 @@ impl Agent {
                     host_link: true,
                     addresses: true,
                     routes: true,
+                    tunnels: true,
                     endpoints,
                 };
                 self.follower.note(|stale| *stale = everything);
@@ -109,6 +117,9 @@ impl Agent {
         }
         if stale.routes {
             self.look_at_routes().await;
+        }
+        if stale.tunnels {
+            self.look_at_tunnels();
         }
         self.follower.pace.end(begin);
     }
@@ -147,8 +158,8 @@ impl Agent {
         if self.endpoints.contains_key(&link.name) {
             self.follower.note(|stale| _ = stale.endpoints.insert(link.name.clone()));
         }
-        // It may be a way out.
-        self.follower.note(|stale| stale.routes = true);
+        // It may be a way out, or a tunnel.
+        self.follower.note(|stale| (stale.routes, stale.tunnels) = (true, true));
     }
 
     async fn link_gone(&mut self, index: u32) {
@@ -156,6 +167,7 @@ impl Agent {
             self.restore_host_link().await;
             return;
         }
+        self.unknown_pod_gone(index);
         for endpoint in self.endpoints.values_mut() {
             let Ok(attached) = &endpoint.link else { continue };
             if attached.link.index == index {
@@ -166,7 +178,7 @@ impl Agent {
                 self.publisher.request();
             }
         }
-        self.follower.note(|stale| stale.routes = true);
+        self.follower.note(|stale| (stale.routes, stale.tunnels) = (true, true));
     }
 
     /// Somebody deleted the host link. Without it no pod reaches anything but local pods.
@@ -250,12 +262,17 @@ impl Agent {
         let Ok(attached) = &mut endpoint.link else {
             return self.attach_again(name).await;
         };
-        let pod_end = prepare_pod_end(&endpoint.spec, &attached.link, None, leaves_checksums)
-            .map_err(|error| describe(error.as_ref()));
+        let found = prepare_pod_end(&endpoint.spec, &attached.link, None, leaves_checksums);
+        let turned_off = found.as_ref().is_ok_and(|found| found.offload_was_on);
+        let pod_end = found.map(|end| end.hardware).map_err(|error| describe(error.as_ref()));
         if attached.pod_end != pod_end {
             debug!("the pod's end of link {name} is now {pod_end:?}");
             attached.pod_end = pod_end;
             self.publisher.request();
+        }
+        if turned_off && !endpoint.offload_was_on {
+            endpoint.offload_was_on = true;
+            self.save();
         }
     }
 
@@ -265,24 +282,36 @@ impl Agent {
         if !self.netlink.link(name).await.is_ok_and(|link| link.is_some()) {
             return;
         }
-        let Some(spec) = self.endpoints.get(name).map(|endpoint| endpoint.spec.clone()) else {
-            return;
-        };
-        let link = self.attach(&spec).await.map_err(|error| describe(error.as_ref()));
-        match &link {
-            Ok(_) => info!("link {name} of endpoint {} is back", spec.pod),
-            Err(reason) => debug!("link {name} of endpoint {} is not back yet: {reason}", spec.pod),
+        let Some(endpoint) = self.endpoints.get(name) else { return };
+        let (spec, link) = (endpoint.spec.clone(), Err(String::new()));
+        // It is another link, whose other end is as its maker left it.
+        let mut anew = Endpoint { spec, link, offload_was_on: false };
+        anew.link = self.attach(&mut anew).await.map_err(|error| describe(error.as_ref()));
+        let pod = &anew.spec.pod;
+        match &anew.link {
+            Ok(_) => info!("link {name} of endpoint {pod} is back"),
+            Err(reason) => debug!("link {name} of endpoint {pod} is not back yet: {reason}"),
         }
-        self.endpoints.insert(name.to_owned(), Endpoint { spec, link });
+        let was_on = anew.offload_was_on;
+        let before = self.endpoints.insert(name.to_owned(), anew);
+        if before.is_some_and(|before| before.offload_was_on != was_on) {
+            self.save();
+        }
         self.publisher.request();
     }
 
-    /// Our routes to the pods, which are put back if they were deleted; and the node's ways out.
+    /// Our routes to the pods, which are put back if they were deleted; the node's ways out; and what
+    /// the kernel delivers to the node itself.
     pub(super) async fn look_at_routes(&mut self) {
-        let (routes, links) = match (self.netlink.routes().await, self.netlink.links().await) {
-            (Ok(routes), Ok(links)) => (routes, links),
-            (Err(error), _) | (_, Err(error)) => return warn!("{error}"),
-        };
+        let (Routes { unicast: routes, local }, links) =
+            match (self.netlink.routes().await, self.netlink.links().await) {
+                (Ok(routes), Ok(links)) => (routes, links),
+                (Err(error), _) | (_, Err(error)) => {
+                    warn!("{error}");
+                    return self.set_local_prefixes(None, &error.to_string());
+                }
+            };
+        self.set_local_prefixes(Some(local), "");
         let host = self.host.host.index;
         let mut found = BTreeMap::new();
         for (address, mtu) in routes.iter().filter_map(|route| route.host_route(host)) {

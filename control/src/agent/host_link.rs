@@ -73,7 +73,10 @@ impl HostLink {
 }
 
 /// The pair, if both links exist.
-async fn find(netlink: &Netlink) -> Result<Option<HostLink>> {
+///
+/// # Errors
+/// When only one of them does.
+pub(crate) async fn find(netlink: &Netlink) -> Result<Option<HostLink>> {
     match (netlink.link(HOST).await?, netlink.link(XSK).await?) {
         (Some(host), Some(xsk)) => Ok(Some(HostLink { host, xsk })),
         (None, None) => Ok(None),

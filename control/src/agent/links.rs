@@ -4,7 +4,10 @@
 //! sockets; then the workers. It is let go in the opposite order, so that there is no moment in
 //! which a pod's packets pass unseen while podgate answers for them.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use podgate_dataplane::types::LinkId;
@@ -107,6 +110,21 @@ impl Links {
         self.detach(slot);
     }
 
+    /// Detaches the programs that an agent before left on the link with this index.
+    pub(crate) fn unpin(&self, index: u32) {
+        for reason in unpin_in(&self.pins, index) {
+            tracing::warn!("{reason}");
+        }
+    }
+
+    /// Pins the programs again whose pins somebody removed, and returns of how many links.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn pin_again(&self) -> Result<usize> {
+        Ok(self.redirect.pin_again()?)
+    }
+
     fn close_sockets(&self, slot: LinkId) {
         if let Err(error) = self.dataplane.remove_link(slot) {
             tracing::error!("link in slot {} is still served: {error}", slot.0);
@@ -118,6 +136,53 @@ impl Links {
             tracing::warn!("{error}");
         }
         self.taken[slot.index()] = false;
+    }
+}
+
+/// The link that the pin called `name` belongs to: its index comes behind [`PIN_PREFIX`], and perhaps
+/// more behind a further `-`.
+fn index_of_pin(name: &str) -> Option<u32> {
+    let index = name.strip_prefix(PIN_PREFIX)?;
+    index.split_once('-').map_or(index, |(index, _)| index).parse().ok()
+}
+
+/// The names of all pins in the folder `pins`, with the links that they belong to. A folder that
+/// isn't there has none.
+fn pins_in(pins: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
+    let entries = match fs::read_dir(pins) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let index = index_of_pin(&entry.file_name().to_string_lossy());
+        found.extend(index.map(|index| (index, entry.path())));
+    }
+    Ok(found)
+}
+
+/// Indices of the links that programs are pinned for in the folder `pins`.
+///
+/// # Errors
+/// When the folder can't be read.
+pub(crate) fn pinned_indices(pins: &Path) -> io::Result<BTreeSet<u32>> {
+    Ok(pins_in(pins)?.into_iter().map(|(index, _)| index).collect())
+}
+
+/// Detaches what is pinned in the folder `pins` for the link with this index. Returns what can't be
+/// done, one line each.
+pub(crate) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
+    let of_link = |(of, path): (u32, PathBuf)| (of == index).then_some(path);
+    match pins_in(pins) {
+        Ok(found) => found
+            .into_iter()
+            .filter_map(of_link)
+            .filter_map(|pin| podgate_xdp_redirect::unpin(&pin).err())
+            .map(|error| error.to_string())
+            .collect(),
+        Err(error) => vec![format!("can't read {}: {error}", pins.display())],
     }
 }
 
@@ -158,6 +223,15 @@ mod tests {
         }
         assert_eq!(ring_sizes(32768, 32).unwrap().fill, 512);
         assert_eq!(ring_sizes(4_194_304, 2).unwrap().fill, RING_MAX);
+    }
+
+    #[test]
+    fn a_pins_name_tells_its_link() {
+        assert_eq!(index_of_pin("link-7"), Some(7));
+        assert_eq!(index_of_pin("link-7-egress"), Some(7));
+        for other in ["link-", "link-x", "link--7", "maps.debug", ""] {
+            assert_eq!(index_of_pin(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -10,17 +10,22 @@ mod flow_log;
 mod follow;
 mod host_link;
 mod lab;
+mod limits;
 mod links;
 mod names;
 mod pace;
 mod preflight;
 mod publish;
+mod recover;
 mod server;
 mod signals;
 mod state;
+mod tunnels;
+mod undo;
+mod upkeep;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,34 +35,39 @@ use jiff::Timestamp;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::share::Shares;
-use podgate_dataplane::types::{Address, Epoch};
+use podgate_dataplane::types::{Address, Epoch, LinkId};
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Compiler, Store};
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use self::endpoint::{Attached, Endpoint, prepare_pod_end};
+use self::endpoint::{Attached, Endpoint, PodEnd, prepare_pod_end};
 use self::flow_log::FlowLog;
 use self::follow::Follower;
 use self::host_link::HostLink;
 use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
-use self::server::{Call, Server};
+use self::server::Call;
+use self::state::Remembered;
+use self::tunnels::TunnelWatch;
+use self::undo::Undo;
+use self::upkeep::Upkeep;
 use self::waiting::Waiting;
 use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
 use crate::error::describe;
-use crate::netlink::{Change, Netlink, changes};
+use crate::netlink::{Change, Link, Netlink, changes};
 use crate::protocol::{EndpointSpec, FlowItem};
 use crate::sources::{self, Source, Update};
 
+pub(crate) use self::endpoint::give_back_offload;
 pub(crate) use self::host_link::{HOST, XSK};
 pub(crate) use self::links::PIN_PREFIX;
 pub(crate) use self::preflight::require_root;
-pub(crate) use self::state::StateDir;
+pub(crate) use self::state::{StateDir, StateError};
 
 /// How often flow records are taken off the workers' rings.
 const DRAIN_PERIOD: Duration = Duration::from_millis(25);
@@ -84,6 +94,8 @@ struct Agent {
     compiler: Compiler,
     /// By the name of the link.
     endpoints: BTreeMap<String, Endpoint>,
+    /// Links that are cut off although no endpoint names them, with their indices.
+    unknown: BTreeMap<String, u32>,
     publisher: Publisher,
     names: Names,
     flow_log: FlowLog,
@@ -98,6 +110,8 @@ struct Agent {
     /// The largest packet that gets through by every way out of the node, bytes.
     path_mtu: Option<u32>,
     follower: Follower,
+    tunnels: TunnelWatch,
+    upkeep: Upkeep,
     started: std::time::Instant,
     counts: Counts,
     /// Let go last, when the workers have stopped.
@@ -121,33 +135,62 @@ struct Counts {
 /// When it can't start: one line says what to do.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     preflight::check(args)?;
+    limits::raise(args)?;
     let stop = signals::stop_requested()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (updates, updated) = mpsc::channel(sources::UPDATES_MAX);
-        let mut agent = Agent::start(args, updates).await?;
-        // From before the first look, so that nothing changes unseen.
-        let changes = changes()?;
-        agent.attach_at_start(args).await?;
-        agent.look_at_addresses().await;
-        agent.look_at_routes().await;
         let (calls, called) = mpsc::channel(CALLS_MAX);
-        let server = Server::bind(&agent.state.socket())
-            .with_context(|| format!("can't bind {}", agent.state.socket().display()))?;
-        let server = tokio::spawn(server.serve(calls));
+        let mut undo = Undo::default();
+        let (mut agent, changes) = match Agent::begin(args, updates, calls, &mut undo).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                undo.run().await;
+                return Err(error);
+            }
+        };
         info!(socket = %agent.state.socket().display(), "podgate runs");
         let end = agent.serve(updated, called, changes, stop).await;
-        server.abort();
-        // Its file goes with it.
-        let _ = server.await;
+        agent.upkeep.stop_serving().await;
         end
     })
 }
 
 impl Agent {
-    async fn start(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<Self> {
+    /// Everything up to the first request; what it changes on the node is noted in `undo`.
+    async fn begin(
+        args: &RunArgs,
+        updates: mpsc::Sender<Update>,
+        calls: mpsc::Sender<Call>,
+        undo: &mut Undo,
+    ) -> Result<(Self, impl Stream<Item = Change> + Unpin + use<>)> {
+        // First, since nothing has been touched yet.
+        let lab = args.lab.as_deref().map(lab::read).transpose()?.unwrap_or_default();
+        let mut agent = Self::start(args, updates, calls, undo).await?;
+        // From before the first look, so that nothing changes unseen.
+        let changes = changes()?;
+        if let Err(error) = agent.attach_at_start(lab).await {
+            agent.give_back_offloads().await;
+            return Err(error);
+        }
+        agent.look_at_addresses().await;
+        agent.look_at_routes().await;
+        agent.look_at_tunnels();
+        agent.serve_clients().await?;
+        agent.save();
+        Ok((agent, changes))
+    }
+
+    async fn start(
+        args: &RunArgs,
+        updates: mpsc::Sender<Update>,
+        calls: mpsc::Sender<Call>,
+        undo: &mut Undo,
+    ) -> Result<Self> {
         let state = StateDir::open(&args.state_dir)?;
-        bpffs::ensure_mounted(&state.bpf())?;
+        undo.note_state(&state);
+        let mounted = bpffs::ensure_mounted(&state.bpf())?;
+        undo.note_bpf(state.bpf(), mounted);
         preflight::warn_of_private_mounts();
         let source = match (&args.source.manifests, &args.source.kubeconfig) {
             (Some(dir), _) => {
@@ -168,10 +211,12 @@ impl Agent {
         };
         let dataplane = Dataplane::start(config).context("can't start the workers")?;
         let mut links = Links::new(dataplane, args.workers, args.max_endpoints, state.bpf())?;
+        undo.note_host_link(host_link::find(&netlink).await?.is_none());
         let host = HostLink::ensure(&netlink).await?;
         links.open(&host.xsk, HOST_SLOT)?;
         let routes = netlink.routes().await?;
-        let routed = routes.iter().filter_map(|route| route.host_route(host.host.index)).collect();
+        let ours = routes.unicast.iter().filter_map(|route| route.host_route(host.host.index));
+        let routed = ours.collect();
         let mut names = Names::default();
         // What happens before the first publication happens in the epoch zero, without names.
         let compiler = Compiler::new();
@@ -187,6 +232,7 @@ impl Agent {
             store: Store::new(),
             compiler,
             endpoints: BTreeMap::new(),
+            unknown: BTreeMap::new(),
             publisher: Publisher::default(),
             names,
             flow_log: FlowLog::new(args.flow_log as usize),
@@ -196,34 +242,46 @@ impl Agent {
             node: [None; 2],
             path_mtu: None,
             follower: Follower::new(),
+            tunnels: TunnelWatch::open()?,
+            upkeep: Upkeep::new(calls),
             started: std::time::Instant::now(),
             counts: Counts::default(),
             state,
         })
     }
 
-    /// Attaches what was attached when the last agent stopped, then what the lab file names.
+    /// Attaches what was attached when the last agent stopped, then what the lab file names. What
+    /// else was cut off stays so.
     ///
     /// # Errors
-    /// When a file can't be read, or a link of the lab file can't be attached. A remembered link
-    /// that can't be is an endpoint that is gone.
-    async fn attach_at_start(&mut self, args: &RunArgs) -> Result<()> {
-        let lab = args.lab.as_deref().map(lab::read).transpose()?.unwrap_or_default();
-        for spec in self.state.load()? {
+    /// When a link of the lab file can't be attached. A remembered link that can't be is an endpoint
+    /// that is gone.
+    async fn attach_at_start(&mut self, lab: Vec<EndpointSpec>) -> Result<()> {
+        let loaded = self.state.load();
+        self.upkeep.note_at_start(loaded.problems);
+        let mut had_offload = BTreeSet::new();
+        for Remembered { spec, offload_was_on } in loaded.endpoints {
             if lab.iter().any(|named| named.link == spec.link) {
+                had_offload.extend(offload_was_on.then_some(spec.link));
                 continue;
             }
-            let link = self.attach(&spec).await.map_err(|error| {
+            let mut endpoint = Endpoint { spec, link: Err(String::new()), offload_was_on };
+            endpoint.link = self.attach(&mut endpoint).await.map_err(|error| {
                 let reason = describe(error.as_ref());
-                warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
+                warn!("endpoint {} on link {}: {reason}", endpoint.spec.pod, endpoint.spec.link);
                 reason
             });
-            self.endpoints.insert(spec.link.clone(), Endpoint { spec, link });
+            self.endpoints.insert(endpoint.spec.link.clone(), endpoint);
         }
         for spec in lab {
             let context = format!("the lab file's endpoint {} on link {}", spec.pod, spec.link);
+            let link = spec.link.clone();
             self.add_endpoint(spec).await.context(context)?;
+            if let Some(endpoint) = self.endpoints.get_mut(&link) {
+                endpoint.offload_was_on |= had_offload.contains(&link);
+            }
         }
+        self.find_unknown_pods().await;
         Ok(())
     }
 
@@ -265,6 +323,8 @@ impl Agent {
                     }
                     self.drain_events();
                     self.answer_waiting();
+                    self.ask_again_for_tunnels();
+                    self.look_after_files().await;
                 }
             }
         }
@@ -293,15 +353,21 @@ impl Agent {
             let link = &other.spec.link;
             bail!("pod {} is the endpoint on link {link} already; remove it first", spec.pod);
         }
-        let attached = self.attach(&spec).await?;
-        let name = spec.link.clone();
-        info!("endpoint {} on link {name} attached", spec.pod);
-        self.endpoints.insert(name, Endpoint { spec, link: Ok(attached) });
-        self.save();
+        // What is known of an offload that was taken from the same link stays known.
+        let before = self.endpoints.get(&spec.link);
+        let offload_was_on = before.is_some_and(|endpoint| endpoint.offload_was_on);
+        let mut endpoint = Endpoint { spec, link: Err(String::new()), offload_was_on };
+        let attached = self.attach(&mut endpoint).await?;
+        endpoint.link = Ok(attached);
+        let name = endpoint.spec.link.clone();
+        info!("endpoint {} on link {name} attached", endpoint.spec.pod);
+        self.unknown.remove(&name);
+        self.endpoints.insert(name, endpoint);
         Ok(())
     }
 
-    async fn attach(&mut self, spec: &EndpointSpec) -> Result<Attached> {
+    async fn attach(&mut self, endpoint: &mut Endpoint) -> Result<Attached> {
+        let spec = &endpoint.spec;
         let link = self.netlink.link(&spec.link).await?;
         let mut link = link.with_context(|| {
             format!("there is no link {} in the agent's network namespace", spec.link)
@@ -314,17 +380,49 @@ impl Agent {
             MtuChoice::Set(mtu) => Some(mtu),
             MtuChoice::Keep => None,
         };
-        let pod_end = prepare_pod_end(spec, &link, mtu, self.leaves_checksums())?;
+        let PodEnd { hardware, offload_was_on } =
+            prepare_pod_end(spec, &link, mtu, self.leaves_checksums())?;
+        let opened = self.open(&mut link, mtu.map(u32::from)).await;
+        if opened.is_err() && offload_was_on {
+            self.give_back_offload(spec).await;
+        }
+        endpoint.offload_was_on |= offload_was_on;
+        Ok(Attached { slot: opened?, link, pod_end: Ok(hardware) })
+    }
+
+    /// Gives the link its MTU, if it is to get one, and enforces it in a free slot.
+    async fn open(&mut self, link: &mut Link, mtu: Option<u32>) -> Result<LinkId> {
         if let Some(mtu) = mtu {
-            link.mtu = mtu.into();
-            self.netlink.set_mtu(&link, link.mtu).await?;
+            link.mtu = mtu;
+            self.netlink.set_mtu(link, mtu).await?;
         }
         // The slot may be that of a link that is gone: tables that still know its pod must not be in
         // force when another one speaks by it.
         self.catch_up().await;
         let slot = self.links.free_slot()?;
-        self.links.open(&link, slot)?;
-        Ok(Attached { slot, link, pod_end: Ok(pod_end) })
+        self.links.open(link, slot)?;
+        Ok(slot)
+    }
+
+    /// Turns the TX checksum offload of a pod's end on again, which was on before podgate came.
+    async fn give_back_offload(&self, spec: &EndpointSpec) {
+        if let Err(error) = give_back_offload(&self.netlink, spec).await {
+            warn!(
+                "TX checksum offload of pod {} stays off: {}",
+                spec.pod,
+                describe(error.as_ref())
+            );
+        }
+    }
+
+    /// The same for the pods of a start that failed, but for those that were cut off before.
+    async fn give_back_offloads(&self) {
+        let remembered = self.state.load().endpoints;
+        for endpoint in self.endpoints.values().filter(|endpoint| endpoint.offload_was_on) {
+            if !remembered.iter().any(|before| before.spec.link == endpoint.spec.link) {
+                self.give_back_offload(&endpoint.spec).await;
+            }
+        }
     }
 
     /// Whether pods may leave checksums to their devices.
@@ -338,25 +436,20 @@ impl Agent {
     /// # Errors
     /// When there is no such endpoint.
     async fn remove_endpoint(&mut self, link: &str) -> Result<()> {
-        let endpoint = self
-            .endpoints
-            .remove(link)
-            .with_context(|| format!("there is no endpoint on link {link}"))?;
+        let Some(endpoint) = self.endpoints.remove(link) else {
+            return self.remove_unknown_pod(link);
+        };
         // First nobody sends there any more, then the link goes.
         self.publish().await;
         if let Ok(attached) = endpoint.link {
             self.links.close(attached.slot);
         }
+        if endpoint.offload_was_on {
+            self.give_back_offload(&endpoint.spec).await;
+        }
         info!("endpoint {} on link {link} removed", endpoint.spec.pod);
         self.save();
         Ok(())
-    }
-
-    fn save(&self) {
-        let specs = self.endpoints.values().map(|endpoint| endpoint.spec.clone()).collect();
-        if let Err(error) = self.state.save(specs) {
-            error!("endpoints will be forgotten at the next start: {error}");
-        }
     }
 
     /// Turns the workers' events into records with names.
@@ -395,6 +488,6 @@ impl Agent {
     fn route_table(&self) -> (RouteTable, BTreeMap<String, String>) {
         let host = self.host.outlet(self.path_mtu);
         let (routes, not_ready) = publish::route_table(&self.endpoints, &self.store, host);
-        (routes.with_node(self.node), not_ready)
+        (routes.with_node(self.node).with_tunnels(self.tunnels.table()), not_ready)
     }
 }

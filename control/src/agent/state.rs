@@ -1,22 +1,38 @@
-//! What the agent remembers over a restart: the endpoints, in `endpoints.json`.
+//! The state directory, and what the agent remembers in it over a restart: the endpoints.
+//!
+//! The list is in `endpoints.json`, with a checksum, and once more in `endpoints.copy.json`, written
+//! after it. Of a list that is damaged or of another version the copy is read; without one, the
+//! pinned programs tell at least which links are cut off (`recover.rs`).
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
 use crate::cli::SOCKET_NAME;
 use crate::protocol::EndpointSpec;
 
 const VERSION: u32 = 1;
+const LIST: &str = "endpoints.json";
+const COPY: &str = "endpoints.copy.json";
+/// What the name of a list that was set aside goes on with; the time follows, seconds.
+const BAD: &str = ".bad-";
+/// Lists that were set aside and are kept.
+const BAD_MAX: usize = 8;
+/// The largest list that is read, bytes: some thousand for each endpoint that there can be.
+const LIST_MAX: u64 = 16 << 20;
 
 /// The state directory, held by one agent (or one cleanup) at a time.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+    /// Directories that this made, the last made first.
+    made: Vec<PathBuf>,
 }
 
 /// Why the state directory can't be used.
@@ -33,20 +49,69 @@ pub(crate) enum StateError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The endpoint list makes no sense.
-    #[error("can't understand {path}: {reason}; remove the file to start without endpoints")]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+}
+
+/// An endpoint as it is remembered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Remembered {
+    /// What was asked for.
+    pub(crate) spec: EndpointSpec,
+    /// Whether the pod's end had TX checksum offload on before podgate turned it off.
+    pub(crate) offload_was_on: bool,
+}
+
+/// What was remembered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Loaded {
+    /// The endpoints.
+    pub(crate) endpoints: Vec<Remembered>,
+    /// What was wrong with the lists, one line each.
+    pub(crate) problems: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct EndpointFile {
     version: u32,
     endpoints: Vec<EndpointSpec>,
+    /// Links of those endpoints whose pod's end had TX checksum offload on.
+    #[serde(default)]
+    offload_was_on: Vec<String>,
+    /// Of the other fields; files of earlier versions of the program have none.
+    #[serde(default)]
+    checksum: Option<u32>,
+}
+
+impl EndpointFile {
+    /// CRC-32C of what the file is about.
+    fn sum(&self) -> io::Result<u32> {
+        let content = (self.version, &self.endpoints, &self.offload_was_on);
+        Ok(crc32c::crc32c(&serde_json::to_vec(&content)?))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let value: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        // First, since another version may have other fields.
+        let version = &value["version"];
+        if *version != VERSION {
+            return Err(format!("its version is {version}, not {VERSION}"));
+        }
+        let file: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let sum = file.sum().map_err(|error| error.to_string())?;
+        if file.checksum.is_some_and(|checksum| checksum != sum) {
+            return Err("its checksum is wrong".to_owned());
+        }
+        Ok(file)
+    }
+
+    fn into_remembered(self) -> Vec<Remembered> {
+        let was_on = self.offload_was_on;
+        let remembered = |spec: EndpointSpec| {
+            let offload_was_on = was_on.contains(&spec.link);
+            Remembered { spec, offload_was_on }
+        };
+        self.endpoints.into_iter().map(remembered).collect()
+    }
 }
 
 impl StateDir {
@@ -59,21 +124,43 @@ impl StateDir {
             let path = path.to_owned();
             move |source| StateError::Io { path, source }
         };
+        let missing = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty());
+        let made = missing.take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))?;
         let lock = File::open(path).map_err(io_error(path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock, made }),
             Err(fs::TryLockError::WouldBlock) => Err(StateError::Held(path.to_owned())),
             Err(fs::TryLockError::Error(source)) => Err(io_error(path)(source)),
         }
     }
 
-    /// Removes the directory, if it is empty.
-    pub(crate) fn remove(self) {
+    /// Removes the directory, if it is empty. Returns whether it is gone.
+    pub(crate) fn remove(self) -> bool {
         // Somebody else's files are no fault.
-        let _ = fs::remove_dir(&self.path);
+        fs::remove_dir(&self.path).is_ok()
+    }
+
+    /// The directory.
+    #[must_use]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directories that were made for this one, itself included, innermost first.
+    #[must_use]
+    pub(crate) fn made(&self) -> &[PathBuf] {
+        &self.made
+    }
+
+    /// Whether the directory that is held is still the one at its path.
+    #[must_use]
+    pub(crate) fn is_there(&self) -> bool {
+        let id = |found: io::Result<fs::Metadata>| found.ok().map(|m| (m.dev(), m.ino()));
+        let held = id(self.lock.metadata());
+        held.is_some() && id(fs::metadata(&self.path)) == held
     }
 
     /// The control socket.
@@ -91,45 +178,100 @@ impl StateDir {
     /// The list of endpoints.
     #[must_use]
     pub(crate) fn endpoints(&self) -> PathBuf {
-        self.path.join("endpoints.json")
+        self.path.join(LIST)
     }
 
-    /// Reads the endpoints; none if there is no list.
-    ///
-    /// # Errors
-    /// When the list can't be read.
-    pub(crate) fn load(&self) -> Result<Vec<EndpointSpec>, StateError> {
-        let path = self.endpoints();
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StateError::Io { path, source }),
-        };
-        let corrupt = |reason: String| StateError::Corrupt { path: path.clone(), reason };
-        let file: EndpointFile =
-            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
-        if file.version != VERSION {
-            return Err(corrupt(format!("its version is {}, not {VERSION}", file.version)));
+    /// Every file of the endpoint list that there may be: it, its copy, what was not finished, and
+    /// what was set aside.
+    #[must_use]
+    pub(crate) fn list_files(&self) -> Vec<PathBuf> {
+        let whole = [LIST, COPY].into_iter();
+        let names = whole.flat_map(|name| [name.to_owned(), format!("{name}.new")]);
+        names.map(|name| self.path.join(name)).chain(self.set_aside_before()).collect()
+    }
+
+    /// Reads the endpoints; none if there is no list. A list that can't be understood is set aside.
+    pub(crate) fn load(&self) -> Loaded {
+        let mut problems = Vec::new();
+        for name in [LIST, COPY] {
+            let path = self.path.join(name);
+            match read(&path) {
+                Ok(Some(file)) => {
+                    if name == COPY {
+                        problems.push(format!("the endpoints were read from {}", path.display()));
+                    }
+                    return Loaded { endpoints: file.into_remembered(), problems };
+                }
+                Ok(None) => {}
+                Err(reason) => problems.push(self.set_aside(name, &reason)),
+            }
         }
-        Ok(file.endpoints)
+        Loaded { endpoints: Vec::new(), problems }
+    }
+
+    /// Renames a list that makes no sense, and says so.
+    fn set_aside(&self, name: &str, reason: &str) -> String {
+        let path = self.path.join(name);
+        let mut before = self.set_aside_before();
+        before.sort();
+        for oldest in before.iter().take((before.len() + 1).saturating_sub(BAD_MAX)) {
+            // If it stays there is one more, no worse.
+            let _ = fs::remove_file(oldest);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let aside = self.path.join(format!("{name}{BAD}{now}"));
+        let what = format!("{} can't be understood: {reason}", path.display());
+        match fs::rename(&path, &aside) {
+            Ok(()) => format!("{what}; it was set aside as {}", aside.display()),
+            Err(error) => format!("{what}; it can't be set aside: {error}"),
+        }
+    }
+
+    fn set_aside_before(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let is_bad = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            [LIST, COPY].iter().any(|list| name.starts_with(&format!("{list}{BAD}")))
+        };
+        entries.map(|entry| entry.path()).filter(is_bad).collect()
     }
 
     /// Writes the endpoints: the old list or the new one is there at any time, whole.
     ///
     /// # Errors
     /// When it can't be written.
-    pub(crate) fn save(&self, endpoints: Vec<EndpointSpec>) -> Result<(), StateError> {
-        let path = self.endpoints();
-        let write = || -> io::Result<()> {
-            let temporary = self.path.join("endpoints.json.new");
-            let mut file = File::create(&temporary)?;
-            serde_json::to_writer_pretty(&mut file, &EndpointFile { version: VERSION, endpoints })?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.path)?.sync_all()
+    pub(crate) fn save(&self, endpoints: Vec<Remembered>) -> Result<(), StateError> {
+        let on = endpoints.iter().filter(|endpoint| endpoint.offload_was_on);
+        let offload_was_on = on.map(|endpoint| endpoint.spec.link.clone()).collect();
+        let endpoints = endpoints.into_iter().map(|endpoint| endpoint.spec).collect();
+        let mut file = EndpointFile { version: VERSION, endpoints, offload_was_on, checksum: None };
+        let mut content = || -> io::Result<Vec<u8>> {
+            file.checksum = Some(file.sum()?);
+            let mut bytes = serde_json::to_vec_pretty(&file)?;
+            bytes.push(b'\n');
+            Ok(bytes)
         };
-        write().map_err(|source| StateError::Io { path: path.clone(), source })
+        let failed = |path: &Path, source| StateError::Io { path: path.to_owned(), source };
+        let bytes = content().map_err(|source| failed(&self.endpoints(), source))?;
+        for name in [LIST, COPY] {
+            let path = self.path.join(name);
+            atomic_file::write(&path, &bytes).map_err(|source| failed(&path, source))?;
+        }
+        Ok(())
+    }
+}
+
+/// The list at `path`, if there is one, or why it can't be understood.
+fn read(path: &Path) -> Result<Option<EndpointFile>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LIST_MAX + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() as u64 > LIST_MAX => {
+            Err(format!("it is larger than {} MiB", LIST_MAX >> 20))
+        }
+        Ok(_) => EndpointFile::parse(&bytes).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -137,25 +279,43 @@ impl StateDir {
 mod tests {
     use super::*;
 
-    fn spec(link: &str) -> EndpointSpec {
-        EndpointSpec {
+    fn remembered(link: &str) -> Remembered {
+        let spec = EndpointSpec {
             link: link.into(),
             pod: "a/b".parse().unwrap(),
             netns: Some("/run/netns/b".into()),
             mac: None,
             mtu: Some(65000.try_into().unwrap()),
-        }
+        };
+        Remembered { spec, offload_was_on: link == "veth1" }
+    }
+
+    fn names_in(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.map(|name| name.into_string().unwrap()).collect()
     }
 
     #[test]
     fn endpoints_are_there_again_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        assert_eq!(state.load().unwrap(), []);
-        state.save(vec![spec("veth0"), spec("veth1")]).unwrap();
-        state.save(vec![spec("veth1")]).unwrap();
+        assert_eq!(state.load(), Loaded::default());
+        state.save(vec![remembered("veth0"), remembered("veth1")]).unwrap();
+        state.save(vec![remembered("veth1")]).unwrap();
         drop(state);
-        assert_eq!(StateDir::open(dir.path()).unwrap().load().unwrap(), [spec("veth1")]);
+        let loaded = StateDir::open(dir.path()).unwrap().load();
+        assert_eq!(loaded, Loaded { endpoints: vec![remembered("veth1")], problems: Vec::new() });
+    }
+
+    #[test]
+    fn a_list_of_a_version_before_checksums_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let list = r#"{"version":1,"endpoints":[{"link":"veth0","pod":"a/b",
+                       "netns":"/run/netns/b","mtu":65000}]}"#;
+        fs::write(state.endpoints(), list).unwrap();
+        let loaded = state.load();
+        assert_eq!((loaded.endpoints, loaded.problems), (vec![remembered("veth0")], vec![]));
     }
 
     #[test]
@@ -168,13 +328,62 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_list_is_an_error_that_names_the_file() {
+    fn a_damaged_list_is_set_aside_and_its_copy_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        for broken in ["", "{", r#"{"version":2,"endpoints":[]}"#, r#"{"version":1}"#] {
+        state.save(vec![remembered("veth1")]).unwrap();
+        let good = fs::read_to_string(state.endpoints()).unwrap();
+        let other_pod = good.replace("a/b", "a/c");
+        for broken in ["", "{", r#"{"version":2,"endpoints":[]}"#, r#"{"version":1}"#, &other_pod] {
             fs::write(state.endpoints(), broken).unwrap();
-            let error = state.load().unwrap_err().to_string();
-            assert!(error.contains("endpoints.json"), "{error}");
+            let loaded = state.load();
+            assert_eq!(loaded.endpoints, [remembered("veth1")], "{broken}");
+            let [aside, copy] = loaded.problems.as_slice() else { panic!("{loaded:?}") };
+            assert!(aside.contains("endpoints.json.bad-"), "{aside}");
+            assert!(copy.contains("endpoints.copy.json"), "{copy}");
+            assert!(!state.endpoints().exists());
         }
+    }
+
+    #[test]
+    fn without_a_good_list_there_are_no_endpoints_and_what_was_set_aside_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        for number in 0..20 {
+            fs::write(dir.path().join(format!("{LIST}{BAD}{number:02}")), "").unwrap();
+        }
+        for name in [LIST, COPY] {
+            fs::write(dir.path().join(name), "damaged").unwrap();
+        }
+        let loaded = state.load();
+        assert_eq!((loaded.endpoints.len(), loaded.problems.len()), (0, 2));
+        assert_eq!(names_in(dir.path()).len(), BAD_MAX);
+        state.list_files().iter().for_each(|file| _ = fs::remove_file(file));
+        assert!(state.remove(), "{:?}", names_in(dir.path()));
+    }
+
+    #[test]
+    fn a_folder_in_the_lists_place_is_set_aside_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        state.save(vec![remembered("veth1")]).unwrap();
+        fs::remove_file(state.endpoints()).unwrap();
+        fs::create_dir(state.endpoints()).unwrap();
+        assert_eq!(state.load().endpoints, [remembered("veth1")]);
+        state.save(Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn it_notices_that_the_directory_is_gone_or_another_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/state");
+        let state = StateDir::open(&path).unwrap();
+        assert_eq!(state.made(), [path.clone(), parent.path().join("a")]);
+        assert!(state.is_there());
+        fs::remove_dir(&path).unwrap();
+        assert!(!state.is_there());
+        let anew = StateDir::open(&path).unwrap();
+        assert!(anew.is_there() && !state.is_there());
+        assert_eq!(anew.made(), [path]);
     }
 }

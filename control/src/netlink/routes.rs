@@ -30,17 +30,56 @@ pub(crate) struct Route {
     mtu: u32,
 }
 
+/// What the routing tables say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Routes {
+    /// Unicast routes of all tables.
+    pub(crate) unicast: Vec<Route>,
+    /// Prefixes that the kernel delivers to this node itself: its addresses, the broadcast addresses
+    /// of its subnets, anycast addresses, and what is routed to it as `local`.
+    pub(crate) local: Vec<(IpAddr, u8)>,
+}
+
+/// Tables that every packet is looked up in (`RT_TABLE_DEFAULT`, `RT_TABLE_MAIN` and
+/// `RT_TABLE_LOCAL` of `include/uapi/linux/rtnetlink.h`).
+const TABLES_OF_ALL: [u32; 3] = [253, 254, 255];
+
+/// The prefix that a route delivers to this node. A default route of another table is left out: that
+/// is how packets with some mark are brought to a transparent proxy.
+fn local_prefix(message: &RouteMessage) -> Option<(IpAddr, u8)> {
+    use RouteType::{Anycast, Broadcast, Local};
+    if !matches!(message.header.kind, Local | Broadcast | Anycast) {
+        return None;
+    }
+    let length = message.header.destination_prefix_length;
+    let (mut to, mut table) = (any_of(message)?, u32::from(message.header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => to = (*v4).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => to = (*v6).into(),
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    (length > 0 || TABLES_OF_ALL.contains(&table)).then_some((to, length))
+}
+
+/// The unspecified address of a route's family, which a route without a destination leads to.
+fn any_of(message: &RouteMessage) -> Option<IpAddr> {
+    match message.header.address_family {
+        AddressFamily::Inet => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        AddressFamily::Inet6 => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        _ => None,
+    }
+}
+
 impl Route {
     /// `None` for routes that lead to no other host.
     fn from_message(message: &RouteMessage) -> Option<Self> {
         if message.header.kind != RouteType::Unicast {
             return None;
         }
-        let any = match message.header.address_family {
-            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            _ => return None,
-        };
+        let any = any_of(message)?;
         let length = message.header.destination_prefix_length;
         let mut route = Self { to: (any, length), links: Vec::new(), mtu: 0 };
         for attribute in &message.attributes {
@@ -154,12 +193,12 @@ impl Netlink {
         }
     }
 
-    /// All unicast routes, of all tables.
+    /// All routes, of all tables.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
-        let mut found = Vec::new();
+    pub(crate) async fn routes(&self) -> Result<Routes, NetlinkError> {
+        let mut found = Routes::default();
         for any in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
             let mut filter = RouteMessage::default();
             filter.header.address_family = host_route(any, 0).header.address_family;
@@ -167,7 +206,8 @@ impl Netlink {
             while let Some(route) =
                 routes.try_next().await.map_err(|error| NetlinkError::new("list routes", &error))?
             {
-                found.extend(Route::from_message(&route));
+                found.unicast.extend(Route::from_message(&route));
+                found.local.extend(local_prefix(&route));
             }
         }
         Ok(found)
@@ -219,7 +259,7 @@ mod tests {
     /// Host routes by `link`.
     async fn by(netlink: &Netlink, link: &Link) -> Vec<(IpAddr, u32)> {
         let routes = netlink.routes().await.unwrap();
-        routes.iter().filter_map(|route| route.host_route(link.index)).collect()
+        routes.unicast.iter().filter_map(|route| route.host_route(link.index)).collect()
     }
 
     #[test]
@@ -280,5 +320,32 @@ mod tests {
         assert_eq!(least(&[default.clone(), to("::", 0, &[2, 3], 0)]), Some(1400));
         assert_eq!(least(&[default.clone(), to("192.0.2.0", 24, &[2], 1300)]), Some(1300));
         assert_eq!(least(&[default, to("192.0.2.0", 24, &[2], 9000)]), Some(1500));
+    }
+
+    #[test]
+    fn local_prefixes_are_addresses_broadcast_addresses_and_local_routes_but_no_proxy_rule() {
+        in_netns(|netlink| async move {
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            up(&netlink, "pg-t0").await;
+            up(&netlink, "pg-t1").await;
+            for line in [
+                "link set lo up",
+                "addr add 10.7.0.1/24 broadcast 10.7.0.255 dev pg-t0",
+                "addr add fd07::1/64 dev pg-t0 nodad",
+                "route add local 10.8.0.0/16 dev lo",
+                "route add local 10.9.0.0/16 dev lo table 77",
+                "route add local 0.0.0.0/0 dev lo table 2004",
+                "route add local fd08::/32 dev lo",
+            ] {
+                let status = std::process::Command::new("ip").args(line.split(' ')).status();
+                assert!(status.unwrap().success(), "ip {line}");
+            }
+            let local = netlink.routes().await.unwrap().local;
+            let has = |text: &str, length| local.contains(&(text.parse().unwrap(), length));
+            assert!(has("10.7.0.1", 32) && has("10.7.0.255", 32), "{local:?}");
+            assert!(has("10.8.0.0", 16) && has("10.9.0.0", 16), "{local:?}");
+            assert!(has("fd07::1", 128) && has("fd08::", 32), "{local:?}");
+            assert!(!has("0.0.0.0", 0) && !has("10.7.0.0", 24), "{local:?}");
+        });
     }
 }

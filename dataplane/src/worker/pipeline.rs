@@ -44,8 +44,8 @@
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
 //!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
 //!   says so may be a router in between.
-//! - *Tunnels* (IPIP, 6in4, GRE, VXLAN, Geneve) of pods to nodes are refused: an overlay there would
-//!   take the packet inside for one of its own, whatever its addresses.
+//! - *Tunnels* ([`crate::tunnel`]): a pod's packet that a node's kernel would decapsulate is refused,
+//!   and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 
@@ -227,7 +227,7 @@ impl Pipeline {
         };
         let from_host = around.snapshot.routes.is_host(flow.link(Direction::Original));
         let links = around.links(ends, from_host);
-        let escapes = !from_host && is_tunnel_to_node(around.snapshot, &tuple);
+        let escapes = is_tunnel_to_node(around.snapshot, &tuple, from_host);
         let (Some(links), true) = (links, goes_on && !escapes) else {
             let verdict = Verdict::Deny;
             let link = flow.link(Direction::Original);
@@ -258,7 +258,7 @@ impl Pipeline {
         let Some(links) = around.links(ends, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
-        if !from_host && is_tunnel_to_node(around.snapshot, &view.tuple) {
+        if is_tunnel_to_node(around.snapshot, &view.tuple, from_host) {
             return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
         }
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
@@ -434,12 +434,13 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 
-/// Whether a packet goes to a node where an overlay would take it apart: IP in IP (RFC 2003), IPv6 in
-/// IP (RFC 4213), GRE (RFC 2784), VXLAN (RFC 7348, and Linux's former port) and Geneve (RFC 8926).
-fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple) -> bool {
-    let is_tunnel = matches!(tuple.protocol, 4 | 41 | 47)
-        || tuple.protocol == proto::UDP && matches!(tuple.dst_port, 4789 | 8472 | 6081);
-    is_tunnel && snapshot.policy.is_node(tuple.dst)
+/// Whether what a pod sends by this flow reaches a node that would decapsulate it. A flow that came
+/// `from_host` has the pod at its other end, which sends the replies.
+fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, from_host: bool) -> bool {
+    let by_pod = if from_host { tuple.reversed() } else { *tuple };
+    let tunnels = snapshot.routes.tunnels();
+    tunnels.would_decapsulate(&by_pod)
+        && (snapshot.policy.is_node(by_pod.dst) || tunnels.is_local(by_pod.dst))
 }
 
 /// The worker that the XDP program sends the flow's packets to.

@@ -1,11 +1,15 @@
 //! Agents that stop, die and come back.
 
-use anyhow::Result;
-use podgate_tests::lab::{Agent, Family, Get, Lab, Outcome};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podgate_tests::lab::{Agent, Family, Get, Host, Lab, Outcome, run};
 use podgate_tests::scenario::{Expected, MANIFESTS, ROWS};
 use serde_json::Value;
 
-fn nothing_passes(lab: &Lab) -> Result<()> {
+pub(crate) fn nothing_passes(lab: &Lab) -> Result<()> {
     let (admin, nginx) = (lab.host("admin/adminapp")?, lab.host("backend/nginx")?);
     let (stranger, store) = (lab.host("other/stranger")?, lab.host("backend/store")?);
     assert_eq!(Get::path("/docs").fetch(admin, nginx, Family::V4)?, Outcome::Silence);
@@ -16,7 +20,7 @@ fn nothing_passes(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn what_should_pass_passes(lab: &Lab) -> Result<()> {
+pub(crate) fn what_should_pass_passes(lab: &Lab) -> Result<()> {
     for row in ROWS.iter().filter(|row| row.expected != Expected::Silence) {
         for (family, seen) in Family::BOTH.into_iter().zip(row.play_both(lab)?) {
             assert!(row.is_met_by(&seen), "{row} over {family}: {seen:?}");
@@ -25,7 +29,7 @@ fn what_should_pass_passes(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn ready_endpoints(lab: &Lab) -> Result<usize> {
+pub(crate) fn ready_endpoints(lab: &Lab) -> Result<usize> {
     let list = lab.podgate_json(&["endpoint", "list"])?;
     let endpoints = list.as_array().into_iter().flatten();
     Ok(endpoints.filter(|endpoint| endpoint["state"] == "ready").count())
@@ -63,9 +67,13 @@ fn cleanup_leaves_the_node_as_it_was() -> Result<()> {
         Ok([netns.ip_json(&["-4", "route"])?, netns.ip_json(&["-6", "route"])?])
     };
     let routes_before = routes(&lab)?;
+    let offloads_before = offloads(&lab)?;
     Agent::start(&lab, 2)?.stop()?;
+    assert_ne!(offloads(&lab)?, offloads_before);
     let output = lab.podgate(&["cleanup", "--state-dir", &lab.state_dir().to_string_lossy()])?;
     assert!(output.status.success(), "{output:?}");
+    assert_eq!(offloads(&lab)?, offloads_before);
+    assert!(!lab.state_dir().exists());
     assert_eq!(lab.node().netns.ip_json(&["-d", "link"])?, before);
     assert_eq!(routes(&lab)?, routes_before);
     lab.route_by_kernel()?;
@@ -92,4 +100,132 @@ fn a_second_agent_on_the_same_state_ends_at_once_and_the_first_goes_on() -> Resu
     assert_eq!(second.status.code(), Some(1), "{second:?}");
     agent.assert_alive()?;
     what_should_pass_passes(&lab)
+}
+
+/// What `ethtool` says of the pods' ends, by pod.
+fn offloads(lab: &Lab) -> Result<Vec<(String, String)>> {
+    let of = |pod: &Host| {
+        let mut ethtool = pod.netns.bounded("ethtool", Duration::from_secs(10));
+        Ok((pod.name.clone(), run(ethtool.args(["-k", "eth0"]))?))
+    };
+    lab.pods().map(of).collect()
+}
+
+#[test]
+fn a_pod_that_is_removed_gets_its_checksum_offload_back_unless_it_had_none() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
+    let mut ethtool = store.netns.bounded("ethtool", Duration::from_secs(10));
+    run(ethtool.args(["-K", "eth0", "tx", "off"]))?;
+    let before = offloads(&lab)?;
+    // It is remembered over a restart.
+    Agent::start(&lab, 1)?.stop()?;
+    let _agent = Agent::restart(&lab, 1)?;
+    for pod in [admin, store] {
+        let removed = lab.podgate(&["endpoint", "remove", "--link", &pod.link])?;
+        assert!(removed.status.success(), "{removed:?}");
+    }
+    let now = offloads(&lab)?;
+    for (was, is) in before.iter().zip(&now) {
+        let removed = [admin, store].iter().any(|pod| pod.name == was.0);
+        assert_eq!(was == is, removed, "{}", was.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn cleanup_passes_over_what_is_odd_and_lists_it() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let offloads_before = offloads(&lab)?;
+    Agent::start(&lab, 1)?.stop()?;
+    let state = lab.state_dir();
+    fs::create_dir(state.join("bpf/link-odd"))?;
+    fs::write(state.join("notes.txt"), "somebody's")?;
+    let cleanup = || lab.podgate(&["cleanup", "--state-dir", &state.to_string_lossy()]);
+    let output = cleanup()?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let listed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(listed.contains("bpf/link-odd") && listed.contains("is not empty"), "{listed}");
+    // All the rest is done.
+    assert_eq!(offloads(&lab)?, offloads_before);
+    assert_eq!(links_of_podgate(&lab)?, 0);
+    lab.route_by_kernel()?;
+    what_should_pass_by_kernel(&lab)?;
+    fs::remove_dir(state.join("bpf/link-odd"))?;
+    fs::remove_file(state.join("notes.txt"))?;
+    assert!(cleanup()?.status.success());
+    assert!(!state.exists());
+    Ok(())
+}
+
+/// How many of `pg-host` and `pg-xsk` there are.
+fn links_of_podgate(lab: &Lab) -> Result<usize> {
+    let links = lab.node().netns.ip_json(&["link"])?;
+    let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
+    Ok(names.filter(|name| ["pg-host", "pg-xsk"].contains(name)).count())
+}
+
+/// Runs an agent that must fail, and says why it did.
+fn failing_agent(lab: &Lab, options: &[&str]) -> Result<String> {
+    let output = lab.podgate(&[&["run"], options].concat())?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn has_mount_at(path: &Path) -> Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mounts.lines().any(|line| line.contains(&*path.to_string_lossy())))
+}
+
+#[test]
+fn a_second_agent_that_fails_leaves_nothing_behind_and_the_first_goes_on() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 1)?;
+    let before = lab.node().netns.ip_json(&["-d", "link"])?;
+    let (manifests, other) = (lab.manifests(), lab.file("other/deep/state"));
+    let (manifests, state) = (manifests.to_string_lossy(), other.to_string_lossy());
+    let missing = lab.file("missing").to_string_lossy().into_owned();
+    for options in [
+        &["--manifests", &*manifests][..],
+        &["--manifests", &manifests, "--lab", &missing],
+        &["--kubeconfig", &missing],
+        &["--manifests", &missing],
+    ] {
+        let said = failing_agent(&lab, &[options, &["--state-dir", &state]].concat())?;
+        assert!(!said.contains("left something behind"), "{said}");
+        assert!(!lab.file("other").exists() && !has_mount_at(&other)?, "{options:?}: {said}");
+        assert_eq!(lab.node().netns.ip_json(&["-d", "link"])?, before);
+    }
+    agent.assert_alive()?;
+    what_should_pass_passes(&lab)
+}
+
+#[test]
+fn a_start_that_fails_at_an_endpoint_takes_back_what_it_did_for_the_others() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let before = (lab.node().netns.ip_json(&["-d", "link"])?, offloads(&lab)?);
+    let admin = lab.host("admin/adminapp")?;
+    let list = format!(
+        "endpoints:\n- {{link: {}, pod: {}, netns: {}}}\n- {{link: absent, pod: a/b, mac: \
+         \"02:00:00:00:00:01\"}}\n",
+        admin.link,
+        admin.name,
+        admin.netns.path().display()
+    );
+    fs::write(lab.file("bad.yaml"), list)?;
+    let (manifests, state) = (lab.manifests(), lab.state_dir());
+    let bad = lab.file("bad.yaml");
+    let [manifests, bad, dir] = [&manifests, &bad, &state].map(|path| path.to_string_lossy());
+    let options = ["--manifests", &manifests, "--lab", &bad, "--state-dir", &dir];
+    let said = failing_agent(&lab, &options)?;
+    assert!(said.contains("there is no link absent"), "{said}");
+    assert!(!state.exists() && !has_mount_at(&state)?, "{said}");
+    assert_eq!((lab.node().netns.ip_json(&["-d", "link"])?, offloads(&lab)?), before);
+    // Where an agent was before, what it cut off stays so.
+    Agent::start(&lab, 1)?.stop()?;
+    failing_agent(&lab, &options)?;
+    nothing_passes(&lab)?;
+    let _agent = Agent::restart(&lab, 1)?;
+    assert_eq!(ready_endpoints(&lab)?, lab.pods().count());
+    Ok(())
 }

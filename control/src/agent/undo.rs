@@ -1,0 +1,84 @@
+//! What a start that fails takes back, so that it leaves nothing behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use nix::mount::{MntFlags, umount2};
+use tracing::warn;
+
+use super::host_link::{self, HostLink};
+use super::links;
+use super::state::StateDir;
+use crate::error::describe;
+use crate::netlink::Netlink;
+
+/// What this start has changed so far. What was there before it stays: programs that were pinned
+/// keep cutting their pods off.
+#[derive(Debug, Default)]
+pub(super) struct Undo {
+    /// Directories that were made, innermost first.
+    dirs: Vec<PathBuf>,
+    /// The folder of pins, and whether the bpffs there was mounted.
+    bpf: Option<(PathBuf, bool)>,
+    /// Links whose programs were pinned before.
+    pinned_before: BTreeSet<u32>,
+    /// Whether the host link was made.
+    host_link: bool,
+}
+
+impl Undo {
+    /// The state directory is held.
+    pub(super) fn note_state(&mut self, state: &StateDir) {
+        let bpf = state.bpf();
+        let made_by_mounting = (!bpf.exists()).then_some(bpf);
+        self.dirs = made_by_mounting.into_iter().chain(state.made().to_vec()).collect();
+    }
+
+    /// There is a bpffs in the state directory, `mounted` by this start or there before.
+    pub(super) fn note_bpf(&mut self, bpf: PathBuf, mounted: bool) {
+        self.pinned_before = links::pinned_indices(&bpf).unwrap_or_default();
+        self.bpf = Some((bpf, mounted));
+    }
+
+    /// The host link is there, `made` by this start or there before.
+    pub(super) fn note_host_link(&mut self, made: bool) {
+        self.host_link |= made;
+    }
+
+    /// Takes everything back. What can't be is said in the log, and the rest goes on.
+    pub(super) async fn run(self) {
+        let warn = |result: Result<(), String>| {
+            if let Err(reason) = result {
+                warn!("the start failed, and left something behind: {reason}");
+            }
+        };
+        if let Some((bpf, mounted)) = self.bpf {
+            let now = links::pinned_indices(&bpf).unwrap_or_default();
+            for index in now.difference(&self.pinned_before) {
+                links::unpin_in(&bpf, *index).into_iter().for_each(|reason| warn(Err(reason)));
+            }
+            if mounted {
+                let unmounted = umount2(&bpf, MntFlags::empty());
+                warn(unmounted.map_err(|error| format!("{}: {error}", bpf.display())));
+            }
+        }
+        if self.host_link {
+            warn(delete_host_link().await);
+        }
+        for dir in self.dirs {
+            warn(fs::remove_dir(&dir).map_err(|error| format!("{}: {error}", dir.display())));
+        }
+    }
+}
+
+async fn delete_host_link() -> Result<(), String> {
+    let netlink = Netlink::connect().map_err(|error| error.to_string())?;
+    match host_link::find(&netlink).await {
+        Ok(Some(HostLink { host, .. })) => {
+            netlink.delete_link(&host).await.map_err(|error| error.to_string())
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(describe(error.as_ref())),
+    }
+}

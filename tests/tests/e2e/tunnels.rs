@@ -1,0 +1,111 @@
+//! Tunnels that end at the node: a pod can't send into one, whatever port it has and whichever of the
+//! node's addresses the packet goes to.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use etherparse::PacketBuilder;
+use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, wait_for};
+use podgate_tests::scenario::MANIFESTS;
+
+const BOUND: Duration = Duration::from_secs(10);
+const PORT: u16 = 5555;
+
+/// A frame from `from` to an address of the node with a frame in VXLAN (RFC 7348) inside, which says
+/// to come from the pod `claimed` and goes to UDP port `inner_port`.
+fn vxlan(lab: &Lab, from: &Host, to: IpAddr, claimed: &Host, inner_port: u16) -> Result<Vec<u8>> {
+    let victim = lab.host("user/userapp")?;
+    let inner = PacketBuilder::ethernet2([2; 6], [0xff; 6])
+        .ipv4(claimed.addresses.v4.octets(), victim.addresses.v4.octets(), 64)
+        .udp(7000, inner_port);
+    let mut payload = vec![0x08, 0, 0, 0, 0, 0, 7, 0];
+    inner.write(&mut payload, b"in another's name")?;
+    let outer = PacketBuilder::ethernet2(from.mac("eth0")?, lab.node().mac(&from.link)?);
+    let outer = match to {
+        IpAddr::V4(to) => outer.ipv4(from.addresses.v4.octets(), to.octets(), 64),
+        IpAddr::V6(to) => outer.ipv6(from.addresses.v6.octets(), to.octets(), 64),
+    };
+    let mut frame = Vec::new();
+    outer.udp(40_000, PORT).write(&mut frame, &payload)?;
+    Ok(frame)
+}
+
+/// Frames that the node's tunnel device received.
+fn received(lab: &Lab) -> Result<u64> {
+    let links = lab.node().netns.ip_json(&["-s", "link", "show", "vx-t"])?;
+    Ok(links[0]["stats64"]["rx"]["packets"].as_u64().unwrap_or(0))
+}
+
+/// Waits until a pod's packet to the tunnel's port is refused.
+fn wait_for_refusal(lab: &Lab, frame: &[u8], from: &Host) -> Result<()> {
+    let before = lab.drops("tunnel_to_node")?;
+    wait_for("the port to be refused", BOUND, || {
+        from.inject([frame].into_iter())?;
+        Ok((lab.drops("tunnel_to_node")? > before).then_some(()))
+    })
+}
+
+#[test]
+fn a_pod_sends_into_no_tunnel_of_the_node_whatever_its_port_and_address() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (stranger, admin) = (lab.host("other/stranger")?, lab.host("admin/adminapp")?);
+    let office = lab.host("office")?;
+    // Beside the node's own addresses and the pods' gateways: broadcast, anycast, and a prefix that
+    // is routed to the node itself.
+    lab.node().netns.ip("addr add 10.98.0.1/24 broadcast 10.98.0.255 dev out-office\n\
+         addr add fd98::1/64 dev out-office nodad\n\
+         route add local 10.97.0.0/16 dev lo\n\
+         route add local fd97::/32 dev lo\n\
+         link add vx-t type vxlan external dstport 5555\n\
+         link set vx-t up\n")?;
+    let addresses = [
+        "192.0.2.1",
+        "169.254.1.1",
+        "10.98.0.1",
+        "10.98.0.255",
+        "10.97.1.2",
+        "2001:db8::1",
+        "fe80::1",
+        "fd98::1",
+        "fd98::",
+        "fd97::7",
+    ]
+    .map(|text| text.parse().expect("an address"));
+    let frames = addresses.map(|to| vxlan(&lab, stranger, to, admin, 7777));
+    let frames = frames.into_iter().collect::<Result<Vec<_>>>()?;
+    // The last address that was set up is the last that is heard of.
+    wait_for_refusal(&lab, &frames[9], stranger)?;
+
+    let mut agents = 0;
+    while agents < 2 {
+        let (at_tunnel, before) =
+            (Capture::start_on(&lab, lab.node(), "vx-t")?, lab.drops("tunnel_to_node")?);
+        let sent = stranger.inject(frames.iter().map(Vec::as_slice))?.sent;
+        wait_for("the drops", BOUND, || {
+            Ok((lab.drops("tunnel_to_node")? == before + sent).then_some(()))
+        })?;
+        // From outside the same comes through: the device works.
+        let already = received(&lab)?;
+        for family in Family::BOTH {
+            let to = lab.node().addresses.of(family);
+            office.inject([&vxlan(&lab, office, to, admin, 7778)?[..]].into_iter())?;
+        }
+        wait_for("the frames from outside", BOUND, || {
+            Ok((received(&lab)? == already + 2).then_some(()))
+        })?;
+        let seen = at_tunnel.stop()?;
+        assert_eq!(seen.packets("udp port 7777")?, [""; 0]);
+        assert_eq!(seen.packets("udp port 7778")?.len(), 2);
+        agent.assert_alive()?;
+        agents += 1;
+        if agents < 2 {
+            // An agent that finds the device at its start.
+            agent.stop()?;
+            agent = Agent::restart(&lab, 1)?;
+            wait_for_refusal(&lab, &frames[0], stranger)?;
+        }
+    }
+    Ok(())
+}
