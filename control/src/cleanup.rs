@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, require_root};
 use crate::netlink::Netlink;
 use crate::output::print;
+use crate::sources::last_good::DIRECTORY as LAST_GOOD;
 
 /// Detaches the pinned programs, removes `pg-host` and `pg-xsk` with the routes through them, and
 /// the state directory; says what there was to do.
@@ -24,6 +25,12 @@ pub(crate) fn run(state_dir: &Path) -> Result<()> {
         detached = unpin_all(&state.bpf())?;
         for file in [state.endpoints(), state.socket()] {
             remove_if_there(&file)?;
+        }
+        match fs::remove_dir_all(state_dir.join(LAST_GOOD)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).context("can't remove the last good objects");
+            }
+            _ => {}
         }
         state.remove();
     }

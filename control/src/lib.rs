@@ -2,13 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod agent;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first user comes with the next change"))]
 mod atomic_file;
 mod cleanup;
 pub mod cli;
 mod client;
 pub mod commands;
 mod error;
+mod log;
 mod metrics;
 mod netlink;
 mod output;

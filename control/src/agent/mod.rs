@@ -35,7 +35,7 @@ use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Compiler, Store};
 use podgate_xdp_redirect::bpffs;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
@@ -47,11 +47,14 @@ use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
 use self::server::{Call, Server};
+use self::signals::Signals;
 use self::waiting::Waiting;
 use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
 use crate::error::describe;
+use crate::log::LogFilter;
 use crate::netlink::{Change, Netlink, changes};
 use crate::protocol::{EndpointSpec, FlowItem};
+use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::host_link::{HOST, XSK};
@@ -119,9 +122,10 @@ struct Counts {
 ///
 /// # Errors
 /// When it can't start: one line says what to do.
-pub(crate) fn run(args: &RunArgs) -> Result<()> {
+pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
+    // First, so that no signal kills an agent that is about to start.
+    let signals = Signals::listen()?;
     preflight::check(args)?;
-    let stop = signals::stop_requested()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (updates, updated) = mpsc::channel(sources::UPDATES_MAX);
@@ -136,7 +140,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
             .with_context(|| format!("can't bind {}", agent.state.socket().display()))?;
         let server = tokio::spawn(server.serve(calls));
         info!(socket = %agent.state.socket().display(), "podgate runs");
-        let end = agent.serve(updated, called, changes, stop).await;
+        let end = agent.serve(updated, called, changes, signals, log).await;
         server.abort();
         // Its file goes with it.
         let _ = server.await;
@@ -151,8 +155,8 @@ impl Agent {
         preflight::warn_of_private_mounts();
         let source = match (&args.source.manifests, &args.source.kubeconfig) {
             (Some(dir), _) => {
-                tokio::spawn(sources::manifests::watch(dir.clone(), updates));
-                Source::Manifests(sources::manifests::Manifests::new(dir))
+                let settle = args.manifests_settle.0;
+                Source::Manifests(Manifests::follow(dir, &args.state_dir, settle, updates)?)
             }
             (None, Some(file)) => Source::Cluster(sources::kube::watch(file, updates).await?),
             (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
@@ -232,7 +236,8 @@ impl Agent {
         mut updated: mpsc::Receiver<Update>,
         mut called: mpsc::Receiver<Call>,
         mut changes: impl Stream<Item = Change> + Unpin,
-        mut stop: oneshot::Receiver<nix::sys::signal::Signal>,
+        mut signals: Signals,
+        log: &LogFilter,
     ) -> Result<()> {
         let mut drain = interval(DRAIN_PERIOD);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -240,11 +245,12 @@ impl Agent {
             let due = self.publisher.due();
             let look = self.follower.due();
             tokio::select! {
-                signal = &mut stop => {
+                signal = &mut signals.stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
                     info!("{signal}: stopping; pods stay cut off until podgate runs again");
                     return Ok(());
                 }
+                Some(()) = signals.reload.recv() => self.reload(log),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.publish().await;
                 }
@@ -268,6 +274,15 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What SIGHUP asks for: the objects are read again, and the log filter.
+    fn reload(&mut self, log: &LogFilter) {
+        match log.reload() {
+            Ok(filter) => info!("SIGHUP: reading objects again; log filter: {filter}"),
+            Err(error) => error!("SIGHUP: the log filter stays as it was: {error:#}"),
+        }
+        self.source.reload();
     }
 
     /// Puts a pod's link under policy.
