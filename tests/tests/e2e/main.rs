@@ -10,6 +10,7 @@ mod isolation;
 mod kube;
 mod lifecycle;
 mod links;
+mod manifest_files;
 mod manifests;
 mod mtu;
 mod node;
