@@ -13,6 +13,7 @@ use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, give_back_offload, require_r
 use crate::error::describe;
 use crate::netlink::Netlink;
 use crate::output::{escape, print};
+use crate::sources::last_good::DIRECTORY as LAST_GOOD;
 
 /// What was let go, and what could not be.
 #[derive(Debug, Default)]
@@ -45,6 +46,7 @@ pub(crate) fn run(state_dir: &Path) -> Result<ExitCode> {
         for file in state.list_files().into_iter().chain([state.socket()]) {
             report.remove_if_there(&file);
         }
+        report.remove_directory(&state_dir.join(LAST_GOOD));
         if !state.remove() {
             report.left(&format!("{} is not empty, or can't be removed", state_dir.display()));
         }
@@ -136,6 +138,16 @@ impl Report {
         }
         if let Err(error) = fs::remove_dir(dir) {
             self.left(&format!("can't remove {}: {error}", dir.display()));
+        }
+    }
+
+    /// Removes a folder of ours with all that is in it.
+    fn remove_directory(&mut self, dir: &Path) {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.left(&format!("can't remove {}: {error}", dir.display()));
+            }
+            _ => {}
         }
     }
 

@@ -4,6 +4,7 @@ mod policy;
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -142,6 +143,14 @@ XDP takes segmentation offload from pods, so a bulk TCP stream is as fast as its
 both ends of a link when it is attached with its netns, and stays when podgate goes. Towards links \
 of a smaller MTU, TCP is told so in its SYN (MSS), and the rest by ICMP (path MTU discovery).
 
+A manifest that was read once and then is empty, unreadable or a link to nothing keeps its objects \
+until it can be read again or is removed; they are kept on disk too, in the state directory, so that \
+a start goes on from them. At a start with a manifest that can't be read and was never read before, \
+pods stay cut off, and `podgate status` names the file.
+
+SIGHUP reads all manifests again, and the file of --log @FILE. SIGTERM and SIGINT stop the agent \
+within a second.
+
 When the agent stops, its XDP programs stay attached and pods are cut off until it runs again; \
 `podgate cleanup` lets them go.";
 
@@ -183,12 +192,39 @@ pub struct RunArgs {
     /// Who completes the checksums of what pods send, if podgate can enter their namespaces.
     #[arg(long, value_enum, default_value_t = PodChecksums::Whole)]
     pub pod_checksums: PodChecksums,
-    /// Directory of the control socket, the endpoint list and the pinned programs.
+    /// Directory of the control socket, the endpoint list, the pinned programs and the last good
+    /// objects of manifests.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
-    /// What to log on stderr: a level, or directives like `info,podgate::sources=debug`.
+    /// How long a manifest must be still, or gone, before what it no longer holds is removed: `3s`,
+    /// `500ms`. What it adds or changes counts at once.
+    #[arg(long, value_name = "TIME", default_value = "3s")]
+    pub manifests_settle: Settle,
+    /// What to log on stderr: a level, directives like `info,podgate::sources=debug`, or `@FILE`,
+    /// which holds them and is read again on SIGHUP.
     #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = LOG_DEFAULT)]
     pub log: String,
+}
+
+/// How long a manifest must be still for what it lacks to count: 100 ms to an hour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settle(pub Duration);
+
+impl FromStr for Settle {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (number, unit) = match text.strip_suffix("ms") {
+            Some(number) => (number, 1),
+            None => (text.strip_suffix('s').unwrap_or(text), 1000),
+        };
+        let number: u64 = number.parse().map_err(|_| "write seconds, such as 3s".to_owned())?;
+        let time = Duration::from_millis(number.saturating_mul(unit));
+        match (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&time) {
+            true => Ok(Self(time)),
+            false => Err("must be 100ms to 3600s".to_owned()),
+        }
+    }
 }
 
 /// Who completes the checksums of what pods send.
@@ -431,6 +467,17 @@ mod tests {
             }
         }
         check(&Cli::command(), &Cli::command());
+    }
+
+    #[test]
+    fn a_settle_time_has_a_unit_and_bounds() {
+        let ms = |text: &str| text.parse().map(|Settle(time)| time.as_millis());
+        for (text, expected) in [("3s", 3000), ("3", 3000), ("500ms", 500), ("3600s", 3_600_000)] {
+            assert_eq!(ms(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "s", "0", "99ms", "3601s", "1m", "-1s", "99999999999999999999s"] {
+            assert!(ms(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod cli;
 mod client;
 pub mod commands;
 mod error;
+mod log;
 mod metrics;
 mod netlink;
 mod output;

@@ -37,4 +37,6 @@ pub use key::{Kind, ObjectKey};
 pub use labels::{Facts, LabelKey, Labels};
 pub use refusal::{Refusal, SourceLocation, line as refusal_line};
 pub use selector::{Requirement, Selector, Test};
-pub use store::{EnforcementMode, PolicyState, PolicyStatus, Store, Tally};
+pub use store::{
+    EnforcementMode, FileSync, Meaning, Missing, PolicyState, PolicyStatus, Store, Tally,
+};

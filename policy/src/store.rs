@@ -1,5 +1,7 @@
 //! Every object that was applied, with the last version of it that could be enforced.
 
+mod files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -8,14 +10,17 @@ use serde_json::Value;
 
 use crate::catalog::PodName;
 use crate::directory::{self, Directory};
-use crate::fields::{FieldPath, Problem};
+use crate::fields::Problem;
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
 use crate::lower::{lower_cilium, lower_cluster_network_policy, lower_network_policy, size};
-use crate::manifest::{Document, Source};
+use crate::manifest::Source;
 use crate::model::{self, Header, Namespace, Node, Object, Pod};
 use crate::refusal::{Refusal, SourceLocation};
 use crate::rules::RuleSet;
+
+use self::files::Files;
+pub use self::files::{FileSync, Meaning, Missing};
 
 /// Whether policies are enforced (cilium `--enable-policy`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -107,8 +112,8 @@ pub struct Store {
     learned: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
     /// Why the last version of an object was refused.
     refused: BTreeMap<ObjectKey, Vec<Refusal>>,
-    /// What could not be told to be any object in the last [`Store::sync`]; one element each.
-    unreadable: Vec<Vec<Refusal>>,
+    /// What the files define that objects come from.
+    files: Files,
     /// Objects that came from files.
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
@@ -261,68 +266,6 @@ impl Store {
         }
     }
 
-    /// Makes the store hold what a set of files says: applies every document, and deletes what
-    /// came from files before and is in none of them now. What came otherwise stays.
-    ///
-    /// Objects of a file that has an unreadable part stay too, because they may be in that part;
-    /// an object that two documents define is taken from the first. Documents of kinds that
-    /// policy does not depend on are passed over. [`Store::refusals`] tells what was refused.
-    pub fn sync(&mut self, documents: &[Document]) -> Tally {
-        self.unreadable.clear();
-        let mut tally = Tally::default();
-        let mut seen: BTreeMap<ObjectKey, &Source> = BTreeMap::new();
-        let mut unreadable_files: Vec<&SourceLocation> = Vec::new();
-        for document in documents {
-            let value = match &document.value {
-                Ok(value) => value,
-                Err(refusal) => {
-                    tally.others += 1;
-                    unreadable_files.push(&document.source.location);
-                    self.unreadable.push(vec![refusal.clone()]);
-                    continue;
-                }
-            };
-            match interest(value) {
-                Interest::Policy => tally.policies += 1,
-                Interest::Other => tally.others += 1,
-                Interest::None => {
-                    tally.passed_over += 1;
-                    continue;
-                }
-            }
-            let source = &document.source;
-            let header = match Header::parse(value) {
-                Ok(header) => header,
-                Err((shown, problems)) => {
-                    self.unreadable.push(refusals(&shown, Some(source), problems));
-                    continue;
-                }
-            };
-            if let Some(first) = seen.get(&header.key) {
-                let field = FieldPath::default();
-                let reason = format!("is defined at {} already", first.locate(&field));
-                let problem = Problem { field, reason, fix: None };
-                let shown = header.key.to_string();
-                self.unreadable.push(refusals(&shown, Some(source), vec![problem]));
-                continue;
-            }
-            // Refusals are kept in the store.
-            let _ = self.apply(value, Some(source));
-            seen.insert(header.key, source);
-        }
-        let is_gone = |key: &ObjectKey, source: &SourceLocation| {
-            let in_doubt =
-                unreadable_files.iter().any(|broken| source.file.starts_with(&broken.file));
-            !seen.contains_key(key) && !in_doubt
-        };
-        let sources = self.sources.iter();
-        let gone = sources.filter(|(key, source)| is_gone(key, source)).map(|(key, _)| key.clone());
-        for key in gone.collect::<Vec<_>>() {
-            self.delete(&key);
-        }
-        tally
-    }
-
     /// Sets the addresses of this node, on all its interfaces.
     pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         let addresses = addresses.into_iter().collect();
@@ -382,7 +325,7 @@ impl Store {
     /// is written, then what is no object at all.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
         let warnings = self.policies.values().map(|policy| &policy.warnings);
-        self.refused.values().chain(warnings).chain(&self.unreadable).flatten()
+        self.refused.values().chain(warnings).chain(self.files.refusals()).flatten()
     }
 
     /// How many objects, or parts of files that are none, [`Store::refusals`] tells of.
@@ -392,7 +335,7 @@ impl Store {
             !policy.warnings.is_empty() && !self.refused.contains_key(*key)
         };
         let warned = self.policies.iter().filter(is_warned).count();
-        self.refused.len() + warned + self.unreadable.len()
+        self.refused.len() + warned + self.files.refusals().count()
     }
 
     /// A pod by its name.

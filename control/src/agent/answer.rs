@@ -94,7 +94,8 @@ impl Agent {
         let source = self.source.status();
         let mut not_ready = Vec::new();
         if !source.synced {
-            not_ready.push(format!("{} has not been read yet", source.name));
+            let why: String = source.problems.iter().map(|why| format!(": {why}")).collect();
+            not_ready.push(format!("{} has not been read yet{why}", source.name));
         } else if self.publisher.epoch().0 == 0 {
             not_ready.push("policy has not been published yet".to_owned());
         }

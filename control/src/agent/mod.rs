@@ -40,9 +40,9 @@ use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Compiler, Store};
 use podgate_xdp_redirect::bpffs;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::endpoint::{Attached, Endpoint, PodEnd, prepare_pod_end};
 use self::flow_log::FlowLog;
@@ -52,6 +52,7 @@ use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
 use self::server::Call;
+use self::signals::Signals;
 use self::state::Remembered;
 use self::tunnels::TunnelWatch;
 use self::undo::Undo;
@@ -59,8 +60,10 @@ use self::upkeep::Upkeep;
 use self::waiting::Waiting;
 use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
 use crate::error::describe;
+use crate::log::LogFilter;
 use crate::netlink::{Change, Link, Netlink, changes};
 use crate::protocol::{EndpointSpec, FlowItem};
+use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoint::give_back_offload;
@@ -133,10 +136,11 @@ struct Counts {
 ///
 /// # Errors
 /// When it can't start: one line says what to do.
-pub(crate) fn run(args: &RunArgs) -> Result<()> {
+pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
+    // First, so that no signal kills an agent that is about to start.
+    let signals = Signals::listen()?;
     preflight::check(args)?;
     limits::raise(args)?;
-    let stop = signals::stop_requested()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (updates, updated) = mpsc::channel(sources::UPDATES_MAX);
@@ -150,7 +154,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
             }
         };
         info!(socket = %agent.state.socket().display(), "podgate runs");
-        let end = agent.serve(updated, called, changes, stop).await;
+        let end = agent.serve(updated, called, changes, signals, log).await;
         agent.upkeep.stop_serving().await;
         end
     })
@@ -194,8 +198,8 @@ impl Agent {
         preflight::warn_of_private_mounts();
         let source = match (&args.source.manifests, &args.source.kubeconfig) {
             (Some(dir), _) => {
-                tokio::spawn(sources::manifests::watch(dir.clone(), updates));
-                Source::Manifests(sources::manifests::Manifests::new(dir))
+                let settle = args.manifests_settle.0;
+                Source::Manifests(Manifests::follow(dir, &args.state_dir, settle, updates)?)
             }
             (None, Some(file)) => Source::Cluster(sources::kube::watch(file, updates).await?),
             (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
@@ -290,7 +294,8 @@ impl Agent {
         mut updated: mpsc::Receiver<Update>,
         mut called: mpsc::Receiver<Call>,
         mut changes: impl Stream<Item = Change> + Unpin,
-        mut stop: oneshot::Receiver<nix::sys::signal::Signal>,
+        mut signals: Signals,
+        log: &LogFilter,
     ) -> Result<()> {
         let mut drain = interval(DRAIN_PERIOD);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -298,11 +303,12 @@ impl Agent {
             let due = self.publisher.due();
             let look = self.follower.due();
             tokio::select! {
-                signal = &mut stop => {
+                signal = &mut signals.stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
                     info!("{signal}: stopping; pods stay cut off until podgate runs again");
                     return Ok(());
                 }
+                Some(()) = signals.reload.recv() => self.reload(log),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.publish().await;
                 }
@@ -328,6 +334,15 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What SIGHUP asks for: the objects are read again, and the log filter.
+    fn reload(&mut self, log: &LogFilter) {
+        match log.reload() {
+            Ok(filter) => info!("SIGHUP: reading objects again; log filter: {filter}"),
+            Err(error) => error!("SIGHUP: the log filter stays as it was: {error:#}"),
+        }
+        self.source.reload();
     }
 
     /// Puts a pod's link under policy.

@@ -1,33 +1,85 @@
-//! SIGTERM and SIGINT: the first stops the agent in good order, the second at once.
+//! SIGTERM and SIGINT stop the agent, SIGHUP makes it read its input again.
+//!
+//! The first stop signal asks for a clean stop, and bounds it: whatever hangs, the process ends
+//! within [`STOP_BOUND`]. A second one ends it at once.
+
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
-/// Exit code after a signal that did not wait (128 + SIGINT, as shells have it).
+/// Exit code after a second stop signal (128 + SIGINT, as shells report it).
 const INTERRUPTED: i32 = 130;
 
-/// Blocks both signals in this thread, and so in all that it starts from here on, and waits for
-/// them in a thread of its own: one that no busy runtime can keep from ending the process.
-///
-/// # Errors
-/// When the thread can't be started.
-pub(crate) fn stop_requested() -> Result<oneshot::Receiver<Signal>> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().context("can't block signals")?;
-    let (stop, stopped) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("pg-signals".into())
-        .spawn(move || {
-            let Ok(first) = signals.wait() else { return };
-            // An agent that ended meanwhile has nobody to tell.
-            let _ = stop.send(first);
-            if signals.wait().is_ok() {
-                std::process::exit(INTERRUPTED);
-            }
-        })
-        .context("can't start the signal thread")?;
-    Ok(stopped)
+/// Longest time from the first stop signal to the end of the process.
+const STOP_BOUND: Duration = Duration::from_millis(800);
+
+/// Signals on their way to the control thread.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    /// The first stop signal.
+    pub(crate) stop: oneshot::Receiver<Signal>,
+    /// One element for each SIGHUP; those that come before one is handled count as one.
+    pub(crate) reload: mpsc::Receiver<()>,
+}
+
+impl Signals {
+    /// Blocks the signals in this thread, and so in all that it starts from here on, and waits for
+    /// them in a thread of its own: one that no busy runtime can keep from ending the process.
+    ///
+    /// # Errors
+    /// When a thread can't be started.
+    pub(crate) fn listen() -> Result<Self> {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        signals.thread_block().context("can't block signals")?;
+        let (stopping, stop) = oneshot::channel();
+        let (reloading, reload) = mpsc::channel(1);
+        let (bound, bounded) = std_mpsc::sync_channel(1);
+        // Started now: when the agent is to stop, there may be no resources for a thread.
+        spawn("pg-stop", move || end_after_bound(&bounded))?;
+        spawn("pg-signals", move || wait(signals, stopping, &reloading, &bound))?;
+        Ok(Self { stop, reload })
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
+    spawned.map(drop).with_context(|| format!("can't start the thread {name}"))
+}
+
+fn wait(
+    signals: SigSet,
+    stopping: oneshot::Sender<Signal>,
+    reloading: &mpsc::Sender<()>,
+    bound: &std_mpsc::SyncSender<()>,
+) {
+    let mut stopping = Some(stopping);
+    while let Ok(signal) = signals.wait() {
+        if signal == Signal::SIGHUP {
+            // A full channel holds a reload that has not begun, so this one is part of it.
+            let _ = reloading.try_send(());
+            continue;
+        }
+        let Some(stopping) = stopping.take() else { std::process::exit(INTERRUPTED) };
+        let _ = bound.try_send(());
+        // An agent that has ended by itself needs no signal.
+        let _ = stopping.send(signal);
+    }
+}
+
+/// Ends the process a while after the stop signal, unless a clean stop ended it before.
+fn end_after_bound(bounded: &std_mpsc::Receiver<()>) {
+    if bounded.recv().is_err() {
+        return;
+    }
+    thread::sleep(STOP_BOUND);
+    warn!("the clean stop takes more than {STOP_BOUND:?}: ending now; pods stay cut off");
+    std::process::exit(0);
 }

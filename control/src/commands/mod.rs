@@ -2,18 +2,18 @@
 
 mod policy;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, StatusArgs,
+    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, RunArgs, StatusArgs,
     TableCommand, TablePolicyCommand,
 };
 use crate::client::{Client, ClientError};
 use crate::error::describe;
+use crate::log::LogFilter;
 use crate::metrics::{self, Family};
 use crate::output::{self, print};
 use crate::protocol::{EndpointStatus, FlowItem, Request, Status};
@@ -30,9 +30,7 @@ const UNEXPECTED: u8 = 4;
 #[must_use]
 pub fn main(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
-        Command::Run(args) => {
-            start_log(&args.log).and_then(|()| agent::run(&args)).map(|()| ExitCode::SUCCESS)
-        }
+        Command::Run(args) => run_agent(&args).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => status(&args),
         Command::Endpoint(command) => endpoint(command).map(|()| ExitCode::SUCCESS),
         Command::Policy(command) => policy::run(command),
@@ -70,15 +68,9 @@ where
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_log(filter: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| anyhow::anyhow!("--log {filter}: {error}"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    Ok(())
+fn run_agent(args: &RunArgs) -> Result<()> {
+    let log = LogFilter::start(&args.log)?;
+    agent::run(args, &log)
 }
 
 /// Sends a request and prints its result.

@@ -7,11 +7,15 @@ mod json;
 mod places;
 
 use std::borrow::Cow;
-use std::fs;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use nix::fcntl::OFlag;
 use serde_json::Value;
 use serde_saphyr::localizer::Localizer;
 use serde_saphyr::{Location, SnippetMode, UserMessageFormatter};
@@ -22,9 +26,9 @@ use json::Exact;
 use places::{Places, Position};
 
 /// Largest file, bytes.
-const FILE_MAX: u64 = 64 * 1024 * 1024;
+pub const FILE_MAX: u64 = 64 * 1024 * 1024;
 /// Most files of one directory.
-const FILES_MAX: usize = 10_000;
+pub const FILES_MAX: usize = 10_000;
 /// Deepest nesting of a document.
 const DEPTH_MAX: usize = 64;
 /// Most YAML events of one document: a list of a hundred thousand pods has some ten million.
@@ -108,7 +112,7 @@ pub fn load(path: &Path) -> Vec<Document> {
     };
     let excess = files.len() > FILES_MAX;
     let mut documents: Vec<_> =
-        files.iter().take(FILES_MAX).flat_map(|file| load_file(file)).collect();
+        files.iter().take(FILES_MAX).flat_map(|file| load_file_of_directory(file)).collect();
     if excess {
         let reason = format!("has {} files; only the first {FILES_MAX} were read", files.len());
         documents.push(broken(path, Position::START, reason));
@@ -120,15 +124,101 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        let known = matches!(extension, Some("yaml" | "yml" | "json"));
-        if known && !hidden && path.is_file() {
+        if path.file_name().is_some_and(is_manifest) && !path.is_dir() {
             files.push(path);
         }
     }
     files.sort_unstable();
     Ok(files)
+}
+
+/// Whether a directory entry of this name is read: `*.yaml`, `*.yml` and `*.json`, unless the name
+/// begins with a dot.
+#[must_use]
+pub fn is_manifest(name: &OsStr) -> bool {
+    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+    let hidden = name.as_encoded_bytes().starts_with(b".");
+    matches!(extension, Some("yaml" | "yml" | "json")) && !hidden
+}
+
+/// Why a directory entry is not read.
+#[derive(Debug)]
+pub enum ReadError {
+    /// It is this, and not a regular file.
+    NotRegular(&'static str),
+    /// It is larger than [`FILE_MAX`].
+    TooLarge,
+    /// The kernel says no.
+    Io(io::Error),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRegular(what) => write!(f, "is {what}, not a regular file"),
+            Self::TooLarge => write!(f, "is larger than {FILE_MAX} bytes"),
+            Self::Io(error) => write!(f, "can't be read: {error}"),
+        }
+    }
+}
+
+/// Reads a regular file, and what its metadata are, without waiting for the writer of a FIFO or the
+/// other side of a device (`O_NONBLOCK`, open(2)).
+///
+/// # Errors
+/// When it is anything else, too large, or can't be read.
+pub fn read_regular(path: &Path) -> Result<(Vec<u8>, Metadata), ReadError> {
+    // Before it is opened, because opening may be an action of its own, such as a tape's rewind.
+    regular(&fs::metadata(path).map_err(ReadError::Io)?)?;
+    let mut options = OpenOptions::new();
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = options.read(true).custom_flags(flags.bits()).open(path).map_err(ReadError::Io)?;
+    let metadata = file.metadata().map_err(ReadError::Io)?;
+    regular(&metadata)?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that is too large, even if it grows meanwhile.
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    if bytes.len() as u64 > FILE_MAX { Err(ReadError::TooLarge) } else { Ok((bytes, metadata)) }
+}
+
+fn regular(metadata: &Metadata) -> Result<(), ReadError> {
+    let kind = metadata.file_type();
+    let what = match () {
+        () if metadata.is_file() && metadata.len() > FILE_MAX => return Err(ReadError::TooLarge),
+        () if metadata.is_file() => return Ok(()),
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(ReadError::NotRegular(what))
+}
+
+/// Whether a text holds nothing but blank lines, comments, and marks of YAML documents.
+#[must_use]
+pub fn is_blank(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.all(|line| line.is_empty() || line == b"---" || line == b"..." || line[0] == b'#')
+}
+
+/// What stands for a file of which nothing could be read, for a reason of the caller's.
+#[must_use]
+pub fn unreadable(path: &Path, reason: String) -> Document {
+    broken(path, Position::START, reason)
+}
+
+/// An object that was read before and kept, with the place that it was read from.
+#[must_use]
+pub fn kept(location: SourceLocation, value: Value) -> Document {
+    let at = Position { line: location.line, column: location.column };
+    Document { source: Source::new(&location.file, "", at, at), value: Ok(value) }
+}
+
+fn load_file_of_directory(path: &Path) -> Vec<Document> {
+    match read_regular(path) {
+        Ok((bytes, _)) => decode(&bytes, path),
+        Err(error) => vec![unreadable(path, error.to_string())],
+    }
 }
 
 fn load_file(path: &Path) -> Vec<Document> {
@@ -149,7 +239,13 @@ pub fn load_from(stream: impl io::Read, path: &Path) -> Vec<Document> {
     if bytes.len() as u64 > FILE_MAX {
         return vec![broken(path, Position::START, format!("is larger than {FILE_MAX} bytes"))];
     }
-    match str::from_utf8(&bytes) {
+    decode(&bytes, path)
+}
+
+/// Reads the documents of a file's content; see [`parse`] for `path`.
+#[must_use]
+pub fn decode(bytes: &[u8], path: &Path) -> Vec<Document> {
+    match str::from_utf8(bytes) {
         Ok(text) => parse(text, path),
         Err(error) => {
             let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);

@@ -5,6 +5,7 @@
 mod by_names;
 mod directory;
 mod explain;
+mod files;
 mod fuzz;
 mod generate;
 mod hostile;

@@ -241,9 +241,9 @@ fn files_that_change_break_and_go_are_followed() {
     store.sync(&manifest::load(folder.path()));
     assert_eq!((names(&store), store.refusals().count()), (vec!["other".into(), "web".into()], 1));
 
-    // The same object twice: the first counts.
+    // The same object twice: the first counts, and it is told of where they differ.
     fs::write(file("a.yaml"), WEB).unwrap();
-    fs::write(file("c.yaml"), WEB).unwrap();
+    fs::write(file("c.yaml"), WEB.replace("web", "web\n  labels: {other: web}")).unwrap();
     store.sync(&manifest::load(folder.path()));
     let refusals: Vec<String> = store.refusals().map(ToString::to_string).collect();
     assert_eq!(refusals.len(), 1, "{refusals:?}");

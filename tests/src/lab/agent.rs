@@ -73,6 +73,14 @@ impl<'lab> Agent<'lab> {
         Self::start_bare(lab, workers, &[])
     }
 
+    /// As [`Self::restart`], without waiting until it is ready.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn restart_without_waiting(lab: &'lab Lab, workers: u16) -> Result<Self> {
+        Self::launch(lab, workers, "--manifests", &lab.manifests(), false, &[])
+    }
+
     fn launch(
         lab: &'lab Lab,
         workers: u16,
@@ -131,6 +139,14 @@ impl<'lab> Agent<'lab> {
         let exited = self.daemon.exited()?;
         ensure!(exited.is_none(), "podgate ended ({exited:?}): {}", self.daemon.log());
         Ok(())
+    }
+
+    /// Makes the agent read its input again (SIGHUP).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn reload(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGHUP)
     }
 
     /// Lets the agent stand still: it hears and does nothing until [`Self::go_on`].

@@ -11,6 +11,7 @@ mod kube;
 mod lifecycle;
 mod limits;
 mod links;
+mod manifest_files;
 mod manifests;
 mod mtu;
 mod node;

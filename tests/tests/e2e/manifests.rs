@@ -35,9 +35,10 @@ spec:
 #[test]
 fn what_cannot_be_enforced_is_named_and_the_rest_is_enforced() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
-    lab.write_manifest("not-yaml.yaml", NOT_YAML)?;
     lab.write_manifest("with-tls.yaml", NOT_ENFORCEABLE)?;
     let mut agent = Agent::start(&lab, 1)?;
+    // At a start it would keep pods cut off, because nothing is known of it.
+    lab.write_manifest("not-yaml.yaml", NOT_YAML)?;
     refusal(&mut agent, |r| text(&r["source"], "file").contains("not-yaml.yaml"))?;
     let tls = refusal(&mut agent, |r| text(r, "object").contains("user/with-tls"))?;
     assert!(text(&tls, "field").contains("terminatingTLS"), "{tls}");

@@ -1,0 +1,426 @@
+//! The objects that were read last from each manifest, on disk, so that a start with a manifest
+//! that can't be read goes on from them.
+//!
+//! One file for each manifest, in `last-good` in the state directory, replaced atomically: a line
+//! with format version and checksum, a line that says whose it is, and a line with the objects. All
+//! of them together are bounded by [`TOTAL_MAX`]. A file that is damaged or of another version
+//! counts as none.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use podgate_policy::manifest::{self, Document};
+use podgate_policy::{Meaning, Missing, ObjectKey, SourceLocation, Store};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::warn;
+
+use super::manifests::Stamp;
+use crate::atomic_file;
+
+/// Name of the directory in the state directory.
+pub(crate) const DIRECTORY: &str = "last-good";
+
+/// Most bytes of all files together.
+const TOTAL_MAX: u64 = 256 * 1024 * 1024;
+
+const MAGIC: &str = "podgate-last-good";
+const VERSION: u32 = 1;
+
+/// A hash that stays the same from one build to the next (FNV-1a, 64 bits).
+#[must_use]
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The hash that stands for an object.
+#[must_use]
+pub(super) fn hash_of_key(key: &ObjectKey) -> u64 {
+    hash(key.to_string().as_bytes())
+}
+
+/// What is known of a manifest without its objects.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub(super) struct Header {
+    /// The directory of manifests.
+    directory: PathBuf,
+    /// The manifest's name in it.
+    name: OsString,
+    digest: u64,
+    len: u64,
+    inode: (u64, u64),
+    /// Hashes of the objects' names, sorted.
+    pub(super) objects: Vec<u64>,
+}
+
+impl Header {
+    /// The content that the objects were read from.
+    pub(super) const fn stamp(&self) -> Stamp {
+        Stamp { digest: self.digest, len: self.len, inode: self.inode }
+    }
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+struct Kept {
+    line: u32,
+    column: u32,
+    object: Value,
+}
+
+/// The directory of last good states of one directory of manifests.
+#[derive(Clone, Debug)]
+pub(super) struct LastGood {
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl LastGood {
+    /// In the state directory `state`, for the manifests of `directory`.
+    pub(super) fn new(state: &Path, directory: &Path) -> Self {
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        Self { path: state.join(DIRECTORY), directory }
+    }
+
+    fn file(&self, name: &OsStr) -> PathBuf {
+        let directory = self.directory.as_os_str().as_encoded_bytes();
+        let number = hash(&[directory, b"/", name.as_encoded_bytes()].concat());
+        self.path.join(format!("{number:016x}.json"))
+    }
+
+    /// Everything that is known, by the manifest's name, and why some of it can't be used. What
+    /// belongs to other directories of manifests is removed.
+    pub(super) fn index(&self) -> (BTreeMap<OsString, Header>, Vec<String>) {
+        let (mut index, mut damaged) = (BTreeMap::new(), Vec::new());
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (index, damaged),
+            Err(error) => {
+                let path = self.path.display();
+                return (index, vec![format!("{path} can't be read: {error}")]);
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let is_state = path.extension().is_some_and(|extension| extension == "json");
+            if !is_state || index.len() >= manifest::FILES_MAX {
+                continue;
+            }
+            match read(&path) {
+                Ok((header, _)) if header.directory == self.directory => {
+                    index.insert(header.name.clone(), header);
+                }
+                Ok(_) => {
+                    // A state that stays is read again at the next start.
+                    let _ = fs::remove_file(&path);
+                }
+                Err(reason) => damaged.push(format!("{}: {reason}", path.display())),
+            }
+        }
+        (index, damaged)
+    }
+
+    /// The objects of a manifest, as they were read last; `file` is what to call it.
+    ///
+    /// # Errors
+    /// Why they are not known.
+    pub(super) fn load(
+        &self,
+        name: &OsStr,
+        file: &Arc<Path>,
+    ) -> Result<(Header, Vec<Document>), String> {
+        let path = self.file(name);
+        let (header, kept) = read(&path)?;
+        if header.name != name || header.directory != self.directory {
+            return Err(format!("{} belongs to another manifest", path.display()));
+        }
+        let kept: Vec<Kept> = serde_json::from_str(&kept).map_err(|error| error.to_string())?;
+        let document = |kept: Kept| {
+            let (line, column) = (kept.line, kept.column);
+            manifest::kept(SourceLocation { file: Arc::clone(file), line, column }, kept.object)
+        };
+        Ok((header, kept.into_iter().map(document).collect()))
+    }
+}
+
+/// Reads one state: whose it is, and the line of its objects.
+fn read(path: &Path) -> Result<(Header, String), String> {
+    let (bytes, _) = manifest::read_regular(path).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|_| "is damaged: not UTF-8".to_owned())?;
+    let damaged = || "is damaged: the checksum does not match".to_owned();
+    let (first, rest) = text.split_once('\n').ok_or_else(damaged)?;
+    let wanted = format!("{MAGIC} {VERSION} ");
+    let checksum = first.strip_prefix(&wanted).ok_or("is of another version")?;
+    if checksum != format!("{:016x}", hash(rest.as_bytes())) {
+        return Err(damaged());
+    }
+    let (header, objects) = rest.split_once('\n').ok_or_else(damaged)?;
+    let header = serde_json::from_str(header).map_err(|error| error.to_string())?;
+    Ok((header, objects.to_owned()))
+}
+
+/// What is to be written.
+#[derive(Debug)]
+pub(super) enum Save {
+    /// The objects of a content, and of the former state those that the content lacks (if they are
+    /// kept) or has in a version that can't be enforced.
+    Put { name: OsString, stamp: Option<Stamp>, documents: Arc<[Document]>, missing: Missing },
+    /// Of the former state only these objects; their hashes are sorted.
+    Retain { name: OsString, stamp: Option<Stamp>, objects: Vec<u64> },
+    /// Nothing: the manifest was removed.
+    Remove { name: OsString },
+}
+
+impl Save {
+    /// The manifest that it is about.
+    pub(super) const fn name(&self) -> &OsString {
+        match self {
+            Self::Put { name, .. } | Self::Retain { name, .. } | Self::Remove { name } => name,
+        }
+    }
+}
+
+/// Writes states. It keeps account of their sizes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    place: LastGood,
+    sizes: HashMap<PathBuf, u64>,
+}
+
+impl Writer {
+    /// For a place where these states are.
+    pub(super) fn new(place: LastGood) -> Self {
+        let entries = fs::read_dir(&place.path).into_iter().flatten().flatten();
+        let size = |entry: fs::DirEntry| Some((entry.path(), entry.metadata().ok()?.len()));
+        let sizes = entries.filter_map(size).collect();
+        Self { place, sizes }
+    }
+
+    /// Whether the directory went away since something was written to it, or since the last call.
+    pub(super) fn was_removed(&mut self) -> bool {
+        let removed = !self.sizes.is_empty() && !self.place.path.is_dir();
+        if removed {
+            self.sizes.clear();
+        }
+        removed
+    }
+
+    /// Carries out what is to be written.
+    ///
+    /// # Errors
+    /// Why it can't be written; what was there before is still there.
+    pub(super) fn save(&mut self, save: Save) -> Result<(), String> {
+        let name = save.name().clone();
+        let path = self.place.file(&name);
+        let file: Arc<Path> = Path::new(&name).into();
+        let former = || self.place.load(&name, &file).ok();
+        let (stamp, kept) = match save {
+            Save::Remove { .. } => {
+                self.sizes.remove(&path);
+                return match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+                    _ => Ok(()),
+                };
+            }
+            Save::Put { stamp, documents, missing, .. } => {
+                let kept = merge(&documents, missing, || former().map(|(_, kept)| kept));
+                (stamp, kept)
+            }
+            Save::Retain { stamp, objects, .. } => {
+                let Some((_, mut kept)) = former() else { return Ok(()) };
+                kept.retain(|document| {
+                    key(document)
+                        .is_some_and(|key| objects.binary_search(&hash_of_key(&key)).is_ok())
+                });
+                (stamp, kept)
+            }
+        };
+        let stamp = stamp.or_else(|| former().map(|(header, _)| header.stamp()));
+        let Some(stamp) = stamp else { return Ok(()) };
+        let bytes = self.encode(&name, stamp, &kept).map_err(|error| error.to_string())?;
+        self.write(&path, &bytes)
+    }
+
+    fn encode(
+        &self,
+        name: &OsStr,
+        stamp: Stamp,
+        documents: &[Document],
+    ) -> serde_json::Result<Vec<u8>> {
+        let mut objects: Vec<u64> =
+            documents.iter().filter_map(key).map(|key| hash_of_key(&key)).collect();
+        objects.sort_unstable();
+        let (directory, name) = (self.place.directory.clone(), name.to_owned());
+        let Stamp { digest, len, inode } = stamp;
+        let header = Header { directory, name, digest, len, inode, objects };
+        let kept = documents.iter().filter_map(|document| {
+            let (line, column) = (document.source.location.line, document.source.location.column);
+            Some(Kept { line, column, object: document.value.clone().ok()? })
+        });
+        let kept = serde_json::to_string(&kept.collect::<Vec<_>>())?;
+        let body = format!("{}\n{kept}", serde_json::to_string(&header)?);
+        Ok(format!("{MAGIC} {VERSION} {:016x}\n{body}", hash(body.as_bytes())).into_bytes())
+    }
+
+    fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), String> {
+        let others = self.sizes.iter().filter(|(other, _)| *other != path);
+        let total: u64 = others.map(|(_, size)| size).sum::<u64>() + bytes.len() as u64;
+        if total > TOTAL_MAX || bytes.len() as u64 > manifest::FILE_MAX {
+            return Err(format!("last good objects would take more than {TOTAL_MAX} bytes"));
+        }
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(&self.place.path);
+        made.map_err(|error| error.to_string())?;
+        atomic_file::write(path, bytes).map_err(|error| error.to_string())?;
+        self.sizes.insert(path.to_owned(), bytes.len() as u64);
+        Ok(())
+    }
+}
+
+fn key(document: &Document) -> Option<ObjectKey> {
+    match Meaning::of(document) {
+        Meaning::Object(key) => Some(key),
+        Meaning::Nothing | Meaning::Unreadable(_) => None,
+    }
+}
+
+/// What is good of a content: its objects, in the former version where this one can't be enforced.
+fn merge(
+    documents: &[Document],
+    missing: Missing,
+    former: impl FnOnce() -> Option<Vec<Document>>,
+) -> Vec<Document> {
+    let mut good: BTreeMap<ObjectKey, Document> = BTreeMap::new();
+    let mut rejected = Vec::new();
+    for document in documents {
+        let (Some(key), Ok(value)) = (key(document), &document.value) else { continue };
+        if good.contains_key(&key) || rejected.contains(&key) {
+            continue;
+        }
+        match Store::new().apply(value, None) {
+            Ok(_) => _ = good.insert(key, document.clone()),
+            Err(_) => rejected.push(key),
+        }
+    }
+    if missing == Missing::Keep || !rejected.is_empty() {
+        for document in former().unwrap_or_default() {
+            let Some(key) = key(&document) else { continue };
+            if missing == Missing::Keep || rejected.contains(&key) {
+                good.entry(key).or_insert(document);
+            }
+        }
+    }
+    good.into_values().collect()
+}
+
+/// Says in the log what can't be used.
+pub(super) fn log_damaged(damaged: &[String]) {
+    for reason in damaged {
+        warn!("last good objects that can't be used: {reason}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAMP: Stamp = Stamp { digest: 1, len: 2, inode: (3, 4) };
+
+    fn policy(name: &str, port: u32) -> String {
+        format!(
+            "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
+             metadata: {{namespace: a, name: {name}}}, \
+             spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {port}}}]}}]}}}}\n"
+        )
+    }
+
+    fn put(text: &str, missing: Missing) -> Save {
+        let documents = manifest::parse(text, Path::new("/m/p.yaml")).into();
+        Save::Put { name: "p.yaml".into(), stamp: Some(STAMP), documents, missing }
+    }
+
+    fn load(place: &LastGood) -> Result<(Header, Vec<Document>), String> {
+        place.load("p.yaml".as_ref(), &Path::new("/m/p.yaml").into())
+    }
+
+    /// Names and ports of what is known.
+    fn known(place: &LastGood) -> Vec<String> {
+        let Ok((_, documents)) = load(place) else { return Vec::new() };
+        let show = |document: &Document| {
+            let value = document.value.as_ref().unwrap();
+            let port = &value["spec"]["ingress"][0]["ports"][0]["port"];
+            format!("{}:{port}", value["metadata"]["name"].as_str().unwrap())
+        };
+        documents.iter().map(show).collect()
+    }
+
+    #[test]
+    fn what_can_be_enforced_is_there_at_the_next_start() {
+        let state = tempfile::tempdir().unwrap();
+        let place = LastGood::new(state.path(), Path::new("/m"));
+        let mut writer = Writer::new(place.clone());
+        let both = policy("one", 1) + &policy("two", 2);
+        writer.save(put(&both, Missing::Delete)).unwrap();
+        assert_eq!(known(&place), ["one:1", "two:2"]);
+        // A version that can't be enforced does not take the former one's place.
+        let rejected = policy("one", 123_456) + &policy("two", 3);
+        writer.save(put(&rejected, Missing::Delete)).unwrap();
+        assert_eq!(known(&place), ["one:1", "two:3"]);
+        writer.save(put(&policy("three", 4), Missing::Keep)).unwrap();
+        assert_eq!(known(&place), ["one:1", "three:4", "two:3"]);
+        let (index, damaged) = place.index();
+        let header = &index[OsStr::new("p.yaml")];
+        assert_eq!((header.stamp(), header.objects.len(), damaged.len()), (STAMP, 3, 0));
+        let objects = vec![header.objects[0]];
+        let name = OsString::from("p.yaml");
+        writer.save(Save::Retain { name: name.clone(), stamp: None, objects }).unwrap();
+        assert_eq!(known(&place).len(), 1);
+        writer.save(Save::Remove { name }).unwrap();
+        assert!(place.index().0.is_empty());
+    }
+
+    #[test]
+    fn what_is_damaged_or_of_another_directory_counts_as_none() {
+        let state = tempfile::tempdir().unwrap();
+        let place = LastGood::new(state.path(), Path::new("/m"));
+        let mut writer = Writer::new(place.clone());
+        writer.save(put(&policy("one", 1), Missing::Delete)).unwrap();
+        let path = place.file("p.yaml".as_ref());
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 4;
+            fs::write(&path, &bytes).unwrap();
+            assert!(load(&place).is_err(), "byte {at}");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(load(&place).is_err(), "cut at {at}");
+        }
+        let (index, damaged) = place.index();
+        assert_eq!((index.len(), damaged.len()), (0, 1));
+        fs::write(&path, &whole).unwrap();
+        assert!(LastGood::new(state.path(), Path::new("/n")).index().0.is_empty());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_removed_directory_is_noticed_and_made_again() {
+        let state = tempfile::tempdir().unwrap();
+        let place = LastGood::new(&state.path().join("state"), Path::new("/m"));
+        let mut writer = Writer::new(place.clone());
+        assert!(!writer.was_removed());
+        writer.save(put(&policy("one", 1), Missing::Delete)).unwrap();
+        fs::remove_dir_all(state.path().join("state")).unwrap();
+        assert!(writer.was_removed());
+        writer.save(put(&policy("one", 1), Missing::Delete)).unwrap();
+        assert_eq!(known(&place), ["one:1"]);
+        // A file in its place: an error, and the agent goes on.
+        fs::remove_dir_all(state.path().join("state")).unwrap();
+        fs::write(state.path().join("state"), "").unwrap();
+        assert!(writer.save(put(&policy("one", 1), Missing::Delete)).is_err());
+    }
+}

@@ -1,0 +1,326 @@
+//! What one file's objects are, given what was seen of the file and when.
+//!
+//! Policies isolate: an object that is missing for a moment opens what it closes. So what a file
+//! adds or changes counts at once, and what it lacks counts only when the file has been still for
+//! the settle time, or gone for as long. A file that is empty or can't be read lacks nothing: its
+//! objects stay until it can be read, or is removed. Time is an argument.
+
+use std::time::{Duration, Instant};
+
+use podgate_policy::Missing;
+
+/// What tells one content of a file from another, and where it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stamp {
+    /// Hash of the content.
+    pub(crate) digest: u64,
+    /// Bytes.
+    pub(crate) len: u64,
+    /// Device and inode: another one, if the file was replaced and not written in place.
+    pub(crate) inode: (u64, u64),
+}
+
+/// What was seen of a file. `D` is what it holds.
+#[derive(Clone, Debug)]
+pub(super) enum Seen<D> {
+    /// There is no such name.
+    Gone,
+    /// It can't be read.
+    Unreadable {
+        reason: String,
+        /// Whether this may be a manifest at all: not so for a FIFO.
+        is_manifest: bool,
+    },
+    /// It could be read.
+    Content(Content<D>),
+}
+
+/// A content.
+#[derive(Clone, Debug)]
+pub(super) struct Content<D> {
+    pub(super) stamp: Stamp,
+    /// Hashes of the names of the objects in it, sorted.
+    pub(super) objects: Vec<u64>,
+    /// Neither an object nor anything else is in it.
+    pub(super) is_blank: bool,
+    /// Why some part of it can't be told to be any object.
+    pub(super) doubt: Option<Doubt>,
+    pub(super) documents: D,
+}
+
+/// A content of which a part is no object that is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Doubt {
+    /// The part can't be read as YAML or JSON.
+    Broken(String),
+    /// It can be read, and is rejected for its kind or its names.
+    Rejected(String),
+}
+
+/// What is to be done with the objects in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Action<D> {
+    Nothing,
+    /// Take what is in the documents.
+    Apply(D, Missing),
+    /// Take what was read before the start: nothing better is known.
+    ApplyLastGood,
+    /// Delete what the present content lacks.
+    DeleteMissing,
+    /// Delete everything, and forget the file.
+    Remove,
+}
+
+/// One file.
+#[derive(Debug)]
+pub(super) struct FileState<D> {
+    /// Hashes of the names of the objects in force, sorted.
+    in_force: Vec<u64>,
+    /// The last content that was whole and counted.
+    accepted: Option<Stamp>,
+    /// Whether this file was whole at any time, in this run or as far as the last good state knows.
+    was_whole: bool,
+    /// Whether the objects in force were handed on in this run.
+    applied: bool,
+    /// Digest of the content that was seen last, if one was.
+    seen: Option<u64>,
+    phase: Phase<D>,
+}
+
+#[derive(Debug)]
+enum Phase<D> {
+    /// What is in force is what the file says.
+    Whole,
+    /// It lacks objects, which stay in force until `due`; these are in it.
+    Lacking { due: Instant, objects: Vec<u64> },
+    /// It was cut short in place, and does not count until `due`.
+    Shorter { due: Instant, content: Content<D> },
+    /// It can't be read, or not all of it.
+    Broken { reason: String, is_manifest: bool },
+    /// There is no such name, which counts at `due`.
+    Gone { due: Instant },
+}
+
+impl<D> FileState<D> {
+    /// A file of which nothing is known.
+    pub(super) const fn new() -> Self {
+        Self {
+            in_force: Vec::new(),
+            accepted: None,
+            was_whole: false,
+            applied: true,
+            seen: None,
+            phase: Phase::Whole,
+        }
+    }
+
+    /// A file that held these objects when the agent stopped; the hashes are sorted.
+    pub(super) fn from_last_good(stamp: Stamp, objects: Vec<u64>) -> Self {
+        let known = Self { was_whole: true, accepted: Some(stamp), ..Self::new() };
+        Self { applied: objects.is_empty(), in_force: objects, ..known }
+    }
+
+    /// Whether the objects of the last good state are still to be handed on.
+    pub(super) const fn needs_last_good(&self) -> bool {
+        !self.applied
+    }
+
+    /// Hashes of the names of the objects in force, sorted.
+    pub(super) fn in_force(&self) -> &[u64] {
+        &self.in_force
+    }
+
+    /// The last content that was whole and counted.
+    pub(super) const fn accepted(&self) -> Option<Stamp> {
+        self.accepted
+    }
+
+    /// Digest of the content that was seen last, if it was a content and counts as seen.
+    pub(super) const fn seen(&self) -> Option<u64> {
+        self.seen
+    }
+
+    /// The file held nothing, because what it held can't be found.
+    pub(super) fn forget_last_good(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Whether it was whole at any time.
+    pub(super) const fn is_known(&self) -> bool {
+        self.was_whole
+    }
+
+    /// Whether it can't be read, or not all of it.
+    pub(super) const fn is_broken(&self) -> bool {
+        matches!(self.phase, Phase::Broken { .. })
+    }
+
+    /// Why it can't be read.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Broken { reason, .. } => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether what is in force is what the file says.
+    pub(super) const fn is_whole(&self) -> bool {
+        matches!(self.phase, Phase::Whole)
+    }
+
+    /// Takes note of what was seen at `now`.
+    pub(super) fn observe(&mut self, now: Instant, settle: Duration, seen: Seen<D>) -> Action<D> {
+        let digest = match &seen {
+            Seen::Content(content) => Some(content.stamp.digest),
+            Seen::Gone | Seen::Unreadable { .. } => None,
+        };
+        let again = digest.is_some() && digest == self.seen && self.applied;
+        self.seen = digest;
+        match seen {
+            // What was said of this content holds, and it has been still.
+            Seen::Content(_) if again => Action::Nothing,
+            Seen::Content(content) if content.is_blank && !self.in_force.is_empty() => {
+                let reason = "is empty; remove it to remove its objects".to_owned();
+                self.break_off(reason, true)
+            }
+            Seen::Content(content) if self.is_cut(&content) => {
+                self.phase = Phase::Shorter { due: now + settle, content };
+                self.apply_last_good()
+            }
+            Seen::Content(content) => self.accept(Some(now + settle), content),
+            Seen::Unreadable { reason, is_manifest } => self.break_off(reason, is_manifest),
+            Seen::Gone if self.in_force.is_empty() => Action::Remove,
+            Seen::Gone => {
+                if !matches!(self.phase, Phase::Gone { .. }) {
+                    self.phase = Phase::Gone { due: now + settle };
+                }
+                self.apply_last_good()
+            }
+        }
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Lacking { due, .. } | Phase::Shorter { due, .. } | Phase::Gone { due } => {
+                Some(*due)
+            }
+            Phase::Whole | Phase::Broken { .. } => None,
+        }
+    }
+
+    /// Lets what was due at `now` count.
+    pub(super) fn tick(&mut self, now: Instant) -> Action<D> {
+        if self.due().is_none_or(|due| now < due) {
+            return Action::Nothing;
+        }
+        match std::mem::replace(&mut self.phase, Phase::Whole) {
+            Phase::Lacking { objects, .. } => {
+                self.in_force = objects;
+                Action::DeleteMissing
+            }
+            Phase::Shorter { content, .. } => self.accept(None, content),
+            Phase::Gone { .. } => {
+                *self = Self::new();
+                Action::Remove
+            }
+            phase @ (Phase::Whole | Phase::Broken { .. }) => {
+                self.phase = phase;
+                Action::Nothing
+            }
+        }
+    }
+
+    /// Begins the wait anew, because what was seen may be a fault of the directory.
+    pub(super) fn postpone(&mut self, until: Instant) {
+        match &mut self.phase {
+            Phase::Lacking { due, .. } | Phase::Shorter { due, .. } | Phase::Gone { due } => {
+                *due = until;
+            }
+            Phase::Whole | Phase::Broken { .. } => {}
+        }
+    }
+
+    /// Whether a file that was never whole may hold objects that nobody knows.
+    pub(super) const fn hides_objects(&self) -> bool {
+        matches!(self.phase, Phase::Broken { is_manifest: true, .. }) && !self.was_whole
+    }
+
+    /// What is wrong with the file, for people.
+    pub(super) fn problem(&self) -> Option<String> {
+        let kept = self.in_force.len();
+        let stays = match kept {
+            0 => "",
+            _ => "; the objects read from it before stay in force",
+        };
+        match &self.phase {
+            Phase::Whole => None,
+            Phase::Broken { reason, .. } => Some(format!("{reason}{stays}")),
+            Phase::Lacking { .. } => Some(format!("lacks objects that it held{stays} for now")),
+            Phase::Shorter { .. } => Some(format!("was cut short{stays} for now")),
+            Phase::Gone { .. } => Some(format!("is gone{stays} for now")),
+        }
+    }
+
+    /// Whether the content was written over a longer one in place: then it may be half-written.
+    fn is_cut(&self, content: &Content<D>) -> bool {
+        let stamp = content.stamp;
+        let shorter = |was: Stamp| was.inode == stamp.inode && stamp.len < was.len;
+        self.accepted.is_some_and(shorter) && !self.in_force.is_empty()
+    }
+
+    fn break_off(&mut self, reason: String, is_manifest: bool) -> Action<D> {
+        self.phase = Phase::Broken { reason, is_manifest };
+        self.apply_last_good()
+    }
+
+    fn apply_last_good(&mut self) -> Action<D> {
+        if std::mem::replace(&mut self.applied, true) {
+            Action::Nothing
+        } else {
+            Action::ApplyLastGood
+        }
+    }
+
+    /// Lets a content count; what it lacks stays until `due`, or not at all.
+    fn accept(&mut self, due: Option<Instant>, content: Content<D>) -> Action<D> {
+        self.applied = true;
+        let Content { stamp, objects, doubt, documents, .. } = content;
+        let union = union(&self.in_force, &objects);
+        if let Some(doubt) = doubt {
+            self.in_force = union;
+            let (reason, is_manifest) = match doubt {
+                Doubt::Broken(reason) => (reason, true),
+                Doubt::Rejected(reason) => (reason, false),
+            };
+            self.phase = Phase::Broken { reason, is_manifest };
+            return Action::Apply(documents, Missing::Keep);
+        }
+        self.was_whole = true;
+        self.accepted = Some(stamp);
+        match due {
+            Some(due) if union.len() > objects.len() => {
+                self.in_force = union;
+                self.phase = Phase::Lacking { due, objects };
+                Action::Apply(documents, Missing::Keep)
+            }
+            _ => {
+                self.in_force = objects;
+                self.phase = Phase::Whole;
+                Action::Apply(documents, Missing::Delete)
+            }
+        }
+    }
+}
+
+/// Everything in two sorted lists, sorted.
+fn union(one: &[u64], other: &[u64]) -> Vec<u64> {
+    let mut all = [one, other].concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+#[path = "file_state_tests.rs"]
+mod tests;

@@ -1,0 +1,417 @@
+//! What touches the file system: listing the directory, reading files, watching.
+//!
+//! A network file system whose server is dead lets such calls wait without end. So each is a job
+//! for a thread of a small pool: one that hangs takes a thread and nothing else, and when all
+//! hang, more are started, up to [`THREADS_MAX`].
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
+use nix::sys::statfs::{self, FsType, statfs};
+use podgate_policy::Meaning;
+use podgate_policy::manifest::{self, Document, ReadError};
+use tracing::error;
+
+use super::file_state::{Content, Doubt, Seen, Stamp};
+use super::reader::Message;
+use crate::sources::last_good::{LastGood, hash, hash_of_key};
+
+/// Threads while nothing hangs.
+const THREADS_MIN: usize = 2;
+/// Most threads.
+const THREADS_MAX: usize = 16;
+/// A job that takes longer hangs.
+pub(super) const HANGS_AFTER: Duration = Duration::from_secs(2);
+
+/// File systems that other machines, or other programs, change without a word to inotify.
+const SILENT: [FsType; 6] = [
+    statfs::NFS_SUPER_MAGIC,
+    statfs::SMB_SUPER_MAGIC,
+    statfs::FUSE_SUPER_MAGIC,
+    // include/uapi/linux/magic.h: CIFS_SUPER_MAGIC, SMB2_SUPER_MAGIC, V9FS_MAGIC.
+    FsType(0xFF53_4D42_u32 as _),
+    FsType(0xFE53_4D42_u32 as _),
+    FsType(0x0102_1997),
+];
+
+/// The directory, and what is needed to read it.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The directory; a single file may stand in its place.
+    pub(super) dir: Arc<Path>,
+    /// `None` if the kernel gives none.
+    pub(super) inotify: Option<Arc<Inotify>>,
+    pub(super) last_good: LastGood,
+}
+
+impl Place {
+    /// Where an entry of the directory is.
+    pub(super) fn path(&self, name: &OsStr) -> Arc<Path> {
+        // A single file is an entry of its own name.
+        match self.dir.file_name() == Some(name) && self.dir.is_file() {
+            true => Arc::clone(&self.dir),
+            false => self.dir.join(name).into(),
+        }
+    }
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// List the directory and watch it. Of too many files, these are read in any case.
+    List { known: BTreeSet<OsString> },
+    /// See whether the directory is still the same, and whether these links lead to other content.
+    Check { links: Vec<OsString> },
+    /// Read a file.
+    Read {
+        name: OsString,
+        path: Arc<Path>,
+        /// Digest of a content that need not be parsed again.
+        known: Option<u64>,
+        /// Whether the objects of the last good state are needed.
+        needs_last_good: bool,
+        /// Why the file itself must not be touched, if so.
+        unreadable: Option<String>,
+    },
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub(super) enum Done {
+    List(Result<Listing, String>),
+    Check(Check),
+    Read { name: OsString, seen: Seen<Arc<[Document]>>, last_good: Result<Vec<Document>, String> },
+}
+
+/// What tells one directory from another of its name: an inode number may be used again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Identity {
+    inode: (u64, u64),
+    created: Option<SystemTime>,
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self { inode: (metadata.dev(), metadata.ino()), created: metadata.created().ok() }
+    }
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FileStamp {
+    inode: (u64, u64),
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// An entry of the directory.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: OsString,
+    /// `None` if it can't be told.
+    pub(super) stamp: Option<FileStamp>,
+    /// Whether it is a symbolic link: then its content may change without a word to inotify.
+    pub(super) is_link: bool,
+}
+
+/// What the directory holds.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) identity: Identity,
+    pub(super) entries: Vec<Entry>,
+    /// How many files there are beyond the bound, and the first of them.
+    pub(super) excess: Option<(usize, OsString)>,
+    /// `None` if changes are not told of, so that they have to be looked for.
+    pub(super) watch: Option<WatchDescriptor>,
+    /// Whether it is a single file.
+    pub(super) is_file: bool,
+    pub(super) took: Duration,
+}
+
+/// Whether something changed that inotify does not tell of.
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) identity: Result<Identity, String>,
+    pub(super) links: Vec<(OsString, Option<FileStamp>)>,
+    pub(super) took: Duration,
+}
+
+impl Job {
+    fn run(self, place: &Place) -> Done {
+        match self {
+            Self::List { known } => Done::List(list(place, &known)),
+            Self::Check { links } => Done::Check(check(place, links)),
+            Self::Read { name, path, known, needs_last_good, unreadable } => {
+                let seen = match unreadable {
+                    Some(reason) => Seen::Unreadable { reason, is_manifest: true },
+                    None => look_at(&path, known),
+                };
+                let last_good = match needs_last_good {
+                    true => place.last_good.load(&name, &path).map(|(_, kept)| kept),
+                    false => Ok(Vec::new()),
+                };
+                Done::Read {
+                    last_good: last_good.map(|kept| without_same(kept, &seen)),
+                    name,
+                    seen,
+                }
+            }
+        }
+    }
+}
+
+fn check(place: &Place, links: Vec<OsString>) -> Check {
+    let begin = Instant::now();
+    let identity = fs::metadata(&place.dir);
+    let identity = identity.map(|metadata| Identity::of(&metadata)).map_err(|e| e.to_string());
+    let stamp = |name: OsString| {
+        let stamp = FileStamp::of(&place.path(&name));
+        (name, stamp)
+    };
+    Check { identity, links: links.into_iter().map(stamp).collect(), took: begin.elapsed() }
+}
+
+fn list(place: &Place, known: &BTreeSet<OsString>) -> Result<Listing, String> {
+    let begin = Instant::now();
+    let dir = &place.dir;
+    let metadata = fs::metadata(dir).map_err(|error| format!("can't be read: {error}"))?;
+    let identity = Identity::of(&metadata);
+    if metadata.is_file() {
+        let name = dir.file_name().unwrap_or(dir.as_os_str()).to_owned();
+        let entries = vec![Entry { name, stamp: FileStamp::of(dir), is_link: true }];
+        let took = begin.elapsed();
+        return Ok(Listing { identity, entries, excess: None, watch: None, is_file: true, took });
+    }
+    if !metadata.is_dir() {
+        return Err("is neither a directory nor a regular file".to_owned());
+    }
+    // Before it is listed, so that nothing changes unseen.
+    let silent = statfs(&**dir).is_ok_and(|fs| SILENT.contains(&fs.filesystem_type()));
+    let watch = place.inotify.as_ref().filter(|_| !silent);
+    let watch = watch.and_then(|inotify| inotify.add_watch(&**dir, events()).ok());
+    let (present, excess) = names(dir, known)?;
+    let entry = |(name, is_link): (OsString, bool)| {
+        let stamp = FileStamp::of(&dir.join(&name));
+        Entry { name, stamp, is_link }
+    };
+    let entries = present.into_iter().map(entry).collect();
+    Ok(Listing { identity, entries, excess, watch, is_file: false, took: begin.elapsed() })
+}
+
+fn events() -> AddWatchFlags {
+    AddWatchFlags::IN_MODIFY
+        | AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_ATTRIB
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF
+        | AddWatchFlags::IN_ONLYDIR
+}
+
+type Names = (Vec<(OsString, bool)>, Option<(usize, OsString)>);
+
+/// The names of manifests, and whether they are links: those that are known, and the first others
+/// up to the bound; and what is beyond it.
+fn names(dir: &Path, known: &BTreeSet<OsString>) -> Result<Names, String> {
+    let failed = |error: io::Error| format!("can't be listed: {error}");
+    let (mut present, mut others, mut beyond) = (Vec::new(), BTreeSet::new(), 0);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if !manifest::is_manifest(&name) {
+            continue;
+        }
+        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        if known.contains(&name) {
+            present.push((name, is_link));
+        } else {
+            others.insert((name, is_link));
+            // One more than can be read, so that it can be named.
+            if others.len() > manifest::FILES_MAX + 1 {
+                others.pop_last();
+                beyond += 1;
+            }
+        }
+    }
+    let room = manifest::FILES_MAX.saturating_sub(present.len());
+    let mut others = others.into_iter();
+    present.extend(others.by_ref().take(room));
+    let first = others.next();
+    let excess = first.map(|(name, _)| (beyond + 1 + others.len(), name));
+    Ok((present, excess))
+}
+
+fn look_at(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
+    let (bytes, metadata) = match manifest::read_regular(path) {
+        Ok(read) => read,
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            if fs::symlink_metadata(path).is_err() {
+                return Seen::Gone;
+            }
+            let reason = "is a link to nothing".to_owned();
+            return Seen::Unreadable { reason, is_manifest: true };
+        }
+        Err(error) => {
+            let is_manifest = !matches!(error, ReadError::NotRegular(_));
+            return Seen::Unreadable { reason: error.to_string(), is_manifest };
+        }
+    };
+    let digest = hash(&bytes);
+    let inode = (metadata.dev(), metadata.ino());
+    let stamp = Stamp { digest, len: bytes.len() as u64, inode };
+    let documents = match known == Some(digest) {
+        true => Vec::new(),
+        false => manifest::decode(&bytes, path),
+    };
+    let mut objects = Vec::new();
+    let mut doubt = None;
+    for document in &documents {
+        match (Meaning::of(document), &document.value) {
+            (Meaning::Object(key), _) => objects.push(hash_of_key(&key)),
+            (Meaning::Nothing, _) => {}
+            (Meaning::Unreadable(_), Err(refusal)) => {
+                let line = document.source.location.line;
+                doubt = Some(Doubt::Broken(format!("line {line}: {}", refusal.reason)));
+                break;
+            }
+            (Meaning::Unreadable(refusals), Ok(_)) => {
+                let reason = refusals.first().map(|refusal| refusal.reason.as_str());
+                let line = document.source.location.line;
+                let reason = format!("line {line}: {}", reason.unwrap_or_default());
+                doubt.get_or_insert(Doubt::Rejected(reason));
+            }
+        }
+    }
+    objects.sort_unstable();
+    objects.dedup();
+    let is_blank = manifest::is_blank(&bytes);
+    Seen::Content(Content { stamp, objects, is_blank, doubt, documents: documents.into() })
+}
+
+/// Leaves out what the content says in the same words.
+fn without_same(mut kept: Vec<Document>, seen: &Seen<Arc<[Document]>>) -> Vec<Document> {
+    if let Seen::Content(content) = seen {
+        let present = content.documents.iter().filter_map(|document| document.value.as_ref().ok());
+        let present: std::collections::HashSet<_> = present.collect();
+        kept.retain(|document| document.value.as_ref().is_ok_and(|value| !present.contains(value)));
+    }
+    kept
+}
+
+/// The threads, and the jobs that wait for them.
+#[derive(Debug)]
+pub(super) struct Pool {
+    place: Arc<Place>,
+    messages: SyncSender<Message>,
+    threads: Vec<Thread>,
+    waiting: VecDeque<Job>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    jobs: SyncSender<Job>,
+    /// Since when it is at work, and for which file if for one.
+    busy: Option<(Instant, Option<OsString>)>,
+}
+
+impl Pool {
+    pub(super) fn new(place: Arc<Place>, messages: SyncSender<Message>) -> Self {
+        Self { place, messages, threads: Vec::new(), waiting: VecDeque::new() }
+    }
+
+    /// Has a job done, now or when a thread is free.
+    pub(super) fn run(&mut self, job: Job) {
+        self.waiting.push_back(job);
+        self.dispatch();
+    }
+
+    /// Notes that a thread has done its job.
+    pub(super) fn finished(&mut self, thread: usize) {
+        self.threads[thread].busy = None;
+        self.dispatch();
+    }
+
+    /// Files that a thread hangs on.
+    pub(super) fn hanging(&self, now: Instant) -> impl Iterator<Item = Option<&OsString>> {
+        let hangs = move |thread: &Thread| thread.hangs(now);
+        self.threads
+            .iter()
+            .filter(move |thread| hangs(thread))
+            .filter_map(|thread| thread.busy.as_ref().map(|(_, name)| name.as_ref()))
+    }
+
+    /// Gives waiting jobs to threads.
+    pub(super) fn dispatch(&mut self) {
+        while !self.waiting.is_empty() {
+            let Some(free) = self.free_thread() else { return };
+            let Some(job) = self.waiting.pop_front() else { return };
+            let name = match &job {
+                Job::Read { name, .. } => Some(name.clone()),
+                Job::List { .. } | Job::Check { .. } => None,
+            };
+            self.threads[free].busy = Some((Instant::now(), name));
+            // The thread waits for it.
+            let _ = self.threads[free].jobs.try_send(job);
+        }
+    }
+
+    fn free_thread(&mut self) -> Option<usize> {
+        if let Some(free) = self.threads.iter().position(|thread| thread.busy.is_none()) {
+            return Some(free);
+        }
+        let now = Instant::now();
+        let all_hang = self.threads.iter().all(|thread| thread.hangs(now));
+        let count = self.threads.len();
+        if count >= THREADS_MAX || count >= THREADS_MIN && !all_hang {
+            return None;
+        }
+        let (jobs, to_do) = sync_channel::<Job>(1);
+        let (place, messages) = (Arc::clone(&self.place), self.messages.clone());
+        let run = move || {
+            for job in to_do {
+                let done = job.run(&place);
+                if messages.send(Message::Done(count, done)).is_err() {
+                    return;
+                }
+            }
+        };
+        match thread::Builder::new().name(format!("pg-files-{count}")).spawn(run) {
+            Ok(_) => self.threads.push(Thread { jobs, busy: None }),
+            Err(error) => {
+                error!("can't start a thread to read manifests: {error}");
+                return None;
+            }
+        }
+        Some(count)
+    }
+}
+
+impl Thread {
+    fn hangs(&self, now: Instant) -> bool {
+        let since = self.busy.as_ref().map(|(since, _)| *since);
+        since.is_some_and(|since| now.saturating_duration_since(since) > HANGS_AFTER)
+    }
+}

@@ -1,0 +1,783 @@
+//! The thread that follows the directory. It touches no file itself (see [`super::io`]), so nothing
+//! that hangs keeps it from the other files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use podgate_policy::Missing;
+use podgate_policy::manifest::{self, Document};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::file_state::{Action, FileState, Seen};
+use super::io::{Check, Done, Entry, FileStamp, Identity, Job, Listing, Place, Pool};
+use super::saver::Saver;
+use super::{Change, Event, FileUpdate, Wishes};
+use crate::sources::Update;
+use crate::sources::last_good::{Header, LastGood, Save, log_damaged};
+
+/// How often it is looked whether the directory is still the same, and where links lead.
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
+/// How often the directory is listed though no change was told of, as changes by way of memory
+/// maps or other links to a file are not.
+const LIST_PERIOD: Duration = Duration::from_secs(60);
+/// Looking for changes takes at most one part in so many of a core.
+const SHARE: u32 = 100;
+/// Changes of a file within this time are read as one.
+const QUIET: Duration = Duration::from_millis(20);
+/// Files whose changes go to the control thread together.
+const BATCH: usize = 256;
+/// Problems that are told one by one.
+const PROBLEMS_MAX: usize = 16;
+/// Messages that may wait for the reader; then their senders do.
+const MESSAGES_MAX: usize = 1024;
+
+/// News for the reader.
+#[derive(Debug)]
+pub(super) enum Message {
+    Events(Vec<InotifyEvent>),
+    /// A thread of the pool has done a job.
+    Done(usize, Done),
+    /// What was to be written about a manifest is written, or not.
+    Saved(OsString, Result<(), String>),
+    /// The files that were written are gone.
+    StateRemoved,
+    /// There are new wishes.
+    Wake,
+}
+
+/// One manifest.
+#[derive(Debug)]
+struct File {
+    path: Arc<Path>,
+    state: FileState<Arc<[Document]>>,
+    stamp: Option<FileStamp>,
+    is_link: bool,
+    /// Whether anything was seen of it in this run.
+    observed: bool,
+    /// Since when a job reads it.
+    reading: Option<Instant>,
+    /// Whether it is to be read when that job is done.
+    again: bool,
+    read_at: Option<Instant>,
+    /// When it may be read next, so that a large file that keeps changing takes no whole core.
+    free_at: Option<Instant>,
+    /// Whether a program wrote to it and has not closed it.
+    writing: bool,
+    hangs: bool,
+    /// Whether its documents are wanted though they may be known.
+    wanted: bool,
+    tick_at: Option<Instant>,
+}
+
+impl File {
+    fn new(path: Arc<Path>, last_good: Option<&Header>) -> Self {
+        let state = last_good.map_or_else(FileState::new, |header| {
+            FileState::from_last_good(header.stamp(), header.objects.clone())
+        });
+        Self {
+            path,
+            state,
+            stamp: None,
+            is_link: false,
+            observed: false,
+            reading: None,
+            again: false,
+            read_at: None,
+            free_at: None,
+            writing: false,
+            hangs: false,
+            wanted: false,
+            tick_at: None,
+        }
+    }
+}
+
+/// The reader's state.
+#[derive(Debug)]
+pub(super) struct Reader {
+    dir: Arc<Path>,
+    settle: Duration,
+    updates: mpsc::Sender<Update>,
+    wishes: Arc<Wishes>,
+    messages: Receiver<Message>,
+    pool: Pool,
+    saver: Saver,
+    files: BTreeMap<OsString, File>,
+    reads: BTreeSet<(Instant, OsString)>,
+    ticks: BTreeSet<(Instant, OsString)>,
+    /// Files with a problem.
+    troubled: BTreeSet<OsString>,
+    unobserved: usize,
+    /// Whether the directory is a single file.
+    is_file: bool,
+    watch: Option<WatchDescriptor>,
+    identity: Option<Identity>,
+    /// What is wrong with the directory; nothing is taken to be gone meanwhile.
+    fault: Option<String>,
+    excess: Option<(usize, OsString)>,
+    listed: bool,
+    listing: bool,
+    list_again: bool,
+    checking: bool,
+    list_at: Instant,
+    check_at: Instant,
+    batch: Vec<FileUpdate>,
+    synced: bool,
+    /// What was told last.
+    told: Option<(bool, Vec<String>)>,
+}
+
+/// Starts the reader. It ends when nobody takes its updates any more.
+///
+/// # Errors
+/// When a thread can't be started.
+pub(super) fn start(
+    dir: &Path,
+    state_dir: &Path,
+    settle: Duration,
+    updates: mpsc::Sender<Update>,
+) -> std::io::Result<Arc<Wishes>> {
+    let (sender, messages) = sync_channel(MESSAGES_MAX);
+    let wishes = Arc::new(Wishes::new(sender.clone()));
+    let (dir, state_dir): (Arc<Path>, _) = (dir.into(), state_dir.to_owned());
+    let reader_wishes = Arc::clone(&wishes);
+    let run = move || {
+        let inotify = watch(&sender);
+        let last_good = LastGood::new(&state_dir, &dir);
+        let (index, damaged) = last_good.index();
+        log_damaged(&damaged);
+        let place = Place { dir: Arc::clone(&dir), inotify, last_good: last_good.clone() };
+        let pool = Pool::new(Arc::new(place), sender.clone());
+        let saver = Saver::start(last_good, sender);
+        let reader = Reader::new(dir, settle, updates, reader_wishes, messages, pool, saver);
+        reader.run(&index);
+    };
+    thread::Builder::new().name("pg-manifests".into()).spawn(run)?;
+    Ok(wishes)
+}
+
+/// Has a thread hand on what the kernel tells of changes. `None` if it won't.
+fn watch(messages: &SyncSender<Message>) -> Option<Arc<Inotify>> {
+    let inotify = match Inotify::init(InitFlags::IN_CLOEXEC) {
+        Ok(inotify) => Arc::new(inotify),
+        Err(error) => {
+            warn!("no inotify ({error}): manifests are looked at twice a second");
+            return None;
+        }
+    };
+    let (events, messages) = (Arc::clone(&inotify), messages.clone());
+    let run = move || hand_on(&events, &messages);
+    thread::Builder::new().name("pg-inotify".into()).spawn(run).ok()?;
+    Some(inotify)
+}
+
+fn hand_on(inotify: &Inotify, messages: &SyncSender<Message>) {
+    loop {
+        match inotify.read_events() {
+            Ok(events) => {
+                if messages.send(Message::Events(events)).is_err() {
+                    return;
+                }
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => {
+                warn!("inotify ended ({error}): changes may be seen a minute late");
+                return;
+            }
+        }
+    }
+}
+
+impl Reader {
+    #[expect(clippy::too_many_arguments, reason = "called once")]
+    fn new(
+        dir: Arc<Path>,
+        settle: Duration,
+        updates: mpsc::Sender<Update>,
+        wishes: Arc<Wishes>,
+        messages: Receiver<Message>,
+        pool: Pool,
+        saver: Saver,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            dir,
+            settle,
+            updates,
+            wishes,
+            messages,
+            pool,
+            saver,
+            files: BTreeMap::new(),
+            reads: BTreeSet::new(),
+            ticks: BTreeSet::new(),
+            troubled: BTreeSet::new(),
+            unobserved: 0,
+            is_file: false,
+            watch: None,
+            identity: None,
+            fault: None,
+            excess: None,
+            listed: false,
+            listing: false,
+            list_again: false,
+            checking: false,
+            list_at: now,
+            check_at: now + CHECK_PERIOD,
+            batch: Vec::new(),
+            synced: false,
+            told: None,
+        }
+    }
+
+    fn run(mut self, last_good: &BTreeMap<OsString, Header>) {
+        for (name, header) in last_good {
+            let path = self.path(name);
+            self.insert(name.clone(), File::new(path, Some(header)));
+        }
+        loop {
+            self.take_wishes();
+            self.timers(Instant::now());
+            if !self.flush() {
+                return;
+            }
+            let now = Instant::now();
+            let due = [self.reads.first(), self.ticks.first()].into_iter().flatten();
+            let due = due.map(|(at, _)| *at).chain([self.check_at, self.list_at]).min();
+            let wait = due.map_or(CHECK_PERIOD, |due| due.saturating_duration_since(now));
+            // What was due and waits for a job is looked at again with the next check.
+            match self.messages.recv_timeout(wait.clamp(Duration::from_millis(1), CHECK_PERIOD)) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            for _ in 0..BATCH {
+                let Ok(message) = self.messages.try_recv() else { break };
+                self.take(message);
+            }
+        }
+    }
+
+    fn path(&self, name: &OsString) -> Arc<Path> {
+        if self.is_file { Arc::clone(&self.dir) } else { self.dir.join(name).into() }
+    }
+
+    fn insert(&mut self, name: OsString, file: File) {
+        self.unobserved += 1;
+        self.files.insert(name, file);
+    }
+
+    fn take_wishes(&mut self) {
+        let (rescan, wanted) = self.wishes.take();
+        let now = Instant::now();
+        if rescan {
+            self.list_now();
+            let names: Vec<_> = self.files.keys().cloned().collect();
+            for name in names {
+                self.read_at(&name, now, false);
+            }
+        }
+        for path in wanted {
+            let Some(name) = path.file_name().map(OsString::from) else { continue };
+            if let Some(file) = self.files.get_mut(&name) {
+                file.wanted = true;
+                self.read_at(&name, now, false);
+            }
+        }
+    }
+
+    fn list_now(&mut self) {
+        self.list_again |= self.listing;
+        self.list_at = Instant::now();
+    }
+
+    /// Has a file read at a time: at the earlier one, if it is to be read anyway, or `later`.
+    fn read_at(&mut self, name: &OsString, at: Instant, later: bool) {
+        let Some(file) = self.files.get_mut(name) else { return };
+        let at = file.free_at.map_or(at, |free| at.max(free));
+        if let Some(former) = file.read_at {
+            if former <= at && !later {
+                return;
+            }
+            self.reads.remove(&(former, name.clone()));
+        }
+        file.read_at = Some(at);
+        self.reads.insert((at, name.clone()));
+    }
+
+    fn timers(&mut self, now: Instant) {
+        if self.list_at <= now && !self.listing {
+            self.listing = true;
+            self.list_at = now + LIST_PERIOD;
+            let known = self.files.keys().cloned().collect();
+            self.pool.run(Job::List { known });
+        }
+        if self.check_at <= now {
+            self.check_at = now + CHECK_PERIOD;
+            self.saver.check();
+            self.retry_saves(now);
+            if !self.checking && self.listed {
+                self.checking = true;
+                let links = self.files.iter().filter(|(_, file)| file.is_link);
+                let links = links.map(|(name, _)| name.clone()).collect();
+                self.pool.run(Job::Check { links });
+            }
+        }
+        while let Some((at, _)) = self.reads.first()
+            && *at <= now
+        {
+            let Some((_, name)) = self.reads.pop_first() else { break };
+            self.read(&name, now, None);
+        }
+        self.settle(now);
+        self.note_hanging(now);
+        self.pool.dispatch();
+    }
+
+    fn retry_saves(&mut self, now: Instant) {
+        for name in self.saver.to_retry(now) {
+            if let Some(file) = self.files.get_mut(&name) {
+                file.wanted = true;
+                self.read_at(&name, now, false);
+            } else {
+                self.saver.save(Save::Remove { name }, 0);
+            }
+        }
+    }
+
+    /// Starts the job that reads a file, or notes that it is to be read after the present one.
+    fn read(&mut self, name: &OsString, now: Instant, unreadable: Option<String>) {
+        let Some(file) = self.files.get_mut(name) else { return };
+        file.read_at = None;
+        let needs_last_good = file.state.needs_last_good();
+        if file.reading.is_some() && unreadable.is_none() {
+            file.again = true;
+            return;
+        }
+        if unreadable.is_none() {
+            file.reading = Some(now);
+        }
+        let known = file.state.seen().filter(|_| !file.wanted && !needs_last_good);
+        let (name, path) = (name.clone(), Arc::clone(&file.path));
+        self.pool.run(Job::Read { name, path, known, needs_last_good, unreadable });
+    }
+
+    /// Lets count what was due, unless the file is about to be read.
+    fn settle(&mut self, now: Instant) {
+        while let Some((at, _)) = self.ticks.first()
+            && *at <= now
+        {
+            let Some((_, name)) = self.ticks.pop_first() else { break };
+            let Some(file) = self.files.get_mut(&name) else { continue };
+            file.tick_at = None;
+            let busy = file.read_at.is_some() || file.reading.is_some();
+            if self.fault.is_some() || busy {
+                let wait = if self.fault.is_some() { self.settle } else { QUIET };
+                file.state.postpone(now + wait);
+                self.note_state(&name);
+                continue;
+            }
+            let action = file.state.tick(now);
+            self.act(&name, action, Vec::new());
+        }
+    }
+
+    /// What hangs counts as what can't be read.
+    fn note_hanging(&mut self, now: Instant) {
+        let hanging: Vec<Option<OsString>> = self.pool.hanging(now).map(|n| n.cloned()).collect();
+        for name in hanging {
+            let Some(name) = name else {
+                if self.fault.is_none() && (self.listing || self.checking) {
+                    self.break_off("does not answer".to_owned());
+                }
+                continue;
+            };
+            let Some(file) = self.files.get_mut(&name) else { continue };
+            if !std::mem::replace(&mut file.hangs, true) {
+                let reason = "can't be read: the file system does not answer".to_owned();
+                if file.observed {
+                    self.troubled.insert(name);
+                } else {
+                    self.read(&name, now, Some(reason));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Events(events) => {
+                for event in events {
+                    self.take_event(event);
+                }
+            }
+            Message::Done(thread, done) => {
+                self.pool.finished(thread);
+                match done {
+                    Done::List(listing) => self.take_listing(listing),
+                    Done::Check(check) => self.take_check(check),
+                    Done::Read { name, seen, last_good } => self.take_read(&name, seen, last_good),
+                }
+            }
+            Message::Saved(name, result) => self.saver.saved(&name, result),
+            Message::StateRemoved => {
+                warn!(
+                    "the last good objects were removed from the state directory; \
+                       writing them again"
+                );
+                let whole = self.files.iter().filter(|(_, file)| !file.state.in_force().is_empty());
+                self.saver.write_again(whole.map(|(name, _)| name.clone()));
+            }
+            Message::Wake => {}
+        }
+    }
+
+    fn take_event(&mut self, event: InotifyEvent) {
+        let mask = event.mask;
+        if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+            return self.list_now();
+        }
+        if self.watch != Some(event.wd) {
+            // Perhaps of the watch that the listing in progress has made.
+            self.list_again |= self.listing;
+            return;
+        }
+        let Some(name) = event.name else {
+            let whole = AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVE_SELF
+                | AddWatchFlags::IN_UNMOUNT
+                | AddWatchFlags::IN_IGNORED;
+            if mask.intersects(whole) {
+                self.list_now();
+            }
+            return;
+        };
+        // The kubelet changes a volume by renaming the link `..data`.
+        if name.as_encoded_bytes().starts_with(b"..") {
+            return self.list_now();
+        }
+        if !manifest::is_manifest(&name) {
+            return;
+        }
+        if !self.files.contains_key(&name) {
+            if self.files.len() >= manifest::FILES_MAX {
+                return self.list_now();
+            }
+            let path = self.path(&name);
+            self.insert(name.clone(), File::new(path, None));
+        }
+        let Some(file) = self.files.get_mut(&name) else { return };
+        let now = Instant::now();
+        if mask.contains(AddWatchFlags::IN_MODIFY) {
+            file.writing = true;
+            return self.read_at(&name, now + self.settle, true);
+        }
+        if !mask.intersects(AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CREATE) {
+            file.writing = false;
+        }
+        if !file.writing {
+            let later = file.read_at.is_some_and(|at| at > now + QUIET);
+            self.read_at(&name, now + QUIET, later);
+        }
+    }
+
+    fn take_check(&mut self, check: Check) {
+        self.checking = false;
+        let now = Instant::now();
+        self.check_at = self.check_at.max(now + check.took * SHARE);
+        let same = match (&check.identity, self.identity) {
+            (Ok(identity), Some(known)) => *identity == known && self.fault.is_none(),
+            _ => false,
+        };
+        if !same {
+            self.list_now();
+        }
+        for (name, stamp) in check.links {
+            if self.files.get(&name).is_some_and(|file| file.stamp != stamp) {
+                if let Some(file) = self.files.get_mut(&name) {
+                    file.stamp = stamp;
+                }
+                self.read_at(&name, now, false);
+            }
+        }
+    }
+
+    fn take_listing(&mut self, listing: Result<Listing, String>) {
+        self.listing = false;
+        self.listed = true;
+        if std::mem::take(&mut self.list_again) {
+            self.list_at = Instant::now();
+        }
+        let listing = match listing {
+            Ok(listing) => listing,
+            Err(reason) => return self.break_off(reason),
+        };
+        let replaced = self.identity != Some(listing.identity);
+        let in_force = self.files.values().any(|file| !file.state.in_force().is_empty());
+        if self.watch.is_some() && self.watch != listing.watch {
+            self.watch = None;
+        }
+        self.watch = listing.watch;
+        self.is_file = listing.is_file;
+        if listing.entries.is_empty() && in_force && replaced {
+            let reason = "is empty, and not the directory that it was; put a file in it to have \
+                          what it lacks removed";
+            return self.break_off(reason.to_owned());
+        }
+        let now = Instant::now();
+        if listing.watch.is_none() {
+            self.list_at = self.list_at.min(now + CHECK_PERIOD.max(listing.took * SHARE));
+        }
+        self.identity = Some(listing.identity);
+        if self.fault.take().is_some() {
+            info!("{} can be read again", self.dir.display());
+            self.postpone_all(now + self.settle);
+        }
+        self.excess = listing.excess;
+        self.take_entries(listing.entries, now);
+    }
+
+    fn take_entries(&mut self, entries: Vec<Entry>, now: Instant) {
+        let mut gone: BTreeSet<OsString> = self.files.keys().cloned().collect();
+        for Entry { name, stamp, is_link } in entries {
+            gone.remove(&name);
+            let path = self.path(&name);
+            if !self.files.contains_key(&name) {
+                self.insert(name.clone(), File::new(Arc::clone(&path), None));
+            }
+            let Some(file) = self.files.get_mut(&name) else { continue };
+            file.path = path;
+            file.is_link = is_link;
+            let changed = file.stamp != stamp || !file.observed;
+            file.stamp = stamp;
+            if changed && !(file.writing && self.watch.is_some()) {
+                self.read_at(&name, now, false);
+            }
+        }
+        for name in gone {
+            // Reading tells for sure, and brings the last good objects.
+            self.read_at(&name, now, false);
+        }
+    }
+
+    /// Keeps everything, because the directory can't be trusted.
+    fn break_off(&mut self, reason: String) {
+        self.fault = Some(reason.clone());
+        let now = Instant::now();
+        let unobserved = self.files.iter().filter(|(_, file)| !file.observed);
+        for name in unobserved.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.read(&name, now, Some(format!("{} {reason}", self.dir.display())));
+        }
+    }
+
+    fn postpone_all(&mut self, until: Instant) {
+        let names: Vec<_> = self.ticks.iter().map(|(_, name)| name.clone()).collect();
+        for name in names {
+            if let Some(file) = self.files.get_mut(&name) {
+                file.state.postpone(until);
+            }
+            self.note_state(&name);
+        }
+    }
+
+    fn take_read(
+        &mut self,
+        name: &OsString,
+        seen: Seen<Arc<[Document]>>,
+        last_good: Result<Vec<Document>, String>,
+    ) {
+        let Some(file) = self.files.get_mut(name) else { return };
+        let now = Instant::now();
+        if let Some(begun) = file.reading.take() {
+            file.free_at = Some(now + 4 * (now - begun).min(Duration::from_secs(5)));
+        }
+        file.hangs = false;
+        let again = std::mem::take(&mut file.again);
+        if !std::mem::replace(&mut file.observed, true) {
+            self.unobserved -= 1;
+        }
+        let last_good = last_good.unwrap_or_else(|reason| {
+            warn!("{}: the last good objects can't be used: {reason}", file.path.display());
+            file.state.forget_last_good();
+            Vec::new()
+        });
+        let wanted = std::mem::take(&mut file.wanted);
+        let (content, gone) = match &seen {
+            Seen::Content(content) => {
+                (Some((content.stamp, Arc::clone(&content.documents))), false)
+            }
+            Seen::Gone => (None, true),
+            Seen::Unreadable { .. } => (None, false),
+        };
+        // A directory that is gone takes its files along: that is not their removal.
+        let action = file.state.observe(now, self.settle, seen);
+        let wants = match (&action, content) {
+            (Action::Nothing, Some((stamp, documents))) if wanted => file
+                .state
+                .is_whole()
+                .then_some(())
+                .filter(|()| file.state.accepted() == Some(stamp))
+                .map(|()| Action::Apply(documents, Missing::Delete)),
+            _ => None,
+        };
+        if gone {
+            file.stamp = None;
+        }
+        self.act(name, wants.unwrap_or(action), last_good);
+        if again {
+            self.read_at(name, now + QUIET, false);
+        }
+    }
+
+    /// Hands on what is to be done with a file's objects, and has it written to disk.
+    fn act(&mut self, name: &OsString, action: Action<Arc<[Document]>>, last_good: Vec<Document>) {
+        let Some(file) = self.files.get(name) else { return };
+        let path = Arc::clone(&file.path);
+        let accepted = file.state.accepted();
+        let len = accepted.map_or(0, |stamp| stamp.len);
+        let mut save = None;
+        let change = match action {
+            Action::Apply(documents, missing) => {
+                let stamp = accepted.filter(|_| !file.state.is_broken());
+                let (name, kept) = (name.clone(), Arc::clone(&documents));
+                save = Some(Save::Put { name, stamp, documents: kept, missing });
+                Some(Change::Content(documents, missing))
+            }
+            Action::DeleteMissing => {
+                let (name, objects) = (name.clone(), file.state.in_force().to_vec());
+                save = Some(Save::Retain { name, stamp: accepted, objects });
+                Some(Change::DeleteMissing)
+            }
+            Action::Remove => {
+                save = Some(Save::Remove { name: name.clone() });
+                Some(Change::Remove)
+            }
+            Action::Nothing | Action::ApplyLastGood => file.state.is_broken().then(|| {
+                let reason = file.state.reason().unwrap_or_default().to_owned();
+                Change::Content([manifest::unreadable(&path, reason)].into(), Missing::Keep)
+            }),
+        };
+        let removed = matches!(change, Some(Change::Remove));
+        if change.is_some() || !last_good.is_empty() {
+            self.batch.push(FileUpdate { file: path, last_good, change });
+        }
+        if let Some(save) = save {
+            self.saver.save(save, len);
+        }
+        self.note_state(name);
+        if removed {
+            self.forget(name);
+        }
+    }
+
+    fn forget(&mut self, name: &OsString) {
+        let Some(file) = self.files.remove(name) else { return };
+        if let Some(at) = file.read_at {
+            self.reads.remove(&(at, name.clone()));
+        }
+        if let Some(at) = file.tick_at {
+            self.ticks.remove(&(at, name.clone()));
+        }
+        if !file.observed {
+            self.unobserved -= 1;
+        }
+        self.troubled.remove(name);
+    }
+
+    /// Follows a change of a file's state.
+    fn note_state(&mut self, name: &OsString) {
+        let Some(file) = self.files.get_mut(name) else { return };
+        if let Some(at) = file.tick_at.take() {
+            self.ticks.remove(&(at, name.clone()));
+        }
+        if let Some(due) = file.state.due() {
+            file.tick_at = Some(due);
+            self.ticks.insert((due, name.clone()));
+        }
+        if file.state.problem().is_some() || file.hangs {
+            self.troubled.insert(name.clone());
+        } else {
+            self.troubled.remove(name);
+        }
+    }
+
+    /// Tells the control thread what changed. Returns whether it is still there.
+    fn flush(&mut self) -> bool {
+        // Until everything was read once, nothing is published, so that there is no hurry.
+        let hurry = self.synced || self.unobserved == 0 || self.batch.len() >= BATCH;
+        let was_synced = self.synced;
+        self.synced |= self.is_complete();
+        let status = (self.synced, self.problems());
+        let told = self.told.as_ref() == Some(&status);
+        if (self.batch.is_empty() || !hurry) && told && was_synced == self.synced {
+            return !self.updates.is_closed();
+        }
+        if !told {
+            let former = self.told.take().map(|(_, problems)| problems).unwrap_or_default();
+            for problem in status.1.iter().filter(|problem| !former.contains(problem)) {
+                warn!("{}", crate::output::escape(problem));
+            }
+            self.told = Some(status.clone());
+        }
+        let files = std::mem::take(&mut self.batch);
+        let event = Event { files, synced: status.0, problems: status.1 };
+        self.updates.blocking_send(Update::Manifests(event)).is_ok()
+    }
+
+    /// Whether everything was read once and no file hides objects that nobody knows.
+    fn is_complete(&self) -> bool {
+        let hides =
+            |name: &OsString| self.files.get(name).is_some_and(|file| file.state.hides_objects());
+        let known = self.fault.is_none() || self.files.values().any(|f| f.state.is_known());
+        self.listed
+            && self.unobserved == 0
+            && self.excess.is_none()
+            && known
+            && !self.troubled.iter().any(hides)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let dir = self.dir.display();
+        let mut problems = Vec::new();
+        if let Some(fault) = &self.fault {
+            let stays = match self.files.is_empty() {
+                true => "",
+                false => "; the objects read from it before stay in force",
+            };
+            problems.push(format!("{dir} {fault}{stays}"));
+        }
+        if let Some((count, first)) = &self.excess {
+            let (max, first) = (manifest::FILES_MAX, first.display());
+            problems.push(format!(
+                "{dir} has {count} files more than the {max} that are read: {first}"
+            ));
+        }
+        problems.extend(self.saver.problem());
+        for name in self.troubled.iter().take(PROBLEMS_MAX) {
+            let Some(file) = self.files.get(name) else { continue };
+            let path = file.path.display();
+            let hides = match file.state.hides_objects() && !self.synced {
+                true => "; pods stay cut off until it can be read or is removed",
+                false => "",
+            };
+            if let Some(problem) = file.state.problem() {
+                problems.push(format!("{path} {problem}{hides}"));
+            }
+            if file.hangs {
+                problems.push(format!("{path} can't be read: the file system does not answer"));
+            }
+        }
+        let more = self.troubled.len().saturating_sub(PROBLEMS_MAX);
+        if more > 0 {
+            problems.push(format!("{more} more files of {dir} have problems"));
+        }
+        problems
+    }
+}

@@ -1,0 +1,157 @@
+//! The thread that writes last good objects to disk, and what could not be written.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+
+use super::reader::Message;
+use crate::sources::last_good::{LastGood, Save, Writer};
+
+/// States that may wait to be written.
+const WAITING_MAX: usize = 10_000;
+/// Bytes of the manifests of those states; the objects take some times as much memory.
+const BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How long to wait before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// Most manifests that are read again for that at one time.
+const RETRY_FILES: usize = 256;
+
+/// The reader's side.
+#[derive(Debug)]
+pub(super) struct Saver {
+    /// `None` if the thread could not be started.
+    saves: Option<SyncSender<(Save, u64)>>,
+    /// Whether to look if the files are still there.
+    check: Arc<AtomicBool>,
+    waiting: BTreeSet<OsString>,
+    waiting_bytes: u64,
+    /// Manifests whose states are not on disk.
+    unsaved: BTreeSet<OsString>,
+    /// Why the last one could not be written.
+    failure: Option<String>,
+    retry_at: Option<Instant>,
+}
+
+impl Saver {
+    /// Starts the thread.
+    pub(super) fn start(place: LastGood, messages: SyncSender<Message>) -> Self {
+        let (saves, to_save) = sync_channel::<(Save, u64)>(WAITING_MAX);
+        let check = Arc::new(AtomicBool::new(false));
+        let wants_check = Arc::clone(&check);
+        let run = move || {
+            let mut writer = Writer::new(place);
+            loop {
+                let next = to_save.recv_timeout(RETRY);
+                let checks = wants_check.swap(false, Ordering::Relaxed) || next.is_ok();
+                let removed = checks && writer.was_removed();
+                if removed && messages.send(Message::StateRemoved).is_err() {
+                    return;
+                }
+                match next {
+                    Ok((save, _)) => {
+                        let name = save.name().clone();
+                        let result = writer.save(save);
+                        if messages.send(Message::Saved(name, result)).is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        };
+        let started = thread::Builder::new().name("pg-last-good".into()).spawn(run);
+        let failure = started.as_ref().err().map(|error| format!("no thread: {error}"));
+        Self {
+            saves: started.is_ok().then_some(saves),
+            check,
+            waiting: BTreeSet::new(),
+            waiting_bytes: 0,
+            unsaved: BTreeSet::new(),
+            failure,
+            retry_at: None,
+        }
+    }
+
+    /// Has the thread look whether the files are still there.
+    pub(super) fn check(&self) {
+        self.check.store(true, Ordering::Relaxed);
+    }
+
+    /// Has a state written, now or later; `len` is the length of the manifest.
+    pub(super) fn save(&mut self, save: Save, len: u64) {
+        let name = save.name().clone();
+        let fits = self.waiting.is_empty() || self.waiting_bytes + len <= BYTES_MAX;
+        let sent = fits && self.saves.as_ref().is_some_and(|s| s.try_send((save, len)).is_ok());
+        if sent {
+            self.waiting_bytes += len;
+            self.unsaved.remove(&name);
+            self.waiting.insert(name);
+        } else {
+            self.put_off(name);
+        }
+    }
+
+    fn put_off(&mut self, name: OsString) {
+        self.unsaved.insert(name);
+        let wait = if self.failure.is_some() { RETRY } else { Duration::from_millis(200) };
+        self.retry_at.get_or_insert(Instant::now() + wait);
+    }
+
+    /// Takes note of what the thread has done.
+    pub(super) fn saved(&mut self, name: &OsString, result: Result<(), String>) {
+        self.waiting.remove(name);
+        if self.waiting.is_empty() {
+            self.waiting_bytes = 0;
+        }
+        match result {
+            Ok(()) => {
+                if self.failure.take().is_some() {
+                    info!("last good objects can be written again");
+                }
+            }
+            Err(reason) => {
+                if self.failure.as_ref() != Some(&reason) {
+                    error!("last good objects can't be written: {reason}");
+                }
+                self.failure = Some(reason);
+                self.put_off(name.clone());
+            }
+        }
+    }
+
+    /// Notes that these states are not on disk any more.
+    pub(super) fn write_again(&mut self, names: impl Iterator<Item = OsString>) {
+        for name in names {
+            self.put_off(name);
+        }
+    }
+
+    /// Manifests to read again at `now`, so that their states can be written.
+    pub(super) fn to_retry(&mut self, now: Instant) -> Vec<OsString> {
+        if !self.waiting.is_empty() || self.retry_at.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        let names: Vec<_> = self.unsaved.iter().take(RETRY_FILES).cloned().collect();
+        // Those that can be written leave the list as they are.
+        let wait = if self.failure.is_some() { RETRY } else { Duration::from_millis(200) };
+        self.retry_at = (!names.is_empty()).then_some(now + wait);
+        names
+    }
+
+    /// What is wrong, for people.
+    pub(super) fn problem(&self) -> Option<String> {
+        let reason = self.failure.as_ref()?;
+        let count = self.unsaved.len();
+        Some(format!(
+            "last good objects of {count} files can't be written: {reason}; after a restart, a file \
+             that can't be read keeps pods cut off or has older objects"
+        ))
+    }
+}

@@ -1,0 +1,404 @@
+//! Objects that come from files: which file defines which object, and what a change of one file
+//! changes. The cost of a change is that of the file, whatever else the store holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Interest, Store, Tally, interest, refusals};
+use crate::key::ObjectKey;
+use crate::manifest::Document;
+use crate::model::Header;
+use crate::refusal::{Refusal, SourceLocation};
+
+/// What the files define.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    files: BTreeMap<Arc<Path>, File>,
+    /// Definitions that are not in force, because another file defines the object too.
+    shadowed: BTreeMap<ObjectKey, BTreeMap<Arc<Path>, Shadowed>>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    /// Objects that this file defines and that are taken from it.
+    defines: BTreeMap<ObjectKey, Definition>,
+    /// Documents that can't be told to be any object; one element each.
+    unreadable: Vec<Vec<Refusal>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Definition {
+    /// Of the object as written; `None` if it has to be applied again in any case.
+    digest: Option<u64>,
+    /// Whether the file's present content lacks the object, which is kept all the same.
+    held: bool,
+}
+
+#[derive(Debug)]
+struct Shadowed {
+    /// `None` if the file has to be read again to know it.
+    document: Option<Document>,
+    digest: Option<u64>,
+    location: SourceLocation,
+    /// Unless it is the same as the definition in force.
+    refusals: Vec<Refusal>,
+}
+
+/// What becomes of objects that a file defined and its documents lack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// They are deleted.
+    Delete,
+    /// They stay in force, until [`Store::delete_missing`] or the next [`Store::sync_file`].
+    Keep,
+}
+
+/// What a document is to verdicts.
+#[derive(Debug)]
+pub enum Meaning {
+    /// An object that they depend on; whether it can be enforced is another matter.
+    Object(ObjectKey),
+    /// Nothing: an object of a kind that they don't depend on.
+    Nothing,
+    /// It can't be told to be any object, but may be meant to be one.
+    Unreadable(Vec<Refusal>),
+}
+
+impl Meaning {
+    /// Of a document.
+    #[must_use]
+    pub fn of(document: &Document) -> Self {
+        let value = match &document.value {
+            Ok(value) => value,
+            Err(refusal) => return Self::Unreadable(vec![refusal.clone()]),
+        };
+        if matches!(interest(value), Interest::None) {
+            return Self::Nothing;
+        }
+        match Header::parse(value) {
+            Ok(header) => Self::Object(header.key),
+            Err((shown, problems)) => {
+                Self::Unreadable(refusals(&shown, Some(&document.source), problems))
+            }
+        }
+    }
+}
+
+/// What [`Store::sync_file`] found.
+#[derive(Debug, Default)]
+pub struct FileSync {
+    /// What the file holds.
+    pub tally: Tally,
+    /// What is refused or warned of in it.
+    pub refusals: Vec<Refusal>,
+    /// Files to read and sync again: they define objects that another file defined until now.
+    pub read_again: BTreeSet<Arc<Path>>,
+}
+
+fn digest_of(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Files {
+    /// What is no object, or not the definition that counts, file by file.
+    pub(super) fn refusals(&self) -> impl Iterator<Item = &Vec<Refusal>> {
+        let unreadable = self.files.values().flat_map(|file| &file.unreadable);
+        let shadowed = self.shadowed.values().flat_map(BTreeMap::values);
+        unreadable
+            .chain(shadowed.map(|shadowed| &shadowed.refusals).filter(|list| !list.is_empty()))
+    }
+
+    fn definition(&self, file: &Path, key: &ObjectKey) -> Option<Definition> {
+        self.files.get(file)?.defines.get(key).copied()
+    }
+
+    fn forget(&mut self, file: &Path, key: &ObjectKey) {
+        if let Some(file) = self.files.get_mut(file) {
+            file.defines.remove(key);
+        }
+    }
+
+    /// Takes a definition of `file` out of those that are not in force, if it is one.
+    fn take_shadowed(&mut self, file: &Path, key: &ObjectKey) -> Option<Shadowed> {
+        let definitions = self.shadowed.get_mut(key)?;
+        let taken = definitions.remove(file);
+        if definitions.is_empty() {
+            self.shadowed.remove(key);
+        }
+        taken
+    }
+
+    /// The first by file name of the definitions of `key` that are not in force.
+    fn next_shadowed(&mut self, key: &ObjectKey) -> Option<(Arc<Path>, Shadowed)> {
+        let definitions = self.shadowed.get_mut(key)?;
+        let next = definitions.pop_first();
+        if definitions.is_empty() {
+            self.shadowed.remove(key);
+        }
+        next
+    }
+
+    /// Says of the other definitions of `key` that the one at `first` is in force, where they differ
+    /// from it.
+    fn tell_of_shadowed(&mut self, key: &ObjectKey, first: &SourceLocation, digest: Option<u64>) {
+        for shadowed in self.shadowed.get_mut(key).into_iter().flat_map(BTreeMap::values_mut) {
+            let same = shadowed.digest.is_some() && shadowed.digest == digest;
+            let refusal = || defined_already(key, &shadowed.location, first);
+            shadowed.refusals = if same { Vec::new() } else { vec![refusal()] };
+        }
+    }
+
+    /// Everything that is taken from `file`.
+    fn keys_of(&self, file: &Path) -> BTreeSet<ObjectKey> {
+        let in_force = self.files.get(file).into_iter().flat_map(|file| file.defines.keys());
+        in_force.cloned().collect()
+    }
+}
+
+impl Store {
+    /// Makes the store hold what a set of files says: [`Self::sync_file`] for each of them, and
+    /// [`Self::remove_file`] for files that were part of it before and are no more. What came
+    /// otherwise than from files stays.
+    ///
+    /// Objects of a file that has an unreadable part stay, because they may be in that part, and
+    /// so do those of files in a directory that can't be read. [`Store::refusals`] tells what was
+    /// refused.
+    pub fn sync(&mut self, documents: &[Document]) -> Tally {
+        let mut files: BTreeMap<Arc<Path>, Vec<&Document>> = BTreeMap::new();
+        for document in documents {
+            let file = Arc::clone(&document.source.location.file);
+            files.entry(file).or_default().push(document);
+        }
+        let mut tally = Tally::default();
+        let mut again = BTreeSet::new();
+        for (file, documents) in &files {
+            let synced = self.sync_documents(file, documents, Missing::Delete);
+            tally += synced.tally;
+            again.extend(synced.read_again);
+        }
+        let broken: Vec<_> = documents.iter().filter(|document| document.value.is_err()).collect();
+        let in_doubt = |file: &Arc<Path>| {
+            broken.iter().any(|broken| file.starts_with(&broken.source.location.file))
+        };
+        let known = self.files.files.keys();
+        let gone = known.filter(|file| !files.contains_key(*file) && !in_doubt(file));
+        for file in gone.cloned().collect::<Vec<_>>() {
+            again.extend(self.remove_file(&file));
+        }
+        for file in again {
+            if let Some(documents) = files.get(&file) {
+                self.sync_documents(&file, documents, Missing::Delete);
+            }
+        }
+        tally
+    }
+
+    /// Makes the store hold what one file says now. Objects that are as they were cost a
+    /// comparison only. Documents of kinds that policy does not depend on are passed over.
+    ///
+    /// An object that several files define is taken from the first by name; in one file from the
+    /// first document. Objects that the documents lack are kept in any case if one of the documents
+    /// can't be told to be any object, because they may be what it is meant to be.
+    pub fn sync_file(
+        &mut self,
+        file: &Arc<Path>,
+        documents: &[Document],
+        missing: Missing,
+    ) -> FileSync {
+        self.sync_documents(file, &documents.iter().collect::<Vec<_>>(), missing)
+    }
+
+    fn sync_documents(
+        &mut self,
+        file: &Arc<Path>,
+        documents: &[&Document],
+        missing: Missing,
+    ) -> FileSync {
+        let mut result = FileSync::default();
+        let mut former = self.files.files.remove(file).unwrap_or_default().defines;
+        let mut seen: BTreeMap<ObjectKey, (&Document, u64)> = BTreeMap::new();
+        let mut unreadable = Vec::new();
+        for &document in documents {
+            result.tally.count(document);
+            let key = match Meaning::of(document) {
+                Meaning::Nothing => continue,
+                Meaning::Unreadable(refusals) => {
+                    unreadable.push(refusals);
+                    continue;
+                }
+                Meaning::Object(key) => key,
+            };
+            let Ok(value) = &document.value else { continue };
+            let digest = digest_of(value);
+            match seen.get(&key) {
+                Some((_, first)) if *first == digest => {}
+                Some((first, _)) => {
+                    let (at, first) = (&document.source.location, &first.source.location);
+                    unreadable.push(vec![defined_already(&key, at, first)]);
+                }
+                None => {
+                    seen.insert(key, (document, digest));
+                }
+            }
+        }
+        let keep = missing == Missing::Keep || is_doubtful(documents);
+        result.refusals.extend(unreadable.iter().flatten().cloned());
+        self.files.files.insert(Arc::clone(file), File { defines: BTreeMap::new(), unreadable });
+        let shadowed = self.shadowed_keys_of(file);
+        for key in shadowed.iter().filter(|key| !seen.contains_key(*key)) {
+            self.files.take_shadowed(file, key);
+        }
+        for (key, (document, digest)) in seen {
+            let was = former.remove(&key).and_then(|was| was.digest);
+            self.offer(file, &key, document, digest, was);
+            result.refusals.extend(self.refusals_of(file, &key).cloned());
+        }
+        for (key, definition) in former {
+            let shadowed = self.files.shadowed.contains_key(&key);
+            if keep && !shadowed {
+                let held = Definition { held: true, ..definition };
+                let Some(file) = self.files.files.get_mut(file) else { continue };
+                file.defines.insert(key, held);
+            } else {
+                result.read_again.extend(self.withdraw(&key));
+            }
+        }
+        result
+    }
+
+    /// Deletes the objects of a file that are kept though its content lacks them. Returns files to
+    /// read and sync again.
+    pub fn delete_missing(&mut self, file: &Path) -> BTreeSet<Arc<Path>> {
+        let Some(entry) = self.files.files.get_mut(file) else { return BTreeSet::new() };
+        let held: Vec<_> = entry.defines.extract_if(.., |_, definition| definition.held).collect();
+        let again = held.into_iter().filter_map(|(key, _)| self.withdraw(&key)).collect();
+        again
+    }
+
+    /// Deletes what a file defines, and what is known of it. Returns files to read and sync again.
+    pub fn remove_file(&mut self, file: &Path) -> BTreeSet<Arc<Path>> {
+        for key in self.shadowed_keys_of(file) {
+            self.files.take_shadowed(file, &key);
+        }
+        let defines = self.files.keys_of(file);
+        self.files.files.remove(file);
+        defines.iter().filter_map(|key| self.withdraw(key)).collect()
+    }
+
+    /// Objects that `file` defines and that are taken from another one.
+    fn shadowed_keys_of(&self, file: &Path) -> BTreeSet<ObjectKey> {
+        let shadowed = self.files.shadowed.iter();
+        shadowed.filter(|(_, by)| by.contains_key(file)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Takes an object from `file`, or notes that another file's definition of it counts. `was` is
+    /// the digest of what `file` defined before.
+    fn offer(
+        &mut self,
+        file: &Arc<Path>,
+        key: &ObjectKey,
+        document: &Document,
+        digest: u64,
+        was: Option<u64>,
+    ) {
+        let other = self.sources.get(key).filter(|at| at.file != *file).cloned();
+        let other = other.and_then(|at| Some((self.files.definition(&at.file, key)?, at)));
+        if let Some((definition, at)) = other {
+            if !definition.held && at.file < *file {
+                let location = document.source.location.clone();
+                let (kept, digest) = (Some(document.clone()), Some(digest));
+                let refusals = Vec::new();
+                let shadowed = Shadowed { document: kept, digest, location, refusals };
+                let by = self.files.shadowed.entry(key.clone()).or_default();
+                by.insert(Arc::clone(file), shadowed);
+                return self.files.tell_of_shadowed(key, &at, definition.digest);
+            }
+            self.files.forget(&at.file, key);
+            if !definition.held {
+                let (document, digest, refusals) = (None, definition.digest, Vec::new());
+                let shadowed = Shadowed { document, digest, location: at.clone(), refusals };
+                self.files.shadowed.entry(key.clone()).or_default().insert(at.file, shadowed);
+            }
+        }
+        self.files.take_shadowed(file, key);
+        let warned = self.policies.get(key).is_some_and(|policy| !policy.warnings.is_empty());
+        if was == Some(digest) && !warned && !self.refused.contains_key(key) {
+            self.sources.insert(key.clone(), document.source.location.clone());
+        } else if let Ok(value) = &document.value {
+            // Refusals are kept in the store.
+            let _ = self.apply(value, Some(&document.source));
+        }
+        self.files.tell_of_shadowed(key, &document.source.location, Some(digest));
+        if let Some(entry) = self.files.files.get_mut(file) {
+            entry.defines.insert(key.clone(), Definition { digest: Some(digest), held: false });
+        }
+    }
+
+    /// Why an object that `file` defines is not in force from there as it is written.
+    fn refusals_of(&self, file: &Path, key: &ObjectKey) -> impl Iterator<Item = &Refusal> {
+        let shadowed = self.files.shadowed.get(key).and_then(|by| by.get(file));
+        let ours = shadowed.is_none();
+        let refused = self.refused.get(key).filter(|_| ours);
+        let warnings = self.policies.get(key).map(|policy| &policy.warnings).filter(|_| ours);
+        let shadowed = shadowed.map(|shadowed| &shadowed.refusals);
+        [refused, warnings, shadowed].into_iter().flatten().flatten()
+    }
+
+    /// Takes an object from the next file that defines it, or deletes it. Returns a file that has to
+    /// be read again for that; until then, the object stays as it is.
+    fn withdraw(&mut self, key: &ObjectKey) -> Option<Arc<Path>> {
+        let Some((file, next)) = self.files.next_shadowed(key) else {
+            self.delete(key);
+            return None;
+        };
+        let digest = match next.document.as_ref().map(|document| (document, &document.value)) {
+            Some((document, Ok(value))) => {
+                let _ = self.apply(value, Some(&document.source));
+                Some(digest_of(value))
+            }
+            _ => {
+                self.sources.insert(key.clone(), next.location.clone());
+                None
+            }
+        };
+        self.files.tell_of_shadowed(key, &next.location, digest);
+        let entry = self.files.files.entry(Arc::clone(&file)).or_default();
+        entry.defines.insert(key.clone(), Definition { digest, held: false });
+        digest.is_none().then_some(file)
+    }
+}
+
+impl Tally {
+    fn count(&mut self, document: &Document) {
+        match document.value.as_ref().map(interest) {
+            Ok(Interest::Policy) => self.policies += 1,
+            Ok(Interest::None) => self.passed_over += 1,
+            Ok(Interest::Other) | Err(_) => self.others += 1,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.policies += other.policies;
+        self.others += other.others;
+        self.passed_over += other.passed_over;
+    }
+}
+
+/// Whether a document can't be told to be any object.
+fn is_doubtful(documents: &[&Document]) -> bool {
+    documents.iter().any(|document| matches!(Meaning::of(document), Meaning::Unreadable(_)))
+}
+
+fn defined_already(key: &ObjectKey, at: &SourceLocation, first: &SourceLocation) -> Refusal {
+    let (object, source) = (key.to_string(), Some(at.clone()));
+    let reason = format!("is defined at {first} already");
+    Refusal { object, source, field: String::new(), reason, fix: None }
+}

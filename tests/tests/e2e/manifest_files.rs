@@ -1,0 +1,180 @@
+//! Manifests that are short, broken or away for a moment, or over a restart: nothing opens.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use podgate_tests::lab::{Agent, Family, Get, Lab, Outcome};
+use podgate_tests::scenario::MANIFESTS;
+
+/// A manifest whose policies keep everybody from `other/stranger`.
+const FILE: &str = "isolated.yaml";
+
+const ISOLATED: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: nobody, namespace: other }
+spec: { podSelector: {}, policyTypes: [Ingress] }
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: nobody-either, namespace: other }
+spec: { podSelector: {}, policyTypes: [Ingress] }
+";
+
+/// Fails unless the policies of [`ISOLATED`] are in force.
+fn assert_isolated(lab: &Lab, when: &str) -> Result<()> {
+    let seen = lab.node().ping(lab.host("admin/adminapp")?, Family::V4)?;
+    ensure!(seen != Outcome::Silence, "{when}: nothing passes at all");
+    let seen = lab.host("admin/adminapp")?.ping(lab.host("other/stranger")?, Family::V4)?;
+    ensure!(seen == Outcome::Silence, "{when}: the isolated pod was reached: {seen:?}");
+    Ok(())
+}
+
+fn problems(lab: &Lab) -> Result<Vec<String>> {
+    let status = lab.podgate_json(&["status"])?;
+    let problems = status["source"]["problems"].as_array().context("no problems in status")?;
+    Ok(problems.iter().filter_map(|problem| problem.as_str().map(str::to_owned)).collect())
+}
+
+/// Waits until `status` tells of a problem.
+fn wait_for_problem(agent: &mut Agent, wanted: &str) -> Result<()> {
+    agent.wait_until(wanted, |lab| {
+        Ok(problems(lab)?.iter().any(|problem| problem.contains(wanted)).then_some(()))
+    })
+}
+
+fn wait_for_no_problem(agent: &mut Agent) -> Result<()> {
+    agent.wait_until("no problem", |lab| Ok(problems(lab)?.is_empty().then_some(())))
+}
+
+#[test]
+fn a_file_that_is_short_or_away_for_a_moment_opens_nothing() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    lab.write_manifest(FILE, ISOLATED)?;
+    let mut agent = Agent::start(&lab, 1)?;
+    assert_isolated(&lab, "at the start")?;
+    let path = lab.manifests().join(FILE);
+
+    fs::write(&path, "")?;
+    wait_for_problem(&mut agent, "is empty")?;
+    assert_isolated(&lab, "emptied")?;
+    fs::write(&path, ISOLATED.split("---").next().unwrap_or_default())?;
+    wait_for_problem(&mut agent, "cut short")?;
+    assert_isolated(&lab, "cut at a document boundary")?;
+    fs::remove_file(&path)?;
+    symlink("nothing", &path)?;
+    wait_for_problem(&mut agent, "is a link to nothing")?;
+    assert_isolated(&lab, "a link to nothing")?;
+    fs::remove_file(&path)?;
+    fs::create_dir(&path)?;
+    wait_for_problem(&mut agent, "is a directory")?;
+    assert_isolated(&lab, "a directory in its place")?;
+    fs::remove_dir(&path)?;
+    fs::write(&path, ISOLATED)?;
+    wait_for_no_problem(&mut agent)?;
+    assert_isolated(&lab, "removed and made anew")?;
+
+    let away = lab.file("manifests-away");
+    fs::rename(lab.manifests(), &away)?;
+    wait_for_problem(&mut agent, "can't be read")?;
+    fs::create_dir(lab.manifests())?;
+    wait_for_problem(&mut agent, "is empty, and not the directory that it was")?;
+    assert_isolated(&lab, "an empty directory in place of the one that was")?;
+    fs::remove_dir(lab.manifests())?;
+    fs::rename(&away, lab.manifests())?;
+    wait_for_no_problem(&mut agent)?;
+
+    // Really removed, it counts.
+    lab.remove_manifest(FILE)?;
+    let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
+    agent.wait_until("the isolated pod to be reached", |_| {
+        Ok((admin.ping(stranger, Family::V4)? != Outcome::Silence).then_some(()))
+    })?;
+    agent.stop()
+}
+
+#[test]
+fn a_file_that_breaks_while_the_agent_is_stopped_opens_nothing() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    lab.write_manifest(FILE, ISOLATED)?;
+    let agent = Agent::start(&lab, 1)?;
+    let kept = lab.state_dir().join("last-good");
+    let files = fs::read_dir(lab.manifests())?.count();
+    podgate_tests::lab::wait_for("last good objects on disk", Duration::from_secs(60), || {
+        Ok((fs::read_dir(&kept)?.count() == files).then_some(()))
+    })?;
+    agent.stop()?;
+    lab.write_manifest(FILE, "apiVersion: networking.k8s.io/v1\nkind: [NetworkPolicy\n")?;
+    let mut agent = Agent::restart(&lab, 1)?;
+    wait_for_problem(&mut agent, "stay in force")?;
+    assert_isolated(&lab, "broken over a restart")?;
+    agent.stop()?;
+
+    // With nothing known of the file, nothing passes, and status says why.
+    fs::remove_dir_all(&kept)?;
+    let mut agent = Agent::restart_without_waiting(&lab, 1)?;
+    agent.wait_until("status to name the file", |lab| {
+        let output = lab.podgate(&["status", "--brief"])?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok((output.status.code() == Some(3) && text.contains(FILE)).then_some(()))
+    })?;
+    let seen = lab.node().ping(lab.host("admin/adminapp")?, Family::V4)?;
+    assert_eq!(seen, Outcome::Silence);
+    lab.write_manifest(FILE, ISOLATED)?;
+    agent.wait_ready()?;
+    assert_isolated(&lab, "mended")?;
+    agent.stop()
+}
+
+#[test]
+fn sighup_reads_the_manifests_and_the_log_filter_again() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let filter = lab.file("log-filter");
+    fs::write(&filter, "info\n")?;
+    let argument = format!("@{}", filter.display());
+    let mut agent = Agent::start_with(&lab, 1, &["--log", &argument])?;
+    fs::write(&filter, "info,podgate::agent=debug\n")?;
+    agent.reload()?;
+    let log = lab.file("podgate.log");
+    let wait_for_line = |agent: &mut Agent, line: &str| {
+        agent.wait_until(line, |_| Ok(fs::read_to_string(&log)?.contains(line).then_some(())))
+    };
+    wait_for_line(&mut agent, "podgate::agent=debug")?;
+    fs::write(&filter, "podgate=loudest\n")?;
+    agent.reload()?;
+    wait_for_line(&mut agent, "the log filter stays as it was")?;
+    let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
+    let get = Get { port: 8080, ..Get::path("/items") };
+    assert!(matches!(get.fetch(admin, store, Family::V4)?, Outcome::Answer(_)));
+    agent.stop()
+}
+
+#[test]
+fn sigterm_ends_an_agent_whose_control_thread_hangs() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 1)?;
+    // Whoever opens it waits for a writer.
+    let fifo = lab.file("netns-that-hangs");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let stranger = lab.host("other/stranger")?;
+    let (link, netns) = (stranger.link.as_str(), fifo.to_string_lossy());
+    lab.podgate(&["endpoint", "remove", "--link", link])?;
+    std::thread::scope(|scope| {
+        let args = ["endpoint", "add", "--link", link, "--pod", "other/stranger", "--netns", &netns];
+        let lab = &lab;
+        scope.spawn(move || lab.podgate(&args));
+        let tasks = format!("/proc/{}/task", agent.pid());
+        agent.wait_until("a thread to hang", |_| {
+            let threads = fs::read_dir(&tasks)?.flatten();
+            let waits = threads.map(|task| fs::read_to_string(task.path().join("wchan")));
+            Ok(waits.flatten().any(|wait| wait.contains("wait_for_partner")).then_some(()))
+        })?;
+        let begin = Instant::now();
+        agent.stop()?;
+        // A bound for a busy machine; without any, the client's 30 s would pass.
+        ensure!(begin.elapsed() < Duration::from_secs(10), "took {:?}", begin.elapsed());
+        Ok(())
+    })
+}
