@@ -22,7 +22,7 @@ pub(crate) fn run(state_dir: &Path) -> Result<()> {
     if state_dir.exists() {
         let state = StateDir::open(state_dir)?;
         detached = unpin_all(&state.bpf())?;
-        for file in [state.endpoints(), state.socket()] {
+        for file in [state.endpoints(), state.flows(), state.bad_flows(), state.socket()] {
             remove_if_there(&file)?;
         }
         state.remove();

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod agent;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first user comes with the next change"))]
 mod atomic_file;
 mod cleanup;
 pub mod cli;

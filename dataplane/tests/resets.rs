@@ -7,7 +7,7 @@ use std::sync::Arc;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::policy::{DirectionTable, Snapshot};
+use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::LinkId;
 use proptest::prelude::*;
 use support::*;
@@ -76,6 +76,13 @@ fn resets(bench: &Bench) -> u64 {
     bench.workers.iter().map(|worker| worker.stats().resets_sent.get()).sum()
 }
 
+/// A bench under a policy by which nobody opens flows to pod A.
+fn with(policy: IngressOfB) -> Bench {
+    let bench = Bench::new(1);
+    bench.shared.publish(guarded(1, policy));
+    bench
+}
+
 fn inspected() -> IngressOfB {
     IngressOfB::FromA(Some(L7Rules::Http(Vec::new())))
 }
@@ -84,7 +91,7 @@ fn inspected() -> IngressOfB {
 fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset() {
     for policy in [|| IngressOfB::FromA(None), inspected] {
         for (v4, from) in [(true, A), (true, B), (false, A), (false, B)] {
-            let mut bench = Bench::with(policy());
+            let mut bench = with(policy());
             let sent = segment(v4, from, ACK, b"data");
             let left = bench.send(from, &sent);
             assert_eq!(left.len(), 1, "{v4} {from:?}");
@@ -102,7 +109,7 @@ fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset()
 #[test]
 fn a_reset_has_the_numbers_of_rfc_9293() {
     for v4 in [true, false] {
-        let mut bench = Bench::with(IngressOfB::FromA(None));
+        let mut bench = with(IngressOfB::FromA(None));
         for (flags, payload, expected) in [
             (ACK, &b""[..], (5000, None)),
             (ACK | FIN, b"x", (5000, None)),
@@ -147,7 +154,7 @@ fn strangers_get_no_answer() {
 #[test]
 fn a_reset_is_not_answered() {
     for policy in [|| IngressOfB::FromA(None), inspected] {
-        let mut bench = Bench::with(policy());
+        let mut bench = with(policy());
         for from in [A, B] {
             for flags in [RST, RST | ACK] {
                 assert!(bench.send(from, &segment(true, from, flags, b"")).is_empty());
@@ -159,7 +166,7 @@ fn a_reset_is_not_answered() {
 
 #[test]
 fn resets_are_limited_for_each_link() {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
+    let mut bench = with(IngressOfB::FromA(None));
     let mut flood = |link, times| {
         (0..times).map(|_| bench.send(link, &segment(true, link, ACK, b"")).len()).sum::<usize>()
     };
@@ -196,7 +203,7 @@ fn strangers() -> Snapshot {
     let mut snapshot = snapshot(1, IngressOfB::Closed);
     let policy = Arc::make_mut(&mut snapshot.policy);
     let mut row = policy.identities.get(POD_B).unwrap().clone();
-    row.egress = Arc::new(DirectionTable { default_deny: Some(DENY_SET), ..Default::default() });
+    row.egress = Arc::new(closed());
     policy.identities.set(POD_B, row);
     snapshot
 }

@@ -67,7 +67,7 @@ fn an_established_connection_goes_on_both_ways_with_another_number_of_workers() 
     assert_eq!(flows.len(), 1);
     assert_eq!((flows[0].links, flows[0].packets), ([A, B], [2, 1]));
     for workers in [1, 2, 3, 7] {
-        let (mut bench, taken) = restarted(workers, &flows, snapshot(1, IngressOfB::FromA(None)));
+        let (mut bench, taken) = restarted(workers, &flows, guarded(1, IngressOfB::FromA(None)));
         assert_eq!(taken, 1, "one worker owns it");
         let forwarded =
             |left: &[(LinkId, Vec<u8>)], to| left.iter().filter(|(link, _)| *link == to).count();
@@ -127,7 +127,8 @@ fn a_picked_up_flow_needs_both_directions_as_ever() {
     let flows = saved(&bench);
     assert!(flows[0].picked_up);
     assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::Open)).1, 1);
-    assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::FromA(None))).1, 0);
+    assert_eq!(restarted(1, &flows, guarded(1, IngressOfB::Open)).1, 0);
+    assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::Closed)).1, 0);
 }
 
 #[test]

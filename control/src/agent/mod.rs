@@ -7,6 +7,7 @@
 mod answer;
 mod endpoint;
 mod flow_log;
+mod flows_file;
 mod follow;
 mod host_link;
 mod lab;
@@ -15,6 +16,7 @@ mod names;
 mod pace;
 mod preflight;
 mod publish;
+mod restart;
 mod server;
 mod signals;
 mod state;
@@ -46,6 +48,7 @@ use self::host_link::HostLink;
 use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
+use self::restart::EarlierFlows;
 use self::server::{Call, Server};
 use self::waiting::Waiting;
 use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
@@ -98,6 +101,7 @@ struct Agent {
     /// The largest packet that gets through by every way out of the node, bytes.
     path_mtu: Option<u32>,
     follower: Follower,
+    earlier_flows: EarlierFlows,
     started: std::time::Instant,
     counts: Counts,
     /// Let go last, when the workers have stopped.
@@ -140,6 +144,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         server.abort();
         // Its file goes with it.
         let _ = server.await;
+        if end.is_ok() {
+            agent.stop();
+        }
         end
     })
 }
@@ -196,6 +203,7 @@ impl Agent {
             node: [None; 2],
             path_mtu: None,
             follower: Follower::new(),
+            earlier_flows: EarlierFlows::read(&state),
             started: std::time::Instant::now(),
             counts: Counts::default(),
             state,

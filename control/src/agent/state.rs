@@ -94,6 +94,18 @@ impl StateDir {
         self.path.join("endpoints.json")
     }
 
+    /// The flows that a clean stop left for the next start.
+    #[must_use]
+    pub(crate) fn flows(&self) -> PathBuf {
+        self.path.join("flows.state")
+    }
+
+    /// Where a damaged file of flows is set aside.
+    #[must_use]
+    pub(crate) fn bad_flows(&self) -> PathBuf {
+        self.path.join("flows.bad")
+    }
+
     /// Reads the endpoints; none if there is no list.
     ///
     /// # Errors

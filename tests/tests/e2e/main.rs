@@ -16,6 +16,7 @@ mod node;
 mod packets;
 mod policy_change;
 mod replay;
+mod restart;
 mod scenario;
 mod spoof;
 mod workers;
