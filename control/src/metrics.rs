@@ -255,13 +255,18 @@ impl WorkerMetric {
     }
 }
 
-const WORKER_METRICS: [WorkerMetric; 17] = [
+const WORKER_METRICS: [WorkerMetric; 18] = [
     WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
         worker.received.packets.get()
     }),
     WorkerMetric::counter("podgate_worker_originated_packets_total", "Packets built", |worker| {
         worker.originated.packets.get()
     }),
+    WorkerMetric::counter(
+        "podgate_worker_resets_sent_total",
+        "TCP resets in answer to segments of unknown connections",
+        |worker| worker.resets_sent.get(),
+    ),
     WorkerMetric::counter(
         "podgate_worker_handed_off_total",
         "Packets passed to the worker that owns their flow",

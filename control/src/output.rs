@@ -12,7 +12,7 @@ use tabwriter::TabWriter;
 pub(crate) use self::explain::explained;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
-use crate::protocol::{EndpointState, EndpointStatus, FlowItem, Status};
+use crate::protocol::{EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, Status};
 
 /// Text that is safe on a terminal, whoever wrote it.
 #[must_use]
@@ -59,7 +59,14 @@ pub(crate) fn status(status: &Status) -> String {
         format!("{} ready, {} waiting, {} gone", counts.ready, counts.waiting, counts.gone);
     facts.push(row(&["endpoints", &endpoints]));
     facts.push(row(&["flow records lost", &status.flow_records_lost.to_string()]));
+    let FlowsTakenOver { taken, left_out, problem } = &status.flows_taken_over;
+    if taken + left_out > 0 {
+        facts.push(row(&["flows at start", &format!("{taken} taken over, {left_out} left out")]));
+    }
     text.push_str(&table(facts));
+    if let Some(problem) = problem {
+        let _ = writeln!(text, "warning: {}", escape(problem));
+    }
     for reason in &status.not_ready {
         let _ = writeln!(text, "not ready: {}", escape(reason));
     }
@@ -181,6 +188,7 @@ mod tests {
             }],
             drops: vec![DropCount { reason: "policy_denied".into(), packets: 34, bytes: 2040 }],
             flow_records_lost: 0,
+            flows_taken_over: FlowsTakenOver { taken: 12, left_out: 1, problem: None },
         }
     }
 

@@ -431,6 +431,21 @@ pub struct Status {
     pub drops: Vec<DropCount>,
     /// Flow records lost because a ring was full.
     pub flow_records_lost: u64,
+    /// Flows of the agent before, at this one's start.
+    #[serde(default)]
+    pub flows_taken_over: FlowsTakenOver,
+}
+
+/// What became of the flows that the agent before wrote down when it stopped.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowsTakenOver {
+    /// Flows that go on.
+    pub taken: usize,
+    /// Flows that don't: policy no longer allows them plainly, their pod or link is gone, or they
+    /// were silent for too long.
+    pub left_out: usize,
+    /// Why none goes on, if something was wrong with the file.
+    pub problem: Option<String>,
 }
 
 /// Where objects come from, and whether they are complete.

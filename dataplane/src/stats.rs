@@ -66,6 +66,8 @@ pub struct WorkerStats {
     pub handed_off: Counter,
     /// Packets that we built ourselves (403 answers, resets, ICMP errors).
     pub originated: Tally,
+    /// TCP resets among them that answer segments of unknown connections.
+    pub resets_sent: Counter,
     /// Frames of packets that wait for an L7 verdict now.
     pub held_frames: Counter,
     /// Bytes of memory that inspected flows take for their streams now, outside of frames: for heads that
@@ -115,6 +117,7 @@ impl WorkerStats {
             dropped: std::array::from_fn(|_| Tally::default()),
             handed_off: Counter::default(),
             originated: Tally::default(),
+            resets_sent: Counter::default(),
             held_frames: Counter::default(),
             kept_bytes: Counter::default(),
             fragments_waiting: Counter::default(),

@@ -174,7 +174,8 @@ fn a_plain_flow_that_must_be_inspected_now_is_refused() {
     let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
     assert!(left.is_empty());
     let left = bench.send(B, &segment(B, SERVER_SEQ, Some(CLIENT_SEQ), "P", b"data"));
-    assert!(left.is_empty(), "the server's end can not take it up as a plain flow");
+    assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset, and takes up no flow");
+    assert!(is_reset(&left[0].1));
     assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
     bench.assert_no_frame_is_lost();
 }
@@ -259,7 +260,9 @@ fn a_connection_that_no_inspector_can_read_is_refused_whole() {
         assert_refused_whole(&mut bench, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
         assert_refused_whole(&mut bench, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
         for (from, ack) in [(A, SERVER_SEQ), (B, CLIENT_SEQ)] {
-            assert!(bench.send(from, &segment(from, 1, Some(ack), "P", b"data")).is_empty());
+            let left = bench.send(from, &segment(from, 1, Some(ack), "P", b"data"));
+            assert_eq!((left.len(), left[0].0), (1, from), "only a reset to its sender");
+            assert!(is_reset(&left[0].1));
         }
         bench.assert_no_frame_is_lost();
     }

@@ -211,7 +211,8 @@ fn a_revoked_flow_stops_at_once_and_is_not_picked_up_from_the_other_end() {
     bench.shared.publish(snapshot(2, IngressOfB::Closed));
     assert!(bench.send(A, &a_to_b("P", Some(901))).is_empty());
     assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
-    assert!(bench.send(B, &b_to_a("P", Some(101))).is_empty());
+    let left = bench.send(B, &b_to_a("P", Some(101)));
+    assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset");
     assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
 }
 
@@ -232,10 +233,11 @@ fn the_middle_of_a_connection_is_picked_up_only_if_either_end_might_have_opened_
     assert_eq!(bench.send(B, &b_to_a("P", Some(5))).len(), 1);
 
     let mut bench = Bench::with(IngressOfB::Closed);
-    assert!(bench.send(B, &b_to_a("P", Some(5))).is_empty());
-    assert!(bench.send(A, &a_to_b("P", Some(5))).is_empty());
-    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
+    for (from, segment) in [(B, b_to_a("P", Some(5))), (A, a_to_b("P", Some(5)))] {
+        let left = bench.send(from, &segment);
+        assert_eq!((left.len(), left[0].0), (1, from), "only a reset to its sender");
+    }
+    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 2);
 }
 
 #[test]

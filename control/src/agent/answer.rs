@@ -116,6 +116,7 @@ impl Agent {
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
             flow_records_lost: self.flow_records_lost(),
+            flows_taken_over: self.earlier_flows.outcome.clone(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use podgate_dataplane::flow::SavedFlow;
 use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{RingSizes, open_link};
@@ -56,6 +57,11 @@ impl Links {
     #[must_use]
     pub(crate) fn dataplane(&self) -> &Dataplane {
         &self.dataplane
+    }
+
+    /// Stops the workers and returns the flows that may go on without them. Links stay cut off.
+    pub(crate) fn stop(&mut self) -> Vec<SavedFlow> {
+        self.dataplane.stop()
     }
 
     /// A slot for one more endpoint.

@@ -7,6 +7,7 @@
 mod answer;
 mod endpoint;
 mod flow_log;
+mod flows_file;
 mod follow;
 mod host_link;
 mod lab;
@@ -17,6 +18,7 @@ mod pace;
 mod preflight;
 mod publish;
 mod recover;
+mod restart;
 mod server;
 mod signals;
 mod state;
@@ -51,6 +53,7 @@ use self::host_link::HostLink;
 use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
+use self::restart::EarlierFlows;
 use self::server::Call;
 use self::signals::Signals;
 use self::state::Remembered;
@@ -115,6 +118,7 @@ struct Agent {
     follower: Follower,
     tunnels: TunnelWatch,
     upkeep: Upkeep,
+    earlier_flows: EarlierFlows,
     started: std::time::Instant,
     counts: Counts,
     /// Let go last, when the workers have stopped.
@@ -156,6 +160,9 @@ pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
         info!(socket = %agent.state.socket().display(), "podgate runs");
         let end = agent.serve(updated, called, changes, signals, log).await;
         agent.upkeep.stop_serving().await;
+        if end.is_ok() {
+            agent.stop();
+        }
         end
     })
 }
@@ -248,6 +255,7 @@ impl Agent {
             follower: Follower::new(),
             tunnels: TunnelWatch::open()?,
             upkeep: Upkeep::new(calls),
+            earlier_flows: EarlierFlows::read(&state),
             started: std::time::Instant::now(),
             counts: Counts::default(),
             state,

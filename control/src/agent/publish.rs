@@ -82,7 +82,9 @@ impl Agent {
         let compiled = self.compiler.compiled();
         let policy = Arc::clone(&compiled.tables);
         self.names.push(epoch, compiled);
-        self.links.dataplane().publish(Snapshot { epoch, policy, routes });
+        let snapshot = Arc::new(Snapshot { epoch, policy, routes });
+        self.take_over_flows(&snapshot);
+        self.links.dataplane().publish(snapshot);
         self.publisher.pace.end(begin);
         debug!(epoch = epoch.0, took = ?begin.elapsed(), "published");
         self.route_in_kernel().await;

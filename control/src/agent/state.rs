@@ -181,6 +181,18 @@ impl StateDir {
         self.path.join(LIST)
     }
 
+    /// The flows that a clean stop left for the next start.
+    #[must_use]
+    pub(crate) fn flows(&self) -> PathBuf {
+        self.path.join("flows.state")
+    }
+
+    /// Where a damaged file of flows is set aside.
+    #[must_use]
+    pub(crate) fn bad_flows(&self) -> PathBuf {
+        self.path.join("flows.bad")
+    }
+
     /// Every file of the endpoint list that there may be: it, its copy, what was not finished, and
     /// what was set aside.
     #[must_use]

@@ -13,9 +13,11 @@
 mod class;
 mod index;
 mod name;
+mod saved;
 mod table;
 pub mod tcp;
 
+pub use saved::SavedFlow;
 pub use table::{FlowIx, FlowTable, Sought};
 
 use std::mem::offset_of;
@@ -270,6 +272,21 @@ impl Moment {
     const fn since(self, earlier: Self) -> u32 {
         let span = self.0.wrapping_sub(earlier.0);
         if span > i32::MAX as u32 { 0 } else { span }
+    }
+
+    /// So long before.
+    const fn earlier(self, span: u32) -> Self {
+        Self(self.0.wrapping_sub(span))
+    }
+
+    /// A span of [`Self::since`] in milliseconds.
+    const fn millis(span: u32) -> u32 {
+        (span as u64 * Self::NANOS / 1_000_000) as u32
+    }
+
+    /// So many milliseconds in the unit of [`Self::since`].
+    const fn span_ms(millis: u32) -> u32 {
+        (millis as u64 * 1_000_000 / Self::NANOS) as u32
     }
 
     /// So many seconds in the unit of [`Self::since`].

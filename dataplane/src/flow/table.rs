@@ -314,7 +314,7 @@ impl FlowTable {
             return Err(DropReason::FlowTableFull);
         }
         debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
-        let (hash, now) = (self.key.hash(&flow.name), flow.last_seen);
+        let (hash, now) = (self.key.hash(&flow.name), flow.looked_at);
         self.count_opened(flow.link(Direction::Original), flow.inspector().is_some());
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE };

@@ -15,7 +15,7 @@ use super::http1::{Answer, Refusal};
 use super::io::FlowIo;
 use crate::packet::View;
 use crate::types::{Direction, Tuple};
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Packet};
+use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 
 /// Longest Ethernet header: with two VLAN tags.
 const L2_MAX: usize = 22;
@@ -105,6 +105,13 @@ impl Template {
 
     /// Builds a segment in a free frame; `None` if there is none.
     pub fn build(&self, segment: &Segment<'_>, io: &mut impl FlowIo) -> Option<Packet> {
+        let frame = io.alloc()?;
+        Some(self.write(segment, io.umem(), frame))
+    }
+
+    /// Builds a segment in `frame`.
+    #[must_use]
+    pub fn write(&self, segment: &Segment<'_>, umem: &Umem, mut frame: Frame) -> Packet {
         let Self { tuple, l2, l2_len } = match segment.direction {
             Direction::Original => *self,
             Direction::Reply => self.reversed(),
@@ -123,15 +130,14 @@ impl Template {
             timestamp: segment.timestamps.map(|(own, other)| TcpTimestampRepr::new(own, other)),
             payload: &segment.payload[..segment.payload.len().min(PAYLOAD_MAX)],
         };
-        let mut frame = io.alloc()?;
         let l2 = &l2[..usize::from(l2_len)];
         let ip_header = if tuple.src.is_v4() { 20 } else { 40 };
         frame.set_extent(FRAME_HEADROOM, (l2.len() + ip_header + tcp.buffer_len()) as u32);
-        let bytes = io.umem().data_mut(&mut frame);
+        let bytes = umem.data_mut(&mut frame);
         bytes[..l2.len()].copy_from_slice(l2);
         emit_ip(&tuple, &tcp, &mut bytes[l2.len()..]);
         debug_assert!(EthernetFrame::new_checked(&*bytes).is_ok());
-        Some(Packet::single(frame))
+        Packet::single(frame)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, Unfinished, XskStatistics};
 
-use super::oversize::ErrorBudget;
+use super::reply_limit::ReplyLimit;
 
 /// Whether a transmitted packet came from somebody or was built here: they count apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +38,8 @@ pub(super) struct Egress {
     held_frames: Holdings,
     /// Bytes of memory that inspected flows take for their streams, likewise.
     kept_bytes: Holdings,
-    errors: ErrorBudget,
+    icmp_errors: ReplyLimit,
+    tcp_resets: ReplyLimit,
     /// Events on the ring, by link.
     told: Shares,
     /// Packets on our rings to each worker, by link.
@@ -86,7 +87,8 @@ impl Egress {
             unflushed: Vec::new(),
             held_frames: Holdings::new(frames),
             kept_bytes: Holdings::new(bytes),
-            errors: ErrorBudget::default(),
+            icmp_errors: ReplyLimit::icmp_errors(),
+            tcp_resets: ReplyLimit::tcp_resets(),
             told: Shares::default(),
             handed: (0..workers).map(|_| Shares::default()).collect(),
         }
@@ -114,17 +116,18 @@ impl Egress {
             self.gates.resize_with(slot + 1, || None);
             self.unflushed.reserve(slot + 1);
         }
-        self.remove_port(port.link());
+        drop(self.take_port(port.link()));
         port.service(&mut self.pool);
         self.gates[slot] = Some(Gate { port, unflushed: false });
     }
 
-    pub(super) fn remove_port(&mut self, link: LinkId) {
+    /// Gives up the port on `link`, with what it counted added up and its frames settled for.
+    pub(super) fn take_port(&mut self, link: LinkId) -> Option<Port> {
         self.unflushed.retain(|unflushed| *unflushed != link);
-        if let Some(Gate { port, .. }) = self.gates.get_mut(link.index()).and_then(Option::take) {
-            self.closed += port.statistics();
-            port.close(&mut self.pool);
-        }
+        let Gate { mut port, .. } = self.gates.get_mut(link.index()).and_then(Option::take)?;
+        self.closed += port.statistics();
+        port.settle(&mut self.pool);
+        Some(port)
     }
 
     /// What all ports counted so far, those that are closed too. Asks the kernel of each socket.
@@ -163,9 +166,14 @@ impl Egress {
         (&self.umem, &mut self.pool)
     }
 
-    /// Takes one ICMP error to `link` off the budget, if there is one left.
+    /// Takes one ICMP error to `link` off the limit, if there is one left.
     pub(super) fn may_complain(&mut self, link: LinkId, now: Nanos) -> bool {
-        self.errors.take(link, now)
+        self.icmp_errors.take(link, now)
+    }
+
+    /// The same for a TCP reset.
+    pub(super) fn may_reset(&mut self, link: LinkId, now: Nanos) -> bool {
+        self.tcp_resets.take(link, now)
     }
 
     /// Frames that inspected flows keep. Flows of one link keep no more than they leave to others.

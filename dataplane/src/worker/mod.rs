@@ -14,6 +14,8 @@ mod oversize;
 mod patience;
 mod pipeline;
 mod reassembly;
+mod reply_limit;
+mod reset;
 mod runtime;
 mod shared;
 #[cfg(feature = "slowed")]
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use crossbeam::utils::CachePadded;
 
 use crate::drop_reason::DropReason;
+use crate::flow::SavedFlow;
 use crate::policy::Snapshot;
 use crate::stats::WorkerStats;
 use crate::types::{LinkId, Nanos};
@@ -78,15 +81,41 @@ impl Worker {
     /// Gives up the port on `link`, if there is one. Flows that used it are judged again under the
     /// next snapshot.
     pub fn remove_port(&mut self, link: LinkId) {
+        drop(self.take_port(link));
+    }
+
+    /// The same for a caller that closes the port.
+    pub fn take_port(&mut self, link: LinkId) -> Option<Port> {
         self.pipeline.forget_fragments(&mut self.egress, link);
-        self.egress.remove_port(link);
+        self.egress.take_port(link)
+    }
+
+    /// Gives up all ports, for a caller that closes them.
+    pub fn take_ports(&mut self) -> Vec<Port> {
+        let slots = 0..self.egress.links();
+        slots.filter_map(|slot| self.take_port(LinkId(slot as u16))).collect()
     }
 
     /// Gives up all ports, so that their sockets close and their frames come back.
     pub fn close_ports(&mut self) {
-        for slot in 0..self.egress.links() {
-            self.remove_port(LinkId(slot as u16));
-        }
+        drop(self.take_ports());
+    }
+
+    /// The flows that may outlive this worker.
+    pub fn saved_flows(&self, now: Nanos) -> impl Iterator<Item = SavedFlow> {
+        self.pipeline.saved_flows(now)
+    }
+
+    /// Takes over flows that workers of an agent before handed out, each if the tables of `snapshot`
+    /// allow it; those that other workers own are left out, as are those that are here already and
+    /// those that there is no room for. Returns how many it took.
+    ///
+    /// Meant for a worker that serves no packets yet: `snapshot` is to be published next.
+    pub fn take_over(&mut self, now: Nanos, snapshot: &Snapshot, flows: &[SavedFlow]) -> usize {
+        let around = Surroundings { now, snapshot, egress: &mut self.egress };
+        let taken = flows.iter().filter(|flow| self.pipeline.take_over(&around, flow)).count();
+        self.stats().flows.set(self.pipeline.flows() as u64);
+        taken
     }
 
     /// What all ports counted so far, those that are closed too; a call to the kernel for each.

@@ -6,7 +6,7 @@ use crate::packet::cut::Cut;
 use crate::packet::icmp_error::{self, Complaint};
 use crate::packet::{View, edit};
 use crate::route::Outlet;
-use crate::types::{LinkId, Nanos};
+use crate::types::LinkId;
 use crate::xsk::{FRAME_HEADROOM, Packet};
 
 use super::egress::Origin;
@@ -138,80 +138,5 @@ impl Surroundings<'_> {
         let len = icmp_error::write(umem.data_mut(&mut frame), complaint, source, view, quoted);
         frame.set_len(len as u32);
         self.egress.transmit(outlet, Packet::single(frame), Origin::Own);
-    }
-}
-
-/// How many ICMP errors may be sent: a token bucket for each sending link, so that no pod takes
-/// the errors that another needs, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
-#[derive(Debug, Default)]
-pub(super) struct ErrorBudget {
-    worker: Bucket,
-    links: Vec<Bucket>,
-}
-
-/// Errors in a second, and at once, to one link.
-const LINK_RATE: Rate = Rate { per_second: 100, burst: 50 };
-/// The same of one worker.
-const WORKER_RATE: Rate = Rate { per_second: 1000, burst: 200 };
-
-#[derive(Clone, Copy)]
-struct Rate {
-    per_second: u64,
-    burst: u64,
-}
-
-#[derive(Clone, Copy, Default, Debug)]
-struct Bucket {
-    /// What was taken and has not flowed back.
-    taken: u64,
-    since: Nanos,
-}
-
-impl Bucket {
-    fn take(&mut self, now: Nanos, rate: Rate) -> bool {
-        let nanos_each = 1_000_000_000 / rate.per_second;
-        let back = now.since(self.since) / nanos_each;
-        self.taken = self.taken.saturating_sub(back);
-        self.since = if self.taken == 0 { now } else { Nanos(self.since.0 + back * nanos_each) };
-        let has = self.taken < rate.burst;
-        self.taken += u64::from(has);
-        has
-    }
-}
-
-impl ErrorBudget {
-    /// Takes one error to `link` off the budget, if there is one left.
-    pub(super) fn take(&mut self, link: LinkId, now: Nanos) -> bool {
-        if self.links.len() <= link.index() {
-            self.links.resize(link.index() + 1, Bucket::default());
-        }
-        self.links[link.index()].take(now, LINK_RATE) && self.worker.take(now, WORKER_RATE)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_spends_its_own_budget_and_gets_it_back_with_time() {
-        let mut budget = ErrorBudget::default();
-        let mut now = Nanos(5_000_000_000);
-        let mut burst = |link, now| (0..1000).filter(|_| budget.take(LinkId(link), now)).count();
-        assert_eq!(burst(1, now), 50);
-        assert_eq!(burst(2, now), 50, "another link has its own");
-        now = now.plus_millis(105);
-        assert_eq!(burst(1, now), 10);
-        now = now.plus_millis(5);
-        assert_eq!(burst(1, now), 1, "fractions are not lost");
-        assert_eq!(burst(1, now.plus_secs(3600)), 50, "and never more than the burst");
-    }
-
-    #[test]
-    fn all_links_together_spend_the_workers_budget() {
-        let mut budget = ErrorBudget::default();
-        let sent = (0..100).flat_map(|link| [link; 50]);
-        let sent = sent.filter(|link| budget.take(LinkId(*link), Nanos(1))).count();
-        assert_eq!(sent, 200);
     }
 }

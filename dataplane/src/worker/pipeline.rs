@@ -15,10 +15,14 @@
 //! # Stated rules
 //! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
 //!   flow plainly in both orientations: we can't know who had opened it, and a server's segment
-//!   must not turn an inspected or revoked connection into a plain one.
+//!   must not turn an inspected or revoked connection into a plain one. If policy would allow or
+//!   inspect the flow as opened by one of its ends, the segment is dropped and its sender is reset
+//!   (RFC 9293 §3.10.7.1), so that an end whose connection was lost in a restart knows at once. A
+//!   segment between strangers, denied both ways, is dropped silently. Resets are limited for each
+//!   link and worker and counted, and no reset answers a reset.
 //! - *A verdict that turns to deny* kills the flow: an inspected one is reset at both ends, a plain
-//!   one falls silent. A plain flow that a new policy wants inspected is refused too, because its
-//!   beginning was not seen.
+//!   one is forgotten, and the rule above holds for what its ends still send. A plain flow that a new
+//!   policy wants inspected is refused too, because its beginning was not seen.
 //! - *L7 rules without an inspector.* Of L7 protocols only HTTP/1 over TCP is inspected. A flow that
 //!   would need another inspector is refused whole.
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
@@ -53,12 +57,12 @@ use std::sync::Arc;
 
 use crate::drop_reason::DropReason;
 use crate::event::EventKind;
-use crate::flow::{Flow, FlowIx, FlowTable, tcp};
+use crate::flow::{Flow, FlowIx, FlowTable, SavedFlow, tcp};
 use crate::l7::follower::Follower;
 use crate::packet::icmp::{self, Role};
-use crate::packet::{L4, Tcp, View, edit, parse, quoted, tcp_flags};
+use crate::packet::{L4, Tcp, View, edit, parse, quoted};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
-use crate::types::{Direction, LinkId, Tuple, proto};
+use crate::types::{Direction, LinkId, Nanos, Tuple, proto};
 use crate::worker::Shared;
 use crate::xsk::Packet;
 
@@ -67,6 +71,7 @@ use super::egress::Origin;
 use super::fast_lane::Glances;
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
+use super::reset::MidStream;
 use super::surroundings::{InspectedIo, Surroundings};
 
 /// Flows looked at for expiry in one round.
@@ -114,6 +119,35 @@ impl Pipeline {
     /// Whether some flow has timers of a finer grain than flow expiry.
     pub(super) fn has_inspected(&self) -> bool {
         !self.inspectors.is_empty()
+    }
+
+    /// The flows that may go on without this worker ([`SavedFlow::of`]), in no order.
+    pub(super) fn saved_flows(&self, now: Nanos) -> impl Iterator<Item = SavedFlow> {
+        self.flows.iter().filter_map(move |(_, flow)| SavedFlow::of(flow, now))
+    }
+
+    /// Takes over a flow that a worker before handed out, if the tables in force allow it plainly, as
+    /// its opener had opened it, between the links that it names. It takes no other flow's place.
+    pub(super) fn take_over(&mut self, around: &Surroundings<'_>, saved: &SavedFlow) -> bool {
+        let tuple = saved.tuple;
+        let subject = Subject { tuple, icmp_type: saved.icmp_type };
+        let is_answer =
+            matches!(icmp::role(tuple.protocol, saved.icmp_type), Role::Reply { .. } | Role::Error);
+        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
+        let from_host = around.snapshot.routes.is_host(saved.links[0]);
+        let escapes = is_tunnel_to_node(around.snapshot, &tuple, from_host);
+        let allowed = decision.verdict == Verdict::Allow
+            && (!saved.picked_up
+                || around.decide_reversed(&subject, ends).verdict == Verdict::Allow);
+        let fits = around.links(ends, from_host) == Some(saved.links)
+            && steer(&tuple, self.workers) == self.index
+            && self.flows.find(&tuple).is_none()
+            && !self.flows.needs_place(saved.links[0]);
+        if is_answer || escapes || !allowed || !fits {
+            return false;
+        }
+        let flow = saved.restored(around.snapshot.epoch, around.now);
+        flow.is_some_and(|flow| self.flows.insert(flow).is_ok())
     }
 
     /// A packet that another worker received and passed on.
@@ -262,12 +296,12 @@ impl Pipeline {
             return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
         }
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
-        let mid_stream = tcp_of(view).is_some() && !tcp::opens(flags);
-        if mid_stream && decision.verdict != Verdict::Deny {
-            let plain = decision.verdict == Verdict::Allow
-                && flags & tcp_flags::RST == 0
-                && around.decide_reversed(&subject, ends).verdict == Verdict::Allow;
-            if !plain {
+        if tcp_of(view).is_some() && !tcp::opens(flags) {
+            let fate = around.mid_stream(&subject, ends, &decision, flags);
+            if fate == MidStream::Reset {
+                around.reset_sender(link, view, &packet);
+            }
+            if matches!(fate, MidStream::Reset | MidStream::Ignore) {
                 return around.refuse(link, view.tuple, packet, DropReason::TcpNoFlow);
             }
         }

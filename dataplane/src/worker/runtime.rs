@@ -13,11 +13,13 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::patience::Patience;
+use super::pipeline::steer;
 use super::{Shared, SharedConfig, Worker};
 use crate::event::Event;
+use crate::flow::SavedFlow;
 use crate::policy::Snapshot;
 use crate::types::{LinkId, Nanos};
-use crate::xsk::{Port, Umem, XskStatistics};
+use crate::xsk::{Port, Umem, XskStatistics, close_ports};
 
 /// What workers do while there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,6 +51,8 @@ const SLEEP_INSPECTED: Duration = Duration::from_millis(20);
 const SLEEP_UNSENT: Duration = Duration::from_millis(1);
 /// How long a worker may take to answer a command. It obeys between two rounds, so this is ample.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Flows that a worker takes over between two rounds, at most.
+const TAKE_OVER_BATCH: usize = 1024;
 /// Commands that may wait for one worker.
 const COMMAND_CAPACITY: usize = 256;
 
@@ -57,7 +61,10 @@ const WAKER: Token = Token(usize::MAX);
 #[derive(Debug)]
 enum Command {
     AddPort(Box<Port>, channel::Sender<io::Result<()>>),
-    RemovePort(LinkId, channel::Sender<io::Result<()>>),
+    /// Answered by the port, so that the worker need not wait until its sockets are closed.
+    RemovePort(LinkId, channel::Sender<Option<Box<Port>>>),
+    /// Answered by the number of flows that were taken over.
+    TakeOver(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
     PortStatistics(channel::Sender<XskStatistics>),
 }
 
@@ -105,7 +112,15 @@ pub struct Dataplane {
     commands: Vec<Arc<ArrayQueue<Command>>>,
     stop: Arc<AtomicBool>,
     clock: Clock,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Stopped>>,
+    /// Ports of workers that have stopped.
+    ports: Vec<Port>,
+}
+
+/// What a worker leaves behind.
+struct Stopped {
+    flows: Vec<SavedFlow>,
+    ports: Vec<Port>,
 }
 
 impl Dataplane {
@@ -119,8 +134,8 @@ impl Dataplane {
         let stop = Arc::new(AtomicBool::new(false));
         let clock = Clock::start();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let mut this =
-            Self { umem, shared, commands: Vec::new(), stop, clock, threads: Vec::new() };
+        let (commands, threads, ports) = Default::default();
+        let mut this = Self { umem, shared, commands, stop, clock, threads, ports };
         for index in 0..config.shared.workers {
             let poll = Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), WAKER)?;
@@ -143,7 +158,7 @@ impl Dataplane {
                 if let Some(core) = core {
                     core_affinity::set_for_current(core);
                 }
-                thread.run();
+                thread.run()
             })?;
             this.threads.push(handle);
         }
@@ -169,8 +184,39 @@ impl Dataplane {
     }
 
     /// Puts new tables in force.
-    pub fn publish(&self, snapshot: Snapshot) {
+    pub fn publish(&self, snapshot: impl Into<Arc<Snapshot>>) {
         self.shared.publish(snapshot);
+    }
+
+    /// Gives flows of workers before to the workers that own them now, judged by `snapshot`, which is
+    /// to be published next: until then no packet passes, so that none is judged without its flow.
+    /// Returns how many were taken over.
+    ///
+    /// # Errors
+    /// When a worker doesn't answer; the others may have taken theirs.
+    pub fn take_over(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        flows: Vec<SavedFlow>,
+    ) -> Result<usize, LinkError> {
+        let workers = self.shared.config.workers;
+        let mut waiting = vec![Vec::new(); usize::from(workers)];
+        for flow in flows {
+            waiting[usize::from(steer(&flow.tuple, workers))].push(flow);
+        }
+        let mut taken = 0;
+        while waiting.iter().any(|flows| !flows.is_empty()) {
+            let batches = waiting.iter_mut().map(|flows| {
+                let batch = flows.split_off(flows.len().saturating_sub(TAKE_OVER_BATCH));
+                let snapshot = Arc::clone(snapshot);
+                move |done| Command::TakeOver(snapshot, batch, done)
+            });
+            self.ask_all(batches, |by_worker| {
+                taken += by_worker;
+                Ok(())
+            })?;
+        }
+        Ok(taken)
     }
 
     /// Gives one port to each worker, in order; returns when all of them serve it.
@@ -182,7 +228,7 @@ impl Dataplane {
             let port = Box::new(port);
             move |done| Command::AddPort(port, done)
         });
-        self.tell_all(link, commands)
+        self.ask_all(commands, |done| done.map_err(|error| LinkError::Poll(link, error)))
     }
 
     /// Takes `link` away from all workers; returns when its sockets are closed and its frames are
@@ -193,7 +239,13 @@ impl Dataplane {
     pub fn remove_link(&self, link: LinkId) -> Result<(), LinkError> {
         let commands =
             (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
-        self.tell_all(link, commands)
+        let mut ports = Vec::new();
+        let answered = self.ask_all(commands, |port| {
+            ports.extend(port);
+            Ok(())
+        });
+        drop(ports);
+        answered
     }
 
     /// What the ports of all links and workers counted since the start.
@@ -210,13 +262,6 @@ impl Dataplane {
             Ok(())
         })?;
         Ok(sum)
-    }
-
-    fn tell_all<F>(&self, link: LinkId, commands: impl Iterator<Item = F>) -> Result<(), LinkError>
-    where
-        F: FnOnce(channel::Sender<io::Result<()>>) -> Command,
-    {
-        self.ask_all(commands, |done| done.map_err(|error| LinkError::Poll(link, error)))
     }
 
     /// Gives a command to each worker, in order, and takes all answers.
@@ -263,17 +308,30 @@ impl Dataplane {
     }
 }
 
-impl Drop for Dataplane {
-    /// Stops the workers and closes all sockets.
-    fn drop(&mut self) {
+impl Dataplane {
+    /// Stops the workers and returns the flows that may go on without them. From here on nothing is
+    /// forwarded; sockets close when the dataplane is dropped.
+    pub fn stop(&mut self) -> Vec<SavedFlow> {
         self.stop.store(true, Ordering::Release);
         for sleeper in &self.shared.sleepers {
             sleeper.wake_if_asleep();
         }
+        let mut flows = Vec::new();
         for thread in self.threads.drain(..) {
             // A worker that panicked has said so on standard error already.
-            let _ = thread.join();
+            let Ok(stopped) = thread.join() else { continue };
+            flows.extend(stopped.flows);
+            self.ports.extend(stopped.ports);
         }
+        flows
+    }
+}
+
+impl Drop for Dataplane {
+    /// Stops the workers and closes all sockets.
+    fn drop(&mut self) {
+        self.stop();
+        close_ports(std::mem::take(&mut self.ports));
     }
 }
 
@@ -290,7 +348,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self) {
+    fn run(mut self) -> Stopped {
         let mut events = Events::with_capacity(64);
         let mut patience = Patience::default();
         while !self.stop.load(Ordering::Acquire) {
@@ -305,7 +363,8 @@ impl Thread {
                 }
             }
         }
-        self.worker.close_ports();
+        let flows = self.worker.saved_flows(self.clock.now()).collect();
+        Stopped { flows, ports: self.worker.take_ports() }
     }
 
     /// Sleeps until a packet, a command or a timer; not at all if one came just now.
@@ -333,8 +392,11 @@ impl Thread {
             let _heard = match command {
                 Command::AddPort(port, done) => done.send(self.add(*port)).is_ok(),
                 Command::RemovePort(link, done) => {
-                    self.worker.remove_port(link);
-                    done.send(Ok(())).is_ok()
+                    done.send(self.worker.take_port(link).map(Box::new)).is_ok()
+                }
+                Command::TakeOver(snapshot, flows, done) => {
+                    let now = self.clock.now();
+                    done.send(self.worker.take_over(now, &snapshot, &flows)).is_ok()
                 }
                 Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
             };

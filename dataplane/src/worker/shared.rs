@@ -85,8 +85,8 @@ impl Shared {
 
     /// Puts new tables in force. Workers take them up with their next batch, and never wait for
     /// this: only those who publish meet at the lock.
-    pub fn publish(&self, snapshot: Snapshot) {
-        let former = self.snapshot.swap(Some(Arc::new(snapshot)));
+    pub fn publish(&self, snapshot: impl Into<Arc<Snapshot>>) {
+        let former = self.snapshot.swap(Some(snapshot.into()));
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.extend(former);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);

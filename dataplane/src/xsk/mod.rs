@@ -24,7 +24,7 @@ mod umem;
 pub use assemble::PACKET_FRAMES_MAX;
 pub use frame::{Frame, FramePool, Packet, Unfinished};
 pub use link::RingSizes;
-pub use port::{LinkState, Port, XskStatistics};
+pub use port::{LinkState, Port, XskStatistics, close_ports};
 pub use socket::{OpenError, open_link};
 pub(crate) use sys::{prefer_huge_pages, prefetch};
 pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};

@@ -2,7 +2,8 @@
 
 use std::ops::AddAssign;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
 use super::frame::{Frame, FramePool, Packet, Unfinished};
@@ -341,10 +342,36 @@ impl Port {
     /// Drops the port, and settles with the worker's pool for the frames in
     /// [`Port::held_frames`].
     pub fn close(mut self, pool: &mut FramePool) {
+        self.settle(pool);
+    }
+
+    /// Gives the frames in [`Port::held_frames`] to the worker's pool, before the port is dropped.
+    pub fn settle(&mut self, pool: &mut FramePool) {
         if let Some(packet) = self.assembler.take_partial() {
             pool.free_packet(packet);
         }
     }
+}
+
+/// Threads that close sockets at one time, at most.
+const CLOSING_THREADS: usize = 128;
+
+/// Drops ports, and so closes the sockets of the links whose last ports they are.
+///
+/// Closing a bound socket takes an RCU grace period, some 10 ms (`xsk_unbind_dev`, `net/xdp/xsk.c`).
+/// Those that wait at one time wait for the same one, so it is done on many threads.
+pub fn close_ports(ports: Vec<Port>) {
+    let threads = ports.len().min(CLOSING_THREADS);
+    let waiting = Mutex::new(ports.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            let close = || while next().map(drop).is_some() {};
+            // Without a thread it only takes longer.
+            let _ = thread::Builder::new().name("pg-close".into()).spawn_scoped(scope, close);
+        }
+        while next().map(drop).is_some() {}
+    });
 }
 
 /// Gives a frame away by a place of the transmit ring.

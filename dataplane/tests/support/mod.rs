@@ -97,7 +97,23 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     snapshot_with(epoch, ingress_of_b, [MTU; 3])
 }
 
-/// The same, with links of these MTUs: the host's, A's and B's. The node's ways out take 1500.
+/// A direction in which nothing is allowed.
+pub(crate) fn closed() -> DirectionTable {
+    DirectionTable { default_deny: Some(DENY_SET), ..Default::default() }
+}
+
+/// [`snapshot`], with nobody allowed to open flows to pod A: so what pod A opens has no second way.
+pub(crate) fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
+    const POD_A: u32 = 4;
+    let mut snapshot = snapshot(epoch, ingress_of_b);
+    let policy = Arc::make_mut(&mut snapshot.policy);
+    let mut row = policy.identities.get(POD_A).unwrap().clone();
+    row.ingress = Arc::new(closed());
+    policy.identities.set(POD_A, row);
+    snapshot
+}
+
+/// [`snapshot`], with links of these MTUs: the host's, A's and B's. The node's ways out take 1500.
 pub(crate) fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
     let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| IdentityRow {
         number,

@@ -18,6 +18,7 @@ mod node;
 mod packets;
 mod policy_change;
 mod replay;
+mod restart;
 mod scenario;
 mod spoof;
 mod state;

@@ -1,0 +1,96 @@
+//! Rate limits for packets that a worker sends in answer to others: ICMP errors and TCP resets.
+
+use crate::types::{LinkId, Nanos};
+
+/// How many answers of one kind may be sent: a token bucket for each link that they go to, so that no
+/// pod takes the answers that another needs, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443
+/// §2.4 (f)).
+#[derive(Debug)]
+pub(super) struct ReplyLimit {
+    link_rate: Rate,
+    worker_rate: Rate,
+    worker: Bucket,
+    links: Vec<Bucket>,
+}
+
+/// Answers in a second, and at once.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    per_second: u64,
+    burst: u64,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Bucket {
+    /// What was taken and has not flowed back.
+    taken: u64,
+    since: Nanos,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Nanos, rate: Rate) -> bool {
+        let nanos_each = 1_000_000_000 / rate.per_second;
+        let back = now.since(self.since) / nanos_each;
+        self.taken = self.taken.saturating_sub(back);
+        self.since = if self.taken == 0 { now } else { Nanos(self.since.0 + back * nanos_each) };
+        let has = self.taken < rate.burst;
+        self.taken += u64::from(has);
+        has
+    }
+}
+
+impl ReplyLimit {
+    /// For ICMP errors, which are larger than what they answer may be.
+    pub(super) const fn icmp_errors() -> Self {
+        let link_rate = Rate { per_second: 100, burst: 50 };
+        Self::new(link_rate, Rate { per_second: 1000, burst: 200 })
+    }
+
+    /// For TCP resets, which are no larger than what they answer. After a crash of the agent each
+    /// connection needs one at both ends, and all clients outside of the node share one link.
+    pub(super) const fn tcp_resets() -> Self {
+        let link_rate = Rate { per_second: 1000, burst: 500 };
+        Self::new(link_rate, Rate { per_second: 5000, burst: 2000 })
+    }
+
+    const fn new(link_rate: Rate, worker_rate: Rate) -> Self {
+        let worker = Bucket { taken: 0, since: Nanos(0) };
+        Self { link_rate, worker_rate, worker, links: Vec::new() }
+    }
+
+    /// Takes one answer to `link` off the limit, if there is one left.
+    pub(super) fn take(&mut self, link: LinkId, now: Nanos) -> bool {
+        if self.links.len() <= link.index() {
+            self.links.resize(link.index() + 1, Bucket::default());
+        }
+        self.links[link.index()].take(now, self.link_rate)
+            && self.worker.take(now, self.worker_rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_spends_its_own_budget_and_gets_it_back_with_time() {
+        let mut limit = ReplyLimit::icmp_errors();
+        let mut now = Nanos(5_000_000_000);
+        let mut burst = |link, now| (0..1000).filter(|_| limit.take(LinkId(link), now)).count();
+        assert_eq!(burst(1, now), 50);
+        assert_eq!(burst(2, now), 50, "another link has its own");
+        now = now.plus_millis(105);
+        assert_eq!(burst(1, now), 10);
+        now = now.plus_millis(5);
+        assert_eq!(burst(1, now), 1, "fractions are not lost");
+        assert_eq!(burst(1, now.plus_secs(3600)), 50, "and never more than the burst");
+    }
+
+    #[test]
+    fn all_links_together_spend_the_workers_budget() {
+        let mut limit = ReplyLimit::icmp_errors();
+        let sent = (0..100).flat_map(|link| [link; 50]);
+        let sent = sent.filter(|link| limit.take(LinkId(*link), Nanos(1))).count();
+        assert_eq!(sent, 200);
+    }
+}

@@ -1,0 +1,209 @@
+//! Resets for segments of connections that the worker knows nothing of.
+
+mod support;
+
+use std::sync::Arc;
+
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use podgate_dataplane::drop_reason::DropReason;
+use podgate_dataplane::l7::L7Rules;
+use podgate_dataplane::policy::Snapshot;
+use podgate_dataplane::types::LinkId;
+use proptest::prelude::*;
+use support::*;
+
+const CLIENT: u16 = 40_000;
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// A segment from pod A's client port to pod B's port 80, or the other way.
+fn segment(v4: bool, from: LinkId, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let (ends, ports) = if from == A { ([1, 2], [CLIENT, 80]) } else { ([2, 1], [80, CLIENT]) };
+    let ether = PacketBuilder::ethernet2(pod_mac(from), link_mac(from));
+    let step = match v4 {
+        true => ether.ipv4(ADDRESSES[ends[0]], ADDRESSES[ends[1]], 64),
+        false => ether.ipv6(ADDRESSES_V6[ends[0]], ADDRESSES_V6[ends[1]], 64),
+    };
+    let mut step = step.tcp(ports[0], ports[1], 1000, 64_000);
+    if flags & FIN != 0 {
+        step = step.fin();
+    }
+    if flags & SYN != 0 {
+        step = step.syn();
+    }
+    if flags & RST != 0 {
+        step = step.rst();
+    }
+    if flags & ACK != 0 {
+        step = step.ack(5000);
+    }
+    let mut bytes = Vec::new();
+    step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// Sequence and acknowledgement number of a reset that answers `segment`, with everything else in
+/// it checked.
+fn reset_for(segment: &[u8], reset: &[u8]) -> (u32, Option<u32>) {
+    let [asked, reset] = [segment, reset].map(|bytes| SlicedPacket::from_ethernet(bytes).unwrap());
+    let (asked_tcp, tcp) = match (&asked.transport, &reset.transport) {
+        (Some(TransportSlice::Tcp(asked)), Some(TransportSlice::Tcp(reset))) => (asked, reset),
+        other => panic!("no TCP: {other:?}"),
+    };
+    let sum = match (asked.net.as_ref().unwrap(), reset.net.as_ref().unwrap()) {
+        (NetSlice::Ipv4(asked), NetSlice::Ipv4(ip)) => {
+            let (asked, ip) = (asked.header(), ip.header());
+            assert_eq!([ip.source(), ip.destination()], [asked.destination(), asked.source()]);
+            tcp.calc_checksum_ipv4(ip.source(), ip.destination())
+        }
+        (NetSlice::Ipv6(asked), NetSlice::Ipv6(ip)) => {
+            let (asked, ip) = (asked.header(), ip.header());
+            assert_eq!([ip.source(), ip.destination()], [asked.destination(), asked.source()]);
+            tcp.calc_checksum_ipv6(ip.source(), ip.destination())
+        }
+        other => panic!("not of one family: {other:?}"),
+    };
+    assert_eq!(tcp.checksum(), sum.unwrap());
+    assert_eq!(tcp.source_port(), asked_tcp.destination_port());
+    assert_eq!(tcp.destination_port(), asked_tcp.source_port());
+    assert!(tcp.rst() && !tcp.syn() && !tcp.fin() && tcp.payload().is_empty());
+    (tcp.sequence_number(), tcp.ack().then(|| tcp.acknowledgment_number()))
+}
+
+fn resets(bench: &Bench) -> u64 {
+    bench.workers.iter().map(|worker| worker.stats().resets_sent.get()).sum()
+}
+
+/// A bench under a policy by which nobody opens flows to pod A.
+fn with(policy: IngressOfB) -> Bench {
+    let bench = Bench::new(1);
+    bench.shared.publish(guarded(1, policy));
+    bench
+}
+
+fn inspected() -> IngressOfB {
+    IngressOfB::FromA(Some(L7Rules::Http(Vec::new())))
+}
+
+#[test]
+fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset() {
+    for policy in [|| IngressOfB::FromA(None), inspected] {
+        for (v4, from) in [(true, A), (true, B), (false, A), (false, B)] {
+            let mut bench = with(policy());
+            let sent = segment(v4, from, ACK, b"data");
+            let left = bench.send(from, &sent);
+            assert_eq!(left.len(), 1, "{v4} {from:?}");
+            assert_eq!(left[0].0, from, "it goes back to the sender");
+            assert_eq!(left[0].1[..6], pod_mac(from));
+            assert_eq!(left[0].1[6..12], link_mac(from));
+            assert_eq!(reset_for(&sent, &left[0].1), (5000, None));
+            assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
+            assert_eq!((resets(&bench), bench.workers[0].flows()), (1, 0));
+            bench.assert_no_frame_is_lost();
+        }
+    }
+}
+
+#[test]
+fn a_reset_has_the_numbers_of_rfc_9293() {
+    for v4 in [true, false] {
+        let mut bench = with(IngressOfB::FromA(None));
+        for (flags, payload, expected) in [
+            (ACK, &b""[..], (5000, None)),
+            (ACK | FIN, b"x", (5000, None)),
+            (ACK | SYN, b"", (5000, None)),
+            (FIN, b"", (0, Some(1001))),
+            (0, b"four", (0, Some(1004))),
+        ] {
+            let sent = segment(v4, A, flags, payload);
+            let left = bench.send(A, &sent);
+            // The parser takes no segment without any flag.
+            let [(_, reset)] = &left[..] else {
+                assert_eq!(bench.dropped(DropReason::Malformed), 1, "{flags}");
+                continue;
+            };
+            assert_eq!(reset_for(&sent, reset), expected, "{flags}");
+        }
+    }
+}
+
+#[test]
+fn one_direction_that_policy_allows_is_enough_for_a_reset() {
+    let mut bench = Bench::with(IngressOfB::Closed);
+    for from in [A, B] {
+        assert_eq!(bench.send(from, &segment(true, from, ACK, b"data")).len(), 1);
+    }
+    assert_eq!((resets(&bench), bench.dropped(DropReason::TcpNoFlow)), (2, 2));
+}
+
+#[test]
+fn strangers_get_no_answer() {
+    let mut bench = Bench::new(1);
+    bench.shared.publish(strangers());
+    for (v4, from) in [(true, A), (true, B), (false, A), (false, B)] {
+        for flags in [ACK, ACK | FIN, ACK | SYN] {
+            assert!(bench.send(from, &segment(v4, from, flags, b"")).is_empty());
+        }
+    }
+    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 12);
+    assert_eq!(resets(&bench), 0);
+}
+
+#[test]
+fn a_reset_is_not_answered() {
+    for policy in [|| IngressOfB::FromA(None), inspected] {
+        let mut bench = with(policy());
+        for from in [A, B] {
+            for flags in [RST, RST | ACK] {
+                assert!(bench.send(from, &segment(true, from, flags, b"")).is_empty());
+            }
+        }
+        assert_eq!((resets(&bench), bench.dropped(DropReason::TcpNoFlow)), (0, 4));
+    }
+}
+
+#[test]
+fn resets_are_limited_for_each_link() {
+    let mut bench = with(IngressOfB::FromA(None));
+    let mut flood = |link, times| {
+        (0..times).map(|_| bench.send(link, &segment(true, link, ACK, b"")).len()).sum::<usize>()
+    };
+    assert_eq!(flood(A, 600), 500);
+    assert_eq!(flood(B, 10), 10, "another link has its own");
+    assert_eq!(resets(&bench), 510);
+    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 610);
+}
+
+#[test]
+fn what_policy_allows_whichever_end_had_opened_it_goes_on() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let left = bench.send(A, &segment(true, A, ACK, b"data"));
+    assert_eq!((left.len(), left[0].0), (1, B));
+    assert_eq!(resets(&bench), 0);
+}
+
+proptest! {
+    #[test]
+    fn no_segment_opens_a_flow_or_provokes_a_reset_between_strangers(
+        flags in any::<u8>(), from_a in any::<bool>(), v4 in any::<bool>(),
+    ) {
+        let mut bench = Bench::new(1);
+        bench.shared.publish(strangers());
+        let from = if from_a { A } else { B };
+        prop_assert!(bench.send(from, &segment(v4, from, flags, b"x")).is_empty());
+        prop_assert_eq!((resets(&bench), bench.workers[0].flows()), (0, 0));
+    }
+}
+
+/// Pod B can neither call nor be called.
+fn strangers() -> Snapshot {
+    const POD_B: u32 = 5;
+    let mut snapshot = snapshot(1, IngressOfB::Closed);
+    let policy = Arc::make_mut(&mut snapshot.policy);
+    let mut row = policy.identities.get(POD_B).unwrap().clone();
+    row.egress = Arc::new(closed());
+    policy.identities.set(POD_B, row);
+    snapshot
+}
