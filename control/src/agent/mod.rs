@@ -43,7 +43,7 @@ use self::endpoint::{Attached, Endpoint, prepare_pod_end};
 use self::flow_log::FlowLog;
 use self::follow::Follower;
 use self::host_link::HostLink;
-use self::links::{HOST_SLOT, Links};
+use self::links::Links;
 use self::names::Names;
 use self::publish::Publisher;
 use self::server::{Call, Server};
@@ -169,7 +169,7 @@ impl Agent {
         let dataplane = Dataplane::start(config).context("can't start the workers")?;
         let mut links = Links::new(dataplane, args.workers, args.max_endpoints, state.bpf())?;
         let host = HostLink::ensure(&netlink).await?;
-        links.open(&host.xsk, HOST_SLOT)?;
+        links.open_host(&host)?;
         let routes = netlink.routes().await?;
         let routed = routes.iter().filter_map(|route| route.host_route(host.host.index)).collect();
         let mut names = Names::default();
