@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{Tally, WorkerStats};
 use podgate_dataplane::xsk::XskStatistics;
+use podgate_xdp_redirect::FrameDrops;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::EndpointCounts;
@@ -111,10 +112,11 @@ impl Family {
 pub(crate) fn collect(
     workers: &[&WorkerStats],
     ports: &XskStatistics,
+    frame_drops: &[FrameDrops],
     counts: &AgentCounts,
 ) -> Vec<Family> {
     let mut families = agent_families(counts);
-    families.extend(traffic_families(workers));
+    families.extend(traffic_families(workers, frame_drops));
     families.extend(socket_families(ports));
     families.push(l7_family(workers));
     families.extend(WORKER_METRICS.iter().map(|metric| metric.family(workers)));
@@ -159,7 +161,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
 /// Directions are not told apart: a packet between two local pods leaves one and enters the other.
 const DIRECTION: (&str, &str) = ("direction", "UNKNOWN");
 
-fn traffic_families(workers: &[&WorkerStats]) -> [Family; 4] {
+fn traffic_families(workers: &[&WorkerStats], frame_drops: &[FrameDrops]) -> [Family; 4] {
     let sum = |tally: &dyn Fn(&WorkerStats) -> &Tally| {
         workers.iter().fold((0, 0), |(packets, bytes), worker| {
             let tally = tally(worker);
@@ -173,6 +175,11 @@ fn traffic_families(workers: &[&WorkerStats]) -> [Family; 4] {
         let labels = [("reason", reason.label()), DIRECTION];
         drop_count = drop_count.with(&labels, packets);
         drop_bytes = drop_bytes.with(&labels, bytes);
+    }
+    for FrameDrops { reason, packets, bytes } in frame_drops {
+        let labels = [("reason", *reason), DIRECTION];
+        drop_count = drop_count.with(&labels, *packets);
+        drop_bytes = drop_bytes.with(&labels, *bytes);
     }
     let (packets, bytes) = sum(&|worker| &worker.forwarded);
     [
@@ -355,8 +362,11 @@ mod tests {
         let text = to_text(&collect(
             &[&workers[0], &workers[1]],
             &XskStatistics::default(),
+            &[FrameDrops { reason: "not_ip", packets: 3, bytes: 180 }],
             &AgentCounts::default(),
         ));
+        let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"not_ip\"} 3\n";
+        assert!(text.contains(line), "{text}");
         let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 2\n";
         assert!(text.contains(line), "{text}");
         let line = "cilium_drop_bytes_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 120\n";
@@ -368,6 +378,7 @@ mod tests {
         let families = collect(
             &[&WorkerStats::new()],
             &XskStatistics { rx_ring_full: 7, ..XskStatistics::default() },
+            &[],
             &AgentCounts::default(),
         );
         let count = families.len();

@@ -78,7 +78,8 @@ drop_reasons! {
     FragmentLimit = ("fragment_limit", 198),
     /// Multicast or broadcast: never forwarded between links.
     Multicast = ("multicast", 151),
-    /// The source address or MAC isn't one of the sending endpoint's.
+    /// The source address or MAC isn't one of the sending endpoint's; or a local endpoint's address
+    /// came from the host link, and not as a hairpin of its own packet.
     SpoofedSource = ("spoofed_source", 132),
     /// A pod's tunnel packet to a node, whose overlay would believe the addresses inside.
     TunnelToNode = ("tunnel_to_node", 142),

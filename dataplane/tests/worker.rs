@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
+use etherparse::PacketBuilder;
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
 use podgate_dataplane::packet::checksum::Sum;
@@ -11,6 +12,7 @@ use podgate_dataplane::policy::{AddressRow, Cause, PolicyTables, Snapshot, Verdi
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::tunnel::Tunnels;
 use podgate_dataplane::types::{Address, LinkId};
+use podgate_xdp_redirect::HAIRPIN_MAC;
 use proptest::prelude::*;
 use support::*;
 
@@ -189,10 +191,51 @@ fn what_the_kernel_translated_goes_back_to_the_kernel() {
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
     let packet =
         TcpPacket { src, dst, ports: [CLIENT, 80], seq: 1, ack: None, flags: "S", payload: b"" };
-    let out = bench.send(HOST, &tcp(HOST, &packet));
+    let out = bench.send(HOST, &hairpin(&tcp(HOST, &packet)));
     assert_eq!(out[0].0, B);
     let out = bench.send(B, &b_to_a("S", Some(2)));
     assert_eq!(out[0].0, HOST, "not straight to pod A: the kernel must translate the reply");
+}
+
+/// The same frame with the mark that the kernel had it from the host link.
+fn hairpin(frame: &[u8]) -> Vec<u8> {
+    [&frame[..6], &HAIRPIN_MAC, &frame[12..]].concat()
+}
+
+#[test]
+fn a_local_pods_address_from_the_host_link_needs_the_mark_in_every_packet() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (src, dst, ports) = (ADDRESSES[1], ADDRESSES[2], [CLIENT, 80]);
+    let segment = |flags, ack| TcpPacket { src, dst, ports, seq: 101, ack, flags, payload: b"" };
+    let [syn, ack] = [("S", None), ("", Some(901))]
+        .map(|(flags, ack)| tcp(HOST, &TcpPacket { ..segment(flags, ack) }));
+    let datagram = udp(HOST, src, dst, ports, b"q");
+    let mut datagram_v6 = Vec::new();
+    let builder = PacketBuilder::ethernet2(pod_mac(HOST), link_mac(HOST));
+    let builder = builder.ipv6(ADDRESSES_V6[1], ADDRESSES_V6[2], 64).udp(CLIENT, 80);
+    builder.write(&mut datagram_v6, b"q").unwrap();
+    for (dropped, spoofed) in (1..).zip([&syn, &ack, &datagram, &datagram_v6]) {
+        assert!(bench.send(HOST, spoofed).is_empty());
+        assert_eq!(bench.dropped(DropReason::SpoofedSource), dropped);
+    }
+    let before = bench.dropped(DropReason::SpoofedSource);
+    // Not in the middle of a flow that the pod has, either.
+    assert_eq!(bench.send(HOST, &hairpin(&syn)).len(), 1);
+    assert_eq!(bench.send(B, &b_to_a("S", Some(102))).len(), 1);
+    for frame in [&ack, &datagram, &datagram_v6] {
+        for _ in 0..3 {
+            assert_eq!(bench.send(HOST, &hairpin(frame)).len(), 1);
+        }
+    }
+    let answer = udp(B, dst, src, [80, CLIENT], b"a");
+    assert_eq!(bench.send(B, &answer)[0].0, HOST);
+    for (dropped, frame) in (before + 1..).zip([&ack, &datagram, &datagram_v6]) {
+        assert_eq!(bench.send(HOST, &hairpin(frame)).len(), 1);
+        assert!(bench.send(HOST, frame).is_empty());
+        assert_eq!(bench.dropped(DropReason::SpoofedSource), dropped);
+    }
+    // Who is not local needs none.
+    assert_eq!(bench.send(HOST, &udp(HOST, OUTSIDE, dst, ports, b"q")).len(), 1);
 }
 
 #[test]

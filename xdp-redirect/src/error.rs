@@ -11,9 +11,9 @@ use nix::errno::Errno;
 /// there is no [`std::error::Error::source`] that would say the cause again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel refuses the program or its maps.
+    /// The kernel refuses the programs or their maps.
     #[error(
-        "can't load the XDP program: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and Linux 6.6 \
+        "can't load the BPF programs: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and Linux 6.6 \
          or newer"
     )]
     Load(Box<EbpfError>),
@@ -151,7 +151,9 @@ fn attach_advice(errno: Errno) -> &'static str {
 fn pin_advice(error: &io::Error) -> &'static str {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => "create its folder on a bpffs",
-        Some(Errno::EINVAL) => "its folder must be on a bpffs and the file a pinned XDP link",
+        Some(Errno::EINVAL) => {
+            "its folder must be on a bpffs and the file a pinned XDP or tcx link"
+        }
         Some(Errno::EEXIST) => "another process just pinned a link there",
         _ => "the folder must be on a bpffs and writable to podgate",
     }

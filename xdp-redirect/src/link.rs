@@ -1,6 +1,6 @@
-//! A `bpf_link` of type XDP: the attachment of the program to one netdev.
+//! A `bpf_link` of type XDP or tcx: the attachment of a program to a hook of one netdev.
 //!
-//! aya has this too, but falls back to netlink where a link is refused, hides which netdev a link
+//! aya has these too, but falls back to netlink where a link is refused, hides which netdev a link
 //! belongs to, and can't detach at once: the kernel detaches some time after a pin is removed, and
 //! until then the next attach fails with EBUSY. So the six commands of bpf(2) are called here.
 
@@ -18,8 +18,44 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_EGRESS: u32 = 47;
+const BPF_F_BEFORE: u32 = 1 << 3;
 /// `XDP_FLAGS_DRV_MODE` of `include/uapi/linux/if_link.h`.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Where a program is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Hook {
+    /// XDP, in native mode: what the netdev receives.
+    Xdp,
+    /// tcx: what the kernel sends out of the netdev. The program comes before those that are there.
+    Egress,
+}
+
+impl Hook {
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::Xdp => BPF_XDP,
+            Self::Egress => BPF_TCX_EGRESS,
+        }
+    }
+
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Xdp => XDP_FLAGS_DRV_MODE,
+            // Before no other program: the first.
+            Self::Egress => BPF_F_BEFORE,
+        }
+    }
+
+    /// As `/proc/PID/fdinfo` calls it.
+    const fn link_type(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Egress => "tcx",
+        }
+    }
+}
 
 /// The members of `union bpf_attr` that `BPF_LINK_CREATE` reads.
 #[repr(C)]
@@ -54,19 +90,19 @@ struct Object {
 }
 
 /// An attached program. It detaches some time after the last of these, its pins and the copies
-/// that children of this process inherit is gone; [`XdpLink::detach`] detaches at once.
-pub(crate) struct XdpLink(OwnedFd);
+/// that children of this process inherit is gone; [`HookLink::detach`] detaches at once.
+pub(crate) struct HookLink(OwnedFd);
 
-impl XdpLink {
-    /// Attaches `program` to the netdev in native mode.
-    pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<Self> {
+impl HookLink {
+    /// Attaches `program` to a hook of the netdev.
+    pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<Self> {
         let fd = bpf(
             BPF_LINK_CREATE,
             &Create {
                 program: program.as_raw_fd(),
                 ifindex,
-                attach_type: BPF_XDP,
-                flags: XDP_FLAGS_DRV_MODE,
+                attach_type: hook.attach_type(),
+                flags: hook.flags(),
             },
         )?;
         Ok(Self(own(fd)))
@@ -105,15 +141,19 @@ impl XdpLink {
         .map(drop)
     }
 
-    /// The netdev that the link is attached to; `None` if it is gone.
-    pub(crate) fn ifindex(&self) -> io::Result<Option<u32>> {
+    /// The hook, and the netdev that the link is attached to; `None` if that is gone.
+    ///
+    /// Fails with `EINVAL` for a pin that is a map, a program or a link of another kind.
+    pub(crate) fn place(&self) -> io::Result<(Hook, Option<u32>)> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
         let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        // Guards against a pin that is a map, a program or a link of another kind.
-        if field("link_type:") != Some("xdp") {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        Ok(field("ifindex:").and_then(|text| text.parse().ok()).filter(|&ifindex| ifindex != 0))
+        let link_type = field("link_type:");
+        let hook = [Hook::Xdp, Hook::Egress]
+            .into_iter()
+            .find(|hook| link_type == Some(hook.link_type()))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let ifindex = field("ifindex:").and_then(|text| text.parse().ok());
+        Ok((hook, ifindex.filter(|&ifindex| ifindex != 0)))
     }
 
     /// Takes the program off the netdev, now, whoever else holds the link.

@@ -2,12 +2,13 @@
 //
 // Steers IP traffic of a link to the AF_XDP socket of the worker that owns the flow.
 //
-//   not IP (ARP ...), neighbour discovery  -> XDP_PASS, the kernel answers
-//   IP on a link that LINKS doesn't name   -> XDP_DROP
-//   IP on a known link                     -> XSKS[slot * workers + worker], XDP_DROP if empty
+//   a link that LINKS doesn't name         -> XDP_DROP
+//   ARP, ND by the rule of neighbours.bpf.h -> XDP_PASS, the kernel answers, or bridges
+//   what else is no IP                     -> XDP_DROP, counted
+//   IP                                     -> XSKS[slot * workers + worker], XDP_DROP if empty
 //   IP that ends inside its headers        -> worker 0, which counts it as malformed
 //
-// Nothing else is decided here. Only bytes of the first buffer are read: veth puts at least
+// guard.bpf.h is the opposite direction. Only bytes of the first buffer are read: veth puts at least
 // 3 kB there, far more than the headers walked below can usefully need.
 
 #include <stdbool.h>
@@ -21,16 +22,12 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "guard.bpf.h"
+#include "neighbours.bpf.h"
+
 #define MAX_VLAN_TAGS 2
 // As many as the workers look through.
 #define MAX_EXTENSION_HEADERS 8
-
-// RFC 4861. Router advertisements (134) and redirects (137) are left out: no pod is a router, and a
-// node's kernel might believe one (CVE-2020-10749).
-#define ND_ROUTER_SOLICITATION 133
-#define ND_NEIGHBOUR_SOLICITATION 135
-#define ND_NEIGHBOUR_ADVERTISEMENT 136
-#define ND_HOP_LIMIT 255
 
 // IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
 #define IPV4_FRAGMENT 0x3fff
@@ -216,44 +213,29 @@ static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, str
 	return has_ports(next) ? read_ports(c, next, f) : true;
 }
 
-// Addresses that no router forwards to: fe80::/10 (RFC 4291 section 2.5.6) and multicast of link
-// scope (RFC 4291 section 2.7).
-static __always_inline bool has_link_scope(const struct in6_addr *address)
+enum kind {
+	IS_IP,
+	IS_NEIGHBOUR,
+	IS_OTHER,
+};
+
+// What the frame is. Of IP, `hash` becomes the flow's; it stays 0, which means worker 0, if the
+// frame is malformed.
+static __always_inline enum kind classify(struct cursor *c, struct neighbour *said, __u32 *hash)
 {
-	const __u8 *byte = address->in6_u.u6_addr8;
-
-	return (byte[0] == 0xfe && (byte[1] & 0xc0) == 0x80) ||
-	       (byte[0] == 0xff && (byte[1] & 0x0f) == 0x02);
-}
-
-// Only directly behind the fixed header: a message behind extension headers goes through policy
-// like any other ICMPv6. Hop limit 255 proves that the sender is on the link (RFC 5082); the
-// destination's scope, that a node that forwards IPv6 carries the message no further.
-static __always_inline bool is_neighbour_discovery(struct cursor *c, const struct ipv6hdr *ip)
-{
-	__u8 *type;
-
-	if (ip->nexthdr != IPPROTO_ICMPV6 || ip->hop_limit != ND_HOP_LIMIT ||
-	    !has_link_scope(&ip->daddr))
-		return false;
-	type = c->pos;
-	return (void *)(type + 1) <= c->end &&
-	       (*type == ND_ROUTER_SOLICITATION || *type == ND_NEIGHBOUR_SOLICITATION ||
-		*type == ND_NEIGHBOUR_ADVERTISEMENT);
-}
-
-// True if the frame is for the kernel. Otherwise `hash` is the flow's, and stays 0, which means
-// worker 0, if the frame is malformed.
-static __always_inline bool is_for_kernel(struct cursor *c, __u32 *hash)
-{
+	void *frame = c->pos;
 	struct ethhdr *eth = take(c, sizeof(*eth));
 	struct flow f = {};
 	struct ipv6hdr *ip;
 	__be16 ethertype;
 
 	if (!eth)
-		return false;
+		return IS_OTHER;
 	ethertype = eth->h_proto;
+	if (ethertype == bpf_htons(ETH_P_ARP) && parse_arp(frame, c->end, said))
+		return IS_NEIGHBOUR;
+	if (ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(frame, c->end, said))
+		return IS_NEIGHBOUR;
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
 		struct vlan_tag *tag;
 
@@ -261,7 +243,7 @@ static __always_inline bool is_for_kernel(struct cursor *c, __u32 *hash)
 			break;
 		tag = take(c, sizeof(*tag));
 		if (!tag)
-			return false;
+			return IS_IP;
 		ethertype = tag->ethertype;
 	}
 
@@ -269,23 +251,38 @@ static __always_inline bool is_for_kernel(struct cursor *c, __u32 *hash)
 	case bpf_htons(ETH_P_IP):
 		if (parse_ipv4(c, &f))
 			*hash = flow_hash(&f);
-		return false;
+		return IS_IP;
 	case bpf_htons(ETH_P_IPV6):
 		ip = take(c, sizeof(*ip));
-		if (!ip || ip->version != 6)
-			return false;
-		if (is_neighbour_discovery(c, ip))
-			return true;
-		if (parse_ipv6(c, ip, &f))
+		if (ip && ip->version == 6 && parse_ipv6(c, ip, &f))
 			*hash = flow_hash(&f);
-		return false;
+		return IS_IP;
 	case bpf_htons(ETH_P_8021Q):
 	case bpf_htons(ETH_P_8021AD):
-		// A third tag may hide IP: it must not slip past the workers.
-		return false;
+		// A third tag may hide IP: the workers count it.
+		return IS_IP;
 	default:
-		return true;
+		return IS_OTHER;
 	}
+}
+
+// What becomes of ARP or ND from a pod.
+static __always_inline int neighbour(struct xdp_md *ctx, __u32 slot, const struct neighbour *said)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	__u32 ifindex = ctx->ingress_ifindex;
+	struct pod *pod = bpf_map_lookup_elem(&PODS, &ifindex);
+	__u32 bytes = ctx->data_end - ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return XDP_DROP;
+	if (!pod)
+		return refuse(REFUSE_NEIGHBOUR_NOT_READY, bytes, XDP_DROP);
+	if (!is_true(ifindex, pod, eth->h_source, said))
+		return refuse(REFUSE_NEIGHBOUR_SPOOFED, bytes, XDP_DROP);
+	if (!is_within_rate(slot))
+		return refuse(REFUSE_NEIGHBOUR_RATE, bytes, XDP_DROP);
+	return XDP_PASS;
 }
 
 SEC("xdp.frags")
@@ -293,15 +290,20 @@ int redirect(struct xdp_md *ctx)
 {
 	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	__u32 ifindex = ctx->ingress_ifindex;
+	struct neighbour said = {};
 	__u32 hash = 0;
 	__u32 *slot;
 	__u32 worker;
+	enum kind kind;
 
-	if (is_for_kernel(&c, &hash))
-		return XDP_PASS;
 	slot = bpf_map_lookup_elem(&LINKS, &ifindex);
 	if (!slot)
 		return XDP_DROP;
+	kind = classify(&c, &said, &hash);
+	if (kind == IS_OTHER)
+		return refuse(REFUSE_NOT_IP, ctx->data_end - ctx->data, XDP_DROP);
+	if (kind == IS_NEIGHBOUR && stays_on_link(ifindex, &said))
+		return neighbour(ctx, *slot, &said);
 	worker = (__u64)hash * workers >> 32;
 	return bpf_redirect_map(&XSKS, *slot * workers + worker, XDP_DROP);
 }

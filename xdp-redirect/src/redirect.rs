@@ -1,47 +1,75 @@
-//! The loaded program, its maps and the links it is attached to.
+//! The loaded programs, their maps and the links they are attached to.
 
 use std::collections::HashMap as StdHashMap;
 use std::fs;
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData, MapError, XskMap};
-use aya::programs::{ProgramError, ProgramFd, Xdp};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use crate::Error;
-use crate::link::XdpLink;
+use crate::frame_drops::{self, FrameDrops};
+use crate::link::{Hook, HookLink};
+use crate::pods::{Pod, Pods};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 
 /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: only a new entry.
 const BPF_NOEXIST: u64 = 1;
 
-/// The program, loaded into the kernel, and its links.
+/// Addresses that the programs know of, for each link on average.
+const ADDRESSES_PER_LINK: u32 = 4;
+
+/// What the pin of a program at the egress hook is called: the XDP program's, and this.
+const EGRESS_PIN: &str = "-egress";
+
+/// The programs, loaded into the kernel, and their links.
 ///
 /// Dropping it detaches every link that isn't pinned. A pinned link stays: with the sockets gone
-/// its program drops all IP traffic of the netdev, until another process adopts it with
-/// [`Redirect::attach`] or ends it with [`unpin`].
+/// its programs drop all IP traffic of the netdev, in both directions, until another process adopts
+/// it with [`Redirect::attach`] or ends it with [`unpin`].
 pub struct Redirect {
-    program: ProgramFd,
+    programs: Programs,
     links: HashMap<MapData, u32, u32>,
     sockets: XskMap<MapData>,
+    pods: Pods,
+    host_link: Array<MapData, u32>,
+    frame_drops: PerCpuArray<MapData, [u64; 2]>,
     attached: StdHashMap<u16, Attached>,
     workers: u16,
     max_links: u16,
 }
 
+struct Programs {
+    redirect: ProgramFd,
+    guard: ProgramFd,
+    mark: ProgramFd,
+}
+
+/// What is attached for a link.
 struct Attached {
     ifindex: u32,
-    link: XdpLink,
+    xdp: Held,
+    /// [`Redirect::guard`]'s or [`Redirect::mark`]'s.
+    egress: Option<Held>,
+    pod: Option<Pod>,
+}
+
+/// A program at a hook.
+struct Held {
+    ifindex: u32,
+    link: HookLink,
     pin: Option<PathBuf>,
 }
 
 impl Redirect {
-    /// Loads the program for `workers` workers a link and at most `max_links` links.
+    /// Loads the programs for `workers` workers a link and at most `max_links` links.
     ///
     /// # Errors
     /// [`Error::Load`] if the kernel refuses, [`Error::NothingToServe`] if a number is zero.
@@ -60,11 +88,31 @@ impl Redirect {
         };
         let links = HashMap::try_from(map("LINKS")?)?;
         let sockets = XskMap::try_from(map("XSKS")?)?;
-        let program = program(ebpf)?.fd()?.try_clone().map_err(ProgramError::IOError)?;
-        Ok(Self { program, links, sockets, attached: StdHashMap::new(), workers, max_links })
+        let macs = HashMap::try_from(map("PODS")?)?;
+        let pods = Pods::new(macs, HashMap::try_from(map("ADDRESSES")?)?);
+        let host_link = Array::try_from(map("HOST_LINK")?)?;
+        let frame_drops = PerCpuArray::try_from(map("REFUSED")?)?;
+        let clone = |fd: &ProgramFd| fd.try_clone().map_err(ProgramError::IOError);
+        let programs = Programs {
+            redirect: clone(program(ebpf)?.fd()?)?,
+            guard: clone(classifier(ebpf, "guard")?.fd()?)?,
+            mark: clone(classifier(ebpf, "mark")?.fd()?)?,
+        };
+        let attached = StdHashMap::new();
+        Ok(Self {
+            programs,
+            links,
+            sockets,
+            pods,
+            host_link,
+            frame_drops,
+            attached,
+            workers,
+            max_links,
+        })
     }
 
-    /// Attaches the program to a netdev, as link number `slot`, in native mode only.
+    /// Attaches the XDP program to a netdev, as link number `slot`, in native mode only.
     ///
     /// With `pin`, a path on a bpffs ([`crate::bpffs`]), enforcement outlives this process. If a
     /// link of the same netdev is pinned there already, it is adopted and its program replaced
@@ -85,10 +133,9 @@ impl Redirect {
         self.links
             .insert(ifindex, u32::from(slot), BPF_NOEXIST)
             .map_err(|cause| Error::Map { map: "LINKS", cause })?;
-        match self.adopt_or_create(ifindex, pin) {
-            Ok(link) => {
-                let pin = pin.map(Path::to_path_buf);
-                self.attached.insert(slot, Attached { ifindex, link, pin });
+        match self.adopt_or_create(ifindex, Hook::Xdp, &self.programs.redirect, pin) {
+            Ok(xdp) => {
+                self.attached.insert(slot, Attached { ifindex, xdp, egress: None, pod: None });
                 Ok(())
             }
             Err(error) => {
@@ -98,19 +145,98 @@ impl Redirect {
         }
     }
 
-    /// Takes the program off the link in `slot`, removes its pin and its sockets. Works for a
+    /// Lets nothing that the kernel sends out of the link in `slot` reach the pod there: IP goes to the
+    /// workers, by the host link ([`Redirect::mark`]), and to nobody before [`Redirect::set_pod`].
+    ///
+    /// Pinned beside the XDP program if that is, and adopted likewise.
+    ///
+    /// # Errors
+    /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
+    pub fn guard(&mut self, slot: u16) -> Result<(), Error> {
+        let ifindex = self.at(slot)?.ifindex;
+        self.hold_egress(slot, ifindex, |programs| &programs.guard)
+    }
+
+    /// Makes the link in `slot` the host link, whose other end is the netdev `kernel_end`: frames that
+    /// the kernel sends there carry [`HAIRPIN_MAC`](crate::HAIRPIN_MAC) as their Ethernet source if it
+    /// had received them there, and another address otherwise.
+    ///
+    /// Pinned beside the XDP program if that is, and adopted likewise.
+    ///
+    /// # Errors
+    /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
+    pub fn mark(&mut self, slot: u16, kernel_end: u32) -> Result<(), Error> {
+        self.hold_egress(slot, kernel_end, |programs| &programs.mark)?;
+        self.set_host_link(kernel_end)
+    }
+
+    fn set_host_link(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.host_link.set(0, ifindex, 0).map_err(|cause| Error::Map { map: "HOST_LINK", cause })
+    }
+
+    fn at(&self, slot: u16) -> Result<&Attached, Error> {
+        self.attached.get(&slot).ok_or(Error::Slot { slot, taken: false })
+    }
+
+    fn hold_egress(
+        &mut self,
+        slot: u16,
+        ifindex: u32,
+        program: impl Fn(&Programs) -> &ProgramFd,
+    ) -> Result<(), Error> {
+        let pin = self.at(slot)?.xdp.pin.as_deref().map(egress_pin);
+        let program = program(&self.programs);
+        let held = self.adopt_or_create(ifindex, Hook::Egress, program, pin.as_deref())?;
+        if let Some(attached) = self.attached.get_mut(&slot) {
+            attached.egress = Some(held);
+        }
+        Ok(())
+    }
+
+    /// Says which pod is behind the link in `slot`; `None` if that is not known, or the pod is not ready.
+    /// From then on frames pass to it, and ARP and neighbour discovery from it.
+    ///
+    /// # Errors
+    /// [`Error::Slot`] if there is no such link; [`Error::Map`] when there are too many addresses.
+    pub fn set_pod(&mut self, slot: u16, pod: Option<Pod>) -> Result<(), Error> {
+        let attached = self.attached.get_mut(&slot).ok_or(Error::Slot { slot, taken: false })?;
+        if attached.pod == pod {
+            return Ok(());
+        }
+        let before = attached.pod.take();
+        self.pods
+            .replace(attached.ifindex, before.as_ref(), pod.as_ref())
+            .map_err(|cause| Error::Map { map: "PODS", cause })?;
+        attached.pod = pod;
+        Ok(())
+    }
+
+    /// What the programs dropped so far, by reason.
+    ///
+    /// # Errors
+    /// [`Error::Map`] if the kernel doesn't tell.
+    pub fn frame_drops(&self) -> Result<Vec<FrameDrops>, Error> {
+        frame_drops::read(&self.frame_drops).map_err(|cause| Error::Map { map: "REFUSED", cause })
+    }
+
+    /// Takes the programs off the link in `slot`, removes their pins and its sockets. Works for a
     /// netdev that is gone, too. From here on the kernel handles the netdev's packets.
     ///
     /// # Errors
     /// [`Error::Slot`] if there is no such link, [`Error::Detach`], [`Error::Pin`].
     pub fn detach(&mut self, slot: u16) -> Result<(), Error> {
-        let Attached { ifindex, link, pin } =
+        self.set_pod(slot, None)?;
+        let Attached { ifindex, xdp, egress, .. } =
             self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
         self.forget_netdev(ifindex)?;
         for worker in 0..self.workers {
             self.clear_socket(slot, worker)?;
         }
-        detach_and_unpin(&link, ifindex, pin.as_deref())
+        if egress.as_ref().is_some_and(|held| held.ifindex != ifindex) {
+            self.set_host_link(0)?;
+        }
+        let egress = egress.map_or(Ok(()), |held| held.let_go());
+        xdp.let_go().and(egress)
     }
 
     /// Pins every attached link again whose pin somebody removed, and returns how many they were.
@@ -118,7 +244,8 @@ impl Redirect {
     /// # Errors
     /// [`Error::Pin`] at the first that can't be pinned.
     pub fn pin_again(&self) -> Result<usize, Error> {
-        let pins = self.attached.values().filter_map(|at| Some((&at.link, at.pin.as_deref()?)));
+        let held = self.attached.values().flat_map(|at| iter::once(&at.xdp).chain(&at.egress));
+        let pins = held.filter_map(|held| Some((&held.link, held.pin.as_deref()?)));
         let mut pinned = 0;
         for (link, pin) in pins.filter(|(_, pin)| !pin.exists()) {
             link.pin(pin).map_err(|cause| pin_error(pin, cause))?;
@@ -164,13 +291,20 @@ impl Redirect {
         self.links.remove(&ifindex).map_err(|cause| Error::Map { map: "LINKS", cause })
     }
 
-    fn adopt_or_create(&self, ifindex: u32, pin: Option<&Path>) -> Result<XdpLink, Error> {
+    fn adopt_or_create(
+        &self,
+        ifindex: u32,
+        hook: Hook,
+        program: &ProgramFd,
+        pin: Option<&Path>,
+    ) -> Result<Held, Error> {
+        let held = |link| Held { ifindex, link, pin: pin.map(Path::to_path_buf) };
         if let Some(path) = pin
-            && let Some(link) = self.adopt(ifindex, path)?
+            && let Some(link) = adopt(ifindex, hook, program, path)?
         {
-            return Ok(link);
+            return Ok(held(link));
         }
-        let link = XdpLink::attach(self.program.as_fd(), ifindex)
+        let link = HookLink::attach(program.as_fd(), ifindex, hook)
             .map_err(|cause| attach_error(ifindex, &cause))?;
         if let Some(path) = pin
             && let Err(cause) = link.pin(path)
@@ -178,36 +312,56 @@ impl Redirect {
             link.detach().map_err(|cause| detach_error(ifindex, cause))?;
             return Err(pin_error(path, cause));
         }
-        Ok(link)
+        Ok(held(link))
     }
+}
 
-    /// The link pinned at `path`, now running our program; `None` if there is none.
-    fn adopt(&self, ifindex: u32, path: &Path) -> Result<Option<XdpLink>, Error> {
-        let failed = |cause| pin_error(path, cause);
-        let Some(link) = XdpLink::open(path).map_err(failed)? else {
-            return Ok(None);
-        };
-        match link.ifindex().map_err(failed)? {
-            Some(found) if found == ifindex => {}
-            Some(found) => {
-                return Err(Error::PinnedElsewhere {
-                    path: path.into(),
-                    found: link_name(found),
-                    wanted: link_name(ifindex),
-                });
-            }
-            None => return fs::remove_file(path).map(|()| None).map_err(failed),
-        }
-        match link.replace_program(self.program.as_fd()) {
-            Ok(()) => Ok(Some(link)),
-            Err(cause) => Err(attach_error(ifindex, &cause)),
+/// The link pinned at `path`, now running `program`; `None` if there is none.
+fn adopt(
+    ifindex: u32,
+    hook: Hook,
+    program: &ProgramFd,
+    path: &Path,
+) -> Result<Option<HookLink>, Error> {
+    let failed = |cause| pin_error(path, cause);
+    let Some(link) = HookLink::open(path).map_err(failed)? else {
+        return Ok(None);
+    };
+    match link.place().map_err(failed)? {
+        (_, None) => return fs::remove_file(path).map(|()| None).map_err(failed),
+        (found, Some(at)) if found == hook && at == ifindex => {}
+        (_, Some(at)) => {
+            return Err(Error::PinnedElsewhere {
+                path: path.into(),
+                found: link_name(at),
+                wanted: link_name(ifindex),
+            });
         }
     }
+    match link.replace_program(program.as_fd()) {
+        Ok(()) => Ok(Some(link)),
+        Err(cause) => Err(attach_error(ifindex, &cause)),
+    }
+}
+
+impl Held {
+    /// Takes the program off and removes the pin.
+    fn let_go(&self) -> Result<(), Error> {
+        detach_and_unpin(&self.link, self.ifindex, self.pin.as_deref())
+    }
+}
+
+/// Where the program at the egress hook is pinned, beside the XDP program.
+fn egress_pin(xdp: &Path) -> PathBuf {
+    let mut path = xdp.as_os_str().to_owned();
+    path.push(EGRESS_PIN);
+    path.into()
 }
 
 impl Drop for Redirect {
     fn drop(&mut self) {
-        for Attached { link, .. } in self.attached.values().filter(|link| link.pin.is_none()) {
+        let held = self.attached.values().flat_map(|at| at.egress.iter().chain([&at.xdp]));
+        for Held { link, .. } in held.filter(|held| held.pin.is_none()) {
             // If this fails, closing the link still detaches, a little later.
             let _ = link.detach();
         }
@@ -219,9 +373,20 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
         .override_global("workers", &u32::from(workers), true)
         .map_max_entries("LINKS", max_links.into())
         .map_max_entries("XSKS", u32::from(max_links) * u32::from(workers))
+        .map_max_entries("PODS", max_links.into())
+        .map_max_entries("ADDRESSES", u32::from(max_links) * ADDRESSES_PER_LINK)
+        .map_max_entries("NEIGHBOUR_TIMES", max_links.into())
         .load(OBJECT)?;
     program(&mut ebpf)?.load()?;
+    classifier(&mut ebpf, "guard")?.load()?;
+    classifier(&mut ebpf, "mark")?.load()?;
     Ok(ebpf)
+}
+
+fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, ProgramError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| ProgramError::InvalidName { name: name.into() })?
+        .try_into()
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
@@ -230,23 +395,28 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
         .try_into()
 }
 
-/// Takes a pinned link off its netdev and removes the pin; nothing happens if there is none.
+/// Takes a pinned link off its netdev and removes the pin, and that of the program at the egress hook
+/// beside it; nothing happens if there is none.
 ///
 /// For a process that has no [`Redirect`] of its own, to clean up after one that is gone.
 ///
 /// # Errors
-/// [`Error::Pin`] if `path` is something else than a pinned XDP link, [`Error::Detach`].
+/// [`Error::Pin`] if `path` is something else than a pinned XDP or tcx link, [`Error::Detach`].
 pub fn unpin(path: &Path) -> Result<(), Error> {
+    unpin_one(path).and(unpin_one(&egress_pin(path)))
+}
+
+fn unpin_one(path: &Path) -> Result<(), Error> {
     let failed = |cause| pin_error(path, cause);
-    let Some(link) = XdpLink::open(path).map_err(failed)? else {
+    let Some(link) = HookLink::open(path).map_err(failed)? else {
         return Ok(());
     };
-    let ifindex = link.ifindex().map_err(failed)?.unwrap_or(0);
+    let ifindex = link.place().map_err(failed)?.1.unwrap_or(0);
     detach_and_unpin(&link, ifindex, Some(path))
 }
 
 /// Detaches first: if the pin can't be removed then, it is a dead link that attach sweeps away.
-fn detach_and_unpin(link: &XdpLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
+fn detach_and_unpin(link: &HookLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
     link.detach().map_err(|cause| detach_error(ifindex, cause))?;
     match pin.map(|path| (path, fs::remove_file(path))) {
         Some((path, Err(cause))) if cause.kind() != io::ErrorKind::NotFound => {

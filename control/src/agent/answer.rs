@@ -6,6 +6,7 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::WorkerStats;
 use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::PolicyState as StoreState;
+use podgate_xdp_redirect::FrameDrops;
 use serde_json::{Value, json};
 
 use super::Agent;
@@ -77,7 +78,12 @@ impl Agent {
             }
             Request::Metrics {} => match self.links.dataplane().port_statistics() {
                 Ok(ports) => {
-                    let families = metrics::collect(&self.workers(), &ports, &self.agent_counts());
+                    let families = metrics::collect(
+                        &self.workers(),
+                        &ports,
+                        &self.frame_drops(),
+                        &self.agent_counts(),
+                    );
                     Ok(Reply::Value(json!(families)))
                 }
                 Err(error) => Err(Refused::failed(error)),
@@ -139,6 +145,14 @@ impl Agent {
         lost + self.counts.flow_records_skipped
     }
 
+    /// What the BPF programs dropped; nothing if the kernel doesn't tell.
+    fn frame_drops(&self) -> Vec<FrameDrops> {
+        self.links.frame_drops().unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            Vec::new()
+        })
+    }
+
     fn drops(&self) -> Vec<DropCount> {
         let workers = self.workers();
         let count = |reason: &DropReason| {
@@ -150,7 +164,13 @@ impl Agent {
             }
             count
         };
-        DropReason::ALL.iter().map(count).filter(|count| count.packets > 0).collect()
+        let by_workers = DropReason::ALL.iter().map(count);
+        let by_programs = self.frame_drops().into_iter().map(|drops| DropCount {
+            reason: drops.reason.to_owned(),
+            packets: drops.packets,
+            bytes: drops.bytes,
+        });
+        by_workers.chain(by_programs).filter(|count| count.packets > 0).collect()
     }
 
     fn endpoint_counts(&self) -> EndpointCounts {

@@ -187,7 +187,7 @@ impl Agent {
         self.links.close(HOST_SLOT);
         self.routed.clear();
         let restored = match HostLink::ensure(&self.netlink).await {
-            Ok(host) => self.links.open(&host.xsk, HOST_SLOT).map(|()| host),
+            Ok(host) => self.links.open_host(&host).map(|()| host),
             Err(error) => Err(error),
         };
         match restored {

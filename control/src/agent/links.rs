@@ -1,6 +1,7 @@
 //! Links: from a netdev to rings that workers serve, and back.
 //!
-//! A link is enforced in this order: the XDP program first, which drops everything; then the
+//! A link is enforced in this order: the XDP program first, which drops everything that the pod
+//! sends; then the program at the egress hook, which lets nothing pass by the workers; then the
 //! sockets; then the workers. It is let go in the opposite order, so that there is no moment in
 //! which a pod's packets pass unseen while podgate answers for them.
 
@@ -11,11 +12,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use podgate_dataplane::flow::SavedFlow;
+use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{RingSizes, open_link};
-use podgate_xdp_redirect::Redirect;
+use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
+use super::host_link::HostLink;
 use crate::netlink::Link;
 
 /// What the name of every pinned program begins with; the link's index follows.
@@ -78,17 +81,38 @@ impl Links {
         Ok(LinkId(u16::try_from(slot)?))
     }
 
-    /// Enforces a link in the free slot `slot`.
+    /// Enforces a pod's link in the free slot `slot`.
     ///
     /// # Errors
-    /// When the kernel refuses. The link is then as it was before: without a program, or cut off by
-    /// the one that an agent before left there.
+    /// When the kernel refuses. The link is then as it was before: without programs, or cut off by
+    /// those that an agent before left there.
     pub(crate) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+        self.open_with(link, slot, |redirect| redirect.guard(slot.0))
+    }
+
+    /// Enforces the host link, in its slot.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_host(&mut self, pair: &HostLink) -> Result<()> {
+        let HostLink { host, xsk } = pair;
+        self.open_with(xsk, HOST_SLOT, |redirect| redirect.mark(HOST_SLOT.0, host.index))
+    }
+
+    fn open_with(
+        &mut self,
+        link: &Link,
+        slot: LinkId,
+        hold_egress: impl FnOnce(&mut Redirect) -> Result<(), podgate_xdp_redirect::Error>,
+    ) -> Result<()> {
         let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
         let cut_off_before = pin.exists();
         self.redirect.attach(link.index, slot.0, Some(&pin))?;
         self.taken[slot.index()] = true;
-        let opened = self.open_sockets(link, slot);
+        let opened = match hold_egress(&mut self.redirect) {
+            Ok(()) => self.open_sockets(link, slot),
+            Err(error) => Err(error.into()),
+        };
         if opened.is_err() {
             self.close_sockets(slot);
             if !cut_off_before {
@@ -108,6 +132,27 @@ impl Links {
             }
         }
         Ok(self.dataplane.add_link(slot, ports)?)
+    }
+
+    /// Tells the programs which pods are ready, and by which addresses.
+    pub(crate) fn set_pods(&mut self, routes: &RouteTable) {
+        for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
+            let pod = routes.behind(LinkId(slot)).map(|endpoint| Pod {
+                mac: endpoint.outlet.mac,
+                addresses: endpoint.addresses.iter().map(|address| address.bits()).collect(),
+            });
+            if let Err(error) = self.redirect.set_pod(slot, pod) {
+                tracing::error!("the pod behind the link in slot {slot} is cut off: {error}");
+            }
+        }
+    }
+
+    /// What the programs dropped, by reason.
+    ///
+    /// # Errors
+    /// When the kernel doesn't tell.
+    pub(crate) fn frame_drops(&self) -> Result<Vec<FrameDrops>> {
+        Ok(self.redirect.frame_drops()?)
     }
 
     /// Lets a link go: from here on the kernel handles its packets. The netdev may be gone.

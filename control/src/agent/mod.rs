@@ -50,7 +50,7 @@ use self::endpoint::{Attached, Endpoint, PodEnd, prepare_pod_end};
 use self::flow_log::FlowLog;
 use self::follow::Follower;
 use self::host_link::HostLink;
-use self::links::{HOST_SLOT, Links};
+use self::links::Links;
 use self::names::Names;
 use self::publish::Publisher;
 use self::restart::EarlierFlows;
@@ -224,7 +224,7 @@ impl Agent {
         let mut links = Links::new(dataplane, args.workers, args.max_endpoints, state.bpf())?;
         undo.note_host_link(host_link::find(&netlink).await?.is_none());
         let host = HostLink::ensure(&netlink).await?;
-        links.open(&host.xsk, HOST_SLOT)?;
+        links.open_host(&host)?;
         let routes = netlink.routes().await?;
         let ours = routes.unicast.iter().filter_map(|route| route.host_route(host.host.index));
         let routed = ours.collect();

@@ -71,6 +71,7 @@ impl Agent {
         self.publisher.not_ready = not_ready;
         let same_routes = self.publisher.routes.as_deref() == Some(&routes);
         if !policy_changed && same_routes && !self.publisher.forced {
+            self.links.set_pods(&routes);
             self.publisher.pace.end(begin);
             return;
         }
@@ -85,6 +86,9 @@ impl Agent {
         let snapshot = Arc::new(Snapshot { epoch, policy, routes });
         self.take_over_flows(&snapshot);
         self.links.dataplane().publish(snapshot);
+        if let Some(routes) = &self.publisher.routes {
+            self.links.set_pods(routes);
+        }
         self.publisher.pace.end(begin);
         debug!(epoch = epoch.0, took = ?begin.elapsed(), "published");
         self.route_in_kernel().await;

@@ -51,6 +51,8 @@ pub struct Flow {
     /// Whether the flow began with a TCP segment that was no SYN.
     pub picked_up: bool,
     revoked: bool,
+    /// Whether the opener is a local pod, but its packets come from the host link.
+    hairpin: bool,
     name: Name,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -89,6 +91,7 @@ impl Flow {
             tcp: tcp::State::SynSent,
             picked_up: false,
             revoked: false,
+            hairpin: false,
             name,
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
@@ -115,11 +118,12 @@ impl Flow {
 
     /// Notes what follows from the rest, whenever that has changed: whether usual packets go on without
     /// a further look. They don't before a connection is established or while it closes, before the
-    /// first answer, to an inspector, or when policy has taken back what it allowed.
+    /// first answer, to an inspector, when policy has taken back what it allowed, or as long as each
+    /// packet has to prove that it is a hairpin.
     const fn settle(&mut self) {
         let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
         let plain = self.inspector == NO_INSPECTOR && !self.revoked;
-        let goes_on = [open && plain, open && plain && self.packets[1] > 0];
+        let goes_on = [open && plain && !self.hairpin, open && plain && self.packets[1] > 0];
         self.goes_on = goes_on[0] as u8 | (goes_on[1] as u8) << 1;
     }
 
@@ -127,6 +131,13 @@ impl Flow {
     pub const fn judge(&mut self, epoch: Epoch, revoked: bool) {
         self.epoch = epoch;
         self.revoked = revoked;
+        self.settle();
+    }
+
+    /// Notes whether the opener is a local pod, but its packets come from the host link: then each of
+    /// them has to prove that it is the pod's.
+    pub const fn set_hairpin(&mut self, hairpin: bool) {
+        self.hairpin = hairpin;
         self.settle();
     }
 

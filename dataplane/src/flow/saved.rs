@@ -62,6 +62,7 @@ impl SavedFlow {
             tcp: self.tcp,
             picked_up: self.picked_up,
             revoked: false,
+            hairpin: false,
             name,
             packets: self.packets,
             bytes: self.bytes,

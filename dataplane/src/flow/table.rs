@@ -552,7 +552,11 @@ impl FlowTable {
             let answered = plain && flow.packets[1] > 0;
             let goes_on =
                 [Direction::Original, Direction::Reply].map(|to| flow.goes_on(to, flow.epoch));
-            assert_eq!(goes_on, [plain, answered], "what follows from the rest is kept with it");
+            assert_eq!(
+                goes_on,
+                [plain && !flow.hairpin, answered],
+                "what follows from the rest is kept with it"
+            );
         }
         let first = Some(self.free).filter(|at| *at != NONE);
         let next = |at: &u32| Some(self.slots[*at as usize].next).filter(|at| *at != NONE);

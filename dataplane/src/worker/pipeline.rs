@@ -48,12 +48,21 @@
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
 //!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
 //!   says so may be a router in between.
+//! - *A local pod's address as the source* of a packet from the host link is believed only if the
+//!   kernel had that packet from the host link itself: it is then the pod's own, which we let out
+//!   and the kernel sent back with another destination, as a service's backend on this node. A
+//!   program at the kernel's end says so by the Ethernet source
+//!   ([`HAIRPIN_MAC`](podgate_xdp_redirect::HAIRPIN_MAC)), packet by packet. Without the program,
+//!   from outside, from pods that are not attached, or from the node itself, such a packet is
+//!   dropped as spoofed.
 //! - *Tunnels* ([`crate::tunnel`]): a pod's packet that a node's kernel would decapsulate is refused,
 //!   and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
+
+use podgate_xdp_redirect::HAIRPIN_MAC;
 
 use crate::drop_reason::DropReason;
 use crate::event::EventKind;
@@ -146,8 +155,11 @@ impl Pipeline {
         if is_answer || escapes || !allowed || !fits {
             return false;
         }
-        let flow = saved.restored(around.snapshot.epoch, around.now);
-        flow.is_some_and(|flow| self.flows.insert(flow).is_ok())
+        let Some(mut flow) = saved.restored(around.snapshot.epoch, around.now) else {
+            return false;
+        };
+        flow.set_hairpin(from_host && ends[0].is_some());
+        self.flows.insert(flow).is_ok()
     }
 
     /// A packet that another worker received and passed on.
@@ -270,6 +282,7 @@ impl Pipeline {
         };
         let (inspector, opener) = (flow.inspector(), flow.link(Direction::Original));
         self.flows.set_links(index, links);
+        self.flows.get_mut(index).set_hairpin(from_host && ends[0].is_some());
         if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
@@ -321,6 +334,7 @@ impl Pipeline {
         };
         let mut flow = Flow::new(view, around.snapshot.epoch, links, around.now);
         flow.set_inspector(slot);
+        flow.set_hairpin(from_host && ends[0].is_some());
         let index = match self.insert(around, flow) {
             Ok(index) => index,
             Err(reason) => {
@@ -461,7 +475,8 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
-        return Ok(());
+        let believed = view.eth_src == HAIRPIN_MAC || routes.local(view.tuple.src).is_none();
+        return if believed { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
     let endpoint = routes.behind(link).ok_or(DropReason::NotReady)?;
     let own = view.eth_src == endpoint.outlet.mac && endpoint.addresses.contains(&view.tuple.src);

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use super::{Redirect, unpin};
 use crate::lab::{in_new_namespaces, ip};
-use crate::link::XdpLink;
+use crate::link::{Hook, HookLink};
 use crate::offload::{Hardware, hardware, tx_checksum_off};
-use crate::{Error, bpffs, netns};
+use crate::{Error, Pod, bpffs, netns};
 
 const HOST: &str = "pg-host0";
 const POD: &str = "pg-pod0";
@@ -69,7 +69,7 @@ fn load() -> Redirect {
 }
 
 fn id_of(redirect: &Redirect) -> u64 {
-    let fd = redirect.program.as_fd().as_raw_fd();
+    let fd = redirect.programs.redirect.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
     let id = info.lines().find_map(|line| line.strip_prefix("prog_id:")).unwrap();
     id.trim().parse().unwrap()
@@ -146,7 +146,7 @@ fn pin_of_a_vanished_netdev_is_swept_away() {
         redirect.attach(veth(), 0, Some(&pin)).unwrap();
         drop(redirect);
         ip(&format!("link del {HOST}"));
-        assert_eq!(XdpLink::open(&pin).unwrap().unwrap().ifindex().unwrap(), None);
+        assert_eq!(HookLink::open(&pin).unwrap().unwrap().place().unwrap(), (Hook::Xdp, None));
         let mut redirect = load();
         redirect.attach(veth(), 0, Some(&pin)).unwrap();
         assert_eq!(attached(HOST), Some((id_of(&redirect), 1)));
@@ -273,6 +273,9 @@ fn without_a_socket_ip_is_dropped_while_arp_passes() {
             netns::inside(&host_netns, || ip(&format!("link set {POD} netns {pod}"))).unwrap();
             ip(&format!("address add 10.0.0.2/24 dev {POD}"));
             ip(&format!("link set {POD} up"));
+            ip("link set lo up");
+            let mac = hardware(POD).unwrap().mac;
+            redirect.set_pod(0, Some(Pod { mac, addresses: vec![0xffff_0a00_0002] })).unwrap();
             let pod = UdpSocket::bind("10.0.0.2:0").unwrap();
             pod.connect(host.local_addr().unwrap()).unwrap();
 
@@ -292,6 +295,44 @@ fn without_a_socket_ip_is_dropped_while_arp_passes() {
         let mut datagram = [0; 64];
         let length = host.recv(&mut datagram).unwrap();
         assert_eq!(&datagram[..length], b"after detach");
+    });
+}
+
+#[test]
+fn the_guard_is_pinned_adopted_and_let_go_with_the_xdp_program() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let pins = Pins::new();
+        let (pin, egress) = (pins.path("host"), pins.path("host-egress"));
+        let place = || HookLink::open(&egress).unwrap().unwrap().place().unwrap();
+        let mut first = load();
+        assert!(matches!(first.guard(0), Err(Error::Slot { taken: false, .. })));
+        first.attach(ifindex, 0, Some(&pin)).unwrap();
+        first.guard(0).unwrap();
+        drop(first);
+        assert_eq!(place(), (Hook::Egress, Some(ifindex)));
+
+        let mut second = load();
+        second.attach(ifindex, 1, Some(&pin)).unwrap();
+        second.guard(1).unwrap();
+        second.set_pod(1, Some(Pod { mac: [2; 6], addresses: vec![1, 2] })).unwrap();
+        second.detach(1).unwrap();
+        assert!(!pin.exists() && !egress.exists());
+
+        // With the netdev gone, the next one takes the place of both.
+        second.attach(ifindex, 1, Some(&pin)).unwrap();
+        second.guard(1).unwrap();
+        ip(&format!("link del {HOST}"));
+        assert_eq!(place(), (Hook::Egress, None));
+        drop(second);
+        let ifindex = veth();
+        let mut third = load();
+        third.attach(ifindex, 0, Some(&pin)).unwrap();
+        third.guard(0).unwrap();
+        assert_eq!(place(), (Hook::Egress, Some(ifindex)));
+        drop(third);
+        unpin(&pin).unwrap();
+        assert!(!pin.exists() && !egress.exists());
     });
 }
 

@@ -1,0 +1,46 @@
+//! What the programs drop before a worker sees it, by reason.
+
+use std::iter::zip;
+
+use aya::maps::{MapData, MapError, PerCpuArray};
+
+/// Label of each counter, in the order of `enum refusal` of `neighbours.bpf.h`.
+///
+/// `arp_nd_…` and `not_ip` are about what pods send, `to_pod_…` about what the kernel sends out of a
+/// pod's link.
+const LABELS: [&str; 10] = [
+    "arp_nd_rate_limit",
+    "arp_nd_spoofed",
+    "arp_nd_not_ready",
+    "not_ip",
+    "to_pod_not_ip",
+    "to_pod_vlan_tagged",
+    "to_pod_multicast",
+    "to_pod_not_ready",
+    "to_pod_other_mac",
+    "to_pod_no_host_link",
+];
+
+/// Frames that the programs dropped for one reason, since they were loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameDrops {
+    /// Why; the metric label.
+    pub reason: &'static str,
+    /// Frames.
+    pub packets: u64,
+    /// Bytes, from the Ethernet header on.
+    pub bytes: u64,
+}
+
+/// Reads all counters.
+pub(crate) fn read(map: &PerCpuArray<MapData, [u64; 2]>) -> Result<Vec<FrameDrops>, MapError> {
+    let read_one = |(index, reason): (u32, &&'static str)| {
+        let mut frame_drops = FrameDrops { reason, packets: 0, bytes: 0 };
+        for [packets, bytes] in map.get(&index, 0)?.iter() {
+            frame_drops.packets += packets;
+            frame_drops.bytes += bytes;
+        }
+        Ok(frame_drops)
+    };
+    zip(0.., &LABELS).map(read_one).collect()
+}

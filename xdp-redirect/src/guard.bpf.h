@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Two programs at the egress hook (tcx), where everything passes that the kernel sends out of a
+// link: routed, bridged or its own. What AF_XDP sockets send does not pass there
+// (net/xdp/xsk.c, `__dev_direct_xmit`).
+//
+// `guard`, on the host's end of a pod's veth: nothing reaches the pod but by the workers.
+//
+//   ARP and ND by the rule of neighbours.bpf.h  -> on to the pod
+//   IP to the MAC address of a pod that is ready -> pg-host, and so to the workers, who judge it
+//                                                  as they do whatever comes from the kernel
+//   all else                                     -> dropped and counted
+//
+// TC_ACT_UNSPEC lets the programs and classifiers behind ours have their say.
+//
+// With pg-host gone, or without an agent, IP is dropped: there, or at pg-xsk for want of a socket.
+//
+// `mark`, on pg-host: tells the workers by the Ethernet source, which means nothing else on that
+// link, whether the kernel had the packet from pg-host itself. Only such a packet may have the
+// address of a local pod as its source: it is the pod's own, which the workers let out and the kernel
+// sent back, to another destination (a service's backend).
+
+#pragma once
+
+#include <linux/pkt_cls.h>
+
+#include "neighbours.bpf.h"
+
+// src/lib.rs has the same two. Both are locally administered (IEEE 802).
+#define HAIRPIN_MAC { 0x02, 'p', 'g', 0x00, 0x00, 0x01 }
+#define FOREIGN_MAC { 0x02, 'p', 'g', 0x00, 0x00, 0x00 }
+
+// ifindex of pg-host; 0 while there is none.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} HOST_LINK SEC(".maps");
+
+static __always_inline bool set_source_mac(struct __sk_buff *skb, const __u8 *mac)
+{
+	return !bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_source), mac, ETH_ALEN, 0);
+}
+
+// Whether the frame is ARP or ND by the rule.
+static __always_inline bool is_neighbour(struct __sk_buff *skb, __be16 ethertype,
+					 struct neighbour *said)
+{
+	void *data, *end;
+
+	if (skb->len > NEIGHBOUR_MAX || bpf_skb_pull_data(skb, skb->len))
+		return false;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (ethertype == bpf_htons(ETH_P_ARP))
+		return parse_arp(data, end, said);
+	return ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(data, end, said);
+}
+
+static __always_inline int to_workers(struct __sk_buff *skb, const __u8 *destination_mac)
+{
+	static const __u8 foreign[ETH_ALEN] = FOREIGN_MAC;
+	__u32 ifindex = skb->ifindex, zero = 0;
+	struct pod *pod = bpf_map_lookup_elem(&PODS, &ifindex);
+	__u32 *host = bpf_map_lookup_elem(&HOST_LINK, &zero);
+	__u8 source[ETH_ALEN];
+
+	if (!pod)
+		return refuse(REFUSE_TO_POD_NOT_READY, skb->len, TC_ACT_SHOT);
+	// A bridge floods what it doesn't know the place of: to other pods, too.
+	if (!same_mac(destination_mac, pod->mac))
+		return refuse(REFUSE_TO_POD_OTHER_MAC, skb->len, TC_ACT_SHOT);
+	__builtin_memcpy(source, foreign, ETH_ALEN);
+	// Nobody on the way to pg-host shall pass for a packet that `mark` has seen.
+	if (!host || !*host || !set_source_mac(skb, source))
+		return refuse(REFUSE_TO_POD_NO_HOST_LINK, skb->len, TC_ACT_SHOT);
+	return bpf_redirect(*host, 0);
+}
+
+SEC("classifier")
+int guard(struct __sk_buff *skb)
+{
+	struct neighbour said = {};
+	struct ethhdr eth;
+
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+		return refuse(REFUSE_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
+	if (skb->vlan_present || eth.h_proto == bpf_htons(ETH_P_8021Q) ||
+	    eth.h_proto == bpf_htons(ETH_P_8021AD))
+		return refuse(REFUSE_TO_POD_TAGGED, skb->len, TC_ACT_SHOT);
+	if (is_neighbour(skb, eth.h_proto, &said)) {
+		note_heard(skb->ifindex, &said);
+		return TC_ACT_UNSPEC;
+	}
+	if (eth.h_proto != bpf_htons(ETH_P_IP) && eth.h_proto != bpf_htons(ETH_P_IPV6))
+		return refuse(REFUSE_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
+	// No multicast crosses links. Workers would say the same, to each pod's copy.
+	if (eth.h_dest[0] & 1)
+		return refuse(REFUSE_TO_POD_MULTICAST, skb->len, TC_ACT_SHOT);
+	return to_workers(skb, eth.h_dest);
+}
+
+SEC("classifier")
+int mark(struct __sk_buff *skb)
+{
+	__u8 hairpin[ETH_ALEN] = HAIRPIN_MAC, foreign[ETH_ALEN] = FOREIGN_MAC;
+	bool is_hairpin = skb->ingress_ifindex == skb->ifindex;
+
+	return set_source_mac(skb, is_hairpin ? hairpin : foreign) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}

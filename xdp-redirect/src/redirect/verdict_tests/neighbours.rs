@@ -1,0 +1,364 @@
+//! ARP and neighbour discovery: what passes to the kernel and to the pod, and what doesn't.
+
+use std::mem::offset_of;
+
+use aya::TestRunResult;
+
+use super::*;
+use crate::redirect::classifier;
+use crate::{FOREIGN_MAC, HAIRPIN_MAC};
+
+// `net/sched`'s and tcx's verdicts, `include/uapi/linux/pkt_cls.h`.
+const NEXT: u32 = u32::MAX;
+const SHOT: u32 = 2;
+const TC_REDIRECT: u32 = 7;
+
+/// What [`ethernet`] writes.
+const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const POD_V4: u32 = 0x0a00_0001;
+const POD_V6: u128 = 0xfd << 120 | 1;
+/// Made of [`POD_MAC`].
+const POD_LINK_LOCAL: u128 = 0xfe80 << 112 | 0x0000_00ff_fe00_0002;
+const GATEWAY_LINK_LOCAL: u128 = 0xfe80 << 112 | 1;
+/// `ff02::1`, where much of neighbour discovery goes.
+const ALL_NODES: u128 = 0xff02 << 112 | 1;
+const STRANGER_V6: u128 = 0xfd << 120 | 2;
+
+const SOLICIT_ROUTER: u8 = 133;
+const SOLICIT: u8 = 135;
+const ADVERTISE: u8 = 136;
+
+/// The pod behind the loopback netdev.
+pub(super) fn pod() -> Pod {
+    let addresses = vec![0xffff_0000_0000 | u128::from(POD_V4), POD_V6];
+    Pod { mac: POD_MAC, addresses }
+}
+
+/// An ARP request of the pod for another address.
+fn arp() -> Vec<u8> {
+    let mut frame = ethernet(&[], ARP);
+    frame.extend([0, 1, 0x08, 0, 6, 4, 0, 1]);
+    frame.extend(POD_MAC);
+    frame.extend(POD_V4.to_be_bytes());
+    frame.extend([0; 6]);
+    frame.extend([10, 0, 0, 2]);
+    frame
+}
+
+/// A message of neighbour discovery from the pod.
+#[derive(Clone)]
+struct Nd {
+    kind: u8,
+    source: u128,
+    destination: u128,
+    hop_limit: u8,
+    /// Of an advertisement and a solicitation.
+    target: u128,
+    options: Vec<u8>,
+}
+
+fn solicitation() -> Nd {
+    let options = [&[1, 1][..], &POD_MAC].concat();
+    let (source, destination) = (POD_V6, ALL_NODES);
+    Nd { kind: SOLICIT, source, destination, hop_limit: 255, target: STRANGER_V6, options }
+}
+
+fn advertisement() -> Nd {
+    let options = [&[2, 1][..], &POD_MAC].concat();
+    let destination = GATEWAY_LINK_LOCAL;
+    Nd { kind: ADVERTISE, destination, target: POD_V6, options, ..solicitation() }
+}
+
+impl Nd {
+    fn message(&self) -> Vec<u8> {
+        let mut message = vec![self.kind, 0, 0, 0, 0, 0, 0, 0];
+        if self.kind != SOLICIT_ROUTER {
+            message.extend(self.target.to_be_bytes());
+        }
+        message.extend(&self.options);
+        message
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let message = self.message();
+        let mut frame = ethernet(&[], IPV6);
+        frame.extend([0x60, 0, 0, 0, 0, message.len() as u8, ICMPV6, self.hop_limit]);
+        frame.extend(self.source.to_be_bytes());
+        frame.extend(self.destination.to_be_bytes());
+        frame.extend(message);
+        frame
+    }
+}
+
+/// The same frame with some bytes replaced.
+fn with(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+fn with_tail(mut frame: Vec<u8>, tail: &[u8]) -> Vec<u8> {
+    frame.extend(tail);
+    frame
+}
+
+fn well_formed() -> Vec<Vec<u8>> {
+    let nonce = [&[14, 1][..], &[7; 6]].concat();
+    let detection = Nd { source: 0, options: nonce.clone(), ..solicitation() };
+    let both = Nd { options: [solicitation().options, nonce].concat(), ..solicitation() };
+    let router = Nd { kind: SOLICIT_ROUTER, ..solicitation() };
+    vec![
+        arp(),
+        with_tail(arp(), &[0; 18]),
+        // A reply, a probe.
+        with(arp(), 21, &[2]),
+        with(arp(), 28, &[0; 4]),
+        solicitation().frame(),
+        Nd { options: vec![], ..solicitation() }.frame(),
+        Nd { source: POD_LINK_LOCAL, ..solicitation() }.frame(),
+        Nd { source: POD_LINK_LOCAL, destination: GATEWAY_LINK_LOCAL, ..solicitation() }.frame(),
+        detection.frame(),
+        both.frame(),
+        Nd { source: 0, options: vec![], ..router.clone() }.frame(),
+        router.frame(),
+        advertisement().frame(),
+        Nd { target: POD_LINK_LOCAL, ..advertisement() }.frame(),
+    ]
+}
+
+#[test]
+fn what_a_pod_says_of_itself_by_the_rule_passes() {
+    let mut probe = Probe::new();
+    for (nth, frame) in well_formed().iter().enumerate() {
+        assert_eq!(probe.verdict(frame), Verdict::Kernel, "{nth}");
+    }
+}
+
+#[test]
+fn arp_that_is_more_or_other_than_arp_is_dropped() {
+    let mut probe = Probe::new();
+    let mut bad = vec![
+        with_tail(arp(), &[1]),
+        with_tail(arp(), &[0, 0, 0, 1]),
+        // Longer than the least frame.
+        with_tail(arp(), &[0; 19]),
+        // Of another link, of another protocol, of longer addresses, reverse.
+        with(arp(), 15, &[6]),
+        with(arp(), 16, &[0x86, 0xdd]),
+        with(arp(), 18, &[8]),
+        with(arp(), 19, &[16]),
+        with(arp(), 21, &[3]),
+    ];
+    bad.extend((14..arp().len()).map(|length| arp()[..length].to_vec()));
+    bad.push([&ethernet(&[C_TAG], ARP), &arp()[14..]].concat());
+    for (nth, frame) in bad.iter().enumerate() {
+        let before = probe.dropped_for("not_ip");
+        assert_eq!(probe.verdict(frame), Verdict::Dropped, "{nth}");
+        assert!(probe.dropped_for("not_ip") > before);
+    }
+}
+
+#[test]
+fn discovery_that_breaks_the_rule_is_ip_like_any_other() {
+    let mut probe = Probe::new();
+    let s = solicitation;
+    let payload = Nd { options: vec![0x41; 32], ..s() };
+    let bad = [
+        with_tail(s().frame(), &[0]),
+        payload.frame(),
+        Nd { options: vec![1, 1, 2], ..s() }.frame(),
+        // Of no length, of two units, of another kind, three of them, two that differ.
+        Nd { options: vec![1, 0, 0, 0, 0, 0, 0, 0], ..s() }.frame(),
+        Nd { options: [&[14, 2][..], &[0; 14]].concat(), ..s() }.frame(),
+        Nd { options: vec![5, 1, 0, 0, 0, 0, 5, 220], ..s() }.frame(),
+        Nd { options: [s().options, s().options, s().options].concat(), ..s() }.frame(),
+        Nd { options: [s().options, vec![2, 1, 9, 9, 9, 9, 9, 9]].concat(), ..s() }.frame(),
+        with(s().frame(), 55, &[1]),
+        with(s().frame(), 18, &[0, 31]),
+        // Not from this link, not to it.
+        Nd { hop_limit: 254, ..s() }.frame(),
+        Nd { destination: STRANGER_V6, ..s() }.frame(),
+        Nd { destination: 0xff05 << 112 | 1, ..s() }.frame(),
+        Nd { destination: 0xfec0 << 112 | 1, ..s() }.frame(),
+        // Router advertisement, redirect, echo request.
+        Nd { kind: 134, ..s() }.frame(),
+        Nd { kind: 137, ..s() }.frame(),
+        Nd { kind: 128, ..s() }.frame(),
+        // Behind an extension header.
+        with(s().frame(), 20, &[HOP_BY_HOP]),
+        [&ethernet(&[C_TAG], IPV6), &s().frame()[14..]].concat(),
+    ];
+    for (nth, frame) in bad.iter().enumerate() {
+        assert!(matches!(probe.verdict(frame), Verdict::Worker(_)), "{nth}");
+    }
+    for length in 54..s().frame().len() {
+        assert!(matches!(probe.verdict(&s().frame()[..length]), Verdict::Worker(_)), "{length}");
+    }
+}
+
+#[test]
+fn a_pod_that_claims_anothers_address_is_not_heard() {
+    let mut probe = Probe::new();
+    let other_mac = [2, 0, 0, 0, 0, 3];
+    let lies = [
+        // Ethernet source, sender's MAC, sender's address.
+        with(arp(), 6, &other_mac),
+        with(arp(), 22, &other_mac),
+        with(arp(), 28, &[10, 0, 0, 9]),
+        with(solicitation().frame(), 6, &other_mac),
+        Nd { source: STRANGER_V6, ..solicitation() }.frame(),
+        Nd { source: GATEWAY_LINK_LOCAL, ..solicitation() }.frame(),
+        Nd { options: [&[1, 1][..], &other_mac].concat(), ..solicitation() }.frame(),
+        Nd { target: STRANGER_V6, ..advertisement() }.frame(),
+        Nd { target: GATEWAY_LINK_LOCAL, ..advertisement() }.frame(),
+        Nd { source: GATEWAY_LINK_LOCAL, ..advertisement() }.frame(),
+        Nd { source: STRANGER_V6, kind: SOLICIT_ROUTER, ..solicitation() }.frame(),
+    ];
+    for (nth, frame) in lies.iter().enumerate() {
+        let before = probe.dropped_for("arp_nd_spoofed");
+        assert_eq!(probe.verdict(frame), Verdict::Dropped, "{nth}");
+        assert!(probe.dropped_for("arp_nd_spoofed") > before);
+    }
+    // A pod that is not known, or not ready, is not heard at all.
+    probe.redirect.pods.replace(LOOPBACK, Some(&pod()), None).unwrap();
+    for frame in well_formed() {
+        assert_eq!(probe.verdict(&frame), Verdict::Dropped);
+    }
+    assert!(probe.dropped_for("arp_nd_not_ready") > 0);
+    assert_eq!(probe.run_egress("guard", &arp(), 0).return_value, NEXT);
+}
+
+#[test]
+fn a_pod_may_send_so_many_of_them_and_no_more() {
+    const BURST: usize = 200;
+    let mut probe = Probe::new();
+    for frame in [arp(), solicitation().frame()] {
+        assert_eq!(probe.action(&frame, Some(NO_SOCKETS)), PASS);
+        let passed = (0..4 * BURST).filter(|_| probe.run(&frame) == PASS).count();
+        // While this runs it gains some: one for each 10 ms.
+        assert!((BURST - 1..2 * BURST).contains(&passed), "{passed}");
+        assert!(probe.dropped_for("arp_nd_rate_limit") > 0);
+        // Another link has its own.
+        assert_eq!(probe.action(&frame, Some(ONLY_WORKER_0)), PASS);
+    }
+}
+
+impl Probe {
+    /// Runs one of the programs at the egress hook for a frame that the kernel had from the netdev
+    /// `from`, or made itself if that is 0.
+    fn run_egress(&mut self, program: &str, frame: &[u8], from: u32) -> TestRunResult {
+        let mut context = [0_u8; size_of::<SkBuff>()];
+        let at = offset_of!(SkBuff, ingress_ifindex);
+        context[at..at + 4].copy_from_slice(&from.to_ne_bytes());
+        let at = offset_of!(SkBuff, ifindex);
+        context[at..at + 4].copy_from_slice(&LOOPBACK.to_ne_bytes());
+        let mut out = vec![0; 2048];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let program = classifier(&mut self.ebpf, program).unwrap();
+        let result = program.test_run(options).unwrap();
+        self.out = out;
+        result
+    }
+}
+
+/// The beginning of `struct __sk_buff`, `include/uapi/linux/bpf.h`.
+#[repr(C)]
+struct SkBuff {
+    len: u32,
+    pkt_type: u32,
+    mark: u32,
+    queue_mapping: u32,
+    protocol: u32,
+    vlan: [u32; 3],
+    priority: u32,
+    ingress_ifindex: u32,
+    ifindex: u32,
+}
+
+/// The same frame, from the gateway to the pod.
+fn to_pod(frame: Vec<u8>) -> Vec<u8> {
+    with(with(frame, 0, &POD_MAC), 6, &GATEWAY_MAC)
+}
+
+#[test]
+fn the_guard_lets_arp_and_discovery_pass_by_the_same_rule() {
+    let mut probe = Probe::new();
+    for frame in well_formed() {
+        assert_eq!(probe.run_egress("guard", &to_pod(frame), 0).return_value, NEXT);
+    }
+    let bad = [
+        with_tail(arp(), &[1]),
+        with(arp(), 21, &[3]),
+        [&ethernet(&[C_TAG], ARP), &arp()[14..]].concat(),
+        ethernet(&[], 0x88cc),
+        with_tail(ethernet(&[], 46), &[0; 46]),
+    ];
+    for (nth, frame) in bad.into_iter().enumerate() {
+        assert_eq!(probe.run_egress("guard", &to_pod(frame), 0).return_value, SHOT, "{nth}");
+    }
+    assert_eq!(
+        (probe.dropped_for("to_pod_not_ip"), probe.dropped_for("to_pod_vlan_tagged")),
+        (4, 1)
+    );
+}
+
+#[test]
+fn a_pod_may_answer_whom_discovery_came_from_whatever_the_scope() {
+    let mut probe = Probe::new();
+    let answer = Nd { destination: STRANGER_V6, ..advertisement() }.frame();
+    let again = Nd { destination: STRANGER_V6, ..solicitation() }.frame();
+    for frame in [&answer, &again] {
+        assert!(matches!(probe.verdict(frame), Verdict::Worker(_)));
+    }
+    let asked = Nd { source: STRANGER_V6, ..solicitation() }.frame();
+    assert_eq!(probe.run_egress("guard", &to_pod(asked), 0).return_value, NEXT);
+    for frame in [&answer, &again] {
+        assert_eq!(probe.verdict(frame), Verdict::Kernel);
+    }
+}
+
+#[test]
+fn the_guard_sends_ip_to_the_host_link_and_else_drops_it() {
+    let mut probe = Probe::new();
+    let frames =
+        [v4_tcp().frame(), v6_tcp(&[]).frame(), Nd { kind: 134, ..solicitation() }.frame()];
+    for frame in frames.map(to_pod) {
+        assert_eq!(probe.run_egress("guard", &frame, 7).return_value, SHOT, "no host link");
+        probe.redirect.set_host_link(LOOPBACK).unwrap();
+        assert_eq!(probe.run_egress("guard", &frame, 7).return_value, TC_REDIRECT);
+        assert_eq!(probe.out[..6], POD_MAC);
+        assert_eq!(probe.out[6..12], FOREIGN_MAC);
+        assert_eq!(probe.out[12..frame.len()], frame[12..]);
+        for other in [[2, 0, 0, 0, 0, 9], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+            let frame = with(frame.clone(), 0, &other);
+            assert_eq!(probe.run_egress("guard", &frame, 7).return_value, SHOT);
+        }
+        let tagged = [&frame[..12], &[0x81, 0, 0, 7], &frame[12..]].concat();
+        assert_eq!(probe.run_egress("guard", &tagged, 7).return_value, SHOT);
+        probe.redirect.set_host_link(0).unwrap();
+    }
+    probe.redirect.set_host_link(LOOPBACK).unwrap();
+    probe.redirect.pods.replace(LOOPBACK, Some(&pod()), None).unwrap();
+    assert_eq!(probe.run_egress("guard", &to_pod(v4_tcp().frame()), 7).return_value, SHOT);
+    let counts = ["no_host_link", "other_mac", "multicast", "vlan_tagged", "not_ready"]
+        .map(|reason| probe.dropped_for(&format!("to_pod_{reason}")));
+    assert_eq!(counts, [3, 3, 6, 3, 1]);
+}
+
+#[test]
+fn hairpins_are_marked_and_nothing_else_is() {
+    let mut probe = Probe::new();
+    for frame in [v4_tcp().frame(), v6_tcp(&[]).frame()] {
+        let forged = with(frame.clone(), 6, &HAIRPIN_MAC);
+        for (from, mac) in [(LOOPBACK, HAIRPIN_MAC), (0, FOREIGN_MAC), (7, FOREIGN_MAC)] {
+            assert_eq!(probe.run_egress("mark", &forged, from).return_value, NEXT);
+            assert_eq!(probe.out[6..12], mac, "from {from}");
+            assert_eq!(probe.out[12..frame.len()], frame[12..]);
+        }
+    }
+}
