@@ -13,9 +13,11 @@
 mod class;
 mod index;
 mod name;
+mod owner;
 mod table;
 pub mod tcp;
 
+pub use owner::{Opener, SOURCES};
 pub use table::{FlowIx, FlowTable, Sought};
 
 use std::mem::offset_of;
@@ -23,6 +25,7 @@ use std::mem::offset_of;
 use class::Class;
 pub(crate) use name::Key;
 use name::Name;
+use owner::Owner;
 
 use crate::drop_reason::DropReason;
 use crate::packet::checksum::Sum;
@@ -46,9 +49,10 @@ pub struct Flow {
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
     tcp: tcp::State,
-    /// Whether the flow began with a TCP segment that was no SYN.
-    pub picked_up: bool,
-    revoked: bool,
+    /// [`PICKED_UP`], [`REVOKED`] and [`REQUESTED`].
+    marks: u8,
+    /// Whose share of the table it takes. The table sets it.
+    owner: Owner,
     name: Name,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -72,6 +76,13 @@ const _: () = {
 
 const NO_INSPECTOR: u32 = u32::MAX;
 
+/// Mark of a flow: policy has taken back what it allowed.
+const REVOKED: u8 = 1;
+/// Mark of a flow: it began with a TCP segment that was no SYN.
+const PICKED_UP: u8 = 4;
+/// Mark of an inspected flow: its client has sent a whole request.
+const REQUESTED: u8 = 2;
+
 impl Flow {
     /// The flow that this packet opens, with the packet counted. `links` are those of the opener
     /// and of the other end.
@@ -85,8 +96,8 @@ impl Flow {
             protocol: view.tuple.protocol,
             icmp_type: 0,
             tcp: tcp::State::SynSent,
-            picked_up: false,
-            revoked: false,
+            marks: 0,
+            owner: Owner::pod(links[0]),
             name,
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
@@ -100,7 +111,7 @@ impl Flow {
         match view.l4_kind {
             L4::Icmp { kind, .. } => flow.icmp_type = kind,
             L4::Tcp(segment) if !tcp::opens(segment.flags) => {
-                flow.picked_up = true;
+                flow.marks |= PICKED_UP;
                 flow.tcp =
                     tcp::advance(tcp::State::Established, Direction::Original, segment.flags)
                         .unwrap_or(tcp::State::Closed);
@@ -116,7 +127,7 @@ impl Flow {
     /// first answer, to an inspector, or when policy has taken back what it allowed.
     const fn settle(&mut self) {
         let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
-        let plain = self.inspector == NO_INSPECTOR && !self.revoked;
+        let plain = self.inspector == NO_INSPECTOR && !self.revoked();
         let goes_on = [open && plain, open && plain && self.packets[1] > 0];
         self.goes_on = goes_on[0] as u8 | (goes_on[1] as u8) << 1;
     }
@@ -124,7 +135,7 @@ impl Flow {
     /// Notes what the tables of `epoch` say: whether it is revoked.
     pub const fn judge(&mut self, epoch: Epoch, revoked: bool) {
         self.epoch = epoch;
-        self.revoked = revoked;
+        self.marks = self.marks & !REVOKED | if revoked { REVOKED } else { 0 };
         self.settle();
     }
 
@@ -150,7 +161,24 @@ impl Flow {
     /// as either end sends, so that what a server still sends does not open it from that end.
     #[must_use]
     pub const fn revoked(&self) -> bool {
-        self.revoked
+        self.marks & REVOKED != 0
+    }
+
+    /// Whether the flow began with a TCP segment that was no SYN.
+    #[must_use]
+    pub const fn picked_up(&self) -> bool {
+        self.marks & PICKED_UP != 0
+    }
+
+    /// Whether the client of an inspected flow has sent a whole request.
+    #[must_use]
+    pub const fn requested(&self) -> bool {
+        self.marks & REQUESTED != 0
+    }
+
+    /// Notes a whole request. [`FlowTable::note_request`] is the way here.
+    const fn note_request(&mut self) {
+        self.marks |= REQUESTED;
     }
 
     /// TCP's state; without meaning for other protocols.
@@ -226,16 +254,17 @@ impl Flow {
         self.bytes[direction as usize] += u64::from(ip_len);
     }
 
-    /// Notes that both ends were reset. [`FlowTable::note_reset`] is the way here.
-    const fn note_reset(&mut self) {
-        self.tcp = tcp::State::Closed;
+    /// Notes how the flow ends. [`FlowTable::note_reset`] and [`FlowTable::note_answered`] are the
+    /// ways here.
+    const fn note_end(&mut self, state: tcp::State) {
+        self.tcp = state;
         self.settle();
     }
 
     /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
     #[inline]
     fn note(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
-        if self.revoked {
+        if self.revoked() {
             self.last_seen = now.into();
             return Err(DropReason::PolicyRevoked);
         }

@@ -124,6 +124,9 @@ impl Worker {
     /// the caller may sleep.
     pub fn round(&mut self, now: Nanos) -> usize {
         let snapshot = self.snapshot.load().clone();
+        if let Some(snapshot) = snapshot.as_deref() {
+            self.pipeline.flows.set_outside(snapshot.routes.host_link());
+        }
         let mut processed = 0;
         loop {
             let (of_turn, more) = self.turn(now, snapshot.as_deref());
