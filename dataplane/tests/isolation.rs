@@ -151,6 +151,8 @@ fn a_pod_that_holds_half_of_the_table_takes_no_flow_of_others() {
     }
     assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 0);
     assert_eq!(bench.workers[0].stats().flows_evicted.get(), 0);
+    let of_a = bench.workers[0].link_statistics()[A.index()];
+    assert_eq!((of_a.link, of_a.refused.flows), (A, before + 100), "it says who wanted more");
     bench.assert_no_frame_is_lost();
 }
 
@@ -218,15 +220,8 @@ fn a_refused_connection_gives_its_place_back_when_both_ends_are_done() {
         // Behind the answer and its FIN.
         let end = 9_001 + bytes as u32 + 1;
         let (src, dst, ports) = (OUTSIDE, ADDRESSES[2], [port, 80]);
-        let fin = TcpPacket {
-            src,
-            dst,
-            ports,
-            seq: after,
-            ack: Some(end),
-            flags: "F",
-            payload: b"",
-        };
+        let fin =
+            TcpPacket { src, dst, ports, seq: after, ack: Some(end), flags: "F", payload: b"" };
         bench.send(HOST, &tcp(HOST, &fin));
         assert_eq!(bench.workers[0].flows(), 0, "after connection {port}");
     }
@@ -239,15 +234,17 @@ fn a_refused_connection_that_its_client_does_not_close_yields_at_once() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=500 {
         IN_OFFICE.connect(&mut bench, port);
-        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, b"\0\0\r\n\r\n"));
+        let request = b"GET /secret HTTP/1.1\r\nHost: b\r\n\r\n";
+        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, request));
+        assert!(left.iter().any(|(link, _)| *link == B), "the server is reset, {port}");
         let headers = 14 + 20 + 20;
         let answers = left.iter().filter(|(link, _)| *link == HOST);
         let bytes: usize = answers.map(|(_, frame)| frame.len() - headers).sum();
         let (src, dst, ports) = (OUTSIDE, ADDRESSES[2], [port, 80]);
         let ack = Some(9_001 + bytes as u32 + 1);
-        let acked = TcpPacket { src, dst, ports, seq: 1_007, ack, flags: "", payload: b"" };
-        let left = bench.send(HOST, &tcp(HOST, &acked));
-        assert!(left.iter().any(|(link, _)| *link == B), "the server is reset, {port}");
+        let seq = 1_001 + request.len() as u32;
+        let acked = TcpPacket { src, dst, ports, seq, ack, flags: "", payload: b"" };
+        bench.send(HOST, &tcp(HOST, &acked));
     }
     assert_eq!(bench.dropped(DropReason::InspectedFull), 0);
     bench.now = bench.now.plus_secs(31);

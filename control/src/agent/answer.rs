@@ -2,20 +2,23 @@
 
 mod policy;
 
+use std::collections::BTreeMap;
+
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::stats::WorkerStats;
+use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::PolicyState as StoreState;
 use serde_json::{Value, json};
 
 use super::Agent;
 use super::endpoint::Endpoint;
+use super::links::HOST_SLOT;
 use super::server::{Call, Reply};
 use crate::error::describe;
 use crate::metrics::{self, AgentCounts};
 use crate::protocol::{
-    DropCount, EndpointCounts, EndpointState, EndpointStatus, LAST_MAX, Refused, Request, Status,
-    WorkerStatus,
+    DropCount, EndpointCounts, EndpointState, EndpointStatus, LAST_MAX, LinkCounts, Refused,
+    Request, Status, WorkerStatus,
 };
 
 impl Agent {
@@ -73,7 +76,8 @@ impl Agent {
             }
             Request::Metrics {} => match self.links.dataplane().port_statistics() {
                 Ok(ports) => {
-                    let families = metrics::collect(&self.workers(), &ports, &self.agent_counts());
+                    let (workers, links) = (self.workers(), self.link_counts());
+                    let families = metrics::collect(&workers, &ports, &self.agent_counts(), &links);
                     Ok(Reply::Value(json!(families)))
                 }
                 Err(error) => Err(Refused::failed(error)),
@@ -109,6 +113,7 @@ impl Agent {
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
+            links: self.link_counts(),
             flow_records_lost: self.flow_records_lost(),
         }
     }
@@ -135,6 +140,23 @@ impl Agent {
             count
         };
         DropReason::ALL.iter().map(count).filter(|count| count.packets > 0).collect()
+    }
+
+    /// What each link that is served counted; nothing if a worker doesn't answer.
+    fn link_counts(&self) -> Vec<LinkCounts> {
+        let mut names = BTreeMap::from([(HOST_SLOT, (self.host.xsk.name.clone(), None))]);
+        for (link, endpoint) in &self.endpoints {
+            if let Ok(attached) = &endpoint.link {
+                let pod = endpoint.spec.pod.to_string();
+                names.insert(attached.slot, (link.clone(), Some(pod)));
+            }
+        }
+        let counts = self.links.dataplane().link_statistics().unwrap_or_default();
+        let named = |counts: LinkStatistics| {
+            let (link, pod) = names.get(&counts.link)?.clone();
+            Some(link_counts(link, pod, &counts))
+        };
+        counts.into_iter().filter_map(named).collect()
     }
 
     fn endpoint_counts(&self) -> EndpointCounts {
@@ -208,6 +230,23 @@ impl Agent {
 
 fn failed(error: &anyhow::Error) -> Refused {
     Refused::failed(describe(error.as_ref()))
+}
+
+fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> LinkCounts {
+    let LinkStatistics { received, sockets, refused, .. } = counts;
+    LinkCounts {
+        link,
+        pod,
+        received: *received,
+        rx_dropped: sockets.rx_dropped,
+        rx_ring_full: sockets.rx_ring_full,
+        fill_ring_empty: sockets.fill_ring_empty,
+        refused_flows: refused.flows,
+        refused_inspected: refused.inspected,
+        refused_kept: refused.kept,
+        refused_handoffs: refused.handoffs,
+        refused_events: refused.events,
+    }
 }
 
 fn worker_status((worker, stats): (usize, &WorkerStats)) -> WorkerStatus {

@@ -286,7 +286,13 @@ impl Pipeline {
         let inspected = decision.verdict == Verdict::Inspect;
         let (index, slot) = match self.insert(around, flow, inspected) {
             Ok(inserted) => inserted,
-            Err(reason) => return around.refuse(link, view.tuple, packet, reason),
+            Err(reason) => {
+                if let Some(refused) = around.egress.refused(link) {
+                    let inspected = reason == DropReason::InspectedFull;
+                    *if inspected { &mut refused.inspected } else { &mut refused.flows } += 1;
+                }
+                return around.refuse(link, view.tuple, packet, reason);
+            }
         };
         around.egress.stats().flows_opened.add(1);
         match slot {

@@ -1,5 +1,6 @@
 //! Workers on threads: start, feed, wake, stop.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::patience::Patience;
 use super::{Shared, SharedConfig, Worker};
 use crate::event::Event;
 use crate::policy::Snapshot;
+use crate::stats::LinkStatistics;
 use crate::types::{LinkId, Nanos};
 use crate::xsk::{Port, Umem, XskStatistics};
 
@@ -59,6 +61,7 @@ enum Command {
     AddPort(Box<Port>, channel::Sender<io::Result<()>>),
     RemovePort(LinkId, channel::Sender<io::Result<()>>),
     PortStatistics(channel::Sender<XskStatistics>),
+    LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
 }
 
 /// A clock that workers and control agree on.
@@ -212,6 +215,30 @@ impl Dataplane {
         Ok(sum)
     }
 
+    /// What all workers' ports counted for each link that is served, and what its share refused, since
+    /// it was added; in the order of links.
+    ///
+    /// # Errors
+    /// When a worker doesn't answer.
+    pub fn link_statistics(&self) -> Result<Vec<LinkStatistics>, LinkError> {
+        let commands = (0..self.commands.len()).map(|_| Command::LinkStatistics);
+        let mut links = BTreeMap::new();
+        self.ask_all(commands, |of_worker| {
+            for of_link in of_worker {
+                links
+                    .entry(of_link.link)
+                    .and_modify(|sum: &mut LinkStatistics| {
+                        sum.received += of_link.received;
+                        sum.sockets += of_link.sockets;
+                        sum.refused += of_link.refused;
+                    })
+                    .or_insert(of_link);
+            }
+            Ok(())
+        })?;
+        Ok(links.into_values().collect())
+    }
+
     fn tell_all<F>(&self, link: LinkId, commands: impl Iterator<Item = F>) -> Result<(), LinkError>
     where
         F: FnOnce(channel::Sender<io::Result<()>>) -> Command,
@@ -296,7 +323,8 @@ impl Thread {
         while !self.stop.load(Ordering::Acquire) {
             self.obey();
             let now = self.clock.now();
-            let packets = self.worker.round(now);
+            let clock = self.clock;
+            let packets = self.worker.round_by_time(now, &|| clock.now());
             if self.mode == PollMode::Adaptive {
                 let is_over = patience.is_over(now, packets);
                 self.worker.stats().looks_long.set(patience.looks_long().into());
@@ -337,6 +365,7 @@ impl Thread {
                     done.send(Ok(())).is_ok()
                 }
                 Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
+                Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),
             };
         }
     }
