@@ -182,6 +182,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 31,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
+    /// Flows that each worker tracks at most, 120 bytes of memory each (30 MiB by default), taken at
+    /// the start. A pod, or all outside of the node together, gets no more places than are left.
+    #[arg(long, value_name = "N", default_value_t = 262_144,
+          value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub flows: u32,
+    /// Flows among them that HTTP rules inspect, at most: about 1 KiB each while they live, and up to
+    /// 16 KiB more for what they keep of their streams (272 MiB by default). A pod gets no more places
+    /// than are left, and one source outside of the node about a third.
+    #[arg(long, value_name = "N", default_value_t = 16_384,
+          value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub inspected: u32,
     /// Flow records kept for `podgate flows`.
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]

@@ -11,7 +11,7 @@ use podgate_dataplane::xsk::XskStatistics;
 use podgate_xdp_redirect::FrameDrops;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::EndpointCounts;
+use crate::protocol::{EndpointCounts, LinkCounts};
 
 /// One metric with all its samples.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -114,8 +114,10 @@ pub(crate) fn collect(
     ports: &XskStatistics,
     frame_drops: &[FrameDrops],
     counts: &AgentCounts,
+    links: &[LinkCounts],
 ) -> Vec<Family> {
     let mut families = agent_families(counts);
+    families.extend(link_families(links));
     families.extend(traffic_families(workers, frame_drops));
     families.extend(socket_families(ports));
     families.push(l7_family(workers));
@@ -221,6 +223,59 @@ fn socket_families(ports: &XskStatistics) -> [Family; 5] {
             ports.tx_invalid,
         ),
     ]
+}
+
+/// Who sends more than the node takes: a sample for each link that is served, so as many as endpoints and
+/// one. Of what shares refused there are only samples that are not zero.
+fn link_families(links: &[LinkCounts]) -> [Family; 5] {
+    let family = |name, help, value: fn(&LinkCounts) -> u64| {
+        links.iter().fold(Family::counter(name, help), |family, link| {
+            family.with(&link_labels(link), value(link))
+        })
+    };
+    let mut refused = Family::counter(
+        "podgate_link_share_refused_total",
+        "What a link was refused of what all links share, because it had its share",
+    );
+    for link in links {
+        for (of, value) in [
+            ("flows", link.refused_flows),
+            ("inspected", link.refused_inspected),
+            ("kept", link.refused_kept),
+            ("handoffs", link.refused_handoffs),
+            ("events", link.refused_events),
+        ] {
+            if value > 0 {
+                let [name, pod] = link_labels(link);
+                refused = refused.with(&[name, pod, ("of", of)], value);
+            }
+        }
+    }
+    [
+        family("podgate_link_received_packets_total", "Packets received by link", |link| {
+            link.received
+        }),
+        family(
+            "podgate_link_rx_dropped_total",
+            "Packets of a link that the kernel had no frame for, or couldn't deliver",
+            |link| link.rx_dropped,
+        ),
+        family(
+            "podgate_link_rx_ring_full_total",
+            "Packets of a link that the kernel dropped because a worker lagged",
+            |link| link.rx_ring_full,
+        ),
+        family(
+            "podgate_link_fill_ring_empty_total",
+            "Times that the kernel found no frame to receive into, by link",
+            |link| link.fill_ring_empty,
+        ),
+        refused,
+    ]
+}
+
+fn link_labels(link: &LinkCounts) -> [(&str, &str); 2] {
+    [("link", &link.link), ("pod", link.pod.as_deref().unwrap_or(""))]
 }
 
 fn l7_family(workers: &[&WorkerStats]) -> Family {
@@ -364,6 +419,7 @@ mod tests {
             &XskStatistics::default(),
             &[FrameDrops { reason: "not_ip", packets: 3, bytes: 180 }],
             &AgentCounts::default(),
+            &[],
         ));
         let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"not_ip\"} 3\n";
         assert!(text.contains(line), "{text}");
@@ -380,12 +436,22 @@ mod tests {
             &XskStatistics { rx_ring_full: 7, ..XskStatistics::default() },
             &[],
             &AgentCounts::default(),
+            &[LinkCounts {
+                link: "veth1".into(),
+                pod: Some("demo/flood".into()),
+                refused_inspected: 3,
+                ..LinkCounts::default()
+            }],
         );
         let count = families.len();
         let text = to_text(&families);
         assert_eq!(text.matches("# TYPE ").count(), count);
         assert!(text.contains("# TYPE podgate_epoch gauge\npodgate_epoch 0\n"), "{text}");
         assert!(text.contains("\npodgate_xsk_rx_ring_full_total 7\n"), "{text}");
+        let line = "podgate_link_share_refused_total{link=\"veth1\",of=\"inspected\",\
+                    pod=\"demo/flood\"} 3\n";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("of=\"flows\""), "{text}");
         // Samples are called as the type line says, counters too.
         let counter = "# TYPE podgate_links_gone_total counter\npodgate_links_gone_total 0\n";
         assert!(text.contains(counter), "{text}");

@@ -12,7 +12,7 @@ use tabwriter::TabWriter;
 pub(crate) use self::explain::explained;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
-use crate::protocol::{EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, Status};
+use crate::protocol::{EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status};
 
 /// Text that is safe on a terminal, whoever wrote it.
 #[must_use]
@@ -90,7 +90,47 @@ pub(crate) fn status(status: &Status) -> String {
         });
         text.push_str(&table(std::iter::once(heading).chain(drops)));
     }
+    text.push_str(&worst_links(&status.links));
     text
+}
+
+/// Links that the table of those who lose or are refused most has rows for; JSON has all.
+const WORST_LINKS: usize = 10;
+
+/// Links that lost packets at their rings, or were refused more than their share, the worst first.
+/// Nothing if there are none.
+fn worst_links(links: &[LinkCounts]) -> String {
+    let weight = |link: &LinkCounts| link.ring_drops() + link.refused();
+    let mut worst: Vec<_> = links.iter().filter(|link| weight(link) > 0).collect();
+    if worst.is_empty() {
+        return String::new();
+    }
+    worst.sort_by_key(|link| std::cmp::Reverse(weight(link)));
+    let heading = row(&[
+        "LINK",
+        "POD",
+        "RECEIVED",
+        "RING DROPS",
+        "REFUSED: FLOWS",
+        "INSPECTED",
+        "KEPT",
+        "HANDOFFS",
+        "EVENTS",
+    ]);
+    let rows = worst.into_iter().take(WORST_LINKS).map(|link| {
+        let numbers = [
+            link.received,
+            link.ring_drops(),
+            link.refused_flows,
+            link.refused_inspected,
+            link.refused_kept,
+            link.refused_handoffs,
+            link.refused_events,
+        ];
+        let names = [link.link.clone(), or_dash(link.pod.as_deref())];
+        names.into_iter().chain(numbers.iter().map(u64::to_string)).collect()
+    });
+    format!("\n{}", table(std::iter::once(heading).chain(rows)))
 }
 
 /// `podgate status --brief`: one line.
@@ -187,6 +227,18 @@ mod tests {
                 held_frames: 0,
             }],
             drops: vec![DropCount { reason: "policy_denied".into(), packets: 34, bytes: 2040 }],
+            links: vec![
+                LinkCounts { link: "veth1a".into(), received: 1000, ..LinkCounts::default() },
+                LinkCounts { link: "pg-xsk".into(), refused_inspected: 5, ..LinkCounts::default() },
+                LinkCounts {
+                    link: "veth2b".into(),
+                    pod: Some("shop/flood".into()),
+                    received: 234,
+                    rx_ring_full: 70,
+                    refused_flows: 12,
+                    ..LinkCounts::default()
+                },
+            ],
             flow_records_lost: 0,
             flows_taken_over: FlowsTakenOver { taken: 12, left_out: 1, problem: None },
         }

@@ -429,6 +429,9 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Packets dropped, by reason; reasons with none are left out.
     pub drops: Vec<DropCount>,
+    /// What each link sent and lost, the host's first; without those that vanished.
+    #[serde(default)]
+    pub links: Vec<LinkCounts>,
     /// Flow records lost because a ring was full.
     pub flow_records_lost: u64,
     /// Flows of the agent before, at this one's start.
@@ -485,6 +488,52 @@ pub struct WorkerStatus {
     pub flows: u64,
     /// Frames of packets that wait for an L7 verdict.
     pub held_frames: u64,
+}
+
+/// What a link sent, what it lost of that before policy looked at it, and what its share refused: who
+/// sends more than the node takes is seen here. Counted since the link was attached.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct LinkCounts {
+    /// The host's end, or the workers' end of the link to the node.
+    pub link: String,
+    /// The pod behind it; none for the node and everything outside.
+    pub pod: Option<String>,
+    /// Packets received.
+    pub received: u64,
+    /// Packets that the kernel had no frame for, or couldn't deliver.
+    pub rx_dropped: u64,
+    /// Packets that the kernel dropped because a worker lagged.
+    pub rx_ring_full: u64,
+    /// Times that the kernel found no frame to receive into.
+    pub fill_ring_empty: u64,
+    /// Flows refused because the link, or a source behind it, had its share of the table.
+    pub refused_flows: u64,
+    /// The same for flows to be inspected.
+    pub refused_inspected: u64,
+    /// Segments and bytes that inspected flows could not keep.
+    pub refused_kept: u64,
+    /// Packets that could not be passed to the worker that owns their flow.
+    pub refused_handoffs: u64,
+    /// Flow records that could not be noted.
+    pub refused_events: u64,
+}
+
+impl LinkCounts {
+    /// Packets lost at the link's rings.
+    #[must_use]
+    pub const fn ring_drops(&self) -> u64 {
+        self.rx_dropped + self.rx_ring_full
+    }
+
+    /// All that the link's share refused.
+    #[must_use]
+    pub const fn refused(&self) -> u64 {
+        self.refused_flows
+            + self.refused_inspected
+            + self.refused_kept
+            + self.refused_handoffs
+            + self.refused_events
+    }
 }
 
 /// Packets dropped for one reason.

@@ -91,8 +91,12 @@ drop_reasons! {
     TcpNoFlow = ("tcp_no_flow", 134),
     /// An ICMP error about a flow that we don't know.
     IcmpUnrelated = ("icmp_unrelated", 134),
-    /// The flow table is full and nothing in it may be evicted.
+    /// The flow table is full, or the opener has its share of it, and none of the opener's flows may be
+    /// evicted.
     FlowTableFull = ("flow_table_full", 155),
+    /// As many flows are inspected as may be, or the opener has its share of them, and none of the
+    /// opener's may be evicted.
+    InspectedFull = ("inspected_full", 155),
     /// No free frame to build the packet's fragments in.
     NoFrame = ("no_frame", 198),
     /// The packet is larger than the egress link's MTU, and can't be cut.

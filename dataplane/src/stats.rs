@@ -1,10 +1,13 @@
 //! Counters: one writer (a worker), any number of readers (the control thread).
 
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
 use crate::drop_reason::DropReason;
+use crate::types::LinkId;
+use crate::xsk::XskStatistics;
 
 /// A counter that exactly one thread increments.
 ///
@@ -45,6 +48,53 @@ impl Tally {
         self.packets.add(packets);
         self.bytes.add(bytes);
     }
+}
+
+/// How often a link was refused more of what all links share, because it had its share.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ShareRefusals {
+    /// Places in the flow table.
+    pub flows: u64,
+    /// Flows that may be inspected.
+    pub inspected: u64,
+    /// Frames and bytes that inspected flows may keep.
+    pub kept: u64,
+    /// Places on the rings to other workers.
+    pub handoffs: u64,
+    /// Places on the ring of flow records.
+    pub events: u64,
+}
+
+impl ShareRefusals {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.flows + self.inspected + self.kept + self.handoffs + self.events
+    }
+}
+
+impl AddAssign for ShareRefusals {
+    fn add_assign(&mut self, other: Self) {
+        let Self { flows, inspected, kept, handoffs, events } = self;
+        *flows += other.flows;
+        *inspected += other.inspected;
+        *kept += other.kept;
+        *handoffs += other.handoffs;
+        *events += other.events;
+    }
+}
+
+/// What one link sent, and what it lost of that before any policy looked at it.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkStatistics {
+    /// The link.
+    pub link: LinkId,
+    /// Packets taken off its receive rings.
+    pub received: u64,
+    /// What its sockets counted.
+    pub sockets: XskStatistics,
+    /// What its share refused.
+    pub refused: ShareRefusals,
 }
 
 /// What one worker counts. Every packet received ends in exactly one of `forwarded`, `dropped` or

@@ -220,7 +220,7 @@ fn one_pod_leaves_others_half_of_the_inspectors() {
         }
     }
     assert_eq!(bench.workers[0].flows(), 32);
-    assert_eq!(bench.dropped(DropReason::FlowTableFull), 68);
+    assert_eq!(bench.dropped(DropReason::InspectedFull), 68);
     bench.assert_no_frame_is_lost();
 }
 

@@ -2,8 +2,10 @@
 
 mod policy;
 
+use std::collections::BTreeMap;
+
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::stats::WorkerStats;
+use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::PolicyState as StoreState;
 use podgate_xdp_redirect::FrameDrops;
@@ -11,11 +13,13 @@ use serde_json::{Value, json};
 
 use super::Agent;
 use super::endpoint::Endpoint;
+use super::links::HOST_SLOT;
 use super::server::{Call, Reply};
 use crate::error::describe;
 use crate::metrics::{self, AgentCounts};
 use crate::protocol::{
-    DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, LAST_MAX, Refused,
+    DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, LAST_MAX, LinkCounts,
+    Refused,
     Request, Status, WorkerStatus,
 };
 
@@ -78,11 +82,13 @@ impl Agent {
             }
             Request::Metrics {} => match self.links.dataplane().port_statistics() {
                 Ok(ports) => {
+                    let (workers, links) = (self.workers(), self.link_counts());
                     let families = metrics::collect(
-                        &self.workers(),
+                        &workers,
                         &ports,
                         &self.frame_drops(),
                         &self.agent_counts(),
+                        &links,
                     );
                     Ok(Reply::Value(json!(families)))
                 }
@@ -121,6 +127,7 @@ impl Agent {
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
+            links: self.link_counts(),
             flow_records_lost: self.flow_records_lost(),
             flows_taken_over: self.earlier_flows.outcome.clone(),
         }
@@ -171,6 +178,23 @@ impl Agent {
             bytes: drops.bytes,
         });
         by_workers.chain(by_programs).filter(|count| count.packets > 0).collect()
+    }
+
+    /// What each link that is served counted; nothing if a worker doesn't answer.
+    fn link_counts(&self) -> Vec<LinkCounts> {
+        let mut names = BTreeMap::from([(HOST_SLOT, (self.host.xsk.name.clone(), None))]);
+        for (link, endpoint) in &self.endpoints {
+            if let Ok(attached) = &endpoint.link {
+                let pod = endpoint.spec.pod.to_string();
+                names.insert(attached.slot, (link.clone(), Some(pod)));
+            }
+        }
+        let counts = self.links.dataplane().link_statistics().unwrap_or_default();
+        let named = |counts: LinkStatistics| {
+            let (link, pod) = names.get(&counts.link)?.clone();
+            Some(link_counts(link, pod, &counts))
+        };
+        counts.into_iter().filter_map(named).collect()
     }
 
     fn endpoint_counts(&self) -> EndpointCounts {
@@ -251,6 +275,23 @@ impl Agent {
 
 fn failed(error: &anyhow::Error) -> Refused {
     Refused::failed(describe(error.as_ref()))
+}
+
+fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> LinkCounts {
+    let LinkStatistics { received, sockets, refused, .. } = counts;
+    LinkCounts {
+        link,
+        pod,
+        received: *received,
+        rx_dropped: sockets.rx_dropped,
+        rx_ring_full: sockets.rx_ring_full,
+        fill_ring_empty: sockets.fill_ring_empty,
+        refused_flows: refused.flows,
+        refused_inspected: refused.inspected,
+        refused_kept: refused.kept,
+        refused_handoffs: refused.handoffs,
+        refused_events: refused.events,
+    }
 }
 
 fn worker_status((worker, stats): (usize, &WorkerStats)) -> WorkerStatus {

@@ -213,7 +213,12 @@ impl Agent {
         };
         let netlink = Netlink::connect()?;
         let config = Config {
-            shared: SharedConfig { workers: args.workers, ..SharedConfig::default() },
+            shared: SharedConfig {
+                workers: args.workers,
+                flows_per_worker: args.flows,
+                inspected_per_worker: args.inspected.min(args.flows),
+                ..SharedConfig::default()
+            },
             frames: args.frames,
             poll: match args.poll {
                 Poll::Busy => PollMode::Busy,

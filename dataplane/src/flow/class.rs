@@ -9,6 +9,8 @@ use crate::types::proto;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Class {
+    /// Inspected, and reset at both ends by podgate.
+    TcpReset,
     TcpClosed,
     TcpTimeWait,
     TcpSynSent,
@@ -20,12 +22,16 @@ pub(super) enum Class {
     Answered,
     /// SCTP and what has no ports.
     Other,
+    /// Inspected, and its client has not sent a whole request yet.
+    TcpNoRequest,
     TcpEstablished,
 }
 
 /// Seconds without a packet after which a flow is forgotten. Unless said otherwise the values are
 /// conntrack's (`Documentation/networking/nf_conntrack-sysctl.rst`).
 mod timeout {
+    /// What the ends still have under way is answered by resets for so long.
+    pub(super) const TCP_RESET: u64 = 1;
     /// `nf_conntrack_tcp_timeout_close`.
     pub(super) const TCP_CLOSED: u64 = 10;
     /// `nf_conntrack_tcp_timeout_time_wait`.
@@ -51,8 +57,15 @@ mod timeout {
 /// Seconds of silence after which a flow that may still be in use yields to a new one.
 const IDLE: u64 = 10;
 
+/// The same of an inspected connection without a request: longer than a first request takes as a rule.
+const NO_REQUEST: u64 = 2;
+
+/// How often a flow is looked at in the time of its timeout.
+const LOOKS: u32 = 4;
+
 impl Class {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
+        Self::TcpReset,
         Self::TcpClosed,
         Self::TcpTimeWait,
         Self::TcpSynSent,
@@ -61,6 +74,7 @@ impl Class {
         Self::TcpHalfClosed,
         Self::Answered,
         Self::Other,
+        Self::TcpNoRequest,
         Self::TcpEstablished,
     ];
 
@@ -70,11 +84,15 @@ impl Class {
             proto::TCP => match flow.tcp {
                 State::SynSent => Self::TcpSynSent,
                 // Anybody can send a segment to nowhere.
-                State::Established if flow.picked_up && flow.packets[1] == 0 => Self::TcpSynSent,
+                State::Established if flow.picked_up() && flow.packets[1] == 0 => Self::TcpSynSent,
                 State::SynReceived => Self::TcpSynReceived,
+                State::Established if flow.inspector().is_some() && !flow.requested() => {
+                    Self::TcpNoRequest
+                }
                 State::Established => Self::TcpEstablished,
                 State::HalfClosed(_) => Self::TcpHalfClosed,
                 State::TimeWait => Self::TcpTimeWait,
+                State::Closed if flow.inspector().is_some() => Self::TcpReset,
                 State::Reset(_) | State::Closed => Self::TcpClosed,
             },
             proto::UDP if flow.packets[1] > 0 => Self::Answered,
@@ -87,6 +105,7 @@ impl Class {
     #[inline]
     pub(super) const fn timeout(self) -> u32 {
         let seconds = match self {
+            Self::TcpReset => timeout::TCP_RESET,
             Self::TcpClosed => timeout::TCP_CLOSED,
             Self::TcpTimeWait => timeout::TCP_TIME_WAIT,
             Self::TcpSynSent => timeout::TCP_SYN_SENT,
@@ -95,9 +114,14 @@ impl Class {
             Self::TcpHalfClosed => timeout::TCP_HALF_CLOSED,
             Self::Answered => timeout::ANSWERED,
             Self::Other => timeout::OTHER,
-            Self::TcpEstablished => timeout::TCP_ESTABLISHED,
+            Self::TcpNoRequest | Self::TcpEstablished => timeout::TCP_ESTABLISHED,
         };
         Moment::span(seconds)
+    }
+
+    /// Time between two looks at a flow, in the same unit.
+    pub(super) const fn look_interval(self) -> u32 {
+        self.timeout() / LOOKS
     }
 
     /// The same after which a flow yields to a new one if the table is full; `None` for never before
@@ -105,12 +129,14 @@ impl Class {
     #[inline]
     pub(super) const fn yields_after(self) -> Option<u32> {
         match self {
-            Self::TcpClosed
+            Self::TcpReset
+            | Self::TcpClosed
             | Self::TcpTimeWait
             | Self::TcpSynSent
             | Self::TcpSynReceived
             | Self::Unanswered => Some(0),
             Self::TcpHalfClosed | Self::Answered | Self::Other => Some(Moment::span(IDLE)),
+            Self::TcpNoRequest => Some(Moment::span(NO_REQUEST)),
             Self::TcpEstablished => None,
         }
     }

@@ -13,10 +13,12 @@
 mod class;
 mod index;
 mod name;
+mod owner;
 mod saved;
 mod table;
 pub mod tcp;
 
+pub use owner::{Opener, SOURCES};
 pub use saved::SavedFlow;
 pub use table::{FlowIx, FlowTable, Sought};
 
@@ -25,6 +27,7 @@ use std::mem::offset_of;
 use class::Class;
 pub(crate) use name::Key;
 use name::Name;
+use owner::Owner;
 
 use crate::drop_reason::DropReason;
 use crate::packet::checksum::Sum;
@@ -48,11 +51,10 @@ pub struct Flow {
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
     tcp: tcp::State,
-    /// Whether the flow began with a TCP segment that was no SYN.
-    pub picked_up: bool,
-    revoked: bool,
-    /// Whether the opener is a local pod, but its packets come from the host link.
-    hairpin: bool,
+    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`] and [`HAIRPIN`].
+    marks: u8,
+    /// Whose share of the table it takes. The table sets it.
+    owner: Owner,
     name: Name,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -76,6 +78,15 @@ const _: () = {
 
 const NO_INSPECTOR: u32 = u32::MAX;
 
+/// Mark of a flow: policy has taken back what it allowed.
+const REVOKED: u8 = 1;
+/// Mark of a flow: it began with a TCP segment that was no SYN.
+const PICKED_UP: u8 = 4;
+/// Mark of an inspected flow: its client has sent a whole request.
+const REQUESTED: u8 = 2;
+/// Mark of a flow: its opener is a local pod, but its packets come from the host link.
+const HAIRPIN: u8 = 8;
+
 impl Flow {
     /// The flow that this packet opens, with the packet counted. `links` are those of the opener
     /// and of the other end.
@@ -89,9 +100,8 @@ impl Flow {
             protocol: view.tuple.protocol,
             icmp_type: 0,
             tcp: tcp::State::SynSent,
-            picked_up: false,
-            revoked: false,
-            hairpin: false,
+            marks: 0,
+            owner: Owner::pod(links[0]),
             name,
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
@@ -105,7 +115,7 @@ impl Flow {
         match view.l4_kind {
             L4::Icmp { kind, .. } => flow.icmp_type = kind,
             L4::Tcp(segment) if !tcp::opens(segment.flags) => {
-                flow.picked_up = true;
+                flow.marks |= PICKED_UP;
                 flow.tcp =
                     tcp::advance(tcp::State::Established, Direction::Original, segment.flags)
                         .unwrap_or(tcp::State::Closed);
@@ -122,23 +132,29 @@ impl Flow {
     /// packet has to prove that it is a hairpin.
     const fn settle(&mut self) {
         let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
-        let plain = self.inspector == NO_INSPECTOR && !self.revoked;
-        let goes_on = [open && plain && !self.hairpin, open && plain && self.packets[1] > 0];
+        let plain = self.inspector == NO_INSPECTOR && !self.revoked();
+        let goes_on = [open && plain && !self.hairpin(), open && plain && self.packets[1] > 0];
         self.goes_on = goes_on[0] as u8 | (goes_on[1] as u8) << 1;
     }
 
     /// Notes what the tables of `epoch` say: whether it is revoked.
     pub const fn judge(&mut self, epoch: Epoch, revoked: bool) {
         self.epoch = epoch;
-        self.revoked = revoked;
+        self.marks = self.marks & !REVOKED | if revoked { REVOKED } else { 0 };
         self.settle();
     }
 
     /// Notes whether the opener is a local pod, but its packets come from the host link: then each of
     /// them has to prove that it is the pod's.
     pub const fn set_hairpin(&mut self, hairpin: bool) {
-        self.hairpin = hairpin;
+        self.marks = self.marks & !HAIRPIN | if hairpin { HAIRPIN } else { 0 };
         self.settle();
+    }
+
+    /// Whether the opener is a local pod, but its packets come from the host link.
+    #[must_use]
+    pub const fn hairpin(&self) -> bool {
+        self.marks & HAIRPIN != 0
     }
 
     /// The flow's name, in the direction of its opener.
@@ -163,7 +179,24 @@ impl Flow {
     /// as either end sends, so that what a server still sends does not open it from that end.
     #[must_use]
     pub const fn revoked(&self) -> bool {
-        self.revoked
+        self.marks & REVOKED != 0
+    }
+
+    /// Whether the flow began with a TCP segment that was no SYN.
+    #[must_use]
+    pub const fn picked_up(&self) -> bool {
+        self.marks & PICKED_UP != 0
+    }
+
+    /// Whether the client of an inspected flow has sent a whole request.
+    #[must_use]
+    pub const fn requested(&self) -> bool {
+        self.marks & REQUESTED != 0
+    }
+
+    /// Notes a whole request. [`FlowTable::note_request`] is the way here.
+    const fn note_request(&mut self) {
+        self.marks |= REQUESTED;
     }
 
     /// TCP's state; without meaning for other protocols.
@@ -239,16 +272,17 @@ impl Flow {
         self.bytes[direction as usize] += u64::from(ip_len);
     }
 
-    /// Notes that both ends were reset. [`FlowTable::note_reset`] is the way here.
-    const fn note_reset(&mut self) {
-        self.tcp = tcp::State::Closed;
+    /// Notes how the flow ends. [`FlowTable::note_reset`] and [`FlowTable::note_answered`] are the
+    /// ways here.
+    const fn note_end(&mut self, state: tcp::State) {
+        self.tcp = state;
         self.settle();
     }
 
     /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
     #[inline]
     fn note(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
-        if self.revoked {
+        if self.revoked() {
             self.last_seen = now.into();
             return Err(DropReason::PolicyRevoked);
         }

@@ -2,7 +2,8 @@
 //! when it has started anew.
 
 use super::name::Name;
-use super::{Flow, Moment, NO_INSPECTOR, tcp};
+use super::owner::Owner;
+use super::{Flow, Moment, NO_INSPECTOR, PICKED_UP, tcp};
 use crate::packet::checksum::Sum;
 use crate::types::{Epoch, LinkId, Nanos, Tuple};
 
@@ -33,7 +34,7 @@ impl SavedFlow {
     #[must_use]
     pub fn of(flow: &Flow, now: Nanos) -> Option<Self> {
         let over = matches!(flow.tcp, tcp::State::Closed | tcp::State::Reset(_));
-        if flow.inspector().is_some() || flow.revoked || flow.is_expired(now) || over {
+        if flow.inspector().is_some() || flow.revoked() || flow.is_expired(now) || over {
             return None;
         }
         Some(Self {
@@ -41,7 +42,7 @@ impl SavedFlow {
             links: flow.links,
             icmp_type: flow.icmp_type,
             tcp: flow.tcp,
-            picked_up: flow.picked_up,
+            picked_up: flow.picked_up(),
             idle_ms: Moment::millis(Moment::from(now).since(flow.last_seen)),
             packets: flow.packets,
             bytes: flow.bytes,
@@ -60,9 +61,8 @@ impl SavedFlow {
             protocol: self.tuple.protocol,
             icmp_type: self.icmp_type,
             tcp: self.tcp,
-            picked_up: self.picked_up,
-            revoked: false,
-            hairpin: false,
+            marks: if self.picked_up { PICKED_UP } else { 0 },
+            owner: Owner::pod(self.links[0]),
             name,
             packets: self.packets,
             bytes: self.bytes,

@@ -3,32 +3,37 @@
 //! All memory is reserved at creation. The work of each call is bounded, whatever the table holds.
 //!
 //! # Expiry
-//! A queue for each class holds the flows that share a timeout, in the order in which they were
-//! last looked at. Packets don't touch the queues; only a change of class moves a flow. A sweep
-//! looks at a queue's head when a quarter of the timeout has passed since the last look, and either
-//! reports it or moves it to the end. So a flow is gone at most a quarter of its timeout late, and
-//! a sweep reads only flows that are due.
+//! Each owner ([`super::owner`]) has a queue for each class: the flows that share a timeout, in the order
+//! in which they were last looked at. Packets don't touch the queues; only a change of class moves a
+//! flow. A sweep visits the owners that have flows in turn. It looks at a queue's head when a quarter
+//! of the timeout has passed since the last look, and either reports it or moves it to the end. So a
+//! flow is gone at most a quarter of its timeout and one turn late, and a sweep reads only flows that
+//! are due.
 //!
 //! # Eviction
-//! A full table refuses new flows, unless [`FlowTable::victim`] names one that may yield:
+//! A table refuses a new flow whose owner has its share ([`FlowTable::needs_place`]), unless
+//! [`FlowTable::victim`] names another one of the same owner's that may yield. Nobody's flows are ever
+//! evicted for somebody else's. In this order:
 //! 1. one that has expired and wasn't swept yet;
 //! 2. TCP that was reset, is in time-wait, or is half-open;
 //! 3. UDP that was never answered, and ICMP;
 //! 4. half-closed TCP, answered UDP and other protocols, once they were silent for ten seconds;
-//! 5. inspected flows, by the same order.
+//! 5. inspected flows, by the same order;
+//! 6. inspected connections whose client has not sent a whole request yet, once they were silent for
+//!    two seconds.
 //!
-//! An established connection is never a victim. So that no pod can fill the table with connections,
-//! new flows from one link need another one's place as soon as the link's flows are as many as the
-//! free places ([`FlowTable::needs_place`]): one greedy link leaves half of the table free, two leave a
-//! third.
+//! Any other established connection is never a victim.
+
+use std::ops::Range;
 
 use super::class::Class;
 use super::index::Index;
 use super::name::{Key, Name, NameV4};
-use super::{Flow, Moment};
+use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of};
+use super::{Flow, Moment, tcp};
 use crate::drop_reason::DropReason;
 use crate::packet::View;
-use crate::types::{Direction, LinkId, Nanos, Tuple};
+use crate::types::{Address, Direction, LinkId, Nanos, Tuple};
 use crate::xsk::{prefer_huge_pages, prefetch};
 
 /// Where a flow lies in its table. Valid until the flow is removed.
@@ -82,15 +87,6 @@ impl Sought {
     }
 }
 
-/// Ends a queue or the list of free slots.
-const NONE: u32 = u32::MAX;
-
-/// Each class has a queue for plain flows and one for inspected ones.
-const QUEUES: usize = 2 * Class::ALL.len();
-
-/// How often a flow is looked at in the time of its timeout.
-const LOOKS: u32 = 4;
-
 /// Flows that [`FlowTable::victim`] looks at in a queue, at most.
 const VICTIM_LOOKS: usize = 4;
 
@@ -126,12 +122,6 @@ impl Slot {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Queue {
-    head: u32,
-    tail: u32,
-}
-
 /// A worker's flows.
 #[derive(Debug)]
 pub struct FlowTable {
@@ -141,10 +131,10 @@ pub struct FlowTable {
     slots: Vec<Slot>,
     capacity: usize,
     free: u32,
-    /// Flows by the number of their opener's link: all, and the inspected ones among them.
-    opened: Vec<[u32; 2]>,
-    queues: [Queue; QUEUES],
-    /// The queue that the sweep looks at next.
+    owners: Owners,
+    /// The link to everything outside of the node, whose flows are owned by their sources.
+    outside: Option<LinkId>,
+    /// The owner that the sweep visits next, among those that have flows.
     sweep: usize,
 }
 
@@ -160,8 +150,8 @@ impl FlowTable {
             slots,
             capacity: capacity as usize,
             free: NONE,
-            opened: Vec::new(),
-            queues: [Queue { head: NONE, tail: NONE }; QUEUES],
+            owners: Owners::new(),
+            outside: None,
             sweep: 0,
         }
     }
@@ -184,20 +174,38 @@ impl FlowTable {
         self.len() >= self.capacity
     }
 
-    /// Whether a new flow from `link` needs another one's place.
-    #[must_use]
-    pub fn needs_place(&self, link: LinkId) -> bool {
-        self.opened_from(link)[0] as usize >= self.capacity.saturating_sub(self.len())
+    /// Sets the link to everything outside of the node. From then on flows that come by it are owned
+    /// by their sources; those that are in the table keep their owner.
+    pub const fn set_outside(&mut self, link: Option<LinkId>) {
+        self.outside = link;
     }
 
-    /// Inspected flows from `link`.
+    /// Who opens a flow that comes by `link` from `src`.
     #[must_use]
-    pub fn inspected_from(&self, link: LinkId) -> usize {
-        self.opened_from(link)[1] as usize
+    pub fn opener(&self, link: LinkId, src: Address) -> Opener {
+        let owner = if self.outside == Some(link) {
+            let network = match src.as_v4_bits() {
+                Some(bits) => u64::from(bits),
+                None => (src.bits() >> 64) as u64,
+            };
+            Owner::source(self.key.hash_words(&[network]))
+        } else {
+            Owner::pod(link)
+        };
+        Opener { owner, link }
     }
 
-    fn opened_from(&self, link: LinkId) -> [u32; 2] {
-        self.opened.get(link.index()).copied().unwrap_or_default()
+    /// Whether a new flow of `opener` needs the place of another one of the same owner's.
+    #[must_use]
+    pub fn needs_place(&self, opener: &Opener) -> bool {
+        let free = self.capacity.saturating_sub(self.len());
+        self.owners.needs_place(opener, free, |count| count.all)
+    }
+
+    /// The same for an inspected flow, when `free` more may be inspected.
+    #[must_use]
+    pub fn needs_inspected_place(&self, opener: &Opener, free: usize) -> bool {
+        self.owners.needs_place(opener, free, |count| count.inspected)
     }
 
     /// The flow that a packet with this tuple belongs to, and the packet's direction in it.
@@ -263,31 +271,25 @@ impl FlowTable {
         flow_at(&self.slots, index.0)
     }
 
-    /// Sets the links of a flow's opener and of its other end.
+    /// Sets the links of a flow's opener and of its other end, and so whose flow it is.
     ///
     /// # Panics
     /// As [`Self::get`].
     pub fn set_links(&mut self, index: FlowIx, links: [LinkId; 2]) {
-        let flow = self.get_mut(index);
-        let (before, inspected) = (flow.link(Direction::Original), flow.inspector().is_some());
-        flow.set_links(links);
-        self.count_closed(before, inspected);
-        self.count_opened(links[0], inspected);
-    }
-
-    fn count_opened(&mut self, link: LinkId, inspected: bool) {
-        if self.opened.len() <= link.index() {
-            self.opened.resize(link.index() + 1, [0; 2]);
+        let FlowIx(at) = index;
+        let flow = flow_at(&self.slots, at);
+        if [Direction::Original, Direction::Reply].map(|of| flow.link(of)) == links {
+            return;
         }
-        let [all, of_them_inspected] = &mut self.opened[link.index()];
-        *all += 1;
-        *of_them_inspected += u32::from(inspected);
-    }
-
-    fn count_closed(&mut self, link: LinkId, inspected: bool) {
-        let [all, of_them_inspected] = &mut self.opened[link.index()];
-        *all -= 1;
-        *of_them_inspected -= u32::from(inspected);
+        let owner = self.opener(links[0], flow.tuple().src).owner;
+        self.owners.discount(flow);
+        let looked_at = flow.looked_at;
+        self.unlink(at);
+        let flow = flow_at_mut(&mut self.slots, at);
+        flow.set_links(links);
+        flow.owner = owner;
+        self.owners.count(flow_at(&self.slots, at));
+        self.enqueue(at, looked_at);
     }
 
     /// The flow at `index`, to change what policy says of it.
@@ -315,7 +317,8 @@ impl FlowTable {
         }
         debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
         let (hash, now) = (self.key.hash(&flow.name), flow.looked_at);
-        self.count_opened(flow.link(Direction::Original), flow.inspector().is_some());
+        flow.owner = self.opener(flow.link(Direction::Original), flow.tuple().src).owner;
+        self.owners.count(&flow);
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE };
         let at = match self.free {
@@ -349,7 +352,7 @@ impl FlowTable {
         slot.next = self.free;
         self.free = at;
         let flow = slot.flow.take().expect(REMOVED);
-        self.count_closed(flow.link(Direction::Original), flow.inspector().is_some());
+        self.owners.discount(&flow);
         flow
     }
 
@@ -382,26 +385,53 @@ impl FlowTable {
     /// # Panics
     /// As [`Self::get`].
     pub fn note_reset(&mut self, index: FlowIx, now: Nanos) {
+        self.note_change(index, now, |flow| flow.note_end(tcp::State::Closed));
+    }
+
+    /// Notes that an inspected TCP flow has nothing left to do but to wait for its client's end: its
+    /// request was answered by us, whose FIN [`Self::note`] doesn't see.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn note_answered(&mut self, index: FlowIx, now: Nanos) {
+        self.note_change(index, now, |flow| flow.note_end(tcp::State::TimeWait));
+    }
+
+    /// Notes that the client of an inspected flow has sent a whole request.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn note_request(&mut self, index: FlowIx, now: Nanos) {
+        self.note_change(index, now, Flow::note_request);
+    }
+
+    fn note_change(&mut self, index: FlowIx, now: Nanos, change: impl FnOnce(&mut Flow)) {
         let flow = self.get_mut(index);
-        flow.note_reset();
+        change(flow);
         if queue_of(flow) != flow.queue {
             self.requeue(index.0, now.into());
         }
     }
 
     /// A flow whose time is over, or `None` if there is no more to do now. Each look at a flow or
-    /// an empty queue takes one off `budget`; at zero the rest is left to the next call.
+    /// an owner takes one off `budget`; at zero the rest is left to the next call.
     ///
     /// The caller removes the flow.
     pub fn next_expired(&mut self, now: Nanos, budget: &mut usize) -> Option<FlowIx> {
         let mut quiet = 0;
-        while *budget > 0 && quiet < QUEUES {
+        while *budget > 0 && quiet < self.owners.active() {
             *budget -= 1;
-            let Some(at) = self.due(self.sweep, now) else {
-                quiet += 1;
-                self.sweep = (self.sweep + 1) % QUEUES;
+            let Some(owner) = self.owners.active_at(self.sweep) else {
+                self.sweep = 0;
                 continue;
             };
+            let owned = self.owners.get(owner);
+            let Some(queue) = owned.due(now) else {
+                quiet += 1;
+                self.sweep += 1;
+                continue;
+            };
+            let at = owned.queues[queue].head;
             if flow_at(&self.slots, at).is_expired(now) {
                 return Some(FlowIx(at));
             }
@@ -410,17 +440,18 @@ impl FlowTable {
         None
     }
 
-    /// The flow that should make room for a new one, in the order that the module's documentation
-    /// states, or `None` if none may. Worth asking when the table is full.
+    /// The flow that should make room for a new one of `opener`, in the order that the module's
+    /// documentation states, or `None` if none may. Worth asking when [`Self::needs_place`] says so.
     ///
     /// The caller removes the flow, and tells its end.
-    pub fn victim(&mut self, now: Nanos) -> Option<FlowIx> {
-        let heads = self.queues.iter().map(|queue| queue.head).filter(|at| *at != NONE);
+    pub fn victim(&mut self, opener: &Opener, now: Nanos) -> Option<FlowIx> {
+        let owned = self.owners.get(opener.owner);
+        let heads = owned.queues.iter().map(|queue| queue.head).filter(|at| *at != NONE);
         let mut heads = heads.filter(|at| flow_at(&self.slots, *at).is_expired(now));
-        let victim = heads.next().map(FlowIx).or_else(|| {
-            let plain = (0..Class::ALL.len()).find_map(|queue| self.idle_flow(queue, now));
-            plain.or_else(|| self.inspected_victim(now))
-        })?;
+        let victim = match heads.next() {
+            Some(at) => FlowIx(at),
+            None => self.idle_flow(opener.owner, 0..QUEUES, now)?,
+        };
         self.foresee(victim);
         Some(victim)
     }
@@ -439,34 +470,28 @@ impl FlowTable {
         }
     }
 
-    /// The inspected flow that should make room for a new one, in the same order.
-    pub fn inspected_victim(&mut self, now: Nanos) -> Option<FlowIx> {
-        (Class::ALL.len()..QUEUES).find_map(|queue| self.idle_flow(queue, now))
+    /// The inspected flow that should make room for a new one of `opener`, in the same order.
+    pub fn inspected_victim(&mut self, opener: &Opener, now: Nanos) -> Option<FlowIx> {
+        self.idle_flow(opener.owner, Class::ALL.len()..QUEUES, now)
     }
 
-    /// A flow near the head of `queue` that was silent for long enough to yield. Those that weren't
-    /// go to the end, so that the next call gets further.
-    fn idle_flow(&mut self, queue: usize, now: Nanos) -> Option<FlowIx> {
-        let silence = class_of(queue).yields_after()?;
-        for _ in 0..VICTIM_LOOKS {
-            let at = self.queues[queue].head;
-            if at == NONE {
-                return None;
+    /// A flow near the head of one of the owner's queues that was silent for long enough to yield.
+    /// Those that weren't go to the end, so that the next call gets further.
+    fn idle_flow(&mut self, owner: Owner, queues: Range<usize>, now: Nanos) -> Option<FlowIx> {
+        for queue in queues {
+            let Some(silence) = class_of(queue).yields_after() else { continue };
+            for _ in 0..VICTIM_LOOKS {
+                let at = self.owners.get(owner).queues[queue].head;
+                if at == NONE {
+                    break;
+                }
+                if Moment::from(now).since(flow_at(&self.slots, at).last_seen) >= silence {
+                    return Some(FlowIx(at));
+                }
+                self.requeue(at, now.into());
             }
-            if Moment::from(now).since(flow_at(&self.slots, at).last_seen) >= silence {
-                return Some(FlowIx(at));
-            }
-            self.requeue(at, now.into());
         }
         None
-    }
-
-    /// The head of `queue`, if it is time to look at it.
-    fn due(&self, queue: usize, now: Nanos) -> Option<u32> {
-        let head = self.queues[queue].head;
-        let flow = self.slots.get(head as usize)?.flow.as_ref()?;
-        let waited = Moment::from(now).since(flow.looked_at);
-        (waited >= class_of(queue).timeout() / LOOKS).then_some(head)
     }
 
     /// Moves a flow to the end of the queue that it belongs to now.
@@ -478,27 +503,44 @@ impl FlowTable {
     }
 
     fn enqueue(&mut self, at: u32, now: Moment) {
-        let queue = &mut self.queues[usize::from(flow_at(&self.slots, at).queue)];
+        let flow = flow_at_mut(&mut self.slots, at);
+        flow.looked_at = now;
+        let number = usize::from(flow.queue);
+        let owned = self.owners.get_mut(flow.owner);
+        owned.nonempty |= 1 << number;
+        let queue = &mut owned.queues[number];
         let before = std::mem::replace(&mut queue.tail, at);
         match self.slots.get_mut(before as usize) {
             Some(slot) => slot.next = at,
-            None => queue.head = at,
+            None => (queue.head, queue.looked_at) = (at, now),
         }
         let slot = &mut self.slots[at as usize];
         (slot.prev, slot.next) = (before, NONE);
-        flow_at_mut(&mut self.slots, at).looked_at = now;
     }
 
     fn unlink(&mut self, at: u32) {
-        let queue = &mut self.queues[usize::from(flow_at(&self.slots, at).queue)];
+        let flow = flow_at(&self.slots, at);
+        let number = usize::from(flow.queue);
+        let owned = self.owners.get_mut(flow.owner);
+        let queue = &mut owned.queues[number];
         let Slot { prev, next, .. } = self.slots[at as usize];
+        match self.slots.get_mut(next as usize) {
+            Some(slot) => {
+                slot.prev = prev;
+                if prev == NONE
+                    && let Some(flow) = &slot.flow
+                {
+                    queue.looked_at = flow.looked_at;
+                }
+            }
+            None => queue.tail = prev,
+        }
         match self.slots.get_mut(prev as usize) {
             Some(slot) => slot.next = next,
             None => queue.head = next,
         }
-        match self.slots.get_mut(next as usize) {
-            Some(slot) => slot.prev = prev,
-            None => queue.tail = prev,
+        if queue.head == NONE {
+            owned.nonempty &= !(1 << number);
         }
     }
 }
@@ -515,16 +557,6 @@ fn flow_at_mut(slots: &mut [Slot], at: u32) -> &mut Flow {
     slots[at as usize].flow.as_mut().expect(REMOVED)
 }
 
-#[inline]
-fn queue_of(flow: &Flow) -> u8 {
-    let inspected = if flow.inspector().is_some() { Class::ALL.len() as u8 } else { 0 };
-    Class::of(flow) as u8 + inspected
-}
-
-const fn class_of(queue: usize) -> Class {
-    Class::ALL[queue % Class::ALL.len()]
-}
-
 #[cfg(test)]
 impl FlowTable {
     /// Asserts what holds between any two calls.
@@ -533,19 +565,10 @@ impl FlowTable {
         use crate::types::proto;
 
         let mut queued = 0;
-        for (number, queue) in self.queues.iter().enumerate() {
-            let (mut before, mut looked_at, mut at) = (NONE, Moment::default(), queue.head);
-            while at != NONE {
-                let slot = &self.slots[at as usize];
-                assert_eq!(usize::from(flow_at(&self.slots, at).queue), number);
-                assert_eq!(slot.prev, before);
-                let looked = flow_at(&self.slots, at).looked_at;
-                assert!(looked.0 >= looked_at.0, "a queue is in the order of looks");
-                queued += 1;
-                (before, looked_at, at) = (at, looked, slot.next);
-            }
-            assert_eq!(queue.tail, before);
+        for owner in (0..self.owners.active()).filter_map(|place| self.owners.active_at(place)) {
+            queued += self.check_queues(owner);
         }
+        self.owners.check(self.iter().map(|(_, flow)| flow));
         for (_, flow) in self.iter() {
             let open = flow.protocol != proto::TCP || flow.tcp() == State::Established;
             let plain = open && flow.inspector().is_none() && !flow.revoked();
@@ -554,7 +577,7 @@ impl FlowTable {
                 [Direction::Original, Direction::Reply].map(|to| flow.goes_on(to, flow.epoch));
             assert_eq!(
                 goes_on,
-                [plain && !flow.hairpin, answered],
+                [plain && !flow.hairpin(), answered],
                 "what follows from the rest is kept with it"
             );
         }
@@ -563,7 +586,30 @@ impl FlowTable {
         let free = std::iter::successors(first, next).count();
         assert_eq!((queued, queued + free), (self.len(), self.slots.len()));
         assert!(self.len() <= self.capacity);
-        assert_eq!(self.opened.iter().map(|[all, _]| *all as usize).sum::<usize>(), self.len());
+    }
+
+    /// Asserts that an owner's queues are in order. Returns how many flows are in them.
+    fn check_queues(&self, owner: Owner) -> usize {
+        let mut queued = 0;
+        let owned = self.owners.get(owner);
+        for (number, queue) in owned.queues.iter().enumerate() {
+            assert_eq!(owned.nonempty >> number & 1 != 0, queue.head != NONE);
+            let (mut before, mut looked_at, mut at) = (NONE, Moment::default(), queue.head);
+            if at != NONE {
+                assert_eq!(flow_at(&self.slots, at).looked_at, queue.looked_at);
+            }
+            while at != NONE {
+                let slot = &self.slots[at as usize];
+                let flow = flow_at(&self.slots, at);
+                assert_eq!((usize::from(flow.queue), flow.owner), (number, owner));
+                assert_eq!(slot.prev, before);
+                assert!(flow.looked_at.0 >= looked_at.0, "a queue is in the order of looks");
+                queued += 1;
+                (before, looked_at, at) = (at, flow.looked_at, slot.next);
+            }
+            assert_eq!(queue.tail, before);
+        }
+        queued
     }
 
     /// Flows that there is memory for.

@@ -192,9 +192,14 @@ fn a_sweep_does_no_more_than_its_budget() {
     assert!((1000 / 32..=1000 / 32 + 2).contains(&rounds), "{rounds} rounds");
 }
 
+/// Who opens all flows of these tests.
+fn opener(table: &FlowTable) -> Opener {
+    table.opener(LINKS[0], udp(0).src)
+}
+
 fn evict_all(table: &mut FlowTable, now: Nanos) -> Vec<Tuple> {
     let mut evicted = Vec::new();
-    while let Some(index) = table.victim(now) {
+    while let Some(index) = table.victim(&opener(table), now) {
         evicted.push(table.remove(index).tuple());
         table.check();
     }
@@ -205,6 +210,8 @@ fn evict_all(table: &mut FlowTable, now: Nanos) -> Vec<Tuple> {
 fn a_full_table_evicts_in_the_stated_order() {
     let mut table = FlowTable::new(18);
     let (mut at_once, mut when_idle) = (Vec::new(), Vec::new());
+    // An established connection that is inspected yields unless its client has sent a request.
+    let established = Tuple { protocol: proto::TCP, ..udp(108) };
     for (inspector, base) in [(Some(3), 100), (None, 0)] {
         for (n, history) in histories().into_iter().enumerate().rev() {
             let tuple = Tuple { protocol: history.protocol, ..udp(base + n as u32) };
@@ -217,10 +224,104 @@ fn a_full_table_evicts_in_the_stated_order() {
         }
     }
     assert!(table.is_full());
-    assert_eq!(evict_all(&mut table, Nanos(0).plus_secs(9)), at_once);
+    assert_eq!(evict_all(&mut table, Nanos(0).plus_secs(1)), at_once);
+    assert_eq!(evict_all(&mut table, Nanos(0).plus_secs(9)), [established]);
     assert_eq!(evict_all(&mut table, Nanos(0).plus_secs(10)), when_idle);
-    assert_eq!(table.len(), 2, "established connections stay");
+    assert_eq!(table.len(), 1, "established connections stay");
     assert!(table.iter().all(|(_, flow)| flow.tcp == State::Established));
+}
+
+#[test]
+fn an_inspected_connection_with_a_request_stays_and_one_that_is_refused_yields_at_once() {
+    let mut table = FlowTable::new(4);
+    let start = Nanos(0).plus_secs(1);
+    let [used, answered, reset] =
+        [1, 2, 3].map(|n| play(&mut table, tcp(n), &ESTABLISHED, Some(n), start));
+    table.note_request(used, start);
+    table.note_answered(answered, start);
+    table.note_reset(reset, start);
+    table.check();
+    assert_eq!(evict_all(&mut table, start), [tcp(3), tcp(2)]);
+    assert_eq!(evict_all(&mut table, start.plus_secs(7000)), []);
+}
+
+#[test]
+fn whoever_has_its_share_yields_its_own_flows_and_nobody_elses() {
+    let mut table = FlowTable::new(90);
+    let [greedy, late] = [LinkId(1), LinkId(7)];
+    let now = Nanos(0).plus_secs(1);
+    let open = |table: &mut FlowTable, link: LinkId, tuple: Tuple| {
+        let opener = table.opener(link, tuple.src);
+        let mut victims = Vec::new();
+        if table.needs_place(&opener) {
+            let victim = table.victim(&opener, now).unwrap();
+            victims.push(table.remove(victim).link(Original));
+        }
+        let flow = Flow::new(&packet(tuple, SYN), Epoch(1), [link, LinkId(2)], now);
+        table.insert(flow).unwrap();
+        table.check();
+        victims
+    };
+    for n in 0..20 {
+        assert_eq!(open(&mut table, late, udp(n)), []);
+    }
+    let victims: Vec<_> = (100..300).flat_map(|n| open(&mut table, greedy, udp(n))).collect();
+    // Of the 70 places that the other one left.
+    assert_eq!(victims, vec![greedy; 200 - 35]);
+    assert_eq!(table.len(), 55);
+    // What counts for another link from here on yields there.
+    let (index, _) = table.find(&udp(0)).unwrap();
+    table.set_links(index, [greedy, LinkId(2)]);
+    table.check();
+    assert_eq!(open(&mut table, greedy, udp(400)), [greedy]);
+}
+
+#[test]
+fn sources_from_outside_leave_places_to_other_sources_and_to_pods() {
+    let mut table = FlowTable::new(90_000);
+    let [outside, pod] = [LinkId(0), LinkId(1)];
+    table.set_outside(Some(outside));
+    let now = Nanos(0).plus_secs(1);
+    // Opens established connections until there is no more place.
+    let mut port = 0_u32;
+    let mut fill = |table: &mut FlowTable, link: LinkId, src: Address, limit: u32| {
+        let mut opened = 0;
+        while opened < limit && !table.needs_place(&table.opener(link, src)) {
+            port += 1;
+            let tuple = Tuple {
+                src,
+                dst: Address::v4((0x0a00_0000 + port / 50_000).to_be_bytes()),
+                src_port: (port % 50_000) as u16,
+                dst_port: 80,
+                protocol: proto::TCP,
+            };
+            let flow = Flow::new(&packet(tuple, ACK), Epoch(1), [link, LinkId(2)], now);
+            table.insert(flow).unwrap();
+            opened += 1;
+        }
+        opened
+    };
+    let source = |n: u8| Address::v4([192, 0, 2, n]);
+    assert_eq!(fill(&mut table, outside, source(1), u32::MAX), 30_000);
+    // Sources that have not the first one's group by chance.
+    let others: Vec<u8> = (2..20)
+        .filter(|n| {
+            let [one, other] = [1, *n].map(|n| table.opener(outside, source(n)).owner);
+            one != other
+        })
+        .take(2)
+        .collect();
+    assert_eq!(fill(&mut table, outside, source(others[0]), 100), 100);
+    let of_pod = fill(&mut table, pod, source(200), u32::MAX);
+    assert!((29_900..=30_000).contains(&of_pod), "{of_pod}");
+    let of_another_pod = fill(&mut table, LinkId(3), source(201), u32::MAX);
+    assert!(of_another_pod > 10_000, "{of_another_pod}");
+    // Pods have left less than those from outside hold; a new source still gets in.
+    assert!(fill(&mut table, outside, source(others[1]), 10) == 10);
+    // One IPv6 network is one source.
+    let v6 = |last: u8| Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 1, last, 0, 0, 0, 0, 0, 0, last]);
+    let [one, other] = [1, 2].map(|n| table.opener(outside, v6(n)).owner);
+    assert_eq!(one, other);
 }
 
 #[test]
@@ -229,7 +330,7 @@ fn an_expired_flow_yields_before_any_other() {
     play(&mut table, tcp(1), &ESTABLISHED, None, Nanos(0));
     let day = Nanos(0).plus_secs(86_400);
     play(&mut table, tcp(2), &[(Reply, RST)], None, day);
-    let victim = table.victim(day).unwrap();
+    let victim = table.victim(&opener(&table), day).unwrap();
     assert_eq!(table.get(victim).tuple(), tcp(1));
 }
 
@@ -239,7 +340,7 @@ fn a_table_full_of_established_connections_refuses() {
     for n in 0..2 {
         play(&mut table, tcp(n), &ESTABLISHED, None, Nanos(0));
     }
-    assert_eq!(table.victim(Nanos(0).plus_secs(7439)), None);
+    assert_eq!(table.victim(&opener(&table), Nanos(0).plus_secs(7439)), None);
     let refused = table.insert(flow(tcp(3), SYN, Nanos(0)));
     assert_eq!(refused, Err(DropReason::FlowTableFull));
     assert_eq!(table.find(&tcp(3)), None);
@@ -257,7 +358,7 @@ fn an_idle_conversation_yields_before_active_ones() {
         table.note(*index, Original, &packet(udp(0), 0), now).unwrap();
     }
     // Each call looks at some of them and gets further.
-    let victim = (0..5).find_map(|_| table.victim(now)).unwrap();
+    let victim = (0..5).find_map(|_| table.victim(&opener(&table), now)).unwrap();
     assert_eq!(victim, indices[19]);
 }
 
@@ -279,11 +380,11 @@ fn a_segment_without_syn_opens_a_flow_that_says_so() {
         (FIN | ACK, State::HalfClosed(Original)),
     ] {
         let flow = flow(tcp(1), flags, Nanos(0));
-        assert!(flow.picked_up);
+        assert!(flow.picked_up());
         assert_eq!(flow.tcp, state);
     }
-    assert!(!flow(tcp(1), SYN, Nanos(0)).picked_up);
-    assert!(!flow(udp(1), 0, Nanos(0)).picked_up);
+    assert!(!flow(tcp(1), SYN, Nanos(0)).picked_up());
+    assert!(!flow(udp(1), 0, Nanos(0)).picked_up());
 }
 
 #[test]
@@ -303,7 +404,7 @@ fn churn_never_outgrows_what_was_reserved() {
     let reserved = table.reserved();
     for n in 0..200_000 {
         if table.is_full() {
-            let victim = table.victim(Nanos(u64::from(n))).unwrap();
+            let victim = table.victim(&opener(&table), Nanos(u64::from(n))).unwrap();
             table.remove(victim);
         }
         open(&mut table, udp(n), Nanos(u64::from(n)));
@@ -489,9 +590,9 @@ fn arrive(table: &mut FlowTable, model: &mut Model, view: View, now: Nanos) {
         return;
     }
     if table.is_full() {
-        let Some(victim) = table.victim(now) else { return };
+        let Some(victim) = table.victim(&opener(table), now) else { return };
         let flow = table.remove(victim);
-        let unanswered = flow.picked_up && flow.packets[1] == 0;
+        let unanswered = flow.picked_up() && flow.packets[1] == 0;
         let established = flow.protocol == proto::TCP && flow.tcp == State::Established;
         assert!(!established || unanswered || flow.is_expired(now));
         model.remove(&flow);

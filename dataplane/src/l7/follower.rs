@@ -148,6 +148,22 @@ enum Stage {
     Closed,
 }
 
+/// How far an inspected connection has come, as far as its place in the flow table depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// The client has sent no whole request that may go on.
+    Opened,
+    /// It has.
+    Requested,
+    /// A request was refused. The server was reset and the client has the answer, but has not closed its
+    /// side yet.
+    Answered,
+    /// Both ends were reset by us. What they have under way is answered by resets.
+    Reset,
+    /// A request was refused, and both ends know that the connection is over: nothing more will come.
+    Over,
+}
+
 /// The follower of one inspected flow.
 #[derive(Debug, Default)]
 pub struct Follower {
@@ -189,6 +205,24 @@ impl Follower {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.stage, Stage::Closed)
+    }
+
+    /// How far the connection has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        match &self.stage {
+            Stage::Answered(_) if self.is_over() => Progress::Over,
+            Stage::Closed if self.aborted => Progress::Over,
+            Stage::Answered(answered)
+                if answered.server_reset && self.responses.acked == answered.end() =>
+            {
+                Progress::Answered
+            }
+            Stage::Closed => Progress::Reset,
+            Stage::Opening => Progress::Opened,
+            _ if self.requests.has_decided() => Progress::Requested,
+            _ => Progress::Opened,
+        }
     }
 
     /// Whether it may take so many bytes from here on, all in all. What it needs less in the end is given

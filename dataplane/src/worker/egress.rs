@@ -8,7 +8,7 @@ use crate::event::{Event, EventRing};
 use crate::packet::edit;
 use crate::route::Outlet;
 use crate::share::{Holdings, Shares};
-use crate::stats::WorkerStats;
+use crate::stats::{LinkStatistics, ShareRefusals, WorkerStats};
 use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, Unfinished, XskStatistics};
@@ -20,6 +20,15 @@ use super::reply_limit::ReplyLimit;
 pub(super) enum Origin {
     Received,
     Own,
+}
+
+/// What inspected flows keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kept {
+    /// Frames of segments that wait.
+    Frames,
+    /// Bytes of memory for their streams.
+    Bytes,
 }
 
 /// A worker's ports and frames.
@@ -51,14 +60,61 @@ pub(super) struct Egress {
 struct Gate {
     port: Port,
     unflushed: bool,
+    /// Packets put on the transmit ring since the last flush, and how many of those were attributed.
+    sent: u32,
+    attributed: u32,
+    /// Whom they were attributed to. A link that finds no place counts as the last one.
+    senders: [(LinkId, u32); SENDERS],
+    /// Packets taken off the receive ring.
+    received: u64,
+    refused: ShareRefusals,
 }
+
+/// Links that packets of one round to one link are told apart by.
+const SENDERS: usize = 4;
 
 impl Gate {
     /// Notes the link as one with packets that the kernel was not told of.
     #[inline]
     fn note_unflushed(&mut self, links: &mut Vec<LinkId>) {
+        self.sent = self.sent.wrapping_add(1);
         if !std::mem::replace(&mut self.unflushed, true) {
             links.push(self.port.link());
+        }
+    }
+
+    const fn new(port: Port) -> Self {
+        Self {
+            port,
+            unflushed: false,
+            sent: 0,
+            attributed: 0,
+            senders: [(LinkId(0), 0); SENDERS],
+            received: 0,
+            refused: ShareRefusals { flows: 0, inspected: 0, kept: 0, handoffs: 0, events: 0 },
+        }
+    }
+
+    /// Notes that packets put on the ring since the last call came by `from`.
+    fn attribute(&mut self, from: LinkId) {
+        let packets = self.sent.wrapping_sub(self.attributed);
+        if packets == 0 {
+            return;
+        }
+        self.attributed = self.sent;
+        let at = self.senders.iter().position(|(link, sent)| *sent == 0 || *link == from);
+        let (link, sent) = &mut self.senders[at.unwrap_or(SENDERS - 1)];
+        (*link, *sent) = (from, *sent + packets);
+    }
+
+    /// Divides the time of a flush among those who had it made.
+    fn divide(&mut self, nanos: u64, mut charge: impl FnMut(LinkId, u64)) {
+        let all: u64 = self.senders.iter().map(|(_, sent)| u64::from(*sent)).sum();
+        for (link, sent) in &mut self.senders {
+            if *sent > 0 {
+                charge(*link, nanos * u64::from(*sent) / all);
+            }
+            *sent = 0;
         }
     }
 }
@@ -118,7 +174,7 @@ impl Egress {
         }
         drop(self.take_port(port.link()));
         port.service(&mut self.pool);
-        self.gates[slot] = Some(Gate { port, unflushed: false });
+        self.gates[slot] = Some(Gate::new(port));
     }
 
     /// Gives up the port on `link`, with what it counted added up and its frames settled for.
@@ -140,12 +196,47 @@ impl Egress {
 
     /// Fills `batch` from `link`'s receive ring and keeps the link's fill ring topped up.
     pub(super) fn receive(&mut self, link: LinkId, batch: &mut Vec<Packet>, max: usize) -> usize {
-        let Some(Some(Gate { port, .. })) = self.gates.get_mut(link.index()) else { return 0 };
+        let Some(Some(Gate { port, received: total, .. })) = self.gates.get_mut(link.index())
+        else {
+            return 0;
+        };
         let received = port.receive(&mut self.pool, batch, max);
         if received > 0 {
             port.service(&mut self.pool);
+            *total += received as u64;
         }
         received
+    }
+
+    /// Whether packets of `link` wait on its receive ring.
+    pub(super) fn has_received(&mut self, link: LinkId) -> bool {
+        let gate = self.gates.get_mut(link.index()).and_then(Option::as_mut);
+        gate.is_some_and(|gate| gate.port.has_received())
+    }
+
+    /// Notes that what was transmitted since the last call came by `from`.
+    pub(super) fn attribute(&mut self, from: LinkId) {
+        for link in &self.unflushed {
+            if let Some(gate) = &mut self.gates[link.index()] {
+                gate.attribute(from);
+            }
+        }
+    }
+
+    /// Where refusals of `link`'s are counted, if it is served.
+    pub(super) fn refused(&mut self, link: LinkId) -> Option<&mut ShareRefusals> {
+        Some(&mut self.gates.get_mut(link.index())?.as_mut()?.refused)
+    }
+
+    /// What each link's port counted, and its share refused. Asks the kernel of each socket.
+    pub(super) fn link_statistics(&self) -> Vec<LinkStatistics> {
+        let of = |gate: &Gate| LinkStatistics {
+            link: gate.port.link(),
+            received: gate.received,
+            sockets: gate.port.statistics(),
+            refused: gate.refused,
+        };
+        self.gates.iter().flatten().map(of).collect()
     }
 
     pub(super) fn alloc(&mut self) -> Option<Frame> {
@@ -174,6 +265,18 @@ impl Egress {
     /// The same for a TCP reset.
     pub(super) fn may_reset(&mut self, link: LinkId, now: Nanos) -> bool {
         self.tcp_resets.take(link, now)
+    }
+
+    /// Whether flows of `link` may keep so many more frames, or bytes for their streams.
+    pub(super) fn take_kept(&mut self, link: LinkId, kept: Kept, places: usize) -> bool {
+        let may = match kept {
+            Kept::Frames => self.held_frames.take(link, places),
+            Kept::Bytes => self.kept_bytes.take(link, places),
+        };
+        if !may && let Some(refused) = self.refused(link) {
+            refused.kept += 1;
+        }
+        may
     }
 
     /// Frames that inspected flows keep. Flows of one link keep no more than they leave to others.
@@ -233,16 +336,28 @@ impl Egress {
         Ok(())
     }
 
-    /// Tells the kernel of everything transmitted in this round.
-    pub(super) fn flush(&mut self) {
+    /// Tells the kernel of everything transmitted in this round. `charge` is told how many nanoseconds
+    /// that took for the packets of which link.
+    pub(super) fn flush(
+        &mut self,
+        clock: &impl Fn() -> Nanos,
+        mut charge: impl FnMut(LinkId, u64),
+    ) {
+        if self.unflushed.is_empty() {
+            return;
+        }
+        let mut begun = clock();
         for index in (0..self.unflushed.len()).rev() {
             let link = self.unflushed[index];
-            let Some(Gate { port, unflushed }) = &mut self.gates[link.index()] else { continue };
-            port.flush();
-            port.service(&mut self.pool);
-            if !port.has_unsent() {
+            let Some(gate) = &mut self.gates[link.index()] else { continue };
+            gate.port.flush();
+            gate.port.service(&mut self.pool);
+            let done = clock();
+            gate.divide(done.since(begun), &mut charge);
+            begun = done;
+            if !gate.port.has_unsent() {
                 self.unflushed.swap_remove(index);
-                *unflushed = false;
+                gate.unflushed = false;
             }
         }
     }
@@ -273,6 +388,9 @@ impl Egress {
             shares.start_over();
         }
         if !shares.take(link, free) {
+            if let Some(refused) = self.refused(link) {
+                refused.handoffs += 1;
+            }
             return self.discard(packet, DropReason::HandoffFull);
         }
         match self.shared.hand_off(self.index, worker, link, packet) {
@@ -315,7 +433,11 @@ impl Egress {
         if waiting == 0 {
             self.told.start_over();
         }
-        self.told.take(link, capacity - waiting)
+        let may = self.told.take(link, capacity - waiting);
+        if !may && let Some(refused) = self.refused(link) {
+            refused.events += 1;
+        }
+        may
     }
 
     /// Frames that are neither free nor in a ring nor part of a packet that a port is still

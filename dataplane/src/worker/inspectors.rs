@@ -18,6 +18,9 @@ pub(super) struct Inspected {
     pub(super) policy: L7Policy,
 }
 
+// What the help of `--inspected` says.
+const _: () = assert!(size_of::<Inspected>() <= 1024);
+
 /// All inspectors of one worker.
 #[derive(Debug)]
 pub(super) struct Inspectors {

@@ -21,6 +21,7 @@ mod shared;
 #[cfg(feature = "slowed")]
 mod slowed;
 mod surroundings;
+mod turns;
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ use crossbeam::utils::CachePadded;
 use crate::drop_reason::DropReason;
 use crate::flow::SavedFlow;
 use crate::policy::Snapshot;
-use crate::stats::WorkerStats;
+use crate::stats::{LinkStatistics, WorkerStats};
 use crate::types::{LinkId, Nanos};
 use crate::xsk::{FramePool, Packet, Port, XskStatistics};
 
@@ -38,6 +39,7 @@ use pipeline::Pipeline;
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 pub use shared::{Shared, SharedConfig};
 use surroundings::Surroundings;
+use turns::Turns;
 
 /// Packets taken from one port before the next one gets its turn.
 const BATCH: usize = 64;
@@ -57,6 +59,7 @@ pub struct Worker {
     pipeline: Pipeline,
     egress: Egress,
     batch: Vec<Packet>,
+    turns: Turns,
 }
 
 impl Worker {
@@ -70,11 +73,13 @@ impl Worker {
             pipeline: Pipeline::new(index, shared, pool.umem().frames()),
             egress: Egress::new(index, shared, pool),
             batch: Vec::with_capacity(BATCH),
+            turns: Turns::default(),
         }
     }
 
     /// Takes a port into the worker's rounds.
     pub fn add_port(&mut self, port: Port) {
+        self.turns.add(port.link());
         self.egress.add_port(port);
     }
 
@@ -124,6 +129,12 @@ impl Worker {
         self.egress.port_statistics()
     }
 
+    /// What each link's ports counted and its share refused; a call to the kernel for each.
+    #[must_use]
+    pub fn link_statistics(&self) -> Vec<LinkStatistics> {
+        self.egress.link_statistics()
+    }
+
     /// Whether the kernel has not taken all that was transmitted; a round tries again.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
@@ -151,11 +162,21 @@ impl Worker {
     /// All that is to be done at time `now`: some turns over all ports, then what is due by itself, and
     /// the kernel is told of what was transmitted. Returns the number of packets processed; with zero
     /// the caller may sleep.
+    ///
+    /// Links take turns by packets; see [`Self::round_by_time`].
     pub fn round(&mut self, now: Nanos) -> usize {
+        self.round_by_time(now, &|| now)
+    }
+
+    /// As [`Self::round`], but links take turns by the time that their packets take, which `clock` tells.
+    pub fn round_by_time(&mut self, now: Nanos, clock: &impl Fn() -> Nanos) -> usize {
         let snapshot = self.snapshot.load().clone();
+        if let Some(snapshot) = snapshot.as_deref() {
+            self.pipeline.flows.set_outside(snapshot.routes.host_link());
+        }
         let mut processed = 0;
         loop {
-            let (of_turn, more) = self.turn(now, snapshot.as_deref());
+            let (of_turn, more) = self.turn(now, snapshot.as_deref(), clock);
             processed += of_turn;
             if !more || processed >= ROUND {
                 break;
@@ -166,7 +187,9 @@ impl Worker {
             let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
             self.pipeline.maintain(&mut around);
         }
-        self.egress.flush();
+        let turns = &mut self.turns;
+        self.egress.flush(clock, |link, nanos| turns.note_time(link, nanos));
+        turns.settle();
         let (held, kept) = (self.egress.held_frames().total(), self.egress.kept_bytes().total());
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
@@ -189,19 +212,38 @@ impl Worker {
         processed
     }
 
-    /// One batch of each port. Returns the number of packets processed, and whether a port may have more.
-    fn turn(&mut self, now: Nanos, snapshot: Option<&Snapshot>) -> (usize, bool) {
-        let (mut processed, mut more) = (0, false);
+    /// One batch of each port whose link has credit. Returns the number of packets processed, and
+    /// whether a port may have more.
+    fn turn(
+        &mut self,
+        now: Nanos,
+        snapshot: Option<&Snapshot>,
+        clock: &impl Fn() -> Nanos,
+    ) -> (usize, bool) {
+        let (mut processed, mut more, mut waiting) = (0, false, false);
+        let mut begun = clock();
         for slot in 0..self.egress.links() {
             let link = LinkId(slot as u16);
-            let received = self.egress.receive(link, &mut self.batch, BATCH);
+            let Some(max) = self.turns.batch(link) else {
+                waiting |= self.egress.has_received(link);
+                continue;
+            };
+            let received = self.egress.receive(link, &mut self.batch, max);
             if received > 0 {
                 processed += received;
-                more |= received == BATCH;
+                more |= received == max;
+                self.turns.charge(link, received);
                 self.process_batch(now, snapshot, link);
+                self.egress.attribute(link);
+                let done = clock();
+                self.turns.note_time(link, done.since(begun));
+                begun = done;
             }
         }
-        (processed, more)
+        if waiting && !more {
+            self.turns.renew();
+        }
+        (processed, more || waiting)
     }
 
     fn process_batch(&mut self, now: Nanos, snapshot: Option<&Snapshot>, link: LinkId) {
@@ -229,6 +271,7 @@ impl Worker {
                     Some(snapshot) => {
                         let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
                         self.pipeline.process_handed_over(&mut around, link, packet);
+                        self.egress.attribute(link);
                     }
                     // The worker that received it has counted that.
                     None => self.egress.discard(packet, DropReason::NotReady),

@@ -43,8 +43,12 @@
 //!   passes the debt on ([`finishes_checksums`](crate::xsk::Umem::finishes_checksums)).
 //! - *TCP resets* after the handshake let the flow be forgotten soon, but a reset that its sender
 //!   didn't mean is taken back by its next segment ([`tcp`]). Sequence numbers are the ends' own.
-//! - *A full flow table* makes room in a stated order ([`crate::flow`]), counted as evictions, and
-//!   refuses new flows where nothing may yield.
+//! - *A full flow table* makes room in a stated order ([`crate::flow`]), counted as evictions: whoever
+//!   has its share of the places yields a flow of its own, or its new flow is refused. The same holds
+//!   for the flows that may be inspected.
+//! - *An inspected connection that was refused* gives its place back as soon as the server was reset and
+//!   the client has the answer and has closed its side; where both ends were reset, it yields to
+//!   other flows at once and is forgotten after a second.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
 //!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
 //!   says so may be a router in between.
@@ -67,7 +71,7 @@ use podgate_xdp_redirect::HAIRPIN_MAC;
 use crate::drop_reason::DropReason;
 use crate::event::EventKind;
 use crate::flow::{Flow, FlowIx, FlowTable, SavedFlow, tcp};
-use crate::l7::follower::Follower;
+use crate::l7::follower::{Follower, Progress};
 use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, quoted};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
@@ -148,10 +152,11 @@ impl Pipeline {
         let allowed = decision.verdict == Verdict::Allow
             && (!saved.picked_up
                 || around.decide_reversed(&subject, ends).verdict == Verdict::Allow);
+        let opener = self.flows.opener(saved.links[0], tuple.src);
         let fits = around.links(ends, from_host) == Some(saved.links)
             && steer(&tuple, self.workers) == self.index
             && self.flows.find(&tuple).is_none()
-            && !self.flows.needs_place(saved.links[0]);
+            && !self.flows.needs_place(&opener);
         if is_answer || escapes || !allowed || !fits {
             return false;
         }
@@ -265,7 +270,7 @@ impl Pipeline {
         let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
         let goes_on = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
-            (Verdict::Allow, None) if flow.picked_up => {
+            (Verdict::Allow, None) if flow.picked_up() => {
                 around.decide_reversed(&subject, ends).verdict == Verdict::Allow
             }
             (Verdict::Allow, _) => true,
@@ -322,23 +327,19 @@ impl Pipeline {
         if decision.verdict == Verdict::Deny {
             return around.egress.discard(packet, denial(&decision));
         }
-        let slot = match decision.verdict {
-            Verdict::Inspect if !decision.l7.has_inspector(view.tuple.protocol) => {
-                return around.refuse(link, view.tuple, packet, DropReason::L7Unsupported);
-            }
-            Verdict::Inspect => match self.reserve_inspector(around, links[0]) {
-                Some(slot) => Some(slot),
-                None => return around.refuse(link, view.tuple, packet, DropReason::FlowTableFull),
-            },
-            Verdict::Allow | Verdict::Deny => None,
-        };
+        if decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(view.tuple.protocol) {
+            return around.refuse(link, view.tuple, packet, DropReason::L7Unsupported);
+        }
         let mut flow = Flow::new(view, around.snapshot.epoch, links, around.now);
-        flow.set_inspector(slot);
         flow.set_hairpin(from_host && ends[0].is_some());
-        let index = match self.insert(around, flow) {
-            Ok(index) => index,
+        let inspected = decision.verdict == Verdict::Inspect;
+        let (index, slot) = match self.insert(around, flow, inspected) {
+            Ok(inserted) => inserted,
             Err(reason) => {
-                slot.into_iter().for_each(|slot| self.inspectors.cancel(slot));
+                if let Some(refused) = around.egress.refused(link) {
+                    let inspected = reason == DropReason::InspectedFull;
+                    *if inspected { &mut refused.inspected } else { &mut refused.flows } += 1;
+                }
                 return around.refuse(link, view.tuple, packet, reason);
             }
         };
@@ -354,22 +355,33 @@ impl Pipeline {
         }
     }
 
-    /// A free inspector for a flow from `link`; that of a flow that yields if the link's are as many
-    /// as the free ones.
-    fn reserve_inspector(&mut self, around: &mut Surroundings<'_>, link: LinkId) -> Option<u32> {
-        if self.flows.inspected_from(link) >= self.inspectors.left() {
-            let victim = self.flows.inspected_victim(around.now)?;
-            self.evict(around, victim);
+    /// Puts a new flow into the table, with an inspector's slot if it is to be inspected. If its owner
+    /// has its share, another one of the owner's flows makes room.
+    fn insert(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        mut flow: Flow,
+        inspected: bool,
+    ) -> Result<(FlowIx, Option<u32>), DropReason> {
+        let opener = self.flows.opener(flow.link(Direction::Original), flow.tuple().src);
+        if inspected && self.flows.needs_inspected_place(&opener, self.inspectors.left()) {
+            let victim = self.flows.inspected_victim(&opener, around.now);
+            self.evict(around, victim.ok_or(DropReason::InspectedFull)?);
         }
-        self.inspectors.reserve()
-    }
-
-    fn insert(&mut self, around: &mut Surroundings<'_>, flow: Flow) -> Result<FlowIx, DropReason> {
-        if self.flows.needs_place(flow.link(Direction::Original)) {
-            let victim = self.flows.victim(around.now).ok_or(DropReason::FlowTableFull)?;
-            self.evict(around, victim);
+        if self.flows.needs_place(&opener) {
+            let victim = self.flows.victim(&opener, around.now);
+            self.evict(around, victim.ok_or(DropReason::FlowTableFull)?);
         }
-        self.flows.insert(flow)
+        let slot = match inspected {
+            true => Some(self.inspectors.reserve().ok_or(DropReason::InspectedFull)?),
+            false => None,
+        };
+        flow.set_inspector(slot);
+        let index = self.flows.insert(flow);
+        if let (Err(_), Some(slot)) = (&index, slot) {
+            self.inspectors.cancel(slot);
+        }
+        Ok((index?, slot))
     }
 
     /// (4) A segment of an inspected flow.
@@ -393,8 +405,14 @@ impl Pipeline {
         let mut io = InspectedIo { flow, around };
         let now = io.around.now;
         inspected.follower.segment(now, direction, view, packet, &inspected.policy, &mut io);
-        if inspected.follower.is_closed() {
-            self.flows.note_reset(inspected.flow, now);
+        let index = inspected.flow;
+        match inspected.follower.progress() {
+            Progress::Opened => {}
+            Progress::Requested if flow.requested() => {}
+            Progress::Requested => self.flows.note_request(index, now),
+            Progress::Answered => self.flows.note_answered(index, now),
+            Progress::Reset => self.flows.note_reset(index, now),
+            Progress::Over => self.end(around, index),
         }
     }
 

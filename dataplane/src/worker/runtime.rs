@@ -1,5 +1,6 @@
 //! Workers on threads: start, feed, wake, stop.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::{Shared, SharedConfig, Worker};
 use crate::event::Event;
 use crate::flow::SavedFlow;
 use crate::policy::Snapshot;
+use crate::stats::LinkStatistics;
 use crate::types::{LinkId, Nanos};
 use crate::xsk::{Port, Umem, XskStatistics, close_ports};
 
@@ -66,6 +68,7 @@ enum Command {
     /// Answered by the number of flows that were taken over.
     TakeOver(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
     PortStatistics(channel::Sender<XskStatistics>),
+    LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
 }
 
 /// A clock that workers and control agree on.
@@ -264,6 +267,30 @@ impl Dataplane {
         Ok(sum)
     }
 
+    /// What all workers' ports counted for each link that is served, and what its share refused, since
+    /// it was added; in the order of links.
+    ///
+    /// # Errors
+    /// When a worker doesn't answer.
+    pub fn link_statistics(&self) -> Result<Vec<LinkStatistics>, LinkError> {
+        let commands = (0..self.commands.len()).map(|_| Command::LinkStatistics);
+        let mut links = BTreeMap::new();
+        self.ask_all(commands, |of_worker| {
+            for of_link in of_worker {
+                links
+                    .entry(of_link.link)
+                    .and_modify(|sum: &mut LinkStatistics| {
+                        sum.received += of_link.received;
+                        sum.sockets += of_link.sockets;
+                        sum.refused += of_link.refused;
+                    })
+                    .or_insert(of_link);
+            }
+            Ok(())
+        })?;
+        Ok(links.into_values().collect())
+    }
+
     /// Gives a command to each worker, in order, and takes all answers.
     fn ask_all<T, F>(
         &self,
@@ -354,7 +381,8 @@ impl Thread {
         while !self.stop.load(Ordering::Acquire) {
             self.obey();
             let now = self.clock.now();
-            let packets = self.worker.round(now);
+            let clock = self.clock;
+            let packets = self.worker.round_by_time(now, &|| clock.now());
             if self.mode == PollMode::Adaptive {
                 let is_over = patience.is_over(now, packets);
                 self.worker.stats().looks_long.set(patience.looks_long().into());
@@ -399,6 +427,7 @@ impl Thread {
                     done.send(self.worker.take_over(now, &snapshot, &flows)).is_ok()
                 }
                 Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
+                Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),
             };
         }
     }

@@ -12,7 +12,7 @@ use crate::types::{Direction, LinkId, Nanos, Tuple};
 use crate::xsk::{Frame, Packet, Umem};
 
 use super::decisions::Ends;
-use super::egress::{Egress, Origin};
+use super::egress::{Egress, Kept, Origin};
 
 /// What surrounds the pipeline while it works on one batch.
 pub(super) struct Surroundings<'a> {
@@ -184,7 +184,7 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn hold(&mut self, frames: usize) -> bool {
-        self.around.egress.held_frames().take(self.flow.link(Direction::Original), frames)
+        self.around.egress.take_kept(self.flow.link(Direction::Original), Kept::Frames, frames)
     }
 
     fn release(&mut self, frames: usize) {
@@ -192,7 +192,7 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn keep(&mut self, bytes: usize) -> bool {
-        self.around.egress.kept_bytes().take(self.flow.link(Direction::Original), bytes)
+        self.around.egress.take_kept(self.flow.link(Direction::Original), Kept::Bytes, bytes)
     }
 
     fn forget(&mut self, bytes: usize) {

@@ -154,6 +154,12 @@ impl Port {
         self.unsent
     }
 
+    /// Whether the receive ring has packets.
+    #[must_use]
+    pub fn has_received(&mut self) -> bool {
+        self.rx.available(1) > 0
+    }
+
     /// Appends up to `max` received packets to `out` and returns how many. Less than `max` means
     /// that the ring was found empty.
     ///

@@ -9,6 +9,7 @@
 
 mod cli;
 mod context;
+mod fairness;
 mod load;
 pub mod measure;
 mod memory;

@@ -37,7 +37,7 @@ const MARGIN: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// Two pods with servers in one of them, and whoever is between them.
-struct Course<'peer> {
+pub(crate) struct Course<'peer> {
     name: &'static str,
     client: &'peer Netns,
     address: Ipv4Addr,
@@ -137,7 +137,8 @@ fn measurements(
 }
 
 impl<'peer> Course<'peer> {
-    fn between(
+    /// Between the pods of a peer.
+    pub(crate) fn between(
         name: &'static str,
         pair: &'peer Pair,
         spinning: Option<&'peer Daemon>,
@@ -147,7 +148,7 @@ impl<'peer> Course<'peer> {
     }
 
     /// Starts the servers in the pod `server`.
-    fn new(
+    pub(crate) fn new(
         name: &'static str,
         client: &'peer Netns,
         (server, address): (&'peer Netns, Ipv4Addr),
@@ -187,7 +188,7 @@ impl<'peer> Course<'peer> {
     }
 
     /// What one stream carries, in Gb/s.
-    fn bulk(&self, quick: bool) -> Result<f64> {
+    pub(crate) fn bulk(&self, quick: bool) -> Result<f64> {
         let seconds = if quick { BULK_SECONDS_QUICK } else { BULK_SECONDS };
         let mut command =
             self.client.bounded("iperf3", Duration::from_secs(seconds.into()) + MARGIN);

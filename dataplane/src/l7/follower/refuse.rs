@@ -30,7 +30,7 @@ pub(super) struct Answered {
     client_fin: bool,
     /// The server was reset. It is left alone until the client has everything that the server
     /// sent, so that it can send lost segments again.
-    server_reset: bool,
+    pub(super) server_reset: bool,
     retry: Retry,
     until: Nanos,
 }
@@ -265,7 +265,7 @@ impl Follower {
     }
 
     /// Whether both ends know that the connection is over.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         match &self.stage {
             Stage::Answered(answered) => {
                 answered.client_fin

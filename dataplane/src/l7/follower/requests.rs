@@ -68,6 +68,11 @@ impl Requests {
         }
     }
 
+    /// Whether something of the client's stream may go on.
+    pub(super) fn has_decided(&self) -> bool {
+        self.decided != self.isn.plus(1)
+    }
+
     fn has_undecided(&self) -> bool {
         self.decided != self.next
     }

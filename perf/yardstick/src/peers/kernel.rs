@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use podgate_tests::lab::run;
 use tempfile::TempDir;
 
-use super::{Lane, MEASURED_PORT, Pair, other_rule, run_in};
+use super::{Lane, MEASURED_PORT, Pair, Pod, other_rule, run_in};
 use crate::traffic::{FORWARDER_CORE, source_ports};
 
 /// Bound for an answer to cross the bridge.
@@ -64,6 +64,21 @@ impl Kernel {
     #[must_use]
     pub(crate) fn pair(&self) -> &Pair {
         &self.pair
+    }
+
+    /// Two more pods on the bridge.
+    ///
+    /// # Errors
+    /// As [`Pair::new`].
+    pub(crate) fn plug_others(&self, name: &str) -> Result<[Pod; 2]> {
+        let node = &self.pair.node;
+        let others = [Pod::plug(node, name, 3)?, Pod::plug(node, name, 4)?];
+        others[0].knows(&others[1])?;
+        others[1].knows(&others[0])?;
+        for pod in &others {
+            node.ip(&format!("link set {} master br0\n", pod.link))?;
+        }
+        Ok(others)
     }
 
     /// Its lane, for live frames: with NAPI, threaded and on the forwarders' core, on the link that

@@ -40,7 +40,7 @@ pub(crate) use bare::{Bare, READY as BARE_READY};
 pub(crate) use kernel::{Filter, Kernel};
 pub(crate) use lane::Lane;
 pub(crate) use ovs::Ovs;
-pub(crate) use pair::Pair;
+pub(crate) use pair::{Pair, Pod};
 
 use std::net::Ipv4Addr;
 use std::thread;

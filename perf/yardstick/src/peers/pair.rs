@@ -74,7 +74,8 @@ impl Pair {
 }
 
 impl Pod {
-    fn plug(node: &Netns, name: &str, number: u8) -> Result<Self> {
+    /// Creates a pod and plugs it into the node.
+    pub(super) fn plug(node: &Netns, name: &str, number: u8) -> Result<Self> {
         let netns = Netns::create(&format!("{name}-pod{number}"))?;
         quiet(&netns)?;
         let link = format!("{name}-{number}");
@@ -92,7 +93,8 @@ impl Pod {
         Ok(Self { netns, link, link_mac, mac, address })
     }
 
-    fn knows(&self, other: &Self) -> Result<()> {
+    /// Enters another pod as a neighbour.
+    pub(super) fn knows(&self, other: &Self) -> Result<()> {
         let (address, mac) = (other.address, colons(other.mac));
         self.netns.ip(&format!("neigh add {address} lladdr {mac} dev eth0 nud permanent\n"))
     }

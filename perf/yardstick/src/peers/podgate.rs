@@ -27,8 +27,16 @@ pub(crate) fn server(rules: u32) -> String {
 /// # Errors
 /// Without root.
 pub(crate) fn lab(rules: &[u32]) -> Result<Lab> {
+    lab_with(rules, &[])
+}
+
+/// The same, and `others` that no policy selects.
+///
+/// # Errors
+/// Without root.
+pub(crate) fn lab_with(rules: &[u32], others: &[&str]) -> Result<Lab> {
     let folder = tempfile::tempdir()?;
-    write_manifests(folder.path(), rules)?;
+    write_manifests(folder.path(), rules, others)?;
     let lab = Lab::new(folder.path())?;
     for pod in lab.pods() {
         lab.node().netns.ip(&format!("link set {} mtu {MTU}\n", pod.link))?;
@@ -62,7 +70,7 @@ pub(crate) fn lane(lab: &Lab, rules: u32) -> Result<Lane<'_>> {
     Lane::new(&format!("podgate.{rules}"), &client.netns, &server.netns, flow, None)
 }
 
-fn write_manifests(folder: &Path, rules: &[u32]) -> Result<()> {
+fn write_manifests(folder: &Path, rules: &[u32], others: &[&str]) -> Result<()> {
     let mut pods = String::from(
         "{apiVersion: v1, kind: Namespace, metadata: {name: bench}}\n\
          ---\n",
@@ -72,6 +80,9 @@ fn write_manifests(folder: &Path, rules: &[u32]) -> Result<()> {
         let name = format!("server-{rules}");
         write_pod(&mut pods, &name, number)?;
         fs::write(folder.join(format!("{name}.yaml")), policies(&name, *rules)?)?;
+    }
+    for (number, name) in (100..).zip(others) {
+        write_pod(&mut pods, name, number)?;
     }
     fs::write(folder.join("pods.yaml"), pods)?;
     Ok(())

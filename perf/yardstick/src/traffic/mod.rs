@@ -21,6 +21,7 @@ mod frame;
 mod live;
 mod send_socket;
 mod stop;
+mod syn_flood;
 mod xsk;
 
 use std::thread;
@@ -36,6 +37,7 @@ pub(crate) use forward::{PodLink, forward};
 pub(crate) use frame::{FLOWS, Flow, source_ports};
 pub(crate) use live::LiveFrames;
 pub(crate) use send_socket::SendSocket;
+pub(crate) use syn_flood::syn_flood;
 
 use stop::Stop;
 
