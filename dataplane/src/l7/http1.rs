@@ -2,15 +2,15 @@
 //!
 //! # Units
 //! A request stream is body bytes, which pass unseen, and *units*, which decide something and are
-//! judged as a whole: a head, a chunk-size line, the line end after a chunk, a trailer section.
+//! judged as a whole: a head, a chunk-size line, the line end after a chunk, an empty trailer section.
 //! [`Http1::next_request_bytes`] says which of them the next bytes are. No byte of a unit may reach
 //! the server before [`Http1::decide`] has judged the unit; so a cut anywhere changes nothing.
 //!
 //! # Strictness
 //! Whatever two parsers could read in two ways is refused: bare CR or LF, folded lines, space
 //! around a field's name, `Content-Length` that is repeated, signed or beside
-//! `Transfer-Encoding`, any transfer coding but `chunked`, a missing or repeated `Host`, and so on
-//! (RFC 9112 §11 tells why). What remains has one reading, which every server that keeps to the
+//! `Transfer-Encoding`, any transfer coding but `chunked`, chunks that a reader with 32 bits would
+//! count otherwise, trailers, a missing or repeated `Host`, and so on (RFC 9112 §11 tells why). What remains has one reading, which every server that keeps to the
 //! RFC shares, however lenient it is beyond.
 //!
 //! # Upgrades
@@ -80,7 +80,7 @@ impl Refusal {
     /// Refused by a rule that would look at the path, for a path that is not in normal form.
     const NOT_NORMAL: Self = Self::new(DropReason::L7Malformed, Answer::Forbidden);
     const MALFORMED: Self = Self::new(DropReason::L7Malformed, Answer::BadRequest);
-    /// Understood as HTTP/1.1, but not to be followed (`CONNECT`).
+    /// Understood as HTTP/1.1, but not to be followed (`CONNECT`, announced trailers).
     const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, Answer::Forbidden);
     /// Another protocol: TLS, HTTP/2, or what a 101 switched to.
     const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, Answer::Reset);

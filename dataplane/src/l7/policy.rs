@@ -64,7 +64,8 @@ impl L7Policy {
     /// without one, workers refuse the flow whole.
     #[must_use]
     pub fn has_inspector(&self, protocol: u8) -> bool {
-        protocol == proto::TCP && self.protocol() == Ok(Some(L7Protocol::Http))
+        protocol == proto::TCP
+            && matches!(self.protocol(), Ok(Some(wanted)) if wanted.has_inspector())
     }
 
     /// Holds a request against the rules. `Some` if it is allowed, with the rule that allows it at

@@ -58,7 +58,12 @@ pub(super) fn parse<'a>(
         host,
         headers,
     };
-    let upgrade = headers.iter().any(|field| field.name.eq_ignore_ascii_case("upgrade"));
+    let has = |name: &str| headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
+    if body == Some(Body::ChunkSize) && has("trailer") {
+        // Its trailers would be refused; now the client can still be told.
+        return Err(Refusal::UNSUPPORTED);
+    }
+    let upgrade = has("upgrade");
     Ok(Head { request, target, body, upgrade })
 }
 
@@ -120,9 +125,12 @@ impl<'a> Framing<'a> {
     }
 }
 
-/// Digits only, and few enough that no reader overflows.
+/// Digits only, without a leading zero (which makes an octal number to some), and few enough that no
+/// reader with 64 bits overflows. Bodies above 2 GiB are legitimate, and servers count them in 64
+/// bits; one that wraps at 32 bits must not stand behind HTTP rules.
 pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+    let has_leading_zero = value.len() > 1 && value[0] == b'0';
+    if has_leading_zero || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()

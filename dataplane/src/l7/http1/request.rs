@@ -67,6 +67,8 @@ impl Requests {
         }
         let (shape, refusal) = match self.body {
             None => (Shape::Section, Refusal::MALFORMED),
+            // An empty section and nothing else.
+            Some(Body::Trailers) => (Shape::LineEnd, Refusal::BROKEN_BODY),
             Some(body) => (body.shape(), Refusal::BROKEN_BODY),
         };
         self.scanner.scan(shape, bytes).map_err(|_| refusal)

@@ -1,9 +1,10 @@
 //! The HTTP rules of a policy, compiled, and how one request is held against them.
 //!
 //! # What a rule matches
-//! Method, path and host are regular expressions over bytes that must match *all* of the value:
-//! ASCII classes, case-sensitive, `.` matches anything but a line feed. That is what Cilium's rules
-//! mean, which Envoy evaluates as RE2 full matches. The path is HTTP/2's `:path`, query included;
+//! Method, path and host are regular expressions that must match *all* of the value:
+//! ASCII classes, case-sensitive, `.` matches any character but a line feed. That is what Cilium's
+//! rules mean, which Envoy evaluates as RE2 full matches; a pattern that RE2 would read otherwise is
+//! refused. The path is HTTP/2's `:path`, query included;
 //! the host is `:authority`, port included, as the client wrote it.
 //!
 //! # Paths in normal form
@@ -255,14 +256,15 @@ mod tests {
     fn errors_name_the_field_and_the_cause() {
         for (spec, text) in [
             (spec("(", "", "", &[]), "method: not a regular expression: unclosed group"),
-            (spec("", "a**b{", "", &[]), "path: not a regular expression: "),
-            (spec("", "", r"\p{Greek}", &[]), "host: not a regular expression: "),
+            (spec("", "a)b", "", &[]), "path: not a regular expression: "),
+            (spec("", "a**b", "", &[]), "path: not as in RE2: two repetitions"),
+            (spec("", "", r"\p{Greek}", &[]), "host: not as in RE2: "),
             (spec("", "", "", &["A", "X Y"]), "headers[1]: not of the form"),
             (spec("", "", "", &[""]), "headers[0]: not of the form"),
             (spec("", "", "", &[":path: /"]), "headers[0]: not of the form"),
             (spec("", "", "", &["A: b\r\nC: d"]), "headers[0]: control characters"),
             (spec("", "(a|b)*a(a|b){24}", "", &[]), "path: the pattern needs too many states"),
-            (spec("", "((a{0,500}){0,500}){0,500}", "", &[]), "path: the pattern needs too many"),
+            (spec("", "((a{0,500}){0,500}){0,500}", "", &[]), "path: not as in RE2: rep"),
             (spec("", &"a".repeat(5000), "", &[]), "path: the pattern is longer than 4096 bytes"),
             (spec("", &"(".repeat(2000), "", &[]), "path: not a regular expression"),
         ] {

@@ -9,6 +9,7 @@
 pub mod http;
 pub mod kafka;
 mod pattern;
+mod re2;
 
 use std::fmt;
 
@@ -29,6 +30,14 @@ pub enum L7Protocol {
     Dns,
     /// Server names in TLS handshakes (RFC 6066 §3).
     Tls,
+}
+
+impl L7Protocol {
+    /// Whether workers can inspect it, over TCP. They refuse flows under rules of the others.
+    #[must_use]
+    pub const fn has_inspector(self) -> bool {
+        matches!(self, Self::Http)
+    }
 }
 
 impl fmt::Display for L7Protocol {
