@@ -28,6 +28,7 @@ mod refusal;
 pub mod rules;
 mod selector;
 mod store;
+mod this_node;
 #[cfg(feature = "oracle")]
 pub mod truth;
 
@@ -38,3 +39,4 @@ pub use labels::{Facts, LabelKey, Labels};
 pub use refusal::{Refusal, SourceLocation, line as refusal_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{EnforcementMode, PolicyState, PolicyStatus, Store, Tally};
+pub use this_node::{Reason, ThisNode, UnknownNode};

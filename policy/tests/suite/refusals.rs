@@ -318,7 +318,7 @@ fn combinations_that_cilium_refuses_are_refused() {
         (
             ingress(&format!("{{toPorts: [{{ports: [{{port: \"80\"}}], {http}}}]}}")),
             "spec.ingress[0].toPorts[0].rules",
-            "write protocol: TCP",
+            "with protocol: TCP",
         ),
         (
             ingress(&format!(

@@ -241,13 +241,13 @@ fn files_that_change_break_and_go_are_followed() {
     store.sync(&manifest::load(folder.path()));
     assert_eq!((names(&store), store.refusals().count()), (vec!["other".into(), "web".into()], 1));
 
-    // The same object twice: the first counts.
+    // The same object twice, and not alike: the first counts.
     fs::write(file("a.yaml"), WEB).unwrap();
-    fs::write(file("c.yaml"), WEB).unwrap();
+    fs::write(file("c.yaml"), WEB.replace("{}", "{policyTypes: [Egress]}")).unwrap();
     store.sync(&manifest::load(folder.path()));
     let refusals: Vec<String> = store.refusals().map(ToString::to_string).collect();
     assert_eq!(refusals.len(), 1, "{refusals:?}");
-    assert!(refusals[0].contains("is defined at"), "{}", refusals[0]);
+    assert!(refusals[0].contains("is defined otherwise at"), "{}", refusals[0]);
 
     // A kind that looks like a policy is never passed over.
     fs::write(file("c.yaml"), "kind: AdminNetworkPolicy").unwrap();
