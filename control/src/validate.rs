@@ -190,6 +190,19 @@ spec: [
     }
 
     #[test]
+    fn a_hint_is_told_and_is_no_error() {
+        let text = GOOD.replace("  ingress:\n  - fromEndpoints: [{}]\n", "  ingress: []\n");
+        let report = Report::of(&["-".into()], text.as_bytes());
+        assert!(report.is_clean());
+        assert_eq!(
+            report.to_text(),
+            "hint: stdin:13: CiliumNetworkPolicy shop/services: spec: has no rule, so it neither \
+             allows nor denies anything, and isolates no pod (newer versions of Cilium reject \
+             it)\n\n2 policies, 1 passed over, 0 refused\n"
+        );
+    }
+
+    #[test]
     fn a_path_that_is_no_text_is_no_obstacle() {
         let path = std::ffi::OsStr::from_bytes(b"/nowhere/\xff\x1b.yaml");
         let text = Report::of(&[path.into()], &b""[..]).to_text();

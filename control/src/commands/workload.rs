@@ -25,7 +25,8 @@ pub(super) fn advice(asked: &str, documents: &[Document], store: &Store) -> Opti
         Some((namespace, name)) => (Some(namespace), name),
         None => (None, asked),
     };
-    let workloads = documents.iter().filter_map(|document| Workload::of(document.value.as_ref().ok()?));
+    let workloads =
+        documents.iter().filter_map(|document| Workload::of(document.value.as_ref().ok()?));
     let mut called = workloads.filter(|workload| {
         workload.name == name && namespace.is_none_or(|namespace| namespace == workload.namespace)
     });

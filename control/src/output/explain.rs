@@ -1,7 +1,8 @@
 //! An explanation for people: the verdict first, then each direction, then what nearly decided.
 
 use podgate_policy::explain::{
-    CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome, RequestVerdict,
+    CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome,
+    RequestVerdict,
 };
 use podgate_policy::record::{By, RuleName};
 

@@ -69,8 +69,8 @@ fn is_marker(line: &str, marker: &str) -> bool {
     rest.is_some_and(|rest| rest.chars().next().is_none_or(char::is_whitespace))
 }
 
-/// Cuts a stream of JSON values. Where one is broken nobody knows its end, so it goes on to the next
-/// line that begins with `{` and does not continue the line before.
+/// Cuts a stream of JSON values. Where one is broken nobody knows its end, so it goes on to the
+/// next line that begins with `{` and does not continue the line before.
 pub(super) fn split_json(text: &str) -> Vec<Cut<'_>> {
     let mut cuts = Vec::new();
     let (mut offset, mut start) = (0, Position::START);
@@ -131,21 +131,19 @@ mod tests {
             yaml("a\n%YAML 1.2\n# x\n\n%TAG ! a\n---\nb\n"),
             [(1, "a\n"), (2, "%YAML 1.2\n# x\n\n%TAG ! a\n---\nb\n")]
         );
-        assert_eq!(yaml("a\n...\n%YAML 1.2\n---\nb\n...\n"), [
-            (1, "a\n...\n"),
-            (3, "%YAML 1.2\n---\nb\n...\n"),
-            (6, "")
-        ]);
-        assert_eq!(yaml("a\n\u{feff}b\n\u{feff}---\nc\n"), [
-            (1, "a\n"),
-            (2, "b\n"),
-            (3, "---\nc\n")
-        ]);
+        assert_eq!(
+            yaml("a\n...\n%YAML 1.2\n---\nb\n...\n"),
+            [(1, "a\n...\n"), (3, "%YAML 1.2\n---\nb\n...\n"), (7, "")]
+        );
+        assert_eq!(
+            yaml("a\n\u{feff}b\n\u{feff}---\nc\n"),
+            [(1, "a\n"), (2, "b\n"), (3, "---\nc\n")]
+        );
         assert_eq!(yaml("a: |\n  ---\n  %YAML 1.2\n ...\n%YAMLS x\n---x\n").len(), 1);
-        assert_eq!(yaml("\"x\n%YAML 1.2\n y\"\n---\nb"), [
-            (1, "\"x\n%YAML 1.2\n y\"\n"),
-            (4, "---\nb")
-        ]);
+        assert_eq!(
+            yaml("\"x\n%YAML 1.2\n y\"\n---\nb"),
+            [(1, "\"x\n%YAML 1.2\n y\"\n"), (4, "---\nb")]
+        );
     }
 
     fn json(text: &str) -> Vec<(u32, u32, &str)> {

@@ -222,7 +222,8 @@ impl CiliumSpec {
     /// A namespace that the selector of a policy of another one asks for, and the way to it.
     fn other_namespace(&self, own: Option<&str>) -> Option<(&str, Vec<Step>)> {
         let labels = &self.endpoint_selector.match_labels;
-        let mut names = labels.iter().filter(|(key, _)| LabelKey::cilium(key) == LabelKey::Namespace);
+        let mut names =
+            labels.iter().filter(|(key, _)| LabelKey::cilium(key) == LabelKey::Namespace);
         let (key, value) = names.find(|(_, value)| own.is_some_and(|own| own != value.as_str()))?;
         Some((value, vec!["matchLabels".into(), key.as_str().into()]))
     }

@@ -121,9 +121,11 @@ fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {
     let (method, path, host) = (pattern("method"), pattern("path"), pattern("host"));
     let headers = object.take("headers");
     let headers = headers.and_then(|list| list.list(|field| field.string().map(str::to_owned)));
-    let header_matches = object.take("headerMatches").and_then(|list| list.list(parse_header_match));
+    let header_matches =
+        object.take("headerMatches").and_then(|list| list.list(parse_header_match));
     object.finish();
-    let (headers, header_matches) = (headers.unwrap_or_default(), header_matches.unwrap_or_default());
+    let (headers, header_matches) =
+        (headers.unwrap_or_default(), header_matches.unwrap_or_default());
     let spec = HttpRuleSpec { method, path, host, headers, header_matches };
     compiled(field, HttpRule::within(&mut field.pattern_budget(), spec))
 }

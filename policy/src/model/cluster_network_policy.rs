@@ -266,9 +266,8 @@ impl ClusterRule {
         let action = action.and_then(|action| parse_action(&action));
         // What depends on the action is told once that is mended.
         let assumed = action.unwrap_or(Action::Allow);
-        let peers = peers.and_then(|peers| {
-            list_of_some(&peers, |peer| ClusterPeer::parse(peer, side, assumed))
-        });
+        let peers = peers
+            .and_then(|peers| list_of_some(&peers, |peer| ClusterPeer::parse(peer, side, assumed)));
         let peers = peers.unwrap_or_default();
         let ports = ports.and_then(|ports| Self::parse_protocols(&ports, &peers));
         Some(Self { action: action?, peers, ports: ports.unwrap_or_default() })

@@ -75,9 +75,8 @@ impl Service {
         let Some(spec) = root.object()?.take("spec") else { return Some(service) };
         let mut spec = spec.object()?;
         if let Some(selector) = spec.take("selector") {
-            let selector = selector.entries(|key, field| {
-                Some((Arc::from(key), Arc::from(field.label_value()?)))
-            });
+            let selector = selector
+                .entries(|key, field| Some((Arc::from(key), Arc::from(field.label_value()?))));
             service.selector = selector.into_iter().flatten().collect();
         }
         let text = |value: &Value| value.as_str().and_then(|text| text.parse().ok());

@@ -59,13 +59,12 @@ impl Header {
             return (None, None);
         };
         let version = object.take("apiVersion");
-        let kind = read_kind(&kind_field, version.as_ref());
+        let Some(kind) = read_kind(&kind_field, version.as_ref()) else { return (None, None) };
         let Some(metadata) = object.take("metadata") else {
             root.refuse("has no metadata");
-            return (kind, None);
+            return (Some(kind), None);
         };
-        let header = kind.and_then(|kind| Self::parse_metadata(kind, &metadata));
-        (kind, header)
+        (Some(kind), Self::parse_metadata(kind, &metadata))
     }
 
     fn parse_metadata(kind: Kind, metadata: &Field<'_>) -> Option<Self> {
@@ -116,13 +115,13 @@ fn read_kind(kind_field: &Field<'_>, version: Option<&Field<'_>>) -> Option<Kind
     let fix = match counterpart(name, group) {
         Some(counterpart) => counterpart.to_owned(),
         // `extensions/v1beta1` is where NetworkPolicies with just these fields were at first.
-        None if ["", own_group, "extensions"].contains(&group) => format!("write apiVersion: {known}"),
+        None if ["", own_group, "extensions"].contains(&group) => {
+            format!("write apiVersion: {known}")
+        }
         None => format!("write it anew as a {kind} of {known}, which has other fields"),
     };
-    kind_field.refuse_with_fix(
-        format!("{kind} of apiVersion {} is not enforced", quote(version)),
-        fix,
-    );
+    kind_field
+        .refuse_with_fix(format!("{kind} of apiVersion {} is not enforced", quote(version)), fix);
     None
 }
 

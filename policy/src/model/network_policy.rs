@@ -104,7 +104,8 @@ impl NetworkPolicy {
     /// Labels that pods are selected by, and that no pod has of its own.
     pub(crate) fn hints(&self) -> Vec<Problem> {
         let spec = || vec![Step::from("spec")];
-        let mut selectors = vec![(&self.pod_selector, [spec(), vec!["podSelector".into()]].concat())];
+        let mut selectors =
+            vec![(&self.pod_selector, [spec(), vec!["podSelector".into()]].concat())];
         for (section, end, rules) in
             [("ingress", "from", &self.ingress), ("egress", "to", &self.egress)]
         {
@@ -133,7 +134,8 @@ impl NetworkPolicy {
     fn parse_spec(field: &Field<'_>) -> Option<Self> {
         let mut spec = field.object()?;
         let pod_selector = spec.take("podSelector");
-        let pod_selector = pod_selector.and_then(|field| parse_selector(&field)).unwrap_or_default();
+        let pod_selector =
+            pod_selector.and_then(|field| parse_selector(&field)).unwrap_or_default();
         let mut rules = |section, parse: fn(&Field<'_>) -> Option<NetworkPolicyRule>| {
             let rules = spec.take(section).and_then(|field| field.list(parse));
             rules.unwrap_or_default()
@@ -168,8 +170,8 @@ fn is_derived(key: &str) -> bool {
     key.starts_with("io.cilium.k8s.") || key == "io.kubernetes.pod.namespace"
 }
 
-const DERIVED: &str = "Cilium gives this label to pods for its own kinds of policies; a NetworkPolicy \
-                       sees the labels of objects only, and selects nobody by it";
+const DERIVED: &str = "Cilium gives this label to pods for its own kinds of policies; a \
+                       NetworkPolicy sees the labels of objects only, and selects nobody by it";
 const SELECT_DERIVED: &str = "select namespaces by a namespaceSelector (a namespace's name is its \
                               label kubernetes.io/metadata.name), and service accounts in a \
                               CiliumNetworkPolicy";
@@ -206,11 +208,7 @@ impl NetworkPolicyRule {
         Self::parse(field, "to", EGRESS_ADVICE)
     }
 
-    fn parse(
-        field: &Field<'_>,
-        peers: &'static str,
-        advice: &[(&str, &str)],
-    ) -> Option<Self> {
+    fn parse(field: &Field<'_>, peers: &'static str, advice: &[(&str, &str)]) -> Option<Self> {
         let mut object = field.object()?;
         let peers = object.take(peers).and_then(|peers| peers.list(NetworkPolicyPeer::parse));
         let ports = object.take("ports").and_then(|ports| ports.list(parse_port));

@@ -121,9 +121,10 @@ impl LabelSelector {
 
     /// The keys of its conditions, each with the way to it from the selector.
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, Vec<Step>)> {
-        let labels = self.match_labels.keys().map(|key| {
-            (key.as_str(), vec![Step::from("matchLabels"), Step::from(key.as_str())])
-        });
+        let labels = self
+            .match_labels
+            .keys()
+            .map(|key| (key.as_str(), vec![Step::from("matchLabels"), Step::from(key.as_str())]));
         let expressions = self.match_expressions.iter().enumerate().map(|(index, expression)| {
             let way = vec![Step::from("matchExpressions"), index.into(), Step::from("key")];
             (expression.key.as_str(), way)

@@ -35,8 +35,24 @@ fn cilium(spec: &str) -> String {
 #[test]
 fn what_needs_quotes_is_quoted_as_it_is_written() {
     for written in [
-        "1.10", "12e4", "007", "0x10", "0o17", "1_000", "+1", "-0", "1.0", "1e3", "0.10", "true",
-        "True", "FALSE", "18446744073709551616", "123456789012345678901234567890", "1E400", ".5",
+        "1.10",
+        "12e4",
+        "007",
+        "0x10",
+        "0o17",
+        "1_000",
+        "+1",
+        "-0",
+        "1.0",
+        "1e3",
+        "0.10",
+        "true",
+        "True",
+        "FALSE",
+        "18446744073709551616",
+        "123456789012345678901234567890",
+        "1E400",
+        ".5",
     ] {
         let told = [
             refusals(&network_policy(&format!(
@@ -65,7 +81,9 @@ fn what_needs_quotes_is_quoted_as_it_is_written() {
 
 #[test]
 fn a_port_with_quotes_is_told_to_lose_them_only_if_nothing_else_changes() {
-    let port = |port: &str| refusals(&network_policy(&format!("{{ingress: [{{ports: [{{port: {port}}}]}}]}}")));
+    let port = |port: &str| {
+        refusals(&network_policy(&format!("{{ingress: [{{ports: [{{port: {port}}}]}}]}}")))
+    };
     assert!(port("\"80\"")[0].ends_with("write the number 80 without quotes"));
     for other in ["\"080\"", "\"+80\"", "\"0x50\""] {
         assert!(!port(other).iter().any(|told| told.contains("write")), "{:?}", port(other));
@@ -77,21 +95,61 @@ fn a_wrong_field_is_named_with_the_right_one() {
     let cases = [
         (cilium("{podSelector: {}, ingress: [{}]}"), "spec.podSelector", "write endpointSelector"),
         (cilium("{nodeSelector: {}, ingress: [{}]}"), "spec.nodeSelector", "policies for nodes"),
-        (cilium("{endpointSelector: {}, ingress: [{from: []}]}"), "spec.ingress[0].from", "write fromEndpoints"),
-        (cilium("{endpointSelector: {}, egress: [{to: []}]}"), "spec.egress[0].to", "write toEndpoints"),
-        (cilium("{endpointSelector: {}, egress: [{fromEndpoints: []}]}"), "spec.egress[0].fromEndpoints", "write toEndpoints"),
-        (cilium("{endpointSelector: {}, ingress: [{toEndpoints: []}]}"), "spec.ingress[0].toEndpoints", "write fromEndpoints"),
-        (cilium("{endpointSelector: {}, ingress: [{ports: []}]}"), "spec.ingress[0].ports", "write toPorts"),
-        (cilium("{endpointSelector: {}, ingress: [{fromEndpoints: [{podSelector: {}}]}]}"), "spec.ingress[0].fromEndpoints[0].podSelector", "matchLabels"),
-        (cilium("{endpointSelector: {}, ingress: [{fromEndpoints: [{namespaceSelector: {}}]}]}"), "spec.ingress[0].fromEndpoints[0].namespaceSelector", "io.cilium.k8s.namespace.labels"),
-        (cilium("{endpointSelector: {}, policyTypes: [Ingress], ingress: [{}]}"), "spec.policyTypes", "leave it out"),
+        (
+            cilium("{endpointSelector: {}, ingress: [{from: []}]}"),
+            "spec.ingress[0].from",
+            "write fromEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, egress: [{to: []}]}"),
+            "spec.egress[0].to",
+            "write toEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, egress: [{fromEndpoints: []}]}"),
+            "spec.egress[0].fromEndpoints",
+            "write toEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{toEndpoints: []}]}"),
+            "spec.ingress[0].toEndpoints",
+            "write fromEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{ports: []}]}"),
+            "spec.ingress[0].ports",
+            "write toPorts",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{fromEndpoints: [{podSelector: {}}]}]}"),
+            "spec.ingress[0].fromEndpoints[0].podSelector",
+            "matchLabels",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{fromEndpoints: [{namespaceSelector: {}}]}]}"),
+            "spec.ingress[0].fromEndpoints[0].namespaceSelector",
+            "io.cilium.k8s.namespace.labels",
+        ),
+        (
+            cilium("{endpointSelector: {}, policyTypes: [Ingress], ingress: [{}]}"),
+            "spec.policyTypes",
+            "leave it out",
+        ),
         (network_policy("{endpointSelector: {}}"), "spec.endpointSelector", "write podSelector"),
         (network_policy("{ingressDeny: []}"), "spec.ingressDeny", "CiliumNetworkPolicy"),
-        (network_policy("{ingress: [{fromEndpoints: []}]}"), "spec.ingress[0].fromEndpoints", "write from"),
+        (
+            network_policy("{ingress: [{fromEndpoints: []}]}"),
+            "spec.ingress[0].fromEndpoints",
+            "write from",
+        ),
         (network_policy("{ingress: [{to: []}]}"), "spec.ingress[0].to", "write from"),
         (network_policy("{egress: [{from: []}]}"), "spec.egress[0].from", "write to"),
         (network_policy("{egress: [{toPorts: []}]}"), "spec.egress[0].toPorts", "write ports"),
-        (network_policy("{ingress: [{from: [{matchLabels: {}}]}]}"), "spec.ingress[0].from[0].matchLabels", "podSelector"),
+        (
+            network_policy("{ingress: [{from: [{matchLabels: {}}]}]}"),
+            "spec.ingress[0].from[0].matchLabels",
+            "podSelector",
+        ),
     ];
     for (text, field, advice) in cases {
         let told = refusals(&text);
@@ -123,7 +181,9 @@ fn nobody_is_advised_to_select_every_pod_or_to_drop_a_condition() {
         let told = refusals(&text);
         assert!(!told.is_empty(), "{text}");
         for told in told {
-            for bad in ["{} to", "every pod", "all pods", "leave", "disabled", "only one", "every name"] {
+            for bad in
+                ["{} to", "every pod", "all pods", "leave", "disabled", "only one", "every name"]
+            {
                 assert!(!told.contains(bad), "{told}");
             }
         }
@@ -164,10 +224,14 @@ fn an_unrendered_template_is_called_that() {
     ] {
         let told = refusals(text);
         let [told] = told.as_slice() else { panic!("{told:?}") };
-        assert!(told.contains("unrendered Helm template") && told.contains("helm template"), "{told}");
+        assert!(
+            told.contains("unrendered Helm template") && told.contains("helm template"),
+            "{told}"
+        );
     }
     // Templates in texts that are nobody's business here are left alone, and hide no other fault.
-    let told = refusals("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: '{{ x }}'}, name: [}\n");
+    let told =
+        refusals("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: '{{ x }}'}, name: [}\n");
     assert!(!told[0].contains("Helm"), "{told:?}");
 }
 
@@ -195,7 +259,7 @@ spec:
   endpointSelector: 1
   enableDefaultDeny: 2
   ingress:
-  - fromEndpoints: [{matchExpressions: [{key: -, operator: Like, values: [1]}]}]
+  - fromEndpoints: [{matchExpressions: [{key: '-', operator: Like, values: [1]}]}]
     toPorts:
     - ports: [{port: 80, protocol: Tcp, endPort: 0.5}]
       rules: {http: [{method: 1, headers: 2, headerMatches: 3, path: (}]}
@@ -206,7 +270,7 @@ specs: 6
     let pod = "\
 apiVersion: v1
 kind: Pod
-metadata: {name: web, labels: {a: 1, b: -}}
+metadata: {name: web, labels: {a: 1, b: '-'}}
 spec: {containers: [{ports: [{name: 1, containerPort: 0, protocol: x}]}]}
 status: {podIPs: [{ip: x}], hostIP: y}
 ";
@@ -217,57 +281,67 @@ status: {podIPs: [{ip: x}], hostIP: y}
         fields.sort_unstable();
         fields
     };
-    assert_eq!(fields(network_policy), [
-        "metadata.name",
-        "metadata.namespace",
-        "spec.egress[0].ports[0].endPort",
-        "spec.egress[0].ports[0].port",
-        "spec.egress[0].ports[0].protocol",
-        "spec.egress[0].to",
-        "spec.egress[1].to[0].ipBlock",
-        "spec.egress[1].to[0].ipBlock",
-        "spec.egress[1].to[0].namespaceSelector",
-        "spec.egress[1].to[0].podSelector",
-        "spec.ingress",
-        "spec.other",
-        "spec.podSelector",
-        "spec.policyTypes",
-        "spec.policyTypes[2]",
-    ]);
+    assert_eq!(
+        fields(network_policy),
+        [
+            "metadata.name",
+            "metadata.namespace",
+            "spec.egress[0].ports[0].endPort",
+            "spec.egress[0].ports[0].port",
+            "spec.egress[0].ports[0].protocol",
+            "spec.egress[0].to",
+            "spec.egress[1].to[0].ipBlock",
+            "spec.egress[1].to[0].ipBlock",
+            "spec.egress[1].to[0].namespaceSelector",
+            "spec.egress[1].to[0].podSelector",
+            "spec.ingress",
+            "spec.other",
+            "spec.podSelector",
+            "spec.policyTypes",
+            "spec.policyTypes[2]",
+        ]
+    );
     let rule = "spec.ingress[0].fromEndpoints[0].matchExpressions[0]";
     let element = "spec.ingress[0].toPorts[0]";
-    assert_eq!(fields(cilium), [
-        "spec.enableDefaultDeny".to_owned(),
-        "spec.endpointSelector".to_owned(),
-        format!("{rule}.key"),
-        format!("{rule}.operator"),
-        format!("{rule}.values[0]"),
-        format!("{element}.ports[0].endPort"),
-        format!("{element}.ports[0].port"),
-        format!("{element}.ports[0].protocol"),
-        format!("{element}.rules.http[0].headerMatches"),
-        format!("{element}.rules.http[0].headers"),
-        format!("{element}.rules.http[0].method"),
-        format!("{element}.rules.http[0].path"),
-        "spec.ingress[1].icmps".to_owned(),
-        "spec.ingress[1].toPorts".to_owned(),
-        "specs".to_owned(),
-    ]);
-    assert_eq!(fields(pod), [
-        "metadata.labels.a",
-        "metadata.labels.b",
-        "spec.containers[0].ports[0].containerPort",
-        "spec.containers[0].ports[0].name",
-        "spec.containers[0].ports[0].protocol",
-        "status.hostIP",
-        "status.podIPs[0].ip",
-    ]);
+    assert_eq!(
+        fields(cilium),
+        [
+            "spec.enableDefaultDeny".to_owned(),
+            "spec.endpointSelector".to_owned(),
+            format!("{rule}.key"),
+            format!("{rule}.operator"),
+            format!("{rule}.values[0]"),
+            format!("{element}.ports[0].endPort"),
+            format!("{element}.ports[0].port"),
+            format!("{element}.ports[0].protocol"),
+            format!("{element}.rules.http[0].headerMatches"),
+            format!("{element}.rules.http[0].headers"),
+            format!("{element}.rules.http[0].method"),
+            format!("{element}.rules.http[0].path"),
+            "spec.ingress[1].icmps".to_owned(),
+            "spec.ingress[1].toPorts".to_owned(),
+            "specs".to_owned(),
+        ]
+    );
+    assert_eq!(
+        fields(pod),
+        [
+            "metadata.labels.a",
+            "metadata.labels.b",
+            "spec.containers[0].ports[0].containerPort",
+            "spec.containers[0].ports[0].name",
+            "spec.containers[0].ports[0].protocol",
+            "status.hostIP",
+            "status.podIPs[0].ip",
+        ]
+    );
 }
 
 #[test]
 fn problems_beyond_those_that_are_kept_are_counted() {
     let bad: Vec<_> = (0..40).map(|port| format!("{{port: {}}}", 70_000 + port)).collect();
-    let told = refusals(&network_policy(&format!("{{ingress: [{{ports: [{}]}}]}}", bad.join(", "))));
+    let told =
+        refusals(&network_policy(&format!("{{ingress: [{{ports: [{}]}}]}}", bad.join(", "))));
     assert_eq!(told.len(), 33);
     assert!(told[32].ends_with("8 more problems are not listed"), "{}", told[32]);
 }
@@ -288,12 +362,16 @@ fn what_is_hardly_meant_gets_a_hint_and_is_in_force() {
         (cilium("{endpointSelector: {}, ingress: []}"), "spec", "has no rule"),
         (cilium("{endpointSelector: {}, ingress: [], egressDeny: []}"), "spec", "has no rule"),
         (
-            cilium("{endpointSelector: {matchLabels: {\"k8s:io.kubernetes.pod.namespace\": x}}, ingress: [{}]}"),
+            cilium(
+                "{endpointSelector: {matchLabels: {\"k8s:io.kubernetes.pod.namespace\": x}}, ingress: [{}]}",
+            ),
             "spec.endpointSelector.matchLabels.k8s:io.kubernetes.pod.namespace",
             "selects no pod",
         ),
         (
-            network_policy("{podSelector: {matchLabels: {io.cilium.k8s.policy.serviceaccount: a}}}"),
+            network_policy(
+                "{podSelector: {matchLabels: {io.cilium.k8s.policy.serviceaccount: a}}}",
+            ),
             "spec.podSelector.matchLabels.io.cilium.k8s.policy.serviceaccount",
             "Cilium gives this label",
         ),
@@ -306,7 +384,9 @@ fn what_is_hardly_meant_gets_a_hint_and_is_in_force() {
             "Cilium gives this label",
         ),
         (
-            network_policy("{egress: [{to: [{podSelector: {matchLabels: {io.kubernetes.pod.namespace: a}}}]}]}"),
+            network_policy(
+                "{egress: [{to: [{podSelector: {matchLabels: {io.kubernetes.pod.namespace: a}}}]}]}",
+            ),
             "spec.egress[0].to[0].podSelector.matchLabels.io.kubernetes.pod.namespace",
             "Cilium gives this label",
         ),
@@ -316,7 +396,9 @@ fn what_is_hardly_meant_gets_a_hint_and_is_in_force() {
         assert!(told.contains(&format!(" {field}: ")) && told.contains(reason), "{told}");
     }
     for text in [
-        cilium("{endpointSelector: {matchLabels: {io.kubernetes.pod.namespace: shop}}, ingress: [{}]}"),
+        cilium(
+            "{endpointSelector: {matchLabels: {io.kubernetes.pod.namespace: shop}}, ingress: [{}]}",
+        ),
         cilium("{endpointSelector: {}, ingress: [], enableDefaultDeny: {ingress: true}}"),
         cilium("{endpointSelector: {}, ingress: [], egress: [{}]}"),
         network_policy("{podSelector: {matchLabels: {app: a}}}"),
