@@ -24,6 +24,8 @@ pub(crate) struct Report {
     refused_objects: usize,
     /// By file and line.
     refused: Vec<RefusedField>,
+    /// What of the policies in force is hardly meant as it is written; by file and line.
+    hints: Vec<RefusedField>,
 }
 
 impl Report {
@@ -36,15 +38,13 @@ impl Report {
         let documents: Vec<_> = paths.iter().flat_map(load).collect();
         let mut store = Store::new();
         let tally = store.sync(&documents);
-        let mut refusals: Vec<&Refusal> = store.refusals().collect();
-        // Equal places keep the order in which the problems were found.
-        refusals.sort_by_key(|refusal| &refusal.source);
         Self {
             policies: tally.policies,
             other_objects: tally.others,
             passed_over: tally.passed_over,
             refused_objects: store.refused_objects(),
-            refused: refusals.into_iter().map(RefusedField::from).collect(),
+            refused: in_order(store.refusals()),
+            hints: in_order(store.hints()),
         }
     }
 
@@ -53,14 +53,17 @@ impl Report {
         self.refused.is_empty()
     }
 
-    /// For people: a line for each refused field, then one for all.
+    /// For people: a line for each refused field and each hint, then one for all.
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::new();
         for refused in &self.refused {
             // Writing to memory can't fail.
             let _ = writeln!(text, "{}", escape(&refused.to_string()));
         }
-        if !self.is_clean() {
+        for hint in &self.hints {
+            let _ = writeln!(text, "hint: {}", escape(&hint.to_string()));
+        }
+        if !text.is_empty() {
             text.push('\n');
         }
         let policies = match self.policies {
@@ -73,6 +76,14 @@ impl Report {
         let _ = writeln!(text, "{policies}{more}, {} refused", self.refused_objects);
         text
     }
+}
+
+/// Refusals by file and line.
+fn in_order<'a>(refusals: impl Iterator<Item = &'a Refusal>) -> Vec<RefusedField> {
+    let mut refusals: Vec<_> = refusals.collect();
+    // Equal places keep the order in which the problems were found.
+    refusals.sort_by_key(|refusal| &refusal.source);
+    refusals.into_iter().map(RefusedField::from).collect()
 }
 
 #[cfg(test)]
@@ -176,6 +187,19 @@ spec: [
         let report = Report::of(&["-".into()], GOOD.as_bytes());
         assert!(report.is_clean());
         assert_eq!(report.to_text(), "2 policies, 1 passed over, 0 refused\n");
+    }
+
+    #[test]
+    fn a_hint_is_told_and_is_no_error() {
+        let text = GOOD.replace("  ingress:\n  - fromEndpoints: [{}]\n", "  ingress: []\n");
+        let report = Report::of(&["-".into()], text.as_bytes());
+        assert!(report.is_clean());
+        assert_eq!(
+            report.to_text(),
+            "hint: stdin:13: CiliumNetworkPolicy shop/services: spec: has no rule, so it neither \
+             allows nor denies anything, and isolates no pod (newer versions of Cilium reject \
+             it)\n\n2 policies, 1 passed over, 0 refused\n"
+        );
     }
 
     #[test]

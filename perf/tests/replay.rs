@@ -348,3 +348,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_node_sends_to_its_own_pods_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.pcap");
+    everything(Family::V4, Seat::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
+    let unknown = Args { node: Some("nowhere".to_owned()), ..args(&path) };
+    assert!(matches!(replay(&unknown), Err(Error::Node(_))));
+    let plain = replay_file(&path).unwrap();
+
+    // The same objects, and a node that has the address of some denied outsider.
+    let manifests = dir.path().join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    for entry in fs::read_dir(args(&path).manifests).unwrap() {
+        let file = entry.unwrap().path();
+        fs::copy(&file, manifests.join(file.file_name().unwrap())).unwrap();
+    }
+    let denied = |report: &Report, address| {
+        let flows = report.flows.iter().filter(|flow| flow.source.address == address);
+        flows.filter(|flow| flow.verdict == Outcome::Dropped).count()
+    };
+    let mut outsiders = plain.flows.iter().filter(|flow| flow.source.pod.is_none());
+    let Some(outsider) = outsiders.find(|flow| flow.verdict == Outcome::Dropped) else {
+        panic!("nobody is denied: {:?}", verdicts(&plain))
+    };
+    let address = outsider.source.address;
+    let node = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: one}}\nstatus: {{addresses: [{{type: \
+         InternalIP, address: \"{address}\"}}]}}\n"
+    );
+    fs::write(manifests.join("node.yaml"), node).unwrap();
+    let report = replay(&Args { manifests, ..args(&path) }).unwrap();
+    assert!(report.notes.iter().any(|note| note.starts_with("this node is one")));
+    assert!(denied(&plain, address) > 0);
+    assert_eq!(denied(&report, address), 0, "{:?}", verdicts(&report));
+}

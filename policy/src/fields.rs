@@ -4,7 +4,7 @@
 //! A reader takes what it understands from an [`Object`] and ends with [`Object::finish`], which
 //! refuses whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 
 use podgate_dataplane::l7::PatternBudget;
@@ -18,7 +18,17 @@ const PROBLEMS_MAX: usize = 32;
 pub(crate) struct Problem {
     pub(crate) field: FieldPath,
     pub(crate) reason: String,
-    pub(crate) fix: Option<String>,
+    pub(crate) fix: Option<Fix>,
+}
+
+/// What to write in the place of a value that is refused. It never changes what its author meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fix {
+    /// In words.
+    Text(String),
+    /// The value in quotes, as the file has it: a number that was read no longer tells `1.10` from
+    /// `1.1`. This is its text where there is no file, if that is sure to be the one written.
+    Quotes(Option<String>),
 }
 
 /// The way from an object to one of its fields; empty for the object itself.
@@ -77,12 +87,19 @@ impl fmt::Display for FieldPath {
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     found: RefCell<Vec<Problem>>,
+    /// How many were not kept.
+    further: Cell<usize>,
     patterns: RefCell<PatternBudget>,
 }
 
 impl Problems {
     pub(crate) fn into_inner(self) -> Vec<Problem> {
-        self.found.into_inner()
+        let mut problems = self.found.into_inner();
+        if self.further.get() > 0 {
+            let reason = format!("{} more problems are not listed", self.further.get());
+            problems.push(Problem { field: FieldPath::default(), reason, fix: None });
+        }
+        problems
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -91,8 +108,12 @@ impl Problems {
 
     fn push(&self, problem: Problem) {
         let mut problems = self.found.borrow_mut();
-        if problems.len() < PROBLEMS_MAX {
-            problems.push(problem);
+        if problems.contains(&problem) {
+            return;
+        }
+        match problems.len() < PROBLEMS_MAX {
+            true => problems.push(problem),
+            false => self.further.set(self.further.get() + 1),
         }
     }
 }
@@ -135,13 +156,24 @@ impl<'a> Field<'a> {
 
     /// Notes that this field is not acceptable.
     pub(crate) fn refuse(&self, reason: impl Into<String>) {
-        self.problems.push(Problem { field: self.steps(), reason: reason.into(), fix: None });
+        self.note(self.steps(), Some(self.value), reason.into(), None);
     }
 
     /// Like [`Self::refuse`], with what to write in its place.
     pub(crate) fn refuse_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
-        let (reason, fix) = (reason.into(), Some(fix.into()));
-        self.problems.push(Problem { field: self.steps(), reason, fix });
+        let fix = Some(Fix::Text(fix.into()));
+        self.note(self.steps(), Some(self.value), reason.into(), fix);
+    }
+
+    /// Notes a problem of the field at `field`, which has this value. A value that a template was to
+    /// fill in is told as that.
+    fn note(&self, field: FieldPath, value: Option<&Value>, reason: String, fix: Option<Fix>) {
+        let is_template = value.and_then(Value::as_str).is_some_and(is_template);
+        let (reason, fix) = match is_template {
+            true => (TEMPLATE.to_owned(), Some(Fix::Text(RENDER.to_owned()))),
+            false => (reason, fix),
+        };
+        self.problems.push(Problem { field, reason, fix });
     }
 
     /// Notes that something below this field is not acceptable: `name` or `name[index]`.
@@ -153,7 +185,14 @@ impl<'a> Field<'a> {
         let mut field = self.steps();
         field.0.push(Step::Key(name.to_owned()));
         field.0.extend(index.map(Step::Index));
-        self.problems.push(Problem { field, reason, fix: None });
+        let value = self.value.get(name);
+        let value = index.map_or(value, |index: usize| value?.get(index));
+        self.note(field, value, reason, None);
+    }
+
+    /// How many problems of the object are known so far.
+    pub(crate) fn problems(&self) -> usize {
+        self.problems.found.borrow().len() + self.problems.further.get()
     }
 
     /// What the patterns of this object may still cost.
@@ -195,17 +234,13 @@ impl<'a> Field<'a> {
         match self.value {
             Value::String(text) => Some(text),
             Value::Number(number) => {
-                self.refuse_with_fix(
-                    "must be a string, but is a number",
-                    format!("write it with quotes: \"{number}\""),
-                );
+                // Of a fraction, digits may be gone.
+                let text = number.as_i64().map(|number| number.to_string());
+                self.needs_quotes("a number", text);
                 None
             }
             Value::Bool(value) => {
-                self.refuse_with_fix(
-                    "must be a string, but is a boolean",
-                    format!("write it with quotes: \"{value}\""),
-                );
+                self.needs_quotes("a boolean", Some(value.to_string()));
                 None
             }
             _ => {
@@ -213,6 +248,17 @@ impl<'a> Field<'a> {
                 None
             }
         }
+    }
+
+    fn needs_quotes(&self, what: &str, text: Option<String>) {
+        let reason = format!("must be a string, but is {what}");
+        self.note(self.steps(), None, reason, Some(Fix::Quotes(text)));
+    }
+
+    /// A string, or nothing at all, which the API takes for an empty one where it is the value of a
+    /// label.
+    pub(crate) fn label_value(&self) -> Option<&'a str> {
+        if self.value.is_null() { Some("") } else { self.string() }
     }
 
     pub(crate) fn boolean(&self) -> Option<bool> {
@@ -303,6 +349,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Whether the field called `name` is there, be it asked for or not.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// Whether there are fields that nobody asked for.
     pub(crate) fn has_unknown(&self) -> bool {
         self.map.keys().any(|name| !self.known.contains(&name.as_str()))
@@ -310,6 +361,12 @@ impl<'a> Object<'a> {
 
     /// Refuses every field that nobody asked for.
     pub(crate) fn finish(self) {
+        self.finish_with(&[]);
+    }
+
+    /// Like [`Self::finish`], with advice on fields that belong elsewhere: the field, and what to do
+    /// with it.
+    pub(crate) fn finish_with(self, advice: &[(&str, &str)]) {
         for (name, value) in self.map {
             if self.known.contains(&name.as_str()) {
                 continue;
@@ -318,12 +375,26 @@ impl<'a> Object<'a> {
             let parent = Some(self.field);
             let field = Field { value, segment, parent, problems: self.field.problems };
             let similar = self.known.iter().find(|known| known.eq_ignore_ascii_case(name));
-            match similar {
-                Some(known) => field.refuse_with_fix("unknown field", format!("write {known}")),
-                None => field.refuse("unknown field"),
+            let advice = advice.iter().find(|(field, _)| field == name);
+            match (similar, advice) {
+                (Some(known), _) => {
+                    field.refuse_with_fix("unknown field", format!("write {known}"));
+                }
+                (None, Some((_, advice))) => field.refuse_with_fix("unknown field", *advice),
+                (None, None) => field.refuse("unknown field"),
             }
         }
     }
+}
+
+/// What is said of text that a template engine was to fill in.
+pub(crate) const TEMPLATE: &str = "is an unrendered Helm template ({{ … }})";
+/// What to do about it.
+pub(crate) const RENDER: &str = "render it first, such as by helm template";
+
+/// Whether text has a place that a template engine such as Helm's fills in: `{{ .Values.name }}`.
+pub(crate) fn is_template(text: &str) -> bool {
+    text.split_once("{{").is_some_and(|(_, rest)| rest.contains("}}"))
 }
 
 /// An excerpt of a user's text that is safe and short enough to print.

@@ -28,6 +28,7 @@ mod refusal;
 pub mod rules;
 mod selector;
 mod store;
+mod this_node;
 #[cfg(feature = "oracle")]
 pub mod truth;
 
@@ -40,3 +41,4 @@ pub use selector::{Requirement, Selector, Test};
 pub use store::{
     EnforcementMode, FileSync, Meaning, Missing, PolicyState, PolicyStatus, Store, Tally,
 };
+pub use this_node::{Reason, ThisNode, UnknownNode};

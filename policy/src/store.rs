@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use crate::catalog::PodName;
 use crate::directory::{self, Directory};
-use crate::fields::Problem;
+use crate::fields::{FieldPath, Fix, Problem, is_template};
 use crate::key::{Kind, ObjectKey};
 use crate::labels::{Facts, Labels, NAMESPACE_NAME_LABEL};
 use crate::lower::{lower_cilium, lower_cluster_network_policy, lower_network_policy, size};
 use crate::manifest::Source;
-use crate::model::{self, Header, Namespace, Node, Object, Pod};
+use crate::model::{self, Header, Namespace, Node, Object, Pod, Service};
 use crate::refusal::{Refusal, SourceLocation};
 use crate::rules::RuleSet;
 
@@ -93,6 +93,8 @@ struct Policy {
     rule_sets: OnceLock<Arc<[RuleSet]>>,
     /// What is in force otherwise than it is written.
     warnings: Vec<Refusal>,
+    /// What is in force as it is written, and hardly meant.
+    hints: Vec<Refusal>,
 }
 
 impl Policy {
@@ -147,8 +149,9 @@ impl Store {
             None => self.sources.remove(&key),
         };
         let inserted = parsed.and_then(|parsed| {
-            let warnings = refusals(&key.to_string(), source, parsed.warnings());
-            self.insert(&key, parsed, warnings)
+            let told = |problems| refusals(&key.to_string(), source, problems);
+            let remarks = [told(parsed.warnings()), told(parsed.hints(key.namespace.as_deref()))];
+            self.insert(&key, parsed, remarks)
         });
         match inserted {
             Ok(()) => {
@@ -167,7 +170,7 @@ impl Store {
         &mut self,
         key: &ObjectKey,
         object: Object,
-        warnings: Vec<Refusal>,
+        [warnings, hints]: [Vec<Refusal>; 2],
     ) -> Result<(), Vec<Problem>> {
         let name = Arc::from(key.name.as_str());
         match object {
@@ -193,7 +196,7 @@ impl Store {
                 let refers = self.directory.set_references(key, Some(&object));
                 self.changes.policies.insert(key.clone());
                 let rule_sets = if refers { OnceLock::new() } else { alone.into() };
-                let policy = Policy { object, rule_sets, warnings };
+                let policy = Policy { object, rule_sets, warnings, hints };
                 self.policies.insert(key.clone(), policy);
             }
             Object::CidrGroup(group) => {
@@ -328,6 +331,11 @@ impl Store {
         self.refused.values().chain(warnings).chain(self.files.refusals()).flatten()
     }
 
+    /// What of the policies in force is hardly meant as it is written.
+    pub fn hints(&self) -> impl Iterator<Item = &Refusal> {
+        self.policies.values().flat_map(|policy| &policy.hints)
+    }
+
     /// How many objects, or parts of files that are none, [`Store::refusals`] tells of.
     #[must_use]
     pub fn refused_objects(&self) -> usize {
@@ -404,6 +412,64 @@ impl Store {
         self.directory.nodes.values()
     }
 
+    /// Whether any node is known.
+    #[must_use]
+    pub fn has_nodes(&self) -> bool {
+        !self.directory.nodes.is_empty()
+    }
+
+    /// Nodes with their names.
+    pub(crate) fn named_nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+        self.directory.nodes.iter()
+    }
+
+    /// Gives a node addresses that its object, if there is one, doesn't tell of.
+    pub(crate) fn add_node_addresses(
+        &mut self,
+        name: &Arc<str>,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) {
+        let mut node = self.directory.nodes.get(name).cloned().unwrap_or_default();
+        node.addresses.extend(addresses);
+        node.addresses.sort_unstable();
+        node.addresses.dedup();
+        self.changes.nodes = true;
+        let concerned = self.directory.set_node(name, Some(node));
+        self.lower_again(concerned);
+    }
+
+    /// The service that has a cluster IP, and its name.
+    pub(crate) fn service_at(&self, address: IpAddr) -> Option<(&directory::Name, &Service)> {
+        let services = self.directory.services.iter();
+        let mut found = services.filter(|(_, service)| service.cluster_ips.contains(&address));
+        found.next()
+    }
+
+    /// Services of a name, in one namespace or in all.
+    pub(crate) fn services_called(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> impl Iterator<Item = (&directory::Name, &Service)> {
+        self.directory.services.iter().filter(move |(known, _)| {
+            *known.1 == *name && namespace.is_none_or(|namespace| namespace == &*known.0)
+        })
+    }
+
+    /// What stands behind a service: pods by its selector, or else addresses of its EndpointSlices.
+    pub(crate) fn behind(&self, name: &directory::Name, service: &Service) -> Vec<String> {
+        if service.selector.is_empty() {
+            return self.directory.addresses(name).map(|address| address.to_string()).collect();
+        }
+        let is_behind = |(pod, object): &(&PodName, &Pod)| {
+            let mut wanted = service.selector.iter();
+            *pod.namespace == *name.0
+                && !object.addresses().is_empty()
+                && wanted.all(|(key, value)| object.labels.get(key) == Some(value))
+        };
+        self.pods.iter().filter(is_behind).map(|(pod, _)| pod.to_string()).collect()
+    }
+
     pub(crate) fn host_addresses(&self) -> impl Iterator<Item = &IpAddr> {
         self.host_addresses.iter()
     }
@@ -432,7 +498,7 @@ impl Store {
 }
 
 /// What verdicts have to do with a document.
-enum Interest {
+pub(crate) enum Interest {
     /// It is a policy, or looks like one.
     Policy,
     /// They depend on it, or it can't be told.
@@ -443,7 +509,12 @@ enum Interest {
 
 fn interest(value: &Value) -> Interest {
     let text = |field| value.get(field).and_then(Value::as_str);
-    let Some(name) = text("kind") else { return Interest::Other };
+    interest_in(text("kind"), text("apiVersion"))
+}
+
+/// The same by kind and apiVersion.
+pub(crate) fn interest_in(kind: Option<&str>, version: Option<&str>) -> Interest {
+    let Some(name) = kind.filter(|kind| !is_template(kind)) else { return Interest::Other };
     // Passing over a policy would open what it closes, so a slip in its kind must not hide it.
     if name.to_ascii_lowercase().ends_with("networkpolicy") {
         return Interest::Policy;
@@ -452,7 +523,7 @@ fn interest(value: &Value) -> Interest {
     // Other API groups have kinds of these names too, such as Knative's Service.
     let group = |version: &str| version.rsplit_once('/').map(|(group, _)| group.to_owned());
     match similar {
-        Some(kind) if text("apiVersion").is_none_or(|v| group(v) == group(kind.api_version())) => {
+        Some(kind) if version.is_none_or(|v| group(v) == group(kind.api_version())) => {
             Interest::Other
         }
         _ => Interest::None,
@@ -507,8 +578,23 @@ fn refusals(object: &str, source: Option<&Source>, problems: Vec<Problem>) -> Ve
         object: object.to_owned(),
         source: source.map(|source| source.locate(&problem.field)),
         field: problem.field.to_string(),
+        fix: problem.fix.map(|fix| fix_in_words(fix, &problem.field, source)),
         reason: problem.reason,
-        fix: problem.fix,
     };
     problems.into_iter().map(refusal).collect()
+}
+
+fn fix_in_words(fix: Fix, field: &FieldPath, source: Option<&Source>) -> String {
+    let text = match fix {
+        Fix::Text(text) => return text,
+        Fix::Quotes(text) => text,
+    };
+    let text = match source {
+        Some(source) => source.written(field).map(str::to_owned),
+        None => text,
+    };
+    match text {
+        Some(text) => format!("write it with quotes: \"{text}\""),
+        None => "write it with quotes".to_owned(),
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```yaml
 //! title: what this table is about
-//! host: [192.0.2.1]          # addresses of this node
+//! host: [192.0.2.1]          # addresses of this node, or
+//! node: worker-1             # which node of the objects is this one
 //! mode: default              # or always, never
 //! remote: [shop/cache]       # pods of other nodes: their side is judged there
 //! learned: {a.example: [192.0.2.9]}   # what DNS names were seen to stand for
@@ -104,7 +105,7 @@ pub enum Expect {
 /// Fields of a table beside those of [`CHANGES`].
 const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 /// Fields of a step, which the table itself may have too.
-const CHANGES: &[&str] = &["apply", "refuse", "delete", "learned", "host", "mode", "rows"];
+const CHANGES: &[&str] = &["apply", "refuse", "delete", "learned", "host", "node", "mode", "rows"];
 /// Fields of a row.
 const COLUMNS: &[&str] = &[
     "from", "to", "on", "http", "kafka", "dns", "sni", "family", "expect", "egress", "ingress",
@@ -194,6 +195,9 @@ impl TruthTable {
         }
         if let hosts @ Some(_) = step.get("host") {
             self.store.set_host_addresses(parse_ips(hosts)?);
+        }
+        if let Some(node) = step.get("node") {
+            self.store.assume_node(Some(text(node)?), &[]).map_err(|error| error.to_string())?;
         }
         if let Some(mode) = step.get("mode") {
             self.store.set_mode(match text(mode)? {

@@ -34,8 +34,9 @@ const VALIDATE_ABOUT: &str = "\
 Check manifests without an agent: is every object in them enforceable?
 
 Each refused field is told in one line: file, line, object, field, reason and, where there is one \
-answer, what to write instead. Objects that policies refer to, such as services, need not be in \
-the files. Objects of kinds that no verdict depends on are passed over.";
+answer, what to write instead. A policy that is enforceable, but hardly meant as it is written, gets \
+a hint. Objects that policies refer to, such as services, need not be in the files. Objects of kinds \
+that no verdict depends on are passed over.";
 
 const VALIDATE_EXAMPLES: &str = examples! {
     "podgate policy validate ./policies"
@@ -88,8 +89,14 @@ behind it for each direction, the other rules that match, and the nearest misses
 have decided otherwise, each with what the flow fails of it.
 
 The running agent is asked. It judges the pods that are endpoints of its node, as its workers do; \
-the other end is judged on its own node, unless --both-sides asks for it here. With --manifests no \
-agent is needed, and both ends are judged.";
+the other end is judged on its own node, unless --both-sides asks for it here.
+
+With --manifests no agent is needed, and both ends are judged. This node is then the one that --node \
+names, else the one on which the pod in question runs (spec.nodeName), else the only one: to its \
+InternalIPs and to the status.hostIPs of its pods, and from them, its pods may always talk. All other \
+nodes are remote ones.
+
+Policies are about pods. A cluster IP is judged as the address that it is, and told with its Service.";
 
 const EXPLAIN_EXAMPLES: &str = examples! {
     "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
@@ -97,6 +104,7 @@ const EXPLAIN_EXAMPLES: &str = examples! {
     "podgate policy explain --from cart-0 --to kafka-0 --port 9092 --kafka topic=orders,api=produce"
     "podgate policy explain --from cart-0 --to db-0 --port icmp --manifests ./policies"
     "podgate policy explain --from cart-0 --to db-0 --port 22 --manifests ./policies --expect deny"
+    "podgate policy explain --from 10.0.0.1 --to db-0 --port 80 --manifests ./dump --node worker-1"
     ; 4 => "the verdict is not what --expect says"
 };
 
@@ -199,6 +207,9 @@ pub struct ExplainArgs {
     /// Judge by these files and directories, without an agent.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub manifests: Vec<PathBuf>,
+    /// The node of the manifests that is this one [default: the pod's, or the only one].
+    #[arg(long, value_name = "NAME", requires = "manifests")]
+    pub node: Option<String>,
     /// Judge both ends here, as if both were endpoints of this node.
     #[arg(long, conflicts_with = "manifests")]
     pub both_sides: bool,

@@ -1,6 +1,7 @@
 //! What each subcommand does.
 
 mod policy;
+mod workload;
 
 use std::process::ExitCode;
 

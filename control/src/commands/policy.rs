@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use podgate_policy::explain::{Explanation, Local, Outcome, Query, SelectorInfo, explain};
-use podgate_policy::{Store, compile, manifest};
+use podgate_policy::explain::{
+    Explanation, Local, Outcome, Query, QueryError, SelectorInfo, explain, pods_in_question,
+};
+use podgate_policy::{PodName, Store, ThisNode, compile, manifest};
 
-use super::{FAILED, UNEXPECTED, print_as, show};
+use super::{FAILED, UNEXPECTED, print_as, show, workload};
 use crate::cli::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TablePolicyGetArgs,
     ValidateArgs,
@@ -76,7 +78,7 @@ fn run_explain(args: &ExplainArgs) -> Result<ExitCode> {
         let request = Request::PolicyExplain { query, both_sides: args.both_sides };
         Client::connect(&args.client.socket.socket)?.call(&request)?
     } else {
-        explain_offline(&args.manifests, &query)?
+        explain_offline(&args.manifests, &query, args.node.as_deref())?
     };
     print_as(args.client.output, &explained, output::explained)?;
     let expected = args.expect.is_none_or(|expect| is_as_expected(expect, &explained.explanation));
@@ -91,7 +93,7 @@ fn is_as_expected(expect: Expect, explanation: &Explanation) -> bool {
     }
 }
 
-fn explain_offline(manifests: &[PathBuf], query: &Query) -> Result<Explained> {
+fn explain_offline(manifests: &[PathBuf], query: &Query, node: Option<&str>) -> Result<Explained> {
     let mut documents = Vec::new();
     for path in manifests {
         if !path.exists() {
@@ -101,8 +103,31 @@ fn explain_offline(manifests: &[PathBuf], query: &Query) -> Result<Explained> {
     }
     let mut store = Store::new();
     store.sync(&documents);
-    let explanation = explain(&store, &compile(&store), query, Local::Both)?;
+    let pods = pods_in_question(query, &store);
+    let this_node = store.assume_node(node, &pods)?;
+    let explained = explain(&store, &compile(&store), query, Local::Both);
+    if let Err(QueryError::UnknownPod { name, .. }) = &explained
+        && let Some(advice) = workload::advice(name, &documents, &store)
+    {
+        bail!(advice);
+    }
+    let explanation = explained?;
     let mut notes = vec!["both ends are judged, as if they were on one node".to_owned()];
+    match &this_node {
+        Some(this_node) => notes.push(format!("{this_node}; all others are remote nodes")),
+        None if store.has_nodes() => notes.push(
+            "it isn't known which node is this one, so all are remote nodes (--node NAME)".into(),
+        ),
+        None => {}
+    }
+    notes.extend(this_node.iter().flat_map(|this| elsewhere(this, &pods, &store)));
     notes.extend(refused_note(&store));
     Ok(Explained { epoch: None, notes, explanation })
+}
+
+/// Pods in question that run on another node than the one that is taken for theirs.
+fn elsewhere(this: &ThisNode, pods: &[PodName], store: &Store) -> Vec<String> {
+    let nodes = pods.iter().filter_map(|pod| Some((pod, store.node_of(pod)?)));
+    let others = nodes.filter(|(_, node)| **node != *this.name);
+    others.map(|(pod, node)| format!("pod {pod} runs on {node}, whose agent judges it")).collect()
 }

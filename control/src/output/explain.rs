@@ -1,7 +1,8 @@
 //! An explanation for people: the verdict first, then each direction, then what nearly decided.
 
 use podgate_policy::explain::{
-    Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome, RequestVerdict,
+    CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome,
+    RequestVerdict,
 };
 use podgate_policy::record::{By, RuleName};
 
@@ -16,7 +17,7 @@ pub(crate) fn explained(explained: &Explained) -> String {
     let (source, destination) = (&explanation.source, &explanation.destination);
     let mut lines = vec![verdict_line(explanation), String::new()];
     lines.push(format!("from  {}", end(source)));
-    lines.push(format!("to    {}", end(destination)));
+    lines.push(format!("to    {}{}", end(destination), called_service(explanation)));
     for (name, whose, direction) in [
         ("egress of", source, &explanation.egress),
         ("ingress of", destination, &explanation.ingress),
@@ -31,8 +32,9 @@ pub(crate) fn explained(explained: &Explained) -> String {
     let no_inspector = explanation.no_inspector.iter().map(|protocol| {
         format!("note: workers can't inspect {protocol} yet: they refuse the whole flow")
     });
+    let service = explanation.service.iter().map(service_note);
     let notes = explained.notes.iter().map(|note| format!("note: {note}"));
-    let notes: Vec<_> = no_inspector.chain(notes).collect();
+    let notes: Vec<_> = no_inspector.chain(service).chain(notes).collect();
     if !notes.is_empty() {
         lines.push(String::new());
         lines.extend(notes);
@@ -57,6 +59,29 @@ fn verdict_line(explanation: &Explanation) -> String {
     };
     let [from, to] = [&explanation.source, &explanation.destination].map(short);
     format!("{verdict}{refused}  {from} -> {to}  {}{request}", explanation.port)
+}
+
+/// What else the destination is.
+fn called_service(explanation: &Explanation) -> String {
+    let service = explanation.service.iter();
+    service.map(|it| format!("  cluster IP of Service {}/{}", it.namespace, it.name)).collect()
+}
+
+fn service_note(service: &CalledService) -> String {
+    let what = "note: policy sees the cluster IP, an address outside of the cluster; the node's \
+                kernel translates it to";
+    if service.backends.is_empty() {
+        return format!("{what} nothing, as nothing that is known stands behind the Service");
+    }
+    let more = match service.further_backends {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "{what} one of {}{more}, whose ingress is judged then, as from the source: ask for that \
+         too, at its own port",
+        service.backends.join(", ")
+    )
 }
 
 /// The pod, or the address where there is none.

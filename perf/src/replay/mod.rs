@@ -9,8 +9,10 @@
 //! # What a replay can't know
 //! - Which pods are on this node: all that the manifests know are taken to be. So both ends of a
 //!   flow between pods are judged, also the one that another node would judge.
-//! - Which node this is: the addresses of Node objects are taken for other nodes', so that what the
-//!   node sends to its own pods, which a live run always lets pass, is judged.
+//! - Which node this is, if the capture has pods of several nodes and nobody says it: all nodes are
+//!   then taken for other ones, so that what a node sends to its own pods, which a live run always
+//!   lets pass, is judged. Of one node's addresses, the objects know those of its Node (InternalIP)
+//!   and those that its pods tell of (`status.hostIPs`).
 //! - Whether a pod sent from an address that isn't its own (see `plan`).
 //! - What the server would have said to a request that the live run refused and these manifests
 //!   allow: the capture doesn't hold it.
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use clap::{Args as ClapArgs, ValueEnum};
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::Epoch;
-use podgate_policy::{Compiled, Store, compile, manifest};
+use podgate_policy::{Compiler, Store, UnknownNode, manifest};
 use serde::Serialize;
 
 pub use capture::{Broken, CaptureError, FILE_MAX, Format};
@@ -48,6 +50,7 @@ const AFTER_HELP: &str = "\
 Examples:
   ip netns exec cart tcpdump -i eth0 -s0 -w /tmp/cart.pcap
   podgate replay /tmp/cart.pcap --manifests ./policies
+  podgate replay /tmp/cart.pcap --manifests ./dump --node worker-1
   podgate replay /tmp/cart.pcap --manifests ./candidate --repeat 0 -o json | jq '.flows[]'
 
 Capture inside of pods, on their own interface: podgate takes packets before the host's end of the
@@ -70,6 +73,10 @@ pub struct Args {
     /// The objects to judge by: a directory of YAML and JSON files, or one file.
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
+    /// The node of the manifests that is this one [default: the one of the pods in the capture if
+    /// they all run on one (spec.nodeName), else the only one].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     /// Times to repeat the capture for the measurement; 0 for verdicts only [default: as many as
     /// take about a second].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
@@ -116,6 +123,9 @@ pub enum Error {
     /// There are no manifests.
     #[error("there are no manifests at {}", .0.display())]
     NoManifests(PathBuf),
+    /// There is no such node.
+    #[error(transparent)]
+    Node(#[from] UnknownNode),
     /// The capture can't be laid out on links.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -156,8 +166,14 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
 /// # Errors
 /// When nothing can be replayed.
 pub fn replay(args: &Args) -> Result<Report, Error> {
-    let (compiled, refused) = load(args)?;
+    let (mut store, refused) = load(args)?;
     let capture = Capture::read(&args.capture)?;
+    let mut compiler = Compiler::new();
+    compiler.update(&mut store);
+    let pods = Plan::new(&capture, &compiler.compiled().catalog)?.pods;
+    let this_node = store.assume_node(args.node.as_deref(), &pods)?;
+    compiler.update(&mut store);
+    let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
     let snapshot = Snapshot {
         epoch: Epoch(1),
@@ -171,19 +187,26 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
         repeat => timing::measure(&capture, &plan.steps, &mut rig, repeat),
     };
     let info = capture.info(&args.capture, plan.skipped);
-    let notes = notes(&info, plan.links, &summary);
+    let mut notes = notes(&info, plan.links, &summary);
+    match &this_node {
+        Some(this_node) => notes.push(format!("{this_node}; all others are remote nodes")),
+        None if store.has_nodes() => notes.push(
+            "it isn't known which node is this one, so all are remote nodes (--node NAME)".into(),
+        ),
+        None => {}
+    }
     Ok(Report { capture: info, refused, flows, summary, performance, notes })
 }
 
-/// Compiles the manifests, and tells what in them is refused.
-fn load(args: &Args) -> Result<(Compiled, Vec<String>), Error> {
+/// Reads the manifests, and tells what in them is refused.
+fn load(args: &Args) -> Result<(Store, Vec<String>), Error> {
     if !args.manifests.exists() {
         return Err(Error::NoManifests(args.manifests.clone()));
     }
     let mut store = Store::new();
     store.sync(&manifest::load(&args.manifests));
     let refused = store.refusals().map(ToString::to_string).collect();
-    Ok((compile(&store), refused))
+    Ok((store, refused))
 }
 
 /// What one should know when reading the report.

@@ -73,6 +73,8 @@ pub(super) struct Step {
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) routes: RouteTable,
+    /// The pods that the capture has packets of.
+    pub(super) pods: Vec<PodName>,
     /// Number of links, the host's included.
     pub(super) links: u16,
     pub(super) skipped: Skipped,
@@ -146,7 +148,9 @@ impl Plan {
             steps.push(Step { time, link, packet: *packet });
         }
         let links = planner.pods.len() as u16 + 1;
-        Ok(Self { steps, routes: planner.routes()?, links, skipped })
+        let mut pods: Vec<PodName> = planner.by_name.keys().map(|name| (*name).clone()).collect();
+        pods.sort_unstable();
+        Ok(Self { steps, routes: planner.routes()?, pods, links, skipped })
     }
 }
 

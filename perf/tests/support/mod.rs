@@ -309,7 +309,7 @@ pub(crate) fn manifests() -> PathBuf {
 
 pub(crate) fn args(capture: &Path) -> Args {
     let output = Output::Table;
-    Args { capture: capture.into(), manifests: manifests(), repeat: Some(0), output }
+    Args { capture: capture.into(), manifests: manifests(), node: None, repeat: Some(0), output }
 }
 
 pub(crate) fn replay_file(capture: &Path) -> Result<Report, Error> {

@@ -28,7 +28,7 @@ pub use criteria::{Criterion, Failure};
 pub use direction::{Direction, Effect, Matching, Miss};
 pub use query::{EndName, Query, Transport};
 pub use request::{HttpSpec, KafkaSpec, RequestSpec};
-pub use resolve::{QueryError, most_similar};
+pub use resolve::{QueryError, most_similar, pods_in_question};
 pub use selectors::{SelectorInfo, selectors};
 pub use table::{TableRow, table_rows, tier_name};
 pub use words::l7_words;
@@ -48,6 +48,9 @@ pub struct Explanation {
     pub source: End,
     /// Who is called.
     pub destination: End,
+    /// The service whose cluster IP is called, if it is one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<CalledService>,
     /// Protocol and port, or ICMP type.
     pub port: Transport,
     /// What the source may open.
@@ -86,6 +89,24 @@ pub struct End {
     /// Whether it is judged here: as an endpoint of this node.
     pub local: bool,
 }
+
+/// A service that is called by its cluster IP. Policy sees that address, and no pod: at the source,
+/// an address outside of the cluster. The node's kernel translates it, and what comes to a pod behind
+/// the service then is judged there as from the source.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct CalledService {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Some of the pods behind it, as `NAMESPACE/NAME`, or addresses of its EndpointSlices.
+    pub backends: Vec<String>,
+    /// How many more there are.
+    pub further_backends: usize,
+}
+
+/// Most backends of a service that are listed.
+const BACKENDS_MAX: usize = 5;
 
 /// What is behind an address.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -212,6 +233,7 @@ impl Flow<'_> {
             },
             source: self.end(&names, tuple.src, tuple.src_port, local[0]),
             destination: self.end(&names, tuple.dst, tuple.dst_port, local[1]),
+            service: self.service(tuple.dst.ip()),
             port: transport(subject),
             egress,
             ingress,
@@ -231,6 +253,15 @@ impl Flow<'_> {
             is_node: compiled.tables.is_node(address),
             pod: pod.and_then(|name| Some((name, store.pod(&name.namespace, &name.name)?))),
         }
+    }
+
+    fn service(&self, address: IpAddr) -> Option<CalledService> {
+        let (name, service) = self.store.service_at(address)?;
+        let mut backends = self.store.behind(name, service);
+        let further_backends = backends.len().saturating_sub(BACKENDS_MAX);
+        backends.truncate(BACKENDS_MAX);
+        let (namespace, name) = (name.0.to_string(), name.1.to_string());
+        Some(CalledService { namespace, name, backends, further_backends })
     }
 
     fn end(&self, names: &Names<'_>, address: Address, port: u16, local: bool) -> End {

@@ -25,6 +25,8 @@ pub enum QueryError {
         name: String,
         /// Pods with a name like it, the most similar first.
         similar: Vec<PodName>,
+        /// What to ask for in place of a service of that name, if there is one.
+        service: Option<String>,
     },
     /// Several are called that.
     AmbiguousPod {
@@ -59,10 +61,13 @@ impl std::fmt::Display for QueryError {
             pods.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
         };
         match self {
-            Self::UnknownPod { name, similar } if similar.is_empty() => {
+            Self::UnknownPod { name, service: Some(service), .. } => {
+                write!(f, "there is no pod {name}, but a Service: {service}")
+            }
+            Self::UnknownPod { name, similar, .. } if similar.is_empty() => {
                 write!(f, "there is no pod {name}")
             }
-            Self::UnknownPod { name, similar } => {
+            Self::UnknownPod { name, similar, .. } => {
                 write!(f, "there is no pod {name}; is {} meant?", list(similar))
             }
             Self::AmbiguousPod { name, pods } => {
@@ -179,9 +184,41 @@ fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
         Some(_) => pod.to_string(),
         None => pod.name.to_string(),
     };
-    let pods = store.pods().map(|(pod, _)| (text(pod), pod));
-    let similar = most_similar(&asked, pods).into_iter().cloned().collect();
-    QueryError::UnknownPod { name: asked, similar }
+    // Pods of a Deployment are called by its name and something behind it.
+    let begins = |pod: &str| pod.strip_prefix(&asked).is_some_and(|rest| rest.starts_with('-'));
+    let pods = || store.pods().map(|(pod, _)| (text(pod), pod));
+    let mut similar: Vec<PodName> =
+        pods().filter(|(text, _)| begins(text)).map(|(_, pod)| pod.clone()).collect();
+    if similar.is_empty() {
+        similar = most_similar(&asked, pods()).into_iter().cloned().collect();
+    }
+    similar.truncate(PROPOSED_MAX);
+    let service = store.services_called(namespace, name).next().map(|(name, service)| {
+        let mut instead: Vec<String> =
+            service.cluster_ips.iter().map(|ip| format!("its cluster IP {ip}")).collect();
+        let backends = store.behind(name, service).into_iter().take(PROPOSED_MAX);
+        instead.extend(backends.map(|backend| format!("{backend} behind it")));
+        match instead.is_empty() {
+            true => "nothing that is known stands behind it".to_owned(),
+            false => format!("ask for {}", instead.join(" or ")),
+        }
+    });
+    QueryError::UnknownPod { name: asked, similar, service }
+}
+
+/// The pods that a query is about: its first end that is one. The other end, if that is a pod too, is
+/// no address of a node, so it needs not be known which node this is.
+#[must_use]
+pub fn pods_in_question(query: &Query, store: &Store) -> Vec<PodName> {
+    let pod = |end: &EndName| match end {
+        EndName::Pod { namespace, name } => find_pod(namespace.as_deref(), name, store).ok(),
+        EndName::Address(address) => {
+            let mut pods = store.pods();
+            let found = pods.find(|(_, pod)| pod.addresses().contains(address));
+            found.map(|(name, _)| name.clone())
+        }
+    };
+    [&query.from, &query.to].into_iter().find_map(pod).into_iter().collect()
 }
 
 /// The things whose names are most like `asked`, a few at most, none that is quite different.

@@ -178,15 +178,10 @@ fn leave_out(network: IpNet, except: &[IpNet]) -> Option<Peer> {
     Some(outsiders(network, within.collect()))
 }
 
-/// A namespaced policy selects in its own namespace only, whatever its `matchLabels` say.
+/// A namespaced policy selects in its own namespace only: nothing, if it asks for another one.
 fn lower_subject(selector: &LabelSelector, namespace: Option<&str>) -> Selector {
-    let Some(namespace) = namespace else {
-        return Selector::new(Selector::requirements(selector, LabelKey::cilium));
-    };
-    let mut selector = selector.clone();
-    selector.match_labels.retain(|key, _| LabelKey::cilium(key) != LabelKey::Namespace);
-    let mut conditions = Selector::requirements(&selector, LabelKey::cilium);
-    conditions.push(in_namespace(namespace));
+    let mut conditions = Selector::requirements(selector, LabelKey::cilium);
+    conditions.extend(namespace.map(in_namespace));
     Selector::new(conditions)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use crate::fields::{FieldPath, Problem};
+use crate::fields::{FieldPath, Fix, Problem};
 use crate::model::PortNumbers;
 use crate::rules::{Peer, Rule, RuleSet, Side};
 
@@ -30,7 +30,7 @@ pub(crate) fn check(sets: &[RuleSet]) -> Result<(), Problem> {
                     "needs {entries} table entries for {direction} (one for each rule, peer and \
                      range of ports), at most {ENTRIES_MAX} fit"
                 ),
-                fix: Some("join ports to ranges, or write several policies".to_owned()),
+                fix: Some(Fix::Text("join ports to ranges, or write several policies".to_owned())),
             });
         }
     }

@@ -3,6 +3,7 @@
 //! What can't be read becomes a [`Refusal`] that names file and line; everything else goes on.
 //! Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the reader.
 
+mod cut;
 mod json;
 mod places;
 
@@ -20,8 +21,10 @@ use serde_json::Value;
 use serde_saphyr::localizer::Localizer;
 use serde_saphyr::{Location, SnippetMode, UserMessageFormatter};
 
-use crate::fields::FieldPath;
+use crate::fields::{FieldPath, RENDER, TEMPLATE};
 use crate::refusal::{Refusal, SourceLocation};
+use crate::store::{Interest, interest_in};
+use cut::{Cut, split_json, split_yaml};
 use json::Exact;
 use places::{Places, Position};
 
@@ -94,6 +97,18 @@ impl Source {
         };
         let Position { line, column } = self.part.start.then(object.find(field));
         SourceLocation { file: Arc::clone(&self.location.file), line, column }
+    }
+
+    /// The text of a number or a truth value, as it is written.
+    pub(crate) fn written(&self, field: &FieldPath) -> Option<&str> {
+        let places = self.part.places.get_or_init(|| Places::of(&self.part.text)).as_ref();
+        let Position { line, column } = places?.item(&self.items)?.value(field)?;
+        let line = self.part.text.split('\n').nth(line as usize - 1)?;
+        let (start, _) = line.char_indices().nth(column as usize - 1)?;
+        let text = &line[start..];
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
+        let end = text.find(|c| !is_part(c)).unwrap_or(text.len());
+        (end > 0).then(|| &text[..end])
     }
 }
 
@@ -242,101 +257,107 @@ pub fn load_from(stream: impl io::Read, path: &Path) -> Vec<Document> {
     decode(&bytes, path)
 }
 
-/// Reads the documents of a file's content; see [`parse`] for `path`.
-#[must_use]
-pub fn decode(bytes: &[u8], path: &Path) -> Vec<Document> {
-    match str::from_utf8(bytes) {
-        Ok(text) => parse(text, path),
-        Err(error) => {
-            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            vec![broken(path, Position::START.after(&valid), "is not UTF-8".to_owned())]
-        }
-    }
-}
-
 /// Reads the documents of a text; `path` says what to call it, and `*.json` what it is.
 #[must_use]
 pub fn parse(text: &str, path: &Path) -> Vec<Document> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    decode(text.as_bytes(), path)
+}
+
+/// Reads the documents of a file's content; see [`parse`] for `path`. A document with bytes that are
+/// not UTF-8 is broken; its neighbours are not.
+#[must_use]
+pub fn decode(bytes: &[u8], path: &Path) -> Vec<Document> {
+    let (text, broken_at) = to_text(bytes);
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    let parts = if is_json { split_json(&text) } else { split_yaml(&text) };
     let file: Arc<Path> = path.into();
     let mut documents = Vec::new();
-    if path.extension().is_some_and(|extension| extension == "json") {
-        parse_json(text, &file, &mut documents);
-    } else {
-        for (line, part) in split(text) {
-            parse_yaml(part, line, &file, &mut documents);
+    for part in parts {
+        let end = part.offset + part.text.len();
+        match broken_at.iter().find(|at| (part.offset..end).contains(at)) {
+            Some(at) => {
+                let at = part.start.after(&part.text[..at - part.offset]);
+                documents.push(broken(&file, at, "is not UTF-8".to_owned()));
+            }
+            None if is_json => parse_json(&part, &file, &mut documents),
+            None => parse_yaml(&part, &file, &mut documents),
         }
     }
     documents
 }
 
-/// Reads a stream of JSON values, up to the first that is broken.
-fn parse_json(text: &str, file: &Arc<Path>, documents: &mut Vec<Document>) {
-    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Exact>();
-    let (mut offset, mut start) = (0, Position::START);
-    loop {
-        let rest = &text[stream.byte_offset()..];
-        let next = text.len() - rest.trim_start().len();
-        start = start.after(&text[offset..next]);
-        offset = next;
-        match stream.next() {
-            None => return,
-            Some(Ok(Exact(value))) => {
-                let source = Source::new(file, &text[offset..stream.byte_offset()], start, start);
-                flatten(value, source, documents);
-            }
-            Some(Err(error)) => {
-                // The library counts bytes, and those that it has read.
-                let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-                let before = line.char_indices().take_while(|(at, _)| at + 1 < error.column());
-                let column = 1 + before.count() as u32;
-                let at = Position { line: error.line() as u32, column };
-                let told = error.to_string();
-                let suffix = format!(" at line {} column {}", error.line(), error.column());
-                let reason = told.strip_suffix(&suffix).unwrap_or(&told);
-                documents.push(broken(file, at, reason.to_owned()));
-                return;
-            }
+/// A text, and where in it something stood that is not UTF-8.
+fn to_text(bytes: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
+    if let Ok(text) = str::from_utf8(bytes) {
+        return (text.into(), Vec::new());
+    }
+    let mut text = String::new();
+    let mut broken_at = Vec::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            broken_at.push(text.len());
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    (text.into(), broken_at)
+}
+
+fn parse_json(part: &Cut<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
+    match serde_json::from_str(part.text) {
+        Ok(Exact(value)) => {
+            flatten(value, Source::new(file, part.text, part.start, part.start), documents);
+        }
+        Err(error) => {
+            // The library counts bytes, and those that it has read.
+            let line = part.text.split('\n').nth(error.line().saturating_sub(1));
+            let before = line.unwrap_or_default().char_indices();
+            let before = before.take_while(|(at, _)| at + 1 < error.column());
+            let column = 1 + before.count() as u32;
+            let at = part.start.then(Position { line: error.line() as u32, column });
+            let told = error.to_string();
+            let suffix = format!(" at line {} column {}", error.line(), error.column());
+            let reason = told.strip_suffix(&suffix).unwrap_or(&told);
+            documents.push(broken(file, at, reason.to_owned()));
         }
     }
 }
 
-/// Cuts YAML before each line that begins with `---`, which only a document marker may (YAML 1.2.2
-/// §9.1.2, `c-forbidden`), so that a broken document does not take the others with it. Yields the
-/// number of lines before each part.
-fn split(text: &str) -> Vec<(u32, &str)> {
-    let mut parts = Vec::new();
-    let (mut part_start, mut part_line) = (0, 0);
-    let mut offset = 0;
-    for (line, content) in text.split_inclusive('\n').enumerate() {
-        let after = content.strip_prefix("---").map(|rest| rest.chars().next());
-        if offset > 0 && after.is_some_and(|next| next.is_none_or(char::is_whitespace)) {
-            parts.push((part_line, &text[part_start..offset]));
-            (part_start, part_line) = (offset, line as u32);
-        }
-        offset += content.len();
-    }
-    parts.push((part_line, &text[part_start..]));
-    parts
-}
-
-fn parse_yaml(part: &str, lines_before: u32, file: &Arc<Path>, documents: &mut Vec<Document>) {
+fn parse_yaml(part: &Cut<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
     // Where the object begins, past the marker, comments, directives and blank lines.
     let is_content = |line: &str| {
         let line = line.strip_prefix("---").unwrap_or(line).trim();
-        !line.is_empty() && !line.starts_with(['#', '%'])
+        !line.is_empty() && line != "..." && !line.starts_with(['#', '%'])
     };
-    let Some(blank) = part.lines().position(is_content) else { return };
-    let start = Position { line: lines_before + 1, column: 1 };
+    let Some(blank) = part.text.lines().position(is_content) else { return };
+    let start = part.start;
     let first = Position { line: start.line + blank as u32, column: 1 };
-    match serde_saphyr::from_str_with_options(part, yaml_options()) {
+    match serde_saphyr::from_str_with_options(part.text, yaml_options()) {
         Ok(Exact(Value::Null)) => {}
-        Ok(Exact(value)) => flatten(value, Source::new(file, part, start, first), documents),
+        Ok(Exact(value)) => flatten(value, Source::new(file, part.text, start, first), documents),
         Err(error) => {
-            let at = error.location().map_or(first, |found| start.then(found.into()));
-            documents.push(broken(file, at, in_words(&error)));
+            let template = part.text.lines().position(is_template_line);
+            let (at, reason) = match template {
+                Some(line) => {
+                    let at = Position { line: start.line + line as u32, column: 1 };
+                    (at, format!("{TEMPLATE}; {RENDER}"))
+                }
+                None => {
+                    let at = error.location().map_or(first, |found| start.then(found.into()));
+                    (at, in_words(&error))
+                }
+            };
+            documents.push(broken(file, at, reason));
         }
     }
+}
+
+/// Whether a line has a place to fill in that is not in a text in quotes.
+fn is_template_line(line: &str) -> bool {
+    let line = line.trim_start();
+    let value = line.split_once(": ").map_or(line, |(_, value)| value);
+    let value = value.trim_start_matches(['-', ' ']);
+    !line.starts_with('#') && (line.starts_with("{{") || value.starts_with("{{"))
 }
 
 /// What is wrong, without places: those that the library tells begin to count with the document,
@@ -380,23 +401,55 @@ fn yaml_options() -> serde_saphyr::Options {
     }
 }
 
-/// Takes `List` and `…List` apart.
-fn flatten(value: Value, source: Source, documents: &mut Vec<Document>) {
-    let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|k| k.ends_with("List"));
-    match value {
-        Value::Object(mut map) if is_list && map.get("items").is_some_and(Value::is_array) => {
-            let Some(Value::Array(items)) = map.remove("items") else { return };
-            for (index, item) in items.into_iter().enumerate() {
+/// Takes `List` and `…List` apart. What an element of a `PodList` doesn't say is in the list: that it
+/// is a Pod, and of which apiVersion (Kubernetes API conventions, "Lists and Simple kinds").
+fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
+    let text = |field| value.get(field).and_then(Value::as_str).map(str::to_owned);
+    let (kind, version) = (text("kind"), text("apiVersion"));
+    let Some(element) = kind.as_deref().and_then(|kind| kind.strip_suffix("List")) else {
+        documents.push(Document { source, value: Ok(value) });
+        return;
+    };
+    let mut refuse = |field: FieldPath, reason: &str| {
+        let at = source.locate(&field);
+        let at = Position { line: at.line, column: at.column };
+        documents.push(broken(&source.location.file, at, reason.to_owned()));
+    };
+    match value.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => {
+            for (index, mut item) in items.into_iter().enumerate() {
+                inherit(&mut item, element, version.as_deref());
                 flatten(item, source.item(index), documents);
             }
         }
-        // Passing over it would pass over all that is in it.
-        Value::Object(map) if is_list && map.get("items").is_some_and(|items| !items.is_null()) => {
-            let at = source.locate(&FieldPath::key("items"));
-            let at = Position { line: at.line, column: at.column };
-            documents.push(broken(&source.location.file, at, "items must be a list".to_owned()));
+        // Passing over it would pass over all that is in it. A file that was cut short may end here.
+        None | Some(Value::Null) if is_of_interest(element, version.as_deref()) => {
+            let reason = format!("this {element}List has no items; an empty one has items: []");
+            refuse(FieldPath::default(), &reason);
         }
-        value => documents.push(Document { source, value: Ok(value) }),
+        None | Some(Value::Null) => documents.push(Document { source, value: Ok(value) }),
+        Some(_) => refuse(FieldPath::key("items"), "items must be a list"),
+    }
+}
+
+/// Whether lists of this kind may hold something that verdicts depend on.
+fn is_of_interest(element: &str, version: Option<&str>) -> bool {
+    element.is_empty() || !matches!(interest_in(Some(element), version), Interest::None)
+}
+
+/// Gives an element of a list of `kind` objects what it leaves to the list to say.
+fn inherit(item: &mut Value, kind: &str, version: Option<&str>) {
+    let Value::Object(item) = item else { return };
+    if kind.is_empty() {
+        return;
+    }
+    let is_missing = |value: Option<&Value>| value.is_none_or(Value::is_null);
+    if is_missing(item.get("kind")) {
+        item.insert("kind".to_owned(), kind.into());
+    }
+    let is_same = item.get("kind").and_then(Value::as_str) == Some(kind);
+    if let Some(version) = version.filter(|_| is_same && is_missing(item.get("apiVersion"))) {
+        item.insert("apiVersion".to_owned(), version.into());
     }
 }
 

@@ -87,6 +87,12 @@ impl Places {
         })
     }
 
+    /// Where the value of the field begins, if it is there.
+    pub(super) fn value(&self, path: &FieldPath) -> Option<Position> {
+        let value = path.steps().iter().try_fold(self, |place, step| Some(place.step(step)?.1));
+        value.map(|place| place.at)
+    }
+
     /// Where the field is, or the innermost of the fields around it that are there.
     pub(super) fn find(&self, path: &FieldPath) -> Position {
         let (mut place, mut at) = (self, self.at);

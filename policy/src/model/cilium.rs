@@ -6,7 +6,8 @@
 use super::cilium_peers::{CiliumPeer, parse_peers};
 use super::cilium_ports::Ports;
 use super::selector::{KeySyntax, LabelSelector};
-use crate::fields::{Field, Object};
+use crate::fields::{Field, FieldPath, Fix, Object, Problem, Step, quote};
+use crate::labels::LabelKey;
 
 /// A Cilium policy: its `spec` and the elements of its `specs`.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -101,28 +102,90 @@ impl CiliumPolicy {
             policy.specs.extend(CiliumSpec::parse(&spec));
         }
         if let Some(specs) = specs {
-            policy.specs.extend(specs.list(CiliumSpec::parse)?);
+            policy.specs.extend(specs.list(CiliumSpec::parse).unwrap_or_default());
         }
         Some(policy)
     }
+
+    /// Specifications of a policy of a namespace that say nothing, or nothing of any pod.
+    pub(crate) fn hints(&self, namespace: Option<&str>) -> Vec<Problem> {
+        let mut hints = Vec::new();
+        for spec in &self.specs {
+            let mut hint = |below: Vec<Step>, reason: String, fix: Option<&str>| {
+                let field = FieldPath::new([spec.steps(), below].concat());
+                let fix = fix.map(|fix| Fix::Text(fix.to_owned()));
+                hints.push(Problem { field, reason, fix });
+            };
+            if let Some((other, way)) = spec.other_namespace(namespace) {
+                let below = [vec!["endpointSelector".into()], way].concat();
+                let own = namespace.unwrap_or_default();
+                let reason = format!(
+                    "selects no pod: a policy of namespace {own} is about pods of {own}, and none \
+                     of them is in {}",
+                    quote(other)
+                );
+                let fix = "put the policy into that namespace, or write a \
+                           CiliumClusterwideNetworkPolicy";
+                hint(below, reason, Some(fix));
+            }
+            let is_empty = RuleSection::ALL.iter().all(|section| spec.section(*section).is_empty());
+            if is_empty && !spec.default_deny(true) && !spec.default_deny(false) {
+                let reason = "has no rule, so it neither allows nor denies anything, and isolates \
+                              no pod (newer versions of Cilium reject it)";
+                hint(Vec::new(), reason.to_owned(), None);
+            }
+        }
+        hints
+    }
 }
+
+/// Fields of other kinds of policies, and what to do with them here.
+const SPEC_ADVICE: &[(&str, &str)] = &[
+    ("podSelector", "write endpointSelector"),
+    ("selector", "write endpointSelector"),
+    ("subject", "write endpointSelector"),
+    (
+        "policyTypes",
+        "leave it out: a direction with a rule is isolated, ingress: [{}] isolates and allows \
+         nothing, and enableDefaultDeny says otherwise",
+    ),
+];
+const INGRESS_ADVICE: &[(&str, &str)] = &[
+    ("from", "write fromEndpoints, fromCIDRSet or fromEntities"),
+    ("ports", "write toPorts, with ports in each element"),
+    ("toEndpoints", "in ingress, write fromEndpoints"),
+    ("toCIDR", "in ingress, write fromCIDR"),
+    ("toCIDRSet", "in ingress, write fromCIDRSet"),
+    ("toEntities", "in ingress, write fromEntities"),
+    ("fromPorts", "write toPorts"),
+];
+const EGRESS_ADVICE: &[(&str, &str)] = &[
+    ("to", "write toEndpoints, toCIDRSet or toEntities"),
+    ("ports", "write toPorts, with ports in each element"),
+    ("fromEndpoints", "in egress, write toEndpoints"),
+    ("fromCIDR", "in egress, write toCIDR"),
+    ("fromCIDRSet", "in egress, write toCIDRSet"),
+    ("fromEntities", "in egress, write toEntities"),
+];
+
+/// Fields that stand where `endpointSelector` does, in other kinds of policies or for other ends.
+const NOT_SELECTORS: &[&str] = &["nodeSelector", "podSelector", "selector", "subject"];
 
 impl CiliumSpec {
     fn parse(field: &Field<'_>) -> Option<Self> {
         let mut spec = field.object()?;
         check_metadata(&mut spec);
         spec.refuse_fields(&[("nodeSelector", "policies for nodes are not enforced")]);
-        let endpoint_selector = match spec.take("endpointSelector") {
-            Some(field) => LabelSelector::parse(&field, KeySyntax::Cilium)?,
-            None => {
-                field.refuse_with_fix("has no endpointSelector", "write {} to select every pod");
-                return None;
-            }
-        };
-        let (default_deny_ingress, default_deny_egress) = match spec.take("enableDefaultDeny") {
-            Some(field) => parse_default_deny(&field)?,
-            None => (None, None),
-        };
+        let selector = spec.take("endpointSelector");
+        // What was written in its place is told of by itself.
+        let is_elsewhere = NOT_SELECTORS.iter().any(|name| spec.has(name));
+        if selector.is_none() && !is_elsewhere {
+            field.refuse("has no endpointSelector, which says whom it is about");
+        }
+        let selector = selector.and_then(|field| LabelSelector::parse(&field, KeySyntax::Cilium));
+        let default_deny = spec.take("enableDefaultDeny");
+        let default_deny = default_deny.and_then(|field| parse_default_deny(&field));
+        let (default_deny_ingress, default_deny_egress) = default_deny.unwrap_or_default();
         let mut present = false;
         let mut section = |section: RuleSection| {
             let Some(field) = spec.take(section.field()) else { return Vec::new() };
@@ -131,7 +194,7 @@ impl CiliumSpec {
         };
         let parsed = Self {
             field: field.path(),
-            endpoint_selector,
+            endpoint_selector: selector.unwrap_or_default(),
             default_deny_ingress,
             default_deny_egress,
             ingress: section(RuleSection::Ingress),
@@ -139,12 +202,30 @@ impl CiliumSpec {
             egress: section(RuleSection::Egress),
             egress_deny: section(RuleSection::EgressDeny),
         };
-        // Newer versions of Cilium also refuse four empty lists. They say nothing, so they are let be.
+        // Newer versions of Cilium also refuse four empty lists. Here they get a hint.
         if !present {
             field.refuse("needs one of ingress, ingressDeny, egress and egressDeny");
         }
-        spec.finish();
+        spec.finish_with(SPEC_ADVICE);
         Some(parsed)
+    }
+
+    /// The way to this specification: `spec`, or `specs` and an index.
+    fn steps(&self) -> Vec<Step> {
+        let index = self.field.strip_prefix("specs[").and_then(|rest| rest.strip_suffix(']'));
+        match index.and_then(|index| index.parse::<usize>().ok()) {
+            Some(index) => vec!["specs".into(), index.into()],
+            None => vec!["spec".into()],
+        }
+    }
+
+    /// A namespace that the selector of a policy of another one asks for, and the way to it.
+    fn other_namespace(&self, own: Option<&str>) -> Option<(&str, Vec<Step>)> {
+        let labels = &self.endpoint_selector.match_labels;
+        let mut names =
+            labels.iter().filter(|(key, _)| LabelKey::cilium(key) == LabelKey::Namespace);
+        let (key, value) = names.find(|(_, value)| own.is_some_and(|own| own != value.as_str()))?;
+        Some((value, vec!["matchLabels".into(), key.as_str().into()]))
     }
 
     /// The rules of one section.
@@ -188,7 +269,7 @@ impl CiliumRule {
         }
         let peers = parse_peers(&mut rule, section);
         let ports = Ports::parse(&mut rule, section);
-        rule.finish();
+        rule.finish_with(if section.is_ingress() { INGRESS_ADVICE } else { EGRESS_ADVICE });
         Some(Self { peers, ports: ports? })
     }
 }
@@ -199,10 +280,9 @@ fn refuse_authentication(field: &Field<'_>) {
     object.finish();
     match mode {
         None => field.refuse("has no mode"),
-        Some(mode) if mode.value() != "disabled" => mode.refuse_with_fix(
-            "mutual authentication is not enforced",
-            "write disabled, or leave out authentication",
-        ),
+        Some(mode) if mode.value() != "disabled" => {
+            mode.refuse("mutual authentication is not enforced");
+        }
         Some(_) => {}
     }
 }

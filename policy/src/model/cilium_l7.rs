@@ -27,15 +27,12 @@ pub(super) fn parse_l7(
 ) -> Option<Option<Arc<L7Rules>>> {
     let (rules, names) = (object.take("rules"), object.take("serverNames"));
     let rules = match &rules {
-        Some(field) => parse_rules(field, section, ports)?,
-        None => None,
+        Some(field) => parse_rules(field, section, ports),
+        None => Some(None),
     };
-    let Some(names) = names else { return Some(rules.map(Arc::new)) };
-    if rules.is_some() {
-        names.refuse_with_fix(
-            "can't stand with L7 rules, because TLS is not terminated",
-            "write only one of them",
-        );
+    let Some(names) = names else { return Some(rules?.map(Arc::new)) };
+    if matches!(rules, Some(Some(_))) {
+        names.refuse("can't stand with L7 rules, because TLS is not terminated");
     }
     let patterns = not_empty(&names, |name| parse_pattern(name, NamePattern::server_name))?;
     needs_tcp(element, ports, L7Protocol::Tls);
@@ -84,10 +81,7 @@ fn parse_rules(
 /// Reads a list of rules, which must have some.
 fn not_empty<T>(field: &Field<'_>, read: impl FnMut(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
     if field.is_empty_list() {
-        field.refuse_with_fix(
-            "an empty list neither allows nor denies anything",
-            "leave it out for no restriction",
-        );
+        field.refuse("an empty list doesn't say what may pass");
     }
     field.list(read)
 }
@@ -98,7 +92,7 @@ fn needs_tcp(field: &Field<'_>, ports: &[PortMatch], protocol: L7Protocol) {
             format!(
                 "{protocol} rules need TCP, but a port of this element has another protocol or ANY"
             ),
-            "write protocol: TCP",
+            format!("give what speaks {protocol} an element of its own, with protocol: TCP"),
         );
     }
 }
@@ -125,15 +119,13 @@ fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {
     let mut object = field.object()?;
     let mut pattern = |name| object.take(name)?.string().map(str::to_owned);
     let (method, path, host) = (pattern("method"), pattern("path"), pattern("host"));
-    let headers = match object.take("headers") {
-        Some(field) => field.list(|field| field.string().map(str::to_owned))?,
-        None => Vec::new(),
-    };
-    let header_matches = match object.take("headerMatches") {
-        Some(field) => field.list(parse_header_match)?,
-        None => Vec::new(),
-    };
+    let headers = object.take("headers");
+    let headers = headers.and_then(|list| list.list(|field| field.string().map(str::to_owned)));
+    let header_matches =
+        object.take("headerMatches").and_then(|list| list.list(parse_header_match));
     object.finish();
+    let (headers, header_matches) =
+        (headers.unwrap_or_default(), header_matches.unwrap_or_default());
     let spec = HttpRuleSpec { method, path, host, headers, header_matches };
     compiled(field, HttpRule::within(&mut field.pattern_budget(), spec))
 }
@@ -147,9 +139,8 @@ fn parse_header_match(field: &Field<'_>) -> Option<(String, Option<String>)> {
     object.finish();
     // Cilium takes no text for the default, to refuse the request.
     if let Some(mismatch) = mismatch.filter(|field| field.value() != "") {
-        mismatch.refuse_with_fix(
-            "requests pass or are refused as they are, and never changed",
-            "leave it out to refuse requests that don't match",
+        mismatch.refuse(
+            "is not enforced: requests pass or are refused as they are, and are never changed",
         );
     }
     let Some(name) = name else {

@@ -176,7 +176,7 @@ pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option
             if let Some(other) = filled {
                 field.refuse_with_fix(
                     format!("can't stand in one rule with {other}"),
-                    "write two rules",
+                    "write two rules, of which either may match",
                 );
             }
             filled = Some(name);
@@ -201,36 +201,30 @@ fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
     let (name, labels) = (object.take("cidrGroupRef"), object.take("cidrGroupSelector"));
     let except = object.take("except");
     object.finish();
-    let groups = match (cidr, name, labels) {
-        (Some(cidr), None, None) => {
-            let (cidr, except) = parse_block(&cidr, except.as_ref(), false)?;
-            return Some(CiliumPeer::Cidr { cidr, except });
-        }
-        (None, Some(name), None) => GroupReference::Name(
-            checked(&name, is_subdomain, "the name of a CiliumCIDRGroup")?.to_owned(),
-        ),
-        (None, None, Some(labels)) => {
-            GroupReference::Labels(LabelSelector::parse(&labels, KeySyntax::Kubernetes)?)
-        }
+    let is_alone = [&cidr, &name, &labels].into_iter().flatten().count() == 1;
+    match (&cidr, &name, &labels) {
         (None, None, None) => {
             field.refuse("needs a cidr, a cidrGroupRef or a cidrGroupSelector");
-            return None;
         }
-        (_, name, labels) => {
+        (_, Some(extra), None) | (_, _, Some(extra)) if !is_alone => {
             // Of the fields that are there, the last in the order of the API is called too many.
-            let extra = labels.or(name)?;
             extra.refuse_with_fix(
                 "can't stand in one element with another of cidr, cidrGroupRef and \
                  cidrGroupSelector",
-                "write two elements",
+                "write two elements, of which either may match",
             );
-            return None;
         }
-    };
-    let except = match except {
-        Some(except) => parse_networks(&except)?,
-        None => Vec::new(),
-    };
+        _ => {}
+    }
+    if let Some(cidr) = cidr {
+        let (cidr, except) = parse_block(&cidr, except.as_ref(), false)?;
+        return Some(CiliumPeer::Cidr { cidr, except });
+    }
+    let except = except.and_then(|except| parse_networks(&except)).unwrap_or_default();
+    let name = name.and_then(|name| checked(&name, is_subdomain, "the name of a CiliumCIDRGroup"));
+    let name = name.map(|name| GroupReference::Name(name.to_owned()));
+    let labels = labels.and_then(|field| LabelSelector::parse(&field, KeySyntax::Kubernetes));
+    let groups = name.or(labels.map(GroupReference::Labels))?;
     Some(CiliumPeer::CidrGroups { groups, except })
 }
 
@@ -255,13 +249,21 @@ fn parse_service(field: &Field<'_>) -> Option<CiliumPeer> {
             return None;
         }
         (Some(_), Some(labels)) => {
-            labels.refuse_with_fix("can't stand in one element with k8sService", "write two");
+            labels.refuse_with_fix(
+                "can't stand in one element with k8sService",
+                "write two elements, of which either may match",
+            );
             return None;
         }
     };
     let mut object = reference.object()?;
     let (services, namespace) = (object.take(what), object.take("namespace"));
     object.finish();
+    // Cilium takes an empty name for a missing one.
+    let namespace = namespace.filter(|field| field.value() != "");
+    let namespace = namespace
+        .and_then(|field| checked(&field, is_dns_label, "the name of a namespace"))
+        .map(str::to_owned);
     let Some(services) = services else {
         reference.refuse(format!("has no {what}"));
         return None;
@@ -273,13 +275,6 @@ fn parse_service(field: &Field<'_>) -> Option<CiliumPeer> {
         _ => ServiceSelection::Name(
             checked(&services, is_dns_label, "the name of a service")?.to_owned(),
         ),
-    };
-    let namespace = match &namespace {
-        // Cilium takes an empty name for a missing one.
-        Some(field) if field.value() != "" => {
-            Some(checked(field, is_dns_label, "the name of a namespace")?.to_owned())
-        }
-        _ => None,
     };
     Some(CiliumPeer::Services(ServiceReference { namespace, services }))
 }

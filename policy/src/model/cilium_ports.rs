@@ -39,7 +39,8 @@ impl Ports {
         let (to_ports, icmps) = (rule.take("toPorts"), rule.take("icmps"));
         let to_ports = match &to_ports {
             Some(field) => {
-                let elements = field.list(|field| PortRule::parse(field, section))?;
+                let elements = field.list(|field| PortRule::parse(field, section));
+                let elements = elements.unwrap_or_default();
                 refuse_two_protocols(field, &elements);
                 elements
             }
@@ -48,13 +49,16 @@ impl Ports {
         let Some(icmps) = icmps else {
             return Some(if to_ports.is_empty() { Self::All } else { Self::ToPorts(to_ports) });
         };
-        let lists = icmps.list(parse_icmp_rule)?;
+        let lists = icmps.list(parse_icmp_rule).unwrap_or_default();
         match (to_ports.is_empty(), lists.is_empty()) {
             (true, true) => Some(Self::All),
             (false, true) => Some(Self::ToPorts(to_ports)),
             (true, false) => Some(Self::Icmps(lists.concat())),
             (false, false) => {
-                icmps.refuse_with_fix("can't stand in one rule with toPorts", "write two rules");
+                icmps.refuse_with_fix(
+                    "can't stand in one rule with toPorts",
+                    "write two rules, of which either may match",
+                );
                 None
             }
         }
@@ -64,10 +68,13 @@ impl Ports {
 impl PortRule {
     fn parse(field: &Field<'_>, section: RuleSection) -> Option<Self> {
         let mut object = field.object()?;
-        let mut ports = match object.take("ports") {
-            Some(field) => parse_ports(&field)?,
-            None => Vec::new(),
-        };
+        let before = field.problems();
+        let ports = object.take("ports").and_then(|field| parse_ports(&field));
+        let mut ports = ports.unwrap_or_default();
+        if field.problems() > before {
+            // What L7 rules ask of ports is told once these are mended.
+            ports = vec![PortMatch { protocol: proto::TCP, ports: PortNumbers::Range(1..=1) }];
+        }
         let l7 = if section.is_deny() {
             object.refuse_fields(&[("rules", "deny rules know ports, but no L7 rules")]);
             Some(None)
@@ -154,24 +161,22 @@ fn parse_port(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     let (port, end) = (object.take("port"), object.take("endPort"));
     let protocol = object.take("protocol");
     object.finish();
-    let (protocols, has_ports) = match &protocol {
-        Some(field) => parse_protocol(field)?,
-        None => (EVERY_TRANSPORT, true),
-    };
+    let protocol = protocol.map_or(Some((EVERY_TRANSPORT, true)), |field| parse_protocol(&field));
+    let (protocols, has_ports) = protocol.unwrap_or((EVERY_TRANSPORT, true));
     // No text is no port to Cilium.
     let port = port.filter(|port| port.value() != "");
     let ports = match &port {
         Some(port) => {
-            let ports = parse_port_text(port)?;
-            if !has_ports && ports != PortNumbers::All {
+            let ports = parse_port_text(port);
+            if !has_ports && ports.as_ref().is_some_and(|ports| *ports != PortNumbers::All) {
                 port.refuse_with_fix("the protocol has no ports", "write \"0\"");
             }
             ports
         }
-        None if !has_ports => PortNumbers::All,
+        None if !has_ports => Some(PortNumbers::All),
         None => {
             field.refuse_with_fix("has no port", "write \"0\" for all ports");
-            return None;
+            None
         }
     };
     // Cilium's own way to write "no range" is an endPort of zero.
@@ -230,22 +235,13 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
     let mut object = field.object()?;
     let (family, kind) = (object.take("family"), object.take("type"));
     object.finish();
-    let name = match &family {
-        Some(field) => field.string()?,
-        None => "",
-    };
-    let (protocol, names) = match (name, &family) {
-        ("IPv6", _) => (proto::ICMPV6, ICMPV6_TYPES),
-        ("IPv4" | "", _) | (_, None) => (proto::ICMP, ICMP_TYPES),
-        (other, Some(family)) => {
-            family.refuse(format!("must be IPv4 or IPv6, but is {}", quote(other)));
-            return None;
-        }
-    };
+    let family = family.map_or(Some((proto::ICMP, ICMP_TYPES)), |family| parse_family(&family));
     let Some(kind) = kind else {
         field.refuse("has no type");
         return None;
     };
+    // Without a family, nothing is known of its types.
+    let (protocol, names) = family?;
     let number = match kind.value() {
         Value::String(text) => {
             let named = names.iter().find(|(name, _)| name == text).map(|known| known.1);
@@ -258,6 +254,18 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
         _ => kind.integer(0, u16::from(u8::MAX))?,
     };
     Some(PortMatch { protocol, ports: PortNumbers::Range(number..=number) })
+}
+
+/// A family's protocol, and the names of its message types.
+fn parse_family(field: &Field<'_>) -> Option<(u8, &'static [(&'static str, u16)])> {
+    match field.string()? {
+        "IPv6" => Some((proto::ICMPV6, ICMPV6_TYPES)),
+        "IPv4" | "" => Some((proto::ICMP, ICMP_TYPES)),
+        other => {
+            field.refuse(format!("must be IPv4 or IPv6, but is {}", quote(other)));
+            None
+        }
+    }
 }
 
 /// Names of ICMP types (IANA "ICMP Type Numbers", as Cilium spells them).

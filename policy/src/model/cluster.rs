@@ -7,6 +7,7 @@ use podgate_dataplane::types::proto;
 use serde_json::Value;
 
 use super::metadata::parse_labels;
+use super::ports::parse_transport;
 use crate::fields::{Field, quote};
 use crate::labels::Labels;
 
@@ -30,11 +31,13 @@ pub struct Node {
     pub labels: Labels,
     /// Addresses of type `InternalIP` and `ExternalIP`.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that are of type `InternalIP`: what the node has on its own interfaces.
+    pub internal: Vec<IpAddr>,
 }
 
 impl Node {
     pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
-        let mut node = Self { labels: parse_labels(root)?, addresses: Vec::new() };
+        let mut node = Self { labels: parse_labels(root).unwrap_or_default(), ..Self::default() };
         let mut object = root.object()?;
         let Some(status) = object.take("status") else { return Some(node) };
         let mut status = status.object()?;
@@ -42,12 +45,17 @@ impl Node {
         let addresses = addresses.list(|field| {
             let mut object = field.object()?;
             let (kind, address) = (object.take("type")?, object.take("address")?);
-            matches!(kind.value().as_str(), Some("InternalIP" | "ExternalIP"))
-                .then(|| parse_address(&address))?
+            let is_internal = match kind.value().as_str() {
+                Some("InternalIP") => true,
+                Some("ExternalIP") => false,
+                _ => return None,
+            };
+            Some((is_internal, parse_address(&address)?))
         });
-        node.addresses = addresses?;
-        node.addresses.sort_unstable();
-        node.addresses.dedup();
+        let addresses = addresses?;
+        node.addresses = sorted(addresses.iter().map(|(_, address)| *address));
+        let internal = addresses.iter().filter(|(is_internal, _)| *is_internal);
+        node.internal = sorted(internal.map(|(_, address)| *address));
         Some(node)
     }
 }
@@ -77,6 +85,10 @@ pub struct Pod {
     pub terminated: bool,
     /// Addresses, sorted. See [`Pod::addresses`] for those that count.
     pub ips: Vec<IpAddr>,
+    /// `spec.nodeName`: the node that it runs on; empty if that isn't known.
+    pub node: Arc<str>,
+    /// `status.hostIPs`, or `status.hostIP`: addresses of that node; sorted.
+    pub host_ips: Vec<IpAddr>,
     /// Named container ports.
     pub ports: Vec<ContainerPort>,
     /// `metadata.creationTimestamp`; RFC 3339 in UTC, so that text order is time order.
@@ -91,7 +103,7 @@ impl Pod {
     }
 
     pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
-        let labels = Arc::new(parse_labels(root)?);
+        let labels = Arc::new(parse_labels(root).unwrap_or_default());
         let text = |path: &str| root.value().pointer(path).and_then(Value::as_str);
         let mut pod = Self {
             labels,
@@ -99,34 +111,43 @@ impl Pod {
             host_network: root.value().pointer("/spec/hostNetwork") == Some(&Value::Bool(true)),
             terminated: matches!(text("/status/phase"), Some("Succeeded" | "Failed")),
             ips: Vec::new(),
+            node: text("/spec/nodeName").unwrap_or_default().into(),
+            host_ips: Vec::new(),
             ports: Vec::new(),
             created: text("/metadata/creationTimestamp").unwrap_or_default().to_owned(),
         };
         let mut object = root.object()?;
         if let Some(spec) = object.take("spec") {
-            pod.ports = parse_containers(&spec)?;
+            pod.ports = parse_containers(&spec).unwrap_or_default();
         }
         if let Some(status) = object.take("status") {
-            pod.ips = parse_pod_ips(&status)?;
+            pod.ips = parse_ips(&status, ["podIPs", "podIP"]).unwrap_or_default();
+            pod.host_ips = parse_ips(&status, ["hostIPs", "hostIP"]).unwrap_or_default();
         }
         Some(pod)
     }
 }
 
-/// `status.podIPs`, or the older `status.podIP` if that is all there is.
-fn parse_pod_ips(status: &Field<'_>) -> Option<Vec<IpAddr>> {
+/// Addresses of a list such as `status.podIPs`, or the one of the older field such as `status.podIP`
+/// if that is all there is; sorted.
+fn parse_ips(status: &Field<'_>, names: [&'static str; 2]) -> Option<Vec<IpAddr>> {
     let mut object = status.object()?;
-    let mut ips = match (object.take("podIPs"), object.take("podIP")) {
-        (Some(list), _) => list.list(|field| {
+    let ips = match names.map(|name| object.take(name)) {
+        [Some(list), _] => list.list(|field| {
             let mut object = field.object()?;
             parse_address(&object.take("ip")?)
         })?,
-        (None, Some(ip)) if ip.value().as_str() != Some("") => vec![parse_address(&ip)?],
+        [None, Some(ip)] if ip.value().as_str() != Some("") => vec![parse_address(&ip)?],
         _ => Vec::new(),
     };
-    ips.sort_unstable();
-    ips.dedup();
-    Some(ips)
+    Some(sorted(ips.into_iter()))
+}
+
+fn sorted(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = addresses.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 /// Named ports of all containers that run as long as the pod does: ordinary ones, and init
@@ -135,13 +156,13 @@ fn parse_containers(spec: &Field<'_>) -> Option<Vec<ContainerPort>> {
     let mut spec = spec.object()?;
     let mut ports = Vec::new();
     if let Some(containers) = spec.take("containers") {
-        containers.list(|container| parse_ports(container, &mut ports))?;
+        containers.list(|container| parse_ports(container, &mut ports));
     }
     if let Some(containers) = spec.take("initContainers") {
         containers.list(|container| {
             let policy = container.value().get("restartPolicy").and_then(Value::as_str);
             if policy == Some("Always") { parse_ports(container, &mut ports) } else { None }
-        })?;
+        });
     }
     Some(ports)
 }
@@ -151,21 +172,11 @@ fn parse_ports(container: &Field<'_>, ports: &mut Vec<ContainerPort>) -> Option<
     let list = container.take("ports")?;
     let found = list.list(|field| {
         let mut object = field.object()?;
-        let name = object.take("name")?.string()?.to_owned();
-        let port = object.take("containerPort")?.integer(1, u16::MAX)?;
-        let protocol = match object.take("protocol") {
-            None => proto::TCP,
-            Some(field) => match field.string()? {
-                "TCP" => proto::TCP,
-                "UDP" => proto::UDP,
-                "SCTP" => proto::SCTP,
-                other => {
-                    field.refuse(format!("must be TCP, UDP or SCTP, but is {}", quote(other)));
-                    return None;
-                }
-            },
-        };
-        Some(ContainerPort { name, protocol, port })
+        let (name, port) = (object.take("name")?, object.take("containerPort")?);
+        let (name, port) = (name.string(), port.integer(1, u16::MAX));
+        let protocol = object.take("protocol");
+        let protocol = protocol.map_or(Some(proto::TCP), |field| parse_transport(&field));
+        Some(ContainerPort { name: name?.to_owned(), protocol: protocol?, port: port? })
     })?;
     ports.extend(found);
     Some(())

@@ -17,6 +17,20 @@ const PRIORITY_MAX: u16 = 1000;
 /// Longest name of a rule, characters.
 const RULE_NAME_MAX: usize = 100;
 
+/// Fields of other kinds of policies, and what to do with them here.
+const SPEC_ADVICE: &[(&str, &str)] = &[
+    ("podSelector", "put it into subject.pods"),
+    ("endpointSelector", "write subject"),
+    ("selector", "write subject"),
+    ("order", "write priority"),
+    ("types", "leave it out: a direction with a rule is one that it is about"),
+    ("policyTypes", "leave it out: a direction with a rule is one that it is about"),
+];
+const RULE_ADVICE: &[(&str, &str)] = &[
+    ("ports", "write protocols, with a destinationPort in each element"),
+    ("toPorts", "write protocols, with a destinationPort in each element"),
+];
+
 /// A ClusterNetworkPolicy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClusterNetworkPolicy {
@@ -132,20 +146,22 @@ impl ClusterNetworkPolicy {
         let (tier, priority) = (spec.take("tier"), spec.take("priority"));
         let subject = spec.take("subject");
         let (ingress, egress) = (spec.take("ingress"), spec.take("egress"));
-        spec.finish();
+        spec.finish_with(SPEC_ADVICE);
         let rules = |list: Option<Field<'_>>, side| match list {
             Some(list) => list_of_at_most(&list, |rule| ClusterRule::parse(rule, side)),
             None => Some(Vec::new()),
         };
         let (ingress, egress) = (rules(ingress, Side::Ingress), rules(egress, Side::Egress));
-        let (Some(tier), Some(priority), Some(subject)) = (tier, priority, subject) else {
+        if tier.is_none() || priority.is_none() || subject.is_none() {
             field.refuse("needs a tier, a priority and a subject");
-            return None;
-        };
+        }
+        let tier = tier.and_then(|tier| parse_tier(&tier));
+        let priority = priority.and_then(|priority| priority.integer(0, PRIORITY_MAX));
+        let subject = subject.and_then(|subject| PodSelection::parse_subject(&subject));
         Some(Self {
-            tier: parse_tier(&tier)?,
-            priority: priority.integer(0, PRIORITY_MAX)?,
-            subject: PodSelection::parse_subject(&subject)?,
+            tier: tier?,
+            priority: priority?,
+            subject: subject?,
             ingress: ingress?,
             egress: egress?,
         })
@@ -213,13 +229,9 @@ impl PodSelection {
         let mut object = field.object()?;
         let (namespaces, pods) = (object.take("namespaceSelector"), object.take("podSelector"));
         object.finish();
-        let namespaces = match &namespaces {
-            Some(field) => parse_selector(field)?,
-            None => LabelSelector::default(),
-        };
+        let namespaces = namespaces.and_then(|field| parse_selector(&field)).unwrap_or_default();
         let Some(pods) = pods else {
-            field
-                .refuse_with_fix("needs a podSelector", "write podSelector: {} to select all pods");
+            field.refuse("needs a podSelector");
             return None;
         };
         Some(Self { namespaces, pods: parse_selector(&pods)? })
@@ -242,23 +254,23 @@ impl ClusterRule {
             Side::Egress => "to",
         };
         let (peers, ports) = (object.take(peers_name), object.take("protocols"));
-        object.finish();
+        object.finish_with(RULE_ADVICE);
         if let Some(name) = name
-            && name.string()?.chars().count() > RULE_NAME_MAX
+            && name.string().is_some_and(|text| text.chars().count() > RULE_NAME_MAX)
         {
             name.refuse(format!("may have at most {RULE_NAME_MAX} characters"));
         }
-        let (Some(action), Some(peers)) = (action, peers) else {
+        if action.is_none() || peers.is_none() {
             field.refuse(format!("needs an action and {peers_name}"));
-            return None;
-        };
-        let action = parse_action(&action)?;
-        let peers = list_of_some(&peers, |peer| ClusterPeer::parse(peer, side, action))?;
-        let ports = match ports {
-            Some(ports) => Self::parse_protocols(&ports, &peers)?,
-            None => Vec::new(),
-        };
-        Some(Self { action, peers, ports })
+        }
+        let action = action.and_then(|action| parse_action(&action));
+        // What depends on the action is told once that is mended.
+        let assumed = action.unwrap_or(Action::Allow);
+        let peers = peers
+            .and_then(|peers| list_of_some(&peers, |peer| ClusterPeer::parse(peer, side, assumed)));
+        let peers = peers.unwrap_or_default();
+        let ports = ports.and_then(|ports| Self::parse_protocols(&ports, &peers));
+        Some(Self { action: action?, peers, ports: ports.unwrap_or_default() })
     }
 
     fn parse_protocols(field: &Field<'_>, peers: &[ClusterPeer]) -> Option<Vec<PortMatch>> {
@@ -269,7 +281,7 @@ impl ClusterRule {
         if ports.iter().any(is_named) && !peers.iter().all(is_pods) {
             field.refuse_with_fix(
                 "only pods have named ports, but the rule has other peers too",
-                "write two rules",
+                "write two rules, of which one has the pods",
             );
         }
         Some(ports)
@@ -426,8 +438,8 @@ fn parse_range(field: &Field<'_>) -> Option<PortNumbers> {
         field.refuse("needs a start and an end");
         return None;
     };
-    let first = start.integer(1, u16::MAX)?;
-    let last = end.integer(1, u16::MAX)?;
+    let (first, last) = (start.integer(1, u16::MAX), end.integer(1, u16::MAX));
+    let (first, last) = (first?, last?);
     if first >= last {
         field.refuse("the start must be less than the end");
         return None;

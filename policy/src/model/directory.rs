@@ -28,7 +28,7 @@ pub struct CidrGroup {
 
 impl CidrGroup {
     pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
-        let labels = parse_labels(root)?;
+        let labels = parse_labels(root).unwrap_or_default();
         let mut object = root.object()?;
         let mut networks = match object.take("spec") {
             Some(spec) => match spec.object()?.take("externalCIDRs") {
@@ -63,17 +63,31 @@ pub struct Service {
     /// `spec.selector`: the pods behind it; empty for a service whose addresses are given by
     /// EndpointSlices that somebody else maintains.
     pub selector: Labels,
+    /// `spec.clusterIPs`, or `spec.clusterIP`: addresses that the node's kernel translates to those
+    /// of a pod behind the service; sorted. None for a headless service.
+    pub cluster_ips: Vec<IpAddr>,
 }
 
 impl Service {
     pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
-        let labels = parse_labels(root)?;
-        let mut selector = Labels::new();
-        let written = root.value().pointer("/spec/selector").and_then(Value::as_object);
-        for (key, value) in written.into_iter().flatten() {
-            selector.insert(Arc::from(key.as_str()), value.as_str().unwrap_or_default().into());
+        let labels = parse_labels(root).unwrap_or_default();
+        let mut service = Self { labels, ..Self::default() };
+        let Some(spec) = root.object()?.take("spec") else { return Some(service) };
+        let mut spec = spec.object()?;
+        if let Some(selector) = spec.take("selector") {
+            let selector = selector
+                .entries(|key, field| Some((Arc::from(key), Arc::from(field.label_value()?))));
+            service.selector = selector.into_iter().flatten().collect();
         }
-        Some(Self { labels, selector })
+        let text = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+        let list = spec.take("clusterIPs");
+        let list = list.iter().filter_map(|field| field.value().as_array()).flatten();
+        let one = spec.take("clusterIP");
+        // An empty one is one to come, and `None` says that there is to be none.
+        service.cluster_ips = list.chain(one.iter().map(Field::value)).filter_map(text).collect();
+        service.cluster_ips.sort_unstable();
+        service.cluster_ips.dedup();
+        Some(service)
     }
 }
 
@@ -89,7 +103,7 @@ pub struct EndpointSlice {
 
 impl EndpointSlice {
     pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
-        let labels = parse_labels(root)?;
+        let labels = parse_labels(root).unwrap_or_default();
         let service = labels.get("kubernetes.io/service-name").map(|name| name.to_string());
         let endpoints = root.value().get("endpoints").and_then(Value::as_array);
         let addresses = endpoints

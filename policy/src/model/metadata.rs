@@ -38,58 +38,130 @@ impl Header {
         };
         let problems = Problems::default();
         let root = Field::root(value, &problems);
-        match Self::parse_fields(&root) {
+        let (kind, header) = Self::parse_fields(&root);
+        match header {
             Some(header) if problems.is_empty() => Ok(header),
-            _ => Err((shown, problems.into_inner())),
+            _ => {
+                // Of an object without a proper name, what else is wrong with it is told too.
+                if let Some(kind) = kind {
+                    super::parse_body(kind, &root);
+                }
+                Err((shown, problems.into_inner()))
+            }
         }
     }
 
-    fn parse_fields(root: &Field<'_>) -> Option<Self> {
-        let mut object = root.object()?;
+    /// The kind, if objects of that kind and apiVersion are read, and the header.
+    fn parse_fields(root: &Field<'_>) -> (Option<Kind>, Option<Self>) {
+        let Some(mut object) = root.object() else { return (None, None) };
         let Some(kind_field) = object.take("kind") else {
             root.refuse("has no kind: this is not a Kubernetes object");
-            return None;
-        };
-        let name = kind_field.string()?;
-        let Some(kind) = Kind::by_name(name) else {
-            let reason = format!("objects of kind {} are not enforced", quote(name));
-            match Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name)) {
-                Some(kind) => kind_field.refuse_with_fix(reason, format!("write {kind}")),
-                None => kind_field.refuse(reason),
-            }
-            return None;
+            return (None, None);
         };
         let version = object.take("apiVersion");
-        let version = version.as_ref().and_then(Field::string).unwrap_or_default();
-        if !kind.api_versions().contains(&version) {
-            kind_field.refuse_with_fix(
-                format!("{kind} of apiVersion {} is not enforced", quote(version)),
-                format!("write apiVersion: {}", kind.api_version()),
-            );
-            return None;
-        }
+        let Some(kind) = read_kind(&kind_field, version.as_ref()) else { return (None, None) };
         let Some(metadata) = object.take("metadata") else {
             root.refuse("has no metadata");
-            return None;
+            return (Some(kind), None);
         };
-        let mut metadata_fields = metadata.object()?;
-        let Some(name) = metadata_fields.take("name") else {
-            metadata.refuse("has no name");
-            return None;
+        (Some(kind), Self::parse_metadata(kind, &metadata))
+    }
+
+    fn parse_metadata(kind: Kind, metadata: &Field<'_>) -> Option<Self> {
+        let mut fields = metadata.object()?;
+        let (name, namespace) = (fields.take("name"), fields.take("namespace"));
+        let name = match (name, kind) {
+            (None, _) => {
+                metadata.refuse("has no name");
+                None
+            }
+            (Some(name), Kind::Namespace) => checked(&name, is_dns_label, DNS_LABEL),
+            (Some(name), _) => checked(&name, is_subdomain, SUBDOMAIN),
         };
-        let name = match kind {
-            Kind::Namespace => checked(&name, is_dns_label, DNS_LABEL)?,
-            _ => checked(&name, is_subdomain, SUBDOMAIN)?,
-        };
-        let namespace = match (kind.is_namespaced(), metadata_fields.take("namespace")) {
+        let namespace = match (kind.is_namespaced(), namespace) {
             (false, _) => None,
             (true, None) => Some("default".to_owned()),
             (true, Some(namespace)) => {
                 Some(checked(&namespace, is_dns_label, DNS_LABEL)?.to_owned())
             }
         };
-        Some(Self { key: ObjectKey { kind, namespace, name: name.to_owned() } })
+        Some(Self { key: ObjectKey { kind, namespace, name: name?.to_owned() } })
     }
+}
+
+/// The kind, if objects of that kind and apiVersion are read.
+fn read_kind(kind_field: &Field<'_>, version: Option<&Field<'_>>) -> Option<Kind> {
+    let name = kind_field.string()?;
+    let version = match version {
+        Some(field) => field.string()?,
+        None => "",
+    };
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let Some(kind) = Kind::by_name(name) else {
+        let reason = format!("objects of kind {} are not enforced", quote(name));
+        let similar = Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
+        match (counterpart(name, group), similar) {
+            (Some(counterpart), _) => kind_field.refuse_with_fix(reason, counterpart),
+            (None, Some(kind)) => kind_field.refuse_with_fix(reason, format!("write {kind}")),
+            (None, None) => kind_field.refuse(reason),
+        }
+        return None;
+    };
+    if kind.api_versions().contains(&version) {
+        return Some(kind);
+    }
+    let known = kind.api_version();
+    let own_group = known.split_once('/').map_or("", |(group, _)| group);
+    let fix = match counterpart(name, group) {
+        Some(counterpart) => counterpart.to_owned(),
+        // `extensions/v1beta1` is where NetworkPolicies with just these fields were at first.
+        None if ["", own_group, "extensions"].contains(&group) => {
+            format!("write apiVersion: {known}")
+        }
+        None => format!("write it anew as a {kind} of {known}, which has other fields"),
+    };
+    kind_field
+        .refuse_with_fix(format!("{kind} of apiVersion {} is not enforced", quote(version)), fix);
+    None
+}
+
+/// What policies of other kinds can be written as.
+const COUNTERPARTS: &[(&str, &[&str], &str)] = &[
+    (
+        "AdminNetworkPolicy",
+        &[],
+        "write it as a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2 with tier: Admin, \
+         which replaced it (Allow is called Accept there)",
+    ),
+    (
+        "BaselineAdminNetworkPolicy",
+        &[],
+        "write it as a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2 with tier: \
+         Baseline, which replaced it (Allow is called Accept there)",
+    ),
+    (
+        "NetworkPolicy",
+        CALICO,
+        "it is Calico's: write it as a NetworkPolicy of networking.k8s.io/v1 if it only allows, \
+         else as a CiliumNetworkPolicy of cilium.io/v2 (ingressDeny, egressDeny, HTTP rules)",
+    ),
+    (
+        "GlobalNetworkPolicy",
+        CALICO,
+        "it is Calico's: write it as a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2 \
+         (tiers, priorities, Deny and Pass), or as a CiliumClusterwideNetworkPolicy of cilium.io/v2",
+    ),
+];
+
+/// API groups of Calico's objects: as its own API server has them, and as they are stored.
+const CALICO: &[&str] = &["projectcalico.org", "crd.projectcalico.org"];
+
+/// What a policy of this kind and API group can be written as.
+fn counterpart(kind: &str, group: &str) -> Option<&'static str> {
+    let is_it = |(name, groups, _): &&(&str, &[&str], &str)| {
+        name.eq_ignore_ascii_case(kind) && (groups.is_empty() || groups.contains(&group))
+    };
+    COUNTERPARTS.iter().find(is_it).map(|(.., advice)| *advice)
 }
 
 fn or_unknown(part: Option<String>) -> String {
@@ -114,8 +186,8 @@ pub(super) fn parse_labels(root: &Field<'_>) -> Option<Labels> {
         return Some(Labels::new());
     };
     let labels = labels.entries(|key, field| {
-        let value = field.string()?;
         check_label_key(field, key);
+        let value = field.label_value()?;
         check_label_value(field, value);
         Some((Arc::from(key), Arc::from(value)))
     })?;

@@ -61,6 +61,15 @@ pub enum Object {
 }
 
 impl Object {
+    /// What of a policy of a namespace is enforced as it is written, and hardly meant.
+    pub(crate) fn hints(&self, namespace: Option<&str>) -> Vec<Problem> {
+        match self {
+            Self::NetworkPolicy(policy) => policy.hints(),
+            Self::Cilium(policy) => policy.hints(namespace),
+            _ => Vec::new(),
+        }
+    }
+
     /// What of a policy in force is not enforced as it is written.
     pub(crate) fn warnings(&self) -> Vec<Problem> {
         match self {
@@ -74,22 +83,7 @@ impl Object {
 pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Problem>> {
     let problems = Problems::default();
     let root = Field::root(value, &problems);
-    let object = match header.key.kind {
-        Kind::Namespace => Namespace::parse(&root).map(Object::Namespace),
-        Kind::Node => Node::parse(&root).map(Object::Node),
-        Kind::Pod => Pod::parse(&root).map(Object::Pod),
-        Kind::NetworkPolicy => NetworkPolicy::parse(&root).map(Object::NetworkPolicy),
-        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
-            CiliumPolicy::parse(&root).map(Object::Cilium)
-        }
-        Kind::ClusterNetworkPolicy => {
-            ClusterNetworkPolicy::parse(&root).map(Object::ClusterNetworkPolicy)
-        }
-        Kind::CiliumCidrGroup => CidrGroup::parse(&root).map(Object::CidrGroup),
-        Kind::Service => Service::parse(&root).map(Object::Service),
-        Kind::EndpointSlice => EndpointSlice::parse(&root).map(Object::EndpointSlice),
-    };
-    match object {
+    match parse_body(header.key.kind, &root) {
         Some(object) if problems.is_empty() => Ok(object),
         _ => {
             if problems.is_empty() {
@@ -97,5 +91,26 @@ pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Proble
             }
             Err(problems.into_inner())
         }
+    }
+}
+
+/// Reads an object of a kind, whatever its name. Readers go on after a problem, with some other value
+/// in the place of the bad one, so that all problems of an object are told at once: what they return
+/// counts only if there was none.
+fn parse_body(kind: Kind, root: &Field<'_>) -> Option<Object> {
+    match kind {
+        Kind::Namespace => Namespace::parse(root).map(Object::Namespace),
+        Kind::Node => Node::parse(root).map(Object::Node),
+        Kind::Pod => Pod::parse(root).map(Object::Pod),
+        Kind::NetworkPolicy => NetworkPolicy::parse(root).map(Object::NetworkPolicy),
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
+            CiliumPolicy::parse(root).map(Object::Cilium)
+        }
+        Kind::ClusterNetworkPolicy => {
+            ClusterNetworkPolicy::parse(root).map(Object::ClusterNetworkPolicy)
+        }
+        Kind::CiliumCidrGroup => CidrGroup::parse(root).map(Object::CidrGroup),
+        Kind::Service => Service::parse(root).map(Object::Service),
+        Kind::EndpointSlice => EndpointSlice::parse(root).map(Object::EndpointSlice),
     }
 }

@@ -13,15 +13,12 @@ pub(super) fn parse_name_match(field: &Field<'_>) -> Option<NamePattern> {
         (Some(name), None) => parse_pattern(&name, NamePattern::name),
         (None, Some(pattern)) => parse_pattern(&pattern, NamePattern::dns),
         (None, None) => {
-            field.refuse_with_fix(
-                "needs a matchName or a matchPattern",
-                "write matchPattern: \"*\" for every name",
-            );
+            field.refuse("needs a matchName or a matchPattern");
             None
         }
         (Some(_), Some(pattern)) => {
             let reason = "can't stand in one element with matchName";
-            pattern.refuse_with_fix(reason, "write two elements");
+            pattern.refuse_with_fix(reason, "write two elements, of which either may match");
             None
         }
     }

@@ -6,9 +6,44 @@ use podgate_dataplane::types::proto;
 use serde_json::Value;
 
 use super::cidr::parse_block;
-use super::ports::{PortMatch, PortNumbers, is_port_name, transport_by_name, with_end_port};
+use super::ports::{PortMatch, PortNumbers, is_port_name, parse_transport, with_end_port};
 use super::selector::{KeySyntax, LabelSelector};
-use crate::fields::{Field, quote};
+use crate::fields::{Field, FieldPath, Fix, Problem, Step, quote};
+
+/// Most elements of `policyTypes`.
+const TYPES_MAX: usize = 2;
+
+const ONLY_ALLOWS: &str = "a NetworkPolicy only allows; a CiliumNetworkPolicy can deny";
+
+/// Fields of other kinds of policies, and what to do with them here.
+const SPEC_ADVICE: &[(&str, &str)] = &[
+    ("endpointSelector", "write podSelector"),
+    ("selector", "write podSelector"),
+    ("types", "write policyTypes"),
+    ("ingressDeny", ONLY_ALLOWS),
+    ("egressDeny", ONLY_ALLOWS),
+    ("specs", "write one NetworkPolicy for each"),
+];
+const INGRESS_ADVICE: &[(&str, &str)] = &[
+    ("to", "in ingress, write from"),
+    ("fromEndpoints", "write from, with a podSelector or a namespaceSelector in each element"),
+    ("fromCIDR", "write from, with an ipBlock in each element"),
+    ("fromCIDRSet", "write from, with an ipBlock in each element"),
+    ("toPorts", "write ports"),
+];
+const EGRESS_ADVICE: &[(&str, &str)] = &[
+    ("from", "in egress, write to"),
+    ("toEndpoints", "write to, with a podSelector or a namespaceSelector in each element"),
+    ("toCIDR", "write to, with an ipBlock in each element"),
+    ("toCIDRSet", "write to, with an ipBlock in each element"),
+    ("toPorts", "write ports"),
+];
+const PEER_ADVICE: &[(&str, &str)] = &[
+    ("matchLabels", "put it into a podSelector or a namespaceSelector"),
+    ("matchExpressions", "put it into a podSelector or a namespaceSelector"),
+    ("cidr", "put it into an ipBlock"),
+    ("endpointSelector", "write podSelector"),
+];
 
 /// A NetworkPolicy.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -66,25 +101,56 @@ impl NetworkPolicy {
         }
     }
 
+    /// Labels that pods are selected by, and that no pod has of its own.
+    pub(crate) fn hints(&self) -> Vec<Problem> {
+        let spec = || vec![Step::from("spec")];
+        let mut selectors =
+            vec![(&self.pod_selector, [spec(), vec!["podSelector".into()]].concat())];
+        for (section, end, rules) in
+            [("ingress", "from", &self.ingress), ("egress", "to", &self.egress)]
+        {
+            for (rule_index, rule) in rules.iter().flatten().enumerate() {
+                for (peer_index, peer) in rule.peers.iter().enumerate() {
+                    let NetworkPolicyPeer::Pods { namespaces, pods } = peer else { continue };
+                    let rule = [section.into(), rule_index.into(), end.into(), peer_index.into()];
+                    let way = |name: &str| [&spec()[..], &rule[..], &[name.into()][..]].concat();
+                    let namespaces = namespaces.iter().map(|it| (it, way("namespaceSelector")));
+                    let pods = pods.iter().map(|it| (it, way("podSelector")));
+                    selectors.extend(namespaces.chain(pods));
+                }
+            }
+        }
+        let hints = selectors.iter().flat_map(|(selector, way)| {
+            let derived = selector.keys().filter(|(key, _)| is_derived(key));
+            derived.map(|(_, key)| Problem {
+                field: FieldPath::new([way.as_slice(), &key].concat()),
+                reason: DERIVED.to_owned(),
+                fix: Some(Fix::Text(SELECT_DERIVED.to_owned())),
+            })
+        });
+        hints.collect()
+    }
+
     fn parse_spec(field: &Field<'_>) -> Option<Self> {
         let mut spec = field.object()?;
-        let pod_selector = match spec.take("podSelector") {
-            Some(field) => LabelSelector::parse(&field, KeySyntax::Kubernetes)?,
-            None => LabelSelector::default(),
+        let pod_selector = spec.take("podSelector");
+        let pod_selector =
+            pod_selector.and_then(|field| parse_selector(&field)).unwrap_or_default();
+        let mut rules = |section, parse: fn(&Field<'_>) -> Option<NetworkPolicyRule>| {
+            let rules = spec.take(section).and_then(|field| field.list(parse));
+            rules.unwrap_or_default()
         };
-        let ingress = match spec.take("ingress") {
-            Some(field) => field.list(|rule| NetworkPolicyRule::parse(rule, "from"))?,
-            None => Vec::new(),
-        };
-        let egress = match spec.take("egress") {
-            Some(field) => field.list(|rule| NetworkPolicyRule::parse(rule, "to"))?,
-            None => Vec::new(),
-        };
-        let types = match spec.take("policyTypes") {
-            Some(field) => field.list(PolicyType::parse)?,
-            None => Vec::new(),
-        };
-        spec.finish();
+        let ingress = rules("ingress", NetworkPolicyRule::parse_ingress);
+        let egress = rules("egress", NetworkPolicyRule::parse_egress);
+        let types = spec.take("policyTypes").and_then(|field| {
+            let count = field.value().as_array().map_or(0, Vec::len);
+            if count > TYPES_MAX {
+                field.refuse(format!("has {count} elements, but may have at most {TYPES_MAX}"));
+            }
+            field.list(PolicyType::parse)
+        });
+        let types = types.unwrap_or_default();
+        spec.finish_with(SPEC_ADVICE);
         // The default is the API server's; objects from files never passed one.
         let (has_ingress, has_egress) = if types.is_empty() {
             (true, !egress.is_empty())
@@ -97,6 +163,21 @@ impl NetworkPolicy {
             egress: has_egress.then_some(egress),
         })
     }
+}
+
+/// Labels that Cilium derives from a pod's surroundings, for its own policies only.
+fn is_derived(key: &str) -> bool {
+    key.starts_with("io.cilium.k8s.") || key == "io.kubernetes.pod.namespace"
+}
+
+const DERIVED: &str = "Cilium gives this label to pods for its own kinds of policies; a \
+                       NetworkPolicy sees the labels of objects only, and selects nobody by it";
+const SELECT_DERIVED: &str = "select namespaces by a namespaceSelector (a namespace's name is its \
+                              label kubernetes.io/metadata.name), and service accounts in a \
+                              CiliumNetworkPolicy";
+
+fn parse_selector(field: &Field<'_>) -> Option<LabelSelector> {
+    LabelSelector::parse(field, KeySyntax::Kubernetes)
 }
 
 #[derive(PartialEq)]
@@ -119,17 +200,20 @@ impl PolicyType {
 }
 
 impl NetworkPolicyRule {
-    fn parse(field: &Field<'_>, peers: &'static str) -> Option<Self> {
+    fn parse_ingress(field: &Field<'_>) -> Option<Self> {
+        Self::parse(field, "from", INGRESS_ADVICE)
+    }
+
+    fn parse_egress(field: &Field<'_>) -> Option<Self> {
+        Self::parse(field, "to", EGRESS_ADVICE)
+    }
+
+    fn parse(field: &Field<'_>, peers: &'static str, advice: &[(&str, &str)]) -> Option<Self> {
         let mut object = field.object()?;
-        let mut rule = Self::default();
-        if let Some(peers) = object.take(peers) {
-            rule.peers = peers.list(NetworkPolicyPeer::parse)?;
-        }
-        if let Some(ports) = object.take("ports") {
-            rule.ports = ports.list(parse_port)?;
-        }
-        object.finish();
-        Some(rule)
+        let peers = object.take(peers).and_then(|peers| peers.list(NetworkPolicyPeer::parse));
+        let ports = object.take("ports").and_then(|ports| ports.list(parse_port));
+        object.finish_with(advice);
+        Some(Self { peers: peers.unwrap_or_default(), ports: ports.unwrap_or_default() })
     }
 }
 
@@ -138,30 +222,19 @@ impl NetworkPolicyPeer {
         let mut object = field.object()?;
         let block = object.take("ipBlock");
         let (namespaces, pods) = (object.take("namespaceSelector"), object.take("podSelector"));
-        object.finish();
-        let selector = |field: &Field<'_>| LabelSelector::parse(field, KeySyntax::Kubernetes);
-        match (block, namespaces, pods) {
-            (Some(block), None, None) => IpBlock::parse(&block).map(Self::Block),
-            (Some(block), _, _) => {
-                block.refuse("must stand alone, without podSelector and namespaceSelector");
-                None
-            }
-            (None, None, None) => {
-                field.refuse("needs a podSelector, a namespaceSelector or an ipBlock");
-                None
-            }
-            (None, namespaces, pods) => {
-                let namespaces = match &namespaces {
-                    Some(field) => Some(selector(field)?),
-                    None => None,
-                };
-                let pods = match &pods {
-                    Some(field) => Some(selector(field)?),
-                    None => None,
-                };
-                Some(Self::Pods { namespaces, pods })
-            }
+        let has_selectors = namespaces.is_some() || pods.is_some();
+        let says_nothing = !has_selectors && block.is_none() && !object.has_unknown();
+        object.finish_with(PEER_ADVICE);
+        if says_nothing {
+            field.refuse("needs a podSelector, a namespaceSelector or an ipBlock");
         }
+        let selector = |field: Option<Field<'_>>| field.and_then(|field| parse_selector(&field));
+        let (namespaces, pods) = (selector(namespaces), selector(pods));
+        let Some(block) = block else { return Some(Self::Pods { namespaces, pods }) };
+        if has_selectors {
+            block.refuse("must stand alone, without podSelector and namespaceSelector");
+        }
+        IpBlock::parse(&block).map(Self::Block)
     }
 }
 
@@ -184,22 +257,10 @@ fn parse_port(field: &Field<'_>) -> Option<PortMatch> {
     let (port, end) = (object.take("port"), object.take("endPort"));
     let protocol = object.take("protocol");
     object.finish();
-    let protocol = match protocol {
-        None => proto::TCP,
-        Some(field) => {
-            let name = field.string()?;
-            let Some(protocol) = transport_by_name(name) else {
-                field.refuse(format!("must be TCP, UDP or SCTP, but is {}", quote(name)));
-                return None;
-            };
-            protocol
-        }
-    };
-    let ports = match &port {
-        None => PortNumbers::All,
-        Some(field) => parse_int_or_name(field)?,
-    };
-    Some(PortMatch { protocol, ports: with_end_port(ports, end.as_ref())? })
+    let protocol = protocol.map_or(Some(proto::TCP), |field| parse_transport(&field));
+    let ports = port.map_or(Some(PortNumbers::All), |field| parse_int_or_name(&field));
+    let ports = with_end_port(ports, end.as_ref());
+    Some(PortMatch { protocol: protocol?, ports: ports? })
 }
 
 fn parse_int_or_name(field: &Field<'_>) -> Option<PortNumbers> {
@@ -211,11 +272,11 @@ fn parse_int_or_name(field: &Field<'_>) -> Option<PortNumbers> {
         return Some(PortNumbers::Named(name.clone()));
     }
     match name.parse::<u16>() {
-        Ok(number) => field.refuse_with_fix(
+        Ok(number) if *name == number.to_string() => field.refuse_with_fix(
             format!("{} is text, and no port name", quote(name)),
             format!("write the number {number} without quotes"),
         ),
-        Err(_) => field.refuse(format!(
+        _ => field.refuse(format!(
             "{} is no port name (lower-case letters, digits and '-', at most 15, with a letter)",
             quote(name)
         )),

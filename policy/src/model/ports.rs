@@ -88,12 +88,16 @@ pub(super) fn is_port_name(text: &str) -> bool {
     is_service_name(text) && !text.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-/// Adds an optional `endPort` to the port that it belongs to.
-pub(super) fn with_end_port(ports: PortNumbers, end: Option<&Field<'_>>) -> Option<PortNumbers> {
-    let Some(end) = end else { return Some(ports) };
-    match ports {
+/// Adds an optional `endPort` to the port that it belongs to, if that could be read.
+pub(super) fn with_end_port(
+    ports: Option<PortNumbers>,
+    end: Option<&Field<'_>>,
+) -> Option<PortNumbers> {
+    let Some(end) = end else { return ports };
+    let last = end.integer(1, u16::MAX);
+    match ports? {
         PortNumbers::Range(range) => {
-            let last = end.integer(1, u16::MAX)?;
+            let last = last?;
             if last < *range.start() {
                 end.refuse(format!("must not be less than the port, {}", range.start()));
                 return None;
@@ -111,12 +115,15 @@ pub(super) fn with_end_port(ports: PortNumbers, end: Option<&Field<'_>>) -> Opti
     }
 }
 
-/// The three protocols that every policy kind knows.
-pub(super) fn transport_by_name(name: &str) -> Option<u8> {
-    match name {
+/// Reads one of the three protocols that every policy kind knows.
+pub(super) fn parse_transport(field: &Field<'_>) -> Option<u8> {
+    match field.string()? {
         "TCP" => Some(proto::TCP),
         "UDP" => Some(proto::UDP),
         "SCTP" => Some(proto::SCTP),
-        _ => None,
+        other => {
+            field.refuse(format!("must be TCP, UDP or SCTP, but is {}", quote(other)));
+            None
+        }
     }
 }

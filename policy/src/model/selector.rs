@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::metadata::{check_label_key, check_label_value};
-use crate::fields::{Field, quote};
+use crate::fields::{Field, Step, quote};
 use crate::labels::{Labels, split_source};
 
 /// A label selector: all `match_labels` and all `match_expressions` must hold; empty holds always.
@@ -50,11 +50,23 @@ pub(super) enum KeySyntax {
 
 /// Sources of labels that Cilium gives to peers which have none of them here, and what says the
 /// same.
-const NOT_HERE: &[(&str, &str)] = &[
-    ("cidr", "write fromCIDRSet or toCIDRSet"),
-    ("cidrgroup", "write fromCIDRSet or toCIDRSet"),
-    ("fqdn", "write toFQDNs"),
-    ("node", "write fromEntities or toEntities"),
+const NOT_HERE: &[(&str, Option<&str>)] = &[
+    ("cidr", Some("write fromCIDRSet or toCIDRSet")),
+    ("cidrgroup", Some("write fromCIDRSet or toCIDRSet")),
+    ("fqdn", Some("write toFQDNs")),
+    // No entity is nodes with certain labels.
+    ("node", None),
+];
+
+/// Fields of NetworkPolicies that a Cilium selector says by its labels.
+const OTHERS_FIELDS: &[(&str, &str)] = &[
+    ("podSelector", "write its matchLabels and matchExpressions here"),
+    (
+        "namespaceSelector",
+        "write its labels here, with k8s:io.cilium.k8s.namespace.labels. before each key (all \
+         namespaces: the key k8s:io.kubernetes.pod.namespace with operator Exists)",
+    ),
+    ("ipBlock", "write it as an element of fromCIDRSet or toCIDRSet"),
 ];
 
 impl KeySyntax {
@@ -79,7 +91,10 @@ impl KeySyntax {
             (source, name) => {
                 if let Some((source, fix)) = NOT_HERE.iter().find(|known| Some(known.0) == source) {
                     let reason = format!("labels of source {source} can't be selected by");
-                    field.refuse_with_fix(reason, *fix);
+                    match fix {
+                        Some(fix) => field.refuse_with_fix(reason, *fix),
+                        None => field.refuse(reason),
+                    }
                 }
                 check_label_key(field, name);
             }
@@ -104,13 +119,26 @@ impl LabelSelector {
         self.match_labels.iter().all(equal) && self.match_expressions.iter().all(holds)
     }
 
+    /// The keys of its conditions, each with the way to it from the selector.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, Vec<Step>)> {
+        let labels = self
+            .match_labels
+            .keys()
+            .map(|key| (key.as_str(), vec![Step::from("matchLabels"), Step::from(key.as_str())]));
+        let expressions = self.match_expressions.iter().enumerate().map(|(index, expression)| {
+            let way = vec![Step::from("matchExpressions"), index.into(), Step::from("key")];
+            (expression.key.as_str(), way)
+        });
+        labels.chain(expressions)
+    }
+
     pub(super) fn parse(field: &Field<'_>, syntax: KeySyntax) -> Option<Self> {
         let mut object = field.object()?;
         let mut selector = Self::default();
         if let Some(labels) = object.take("matchLabels") {
             let labels = labels.entries(|key, field| {
-                let value = field.string()?;
                 let key = syntax.read(field, key);
+                let value = field.label_value()?;
                 check_label_value(field, value);
                 Some((key, value.to_owned()))
             });
@@ -120,7 +148,10 @@ impl LabelSelector {
             let expressions = expressions.list(|field| LabelExpression::parse(field, syntax));
             selector.match_expressions = expressions.unwrap_or_default();
         }
-        object.finish();
+        object.finish_with(match syntax {
+            KeySyntax::Kubernetes => &[],
+            KeySyntax::Cilium => OTHERS_FIELDS,
+        });
         Some(selector)
     }
 }
@@ -131,11 +162,19 @@ impl LabelExpression {
         let (key, operator) = (object.take("key"), object.take("operator"));
         let values_field = object.take("values");
         object.finish();
-        let (Some(key), Some(operator)) = (key, operator) else {
+        if key.is_none() || operator.is_none() {
             field.refuse("needs a key and an operator");
-            return None;
-        };
-        let key = syntax.read(&key, key.string()?);
+        }
+        let key = key.and_then(|key| Some(syntax.read(&key, key.string()?)));
+        let values = values_field.as_ref().and_then(|values| {
+            values.list(|field| {
+                let value = field.label_value()?;
+                check_label_value(field, value);
+                Some(value.to_owned())
+            })
+        });
+        let values = values.unwrap_or_default();
+        let operator = operator?;
         let name = operator.string()?;
         let kind = match name {
             "In" => Operator::In,
@@ -150,14 +189,6 @@ impl LabelExpression {
                 return None;
             }
         };
-        let values = match &values_field {
-            None => Vec::new(),
-            Some(values) => values.list(|field| {
-                let value = field.string()?;
-                check_label_value(field, value);
-                Some(value.to_owned())
-            })?,
-        };
         let has_none = values_field.as_ref().is_none_or(Field::is_empty_list);
         match (kind, has_none) {
             (Operator::In | Operator::NotIn, true) => {
@@ -168,6 +199,6 @@ impl LabelExpression {
             }
             _ => {}
         }
-        Some(Self { key, operator: kind, values })
+        Some(Self { key: key?, operator: kind, values })
     }
 }

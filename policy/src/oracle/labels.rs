@@ -93,11 +93,9 @@ pub(super) fn selects_endpoint(
     endpoint: &Sourced,
     namespace: Option<&str>,
 ) -> bool {
-    let Some(namespace) = namespace else { return matches_sourced(selector, endpoint) };
-    let mut selector = selector.clone();
-    selector.match_labels.retain(|key, _| !is_kubernetes(key, |key| key == NAMESPACE));
-    endpoint.get(&format!("k8s:{NAMESPACE}")).is_some_and(|own| own == namespace)
-        && matches_sourced(&selector, endpoint)
+    let own = endpoint.get(&format!("k8s:{NAMESPACE}"));
+    namespace.is_none_or(|namespace| own.is_some_and(|own| own == namespace))
+        && matches_sourced(selector, endpoint)
 }
 
 /// Whether an element of `fromEndpoints` or `toEndpoints` matches a peer.

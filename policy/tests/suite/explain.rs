@@ -551,3 +551,69 @@ fn a_port_is_written_in_one_of_a_few_ways() {
         assert!(read(text).is_err(), "{text:?}");
     }
 }
+
+fn shop() -> Store {
+    let pod = |name: &str, ip: &str, app: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"namespace": "shop", "name": name, "labels": {"app": app}},
+               "status": {"podIPs": [{"ip": ip}]}})
+    };
+    let service = |name: &str, ips: &[&str], selector: &Value| {
+        json!({"apiVersion": "v1", "kind": "Service",
+               "metadata": {"namespace": "shop", "name": name},
+               "spec": {"selector": selector, "clusterIP": ips[0], "clusterIPs": ips}})
+    };
+    store_of(&[
+        pod("web-7d9f-a", "10.10.0.1", "web"),
+        pod("web-7d9f-b", "10.10.0.2", "web"),
+        pod("cli", "10.10.0.3", "cli"),
+        service("web", &["10.96.0.10", "fd00:96::10"], &json!({"app": "web"})),
+        service("headless", &["None"], &json!({"app": "web"})),
+        service("outside", &["10.96.0.11"], &Value::Null),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+               "metadata": {"namespace": "shop", "name": "outside-x",
+                            "labels": {"kubernetes.io/service-name": "outside"}},
+               "endpoints": [{"addresses": ["192.0.2.7"]}]}),
+    ])
+}
+
+fn asked(store: &Store, from: &str, to: &str) -> Result<Explanation, QueryError> {
+    let query = Query {
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        port: "80".parse().unwrap(),
+        request: None,
+        misses_max: 1,
+    };
+    explain(store, &compile(store), &query, Local::Both)
+}
+
+#[test]
+fn a_cluster_ip_is_told_with_its_service_and_what_stands_behind_it() {
+    let store = shop();
+    let service = |to: &str| asked(&store, "192.0.2.1", to).unwrap().service;
+    let web = service("10.96.0.10").unwrap();
+    assert_eq!((web.namespace.as_str(), web.name.as_str()), ("shop", "web"));
+    assert_eq!(web.backends, ["shop/web-7d9f-a", "shop/web-7d9f-b"]);
+    assert_eq!(service("10.96.0.11").unwrap().backends, ["192.0.2.7"]);
+    assert_eq!(service("10.96.0.12"), None);
+    assert_eq!(service("10.10.0.1"), None);
+    let v6 = asked(&store, "2001:db8::1", "fd00:96::10").unwrap().service.unwrap();
+    assert_eq!(v6.name, "web");
+}
+
+#[test]
+fn the_name_of_a_service_or_of_a_deployment_leads_to_what_can_be_asked_for() {
+    let store = shop();
+    let told = |to: &str| asked(&store, "shop/cli", to).unwrap_err().to_string();
+    assert_eq!(
+        told("shop/web"),
+        "there is no pod shop/web, but a Service: ask for its cluster IP 10.96.0.10 or its cluster \
+         IP fd00:96::10 or shop/web-7d9f-a behind it or shop/web-7d9f-b behind it"
+    );
+    assert_eq!(
+        told("web-7d9f"),
+        "there is no pod web-7d9f; is shop/web-7d9f-a or shop/web-7d9f-b meant?"
+    );
+    assert_eq!(told("shop/nobody"), "there is no pod shop/nobody");
+}

@@ -160,7 +160,8 @@ fn fields_of_json() {
 				"tcp"}]}]
 	}
 }"#;
-    assert_eq!(places("x.json", text), ["2:15 metadata.name"]);
+    let below = ["4:35 spec.podSelector.matchLabels.a", "6:21 spec.ingress[0].ports[1].protocol"];
+    assert_eq!(places("x.json", text), ["2:15 metadata.name", below[0], below[1]]);
     let text = text.replacen("caf\\u00e9\\ud83d\\ude00", "web", 1);
     let text = format!("  {{\"kind\": 3}} {{\"kind\": 4}}\n{text}\n");
     assert_eq!(

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod advice;
 mod by_names;
 mod directory;
+mod documents;
 mod explain;
 mod files;
 mod fuzz;

@@ -247,7 +247,7 @@ fn files_that_change_break_and_go_are_followed() {
     store.sync(&manifest::load(folder.path()));
     let refusals: Vec<String> = store.refusals().map(ToString::to_string).collect();
     assert_eq!(refusals.len(), 1, "{refusals:?}");
-    assert!(refusals[0].contains("is defined at"), "{}", refusals[0]);
+    assert!(refusals[0].contains("is defined otherwise at"), "{}", refusals[0]);
 
     // A kind that looks like a policy is never passed over.
     fs::write(file("c.yaml"), "kind: AdminNetworkPolicy").unwrap();

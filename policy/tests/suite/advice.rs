@@ -1,0 +1,408 @@
+//! What messages advise: it never changes what was meant, and all that is wrong is told at once.
+
+use std::path::Path;
+
+use podgate_policy::{Store, manifest};
+
+/// What is refused of a text.
+fn refusals(text: &str) -> Vec<String> {
+    let mut store = Store::new();
+    store.sync(&manifest::parse(text, Path::new("x.yaml")));
+    store.refusals().map(ToString::to_string).collect()
+}
+
+fn hints(text: &str) -> Vec<String> {
+    let mut store = Store::new();
+    store.sync(&manifest::parse(text, Path::new("x.yaml")));
+    assert_eq!(store.refusals().count(), 0, "{:?}", store.refusals().collect::<Vec<_>>());
+    store.hints().map(ToString::to_string).collect()
+}
+
+fn network_policy(spec: &str) -> String {
+    format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,\n metadata: {{namespace: shop, \
+         name: web}},\n spec: {spec}}}\n"
+    )
+}
+
+fn cilium(spec: &str) -> String {
+    format!(
+        "{{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy,\n metadata: {{namespace: shop, \
+         name: web}},\n spec: {spec}}}\n"
+    )
+}
+
+#[test]
+fn what_needs_quotes_is_quoted_as_it_is_written() {
+    for written in [
+        "1.10",
+        "12e4",
+        "007",
+        "0x10",
+        "0o17",
+        "1_000",
+        "+1",
+        "-0",
+        "1.0",
+        "1e3",
+        "0.10",
+        "true",
+        "True",
+        "FALSE",
+        "18446744073709551616",
+        "123456789012345678901234567890",
+        "1E400",
+        ".5",
+    ] {
+        let told = [
+            refusals(&network_policy(&format!(
+                "{{podSelector: {{matchLabels: {{version: {written}}}}}}}"
+            ))),
+            refusals(&network_policy(&format!(
+                "{{podSelector: {{matchExpressions: [{{key: a, operator: In,\n  values: \
+                 [{written}]}}]}}}}"
+            ))),
+            refusals(&format!(
+                "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels:\n    version: \
+                 {written}   # as released\n"
+            )),
+        ];
+        for told in told {
+            // What YAML reads as text needs no quotes.
+            let Some(told) = told.first() else { continue };
+            let is_quoted = told.ends_with(&format!("write it with quotes: \"{written}\""));
+            let is_no_number = told.contains("finite number") || told.contains("no label value");
+            assert!(is_quoted || is_no_number, "{told}");
+        }
+    }
+    let told = refusals(&network_policy("{podSelector: {matchLabels: {version: 1.10}}}"));
+    assert_eq!(told.len(), 1);
+}
+
+#[test]
+fn a_port_with_quotes_is_told_to_lose_them_only_if_nothing_else_changes() {
+    let port = |port: &str| {
+        refusals(&network_policy(&format!("{{ingress: [{{ports: [{{port: {port}}}]}}]}}")))
+    };
+    assert!(port("\"80\"")[0].ends_with("write the number 80 without quotes"));
+    for other in ["\"080\"", "\"+80\"", "\"0x50\""] {
+        assert!(!port(other).iter().any(|told| told.contains("write")), "{:?}", port(other));
+    }
+}
+
+#[test]
+fn a_wrong_field_is_named_with_the_right_one() {
+    let cases = [
+        (cilium("{podSelector: {}, ingress: [{}]}"), "spec.podSelector", "write endpointSelector"),
+        (cilium("{nodeSelector: {}, ingress: [{}]}"), "spec.nodeSelector", "policies for nodes"),
+        (
+            cilium("{endpointSelector: {}, ingress: [{from: []}]}"),
+            "spec.ingress[0].from",
+            "write fromEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, egress: [{to: []}]}"),
+            "spec.egress[0].to",
+            "write toEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, egress: [{fromEndpoints: []}]}"),
+            "spec.egress[0].fromEndpoints",
+            "write toEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{toEndpoints: []}]}"),
+            "spec.ingress[0].toEndpoints",
+            "write fromEndpoints",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{ports: []}]}"),
+            "spec.ingress[0].ports",
+            "write toPorts",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{fromEndpoints: [{podSelector: {}}]}]}"),
+            "spec.ingress[0].fromEndpoints[0].podSelector",
+            "matchLabels",
+        ),
+        (
+            cilium("{endpointSelector: {}, ingress: [{fromEndpoints: [{namespaceSelector: {}}]}]}"),
+            "spec.ingress[0].fromEndpoints[0].namespaceSelector",
+            "io.cilium.k8s.namespace.labels",
+        ),
+        (
+            cilium("{endpointSelector: {}, policyTypes: [Ingress], ingress: [{}]}"),
+            "spec.policyTypes",
+            "leave it out",
+        ),
+        (network_policy("{endpointSelector: {}}"), "spec.endpointSelector", "write podSelector"),
+        (network_policy("{ingressDeny: []}"), "spec.ingressDeny", "CiliumNetworkPolicy"),
+        (
+            network_policy("{ingress: [{fromEndpoints: []}]}"),
+            "spec.ingress[0].fromEndpoints",
+            "write from",
+        ),
+        (network_policy("{ingress: [{to: []}]}"), "spec.ingress[0].to", "write from"),
+        (network_policy("{egress: [{from: []}]}"), "spec.egress[0].from", "write to"),
+        (network_policy("{egress: [{toPorts: []}]}"), "spec.egress[0].toPorts", "write ports"),
+        (
+            network_policy("{ingress: [{from: [{matchLabels: {}}]}]}"),
+            "spec.ingress[0].from[0].matchLabels",
+            "podSelector",
+        ),
+    ];
+    for (text, field, advice) in cases {
+        let told = refusals(&text);
+        let [told] = told.as_slice() else { panic!("{told:?}") };
+        assert!(told.contains(&format!(" {field}: ")) && told.contains(advice), "{told}");
+    }
+}
+
+#[test]
+fn nobody_is_advised_to_select_every_pod_or_to_drop_a_condition() {
+    for text in [
+        cilium("{ingress: [{}]}"),
+        cilium("{podSelector: {matchLabels: {a: b}}, ingress: [{}]}"),
+        cilium("{nodeSelector: {}, ingress: [{}]}"),
+        cilium("{endpointSelector: {}, ingress: [{authentication: {mode: required}}]}"),
+        cilium(
+            "{endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: \"80\", protocol: TCP}],\n \
+             rules: {http: []}}]}]}",
+        ),
+        cilium(
+            "{endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: \"80\", protocol: TCP}],\n \
+             serverNames: [a.io], rules: {http: [{}]}}]}]}",
+        ),
+        cilium("{endpointSelector: {}, egress: [{toFQDNs: [{}]}]}"),
+        "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy,\n metadata: \
+         {name: a}, spec: {tier: Admin, priority: 1, subject: {pods: {}}}}"
+            .to_owned(),
+    ] {
+        let told = refusals(&text);
+        assert!(!told.is_empty(), "{text}");
+        for told in told {
+            for bad in
+                ["{} to", "every pod", "all pods", "leave", "disabled", "only one", "every name"]
+            {
+                assert!(!told.contains(bad), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn policies_of_other_kinds_get_the_way_out() {
+    let cases = [
+        ("projectcalico.org/v3", "NetworkPolicy", "networking.k8s.io/v1"),
+        ("crd.projectcalico.org/v1", "NetworkPolicy", "CiliumNetworkPolicy"),
+        ("projectcalico.org/v3", "GlobalNetworkPolicy", "ClusterNetworkPolicy"),
+        ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", "CiliumClusterwideNetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy", "tier: Admin"),
+        ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy", "tier: Baseline"),
+        ("crd.antrea.io/v1beta1", "NetworkPolicy", "write it anew"),
+    ];
+    for (version, kind, advice) in cases {
+        let told = refusals(&format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{order: 1}}\n"
+        ));
+        let [told] = told.as_slice() else { panic!("{told:?}") };
+        assert!(told.contains(advice) && !told.contains("write apiVersion"), "{told}");
+    }
+    let old = "apiVersion: extensions/v1beta1\nkind: NetworkPolicy\nmetadata: {name: a}\n";
+    assert!(refusals(old)[0].ends_with("write apiVersion: networking.k8s.io/v1"));
+}
+
+#[test]
+fn an_unrendered_template_is_called_that() {
+    for text in [
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: {{ .Values.name }}\n",
+        "{{- if .Values.policy }}\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n{{- end }}\n",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: a\n  labels:\n    {{- include \"x.labels\" . | nindent 4 }}\n",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: \"{{ .Release.Name }}-web\"}\n",
+        "apiVersion: v1\nkind: \"{{ .Values.kind }}\"\nmetadata: {name: a}\n",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {matchLabels: {app: '{{ .Values.app }}'}}}\n",
+    ] {
+        let told = refusals(text);
+        let [told] = told.as_slice() else { panic!("{told:?}") };
+        assert!(
+            told.contains("unrendered Helm template") && told.contains("helm template"),
+            "{told}"
+        );
+    }
+    // Templates in texts that are nobody's business here are left alone, and hide no other fault.
+    let told =
+        refusals("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: '{{ x }}'}, name: [}\n");
+    assert!(!told[0].contains("Helm"), "{told:?}");
+}
+
+#[test]
+fn everything_wrong_is_told_at_once() {
+    let network_policy = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: Shop, name: web_}
+spec:
+  podSelector: []
+  policyTypes: [Ingress, Egress, Both]
+  ingress: {}
+  egress:
+  - to: {}
+    ports: [{port: 0, endPort: x, protocol: ICMP}]
+  - to: [{podSelector: 1, namespaceSelector: 2, ipBlock: 3}]
+  other: 1
+";
+    let cilium = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: 1
+  enableDefaultDeny: 2
+  ingress:
+  - fromEndpoints: [{matchExpressions: [{key: '-', operator: Like, values: [1]}]}]
+    toPorts:
+    - ports: [{port: 80, protocol: Tcp, endPort: 0.5}]
+      rules: {http: [{method: 1, headers: 2, headerMatches: 3, path: (}]}
+  - toPorts: 4
+    icmps: 5
+specs: 6
+";
+    let pod = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {a: 1, b: '-'}}
+spec: {containers: [{ports: [{name: 1, containerPort: 0, protocol: x}]}]}
+status: {podIPs: [{ip: x}], hostIP: y}
+";
+    let fields = |text: &str| {
+        let mut store = Store::new();
+        store.sync(&manifest::parse(text, Path::new("x.yaml")));
+        let mut fields: Vec<_> = store.refusals().map(|refusal| refusal.field.clone()).collect();
+        fields.sort_unstable();
+        fields
+    };
+    assert_eq!(
+        fields(network_policy),
+        [
+            "metadata.name",
+            "metadata.namespace",
+            "spec.egress[0].ports[0].endPort",
+            "spec.egress[0].ports[0].port",
+            "spec.egress[0].ports[0].protocol",
+            "spec.egress[0].to",
+            "spec.egress[1].to[0].ipBlock",
+            "spec.egress[1].to[0].ipBlock",
+            "spec.egress[1].to[0].namespaceSelector",
+            "spec.egress[1].to[0].podSelector",
+            "spec.ingress",
+            "spec.other",
+            "spec.podSelector",
+            "spec.policyTypes",
+            "spec.policyTypes[2]",
+        ]
+    );
+    let rule = "spec.ingress[0].fromEndpoints[0].matchExpressions[0]";
+    let element = "spec.ingress[0].toPorts[0]";
+    assert_eq!(
+        fields(cilium),
+        [
+            "spec.enableDefaultDeny".to_owned(),
+            "spec.endpointSelector".to_owned(),
+            format!("{rule}.key"),
+            format!("{rule}.operator"),
+            format!("{rule}.values[0]"),
+            format!("{element}.ports[0].endPort"),
+            format!("{element}.ports[0].port"),
+            format!("{element}.ports[0].protocol"),
+            format!("{element}.rules.http[0].headerMatches"),
+            format!("{element}.rules.http[0].headers"),
+            format!("{element}.rules.http[0].method"),
+            format!("{element}.rules.http[0].path"),
+            "spec.ingress[1].icmps".to_owned(),
+            "spec.ingress[1].toPorts".to_owned(),
+            "specs".to_owned(),
+        ]
+    );
+    assert_eq!(
+        fields(pod),
+        [
+            "metadata.labels.a",
+            "metadata.labels.b",
+            "spec.containers[0].ports[0].containerPort",
+            "spec.containers[0].ports[0].name",
+            "spec.containers[0].ports[0].protocol",
+            "status.hostIP",
+            "status.podIPs[0].ip",
+        ]
+    );
+}
+
+#[test]
+fn problems_beyond_those_that_are_kept_are_counted() {
+    let bad: Vec<_> = (0..40).map(|port| format!("{{port: {}}}", 70_000 + port)).collect();
+    let told =
+        refusals(&network_policy(&format!("{{ingress: [{{ports: [{}]}}]}}", bad.join(", "))));
+    assert_eq!(told.len(), 33);
+    assert!(told[32].ends_with("8 more problems are not listed"), "{}", told[32]);
+}
+
+#[test]
+fn three_policy_types_are_refused_and_two_are_not() {
+    let types = |types: &str| refusals(&network_policy(&format!("{{policyTypes: [{types}]}}")));
+    assert_eq!(types("Ingress, Egress"), [""; 0]);
+    assert_eq!(types("Ingress, Ingress"), [""; 0]);
+    let [told] = types("Ingress, Egress, Ingress").try_into().unwrap();
+    let told: String = told;
+    assert!(told.contains("spec.policyTypes: has 3 elements, but may have at most 2"), "{told}");
+}
+
+#[test]
+fn what_is_hardly_meant_gets_a_hint_and_is_in_force() {
+    for (text, field, reason) in [
+        (cilium("{endpointSelector: {}, ingress: []}"), "spec", "has no rule"),
+        (cilium("{endpointSelector: {}, ingress: [], egressDeny: []}"), "spec", "has no rule"),
+        (
+            cilium(
+                "{endpointSelector: {matchLabels: {\"k8s:io.kubernetes.pod.namespace\": x}}, ingress: [{}]}",
+            ),
+            "spec.endpointSelector.matchLabels.k8s:io.kubernetes.pod.namespace",
+            "selects no pod",
+        ),
+        (
+            network_policy(
+                "{podSelector: {matchLabels: {io.cilium.k8s.policy.serviceaccount: a}}}",
+            ),
+            "spec.podSelector.matchLabels.io.cilium.k8s.policy.serviceaccount",
+            "Cilium gives this label",
+        ),
+        (
+            network_policy(
+                "{ingress: [{}, {from: [{namespaceSelector: {matchExpressions: [{key: \
+                 io.cilium.k8s.namespace.labels.a, operator: Exists}]}}]}]}",
+            ),
+            "spec.ingress[1].from[0].namespaceSelector.matchExpressions[0].key",
+            "Cilium gives this label",
+        ),
+        (
+            network_policy(
+                "{egress: [{to: [{podSelector: {matchLabels: {io.kubernetes.pod.namespace: a}}}]}]}",
+            ),
+            "spec.egress[0].to[0].podSelector.matchLabels.io.kubernetes.pod.namespace",
+            "Cilium gives this label",
+        ),
+    ] {
+        let told = hints(&text);
+        let [told] = told.as_slice() else { panic!("{text}: {told:?}") };
+        assert!(told.contains(&format!(" {field}: ")) && told.contains(reason), "{told}");
+    }
+    for text in [
+        cilium(
+            "{endpointSelector: {matchLabels: {io.kubernetes.pod.namespace: shop}}, ingress: [{}]}",
+        ),
+        cilium("{endpointSelector: {}, ingress: [], enableDefaultDeny: {ingress: true}}"),
+        cilium("{endpointSelector: {}, ingress: [], egress: [{}]}"),
+        network_policy("{podSelector: {matchLabels: {app: a}}}"),
+    ] {
+        assert_eq!(hints(&text), [""; 0], "{text}");
+    }
+}
