@@ -52,7 +52,8 @@ Examples:
 
 Capture inside of pods, on their own interface: podgate takes packets before the host's end of the
 veth shows them to tcpdump. Captures of several pods can be joined by mergecap; a packet that is in
-more than one of them counts once. Packets captured in part are left out, so capture with -s0.
+more than one of them counts once. Packets captured in part are left out, so capture with -s0, and
+so are those of interfaces whose link type is not ETHERNET; both are counted.
 Pods and their addresses come from the manifests too (status.podIPs).
 
 Exit codes:
@@ -64,7 +65,7 @@ Exit codes:
 #[derive(ClapArgs, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// A pcap or pcapng file of Ethernet frames.
+    /// A pcap or pcapng file with Ethernet frames, of 1 GiB at most.
     #[arg(value_name = "CAPTURE")]
     pub capture: PathBuf,
     /// The objects to judge by: a directory of YAML and JSON files, or one file.
@@ -171,7 +172,15 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
         repeat => timing::measure(&capture, &plan.steps, &mut rig, repeat),
     };
     let info = capture.info(&args.capture, plan.skipped);
-    let notes = notes(&info, plan.links, &summary);
+    let mut notes = notes(&info, plan.links, &summary);
+    if plan.skipped.other_link_type > 0 {
+        notes.push(format!(
+            "{} packets have no Ethernet header (link type {}) and were left out: capture on the \
+             pod's own interface, not on `any` and not on a tunnel",
+            plan.skipped.other_link_type,
+            capture.records.other_link_type_names(),
+        ));
+    }
     Ok(Report { capture: info, refused, flows, summary, performance, notes })
 }
 

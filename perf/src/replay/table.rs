@@ -44,6 +44,7 @@ fn capture(info: &CaptureInfo, out: &mut impl Write) -> io::Result<()> {
     let reasons = [
         (skipped.for_kernel, "for the kernel (not IP, or neighbour discovery)"),
         (skipped.seen_before, "seen on another interface before"),
+        (skipped.other_link_type, "of another link type than ETHERNET"),
         (skipped.truncated, "captured in part"),
         (skipped.oversized, "larger than 64 KiB"),
     ];
