@@ -28,6 +28,7 @@ mod refusal;
 pub mod rules;
 mod selector;
 mod store;
+pub mod terminal;
 #[cfg(feature = "oracle")]
 pub mod truth;
 

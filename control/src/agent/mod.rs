@@ -5,6 +5,7 @@
 //! locked. Workers run on threads of their own and are told what to do by published snapshots.
 
 mod answer;
+mod confine;
 mod endpoint;
 mod flow_log;
 mod follow;
@@ -22,6 +23,7 @@ mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -46,9 +48,9 @@ use self::host_link::HostLink;
 use self::links::{HOST_SLOT, Links};
 use self::names::Names;
 use self::publish::Publisher;
-use self::server::{Call, Server};
+use self::server::{Call, ClientCounts, Server};
 use self::waiting::Waiting;
-use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
+use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::error::describe;
 use crate::netlink::{Change, Netlink, changes};
 use crate::protocol::{EndpointSpec, FlowItem};
@@ -113,6 +115,7 @@ struct Counts {
     flow_records_skipped: u64,
     /// Lost records that the log has told of.
     flow_records_lost_told: u64,
+    clients: Arc<ClientCounts>,
 }
 
 /// Runs the agent until a signal.
@@ -121,6 +124,9 @@ struct Counts {
 /// When it can't start: one line says what to do.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     preflight::check(args)?;
+    // Before there are other threads.
+    confine::drop_capabilities()?;
+    free_memory_in_background();
     let stop = signals::stop_requested()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -132,9 +138,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         agent.look_at_addresses().await;
         agent.look_at_routes().await;
         let (calls, called) = mpsc::channel(CALLS_MAX);
-        let server = Server::bind(&agent.state.socket())
+        let server = Server::bind(&agent.state.socket(), Arc::clone(&agent.counts.clients))
             .with_context(|| format!("can't bind {}", agent.state.socket().display()))?;
         let server = tokio::spawn(server.serve(calls));
+        confine::filter_system_calls(args.seccomp)?;
         info!(socket = %agent.state.socket().display(), "podgate runs");
         let end = agent.serve(updated, called, changes, stop).await;
         server.abort();
@@ -142,6 +149,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         let _ = server.await;
         end
     })
+}
+
+/// Lets the allocator give unused memory back by threads of its own: those that freed it may sleep,
+/// or be gone.
+fn free_memory_in_background() {
+    // Fails where `podgate` is a library in a program with another allocator.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        warn!("memory is given back late: {error}");
+    }
 }
 
 impl Agent {
@@ -154,7 +170,10 @@ impl Agent {
                 tokio::spawn(sources::manifests::watch(dir.clone(), updates));
                 Source::Manifests(sources::manifests::Manifests::new(dir))
             }
-            (None, Some(file)) => Source::Cluster(sources::kube::watch(file, updates).await?),
+            (None, Some(file)) => {
+                let may_run = args.seccomp != Seccomp::Enforce;
+                Source::Cluster(sources::kube::watch(file, updates, may_run).await?)
+            }
             (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
         };
         let netlink = Netlink::connect()?;

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use clap::{Args as ClapArgs, ValueEnum};
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::Epoch;
+use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiled, Store, compile, manifest};
 use serde::Serialize;
 
@@ -101,8 +102,8 @@ impl Output {
         match self {
             Self::Table => table(report, out),
             Self::Json => {
-                serde_json::to_writer_pretty(&mut *out, report)?;
-                writeln!(out)
+                let json = serde_json::to_string_pretty(report)?;
+                writeln!(out, "{}", escape_json(&json))
             }
         }
     }

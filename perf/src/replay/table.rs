@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName, escape_controls};
+use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName};
+use podgate_policy::terminal::escape;
 use tabwriter::TabWriter;
 
 use super::report::{CaptureInfo, Flow, Performance, Report, Request, Summary, Tally};
@@ -15,10 +16,10 @@ use super::report::{CaptureInfo, Flow, Performance, Report, Request, Summary, Ta
 pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     capture(&report.capture, out)?;
     for refused in &report.refused {
-        writeln!(out, "Refused   {}", escape_controls(refused))?;
+        writeln!(out, "Refused   {}", escape(refused))?;
     }
     for note in &report.notes {
-        writeln!(out, "Note      {note}")?;
+        writeln!(out, "Note      {}", escape(note))?;
     }
     writeln!(out)?;
     flows(&report.flows, out)?;
@@ -37,7 +38,8 @@ fn capture(info: &CaptureInfo, out: &mut impl Write) -> io::Result<()> {
     let format = format.name();
     writeln!(
         out,
-        "Capture   {file}: {format}, {}, {}, {seconds:.3} s",
+        "Capture   {}: {format}, {}, {}, {seconds:.3} s",
+        escape(file),
         many(*packets, "packet"),
         many(u64::from(*interfaces), "interface"),
     )?;
@@ -82,9 +84,9 @@ fn flows(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
     let mut rows = rows.lines();
     writeln!(out, "{}", rows.next().unwrap_or_default())?;
     for (row, flow) in rows.zip(flows) {
-        writeln!(out, "{}", escape_controls(row))?;
+        writeln!(out, "{}", escape(row))?;
         for line in details(flow) {
-            writeln!(out, "  {}", escape_controls(&line))?;
+            writeln!(out, "  {}", escape(&line))?;
         }
     }
     Ok(())
