@@ -28,9 +28,9 @@ fn every_thread_of_a_running_agent_is_confined() -> Result<()> {
     let agent = Agent::start(&lab, 2)?;
     // Entering a pod's namespace, at the latest, starts threads after the filter is in force.
     let pod = lab.host("admin/adminapp")?;
-    agent.podgate(&["endpoint", "remove", "--link", &pod.link])?;
-    agent.add_endpoint(pod)?;
-    agent.wait_for_endpoint(pod, "ready")?;
+    lab.podgate(&["endpoint", "remove", "--link", &pod.link])?;
+    lab.add_endpoint(pod)?;
+    lab.wait_for_endpoint(pod, "ready")?;
 
     let kept = KEPT.iter().fold(0, |set, bit| set | 1_u64 << bit);
     let own = capabilities(&fs::read_to_string("/proc/self/status")?, "CapPrm")?;
