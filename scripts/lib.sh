@@ -3,7 +3,7 @@
 
 # Debian packages that building, testing and the demo need. Rust comes from rustup.
 PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
-    m4 pkg-config libelf-dev zlib1g-dev
+    m4 make pkg-config libelf-dev zlib1g-dev
     iproute2 iputils-ping curl nginx tcpdump ca-certificates git python3 python3-venv)
 
 # What the benchmarks need beside these.

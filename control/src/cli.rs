@@ -173,6 +173,10 @@ pub struct RunArgs {
     /// How workers wait for packets.
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
     pub poll: Poll,
+    /// What becomes of system calls that the agent is not expected to make, once it has started.
+    /// Others than enforce are for finding faults.
+    #[arg(long, value_enum, default_value_t = Seccomp::Enforce)]
+    pub seccomp: Seccomp,
     /// Frames of 4096 bytes shared by all links; half of them wait to be received into.
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
@@ -286,6 +290,17 @@ pub enum Poll {
     /// Spin a little, then sleep until a packet comes. While requests and answers follow each other
     /// closely, spin for up to 100 µs, which can take most of a core that is free.
     Adaptive,
+}
+
+/// What becomes of system calls that the agent is not expected to make.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seccomp {
+    /// They fail with EPERM.
+    Enforce,
+    /// They are carried out, and the kernel's log names them.
+    Log,
+    /// They are carried out.
+    Off,
 }
 
 /// How to reach the agent.

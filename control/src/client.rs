@@ -1,13 +1,27 @@
 //! Talking to the agent over its control socket.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::protocol::{Answer, Refused, Request};
+
+/// How long the agent may take to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the agent may take for an answer, or for its next line. Compiling the objects of a large
+/// cluster keeps it for seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a connection is tried again that the agent has no room for.
+const CONNECT_RETRY: Duration = Duration::from_millis(20);
 
 /// Why a command of the client failed.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +34,11 @@ pub(crate) enum ClientError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The agent takes no connection, or does not answer.
+    #[error("the agent did not answer within {} s: it is stuck, or very busy", .0.as_secs())]
+    TimedOut(Duration),
     /// The connection broke.
-    #[error("the agent closed the connection")]
+    #[error("the agent closed the connection: it stopped, or nothing was read here for 30 s")]
     Closed,
     /// The agent's answer is not of this protocol.
     #[error("the agent's answer makes no sense: {0}")]
@@ -29,6 +46,13 @@ pub(crate) enum ClientError {
     /// The agent refused.
     #[error(transparent)]
     Refused(#[from] Refused),
+}
+
+impl ClientError {
+    /// Whether there is no agent that answers.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut(_) | Self::Closed)
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -48,13 +72,21 @@ impl Client {
     /// Connects to the socket at `path`.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`].
+    /// [`ClientError::Unreachable`], and [`ClientError::TimedOut`] when the agent takes no
+    /// connection.
     pub(crate) fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|source| ClientError::Unreachable {
-            path: path.display().to_string(),
-            source,
-        })?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Self::connect_within(path, CONNECT_TIMEOUT)
+    }
+
+    fn connect_within(path: &Path, limit: Duration) -> Result<Self, ClientError> {
+        match open(path, limit) {
+            Ok(stream) => Ok(Self { stream: BufReader::new(stream) }),
+            Err(Errno::EAGAIN) => Err(ClientError::TimedOut(limit)),
+            Err(error) => Err(ClientError::Unreachable {
+                path: path.display().to_string(),
+                source: error.into(),
+            }),
+        }
     }
 
     /// Sends a request that has one result.
@@ -66,7 +98,8 @@ impl Client {
         request: &Request,
     ) -> Result<T, ClientError> {
         self.send(request);
-        match self.receive()? {
+        let limit = answer_timeout(request);
+        match self.receive(limit)? {
             Answer::Result(value) => from_value(value),
             Answer::Error(refused) => Err(refused.into()),
             other => Err(ClientError::Protocol(format!("{other:?} is no result"))),
@@ -83,8 +116,9 @@ impl Client {
         mut each: impl FnMut(T) -> Result<(), E>,
     ) -> Result<(), E> {
         self.send(request);
+        let limit = answer_timeout(request);
         loop {
-            match self.receive()? {
+            match self.receive(limit)? {
                 Answer::Item(value) => each(from_value(value)?)?,
                 Answer::End(_) => return Ok(()),
                 Answer::Error(refused) => return Err(ClientError::from(refused).into()),
@@ -96,15 +130,23 @@ impl Client {
     }
 
     fn send(&mut self, request: &Request) {
-        // An agent that turns us away closes first; its answer says why.
+        // An agent that turns us away closes first; its answer says why. One that reads nothing
+        // answers nothing.
+        let _ = self.stream.get_ref().set_write_timeout(Some(ANSWER_TIMEOUT));
         let _ = self.stream.get_mut().write_all(request.to_line().as_bytes());
     }
 
-    fn receive(&mut self) -> Result<Answer, ClientError> {
+    /// The next line of the answer, which may take as long as `limit` says.
+    fn receive(&mut self, limit: Option<Duration>) -> Result<Answer, ClientError> {
         let mut line = String::new();
+        // Fails for a limit of zero only.
+        let _ = self.stream.get_ref().set_read_timeout(limit);
         match self.stream.read_line(&mut line) {
             Ok(read) if read > 0 && line.ends_with('\n') => {
                 Answer::parse(&line).map_err(|refused| ClientError::Protocol(refused.message))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(ClientError::TimedOut(limit.unwrap_or_default()))
             }
             _ => Err(ClientError::Closed),
         }
@@ -113,4 +155,89 @@ impl Client {
 
 fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
     serde_json::from_value(value).map_err(|error| ClientError::Protocol(error.to_string()))
+}
+
+/// How long the answer to `request` may take; `None` where nothing may come for any time.
+fn answer_timeout(request: &Request) -> Option<Duration> {
+    match request {
+        Request::Flows { follow: true, .. } => None,
+        Request::PolicyWait { timeout_s, .. } => {
+            Some(ANSWER_TIMEOUT + Duration::from_secs((*timeout_s).into()))
+        }
+        _ => Some(ANSWER_TIMEOUT),
+    }
+}
+
+/// Connects to the socket at `path`.
+///
+/// # Errors
+/// `EAGAIN` if there was no room for the connection within `limit`: a blocking connect would wait for
+/// it without a limit (unix(7)).
+fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let begin = Instant::now();
+    loop {
+        match connect(socket.as_raw_fd(), &address) {
+            Err(Errno::EAGAIN) if begin.elapsed() < limit => sleep(CONNECT_RETRY),
+            other => break other?,
+        }
+    }
+    fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn an_agent_that_takes_no_connection_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        // Nobody accepts: at some time its backlog is full.
+        let mut held = Vec::new();
+        let error = loop {
+            match Client::connect_within(&path, SHORT) {
+                Ok(client) => held.push(client),
+                Err(error) => break error,
+            }
+            assert!(held.len() < 100_000, "a backlog without an end");
+        };
+        assert!(matches!(error, ClientError::TimedOut(SHORT)), "{error}");
+    }
+
+    #[test]
+    fn an_agent_that_does_not_answer_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let mut client = Client::connect(&path).unwrap();
+        client.send(&Request::Status {});
+        let error = client.receive(Some(SHORT)).unwrap_err();
+        assert!(matches!(error, ClientError::TimedOut(SHORT)) && error.is_unreachable());
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_as_long_as_the_request_says() {
+        let follow = Request::Flows { follow: true, last: 9 };
+        assert_eq!(answer_timeout(&follow), None);
+        let past = Request::Flows { follow: false, last: 9 };
+        assert_eq!(answer_timeout(&past), Some(ANSWER_TIMEOUT));
+        let wait = Request::PolicyWait { revision: 1, timeout_s: 600 };
+        assert_eq!(answer_timeout(&wait), Some(ANSWER_TIMEOUT + Duration::from_secs(600)));
+        assert_eq!(answer_timeout(&Request::Status {}), Some(ANSWER_TIMEOUT));
+    }
+
+    #[test]
+    fn nobody_at_the_socket_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Client::connect(&dir.path().join("none")).unwrap_err();
+        assert!(error.to_string().contains("is `podgate run` running?"), "{error}");
+    }
 }

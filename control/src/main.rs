@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// `podgate replay` tells how much is allocated for a packet.
+/// It gives memory back to the kernel some seconds after a large change of objects; the C library's
+/// allocator keeps most of it.
 #[global_allocator]
-static ALLOCATOR: podgate_perf::alloc::Counting = podgate_perf::alloc::COUNTING;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     podgate::commands::main(podgate::cli::Cli::parse())

@@ -69,6 +69,10 @@ pub(crate) struct AgentCounts {
     pub(crate) flow_records: u64,
     /// Flow records that nobody could read any more.
     pub(crate) flow_records_lost: u64,
+    /// Clients that found no place.
+    pub(crate) clients_refused: u64,
+    /// Clients that were cut off because they didn't read.
+    pub(crate) clients_cut_off: u64,
 }
 
 impl Family {
@@ -153,6 +157,16 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
         .with(&[], counts.problems),
         Family::counter("podgate_links_gone_total", "Links that vanished under an endpoint")
             .with(&[], counts.links_gone),
+        Family::counter(
+            "podgate_clients_refused_total",
+            "Requests on the control socket that found no place",
+        )
+        .with(&[], counts.clients_refused),
+        Family::counter(
+            "podgate_clients_cut_off_total",
+            "Clients of the control socket that were cut off because they didn't read",
+        )
+        .with(&[], counts.clients_cut_off),
         Family::counter("podgate_flow_records_total", "Flow records taken from the workers")
             .with(&[], counts.flow_records),
         Family::counter("hubble_lost_events_total", "Flow records lost on their way")

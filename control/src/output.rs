@@ -6,19 +6,13 @@ mod policy;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use podgate_policy::record::escape_controls;
+pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
 pub(crate) use self::explain::explained;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
 use crate::protocol::{EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status};
-
-/// Text that is safe on a terminal, whoever wrote it.
-#[must_use]
-pub(crate) fn escape(text: &str) -> String {
-    escape_controls(text)
-}
 
 /// Rows with aligned columns; the first row is the heading.
 fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {

@@ -28,6 +28,7 @@ mod refusal;
 pub mod rules;
 mod selector;
 mod store;
+pub mod terminal;
 mod this_node;
 #[cfg(feature = "oracle")]
 pub mod truth;

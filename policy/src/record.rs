@@ -17,6 +17,7 @@ use podgate_dataplane::policy::{self, Cause, DirectionTable, Exemption, RuleId, 
 use podgate_dataplane::types::{Address, Tuple, proto};
 use serde::{Deserialize, Serialize};
 
+use crate::terminal::escape;
 use crate::{Compiled, IdentityInfo, ObjectKey};
 
 /// What became of a flow, packet or request; the names are Hubble's.
@@ -403,7 +404,7 @@ fn match_type(rule: RuleId, table: &DirectionTable, protocol: u8, port: u16) -> 
 
 impl FlowRecord {
     /// The record as `hubble observe` prints it: one line, or two when policy judged both
-    /// directions. Control characters are escaped.
+    /// directions. What does not print is escaped.
     #[must_use]
     pub fn compact(&self) -> String {
         let time = self.time.strftime("%b %e %H:%M:%S.%3f");
@@ -416,7 +417,7 @@ impl FlowRecord {
         let lines: Vec<_> = self
             .events()
             .into_iter()
-            .map(|event| escape_controls(&format!("{head} {event} ({})", self.summary())))
+            .map(|event| escape(&format!("{head} {event} ({})", self.summary())))
             .collect();
         lines.join("\n")
     }
@@ -605,24 +606,6 @@ fn sentence_case(label: &str) -> String {
         first.make_ascii_uppercase();
     }
     text
-}
-
-/// Text from pods or objects, made safe for a terminal: a control character becomes `^[` and the
-/// like, as `cat -v` writes it, or its code.
-#[must_use]
-pub fn escape_controls(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\0'..='\x1f' | '\x7f' => {
-                escaped.push('^');
-                escaped.push(char::from(character as u8 ^ 0x40));
-            }
-            _ if character.is_control() => escaped.extend(character.escape_unicode()),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

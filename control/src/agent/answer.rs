@@ -269,6 +269,8 @@ impl Agent {
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,
             flow_records_lost: self.flow_records_lost(),
+            clients_refused: self.counts.clients.refused(),
+            clients_cut_off: self.counts.clients.cut_off(),
         }
     }
 }

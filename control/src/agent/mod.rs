@@ -5,6 +5,7 @@
 //! locked. Workers run on threads of their own and are told what to do by published snapshots.
 
 mod answer;
+mod confine;
 mod endpoint;
 mod flow_log;
 mod flows_file;
@@ -29,6 +30,7 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -54,14 +56,14 @@ use self::links::Links;
 use self::names::Names;
 use self::publish::Publisher;
 use self::restart::EarlierFlows;
-use self::server::Call;
+use self::server::{Call, ClientCounts};
 use self::signals::Signals;
 use self::state::Remembered;
 use self::tunnels::TunnelWatch;
 use self::undo::Undo;
 use self::upkeep::Upkeep;
 use self::waiting::Waiting;
-use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
+use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::error::describe;
 use crate::log::LogFilter;
 use crate::netlink::{Change, Link, Netlink, changes};
@@ -134,6 +136,7 @@ struct Counts {
     flow_records_skipped: u64,
     /// Lost records that the log has told of.
     flow_records_lost_told: u64,
+    clients: Arc<ClientCounts>,
 }
 
 /// Runs the agent until a signal.
@@ -141,22 +144,28 @@ struct Counts {
 /// # Errors
 /// When it can't start: one line says what to do.
 pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
-    // First, so that no signal kills an agent that is about to start.
-    let signals = Signals::listen()?;
     preflight::check(args)?;
+    // Needs a capability that is dropped next, before there are other threads.
     limits::raise(args)?;
+    confine::drop_capabilities()?;
+    // Before anything is changed that a signal must not leave half done.
+    let signals = Signals::listen()?;
+    free_memory_in_background();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (updates, updated) = mpsc::channel(sources::UPDATES_MAX);
         let (calls, called) = mpsc::channel(CALLS_MAX);
         let mut undo = Undo::default();
-        let (mut agent, changes) = match Agent::begin(args, updates, calls, &mut undo).await {
-            Ok(begun) => begun,
-            Err(error) => {
-                undo.run().await;
-                return Err(error);
-            }
-        };
+        let begun = Agent::begin(args, updates, calls, &mut undo).await;
+        let (mut agent, changes) =
+            match begun.and_then(|begun| confine::filter_system_calls(args.seccomp).map(|()| begun))
+            {
+                Ok(begun) => begun,
+                Err(error) => {
+                    undo.run().await;
+                    return Err(error);
+                }
+            };
         info!(socket = %agent.state.socket().display(), "podgate runs");
         let end = agent.serve(updated, called, changes, signals, log).await;
         agent.upkeep.stop_serving().await;
@@ -165,6 +174,15 @@ pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
         }
         end
     })
+}
+
+/// Lets the allocator give unused memory back by threads of its own: those that freed it may sleep,
+/// or be gone.
+fn free_memory_in_background() {
+    // Fails where `podgate` is a library in a program with another allocator.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        warn!("memory is given back late: {error}");
+    }
 }
 
 impl Agent {
@@ -208,7 +226,10 @@ impl Agent {
                 let settle = args.manifests_settle.0;
                 Source::Manifests(Manifests::follow(dir, &args.state_dir, settle, updates)?)
             }
-            (None, Some(file)) => Source::Cluster(sources::kube::watch(file, updates).await?),
+            (None, Some(file)) => {
+                let may_run = args.seccomp != Seccomp::Enforce;
+                Source::Cluster(sources::kube::watch(file, updates, may_run).await?)
+            }
             (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
         };
         let netlink = Netlink::connect()?;

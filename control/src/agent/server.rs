@@ -1,12 +1,16 @@
 //! The control socket: a unix stream socket that only its owner may open.
 //!
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
-//! to write one are bounded, and one that doesn't read its answer holds up nobody but itself.
+//! to write one are bounded, and one that doesn't read its answer holds up nobody but itself: it is
+//! cut off after [`READ_TIMEOUT`]. Requests that last (flow records, waiting for a revision) leave
+//! [`CLIENTS_MAX`] − [`LASTING_MAX`] places to those that are answered at once, such as `status` and
+//! `endpoint-add`.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -15,15 +19,40 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::protocol::{Answer, Code, FlowItem, REQUEST_MAX, Refused, Request};
 
 /// Most clients at one time.
 pub(crate) const CLIENTS_MAX: usize = 64;
 
+/// Most clients at one time whose request lasts.
+pub(crate) const LASTING_MAX: usize = 48;
+
 /// How long a client may take for a request, and stay silent between two.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may read nothing of its answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What happened to clients, for the metrics.
+#[derive(Debug, Default)]
+pub(crate) struct ClientCounts {
+    refused: AtomicU64,
+    cut_off: AtomicU64,
+}
+
+impl ClientCounts {
+    /// Requests that found no place.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Clients that were cut off because they didn't read.
+    pub(crate) fn cut_off(&self) -> u64 {
+        self.cut_off.load(Relaxed)
+    }
+}
 
 /// A request on its way to the agent.
 #[derive(Debug)]
@@ -53,6 +82,7 @@ pub(crate) enum Reply {
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
+    counts: Arc<ClientCounts>,
 }
 
 impl Drop for Server {
@@ -69,7 +99,7 @@ impl Server {
     ///
     /// # Errors
     /// When the path can't be bound.
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path, counts: Arc<ClientCounts>) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -77,12 +107,13 @@ impl Server {
         // The state directory is 0700, so nobody can connect before the mode is set.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), counts })
     }
 
     /// Serves clients until dropped; their requests go to `calls`.
     pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        let lasting = Arc::new(Semaphore::new(LASTING_MAX));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -95,9 +126,16 @@ impl Server {
             };
             match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    tokio::spawn(serve_client(stream, calls.clone(), place));
+                    let (lasting, counts) = (Arc::clone(&lasting), Arc::clone(&self.counts));
+                    let (read, write) = stream.into_split();
+                    let read = BufReader::new(read);
+                    let client = Client { read, write, calls: calls.clone(), lasting, counts };
+                    tokio::spawn(serve_client(client, place));
                 }
-                Err(_) => turn_away(&stream),
+                Err(_) => {
+                    self.counts.refused.fetch_add(1, Relaxed);
+                    turn_away(&stream);
+                }
             }
         }
     }
@@ -109,9 +147,7 @@ fn turn_away(stream: &UnixStream) {
     let _ = stream.try_write(Answer::Error(refused).to_line().as_bytes());
 }
 
-async fn serve_client(stream: UnixStream, calls: mpsc::Sender<Call>, _place: OwnedSemaphorePermit) {
-    let (read, write) = stream.into_split();
-    let mut client = Client { read: BufReader::new(read), write, calls };
+async fn serve_client(mut client: Client, _place: OwnedSemaphorePermit) {
     if let Err(error) = client.run().await {
         debug!(%error, "a client of the control socket left");
     }
@@ -121,6 +157,9 @@ struct Client {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     calls: mpsc::Sender<Call>,
+    /// Places for requests that last.
+    lasting: Arc<Semaphore>,
+    counts: Arc<ClientCounts>,
 }
 
 /// One line from a client.
@@ -166,6 +205,20 @@ impl Client {
     }
 
     async fn answer(&mut self, request: Request) -> io::Result<()> {
+        // Given back when the request is done.
+        let place = match request {
+            Request::Flows { .. } | Request::PolicyWait { .. } => {
+                Some(Arc::clone(&self.lasting).try_acquire_owned())
+            }
+            _ => None,
+        };
+        if matches!(place, Some(Err(_))) {
+            self.counts.refused.fetch_add(1, Relaxed);
+            let message = format!(
+                "{LASTING_MAX} clients follow flows or wait for a revision already; stop one of them"
+            );
+            return self.send(Answer::Error(Refused::new(Code::Busy, message))).await;
+        }
         let (reply, replied) = oneshot::channel();
         let stopping = || Refused::new(Code::Busy, "the agent is stopping");
         let outcome = match self.calls.send(Call { request, reply }).await {
@@ -207,8 +260,27 @@ impl Client {
         self.send(Answer::End(true)).await
     }
 
+    /// Sends one line.
+    ///
+    /// # Errors
+    /// When the client left, or read nothing for [`READ_TIMEOUT`]. It learns of that as of an agent
+    /// that closed the connection: what it has not read leaves no room to say why.
     async fn send(&mut self, answer: Answer) -> io::Result<()> {
-        self.write.write_all(answer.to_line().as_bytes()).await
+        let line = answer.to_line();
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            let Ok(written) = tokio::time::timeout(READ_TIMEOUT, self.write.write(rest)).await
+            else {
+                self.counts.cut_off.fetch_add(1, Relaxed);
+                info!("a client of the control socket that didn't read was cut off");
+                return Err(io::ErrorKind::TimedOut.into());
+            };
+            match written? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => rest = &rest[written..],
+            }
+        }
+        Ok(())
     }
 }
 
@@ -221,9 +293,18 @@ mod tests {
     fn start(
         answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
     ) -> (tempfile::TempDir, PathBuf) {
+        let (dir, path, _) = start_counted(answer);
+        (dir, path)
+    }
+
+    /// The same, with what it counts.
+    fn start_counted(
+        answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
+    ) -> (tempfile::TempDir, PathBuf, Arc<ClientCounts>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let server = Server::bind(&path).unwrap();
+        let counts = Arc::new(ClientCounts::default());
+        let server = Server::bind(&path, Arc::clone(&counts)).unwrap();
         let (calls, mut called) = mpsc::channel::<Call>(1);
         tokio::task::spawn_local(server.serve(calls));
         tokio::task::spawn_local(async move {
@@ -231,7 +312,7 @@ mod tests {
                 let _ = call.reply.send(answer(&call.request));
             }
         });
-        (dir, path)
+        (dir, path, counts)
     }
 
     fn run<T>(test: impl Future<Output = T>) -> T {
@@ -266,7 +347,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("s.sock");
             drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-            let server = Server::bind(&path).unwrap();
+            let server = Server::bind(&path, Arc::default()).unwrap();
             let metadata = std::fs::metadata(&path).unwrap();
             assert!(metadata.file_type().is_socket());
             assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
@@ -346,6 +427,96 @@ mod tests {
             {
                 tokio::task::yield_now().await;
             }
+        });
+    }
+
+    /// Follows flows and reads nothing.
+    async fn follow(path: &Path) -> UnixStream {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        let line = Request::Flows { follow: true, last: 0 }.to_line();
+        stream.write_all(line.as_bytes()).await.unwrap();
+        stream
+    }
+
+    #[test]
+    fn followers_leave_places_to_commands() {
+        run(async {
+            let (sender, _) = broadcast::channel(4);
+            let publisher = sender.clone();
+            let (_dir, path, counts) = start_counted(move |request| match request {
+                Request::Flows { .. } => {
+                    let live = Some(sender.subscribe());
+                    Ok(Reply::Flows { past: Vec::new(), live })
+                }
+                other => Ok(Reply::Value(json!(other))),
+            });
+            let mut followers = Vec::new();
+            for _ in 0..LASTING_MAX {
+                followers.push(follow(&path).await);
+            }
+            while publisher.receiver_count() < LASTING_MAX {
+                tokio::task::yield_now().await;
+            }
+            // One more is refused and told why, and commands are carried out.
+            let mut refused = BufReader::new(follow(&path).await).lines();
+            assert_eq!(code(&refused.next_line().await.unwrap().unwrap()), Code::Busy);
+            assert_eq!(counts.refused(), 1);
+            for _ in LASTING_MAX..CLIENTS_MAX {
+                let line = Request::EndpointRemove { link: "veth0".into() }.to_line();
+                let answer = exchange(&path, line.as_bytes()).await;
+                assert!(matches!(Answer::parse(answer.trim_end()), Ok(Answer::Result(_))));
+            }
+            // A place is given back when its follower leaves.
+            followers.pop();
+            while publisher.receiver_count() >= LASTING_MAX {
+                tokio::task::yield_now().await;
+            }
+            followers.push(follow(&path).await);
+            while publisher.receiver_count() < LASTING_MAX {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_cut_off_and_counted() {
+        run(async {
+            // Time passes by itself while everybody waits.
+            tokio::time::pause();
+            let (_dir, path, counts) = start_counted(|_| {
+                // More than any socket's buffer holds.
+                let past = vec![Arc::new(FlowItem::Lost(7)); 100_000];
+                Ok(Reply::Flows { past, live: None })
+            });
+            let mut stream = follow(&path).await;
+            while counts.cut_off() == 0 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            // What was sent before can still be read; then the connection ends.
+            let mut read = String::new();
+            stream.read_to_string(&mut read).await.unwrap();
+            let sent = read.lines().count();
+            assert!(sent > 1 && sent < 100_000, "{sent} lines");
+        });
+    }
+
+    #[test]
+    fn a_client_that_reads_slowly_is_not_cut_off() {
+        run(async {
+            tokio::time::pause();
+            let (_dir, path, counts) = start_counted(|_| {
+                let past = vec![Arc::new(FlowItem::Lost(7)); 20_000];
+                Ok(Reply::Flows { past, live: None })
+            });
+            let mut stream = follow(&path).await;
+            let (mut read, mut part) = (Vec::new(), [0; 16 * 1024]);
+            while !read.ends_with(Answer::End(true).to_line().as_bytes()) {
+                tokio::time::sleep(READ_TIMEOUT / 2).await;
+                let n = stream.read(&mut part).await.unwrap();
+                assert!(n > 0, "cut off");
+                read.extend(&part[..n]);
+            }
+            assert_eq!(counts.cut_off(), 0);
         });
     }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -79,7 +80,8 @@ impl Agent {
     pub(super) async fn serve_clients(&mut self) -> Result<()> {
         self.upkeep.stop_serving().await;
         let path = self.state.socket();
-        let bound = Server::bind(&path).and_then(|server| Ok((server, identity(&path)?)));
+        let bound = Server::bind(&path, Arc::clone(&self.counts.clients));
+        let bound = bound.and_then(|server| Ok((server, identity(&path)?)));
         let (server, file) = bound.with_context(|| format!("can't bind {}", path.display()))?;
         let task = tokio::spawn(server.serve(self.upkeep.calls.clone()));
         self.upkeep.server = Some((task, file));

@@ -49,8 +49,8 @@ pub fn main(cli: Cli) -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {}", output::escape(&describe(error.as_ref())));
-        match error.downcast_ref() {
-            Some(ClientError::Unreachable { .. } | ClientError::Closed) => NOT_READY.into(),
+        match error.downcast_ref::<ClientError>() {
+            Some(error) if error.is_unreachable() => NOT_READY.into(),
             _ => FAILED.into(),
         }
     })
@@ -87,7 +87,7 @@ fn show<T: Serialize + serde::de::DeserializeOwned>(
 fn print_as<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> String) -> Result<()> {
     let text = match output {
         Output::Table => table(value),
-        Output::Json => serde_json::to_string_pretty(value)? + "\n",
+        Output::Json => output::escape_json(&serde_json::to_string_pretty(value)?) + "\n",
     };
     Ok(print(&text)?)
 }
@@ -120,11 +120,15 @@ fn flows(args: &FlowsArgs) -> Result<()> {
         let text = match (args.client.output, &item) {
             (Output::Table, _) => output::flow(&item),
             // One object a line: the record itself, so that filters need no wrapper.
-            (Output::Json, FlowItem::Flow(record)) => serde_json::to_string(record)? + "\n",
-            (Output::Json, FlowItem::Lost(_)) => serde_json::to_string(&item)? + "\n",
+            (Output::Json, FlowItem::Flow(record)) => json_line(record)?,
+            (Output::Json, FlowItem::Lost(_)) => json_line(&item)?,
         };
         Ok::<_, anyhow::Error>(print(&text)?)
     })
+}
+
+fn json_line<T: Serialize>(value: &T) -> serde_json::Result<String> {
+    Ok(output::escape_json(&serde_json::to_string(value)?) + "\n")
 }
 
 fn metrics(args: &MetricsArgs) -> Result<()> {

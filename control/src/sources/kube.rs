@@ -31,6 +31,16 @@ pub(crate) enum KubeError {
         /// What is wrong with it.
         source: KubeconfigError,
     },
+    /// Its credentials come from a program, and the agent runs none.
+    #[error(
+        "kubeconfig {path} gets its credentials by running a program (exec or auth-provider), which \
+         the agent's seccomp filter refuses: write a token or a certificate there, or run with \
+         --seccomp off"
+    )]
+    RunsProgram {
+        /// The file.
+        path: String,
+    },
     /// No client can be made from it.
     #[error("can't make a client from kubeconfig {path}: {source}")]
     Client {
@@ -58,13 +68,15 @@ enum Problem {
 }
 
 /// Starts watching every kind at the server that `kubeconfig` names; updates go to `updates`
-/// until its receiver is gone. Returns the server's side of the agent.
+/// until its receiver is gone. Returns the server's side of the agent. `may_run` says whether
+/// programs may be run for credentials.
 ///
 /// # Errors
 /// When the file can't be used. A server that doesn't answer is not an error: it is tried again.
 pub(crate) async fn watch(
     kubeconfig: &Path,
     updates: mpsc::Sender<Update>,
+    may_run: bool,
 ) -> Result<Cluster, KubeError> {
     let path = kubeconfig.display().to_string();
     let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
@@ -72,6 +84,10 @@ pub(crate) async fn watch(
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .map_err(failed)?;
+    let auth = &config.auth_info;
+    if !may_run && (auth.exec.is_some() || auth.auth_provider.is_some()) {
+        return Err(KubeError::RunsProgram { path });
+    }
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)
         .map_err(|source| KubeError::Client { path: path.clone(), source: Box::new(source) })?;
@@ -452,5 +468,31 @@ mod tests {
         assert_eq!(list(Kind::ClusterNetworkPolicy, 404), Problem::NotInstalled);
         assert_eq!(list(Kind::CiliumNetworkPolicy, 403), other);
         assert_eq!(list(Kind::NetworkPolicy, 404), other);
+    }
+
+    #[test]
+    fn a_kubeconfig_that_runs_a_program_is_refused_where_none_may_be_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let kubeconfig = |user: &str| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Config, current-context: c, \
+                 clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:1'}}}}], \
+                 users: [{{name: u, user: {user}}}], \
+                 contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}"
+            );
+            std::fs::write(&path, text).unwrap();
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let start = |may_run| {
+            let (updates, _updated) = mpsc::channel(1);
+            runtime.block_on(watch(&path, updates, may_run)).map(|_| ()).map_err(|e| e.to_string())
+        };
+        let exec = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/false}}";
+        kubeconfig(exec);
+        let refused = start(false).unwrap_err();
+        assert!(refused.contains("a token or a certificate"), "{refused}");
+        kubeconfig("{token: abc}");
+        start(false).unwrap();
     }
 }

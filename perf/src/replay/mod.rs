@@ -32,6 +32,7 @@ use std::sync::Arc;
 use clap::{Args as ClapArgs, ValueEnum};
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::Epoch;
+use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiler, Store, UnknownNode, manifest};
 use serde::Serialize;
 
@@ -55,7 +56,8 @@ Examples:
 
 Capture inside of pods, on their own interface: podgate takes packets before the host's end of the
 veth shows them to tcpdump. Captures of several pods can be joined by mergecap; a packet that is in
-more than one of them counts once. Packets captured in part are left out, so capture with -s0.
+more than one of them counts once. Packets captured in part are left out, so capture with -s0, and
+so are those of interfaces whose link type is not ETHERNET; both are counted.
 Pods and their addresses come from the manifests too (status.podIPs).
 
 Exit codes:
@@ -67,7 +69,7 @@ Exit codes:
 #[derive(ClapArgs, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// A pcap or pcapng file of Ethernet frames.
+    /// A pcap or pcapng file with Ethernet frames, of 1 GiB at most.
     #[arg(value_name = "CAPTURE")]
     pub capture: PathBuf,
     /// The objects to judge by: a directory of YAML and JSON files, or one file.
@@ -107,8 +109,8 @@ impl Output {
         match self {
             Self::Table => table(report, out),
             Self::Json => {
-                serde_json::to_writer_pretty(&mut *out, report)?;
-                writeln!(out)
+                let json = serde_json::to_string_pretty(report)?;
+                writeln!(out, "{}", escape_json(&json))
             }
         }
     }
@@ -194,6 +196,14 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
             "it isn't known which node is this one, so all are remote nodes (--node NAME)".into(),
         ),
         None => {}
+    }
+    if plan.skipped.other_link_type > 0 {
+        notes.push(format!(
+            "{} packets have no Ethernet header (link type {}) and were left out: capture on the \
+             pod's own interface, not on `any` and not on a tunnel",
+            plan.skipped.other_link_type,
+            capture.records.other_link_type_names(),
+        ));
     }
     Ok(Report { capture: info, refused, flows, summary, performance, notes })
 }

@@ -39,6 +39,10 @@ const PODS_MAX: usize = 4095;
 /// Captured packets may be larger than the MTU, because offloads cut them later.
 const MTU: u32 = 65_535;
 
+/// The longest time that a capture spans, about 146 years. Stamps beyond come from a damaged file,
+/// and count as this.
+pub(super) const SPAN_MAX_NS: u64 = u64::MAX / 4;
+
 /// MAC addresses of our ends. The workers never look at them in what they receive.
 const LINK_MAC: Mac = [0x02, 0, 0, 0, 0, 1];
 /// MAC address of pods that send nothing, and of the host.
@@ -51,6 +55,9 @@ pub struct Skipped {
     pub truncated: u64,
     /// Larger than an IP packet can be.
     pub oversized: u64,
+    /// Of an interface whose frames don't begin with an Ethernet header.
+    #[serde(default)]
+    pub other_link_type: u64,
     /// Not IP, or neighbour discovery: the XDP program leaves those to the kernel.
     pub for_kernel: u64,
     /// Seen at another vantage point before.
@@ -123,12 +130,13 @@ impl Plan {
             seen: HashMap::new(),
         };
         let mut skipped = Skipped {
-            truncated: capture.truncated,
-            oversized: capture.oversized,
+            truncated: capture.records.truncated,
+            oversized: capture.records.oversized,
+            other_link_type: capture.records.other_link_types(),
             ..Skipped::default()
         };
-        let mut steps = Vec::with_capacity(capture.packets.len());
-        for packet in &capture.packets {
+        let mut steps = Vec::with_capacity(capture.records.packets.len());
+        for packet in &capture.records.packets {
             let frame = capture.frame(packet);
             let link = match fate(frame) {
                 Fate::Kernel => {
@@ -144,7 +152,8 @@ impl Plan {
                     }
                 },
             };
-            let time = Nanos(START.0 + (packet.time - capture.start()));
+            let since_start = (packet.time - capture.start()).min(SPAN_MAX_NS);
+            let time = Nanos(START.0 + since_start);
             steps.push(Step { time, link, packet: *packet });
         }
         let links = planner.pods.len() as u16 + 1;

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName, escape_controls};
+use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName};
+use podgate_policy::terminal::escape;
 use tabwriter::TabWriter;
 
 use super::report::{CaptureInfo, Flow, Performance, Report, Request, Summary, Tally};
@@ -15,10 +16,10 @@ use super::report::{CaptureInfo, Flow, Performance, Report, Request, Summary, Ta
 pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     capture(&report.capture, out)?;
     for refused in &report.refused {
-        writeln!(out, "Refused   {}", escape_controls(refused))?;
+        writeln!(out, "Refused   {}", escape(refused))?;
     }
     for note in &report.notes {
-        writeln!(out, "Note      {note}")?;
+        writeln!(out, "Note      {}", escape(note))?;
     }
     writeln!(out)?;
     flows(&report.flows, out)?;
@@ -37,13 +38,15 @@ fn capture(info: &CaptureInfo, out: &mut impl Write) -> io::Result<()> {
     let format = format.name();
     writeln!(
         out,
-        "Capture   {file}: {format}, {}, {}, {seconds:.3} s",
+        "Capture   {}: {format}, {}, {}, {seconds:.3} s",
+        escape(file),
         many(*packets, "packet"),
         many(u64::from(*interfaces), "interface"),
     )?;
     let reasons = [
         (skipped.for_kernel, "for the kernel (not IP, or neighbour discovery)"),
         (skipped.seen_before, "seen on another interface before"),
+        (skipped.other_link_type, "of another link type than ETHERNET"),
         (skipped.truncated, "captured in part"),
         (skipped.oversized, "larger than 64 KiB"),
     ];
@@ -81,9 +84,9 @@ fn flows(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
     let mut rows = rows.lines();
     writeln!(out, "{}", rows.next().unwrap_or_default())?;
     for (row, flow) in rows.zip(flows) {
-        writeln!(out, "{}", escape_controls(row))?;
+        writeln!(out, "{}", escape(row))?;
         for line in details(flow) {
-            writeln!(out, "  {}", escape_controls(&line))?;
+            writeln!(out, "  {}", escape(&line))?;
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::types::{LinkId, Nanos};
 
 use super::capture::Capture;
-use super::plan::Step;
+use super::plan::{SPAN_MAX_NS, Step};
 use super::report::{Allocations, Performance};
 use crate::alloc::{self, Count};
 use crate::latency::{self, Latency};
@@ -40,7 +40,10 @@ pub(super) fn measure(
     let most = repetitions.unwrap_or(DEFAULT_REPETITIONS_MAX);
     let bar = progress::bar("measuring", repetitions.map(u64::from));
     let (begin, mut done, mut deviating) = (Instant::now(), 0, 0);
-    while done < most && (repetitions.is_some() || begin.elapsed() < DEFAULT_DURATION) {
+    // Another repetition's stamps must not overflow the clock.
+    let lasts = |rig: &Rig| rig.now().0 < SPAN_MAX_NS;
+    while done < most && lasts(rig) && (repetitions.is_some() || begin.elapsed() < DEFAULT_DURATION)
+    {
         rig.forget_flows();
         let before = Ends::of(rig);
         repeat(capture, steps, rig, &mut meter);
@@ -49,7 +52,7 @@ pub(super) fn measure(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Some(meter.result(done, deviating))
+    (done > 0).then(|| meter.result(done, deviating))
 }
 
 /// One repetition, from no flows on.

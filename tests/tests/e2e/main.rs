@@ -2,6 +2,7 @@
 //!
 //! Each test builds its own lab (which takes half a second); labs wait for each other.
 
+mod confined;
 mod explain;
 mod flood;
 mod follow;
