@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use podgate_dataplane::flow::SavedFlow;
 use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
-use podgate_dataplane::xsk::{RingSizes, open_link};
+use podgate_dataplane::xsk::{Port, RingSizes, open_link};
 use podgate_xdp_redirect::Redirect;
 
 use crate::netlink::Link;
@@ -30,6 +30,8 @@ pub(crate) struct Links {
     sizes: RingSizes,
     /// Whether each slot is taken; the first is the host link's.
     taken: Vec<bool>,
+    /// Links that the workers have not been given yet.
+    unserved: Vec<Vec<Port>>,
 }
 
 impl Links {
@@ -47,7 +49,7 @@ impl Links {
         let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1)?;
         let redirect = Redirect::load(workers, endpoints_max + 1)?;
         let taken = vec![false; usize::from(endpoints_max) + 1];
-        Ok(Self { dataplane, redirect, pins, workers, sizes, taken })
+        Ok(Self { dataplane, redirect, pins, workers, sizes, taken, unserved: Vec::new() })
     }
 
     /// The running dataplane.
@@ -86,16 +88,40 @@ impl Links {
         self.redirect.attach(link.index, slot.0, Some(&pin))?;
         self.taken[slot.index()] = true;
         let opened = self.open_sockets(link, slot);
-        if opened.is_err() {
+        let served = opened.and_then(|ports| Ok(self.dataplane.add_link(ports)?));
+        if served.is_err() {
             self.close_sockets(slot);
             if !cut_off_before {
                 self.detach(slot);
             }
         }
-        opened.with_context(|| format!("can't serve link {}", link.name))
+        served.with_context(|| format!("can't serve link {}", link.name))
     }
 
-    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+    /// As [`Self::open`] for a link that an agent before may have cut off, but for the workers, who
+    /// get it by [`Self::serve_all`].
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the link stays cut off.
+    pub(crate) fn open_unserved(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
+        self.redirect.attach(link.index, slot.0, Some(&pin))?;
+        self.taken[slot.index()] = true;
+        let ports = self.open_sockets(link, slot);
+        self.unserved.push(ports.with_context(|| format!("can't serve link {}", link.name))?);
+        Ok(())
+    }
+
+    /// Gives all links to the workers that [`Self::open_unserved`] opened.
+    ///
+    /// # Errors
+    /// When a worker doesn't take one.
+    pub(crate) fn serve_all(&mut self) -> Result<()> {
+        let links = std::mem::take(&mut self.unserved);
+        self.dataplane.add_links(links).context("can't serve the links")
+    }
+
+    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<Vec<Port>> {
         let workers = usize::from(self.workers);
         let umem = self.dataplane.umem();
         let ports = open_link(umem, link.index, slot, workers, self.sizes)?;
@@ -104,7 +130,7 @@ impl Links {
                 self.redirect.set_socket(slot.0, worker, socket)?;
             }
         }
-        Ok(self.dataplane.add_link(slot, ports)?)
+        Ok(ports)
     }
 
     /// Lets a link go: from here on the kernel handles its packets. The netdev may be gone.

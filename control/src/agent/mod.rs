@@ -39,7 +39,7 @@ use podgate_policy::{Compiler, Store};
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use self::endpoint::{Attached, Endpoint, prepare_pod_end};
 use self::flow_log::FlowLog;
@@ -52,9 +52,8 @@ use self::restart::EarlierFlows;
 use self::server::{Call, Server};
 use self::waiting::Waiting;
 use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs};
-use crate::error::describe;
-use crate::netlink::{Change, Netlink, changes};
-use crate::protocol::{EndpointSpec, FlowItem};
+use crate::netlink::{Change, Link, Netlink, changes};
+use crate::protocol::{EndpointSpec, FlowItem, PodMtu};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::host_link::{HOST, XSK};
@@ -217,17 +216,9 @@ impl Agent {
     /// that can't be is an endpoint that is gone.
     async fn attach_at_start(&mut self, args: &RunArgs) -> Result<()> {
         let lab = args.lab.as_deref().map(lab::read).transpose()?.unwrap_or_default();
-        for spec in self.state.load()? {
-            if lab.iter().any(|named| named.link == spec.link) {
-                continue;
-            }
-            let link = self.attach(&spec).await.map_err(|error| {
-                let reason = describe(error.as_ref());
-                warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
-                reason
-            });
-            self.endpoints.insert(spec.link.clone(), Endpoint { spec, link });
-        }
+        let mut remembered = self.state.load()?;
+        remembered.retain(|spec| !lab.iter().any(|named| named.link == spec.link));
+        self.attach_remembered(remembered).await?;
         for spec in lab {
             let context = format!("the lab file's endpoint {} on link {}", spec.pod, spec.link);
             self.add_endpoint(spec).await.context(context)?;
@@ -311,17 +302,8 @@ impl Agent {
 
     async fn attach(&mut self, spec: &EndpointSpec) -> Result<Attached> {
         let link = self.netlink.link(&spec.link).await?;
-        let mut link = link.with_context(|| {
-            format!("there is no link {} in the agent's network namespace", spec.link)
-        })?;
-        if [&self.host.host, &self.host.xsk].iter().any(|own| own.index == link.index) {
-            bail!("link {} is podgate's own", spec.link);
-        }
-        let mtu = match self.pod_mtu {
-            _ if spec.mtu.is_some() || spec.netns.is_none() => spec.mtu,
-            MtuChoice::Set(mtu) => Some(mtu),
-            MtuChoice::Keep => None,
-        };
+        let mut link = self.link_of(spec, link)?;
+        let mtu = self.mtu_of(spec);
         let pod_end = prepare_pod_end(spec, &link, mtu, self.leaves_checksums())?;
         if let Some(mtu) = mtu {
             link.mtu = mtu.into();
@@ -333,6 +315,26 @@ impl Agent {
         let slot = self.links.free_slot()?;
         self.links.open(&link, slot)?;
         Ok(Attached { slot, link, pod_end: Ok(pod_end) })
+    }
+
+    /// The link that an endpoint names, found under this name.
+    fn link_of(&self, spec: &EndpointSpec, found: Option<Link>) -> Result<Link> {
+        let link = found.with_context(|| {
+            format!("there is no link {} in the agent's network namespace", spec.link)
+        })?;
+        if [&self.host.host, &self.host.xsk].iter().any(|own| own.index == link.index) {
+            bail!("link {} is podgate's own", spec.link);
+        }
+        Ok(link)
+    }
+
+    /// The MTU that an endpoint's link is given, if it is given one.
+    fn mtu_of(&self, spec: &EndpointSpec) -> Option<PodMtu> {
+        match self.pod_mtu {
+            _ if spec.mtu.is_some() || spec.netns.is_none() => spec.mtu,
+            MtuChoice::Set(mtu) => Some(mtu),
+            MtuChoice::Keep => None,
+        }
     }
 
     /// Whether pods may leave checksums to their devices.
