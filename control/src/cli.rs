@@ -152,7 +152,8 @@ SIGHUP reads all manifests again, and the file of --log @FILE. SIGTERM and SIGIN
 within a second.
 
 When the agent stops, its XDP programs stay attached and pods are cut off until it runs again; \
-`podgate cleanup` lets them go.";
+`podgate cleanup` lets them go. Plain connections go on if it runs again within ten minutes and \
+policy still allows them; others are reset when one of their ends sends.";
 
 /// The library that talks to the API server logs each error that we log as well.
 const LOG_DEFAULT: &str = "info,kube_client=off";

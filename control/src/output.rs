@@ -12,7 +12,9 @@ use tabwriter::TabWriter;
 pub(crate) use self::explain::explained;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
-use crate::protocol::{EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status};
+use crate::protocol::{
+    EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status,
+};
 
 /// Rows with aligned columns; the first row is the heading.
 fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {

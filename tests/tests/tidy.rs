@@ -19,7 +19,8 @@ fn files(endings: &[&str]) -> BTreeMap<PathBuf, String> {
     assert!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
     let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
     let wanted = |name: &&str| endings.iter().any(|ending| name.ends_with(ending));
-    let read = |name: &str| Some((PathBuf::from(name), std::fs::read_to_string(root.join(name)).ok()?));
+    let read =
+        |name: &str| Some((PathBuf::from(name), std::fs::read_to_string(root.join(name)).ok()?));
     let files: BTreeMap<_, _> = names.split('\0').filter(wanted).filter_map(read).collect();
     assert!(!files.is_empty(), "no file ends in one of {endings:?}");
     files

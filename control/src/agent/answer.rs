@@ -19,8 +19,7 @@ use crate::error::describe;
 use crate::metrics::{self, AgentCounts};
 use crate::protocol::{
     DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, LAST_MAX, LinkCounts,
-    Refused,
-    Request, Status, WorkerStatus,
+    Refused, Request, Status, WorkerStatus,
 };
 
 impl Agent {

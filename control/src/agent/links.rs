@@ -15,7 +15,7 @@ use podgate_dataplane::flow::SavedFlow;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
-use podgate_dataplane::xsk::{RingSizes, open_link};
+use podgate_dataplane::xsk::{Port, RingSizes, open_link};
 use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
 use super::host_link::HostLink;
@@ -36,6 +36,8 @@ pub(crate) struct Links {
     sizes: RingSizes,
     /// Whether each slot is taken; the first is the host link's.
     taken: Vec<bool>,
+    /// Links that the workers have not been given yet.
+    unserved: Vec<Vec<Port>>,
 }
 
 impl Links {
@@ -53,7 +55,7 @@ impl Links {
         let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1)?;
         let redirect = Redirect::load(workers, endpoints_max + 1)?;
         let taken = vec![false; usize::from(endpoints_max) + 1];
-        Ok(Self { dataplane, redirect, pins, workers, sizes, taken })
+        Ok(Self { dataplane, redirect, pins, workers, sizes, taken, unserved: Vec::new() })
     }
 
     /// The running dataplane.
@@ -113,16 +115,41 @@ impl Links {
             Ok(()) => self.open_sockets(link, slot),
             Err(error) => Err(error.into()),
         };
-        if opened.is_err() {
+        let served = opened.and_then(|ports| Ok(self.dataplane.add_link(ports)?));
+        if served.is_err() {
             self.close_sockets(slot);
             if !cut_off_before {
                 self.detach(slot);
             }
         }
-        opened.with_context(|| format!("can't serve link {}", link.name))
+        served.with_context(|| format!("can't serve link {}", link.name))
     }
 
-    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+    /// As [`Self::open`] for a link that an agent before may have cut off, but for the workers, who
+    /// get it by [`Self::serve_all`].
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the link stays cut off.
+    pub(crate) fn open_unserved(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
+        self.redirect.attach(link.index, slot.0, Some(&pin))?;
+        self.taken[slot.index()] = true;
+        self.redirect.guard(slot.0)?;
+        let ports = self.open_sockets(link, slot);
+        self.unserved.push(ports.with_context(|| format!("can't serve link {}", link.name))?);
+        Ok(())
+    }
+
+    /// Gives all links to the workers that [`Self::open_unserved`] opened.
+    ///
+    /// # Errors
+    /// When a worker doesn't take one.
+    pub(crate) fn serve_all(&mut self) -> Result<()> {
+        let links = std::mem::take(&mut self.unserved);
+        self.dataplane.add_links(links).context("can't serve the links")
+    }
+
+    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<Vec<Port>> {
         let workers = usize::from(self.workers);
         let umem = self.dataplane.umem();
         let ports = open_link(umem, link.index, slot, workers, self.sizes)?;
@@ -131,7 +158,7 @@ impl Links {
                 self.redirect.set_socket(slot.0, worker, socket)?;
             }
         }
-        Ok(self.dataplane.add_link(slot, ports)?)
+        Ok(ports)
     }
 
     /// Tells the programs which pods are ready, and by which addresses.

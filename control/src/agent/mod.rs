@@ -67,7 +67,7 @@ use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::error::describe;
 use crate::log::LogFilter;
 use crate::netlink::{Change, Link, Netlink, changes};
-use crate::protocol::{EndpointSpec, FlowItem};
+use crate::protocol::{EndpointSpec, FlowItem, PodMtu};
 use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 
@@ -157,15 +157,15 @@ pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
         let (calls, called) = mpsc::channel(CALLS_MAX);
         let mut undo = Undo::default();
         let begun = Agent::begin(args, updates, calls, &mut undo).await;
-        let (mut agent, changes) =
-            match begun.and_then(|begun| confine::filter_system_calls(args.seccomp).map(|()| begun))
-            {
-                Ok(begun) => begun,
-                Err(error) => {
-                    undo.run().await;
-                    return Err(error);
-                }
-            };
+        let (mut agent, changes) = match begun
+            .and_then(|begun| confine::filter_system_calls(args.seccomp).map(|()| begun))
+        {
+            Ok(begun) => begun,
+            Err(error) => {
+                undo.run().await;
+                return Err(error);
+            }
+        };
         info!(socket = %agent.state.socket().display(), "podgate runs");
         let end = agent.serve(updated, called, changes, signals, log).await;
         agent.upkeep.stop_serving().await;
@@ -297,20 +297,16 @@ impl Agent {
     async fn attach_at_start(&mut self, lab: Vec<EndpointSpec>) -> Result<()> {
         let loaded = self.state.load();
         self.upkeep.note_at_start(loaded.problems);
-        let mut had_offload = BTreeSet::new();
-        for Remembered { spec, offload_was_on } in loaded.endpoints {
-            if lab.iter().any(|named| named.link == spec.link) {
-                had_offload.extend(offload_was_on.then_some(spec.link));
-                continue;
-            }
-            let mut endpoint = Endpoint { spec, link: Err(String::new()), offload_was_on };
-            endpoint.link = self.attach(&mut endpoint).await.map_err(|error| {
-                let reason = describe(error.as_ref());
-                warn!("endpoint {} on link {}: {reason}", endpoint.spec.pod, endpoint.spec.link);
-                reason
-            });
-            self.endpoints.insert(endpoint.spec.link.clone(), endpoint);
-        }
+        let is_in_lab =
+            |remembered: &Remembered| lab.iter().any(|named| named.link == remembered.spec.link);
+        let (in_lab, remembered): (Vec<_>, Vec<_>) =
+            loaded.endpoints.into_iter().partition(is_in_lab);
+        let had_offload: BTreeSet<_> = in_lab
+            .into_iter()
+            .filter(|remembered| remembered.offload_was_on)
+            .map(|remembered| remembered.spec.link)
+            .collect();
+        self.attach_remembered(remembered).await?;
         for spec in lab {
             let context = format!("the lab file's endpoint {} on link {}", spec.pod, spec.link);
             let link = spec.link.clone();
@@ -418,17 +414,8 @@ impl Agent {
     async fn attach(&mut self, endpoint: &mut Endpoint) -> Result<Attached> {
         let spec = &endpoint.spec;
         let link = self.netlink.link(&spec.link).await?;
-        let mut link = link.with_context(|| {
-            format!("there is no link {} in the agent's network namespace", spec.link)
-        })?;
-        if [&self.host.host, &self.host.xsk].iter().any(|own| own.index == link.index) {
-            bail!("link {} is podgate's own", spec.link);
-        }
-        let mtu = match self.pod_mtu {
-            _ if spec.mtu.is_some() || spec.netns.is_none() => spec.mtu,
-            MtuChoice::Set(mtu) => Some(mtu),
-            MtuChoice::Keep => None,
-        };
+        let mut link = self.link_of(spec, link)?;
+        let mtu = self.mtu_of(spec);
         let PodEnd { hardware, offload_was_on } =
             prepare_pod_end(spec, &link, mtu, self.leaves_checksums())?;
         let opened = self.open(&mut link, mtu.map(u32::from)).await;
@@ -471,6 +458,26 @@ impl Agent {
             if !remembered.iter().any(|before| before.spec.link == endpoint.spec.link) {
                 self.give_back_offload(&endpoint.spec).await;
             }
+        }
+    }
+
+    /// The link that an endpoint names, found under this name.
+    fn link_of(&self, spec: &EndpointSpec, found: Option<Link>) -> Result<Link> {
+        let link = found.with_context(|| {
+            format!("there is no link {} in the agent's network namespace", spec.link)
+        })?;
+        if [&self.host.host, &self.host.xsk].iter().any(|own| own.index == link.index) {
+            bail!("link {} is podgate's own", spec.link);
+        }
+        Ok(link)
+    }
+
+    /// The MTU that an endpoint's link is given, if it is given one.
+    fn mtu_of(&self, spec: &EndpointSpec) -> Option<PodMtu> {
+        match self.pod_mtu {
+            _ if spec.mtu.is_some() || spec.netns.is_none() => spec.mtu,
+            MtuChoice::Set(mtu) => Some(mtu),
+            MtuChoice::Keep => None,
         }
     }
 

@@ -1,18 +1,22 @@
 //! Flows over a restart: written when the agent stops, given to the workers when it starts again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
+use anyhow::Result;
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::LinkId;
 use tracing::{error, info, warn};
 
 use super::Agent;
-use super::endpoint::Endpoint;
+use super::endpoint::{Attached, Endpoint, PodEnd, prepare_pod_end};
 use super::flows_file::{FlowsFile, Moment, NamedLink};
 use super::links::HOST_SLOT;
-use super::state::StateDir;
-use crate::protocol::FlowsTakenOver;
+use super::state::{Remembered, StateDir};
+use crate::error::describe;
+use crate::netlink::Link;
+use crate::protocol::{EndpointSpec, FlowsTakenOver, PodMtu};
 
 /// What is known of the flows of the agent before.
 #[derive(Debug, Default)]
@@ -85,6 +89,96 @@ impl Agent {
             }
         }
     }
+}
+
+impl Agent {
+    /// Attaches what was attached when the last agent stopped, all of it together: pods' ends are
+    /// looked at on several threads, and the workers get all links at one time. A link that can't be
+    /// had is an endpoint that is gone.
+    ///
+    /// # Errors
+    /// When links can't be listed, or the workers don't take them.
+    pub(super) async fn attach_remembered(&mut self, remembered: Vec<Remembered>) -> Result<()> {
+        let links = self.netlink.links().await?;
+        let mut by_name: HashMap<_, _> =
+            links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let ends: Vec<_> = remembered
+            .into_iter()
+            .map(|remembered| {
+                let spec = &remembered.spec;
+                let link = self.link_of(spec, by_name.remove(&spec.link));
+                let mtu = self.mtu_of(spec);
+                (remembered, mtu, link)
+            })
+            .collect();
+        for (remembered, link) in prepare_all(ends, self.leaves_checksums()) {
+            let Remembered { spec, mut offload_was_on } = remembered;
+            let link = match link {
+                Ok(prepared) => {
+                    offload_was_on |= prepared.pod_end.offload_was_on;
+                    self.open_prepared(prepared).await
+                }
+                Err(error) => Err(error),
+            };
+            let link = link.map_err(|error| {
+                let reason = describe(error.as_ref());
+                warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
+                reason
+            });
+            self.endpoints.insert(spec.link.clone(), Endpoint { spec, link, offload_was_on });
+        }
+        self.links.serve_all()
+    }
+
+    async fn open_prepared(&mut self, prepared: Prepared) -> Result<Attached> {
+        let Prepared { mut link, mtu, pod_end } = prepared;
+        if let Some(mtu) = mtu.map(u32::from).filter(|mtu| *mtu != link.mtu) {
+            link.mtu = mtu;
+            self.netlink.set_mtu(&link, mtu).await?;
+        }
+        let slot = self.links.free_slot()?;
+        self.links.open_unserved(&link, slot)?;
+        Ok(Attached { slot, link, pod_end: Ok(pod_end.hardware) })
+    }
+}
+
+/// An endpoint's link whose other end was looked at.
+struct Prepared {
+    link: Link,
+    mtu: Option<PodMtu>,
+    pod_end: PodEnd,
+}
+
+/// Threads that enter pods' namespaces at one time.
+const PREPARING_THREADS: usize = 8;
+
+/// Looks at the pods' ends of links, and prepares them ([`prepare_pod_end`]); in no order.
+fn prepare_all(
+    ends: Vec<(Remembered, Option<PodMtu>, Result<Link>)>,
+    leaves_checksums: bool,
+) -> Vec<(Remembered, Result<Prepared>)> {
+    let prepare = |spec: &EndpointSpec, mtu, link: Result<Link>| {
+        let link = link?;
+        let pod_end = prepare_pod_end(spec, &link, mtu, leaves_checksums)?;
+        Ok(Prepared { link, mtu, pod_end })
+    };
+    let threads = ends.len().min(PREPARING_THREADS);
+    let (waiting, done) = (Mutex::new(ends.into_iter()), Mutex::new(Vec::new()));
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((remembered, mtu, link)) = next() {
+            let prepared = prepare(&remembered.spec, mtu, link);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((remembered, prepared));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            // Without a thread it only takes longer.
+            let _ = thread::Builder::new().name("pg-prepare".into()).spawn_scoped(scope, work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names and slots of the endpoints whose links are served.

@@ -62,7 +62,8 @@ const WAKER: Token = Token(usize::MAX);
 
 #[derive(Debug)]
 enum Command {
-    AddPort(Box<Port>, channel::Sender<io::Result<()>>),
+    /// Answered by the links whose sockets can't be polled.
+    AddPorts(Vec<Port>, channel::Sender<Vec<(LinkId, io::Error)>>),
     /// Answered by the port, so that the worker need not wait until its sockets are closed.
     RemovePort(LinkId, channel::Sender<Option<Box<Port>>>),
     /// Answered by the number of flows that were taken over.
@@ -226,12 +227,28 @@ impl Dataplane {
     ///
     /// # Errors
     /// When a worker doesn't take it; the ones before it may have.
-    pub fn add_link(&self, link: LinkId, ports: Vec<Port>) -> Result<(), LinkError> {
-        let commands = ports.into_iter().map(|port| {
-            let port = Box::new(port);
-            move |done| Command::AddPort(port, done)
-        });
-        self.ask_all(commands, |done| done.map_err(|error| LinkError::Poll(link, error)))
+    pub fn add_link(&self, ports: Vec<Port>) -> Result<(), LinkError> {
+        self.add_links(vec![ports])
+    }
+
+    /// The same for many links, all of which a worker takes at once.
+    ///
+    /// # Errors
+    /// When a worker doesn't take one; it may have taken others.
+    pub fn add_links(&self, links: Vec<Vec<Port>>) -> Result<(), LinkError> {
+        let mut of_workers: Vec<Vec<Port>> = Vec::new();
+        for ports in links {
+            for (worker, port) in ports.into_iter().enumerate() {
+                of_workers.resize_with(of_workers.len().max(worker + 1), Vec::new);
+                of_workers[worker].push(port);
+            }
+        }
+        let commands =
+            of_workers.into_iter().map(|ports| move |done| Command::AddPorts(ports, done));
+        self.ask_all(commands, |failed| match failed.into_iter().next() {
+            Some((link, error)) => Err(LinkError::Poll(link, error)),
+            None => Ok(()),
+        })
     }
 
     /// Takes `link` away from all workers; returns when its sockets are closed and its frames are
@@ -418,7 +435,11 @@ impl Thread {
         while let Some(command) = self.commands.pop() {
             // Nobody waits for the answer any more if the send fails.
             let _heard = match command {
-                Command::AddPort(port, done) => done.send(self.add(*port)).is_ok(),
+                Command::AddPorts(ports, done) => {
+                    let add = |port: Port| Some((port.link(), self.add(port).err()?));
+                    let failed = ports.into_iter().filter_map(add).collect();
+                    done.send(failed).is_ok()
+                }
                 Command::RemovePort(link, done) => {
                     done.send(self.worker.take_port(link).map(Box::new)).is_ok()
                 }

@@ -17,6 +17,7 @@ mod node;
 mod peers;
 mod plot;
 mod report;
+mod restart;
 pub mod suites;
 mod table;
 mod tcp;

@@ -58,7 +58,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
 }
 
 /// A namespace with `pods` pods in it.
-fn manifest(pods: usize) -> String {
+pub(crate) fn manifest(pods: usize) -> String {
     let mut text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: many}\n".to_owned();
     for pod in 0..pods {
         let _ = write!(

@@ -9,7 +9,7 @@ use crate::memory::flow_table::{self, BYTES, LOOKUP};
 use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::node::{self, ATTACH, IDLE};
-use crate::{fairness, tcp, udp64};
+use crate::{fairness, restart, tcp, udp64};
 
 /// Measurements that are made together.
 pub struct Suite {
@@ -27,6 +27,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: &[BYTES], run: flow_table::bytes },
     Suite { ids: &[LOOKUP], run: flow_table::lookup },
     Suite { ids: &[IDLE, ATTACH], run: node::measure },
+    Suite { ids: restart::IDS, run: restart::measure },
     Suite { ids: udp64::IDS, run: udp64::measure },
     Suite { ids: tcp::IDS, run: tcp::measure },
     Suite { ids: &[fairness::VICTIM], run: fairness::measure },

@@ -106,9 +106,9 @@ impl Connection {
 
     /// A few bytes each way.
     fn talk(&mut self) -> Result<()> {
-        let Self { name, client, server } = self;
-        for (from, to, text) in
-            [(&mut *client, &mut *server, b"question"), (server, client, b"response")]
+        let Self { name, client, server } = &*self;
+        for (mut from, mut to, text) in
+            [(client, server, b"question"), (server, client, b"response")]
         {
             from.write_all(text)?;
             let mut heard = [0; 8];
