@@ -162,7 +162,8 @@ fn sigterm_ends_an_agent_whose_control_thread_hangs() -> Result<()> {
     let (link, netns) = (stranger.link.as_str(), fifo.to_string_lossy());
     lab.podgate(&["endpoint", "remove", "--link", link])?;
     std::thread::scope(|scope| {
-        let args = ["endpoint", "add", "--link", link, "--pod", "other/stranger", "--netns", &netns];
+        let args =
+            ["endpoint", "add", "--link", link, "--pod", "other/stranger", "--netns", &netns];
         let lab = &lab;
         scope.spawn(move || lab.podgate(&args));
         let tasks = format!("/proc/{}/task", agent.pid());
