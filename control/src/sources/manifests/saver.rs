@@ -50,16 +50,15 @@ impl Saver {
                 let next = to_save.recv_timeout(RETRY);
                 let checks = wants_check.swap(false, Ordering::Relaxed) || next.is_ok();
                 let removed = checks && writer.was_removed();
-                if removed && messages.send(Message::StateRemoved).is_err() {
-                    return;
+                // Without a reader, what waits is written all the same.
+                if removed {
+                    let _ = messages.send(Message::StateRemoved);
                 }
                 match next {
                     Ok((save, _)) => {
                         let name = save.name().clone();
                         let result = writer.save(save);
-                        if messages.send(Message::Saved(name, result)).is_err() {
-                            return;
-                        }
+                        let _ = messages.send(Message::Saved(name, result));
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,

@@ -27,13 +27,14 @@ fn names(store: &Store) -> Vec<String> {
 /// A directory of manifests, and a state directory.
 struct Place {
     root: tempfile::TempDir,
+    state: &'static str,
 }
 
 impl Place {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("manifests")).unwrap();
-        Self { root }
+        Self { root, state: "state" }
     }
 
     fn dir(&self) -> PathBuf {
@@ -41,7 +42,7 @@ impl Place {
     }
 
     fn state(&self) -> PathBuf {
-        self.root.path().join("state")
+        self.root.path().join(self.state)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -348,7 +349,8 @@ fn more_files_than_can_be_read_are_told_of_and_a_start_waits() {
     assert!(followed.has_problem("a.yaml"));
     assert_eq!(names(&followed.store), ["one"]);
     drop(followed);
-    fs::remove_dir_all(place.state()).unwrap();
+    // A start of which nothing is known.
+    let place = Place { state: "other-state", ..place };
     let mut followed = place.follow();
     followed.until_problem("has 1 files more");
     assert!(!followed.manifests.status().synced);
