@@ -170,8 +170,6 @@ pub(super) enum Save {
     /// The objects of a content, and of the former state those that the content lacks (if they are
     /// kept) or has in a version that can't be enforced.
     Put { name: OsString, stamp: Option<Stamp>, documents: Arc<[Document]>, missing: Missing },
-    /// Of the former state only these objects; their hashes are sorted.
-    Retain { name: OsString, stamp: Option<Stamp>, objects: Vec<u64> },
     /// Nothing: the manifest was removed.
     Remove { name: OsString },
 }
@@ -180,7 +178,7 @@ impl Save {
     /// The manifest that it is about.
     pub(super) const fn name(&self) -> &OsString {
         match self {
-            Self::Put { name, .. } | Self::Retain { name, .. } | Self::Remove { name } => name,
+            Self::Put { name, .. } | Self::Remove { name } => name,
         }
     }
 }
@@ -229,14 +227,6 @@ impl Writer {
             }
             Save::Put { stamp, documents, missing, .. } => {
                 let kept = merge(&documents, missing, || former().map(|(_, kept)| kept));
-                (stamp, kept)
-            }
-            Save::Retain { stamp, objects, .. } => {
-                let Some((_, mut kept)) = former() else { return Ok(()) };
-                kept.retain(|document| {
-                    key(document)
-                        .is_some_and(|key| objects.binary_search(&hash_of_key(&key)).is_ok())
-                });
                 (stamp, kept)
             }
         };
@@ -376,10 +366,7 @@ mod tests {
         let (index, damaged) = place.index();
         let header = &index[OsStr::new("p.yaml")];
         assert_eq!((header.stamp(), header.objects.len(), damaged.len()), (STAMP, 3, 0));
-        let objects = vec![header.objects[0]];
         let name = OsString::from("p.yaml");
-        writer.save(Save::Retain { name: name.clone(), stamp: None, objects }).unwrap();
-        assert_eq!(known(&place).len(), 1);
         writer.save(Save::Remove { name }).unwrap();
         assert!(place.index().0.is_empty());
     }

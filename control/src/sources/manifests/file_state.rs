@@ -96,7 +96,7 @@ enum Phase<D> {
     /// It was cut short in place, and does not count until `due`.
     Shorter { due: Instant, content: Content<D> },
     /// It can't be read, or not all of it.
-    Broken { reason: String, is_manifest: bool },
+    Broken { reason: String, is_manifest: bool, unread: bool },
     /// There is no such name, which counts at `due`.
     Gone { due: Instant },
 }
@@ -153,6 +153,11 @@ impl<D> FileState<D> {
     /// Whether it can't be read, or not all of it.
     pub(super) const fn is_broken(&self) -> bool {
         matches!(self.phase, Phase::Broken { .. })
+    }
+
+    /// Whether nothing of it can be read.
+    pub(super) const fn is_unread(&self) -> bool {
+        matches!(self.phase, Phase::Broken { unread: true, .. })
     }
 
     /// Why it can't be read.
@@ -270,7 +275,7 @@ impl<D> FileState<D> {
     }
 
     fn break_off(&mut self, reason: String, is_manifest: bool) -> Action<D> {
-        self.phase = Phase::Broken { reason, is_manifest };
+        self.phase = Phase::Broken { reason, is_manifest, unread: true };
         self.apply_last_good()
     }
 
@@ -293,7 +298,7 @@ impl<D> FileState<D> {
                 Doubt::Broken(reason) => (reason, true),
                 Doubt::Rejected(reason) => (reason, false),
             };
-            self.phase = Phase::Broken { reason, is_manifest };
+            self.phase = Phase::Broken { reason, is_manifest, unread: false };
             return Action::Apply(documents, Missing::Keep);
         }
         self.was_whole = true;

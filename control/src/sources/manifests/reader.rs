@@ -15,7 +15,7 @@ use podgate_policy::manifest::{self, Document};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::file_state::{Action, FileState, Seen};
+use super::file_state::{Action, FileState, Seen, Stamp};
 use super::io::{Check, Done, Entry, FileStamp, Identity, Job, Listing, Place, Pool};
 use super::saver::Saver;
 use super::{Change, Event, FileUpdate, Wishes};
@@ -73,6 +73,8 @@ struct File {
     hangs: bool,
     /// Whether its documents are wanted though they may be known.
     wanted: bool,
+    /// The content whose objects are on disk, or about to be.
+    saved: Option<Stamp>,
     tick_at: Option<Instant>,
 }
 
@@ -94,6 +96,7 @@ impl File {
             writing: false,
             hangs: false,
             wanted: false,
+            saved: last_good.map(Header::stamp),
             tick_at: None,
         }
     }
@@ -250,7 +253,8 @@ impl Reader {
             }
             let now = Instant::now();
             let due = [self.reads.first(), self.ticks.first()].into_iter().flatten();
-            let due = due.map(|(at, _)| *at).chain([self.check_at, self.list_at]).min();
+            let list_at = (!self.listing).then_some(self.list_at);
+            let due = due.map(|(at, _)| *at).chain([self.check_at]).chain(list_at).min();
             let wait = due.map_or(CHECK_PERIOD, |due| due.saturating_duration_since(now));
             // What was due and waits for a job is looked at again with the next check.
             match self.messages.recv_timeout(wait.clamp(Duration::from_millis(1), CHECK_PERIOD)) {
@@ -363,6 +367,8 @@ impl Reader {
         }
         if unreadable.is_none() {
             file.reading = Some(now);
+            // It was closed, or nobody wrote to it for the settle time.
+            file.writing = false;
         }
         let known = file.state.seen().filter(|_| !file.wanted && !needs_last_good);
         let (name, path) = (name.clone(), Arc::clone(&file.path));
@@ -426,14 +432,23 @@ impl Reader {
                     Done::Read { name, seen, last_good } => self.take_read(&name, seen, last_good),
                 }
             }
-            Message::Saved(name, result) => self.saver.saved(&name, result),
+            Message::Saved(name, result) => {
+                if let (Err(_), Some(file)) = (&result, self.files.get_mut(&name)) {
+                    file.saved = None;
+                }
+                self.saver.saved(&name, result);
+            }
             Message::StateRemoved => {
                 warn!(
                     "the last good objects were removed from the state directory; \
                        writing them again"
                 );
-                let whole = self.files.iter().filter(|(_, file)| !file.state.in_force().is_empty());
-                self.saver.write_again(whole.map(|(name, _)| name.clone()));
+                for (name, file) in &mut self.files {
+                    file.saved = None;
+                    if !file.state.in_force().is_empty() {
+                        self.saver.put_off(name.clone());
+                    }
+                }
             }
             Message::Wake => {}
         }
@@ -521,9 +536,6 @@ impl Reader {
         };
         let replaced = self.identity != Some(listing.identity);
         let in_force = self.files.values().any(|file| !file.state.in_force().is_empty());
-        if self.watch.is_some() && self.watch != listing.watch {
-            self.watch = None;
-        }
         self.watch = listing.watch;
         self.is_file = listing.is_file;
         if listing.entries.is_empty() && in_force && replaced {
@@ -600,6 +612,10 @@ impl Reader {
         }
         file.hangs = false;
         let again = std::mem::take(&mut file.again);
+        if file.writing && file.observed && matches!(seen, Seen::Content(_)) {
+            // It was written to meanwhile: a read is due when it is closed or still.
+            return;
+        }
         if !std::mem::replace(&mut file.observed, true) {
             self.unobserved -= 1;
         }
@@ -616,7 +632,6 @@ impl Reader {
             Seen::Gone => (None, true),
             Seen::Unreadable { .. } => (None, false),
         };
-        // A directory that is gone takes its files along: that is not their removal.
         let action = file.state.observe(now, self.settle, seen);
         let wants = match (&action, content) {
             (Action::Nothing, Some((stamp, documents))) if wanted => file
@@ -638,28 +653,32 @@ impl Reader {
 
     /// Hands on what is to be done with a file's objects, and has it written to disk.
     fn act(&mut self, name: &OsString, action: Action<Arc<[Document]>>, last_good: Vec<Document>) {
-        let Some(file) = self.files.get(name) else { return };
+        let Some(file) = self.files.get_mut(name) else { return };
         let path = Arc::clone(&file.path);
         let accepted = file.state.accepted();
         let len = accepted.map_or(0, |stamp| stamp.len);
-        let mut save = None;
+        let (mut save, mut read_again) = (None, false);
         let change = match action {
             Action::Apply(documents, missing) => {
                 let stamp = accepted.filter(|_| !file.state.is_broken());
-                let (name, kept) = (name.clone(), Arc::clone(&documents));
-                save = Some(Save::Put { name, stamp, documents: kept, missing });
+                if missing == Missing::Keep || file.saved != stamp {
+                    file.saved = stamp.filter(|_| missing == Missing::Delete);
+                    let (name, documents) = (name.clone(), Arc::clone(&documents));
+                    save = Some(Save::Put { name, stamp, documents, missing });
+                }
                 Some(Change::Content(documents, missing))
             }
             Action::DeleteMissing => {
-                let (name, objects) = (name.clone(), file.state.in_force().to_vec());
-                save = Some(Save::Retain { name, stamp: accepted, objects });
+                // Read once more, so that what is on disk lacks it too.
+                file.wanted = true;
+                read_again = true;
                 Some(Change::DeleteMissing)
             }
             Action::Remove => {
                 save = Some(Save::Remove { name: name.clone() });
                 Some(Change::Remove)
             }
-            Action::Nothing | Action::ApplyLastGood => file.state.is_broken().then(|| {
+            Action::Nothing | Action::ApplyLastGood => file.state.is_unread().then(|| {
                 let reason = file.state.reason().unwrap_or_default().to_owned();
                 Change::Content([manifest::unreadable(&path, reason)].into(), Missing::Keep)
             }),
@@ -672,6 +691,9 @@ impl Reader {
             self.saver.save(save, len);
         }
         self.note_state(name);
+        if read_again {
+            self.read_at(name, Instant::now(), false);
+        }
         if removed {
             self.forget(name);
         }
@@ -689,6 +711,9 @@ impl Reader {
             self.unobserved -= 1;
         }
         self.troubled.remove(name);
+        if self.excess.is_some() {
+            self.list_now();
+        }
     }
 
     /// Follows a change of a file's state.

@@ -50,16 +50,15 @@ impl Saver {
                 let next = to_save.recv_timeout(RETRY);
                 let checks = wants_check.swap(false, Ordering::Relaxed) || next.is_ok();
                 let removed = checks && writer.was_removed();
-                if removed && messages.send(Message::StateRemoved).is_err() {
-                    return;
+                // Without a reader, what waits is written all the same.
+                if removed {
+                    let _ = messages.send(Message::StateRemoved);
                 }
                 match next {
                     Ok((save, _)) => {
                         let name = save.name().clone();
                         let result = writer.save(save);
-                        if messages.send(Message::Saved(name, result)).is_err() {
-                            return;
-                        }
+                        let _ = messages.send(Message::Saved(name, result));
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -98,7 +97,8 @@ impl Saver {
         }
     }
 
-    fn put_off(&mut self, name: OsString) {
+    /// Notes that a state is not on disk, so that it is written later.
+    pub(super) fn put_off(&mut self, name: OsString) {
         self.unsaved.insert(name);
         let wait = if self.failure.is_some() { RETRY } else { Duration::from_millis(200) };
         self.retry_at.get_or_insert(Instant::now() + wait);
@@ -126,32 +126,25 @@ impl Saver {
         }
     }
 
-    /// Notes that these states are not on disk any more.
-    pub(super) fn write_again(&mut self, names: impl Iterator<Item = OsString>) {
-        for name in names {
-            self.put_off(name);
-        }
-    }
-
     /// Manifests to read again at `now`, so that their states can be written.
     pub(super) fn to_retry(&mut self, now: Instant) -> Vec<OsString> {
         if !self.waiting.is_empty() || self.retry_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
-        let names: Vec<_> = self.unsaved.iter().take(RETRY_FILES).cloned().collect();
-        // Those that can be written leave the list as they are.
+        // What fails again comes back.
+        let names: Vec<_> =
+            std::iter::from_fn(|| self.unsaved.pop_first()).take(RETRY_FILES).collect();
         let wait = if self.failure.is_some() { RETRY } else { Duration::from_millis(200) };
-        self.retry_at = (!names.is_empty()).then_some(now + wait);
+        self.retry_at = (!self.unsaved.is_empty()).then_some(now + wait);
         names
     }
 
     /// What is wrong, for people.
     pub(super) fn problem(&self) -> Option<String> {
         let reason = self.failure.as_ref()?;
-        let count = self.unsaved.len();
         Some(format!(
-            "last good objects of {count} files can't be written: {reason}; after a restart, a file \
-             that can't be read keeps pods cut off or has older objects"
+            "last good objects can't be written: {reason}; a start with a manifest that can't be \
+             read would have older ones, or keep pods cut off"
         ))
     }
 }

@@ -27,13 +27,14 @@ fn names(store: &Store) -> Vec<String> {
 /// A directory of manifests, and a state directory.
 struct Place {
     root: tempfile::TempDir,
+    state: &'static str,
 }
 
 impl Place {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("manifests")).unwrap();
-        Self { root }
+        Self { root, state: "state" }
     }
 
     fn dir(&self) -> PathBuf {
@@ -41,7 +42,7 @@ impl Place {
     }
 
     fn state(&self) -> PathBuf {
-        self.root.path().join("state")
+        self.root.path().join(self.state)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -174,7 +175,7 @@ fn a_file_emptied_or_cut_or_broken_in_place_keeps_its_objects() {
         (String::new(), "is empty"),
         ("# nothing\n---\n".to_owned(), "is empty"),
         (policy("one"), "cut short"),
-        (whole.clone() + "---\nkind: [\n", "line 5"),
+        (whole.clone() + "---\nkind: [\n", "line 6"),
         (whole.clone() + "---\nkidn: NetworkPolicy\n", "line 6"),
     ] {
         place.write("p.yaml", &short);
@@ -263,7 +264,8 @@ fn a_start_with_a_broken_file_goes_on_from_the_last_good_objects() {
     let mut followed = place.follow();
     followed.until_synced();
     assert_eq!(names(&followed.store), ["one", "three", "two"]);
-    assert!(followed.has_problem("p.yaml line 1") && followed.has_problem("q.yaml is empty"));
+    assert!(followed.has_problem("q.yaml is empty"));
+    followed.until_problem("p.yaml line 1");
     // Gone while no agent ran: it counts after the settle time.
     followed.until_in_force(&["one", "two"]);
     place.write("p.yaml", &policy("one"));
@@ -347,7 +349,8 @@ fn more_files_than_can_be_read_are_told_of_and_a_start_waits() {
     assert!(followed.has_problem("a.yaml"));
     assert_eq!(names(&followed.store), ["one"]);
     drop(followed);
-    fs::remove_dir_all(place.state()).unwrap();
+    // A start of which nothing is known.
+    let place = Place { state: "other-state", ..place };
     let mut followed = place.follow();
     followed.until_problem("has 1 files more");
     assert!(!followed.manifests.status().synced);
