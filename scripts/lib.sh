@@ -4,11 +4,11 @@
 # Debian packages that building, testing and the demo need. Rust comes from rustup.
 PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 pkg-config libelf-dev zlib1g-dev
-    iproute2 iputils-ping curl nginx tcpdump ca-certificates)
+    iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
-BENCH_PACKAGES=(valgrind ethtool nftables openvswitch-switch iperf3 sockperf)
+BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf)
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"

@@ -9,8 +9,7 @@ use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::EventKind;
 use podgate_dataplane::packet::checksum::Sum;
 use podgate_dataplane::policy::{AddressRow, Cause, PolicyTables, Verdict};
-use podgate_dataplane::types::{Address, LinkId};
-use podgate_xdp_redirect::HAIRPIN_MAC;
+use podgate_dataplane::types::{Address, HAIRPIN_MAC, LinkId};
 use proptest::prelude::*;
 use support::*;
 

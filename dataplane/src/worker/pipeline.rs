@@ -48,7 +48,7 @@
 //!   kernel had that packet from the host link itself: it is then the pod's own, which we let out
 //!   and the kernel sent back with another destination, as a service's backend on this node. A
 //!   program at the kernel's end says so by the Ethernet source
-//!   ([`HAIRPIN_MAC`](podgate_xdp_redirect::HAIRPIN_MAC)), packet by packet. Without the program,
+//!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
 //! - *Tunnels* (IPIP, 6in4, GRE, VXLAN, Geneve) of pods to nodes are refused: an overlay there would
@@ -58,8 +58,6 @@
 
 use std::sync::Arc;
 
-use podgate_xdp_redirect::HAIRPIN_MAC;
-
 use crate::drop_reason::DropReason;
 use crate::event::EventKind;
 use crate::flow::{Flow, FlowIx, FlowTable, tcp};
@@ -67,7 +65,7 @@ use crate::l7::follower::Follower;
 use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, quoted, tcp_flags};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
-use crate::types::{Direction, LinkId, Tuple, proto};
+use crate::types::{Direction, HAIRPIN_MAC, LinkId, Tuple, proto};
 use crate::worker::Shared;
 use crate::xsk::Packet;
 

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::Epoch;
+use podgate_dataplane::types::{Epoch, HAIRPIN_MAC};
 use podgate_policy::{Compiled, Store, compile, manifest};
 use serde::Serialize;
 
@@ -157,8 +157,11 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
 /// When nothing can be replayed.
 pub fn replay(args: &Args) -> Result<Report, Error> {
     let (compiled, refused) = load(args)?;
-    let capture = Capture::read(&args.capture)?;
+    let mut capture = Capture::read(&args.capture)?;
     let plan = Plan::new(&capture, &compiled.catalog)?;
+    for step in plan.steps.iter().filter(|step| step.hairpin) {
+        capture.set_source(&step.packet, HAIRPIN_MAC);
+    }
     let snapshot = Snapshot {
         epoch: Epoch(1),
         policy: Arc::clone(&compiled.tables),

@@ -66,6 +66,9 @@ pub(super) struct Step {
     pub(super) link: LinkId,
     /// The packet.
     pub(super) packet: Packet,
+    /// Whether it is a pod's own that came through the kernel: in the live run it has a mark that
+    /// says so.
+    pub(super) hairpin: bool,
 }
 
 /// What to replay, and between which links.
@@ -128,6 +131,7 @@ impl Plan {
         let mut steps = Vec::with_capacity(capture.packets.len());
         for packet in &capture.packets {
             let frame = capture.frame(packet);
+            let mut hairpin = false;
             let link = match fate(frame) {
                 Fate::Kernel => {
                     skipped.for_kernel += 1;
@@ -135,7 +139,10 @@ impl Plan {
                 }
                 Fate::Worker(None) => HOST,
                 Fate::Worker(Some(ends)) => match planner.link(ends, packet.interface, frame)? {
-                    Some(link) => link,
+                    Some(link) => {
+                        hairpin = link == HOST && planner.pod(ends[0])?.is_some();
+                        link
+                    }
                     None => {
                         skipped.seen_before += 1;
                         continue;
@@ -143,7 +150,7 @@ impl Plan {
                 },
             };
             let time = Nanos(START.0 + (packet.time - capture.start()));
-            steps.push(Step { time, link, packet: *packet });
+            steps.push(Step { time, link, packet: *packet, hairpin });
         }
         let links = planner.pods.len() as u16 + 1;
         Ok(Self { steps, routes: planner.routes()?, links, skipped })
