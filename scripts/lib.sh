@@ -4,11 +4,11 @@
 # Debian packages that building, testing and the demo need. Rust comes from rustup.
 PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 make pkg-config libelf-dev zlib1g-dev
-    iproute2 iputils-ping curl nginx tcpdump ca-certificates git python3 python3-venv)
+    iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates git python3 python3-venv)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
-BENCH_PACKAGES=(valgrind ethtool nftables openvswitch-switch iperf3 sockperf)
+BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf)
 
 # Tools of scripts/test that no Debian package has, and where they are installed.
 CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)

@@ -145,6 +145,8 @@ impl fmt::Display for Address {
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
+pub use podgate_xdp_redirect::HAIRPIN_MAC;
+
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers") that the dataplane knows.
 pub mod proto {
     /// ICMP, RFC 792.

@@ -11,8 +11,7 @@ use podgate_dataplane::packet::checksum::Sum;
 use podgate_dataplane::policy::{AddressRow, Cause, PolicyTables, Snapshot, Verdict};
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::tunnel::Tunnels;
-use podgate_dataplane::types::{Address, LinkId};
-use podgate_xdp_redirect::HAIRPIN_MAC;
+use podgate_dataplane::types::{Address, HAIRPIN_MAC, LinkId};
 use proptest::prelude::*;
 use support::*;
 

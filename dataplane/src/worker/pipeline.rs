@@ -56,7 +56,7 @@
 //!   kernel had that packet from the host link itself: it is then the pod's own, which we let out
 //!   and the kernel sent back with another destination, as a service's backend on this node. A
 //!   program at the kernel's end says so by the Ethernet source
-//!   ([`HAIRPIN_MAC`](podgate_xdp_redirect::HAIRPIN_MAC)), packet by packet. Without the program,
+//!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
 //! - *Tunnels* ([`crate::tunnel`]): a pod's packet that a node's kernel would decapsulate is refused,
@@ -66,8 +66,6 @@
 
 use std::sync::Arc;
 
-use podgate_xdp_redirect::HAIRPIN_MAC;
-
 use crate::drop_reason::DropReason;
 use crate::event::EventKind;
 use crate::flow::{Flow, FlowIx, FlowTable, SavedFlow, tcp};
@@ -75,7 +73,7 @@ use crate::l7::follower::{Follower, Progress};
 use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, quoted};
 use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
-use crate::types::{Direction, LinkId, Nanos, Tuple, proto};
+use crate::types::{Direction, HAIRPIN_MAC, LinkId, Nanos, Tuple, proto};
 use crate::worker::Shared;
 use crate::xsk::Packet;
 

@@ -20,6 +20,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use podgate_dataplane::types::Mac;
 use serde::{Deserialize, Serialize};
 
 use super::plan::Skipped;
@@ -185,6 +186,14 @@ impl Capture {
     #[must_use]
     pub(super) fn frame(&self, packet: &Packet) -> &[u8] {
         &self.file[packet.at as usize..][..packet.len as usize]
+    }
+
+    /// Gives a frame another Ethernet source.
+    pub(super) fn set_source(&mut self, packet: &Packet, mac: Mac) {
+        let frame = &mut self.file[packet.at as usize..][..packet.len as usize];
+        if let Some(source) = frame.get_mut(6..12) {
+            source.copy_from_slice(&mac);
+        }
     }
 }
 

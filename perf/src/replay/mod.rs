@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::Epoch;
+use podgate_dataplane::types::{Epoch, HAIRPIN_MAC};
 use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiler, Store, UnknownNode, manifest};
 use serde::Serialize;
@@ -169,7 +169,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
 /// When nothing can be replayed.
 pub fn replay(args: &Args) -> Result<Report, Error> {
     let (mut store, refused) = load(args)?;
-    let capture = Capture::read(&args.capture)?;
+    let mut capture = Capture::read(&args.capture)?;
     let mut compiler = Compiler::new();
     compiler.update(&mut store);
     let pods = Plan::new(&capture, &compiler.compiled().catalog)?.pods;
@@ -177,6 +177,9 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     compiler.update(&mut store);
     let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
+    for step in plan.steps.iter().filter(|step| step.hairpin) {
+        capture.set_source(&step.packet, HAIRPIN_MAC);
+    }
     let snapshot = Snapshot {
         epoch: Epoch(1),
         policy: Arc::clone(&compiled.tables),

@@ -73,6 +73,9 @@ pub(super) struct Step {
     pub(super) link: LinkId,
     /// The packet.
     pub(super) packet: Packet,
+    /// Whether it is a pod's own that came through the kernel: in the live run it has a mark that
+    /// says so.
+    pub(super) hairpin: bool,
 }
 
 /// What to replay, and between which links.
@@ -138,6 +141,7 @@ impl Plan {
         let mut steps = Vec::with_capacity(capture.records.packets.len());
         for packet in &capture.records.packets {
             let frame = capture.frame(packet);
+            let mut hairpin = false;
             let link = match fate(frame) {
                 Fate::Kernel => {
                     skipped.for_kernel += 1;
@@ -145,7 +149,10 @@ impl Plan {
                 }
                 Fate::Worker(None) => HOST,
                 Fate::Worker(Some(ends)) => match planner.link(ends, packet.interface, frame)? {
-                    Some(link) => link,
+                    Some(link) => {
+                        hairpin = link == HOST && planner.pod(ends[0])?.is_some();
+                        link
+                    }
                     None => {
                         skipped.seen_before += 1;
                         continue;
@@ -154,7 +161,7 @@ impl Plan {
             };
             let since_start = (packet.time - capture.start()).min(SPAN_MAX_NS);
             let time = Nanos(START.0 + since_start);
-            steps.push(Step { time, link, packet: *packet });
+            steps.push(Step { time, link, packet: *packet, hairpin });
         }
         let links = planner.pods.len() as u16 + 1;
         let mut pods: Vec<PodName> = planner.by_name.keys().map(|name| (*name).clone()).collect();

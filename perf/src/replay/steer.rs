@@ -16,7 +16,7 @@ const ICMPV6: u8 = 58;
 /// Who gets a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
-    /// The kernel's stack: not IP, or neighbour discovery.
+    /// No worker: not IP, or neighbour discovery.
     Kernel,
     /// A worker. Source and destination, unless the frame ends before them.
     Worker(Option<[IpAddr; 2]>),
@@ -30,7 +30,7 @@ pub(super) fn fate(frame: &[u8]) -> Fate {
         let packet = &frame[at + 2..];
         match u16::from_be_bytes([high, low]) {
             IPV4 => return Fate::Worker(v4_ends(packet)),
-            IPV6 if is_neighbour_discovery(packet) => return Fate::Kernel,
+            IPV6 if at == 12 && is_neighbour_discovery(packet) => return Fate::Kernel,
             IPV6 => return Fate::Worker(v6_ends(packet)),
             VLAN | PROVIDER_VLAN => at += 4,
             _ => return Fate::Kernel,
@@ -53,19 +53,38 @@ fn v6_ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
     Some([end(8)?, end(24)?])
 }
 
-/// Solicitations and neighbour advertisements (RFC 4861) directly behind the fixed header, from a
-/// sender on the link, to an address that no router forwards to.
+/// Solicitations and neighbour advertisements (RFC 4861) by the rule of `neighbours.bpf.h`. Which
+/// neighbours were heard of before is not known here: those to addresses of wider than link scope
+/// are for the workers.
 fn is_neighbour_discovery(packet: &[u8]) -> bool {
-    packet.first_chunk::<41>().is_some_and(|header| {
-        let destination = [header[24], header[25]];
-        let link_scope = (destination[0] == 0xfe && destination[1] & 0xc0 == 0x80)
-            || (destination[0] == 0xff && destination[1] & 0x0f == 0x02);
-        header[0] >> 4 == 6
-            && header[6] == ICMPV6
-            && header[7] == 255
-            && link_scope
-            && matches!(header[40], 133 | 135 | 136)
-    })
+    let Some((header, message)) = packet.split_first_chunk::<40>() else { return false };
+    let Some((&[kind, code, ..], rest)) = message.split_first_chunk::<8>() else { return false };
+    let options = match kind {
+        133 => Some(rest),
+        135 | 136 => rest.get(16..),
+        _ => None,
+    };
+    let destination = [header[24], header[25]];
+    let link_scope = (destination[0] == 0xfe && destination[1] & 0xc0 == 0x80)
+        || (destination[0] == 0xff && destination[1] & 0x0f == 0x02);
+    header[0] >> 4 == 6
+        && usize::from(u16::from_be_bytes([header[4], header[5]])) == message.len()
+        && header[6] == ICMPV6
+        && header[7] == 255
+        && link_scope
+        && code == 0
+        && options.is_some_and(are_options_of_discovery)
+}
+
+/// At most two of 8 bytes each: link-layer addresses that don't differ, or a nonce.
+fn are_options_of_discovery(options: &[u8]) -> bool {
+    let (options, rest) = options.as_chunks::<8>();
+    let mut macs = options.iter().filter(|option| option[0] != 14).map(|option| &option[2..]);
+    let first = macs.next();
+    rest.is_empty()
+        && options.len() <= 2
+        && options.iter().all(|option| matches!(option[..2], [1 | 2 | 14, 1]))
+        && macs.all(|mac| Some(mac) == first)
 }
 
 #[cfg(test)]
@@ -86,7 +105,9 @@ mod tests {
 
     #[test]
     fn only_what_is_surely_not_for_policy_goes_to_the_kernel() {
-        let mut discovery = [0; 48];
+        let mut discovery = [0; 72];
+        discovery[5] = 32;
+        discovery[64..66].copy_from_slice(&[1, 1]);
         (discovery[0], discovery[6], discovery[7], discovery[40]) = (0x60, ICMPV6, 255, 135);
         (discovery[24], discovery[25]) = (0xfe, 0x80);
         let mut forwarded = discovery;
@@ -95,10 +116,14 @@ mod tests {
         (global[24], global[25]) = (0xfd, 0);
         let mut router = discovery;
         router[40] = 134;
+        let mut option = discovery;
+        option[64] = 5;
+        let mut longer = discovery;
+        longer[5] = 24;
         assert_eq!(fate(&frame(&[0x0806], &[0; 28])), Fate::Kernel);
         assert_eq!(fate(&frame(&[VLAN, 0x0806], &[0; 28])), Fate::Kernel);
         assert_eq!(fate(&frame(&[IPV6], &discovery)), Fate::Kernel);
-        for policed in [forwarded, global, router] {
+        for policed in [forwarded, global, router, option, longer] {
             assert!(matches!(fate(&frame(&[IPV6], &policed)), Fate::Worker(Some(_))));
         }
         assert_eq!(fate(&frame(&[VLAN, VLAN, VLAN, 0x0806], &[0; 28])), Fate::Worker(None));

@@ -3,9 +3,11 @@
 //! Each test builds its own lab (which takes half a second); labs wait for each other.
 
 mod confined;
+mod cut_off;
 mod explain;
 mod flood;
 mod follow;
+mod hairpin;
 mod hostile;
 mod isolation;
 mod kube;

@@ -1,8 +1,8 @@
 //! Pods that say they are others.
 //!
 //! A pod sends IP packets from its own MAC address and its own addresses only; all others are
-//! dropped and counted as `spoofed_source`. The exceptions go to the node's kernel and to no pod:
-//! neighbour discovery, and whatever is no IP, such as ARP.
+//! dropped and counted as `spoofed_source`. ARP and neighbour discovery, which go to the node's
+//! kernel, must be as true (`arp_nd_spoofed`); what else is no IP is dropped.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -112,6 +112,7 @@ fn a_pod_that_claims_anothers_address_by_arp_or_discovery_leads_nobody_astray() 
             }
         }
     }
+    assert_eq!(lab.drops("arp_nd_spoofed")?, 3 * claims.len() as u64);
     let astray = at_stranger.stop()?.packets("icmp or (icmp6 and ip6[40] = 128)")?;
     assert_eq!(astray, [""; 0], "nothing of it came to the pod that claimed the addresses");
     agent.assert_alive()

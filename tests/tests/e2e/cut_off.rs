@@ -1,0 +1,305 @@
+//! Nothing reaches a pod past the workers, whichever way the kernel knows to it: the CNI plugin's own
+//! route, a table of an `ip rule`, a port of a bridge.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use podgate_tests::lab::{
+    Agent, Capture, Family, Get, Host, Lab, Outcome, Stream, bounded, run, wait_for,
+};
+use podgate_tests::scenario::MANIFESTS;
+
+const BOUND: Duration = Duration::from_secs(10);
+
+/// A way to a pod that the kernel knows beside podgate's, and prefers.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Route,
+    Rule,
+}
+
+impl Way {
+    const BOTH: [Self; 2] = [Self::Route, Self::Rule];
+
+    fn set(self, lab: &Lab, pod: &Host, action: &str) -> Result<()> {
+        let (v4, v6, link) = (pod.addresses.v4, pod.addresses.v6, &pod.link);
+        let node = &lab.node().netns;
+        match self {
+            Self::Route => {
+                let first = if action == "add" { "prepend" } else { action };
+                node.ip(&format!(
+                    "route {first} {v4} dev {link} scope link\n\
+                     route {action} {v6} dev {link} metric 1\n"
+                ))
+            }
+            Self::Rule => {
+                node.ip(&format!(
+                    "route {action} {v4} dev {link} scope link table 99\n\
+                     route {action} {v6} dev {link} table 99\n"
+                ))?;
+                for (family, to) in [("-4", v4.to_string()), ("-6", v6.to_string())] {
+                    let mut rule = bounded("ip", BOUND);
+                    rule.args(["-n", node.name(), family, "rule", action, "pref", "99"]);
+                    run(rule.args(["to", &to, "lookup", "99"]))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn answered(seen: &Outcome) -> bool {
+    matches!(seen, Outcome::Echo(_))
+        || matches!(seen, Outcome::Answer(answer) if answer.status == 200)
+}
+
+/// Both families at the same time: silence takes its time.
+fn both(ask: impl Fn(Family) -> Result<Outcome> + Sync) -> Result<[Outcome; 2]> {
+    thread::scope(|scope| {
+        let v6 = scope.spawn(|| ask(Family::V6));
+        let v4 = ask(Family::V4)?;
+        Ok([v4, v6.join().map_err(|_| anyhow!("a client's thread panicked"))??])
+    })
+}
+
+fn get_8080(from: &Host, to: &Host) -> Result<[Outcome; 2]> {
+    both(|family| Get { port: 8080, ..Get::path("/items") }.fetch(from, to, family))
+}
+
+#[test]
+fn a_ready_pod_is_reached_by_policy_whatever_way_the_kernel_takes() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (store, office, guest) =
+        (lab.host("backend/store")?, lab.host("office")?, lab.host("guest")?);
+    for way in Way::BOTH {
+        way.set(&lab, store, "add")?;
+        let before = lab.drops("policy_denied")?;
+        let seen = get_8080(office, store)?;
+        ensure!(seen.iter().all(answered), "{way:?}: {seen:?}");
+        let seen = get_8080(lab.node(), store)?;
+        ensure!(seen.iter().all(answered), "the node by {way:?}: {seen:?}");
+        let seen = get_8080(guest, store)?;
+        assert_eq!(seen, [Outcome::Silence, Outcome::Silence], "{way:?}");
+        ensure!(lab.drops("policy_denied")? >= before + 2);
+        way.set(&lab, store, "del")?;
+    }
+    agent.assert_alive()
+}
+
+/// The pods' manifest without one of them.
+fn forget(lab: &Lab, pod: &str) -> Result<()> {
+    let text = fs::read_to_string(lab.manifests().join("pods.yaml"))?;
+    let others =
+        text.split("---\n").filter(|pod_text| !pod_text.contains(&format!("name: {pod}\n")));
+    lab.write_manifest("pods.yaml", &others.collect::<Vec<_>>().join("---\n"))
+}
+
+#[test]
+fn a_pod_that_is_not_ready_is_reached_by_nobody() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let agent = Agent::start(&lab, 2)?;
+    let (user, office) = (lab.host("user/userapp")?, lab.host("office")?);
+    let unreached = |what: &str, way: Way| -> Result<()> {
+        way.set(&lab, user, "add")?;
+        let at_user = Capture::start(&lab, user)?;
+        for from in [office, lab.node()] {
+            let seen = both(|family| from.ping(user, family))?;
+            ensure!(!seen.iter().any(answered), "{what}, {way:?}, {}: {seen:?}", from.name);
+        }
+        let arrived = at_user.stop()?.packets("icmp or (icmp6 and ip6[40] = 128)")?;
+        assert_eq!(arrived, [""; 0], "{what}, {way:?}");
+        way.set(&lab, user, "del")
+    };
+    let seen = both(|family| office.ping(user, family))?;
+    ensure!(seen.iter().all(answered), "{seen:?}");
+    forget(&lab, "userapp")?;
+    lab.wait_for_endpoint(user, "waiting")?;
+    for way in Way::BOTH {
+        let before = lab.drops("to_pod_not_ready")?;
+        unreached("its object is gone", way)?;
+        ensure!(lab.drops("to_pod_not_ready")? > before);
+    }
+    agent.kill()?;
+    unreached("the agent is dead", Way::Route)?;
+    lab.node().netns.ip("link del pg-host\n")?;
+    unreached("pg-host is gone, too", Way::Route)?;
+    // It was ready, and remembered, when the agent died.
+    let admin = lab.host("admin/adminapp")?;
+    Way::Route.set(&lab, admin, "add")?;
+    let seen = both(|family| office.ping(admin, family))?;
+    ensure!(!seen.iter().any(answered), "{seen:?}");
+    Ok(())
+}
+
+/// Makes the pods' links ports of one bridge, as the CNI plugin of that name does.
+fn bridge(lab: &Lab) -> Result<()> {
+    let node = &lab.node().netns;
+    node.ip("link add cni0 type bridge\nlink set cni0 up\n")?;
+    for pod in lab.pods() {
+        let link = &pod.link;
+        node.ip(&format!("addr flush dev {link}\nlink set {link} master cni0\n"))?;
+        pod.netns
+            .ip("route add 10.77.0.0/24 dev eth0 scope link\nroute add fd77::/64 dev eth0\n")?;
+    }
+    node.ip("addr add 10.77.0.1/24 dev cni0\naddr add fd77::1/64 dev cni0 nodad\n\
+         addr add 169.254.1.1/32 dev cni0\naddr add fe80::1/64 dev cni0 nodad\n")
+}
+
+fn bridged_lab(attached: &[&str]) -> Result<Lab> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    bridge(&lab)?;
+    ensure!(!attached.is_empty());
+    Ok(lab)
+}
+
+fn attach(lab: &Lab, pods: &[&str]) -> Result<()> {
+    for pod in pods {
+        lab.add_endpoint(lab.host(pod)?)?;
+        lab.wait_for_endpoint(lab.host(pod)?, "ready")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pods_of_one_bridge_reach_each_other_by_policy_while_some_are_not_attached() -> Result<()> {
+    let attached = ["backend/store", "user/userapp"];
+    let lab = bridged_lab(&attached)?;
+    let mut agent = Agent::start_bare(&lab, 2, &[])?;
+    attach(&lab, &attached)?;
+    let (store, user) = (lab.host("backend/store")?, lab.host("user/userapp")?);
+    let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
+    for call_iptables in ["0", "1"] {
+        lab.node().netns.sysctl(&[
+            ("bridge/bridge-nf-call-iptables", call_iptables),
+            ("bridge/bridge-nf-call-ip6tables", call_iptables),
+        ])?;
+        // With policy: it names the one and not the other.
+        let seen = get_8080(admin, store)?;
+        ensure!(seen.iter().all(answered), "{seen:?}");
+        let before = lab.drops("policy_denied")?;
+        let seen = get_8080(stranger, store)?;
+        assert_eq!(seen, [Outcome::Silence, Outcome::Silence]);
+        ensure!(lab.drops("policy_denied")? >= before + 2);
+        // Without, both ways; and between the attached, and from outside and the node.
+        for family in Family::BOTH {
+            for (from, to) in [(stranger, user), (user, stranger), (user, lab.host("office")?)] {
+                let stream = Stream::start(from, to, 5001, family)?;
+                stream.wait_for_more()?;
+                stream.finish()?;
+            }
+            for from in [lab.node(), lab.host("office")?, store] {
+                let seen = from.ping(user, family)?;
+                ensure!(answered(&seen), "{} {family}: {seen:?}", from.name);
+            }
+        }
+    }
+    agent.assert_alive()?;
+    agent.kill()?;
+    for from in [stranger, lab.node()] {
+        let seen = both(|family| from.ping(user, family))?;
+        ensure!(!seen.iter().any(answered), "{}: {seen:?}", from.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_bridge_floods_comes_to_the_pod_once() -> Result<()> {
+    let attached = ["backend/store", "user/userapp", "admin/adminapp"];
+    let lab = bridged_lab(&attached)?;
+    let _agent = Agent::start_bare(&lab, 1, &[])?;
+    attach(&lab, &attached)?;
+    let (user, stranger) = (lab.host("user/userapp")?, lab.host("other/stranger")?);
+    for family in Family::BOTH {
+        ensure!(answered(&stranger.ping(user, family)?));
+        let at_user = Capture::start(&lab, user)?;
+        for pod in lab.pods() {
+            let netns = &lab.node().netns;
+            netns.ip(&format!("link set {} type bridge_slave fdb_flush\n", pod.link))?;
+        }
+        let before = lab.drops("to_pod_other_mac")?;
+        ensure!(answered(&stranger.ping(user, family)?));
+        let asked = at_user.stop()?.packets("icmp[0] = 8 or (icmp6 and ip6[40] = 128)")?;
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        ensure!(lab.drops("to_pod_other_mac")? > before, "it was flooded");
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_that_are_no_ip_pass_neither_into_a_pod_nor_out_of_it() -> Result<()> {
+    let attached = ["user/userapp", "admin/adminapp"];
+    let lab = bridged_lab(&attached)?;
+    let _agent = Agent::start_bare(&lab, 1, &[])?;
+    attach(&lab, &attached)?;
+    let (user, admin) = (lab.host("user/userapp")?, lab.host("admin/adminapp")?);
+    let stranger = lab.host("other/stranger")?;
+    for (from, to) in [(stranger, user), (user, stranger), (user, admin)] {
+        let (source, destination) = (from.mac("eth0")?, to.mac("eth0")?);
+        let frame = |ethertype: [u8; 2], body: &[u8]| -> Vec<u8> {
+            [&destination[..], &source, &ethertype, body].concat()
+        };
+        let arp_to = |payload: &[u8]| {
+            let head = [0, 1, 8, 0, 6, 4, 0, 1];
+            let addresses = [from.addresses.v4.octets(), to.addresses.v4.octets()];
+            let body = [&head[..], &source, &addresses[0], &[0; 6], &addresses[1], payload];
+            frame([0x08, 0x06], &body.concat())
+        };
+        // Local experimental (RFC 5342), EAPOL, PPPoE, an LLC frame, ARP with a payload, RARP.
+        let frames = [
+            frame([0x88, 0xb5], b"a secret that goes past every policy of the cluster"),
+            frame([0x88, 0x8e], &[0x5a; 64]),
+            frame([0x88, 0x64], &[0x5a; 64]),
+            frame([0, 46], &[0x42; 46]),
+            arp_to(b"a secret"),
+            arp_to(&[0x5a; 400]),
+            frame([0x80, 0x35], &[0; 46]),
+        ];
+        let at_target = Capture::start(&lab, to)?;
+        let reason = if from.name == stranger.name { "to_pod_not_ip" } else { "not_ip" };
+        let before = lab.drops(reason)?;
+        from.inject(frames.iter().map(Vec::as_slice))?;
+        // Resolution works meanwhile, and shows that the capture has got past the others.
+        from.netns.ip("neigh flush dev eth0\n")?;
+        to.netns.ip("neigh flush dev eth0\n")?;
+        let seen = both(|family| from.ping(to, family))?;
+        ensure!(seen.iter().all(answered), "{seen:?}");
+        wait_for("the drops", BOUND, || {
+            Ok((lab.drops(reason)? >= before + frames.len() as u64).then_some(()))
+        })?;
+        let captured = at_target.stop()?;
+        let others = captured.packets("not ip and not ip6 and not (arp and len <= 42)")?;
+        assert_eq!(others, [""; 0], "{} {}", from.name, to.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_fills_no_neighbour_table() -> Result<()> {
+    let attached = ["user/userapp"];
+    let lab = bridged_lab(&attached)?;
+    let _agent = Agent::start_bare(&lab, 1, &[])?;
+    attach(&lab, &attached)?;
+    let (user, node) = (lab.host("user/userapp")?, lab.node());
+    let source = user.mac("eth0")?;
+    let request = |sender: [u8; 4], target: [u8; 4]| {
+        let head = [&[0xff; 6][..], &source, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+        [&head[..], &source, &sender, &[0; 6], &target].concat()
+    };
+    // As many others as the table has places (`gc_thresh3`), and itself as often.
+    let spoofed =
+        (0..1024_u16).map(|n| request([10, 77, 1 + (n >> 8) as u8, n as u8], [10, 77, 0, 1]));
+    let own = (0..1024).map(|_| request(user.addresses.v4.octets(), [10, 77, 0, 1]));
+    let frames: Vec<_> = spoofed.chain(own).collect();
+    user.inject(frames.iter().map(Vec::as_slice))?;
+    wait_for("the drops", BOUND, || {
+        let enough = lab.drops("arp_nd_spoofed")? >= 1024 && lab.drops("arp_nd_rate_limit")? > 0;
+        Ok(enough.then_some(()))
+    })?;
+    let mut show = bounded("ip", BOUND);
+    let known = run(show.args(["-n", node.netns.name(), "neigh", "show", "dev", "cni0"]))?;
+    ensure!(!known.contains("10.77.1."), "{known}");
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Local pods' addresses that come from the kernel: a service's backend on the same node, and those
+//! who only say that they are a pod.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use etherparse::PacketBuilder;
+use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, output, wait_for};
+use podgate_tests::scenario::{MANIFESTS, REFUSAL};
+
+const BOUND: Duration = Duration::from_secs(10);
+
+/// What kube-proxy does for two services: one with the pod nginx as its backend, and translation of
+/// the source where a pod calls itself.
+const SERVICES: &str = "
+table ip services {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip daddr 10.96.0.1 tcp dport 80 dnat to 10.77.0.30:80
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        ip saddr 10.77.0.30 ip daddr 10.77.0.30 masquerade
+    }
+}
+table ip6 services {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip6 daddr fd96::1 tcp dport 80 dnat to [fd77::30]:80
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        ip6 saddr fd77::30 ip6 daddr fd77::30 masquerade
+    }
+}
+";
+
+fn nft(lab: &Lab, rules: &str) -> Result<()> {
+    let mut command = lab.node().netns.bounded("nft", BOUND);
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = command.spawn()?;
+    child.stdin.take().map_or(Ok(()), |mut input| input.write_all(rules.as_bytes()))?;
+    ensure!(child.wait()?.success(), "nft refuses the rules");
+    Ok(())
+}
+
+/// Status and body that curl sees; zero for silence.
+fn call(from: &Host, family: Family, path: &str) -> Result<(u16, String)> {
+    let service = if family == Family::V4 { "10.96.0.1" } else { "[fd96::1]" };
+    let mut command = from.netns.bounded("curl", BOUND);
+    command.args([
+        "--silent",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "2",
+        "--write-out",
+        "\n%{http_code}",
+    ]);
+    let output = output(command.arg(format!("http://{service}{path}")))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').unwrap_or(("", "0"));
+    Ok((status.parse()?, body.to_owned()))
+}
+
+#[test]
+fn a_service_with_a_backend_on_the_node_is_reached_as_policy_says() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    nft(&lab, SERVICES)?;
+    let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
+    let nginx = lab.host("backend/nginx")?;
+    for family in Family::BOTH {
+        // By rules for who calls, and not for who translated.
+        let seen = call(admin, family, "/docs")?;
+        ensure!(seen.0 == 200, "{family}: {seen:?}");
+        assert_eq!(call(admin, family, "/secret")?, (403, REFUSAL.to_owned()), "{family}");
+        assert_eq!(call(stranger, family, "/docs")?.0, 0, "{family}");
+        // To itself, by the node's address, and the node may.
+        assert_eq!(call(nginx, family, "/docs")?.0, 200, "{family}");
+    }
+    assert_eq!(lab.drops("spoofed_source")?, 0);
+    agent.assert_alive()
+}
+
+#[test]
+fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
+    let (guest, user) = (lab.host("guest")?, lab.host("user/userapp")?);
+    let (source, gateway) = (guest.mac("eth0")?, lab.node().mac(&guest.link)?);
+    for rp_filter in ["0", "2"] {
+        lab.node().netns.sysctl(&[
+            ("ipv4/conf/all/rp_filter", rp_filter),
+            ("ipv4/conf/out-guest/rp_filter", rp_filter),
+        ])?;
+        let captures = [Capture::start(&lab, store)?, Capture::start(&lab, user)?];
+        let mut frames = Vec::new();
+        // To one who would answer the pod by policy, and to one that has none.
+        for (to, port) in [(store, 8080), (user, 8080)] {
+            let step = PacketBuilder::ethernet2(source, gateway).ipv4(
+                admin.addresses.v4.octets(),
+                to.addresses.v4.octets(),
+                64,
+            );
+            let mut frame = Vec::new();
+            step.tcp(7777, port, 1, 64_000).syn().write(&mut frame, &[])?;
+            frames.push(frame);
+            let step = PacketBuilder::ethernet2(source, gateway).ipv6(
+                admin.addresses.v6.octets(),
+                to.addresses.v6.octets(),
+                64,
+            );
+            let mut frame = Vec::new();
+            step.tcp(7777, port, 1, 64_000).syn().write(&mut frame, &[])?;
+            frames.push(frame);
+        }
+        let before = lab.drops("spoofed_source")?;
+        guest.inject(frames.iter().map(Vec::as_slice))?;
+        wait_for("the drops", BOUND, || {
+            Ok((lab.drops("spoofed_source")? == before + frames.len() as u64).then_some(()))
+        })?;
+        for capture in captures {
+            assert_eq!(capture.stop()?.packets("port 7777 or (ip6 and tcp)")?, [""; 0]);
+        }
+    }
+    agent.assert_alive()
+}
