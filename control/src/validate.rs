@@ -1,5 +1,6 @@
 //! `podgate policy validate`: what of a set of files can't be enforced.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,20 @@ pub(crate) struct Report {
     refused_objects: usize,
     /// By file and line.
     refused: Vec<RefusedField>,
+    /// What is in force, but not as its author may expect; by object.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
+}
+
+/// Something about a policy that its author should know.
+#[derive(Serialize, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Warning {
+    /// Kind, namespace and name.
+    object: String,
+    /// Path of the rule.
+    field: String,
+    /// What becomes of it.
+    reason: String,
 }
 
 impl Report {
@@ -45,6 +60,7 @@ impl Report {
             passed_over: tally.passed_over,
             refused_objects: store.refused_objects(),
             refused: refusals.into_iter().map(RefusedField::from).collect(),
+            warnings: without_inspector(&store),
         }
     }
 
@@ -60,7 +76,10 @@ impl Report {
             // Writing to memory can't fail.
             let _ = writeln!(text, "{}", escape(&refused.to_string()));
         }
-        if !self.is_clean() {
+        for Warning { object, field, reason } in &self.warnings {
+            let _ = writeln!(text, "{}", escape(&format!("warning: {object}: {field}: {reason}")));
+        }
+        if !text.is_empty() {
             text.push('\n');
         }
         let policies = match self.policies {
@@ -73,6 +92,27 @@ impl Report {
         let _ = writeln!(text, "{policies}{more}, {} refused", self.refused_objects);
         text
     }
+}
+
+/// A warning for each rule whose requests workers can't inspect.
+fn without_inspector(store: &Store) -> Vec<Warning> {
+    let mut warnings = BTreeSet::new();
+    for (key, sets) in store.all_rule_sets() {
+        for rule in sets.iter().flat_map(|set| &set.rules) {
+            for l7 in rule.ports.iter().flatten().filter_map(|ports| ports.l7.as_ref()) {
+                let protocol = l7.protocol();
+                if !protocol.has_inspector() {
+                    let reason = format!(
+                        "workers can't inspect {protocol} yet: they refuse every flow that this \
+                         rule would inspect"
+                    );
+                    let (object, field) = (key.to_string(), rule.field.clone());
+                    warnings.insert(Warning { object, field, reason });
+                }
+            }
+        }
+    }
+    warnings.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -176,6 +216,43 @@ spec: [
         let report = Report::of(&["-".into()], GOOD.as_bytes());
         assert!(report.is_clean());
         assert_eq!(report.to_text(), "2 policies, 1 passed over, 0 refused\n");
+    }
+
+    #[test]
+    fn each_policy_whose_requests_workers_cannot_inspect_gets_a_warning() {
+        let policy = |name: &str, port: &str, rules: &str| {
+            format!(
+                "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n\
+                 metadata: {{namespace: shop, name: {name}}}\nspec:\n  endpointSelector: {{}}\n  \
+                 egress:\n  - toPorts: [{{ports: [{{port: \"{port}\", protocol: TCP}}], {rules}}}]\n\
+                 ---\n"
+            )
+        };
+        let text = [
+            policy("kafka", "9092", "rules: {kafka: [{topic: a}]}"),
+            policy("dns", "53", "rules: {dns: [{matchName: a.example}]}"),
+            policy("tls", "443", "serverNames: [a.example]"),
+            policy("http", "80", "rules: {http: [{path: /a}]}"),
+        ]
+        .concat();
+        let report = Report::of(&["-".into()], text.as_bytes());
+        assert!(report.is_clean());
+        let warned: Vec<_> =
+            report.warnings.iter().map(|w| (w.object.as_str(), w.field.as_str())).collect();
+        let rule = "spec.egress[0]";
+        assert_eq!(
+            warned,
+            ["dns", "kafka", "tls"]
+                .map(|name| (format!("CiliumNetworkPolicy shop/{name}"), rule))
+                .each_ref()
+                .map(|(object, field)| (object.as_str(), *field))
+        );
+        let text = report.to_text();
+        assert!(
+            text.starts_with("warning: CiliumNetworkPolicy shop/dns: spec.egress[0]: "),
+            "{text}"
+        );
+        assert!(text.ends_with("\n\n4 policies, 0 refused\n"), "{text}");
     }
 
     #[test]
