@@ -8,7 +8,7 @@ PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
-BENCH_PACKAGES=(valgrind ethtool nftables openvswitch-switch iperf3 sockperf)
+BENCH_PACKAGES=(valgrind ethtool nftables openvswitch-switch iperf3 sockperf wrk)
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"

@@ -9,6 +9,7 @@
 
 mod cli;
 mod context;
+mod l7;
 mod load;
 pub mod measure;
 mod memory;

@@ -9,7 +9,7 @@ use crate::memory::flow_table::{self, BYTES, LOOKUP};
 use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::node::{self, ATTACH, IDLE};
-use crate::{tcp, udp64};
+use crate::{l7, tcp, udp64};
 
 /// Measurements that are made together.
 pub struct Suite {
@@ -29,6 +29,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: &[IDLE, ATTACH], run: node::measure },
     Suite { ids: udp64::IDS, run: udp64::measure },
     Suite { ids: tcp::IDS, run: tcp::measure },
+    Suite { ids: l7::IDS, run: l7::measure },
 ];
 
 /// Every id there is.
