@@ -8,7 +8,7 @@ PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
-BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf)
+BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf wrk)
 
 # Tools of scripts/test that no Debian package has, and where they are installed.
 CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)

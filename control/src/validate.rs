@@ -1,5 +1,6 @@
 //! `podgate policy validate`: what of a set of files can't be enforced.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,20 @@ pub(crate) struct Report {
     refused: Vec<RefusedField>,
     /// What of the policies in force is hardly meant as it is written; by file and line.
     hints: Vec<RefusedField>,
+    /// What is in force, but not as its author may expect; by object.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
+}
+
+/// Something about a policy that its author should know.
+#[derive(Serialize, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Warning {
+    /// Kind, namespace and name.
+    object: String,
+    /// Path of the rule.
+    field: String,
+    /// What becomes of it.
+    reason: String,
 }
 
 impl Report {
@@ -45,6 +60,7 @@ impl Report {
             refused_objects: store.refused_objects(),
             refused: in_order(store.refusals()),
             hints: in_order(store.hints()),
+            warnings: without_inspector(&store),
         }
     }
 
@@ -62,6 +78,9 @@ impl Report {
         }
         for hint in &self.hints {
             let _ = writeln!(text, "hint: {}", escape(&hint.to_string()));
+        }
+        for Warning { object, field, reason } in &self.warnings {
+            let _ = writeln!(text, "{}", escape(&format!("warning: {object}: {field}: {reason}")));
         }
         if !text.is_empty() {
             text.push('\n');
@@ -84,6 +103,27 @@ fn in_order<'a>(refusals: impl Iterator<Item = &'a Refusal>) -> Vec<RefusedField
     // Equal places keep the order in which the problems were found.
     refusals.sort_by_key(|refusal| &refusal.source);
     refusals.into_iter().map(RefusedField::from).collect()
+}
+
+/// A warning for each rule whose requests workers can't inspect.
+fn without_inspector(store: &Store) -> Vec<Warning> {
+    let mut warnings = BTreeSet::new();
+    for (key, sets) in store.all_rule_sets() {
+        for rule in sets.iter().flat_map(|set| &set.rules) {
+            for l7 in rule.ports.iter().flatten().filter_map(|ports| ports.l7.as_ref()) {
+                let protocol = l7.protocol();
+                if !protocol.has_inspector() {
+                    let reason = format!(
+                        "workers can't inspect {protocol} yet: they refuse every flow that this \
+                         rule would inspect"
+                    );
+                    let (object, field) = (key.to_string(), rule.field.clone());
+                    warnings.insert(Warning { object, field, reason });
+                }
+            }
+        }
+    }
+    warnings.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -200,6 +240,43 @@ spec: [
              allows nor denies anything, and isolates no pod (newer versions of Cilium reject \
              it)\n\n2 policies, 1 passed over, 0 refused\n"
         );
+    }
+
+    #[test]
+    fn each_policy_whose_requests_workers_cannot_inspect_gets_a_warning() {
+        let policy = |name: &str, port: &str, rules: &str| {
+            format!(
+                "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n\
+                 metadata: {{namespace: shop, name: {name}}}\nspec:\n  endpointSelector: {{}}\n  \
+                 egress:\n  - toPorts: [{{ports: [{{port: \"{port}\", protocol: TCP}}], {rules}}}]\n\
+                 ---\n"
+            )
+        };
+        let text = [
+            policy("kafka", "9092", "rules: {kafka: [{topic: a}]}"),
+            policy("dns", "53", "rules: {dns: [{matchName: a.example}]}"),
+            policy("tls", "443", "serverNames: [a.example]"),
+            policy("http", "80", "rules: {http: [{path: /a}]}"),
+        ]
+        .concat();
+        let report = Report::of(&["-".into()], text.as_bytes());
+        assert!(report.is_clean());
+        let warned: Vec<_> =
+            report.warnings.iter().map(|w| (w.object.as_str(), w.field.as_str())).collect();
+        let rule = "spec.egress[0]";
+        assert_eq!(
+            warned,
+            ["dns", "kafka", "tls"]
+                .map(|name| (format!("CiliumNetworkPolicy shop/{name}"), rule))
+                .each_ref()
+                .map(|(object, field)| (object.as_str(), *field))
+        );
+        let text = report.to_text();
+        assert!(
+            text.starts_with("warning: CiliumNetworkPolicy shop/dns: spec.egress[0]: "),
+            "{text}"
+        );
+        assert!(text.ends_with("\n\n4 policies, 0 refused\n"), "{text}");
     }
 
     #[test]

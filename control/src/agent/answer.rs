@@ -75,7 +75,7 @@ impl Agent {
             Request::Flows { follow, last } => {
                 // So that what a client has just seen happen is among the records.
                 self.drain_events();
-                let past = self.flow_log.last(last.min(LAST_MAX));
+                let past = self.last_flows(last.min(LAST_MAX));
                 let live = follow.then(|| self.flow_log.follow());
                 Ok(Reply::Flows { past, live })
             }

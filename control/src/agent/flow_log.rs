@@ -1,8 +1,14 @@
 //! The last flow records, and those to come for clients that follow.
+//!
+//! A record has names, and making one takes some microseconds: with a hundred thousand requests a
+//! second that would be a good part of a core, which pods and workers need. So events are logged as
+//! they are, and records are made of those that a client reads, and of a bounded number of others in
+//! each drain, so that old events are named while the names of their epoch are known.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use podgate_dataplane::event::Event;
 use podgate_dataplane::types::LinkId;
 use tokio::sync::broadcast;
 
@@ -11,11 +17,34 @@ use crate::protocol::FlowItem;
 /// Records that a follower may be behind before it loses some.
 const FOLLOWER_BACKLOG: usize = 4096;
 
+/// What is logged.
+#[derive(Debug)]
+enum Entry {
+    /// A record, or a gap.
+    Item(Arc<FlowItem>),
+    /// What a record is yet to be made of.
+    Event(Box<Event>),
+}
+
+impl Entry {
+    /// The item; made of the event if need be.
+    fn item(&mut self, make: impl FnOnce(&Event) -> FlowItem) -> Arc<FlowItem> {
+        let item = match self {
+            Self::Item(item) => return Arc::clone(item),
+            Self::Event(event) => Arc::new(make(event)),
+        };
+        *self = Self::Item(Arc::clone(&item));
+        item
+    }
+}
+
 /// A bounded log, in which each link has its share.
 #[derive(Debug)]
 pub(crate) struct FlowLog {
     /// By number, oldest first, with the link that each is about.
-    items: BTreeMap<u64, (Option<LinkId>, Arc<FlowItem>)>,
+    items: BTreeMap<u64, (Option<LinkId>, Entry)>,
+    /// Numbers of events, oldest first, and of some that are gone.
+    events: VecDeque<u64>,
     /// Numbers of each link's items, oldest first; no list is empty.
     by_link: HashMap<Option<LinkId>, VecDeque<u64>>,
     next: u64,
@@ -28,22 +57,51 @@ impl FlowLog {
     #[must_use]
     pub(crate) fn new(capacity: usize) -> Self {
         let live = broadcast::Sender::new(FOLLOWER_BACKLOG);
-        let (items, by_link) = Default::default();
-        Self { items, by_link, next: 0, capacity, live }
+        let (items, events, by_link) = Default::default();
+        Self { items, events, by_link, next: 0, capacity, live }
     }
 
     /// Adds an item about `link`. In a full log the oldest makes place for it of the link that has
     /// the most: so nobody's flood of records displaces those of others.
     pub(crate) fn push(&mut self, link: Option<LinkId>, item: FlowItem) {
         let item = Arc::new(item);
+        self.insert(link, Entry::Item(Arc::clone(&item)));
+        // Fails when nobody follows.
+        let _ = self.live.send(item);
+    }
+
+    /// Adds an event in the same way. If somebody follows, `make` makes its record at once.
+    pub(crate) fn push_event(&mut self, event: &Event, make: impl FnOnce(&Event) -> FlowItem) {
+        if self.live.receiver_count() > 0 {
+            return self.push(Some(event.link), make(event));
+        }
+        if self.events.len() >= 2 * self.capacity {
+            self.events.retain(|number| self.items.contains_key(number));
+        }
+        self.events.push_back(self.next);
+        self.insert(Some(event.link), Entry::Event(Box::new(*event)));
+    }
+
+    /// Makes records of the `count` oldest events.
+    pub(crate) fn make_records(&mut self, count: usize, mut make: impl FnMut(&Event) -> FlowItem) {
+        let mut left = count;
+        while left > 0
+            && let Some(number) = self.events.pop_front()
+        {
+            if let Some((_, entry @ Entry::Event(_))) = self.items.get_mut(&number) {
+                let _made = entry.item(&mut make);
+                left -= 1;
+            }
+        }
+    }
+
+    fn insert(&mut self, link: Option<LinkId>, entry: Entry) {
         if self.items.len() == self.capacity {
             self.make_place(link);
         }
-        self.items.insert(self.next, (link, Arc::clone(&item)));
+        self.items.insert(self.next, (link, entry));
         self.by_link.entry(link).or_default().push_back(self.next);
         self.next += 1;
-        // Fails when nobody follows.
-        let _ = self.live.send(item);
     }
 
     fn make_place(&mut self, link: Option<LinkId>) {
@@ -62,11 +120,14 @@ impl FlowLog {
         }
     }
 
-    /// The last `count` items, oldest first.
-    #[must_use]
-    pub(crate) fn last(&self, count: u32) -> Vec<Arc<FlowItem>> {
+    /// The last `count` items, oldest first; `make` makes records of those that are events.
+    pub(crate) fn last(
+        &mut self,
+        count: u32,
+        mut make: impl FnMut(&Event) -> FlowItem,
+    ) -> Vec<Arc<FlowItem>> {
         let skipped = self.items.len().saturating_sub(count as usize);
-        self.items.values().skip(skipped).map(|(_, item)| Arc::clone(item)).collect()
+        self.items.values_mut().skip(skipped).map(|(_, entry)| entry.item(&mut make)).collect()
     }
 
     /// All items from here on.
@@ -78,7 +139,55 @@ impl FlowLog {
 
 #[cfg(test)]
 mod tests {
+    use podgate_dataplane::drop_reason::DropReason;
+    use podgate_dataplane::event::EventKind;
+    use podgate_dataplane::types::{Epoch, Nanos, Tuple};
+
     use super::*;
+
+    fn event(number: u64, link: u16) -> Event {
+        let any = std::net::Ipv4Addr::UNSPECIFIED.into();
+        let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 2 };
+        let kind = EventKind::Drop { reason: DropReason::Malformed };
+        Event { time: Nanos(number), epoch: Epoch(1), link: LinkId(link), tuple, kind }
+    }
+
+    /// Stands for making a record.
+    fn made(event: &Event) -> FlowItem {
+        FlowItem::Lost(event.time.0)
+    }
+
+    fn not_made(_: &Event) -> FlowItem {
+        panic!("nobody asked for it")
+    }
+
+    #[test]
+    fn records_are_made_of_what_is_read_and_of_the_oldest() {
+        let mut log = FlowLog::new(8);
+        (0..20).for_each(|number| log.push_event(&event(number, 1), not_made));
+        assert_eq!(lost(&log.last(2, made)), [18, 19]);
+        assert_eq!(lost(&log.last(2, not_made)), [18, 19]);
+        let mut count = 0;
+        log.make_records(4, |event| {
+            count += 1;
+            made(event)
+        });
+        assert_eq!(count, 4);
+        log.make_records(10, made);
+        assert_eq!(lost(&log.last(10, not_made)), (12..20).collect::<Vec<_>>());
+        assert!(log.events.is_empty());
+        (0..1000).for_each(|number| log.push_event(&event(number, 2), not_made));
+        assert!(log.events.len() <= 2 * log.capacity + 1, "{}", log.events.len());
+    }
+
+    #[test]
+    fn a_follower_gets_records_at_once() {
+        let mut log = FlowLog::new(8);
+        let mut live = log.follow();
+        log.push_event(&event(7, 1), made);
+        assert_eq!(lost(&[live.try_recv().unwrap()]), [7]);
+        assert_eq!(lost(&log.last(1, not_made)), [7]);
+    }
 
     fn lost(items: &[Arc<FlowItem>]) -> Vec<u64> {
         let number = |item: &Arc<FlowItem>| match **item {
@@ -94,9 +203,9 @@ mod tests {
         for number in 0..5 {
             log.push(None, FlowItem::Lost(number));
         }
-        assert_eq!(lost(&log.last(2)), [3, 4]);
-        assert_eq!(lost(&log.last(10)), [2, 3, 4]);
-        assert_eq!(lost(&log.last(0)), [0; 0]);
+        assert_eq!(lost(&log.last(2, not_made)), [3, 4]);
+        assert_eq!(lost(&log.last(10, not_made)), [2, 3, 4]);
+        assert_eq!(lost(&log.last(0, not_made)), [0; 0]);
     }
 
     #[test]
@@ -109,13 +218,13 @@ mod tests {
         push(&mut log, 2, 1000..2000);
         push(&mut log, 3, 10..20);
         push(&mut log, 4, 2000..3000);
-        let seen = lost(&log.last(100));
+        let seen = lost(&log.last(100, not_made));
         assert_eq!(seen.len(), 100);
         assert!((0..20).all(|number| seen.contains(&number)), "{seen:?}");
         // One alone has all of it.
         let mut log = FlowLog::new(100);
         push(&mut log, 2, 0..1000);
-        assert_eq!(lost(&log.last(100)), (900..1000).collect::<Vec<_>>());
+        assert_eq!(lost(&log.last(100, not_made)), (900..1000).collect::<Vec<_>>());
     }
 
     #[test]

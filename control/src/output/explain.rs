@@ -48,10 +48,10 @@ fn verdict_line(explanation: &Explanation) -> String {
         Outcome::Inspected => "OPEN, EACH REQUEST IS JUDGED",
         Outcome::Denied => "DENIED",
     };
-    // What policy allows is one thing; who on call reads one line only must not miss the other.
-    let refused = match (explanation.verdict, &explanation.no_inspector) {
-        (Outcome::Allowed | Outcome::Inspected, Some(_)) => " BY POLICY, BUT WORKERS REFUSE IT",
-        _ => "",
+    // Policy may allow it; who reads one line only must not miss why it is denied all the same.
+    let refused = match &explanation.no_inspector {
+        Some(_) => ", AS WORKERS CAN'T INSPECT IT",
+        None => "",
     };
     let request = match &explanation.request {
         Some(request) => format!("  {}", request.request),
@@ -251,6 +251,39 @@ mod tests {
     #[test]
     fn a_denied_request_for_people() {
         insta::assert_snapshot!(shown("adminapp", "backend/nginx", "80", Some("GET /secret")));
+    }
+
+    #[test]
+    fn a_flow_that_workers_cannot_inspect_is_denied_for_people_and_programs() {
+        let mut store = Store::new();
+        let pod = |name: &str, ip: &str| {
+            serde_json::json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+                "status": {"podIPs": [{"ip": ip}]}})
+        };
+        let policy = serde_json::json!({"apiVersion": "cilium.io/v2",
+            "kind": "CiliumNetworkPolicy", "metadata": {"namespace": "shop", "name": "broker"},
+            "spec": {"endpointSelector": {"matchLabels": {"app": "broker"}},
+                     "ingress": [{"toPorts": [{"ports": [{"port": "9092", "protocol": "TCP"}],
+                                              "rules": {"kafka": [{"topic": "a"}]}}]}]}});
+        for object in [pod("broker", "10.0.0.1"), pod("web", "10.0.0.2"), policy] {
+            store.apply(&object, None).unwrap();
+        }
+        for request in [None, Some("topic=a,api=fetch"), Some("topic=b,api=fetch")] {
+            let query = Query {
+                from: "web".parse().unwrap(),
+                to: "broker".parse().unwrap(),
+                port: "9092".parse().unwrap(),
+                request: request.map(|kafka| RequestSpec::Kafka(kafka.parse().unwrap())),
+                misses_max: 1,
+            };
+            let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
+            let json = serde_json::to_value(&explanation).unwrap();
+            assert_eq!(json["verdict"], "denied", "{request:?}");
+            let text = explained(&Explained { epoch: None, notes: Vec::new(), explanation });
+            assert!(text.starts_with("DENIED, AS WORKERS CAN'T INSPECT IT"), "{text}");
+            assert!(text.contains("note: workers can't inspect Kafka over TCP"), "{text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod cli;
 mod context;
 mod fairness;
+mod l7;
 mod load;
 pub mod measure;
 mod memory;

@@ -9,7 +9,7 @@ use crate::memory::flow_table::{self, BYTES, LOOKUP};
 use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::node::{self, ATTACH, IDLE};
-use crate::{fairness, restart, tcp, udp64};
+use crate::{fairness, l7, restart, tcp, udp64};
 
 /// Measurements that are made together.
 pub struct Suite {
@@ -31,6 +31,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: udp64::IDS, run: udp64::measure },
     Suite { ids: tcp::IDS, run: tcp::measure },
     Suite { ids: &[fairness::VICTIM], run: fairness::measure },
+    Suite { ids: l7::IDS, run: l7::measure },
 ];
 
 /// Every id there is.

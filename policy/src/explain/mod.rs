@@ -42,7 +42,8 @@ use crate::{Compiled, Store};
 /// Why a flow is allowed or denied.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// What becomes of the flow, and of the request if one was asked about.
+    /// What becomes of the flow on the wire, and of the request if one was asked about. Where workers
+    /// can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
     pub verdict: Outcome,
     /// Who opens the flow.
     pub source: End,
@@ -58,7 +59,7 @@ pub struct Explanation {
     /// What the destination may be sent.
     pub ingress: Direction,
     /// The L7 protocol that the flow would have to speak, if workers can't inspect it yet: they
-    /// refuse such a flow whole, whatever its requests.
+    /// refuse such a flow whole, whatever its requests, and the verdict is `denied`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_inspector: Option<String>,
     /// What becomes of the request, if one was asked about and the flow is open.
@@ -127,7 +128,7 @@ pub enum EndKind {
 pub struct RequestVerdict {
     /// The request, in short.
     pub request: String,
-    /// Whether it passes.
+    /// Whether policy lets it pass; where workers can't inspect the flow, it doesn't all the same.
     pub allowed: bool,
     /// Whether workers look at the requests of the flow; if not, all pass.
     pub inspected: bool,
@@ -223,11 +224,13 @@ impl Flow<'_> {
         let request = asked
             .filter(|_| decision.verdict != Verdict::Deny)
             .map(|asked| judge(asked, &decision, &names));
+        let no_inspector = no_inspector(&decision, tuple.protocol);
         Explanation {
             verdict: match (decision.verdict, &request) {
                 (Verdict::Deny, _) | (_, Some(RequestVerdict { allowed: false, .. })) => {
                     Outcome::Denied
                 }
+                _ if no_inspector.is_some() => Outcome::Denied,
                 (Verdict::Inspect, None) => Outcome::Inspected,
                 (Verdict::Allow | Verdict::Inspect, _) => Outcome::Allowed,
             },
@@ -237,7 +240,7 @@ impl Flow<'_> {
             port: transport(subject),
             egress,
             ingress,
-            no_inspector: no_inspector(&decision, tuple.protocol),
+            no_inspector,
             request,
         }
     }

@@ -118,6 +118,7 @@ fn assert_is_decision(
     }
     let expected = match (decision.verdict, request) {
         (Verdict::Deny, _) => Outcome::Denied,
+        (Verdict::Inspect, _) if explanation.no_inspector.is_some() => Outcome::Denied,
         (Verdict::Inspect, None) => Outcome::Inspected,
         (Verdict::Inspect, Some(request)) if !passes(&decision.l7, request) => Outcome::Denied,
         (Verdict::Allow | Verdict::Inspect, _) => Outcome::Allowed,
