@@ -562,8 +562,11 @@ impl Store {
 
 /// Whether two documents say the same of an object, as far as it is read.
 fn is_same(header: &Header, first: &Value, second: &Value) -> bool {
-    let parsed = || Some([first, second].map(|value| model::parse(value, header).ok()));
-    first == second || matches!(parsed(), Some([Some(first), Some(second)]) if first == second)
+    if first == second {
+        return true;
+    }
+    let [first, second] = [first, second].map(|value| model::parse(value, header).ok());
+    first.is_some() && first == second
 }
 
 /// What verdicts have to do with a document.
