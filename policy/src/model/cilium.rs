@@ -146,8 +146,8 @@ const SPEC_ADVICE: &[(&str, &str)] = &[
     ("subject", "write endpointSelector"),
     (
         "policyTypes",
-        "leave it out: a direction with a rule is isolated, ingress: [{}] isolates and allows \
-         nothing, and enableDefaultDeny says otherwise",
+        "say it by the sections: one that has a rule isolates, and egress: [{}] isolates and allows \
+         nothing",
     ),
 ];
 const INGRESS_ADVICE: &[(&str, &str)] = &[

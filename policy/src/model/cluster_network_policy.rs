@@ -23,8 +23,8 @@ const SPEC_ADVICE: &[(&str, &str)] = &[
     ("endpointSelector", "write subject"),
     ("selector", "write subject"),
     ("order", "write priority"),
-    ("types", "leave it out: a direction with a rule is one that it is about"),
-    ("policyTypes", "leave it out: a direction with a rule is one that it is about"),
+    ("types", "say it by the sections: it is about the directions that have rules"),
+    ("policyTypes", "say it by the sections: it is about the directions that have rules"),
 ];
 const RULE_ADVICE: &[(&str, &str)] = &[
     ("ports", "write protocols, with a destinationPort in each element"),

@@ -133,7 +133,7 @@ fn a_wrong_field_is_named_with_the_right_one() {
         (
             cilium("{endpointSelector: {}, policyTypes: [Ingress], ingress: [{}]}"),
             "spec.policyTypes",
-            "leave it out",
+            "say it by the sections",
         ),
         (network_policy("{endpointSelector: {}}"), "spec.endpointSelector", "write podSelector"),
         (network_policy("{ingressDeny: []}"), "spec.ingressDeny", "CiliumNetworkPolicy"),

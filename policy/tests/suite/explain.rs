@@ -553,7 +553,7 @@ fn a_port_is_written_in_one_of_a_few_ways() {
     }
 }
 
-fn shop() -> Store {
+fn shop_with_services() -> Store {
     let pod = |name: &str, ip: &str, app: &str| {
         json!({"apiVersion": "v1", "kind": "Pod",
                "metadata": {"namespace": "shop", "name": name, "labels": {"app": app}},
@@ -591,7 +591,7 @@ fn asked(store: &Store, from: &str, to: &str) -> Result<Explanation, QueryError>
 
 #[test]
 fn a_cluster_ip_is_told_with_its_service_and_what_stands_behind_it() {
-    let store = shop();
+    let store = shop_with_services();
     let service = |to: &str| asked(&store, "192.0.2.1", to).unwrap().service;
     let web = service("10.96.0.10").unwrap();
     assert_eq!((web.namespace.as_str(), web.name.as_str()), ("shop", "web"));
@@ -605,7 +605,7 @@ fn a_cluster_ip_is_told_with_its_service_and_what_stands_behind_it() {
 
 #[test]
 fn the_name_of_a_service_or_of_a_deployment_leads_to_what_can_be_asked_for() {
-    let store = shop();
+    let store = shop_with_services();
     let told = |to: &str| asked(&store, "shop/cli", to).unwrap_err().to_string();
     assert_eq!(
         told("shop/web"),
