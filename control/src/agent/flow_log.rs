@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn event(number: u64, link: u16) -> Event {
-        let any = std::net::Ipv4Addr::UNSPECIFIED.into();
+        let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into();
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 2 };
         let kind = EventKind::Drop { reason: DropReason::Malformed };
         Event { time: Nanos(number), epoch: Epoch(1), link: LinkId(link), tuple, kind }
