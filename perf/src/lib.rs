@@ -3,7 +3,8 @@
 //! [`replay`] is `podgate replay`: it runs a capture through the worker code that the agent runs,
 //! without privileges, and tells each flow's verdict and what the packets cost. [`bench`] is
 //! `podgate bench`: it builds a cluster and measures policy at its size. [`alloc`] counts
-//! allocations for both. [`rig`], a worker on memory links, and the [`pods`] around it serve
+//! allocations for both, in programs that install its allocator: the tests and `scripts/bench` do,
+//! `podgate` does not. [`rig`], a worker on memory links, and the [`pods`] around it serve
 //! `scripts/bench` too.
 
 #![forbid(unsafe_code)]

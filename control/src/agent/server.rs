@@ -430,6 +430,11 @@ mod tests {
         });
     }
 
+    /// Items that the client asked to begin with.
+    fn past(count: usize) -> Vec<Arc<FlowItem>> {
+        std::iter::repeat_n(Arc::new(FlowItem::Lost(7)), count).collect()
+    }
+
     /// Follows flows and reads nothing.
     async fn follow(path: &Path) -> UnixStream {
         let mut stream = UnixStream::connect(path).await.unwrap();
@@ -485,8 +490,7 @@ mod tests {
             tokio::time::pause();
             let (_dir, path, counts) = start_counted(|_| {
                 // More than any socket's buffer holds.
-                let past = vec![Arc::new(FlowItem::Lost(7)); 100_000];
-                Ok(Reply::Flows { past, live: None })
+                Ok(Reply::Flows { past: past(100_000), live: None })
             });
             let mut stream = follow(&path).await;
             while counts.cut_off() == 0 {
@@ -504,10 +508,8 @@ mod tests {
     fn a_client_that_reads_slowly_is_not_cut_off() {
         run(async {
             tokio::time::pause();
-            let (_dir, path, counts) = start_counted(|_| {
-                let past = vec![Arc::new(FlowItem::Lost(7)); 20_000];
-                Ok(Reply::Flows { past, live: None })
-            });
+            let (_dir, path, counts) =
+                start_counted(|_| Ok(Reply::Flows { past: past(20_000), live: None }));
             let mut stream = follow(&path).await;
             let (mut read, mut part) = (Vec::new(), [0; 16 * 1024]);
             while !read.ends_with(Answer::End(true).to_line().as_bytes()) {

@@ -108,7 +108,8 @@ impl Reader {
         }
         let body = rest.data.get(BLOCK_HEADER..length - BLOCK_TRAILER).ok_or_else(ends)?;
         let trailer = rest.u32(length - BLOCK_TRAILER).ok_or_else(ends)?;
-        if trailer as usize != length {
+        // libpcap doesn't look at that of the first section header.
+        if trailer as usize != length && block_type != SECTION_HEADER {
             return Err(format!("a block's length is {length} at its begin, {trailer} at its end"));
         }
         let body = Bytes { data: body, ..rest };

@@ -272,6 +272,10 @@ fn what_comes_before_a_break_is_read() {
     let mut two_lengths = next();
     *two_lengths.last_mut().unwrap() = 1;
     assert!(breaks(&two_lengths).contains("at its end"));
+    let mut header = Writer::new(false).section(b"").out;
+    *header.last_mut().unwrap() = 1;
+    let whole = [&header[..], &start.out[header.len()..]].concat();
+    assert_eq!(packets(&whole), [(0, 1_000, &b"first"[..])], "the section's second length");
     for length in [0, 8, 11, 13] {
         let reason = breaks(&Writer::new(false).u32(6).u32(length).u32(length).out);
         assert!(reason.contains("can't have a length"), "{reason}");
