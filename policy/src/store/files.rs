@@ -99,11 +99,38 @@ pub struct FileSync {
     pub read_again: BTreeSet<Arc<Path>>,
 }
 
+/// Of an object as written, but for what no verdict depends on.
 fn digest_of(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
+    let Value::Object(object) = value else {
+        value.hash(&mut hasher);
+        return hasher.finish();
+    };
+    for (field, value) in object {
+        field.hash(&mut hasher);
+        match value {
+            Value::Object(metadata) if field == "metadata" => {
+                let read = |name: &str| !METADATA_NOT_READ.contains(&name);
+                metadata.iter().filter(|(name, _)| read(name)).for_each(|entry| {
+                    entry.hash(&mut hasher);
+                });
+            }
+            _ => value.hash(&mut hasher),
+        }
+    }
     hasher.finish()
 }
+
+/// Fields of an object's metadata that no verdict depends on.
+const METADATA_NOT_READ: [&str; 7] = [
+    "annotations",
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
 
 impl Files {
     /// What is no object, or not the definition that counts, file by file.
@@ -225,10 +252,13 @@ impl Store {
         let mut seen: BTreeMap<ObjectKey, (&Document, u64)> = BTreeMap::new();
         let mut unreadable = Vec::new();
         for &document in documents {
-            result.tally.count(document);
             let key = match Meaning::of(document) {
-                Meaning::Nothing => continue,
+                Meaning::Nothing => {
+                    result.tally.count(document);
+                    continue;
+                }
                 Meaning::Unreadable(refusals) => {
+                    result.tally.count(document);
                     unreadable.push(refusals);
                     continue;
                 }
@@ -237,7 +267,7 @@ impl Store {
             let Ok(value) = &document.value else { continue };
             let digest = digest_of(value);
             match seen.get(&key) {
-                Some((_, first)) if *first == digest => {}
+                Some((_, first)) if *first == digest => continue,
                 Some((first, _)) => {
                     let (at, first) = (&document.source.location, &first.source.location);
                     unreadable.push(vec![defined_already(&key, at, first)]);
@@ -246,6 +276,7 @@ impl Store {
                     seen.insert(key, (document, digest));
                 }
             }
+            result.tally.count(document);
         }
         let keep = missing == Missing::Keep || is_doubtful(documents);
         result.refusals.extend(unreadable.iter().flatten().cloned());
