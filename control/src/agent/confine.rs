@@ -95,8 +95,8 @@ fn program(
     Ok(filter.try_into()?)
 }
 
-/// Calls that may be made with any arguments: found by running the end-to-end suites with
-/// `--seccomp log` and under strace, with their relatives that other versions of the C library use.
+/// Calls that may be made with any arguments: found by strace, and by the end-to-end suites, which
+/// run under the filter; with their relatives that other versions of the C library use.
 const ANY: &[i64] = &[
     // Files and descriptors.
     libc::SYS_read,
