@@ -6,8 +6,8 @@ use std::{env, fs};
 
 const INSTALL: &str = "on Debian: apt-get install clang libbpf-dev linux-libc-dev";
 
-/// Compiles `source`, a path from the crate's folder that ends in `.c`, into a file of the same name
-/// in `OUT_DIR` that ends in `.o`.
+/// Compiles `source`, a path from the crate's folder that ends in `.c`, into a file of the same
+/// name in `OUT_DIR` that ends in `.o`.
 pub(crate) fn compile(source: &str) -> ExitCode {
     println!("cargo::rerun-if-changed={source}");
     println!("cargo::rerun-if-env-changed=CLANG");

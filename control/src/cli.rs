@@ -155,8 +155,9 @@ When the agent stops, its XDP programs stay attached and pods are cut off until 
 `podgate cleanup` lets them go. Plain connections go on if it runs again within ten minutes and \
 policy still allows them; others are reset when one of their ends sends.";
 
-/// The library that talks to the API server logs each error that we log as well.
-const LOG_DEFAULT: &str = "info,kube_client=off";
+/// The library that talks to the API server logs each error that we log as well, and the netlink
+/// library each message that comes after its request was given up.
+const LOG_DEFAULT: &str = "info,kube_client=off,netlink_proto=off";
 
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
@@ -182,19 +183,19 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
-    /// Endpoints that can be attached at one time. More of them means fewer frames for each. The limit
-    /// of open files is raised to what they need.
+    /// Endpoints that can be attached at one time. More of them means fewer frames for each. The
+    /// limit of open files is raised to what they need.
     #[arg(long, value_name = "N", default_value_t = 31,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
-    /// Flows that each worker tracks at most, 120 bytes of memory each (30 MiB by default), taken at
-    /// the start. A pod, or all outside of the node together, gets no more places than are left.
+    /// Flows that each worker tracks at most, 120 bytes of memory each (30 MiB by default), taken
+    /// at the start. A pod, or all outside of the node together, gets no more places than are left.
     #[arg(long, value_name = "N", default_value_t = 262_144,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows: u32,
-    /// Flows among them that HTTP rules inspect, at most: about 1 KiB each while they live, and up to
-    /// 16 KiB more for what they keep of their streams (272 MiB by default). A pod gets no more places
-    /// than are left, and one source outside of the node about a third.
+    /// Flows among them that HTTP rules inspect, at most: about 1 KiB each while they live, and up
+    /// to 16 KiB more for what they keep of their streams (272 MiB by default). A pod gets no more
+    /// places than are left, and one source outside of the node about a third.
     #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub inspected: u32,
@@ -248,9 +249,9 @@ impl FromStr for Settle {
 pub enum PodChecksums {
     /// The pod: its TX checksum offload is turned off.
     Whole,
-    /// Whoever needs them: as between any two ends of a veth, pods of one node don't. Faster for bulk
-    /// TCP, but for pods without tunnels (VXLAN, GRE, IPIP) of their own: what is inside these would
-    /// stay incomplete. Before Linux 6.11 the same as `whole`.
+    /// Whoever needs them: as between any two ends of a veth, pods of one node don't. Faster for
+    /// bulk TCP, but for pods without tunnels (VXLAN, GRE, IPIP) of their own: what is inside these
+    /// would stay incomplete. Before Linux 6.11 the same as `whole`.
     Leave,
 }
 

@@ -17,8 +17,8 @@ use crate::protocol::{Answer, Refused, Request};
 
 /// How long the agent may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the agent may take for an answer, or for its next line. Compiling the objects of a large
-/// cluster keeps it for seconds.
+/// How long the agent may take for an answer, or for its next line. Compiling the objects of a
+/// large cluster keeps it for seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a connection is tried again that the agent has no room for.
 const CONNECT_RETRY: Duration = Duration::from_millis(20);
@@ -171,8 +171,8 @@ fn answer_timeout(request: &Request) -> Option<Duration> {
 /// Connects to the socket at `path`.
 ///
 /// # Errors
-/// `EAGAIN` if there was no room for the connection within `limit`: a blocking connect would wait for
-/// it without a limit (unix(7)).
+/// `EAGAIN` if there was no room for the connection within `limit`: a blocking connect would wait
+/// for it without a limit (unix(7)).
 fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

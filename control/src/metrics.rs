@@ -56,8 +56,8 @@ pub(crate) struct AgentCounts {
     pub(crate) refused: u64,
     /// Epoch of the published snapshot.
     pub(crate) epoch: u64,
-    /// The largest packet that gets through by every way out of the node, bytes; zero if there is no
-    /// way out.
+    /// The largest packet that gets through by every way out of the node, bytes; zero if there is
+    /// no way out.
     pub(crate) path_mtu: u64,
     /// Frames that are free and that no worker keeps at hand.
     pub(crate) frames_spare: u64,
@@ -239,8 +239,8 @@ fn socket_families(ports: &XskStatistics) -> [Family; 5] {
     ]
 }
 
-/// Who sends more than the node takes: a sample for each link that is served, so as many as endpoints and
-/// one. Of what shares refused there are only samples that are not zero.
+/// Who sends more than the node takes: a sample for each link that is served, so as many as
+/// endpoints and one. Of what shares refused there are only samples that are not zero.
 fn link_families(links: &[LinkCounts]) -> [Family; 5] {
     let family = |name, help, value: fn(&LinkCounts) -> u64| {
         links.iter().fold(Family::counter(name, help), |family, link| {

@@ -490,8 +490,8 @@ pub struct WorkerStatus {
     pub held_frames: u64,
 }
 
-/// What a link sent, what it lost of that before policy looked at it, and what its share refused: who
-/// sends more than the node takes is seen here. Counted since the link was attached.
+/// What a link sent, what it lost of that before policy looked at it, and what its share refused:
+/// who sends more than the node takes is seen here. Counted since the link was attached.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct LinkCounts {
     /// The host's end, or the workers' end of the link to the node.

@@ -91,8 +91,8 @@ drop_reasons! {
     TcpNoFlow = ("tcp_no_flow", 134),
     /// An ICMP error about a flow that we don't know.
     IcmpUnrelated = ("icmp_unrelated", 134),
-    /// The flow table is full, or the opener has its share of it, and none of the opener's flows may be
-    /// evicted.
+    /// The flow table is full, or the opener has its share of it, and none of the opener's flows
+    /// may be evicted.
     FlowTableFull = ("flow_table_full", 155),
     /// As many flows are inspected as may be, or the opener has its share of them, and none of the
     /// opener's may be evicted.

@@ -9,8 +9,8 @@ use crate::drop_reason::DropReason;
 use crate::policy::{Cause, RuleId, Verdict};
 use crate::types::{Epoch, LinkId, Nanos, Tuple};
 
-/// Something worth telling about one flow. `R` is what is known of a request: nothing, while the event
-/// is on a ring.
+/// Something worth telling about one flow. `R` is what is known of a request: nothing, while the
+/// event is on a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<R = RequestLine> {
     /// When, on the worker's clock.
@@ -134,7 +134,8 @@ impl EventRing {
         self.events.capacity()
     }
 
-    /// Puts an event on the ring that is about no request. False, and it is lost, if there is no room.
+    /// Puts an event on the ring that is about no request. False, and it is lost, if there is no
+    /// room.
     #[must_use]
     pub fn push(&self, event: Event<()>) -> bool {
         debug_assert!(!matches!(event.kind, EventKind::HttpRequest { .. }), "its line is missing");
@@ -148,8 +149,8 @@ impl EventRing {
         if self.events.is_full() {
             return false;
         }
-        // The line first: who finds the event finds it. There is room: no more lines wait than events,
-        // and one whose event was just taken.
+        // The line first: who finds the event finds it. There is room: no more lines wait than
+        // events, and one whose event was just taken.
         let kind = kind.map_request(|line| {
             let pushed = self.requests.push(line);
             debug_assert!(pushed.is_ok(), "there is room for a line of each event");

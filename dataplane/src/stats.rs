@@ -120,8 +120,9 @@ pub struct WorkerStats {
     pub resets_sent: Counter,
     /// Frames of packets that wait for an L7 verdict now.
     pub held_frames: Counter,
-    /// Bytes of memory that inspected flows take for their streams now, outside of frames: for heads that
-    /// are incomplete, or that the server has not acknowledged, and some for the next one.
+    /// Bytes of memory that inspected flows take for their streams now, outside of frames: for
+    /// heads that are incomplete, or that the server has not acknowledged, and some for the next
+    /// one.
     pub kept_bytes: Counter,
     /// Fragments that wait for the rest of their datagram now.
     pub fragments_waiting: Counter,
@@ -139,7 +140,8 @@ pub struct WorkerStats {
     pub l7_allowed: Counter,
     /// L7 requests denied.
     pub l7_denied: Counter,
-    /// Events lost because the ring to the control thread was full, or the link had its share of it.
+    /// Events lost because the ring to the control thread was full, or the link had its share of
+    /// it.
     pub events_lost: Counter,
     /// Rounds in which at least one packet was processed.
     pub busy_rounds: Counter,
@@ -152,8 +154,8 @@ pub struct WorkerStats {
     pub epoch: Counter,
     /// Flows whose verdict was made anew because the epoch had changed.
     pub reevaluated: Counter,
-    /// TCP/UDP checksums completed because the sender's offload had left only the pseudo-header sum.
-    /// Those that the kernel was left to complete don't count.
+    /// TCP/UDP checksums completed because the sender's offload had left only the pseudo-header
+    /// sum. Those that the kernel was left to complete don't count.
     pub checksums_completed: Counter,
 }
 

@@ -5,8 +5,8 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::types::{Address, Tuple, proto};
 
-/// IP protocols that a node's kernel decapsulates, always refused: IPv4 in IP (RFC 2003), IPv6 in IP
-/// (RFC 4213), GRE (RFC 2784), L2TPv3 over IP (RFC 3931), MPLS in IP (RFC 4023), Ethernet
+/// IP protocols that a node's kernel decapsulates, always refused: IPv4 in IP (RFC 2003), IPv6 in
+/// IP (RFC 4213), GRE (RFC 2784), L2TPv3 over IP (RFC 3931), MPLS in IP (RFC 4023), Ethernet
 /// in IPv6 (RFC 8986).
 const PROTOCOLS: [u8; 6] = [4, 41, 47, 115, 137, 143];
 
@@ -37,8 +37,9 @@ impl Default for Ports {
 }
 
 impl Tunnels {
-    /// Tunnels on the UDP ports `ports`; every port, if they are not known. `local` are the prefixes
-    /// that this node's kernel delivers to itself beside the addresses that policy knows as nodes'.
+    /// Tunnels on the UDP ports `ports`; every port, if they are not known. `local` are the
+    /// prefixes that this node's kernel delivers to itself beside the addresses that policy knows
+    /// as nodes'.
     #[must_use]
     pub fn new(ports: Option<&[u16]>, local: impl IntoIterator<Item = (Address, u8)>) -> Self {
         let ports = match ports {

@@ -40,19 +40,23 @@ fn segment(v4: bool, from: LinkId, flags: u8, payload: &[u8]) -> Vec<u8> {
         step = step.ack(5000);
     }
     let mut bytes = Vec::new();
-    step.write(&mut bytes, payload).unwrap();
+    step.write(&mut bytes, payload).expect("well-formed in a test");
     bytes
 }
 
 /// Sequence and acknowledgement number of a reset that answers `segment`, with everything else in
 /// it checked.
 fn reset_for(segment: &[u8], reset: &[u8]) -> (u32, Option<u32>) {
-    let [asked, reset] = [segment, reset].map(|bytes| SlicedPacket::from_ethernet(bytes).unwrap());
+    let [asked, reset] = [segment, reset]
+        .map(|bytes| SlicedPacket::from_ethernet(bytes).expect("well-formed in a test"));
     let (asked_tcp, tcp) = match (&asked.transport, &reset.transport) {
         (Some(TransportSlice::Tcp(asked)), Some(TransportSlice::Tcp(reset))) => (asked, reset),
         other => panic!("no TCP: {other:?}"),
     };
-    let sum = match (asked.net.as_ref().unwrap(), reset.net.as_ref().unwrap()) {
+    let sum = match (
+        asked.net.as_ref().expect("well-formed in a test"),
+        reset.net.as_ref().expect("well-formed in a test"),
+    ) {
         (NetSlice::Ipv4(asked), NetSlice::Ipv4(ip)) => {
             let (asked, ip) = (asked.header(), ip.header());
             assert_eq!([ip.source(), ip.destination()], [asked.destination(), asked.source()]);
@@ -65,7 +69,7 @@ fn reset_for(segment: &[u8], reset: &[u8]) -> (u32, Option<u32>) {
         }
         other => panic!("not of one family: {other:?}"),
     };
-    assert_eq!(tcp.checksum(), sum.unwrap());
+    assert_eq!(tcp.checksum(), sum.expect("well-formed in a test"));
     assert_eq!(tcp.source_port(), asked_tcp.destination_port());
     assert_eq!(tcp.destination_port(), asked_tcp.source_port());
     assert!(tcp.rst() && !tcp.syn() && !tcp.fin() && tcp.payload().is_empty());
@@ -197,7 +201,7 @@ fn strangers() -> Snapshot {
     const POD_B: u32 = 5;
     let mut snapshot = snapshot(1, IngressOfB::Closed);
     let policy = Arc::make_mut(&mut snapshot.policy);
-    let mut row = policy.identities.get(POD_B).unwrap().clone();
+    let mut row = policy.identities.get(POD_B).expect("well-formed in a test").clone();
     row.egress = Arc::new(closed());
     policy.identities.set(POD_B, row);
     snapshot

@@ -1,4 +1,5 @@
-//! Flows that outlive their workers: handed out by those of one bench, taken over by those of another.
+//! Flows that outlive their workers: handed out by those of one bench, taken over by those of
+//! another.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What decisions allocate. One test in a program of its own, because allocations of all threads are
-//! counted.
+//! What decisions allocate. One test in a program of its own, because allocations of all threads
+//! are counted.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 

@@ -354,7 +354,10 @@ proptest! {
 fn what_a_node_sends_to_its_own_pods_passes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    everything(Family::V4, Seat::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
+    // Passed when it was recorded; these manifests deny it to an outsider.
+    let mut recording = Recording::new(Family::V4, Seat::At(NGINX));
+    recording.udp([OUTSIDE, NGINX], [5000, 53], Live::Passed, b"probe");
+    recording.pcap(&path, TsResolution::NanoSecond);
     let unknown = Args { node: Some("nowhere".to_owned()), ..args(&path) };
     assert!(matches!(replay(&unknown), Err(Error::Node(_))));
     let plain = replay_file(&path).unwrap();

@@ -165,8 +165,8 @@ impl<'a> Field<'a> {
         self.note(self.steps(), Some(self.value), reason.into(), fix);
     }
 
-    /// Notes a problem of the field at `field`, which has this value. A value that a template was to
-    /// fill in is told as that.
+    /// Notes a problem of the field at `field`, which has this value. A value that a template was
+    /// to fill in is told as that.
     fn note(&self, field: FieldPath, value: Option<&Value>, reason: String, fix: Option<Fix>) {
         let is_template = value.and_then(Value::as_str).is_some_and(is_template);
         let (reason, fix) = match is_template {
@@ -364,8 +364,8 @@ impl<'a> Object<'a> {
         self.finish_with(&[]);
     }
 
-    /// Like [`Self::finish`], with advice on fields that belong elsewhere: the field, and what to do
-    /// with it.
+    /// Like [`Self::finish`], with advice on fields that belong elsewhere: the field, and what to
+    /// do with it.
     pub(crate) fn finish_with(self, advice: &[(&str, &str)]) {
         for (name, value) in self.map {
             if self.known.contains(&name.as_str()) {

@@ -48,7 +48,8 @@ impl RuleSet {
 ///
 /// Rules of one precedence are merged: deny before allow, and L7 rules together. In the Normal tier
 /// all rules have one precedence. In the others each rule has its own: where priorities are equal,
-/// the names of the policies decide (the API leaves that open), and inside a policy the order in it.
+/// the names of the policies decide (the API leaves that open), and inside a policy the order in
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Precedence {
     /// Tier.

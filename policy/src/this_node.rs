@@ -2,8 +2,8 @@
 //!
 //! An agent asks its kernel for the node's addresses ([`Store::set_host_addresses`]). Without one,
 //! the objects say what they know: a Node its addresses (those of type `InternalIP` are on its own
-//! interfaces, as far as anybody knows), and a pod its node (`spec.nodeName`) with an address or two
-//! (`status.hostIPs`). From there on it is the same: these addresses are the host's.
+//! interfaces, as far as anybody knows), and a pod its node (`spec.nodeName`) with an address or
+//! two (`status.hostIPs`). From there on it is the same: these addresses are the host's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -29,8 +29,8 @@
 //!
 //! `from` and `to` are pods or addresses; `family: 6` takes the pods' IPv6 addresses. Lists stand
 //! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is
-//! open and requests are judged) or, of a request, `refuse` (an HTTP request is answered 403). A row
-//! without `expect` only says that all executors agree; it is asked again after each step.
+//! open and requests are judged) or, of a request, `refuse` (an HTTP request is answered 403). A
+//! row without `expect` only says that all executors agree; it is asked again after each step.
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
 //!

@@ -34,11 +34,11 @@ fn none(rule: &str, findings: &[String]) {
 #[test]
 fn lines_fit_a_page() {
     let mut long = Vec::new();
-    for (path, text) in files(&[".rs", ".c", ".toml", "scripts/test", "scripts/bench", ".sh"]) {
+    for (path, text) in files(&[".rs", ".c", ".h", "scripts/test", "scripts/lib.sh"]) {
         for (number, line) in (1..).zip(text.lines()) {
             let length = line.chars().count();
-            // A string of a test can't always be broken.
-            if length > LINE_MAX && !line.trim_start().starts_with(['"', 'r']) {
+            // A string can't always be broken.
+            if length > LINE_MAX && !line.contains('"') {
                 long.push(format!("{}:{number}: {length} characters", path.display()));
             }
         }

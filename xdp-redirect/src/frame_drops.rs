@@ -6,8 +6,8 @@ use aya::maps::{MapData, MapError, PerCpuArray};
 
 /// Label of each counter, in the order of `enum refusal` of `neighbours.bpf.h`.
 ///
-/// `arp_nd_…` and `not_ip` are about what pods send, `to_pod_…` about what the kernel sends out of a
-/// pod's link.
+/// `arp_nd_…` and `not_ip` are about what pods send, `to_pod_…` about what the kernel sends out of
+/// a pod's link.
 const LABELS: [&str; 10] = [
     "arp_nd_rate_limit",
     "arp_nd_spoofed",

@@ -17,8 +17,8 @@
 //
 // `mark`, on pg-host: tells the workers by the Ethernet source, which means nothing else on that
 // link, whether the kernel had the packet from pg-host itself. Only such a packet may have the
-// address of a local pod as its source: it is the pod's own, which the workers let out and the kernel
-// sent back, to another destination (a service's backend).
+// address of a local pod as its source: it is the pod's own, which the workers let out and the
+// kernel sent back, to another destination (a service's backend).
 
 #pragma once
 

@@ -1,11 +1,12 @@
 //! The BPF programs of podgate and everything that touches them.
 //!
-//! The XDP program, attached in native mode to every link, hands each IP packet to the AF_XDP socket
-//! of the worker that owns its flow ([`Redirect`]). The choice is a symmetric hash that userspace
-//! can repeat ([`flow_hash`], [`worker_of`]). A pinned link keeps dropping IP traffic after the
-//! process is gone; [`unpin`] ends that. Two programs at the egress hook keep what the kernel sends
-//! from pods ([`Redirect::guard`]) and tell hairpins from the rest ([`Redirect::mark`]). Beside it live the switches that a link needs before its
-//! packets can go through AF_XDP ([`offload`]), and the way into a pod's namespace ([`netns`]).
+//! The XDP program, attached in native mode to every link, hands each IP packet to the AF_XDP
+//! socket of the worker that owns its flow ([`Redirect`]). The choice is a symmetric hash that
+//! userspace can repeat ([`flow_hash`], [`worker_of`]). A pinned link keeps dropping IP traffic
+//! after the process is gone; [`unpin`] ends that. Two programs at the egress hook keep what the
+//! kernel sends from pods ([`Redirect::guard`]) and tell hairpins from the rest
+//! ([`Redirect::mark`]). Beside it live the switches that a link needs before its packets can go
+//! through AF_XDP ([`offload`]), and the way into a pod's namespace ([`netns`]).
 //!
 //! What a packet means beyond its flow is not known here.
 

@@ -13,8 +13,9 @@
 //
 // From a pod, moreover:
 //   - Who it says it is must be true: MAC address and addresses are the pod's. Its link-local IPv6
-//     address is the one made of its MAC address (RFC 4291 appendix A). ARP probes come from 0.0.0.0,
-//     duplicate address detection from `::`. So a pod can't enter others into a neighbour table.
+//     address is the one made of its MAC address (RFC 4291 appendix A). ARP probes come from
+//     0.0.0.0, duplicate address detection from `::`. So a pod can't enter others into a neighbour
+//     table.
 //   - An IPv6 destination of wider than link scope is one from which ND came to this pod before:
 //     otherwise a node that forwards IPv6 might carry the message further.
 //   - NEIGHBOUR_RATE frames a second, NEIGHBOUR_BURST at once; more are dropped.

@@ -8,8 +8,8 @@
 //   IP                                     -> XSKS[slot * workers + worker], XDP_DROP if empty
 //   IP that ends inside its headers        -> worker 0, which counts it as malformed
 //
-// guard.bpf.h is the opposite direction. Only bytes of the first buffer are read: veth puts at least
-// 3 kB there, far more than the headers walked below can usefully need.
+// guard.bpf.h is the opposite direction. Only bytes of the first buffer are read: veth puts at
+// least 3 kB there, far more than the headers walked below can usefully need.
 
 #include <stdbool.h>
 

@@ -145,8 +145,9 @@ impl Redirect {
         }
     }
 
-    /// Lets nothing that the kernel sends out of the link in `slot` reach the pod there: IP goes to the
-    /// workers, by the host link ([`Redirect::mark`]), and to nobody before [`Redirect::set_pod`].
+    /// Lets nothing that the kernel sends out of the link in `slot` reach the pod there: IP goes to
+    /// the workers, by the host link ([`Redirect::mark`]), and to nobody before
+    /// [`Redirect::set_pod`].
     ///
     /// Pinned beside the XDP program if that is, and adopted likewise.
     ///
@@ -157,9 +158,9 @@ impl Redirect {
         self.hold_egress(slot, ifindex, |programs| &programs.guard)
     }
 
-    /// Makes the link in `slot` the host link, whose other end is the netdev `kernel_end`: frames that
-    /// the kernel sends there carry [`HAIRPIN_MAC`](crate::HAIRPIN_MAC) as their Ethernet source if it
-    /// had received them there, and another address otherwise.
+    /// Makes the link in `slot` the host link, whose other end is the netdev `kernel_end`: frames
+    /// that the kernel sends there carry [`HAIRPIN_MAC`](crate::HAIRPIN_MAC) as their Ethernet
+    /// source if it had received them there, and another address otherwise.
     ///
     /// Pinned beside the XDP program if that is, and adopted likewise.
     ///
@@ -193,8 +194,8 @@ impl Redirect {
         Ok(())
     }
 
-    /// Says which pod is behind the link in `slot`; `None` if that is not known, or the pod is not ready.
-    /// From then on frames pass to it, and ARP and neighbour discovery from it.
+    /// Says which pod is behind the link in `slot`; `None` if that is not known, or the pod is not
+    /// ready. From then on frames pass to it, and ARP and neighbour discovery from it.
     ///
     /// # Errors
     /// [`Error::Slot`] if there is no such link; [`Error::Map`] when there are too many addresses.
@@ -395,8 +396,8 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
         .try_into()
 }
 
-/// Takes a pinned link off its netdev and removes the pin, and that of the program at the egress hook
-/// beside it; nothing happens if there is none.
+/// Takes a pinned link off its netdev and removes the pin, and that of the program at the egress
+/// hook beside it; nothing happens if there is none.
 ///
 /// For a process that has no [`Redirect`] of its own, to clean up after one that is gone.
 ///

@@ -162,8 +162,8 @@ fn prepare_in_netns(
     })
 }
 
-/// Turns the TX checksum offload of the pod's end on again. A link or a namespace that is gone needs
-/// it no more: then this returns false.
+/// Turns the TX checksum offload of the pod's end on again. A link or a namespace that is gone
+/// needs it no more: then this returns false.
 ///
 /// # Errors
 /// When the namespace can't be entered or doesn't hold the other end of the link, or the driver

@@ -2,8 +2,8 @@
 //!
 //! A record has names, and making one takes some microseconds: with a hundred thousand requests a
 //! second that would be a good part of a core, which pods and workers need. So events are logged as
-//! they are, and records are made of those that a client reads, and of a bounded number of others in
-//! each drain, so that old events are named while the names of their epoch are known.
+//! they are, and records are made of those that a client reads, and of a bounded number of others
+//! in each drain, so that old events are named while the names of their epoch are known.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,20 +1,20 @@
 //! The file in which plain flows outlive a clean stop of the agent: `flows.state`.
 //!
 //! It is written when the workers have stopped, and read and removed at the next start, so that no
-//! crash later brings old flows back. What it says is no permission: workers take over only what the
-//! tables in force allow.
+//! crash later brings old flows back. What it says is no permission: workers take over only what
+//! the tables in force allow.
 //!
 //! # Format, version 1
 //! All numbers are little-endian.
 //! - the header: [`MAGIC`], the version (2 bytes), zeros (2), the id of the kernel's boot (16), the
 //!   time of writing by `CLOCK_BOOTTIME` in milliseconds (8);
-//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. A section of
-//!   a type that is not known is passed over, so that later versions can add some;
+//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. A section
+//!   of a type that is not known is passed over, so that later versions can add some;
 //! - CRC-32C of all that (4 bytes).
 //!
-//! Section [`LINKS`] names links: for each, its netdev and its pod, each as length (2 bytes) and text.
-//! Flows refer to them by number, from 1; link 0 is the one to the kernel. Section [`FLOWS`] has
-//! [`FLOW_LEN`] bytes for each flow, see [`put_flow`].
+//! Section [`LINKS`] names links: for each, its netdev and its pod, each as length (2 bytes) and
+//! text. Flows refer to them by number, from 1; link 0 is the one to the kernel. Section [`FLOWS`]
+//! has [`FLOW_LEN`] bytes for each flow, see [`put_flow`].
 
 use std::collections::HashMap;
 use std::fs;
@@ -37,8 +37,8 @@ const FLOW_LEN: usize = 80;
 const FLOWS_MAX: usize = 1 << 19;
 /// Longest file that is read.
 const FILE_MAX: u64 = 64 << 20;
-/// Milliseconds after which the flows of a file are not taken over: their ends have given up, or were
-/// reset.
+/// Milliseconds after which the flows of a file are not taken over: their ends have given up, or
+/// were reset.
 const AGE_MAX_MS: u64 = 600_000;
 
 /// Why a file's flows are not taken over.
@@ -109,8 +109,8 @@ pub(crate) struct FlowsFile {
 }
 
 impl FlowsFile {
-    /// Of flows whose links are slots; `slots` names all but `host`, the one to the kernel. Flows of
-    /// links without a name are left out, and those beyond [`FLOWS_MAX`].
+    /// Of flows whose links are slots; `slots` names all but `host`, the one to the kernel. Flows
+    /// of links without a name are left out, and those beyond [`FLOWS_MAX`].
     pub(crate) fn new(
         written: Moment,
         mut flows: Vec<SavedFlow>,
@@ -276,9 +276,9 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
-/// ICMP type, TCP state, 1 for a flow that was picked up (1 each), links of the opener and of the other
-/// end (2 each), milliseconds since the last packet (4), packets from the opener and to it, bytes
-/// likewise (8 each).
+/// ICMP type, TCP state, 1 for a flow that was picked up (1 each), links of the opener and of the
+/// other end (2 each), milliseconds since the last packet (4), packets from the opener and to it,
+/// bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     let SavedFlow { tuple, links, icmp_type, tcp, picked_up, idle_ms, packets, bytes: sent } = flow;
     bytes.extend(tuple.src.bits().to_le_bytes());

@@ -300,8 +300,8 @@ impl Agent {
         self.publisher.request();
     }
 
-    /// Our routes to the pods, which are put back if they were deleted; the node's ways out; and what
-    /// the kernel delivers to the node itself.
+    /// Our routes to the pods, which are put back if they were deleted; the node's ways out; and
+    /// what the kernel delivers to the node itself.
     pub(super) async fn look_at_routes(&mut self) {
         let (Routes { unicast: routes, local }, links) =
             match (self.netlink.routes().await, self.netlink.links().await) {

@@ -21,8 +21,9 @@ pub(crate) const HOST: &str = "pg-host";
 /// The workers' end.
 pub(crate) const XSK: &str = "pg-xsk";
 
-/// MTU of both ends: as large as a packet can be, as for pods ([`PodMtu`](crate::protocol::PodMtu)).
-/// Each route says the smaller MTU of the pod that it leads to.
+/// MTU of both ends: as large as a packet can be, as for pods
+/// ([`PodMtu`](crate::protocol::PodMtu)). Each route says the smaller MTU of the pod that it leads
+/// to.
 const MTU: u32 = 65535;
 
 /// The pair.

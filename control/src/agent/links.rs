@@ -217,8 +217,8 @@ impl Links {
     }
 }
 
-/// The link that the pin called `name` belongs to: its index comes behind [`PIN_PREFIX`], and perhaps
-/// more behind a further `-`.
+/// The link that the pin called `name` belongs to: its index comes behind [`PIN_PREFIX`], and
+/// perhaps more behind a further `-`.
 fn index_of_pin(name: &str) -> Option<u32> {
     let index = name.strip_prefix(PIN_PREFIX)?;
     index.split_once('-').map_or(index, |(index, _)| index).parse().ok()

@@ -296,8 +296,8 @@ impl Agent {
     /// else was cut off stays so.
     ///
     /// # Errors
-    /// When a link of the lab file can't be attached. A remembered link that can't be is an endpoint
-    /// that is gone.
+    /// When a link of the lab file can't be attached. A remembered link that can't be is an
+    /// endpoint that is gone.
     async fn attach_at_start(&mut self, lab: Vec<EndpointSpec>) -> Result<()> {
         let loaded = self.state.load();
         self.upkeep.note_at_start(loaded.problems);
@@ -436,8 +436,8 @@ impl Agent {
             link.mtu = mtu;
             self.netlink.set_mtu(link, mtu).await?;
         }
-        // The slot may be that of a link that is gone: tables that still know its pod must not be in
-        // force when another one speaks by it.
+        // The slot may be that of a link that is gone: tables that still know its pod must not be
+        // in force when another one speaks by it.
         self.catch_up().await;
         let slot = self.links.free_slot()?;
         self.links.open(link, slot)?;

@@ -59,8 +59,8 @@ impl Publisher {
 }
 
 impl Agent {
-    /// Follows what changed in the store and publishes, unless nothing did. Before every kind of object was read once,
-    /// nothing is published: until then everything is dropped.
+    /// Follows what changed in the store and publishes, unless nothing did. Before every kind of
+    /// object was read once, nothing is published: until then everything is dropped.
     pub(super) async fn publish(&mut self) {
         let begin = self.publisher.pace.begin();
         if !self.source.status().synced {

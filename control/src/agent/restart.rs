@@ -93,8 +93,8 @@ impl Agent {
 
 impl Agent {
     /// Attaches what was attached when the last agent stopped, all of it together: pods' ends are
-    /// looked at on several threads, and the workers get all links at one time. A link that can't be
-    /// had is an endpoint that is gone.
+    /// looked at on several threads, and the workers get all links at one time. A link that can't
+    /// be had is an endpoint that is gone.
     ///
     /// # Errors
     /// When links can't be listed, or the workers don't take them.

@@ -3,8 +3,8 @@
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
 //! to write one are bounded, and one that doesn't read its answer holds up nobody but itself: it is
 //! cut off after [`READ_TIMEOUT`]. Requests that last (flow records, waiting for a revision) leave
-//! [`CLIENTS_MAX`] − [`LASTING_MAX`] places to those that are answered at once, such as `status` and
-//! `endpoint-add`.
+//! [`CLIENTS_MAX`] − [`LASTING_MAX`] places to those that are answered at once, such as `status`
+//! and `endpoint-add`.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

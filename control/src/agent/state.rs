@@ -1,8 +1,8 @@
 //! The state directory, and what the agent remembers in it over a restart: the endpoints.
 //!
-//! The list is in `endpoints.json`, with a checksum, and once more in `endpoints.copy.json`, written
-//! after it. Of a list that is damaged or of another version the copy is read; without one, the
-//! pinned programs tell at least which links are cut off (`recover.rs`).
+//! The list is in `endpoints.json`, with a checksum, and once more in `endpoints.copy.json`,
+//! written after it. Of a list that is damaged or of another version the copy is read; without one,
+//! the pinned programs tell at least which links are cut off (`recover.rs`).
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -1,9 +1,9 @@
 //! Which of a pod's packets this node's kernel would decapsulate, followed as tunnels come and go.
 //!
-//! Links are looked at when the kernel tells of them. Nothing tells of the ports that `ip fou`, L2TP
-//! and WireGuard receive on, so they are asked for once in [`PERIOD`] as well. While the kernel
-//! doesn't answer, any UDP port of a node may be a tunnel's, and pods reach none of them; while its
-//! routes can't be read, any address may be the node's own.
+//! Links are looked at when the kernel tells of them. Nothing tells of the ports that `ip fou`,
+//! L2TP and WireGuard receive on, so they are asked for once in [`PERIOD`] as well. While the
+//! kernel doesn't answer, any UDP port of a node may be a tunnel's, and pods reach none of them;
+//! while its routes can't be read, any address may be the node's own.
 
 use std::io;
 use std::net::IpAddr;

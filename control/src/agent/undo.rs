@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
 use tracing::warn;
@@ -12,6 +13,7 @@ use super::links;
 use super::state::StateDir;
 use crate::error::describe;
 use crate::netlink::Netlink;
+use crate::sources::last_good::DIRECTORY as LAST_GOOD;
 
 /// What this start has changed so far. What was there before it stays: programs that were pinned
 /// keep cutting their pods off.
@@ -19,6 +21,8 @@ use crate::netlink::Netlink;
 pub(super) struct Undo {
     /// Directories that were made, innermost first.
     dirs: Vec<PathBuf>,
+    /// Where the last good objects are kept, unless they were before.
+    last_good: Option<PathBuf>,
     /// The folder of pins, and whether the bpffs there was mounted.
     bpf: Option<(PathBuf, bool)>,
     /// Links whose programs were pinned before.
@@ -27,11 +31,18 @@ pub(super) struct Undo {
     host_link: bool,
 }
 
+/// How often directories are tried, and how long one waits between: the thread that reads manifests
+/// may just be writing there.
+const TRIES_MAX: u32 = 20;
+const TRY_GAP: Duration = Duration::from_millis(10);
+
 impl Undo {
     /// The state directory is held.
     pub(super) fn note_state(&mut self, state: &StateDir) {
         let bpf = state.bpf();
         let made_by_mounting = (!bpf.exists()).then_some(bpf);
+        let last_good = state.path().join(LAST_GOOD);
+        self.last_good = (!last_good.exists()).then_some(last_good);
         self.dirs = made_by_mounting.into_iter().chain(state.made().to_vec()).collect();
     }
 
@@ -66,8 +77,23 @@ impl Undo {
         if self.host_link {
             warn(delete_host_link().await);
         }
-        for dir in self.dirs {
-            warn(fs::remove_dir(&dir).map_err(|error| format!("{}: {error}", dir.display())));
+        let mut dirs = self.dirs.iter();
+        let mut tries = 0..TRIES_MAX;
+        while let Some(dir) = dirs.as_slice().first() {
+            if let Some(last_good) = &self.last_good {
+                // What isn't there needn't be removed; what can't be is said of the directory.
+                let _ = fs::remove_dir_all(last_good);
+            }
+            match fs::remove_dir(dir) {
+                Err(_) if tries.next().is_some() => tokio::time::sleep(TRY_GAP).await,
+                result => {
+                    warn(result.map_err(|error| format!("{}: {error}", dir.display())));
+                    dirs.next();
+                }
+            }
+        }
+        if let Some(last_good) = self.last_good.filter(|path| path.exists()) {
+            warn(fs::remove_dir_all(&last_good).map_err(|error| error.to_string()));
         }
     }
 }

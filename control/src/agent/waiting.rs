@@ -33,8 +33,8 @@ impl Waiting {
         self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
     }
 
-    /// Answers those whose revision, or time, has come. Every worker judges by `in_force` or a later
-    /// one.
+    /// Answers those whose revision, or time, has come. Every worker judges by `in_force` or a
+    /// later one.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
         let due = |client: &mut Client| in_force >= client.wanted || now >= client.until;
         for client in self.clients.extract_if(.., due) {

@@ -35,8 +35,8 @@ pub(crate) struct Route {
 pub(crate) struct Routes {
     /// Unicast routes of all tables.
     pub(crate) unicast: Vec<Route>,
-    /// Prefixes that the kernel delivers to this node itself: its addresses, the broadcast addresses
-    /// of its subnets, anycast addresses, and what is routed to it as `local`.
+    /// Prefixes that the kernel delivers to this node itself: its addresses, the broadcast
+    /// addresses of its subnets, anycast addresses, and what is routed to it as `local`.
     pub(crate) local: Vec<(IpAddr, u8)>,
 }
 
@@ -44,8 +44,8 @@ pub(crate) struct Routes {
 /// `RT_TABLE_LOCAL` of `include/uapi/linux/rtnetlink.h`).
 const TABLES_OF_ALL: [u32; 3] = [253, 254, 255];
 
-/// The prefix that a route delivers to this node. A default route of another table is left out: that
-/// is how packets with some mark are brought to a transparent proxy.
+/// The prefix that a route delivers to this node. A default route of another table is left out:
+/// that is how packets with some mark are brought to a transparent proxy.
 fn local_prefix(message: &RouteMessage) -> Option<(IpAddr, u8)> {
     use RouteType::{Anycast, Broadcast, Local};
     if !matches!(message.header.kind, Local | Broadcast | Anycast) {
@@ -114,8 +114,8 @@ impl Route {
 }
 
 /// The largest packet that gets through by every way out of this node, bytes; `None` if there is
-/// no way out. A way out is a link that some route leads to, unless it is down, a loopback or one of
-/// `ours`.
+/// no way out. A way out is a link that some route leads to, unless it is down, a loopback or one
+/// of `ours`.
 pub(crate) fn least_mtu(
     routes: &[Route],
     links: &[Link],
@@ -154,8 +154,8 @@ impl Netlink {
         let mut message = host_route(address, link);
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
-        // Neither EXCL nor APPEND: an IPv4 route goes before its equals. So ours is the first, which
-        // is the one that REPLACE replaces.
+        // Neither EXCL nor APPEND: an IPv4 route goes before its equals. So ours is the first,
+        // which is the one that REPLACE replaces.
         let replace = if replace { NLM_F_REPLACE } else { 0 };
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | replace;
         let failed = |error: &rtnetlink::Error| {

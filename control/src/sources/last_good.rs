@@ -142,7 +142,7 @@ impl LastGood {
         let kept: Vec<Kept> = serde_json::from_str(&kept).map_err(|error| error.to_string())?;
         let document = |kept: Kept| {
             let (line, column) = (kept.line, kept.column);
-            manifest::kept(SourceLocation { file: Arc::clone(file), line, column }, kept.object)
+            manifest::kept(&SourceLocation { file: Arc::clone(file), line, column }, kept.object)
         };
         Ok((header, kept.into_iter().map(document).collect()))
     }

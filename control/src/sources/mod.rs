@@ -1,8 +1,9 @@
 //! Where objects come from: a directory of manifests, or an API server.
 //!
-//! A source has two halves. A task or thread waits for news and sends it as an [`Update`]; [`Source`], on
-//! the agent's side of the channel, brings the store up to date with it. So all that decides what
-//! is in the store runs in one place, and needs neither files nor a server to be tested.
+//! A source has two halves. A task or thread waits for news and sends it as an [`Update`];
+//! [`Source`], on the agent's side of the channel, brings the store up to date with it. So all that
+//! decides what is in the store runs in one place, and needs neither files nor a server to be
+//! tested.
 
 pub(crate) mod kube;
 pub(crate) mod last_good;

@@ -57,7 +57,8 @@ mod timeout {
 /// Seconds of silence after which a flow that may still be in use yields to a new one.
 const IDLE: u64 = 10;
 
-/// The same of an inspected connection without a request: longer than a first request takes as a rule.
+/// The same of an inspected connection without a request: longer than a first request takes as a
+/// rule.
 const NO_REQUEST: u64 = 2;
 
 /// How often a flow is looked at in the time of its timeout.
@@ -124,8 +125,8 @@ impl Class {
         self.timeout() / LOOKS
     }
 
-    /// The same after which a flow yields to a new one if the table is full; `None` for never before
-    /// its timeout.
+    /// The same after which a flow yields to a new one if the table is full; `None` for never
+    /// before its timeout.
     #[inline]
     pub(super) const fn yields_after(self) -> Option<u32> {
         match self {

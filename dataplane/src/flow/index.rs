@@ -2,10 +2,10 @@
 //! entries, so that a look-up reads one cache line here and then the flow itself.
 //!
 //! An entry is a slot number, how far the entry lies from the place where its hash belongs (its
-//! home), and, in the bits that are left, a part of the hash: all but one in 16 flows of other tuples
-//! (with a table of 2²⁴; far more seldom in smaller ones) are told apart without reading them. At most
-//! half of the places are taken, and hashes are keyed, so runs of taken places are short whatever pods
-//! send.
+//! home), and, in the bits that are left, a part of the hash: all but one in 16 flows of other
+//! tuples (with a table of 2²⁴; far more seldom in smaller ones) are told apart without reading
+//! them. At most half of the places are taken, and hashes are keyed, so runs of taken places are
+//! short whatever pods send.
 
 use crate::xsk::{prefer_huge_pages, prefetch};
 
@@ -121,8 +121,8 @@ impl Index {
         self.len += 1;
     }
 
-    /// Takes a slot out, if it is in. `hash_of` gives the hash of another slot's flow; only those far
-    /// from home are asked for.
+    /// Takes a slot out, if it is in. `hash_of` gives the hash of another slot's flow; only those
+    /// far from home are asked for.
     pub(super) fn remove(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
         let mut hole = self.home(hash);
         while self.entries[hole] & self.slot_mask != slot {

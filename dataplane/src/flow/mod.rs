@@ -37,8 +37,8 @@ use crate::types::{Direction, Epoch, LinkId, Nanos, Tuple, proto};
 /// One conversation.
 ///
 /// What a usual packet needs of an IPv4 flow lies together, from the last words of the name to
-/// `opener_second`: 64 bytes, at a multiple of 16 in the table, so that they are on one cache line or
-/// on two.
+/// `opener_second`: 64 bytes, at a multiple of 16 in the table, so that they are on one cache line
+/// or on two.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Flow {
@@ -63,11 +63,11 @@ pub struct Flow {
     links: [LinkId; 2],
     /// What its packets' checksums have in common, see [`Sum::of_flow`].
     pub checksum: u16,
-    /// For each direction a bit: whether a usual packet changes nothing but counters, under the flow's
-    /// epoch. It follows from the rest, see [`Self::settle`].
+    /// For each direction a bit: whether a usual packet changes nothing but counters, under the
+    /// flow's epoch. It follows from the rest, see [`Self::settle`].
     goes_on: u8,
-    /// Whether the opener is the name's second end. The compiler, as it is now, notes in the `bool` at
-    /// the very end that a slot is free, so that to see this needs no further line.
+    /// Whether the opener is the name's second end. The compiler, as it is now, notes in the `bool`
+    /// at the very end that a slot is free, so that to see this needs no further line.
     opener_second: bool,
 }
 
@@ -126,10 +126,10 @@ impl Flow {
         flow
     }
 
-    /// Notes what follows from the rest, whenever that has changed: whether usual packets go on without
-    /// a further look. They don't before a connection is established or while it closes, before the
-    /// first answer, to an inspector, when policy has taken back what it allowed, or as long as each
-    /// packet has to prove that it is a hairpin.
+    /// Notes what follows from the rest, whenever that has changed: whether usual packets go on
+    /// without a further look. They don't before a connection is established or while it closes,
+    /// before the first answer, to an inspector, when policy has taken back what it allowed, or as
+    /// long as each packet has to prove that it is a hairpin.
     const fn settle(&mut self) {
         let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
         let plain = self.inspector == NO_INSPECTOR && !self.revoked();
@@ -144,8 +144,8 @@ impl Flow {
         self.settle();
     }
 
-    /// Notes whether the opener is a local pod, but its packets come from the host link: then each of
-    /// them has to prove that it is the pod's.
+    /// Notes whether the opener is a local pod, but its packets come from the host link: then each
+    /// of them has to prove that it is the pod's.
     pub const fn set_hairpin(&mut self, hairpin: bool) {
         self.marks = self.marks & !HAIRPIN | if hairpin { HAIRPIN } else { 0 };
         self.settle();
@@ -175,8 +175,8 @@ impl Flow {
         self.epoch
     }
 
-    /// Whether policy has taken back what it allowed. A datagram flow is then remembered for as long
-    /// as either end sends, so that what a server still sends does not open it from that end.
+    /// Whether policy has taken back what it allowed. A datagram flow is then remembered for as
+    /// long as either end sends, so that what a server still sends does not open it from that end.
     #[must_use]
     pub const fn revoked(&self) -> bool {
         self.marks & REVOKED != 0
@@ -256,15 +256,16 @@ impl Flow {
     }
 
     /// Whether a packet changes nothing but counters: a usual one
-    /// ([`Usual`](crate::packet::glance::Usual)) in a flow that policy of `epoch` lets pass plainly, and
-    /// not the first answer.
+    /// ([`Usual`](crate::packet::glance::Usual)) in a flow that policy of `epoch` lets pass
+    /// plainly, and not the first answer.
     #[must_use]
     #[inline]
     pub fn goes_on(&self, direction: Direction, epoch: Epoch) -> bool {
         self.epoch == epoch && self.goes_on >> direction as u8 & 1 != 0
     }
 
-    /// Counts a packet of which [`Self::goes_on`] holds; for others, [`FlowTable::note`] is the way.
+    /// Counts a packet of which [`Self::goes_on`] holds; for others, [`FlowTable::note`] is the
+    /// way.
     #[inline]
     pub fn count(&mut self, direction: Direction, ip_len: u32, now: Nanos) {
         self.last_seen = now.into();

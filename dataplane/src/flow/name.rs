@@ -71,8 +71,8 @@ impl NameV4 {
     /// A name that no flow has: no packet may come from its addresses.
     pub(super) const NOBODYS: Self = Self([0; 2]);
 
-    /// As [`Name::of`], from addresses and ports as they lie in a packet, little-endian: a name is made
-    /// for each packet.
+    /// As [`Name::of`], from addresses and ports as they lie in a packet, little-endian: a name is
+    /// made for each packet.
     #[inline]
     pub(super) const fn of(addresses: u64, ports: u32, protocol: u8) -> (Self, bool) {
         let (swapped_addresses, swapped_ports) = (addresses.rotate_left(32), ports.rotate_left(16));
@@ -106,13 +106,14 @@ impl PartialEq<NameV4> for Name {
     }
 }
 
-/// The key of the hash: a chain of multiplications to 128 bits whose halves are folded together, as in
-/// wyhash and in hashbrown's own default.
+/// The key of the hash: a chain of multiplications to 128 bits whose halves are folded together, as
+/// in wyhash and in hashbrown's own default.
 ///
 /// Pods choose their ports and often their peers. What keeps one from piling its flows on one place
 /// of the index is that the key is random and that nothing which a pod can see depends on the hash,
 /// but for nanoseconds. SipHash, which conntrack uses (`net/netfilter/nf_conntrack_core.c`,
-/// `hash_conntrack_raw`), would stand more than that; it took a tenth of an established packet's way.
+/// `hash_conntrack_raw`), would stand more than that; it took a tenth of an established packet's
+/// way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key([u64; 3]);
 
@@ -174,8 +175,8 @@ mod tests {
         }
     }
 
-    /// Names that differ in few bits, and in regular steps, have hashes like drawn ones: in the bits
-    /// that tell a place of the index as in those that an entry keeps.
+    /// Names that differ in few bits, and in regular steps, have hashes like drawn ones: in the
+    /// bits that tell a place of the index as in those that an entry keeps.
     #[test]
     fn hashes_of_regular_names_are_spread_evenly() {
         const NAMES: u32 = 1 << 16;

@@ -1,16 +1,17 @@
 //! Whose flows those in a table are: queues and counts by owner, and the rule that shares places.
 //!
-//! The owner of a flow is the link of the pod that opened it. All flows from outside of the node come by
-//! one link; those are owned by groups of sources instead: an IPv4 address or an IPv6 /64 belongs to
-//! one of [`SOURCES`] groups, by a hash with a random key.
+//! The owner of a flow is the link of the pod that opened it. All flows from outside of the node
+//! come by one link; those are owned by groups of sources instead: an IPv4 address or an IPv6 /64
+//! belongs to one of [`SOURCES`] groups, by a hash with a random key.
 //!
 //! # The rule
-//! A pod's new flow needs the place of another one of the pod's as soon as the pod's flows are as many
-//! as the free places: one greedy pod leaves half of the table free, two leave a third. All flows from
-//! outside together leave as much. Among them, a source needs the place of one of its own once its
-//! flows and all from outside together are as many as the free places: one greedy source leaves two
-//! thirds free, and however many are greedy, another one gets places, whichever pod it calls. When pods
-//! have left less than all from outside hold, a source still gets one in [`SOURCES`] of the free places.
+//! A pod's new flow needs the place of another one of the pod's as soon as the pod's flows are as
+//! many as the free places: one greedy pod leaves half of the table free, two leave a third. All
+//! flows from outside together leave as much. Among them, a source needs the place of one of its
+//! own once its flows and all from outside together are as many as the free places: one greedy
+//! source leaves two thirds free, and however many are greedy, another one gets places, whichever
+//! pod it calls. When pods have left less than all from outside hold, a source still gets one in
+//! [`SOURCES`] of the free places.
 
 use super::class::Class;
 use super::{Flow, Moment};
@@ -151,8 +152,8 @@ impl Owners {
         }
     }
 
-    /// Whether a new flow needs the place of another one of its owner's when so many places are `free`,
-    /// of those that `of` counts.
+    /// Whether a new flow needs the place of another one of its owner's when so many places are
+    /// `free`, of those that `of` counts.
     pub(super) fn needs_place(
         &self,
         opener: &Opener,

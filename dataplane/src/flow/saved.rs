@@ -29,8 +29,8 @@ pub struct SavedFlow {
 }
 
 impl SavedFlow {
-    /// What is to be remembered of `flow`. `None` for one that ends with its worker: it is inspected
-    /// or revoked, its time is over, or its connection is.
+    /// What is to be remembered of `flow`. `None` for one that ends with its worker: it is
+    /// inspected or revoked, its time is over, or its connection is.
     #[must_use]
     pub fn of(flow: &Flow, now: Nanos) -> Option<Self> {
         let over = matches!(flow.tcp, tcp::State::Closed | tcp::State::Reset(_));

@@ -3,24 +3,24 @@
 //! All memory is reserved at creation. The work of each call is bounded, whatever the table holds.
 //!
 //! # Expiry
-//! Each owner ([`super::owner`]) has a queue for each class: the flows that share a timeout, in the order
-//! in which they were last looked at. Packets don't touch the queues; only a change of class moves a
-//! flow. A sweep visits the owners that have flows in turn. It looks at a queue's head when a quarter
-//! of the timeout has passed since the last look, and either reports it or moves it to the end. So a
-//! flow is gone at most a quarter of its timeout and one turn late, and a sweep reads only flows that
-//! are due.
+//! Each owner ([`super::owner`]) has a queue for each class: the flows that share a timeout, in the
+//! order in which they were last looked at. Packets don't touch the queues; only a change of class
+//! moves a flow. A sweep visits the owners that have flows in turn. It looks at a queue's head when
+//! a quarter of the timeout has passed since the last look, and either reports it or moves it to
+//! the end. So a flow is gone at most a quarter of its timeout and one turn late, and a sweep reads
+//! only flows that are due.
 //!
 //! # Eviction
 //! A table refuses a new flow whose owner has its share ([`FlowTable::needs_place`]), unless
-//! [`FlowTable::victim`] names another one of the same owner's that may yield. Nobody's flows are ever
-//! evicted for somebody else's. In this order:
+//! [`FlowTable::victim`] names another one of the same owner's that may yield. Nobody's flows are
+//! ever evicted for somebody else's. In this order:
 //! 1. one that has expired and wasn't swept yet;
 //! 2. TCP that was reset, is in time-wait, or is half-open;
 //! 3. UDP that was never answered, and ICMP;
 //! 4. half-closed TCP, answered UDP and other protocols, once they were silent for ten seconds;
 //! 5. inspected flows, by the same order;
-//! 6. inspected connections whose client has not sent a whole request yet, once they were silent for
-//!    two seconds.
+//! 6. inspected connections whose client has not sent a whole request yet, once they were silent
+//!    for two seconds.
 //!
 //! Any other established connection is never a victim.
 
@@ -104,8 +104,8 @@ struct Slot {
 const _: () = assert!(size_of::<Slot>() == 112);
 
 impl Slot {
-    /// Brings into the cache what usual packets need of the flow ([`Flow`]), the beginning of it and the
-    /// end.
+    /// Brings into the cache what usual packets need of the flow ([`Flow`]), the beginning of it
+    /// and the end.
     #[inline]
     fn touch(&self) -> u32 {
         self.flow.as_ref().map_or(0, |flow| flow.name.touch() ^ u32::from(flow.opener_second))
@@ -174,8 +174,8 @@ impl FlowTable {
         self.len() >= self.capacity
     }
 
-    /// Sets the link to everything outside of the node. From then on flows that come by it are owned
-    /// by their sources; those that are in the table keep their owner.
+    /// Sets the link to everything outside of the node. From then on flows that come by it are
+    /// owned by their sources; those that are in the table keep their owner.
     pub const fn set_outside(&mut self, link: Option<LinkId>) {
         self.outside = link;
     }
@@ -219,8 +219,8 @@ impl FlowTable {
     }
 
     /// Does what can be done for a batch together before [`Self::find_sought`]: the hashes, and the
-    /// waits for memory, of which a search in a large table has two. False if for some there is surely
-    /// no flow.
+    /// waits for memory, of which a search in a large table has two. False if for some there is
+    /// surely no flow.
     pub fn seek(&self, sought: &mut [Sought]) -> bool {
         for sought in &mut *sought {
             sought.hash = self.key.hash_v4(&sought.name);
@@ -237,8 +237,8 @@ impl FlowTable {
         count == sought.len()
     }
 
-    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None` if
-    /// there was no such flow then, or if another one is where it was, or seemed to be, which
+    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None`
+    /// if there was no such flow then, or if another one is where it was, or seemed to be, which
     /// [`Self::find_again`] can tell.
     #[must_use]
     #[inline]
@@ -248,8 +248,8 @@ impl FlowTable {
         (flow.name == sought.name).then_some((flow, direction))
     }
 
-    /// The same for a flow that was taken for another one, or that has moved since. `None` if it is not
-    /// there, and also if [`Self::seek`] had found none at all.
+    /// The same for a flow that was taken for another one, or that has moved since. `None` if it is
+    /// not there, and also if [`Self::seek`] had found none at all.
     #[cold]
     pub fn find_again(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
         // All but seldom there is no flow that could be it.
@@ -388,8 +388,8 @@ impl FlowTable {
         self.note_change(index, now, |flow| flow.note_end(tcp::State::Closed));
     }
 
-    /// Notes that an inspected TCP flow has nothing left to do but to wait for its client's end: its
-    /// request was answered by us, whose FIN [`Self::note`] doesn't see.
+    /// Notes that an inspected TCP flow has nothing left to do but to wait for its client's end:
+    /// its request was answered by us, whose FIN [`Self::note`] doesn't see.
     ///
     /// # Panics
     /// As [`Self::get`].
@@ -441,7 +441,8 @@ impl FlowTable {
     }
 
     /// The flow that should make room for a new one of `opener`, in the order that the module's
-    /// documentation states, or `None` if none may. Worth asking when [`Self::needs_place`] says so.
+    /// documentation states, or `None` if none may. Worth asking when [`Self::needs_place`] says
+    /// so.
     ///
     /// The caller removes the flow, and tells its end.
     pub fn victim(&mut self, opener: &Opener, now: Nanos) -> Option<FlowIx> {
@@ -456,8 +457,8 @@ impl FlowTable {
         Some(victim)
     }
 
-    /// Fetches what the next victims behind this one will ask for: as a rule they have been silent for
-    /// long, and their flows and places of the index are out of all caches.
+    /// Fetches what the next victims behind this one will ask for: as a rule they have been silent
+    /// for long, and their flows and places of the index are out of all caches.
     fn foresee(&self, FlowIx(victim): FlowIx) {
         // In a row of victims this one was fetched two victims ago; its place of the index, which
         // takes the flow to be known, one victim ago.

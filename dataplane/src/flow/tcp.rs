@@ -3,12 +3,12 @@
 //!
 //! Sequence numbers are not followed here: plain flows belong to links whose senders are known. A
 //! reset that the connection survives, because it was forged or lay outside of the window (RFC 5961
-//! §3.2: the receiver answers with a challenge ACK and goes on), is taken back by the next segment of
-//! its alleged sender. Whoever can send in a host's name from outside of the node, and knows the
+//! §3.2: the receiver answers with a challenge ACK and goes on), is taken back by the next segment
+//! of its alleged sender. Whoever can send in a host's name from outside of the node, and knows the
 //! ports, can still end a flow with a reset and a SYN. For inspected flows the follower
 //! checks sequence numbers, and a SYN that starts the flow over gets nowhere while the server still
-//! has the old connection: before the server's SYN-ACK, nothing of the client but a SYN or an RST is
-//! possible.
+//! has the old connection: before the server's SYN-ACK, nothing of the client but a SYN or an RST
+//! is possible.
 
 use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
 use crate::types::Direction;

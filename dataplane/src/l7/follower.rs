@@ -155,12 +155,13 @@ pub enum Progress {
     Opened,
     /// It has.
     Requested,
-    /// A request was refused. The server was reset and the client has the answer, but has not closed its
-    /// side yet.
+    /// A request was refused. The server was reset and the client has the answer, but has not
+    /// closed its side yet.
     Answered,
     /// Both ends were reset by us. What they have under way is answered by resets.
     Reset,
-    /// A request was refused, and both ends know that the connection is over: nothing more will come.
+    /// A request was refused, and both ends know that the connection is over: nothing more will
+    /// come.
     Over,
 }
 
@@ -225,8 +226,8 @@ impl Follower {
         }
     }
 
-    /// Whether it may take so many bytes from here on, all in all. What it needs less in the end is given
-    /// back by [`Self::settle`].
+    /// Whether it may take so many bytes from here on, all in all. What it needs less in the end is
+    /// given back by [`Self::settle`].
     fn may_keep(&mut self, bytes: usize, io: &mut impl FlowIo) -> bool {
         let more = bytes.saturating_sub(self.kept);
         let may = more == 0 || io.keep(more);

@@ -2,16 +2,18 @@
 //!
 //! # Units
 //! A request stream is body bytes, which pass unseen, and *units*, which decide something and are
-//! judged as a whole: a head, a chunk-size line, the line end after a chunk, an empty trailer section.
-//! [`Http1::next_request_bytes`] says which of them the next bytes are. No byte of a unit may reach
-//! the server before [`Http1::decide`] has judged the unit; so a cut anywhere changes nothing.
+//! judged as a whole: a head, a chunk-size line, the line end after a chunk, an empty trailer
+//! section. [`Http1::next_request_bytes`] says which of them the next bytes are. No byte of a unit
+//! may reach the server before [`Http1::decide`] has judged the unit; so a cut anywhere changes
+//! nothing.
 //!
 //! # Strictness
 //! Whatever two parsers could read in two ways is refused: bare CR or LF, folded lines, space
 //! around a field's name, `Content-Length` that is repeated, signed or beside
 //! `Transfer-Encoding`, any transfer coding but `chunked`, chunks that a reader with 32 bits would
-//! count otherwise, trailers, a missing or repeated `Host`, and so on (RFC 9112 §11 tells why). What remains has one reading, which every server that keeps to the
-//! RFC shares, however lenient it is beyond.
+//! count otherwise, trailers, a missing or repeated `Host`, and so on (RFC 9112 §11 tells why).
+//! What remains has one reading, which every server that keeps to the RFC shares, however lenient
+//! it is beyond.
 //!
 //! # Upgrades
 //! A request that offers an upgrade is judged like any other. Until it has been answered, nothing
@@ -188,8 +190,8 @@ impl Http1 {
         self.responses.opaque()
     }
 
-    /// Bytes of streams on the heap. (What is noted of requests that are owed an answer is not counted:
-    /// 2 KiB, if there are as many as there may be.)
+    /// Bytes of streams on the heap. (What is noted of requests that are owed an answer is not
+    /// counted: 2 KiB, if there are as many as there may be.)
     #[must_use]
     pub const fn heap(&self) -> usize {
         self.responses.heap()
@@ -201,8 +203,8 @@ impl Http1 {
         self.responses.heap_with(bytes)
     }
 
-    /// How many bytes from the front of `bytes` [`Self::respond`] would follow without keeping any: up
-    /// to the end of a unit that is whole.
+    /// How many bytes from the front of `bytes` [`Self::respond`] would follow without keeping any:
+    /// up to the end of a unit that is whole.
     #[must_use]
     pub fn followed_in_place(&self, bytes: &[u8]) -> usize {
         self.responses.followed_in_place(bytes, !self.owed.is_empty())

@@ -28,7 +28,8 @@ pub trait FlowIo {
     /// So many frames are kept no longer.
     fn release(&mut self, frames: usize);
     /// Asks to keep `bytes` more of the flow's streams in memory of our own. As with
-    /// [`FlowIo::hold`], all flows share what there is; with `false` what would need them has to wait.
+    /// [`FlowIo::hold`], all flows share what there is; with `false` what would need them has to
+    /// wait.
     fn keep(&mut self, bytes: usize) -> bool;
     /// So many bytes are kept no longer.
     fn forget(&mut self, bytes: usize);

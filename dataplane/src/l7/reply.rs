@@ -110,7 +110,6 @@ impl Template {
     }
 
     /// Builds a segment in `frame`.
-    #[must_use]
     pub fn write(&self, segment: &Segment<'_>, umem: &Umem, mut frame: Frame) -> Packet {
         let Self { tuple, l2, l2_len } = match segment.direction {
             Direction::Original => *self,

@@ -52,7 +52,8 @@ const fn hop(ttl: u8) -> Result<u8, DropReason> {
 /// field (`CHECKSUM_PARTIAL`, `include/linux/skbuff.h`), and expects the device to add the rest.
 /// A field that happens to hold this number though it is complete is written again unchanged. The
 /// zero of a UDP datagram without a checksum is left alone: the sum is never zero. Of SCTP, whose
-/// checksum covers no pseudo-header, the stack leaves zero (`net/sctp/output.c`, `sctp_packet_pack`).
+/// checksum covers no pseudo-header, the stack leaves zero (`net/sctp/output.c`,
+/// `sctp_packet_pack`).
 #[inline]
 pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
     if view.l4_kind == L4::Sctp {
@@ -76,8 +77,8 @@ pub fn complete_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool 
     true
 }
 
-/// Leaves a TCP or UDP checksum that [`complete_checksum`] would complete to the kernel, and returns
-/// whether it did.
+/// Leaves a TCP or UDP checksum that [`complete_checksum`] would complete to the kernel, and
+/// returns whether it did.
 pub fn leave_checksum(umem: &Umem, packet: &mut Packet, view: &View) -> bool {
     let Some(field) = Field::of(umem.data(&packet.head), view) else { return false };
     // The kernel sums up to the end of the packet.

@@ -1,5 +1,5 @@
-//! What a glance at a packet tells: enough to look for its flow and, if it is a usual packet, to pass
-//! it on, at a quarter of the cost of a [`View`](super::View).
+//! What a glance at a packet tells: enough to look for its flow and, if it is a usual packet, to
+//! pass it on, at a quarter of the cost of a [`View`](super::View).
 
 use std::num::NonZeroU32;
 
@@ -42,14 +42,14 @@ pub struct Usual {
     pub hop: Hop,
 }
 
-/// What passing a usual packet on takes: the third word of its IP header, TTL, protocol and checksum, as
-/// it lies there, little-endian.
+/// What passing a usual packet on takes: the third word of its IP header, TTL, protocol and
+/// checksum, as it lies there, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop(NonZeroU32);
 
 impl Glance {
-    /// Looks at the frame of a packet of one frame. `None` for one that is something else, has something
-    /// wrong, or comes from somebody else.
+    /// Looks at the frame of a packet of one frame. `None` for one that is something else, has
+    /// something wrong, or comes from somebody else.
     #[must_use]
     #[inline]
     pub fn at(frame: &[u8], source: SourceIs) -> Option<Self> {
@@ -158,8 +158,8 @@ impl Hop {
         Unfinished::new(L4 as u16, if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD })
     }
 
-    /// Does what a hop changes in the frame: the Ethernet addresses and, if it counts, the TTL, which
-    /// must be more than one. Reads nothing of it, since its bytes may have left the cache.
+    /// Does what a hop changes in the frame: the Ethernet addresses and, if it counts, the TTL,
+    /// which must be more than one. Reads nothing of it, since its bytes may have left the cache.
     #[inline]
     pub fn pass_on(self, frame: &mut [u8], dst: Mac, src: Mac, counts: bool) {
         let Some(h) = frame.first_chunk_mut::<L4>() else { return };

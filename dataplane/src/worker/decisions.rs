@@ -1,15 +1,15 @@
 //! (3) Decisions on new flows, and those that were taken before on flows like them.
 //!
-//! Of a flow that it is asked about, policy looks at the addresses, the protocol, and the port or ICMP
-//! type at the destination; not at the source port. Pods open flows to the same few servers again and
-//! again, so nearly all of them differ in nothing else from one that was just decided.
+//! Of a flow that it is asked about, policy looks at the addresses, the protocol, and the port or
+//! ICMP type at the destination; not at the source port. Pods open flows to the same few servers
+//! again and again, so nearly all of them differ in nothing else from one that was just decided.
 //!
-//! What is kept is what [`PolicyTables::decide`](crate::policy::PolicyTables::decide) said, causes and
-//! all, and which links the ends are behind. It holds for one epoch. Flows that are to be inspected
-//! are decided anew each time: their rules come with the decision.
+//! What is kept is what [`PolicyTables::decide`](crate::policy::PolicyTables::decide) said, causes
+//! and all, and which links the ends are behind. It holds for one epoch. Flows that are to be
+//! inspected are decided anew each time: their rules come with the decision.
 //!
-//! A pod that scans may displace what was decided for others. That costs them time and nothing else,
-//! so there are no shares of this store, and nothing is counted.
+//! A pod that scans may displace what was decided for others. That costs them time and nothing
+//! else, so there are no shares of this store, and nothing is counted.
 
 use crate::flow::{Key, Sought};
 use crate::l7::L7Policy;
@@ -17,8 +17,8 @@ use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use crate::types::{Address, Epoch, LinkId};
 use crate::xsk::{prefer_huge_pages, prefetch};
 
-/// Flows in a worker's table for each decision that it keeps, but that their number is rounded up to
-/// a power of two: 2¹⁸ flows make 4 MiB of decisions.
+/// Flows in a worker's table for each decision that it keeps, but that their number is rounded up
+/// to a power of two: 2¹⁸ flows make 4 MiB of decisions.
 const FLOWS_PER_DECISION: u32 = 4;
 
 /// Places where a decision may be: its home, and its home's neighbours.
@@ -124,8 +124,8 @@ impl Decisions {
         hash as usize & (self.known.len() - 1)
     }
 
-    /// Fetches the first two places that a packet over IPv4 will ask for if it opens a flow, and doesn't
-    /// wait ([`prefetch`]): seldom are there more to look at.
+    /// Fetches the first two places that a packet over IPv4 will ask for if it opens a flow, and
+    /// doesn't wait ([`prefetch`]): seldom are there more to look at.
     #[inline]
     pub(super) fn foresee(&self, sought: &Sought) {
         let (addresses, port, protocol) = sought.opening();
@@ -170,8 +170,8 @@ mod tests {
     use crate::types::{Tuple, proto};
 
     /// Tables and routes that differ from those of any other epoch nearby: which of the server's
-    /// TCP ports and ICMP types are open, by which rule, which port is inspected, and which link it is
-    /// behind, if any.
+    /// TCP ports and ICMP types are open, by which rule, which port is inspected, and which link it
+    /// is behind, if any.
     fn snapshot(epoch: u32) -> Snapshot {
         let first = epoch as u16 % 5;
         let allow = |ports, l7| Entry { ports, l7, ..entry(Tier::Normal, 0, Action::Allow, epoch) };
@@ -242,7 +242,8 @@ mod tests {
         }
     }
 
-    /// Decisions are held for the epoch: tables of the same number that say another thing are not asked.
+    /// Decisions are held for the epoch: tables of the same number that say another thing are not
+    /// asked.
     #[test]
     fn a_flow_like_another_is_not_decided_again() {
         let tuple = |src_port| Tuple {

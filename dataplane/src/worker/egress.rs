@@ -60,7 +60,8 @@ pub(super) struct Egress {
 struct Gate {
     port: Port,
     unflushed: bool,
-    /// Packets put on the transmit ring since the last flush, and how many of those were attributed.
+    /// Packets put on the transmit ring since the last flush, and how many of those were
+    /// attributed.
     sent: u32,
     attributed: u32,
     /// Whom they were attributed to. A link that finds no place counts as the last one.
@@ -123,8 +124,9 @@ impl Gate {
 /// The rest is for packets that move.
 const HELD_SHARE: usize = 8;
 
-/// Bytes of memory that a worker's inspected flows may take for their streams, for each of those there
-/// may be: more than one takes that waits for its next request, and as much as the largest head.
+/// Bytes of memory that a worker's inspected flows may take for their streams, for each of those
+/// there may be: more than one takes that waits for its next request, and as much as the largest
+/// head.
 const KEPT_PER_FLOW: usize = 16 * 1024;
 
 impl Egress {
@@ -336,8 +338,8 @@ impl Egress {
         Ok(())
     }
 
-    /// Tells the kernel of everything transmitted in this round. `charge` is told how many nanoseconds
-    /// that took for the packets of which link.
+    /// Tells the kernel of everything transmitted in this round. `charge` is told how many
+    /// nanoseconds that took for the packets of which link.
     pub(super) fn flush(
         &mut self,
         clock: &impl Fn() -> Nanos,
@@ -378,8 +380,8 @@ impl Egress {
         self.discard(packet, DropReason::NotReady);
     }
 
-    /// Passes a packet to the worker that owns its flow, unless our ring to that one is full or `link`
-    /// has had its share of it.
+    /// Passes a packet to the worker that owns its flow, unless our ring to that one is full or
+    /// `link` has had its share of it.
     pub(super) fn hand_off(&mut self, worker: u16, link: LinkId, packet: Packet) {
         let frames = packet.frames();
         let (waiting, free) = self.shared.handoffs_and_room(self.index, worker);

@@ -2,9 +2,10 @@
 //! nothing to do but what each hop does.
 //!
 //! All others take [`Pipeline::run`]. Whatever this lane does, that would do too, in many times the
-//! time. A whole batch is looked at and its flows are sought before anything else, so that the waits for
-//! memory, of which a packet has three (its headers, the flow's place in the index, the flow), overlap.
-//! Then as many in a row as are usual are judged and passed on, and the next one takes the other way.
+//! time. A whole batch is looked at and its flows are sought before anything else, so that the
+//! waits for memory, of which a packet has three (its headers, the flow's place in the index, the
+//! flow), overlap. Then as many in a row as are usual are judged and passed on, and the next one
+//! takes the other way.
 
 use std::ops::Range;
 use std::vec::Drain;

@@ -43,9 +43,9 @@ use turns::Turns;
 
 /// Packets taken from one port before the next one gets its turn.
 const BATCH: usize = 64;
-/// Packets after which a round takes no further turn over the ports, even if there are more. What a round
-/// costs beside its packets, calls to the kernel above all, then counts little; nor do other links wait
-/// for long because one is flooded.
+/// Packets after which a round takes no further turn over the ports, even if there are more. What a
+/// round costs beside its packets, calls to the kernel above all, then counts little; nor do other
+/// links wait for long because one is flooded.
 const ROUND: usize = 4 * BATCH;
 /// Packets taken from each other worker in one round.
 const HANDOFF_BATCH: usize = 64;
@@ -111,9 +111,9 @@ impl Worker {
         self.pipeline.saved_flows(now)
     }
 
-    /// Takes over flows that workers of an agent before handed out, each if the tables of `snapshot`
-    /// allow it; those that other workers own are left out, as are those that are here already and
-    /// those that there is no room for. Returns how many it took.
+    /// Takes over flows that workers of an agent before handed out, each if the tables of
+    /// `snapshot` allow it; those that other workers own are left out, as are those that are here
+    /// already and those that there is no room for. Returns how many it took.
     ///
     /// Meant for a worker that serves no packets yet: `snapshot` is to be published next.
     pub fn take_over(&mut self, now: Nanos, snapshot: &Snapshot, flows: &[SavedFlow]) -> usize {
@@ -159,16 +159,17 @@ impl Worker {
         self.pipeline.has_inspected()
     }
 
-    /// All that is to be done at time `now`: some turns over all ports, then what is due by itself, and
-    /// the kernel is told of what was transmitted. Returns the number of packets processed; with zero
-    /// the caller may sleep.
+    /// All that is to be done at time `now`: some turns over all ports, then what is due by itself,
+    /// and the kernel is told of what was transmitted. Returns the number of packets processed;
+    /// with zero the caller may sleep.
     ///
     /// Links take turns by packets; see [`Self::round_by_time`].
     pub fn round(&mut self, now: Nanos) -> usize {
         self.round_by_time(now, &|| now)
     }
 
-    /// As [`Self::round`], but links take turns by the time that their packets take, which `clock` tells.
+    /// As [`Self::round`], but links take turns by the time that their packets take, which `clock`
+    /// tells.
     pub fn round_by_time(&mut self, now: Nanos, clock: &impl Fn() -> Nanos) -> usize {
         let snapshot = self.snapshot.load().clone();
         if let Some(snapshot) = snapshot.as_deref() {

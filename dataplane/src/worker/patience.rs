@@ -1,31 +1,32 @@
 //! How long an idle worker looks for packets before it sleeps.
 //!
-//! Looking takes the core's time, which a pod might use. Being woken takes time, too, in which the packet
-//! waits: some 20 µs where an idle core of a virtual machine has to be started, on a request's way and on
-//! its answer's. Which is dearer depends on the machine and on who waits for whom, so workers try: now
-//! and then one looks for long, or no longer does, for [`TRIAL`]. If clearly more packets come when it
-//! looks for long, because one end waits for the other, it goes on like that. If they come at their own
-//! pace, or their senders need the core, it does not. Nor does it once it has had to share the core with
-//! somebody else.
+//! Looking takes the core's time, which a pod might use. Being woken takes time, too, in which the
+//! packet waits: some 20 µs where an idle core of a virtual machine has to be started, on a
+//! request's way and on its answer's. Which is dearer depends on the machine and on who waits for
+//! whom, so workers try: now and then one looks for long, or no longer does, for [`TRIAL`]. If
+//! clearly more packets come when it looks for long, because one end waits for the other, it goes
+//! on like that. If they come at their own pace, or their senders need the core, it does not. Nor
+//! does it once it has had to share the core with somebody else.
 
 use crate::types::Nanos;
 
-/// How long a worker looks in any case, in nanoseconds. With twice as much, bulk streams whose ends share
-/// the core lose, and requests gain nothing.
+/// How long a worker looks in any case, in nanoseconds. With twice as much, bulk streams whose ends
+/// share the core lose, and requests gain nothing.
 const SHORT: u64 = 10_000;
-/// How long it looks where that pays, in nanoseconds: longer than an answer takes that wakes two pods.
+/// How long it looks where that pays, in nanoseconds: longer than an answer takes that wakes two
+/// pods.
 const LONG: u64 = 100_000;
 /// How long a trial takes, in nanoseconds, and each of the times before and after it.
 const TRIAL: u64 = 2_000_000;
 /// Time between trials, in nanoseconds.
 const PERIOD: u64 = 60_000_000;
-/// The same while looking for long pays: so seldom that fewer than one request in a hundred is slower for
-/// the trials.
+/// The same while looking for long pays: so seldom that fewer than one request in a hundred is
+/// slower for the trials.
 const PERIOD_LONG: u64 = 4 * PERIOD;
 /// Packets per second with fewer of which nothing is tried: they would be far apart.
 const ENOUGH: u64 = 8_000;
-/// A worker that looks, but does not get to look again for so many nanoseconds, is not alone on its core:
-/// that is less than a turn of the kernel's scheduler, and more than what interrupts take.
+/// A worker that looks, but does not get to look again for so many nanoseconds, is not alone on its
+/// core: that is less than a turn of the kernel's scheduler, and more than what interrupts take.
 const ABSENT: u64 = 500_000;
 
 /// One worker's patience.
@@ -45,8 +46,8 @@ pub(super) struct Patience {
     looked: Option<Nanos>,
 }
 
-/// What a worker is about. A trial is held against the time before it and the time after it, so that
-/// traffic that grows or dwindles proves nothing. The numbers are packets per second.
+/// What a worker is about. A trial is held against the time before it and the time after it, so
+/// that traffic that grows or dwindles proves nothing. The numbers are packets per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Step {
     #[default]
@@ -114,7 +115,8 @@ impl Patience {
 }
 
 /// Whether looking for long pays, by the rates before, in and after a trial: of looking for long if
-/// that is not what the worker does, or else of no longer doing so. It takes more to begin than to go on.
+/// that is not what the worker does, or else of no longer doing so. It takes more to begin than to
+/// go on.
 fn pays(is_long: bool, [before, trial, after]: [u64; 3]) -> bool {
     if is_long { before.min(after) * 8 > trial * 9 } else { trial * 4 > before.max(after) * 5 }
 }
@@ -129,7 +131,8 @@ mod tests {
     /// Enough for any trial to be over.
     const SETTLED: u64 = 600;
 
-    /// A worker whose traffic says when the next packets come, by when the last ones were processed.
+    /// A worker whose traffic says when the next packets come, by when the last ones were
+    /// processed.
     struct Simulated {
         patience: Patience,
         now: u64,
@@ -167,8 +170,8 @@ mod tests {
             this
         }
 
-        /// Lets traffic pass for `millis`; returns packets and the share of time that was looked for
-        /// them, in percent.
+        /// Lets traffic pass for `millis`; returns packets and the share of time that was looked
+        /// for them, in percent.
         fn pass(&mut self, millis: u64, mut next: impl FnMut(u64) -> u64) -> (u64, u64) {
             let begin = self.now;
             let (mut passed, mut looked) = (0, 0);

@@ -2,8 +2,8 @@
 //!
 //! 1. **Parse** into a [`View`], once; check that the sender may send it.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
-//!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here, most of them
-//!    in the [fast lane](super::fast_lane), which takes a glance for step 1.
+//!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here, most of
+//!    them in the [fast lane](super::fast_lane), which takes a glance for step 1.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost, once per
 //!    flow and epoch; less if a flow like it was decided before ([`super::decisions`]).
@@ -21,34 +21,34 @@
 //!   segment between strangers, denied both ways, is dropped silently. Resets are limited for each
 //!   link and worker and counted, and no reset answers a reset.
 //! - *A verdict that turns to deny* kills the flow: an inspected one is reset at both ends, a plain
-//!   one is forgotten, and the rule above holds for what its ends still send. A plain flow that a new
-//!   policy wants inspected is refused too, because its beginning was not seen.
-//! - *L7 rules without an inspector.* Of L7 protocols only HTTP/1 over TCP is inspected. A flow that
-//!   would need another inspector is refused whole.
+//!   one is forgotten, and the rule above holds for what its ends still send. A plain flow that a
+//!   new policy wants inspected is refused too, because its beginning was not seen.
+//! - *L7 rules without an inspector.* Of L7 protocols only HTTP/1 over TCP is inspected. A flow
+//!   that would need another inspector is refused whole.
 //! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
 //!   pod and its node (TTL unchanged: the kernel routes and counts).
-//! - *Multicast and broadcast*, of IP or of Ethernet, never cross links. A subnet's broadcast address
-//!   can't be told from others, since pods have addresses without a subnet: it goes by policy and
-//!   to the node, whose kernel forwards no such packet by default (`bc_forwarding`).
+//! - *Multicast and broadcast*, of IP or of Ethernet, never cross links. A subnet's broadcast
+//!   address can't be told from others, since pods have addresses without a subnet: it goes by
+//!   policy and to the node, whose kernel forwards no such packet by default (`bc_forwarding`).
 //! - *Fragments* wait until their datagram is whole, and are judged as that one packet; see
 //!   [`super::reassembly`]. It leaves in fragments again, none larger than the largest that came.
 //! - *Packets too big* for the link that they leave by are cut if IPv4 allows it, else answered
 //!   with an ICMP error, and so are those whose hops run out; see [`super::oversize`].
 //! - *TCP connections* keep to the path MTU of both their links: a SYN announces no larger segments
 //!   ([`crate::packet::mss`]).
-//! - *VLANs*: frames with a tag are refused, whatever the link: the addresses of another network are
-//!   not those that policy knows. A tag that only gives a priority (VLAN 0) is kept.
+//! - *VLANs*: frames with a tag are refused, whatever the link: the addresses of another network
+//!   are not those that policy knows. A tag that only gives a priority (VLAN 0) is kept.
 //! - *Checksums* that a sender left to its device are completed: TCP, UDP and SCTP, before the
 //!   packet is inspected, cut or quoted in an ICMP error, and before it is sent, unless the kernel
 //!   passes the debt on ([`finishes_checksums`](crate::xsk::Umem::finishes_checksums)).
 //! - *TCP resets* after the handshake let the flow be forgotten soon, but a reset that its sender
 //!   didn't mean is taken back by its next segment ([`tcp`]). Sequence numbers are the ends' own.
-//! - *A full flow table* makes room in a stated order ([`crate::flow`]), counted as evictions: whoever
-//!   has its share of the places yields a flow of its own, or its new flow is refused. The same holds
-//!   for the flows that may be inspected.
-//! - *An inspected connection that was refused* gives its place back as soon as the server was reset and
-//!   the client has the answer and has closed its side; where both ends were reset, it yields to
-//!   other flows at once and is forgotten after a second.
+//! - *A full flow table* makes room in a stated order ([`crate::flow`]), counted as evictions:
+//!   whoever has its share of the places yields a flow of its own, or its new flow is refused. The
+//!   same holds for the flows that may be inspected.
+//! - *An inspected connection that was refused* gives its place back as soon as the server was
+//!   reset and the client has the answer and has closed its side; where both ends were reset, it
+//!   yields to other flows at once and is forgotten after a second.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
 //!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
 //!   says so may be a router in between.
@@ -59,8 +59,8 @@
 //!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
-//! - *Tunnels* ([`crate::tunnel`]): a pod's packet that a node's kernel would decapsulate is refused,
-//!   and so is a flow from a node whose replies would be such packets.
+//! - *Tunnels* ([`crate::tunnel`]): a pod's packet that a node's kernel would decapsulate is
+//!   refused, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 
@@ -137,8 +137,9 @@ impl Pipeline {
         self.flows.iter().filter_map(move |(_, flow)| SavedFlow::of(flow, now))
     }
 
-    /// Takes over a flow that a worker before handed out, if the tables in force allow it plainly, as
-    /// its opener had opened it, between the links that it names. It takes no other flow's place.
+    /// Takes over a flow that a worker before handed out, if the tables in force allow it plainly,
+    /// as its opener had opened it, between the links that it names. It takes no other flow's
+    /// place.
     pub(super) fn take_over(&mut self, around: &Surroundings<'_>, saved: &SavedFlow) -> bool {
         let tuple = saved.tuple;
         let subject = Subject { tuple, icmp_type: saved.icmp_type };
@@ -353,8 +354,8 @@ impl Pipeline {
         }
     }
 
-    /// Puts a new flow into the table, with an inspector's slot if it is to be inspected. If its owner
-    /// has its share, another one of the owner's flows makes room.
+    /// Puts a new flow into the table, with an inspector's slot if it is to be inspected. If its
+    /// owner has its share, another one of the owner's flows makes room.
     fn insert(
         &mut self,
         around: &mut Surroundings<'_>,

@@ -2,8 +2,8 @@
 
 use crate::types::{LinkId, Nanos};
 
-/// How many answers of one kind may be sent: a token bucket for each link that they go to, so that no
-/// pod takes the answers that another needs, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443
+/// How many answers of one kind may be sent: a token bucket for each link that they go to, so that
+/// no pod takes the answers that another needs, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443
 /// §2.4 (f)).
 #[derive(Debug)]
 pub(super) struct ReplyLimit {

@@ -26,8 +26,9 @@ use crate::xsk::{Port, Umem, XskStatistics, close_ports};
 /// What workers do while there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PollMode {
-    /// Look for a little while, then sleep until a packet or a command comes. While requests and answers
-    /// follow each other closely, look for up to 100 µs, which takes most of a core that is free.
+    /// Look for a little while, then sleep until a packet or a command comes. While requests and
+    /// answers follow each other closely, look for up to 100 µs, which takes most of a core that is
+    /// free.
     #[default]
     Adaptive,
     /// Never sleep: lowest latency, one core each.
@@ -192,9 +193,9 @@ impl Dataplane {
         self.shared.publish(snapshot);
     }
 
-    /// Gives flows of workers before to the workers that own them now, judged by `snapshot`, which is
-    /// to be published next: until then no packet passes, so that none is judged without its flow.
-    /// Returns how many were taken over.
+    /// Gives flows of workers before to the workers that own them now, judged by `snapshot`, which
+    /// is to be published next: until then no packet passes, so that none is judged without its
+    /// flow. Returns how many were taken over.
     ///
     /// # Errors
     /// When a worker doesn't answer; the others may have taken theirs.
@@ -284,8 +285,8 @@ impl Dataplane {
         Ok(sum)
     }
 
-    /// What all workers' ports counted for each link that is served, and what its share refused, since
-    /// it was added; in the order of links.
+    /// What all workers' ports counted for each link that is served, and what its share refused,
+    /// since it was added; in the order of links.
     ///
     /// # Errors
     /// When a worker doesn't answer.

@@ -57,7 +57,8 @@ pub struct Shared {
     /// Events of each worker.
     pub events: Vec<EventRing>,
     /// A ring for each pair of workers: those to the first worker, by the number of who hands over,
-    /// then those to the second. So each ring has one writer, who knows what share of it a link has.
+    /// then those to the second. So each ring has one writer, who knows what share of it a link
+    /// has.
     handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
 }

@@ -22,8 +22,8 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// (3) The verdict of the tables in force on the opposite direction. Not worth keeping: as a rule
-    /// the port is a client's, and no other flow has it.
+    /// (3) The verdict of the tables in force on the opposite direction. Not worth keeping: as a
+    /// rule the port is a client's, and no other flow has it.
     pub(super) fn decide_reversed(&self, subject: &Subject, [src, dst]: Ends) -> Decision {
         let local = [dst.is_some(), src.is_some()];
         self.snapshot.policy.decide(&subject.reversed(), local)

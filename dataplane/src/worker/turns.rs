@@ -1,20 +1,21 @@
-//! Whose turn it is: links take turns by the time that their packets take, as in a deficit round robin
-//! (Shreedhar and Varghese, 1995).
+//! Whose turn it is: links take turns by the time that their packets take, as in a deficit round
+//! robin (Shreedhar and Varghese, 1995).
 //!
-//! A link has credit, in nanoseconds of the worker. What its packets take is taken off: the worker's own
-//! work, and the kernel's while it is told of what was transmitted for the link, which is most of it. A
-//! link without credit waits while another one that has some has packets; then all get the same
-//! credit. So of links that always have packets each gets the same time, whatever its packets cost, and
-//! what one doesn't need is the others'.
+//! A link has credit, in nanoseconds of the worker. What its packets take is taken off: the
+//! worker's own work, and the kernel's while it is told of what was transmitted for the link, which
+//! is most of it. A link without credit waits while another one that has some has packets; then all
+//! get the same credit. So of links that always have packets each gets the same time, whatever its
+//! packets cost, and what one doesn't need is the others'.
 //!
-//! What a link's packets take in the kernel is known only after the round. So its packets are charged
-//! what those before them took on average, and the difference is settled afterwards.
+//! What a link's packets take in the kernel is known only after the round. So its packets are
+//! charged what those before them took on average, and the difference is settled afterwards.
 
 use crate::types::LinkId;
 
 use super::BATCH;
 
-/// Credit that a link gets at a time, nanoseconds: a batch of plain packets, or some dozen new flows.
+/// Credit that a link gets at a time, nanoseconds: a batch of plain packets, or some dozen new
+/// flows.
 const QUANTUM: i64 = 50_000;
 
 /// The most that a link can owe. A round is bounded by packets, and may take longer than expected.
@@ -102,8 +103,8 @@ impl Turns {
 mod tests {
     use super::*;
 
-    /// Lets links whose packets take so many nanoseconds, and are always there, have turns as a worker
-    /// gives them, for a second; how much of it each had.
+    /// Lets links whose packets take so many nanoseconds, and are always there, have turns as a
+    /// worker gives them, for a second; how much of it each had.
     fn shares(costs: &[u64]) -> Vec<f64> {
         let links: Vec<_> = (0..costs.len() as u16).map(LinkId).collect();
         let mut turns = Turns::default();

@@ -98,7 +98,8 @@ impl Assembler {
         }
     }
 
-    /// Starts anew. What came of the packet that was begun, which is all of it after its last piece.
+    /// Starts anew. What came of the packet that was begun, which is all of it after its last
+    /// piece.
     pub(super) fn take_partial(&mut self) -> Option<Packet> {
         match std::mem::take(&mut self.at) {
             At::Rest(packet) => Some(packet),

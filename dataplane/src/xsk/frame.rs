@@ -211,14 +211,14 @@ const CACHE_FRAMES: usize = 1024;
 /// Frames moved between a worker's cache and the shared stock at once.
 const EXCHANGE_FRAMES: usize = 256;
 
-/// Frames that came back from transmit rings and are kept to be sent from again: as many as are under
-/// way in a round of a worker, and then some.
+/// Frames that came back from transmit rings and are kept to be sent from again: as many as are
+/// under way in a round of a worker, and then some.
 const SENT_FRAMES: usize = 512;
-/// Bytes of a packet that is cheaper to copy than to be read by the kernel where it is: headers, and
-/// little more.
+/// Bytes of a packet that is cheaper to copy than to be read by the kernel where it is: headers,
+/// and little more.
 const NEAR_BYTES_MAX: u32 = 128;
-/// Places for such a packet in a frame, and the bytes from one to the next. Frames lie a page apart, so
-/// with one place in each all these packets would share a few places of the first cache.
+/// Places for such a packet in a frame, and the bytes from one to the next. Frames lie a page
+/// apart, so with one place in each all these packets would share a few places of the first cache.
 const NEAR_PLACES: u32 = 32;
 const CACHE_LINE: u32 = 64;
 /// How many packets ahead of a copy its bytes are fetched: they lie in another core's cache.
@@ -318,8 +318,8 @@ impl FramePool {
         self.cache.pop().or_else(|| self.sent.pop())
     }
 
-    /// Takes back a frame with no data in it, without an entry in the ledger: one that comes from a ring
-    /// never was in it.
+    /// Takes back a frame with no data in it, without an entry in the ledger: one that comes from a
+    /// ring never was in it.
     #[inline]
     pub(super) fn put_from_ring(&mut self, frame: Frame) {
         debug_assert!(frame.is_empty(), "a frame that comes back from a ring has no data in it");
@@ -339,12 +339,12 @@ impl FramePool {
         }
     }
 
-    /// Moves small packets that were received to frames that the kernel has sent from before, as long as
-    /// there are such.
+    /// Moves small packets that were received to frames that the kernel has sent from before, as
+    /// long as there are such.
     ///
-    /// A received frame is one of thousands, so a kernel that is to send from it, and reads it at another
-    /// address than we do, waits for the page table and the cache. A frame that it has just read is in
-    /// both, and the one it came in can be received into again at once.
+    /// A received frame is one of thousands, so a kernel that is to send from it, and reads it at
+    /// another address than we do, waits for the page table and the cache. A frame that it has just
+    /// read is in both, and the one it came in can be received into again at once.
     pub(super) fn bring_near(&mut self, packets: &mut [Packet]) {
         if self.sent.is_empty() {
             return;

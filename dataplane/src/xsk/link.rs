@@ -101,8 +101,8 @@ impl Link {
 
     fn reclaim(&self, completion: &mut Completion, pool: &mut FramePool) -> u64 {
         let desk = self.desk();
-        // Behind a memory link there is no kernel that frames could be near to. (This crate's own tests
-        // do as if there were.)
+        // Behind a memory link there is no kernel that frames could be near to. (This crate's own
+        // tests do as if there were.)
         let kernel_read_them = !self.sockets.is_empty() || cfg!(test);
         let (a, b) = completion.peek(u32::MAX);
         let mut false_completions = 0;

@@ -364,8 +364,9 @@ const CLOSING_THREADS: usize = 128;
 
 /// Drops ports, and so closes the sockets of the links whose last ports they are.
 ///
-/// Closing a bound socket takes an RCU grace period, some 10 ms (`xsk_unbind_dev`, `net/xdp/xsk.c`).
-/// Those that wait at one time wait for the same one, so it is done on many threads.
+/// Closing a bound socket takes an RCU grace period, some 10 ms (`xsk_unbind_dev`,
+/// `net/xdp/xsk.c`). Those that wait at one time wait for the same one, so it is done on many
+/// threads.
 pub fn close_ports(ports: Vec<Port>) {
     let threads = ports.len().min(CLOSING_THREADS);
     let waiting = Mutex::new(ports.into_iter());

@@ -214,8 +214,8 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared `Mapping` yields no more than its address.
 unsafe impl Sync for Mapping {}
 
-/// Asks the processor to bring what lies at an address into the cache, and doesn't wait for it. A hint:
-/// nothing is read or written.
+/// Asks the processor to bring what lies at an address into the cache, and doesn't wait for it. A
+/// hint: nothing is read or written.
 #[inline]
 pub(crate) fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -244,7 +244,8 @@ pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
 }
 
 impl Mapping {
-    /// `len` bytes of zeros. (Huge pages made the worker slower, by a third where it was by itself.)
+    /// `len` bytes of zeros. (Huge pages made the worker slower, by a third where it was by
+    /// itself.)
     pub(super) fn anonymous(len: usize) -> io::Result<Self> {
         Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
     }

@@ -42,8 +42,8 @@ const fn held_by(link: LinkId) -> u32 {
 /// A frame's bytes belong to whoever holds its one [`Frame`] handle. Handing the frame to the
 /// kernel ([`Desk::give`]) destroys the handle and notes the link it went to; taking it back
 /// ([`Desk::take`]) makes a new handle, and only if the note says that this link's rings hold it.
-/// So no false ring entry makes a second handle for a frame that somebody holds (but for two threads
-/// that take the same one at the same moment, see there).
+/// So no false ring entry makes a second handle for a frame that somebody holds (but for two
+/// threads that take the same one at the same moment, see there).
 pub struct Umem {
     area: Mapping,
     frames: u32,
@@ -244,9 +244,9 @@ impl Desk<'_> {
     /// link doesn't hold it: the descriptor is false.
     ///
     /// Load and store, and no exchange in one step, which would cost as much as all the rest: a
-    /// frame is in one ring at a time, and a ring has one reader. Only a kernel that names one frame
-    /// in two rings of a link at the same moment could get two handles made for it. A kernel is
-    /// trusted that far, since it could as well write to the frame itself.
+    /// frame is in one ring at a time, and a ring has one reader. Only a kernel that names one
+    /// frame in two rings of a link at the same moment could get two handles made for it. A kernel
+    /// is trusted that far, since it could as well write to the frame itself.
     #[inline]
     pub(super) fn take(self, address: u64) -> Option<Frame> {
         let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;

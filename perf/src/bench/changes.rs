@@ -68,7 +68,8 @@ pub(super) struct NewPod {
 
 impl NewPod {
     /// The pod number `index` of those to come, like some pod of the cluster. Its labels are those
-    /// of one revision and then of another one of the same app; with `fresh`, no other pod has them.
+    /// of one revision and then of another one of the same app; with `fresh`, no other pod has
+    /// them.
     pub(super) fn draw(cluster: &Cluster, rng: &mut Rng, index: u32, fresh: bool) -> Self {
         let like = std::iter::repeat_with(|| cluster.pod(rng.u32(..cluster.size.pods)))
             .find(PodSpec::is_ordinary);

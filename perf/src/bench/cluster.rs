@@ -139,7 +139,8 @@ impl Cluster {
     /// Random numbers for the object `index`.
     pub(super) fn rng(&self, of: Of, index: u32) -> Rng {
         let object = (of as u64) << 32 | u64::from(index);
-        // The generator's first output mixes the seed; taking it as the seed keeps neighbours apart.
+        // The generator's first output mixes the seed; taking it as the seed keeps neighbours
+        // apart.
         Rng::with_seed(Rng::with_seed(self.seed).u64(..) ^ Rng::with_seed(object).u64(..))
     }
 

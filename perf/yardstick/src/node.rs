@@ -138,8 +138,8 @@ fn attach(lab: &Lab, pod: &Host) -> Result<Duration> {
     client(lab, &["endpoint", "add", "--link", link, "--pod", name, "--netns", &netns])
 }
 
-/// Runs a client command; not by way of the lab, which puts two more programs around it. Returns how
-/// long it ran.
+/// Runs a client command; not by way of the lab, which puts two more programs around it. Returns
+/// how long it ran.
 fn client(lab: &Lab, args: &[&str]) -> Result<Duration> {
     let mut command = Command::new(program()?);
     command.args(args).env("PODGATE_SOCKET", lab.state_dir().join("podgate.sock"));

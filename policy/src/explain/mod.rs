@@ -42,8 +42,8 @@ use crate::{Compiled, Store};
 /// Why a flow is allowed or denied.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// What becomes of the flow on the wire, and of the request if one was asked about. Where workers
-    /// can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
+    /// What becomes of the flow on the wire, and of the request if one was asked about. Where
+    /// workers can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
     pub verdict: Outcome,
     /// Who opens the flow.
     pub source: End,
@@ -92,8 +92,8 @@ pub struct End {
 }
 
 /// A service that is called by its cluster IP. Policy sees that address, and no pod: at the source,
-/// an address outside of the cluster. The node's kernel translates it, and what comes to a pod behind
-/// the service then is judged there as from the source.
+/// an address outside of the cluster. The node's kernel translates it, and what comes to a pod
+/// behind the service then is judged there as from the source.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct CalledService {
     /// Namespace.

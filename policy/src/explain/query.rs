@@ -78,8 +78,8 @@ impl fmt::Display for EndName {
 
 /// A protocol, and a port of it or an ICMP type.
 ///
-/// Written `80/TCP`, `80` (which is TCP), `icmp/8`, `icmp` (an echo request), `icmpv6/128`, `gre`, or
-/// `proto/47`.
+/// Written `80/TCP`, `80` (which is TCP), `icmp/8`, `icmp` (an echo request), `icmpv6/128`, `gre`,
+/// or `proto/47`.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[serde(try_from = "String", into = "String")]
 pub struct Transport {

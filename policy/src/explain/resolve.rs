@@ -206,8 +206,8 @@ fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
     QueryError::UnknownPod { name: asked, similar, service }
 }
 
-/// The pods that a query is about: its first end that is one. The other end, if that is a pod too, is
-/// no address of a node, so it needs not be known which node this is.
+/// The pods that a query is about: its first end that is one. The other end, if that is a pod too,
+/// is no address of a node, so it needs not be known which node this is.
 #[must_use]
 pub fn pods_in_question(query: &Query, store: &Store) -> Vec<PodName> {
     let pod = |end: &EndName| match end {

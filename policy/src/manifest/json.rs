@@ -1,8 +1,8 @@
 //! A document as JSON, read so that nothing of it is lost on the way.
 //!
 //! `serde_json` itself keeps the last of two equal keys, and turns a number that JSON can't hold
-//! (`.inf`, `.nan`) into `null`, which policies read as a missing field: `port: .inf` would be every
-//! port. Both are refused here.
+//! (`.inf`, `.nan`) into `null`, which policies read as a missing field: `port: .inf` would be
+//! every port. Both are refused here.
 
 use std::fmt;
 

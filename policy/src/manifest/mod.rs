@@ -224,7 +224,7 @@ pub fn unreadable(path: &Path, reason: String) -> Document {
 
 /// An object that was read before and kept, with the place that it was read from.
 #[must_use]
-pub fn kept(location: SourceLocation, value: Value) -> Document {
+pub fn kept(location: &SourceLocation, value: Value) -> Document {
     let at = Position { line: location.line, column: location.column };
     Document { source: Source::new(&location.file, "", at, at), value: Ok(value) }
 }
@@ -263,8 +263,8 @@ pub fn parse(text: &str, path: &Path) -> Vec<Document> {
     decode(text.as_bytes(), path)
 }
 
-/// Reads the documents of a file's content; see [`parse`] for `path`. A document with bytes that are
-/// not UTF-8 is broken; its neighbours are not.
+/// Reads the documents of a file's content; see [`parse`] for `path`. A document with bytes that
+/// are not UTF-8 is broken; its neighbours are not.
 #[must_use]
 pub fn decode(bytes: &[u8], path: &Path) -> Vec<Document> {
     let (text, broken_at) = to_text(bytes);
@@ -401,8 +401,8 @@ fn yaml_options() -> serde_saphyr::Options {
     }
 }
 
-/// Takes `List` and `…List` apart. What an element of a `PodList` doesn't say is in the list: that it
-/// is a Pod, and of which apiVersion (Kubernetes API conventions, "Lists and Simple kinds").
+/// Takes `List` and `…List` apart. What an element of a `PodList` doesn't say is in the list: that
+/// it is a Pod, and of which apiVersion (Kubernetes API conventions, "Lists and Simple kinds").
 fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
     let text = |field| value.get(field).and_then(Value::as_str).map(str::to_owned);
     let (kind, version) = (text("kind"), text("apiVersion"));
@@ -422,7 +422,8 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
                 flatten(item, source.item(index), documents);
             }
         }
-        // Passing over it would pass over all that is in it. A file that was cut short may end here.
+        // Passing over it would pass over all that is in it. A file that was cut short may end
+        // here.
         None | Some(Value::Null) if is_of_interest(element, version.as_deref()) => {
             let reason = format!("this {element}List has no items; an empty one has items: []");
             refuse(FieldPath::default(), &reason);

@@ -60,7 +60,8 @@ enum Below {
 impl Places {
     /// Of one YAML or JSON document. `None` if it can't be read.
     pub(super) fn of(text: &str) -> Option<Self> {
-        // What aliases and merge keys repeat is where it was written first: there it can be put right.
+        // What aliases and merge keys repeat is where it was written first: there it can be put
+        // right.
         serde_saphyr::from_str_with_options(text, yaml_options()).ok()
     }
 

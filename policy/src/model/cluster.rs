@@ -128,8 +128,8 @@ impl Pod {
     }
 }
 
-/// Addresses of a list such as `status.podIPs`, or the one of the older field such as `status.podIP`
-/// if that is all there is; sorted.
+/// Addresses of a list such as `status.podIPs`, or the one of the older field such as
+/// `status.podIP` if that is all there is; sorted.
 fn parse_ips(status: &Field<'_>, names: [&'static str; 2]) -> Option<Vec<IpAddr>> {
     let mut object = status.object()?;
     let ips = match names.map(|name| object.take(name)) {

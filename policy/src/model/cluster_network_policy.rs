@@ -239,8 +239,9 @@ impl PodSelection {
 }
 
 impl ClusterRule {
-    /// Whether every peer is of a known kind. If not, the API wants the rule to fail closed: one that
-    /// accepts matches nothing, and one that denies or passes denies whatever comes on its ports.
+    /// Whether every peer is of a known kind. If not, the API wants the rule to fail closed: one
+    /// that accepts matches nothing, and one that denies or passes denies whatever comes on its
+    /// ports.
     #[must_use]
     pub fn is_known(&self) -> bool {
         !self.peers.contains(&ClusterPeer::Unknown)

@@ -94,9 +94,9 @@ pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Proble
     }
 }
 
-/// Reads an object of a kind, whatever its name. Readers go on after a problem, with some other value
-/// in the place of the bad one, so that all problems of an object are told at once: what they return
-/// counts only if there was none.
+/// Reads an object of a kind, whatever its name. Readers go on after a problem, with some other
+/// value in the place of the bad one, so that all problems of an object are told at once: what they
+/// return counts only if there was none.
 fn parse_body(kind: Kind, root: &Field<'_>) -> Option<Object> {
     match kind {
         Kind::Namespace => Namespace::parse(root).map(Object::Namespace),

@@ -171,8 +171,8 @@ impl Files {
         next
     }
 
-    /// Says of the other definitions of `key` that the one at `first` is in force, where they differ
-    /// from it.
+    /// Says of the other definitions of `key` that the one at `first` is in force, where they
+    /// differ from it.
     fn tell_of_shadowed(&mut self, key: &ObjectKey, first: &SourceLocation, digest: Option<u64>) {
         for shadowed in self.shadowed.get_mut(key).into_iter().flat_map(BTreeMap::values_mut) {
             let same = shadowed.digest.is_some() && shadowed.digest == digest;
@@ -308,8 +308,7 @@ impl Store {
     pub fn delete_missing(&mut self, file: &Path) -> BTreeSet<Arc<Path>> {
         let Some(entry) = self.files.files.get_mut(file) else { return BTreeSet::new() };
         let held: Vec<_> = entry.defines.extract_if(.., |_, definition| definition.held).collect();
-        let again = held.into_iter().filter_map(|(key, _)| self.withdraw(&key)).collect();
-        again
+        held.into_iter().filter_map(|(key, _)| self.withdraw(&key)).collect()
     }
 
     /// Deletes what a file defines, and what is known of it. Returns files to read and sync again.
@@ -381,8 +380,8 @@ impl Store {
         [refused, warnings, shadowed].into_iter().flatten().flatten()
     }
 
-    /// Takes an object from the next file that defines it, or deletes it. Returns a file that has to
-    /// be read again for that; until then, the object stays as it is.
+    /// Takes an object from the next file that defines it, or deletes it. Returns a file that has
+    /// to be read again for that; until then, the object stays as it is.
     fn withdraw(&mut self, key: &ObjectKey) -> Option<Arc<Path>> {
         let Some((file, next)) = self.files.next_shadowed(key) else {
             self.delete(key);
@@ -430,6 +429,6 @@ fn is_doubtful(documents: &[&Document]) -> bool {
 
 fn defined_already(key: &ObjectKey, at: &SourceLocation, first: &SourceLocation) -> Refusal {
     let (object, source) = (key.to_string(), Some(at.clone()));
-    let reason = format!("is defined at {first} already");
+    let reason = format!("is defined otherwise at {first}, which counts");
     Refusal { object, source, field: String::new(), reason, fix: None }
 }

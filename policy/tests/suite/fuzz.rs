@@ -132,7 +132,8 @@ fn shrink(name: &str, mut bytes: Vec<u8>, reasons: &BTreeSet<String>) -> Vec<u8>
 /// `FUZZ_SECONDS=1200 cargo test -p podgate-policy --test suite fuzz_for -- --ignored --nocapture`
 ///
 /// Keeps, as small as it can be made, what is refused for a reason that was not seen before, and
-/// goes on from there. Inputs that panic, or take longer than five seconds, are written to `FUZZ_FOUND`.
+/// goes on from there. Inputs that panic, or take longer than five seconds, are written to
+/// `FUZZ_FOUND`.
 #[test]
 #[ignore = "runs for as long as FUZZ_SECONDS says"]
 fn fuzz_for_some_time() {

@@ -171,8 +171,8 @@ impl Bench {
         (told.expect("a worker tells what it decides"), is_readable)
     }
 
-    /// Ends the handshake, which was answered already, and sends the request. Whether it reached the destination; if not,
-    /// the source must have had its 403.
+    /// Ends the handshake, which was answered already, and sends the request. Whether it reached
+    /// the destination; if not, the source must have had its 403.
     fn request(&mut self, links: [LinkId; 2], tuple: Tuple, request: &HttpRequest) -> bool {
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
         let HttpRequest { method, path, host, headers } = request;

@@ -1,4 +1,5 @@
-//! A TCP stream between two hosts that runs until it is told to end, and must arrive as it was sent.
+//! A TCP stream between two hosts that runs until it is told to end, and must arrive as it was
+//! sent.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};

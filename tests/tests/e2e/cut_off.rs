@@ -1,5 +1,5 @@
-//! Nothing reaches a pod past the workers, whichever way the kernel knows to it: the CNI plugin's own
-//! route, a table of an `ip rule`, a port of a bridge.
+//! Nothing reaches a pod past the workers, whichever way the kernel knows to it: the CNI plugin's
+//! own route, a table of an `ip rule`, a port of a bridge.
 
 use std::fs;
 use std::thread;
@@ -28,10 +28,13 @@ impl Way {
         let node = &lab.node().netns;
         match self {
             Self::Route => {
-                let first = if action == "add" { "prepend" } else { action };
+                // Over IPv6 podgate's own route has metric 1, which no other is preferred to; one
+                // behind it is preferred when podgate has withdrawn its own.
+                let (v4_action, v6_action) =
+                    if action == "add" { ("prepend", "append") } else { (action, action) };
                 node.ip(&format!(
-                    "route {first} {v4} dev {link} scope link\n\
-                     route {action} {v6} dev {link} metric 1\n"
+                    "route {v4_action} {v4} dev {link} scope link\n\
+                     route {v6_action} {v6} dev {link} metric 1\n"
                 ))
             }
             Self::Rule => {

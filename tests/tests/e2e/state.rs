@@ -4,13 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use podgate_tests::lab::{Agent, Family, Lab, Outcome, wait_for};
+use podgate_tests::lab::{Agent, Family, Get, Lab, Outcome, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 use serde_json::Value;
 
-use crate::lifecycle::{nothing_passes, ready_endpoints, what_should_pass_passes};
+use crate::lifecycle::{
+    nothing_passes, nothing_passes_from_pods, ready_endpoints, what_should_pass_passes,
+};
 
 const BOUND: Duration = Duration::from_secs(20);
 const LISTS: [&str; 2] = ["endpoints.json", "endpoints.copy.json"];
@@ -48,7 +50,9 @@ fn with_both_lists_damaged_pods_stay_cut_off_until_they_are_told_again() -> Resu
     for endpoint in list {
         assert_eq!((&endpoint["pod"], &endpoint["state"]), (&Value::Null, &"waiting".into()));
     }
-    nothing_passes(&lab)?;
+    nothing_passes_from_pods(&lab)?;
+    let from_node = Get::path("/docs").fetch(lab.node(), lab.host("backend/nginx")?, Family::V4)?;
+    ensure!(matches!(from_node, Outcome::Silence | Outcome::Failure(_)), "{from_node:?}");
     for pod in lab.pods() {
         // Twice, as a CNI plugin may that doesn't know whether it was heard.
         lab.add_endpoint(pod)?;

@@ -1,5 +1,5 @@
-//! Tunnels that end at the node: a pod can't send into one, whatever port it has and whichever of the
-//! node's addresses the packet goes to.
+//! Tunnels that end at the node: a pod can't send into one, whatever port it has and whichever of
+//! the node's addresses the packet goes to.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use podgate_tests::scenario::MANIFESTS;
 const BOUND: Duration = Duration::from_secs(10);
 const PORT: u16 = 5555;
 
-/// A frame from `from` to an address of the node with a frame in VXLAN (RFC 7348) inside, which says
-/// to come from the pod `claimed` and goes to UDP port `inner_port`.
+/// A frame from `from` to an address of the node with a frame in VXLAN (RFC 7348) inside, which
+/// says to come from the pod `claimed` and goes to UDP port `inner_port`.
 fn vxlan(lab: &Lab, from: &Host, to: IpAddr, claimed: &Host, inner_port: u16) -> Result<Vec<u8>> {
     let victim = lab.host("user/userapp")?;
     let inner = PacketBuilder::ethernet2([2; 6], [0xff; 6])

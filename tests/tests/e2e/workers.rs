@@ -140,8 +140,8 @@ fn links_that_vanish_mid_transmit_and_links_that_come_disturb_no_stream() -> Res
     assert!(v6.finish()? > 0);
     let seen = stranger.ping(admin, Family::V4)?;
     assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");
-    // Beside what two workers keep at hand, all frames are where they were. A link that took the 1024 of
-    // its fill ring with it each time would have cost more.
+    // Beside what two workers keep at hand, all frames are where they were. A link that took the
+    // 1024 of its fill ring with it each time would have cost more.
     const AT_HAND: u64 = 2 * FramePool::AT_HAND_MAX as u64;
     const _: () = assert!(AT_HAND < TIMES as u64 * 1024);
     let what = "the frames to be spare again";

@@ -1,5 +1,5 @@
-//! Messages as `include/uapi` and the kernel's `fill_info` functions lay them out, for tunnels whose
-//! modules a test machine need not have; and real VXLAN devices.
+//! Messages as `include/uapi` and the kernel's `fill_info` functions lay them out, for tunnels
+//! whose modules a test machine need not have; and real VXLAN devices.
 
 use std::process::Command;
 

@@ -1,3 +1,5 @@
+//! The state machine of a manifest file, on a clock of the tests.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;

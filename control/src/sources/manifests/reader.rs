@@ -199,7 +199,6 @@ fn hand_on(inotify: &Inotify, messages: &SyncSender<Message>) {
 }
 
 impl Reader {
-    #[expect(clippy::too_many_arguments, reason = "called once")]
     fn new(
         dir: Arc<Path>,
         settle: Duration,
@@ -346,7 +345,7 @@ impl Reader {
     }
 
     fn retry_saves(&mut self, now: Instant) {
-        for name in self.saver.to_retry(now) {
+        for name in self.saver.take_due_retries(now) {
             if let Some(file) = self.files.get_mut(&name) {
                 file.wanted = true;
                 self.read_at(&name, now, false);
@@ -401,7 +400,7 @@ impl Reader {
         for name in hanging {
             let Some(name) = name else {
                 if self.fault.is_none() && (self.listing || self.checking) {
-                    self.break_off("does not answer".to_owned());
+                    self.break_off("does not answer");
                 }
                 continue;
             };
@@ -532,7 +531,7 @@ impl Reader {
         }
         let listing = match listing {
             Ok(listing) => listing,
-            Err(reason) => return self.break_off(reason),
+            Err(reason) => return self.break_off(&reason),
         };
         let replaced = self.identity != Some(listing.identity);
         let in_force = self.files.values().any(|file| !file.state.in_force().is_empty());
@@ -541,7 +540,7 @@ impl Reader {
         if listing.entries.is_empty() && in_force && replaced {
             let reason = "is empty, and not the directory that it was; put a file in it to have \
                           what it lacks removed";
-            return self.break_off(reason.to_owned());
+            return self.break_off(reason);
         }
         let now = Instant::now();
         if listing.watch.is_none() {
@@ -580,8 +579,8 @@ impl Reader {
     }
 
     /// Keeps everything, because the directory can't be trusted.
-    fn break_off(&mut self, reason: String) {
-        self.fault = Some(reason.clone());
+    fn break_off(&mut self, reason: &str) {
+        self.fault = Some(reason.to_owned());
         let now = Instant::now();
         let unobserved = self.files.iter().filter(|(_, file)| !file.observed);
         for name in unobserved.map(|(name, _)| name.clone()).collect::<Vec<_>>() {

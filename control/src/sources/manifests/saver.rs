@@ -127,7 +127,7 @@ impl Saver {
     }
 
     /// Manifests to read again at `now`, so that their states can be written.
-    pub(super) fn to_retry(&mut self, now: Instant) -> Vec<OsString> {
+    pub(super) fn take_due_retries(&mut self, now: Instant) -> Vec<OsString> {
         if !self.waiting.is_empty() || self.retry_at.is_none_or(|at| now < at) {
             return Vec::new();
         }

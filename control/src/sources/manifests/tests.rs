@@ -1,3 +1,5 @@
+//! The reader of manifests, on real folders.
+
 use std::fs;
 use std::os::unix::fs::symlink;
 

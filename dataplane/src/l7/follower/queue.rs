@@ -28,8 +28,8 @@ impl Queue {
         self.waiting.len()
     }
 
-    /// Keeps a segment that came at `since`, or gives it back if there is no room or an equal one waits
-    /// already.
+    /// Keeps a segment that came at `since`, or gives it back if there is no room or an equal one
+    /// waits already.
     pub(super) fn push(
         &mut self,
         since: Nanos,

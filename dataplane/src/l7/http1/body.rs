@@ -4,8 +4,8 @@ use super::Next;
 use super::scan::{Malformed, Shape};
 use crate::l7::rules::http::is_token;
 
-/// Largest chunk, bytes. JDK 17's `HttpServer` counts in 32 bits with a sign and wraps silently; what
-/// is larger is one chunk to us and a short one, or none, to such a reader.
+/// Largest chunk, bytes. JDK 17's `HttpServer` counts in 32 bits with a sign and wraps silently;
+/// what is larger is one chunk to us and a short one, or none, to such a reader.
 const CHUNK_MAX: u64 = i32::MAX as u64;
 /// Digits of a chunk's size, at most, leading zeros included: as many as the largest has.
 const CHUNK_DIGITS_MAX: usize = 8;

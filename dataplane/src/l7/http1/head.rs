@@ -125,9 +125,9 @@ impl<'a> Framing<'a> {
     }
 }
 
-/// Digits only, without a leading zero (which makes an octal number to some), and few enough that no
-/// reader with 64 bits overflows. Bodies above 2 GiB are legitimate, and servers count them in 64
-/// bits; one that wraps at 32 bits must not stand behind HTTP rules.
+/// Digits only, without a leading zero (which makes an octal number to some), and few enough that
+/// no reader with 64 bits overflows. Bodies above 2 GiB are legitimate, and servers count them in
+/// 64 bits; one that wraps at 32 bits must not stand behind HTTP rules.
 pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
     let has_leading_zero = value.len() > 1 && value[0] == b'0';
     if has_leading_zero || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {

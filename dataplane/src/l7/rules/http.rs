@@ -3,8 +3,8 @@
 //! # What a rule matches
 //! Method, path and host are regular expressions that must match *all* of the value:
 //! ASCII classes, case-sensitive, `.` matches any character but a line feed. That is what Cilium's
-//! rules mean, which Envoy evaluates as RE2 full matches; a pattern that RE2 would read otherwise is
-//! refused. The path is HTTP/2's `:path`, query included;
+//! rules mean, which Envoy evaluates as RE2 full matches; a pattern that RE2 would read otherwise
+//! is refused. The path is HTTP/2's `:path`, query included;
 //! the host is `:authority`, port included, as the client wrote it.
 //!
 //! # Paths in normal form

@@ -115,8 +115,8 @@ impl Pattern {
         Ok(Self(dfa))
     }
 
-    /// Whether the pattern matches all of `value`, from its first byte to its last. What is not UTF-8
-    /// matches nothing, as in RE2.
+    /// Whether the pattern matches all of `value`, from its first byte to its last. What is not
+    /// UTF-8 matches nothing, as in RE2.
     pub(super) fn matches(&self, value: &[u8]) -> bool {
         let Self(dfa) = self;
         if !value.is_ascii() && std::str::from_utf8(value).is_err() {

@@ -1,3 +1,5 @@
+//! Reassembly of fragments: whole datagrams, bounds, shares and expiry.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -5,7 +5,8 @@ use super::{RECORD_MAX, Record, Records};
 
 /// Length of the header of the file.
 const FILE_HEADER: usize = 24;
-/// Length of a record's header: seconds, fraction of a second, bytes in the file, bytes on the wire.
+/// Length of a record's header: seconds, fraction of a second, bytes in the file, bytes on the
+/// wire.
 const RECORD_HEADER: usize = 16;
 
 /// First number of a file whose stamps have microseconds.

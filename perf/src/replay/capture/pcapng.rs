@@ -93,7 +93,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads the block at `offset`, which is not beyond the end, and says where the next one begins.
+    /// Reads the block at `offset`, which is not beyond the end, and says where the next one
+    /// begins.
     fn block(&mut self, file: &[u8], offset: usize) -> Result<usize, String> {
         let ends = || "the file ends inside a block".to_owned();
         let rest = file.get(offset..).ok_or_else(ends)?;

@@ -140,7 +140,8 @@ fn find_alone(flows: usize) -> Result<f64> {
     let mut table = FlowTable::new(CAPACITY);
     fill(&mut table, flows)?;
     let mut rng = Rng::with_seed(2);
-    // One batch after the other, so that what is looked up is in the cache and only the table isn't.
+    // One batch after the other, so that what is looked up is in the cache and only the table
+    // isn't.
     let mut batch = [small_node::packet_of(Mixture::Tcp, 0, Way::There).1; BATCH];
     let mut took = Duration::ZERO;
     for _ in 0..LOOKUPS / BATCH {

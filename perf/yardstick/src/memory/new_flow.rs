@@ -1,9 +1,10 @@
 //! New flows on a node of a large cluster.
 //!
-//! Pods of the node open flows to each other, TCP and UDP: each packet a new one, but for their source
-//! ports the same ones again and again. A note tells how it is with far more of these. Policy allows
-//! most of them; what is counted is flows that were opened, so those that are denied only cost. Eight
-//! links have a full batch in each round, all links in turn, to destinations behind any link.
+//! Pods of the node open flows to each other, TCP and UDP: each packet a new one, but for their
+//! source ports the same ones again and again. A note tells how it is with far more of these.
+//! Policy allows most of them; what is counted is flows that were opened, so those that are denied
+//! only cost. Eight links have a full batch in each round, all links in turn, to destinations
+//! behind any link.
 //!
 //! The flow table has the size that an agent's has, and is full of such flows from the start: each
 //! new one takes the place of the oldest that was never answered, whose end is told as an event.
@@ -33,8 +34,8 @@ const BAR_MILLIONS: f64 = 2.0;
 
 const SIZE: Size = Size { namespaces: 1000, pods: 100_000, policies: 10_000 };
 
-/// Flows, but for their source ports, that each pod opens again and again. A worker keeps the decisions
-/// on all of them.
+/// Flows, but for their source ports, that each pod opens again and again. A worker keeps the
+/// decisions on all of them.
 const OPENINGS: usize = 64;
 
 /// So many that most have to be decided anew each time.

@@ -5,7 +5,8 @@
 //! | [`podgate`] | the release agent, one worker | N + 1 NetworkPolicies for the receiving pod |
 //! | [`Bare`] | [`forward`](crate::traffic::forward) on xsk-rs | none |
 //! | [`Kernel`] | bridge and nftables | N + 1 rules, default drop |
-//! | [`Ovs`] | Open vSwitch, `netdev` datapath, `afxdp` ports in native mode | N + 1 OpenFlow rules, default drop |
+//! | [`Ovs`] | Open vSwitch, `netdev` datapath, `afxdp` ports in native mode | N + 1 OpenFlow
+//! rules, default drop |
 //!
 //! # What is equivalent, and why it is fair
 //!

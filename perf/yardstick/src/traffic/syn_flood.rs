@@ -18,8 +18,9 @@ use super::{GENERATOR_CORE, pin};
 const PORTS: u32 = 50_000;
 const FIRST_PORT: u32 = 10_000;
 
-/// Sends `rate` SYNs a second from the calling thread's namespace, until `stop` is set or `bound` is
-/// over. Returns how many it sent in a second, on average: less than `rate` if the core is too slow.
+/// Sends `rate` SYNs a second from the calling thread's namespace, until `stop` is set or `bound`
+/// is over. Returns how many it sent in a second, on average: less than `rate` if the core is too
+/// slow.
 ///
 /// Nobody listens where they go, so each is answered by a reset.
 ///

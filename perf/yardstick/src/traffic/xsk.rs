@@ -66,7 +66,8 @@ pub(super) fn open(umem: &Umem, link: &str) -> Result<Rings> {
 }
 
 impl Rings {
-    /// Has the kernel send all that is in the TX ring, by one call where its budget is large enough.
+    /// Has the kernel send all that is in the TX ring, by one call where its budget is large
+    /// enough.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         // Bounded: a link that takes nothing leaves it for the next time.
         for _ in 0..RING {

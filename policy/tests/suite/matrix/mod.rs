@@ -1,6 +1,6 @@
 //! A reachability matrix, generated: a small cluster, one or two policies from the product of
-//! kinds × directions × peers × ports × actions, and updates of labels, ports, nodes, references and
-//! policies.
+//! kinds × directions × peers × ports × actions, and updates of labels, ports, nodes, references
+//! and policies.
 //! Each case is a truth table whose rows have no expectation, so all three executors must agree.
 
 mod policies;
