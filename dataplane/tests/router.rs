@@ -167,7 +167,7 @@ fn no_error_answers_an_error() {
 }
 
 #[test]
-fn a_pod_that_provokes_errors_gets_a_bounded_number_and_takes_none_of_anothers() {
+fn a_pod_that_provokes_errors_gets_a_bounded_number_and_takes_none_of_another_pods() {
     let mut bench = uneven();
     let errors = |bench: &mut Bench, link: LinkId, ends: [usize; 2], times| {
         let sent = udp(link, ADDRESSES[ends[0]], ADDRESSES[ends[1]], [1, 2], b"x");

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_has_its_querys_ports_reversed() {
+    fn a_reply_has_its_queries_ports_reversed() {
         for (protocol, query, reply) in
             [(proto::ICMP, 8, 0), (proto::ICMP, 13, 14), (proto::ICMPV6, 128, 129)]
         {

@@ -90,7 +90,7 @@ fn unsolicited_advertisement(mac: [u8; 6], address: [u8; 16]) -> Result<Vec<u8>>
 }
 
 #[test]
-fn a_pod_that_claims_anothers_address_by_arp_or_discovery_leads_nobody_astray() -> Result<()> {
+fn a_pod_that_claims_another_pods_address_by_arp_or_discovery_leads_nobody_astray() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);

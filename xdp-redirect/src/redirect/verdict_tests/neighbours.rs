@@ -197,7 +197,7 @@ fn discovery_that_breaks_the_rule_is_ip_like_any_other() {
 }
 
 #[test]
-fn a_pod_that_claims_anothers_address_is_not_heard() {
+fn a_pod_that_claims_another_pods_address_is_not_heard() {
     let mut probe = Probe::new();
     let other_mac = [2, 0, 0, 0, 0, 3];
     let lies = [
