@@ -360,7 +360,7 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`DropReason::TcpNoFlow`] for a segment that can't belong to the connection
-    /// ([`tcp::advance`](super::tcp::advance)); the flow is unchanged.
+    /// ([`tcp::advance`]); the flow is unchanged.
     ///
     /// # Panics
     /// As [`Self::get`].

@@ -11,7 +11,7 @@
 //! pod that only sends, at about 0.5 Mpps: every frame becomes an `skb`, as what a pod's own stack
 //! sends. Both stay on core 0; forwarders are given core 1.
 //!
-//! [`forward`] is the yardstick for AF_XDP itself, on xsk-rs and libxdp: it shares no code with
+//! [`mod@forward`] is the yardstick for AF_XDP itself, on xsk-rs and libxdp: it shares no code with
 //! podgate.
 #![allow(unsafe_code)]
 
