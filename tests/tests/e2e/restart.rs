@@ -217,9 +217,8 @@ fn what_policy_denies_when_the_agent_is_back_does_not_live_on() -> Result<()> {
     let agent = Agent::start(&lab, 1)?;
     let connections = Connection::open_all(&lab)?;
     agent.stop()?;
-    lab.remove_manifest("allowed.yaml")?;
-    // What a removed file held counts until it has been gone for the settle time.
-    let _agent = Agent::start_bare(&lab, 1, &["--manifests-settle", "0s"])?;
+    lab.write_manifest("allowed.yaml", &ALLOWED.replace("7000", "7001"))?;
+    let _agent = Agent::restart(&lab, 1)?;
     assert_eq!(taken_over(&lab)?.0, 0);
     for connection in connections {
         let Connection { name, mut client, mut server } = connection;
