@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Longest line of code and prose, in characters.
+/// Longest line of a comment, in characters.
 const LINE_MAX: usize = 100;
+/// How a line of a comment begins, in Rust, C and shell.
+const COMMENT: [&str; 2] = ["//", "# "];
 
 /// Folders in which `unsafe` is allowed (ARCHITECTURE.md).
 const UNSAFE_ALLOWED: [&str; 3] =
@@ -32,18 +34,19 @@ fn none(rule: &str, findings: &[String]) {
 }
 
 #[test]
-fn lines_fit_a_page() {
+fn comments_fit_a_page() {
     let mut long = Vec::new();
     for (path, text) in files(&[".rs", ".c", ".h", "scripts/test", "scripts/lib.sh"]) {
         for (number, line) in (1..).zip(text.lines()) {
             let length = line.chars().count();
-            // A string can't always be broken.
-            if length > LINE_MAX && !line.contains('"') {
+            // Code is rustfmt's, which breaks no string.
+            let is_comment = COMMENT.iter().any(|begin| line.trim_start().starts_with(begin));
+            if length > LINE_MAX && is_comment {
                 long.push(format!("{}:{number}: {length} characters", path.display()));
             }
         }
     }
-    none(&format!("lines have at most {LINE_MAX} characters"), &long);
+    none(&format!("comments have lines of at most {LINE_MAX} characters"), &long);
 }
 
 #[test]

@@ -30,8 +30,8 @@ pub struct Glance {
 /// What is worth knowing of a usual packet when its flow is known: of either UDP (as long as its
 /// packet) or a segment in the middle of a TCP connection.
 ///
-/// [`parse`](fn@super::parse) would accept it and say the same, if its addresses are ones that a flow
-/// can have (that is not looked at: who finds a flow by them knows).
+/// [`parse`](fn@super::parse) would accept it and say the same, if its addresses are ones that a
+/// flow can have (that is not looked at: who finds a flow by them knows).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usual {
     /// Bytes of the IP packet.

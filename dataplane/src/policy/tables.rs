@@ -211,7 +211,8 @@ pub struct PolicyTables {
     /// Label sets. The first four are `world` for IPv4 and for IPv6, `host` and `remote-node`.
     pub identities: Rows<IdentityRow>,
     /// For each namespace, the selectors that match all its pods because they ask of the namespace
-    /// only. There are few namespaces and many identities, so a new "all namespaces" changes little.
+    /// only. There are few namespaces and many identities, so a new "all namespaces"
+    /// changes little.
     pub namespaces: Rows<SelectorSet>,
     /// Lists of networks, and addresses of DNS names.
     pub address_sets: Rows<Arc<AddressSet>>,
