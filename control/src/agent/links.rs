@@ -107,10 +107,7 @@ impl Links {
         slot: LinkId,
         hold_egress: impl FnOnce(&mut Redirect) -> Result<(), podgate_xdp_redirect::Error>,
     ) -> Result<()> {
-        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
-        let cut_off_before = pin.exists();
-        self.redirect.attach(link.index, slot.0, Some(&pin))?;
-        self.taken[slot.index()] = true;
+        let cut_off_before = self.cut_off(link, slot)?;
         let opened = match hold_egress(&mut self.redirect) {
             Ok(()) => self.open_sockets(link, slot),
             Err(error) => Err(error.into()),
@@ -131,13 +128,21 @@ impl Links {
     /// # Errors
     /// As [`Self::open`]; the link stays cut off.
     pub(crate) fn open_unserved(&mut self, link: &Link, slot: LinkId) -> Result<()> {
-        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
-        self.redirect.attach(link.index, slot.0, Some(&pin))?;
-        self.taken[slot.index()] = true;
+        self.cut_off(link, slot)?;
         self.redirect.guard(slot.0)?;
         let ports = self.open_sockets(link, slot);
         self.unserved.push(ports.with_context(|| format!("can't serve link {}", link.name))?);
         Ok(())
+    }
+
+    /// Attaches the XDP program, pinned, and takes the slot. Returns whether the link was cut off
+    /// before.
+    fn cut_off(&mut self, link: &Link, slot: LinkId) -> Result<bool> {
+        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
+        let cut_off_before = pin.exists();
+        self.redirect.attach(link.index, slot.0, Some(&pin))?;
+        self.taken[slot.index()] = true;
+        Ok(cut_off_before)
     }
 
     /// Gives all links to the workers that [`Self::open_unserved`] opened.

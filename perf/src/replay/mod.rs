@@ -172,7 +172,11 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     let mut capture = Capture::read(&args.capture)?;
     let mut compiler = Compiler::new();
     compiler.update(&mut store);
-    let pods = Plan::new(&capture, &compiler.compiled().catalog)?.pods;
+    let pods = match args.node {
+        // Only what isn't asked for follows from the pods.
+        Some(_) => Vec::new(),
+        None => Plan::new(&capture, &compiler.compiled().catalog)?.pods,
+    };
     let this_node = store.assume_node(args.node.as_deref(), &pods)?;
     compiler.update(&mut store);
     let compiled = compiler.compiled();

@@ -252,29 +252,23 @@ impl Store {
         let mut seen: BTreeMap<ObjectKey, (&Document, u64)> = BTreeMap::new();
         let mut unreadable = Vec::new();
         for &document in documents {
-            let key = match Meaning::of(document) {
-                Meaning::Nothing => {
-                    result.tally.count(document);
-                    continue;
+            match (Meaning::of(document), &document.value) {
+                (Meaning::Object(key), Ok(value)) => {
+                    let digest = digest_of(value);
+                    match seen.get(&key) {
+                        // The same object once more.
+                        Some((_, first)) if *first == digest => continue,
+                        Some((first, _)) => {
+                            let (at, first) = (&document.source.location, &first.source.location);
+                            unreadable.push(vec![defined_already(&key, at, first)]);
+                        }
+                        None => {
+                            seen.insert(key, (document, digest));
+                        }
+                    }
                 }
-                Meaning::Unreadable(refusals) => {
-                    result.tally.count(document);
-                    unreadable.push(refusals);
-                    continue;
-                }
-                Meaning::Object(key) => key,
-            };
-            let Ok(value) = &document.value else { continue };
-            let digest = digest_of(value);
-            match seen.get(&key) {
-                Some((_, first)) if *first == digest => continue,
-                Some((first, _)) => {
-                    let (at, first) = (&document.source.location, &first.source.location);
-                    unreadable.push(vec![defined_already(&key, at, first)]);
-                }
-                None => {
-                    seen.insert(key, (document, digest));
-                }
+                (Meaning::Unreadable(refusals), _) => unreadable.push(refusals),
+                (Meaning::Nothing | Meaning::Object(_), _) => {}
             }
             result.tally.count(document);
         }

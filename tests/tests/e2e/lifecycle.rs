@@ -42,16 +42,21 @@ pub(crate) fn ready_endpoints(lab: &Lab) -> Result<usize> {
     Ok(endpoints.filter(|endpoint| endpoint["state"] == "ready").count())
 }
 
+/// Without an agent nothing passes; the next one returns to all endpoints.
+pub(crate) fn pods_are_cut_off_until_a_restart(lab: &Lab, workers: u16) -> Result<()> {
+    nothing_passes(lab)?;
+    let _agent = Agent::restart(lab, workers)?;
+    assert_eq!(ready_endpoints(lab)?, lab.pods().count());
+    what_should_pass_passes(lab)
+}
+
 #[test]
 fn while_the_agent_is_stopped_pods_are_cut_off_and_it_returns_to_its_endpoints() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start(&lab, 2)?;
     what_should_pass_passes(&lab)?;
     agent.stop()?;
-    nothing_passes(&lab)?;
-    let _agent = Agent::restart(&lab, 1)?;
-    assert_eq!(ready_endpoints(&lab)?, lab.pods().count());
-    what_should_pass_passes(&lab)
+    pods_are_cut_off_until_a_restart(&lab, 1)
 }
 
 #[test]
@@ -59,10 +64,7 @@ fn when_the_agent_is_killed_pods_are_cut_off_until_it_is_started_again() -> Resu
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start(&lab, 2)?;
     agent.kill()?;
-    nothing_passes(&lab)?;
-    let _agent = Agent::restart(&lab, 2)?;
-    assert_eq!(ready_endpoints(&lab)?, lab.pods().count());
-    what_should_pass_passes(&lab)
+    pods_are_cut_off_until_a_restart(&lab, 2)
 }
 
 #[test]

@@ -11,7 +11,8 @@ use podgate_tests::scenario::MANIFESTS;
 use serde_json::Value;
 
 use crate::lifecycle::{
-    nothing_passes, nothing_passes_from_pods, ready_endpoints, what_should_pass_passes,
+    nothing_passes_from_pods, pods_are_cut_off_until_a_restart, ready_endpoints,
+    what_should_pass_passes,
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -151,10 +152,7 @@ fn a_state_directory_that_is_removed_is_made_again_with_all_that_was_in_it() -> 
     }
     // What counts: without the agent pods are cut off, and the next one knows them.
     agent.kill()?;
-    nothing_passes(&lab)?;
-    let _agent = Agent::restart(&lab, 2)?;
-    assert_eq!(ready_endpoints(&lab)?, lab.pods().count());
-    what_should_pass_passes(&lab)
+    pods_are_cut_off_until_a_restart(&lab, 2)
 }
 
 #[test]
