@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::stats::{Tally, WorkerStats};
+use podgate_dataplane::stats::{
+    MetricKind, PacketCounter, WORKER_METRICS, WorkerMetric, WorkerStats,
+};
 use podgate_dataplane::xsk::XskStatistics;
 use podgate_xdp_redirect::FrameDrops;
 use serde::{Deserialize, Serialize};
@@ -125,7 +127,7 @@ pub(crate) fn collect(
     families.extend(traffic_families(workers, frame_drops));
     families.extend(socket_families(ports));
     families.push(l7_family(workers));
-    families.extend(WORKER_METRICS.iter().map(|metric| metric.family(workers)));
+    families.extend(WORKER_METRICS.iter().map(|metric| worker_family(metric, workers)));
     families
 }
 
@@ -178,7 +180,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
 const DIRECTION: (&str, &str) = ("direction", "UNKNOWN");
 
 fn traffic_families(workers: &[&WorkerStats], frame_drops: &[FrameDrops]) -> [Family; 4] {
-    let sum = |tally: &dyn Fn(&WorkerStats) -> &Tally| {
+    let sum = |tally: &dyn Fn(&WorkerStats) -> &PacketCounter| {
         workers.iter().fold((0, 0), |(packets, bytes), worker| {
             let tally = tally(worker);
             (packets + tally.packets.get(), bytes + tally.bytes.get())
@@ -302,111 +304,17 @@ fn l7_family(workers: &[&WorkerStats]) -> Family {
     })
 }
 
-/// A metric with one sample for each worker.
-struct WorkerMetric {
-    kind: FamilyKind,
-    name: &'static str,
-    help: &'static str,
-    read: fn(&WorkerStats) -> u64,
+/// The family of a metric with one sample for each worker.
+fn worker_family(metric: &WorkerMetric, workers: &[&WorkerStats]) -> Family {
+    let kind = match metric.kind {
+        MetricKind::Counter => FamilyKind::Counter,
+        MetricKind::Gauge => FamilyKind::Gauge,
+    };
+    let family = Family::new(kind, metric.name, metric.help);
+    workers.iter().enumerate().fold(family, |family, (index, worker)| {
+        family.with(&[("worker", &index.to_string())], (metric.read)(worker))
+    })
 }
-
-impl WorkerMetric {
-    const fn counter(
-        name: &'static str,
-        help: &'static str,
-        read: fn(&WorkerStats) -> u64,
-    ) -> Self {
-        Self { kind: FamilyKind::Counter, name, help, read }
-    }
-
-    const fn gauge(name: &'static str, help: &'static str, read: fn(&WorkerStats) -> u64) -> Self {
-        Self { kind: FamilyKind::Gauge, name, help, read }
-    }
-
-    fn family(&self, workers: &[&WorkerStats]) -> Family {
-        let family = Family::new(self.kind, self.name, self.help);
-        workers.iter().enumerate().fold(family, |family, (index, worker)| {
-            family.with(&[("worker", &index.to_string())], (self.read)(worker))
-        })
-    }
-}
-
-const WORKER_METRICS: [WorkerMetric; 18] = [
-    WorkerMetric::counter("podgate_worker_received_packets_total", "Packets received", |worker| {
-        worker.received.packets.get()
-    }),
-    WorkerMetric::counter("podgate_worker_originated_packets_total", "Packets built", |worker| {
-        worker.originated.packets.get()
-    }),
-    WorkerMetric::counter(
-        "podgate_worker_resets_sent_total",
-        "TCP resets in answer to segments of unknown connections",
-        |worker| worker.resets_sent.get(),
-    ),
-    WorkerMetric::counter(
-        "podgate_worker_handed_off_total",
-        "Packets passed to the worker that owns their flow",
-        |worker| worker.handed_off.get(),
-    ),
-    WorkerMetric::gauge(
-        "podgate_worker_fragments_waiting",
-        "Fragments that wait for the rest of their datagram",
-        |worker| worker.fragments_waiting.get(),
-    ),
-    WorkerMetric::counter(
-        "podgate_worker_fragments_joined_total",
-        "Fragments put behind the first of their datagram",
-        |worker| worker.fragments_joined.get(),
-    ),
-    WorkerMetric::counter(
-        "podgate_worker_fragments_made_total",
-        "Fragments that packets were cut into, beyond one for each packet",
-        |worker| worker.fragments_made.get(),
-    ),
-    WorkerMetric::counter("podgate_worker_flows_opened_total", "Flows opened", |worker| {
-        worker.flows_opened.get()
-    }),
-    WorkerMetric::counter(
-        "podgate_worker_flows_evicted_total",
-        "Flows ended before their time to make room for others",
-        |worker| worker.flows_evicted.get(),
-    ),
-    WorkerMetric::gauge("podgate_worker_flows", "Flows in the table", |worker| worker.flows.get()),
-    WorkerMetric::gauge(
-        "podgate_worker_held_frames",
-        "Frames of packets that wait for an L7 verdict",
-        |worker| worker.held_frames.get(),
-    ),
-    WorkerMetric::gauge(
-        "podgate_worker_kept_bytes",
-        "Bytes of memory that inspected flows take for their streams, outside of frames",
-        |worker| worker.kept_bytes.get(),
-    ),
-    WorkerMetric::gauge("podgate_worker_epoch", "Epoch that the worker judges by", |worker| {
-        worker.epoch.get()
-    }),
-    WorkerMetric::counter(
-        "podgate_worker_reevaluated_total",
-        "Flows judged again after a change of policy",
-        |worker| worker.reevaluated.get(),
-    ),
-    WorkerMetric::counter(
-        "podgate_worker_checksums_completed_total",
-        "Checksums completed for a sender with checksum offload",
-        |worker| worker.checksums_completed.get(),
-    ),
-    WorkerMetric::counter("podgate_worker_busy_rounds_total", "Rounds with packets", |worker| {
-        worker.busy_rounds.get()
-    }),
-    WorkerMetric::counter("podgate_worker_sleeps_total", "Times gone to sleep", |worker| {
-        worker.sleeps.get()
-    }),
-    WorkerMetric::gauge(
-        "podgate_worker_looks_long",
-        "1 while it looks for packets for up to 100 µs before it sleeps",
-        |worker| worker.looks_long.get(),
-    ),
-];
 
 /// The families in the Prometheus text format, version 0.0.4.
 ///

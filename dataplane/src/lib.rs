@@ -10,6 +10,7 @@ pub mod drop_reason;
 pub mod event;
 pub mod flow;
 pub mod l7;
+pub mod mem;
 pub mod packet;
 pub mod policy;
 pub mod route;

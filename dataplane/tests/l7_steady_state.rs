@@ -13,10 +13,10 @@ use podgate_dataplane::l7::{
     HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Request,
     L7Rules, NamePattern, Request,
 };
+use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::parse;
 use podgate_dataplane::policy::RuleId;
 use podgate_dataplane::types::{Direction, Nanos};
-use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
 
 const REQUEST: &[u8] = b"POST /api/v1/users HTTP/1.1\r\nHost: backend\r\nX-Key: 1\r\n\
     Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";

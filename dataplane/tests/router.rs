@@ -9,7 +9,7 @@ use etherparse::{
     Icmpv4Slice, Ipv4Header, Ipv4Options, PacketBuilder, SlicedPacket, TransportSlice,
 };
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::packet::{L4, Piece, parse, quoted};
+use podgate_dataplane::packet::{FragmentInfo, L4, parse, quoted};
 use podgate_dataplane::types::{Address, LinkId, proto};
 use support::*;
 
@@ -124,7 +124,7 @@ fn an_ipv4_packet_that_may_be_cut_is_and_only_some_options_are_repeated() {
         let view = parse(bytes, bytes.len() as u32).unwrap();
         let more = index < 2;
         let offset = whole.len() as u16;
-        assert_eq!(view.l4_kind, L4::Fragment(Piece { id: 77, offset, more }));
+        assert_eq!(view.l4_kind, L4::Fragment(FragmentInfo { id: 77, offset, more }));
         assert_eq!((view.ttl, view.end as usize), (63, bytes.len()));
         let header = Ipv4Header::from_slice(&bytes[14..]).unwrap().0;
         assert_eq!(&header.options[..], if index == 0 { &options[..] } else { &options[..4] });

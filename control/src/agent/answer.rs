@@ -263,7 +263,7 @@ impl Agent {
             refused: self.store.refused_objects() as u64,
             epoch: self.publisher.epoch().0.into(),
             path_mtu: self.path_mtu.unwrap_or(0).into(),
-            frames_spare: self.links.dataplane().umem().spare_frames() as u64,
+            frames_spare: self.links.dataplane().umem().shared_free_frames() as u64,
             problems: self.problems().len() as u64,
             links_gone: self.counts.links_gone,
             flow_records: self.counts.flow_records,

@@ -22,7 +22,7 @@ use std::io;
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
-use podgate_dataplane::flow::{SavedFlow, tcp};
+use podgate_dataplane::flow::{FlowLinks, SavedFlow, tcp};
 use podgate_dataplane::types::{Address, Direction, LinkId, Tuple};
 
 use crate::atomic_file;
@@ -259,9 +259,10 @@ impl FlowsFile {
 
 /// Puts the numbers in place of a flow's links; false if one has none.
 fn renumber(flow: &mut SavedFlow, numbers: &HashMap<LinkId, LinkId>) -> bool {
-    let [from, to] = flow.links.map(|link| numbers.get(&link));
-    let (Some(from), Some(to)) = (from, to) else { return false };
-    flow.links = [*from, *to];
+    let FlowLinks { opener, responder } = flow.links;
+    let (opener, responder) = (numbers.get(&opener), numbers.get(&responder));
+    let (Some(opener), Some(responder)) = (opener, responder) else { return false };
+    flow.links = FlowLinks::new(*opener, *responder);
     true
 }
 
@@ -286,7 +287,9 @@ fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     bytes.extend(tuple.src_port.to_le_bytes());
     bytes.extend(tuple.dst_port.to_le_bytes());
     bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), u8::from(*picked_up)]);
-    links.iter().for_each(|link| bytes.extend(link.0.to_le_bytes()));
+    for link in [links.opener, links.responder] {
+        bytes.extend(link.0.to_le_bytes());
+    }
     bytes.extend(idle_ms.to_le_bytes());
     packets.iter().chain(sent).for_each(|number| bytes.extend(number.to_le_bytes()));
 }
@@ -353,7 +356,7 @@ impl<'b> Reader<'b> {
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },
-            links: [LinkId(self.u16()?), LinkId(self.u16()?)],
+            links: FlowLinks::new(LinkId(self.u16()?), LinkId(self.u16()?)),
             icmp_type,
             tcp: tcp.ok_or(Unusable::Damaged("a TCP state is unknown"))?,
             picked_up: picked_up != 0,
@@ -390,7 +393,8 @@ mod tests {
             dst_port,
             protocol,
         });
-        let links = prop::array::uniform2((0..=links).prop_map(LinkId));
+        let link = move || (0..=links).prop_map(LinkId);
+        let links = (link(), link()).prop_map(|(a, b)| FlowLinks::new(a, b));
         let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), any::<bool>());
         let counted = any::<(u32, [u64; 2], [u64; 2])>();
         (tuple, links, state, counted).prop_map(|(tuple, links, state, counted)| {
@@ -419,7 +423,7 @@ mod tests {
         };
         let flow = SavedFlow {
             tuple,
-            links: [LinkId(3), LinkId(5)],
+            links: FlowLinks::new(LinkId(3), LinkId(5)),
             icmp_type: 0,
             tcp: tcp::State::Established,
             picked_up: false,
@@ -427,8 +431,8 @@ mod tests {
             packets: [3, 4],
             bytes: [180, 240],
         };
-        let to_host = SavedFlow { links: [LinkId(5), HOST], ..flow.clone() };
-        let unnamed = SavedFlow { links: [LinkId(3), LinkId(9)], ..flow.clone() };
+        let to_host = SavedFlow { links: FlowLinks::new(LinkId(5), HOST), ..flow.clone() };
+        let unnamed = SavedFlow { links: FlowLinks::new(LinkId(3), LinkId(9)), ..flow.clone() };
         let slots = [(LinkId(3), name("cart")), (LinkId(5), name("db"))];
         FlowsFile::new(at(5000), vec![flow, to_host, unnamed], HOST, slots.into_iter())
     }
@@ -470,7 +474,8 @@ mod tests {
         let slots = HashMap::from([(name("cart"), LinkId(8)), (name("db"), LinkId(2))]);
         let flows = sample().flows_now(at(7500), HOST, &slots).unwrap();
         let links: Vec<_> = flows.iter().map(|flow| flow.links).collect();
-        assert_eq!(links, [[LinkId(8), LinkId(2)], [LinkId(2), HOST]]);
+        let expected = [FlowLinks::new(LinkId(8), LinkId(2)), FlowLinks::new(LinkId(2), HOST)];
+        assert_eq!(links, expected);
         assert_eq!(flows[0].idle_ms, 2750);
         // Another pod behind the link, or the pod behind another link, has no such connections.
         let other = NamedLink { pod: "shop/other".into(), ..name("cart") };

@@ -38,7 +38,7 @@ use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
-use podgate_dataplane::share::Shares;
+use podgate_dataplane::share::FairShare;
 use podgate_dataplane::types::{Address, Epoch, LinkId};
 use podgate_dataplane::worker::{Clock, Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
@@ -112,7 +112,7 @@ struct Agent {
     names: Names,
     flow_log: FlowLog,
     /// Records made of the last drain, by link.
-    records: Shares,
+    records: FairShare,
     /// Clients that wait for a revision.
     waiting: Waiting,
     /// Addresses that the kernel routes to `pg-host` for us, with the MTU of the way.
@@ -277,7 +277,7 @@ impl Agent {
             publisher: Publisher::default(),
             names,
             flow_log: FlowLog::new(args.flow_log as usize),
-            records: Shares::default(),
+            records: FairShare::default(),
             waiting: Waiting::default(),
             routed,
             node: [None; 2],
@@ -357,7 +357,7 @@ impl Agent {
                 Some(call) = called.recv() => self.answer(call).await,
                 Some(change) = changes.next() => self.react(change).await,
                 _ = drain.tick() => {
-                    if let Some(worker) = self.links.dataplane().dead_worker() {
+                    if let Some(worker) = self.links.dataplane().panicked_worker() {
                         bail!("worker {worker} died of a bug (its last words are above); run podgate \
                                again, until then its pods stay cut off");
                     }
@@ -487,8 +487,7 @@ impl Agent {
 
     /// Whether pods may leave checksums to their devices.
     fn leaves_checksums(&self) -> bool {
-        self.pod_checksums == PodChecksums::Leave
-            && self.links.dataplane().umem().finishes_checksums()
+        self.pod_checksums == PodChecksums::Leave && self.links.dataplane().umem().has_tx_metadata()
     }
 
     /// Lets a pod's link go: from here on, no policy applies to the pod.
@@ -522,7 +521,7 @@ impl Agent {
         events.sort_by_key(|event| event.time);
         let too_many = events.len() > RECORDS_PER_DRAIN;
         let mut left = RECORDS_PER_DRAIN;
-        self.records.start_over();
+        self.records.reset();
         for event in &events {
             if too_many && !self.records.take(event.link, left) {
                 self.counts.flow_records_skipped += 1;

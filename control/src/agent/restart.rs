@@ -75,7 +75,7 @@ impl Agent {
             .map_err(|error| error.to_string())
             .and_then(|flows| {
                 let dataplane = self.links.dataplane();
-                dataplane.take_over(snapshot, flows).map_err(|error| error.to_string())
+                dataplane.restore_flows(snapshot, flows).map_err(|error| error.to_string())
             });
         let outcome = &mut self.earlier_flows.outcome;
         match taken {

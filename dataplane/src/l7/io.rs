@@ -2,8 +2,8 @@
 
 use crate::drop_reason::DropReason;
 use crate::event::EventKind;
+use crate::mem::{Frame, Packet, Umem};
 use crate::types::Direction;
-use crate::xsk::{Frame, Packet, Umem};
 
 /// The worker's side of an inspected flow. Every packet that the follower is given ends in exactly
 /// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the follower.

@@ -13,9 +13,9 @@ use smoltcp::wire::{
 
 use super::http1::{Answer, Refusal};
 use super::io::FlowIo;
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 use crate::packet::View;
 use crate::types::{Direction, Tuple};
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 
 /// Longest Ethernet header: with two VLAN tags.
 const L2_MAX: usize = 22;

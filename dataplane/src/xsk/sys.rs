@@ -6,11 +6,11 @@
 //! Source of every item, where nothing else is said: `include/uapi/linux/if_xdp.h`, Linux 6.18.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use super::ring::RingMemory;
+use crate::mem::Mapping;
 
 /// Level of the socket options (`include/linux/socket.h`).
 const SOL_XDP: libc::c_int = 283;
@@ -202,97 +202,14 @@ pub(super) fn wake(fd: BorrowedFd) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Memory that was mapped, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the memory belongs to no thread; who accesses it is for the owner to order.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; a shared `Mapping` yields no more than its address.
-unsafe impl Sync for Mapping {}
-
-/// Asks the processor to bring what lies at an address into the cache, and doesn't wait for it. A
-/// hint: nothing is read or written.
-#[inline]
-pub(crate) fn prefetch<T>(place: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint: it has no effect but on time, whatever the address; every x86-64 has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(place.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
-
-/// Asks the kernel to back memory that was not touched yet with huge pages (madvise(2),
-/// `MADV_HUGEPAGE`): what is read here and there in a large table then misses the TLB more seldom.
-/// A hint: nothing else depends on it.
-pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    const PAGE: usize = 4096;
-    let range = memory.as_mut_ptr_range();
-    let (start, end) = (range.start.addr().next_multiple_of(PAGE), range.end.addr() / PAGE * PAGE);
-    if start >= end {
-        return;
-    }
-    let start = range.start.with_addr(start);
-    // SAFETY: the advice changes no byte, whatever memory it reaches.
-    let _hint = unsafe { libc::madvise(start.cast(), end - start.addr(), libc::MADV_HUGEPAGE) };
-}
-
-impl Mapping {
-    /// `len` bytes of zeros. (Huge pages made the worker slower, by a third where it was by
-    /// itself.)
-    pub(super) fn anonymous(len: usize) -> io::Result<Self> {
-        Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
-    }
-
-    /// `len` bytes of a socket's ring, present at once so that no access to it ever faults.
-    pub(super) fn ring(fd: BorrowedFd, len: usize, offset: i64) -> io::Result<Self> {
-        Self::map(len, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd(), offset)
-    }
-
-    fn map(len: usize, flags: libc::c_int, fd: libc::c_int, offset: i64) -> io::Result<Self> {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice replaces no memory.
-        let base = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, fd, offset) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast());
-        let base = base.ok_or_else(|| io::Error::other("mmap returned address zero"))?;
-        Ok(Self { base, len })
-    }
-
-    /// Start of the memory, page-aligned.
-    pub(super) const fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-
-    /// Bytes.
-    pub(super) const fn len(&self) -> usize {
-        self.len
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map` and unmapped only here; nothing that borrows from it is left.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}
-
 // SAFETY: mapped, hence initialised, page-aligned and in its place until dropped. Ring mappings
 // are handed to nothing but rings.
 unsafe impl RingMemory for Mapping {
     fn base(&self) -> NonNull<u8> {
-        self.base
+        Self::base(self)
     }
 
     fn len(&self) -> usize {
-        self.len
+        Self::len(self)
     }
 }

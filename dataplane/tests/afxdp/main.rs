@@ -11,10 +11,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
+use podgate_dataplane::mem::{FramePool, Packet, Umem};
 use podgate_dataplane::types::{Address, LinkId, proto};
-use podgate_dataplane::xsk::{
-    FramePool, LinkState, OpenError, Packet, Port, RingSizes, Umem, open_link,
-};
+use podgate_dataplane::xsk::{LinkState, OpenError, Port, RingSizes, open_link};
 use podgate_xdp_redirect::{flow_hash, worker_of};
 
 use forwarder::{Forwarder, Node, WORKERS};

@@ -8,6 +8,7 @@ use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::l7::L7Rules;
+use podgate_dataplane::mem::Umem;
 use podgate_dataplane::policy::{
     Action, AddressRow, DenySetId, DirectionTable, Entry, IdentityRow, Peer, PolicyTables,
     PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
@@ -15,8 +16,8 @@ use podgate_dataplane::policy::{
 use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
 use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos, proto};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::RingSizes;
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
-use podgate_dataplane::xsk::{RingSizes, Umem};
 
 pub(crate) const HOST: LinkId = LinkId(0);
 pub(crate) const A: LinkId = LinkId(1);

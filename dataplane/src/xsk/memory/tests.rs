@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::mem::{FramePool, Packet};
 use crate::xsk::assemble::PACKET_FRAMES_MAX;
-use crate::xsk::frame::{FramePool, Packet};
 use crate::xsk::port::XskStatistics;
 
 const SIZES: RingSizes = RingSizes { fill: 64, completion: 64, rx: 64, tx: 64 };
@@ -28,9 +28,9 @@ impl Bench {
     }
 
     /// Puts a part of a packet on the receive ring, not yet published.
-    fn deliver(&mut self, part: &[u8], more: bool) {
+    fn deliver(&mut self, part: &[u8], options: u32) {
         let link = self.kernel.link.upgrade().unwrap();
-        self.kernel.deliver(&link, 0, part, more);
+        self.kernel.deliver(&link, 0, part, options);
     }
 
     fn receive(&mut self) -> Vec<Packet> {
@@ -71,7 +71,7 @@ impl Bench {
         assert_eq!(pool.outstanding(), 0);
         assert_eq!(umem.held_by(LINK), 0, "a closed link holds nothing");
         drop((pool, kernel));
-        assert_eq!(umem.spare.len(), umem.frames() as usize);
+        assert_eq!(umem.shared_free_frames(), umem.frames() as usize);
     }
 }
 
@@ -97,7 +97,7 @@ fn a_packet_waits_in_the_port_until_its_last_frame_has_come() {
     let mut bench = Bench::new(128);
     bench.kernel.inject(0, b"before");
     for part in [b"one ", b"two "] {
-        bench.deliver(part, true);
+        bench.deliver(part, XDP_PKT_CONTD);
     }
     bench.kernel.workers[0].rx.publish();
     assert_eq!(bench.echo(), [b"before"]);
@@ -111,18 +111,18 @@ fn a_packet_waits_in_the_port_until_its_last_frame_has_come() {
 
 #[test]
 fn frames_of_an_unfinished_packet_come_back_when_the_port_closes() {
-    for settle in [true, false] {
+    for close in [true, false] {
         let mut bench = Bench::new(128);
-        bench.deliver(b"never", true);
-        bench.deliver(b"finished", true);
+        bench.deliver(b"never", XDP_PKT_CONTD);
+        bench.deliver(b"finished", XDP_PKT_CONTD);
         bench.kernel.workers[0].rx.publish();
         assert!(bench.receive().is_empty());
-        if settle {
+        if close {
             bench.close();
         } else {
             drop(bench.port);
             drop(bench.pool);
-            assert_eq!(bench.umem.spare.len(), 128);
+            assert_eq!(bench.umem.shared_free_frames(), 128);
             let mut pool = bench.umem.pool();
             for frame in std::iter::from_fn(|| pool.alloc()).collect::<Vec<_>>() {
                 assert_eq!((frame.len(), frame.capacity()), (0, FRAME_SIZE - FRAME_HEADROOM));
@@ -158,13 +158,13 @@ fn false_descriptors_are_counted_and_cost_only_their_own_packet() {
     for (round, (address, len)) in foreign.into_iter().chain(misfits).enumerate() {
         for options in [0, XDP_PKT_CONTD] {
             assert!(bench.kernel.inject(0, b"good"));
-            bench.deliver(b"broken by what follows", true);
+            bench.deliver(b"broken by what follows", XDP_PKT_CONTD);
             // Without an address of its own, a misfit names a frame that is to be received into.
             let addr = address.or_else(|| bench.kernel.fill.pop()).unwrap();
             bench.kernel.workers[0].rx.produce(1, || Some(Desc { addr, len, options }));
             if options == XDP_PKT_CONTD {
-                bench.deliver(b"to be skipped", true);
-                bench.deliver(b"end of the broken packet", false);
+                bench.deliver(b"to be skipped", XDP_PKT_CONTD);
+                bench.deliver(b"end of the broken packet", 0);
             }
             bench.kernel.workers[0].rx.publish();
             assert!(bench.kernel.inject(0, b"fine"));
@@ -347,7 +347,7 @@ fn frames_come_back_once_when_the_last_port_of_a_link_closes() {
     assert_eq!(kernel.transmitted(1, &mut |_| {}), 0, "what was not sent is lost");
     assert_eq!(umem.held_by(LinkId(2)), SIZES.fill as usize, "another link's frames stay");
     drop((other, pool));
-    assert_eq!(umem.spare.len(), 512);
+    assert_eq!(umem.shared_free_frames(), 512);
 }
 
 #[test]
@@ -395,7 +395,8 @@ proptest! {
                         let desc = Desc { addr: u64::MAX, len: 1, options };
                         bench.kernel.workers[0].rx.produce(1, || Some(desc));
                     }
-                    bench.deliver(part, i + 1 < parts.len());
+                    let is_last = i + 1 == parts.len();
+                    bench.deliver(part, if is_last { 0 } else { XDP_PKT_CONTD });
                 }
                 bench.kernel.workers[0].rx.publish();
                 false_descriptors += u64::from(broken);
@@ -481,5 +482,5 @@ fn two_workers_share_a_links_frames_without_losing_any() {
     let half = PACKETS / 2;
     assert_eq!(sums, [half * (half - 1), half * half]);
     assert_eq!(umem.held_by(LINK), 0);
-    assert_eq!(umem.spare.len(), umem.frames() as usize);
+    assert_eq!(umem.shared_free_frames(), umem.frames() as usize);
 }

@@ -11,10 +11,10 @@ use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
 use crate::l7::http1::tests::docs_only;
 use crate::l7::io::FlowIo;
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 use crate::packet::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use crate::packet::{L4, Tcp, View, edit, parse};
 use crate::types::{Direction, Nanos};
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
 pub(super) const CLIENT: Direction = Direction::Original;
 pub(super) const SERVER: Direction = Direction::Reply;
@@ -70,7 +70,7 @@ impl Io {
     fn take(&mut self, direction: Direction, own: bool, packet: Packet) {
         let mut bytes = self.umem.data(&packet.head).to_vec();
         let view = parse(&bytes, packet.len()).expect("the follower sends what parses");
-        assert!(edit::l4_checksum_is_right(&self.umem, &packet, &view), "checksum");
+        assert!(edit::l4_checksum_is_right(self.umem.bytes(&packet), &view), "checksum");
         packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
         let L4::Tcp(tcp) = view.l4_kind else { panic!("the follower sends TCP") };
         self.pool.free_packet(packet);

@@ -1,37 +1,39 @@
-//! Cutting a packet into fragments (RFC 791 §3.2, RFC 8200 §4.5).
+//! Fragmentation of packets (RFC 791 §3.2, RFC 8200 §4.5).
 
+use super::offset::{ipv4, ipv6};
 use super::{View, checksum, ip};
 use crate::drop_reason::DropReason;
-use crate::xsk::{Frame, FramePool, Packet, Umem};
+use crate::mem::{Frame, FramePool, Packet, Umem};
 
-/// Fragments that we make of one packet, at most: 65,535 bytes for the least that every IPv4 host
-/// takes, 576 bytes, with all options.
+/// Fragments of one packet, at most: enough for 65,535 bytes at the minimum IPv4 MTU, 576 bytes,
+/// with all options.
 const FRAGMENTS_MAX: u32 = 128;
 
 /// Longest IPv4 header.
 const V4_HEADER_MAX: usize = 60;
 
-/// Makes a packet's fragments, one after the other.
+/// Splits a packet into fragments, one at a time.
 #[derive(Debug)]
-pub struct Cut<'p> {
+pub struct Fragmenter<'p> {
     packet: &'p Packet,
     view: &'p View,
-    /// Where the part begins that is cut up, bytes from the start of the packet.
+    /// Offset of the fragmentable part in the packet, bytes.
     body: u32,
-    /// The IPv4 header of all fragments but the first: only some options are repeated.
+    /// IPv4 header of all fragments but the first, and its length, bytes: only some options are
+    /// copied.
     later_v4: ([u8; V4_HEADER_MAX], u8),
-    /// Largest IP packet to make.
+    /// Longest IP packet to build, bytes.
     size: u32,
-    /// Bytes of the body that the fragments so far have.
+    /// Bytes of the fragmentable part in the fragments so far.
     done: u32,
 }
 
-impl<'p> Cut<'p> {
-    /// Prepares fragments of at most `size` bytes from a packet that is parsed and, for its
-    /// checksum and its hop count, ready to go.
+impl<'p> Fragmenter<'p> {
+    /// Fragments of at most `size` bytes of a packet whose L4 checksum is complete and whose TTL is
+    /// decremented.
     ///
     /// # Errors
-    /// [`DropReason::TooBig`] if it would take too many, and for an IPv6 packet without a fragment
+    /// [`DropReason::TooBig`] if there would be too many, and for an IPv6 packet without a fragment
     /// header: only its sender may fragment it.
     pub fn new(
         umem: &Umem,
@@ -60,7 +62,7 @@ impl<'p> Cut<'p> {
     /// The next fragment; `None` after the last.
     ///
     /// # Errors
-    /// [`DropReason::NoFrame`] if there is no frame to build it in.
+    /// [`DropReason::NoFrame`] if no frame is free.
     pub fn next(
         &mut self,
         umem: &Umem,
@@ -79,13 +81,13 @@ impl<'p> Cut<'p> {
         };
         let room = (self.size - header.len() as u32) / 8 * 8;
         let len = left.min(room);
-        let Some(mut fragment) = Growing::new(pool) else {
+        let Some(mut fragment) = Builder::new(pool) else {
             return Some(Err(DropReason::NoFrame));
         };
         let mut fits = fragment.append(umem, pool, &head[..l3]);
         fits &= fragment.append(umem, pool, header);
         let header_len = header.len();
-        for bytes in pieces(umem, self.packet, self.body + self.done, len) {
+        for bytes in parts(umem, self.packet, self.body + self.done, len) {
             fits &= fragment.append(umem, pool, bytes);
         }
         let mut fragment = fragment.finish();
@@ -94,25 +96,33 @@ impl<'p> Cut<'p> {
             return Some(Err(DropReason::NoFrame));
         }
         let bytes = &mut umem.data_mut(&mut fragment.head)[l3..l3 + header_len];
-        let more = len < left;
+        let position = Position { offset: self.done, len, is_last: len == left };
         match self.view.is_v4() {
-            true => number_v4(bytes, len, self.done, more),
-            false => number_v6(bytes, len, self.done, more),
+            true => set_fields_v4(bytes, position),
+            false => set_fields_v6(bytes, position),
         }
         self.done += len;
         Some(Ok(fragment))
     }
 }
 
-/// The header with those options only that all fragments have (RFC 791 §3.1, "copied").
+/// Position of a fragment in the fragmentable part, bytes.
+#[derive(Clone, Copy)]
+struct Position {
+    offset: u32,
+    len: u32,
+    is_last: bool,
+}
+
+/// The header with the options that all fragments have (RFC 791 §3.1, "copied"), and its length.
 fn later_v4_header(first: &[u8]) -> ([u8; V4_HEADER_MAX], u8) {
     const COPIED: u8 = 0x80;
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     let mut header = [0; V4_HEADER_MAX];
-    header[..20].copy_from_slice(&first[..20]);
-    let (mut len, mut options) = (20, &first[20..]);
-    // The parser has checked that the options fit.
+    header[..ipv4::HEADER_LEN].copy_from_slice(&first[..ipv4::HEADER_LEN]);
+    let (mut len, mut options) = (ipv4::HEADER_LEN, &first[ipv4::HEADER_LEN..]);
+    // The parser has checked the lengths of the options.
     while let [kind, ..] = *options
         && kind != END
     {
@@ -123,35 +133,35 @@ fn later_v4_header(first: &[u8]) -> ([u8; V4_HEADER_MAX], u8) {
         }
         options = &options[size..];
     }
-    // What is left of the last word are zeros: "end of options".
+    // The padding is zero: "end of options".
     let len = len.next_multiple_of(4);
     header[0] = 0x40 | (len / 4) as u8;
     (header, len as u8)
 }
 
-fn number_v4(header: &mut [u8], len: u32, offset: u32, more: bool) {
-    let total = (header.len() as u32 + len) as u16;
-    header[2..4].copy_from_slice(&total.to_be_bytes());
-    let position = (offset / 8) as u16 | u16::from(more) << 13;
-    let dont_fragment = header[6] & 0x40;
-    header[6..8].copy_from_slice(&position.to_be_bytes());
-    header[6] |= dont_fragment;
-    header[10..12].fill(0);
+fn set_fields_v4(header: &mut [u8], position: Position) {
+    let total = (header.len() as u32 + position.len) as u16;
+    header[ipv4::TOTAL_LEN..][..2].copy_from_slice(&total.to_be_bytes());
+    let fragment = (position.offset / 8) as u16 | u16::from(!position.is_last) << 13;
+    let dont_fragment = header[ipv4::FRAGMENT] & ipv4::DONT_FRAGMENT;
+    header[ipv4::FRAGMENT..][..2].copy_from_slice(&fragment.to_be_bytes());
+    header[ipv4::FRAGMENT] |= dont_fragment;
+    header[ipv4::CHECKSUM..][..2].fill(0);
     let sum = checksum::of(header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header[ipv4::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// The fragment header is the last of the headers that each fragment has.
-fn number_v6(header: &mut [u8], len: u32, offset: u32, more: bool) {
-    let payload = (header.len() as u32 - 40 + len) as u16;
-    header[4..6].copy_from_slice(&payload.to_be_bytes());
-    let position = offset as u16 | u16::from(more);
+/// The fragment header is the last one of `header`.
+fn set_fields_v6(header: &mut [u8], position: Position) {
+    let payload = ((header.len() - ipv6::HEADER_LEN) as u32 + position.len) as u16;
+    header[ipv6::PAYLOAD_LEN..][..2].copy_from_slice(&payload.to_be_bytes());
+    let fragment = position.offset as u16 | u16::from(!position.is_last);
     let at = header.len() - 6;
-    header[at..at + 2].copy_from_slice(&position.to_be_bytes());
+    header[at..at + 2].copy_from_slice(&fragment.to_be_bytes());
 }
 
 /// `len` bytes of a packet from byte `from` on, frame by frame.
-fn pieces<'p>(
+fn parts<'p>(
     umem: &'p Umem,
     packet: &'p Packet,
     from: u32,
@@ -168,17 +178,17 @@ fn pieces<'p>(
     })
 }
 
-/// A packet that is written from its start to its end.
-struct Growing {
+/// Builds a packet by appending bytes.
+struct Builder {
     packet: Packet,
 }
 
-impl Growing {
+impl Builder {
     fn new(pool: &mut FramePool) -> Option<Self> {
         Some(Self { packet: Packet::single(pool.alloc()?) })
     }
 
-    /// Appends bytes. False if frames ran out.
+    /// Appends bytes. Returns false if no frame is free.
     fn append(&mut self, umem: &Umem, pool: &mut FramePool, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let room = |frame: &Frame| frame.capacity() - frame.len();

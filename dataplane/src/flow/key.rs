@@ -1,25 +1,25 @@
-//! What a flow is found by.
+//! Flow keys and their hash.
 
 use std::hash::{BuildHasher, RandomState};
 
 use crate::types::{Address, Tuple};
 
-/// A tuple with its two ends in order, so that packets of both directions have the same: addresses,
-/// then protocol and ports in one word. IPv4 has two words and zeros before them.
+/// A tuple with its two ends in canonical order, so that packets of both directions have the same
+/// key: addresses, then protocol and ports in one word. An IPv4 key is two words, after zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Name([u64; 5]);
+pub(super) struct FlowKey([u64; 5]);
 
-/// Tells the last word of an IPv6 name from that of an IPv4 one.
+/// Distinguishes the last word of an IPv6 key from that of an IPv4 key.
 const IS_V6: u64 = 1 << 40;
 
-impl Name {
-    /// The tuple's name, and whether its source is the end that comes second.
+impl FlowKey {
+    /// The tuple's key, and whether its source is the key's second end.
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> (Self, bool) {
         if let Some(addresses) = Address::as_in_v4_header(tuple.src, tuple.dst) {
             let [sport, dport] = [tuple.src_port, tuple.dst_port].map(u16::swap_bytes);
             let ports = u32::from(sport) | u32::from(dport) << 16;
-            let (NameV4([a, b]), swapped) = NameV4::of(addresses, ports, tuple.protocol);
+            let (FlowKeyV4([a, b]), swapped) = FlowKeyV4::of(addresses, ports, tuple.protocol);
             return (Self([0, 0, 0, a, b]), swapped);
         }
         let one = (tuple.src.bits(), tuple.src_port);
@@ -33,20 +33,20 @@ impl Name {
         (Self([a, b, c, d, last]), swapped)
     }
 
-    /// Where the words of an IPv4 name begin, bytes into it.
+    /// Offset of the words of an IPv4 key, bytes.
     pub(super) const V4_OFFSET: usize = 3 * size_of::<u64>();
 
     const fn is_v4(&self) -> bool {
         self.0[4] & IS_V6 == 0
     }
 
-    /// Brings the words of an IPv4 name into the cache, or the beginning of them.
+    /// Loads the first word of an IPv4 key into the cache.
     #[inline]
     pub(super) const fn touch(&self) -> u32 {
         self.0[3] as u32
     }
 
-    /// The tuple again; `swapped` as [`Name::of`] gave it.
+    /// The tuple; `swapped` as returned by [`FlowKey::of`].
     pub(super) fn tuple(&self, swapped: bool) -> Tuple {
         let [a, b, c, d, e] = self.0;
         let (low, high, protocol) = if self.is_v4() {
@@ -63,16 +63,16 @@ impl Name {
     }
 }
 
-/// The words of an IPv4 name that are not always zero.
+/// The two words of an IPv4 key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct NameV4([u64; 2]);
+pub(super) struct FlowKeyV4([u64; 2]);
 
-impl NameV4 {
-    /// A name that no flow has: no packet may come from its addresses.
-    pub(super) const NOBODYS: Self = Self([0; 2]);
+impl FlowKeyV4 {
+    /// A key that no flow has: its addresses are invalid.
+    pub(super) const NONE: Self = Self([0; 2]);
 
-    /// As [`Name::of`], from addresses and ports as they lie in a packet, little-endian: a name is
-    /// made for each packet.
+    /// As [`FlowKey::of`], from addresses and ports as in the packet, little-endian. Called for each
+    /// packet.
     #[inline]
     pub(super) const fn of(addresses: u64, ports: u32, protocol: u8) -> (Self, bool) {
         let (swapped_addresses, swapped_ports) = (addresses.rotate_left(32), ports.rotate_left(16));
@@ -83,10 +83,11 @@ impl NameV4 {
         (Self([addresses, last]), swapped)
     }
 
-    /// Addresses as they lie in the packet that had this name, its destination port, and the
-    /// protocol; `swapped` as [`Self::of`] gave it.
+    /// What policy evaluates of the packet with this key: its addresses as in the packet,
+    /// little-endian, its destination port, and the protocol; `swapped` as returned by
+    /// [`Self::of`].
     #[inline]
-    pub(super) const fn opening(&self, swapped: bool) -> (u64, u16, u8) {
+    pub(super) const fn policy_fields(&self, swapped: bool) -> (u64, u16, u8) {
         let Self([addresses, last]) = *self;
         let (addresses, port) =
             if swapped { (addresses.rotate_left(32), last) } else { (addresses, last >> 16) };
@@ -94,54 +95,53 @@ impl NameV4 {
     }
 }
 
-/// What puts the two ways to write a name in order.
+/// The order of a tuple and its reverse.
 const fn order(addresses: u64, ports: u32) -> u128 {
     (addresses as u128) << 64 | ports as u128
 }
 
-impl PartialEq<NameV4> for Name {
+impl PartialEq<FlowKeyV4> for FlowKey {
     #[inline]
-    fn eq(&self, NameV4([a, b]): &NameV4) -> bool {
+    fn eq(&self, FlowKeyV4([a, b]): &FlowKeyV4) -> bool {
         self.0[3] == *a && self.0[4] == *b
     }
 }
 
-/// The key of the hash: a chain of multiplications to 128 bits whose halves are folded together, as
-/// in wyhash and in hashbrown's own default.
+/// The key of the hash function: a chain of multiplications to 128 bits whose halves are folded, as
+/// in wyhash and in hashbrown's default.
 ///
-/// Pods choose their ports and often their peers. What keeps one from piling its flows on one place
-/// of the index is that the key is random and that nothing which a pod can see depends on the hash,
-/// but for nanoseconds. SipHash, which conntrack uses (`net/netfilter/nf_conntrack_core.c`,
-/// `hash_conntrack_raw`), would stand more than that; it took a tenth of an established packet's
-/// way.
+/// Pods choose their ports and often their peers. A pod can't aim its flows at one bucket of the
+/// index because the key is random and nothing that a pod can observe depends on the hash, except
+/// for nanoseconds. SipHash, which conntrack uses (`net/netfilter/nf_conntrack_core.c`,
+/// `hash_conntrack_raw`), is stronger, and cost a tenth of an established packet's time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Key([u64; 3]);
+pub(crate) struct HashKey([u64; 3]);
 
-impl Key {
-    /// A new one: nobody else can know it.
+impl HashKey {
+    /// A random key.
     pub(crate) fn random() -> Self {
-        // The one source of randomness in the standard library: SipHash of a random key is as hard
-        // to foretell as the key.
+        // The only source of randomness in the standard library: SipHash with a random key is as
+        // unpredictable as the key.
         let random = RandomState::new();
         let [start, step, end] = [0, 1, 2].map(|number| random.hash_one(number));
-        // Odd factors take no bits away.
+        // Multiplication by an odd number loses no bits.
         Self([start, step | 1, end | 1])
     }
 
-    /// The name's hash.
+    /// The key's hash.
     #[inline]
-    pub(super) fn hash(&self, name: &Name) -> u64 {
-        let words = &name.0;
-        if name.is_v4() { self.hash_words(&words[3..]) } else { self.hash_words(words) }
+    pub(super) fn hash(&self, flow: &FlowKey) -> u64 {
+        let words = &flow.0;
+        if flow.is_v4() { self.hash_words(&words[3..]) } else { self.hash_words(words) }
     }
 
-    /// The same of one of IPv4.
+    /// The same of an IPv4 key.
     #[inline]
-    pub(super) fn hash_v4(&self, NameV4(words): &NameV4) -> u64 {
+    pub(super) fn hash_v4(&self, FlowKeyV4(words): &FlowKeyV4) -> u64 {
         self.hash_words(words)
     }
 
-    /// The hash of anything.
+    /// The hash of any words.
     #[inline]
     pub(crate) fn hash_words(&self, words: &[u64]) -> u64 {
         let [start, step, end] = self.0;
@@ -149,7 +149,7 @@ impl Key {
     }
 }
 
-/// The product's halves, folded.
+/// The folded product.
 #[inline]
 const fn mix(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
@@ -167,19 +167,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_ends_make_one_name_and_it_makes_them_again(tuple in any_tuple()) {
-            let (name, swapped) = Name::of(&tuple);
-            prop_assert_eq!(name.tuple(swapped), tuple);
-            prop_assert_eq!(name.tuple(!swapped), tuple.reversed());
-            prop_assert_eq!(Name::of(&tuple.reversed()), (name, !swapped));
+        fn both_directions_have_one_key_which_yields_the_tuple(tuple in any_tuple()) {
+            let (key, swapped) = FlowKey::of(&tuple);
+            prop_assert_eq!(key.tuple(swapped), tuple);
+            prop_assert_eq!(key.tuple(!swapped), tuple.reversed());
+            prop_assert_eq!(FlowKey::of(&tuple.reversed()), (key, !swapped));
         }
     }
 
-    /// Names that differ in few bits, and in regular steps, have hashes like drawn ones: in the
-    /// bits that tell a place of the index as in those that an entry keeps.
+    /// Keys that differ in few bits and in regular steps hash like random ones: in the bits that
+    /// select a bucket of the index, and in those that an entry stores.
     #[test]
-    fn hashes_of_regular_names_are_spread_evenly() {
-        const NAMES: u32 = 1 << 16;
+    fn hashes_of_regular_keys_are_uniform() {
+        const KEYS: u32 = 1 << 16;
         let v4 = |src: u32, sport: u32, dst: u32, dport: u32| {
             let address = |bits: u32| Address::v4(bits.to_be_bytes());
             let (src, dst) = (address(src), address(dst));
@@ -198,15 +198,15 @@ mod tests {
             &|n| v4(n << 16, 123, server, 123),
         ];
         for pattern in patterns {
-            for key in [Key::random(), Key::random()] {
+            for key in [HashKey::random(), HashKey::random()] {
                 for is_v6 in [false, true] {
                     let tuple = |n| if is_v6 { v6(pattern(n)) } else { pattern(n) };
                     let hashes: Vec<_> =
-                        (0..NAMES).map(|n| key.hash(&Name::of(&tuple(n)).0)).collect();
+                        (0..KEYS).map(|n| key.hash(&FlowKey::of(&tuple(n)).0)).collect();
                     for shift in [0, 32, 48] {
                         let places = hashes.iter().map(|hash| (hash >> shift) as u16);
                         let taken = places.collect::<HashSet<_>>().len();
-                        // Of as many places as names 1 - 1/e are taken, 41,427, with a standard
+                        // Of as many buckets as keys, 1 - 1/e are used: 41,427, with a standard
                         // deviation of about 80.
                         assert!((40_600..42_300).contains(&taken), "{taken}, {:?}", tuple(1));
                     }

@@ -1,12 +1,11 @@
-//! Flows that outlive their workers: handed out by those of one bench, taken over by those of
-//! another.
+//! Flows that outlive their workers: saved by those of one bench, restored by those of another.
 
 mod support;
 
 use std::sync::Arc;
 
 use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::flow::SavedFlow;
+use podgate_dataplane::flow::{FlowLinks, SavedFlow};
 use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::{Address, LinkId, Nanos, proto};
@@ -43,15 +42,15 @@ fn saved(bench: &Bench) -> Vec<SavedFlow> {
     bench.workers.iter().flat_map(|worker| worker.saved_flows(bench.now)).collect()
 }
 
-/// Lets workers of another agent take flows over under `snapshot`, which is then published.
+/// Restores flows in workers of another agent under `snapshot`, which is then published.
 fn restarted(workers: u16, flows: &[SavedFlow], snapshot: Snapshot) -> (Bench, usize) {
     let mut bench = Bench::new(workers);
     let snapshot = Arc::new(snapshot);
     let now = bench.now;
-    let take = |worker: &mut Worker| worker.take_over(now, &snapshot, flows);
-    let taken = bench.workers.iter_mut().map(take).sum();
+    let restore = |worker: &mut Worker| worker.restore_flows(now, &snapshot, flows);
+    let restored = bench.workers.iter_mut().map(restore).sum();
     bench.shared.publish(snapshot);
-    (bench, taken)
+    (bench, restored)
 }
 
 /// Sends at every worker, of which the one that owns the flow knows it.
@@ -63,13 +62,13 @@ fn send_at_all(bench: &mut Bench, link: LinkId, packet: &[u8]) -> Vec<(LinkId, V
 }
 
 #[test]
-fn an_established_connection_goes_on_both_ways_with_another_number_of_workers() {
+fn an_established_connection_continues_with_another_number_of_workers() {
     let flows = saved(&connected());
     assert_eq!(flows.len(), 1);
-    assert_eq!((flows[0].links, flows[0].packets), ([A, B], [2, 1]));
+    assert_eq!((flows[0].links, flows[0].packets), (FlowLinks::new(A, B), [2, 1]));
     for workers in [1, 2, 3, 7] {
-        let (mut bench, taken) = restarted(workers, &flows, guarded(1, IngressOfB::FromA(None)));
-        assert_eq!(taken, 1, "one worker owns it");
+        let (mut bench, restored) = restarted(workers, &flows, guarded(1, IngressOfB::FromA(None)));
+        assert_eq!(restored, 1, "one worker owns it");
         let forwarded =
             |left: &[(LinkId, Vec<u8>)], to| left.iter().filter(|(link, _)| *link == to).count();
         let left = send_at_all(&mut bench, A, &a_to_b(CLIENT, "P", Some(901)));
@@ -81,7 +80,7 @@ fn an_established_connection_goes_on_both_ways_with_another_number_of_workers() 
 }
 
 #[test]
-fn datagram_flows_and_queries_go_on_too() {
+fn datagram_flows_and_icmp_queries_continue_too() {
     let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
     bench.send(A, &udp(A, a, b, [7, 80], b"q"));
@@ -89,8 +88,8 @@ fn datagram_flows_and_queries_go_on_too() {
     bench.send(A, &sctp(A, a, OUTSIDE, [5, 6]));
     let flows = saved(&bench);
     assert_eq!(flows.len(), 3);
-    let (mut bench, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromAAt(proto::UDP)));
-    assert_eq!(taken, 3);
+    let (mut bench, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromAAt(proto::UDP)));
+    assert_eq!(restored, 3);
     assert_eq!(bench.send(B, &udp(B, b, a, [80, 7], b"a")).len(), 1);
     assert_eq!(bench.send(HOST, &echo(HOST, OUTSIDE, a, 0, 77)).len(), 1);
     assert_eq!(bench.send(HOST, &sctp(HOST, OUTSIDE, a, [6, 5])).len(), 1);
@@ -98,12 +97,12 @@ fn datagram_flows_and_queries_go_on_too() {
 }
 
 #[test]
-fn what_policy_no_longer_allows_plainly_is_not_taken_over() {
+fn a_flow_that_policy_no_longer_allows_plainly_is_not_restored() {
     let flows = saved(&connected());
     let inspects = IngressOfB::FromA(Some(L7Rules::Http(Vec::new())));
     for (policy, resets) in [(IngressOfB::Closed, 1), (inspects, 1)] {
-        let (mut bench, taken) = restarted(1, &flows, snapshot(1, policy));
-        assert_eq!((taken, bench.workers[0].flows()), (0, 0));
+        let (mut bench, restored) = restarted(1, &flows, snapshot(1, policy));
+        assert_eq!((restored, bench.workers[0].flows()), (0, 0));
         let left = bench.send(A, &a_to_b(CLIENT, "P", Some(901)));
         assert_eq!((left.len(), left[0].0), (resets, A), "its sender is reset");
         assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
@@ -111,18 +110,19 @@ fn what_policy_no_longer_allows_plainly_is_not_taken_over() {
 }
 
 #[test]
-fn a_flow_between_other_links_than_the_routes_say_is_not_taken_over() {
+fn a_flow_between_other_links_than_its_routes_is_not_restored() {
     let flows = saved(&connected());
-    for links in [[B, A], [A, HOST], [HOST, B], [A, A], [LinkId(9), B]] {
+    for (opener, responder) in [(B, A), (A, HOST), (HOST, B), (A, A), (LinkId(9), B)] {
+        let links = FlowLinks { opener, responder };
         let moved: Vec<_> = flows.iter().map(|f| SavedFlow { links, ..f.clone() }).collect();
-        let (_, taken) = restarted(1, &moved, snapshot(1, IngressOfB::Open));
+        let (_, restored) = restarted(1, &moved, snapshot(1, IngressOfB::Open));
         // What came by the kernel goes back there, whoever its sender is.
-        assert_eq!(taken, usize::from(links == [HOST, B]), "{links:?}");
+        assert_eq!(restored, usize::from(links == FlowLinks::new(HOST, B)), "{links:?}");
     }
 }
 
 #[test]
-fn a_picked_up_flow_needs_both_directions_as_ever() {
+fn a_picked_up_flow_needs_policy_in_both_directions() {
     let mut bench = Bench::with(IngressOfB::Open);
     bench.send(B, &b_to_a(CLIENT, "P", Some(5)));
     let flows = saved(&bench);
@@ -133,7 +133,7 @@ fn a_picked_up_flow_needs_both_directions_as_ever() {
 }
 
 #[test]
-fn inspected_revoked_expired_and_reset_flows_are_not_handed_out() {
+fn inspected_revoked_expired_and_reset_flows_are_not_saved() {
     let mut bench = Bench::with(IngressOfB::FromA(Some(L7Rules::Http(Vec::new()))));
     bench.send(A, &a_to_b(CLIENT, "S", None));
     assert_eq!((bench.workers[0].flows(), saved(&bench).len()), (1, 0));
@@ -159,11 +159,11 @@ fn inspected_revoked_expired_and_reset_flows_are_not_handed_out() {
 }
 
 #[test]
-fn silence_goes_on_counting() {
+fn idle_time_continues() {
     let mut flows = saved(&connected());
     flows[0].idle_ms = 7_430_000;
-    let (mut bench, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!(taken, 1);
+    let (mut bench, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
+    assert_eq!(restored, 1);
     // Late by a quarter of its timeout at most, and never used again after that.
     bench.now = bench.now.plus_secs(1870);
     for _ in 0..32 {
@@ -175,14 +175,14 @@ fn silence_goes_on_counting() {
 }
 
 #[test]
-fn a_table_takes_over_no_more_than_it_has_room_for_and_nothing_twice() {
+fn restored_flows_respect_fair_shares_and_are_not_duplicated() {
     let mut bench = Bench::with(IngressOfB::FromA(None));
     (1..=100).for_each(|port| connect(&mut bench, port));
     let flows = saved(&bench);
-    let (mut bench, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!(taken, 100);
+    let (mut bench, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
+    assert_eq!(restored, 100);
     let same = Arc::new(snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!(bench.workers[0].take_over(bench.now, &same, &flows), 0);
+    assert_eq!(bench.workers[0].restore_flows(bench.now, &same, &flows), 0);
     let many: Vec<_> = (1..=1000)
         .map(|port| {
             let mut flow = flows[0].clone();
@@ -190,8 +190,12 @@ fn a_table_takes_over_no_more_than_it_has_room_for_and_nothing_twice() {
             flow
         })
         .collect();
-    let (bench, taken) = restarted(1, &many, snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!((taken, bench.workers[0].flows()), (128, 128), "one link leaves half of the table");
+    let (bench, restored) = restarted(1, &many, snapshot(1, IngressOfB::FromA(None)));
+    assert_eq!(
+        (restored, bench.workers[0].flows()),
+        (128, 128),
+        "one link leaves half of the table"
+    );
 }
 
 fn any_address() -> impl Strategy<Value = Address> {
@@ -204,25 +208,26 @@ fn any_address() -> impl Strategy<Value = Address> {
 }
 
 proptest! {
-    /// Whatever a file says: nothing is taken over that the same tables would not let be opened.
+    /// Whatever a file contains: a flow that the same tables deny is not restored.
     #[test]
-    fn no_flow_is_taken_over_that_policy_denies(
+    fn no_flow_that_policy_denies_is_restored(
         (src, dst) in (any_address(), any_address()),
         (src_port, dst_port) in (any::<u16>(), prop_oneof![Just(80), any::<u16>()]),
         protocol in prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(proto::ICMP), any::<u8>()],
-        links in prop::array::uniform2((0..4u16).prop_map(LinkId)),
+        (opener, responder) in (0..4u16, 0..4u16),
         (icmp_type, picked_up, idle_ms) in (any::<u8>(), any::<bool>(), any::<u32>()),
     ) {
         let tuple = podgate_dataplane::types::Tuple { src, dst, src_port, dst_port, protocol };
+        let links = FlowLinks::new(LinkId(opener), LinkId(responder));
         let mut flow = saved(&connected()).remove(0);
         flow = SavedFlow { tuple, links, icmp_type, picked_up, idle_ms, ..flow };
-        let (mut bench, taken) =
+        let (mut bench, restored) =
             restarted(1, std::slice::from_ref(&flow), snapshot(1, IngressOfB::Closed));
         let to_b = [2].iter().any(|pod: &usize| {
             [Address::v4(ADDRESSES[*pod]), Address::v6(ADDRESSES_V6[*pod])].contains(&dst)
         });
         let from_node = [Address::v4(ADDRESSES[0]), Address::v6(ADDRESSES_V6[0])].contains(&src);
-        prop_assert!(!(taken == 1 && to_b && !from_node), "pod B is closed: {flow:?}");
+        prop_assert!(!(restored == 1 && to_b && !from_node), "pod B is closed: {flow:?}");
         bench.now = Nanos(bench.now.0 + 1_000_000);
         bench.run();
     }
