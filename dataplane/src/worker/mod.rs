@@ -26,12 +26,13 @@ mod turns;
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::time::Nanos;
 
-use crate::drop_reason::DropReason;
 use crate::flow::SavedFlow;
-use crate::policy::Snapshot;
 use crate::stats::{LinkStatistics, WorkerStats};
-use crate::types::{LinkId, Nanos};
 use crate::xsk::{FramePool, Packet, Port, XskStatistics};
 
 use egress::Egress;

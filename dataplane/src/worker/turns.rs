@@ -10,7 +10,7 @@
 //! What a link's packets take in the kernel is known only after the round. So its packets are
 //! charged what those before them took on average, and the difference is settled afterwards.
 
-use crate::types::LinkId;
+use podgate_tables::ids::LinkId;
 
 use super::BATCH;
 
