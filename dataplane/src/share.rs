@@ -3,7 +3,7 @@
 //! A link may take more only while at least as much is free as it has taken already: one greedy
 //! link leaves half of the resource free, two leave a third. (New flows follow the same rule.)
 
-use crate::types::LinkId;
+use podgate_tables::ids::LinkId;
 
 /// Fair shares of a store that is drained as a whole: counts what each link took since the store
 /// was last empty.

@@ -4,10 +4,12 @@
 
 mod support;
 
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
-use podgate_dataplane::types::{LinkId, Nanos};
 use support::*;
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_tables::time::Nanos;
 
 fn only_docs() -> IngressOfB {
     let spec = HttpRuleSpec { path: Some("/docs".to_owned()), ..HttpRuleSpec::default() };

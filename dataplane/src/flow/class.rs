@@ -1,8 +1,9 @@
 //! Idle timeout and eviction class of a flow.
 
+use podgate_tables::proto;
+
 use super::tcp::State;
 use super::{Flow, Moment};
-use crate::types::proto;
 
 /// Flows of one class share a timeout and a rank in the eviction order. Declared in that order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -29,10 +29,14 @@ use key::FlowKey;
 pub(crate) use key::HashKey;
 use owner::Owner;
 
-use crate::drop_reason::DropReason;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::proto;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::{Direction, Tuple};
+
 use crate::packet::checksum::Sum;
 use crate::packet::{L4, View, icmp};
-use crate::types::{Direction, Epoch, LinkId, Nanos, Tuple, proto};
 
 /// The links of a flow's two ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,9 +13,12 @@
 //! have left fewer entries than the flows from outside use, a source still gets one in [`SOURCES`]
 //! of the free entries.
 
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
+
 use super::class::Class;
 use super::{Flow, Moment};
-use crate::types::{Direction, LinkId, Nanos};
 
 /// Groups of sources outside of the node. Unrelated sources may share a group.
 pub const SOURCES: usize = 256;

@@ -1,10 +1,13 @@
 //! Flows saved when the agent stops and restored when it starts again.
 
+use podgate_tables::ids::Epoch;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
+
 use super::key::FlowKey;
 use super::owner::Owner;
 use super::{Flow, FlowLinks, Moment, NO_INSPECTOR, PICKED_UP, tcp};
 use crate::packet::checksum::Sum;
-use crate::types::{Epoch, Nanos, Tuple};
 
 /// A plain flow without references to its worker, the tables and the clock.
 #[derive(Clone, PartialEq, Eq, Debug)]

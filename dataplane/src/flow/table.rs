@@ -27,15 +27,19 @@
 
 use std::ops::Range;
 
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::{Direction, Tuple};
+
 use super::class::Class;
 use super::index::Index;
 use super::key::{FlowKey, FlowKeyV4, HashKey};
 use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of};
 use super::{Flow, FlowLinks, Moment, tcp};
-use crate::drop_reason::DropReason;
 use crate::mem::{prefer_huge_pages, prefetch};
 use crate::packet::View;
-use crate::types::{Address, Direction, LinkId, Nanos, Tuple};
 
 /// Index of a flow in its table. Valid until the flow is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -563,8 +567,9 @@ fn flow_at_mut(slots: &mut [Slot], at: u32) -> &mut Flow {
 impl FlowTable {
     /// Asserts the invariants of the table.
     pub(super) fn check(&self) {
+        use podgate_tables::proto;
+
         use super::tcp::State;
-        use crate::types::proto;
 
         let mut queued = 0;
         for owner in (0..self.owners.active()).filter_map(|at| self.owners.active_at(at)) {

@@ -9,8 +9,8 @@
 //! sequence numbers, and a SYN that reopens the flow has no effect while the server still has the
 //! old connection: before the server's SYN-ACK, only a SYN or an RST of the client is valid.
 
-use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
-use crate::types::Direction;
+use podgate_tables::tcp_flags::{ACK, FIN, RST, SYN};
+use podgate_tables::tuple::Direction;
 
 /// State of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -1,9 +1,10 @@
 //! What the follower asks of the worker around it.
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tuple::Direction;
+
 use crate::mem::{Frame, Packet, Umem};
-use crate::types::Direction;
 
 /// The worker's side of an inspected flow. Every packet that the follower is given ends in exactly
 /// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the follower.

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
+use podgate_tables::ids::LinkId;
 
 use super::frame::{Frame, FramePool, Packet};
 use super::{Mapping, prefetch};
-use crate::types::LinkId;
 
 /// Bytes of one frame (a "chunk" of the UMEM): a page, the largest size that the kernel accepts
 /// (`net/xdp/xdp_umem.c`, `xdp_umem_reg`).

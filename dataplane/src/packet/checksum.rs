@@ -1,7 +1,8 @@
 //! The Internet checksum (RFC 1071), over parts of any length, and its incremental update.
 
+use podgate_tables::address::Address;
+
 use super::offset::{tcp, udp};
-use crate::types::Address;
 
 /// Offset of the checksum in a TCP header, bytes.
 pub const TCP_FIELD: u16 = tcp::CHECKSUM as u16;
@@ -251,7 +252,7 @@ mod tests {
             let tcp = TcpHeader::new(ports.0, ports.1, 7, 1000);
             let tcp_sum = |src, dst| {
                 let len = 20 + payload.len() as u32;
-                let mut sum = Sum::pseudo_header(src, dst, crate::types::proto::TCP, len);
+                let mut sum = Sum::pseudo_header(src, dst, podgate_tables::proto::TCP, len);
                 sum.add(&tcp.to_bytes());
                 sum.add(&payload);
                 sum.checksum()
@@ -266,7 +267,7 @@ mod tests {
             );
             let udp = UdpHeader::without_ipv4_checksum(ports.0, ports.1, payload.len()).unwrap();
             let mut sum = Sum::pseudo_header(
-                v4(short(src)), v4(short(dst)), crate::types::proto::UDP, 8 + payload.len() as u32,
+                v4(short(src)), v4(short(dst)), podgate_tables::proto::UDP, 8 + payload.len() as u32,
             );
             sum.add(&udp.to_bytes());
             sum.add(&payload);

@@ -1,11 +1,12 @@
 //! Edits of packets in place. All functions work on byte slices.
 
+use podgate_tables::address::Mac;
+use podgate_tables::drop_reason::DropReason;
+
 use super::checksum::{self, Sum};
 use super::offset::{ipv4, ipv6, sctp, udp};
 use super::{L4, View};
-use crate::drop_reason::DropReason;
 use crate::mem::CsumPartial;
-use crate::types::Mac;
 
 /// Writes the Ethernet addresses of the next hop into the first frame of a packet.
 #[inline]

@@ -3,10 +3,12 @@
 
 use std::num::NonZeroU32;
 
+use podgate_tables::address::Mac;
+use podgate_tables::{proto, tcp_flags};
+
+use super::checksum;
 use super::offset::{ipv4, tcp, udp};
-use super::{checksum, tcp_flags};
 use crate::mem::CsumPartial;
-use crate::types::{Mac, proto};
 
 /// Offset of the IP header.
 const L3: usize = 14;

@@ -1,8 +1,9 @@
 //! Fragmentation of packets (RFC 791 §3.2, RFC 8200 §4.5).
 
+use podgate_tables::drop_reason::DropReason;
+
 use super::offset::{ipv4, ipv6};
 use super::{View, checksum, ip};
-use crate::drop_reason::DropReason;
 use crate::mem::{Frame, FramePool, Packet, Umem};
 
 /// Fragments of one packet, at most: enough for 65,535 bytes at the minimum IPv4 MTU, 576 bytes,

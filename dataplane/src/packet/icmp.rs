@@ -1,6 +1,6 @@
 //! ICMP message types: queries, replies and errors.
 
-use crate::types::proto;
+use podgate_tables::proto;
 
 /// Role of a message in its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

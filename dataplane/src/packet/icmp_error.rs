@@ -1,9 +1,11 @@
 //! ICMP errors that podgate sends as a router.
 
+use podgate_tables::address::{Address, Mac};
+use podgate_tables::proto;
+
 use super::checksum::{self, Sum};
 use super::offset::{ipv4, ipv6};
 use super::{L4, View};
-use crate::types::{Address, Mac, proto};
 
 /// Errors that podgate sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,11 @@
 //! Parses and validates headers into a [`View`], in one pass and without copying.
 
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::tuple::Tuple;
+use podgate_tables::{proto, tcp_flags};
+
 use super::offset::{tcp, udp};
-use super::{FragmentInfo, L4, Tcp, View, checksum, icmp, ip, tcp_flags};
-use crate::drop_reason::DropReason;
-use crate::types::{Tuple, proto};
+use super::{FragmentInfo, L4, Tcp, View, checksum, icmp, ip};
 
 /// Ethernet types (IANA "IEEE 802 Numbers").
 mod ethertype {

@@ -5,14 +5,16 @@ use etherparse::{
     Ipv4Options, Ipv6Extensions, Ipv6Header, Ipv6RawExtHeader, Ipv6RoutingExtensions,
     PacketBuilder, TcpHeader, VlanHeader, VlanId,
 };
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use proptest::prelude::*;
 use std::iter;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::fast::{FastHeaders, SourceFilter, Ttl};
 use super::*;
-use crate::drop_reason::DropReason;
-use crate::types::{Address, Tuple, proto};
 
 /// Bytes of a packet in each of its frames.
 const RECEIVE_BYTES: usize = 4096 - 256;

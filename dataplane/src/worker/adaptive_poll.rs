@@ -8,7 +8,7 @@
 //! waits for the other, it stays extended. If packets arrive at their own pace, or their senders
 //! need the core, it does not. Nor does it after it had to share the core with another thread.
 
-use crate::types::Nanos;
+use podgate_tables::time::Nanos;
 
 /// Busy polling time in any case, nanoseconds. Twice as much slows down bulk streams whose ends share
 /// the core, and requests gain nothing.

@@ -1,11 +1,14 @@
 //! What the pipeline needs while it processes a batch: time, tables, ports; and its events.
 
-use crate::drop_reason::DropReason;
-use crate::event::{Event, EventKind};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{Event, EventKind};
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Decision, Snapshot, Subject};
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
+
 use crate::flow::FlowLinks;
 use crate::mem::Packet;
-use crate::policy::{Decision, Snapshot, Subject};
-use crate::types::{LinkId, Nanos, Tuple};
 
 use super::decisions::Ends;
 use super::egress::Egress;

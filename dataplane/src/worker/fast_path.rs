@@ -11,13 +11,14 @@
 use std::ops::Range;
 use std::vec::Drain;
 
-use crate::drop_reason::DropReason;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::RouteTable;
+
 use crate::flow::{FlowTable, LookupKey};
 use crate::mem::{CsumPartial, Packet, Umem};
 use crate::packet::checksum;
 use crate::packet::fast::{FastHeaders, FastPathPacket, SourceFilter, Ttl, TtlProtoChecksum};
-use crate::route::RouteTable;
-use crate::types::LinkId;
 
 use super::BATCH;
 use super::ctx::PacketCtx;

@@ -1,12 +1,13 @@
 //! What an inspected flow's follower needs of the worker.
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tuple::Direction;
+
 use crate::flow::Flow;
 use crate::l7::io::FlowIo;
 use crate::mem::{Frame, Packet, Umem};
 use crate::packet::parse;
-use crate::types::Direction;
 
 use super::ctx::PacketCtx;
 use super::egress::{Origin, Resource};

@@ -1,12 +1,13 @@
 //! (5) Forwards packets as a router does: TTL, checksums, MSS, fragmentation.
 
-use crate::drop_reason::DropReason;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::Outlet;
+
 use crate::mem::Packet;
 use crate::packet::fragment::Fragmenter;
 use crate::packet::icmp_error::IcmpError;
 use crate::packet::{View, edit, mss};
-use crate::route::Outlet;
-use crate::types::LinkId;
 
 use super::ctx::PacketCtx;
 use super::egress::Origin;

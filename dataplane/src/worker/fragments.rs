@@ -1,11 +1,12 @@
 //! (1) Fragments in the pipeline: reassembled by the worker that receives them, judged as one
 //! packet by the worker that owns their flow.
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::LinkId;
+
 use crate::mem::Packet;
 use crate::packet::{FragmentInfo, L4, View, parse};
-use crate::types::LinkId;
 
 use super::ctx::PacketCtx;
 use super::egress::Egress;

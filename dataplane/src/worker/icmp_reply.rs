@@ -1,9 +1,10 @@
 //! Sends ICMP errors.
 
+use podgate_tables::ids::LinkId;
+
 use crate::mem::{FRAME_HEADROOM, Packet};
 use crate::packet::icmp_error::{self, IcmpError};
 use crate::packet::{View, edit};
-use crate::types::LinkId;
 
 use super::ctx::PacketCtx;
 use super::egress::Origin;

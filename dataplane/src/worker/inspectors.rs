@@ -1,9 +1,10 @@
 //! Inspectors of a worker's flows, by the slot number in the flow; bounded.
 
+use podgate_tables::l7::L7Policy;
+use podgate_tables::time::Nanos;
+
 use crate::flow::FlowIx;
-use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
-use crate::types::Nanos;
 
 /// Time between two checks of timers, milliseconds.
 const TICK_MS: u64 = 5;

@@ -28,13 +28,14 @@ mod slowed;
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::time::Nanos;
 
-use crate::drop_reason::DropReason;
 use crate::flow::SavedFlow;
 use crate::mem::{FramePool, Packet};
-use crate::policy::Snapshot;
 use crate::stats::{LinkStatistics, WorkerStats};
-use crate::types::{LinkId, Nanos};
 use crate::xsk::{Port, XskStatistics};
 
 use ctx::PacketCtx;
@@ -240,10 +241,13 @@ impl Worker {
                 processed += received;
                 more |= received == max;
                 self.scheduler.charge(link, received);
+                let opened = self.stats().flows_opened.get();
                 self.process_batch(now, snapshot, link);
                 self.egress.attribute(link);
                 let done = clock();
-                self.scheduler.record_time(link, done.since(begun));
+                let opened = self.stats().flows_opened.get() - opened;
+                let nanos = done.since(begun) + opened * scheduler::NEW_FLOW;
+                self.scheduler.record_time(link, nanos);
                 begun = done;
             }
         }

@@ -60,22 +60,26 @@
 //!   this node. A program at the host link's egress hook marks such packets by their Ethernet source
 //!   ([`HAIRPIN_MAC`]). Any other such packet, from outside, from pods that are not attached, or
 //!   from the node itself, is dropped as spoofed.
-//! - *Tunnels* ([`crate::tunnel`]): a pod's packet that a node's kernel would decapsulate is
+//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate is
 //!   dropped, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are dropped as long as either end sends them: otherwise those of
 //!   the server would open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::{Direction, Tuple};
+
 use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp};
 use crate::l7::follower::{Follower, Progress};
 use crate::mem::Packet;
 use crate::packet::icmp::{self, Role};
-use crate::packet::{L4, Tcp, View, edit, parse, quoted};
-use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
-use crate::types::{Direction, HAIRPIN_MAC, LinkId, Nanos, Tuple, proto};
+use crate::packet::{HAIRPIN_MAC, L4, Tcp, View, edit, parse, quoted};
 use crate::worker::Shared;
 
 use super::ctx::{Evaluation, PacketCtx};

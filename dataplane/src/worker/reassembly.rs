@@ -23,13 +23,15 @@
 use std::hash::RandomState;
 
 use hashbrown::HashMap;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
 use thin_vec::ThinVec;
 
-use crate::drop_reason::DropReason;
 use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 use crate::packet::offset::{ipv4, ipv6};
 use crate::packet::{FragmentInfo, View, checksum};
-use crate::types::{LinkId, Nanos, Tuple};
 
 use super::egress::Egress;
 

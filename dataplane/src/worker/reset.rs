@@ -1,12 +1,14 @@
 //! TCP segments without a flow that are not SYNs, and resets for their senders.
 
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Decision, Subject, Verdict};
+use podgate_tables::tcp_flags;
+use podgate_tables::tuple::Direction;
 use smoltcp::wire::TcpControl;
 
 use crate::l7::reply::{Segment, Template};
 use crate::mem::Packet;
-use crate::packet::{L4, View, tcp_flags};
-use crate::policy::{Decision, Subject, Verdict};
-use crate::types::{Direction, LinkId};
+use crate::packet::{L4, View};
 
 use super::ctx::PacketCtx;
 use super::decisions::Ends;

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
 
-use crate::event::EventRing;
+use crate::event_ring::EventRing;
 use crate::mem::Packet;
-use crate::policy::Snapshot;
 use crate::stats::WorkerStats;
-use crate::types::LinkId;
 
 /// Capacity of all hand-off rings to one worker, packets, divided equally among them.
 const HANDOFFS_TO_ONE: usize = 2048;

@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, TryLockError};
 
+use podgate_tables::ids::LinkId;
+
 use super::ring::{Completion, Fill};
 use super::socket::Sockets;
 use crate::mem::{Claim, FrameOwnership, FramePool, Registrant, Umem};
-use crate::types::LinkId;
 
 /// Entries of a link's rings. Each must be a power of two.
 ///

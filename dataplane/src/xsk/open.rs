@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use podgate_tables::ids::LinkId;
+
 use super::link::{Link, RingSizes};
 use super::port::Port;
 use super::ring::{Completion, Consumer, Entry, Fill, Producer, RingMemory, Rx, Tx};
 use super::socket::{Socket, Sockets};
 use super::sys::{self, MmapOffsets, RingOffsets, SockaddrXdp, UmemReg};
 use crate::mem::{FRAME_SIZE, Mapping, Registrant, Umem};
-use crate::types::LinkId;
 
 /// How long to wait for the kernel to release a queue whose sockets were just closed. It does that
 /// from a work queue (`xp_put_pool`), somewhat later than close(2).

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use podgate_tables::ids::LinkId;
+
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
 use super::link::Link;
 use super::ring::{Rx, Tx, Vacancy};
@@ -13,7 +15,6 @@ use super::sys::{
     self, Desc, TX_METADATA_LEN, XDP_PKT_CONTD, XDP_TX_METADATA, XDP_TXMD_FLAGS_CHECKSUM,
 };
 use crate::mem::{CsumPartial, FRAME_HEADROOM, Frame, FrameOwnership, FramePool, Packet, Umem};
-use crate::types::LinkId;
 
 const _: () = assert!(FRAME_HEADROOM >= TX_METADATA_LEN);
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use podgate_dataplane::mem::{FramePool, Umem};
-use podgate_dataplane::types::LinkId;
 use podgate_dataplane::xsk::{Port, RingSizes, open_link};
+use podgate_tables::ids::LinkId;
 use podgate_xdp_redirect::Redirect;
 
 use crate::lab::Lab;

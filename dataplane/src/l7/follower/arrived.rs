@@ -1,13 +1,14 @@
 //! One TCP segment as it arrived: where its bytes lie, and how to send on only some of them.
 
+use podgate_tables::{proto, tcp_flags};
+
 use super::super::io::FlowIo;
 use super::seq::Seq;
 use crate::mem::{Packet, Umem};
 use crate::packet::checksum::{self, Sum};
 use crate::packet::offset::{ipv4, ipv6, tcp};
 use crate::packet::tcp_options::TcpOptions;
-use crate::packet::{Tcp, View, edit, tcp_flags};
-use crate::types::proto;
+use crate::packet::{Tcp, View, edit};
 
 /// A segment with its parsed headers.
 #[derive(Debug)]
