@@ -1,4 +1,4 @@
-//! Fragments through the whole worker: gathered, judged as one packet, sent on in fragments.
+//! Fragments in a complete worker: reassembled, judged as one packet, fragmented again.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -24,7 +24,7 @@ fn datagram(v4: bool, port: u16, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the fragments carry, in order of their offsets; all of one datagram.
+/// The data of the fragments of one datagram, in order of their offsets.
 fn joined(fragments: &[Vec<u8>]) -> Vec<u8> {
     let mut parts: Vec<_> = fragments
         .iter()
@@ -49,7 +49,7 @@ fn body(frame: &[u8]) -> &[u8] {
     &frame[usize::from(view.l4)..]
 }
 
-/// Sends all of them into pod A's link; returns what left.
+/// Injects all of them into pod A's link; returns the transmitted packets.
 fn send_all(bench: &mut Bench, fragments: &[Vec<u8>]) -> Vec<(LinkId, Vec<u8>)> {
     fragments.iter().flat_map(|fragment| bench.send(A, fragment)).collect()
 }
@@ -60,7 +60,7 @@ fn reversed(mut fragments: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn an_allowed_datagram_passes_in_any_order_and_leaves_in_fragments_as_it_came() {
+fn an_allowed_datagram_is_reassembled_in_any_order_and_fragmented_again() {
     for v4 in [true, false] {
         let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
         let sent = datagram(v4, 80, 8000);
@@ -92,12 +92,12 @@ fn an_allowed_datagram_passes_in_any_order_and_leaves_in_fragments_as_it_came() 
 }
 
 #[test]
-fn of_a_denied_datagram_nothing_passes_in_any_order() {
+fn no_fragment_of_a_denied_datagram_passes_in_any_order() {
     for v4 in [true, false] {
         let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
         let allowed = datagram(v4, 80, 8000);
         let denied = datagram(v4, 81, 8000);
-        // An allowed flow between the two is no way in.
+        // An allowed flow between the same addresses makes no difference.
         assert!(!send_all(&mut bench, &cut(&allowed, 1, 1500)).is_empty());
         let fragments = cut(&denied, 2, 1500);
         assert!(send_all(&mut bench, &fragments).is_empty());
@@ -109,8 +109,8 @@ fn of_a_denied_datagram_nothing_passes_in_any_order() {
 
 #[test]
 fn fragments_of_an_inspected_flow_are_inspected() {
-    // TCP in fragments: what is joined is a segment without a connection, and no fragment of it
-    // passes by itself.
+    // TCP in fragments: reassembled, it is a segment without a connection, and no fragment of it
+    // passes on its own.
     let mut bench = Bench::with(IngressOfB::FromA(None));
     let packet = TcpPacket {
         src: ADDRESSES[1],
@@ -136,7 +136,7 @@ fn the_worker_that_owns_the_flow_judges_it() {
         let mut bench = Bench::new(2);
         bench.shared.publish(snapshot(1, IngressOfB::Open));
         for port in 5000..5016 {
-            // Steering by addresses alone brings all of them to worker 0 in this test.
+            // Steered by addresses, all of them are received by worker 0 in this test.
             let fragments = cut(&datagram(v4, port, 3000), port, 1500);
             assert_eq!(send_all(&mut bench, &fragments).len(), fragments.len());
         }
@@ -150,9 +150,9 @@ fn the_worker_that_owns_the_flow_judges_it() {
 }
 
 #[test]
-fn a_fragment_that_overlaps_takes_its_datagram_with_it() {
+fn an_overlapping_fragment_discards_its_datagram() {
     let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
-    // The first fragment says port 80; one behind it, at offset 8, other bytes.
+    // The first fragment has port 80; a later one, at offset 8, overlaps with other bytes.
     let fragments = cut(&datagram(true, 80, 100), 1, 60);
     let mut bad = cut(&datagram(true, 80, 100), 1, 28)[1].clone();
     bad[34..].fill(0xff);
@@ -164,7 +164,7 @@ fn a_fragment_that_overlaps_takes_its_datagram_with_it() {
 }
 
 #[test]
-fn a_first_fragment_without_the_whole_header_is_refused() {
+fn a_first_fragment_without_its_whole_header_is_dropped() {
     let mut bench = Bench::with(IngressOfB::Open);
     let packet = TcpPacket {
         src: ADDRESSES[1],
@@ -184,7 +184,7 @@ fn a_first_fragment_without_the_whole_header_is_refused() {
 }
 
 #[test]
-fn fragments_are_gathered_only_from_whom_they_say() {
+fn fragments_with_a_spoofed_source_are_dropped() {
     let mut bench = Bench::with(IngressOfB::Open);
     for fragment in cut(&datagram(true, 80, 3000), 1, 1500) {
         assert!(bench.send(B, &fragment).is_empty());
@@ -194,7 +194,7 @@ fn fragments_are_gathered_only_from_whom_they_say() {
 }
 
 #[test]
-fn what_never_becomes_whole_times_out_and_is_counted() {
+fn incomplete_datagrams_time_out_and_are_counted() {
     let mut bench = Bench::with(IngressOfB::Open);
     let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
     send_all(&mut bench, &fragments[1..]);
@@ -210,7 +210,7 @@ fn what_never_becomes_whole_times_out_and_is_counted() {
 }
 
 #[test]
-fn a_pod_that_never_finishes_its_datagrams_takes_nobody_elses_room() {
+fn incomplete_datagrams_of_one_pod_do_not_displace_others() {
     let mut bench = Bench::with(IngressOfB::Open);
     let first = |id: u16| cut(&datagram(true, 80, 3000), id, 1500).swap_remove(0);
     for id in 0..2000 {
@@ -219,7 +219,7 @@ fn a_pod_that_never_finishes_its_datagrams_takes_nobody_elses_room() {
     let waiting = bench.workers[0].stats().fragments_waiting.get();
     assert!(waiting <= 64, "{waiting}: half of one in sixteen of 2048 frames");
     assert_eq!(bench.dropped(DropReason::FragmentLimit) + waiting, 2000);
-    // The node's fragments to pod B still meet.
+    // The node's fragments to pod B are still reassembled.
     let mut from_node = datagram(true, 80, 3000);
     from_node[26..30].copy_from_slice(&OUTSIDE);
     let fragments = cut(&from_node, 7, 1500);
@@ -231,11 +231,11 @@ fn a_pod_that_never_finishes_its_datagrams_takes_nobody_elses_room() {
 }
 
 #[test]
-fn the_largest_datagram_passes_whole_and_in_fragments() {
+fn the_largest_datagram_passes_unfragmented_and_in_fragments() {
     for v4 in [true, false] {
         let mut bench = Bench::with(IngressOfB::Open);
-        // 65,535 bytes of IP over IPv4; over IPv6 the fixed header comes on top, and that of the
-        // fragments goes off.
+        // 65,535 bytes including the IPv4 header; over IPv6 plus the fixed header and minus the
+        // fragment header.
         let sent = datagram(v4, 80, if v4 { 65_507 } else { 65_519 });
         let fragments = cut(&sent, 9, 1500);
         let out = send_all(&mut bench, &reversed(fragments.clone()));
@@ -251,7 +251,7 @@ fn the_largest_datagram_passes_whole_and_in_fragments() {
 }
 
 #[test]
-fn a_fragment_of_several_frames_is_gathered_and_made_again() {
+fn a_fragment_of_several_frames_is_reassembled_and_fragmented_again() {
     let mut bench = Bench::with(IngressOfB::Open);
     let sent = datagram(true, 80, 30_000);
     let out = send_all(&mut bench, &cut(&sent, 1, 9000));
@@ -263,7 +263,7 @@ fn a_fragment_of_several_frames_is_gathered_and_made_again() {
 }
 
 #[test]
-fn an_atomic_fragment_is_the_packet_that_it_is() {
+fn an_atomic_fragment_is_an_ordinary_packet() {
     let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
     let atomic = cut(&datagram(false, 80, 100), 1, 1500);
     assert_eq!(atomic.len(), 1);
@@ -275,7 +275,7 @@ fn an_atomic_fragment_is_the_packet_that_it_is() {
 }
 
 #[test]
-fn ethernet_padding_is_no_part_of_a_datagram() {
+fn ethernet_padding_is_not_part_of_a_datagram() {
     let mut bench = Bench::with(IngressOfB::Open);
     let sent = datagram(true, 80, 1470);
     let mut fragments = cut(&sent, 1, 1492);
@@ -288,7 +288,7 @@ fn ethernet_padding_is_no_part_of_a_datagram() {
 }
 
 #[test]
-fn fragments_of_a_gone_link_are_forgotten() {
+fn fragments_of_a_removed_link_are_dropped() {
     let mut bench = Bench::with(IngressOfB::Open);
     let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
     send_all(&mut bench, &fragments[1..]);

@@ -1,4 +1,4 @@
-//! An inspected flow through the whole worker: HTTP requests allowed, refused, revoked.
+//! Inspected flows in a complete worker: HTTP requests allowed, denied, revoked.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -70,7 +70,7 @@ fn http_requests(bench: &Bench) -> Vec<bool> {
 }
 
 #[test]
-fn an_allowed_request_reaches_the_server_untouched() {
+fn an_allowed_request_reaches_the_server_unchanged() {
     let mut bench = connected(only_docs());
     let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
     assert_eq!(left.len(), 1);
@@ -95,7 +95,7 @@ fn a_refused_request_is_answered_403_and_never_reaches_the_server() {
 }
 
 #[test]
-fn a_request_in_ip_fragments_is_read_as_if_it_had_come_whole() {
+fn a_request_in_ip_fragments_is_inspected_like_an_unfragmented_one() {
     for reversed in [false, true] {
         let mut bench = connected(only_docs());
         let mut send = |id, path: &str| -> Vec<_> {
@@ -123,7 +123,7 @@ fn a_request_in_ip_fragments_is_read_as_if_it_had_come_whole() {
 }
 
 #[test]
-fn a_request_cut_in_two_is_refused_as_a_whole() {
+fn a_request_in_two_segments_is_denied_as_a_whole() {
     let mut bench = connected(only_docs());
     let bytes = request("/docs/../secret");
     let (first, second) = bytes.split_at(9);
@@ -149,7 +149,7 @@ fn a_revoked_inspected_flow_is_reset_at_both_ends() {
 }
 
 #[test]
-fn a_changed_rule_holds_from_the_next_request_on() {
+fn a_changed_rule_applies_from_the_next_request_on() {
     let mut bench = connected(IngressOfB::FromA(Some(L7Rules::Http(vec![
         HttpRule::new(HttpRuleSpec::default()).unwrap(),
     ]))));
@@ -168,7 +168,7 @@ fn a_changed_rule_holds_from_the_next_request_on() {
 }
 
 #[test]
-fn a_plain_flow_that_must_be_inspected_now_is_refused() {
+fn a_plain_flow_that_must_be_inspected_now_is_denied() {
     let mut bench = connected(IngressOfB::FromA(None));
     bench.shared.publish(snapshot(2, only_docs()));
     let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
@@ -187,7 +187,7 @@ fn segment_of(port: u16, from: LinkId, ack: Option<u32>, flags: &str) -> Vec<u8>
 }
 
 #[test]
-fn half_open_connections_make_room_for_another_inspected_one() {
+fn half_open_connections_are_evicted_for_an_inspected_one() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=100 {
         let left = bench.send(A, &segment_of(port, A, None, "S"));
@@ -197,11 +197,11 @@ fn half_open_connections_make_room_for_another_inspected_one() {
 }
 
 #[test]
-fn a_connection_that_was_reset_for_its_requests_makes_room_soon() {
+fn a_connection_that_was_reset_for_its_requests_is_evictable_soon() {
     let mut bench = connected(only_docs());
     bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
     assert!(bench.workers[0].stats().kept_bytes.get() > 0);
-    // 30 seconds for the head to become whole, and 10 for a connection that is over.
+    // 30 seconds for the head to be completed, and 10 for a closed connection.
     for _ in 0..(30 + 13) * 10 {
         bench.now = bench.now.plus_millis(100);
         bench.run();
@@ -211,7 +211,7 @@ fn a_connection_that_was_reset_for_its_requests_makes_room_soon() {
 }
 
 #[test]
-fn one_pod_leaves_others_half_of_the_inspectors() {
+fn one_pod_leaves_half_of_the_inspectors_to_others() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=100 {
         if !bench.send(A, &segment_of(port, A, None, "S")).is_empty() {
@@ -224,7 +224,7 @@ fn one_pod_leaves_others_half_of_the_inspectors() {
     bench.assert_no_frame_is_lost();
 }
 
-/// Rules of each protocol that has no inspector; each allows every request.
+/// Rules of each protocol without inspector; each allows every request.
 fn rules_without_inspector() -> [L7Rules; 3] {
     let any = NamePattern::dns("*").unwrap();
     [
@@ -234,7 +234,7 @@ fn rules_without_inspector() -> [L7Rules; 3] {
     ]
 }
 
-/// Sends a packet of a flow that nothing here can inspect: it ends there, and is told of.
+/// Sends a packet of a flow without inspector: it is dropped with an event.
 fn assert_refused_whole(bench: &mut Bench, packet: &[u8]) {
     let before = bench.dropped(DropReason::L7Unsupported);
     assert!(bench.send(A, packet).is_empty(), "nothing leaves, not even an answer");
@@ -254,7 +254,7 @@ fn assert_refused_whole(bench: &mut Bench, packet: &[u8]) {
 }
 
 #[test]
-fn a_connection_that_no_inspector_can_read_is_refused_whole() {
+fn a_connection_without_inspector_is_denied() {
     for rules in rules_without_inspector() {
         let mut bench = Bench::with(IngressOfB::FromA(Some(rules)));
         assert_refused_whole(&mut bench, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
@@ -301,7 +301,7 @@ fn a_connection_is_reset_when_its_rules_change_to_ones_without_inspector() {
 }
 
 #[test]
-fn a_datagram_flow_falls_silent_when_it_would_have_to_be_inspected() {
+fn a_datagram_flow_that_must_be_inspected_now_is_dropped() {
     let mut bench = Bench::with(IngressOfB::Open);
     let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
     assert_eq!(bench.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).len(), 1);

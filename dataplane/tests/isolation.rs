@@ -1,4 +1,4 @@
-//! What one link's packets can take from the others: exact, on memory links.
+//! Fair sharing between links: exact limits, on memory links.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -47,7 +47,7 @@ impl Client {
     }
 }
 
-/// Lets more time pass than any flow lives without packets.
+/// Advances the time beyond every idle timeout.
 fn outlive_all_flows(bench: &mut Bench) {
     bench.now = bench.now.plus_secs(10 * 86_400);
     for _ in 0..512 {
@@ -57,13 +57,13 @@ fn outlive_all_flows(bench: &mut Bench) {
 }
 
 #[test]
-fn half_finished_requests_of_one_pod_leave_others_room_for_theirs() {
+fn incomplete_requests_of_one_pod_leave_frames_to_others() {
     let mut bench = Bench::with(only_docs());
-    // Every eighth frame may be held, which is 256: half of them by one link's flows.
+    // One in eight frames may be held, which is 256: half of them by flows of one link.
     for port in 1..=32 {
         IN_POD_A.connect(&mut bench, port);
         for nth in (1..=16).rev() {
-            // With the first byte missing, all of them wait.
+            // Without the first byte, all of them are held.
             bench.send(A, &IN_POD_A.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
         }
     }
@@ -73,7 +73,7 @@ fn half_finished_requests_of_one_pod_leave_others_room_for_theirs() {
     for port in 100..110 {
         IN_OFFICE.connect(&mut bench, port);
         let (first, second) = b"GET /docs HTTP/1.1\r\nHost: b\r\n\r\n".split_at(20);
-        // Late bytes first, and both are there in the end.
+        // Later bytes first; both segments arrive in the end.
         let next = 1_001 + first.len() as u32;
         assert!(bench.send(HOST, &IN_OFFICE.segment(port, next, second)).is_empty());
         let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, first));
@@ -86,7 +86,7 @@ fn half_finished_requests_of_one_pod_leave_others_room_for_theirs() {
 }
 
 #[test]
-fn requests_that_nobody_acknowledges_leave_others_memory_for_theirs() {
+fn unacknowledged_requests_of_one_pod_leave_buffers_to_others() {
     let mut bench = Bench::with(only_docs());
     let head = format!("GET /docs HTTP/1.1\r\nHost: b\r\nX-Long: {}\r\n\r\n", "a".repeat(1_000));
     let len = head.len() as u32;
@@ -96,7 +96,7 @@ fn requests_that_nobody_acknowledges_leave_others_memory_for_theirs() {
             bench.send(A, &IN_POD_A.segment(port, 1_001 + nth * len, head.as_bytes()));
         }
     }
-    // 16 KiB for each of 64 flows that may be inspected, half of it for one link's.
+    // 16 KiB for each of 64 inspected flows; half of it for flows of one link.
     let kept = bench.workers[0].stats().kept_bytes.get();
     assert!((400 << 10..=512 << 10).contains(&kept), "{kept}");
 
@@ -112,7 +112,7 @@ fn requests_that_nobody_acknowledges_leave_others_memory_for_theirs() {
     bench.assert_no_frame_is_lost();
 }
 
-/// A TCP segment without payload between pod `from` and a server outside, or back if `answers`.
+/// A TCP segment without payload from pod `from` to a server outside, or back if `answers`.
 fn outward(bench: &mut Bench, pod: LinkId, port: u16, flags: &str, answers: bool) -> usize {
     let (ends, ports) = ([ADDRESSES[pod.index()], OUTSIDE], [port, 443]);
     let (link, [src, dst], ports) = match answers {
@@ -125,7 +125,7 @@ fn outward(bench: &mut Bench, pod: LinkId, port: u16, flags: &str, answers: bool
 }
 
 #[test]
-fn a_pod_that_holds_half_of_the_table_takes_no_flow_of_others() {
+fn a_pod_with_half_of_the_table_evicts_no_flow_of_others() {
     let mut bench = Bench::with(IngressOfB::Closed);
     let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
     for port in 1..=200 {
@@ -135,7 +135,7 @@ fn a_pod_that_holds_half_of_the_table_takes_no_flow_of_others() {
         }
     }
     assert_eq!(bench.workers[0].flows(), 128, "half of them, established");
-    // Pod B lets nobody in: only a flow lets answers pass.
+    // Policy allows nothing to pod B: replies pass only in a flow.
     for port in 1..=10 {
         assert_eq!(bench.send(B, &udp(B, b, OUTSIDE, [port, 53], b"query")).len(), 1);
         assert_eq!(outward(&mut bench, B, port, "S", false), 1);
@@ -159,12 +159,12 @@ fn a_pod_that_holds_half_of_the_table_takes_no_flow_of_others() {
 }
 
 #[test]
-fn idle_inspected_connections_of_one_pod_leave_others_theirs() {
+fn idle_inspected_connections_of_one_pod_evict_no_other_ones() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=100 {
         IN_POD_A.connect(&mut bench, port);
     }
-    // A handshake that is slow.
+    // A slow handshake.
     let (dst, ports) = (ADDRESSES[2], [7, 80]);
     let syn = TcpPacket { src: OUTSIDE, dst, ports, seq: 1, ack: None, flags: "S", payload: b"" };
     assert_eq!(bench.send(HOST, &tcp(HOST, &syn)).len(), 1);
@@ -177,12 +177,12 @@ fn idle_inspected_connections_of_one_pod_leave_others_theirs() {
     bench.assert_no_frame_is_lost();
 }
 
-/// Clients outside of whom at most some share the first one's group of sources.
+/// Outside clients, few of which share the first one's group of sources.
 fn outsiders() -> impl Iterator<Item = Client> {
     (100..110).map(|last| Client { link: HOST, address: [198, 51, 100, last] })
 }
 
-/// Whether a client's request for a page gets to pod B.
+/// Whether a client's request reaches pod B.
 fn is_served(bench: &mut Bench, client: Client, port: u16, path: &str) -> bool {
     client.connect(bench, port);
     let request = format!("GET {path} HTTP/1.1\r\nHost: b\r\n\r\n");
@@ -191,7 +191,7 @@ fn is_served(bench: &mut Bench, client: Client, port: u16, path: &str) -> bool {
 }
 
 #[test]
-fn idle_connections_of_one_outside_client_keep_no_other_one_out() {
+fn idle_connections_of_one_outside_client_do_not_block_others() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=100 {
         IN_OFFICE.connect(&mut bench, port);
@@ -200,7 +200,7 @@ fn idle_connections_of_one_outside_client_keep_no_other_one_out() {
     let served = outsiders().filter(|client| is_served(&mut bench, *client, 9, "/docs")).count();
     assert!(served >= 8, "{served} of 10");
     assert!(is_served(&mut bench, IN_POD_A, 9, "/docs"));
-    // What has been silent for long and never had a request makes room for the client's next.
+    // An idle connection without a request is evicted for the client's next one.
     bench.now = bench.now.plus_secs(3);
     assert!(is_served(&mut bench, IN_OFFICE, 1_000, "/docs"));
     assert_eq!(bench.workers[0].stats().flows_evicted.get(), 1);
@@ -208,7 +208,7 @@ fn idle_connections_of_one_outside_client_keep_no_other_one_out() {
 }
 
 #[test]
-fn a_refused_connection_gives_its_place_back_when_both_ends_are_done() {
+fn a_denied_connection_is_removed_when_both_ends_are_done() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=500 {
         IN_OFFICE.connect(&mut bench, port);
@@ -219,7 +219,7 @@ fn a_refused_connection_gives_its_place_back_when_both_ends_are_done() {
         let bytes: usize = answers.map(|(_, frame)| frame.len() - headers).sum();
         assert!(bytes > 0, "connection {port} is answered");
         let after = 1_001 + request.len() as u32;
-        // Behind the answer and its FIN.
+        // After the response and its FIN.
         let end = 9_001 + bytes as u32 + 1;
         let (src, dst, ports) = (OUTSIDE, ADDRESSES[2], [port, 80]);
         let fin =
@@ -232,7 +232,7 @@ fn a_refused_connection_gives_its_place_back_when_both_ends_are_done() {
 }
 
 #[test]
-fn a_refused_connection_that_its_client_does_not_close_yields_at_once() {
+fn a_denied_connection_that_its_client_does_not_close_is_evictable_at_once() {
     let mut bench = Bench::with(only_docs());
     for port in 1..=500 {
         IN_OFFICE.connect(&mut bench, port);
@@ -259,7 +259,7 @@ fn a_refused_connection_that_its_client_does_not_close_yields_at_once() {
 }
 
 #[test]
-fn frames_that_are_held_come_back_to_the_link_that_held_them() {
+fn held_frames_are_released_to_the_link_that_holds_them() {
     let mut bench = Bench::with(only_docs());
     for round in 0..4 {
         for port in 1..=32 {
@@ -277,7 +277,7 @@ fn frames_that_are_held_come_back_to_the_link_that_held_them() {
 }
 
 #[test]
-fn a_flood_of_refused_packets_leaves_other_links_places_for_their_events() {
+fn a_flood_of_dropped_packets_leaves_event_ring_entries_to_other_links() {
     let mut bench = Bench::with(IngressOfB::Closed);
     for port in 1..=6_000 {
         bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
@@ -291,7 +291,7 @@ fn a_flood_of_refused_packets_leaves_other_links_places_for_their_events() {
     let of = |link| events.iter().filter(|event| event.link == link).count();
     assert_eq!((of(A), of(HOST)), (2_048, 80));
 
-    // Taken off the ring, they count no more.
+    // Once taken off the ring, they no longer count.
     for port in 1..=2_000 {
         bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 54], b"x"));
     }
@@ -300,8 +300,9 @@ fn a_flood_of_refused_packets_leaves_other_links_places_for_their_events() {
 }
 
 #[test]
-fn packets_get_through_whatever_time_they_take_and_links_take_turns() {
-    // Each look at the clock is a whole millisecond later: every batch leaves its link in debt.
+fn links_are_scheduled_fairly_whatever_their_packets_cost() {
+    // Each reading of the clock is a millisecond later, so that every batch leaves its link in
+    // debt.
     let ticks = std::cell::Cell::new(0);
     let clock = || {
         ticks.set(ticks.get() + 1);
@@ -327,7 +328,7 @@ fn packets_get_through_whatever_time_they_take_and_links_take_turns() {
 }
 
 #[test]
-fn a_link_that_takes_nothing_holds_no_more_frames_than_its_rings() {
+fn a_link_that_transmits_nothing_holds_no_more_frames_than_its_rings() {
     let mut bench = Bench::with(IngressOfB::Open);
     let now = bench.now;
     let mut answered = 0;
@@ -337,7 +338,7 @@ fn a_link_that_takes_nothing_holds_no_more_frames_than_its_rings() {
         let to_another = udp(HOST, ADDRESSES[0], ADDRESSES[1], [turn, 53], b"probe");
         assert!(bench.links[HOST.index()].inject(0, &to_another));
         bench.workers[0].round(now);
-        // Pod B's side never takes what is sent to it.
+        // Pod B's link never completes its transmit ring.
         for link in [HOST, A] {
             answered += bench.links[link.index()].transmitted(0, &mut |_| {});
         }
@@ -352,10 +353,10 @@ fn a_link_that_takes_nothing_holds_no_more_frames_than_its_rings() {
 }
 
 #[test]
-fn a_large_packet_takes_no_more_than_is_there_and_small_ones_pass_it() {
+fn a_large_packet_is_dropped_for_lack_of_frames_and_small_ones_pass() {
     let mut bench = Bench::with(IngressOfB::Open);
     let now = bench.now;
-    // Each takes 18 of the 128 slots of the transmit ring that nobody empties.
+    // Each takes 18 of 128 entries of a transmit ring that is never completed.
     let large = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], &[0; 65_000]);
     for _ in 0..50 {
         assert!(bench.links[A.index()].inject(0, &large));
@@ -370,7 +371,7 @@ fn a_large_packet_takes_no_more_than_is_there_and_small_ones_pass_it() {
 }
 
 #[test]
-fn a_flood_of_what_must_change_workers_leaves_other_links_places_on_the_way() {
+fn a_flood_of_handoffs_leaves_ring_entries_to_other_links() {
     let mut bench = Bench::new(2);
     bench.shared.publish(snapshot(1, IngressOfB::Open));
     assert_eq!(hand_off(&mut bench, 0, A, 3_000), 512, "half of the ring");
@@ -379,7 +380,7 @@ fn a_flood_of_what_must_change_workers_leaves_other_links_places_on_the_way() {
     let of_others = hand_off(&mut bench, 0, HOST, 100);
     assert!(of_others > 20, "{of_others} of about 50");
     assert_eq!(bench.dropped(DropReason::HandoffFull), full);
-    // Once they are taken, there is place again.
+    // Once they are processed, the ring has free entries again.
     bench.run();
     assert!(hand_off(&mut bench, 0, A, 100) > 20);
     bench.run();
@@ -387,14 +388,14 @@ fn a_flood_of_what_must_change_workers_leaves_other_links_places_on_the_way() {
 }
 
 #[test]
-fn a_flood_by_way_of_several_workers_leaves_as_much() {
+fn a_flood_of_handoffs_from_several_workers_leaves_as_many() {
     let mut bench = Bench::new(3);
     bench.shared.publish(snapshot(1, IngressOfB::Open));
-    // Each worker has places of its own on the way to the others.
+    // Each pair of workers has a ring of its own.
     let [by_one, by_other] = [0, 1].map(|by| hand_off(&mut bench, by, A, 3_000));
     assert_eq!(by_one, by_other);
     let full = bench.dropped(DropReason::HandoffFull);
-    // Two workers of three own them: all that another pod sends gets there.
+    // Two of three workers own them: another pod's packets all arrive.
     for by in [0, 1] {
         let of_others = hand_off(&mut bench, by, HOST, 100);
         assert!(of_others > 40, "{of_others} of about 66");
@@ -404,8 +405,8 @@ fn a_flood_by_way_of_several_workers_leaves_as_much() {
     bench.assert_no_frame_is_lost();
 }
 
-/// Lets worker `by` receive errors about flows of `link` that don't exist: their owner would find
-/// out, and stands still. Returns how many it handed over.
+/// Lets worker `by` receive errors about flows of `link` that don't exist. They are handed off to
+/// their owner, which doesn't run. Returns the number of hand-offs.
 fn hand_off(bench: &mut Bench, by: usize, link: LinkId, times: u16) -> u64 {
     let now = bench.now;
     let before = bench.workers[by].stats().handed_off.get();

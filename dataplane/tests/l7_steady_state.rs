@@ -1,4 +1,4 @@
-//! Requests are judged, and a connection that stays open is followed, without allocating.
+//! Judging requests and inspecting an open connection allocates nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -113,7 +113,7 @@ fn connection(rounds: usize) -> Vec<(Direction, Vec<u8>)> {
 }
 
 #[test]
-fn following_a_connection_allocates_nothing_after_its_first_requests() {
+fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
     let rule = HttpRule::new(HttpRuleSpec {
         method: Some("POST".into()),
         path: Some("/api/v1/.*".into()),

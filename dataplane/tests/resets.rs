@@ -1,4 +1,4 @@
-//! Resets for segments of connections that the worker knows nothing of.
+//! Resets for segments of unknown connections.
 
 mod support;
 
@@ -44,8 +44,7 @@ fn segment(v4: bool, from: LinkId, flags: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Sequence and acknowledgement number of a reset that answers `segment`, with everything else in
-/// it checked.
+/// Sequence and acknowledgement number of a reset in reply to `segment`; verifies its other fields.
 fn reset_for(segment: &[u8], reset: &[u8]) -> (u32, Option<u32>) {
     let [asked, reset] = [segment, reset]
         .map(|bytes| SlicedPacket::from_ethernet(bytes).expect("well-formed in a test"));
@@ -80,7 +79,7 @@ fn resets(bench: &Bench) -> u64 {
     bench.workers.iter().map(|worker| worker.stats().resets_sent.get()).sum()
 }
 
-/// A bench under a policy by which nobody opens flows to pod A.
+/// A bench with a policy that allows no flows to pod A.
 fn with(policy: IngressOfB) -> Bench {
     let bench = Bench::new(1);
     bench.shared.publish(guarded(1, policy));
@@ -111,7 +110,7 @@ fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset()
 }
 
 #[test]
-fn a_reset_begins_where_the_other_end_was_acknowledged() {
+fn a_reset_has_the_acknowledged_sequence_number() {
     for v4 in [true, false] {
         let mut bench = with(IngressOfB::FromA(None));
         for (flags, payload) in [(ACK, &b""[..]), (ACK | FIN, b"x"), (ACK | SYN, b"")] {
@@ -119,7 +118,7 @@ fn a_reset_begins_where_the_other_end_was_acknowledged() {
             let left = bench.send(A, &sent);
             assert_eq!(reset_for(&sent, &left[0].1), (5000, None), "{flags}");
         }
-        // Without ACK there are only SYNs and resets: the parser takes nothing else.
+        // Without ACK there are only SYNs and resets: the parser rejects others.
         for flags in [FIN, 0] {
             assert!(bench.send(A, &segment(v4, A, flags, b"x")).is_empty());
         }
@@ -128,7 +127,7 @@ fn a_reset_begins_where_the_other_end_was_acknowledged() {
 }
 
 #[test]
-fn one_direction_that_policy_allows_is_enough_for_a_reset() {
+fn a_connection_allowed_in_one_direction_is_reset() {
     let mut bench = Bench::with(IngressOfB::Closed);
     for from in [A, B] {
         assert_eq!(bench.send(from, &segment(true, from, ACK, b"data")).len(), 1);
@@ -137,7 +136,7 @@ fn one_direction_that_policy_allows_is_enough_for_a_reset() {
 }
 
 #[test]
-fn strangers_get_no_answer() {
+fn ends_without_any_allowed_connection_get_no_reset() {
     let mut bench = Bench::new(1);
     bench.shared.publish(strangers());
     for (v4, from) in [(true, A), (true, B), (false, A), (false, B)] {
@@ -150,7 +149,7 @@ fn strangers_get_no_answer() {
 }
 
 #[test]
-fn a_reset_is_not_answered() {
+fn no_reset_is_sent_in_reply_to_a_reset() {
     for policy in [|| IngressOfB::FromA(None), inspected] {
         let mut bench = with(policy());
         for from in [A, B] {
@@ -164,7 +163,7 @@ fn a_reset_is_not_answered() {
 }
 
 #[test]
-fn resets_are_limited_for_each_link() {
+fn resets_are_rate_limited_per_link() {
     let mut bench = with(IngressOfB::FromA(None));
     let mut flood = |link, times| {
         (0..times).map(|_| bench.send(link, &segment(true, link, ACK, b"")).len()).sum::<usize>()
@@ -176,7 +175,7 @@ fn resets_are_limited_for_each_link() {
 }
 
 #[test]
-fn what_policy_allows_whichever_end_had_opened_it_goes_on() {
+fn a_connection_that_policy_allows_from_either_end_continues() {
     let mut bench = Bench::with(IngressOfB::Open);
     let left = bench.send(A, &segment(true, A, ACK, b"data"));
     assert_eq!((left.len(), left[0].0), (1, B));
@@ -196,7 +195,7 @@ proptest! {
     }
 }
 
-/// Pod B can neither call nor be called.
+/// Policy allows no flows from or to pod B.
 fn strangers() -> Snapshot {
     const POD_B: u32 = 5;
     let mut snapshot = snapshot(1, IngressOfB::Closed);

@@ -56,7 +56,7 @@ fn restarted(workers: u16, flows: &[SavedFlow], snapshot: Snapshot) -> (Bench, u
     (bench, restored)
 }
 
-/// Sends at every worker, of which the one that owns the flow knows it.
+/// Injects a packet at every worker; one of them owns the flow.
 fn send_at_all(bench: &mut Bench, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
     for worker in 0..bench.workers.len() {
         assert!(bench.links[link.index()].inject(worker, packet));
@@ -119,7 +119,7 @@ fn a_flow_between_other_links_than_its_routes_is_not_restored() {
         let links = FlowLinks { opener, responder };
         let moved: Vec<_> = flows.iter().map(|f| SavedFlow { links, ..f.clone() }).collect();
         let (_, restored) = restarted(1, &moved, snapshot(1, IngressOfB::Open));
-        // What came by the kernel goes back there, whoever its sender is.
+        // Replies to packets from the kernel go back there, whatever their source.
         assert_eq!(restored, usize::from(links == FlowLinks::new(HOST, B)), "{links:?}");
     }
 }
@@ -167,7 +167,7 @@ fn idle_time_continues() {
     flows[0].idle_ms = 7_430_000;
     let (mut bench, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
     assert_eq!(restored, 1);
-    // Late by a quarter of its timeout at most, and never used again after that.
+    // Removed at most a quarter of its timeout late, and not used after its timeout.
     bench.now = bench.now.plus_secs(1870);
     for _ in 0..32 {
         bench.run();

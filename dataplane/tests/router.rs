@@ -1,5 +1,5 @@
-//! What a router does beyond forwarding, through the whole worker: packets too big for their way,
-//! hops that run out, segment sizes, checksums; and what never crosses links.
+//! Router functions of a complete worker: fragmentation, TTL, ICMP errors, MSS clamping, checksums;
+//! and packets that are never forwarded.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -56,7 +56,8 @@ fn with_ttl(mut bytes: Vec<u8>, v4: bool, ttl: u8) -> Vec<u8> {
     bytes
 }
 
-/// An ICMP error that left: checked for form and checksums. Type, code, the word behind, the quote.
+/// Parses a transmitted ICMP error and verifies its checksums: type, code, the word after the
+/// checksum, and the quote.
 fn icmp_error(bytes: &[u8], from: [u8; 2]) -> (u8, u8, u32, Vec<u8>) {
     let view = parse(bytes, bytes.len() as u32).unwrap();
     let (node, pod) = match view.is_v4() {
@@ -94,7 +95,7 @@ fn icmp_error(bytes: &[u8], from: [u8; 2]) -> (u8, u8, u32, Vec<u8>) {
 const TO_A: [u8; 2] = [0, 1];
 
 #[test]
-fn a_packet_that_must_not_be_cut_is_answered_with_the_mtu_of_its_way() {
+fn a_packet_that_must_not_be_fragmented_causes_an_icmp_error_with_the_mtu() {
     for v4 in [true, false] {
         let mut bench = uneven();
         let sent = datagram(v4, 4000, true, &[]);
@@ -138,7 +139,7 @@ fn an_ipv4_packet_that_may_be_cut_is_and_only_some_options_are_repeated() {
 }
 
 #[test]
-fn the_last_hop_is_answered_and_the_node_counts_its_own() {
+fn an_expired_ttl_causes_an_icmp_error_between_pods_only() {
     for v4 in [true, false] {
         let mut bench = uneven();
         let sent = with_ttl(datagram(v4, 100, true, &[]), v4, 1);
@@ -157,7 +158,7 @@ fn the_last_hop_is_answered_and_the_node_counts_its_own() {
 }
 
 #[test]
-fn no_error_answers_an_error() {
+fn no_icmp_error_is_sent_about_an_error() {
     let mut bench = uneven();
     let request = udp(B, ADDRESSES[2], ADDRESSES[1], [5000, 53], b"query");
     assert_eq!(bench.send(B, &request).len(), 1);
@@ -169,7 +170,7 @@ fn no_error_answers_an_error() {
 }
 
 #[test]
-fn a_pod_that_provokes_errors_gets_a_bounded_number_and_takes_none_of_another_pods() {
+fn icmp_errors_are_rate_limited_per_link() {
     let mut bench = uneven();
     let errors = |bench: &mut Bench, link: LinkId, ends: [usize; 2], times| {
         let sent = udp(link, ADDRESSES[ends[0]], ADDRESSES[ends[1]], [1, 2], b"x");
@@ -200,7 +201,7 @@ fn syn(link: LinkId, v4: bool, ends: [usize; 2], ack: bool, mss: u16) -> Vec<u8>
     bytes
 }
 
-/// The segment size that a packet announces, its checksum verified.
+/// The segment size that a packet announces; verifies its checksum.
 fn announced(bytes: &[u8]) -> u16 {
     let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
     let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("no TCP") };
@@ -222,7 +223,7 @@ fn announced(bytes: &[u8]) -> u16 {
 }
 
 #[test]
-fn connections_keep_to_the_smaller_link_whichever_end_opens_them() {
+fn the_mss_fits_the_smaller_link_whichever_end_opens_the_connection() {
     for (v4, headers) in [(true, 40), (false, 60)] {
         for (opener, other, ends) in [(A, B, [1, 2]), (B, A, [2, 1])] {
             let mut bench = uneven();
@@ -241,7 +242,7 @@ fn connections_keep_to_the_smaller_link_whichever_end_opens_them() {
 }
 
 #[test]
-fn a_connection_by_the_host_link_keeps_to_the_nodes_ways_out() {
+fn the_mss_of_a_connection_by_the_host_link_fits_the_nodes_path_mtu() {
     let mut bench = Bench::with(IngressOfB::Open);
     let mut sent = syn(A, true, [1, 2], false, 64_960);
     sent[30..34].copy_from_slice(&OUTSIDE);
@@ -249,7 +250,7 @@ fn a_connection_by_the_host_link_keeps_to_the_nodes_ways_out() {
     header.header_checksum = header.calc_header_checksum();
     sent[14..34].copy_from_slice(&header.to_bytes());
     let view = parse(&sent, sent.len() as u32).unwrap();
-    // As with checksum offload: only the pseudo-header's sum, to be completed first.
+    // As with checksum offload: a partial checksum, to be completed first.
     let pseudo = podgate_dataplane::packet::checksum::Sum::pseudo_header(
         view.tuple.src,
         view.tuple.dst,
@@ -263,7 +264,7 @@ fn a_connection_by_the_host_link_keeps_to_the_nodes_ways_out() {
 }
 
 #[test]
-fn an_sctp_checksum_left_to_the_device_is_completed() {
+fn a_partial_sctp_checksum_is_completed() {
     let mut bench = Bench::with(IngressOfB::Open);
     let sent = sctp(A, ADDRESSES[1], ADDRESSES[2], [5000, 80]);
     let out = bench.send(A, &sent);
@@ -273,7 +274,7 @@ fn an_sctp_checksum_left_to_the_device_is_completed() {
     assert_eq!(left[l4 + 8..l4 + 12], crc32c::crc32c(&zeroed).to_le_bytes());
     assert_ne!(left[l4 + 8..l4 + 12], [0; 4]);
     assert_eq!(bench.workers[0].stats().checksums_completed.get(), 1);
-    // A checksum that is there is the sender's business.
+    // A complete checksum is left unchanged, right or wrong.
     let mut sent = sent;
     sent[l4 + 8..l4 + 12].copy_from_slice(&[1, 2, 3, 4]);
     let out = bench.send(A, &sent);
@@ -282,11 +283,11 @@ fn an_sctp_checksum_left_to_the_device_is_completed() {
 }
 
 #[test]
-fn options_and_extension_headers_pass_and_hide_no_port() {
+fn packets_with_options_and_extension_headers_are_judged_by_their_ports() {
     let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
     let timestamp = [68, 8, 5, 0, 0, 0, 0, 0, 1, 1, 1, 0];
     let mut v4 = datagram(true, 100, false, &timestamp);
-    // A hop-by-hop header and destination options, each with nothing but padding.
+    // A hop-by-hop header and destination options, with padding only.
     let extensions = [60, 0, 1, 4, 0, 0, 0, 0, proto::UDP, 0, 1, 4, 0, 0, 0, 0];
     let mut v6 = datagram(false, 100, false, &[]);
     v6.splice(54..54, extensions);
@@ -311,7 +312,7 @@ fn tagged(bytes: &[u8], control: u16) -> Vec<u8> {
 }
 
 #[test]
-fn a_pod_reaches_no_vlan_but_may_give_its_frames_a_priority() {
+fn vlan_tags_are_dropped_but_priority_tags_pass() {
     let mut bench = Bench::with(IngressOfB::Open);
     for dst in [ADDRESSES[2], OUTSIDE] {
         let sent = udp(A, ADDRESSES[1], dst, [1, 2], b"x");
@@ -326,7 +327,7 @@ fn a_pod_reaches_no_vlan_but_may_give_its_frames_a_priority() {
 }
 
 #[test]
-fn what_is_for_many_crosses_no_link() {
+fn multicast_and_broadcast_are_never_forwarded() {
     let mut bench = Bench::with(IngressOfB::Open);
     for dst in [[224, 0, 0, 251], [239, 1, 2, 3], [255; 4]] {
         assert!(bench.send(A, &udp(A, ADDRESSES[1], dst, [1, 2], b"x")).is_empty());

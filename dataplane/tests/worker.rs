@@ -1,4 +1,4 @@
-//! The whole worker on memory links: parse, flows, policy, forwarding, counting.
+//! A complete worker on memory links: parsing, flows, policy, forwarding, counters.
 
 mod support;
 
@@ -30,7 +30,7 @@ fn b_to_a(flags: &str, ack: Option<u32>) -> Vec<u8> {
 }
 
 #[test]
-fn an_allowed_flow_is_routed_both_ways() {
+fn an_allowed_flow_is_forwarded_in_both_directions() {
     let mut bench = Bench::with(IngressOfB::FromA(None));
     let sent = a_to_b("S", None);
     let out = bench.send(A, &sent);
@@ -51,7 +51,7 @@ fn an_allowed_flow_is_routed_both_ways() {
 }
 
 #[test]
-fn a_default_denial_is_silent_counted_and_names_who_isolates() {
+fn a_default_deny_drops_counts_and_reports_its_cause() {
     let mut bench = Bench::with(IngressOfB::Closed);
     assert!(bench.send(A, &a_to_b("S", None)).is_empty());
     assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
@@ -95,13 +95,13 @@ fn a_pod_sends_only_from_its_own_addresses() {
 }
 
 #[test]
-fn a_pod_keeps_to_its_own_addresses_in_the_midst_of_a_flow() {
+fn a_pod_sends_only_from_its_own_addresses_in_an_established_flow() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (client, server) = (ADDRESSES[1], ADDRESSES[2]);
     let query = udp(A, client, server, [1, 2], b"q");
     assert_eq!(bench.send(A, &query).len(), 1);
     assert_eq!(bench.send(B, &udp(B, server, client, [2, 1], b"a")).len(), 1);
-    // From its own MAC by another link, and from another MAC by its own.
+    // From its own MAC on another link, and from another MAC on its own link.
     assert!(bench.send(B, &query).is_empty());
     assert!(bench.send(A, &udp(B, client, server, [1, 2], b"q")).is_empty());
     assert_eq!(bench.dropped(DropReason::SpoofedSource), 2);
@@ -109,7 +109,7 @@ fn a_pod_keeps_to_its_own_addresses_in_the_midst_of_a_flow() {
 }
 
 #[test]
-fn the_node_reaches_its_pods_whatever_policy_says_and_no_hop_is_counted() {
+fn the_node_reaches_its_pods_despite_policy_and_the_ttl_is_kept() {
     let mut bench = Bench::with(IngressOfB::Closed);
     let out = bench.send(HOST, &udp(HOST, ADDRESSES[0], ADDRESSES[2], [9, 80], b"probe"));
     assert_eq!(out.len(), 1);
@@ -119,7 +119,7 @@ fn the_node_reaches_its_pods_whatever_policy_says_and_no_hop_is_counted() {
 }
 
 #[test]
-fn a_pod_sends_no_tunnel_packets_to_a_node_but_may_to_pods() {
+fn tunnel_packets_of_a_pod_pass_to_pods_but_not_to_nodes() {
     let mut bench = Bench::with(IngressOfB::Open);
     for port in [4789, 8472, 6081] {
         let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
@@ -141,7 +141,7 @@ fn with_tunnel(epoch: u32) -> Snapshot {
 }
 
 #[test]
-fn a_pod_sends_nothing_to_the_port_of_a_nodes_tunnel_wherever_the_node_takes_it() {
+fn a_pod_sends_nothing_to_a_tunnel_port_on_any_address_of_the_node() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
     let to = |dst, port| udp(A, pod, dst, [CLIENT, port], b"inner");
@@ -158,7 +158,7 @@ fn a_pod_sends_nothing_to_the_port_of_a_nodes_tunnel_wherever_the_node_takes_it(
 }
 
 #[test]
-fn a_pod_sends_no_tunnel_packet_as_the_reply_to_a_nodes_either() {
+fn a_pod_sends_no_tunnel_packet_in_reply_to_a_node() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
     let reply = udp(A, pod, node, [7, 5555], b"inner");
@@ -173,7 +173,7 @@ fn a_pod_sends_no_tunnel_packet_as_the_reply_to_a_nodes_either() {
 }
 
 #[test]
-fn a_tunnel_to_an_address_that_becomes_a_nodes_ends() {
+fn a_flow_to_an_address_that_becomes_a_nodes_ends_at_a_tunnel_port() {
     let mut bench = Bench::with(IngressOfB::Open);
     let outside = [198, 51, 100, 7];
     let packet = udp(A, ADDRESSES[1], outside, [CLIENT, 4789], b"inner");
@@ -187,7 +187,7 @@ fn a_tunnel_to_an_address_that_becomes_a_nodes_ends() {
 }
 
 #[test]
-fn what_the_kernel_translated_goes_back_to_the_kernel() {
+fn replies_to_packets_translated_by_the_kernel_go_back_to_the_kernel() {
     let mut bench = Bench::with(IngressOfB::FromA(None));
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
     let packet =
@@ -198,13 +198,13 @@ fn what_the_kernel_translated_goes_back_to_the_kernel() {
     assert_eq!(out[0].0, HOST, "not straight to pod A: the kernel must translate the reply");
 }
 
-/// The same frame with the mark that the kernel had it from the host link.
+/// The same frame with the hairpin mark: the kernel received it from the host link.
 fn hairpin(frame: &[u8]) -> Vec<u8> {
     [&frame[..6], &HAIRPIN_MAC, &frame[12..]].concat()
 }
 
 #[test]
-fn a_local_pods_address_from_the_host_link_needs_the_mark_in_every_packet() {
+fn a_local_pods_address_from_the_host_link_needs_the_hairpin_mark_in_every_packet() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (src, dst, ports) = (ADDRESSES[1], ADDRESSES[2], [CLIENT, 80]);
     let segment = |flags, ack| TcpPacket { src, dst, ports, seq: 101, ack, flags, payload: b"" };
@@ -220,7 +220,7 @@ fn a_local_pods_address_from_the_host_link_needs_the_mark_in_every_packet() {
         assert_eq!(bench.dropped(DropReason::SpoofedSource), dropped);
     }
     let before = bench.dropped(DropReason::SpoofedSource);
-    // Not in the middle of a flow that the pod has, either.
+    // Nor in an established flow of the pod.
     assert_eq!(bench.send(HOST, &hairpin(&syn)).len(), 1);
     assert_eq!(bench.send(B, &b_to_a("S", Some(102))).len(), 1);
     for frame in [&ack, &datagram, &datagram_v6] {
@@ -235,12 +235,12 @@ fn a_local_pods_address_from_the_host_link_needs_the_mark_in_every_packet() {
         assert!(bench.send(HOST, frame).is_empty());
         assert_eq!(bench.dropped(DropReason::SpoofedSource), dropped);
     }
-    // Who is not local needs none.
+    // A source outside of the node needs no mark.
     assert_eq!(bench.send(HOST, &udp(HOST, OUTSIDE, dst, ports, b"q")).len(), 1);
 }
 
 #[test]
-fn traffic_between_two_outside_addresses_is_not_ours() {
+fn traffic_between_two_outside_addresses_is_unroutable() {
     let mut bench = Bench::with(IngressOfB::Open);
     assert!(bench.send(HOST, &udp(HOST, OUTSIDE, [192, 0, 2, 8], [1, 2], b"x")).is_empty());
     assert_eq!(bench.dropped(DropReason::Unroutable), 1);
@@ -261,7 +261,7 @@ fn a_revoked_flow_stops_at_once_and_is_not_picked_up_from_the_other_end() {
 }
 
 #[test]
-fn a_flow_that_the_new_policy_still_allows_goes_on() {
+fn a_flow_that_the_new_policy_still_allows_continues() {
     let mut bench = Bench::with(IngressOfB::Open);
     bench.send(A, &a_to_b("S", None));
     bench.shared.publish(snapshot(2, IngressOfB::FromA(None)));
@@ -272,7 +272,7 @@ fn a_flow_that_the_new_policy_still_allows_goes_on() {
 }
 
 #[test]
-fn the_middle_of_a_connection_is_picked_up_only_if_either_end_might_have_opened_it() {
+fn a_mid_stream_segment_is_picked_up_only_if_either_end_might_have_opened_the_flow() {
     let mut bench = Bench::with(IngressOfB::Open);
     assert_eq!(bench.send(B, &b_to_a("P", Some(5))).len(), 1);
 
@@ -285,7 +285,7 @@ fn the_middle_of_a_connection_is_picked_up_only_if_either_end_might_have_opened_
 }
 
 #[test]
-fn an_icmp_error_passes_only_about_a_flow_that_we_know() {
+fn an_icmp_error_passes_only_about_a_known_flow() {
     let mut bench = Bench::with(IngressOfB::Open);
     let request = udp(A, ADDRESSES[1], ADDRESSES[2], [5000, 53], b"query");
     let error = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
@@ -298,7 +298,7 @@ fn an_icmp_error_passes_only_about_a_flow_that_we_know() {
 }
 
 #[test]
-fn an_icmp_error_is_handed_to_the_worker_that_owns_the_flow() {
+fn an_icmp_error_is_handed_off_to_the_worker_that_owns_the_flow() {
     let mut bench = Bench::new(2);
     bench.shared.publish(snapshot(1, IngressOfB::Open));
     // The test delivers each request to worker 0 and to worker 1: one of them is the owner.
@@ -318,7 +318,7 @@ fn an_icmp_error_is_handed_to_the_worker_that_owns_the_flow() {
 }
 
 #[test]
-fn an_icmp_error_passes_only_from_where_the_packet_went() {
+fn an_icmp_error_passes_only_from_the_link_that_the_packet_left_by() {
     let mut bench = Bench::with(IngressOfB::Open);
     let request = udp(A, ADDRESSES[1], OUTSIDE, [5000, 53], b"query");
     assert_eq!(bench.send(A, &request)[0].0, HOST);
@@ -330,7 +330,7 @@ fn an_icmp_error_passes_only_from_where_the_packet_went() {
 }
 
 #[test]
-fn a_query_is_no_answer_to_a_query_whatever_its_identifier() {
+fn a_query_is_not_a_reply_whatever_its_identifier() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
     assert_eq!(bench.send(A, &echo(A, a, b, 8, 8)).len(), 1);
@@ -340,7 +340,7 @@ fn a_query_is_no_answer_to_a_query_whatever_its_identifier() {
 }
 
 #[test]
-fn a_revoked_datagram_flow_is_not_opened_anew_by_what_the_server_still_sends() {
+fn a_revoked_datagram_flow_is_not_reopened_by_the_servers_datagrams() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
     let question = udp(A, a, b, [5000, 443], b"more");
@@ -362,7 +362,7 @@ fn a_revoked_datagram_flow_is_not_opened_anew_by_what_the_server_still_sends() {
 }
 
 #[test]
-fn segments_without_a_connection_do_not_fill_the_table_for_good() {
+fn segments_without_a_connection_do_not_fill_the_table_permanently() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (src, dst) = (ADDRESSES[1], OUTSIDE);
     for port in 1..=1000 {
@@ -375,7 +375,7 @@ fn segments_without_a_connection_do_not_fill_the_table_for_good() {
 }
 
 #[test]
-fn one_pod_leaves_others_room_in_the_flow_table() {
+fn one_pod_leaves_entries_of_the_flow_table_to_others() {
     let mut bench = Bench::with(IngressOfB::Open);
     let (src, dst) = (ADDRESSES[1], OUTSIDE);
     for port in 1..=1000 {
@@ -405,7 +405,7 @@ fn without_a_snapshot_everything_is_dropped() {
 }
 
 #[test]
-fn a_packet_of_many_frames_passes_whole() {
+fn a_packet_of_many_frames_is_forwarded_unchanged() {
     let mut bench = Bench::with(IngressOfB::Open);
     let payload: Vec<u8> = (0..65_000u32).map(|i| i as u8).collect();
     let sent = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], &payload);
@@ -416,7 +416,7 @@ fn a_packet_of_many_frames_passes_whole() {
 }
 
 #[test]
-fn flows_expire_by_the_clock_they_are_given() {
+fn flows_expire_by_the_given_time() {
     let mut bench = Bench::with(IngressOfB::Open);
     bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
     assert_eq!(bench.workers[0].flows(), 1);
@@ -430,7 +430,7 @@ fn flows_expire_by_the_clock_they_are_given() {
 }
 
 #[test]
-fn a_full_flow_table_makes_room_or_drops_but_never_grows() {
+fn a_full_flow_table_evicts_or_drops_but_never_grows() {
     let mut bench = Bench::with(IngressOfB::Open);
     for port in 1..=1000 {
         bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
@@ -445,7 +445,7 @@ fn a_full_flow_table_makes_room_or_drops_but_never_grows() {
 }
 
 #[test]
-fn a_removed_link_takes_nothing_with_it() {
+fn a_removed_link_leaks_nothing() {
     let mut bench = Bench::with(IngressOfB::Open);
     bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
     bench.workers[0].remove_port(B);
@@ -465,7 +465,7 @@ fn set_ttl(frame: &mut [u8], ttl: u8) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A packet of several frames never takes the fast lane.
+    /// A packet of several frames never takes the fast path.
     #[test]
     fn a_packet_leaves_the_same_by_either_lane(
         of_tcp in any::<bool>(), from_b in any::<bool>(), ttl in 1..4u8,
@@ -501,7 +501,7 @@ proptest! {
             frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
         }
         let fast = bench.send(link, &frame);
-        // The headers have to be in the first part.
+        // The headers must be in the first frame.
         let parts = frame.split_at(frame.len().min(54));
         let parts: Vec<_> = [parts.0, parts.1].into_iter().filter(|p| !p.is_empty()).collect();
         prop_assert!(bench.links[link.index()].inject_parts(0, parts.into_iter()));
@@ -513,12 +513,13 @@ proptest! {
             prop_assert_eq!(bench.dropped(DropReason::TtlExceeded), 2);
         }
         let stats = bench.workers[0].stats();
-        // Also in what an ICMP error quotes.
+        // In the quote of an ICMP error, too.
         prop_assert_eq!(stats.checksums_completed.get(), if partial { 2 } else { 0 });
         bench.assert_no_frame_is_lost();
     }
 
-    /// Usual packets are passed on in runs between others that open, end and replace their flows.
+    /// Packets of the fast path are forwarded in runs between others that open, end and replace
+    /// their flows.
     #[test]
     fn a_batch_is_treated_as_its_packets_one_by_one(
         batches in prop::collection::vec(
@@ -536,7 +537,7 @@ proptest! {
                     (ADDRESSES[1], ADDRESSES[2], [ours, theirs])
                 };
                 let flags = ["S", "", "", "P", "F", "R", "", ""][kind];
-                // Of a SYN from the server's end it is the answer.
+                // A SYN-ACK if the server's end sent the SYN.
                 let ack = (flags != "S" || from_b).then_some(1);
                 let packet = TcpPacket { src, dst, ports, seq: 1, ack, flags, payload: b"data" };
                 let mut frame =
@@ -551,7 +552,7 @@ proptest! {
             let mut all = together.run();
             let mut each: Vec<_> =
                 frames.iter().flat_map(|frame| apart.send(link, frame)).collect();
-            // In order by each link.
+            // In order per link.
             all.sort_by_key(|(link, _)| *link);
             each.sort_by_key(|(link, _)| *link);
             prop_assert_eq!(all, each);
@@ -570,7 +571,7 @@ proptest! {
         apart.assert_no_frame_is_lost();
     }
 
-    /// Whatever comes in, each packet ends in exactly one counted way and no frame is lost.
+    /// Whatever is received, each packet ends in exactly one counted way and no frame leaks.
     #[test]
     fn every_packet_is_accounted_for(
         packets in prop::collection::vec(

@@ -27,7 +27,8 @@ pub(super) enum Class {
     TcpEstablished,
 }
 
-/// Idle timeouts, seconds. Unless noted otherwise the values are conntrack's (`Documentation/networking/nf_conntrack-sysctl.rst`).
+/// Idle timeouts, seconds. Unless noted otherwise the values are conntrack's
+/// (`Documentation/networking/nf_conntrack-sysctl.rst`).
 mod timeout {
     /// How long segments in flight are replied to with resets.
     pub(super) const TCP_RESET: u64 = 1;

@@ -102,8 +102,8 @@ impl Index {
         self.entries[self.home(hash)]
     }
 
-    /// The likely slot of a flow with this hash; the caller must compare the key. `None` if there is
-    /// no such flow.
+    /// The likely slot of a flow with this hash; the caller must compare the key. `None` if there
+    /// is no such flow.
     #[inline]
     pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
         self.find(hash, |_| true)
@@ -121,8 +121,8 @@ impl Index {
         self.len += 1;
     }
 
-    /// Removes the entry of a slot, if there is one. `hash_of` yields the hash of another slot's flow;
-    /// it is called for entries far from their home.
+    /// Removes the entry of a slot, if there is one. `hash_of` yields the hash of another slot's
+    /// flow; it is called for entries far from their home.
     pub(super) fn remove(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
         let mut hole = self.home(hash);
         while self.entries[hole] & self.slot_mask != slot {

@@ -72,8 +72,8 @@ impl FlowKeyV4 {
     /// A key that no flow has: its addresses are invalid.
     pub(super) const NONE: Self = Self([0; 2]);
 
-    /// As [`FlowKey::of`], from addresses and ports as in the packet, little-endian. Called for each
-    /// packet.
+    /// As [`FlowKey::of`], from addresses and ports as in the packet, little-endian. Called for
+    /// each packet.
     #[inline]
     pub(super) const fn of(addresses: u64, ports: u32, protocol: u8) -> (Self, bool) {
         let (swapped_addresses, swapped_ports) = (addresses.rotate_left(32), ports.rotate_left(16));

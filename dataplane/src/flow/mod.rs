@@ -6,9 +6,9 @@
 //!
 //! # TCP without a SYN
 //! A segment that is not a SYN and belongs to no flow may open one, so that connections survive a
-//! restart of the agent; such a flow is [`Flow::picked_up`]. Its opener is unknown, and an inspector
-//! can't follow a stream whose beginning it has not seen. So it must be denied unless policy allows
-//! it plainly in both directions.
+//! restart of the agent; such a flow is [`Flow::picked_up`]. Its opener is unknown, and an
+//! inspector can't follow a stream whose beginning it has not seen. So it must be denied unless
+//! policy allows it plainly in both directions.
 
 mod class;
 mod index;

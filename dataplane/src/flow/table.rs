@@ -8,13 +8,13 @@
 //! in the order of their last check. Packets don't touch the queues; only a change of class moves a
 //! flow. A sweep visits the owners that have flows round robin. It checks the head of a queue a
 //! quarter of the timeout after the last check, and either reports it as expired or moves it to the
-//! tail. So a flow is removed at most a quarter of its timeout and one sweep late, and a sweep reads
-//! only flows that are due.
+//! tail. So a flow is removed at most a quarter of its timeout and one sweep late, and a sweep
+//! reads only flows that are due.
 //!
 //! # Eviction
-//! A new flow whose owner has used up its share ([`FlowTable::must_evict`]) is denied unless another
-//! flow of the same owner can be evicted ([`FlowTable::victim`]). No flow is ever evicted for
-//! another owner's. In this order:
+//! A new flow whose owner has used up its share ([`FlowTable::must_evict`]) is denied unless
+//! another flow of the same owner can be evicted ([`FlowTable::victim`]). No flow is ever evicted
+//! for another owner's. In this order:
 //! 1. an expired one that was not swept yet;
 //! 2. TCP that was reset, is in time-wait, or is half-open;
 //! 3. UDP without a reply, and ICMP;
@@ -179,8 +179,8 @@ impl FlowTable {
         self.len() >= self.capacity
     }
 
-    /// Sets the link to everything outside of the node. Flows that are opened by it from then on are
-    /// owned by their sources.
+    /// Sets the link to everything outside of the node. Flows that are opened by it from then on
+    /// are owned by their sources.
     pub const fn set_outside(&mut self, link: Option<LinkId>) {
         self.outside = link;
     }
@@ -243,8 +243,8 @@ impl FlowTable {
     }
 
     /// The flow that [`Self::lookup_batch`] found for a key, and the packet's direction in it.
-    /// `None` if it found none, or if the likely slot has another flow; [`Self::lookup_slow`] can
-    /// tell.
+    /// `None` if it found none, or if the likely slot has another flow; then use
+    /// [`Self::lookup_slow`].
     #[must_use]
     #[inline]
     pub fn lookup_candidate(&mut self, key: &LookupKey) -> Option<(&mut Flow, Direction)> {
@@ -419,8 +419,8 @@ impl FlowTable {
         }
     }
 
-    /// An expired flow, or `None` if no check is due. Each check of a flow or an owner takes one from
-    /// `budget`; at zero the next call continues.
+    /// An expired flow, or `None` if no check is due. Each check of a flow or an owner takes one
+    /// from `budget`; at zero the next call continues.
     ///
     /// The caller removes the flow.
     pub fn next_expired(&mut self, now: Nanos, budget: &mut usize) -> Option<FlowIx> {

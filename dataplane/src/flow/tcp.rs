@@ -50,8 +50,8 @@ pub const fn reopens(state: State, flags: u8) -> bool {
 /// The state after a segment with these flags; `None` if the segment is invalid in this state.
 /// [`reopens`] must be checked before.
 ///
-/// The transitions are conntrack's (`net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_conntracks`), with
-/// its three states between the first FIN and the end merged into one.
+/// The transitions are conntrack's (`net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_conntracks`),
+/// with its three states between the first FIN and the end merged into one.
 #[must_use]
 #[inline]
 pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<State> {

@@ -1,4 +1,4 @@
-//! The flow table against a model, a test clock and its stated order of eviction.
+//! The flow table compared with a model, with a test clock, and its eviction order.
 
 use std::collections::HashMap;
 
@@ -59,7 +59,7 @@ fn open(table: &mut FlowTable, tuple: Tuple, now: Nanos) -> FlowIx {
     table.insert(flow(tuple, SYN, now)).unwrap()
 }
 
-/// Opens a flow and plays what follows, each packet with its direction and flags.
+/// Opens a flow and processes further packets, each with its direction and flags.
 fn play(
     table: &mut FlowTable,
     tuple: Tuple,
@@ -77,7 +77,7 @@ fn play(
     index
 }
 
-/// Sweeps until nothing is due; what was forgotten.
+/// Sweeps until no check is due; returns the expired flows.
 fn sweep(table: &mut FlowTable, now: Nanos) -> Vec<Flow> {
     let (mut gone, mut budget) = (Vec::new(), usize::MAX);
     while let Some(index) = table.next_expired(now, &mut budget) {
@@ -91,17 +91,17 @@ const SYN_ACK: (Direction, u8) = (Reply, SYN | ACK);
 const FINISHED: (Direction, u8) = (Original, ACK);
 const ESTABLISHED: [(Direction, u8); 2] = [SYN_ACK, FINISHED];
 
-/// What makes a flow one of its class.
+/// Packets that put a flow into its class.
 struct History {
     protocol: u8,
     packets: Vec<(Direction, u8)>,
-    /// Seconds of silence until it is forgotten.
+    /// Idle timeout, seconds.
     timeout: u64,
-    /// Seconds of silence until it yields to a new flow.
+    /// Seconds of idleness until it can be evicted.
     yields_after: Option<u64>,
 }
 
-/// One for each class, in the order of eviction.
+/// One for each class, in eviction order.
 fn histories() -> Vec<History> {
     let over = |more: &[(Direction, u8)]| (proto::TCP, [&ESTABLISHED, more].concat());
     let rows = [
@@ -131,7 +131,7 @@ fn a_flow_expires_after_the_idle_timeout_of_its_class() {
         let tuple = Tuple { protocol, ..udp(1) };
         let start = Nanos(0).plus_secs(1000);
         play(&mut table, tuple, &packets, None, start);
-        // Looked at every second, as a running worker does.
+        // Swept every second, as by a running worker.
         let mut gone_after = None;
         for second in 0..=2 * timeout {
             if !sweep(&mut table, start.plus_secs(second)).is_empty() {
@@ -188,7 +188,7 @@ fn a_sweep_does_no_more_than_its_budget() {
         assert!(before - table.len() <= 32);
         rounds += 1;
     }
-    // One look for each flow, and at most one round of looks at empty queues.
+    // One check per flow, and at most one of each owner without due flows.
     assert!((1000 / 32..=1000 / 32 + 2).contains(&rounds), "{rounds} rounds");
 }
 
@@ -210,7 +210,7 @@ fn evict_all(table: &mut FlowTable, now: Nanos) -> Vec<Tuple> {
 fn a_full_table_evicts_in_the_stated_order() {
     let mut table = FlowTable::new(18);
     let (mut at_once, mut when_idle) = (Vec::new(), Vec::new());
-    // An established connection that is inspected yields unless its client has sent a request.
+    // An inspected established connection is evictable unless its client has sent a request.
     let established = Tuple { protocol: proto::TCP, ..udp(108) };
     for (inspector, base) in [(Some(3), 100), (None, 0)] {
         for (n, history) in histories().into_iter().enumerate().rev() {
@@ -266,10 +266,10 @@ fn an_owner_with_a_full_share_evicts_only_its_own_flows() {
         assert_eq!(open(&mut table, late, udp(n)), []);
     }
     let victims: Vec<_> = (100..300).flat_map(|n| open(&mut table, greedy, udp(n))).collect();
-    // Of the 70 places that the other one left.
+    // Of the 70 entries that the other link left.
     assert_eq!(victims, vec![greedy; 200 - 35]);
     assert_eq!(table.len(), 55);
-    // What counts for another link from here on yields there.
+    // A flow that moved to another link is evicted for that link.
     let (index, _) = table.lookup(&udp(0)).unwrap();
     table.set_links(index, FlowLinks::new(greedy, LinkId(2)));
     table.check();
@@ -282,7 +282,7 @@ fn sources_from_outside_leave_entries_to_other_sources_and_to_pods() {
     let [outside, pod] = [LinkId(0), LinkId(1)];
     table.set_outside(Some(outside));
     let now = Nanos(0).plus_secs(1);
-    // Opens established connections until there is no more place.
+    // Opens established connections until the next one would have to evict.
     let mut port = 0_u32;
     let mut fill = |table: &mut FlowTable, link: LinkId, src: Address, limit: u32| {
         let mut opened = 0;
@@ -304,7 +304,7 @@ fn sources_from_outside_leave_entries_to_other_sources_and_to_pods() {
     };
     let source = |n: u8| Address::v4([192, 0, 2, n]);
     assert_eq!(fill(&mut table, outside, source(1), u32::MAX), 30_000);
-    // Sources that have not the first one's group by chance.
+    // Sources that don't share the first one's group by chance.
     let others: Vec<u8> = (2..20)
         .filter(|n| {
             let [one, other] = [1, *n].map(|n| table.opener(outside, source(n)).owner);
@@ -317,7 +317,7 @@ fn sources_from_outside_leave_entries_to_other_sources_and_to_pods() {
     assert!((29_900..=30_000).contains(&of_pod), "{of_pod}");
     let of_another_pod = fill(&mut table, LinkId(3), source(201), u32::MAX);
     assert!(of_another_pod > 10_000, "{of_another_pod}");
-    // Pods have left less than those from outside hold; a new source still gets in.
+    // Pods have left fewer entries than outside flows use; a new source still gets one.
     assert!(fill(&mut table, outside, source(others[1]), 10) == 10);
     // One IPv6 network is one source.
     let v6 = |last: u8| Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 1, last, 0, 0, 0, 0, 0, 0, last]);
@@ -358,7 +358,7 @@ fn an_idle_flow_is_evicted_before_active_ones() {
     for index in &indices[..19] {
         table.update(*index, Original, &packet(udp(0), 0), now).unwrap();
     }
-    // Each call looks at some of them and gets further.
+    // Each call checks some of them and continues.
     let victim = (0..5).find_map(|_| table.victim(&opener(&table), now)).unwrap();
     assert_eq!(victim, indices[19]);
 }
@@ -447,7 +447,7 @@ pub(crate) fn lookup_key_v4(tuple: &Tuple) -> Option<LookupKey> {
     Some(key)
 }
 
-/// What happens to a table.
+/// Operations on a table.
 #[derive(Clone, Debug)]
 enum Step {
     Packet { n: u32, of_tcp: bool, reversed: bool, flags: u8 },
@@ -466,7 +466,8 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The opener's tuple, packets each way and last packet of each flow, by the tuple's two spellings.
+/// The opener's tuple, packets per direction and time of the last packet of each flow, by the tuple
+/// in both directions.
 #[derive(Default)]
 struct Model(HashMap<Tuple, (Tuple, [u64; 2], Moment)>);
 
@@ -528,7 +529,7 @@ proptest! {
                 prop_assert_eq!(table.lookup(&stranger), None);
             }
         }
-        // A batch of all, with gaps, is found as each by itself.
+        // A batch lookup, with gaps, finds the same as single lookups.
         let mut batch = vec![LookupKey::default(); 2 * tuples.len()];
         for (tuple, key) in tuples.iter().zip(batch.iter_mut().step_by(2)) {
             *key = lookup_key_v4(tuple).unwrap_or_default();
@@ -578,7 +579,7 @@ proptest! {
     }
 }
 
-/// A packet comes: in the table, and in the model.
+/// Processes a packet in the table and in the model.
 fn arrive(table: &mut FlowTable, model: &mut Model, view: View, now: Nanos) {
     let found = table.lookup(&view.tuple);
     assert_eq!(found.is_some(), model.0.contains_key(&view.tuple));

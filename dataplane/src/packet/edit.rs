@@ -52,9 +52,9 @@ const fn decremented(ttl: u8) -> Result<u8, DropReason> {
 /// ([`Umem::bytes_mut`](crate::mem::Umem::bytes_mut)).
 ///
 /// A stack with transmit offload writes the folded pseudo-header sum, not complemented, into the
-/// field (`CHECKSUM_PARTIAL`, `include/linux/skbuff.h`), and the device adds the rest. If a complete
-/// checksum happens to equal that sum, it is rewritten unchanged. Zero, a UDP datagram without
-/// checksum, is left unchanged: the sum is never zero. For SCTP, whose checksum covers no
+/// field (`CHECKSUM_PARTIAL`, `include/linux/skbuff.h`), and the device adds the rest. If a
+/// complete checksum happens to equal that sum, it is rewritten unchanged. Zero, a UDP datagram
+/// without checksum, is left unchanged: the sum is never zero. For SCTP, whose checksum covers no
 /// pseudo-header, the stack writes zero (`net/sctp/output.c`, `sctp_packet_pack`).
 #[inline]
 pub fn complete_checksum<'a>(

@@ -46,8 +46,8 @@ const HOP_LIMIT: u8 = 64;
 pub const FRAME_MAX: usize = ETHERNET_HEADER + LENGTH_MAX_V6;
 
 /// Whether an error may be sent about a packet (RFC 1122 §3.2.2, RFC 4443 §2.4): not about an error
-/// or a redirect, nor about an Ethernet broadcast. Multicast destinations, martian sources and later
-/// fragments have been dropped before.
+/// or a redirect, nor about an Ethernet broadcast. Multicast destinations, martian sources and
+/// later fragments have been dropped before.
 #[must_use]
 pub fn may_be_about(view: &View) -> bool {
     const REDIRECT: u8 = 137;

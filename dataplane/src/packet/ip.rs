@@ -30,11 +30,11 @@ pub(super) struct Ip {
     pub(super) protocol: u8,
     /// TTL or hop limit.
     pub(super) ttl: u8,
-    /// Length with options or extension headers, bytes. Of an IPv6 fragment: up to and including the
-    /// fragment header.
+    /// Length with options or extension headers, bytes. Of an IPv6 fragment: up to and including
+    /// the fragment header.
     pub(super) header_len: usize,
-    /// Offset of the L4 header, bytes: `header_len`, except for a first IPv6 fragment with extension
-    /// headers after its fragment header.
+    /// Offset of the L4 header, bytes: `header_len`, except for a first IPv6 fragment with
+    /// extension headers after its fragment header.
     pub(super) l4: usize,
     /// Length of the whole packet with headers, bytes. At least `header_len`.
     pub(super) total_len: u32,
@@ -256,14 +256,14 @@ fn check_hop_by_hop(mut options: &[u8]) -> Result<(), DropReason> {
     }
 }
 
-/// Whether an address is martian: a source that is multicast, broadcast, unspecified or loopback, or
-/// a destination that is unspecified or loopback.
+/// Whether an address is martian: a source that is multicast, broadcast, unspecified or loopback,
+/// or a destination that is unspecified or loopback.
 ///
 /// The rules are the kernel's (`net/ipv4/route.c`, `ip_route_input_slow`; `net/ipv6/ip6_input.c`,
 /// `ip6_rcv_core`; RFC 4291 §2.5.2 and §2.5.3), except that loopback destinations are martian even
 /// with `route_localnet`: no pod may reach the node's loopback. Packets of duplicate address
-/// detection, with an unspecified source, don't get here: the XDP program passes neighbour discovery
-/// to the kernel.
+/// detection, with an unspecified source, don't get here: the XDP program passes neighbour
+/// discovery to the kernel.
 #[inline]
 pub(super) fn is_martian(src: Address, dst: Address) -> bool {
     match (src.as_v4_bits(), dst.as_v4_bits()) {

@@ -43,9 +43,9 @@ pub struct View {
     /// TTL or hop limit.
     pub ttl: u8,
     /// Addresses, protocol, ports, in the direction of this packet. The protocol is the one after
-    /// IPv6 extension headers. The ports of an ICMP query are its identifier and its type, and those
-    /// of the reply the same reversed, see [`icmp`]. Fragments and protocols without ports have
-    /// zeros.
+    /// IPv6 extension headers. The ports of an ICMP query are its identifier and its type, and
+    /// those of the reply the same reversed, see [`icmp`]. Fragments and protocols without ports
+    /// have zeros.
     pub tuple: Tuple,
     /// The L4 protocol's part.
     pub l4_kind: L4,

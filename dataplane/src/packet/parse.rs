@@ -18,7 +18,8 @@ mod ethertype {
 /// VLAN tags that are parsed, at most (802.1ad: a service tag and a customer tag).
 const MAX_VLAN_TAGS: usize = 2;
 
-/// Parses the packet whose first frame is `frame0` and which has `packet_len` bytes over all frames.
+/// Parses the packet whose first frame is `frame0` and which has `packet_len` bytes over all
+/// frames.
 ///
 /// All headers must be in the first frame. A link fills a frame before it continues in the next, so
 /// this only fails for kilobytes of extension headers.

@@ -1,17 +1,18 @@
 //! How long an idle worker busy-polls before it sleeps.
 //!
 //! Busy polling takes CPU time that a pod might use. A wakeup takes time, too, during which the
-//! packet waits: some 20 µs where an idle core of a virtual machine has to be started, for a request
-//! and again for its response. Which costs more depends on the machine and on the traffic, so
-//! workers measure it: from time to time a worker extends its busy polling, or stops extending it,
-//! for a trial ([`TRIAL`]). If it processes clearly more packets while extended, because one end
-//! waits for the other, it stays extended. If packets arrive at their own pace, or their senders
-//! need the core, it does not. Nor does it after it had to share the core with another thread.
+//! packet waits: some 20 µs where an idle core of a virtual machine has to be started, for a
+//! request and again for its response. Which costs more depends on the machine and on the traffic,
+//! so workers measure it: from time to time a worker extends its busy polling, or stops extending
+//! it, for a trial ([`TRIAL`]). If it processes clearly more packets while extended, because one
+//! end waits for the other, it stays extended. If packets arrive at their own pace, or their
+//! senders need the core, it does not. Nor does it after it had to share the core with another
+//! thread.
 
 use podgate_tables::time::Nanos;
 
-/// Busy polling time in any case, nanoseconds. Twice as much slows down bulk streams whose ends share
-/// the core, and requests gain nothing.
+/// Busy polling time in any case, nanoseconds. Twice as much slows down bulk streams whose ends
+/// share the core, and requests gain nothing.
 const SHORT: u64 = 10_000;
 /// Extended busy polling time, nanoseconds: longer than a response that wakes two pods.
 const EXTENDED: u64 = 100_000;
@@ -23,8 +24,8 @@ const PERIOD: u64 = 60_000_000;
 const PERIOD_EXTENDED: u64 = 4 * PERIOD;
 /// Lowest packet rate for a trial, packets per second: below, packets are too far apart.
 const RATE_MIN: u64 = 8_000;
-/// A busy-polling worker that doesn't run for this long was preempted, nanoseconds: less than a time
-/// slice of the kernel's scheduler, and more than interrupts take.
+/// A busy-polling worker that doesn't run for this long was preempted, nanoseconds: less than a
+/// time slice of the kernel's scheduler, and more than interrupts take.
 const PREEMPTED: u64 = 500_000;
 
 /// One worker's busy polling.

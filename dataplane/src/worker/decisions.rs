@@ -1,12 +1,13 @@
 //! (3) A cache of decisions on new flows.
 //!
 //! Policy evaluates the addresses, the protocol, and the destination port or ICMP type of a flow;
-//! not the source port. Pods open flows to the same few servers again and again, so nearly every new
-//! flow differs only by its source port from one that was just decided.
+//! not the source port. Pods open flows to the same few servers again and again, so nearly every
+//! new flow differs only by its source port from one that was just decided.
 //!
-//! An entry holds the result of [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) with
-//! its causes, and the links of both ends. It is valid for one epoch. Flows to be inspected are
-//! always decided again, since their rules are part of the decision.
+//! An entry holds the result of
+//! [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) with its causes, and the
+//! links of both ends. It is valid for one epoch. Flows to be inspected are always decided again,
+//! since their rules are part of the decision.
 //!
 //! A pod that scans may displace other pods' entries. That costs them time and nothing else, so
 //! there are no fair shares of the cache and no counters.
@@ -207,9 +208,8 @@ mod tests {
         tables
     }
 
-    /// Tables and routes that differ from those of any other epoch nearby: which of the server's
-    /// TCP ports and ICMP types are open, by which rule, which port is inspected, and which link it
-    /// is behind, if any.
+    /// Tables and routes that differ from those of the next epochs: open TCP ports and ICMP types
+    /// of the server, their rule, the inspected port, and the server's link, if any.
     fn snapshot(epoch: u32) -> Snapshot {
         let first = epoch as u16 % 5;
         let allow = |ports, l7| Entry {

@@ -2,11 +2,11 @@
 //! edits. Nearly every packet takes it.
 //!
 //! All other packets take the slow path, [`Pipeline::process`](super::pipeline::Pipeline). The fast
-//! path is equivalent to it, several times faster: it checks fewer headers ([`FastHeaders`]), and it
-//! works on a whole batch. A packet waits for memory three times (its headers, the flow's entry in
-//! the index, the flow). First the headers of all packets are read and their flows are looked up, so
-//! that these waits overlap. Then runs of packets are matched and forwarded; the packet that ends a
-//! run takes the slow path.
+//! path is equivalent to it, several times faster: it checks fewer headers ([`FastHeaders`]), and
+//! it works on a whole batch. A packet waits for memory three times (its headers, the flow's entry
+//! in the index, the flow). First the headers of all packets are read and their flows are looked
+//! up, so that these waits overlap. Then runs of packets are matched and forwarded; the packet that
+//! ends a run takes the slow path.
 
 use std::ops::Range;
 use std::vec::Drain;

@@ -94,8 +94,8 @@ impl Inspectors {
         self.slots.iter().flatten().map(|inspected| inspected.follower.kept_bytes()).sum()
     }
 
-    /// Calls `check` with the inspected flows whose timers are due for a check: a bounded number every
-    /// few milliseconds, round robin.
+    /// Calls `check` with the inspected flows whose timers are due for a check: a bounded number
+    /// every few milliseconds, round robin.
     pub(super) fn tick(&mut self, now: Nanos, mut check: impl FnMut(&mut Inspected)) {
         if now < self.next_tick {
             return;

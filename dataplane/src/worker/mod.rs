@@ -1,9 +1,9 @@
 //! Workers: pinned threads that each own their flows.
 //!
 //! [`Worker`] is the poll loop around the pipeline: it receives batches from its ports, runs each
-//! packet through the pipeline, and flushes the transmit rings. It opens no files and reads no clock,
-//! so it also runs on memory links, in tests and in `podgate replay`. [`Dataplane`] runs workers on
-//! threads.
+//! packet through the pipeline, and flushes the transmit rings. It opens no files and reads no
+//! clock, so it also runs on memory links, in tests and in `podgate replay`. [`Dataplane`] runs
+//! workers on threads.
 
 mod adaptive_poll;
 mod ctx;
@@ -47,9 +47,9 @@ pub use shared::{Shared, SharedConfig};
 
 /// Packets received from one port at a time, at most.
 const BATCH: usize = 64;
-/// Packets after which a round polls the ports no more. Large enough to amortize the fixed cost of a
-/// round, which is mostly system calls; small enough that other links don't wait long while one is
-/// flooded.
+/// Packets after which a round polls the ports no more. Large enough to amortize the fixed cost of
+/// a round, which is mostly system calls; small enough that other links don't wait long while one
+/// is flooded.
 const ROUND: usize = 4 * BATCH;
 /// Packets taken from each hand-off ring in one round, at most.
 const HANDOFF_BATCH: usize = 64;
@@ -115,9 +115,9 @@ impl Worker {
         self.pipeline.saved_flows(now)
     }
 
-    /// Restores flows that workers of a previous agent saved, as far as the tables of `snapshot` allow
-    /// them. Ignores flows of other workers, existing ones, and those that exceed an owner's share of
-    /// the table. Returns the number of restored flows.
+    /// Restores flows that workers of a previous agent saved, as far as the tables of `snapshot`
+    /// allow them. Ignores flows of other workers, existing ones, and those that exceed an owner's
+    /// share of the table. Returns the number of restored flows.
     ///
     /// For a worker that doesn't process packets yet: `snapshot` is to be published next.
     pub fn restore_flows(&mut self, now: Nanos, snapshot: &Snapshot, flows: &[SavedFlow]) -> usize {
@@ -163,16 +163,16 @@ impl Worker {
         self.pipeline.has_inspected()
     }
 
-    /// One iteration of the poll loop: receive, process, expire, flush. Returns the number of packets
-    /// processed; if zero, the caller may sleep.
+    /// One iteration of the poll loop: receive, process, expire, flush. Returns the number of
+    /// packets processed; if zero, the caller may sleep.
     ///
     /// Links are scheduled by packets; see [`Self::round_by_time`].
     pub fn round(&mut self, now: Nanos) -> usize {
         self.round_by_time(now, &|| now)
     }
 
-    /// As [`Self::round`], but links are scheduled by the time that their packets take, measured with
-    /// `clock`.
+    /// As [`Self::round`], but links are scheduled by the time that their packets take, measured
+    /// with `clock`.
     pub fn round_by_time(&mut self, now: Nanos, clock: &impl Fn() -> Nanos) -> usize {
         let snapshot = self.snapshot.load().clone();
         if let Some(snapshot) = snapshot.as_deref() {

@@ -13,20 +13,20 @@
 //!    [`super::egress`]); **events** for verdicts, drops and flow ends.
 //!
 //! # Rules
-//! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the flow
-//!   plainly in both orientations: its opener is unknown, and a server's segment must not turn an
-//!   inspected or revoked connection into a plain one. If policy would allow or inspect the flow as
-//!   opened by one of its ends, the segment is dropped and its sender is reset (RFC 9293
-//!   §3.10.7.1), so that an end whose flow was lost in a restart learns that at once. A segment that
-//!   is denied in both orientations is dropped silently. Resets are rate limited per link and worker
-//!   and counted, and no reset is sent in reply to a reset.
-//! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a plain
-//!   one is removed, and the rule above applies to later segments. A plain flow that a new policy
-//!   wants inspected is denied too, because the beginning of its stream was not seen.
+//! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
+//!   flow plainly in both orientations: its opener is unknown, and a server's segment must not turn
+//!   an inspected or revoked connection into a plain one. If policy would allow or inspect the flow
+//!   as opened by one of its ends, the segment is dropped and its sender is reset (RFC 9293
+//!   §3.10.7.1), so that an end whose flow was lost in a restart learns that at once. A segment
+//!   that is denied in both orientations is dropped silently. Resets are rate limited per link and
+//!   worker and counted, and no reset is sent in reply to a reset.
+//! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
+//!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
+//!   policy wants inspected is denied too, because the beginning of its stream was not seen.
 //! - *L7 rules without an inspector.* HTTP/1 over TCP is the only L7 protocol that is inspected. A
 //!   flow that needs another inspector is denied.
-//! - *TTL.* podgate is one router hop between two pods (TTL minus one) and transparent between a pod
-//!   and its node (TTL unchanged: the kernel routes and decrements).
+//! - *TTL.* podgate is one router hop between two pods (TTL minus one) and transparent between a
+//!   pod and its node (TTL unchanged: the kernel routes and decrements).
 //! - *Multicast and broadcast*, of IP or of Ethernet, are never forwarded. A subnet's broadcast
 //!   address can't be recognized, since pod addresses have no subnet: policy applies to it, and it
 //!   goes to the node, whose kernel doesn't forward it by default (`bc_forwarding`).
@@ -51,17 +51,17 @@
 //! - *An inspected connection that was denied* is removed as soon as the server was reset and the
 //!   client has the response and has closed its side; where both ends were reset, it may be evicted
 //!   at once and is removed after a second.
-//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a packet
-//!   of a known flow, come from the link that it was forwarded to, and are sent to its sender. Their
-//!   source may be a router in between.
+//! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
+//!   packet of a known flow, come from the link that it was forwarded to, and are sent to its
+//!   sender. Their source may be a router in between.
 //! - *A local pod's address as the source* of a packet from the host link is accepted only if the
 //!   kernel received the packet from the host link: then it is the pod's own packet, which podgate
 //!   forwarded and the kernel sent back with another destination, such as a service's backend on
-//!   this node. A program at the host link's egress hook marks such packets by their Ethernet source
-//!   ([`HAIRPIN_MAC`]). Any other such packet, from outside, from pods that are not attached, or
-//!   from the node itself, is dropped as spoofed.
-//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate is
-//!   dropped, and so is a flow from a node whose replies would be such packets.
+//!   this node. A program at the host link's egress hook marks such packets by their Ethernet
+//!   source ([`HAIRPIN_MAC`]). Any other such packet, from outside, from pods that are not
+//!   attached, or from the node itself, is dropped as spoofed.
+//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
+//!   is dropped, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are dropped as long as either end sends them: otherwise those of
 //!   the server would open the flow from its end, and let the client's pass as replies.
 
@@ -154,8 +154,8 @@ impl Pipeline {
         self.flows.iter().filter_map(move |(_, flow)| SavedFlow::of(flow, now))
     }
 
-    /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by its
-    /// opener, between the same links. It evicts no other flow. Returns whether it did.
+    /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
+    /// its opener, between the same links. It evicts no other flow. Returns whether it did.
     pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
         let tuple = saved.tuple;
         let subject = Subject { tuple, icmp_type: saved.icmp_type };

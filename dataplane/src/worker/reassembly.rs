@@ -10,14 +10,14 @@
 //! - *Overlaps* discard the datagram and its later fragments (RFC 5722; the same for IPv4: no
 //!   legitimate sender creates them). An exact duplicate alone is dropped (RFC 8200 §4.5 allows
 //!   that): networks do duplicate packets.
-//! - The first fragment contains all headers; the parser rejects others (RFC 1858, RFC 7112). A later
-//!   fragment that would overwrite them (RFC 3128) overlaps.
+//! - The first fragment contains all headers; the parser rejects others (RFC 1858, RFC 7112). A
+//!   later fragment that would overwrite them (RFC 3128) overlaps.
 //! - *Timeout.* 30 seconds over IPv4 and 60 over IPv6 from the first fragment received, as in Linux
 //!   (`IP_FRAG_TIME`, `IPV6_FRAG_TIMEOUT`; RFC 8200 §4.5).
 //! - *Limits.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and one frame in
 //!   [`FRAMES_SHARE`] of the UMEM, over all workers. A link that uses as many as are free drops its
-//!   oldest datagram for a new one: that harms no other link, and a link that loses fragments is not
-//!   blocked until they time out.
+//!   oldest datagram for a new one: that harms no other link, and a link that loses fragments is
+//!   not blocked until they time out.
 //! - *ECN.* A congestion mark of any fragment marks the datagram (RFC 3168 §5.3).
 
 use std::hash::RandomState;
@@ -289,8 +289,8 @@ impl Reassembly {
         Some(slot)
     }
 
-    /// Drops other datagrams of the link until the datagram in `slot` may use `frames` more. Returns
-    /// false if that isn't enough.
+    /// Drops other datagrams of the link until the datagram in `slot` may use `frames` more.
+    /// Returns false if that isn't enough.
     fn make_room(&mut self, egress: &mut Egress, slot: usize, frames: usize) -> bool {
         let Some(link) = self.slots[slot].as_ref().map(|datagram| datagram.key.link) else {
             return false;
@@ -405,8 +405,8 @@ impl Reassembly {
         change(&mut self.all);
     }
 
-    /// Merges the parts of a complete datagram. `None` if the result is not a valid packet; then it is
-    /// dropped.
+    /// Merges the parts of a complete datagram. `None` if the result is not a valid packet; then it
+    /// is dropped.
     fn reassemble(&mut self, egress: &mut Egress, mut datagram: Datagram) -> Option<Packet> {
         let first = datagram.parts.first()?.view;
         let headers = first.l4 - first.l3;
@@ -475,8 +475,8 @@ enum EcnMark {
     Keep,
 }
 
-/// The mark of a datagram whose fragments have these codepoints. `None` for an invalid combination: a
-/// router marks only packets of ECN-capable senders (RFC 3168 §5.3).
+/// The mark of a datagram whose fragments have these codepoints. `None` for an invalid combination:
+/// a router marks only packets of ECN-capable senders (RFC 3168 §5.3).
 fn ecn_mark(codepoints: u8) -> Option<EcnMark> {
     const NOT_CAPABLE: u8 = 1;
     const MARKED: u8 = 1 << 3;
@@ -563,8 +563,8 @@ fn offset_of(frame: &Frame) -> u32 {
     FRAME_SIZE - frame.capacity()
 }
 
-/// Moves as many bytes as fit from the start of `from` to the end of `to`, and the rest to the start
-/// of its own frame, so that as much as possible fits after it.
+/// Moves as many bytes as fit from the start of `from` to the end of `to`, and the rest to the
+/// start of its own frame, so that as much as possible fits after it.
 fn move_front(umem: &Umem, from: &mut Frame, to: &mut Frame) {
     let (len, room) = (to.len(), to.capacity() - to.len());
     let moved = from.len().min(room);

@@ -3,8 +3,8 @@
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
 
-/// Rate limit of one kind of replies: a token bucket for each link that they are sent to, so that no
-/// pod uses up the replies for others, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4
+/// Rate limit of one kind of replies: a token bucket for each link that they are sent to, so that
+/// no pod uses up the replies for others, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4
 /// (f)).
 #[derive(Debug)]
 pub(super) struct ReplyLimit {

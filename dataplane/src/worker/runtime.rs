@@ -28,8 +28,8 @@ use crate::xsk::{Port, XskStatistics, close_ports};
 /// What workers do while there are no packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PollMode {
-    /// Busy-poll for a short time, then sleep until a packet or a command arrives. While requests and
-    /// responses follow each other closely, busy-poll for up to 100 µs, which uses most of an
+    /// Busy-poll for a short time, then sleep until a packet or a command arrives. While requests
+    /// and responses follow each other closely, busy-poll for up to 100 µs, which uses most of an
     /// otherwise idle core.
     #[default]
     Adaptive,
@@ -255,7 +255,8 @@ impl Dataplane {
         })
     }
 
-    /// Removes `link` from all workers; returns when its sockets are closed and its frames are free.
+    /// Removes `link` from all workers; returns when its sockets are closed and its frames are
+    /// free.
     ///
     /// # Errors
     /// When a worker doesn't reply.
@@ -354,8 +355,8 @@ impl Dataplane {
 }
 
 impl Dataplane {
-    /// Stops the workers and returns the flows that can outlive them. Nothing is forwarded any more;
-    /// sockets are closed when the dataplane is dropped.
+    /// Stops the workers and returns the flows that can outlive them. Nothing is forwarded any
+    /// more; sockets are closed when the dataplane is dropped.
     pub fn stop(&mut self) -> Vec<SavedFlow> {
         self.stop.store(true, Ordering::Release);
         for sleeper in &self.shared.sleepers {

@@ -3,9 +3,9 @@
 //!
 //! A link has credit, in nanoseconds of the worker's time. Charged to it are the worker's time for
 //! its packets, and the time of the kernel to transmit packets that were received from it, which is
-//! most of it. A link without credit waits while another one with credit has packets; then all links
-//! get the same credit. So links that always have packets get equal time, whatever their packets
-//! cost, and what one link doesn't use is available to the others.
+//! most of it. A link without credit waits while another one with credit has packets; then all
+//! links get the same credit. So links that always have packets get equal time, whatever their
+//! packets cost, and what one link doesn't use is available to the others.
 //!
 //! The kernel's time for a link's packets is known only after the round. So packets are first
 //! charged at the average cost of earlier ones, and corrected after the round.

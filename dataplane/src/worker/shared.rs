@@ -137,9 +137,9 @@ impl Sleeper {
         debug_assert!(fresh, "a worker thread starts once");
     }
 
-    /// Announces sleep. The worker must check for work again before it sleeps: the fence orders that
-    /// check after the announcement, as [`Self::wake_if_asleep`] orders its check after the work was
-    /// queued, so that one of the two sees the other.
+    /// Announces sleep. The worker must check for work again before it sleeps: the fence orders
+    /// that check after the announcement, as [`Self::wake_if_asleep`] orders its check after the
+    /// work was queued, so that one of the two sees the other.
     pub(super) fn announce_sleep(&self) {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -154,7 +154,7 @@ impl Sleeper {
         if self.asleep.load(Ordering::Relaxed)
             && let Some(waker) = self.waker.get()
         {
-            // Fails only if the worker's poll is closed: then nobody sleeps.
+            // Fails only if the worker's poll is closed: then it doesn't sleep.
             let _ = waker.wake();
         }
     }

@@ -101,8 +101,8 @@ impl MemoryLink {
         true
     }
 
-    /// Stores a part of a packet in the next frame of the fill ring, and puts it on the receive ring
-    /// with these descriptor options.
+    /// Stores a part of a packet in the next frame of the fill ring, and puts it on the receive
+    /// ring with these descriptor options.
     fn deliver(&mut self, link: &Link, worker: usize, part: &[u8], options: u32) {
         let frame = self.fill.pop().and_then(|address| link.ownership().reclaim(address));
         let Some(mut frame) = frame else {
@@ -116,9 +116,9 @@ impl MemoryLink {
         debug_assert_eq!(put, 1, "the caller checked for room");
     }
 
-    /// Takes the packets that `worker`'s port has flushed, calls `each` with every one and completes
-    /// their frames. Stops early when the completion ring is full. Returns the number of packets;
-    /// zero when all ports are closed.
+    /// Takes the packets that `worker`'s port has flushed, calls `each` with every one and
+    /// completes their frames. Stops early when the completion ring is full. Returns the number of
+    /// packets; zero when all ports are closed.
     ///
     /// # Panics
     /// When there is no such worker.

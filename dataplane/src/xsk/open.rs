@@ -62,7 +62,7 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// Binds two sockets for each worker to queue 0 of the netdev, in copy mode, and returns their
-/// ports in the order of the workers. The fill ring is topped up from spare frames.
+/// ports in the order of the workers. The fill ring is filled with free frames.
 ///
 /// The first link registers `umem` with the kernel; later links bind to the first link's socket.
 /// When that link is gone, the next one registers the memory again: to the kernel that is another

@@ -63,8 +63,8 @@ struct Counters {
     wakeup_errors: u64,
 }
 
-/// Counters of one port: our own, and the kernel's `XDP_STATISTICS` of its sockets (zero on a memory
-/// link).
+/// Counters of one port: our own, and the kernel's `XDP_STATISTICS` of its sockets (zero on a
+/// memory link).
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct XskStatistics {
     /// Receive descriptors and completions of a frame that the link did not hold, or of bytes

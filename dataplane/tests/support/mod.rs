@@ -1,4 +1,5 @@
-//! A worker on memory links, with tables made by hand: pods A and B, the node behind the host link.
+//! A worker on memory links, with hand-made tables: pods A and B, and the node behind the host
+//! link.
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -49,17 +50,17 @@ pub(crate) const LABELS_OF_A: SelectorId = SelectorId(1);
 pub(crate) const RULE: RuleId = RuleId(7);
 pub(crate) const DENY_SET: DenySetId = DenySetId(3);
 
-/// Who may open flows to pod B.
+/// Flows to pod B that policy allows.
 pub(crate) enum IngressOfB {
     Open,
     Closed,
-    /// Pod A may call TCP port 80, with these requests if there are rules.
+    /// From pod A to TCP port 80, with these requests if there are rules.
     FromA(Option<L7Rules>),
-    /// Pod A may use port 80 of this protocol.
+    /// From pod A to port 80 of this protocol.
     FromAAt(u8),
-    /// Everyone may call TCP port 80, with these requests.
+    /// From everyone to TCP port 80, with these requests.
     FromAnyone(L7Rules),
-    /// Pod A may use port 80 of this protocol, with these requests.
+    /// From pod A to port 80 of this protocol, with these requests.
     FromAOver(u8, L7Rules),
 }
 
@@ -106,7 +107,8 @@ pub(crate) fn closed() -> DirectionTable {
     DirectionTable { default_deny: Some(DENY_SET), ..Default::default() }
 }
 
-/// [`snapshot`], with nobody allowed to open flows to pod A: so what pod A opens has no second way.
+/// [`snapshot`], with no flows allowed to pod A, so that flows of pod A are allowed in one
+/// direction only.
 pub(crate) fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     const POD_A: u32 = 4;
     let mut snapshot = snapshot(epoch, ingress_of_b);
@@ -117,7 +119,7 @@ pub(crate) fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     snapshot
 }
 
-/// [`snapshot`], with links of these MTUs: the host's, A's and B's. The node's ways out take 1500.
+/// [`snapshot`], with links of these MTUs: the host's, A's and B's. The node's path MTU is 1500.
 pub(crate) fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
     let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| IdentityRow {
         number,
@@ -196,13 +198,13 @@ impl Bench {
         bench
     }
 
-    /// Sends `packet` into `link` at worker 0 and returns what left by each link.
+    /// Injects `packet` into `link` at worker 0 and returns the packets transmitted by each link.
     pub(crate) fn send(&mut self, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
         assert!(self.links[link.index()].inject(0, packet));
         self.run()
     }
 
-    /// Lets all workers run until nothing is left to do.
+    /// Runs all workers until they have no work.
     pub(crate) fn run(&mut self) -> Vec<(LinkId, Vec<u8>)> {
         let mut left = Vec::new();
         loop {
@@ -229,7 +231,7 @@ impl Bench {
         self.shared.events.iter().flat_map(|q| std::iter::from_fn(|| q.pop())).collect()
     }
 
-    /// Ends everything and counts frames: each must be spare again.
+    /// Closes everything and asserts that all frames are free.
     pub(crate) fn assert_no_frame_is_lost(self) {
         let Self { workers, links, umem, shared, .. } = self;
         for mut worker in workers {
@@ -291,7 +293,7 @@ pub(crate) fn udp(
     bytes
 }
 
-/// An SCTP packet with nothing but its header.
+/// An SCTP packet without chunks.
 pub(crate) fn sctp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2]) -> Vec<u8> {
     let mut header = [0; 12];
     header[..2].copy_from_slice(&ports[0].to_be_bytes());
@@ -322,7 +324,7 @@ pub(crate) fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]
     bytes
 }
 
-/// Cuts a frame into fragments of at most `size` bytes of IP.
+/// Splits a frame into IP fragments of at most `size` bytes.
 pub(crate) fn cut(frame: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
     let (ip, rest) = IpHeaders::from_slice(&frame[14..]).unwrap();
     let body = rest.payload;

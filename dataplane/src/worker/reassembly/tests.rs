@@ -1,4 +1,4 @@
-//! Reassembly of fragments: whole datagrams, bounds, shares and expiry.
+//! Reassembly: complete datagrams, limits, fair sharing and expiry.
 
 use proptest::prelude::*;
 
@@ -10,14 +10,14 @@ const LINK: LinkId = LinkId(1);
 const OTHER: LinkId = LinkId(2);
 const UDP: u8 = 17;
 
-/// A worker's frames, and what it gathers.
+/// A worker's frames and its reassembly.
 struct Lab {
     egress: Egress,
     reassembly: Reassembly,
     now: Nanos,
 }
 
-/// A fragment: where it belongs, whether more follows, and what it carries.
+/// A fragment: offset, "more fragments", and data.
 #[derive(Clone, Debug, PartialEq)]
 struct Cut {
     offset: usize,
@@ -33,7 +33,7 @@ impl Lab {
         Self { egress, reassembly: Reassembly::new(frames, 1), now: Nanos(1) }
     }
 
-    /// A fragment comes; its bytes are those of the packet it completes.
+    /// Inserts a fragment; returns the bytes of the packet that it completes.
     fn insert(&mut self, link: LinkId, bytes: &[u8]) -> Result<Option<Vec<u8>>, DropReason> {
         let (umem, pool) = self.egress.frames();
         let mut frames: Vec<_> = bytes
@@ -138,7 +138,7 @@ fn v6(id: u32, cut: &Cut) -> Vec<u8> {
     [&[2; 12][..], &[0x86, 0xdd], &header, &cut.body].concat()
 }
 
-/// `body` cut at these multiples of eight.
+/// `body` split at these multiples of eight.
 fn cuts(body: &[u8], at: &[usize]) -> Vec<Cut> {
     let mut at: Vec<_> = at.iter().map(|at| at * 8).filter(|at| *at < body.len()).collect();
     at.extend([0, body.len()]);
@@ -156,7 +156,7 @@ fn body(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 7 + at / 256) as u8).collect()
 }
 
-/// The packet before it was cut; over IPv6 as an atomic fragment.
+/// The unfragmented packet; over IPv6 as an atomic fragment.
 fn whole(is_v4: bool, id: u16, body: &[u8]) -> Vec<u8> {
     let cut = Cut { offset: 0, more: false, body: body.to_vec() };
     if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) }
@@ -166,7 +166,7 @@ fn any_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<Cut>)> {
     let lengths = prop_oneof![9usize..600, 600usize..20_000, Just(65_507usize)];
     (lengths, prop::collection::vec(1usize..8192, 1..40)).prop_map(|(len, at)| {
         let body = body(len);
-        // Where nothing was cut, there is no fragment.
+        // An unfragmented packet has no fragments.
         let at: Vec<_> =
             at.into_iter().map(|at| 1 + at % len.div_ceil(8).max(2)).chain([1]).collect();
         (body.clone(), cuts(&body, &at))
@@ -206,7 +206,7 @@ proptest! {
     ) {
         let mut lab = Lab::new(2048);
         let at = at.index(cuts.len());
-        // The same part, but it begins earlier or ends later than it should.
+        // The same part, but starting earlier or ending later.
         let mut bad = cuts[at].clone();
         if before && bad.offset > 0 {
             bad.offset -= 8;
@@ -217,7 +217,7 @@ proptest! {
             bad.more = true;
         }
         prop_assume!(bad.offset + bad.body.len() <= 65_500);
-        // With nothing before it and nothing behind, it would be no fragment.
+        // With offset zero and no more fragments it would not be a fragment.
         prop_assume!(bad.offset > 0 || bad.more);
         let bytes = |cut: &Cut| if is_v4 { v4(7, cut) } else { v6(7, cut) };
         let mut done = false;
@@ -340,7 +340,7 @@ fn a_link_at_its_limit_drops_its_oldest_datagram() {
     assert_eq!(lab.insert(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest was dropped");
 }
 
-/// Offers all of a datagram of so many small fragments but the last, which is returned.
+/// Inserts all of `fragments` small fragments of a datagram but the last, which is returned.
 fn insert_all_but_the_last(lab: &mut Lab, fragments: usize) -> Cut {
     for at in 0..fragments - 1 {
         let cut = Cut { offset: at * 8, more: true, body: body(8) };
