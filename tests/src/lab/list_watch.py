@@ -46,16 +46,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self.answer(401, {"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                                     "message": "Unauthorized", "code": 401})
+            return self.fail(401, "Unauthorized")
         url = urlsplit(self.path)
         query = parse_qs(url.query)
         if query.get("watch") in (["1"], ["true"]):
-            return self.watch(url.path)
+            return self.watch(url.path, query["resourceVersion"][0])
         now, found = objects(url.path)
         self.answer(200, {"kind": "List", "apiVersion": "v1",
                           "metadata": {"resourceVersion": str(now)},
                           "items": list(found.values())})
+
+    def fail(self, code, message):
+        self.answer(code, {"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                           "message": message, "code": code})
 
     def answer(self, code, body):
         body = json.dumps(body).encode()
@@ -65,13 +68,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def watch(self, path):
+    def watch(self, path, since):
+        seen, known = objects(path)
+        if since != str(seen):
+            # Nothing here remembers what was before: the client has to list again.
+            return self.fail(410, "too old resource version")
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        # Only what changes while the watch lasts: the tests change nothing before it begins.
-        seen, known = objects(path)
         while True:
             time.sleep(PERIOD)
             if version() == seen:

@@ -263,6 +263,6 @@ fn a_confined_agent_follows_an_api_server() -> Result<()> {
     reaches_store(&mut agent, STRANGER, "a policy allows it")?;
     server.remove_added()?;
     is_cut_off_from_store(&mut agent, STRANGER, "the policy is gone")?;
-    assert_eq!(problems(&lab)?, "[]");
+    agent.wait_until("no problem", |lab| Ok((problems(lab)? == "[]").then_some(())))?;
     agent.stop()
 }
