@@ -510,6 +510,11 @@ mod tests {
         assert!(matches!(FlowsFile::take(&path, &aside), Err(Unusable::Damaged(_))));
         assert_eq!(fs::read(&aside).unwrap(), b"rubbish");
         assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
+        // A device or a FIFO may have no end, or none to write to it.
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let irregular = Err(Unusable::Damaged("it is no regular file"));
+        assert_eq!(FlowsFile::take(&path, &aside), irregular);
+        assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
     }
 
     #[test]
