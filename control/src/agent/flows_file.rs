@@ -178,11 +178,12 @@ impl FlowsFile {
     /// # Errors
     /// Why there is nothing that could be taken over. A file that can't be removed isn't used.
     pub(crate) fn take(path: &Path, aside: &Path) -> Result<Option<Self>, Unusable> {
-        let len = match fs::metadata(path) {
+        let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            metadata => metadata?.len(),
+            metadata => metadata?,
         };
-        let read = match len {
+        let read = match metadata.len() {
+            _ if !metadata.is_file() => Err(Unusable::Damaged("it is no regular file")),
             0..=FILE_MAX => Self::from_bytes(&fs::read(path)?),
             _ => Err(Unusable::Damaged("it is too long")),
         };
