@@ -1,9 +1,10 @@
-//! TCP options (RFC 9293 §3.2, RFC 7323).
+//! TCP options (RFC 9293 §3.2, RFC 2018, RFC 7323).
 
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAX_SEGMENT_SIZE: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
 const TIMESTAMPS: u8 = 8;
 
 /// The options of one TCP header.
@@ -70,6 +71,12 @@ impl<'a> TcpOptions<'a> {
         self.value(WINDOW_SCALE).map(|[shift]| shift.min(14))
     }
 
+    /// Whether the sender accepts selective acknowledgements (RFC 2018 §2).
+    #[must_use]
+    pub fn sack_permitted(&self) -> bool {
+        self.find(SACK_PERMITTED, 2).is_some()
+    }
+
     /// The sender's timestamp (`TSval`).
     #[must_use]
     pub fn timestamp(&self) -> Option<u32> {
@@ -89,10 +96,12 @@ mod tests {
             TcpOptions(&[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7]);
         assert_eq!(options.max_segment_size(), Some(1460));
         assert_eq!(options.window_scale(), Some(7));
+        assert!(options.sack_permitted());
         assert_eq!(options.timestamp(), Some(7));
         let timestamp = TcpOptions(&[1, 1, 8, 10, 0, 0, 1, 0, 0, 0, 0, 9]).timestamp();
         assert_eq!(timestamp, Some(256));
         assert_eq!(TcpOptions(&[3, 3, 99, 0]).window_scale(), Some(14));
+        assert!(!TcpOptions(&[3, 3, 99, 0]).sack_permitted());
         assert_eq!(TcpOptions(&[0, 2, 4, 5, 6]).max_segment_size(), None);
     }
 

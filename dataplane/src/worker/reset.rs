@@ -74,6 +74,7 @@ pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, pa
         window: 0,
         control: TcpControl::Rst,
         timestamps: None,
+        sack: None,
         payload: &[],
     };
     let Some(frame) = cx.egress.alloc() else { return };
