@@ -44,8 +44,8 @@ pub(crate) trait Registrant: Send + Sync {
 ///
 /// # Ownership
 /// A frame's bytes belong to the holder of its one [`Frame`] handle. Handing the frame to the
-/// kernel ([`FrameOwnership::to_kernel`]) consumes the handle and records the link; reclaiming it
-/// ([`FrameOwnership::reclaim`]) creates a new handle, and only if the record says that this link's
+/// kernel (`FrameOwnership::to_kernel`) consumes the handle and records the link; reclaiming it
+/// (`FrameOwnership::reclaim`) creates a new handle, and only if the record says that this link's
 /// rings hold the frame. So a false ring entry can't create a second handle to a frame that is in
 /// use (except for two threads that reclaim the same frame at the same moment, see there).
 pub struct Umem {
