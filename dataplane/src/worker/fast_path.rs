@@ -36,7 +36,7 @@ pub(super) struct FastPath {
     /// Their flows; looked up for packets of the slow path as well, to warm the cache.
     keys: Vec<LookupKey>,
     /// Of the packets that were matched.
-    next_hops: Vec<NextHop>,
+    actions: Vec<ForwardAction>,
 }
 
 impl FastPath {
@@ -44,7 +44,7 @@ impl FastPath {
         Self {
             packets: vec![None; BATCH],
             keys: vec![LookupKey::default(); BATCH],
-            next_hops: vec![NextHop::NONE; BATCH],
+            actions: vec![ForwardAction::NONE; BATCH],
         }
     }
 
@@ -79,7 +79,7 @@ impl FastPath {
     }
 
     /// Matches packets of a batch up to the first one that has to take the slow path. Counts those
-    /// before it in their flows, and stores their next hops. Returns their number.
+    /// before it in their flows, and stores what to do with them. Returns their number.
     ///
     /// The source address of a pod's packet needs no check here: the flow's link is where that
     /// address is routed, by the tables of the epoch that the flow was judged under.
@@ -91,13 +91,13 @@ impl FastPath {
         ingress: Ingress,
         batch: Range<usize>,
     ) -> usize {
-        let Self { packets, keys, next_hops } = self;
+        let Self { packets, keys, actions } = self;
         let candidates = packets[batch.clone()].iter().zip(&keys[batch.clone()]);
         let (routes, epoch, now) = (&*cx.snapshot.routes, cx.snapshot.epoch, cx.now);
         let (host, from_host) = (routes.host_link(), ingress.is_host);
         let has_tx_metadata = cx.egress.umem().has_tx_metadata();
         let mut matched = 0;
-        for ((packet, key), next_hop) in candidates.zip(&mut next_hops[batch]) {
+        for ((packet, key), action) in candidates.zip(&mut actions[batch]) {
             let Some(packet) = packet else { break };
             let found = match flows.lookup_candidate(key) {
                 Some(found) => Some(found),
@@ -120,7 +120,7 @@ impl FastPath {
             }
             flow.count(direction, ip_len, now);
             let ttl = if between_pods { Ttl::Decrement } else { Ttl::Keep };
-            *next_hop = NextHop { to, ttl, csum_partial, ttl_word: packet.ttl_word };
+            *action = ForwardAction { to, ttl, csum_partial, ttl_word: packet.ttl_word };
             matched += 1;
         }
         matched
@@ -136,12 +136,12 @@ impl FastPath {
     ) {
         let routes = &*cx.snapshot.routes;
         let (mut forwarded, mut forwarded_bytes) = (0, 0);
-        for next_hop in &self.next_hops[matched] {
+        for action in &self.actions[matched] {
             let Some(mut packet) = packets.next() else { break };
             if let Some(later) = packets.as_slice().get(AHEAD - 1) {
                 cx.egress.umem().prefetch(&later.head);
             }
-            let NextHop { to, ttl, csum_partial, ttl_word } = *next_hop;
+            let ForwardAction { to, ttl, csum_partial, ttl_word } = *action;
             let Some(outlet) = routes.outlet(to) else {
                 cx.egress.drop_packet(packet, DropReason::LinkGone);
                 continue;
@@ -196,7 +196,7 @@ impl Ingress {
 
 /// What is left to do with a matched packet.
 #[derive(Clone, Copy, Debug)]
-struct NextHop {
+struct ForwardAction {
     to: LinkId,
     ttl: Ttl,
     /// Whether its L4 checksum is partial.
@@ -204,7 +204,7 @@ struct NextHop {
     ttl_word: TtlProtoChecksum,
 }
 
-impl NextHop {
+impl ForwardAction {
     const NONE: Self = Self {
         to: LinkId(0),
         ttl: Ttl::Keep,
