@@ -17,7 +17,7 @@ impl FlowKey {
     /// The tuple's key, and whether its source is the key's second end.
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> (Self, bool) {
-        if let Some(addresses) = Address::as_in_v4_header(tuple.src, tuple.dst) {
+        if let Some(addresses) = Address::v4_header_bits(tuple.src, tuple.dst) {
             let [sport, dport] = [tuple.src_port, tuple.dst_port].map(u16::swap_bytes);
             let ports = u32::from(sport) | u32::from(dport) << 16;
             let (FlowKeyV4([a, b]), swapped) = FlowKeyV4::of(addresses, ports, tuple.protocol);

@@ -33,7 +33,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::packet::checksum::Sum;
 use crate::packet::{L4, View, icmp};
@@ -139,7 +139,7 @@ impl Flow {
             L4::Tcp(segment) if !tcp::opens(segment.flags) => {
                 flow.flags |= PICKED_UP;
                 flow.tcp =
-                    tcp::advance(tcp::State::Established, Direction::Original, segment.flags)
+                    tcp::advance(tcp::State::Established, FlowDirection::Original, segment.flags)
                         .unwrap_or(tcp::State::Closed);
             }
             _ => {}
@@ -191,8 +191,12 @@ impl Flow {
 
     /// The direction of a packet whose source is, or is not, the key's second end.
     #[inline]
-    const fn direction(&self, from_second: bool) -> Direction {
-        if self.opener_is_second == from_second { Direction::Original } else { Direction::Reply }
+    const fn direction(&self, from_second: bool) -> FlowDirection {
+        if self.opener_is_second == from_second {
+            FlowDirection::Original
+        } else {
+            FlowDirection::Reply
+        }
     }
 
     /// Epoch of the tables that the flow was last judged by.
@@ -246,7 +250,7 @@ impl Flow {
     /// The link that packets of `direction` are received from.
     #[must_use]
     #[inline]
-    pub const fn link(&self, direction: Direction) -> LinkId {
+    pub const fn link(&self, direction: FlowDirection) -> LinkId {
         self.links[direction as usize]
     }
 
@@ -294,14 +298,14 @@ impl Flow {
     /// first reply.
     #[must_use]
     #[inline]
-    pub fn is_fast_path(&self, direction: Direction, epoch: Epoch) -> bool {
+    pub fn is_fast_path(&self, direction: FlowDirection, epoch: Epoch) -> bool {
         self.epoch == epoch && self.fast_path >> direction as u8 & 1 != 0
     }
 
     /// Counts a packet for which [`Self::is_fast_path`] holds; for others see
     /// [`FlowTable::update`].
     #[inline]
-    pub fn count(&mut self, direction: Direction, ip_len: u32, now: Nanos) {
+    pub fn count(&mut self, direction: FlowDirection, ip_len: u32, now: Nanos) {
         self.last_seen = now.into();
         self.packets[direction as usize] += 1;
         self.bytes[direction as usize] += u64::from(ip_len);
@@ -315,7 +319,12 @@ impl Flow {
 
     /// Counts a packet and tracks TCP's state. Called by [`FlowTable::update`].
     #[inline]
-    fn update(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
+    fn update(
+        &mut self,
+        direction: FlowDirection,
+        view: &View,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
         if self.revoked() {
             self.last_seen = now.into();
             return Err(DropReason::PolicyRevoked);

@@ -31,7 +31,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use super::class::Class;
 use super::index::Index;
@@ -216,7 +216,7 @@ impl FlowTable {
     /// The flow of a packet with this tuple, and the packet's direction in it.
     #[must_use]
     #[inline]
-    pub fn lookup(&self, tuple: &Tuple) -> Option<(FlowIx, Direction)> {
+    pub fn lookup(&self, tuple: &Tuple) -> Option<(FlowIx, FlowDirection)> {
         let (key, swapped) = FlowKey::of(tuple);
         let matches = |at| flow_at(&self.slots, at).key == key;
         let index = FlowIx(self.index.find(self.hash_key.hash(&key), matches)?);
@@ -247,7 +247,7 @@ impl FlowTable {
     /// [`Self::lookup_slow`].
     #[must_use]
     #[inline]
-    pub fn lookup_candidate(&mut self, key: &LookupKey) -> Option<(&mut Flow, Direction)> {
+    pub fn lookup_candidate(&mut self, key: &LookupKey) -> Option<(&mut Flow, FlowDirection)> {
         let flow = self.slots.get_mut(key.slot as usize)?.flow.as_mut()?;
         let direction = flow.direction(key.swapped);
         (flow.key == key.key).then_some((flow, direction))
@@ -256,7 +256,7 @@ impl FlowTable {
     /// The same for a flow in another slot, because of equal tags or because it has moved since.
     /// `None` if there is no such flow, and also if [`Self::lookup_batch`] found none.
     #[cold]
-    pub fn lookup_slow(&mut self, key: &LookupKey) -> Option<(&mut Flow, Direction)> {
+    pub fn lookup_slow(&mut self, key: &LookupKey) -> Option<(&mut Flow, FlowDirection)> {
         // Nearly always there is no such flow.
         if key.slot == NONE {
             return None;
@@ -322,7 +322,7 @@ impl FlowTable {
         }
         debug_assert!(self.lookup(&flow.tuple()).is_none(), "a flow is opened once");
         let (hash, now) = (self.hash_key.hash(&flow.key), flow.checked_at);
-        flow.owner = self.opener(flow.link(Direction::Original), flow.tuple().src).owner;
+        flow.owner = self.opener(flow.link(FlowDirection::Original), flow.tuple().src).owner;
         self.owners.add(&flow);
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE };
@@ -374,7 +374,7 @@ impl FlowTable {
     pub fn update(
         &mut self,
         index: FlowIx,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         now: Nanos,
     ) -> Result<(), DropReason> {
@@ -580,8 +580,8 @@ impl FlowTable {
             let open = flow.protocol != proto::TCP || flow.tcp() == State::Established;
             let plain = open && flow.inspector().is_none() && !flow.revoked();
             let replied = plain && flow.packets[1] > 0;
-            let fast_path =
-                [Direction::Original, Direction::Reply].map(|to| flow.is_fast_path(to, flow.epoch));
+            let fast_path = [FlowDirection::Original, FlowDirection::Reply]
+                .map(|to| flow.is_fast_path(to, flow.epoch));
             let expected = [plain && !flow.hairpin(), replied];
             assert_eq!(fast_path, expected, "the derived field is up to date");
         }

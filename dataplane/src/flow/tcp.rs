@@ -10,7 +10,7 @@
 //! old connection: before the server's SYN-ACK, only a SYN or an RST of the client is valid.
 
 use podgate_tables::tcp_flags::{ACK, FIN, RST, SYN};
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 /// State of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -23,11 +23,11 @@ pub enum State {
     /// The handshake is complete, or the flow was picked up in mid-stream.
     Established,
     /// The sender of this direction has sent its FIN; the other end may still send.
-    HalfClosed(Direction),
+    HalfClosed(FlowDirection),
     /// Both FINs were seen.
     TimeWait,
     /// A reset was seen after the handshake, apparently from the sender of this direction.
-    Reset(Direction),
+    Reset(FlowDirection),
     /// The handshake ended in a reset, or both ends have sent one.
     Closed,
 }
@@ -54,7 +54,7 @@ pub const fn reopens(state: State, flags: u8) -> bool {
 /// with its three states between the first FIN and the end merged into one.
 #[must_use]
 #[inline]
-pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<State> {
+pub const fn advance(state: State, direction: FlowDirection, flags: u8) -> Option<State> {
     if flags & RST != 0 {
         return Some(after_reset(state, direction));
     }
@@ -77,7 +77,7 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<St
     }
 }
 
-const fn after_reset(state: State, direction: Direction) -> State {
+const fn after_reset(state: State, direction: FlowDirection) -> State {
     match state {
         State::Established | State::HalfClosed(_) => State::Reset(direction),
         State::Reset(by) if direction as u8 == by as u8 => state,
@@ -85,21 +85,21 @@ const fn after_reset(state: State, direction: Direction) -> State {
     }
 }
 
-const fn in_syn_sent(direction: Direction, flags: u8) -> Option<State> {
+const fn in_syn_sent(direction: FlowDirection, flags: u8) -> Option<State> {
     match (direction, flags & (SYN | ACK | FIN)) {
-        (Direction::Original, SYN) => Some(State::SynSent),
-        (Direction::Reply, SYN) => Some(State::SynReceived),
-        (Direction::Reply, flags) if flags == SYN | ACK => Some(State::SynReceived),
+        (FlowDirection::Original, SYN) => Some(State::SynSent),
+        (FlowDirection::Reply, SYN) => Some(State::SynReceived),
+        (FlowDirection::Reply, flags) if flags == SYN | ACK => Some(State::SynReceived),
         // A challenge ACK (RFC 5961 §4): the other end still has an older connection.
-        (Direction::Reply, ACK) => Some(State::SynSent),
+        (FlowDirection::Reply, ACK) => Some(State::SynSent),
         _ => None,
     }
 }
 
-const fn in_syn_received(direction: Direction, flags: u8) -> State {
+const fn in_syn_received(direction: FlowDirection, flags: u8) -> State {
     match (direction, flags & (SYN | ACK | FIN)) {
         (_, flags) if flags & FIN != 0 => State::HalfClosed(direction),
-        (Direction::Original, ACK) => State::Established,
+        (FlowDirection::Original, ACK) => State::Established,
         _ => State::SynReceived,
     }
 }
@@ -107,22 +107,22 @@ const fn in_syn_received(direction: Direction, flags: u8) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Direction::{Original, Reply};
+    use FlowDirection::{Original, Reply};
     use proptest::prelude::*;
 
     const SYN_ACK: u8 = SYN | ACK;
     const FIN_ACK: u8 = FIN | ACK;
 
     /// The state after a SYN of the opener and then `segments`.
-    fn after(segments: &[(Direction, u8)]) -> Option<State> {
+    fn after(segments: &[(FlowDirection, u8)]) -> Option<State> {
         segments.iter().try_fold(State::SynSent, |state, (direction, flags)| {
             advance(state, *direction, *flags)
         })
     }
 
-    const HANDSHAKE: [(Direction, u8); 2] = [(Reply, SYN_ACK), (Original, ACK)];
+    const HANDSHAKE: [(FlowDirection, u8); 2] = [(Reply, SYN_ACK), (Original, ACK)];
 
-    fn established_then(segments: &[(Direction, u8)]) -> Option<State> {
+    fn established_then(segments: &[(FlowDirection, u8)]) -> Option<State> {
         after(&[&HANDSHAKE[..], segments].concat())
     }
 
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    fn any_segments() -> impl Strategy<Value = Vec<(Direction, u8)>> {
+    fn any_segments() -> impl Strategy<Value = Vec<(FlowDirection, u8)>> {
         let flags = prop::sample::select(&[SYN, SYN_ACK, ACK, FIN_ACK, RST, RST | ACK][..]);
         let direction = prop::sample::select(&[Original, Reply][..]);
         proptest::collection::vec((direction, flags), 0..12)

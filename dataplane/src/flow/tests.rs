@@ -10,7 +10,7 @@ use super::tcp::State;
 use super::*;
 use crate::packet::Tcp;
 
-use Direction::{Original, Reply};
+use FlowDirection::{Original, Reply};
 
 const LINKS: FlowLinks = FlowLinks::new(LinkId(1), LinkId(2));
 
@@ -63,7 +63,7 @@ fn open(table: &mut FlowTable, tuple: Tuple, now: Nanos) -> FlowIx {
 fn play(
     table: &mut FlowTable,
     tuple: Tuple,
-    packets: &[(Direction, u8)],
+    packets: &[(FlowDirection, u8)],
     inspector: Option<u32>,
     now: Nanos,
 ) -> FlowIx {
@@ -87,14 +87,14 @@ fn sweep(table: &mut FlowTable, now: Nanos) -> Vec<Flow> {
     gone
 }
 
-const SYN_ACK: (Direction, u8) = (Reply, SYN | ACK);
-const FINISHED: (Direction, u8) = (Original, ACK);
-const ESTABLISHED: [(Direction, u8); 2] = [SYN_ACK, FINISHED];
+const SYN_ACK: (FlowDirection, u8) = (Reply, SYN | ACK);
+const FINISHED: (FlowDirection, u8) = (Original, ACK);
+const ESTABLISHED: [(FlowDirection, u8); 2] = [SYN_ACK, FINISHED];
 
 /// Packets that put a flow into its class.
 struct History {
     protocol: u8,
-    packets: Vec<(Direction, u8)>,
+    packets: Vec<(FlowDirection, u8)>,
     /// Idle timeout, seconds.
     timeout: u64,
     /// Seconds of idleness until it can be evicted.
@@ -103,7 +103,7 @@ struct History {
 
 /// One for each class, in eviction order.
 fn histories() -> Vec<History> {
-    let over = |more: &[(Direction, u8)]| (proto::TCP, [&ESTABLISHED, more].concat());
+    let over = |more: &[(FlowDirection, u8)]| (proto::TCP, [&ESTABLISHED, more].concat());
     let rows = [
         (over(&[(Reply, RST)]), 10, Some(0)),
         (over(&[(Reply, FIN | ACK), (Original, FIN | ACK)]), 120, Some(0)),
@@ -537,7 +537,7 @@ proptest! {
         table.lookup_batch(&mut batch);
         for (at, key) in batch.iter().enumerate() {
             let tuple = tuples[at / 2];
-            let told = |(flow, way): (&mut Flow, Direction)| (flow.tuple(), way);
+            let told = |(flow, way): (&mut Flow, FlowDirection)| (flow.tuple(), way);
             let at_once = table.lookup_candidate(key).map(told);
             let found = at_once.or_else(|| table.lookup_slow(key).map(told));
             let expected = table.lookup(&tuple).map(|(index, way)| (table.get(index).tuple(), way));

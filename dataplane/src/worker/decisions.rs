@@ -53,7 +53,7 @@ impl CacheKey {
     }
 
     fn hash(&self, key: &HashKey) -> u64 {
-        if let Some(addresses) = Address::as_in_v4_header(self.src, self.dst) {
+        if let Some(addresses) = Address::v4_header_bits(self.src, self.dst) {
             return hash_v4(key, addresses, self.port, self.protocol);
         }
         let [src, dst] = [self.src, self.dst].map(Address::bits);
@@ -155,7 +155,7 @@ impl DecisionCache {
             }
         }
         let routes = &snapshot.routes;
-        let ends = Ends { src: routes.local(key.src), dst: routes.local(key.dst) };
+        let ends = Ends { src: routes.local_link(key.src), dst: routes.local_link(key.dst) };
         let decision = snapshot.policy.decide(subject, [ends.src.is_some(), ends.dst.is_some()]);
         if decision.verdict != Verdict::Inspect {
             self.entries[free.unwrap_or(home)] = Some(CachedDecision::new(&key, ends, &decision));
@@ -171,11 +171,11 @@ mod tests {
     use podgate_tables::ids::{DenySetId, RuleId};
     use podgate_tables::l7::L7Rules;
     use podgate_tables::policy::{
-        Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses,
-        Rank,
+        Action, AddressRow, Entry, IdentityRow, PeerMatch, PolicyTables, PortClasses, Rank,
+        RuleTable,
     };
     use podgate_tables::proto;
-    use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+    use podgate_tables::route::{Endpoint, NextHop, RouteTable};
     use podgate_tables::tuple::Tuple;
     use proptest::prelude::*;
 
@@ -189,7 +189,7 @@ mod tests {
     /// client, 10.0.0.1.
     fn tables(entries: Vec<Entry>, default_deny: DenySetId) -> PolicyTables {
         let class_0 = |protocol| PortClasses { protocol, ranges: vec![(0, 0)] };
-        let ingress = DirectionTable {
+        let ingress = RuleTable {
             protocols: vec![class_0(proto::TCP), class_0(proto::ICMP)],
             other: None,
             classes: vec![entries.into()],
@@ -215,7 +215,7 @@ mod tests {
         let allow = |ports, l7| Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Peer::Anyone,
+            peer: PeerMatch::Any,
             port_name: None,
             ports,
             l7,
@@ -225,8 +225,8 @@ mod tests {
         let entries = vec![allow((first, first + 3), None), inspected];
         let policy = tables(entries, DenySetId(epoch));
         let link = LinkId(1 + first);
-        let outlet = Outlet { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
-        let server = Endpoint { outlet, addresses: vec![SERVER] };
+        let next_hop = NextHop { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
+        let server = Endpoint { next_hop, addresses: vec![SERVER] };
         let there = !epoch.is_multiple_of(3);
         let routes = Arc::new(RouteTable::new(there.then_some(server), None).unwrap());
         Snapshot { epoch: Epoch(epoch), policy: policy.into(), routes }
@@ -262,7 +262,7 @@ mod tests {
                 let snapshot = snapshot(epoch);
                 let (ends, decision) = decisions.decide(&snapshot, &subject);
                 let tuple = &subject.tuple;
-                let local = |address| snapshot.routes.local(address);
+                let local = |address| snapshot.routes.local_link(address);
                 prop_assert_eq!(ends, Ends { src: local(tuple.src), dst: local(tuple.dst) });
                 let expected = snapshot.policy.decide(&subject, [ends.src, ends.dst].map(|end| end.is_some()));
                 prop_assert_eq!(decision.verdict, expected.verdict);

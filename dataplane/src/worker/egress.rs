@@ -6,7 +6,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::Outlet;
+use podgate_tables::route::NextHop;
 use podgate_tables::time::Nanos;
 
 use crate::event_ring::EventRing;
@@ -301,12 +301,12 @@ impl Egress {
         &mut self.byte_quota
     }
 
-    /// Transmits `packet` to `outlet`, with its Ethernet addresses.
+    /// Transmits `packet` to `next_hop`, with its Ethernet addresses.
     #[inline]
-    pub(super) fn transmit(&mut self, outlet: &Outlet, mut packet: Packet, origin: Origin) {
+    pub(super) fn transmit(&mut self, next_hop: &NextHop, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
-        edit::set_macs(self.umem.data_mut(&mut packet.head), outlet.mac, outlet.link_mac);
-        let Some(Some(tx)) = self.ports.get_mut(outlet.link.index()) else {
+        edit::set_macs(self.umem.data_mut(&mut packet.head), next_hop.mac, next_hop.link_mac);
+        let Some(Some(tx)) = self.ports.get_mut(next_hop.link.index()) else {
             return self.drop_packet(packet, DropReason::LinkGone);
         };
         let port = &mut tx.port;

@@ -105,14 +105,14 @@ impl FastPath {
             };
             let Some((flow, direction)) = found else { break };
             let to = flow.link(direction.reverse());
-            let Some(outlet) = routes.outlet(to) else { break };
+            let Some(next_hop) = routes.next_hop(to) else { break };
             let between_pods = !from_host && host != Some(to);
             let ip_len = u32::from(packet.ip_len);
             let csum_partial =
                 checksum::is_pseudo_header(packet.checksum, flow.checksum, packet.l4_len());
             if flow.link(direction) != ingress.link
                 || !flow.is_fast_path(direction, epoch)
-                || ip_len > outlet.mtu
+                || ip_len > next_hop.mtu
                 || between_pods && packet.ttl_word.ttl() <= 1
                 || csum_partial && !has_tx_metadata
             {
@@ -142,12 +142,12 @@ impl FastPath {
                 cx.egress.umem().prefetch(&later.head);
             }
             let ForwardAction { to, ttl, csum_partial, ttl_word } = *action;
-            let Some(outlet) = routes.outlet(to) else {
+            let Some(next_hop) = routes.next_hop(to) else {
                 cx.egress.drop_packet(packet, DropReason::LinkGone);
                 continue;
             };
             let head = cx.egress.umem().data_mut(&mut packet.head);
-            ttl_word.rewrite(head, outlet.mac, outlet.link_mac, ttl);
+            ttl_word.rewrite(head, next_hop.mac, next_hop.link_mac, ttl);
             let Packet { head, tail, largest_fragment, .. } = packet;
             let csum_partial =
                 if csum_partial { ttl_word.csum_partial() } else { CsumPartial::NONE };
@@ -159,7 +159,7 @@ impl FastPath {
                 }
                 Err(head) => {
                     let packet = Packet { head, tail, largest_fragment, csum_partial };
-                    cx.egress.transmit(outlet, packet, Origin::Received);
+                    cx.egress.transmit(next_hop, packet, Origin::Received);
                 }
             }
         }
@@ -180,9 +180,9 @@ pub(super) struct Ingress {
 impl Ingress {
     pub(super) fn new(link: LinkId, routes: &RouteTable) -> Self {
         let is_host = routes.is_host(link);
-        let source = match routes.outlet(link) {
+        let source = match routes.next_hop(link) {
             _ if is_host => SourceFilter::ANY,
-            Some(outlet) => SourceFilter::exactly(outlet.mac),
+            Some(next_hop) => SourceFilter::exactly(next_hop.mac),
             None => SourceFilter::NONE,
         };
         Self { link, is_host, source }

@@ -2,7 +2,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
 use crate::l7::io::FlowIo;
@@ -20,7 +20,7 @@ pub(super) struct InspectedIo<'f, 'a, 's> {
 }
 
 impl InspectedIo<'_, '_, '_> {
-    fn send(&mut self, direction: Direction, packet: Packet, origin: Origin) {
+    fn send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
         // Parsed again, since a view in each held packet would be large.
         let umem = self.cx.egress.umem();
         match parse(umem.data(&packet.head), packet.len()) {
@@ -46,11 +46,11 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         self.cx.egress.free(frame);
     }
 
-    fn forward(&mut self, direction: Direction, packet: Packet) {
+    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
         self.send(direction, packet, Origin::Received);
     }
 
-    fn originate(&mut self, direction: Direction, packet: Packet) {
+    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
         self.send(direction, packet, Origin::Own);
     }
 
@@ -59,19 +59,19 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn hold(&mut self, frames: usize) -> bool {
-        self.cx.egress.reserve(self.flow.link(Direction::Original), Resource::Frames, frames)
+        self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Frames, frames)
     }
 
     fn release(&mut self, frames: usize) {
-        self.cx.egress.frame_quota().release(self.flow.link(Direction::Original), frames);
+        self.cx.egress.frame_quota().release(self.flow.link(FlowDirection::Original), frames);
     }
 
     fn keep(&mut self, bytes: usize) -> bool {
-        self.cx.egress.reserve(self.flow.link(Direction::Original), Resource::Bytes, bytes)
+        self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Bytes, bytes)
     }
 
     fn forget(&mut self, bytes: usize) {
-        self.cx.egress.byte_quota().release(self.flow.link(Direction::Original), bytes);
+        self.cx.egress.byte_quota().release(self.flow.link(FlowDirection::Original), bytes);
     }
 
     fn event(&mut self, kind: EventKind) {
@@ -81,7 +81,7 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
             EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
             _ => {}
         }
-        let (link, tuple) = (self.flow.link(Direction::Original), self.flow.tuple());
+        let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());
         self.cx.egress.emit_event_with_request(self.cx.event(link, tuple, kind));
     }
 }

@@ -2,7 +2,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::Outlet;
+use podgate_tables::route::NextHop;
 
 use crate::mem::Packet;
 use crate::packet::fragment::Fragmenter;
@@ -37,11 +37,11 @@ enum Csum {
 /// Forwards a packet, or drops it.
 pub(super) fn forward(cx: &mut PacketCtx<'_>, path: Path, mut packet: Packet, view: &View) {
     let snapshot = cx.snapshot;
-    let Some(outlet) = snapshot.routes.outlet(path.to) else {
+    let Some(next_hop) = snapshot.routes.next_hop(path.to) else {
         return cx.egress.drop_packet(packet, DropReason::LinkGone);
     };
-    if view.ip_len() > outlet.mtu || packet.largest_fragment > 0 {
-        return forward_large(cx, path, outlet, packet, view);
+    if view.ip_len() > next_hop.mtu || packet.largest_fragment > 0 {
+        return forward_large(cx, path, next_hop, packet, view);
     }
     // A SYN is rewritten below, which needs a complete checksum.
     let umem = cx.egress.umem();
@@ -56,8 +56,8 @@ pub(super) fn forward(cx: &mut PacketCtx<'_>, path: Path, mut packet: Packet, vi
         }
         None => Csum::Complete,
     };
-    if let Some(packet) = prepare(cx, path, outlet, packet, view, csum) {
-        cx.egress.transmit(outlet, packet, path.origin);
+    if let Some(packet) = prepare(cx, path, next_hop, packet, view, csum) {
+        cx.egress.transmit(next_hop, packet, path.origin);
     }
 }
 
@@ -66,14 +66,14 @@ pub(super) fn forward(cx: &mut PacketCtx<'_>, path: Path, mut packet: Packet, vi
 fn prepare(
     cx: &mut PacketCtx<'_>,
     path: Path,
-    outlet: &Outlet,
+    next_hop: &NextHop,
     mut packet: Packet,
     view: &View,
     csum: Csum,
 ) -> Option<Packet> {
     let routes = &cx.snapshot.routes;
     let between_pods = path.origin == Origin::Received
-        && !routes.is_host(outlet.link)
+        && !routes.is_host(next_hop.link)
         && !routes.is_host(path.from);
     if between_pods {
         let head = cx.egress.umem().data_mut(&mut packet.head);
@@ -89,9 +89,9 @@ fn prepare(
         cx.egress.stats().checksums_completed.add(1);
     }
     if view.is_syn() {
-        let path_mtu = |outlet: &Outlet| outlet.path_mtu.min(outlet.mtu);
-        let of_sender = routes.outlet(path.from).map_or(u32::MAX, path_mtu);
-        let mtu = of_sender.min(path_mtu(outlet));
+        let path_mtu = |next_hop: &NextHop| next_hop.path_mtu.min(next_hop.mtu);
+        let of_sender = routes.next_hop(path.from).map_or(u32::MAX, path_mtu);
+        let mtu = of_sender.min(path_mtu(next_hop));
         mss::clamp(cx.egress.umem().data_mut(&mut packet.head), view, mtu);
     }
     Some(packet)
@@ -112,52 +112,52 @@ impl Fragmentation {
     /// A reassembled packet is transmitted in fragments no larger than the received ones, as by a
     /// router that doesn't reassemble. An unfragmented packet is fragmented only if its sender
     /// allows it.
-    fn of(packet: &Packet, head: &[u8], view: &View, outlet: &Outlet) -> Self {
+    fn of(packet: &Packet, head: &[u8], view: &View, next_hop: &NextHop) -> Self {
         let received = u32::from(packet.largest_fragment);
         let mtu_min = if view.is_v4() { MTU_MIN_V4 } else { MTU_MIN_V6 };
         let size = match received {
-            0 => outlet.mtu,
-            received => received.max(mtu_min).min(outlet.mtu),
+            0 => next_hop.mtu,
+            received => received.max(mtu_min).min(next_hop.mtu),
         };
         match view.ip_len() <= size {
             true => Self::Whole,
             // Its fragments fit this link.
-            false if received > 0 && received <= outlet.mtu => Self::Fragments(size),
+            false if received > 0 && received <= next_hop.mtu => Self::Fragments(size),
             false if view.is_v4() && !edit::dont_fragment(head, view) => Self::Fragments(size),
             false => Self::TooBig,
         }
     }
 }
 
-/// Forwards a packet that was reassembled or exceeds the MTU of `outlet`.
+/// Forwards a packet that was reassembled or exceeds the MTU of `next_hop`.
 #[cold]
 fn forward_large(
     cx: &mut PacketCtx<'_>,
     path: Path,
-    outlet: &Outlet,
+    next_hop: &NextHop,
     mut packet: Packet,
     view: &View,
 ) {
     let head = cx.egress.umem().data(&packet.head);
-    let fragmentation = Fragmentation::of(&packet, head, view, outlet);
+    let fragmentation = Fragmentation::of(&packet, head, view, next_hop);
     if fragmentation == Fragmentation::TooBig {
         if path.origin == Origin::Received {
-            send_icmp_error(cx, path.from, &mut packet, view, IcmpError::TooBig(outlet.mtu));
+            send_icmp_error(cx, path.from, &mut packet, view, IcmpError::TooBig(next_hop.mtu));
         }
         return cx.egress.drop_packet(packet, DropReason::TooBig);
     }
-    let Some(packet) = prepare(cx, path, outlet, packet, view, Csum::Complete) else { return };
+    let Some(packet) = prepare(cx, path, next_hop, packet, view, Csum::Complete) else { return };
     match fragmentation {
         Fragmentation::Fragments(size) => {
-            transmit_fragments(cx, outlet, packet, view, size, path.origin);
+            transmit_fragments(cx, next_hop, packet, view, size, path.origin);
         }
-        _ => cx.egress.transmit(outlet, packet, path.origin),
+        _ => cx.egress.transmit(next_hop, packet, path.origin),
     }
 }
 
 fn transmit_fragments(
     cx: &mut PacketCtx<'_>,
-    outlet: &Outlet,
+    next_hop: &NextHop,
     packet: Packet,
     view: &View,
     size: u32,
@@ -173,7 +173,7 @@ fn transmit_fragments(
         match fragments.next(umem, pool) {
             Some(Ok(fragment)) => {
                 made += 1;
-                cx.egress.transmit(outlet, fragment, origin);
+                cx.egress.transmit(next_hop, fragment, origin);
             }
             Some(Err(reason)) => {
                 cx.egress.stats().fragments_made.add(made);

@@ -22,7 +22,7 @@ pub(super) fn send_icmp_error(
     error: IcmpError,
 ) {
     let routes = &cx.snapshot.routes;
-    let Some(outlet) = routes.outlet(from) else { return };
+    let Some(next_hop) = routes.next_hop(from) else { return };
     if !icmp_error::may_be_about(view) || !cx.egress.allow_icmp_error(from, cx.now) {
         return;
     }
@@ -40,5 +40,5 @@ pub(super) fn send_icmp_error(
     let quoted = umem.data(&packet.head);
     let len = icmp_error::write(umem.data_mut(&mut frame), error, source, view, quoted);
     frame.set_len(len as u32);
-    cx.egress.transmit(outlet, Packet::single(frame), Origin::Own);
+    cx.egress.transmit(next_hop, Packet::single(frame), Origin::Own);
 }

@@ -73,7 +73,7 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp};
 use crate::l7::follower::{Follower, Progress};
@@ -265,7 +265,7 @@ impl Pipeline {
         &mut self,
         cx: &mut PacketCtx<'_>,
         index: FlowIx,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         packet: Packet,
     ) {
@@ -312,7 +312,7 @@ impl Pipeline {
             (Verdict::Allow, _) => true,
             (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
         };
-        let opener = flow.link(Direction::Original);
+        let opener = flow.link(FlowDirection::Original);
         let from_host = cx.snapshot.routes.is_host(opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
         let (Some(links), true) = (cx.links(ends, from_host), allowed && !is_tunnel) else {
@@ -401,7 +401,7 @@ impl Pipeline {
                 let inspected =
                     Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
-                self.inspect(cx, slot, Direction::Original, view, packet);
+                self.inspect(cx, slot, FlowDirection::Original, view, packet);
             }
         }
     }
@@ -415,7 +415,7 @@ impl Pipeline {
         verdict: Verdict,
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
         let inspected = verdict == Verdict::Inspect;
-        let opener = self.flows.opener(flow.link(Direction::Original), flow.tuple().src);
+        let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
         if inspected && self.flows.must_evict_inspected(&opener, self.inspectors.free()) {
             let victim = self.flows.inspected_victim(&opener, cx.now);
             self.evict(cx, victim.ok_or(DropReason::InspectedFull)?);
@@ -441,7 +441,7 @@ impl Pipeline {
         &mut self,
         cx: &mut PacketCtx<'_>,
         slot: u32,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         mut packet: Packet,
     ) {
@@ -536,7 +536,7 @@ impl Pipeline {
             inspected.follower.close(&mut InspectedIo { flow: &flow, cx });
         }
         let kind = EventKind::End { packets: flow.packets(), bytes: flow.bytes() };
-        cx.emit_event(flow.link(Direction::Original), flow.tuple(), kind);
+        cx.emit_event(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
 }
 
@@ -549,11 +549,11 @@ fn check_addresses(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(),
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
-        let accepted = view.eth_src == HAIRPIN_MAC || routes.local(view.tuple.src).is_none();
+        let accepted = view.eth_src == HAIRPIN_MAC || routes.local_link(view.tuple.src).is_none();
         return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
-    let endpoint = routes.behind(link).ok_or(DropReason::NotReady)?;
-    let own = view.eth_src == endpoint.outlet.mac && endpoint.addresses.contains(&view.tuple.src);
+    let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
+    let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&view.tuple.src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 

@@ -3,7 +3,7 @@
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Decision, Subject, Verdict};
 use podgate_tables::tcp_flags;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
 use crate::l7::reply::{Segment, Template};
@@ -56,7 +56,7 @@ impl MidStream {
 #[cold]
 pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, packet: &Packet) {
     let L4::Tcp(segment) = view.l4_kind else { return };
-    let Some(outlet) = cx.snapshot.routes.outlet(link) else { return };
+    let Some(next_hop) = cx.snapshot.routes.next_hop(link) else { return };
     if segment.has(tcp_flags::RST) || !cx.egress.allow_tcp_reset(link, cx.now) {
         return;
     }
@@ -68,7 +68,7 @@ pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, pa
         }
     };
     let reset = Segment {
-        direction: Direction::Reply,
+        direction: FlowDirection::Reply,
         seq,
         ack,
         window: 0,
@@ -79,8 +79,8 @@ pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, pa
     };
     let Some(frame) = cx.egress.alloc() else { return };
     let umem = cx.egress.umem();
-    let template = Template::new(Direction::Original, view, umem.data(&packet.head));
+    let template = Template::new(FlowDirection::Original, view, umem.data(&packet.head));
     let reset = template.write(&reset, umem, frame);
-    cx.egress.transmit(outlet, reset, Origin::Own);
+    cx.egress.transmit(next_hop, reset, Origin::Own);
     cx.egress.stats().resets_sent.add(1);
 }
