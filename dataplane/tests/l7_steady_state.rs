@@ -17,7 +17,7 @@ use podgate_tables::l7::{
     L7Rules, NamePattern, Request,
 };
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 const REQUEST: &[u8] = b"POST /api/v1/users HTTP/1.1\r\nHost: backend\r\nX-Key: 1\r\n\
     Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
@@ -44,12 +44,12 @@ impl FlowIo for Io {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, _: Direction, packet: Packet) {
+    fn forward(&mut self, _: FlowDirection, packet: Packet) {
         self.pool.free_packet(packet);
         self.forwarded += 1;
     }
 
-    fn originate(&mut self, _: Direction, _: Packet) {
+    fn originate(&mut self, _: FlowDirection, _: Packet) {
         panic!("nothing of our own is due");
     }
 
@@ -77,7 +77,7 @@ impl FlowIo for Io {
 
 /// Packets of one connection: the handshake, then `rounds` requests in two segments each, with
 /// their responses.
-fn connection(rounds: usize) -> Vec<(Direction, Vec<u8>)> {
+fn connection(rounds: usize) -> Vec<(FlowDirection, Vec<u8>)> {
     let mut packets = Vec::new();
     let (mut sent, mut answered) = (1u32, 1u32);
     let mut push = |from_client: bool, seq: u32, ack: Option<u32>, syn: bool, payload: &[u8]| {
@@ -96,7 +96,10 @@ fn connection(rounds: usize) -> Vec<(Direction, Vec<u8>)> {
         }
         let mut bytes = Vec::new();
         step.write(&mut bytes, payload).unwrap();
-        packets.push((if from_client { Direction::Original } else { Direction::Reply }, bytes));
+        packets.push((
+            if from_client { FlowDirection::Original } else { FlowDirection::Reply },
+            bytes,
+        ));
     };
     push(true, 0, None, true, b"");
     push(false, 0, Some(1), true, b"");
@@ -129,7 +132,7 @@ fn following_a_connection_allocates_nothing_after_its_first_requests() {
     let mut io = Io { umem, pool, forwarded: 0, requests: 0, responses: 0 };
     let mut follower = Follower::new();
     let mut now = Nanos(0);
-    let mut play = |packets: &[(Direction, Vec<u8>)], io: &mut Io| {
+    let mut play = |packets: &[(FlowDirection, Vec<u8>)], io: &mut Io| {
         for (direction, bytes) in packets {
             now = now.plus_millis(1);
             let mut frame = io.alloc().unwrap();

@@ -15,7 +15,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind, RequestLine};
 use podgate_tables::ids::RuleId;
-use podgate_tables::policy::{self, Cause, DirectionTable, Exemption, Subject, Verdict};
+use podgate_tables::policy::{self, Cause, Exemption, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
@@ -349,7 +349,7 @@ impl Names<'_> {
         }
     }
 
-    pub(crate) fn judgement(&self, cause: Cause, table: &DirectionTable, port: u16) -> Judgement {
+    pub(crate) fn judgement(&self, cause: Cause, table: &RuleTable, port: u16) -> Judgement {
         let by = match cause {
             Cause::Allowed(rule) | Cause::Denied(rule) => By::Rule {
                 rule: self.rule(rule),
@@ -391,9 +391,10 @@ impl Names<'_> {
 }
 
 /// What of the flow `rule` names, read off its entry in the table that it was found in.
-fn match_type(rule: RuleId, table: &DirectionTable, protocol: u8, port: u16) -> MatchType {
+fn match_type(rule: RuleId, table: &RuleTable, protocol: u8, port: u16) -> MatchType {
     let entries = table.entries(protocol, port);
-    let peer = entries.iter().any(|entry| entry.rule == rule && entry.peer != policy::Peer::Anyone);
+    let peer =
+        entries.iter().any(|entry| entry.rule == rule && entry.peer != policy::PeerMatch::Any);
     // A rule without ports matches where no port is known, too.
     let other = table.other.map_or(&[][..], |class| &table.classes[class as usize]);
     let ports = !other.iter().any(|entry| entry.rule == rule);

@@ -553,7 +553,7 @@ impl Agent {
     }
 
     fn route_table(&self) -> (RouteTable, BTreeMap<String, String>) {
-        let host = self.host.outlet(self.path_mtu);
+        let host = self.host.next_hop(self.path_mtu);
         let (routes, not_ready) = publish::route_table(&self.endpoints, &self.store, host);
         (routes.with_node(self.node).with_tunnels(self.tunnels.table()), not_ready)
     }

@@ -8,7 +8,7 @@ use podgate_policy::Store;
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
-use podgate_tables::route::{self, Outlet, RouteTable};
+use podgate_tables::route::{self, NextHop, RouteTable};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -139,7 +139,7 @@ impl Agent {
                 continue;
             }
             if let Ok(route) = endpoint.route(&self.store) {
-                let mtu = route.outlet.mtu.min(ROUTE_MTU_MAX);
+                let mtu = route.next_hop.mtu.min(ROUTE_MTU_MAX);
                 addresses.extend(route.addresses.iter().map(|address| (address.ip(), mtu)));
             }
         }
@@ -167,7 +167,7 @@ pub(crate) fn node_addresses(all: &[IpAddr]) -> [Option<Address>; 2] {
 pub(crate) fn route_table(
     endpoints: &BTreeMap<String, Endpoint>,
     store: &Store,
-    host: Outlet,
+    host: NextHop,
 ) -> (RouteTable, BTreeMap<String, String>) {
     let mut routes: BTreeMap<&str, route::Endpoint> = BTreeMap::new();
     let mut not_ready = BTreeMap::new();

@@ -48,7 +48,7 @@ impl Question {
     }
 
     fn hash(&self, key: &Key) -> u64 {
-        if let Some(addresses) = Address::as_in_v4_header(self.src, self.dst) {
+        if let Some(addresses) = Address::v4_header_bits(self.src, self.dst) {
             return hash_v4(key, addresses, self.port, self.protocol);
         }
         let [src, dst] = [self.src, self.dst].map(Address::bits);
@@ -148,7 +148,7 @@ impl Decisions {
                 Some(_) | None => room = room.or(Some(place)),
             }
         }
-        let ends = [question.src, question.dst].map(|address| snapshot.routes.local(address));
+        let ends = [question.src, question.dst].map(|address| snapshot.routes.local_link(address));
         let decision = snapshot.policy.decide(subject, ends.map(|end| end.is_some()));
         if decision.verdict != Verdict::Inspect {
             self.known[room.unwrap_or(home)] = Some(Known::new(&question, ends, &decision));
@@ -164,11 +164,11 @@ mod tests {
     use podgate_tables::ids::{DenySetId, RuleId};
     use podgate_tables::l7::L7Rules;
     use podgate_tables::policy::{
-        Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses,
-        Rank,
+        Action, AddressRow, Entry, IdentityRow, PeerMatch, PolicyTables, PortClasses, Rank,
+        RuleTable,
     };
     use podgate_tables::proto;
-    use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+    use podgate_tables::route::{Endpoint, NextHop, RouteTable};
     use podgate_tables::tuple::Tuple;
     use proptest::prelude::*;
 
@@ -182,7 +182,7 @@ mod tests {
     /// client, 10.0.0.1.
     fn tables(entries: Vec<Entry>, default_deny: DenySetId) -> PolicyTables {
         let class_0 = |protocol| PortClasses { protocol, ranges: vec![(0, 0)] };
-        let ingress = DirectionTable {
+        let ingress = RuleTable {
             protocols: vec![class_0(proto::TCP), class_0(proto::ICMP)],
             other: None,
             classes: vec![entries.into()],
@@ -209,7 +209,7 @@ mod tests {
         let allow = |ports, l7| Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Peer::Anyone,
+            peer: PeerMatch::Any,
             port_name: None,
             ports,
             l7,
@@ -219,8 +219,8 @@ mod tests {
         let entries = vec![allow((first, first + 3), None), inspected];
         let policy = tables(entries, DenySetId(epoch));
         let link = LinkId(1 + first);
-        let outlet = Outlet { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
-        let server = Endpoint { outlet, addresses: vec![SERVER] };
+        let next_hop = NextHop { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
+        let server = Endpoint { next_hop, addresses: vec![SERVER] };
         let there = !epoch.is_multiple_of(3);
         let routes = Arc::new(RouteTable::new(there.then_some(server), None).unwrap());
         Snapshot { epoch: Epoch(epoch), policy: policy.into(), routes }
@@ -256,7 +256,7 @@ mod tests {
                 let snapshot = snapshot(epoch);
                 let (ends, decision) = decisions.decide(&snapshot, &subject);
                 let tuple = &subject.tuple;
-                prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local(end)));
+                prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local_link(end)));
                 let expected = snapshot.policy.decide(&subject, ends.map(|end| end.is_some()));
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);

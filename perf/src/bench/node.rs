@@ -94,7 +94,7 @@ mod tests {
             let from = number % node.pods();
             let tuple = node.draw(from, &mut rng);
             assert_ne!(tuple.src, tuple.dst);
-            assert_eq!(snapshot.routes.local(tuple.src), Some(pods::link_of(from)));
+            assert_eq!(snapshot.routes.local_link(tuple.src), Some(pods::link_of(from)));
             let decision = snapshot.policy.decide(&Subject { tuple, icmp_type: 0 }, [true; 2]);
             allowed += u32::from(decision.verdict == Verdict::Allow);
         }

@@ -2,7 +2,7 @@
 
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::{L7Entry, L7Policy, L7Request};
-use podgate_tables::policy::{Action, Cause, DirectionTable, Tier};
+use podgate_tables::policy::{Action, Cause, RuleTable, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::criteria::{Case, Criterion, Failure, Held, Who};
@@ -121,7 +121,7 @@ impl Explainer<'_> {
         side: Side,
         ends: [Who<'_>; 2],
         (cause, l7): (Cause, &[L7Entry]),
-        table: &DirectionTable,
+        table: &RuleTable,
     ) -> Direction {
         let [endpoint, peer] = ends;
         let judgement = self.names.judgement(cause, table, self.port);

@@ -12,7 +12,7 @@ use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
 use podgate_tables::ids::SelectorId;
 use podgate_tables::l7::http1::{FIELDS_MAX, read_head};
 use podgate_tables::l7::{L7Policy, L7Request};
-use podgate_tables::policy::{Cause, Decision, Peer, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, PeerMatch, Subject, Verdict};
 use podgate_tables::proto;
 use proptest::collection::vec;
 use proptest::option;
@@ -399,7 +399,7 @@ proptest! {
         for info in selectors(&store, &compiled) {
             prop_assert!(info.rules > 0);
             let Some(pods) = info.pods else { continue };
-            let is_named = |id: &u32| match compiled.catalog.peer(Peer::Labels(SelectorId(*id))) {
+            let is_named = |id: &u32| match compiled.catalog.peer(PeerMatch::Labels(SelectorId(*id))) {
                 Some(PeerName::Selector(selector)) => vec![selector.to_string()] == info.selector,
                 _ => false,
             };
@@ -407,7 +407,7 @@ proptest! {
             let matching = store.pods().filter(|(_, pod)| {
                 pod.addresses().first().is_some_and(|address| {
                     let resolved = compiled.tables.resolve((*address).into());
-                    resolved.matches(Peer::Labels(id)) || resolved.matches(Peer::Namespaces(id))
+                    resolved.matches(PeerMatch::Labels(id)) || resolved.matches(PeerMatch::Namespaces(id))
                 })
             });
             prop_assert_eq!(pods, matching.count(), "{:?}", info);
