@@ -59,7 +59,7 @@ impl Address {
     /// unless both are IPv4.
     #[must_use]
     #[inline]
-    pub const fn as_in_v4_header(src: Self, dst: Self) -> Option<u64> {
+    pub const fn v4_header_bits(src: Self, dst: Self) -> Option<u64> {
         let (Some(src), Some(dst)) = (src.as_v4_bits(), dst.as_v4_bits()) else { return None };
         Some(src.swap_bytes() as u64 | (dst.swap_bytes() as u64) << 32)
     }

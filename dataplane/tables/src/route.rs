@@ -10,7 +10,7 @@ use crate::tunnel::Tunnels;
 
 /// What is needed to send a packet out of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outlet {
+pub struct NextHop {
     /// The link.
     pub link: LinkId,
     /// MAC at the far end, the destination of what we send there: the pod's own interface, or
@@ -29,7 +29,7 @@ pub struct Outlet {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// The way to it. Its MAC is also the only one that we accept packets from on the link.
-    pub outlet: Outlet,
+    pub next_hop: NextHop,
     /// Addresses the pod has, and the only ones it may send from.
     pub addresses: Vec<Address>,
 }
@@ -40,8 +40,8 @@ pub struct RouteTable {
     by_address: HashMap<Address, LinkId>,
     by_link: Vec<Option<Arc<Endpoint>>>,
     /// The endpoints' and the host link's, by link: what each packet needs, without a detour.
-    outlets: Vec<Option<Outlet>>,
-    host: Option<Outlet>,
+    next_hops: Vec<Option<NextHop>>,
+    host: Option<NextHop>,
     /// The node's own addresses, IPv4 and IPv6.
     node: [Option<Address>; 2],
     tunnels: Tunnels,
@@ -59,33 +59,33 @@ impl RouteTable {
     /// When two endpoints claim one address.
     pub fn new(
         endpoints: impl IntoIterator<Item = Endpoint>,
-        host: Option<Outlet>,
+        host: Option<NextHop>,
     ) -> Result<Self, AddressTaken> {
         let mut table = Self { host, ..Self::default() };
         for endpoint in endpoints {
             let endpoint = Arc::new(endpoint);
             for address in &endpoint.addresses {
-                if table.by_address.insert(*address, endpoint.outlet.link).is_some() {
+                if table.by_address.insert(*address, endpoint.next_hop.link).is_some() {
                     return Err(AddressTaken(*address));
                 }
             }
-            let slot = endpoint.outlet.link.index();
+            let slot = endpoint.next_hop.link.index();
             if table.by_link.len() <= slot {
                 table.by_link.resize(slot + 1, None);
             }
-            table.add_outlet(endpoint.outlet);
+            table.add_next_hop(endpoint.next_hop);
             table.by_link[slot] = Some(endpoint);
         }
-        host.into_iter().for_each(|host| table.add_outlet(host));
+        host.into_iter().for_each(|host| table.add_next_hop(host));
         Ok(table)
     }
 
-    fn add_outlet(&mut self, outlet: Outlet) {
-        let slot = outlet.link.index();
-        if self.outlets.len() <= slot {
-            self.outlets.resize(slot + 1, None);
+    fn add_next_hop(&mut self, next_hop: NextHop) {
+        let slot = next_hop.link.index();
+        if self.next_hops.len() <= slot {
+            self.next_hops.resize(slot + 1, None);
         }
-        self.outlets[slot] = Some(outlet);
+        self.next_hops[slot] = Some(next_hop);
     }
 
     /// The same, with the node's own addresses, IPv4 and IPv6: what our ICMP errors come from.
@@ -117,14 +117,14 @@ impl RouteTable {
     /// The link of the local endpoint that has `address`.
     #[must_use]
     #[inline]
-    pub fn local(&self, address: Address) -> Option<LinkId> {
+    pub fn local_link(&self, address: Address) -> Option<LinkId> {
         self.by_address.get(&address).copied()
     }
 
     /// The endpoint behind `link`; `None` for the host link.
     #[must_use]
     #[inline]
-    pub fn behind(&self, link: LinkId) -> Option<&Endpoint> {
+    pub fn endpoint_on(&self, link: LinkId) -> Option<&Endpoint> {
         self.by_link.get(link.index())?.as_deref()
     }
 
@@ -145,8 +145,8 @@ impl RouteTable {
     /// How to send out of `link`.
     #[must_use]
     #[inline]
-    pub fn outlet(&self, link: LinkId) -> Option<&Outlet> {
-        self.outlets.get(link.index())?.as_ref()
+    pub fn next_hop(&self, link: LinkId) -> Option<&NextHop> {
+        self.next_hops.get(link.index())?.as_ref()
     }
 }
 
@@ -155,22 +155,27 @@ mod tests {
     use super::*;
 
     fn endpoint(link: u16, address: [u8; 4]) -> Endpoint {
-        let outlet =
-            Outlet { link: LinkId(link), mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
-        Endpoint { outlet, addresses: vec![Address::v4(address)] }
+        let next_hop = NextHop {
+            link: LinkId(link),
+            mac: [2; 6],
+            link_mac: [4; 6],
+            mtu: 1500,
+            path_mtu: 1500,
+        };
+        Endpoint { next_hop, addresses: vec![Address::v4(address)] }
     }
 
     #[test]
     fn local_addresses_lead_to_their_link() {
         let host =
-            Outlet { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500, path_mtu: 1500 };
+            NextHop { link: LinkId(0), mac: [6; 6], link_mac: [8; 6], mtu: 1500, path_mtu: 1500 };
         let table = RouteTable::new([endpoint(3, [10, 0, 0, 1])], Some(host)).unwrap();
-        assert_eq!(table.local(Address::v4([10, 0, 0, 1])), Some(LinkId(3)));
-        assert_eq!(table.local(Address::v4([10, 0, 0, 2])), None);
+        assert_eq!(table.local_link(Address::v4([10, 0, 0, 1])), Some(LinkId(3)));
+        assert_eq!(table.local_link(Address::v4([10, 0, 0, 2])), None);
         assert_eq!(table.host_link(), Some(LinkId(0)));
-        assert_eq!(table.outlet(LinkId(0)), Some(&host));
-        assert!(table.is_host(LinkId(0)) && table.behind(LinkId(0)).is_none());
-        assert!(table.outlet(LinkId(2)).is_none() && table.outlet(LinkId(9)).is_none());
+        assert_eq!(table.next_hop(LinkId(0)), Some(&host));
+        assert!(table.is_host(LinkId(0)) && table.endpoint_on(LinkId(0)).is_none());
+        assert!(table.next_hop(LinkId(2)).is_none() && table.next_hop(LinkId(9)).is_none());
     }
 
     #[test]

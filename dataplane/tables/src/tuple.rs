@@ -4,14 +4,14 @@ use crate::address::Address;
 
 /// Which way a packet of a flow goes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Direction {
+pub enum FlowDirection {
     /// From the endpoint that opened the flow: the direction that policy is evaluated in.
     Original,
     /// From the endpoint that was called.
     Reply,
 }
 
-impl Direction {
+impl FlowDirection {
     /// Whether this is the way back to the opener.
     #[must_use]
     #[inline]

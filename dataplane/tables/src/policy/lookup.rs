@@ -1,8 +1,8 @@
 //! Deciding a flow: the one lookup behind workers, `explain` and `replay`.
 
 use super::{
-    Action, Cause, Covers, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts,
-    Peer, PolicyTables, Tier, Verdict,
+    Action, AddressScope, Cause, Decision, Entry, Exemption, IdentityRow, NamedPorts, PeerMatch,
+    PolicyTables, RuleTable, Tier, Verdict,
 };
 use crate::address::Address;
 use crate::l7::{Conflict, L7Entry, L7Policy};
@@ -25,26 +25,26 @@ pub struct Resolved<'t> {
 impl Resolved<'_> {
     /// Whether this is who an entry's peer stands for.
     #[must_use]
-    pub fn matches(&self, peer: Peer) -> bool {
+    pub fn matches(&self, peer: PeerMatch) -> bool {
         match peer {
-            Peer::Anyone => true,
-            Peer::Labels(selector) => self.identity.selectors.contains(selector),
-            Peer::Namespaces(selector) => {
+            PeerMatch::Any => true,
+            PeerMatch::Labels(selector) => self.identity.selectors.contains(selector),
+            PeerMatch::Namespaces(selector) => {
                 let namespace = self.tables.namespaces.get(self.identity.namespace);
                 namespace.is_some_and(|selectors| selectors.contains(selector))
             }
-            Peer::Addresses(set) => {
+            PeerMatch::Addresses(set) => {
                 let set = self.tables.address_sets.get(set.0);
-                set.is_some_and(|set| self.counts(set.covers) && set.contains(self.address))
+                set.is_some_and(|set| self.counts(set.scope) && set.contains(self.address))
             }
         }
     }
 
-    fn counts(&self, covers: Covers) -> bool {
+    fn counts(&self, scope: AddressScope) -> bool {
         match self.identity_index {
             PolicyTables::WORLD_V4 | PolicyTables::WORLD_V6 => true,
-            PolicyTables::HOST | PolicyTables::REMOTE_NODE => covers != Covers::Outsiders,
-            _ => covers == Covers::Everyone,
+            PolicyTables::HOST | PolicyTables::REMOTE_NODE => scope != AddressScope::World,
+            _ => scope == AddressScope::All,
         }
     }
 
@@ -166,7 +166,7 @@ impl PolicyTables {
     }
 }
 
-impl DirectionTable {
+impl RuleTable {
     /// Walks the entries of the subject's port class; the module's documentation has the order.
     fn decide(
         &self,

@@ -27,10 +27,10 @@ mod tables;
 pub(crate) mod tests;
 
 pub use lookup::{Resolved, Subject};
-pub use rows::{AddressMap, AddressSet, Covers, Rows};
+pub use rows::{AddressMap, AddressScope, AddressSet, Rows};
 pub use tables::{
-    AddressRow, DirectionTable, Entry, IdentityRow, NamedPorts, Peer, PolicyTables, PortClasses,
-    Rank, SelectorSet, Tier,
+    AddressRow, Entry, IdentityRow, NamedPorts, PeerMatch, PolicyTables, PortClasses, Rank,
+    RuleTable, SelectorSet, Tier,
 };
 
 use std::sync::Arc;

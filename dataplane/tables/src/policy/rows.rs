@@ -123,14 +123,14 @@ impl<T: Clone + PartialEq> AddressMap<T> {
 
 /// Whose addresses an [`AddressSet`] matches, beside those that are no pod's and no node's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
-pub enum Covers {
+pub enum AddressScope {
     /// Nobody else's: Cilium's CIDR rules, and DNS names.
     #[default]
-    Outsiders,
+    World,
     /// Also those of nodes.
-    Nodes,
+    WorldAndNodes,
     /// Anybody's: blocks of `NetworkPolicy`, networks of `ClusterNetworkPolicy`.
-    Everyone,
+    All,
 }
 
 /// Addresses that one list of networks, or one DNS name, stands for: sorted disjoint ranges.
@@ -141,14 +141,14 @@ pub struct AddressSet {
     /// The same of IPv6.
     v6: Vec<(u128, u128)>,
     /// Whose addresses count.
-    pub covers: Covers,
+    pub scope: AddressScope,
 }
 
 impl AddressSet {
     /// From ranges (first and last address) in any order; they may overlap.
     #[must_use]
-    pub fn new(covers: Covers, v4: Vec<(u32, u32)>, v6: Vec<(u128, u128)>) -> Self {
-        Self { v4: merge(v4), v6: merge(v6), covers }
+    pub fn new(scope: AddressScope, v4: Vec<(u32, u32)>, v6: Vec<(u128, u128)>) -> Self {
+        Self { v4: merge(v4), v6: merge(v6), scope }
     }
 
     /// Whether the address is in one of the ranges.

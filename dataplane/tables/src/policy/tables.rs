@@ -110,9 +110,9 @@ impl Rank {
 
 /// Who may be at the other end of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Peer {
+pub enum PeerMatch {
     /// Anyone.
-    Anyone,
+    Any,
     /// Pods of the namespaces whose row in [`PolicyTables::namespaces`] has the number.
     Namespaces(SelectorId),
     /// Identities whose row in [`PolicyTables::identities`] has the number.
@@ -129,7 +129,7 @@ pub struct Entry {
     /// What to do.
     pub action: Action,
     /// Who must be at the other end.
-    pub peer: Peer,
+    pub peer: PeerMatch,
     /// The destination pod must call the port this; `None` when the class already says the port.
     pub port_name: Option<PortNameId>,
     /// First and last port that it matches. All, where the port class says the ports; only a table
@@ -166,7 +166,7 @@ pub struct PortClasses {
 
 /// The rules of one identity in one direction.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct DirectionTable {
+pub struct RuleTable {
     /// Protocols that some entry names.
     pub protocols: Vec<PortClasses>,
     /// Class of all other protocols, and of packets whose ports are unknown.
@@ -177,7 +177,7 @@ pub struct DirectionTable {
     pub default_deny: Option<DenySetId>,
 }
 
-impl DirectionTable {
+impl RuleTable {
     /// The entries that can match `port` of `protocol`, in order of precedence.
     #[must_use]
     #[inline]
@@ -201,9 +201,9 @@ pub struct IdentityRow {
     /// Selectors that match the labels, but for those that ask of the namespace only.
     pub selectors: SelectorSet,
     /// Rules on what the identity may open.
-    pub egress: Arc<DirectionTable>,
+    pub egress: Arc<RuleTable>,
     /// Rules on who may open flows to it.
-    pub ingress: Arc<DirectionTable>,
+    pub ingress: Arc<RuleTable>,
 }
 
 /// All of compiled policy. Copies are cheap and share what they have in common.

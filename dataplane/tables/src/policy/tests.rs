@@ -21,7 +21,7 @@ pub(crate) fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry 
     Entry {
         rank,
         action,
-        peer: Peer::Anyone,
+        peer: PeerMatch::Any,
         port_name: None,
         ports: Entry::ALL_PORTS,
         l7: None,
@@ -32,14 +32,14 @@ pub(crate) fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry 
 /// A server, 10.0.0.2, with these entries for ingress on every port, and a client, 10.0.0.1.
 pub(crate) fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTables {
     assert!(entries.is_sorted_by_key(|entry| (entry.rank, entry.action)));
-    let ingress = DirectionTable {
+    let ingress = RuleTable {
         protocols: vec![PortClasses { protocol: proto::TCP, ranges: vec![(0, 0)] }],
         other: None,
         classes: vec![entries.into()],
         default_deny: default_deny.map(DenySetId),
     };
-    let open = Arc::new(DirectionTable::default());
-    let row = |number, selectors: SelectorSet, ingress: &Arc<DirectionTable>| {
+    let open = Arc::new(RuleTable::default());
+    let row = |number, selectors: SelectorSet, ingress: &Arc<RuleTable>| {
         let (egress, ingress) = (Arc::clone(&open), Arc::clone(ingress));
         IdentityRow { number, namespace: 0, selectors, egress, ingress }
     };
@@ -118,7 +118,7 @@ fn pass_out_of_the_last_tier_is_open() {
 #[test]
 fn entries_ask_for_peer_and_port_name() {
     let mut by_peer = entry(Normal, 0, Allow, 1);
-    by_peer.peer = Peer::Labels(CLIENT);
+    by_peer.peer = PeerMatch::Labels(CLIENT);
     let mut by_name = entry(Normal, 0, Allow, 2);
     by_name.port_name = Some(PortNameId(0));
     let tables = tables(vec![by_peer, by_name], Some(0));
@@ -141,7 +141,7 @@ fn requests_are_held_against_every_allow_of_the_rank_that_matches() {
     let mut inspected = entry(Normal, 0, Allow, 2);
     inspected.l7 = Some(rules);
     let mut elsewhere = entry(Normal, 0, Allow, 3);
-    elsewhere.peer = Peer::Labels(SelectorId(99));
+    elsewhere.peer = PeerMatch::Labels(SelectorId(99));
     let later = entry(Baseline, 0, Allow, 4);
     let entries = vec![entry(Normal, 0, Allow, 1), inspected, elsewhere, later];
     let decision = decide_from(&tables(entries, None), "10.0.0.1", 80, proto::TCP);
@@ -154,11 +154,11 @@ fn requests_are_held_against_every_allow_of_the_rank_that_matches() {
 #[test]
 fn an_address_set_matches_those_that_it_covers() {
     let mut by_network = entry(Normal, 0, Allow, 1);
-    by_network.peer = Peer::Addresses(SelectorId(2));
+    by_network.peer = PeerMatch::Addresses(SelectorId(2));
     let mut tables = tables(vec![by_network], Some(0));
-    let mut allows = |covers, src| {
+    let mut allows = |scope, src| {
         let range = (u32::from_be_bytes([10, 0, 0, 0]), u32::from_be_bytes([10, 0, 0, 99]));
-        let set = AddressSet::new(covers, vec![range], vec![]);
+        let set = AddressSet::new(scope, vec![range], vec![]);
         tables.address_sets.set(2, Arc::new(set));
         let node = AddressRow { identity: PolicyTables::REMOTE_NODE, named_ports: None };
         tables.addresses.set(address("10.0.0.50"), Some(node));
@@ -170,15 +170,15 @@ fn an_address_set_matches_those_that_it_covers() {
         ("10.0.0.50", false, true, true),
         ("10.0.0.1", false, false, true),
     ] {
-        assert_eq!(allows(Covers::Outsiders, src), outsiders, "{src}");
-        assert_eq!(allows(Covers::Nodes, src), nodes, "{src}");
-        assert_eq!(allows(Covers::Everyone, src), everyone, "{src}");
+        assert_eq!(allows(AddressScope::World, src), outsiders, "{src}");
+        assert_eq!(allows(AddressScope::WorldAndNodes, src), nodes, "{src}");
+        assert_eq!(allows(AddressScope::All, src), everyone, "{src}");
     }
 }
 
 #[test]
 fn overlapping_ranges_are_merged() {
-    let set = AddressSet::new(Covers::Everyone, vec![(5, 9), (1, 2), (7, 20), (30, 30)], vec![]);
+    let set = AddressSet::new(AddressScope::All, vec![(5, 9), (1, 2), (7, 20), (30, 30)], vec![]);
     let held: Vec<u32> =
         (0..40u32).filter(|bits| set.contains(Address::v4(bits.to_be_bytes()))).collect();
     let expected: Vec<u32> = (1..=2).chain(5..=20).chain(30..=30).collect();

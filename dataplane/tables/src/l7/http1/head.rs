@@ -3,7 +3,7 @@
 use httparse::Header;
 
 use super::target::{self, Target};
-use super::{Refusal, Request};
+use super::{Denial, Request};
 
 /// Header fields of a head, at most (Apache's and Envoy's default).
 pub const FIELDS_MAX: usize = 100;
@@ -42,28 +42,28 @@ pub enum BodyLength {
 pub fn parse<'a>(
     unit: &'a [u8],
     fields: &'a mut [Header<'a>; FIELDS_MAX],
-) -> Result<Head<'a>, Refusal> {
+) -> Result<Head<'a>, Denial> {
     if unit.starts_with(b"PRI * HTTP/2") {
-        return Err(Refusal::NOT_HTTP1);
+        return Err(Denial::NOT_HTTP1);
     }
     let mut parsed = httparse::Request::new(fields);
     match parsed.parse(unit) {
         Ok(httparse::Status::Complete(taken)) if taken == unit.len() => {}
-        _ => return Err(Refusal::MALFORMED),
+        _ => return Err(Denial::MALFORMED),
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
     else {
-        return Err(Refusal::MALFORMED);
+        return Err(Denial::MALFORMED);
     };
     if method == "CONNECT" {
-        return Err(Refusal::UNSUPPORTED);
+        return Err(Denial::UNSUPPORTED);
     }
     let (method, target) = (method.as_bytes(), target.as_bytes());
     let headers: &'a [Header<'a>] = parsed.headers;
-    let framing = Framing::read(unit, headers).ok_or(Refusal::MALFORMED)?;
-    let body = framing.body(version).ok_or(Refusal::MALFORMED)?;
-    let parts = Target::parse(method, target).ok_or(Refusal::MALFORMED)?;
-    let host = framing.authority(version, &parts).ok_or(Refusal::MALFORMED)?;
+    let framing = Framing::read(unit, headers).ok_or(Denial::MALFORMED)?;
+    let body = framing.body(version).ok_or(Denial::MALFORMED)?;
+    let parts = Target::parse(method, target).ok_or(Denial::MALFORMED)?;
+    let host = framing.authority(version, &parts).ok_or(Denial::MALFORMED)?;
     let request = Request {
         method,
         path: parts.path,
@@ -74,7 +74,7 @@ pub fn parse<'a>(
     let has = |name: &str| headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
     if body == BodyLength::Chunked && has("trailer") {
         // Its trailers would be refused; now the client can still be told.
-        return Err(Refusal::UNSUPPORTED);
+        return Err(Denial::UNSUPPORTED);
     }
     let upgrade = has("upgrade");
     Ok(Head { request, target, body, upgrade })

@@ -11,7 +11,7 @@ mod target;
 pub use head::FIELDS_MAX;
 
 use crate::drop_reason::DropReason;
-use scan::{Scanner, Shape};
+use scan::{Scanner, UnitKind};
 
 /// A request as the rules see it.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub struct Request<'a> {
 
 /// How to tell the client that its request stream ends here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum DenialResponse {
     /// 403 and close: policy says no.
     Forbidden,
     /// 400 and close: not a request that we understand.
@@ -41,34 +41,34 @@ pub enum Answer {
 
 /// Why a stream ends, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal {
+pub struct Denial {
     /// For counters and events.
     pub reason: DropReason,
     /// For the client.
-    pub answer: Answer,
+    pub response: DenialResponse,
     /// The client asked by `HEAD`, so that the answer must not have a body.
     pub head_only: bool,
 }
 
-impl Refusal {
+impl Denial {
     /// Denied by the rules.
-    pub const DENIED: Self = Self::new(DropReason::L7Denied, Answer::Forbidden);
+    pub const BY_RULES: Self = Self::new(DropReason::L7Denied, DenialResponse::Forbidden);
     /// Refused by a rule that would look at the path, for a path that is not in normal form.
-    pub const NOT_NORMAL: Self = Self::new(DropReason::L7Malformed, Answer::Forbidden);
+    pub const PATH_NOT_NORMAL: Self = Self::new(DropReason::L7Malformed, DenialResponse::Forbidden);
     /// Not HTTP/1.1, or readable in two ways.
-    pub const MALFORMED: Self = Self::new(DropReason::L7Malformed, Answer::BadRequest);
+    pub const MALFORMED: Self = Self::new(DropReason::L7Malformed, DenialResponse::BadRequest);
     /// Understood as HTTP/1.1, but not to be followed (`CONNECT`, announced trailers).
-    pub const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, Answer::Forbidden);
+    pub const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, DenialResponse::Forbidden);
     /// Another protocol: TLS, HTTP/2, or what a 101 switched to.
-    pub const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, Answer::Reset);
+    pub const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, DenialResponse::Reset);
     /// In the middle of a message that has already gone on in part.
-    pub const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, Answer::Reset);
+    pub const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, DenialResponse::Reset);
 
-    /// A refusal with the body that its answer has.
+    /// A denial with the body that its answer has.
     #[must_use]
     #[inline]
-    pub const fn new(reason: DropReason, answer: Answer) -> Self {
-        Self { reason, answer, head_only: false }
+    pub const fn new(reason: DropReason, response: DenialResponse) -> Self {
+        Self { reason, response, head_only: false }
     }
 }
 
@@ -80,10 +80,10 @@ impl Refusal {
 pub fn read_head<'a>(
     head: &'a [u8],
     fields: &'a mut [httparse::Header<'a>; FIELDS_MAX],
-) -> Result<Request<'a>, Refusal> {
-    let unit = Scanner::default().scan(Shape::Section, head);
+) -> Result<Request<'a>, Denial> {
+    let unit = Scanner::default().scan(UnitKind::Section, head);
     if unit != Ok((head.len(), true)) {
-        return Err(Refusal::MALFORMED);
+        return Err(Denial::MALFORMED);
     }
     head::parse(head, fields).map(|head| head.request)
 }

@@ -2,7 +2,7 @@
 
 /// What ends a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shape {
+pub enum UnitKind {
     /// A line end, with nothing before it.
     LineEnd,
     /// The first line end.
@@ -11,8 +11,8 @@ pub enum Shape {
     Section,
 }
 
-impl Shape {
-    /// Longest unit of the shape, bytes.
+impl UnitKind {
+    /// Longest unit of the unit_kind, bytes.
     ///
     /// Lines are chunk sizes, and long extensions of those serve attacks only. Sections: nginx
     /// takes heads up to 32 KiB, Apache lines up to 8 KiB, Go 1 MiB, Node and Tomcat 16 and 8 KiB
@@ -54,15 +54,15 @@ impl Scanner {
     /// Lines end with CR LF and neither byte stands anywhere else (RFC 9112 §2.2 lets a recipient
     /// take a bare LF, and that is where readings part). NUL is refused wherever it stands.
     #[inline]
-    pub fn scan(&mut self, shape: Shape, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+    pub fn scan(&mut self, unit_kind: UnitKind, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         for (index, byte) in bytes.iter().enumerate() {
-            if self.len == shape.limit() {
+            if self.len == unit_kind.limit() {
                 return Err(Malformed);
             }
             self.len += 1;
             match (byte, self.cr) {
                 (b'\n', true) => {
-                    if self.line == 0 || shape == Shape::Line {
+                    if self.line == 0 || unit_kind == UnitKind::Line {
                         *self = Self::default();
                         return Ok((index + 1, true));
                     }
@@ -70,7 +70,7 @@ impl Scanner {
                 }
                 (_, true) | (b'\n' | 0, false) => return Err(Malformed),
                 (b'\r', false) => self.cr = true,
-                (_, false) if shape == Shape::LineEnd => return Err(Malformed),
+                (_, false) if unit_kind == UnitKind::LineEnd => return Err(Malformed),
                 (_, false) => self.line += 1,
             }
         }
@@ -83,49 +83,49 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn scan(shape: Shape, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
-        Scanner::default().scan(shape, bytes)
+    fn scan(unit_kind: UnitKind, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+        Scanner::default().scan(unit_kind, bytes)
     }
 
     #[test]
     fn units_end_where_their_shape_says() {
-        assert_eq!(scan(Shape::LineEnd, b"\r\n\r\n"), Ok((2, true)));
-        assert_eq!(scan(Shape::Line, b"5\r\nhello"), Ok((3, true)));
-        assert_eq!(scan(Shape::Section, b"A: b\r\nC: d\r\n\r\nmore"), Ok((14, true)));
-        assert_eq!(scan(Shape::Section, b"\r\nGET"), Ok((2, true)));
-        assert_eq!(scan(Shape::Section, b"A: b\r\nC: d\r\n\r"), Ok((13, false)));
+        assert_eq!(scan(UnitKind::LineEnd, b"\r\n\r\n"), Ok((2, true)));
+        assert_eq!(scan(UnitKind::Line, b"5\r\nhello"), Ok((3, true)));
+        assert_eq!(scan(UnitKind::Section, b"A: b\r\nC: d\r\n\r\nmore"), Ok((14, true)));
+        assert_eq!(scan(UnitKind::Section, b"\r\nGET"), Ok((2, true)));
+        assert_eq!(scan(UnitKind::Section, b"A: b\r\nC: d\r\n\r"), Ok((13, false)));
     }
 
     #[test]
     fn bare_line_ends_and_nul_are_refused_wherever_they_stand() {
         for bytes in [&b"a\nb"[..], b"a\rb", b"\n", b"a\r\r\n", b"a\0b", b"a\r\n\n", b"a\r\0"] {
-            assert_eq!(scan(Shape::Section, bytes), Err(Malformed), "{}", bytes.escape_ascii());
+            assert_eq!(scan(UnitKind::Section, bytes), Err(Malformed), "{}", bytes.escape_ascii());
         }
-        assert_eq!(scan(Shape::LineEnd, b"0"), Err(Malformed));
+        assert_eq!(scan(UnitKind::LineEnd, b"0"), Err(Malformed));
     }
 
     #[test]
     fn a_unit_is_bounded() {
-        let mut long = vec![b'a'; Shape::Section.limit() - 4];
+        let mut long = vec![b'a'; UnitKind::Section.limit() - 4];
         long.extend(b"\r\n\r\n");
-        assert_eq!(scan(Shape::Section, &long), Ok((long.len(), true)));
+        assert_eq!(scan(UnitKind::Section, &long), Ok((long.len(), true)));
         long.insert(0, b'a');
-        assert_eq!(scan(Shape::Section, &long), Err(Malformed));
+        assert_eq!(scan(UnitKind::Section, &long), Err(Malformed));
     }
 
     proptest! {
         #[test]
         fn a_cut_changes_nothing(bytes in "[a\r\n]{0,40}", cut in 0usize..40) {
             let (bytes, cut) = (bytes.as_bytes(), cut.min(bytes.len()));
-            for shape in [Shape::LineEnd, Shape::Line, Shape::Section] {
+            for unit_kind in [UnitKind::LineEnd, UnitKind::Line, UnitKind::Section] {
                 let mut scanner = Scanner::default();
-                let in_two = match scanner.scan(shape, &bytes[..cut]) {
+                let in_two = match scanner.scan(unit_kind, &bytes[..cut]) {
                     Ok((_, false)) => {
-                        scanner.scan(shape, &bytes[cut..]).map(|(n, end)| (n + cut, end))
+                        scanner.scan(unit_kind, &bytes[cut..]).map(|(n, end)| (n + cut, end))
                     }
                     done => done,
                 };
-                prop_assert_eq!(in_two, scan(shape, bytes));
+                prop_assert_eq!(in_two, scan(unit_kind, bytes));
             }
         }
     }

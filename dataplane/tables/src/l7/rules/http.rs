@@ -53,14 +53,14 @@ impl HttpRule {
     /// # Errors
     /// [`RuleError`] names the first field that can't be compiled.
     pub fn new(spec: HttpRuleSpec) -> Result<Self, RuleError> {
-        Self::within(&mut PatternBudget::default(), spec)
+        Self::with_budget(&mut PatternBudget::default(), spec)
     }
 
     /// Compiles one of several rules that share a budget.
     ///
     /// # Errors
     /// [`RuleError`] names the first field that can't be compiled.
-    pub fn within(budget: &mut PatternBudget, spec: HttpRuleSpec) -> Result<Self, RuleError> {
+    pub fn with_budget(budget: &mut PatternBudget, spec: HttpRuleSpec) -> Result<Self, RuleError> {
         let method = Pattern::optional(spec.method.as_deref(), RuleField::Method, budget)?;
         let path = Pattern::optional(spec.path.as_deref(), RuleField::Path, budget)?;
         let host = Pattern::optional(spec.host.as_deref(), RuleField::Host, budget)?;
@@ -83,15 +83,15 @@ impl HttpRule {
 
     /// The fields that the request does not match, for people.
     #[must_use]
-    pub fn failing(&self, request: &Request<'_>) -> Vec<RuleField> {
-        self.misfits(request).collect()
+    pub fn failed_fields(&self, request: &Request<'_>) -> Vec<RuleField> {
+        self.failed_criteria(request).collect()
     }
 
     pub(super) fn matches(&self, request: &Request<'_>) -> bool {
-        self.misfits(request).next().is_none()
+        self.failed_criteria(request).next().is_none()
     }
 
-    fn misfits(&self, request: &Request<'_>) -> impl Iterator<Item = RuleField> {
+    fn failed_criteria(&self, request: &Request<'_>) -> impl Iterator<Item = RuleField> {
         let patterns = [
             (RuleField::Method, &self.method, request.method, true),
             (RuleField::Path, &self.path, request.path, request.path_is_normal),
@@ -242,7 +242,7 @@ mod tests {
         let rule = rule("GET|HEAD", "/v[0-9]+/.*", r"api\.example(:80)?", &["X-Key: 1", "X-Any"]);
         let headers = [header("x-key", "1"), header("X-ANY", "")];
         let good = Request { headers: &headers, ..request("GET", "/v1/x", "api.example:80") };
-        assert!(rule.matches(&good) && rule.failing(&good).is_empty());
+        assert!(rule.matches(&good) && rule.failed_fields(&good).is_empty());
         for (bad, field) in [
             (Request { method: b"POST", ..good }, RuleField::Method),
             (Request { path: b"/v/x", ..good }, RuleField::Path),
@@ -252,9 +252,9 @@ mod tests {
             (Request { headers: &headers[..1], ..good }, RuleField::Header(1)),
         ] {
             assert!(!rule.matches(&bad));
-            assert_eq!(rule.failing(&bad), [field]);
+            assert_eq!(rule.failed_fields(&bad), [field]);
         }
-        let failing = rule.failing(&request("", "", ""));
+        let failing = rule.failed_fields(&request("", "", ""));
         let names: Vec<String> = failing.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["method", "path", "host", "headers[0]", "headers[1]"]);
     }
@@ -277,7 +277,7 @@ mod tests {
             ("X-Twice", None, true),
             ("X-None", None, false),
         ] {
-            let failing = rule(name, value).unwrap().failing(&request);
+            let failing = rule(name, value).unwrap().failed_fields(&request);
             assert_eq!(failing.is_empty(), expected, "{name} {value:?}");
             assert!(failing.iter().all(|field| field.to_string() == "headerMatches[0]"));
         }

@@ -141,15 +141,15 @@ impl KafkaRule {
     /// The fields that the request does not match, for people. A request about several topics
     /// doesn't match a rule's one topic, although rules for all of them together allow it.
     #[must_use]
-    pub fn failing(&self, request: &KafkaRequest<'_>) -> Vec<RuleField> {
-        self.misfits(request).collect()
+    pub fn failed_fields(&self, request: &KafkaRequest<'_>) -> Vec<RuleField> {
+        self.failed_criteria(request).collect()
     }
 
     pub(super) fn matches(&self, request: &KafkaRequest<'_>) -> bool {
-        self.misfits(request).next().is_none()
+        self.failed_criteria(request).next().is_none()
     }
 
-    fn misfits(&self, request: &KafkaRequest<'_>) -> impl Iterator<Item = RuleField> {
+    fn failed_criteria(&self, request: &KafkaRequest<'_>) -> impl Iterator<Item = RuleField> {
         let client_id = |id: &String| request.client_id == Some(id.as_bytes());
         let topics = |topic: &String| request.topics.iter().all(|t| *t == topic.as_bytes());
         let api_key = self.api_keys.filter(|(_, keys)| !keys.contains(request.api_key));
@@ -247,7 +247,7 @@ mod tests {
     fn everything_that_a_rule_names_has_to_match() {
         let rule = rule(["", "fetch", "3", "me", "t"]).unwrap();
         let good = request(1, &[b"t"]);
-        assert!(rule.matches(&good) && rule.failing(&good).is_empty());
+        assert!(rule.matches(&good) && rule.failed_fields(&good).is_empty());
         for (bad, field) in [
             (KafkaRequest { api_key: 0, ..good }, RuleField::ApiKey),
             (KafkaRequest { api_version: 4, ..good }, RuleField::ApiVersion),
@@ -256,12 +256,12 @@ mod tests {
             (KafkaRequest { topics: &[b"T"], ..good }, RuleField::Topic),
         ] {
             assert!(!rule.matches(&bad));
-            assert_eq!(rule.failing(&bad), [field]);
+            assert_eq!(rule.failed_fields(&bad), [field]);
         }
         let bad =
             KafkaRequest { api_key: 2, api_version: 2, client_id: None, topics: &[b"", b"t"] };
         let all = [RuleField::ApiKey, RuleField::ApiVersion, RuleField::ClientId, RuleField::Topic];
-        assert_eq!(rule.failing(&bad), all);
+        assert_eq!(rule.failed_fields(&bad), all);
     }
 
     #[test]
