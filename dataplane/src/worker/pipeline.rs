@@ -67,7 +67,7 @@
 use std::sync::Arc;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
@@ -483,7 +483,14 @@ impl Pipeline {
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
             inspected.follower.close(&mut InspectedIo { flow: &flow, around });
         }
-        let kind = EventKind::End { packets: flow.packets(), bytes: flow.bytes() };
+        let traffic = |direction| Traffic {
+            packets: flow.packets()[direction as usize],
+            bytes: flow.bytes()[direction as usize],
+        };
+        let kind = EventKind::End {
+            original: traffic(FlowDirection::Original),
+            reply: traffic(FlowDirection::Reply),
+        };
         around.tell(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
 }
