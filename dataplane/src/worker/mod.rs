@@ -235,10 +235,12 @@ impl Worker {
                 processed += received;
                 more |= received == max;
                 self.turns.charge(link, received);
+                let opened = self.stats().flows_opened.get();
                 self.process_batch(now, snapshot, link);
                 self.egress.attribute(link);
                 let done = clock();
-                self.turns.note_time(link, done.since(begun));
+                let opened = self.stats().flows_opened.get() - opened;
+                self.turns.note_time(link, done.since(begun) + opened * turns::NEW_FLOW);
                 begun = done;
             }
         }
