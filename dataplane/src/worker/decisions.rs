@@ -4,9 +4,9 @@
 //! ICMP type at the destination; not at the source port. Pods open flows to the same few servers
 //! again and again, so nearly all of them differ in nothing else from one that was just decided.
 //!
-//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) said, causes
-//! and all, and which links the ends are behind. It holds for one epoch. Flows that are to be
-//! inspected are decided anew each time: their rules come with the decision.
+//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide)
+//! said, causes and all, and which links the ends are behind. It holds for one epoch. Flows that
+//! are to be inspected are decided anew each time: their rules come with the decision.
 //!
 //! A pod that scans may displace what was decided for others. That costs them time and nothing
 //! else, so there are no shares of this store, and nothing is counted.

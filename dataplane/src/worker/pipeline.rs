@@ -59,8 +59,8 @@
 //!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
-//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate is
-//!   refused, and so is a flow from a node whose replies would be such packets.
+//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
+//!   is refused, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 

@@ -3,8 +3,7 @@
 //! Rules are ids in an event; the catalogue of the tables of [`Event::epoch`] has their names.
 
 use crate::drop_reason::DropReason;
-use crate::ids::RuleId;
-use crate::ids::{Epoch, LinkId};
+use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
 use crate::time::Nanos;
 use crate::tuple::Tuple;

@@ -1,7 +1,7 @@
 //! Numbers that stand for links, epochs, rules and selectors in the tables.
 //!
-//! The compiler assigns the ids of rules, deny sets, selectors and port names; its catalogue has the
-//! names behind them. An id is valid for the snapshot that it came with.
+//! The compiler assigns the ids of rules, deny sets, selectors and port names; its catalogue has
+//! the names behind them. An id is valid for the snapshot that it came with.
 
 /// Slot of a link (a netdev that podgate is attached to) in every per-link table, the XSKMAP
 /// included.

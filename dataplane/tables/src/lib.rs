@@ -7,10 +7,10 @@
 //! | [`route`] | local endpoints, and the next hop of a packet |
 //! | [`tunnel`] | tunnel packets that a node would decapsulate |
 //! | [`event`], [`drop_reason`] | what workers report |
-//! | [`address`], [`ids`], [`proto`], [`tcp_flags`], [`time`], [`tuple`] | plain values |
+//! | [`address`], [`ids`], [`proto`], [`tcp_flags`], [`time`], [`mod@tuple`] | plain values |
 //!
-//! Everything here is data: no sockets, frames, threads or clock. Rules are numbers; their names are
-//! in the catalogue of the compiler that built the tables.
+//! Everything here is data: no sockets, frames, threads or clock. Rules are numbers; their names
+//! are in the catalogue of the compiler that built the tables.
 
 #![forbid(unsafe_code)]
 

@@ -24,8 +24,8 @@ pub struct NextHop {
     pub link_mac: Mac,
     /// MTU of the link: the largest IP packet that it takes, bytes.
     pub mtu: u32,
-    /// Path MTU as far as it is known, bytes: [`Self::mtu`] for a pod; for the host link the smallest
-    /// MTU of the node's uplinks.
+    /// Path MTU as far as it is known, bytes: [`Self::mtu`] for a pod; for the host link the
+    /// smallest MTU of the node's uplinks.
     pub path_mtu: u32,
 }
 

@@ -1,9 +1,9 @@
 //! Tunnel packets that a node would decapsulate.
 //!
-//! A node's kernel treats what it decapsulates as traffic of its overlay network and trusts the inner
-//! addresses. A pod that sends such a packet to a node could forge its source, so the workers drop
-//! it: by IP protocol, by well-known UDP port, and by the ports on which this node's own tunnel
-//! devices receive.
+//! A node's kernel treats what it decapsulates as traffic of its overlay network and trusts the
+//! inner addresses. A pod that sends such a packet to a node could forge its source, so the workers
+//! drop it: by IP protocol, by well-known UDP port, and by the ports on which this node's own
+//! tunnel devices receive.
 
 use hashbrown::{HashMap, HashSet};
 

@@ -34,10 +34,10 @@ impl FlowDirection {
 /// Addresses, ports and protocol of a packet or a flow. A flow's tuple is that of the original
 /// direction.
 ///
-/// ICMP and ICMPv6 queries have no ports. In their place, the requester's port is the identifier and
-/// the responder's port is the type of the query, so that the tuple of a reply is the reversed tuple
-/// of its query. Other ICMP messages have zeros. The type of the message itself is not part of the
-/// tuple.
+/// ICMP and ICMPv6 queries have no ports. In their place, the requester's port is the identifier
+/// and the responder's port is the type of the query, so that the tuple of a reply is the reversed
+/// tuple of its query. Other ICMP messages have zeros. The type of the message itself is not part
+/// of the tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
     /// Source address.

@@ -1,8 +1,8 @@
 //! L7 policy: the rules of a flow, and the verdict on each of its requests.
 //!
-//! The inspector of the dataplane parses a request; [`L7Policy::decide`] evaluates it with the rules
-//! of all entries that apply to the flow, and [`rules`] has their matchers. [`http1`] parses HTTP/1
-//! request heads.
+//! The inspector of the dataplane parses a request; [`L7Policy::decide`] evaluates it with the
+//! rules of all entries that apply to the flow, and [`rules`] has their matchers. [`http1`] parses
+//! HTTP/1 request heads.
 
 pub mod http1;
 mod names;

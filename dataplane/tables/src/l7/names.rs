@@ -9,9 +9,9 @@ const NAME_MAX: usize = 255;
 /// A pattern of DNS names. Two patterns are equal if their sources are, except for case, a trailing
 /// dot, and equivalent runs of stars.
 ///
-/// Matching ignores case and a trailing dot. A name that is longer than 255 bytes, has an empty label,
-/// or has characters other than ASCII letters, digits, hyphens and underscores matches only the
-/// pattern of all names.
+/// Matching ignores case and a trailing dot. A name that is longer than 255 bytes, has an empty
+/// label, or has characters other than ASCII letters, digits, hyphens and underscores matches only
+/// the pattern of all names.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct NamePattern {
     /// Lower case, without a trailing dot; empty is the root. `*` alone matches every name. `**` as
@@ -123,8 +123,8 @@ impl fmt::Display for NamePattern {
     }
 }
 
-/// Checks what all kinds of patterns have in common, and returns it in lower case without a trailing
-/// dot.
+/// Checks what all kinds of patterns have in common, and returns it in lower case without a
+/// trailing dot.
 fn normalize(source: &str) -> Result<String, NameError> {
     if source.is_empty() {
         return Err(NameError::Empty);

@@ -2,13 +2,15 @@
 //!
 //! # How a lookup goes
 //! 1. **Address to identity.** [`PolicyTables::addresses`] maps an address of a pod or node to an
-//!    identity, which is a set of labels; all other addresses are one of the two `world` identities.
+//!    identity: a set of labels, or a reserved one for nodes. All other addresses have one of the
+//!    two `world` identities.
 //! 2. **Rule table.** The source's identity has a [`RuleTable`] for egress, the destination's has
 //!    one for ingress. Both must allow the flow.
-//! 3. **Port class.** A rule table maps (protocol, port) to a list of entries, sorted by precedence.
+//! 3. **Port class.** A rule table maps (protocol, port) to a list of entries, sorted by
+//!    precedence.
 //! 4. **Entry.** The first entry that matches the peer decides. Entries with a lower [`Rank`] come
-//!    first: tier (Admin, Normal, Baseline), then order within the tier. Within one rank, deny comes
-//!    before allow.
+//!    first: tier (Admin, Normal, Baseline), then order within the tier. Within one rank, deny
+//!    comes before allow.
 //!
 //! [`Action::Pass`] skips the rest of its tier. After the Normal tier comes the default deny, if a
 //! policy isolates the identity; after the Baseline tier the flow is allowed.
@@ -19,10 +21,10 @@
 //!
 //! # How peers are matched
 //! The compiler numbers each distinct peer selector, and an identity row has the sorted numbers of
-//! the selectors that match its labels. Whether an entry matches a peer is therefore a binary search
-//! in a short list. A new pod with known labels changes one address row and no rule; a new set of
-//! labels adds one identity row. Networks and DNS names are numbered, too: as sets of address
-//! ranges.
+//! the selectors that match its labels. Whether an entry matches a peer is therefore a binary
+//! search in a short list. A new pod with known labels changes one address row and no rule; a new
+//! set of labels adds one identity row. Networks and DNS names are numbered, too: as sets of
+//! address ranges.
 
 mod lookup;
 mod rows;

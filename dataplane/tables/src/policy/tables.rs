@@ -1,5 +1,5 @@
-//! The compiled tables. The policy compiler builds them; once published they do not change, and a new
-//! snapshot shares all unchanged rows with the previous one.
+//! The compiled tables. The policy compiler builds them; once published they do not change, and a
+//! new snapshot shares all unchanged rows with the previous one.
 
 use std::sync::Arc;
 
@@ -133,8 +133,8 @@ pub struct Entry {
     /// Name that the destination pod must have for the port; `None` if the port class has the port
     /// number.
     pub port_name: Option<PortNameId>,
-    /// First and last port that it matches. [`Self::ALL_PORTS`] if the port class has the ports: only
-    /// tables with too many distinct combinations of port ranges have them here.
+    /// First and last port that it matches. [`Self::ALL_PORTS`] if the port class has the ports:
+    /// only tables with too many distinct combinations of port ranges have them here.
     pub ports: (u16, u16),
     /// L7 rules that requests must match; `None` is no L7 restriction.
     pub l7: Option<Arc<L7Rules>>,

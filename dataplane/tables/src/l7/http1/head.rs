@@ -137,9 +137,9 @@ impl<'a> Framing<'a> {
     }
 }
 
-/// Parses a `Content-Length`: digits only, without a leading zero (which some parsers read as octal),
-/// and few enough not to overflow 64 bits. Bodies above 2 GiB are legitimate, so a server that counts
-/// bytes in 32 bits must not be used behind HTTP rules.
+/// Parses a `Content-Length`: digits only, without a leading zero (which some parsers read as
+/// octal), and few enough not to overflow 64 bits. Bodies above 2 GiB are legitimate, so a server
+/// that counts bytes in 32 bits must not be used behind HTTP rules.
 #[must_use]
 pub fn parse_length(value: &[u8]) -> Option<u64> {
     let has_leading_zero = value.len() > 1 && value[0] == b'0';

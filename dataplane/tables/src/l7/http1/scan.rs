@@ -17,9 +17,9 @@ pub enum UnitKind {
 impl UnitKind {
     /// Longest unit of the kind, bytes.
     ///
-    /// Lines are chunk sizes; only attacks have long chunk extensions. Sections: nginx accepts heads
-    /// up to 32 KiB, Apache lines up to 8 KiB, Go 1 MiB, Node and Tomcat 16 and 8 KiB in total.
-    /// 16 KiB is what most servers accept, and bounds the buffer of a flow.
+    /// Lines are chunk sizes; only attacks have long chunk extensions. Sections: nginx accepts
+    /// heads up to 32 KiB, Apache lines up to 8 KiB, Go 1 MiB, Node and Tomcat 16 and 8 KiB in
+    /// total. 16 KiB is what most servers accept, and bounds the buffer of a flow.
     const fn limit(self) -> usize {
         match self {
             Self::LineEnd => 2,

@@ -41,8 +41,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Whether every character may occur in `host [ ":" port ]` (RFC 9110 §7.2). User information is not
-/// allowed.
+/// Whether every character may occur in `host [ ":" port ]` (RFC 9110 §7.2). User information is
+/// not allowed.
 pub(super) fn is_authority(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| {
         byte.is_ascii_alphanumeric()

@@ -30,8 +30,8 @@ pub struct HttpRuleSpec {
     pub host: Option<String>,
     /// `Name` for presence, `Name: value` for an exact value.
     pub headers: Vec<String>,
-    /// `headerMatches` without `mismatch`: a name, and an exact value, or no value (or an empty one)
-    /// for presence.
+    /// `headerMatches` without `mismatch`: a name, and an exact value, or no value (or an empty
+    /// one) for presence.
     pub header_matches: Vec<(String, Option<String>)>,
 }
 

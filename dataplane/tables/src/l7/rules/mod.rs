@@ -1,8 +1,8 @@
 //! The L7 rules of one policy entry, and their matchers.
 //!
 //! The rules of an entry have one protocol ([`L7Protocol`]). What they match is documented in
-//! [`http`], [`kafka`], and [`NamePattern`] for DNS and TLS. A request is allowed if one of the rules
-//! matches it; a Kafka request needs a rule for each of its topics.
+//! [`http`], [`kafka`], and [`NamePattern`] for DNS and TLS. A request is allowed if one of the
+//! rules matches it; a Kafka request needs a rule for each of its topics.
 //!
 //! Matching does not allocate.
 
@@ -128,8 +128,8 @@ impl<'a> L7Request<'a> {
         }
     }
 
-    /// The parts of the request that are decided one by one: a Kafka request for each of its topics,
-    /// any other request as a whole.
+    /// The parts of the request that are decided one by one: a Kafka request for each of its
+    /// topics, any other request as a whole.
     pub(super) fn parts(self) -> impl Iterator<Item = Self> {
         let (whole, by_topic) = match self {
             Self::Kafka(request) if !request.topics.is_empty() => {

@@ -2,11 +2,11 @@
 //! (module `re2`).
 //!
 //! # Why dense DFAs
-//! A pattern is compiled to a DFA when the policy is. Matching is then one table lookup per byte and
-//! needs no memory, for every pattern and every input, and all workers share the table. The price is
-//! size: a few patterns (such as `(a|b)*a(a|b){20}`) need exponentially many states. They are
-//! rejected with a [`RuleError`], which the author of the policy sees, instead of being matched by
-//! another engine that needs scratch memory per flow.
+//! A pattern is compiled to a DFA when the policy is. Matching is then one table lookup per byte
+//! and needs no memory, for every pattern and every input, and all workers share the table. The
+//! price is size: a few patterns (such as `(a|b)*a(a|b){20}`) need exponentially many states. They
+//! are rejected with a [`RuleError`], which the author of the policy sees, instead of being matched
+//! by another engine that needs scratch memory per flow.
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -112,8 +112,8 @@ impl Pattern {
         Ok(Self(dfa))
     }
 
-    /// Whether the pattern matches the whole of `value`. A value that is not UTF-8 matches no pattern,
-    /// as in RE2.
+    /// Whether the pattern matches the whole of `value`. A value that is not UTF-8 matches no
+    /// pattern, as in RE2.
     pub(super) fn matches(&self, value: &[u8]) -> bool {
         let Self(dfa) = self;
         if !value.is_ascii() && std::str::from_utf8(value).is_err() {

@@ -4,8 +4,8 @@
 //! parser here is regex-syntax. Most of their syntax is the same. Where it differs, a pattern would
 //! silently match something else: `[^/&&admin]` is a negated set of characters in RE2, and an
 //! intersection of two classes in regex-syntax. A pattern is therefore scanned first, and syntax
-//! that differs, or that only one of them has, is rejected by name. Syntax that regex-syntax rejects
-//! is left to it.
+//! that differs, or that only one of them has, is rejected by name. Syntax that regex-syntax
+//! rejects is left to it.
 //!
 //! RE2 matches UTF-8: `.` and negated classes match a character, and a value that is not UTF-8
 //! matches nothing. [`by_character`] converts classes of bytes accordingly. With `(?i)` only ASCII
@@ -272,8 +272,8 @@ impl Scanner<'_> {
     }
 }
 
-/// Converts each class that has bytes beyond ASCII so that it matches whole UTF-8 characters instead.
-/// Values must be UTF-8. Captures are removed.
+/// Converts each class that has bytes beyond ASCII so that it matches whole UTF-8 characters
+/// instead. Values must be UTF-8. Captures are removed.
 pub(super) fn by_character(hir: Hir, scanned: Scanned) -> Hir {
     let each = |hirs: Vec<Hir>| hirs.into_iter().map(|hir| by_character(hir, scanned)).collect();
     match hir.into_kind() {
