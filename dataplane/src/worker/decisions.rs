@@ -4,9 +4,9 @@
 //! ICMP type at the destination; not at the source port. Pods open flows to the same few servers
 //! again and again, so nearly all of them differ in nothing else from one that was just decided.
 //!
-//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) said, causes
-//! and all, and which links the ends are behind. It holds for one epoch. Flows that are to be
-//! inspected are decided anew each time: their rules come with the decision.
+//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide)
+//! said, causes and all, and which links the ends are behind. It holds for one epoch. Flows that
+//! are to be inspected are decided anew each time: their rules come with the decision.
 //!
 //! A pod that scans may displace what was decided for others. That costs them time and nothing
 //! else, so there are no shares of this store, and nothing is counted.
@@ -14,7 +14,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
-use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, LocalEnds, Snapshot, Subject, Verdict};
 
 use crate::flow::{Key, Sought};
 use crate::xsk::{prefer_huge_pages, prefetch};
@@ -29,6 +29,11 @@ const _: () = assert!(WAYS.is_power_of_two());
 
 /// The links of a flow's source and destination, where they are local endpoints.
 pub(super) type Ends = [Option<LinkId>; 2];
+
+/// Which ends are local endpoints.
+fn local_ends([source, destination]: Ends) -> LocalEnds {
+    LocalEnds { source: source.is_some(), destination: destination.is_some() }
+}
 
 /// What policy looks at, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,7 +154,7 @@ impl Decisions {
             }
         }
         let ends = [question.src, question.dst].map(|address| snapshot.routes.local_link(address));
-        let decision = snapshot.policy.decide(subject, ends.map(|end| end.is_some()));
+        let decision = snapshot.policy.decide(subject, local_ends(ends));
         if decision.verdict != Verdict::Inspect {
             self.known[room.unwrap_or(home)] = Some(Known::new(&question, ends, &decision));
         }
@@ -257,7 +262,7 @@ mod tests {
                 let (ends, decision) = decisions.decide(&snapshot, &subject);
                 let tuple = &subject.tuple;
                 prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local_link(end)));
-                let expected = snapshot.policy.decide(&subject, ends.map(|end| end.is_some()));
+                let expected = snapshot.policy.decide(&subject, local_ends(ends));
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);
                 prop_assert_eq!(decision.ingress, expected.ingress);

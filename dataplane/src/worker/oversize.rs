@@ -129,7 +129,7 @@ impl Surroundings<'_> {
             self.egress.stats().checksums_completed.add(1);
         }
         let source = match routes.is_host(from) {
-            false => routes.node_address(view.is_v4()).unwrap_or(view.tuple.dst),
+            false => routes.node().for_peer(view.tuple.src).unwrap_or(view.tuple.dst),
             true => view.tuple.dst,
         };
         let Some(mut frame) = self.egress.alloc() else { return };

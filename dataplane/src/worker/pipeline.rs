@@ -59,15 +59,15 @@
 //!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
-//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate is
-//!   refused, and so is a flow from a node whose replies would be such packets.
+//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
+//!   is refused, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
@@ -483,7 +483,14 @@ impl Pipeline {
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
             inspected.follower.close(&mut InspectedIo { flow: &flow, around });
         }
-        let kind = EventKind::End { packets: flow.packets(), bytes: flow.bytes() };
+        let traffic = |direction| Traffic {
+            packets: flow.packets()[direction as usize],
+            bytes: flow.bytes()[direction as usize],
+        };
+        let kind = EventKind::End {
+            original: traffic(FlowDirection::Original),
+            reply: traffic(FlowDirection::Reply),
+        };
         around.tell(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
 }

@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Decision, Snapshot, Subject};
+use podgate_tables::policy::{Decision, LocalEnds, Snapshot, Subject};
 use podgate_tables::route::NextHop;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
@@ -28,7 +28,7 @@ impl Surroundings<'_> {
     /// (3) The verdict of the tables in force on the opposite direction. Not worth keeping: as a
     /// rule the port is a client's, and no other flow has it.
     pub(super) fn decide_reversed(&self, subject: &Subject, [src, dst]: Ends) -> Decision {
-        let local = [dst.is_some(), src.is_some()];
+        let local = LocalEnds { source: dst.is_some(), destination: src.is_some() };
         self.snapshot.policy.decide(&subject.reversed(), local)
     }
 
