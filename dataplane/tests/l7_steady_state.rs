@@ -14,7 +14,7 @@ use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::{
     HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Request,
-    L7Rules, NamePattern, Request,
+    L7Rules, L7Verdict, NamePattern, Request,
 };
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -190,8 +190,9 @@ fn judging_a_request_of_any_protocol_allocates_nothing() {
     for (rules, request) in rules.into_iter().zip(requests) {
         let entry = L7Entry { rule: RuleId(1), rules: Some(Arc::new(rules)) };
         let policy = L7Policy { egress: vec![entry.clone()], ingress: vec![entry] };
-        let mut verdict = None;
-        let allocations = allocation_counter::measure(|| verdict = policy.judge(&request));
-        assert_eq!((verdict, allocations.count_total), (Some(Some(RuleId(1))), 0), "{request:?}");
+        let mut verdict = L7Verdict::Deny;
+        let allocations = allocation_counter::measure(|| verdict = policy.decide(&request));
+        let allowed = L7Verdict::Allow { rule: Some(RuleId(1)) };
+        assert_eq!((verdict, allocations.count_total), (allowed, 0), "{request:?}");
     }
 }

@@ -32,8 +32,7 @@ impl PacketCtx<'_> {
     /// (3) The tables' decision on the opposite direction. Not cached: the destination port is
     /// usually a client's, so other flows rarely share it.
     pub(super) fn decide_reversed(&self, subject: &Subject, ends: Ends) -> Decision {
-        let local = [ends.dst.is_some(), ends.src.is_some()];
-        self.snapshot.policy.decide(&subject.reversed(), local)
+        self.snapshot.policy.decide(&subject.reversed(), ends.reversed().local())
     }
 
     /// The links of a flow's opener and responder. `None` if no link leads to the responder.

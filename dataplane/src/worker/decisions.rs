@@ -15,7 +15,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
-use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, LocalEnds, Snapshot, Subject, Verdict};
 
 use crate::flow::{HashKey, LookupKey};
 use crate::mem::{prefer_huge_pages, prefetch};
@@ -33,6 +33,18 @@ const _: () = assert!(WAYS.is_power_of_two());
 pub(super) struct Ends {
     pub(super) src: Option<LinkId>,
     pub(super) dst: Option<LinkId>,
+}
+
+impl Ends {
+    /// Which ends are local endpoints.
+    pub(super) const fn local(self) -> LocalEnds {
+        LocalEnds { source: self.src.is_some(), destination: self.dst.is_some() }
+    }
+
+    /// The ends of a flow in the opposite direction.
+    pub(super) const fn reversed(self) -> Self {
+        Self { src: self.dst, dst: self.src }
+    }
 }
 
 /// What policy evaluates of a flow, and the epoch.
@@ -156,7 +168,7 @@ impl DecisionCache {
         }
         let routes = &snapshot.routes;
         let ends = Ends { src: routes.local_link(key.src), dst: routes.local_link(key.dst) };
-        let decision = snapshot.policy.decide(subject, [ends.src.is_some(), ends.dst.is_some()]);
+        let decision = snapshot.policy.decide(subject, ends.local());
         if decision.verdict != Verdict::Inspect {
             self.entries[free.unwrap_or(home)] = Some(CachedDecision::new(&key, ends, &decision));
         }
@@ -264,7 +276,7 @@ mod tests {
                 let tuple = &subject.tuple;
                 let local = |address| snapshot.routes.local_link(address);
                 prop_assert_eq!(ends, Ends { src: local(tuple.src), dst: local(tuple.dst) });
-                let expected = snapshot.policy.decide(&subject, [ends.src, ends.dst].map(|end| end.is_some()));
+                let expected = snapshot.policy.decide(&subject, ends.local());
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);
                 prop_assert_eq!(decision.ingress, expected.ingress);

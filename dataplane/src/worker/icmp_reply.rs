@@ -31,7 +31,7 @@ pub(super) fn send_icmp_error(
         cx.egress.stats().checksums_completed.add(1);
     }
     let source = match routes.is_host(from) {
-        false => routes.node_address(view.is_v4()).unwrap_or(view.tuple.dst),
+        false => routes.node().for_peer(view.tuple.src).unwrap_or(view.tuple.dst),
         true => view.tuple.dst,
     };
     let Some(mut frame) = cx.egress.alloc() else { return };

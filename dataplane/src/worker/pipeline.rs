@@ -68,7 +68,7 @@
 use std::sync::Arc;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
@@ -535,7 +535,14 @@ impl Pipeline {
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
             inspected.follower.close(&mut InspectedIo { flow: &flow, cx });
         }
-        let kind = EventKind::End { packets: flow.packets(), bytes: flow.bytes() };
+        let traffic = |direction| Traffic {
+            packets: flow.packets()[direction as usize],
+            bytes: flow.bytes()[direction as usize],
+        };
+        let kind = EventKind::End {
+            original: traffic(FlowDirection::Original),
+            reply: traffic(FlowDirection::Reply),
+        };
         cx.emit_event(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
 }

@@ -1,4 +1,8 @@
-//! Where packets go: local endpoints by address, endpoints by link, and the host link.
+//! Routes: which link a packet leaves by, and which endpoint is on a link.
+//!
+//! An address of a local endpoint leads to the endpoint's link, by hash lookup; any other address
+//! leads to the host link, and so to the kernel's routing. A link's next hop and endpoint are found
+//! by index.
 
 use std::sync::Arc;
 
@@ -8,52 +12,69 @@ use crate::address::{Address, Mac};
 use crate::ids::LinkId;
 use crate::tunnel::Tunnels;
 
-/// What is needed to send a packet out of a link.
+/// What is needed to send a packet on a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NextHop {
     /// The link.
     pub link: LinkId,
-    /// MAC at the far end, the destination of what we send there: the pod's own interface, or
-    /// `pg-host`.
+    /// MAC of the other end of the veth, and destination MAC of what is sent: of the pod's
+    /// interface, or of `pg-host`.
     pub mac: Mac,
-    /// MAC of our end, the source of what we send there: the pod's host veth, or `pg-xsk`.
+    /// MAC of the link, and source MAC of what is sent: of the pod's host veth, or of `pg-xsk`.
     pub link_mac: Mac,
-    /// Largest IP packet that the link takes, bytes.
+    /// MTU of the link: the largest IP packet that it takes, bytes.
     pub mtu: u32,
-    /// Largest IP packet that gets all the way to where the link leads, as far as is known, bytes:
-    /// [`Self::mtu`] for a pod; for the host link the least MTU of the node's ways out.
+    /// Path MTU as far as it is known, bytes: [`Self::mtu`] for a pod; for the host link the
+    /// smallest MTU of the node's uplinks.
     pub path_mtu: u32,
 }
 
-/// A local endpoint: one pod behind one link.
+/// A local endpoint: one pod on one link.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// The way to it. Its MAC is also the only one that we accept packets from on the link.
+    /// Next hop towards the pod. Its MAC is also the only source MAC that is accepted on the link.
     pub next_hop: NextHop,
-    /// Addresses the pod has, and the only ones it may send from.
+    /// Addresses of the pod, and the only source addresses that are accepted on the link.
     pub addresses: Vec<Address>,
 }
 
-/// All routes of a snapshot.
+/// The node's own addresses.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct NodeAddresses {
+    /// IPv4, if the node has one.
+    pub v4: Option<Address>,
+    /// IPv6, if the node has one.
+    pub v6: Option<Address>,
+}
+
+impl NodeAddresses {
+    /// The node's address of the same family as `peer`.
+    #[must_use]
+    #[inline]
+    pub fn for_peer(&self, peer: Address) -> Option<Address> {
+        if peer.is_v4() { self.v4 } else { self.v6 }
+    }
+}
+
+/// The routes of a snapshot.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct RouteTable {
     by_address: HashMap<Address, LinkId>,
     by_link: Vec<Option<Arc<Endpoint>>>,
-    /// The endpoints' and the host link's, by link: what each packet needs, without a detour.
+    /// By link; each packet needs one, so the endpoints' are copied here.
     next_hops: Vec<Option<NextHop>>,
     host: Option<NextHop>,
-    /// The node's own addresses, IPv4 and IPv6.
-    node: [Option<Address>; 2],
+    node: NodeAddresses,
     tunnels: Tunnels,
 }
 
-/// An endpoint can't be added: another one has its address already.
+/// Two endpoints claim the same address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("address {0} belongs to another endpoint")]
 pub struct AddressTaken(pub Address);
 
 impl RouteTable {
-    /// Routes for `endpoints`, and to the kernel stack by `host` if there is such a link.
+    /// Routes to `endpoints`, and to the kernel's stack if there is a next hop `host`.
     ///
     /// # Errors
     /// When two endpoints claim one address.
@@ -88,61 +109,61 @@ impl RouteTable {
         self.next_hops[slot] = Some(next_hop);
     }
 
-    /// The same, with the node's own addresses, IPv4 and IPv6: what our ICMP errors come from.
+    /// Adds the node's own addresses, which are the sources of ICMP errors.
     #[must_use]
-    pub fn with_node(self, node: [Option<Address>; 2]) -> Self {
+    pub fn with_node(self, node: NodeAddresses) -> Self {
         Self { node, ..self }
     }
 
-    /// The same, with the tunnels that end at nodes.
+    /// Adds the tunnels that end at nodes.
     #[must_use]
     pub fn with_tunnels(self, tunnels: Tunnels) -> Self {
         Self { tunnels, ..self }
     }
 
-    /// The tunnels that end at nodes: what pods must not send there.
+    /// The tunnels that end at nodes, to which pods must not send.
     #[must_use]
     #[inline]
     pub fn tunnels(&self) -> &Tunnels {
         &self.tunnels
     }
 
-    /// The node's own address of this family, if it is known.
+    /// The node's own addresses.
     #[must_use]
     #[inline]
-    pub fn node_address(&self, v4: bool) -> Option<Address> {
-        self.node[usize::from(!v4)]
+    pub fn node(&self) -> NodeAddresses {
+        self.node
     }
 
-    /// The link of the local endpoint that has `address`.
+    /// Link of the local endpoint with this address.
     #[must_use]
     #[inline]
     pub fn local_link(&self, address: Address) -> Option<LinkId> {
         self.by_address.get(&address).copied()
     }
 
-    /// The endpoint behind `link`; `None` for the host link.
+    /// The endpoint on `link`; `None` for the host link.
     #[must_use]
     #[inline]
     pub fn endpoint_on(&self, link: LinkId) -> Option<&Endpoint> {
         self.by_link.get(link.index())?.as_deref()
     }
 
-    /// Whether `link` joins us to the kernel stack.
+    /// Whether `link` is the host link, which leads to the kernel's stack.
     #[must_use]
     #[inline]
     pub fn is_host(&self, link: LinkId) -> bool {
         self.host.is_some_and(|host| host.link == link)
     }
 
-    /// The link that joins us to the kernel stack.
+    /// The host link, which leads to the kernel's stack.
     #[must_use]
     #[inline]
     pub fn host_link(&self) -> Option<LinkId> {
         self.host.map(|host| host.link)
     }
 
-    /// How to send out of `link`.
+    /// What is needed to send on `link`.
     #[must_use]
     #[inline]
     pub fn next_hop(&self, link: LinkId) -> Option<&NextHop> {
@@ -179,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn two_endpoints_can_not_share_an_address() {
+    fn two_endpoints_cannot_share_an_address() {
         let taken = RouteTable::new([endpoint(1, [10, 0, 0, 1]), endpoint(2, [10, 0, 0, 1])], None);
         assert_eq!(taken, Err(AddressTaken(Address::v4([10, 0, 0, 1]))));
     }

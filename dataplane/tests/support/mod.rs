@@ -20,7 +20,7 @@ use podgate_tables::policy::{
     SelectorSet, Snapshot,
 };
 use podgate_tables::proto;
-use podgate_tables::route::{Endpoint, NextHop, RouteTable};
+use podgate_tables::route::{Endpoint, NextHop, NodeAddresses, RouteTable};
 use podgate_tables::time::Nanos;
 
 pub(crate) const HOST: LinkId = LinkId(0);
@@ -154,7 +154,8 @@ pub(crate) fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]
     };
     let endpoints = [A, B]
         .map(|link| Endpoint { next_hop: next_hop(link), addresses: both(link.index()).to_vec() });
-    let node = both(0).map(Some);
+    let [v4, v6] = both(0).map(Some);
+    let node = NodeAddresses { v4, v6 };
     Snapshot {
         epoch: Epoch(epoch),
         policy: Arc::new(policy),

@@ -5,7 +5,7 @@ use podgate_tables::ids::RuleId;
 use podgate_tables::l7::http1::head::{self, FIELDS_MAX, Head};
 use podgate_tables::l7::http1::scan::{Scanner, UnitKind};
 use podgate_tables::l7::http1::{Denial, is_token};
-use podgate_tables::l7::{L7Policy, L7Request};
+use podgate_tables::l7::{L7Policy, L7Request, L7Verdict};
 
 use super::Next;
 use super::body::Body;
@@ -107,11 +107,13 @@ impl Requests {
     fn judge(&mut self, head: &Head<'_>, policy: &L7Policy) -> Judged {
         let request = &head.request;
         let head_only = request.method == b"HEAD";
-        let verdict =
-            policy.judge(&L7Request::Http(*request)).ok_or(match request.path_is_normal {
-                true => Denial { head_only, ..Denial::BY_RULES },
-                false => Denial { head_only, ..Denial::PATH_NOT_NORMAL },
-            });
+        let verdict = match policy.decide(&L7Request::Http(*request)) {
+            L7Verdict::Allow { rule } => Ok(rule),
+            L7Verdict::Deny if request.path_is_normal => {
+                Err(Denial { head_only, ..Denial::BY_RULES })
+            }
+            L7Verdict::Deny => Err(Denial { head_only, ..Denial::PATH_NOT_NORMAL }),
+        };
         if verdict.is_ok() {
             self.body = Body::after_head(head.body);
         }
