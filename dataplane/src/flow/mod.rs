@@ -82,7 +82,7 @@ pub struct Flow {
     bytes: [u64; 2],
     epoch: Epoch,
     last_seen: Moment,
-    /// By [`Direction`].
+    /// By [`FlowDirection`].
     links: [LinkId; 2],
     /// The part of the checksum that all of its packets share, see [`Sum::of_flow`].
     pub checksum: u16,
