@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podgate_api::{EndpointSpec, PodMtu};
 
 pub use podgate_perf::replay::Output;
 
@@ -14,8 +15,6 @@ pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
-
-use crate::protocol::{EndpointSpec, PodMtu};
 
 /// Where the agent keeps its files unless told otherwise.
 pub const STATE_DIR: &str = "/run/podgate";
@@ -389,13 +388,13 @@ pub struct EndpointAddArgs {
     pub link: String,
     /// The pod behind it.
     #[arg(long, value_name = "NS/NAME")]
-    pub pod: crate::protocol::PodName,
+    pub pod: podgate_api::PodName,
     /// The pod's network namespace; needed unless --mac is given.
     #[arg(long, value_name = "PATH", required_unless_present = "mac")]
     pub netns: Option<PathBuf>,
     /// MAC address of the pod's end.
     #[arg(long)]
-    pub mac: Option<crate::protocol::MacAddress>,
+    pub mac: Option<podgate_api::MacAddress>,
     /// MTU to give both ends of the link, 1280 to 65535 bytes; that of `run --pod-mtu` by default.
     #[arg(long, value_name = "N", requires = "netns")]
     pub mtu: Option<PodMtu>,

@@ -3,47 +3,11 @@
 //! Names are Cilium's where the meaning is the same, so that dashboards carry over; the rest
 //! begin with `podgate_`.
 
-use std::collections::BTreeMap;
-
+use podgate_api::{EndpointCounts, Family, FamilyKind, LinkCounts};
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{Tally, WorkerStats};
 use podgate_dataplane::xsk::XskStatistics;
 use podgate_xdp_redirect::FrameDrops;
-use serde::{Deserialize, Serialize};
-
-use crate::protocol::{EndpointCounts, LinkCounts};
-
-/// One metric with all its samples.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Family {
-    /// Name; that of a counter ends with `_total`.
-    pub(crate) name: String,
-    /// What it counts.
-    pub(crate) help: String,
-    /// Whether it only grows.
-    pub(crate) kind: FamilyKind,
-    /// Values.
-    pub(crate) samples: Vec<Sample>,
-}
-
-/// Kinds of metrics.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum FamilyKind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-}
-
-/// One value.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Sample {
-    /// Labels by name.
-    pub(crate) labels: BTreeMap<String, String>,
-    /// Value.
-    pub(crate) value: u64,
-}
 
 /// What the agent counts itself.
 #[derive(Clone, Copy, Default, Debug)]
@@ -73,43 +37,6 @@ pub(crate) struct AgentCounts {
     pub(crate) clients_refused: u64,
     /// Clients that were cut off because they didn't read.
     pub(crate) clients_cut_off: u64,
-}
-
-impl Family {
-    fn new(kind: FamilyKind, name: &str, help: &str) -> Self {
-        Self { name: name.into(), help: help.into(), kind, samples: Vec::new() }
-    }
-
-    fn counter(name: &str, help: &str) -> Self {
-        Self::new(FamilyKind::Counter, name, help)
-    }
-
-    fn gauge(name: &str, help: &str) -> Self {
-        Self::new(FamilyKind::Gauge, name, help)
-    }
-
-    fn with(mut self, labels: &[(&str, &str)], value: u64) -> Self {
-        let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        self.samples.push(Sample { labels: labels.collect(), value });
-        self
-    }
-
-    fn to_text(&self) -> String {
-        let Self { name, help, samples, .. } = self;
-        let kind = match self.kind {
-            FamilyKind::Counter => "counter",
-            FamilyKind::Gauge => "gauge",
-        };
-        let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        samples.iter().fold(head, |text, sample| {
-            let value = sample.value;
-            let labels = sample.labels.iter().map(|(name, value)| format!("{name}={value:?}"));
-            match labels.collect::<Vec<_>>().join(",").as_str() {
-                "" => format!("{text}{name} {value}\n"),
-                labels => format!("{text}{name}{{{labels}}} {value}\n"),
-            }
-        })
-    }
 }
 
 /// All metrics.

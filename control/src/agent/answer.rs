@@ -4,6 +4,10 @@ mod policy;
 
 use std::collections::BTreeMap;
 
+use podgate_api::{
+    ApiError, DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, LAST_MAX,
+    LinkCounts, Request, Status, WorkerStatus,
+};
 use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::types::{Address, Epoch};
@@ -17,10 +21,6 @@ use super::links::HOST_SLOT;
 use super::server::{Call, Reply};
 use crate::error::describe;
 use crate::metrics::{self, AgentCounts};
-use crate::protocol::{
-    DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, LAST_MAX, LinkCounts,
-    Refused, Request, Status, WorkerStatus,
-};
 
 impl Agent {
     /// Carries out a request. A client that left meanwhile misses the answer only.
@@ -91,7 +91,7 @@ impl Agent {
                     );
                     Ok(Reply::Value(json!(families)))
                 }
-                Err(error) => Err(Refused::failed(error)),
+                Err(error) => Err(ApiError::failed(error)),
             },
         };
         let _ = reply.send(answer);
@@ -274,8 +274,8 @@ impl Agent {
     }
 }
 
-fn failed(error: &anyhow::Error) -> Refused {
-    Refused::failed(describe(error.as_ref()))
+fn failed(error: &anyhow::Error) -> ApiError {
+    ApiError::failed(describe(error.as_ref()))
 }
 
 fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> LinkCounts {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use podgate_api::{EndpointSpec, MacAddress, PodMtu};
 use podgate_dataplane::route::{self, Outlet};
 use podgate_dataplane::types::{Address, LinkId};
 use podgate_policy::Store;
@@ -11,7 +12,6 @@ use podgate_xdp_redirect::netns;
 use podgate_xdp_redirect::offload::{self, Hardware};
 
 use crate::netlink::{Link, Netlink};
-use crate::protocol::{EndpointSpec, MacAddress, PodMtu};
 
 /// What was asked for, and what became of it.
 #[derive(Debug)]

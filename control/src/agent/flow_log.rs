@@ -8,11 +8,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use podgate_api::FlowItem;
 use podgate_dataplane::event::Event;
 use podgate_dataplane::types::LinkId;
 use tokio::sync::broadcast;
-
-use crate::protocol::FlowItem;
 
 /// Records that a follower may be behind before it loses some.
 const FOLLOWER_BACKLOG: usize = 4096;

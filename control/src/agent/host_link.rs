@@ -22,7 +22,7 @@ pub(crate) const HOST: &str = "pg-host";
 pub(crate) const XSK: &str = "pg-xsk";
 
 /// MTU of both ends: as large as a packet can be, as for pods
-/// ([`PodMtu`](crate::protocol::PodMtu)). Each route says the smaller MTU of the pod that it leads
+/// ([`PodMtu`](podgate_api::PodMtu)). Each route says the smaller MTU of the pod that it leads
 /// to.
 const MTU: u32 = 65535;
 

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use podgate_api::EndpointSpec;
 use serde::Deserialize;
-
-use crate::protocol::EndpointSpec;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

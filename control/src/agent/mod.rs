@@ -36,6 +36,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
+use podgate_api::{EndpointSpec, FlowItem, PodMtu};
 use podgate_dataplane::event::Event;
 use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::share::Shares;
@@ -67,7 +68,6 @@ use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::error::describe;
 use crate::log::LogFilter;
 use crate::netlink::{Change, Link, Netlink, changes};
-use crate::protocol::{EndpointSpec, FlowItem, PodMtu};
 use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 

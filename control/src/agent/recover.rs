@@ -6,12 +6,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
+use podgate_api::{EndpointState, EndpointStatus};
 use tracing::{info, warn};
 
 use super::Agent;
 use super::links;
 use crate::netlink::Link;
-use crate::protocol::{EndpointState, EndpointStatus};
 
 impl Agent {
     /// Looks for pinned programs of links that no endpoint names.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
+use podgate_api::{EndpointSpec, FlowsTakenOver, PodMtu};
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::LinkId;
 use tracing::{error, info, warn};
@@ -16,7 +17,6 @@ use super::links::HOST_SLOT;
 use super::state::{Remembered, StateDir};
 use crate::error::describe;
 use crate::netlink::Link;
-use crate::protocol::{EndpointSpec, FlowsTakenOver, PodMtu};
 
 /// What is known of the flows of the agent before.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use podgate_api::{Answer, ApiError, ErrorCode, FlowItem, REQUEST_MAX, Request};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -20,8 +21,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
-
-use crate::protocol::{Answer, Code, FlowItem, REQUEST_MAX, Refused, Request};
 
 /// Most clients at one time.
 pub(crate) const CLIENTS_MAX: usize = 64;
@@ -60,7 +59,7 @@ pub(crate) struct Call {
     /// What is asked for.
     pub(crate) request: Request,
     /// Where the reply goes.
-    pub(crate) reply: oneshot::Sender<Result<Reply, Refused>>,
+    pub(crate) reply: oneshot::Sender<Result<Reply, ApiError>>,
 }
 
 /// What the agent replies.
@@ -143,7 +142,8 @@ impl Server {
 
 /// Tells a client that there are too many; one that isn't ready to hear it is just closed.
 fn turn_away(stream: &UnixStream) {
-    let refused = Refused::new(Code::Busy, format!("{CLIENTS_MAX} clients are connected already"));
+    let refused =
+        ApiError::new(ErrorCode::Busy, format!("{CLIENTS_MAX} clients are connected already"));
     let _ = stream.try_write(Answer::Error(refused).to_line().as_bytes());
 }
 
@@ -183,7 +183,7 @@ impl Client {
                 },
                 Line::TooLong => {
                     let message = format!("a request has at most {REQUEST_MAX} bytes");
-                    let refused = Refused::new(Code::TooLong, message);
+                    let refused = ApiError::new(ErrorCode::TooLong, message);
                     // What follows can't be delimited any more.
                     return self.send(Answer::Error(refused)).await;
                 }
@@ -217,10 +217,10 @@ impl Client {
             let message = format!(
                 "{LASTING_MAX} clients follow flows or wait for a revision already; stop one of them"
             );
-            return self.send(Answer::Error(Refused::new(Code::Busy, message))).await;
+            return self.send(Answer::Error(ApiError::new(ErrorCode::Busy, message))).await;
         }
         let (reply, replied) = oneshot::channel();
-        let stopping = || Refused::new(Code::Busy, "the agent is stopping");
+        let stopping = || ApiError::new(ErrorCode::Busy, "the agent is stopping");
         let outcome = match self.calls.send(Call { request, reply }).await {
             Ok(()) => replied.await.unwrap_or_else(|_| Err(stopping())),
             Err(_) => Err(stopping()),
@@ -291,7 +291,7 @@ mod tests {
 
     /// A server whose every request is answered by `answer`.
     fn start(
-        answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
+        answer: impl Fn(&Request) -> Result<Reply, ApiError> + 'static,
     ) -> (tempfile::TempDir, PathBuf) {
         let (dir, path, _) = start_counted(answer);
         (dir, path)
@@ -299,7 +299,7 @@ mod tests {
 
     /// The same, with what it counts.
     fn start_counted(
-        answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
+        answer: impl Fn(&Request) -> Result<Reply, ApiError> + 'static,
     ) -> (tempfile::TempDir, PathBuf, Arc<ClientCounts>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
@@ -320,7 +320,7 @@ mod tests {
         tokio::task::LocalSet::new().block_on(&runtime, test)
     }
 
-    fn echo(request: &Request) -> Result<Reply, Refused> {
+    fn echo(request: &Request) -> Result<Reply, ApiError> {
         Ok(Reply::Value(json!(request)))
     }
 
@@ -334,7 +334,7 @@ mod tests {
         String::from_utf8(answer).unwrap()
     }
 
-    fn code(answer: &str) -> Code {
+    fn code(answer: &str) -> ErrorCode {
         match Answer::parse(answer).unwrap() {
             Answer::Error(refused) => refused.code,
             other => panic!("{other:?}"),
@@ -393,7 +393,7 @@ mod tests {
             let (_dir, path) = start(echo);
             let answer = exchange(&path, &vec![b'x'; 3 * REQUEST_MAX]).await;
             assert_eq!(answer.lines().count(), 1);
-            assert_eq!(code(&answer), Code::TooLong);
+            assert_eq!(code(&answer), ErrorCode::TooLong);
         });
     }
 
@@ -419,7 +419,7 @@ mod tests {
                 stream.read_exact(&mut answer).await.unwrap();
                 idle.push(stream);
             }
-            assert_eq!(code(&exchange(&path, b"").await), Code::Busy);
+            assert_eq!(code(&exchange(&path, b"").await), ErrorCode::Busy);
             drop(idle);
             let line = Request::Status {}.to_line();
             while Answer::parse(exchange(&path, line.as_bytes()).await.trim_end())
@@ -464,7 +464,7 @@ mod tests {
             }
             // One more is refused and told why, and commands are carried out.
             let mut refused = BufReader::new(follow(&path).await).lines();
-            assert_eq!(code(&refused.next_line().await.unwrap().unwrap()), Code::Busy);
+            assert_eq!(code(&refused.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
             assert_eq!(counts.refused(), 1);
             for _ in LASTING_MAX..CLIENTS_MAX {
                 let line = Request::EndpointRemove { link: "veth0".into() }.to_line();

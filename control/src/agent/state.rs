@@ -10,11 +10,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use podgate_api::EndpointSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::cli::SOCKET_NAME;
-use crate::protocol::EndpointSpec;
 
 const VERSION: u32 = 1;
 const LIST: &str = "endpoints.json";

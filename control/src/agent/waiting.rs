@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use podgate_api::{ApiError, PolicyWaited};
 use podgate_dataplane::types::Epoch;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::server::Reply;
-use crate::protocol::{PolicyWaited, Refused};
 
-type Answer = oneshot::Sender<Result<Reply, Refused>>;
+type Answer = oneshot::Sender<Result<Reply, ApiError>>;
 
 /// Those that wait. Each holds one of the server's places, so there are few.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn told(mut waits: oneshot::Receiver<Result<Reply, Refused>>) -> Option<PolicyWaited> {
+    fn told(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {
         match waits.try_recv().ok()?.unwrap() {
             Reply::Value(value) => Some(serde_json::from_value(value).unwrap()),
             Reply::Flows { .. } => None,

@@ -6,18 +6,18 @@ mod workload;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use podgate_api::{Client, ClientError};
+use podgate_api::{EndpointStatus, Family, FlowItem, Request, Status};
 use serde::Serialize;
 
 use crate::cli::{
     Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, RunArgs, StatusArgs,
     TableCommand, TablePolicyCommand,
 };
-use crate::client::{Client, ClientError};
 use crate::error::describe;
 use crate::log::LogFilter;
-use crate::metrics::{self, Family};
+use crate::metrics;
 use crate::output::{self, print};
-use crate::protocol::{EndpointStatus, FlowItem, Request, Status};
 use crate::{agent, cleanup};
 
 /// It failed.

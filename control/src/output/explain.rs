@@ -1,5 +1,6 @@
 //! An explanation for people: the verdict first, then each direction, then what nearly decided.
 
+use podgate_api::Explained;
 use podgate_policy::explain::{
     CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome,
     RequestVerdict,
@@ -8,7 +9,6 @@ use podgate_policy::record::{By, RuleName};
 
 use super::escape;
 use super::policy::effect;
-use crate::protocol::Explained;
 
 /// `podgate policy explain`.
 #[must_use]

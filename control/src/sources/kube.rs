@@ -10,6 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::Status;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config};
+use podgate_api::SourceStatus;
 use podgate_policy::{Kind, ObjectKey, Store};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -18,7 +19,6 @@ use tracing::{info, warn};
 
 use super::{Update, log_refusals};
 use crate::error::describe;
-use crate::protocol::SourceStatus;
 
 /// Why the API server can't be watched at all.
 #[derive(Debug, thiserror::Error)]

@@ -9,10 +9,9 @@ pub(crate) mod kube;
 pub(crate) mod last_good;
 pub(crate) mod manifests;
 
+use podgate_api::SourceStatus;
 use podgate_policy::{Refusal, Store};
 use tracing::warn;
-
-use crate::protocol::SourceStatus;
 
 /// News from a source's task.
 #[derive(Debug)]

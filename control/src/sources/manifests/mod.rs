@@ -18,13 +18,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use podgate_api::SourceStatus;
 use podgate_policy::manifest::Document;
 use podgate_policy::{Missing, Refusal, Store};
 use tokio::sync::mpsc;
 
 pub(super) use self::file_state::Stamp;
 use super::{Update, log_refusals};
-use crate::protocol::SourceStatus;
 
 /// News of the directory.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::protocol::{Answer, Refused, Request};
+use crate::{Answer, ApiError, Request};
 
 /// How long the agent may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const CONNECT_RETRY: Duration = Duration::from_millis(20);
 
 /// Why a command of the client failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub enum ClientError {
     /// Nobody listens at the socket, or it may not be opened.
     #[error("the agent can't be reached at {path}: {source} ({})", hint(.source))]
     Unreachable {
@@ -45,12 +45,12 @@ pub(crate) enum ClientError {
     Protocol(String),
     /// The agent refused.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Denied(#[from] ApiError),
 }
 
 impl ClientError {
     /// Whether there is no agent that answers.
-    pub(crate) fn is_unreachable(&self) -> bool {
+    pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::TimedOut(_) | Self::Closed)
     }
 }
@@ -64,7 +64,7 @@ fn hint(error: &io::Error) -> &'static str {
 
 /// A connection to the agent.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     stream: BufReader<UnixStream>,
 }
 
@@ -74,7 +74,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`], and [`ClientError::TimedOut`] when the agent takes no
     /// connection.
-    pub(crate) fn connect(path: &Path) -> Result<Self, ClientError> {
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
         Self::connect_within(path, CONNECT_TIMEOUT)
     }
 
@@ -93,15 +93,12 @@ impl Client {
     ///
     /// # Errors
     /// When the agent refuses it, or doesn't answer as it should.
-    pub(crate) fn call<T: DeserializeOwned>(
-        &mut self,
-        request: &Request,
-    ) -> Result<T, ClientError> {
+    pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         self.send(request);
         let limit = answer_timeout(request);
         match self.receive(limit)? {
             Answer::Result(value) => from_value(value),
-            Answer::Error(refused) => Err(refused.into()),
+            Answer::Error(error) => Err(error.into()),
             other => Err(ClientError::Protocol(format!("{other:?} is no result"))),
         }
     }
@@ -110,7 +107,7 @@ impl Client {
     ///
     /// # Errors
     /// When the agent refuses it, or doesn't answer as it should.
-    pub(crate) fn stream<T: DeserializeOwned, E: From<ClientError>>(
+    pub fn stream<T: DeserializeOwned, E: From<ClientError>>(
         &mut self,
         request: &Request,
         mut each: impl FnMut(T) -> Result<(), E>,
@@ -121,7 +118,7 @@ impl Client {
             match self.receive(limit)? {
                 Answer::Item(value) => each(from_value(value)?)?,
                 Answer::End(_) => return Ok(()),
-                Answer::Error(refused) => return Err(ClientError::from(refused).into()),
+                Answer::Error(error) => return Err(ClientError::from(error).into()),
                 Answer::Result(_) => {
                     return Err(ClientError::Protocol("a result where items are due".into()).into());
                 }
@@ -143,7 +140,7 @@ impl Client {
         let _ = self.stream.get_ref().set_read_timeout(limit);
         match self.stream.read_line(&mut line) {
             Ok(read) if read > 0 && line.ends_with('\n') => {
-                Answer::parse(&line).map_err(|refused| ClientError::Protocol(refused.message))
+                Answer::parse(&line).map_err(|error| ClientError::Protocol(error.message))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(ClientError::TimedOut(limit.unwrap_or_default()))
