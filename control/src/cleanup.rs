@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use podgate_hostnet::Netlink;
 
 use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, give_back_offload, require_root};
 use crate::error::describe;
-use crate::netlink::Netlink;
 use crate::output::{escape, print};
 use crate::sources::last_good::DIRECTORY as LAST_GOOD;
 

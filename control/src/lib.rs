@@ -10,7 +10,6 @@ mod error;
 mod explanation;
 mod log;
 mod metrics;
-mod netlink;
 mod output;
 mod sources;
 mod validate;

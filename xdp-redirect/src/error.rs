@@ -94,26 +94,6 @@ pub enum Error {
         cause: io::Error,
     },
 
-    /// A network namespace can't be entered.
-    #[error("can't enter network namespace {path}: {cause}; is the pod still there?")]
-    Netns {
-        /// Its path.
-        path: PathBuf,
-        /// What the kernel said.
-        cause: io::Error,
-    },
-
-    /// A netdev doesn't do what it is asked.
-    #[error("can't {action} of netdev {name}: {cause}")]
-    Netdev {
-        /// Name of the netdev.
-        name: String,
-        /// What was asked.
-        action: &'static str,
-        /// What the kernel said.
-        cause: io::Error,
-    },
-
     /// A map refuses an entry.
     #[error("can't update the map {map}: {cause}")]
     Map {

@@ -256,15 +256,14 @@ const FAMILIES: [i32; 5] =
     [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_XDP];
 
 /// Requests to devices and sockets: whether it is a terminal, non-blocking and close-on-exec modes,
-/// and a link's offloads and name (`linux/sockios.h`).
-const IOCTLS: [u64; 7] = [
+/// and a link's index and name (`linux/sockios.h`).
+const IOCTLS: [u64; 6] = [
     libc::TCGETS,
     libc::FIONBIO,
     libc::FIONREAD,
     libc::FIOCLEX,
-    /* SIOCGIFINDEX */ 0x8933,
+    libc::SIOCGIFINDEX,
     /* SIOCGIFNAME */ 0x8910,
-    /* SIOCETHTOOL */ 0x8946,
 ];
 
 /// Flags of clone that make a namespace (clone(2)).

@@ -7,11 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use podgate_api::{EndpointSpec, MacAddress, PodMtu};
 use podgate_dataplane::route::{self, Outlet};
 use podgate_dataplane::types::{Address, LinkId};
+use podgate_hostnet::netns;
+use podgate_hostnet::offload::{self, State};
+use podgate_hostnet::{Link, Netlink};
 use podgate_policy::Store;
-use podgate_xdp_redirect::netns;
-use podgate_xdp_redirect::offload::{self, Hardware};
-
-use crate::netlink::{Link, Netlink};
 
 /// What was asked for, and what became of it.
 #[derive(Debug)]
@@ -33,6 +32,15 @@ pub(crate) struct Attached {
     pub(crate) link: Link,
     /// The pod's end, or why it can't be known: then the endpoint is cut off.
     pub(crate) pod_end: Result<Hardware, String>,
+}
+
+/// Address and MTU of the pod's end of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hardware {
+    /// MAC address.
+    pub(crate) mac: [u8; 6],
+    /// MTU, bytes.
+    pub(crate) mtu: u32,
 }
 
 /// What was found at the pod's end of a link.
@@ -157,7 +165,7 @@ fn prepare_in_netns(
             end.mtu = mtu.into();
             netlink.set_mtu(&end, end.mtu).await?;
         }
-        let offload_was_on = !leaves_checksums && offload::tx_checksum_off(&end.name)?;
+        let offload_was_on = !leaves_checksums && offload::tx_checksum_off(&end.name)? == State::On;
         Ok(PodEnd { hardware: Hardware { mac: end.mac, mtu: end.mtu }, offload_was_on })
     })
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::Duration;
 
+use podgate_hostnet::{Change, Link, Routes, path_mtu};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -18,7 +19,6 @@ use super::links::HOST_SLOT;
 use super::pace::Pace;
 use super::publish;
 use crate::error::describe;
-use crate::netlink::{Change, Link, Routes, least_mtu};
 
 /// Between two looks at least.
 const GAP: Duration = Duration::from_millis(20);
@@ -74,13 +74,13 @@ impl Agent {
             Change::LinkGone(index) => self.link_gone(index).await,
             Change::Addresses => self.follower.note(|stale| stale.addresses = true),
             Change::Routes => self.follower.note(|stale| stale.routes = true),
-            Change::FarEnd(index) => {
+            Change::PeerLinkChanged(index) => {
                 let endpoint = self.endpoint_at(index);
                 if let Some(name) = endpoint.map(|endpoint| endpoint.spec.link.clone()) {
                     self.follower.note(|stale| _ = stale.endpoints.insert(name));
                 }
             }
-            Change::FarEndsLost => {
+            Change::PeerLinkChangesLost => {
                 let all = self.endpoints.keys().cloned();
                 self.follower.note(|stale| stale.endpoints.extend(all));
             }
@@ -332,7 +332,7 @@ impl Agent {
         let ours = |index| {
             [host, self.host.xsk.index].contains(&index) || self.endpoint_at(index).is_some()
         };
-        let path_mtu = least_mtu(&routes, &links, ours);
+        let path_mtu = path_mtu(&routes, &links, ours);
         if self.path_mtu != path_mtu {
             self.path_mtu = path_mtu;
             self.publisher.request();

@@ -10,10 +10,10 @@
 
 use anyhow::{Context, Result, bail};
 use podgate_dataplane::route::Outlet;
-use podgate_xdp_redirect::offload;
+use podgate_hostnet::offload;
+use podgate_hostnet::{Link, Netlink};
 
 use super::links::HOST_SLOT;
-use crate::netlink::{Link, Netlink};
 
 /// The kernel's end.
 pub(crate) const HOST: &str = "pg-host";

@@ -16,10 +16,10 @@ use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{Port, RingSizes, open_link};
+use podgate_hostnet::Link;
 use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
 use super::host_link::HostLink;
-use crate::netlink::Link;
 
 /// What the name of every pinned program begins with; the link's index follows.
 pub(crate) const PIN_PREFIX: &str = "link-";

@@ -42,6 +42,7 @@ use podgate_dataplane::route::RouteTable;
 use podgate_dataplane::share::Shares;
 use podgate_dataplane::types::{Address, Epoch, LinkId};
 use podgate_dataplane::worker::{Clock, Config, Dataplane, PollMode, SharedConfig};
+use podgate_hostnet::{Change, Link, Netlink, changes};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Compiler, Store};
 use podgate_xdp_redirect::bpffs;
@@ -67,7 +68,6 @@ use self::waiting::Waiting;
 use crate::cli::{MtuChoice, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::error::describe;
 use crate::log::LogFilter;
-use crate::netlink::{Change, Link, Netlink, changes};
 use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 

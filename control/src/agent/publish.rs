@@ -7,6 +7,7 @@ use std::sync::Arc;
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::route::{self, Outlet, RouteTable};
 use podgate_dataplane::types::{Address, Epoch};
+use podgate_hostnet::{ROUTE_MTU_MAX, RouteMode};
 use podgate_policy::Store;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -14,7 +15,6 @@ use tracing::{debug, warn};
 use super::Agent;
 use super::endpoint::Endpoint;
 use super::pace::Pace;
-use crate::netlink::ROUTE_MTU_MAX;
 
 /// When to publish, and what was published last.
 #[derive(Debug, Default)]
@@ -121,7 +121,8 @@ impl Agent {
             if former == Some(mtu) {
                 continue;
             }
-            match self.netlink.set_route(address, link, mtu, former.is_some()).await {
+            let mode = if former.is_some() { RouteMode::Replace } else { RouteMode::Add };
+            match self.netlink.set_route(address, link, mtu, mode).await {
                 Ok(()) => {
                     self.routed.insert(address, mtu);
                 }

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use podgate_api::{EndpointState, EndpointStatus};
+use podgate_hostnet::Link;
 use tracing::{info, warn};
 
 use super::Agent;
 use super::links;
-use crate::netlink::Link;
 
 impl Agent {
     /// Looks for pinned programs of links that no endpoint names.

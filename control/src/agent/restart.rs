@@ -8,6 +8,7 @@ use anyhow::Result;
 use podgate_api::{EndpointSpec, FlowsTakenOver, PodMtu};
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::LinkId;
+use podgate_hostnet::Link;
 use tracing::{error, info, warn};
 
 use super::Agent;
@@ -16,7 +17,6 @@ use super::flows_file::{FlowsFile, Moment, NamedLink};
 use super::links::HOST_SLOT;
 use super::state::{Remembered, StateDir};
 use crate::error::describe;
-use crate::netlink::Link;
 
 /// What is known of the flows of the agent before.
 #[derive(Debug, Default)]

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use podgate_dataplane::tunnel::Tunnels;
 use podgate_dataplane::types::Address;
+use podgate_hostnet::TunnelReader;
 use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::Agent;
-use crate::netlink::TunnelReader;
 
 /// How often the kernel is asked for ports that it tells no news of.
 const PERIOD: Duration = Duration::from_secs(1);

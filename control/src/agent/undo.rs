@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
+use podgate_hostnet::Netlink;
 use tracing::warn;
 
 use super::host_link::{self, HostLink};
 use super::links;
 use super::state::StateDir;
 use crate::error::describe;
-use crate::netlink::Netlink;
 use crate::sources::last_good::DIRECTORY as LAST_GOOD;
 
 /// What this start has changed so far. What was there before it stays: programs that were pinned

@@ -1,4 +1,4 @@
-//! Routes: ours to the pods, and the node's ways out.
+//! Routes: podgate's host routes to pods, and the routes out of the node.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,35 +17,34 @@ use super::{Link, Netlink, NetlinkError};
 
 /// The largest MTU that a route can have: the kernel takes more for this (`ip_metrics_convert`,
 /// `net/ipv4/metrics.c`).
-pub(crate) const ROUTE_MTU_MAX: u32 = 65535 - 15;
+pub const ROUTE_MTU_MAX: u32 = 65535 - 15;
 
 /// A unicast route.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Route {
-    /// Address and length of the destination prefix.
+pub struct Route {
+    /// Destination prefix and its length.
     to: (IpAddr, u8),
-    /// Indices of the links that it leads out of; several for a multipath route.
+    /// Indices of its output links; several for a multipath route.
     links: Vec<u32>,
-    /// MTU of its own, bytes; zero for none.
+    /// The route's MTU, bytes; zero if it has none.
     mtu: u32,
 }
 
-/// What the routing tables say.
+/// Routes of all tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Routes {
-    /// Unicast routes of all tables.
-    pub(crate) unicast: Vec<Route>,
-    /// Prefixes that the kernel delivers to this node itself: its addresses, the broadcast
-    /// addresses of its subnets, anycast addresses, and what is routed to it as `local`.
-    pub(crate) local: Vec<(IpAddr, u8)>,
+pub struct Routes {
+    /// Unicast routes.
+    pub unicast: Vec<Route>,
+    /// Prefixes that the kernel delivers locally: addresses, broadcast and anycast addresses, and
+    /// routes of type `local`.
+    pub local: Vec<(IpAddr, u8)>,
 }
 
-/// Tables that every packet is looked up in (`RT_TABLE_DEFAULT`, `RT_TABLE_MAIN` and
-/// `RT_TABLE_LOCAL` of `include/uapi/linux/rtnetlink.h`).
-const TABLES_OF_ALL: [u32; 3] = [253, 254, 255];
+/// Tables that the default routing rules look up for every packet.
+const DEFAULT_TABLES: [u8; 3] = [libc::RT_TABLE_DEFAULT, libc::RT_TABLE_MAIN, libc::RT_TABLE_LOCAL];
 
-/// The prefix that a route delivers to this node. A default route of another table is left out:
-/// that is how packets with some mark are brought to a transparent proxy.
+/// The destination prefix of a local route. A default route of a table that is not looked up by
+/// default is left out: it serves a transparent proxy, for packets with a mark.
 fn local_prefix(message: &RouteMessage) -> Option<(IpAddr, u8)> {
     use RouteType::{Anycast, Broadcast, Local};
     if !matches!(message.header.kind, Local | Broadcast | Anycast) {
@@ -61,10 +60,11 @@ fn local_prefix(message: &RouteMessage) -> Option<(IpAddr, u8)> {
             _ => {}
         }
     }
-    (length > 0 || TABLES_OF_ALL.contains(&table)).then_some((to, length))
+    (length > 0 || DEFAULT_TABLES.iter().any(|default| table == u32::from(*default)))
+        .then_some((to, length))
 }
 
-/// The unspecified address of a route's family, which a route without a destination leads to.
+/// The unspecified address of the route's family: the destination of a default route.
 fn any_of(message: &RouteMessage) -> Option<IpAddr> {
     match message.header.address_family {
         AddressFamily::Inet => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -74,7 +74,7 @@ fn any_of(message: &RouteMessage) -> Option<IpAddr> {
 }
 
 impl Route {
-    /// `None` for routes that lead to no other host.
+    /// `None` if it is no unicast route.
     fn from_message(message: &RouteMessage) -> Option<Self> {
         if message.header.kind != RouteType::Unicast {
             return None;
@@ -99,36 +99,32 @@ impl Route {
         Some(route)
     }
 
-    /// The address that this leads to, and its MTU, if it is such as [`Netlink::set_route`] makes
-    /// for `link`.
-    pub(crate) fn host_route(&self, link: u32) -> Option<(IpAddr, u32)> {
+    /// Destination and MTU, if this is a host route out of `link` alone, as
+    /// [`Netlink::set_route`] adds.
+    pub fn host_route(&self, link: u32) -> Option<(IpAddr, u32)> {
         let (address, length) = self.to;
         let whole = if address.is_ipv4() { 32 } else { 128 };
         (self.links == [link] && length == whole).then_some((address, self.mtu))
     }
 
-    /// Every link has one of these, whether it leads anywhere or not.
+    /// The kernel adds one to every link, so it says nothing about reachability.
     fn is_link_local(&self) -> bool {
         matches!(self.to.0, IpAddr::V6(address) if address.is_unicast_link_local())
     }
 }
 
-/// The largest packet that gets through by every way out of this node, bytes; `None` if there is
-/// no way out. A way out is a link that some route leads to, unless it is down, a loopback or one
-/// of `ours`.
-pub(crate) fn least_mtu(
-    routes: &[Route],
-    links: &[Link],
-    ours: impl Fn(u32) -> bool,
-) -> Option<u32> {
-    let ways: HashMap<u32, u32> = links
+/// The least MTU, bytes, of all routes out of this node; `None` if there is none. Only routes out
+/// of links that are up count, without loopback links and links for which `is_own` is true.
+#[must_use]
+pub fn path_mtu(routes: &[Route], links: &[Link], is_own: impl Fn(u32) -> bool) -> Option<u32> {
+    let uplinks: HashMap<u32, u32> = links
         .iter()
-        .filter(|link| link.up && !link.loopback && !ours(link.index))
+        .filter(|link| link.up && !link.loopback && !is_own(link.index))
         .map(|link| (link.index, link.mtu))
         .collect();
-    let leading_out = routes.iter().filter(|route| !route.is_link_local());
-    let mtus = leading_out.flat_map(|route| {
-        route.links.iter().filter_map(|link| ways.get(link)).map(|mtu| match route.mtu {
+    let unicast = routes.iter().filter(|route| !route.is_link_local());
+    let mtus = unicast.flat_map(|route| {
+        route.links.iter().filter_map(|link| uplinks.get(link)).map(|mtu| match route.mtu {
             0 => *mtu,
             own => own.min(*mtu),
         })
@@ -136,27 +132,39 @@ pub(crate) fn least_mtu(
     mtus.min()
 }
 
+/// What [`Netlink::set_route`] does with its earlier route to the same address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteMode {
+    /// There is none.
+    Add,
+    /// Replaces it.
+    Replace,
+}
+
 impl Netlink {
-    /// Routes `address` to the link, before any other route to it, packets of at most `mtu` bytes;
-    /// with `replace`, in place of the route that this made before.
+    /// Adds, or replaces, a host route to `address` out of the link, with the MTU `mtu` (bytes) and
+    /// preferred to other host routes to the same address.
     ///
-    /// A route that the pod's CNI made stays, and is in force again when ours is gone.
+    /// A route of the pod's CNI plugin stays and is used again when this one is deleted.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) async fn set_route(
+    pub async fn set_route(
         &self,
         address: IpAddr,
         link: u32,
         mtu: u32,
-        replace: bool,
+        mode: RouteMode,
     ) -> Result<(), NetlinkError> {
         let mut message = host_route(address, link);
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
-        // Neither EXCL nor APPEND: an IPv4 route goes before its equals. So ours is the first,
-        // which is the one that REPLACE replaces.
-        let replace = if replace { NLM_F_REPLACE } else { 0 };
+        // Without EXCL and APPEND an IPv4 route is inserted before equal ones (fib_table_insert,
+        // net/ipv4/fib_trie.c), so ours is the first, which is the one that REPLACE replaces.
+        let replace = match mode {
+            RouteMode::Add => 0,
+            RouteMode::Replace => NLM_F_REPLACE,
+        };
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | replace;
         let failed = |error: &rtnetlink::Error| {
             NetlinkError::new(format!("add a route to {address}"), error)
@@ -167,7 +175,7 @@ impl Netlink {
                 && message.code.is_some()
             {
                 let error = failed(&rtnetlink::Error::NetlinkError(message));
-                if error.errno() != Some(nix::libc::EEXIST) {
+                if error.errno() != Some(libc::EEXIST) {
                     return Err(error);
                 }
             }
@@ -175,20 +183,16 @@ impl Netlink {
         Ok(())
     }
 
-    /// Deletes a route that [`Self::set_route`] made, if it is still there.
+    /// Deletes a route that [`Self::set_route`] added, if it exists.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) async fn delete_route(
-        &self,
-        address: IpAddr,
-        link: u32,
-    ) -> Result<(), NetlinkError> {
+    pub async fn delete_route(&self, address: IpAddr, link: u32) -> Result<(), NetlinkError> {
         match self.handle.route().del(host_route(address, link)).execute().await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = NetlinkError::new(format!("delete the route to {address}"), &error);
-                if error.errno() == Some(nix::libc::ESRCH) { Ok(()) } else { Err(error) }
+                if error.errno() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
             }
         }
     }
@@ -197,7 +201,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) async fn routes(&self) -> Result<Routes, NetlinkError> {
+    pub async fn routes(&self) -> Result<Routes, NetlinkError> {
         let mut found = Routes::default();
         for any in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
             let mut filter = RouteMessage::default();
@@ -214,7 +218,7 @@ impl Netlink {
     }
 }
 
-/// Metric of our IPv6 routes: before the 1024 that routes get by default.
+/// Metric of our IPv6 routes; the default is 1024, and lower is preferred.
 const IPV6_METRIC: u32 = 1;
 
 fn host_route(address: IpAddr, link: u32) -> RouteMessage {
@@ -244,8 +248,8 @@ mod tests {
     use super::super::tests::{in_netns, up};
     use super::*;
 
-    /// The link that the kernel would send packets to `address` out of.
-    async fn way_to(netlink: &Netlink, address: IpAddr) -> Option<u32> {
+    /// The output link that the kernel chooses for `address`.
+    async fn output_link(netlink: &Netlink, address: IpAddr) -> Option<u32> {
         let mut request = host_route(address, 0);
         request.attributes.retain(|a| matches!(a, RouteAttribute::Destination(_)));
         let mut routes = std::pin::pin!(netlink.handle.route().get(request).execute());
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn our_route_goes_before_another_and_leaves_it_in_place() {
+    fn our_route_is_preferred_and_leaves_the_other_in_place() {
         in_netns(|netlink| async move {
             netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
             let (ours, other) = (up(&netlink, "pg-t0").await, up(&netlink, "pg-t1").await);
@@ -273,25 +277,25 @@ mod tests {
                 let mut theirs = host_route(address, other.index);
                 theirs.attributes.retain(|a| !matches!(a, RouteAttribute::Priority(_)));
                 netlink.handle.route().add(theirs).execute().await.unwrap();
-                assert_eq!(way_to(&netlink, address).await, Some(other.index));
-                netlink.set_route(address, ours.index, 1500, false).await.unwrap();
-                netlink.set_route(address, ours.index, 1500, false).await.unwrap();
-                assert_eq!(way_to(&netlink, address).await, Some(ours.index));
+                assert_eq!(output_link(&netlink, address).await, Some(other.index));
+                netlink.set_route(address, ours.index, 1500, RouteMode::Add).await.unwrap();
+                netlink.set_route(address, ours.index, 1500, RouteMode::Add).await.unwrap();
+                assert_eq!(output_link(&netlink, address).await, Some(ours.index));
                 assert_eq!(by(&netlink, &ours).await, [(address, 1500)]);
-                netlink.set_route(address, ours.index, 9000, true).await.unwrap();
+                netlink.set_route(address, ours.index, 9000, RouteMode::Replace).await.unwrap();
                 assert_eq!(by(&netlink, &ours).await, [(address, 9000)]);
                 assert!(by(&netlink, &other).await.contains(&(address, 0)));
-                netlink.set_route(address, ours.index, 65535, true).await.unwrap();
+                netlink.set_route(address, ours.index, 65535, RouteMode::Replace).await.unwrap();
                 assert_eq!(by(&netlink, &ours).await, [(address, ROUTE_MTU_MAX)]);
                 netlink.delete_route(address, ours.index).await.unwrap();
                 netlink.delete_route(address, ours.index).await.unwrap();
-                assert_eq!(way_to(&netlink, address).await, Some(other.index));
+                assert_eq!(output_link(&netlink, address).await, Some(other.index));
             }
         });
     }
 
     #[test]
-    fn the_ways_out_are_what_routes_lead_to_and_not_ours() {
+    fn path_mtu_counts_the_output_links_of_routes_but_not_our_own() {
         let link = |index, mtu| Link {
             index,
             name: format!("l{index}"),
@@ -309,7 +313,7 @@ mod tests {
             mtu,
         };
         let ours = |index| index == 4;
-        let least = |routes: &[Route]| least_mtu(routes, &links, ours);
+        let least = |routes: &[Route]| path_mtu(routes, &links, ours);
         assert_eq!(least(&[]), None);
         // Of loopback, ours, a link that is down, one that is gone, and what every link has.
         let nowhere = to("10.0.0.0", 8, &[1, 4, 5, 99], 0);

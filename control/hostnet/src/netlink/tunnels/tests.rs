@@ -3,18 +3,21 @@
 
 use std::process::Command;
 
+use super::super::request::family as family_of;
 use super::super::tests::in_netns;
+use super::super::wire::{messages, request};
 use super::*;
 
 /// A message of a `RTM_GETLINK` dump.
 fn link(index: u32, kind: &str, data: &[u8]) -> Vec<u8> {
     let kind = [kind.as_bytes(), &[0]].concat();
-    let info = [attribute(IFLA_INFO_KIND, &kind), attribute(IFLA_INFO_DATA, data)].concat();
+    let info =
+        [attribute(libc::IFLA_INFO_KIND, &kind), attribute(libc::IFLA_INFO_DATA, data)].concat();
     let mut message = vec![0; IFINFOMSG];
     message[4..8].copy_from_slice(&index.to_ne_bytes());
     // `IFLA_IFNAME` comes first; nested attributes have the flag NLA_F_NESTED from some kernels.
     message.extend(attribute(3, b"tun0\0"));
-    message.extend(attribute(0x8000 | IFLA_LINKINFO, &info));
+    message.extend(attribute(0x8000 | libc::IFLA_LINKINFO, &info));
     message
 }
 
@@ -114,12 +117,13 @@ fn ports_are_read_from_the_families_of_fou_l2tp_and_wireguard() {
     assert!(add_ports(&cut, FOU_ATTR_PORT, u16::from_be_bytes, &mut ports).is_err());
     // `ctrl_fill_info`: the name comes before the number.
     let family = genl(&[attribute(2, b"fou\0"), attribute(1, &0x1f_u16.to_ne_bytes())]);
-    assert_eq!(family_of(&family).unwrap(), Some((0x1f, b"fou".to_vec())));
+    let family = family_of(&family).unwrap().unwrap();
+    assert_eq!((family.id, family.name.as_slice()), (0x1f, b"fou".as_slice()));
 }
 
 /// A netlink message with its header.
 fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
-    let mut message = dump_request(kind, sequence, body);
+    let mut message = request(kind, libc::NLM_F_DUMP, sequence, body);
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
     message.resize(message.len().next_multiple_of(4), 0);
     message

@@ -1,9 +1,10 @@
-//! What podgate asks of the kernel's network stack, over rtnetlink(7): links, addresses, routes.
+//! Links, addresses and routes, over rtnetlink(7).
 
 mod changes;
+mod request;
 mod routes;
 mod tunnels;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::net::IpAddr;
@@ -15,34 +16,35 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, new_connection};
 
-pub(crate) use self::changes::{Change, changes};
-pub(crate) use self::routes::{ROUTE_MTU_MAX, Routes, least_mtu};
-pub(crate) use self::tunnels::TunnelReader;
+pub use self::changes::{Change, changes};
+pub(crate) use self::request::{GENL_HEADER, GenericRequester, genl_header};
+pub use self::routes::{ROUTE_MTU_MAX, Route, RouteMode, Routes, path_mtu};
+pub use self::tunnels::TunnelReader;
 
-/// Why the kernel's network stack didn't do what it was asked.
+/// A netlink request that failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NetlinkError {
-    /// The socket can't be had.
+pub enum NetlinkError {
+    /// The socket can't be opened.
     #[error("can't open a netlink socket: {0}")]
     Socket(#[from] io::Error),
-    /// The kernel refused.
+    /// The kernel answered with an error.
     #[error("can't {action}: {source}")]
-    Refused {
-        /// What was asked.
+    Failed {
+        /// What the request was for.
         action: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
 impl NetlinkError {
     fn new(action: impl Into<String>, error: &rtnetlink::Error) -> Self {
-        Self::Refused { action: action.into(), source: to_io(error) }
+        Self::Failed { action: action.into(), source: to_io(error) }
     }
 
     fn errno(&self) -> Option<i32> {
         match self {
-            Self::Socket(source) | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Socket(source) | Self::Failed { source, .. } => source.raw_os_error(),
         }
     }
 }
@@ -56,21 +58,21 @@ fn to_io(error: &rtnetlink::Error) -> io::Error {
 
 /// One netdev of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Link {
+pub struct Link {
     /// Index, unique in the namespace.
-    pub(crate) index: u32,
+    pub index: u32,
     /// Name.
-    pub(crate) name: String,
-    /// Ethernet address; zero for netdevs without.
-    pub(crate) mac: [u8; 6],
-    /// Largest IP packet, bytes.
-    pub(crate) mtu: u32,
-    /// Index of the other end, for one end of a veth pair; in the other end's namespace.
-    pub(crate) peer: Option<u32>,
+    pub name: String,
+    /// Ethernet address; zero if it has none.
+    pub mac: [u8; 6],
+    /// MTU, bytes.
+    pub mtu: u32,
+    /// For a veth, index of its peer, in the peer's namespace (`IFLA_LINK`).
+    pub peer: Option<u32>,
     /// Whether it is administratively up.
-    pub(crate) up: bool,
-    /// Whether it leads nowhere but here.
-    pub(crate) loopback: bool,
+    pub up: bool,
+    /// Whether it is a loopback link.
+    pub loopback: bool,
 }
 
 impl Link {
@@ -99,18 +101,18 @@ impl Link {
     }
 }
 
-/// A connection to the kernel, for the network namespace that it was made in.
+/// A netlink socket in the network namespace that it was opened in.
 #[derive(Clone, Debug)]
-pub(crate) struct Netlink {
+pub struct Netlink {
     handle: rtnetlink::Handle,
 }
 
 impl Netlink {
-    /// Connects. Must run inside a tokio runtime.
+    /// Opens the socket. Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// When no socket can be had.
-    pub(crate) fn connect() -> Result<Self, NetlinkError> {
+    /// When the socket can't be opened.
+    pub fn connect() -> Result<Self, NetlinkError> {
         let (connection, handle, _) = new_connection()?;
         tokio::spawn(connection);
         Ok(Self { handle })
@@ -119,26 +121,26 @@ impl Netlink {
     /// The link called `name`; `None` if there is none.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_name(name.to_owned());
-        first_link(request, format!("look for link {name}")).await
+        first_link(request, format!("look up link {name}")).await
     }
 
     /// The link with this index; `None` if there is none.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_index(index);
-        first_link(request, format!("look for link {index}")).await
+        first_link(request, format!("look up link {index}")).await
     }
 
     /// All links.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
         let messages: Vec<_> = self
             .handle
             .link()
@@ -153,25 +155,25 @@ impl Netlink {
     /// Whether an XDP program is attached to the link.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn has_xdp(&self, link: &Link) -> Result<bool, NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn has_xdp(&self, link: &Link) -> Result<bool, NetlinkError> {
         let request = self.handle.link().get().match_index(link.index);
-        let action = format!("look for the XDP program of link {}", link.name);
+        let action = format!("look up the XDP program of link {}", link.name);
         let message = first_message(request, action).await?;
         let attributes = message.iter().flat_map(|message| &message.attributes);
         Ok(attributes.into_iter().any(|attribute| match attribute {
-            LinkAttribute::Xdp(facts) => {
-                facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(program) if *program != 0))
-            }
+            LinkAttribute::Xdp(attributes) => attributes
+                .iter()
+                .any(|nested| matches!(nested, LinkXdp::ProgId(program) if *program != 0)),
             _ => false,
         }))
     }
 
-    /// All addresses of this namespace.
+    /// All addresses of this namespace, sorted.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
         let messages: Vec<_> = self
             .handle
             .address()
@@ -186,16 +188,11 @@ impl Netlink {
         Ok(addresses)
     }
 
-    /// Creates a veth pair whose ends don't resolve addresses and have none of their own.
+    /// Creates a veth pair.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn add_pair(
-        &self,
-        name: &str,
-        peer: &str,
-        mtu: u32,
-    ) -> Result<(), NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn add_pair(&self, name: &str, peer: &str, mtu: u32) -> Result<(), NetlinkError> {
         let pair = LinkVeth::new(name, peer).mtu(mtu).build();
         self.handle
             .link()
@@ -205,16 +202,16 @@ impl Netlink {
             .map_err(|error| NetlinkError::new(format!("create links {name} and {peer}"), &error))
     }
 
-    /// Sets the link up, with ARP and automatic IPv6 addresses off and this MTU.
+    /// Sets the link up, with this MTU, without ARP and without automatic IPv6 addresses.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn set_up_quiet(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn set_up_quiet(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
         let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let quiet = LinkUnspec::new_with_index(link.index)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![mode]))
             .build();
-        // A kernel without IPv6 refuses this, and has nothing to keep quiet.
+        // Fails on a kernel without IPv6, which needs no such setting.
         let _ = self.handle.link().change(quiet).execute().await;
         let up: LinkMessage = LinkMessageBuilder::<LinkUnspec>::new()
             .index(link.index)
@@ -233,8 +230,8 @@ impl Netlink {
     /// Sets the link's MTU.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
         let change = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
         self.handle.link().change(change).execute().await.map_err(|error| {
             NetlinkError::new(format!("set the MTU of link {} to {mtu}", link.name), &error)
@@ -244,8 +241,8 @@ impl Netlink {
     /// Deletes a link, and its peer with it.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub(crate) async fn delete_link(&self, link: &Link) -> Result<(), NetlinkError> {
+    /// When the kernel answers with an error.
+    pub async fn delete_link(&self, link: &Link) -> Result<(), NetlinkError> {
         self.handle
             .link()
             .del(link.index)
@@ -273,7 +270,7 @@ async fn first_message(
             let error = NetlinkError::new(action, &error);
             match error.errno() {
                 // ERANGE: a name that is too long for any link.
-                Some(nix::libc::ENODEV | nix::libc::ERANGE) => Ok(None),
+                Some(libc::ENODEV | libc::ERANGE) => Ok(None),
                 _ => Err(error),
             }
         }
@@ -281,13 +278,13 @@ async fn first_message(
 }
 
 fn local_address(message: &AddressMessage) -> Option<IpAddr> {
-    // On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is ours; elsewhere they
-    // are equal, and IPv6 has only the first.
+    // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL is ours; elsewhere they are
+    // equal, and IPv6 has IFA_ADDRESS only.
     let mut address = None;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(local) => return Some(*local),
-            AddressAttribute::Address(either) => address = Some(*either),
+            AddressAttribute::Address(found) => address = Some(*found),
             _ => {}
         }
     }
@@ -295,12 +292,12 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use nix::sched::{CloneFlags, unshare};
 
-    /// Runs `test` in a network namespace of its own, which ends with it.
-    pub(super) fn in_netns<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send) {
+    /// Runs `test` in a new network namespace.
+    pub(crate) fn in_netns<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send) {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET).expect("tests run as root");
@@ -311,21 +308,21 @@ mod tests {
         });
     }
 
-    pub(super) async fn up(netlink: &Netlink, name: &str) -> Link {
+    pub(crate) async fn up(netlink: &Netlink, name: &str) -> Link {
         let link = netlink.link(name).await.unwrap().unwrap();
         netlink.set_up_quiet(&link, 9000).await.unwrap();
         netlink.link(name).await.unwrap().unwrap()
     }
 
     #[test]
-    fn a_pair_is_made_found_and_deleted() {
+    fn a_veth_pair_is_created_found_and_deleted() {
         in_netns(|netlink| async move {
             assert_eq!(netlink.link("pg-t0").await.unwrap(), None);
             netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
             let (first, second) = (up(&netlink, "pg-t0").await, up(&netlink, "pg-t1").await);
             assert_eq!((first.peer, second.peer), (Some(second.index), Some(first.index)));
             assert_eq!(netlink.link_at(first.index).await.unwrap(), Some(first.clone()));
-            // Quiet: neither end gave itself an address.
+            // Neither end has an automatic address.
             assert_eq!(netlink.addresses().await.unwrap(), [] as [IpAddr; 0]);
             netlink.delete_link(&first).await.unwrap();
             assert_eq!(netlink.link("pg-t1").await.unwrap(), None);

@@ -1,4 +1,4 @@
-//! What the kernel tells of its own accord.
+//! Notifications of changes, by netlink multicast groups.
 
 use futures_util::{Stream, StreamExt, stream};
 use rtnetlink::packet_core::NetlinkPayload;
@@ -10,22 +10,22 @@ use super::{Link, NetlinkError};
 
 /// A change in the kernel's network stack.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Change {
-    /// This link is new, or something about it changed.
+pub enum Change {
+    /// A link was created or changed.
     Link(Link),
-    /// The link with this index is gone from the namespace.
+    /// The link with this index was deleted or moved to another namespace.
     LinkGone(u32),
-    /// Some address came or went.
+    /// An address was added or deleted.
     Addresses,
-    /// Some route came or went.
+    /// A route was added or deleted.
     Routes,
-    /// Changes were lost: anything may be different.
+    /// Notifications were lost (`ENOBUFS`): anything may have changed.
     Overrun,
-    /// Something changed about a link that calls the link with this index its other end. It is a
-    /// hint to look, not a fact: see [`changes`].
-    FarEnd(u32),
-    /// Hints were lost.
-    FarEndsLost,
+    /// A link changed whose peer has this index, in some namespace: the peer of this namespace's
+    /// link may have changed. See [`changes`] for why this is a hint only.
+    PeerLinkChanged(u32),
+    /// Notifications of [`Self::PeerLinkChanged`] were lost.
+    PeerLinkChangesLost,
 }
 
 /// All changes from here on: of this namespace, and hints at those of the other ends of its links.
@@ -40,7 +40,7 @@ pub(crate) enum Change {
 ///
 /// # Errors
 /// When no socket can be had.
-pub(crate) fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
+pub fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -88,8 +88,8 @@ fn hint(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
     match payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
-        ) => Link::from_message(link).peer.map(Change::FarEnd),
-        NetlinkPayload::Overrun(_) => Some(Change::FarEndsLost),
+        ) => Link::from_message(link).peer.map(Change::PeerLinkChanged),
+        NetlinkPayload::Overrun(_) => Some(Change::PeerLinkChangesLost),
         _ => None,
     }
 }
@@ -103,19 +103,20 @@ mod tests {
 
     use rtnetlink::LinkUnspec;
 
+    use super::super::RouteMode;
     use super::super::tests::{in_netns, up};
     use super::*;
 
     #[test]
-    fn changes_of_links_are_told() {
+    fn link_changes_are_reported() {
         in_netns(|netlink| async move {
-            let mut told = changes().unwrap();
+            let mut reported = changes().unwrap();
             netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
             let link = netlink.link("pg-t0").await.unwrap().unwrap();
             netlink.delete_link(&link).await.unwrap();
             let mut seen = false;
             loop {
-                match told.next().await.unwrap() {
+                match reported.next().await.unwrap() {
                     Change::Link(new) => seen |= new.index == link.index,
                     Change::LinkGone(index) if index == link.index => break,
                     _ => {}
@@ -126,23 +127,23 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_routes_are_told() {
+    fn route_changes_are_reported() {
         in_netns(|netlink| async move {
             netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
             let link = up(&netlink, "pg-t0").await;
-            let mut told = changes().unwrap();
+            let mut reported = changes().unwrap();
             let address = "10.0.0.1".parse().unwrap();
             for _ in 0..2 {
-                netlink.set_route(address, link.index, 1500, false).await.unwrap();
-                while told.next().await.unwrap() != Change::Routes {}
+                netlink.set_route(address, link.index, 1500, RouteMode::Add).await.unwrap();
+                while reported.next().await.unwrap() != Change::Routes {}
                 netlink.delete_route(address, link.index).await.unwrap();
-                while told.next().await.unwrap() != Change::Routes {}
+                while reported.next().await.unwrap() != Change::Routes {}
             }
         });
     }
 
     #[test]
-    fn what_happens_to_a_links_other_end_in_another_namespace_is_hinted_at() {
+    fn a_change_of_a_peer_in_another_namespace_is_reported() {
         let (give_namespace, namespace) = mpsc::channel();
         let (tell_moved, moved) = mpsc::channel();
         let (tell_heard, heard) = mpsc::channel::<()>();
@@ -163,9 +164,9 @@ mod tests {
             let to = LinkUnspec::new_with_index(end.index).setns_by_fd(namespace.as_raw_fd());
             netlink.handle.link().change(to.build()).execute().await.unwrap();
             let here = netlink.link("pg-t0").await.unwrap().unwrap();
-            let mut told = changes().unwrap();
+            let mut reported = changes().unwrap();
             tell_moved.send(()).unwrap();
-            while told.next().await.unwrap() != Change::FarEnd(here.index) {}
+            while reported.next().await.unwrap() != Change::PeerLinkChanged(here.index) {}
             drop(tell_heard);
         });
         there.join().unwrap();

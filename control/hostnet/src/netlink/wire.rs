@@ -1,51 +1,55 @@
-//! Netlink messages as bytes (netlink(7)), for what rtnetlink doesn't parse: requests, the messages
-//! of a dump, attributes. What is damaged is an error, since whoever asks must not take half of an
-//! answer for the whole.
+//! Encoding and decoding of netlink messages (netlink(7)) that rtnetlink doesn't parse: requests,
+//! the messages of an answer, attributes. Damaged bytes are an error: an incomplete answer must not
+//! pass for a complete one.
 
 use std::io;
 
-use nix::libc;
-
-/// `NLM_F_REQUEST | NLM_F_DUMP` of `include/uapi/linux/netlink.h`.
-const DUMP: u16 = 0x1 | 0x300;
-/// `NLM_F_DUMP_INTR`: what was dumped changed meanwhile, so that something may be missing.
-const INTERRUPTED: u16 = 0x10;
-/// Types of control messages.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 /// Bytes of `struct nlmsghdr`, and of `struct nlattr`.
-const HEADER: usize = 16;
+const HEADER: usize = size_of::<libc::nlmsghdr>();
 const ATTRIBUTE_HEADER: usize = 4;
-/// The bits of an attribute's type that are no flags (`NLA_TYPE_MASK`).
-const TYPE_MASK: u16 = 0x3fff;
+/// `NLM_F_DUMP_INTR`: the table changed during the dump, so entries may be missing.
+const DUMP_INTERRUPTED: u16 = libc::NLM_F_DUMP_INTR as u16;
+/// Types of control messages.
+const ERROR: u16 = libc::NLMSG_ERROR as u16;
+const DONE: u16 = libc::NLMSG_DONE as u16;
+/// The bits of an attribute's type without flags.
+const TYPE_MASK: u16 = (libc::NLA_TYPE_MASK & 0xffff) as u16;
+/// Flag of attributes that contain attributes.
+const NESTED: u16 = libc::NLA_F_NESTED as u16;
 
-/// The request for a dump: `kind` is the message's type, `body` the header behind it with its
-/// attributes, a multiple of 4 bytes.
-pub(super) fn dump_request(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+/// A request: `kind` is the message's type, `flags` are `NLM_F_…`, `body` is the family's header with
+/// its attributes, a multiple of 4 bytes.
+pub(super) fn request(kind: u16, flags: libc::c_int, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+    let flags = flags as u16 | libc::NLM_F_REQUEST as u16;
     let mut request = Vec::with_capacity(HEADER + body.len());
     request.extend(length.to_ne_bytes());
     request.extend(kind.to_ne_bytes());
-    request.extend(DUMP.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
     request.extend(sequence.to_ne_bytes());
     request.extend(0_u32.to_ne_bytes());
     request.extend(body);
     request
 }
 
+/// An attribute that contains `attributes`.
+pub(crate) fn nested(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
+    attribute(NESTED | kind, &attributes.concat())
+}
+
 /// An attribute, padded to a multiple of 4 bytes.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
     let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
 }
 
-/// Hands the body of each message of `datagram` that answers the request `sequence` to `take`.
-/// Returns whether the dump has ended.
+/// Calls `take` with the body of each message of `datagram` that answers the request `sequence`.
+/// Returns whether the answer is complete.
 ///
 /// # Errors
-/// What the kernel said, `EINTR` if the dump is not consistent, `InvalidData` for damaged bytes.
+/// The kernel's error, `EINTR` if the dump is not consistent, `InvalidData` for damaged bytes.
 pub(super) fn messages(
     mut datagram: &[u8],
     sequence: u32,
@@ -61,11 +65,12 @@ pub(super) fn messages(
         if answers != sequence {
             continue;
         }
-        if flags & INTERRUPTED != 0 {
+        if flags & DUMP_INTERRUPTED != 0 {
             return Err(io::Error::from_raw_os_error(libc::EINTR));
         }
         match kind {
-            // The number is what went wrong, negative; of a dump's end it may be left out.
+            // The body begins with the negative error number, zero for success; the end of a dump may
+            // have none.
             ERROR | DONE => {
                 let code = match body {
                     [] => 0,
@@ -82,8 +87,8 @@ pub(super) fn messages(
     Ok(false)
 }
 
-/// The attributes in `bytes`, each with its type, without flags.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<(u16, &[u8])>> {
+/// The attributes in `bytes`, each with its type without flags.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<(u16, &[u8])>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;
@@ -110,7 +115,7 @@ fn first_attribute(bytes: &[u8]) -> io::Result<(u16, &[u8])> {
 ///
 /// # Errors
 /// `InvalidData` for damaged bytes.
-pub(super) fn find(bytes: &[u8], kind: u16) -> io::Result<Option<&[u8]>> {
+pub(crate) fn find(bytes: &[u8], kind: u16) -> io::Result<Option<&[u8]>> {
     for parsed in attributes(bytes) {
         let (found, value) = parsed?;
         if found == kind {
@@ -120,11 +125,11 @@ pub(super) fn find(bytes: &[u8], kind: u16) -> io::Result<Option<&[u8]>> {
     Ok(None)
 }
 
-/// A number at the offset `at` of `bytes`.
+/// The number at offset `at` of `bytes`.
 ///
 /// # Errors
-/// `InvalidData` if it isn't there.
-pub(super) fn number<const N: usize, T>(
+/// `InvalidData` if `bytes` are too short.
+pub(crate) fn number<const N: usize, T>(
     bytes: &[u8],
     at: usize,
     decode: fn([u8; N]) -> T,
@@ -133,11 +138,11 @@ pub(super) fn number<const N: usize, T>(
     rest.first_chunk().copied().map(decode).ok_or_else(damaged)
 }
 
-/// The text of an attribute, without the zero that ends it.
-pub(super) fn text(value: &[u8]) -> &[u8] {
+/// The text of an attribute without its terminating zero.
+pub(crate) fn text(value: &[u8]) -> &[u8] {
     value.strip_suffix(&[0]).unwrap_or(value)
 }
 
 fn damaged() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer can't be read")
+    io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is damaged")
 }
