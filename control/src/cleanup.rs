@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use podgate_hostnet::Netlink;
 
-use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, give_back_offload, require_root};
+use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, netns_threads, require_root, restore_offload};
 use crate::error::describe;
 use crate::output::{escape, print};
 use crate::sources::last_good::DIRECTORY as LAST_GOOD;
@@ -109,8 +109,9 @@ impl Report {
             Ok(netlink) => netlink,
             Err(error) => return self.left(&error.to_string()),
         };
+        let threads = netns_threads();
         for endpoint in loaded.endpoints.iter().filter(|endpoint| endpoint.offload_was_on) {
-            match give_back_offload(&netlink, &endpoint.spec).await {
+            match restore_offload(&netlink, &threads, &endpoint.spec).await {
                 Ok(given) => self.offloads += usize::from(given),
                 Err(error) => self.left(&format!(
                     "TX checksum offload of pod {} stays off: {}",

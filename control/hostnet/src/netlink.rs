@@ -118,6 +118,35 @@ impl Netlink {
         Ok(Self { handle })
     }
 
+    /// As [`Self::connect`], with a thread of its own for the socket: a request blocks the thread that
+    /// sends it while others hold the kernel's RTNL lock. The thread ends with the last clone.
+    ///
+    /// # Errors
+    /// When the socket can't be opened, or the thread not be started.
+    pub fn connect_on_thread() -> Result<Self, NetlinkError> {
+        let (opened, result) = std::sync::mpsc::sync_channel(1);
+        let serve = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(opened.send(Err(error))),
+            };
+            runtime.block_on(async {
+                match new_connection() {
+                    Ok((connection, handle, _)) => {
+                        let _ = opened.send(Ok(handle));
+                        connection.await;
+                    }
+                    Err(error) => drop(opened.send(Err(error))),
+                }
+            });
+        };
+        std::thread::Builder::new().name("netlink".into()).spawn(serve)?;
+        let gone = |_| io::Error::other("the netlink thread ended");
+        let handle = result.recv().map_err(gone)??;
+        Ok(Self { handle })
+    }
+
     /// The link called `name`; `None` if there is none.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Work in another network namespace that was not done, or not in time.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,14 @@ pub enum NetnsError {
         path: PathBuf,
         /// The kernel's error.
         source: io::Error,
+    },
+    /// All threads are occupied, for long.
+    #[error(
+        "no thread is free for work in network namespace {path}: other namespaces don't answer"
+    )]
+    Busy {
+        /// Its path.
+        path: PathBuf,
     },
     /// The time limit was exceeded.
     #[error("work in network namespace {path} took longer than {} s and was given up", .limit.as_secs())]
@@ -67,6 +75,9 @@ fn enter(path: &Path) -> io::Result<()> {
     Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)
 }
 
+/// How many times the limit of one piece of work another one waits for a free thread.
+const WAIT_FACTOR: u32 = 4;
+
 /// Threads that work in other network namespaces: a bounded number, each for a bounded time.
 ///
 /// A path may be on a file system that doesn't answer, and a kernel lock may be held for long, so
@@ -78,8 +89,8 @@ pub struct NetnsThreads {
 }
 
 impl NetnsThreads {
-    /// At most `threads` at a time, each with `limit` for its work, the wait for a free thread
-    /// included.
+    /// At most `threads` at a time, each with `limit` for its work. Work waits for a free thread for
+    /// at most [`WAIT_FACTOR`] × `limit`.
     #[must_use]
     pub fn new(threads: usize, limit: Duration) -> Self {
         Self { threads: Arc::new(Semaphore::new(threads)), limit }
@@ -90,7 +101,8 @@ impl NetnsThreads {
     /// ends, and does not begin `work` after the limit.
     ///
     /// # Errors
-    /// [`NetnsError::Enter`], and [`NetnsError::TimedOut`] when the limit is exceeded.
+    /// [`NetnsError::Enter`], [`NetnsError::Busy`] when no thread gets free, and
+    /// [`NetnsError::TimedOut`] when the limit is exceeded.
     ///
     /// # Panics
     /// Only if `work` does.
@@ -99,11 +111,12 @@ impl NetnsThreads {
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NetnsError> {
-        let deadline = Instant::now() + self.limit;
         let timed_out = |_| NetnsError::TimedOut { path: path.into(), limit: self.limit };
         let failed = |source| NetnsError::Enter { path: path.into(), source };
-        let permit = timeout_at(deadline, Arc::clone(&self.threads).acquire_owned());
-        let permit = permit.await.map_err(timed_out)?;
+        let permit = Arc::clone(&self.threads).acquire_owned();
+        let permit = timeout(WAIT_FACTOR * self.limit, permit).await;
+        let permit = permit.map_err(|_| NetnsError::Busy { path: path.into() })?;
+        let deadline = Instant::now() + self.limit;
         let (report, mut reported) = oneshot::channel();
         let thread = thread::Builder::new().name("netns".into()).spawn({
             let path = path.to_owned();
@@ -193,7 +206,7 @@ mod tests {
         assert!(matches!(error, NetnsError::TimedOut { .. }), "{error}");
         // The only thread is occupied.
         let error = block_on(threads.run(Path::new(OWN), || ())).unwrap_err();
-        assert!(matches!(error, NetnsError::TimedOut { .. }), "{error}");
+        assert!(matches!(error, NetnsError::Busy { .. }), "{error}");
         drop(release);
         let deadline = Instant::now() + Duration::from_secs(10);
         while block_on(threads.run(Path::new(OWN), || ())).is_err() {

@@ -53,13 +53,16 @@ impl ClientCounts {
     }
 }
 
+/// Where the reply to a request goes.
+pub(crate) type ReplySender = oneshot::Sender<Result<Reply, ApiError>>;
+
 /// A request on its way to the agent.
 #[derive(Debug)]
 pub(crate) struct Call {
     /// What is asked for.
     pub(crate) request: Request,
     /// Where the reply goes.
-    pub(crate) reply: oneshot::Sender<Result<Reply, ApiError>>,
+    pub(crate) reply: ReplySender,
 }
 
 /// What the agent replies.

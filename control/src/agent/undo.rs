@@ -9,8 +9,8 @@ use nix::mount::{MntFlags, umount2};
 use podgate_hostnet::Netlink;
 use tracing::warn;
 
-use super::host_link::{self, HostLink};
-use super::links;
+use super::endpoints::{pinned_indices, unpin_in};
+use super::host_network::{self, HostLink};
 use super::state::StateDir;
 use crate::error::describe;
 use crate::sources::last_good::DIRECTORY as LAST_GOOD;
@@ -48,7 +48,7 @@ impl Undo {
 
     /// There is a bpffs in the state directory, `mounted` by this start or there before.
     pub(super) fn note_bpf(&mut self, bpf: PathBuf, mounted: bool) {
-        self.pinned_before = links::pinned_indices(&bpf).unwrap_or_default();
+        self.pinned_before = pinned_indices(&bpf).unwrap_or_default();
         self.bpf = Some((bpf, mounted));
     }
 
@@ -65,9 +65,9 @@ impl Undo {
             }
         };
         if let Some((bpf, mounted)) = self.bpf {
-            let now = links::pinned_indices(&bpf).unwrap_or_default();
+            let now = pinned_indices(&bpf).unwrap_or_default();
             for index in now.difference(&self.pinned_before) {
-                links::unpin_in(&bpf, *index).into_iter().for_each(|reason| warn(Err(reason)));
+                unpin_in(&bpf, *index).into_iter().for_each(|reason| warn(Err(reason)));
             }
             if mounted {
                 let unmounted = umount2(&bpf, MntFlags::empty());
@@ -100,7 +100,7 @@ impl Undo {
 
 async fn delete_host_link() -> Result<(), String> {
     let netlink = Netlink::connect().map_err(|error| error.to_string())?;
-    match host_link::find(&netlink).await {
+    match host_network::find(&netlink).await {
         Ok(Some(HostLink { host, .. })) => {
             netlink.delete_link(&host).await.map_err(|error| error.to_string())
         }

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use podgate_api::{ApiError, PolicyWaited};
+use podgate_api::PolicyWaited;
 use podgate_dataplane::types::Epoch;
 use serde_json::json;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::server::Reply;
-
-type Answer = oneshot::Sender<Result<Reply, ApiError>>;
+use super::server::{Reply, ReplySender};
 
 /// Those that wait. Each holds one of the server's places, so there are few.
 #[derive(Debug, Default)]
@@ -22,12 +19,12 @@ pub(super) struct Waiting {
 struct Client {
     wanted: Epoch,
     until: Instant,
-    answer: Answer,
+    answer: ReplySender,
 }
 
 impl Waiting {
     /// Notes a client that waits for `wanted`, but not for longer than `timeout`.
-    pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: Answer) {
+    pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: ReplySender) {
         // A client that left makes place for the next.
         self.clients.retain(|client| !client.answer.is_closed());
         self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
@@ -47,6 +44,9 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use podgate_api::ApiError;
+    use tokio::sync::oneshot;
+
     use super::*;
 
     fn told(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {

@@ -14,22 +14,21 @@ use podgate_policy::explain::{
 };
 use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
 use podgate_policy::{Compiled, PolicyState as StoreState, Store};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::Agent;
-use super::super::endpoint::Endpoint;
-use super::super::server::Reply;
+use super::super::endpoints::Endpoint;
+use super::super::server::ReplySender;
 use crate::explanation::rejected_note;
 
 impl Agent {
     /// Policies with their state, and all that is refused.
     pub(super) fn policy_list(&self) -> PolicyList {
-        let policies = self.store.policies();
+        let policies = self.plane.store().policies();
         PolicyList {
-            epoch: self.publisher.epoch().0,
-            policies: policies.map(|policy| policy_status(&self.store, &policy)).collect(),
-            refused: self.store.refusals().map(RejectedField::from).collect(),
+            epoch: self.plane.epoch().0,
+            policies: policies.map(|policy| policy_status(self.plane.store(), &policy)).collect(),
+            refused: self.plane.store().refusals().map(RejectedField::from).collect(),
         }
     }
 
@@ -38,35 +37,34 @@ impl Agent {
         &self,
         filter: &PolicyFilter,
     ) -> Result<Vec<PolicyDetail>, ApiError> {
-        policy_details(&self.store, filter)
+        policy_details(self.plane.store(), filter)
     }
 
     /// The tables in force.
     fn in_force(&self) -> Result<&Compiled, ApiError> {
-        let published = self.names.last().filter(|_| self.publisher.epoch().0 > 0);
-        published.ok_or_else(|| ApiError::failed("policy has not been published yet"))
+        self.plane.in_force().ok_or_else(|| ApiError::failed("policy has not been published yet"))
     }
 
     /// What rules select peers by.
     pub(super) fn selectors(&self) -> Result<Vec<SelectorInfo>, ApiError> {
-        Ok(selectors(&self.store, self.in_force()?))
+        Ok(selectors(self.plane.store(), self.in_force()?))
     }
 
     /// The table of the endpoint with this link, or this pod.
     pub(super) fn endpoint_table(&self, asked: &str) -> Result<EndpointTable, ApiError> {
         let compiled = self.in_force()?;
         let named = |e: &&Endpoint| e.spec.link == asked || e.spec.pod.to_string() == asked;
-        let Some(endpoint) = self.endpoints.values().find(named) else {
+        let Some(endpoint) = self.endpoints.iter().map(|(_, endpoint)| endpoint).find(named) else {
             return Err(self.no_such_endpoint(asked));
         };
-        let addresses = endpoint.addresses(&self.store).map_err(ApiError::failed)?;
+        let addresses = endpoint.addresses(self.plane.store()).map_err(ApiError::failed)?;
         let address = addresses.first().ok_or_else(|| ApiError::failed("it has no address"))?;
         let address = Address::from(*address);
         Ok(EndpointTable {
             pod: endpoint.spec.pod.clone(),
             link: endpoint.spec.link.clone(),
             identity: compiled.tables.resolve(address).identity.number,
-            epoch: self.publisher.epoch().0,
+            epoch: self.plane.epoch().0,
             rows: table_rows(compiled, address),
         })
     }
@@ -74,20 +72,22 @@ impl Agent {
     fn no_such_endpoint(&self, asked: &str) -> ApiError {
         let names = self
             .endpoints
-            .values()
-            .flat_map(|endpoint| [endpoint.spec.pod.to_string(), endpoint.spec.link.clone()]);
+            .iter()
+            .flat_map(|(_, endpoint)| [endpoint.spec.pod.to_string(), endpoint.spec.link.clone()]);
         let hint = meant(&most_similar(asked, names.map(|name| (name.clone(), name))));
         ApiError::failed(format!("{asked} is neither the pod nor the link of an endpoint{hint}"))
     }
 
     /// Explains a flow by what is in force.
     pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, ApiError> {
-        let (epoch, compiled) = (self.publisher.epoch(), self.in_force()?);
+        let (epoch, compiled) = (self.plane.epoch(), self.in_force()?);
         let ready = self.endpoints.iter().filter(|(link, _)| self.why_waiting(link).is_none());
-        let endpoints = ready.filter_map(|(_, endpoint)| endpoint.addresses(&self.store).ok());
+        let endpoints =
+            ready.filter_map(|(_, endpoint)| endpoint.addresses(self.plane.store()).ok());
         let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
         let local = if both_sides { Local::Both } else { Local::Endpoints(&endpoints) };
-        let explanation = explain(&self.store, compiled, query, local).map_err(ApiError::failed)?;
+        let explanation =
+            explain(self.plane.store(), compiled, query, local).map_err(ApiError::failed)?;
         let (source, destination) = (&explanation.source, &explanation.destination);
         let mut notes: Vec<String> =
             [source, destination].into_iter().filter_map(|end| self.note_on_end(end)).collect();
@@ -100,7 +100,7 @@ impl Agent {
                 query.from, query.to
             )));
         }
-        notes.extend(rejected_note(&self.store));
+        notes.extend(rejected_note(self.plane.store()));
         Ok(Explained { epoch: Some(epoch.0), notes, explanation })
     }
 
@@ -121,12 +121,7 @@ impl Agent {
     }
 
     /// Answers at once, or when the revision is in force, or when the time is over.
-    pub(super) fn wait_for_revision(
-        &mut self,
-        wanted: Epoch,
-        timeout_s: u32,
-        reply: oneshot::Sender<Result<Reply, ApiError>>,
-    ) {
+    pub(super) fn wait_for_revision(&mut self, wanted: Epoch, timeout_s: u32, reply: ReplySender) {
         self.waiting.add(wanted, Duration::from_secs(timeout_s.into()), reply);
         self.answer_waiting();
     }

@@ -1,5 +1,5 @@
-//! The agent's own files, looked after once in [`PERIOD`]: what somebody removed is made again, and
-//! what could not be written is written as soon as it can be.
+//! The agent's own files, checked every [`PERIOD`]: those that were removed are created again, and a
+//! failed write is tried again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,53 +14,90 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::server::{Call, Server};
-use super::state::{Remembered, StateDir};
-use super::{Agent, StateError};
+use super::endpoints::Endpoints;
+use super::server::{Call, ClientCounts, Server};
+use super::state::{Loaded, Remembered, StateDir, StateError};
 use crate::error::describe;
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The state of the agent's own files.
+/// The state directory and the files in it.
 #[derive(Debug)]
-pub(super) struct Upkeep {
+pub(super) struct StateFiles {
     due: Instant,
     /// Where the control socket's requests go.
     calls: mpsc::Sender<Call>,
     /// The task that serves the control socket, with device and inode of its file.
     server: Option<(JoinHandle<()>, (u64, u64))>,
-    /// Why the endpoint list on disk is not what it should be.
+    clients: Arc<ClientCounts>,
+    /// Why the endpoint list on disk is outdated.
     unsaved: Option<String>,
-    /// Why the state directory is not what it should be.
+    /// Why the state directory is incomplete.
     broken: Option<String>,
     /// What was wrong with the endpoint list at the start.
     found_at_start: Vec<String>,
+    state: StateDir,
 }
 
-impl Upkeep {
+impl StateFiles {
     /// Nothing is served yet; requests will go to `calls`.
-    pub(super) fn new(calls: mpsc::Sender<Call>) -> Self {
-        let (server, unsaved, broken) = (None, None, None);
-        Self { due: Instant::now(), calls, server, unsaved, broken, found_at_start: Vec::new() }
+    pub(super) fn new(state: StateDir, calls: mpsc::Sender<Call>) -> Self {
+        Self {
+            due: Instant::now(),
+            calls,
+            server: None,
+            clients: Arc::default(),
+            unsaved: None,
+            broken: None,
+            found_at_start: Vec::new(),
+            state,
+        }
     }
 
-    /// What was wrong at the start: it is said in the log, and in `status` from here on.
-    pub(super) fn note_at_start(&mut self, problems: Vec<String>) {
+    /// The state directory.
+    pub(super) fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// What happened to clients of the control socket.
+    pub(super) fn clients(&self) -> &ClientCounts {
+        &self.clients
+    }
+
+    /// Reads the endpoint list. What is wrong with it is logged, and part of [`Self::problems`].
+    pub(super) fn load(&mut self) -> Vec<Remembered> {
+        let Loaded { endpoints, problems } = self.state.load();
         problems.iter().for_each(|problem| warn!("{problem}"));
         self.found_at_start.extend(problems);
+        endpoints
     }
 
     /// What is wrong, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let unsaved = self.unsaved.as_ref().map(|reason| {
             format!(
-                "{reason}; endpoints of which this is not written have no known pod after a restart \
-                 and stay cut off until they are added again"
+                "{reason}; endpoints that are not in the list have no known pod after a restart and \
+                 stay cut off until they are added again"
             )
         });
         let now = self.broken.iter().cloned().chain(unsaved);
         self.found_at_start.iter().cloned().chain(now)
+    }
+
+    /// Binds the control socket, in place of one that was bound before.
+    ///
+    /// # Errors
+    /// When the path can't be bound.
+    pub(super) async fn serve_clients(&mut self) -> Result<()> {
+        self.stop_serving().await;
+        let path = self.state.socket();
+        let bound = Server::bind(&path, Arc::clone(&self.clients));
+        let bound = bound.and_then(|server| Ok((server, identity(&path)?)));
+        let (server, file) = bound.with_context(|| format!("can't bind {}", path.display()))?;
+        let task = tokio::spawn(server.serve(self.calls.clone()));
+        self.server = Some((task, file));
+        Ok(())
     }
 
     /// Ends the control socket's task; its file goes with it.
@@ -70,74 +107,53 @@ impl Upkeep {
             let _ = server.await;
         }
     }
-}
 
-impl Agent {
-    /// Binds the control socket, in place of one that was bound before.
-    ///
-    /// # Errors
-    /// When the path can't be bound.
-    pub(super) async fn serve_clients(&mut self) -> Result<()> {
-        self.upkeep.stop_serving().await;
-        let path = self.state.socket();
-        let bound = Server::bind(&path, Arc::clone(&self.counts.clients));
-        let bound = bound.and_then(|server| Ok((server, identity(&path)?)));
-        let (server, file) = bound.with_context(|| format!("can't bind {}", path.display()))?;
-        let task = tokio::spawn(server.serve(self.upkeep.calls.clone()));
-        self.upkeep.server = Some((task, file));
-        Ok(())
-    }
-
-    /// Writes the endpoint list; if that fails, it is tried again later.
-    pub(super) fn save(&mut self) {
-        let remembered = |endpoint: &super::Endpoint| Remembered {
-            spec: endpoint.spec.clone(),
-            offload_was_on: endpoint.offload_was_on,
-        };
-        let saved = self.state.save(self.endpoints.values().map(remembered).collect());
-        match (saved, &self.upkeep.unsaved) {
+    /// Writes the endpoint list; a failed write is tried again later.
+    pub(super) fn save(&mut self, endpoints: &Endpoints) {
+        match (self.state.save(endpoints.remembered()), &self.unsaved) {
             (Ok(()), None) => {}
             (Ok(()), Some(_)) => {
                 info!("the endpoint list is written again");
-                self.upkeep.unsaved = None;
+                self.unsaved = None;
             }
             (Err(reason), before) => {
                 let reason = reason.to_string();
                 if before.as_ref() != Some(&reason) {
                     error!("the endpoint list can't be written: {reason}");
                 }
-                self.upkeep.unsaved = Some(reason);
+                self.unsaved = Some(reason);
             }
         }
     }
 
-    /// Looks after the files, if it is time.
-    pub(super) async fn look_after_files(&mut self) {
-        if Instant::now() < self.upkeep.due {
+    /// Checks the files, if it is time.
+    pub(super) async fn check(&mut self, endpoints: &Endpoints) {
+        if Instant::now() < self.due {
             return;
         }
-        self.upkeep.due = Instant::now() + PERIOD;
-        let broken = self.restore_files().await;
+        self.due = Instant::now() + PERIOD;
+        let broken = self.restore(endpoints).await;
         let broken = (!broken.is_empty()).then(|| broken.join("; "));
         if let Some(reason) = &broken
-            && self.upkeep.broken.as_ref() != Some(reason)
+            && self.broken.as_ref() != Some(reason)
         {
             error!("{reason}");
         }
-        self.upkeep.broken = broken;
-        if self.upkeep.unsaved.is_some() {
-            self.save();
+        self.broken = broken;
+        if self.unsaved.is_some() {
+            self.save(endpoints);
         }
     }
 
-    /// Makes again what was removed. Returns what can't be made.
-    async fn restore_files(&mut self) -> Vec<String> {
+    /// Creates again what was removed. Returns what can't be created.
+    async fn restore(&mut self, endpoints: &Endpoints) -> Vec<String> {
         let mut broken = Vec::new();
         if !self.state.is_there() {
             let path = self.state.path().to_owned();
             match StateDir::open(&path) {
                 Ok(state) => {
-                    warn!("the state directory {} was removed; it is made again", path.display());
+                    let path = path.display();
+                    warn!("the state directory {path} was removed; it is created again");
                     self.state = state;
                 }
                 Err(StateError::Held(_)) => {
@@ -149,16 +165,16 @@ impl Agent {
                 Err(error) => return vec![error.to_string()],
             }
         }
-        match self.restore_pins() {
+        match self.restore_pins(endpoints) {
             Ok(0) => {}
-            Ok(pinned) => warn!("pins of {pinned} links were removed; they are made again"),
+            Ok(pinned) => warn!("pins of {pinned} links were removed; they are created again"),
             Err(error) => broken.push(describe(error.as_ref())),
         }
         if !self.state.endpoints().exists() {
-            self.save();
+            self.save(endpoints);
         }
         let socket = identity(&self.state.socket()).ok();
-        if self.upkeep.server.as_ref().map(|(_, file)| *file) != socket {
+        if self.server.as_ref().map(|(_, file)| *file) != socket {
             warn!("the control socket was removed; it is bound again");
             let served = self.serve_clients().await;
             broken.extend(served.err().map(|error| describe(error.as_ref())));
@@ -166,9 +182,9 @@ impl Agent {
         broken
     }
 
-    fn restore_pins(&self) -> Result<usize> {
+    fn restore_pins(&self, endpoints: &Endpoints) -> Result<usize> {
         bpffs::ensure_mounted(&self.state.bpf())?;
-        self.links.pin_again()
+        endpoints.links().pin_again()
     }
 }
 

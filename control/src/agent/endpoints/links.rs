@@ -19,16 +19,16 @@ use podgate_dataplane::xsk::{Port, RingSizes, open_link};
 use podgate_hostnet::Link;
 use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
-use super::host_link::HostLink;
+use crate::agent::host_network::HostLink;
 
 /// What the name of every pinned program begins with; the link's index follows.
 pub(crate) const PIN_PREFIX: &str = "link-";
 
 /// Slot of the link to the kernel stack.
-pub(crate) const HOST_SLOT: LinkId = LinkId(0);
+pub(in crate::agent) const HOST_SLOT: LinkId = LinkId(0);
 
 /// All links of the agent.
-pub(crate) struct Links {
+pub(in crate::agent) struct Links {
     dataplane: Dataplane,
     redirect: Redirect,
     pins: PathBuf,
@@ -46,7 +46,7 @@ impl Links {
     ///
     /// # Errors
     /// When there are too few frames for so many links, or the kernel doesn't load the XDP program.
-    pub(crate) fn new(
+    pub(in crate::agent) fn new(
         dataplane: Dataplane,
         workers: u16,
         endpoints_max: u16,
@@ -60,12 +60,12 @@ impl Links {
 
     /// The running dataplane.
     #[must_use]
-    pub(crate) fn dataplane(&self) -> &Dataplane {
+    pub(in crate::agent) fn dataplane(&self) -> &Dataplane {
         &self.dataplane
     }
 
     /// Stops the workers and returns the flows that may go on without them. Links stay cut off.
-    pub(crate) fn stop(&mut self) -> Vec<SavedFlow> {
+    pub(in crate::agent) fn stop(&mut self) -> Vec<SavedFlow> {
         self.dataplane.stop()
     }
 
@@ -73,7 +73,7 @@ impl Links {
     ///
     /// # Errors
     /// When there are as many as there may be.
-    pub(crate) fn free_slot(&self) -> Result<LinkId> {
+    pub(in crate::agent) fn free_slot(&self) -> Result<LinkId> {
         let endpoints = self.taken.iter().enumerate().skip(1);
         let free = endpoints.clone().find(|(_, taken)| !**taken).map(|(slot, _)| slot);
         let slot = free.with_context(|| {
@@ -88,7 +88,7 @@ impl Links {
     /// # Errors
     /// When the kernel refuses. The link is then as it was before: without programs, or cut off by
     /// those that an agent before left there.
-    pub(crate) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+    pub(in crate::agent) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
         self.open_with(link, slot, |redirect| redirect.guard(slot.0))
     }
 
@@ -96,7 +96,7 @@ impl Links {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub(crate) fn open_host(&mut self, pair: &HostLink) -> Result<()> {
+    pub(in crate::agent) fn open_host(&mut self, pair: &HostLink) -> Result<()> {
         let HostLink { host, xsk } = pair;
         self.open_with(xsk, HOST_SLOT, |redirect| redirect.mark(HOST_SLOT.0, host.index))
     }
@@ -127,7 +127,7 @@ impl Links {
     ///
     /// # Errors
     /// As [`Self::open`]; the link stays cut off.
-    pub(crate) fn open_unserved(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+    pub(in crate::agent) fn open_unserved(&mut self, link: &Link, slot: LinkId) -> Result<()> {
         self.cut_off(link, slot)?;
         self.redirect.guard(slot.0)?;
         let ports = self.open_sockets(link, slot);
@@ -149,7 +149,7 @@ impl Links {
     ///
     /// # Errors
     /// When a worker doesn't take one.
-    pub(crate) fn serve_all(&mut self) -> Result<()> {
+    pub(in crate::agent) fn serve_all(&mut self) -> Result<()> {
         let links = std::mem::take(&mut self.unserved);
         self.dataplane.add_links(links).context("can't serve the links")
     }
@@ -167,7 +167,7 @@ impl Links {
     }
 
     /// Tells the programs which pods are ready, and by which addresses.
-    pub(crate) fn set_pods(&mut self, routes: &RouteTable) {
+    pub(in crate::agent) fn set_pods(&mut self, routes: &RouteTable) {
         for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
             let pod = routes.behind(LinkId(slot)).map(|endpoint| Pod {
                 mac: endpoint.outlet.mac,
@@ -183,18 +183,18 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel doesn't tell.
-    pub(crate) fn frame_drops(&self) -> Result<Vec<FrameDrops>> {
+    pub(in crate::agent) fn frame_drops(&self) -> Result<Vec<FrameDrops>> {
         Ok(self.redirect.frame_drops()?)
     }
 
     /// Lets a link go: from here on the kernel handles its packets. The netdev may be gone.
-    pub(crate) fn close(&mut self, slot: LinkId) {
+    pub(in crate::agent) fn close(&mut self, slot: LinkId) {
         self.close_sockets(slot);
         self.detach(slot);
     }
 
     /// Detaches the programs that an agent before left on the link with this index.
-    pub(crate) fn unpin(&self, index: u32) {
+    pub(in crate::agent) fn unpin(&self, index: u32) {
         for reason in unpin_in(&self.pins, index) {
             tracing::warn!("{reason}");
         }
@@ -204,7 +204,7 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn pin_again(&self) -> Result<usize> {
+    pub(in crate::agent) fn pin_again(&self) -> Result<usize> {
         Ok(self.redirect.pin_again()?)
     }
 
@@ -250,13 +250,13 @@ fn pins_in(pins: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
 ///
 /// # Errors
 /// When the folder can't be read.
-pub(crate) fn pinned_indices(pins: &Path) -> io::Result<BTreeSet<u32>> {
+pub(in crate::agent) fn pinned_indices(pins: &Path) -> io::Result<BTreeSet<u32>> {
     Ok(pins_in(pins)?.into_iter().map(|(index, _)| index).collect())
 }
 
 /// Detaches what is pinned in the folder `pins` for the link with this index. Returns what can't be
 /// done, one line each.
-pub(crate) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
+pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
     let of_link = |(of, path): (u32, PathBuf)| (of == index).then_some(path);
     match pins_in(pins) {
         Ok(found) => found

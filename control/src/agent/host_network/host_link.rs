@@ -13,7 +13,7 @@ use podgate_dataplane::route::Outlet;
 use podgate_hostnet::offload;
 use podgate_hostnet::{Link, Netlink};
 
-use super::links::HOST_SLOT;
+use crate::agent::endpoints::HOST_SLOT;
 
 /// The kernel's end.
 pub(crate) const HOST: &str = "pg-host";
@@ -21,26 +21,25 @@ pub(crate) const HOST: &str = "pg-host";
 /// The workers' end.
 pub(crate) const XSK: &str = "pg-xsk";
 
-/// MTU of both ends: as large as a packet can be, as for pods
-/// ([`PodMtu`](podgate_api::PodMtu)). Each route says the smaller MTU of the pod that it leads
-/// to.
+/// MTU of both ends, bytes: the largest for pods ([`PodMtu::MAX`](podgate_api::PodMtu::MAX)). The
+/// route to a pod has the pod's MTU.
 const MTU: u32 = 65535;
 
 /// The pair.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct HostLink {
+pub(in crate::agent) struct HostLink {
     /// The kernel's end.
-    pub(crate) host: Link,
+    pub(in crate::agent) host: Link,
     /// The workers' end.
-    pub(crate) xsk: Link,
+    pub(in crate::agent) xsk: Link,
 }
 
 impl HostLink {
-    /// Creates the pair, or takes over the one that an agent before left.
+    /// Creates the pair, or takes the one that the agent before left, and sets it up.
     ///
     /// # Errors
     /// When the kernel refuses, or other links have the names.
-    pub(crate) async fn ensure(netlink: &Netlink) -> Result<Self> {
+    pub(in crate::agent) async fn ensure(netlink: &Netlink) -> Result<Self> {
         if find(netlink).await?.is_none() {
             netlink.add_pair(HOST, XSK, MTU).await?;
         }
@@ -51,17 +50,19 @@ impl HostLink {
                  them, or rename them"
             );
         }
-        offload::tx_checksum_off(HOST)?;
+        // Blocks until the kernel has answered.
+        tokio::task::spawn_blocking(|| offload::tx_checksum_off(HOST)).await??;
         for end in [&pair.host, &pair.xsk] {
             netlink.set_up_quiet(end, MTU).await?;
         }
-        // What was set just now is part of what was found before.
+        // Read again, with the changes.
         find(netlink).await?.context("the links just created are gone")
     }
 
-    /// How workers send to the kernel stack, from where packets of `path_mtu` bytes get on.
+    /// How workers send to the kernel stack; `path_mtu` is the least MTU of routes out of the node,
+    /// bytes.
     #[must_use]
-    pub(crate) fn outlet(&self, path_mtu: Option<u32>) -> Outlet {
+    pub(in crate::agent) fn outlet(&self, path_mtu: Option<u32>) -> Outlet {
         let mtu = self.host.mtu.min(self.xsk.mtu);
         Outlet {
             link: HOST_SLOT,
@@ -77,7 +78,7 @@ impl HostLink {
 ///
 /// # Errors
 /// When only one of them does.
-pub(crate) async fn find(netlink: &Netlink) -> Result<Option<HostLink>> {
+pub(in crate::agent) async fn find(netlink: &Netlink) -> Result<Option<HostLink>> {
     match (netlink.link(HOST).await?, netlink.link(XSK).await?) {
         (Some(host), Some(xsk)) => Ok(Some(HostLink { host, xsk })),
         (None, None) => Ok(None),
