@@ -4,9 +4,9 @@
 //! begin with `podgate_`.
 
 use podgate_api::{EndpointCounts, Family, FamilyKind, LinkCounts};
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{Tally, WorkerStats};
 use podgate_dataplane::xsk::XskStatistics;
+use podgate_tables::drop_reason::DropReason;
 use podgate_xdp_redirect::FrameDrops;
 
 /// What the agent counts itself.

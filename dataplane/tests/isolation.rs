@@ -4,9 +4,10 @@
 
 mod support;
 
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
-use podgate_dataplane::types::{LinkId, Nanos};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_tables::time::Nanos;
 use support::*;
 
 fn only_docs() -> IngressOfB {

@@ -8,11 +8,12 @@ use podgate_api::{
     ApiError, DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, Family,
     LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
 };
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
-use podgate_dataplane::types::{Address, Epoch};
 use podgate_dataplane::worker::Dataplane;
 use podgate_policy::PolicyState as StoreState;
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::Epoch;
 use podgate_xdp_redirect::FrameDrops;
 use serde::Serialize;
 

@@ -15,8 +15,8 @@ use std::mem;
 use anyhow::{Result, bail};
 use futures_util::StreamExt;
 use podgate_api::EndpointSpec;
-use podgate_dataplane::types::LinkId;
 use podgate_hostnet::Link;
+use podgate_tables::ids::LinkId;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use podgate_dataplane::types::Epoch;
 use podgate_policy::Compiled;
+use podgate_tables::ids::Epoch;
 
 /// Most epochs. Events reach the control thread within some tens of milliseconds; at a thousand
 /// epochs a second this is a quarter of a second. Epochs share what did not change between them.

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::Result;
-use podgate_dataplane::route::{Outlet, RouteTable};
-use podgate_dataplane::types::Address;
 use podgate_hostnet::{Link, Netlink};
+use podgate_tables::address::Address;
+use podgate_tables::route::{Outlet, RouteTable};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 

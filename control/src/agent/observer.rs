@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use podgate_api::FlowItem;
-use podgate_dataplane::event::Event;
 use podgate_dataplane::share::Shares;
 use podgate_dataplane::worker::{Clock, Dataplane};
 use podgate_policy::record::FlowRecord;
+use podgate_tables::event::Event;
 use tokio::sync::broadcast;
 
 use super::epochs::Epochs;

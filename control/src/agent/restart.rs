@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use podgate_api::FlowsTakenOver;
 use podgate_dataplane::flow::SavedFlow;
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
 use tracing::{error, info, warn};
 
 use super::endpoints::{Endpoints, HOST_SLOT};

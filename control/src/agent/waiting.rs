@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use podgate_api::PolicyWaited;
-use podgate_dataplane::types::Epoch;
+use podgate_tables::ids::Epoch;
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -5,18 +5,21 @@
 use std::sync::Arc;
 
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::Event;
-use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::policy::{
-    Action, AddressRow, DenySetId, DirectionTable, Entry, IdentityRow, Peer, PolicyTables,
-    PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
-};
-use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, Epoch, LinkId, Mac, Nanos, proto};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
+use podgate_tables::address::{Address, Mac};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::Event;
+use podgate_tables::ids::{DenySetId, Epoch, LinkId, RuleId, SelectorId};
+use podgate_tables::l7::L7Rules;
+use podgate_tables::policy::{
+    Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses, Rank,
+    SelectorSet, Snapshot,
+};
+use podgate_tables::proto;
+use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+use podgate_tables::time::Nanos;
 
 pub(crate) const HOST: LinkId = LinkId(0);
 pub(crate) const A: LinkId = LinkId(1);

@@ -5,7 +5,7 @@
 //! because a request for a family by name would load its module.
 //!
 //! Tunnels over IP protocols of their own (IPIP, SIT, GRE, IP6TNL, L2TP over IP) are not read: the
-//! dataplane drops these protocols anyway (`podgate_dataplane::tunnel`).
+//! dataplane drops these protocols anyway (`podgate_tables::tunnel`).
 //! A device that was moved into another network namespace while its socket stayed in this one is
 //! not listed here. IPsec needs no check: pods don't have its keys.
 

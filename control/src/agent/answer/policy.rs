@@ -7,13 +7,14 @@ use podgate_api::{
     ApiError, EndpointTable, Explained, PodName, PolicyDetail, PolicyFilter, PolicyList,
     PolicyState, PolicyStatus, PortsDetail, RejectedField, RuleDetail, RuleSetDetail,
 };
-use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::explain::{
     End, Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows,
     tier_name,
 };
 use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
 use podgate_policy::{Compiled, PolicyState as StoreState, Store};
+use podgate_tables::address::Address;
+use podgate_tables::ids::Epoch;
 use tokio::time::Instant;
 
 use super::super::Agent;

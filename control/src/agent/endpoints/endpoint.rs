@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use podgate_api::EndpointSpec;
-use podgate_dataplane::route::{self, Outlet};
-use podgate_dataplane::types::{Address, LinkId};
 use podgate_hostnet::Link;
 use podgate_policy::Store;
+use podgate_tables::address::Address;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::{self, Outlet};
 
 /// A requested endpoint and its state.
 #[derive(Debug)]

@@ -9,9 +9,9 @@
 //! every packet between them is meant for the other end.
 
 use anyhow::{Context, Result, bail};
-use podgate_dataplane::route::Outlet;
 use podgate_hostnet::offload;
 use podgate_hostnet::{Link, Netlink};
+use podgate_tables::route::Outlet;
 
 use crate::agent::endpoints::HOST_SLOT;
 

@@ -177,24 +177,42 @@ fn a_probe_of_a_closed_window_passes() {
 }
 
 #[test]
-fn early_segments_wait_and_are_bounded_in_number_and_time() {
+fn out_of_order_segments_are_bounded_in_number_and_time() {
     let mut lab = lab();
-    for index in 1..40u32 {
-        lab.client_sends(index, &DOCS[index as usize..=index as usize], 0);
-        if index as usize >= DOCS.len() - 1 {
-            break;
-        }
+    lab.io.hold_max = 16;
+    for index in 1..40 {
+        lab.client_sends(index, b"x", 0);
     }
-    assert!(lab.follower.held_frames() <= 16);
-    assert!(lab.io.dropped.iter().all(|reason| *reason == DropReason::L7Limit));
+    assert_eq!(lab.follower.held_frames(), 16);
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit; 39 - 16]);
     lab.io.dropped.clear();
     lab.wait_millis(QUEUE_MS + 10);
     assert_eq!(lab.follower.held_frames(), 0);
-    assert!(!lab.io.dropped.is_empty());
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit; 16]);
     lab.request(&[]);
     lab.client_sends(0, DOCS, 0);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
+}
+
+/// A sender that has a large window in flight loses one segment: no other one is dropped for it.
+#[test]
+fn a_lost_chunk_line_costs_no_other_segment() {
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = [b"200\r\n".to_vec(), vec![b'a'; 0x200], b"\r\n".to_vec()].concat();
+    let mut lab = lab();
+    (lab.serves, lab.io.hold_max) = (false, 100);
+    lab.request(head);
+    let at = |index: u32| head.len() as u32 + index * chunk.len() as u32;
+    for index in 1..=100 {
+        lab.client_sends(at(index), &chunk, 0);
+    }
+    assert_eq!(lab.follower.held_frames(), 100);
+    lab.client_sends(at(0), &chunk, 0);
+    assert!(lab.io.dropped.is_empty(), "{:?}", lab.io.dropped);
+    assert_eq!(lab.follower.held_frames(), 0);
+    lab.exchange();
+    assert_eq!(lab.server.received, [head.to_vec(), chunk.repeat(101)].concat());
 }
 
 #[test]
