@@ -19,11 +19,11 @@ use serde::Serialize;
 
 use super::Agent;
 use super::endpoints::{Endpoint, HOST_SLOT, Request as EndpointRequest};
-use super::server::{Call, Reply};
+use super::server::{Call, Reply, ReplySender};
 use crate::metrics::{self, AgentCounts};
 
 impl Agent {
-    /// Carries out a request. A client that left misses the answer only.
+    /// Carries out a request.
     pub(super) fn answer(&mut self, call: Call) {
         let Call { request, reply } = call;
         let answer = match request {
@@ -57,7 +57,13 @@ impl Agent {
             }
             Request::Metrics {} => self.metrics().and_then(|families| to_reply(&families)),
         };
-        let _ = reply.send(answer);
+        self.reply(reply, answer);
+    }
+
+    /// Replies when the kernel has the routes of the last publication, so that what a client learns is
+    /// in force. A client that left misses the answer only.
+    pub(super) fn reply(&self, to: ReplySender, answer: Result<Reply, ApiError>) {
+        self.host.after_routes(move || _ = to.send(answer));
     }
 
     fn flows(&mut self, follow: bool, last: u32) -> Reply {

@@ -43,8 +43,7 @@ impl Agent {
         self.publish();
         let answer = result.map(|()| Reply::Value(json!(self.endpoint_status(link))));
         let answer = answer.map_err(|error| ApiError::failed(describe(error.as_ref())));
-        // A client that left misses the answer only.
-        self.host.after_routes(move || _ = reply.send(answer));
+        self.reply(reply, answer);
     }
 
     /// Detaches a pod's link: from here on, no policy applies to the pod.
@@ -53,8 +52,8 @@ impl Agent {
         else {
             let removed = self.endpoints.remove_unknown(link);
             let answer = removed.map(|()| Reply::Value(Value::Null));
-            _ = reply.send(answer.map_err(|error| ApiError::failed(describe(error.as_ref()))));
-            return;
+            let answer = answer.map_err(|error| ApiError::failed(describe(error.as_ref())));
+            return self.reply(reply, answer);
         };
         info!("endpoint {} on link {link} removed", spec.pod);
         // First nobody sends to it any more, then it is detached.
@@ -72,7 +71,7 @@ impl Agent {
     /// Replies to a request to remove an endpoint.
     fn removed(&mut self, reply: ReplySender) {
         self.save();
-        self.host.after_routes(move || _ = reply.send(Ok(Reply::Value(Value::Null))));
+        self.reply(reply, Ok(Reply::Value(Value::Null)));
     }
 
     /// Takes the result of a task.

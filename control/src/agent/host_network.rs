@@ -152,13 +152,18 @@ impl HostNetwork {
         });
     }
 
+    /// Whether the kernel has the routes that were requested last.
+    pub(super) fn routes_are_applied(&self) -> bool {
+        *self.applied.borrow() >= self.routes.borrow().generation
+    }
+
     /// Calls `then` when the kernel has the routes that were requested last.
     pub(super) fn after_routes(&self, then: impl FnOnce() + Send + 'static) {
-        let generation = self.routes.borrow().generation;
-        let mut applied = self.applied.clone();
-        if *applied.borrow() >= generation {
+        if self.routes_are_applied() {
             return then();
         }
+        let generation = self.routes.borrow().generation;
+        let mut applied = self.applied.clone();
         tokio::spawn(async move {
             // Fails when the agent has stopped.
             let _ = applied.wait_for(|done| *done >= generation).await;

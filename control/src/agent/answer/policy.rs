@@ -129,8 +129,9 @@ impl Agent {
 
     /// Answers the clients whose revision is in force by now.
     pub(in super::super) fn answer_waiting(&mut self) {
-        let in_force = self.epoch_in_force();
-        self.waiting.answer(in_force, Instant::now());
+        if self.host.routes_are_applied() {
+            self.waiting.answer(self.epoch_in_force(), Instant::now());
+        }
     }
 
     /// The epoch that every worker judges by, or a later one.
