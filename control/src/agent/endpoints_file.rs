@@ -1,4 +1,4 @@
-//! The lab file: endpoints to attach at the start.
+//! The endpoint file: endpoints to attach at the start.
 
 use std::path::Path;
 
@@ -8,23 +8,23 @@ use serde::Deserialize;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LabFile {
+struct EndpointFile {
     endpoints: Vec<EndpointSpec>,
 }
 
-/// Reads a lab file.
+/// Reads an endpoint file.
 ///
 /// # Errors
-/// When it can't be read or has another form.
+/// When it can't be read, or is malformed.
 pub(crate) fn read(path: &Path) -> Result<Vec<EndpointSpec>> {
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("can't read lab file {}", path.display()))?;
-    parse(&text).with_context(|| format!("lab file {} makes no sense", path.display()))
+        .with_context(|| format!("can't read endpoint file {}", path.display()))?;
+    parse(&text).with_context(|| format!("endpoint file {} is malformed", path.display()))
 }
 
 fn parse(text: &str) -> Result<Vec<EndpointSpec>> {
-    // The excerpt that an error comes with has several lines.
-    let file: LabFile =
+    // Without the excerpt of the file, which has several lines.
+    let file: EndpointFile =
         serde_saphyr::from_str(text).map_err(|error| anyhow!("{}", error.without_snippet()))?;
     Ok(file.endpoints)
 }
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_misspelt_is_an_error() {
+    fn an_unknown_field_is_an_error() {
         for text in ["", "endpoint: []", "endpoints: [{link: a}]", "endpoints: [{link: a, pod: b}]"]
         {
             let error = parse(text).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Clients that wait for a revision of policy to be in force.
+//! Clients that wait until a revision of policy is in force.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::server::{Reply, ReplySender};
 
-/// Those that wait. Each holds one of the server's places, so there are few.
+/// The clients; the server bounds their number.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     clients: Vec<Client>,
@@ -23,15 +23,15 @@ struct Client {
 }
 
 impl Waiting {
-    /// Notes a client that waits for `wanted`, but not for longer than `timeout`.
+    /// Adds a client that waits for `wanted` for at most `timeout`.
     pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: ReplySender) {
-        // A client that left makes place for the next.
+        // Clients that disconnected are dropped.
         self.clients.retain(|client| !client.answer.is_closed());
         self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
     }
 
-    /// Answers those whose revision, or time, has come. Every worker judges by `in_force` or a
-    /// later one.
+    /// Answers clients whose revision is in force or whose timeout is over. Every worker uses
+    /// `in_force` or a later revision.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
         let due = |client: &mut Client| in_force >= client.wanted || now >= client.until;
         for client in self.clients.extract_if(.., due) {

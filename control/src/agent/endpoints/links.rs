@@ -1,9 +1,9 @@
-//! Links: from a netdev to rings that workers serve, and back.
+//! Links in the dataplane: attaching a link to rings that workers serve, and detaching it.
 //!
-//! A link is enforced in this order: the XDP program first, which drops everything that the pod
-//! sends; then the program at the egress hook, which lets nothing pass by the workers; then the
-//! sockets; then the workers. It is let go in the opposite order, so that there is no moment in
-//! which a pod's packets pass unseen while podgate answers for them.
+//! A link is attached in this order: the XDP program, which drops everything that the pod sends; the
+//! program at the egress hook, which keeps the kernel's packets from bypassing the workers; the
+//! sockets; the workers. It is detached in the opposite order, so a pod's packets never bypass the
+//! workers while the link is attached.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
 use crate::agent::host_network::HostLink;
 
-/// What the name of every pinned program begins with; the link's index follows.
+/// Prefix of the names of pinned programs; the link's index follows.
 pub(crate) const PIN_PREFIX: &str = "link-";
 
 /// Slot of the link to the kernel stack.
@@ -34,18 +34,18 @@ pub(in crate::agent) struct Links {
     pins: PathBuf,
     workers: u16,
     sizes: RingSizes,
-    /// Whether each slot is taken; the first is the host link's.
+    /// Whether each slot is in use; the first is the host link's.
     taken: Vec<bool>,
-    /// Links that the workers have not been given yet.
+    /// Links that the workers don't serve yet.
     unserved: Vec<Vec<Port>>,
 }
 
 impl Links {
-    /// No links, and place for `endpoints_max` beside the host link. Programs are pinned in the
-    /// bpffs at `pins`.
+    /// No links, with slots for `endpoints_max` endpoints and the host link. Programs are pinned in
+    /// the bpffs at `pins`.
     ///
     /// # Errors
-    /// When there are too few frames for so many links, or the kernel doesn't load the XDP program.
+    /// When there are too few frames for the links, or the kernel rejects the BPF programs.
     pub(in crate::agent) fn new(
         dataplane: Dataplane,
         workers: u16,
@@ -64,15 +64,15 @@ impl Links {
         &self.dataplane
     }
 
-    /// Stops the workers and returns the flows that may go on without them. Links stay cut off.
+    /// Stops the workers and returns the flows to save. Links stay cut off.
     pub(in crate::agent) fn stop(&mut self) -> Vec<SavedFlow> {
         self.dataplane.stop()
     }
 
-    /// A slot for one more endpoint.
+    /// A free slot.
     ///
     /// # Errors
-    /// When there are as many as there may be.
+    /// When all are in use.
     pub(in crate::agent) fn free_slot(&self) -> Result<LinkId> {
         let endpoints = self.taken.iter().enumerate().skip(1);
         let free = endpoints.clone().find(|(_, taken)| !**taken).map(|(slot, _)| slot);
@@ -83,16 +83,16 @@ impl Links {
         Ok(LinkId(u16::try_from(slot)?))
     }
 
-    /// Enforces a pod's link in the free slot `slot`.
+    /// Attaches a pod's link in the free slot `slot`.
     ///
     /// # Errors
-    /// When the kernel refuses. The link is then as it was before: without programs, or cut off by
-    /// those that an agent before left there.
+    /// When a system call fails. The link is then as it was before: without programs, or cut off by
+    /// those of the agent before.
     pub(in crate::agent) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
         self.open_with(link, slot, |redirect| redirect.guard(slot.0))
     }
 
-    /// Enforces the host link, in its slot.
+    /// Attaches the host link, in its slot.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -105,10 +105,10 @@ impl Links {
         &mut self,
         link: &Link,
         slot: LinkId,
-        hold_egress: impl FnOnce(&mut Redirect) -> Result<(), podgate_xdp_redirect::Error>,
+        attach_egress: impl FnOnce(&mut Redirect) -> Result<(), podgate_xdp_redirect::Error>,
     ) -> Result<()> {
         let cut_off_before = self.cut_off(link, slot)?;
-        let opened = match hold_egress(&mut self.redirect) {
+        let opened = match attach_egress(&mut self.redirect) {
             Ok(()) => self.open_sockets(link, slot),
             Err(error) => Err(error.into()),
         };
@@ -122,8 +122,7 @@ impl Links {
         served.with_context(|| format!("can't serve link {}", link.name))
     }
 
-    /// As [`Self::open`] for a link that an agent before may have cut off, but for the workers, who
-    /// get it by [`Self::serve_all`].
+    /// As [`Self::open`], but the workers serve the link from [`Self::serve_all`] on only.
     ///
     /// # Errors
     /// As [`Self::open`]; the link stays cut off.
@@ -145,10 +144,10 @@ impl Links {
         Ok(cut_off_before)
     }
 
-    /// Gives all links to the workers that [`Self::open_unserved`] opened.
+    /// Lets the workers serve the links that [`Self::open_unserved`] opened.
     ///
     /// # Errors
-    /// When a worker doesn't take one.
+    /// When a worker fails to.
     pub(in crate::agent) fn serve_all(&mut self) -> Result<()> {
         let links = std::mem::take(&mut self.unserved);
         self.dataplane.add_links(links).context("can't serve the links")
@@ -166,7 +165,7 @@ impl Links {
         Ok(ports)
     }
 
-    /// Tells the programs which pods are ready, and by which addresses.
+    /// Sets MAC and IP addresses of the ready pods in the programs' maps.
     pub(in crate::agent) fn set_pods(&mut self, routes: &RouteTable) {
         for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
             let pod = routes.behind(LinkId(slot)).map(|endpoint| Pod {
@@ -182,28 +181,28 @@ impl Links {
     /// What the programs dropped, by reason.
     ///
     /// # Errors
-    /// When the kernel doesn't tell.
+    /// When the maps can't be read.
     pub(in crate::agent) fn frame_drops(&self) -> Result<Vec<FrameDrops>> {
         Ok(self.redirect.frame_drops()?)
     }
 
-    /// Lets a link go: from here on the kernel handles its packets. The netdev may be gone.
+    /// Detaches a link: from here on the kernel handles its packets. The netdev may be gone.
     pub(in crate::agent) fn close(&mut self, slot: LinkId) {
         self.close_sockets(slot);
         self.detach(slot);
     }
 
-    /// Detaches the programs that an agent before left on the link with this index.
+    /// Detaches the pinned programs of the agent before from the link with this index.
     pub(in crate::agent) fn unpin(&self, index: u32) {
         for reason in unpin_in(&self.pins, index) {
             tracing::warn!("{reason}");
         }
     }
 
-    /// Pins the programs again whose pins somebody removed, and returns of how many links.
+    /// Pins programs again whose pins were removed. Returns of how many links.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When a pin can't be created.
     pub(in crate::agent) fn pin_again(&self) -> Result<usize> {
         Ok(self.redirect.pin_again()?)
     }
@@ -222,15 +221,14 @@ impl Links {
     }
 }
 
-/// The link that the pin called `name` belongs to: its index comes behind [`PIN_PREFIX`], and
-/// perhaps more behind a further `-`.
+/// Index of the link that the pin `name` belongs to: it follows [`PIN_PREFIX`]; a further `-` and
+/// more text may follow.
 fn index_of_pin(name: &str) -> Option<u32> {
     let index = name.strip_prefix(PIN_PREFIX)?;
     index.split_once('-').map_or(index, |(index, _)| index).parse().ok()
 }
 
-/// The names of all pins in the folder `pins`, with the links that they belong to. A folder that
-/// isn't there has none.
+/// All pins in the directory `pins`, with the index of the link. A missing directory has none.
 fn pins_in(pins: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     let entries = match fs::read_dir(pins) {
         Ok(entries) => entries,
@@ -246,16 +244,16 @@ fn pins_in(pins: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     Ok(found)
 }
 
-/// Indices of the links that programs are pinned for in the folder `pins`.
+/// Indices of the links whose programs are pinned in the directory `pins`.
 ///
 /// # Errors
-/// When the folder can't be read.
+/// When the directory can't be read.
 pub(in crate::agent) fn pinned_indices(pins: &Path) -> io::Result<BTreeSet<u32>> {
     Ok(pins_in(pins)?.into_iter().map(|(index, _)| index).collect())
 }
 
-/// Detaches what is pinned in the folder `pins` for the link with this index. Returns what can't be
-/// done, one line each.
+/// Detaches the programs pinned in the directory `pins` for the link with this index. Returns
+/// errors, one line each.
 pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
     let of_link = |(of, path): (u32, PathBuf)| (of == index).then_some(path);
     match pins_in(pins) {
@@ -269,16 +267,16 @@ pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
     }
 }
 
-/// Ring sizes such that all links together hold at most half of the frames in their fill rings:
-/// the other half is for packets under way.
+/// Ring sizes with which the fill rings of all links hold at most half of the frames; the other half
+/// is for packets in flight.
 ///
 /// # Errors
-/// When that leaves a link less than [`RING_MIN`].
+/// When a ring would be smaller than [`RING_MIN`].
 fn ring_sizes(frames: u32, links: u16) -> Result<RingSizes> {
     let halves = 2 * u32::from(links);
     ensure!(
         frames / halves >= RING_MIN,
-        "{frames} frames are too few for {} endpoints: --frames {} would do, or a smaller \
+        "{frames} frames are too few for {} endpoints: use --frames {}, or a smaller \
          --max-endpoints",
         links - 1,
         halves * RING_MIN
@@ -287,9 +285,9 @@ fn ring_sizes(frames: u32, links: u16) -> Result<RingSizes> {
     Ok(RingSizes { fill: size, completion: size, rx: size, tx: size })
 }
 
-/// A packet of 64 KiB takes 18 frames: less than a few of them in a ring is no use.
+/// Smallest ring, descriptors: a packet of 64 KiB takes 18.
 const RING_MIN: u32 = 64;
-/// More than this only adds delay.
+/// Largest ring, descriptors: a larger one only adds latency.
 const RING_MAX: u32 = 2048;
 
 #[cfg(test)]
@@ -309,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pins_name_tells_its_link() {
+    fn a_pins_name_has_the_index_of_its_link() {
         assert_eq!(index_of_pin("link-7"), Some(7));
         assert_eq!(index_of_pin("link-7-egress"), Some(7));
         for other in ["link-", "link-x", "link--7", "maps.debug", ""] {
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_frames_are_refused_with_a_number_that_would_do() {
+    fn too_few_frames_are_an_error_that_names_the_minimum() {
         let error = ring_sizes(1024, 4096).unwrap_err().to_string();
         assert!(error.contains("for 4095 endpoints: --frames 524288 "), "{error}");
         assert_eq!(ring_sizes(524_288, 4096).unwrap().fill, RING_MIN);
