@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 
 use crate::VERSION;
 
-/// Why a request was not carried out.
+/// A request that was not carried out.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// For programs.
+    /// Machine-readable reason.
     pub code: ErrorCode,
-    /// For people: one line.
+    /// Human-readable reason, one line.
     pub message: String,
 }
 
-/// The kinds of refusal.
+/// Reasons for which a request is not carried out.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorCode {
@@ -26,13 +26,13 @@ pub enum ErrorCode {
     UnsupportedVersion,
     /// The command is not known.
     UnknownCommand,
-    /// The request is no JSON object of the command's form.
+    /// The request is malformed.
     BadRequest,
     /// The request is longer than [`REQUEST_MAX`](crate::REQUEST_MAX).
     TooLong,
     /// Too many clients, or the agent is stopping.
     Busy,
-    /// The command was tried and failed.
+    /// The command failed.
     Failed,
     /// A code of a later version.
     #[serde(other)]
@@ -40,13 +40,13 @@ pub enum ErrorCode {
 }
 
 impl ApiError {
-    /// A refusal for `code`.
+    /// An error with this code.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 
-    /// The command was tried and failed for this reason.
+    /// The command failed for this reason.
     #[must_use]
     pub fn failed(error: impl fmt::Display) -> Self {
         Self::new(ErrorCode::Failed, error.to_string())
@@ -59,11 +59,11 @@ impl ApiError {
 pub enum Answer {
     /// The whole answer.
     Result(Value),
-    /// One of several.
+    /// One of several results.
     Item(Value),
     /// No more items follow.
     End(bool),
-    /// Nothing, or nothing more.
+    /// The request failed; no more lines follow.
     Error(ApiError),
 }
 
@@ -105,6 +105,6 @@ impl Answer {
 pub enum FlowItem {
     /// A record.
     Flow(Box<FlowRecord>),
-    /// This many records are missing here: the client or the agent was too slow.
+    /// This many records were lost here: the client or the agent was too slow.
     Lost(u64),
 }

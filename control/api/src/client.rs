@@ -15,41 +15,41 @@ use serde_json::Value;
 
 use crate::{Answer, ApiError, Request};
 
-/// How long the agent may take to take a connection.
+/// Timeout for the agent to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the agent may take for an answer, or for its next line. Compiling the objects of a
-/// large cluster keeps it for seconds.
+/// Timeout for an answer, or for its next line. Compiling the policies of a large cluster takes the
+/// agent seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a connection is tried again that the agent has no room for.
+/// Interval of connection attempts while the agent's backlog is full.
 const CONNECT_RETRY: Duration = Duration::from_millis(20);
 
-/// Why a command of the client failed.
+/// A request that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens at the socket, or it may not be opened.
+    /// The socket can't be connected to.
     #[error("the agent can't be reached at {path}: {source} ({})", hint(.source))]
     Unreachable {
         /// The socket.
         path: String,
-        /// What the kernel said.
+        /// The system call's error.
         source: io::Error,
     },
-    /// The agent takes no connection, or does not answer.
+    /// The agent accepts no connection, or does not answer.
     #[error("the agent did not answer within {} s: it is stuck, or very busy", .0.as_secs())]
     TimedOut(Duration),
     /// The connection broke.
     #[error("the agent closed the connection: it stopped, or nothing was read here for 30 s")]
     Closed,
     /// The agent's answer is not of this protocol.
-    #[error("the agent's answer makes no sense: {0}")]
+    #[error("the agent's answer is malformed: {0}")]
     Protocol(String),
-    /// The agent refused.
+    /// The agent answered with an error.
     #[error(transparent)]
     Denied(#[from] ApiError),
 }
 
 impl ClientError {
-    /// Whether there is no agent that answers.
+    /// Whether no agent answers.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::TimedOut(_) | Self::Closed)
     }
@@ -127,13 +127,13 @@ impl Client {
     }
 
     fn send(&mut self, request: &Request) {
-        // An agent that turns us away closes first; its answer says why. One that reads nothing
+        // An agent with too many clients answers and closes without reading. One that reads nothing
         // answers nothing.
         let _ = self.stream.get_ref().set_write_timeout(Some(ANSWER_TIMEOUT));
         let _ = self.stream.get_mut().write_all(request.to_line().as_bytes());
     }
 
-    /// The next line of the answer, which may take as long as `limit` says.
+    /// The next line of the answer, within `limit`.
     fn receive(&mut self, limit: Option<Duration>) -> Result<Answer, ClientError> {
         let mut line = String::new();
         // Fails for a limit of zero only.
@@ -154,7 +154,7 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
     serde_json::from_value(value).map_err(|error| ClientError::Protocol(error.to_string()))
 }
 
-/// How long the answer to `request` may take; `None` where nothing may come for any time.
+/// Timeout for the answer to `request`; `None` if there may be none for any time.
 fn answer_timeout(request: &Request) -> Option<Duration> {
     match request {
         Request::Flows { follow: true, .. } => None,
@@ -168,8 +168,8 @@ fn answer_timeout(request: &Request) -> Option<Duration> {
 /// Connects to the socket at `path`.
 ///
 /// # Errors
-/// `EAGAIN` if there was no room for the connection within `limit`: a blocking connect would wait
-/// for it without a limit (unix(7)).
+/// `EAGAIN` if the backlog was full for `limit`; a blocking connect would wait without a limit
+/// (unix(7)).
 fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -193,7 +193,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
 
     #[test]
-    fn an_agent_that_takes_no_connection_is_not_waited_for() {
+    fn connecting_to_an_agent_that_accepts_nothing_times_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let _listener = UnixListener::bind(&path).unwrap();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_does_not_answer_is_not_waited_for() {
+    fn a_request_without_an_answer_times_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let _listener = UnixListener::bind(&path).unwrap();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_waited_for_as_long_as_the_request_says() {
+    fn the_timeout_depends_on_the_request() {
         let follow = Request::Flows { follow: true, last: 9 };
         assert_eq!(answer_timeout(&follow), None);
         let past = Request::Flows { follow: false, last: 9 };
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_at_the_socket_is_told_at_once() {
+    fn a_missing_socket_is_reported_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let error = Client::connect(&dir.path().join("none")).unwrap_err();
         assert!(error.to_string().contains("is `podgate run` running?"), "{error}");

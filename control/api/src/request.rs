@@ -44,7 +44,7 @@ requests! {
     "policy-explain": PolicyExplain {
         /// The flow.
         query: Query,
-        /// Judge both ends, as if both were endpoints of this node.
+        /// Evaluate policy for both ends, as if both were endpoints of this node.
         #[serde(default)]
         both_sides: bool,
     },
@@ -57,17 +57,17 @@ requests! {
     },
     /// Answered by [`PolicyWaited`](crate::PolicyWaited).
     "policy-wait": PolicyWait {
-        /// The epoch that is to be in force.
+        /// The epoch to wait for.
         revision: u32,
-        /// How long to wait at most, seconds.
+        /// Timeout, seconds.
         timeout_s: u32,
     },
     /// Answered by [`FlowItem`](crate::FlowItem)s.
     "flows": Flows {
-        /// Go on with new records instead of ending.
+        /// Send new records instead of ending.
         #[serde(default)]
         follow: bool,
-        /// How many past records to begin with, at most.
+        /// How many past records to send first, at most.
         #[serde(default)]
         last: u32,
     },
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mtu_that_no_link_can_have_is_refused() {
+    fn an_mtu_out_of_range_is_an_error() {
         let request = |mtu: &str| {
             let line = format!(
                 r#"{{"version":1,"command":"endpoint-add","link":"a","pod":"a/b","mtu":{mtu}}}"#
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_refused_for_what_is_wrong_with_it() {
+    fn each_malformed_request_has_its_error_code() {
         assert_eq!(code("{"), ErrorCode::BadRequest);
         assert_eq!(code("[]"), ErrorCode::BadRequest);
         assert_eq!(code(r#"{"command":"status"}"#), ErrorCode::UnsupportedVersion);
@@ -222,13 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_version_is_refused() {
+    fn an_answer_of_another_version_is_an_error() {
         let error = Answer::parse(r#"{"version":2,"result":null}"#).unwrap_err();
         assert_eq!(error.code, ErrorCode::UnsupportedVersion);
     }
 
     #[test]
-    fn a_refusal_with_a_later_code_is_still_read() {
+    fn an_error_with_an_unknown_code_is_read() {
         let line = r#"{"version":1,"error":{"code":"moon-phase","message":"no"}}"#;
         assert_eq!(Answer::parse(line), Ok(Answer::Error(ApiError::new(ErrorCode::Unknown, "no"))));
     }
@@ -251,7 +251,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_request_or_a_refusal(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_a_request_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Request::parse(&bytes);
         }
 

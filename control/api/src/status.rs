@@ -17,12 +17,12 @@ pub struct Status {
     pub epoch: u32,
     /// Where objects come from.
     pub source: SourceStatus,
-    /// What is wrong with the node or the agent's own files, one line each.
+    /// Problems of the node or the agent's own files, one line each.
     #[serde(default)]
     pub problems: Vec<String>,
     /// Policies in force.
     pub policies: usize,
-    /// Objects that were refused.
+    /// Objects that were rejected.
     pub refused: usize,
     /// Number of endpoints by state.
     pub endpoints: EndpointCounts,
@@ -40,15 +40,15 @@ pub struct Status {
     pub flows_taken_over: FlowsTakenOver,
 }
 
-/// What became of the flows that the agent before wrote down when it stopped.
+/// What became of the flows that the agent before saved when it stopped.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct FlowsTakenOver {
-    /// Flows that go on.
+    /// Flows that were taken over.
     pub taken: usize,
-    /// Flows that don't: policy no longer allows them plainly, their pod or link is gone, or they
-    /// were silent for too long.
+    /// Flows that were not: policy no longer allows them without inspection, their pod or link is
+    /// gone, or they timed out.
     pub left_out: usize,
-    /// Why none goes on, if something was wrong with the file.
+    /// Why the file was not used, if so.
     pub problem: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub struct SourceStatus {
     pub name: String,
     /// Whether every kind was read once.
     pub synced: bool,
-    /// What is wrong now, one line each.
+    /// Current problems, one line each.
     pub problems: Vec<String>,
 }
 
@@ -91,8 +91,8 @@ pub struct WorkerStatus {
     pub held_frames: u64,
 }
 
-/// What a link sent, what it lost of that before policy looked at it, and what its share refused:
-/// who sends more than the node takes is seen here. Counted since the link was attached.
+/// Packets of a link, those lost before policy, and exceeded quotas: it shows links that send more
+/// than the node can process. Counted since the link was attached.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct LinkCounts {
     /// The host's end, or the workers' end of the link to the node.
@@ -101,21 +101,21 @@ pub struct LinkCounts {
     pub pod: Option<String>,
     /// Packets received.
     pub received: u64,
-    /// Packets that the kernel had no frame for, or couldn't deliver.
+    /// Packets that the kernel dropped because it had no frame, or for other reasons.
     pub rx_dropped: u64,
-    /// Packets that the kernel dropped because a worker lagged.
+    /// Packets that the kernel dropped because the RX ring was full.
     pub rx_ring_full: u64,
-    /// Times that the kernel found no frame to receive into.
+    /// Times that the kernel found the fill ring empty.
     pub fill_ring_empty: u64,
-    /// Flows refused because the link, or a source behind it, had its share of the table.
+    /// Flows denied because the link, or a source behind it, had its share of the table.
     pub refused_flows: u64,
     /// The same for flows to be inspected.
     pub refused_inspected: u64,
-    /// Segments and bytes that inspected flows could not keep.
+    /// Segments and bytes that inspected flows could not buffer.
     pub refused_kept: u64,
-    /// Packets that could not be passed to the worker that owns their flow.
+    /// Packets that could not be handed off to the worker that owns their flow.
     pub refused_handoffs: u64,
-    /// Flow records that could not be noted.
+    /// Events that could not be reported.
     pub refused_events: u64,
 }
 
@@ -126,7 +126,7 @@ impl LinkCounts {
         self.rx_dropped + self.rx_ring_full
     }
 
-    /// All that the link's share refused.
+    /// Allocations denied by the link's quotas.
     #[must_use]
     pub const fn refused(&self) -> u64 {
         self.refused_flows

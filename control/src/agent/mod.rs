@@ -160,7 +160,12 @@ impl Agent {
         undo: &mut Undo,
     ) -> Result<(Self, Inputs<impl Stream<Item = Change> + Unpin + use<>>)> {
         // First, since nothing has been changed yet.
-        let listed = args.lab.as_deref().map(endpoints_file::read).transpose()?.unwrap_or_default();
+        let listed = args
+            .endpoint_file
+            .as_deref()
+            .map(endpoints_file::read)
+            .transpose()?
+            .unwrap_or_default();
         let (update_sender, updates) = mpsc::channel(sources::UPDATES_MAX);
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);

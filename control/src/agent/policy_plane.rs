@@ -57,9 +57,9 @@ impl PolicyPlane {
         }
     }
 
-    /// Takes news of objects.
+    /// Applies a change of objects.
     pub(super) fn update(&mut self, update: Update) {
-        if self.source.take(update, &mut self.store) {
+        if self.source.apply(update, &mut self.store) {
             self.request();
         }
     }

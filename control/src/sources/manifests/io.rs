@@ -1,8 +1,8 @@
 //! What touches the file system: listing the directory, reading files, watching.
 //!
-//! A network file system whose server is dead lets such calls wait without end. So each is a job
-//! for a thread of a small pool: one that hangs takes a thread and nothing else, and when all
-//! hang, more are started, up to [`THREADS_MAX`].
+//! Such calls never return if the server of a network file system is dead. So each is a job for a
+//! thread of a small pool: one that hangs occupies one thread, and when all threads hang, more are
+//! started, up to [`THREADS_MAX`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -32,7 +32,7 @@ const THREADS_MAX: usize = 16;
 /// A job that takes longer hangs.
 pub(super) const HANGS_AFTER: Duration = Duration::from_secs(2);
 
-/// File systems that other machines, or other programs, change without a word to inotify.
+/// File systems that other machines or programs change without inotify events.
 const SILENT: [FsType; 6] = [
     statfs::NFS_SUPER_MAGIC,
     statfs::SMB_SUPER_MAGIC,
@@ -92,7 +92,7 @@ pub(super) enum Done {
     Read { name: OsString, seen: Seen<Arc<[Document]>>, last_good: Result<Vec<Document>, String> },
 }
 
-/// What tells one directory from another of its name: an inode number may be used again.
+/// Identity of a directory; an inode number alone may be reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Identity {
     inode: (u64, u64),
@@ -105,7 +105,7 @@ impl Identity {
     }
 }
 
-/// What tells one state of a file from another without reading it.
+/// Metadata that changes with a file's content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FileStamp {
     inode: (u64, u64),
@@ -205,7 +205,7 @@ fn list(place: &Place, known: &BTreeSet<OsString>) -> Result<Listing, String> {
     if !metadata.is_dir() {
         return Err("is neither a directory nor a regular file".to_owned());
     }
-    // Before it is listed, so that nothing changes unseen.
+    // Before it is listed, so that no change is missed.
     let silent = statfs(&**dir).is_ok_and(|fs| SILENT.contains(&fs.filesystem_type()));
     let watch = place.inotify.as_ref().filter(|_| !silent);
     let watch = watch.and_then(|inotify| inotify.add_watch(&**dir, events()).ok());

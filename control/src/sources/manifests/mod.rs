@@ -128,7 +128,7 @@ impl Manifests {
 
     /// Brings the store up to date, and says in the log what is refused that was not refused
     /// before. Returns whether anything may have changed.
-    pub(crate) fn take(&mut self, event: Event, store: &mut Store) -> bool {
+    pub(crate) fn apply(&mut self, event: Event, store: &mut Store) -> bool {
         let changed = !event.files.is_empty() || event.synced != self.synced;
         for update in event.files {
             self.take_file(update, store);
