@@ -422,10 +422,10 @@ impl Endpoints {
         None
     }
 
-    /// Takes the deletion of a link. Returns whether it was an endpoint's.
-    pub(super) fn link_gone(&mut self, index: u32) -> bool {
+    /// Takes the deletion of a link. Returns its name, if it was an endpoint's.
+    pub(super) fn link_gone(&mut self, index: u32) -> Option<String> {
         self.unknown.link_gone(index, &self.links);
-        let mut gone = false;
+        let mut gone = None;
         for endpoint in self.by_link.values_mut() {
             let Ok(attached) = &endpoint.link else { continue };
             if attached.link.index == index {
@@ -433,7 +433,7 @@ impl Endpoints {
                 self.links.close(attached.slot);
                 endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
                 self.links_gone += 1;
-                gone = true;
+                gone = Some(endpoint.spec.link.clone());
             }
         }
         gone

@@ -142,8 +142,10 @@ impl Agent {
             self.reconciler.mark(|dirty| dirty.host_link = true);
             return;
         }
-        if self.endpoints.link_gone(index) {
+        if let Some(name) = self.endpoints.link_gone(index) {
             self.plane.request();
+            // Another link may have the name already, and its notification may be lost.
+            self.reconciler.mark(|dirty| _ = dirty.endpoints.insert(name));
         }
         self.reconciler.mark(|dirty| (dirty.routes, dirty.tunnels) = (true, true));
     }
