@@ -282,12 +282,12 @@ const WORKER_METRICS: [WorkerMetric; 18] = [
         |worker| worker.fragments_waiting.get(),
     ),
     WorkerMetric::counter(
-        "podgate_worker_fragments_reassembled_total",
+        "podgate_worker_fragments_joined_total",
         "Fragments reassembled with the first of their datagram",
         |worker| worker.fragments_joined.get(),
     ),
     WorkerMetric::counter(
-        "podgate_worker_fragments_created_total",
+        "podgate_worker_fragments_made_total",
         "Fragments sent in addition to the first of each packet",
         |worker| worker.fragments_made.get(),
     ),
@@ -306,7 +306,7 @@ const WORKER_METRICS: [WorkerMetric; 18] = [
         |worker| worker.held_frames.get(),
     ),
     WorkerMetric::gauge(
-        "podgate_worker_l7_buffer_bytes",
+        "podgate_worker_kept_bytes",
         "Bytes of stream buffers of inspected flows, without frames",
         |worker| worker.kept_bytes.get(),
     ),

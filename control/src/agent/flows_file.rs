@@ -178,11 +178,12 @@ impl FlowsFile {
     /// # Errors
     /// Why there is nothing that could be taken over. A file that can't be removed isn't used.
     pub(crate) fn take(path: &Path, aside: &Path) -> Result<Option<Self>, Unusable> {
-        let len = match fs::metadata(path) {
+        let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            metadata => metadata?.len(),
+            metadata => metadata?,
         };
-        let read = match len {
+        let read = match metadata.len() {
+            _ if !metadata.is_file() => Err(Unusable::Damaged("it is no regular file")),
             0..=FILE_MAX => Self::from_bytes(&fs::read(path)?),
             _ => Err(Unusable::Damaged("it is too long")),
         };
@@ -509,6 +510,11 @@ mod tests {
         fs::write(&path, "rubbish").unwrap();
         assert!(matches!(FlowsFile::take(&path, &aside), Err(Unusable::Damaged(_))));
         assert_eq!(fs::read(&aside).unwrap(), b"rubbish");
+        assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
+        // A device or a FIFO may have no end, or none to write to it.
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let irregular = Err(Unusable::Damaged("it is no regular file"));
+        assert_eq!(FlowsFile::take(&path, &aside), irregular);
         assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
     }
 

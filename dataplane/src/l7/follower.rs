@@ -74,6 +74,8 @@ struct Peer {
     window: u16,
     /// Its latest timestamp, if both ends use them.
     timestamp: Option<u32>,
+    /// Whether it takes selective acknowledgements (RFC 2018), if both ends do.
+    sack: bool,
 }
 
 impl Peer {
@@ -81,7 +83,8 @@ impl Peer {
         let options = arrived.options(io.umem());
         let mss = options.mss().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
         let window = arrived.tcp.window;
-        (Self { mss, scale: 0, window, timestamp: options.timestamp() }, options.window_scale())
+        let (timestamp, sack) = (options.timestamp(), options.sack_permitted());
+        (Self { mss, scale: 0, window, timestamp, sack }, options.window_scale())
     }
 
     /// Right edge of the window that a segment of this end announces.
@@ -307,21 +310,30 @@ impl Follower {
             Direction::Original => (self.client, self.server, self.responses.acked),
             Direction::Reply => (self.server, self.client, self.requests.next),
         };
-        let timestamp = |peer: Option<Peer>| peer.and_then(|peer| peer.timestamp);
         let segment = Segment {
             direction,
             seq: seq.0,
             ack: Some(ack.0),
             window: window.or(speaker.map(|peer| peer.window)).unwrap_or(0),
             control,
-            timestamps: timestamp(speaker).zip(timestamp(listener)),
+            timestamps: timestamps(speaker, listener),
+            sack: None,
             payload,
         };
-        let packet = self.template.as_ref().and_then(|template| template.build(&segment, io));
+        self.send_segment(&segment, io);
+    }
+
+    fn send_segment(&self, segment: &Segment<'_>, io: &mut impl FlowIo) {
+        let packet = self.template.as_ref().and_then(|template| template.build(segment, io));
         if let Some(packet) = packet {
-            io.originate(direction, packet);
+            io.originate(segment.direction, packet);
         }
     }
+}
+
+/// Latest timestamps of the sender and of the receiver, if the connection uses them.
+fn timestamps(sender: Option<Peer>, receiver: Option<Peer>) -> Option<(u32, u32)> {
+    sender?.timestamp.zip(receiver?.timestamp)
 }
 
 /// Bytes of a timestamp option, padded.

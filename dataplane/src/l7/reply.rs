@@ -72,6 +72,9 @@ pub struct Segment<'a> {
     pub control: TcpControl,
     /// Timestamps of the sender and of the receiver (RFC 7323), if the connection uses them.
     pub timestamps: Option<(u32, u32)>,
+    /// A block of bytes that arrived out of order: its first position, and the one behind its last
+    /// (RFC 2018 §3).
+    pub sack: Option<(u32, u32)>,
     /// At most [`PAYLOAD_MAX`] bytes.
     pub payload: &'a [u8],
 }
@@ -125,7 +128,7 @@ impl Template {
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
-            sack_ranges: [None; 3],
+            sack_ranges: [segment.sack, None, None],
             timestamp: segment.timestamps.map(|(own, other)| TcpTimestampRepr::new(own, other)),
             payload: &segment.payload[..segment.payload.len().min(PAYLOAD_MAX)],
         };

@@ -73,6 +73,7 @@ impl Surroundings<'_> {
             window: 0,
             control: TcpControl::Rst,
             timestamps: None,
+            sack: None,
             payload: &[],
         };
         let Some(frame) = self.egress.alloc() else { return };

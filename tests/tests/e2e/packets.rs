@@ -49,7 +49,7 @@ fn pings_pass_in_fragments_where_policy_lets_them() -> Result<()> {
         let outcome = stranger.ping(admin, family)?;
         assert!(matches!(outcome, Outcome::Echo(_)), "{outcome:?}");
     }
-    assert!(lab.metric("podgate_worker_fragments_reassembled_total")? > 150);
+    assert!(lab.metric("podgate_worker_fragments_joined_total")? > 150);
     assert_eq!(lab.metric("podgate_worker_fragments_waiting")?, 0);
     agent.assert_alive()?;
     agent.stop()
@@ -173,10 +173,10 @@ fn a_pods_packets_that_are_too_big_for_another_are_cut_or_answered() -> Result<(
     let mut agent = Agent::start(&lab, 2)?;
     let node = lab.node().addresses;
     // Over IPv4 a packet that may be cut is: it arrives, and the answer comes back in fragments.
-    let made = lab.metric("podgate_worker_fragments_created_total")?;
+    let made = lab.metric("podgate_worker_fragments_made_total")?;
     let said = admin.ping_with(stranger, Family::V4, &["-M", "dont", "-s", "8000"])?;
     assert!(said.contains(&echo_of(8000)), "{said}");
-    assert!(lab.metric("podgate_worker_fragments_created_total")? >= made + 5);
+    assert!(lab.metric("podgate_worker_fragments_made_total")? >= made + 5);
 
     let said = admin.ping_with(stranger, Family::V4, &["-M", "do", "-s", "8000"])?;
     assert!(said.contains(&format!("From {} ", node.v4)), "{said}");

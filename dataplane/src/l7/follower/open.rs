@@ -80,6 +80,7 @@ impl Follower {
         if client.timestamp.is_none() || server.timestamp.is_none() {
             (client.timestamp, server.timestamp) = (None, None);
         }
+        client.sack &= server.sack;
         (self.client, self.server) = (Some(client), Some(server));
         self.http = Http1::default();
         self.aborted = false;

@@ -12,9 +12,12 @@ use super::seq::Seq;
 /// segment that was lost. Less than that, and one loss becomes many, because the segments that are
 /// dropped here have to be retransmitted, too. All flows together are bounded by
 /// [`FlowIo::hold`].
-const FRAMES_MAX: usize = 2048;
+const FRAMES_MAX: usize = 4096;
 /// Capacity that is kept while the queue is empty, segments.
 const CAPACITY_KEPT: usize = 4;
+
+/// Segments on either side of one that a block is looked for in.
+const BLOCK_REACH: usize = 32;
 
 /// Segments in the order of their positions, bounded.
 #[derive(Debug, Default)]
@@ -57,6 +60,29 @@ impl Queue {
         self.waiting.insert(index, (since, arrived));
         self.frames += frames;
         None
+    }
+
+    /// The block of adjacent bytes around the segment at `start` (RFC 2018 §4), or around the last
+    /// segment if there is none at `start`. Of a long block only the part near the segment, because
+    /// the other parts were told before.
+    pub(super) fn block_at(&self, start: Seq) -> Option<(Seq, Seq)> {
+        let found = self.waiting.partition_point(|(_, other)| other.start().since(start) < 0);
+        let index = found.min(self.waiting.len().checked_sub(1)?);
+        let segment = &self.waiting.get(index)?.1;
+        let (mut from, mut to) = (segment.start(), segment.end());
+        for (_, before) in self.waiting.range(..index).rev().take(BLOCK_REACH) {
+            if before.end().is_before(from) {
+                break;
+            }
+            from = before.start();
+        }
+        for (_, behind) in self.waiting.range(index + 1..).take(BLOCK_REACH) {
+            if behind.start().is_after(to) {
+                break;
+            }
+            to = to.later(behind.end());
+        }
+        Some((from, to))
     }
 
     /// The first segment, if it does not begin behind `position`, and when it came.

@@ -11,12 +11,12 @@ use smoltcp::wire::TcpControl;
 
 use super::super::http1::Next;
 use super::super::io::FlowIo;
-use super::super::reply::PAYLOAD_MAX;
+use super::super::reply::{PAYLOAD_MAX, Segment};
 use super::arrived::Arrived;
 use super::memory::Memory;
 use super::queue::Queue;
 use super::seq::Seq;
-use super::{Follower, MSS_DEFAULT, Retry, Stage, TIMESTAMP_LEN, tell};
+use super::{Follower, MSS_DEFAULT, Retry, Stage, TIMESTAMP_LEN, tell, timestamps};
 
 /// Remembered bytes of one flow, at most (and one unit more): what a client may have in flight in
 /// heads. Beyond it, segments wait for the server's acknowledgements, as they do when all flows
@@ -365,8 +365,38 @@ impl Follower {
     }
 
     fn hold(&mut self, since: Nanos, arrived: Arrived, io: &mut impl FlowIo) {
-        if let Some(arrived) = self.requests.queue.push(since, arrived, io) {
-            io.discard(arrived.packet, DropReason::L7Limit);
+        let start = arrived.start();
+        match self.requests.queue.push(since, arrived, io) {
+            Some(arrived) => io.discard(arrived.packet, DropReason::L7Limit),
+            None => self.acknowledge_out_of_order(start, io),
+        }
+    }
+
+    /// Tells the client which bytes wait for others, as the server would if it had them (RFC 2018
+    /// §4): otherwise the client learns only from its retransmission timeout that it has to
+    /// retransmit those in front of them. Not while the server owes acknowledgements of bytes that
+    /// were sent on: the client would take these bytes for lost, too.
+    pub(super) fn acknowledge_out_of_order(&mut self, start: Seq, io: &mut impl FlowIo) {
+        let Requests { acked, owned, decided, edge, .. } = self.requests;
+        let (Some(client), Some(server)) = (self.client, self.server) else { return };
+        if !client.sack || acked.is_before(decided) {
+            return;
+        }
+        let Some((from, to)) = self.requests.queue.block_at(start) else { return };
+        let ack = acked.later(owned);
+        // Only a gap in front of them makes them out of order.
+        if from.is_after(ack) {
+            let segment = Segment {
+                direction: Direction::Reply,
+                seq: self.responses.end.0,
+                ack: Some(ack.0),
+                window: u16::try_from(edge.count_since(ack) >> server.scale).unwrap_or(u16::MAX),
+                control: TcpControl::None,
+                timestamps: timestamps(Some(server), Some(client)),
+                sack: Some((from.0, to.0)),
+                payload: b"",
+            };
+            self.send_segment(&segment, io);
         }
     }
 

@@ -42,6 +42,7 @@ impl Follower {
         if arrived.tcp.has(tcp_flags::RST) {
             return self.server_aborts(arrived, io);
         }
+        let acked = self.requests.acked;
         if !self.note_server(&arrived, io) {
             return io.discard(arrived.packet, DropReason::Malformed);
         }
@@ -61,6 +62,9 @@ impl Follower {
             self.responses.end = self.responses.end.later(arrived.end_with_fin());
         }
         io.forward(Direction::Reply, arrived.packet);
+        if self.requests.acked != acked && self.requests.queue.len() > 0 {
+            self.acknowledge_out_of_order(self.requests.edge, io);
+        }
         self.answer_when_due(now, io);
     }
 

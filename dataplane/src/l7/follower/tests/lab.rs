@@ -41,6 +41,14 @@ impl Sent {
         self.tcp.has(flags)
     }
 
+    /// The first block of a selective acknowledgement.
+    pub(super) fn sack(&self) -> Option<(u32, u32)> {
+        let options = &self.bytes[usize::from(self.view.l4) + 20..usize::from(self.view.payload)];
+        let at = options.windows(2).position(|pair| pair == [5, 10])? + 2;
+        let word = |at: usize| u32::from_be_bytes(options[at..at + 4].try_into().unwrap());
+        Some((word(at), word(at + 4)))
+    }
+
     /// Value and echo of the timestamp option.
     pub(super) fn timestamps(&self) -> Option<(u32, u32)> {
         let options = &self.bytes[usize::from(self.view.l4) + 20..usize::from(self.view.payload)];
@@ -247,6 +255,8 @@ pub(super) struct Options {
     pub(super) v6: bool,
     pub(super) vlan: bool,
     pub(super) timestamps: bool,
+    /// Both ends take selective acknowledgements.
+    pub(super) sack: bool,
     /// Bytes of each frame of an injected packet.
     pub(super) frame: usize,
     pub(super) client_mss: u16,
@@ -260,6 +270,7 @@ impl Default for Options {
             v6: false,
             vlan: false,
             timestamps: true,
+            sack: false,
             frame: (FRAME_SIZE - FRAME_HEADROOM) as usize,
             client_mss: 1460,
             // Both streams cross the wrap.
@@ -351,6 +362,9 @@ impl Lab {
         let mut options = Vec::new();
         if flags & SYN != 0 {
             options.extend([2, 4, (mss >> 8) as u8, mss as u8, 1, 3, 3, 0]);
+            if self.options.sack {
+                options.extend([1, 1, 4, 2]);
+            }
         }
         if self.options.timestamps {
             options.extend([1, 1, 8, 10]);

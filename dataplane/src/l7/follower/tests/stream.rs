@@ -215,6 +215,42 @@ fn a_lost_chunk_line_costs_no_other_segment() {
     assert_eq!(lab.server.received, [head.to_vec(), chunk.repeat(101)].concat());
 }
 
+/// RFC 2018 §4: without it the client would learn of the loss by its retransmission timeout.
+#[test]
+fn the_client_is_told_which_bytes_arrived_out_of_order() {
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for sack in [true, false] {
+        let mut lab = Lab::open(Options { sack, ..Options::default() });
+        (lab.serves, lab.acks) = (false, false);
+        lab.request(head);
+        let at = head.len() as u32;
+        let base = lab.client.isn.wrapping_add(1).wrapping_add(at);
+        lab.io.sent.clear();
+        // The server has not acknowledged the head yet: it may still be on its way.
+        lab.client_sends(at + 100, b"x", 0);
+        assert!(lab.io.sent.is_empty());
+        let blocks = |lab: &mut Lab| {
+            let own = lab.io.sent.drain(..).filter(|sent| sent.own).collect::<Vec<_>>();
+            assert!(own.iter().all(|ack| ack.direction == SERVER));
+            own.iter().map(|ack| ack.tcp.ack.wrapping_sub(base)).for_each(|ack| {
+                assert_eq!(ack, 0, "nothing is acknowledged that the server does not have");
+            });
+            own.iter()
+                .map(|ack| ack.sack().expect("a block"))
+                .map(|(from, to)| (from.wrapping_sub(base), to.wrapping_sub(base)))
+                .collect::<Vec<_>>()
+        };
+        let (seq, ack) = (lab.server.isn.wrapping_add(1), base);
+        lab.send(SERVER, seq, ack, ACK, b"");
+        let expected: &[_] = if sack { &[(100, 101)] } else { &[] };
+        assert_eq!(blocks(&mut lab), expected);
+        lab.client_sends(at + 200, b"abc", 0);
+        lab.client_sends(at + 101, &[b'y'; 9], 0);
+        let expected: &[_] = if sack { &[(200, 203), (100, 110)] } else { &[] };
+        assert_eq!(blocks(&mut lab), expected);
+    }
+}
+
 #[test]
 fn body_bytes_need_no_order() {
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\n\r\n";
