@@ -211,8 +211,8 @@ pub struct RunArgs {
     /// objects of manifests.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
-    /// How long a manifest must be unchanged, or gone, before objects that it no longer contains are
-    /// removed: `3s`, `500ms`. Added and changed objects apply at once.
+    /// How long a manifest must be unchanged, or gone, before objects that it no longer contains
+    /// are removed: `3s`, `500ms`. Added and changed objects apply at once.
     #[arg(long, value_name = "TIME", default_value = "3s")]
     pub manifests_settle: Settle,
     /// What to log on stderr: a level, directives like `info,podgate::sources=debug`, or `@FILE`,
@@ -247,9 +247,9 @@ impl FromStr for Settle {
 pub enum PodChecksums {
     /// The pod: its TX checksum offload is turned off.
     Whole,
-    /// The receiver, which between pods of one node needs none. Faster for bulk TCP, but not for pods
-    /// that send tunnel packets (VXLAN, GRE, IPIP): inner checksums would stay incomplete. Before
-    /// Linux 6.11 the same as `whole`.
+    /// The receiver, which between pods of one node needs none. Faster for bulk TCP, but not for
+    /// pods that send tunnel packets (VXLAN, GRE, IPIP): inner checksums would stay incomplete.
+    /// Before Linux 6.11 the same as `whole`.
     Leave,
 }
 
@@ -288,8 +288,8 @@ impl FromStr for MtuChoice {
 pub enum Poll {
     /// Never sleep: lowest latency, one core each.
     Busy,
-    /// Poll briefly, then sleep until a packet comes. During request-response traffic, poll for up to
-    /// 100 µs, which can use most of an idle core.
+    /// Poll briefly, then sleep until a packet comes. During request-response traffic, poll for up
+    /// to 100 µs, which can use most of an idle core.
     Adaptive,
 }
 

@@ -392,8 +392,8 @@ mod tests {
         assert_eq!(text.matches("# TYPE ").count(), count);
         assert!(text.contains("# TYPE podgate_epoch gauge\npodgate_epoch 0\n"), "{text}");
         assert!(text.contains("\npodgate_xsk_rx_ring_full_total 7\n"), "{text}");
-        let line = "podgate_link_quota_exceeded_total{link=\"veth1\",resource=\"inspected\",\
-                    pod=\"demo/flood\"} 3\n";
+        let line = "podgate_link_quota_exceeded_total{link=\"veth1\",pod=\"demo/flood\",\
+                    resource=\"inspected\"} 3\n";
         assert!(text.contains(line), "{text}");
         assert!(!text.contains("resource=\"flows\""), "{text}");
         // Samples are called as the type line says, counters too.

@@ -108,7 +108,8 @@ pub struct EndpointTable {
 /// All policies, and everything that can't be enforced.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyList {
-    /// Generation of the tables that these policies are in; [`Request::PolicyWait`](crate::Request::PolicyWait) waits for it.
+    /// Generation of the tables that these policies are in;
+    /// [`Request::PolicyWait`](crate::Request::PolicyWait) waits for it.
     pub epoch: u32,
     /// Policies by name.
     pub policies: Vec<PolicyStatus>,

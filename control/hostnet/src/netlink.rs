@@ -118,8 +118,8 @@ impl Netlink {
         Ok(Self { handle })
     }
 
-    /// As [`Self::connect`], with a thread of its own for the socket: a request blocks the thread that
-    /// sends it while others hold the kernel's RTNL lock. The thread ends with the last clone.
+    /// As [`Self::connect`], with a thread of its own for the socket: a request blocks the thread
+    /// that sends it while others hold the kernel's RTNL lock. The thread ends with the last clone.
     ///
     /// # Errors
     /// When the socket can't be opened, or the thread not be started.

@@ -85,8 +85,8 @@ pub struct NetnsThreads {
 }
 
 impl NetnsThreads {
-    /// At most `threads` at a time, each with `limit` for its work. Work waits for a free thread for
-    /// at most [`WAIT_FACTOR`] × `limit`.
+    /// At most `threads` at a time, each with `limit` for its work. Work waits for a free thread
+    /// for at most [`WAIT_FACTOR`] × `limit`.
     #[must_use]
     pub fn new(threads: usize, limit: Duration) -> Self {
         Self { threads: Arc::new(Semaphore::new(threads)), limit }

@@ -60,8 +60,8 @@ impl Agent {
         self.reply(reply, answer);
     }
 
-    /// Replies when the kernel has the routes of the last publication, so that what a client learns is
-    /// in force. A client that left misses the answer only.
+    /// Replies when the kernel has the routes of the last publication, so that what a client learns
+    /// is in force. A client that left misses the answer only.
     pub(super) fn reply(&self, to: ReplySender, answer: Result<Reply, ApiError>) {
         self.host.after_routes(move || _ = to.send(answer));
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Runs requested work at once when nothing was done recently; under a storm of requests it takes at
-/// most half of the time: the next run waits at least as long as the last one took, and at least
+/// Runs requested work at once when nothing was done recently; under a storm of requests it takes
+/// at most half of the time: the next run waits at least as long as the last one took, and at least
 /// until `gap` after its beginning.
 #[derive(Debug, Default)]
 pub(super) struct Debounce {

@@ -22,7 +22,8 @@ impl Agent {
         }
     }
 
-    /// Puts a pod's link under policy. If that fails nothing has changed but perhaps the link's MTU.
+    /// Puts a pod's link under policy. If that fails nothing has changed but perhaps the link's
+    /// MTU.
     fn add_endpoint(&mut self, spec: EndpointSpec, reply: ReplySender) {
         match self.endpoints.admit(&spec) {
             Ok(Admission::New) => {
@@ -78,7 +79,7 @@ impl Agent {
     pub(super) fn on_completed(&mut self, completed: Completed) {
         match completed {
             Completed::Prepared { spec, purpose, result } => {
-                self.on_prepared(spec, purpose, result)
+                self.on_prepared(spec, purpose, result);
             }
             Completed::StillGone(link) => self.operation_ended(&link),
             Completed::Inspected { link, index, result } => {

@@ -362,8 +362,8 @@ impl Endpoints {
         endpoint.offload_was_on != before
     }
 
-    /// Takes the state of a pod's end. An unknown state differs from a known one: then the pod is cut
-    /// off.
+    /// Takes the state of a pod's end. An unknown state differs from a known one: then the pod is
+    /// cut off.
     pub(super) fn inspected(
         &mut self,
         link: &str,
@@ -534,8 +534,8 @@ impl Endpoints {
         }
     }
 
-    /// Restores the TX checksum offloads that this start turned off, when it fails; not of endpoints
-    /// that the agent before had, `remembered`.
+    /// Restores the TX checksum offloads that this start turned off, when it fails; not of
+    /// endpoints that the agent before had, `remembered`.
     pub(super) async fn restore_offloads(&self, remembered: &[Remembered]) {
         let is_remembered =
             |link: &String| remembered.iter().any(|before| before.spec.link == *link);

@@ -1,8 +1,9 @@
 //! The last flow records, and new ones for clients that follow.
 //!
-//! A record has names, and making one takes some microseconds, which at 100,000 requests per second is
-//! a large part of a core. So events are logged as they are. Records are made of events that a client
-//! reads, and of a bounded number of others in each drain, while the names of their epoch are known.
+//! A record has names, and making one takes some microseconds, which at 100,000 requests per second
+//! is a large part of a core. So events are logged as they are. Records are made of events that a
+//! client reads, and of a bounded number of others in each drain, while the names of their epoch
+//! are known.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -59,8 +60,8 @@ impl FlowLog {
         Self { items, events, by_link, next: 0, capacity, live }
     }
 
-    /// Adds an item about `link`. A full log evicts the oldest item of the link with the most items, so
-    /// a flood of records about one link doesn't evict those of others.
+    /// Adds an item about `link`. A full log evicts the oldest item of the link with the most
+    /// items, so a flood of records about one link doesn't evict those of others.
     pub(crate) fn push(&mut self, link: Option<LinkId>, item: FlowItem) {
         let item = Arc::new(item);
         self.insert(link, Entry::Item(Arc::clone(&item)));

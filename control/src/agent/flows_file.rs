@@ -131,7 +131,8 @@ impl FlowsFile {
         Self { written, links, flows }
     }
 
-    /// The flows with slots for links and idle times as of `now`, without flows of links that are gone.
+    /// The flows with slots for links and idle times as of `now`, without flows of links that are
+    /// gone.
     ///
     /// # Errors
     /// When they are too old for any to be taken over.

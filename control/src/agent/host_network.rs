@@ -181,8 +181,8 @@ impl HostNetwork {
         Some(changed)
     }
 
-    /// The host link was deleted. Returns whether the dataplane is still attached to it and has to be
-    /// detached.
+    /// The host link was deleted. Returns whether the dataplane is still attached to it and has to
+    /// be detached.
     pub(super) fn detach(&mut self) -> bool {
         if self.attached {
             error!("links {HOST} and {XSK} were deleted; they are created again");

@@ -211,8 +211,8 @@ impl Agent {
         Ok((agent, inputs))
     }
 
-    /// Attaches the endpoints of the agent before, then the `listed` ones. Other links that were cut
-    /// off stay so.
+    /// Attaches the endpoints of the agent before, then the `listed` ones. Other links that were
+    /// cut off stay so.
     ///
     /// # Errors
     /// When a listed endpoint can't be attached. An endpoint of the agent before that can't be is

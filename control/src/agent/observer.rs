@@ -17,8 +17,8 @@ use super::flow_log::FlowLog;
 /// time for other work; the rest is counted as lost. Each link has its share of them.
 const RECORDS_PER_DRAIN: usize = 2048;
 
-/// Records that are made in one drain although nobody reads them (see [`super::flow_log`]): 2,560 per
-/// second, which take less than 2 % of a core.
+/// Records that are made in one drain although nobody reads them (see [`super::flow_log`]): 2,560
+/// per second, which take less than 2 % of a core.
 const UNREAD_RECORDS_PER_DRAIN: usize = 64;
 
 /// Flow records.

@@ -2,9 +2,9 @@
 //!
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
 //! to write one are bounded, and one that doesn't read its answer delays nobody else: it is
-//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for a revision)
-//! leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status` and
-//! `endpoint-add`.
+//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for a
+//! revision) leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status`
+//! and `endpoint-add`.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

@@ -28,8 +28,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Blocks the signals in this thread and all that it starts from here on, and waits for them in a
-    /// thread of its own, which ends the process even if the runtime is busy.
+    /// Blocks the signals in this thread and all that it starts from here on, and waits for them in
+    /// a thread of its own, which ends the process even if the runtime is busy.
     ///
     /// # Errors
     /// When a thread can't be started.

@@ -193,8 +193,8 @@ impl StateDir {
         self.path.join("flows.bad")
     }
 
-    /// All files of the endpoint list that may exist: the list, its copy, unfinished ones, and those
-    /// that were set aside.
+    /// All files of the endpoint list that may exist: the list, its copy, unfinished ones, and
+    /// those that were set aside.
     #[must_use]
     pub(crate) fn list_files(&self) -> Vec<PathBuf> {
         let whole = [LIST, COPY].into_iter();

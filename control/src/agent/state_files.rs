@@ -1,5 +1,5 @@
-//! The agent's own files, checked every [`PERIOD`]: those that were removed are created again, and a
-//! failed write is tried again.
+//! The agent's own files, checked every [`PERIOD`]: those that were removed are created again, and
+//! a failed write is tried again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,8 +1,9 @@
 //! The last good objects of each manifest, on disk, for a start with a manifest that can't be read.
 //!
 //! One file for each manifest, in `last-good` in the state directory, replaced atomically: a line
-//! with format version and checksum, a line that names the manifest, and a line with the objects. The
-//! total size is bounded by [`TOTAL_MAX`]. Files that are damaged or of another version are ignored.
+//! with format version and checksum, a line that names the manifest, and a line with the objects.
+//! The total size is bounded by [`TOTAL_MAX`]. Files that are damaged or of another version are
+//! ignored.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};

@@ -1,8 +1,8 @@
 //! Where objects come from: a directory of manifests, or an API server.
 //!
 //! A source has two halves. A task or thread waits for changes and sends each as an [`Update`];
-//! [`Source`], on the agent's side of the channel, applies it to the store. So the logic runs in one
-//! place, and its tests need neither files nor a server.
+//! [`Source`], on the agent's side of the channel, applies it to the store. So the logic runs in
+//! one place, and its tests need neither files nor a server.
 
 pub(crate) mod kube;
 pub(crate) mod last_good;

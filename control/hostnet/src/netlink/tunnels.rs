@@ -1,8 +1,8 @@
 //! The UDP ports that this node's kernel receives tunnels on.
 //!
 //! Ports are read from the tunnel devices (`RTM_GETLINK`) and, where the kernel has ports without a
-//! device, from the generic netlink families `fou`, `l2tp` and `wireguard`. The families are listed,
-//! because a request for a family by name would load its module.
+//! device, from the generic netlink families `fou`, `l2tp` and `wireguard`. The families are
+//! listed, because a request for a family by name would load its module.
 //!
 //! Tunnels over IP protocols of their own (IPIP, SIT, GRE, IP6TNL, L2TP over IP) are not read: the
 //! dataplane drops these protocols anyway (`podgate_tables::tunnel`).

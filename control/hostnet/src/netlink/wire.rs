@@ -17,8 +17,8 @@ const TYPE_MASK: u16 = (libc::NLA_TYPE_MASK & 0xffff) as u16;
 /// Flag of attributes that contain attributes.
 const NESTED: u16 = libc::NLA_F_NESTED as u16;
 
-/// A request: `kind` is the message's type, `flags` are `NLM_F_…`, `body` is the family's header with
-/// its attributes, a multiple of 4 bytes.
+/// A request: `kind` is the message's type, `flags` are `NLM_F_…`, `body` is the family's header
+/// with its attributes, a multiple of 4 bytes.
 pub(super) fn request(kind: u16, flags: libc::c_int, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     let flags = flags as u16 | libc::NLM_F_REQUEST as u16;
@@ -69,8 +69,8 @@ pub(super) fn messages(
             return Err(io::Error::from_raw_os_error(libc::EINTR));
         }
         match kind {
-            // The body begins with the negative error number, zero for success; the end of a dump may
-            // have none.
+            // The body begins with the negative error number, zero for success; the end of a dump
+            // may have none.
             ERROR | DONE => {
                 let code = match body {
                     [] => 0,

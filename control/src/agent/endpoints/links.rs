@@ -1,7 +1,7 @@
 //! Links in the dataplane: attaching a link to rings that workers serve, and detaching it.
 //!
-//! A link is attached in this order: the XDP program, which drops everything that the pod sends; the
-//! program at the egress hook, which keeps the kernel's packets from bypassing the workers; the
+//! A link is attached in this order: the XDP program, which drops everything that the pod sends;
+//! the program at the egress hook, which keeps the kernel's packets from bypassing the workers; the
 //! sockets; the workers. It is detached in the opposite order, so a pod's packets never bypass the
 //! workers while the link is attached.
 
@@ -267,8 +267,8 @@ pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
     }
 }
 
-/// Ring sizes with which the fill rings of all links hold at most half of the frames; the other half
-/// is for packets in flight.
+/// Ring sizes with which the fill rings of all links hold at most half of the frames; the other
+/// half is for packets in flight.
 ///
 /// # Errors
 /// When a ring would be smaller than [`RING_MIN`].
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn too_few_frames_are_an_error_that_names_the_minimum() {
         let error = ring_sizes(1024, 4096).unwrap_err().to_string();
-        assert!(error.contains("for 4095 endpoints: --frames 524288 "), "{error}");
+        assert!(error.contains("for 4095 endpoints: use --frames 524288,"), "{error}");
         assert_eq!(ring_sizes(524_288, 4096).unwrap().fill, RING_MIN);
     }
 }

@@ -61,12 +61,12 @@ impl Preparer {
         Ok(self.netlink.link(&spec.link).await?)
     }
 
-    /// Prepares both ends of the endpoint's link, which was `found` under its name: sets the MTU, and
-    /// turns off the pod's TX checksum offload, unless it may stay on.
+    /// Prepares both ends of the endpoint's link, which was `found` under its name: sets the MTU,
+    /// and turns off the pod's TX checksum offload, unless it may stay on.
     ///
     /// # Errors
-    /// When the link doesn't exist, is one of podgate's own links (`own`), or can't be prepared; the
-    /// offload is then as it was before.
+    /// When the link doesn't exist, is one of podgate's own links (`own`), or can't be prepared;
+    /// the offload is then as it was before.
     pub(in crate::agent) async fn prepare(
         &self,
         spec: &EndpointSpec,
@@ -93,8 +93,8 @@ impl Preparer {
         Ok(Prepared { link, pod_end })
     }
 
-    /// Reads the pod's end of an attached link, and turns off its TX checksum offload, unless it may
-    /// stay on.
+    /// Reads the pod's end of an attached link, and turns off its TX checksum offload, unless it
+    /// may stay on.
     ///
     /// # Errors
     /// When the pod's end can't be read.

@@ -1,7 +1,8 @@
-//! Links that the agent before cut off and that no remembered endpoint names: their record was lost.
+//! Links that the agent before cut off and that no remembered endpoint names: their record was
+//! lost.
 //!
-//! They stay cut off, as endpoints of an unknown pod, until a client names the pod (`podgate endpoint
-//! add`) or removes them (`podgate endpoint remove`), or their link is deleted.
+//! They stay cut off, as endpoints of an unknown pod, until a client names the pod (`podgate
+//! endpoint add`) or removes them (`podgate endpoint remove`), or their link is deleted.
 
 use std::collections::BTreeMap;
 

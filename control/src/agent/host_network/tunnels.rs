@@ -1,7 +1,7 @@
 //! Which UDP ports this node's kernel receives tunnels on, and which addresses are the node's own.
 //!
-//! Links are read when the kernel reports a change of them. It doesn't report changes of the ports of
-//! `ip fou`, L2TP and WireGuard, so these are read every [`PERIOD`] as well. While the ports are
+//! Links are read when the kernel reports a change of them. It doesn't report changes of the ports
+//! of `ip fou`, L2TP and WireGuard, so these are read every [`PERIOD`] as well. While the ports are
 //! unknown, any UDP port of a node may be a tunnel's, and pods reach none of them; while the routes
 //! are unknown, any address may be the node's.
 
