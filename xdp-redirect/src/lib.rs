@@ -13,12 +13,12 @@ pub mod bpffs;
 mod error;
 mod frame_drops;
 mod hash;
-#[cfg(test)]
-mod lab;
 #[allow(unsafe_code, reason = "bpf(2) has no wrapper for links that does what is needed")]
 mod link;
 mod pods;
 mod redirect;
+#[cfg(test)]
+mod test_netns;
 
 pub use error::Error;
 pub use frame_drops::FrameDrops;

@@ -14,8 +14,8 @@ use podgate_hostnet::netns;
 use tempfile::TempDir;
 
 use super::{Redirect, unpin};
-use crate::lab::{in_new_namespaces, ip};
 use crate::link::{Hook, HookLink};
+use crate::test_netns::{in_new_namespaces, ip};
 use crate::{Error, Pod, bpffs};
 
 const HOST: &str = "pg-host0";
