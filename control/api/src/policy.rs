@@ -213,7 +213,7 @@ pub struct Source {
 /// Whether a revision came into force.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyWaited {
-    /// The revision that every worker judges by.
+    /// The revision that every worker uses.
     pub revision: u32,
     /// Whether that is the one that was waited for, or a later one.
     pub in_force: bool,

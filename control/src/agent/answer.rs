@@ -126,7 +126,7 @@ impl Agent {
         }
     }
 
-    /// What is wrong with the node or the agent's own files, one line each.
+    /// Problems of the node or the agent's own files, one line each.
     fn problems(&self) -> Vec<String> {
         let unknown = self.endpoints.unknown().status();
         let cut_off = unknown.filter_map(|endpoint| {
@@ -139,7 +139,7 @@ impl Agent {
         self.plane.store().policies().filter(|policy| policy.state != StoreState::Refused).count()
     }
 
-    /// What the BPF programs dropped; nothing if the kernel doesn't tell.
+    /// Drops of the BPF programs; none if the counters can't be read.
     fn frame_drops(&self) -> Vec<FrameDrops> {
         self.endpoints.links().frame_drops().unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -167,7 +167,7 @@ impl Agent {
         by_workers.chain(by_programs).filter(|count| count.packets > 0).collect()
     }
 
-    /// What each link that is served counted; nothing if a worker doesn't answer.
+    /// Counters of the attached links; none if a worker doesn't answer.
     fn link_counts(&self) -> Vec<LinkCounts> {
         let mut names = BTreeMap::from([(HOST_SLOT, (self.host.xsk_name().to_owned(), None))]);
         for (link, endpoint) in self.endpoints.iter() {

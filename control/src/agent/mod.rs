@@ -1,8 +1,8 @@
 //! The agent: everything that happens on the control thread.
 //!
-//! One task takes one event after another: news of objects, requests of clients, notifications and
-//! answers of the kernel, flow records, signals. It owns the components, each with a state of its
-//! own, and passes the effects of an event from one to the other:
+//! One task takes one event after another: changes of objects, requests of clients, notifications
+//! and answers of the kernel, flow records, signals. It owns the components, each with a state of
+//! its own, and passes the effects of an event from one to the other:
 //!
 //! * [`PolicyPlane`]: objects, compiled tables, what was published;
 //! * [`Endpoints`]: pods and what is attached to their links;

@@ -62,8 +62,8 @@ pub fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
 fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
     match payload {
         NetlinkPayload::InnerMessage(message) => match message {
-            // The bridge tells of its ports with the same messages: there, a port that leaves the
-            // bridge is a link deleted.
+            // Bridges report their ports with the same messages (AF_BRIDGE): a port that leaves
+            // the bridge is a deleted link there.
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)
                 if link.header.interface_family != AddressFamily::Unspec =>
             {

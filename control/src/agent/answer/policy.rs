@@ -23,7 +23,7 @@ use super::super::server::ReplySender;
 use crate::explanation::rejected_note;
 
 impl Agent {
-    /// Policies with their state, and all that is refused.
+    /// Policies with their state, and all rejected fields.
     pub(super) fn policy_list(&self) -> PolicyList {
         let policies = self.plane.store().policies();
         PolicyList {
@@ -33,7 +33,7 @@ impl Agent {
         }
     }
 
-    /// Policies with all that is known of them.
+    /// Details of policies.
     pub(super) fn policy_details(
         &self,
         filter: &PolicyFilter,
@@ -46,7 +46,7 @@ impl Agent {
         self.plane.in_force().ok_or_else(|| ApiError::failed("policy has not been published yet"))
     }
 
-    /// What rules select peers by.
+    /// Selectors of peers.
     pub(super) fn selectors(&self) -> Result<Vec<SelectorInfo>, ApiError> {
         Ok(selectors(self.plane.store(), self.in_force()?))
     }
@@ -79,7 +79,7 @@ impl Agent {
         ApiError::failed(format!("{asked} is neither the pod nor the link of an endpoint{hint}"))
     }
 
-    /// Explains a flow by what is in force.
+    /// Explains a flow by the tables in force.
     pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, ApiError> {
         let (epoch, compiled) = (self.plane.epoch(), self.in_force()?);
         let ready = self.endpoints.iter().filter(|(link, _)| self.why_waiting(link).is_none());
@@ -105,7 +105,7 @@ impl Agent {
         Ok(Explained { epoch: Some(epoch.0), notes, explanation })
     }
 
-    /// What to know of an end that is a pod but no endpoint that is judged here.
+    /// A note on an end that is a pod but no ready endpoint of this node.
     fn note_on_end(&self, end: &End) -> Option<String> {
         let pod = PodName {
             namespace: end.peer.namespace.as_deref()?.into(),
@@ -121,20 +121,20 @@ impl Agent {
         }
     }
 
-    /// Answers at once, or when the revision is in force, or when the time is over.
+    /// Answers when the revision is in force, or after the timeout.
     pub(super) fn wait_for_revision(&mut self, wanted: Epoch, timeout_s: u32, reply: ReplySender) {
         self.waiting.add(wanted, Duration::from_secs(timeout_s.into()), reply);
         self.answer_waiting();
     }
 
-    /// Answers the clients whose revision is in force by now.
+    /// Answers clients whose revision is in force, or whose timeout is over.
     pub(in super::super) fn answer_waiting(&mut self) {
         if self.host.routes_are_applied() {
             self.waiting.answer(self.epoch_in_force(), Instant::now());
         }
     }
 
-    /// The epoch that every worker judges by, or a later one.
+    /// The oldest epoch that a worker uses.
     fn epoch_in_force(&self) -> Epoch {
         let epochs = self.workers().into_iter().map(|worker| worker.epoch.get());
         Epoch(epochs.min().unwrap_or_default() as u32)
@@ -196,7 +196,7 @@ fn no_such_policy(store: &Store, filter: &PolicyFilter, name: &str) -> ApiError 
     ApiError::failed(format!("there is no {kind} {place}{name}{hint}"))
 }
 
-/// The end of an error that proposes names.
+/// The part of an error message that suggests names.
 fn meant(similar: &[String]) -> String {
     match similar.is_empty() {
         true => String::new(),

@@ -29,7 +29,7 @@ use crate::sources::last_good::{LastGood, hash, hash_of_key};
 const THREADS_MIN: usize = 2;
 /// Most threads.
 const THREADS_MAX: usize = 16;
-/// A job that takes longer hangs.
+/// Time from which a job counts as hanging.
 pub(super) const HANGS_AFTER: Duration = Duration::from_secs(2);
 
 /// File systems that other machines or programs change without inotify events.
@@ -130,7 +130,7 @@ pub(super) struct Entry {
     pub(super) name: OsString,
     /// `None` if it can't be told.
     pub(super) stamp: Option<FileStamp>,
-    /// Whether it is a symbolic link: then its content may change without a word to inotify.
+    /// Whether it is a symbolic link, whose target may change without inotify events.
     pub(super) is_link: bool,
 }
 
@@ -141,14 +141,14 @@ pub(super) struct Listing {
     pub(super) entries: Vec<Entry>,
     /// How many files there are beyond the bound, and the first of them.
     pub(super) excess: Option<(usize, OsString)>,
-    /// `None` if changes are not told of, so that they have to be looked for.
+    /// `None` if changes are not reported, so that they have to be polled for.
     pub(super) watch: Option<WatchDescriptor>,
     /// Whether it is a single file.
     pub(super) is_file: bool,
     pub(super) took: Duration,
 }
 
-/// Whether something changed that inotify does not tell of.
+/// Whether something changed that inotify does not report.
 #[derive(Debug)]
 pub(super) struct Check {
     pub(super) identity: Result<Identity, String>,

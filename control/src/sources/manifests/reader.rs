@@ -171,7 +171,7 @@ fn watch(messages: &SyncSender<Message>) -> Option<Arc<Inotify>> {
     let inotify = match Inotify::init(InitFlags::IN_CLOEXEC) {
         Ok(inotify) => Arc::new(inotify),
         Err(error) => {
-            warn!("no inotify ({error}): manifests are looked at twice a second");
+            warn!("no inotify ({error}): manifests are polled twice a second");
             return None;
         }
     };
