@@ -25,7 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use podgate_dataplane::flow::{SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::atomic_file;
 
@@ -298,11 +298,11 @@ const TCP_STATES: [tcp::State; 9] = [
     tcp::State::SynSent,
     tcp::State::SynReceived,
     tcp::State::Established,
-    tcp::State::HalfClosed(Direction::Original),
-    tcp::State::HalfClosed(Direction::Reply),
+    tcp::State::HalfClosed(FlowDirection::Original),
+    tcp::State::HalfClosed(FlowDirection::Reply),
     tcp::State::TimeWait,
-    tcp::State::Reset(Direction::Original),
-    tcp::State::Reset(Direction::Reply),
+    tcp::State::Reset(FlowDirection::Original),
+    tcp::State::Reset(FlowDirection::Reply),
     tcp::State::Closed,
 ];
 

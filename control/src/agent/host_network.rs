@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use podgate_hostnet::{Link, Netlink};
 use podgate_tables::address::Address;
-use podgate_tables::route::{Outlet, RouteTable};
+use podgate_tables::route::{NextHop, NodeAddresses, RouteTable};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
@@ -32,6 +32,7 @@ pub(super) struct HostNetwork {
     attached: bool,
     /// Why the host link could not be created again after it was deleted.
     lost: Option<String>,
+    /// The source of the workers' ICMP errors.
     addresses: NodeAddresses,
     /// Least MTU of the routes out of the node, bytes.
     path_mtu: Option<u32>,
@@ -40,13 +41,6 @@ pub(super) struct HostNetwork {
     routes: watch::Sender<HostRoutes>,
     /// Generation of the routes that the kernel has.
     applied: watch::Receiver<u64>,
-}
-
-/// Addresses of the node, the source of the workers' ICMP errors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct NodeAddresses {
-    v4: Option<Address>,
-    v6: Option<Address>,
 }
 
 /// What the agent has to do after a change of the host link.
@@ -117,14 +111,13 @@ impl HostNetwork {
     }
 
     /// How workers send to the kernel stack.
-    pub(super) fn outlet(&self) -> Outlet {
-        self.link.outlet(self.path_mtu)
+    pub(super) fn next_hop(&self) -> NextHop {
+        self.link.next_hop(self.path_mtu)
     }
 
     /// Adds the node's addresses and tunnels to a route table.
     pub(super) fn complete(&self, routes: RouteTable) -> RouteTable {
-        let NodeAddresses { v4, v6 } = self.addresses;
-        routes.with_node([v4, v6]).with_tunnels(self.tunnels.table())
+        routes.with_node(self.addresses).with_tunnels(self.tunnels.table())
     }
 
     /// What can't be read, one line each.

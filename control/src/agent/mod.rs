@@ -340,7 +340,7 @@ impl Agent {
         let (routes, not_ready) = policy_plane::route_table(
             self.endpoints.iter(),
             self.plane.store(),
-            self.host.outlet(),
+            self.host.next_hop(),
         );
         let routes = Arc::new(self.host.complete(routes));
         let Some(snapshot) = self.plane.compile(&routes, not_ready) else {
@@ -370,7 +370,7 @@ impl Agent {
                 continue;
             }
             if let Ok(route) = endpoint.route(self.plane.store()) {
-                let mtu = route.outlet.mtu.min(ROUTE_MTU_MAX);
+                let mtu = route.next_hop.mtu.min(ROUTE_MTU_MAX);
                 addresses.extend(route.addresses.iter().map(|address| (address.ip(), mtu)));
             }
         }

@@ -9,7 +9,7 @@ use podgate_policy::{Compiled, Compiler, Store};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
-use podgate_tables::route::{self, Outlet, RouteTable};
+use podgate_tables::route::{self, NextHop, RouteTable};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -162,7 +162,7 @@ impl PolicyPlane {
 pub(super) fn route_table<'e>(
     endpoints: impl Iterator<Item = (&'e String, &'e Endpoint)>,
     store: &Store,
-    host: Outlet,
+    host: NextHop,
 ) -> (RouteTable, BTreeMap<String, String>) {
     let mut routes: BTreeMap<&str, route::Endpoint> = BTreeMap::new();
     let mut not_ready = BTreeMap::new();

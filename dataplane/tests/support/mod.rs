@@ -14,11 +14,11 @@ use podgate_tables::event::Event;
 use podgate_tables::ids::{DenySetId, Epoch, LinkId, RuleId, SelectorId};
 use podgate_tables::l7::L7Rules;
 use podgate_tables::policy::{
-    Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses, Rank,
+    Action, AddressRow, Entry, IdentityRow, PeerMatch, PolicyTables, PortClasses, Rank, RuleTable,
     SelectorSet, Snapshot,
 };
 use podgate_tables::proto;
-use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+use podgate_tables::route::{Endpoint, NextHop, NodeAddresses, RouteTable};
 use podgate_tables::time::Nanos;
 
 pub(crate) const HOST: LinkId = LinkId(0);
@@ -63,15 +63,15 @@ pub(crate) enum IngressOfB {
 }
 
 impl IngressOfB {
-    fn table(self) -> DirectionTable {
+    fn table(self) -> RuleTable {
         let peer = match self {
-            Self::FromAnyone(_) => Peer::Anyone,
-            _ => Peer::Labels(LABELS_OF_A),
+            Self::FromAnyone(_) => PeerMatch::Any,
+            _ => PeerMatch::Labels(LABELS_OF_A),
         };
         let (protocol, l7) = match self {
-            Self::Open => return DirectionTable::default(),
+            Self::Open => return RuleTable::default(),
             Self::Closed => {
-                return DirectionTable { default_deny: Some(DENY_SET), ..Default::default() };
+                return RuleTable { default_deny: Some(DENY_SET), ..Default::default() };
             }
             Self::FromA(l7) => (proto::TCP, l7),
             Self::FromAAt(protocol) => (protocol, None),
@@ -87,7 +87,7 @@ impl IngressOfB {
             l7: l7.map(Arc::new),
             rule: RULE,
         };
-        DirectionTable {
+        RuleTable {
             protocols: vec![PortClasses { protocol, ranges: vec![(0, 0), (80, 1), (81, 0)] }],
             other: None,
             classes: vec![Arc::from([]), Arc::from([entry])],
@@ -101,8 +101,8 @@ pub(crate) fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
 }
 
 /// A direction in which nothing is allowed.
-pub(crate) fn closed() -> DirectionTable {
-    DirectionTable { default_deny: Some(DENY_SET), ..Default::default() }
+pub(crate) fn closed() -> RuleTable {
+    RuleTable { default_deny: Some(DENY_SET), ..Default::default() }
 }
 
 /// [`snapshot`], with nobody allowed to open flows to pod A: so what pod A opens has no second way.
@@ -118,7 +118,7 @@ pub(crate) fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
 
 /// [`snapshot`], with links of these MTUs: the host's, A's and B's. The node's ways out take 1500.
 pub(crate) fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
-    let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| IdentityRow {
+    let identity = |number, selectors: &[SelectorId], ingress: RuleTable| IdentityRow {
         number,
         namespace: 0,
         selectors: SelectorSet::new(selectors.iter().copied()),
@@ -127,11 +127,11 @@ pub(crate) fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]
     };
     let mut policy = PolicyTables::default();
     let identities = [
-        identity(9, &[], DirectionTable::default()),
-        identity(10, &[], DirectionTable::default()),
-        identity(1, &[], DirectionTable::default()),
-        identity(6, &[], DirectionTable::default()),
-        identity(256, &[LABELS_OF_A], DirectionTable::default()),
+        identity(9, &[], RuleTable::default()),
+        identity(10, &[], RuleTable::default()),
+        identity(1, &[], RuleTable::default()),
+        identity(6, &[], RuleTable::default()),
+        identity(256, &[LABELS_OF_A], RuleTable::default()),
         identity(257, &[], ingress_of_b.table()),
     ];
     for (index, identity) in identities.into_iter().enumerate() {
@@ -144,18 +144,19 @@ pub(crate) fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]
             policy.addresses.set(address, Some(row.clone()));
         }
     }
-    let outlet = |link: LinkId| {
+    let next_hop = |link: LinkId| {
         let mtu = mtus[link.index()];
         let path_mtu = if link == HOST { mtu.min(1500) } else { mtu };
-        Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu, path_mtu }
+        NextHop { link, mac: pod_mac(link), link_mac: link_mac(link), mtu, path_mtu }
     };
     let endpoints = [A, B]
-        .map(|link| Endpoint { outlet: outlet(link), addresses: both(link.index()).to_vec() });
-    let node = both(0).map(Some);
+        .map(|link| Endpoint { next_hop: next_hop(link), addresses: both(link.index()).to_vec() });
+    let [v4, v6] = both(0).map(Some);
+    let node = NodeAddresses { v4, v6 };
     Snapshot {
         epoch: Epoch(epoch),
         policy: Arc::new(policy),
-        routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap().with_node(node)),
+        routes: Arc::new(RouteTable::new(endpoints, Some(next_hop(HOST))).unwrap().with_node(node)),
     }
 }
 

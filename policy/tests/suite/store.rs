@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use podgate_tables::policy::{PolicyTables, Subject, Verdict};
+use podgate_tables::policy::{LocalEnds, PolicyTables, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 use serde_json::{Value, json};
@@ -328,7 +328,8 @@ fn peers_by_node_labels_follow_the_nodes() {
             dst_port: 80,
             protocol: proto::TCP,
         };
-        let decision = compiled.tables.decide(&Subject { tuple, icmp_type: 0 }, [true, false]);
+        let local = LocalEnds { source: true, destination: false };
+        let decision = compiled.tables.decide(&Subject { tuple, icmp_type: 0 }, local);
         decision.verdict == Verdict::Allow
     };
     let seen = |store: &Store| ["192.168.0.2", "192.168.0.3"].map(|ip| reaches(store, ip));

@@ -11,7 +11,7 @@
 use anyhow::{Context, Result, bail};
 use podgate_hostnet::offload;
 use podgate_hostnet::{Link, Netlink};
-use podgate_tables::route::Outlet;
+use podgate_tables::route::NextHop;
 
 use crate::agent::endpoints::HOST_SLOT;
 
@@ -62,9 +62,9 @@ impl HostLink {
     /// How workers send to the kernel stack; `path_mtu` is the least MTU of routes out of the node,
     /// bytes.
     #[must_use]
-    pub(in crate::agent) fn outlet(&self, path_mtu: Option<u32>) -> Outlet {
+    pub(in crate::agent) fn next_hop(&self, path_mtu: Option<u32>) -> NextHop {
         let mtu = self.host.mtu.min(self.xsk.mtu);
-        Outlet {
+        NextHop {
             link: HOST_SLOT,
             mac: self.host.mac,
             link_mac: self.xsk.mac,
