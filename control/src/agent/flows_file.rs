@@ -1,15 +1,15 @@
-//! The file in which plain flows outlive a clean stop of the agent: `flows.state`.
+//! The file of plain flows for the time between a clean stop and the next start: `flows.state`.
 //!
-//! It is written when the workers have stopped, and read and removed at the next start, so that no
-//! crash later brings old flows back. What it says is no permission: workers take over only what
-//! the tables in force allow.
+//! It is written when the workers have stopped, and read and removed at the next start, so a later
+//! crash doesn't restore old flows. It grants nothing: workers take over only flows that the tables
+//! in force allow.
 //!
 //! # Format, version 1
 //! All numbers are little-endian.
 //! - the header: [`MAGIC`], the version (2 bytes), zeros (2), the id of the kernel's boot (16), the
 //!   time of writing by `CLOCK_BOOTTIME` in milliseconds (8);
-//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. A section
-//!   of a type that is not known is passed over, so that later versions can add some;
+//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. Sections
+//!   of unknown types are skipped, so later versions can add some;
 //! - CRC-32C of all that (4 bytes).
 //!
 //! Section [`LINKS`] names links: for each, its netdev and its pod, each as length (2 bytes) and
@@ -35,30 +35,29 @@ const HEADER_LEN: usize = 36;
 const LINKS: u16 = 1;
 const FLOWS: u16 = 2;
 const FLOW_LEN: usize = 80;
-/// Flows that are written at most; connections before others.
+/// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
-/// Longest file that is read.
+/// Longest file, bytes.
 const FILE_MAX: u64 = 64 << 20;
-/// Milliseconds after which the flows of a file are not taken over: their ends have given up, or
-/// were reset.
+/// Age in milliseconds from which a file is not used: the endpoints' TCP has given up by then.
 const AGE_MAX_MS: u64 = 600_000;
 
 /// Why a file's flows are not taken over.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
-    /// It is no such file, or not what was written.
+    /// It is another file, or damaged.
     #[error("it is damaged ({0})")]
     Damaged(&'static str),
-    /// Another program wrote it.
+    /// It has another version.
     #[error("it is of version {0}, not {VERSION}")]
     Version(u16),
-    /// The machine was started anew since.
+    /// The machine was rebooted since.
     #[error("it was written before the machine started")]
     OtherBoot,
-    /// The agent was down for longer than connections wait.
+    /// It is too old.
     #[error("it is {0} s old, which is more than 10 minutes")]
     TooOld(u64),
-    /// The disk doesn't let us.
+    /// It can't be read or removed.
     #[error("{0}")]
     Io(String),
 }
@@ -69,7 +68,7 @@ impl From<io::Error> for Unusable {
     }
 }
 
-/// A time that outlives the process but not the kernel.
+/// A time of one boot of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Moment {
     boot: [u8; 16],
@@ -81,7 +80,7 @@ impl Moment {
     /// Now.
     ///
     /// # Errors
-    /// When the kernel doesn't tell.
+    /// When the boot id or the clock can't be read.
     pub(crate) fn now() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let digits = text.trim().replace('-', "");
@@ -92,7 +91,7 @@ impl Moment {
     }
 }
 
-/// A link that outlives the agent: slots and indices of netdevs don't.
+/// A link by name: slots and indices may change over a restart.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NamedLink {
     /// Name of the netdev.
@@ -132,8 +131,8 @@ impl FlowsFile {
         Self { written, links, flows }
     }
 
-    /// The flows with slots for links, silent for as long as it is `now`; those of links that are
-    /// not there any more are left out.
+    /// The flows with slots for links and idle times as of `now`, without flows of links that are
+    /// gone.
     ///
     /// # Errors
     /// When they are too old for any to be taken over.
@@ -166,7 +165,7 @@ impl FlowsFile {
         }
     }
 
-    /// Writes it to `path`: the old file or the new one is there at any time, whole.
+    /// Writes it to `path` atomically.
     ///
     /// # Errors
     /// When it can't be written.

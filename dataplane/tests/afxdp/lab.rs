@@ -9,7 +9,7 @@ use std::thread;
 
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
-use podgate_xdp_redirect::{netns, offload};
+use podgate_hostnet::{netns, offload};
 
 /// A network namespace, removed on drop.
 pub(crate) struct Namespace(File);
