@@ -1,7 +1,5 @@
-//! Flows that outlive their workers: handed out by those of one bench, taken over by those of
+//! Flows that outlive their workers: handed out by those of one rig, taken over by those of
 //! another.
-
-mod support;
 
 use std::sync::Arc;
 
@@ -11,8 +9,8 @@ use podgate_dataplane::l7::L7Rules;
 use podgate_dataplane::policy::Snapshot;
 use podgate_dataplane::types::{Address, LinkId, Nanos, proto};
 use podgate_dataplane::worker::Worker;
+use podgate_test_support::*;
 use proptest::prelude::*;
-use support::*;
 
 const CLIENT: u16 = 40_000;
 
@@ -26,40 +24,40 @@ fn b_to_a(port: u16, flags: &str, ack: Option<u32>) -> Vec<u8> {
     tcp(B, &TcpPacket { src, dst, ports: [80, port], seq: 900, ack, flags, payload: b"" })
 }
 
-/// A bench with an established connection from pod A to pod B.
-fn connected() -> Bench {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
-    connect(&mut bench, CLIENT);
-    bench
+/// A rig with an established connection from pod A to pod B.
+fn connected() -> Rig {
+    let mut rig = Rig::with(IngressOfB::FromA(None));
+    connect(&mut rig, CLIENT);
+    rig
 }
 
-fn connect(bench: &mut Bench, port: u16) {
-    bench.send(A, &a_to_b(port, "S", None));
-    bench.send(B, &b_to_a(port, "S", Some(101)));
-    assert_eq!(bench.send(A, &a_to_b(port, "", Some(901))).len(), 1);
+fn connect(rig: &mut Rig, port: u16) {
+    rig.send(A, &a_to_b(port, "S", None));
+    rig.send(B, &b_to_a(port, "S", Some(101)));
+    assert_eq!(rig.send(A, &a_to_b(port, "", Some(901))).len(), 1);
 }
 
-fn saved(bench: &Bench) -> Vec<SavedFlow> {
-    bench.workers.iter().flat_map(|worker| worker.saved_flows(bench.now)).collect()
+fn saved(rig: &Rig) -> Vec<SavedFlow> {
+    rig.workers.iter().flat_map(|worker| worker.saved_flows(rig.now)).collect()
 }
 
 /// Lets workers of another agent take flows over under `snapshot`, which is then published.
-fn restarted(workers: u16, flows: &[SavedFlow], snapshot: Snapshot) -> (Bench, usize) {
-    let mut bench = Bench::new(workers);
+fn restarted(workers: u16, flows: &[SavedFlow], snapshot: Snapshot) -> (Rig, usize) {
+    let mut rig = Rig::new(workers);
     let snapshot = Arc::new(snapshot);
-    let now = bench.now;
+    let now = rig.now;
     let take = |worker: &mut Worker| worker.take_over(now, &snapshot, flows);
-    let taken = bench.workers.iter_mut().map(take).sum();
-    bench.shared.publish(snapshot);
-    (bench, taken)
+    let taken = rig.workers.iter_mut().map(take).sum();
+    rig.shared.publish(snapshot);
+    (rig, taken)
 }
 
 /// Sends at every worker, of which the one that owns the flow knows it.
-fn send_at_all(bench: &mut Bench, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
-    for worker in 0..bench.workers.len() {
-        assert!(bench.links[link.index()].inject(worker, packet));
+fn send_at_all(rig: &mut Rig, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
+    for worker in 0..rig.workers.len() {
+        assert!(rig.links[link.index()].inject(worker, packet));
     }
-    bench.run()
+    rig.run()
 }
 
 #[test]
@@ -68,33 +66,33 @@ fn an_established_connection_goes_on_both_ways_with_another_number_of_workers() 
     assert_eq!(flows.len(), 1);
     assert_eq!((flows[0].links, flows[0].packets), ([A, B], [2, 1]));
     for workers in [1, 2, 3, 7] {
-        let (mut bench, taken) = restarted(workers, &flows, guarded(1, IngressOfB::FromA(None)));
+        let (mut rig, taken) = restarted(workers, &flows, guarded(1, IngressOfB::FromA(None)));
         assert_eq!(taken, 1, "one worker owns it");
         let forwarded =
             |left: &[(LinkId, Vec<u8>)], to| left.iter().filter(|(link, _)| *link == to).count();
-        let left = send_at_all(&mut bench, A, &a_to_b(CLIENT, "P", Some(901)));
+        let left = send_at_all(&mut rig, A, &a_to_b(CLIENT, "P", Some(901)));
         assert_eq!(forwarded(&left, B), 1);
-        let left = send_at_all(&mut bench, B, &b_to_a(CLIENT, "P", Some(101)));
+        let left = send_at_all(&mut rig, B, &b_to_a(CLIENT, "P", Some(101)));
         assert_eq!(forwarded(&left, A), 1);
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
 fn datagram_flows_and_queries_go_on_too() {
-    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+    let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
-    bench.send(A, &udp(A, a, b, [7, 80], b"q"));
-    bench.send(A, &echo(A, a, OUTSIDE, 8, 77));
-    bench.send(A, &sctp(A, a, OUTSIDE, [5, 6]));
-    let flows = saved(&bench);
+    rig.send(A, &udp(A, a, b, [7, 80], b"q"));
+    rig.send(A, &echo(A, a, OUTSIDE, 8, 77));
+    rig.send(A, &sctp(A, a, OUTSIDE, [5, 6]));
+    let flows = saved(&rig);
     assert_eq!(flows.len(), 3);
-    let (mut bench, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromAAt(proto::UDP)));
+    let (mut rig, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromAAt(proto::UDP)));
     assert_eq!(taken, 3);
-    assert_eq!(bench.send(B, &udp(B, b, a, [80, 7], b"a")).len(), 1);
-    assert_eq!(bench.send(HOST, &echo(HOST, OUTSIDE, a, 0, 77)).len(), 1);
-    assert_eq!(bench.send(HOST, &sctp(HOST, OUTSIDE, a, [6, 5])).len(), 1);
-    assert_eq!(bench.workers[0].flows(), 3);
+    assert_eq!(rig.send(B, &udp(B, b, a, [80, 7], b"a")).len(), 1);
+    assert_eq!(rig.send(HOST, &echo(HOST, OUTSIDE, a, 0, 77)).len(), 1);
+    assert_eq!(rig.send(HOST, &sctp(HOST, OUTSIDE, a, [6, 5])).len(), 1);
+    assert_eq!(rig.workers[0].flows(), 3);
 }
 
 #[test]
@@ -102,11 +100,11 @@ fn what_policy_no_longer_allows_plainly_is_not_taken_over() {
     let flows = saved(&connected());
     let inspects = IngressOfB::FromA(Some(L7Rules::Http(Vec::new())));
     for (policy, resets) in [(IngressOfB::Closed, 1), (inspects, 1)] {
-        let (mut bench, taken) = restarted(1, &flows, snapshot(1, policy));
-        assert_eq!((taken, bench.workers[0].flows()), (0, 0));
-        let left = bench.send(A, &a_to_b(CLIENT, "P", Some(901)));
+        let (mut rig, taken) = restarted(1, &flows, snapshot(1, policy));
+        assert_eq!((taken, rig.workers[0].flows()), (0, 0));
+        let left = rig.send(A, &a_to_b(CLIENT, "P", Some(901)));
         assert_eq!((left.len(), left[0].0), (resets, A), "its sender is reset");
-        assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
+        assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
     }
 }
 
@@ -123,9 +121,9 @@ fn a_flow_between_other_links_than_the_routes_say_is_not_taken_over() {
 
 #[test]
 fn a_picked_up_flow_needs_both_directions_as_ever() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    bench.send(B, &b_to_a(CLIENT, "P", Some(5)));
-    let flows = saved(&bench);
+    let mut rig = Rig::with(IngressOfB::Open);
+    rig.send(B, &b_to_a(CLIENT, "P", Some(5)));
+    let flows = saved(&rig);
     assert!(flows[0].picked_up);
     assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::Open)).1, 1);
     assert_eq!(restarted(1, &flows, guarded(1, IngressOfB::Open)).1, 0);
@@ -134,55 +132,55 @@ fn a_picked_up_flow_needs_both_directions_as_ever() {
 
 #[test]
 fn inspected_revoked_expired_and_reset_flows_are_not_handed_out() {
-    let mut bench = Bench::with(IngressOfB::FromA(Some(L7Rules::Http(Vec::new()))));
-    bench.send(A, &a_to_b(CLIENT, "S", None));
-    assert_eq!((bench.workers[0].flows(), saved(&bench).len()), (1, 0));
+    let mut rig = Rig::with(IngressOfB::FromA(Some(L7Rules::Http(Vec::new()))));
+    rig.send(A, &a_to_b(CLIENT, "S", None));
+    assert_eq!((rig.workers[0].flows(), saved(&rig).len()), (1, 0));
 
-    let mut bench = connected();
-    bench.send(A, &a_to_b(CLIENT, "R", None));
-    assert_eq!((bench.workers[0].flows(), saved(&bench).len()), (1, 0));
+    let mut rig = connected();
+    rig.send(A, &a_to_b(CLIENT, "R", None));
+    assert_eq!((rig.workers[0].flows(), saved(&rig).len()), (1, 0));
 
-    let mut bench = Bench::with(IngressOfB::Open);
+    let mut rig = Rig::with(IngressOfB::Open);
     let query = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
-    bench.send(A, &query);
-    bench.shared.publish(snapshot(2, IngressOfB::Closed));
-    bench.send(A, &query);
-    assert_eq!((bench.workers[0].flows(), saved(&bench).len()), (1, 0));
+    rig.send(A, &query);
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    rig.send(A, &query);
+    assert_eq!((rig.workers[0].flows(), saved(&rig).len()), (1, 0));
 
-    let mut bench = connected();
-    assert_eq!(saved(&bench)[0].idle_ms, 0);
-    bench.now = bench.now.plus_secs(7000);
-    let idle = saved(&bench)[0].idle_ms;
+    let mut rig = connected();
+    assert_eq!(saved(&rig)[0].idle_ms, 0);
+    rig.now = rig.now.plus_secs(7000);
+    let idle = saved(&rig)[0].idle_ms;
     assert!((6_999_000..=7_000_000).contains(&idle), "{idle}");
-    bench.now = bench.now.plus_secs(500);
-    assert_eq!(saved(&bench).len(), 0);
+    rig.now = rig.now.plus_secs(500);
+    assert_eq!(saved(&rig).len(), 0);
 }
 
 #[test]
 fn silence_goes_on_counting() {
     let mut flows = saved(&connected());
     flows[0].idle_ms = 7_430_000;
-    let (mut bench, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
+    let (mut rig, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
     assert_eq!(taken, 1);
     // Late by a quarter of its timeout at most, and never used again after that.
-    bench.now = bench.now.plus_secs(1870);
+    rig.now = rig.now.plus_secs(1870);
     for _ in 0..32 {
-        bench.run();
+        rig.run();
     }
-    assert_eq!(bench.workers[0].flows(), 0);
+    assert_eq!(rig.workers[0].flows(), 0);
     flows[0].idle_ms = 7_441_000;
     assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::FromA(None))).1, 0);
 }
 
 #[test]
 fn a_table_takes_over_no_more_than_it_has_room_for_and_nothing_twice() {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
-    (1..=100).for_each(|port| connect(&mut bench, port));
-    let flows = saved(&bench);
-    let (mut bench, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
+    let mut rig = Rig::with(IngressOfB::FromA(None));
+    (1..=100).for_each(|port| connect(&mut rig, port));
+    let flows = saved(&rig);
+    let (mut rig, taken) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
     assert_eq!(taken, 100);
     let same = Arc::new(snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!(bench.workers[0].take_over(bench.now, &same, &flows), 0);
+    assert_eq!(rig.workers[0].take_over(rig.now, &same, &flows), 0);
     let many: Vec<_> = (1..=1000)
         .map(|port| {
             let mut flow = flows[0].clone();
@@ -190,8 +188,8 @@ fn a_table_takes_over_no_more_than_it_has_room_for_and_nothing_twice() {
             flow
         })
         .collect();
-    let (bench, taken) = restarted(1, &many, snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!((taken, bench.workers[0].flows()), (128, 128), "one link leaves half of the table");
+    let (rig, taken) = restarted(1, &many, snapshot(1, IngressOfB::FromA(None)));
+    assert_eq!((taken, rig.workers[0].flows()), (128, 128), "one link leaves half of the table");
 }
 
 fn any_address() -> impl Strategy<Value = Address> {
@@ -216,14 +214,14 @@ proptest! {
         let tuple = podgate_dataplane::types::Tuple { src, dst, src_port, dst_port, protocol };
         let mut flow = saved(&connected()).remove(0);
         flow = SavedFlow { tuple, links, icmp_type, picked_up, idle_ms, ..flow };
-        let (mut bench, taken) =
+        let (mut rig, taken) =
             restarted(1, std::slice::from_ref(&flow), snapshot(1, IngressOfB::Closed));
         let to_b = [2].iter().any(|pod: &usize| {
             [Address::v4(ADDRESSES[*pod]), Address::v6(ADDRESSES_V6[*pod])].contains(&dst)
         });
         let from_node = [Address::v4(ADDRESSES[0]), Address::v6(ADDRESSES_V6[0])].contains(&src);
         prop_assert!(!(taken == 1 && to_b && !from_node), "pod B is closed: {flow:?}");
-        bench.now = Nanos(bench.now.0 + 1_000_000);
-        bench.run();
+        rig.now = Nanos(rig.now.0 + 1_000_000);
+        rig.run();
     }
 }
