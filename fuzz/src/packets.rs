@@ -1,4 +1,5 @@
-//! Frames and time through a whole worker. After each input, every frame has to be free again.
+//! Frames and time through a whole worker. After each step every packet is accounted for, and once
+//! all flows have expired every frame is free again.
 
 use podgate_dataplane::types::{LinkId, proto};
 use podgate_test_support::{
@@ -36,6 +37,7 @@ pub fn packets(data: &[u8]) {
         rig.events().clear();
         rig.counts().check_conservation();
     }
+    rig.expire_all();
     rig.assert_no_frame_is_lost();
 }
 
