@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{Tally, WorkerStats};
 use podgate_dataplane::xsk::XskStatistics;
+use podgate_tables::drop_reason::DropReason;
 use podgate_xdp_redirect::FrameDrops;
 use serde::{Deserialize, Serialize};
 

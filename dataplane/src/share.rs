@@ -1,6 +1,6 @@
 //! Shares of a bounded store: what one link takes leaves places for others.
 
-use crate::types::LinkId;
+use podgate_tables::ids::LinkId;
 
 /// How many places of a bounded store each link took since the store was last empty.
 ///

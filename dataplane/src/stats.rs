@@ -4,9 +4,9 @@ use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
 
-use crate::drop_reason::DropReason;
-use crate::types::LinkId;
 use crate::xsk::XskStatistics;
 
 /// A counter that exactly one thread increments.

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::packet::{L4, parse};
-use podgate_dataplane::types::{LinkId, proto};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::proto;
 use podgate_test_support::*;
 
 /// A UDP datagram from pod A to pod B, as one packet.

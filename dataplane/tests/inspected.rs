@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::{Event, EventKind};
-use podgate_dataplane::l7::{
-    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern,
-};
-use podgate_dataplane::policy::Verdict;
-use podgate_dataplane::types::{LinkId, proto};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{Event, EventKind};
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern};
+use podgate_tables::policy::Verdict;
+use podgate_tables::proto;
 use podgate_test_support::*;
 
 const CLIENT: u16 = 40_000;

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Rules};
-use podgate_dataplane::types::{LinkId, Nanos};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_tables::time::Nanos;
 use podgate_test_support::*;
 
 fn only_docs() -> IngressOfB {

@@ -5,18 +5,19 @@
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::EventKind;
 use podgate_dataplane::l7::follower::Follower;
 use podgate_dataplane::l7::io::FlowIo;
-use podgate_dataplane::l7::{
+use podgate_dataplane::packet::parse;
+use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::RuleId;
+use podgate_tables::l7::{
     HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Request,
     L7Rules, NamePattern, Request,
 };
-use podgate_dataplane::packet::parse;
-use podgate_dataplane::policy::RuleId;
-use podgate_dataplane::types::{Direction, Nanos};
-use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
 
 const REQUEST: &[u8] = b"POST /api/v1/users HTTP/1.1\r\nHost: backend\r\nX-Key: 1\r\n\
     Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";

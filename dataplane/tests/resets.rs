@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::LinkId;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::L7Rules;
+use podgate_tables::policy::Snapshot;
 use podgate_test_support::*;
 use proptest::prelude::*;
 

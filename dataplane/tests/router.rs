@@ -6,9 +6,11 @@
 use etherparse::{
     Icmpv4Slice, Ipv4Header, Ipv4Options, PacketBuilder, SlicedPacket, TransportSlice,
 };
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::packet::{L4, Piece, parse, quoted};
-use podgate_dataplane::types::{Address, LinkId, proto};
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::proto;
 use podgate_test_support::*;
 
 /// Pods with large links and small ones: A's takes 9000 bytes, B's 1500.

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::flow::SavedFlow;
-use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::{Address, LinkId, Nanos, proto};
 use podgate_dataplane::worker::Worker;
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::L7Rules;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::proto;
+use podgate_tables::time::Nanos;
 use podgate_test_support::*;
 use proptest::prelude::*;
 
@@ -211,7 +214,7 @@ proptest! {
         links in prop::array::uniform2((0..4u16).prop_map(LinkId)),
         (icmp_type, picked_up, idle_ms) in (any::<u8>(), any::<bool>(), any::<u32>()),
     ) {
-        let tuple = podgate_dataplane::types::Tuple { src, dst, src_port, dst_port, protocol };
+        let tuple = podgate_tables::tuple::Tuple { src, dst, src_port, dst_port, protocol };
         let mut flow = saved(&connected()).remove(0);
         flow = SavedFlow { tuple, links, icmp_type, picked_up, idle_ms, ..flow };
         let (mut rig, taken) =

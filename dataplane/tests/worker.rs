@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::EventKind;
+use podgate_dataplane::packet::HAIRPIN_MAC;
 use podgate_dataplane::packet::checksum::Sum;
-use podgate_dataplane::policy::{AddressRow, Cause, PolicyTables, Snapshot, Verdict};
-use podgate_dataplane::route::RouteTable;
-use podgate_dataplane::tunnel::Tunnels;
-use podgate_dataplane::types::{Address, HAIRPIN_MAC, LinkId};
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{AddressRow, Cause, PolicyTables, Snapshot, Verdict};
+use podgate_tables::route::RouteTable;
+use podgate_tables::tunnel::Tunnels;
 use podgate_test_support::*;
 use proptest::prelude::*;
 
@@ -54,7 +56,7 @@ fn a_default_denial_is_silent_counted_and_names_who_isolates() {
     let events = rig.events();
     assert!(matches!(
         events[..],
-        [podgate_dataplane::event::Event {
+        [podgate_tables::event::Event {
             kind: EventKind::Verdict {
                 verdict: Verdict::Deny,
                 egress: Cause::Unenforced,
@@ -421,7 +423,7 @@ fn flows_expire_by_the_clock_they_are_given() {
         rig.run();
     }
     assert_eq!(rig.workers[0].flows(), 0);
-    let ended = |e: &podgate_dataplane::event::Event| matches!(e.kind, EventKind::End { .. });
+    let ended = |e: &podgate_tables::event::Event| matches!(e.kind, EventKind::End { .. });
     assert_eq!(rig.events().iter().filter(|e| ended(e)).count(), 1);
 }
 

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 
 use etherparse::{PacketBuilder, TcpHeader};
-use podgate_dataplane::l7::L7Policy;
 use podgate_dataplane::l7::follower::Follower;
 use podgate_dataplane::l7::http1::Http1;
-use podgate_dataplane::packet::{L4, edit, parse, tcp_flags};
-use podgate_dataplane::types::{Direction, Nanos};
+use podgate_dataplane::packet::{L4, edit, parse};
+use podgate_tables::l7::L7Policy;
+use podgate_tables::tcp_flags;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
 use podgate_test_support::{Outgoing, RecordingIo};
 
 use crate::http1::{inspect, policy};

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::http1::{Http1, Next, Refusal};
-use podgate_dataplane::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
-use podgate_dataplane::policy::RuleId;
-use podgate_dataplane::types::Nanos;
+use podgate_dataplane::l7::http1::{Http1, Next};
+use podgate_tables::ids::RuleId;
+use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
+use podgate_tables::time::Nanos;
 
 use crate::input::Input;
 

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use podgate_dataplane::policy::{Subject, Verdict};
-use podgate_dataplane::types::{Address, Tuple, proto};
 use podgate_policy::{Compiled, Compiler, Store, compile, manifest};
+use podgate_tables::address::Address;
+use podgate_tables::policy::{Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 
 /// Input: a manifest; it is read as JSON when it begins with a brace, and as YAML otherwise.
 pub fn manifests(data: &[u8]) {

@@ -1,7 +1,8 @@
 //! Frames and time through a whole worker. After each step every packet is accounted for, and once
 //! all flows have expired every frame is free again.
 
-use podgate_dataplane::types::{LinkId, proto};
+use podgate_tables::ids::LinkId;
+use podgate_tables::proto;
 use podgate_test_support::{
     A, ADDRESSES, B, HOST, IngressOfB, OUTSIDE, Rig, RigConfig, TcpPacket, cut, echo, link_mac,
     pod_mac, sctp, snapshot, tcp, udp, unreachable,

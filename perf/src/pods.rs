@@ -1,9 +1,11 @@
 //! The pods around a rig: their links and MACs, the routes to them, and what they send.
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::packet::tcp_flags;
-use podgate_dataplane::route::{AddressTaken, Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, LinkId, Mac, Tuple, proto};
+use podgate_tables::address::{Address, Mac};
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::{AddressTaken, Endpoint, Outlet, RouteTable};
+use podgate_tables::tuple::Tuple;
+use podgate_tables::{proto, tcp_flags};
 
 /// The link to the node's kernel.
 pub const HOST: LinkId = LinkId(0);

@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_dataplane::policy::{AddressMap, DenySetId, Peer, PortNameId, Rows, RuleId};
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
+use podgate_tables::policy::{AddressMap, Peer, Rows};
 
 use crate::key::ObjectKey;
 use crate::labels::Facts;

@@ -11,10 +11,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::{Event, EventKind, RequestLine};
-use podgate_dataplane::policy::{self, Cause, DirectionTable, Exemption, RuleId, Subject, Verdict};
-use podgate_dataplane::types::{Address, Tuple, proto};
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{Event, EventKind, RequestLine};
+use podgate_tables::ids::RuleId;
+use podgate_tables::policy::{self, Cause, DirectionTable, Exemption, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
 use crate::terminal::escape;
@@ -106,7 +109,7 @@ pub enum Detail {
     HttpRequest {
         /// Method. Control characters from the pod are escaped, here and in the next two.
         method: String,
-        /// Request target, cut to [`podgate_dataplane::event::PATH_MAX`] bytes.
+        /// Request target, cut to [`podgate_tables::event::PATH_MAX`] bytes.
         path: String,
         /// Host header.
         host: String,
@@ -611,8 +614,9 @@ fn sentence_case(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use podgate_dataplane::event::Text;
-    use podgate_dataplane::types::{Epoch, LinkId, Nanos};
+    use podgate_tables::event::Text;
+    use podgate_tables::ids::{Epoch, LinkId};
+    use podgate_tables::time::Nanos;
     use serde_json::json;
 
     use crate::{Store, compile};

@@ -4,10 +4,11 @@ mod policy;
 
 use std::collections::BTreeMap;
 
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
-use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::PolicyState as StoreState;
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::Epoch;
 use podgate_xdp_redirect::FrameDrops;
 use serde_json::{Value, json};
 

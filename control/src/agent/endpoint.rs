@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use podgate_dataplane::route::{self, Outlet};
-use podgate_dataplane::types::{Address, LinkId};
 use podgate_policy::Store;
+use podgate_tables::address::Address;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::{self, Outlet};
 use podgate_xdp_redirect::netns;
 use podgate_xdp_redirect::offload::{self, Hardware};
 

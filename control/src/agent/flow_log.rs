@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use podgate_dataplane::event::Event;
-use podgate_dataplane::types::LinkId;
+use podgate_tables::event::Event;
+use podgate_tables::ids::LinkId;
 use tokio::sync::broadcast;
 
 use crate::protocol::FlowItem;
@@ -139,9 +139,11 @@ impl FlowLog {
 
 #[cfg(test)]
 mod tests {
-    use podgate_dataplane::drop_reason::DropReason;
-    use podgate_dataplane::event::EventKind;
-    use podgate_dataplane::types::{Epoch, Nanos, Tuple};
+    use podgate_tables::drop_reason::DropReason;
+    use podgate_tables::event::EventKind;
+    use podgate_tables::ids::Epoch;
+    use podgate_tables::time::Nanos;
+    use podgate_tables::tuple::Tuple;
 
     use super::*;
 

@@ -23,7 +23,9 @@ use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
 use podgate_dataplane::flow::{SavedFlow, tcp};
-use podgate_dataplane::types::{Address, Direction, LinkId, Tuple};
+use podgate_tables::address::Address;
+use podgate_tables::ids::LinkId;
+use podgate_tables::tuple::{Direction, Tuple};
 
 use crate::atomic_file;
 

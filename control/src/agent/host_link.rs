@@ -9,7 +9,7 @@
 //! every packet between them is meant for the other end.
 
 use anyhow::{Context, Result, bail};
-use podgate_dataplane::route::Outlet;
+use podgate_tables::route::Outlet;
 use podgate_xdp_redirect::offload;
 
 use super::links::HOST_SLOT;

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use podgate_dataplane::flow::SavedFlow;
-use podgate_dataplane::route::RouteTable;
-use podgate_dataplane::types::LinkId;
 use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{Port, RingSizes, open_link};
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::RouteTable;
 use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
 use super::host_link::HostLink;

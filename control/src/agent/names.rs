@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use podgate_dataplane::types::Epoch;
 use podgate_policy::Compiled;
+use podgate_tables::ids::Epoch;
 
 /// Epochs kept. Records reach the control thread within some tens of milliseconds; at a thousand
 /// epochs a second this is a quarter of one. Epochs share what did not change between them.

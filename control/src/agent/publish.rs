@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::route::{self, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::Store;
+use podgate_tables::address::Address;
+use podgate_tables::ids::Epoch;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::route::{self, Outlet, RouteTable};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 

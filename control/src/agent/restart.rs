@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::LinkId;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
 use tracing::{error, info, warn};
 
 use super::Agent;

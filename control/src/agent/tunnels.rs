@@ -9,8 +9,8 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use podgate_dataplane::tunnel::Tunnels;
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::tunnel::Tunnels;
 use tokio::time::Instant;
 use tracing::{error, info};
 

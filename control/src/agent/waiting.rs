@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use podgate_dataplane::types::Epoch;
+use podgate_tables::ids::Epoch;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;

@@ -5,7 +5,7 @@
 //! not asked for by name, which would load their modules.
 //!
 //! Tunnels over IP protocols of their own (IPIP, SIT, GRE, IP6TNL, L2TP over IP) are not read: the
-//! dataplane refuses these protocols whatever devices there are (`podgate_dataplane::tunnel`).
+//! dataplane refuses these protocols whatever devices there are (`podgate_tables::tunnel`).
 //! A device that was moved into another network namespace while its socket stayed in this one is
 //! not listed here. What is encrypted with keys (IPsec) needs no refusal, since pods don't have
 //! them.

@@ -1,9 +1,10 @@
 //! What kind of silence a flow may keep: its timeout, and whether it yields to a new flow when the
 //! table is full.
 
+use podgate_tables::proto;
+
 use super::tcp::State;
 use super::{Flow, Moment};
-use crate::types::proto;
 
 /// Flows of one class share a timeout and a place in the order of eviction. Declared in that order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -28,11 +28,14 @@ use class::Class;
 pub(crate) use name::Key;
 use name::Name;
 use owner::Owner;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::proto;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::{Direction, Tuple};
 
-use crate::drop_reason::DropReason;
 use crate::packet::checksum::Sum;
 use crate::packet::{L4, View, icmp};
-use crate::types::{Direction, Epoch, LinkId, Nanos, Tuple, proto};
 
 /// One conversation.
 ///

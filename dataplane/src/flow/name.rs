@@ -2,7 +2,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::types::{Address, Tuple};
+use podgate_tables::address::Address;
+use podgate_tables::tuple::Tuple;
 
 /// A tuple with its two ends in order, so that packets of both directions have the same: addresses,
 /// then protocol and ports in one word. IPv4 has two words and zeros before them.

@@ -13,9 +13,12 @@
 //! pod it calls. When pods have left less than all from outside hold, a source still gets one in
 //! [`SOURCES`] of the free places.
 
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
+
 use super::class::Class;
 use super::{Flow, Moment};
-use crate::types::{Direction, LinkId, Nanos};
 
 /// Groups of sources outside of the node. Two sources share a group by chance.
 pub const SOURCES: usize = 256;

@@ -1,11 +1,14 @@
 //! Flows that outlive their worker: what is known of one when the agent stops, and the flow again
 //! when it has started anew.
 
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
+
 use super::name::Name;
 use super::owner::Owner;
 use super::{Flow, Moment, NO_INSPECTOR, PICKED_UP, tcp};
 use crate::packet::checksum::Sum;
-use crate::types::{Epoch, LinkId, Nanos, Tuple};
 
 /// A plain flow, independent of its worker, of the tables and of the clock.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -26,14 +26,18 @@
 
 use std::ops::Range;
 
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::{Direction, Tuple};
+
 use super::class::Class;
 use super::index::Index;
 use super::name::{Key, Name, NameV4};
 use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of};
 use super::{Flow, Moment, tcp};
-use crate::drop_reason::DropReason;
 use crate::packet::View;
-use crate::types::{Address, Direction, LinkId, Nanos, Tuple};
 use crate::xsk::{prefer_huge_pages, prefetch};
 
 /// Where a flow lies in its table. Valid until the flow is removed.
@@ -562,8 +566,9 @@ fn flow_at_mut(slots: &mut [Slot], at: u32) -> &mut Flow {
 impl FlowTable {
     /// Asserts what holds between any two calls.
     pub(super) fn check(&self) {
+        use podgate_tables::proto;
+
         use super::tcp::State;
-        use crate::types::proto;
 
         let mut queued = 0;
         for owner in (0..self.owners.active()).filter_map(|place| self.owners.active_at(place)) {

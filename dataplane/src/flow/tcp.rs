@@ -10,8 +10,8 @@
 //! has the old connection: before the server's SYN-ACK, nothing of the client but a SYN or an RST
 //! is possible.
 
-use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
-use crate::types::Direction;
+use podgate_tables::tcp_flags::{ACK, FIN, RST, SYN};
+use podgate_tables::tuple::Direction;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
+use podgate_tables::address::Address;
+use podgate_tables::tcp_flags::{ACK, FIN, RST, SYN};
 use proptest::prelude::*;
 
 use super::tcp::State;
 use super::*;
 use crate::packet::Tcp;
-use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
-use crate::types::Address;
 
 use Direction::{Original, Reply};
 

@@ -35,16 +35,18 @@ mod requests;
 mod responses;
 mod seq;
 
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::L7Policy;
+use podgate_tables::l7::http1::Refusal;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
 use smoltcp::wire::TcpControl;
 
-use super::L7Policy;
-use super::http1::{Http1, Refusal};
+use super::http1::Http1;
 use super::io::FlowIo;
 use super::reply::{Segment, Template};
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
 use crate::packet::{L4, View, edit};
-use crate::types::{Direction, Nanos};
 use crate::xsk::Packet;
 use arrived::Arrived;
 use refuse::Answered;

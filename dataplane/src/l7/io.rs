@@ -1,8 +1,9 @@
 //! What the follower asks of the worker around it.
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
-use crate::types::Direction;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tuple::Direction;
+
 use crate::xsk::{Frame, Packet, Umem};
 
 /// The worker's side of an inspected flow. Every packet that the follower is given ends in exactly

@@ -5,16 +5,16 @@
 //! that speak for the server. That is only a plausible start: the worker writes both addresses
 //! anew for the link that the packet leaves by, as for any packet.
 
+use podgate_tables::l7::http1::{Answer, Refusal};
+use podgate_tables::tuple::{Direction, Tuple};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetFrame, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl,
     TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
 };
 
-use super::http1::{Answer, Refusal};
 use super::io::FlowIo;
 use crate::packet::View;
-use crate::types::{Direction, Tuple};
 use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 
 /// Longest Ethernet header: with two VLAN tags.

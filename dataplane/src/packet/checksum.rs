@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071), over pieces of any length, and its incremental update.
 
-use crate::types::Address;
+use podgate_tables::address::Address;
 
 /// Where the field lies in a TCP header, bytes (RFC 9293 §3.1).
 pub const TCP_FIELD: u16 = 16;
@@ -250,7 +250,7 @@ mod tests {
             let tcp = TcpHeader::new(ports.0, ports.1, 7, 1000);
             let tcp_sum = |src, dst| {
                 let len = 20 + payload.len() as u32;
-                let mut sum = Sum::pseudo_header(src, dst, crate::types::proto::TCP, len);
+                let mut sum = Sum::pseudo_header(src, dst, podgate_tables::proto::TCP, len);
                 sum.add(&tcp.to_bytes());
                 sum.add(&payload);
                 sum.checksum()
@@ -265,7 +265,7 @@ mod tests {
             );
             let udp = UdpHeader::without_ipv4_checksum(ports.0, ports.1, payload.len()).unwrap();
             let mut sum = Sum::pseudo_header(
-                v4(short(src)), v4(short(dst)), crate::types::proto::UDP, 8 + payload.len() as u32,
+                v4(short(src)), v4(short(dst)), podgate_tables::proto::UDP, 8 + payload.len() as u32,
             );
             sum.add(&udp.to_bytes());
             sum.add(&payload);

@@ -1,7 +1,8 @@
 //! Cutting a packet into fragments (RFC 791 §3.2, RFC 8200 §4.5).
 
+use podgate_tables::drop_reason::DropReason;
+
 use super::{View, checksum, ip};
-use crate::drop_reason::DropReason;
 use crate::xsk::{Frame, FramePool, Packet, Umem};
 
 /// Fragments that we make of one packet, at most: 65,535 bytes for the least that every IPv4 host

@@ -1,9 +1,10 @@
 //! Changes to a packet on its way, in place.
 
+use podgate_tables::address::Mac;
+use podgate_tables::drop_reason::DropReason;
+
 use super::checksum::{self, Sum};
 use super::{L4, View};
-use crate::drop_reason::DropReason;
-use crate::types::Mac;
 use crate::xsk::{Packet, Umem, Unfinished};
 
 /// Writes the Ethernet addresses of the next hop into the first frame of a parsed packet.

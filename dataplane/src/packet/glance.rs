@@ -3,8 +3,10 @@
 
 use std::num::NonZeroU32;
 
-use super::{checksum, tcp_flags};
-use crate::types::{Mac, proto};
+use podgate_tables::address::Mac;
+use podgate_tables::{proto, tcp_flags};
+
+use super::checksum;
 use crate::xsk::Unfinished;
 
 /// Offset of the IP header of a usual packet.

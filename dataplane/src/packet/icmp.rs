@@ -1,6 +1,6 @@
 //! Which ICMP messages ask, which answer, and which report an error.
 
-use crate::types::proto;
+use podgate_tables::proto;
 
 /// What a message is to its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,8 +1,10 @@
 //! ICMP errors that a router sends: what about, about what, and their bytes.
 
+use podgate_tables::address::{Address, Mac};
+use podgate_tables::proto;
+
 use super::checksum::{self, Sum};
 use super::{L4, View};
-use crate::types::{Address, Mac, proto};
 
 /// What is wrong with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,8 +1,9 @@
 //! IPv4 and IPv6 headers, of a packet itself and of one that an ICMP error quotes.
 
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+
 use super::Piece;
-use crate::drop_reason::DropReason;
-use crate::types::Address;
 
 /// IPv6 extension header numbers (RFC 8200 §4, RFC 4302).
 mod extension {

@@ -11,24 +11,11 @@ pub mod mss;
 mod parse;
 
 pub use parse::{parse, quoted};
+pub use podgate_xdp_redirect::HAIRPIN_MAC;
 
-use crate::types::{Mac, Tuple};
-
-/// TCP flag bits (RFC 9293 §3.1).
-pub mod tcp_flags {
-    /// No more data from sender.
-    pub const FIN: u8 = 0x01;
-    /// Synchronise sequence numbers.
-    pub const SYN: u8 = 0x02;
-    /// Reset the connection.
-    pub const RST: u8 = 0x04;
-    /// Push.
-    pub const PSH: u8 = 0x08;
-    /// Acknowledgement field is valid.
-    pub const ACK: u8 = 0x10;
-    /// Urgent pointer is valid.
-    pub const URG: u8 = 0x20;
-}
+use podgate_tables::address::Mac;
+use podgate_tables::tcp_flags;
+use podgate_tables::tuple::Tuple;
 
 /// What a packet is made of: the values policy and flow tracking need, and where its parts lie.
 ///

@@ -1,8 +1,10 @@
 //! From bytes to a [`View`], checked, in one pass and without copying.
 
-use super::{L4, Piece, Tcp, View, checksum, icmp, ip, tcp_flags};
-use crate::drop_reason::DropReason;
-use crate::types::{Tuple, proto};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::tuple::Tuple;
+use podgate_tables::{proto, tcp_flags};
+
+use super::{L4, Piece, Tcp, View, checksum, icmp, ip};
 
 /// Ethernet types (IANA "IEEE 802 Numbers").
 mod ethertype {

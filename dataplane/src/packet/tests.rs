@@ -5,13 +5,15 @@ use etherparse::{
     Ipv4Options, Ipv6Extensions, Ipv6Header, Ipv6RawExtHeader, Ipv6RoutingExtensions,
     PacketBuilder, TcpHeader, VlanHeader, VlanId,
 };
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use proptest::prelude::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::glance::{Glance, SourceIs};
 use super::*;
-use crate::drop_reason::DropReason;
-use crate::types::{Address, Tuple, proto};
 use crate::xsk::{FRAME_SIZE, FramePool, Packet, Umem};
 
 const POD_MAC: Mac = [2, 0, 0, 0, 0, 1];

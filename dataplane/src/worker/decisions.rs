@@ -4,17 +4,19 @@
 //! ICMP type at the destination; not at the source port. Pods open flows to the same few servers
 //! again and again, so nearly all of them differ in nothing else from one that was just decided.
 //!
-//! What is kept is what [`PolicyTables::decide`](crate::policy::PolicyTables::decide) said, causes
+//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) said, causes
 //! and all, and which links the ends are behind. It holds for one epoch. Flows that are to be
 //! inspected are decided anew each time: their rules come with the decision.
 //!
 //! A pod that scans may displace what was decided for others. That costs them time and nothing
 //! else, so there are no shares of this store, and nothing is counted.
 
+use podgate_tables::address::Address;
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::l7::L7Policy;
+use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+
 use crate::flow::{Key, Sought};
-use crate::l7::L7Policy;
-use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
-use crate::types::{Address, Epoch, LinkId};
 use crate::xsk::{prefer_huge_pages, prefetch};
 
 /// Flows in a worker's table for each decision that it keeps, but that their number is rounded up
@@ -159,31 +161,66 @@ impl Decisions {
 mod tests {
     use std::sync::Arc;
 
+    use podgate_tables::ids::{DenySetId, RuleId};
+    use podgate_tables::l7::L7Rules;
+    use podgate_tables::policy::{
+        Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses,
+        Rank,
+    };
+    use podgate_tables::proto;
+    use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+    use podgate_tables::tuple::Tuple;
     use proptest::prelude::*;
 
     use super::*;
     use crate::flow::tests::sought_v4;
-    use crate::l7::L7Rules;
-    use crate::policy::tests::{address, entry, tables};
-    use crate::policy::{Action, Entry, IdentityRow, PortClasses, RuleId, Tier};
-    use crate::route::{Endpoint, Outlet, RouteTable};
-    use crate::types::{Tuple, proto};
+
+    const CLIENT: Address = Address::v4([10, 0, 0, 1]);
+    const SERVER: Address = Address::v4([10, 0, 0, 2]);
+
+    /// A server, 10.0.0.2, with these entries for ingress on every TCP port and ICMP type, and a
+    /// client, 10.0.0.1.
+    fn tables(entries: Vec<Entry>, default_deny: DenySetId) -> PolicyTables {
+        let class_0 = |protocol| PortClasses { protocol, ranges: vec![(0, 0)] };
+        let ingress = DirectionTable {
+            protocols: vec![class_0(proto::TCP), class_0(proto::ICMP)],
+            other: None,
+            classes: vec![entries.into()],
+            default_deny: Some(default_deny),
+        };
+        let mut tables = PolicyTables::default();
+        for reserved_or_client in 0..5 {
+            let row = IdentityRow { number: reserved_or_client, ..IdentityRow::default() };
+            tables.identities.set(reserved_or_client, row);
+        }
+        let server = IdentityRow { number: 5, ingress: ingress.into(), ..IdentityRow::default() };
+        tables.identities.set(5, server);
+        for (address, identity) in [(CLIENT, 4), (SERVER, 5)] {
+            tables.addresses.set(address, Some(AddressRow { identity, named_ports: None }));
+        }
+        tables
+    }
 
     /// Tables and routes that differ from those of any other epoch nearby: which of the server's
     /// TCP ports and ICMP types are open, by which rule, which port is inspected, and which link it
     /// is behind, if any.
     fn snapshot(epoch: u32) -> Snapshot {
         let first = epoch as u16 % 5;
-        let allow = |ports, l7| Entry { ports, l7, ..entry(Tier::Normal, 0, Action::Allow, epoch) };
+        let allow = |ports, l7| Entry {
+            rank: Rank::NORMAL,
+            action: Action::Allow,
+            peer: Peer::Anyone,
+            port_name: None,
+            ports,
+            l7,
+            rule: RuleId(epoch),
+        };
         let inspected = allow((8, 8), Some(Arc::new(L7Rules::Http(Vec::new()))));
-        let mut policy = tables(vec![allow((first, first + 3), None), inspected], Some(epoch));
-        let server = policy.identities.get(5).unwrap().clone();
-        let mut ingress = (*server.ingress).clone();
-        ingress.protocols.push(PortClasses { protocol: proto::ICMP, ranges: vec![(0, 0)] });
-        policy.identities.set(5, IdentityRow { ingress: Arc::new(ingress), ..server });
+        let entries = vec![allow((first, first + 3), None), inspected];
+        let policy = tables(entries, DenySetId(epoch));
         let link = LinkId(1 + first);
         let outlet = Outlet { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
-        let server = Endpoint { outlet, addresses: vec![address("10.0.0.2")] };
+        let server = Endpoint { outlet, addresses: vec![SERVER] };
         let there = !epoch.is_multiple_of(3);
         let routes = Arc::new(RouteTable::new(there.then_some(server), None).unwrap());
         Snapshot { epoch: Epoch(epoch), policy: policy.into(), routes }
@@ -247,8 +284,8 @@ mod tests {
     #[test]
     fn a_flow_like_another_is_not_decided_again() {
         let tuple = |src_port| Tuple {
-            src: address("10.0.0.1"),
-            dst: address("10.0.0.2"),
+            src: CLIENT,
+            dst: SERVER,
             src_port,
             dst_port: 2,
             protocol: proto::TCP,

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use crate::drop_reason::DropReason;
-use crate::event::{Event, EventRing};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::Event;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::Outlet;
+use podgate_tables::time::Nanos;
+
+use crate::event_ring::EventRing;
 use crate::packet::edit;
-use crate::route::Outlet;
 use crate::share::{Holdings, Shares};
 use crate::stats::{LinkStatistics, ShareRefusals, WorkerStats};
-use crate::types::{LinkId, Nanos};
 use crate::worker::Shared;
 use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, Unfinished, XskStatistics};
 

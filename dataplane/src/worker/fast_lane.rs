@@ -10,12 +10,13 @@
 use std::ops::Range;
 use std::vec::Drain;
 
-use crate::drop_reason::DropReason;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::RouteTable;
+
 use crate::flow::Sought;
 use crate::packet::checksum;
 use crate::packet::glance::{Glance, Hop, SourceIs, Usual};
-use crate::route::RouteTable;
-use crate::types::LinkId;
 use crate::xsk::{Packet, Umem, Unfinished};
 
 use super::BATCH;

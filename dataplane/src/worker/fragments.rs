@@ -1,10 +1,11 @@
 //! (1) Fragments in the pipeline: gathered by the worker that they come to, judged as a whole by
 //! the one that owns their flow.
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::LinkId;
+
 use crate::packet::{L4, Piece, View, parse};
-use crate::types::LinkId;
 use crate::xsk::Packet;
 
 use super::egress::Egress;

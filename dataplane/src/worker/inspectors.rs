@@ -1,9 +1,10 @@
 //! Inspectors of a worker's flows, by the slot that the flow carries; bounded.
 
+use podgate_tables::l7::L7Policy;
+use podgate_tables::time::Nanos;
+
 use crate::flow::FlowIx;
-use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
-use crate::types::Nanos;
 
 /// Milliseconds between two looks at the timers of inspected flows.
 const TICK_MS: u64 = 5;

@@ -26,12 +26,13 @@ mod turns;
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::time::Nanos;
 
-use crate::drop_reason::DropReason;
 use crate::flow::SavedFlow;
-use crate::policy::Snapshot;
 use crate::stats::{LinkStatistics, WorkerStats};
-use crate::types::{LinkId, Nanos};
 use crate::xsk::{FramePool, Packet, Port, XskStatistics};
 
 use egress::Egress;
@@ -234,10 +235,12 @@ impl Worker {
                 processed += received;
                 more |= received == max;
                 self.turns.charge(link, received);
+                let opened = self.stats().flows_opened.get();
                 self.process_batch(now, snapshot, link);
                 self.egress.attribute(link);
                 let done = clock();
-                self.turns.note_time(link, done.since(begun));
+                let opened = self.stats().flows_opened.get() - opened;
+                self.turns.note_time(link, done.since(begun) + opened * turns::NEW_FLOW);
                 begun = done;
             }
         }

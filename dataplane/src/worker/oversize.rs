@@ -1,12 +1,13 @@
 //! What a router does beyond forwarding: packets that don't fit their way on, or have made all
 //! their hops, and the ICMP errors about them.
 
-use crate::drop_reason::DropReason;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::Outlet;
+
 use crate::packet::cut::Cut;
 use crate::packet::icmp_error::{self, Complaint};
 use crate::packet::{View, edit};
-use crate::route::Outlet;
-use crate::types::LinkId;
 use crate::xsk::{FRAME_HEADROOM, Packet};
 
 use super::egress::Origin;

@@ -8,7 +8,7 @@
 //! on like that. If they come at their own pace, or their senders need the core, it does not. Nor
 //! does it once it has had to share the core with somebody else.
 
-use crate::types::Nanos;
+use podgate_tables::time::Nanos;
 
 /// How long a worker looks in any case, in nanoseconds. With twice as much, bulk streams whose ends
 /// share the core lose, and requests gain nothing.

@@ -59,21 +59,26 @@
 //!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
-//! - *Tunnels* ([`crate::tunnel`]): a pod's packet that a node's kernel would decapsulate is
+//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate is
 //!   refused, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::{Direction, Tuple};
+
 use crate::flow::{Flow, FlowIx, FlowTable, SavedFlow, tcp};
 use crate::l7::follower::{Follower, Progress};
+use crate::packet::HAIRPIN_MAC;
 use crate::packet::icmp::{self, Role};
 use crate::packet::{L4, Tcp, View, edit, parse, quoted};
-use crate::policy::{Cause, Decision, Snapshot, Subject, Verdict};
-use crate::types::{Direction, HAIRPIN_MAC, LinkId, Nanos, Tuple, proto};
 use crate::worker::Shared;
 use crate::xsk::Packet;
 

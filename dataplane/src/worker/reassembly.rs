@@ -23,11 +23,13 @@
 use std::hash::RandomState;
 
 use hashbrown::HashMap;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
 use thin_vec::ThinVec;
 
-use crate::drop_reason::DropReason;
 use crate::packet::{Piece, View, checksum};
-use crate::types::{LinkId, Nanos, Tuple};
 use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 
 use super::egress::Egress;

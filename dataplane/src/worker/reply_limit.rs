@@ -1,6 +1,7 @@
 //! Rate limits for packets that a worker sends in answer to others: ICMP errors and TCP resets.
 
-use crate::types::{LinkId, Nanos};
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
 
 /// How many answers of one kind may be sent: a token bucket for each link that they go to, so that
 /// no pod takes the answers that another needs, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443

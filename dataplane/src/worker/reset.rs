@@ -1,11 +1,13 @@
 //! Resets for TCP segments of connections that no flow is known of.
 
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Decision, Subject, Verdict};
+use podgate_tables::tcp_flags;
+use podgate_tables::tuple::Direction;
 use smoltcp::wire::TcpControl;
 
 use crate::l7::reply::{Segment, Template};
-use crate::packet::{L4, View, tcp_flags};
-use crate::policy::{Decision, Subject, Verdict};
-use crate::types::{Direction, LinkId};
+use crate::packet::{L4, View};
 use crate::xsk::Packet;
 
 use super::decisions::Ends;

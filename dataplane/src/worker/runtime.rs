@@ -12,15 +12,16 @@ use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use podgate_tables::event::Event;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::time::Nanos;
 
 use super::patience::Patience;
 use super::pipeline::steer;
 use super::{Shared, SharedConfig, Worker};
-use crate::event::Event;
 use crate::flow::SavedFlow;
-use crate::policy::Snapshot;
 use crate::stats::LinkStatistics;
-use crate::types::{LinkId, Nanos};
 use crate::xsk::{Port, Umem, XskStatistics, close_ports};
 
 /// What workers do while there is nothing to do.

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
 
-use crate::event::EventRing;
-use crate::policy::Snapshot;
+use crate::event_ring::EventRing;
 use crate::stats::WorkerStats;
-use crate::types::LinkId;
 use crate::xsk::Packet;
 
 /// Packets that may wait on the ways to one worker: each has an equal part of it.

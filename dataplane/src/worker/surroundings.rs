@@ -1,14 +1,17 @@
 //! What the pipeline, and a flow's follower, reach of the worker around them.
 
-use crate::drop_reason::DropReason;
-use crate::event::{Event, EventKind};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{Event, EventKind};
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Decision, Snapshot, Subject};
+use podgate_tables::route::Outlet;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::{Direction, Tuple};
+
 use crate::flow::Flow;
 use crate::l7::io::FlowIo;
 use crate::packet::icmp_error::Complaint;
 use crate::packet::{View, edit, mss, parse};
-use crate::policy::{Decision, Snapshot, Subject};
-use crate::route::Outlet;
-use crate::types::{Direction, LinkId, Nanos, Tuple};
 use crate::xsk::{Frame, Packet, Umem};
 
 use super::decisions::Ends;

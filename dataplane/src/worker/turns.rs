@@ -10,7 +10,7 @@
 //! What a link's packets take in the kernel is known only after the round. So its packets are
 //! charged what those before them took on average, and the difference is settled afterwards.
 
-use crate::types::LinkId;
+use podgate_tables::ids::LinkId;
 
 use super::BATCH;
 
@@ -29,6 +29,11 @@ const FIRST_GUESS: i64 = 500;
 
 /// One in so many parts of the average is the latest round's.
 const AVERAGED: i64 = 8;
+
+/// Charged for each flow that a link's packet opens, beside the time that it takes, nanoseconds. So
+/// a flood of new flows yields to established ones: while all of the worker is wanted, a link opens
+/// at most some 50,000 flows a second.
+pub(super) const NEW_FLOW: u64 = 10_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Account {
@@ -139,6 +144,27 @@ mod tests {
             let fair = 1.0 / costs.len() as f64;
             assert!(shares.iter().all(|share| *share > 0.5 * fair), "{costs:?}: {shares:?}");
         }
+    }
+
+    #[test]
+    fn a_flood_of_new_flows_leaves_a_stream_more_than_the_half() {
+        let (stream, flood) = (LinkId(0), LinkId(1));
+        let mut turns = Turns::default();
+        [stream, flood].iter().for_each(|link| turns.add(*link));
+        let mut taken = [0, 0];
+        for _ in 0..10_000 {
+            for (link, nanos, charged) in [(stream, 2_000, 0), (flood, 2_500, NEW_FLOW)] {
+                let Some(packets) = turns.batch(link) else { continue };
+                turns.charge(link, packets);
+                taken[link.index()] += packets as u64 * nanos;
+                turns.note_time(link, packets as u64 * (nanos + charged));
+            }
+            turns.settle();
+            if turns.batch(stream).is_none() && turns.batch(flood).is_none() {
+                turns.renew();
+            }
+        }
+        assert!(taken[0] > 3 * taken[1], "{taken:?}");
     }
 
     #[test]

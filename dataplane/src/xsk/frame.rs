@@ -395,8 +395,9 @@ impl Drop for FramePool {
 
 #[cfg(test)]
 mod tests {
+    use podgate_tables::ids::LinkId;
+
     use super::*;
-    use crate::types::LinkId;
 
     #[test]
     fn a_frame_comes_back_only_from_the_link_it_went_to() {

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, TryLockError};
 
+use podgate_tables::ids::LinkId;
+
 use super::frame::FramePool;
 use super::ring::{Completion, Fill};
 use super::socket::Sockets;
 use super::umem::{Claim, Desk, Umem};
-use crate::types::LinkId;
 
 /// Entries of a link's rings. Each must be a power of two.
 ///

@@ -6,12 +6,13 @@
 
 use std::sync::{Arc, Weak};
 
+use podgate_tables::ids::LinkId;
+
 use super::link::{Link, RingSizes};
 use super::port::Port;
 use super::ring::{Consumer, Producer, pair};
 use super::sys::{Desc, XDP_PKT_CONTD};
 use super::umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
-use crate::types::LinkId;
 
 /// Bytes of a packet that the kernel puts in one frame (`xsk_pool_get_rx_frame_size`).
 pub const RECEIVE_BYTES: usize = (FRAME_SIZE - FRAME_HEADROOM) as usize;

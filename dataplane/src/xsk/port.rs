@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use podgate_tables::ids::LinkId;
+
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
 use super::frame::{Frame, FramePool, Packet, Unfinished};
 use super::link::Link;
@@ -12,7 +14,6 @@ use super::ring::{Rx, Tx, Vacancy};
 use super::socket::Socket;
 use super::sys::{self, Desc, XDP_PKT_CONTD, XDP_TX_METADATA};
 use super::umem::{Desk, Umem};
-use crate::types::LinkId;
 
 /// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
 /// takes 32 of them (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).

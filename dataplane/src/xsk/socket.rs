@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use podgate_tables::ids::LinkId;
+
 use super::link::{Link, RingSizes};
 use super::port::Port;
 use super::ring::{Completion, Consumer, Entry, Fill, Producer, RingMemory, Rx, Tx};
 use super::sys::{self, Mapping, MmapOffsets, RingOffsets, SockaddrXdp, UmemReg};
 use super::umem::{FRAME_SIZE, Umem};
-use crate::types::LinkId;
 
 /// How long to wait for the kernel to let go of a queue whose sockets were closed before. It does
 /// so from a work queue (`xp_put_pool`), hence somewhat later than the sockets' closing.

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
+use podgate_tables::ids::LinkId;
 
 use super::frame::{Frame, FramePool};
 use super::link::Link;
 use super::sys::{Mapping, TX_METADATA_LEN, XDP_TXMD_FLAGS_CHECKSUM, prefetch};
-use crate::types::LinkId;
 
 /// Bytes of one frame (a "chunk" of the UMEM). A page, the largest the kernel takes
 /// (`net/xdp/xdp_umem.c`, `xdp_umem_reg`).

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use podgate_dataplane::types::LinkId;
 use podgate_dataplane::xsk::{FramePool, Port, RingSizes, Umem, open_link};
+use podgate_tables::ids::LinkId;
 use podgate_xdp_redirect::Redirect;
 
 use crate::lab::Lab;

@@ -11,10 +11,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use podgate_dataplane::types::{Address, LinkId, proto};
 use podgate_dataplane::xsk::{
     FramePool, LinkState, OpenError, Packet, Port, RingSizes, Umem, open_link,
 };
+use podgate_tables::address::Address;
+use podgate_tables::ids::LinkId;
+use podgate_tables::proto;
 use podgate_xdp_redirect::{flow_hash, worker_of};
 
 use forwarder::{Forwarder, Node, WORKERS};

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use hdrhistogram::Histogram;
-use podgate_dataplane::policy::{PolicyTables, Subject, Verdict};
-use podgate_dataplane::types::{Address, Tuple, proto};
+use podgate_tables::address::Address;
+use podgate_tables::policy::{PolicyTables, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 
 use super::cluster::{APPS, Cluster, METRICS_PORT, Of, PodSpec};
 use super::report::{Decisions, Measurement};

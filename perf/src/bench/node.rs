@@ -8,10 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use podgate_dataplane::policy::{PolicyTables, Snapshot};
-use podgate_dataplane::route::RouteTable;
-use podgate_dataplane::types::{Address, Epoch, Tuple, proto};
 use podgate_policy::compile;
+use podgate_tables::address::Address;
+use podgate_tables::ids::Epoch;
+use podgate_tables::policy::{PolicyTables, Snapshot};
+use podgate_tables::proto;
+use podgate_tables::route::RouteTable;
+use podgate_tables::tuple::Tuple;
 
 use super::Error;
 use super::cluster::{Cluster, Labels, PodSpec, Size};
@@ -78,7 +81,7 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use podgate_dataplane::policy::{Subject, Verdict};
+    use podgate_tables::policy::{Subject, Verdict};
 
     use super::*;
 

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use hdrhistogram::Histogram;
-use podgate_dataplane::packet::tcp_flags;
-use podgate_dataplane::policy::{PolicyTables, Subject, Verdict};
-use podgate_dataplane::route::RouteTable;
-use podgate_dataplane::types::{Address, LinkId, Tuple, proto};
+use podgate_tables::address::Address;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{PolicyTables, Subject, Verdict};
+use podgate_tables::route::RouteTable;
+use podgate_tables::tuple::Tuple;
+use podgate_tables::{proto, tcp_flags};
 
 use super::Error;
 use super::changes::NewPod;

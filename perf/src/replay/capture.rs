@@ -20,7 +20,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use podgate_dataplane::types::Mac;
+use podgate_tables::address::Mac;
 use serde::{Deserialize, Serialize};
 
 use super::plan::Skipped;

@@ -30,10 +30,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::{Epoch, HAIRPIN_MAC};
+use podgate_dataplane::packet::HAIRPIN_MAC;
 use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiler, Store, UnknownNode, manifest};
+use podgate_tables::ids::Epoch;
+use podgate_tables::policy::Snapshot;
 use serde::Serialize;
 
 pub use capture::{Broken, CaptureError, FILE_MAX, Format};

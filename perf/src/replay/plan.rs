@@ -21,9 +21,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
-use podgate_dataplane::route::{AddressTaken, Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, LinkId, Mac, Nanos};
 use podgate_policy::{Catalog, PodName};
+use podgate_tables::address::{Address, Mac};
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::{AddressTaken, Endpoint, Outlet, RouteTable};
+use podgate_tables::time::Nanos;
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Capture, Packet};

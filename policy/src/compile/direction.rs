@@ -5,10 +5,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::policy::{
-    DirectionTable, Entry, Peer, PortClasses, PortNameId, Rank, RuleId, Tier,
-};
+use podgate_tables::ids::{PortNameId, RuleId};
+use podgate_tables::l7::L7Rules;
+use podgate_tables::policy::{DirectionTable, Entry, Peer, PortClasses, Rank, Tier};
 
 use crate::key::ObjectKey;
 use crate::model::PortNumbers;

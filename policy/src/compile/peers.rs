@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::NamePattern;
-use podgate_dataplane::policy::{AddressSet, Covers, Peer, SelectorId, SelectorSet};
+use podgate_tables::ids::SelectorId;
+use podgate_tables::l7::NamePattern;
+use podgate_tables::policy::{AddressSet, Covers, Peer, SelectorSet};
 
 use super::identities::{Identities, asks_namespace};
 use super::index::SelectorIndex;

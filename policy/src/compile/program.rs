@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::{Peer, PortNameId, RuleId};
+use podgate_tables::ids::{PortNameId, RuleId};
+use podgate_tables::policy::Peer;
 
 use super::interner::{Interner, Numbers};
 use crate::key::ObjectKey;

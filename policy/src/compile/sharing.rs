@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::{DenySetId, DirectionTable};
+use podgate_tables::ids::DenySetId;
+use podgate_tables::policy::DirectionTable;
 
 use super::direction::{Draft, build_direction};
 use super::interner::Interner;

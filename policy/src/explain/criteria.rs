@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_dataplane::l7::{L7Request, NamePattern};
+use podgate_tables::l7::{L7Request, NamePattern};
 use serde::{Deserialize, Serialize};
 
 use super::words::why_not;

@@ -1,7 +1,8 @@
 //! One direction: what decided it, which rules match, and which nearly do.
 
-use podgate_dataplane::l7::{L7Entry, L7Policy, L7Request};
-use podgate_dataplane::policy::{Action, Cause, DirectionTable, RuleId, Tier};
+use podgate_tables::ids::RuleId;
+use podgate_tables::l7::{L7Entry, L7Policy, L7Request};
+use podgate_tables::policy::{Action, Cause, DirectionTable, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::criteria::{Case, Criterion, Failure, Held, Who};

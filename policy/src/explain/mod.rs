@@ -5,7 +5,7 @@
 //! against the flow in normal form: those that match are listed, and of those that would have
 //! decided otherwise, had they matched, the nearest, with what the flow fails of them.
 //!
-//! [`PolicyTables::decide`]: podgate_dataplane::policy::PolicyTables::decide
+//! [`PolicyTables::decide`]: podgate_tables::policy::PolicyTables::decide
 
 mod criteria;
 mod direction;
@@ -19,9 +19,9 @@ mod words;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use podgate_dataplane::l7::L7Request;
-use podgate_dataplane::policy::{Decision, PolicyTables, Subject, Verdict};
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::l7::L7Request;
+use podgate_tables::policy::{Decision, PolicyTables, Subject, Verdict};
 use serde::{Deserialize, Serialize};
 
 pub use criteria::{Criterion, Failure};

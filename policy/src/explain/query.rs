@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use podgate_dataplane::types::proto;
+use podgate_tables::proto;
 use serde::{Deserialize, Serialize};
 
 use super::request::RequestSpec;

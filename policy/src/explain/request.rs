@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use podgate_dataplane::l7::http1::{self, Answer, FIELDS_MAX, Refusal};
-use podgate_dataplane::l7::rules::kafka;
-use podgate_dataplane::l7::{KafkaRequest, L7Request};
+use podgate_tables::l7::http1::{self, Answer, FIELDS_MAX, Refusal};
+use podgate_tables::l7::rules::kafka;
+use podgate_tables::l7::{KafkaRequest, L7Request};
 use serde::{Deserialize, Serialize};
 
 /// A request, as a person writes it.

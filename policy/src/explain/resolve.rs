@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use podgate_dataplane::policy::Subject;
-use podgate_dataplane::types::{Address, Tuple, proto};
+use podgate_tables::address::Address;
+use podgate_tables::policy::Subject;
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 
 use super::query::{EndName, Query, Transport};
 use crate::catalog::PodName;

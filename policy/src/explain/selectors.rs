@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::{PolicyTables, SelectorId};
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::ids::SelectorId;
+use podgate_tables::policy::PolicyTables;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{Covers, Peer};

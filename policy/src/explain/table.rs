@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use podgate_dataplane::policy::{Action, DirectionTable, Entry, Tier};
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::policy::{Action, DirectionTable, Entry, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::direction::Effect;

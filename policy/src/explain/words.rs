@@ -1,8 +1,8 @@
 //! L7 rules in words, and what a request fails of them.
 
-use podgate_dataplane::l7::rules::kafka::api_key_name;
-use podgate_dataplane::l7::rules::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec};
-use podgate_dataplane::l7::{KafkaRequest, L7Request, L7Rules, Request, RuleField};
+use podgate_tables::l7::rules::kafka::api_key_name;
+use podgate_tables::l7::rules::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec};
+use podgate_tables::l7::{KafkaRequest, L7Request, L7Rules, Request, RuleField};
 
 /// Each rule in words: `GET /docs`, `topic orders`, `DNS name *.example.com`.
 #[must_use]

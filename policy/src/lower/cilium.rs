@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::{
-    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern,
-};
-use podgate_dataplane::policy::Action;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern};
+use podgate_tables::policy::Action;
 
 use super::{in_namespace, is_pod, reserved, sorted};
 use crate::directory::Directory;

@@ -1,7 +1,7 @@
 //! Lowering of ClusterNetworkPolicy.
 
 use ipnet::IpNet;
-use podgate_dataplane::policy::Action;
+use podgate_tables::policy::Action;
 
 use super::{by_pod_labels, in_labelled_namespace, sorted};
 use crate::directory::Directory;

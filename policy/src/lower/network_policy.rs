@@ -1,6 +1,6 @@
 //! Lowering of `NetworkPolicy`.
 
-use podgate_dataplane::policy::Action;
+use podgate_tables::policy::Action;
 
 use super::{by_pod_labels, in_labelled_namespace, in_namespace, sorted};
 use crate::model::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};

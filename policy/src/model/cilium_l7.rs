@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::{
+use podgate_tables::l7::{
     HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern, RuleError,
 };
-use podgate_dataplane::types::proto;
+use podgate_tables::proto;
 
 use super::cilium::RuleSection;
 use super::names::{parse_name_match, parse_pattern};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use podgate_dataplane::types::proto;
+use podgate_tables::proto;
 
 use crate::fields::{Field, quote};
 use crate::record::{is_icmp, protocol_name};

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use podgate_dataplane::policy::{AddressSet, DirectionTable, Entry, Peer, SelectorId, SelectorSet};
 use podgate_policy::{Catalog, Compiled};
+use podgate_tables::ids::SelectorId;
+use podgate_tables::policy::{AddressSet, DirectionTable, Entry, Peer, SelectorSet};
 
 /// Everything that the tables say, a line each, sorted.
 pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_dataplane::l7::http1::{FIELDS_MAX, read_head};
-use podgate_dataplane::l7::{L7Policy, L7Request};
-use podgate_dataplane::policy::{Cause, Decision, Peer, SelectorId, Subject, Verdict};
-use podgate_dataplane::types::proto;
 use podgate_policy::explain::{
     Criterion, Direction, Effect, EndName, Explanation, HttpSpec, Local, Miss, Outcome, Query,
     QueryError, RequestSpec, TableRow, Transport, explain, selectors, table_rows,
 };
 use podgate_policy::record::{By, RuleName};
 use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
+use podgate_tables::ids::SelectorId;
+use podgate_tables::l7::http1::{FIELDS_MAX, read_head};
+use podgate_tables::l7::{L7Policy, L7Request};
+use podgate_tables::policy::{Cause, Decision, Peer, Subject, Verdict};
+use podgate_tables::proto;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

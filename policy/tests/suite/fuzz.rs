@@ -8,9 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use podgate_tables::address::Address;
+use podgate_tables::policy::Subject;
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 
-use podgate_dataplane::policy::Subject;
-use podgate_dataplane::types::{Address, Tuple, proto};
 use podgate_policy::{Compiled, Compiler, Kind, Store, compile, manifest};
 
 use crate::by_names::by_names;

@@ -5,18 +5,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::EventKind;
 use podgate_dataplane::packet::icmp::{self, Role};
-use podgate_dataplane::policy::{Snapshot, Subject, Verdict};
-use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, Epoch, LinkId, Nanos, Tuple, proto};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
 use podgate_policy::Compiled;
 use podgate_policy::oracle::{HttpRequest, Request};
 use podgate_policy::truth::Row;
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::policy::{Snapshot, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
 
 use crate::support::Answer;
 

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use podgate_tables::policy::{PolicyTables, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use serde_json::{Value, json};
 
 use crate::by_names::by_names;
-use podgate_dataplane::policy::{PolicyTables, Subject, Verdict};
-use podgate_dataplane::types::{Tuple, proto};
 use podgate_policy::{Compiled, Kind, ObjectKey, PolicyState, Store, compile, manifest};
 
 fn pod(name: &str, ip: &str, labels: &Value) -> Value {

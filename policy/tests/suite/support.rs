@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use podgate_dataplane::l7::{self, L7Request};
-use podgate_dataplane::policy::{Cause, Decision, Subject, Verdict};
 use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, Opinion, Request};
 use podgate_policy::{Catalog, Compiled, Store};
+use podgate_tables::l7::{self, L7Request};
+use podgate_tables::policy::{Cause, Decision, Subject, Verdict};
 
 /// What one executor says of a flow, and of a request on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use podgate_dataplane::drop_reason::DropReason;
 use podgate_dataplane::stats::WorkerStats;
+use podgate_tables::drop_reason::DropReason;
 
 /// A counter or gauge of [`WorkerStats`]. Of pairs of packets and bytes it is the packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

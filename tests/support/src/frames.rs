@@ -1,7 +1,8 @@
 //! Ethernet frames as pods and the node send them.
 
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
-use podgate_dataplane::types::{LinkId, Mac};
+use podgate_tables::address::Mac;
+use podgate_tables::ids::LinkId;
 
 /// MAC address of the pod behind `link`, or of the node for the host link.
 #[must_use]

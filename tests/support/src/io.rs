@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::EventKind;
 use podgate_dataplane::l7::io::FlowIo;
-use podgate_dataplane::types::Direction;
 use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tuple::Direction;
 
 /// A packet that the follower sent on or built.
 #[derive(Clone, PartialEq, Eq, Debug)]

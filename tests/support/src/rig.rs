@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::Event;
-use podgate_dataplane::types::{LinkId, Nanos};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::Event;
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
 
 use crate::counters::{Count, Counts};
 use crate::tables::{A, B, HOST, IngressOfB, snapshot};

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::policy::{
-    Action, AddressRow, DenySetId, DirectionTable, Entry, IdentityRow, Peer, PolicyTables,
-    PortClasses, Rank, RuleId, SelectorId, SelectorSet, Snapshot,
+use podgate_tables::address::Address;
+use podgate_tables::ids::{DenySetId, RuleId, SelectorId};
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::l7::L7Rules;
+use podgate_tables::policy::{
+    Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses, Rank,
+    SelectorSet, Snapshot,
 };
-use podgate_dataplane::route::{Endpoint, Outlet, RouteTable};
-use podgate_dataplane::types::{Address, Epoch, LinkId, proto};
+use podgate_tables::proto;
+use podgate_tables::route::{Endpoint, Outlet, RouteTable};
 
 use crate::frames::{link_mac, pod_mac};
 

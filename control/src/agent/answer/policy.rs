@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use podgate_dataplane::types::{Address, Epoch};
 use podgate_policy::explain::{
     End, Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows,
     tier_name,
 };
 use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
 use podgate_policy::{Compiled, PolicyState as StoreState, Store};
+use podgate_tables::address::Address;
+use podgate_tables::ids::Epoch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

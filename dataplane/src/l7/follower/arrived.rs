@@ -1,10 +1,11 @@
 //! One TCP segment as it arrived: where its bytes lie, and how to send on only some of them.
 
+use podgate_tables::{proto, tcp_flags};
+
 use super::super::io::FlowIo;
 use super::seq::Seq;
 use crate::packet::checksum::{self, Sum};
-use crate::packet::{Tcp, View, edit, tcp_flags};
-use crate::types::proto;
+use crate::packet::{Tcp, View, edit};
 use crate::xsk::{Packet, Umem};
 
 /// A segment with its parsed headers.

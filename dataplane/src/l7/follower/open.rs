@@ -1,5 +1,9 @@
 //! How following begins.
 
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tcp_flags;
+use podgate_tables::tuple::Direction;
 use smoltcp::wire::TcpControl;
 
 use super::super::http1::Http1;
@@ -10,10 +14,6 @@ use super::requests::Requests;
 use super::responses::Responses;
 use super::seq::Seq;
 use super::{Follower, Peer, Stage, Syn};
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
-use crate::packet::tcp_flags;
-use crate::types::Direction;
 
 impl Follower {
     /// A SYN of the client. It begins nothing before the server has answered it.

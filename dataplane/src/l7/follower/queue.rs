@@ -1,9 +1,10 @@
 //! Segments that arrived before the bytes in front of them.
 
+use podgate_tables::time::Nanos;
+
 use super::super::io::FlowIo;
 use super::arrived::Arrived;
 use super::seq::Seq;
-use crate::types::Nanos;
 
 /// Packets that one flow may keep waiting. Loss on the few hops of a node is rare, and what does
 /// not fit is sent again by the client.

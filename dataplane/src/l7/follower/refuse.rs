@@ -1,8 +1,12 @@
 //! How a flow is refused, and how it ends.
 
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::l7::http1::Refusal;
+use podgate_tables::tcp_flags;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
 use smoltcp::wire::TcpControl;
 
-use super::super::http1::Refusal;
 use super::super::io::FlowIo;
 use super::super::reply::{self, PAYLOAD_MAX};
 use super::arrived::Arrived;
@@ -10,9 +14,6 @@ use super::requests::Requests;
 use super::responses::Responses;
 use super::seq::Seq;
 use super::{Follower, MSS_DEFAULT, Retry, Stage, TIMESTAMP_LEN};
-use crate::drop_reason::DropReason;
-use crate::packet::tcp_flags;
-use crate::types::{Direction, Nanos};
 
 /// Time after which an answered flow ends, whatever the client does. By then the answer was sent
 /// again for the last time, and a large request body has been swallowed.

@@ -1,9 +1,15 @@
 //! The client's stream: inspected, remembered, sent on.
 
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::L7Policy;
+use podgate_tables::l7::http1::{Answer, Refusal};
+use podgate_tables::tcp_flags;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
 use smoltcp::wire::TcpControl;
 
-use super::super::L7Policy;
-use super::super::http1::{Answer, Next, Refusal};
+use super::super::http1::Next;
 use super::super::io::FlowIo;
 use super::super::reply::PAYLOAD_MAX;
 use super::arrived::Arrived;
@@ -11,10 +17,6 @@ use super::memory::Memory;
 use super::queue::Queue;
 use super::seq::Seq;
 use super::{Follower, MSS_DEFAULT, Retry, Stage, TIMESTAMP_LEN, tell};
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
-use crate::packet::tcp_flags;
-use crate::types::{Direction, Nanos};
 
 /// Remembered bytes of one flow, at most (and one unit more): what a client may have in flight in
 /// heads. Beyond it, segments wait for the server's acknowledgements, as they do when all flows

@@ -1,14 +1,17 @@
 //! The server's stream: sent on right away, and followed to know what is answered.
 
-use super::super::http1::{Refusal, ResponseState};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::http1::Refusal;
+use podgate_tables::tcp_flags;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
+
+use super::super::http1::ResponseState;
 use super::super::io::FlowIo;
 use super::arrived::Arrived;
 use super::seq::Seq;
 use super::{Follower, Stage, tell};
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
-use crate::packet::tcp_flags;
-use crate::types::{Direction, Nanos};
 
 /// The stream from the server to the client.
 #[derive(Debug, Default)]

@@ -1,12 +1,14 @@
 //! The client's stream: units judged, bodies passed.
 
+use podgate_tables::event::{RequestLine, Text};
+use podgate_tables::ids::RuleId;
+use podgate_tables::l7::http1::head::{self, FIELDS_MAX, Head};
+use podgate_tables::l7::http1::scan::{Scanner, Shape};
+use podgate_tables::l7::http1::{Refusal, is_token};
+use podgate_tables::l7::{L7Policy, L7Request};
+
+use super::Next;
 use super::body::Body;
-use super::head::{self, FIELDS_MAX, Head};
-use super::scan::{Scanner, Shape};
-use super::{Next, Refusal};
-use crate::event::{RequestLine, Text};
-use crate::l7::{L7Policy, L7Request};
-use crate::policy::RuleId;
 
 /// Empty lines before a request, at most. RFC 9112 §2.2 asks servers to take one, for clients that
 /// end a body with a line end too many.
@@ -61,7 +63,9 @@ impl Requests {
                 // A TLS record, or an old SSL hello: would wait for a line end that never comes.
                 0x16 | 0x80.. => return Err(Refusal::NOT_HTTP1),
                 b'\r' => {}
-                byte if !crate::l7::rules::http::is_token(*byte) => return Err(Refusal::MALFORMED),
+                byte if !is_token(*byte) => {
+                    return Err(Refusal::MALFORMED);
+                }
                 _ => {}
             }
         }
@@ -109,7 +113,7 @@ impl Requests {
                 false => Refusal { head_only, ..Refusal::NOT_NORMAL },
             });
         if verdict.is_ok() {
-            self.body = head.body;
+            self.body = Body::after_head(head.body);
         }
         let line = RequestLine {
             method: Text::new(request.method),

@@ -4,12 +4,14 @@
 //! response ends, it stops following (`Untracked`), and from then on the connection is ended by
 //! resets instead of answers.
 
+use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::http1::head::{FIELDS_MAX, parse_length};
+use podgate_tables::l7::http1::scan::{Scanner, Shape};
+use podgate_tables::time::Nanos;
+
 use super::body::Body;
-use super::head::{FIELDS_MAX, parse_length};
-use super::scan::{Scanner, Shape};
-use super::{Next, Owed, Refusal};
+use super::{Next, Owed};
 use crate::l7::heap::{self, grown};
-use crate::types::Nanos;
 
 /// A response head passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

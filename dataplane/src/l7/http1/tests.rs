@@ -4,11 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::RuleId;
+use podgate_tables::l7::http1::Answer;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Rules};
 use proptest::prelude::*;
 
 use super::*;
-use crate::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Rules};
-use crate::policy::RuleId;
 
 const NOW: Nanos = Nanos(1_000);
 

@@ -7,11 +7,12 @@ use anyhow::{Result, anyhow, bail, ensure};
 use fastrand::Rng;
 use podgate_dataplane::flow::{Flow, FlowTable};
 use podgate_dataplane::packet::parse;
-use podgate_dataplane::packet::tcp_flags::{ACK, SYN};
-use podgate_dataplane::types::{Epoch, Nanos};
 use podgate_dataplane::worker::SharedConfig;
 use podgate_perf::alloc;
 use podgate_perf::pods::write_frame;
+use podgate_tables::ids::Epoch;
+use podgate_tables::tcp_flags::{ACK, SYN};
+use podgate_tables::time::Nanos;
 
 use super::small_node::{self, Mixture, SmallNode, Way};
 use super::stopwatch::Stopwatch;

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use etherparse::{PacketBuilder, TcpHeader, VlanId};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::L7Policy;
+use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Direction;
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
-use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
 use crate::l7::http1::tests::docs_only;
 use crate::l7::io::FlowIo;
-use crate::packet::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use crate::packet::{L4, Tcp, View, edit, parse};
-use crate::types::{Direction, Nanos};
 use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
 pub(super) const CLIENT: Direction = Direction::Original;

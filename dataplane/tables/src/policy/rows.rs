@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
 
-use crate::types::Address;
+use crate::address::Address;
 
 /// Rows of one chunk.
 const CHUNK: usize = 128;

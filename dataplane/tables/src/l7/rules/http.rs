@@ -14,23 +14,9 @@
 
 use std::fmt;
 
+use super::super::http1::{Request, is_token};
 use super::pattern::{Pattern, PatternBudget};
 use super::{RuleError, RuleField};
-
-/// A request as the rules see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// Method.
-    pub method: &'a [u8],
-    /// Path and query, as HTTP/2's `:path`.
-    pub path: &'a [u8],
-    /// Whether the path is its own normal form.
-    pub path_is_normal: bool,
-    /// Host and port, as HTTP/2's `:authority`; empty when an HTTP/1.0 request names none.
-    pub host: &'a [u8],
-    /// Header fields, in order.
-    pub headers: &'a [httparse::Header<'a>],
-}
 
 /// The source of an [`HttpRule`]: the fields of Cilium's `PortRuleHTTP`
 /// (cilium `pkg/policy/api/http.go`). A missing or empty field matches everything.
@@ -195,28 +181,6 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
 
 fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(is_token)
-}
-
-/// A character of a `token` (RFC 9110 §5.6.2).
-pub(in crate::l7) const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use super::Action;
 use super::rows::{AddressMap, AddressSet, Rows};
-use super::{Action, DenySetId, PortNameId, RuleId, SelectorId};
+use crate::ids::{DenySetId, PortNameId, RuleId, SelectorId};
 use crate::l7::L7Rules;
 
 /// A sorted set of selector numbers.
@@ -146,6 +147,7 @@ impl Entry {
 
     /// Whether it can match the port.
     #[must_use]
+    #[inline]
     pub const fn has_port(&self, port: u16) -> bool {
         self.ports.0 <= port && port <= self.ports.1
     }
@@ -178,6 +180,7 @@ pub struct DirectionTable {
 impl DirectionTable {
     /// The entries that can match `port` of `protocol`, in order of precedence.
     #[must_use]
+    #[inline]
     pub fn entries(&self, protocol: u8, port: u16) -> &[Entry] {
         let class = match self.protocols.iter().find(|p| p.protocol == protocol) {
             Some(p) => Some(p.ranges[p.ranges.partition_point(|range| range.0 <= port) - 1].1),

@@ -2,31 +2,44 @@
 
 use httparse::Header;
 
-use super::Refusal;
-use super::body::{Body, is_framing};
 use super::target::{self, Target};
-use crate::l7::Request;
+use super::{Refusal, Request};
 
 /// Header fields of a head, at most (Apache's and Envoy's default).
 pub const FIELDS_MAX: usize = 100;
 
 /// What a request head says.
 #[derive(Debug)]
-pub(super) struct Head<'a> {
-    pub(super) request: Request<'a>,
+pub struct Head<'a> {
+    /// What rules match.
+    pub request: Request<'a>,
     /// The target as it was written.
-    pub(super) target: &'a [u8],
-    /// The body that follows; `None` if there is none.
-    pub(super) body: Option<Body>,
+    pub target: &'a [u8],
+    /// The body that follows.
+    pub body: BodyLength,
     /// The client offers to switch to another protocol.
-    pub(super) upgrade: bool,
+    pub upgrade: bool,
+}
+
+/// How long the body after a request head is (RFC 9112 §6.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BodyLength {
+    /// No body follows.
+    None,
+    /// As `Content-Length` says, bytes; not zero.
+    Fixed(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
 }
 
 /// Reads the head that is all of `unit`.
 ///
 /// httparse tells tokens apart; it also refuses folded lines and space before a colon. Line ends
 /// were checked when the unit was scanned.
-pub(super) fn parse<'a>(
+///
+/// # Errors
+/// When the head has no reading or more than one, or asks for what is not supported.
+pub fn parse<'a>(
     unit: &'a [u8],
     fields: &'a mut [Header<'a>; FIELDS_MAX],
 ) -> Result<Head<'a>, Refusal> {
@@ -59,7 +72,7 @@ pub(super) fn parse<'a>(
         headers,
     };
     let has = |name: &str| headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
-    if body == Some(Body::ChunkSize) && has("trailer") {
+    if body == BodyLength::Chunked && has("trailer") {
         // Its trailers would be refused; now the client can still be told.
         return Err(Refusal::UNSUPPORTED);
     }
@@ -97,17 +110,17 @@ impl<'a> Framing<'a> {
         Some(framing)
     }
 
-    /// RFC 9112 §6.1 to §6.3, without the cases that depend on who reads. The outer `None` is
-    /// malformed, the inner one is no body.
-    fn body(&self, version: u8) -> Option<Option<Body>> {
+    /// RFC 9112 §6.1 to §6.3, without the cases that depend on who reads; those are `None`,
+    /// as is what is malformed.
+    fn body(&self, version: u8) -> Option<BodyLength> {
         match (self.content_length, self.transfer_encoding) {
-            (None, None) => Some(None),
+            (None, None) => Some(BodyLength::None),
             (Some(length), None) => {
                 let length = parse_length(length)?;
-                Some((length > 0).then_some(Body::Length(length)))
+                Some(if length > 0 { BodyLength::Fixed(length) } else { BodyLength::None })
             }
             (None, Some(coding)) if version == 1 && coding.eq_ignore_ascii_case(b"chunked") => {
-                Some(Some(Body::ChunkSize))
+                Some(BodyLength::Chunked)
             }
             _ => None,
         }
@@ -128,7 +141,8 @@ impl<'a> Framing<'a> {
 /// Digits only, without a leading zero (which makes an octal number to some), and few enough that
 /// no reader with 64 bits overflows. Bodies above 2 GiB are legitimate, and servers count them in
 /// 64 bits; one that wraps at 32 bits must not stand behind HTTP rules.
-pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
+#[must_use]
+pub fn parse_length(value: &[u8]) -> Option<u64> {
     let has_leading_zero = value.len() > 1 && value[0] == b'0';
     if has_leading_zero || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -147,4 +161,15 @@ fn is_plainly_set(unit: &[u8], field: &Header<'_>) -> bool {
     let mut after = after.iter().skip_while(|byte| **byte == b' ');
     before.is_some_and(|gap| gap[..1] == *b":" && gap[1..].iter().all(|byte| *byte == b' '))
         && after.next() == Some(&b'\r')
+}
+
+/// Whether a field of this name may decide where a message ends or where it goes. Underscores
+/// count as hyphens: gateways in the tradition of CGI take one for the other.
+fn is_framing(name: &str) -> bool {
+    const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"connection"];
+    let same = |a: u8, b: u8| a == b || a == b'_' && b == b'-';
+    FRAMING.iter().any(|framing| {
+        name.len() == framing.len()
+            && name.bytes().zip(*framing).all(|(a, b)| same(a.to_ascii_lowercase(), *b))
+    })
 }

@@ -2,7 +2,7 @@
 
 /// What ends a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Shape {
+pub enum Shape {
     /// A line end, with nothing before it.
     LineEnd,
     /// The first line end.
@@ -28,11 +28,11 @@ impl Shape {
 
 /// Bytes that no reading allows, or too many of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// How far into a unit its bytes have come.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Scanner {
+pub struct Scanner {
     /// Bytes of the unit.
     len: usize,
     /// Bytes of its current line.
@@ -43,7 +43,8 @@ pub(super) struct Scanner {
 
 impl Scanner {
     /// Whether no byte of the unit has come yet.
-    pub(super) const fn is_at_start(&self) -> bool {
+    #[inline]
+    pub const fn is_at_start(&self) -> bool {
         self.len == 0
     }
 
@@ -52,7 +53,8 @@ impl Scanner {
     ///
     /// Lines end with CR LF and neither byte stands anywhere else (RFC 9112 §2.2 lets a recipient
     /// take a bare LF, and that is where readings part). NUL is refused wherever it stands.
-    pub(super) fn scan(&mut self, shape: Shape, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+    #[inline]
+    pub fn scan(&mut self, shape: Shape, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         for (index, byte) in bytes.iter().enumerate() {
             if self.len == shape.limit() {
                 return Err(Malformed);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::rules::{L7Protocol, L7Request, L7Rules};
-use crate::policy::RuleId;
-use crate::types::proto;
+use crate::ids::RuleId;
+use crate::proto;
 
 /// One allow that matched the flow at L4.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ pub enum Conflict {
 impl L7Policy {
     /// Whether nothing has to be inspected.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.egress.is_empty() && self.ingress.is_empty()
     }

@@ -13,11 +13,12 @@ mod re2;
 
 use std::fmt;
 
-pub use http::{HttpRule, HttpRuleSpec, Request};
+pub use http::{HttpRule, HttpRuleSpec};
 pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
 pub use pattern::PatternBudget;
 
-use super::NamePattern;
+use super::http1::Request;
+use super::names::NamePattern;
 
 /// The protocols that rules are written in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

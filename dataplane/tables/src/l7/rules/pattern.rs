@@ -205,7 +205,7 @@ mod tests {
     /// The table is RE2's own answers; its folder says how it is made.
     #[test]
     fn patterns_mean_what_they_mean_in_re2() {
-        let frozen = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/corpora/re2/verdicts.jsonl");
+        let frozen = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpora/re2/verdicts.jsonl");
         let table = std::env::var("PODGATE_RE2_VERDICTS").unwrap_or(frozen.to_owned());
         let table = std::fs::read_to_string(table).unwrap();
         let (mut lines, mut accepted) = (0, 0);

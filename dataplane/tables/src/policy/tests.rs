@@ -4,8 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::*;
+use crate::address::Address;
+use crate::ids::{PortNameId, SelectorId};
 use crate::l7::L7Rules;
-use crate::types::{Address, Tuple, proto};
+use crate::proto;
+use crate::tuple::Tuple;
 
 const CLIENT: SelectorId = SelectorId(7);
 

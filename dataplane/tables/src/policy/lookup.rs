@@ -4,8 +4,10 @@ use super::{
     Action, Cause, Covers, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts,
     Peer, PolicyTables, Tier, Verdict,
 };
+use crate::address::Address;
 use crate::l7::{Conflict, L7Entry, L7Policy};
-use crate::types::{Address, Tuple, proto};
+use crate::proto;
+use crate::tuple::Tuple;
 
 /// What policy knows of an address.
 #[derive(Clone, Copy, Debug)]
@@ -63,12 +65,14 @@ pub struct Subject {
 impl Subject {
     /// The same for a flow in the opposite direction.
     #[must_use]
+    #[inline]
     pub fn reversed(&self) -> Self {
         Self { tuple: self.tuple.reversed(), ..*self }
     }
 
     /// What policy calls the port: the destination port, or the ICMP type.
     #[must_use]
+    #[inline]
     pub fn policy_port(&self) -> u16 {
         match self.tuple.protocol {
             proto::ICMP | proto::ICMPV6 => u16::from(self.icmp_type),
@@ -91,6 +95,7 @@ impl DirectionDecision {
 impl PolicyTables {
     /// Whether `address` is this node's or another one's.
     #[must_use]
+    #[inline]
     pub fn is_node(&self, address: Address) -> bool {
         let nodes = [Self::HOST, Self::REMOTE_NODE];
         self.addresses.get(address).is_some_and(|row| nodes.contains(&row.identity))
@@ -101,6 +106,7 @@ impl PolicyTables {
     /// # Panics
     /// On tables without the reserved rows: a bug of the compiler.
     #[must_use]
+    #[inline]
     pub fn resolve(&self, address: Address) -> Resolved<'_> {
         let (identity_index, named_ports) = match self.addresses.get(address) {
             Some(row) => (row.identity, row.named_ports.as_ref()),

@@ -35,25 +35,9 @@ pub use tables::{
 
 use std::sync::Arc;
 
+use crate::ids::{DenySetId, Epoch, RuleId};
 use crate::l7::L7Policy;
 use crate::route::RouteTable;
-use crate::types::Epoch;
-
-/// Index of a rule in the catalogue of whoever compiled the tables.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct RuleId(pub u32);
-
-/// Index of a set of policies that together put an endpoint into default deny.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct DenySetId(pub u32);
-
-/// Number of a distinct peer selector, or of a distinct list of networks.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct SelectorId(pub u32);
-
-/// Index of a container port's name.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct PortNameId(pub u32);
 
 /// What an entry does with a flow that it matches.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -102,6 +86,7 @@ pub enum Cause {
 impl Cause {
     /// Whether the direction is open.
     #[must_use]
+    #[inline]
     pub const fn allows(self) -> bool {
         matches!(self, Self::Unenforced | Self::Allowed(_) | Self::Exempt(_))
     }

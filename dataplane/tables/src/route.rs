@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::address::{Address, Mac};
+use crate::ids::LinkId;
 use crate::tunnel::Tunnels;
-use crate::types::{Address, LinkId, Mac};
 
 /// What is needed to send a packet out of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,18 +102,21 @@ impl RouteTable {
 
     /// The tunnels that end at nodes: what pods must not send there.
     #[must_use]
+    #[inline]
     pub fn tunnels(&self) -> &Tunnels {
         &self.tunnels
     }
 
     /// The node's own address of this family, if it is known.
     #[must_use]
+    #[inline]
     pub fn node_address(&self, v4: bool) -> Option<Address> {
         self.node[usize::from(!v4)]
     }
 
     /// The link of the local endpoint that has `address`.
     #[must_use]
+    #[inline]
     pub fn local(&self, address: Address) -> Option<LinkId> {
         self.by_address.get(&address).copied()
     }
@@ -133,6 +137,7 @@ impl RouteTable {
 
     /// The link that joins us to the kernel stack.
     #[must_use]
+    #[inline]
     pub fn host_link(&self) -> Option<LinkId> {
         self.host.map(|host| host.link)
     }

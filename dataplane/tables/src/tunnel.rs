@@ -3,7 +3,9 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::types::{Address, Tuple, proto};
+use crate::address::Address;
+use crate::proto;
+use crate::tuple::Tuple;
 
 /// IP protocols that a node's kernel decapsulates, always refused: IPv4 in IP (RFC 2003), IPv6 in
 /// IP (RFC 4213), GRE (RFC 2784), L2TPv3 over IP (RFC 3931), MPLS in IP (RFC 4023), Ethernet
@@ -51,6 +53,7 @@ impl Tunnels {
 
     /// Whether a packet from a flow's source would be decapsulated if its destination is a node.
     #[must_use]
+    #[inline]
     pub fn would_decapsulate(&self, tuple: &Tuple) -> bool {
         if tuple.protocol != proto::UDP {
             return PROTOCOLS.contains(&tuple.protocol);
@@ -64,6 +67,7 @@ impl Tunnels {
 
     /// Whether this node's kernel delivers packets for `address` to itself.
     #[must_use]
+    #[inline]
     pub fn is_local(&self, address: Address) -> bool {
         self.local.contain(address)
     }
