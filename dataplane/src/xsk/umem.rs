@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
+use podgate_sync::{FrameOwner, RingId};
 use podgate_tables::ids::LinkId;
 
 use super::frame::{Frame, FramePool};
@@ -28,14 +29,6 @@ const _: () = assert!(FRAME_HEADROOM >= TX_METADATA_LEN);
 /// reach foreign memory.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
-/// Marks a frame that userspace owns: exactly one [`Frame`] handle exists for it.
-const OWNED_BY_US: u32 = 0;
-
-/// Marks a frame that `link`'s rings hold.
-const fn held_by(link: LinkId) -> u32 {
-    link.0 as u32 + 1
-}
-
 /// An area of frames, registered with the kernel by the sockets that use it.
 ///
 /// # Ownership
@@ -48,8 +41,8 @@ pub struct Umem {
     area: Mapping,
     frames: u32,
     id: u32,
-    /// For each frame [`OWNED_BY_US`] or [`held_by`] the link whose rings hold it.
-    holder: Box<[AtomicU32]>,
+    /// For each frame who owns it: userspace, by exactly one [`Frame`] handle, or a link's rings.
+    holder: Box<[FrameOwner]>,
     /// Free frames that no worker keeps for itself.
     pub(super) spare: ArrayQueue<Frame>,
     /// The link through whose socket other links share this memory's registration.
@@ -77,7 +70,7 @@ impl Umem {
         let area = Mapping::anonymous(frames as usize * FRAME_SIZE as usize)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let spare = ArrayQueue::new(frames as usize);
-        let holder = (0..frames).map(|_| AtomicU32::new(OWNED_BY_US)).collect();
+        let holder = (0..frames).map(|_| FrameOwner::default()).collect();
         let (owner, open) = Default::default();
         let metadata = AtomicBool::new(false);
         let umem = Arc::new(Self { area, frames, id, holder, spare, owner, open, metadata });
@@ -163,7 +156,7 @@ impl Umem {
     /// Where frames change hands between us and `link`'s rings.
     #[inline]
     pub(super) fn desk(&self, link: LinkId) -> Desk<'_> {
-        Desk { holder: &self.holder, umem: self.id, held: held_by(link) }
+        Desk { holder: &self.holder, umem: self.id, held: RingId::of_link(link.0) }
     }
 
     /// Lets `link` hold frames until the claim is dropped. `None` if it may already: then two
@@ -177,7 +170,7 @@ impl Umem {
     fn take_all(&self, link: LinkId) {
         let size = u64::from(FRAME_SIZE);
         let held = (0..self.frames)
-            .filter(|index| self.holder[*index as usize].load(Ordering::Relaxed) == held_by(link));
+            .filter(|index| self.holder[*index as usize].is(RingId::of_link(link.0)));
         let desk = self.desk(link);
         self.spare_again(held.filter_map(|index| desk.take(u64::from(index) * size)));
     }
@@ -201,7 +194,7 @@ impl Umem {
     /// Number of frames in `link`'s rings.
     #[must_use]
     pub fn held_by(&self, link: LinkId) -> usize {
-        self.holder.iter().filter(|h| h.load(Ordering::Relaxed) == held_by(link)).count()
+        self.holder.iter().filter(|holder| holder.is(RingId::of_link(link.0))).count()
     }
 }
 
@@ -222,9 +215,9 @@ fn check(frame: &Frame, umem: u32) {
 /// A copy of what that takes, so that a loop over a ring has it at hand.
 #[derive(Clone, Copy)]
 pub(super) struct Desk<'u> {
-    holder: &'u [AtomicU32],
+    holder: &'u [FrameOwner],
     umem: u32,
-    held: u32,
+    held: RingId,
 }
 
 impl Desk<'_> {
@@ -235,28 +228,19 @@ impl Desk<'_> {
         let (index, position) = frame.end();
         let holder = &self.holder[index as usize];
         // A plain store: with the one handle gone, nobody else may change the note.
-        debug_assert_eq!(holder.load(Ordering::Relaxed), OWNED_BY_US, "frame {index} was given");
-        holder.store(self.held, Ordering::Release);
+        debug_assert!(holder.is_userspace(), "frame {index} was given");
+        holder.give(self.held);
         position as u64
     }
 
     /// Takes back the frame at `address` from the link's rings, with no data in it. `None` if the
-    /// link doesn't hold it: the descriptor is false.
-    ///
-    /// Load and store, and no exchange in one step, which would cost as much as all the rest: a
-    /// frame is in one ring at a time, and a ring has one reader. Only a kernel that names one
-    /// frame in two rings of a link at the same moment could get two handles made for it. A kernel
-    /// is trusted that far, since it could as well write to the frame itself.
+    /// link doesn't hold it: the descriptor is false. How far the kernel is trusted here is said at
+    /// [`FrameOwner::take`].
     #[inline]
     pub(super) fn take(self, address: u64) -> Option<Frame> {
         let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;
         let holder = self.holder.get(index)?;
-        // Pairs with `give`, where another worker may have written to the frame.
-        if holder.load(Ordering::Acquire) != self.held {
-            return None;
-        }
-        holder.store(OWNED_BY_US, Ordering::Relaxed);
-        Some(Frame::new(self.umem, index as u32))
+        holder.take(self.held).then(|| Frame::new(self.umem, index as u32))
     }
 }
 

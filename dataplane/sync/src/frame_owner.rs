@@ -35,6 +35,13 @@ impl FrameOwner {
         self.0.load(Ordering::Relaxed) == rings.0
     }
 
+    /// Whether userspace owns the frame.
+    #[must_use]
+    #[inline]
+    pub fn is_userspace(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == USERSPACE
+    }
+
     /// Gives the frame to `rings`. What the caller wrote to the frame is visible to whoever takes
     /// it back.
     #[inline]
