@@ -12,14 +12,14 @@ use podgate_dataplane::packet::{L4, edit, parse};
 use podgate_tables::l7::L7Policy;
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 use podgate_test_support::{Outgoing, RecordingIo};
 
 use crate::http1::{inspect, policy};
 use crate::input::Input;
 
-const CLIENT: Direction = Direction::Original;
-const SERVER: Direction = Direction::Reply;
+const CLIENT: FlowDirection = FlowDirection::Original;
+const SERVER: FlowDirection = FlowDirection::Reply;
 /// Steps of one input.
 const STEPS_MAX: usize = 256;
 /// Both streams cross the wrap of sequence numbers.
@@ -66,7 +66,7 @@ struct Connection {
 impl Connection {
     fn segment(
         &mut self,
-        from: Direction,
+        from: FlowDirection,
         seq: u32,
         ack: u32,
         flags: u8,
@@ -83,7 +83,14 @@ impl Connection {
         self.check();
     }
 
-    fn frame(&mut self, from: Direction, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    fn frame(
+        &mut self,
+        from: FlowDirection,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        payload: &[u8],
+    ) -> Vec<u8> {
         let (ends, ports) =
             if from == CLIENT { ([1, 2], (40_000, 80)) } else { ([2, 1], (80, 40_000)) };
         let mut tcp = TcpHeader::new(ports.0, ports.1, seq, 60_000);

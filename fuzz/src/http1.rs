@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use podgate_dataplane::l7::http1::{Http1, Next};
 use podgate_tables::ids::RuleId;
-use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::http1::Denial;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
 use podgate_tables::time::Nanos;
 
@@ -40,7 +40,7 @@ pub(crate) struct Outcome {
     /// Bytes that may go on, from the beginning.
     pub(crate) decided: usize,
     pub(crate) requests: usize,
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Denial>,
     /// Whether the rest waits for a response.
     pub(crate) waits: bool,
 }

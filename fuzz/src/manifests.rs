@@ -5,7 +5,7 @@ use std::path::Path;
 
 use podgate_policy::{Compiled, Compiler, Store, compile, manifest};
 use podgate_tables::address::Address;
-use podgate_tables::policy::{Subject, Verdict};
+use podgate_tables::policy::{LocalEnds, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 
@@ -45,7 +45,7 @@ fn verdicts(store: &Store, compiled: &Compiled) -> Vec<Verdict> {
                 let [src, dst] = [source, destination].map(|address| Address::from(*address));
                 let tuple = Tuple { src, dst, src_port: 40_000, dst_port, protocol };
                 let subject = Subject { tuple, icmp_type: 8 };
-                verdicts.push(compiled.tables.decide(&subject, [true; 2]).verdict);
+                verdicts.push(compiled.tables.decide(&subject, LocalEnds::BOTH).verdict);
             }
         }
     }

@@ -516,7 +516,7 @@ fn interest(value: &Value) -> Interest {
 pub(crate) fn interest_in(kind: Option<&str>, version: Option<&str>) -> Interest {
     let Some(name) = kind.filter(|kind| !is_template(kind)) else { return Interest::Other };
     // Passing over a policy would open what it closes, so a slip in its kind must not hide it.
-    if name.to_ascii_lowercase().ends_with("networkpolicy") {
+    if looks_like_policy(name) {
         return Interest::Policy;
     }
     let similar = Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
@@ -529,6 +529,24 @@ pub(crate) fn interest_in(kind: Option<&str>, version: Option<&str>) -> Interest
         _ => Interest::None,
     }
 }
+
+/// Whether a kind is a network policy of some system, or the name of one of ours with at most
+/// [`SLIPS_MAX`] letters wrong, missing, too many or swapped.
+fn looks_like_policy(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    let singular = kind.strip_suffix("ies").map(|stem| format!("{stem}y"));
+    let kind = singular.unwrap_or(kind);
+    let is_near = |known: &&Kind| {
+        let known = known.name().to_ascii_lowercase();
+        known.ends_with("networkpolicy")
+            && known.len().abs_diff(kind.len()) <= SLIPS_MAX
+            && strsim::osa_distance(&known, &kind) <= SLIPS_MAX
+    };
+    kind.ends_with("networkpolicy") || Kind::ALL.iter().any(|known| is_near(&known))
+}
+
+/// Slips in the name of a kind that is still known.
+const SLIPS_MAX: usize = 2;
 
 /// The normal form of a policy.
 fn lower(key: &ObjectKey, object: &Object, directory: &Directory) -> Arc<[RuleSet]> {

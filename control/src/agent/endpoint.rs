@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use podgate_policy::Store;
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::{self, Outlet};
+use podgate_tables::route::{self, NextHop};
 use podgate_xdp_redirect::netns;
 use podgate_xdp_redirect::offload::{self, Hardware};
 
@@ -74,7 +74,7 @@ impl Endpoint {
         let attached = self.link.as_ref().map_err(Clone::clone)?;
         let addresses = self.addresses(store)?;
         Ok(route::Endpoint {
-            outlet: attached.outlet()?,
+            next_hop: attached.next_hop()?,
             addresses: addresses.iter().map(|address| Address::from(*address)).collect(),
         })
     }
@@ -85,11 +85,11 @@ impl Attached {
     ///
     /// # Errors
     /// Why nothing can be sent there.
-    fn outlet(&self) -> Result<Outlet, String> {
+    fn next_hop(&self) -> Result<NextHop, String> {
         let pod_end = self.pod_end.as_ref().map_err(Clone::clone)?;
         let mtu = self.link.mtu.min(pod_end.mtu);
         let (link, link_mac) = (self.slot, self.link.mac);
-        Ok(Outlet { link, mac: pod_end.mac, link_mac, mtu, path_mtu: mtu })
+        Ok(NextHop { link, mac: pod_end.mac, link_mac, mtu, path_mtu: mtu })
     }
 }
 

@@ -25,7 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use podgate_dataplane::flow::{SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::atomic_file;
 
@@ -180,11 +180,12 @@ impl FlowsFile {
     /// # Errors
     /// Why there is nothing that could be taken over. A file that can't be removed isn't used.
     pub(crate) fn take(path: &Path, aside: &Path) -> Result<Option<Self>, Unusable> {
-        let len = match fs::metadata(path) {
+        let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            metadata => metadata?.len(),
+            metadata => metadata?,
         };
-        let read = match len {
+        let read = match metadata.len() {
+            _ if !metadata.is_file() => Err(Unusable::Damaged("it is no regular file")),
             0..=FILE_MAX => Self::from_bytes(&fs::read(path)?),
             _ => Err(Unusable::Damaged("it is too long")),
         };
@@ -298,11 +299,11 @@ const TCP_STATES: [tcp::State; 9] = [
     tcp::State::SynSent,
     tcp::State::SynReceived,
     tcp::State::Established,
-    tcp::State::HalfClosed(Direction::Original),
-    tcp::State::HalfClosed(Direction::Reply),
+    tcp::State::HalfClosed(FlowDirection::Original),
+    tcp::State::HalfClosed(FlowDirection::Reply),
     tcp::State::TimeWait,
-    tcp::State::Reset(Direction::Original),
-    tcp::State::Reset(Direction::Reply),
+    tcp::State::Reset(FlowDirection::Original),
+    tcp::State::Reset(FlowDirection::Reply),
     tcp::State::Closed,
 ];
 
@@ -511,6 +512,11 @@ mod tests {
         fs::write(&path, "rubbish").unwrap();
         assert!(matches!(FlowsFile::take(&path, &aside), Err(Unusable::Damaged(_))));
         assert_eq!(fs::read(&aside).unwrap(), b"rubbish");
+        assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
+        // A device or a FIFO may have no end, or none to write to it.
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let irregular = Err(Unusable::Damaged("it is no regular file"));
+        assert_eq!(FlowsFile::take(&path, &aside), irregular);
         assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
     }
 

@@ -9,7 +9,7 @@
 //! every packet between them is meant for the other end.
 
 use anyhow::{Context, Result, bail};
-use podgate_tables::route::Outlet;
+use podgate_tables::route::NextHop;
 use podgate_xdp_redirect::offload;
 
 use super::links::HOST_SLOT;
@@ -61,9 +61,9 @@ impl HostLink {
 
     /// How workers send to the kernel stack, from where packets of `path_mtu` bytes get on.
     #[must_use]
-    pub(crate) fn outlet(&self, path_mtu: Option<u32>) -> Outlet {
+    pub(crate) fn next_hop(&self, path_mtu: Option<u32>) -> NextHop {
         let mtu = self.host.mtu.min(self.xsk.mtu);
-        Outlet {
+        NextHop {
             link: HOST_SLOT,
             mac: self.host.mac,
             link_mac: self.xsk.mac,

@@ -169,8 +169,8 @@ impl Links {
     /// Tells the programs which pods are ready, and by which addresses.
     pub(crate) fn set_pods(&mut self, routes: &RouteTable) {
         for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
-            let pod = routes.behind(LinkId(slot)).map(|endpoint| Pod {
-                mac: endpoint.outlet.mac,
+            let pod = routes.endpoint_on(LinkId(slot)).map(|endpoint| Pod {
+                mac: endpoint.next_hop.mac,
                 addresses: endpoint.addresses.iter().map(|address| address.bits()).collect(),
             });
             if let Err(error) = self.redirect.set_pod(slot, pod) {

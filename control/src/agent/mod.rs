@@ -40,10 +40,9 @@ use podgate_dataplane::share::Shares;
 use podgate_dataplane::worker::{Clock, Config, Dataplane, PollMode, SharedConfig};
 use podgate_policy::record::FlowRecord;
 use podgate_policy::{Compiler, Store};
-use podgate_tables::address::Address;
 use podgate_tables::event::Event;
 use podgate_tables::ids::{Epoch, LinkId};
-use podgate_tables::route::RouteTable;
+use podgate_tables::route::{NodeAddresses, RouteTable};
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -119,7 +118,7 @@ struct Agent {
     /// Addresses that the kernel routes to `pg-host` for us, with the MTU of the way.
     routed: BTreeMap<IpAddr, u32>,
     /// The node's own addresses, IPv4 and IPv6, that the workers' ICMP errors come from.
-    node: [Option<Address>; 2],
+    node: NodeAddresses,
     /// The largest packet that gets through by every way out of the node, bytes.
     path_mtu: Option<u32>,
     follower: Follower,
@@ -281,7 +280,7 @@ impl Agent {
             records: Shares::default(),
             waiting: Waiting::default(),
             routed,
-            node: [None; 2],
+            node: NodeAddresses::default(),
             path_mtu: None,
             follower: Follower::new(),
             tunnels: TunnelWatch::open()?,
@@ -553,7 +552,7 @@ impl Agent {
     }
 
     fn route_table(&self) -> (RouteTable, BTreeMap<String, String>) {
-        let host = self.host.outlet(self.path_mtu);
+        let host = self.host.next_hop(self.path_mtu);
         let (routes, not_ready) = publish::route_table(&self.endpoints, &self.store, host);
         (routes.with_node(self.node).with_tunnels(self.tunnels.table()), not_ready)
     }

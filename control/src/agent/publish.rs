@@ -8,7 +8,7 @@ use podgate_policy::Store;
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
-use podgate_tables::route::{self, Outlet, RouteTable};
+use podgate_tables::route::{self, NextHop, NodeAddresses, RouteTable};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -139,7 +139,7 @@ impl Agent {
                 continue;
             }
             if let Ok(route) = endpoint.route(&self.store) {
-                let mtu = route.outlet.mtu.min(ROUTE_MTU_MAX);
+                let mtu = route.next_hop.mtu.min(ROUTE_MTU_MAX);
                 addresses.extend(route.addresses.iter().map(|address| (address.ip(), mtu)));
             }
         }
@@ -149,7 +149,7 @@ impl Agent {
 
 /// Of the node's addresses, the first of each family that others can reach it by: the gateways of
 /// pods are often link-local.
-pub(crate) fn node_addresses(all: &[IpAddr]) -> [Option<Address>; 2] {
+pub(crate) fn node_addresses(all: &[IpAddr]) -> NodeAddresses {
     let reachable = |address: &&IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
@@ -158,7 +158,7 @@ pub(crate) fn node_addresses(all: &[IpAddr]) -> [Option<Address>; 2] {
         let of_family = |address: &&IpAddr| address.is_ipv4() == v4;
         all.iter().filter(of_family).find(reachable).map(|address| Address::from(*address))
     };
-    [first(true), first(false)]
+    NodeAddresses { v4: first(true), v6: first(false) }
 }
 
 /// Routes to the endpoints that are ready, and why the others are not, by link.
@@ -167,7 +167,7 @@ pub(crate) fn node_addresses(all: &[IpAddr]) -> [Option<Address>; 2] {
 pub(crate) fn route_table(
     endpoints: &BTreeMap<String, Endpoint>,
     store: &Store,
-    host: Outlet,
+    host: NextHop,
 ) -> (RouteTable, BTreeMap<String, String>) {
     let mut routes: BTreeMap<&str, route::Endpoint> = BTreeMap::new();
     let mut not_ready = BTreeMap::new();

@@ -97,13 +97,17 @@ pub(crate) async fn watch(
     Ok(Cluster::new(&server))
 }
 
+/// Wait before a kind is listed again because its watch can't go on from where it was.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+
 /// Watches a kind in the version to prefer, or in an older one if the server has only that.
 async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
-    let versions = kind.api_versions().iter().map(|version| {
+    let watch = |version: &&str| {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind, version));
         watcher(api, watcher::Config::default()).default_backoff().fuse().boxed()
-    });
-    let mut watches: Vec<_> = versions.collect();
+    };
+    let versions = kind.api_versions();
+    let mut watches: Vec<_> = versions.iter().map(watch).collect();
     let mut current = 0;
     while let Some(news) = watches[current].next().await {
         if news.as_ref().is_err_and(is_missing) {
@@ -114,7 +118,15 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
             }
         }
         let news = match news {
-            Err(error) if is_expiry(&error) => continue,
+            Err(error) if is_expiry(&error) => {
+                // An expiry that is the answer to the request, and no event of the watch, lets the
+                // watcher ask for the same version again, for ever.
+                if matches!(error, watcher::Error::WatchStartFailed(_)) {
+                    tokio::time::sleep(LIST_AGAIN).await;
+                    watches[current] = watch(&versions[current]);
+                }
+                continue;
+            }
             news => news.map_err(|error| problem(kind, &error)),
         };
         let event = Event { kind, news };

@@ -32,7 +32,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::packet::checksum::Sum;
 use crate::packet::{L4, View, icmp};
@@ -120,7 +120,7 @@ impl Flow {
             L4::Tcp(segment) if !tcp::opens(segment.flags) => {
                 flow.marks |= PICKED_UP;
                 flow.tcp =
-                    tcp::advance(tcp::State::Established, Direction::Original, segment.flags)
+                    tcp::advance(tcp::State::Established, FlowDirection::Original, segment.flags)
                         .unwrap_or(tcp::State::Closed);
             }
             _ => {}
@@ -168,8 +168,12 @@ impl Flow {
 
     /// The direction of a packet whose source is, or is not, the name's second end.
     #[inline]
-    const fn direction(&self, from_second: bool) -> Direction {
-        if self.opener_second == from_second { Direction::Original } else { Direction::Reply }
+    const fn direction(&self, from_second: bool) -> FlowDirection {
+        if self.opener_second == from_second {
+            FlowDirection::Original
+        } else {
+            FlowDirection::Reply
+        }
     }
 
     /// Tables that the verdict was made by.
@@ -223,7 +227,7 @@ impl Flow {
     /// The link that packets of `direction` come from.
     #[must_use]
     #[inline]
-    pub const fn link(&self, direction: Direction) -> LinkId {
+    pub const fn link(&self, direction: FlowDirection) -> LinkId {
         self.links[direction as usize]
     }
 
@@ -263,14 +267,14 @@ impl Flow {
     /// plainly, and not the first answer.
     #[must_use]
     #[inline]
-    pub fn goes_on(&self, direction: Direction, epoch: Epoch) -> bool {
+    pub fn goes_on(&self, direction: FlowDirection, epoch: Epoch) -> bool {
         self.epoch == epoch && self.goes_on >> direction as u8 & 1 != 0
     }
 
     /// Counts a packet of which [`Self::goes_on`] holds; for others, [`FlowTable::note`] is the
     /// way.
     #[inline]
-    pub fn count(&mut self, direction: Direction, ip_len: u32, now: Nanos) {
+    pub fn count(&mut self, direction: FlowDirection, ip_len: u32, now: Nanos) {
         self.last_seen = now.into();
         self.packets[direction as usize] += 1;
         self.bytes[direction as usize] += u64::from(ip_len);
@@ -285,7 +289,12 @@ impl Flow {
 
     /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
     #[inline]
-    fn note(&mut self, direction: Direction, view: &View, now: Nanos) -> Result<(), DropReason> {
+    fn note(
+        &mut self,
+        direction: FlowDirection,
+        view: &View,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
         if self.revoked() {
             self.last_seen = now.into();
             return Err(DropReason::PolicyRevoked);

@@ -17,7 +17,7 @@ impl Name {
     /// The tuple's name, and whether its source is the end that comes second.
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> (Self, bool) {
-        if let Some(addresses) = Address::as_in_v4_header(tuple.src, tuple.dst) {
+        if let Some(addresses) = Address::v4_header_bits(tuple.src, tuple.dst) {
             let [sport, dport] = [tuple.src_port, tuple.dst_port].map(u16::swap_bytes);
             let ports = u32::from(sport) | u32::from(dport) << 16;
             let (NameV4([a, b]), swapped) = NameV4::of(addresses, ports, tuple.protocol);

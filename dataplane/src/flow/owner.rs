@@ -15,7 +15,7 @@
 
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 use super::class::Class;
 use super::{Flow, Moment};
@@ -196,7 +196,7 @@ impl Owners {
     /// Notes a flow that is new, or has got other links.
     pub(super) fn count(&mut self, flow: &Flow) {
         let inspected = flow.inspector().is_some();
-        of_link(&mut self.opened, flow.link(Direction::Original)).add(inspected);
+        of_link(&mut self.opened, flow.link(FlowDirection::Original)).add(inspected);
         let place = self.active.len() as u32;
         let owned = self.get_mut(flow.owner);
         owned.count.add(inspected);
@@ -209,7 +209,7 @@ impl Owners {
     /// Notes that a flow is gone, or is about to get other links.
     pub(super) fn discount(&mut self, flow: &Flow) {
         let inspected = flow.inspector().is_some();
-        of_link(&mut self.opened, flow.link(Direction::Original)).sub(inspected);
+        of_link(&mut self.opened, flow.link(FlowDirection::Original)).sub(inspected);
         let owned = self.get_mut(flow.owner);
         owned.count.sub(inspected);
         if owned.count.all == 0 {

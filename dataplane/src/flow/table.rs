@@ -30,7 +30,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use super::class::Class;
 use super::index::Index;
@@ -215,7 +215,7 @@ impl FlowTable {
     /// The flow that a packet with this tuple belongs to, and the packet's direction in it.
     #[must_use]
     #[inline]
-    pub fn find(&self, tuple: &Tuple) -> Option<(FlowIx, Direction)> {
+    pub fn find(&self, tuple: &Tuple) -> Option<(FlowIx, FlowDirection)> {
         let (name, swapped) = Name::of(tuple);
         let belongs = |at| flow_at(&self.slots, at).name == name;
         let index = FlowIx(self.index.find(self.key.hash(&name), belongs)?);
@@ -246,7 +246,7 @@ impl FlowTable {
     /// [`Self::find_again`] can tell.
     #[must_use]
     #[inline]
-    pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
+    pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, FlowDirection)> {
         let flow = self.slots.get_mut(sought.slot as usize)?.flow.as_mut()?;
         let direction = flow.direction(sought.swapped);
         (flow.name == sought.name).then_some((flow, direction))
@@ -255,7 +255,7 @@ impl FlowTable {
     /// The same for a flow that was taken for another one, or that has moved since. `None` if it is
     /// not there, and also if [`Self::seek`] had found none at all.
     #[cold]
-    pub fn find_again(&mut self, sought: &Sought) -> Option<(&mut Flow, Direction)> {
+    pub fn find_again(&mut self, sought: &Sought) -> Option<(&mut Flow, FlowDirection)> {
         // All but seldom there is no flow that could be it.
         if sought.slot == NONE {
             return None;
@@ -282,7 +282,7 @@ impl FlowTable {
     pub fn set_links(&mut self, index: FlowIx, links: [LinkId; 2]) {
         let FlowIx(at) = index;
         let flow = flow_at(&self.slots, at);
-        if [Direction::Original, Direction::Reply].map(|of| flow.link(of)) == links {
+        if [FlowDirection::Original, FlowDirection::Reply].map(|of| flow.link(of)) == links {
             return;
         }
         let owner = self.opener(links[0], flow.tuple().src).owner;
@@ -321,7 +321,7 @@ impl FlowTable {
         }
         debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
         let (hash, now) = (self.key.hash(&flow.name), flow.looked_at);
-        flow.owner = self.opener(flow.link(Direction::Original), flow.tuple().src).owner;
+        flow.owner = self.opener(flow.link(FlowDirection::Original), flow.tuple().src).owner;
         self.owners.count(&flow);
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE };
@@ -372,7 +372,7 @@ impl FlowTable {
     pub fn note(
         &mut self,
         index: FlowIx,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         now: Nanos,
     ) -> Result<(), DropReason> {
@@ -579,8 +579,8 @@ impl FlowTable {
             let open = flow.protocol != proto::TCP || flow.tcp() == State::Established;
             let plain = open && flow.inspector().is_none() && !flow.revoked();
             let answered = plain && flow.packets[1] > 0;
-            let goes_on =
-                [Direction::Original, Direction::Reply].map(|to| flow.goes_on(to, flow.epoch));
+            let goes_on = [FlowDirection::Original, FlowDirection::Reply]
+                .map(|to| flow.goes_on(to, flow.epoch));
             assert_eq!(
                 goes_on,
                 [plain && !flow.hairpin(), answered],

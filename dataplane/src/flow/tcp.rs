@@ -11,7 +11,7 @@
 //! is possible.
 
 use podgate_tables::tcp_flags::{ACK, FIN, RST, SYN};
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -24,11 +24,11 @@ pub enum State {
     /// The handshake is over, or we took the flow up in the middle.
     Established,
     /// The sender of this direction has sent its FIN; the other may still send for long.
-    HalfClosed(Direction),
+    HalfClosed(FlowDirection),
     /// Both FINs were seen.
     TimeWait,
     /// A reset was seen that the sender of this direction seems to have sent, after the handshake.
-    Reset(Direction),
+    Reset(FlowDirection),
     /// The handshake ended in a reset, or both ends have sent one.
     Closed,
 }
@@ -55,7 +55,7 @@ pub const fn reopens(state: State, flags: u8) -> bool {
 /// `tcp_conntracks`), with its three states between the first FIN and the end taken as one.
 #[must_use]
 #[inline]
-pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<State> {
+pub const fn advance(state: State, direction: FlowDirection, flags: u8) -> Option<State> {
     if flags & RST != 0 {
         return Some(after_reset(state, direction));
     }
@@ -78,7 +78,7 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> Option<St
     }
 }
 
-const fn after_reset(state: State, direction: Direction) -> State {
+const fn after_reset(state: State, direction: FlowDirection) -> State {
     match state {
         State::Established | State::HalfClosed(_) => State::Reset(direction),
         State::Reset(by) if direction as u8 == by as u8 => state,
@@ -86,21 +86,21 @@ const fn after_reset(state: State, direction: Direction) -> State {
     }
 }
 
-const fn in_syn_sent(direction: Direction, flags: u8) -> Option<State> {
+const fn in_syn_sent(direction: FlowDirection, flags: u8) -> Option<State> {
     match (direction, flags & (SYN | ACK | FIN)) {
-        (Direction::Original, SYN) => Some(State::SynSent),
-        (Direction::Reply, SYN) => Some(State::SynReceived),
-        (Direction::Reply, flags) if flags == SYN | ACK => Some(State::SynReceived),
+        (FlowDirection::Original, SYN) => Some(State::SynSent),
+        (FlowDirection::Reply, SYN) => Some(State::SynReceived),
+        (FlowDirection::Reply, flags) if flags == SYN | ACK => Some(State::SynReceived),
         // A challenge (RFC 5961 §4): the other end remembers an older connection.
-        (Direction::Reply, ACK) => Some(State::SynSent),
+        (FlowDirection::Reply, ACK) => Some(State::SynSent),
         _ => None,
     }
 }
 
-const fn in_syn_received(direction: Direction, flags: u8) -> State {
+const fn in_syn_received(direction: FlowDirection, flags: u8) -> State {
     match (direction, flags & (SYN | ACK | FIN)) {
         (_, flags) if flags & FIN != 0 => State::HalfClosed(direction),
-        (Direction::Original, ACK) => State::Established,
+        (FlowDirection::Original, ACK) => State::Established,
         _ => State::SynReceived,
     }
 }
@@ -108,22 +108,22 @@ const fn in_syn_received(direction: Direction, flags: u8) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Direction::{Original, Reply};
+    use FlowDirection::{Original, Reply};
     use proptest::prelude::*;
 
     const SYN_ACK: u8 = SYN | ACK;
     const FIN_ACK: u8 = FIN | ACK;
 
     /// The state after a SYN of the opener and then `segments`.
-    fn after(segments: &[(Direction, u8)]) -> Option<State> {
+    fn after(segments: &[(FlowDirection, u8)]) -> Option<State> {
         segments.iter().try_fold(State::SynSent, |state, (direction, flags)| {
             advance(state, *direction, *flags)
         })
     }
 
-    const HANDSHAKE: [(Direction, u8); 2] = [(Reply, SYN_ACK), (Original, ACK)];
+    const HANDSHAKE: [(FlowDirection, u8); 2] = [(Reply, SYN_ACK), (Original, ACK)];
 
-    fn established_then(segments: &[(Direction, u8)]) -> Option<State> {
+    fn established_then(segments: &[(FlowDirection, u8)]) -> Option<State> {
         after(&[&HANDSHAKE[..], segments].concat())
     }
 
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    fn any_segments() -> impl Strategy<Value = Vec<(Direction, u8)>> {
+    fn any_segments() -> impl Strategy<Value = Vec<(FlowDirection, u8)>> {
         let flags = prop::sample::select(&[SYN, SYN_ACK, ACK, FIN_ACK, RST, RST | ACK][..]);
         let direction = prop::sample::select(&[Original, Reply][..]);
         proptest::collection::vec((direction, flags), 0..12)

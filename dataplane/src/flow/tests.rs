@@ -10,7 +10,7 @@ use super::tcp::State;
 use super::*;
 use crate::packet::Tcp;
 
-use Direction::{Original, Reply};
+use FlowDirection::{Original, Reply};
 
 const LINKS: [LinkId; 2] = [LinkId(1), LinkId(2)];
 
@@ -63,7 +63,7 @@ fn open(table: &mut FlowTable, tuple: Tuple, now: Nanos) -> FlowIx {
 fn play(
     table: &mut FlowTable,
     tuple: Tuple,
-    packets: &[(Direction, u8)],
+    packets: &[(FlowDirection, u8)],
     inspector: Option<u32>,
     now: Nanos,
 ) -> FlowIx {
@@ -87,14 +87,14 @@ fn sweep(table: &mut FlowTable, now: Nanos) -> Vec<Flow> {
     gone
 }
 
-const SYN_ACK: (Direction, u8) = (Reply, SYN | ACK);
-const FINISHED: (Direction, u8) = (Original, ACK);
-const ESTABLISHED: [(Direction, u8); 2] = [SYN_ACK, FINISHED];
+const SYN_ACK: (FlowDirection, u8) = (Reply, SYN | ACK);
+const FINISHED: (FlowDirection, u8) = (Original, ACK);
+const ESTABLISHED: [(FlowDirection, u8); 2] = [SYN_ACK, FINISHED];
 
 /// What makes a flow one of its class.
 struct History {
     protocol: u8,
-    packets: Vec<(Direction, u8)>,
+    packets: Vec<(FlowDirection, u8)>,
     /// Seconds of silence until it is forgotten.
     timeout: u64,
     /// Seconds of silence until it yields to a new flow.
@@ -103,7 +103,7 @@ struct History {
 
 /// One for each class, in the order of eviction.
 fn histories() -> Vec<History> {
-    let over = |more: &[(Direction, u8)]| (proto::TCP, [&ESTABLISHED, more].concat());
+    let over = |more: &[(FlowDirection, u8)]| (proto::TCP, [&ESTABLISHED, more].concat());
     let rows = [
         (over(&[(Reply, RST)]), 10, Some(0)),
         (over(&[(Reply, FIN | ACK), (Original, FIN | ACK)]), 120, Some(0)),
@@ -534,7 +534,7 @@ proptest! {
         table.seek(&mut batch);
         for (at, sought) in batch.iter().enumerate() {
             let tuple = tuples[at / 2];
-            let told = |(flow, way): (&mut Flow, Direction)| (flow.tuple(), way);
+            let told = |(flow, way): (&mut Flow, FlowDirection)| (flow.tuple(), way);
             let at_once = table.find_sought(sought).map(told);
             let found = at_once.or_else(|| table.find_again(sought).map(told));
             let expected = table.find(&tuple).map(|(index, way)| (table.get(index).tuple(), way));

@@ -4,9 +4,9 @@
 //! ICMP type at the destination; not at the source port. Pods open flows to the same few servers
 //! again and again, so nearly all of them differ in nothing else from one that was just decided.
 //!
-//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) said, causes
-//! and all, and which links the ends are behind. It holds for one epoch. Flows that are to be
-//! inspected are decided anew each time: their rules come with the decision.
+//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide)
+//! said, causes and all, and which links the ends are behind. It holds for one epoch. Flows that
+//! are to be inspected are decided anew each time: their rules come with the decision.
 //!
 //! A pod that scans may displace what was decided for others. That costs them time and nothing
 //! else, so there are no shares of this store, and nothing is counted.
@@ -14,7 +14,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
-use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, LocalEnds, Snapshot, Subject, Verdict};
 
 use crate::flow::{Key, Sought};
 use crate::xsk::{prefer_huge_pages, prefetch};
@@ -29,6 +29,11 @@ const _: () = assert!(WAYS.is_power_of_two());
 
 /// The links of a flow's source and destination, where they are local endpoints.
 pub(super) type Ends = [Option<LinkId>; 2];
+
+/// Which ends are local endpoints.
+fn local_ends([source, destination]: Ends) -> LocalEnds {
+    LocalEnds { source: source.is_some(), destination: destination.is_some() }
+}
 
 /// What policy looks at, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +53,7 @@ impl Question {
     }
 
     fn hash(&self, key: &Key) -> u64 {
-        if let Some(addresses) = Address::as_in_v4_header(self.src, self.dst) {
+        if let Some(addresses) = Address::v4_header_bits(self.src, self.dst) {
             return hash_v4(key, addresses, self.port, self.protocol);
         }
         let [src, dst] = [self.src, self.dst].map(Address::bits);
@@ -148,8 +153,8 @@ impl Decisions {
                 Some(_) | None => room = room.or(Some(place)),
             }
         }
-        let ends = [question.src, question.dst].map(|address| snapshot.routes.local(address));
-        let decision = snapshot.policy.decide(subject, ends.map(|end| end.is_some()));
+        let ends = [question.src, question.dst].map(|address| snapshot.routes.local_link(address));
+        let decision = snapshot.policy.decide(subject, local_ends(ends));
         if decision.verdict != Verdict::Inspect {
             self.known[room.unwrap_or(home)] = Some(Known::new(&question, ends, &decision));
         }
@@ -164,11 +169,11 @@ mod tests {
     use podgate_tables::ids::{DenySetId, RuleId};
     use podgate_tables::l7::L7Rules;
     use podgate_tables::policy::{
-        Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses,
-        Rank,
+        Action, AddressRow, Entry, IdentityRow, PeerMatch, PolicyTables, PortClasses, Rank,
+        RuleTable,
     };
     use podgate_tables::proto;
-    use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+    use podgate_tables::route::{Endpoint, NextHop, RouteTable};
     use podgate_tables::tuple::Tuple;
     use proptest::prelude::*;
 
@@ -182,7 +187,7 @@ mod tests {
     /// client, 10.0.0.1.
     fn tables(entries: Vec<Entry>, default_deny: DenySetId) -> PolicyTables {
         let class_0 = |protocol| PortClasses { protocol, ranges: vec![(0, 0)] };
-        let ingress = DirectionTable {
+        let ingress = RuleTable {
             protocols: vec![class_0(proto::TCP), class_0(proto::ICMP)],
             other: None,
             classes: vec![entries.into()],
@@ -209,7 +214,7 @@ mod tests {
         let allow = |ports, l7| Entry {
             rank: Rank::NORMAL,
             action: Action::Allow,
-            peer: Peer::Anyone,
+            peer: PeerMatch::Any,
             port_name: None,
             ports,
             l7,
@@ -219,8 +224,8 @@ mod tests {
         let entries = vec![allow((first, first + 3), None), inspected];
         let policy = tables(entries, DenySetId(epoch));
         let link = LinkId(1 + first);
-        let outlet = Outlet { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
-        let server = Endpoint { outlet, addresses: vec![SERVER] };
+        let next_hop = NextHop { link, mac: [2; 6], link_mac: [4; 6], mtu: 1500, path_mtu: 1500 };
+        let server = Endpoint { next_hop, addresses: vec![SERVER] };
         let there = !epoch.is_multiple_of(3);
         let routes = Arc::new(RouteTable::new(there.then_some(server), None).unwrap());
         Snapshot { epoch: Epoch(epoch), policy: policy.into(), routes }
@@ -256,8 +261,8 @@ mod tests {
                 let snapshot = snapshot(epoch);
                 let (ends, decision) = decisions.decide(&snapshot, &subject);
                 let tuple = &subject.tuple;
-                prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local(end)));
-                let expected = snapshot.policy.decide(&subject, ends.map(|end| end.is_some()));
+                prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local_link(end)));
+                let expected = snapshot.policy.decide(&subject, local_ends(ends));
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);
                 prop_assert_eq!(decision.ingress, expected.ingress);

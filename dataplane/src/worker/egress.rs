@@ -6,7 +6,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::Outlet;
+use podgate_tables::route::NextHop;
 use podgate_tables::time::Nanos;
 
 use crate::event_ring::EventRing;
@@ -294,12 +294,12 @@ impl Egress {
         &mut self.kept_bytes
     }
 
-    /// Sends `packet` out of `outlet`, with the MACs that belong there.
+    /// Sends `packet` out of `next_hop`, with the MACs that belong there.
     #[inline]
-    pub(super) fn transmit(&mut self, outlet: &Outlet, mut packet: Packet, origin: Origin) {
+    pub(super) fn transmit(&mut self, next_hop: &NextHop, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
-        edit::set_macs(self.umem.data_mut(&mut packet.head), outlet.mac, outlet.link_mac);
-        let Some(Some(gate)) = self.gates.get_mut(outlet.link.index()) else {
+        edit::set_macs(self.umem.data_mut(&mut packet.head), next_hop.mac, next_hop.link_mac);
+        let Some(Some(gate)) = self.gates.get_mut(next_hop.link.index()) else {
             return self.discard(packet, DropReason::LinkGone);
         };
         let port = &mut gate.port;

@@ -88,12 +88,12 @@ impl Glances {
             if let Some(later) = packets.as_slice().get(AHEAD - 1) {
                 around.egress.umem().prefetch(&later.head);
             }
-            let Some(outlet) = routes.outlet(way.to) else {
+            let Some(next_hop) = routes.next_hop(way.to) else {
                 around.egress.discard(packet, DropReason::LinkGone);
                 continue;
             };
             let head = around.egress.umem().data_mut(&mut packet.head);
-            way.hop.pass_on(head, outlet.mac, outlet.link_mac, way.counts_hop);
+            way.hop.pass_on(head, next_hop.mac, next_hop.link_mac, way.counts_hop);
             let Packet { head, tail, largest_fragment, .. } = packet;
             let unfinished = if way.partial { way.hop.unfinished() } else { Unfinished::NONE };
             let len = u64::from(head.len());
@@ -104,7 +104,7 @@ impl Glances {
                 }
                 Err(head) => {
                     let packet = Packet { head, tail, largest_fragment, unfinished };
-                    around.egress.transmit(outlet, packet, Origin::Received);
+                    around.egress.transmit(next_hop, packet, Origin::Received);
                 }
             }
         }
@@ -125,9 +125,9 @@ struct Inlet {
 impl Inlet {
     fn of(link: LinkId, routes: &RouteTable) -> Self {
         let is_host = routes.is_host(link);
-        let source = match routes.outlet(link) {
+        let source = match routes.next_hop(link) {
             _ if is_host => SourceIs::ANYONE,
-            Some(outlet) => SourceIs::exactly(outlet.mac),
+            Some(next_hop) => SourceIs::exactly(next_hop.mac),
             None => SourceIs::NOBODY,
         };
         Self { link, is_host, source }
@@ -211,13 +211,13 @@ impl Pipeline {
             };
             let Some((flow, direction)) = found else { break };
             let to = flow.link(direction.reverse());
-            let Some(outlet) = routes.outlet(to) else { break };
+            let Some(next_hop) = routes.next_hop(to) else { break };
             let counts_hop = !from_host && host != Some(to);
             let ip_len = u32::from(usual.ip_len);
             let partial = checksum::is_pseudo_header(usual.checksum, flow.checksum, usual.l4_len());
             if flow.link(direction) != inlet.link
                 || !flow.goes_on(direction, epoch)
-                || ip_len > outlet.mtu
+                || ip_len > next_hop.mtu
                 || counts_hop && usual.hop.ttl() <= 1
                 || partial && !finishes_checksums
             {

@@ -3,7 +3,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::Outlet;
+use podgate_tables::route::NextHop;
 
 use crate::packet::cut::Cut;
 use crate::packet::icmp_error::{self, Complaint};
@@ -29,28 +29,28 @@ enum Way {
 
 /// What came in fragments leaves in fragments that are not larger, as a router's would be. What
 /// came whole is cut only if its sender allows it.
-fn way(view: &View, outlet: &Outlet, largest_fragment: u16, may_cut: bool) -> Way {
+fn way(view: &View, next_hop: &NextHop, largest_fragment: u16, may_cut: bool) -> Way {
     let came = u32::from(largest_fragment);
     let size = match came {
-        0 => outlet.mtu,
-        came => came.max(SIZE_MIN[usize::from(!view.is_v4())]).min(outlet.mtu),
+        0 => next_hop.mtu,
+        came => came.max(SIZE_MIN[usize::from(!view.is_v4())]).min(next_hop.mtu),
     };
     match view.ip_len() <= size {
         true => Way::Whole,
         // Its sender knew of a way that takes this.
-        false if came > 0 && came <= outlet.mtu => Way::Cut(size),
+        false if came > 0 && came <= next_hop.mtu => Way::Cut(size),
         false if view.is_v4() && may_cut => Way::Cut(size),
         false => Way::TooBig,
     }
 }
 
 impl Surroundings<'_> {
-    /// (5) Sends on a packet that came in fragments, or is larger than `outlet` takes.
+    /// (5) Sends on a packet that came in fragments, or is larger than `next_hop` takes.
     #[cold]
     pub(super) fn forward_large(
         &mut self,
         from: LinkId,
-        outlet: &Outlet,
+        next_hop: &NextHop,
         mut packet: Packet,
         view: &View,
         origin: Origin,
@@ -59,25 +59,25 @@ impl Surroundings<'_> {
             let head = self.egress.umem().data(&packet.head);
             view.is_v4() && !edit::dont_fragment(head, view)
         };
-        let way = way(view, outlet, packet.largest_fragment, may_cut);
+        let way = way(view, next_hop, packet.largest_fragment, may_cut);
         if way == Way::TooBig {
             if origin == Origin::Received {
-                self.complain(from, &mut packet, view, Complaint::TooBig(outlet.mtu));
+                self.complain(from, &mut packet, view, Complaint::TooBig(next_hop.mtu));
             }
             return self.egress.discard(packet, DropReason::TooBig);
         }
-        let Some(packet) = self.make_ready(from, outlet, packet, view, origin, true) else {
+        let Some(packet) = self.make_ready(from, next_hop, packet, view, origin, true) else {
             return;
         };
         match way {
-            Way::Cut(size) => self.transmit_cut(outlet, packet, view, size, origin),
-            _ => self.egress.transmit(outlet, packet, origin),
+            Way::Cut(size) => self.transmit_cut(next_hop, packet, view, size, origin),
+            _ => self.egress.transmit(next_hop, packet, origin),
         }
     }
 
     fn transmit_cut(
         &mut self,
-        outlet: &Outlet,
+        next_hop: &NextHop,
         packet: Packet,
         view: &View,
         size: u32,
@@ -93,7 +93,7 @@ impl Surroundings<'_> {
             match cut.next(umem, pool) {
                 Some(Ok(fragment)) => {
                     made += 1;
-                    self.egress.transmit(outlet, fragment, origin);
+                    self.egress.transmit(next_hop, fragment, origin);
                 }
                 Some(Err(reason)) => {
                     self.egress.stats().fragments_made.add(made);
@@ -120,7 +120,7 @@ impl Surroundings<'_> {
         complaint: Complaint,
     ) {
         let routes = &self.snapshot.routes;
-        let Some(outlet) = routes.outlet(from) else { return };
+        let Some(next_hop) = routes.next_hop(from) else { return };
         if !icmp_error::may_be_about(view) || !self.egress.may_complain(from, self.now) {
             return;
         }
@@ -129,7 +129,7 @@ impl Surroundings<'_> {
             self.egress.stats().checksums_completed.add(1);
         }
         let source = match routes.is_host(from) {
-            false => routes.node_address(view.is_v4()).unwrap_or(view.tuple.dst),
+            false => routes.node().for_peer(view.tuple.src).unwrap_or(view.tuple.dst),
             true => view.tuple.dst,
         };
         let Some(mut frame) = self.egress.alloc() else { return };
@@ -138,6 +138,6 @@ impl Surroundings<'_> {
         let quoted = umem.data(&packet.head);
         let len = icmp_error::write(umem.data_mut(&mut frame), complaint, source, view, quoted);
         frame.set_len(len as u32);
-        self.egress.transmit(outlet, Packet::single(frame), Origin::Own);
+        self.egress.transmit(next_hop, Packet::single(frame), Origin::Own);
     }
 }

@@ -59,20 +59,20 @@
 //!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
-//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate is
-//!   refused, and so is a flow from a node whose replies would be such packets.
+//! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
+//!   is refused, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
 //!   would else open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowTable, SavedFlow, tcp};
 use crate::l7::follower::{Follower, Progress};
@@ -232,7 +232,7 @@ impl Pipeline {
         &mut self,
         around: &mut Surroundings<'_>,
         index: FlowIx,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         packet: Packet,
     ) {
@@ -280,16 +280,16 @@ impl Pipeline {
             (Verdict::Allow, _) => true,
             (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
         };
-        let from_host = around.snapshot.routes.is_host(flow.link(Direction::Original));
+        let from_host = around.snapshot.routes.is_host(flow.link(FlowDirection::Original));
         let links = around.links(ends, from_host);
         let escapes = is_tunnel_to_node(around.snapshot, &tuple, from_host);
         let (Some(links), true) = (links, goes_on && !escapes) else {
             let verdict = Verdict::Deny;
-            let link = flow.link(Direction::Original);
+            let link = flow.link(FlowDirection::Original);
             around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
             return false;
         };
-        let (inspector, opener) = (flow.inspector(), flow.link(Direction::Original));
+        let (inspector, opener) = (flow.inspector(), flow.link(FlowDirection::Original));
         self.flows.set_links(index, links);
         self.flows.get_mut(index).set_hairpin(from_host && ends[0].is_some());
         if let Some(slot) = inspector
@@ -354,7 +354,7 @@ impl Pipeline {
                 let inspected =
                     Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
-                self.inspect(around, slot, Direction::Original, view, packet);
+                self.inspect(around, slot, FlowDirection::Original, view, packet);
             }
         }
     }
@@ -367,7 +367,7 @@ impl Pipeline {
         mut flow: Flow,
         inspected: bool,
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
-        let opener = self.flows.opener(flow.link(Direction::Original), flow.tuple().src);
+        let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
         if inspected && self.flows.needs_inspected_place(&opener, self.inspectors.left()) {
             let victim = self.flows.inspected_victim(&opener, around.now);
             self.evict(around, victim.ok_or(DropReason::InspectedFull)?);
@@ -393,7 +393,7 @@ impl Pipeline {
         &mut self,
         around: &mut Surroundings<'_>,
         slot: u32,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         mut packet: Packet,
     ) {
@@ -483,8 +483,15 @@ impl Pipeline {
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
             inspected.follower.close(&mut InspectedIo { flow: &flow, around });
         }
-        let kind = EventKind::End { packets: flow.packets(), bytes: flow.bytes() };
-        around.tell(flow.link(Direction::Original), flow.tuple(), kind);
+        let traffic = |direction| Traffic {
+            packets: flow.packets()[direction as usize],
+            bytes: flow.bytes()[direction as usize],
+        };
+        let kind = EventKind::End {
+            original: traffic(FlowDirection::Original),
+            reply: traffic(FlowDirection::Reply),
+        };
+        around.tell(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
 }
 
@@ -497,11 +504,11 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
-        let believed = view.eth_src == HAIRPIN_MAC || routes.local(view.tuple.src).is_none();
+        let believed = view.eth_src == HAIRPIN_MAC || routes.local_link(view.tuple.src).is_none();
         return if believed { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
-    let endpoint = routes.behind(link).ok_or(DropReason::NotReady)?;
-    let own = view.eth_src == endpoint.outlet.mac && endpoint.addresses.contains(&view.tuple.src);
+    let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
+    let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&view.tuple.src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 

@@ -3,7 +3,7 @@
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Decision, Subject, Verdict};
 use podgate_tables::tcp_flags;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
 use crate::l7::reply::{Segment, Template};
@@ -55,7 +55,7 @@ impl Surroundings<'_> {
     #[cold]
     pub(super) fn reset_sender(&mut self, link: LinkId, view: &View, packet: &Packet) {
         let L4::Tcp(segment) = view.l4_kind else { return };
-        let Some(outlet) = self.snapshot.routes.outlet(link) else { return };
+        let Some(next_hop) = self.snapshot.routes.next_hop(link) else { return };
         if segment.has(tcp_flags::RST) || !self.egress.may_reset(link, self.now) {
             return;
         }
@@ -67,19 +67,20 @@ impl Surroundings<'_> {
             }
         };
         let reset = Segment {
-            direction: Direction::Reply,
+            direction: FlowDirection::Reply,
             seq,
             ack,
             window: 0,
             control: TcpControl::Rst,
             timestamps: None,
+            sack: None,
             payload: &[],
         };
         let Some(frame) = self.egress.alloc() else { return };
         let umem = self.egress.umem();
-        let template = Template::new(Direction::Original, view, umem.data(&packet.head));
+        let template = Template::new(FlowDirection::Original, view, umem.data(&packet.head));
         let reset = template.write(&reset, umem, frame);
-        self.egress.transmit(outlet, reset, Origin::Own);
+        self.egress.transmit(next_hop, reset, Origin::Own);
         self.egress.stats().resets_sent.add(1);
     }
 }

@@ -3,10 +3,10 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Decision, Snapshot, Subject};
-use podgate_tables::route::Outlet;
+use podgate_tables::policy::{Decision, LocalEnds, Snapshot, Subject};
+use podgate_tables::route::NextHop;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::Flow;
 use crate::l7::io::FlowIo;
@@ -28,7 +28,7 @@ impl Surroundings<'_> {
     /// (3) The verdict of the tables in force on the opposite direction. Not worth keeping: as a
     /// rule the port is a client's, and no other flow has it.
     pub(super) fn decide_reversed(&self, subject: &Subject, [src, dst]: Ends) -> Decision {
-        let local = [dst.is_some(), src.is_some()];
+        let local = LocalEnds { source: dst.is_some(), destination: src.is_some() };
         self.snapshot.policy.decide(&subject.reversed(), local)
     }
 
@@ -53,17 +53,17 @@ impl Surroundings<'_> {
         origin: Origin,
     ) {
         let snapshot = self.snapshot;
-        let Some(outlet) = snapshot.routes.outlet(out) else {
+        let Some(next_hop) = snapshot.routes.next_hop(out) else {
             return self.egress.discard(packet, DropReason::LinkGone);
         };
-        if view.ip_len() > outlet.mtu || packet.largest_fragment > 0 {
-            return self.forward_large(from, outlet, packet, view, origin);
+        if view.ip_len() > next_hop.mtu || packet.largest_fragment > 0 {
+            return self.forward_large(from, next_hop, packet, view, origin);
         }
         // A SYN is small and changed below; of a packet that is cut, each fragment is on its own.
         let leave = self.egress.umem().finishes_checksums() && !view.is_syn();
         let left = leave && edit::leave_checksum(self.egress.umem(), &mut packet, view);
-        if let Some(packet) = self.make_ready(from, outlet, packet, view, origin, !left) {
-            self.egress.transmit(outlet, packet, origin);
+        if let Some(packet) = self.make_ready(from, next_hop, packet, view, origin, !left) {
+            self.egress.transmit(next_hop, packet, origin);
         }
     }
 
@@ -72,7 +72,7 @@ impl Surroundings<'_> {
     pub(super) fn make_ready(
         &mut self,
         from: LinkId,
-        outlet: &Outlet,
+        next_hop: &NextHop,
         mut packet: Packet,
         view: &View,
         origin: Origin,
@@ -80,7 +80,7 @@ impl Surroundings<'_> {
     ) -> Option<Packet> {
         let routes = &self.snapshot.routes;
         let between_pods =
-            origin == Origin::Received && !routes.is_host(outlet.link) && !routes.is_host(from);
+            origin == Origin::Received && !routes.is_host(next_hop.link) && !routes.is_host(from);
         if between_pods {
             let head = self.egress.umem().data_mut(&mut packet.head);
             if let Err(reason) = edit::decrement_ttl(head, view) {
@@ -93,8 +93,8 @@ impl Surroundings<'_> {
             self.egress.stats().checksums_completed.add(1);
         }
         if view.is_syn() {
-            let path = |outlet: &Outlet| outlet.path_mtu.min(outlet.mtu);
-            let mtu = routes.outlet(from).map_or(u32::MAX, path).min(path(outlet));
+            let path = |next_hop: &NextHop| next_hop.path_mtu.min(next_hop.mtu);
+            let mtu = routes.next_hop(from).map_or(u32::MAX, path).min(path(next_hop));
             mss::clamp(self.egress.umem().data_mut(&mut packet.head), view, mtu);
         }
         Some(packet)
@@ -147,7 +147,7 @@ pub(super) struct InspectedIo<'f, 'a, 's> {
 }
 
 impl InspectedIo<'_, '_, '_> {
-    fn send(&mut self, direction: Direction, packet: Packet, origin: Origin) {
+    fn send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
         // Held packets are parsed again, and packets of our own for the first time: rarer than a
         // stored view in every held packet would be large.
         let umem = self.around.egress.umem();
@@ -174,11 +174,11 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         self.around.egress.free(frame);
     }
 
-    fn forward(&mut self, direction: Direction, packet: Packet) {
+    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
         self.send(direction, packet, Origin::Received);
     }
 
-    fn originate(&mut self, direction: Direction, packet: Packet) {
+    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
         self.send(direction, packet, Origin::Own);
     }
 
@@ -187,19 +187,19 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn hold(&mut self, frames: usize) -> bool {
-        self.around.egress.take_kept(self.flow.link(Direction::Original), Kept::Frames, frames)
+        self.around.egress.take_kept(self.flow.link(FlowDirection::Original), Kept::Frames, frames)
     }
 
     fn release(&mut self, frames: usize) {
-        self.around.egress.held_frames().give_back(self.flow.link(Direction::Original), frames);
+        self.around.egress.held_frames().give_back(self.flow.link(FlowDirection::Original), frames);
     }
 
     fn keep(&mut self, bytes: usize) -> bool {
-        self.around.egress.take_kept(self.flow.link(Direction::Original), Kept::Bytes, bytes)
+        self.around.egress.take_kept(self.flow.link(FlowDirection::Original), Kept::Bytes, bytes)
     }
 
     fn forget(&mut self, bytes: usize) {
-        self.around.egress.kept_bytes().give_back(self.flow.link(Direction::Original), bytes);
+        self.around.egress.kept_bytes().give_back(self.flow.link(FlowDirection::Original), bytes);
     }
 
     fn event(&mut self, kind: EventKind) {
@@ -209,7 +209,7 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
             EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
             _ => {}
         }
-        let (link, tuple) = (self.flow.link(Direction::Original), self.flow.tuple());
+        let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());
         self.around.egress.tell_with_request(self.around.event(link, tuple, kind));
     }
 }

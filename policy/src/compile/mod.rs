@@ -30,7 +30,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{PortNameId, RuleId};
-use podgate_tables::policy::{IdentityRow, Peer, PolicyTables, SelectorSet};
+use podgate_tables::policy::{IdentityRow, PeerMatch, PolicyTables, SelectorSet};
 
 use self::addresses::{Claims, PlacedPod};
 use self::identities::{Acquired, Identities, Key, number_of};
@@ -252,7 +252,7 @@ impl Compiler {
         policy: &Arc<ObjectKey>,
         rule: &Rule,
         store: &Store,
-    ) -> (RuleId, Vec<Peer>) {
+    ) -> (RuleId, Vec<PeerMatch>) {
         let id = RuleId(self.program.rule_numbers.take());
         let (policy, field) = (Arc::clone(policy), rule.field.clone());
         self.working.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));

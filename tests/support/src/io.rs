@@ -6,13 +6,13 @@ use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 /// A packet that the follower sent on or built.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outgoing {
     /// Which way it went.
-    pub direction: Direction,
+    pub direction: FlowDirection,
     /// Whether the follower built it.
     pub originated: bool,
     /// The whole frame.
@@ -78,7 +78,7 @@ impl RecordingIo {
         Some(Packet::new(frames.next()?, frames.collect()))
     }
 
-    fn record(&mut self, direction: Direction, originated: bool, packet: Packet) {
+    fn record(&mut self, direction: FlowDirection, originated: bool, packet: Packet) {
         let mut bytes = self.umem.data(&packet.head).to_vec();
         packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
         self.pool.free_packet(packet);
@@ -99,11 +99,11 @@ impl FlowIo for RecordingIo {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, direction: Direction, packet: Packet) {
+    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
         self.record(direction, false, packet);
     }
 
-    fn originate(&mut self, direction: Direction, packet: Packet) {
+    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
         self.record(direction, true, packet);
     }
 

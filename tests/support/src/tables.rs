@@ -8,11 +8,11 @@ use podgate_tables::ids::{DenySetId, RuleId, SelectorId};
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Rules;
 use podgate_tables::policy::{
-    Action, AddressRow, DirectionTable, Entry, IdentityRow, Peer, PolicyTables, PortClasses, Rank,
+    Action, AddressRow, Entry, IdentityRow, PeerMatch, PolicyTables, PortClasses, Rank, RuleTable,
     SelectorSet, Snapshot,
 };
 use podgate_tables::proto;
-use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+use podgate_tables::route::{Endpoint, NextHop, NodeAddresses, RouteTable};
 
 use crate::frames::{link_mac, pod_mac};
 
@@ -59,15 +59,15 @@ pub enum IngressOfB {
 }
 
 impl IngressOfB {
-    fn table(self) -> DirectionTable {
+    fn table(self) -> RuleTable {
         let peer = match self {
-            Self::FromAnyone(_) => Peer::Anyone,
-            _ => Peer::Labels(LABELS_OF_A),
+            Self::FromAnyone(_) => PeerMatch::Any,
+            _ => PeerMatch::Labels(LABELS_OF_A),
         };
         let (protocol, l7) = match self {
-            Self::Open => return DirectionTable::default(),
+            Self::Open => return RuleTable::default(),
             Self::Closed => {
-                return DirectionTable { default_deny: Some(DENY_SET), ..Default::default() };
+                return RuleTable { default_deny: Some(DENY_SET), ..Default::default() };
             }
             Self::FromA(l7) => (proto::TCP, l7),
             Self::FromAAt(protocol) => (protocol, None),
@@ -83,7 +83,7 @@ impl IngressOfB {
             l7: l7.map(Arc::new),
             rule: RULE,
         };
-        DirectionTable {
+        RuleTable {
             protocols: vec![PortClasses { protocol, ranges: vec![(0, 0), (80, 1), (81, 0)] }],
             other: None,
             classes: vec![Arc::from([]), Arc::from([entry])],
@@ -100,8 +100,8 @@ pub fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
 
 /// A direction in which nothing is allowed.
 #[must_use]
-pub fn closed() -> DirectionTable {
-    DirectionTable { default_deny: Some(DENY_SET), ..Default::default() }
+pub fn closed() -> RuleTable {
+    RuleTable { default_deny: Some(DENY_SET), ..Default::default() }
 }
 
 /// [`snapshot`], with nobody allowed to open flows to pod A: no policy decision on what pod A opens is thus made for the opposite direction.
@@ -119,7 +119,7 @@ pub fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
 /// [`snapshot`], with links of these MTUs: the host's, A's and B's. Paths from the node take 1500.
 #[must_use]
 pub fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
-    let identity = |number, selectors: &[SelectorId], ingress: DirectionTable| IdentityRow {
+    let identity = |number, selectors: &[SelectorId], ingress: RuleTable| IdentityRow {
         number,
         namespace: 0,
         selectors: SelectorSet::new(selectors.iter().copied()),
@@ -128,11 +128,11 @@ pub fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Sn
     };
     let mut policy = PolicyTables::default();
     let identities = [
-        identity(9, &[], DirectionTable::default()),
-        identity(10, &[], DirectionTable::default()),
-        identity(1, &[], DirectionTable::default()),
-        identity(6, &[], DirectionTable::default()),
-        identity(256, &[LABELS_OF_A], DirectionTable::default()),
+        identity(9, &[], RuleTable::default()),
+        identity(10, &[], RuleTable::default()),
+        identity(1, &[], RuleTable::default()),
+        identity(6, &[], RuleTable::default()),
+        identity(256, &[LABELS_OF_A], RuleTable::default()),
         identity(257, &[], ingress_of_b.table()),
     ];
     for (index, identity) in identities.into_iter().enumerate() {
@@ -145,17 +145,18 @@ pub fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Sn
             policy.addresses.set(address, Some(row.clone()));
         }
     }
-    let outlet = |link: LinkId| {
+    let next_hop = |link: LinkId| {
         let mtu = mtus[link.index()];
         let path_mtu = if link == HOST { mtu.min(1500) } else { mtu };
-        Outlet { link, mac: pod_mac(link), link_mac: link_mac(link), mtu, path_mtu }
+        NextHop { link, mac: pod_mac(link), link_mac: link_mac(link), mtu, path_mtu }
     };
     let endpoints = [A, B]
-        .map(|link| Endpoint { outlet: outlet(link), addresses: both(link.index()).to_vec() });
-    let node = both(0).map(Some);
+        .map(|link| Endpoint { next_hop: next_hop(link), addresses: both(link.index()).to_vec() });
+    let [v4, v6] = both(0).map(Some);
+    let node = NodeAddresses { v4, v6 };
     Snapshot {
         epoch: Epoch(epoch),
         policy: Arc::new(policy),
-        routes: Arc::new(RouteTable::new(endpoints, Some(outlet(HOST))).unwrap().with_node(node)),
+        routes: Arc::new(RouteTable::new(endpoints, Some(next_hop(HOST))).unwrap().with_node(node)),
     }
 }

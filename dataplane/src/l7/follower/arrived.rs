@@ -130,6 +130,7 @@ pub(super) struct Options<'a>(&'a [u8]);
 
 const MSS: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
 const TIMESTAMP: u8 = 8;
 
 impl Options<'_> {
@@ -171,6 +172,11 @@ impl Options<'_> {
         self.value(WINDOW_SCALE).map(|[shift]| shift.min(14))
     }
 
+    /// Whether the sender takes selective acknowledgements (RFC 2018 §2).
+    pub(super) fn sack_permitted(&self) -> bool {
+        self.find(SACK_PERMITTED, 2).is_some()
+    }
+
     /// The sender's timestamp.
     pub(super) fn timestamp(&self) -> Option<u32> {
         let [a, b, c, d, ..] = self.value::<8>(TIMESTAMP)?;
@@ -188,9 +194,11 @@ mod tests {
         let options = Options(&[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7]);
         assert_eq!(options.mss(), Some(1460));
         assert_eq!(options.window_scale(), Some(7));
+        assert!(options.sack_permitted());
         assert_eq!(options.timestamp(), Some(7));
         assert_eq!(Options(&[1, 1, 8, 10, 0, 0, 1, 0, 0, 0, 0, 9]).timestamp(), Some(256));
         assert_eq!(Options(&[3, 3, 99, 0]).window_scale(), Some(14));
+        assert!(!Options(&[3, 3, 99, 0]).sack_permitted());
         assert_eq!(Options(&[0, 2, 4, 5, 6]).mss(), None);
     }
 
