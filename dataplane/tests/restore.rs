@@ -1,6 +1,4 @@
-//! Flows that outlive their workers: saved by those of one bench, restored by those of another.
-
-mod support;
+//! Flows that outlive their workers: saved by those of one rig, restored by those of another.
 
 use std::sync::Arc;
 
@@ -13,8 +11,8 @@ use podgate_tables::l7::L7Rules;
 use podgate_tables::policy::Snapshot;
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
+use podgate_test_support::*;
 use proptest::prelude::*;
-use support::*;
 
 const CLIENT: u16 = 40_000;
 
@@ -28,40 +26,40 @@ fn b_to_a(port: u16, flags: &str, ack: Option<u32>) -> Vec<u8> {
     tcp(B, &TcpPacket { src, dst, ports: [80, port], seq: 900, ack, flags, payload: b"" })
 }
 
-/// A bench with an established connection from pod A to pod B.
-fn connected() -> Bench {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
-    connect(&mut bench, CLIENT);
-    bench
+/// A rig with an established connection from pod A to pod B.
+fn connected() -> Rig {
+    let mut rig = Rig::with(IngressOfB::FromA(None));
+    connect(&mut rig, CLIENT);
+    rig
 }
 
-fn connect(bench: &mut Bench, port: u16) {
-    bench.send(A, &a_to_b(port, "S", None));
-    bench.send(B, &b_to_a(port, "S", Some(101)));
-    assert_eq!(bench.send(A, &a_to_b(port, "", Some(901))).len(), 1);
+fn connect(rig: &mut Rig, port: u16) {
+    rig.send(A, &a_to_b(port, "S", None));
+    rig.send(B, &b_to_a(port, "S", Some(101)));
+    assert_eq!(rig.send(A, &a_to_b(port, "", Some(901))).len(), 1);
 }
 
-fn saved(bench: &Bench) -> Vec<SavedFlow> {
-    bench.workers.iter().flat_map(|worker| worker.saved_flows(bench.now)).collect()
+fn saved(rig: &Rig) -> Vec<SavedFlow> {
+    rig.workers.iter().flat_map(|worker| worker.saved_flows(rig.now)).collect()
 }
 
 /// Restores flows in workers of another agent under `snapshot`, which is then published.
-fn restarted(workers: u16, flows: &[SavedFlow], snapshot: Snapshot) -> (Bench, usize) {
-    let mut bench = Bench::new(workers);
+fn restarted(workers: u16, flows: &[SavedFlow], snapshot: Snapshot) -> (Rig, usize) {
+    let mut rig = Rig::new(workers);
     let snapshot = Arc::new(snapshot);
-    let now = bench.now;
+    let now = rig.now;
     let restore = |worker: &mut Worker| worker.restore_flows(now, &snapshot, flows);
-    let restored = bench.workers.iter_mut().map(restore).sum();
-    bench.shared.publish(snapshot);
-    (bench, restored)
+    let restored = rig.workers.iter_mut().map(restore).sum();
+    rig.shared.publish(snapshot);
+    (rig, restored)
 }
 
 /// Injects a packet at every worker; one of them owns the flow.
-fn send_at_all(bench: &mut Bench, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
-    for worker in 0..bench.workers.len() {
-        assert!(bench.links[link.index()].inject(worker, packet));
+fn send_at_all(rig: &mut Rig, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
+    for worker in 0..rig.workers.len() {
+        assert!(rig.links[link.index()].inject(worker, packet));
     }
-    bench.run()
+    rig.run()
 }
 
 #[test]
@@ -70,33 +68,33 @@ fn an_established_connection_continues_with_another_number_of_workers() {
     assert_eq!(flows.len(), 1);
     assert_eq!((flows[0].links, flows[0].packets), (FlowLinks::new(A, B), [2, 1]));
     for workers in [1, 2, 3, 7] {
-        let (mut bench, restored) = restarted(workers, &flows, guarded(1, IngressOfB::FromA(None)));
+        let (mut rig, restored) = restarted(workers, &flows, guarded(1, IngressOfB::FromA(None)));
         assert_eq!(restored, 1, "one worker owns it");
         let forwarded =
             |left: &[(LinkId, Vec<u8>)], to| left.iter().filter(|(link, _)| *link == to).count();
-        let left = send_at_all(&mut bench, A, &a_to_b(CLIENT, "P", Some(901)));
+        let left = send_at_all(&mut rig, A, &a_to_b(CLIENT, "P", Some(901)));
         assert_eq!(forwarded(&left, B), 1);
-        let left = send_at_all(&mut bench, B, &b_to_a(CLIENT, "P", Some(101)));
+        let left = send_at_all(&mut rig, B, &b_to_a(CLIENT, "P", Some(101)));
         assert_eq!(forwarded(&left, A), 1);
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
 fn datagram_flows_and_icmp_queries_continue_too() {
-    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+    let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
-    bench.send(A, &udp(A, a, b, [7, 80], b"q"));
-    bench.send(A, &echo(A, a, OUTSIDE, 8, 77));
-    bench.send(A, &sctp(A, a, OUTSIDE, [5, 6]));
-    let flows = saved(&bench);
+    rig.send(A, &udp(A, a, b, [7, 80], b"q"));
+    rig.send(A, &echo(A, a, OUTSIDE, 8, 77));
+    rig.send(A, &sctp(A, a, OUTSIDE, [5, 6]));
+    let flows = saved(&rig);
     assert_eq!(flows.len(), 3);
-    let (mut bench, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromAAt(proto::UDP)));
+    let (mut rig, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromAAt(proto::UDP)));
     assert_eq!(restored, 3);
-    assert_eq!(bench.send(B, &udp(B, b, a, [80, 7], b"a")).len(), 1);
-    assert_eq!(bench.send(HOST, &echo(HOST, OUTSIDE, a, 0, 77)).len(), 1);
-    assert_eq!(bench.send(HOST, &sctp(HOST, OUTSIDE, a, [6, 5])).len(), 1);
-    assert_eq!(bench.workers[0].flows(), 3);
+    assert_eq!(rig.send(B, &udp(B, b, a, [80, 7], b"a")).len(), 1);
+    assert_eq!(rig.send(HOST, &echo(HOST, OUTSIDE, a, 0, 77)).len(), 1);
+    assert_eq!(rig.send(HOST, &sctp(HOST, OUTSIDE, a, [6, 5])).len(), 1);
+    assert_eq!(rig.workers[0].flows(), 3);
 }
 
 #[test]
@@ -104,11 +102,11 @@ fn a_flow_that_policy_no_longer_allows_plainly_is_not_restored() {
     let flows = saved(&connected());
     let inspects = IngressOfB::FromA(Some(L7Rules::Http(Vec::new())));
     for (policy, resets) in [(IngressOfB::Closed, 1), (inspects, 1)] {
-        let (mut bench, restored) = restarted(1, &flows, snapshot(1, policy));
-        assert_eq!((restored, bench.workers[0].flows()), (0, 0));
-        let left = bench.send(A, &a_to_b(CLIENT, "P", Some(901)));
+        let (mut rig, restored) = restarted(1, &flows, snapshot(1, policy));
+        assert_eq!((restored, rig.workers[0].flows()), (0, 0));
+        let left = rig.send(A, &a_to_b(CLIENT, "P", Some(901)));
         assert_eq!((left.len(), left[0].0), (resets, A), "its sender is reset");
-        assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
+        assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
     }
 }
 
@@ -126,9 +124,9 @@ fn a_flow_between_other_links_than_its_routes_is_not_restored() {
 
 #[test]
 fn a_picked_up_flow_needs_policy_in_both_directions() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    bench.send(B, &b_to_a(CLIENT, "P", Some(5)));
-    let flows = saved(&bench);
+    let mut rig = Rig::with(IngressOfB::Open);
+    rig.send(B, &b_to_a(CLIENT, "P", Some(5)));
+    let flows = saved(&rig);
     assert!(flows[0].picked_up);
     assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::Open)).1, 1);
     assert_eq!(restarted(1, &flows, guarded(1, IngressOfB::Open)).1, 0);
@@ -137,55 +135,55 @@ fn a_picked_up_flow_needs_policy_in_both_directions() {
 
 #[test]
 fn inspected_revoked_expired_and_reset_flows_are_not_saved() {
-    let mut bench = Bench::with(IngressOfB::FromA(Some(L7Rules::Http(Vec::new()))));
-    bench.send(A, &a_to_b(CLIENT, "S", None));
-    assert_eq!((bench.workers[0].flows(), saved(&bench).len()), (1, 0));
+    let mut rig = Rig::with(IngressOfB::FromA(Some(L7Rules::Http(Vec::new()))));
+    rig.send(A, &a_to_b(CLIENT, "S", None));
+    assert_eq!((rig.workers[0].flows(), saved(&rig).len()), (1, 0));
 
-    let mut bench = connected();
-    bench.send(A, &a_to_b(CLIENT, "R", None));
-    assert_eq!((bench.workers[0].flows(), saved(&bench).len()), (1, 0));
+    let mut rig = connected();
+    rig.send(A, &a_to_b(CLIENT, "R", None));
+    assert_eq!((rig.workers[0].flows(), saved(&rig).len()), (1, 0));
 
-    let mut bench = Bench::with(IngressOfB::Open);
+    let mut rig = Rig::with(IngressOfB::Open);
     let query = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
-    bench.send(A, &query);
-    bench.shared.publish(snapshot(2, IngressOfB::Closed));
-    bench.send(A, &query);
-    assert_eq!((bench.workers[0].flows(), saved(&bench).len()), (1, 0));
+    rig.send(A, &query);
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    rig.send(A, &query);
+    assert_eq!((rig.workers[0].flows(), saved(&rig).len()), (1, 0));
 
-    let mut bench = connected();
-    assert_eq!(saved(&bench)[0].idle_ms, 0);
-    bench.now = bench.now.plus_secs(7000);
-    let idle = saved(&bench)[0].idle_ms;
+    let mut rig = connected();
+    assert_eq!(saved(&rig)[0].idle_ms, 0);
+    rig.now = rig.now.plus_secs(7000);
+    let idle = saved(&rig)[0].idle_ms;
     assert!((6_999_000..=7_000_000).contains(&idle), "{idle}");
-    bench.now = bench.now.plus_secs(500);
-    assert_eq!(saved(&bench).len(), 0);
+    rig.now = rig.now.plus_secs(500);
+    assert_eq!(saved(&rig).len(), 0);
 }
 
 #[test]
 fn idle_time_continues() {
     let mut flows = saved(&connected());
     flows[0].idle_ms = 7_430_000;
-    let (mut bench, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
+    let (mut rig, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
     assert_eq!(restored, 1);
     // Removed at most a quarter of its timeout late, and not used after its timeout.
-    bench.now = bench.now.plus_secs(1870);
+    rig.now = rig.now.plus_secs(1870);
     for _ in 0..32 {
-        bench.run();
+        rig.run();
     }
-    assert_eq!(bench.workers[0].flows(), 0);
+    assert_eq!(rig.workers[0].flows(), 0);
     flows[0].idle_ms = 7_441_000;
     assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::FromA(None))).1, 0);
 }
 
 #[test]
 fn restored_flows_respect_fair_shares_and_are_not_duplicated() {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
-    (1..=100).for_each(|port| connect(&mut bench, port));
-    let flows = saved(&bench);
-    let (mut bench, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
+    let mut rig = Rig::with(IngressOfB::FromA(None));
+    (1..=100).for_each(|port| connect(&mut rig, port));
+    let flows = saved(&rig);
+    let (mut rig, restored) = restarted(1, &flows, snapshot(1, IngressOfB::FromA(None)));
     assert_eq!(restored, 100);
     let same = Arc::new(snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!(bench.workers[0].restore_flows(bench.now, &same, &flows), 0);
+    assert_eq!(rig.workers[0].restore_flows(rig.now, &same, &flows), 0);
     let many: Vec<_> = (1..=1000)
         .map(|port| {
             let mut flow = flows[0].clone();
@@ -193,12 +191,8 @@ fn restored_flows_respect_fair_shares_and_are_not_duplicated() {
             flow
         })
         .collect();
-    let (bench, restored) = restarted(1, &many, snapshot(1, IngressOfB::FromA(None)));
-    assert_eq!(
-        (restored, bench.workers[0].flows()),
-        (128, 128),
-        "one link leaves half of the table"
-    );
+    let (rig, restored) = restarted(1, &many, snapshot(1, IngressOfB::FromA(None)));
+    assert_eq!((restored, rig.workers[0].flows()), (128, 128), "one link leaves half of the table");
 }
 
 fn any_address() -> impl Strategy<Value = Address> {
@@ -224,14 +218,14 @@ proptest! {
         let links = FlowLinks::new(LinkId(opener), LinkId(responder));
         let mut flow = saved(&connected()).remove(0);
         flow = SavedFlow { tuple, links, icmp_type, picked_up, idle_ms, ..flow };
-        let (mut bench, restored) =
+        let (mut rig, restored) =
             restarted(1, std::slice::from_ref(&flow), snapshot(1, IngressOfB::Closed));
         let to_b = [2].iter().any(|pod: &usize| {
             [Address::v4(ADDRESSES[*pod]), Address::v6(ADDRESSES_V6[*pod])].contains(&dst)
         });
         let from_node = [Address::v4(ADDRESSES[0]), Address::v6(ADDRESSES_V6[0])].contains(&src);
         prop_assert!(!(restored == 1 && to_b && !from_node), "pod B is closed: {flow:?}");
-        bench.now = Nanos(bench.now.0 + 1_000_000);
-        bench.run();
+        rig.now = Nanos(rig.now.0 + 1_000_000);
+        rig.run();
     }
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use podgate_sync::{FrameOwner, RingId};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
@@ -26,14 +28,6 @@ pub const FRAME_HEADROOM: u32 = 256;
 /// Identifies a UMEM, so that a frame of one can't be used to access another.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
-/// Holder of a frame that userspace owns: exactly one [`Frame`] handle exists for it.
-const OWNED_BY_US: u32 = 0;
-
-/// Holder of a frame that is in `link`'s rings.
-const fn held_by(link: LinkId) -> u32 {
-    link.0 as u32 + 1
-}
-
 /// The link that registered a UMEM with the kernel: sockets of other links bind to its socket.
 pub(crate) trait Registrant: Send + Sync {
     /// The socket that the UMEM was registered with; `None` for a link without sockets.
@@ -52,8 +46,8 @@ pub struct Umem {
     area: Mapping,
     frames: u32,
     id: u32,
-    /// For each frame [`OWNED_BY_US`], or [`held_by`] the link whose rings hold it.
-    holder: Box<[AtomicU32]>,
+    /// For each frame who owns it: userspace, by exactly one [`Frame`] handle, or a link's rings.
+    holder: Box<[FrameOwner]>,
     /// Free frames that are in no worker's [`FramePool`].
     pub(super) free: ArrayQueue<Frame>,
     /// The link that registered this memory, if one did.
@@ -81,7 +75,7 @@ impl Umem {
         let area = Mapping::anonymous(frames as usize * FRAME_SIZE as usize)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let free = ArrayQueue::new(frames as usize);
-        let holder = (0..frames).map(|_| AtomicU32::new(OWNED_BY_US)).collect();
+        let holder = (0..frames).map(|_| FrameOwner::default()).collect();
         let (registrant, open) = Default::default();
         let tx_metadata = AtomicBool::new(false);
         let umem = Arc::new(Self { area, frames, id, holder, free, registrant, open, tx_metadata });
@@ -178,7 +172,7 @@ impl Umem {
     /// Transfers frames between us and `link`'s rings.
     #[inline]
     pub(crate) fn ownership(&self, link: LinkId) -> FrameOwnership<'_> {
-        FrameOwnership { holder: &self.holder, umem: self.id, held: held_by(link) }
+        FrameOwnership { holder: &self.holder, umem: self.id, held: RingId::of_link(link.0) }
     }
 
     /// Allows `link` to hold frames until the claim is dropped. `None` if it may already: two links
@@ -192,7 +186,7 @@ impl Umem {
     fn reclaim_all(&self, link: LinkId) {
         let size = u64::from(FRAME_SIZE);
         let held = (0..self.frames)
-            .filter(|index| self.holder[*index as usize].load(Ordering::Relaxed) == held_by(link));
+            .filter(|index| self.holder[*index as usize].is(RingId::of_link(link.0)));
         let ownership = self.ownership(link);
         self.free_frames(held.filter_map(|index| ownership.reclaim(u64::from(index) * size)));
     }
@@ -216,7 +210,7 @@ impl Umem {
     /// Number of frames in `link`'s rings.
     #[must_use]
     pub fn held_by(&self, link: LinkId) -> usize {
-        self.holder.iter().filter(|h| h.load(Ordering::Relaxed) == held_by(link)).count()
+        self.holder.iter().filter(|holder| holder.is(RingId::of_link(link.0))).count()
     }
 }
 
@@ -237,9 +231,9 @@ fn check(frame: &Frame, umem: u32) {
 /// copy of the fields it needs, for loops over a ring.
 #[derive(Clone, Copy)]
 pub(crate) struct FrameOwnership<'u> {
-    holder: &'u [AtomicU32],
+    holder: &'u [FrameOwner],
     umem: u32,
-    held: u32,
+    held: RingId,
 }
 
 impl FrameOwnership<'_> {
@@ -250,28 +244,19 @@ impl FrameOwnership<'_> {
         let (index, position) = frame.into_parts();
         let holder = &self.holder[index as usize];
         // A plain store is enough: the one handle is consumed, so nobody else changes the holder.
-        debug_assert_eq!(holder.load(Ordering::Relaxed), OWNED_BY_US, "frame {index} was given");
-        holder.store(self.held, Ordering::Release);
+        debug_assert!(holder.is_userspace(), "frame {index} was given");
+        holder.give(self.held);
         position as u64
     }
 
     /// Reclaims the frame at `address` from the link's rings, with no data in it. `None` if the
     /// link doesn't hold it: the descriptor is false.
-    ///
-    /// A load and a store, not a compare-and-swap, which would cost as much as the rest: a frame is
-    /// in one ring at a time, and a ring has one reader. Only a kernel that names one frame in two
-    /// rings of a link at the same moment could cause two handles. The kernel is trusted not to,
-    /// since it could write to the frame itself as well.
+    /// How far the kernel is trusted here is said at [`FrameOwner::take`].
     #[inline]
     pub(crate) fn reclaim(self, address: u64) -> Option<Frame> {
         let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;
         let holder = self.holder.get(index)?;
-        // Pairs with `to_kernel`, where another worker may have written to the frame.
-        if holder.load(Ordering::Acquire) != self.held {
-            return None;
-        }
-        holder.store(OWNED_BY_US, Ordering::Relaxed);
-        Some(Frame::new(self.umem, index as u32))
+        holder.take(self.held).then(|| Frame::new(self.umem, index as u32))
     }
 }
 

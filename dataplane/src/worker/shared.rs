@@ -1,11 +1,11 @@
 //! What workers and the control thread share: bounded rings, counters, and the snapshot.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
+use podgate_sync::SleepFlag;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
 
@@ -127,7 +127,7 @@ impl Shared {
 /// Wakes a sleeping worker. Workers on memory links have no waker and never sleep.
 #[derive(Debug, Default)]
 pub(super) struct Sleeper {
-    asleep: AtomicBool,
+    flag: SleepFlag,
     waker: OnceLock<mio::Waker>,
 }
 
@@ -137,21 +137,17 @@ impl Sleeper {
         debug_assert!(fresh, "a worker thread starts once");
     }
 
-    /// Announces sleep. The worker must check for work again before it sleeps: the fence orders
-    /// that check after the announcement, as [`Self::wake_if_asleep`] orders its check after the
-    /// work was queued, so that one of the two sees the other.
+    /// Announces sleep; see [`SleepFlag`].
     pub(super) fn announce_sleep(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.flag.announce();
     }
 
     pub(super) fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.flag.clear();
     }
 
     pub(super) fn wake_if_asleep(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed)
+        if self.flag.must_wake()
             && let Some(waker) = self.waker.get()
         {
             // Fails only if the worker's poll is closed: then it doesn't sleep.
