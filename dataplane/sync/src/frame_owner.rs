@@ -51,10 +51,10 @@ impl FrameOwner {
 
     /// Takes the frame from `rings` for userspace. Returns false if they don't own it.
     ///
-    /// This is a load and a store and no exchange, which would cost as much as all the rest: a frame
-    /// is in one ring at a time, and a ring has one reader. Only a kernel that names one frame in
-    /// two rings of a link at the same moment could have it taken twice, and such a kernel could as
-    /// well write to the frame itself.
+    /// A load and a store, not a compare-and-swap, which would cost as much as the rest: a frame is
+    /// in one ring at a time, and a ring has one reader. Only a kernel that names one frame in two
+    /// rings of a link at the same moment could have it taken twice. The kernel is trusted not to,
+    /// since it could write to the frame itself as well.
     #[must_use]
     #[inline]
     pub fn take(&self, rings: RingId) -> bool {

@@ -7,8 +7,8 @@
 //! RUSTFLAGS="--cfg loom" cargo test -p podgate-sync --lib loom
 //! ```
 //!
-//! The queues are crossbeam's, which its authors model themselves; under loom a simple bounded queue
-//! stands in for them.
+//! The queues are crossbeam's, which its authors model themselves; under loom a simple bounded
+//! queue stands in for them.
 #![forbid(unsafe_code)]
 
 mod atomic;

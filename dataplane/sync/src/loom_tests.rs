@@ -108,8 +108,8 @@ fn loom_a_reader_of_an_item_finds_its_detail() {
     });
 }
 
-/// One worker fills a frame and gives it to the rings of a link; another one, which holds the link's
-/// completion ring, takes it. The ring's entry itself orders nothing here: the note has to.
+/// One worker fills a frame and gives it to the rings of a link; another one, which serves the
+/// link's completion ring, takes it. The ring's entry itself orders nothing here: the owner has to.
 #[test]
 fn loom_a_frame_taken_back_shows_what_was_written_before_it_was_given() {
     const RINGS: RingId = RingId::of_link(3);

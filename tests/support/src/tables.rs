@@ -104,7 +104,8 @@ pub fn closed() -> RuleTable {
     RuleTable { default_deny: Some(DENY_SET), ..Default::default() }
 }
 
-/// [`snapshot`], with nobody allowed to open flows to pod A: no policy decision on what pod A opens is thus made for the opposite direction.
+/// [`snapshot`], with no flows allowed to pod A, so that flows of pod A are allowed in one
+/// direction only.
 #[must_use]
 pub fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     const POD_A: u32 = 4;

@@ -135,7 +135,7 @@ impl RandomOrder {
     }
 }
 
-/// Nanoseconds of [`FlowTable::find`] for a random flow of `flows`.
+/// Nanoseconds of [`FlowTable::lookup`] for a random flow of `flows`.
 fn find_alone(flows: usize) -> Result<f64> {
     const LOOKUPS: usize = 1 << 20;
     let mut table = FlowTable::new(CAPACITY);
