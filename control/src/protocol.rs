@@ -23,7 +23,7 @@ use std::str::FromStr;
 
 use podgate_policy::explain::Query;
 use podgate_policy::record::FlowRecord;
-use podgate_policy::{Refusal, refusal_line};
+use podgate_policy::{Rejection, rejection_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -666,8 +666,8 @@ pub struct RefusedField {
     pub fix: Option<String>,
 }
 
-impl From<&Refusal> for RefusedField {
-    fn from(refusal: &Refusal) -> Self {
+impl From<&Rejection> for RefusedField {
+    fn from(refusal: &Rejection) -> Self {
         let source = refusal.source.as_ref().map(|source| Source {
             file: source.file.display().to_string(),
             line: source.line,
@@ -687,7 +687,7 @@ impl fmt::Display for RefusedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, source, field, reason, fix } = self;
         let source = source.as_ref().map(|source| format!("{}:{}", source.file, source.line));
-        let line = refusal_line(source.as_deref(), object, field, reason, fix.as_deref());
+        let line = rejection_line(source.as_deref(), object, field, reason, fix.as_deref());
         f.write_str(&line)
     }
 }

@@ -121,7 +121,7 @@ impl Agent {
             epoch: self.publisher.epoch().0,
             source,
             policies: self.policies_in_force(),
-            refused: self.store.refused_objects(),
+            refused: self.store.rejected_objects(),
             problems: self.problems(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
@@ -142,7 +142,7 @@ impl Agent {
     }
 
     fn policies_in_force(&self) -> usize {
-        self.store.policies().filter(|policy| policy.state != StoreState::Refused).count()
+        self.store.policies().filter(|policy| policy.state != StoreState::Rejected).count()
     }
 
     /// Events of which there is no record.
@@ -260,7 +260,7 @@ impl Agent {
         AgentCounts {
             endpoints: self.endpoint_counts(),
             policies: self.policies_in_force() as u64,
-            refused: self.store.refused_objects() as u64,
+            refused: self.store.rejected_objects() as u64,
             epoch: self.publisher.epoch().0.into(),
             path_mtu: self.path_mtu.unwrap_or(0).into(),
             frames_spare: self.links.dataplane().umem().spare_frames() as u64,

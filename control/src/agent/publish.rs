@@ -66,7 +66,7 @@ impl Agent {
         if !self.source.status().synced {
             return;
         }
-        let policy_changed = self.compiler.update(&mut self.store);
+        let policy_changed = self.compiler.update(&self.store);
         let (routes, not_ready) = self.route_table();
         self.publisher.not_ready = not_ready;
         let same_routes = self.publisher.routes.as_deref() == Some(&routes);

@@ -155,7 +155,7 @@ pub struct PolicyWaited {
 
 /// What an explanation has to say of objects that are not judged by as they are written.
 pub(crate) fn refused_note(store: &Store) -> Option<String> {
-    match store.refused_objects() {
+    match store.rejected_objects() {
         0 => None,
         1 => Some("1 object is not in force as it was last written".to_owned()),
         count => Some(format!("{count} objects are not in force as they were last written")),

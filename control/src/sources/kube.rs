@@ -127,31 +127,8 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
 /// How the API server calls a version of a kind.
 fn resource(kind: Kind, version: &str) -> ApiResource {
     let (group, version) = version.split_once('/').unwrap_or(("", version));
-    let plural = match kind {
-        Kind::Namespace => "namespaces",
-        Kind::Node => "nodes",
-        Kind::Pod => "pods",
-        Kind::NetworkPolicy => "networkpolicies",
-        Kind::CiliumNetworkPolicy => "ciliumnetworkpolicies",
-        Kind::CiliumClusterwideNetworkPolicy => "ciliumclusterwidenetworkpolicies",
-        Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
-        Kind::CiliumCidrGroup => "ciliumcidrgroups",
-        Kind::Service => "services",
-        Kind::EndpointSlice => "endpointslices",
-    };
     let gvk = GroupVersionKind::gvk(group, version, kind.name());
-    ApiResource::from_gvk_with_plural(&gvk, plural)
-}
-
-/// Whether a cluster may lack the kind.
-fn is_custom(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::CiliumNetworkPolicy
-            | Kind::CiliumClusterwideNetworkPolicy
-            | Kind::ClusterNetworkPolicy
-            | Kind::CiliumCidrGroup
-    )
+    ApiResource::from_gvk_with_plural(&gvk, kind.plural())
 }
 
 /// What the server itself said, if it did.
@@ -180,7 +157,7 @@ fn is_missing(error: &watcher::Error) -> bool {
 /// must not be taken for a cluster without policies.
 fn problem(kind: Kind, error: &watcher::Error) -> Problem {
     match status(error) {
-        Some(_) if is_missing(error) && is_custom(kind) => Problem::NotInstalled,
+        Some(_) if is_missing(error) && kind.is_custom() => Problem::NotInstalled,
         Some(status) => Problem::Other(status.message.clone()),
         None => Problem::Other(describe(error)),
     }

@@ -9,7 +9,7 @@ pub(crate) mod kube;
 pub(crate) mod last_good;
 pub(crate) mod manifests;
 
-use podgate_policy::{Refusal, Store};
+use podgate_policy::{Rejection, Store};
 use tracing::warn;
 
 use crate::protocol::SourceStatus;
@@ -64,7 +64,7 @@ impl Source {
 }
 
 /// Says in the log what is refused and why.
-fn log_refusals<'r>(refusals: impl IntoIterator<Item = &'r Refusal>) {
+fn log_refusals<'r>(refusals: impl IntoIterator<Item = &'r Rejection>) {
     for refusal in refusals {
         warn!("refused: {}", crate::output::escape(&refusal.to_string()));
     }

@@ -28,7 +28,7 @@ impl Agent {
         PolicyList {
             epoch: self.publisher.epoch().0,
             policies: policies.map(|policy| policy_status(&self.store, &policy)).collect(),
-            refused: self.store.refusals().map(RefusedField::from).collect(),
+            refused: self.store.rejections().map(RefusedField::from).collect(),
         }
     }
 
@@ -144,7 +144,7 @@ fn state(state: StoreState) -> PolicyState {
     match state {
         StoreState::Enforced => PolicyState::Enforced,
         StoreState::Outdated => PolicyState::Outdated,
-        StoreState::Refused => PolicyState::Refused,
+        StoreState::Rejected => PolicyState::Refused,
     }
 }
 
@@ -170,7 +170,7 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
     let details: Vec<_> = chosen
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
-            refused: policy.refusals.iter().map(RefusedField::from).collect(),
+            refused: policy.rejections.iter().map(RefusedField::from).collect(),
             specs: store
                 .rule_sets(policy.key)
                 .map_or(&[][..], |sets| sets)
