@@ -3,13 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
-use podgate_dataplane::event::Event;
-use podgate_dataplane::policy::Snapshot;
+use podgate_dataplane::mem::Umem;
 use podgate_dataplane::stats::WorkerStats;
-use podgate_dataplane::types::{LinkId, Nanos};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::RingSizes;
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
-use podgate_dataplane::xsk::{RingSizes, Umem};
+use podgate_tables::event::Event;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::time::Nanos;
 
 /// Rings of each link. A packet of 64 KiB takes 18 frames, and the largest batch has to fit into
 /// one link's transmit ring together with what an inspector releases.

@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_dataplane::policy::{AddressMap, DenySetId, Peer, PortNameId, Rows, RuleId};
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
+use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
 
 use crate::key::ObjectKey;
 use crate::labels::LabelContext;
@@ -106,13 +107,13 @@ impl Catalog {
 
     /// Who an entry's peer stands for. `None` for numbers of other tables than this catalogue's.
     #[must_use]
-    pub fn peer(&self, peer: Peer) -> Option<PeerName<'_>> {
+    pub fn peer(&self, peer: PeerMatch) -> Option<PeerName<'_>> {
         Some(match peer {
-            Peer::Anyone => PeerName::Anyone,
-            Peer::Namespaces(id) | Peer::Labels(id) => {
+            PeerMatch::Any => PeerName::Anyone,
+            PeerMatch::Namespaces(id) | PeerMatch::Labels(id) => {
                 PeerName::Selector(self.selectors.get(id.0)?.as_deref()?)
             }
-            Peer::Addresses(id) => PeerName::Addresses(self.address_sets.get(id.0)?),
+            PeerMatch::Addresses(id) => PeerName::Addresses(self.address_sets.get(id.0)?),
         })
     }
 

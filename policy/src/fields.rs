@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 
-use podgate_dataplane::l7::PatternBudget;
+use podgate_tables::l7::PatternBudget;
 use serde_json::{Map, Value};
 
 /// Problems kept of one object; a hostile object can't fill memory with complaints.

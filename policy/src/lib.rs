@@ -3,7 +3,7 @@
 //! An object's way: [`manifest`] (or an API server's watch) gives JSON; [`Store::apply`] checks it
 //! against [`model`], which refuses, by name, everything that could not be enforced; [`rules`] is
 //! the normal form that every kind of policy is lowered to; [`compile()`] turns all of them and the
-//! pods into [`podgate_dataplane::policy::PolicyTables`] and a [`Catalog`] of the names behind the
+//! pods into [`podgate_tables::policy::PolicyTables`] and a [`Catalog`] of the names behind the
 //! tables' numbers.
 //!
 //! The tables depend on the objects in the store and on nothing else: not on the order in which
@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod model;
 #[cfg(feature = "oracle")]
 pub mod oracle;
+mod pod_name;
 pub mod record;
 mod rejection;
 mod relevance;

@@ -26,7 +26,7 @@ impl Relevance {
     pub(crate) fn of_kind(kind: Option<&str>, version: Option<&str>) -> Self {
         let Some(name) = kind.filter(|kind| !is_template(kind)) else { return Self::Other };
         // Ignoring a policy would open what it closes, so a misspelt kind must not hide it.
-        if name.to_ascii_lowercase().ends_with("networkpolicy") {
+        if looks_like_policy(name) {
             return Self::Policy;
         }
         let similar = Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
@@ -39,4 +39,22 @@ impl Relevance {
             _ => Self::None,
         }
     }
+}
+
+/// Most letters that may differ between a misspelt kind and the kind that is meant.
+const TYPOS_MAX: usize = 2;
+
+/// Whether a kind is a network policy of some system, or one of ours with at most [`TYPOS_MAX`]
+/// letters wrong, missing, added or swapped.
+fn looks_like_policy(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    let singular = kind.strip_suffix("ies").map(|stem| format!("{stem}y"));
+    let kind = singular.unwrap_or(kind);
+    let is_near = |known: &&Kind| {
+        let known = known.name().to_ascii_lowercase();
+        known.ends_with("networkpolicy")
+            && known.len().abs_diff(kind.len()) <= TYPOS_MAX
+            && strsim::osa_distance(&known, &kind) <= TYPOS_MAX
+    };
+    kind.ends_with("networkpolicy") || Kind::ALL.iter().any(|known| is_near(&known))
 }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::{L7Rules, NamePattern};
-pub use podgate_dataplane::policy::Covers;
-use podgate_dataplane::policy::{Action, Tier};
+use podgate_tables::l7::{L7Rules, NamePattern};
+pub use podgate_tables::policy::AddressScope;
+use podgate_tables::policy::{Action, Tier};
 
 use crate::model::PortMatch;
 use crate::selector::Selector;
@@ -108,7 +108,7 @@ pub struct NetworkPeer {
     /// …but not these, which lie within; sorted.
     pub except: Vec<IpNet>,
     /// Whose addresses count.
-    pub covers: Covers,
+    pub scope: AddressScope,
 }
 
 /// `egress` or `ingress`.

@@ -44,8 +44,10 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::Path;
 
-use podgate_dataplane::policy::Subject;
-use podgate_dataplane::types::{Address, Tuple, proto};
+use podgate_tables::address::Address;
+use podgate_tables::policy::Subject;
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use serde_json::{Map, Value};
 
 use crate::key::{Kind, ObjectKey};

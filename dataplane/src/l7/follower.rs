@@ -35,17 +35,19 @@ mod requests;
 mod responses;
 mod seq;
 
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::L7Policy;
+use podgate_tables::l7::http1::Denial;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
-use super::L7Policy;
-use super::http1::{Http1, Refusal};
+use super::http1::Http1;
 use super::io::FlowIo;
 use super::reply::{Segment, Template};
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
+use crate::mem::Packet;
 use crate::packet::{L4, View, edit};
-use crate::types::{Direction, Nanos};
-use crate::xsk::Packet;
 use arrived::Arrived;
 use refuse::Answered;
 use requests::Requests;
@@ -72,14 +74,17 @@ struct Peer {
     window: u16,
     /// Its latest timestamp, if both ends use them.
     timestamp: Option<u32>,
+    /// Whether it takes selective acknowledgements (RFC 2018), if both ends do.
+    sack: bool,
 }
 
 impl Peer {
     fn of_syn(arrived: &Arrived, io: &impl FlowIo) -> (Self, Option<u8>) {
         let options = arrived.options(io.umem());
-        let mss = options.mss().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
+        let mss = options.max_segment_size().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
         let window = arrived.tcp.window;
-        (Self { mss, scale: 0, window, timestamp: options.timestamp() }, options.window_scale())
+        let (timestamp, sack) = (options.timestamp(), options.sack_permitted());
+        (Self { mss, scale: 0, window, timestamp, sack }, options.window_scale())
     }
 
     /// Right edge of the window that a segment of this end announces.
@@ -253,7 +258,7 @@ impl Follower {
     pub fn segment(
         &mut self,
         now: Nanos,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         packet: Packet,
         policy: &L7Policy,
@@ -262,13 +267,13 @@ impl Follower {
         let L4::Tcp(tcp) = view.l4_kind else {
             return io.discard(packet, DropReason::Malformed);
         };
-        if !edit::l4_checksum_is_right(io.umem(), &packet, view) {
+        if !edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
             return io.discard(packet, DropReason::BadChecksum);
         }
         let arrived = Arrived { view: *view, tcp, packet };
         match direction {
-            Direction::Original => self.client_segment(now, arrived, policy, io),
-            Direction::Reply => self.server_segment(now, arrived, io),
+            FlowDirection::Original => self.client_segment(now, arrived, policy, io),
+            FlowDirection::Reply => self.server_segment(now, arrived, io),
         }
         self.take_waiting(now, policy, io);
         self.settle(io);
@@ -294,7 +299,7 @@ impl Follower {
     /// what the client has acknowledged itself.
     fn send(
         &self,
-        direction: Direction,
+        direction: FlowDirection,
         seq: Seq,
         control: TcpControl,
         window: Option<u16>,
@@ -302,32 +307,41 @@ impl Follower {
         io: &mut impl FlowIo,
     ) {
         let (speaker, listener, ack) = match direction {
-            Direction::Original => (self.client, self.server, self.responses.acked),
-            Direction::Reply => (self.server, self.client, self.requests.next),
+            FlowDirection::Original => (self.client, self.server, self.responses.acked),
+            FlowDirection::Reply => (self.server, self.client, self.requests.next),
         };
-        let timestamp = |peer: Option<Peer>| peer.and_then(|peer| peer.timestamp);
         let segment = Segment {
             direction,
             seq: seq.0,
             ack: Some(ack.0),
             window: window.or(speaker.map(|peer| peer.window)).unwrap_or(0),
             control,
-            timestamps: timestamp(speaker).zip(timestamp(listener)),
+            timestamps: timestamps(speaker, listener),
+            sack: None,
             payload,
         };
-        let packet = self.template.as_ref().and_then(|template| template.build(&segment, io));
+        self.send_segment(&segment, io);
+    }
+
+    fn send_segment(&self, segment: &Segment<'_>, io: &mut impl FlowIo) {
+        let packet = self.template.as_ref().and_then(|template| template.build(segment, io));
         if let Some(packet) = packet {
-            io.originate(direction, packet);
+            io.originate(segment.direction, packet);
         }
     }
+}
+
+/// Latest timestamps of the sender and of the receiver, if the connection uses them.
+fn timestamps(sender: Option<Peer>, receiver: Option<Peer>) -> Option<(u32, u32)> {
+    sender?.timestamp.zip(receiver?.timestamp)
 }
 
 /// Bytes of a timestamp option, padded.
 const TIMESTAMP_LEN: usize = 12;
 
-/// Tells of a refusal that is not about a request that could be read.
-fn tell(refusal: Refusal, io: &mut impl FlowIo) {
-    io.event(EventKind::Drop { reason: refusal.reason });
+/// Tells of a denial that is not about a request that could be read.
+fn tell(denial: Denial, io: &mut impl FlowIo) {
+    io.event(EventKind::Drop { reason: denial.reason });
 }
 
 #[cfg(test)]

@@ -21,24 +21,20 @@
 //! not HTTP/1.1 any more. So clients that offer HTTP/2 on their first request go on to work.
 
 mod body;
-mod head;
 mod request;
 mod response;
-mod scan;
-mod target;
 
-pub use head::FIELDS_MAX;
 pub use request::Judged;
 pub use response::ResponseHead;
 
 use std::collections::VecDeque;
 
-use super::{L7Policy, Request};
-use crate::drop_reason::DropReason;
-use crate::types::Nanos;
+use podgate_tables::l7::L7Policy;
+use podgate_tables::l7::http1::Denial;
+use podgate_tables::time::Nanos;
+
 use request::Requests;
 use response::Responses;
-use scan::{Scanner, Shape};
 
 /// Requests that may wait for their responses at once; further ones are not read meanwhile.
 /// Browsers and load generators stay below a tenth of it.
@@ -53,63 +49,6 @@ pub enum Next {
     Decide,
     /// The other direction has to go on first.
     Wait,
-}
-
-/// How to tell the client that its request stream ends here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// 403 and close: policy says no.
-    Forbidden,
-    /// 400 and close: not a request that we understand.
-    BadRequest,
-    /// No HTTP answer would be understood, or none fits here: reset.
-    Reset,
-}
-
-/// Why a stream ends, and how.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    /// For counters and events.
-    pub reason: DropReason,
-    /// For the client.
-    pub answer: Answer,
-    /// The client asked by `HEAD`, so that the answer must not have a body.
-    pub head_only: bool,
-}
-
-impl Refusal {
-    const DENIED: Self = Self::new(DropReason::L7Denied, Answer::Forbidden);
-    /// Refused by a rule that would look at the path, for a path that is not in normal form.
-    const NOT_NORMAL: Self = Self::new(DropReason::L7Malformed, Answer::Forbidden);
-    const MALFORMED: Self = Self::new(DropReason::L7Malformed, Answer::BadRequest);
-    /// Understood as HTTP/1.1, but not to be followed (`CONNECT`, announced trailers).
-    const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, Answer::Forbidden);
-    /// Another protocol: TLS, HTTP/2, or what a 101 switched to.
-    const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, Answer::Reset);
-    /// In the middle of a message that has already gone on in part.
-    const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, Answer::Reset);
-
-    /// A refusal with the body that its answer has.
-    #[must_use]
-    pub const fn new(reason: DropReason, answer: Answer) -> Self {
-        Self { reason, answer, head_only: false }
-    }
-}
-
-/// Reads one request head, up to and with its empty line, as the inspector does: what `explain`
-/// asks about is what a worker would see.
-///
-/// # Errors
-/// What the inspector would answer, whatever the rules say.
-pub fn read_head<'a>(
-    head: &'a [u8],
-    fields: &'a mut [httparse::Header<'a>; FIELDS_MAX],
-) -> Result<Request<'a>, Refusal> {
-    let unit = Scanner::default().scan(Shape::Section, head);
-    if unit != Ok((head.len(), true)) {
-        return Err(Refusal::MALFORMED);
-    }
-    head::parse(head, fields).map(|head| head.request)
 }
 
 /// A request whose response is not complete yet.
@@ -152,7 +91,7 @@ impl Http1 {
     ///
     /// # Errors
     /// When the unit can't become one that is allowed.
-    pub fn scan(&mut self, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<(usize, bool), Denial> {
         self.requests.scan(bytes)
     }
 
@@ -166,7 +105,7 @@ impl Http1 {
         now: Nanos,
         unit: &[u8],
         policy: &L7Policy,
-    ) -> Result<Option<Judged>, Refusal> {
+    ) -> Result<Option<Judged>, Denial> {
         let judged = self.requests.decide(unit, policy)?;
         if let Some(Judged { verdict: Ok(_), head_only, upgrade, .. }) = judged {
             self.owed.push_back(Owed { released: now, head_only });
@@ -179,7 +118,7 @@ impl Http1 {
     ///
     /// # Errors
     /// When that is in the middle of a unit.
-    pub fn end_requests(&self) -> Result<(), Refusal> {
+    pub fn end_requests(&self) -> Result<(), Denial> {
         self.requests.end()
     }
 
@@ -226,7 +165,7 @@ impl Http1 {
         &mut self,
         now: Nanos,
         bytes: &[u8],
-    ) -> Result<(usize, Option<ResponseHead>), Refusal> {
+    ) -> Result<(usize, Option<ResponseHead>), Denial> {
         let mut taken = 0;
         while taken < bytes.len() {
             let step = self.responses.step(&bytes[taken..], self.owed.front().copied(), now)?;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
 use fastrand::Rng;
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::route::RouteTable;
-use podgate_dataplane::types::Epoch;
 use podgate_dataplane::worker::Shared;
 use podgate_policy::{Compiled, Compiler, ObjectKey, Rejection, Store};
+use podgate_tables::ids::Epoch;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::route::RouteTable;
 use serde_json::Value;
 
 use super::Error;

@@ -14,7 +14,7 @@ mod table;
 use std::io::{self, Write};
 
 use clap::Subcommand;
-use podgate_dataplane::route::AddressTaken;
+use podgate_tables::route::AddressTaken;
 
 pub use cluster::{Labels, Size};
 pub use node::Node;

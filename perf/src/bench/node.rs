@@ -8,10 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use podgate_dataplane::policy::{PolicyTables, Snapshot};
-use podgate_dataplane::route::RouteTable;
-use podgate_dataplane::types::{Address, Epoch, Tuple, proto};
 use podgate_policy::compile;
+use podgate_tables::address::Address;
+use podgate_tables::ids::Epoch;
+use podgate_tables::policy::{PolicyTables, Snapshot};
+use podgate_tables::proto;
+use podgate_tables::route::RouteTable;
+use podgate_tables::tuple::Tuple;
 
 use super::Error;
 use super::cluster::{Cluster, Labels, PodSpec, Size};
@@ -78,7 +81,7 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use podgate_dataplane::policy::{Subject, Verdict};
+    use podgate_tables::policy::{LocalEnds, Subject, Verdict};
 
     use super::*;
 
@@ -91,8 +94,9 @@ mod tests {
             let from = number % node.pods();
             let tuple = node.draw(from, &mut rng);
             assert_ne!(tuple.src, tuple.dst);
-            assert_eq!(snapshot.routes.local(tuple.src), Some(pods::link_of(from)));
-            let decision = snapshot.policy.decide(&Subject { tuple, icmp_type: 0 }, [true; 2]);
+            assert_eq!(snapshot.routes.local_link(tuple.src), Some(pods::link_of(from)));
+            let decision =
+                snapshot.policy.decide(&Subject { tuple, icmp_type: 0 }, LocalEnds::BOTH);
             allowed += u32::from(decision.verdict == Verdict::Allow);
         }
         assert!((700..1000).contains(&allowed), "{allowed}");

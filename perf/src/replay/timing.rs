@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::types::{LinkId, Nanos};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::time::Nanos;
 
 use super::capture::Capture;
 use super::plan::{SPAN_MAX_NS, Step};

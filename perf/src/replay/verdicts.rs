@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use podgate_dataplane::drop_reason::DropReason;
-use podgate_dataplane::event::{Event, EventKind};
-use podgate_dataplane::packet::{L4, parse, quoted, tcp_flags};
-use podgate_dataplane::policy::Verdict;
+use podgate_dataplane::packet::{L4, parse, quoted};
 use podgate_dataplane::stats::{self, WorkerStats};
-use podgate_dataplane::types::{Tuple, proto};
 use podgate_policy::Compiled;
 use podgate_policy::record::{Detail, FlowRecord};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{Event, EventKind};
+use podgate_tables::policy::Verdict;
+use podgate_tables::tuple::Tuple;
+use podgate_tables::{proto, tcp_flags};
 
 use super::capture::Capture;
 use super::plan::Step;
@@ -224,6 +225,6 @@ impl<'a> Book<'a> {
     }
 }
 
-fn tally(counted: &stats::Tally) -> Tally {
+fn tally(counted: &stats::PacketCounter) -> Tally {
     Tally { packets: counted.packets.get(), bytes: counted.bytes.get() }
 }

@@ -1,8 +1,9 @@
 //! Who is behind an address.
 
 use hashbrown::{HashMap, HashSet};
-use podgate_dataplane::policy::{AddressRow, NamedPorts, PolicyTables, PortNameId};
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::ids::PortNameId;
+use podgate_tables::policy::{AddressRow, NamedPorts, PolicyTables};
 
 use super::working::Working;
 use crate::catalog::PodName;

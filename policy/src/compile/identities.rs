@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::{PolicyTables, SelectorSet};
+use podgate_tables::policy::{PolicyTables, SelectorSet};
 
 use super::index::most_telling;
 use super::interner::Numbers;

@@ -10,7 +10,7 @@
 //! 4. Each address gets the identity of whoever owns it ([`addresses`]).
 //!
 //! A [`Compiler`] keeps all of this, and follows changes of the store: what a change does not touch
-//! stays as it is, and snapshots share it ([`podgate_dataplane::policy::Rows`]). Numbers depend on
+//! stays as it is, and snapshots share it ([`podgate_tables::policy::Rows`]). Numbers depend on
 //! what was there before. What they stand for does not: the same objects make the same tables by
 //! name, in whatever order they came.
 
@@ -28,8 +28,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podgate_dataplane::policy::{IdentityRow, Peer, PolicyTables, PortNameId, RuleId, SelectorSet};
-use podgate_dataplane::types::Address;
+use podgate_tables::address::Address;
+use podgate_tables::ids::{PortNameId, RuleId};
+use podgate_tables::policy::{IdentityRow, PeerMatch, PolicyTables, SelectorSet};
 
 use self::addresses::{Claims, PlacedPod};
 use self::identities::{Acquired, Identities, Key, number_of};
@@ -258,7 +259,7 @@ impl Compiler {
         policy: &Arc<ObjectKey>,
         rule: &Rule,
         store: &Store,
-    ) -> (RuleId, Vec<Peer>) {
+    ) -> (RuleId, Vec<PeerMatch>) {
         let id = RuleId(self.program.rule_numbers.take());
         let (policy, field) = (Arc::clone(policy), rule.field.clone());
         self.working.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use podgate_dataplane::policy::{
-    AddressSet, DenySetId, IdentityRow, PolicyTables, PortNameId, RuleId, SelectorId, SelectorSet,
-};
+use podgate_tables::ids::{DenySetId, PortNameId, RuleId, SelectorId};
+use podgate_tables::policy::{AddressSet, IdentityRow, PolicyTables, SelectorSet};
 
 use crate::catalog::{Catalog, IdentityInfo, RuleOrigin};
 use crate::key::ObjectKey;

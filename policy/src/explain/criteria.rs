@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_dataplane::l7::{L7Request, NamePattern};
+use podgate_tables::l7::{L7Request, NamePattern};
 use serde::{Deserialize, Serialize};
 
 use super::words::why_not;
 use crate::catalog::PodName;
 use crate::labels::{LabelContext, LabelKey};
 use crate::model::{Pod, PortMatch, PortNumbers};
-use crate::rules::{Covers, NetworkPeer, Peer, Rule, RulePorts};
+use crate::rules::{AddressScope, NetworkPeer, Peer, Rule, RulePorts};
 use crate::selector::{Requirement, Selector, Test};
 use crate::store::Store;
 
@@ -197,7 +197,7 @@ impl Case<'_> {
     }
 
     fn miss_of_network(&self, peer: &NetworkPeer) -> Option<(usize, String)> {
-        let NetworkPeer { network, except, covers } = peer;
+        let NetworkPeer { network, except, scope } = peer;
         let (who, address) = (self.peer.name(), self.peer.address);
         if !network.contains(&address) {
             let other_family = network.addr().is_ipv4() != address.is_ipv4();
@@ -208,10 +208,12 @@ impl Case<'_> {
             return Some((1, format!("{address} is in {out}, which {network} excepts")));
         }
         let is_pod = matches!(self.peer.facts, LabelContext::Pod { .. });
-        let kind = match (covers, is_pod, self.peer.is_node) {
-            (Covers::Everyone, ..) | (_, false, false) | (Covers::Nodes, _, true) => return None,
+        let kind = match (scope, is_pod, self.peer.is_node) {
+            (AddressScope::All, ..)
+            | (_, false, false)
+            | (AddressScope::WorldAndNodes, _, true) => return None,
             (_, true, _) => "pods",
-            (Covers::Outsiders, _, true) => "nodes",
+            (AddressScope::World, _, true) => "nodes",
         };
         let reason = format!(
             "{address} is in {network}, but CIDR rules of Cilium policies never match {kind}, as \

@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::{
-    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern,
-};
-use podgate_dataplane::policy::Action;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern};
+use podgate_tables::policy::Action;
 
 use super::{in_namespace, is_pod, reserved, sorted};
 use crate::directory::Directory;
@@ -16,7 +14,7 @@ use crate::model::{
     CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, LabelSelector, PortRule, Ports,
     RuleSection, ServiceReference,
 };
-use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{AddressScope, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::{Requirement, Selector};
 
 /// Lowers a policy of `namespace`, or a cluster-wide one.
@@ -159,14 +157,14 @@ impl Scope<'_> {
             Peer::Network(NetworkPeer {
                 network: address.into(),
                 except: Vec::new(),
-                covers: Covers::Nodes,
+                scope: AddressScope::WorldAndNodes,
             })
         })
     }
 }
 
 fn outsiders(network: IpNet, except: Vec<IpNet>) -> Peer {
-    Peer::Network(NetworkPeer { network, except, covers: Covers::Outsiders })
+    Peer::Network(NetworkPeer { network, except, scope: AddressScope::World })
 }
 
 /// A network of a group without those that lie anywhere; `None` if nothing is left.

@@ -209,11 +209,16 @@ fn regular(metadata: &Metadata) -> Result<(), ReadError> {
     Err(ReadError::NotRegular(what))
 }
 
-/// Whether a text holds nothing but blank lines, comments, and marks of YAML documents.
+/// Whether a text holds nothing but blank lines, comments, marks of YAML documents, and documents
+/// that are `null`.
 #[must_use]
 pub fn is_blank(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    lines.all(|line| line.is_empty() || line == b"---" || line == b"..." || line[0] == b'#')
+    lines.all(|line| {
+        let content = line.strip_prefix(b"---").map_or(line, <[u8]>::trim_ascii_start);
+        matches!(content, b"" | b"..." | b"null" | b"~") || content[0] == b'#'
+    })
 }
 
 /// What stands for a file of which nothing could be read, for a reason of the caller's.

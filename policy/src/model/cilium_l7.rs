@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::{
+use podgate_tables::l7::{
     HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern, RuleError,
 };
-use podgate_dataplane::types::proto;
+use podgate_tables::proto;
 
 use super::cilium::RuleSection;
 use super::names::{parse_name_match, parse_pattern};
@@ -127,7 +127,7 @@ fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {
     let (headers, header_matches) =
         (headers.unwrap_or_default(), header_matches.unwrap_or_default());
     let spec = HttpRuleSpec { method, path, host, headers, header_matches };
-    compiled(field, HttpRule::within(&mut field.pattern_budget(), spec))
+    compiled(field, HttpRule::with_budget(&mut field.pattern_budget(), spec))
 }
 
 /// Name, and value if there is one.

@@ -2,7 +2,7 @@
 //! (cilium `pkg/policy/api/{ingress,egress,cidr,entity,service,fqdn}.go`).
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::NamePattern;
+use podgate_tables::l7::NamePattern;
 
 use super::cidr::{parse_block, parse_network_or_address, parse_networks};
 use super::cilium::RuleSection;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use podgate_dataplane::l7::L7Rules;
-use podgate_dataplane::types::proto;
+use podgate_tables::l7::L7Rules;
+use podgate_tables::proto;
 use serde_json::Value;
 
 use super::cilium::RuleSection;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_dataplane::types::proto;
+use podgate_tables::proto;
 use serde_json::Value;
 
 use super::metadata::parse_labels;

@@ -1,9 +1,9 @@
 //! ClusterNetworkPolicy (network-policy-api `apis/v1alpha2/clusternetworkpolicy_types.go`).
 
 use ipnet::IpNet;
-use podgate_dataplane::l7::NamePattern;
-use podgate_dataplane::policy::{Action, Tier};
-use podgate_dataplane::types::proto;
+use podgate_tables::l7::NamePattern;
+use podgate_tables::policy::{Action, Tier};
+use podgate_tables::proto;
 
 use super::cidr::parse_network;
 use super::ports::{PortMatch, PortNumbers, is_port_name};

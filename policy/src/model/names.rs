@@ -1,6 +1,6 @@
 //! Patterns of DNS names as Cilium policies write them (cilium `pkg/policy/api/fqdn.go`).
 
-use podgate_dataplane::l7::{NameError, NamePattern};
+use podgate_tables::l7::{NameError, NamePattern};
 
 use crate::fields::{Field, quote};
 

@@ -2,7 +2,7 @@
 //! `pkg/apis/networking/validation/validation.go`).
 
 use ipnet::IpNet;
-use podgate_dataplane::types::proto;
+use podgate_tables::proto;
 use serde_json::Value;
 
 use super::cidr::parse_block;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use podgate_dataplane::policy::{Action, Tier};
+use podgate_tables::policy::{Action, Tier};
 
 use super::peers::Peer;
 use super::{Case, Match, Opinion, labels};

@@ -12,9 +12,9 @@ mod requests;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_dataplane::l7::{L7Protocol, L7Rules};
-use podgate_dataplane::policy::{Exemption, Subject, Tier};
-use podgate_dataplane::types::proto;
+use podgate_tables::l7::{L7Protocol, L7Rules};
+use podgate_tables::policy::{Exemption, Subject, Tier};
+use podgate_tables::proto;
 
 use self::peers::{Peer, resolve};
 pub use self::requests::{HttpRequest, KafkaRequest, Request, kafka_api};

@@ -1,6 +1,6 @@
 //! Requests, and whether L7 rules allow them.
 
-use podgate_dataplane::l7::{HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern};
+use podgate_tables::l7::{HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern};
 use regex::bytes::RegexBuilder;
 
 /// A request on a flow.

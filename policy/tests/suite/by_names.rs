@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use podgate_dataplane::policy::{AddressSet, DirectionTable, Entry, Peer, SelectorId, SelectorSet};
 use podgate_policy::{Catalog, Compiled};
+use podgate_tables::ids::SelectorId;
+use podgate_tables::policy::{AddressSet, Entry, PeerMatch, RuleTable, SelectorSet};
 
 /// Everything that the tables say, a line each, sorted.
 pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
@@ -30,8 +31,8 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
             "{labels:?}: {} = {} {:?} {:?}",
             row.number,
             info.number,
-            selectors(catalog, &namespace, Peer::Namespaces),
-            selectors(catalog, &row.selectors, Peer::Labels),
+            selectors(catalog, &namespace, PeerMatch::Namespaces),
+            selectors(catalog, &row.selectors, PeerMatch::Labels),
         ));
         lines.push(format!("{labels:?} egress: {}", direction(catalog, &row.egress)));
         lines.push(format!("{labels:?} ingress: {}", direction(catalog, &row.ingress)));
@@ -42,7 +43,7 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
         if **set == AddressSet::default() {
             continue;
         }
-        let peers = catalog.peer(Peer::Addresses(SelectorId(index)));
+        let peers = catalog.peer(PeerMatch::Addresses(SelectorId(index)));
         lines.push(format!("{peers:?}: {set:?}"));
     }
     lines.extend(catalog.everything().map(|name| format!("name {name}")));
@@ -53,7 +54,7 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
 fn selectors(
     catalog: &Catalog,
     set: &SelectorSet,
-    kind: impl Fn(SelectorId) -> Peer,
+    kind: impl Fn(SelectorId) -> PeerMatch,
 ) -> BTreeSet<String> {
     set.iter().map(|id| shown(catalog.peer(kind(id)).unwrap())).collect()
 }
@@ -62,7 +63,7 @@ fn shown(value: impl Debug) -> String {
     format!("{value:?}")
 }
 
-fn direction(catalog: &Catalog, table: &DirectionTable) -> String {
+fn direction(catalog: &Catalog, table: &RuleTable) -> String {
     let class = |class: u32| -> Vec<String> {
         table.classes[class as usize].iter().map(|entry| shown_entry(catalog, entry)).collect()
     };

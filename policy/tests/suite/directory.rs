@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use podgate_policy::rules::{Covers, Peer, RuleSet};
+use podgate_policy::rules::{AddressScope, Peer, RuleSet};
 use podgate_policy::{ObjectKey, Store};
 
 const NAMES: [&str; 3] = ["a", "b", "kubernetes"];
@@ -140,10 +140,10 @@ fn peers(objects: &[Value]) -> Option<Vec<String>> {
     let shown = |peer: &Peer| match peer {
         Peer::Network(peer) => {
             let except: String = peer.except.iter().map(|out| format!(" -{out}")).collect();
-            let mark = match peer.covers {
-                Covers::Outsiders => "",
-                Covers::Nodes => " and nodes",
-                Covers::Everyone => " and everyone",
+            let mark = match peer.scope {
+                AddressScope::World => "",
+                AddressScope::WorldAndNodes => " and nodes",
+                AddressScope::All => " and everyone",
             };
             format!("{}{except}{mark}", peer.network)
         }

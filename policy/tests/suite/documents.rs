@@ -237,3 +237,17 @@ fn a_broken_json_value_takes_no_neighbour_along() {
     assert_eq!(store.policies().count(), 2);
     assert_eq!(rejections, ["x.json:7: is not UTF-8"]);
 }
+
+#[test]
+fn a_text_of_nothing_but_null_is_blank() {
+    // What `jq .items` and `yq` print of an answer that lacks what they look for.
+    for text in
+        ["", "null", "null\n", "---\nnull\n---\n~\n", "--- null\n", "# none\n---\n", "\u{feff}\n"]
+    {
+        assert!(manifest::is_blank(text.as_bytes()), "{text:?}");
+        assert_eq!(documents("x.yaml", text).len(), 0, "{text:?}");
+    }
+    for text in ["nil", "{}", "kind: Pod", "null: null"] {
+        assert!(!manifest::is_blank(text.as_bytes()), "{text:?}");
+    }
+}

@@ -8,9 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use podgate_tables::address::Address;
+use podgate_tables::policy::{LocalEnds, Subject};
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 
-use podgate_dataplane::policy::Subject;
-use podgate_dataplane::types::{Address, Tuple, proto};
 use podgate_policy::{Compiled, Compiler, Kind, Store, compile, manifest};
 
 use crate::by_names::by_names;
@@ -64,7 +66,7 @@ fn decide(store: &Store, compiled: &Compiled) {
             for (protocol, dst_port) in ports {
                 let [src, dst] = [source, destination].map(|address| Address::from(*address));
                 let tuple = Tuple { src, dst, src_port: 40_000, dst_port, protocol };
-                let _ = compiled.tables.decide(&Subject { tuple, icmp_type: 8 }, [true; 2]);
+                let _ = compiled.tables.decide(&Subject { tuple, icmp_type: 8 }, LocalEnds::BOTH);
             }
         }
     }

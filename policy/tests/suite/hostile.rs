@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use podgate_tables::policy::Subject;
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
 
-use podgate_dataplane::policy::Subject;
-use podgate_dataplane::types::{Tuple, proto};
 use podgate_policy::{Store, compile, manifest};
 
 use crate::generate::{cilium_policy, cluster, cluster_policy, flow, network_policy, request};

@@ -434,7 +434,7 @@ fn l7_rules_that_cilium_refuses_are_refused() {
         (
             element(tcp, "rules: {kafka: [{role: produce, apiKey: fetch}]}"),
             ".rules.kafka[0].apiKey",
-            "beside role",
+            "excludes role",
         ),
         (element(tcp, "rules: {kafka: [{role: read}]}"), ".rules.kafka[0].role", "produce"),
         (element(tcp, "rules: {kafka: [{apiKey: x}]}"), ".rules.kafka[0].apiKey", "Kafka API key"),
@@ -515,7 +515,10 @@ fn patterns_that_need_too_many_states_together_are_refused() {
     let rejections = rejections(&object);
     let [.., last, _further] = rejections.as_slice() else { panic!("{rejections:?}") };
     let last = last.to_string();
-    assert!(last.contains("the patterns of this policy before it need so many states"), "{last}");
+    assert!(
+        last.contains("the patterns of this policy before it use up its pattern budget"),
+        "{last}"
+    );
 }
 
 /// Ingress rules with this many overlapping ranges of ports and this many peers by labels.

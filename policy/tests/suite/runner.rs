@@ -2,10 +2,10 @@
 //! packets through a whole worker. The tables follow the changes of each step, and must be those
 //! that the objects give from nothing.
 
-use podgate_dataplane::policy::Verdict;
 use podgate_policy::oracle::Request;
 use podgate_policy::truth::{Expect, Row, TruthTable};
 use podgate_policy::{Compiled, Compiler, compile};
+use podgate_tables::policy::Verdict;
 
 use crate::by_names::by_names;
 use crate::packets::{Bench, can_ask};

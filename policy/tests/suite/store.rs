@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use podgate_tables::policy::{LocalEnds, PolicyTables, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use serde_json::{Value, json};
 
 use crate::by_names::by_names;
-use podgate_dataplane::policy::{PolicyTables, Subject, Verdict};
-use podgate_dataplane::types::{Tuple, proto};
 use podgate_policy::{Compiled, Kind, ObjectKey, PolicyState, Store, compile, manifest};
 
 fn pod(name: &str, ip: &str, labels: &Value) -> Value {
@@ -257,9 +258,18 @@ fn files_that_change_break_and_go_are_followed() {
     assert!(rejections[0].contains("is defined otherwise at"), "{}", rejections[0]);
 
     // A kind that looks like a policy is never passed over.
-    fs::write(file("c.yaml"), "kind: AdminNetworkPolicy").unwrap();
+    for kind in ["AdminNetworkPolicy", "NetworkPolcy", "NetwrokPolicy", "networkpolicies"] {
+        fs::write(file("c.yaml"), format!("kind: {kind}")).unwrap();
+        store.sync(&manifest::load(folder.path()));
+        assert_eq!(store.rejections().count(), 1, "{kind}");
+    }
+
+    // A slip in the kind of one that is in force does not open what it closes.
+    fs::write(file("a.yaml"), WEB.replace("NetworkPolicy", "CiliumNetworkPolic")).unwrap();
     store.sync(&manifest::load(folder.path()));
-    assert_eq!(store.rejections().count(), 1);
+    assert_eq!(names(&store), ["other", "web"]);
+    fs::write(file("a.yaml"), WEB).unwrap();
+    store.sync(&manifest::load(folder.path()));
 
     fs::remove_file(file("a.yaml")).unwrap();
     fs::remove_file(file("c.yaml")).unwrap();
@@ -325,7 +335,8 @@ fn peers_by_node_labels_follow_the_nodes() {
             dst_port: 80,
             protocol: proto::TCP,
         };
-        let decision = compiled.tables.decide(&Subject { tuple, icmp_type: 0 }, [true, false]);
+        let local = LocalEnds { source: true, destination: false };
+        let decision = compiled.tables.decide(&Subject { tuple, icmp_type: 0 }, local);
         decision.verdict == Verdict::Allow
     };
     let seen = |store: &Store| ["192.168.0.2", "192.168.0.3"].map(|ip| reaches(store, ip));

@@ -1,10 +1,13 @@
-//! Objects from a real API server. Ignored unless asked for, since no package has one:
+//! Objects from an API server: a small one, and a real one. The tests of the latter are ignored
+//! unless asked for, since no package has one:
 //! `PODGATE_KUBE_APISERVER=… cargo test -p podgate-tests --test e2e kube:: -- --ignored`.
 
 use anyhow::{Context, Result};
 use podgate_policy::Kind;
 use podgate_policy::manifest::load;
-use podgate_tests::lab::{API_SERVER_PORT, Agent, ApiServer, Family, Get, Lab, Outcome};
+use podgate_tests::lab::{
+    API_SERVER_PORT, Agent, ApiServer, Family, Get, Lab, ListWatchServer, Outcome,
+};
 use podgate_tests::scenario::{MANIFESTS, ROWS};
 use serde_json::{Value, json};
 
@@ -243,4 +246,23 @@ fn nothing_passes_because(agent: &mut Agent<'_>, problem: &str) -> Result<()> {
         assert_eq!(lab.host(NGINX)?.ping(lab.host(ADMIN)?, Family::V6)?, Outcome::Silence);
         Ok(Some(()))
     })
+}
+
+#[test]
+fn a_confined_agent_follows_an_api_server() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut server = ListWatchServer::start(&lab)?;
+    let mut agent = Agent::start_for_cluster(&lab, 2, &server.kubeconfig()?)?;
+    agent.wait_ready()?;
+    the_scenario_holds(&lab)?;
+    assert_eq!(problems(&lab)?, "[]");
+
+    // The seccomp filter is in force by now: the name is looked up, and TLS begun, under it.
+    server.restart()?;
+    server.add(&allow("store", &json!({"kubernetes.io/metadata.name": "other"})))?;
+    reaches_store(&mut agent, STRANGER, "a policy allows it")?;
+    server.remove_added()?;
+    is_cut_off_from_store(&mut agent, STRANGER, "the policy is gone")?;
+    agent.wait_until("no problem", |lab| Ok((problems(lab)? == "[]").then_some(())))?;
+    agent.stop()
 }

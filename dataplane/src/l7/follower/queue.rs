@@ -1,30 +1,39 @@
 //! Segments that arrived before the bytes in front of them.
 
+use std::collections::VecDeque;
+
+use podgate_tables::time::Nanos;
+
 use super::super::io::FlowIo;
 use super::arrived::Arrived;
 use super::seq::Seq;
-use crate::types::Nanos;
 
-/// Packets that one flow may keep waiting. Loss on the few hops of a node is rare, and what does
-/// not fit is sent again by the client.
-const PACKETS_MAX: usize = 16;
-/// Frames that one flow may keep waiting: one packet of the largest size, or many small ones.
-const FRAMES_MAX: usize = 32;
+/// Frames of out-of-order segments that one flow may hold: what a sender has in flight behind a
+/// segment that was lost. Less than that, and one loss becomes many, because the segments that are
+/// dropped here have to be retransmitted, too. All flows together are bounded by
+/// [`FlowIo::hold`].
+const FRAMES_MAX: usize = 4096;
+/// Capacity that is kept while the queue is empty, segments.
+const CAPACITY_KEPT: usize = 4;
+
+/// Segments on either side of one that a block is looked for in.
+const BLOCK_REACH: usize = 32;
 
 /// Segments in the order of their positions, bounded.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiting: Vec<(Nanos, Arrived)>,
+    waiting: VecDeque<(Nanos, Arrived)>,
+    frames: usize,
 }
 
 impl Queue {
     /// Frames that are held.
-    pub(super) fn frames(&self) -> usize {
-        self.waiting.iter().map(|(_, arrived)| arrived.packet.frames()).sum()
+    pub(super) const fn frames(&self) -> usize {
+        self.frames
     }
 
     /// Segments that are held.
-    pub(super) const fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
@@ -37,10 +46,11 @@ impl Queue {
         io: &mut impl FlowIo,
     ) -> Option<Arrived> {
         let frames = arrived.packet.frames();
-        let room = self.waiting.len() < PACKETS_MAX && self.frames() + frames <= FRAMES_MAX;
+        let room = self.frames + frames <= FRAMES_MAX;
         let before = |other: &Arrived| other.start().since(arrived.start()) <= 0;
         let index = self.waiting.partition_point(|(_, other)| before(other));
-        let repeats = self.waiting[..index].last().is_some_and(|(_, other)| {
+        let previous = index.checked_sub(1).and_then(|previous| self.waiting.get(previous));
+        let repeats = previous.is_some_and(|(_, other)| {
             other.start() == arrived.start()
                 && !other.end_with_fin().is_before(arrived.end_with_fin())
         });
@@ -48,7 +58,31 @@ impl Queue {
             return Some(arrived);
         }
         self.waiting.insert(index, (since, arrived));
+        self.frames += frames;
         None
+    }
+
+    /// The block of adjacent bytes around the segment at `start` (RFC 2018 §4), or around the last
+    /// segment if there is none at `start`. Of a long block only the part near the segment, because
+    /// the other parts were told before.
+    pub(super) fn block_at(&self, start: Seq) -> Option<(Seq, Seq)> {
+        let found = self.waiting.partition_point(|(_, other)| other.start().since(start) < 0);
+        let index = found.min(self.waiting.len().checked_sub(1)?);
+        let segment = &self.waiting.get(index)?.1;
+        let (mut from, mut to) = (segment.start(), segment.end());
+        for (_, before) in self.waiting.range(..index).rev().take(BLOCK_REACH) {
+            if before.end().is_before(from) {
+                break;
+            }
+            from = before.start();
+        }
+        for (_, behind) in self.waiting.range(index + 1..).take(BLOCK_REACH) {
+            if behind.start().is_after(to) {
+                break;
+            }
+            to = to.later(behind.end());
+        }
+        Some((from, to))
     }
 
     /// The first segment, if it does not begin behind `position`, and when it came.
@@ -57,28 +91,33 @@ impl Queue {
         position: Seq,
         io: &mut impl FlowIo,
     ) -> Option<(Nanos, Arrived)> {
-        let first = &self.waiting.first()?.1;
+        let first = &self.waiting.front()?.1;
         if first.start().is_after(position) {
             return None;
         }
-        Some(self.remove(0, io))
+        self.remove(0, io)
     }
 
     /// Any segment that waits since `then` or longer.
     pub(super) fn pop_older_than(&mut self, then: Nanos, io: &mut impl FlowIo) -> Option<Arrived> {
         let index = self.waiting.iter().position(|(since, _)| *since <= then)?;
-        Some(self.remove(index, io).1)
+        Some(self.remove(index, io)?.1)
     }
 
     /// Any segment.
     pub(super) fn pop(&mut self, io: &mut impl FlowIo) -> Option<Arrived> {
         let last = self.waiting.len().checked_sub(1)?;
-        Some(self.remove(last, io).1)
+        Some(self.remove(last, io)?.1)
     }
 
-    fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> (Nanos, Arrived) {
-        let (since, arrived) = self.waiting.remove(index);
-        io.release(arrived.packet.frames());
-        (since, arrived)
+    fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> Option<(Nanos, Arrived)> {
+        let (since, arrived) = self.waiting.remove(index)?;
+        let frames = arrived.packet.frames();
+        self.frames -= frames;
+        io.release(frames);
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to(CAPACITY_KEPT);
+        }
+        Some((since, arrived))
     }
 }

@@ -1,14 +1,17 @@
 //! The server's stream: sent on right away, and followed to know what is answered.
 
-use super::super::http1::{Refusal, ResponseState};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::http1::Denial;
+use podgate_tables::tcp_flags;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
+
+use super::super::http1::ResponseState;
 use super::super::io::FlowIo;
 use super::arrived::Arrived;
 use super::seq::Seq;
 use super::{Follower, Stage, tell};
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
-use crate::packet::tcp_flags;
-use crate::types::{Direction, Nanos};
 
 /// The stream from the server to the client.
 #[derive(Debug, Default)]
@@ -32,13 +35,14 @@ impl Follower {
             return self.server_opens(arrived, io);
         }
         match self.stage {
-            Stage::Opening => return self.before_opening(Direction::Reply, arrived, io),
-            Stage::Closed => return self.reset_sender(Direction::Reply, arrived, io),
+            Stage::Opening => return self.before_opening(FlowDirection::Reply, arrived, io),
+            Stage::Closed => return self.reset_sender(FlowDirection::Reply, arrived, io),
             _ => {}
         }
         if arrived.tcp.has(tcp_flags::RST) {
             return self.server_aborts(arrived, io);
         }
+        let acked = self.requests.acked;
         if !self.note_server(&arrived, io) {
             return io.discard(arrived.packet, DropReason::Malformed);
         }
@@ -48,16 +52,19 @@ impl Follower {
         match self.follow(now, &arrived, io) {
             Ok(true) => {}
             Ok(false) => return io.discard(arrived.packet, DropReason::L7Limit),
-            Err(refusal) => {
-                io.discard(arrived.packet, refusal.reason);
-                tell(refusal, io);
+            Err(denial) => {
+                io.discard(arrived.packet, denial.reason);
+                tell(denial, io);
                 return self.reset(io);
             }
         }
         if arrived.start() != arrived.end_with_fin() {
             self.responses.end = self.responses.end.later(arrived.end_with_fin());
         }
-        io.forward(Direction::Reply, arrived.packet);
+        io.forward(FlowDirection::Reply, arrived.packet);
+        if self.requests.acked != acked && self.requests.queue.len() > 0 {
+            self.acknowledge_out_of_order(self.requests.edge, io);
+        }
         self.answer_when_due(now, io);
     }
 
@@ -89,7 +96,7 @@ impl Follower {
         now: Nanos,
         arrived: &Arrived,
         io: &mut impl FlowIo,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Denial> {
         if arrived.len() == 0 && !arrived.has_fin() {
             return Ok(true);
         }

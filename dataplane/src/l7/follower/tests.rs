@@ -10,8 +10,8 @@ mod stream;
 use super::requests::{MEMORY_MAX, QUEUE_MS, UNIT_MS};
 use super::*;
 use crate::l7::reply::{BAD_REQUEST, FORBIDDEN};
-use crate::packet::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use lab::{CLIENT, Lab, Options, RESPONSE, SERVER};
+use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 
 const DOCS: &[u8] = b"GET /docs HTTP/1.1\r\nHost: backend\r\n\r\n";
 const SECRET: &[u8] = b"GET /secr HTTP/1.1\r\nHost: backend\r\n\r\n";

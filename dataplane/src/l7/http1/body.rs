@@ -1,8 +1,10 @@
 //! Where a message body ends (RFC 9112 §6), the same in both directions.
 
+use podgate_tables::l7::http1::head::BodyLength;
+use podgate_tables::l7::http1::is_token;
+use podgate_tables::l7::http1::scan::{Malformed, UnitKind};
+
 use super::Next;
-use super::scan::{Malformed, Shape};
-use crate::l7::rules::http::is_token;
 
 /// Largest chunk, bytes. JDK 17's `HttpServer` counts in 32 bits with a sign and wraps silently;
 /// what is larger is one chunk to us and a short one, or none, to such a reader.
@@ -29,6 +31,15 @@ pub(super) enum Body {
 }
 
 impl Body {
+    /// What comes first after a request head; `None` if no body follows.
+    pub(super) const fn after_head(length: BodyLength) -> Option<Self> {
+        match length {
+            BodyLength::None => None,
+            BodyLength::Fixed(bytes) => Some(Self::Length(bytes)),
+            BodyLength::Chunked => Some(Self::ChunkSize),
+        }
+    }
+
     pub(super) const fn next(self) -> Next {
         match self {
             Self::Length(count) | Self::Chunk(count) => Next::Pass(count),
@@ -38,11 +49,11 @@ impl Body {
     }
 
     /// The unit that comes next, if it is one.
-    pub(super) const fn shape(self) -> Shape {
+    pub(super) const fn unit_kind(self) -> UnitKind {
         match self {
-            Self::ChunkEnd => Shape::LineEnd,
-            Self::Trailers => Shape::Section,
-            _ => Shape::Line,
+            Self::ChunkEnd => UnitKind::LineEnd,
+            Self::Trailers => UnitKind::Section,
+            _ => UnitKind::Line,
         }
     }
 
@@ -116,17 +127,6 @@ fn after_quoted(mut bytes: &[u8]) -> Option<&[u8]> {
             _ => return None,
         };
     }
-}
-
-/// Whether a field of this name may decide where a message ends or where it goes. Underscores
-/// count as hyphens: gateways in the tradition of CGI take one for the other.
-pub(super) fn is_framing(name: &str) -> bool {
-    const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"connection"];
-    let same = |a: u8, b: u8| a == b || a == b'_' && b == b'-';
-    FRAMING.iter().any(|framing| {
-        name.len() == framing.len()
-            && name.bytes().zip(*framing).all(|(a, b)| same(a.to_ascii_lowercase(), *b))
-    })
 }
 
 #[cfg(test)]

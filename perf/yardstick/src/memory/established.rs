@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use podgate_dataplane::packet::tcp_flags::ACK;
-use podgate_dataplane::types::LinkId;
 use podgate_perf::rig::Rig;
 use podgate_perf::{alloc, pods};
+use podgate_tables::ids::LinkId;
+use podgate_tables::tcp_flags::ACK;
 
 use super::small_node::{Mixture, SmallNode, Way};
 use super::stopwatch::Stopwatch;

@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fastrand::Rng;
-use podgate_dataplane::packet::tcp_flags::SYN;
-use podgate_dataplane::types::{LinkId, Tuple};
 use podgate_dataplane::worker::SharedConfig;
 use podgate_perf::bench::{Node, Size};
 use podgate_perf::pods::{link_of, write_frame};
 use podgate_perf::rig::Rig;
+use podgate_tables::ids::LinkId;
+use podgate_tables::tcp_flags::SYN;
+use podgate_tables::tuple::Tuple;
 
 use super::stopwatch::Stopwatch;
 use super::{BATCH, BUSY_LINKS, pinned};

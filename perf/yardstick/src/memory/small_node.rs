@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
-use podgate_dataplane::packet::tcp_flags::{ACK, SYN};
-use podgate_dataplane::policy::Snapshot;
-use podgate_dataplane::types::{Address, Epoch, LinkId, Tuple, proto};
 use podgate_perf::pods::{self, link_of, write_frame};
 use podgate_perf::rig::Rig;
 use podgate_policy::{Store, compile};
+use podgate_tables::address::Address;
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::policy::Snapshot;
+use podgate_tables::proto;
+use podgate_tables::tcp_flags::{ACK, SYN};
+use podgate_tables::tuple::Tuple;
 use serde_json::{Value, json};
 
 use super::BUSY_LINKS;

@@ -6,14 +6,16 @@ mod cilium;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use podgate_tables::address::Address;
+use podgate_tables::policy::Subject;
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Map, Value, json};
 
-use podgate_dataplane::policy::Subject;
-use podgate_dataplane::types::{Address, Tuple, proto};
 use podgate_policy::oracle::{HttpRequest, KafkaRequest, Request};
 
 pub(crate) use self::cilium::cilium_policy;

@@ -4,27 +4,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use etherparse::{PacketBuilder, TcpHeader, VlanId};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::L7Policy;
+use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
 
-use crate::drop_reason::DropReason;
-use crate::event::EventKind;
-use crate::l7::L7Policy;
 use crate::l7::follower::Follower;
 use crate::l7::http1::tests::docs_only;
 use crate::l7::io::FlowIo;
-use crate::packet::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 use crate::packet::{L4, Tcp, View, edit, parse};
-use crate::types::{Direction, Nanos};
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
-pub(super) const CLIENT: Direction = Direction::Original;
-pub(super) const SERVER: Direction = Direction::Reply;
+pub(super) const CLIENT: FlowDirection = FlowDirection::Original;
+pub(super) const SERVER: FlowDirection = FlowDirection::Reply;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A packet that the follower sent on or made.
 #[derive(Clone, Debug)]
 pub(super) struct Sent {
-    pub(super) direction: Direction,
+    pub(super) direction: FlowDirection,
     pub(super) own: bool,
     pub(super) bytes: Vec<u8>,
     pub(super) view: View,
@@ -38,6 +39,14 @@ impl Sent {
 
     pub(super) fn is(&self, flags: u8) -> bool {
         self.tcp.has(flags)
+    }
+
+    /// The first block of a selective acknowledgement.
+    pub(super) fn sack(&self) -> Option<(u32, u32)> {
+        let options = &self.bytes[usize::from(self.view.l4) + 20..usize::from(self.view.payload)];
+        let at = options.windows(2).position(|pair| pair == [5, 10])? + 2;
+        let word = |at: usize| u32::from_be_bytes(options[at..at + 4].try_into().unwrap());
+        Some((word(at), word(at + 4)))
     }
 
     /// Value and echo of the timestamp option.
@@ -67,10 +76,10 @@ pub(super) struct Io {
 }
 
 impl Io {
-    fn take(&mut self, direction: Direction, own: bool, packet: Packet) {
+    fn take(&mut self, direction: FlowDirection, own: bool, packet: Packet) {
         let mut bytes = self.umem.data(&packet.head).to_vec();
         let view = parse(&bytes, packet.len()).expect("the follower sends what parses");
-        assert!(edit::l4_checksum_is_right(&self.umem, &packet, &view), "checksum");
+        assert!(edit::l4_checksum_is_right(self.umem.bytes(&packet), &view), "checksum");
         packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
         let L4::Tcp(tcp) = view.l4_kind else { panic!("the follower sends TCP") };
         self.pool.free_packet(packet);
@@ -91,11 +100,11 @@ impl FlowIo for Io {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, direction: Direction, packet: Packet) {
+    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
         self.take(direction, false, packet);
     }
 
-    fn originate(&mut self, direction: Direction, packet: Packet) {
+    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
         self.take(direction, true, packet);
     }
 
@@ -246,6 +255,8 @@ pub(super) struct Options {
     pub(super) v6: bool,
     pub(super) vlan: bool,
     pub(super) timestamps: bool,
+    /// Both ends take selective acknowledgements.
+    pub(super) sack: bool,
     /// Bytes of each frame of an injected packet.
     pub(super) frame: usize,
     pub(super) client_mss: u16,
@@ -259,6 +270,7 @@ impl Default for Options {
             v6: false,
             vlan: false,
             timestamps: true,
+            sack: false,
             frame: (FRAME_SIZE - FRAME_HEADROOM) as usize,
             client_mss: 1460,
             // Both streams cross the wrap.
@@ -340,7 +352,7 @@ impl Lab {
         self.send(CLIENT, isn, 0, SYN, b"");
     }
 
-    fn tcp_options(&mut self, from: Direction, flags: u8) -> Vec<u8> {
+    fn tcp_options(&mut self, from: FlowDirection, flags: u8) -> Vec<u8> {
         let end = match from {
             CLIENT => &mut self.client,
             SERVER => &mut self.server,
@@ -350,6 +362,9 @@ impl Lab {
         let mut options = Vec::new();
         if flags & SYN != 0 {
             options.extend([2, 4, (mss >> 8) as u8, mss as u8, 1, 3, 3, 0]);
+            if self.options.sack {
+                options.extend([1, 1, 4, 2]);
+            }
         }
         if self.options.timestamps {
             options.extend([1, 1, 8, 10]);
@@ -362,7 +377,7 @@ impl Lab {
     /// The bytes of a packet.
     pub(super) fn packet(
         &mut self,
-        from: Direction,
+        from: FlowDirection,
         seq: u32,
         ack: u32,
         flags: u8,
@@ -398,13 +413,20 @@ impl Lab {
         bytes
     }
 
-    pub(super) fn send(&mut self, from: Direction, seq: u32, ack: u32, flags: u8, payload: &[u8]) {
+    pub(super) fn send(
+        &mut self,
+        from: FlowDirection,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        payload: &[u8],
+    ) {
         let bytes = self.packet(from, seq, ack, flags, payload);
         self.inject(from, &bytes);
     }
 
     /// Gives the follower a packet, in frames of `options.frame` bytes.
-    pub(super) fn inject(&mut self, from: Direction, bytes: &[u8]) {
+    pub(super) fn inject(&mut self, from: FlowDirection, bytes: &[u8]) {
         let mut frames = bytes.chunks(self.options.frame).map(|chunk| {
             let mut frame = self.io.pool.alloc().unwrap();
             frame.set_len(chunk.len() as u32);

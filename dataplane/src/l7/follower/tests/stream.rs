@@ -177,24 +177,78 @@ fn a_probe_of_a_closed_window_passes() {
 }
 
 #[test]
-fn early_segments_wait_and_are_bounded_in_number_and_time() {
+fn out_of_order_segments_are_bounded_in_number_and_time() {
     let mut lab = lab();
-    for index in 1..40u32 {
-        lab.client_sends(index, &DOCS[index as usize..=index as usize], 0);
-        if index as usize >= DOCS.len() - 1 {
-            break;
-        }
+    lab.io.hold_max = 16;
+    for index in 1..40 {
+        lab.client_sends(index, b"x", 0);
     }
-    assert!(lab.follower.held_frames() <= 16);
-    assert!(lab.io.dropped.iter().all(|reason| *reason == DropReason::L7Limit));
+    assert_eq!(lab.follower.held_frames(), 16);
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit; 39 - 16]);
     lab.io.dropped.clear();
     lab.wait_millis(QUEUE_MS + 10);
     assert_eq!(lab.follower.held_frames(), 0);
-    assert!(!lab.io.dropped.is_empty());
+    assert_eq!(lab.io.dropped, [DropReason::L7Limit; 16]);
     lab.request(&[]);
     lab.client_sends(0, DOCS, 0);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
+}
+
+/// A sender that has a large window in flight loses one segment: no other one is dropped for it.
+#[test]
+fn a_lost_chunk_line_costs_no_other_segment() {
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = [b"200\r\n".to_vec(), vec![b'a'; 0x200], b"\r\n".to_vec()].concat();
+    let mut lab = lab();
+    (lab.serves, lab.io.hold_max) = (false, 100);
+    lab.request(head);
+    let at = |index: u32| head.len() as u32 + index * chunk.len() as u32;
+    for index in 1..=100 {
+        lab.client_sends(at(index), &chunk, 0);
+    }
+    assert_eq!(lab.follower.held_frames(), 100);
+    lab.client_sends(at(0), &chunk, 0);
+    assert!(lab.io.dropped.is_empty(), "{:?}", lab.io.dropped);
+    assert_eq!(lab.follower.held_frames(), 0);
+    lab.exchange();
+    assert_eq!(lab.server.received, [head.to_vec(), chunk.repeat(101)].concat());
+}
+
+/// RFC 2018 §4: without it the client would learn of the loss by its retransmission timeout.
+#[test]
+fn the_client_is_told_which_bytes_arrived_out_of_order() {
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for sack in [true, false] {
+        let mut lab = Lab::open(Options { sack, ..Options::default() });
+        (lab.serves, lab.acks) = (false, false);
+        lab.request(head);
+        let at = head.len() as u32;
+        let base = lab.client.isn.wrapping_add(1).wrapping_add(at);
+        lab.io.sent.clear();
+        // The server has not acknowledged the head yet: it may still be on its way.
+        lab.client_sends(at + 100, b"x", 0);
+        assert!(lab.io.sent.is_empty());
+        let blocks = |lab: &mut Lab| {
+            let own = lab.io.sent.drain(..).filter(|sent| sent.own).collect::<Vec<_>>();
+            assert!(own.iter().all(|ack| ack.direction == SERVER));
+            own.iter().map(|ack| ack.tcp.ack.wrapping_sub(base)).for_each(|ack| {
+                assert_eq!(ack, 0, "nothing is acknowledged that the server does not have");
+            });
+            own.iter()
+                .map(|ack| ack.sack().expect("a block"))
+                .map(|(from, to)| (from.wrapping_sub(base), to.wrapping_sub(base)))
+                .collect::<Vec<_>>()
+        };
+        let (seq, ack) = (lab.server.isn.wrapping_add(1), base);
+        lab.send(SERVER, seq, ack, ACK, b"");
+        let expected: &[_] = if sack { &[(100, 101)] } else { &[] };
+        assert_eq!(blocks(&mut lab), expected);
+        lab.client_sends(at + 200, b"abc", 0);
+        lab.client_sends(at + 101, &[b'y'; 9], 0);
+        let expected: &[_] = if sack { &[(200, 203), (100, 110)] } else { &[] };
+        assert_eq!(blocks(&mut lab), expected);
+    }
 }
 
 #[test]

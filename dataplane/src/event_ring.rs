@@ -1,0 +1,124 @@
+//! A worker's events on their way to the control thread, through a bounded ring.
+
+use podgate_sync::DetailRing;
+use podgate_tables::event::{Event, EventKind, RequestLine};
+
+/// One worker's events on their way to the control thread: a bounded ring with one writer and one
+/// reader.
+///
+/// Request lines have a ring of their own beside it, in the order of their events. They are most of
+/// an event's bytes, and most events have none.
+#[derive(Debug)]
+pub struct EventRing {
+    ring: DetailRing<Event<()>, RequestLine>,
+}
+
+impl EventRing {
+    /// Room for so many events.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[must_use]
+    pub fn new(events: usize) -> Self {
+        Self { ring: DetailRing::new(events) }
+    }
+
+    /// Events that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether none does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Events that may wait.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.ring.capacity()
+    }
+
+    /// Puts an event on the ring that is about no request. False, and it is lost, if there is no
+    /// room.
+    #[must_use]
+    pub fn push(&self, event: Event<()>) -> bool {
+        debug_assert!(!matches!(event.kind, EventKind::HttpRequest { .. }), "its line is missing");
+        self.ring.push(event)
+    }
+
+    /// The same for any event.
+    #[must_use]
+    pub fn push_with_request(&self, Event { time, epoch, link, tuple, kind }: Event) -> bool {
+        let mut request = None;
+        let kind = kind.map_request(|line| request = Some(line));
+        let event = Event { time, epoch, link, tuple, kind };
+        match request {
+            Some(line) => self.ring.push_with_detail(event, line),
+            None => self.ring.push(event),
+        }
+    }
+
+    /// Takes the event that has waited longest.
+    #[must_use]
+    pub fn pop(&self) -> Option<Event> {
+        let of_request = |event: &Event<()>| matches!(event.kind, EventKind::HttpRequest { .. });
+        let (Event { time, epoch, link, tuple, kind }, line) = self.ring.pop(of_request)?;
+        let kind = kind.map_request(|()| line.unwrap_or_default());
+        Some(Event { time, epoch, link, tuple, kind })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_tables::address::Address;
+    use podgate_tables::drop_reason::DropReason;
+    use podgate_tables::event::{EventKind, Text};
+    use podgate_tables::ids::{Epoch, LinkId};
+    use podgate_tables::proto;
+    use podgate_tables::time::Nanos;
+    use podgate_tables::tuple::Tuple;
+
+    use super::*;
+
+    fn event<R>(number: u64, kind: EventKind<R>) -> Event<R> {
+        let [src, dst] = [Address::v4([10, 0, 0, 1]), Address::v4([10, 0, 0, 2])];
+        let tuple = Tuple { src, dst, src_port: 1, dst_port: 2, protocol: proto::TCP };
+        Event { time: Nanos(number), epoch: Epoch(1), link: LinkId(1), tuple, kind }
+    }
+
+    fn request(number: u64) -> EventKind {
+        let path = Text::new(number.to_string().as_bytes());
+        let request = RequestLine { path, ..RequestLine::default() };
+        EventKind::HttpRequest { allowed: true, rule: None, malformed: None, request }
+    }
+
+    #[test]
+    fn each_request_comes_with_its_own_line_and_what_finds_no_room_leaves_none() {
+        let ring = EventRing::new(4);
+        for turn in 0..5 {
+            let numbers = turn * 10..turn * 10 + 6;
+            let pushed = numbers.clone().filter(|number| {
+                if number % 2 == 0 {
+                    return ring.push_with_request(event(*number, request(*number)));
+                }
+                ring.push(event(*number, EventKind::Drop { reason: DropReason::Malformed }))
+            });
+            assert_eq!(pushed.collect::<Vec<_>>(), numbers.clone().take(4).collect::<Vec<_>>());
+            assert_eq!(ring.len(), 4);
+            for number in numbers.take(4) {
+                let event = ring.pop().unwrap();
+                assert_eq!(event.time, Nanos(number));
+                match event.kind {
+                    EventKind::HttpRequest { request, .. } => {
+                        assert_eq!(request.path.bytes(), number.to_string().as_bytes());
+                    }
+                    kind => assert!(matches!(kind, EventKind::Drop { .. })),
+                }
+            }
+            assert!(ring.is_empty() && ring.pop().is_none());
+        }
+    }
+}

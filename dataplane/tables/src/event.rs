@@ -1,0 +1,158 @@
+//! Events that workers report to the control thread, of fixed size.
+//!
+//! Rules are ids in an event; the catalogue of the tables of [`Event::epoch`] has their names.
+
+use crate::drop_reason::DropReason;
+use crate::ids::{Epoch, LinkId, RuleId};
+use crate::policy::{Cause, Verdict};
+use crate::time::Nanos;
+use crate::tuple::Tuple;
+
+/// A reported event of one flow. `R` is the request line of an HTTP request; on a ring it is `()`,
+/// as request lines have a ring of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<R = RequestLine> {
+    /// Time on the worker's clock.
+    pub time: Nanos,
+    /// Epoch of the snapshot in force.
+    pub epoch: Epoch,
+    /// Ingress link of the packet.
+    pub link: LinkId,
+    /// The flow, in its original direction.
+    pub tuple: Tuple,
+    /// What happened.
+    pub kind: EventKind<R>,
+}
+
+/// The kinds of events. `R` as in [`Event`].
+#[derive(Clone, Copy, Debug)]
+pub enum EventKind<R = RequestLine> {
+    /// A flow was allowed, denied, or evaluated again in a new epoch.
+    Verdict {
+        /// Forwarded, inspected or dropped.
+        verdict: Verdict,
+        /// What decided the source's egress.
+        egress: Cause,
+        /// What decided the destination's ingress.
+        ingress: Cause,
+        /// TCP flags of the packet, or zero.
+        tcp_flags: u8,
+        /// ICMP type, or zero.
+        icmp_type: u8,
+        /// Whether this is a new verdict on an established flow after a policy change.
+        reevaluated: bool,
+    },
+    /// A packet was dropped for a reason other than policy.
+    Drop {
+        /// The reason.
+        reason: DropReason,
+    },
+    /// An HTTP request was allowed or denied.
+    HttpRequest {
+        /// Whether it was forwarded to the server.
+        allowed: bool,
+        /// The rule that allowed it, or `None` when no rule matched.
+        rule: Option<RuleId>,
+        /// Set when the request was denied for its form, and not by rules.
+        malformed: Option<DropReason>,
+        /// The request line, truncated.
+        request: R,
+    },
+    /// An HTTP response head was forwarded.
+    HttpResponse {
+        /// Status code.
+        status: u16,
+        /// Time between forwarding the request and the response head, nanoseconds.
+        latency_ns: u64,
+    },
+    /// The flow ended or timed out.
+    End {
+        /// Of the original direction.
+        original: Traffic,
+        /// Of the reply direction.
+        reply: Traffic,
+    },
+}
+
+impl<R> EventKind<R> {
+    /// The same event with its request line converted by `map`.
+    pub fn map_request<S>(self, map: impl FnOnce(R) -> S) -> EventKind<S> {
+        match self {
+            Self::Verdict { verdict, egress, ingress, tcp_flags, icmp_type, reevaluated } => {
+                EventKind::Verdict { verdict, egress, ingress, tcp_flags, icmp_type, reevaluated }
+            }
+            Self::Drop { reason } => EventKind::Drop { reason },
+            Self::HttpRequest { allowed, rule, malformed, request } => {
+                EventKind::HttpRequest { allowed, rule, malformed, request: map(request) }
+            }
+            Self::HttpResponse { status, latency_ns } => {
+                EventKind::HttpResponse { status, latency_ns }
+            }
+            Self::End { original, reply } => EventKind::End { original, reply },
+        }
+    }
+}
+
+/// Packets and bytes of one direction of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of IP packets, headers included.
+    pub bytes: u64,
+}
+
+/// Longest part of a request's path that an event has, bytes.
+pub const PATH_MAX: usize = 128;
+/// Longest part of a request's host that an event has, bytes.
+pub const HOST_MAX: usize = 64;
+/// Longest part of a request's method that an event has, bytes.
+pub const METHOD_MAX: usize = 16;
+
+/// The first `N` bytes of a string from the wire.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<const N: usize> {
+    len: u8,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Text<N> {
+    /// The first `N` bytes of `bytes` (`N` is at most 255).
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        const { assert!(N <= u8::MAX as usize) };
+        let len = bytes.len().min(N);
+        let mut text = Self { len: len as u8, bytes: [0; N] };
+        text.bytes[..len].copy_from_slice(&bytes[..len]);
+        text
+    }
+
+    /// The bytes, which came from a pod: not necessarily UTF-8, and not escaped.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self { len: 0, bytes: [0; N] }
+    }
+}
+
+impl<const N: usize> std::fmt::Debug for Text<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.bytes().escape_ascii())
+    }
+}
+
+/// Method, path and host of a request, each truncated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RequestLine {
+    /// Method.
+    pub method: Text<METHOD_MAX>,
+    /// Request target as on the wire.
+    pub path: Text<PATH_MAX>,
+    /// Host.
+    pub host: Text<HOST_MAX>,
+}

@@ -1,0 +1,174 @@
+//! The request head: method, target, host, and the length of the body.
+
+use httparse::Header;
+
+use super::target::{self, Target};
+use super::{Denial, Request};
+
+/// Most header fields in a head (the default of Apache and Envoy).
+pub const FIELDS_MAX: usize = 100;
+
+/// A parsed request head.
+#[derive(Debug)]
+pub struct Head<'a> {
+    /// The request, as rules match it.
+    pub request: Request<'a>,
+    /// The request target, as sent.
+    pub target: &'a [u8],
+    /// Length of the body.
+    pub body: BodyLength,
+    /// The client offers to switch to another protocol.
+    pub upgrade: bool,
+}
+
+/// Length of the body of a request (RFC 9112 §6.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BodyLength {
+    /// No body follows.
+    None,
+    /// `Content-Length`, bytes; not zero.
+    Fixed(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// Parses a head, which must be the whole of `unit`.
+///
+/// httparse splits it into tokens; it also rejects folded lines and space before a colon. The
+/// scanner has checked the line ends.
+///
+/// # Errors
+/// If the head is malformed or ambiguous, or if it asks for what is not supported.
+pub fn parse<'a>(
+    unit: &'a [u8],
+    fields: &'a mut [Header<'a>; FIELDS_MAX],
+) -> Result<Head<'a>, Denial> {
+    if unit.starts_with(b"PRI * HTTP/2") {
+        return Err(Denial::NOT_HTTP1);
+    }
+    let mut parsed = httparse::Request::new(fields);
+    match parsed.parse(unit) {
+        Ok(httparse::Status::Complete(taken)) if taken == unit.len() => {}
+        _ => return Err(Denial::MALFORMED),
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(Denial::MALFORMED);
+    };
+    if method == "CONNECT" {
+        return Err(Denial::UNSUPPORTED);
+    }
+    let (method, target) = (method.as_bytes(), target.as_bytes());
+    let headers: &'a [Header<'a>] = parsed.headers;
+    let framing = Framing::read(unit, headers).ok_or(Denial::MALFORMED)?;
+    let body = framing.body(version).ok_or(Denial::MALFORMED)?;
+    let parts = Target::parse(method, target).ok_or(Denial::MALFORMED)?;
+    let host = framing.authority(version, &parts).ok_or(Denial::MALFORMED)?;
+    let request = Request {
+        method,
+        path: parts.path,
+        path_is_normal: target::is_normal(parts.path),
+        host,
+        headers,
+    };
+    let has = |name: &str| headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
+    if body == BodyLength::Chunked && has("trailer") {
+        // Its trailers would be rejected; at this point the client can still get a response.
+        return Err(Denial::UNSUPPORTED);
+    }
+    let upgrade = has("upgrade");
+    Ok(Head { request, target, body, upgrade })
+}
+
+/// The fields that determine framing and routing, each at most once.
+#[derive(Default)]
+struct Framing<'a> {
+    host: Option<&'a [u8]>,
+    content_length: Option<&'a [u8]>,
+    transfer_encoding: Option<&'a [u8]>,
+}
+
+impl<'a> Framing<'a> {
+    /// `None` if one is repeated, has an underscore in its name, or is padded with anything but
+    /// spaces: servers treat tabs differently.
+    fn read(unit: &[u8], headers: &'a [Header<'a>]) -> Option<Self> {
+        let mut framing = Self::default();
+        for field in headers.iter().filter(|field| is_framing(field.name)) {
+            let slot = match field.name.len() {
+                4 => &mut framing.host,
+                14 => &mut framing.content_length,
+                17 => &mut framing.transfer_encoding,
+                _ => continue,
+            };
+            if field.name.contains('_')
+                || !is_padded_by_spaces_only(unit, field)
+                || slot.replace(field.value).is_some()
+            {
+                return None;
+            }
+        }
+        Some(framing)
+    }
+
+    /// RFC 9112 §6.1 to §6.3. `None` if the fields are malformed or ambiguous.
+    fn body(&self, version: u8) -> Option<BodyLength> {
+        match (self.content_length, self.transfer_encoding) {
+            (None, None) => Some(BodyLength::None),
+            (Some(length), None) => {
+                let length = parse_length(length)?;
+                Some(if length > 0 { BodyLength::Fixed(length) } else { BodyLength::None })
+            }
+            (None, Some(coding)) if version == 1 && coding.eq_ignore_ascii_case(b"chunked") => {
+                Some(BodyLength::Chunked)
+            }
+            _ => None,
+        }
+    }
+
+    /// HTTP/2's `:authority` (RFC 9112 §3.2, §3.3): HTTP/1.1 needs exactly one `Host`, and an
+    /// authority in the target must be equal to it.
+    fn authority(&self, version: u8, target: &Target<'a>) -> Option<&'a [u8]> {
+        if version == 1 && self.host.is_none() {
+            return None;
+        }
+        let host = self.host.or(target.authority).unwrap_or_default();
+        let authority = target.authority.unwrap_or(host);
+        (target::is_authority(host) && authority.eq_ignore_ascii_case(host)).then_some(authority)
+    }
+}
+
+/// Parses a `Content-Length`: digits only, without a leading zero (which some parsers read as
+/// octal), and few enough not to overflow 64 bits. Bodies above 2 GiB are legitimate, so a server
+/// that counts bytes in 32 bits must not be used behind HTTP rules.
+#[must_use]
+pub fn parse_length(value: &[u8]) -> Option<u64> {
+    let has_leading_zero = value.len() > 1 && value[0] == b'0';
+    if has_leading_zero || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Whether there are only spaces between the field's colon, its value and the end of its line.
+fn is_padded_by_spaces_only(unit: &[u8], field: &Header<'_>) -> bool {
+    let offset = |part: &[u8]| part.as_ptr().addr().checked_sub(unit.as_ptr().addr());
+    let (Some(name), Some(value)) = (offset(field.name.as_bytes()), offset(field.value)) else {
+        return false;
+    };
+    let before = unit.get(name + field.name.len()..value);
+    let after = unit.get(value + field.value.len()..).unwrap_or_default();
+    let mut after = after.iter().skip_while(|byte| **byte == b' ');
+    before.is_some_and(|gap| gap[..1] == *b":" && gap[1..].iter().all(|byte| *byte == b' '))
+        && after.next() == Some(&b'\r')
+}
+
+/// Whether a field of this name may affect framing or routing. Underscores count as hyphens, since
+/// CGI gateways confuse the two.
+fn is_framing(name: &str) -> bool {
+    const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"connection"];
+    let same = |a: u8, b: u8| a == b || a == b'_' && b == b'-';
+    FRAMING.iter().any(|framing| {
+        name.len() == framing.len()
+            && name.bytes().zip(*framing).all(|(a, b)| same(a.to_ascii_lowercase(), *b))
+    })
+}

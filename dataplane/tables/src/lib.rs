@@ -1,0 +1,28 @@
+//! The compiled tables that workers look up, and the plain values in them.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`policy`] | the snapshot that workers read, and the lookup that decides a flow |
+//! | [`l7`] | the L7 rules of a flow, their matchers, and the reading of HTTP/1 request heads |
+//! | [`route`] | local endpoints, and the next hop of a packet |
+//! | [`tunnel`] | tunnel packets that a node would decapsulate |
+//! | [`event`], [`drop_reason`] | what workers report |
+//! | [`address`], [`ids`], [`proto`], [`tcp_flags`], [`time`], [`mod@tuple`] | plain values |
+//!
+//! Everything here is data: no sockets, frames, threads or clock. Rules are numbers; their names
+//! are in the catalogue of the compiler that built the tables.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod drop_reason;
+pub mod event;
+pub mod ids;
+pub mod l7;
+pub mod policy;
+pub mod proto;
+pub mod route;
+pub mod tcp_flags;
+pub mod time;
+pub mod tunnel;
+pub mod tuple;

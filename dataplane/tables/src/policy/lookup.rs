@@ -1,0 +1,244 @@
+//! The policy lookup, shared by workers, `explain` and `replay`.
+
+use super::{
+    Action, AddressScope, Cause, Decision, Entry, Exemption, IdentityRow, NamedPorts, PeerMatch,
+    PolicyTables, RuleTable, Tier, Verdict,
+};
+use crate::address::Address;
+use crate::l7::{Conflict, L7Entry, L7Policy};
+use crate::proto;
+use crate::tuple::Tuple;
+
+/// What policy knows about an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolved<'t> {
+    tables: &'t PolicyTables,
+    address: Address,
+    /// Index into [`PolicyTables::identities`].
+    pub identity_index: u32,
+    /// The row of its identity.
+    pub identity: &'t IdentityRow,
+    /// Named container ports, if the address belongs to a pod that has any.
+    named_ports: Option<&'t NamedPorts>,
+}
+
+impl Resolved<'_> {
+    /// Whether an entry with this peer matches the address.
+    #[must_use]
+    pub fn matches(&self, peer: PeerMatch) -> bool {
+        match peer {
+            PeerMatch::Any => true,
+            PeerMatch::Labels(selector) => self.identity.selectors.contains(selector),
+            PeerMatch::Namespaces(selector) => {
+                let namespace = self.tables.namespaces.get(self.identity.namespace);
+                namespace.is_some_and(|selectors| selectors.contains(selector))
+            }
+            PeerMatch::Addresses(set) => {
+                let set = self.tables.address_sets.get(set.0);
+                set.is_some_and(|set| self.is_in(set.scope) && set.contains(self.address))
+            }
+        }
+    }
+
+    /// Whether the address is of a kind that the scope includes.
+    fn is_in(&self, scope: AddressScope) -> bool {
+        match self.identity_index {
+            PolicyTables::WORLD_V4 | PolicyTables::WORLD_V6 => true,
+            PolicyTables::HOST | PolicyTables::REMOTE_NODE => scope != AddressScope::World,
+            _ => scope == AddressScope::All,
+        }
+    }
+
+    fn is_own_node(&self) -> bool {
+        self.identity_index == PolicyTables::HOST
+    }
+}
+
+/// The flow that policy is evaluated for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subject {
+    /// Addresses, ports and protocol in the original direction.
+    pub tuple: Tuple,
+    /// ICMP or ICMPv6 type; unused for other protocols.
+    pub icmp_type: u8,
+}
+
+impl Subject {
+    /// The flow that would be opened in the opposite direction.
+    #[must_use]
+    #[inline]
+    pub fn reversed(&self) -> Self {
+        Self { tuple: self.tuple.reversed(), ..*self }
+    }
+
+    /// What rules match as the port: the destination port, or the ICMP type.
+    #[must_use]
+    #[inline]
+    pub fn policy_port(&self) -> u16 {
+        match proto::is_icmp(self.tuple.protocol) {
+            true => u16::from(self.icmp_type),
+            false => self.tuple.dst_port,
+        }
+    }
+}
+
+/// Which ends of a flow are endpoints of this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalEnds {
+    /// The source is.
+    pub source: bool,
+    /// The destination is.
+    pub destination: bool,
+}
+
+impl LocalEnds {
+    /// Both ends are local.
+    pub const BOTH: Self = Self { source: true, destination: true };
+}
+
+/// The outcome at one end.
+struct EndDecision {
+    cause: Cause,
+    l7: Vec<L7Entry>,
+}
+
+impl EndDecision {
+    /// Without L7 rules.
+    const fn plain(cause: Cause) -> Self {
+        Self { cause, l7: Vec::new() }
+    }
+}
+
+impl PolicyTables {
+    /// Whether `address` is an address of this or another node.
+    #[must_use]
+    #[inline]
+    pub fn is_node(&self, address: Address) -> bool {
+        let nodes = [Self::HOST, Self::REMOTE_NODE];
+        self.addresses.get(address).is_some_and(|row| nodes.contains(&row.identity))
+    }
+
+    /// Resolves an address to its identity.
+    ///
+    /// # Panics
+    /// If the tables lack the reserved identity rows, which is a bug of the compiler.
+    #[must_use]
+    #[inline]
+    pub fn resolve(&self, address: Address) -> Resolved<'_> {
+        let (identity_index, named_ports) = match self.addresses.get(address) {
+            Some(row) => (row.identity, row.named_ports.as_ref()),
+            None if address.is_v4() => (Self::WORLD_V4, None),
+            None => (Self::WORLD_V6, None),
+        };
+        let Some(identity) = self.identities.get(identity_index) else {
+            unreachable!("address rows refer to identity rows that exist")
+        };
+        Resolved { tables: self, address, identity_index, identity, named_ports }
+    }
+
+    /// Decides a flow. Policy of an end that is not `local` is enforced on that end's node.
+    ///
+    /// Allocates only if the verdict is [`Verdict::Inspect`].
+    #[must_use]
+    pub fn decide(&self, subject: &Subject, local: LocalEnds) -> Decision {
+        let source = self.resolve(subject.tuple.src);
+        let destination = self.resolve(subject.tuple.dst);
+        if subject.tuple.src == subject.tuple.dst {
+            let cause = Cause::Exempt(Exemption::ToSelf);
+            return Decision {
+                verdict: Verdict::Allow,
+                egress: cause,
+                ingress: cause,
+                l7: L7Policy::default(),
+            };
+        }
+        let egress = if !local.source {
+            EndDecision::plain(Cause::Exempt(Exemption::NotLocal))
+        } else if destination.is_own_node() {
+            EndDecision::plain(Cause::Exempt(Exemption::ToNode))
+        } else {
+            source.identity.egress.decide(subject, &destination, &destination)
+        };
+        let ingress = if !local.destination {
+            EndDecision::plain(Cause::Exempt(Exemption::NotLocal))
+        } else if source.is_own_node() {
+            EndDecision::plain(Cause::Exempt(Exemption::FromNode))
+        } else {
+            destination.identity.ingress.decide(subject, &source, &destination)
+        };
+        let l7 = L7Policy { egress: egress.l7, ingress: ingress.l7 };
+        let (mut egress, mut ingress) = (egress.cause, ingress.cause);
+        match l7.protocol() {
+            Err(Conflict::Egress(rule)) => egress = Cause::Conflicting(rule),
+            Err(Conflict::Ingress(rule)) => ingress = Cause::Conflicting(rule),
+            Ok(_) => {}
+        }
+        let verdict = match (egress.allows() && ingress.allows(), l7.is_empty()) {
+            (false, _) => Verdict::Deny,
+            (true, true) => Verdict::Allow,
+            (true, false) => Verdict::Inspect,
+        };
+        Decision { verdict, egress, ingress, l7 }
+    }
+}
+
+impl RuleTable {
+    /// Evaluates the entries of the flow's port class, in the order that the module documents.
+    fn decide(
+        &self,
+        subject: &Subject,
+        peer: &Resolved<'_>,
+        destination: &Resolved<'_>,
+    ) -> EndDecision {
+        let port = subject.policy_port();
+        let protocol = subject.tuple.protocol;
+        let entries = self.entries(protocol, port);
+        let matches = |entry: &Entry| {
+            entry.has_port(port)
+                && peer.matches(entry.peer)
+                && entry.port_name.is_none_or(|name| {
+                    destination
+                        .named_ports
+                        .is_some_and(|ports| ports.contains(name, protocol, port))
+                })
+        };
+        let mut skipped_tier = None;
+        let mut default_checked = false;
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.rank.tier > Tier::Normal && !default_checked {
+                default_checked = true;
+                if let Some(set) = self.default_deny {
+                    return EndDecision::plain(Cause::DefaultDeny(set));
+                }
+            }
+            if skipped_tier == Some(entry.rank.tier) || !matches(entry) {
+                continue;
+            }
+            match entry.action {
+                Action::Deny => return EndDecision::plain(Cause::Denied(entry.rule)),
+                Action::Pass => skipped_tier = Some(entry.rank.tier),
+                Action::Allow => return Self::allow(entry, &entries[index..], matches),
+            }
+        }
+        match self.default_deny {
+            Some(set) => EndDecision::plain(Cause::DefaultDeny(set)),
+            None => EndDecision::plain(Cause::Unenforced),
+        }
+    }
+
+    /// The outcome if `first` allows: with the L7 rules of all matching allows of its rank, if any
+    /// of them has some. `rest` begins with `first`.
+    fn allow(first: &Entry, rest: &[Entry], matches: impl Fn(&Entry) -> bool) -> EndDecision {
+        let cause = Cause::Allowed(first.rule);
+        let allows = || {
+            let allows = |entry: &&Entry| entry.rank == first.rank && entry.action == Action::Allow;
+            rest.iter().take_while(allows)
+        };
+        if !allows().any(|entry| entry.l7.is_some() && matches(entry)) {
+            return EndDecision::plain(cause);
+        }
+        let l7 = allows().filter(|entry| matches(entry));
+        let l7 = l7.map(|entry| L7Entry { rule: entry.rule, rules: entry.l7.clone() });
+        EndDecision { cause, l7: l7.collect() }
+    }
+}

@@ -1,0 +1,123 @@
+//! A small API server on the node's loopback: lists and watches over TLS, by Python's standard
+//! library. It is no Kubernetes, but the agent's client can't tell, and it needs nothing that
+//! `scripts/lib.sh` doesn't install.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use podgate_policy::manifest::load;
+use serde_json::{Value, json};
+
+use super::process::{bounded, run};
+use super::{API_SERVER_PORT, Daemon, Lab};
+
+const PROGRAM: &str = include_str!("list_watch.py");
+const TOKEN: &str = "lab-token";
+/// Bound for making a certificate, or for the server to answer.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// The server. Dropping it kills it.
+#[derive(Debug)]
+pub struct ListWatchServer<'lab> {
+    lab: &'lab Lab,
+    server: Option<Daemon>,
+}
+
+impl<'lab> ListWatchServer<'lab> {
+    /// Starts it with the objects of the lab's manifests, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it doesn't start.
+    pub fn start(lab: &'lab Lab) -> Result<Self> {
+        let folder = lab.file("api");
+        fs::create_dir(&folder)?;
+        let [program, objects, certificate, key] =
+            ["server.py", "objects.json", "server.crt", "server.key"].map(|file| folder.join(file));
+        fs::write(&program, PROGRAM)?;
+        let mut openssl = bounded("openssl", BOUND);
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=lab"]);
+        openssl.args(["-addext", "subjectAltName=DNS:localhost"]);
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        run(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+        set(&objects, &from_manifests(lab))?;
+        let mut server = Self { lab, server: None };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Ends the server and with it all watches, and starts it again.
+    ///
+    /// # Errors
+    /// When it doesn't start.
+    pub fn restart(&mut self) -> Result<()> {
+        self.server = None;
+        let (folder, netns) = (self.lab.file("api"), &self.lab.node().netns);
+        let certificate = folder.join("server.crt");
+        let mut command = netns.daemon("python3".as_ref());
+        command.arg(folder.join("server.py")).arg(folder.join("objects.json")).arg(&certificate);
+        command.arg(folder.join("server.key")).arg(TOKEN).arg(API_SERVER_PORT.to_string());
+        let mut server = Daemon::start("the small API server", command, folder.join("server.log"))?;
+        server.wait_until("the small API server to answer", BOUND, |_| {
+            let mut curl = netns.bounded("curl", BOUND);
+            curl.args(["--silent", "--noproxy", "*", "--output", "/dev/null", "--cacert"]);
+            curl.arg(&certificate).arg(format!("https://localhost:{API_SERVER_PORT}/"));
+            Ok(run(&mut curl).ok())
+        })?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Adds an object to those of the lab's manifests.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn add(&self, object: &Value) -> Result<()> {
+        let mut objects = from_manifests(self.lab);
+        objects.push(object.clone());
+        set(&self.lab.file("api/objects.json"), &objects)
+    }
+
+    /// Takes back what [`Self::add`] added.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn remove_added(&self) -> Result<()> {
+        set(&self.lab.file("api/objects.json"), &from_manifests(self.lab))
+    }
+
+    /// Writes a kubeconfig, which names the server by a host name.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        let folder = self.lab.file("api");
+        let file = folder.join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "lab", "cluster": {
+                "server": format!("https://localhost:{API_SERVER_PORT}"),
+                "certificate-authority": folder.join("server.crt"),
+            }}],
+            "users": [{"name": "lab", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+            "current-context": "lab",
+        });
+        fs::write(&file, config.to_string())?;
+        Ok(file)
+    }
+}
+
+fn from_manifests(lab: &Lab) -> Vec<Value> {
+    load(&lab.manifests()).into_iter().filter_map(|document| document.value.ok()).collect()
+}
+
+/// Replaces the file as a whole, so that the server never reads half of it.
+fn set(file: &std::path::Path, objects: &[Value]) -> Result<()> {
+    let unfinished = file.with_extension("new");
+    fs::write(&unfinished, serde_json::to_string(objects)?)?;
+    fs::rename(unfinished, file)?;
+    Ok(())
+}
