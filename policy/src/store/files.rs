@@ -364,7 +364,7 @@ impl Store {
         }
         self.files.take_shadowed(file, key);
         let warned = self.policies.get(key).is_some_and(|policy| !policy.warnings.is_empty());
-        if was == Some(digest) && !warned && !self.rejections.get(key).is_some() {
+        if was == Some(digest) && !warned && self.rejections.get(key).is_none() {
             self.sources.insert(key.clone(), document.source.location.clone());
         } else if let Ok(value) = &document.value {
             // Refusals are kept in the store.

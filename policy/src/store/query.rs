@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{EnforcementMode, Store, pod_name};
 use crate::catalog::PodName;
-use crate::directory::{self, Directory};
+use crate::directory;
 use crate::key::ObjectKey;
 use crate::labels::{LabelContext, Labels, NAMESPACE_NAME_LABEL};
 use crate::model::{Node, Pod, Policy, Service};
@@ -128,7 +128,7 @@ impl Store {
 
     /// Groups, services and the addresses behind services.
     #[cfg(feature = "oracle")]
-    pub(crate) const fn directory(&self) -> &Directory {
+    pub(crate) const fn directory(&self) -> &directory::Directory {
         &self.directory
     }
 
