@@ -1,6 +1,5 @@
 //! Links that come and go under load.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
