@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::l7::follower::Follower;
+use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::parse;
@@ -130,7 +130,7 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
     let umem = Umem::new(64).unwrap();
     let pool = umem.pool();
     let mut io = Io { umem, pool, forwarded: 0, requests: 0, responses: 0 };
-    let mut follower = Follower::new();
+    let mut editor = Editor::<Http1>::new();
     let mut now = Nanos(0);
     let mut play = |packets: &[(FlowDirection, Vec<u8>)], io: &mut Io| {
         for (direction, bytes) in packets {
@@ -139,8 +139,8 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
             frame.set_len(bytes.len() as u32);
             io.umem.data_mut(&mut frame).copy_from_slice(bytes);
             let view = parse(bytes, bytes.len() as u32).unwrap();
-            follower.segment(now, *direction, &view, Packet::single(frame), &policy, io);
-            follower.tick(now, io);
+            editor.segment(now, *direction, &view, Packet::single(frame), &policy, io);
+            editor.tick(now, &policy, io);
         }
     };
     let packets = connection(500);

@@ -7,7 +7,7 @@
 
 #[cfg(feature = "captures")]
 mod captures;
-mod follower;
+mod editor;
 mod http1;
 mod input;
 #[cfg(feature = "manifests")]
@@ -18,7 +18,7 @@ mod requests;
 
 #[cfg(feature = "captures")]
 pub use captures::captures;
-pub use follower::follower;
+pub use editor::editor;
 pub use http1::http1;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
@@ -33,7 +33,7 @@ pub type Body = fn(&[u8]);
 pub const TARGETS: &[(&str, Body)] = &[
     ("packets", packets),
     ("http1", http1),
-    ("follower", follower),
+    ("editor", editor),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]

@@ -5,7 +5,7 @@
 //! reset that the connection survives, because it was forged or outside of the window (RFC 5961
 //! §3.2: the receiver replies with a challenge ACK and continues), is reverted by the next segment
 //! of its alleged sender. An attacker outside of the node who can spoof a host's address and knows
-//! the ports can still end a flow with a reset and a SYN. For inspected flows the follower checks
+//! the ports can still end a flow with a reset and a SYN. For inspected flows the editor checks
 //! sequence numbers, and a SYN that reopens the flow has no effect while the server still has the
 //! old connection: before the server's SYN-ACK, only a SYN or an RST of the client is valid.
 

@@ -1,12 +1,13 @@
 //! Inline L7 inspection: no proxy, no second connection.
 //!
-//! [`follower`] follows the TCP stream of one flow in both directions, holds what is undecided and
-//! releases or refuses it; [`http1`] is the protocol inspector that it asks, which sees bytes and
-//! nothing of TCP; [`reply`] builds the packets that refuse. Rules, and how a request is held
-//! against them, are in [`podgate_tables::l7`].
+//! An [`inspector`] sees the bytes of both directions and answers with operations; [`http1`] is one.
+//! The [`editor`] executes the operations on the TCP stream of one flow, and knows no protocol above
+//! TCP; [`reply`] builds the segments that it sends of its own. Rules, and how a request is matched
+//! with them, are in [`podgate_tables::l7`].
 
-pub mod follower;
+pub mod editor;
 mod heap;
 pub mod http1;
+pub mod inspector;
 pub mod io;
 pub mod reply;

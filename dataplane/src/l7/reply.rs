@@ -5,7 +5,6 @@
 //! that speak for the server. That is only a plausible start: the worker writes both addresses
 //! anew for the link that the packet leaves by, as for any packet.
 
-use podgate_tables::l7::http1::{Denial, DenialResponse};
 use podgate_tables::tuple::{FlowDirection, Tuple};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -26,36 +25,6 @@ const HOP_LIMIT: u8 = 64;
 
 /// Payload that fits into one segment of ours, bytes.
 pub const PAYLOAD_MAX: usize = FRAME_SIZE as usize - FRAME_HEADROOM as usize - L2_MAX - HEADERS_MAX;
-
-/// The answer to a request that policy refuses. The body is Cilium's (proxy
-/// `cilium/l7policy.cc`), so clients that look at it need no change; `server` says who answered.
-pub const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\n\
-    content-type: text/plain\r\n\
-    content-length: 15\r\n\
-    connection: close\r\n\
-    server: podgate\r\n\
-    \r\n\
-    Access denied\r\n";
-
-/// The answer to what is no proper request.
-pub const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    content-type: text/plain\r\n\
-    content-length: 13\r\n\
-    connection: close\r\n\
-    server: podgate\r\n\
-    \r\n\
-    Bad request\r\n";
-
-/// What to say to the client, without the body if it asked by `HEAD`; empty for a reset.
-#[must_use]
-pub fn text(denial: Denial) -> &'static [u8] {
-    let (whole, body) = match denial.response {
-        DenialResponse::Forbidden => (FORBIDDEN, 15),
-        DenialResponse::BadRequest => (BAD_REQUEST, 13),
-        DenialResponse::Reset => (&b""[..], 0),
-    };
-    if denial.head_only { &whole[..whole.len() - body] } else { whole }
-}
 
 /// A segment to be built.
 #[derive(Clone, Copy, Debug)]

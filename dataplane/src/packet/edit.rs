@@ -82,6 +82,24 @@ pub fn complete_checksum<'a>(
     true
 }
 
+/// Writes `bytes` at offset `at` of a TCP header, whose checksum is complete, and updates the
+/// checksum (RFC 1624).
+pub fn replace_in_tcp_header(header: &mut [u8], at: usize, bytes: &[u8]) {
+    const CHECKSUM: usize = checksum::TCP_FIELD as usize;
+    let words = at & !1..(at + bytes.len()).next_multiple_of(2);
+    let sum = |words: &[u8]| {
+        let mut sum = Sum::default();
+        sum.add(words);
+        sum.folded()
+    };
+    let old = sum(&header[words.clone()]);
+    header[at..at + bytes.len()].copy_from_slice(bytes);
+    let new = sum(&header[words]);
+    let field = u16::from_be_bytes([header[CHECKSUM], header[CHECKSUM + 1]]);
+    let field = checksum::update(field, old, new);
+    header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&field.to_be_bytes());
+}
+
 /// The partial checksum of a packet that the kernel can complete in place of [`complete_checksum`];
 /// `None` if the checksum is complete or the kernel can't.
 #[must_use]

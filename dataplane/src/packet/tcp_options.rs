@@ -1,10 +1,12 @@
 //! TCP options (RFC 9293 §3.2, RFC 2018, RFC 7323).
 
 const END: u8 = 0;
-const NO_OPERATION: u8 = 1;
+/// Padding between options, 1 byte.
+pub const NO_OPERATION: u8 = 1;
 const MAX_SEGMENT_SIZE: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
+const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 
 /// The options of one TCP header.
@@ -26,6 +28,13 @@ impl<'a> TcpOptions<'a> {
         if kind == TIMESTAMPS && self.0.starts_with(&USUAL) && self.0.len() >= 12 {
             return Some(4);
         }
+        let (at, size) = self.find_any(kind)?;
+        (size == len).then_some(at)
+    }
+
+    /// Offset in the options of the value of the first option of this kind, and its length, bytes
+    /// with kind and length field.
+    fn find_any(&self, kind: u8) -> Option<(usize, u8)> {
         let mut at = 0;
         while let Some([found, rest @ ..]) = self.0.get(at..) {
             match (*found, rest.first()) {
@@ -34,7 +43,7 @@ impl<'a> TcpOptions<'a> {
                 (found, Some(size)) => {
                     let fits = at + usize::from(*size) <= self.0.len();
                     if found == kind {
-                        return (*size == len && fits).then_some(at + 2);
+                        return fits.then_some((at + 2, *size));
                     }
                     at += usize::from(*size);
                 }
@@ -77,6 +86,15 @@ impl<'a> TcpOptions<'a> {
         self.find(SACK_PERMITTED, 2).is_some()
     }
 
+    /// Where the blocks of a selective acknowledgement lie in the options, 8 bytes each (RFC 2018
+    /// §3).
+    #[must_use]
+    pub fn sack_blocks(&self) -> Option<std::ops::Range<usize>> {
+        let (at, size) = self.find_any(SACK)?;
+        let len = usize::from(size) - 2;
+        (len > 0 && len.is_multiple_of(8)).then_some(at..at + len)
+    }
+
     /// The sender's timestamp (`TSval`).
     #[must_use]
     pub fn timestamp(&self) -> Option<u32> {
@@ -103,6 +121,8 @@ mod tests {
         assert_eq!(TcpOptions(&[3, 3, 99, 0]).window_scale(), Some(14));
         assert!(!TcpOptions(&[3, 3, 99, 0]).sack_permitted());
         assert_eq!(TcpOptions(&[0, 2, 4, 5, 6]).max_segment_size(), None);
+        assert_eq!(TcpOptions(&[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2]).sack_blocks(), Some(4..12));
+        assert_eq!(TcpOptions(&[1, 1, 5, 9, 0, 0, 0, 1, 0, 0, 0]).sack_blocks(), None);
     }
 
     proptest! {
@@ -110,6 +130,7 @@ mod tests {
         fn no_options_panic(bytes in proptest::collection::vec(0u8..12, 0..40)) {
             let options = TcpOptions(&bytes);
             let _ = (options.max_segment_size(), options.window_scale(), options.timestamp());
+            let _ = options.sack_blocks();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an inspected flow's follower needs of the worker.
+//! What an inspected flow's stream editor needs of the worker.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
@@ -13,7 +13,7 @@ use super::ctx::PacketCtx;
 use super::egress::{Origin, Resource};
 use super::forward::{self, Path};
 
-/// A follower's access to the worker, for one flow.
+/// An editor's access to the worker, for one flow.
 pub(super) struct InspectedIo<'f, 'a, 's> {
     pub(super) flow: &'f Flow,
     pub(super) cx: &'a mut PacketCtx<'s>,

@@ -4,7 +4,8 @@ use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 
 use crate::flow::FlowIx;
-use crate::l7::follower::Follower;
+use crate::l7::editor::Editor;
+use crate::l7::http1::Http1;
 
 /// Time between two checks of timers, milliseconds.
 const TICK_MS: u64 = 5;
@@ -15,7 +16,7 @@ const TICK_BUDGET: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Inspected {
     pub(super) flow: FlowIx,
-    pub(super) follower: Follower,
+    pub(super) editor: Editor<Http1>,
     pub(super) policy: L7Policy,
 }
 
@@ -86,12 +87,12 @@ impl Inspectors {
     }
 
     pub(super) fn held_frames(&self) -> usize {
-        self.slots.iter().flatten().map(|inspected| inspected.follower.held_frames()).sum()
+        self.slots.iter().flatten().map(|inspected| inspected.editor.held_frames()).sum()
     }
 
     /// Bytes that the flows buffer.
     pub(super) fn kept_bytes(&self) -> usize {
-        self.slots.iter().flatten().map(|inspected| inspected.follower.kept_bytes()).sum()
+        self.slots.iter().flatten().map(|inspected| inspected.editor.buffered_bytes()).sum()
     }
 
     /// Calls `check` with the inspected flows whose timers are due for a check: a bounded number

@@ -7,7 +7,7 @@
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Costs about ten times a flow table hit,
 //!    once per flow and epoch; less if the decision is cached ([`super::decisions`]).
-//! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
+//! 4. **Inspected flow**: payload goes through the flow's stream editor, which forwards, holds or
 //!    denies it.
 //! 5. **Transmit**: in batches per link, with one wakeup per link and round (see
 //!    [`super::egress`]); **events** for verdicts, drops and flow ends.
@@ -76,7 +76,7 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp};
-use crate::l7::follower::{Follower, Progress};
+use crate::l7::editor::{Editor, Progress};
 use crate::mem::Packet;
 use crate::packet::icmp::{self, Role};
 use crate::packet::{HAIRPIN_MAC, L4, Tcp, View, edit, parse, quoted};
@@ -326,9 +326,9 @@ impl Pipeline {
         if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
-            let Inspected { follower, policy, .. } = inspected;
-            cx.egress.frame_quota().transfer(opener, links.opener, follower.held_frames());
-            cx.egress.byte_quota().transfer(opener, links.opener, follower.kept_bytes());
+            let Inspected { editor, policy, .. } = inspected;
+            cx.egress.frame_quota().transfer(opener, links.opener, editor.held_frames());
+            cx.egress.byte_quota().transfer(opener, links.opener, editor.buffered_bytes());
             *policy = decision.l7;
         }
         Permission::Allowed
@@ -399,7 +399,7 @@ impl Pipeline {
             }
             Some(slot) => {
                 let inspected =
-                    Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
+                    Inspected { flow: index, editor: Editor::new(), policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
                 self.inspect(cx, slot, FlowDirection::Original, view, packet);
             }
@@ -449,16 +449,16 @@ impl Pipeline {
             debug_assert!(false, "a flow's inspector lives as long as the flow");
             return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
         };
-        // The follower verifies checksums, so they must be complete.
+        // The editor verifies checksums, so they must be complete.
         if edit::complete_checksum(cx.egress.umem().bytes_mut(&mut packet), view) {
             cx.egress.stats().checksums_completed.add(1);
         }
         let flow = self.flows.get(inspected.flow);
         let mut io = InspectedIo { flow, cx };
         let now = io.cx.now;
-        inspected.follower.segment(now, direction, view, packet, &inspected.policy, &mut io);
+        inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
         let index = inspected.flow;
-        match inspected.follower.progress() {
+        match inspected.editor.progress() {
             Progress::Opened => {}
             Progress::Requested if flow.requested() => {}
             Progress::Requested => self.flows.set_requested(index, now),
@@ -512,12 +512,13 @@ impl Pipeline {
         self.expire_fragments(cx);
         let (now, flows) = (cx.now, &mut self.flows);
         self.inspectors.tick(now, |inspected| {
-            if inspected.follower.is_closed() {
+            if inspected.editor.is_closed() {
                 return;
             }
             let flow = flows.get(inspected.flow);
-            inspected.follower.tick(now, &mut InspectedIo { flow, cx });
-            if inspected.follower.is_closed() {
+            let Inspected { editor, policy, .. } = inspected;
+            editor.tick(now, policy, &mut InspectedIo { flow, cx });
+            if inspected.editor.is_closed() {
                 flows.set_reset(inspected.flow, now);
             }
         });
@@ -533,7 +534,7 @@ impl Pipeline {
     fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         let flow = self.flows.remove(index);
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
-            inspected.follower.close(&mut InspectedIo { flow: &flow, cx });
+            inspected.editor.close(&mut InspectedIo { flow: &flow, cx });
         }
         let traffic = |direction| Traffic {
             packets: flow.packets()[direction as usize],

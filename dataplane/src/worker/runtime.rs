@@ -50,7 +50,7 @@ pub struct Config {
 
 /// Longest sleep, for flow expiry.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
-/// The same with inspected flows, for the followers' timers.
+/// The same with inspected flows, for the editors' timers.
 const SLEEP_INSPECTED: Duration = Duration::from_millis(20);
 /// The same while the kernel has not transmitted all packets.
 const SLEEP_UNSENT: Duration = Duration::from_millis(1);

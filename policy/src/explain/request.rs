@@ -169,6 +169,10 @@ const fn refused(denial: &Denial) -> &'static str {
     match denial.response {
         DenialResponse::Forbidden => "answered 403 Forbidden: such a request can't be inspected",
         DenialResponse::BadRequest => "answered 400 Bad Request: it is malformed or ambiguous",
+        DenialResponse::HeadTooLarge => {
+            "answered 431 Request Header Fields Too Large: the head is too long"
+        }
+        DenialResponse::Timeout => "answered 408 Request Timeout: it is not complete",
         DenialResponse::Reset => "the connection is reset: it is no HTTP/1.1",
     }
 }

@@ -1,4 +1,4 @@
-//! A [`FlowIo`] that records what a follower does.
+//! A [`FlowIo`] that records what an editor does.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::tuple::FlowDirection;
 
-/// A packet that the follower sent on or built.
+/// A packet that the editor forwarded or built.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outgoing {
     /// Which way it went.

@@ -9,12 +9,14 @@
 
 mod counters;
 mod frames;
+mod inspect;
 mod io;
 mod rig;
 mod tables;
 
 pub use counters::{Count, Counts};
 pub use frames::{TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, tcp, udp, unreachable};
+pub use inspect::{Connection, Stream, docs_only, http1_corpus};
 pub use io::{Outgoing, RecordingIo};
 pub use rig::{Rig, RigConfig};
 pub use tables::{

@@ -1,10 +1,8 @@
-//! Where a message body ends (RFC 9112 §6), the same in both directions.
+//! Where a request body ends (RFC 9112 §6).
 
 use podgate_tables::l7::http1::head::BodyLength;
 use podgate_tables::l7::http1::is_token;
 use podgate_tables::l7::http1::scan::{Malformed, UnitKind};
-
-use super::Next;
 
 /// Largest chunk, bytes. JDK 17's `HttpServer` counts in 32 bits with a sign and wraps silently;
 /// what is larger is one chunk to us and a short one, or none, to such a reader.
@@ -12,21 +10,19 @@ const CHUNK_MAX: u64 = i32::MAX as u64;
 /// Digits of a chunk's size, at most, leading zeros included: as many as the largest has.
 const CHUNK_DIGITS_MAX: usize = 8;
 
-/// What comes next of a body.
+/// What comes next of a request body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Body {
     /// So many bytes, then the message is over.
     Length(u64),
-    /// Everything until the connection closes.
-    UntilClose,
     /// The line with the size of a chunk.
     ChunkSize,
     /// So many bytes of a chunk.
     Chunk(u64),
     /// The line end after a chunk.
     ChunkEnd,
-    /// The trailer section. A client's must be empty: there are servers (cheroot is one) that take
-    /// the line behind the last chunk for the end of the message, and a trailer for a request.
+    /// The trailer section. It must be empty: there are servers (cheroot is one) that take the line
+    /// behind the last chunk for the end of the message, and a trailer for a request.
     Trailers,
 }
 
@@ -40,11 +36,13 @@ impl Body {
         }
     }
 
-    pub(super) const fn next(self) -> Next {
+    /// Length of the bytes that come next and decide nothing, and what follows them; `None` if a
+    /// unit comes next.
+    pub(super) const fn opaque(self) -> Option<(u64, Option<Self>)> {
         match self {
-            Self::Length(count) | Self::Chunk(count) => Next::Pass(count),
-            Self::UntilClose => Next::Pass(u64::MAX),
-            Self::ChunkSize | Self::ChunkEnd | Self::Trailers => Next::Decide,
+            Self::Length(count) => Some((count, None)),
+            Self::Chunk(count) => Some((count, Some(Self::ChunkEnd))),
+            Self::ChunkSize | Self::ChunkEnd | Self::Trailers => None,
         }
     }
 
@@ -54,17 +52,6 @@ impl Body {
             Self::ChunkEnd => UnitKind::LineEnd,
             Self::Trailers => UnitKind::Section,
             _ => UnitKind::Line,
-        }
-    }
-
-    /// After `count` bytes passed; `None` when the message is over.
-    pub(super) const fn after_bytes(self, count: u64) -> Option<Self> {
-        match self {
-            Self::Length(left) if count >= left => None,
-            Self::Length(left) => Some(Self::Length(left - count)),
-            Self::Chunk(left) if count >= left => Some(Self::ChunkEnd),
-            Self::Chunk(left) => Some(Self::Chunk(left - count)),
-            other => Some(other),
         }
     }
 
@@ -84,16 +71,16 @@ impl Body {
 /// `chunk-size [ chunk-ext ] CRLF`, without the optional space that RFC 9112 §7.1.1 tolerates for
 /// old senders.
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
-    let line = line.strip_suffix(b"\r\n").ok_or(Malformed)?;
+    let line = line.strip_suffix(b"\r\n").ok_or(Malformed::Invalid)?;
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, extensions) = line.split_at(digits);
     if digits.len() > CHUNK_DIGITS_MAX || !are_extensions(extensions) {
-        return Err(Malformed);
+        return Err(Malformed::Invalid);
     }
-    let digits = std::str::from_utf8(digits).map_err(|_| Malformed)?;
+    let digits = std::str::from_utf8(digits).map_err(|_| Malformed::Invalid)?;
     // No digit at all is an error here.
-    let size = u64::from_str_radix(digits, 16).map_err(|_| Malformed)?;
-    if size > CHUNK_MAX { Err(Malformed) } else { Ok(size) }
+    let size = u64::from_str_radix(digits, 16).map_err(|_| Malformed::Invalid)?;
+    if size > CHUNK_MAX { Err(Malformed::Invalid) } else { Ok(size) }
 }
 
 /// Whether `bytes` are `*( ";" token [ "=" ( token / quoted-string ) ] )`. A quoted string must end
@@ -183,7 +170,7 @@ mod tests {
             "10000000000000000\r\n",
             "00000000000000005\r\n",
         ] {
-            assert_eq!(chunk_size(line.as_bytes()), Err(Malformed), "{line:?}");
+            assert_eq!(chunk_size(line.as_bytes()), Err(Malformed::Invalid), "{line:?}");
         }
     }
 }

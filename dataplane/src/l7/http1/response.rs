@@ -1,74 +1,73 @@
-//! The server's stream, followed only to know which requests are answered.
+//! The server's stream, followed only to know where a response ends.
 //!
-//! It is forwarded whatever it says, so this side is not strict: where it can't tell where a
-//! response ends, it stops following (`Untracked`), and from then on the connection is ended by
-//! resets instead of answers.
+//! It passes whatever it contains, so this side reads as leniently as clients do: lines may end by
+//! LF alone, heads may be folded, `Transfer-Encoding` wins over `Content-Length`. Where clients
+//! would disagree about the end of a response, its framing is lost.
 
-use podgate_tables::l7::http1::Denial;
-use podgate_tables::l7::http1::head::{FIELDS_MAX, parse_length};
-use podgate_tables::l7::http1::scan::{Scanner, UnitKind};
-use podgate_tables::time::Nanos;
+use podgate_tables::l7::http1::head::parse_length;
 
-use super::body::Body;
-use super::{Next, Owed};
 use crate::l7::heap::{self, grown};
 
-/// A response head passed.
+/// A response head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ResponseHead {
+pub(super) struct ResponseHead {
     /// Status code.
-    pub status: u16,
-    /// From the request's release to this head.
-    pub latency_ns: u64,
+    pub(super) status: u16,
+    /// `Upgrade` is `websocket`.
+    pub(super) websocket: bool,
 }
 
+/// What comes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum State {
     #[default]
     Head,
-    Body(Body),
+    ChunkSize,
+    ChunkEnd,
+    Trailers,
     Untracked,
 }
 
-/// Capacity kept while no unit is incomplete, bytes: enough for most.
-const UNIT_KEPT: usize = 2 * 1024;
+/// The framing is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lost;
 
-/// Where the server's stream stands.
+/// Longest head, chunk line or trailer section, bytes.
+const UNIT_MAX: usize = 256 * 1024;
+/// Capacity kept while no unit is incomplete, bytes.
+const UNIT_KEPT: usize = 256;
+
+/// Where the server's stream is.
 #[derive(Debug, Default)]
 pub(super) struct Responses {
     state: State,
-    scanner: Scanner,
+    /// Bytes of the current line, without line ends.
+    line_len: usize,
     /// The current unit, if its bytes come in pieces.
     unit: Vec<u8>,
 }
 
 /// What [`Responses::step`] did.
-#[derive(Debug)]
-pub(super) struct Step {
-    pub(super) taken: usize,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Followed {
+    /// Bytes that pass, those of a body behind a unit included; `u64::MAX` until the end.
+    pub(super) taken: u64,
     pub(super) head: Option<ResponseHead>,
-    /// A final response is complete.
+    /// A final response is complete with these bytes.
     pub(super) complete: bool,
 }
 
 impl Responses {
     pub(super) fn is_between_messages(&self) -> bool {
-        self.state == State::Head && self.scanner.is_at_start()
+        self.state == State::Head && self.line_len == 0 && self.unit.is_empty()
     }
 
     pub(super) fn is_untracked(&self) -> bool {
         self.state == State::Untracked
     }
 
-    pub(super) fn opaque(&self) -> u64 {
-        match self.state {
-            State::Head => 0,
-            State::Untracked => u64::MAX,
-            State::Body(body) => match body.next() {
-                Next::Pass(count) => count,
-                Next::Decide | Next::Wait => 0,
-            },
-        }
+    pub(super) fn lose_track(&mut self) {
+        *self = Self { state: State::Untracked, ..Self::default() };
     }
 
     /// Bytes on the heap.
@@ -78,137 +77,178 @@ impl Responses {
 
     /// The same after `bytes` more came, at most.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
-        // Behind a body the next response may begin.
-        let units = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(self.opaque());
-        grown(self.unit.capacity(), self.unit.len() + units as usize)
+        grown(self.unit.capacity(), self.unit.len() + bytes)
     }
 
-    /// How many bytes from the front of `bytes` can be followed without keeping any.
-    pub(super) fn followed_in_place(&self, bytes: &[u8], owed: bool) -> usize {
-        let opaque = usize::try_from(self.opaque()).unwrap_or(usize::MAX);
-        if opaque > 0 {
-            return opaque.min(bytes.len());
-        }
-        let mut scanner = self.scanner;
-        match scanner.scan(self.unit_kind(), bytes) {
-            _ if !owed => bytes.len(),
-            Ok((taken, true)) if self.unit.is_empty() => taken,
-            Ok(_) => 0,
-            // It is followed no longer.
-            Err(_) => bytes.len(),
-        }
-    }
-
-    fn unit_kind(&self) -> UnitKind {
-        match self.state {
-            State::Body(body) => body.unit_kind(),
-            State::Head | State::Untracked => UnitKind::Section,
-        }
-    }
-
-    /// Returns whether that completed a response.
-    pub(super) fn pass(&mut self, count: u64) -> bool {
-        let State::Body(body) = self.state else { return false };
-        let next = body.after_bytes(count);
-        self.state = next.map_or(State::Head, State::Body);
-        next.is_none()
-    }
-
-    /// Takes some of `bytes`, which must not be empty; `owed` is the request to be answered next.
+    /// Follows some of `bytes`, which must not be empty. `None` if it would have to buffer them and
+    /// may not.
     pub(super) fn step(
         &mut self,
         bytes: &[u8],
-        owed: Option<Owed>,
-        now: Nanos,
-    ) -> Result<Step, Denial> {
-        let opaque = self.opaque();
-        if opaque > 0 {
-            let taken = usize::try_from(opaque).map_or(bytes.len(), |n| n.min(bytes.len()));
-            return Ok(Step { taken, head: None, complete: self.pass(taken as u64) });
+        head_only: bool,
+        may_buffer: bool,
+    ) -> Option<Result<Followed, Lost>> {
+        let before = self.line_len;
+        let end = self.unit_end(bytes);
+        if end.is_none() || !self.unit.is_empty() {
+            if !may_buffer {
+                self.line_len = before;
+                return None;
+            }
+            heap::append(&mut self.unit, &bytes[..end.unwrap_or(bytes.len())]);
         }
-        // What nobody asked for (a 408 before the server closes, say) can't be told from an
-        // answer to the next request.
-        let Some(owed) = owed else { return Ok(self.give_up(bytes.len())) };
-        let unit_kind = self.unit_kind();
-        let Ok((taken, ended)) = self.scanner.scan(unit_kind, bytes) else {
-            return Ok(self.give_up(bytes.len()));
+        let Some(end) = end else {
+            let taken = bytes.len() as u64;
+            let too_long = self.unit.len() > UNIT_MAX;
+            let followed = Followed { taken, head: None, complete: false };
+            return Some(if too_long { Err(Lost) } else { Ok(followed) });
         };
-        if !ended || !self.unit.is_empty() {
-            heap::append(&mut self.unit, &bytes[..taken]);
-        }
-        if !ended {
-            return Ok(Step { taken, head: None, complete: false });
-        }
         let mut pieces = std::mem::take(&mut self.unit);
-        let unit = if pieces.is_empty() { &bytes[..taken] } else { &pieces };
-        let step = self.unit_ended(unit, owed, now);
+        let unit = if pieces.is_empty() { &bytes[..end] } else { &pieces };
+        let followed = self.unit_ended(unit, end as u64, head_only);
         pieces.clear();
         pieces.shrink_to(UNIT_KEPT);
         self.unit = pieces;
-        step.map(|step| Step { taken, ..step })
+        Some(followed)
     }
 
-    fn unit_ended(&mut self, unit: &[u8], owed: Owed, now: Nanos) -> Result<Step, Denial> {
-        let (next, head) = match self.state {
-            State::Body(body) => match body.after_unit(unit) {
-                Ok(next) => (next, None),
-                Err(_) => return Ok(self.give_up(0)),
-            },
-            State::Head | State::Untracked => match parse(unit, owed.head_only) {
-                Some((101, _)) => return Err(Denial::NOT_HTTP1),
-                Some((status, body)) => {
-                    let latency_ns = now.since(owed.released);
-                    let head = Some(ResponseHead { status, latency_ns });
-                    if matches!(status, 100..200) {
-                        return Ok(Step { taken: 0, head, complete: false });
+    /// The end of the current unit in `bytes`: of a line, or of the lines up to an empty one.
+    fn unit_end(&mut self, bytes: &[u8]) -> Option<usize> {
+        let is_section = matches!(self.state, State::Head | State::Trailers);
+        for (index, byte) in bytes.iter().enumerate() {
+            match byte {
+                b'\r' => {}
+                b'\n' => {
+                    let is_empty = std::mem::take(&mut self.line_len) == 0;
+                    if is_empty || !is_section {
+                        return Some(index + 1);
                     }
-                    (body, head)
                 }
-                None => return Ok(self.give_up(0)),
-            },
-        };
-        self.state = next.map_or(State::Head, State::Body);
-        Ok(Step { taken: 0, head, complete: next.is_none() })
+                _ => self.line_len += 1,
+            }
+        }
+        None
     }
 
-    fn give_up(&mut self, taken: usize) -> Step {
-        self.state = State::Untracked;
-        self.unit = Vec::new();
-        Step { taken, head: None, complete: false }
+    fn unit_ended(&mut self, unit: &[u8], len: u64, head_only: bool) -> Result<Followed, Lost> {
+        let followed = Followed { taken: len, head: None, complete: false };
+        match self.state {
+            State::Head if unit.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => Ok(followed),
+            State::Head => self.head_ended(unit, len, head_only),
+            State::ChunkSize => {
+                let size = chunk_size(unit).ok_or(Lost)?;
+                self.state = if size == 0 { State::Trailers } else { State::ChunkEnd };
+                Ok(Followed { taken: len.saturating_add(size), ..followed })
+            }
+            State::ChunkEnd if unit.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
+                self.state = State::ChunkSize;
+                Ok(followed)
+            }
+            State::Trailers => {
+                self.state = State::Head;
+                Ok(Followed { complete: true, ..followed })
+            }
+            State::ChunkEnd | State::Untracked => Err(Lost),
+        }
+    }
+
+    fn head_ended(&mut self, unit: &[u8], len: u64, head_only: bool) -> Result<Followed, Lost> {
+        let (head, body) = parse(unit).ok_or(Lost)?;
+        let followed = Followed { taken: len, head: Some(head), complete: false };
+        if matches!(head.status, 100..200) {
+            return Ok(followed);
+        }
+        if head_only || matches!(head.status, 204 | 304) {
+            return Ok(Followed { complete: true, ..followed });
+        }
+        match body {
+            BodyEnd::Length(length) => {
+                Ok(Followed { taken: len.saturating_add(length), complete: true, ..followed })
+            }
+            BodyEnd::Chunked => {
+                self.state = State::ChunkSize;
+                Ok(followed)
+            }
+            BodyEnd::Close => Ok(Followed { taken: u64::MAX, ..followed }),
+        }
     }
 }
 
-/// Status and body of a response head; `None` where two readings are possible (RFC 9112 §6.3).
-fn parse(unit: &[u8], head_only: bool) -> Option<(u16, Option<Body>)> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    match response.parse(unit) {
-        Ok(httparse::Status::Complete(taken)) if taken == unit.len() => {}
-        _ => return None,
-    }
-    let status = response.code?;
-    if head_only || matches!(status, 100..200 | 204 | 304) {
-        return Some((status, None));
-    }
-    let (mut length, mut coding) = (None, None);
-    for field in response.headers.iter() {
-        if field.name.eq_ignore_ascii_case("content-length") {
-            let value = parse_length(field.value)?;
-            if length.replace(value).is_some_and(|before| before != value) {
+/// Where the body of a response ends (RFC 9112 §6.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum BodyEnd {
+    Length(u64),
+    Chunked,
+    /// With the connection.
+    Close,
+}
+
+/// `None` where clients read it in several ways.
+fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
+    let mut lines = unit
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .skip_while(|line| line.is_empty());
+    let status = status(lines.next()?)?;
+    let (mut length, mut coding, mut websocket) = (None, None, false);
+    let mut framing_before = false;
+    for line in lines {
+        if line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t')) {
+            // A folded line belongs to the field before it.
+            if framing_before {
                 return None;
             }
-        } else if field.name.eq_ignore_ascii_case("transfer-encoding")
-            && coding.replace(field.value).is_some()
-        {
-            return None;
+            continue;
+        }
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        framing_before = true;
+        if name.eq_ignore_ascii_case(b"content-length") {
+            for part in value.split(|byte| *byte == b',') {
+                let value = parse_length(part.trim_ascii())?;
+                if length.replace(value).is_some_and(|before| before != value) {
+                    return None;
+                }
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            let chunked = value
+                .rsplit(|byte| *byte == b',')
+                .next()
+                .is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+            // Codings that are listed behind `chunked` are an error that clients treat differently.
+            if coding == Some(true) && !chunked {
+                return None;
+            }
+            coding = Some(chunked);
+        } else {
+            framing_before = false;
+            websocket |=
+                name.eq_ignore_ascii_case(b"upgrade") && value.eq_ignore_ascii_case(b"websocket");
         }
     }
-    let body = match (length, coding) {
-        (None, None) => Some(Body::UntilClose),
-        (Some(0), None) => None,
-        (Some(length), None) => Some(Body::Length(length)),
-        (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Some(Body::ChunkSize),
-        _ => return None,
+    let body = match (coding, length) {
+        (Some(true), _) => BodyEnd::Chunked,
+        (None, Some(length)) => BodyEnd::Length(length),
+        (Some(false), None) | (None, None) => BodyEnd::Close,
+        (Some(false), Some(_)) => return None,
     };
-    Some((status, body))
+    Some((ResponseHead { status, websocket }, body))
+}
+
+/// `HTTP/1.1 200 OK`.
+fn status(line: &[u8]) -> Option<u16> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let digits = rest.get(1..)?.trim_ascii_start().get(..3)?;
+    let status = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (status >= 100).then_some(status)
+}
+
+/// A chunk's size, whose line may have spaces and extensions behind it.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let line = line.trim_ascii();
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let is_end = line.get(digits).is_none_or(|byte| matches!(byte, b';' | b' ' | b'\t'));
+    // No digit at all is an error here.
+    let size = u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+    is_end.then_some(size)
 }

@@ -19,6 +19,9 @@ pub struct Head<'a> {
     pub body: BodyLength,
     /// The client offers to switch to another protocol.
     pub upgrade: bool,
+    /// No response to a later request is expected: HTTP/1.0 without `keep-alive`, or `close`. Also
+    /// set where a denial makes it uncertain whether the body follows (`Expect`, RFC 9110 §10.1.1).
+    pub is_last: bool,
 }
 
 /// Length of the body of a request (RFC 9112 §6.3).
@@ -49,6 +52,7 @@ pub fn parse<'a>(
     let mut parsed = httparse::Request::new(fields);
     match parsed.parse(unit) {
         Ok(httparse::Status::Complete(taken)) if taken == unit.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Denial::HEAD_TOO_LARGE),
         _ => return Err(Denial::MALFORMED),
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
@@ -77,7 +81,21 @@ pub fn parse<'a>(
         return Err(Denial::UNSUPPORTED);
     }
     let upgrade = has("upgrade");
-    Ok(Head { request, target, body, upgrade })
+    let is_last = has("expect") || is_last(version, headers);
+    Ok(Head { request, target, body, upgrade, is_last })
+}
+
+/// Whether the connection ends with the response (RFC 9112 §9.3).
+fn is_last(version: u8, headers: &[Header<'_>]) -> bool {
+    let mut connection = headers
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case("connection"))
+        .flat_map(|field| field.value.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    if version == 0 {
+        return !connection.any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
+    }
+    connection.any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
 /// The fields that determine framing and routing, each at most once.

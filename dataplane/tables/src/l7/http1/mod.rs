@@ -32,10 +32,14 @@ pub struct Request<'a> {
 /// What the client gets when its request stream ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DenialResponse {
-    /// 403 and close: denied by policy.
+    /// 403: denied by policy.
     Forbidden,
     /// 400 and close: not a valid request.
     BadRequest,
+    /// 408 and close: not complete in time.
+    Timeout,
+    /// 431 and close: the head is too long, or has too many fields.
+    HeadTooLarge,
     /// Reset: the client does not speak HTTP/1.1, or expects no response at this point.
     Reset,
 }
@@ -62,8 +66,11 @@ impl Denial {
     pub const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, DenialResponse::Forbidden);
     /// Another protocol: TLS, HTTP/2, or the one that a 101 response switched to.
     pub const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, DenialResponse::Reset);
+    /// A head that is too long, or has too many fields.
+    pub const HEAD_TOO_LARGE: Self =
+        Self::new(DropReason::L7Malformed, DenialResponse::HeadTooLarge);
     /// An invalid body, after a part of the message was forwarded.
-    pub const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, DenialResponse::Reset);
+    pub const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, DenialResponse::BadRequest);
 
     /// A denial whose response has a body.
     #[must_use]

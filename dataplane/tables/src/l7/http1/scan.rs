@@ -29,9 +29,14 @@ impl UnitKind {
     }
 }
 
-/// The unit contains bytes that are not allowed, or is too long.
+/// Why bytes are no unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Malformed;
+pub enum Malformed {
+    /// Bytes that are not allowed.
+    Invalid,
+    /// It is too long.
+    TooLong,
+}
 
 /// Position within a unit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,12 +63,12 @@ impl Scanner {
     /// accept a bare LF, and servers differ there.
     ///
     /// # Errors
-    /// [`Malformed`] on a bare CR or LF, on NUL, and on a unit that is too long.
+    /// On a bare CR or LF, on NUL, and on a unit that is too long.
     #[inline]
     pub fn scan(&mut self, unit_kind: UnitKind, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         for (index, byte) in bytes.iter().enumerate() {
             if self.len == unit_kind.limit() {
-                return Err(Malformed);
+                return Err(Malformed::TooLong);
             }
             self.len += 1;
             match (byte, self.cr) {
@@ -74,9 +79,9 @@ impl Scanner {
                     }
                     (self.line, self.cr) = (0, false);
                 }
-                (_, true) | (b'\n' | 0, false) => return Err(Malformed),
+                (_, true) | (b'\n' | 0, false) => return Err(Malformed::Invalid),
                 (b'\r', false) => self.cr = true,
-                (_, false) if unit_kind == UnitKind::LineEnd => return Err(Malformed),
+                (_, false) if unit_kind == UnitKind::LineEnd => return Err(Malformed::Invalid),
                 (_, false) => self.line += 1,
             }
         }
@@ -105,9 +110,14 @@ mod tests {
     #[test]
     fn bare_cr_bare_lf_and_nul_are_malformed() {
         for bytes in [&b"a\nb"[..], b"a\rb", b"\n", b"a\r\r\n", b"a\0b", b"a\r\n\n", b"a\r\0"] {
-            assert_eq!(scan(UnitKind::Section, bytes), Err(Malformed), "{}", bytes.escape_ascii());
+            assert_eq!(
+                scan(UnitKind::Section, bytes),
+                Err(Malformed::Invalid),
+                "{}",
+                bytes.escape_ascii()
+            );
         }
-        assert_eq!(scan(UnitKind::LineEnd, b"0"), Err(Malformed));
+        assert_eq!(scan(UnitKind::LineEnd, b"0"), Err(Malformed::Invalid));
     }
 
     #[test]
@@ -116,7 +126,7 @@ mod tests {
         long.extend(b"\r\n\r\n");
         assert_eq!(scan(UnitKind::Section, &long), Ok((long.len(), true)));
         long.insert(0, b'a');
-        assert_eq!(scan(UnitKind::Section, &long), Err(Malformed));
+        assert_eq!(scan(UnitKind::Section, &long), Err(Malformed::TooLong));
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! The follower between model stacks.
+//! The stream editor with the HTTP/1 inspector, between model stacks.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod answers;
 mod ending;
@@ -7,11 +8,16 @@ mod lab;
 mod opening;
 mod stream;
 
-use super::requests::{MEMORY_MAX, QUEUE_MS, UNIT_MS};
-use super::*;
-use crate::l7::reply::{BAD_REQUEST, FORBIDDEN};
-use lab::{CLIENT, Lab, Options, RESPONSE, SERVER};
+use podgate_dataplane::l7::editor::{MEMORY_MAX, QUEUE_MS, UNDECIDED_MS};
+use podgate_dataplane::l7::http1::{
+    BAD_REQUEST, FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT,
+};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
 use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+use podgate_test_support::http1_corpus as corpus;
+
+use lab::{CLIENT, Lab, Options, RESPONSE, SERVER};
 
 const DOCS: &[u8] = b"GET /docs HTTP/1.1\r\nHost: backend\r\n\r\n";
 const SECRET: &[u8] = b"GET /secr HTTP/1.1\r\nHost: backend\r\n\r\n";

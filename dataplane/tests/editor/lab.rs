@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use etherparse::{PacketBuilder, TcpHeader, VlanId};
+use podgate_dataplane::l7::editor::Editor;
+use podgate_dataplane::l7::http1::Http1;
+use podgate_dataplane::l7::io::FlowIo;
+use podgate_dataplane::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
+use podgate_dataplane::packet::{L4, Tcp, View, edit, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
 use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
-
-use crate::l7::follower::Follower;
-use crate::l7::http1::tests::docs_only;
-use crate::l7::io::FlowIo;
-use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
-use crate::packet::{L4, Tcp, View, edit, parse};
+use podgate_test_support::docs_only;
 
 pub(super) const CLIENT: FlowDirection = FlowDirection::Original;
 pub(super) const SERVER: FlowDirection = FlowDirection::Reply;
@@ -283,7 +283,7 @@ impl Default for Options {
 pub(super) struct Lab {
     pub(super) options: Options,
     pub(super) io: Io,
-    pub(super) follower: Follower,
+    pub(super) editor: Editor<Http1>,
     pub(super) policy: L7Policy,
     pub(super) now: Nanos,
     pub(super) client: End,
@@ -318,7 +318,7 @@ impl Lab {
         Self {
             options,
             io,
-            follower: Follower::new(),
+            editor: Editor::new(),
             policy: docs_only(),
             now: Nanos(1_000_000_000),
             client: End::new(options.client_isn, 1_000),
@@ -435,13 +435,13 @@ impl Lab {
         });
         let packet = Packet::new(frames.next().unwrap(), frames.collect());
         let view = parse(self.io.umem.data(&packet.head), packet.len()).unwrap();
-        self.follower.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
+        self.editor.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
         self.check_balance();
     }
 
     pub(super) fn check_balance(&self) {
-        assert_eq!(self.io.held, self.follower.held_frames());
-        assert_eq!(self.io.kept, self.follower.kept_bytes());
+        assert_eq!(self.io.held, self.editor.held_frames());
+        assert_eq!(self.io.kept, self.editor.buffered_bytes());
         assert_eq!(self.io.pool.outstanding(), self.io.held as i64);
     }
 
@@ -527,7 +527,7 @@ impl Lab {
     pub(super) fn wait_millis(&mut self, millis: u64) {
         for _ in 0..millis.div_ceil(5) {
             self.now = self.now.plus_millis(5);
-            self.follower.tick(self.now, &mut self.io);
+            self.editor.tick(self.now, &self.policy, &mut self.io);
             self.check_balance();
             self.exchange();
         }
@@ -546,7 +546,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.follower.close(&mut self.io);
+            self.editor.close(&mut self.io);
             assert_eq!(self.io.pool.outstanding(), 0, "every frame came back");
         }
     }

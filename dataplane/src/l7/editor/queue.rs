@@ -1,12 +1,12 @@
-//! Segments that arrived before the bytes in front of them.
+//! Segments that segment before the bytes in front of them.
 
 use std::collections::VecDeque;
 
 use podgate_tables::time::Nanos;
 
-use super::super::io::FlowIo;
-use super::arrived::Arrived;
+use super::segment::TcpSegment;
 use super::seq::Seq;
+use crate::l7::io::FlowIo;
 
 /// Frames of out-of-order segments that one flow may hold: what a sender has in flight behind a
 /// segment that was lost. Less than that, and one loss becomes many, because the segments that are
@@ -22,7 +22,7 @@ const BLOCK_REACH: usize = 32;
 /// Segments in the order of their positions, bounded.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiting: VecDeque<(Nanos, Arrived)>,
+    waiting: VecDeque<(Nanos, TcpSegment)>,
     frames: usize,
 }
 
@@ -42,22 +42,22 @@ impl Queue {
     pub(super) fn push(
         &mut self,
         since: Nanos,
-        arrived: Arrived,
+        segment: TcpSegment,
         io: &mut impl FlowIo,
-    ) -> Option<Arrived> {
-        let frames = arrived.packet.frames();
+    ) -> Option<TcpSegment> {
+        let frames = segment.packet.frames();
         let room = self.frames + frames <= FRAMES_MAX;
-        let before = |other: &Arrived| other.start().since(arrived.start()) <= 0;
+        let before = |other: &TcpSegment| other.start().since(segment.start()) <= 0;
         let index = self.waiting.partition_point(|(_, other)| before(other));
         let previous = index.checked_sub(1).and_then(|previous| self.waiting.get(previous));
         let repeats = previous.is_some_and(|(_, other)| {
-            other.start() == arrived.start()
-                && !other.end_with_fin().is_before(arrived.end_with_fin())
+            other.start() == segment.start()
+                && !other.end_with_fin().is_before(segment.end_with_fin())
         });
         if !room || repeats || !io.hold(frames) {
-            return Some(arrived);
+            return Some(segment);
         }
-        self.waiting.insert(index, (since, arrived));
+        self.waiting.insert(index, (since, segment));
         self.frames += frames;
         None
     }
@@ -90,7 +90,7 @@ impl Queue {
         &mut self,
         position: Seq,
         io: &mut impl FlowIo,
-    ) -> Option<(Nanos, Arrived)> {
+    ) -> Option<(Nanos, TcpSegment)> {
         let first = &self.waiting.front()?.1;
         if first.start().is_after(position) {
             return None;
@@ -99,25 +99,29 @@ impl Queue {
     }
 
     /// Any segment that waits since `then` or longer.
-    pub(super) fn pop_older_than(&mut self, then: Nanos, io: &mut impl FlowIo) -> Option<Arrived> {
+    pub(super) fn pop_older_than(
+        &mut self,
+        then: Nanos,
+        io: &mut impl FlowIo,
+    ) -> Option<TcpSegment> {
         let index = self.waiting.iter().position(|(since, _)| *since <= then)?;
         Some(self.remove(index, io)?.1)
     }
 
     /// Any segment.
-    pub(super) fn pop(&mut self, io: &mut impl FlowIo) -> Option<Arrived> {
+    pub(super) fn pop(&mut self, io: &mut impl FlowIo) -> Option<TcpSegment> {
         let last = self.waiting.len().checked_sub(1)?;
         Some(self.remove(last, io)?.1)
     }
 
-    fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> Option<(Nanos, Arrived)> {
-        let (since, arrived) = self.waiting.remove(index)?;
-        let frames = arrived.packet.frames();
+    fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> Option<(Nanos, TcpSegment)> {
+        let (since, segment) = self.waiting.remove(index)?;
+        let frames = segment.packet.frames();
         self.frames -= frames;
         io.release(frames);
         if self.waiting.is_empty() {
             self.waiting.shrink_to(CAPACITY_KEPT);
         }
-        Some((since, arrived))
+        Some((since, segment))
     }
 }

@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
-use super::super::heap::{self, grown};
 use super::seq::Seq;
+use crate::l7::heap::{self, grown};
 
 /// Capacity kept while nothing is remembered: bytes, enough for most heads, and ranges.
 const BYTES_KEPT: usize = 8 * 1024;
@@ -56,6 +56,9 @@ impl Memory {
     /// Remembers bytes that lie behind all others.
     pub(super) fn append(&mut self, start: Seq, bytes: &[u8]) {
         let len = bytes.len() as u32;
+        if len == 0 {
+            return;
+        }
         heap::append(&mut self.bytes, bytes);
         let ranges = grown(self.ranges.capacity(), self.ranges.len() + 1);
         self.ranges.reserve_exact(ranges - self.ranges.len());
@@ -105,6 +108,21 @@ impl Memory {
         false
     }
 
+    /// The first remembered bytes at or behind `position`, as far as they lie together, and where
+    /// they begin.
+    pub(super) fn first_from(&self, position: Seq) -> Option<(Seq, &[u8])> {
+        let mut at = self.first;
+        for range in &self.ranges {
+            if range.end().is_after(position) {
+                let start = range.start.later(position);
+                let bytes = &self.bytes[at..at + range.len as usize];
+                return Some((start, &bytes[start.count_since(range.start) as usize..]));
+            }
+            at += range.len as usize;
+        }
+        None
+    }
+
     /// The remembered bytes from `start` up to `end`, or up to where memory ends; empty if the
     /// one at `start` is not remembered.
     pub(super) fn slice(&self, start: Seq, end: Seq) -> &[u8] {
@@ -135,6 +153,9 @@ mod tests {
         assert_eq!(memory.slice(Seq(0), Seq(20)), b"bcd");
         assert_eq!(memory.slice(Seq(3), Seq(20)), b"");
         assert_eq!(memory.slice(Seq(11), Seq(20)), b"y");
+        assert_eq!(memory.first_from(Seq(0)), Some((Seq(0), &b"bcd"[..])));
+        assert_eq!(memory.first_from(Seq(5)), Some((Seq(10), &b"xy"[..])));
+        assert_eq!(memory.first_from(Seq(12)), None);
         memory.forget_before(Seq(2));
         assert_eq!((memory.slice(Seq(2), Seq(9)), memory.len()), (&b"d"[..], 3));
     }

@@ -50,7 +50,7 @@ fn both_ends_may_close() {
     lab.client_sends(lab.client.sent, b"more", 0);
     assert_eq!(lab.io.dropped, [DropReason::Malformed]);
     lab.io.sent.clear();
-    lab.follower.close(&mut lab.io);
+    lab.editor.close(&mut lab.io);
     assert!(lab.io.sent.is_empty(), "nobody has to be reset");
 }
 
@@ -70,8 +70,8 @@ fn closing_resets_both_ends_wherever_they_are() {
             lab.request(&DOCS[..5]);
             lab.client_sends(lab.client.sent + 10, b"early", 0);
         }
-        lab.follower.close(&mut lab.io);
-        assert_eq!(lab.follower.held_frames(), 0);
+        lab.editor.close(&mut lab.io);
+        assert_eq!(lab.editor.held_frames(), 0);
         lab.exchange();
         assert!(lab.client.was_reset && lab.server.was_reset, "after {steps} steps");
         assert!(lab.io.sent.is_empty());
@@ -92,7 +92,7 @@ fn resets_that_miss_are_corrected_by_the_challenge() {
     lab.client_sends(at + 2, b"l", 0);
     lab.io.sent.clear();
     lab.acks = true;
-    lab.client_sends(at + 3, b"lo!", 0);
+    lab.client_sends(at + 3, b"lo", URG);
     lab.exchange();
     assert!(lab.server.was_reset && lab.client.was_reset);
 }

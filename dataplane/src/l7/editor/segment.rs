@@ -2,23 +2,23 @@
 
 use podgate_tables::{proto, tcp_flags};
 
-use super::super::io::FlowIo;
 use super::seq::Seq;
+use crate::l7::io::FlowIo;
 use crate::mem::{Packet, Umem};
 use crate::packet::checksum::{self, Sum};
 use crate::packet::offset::{ipv4, ipv6, tcp};
-use crate::packet::tcp_options::TcpOptions;
+use crate::packet::tcp_options::{self, TcpOptions};
 use crate::packet::{Tcp, View, edit};
 
 /// A segment with its parsed headers.
 #[derive(Debug)]
-pub(super) struct Arrived {
+pub(super) struct TcpSegment {
     pub(super) view: View,
     pub(super) tcp: Tcp,
     pub(super) packet: Packet,
 }
 
-impl Arrived {
+impl TcpSegment {
     /// Position of the first payload byte.
     pub(super) const fn start(&self) -> Seq {
         Seq(self.tcp.seq)
@@ -58,19 +58,90 @@ impl Arrived {
         &[]
     }
 
+    /// Payload bytes from `position` on, as [`Self::bytes`]; none if the segment begins behind it.
+    pub(super) fn fresh<'a>(&'a self, position: Seq, umem: &'a Umem) -> &'a [u8] {
+        if self.start().is_after(position) {
+            return &[];
+        }
+        match position.count_since(self.start()) {
+            offset if offset < self.len() => self.bytes(umem, offset),
+            _ => &[],
+        }
+    }
+
+    /// Gives the frames back.
+    pub(super) fn free(self, io: &mut impl FlowIo) {
+        io.free(self.packet.head);
+        for frame in self.packet.tail {
+            io.free(frame);
+        }
+    }
+
     /// The TCP options.
     pub(super) fn options<'a>(&'a self, umem: &'a Umem) -> TcpOptions<'a> {
         let (l4, payload) = (usize::from(self.view.l4), usize::from(self.view.payload));
         TcpOptions::new(&umem.data(&self.packet.head)[l4 + tcp::HEADER_LEN..payload])
     }
 
-    /// Writes the sender's timestamp anew, if the segment has one. A receiver drops a segment with
-    /// an older one than it has seen (RFC 7323 §5.3), as it would one that was put off.
+    fn tcp_header<'a>(&'a mut self, umem: &'a Umem) -> &'a mut [u8] {
+        let (l4, payload) = (usize::from(self.view.l4), usize::from(self.view.payload));
+        &mut umem.data_mut(&mut self.packet.head)[l4..payload]
+    }
+
+    /// Replaces the sender's timestamp, if the segment has one. A receiver drops a segment with an
+    /// older one than it has seen (RFC 7323 §5.3), as it would a segment that was queued.
     pub(super) fn set_timestamp(&mut self, value: u32, umem: &Umem) {
-        let Some(at) = self.options(umem).timestamp_offset() else { return };
-        let at = usize::from(self.view.l4) + tcp::HEADER_LEN + at;
-        umem.data_mut(&mut self.packet.head)[at..at + 4].copy_from_slice(&value.to_be_bytes());
-        self.write_headers(umem);
+        if let Some(at) = self.options(umem).timestamp_offset() {
+            let header = self.tcp_header(umem);
+            edit::replace_in_tcp_header(header, tcp::HEADER_LEN + at, &value.to_be_bytes());
+        }
+    }
+
+    /// Writes positions and window. The checksum is updated.
+    pub(super) fn renumber(&mut self, seq: Seq, ack: Seq, window: u16, umem: &Umem) {
+        let old = self.tcp;
+        let header = self.tcp_header(umem);
+        if seq.0 != old.seq {
+            edit::replace_in_tcp_header(header, tcp::SEQ, &seq.0.to_be_bytes());
+        }
+        if ack.0 != old.ack {
+            edit::replace_in_tcp_header(header, tcp::ACK, &ack.0.to_be_bytes());
+        }
+        if window != old.window {
+            edit::replace_in_tcp_header(header, tcp::WINDOW, &window.to_be_bytes());
+        }
+        (self.tcp.seq, self.tcp.ack, self.tcp.window) = (seq.0, ack.0, window);
+    }
+
+    /// Replaces the edges of a selective acknowledgement's blocks. If `translate` has none for a
+    /// block, the whole option becomes padding.
+    pub(super) fn translate_sack(
+        &mut self,
+        translate: impl Fn((Seq, Seq)) -> Option<(Seq, Seq)>,
+        umem: &Umem,
+    ) {
+        let Some(blocks) = self.options(umem).sack_blocks() else { return };
+        let header = self.tcp_header(umem);
+        let blocks = tcp::HEADER_LEN + blocks.start..tcp::HEADER_LEN + blocks.end;
+        let word = |at: usize| Seq(u32::from_be_bytes([0, 1, 2, 3].map(|i| header[at + i])));
+        let mut translated = [0; 32];
+        let mut len = 0;
+        for at in blocks.clone().step_by(8) {
+            let Some((from, to)) = translate((word(at), word(at + 4))) else {
+                len = 0;
+                break;
+            };
+            translated[len..len + 4].copy_from_slice(&from.0.to_be_bytes());
+            translated[len + 4..len + 8].copy_from_slice(&to.0.to_be_bytes());
+            len += 8;
+        }
+        if len > 0 {
+            edit::replace_in_tcp_header(header, blocks.start, &translated[..len]);
+        } else {
+            let option = blocks.start - 2..blocks.end;
+            let padding = [tcp_options::NO_OPERATION; 40];
+            edit::replace_in_tcp_header(header, option.start, &padding[..option.len()]);
+        }
     }
 
     /// Cuts the payload down to its first `len` bytes, takes the FIN off, and moves the segment to

@@ -1,4 +1,4 @@
-//! The stream follower between a client and a server that do anything after their handshake.
+//! The stream editor between a client and a server that do anything after their handshake.
 //!
 //! What the server reads, however it treats bytes that arrive twice, must pass the inspector when
 //! it is inspected again from the beginning. Frames, quotas and bytes must balance after each step.
@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use etherparse::{PacketBuilder, TcpHeader};
-use podgate_dataplane::l7::follower::Follower;
+use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::http1::Http1;
 use podgate_dataplane::packet::{L4, edit, parse};
 use podgate_tables::l7::L7Policy;
@@ -55,7 +55,7 @@ impl Reader {
 
 struct Connection {
     io: RecordingIo,
-    follower: Follower,
+    editor: Editor<Http1>,
     policy: L7Policy,
     now: Nanos,
     readers: [Reader; 2],
@@ -79,7 +79,7 @@ impl Connection {
         let Ok(view) = parse(umem.data(&packet.head), packet.len()) else {
             return self.io.pool.free_packet(packet);
         };
-        self.follower.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
+        self.editor.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
         self.check();
     }
 
@@ -120,8 +120,8 @@ impl Connection {
 
     /// Checks that everything balances, and delivers what was sent to the server.
     fn check(&mut self) {
-        assert_eq!(self.io.held_frames, self.follower.held_frames(), "held frames");
-        assert_eq!(self.io.kept_bytes, self.follower.kept_bytes(), "kept bytes");
+        assert_eq!(self.io.held_frames, self.editor.held_frames(), "held frames");
+        assert_eq!(self.io.kept_bytes, self.editor.buffered_bytes(), "kept bytes");
         assert_eq!(self.io.pool.outstanding(), self.io.held_frames as i64, "frames");
         self.io.dropped.clear();
         self.io.events.clear();
@@ -204,7 +204,7 @@ impl Connection {
             _ => {
                 self.now = self.now.plus_millis(u64::from(input.u8()));
                 self.io.out_of_frames = op & 8 != 0;
-                self.follower.tick(self.now, &mut self.io);
+                self.editor.tick(self.now, &self.policy, &mut self.io);
                 self.check();
             }
         }
@@ -212,7 +212,7 @@ impl Connection {
 }
 
 /// Input: options, then steps.
-pub fn follower(data: &[u8]) {
+pub fn editor(data: &[u8]) {
     let mut input = Input::new(data);
     let options = input.u8();
     let mut io = RecordingIo::new(256);
@@ -220,7 +220,7 @@ pub fn follower(data: &[u8]) {
     io.kept_bytes_max = if options & 2 != 0 { usize::MAX } else { 4_000 };
     let mut connection = Connection {
         io,
-        follower: Follower::new(),
+        editor: Editor::new(),
         policy: policy(),
         now: Nanos(1_000_000_000),
         readers: [Reader::default(), Reader { last_wins: true, ..Reader::default() }],
@@ -239,9 +239,11 @@ pub fn follower(data: &[u8]) {
         connection.step(&mut input, &mut stream);
     }
     for reader in &connection.readers {
-        let outcome = inspect(&mut Http1::default(), &connection.policy, [&reader.read[..]]);
-        assert_eq!(outcome.refusal, None, "the server read {}", reader.read.escape_ascii());
+        let (outcome, _) = inspect(&connection.policy, [&reader.read[..]]);
+        let is_allowed = outcome.verdicts.iter().all(|allowed| *allowed);
+        let is_allowed = is_allowed && outcome.reset.is_none() && !outcome.closed;
+        assert!(is_allowed, "the server read {}: {outcome:?}", reader.read.escape_ascii());
     }
-    connection.follower.close(&mut connection.io);
+    connection.editor.close(&mut connection.io);
     assert_eq!(connection.io.pool.outstanding(), 0, "every frame came back");
 }

@@ -233,12 +233,12 @@ proptest! {
                 (false, _) => &noise,
             };
             let packet = lab.packet(from, seq, ack, flags, payload);
-            if crate::packet::parse(&packet, packet.len() as u32).is_ok() {
+            if podgate_dataplane::packet::parse(&packet, packet.len() as u32).is_ok() {
                 lab.inject(from, &packet);
                 lab.io.sent.clear();
             }
             lab.now = lab.now.plus_millis(millis);
-            lab.follower.tick(lab.now, &mut lab.io);
+            lab.editor.tick(lab.now, &lab.policy, &mut lab.io);
             lab.check_balance();
         }
     }

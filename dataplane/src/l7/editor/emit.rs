@@ -1,0 +1,358 @@
+//! Sending: received segments with translated numbers, and segments of our own.
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
+use smoltcp::wire::TcpControl;
+
+use super::half::Retransmit;
+use super::segment::TcpSegment;
+use super::seq::Seq;
+use super::{Denial, DenialResponse, Editor, FlowIo, Inspector};
+use crate::l7::reply::{PAYLOAD_MAX, Segment};
+
+/// Bytes of a timestamp option, padded.
+const TIMESTAMP_LEN: usize = 12;
+
+impl<I: Inspector> Editor<I> {
+    /// Forwards the decided part of a segment, and before it the bytes from `decided` on that had
+    /// waited in memory.
+    pub(super) fn release(
+        &mut self,
+        direction: FlowDirection,
+        decided: Seq,
+        segment: TcpSegment,
+        io: &mut impl FlowIo,
+    ) {
+        let now_decided = self.halves[direction].decided;
+        if segment.start().is_after(decided) {
+            let half = &self.halves[direction];
+            let to = segment.start().earlier(now_decided).earlier(half.limit());
+            self.send_remembered(direction, decided, to, io);
+        }
+        self.forward_decided(direction, segment, io);
+    }
+
+    /// Forwards the decided part of a segment; a bare acknowledgement if there is none.
+    fn forward_decided(
+        &mut self,
+        direction: FlowDirection,
+        mut segment: TcpSegment,
+        io: &mut impl FlowIo,
+    ) {
+        let half = &self.halves[direction];
+        let (start, end) = (segment.start(), segment.end());
+        let to = end.earlier(half.decided).earlier(half.limit());
+        let with_fin = half.own_fin.is_none()
+            && segment.has_fin()
+            && to == end
+            && !half.decided.is_before(segment.end_with_fin());
+        match half.splices.first_piece(start, to) {
+            None if with_fin => {
+                let at = half.splices.to_out(end);
+                segment.free(io);
+                self.send(direction, at, TcpControl::Fin, b"", io);
+            }
+            None => {
+                let at = half.released();
+                segment.cut(start, 0, io);
+                self.forward(direction, segment, at, io);
+            }
+            Some(piece) if piece == (start, to) => {
+                let at = half.splices.to_out(start);
+                let fin_at = half.splices.to_out(end);
+                // Bytes may be inserted between the payload and the FIN.
+                let fin_follows = fin_at == at.plus(segment.len());
+                if to != end || segment.has_fin() && !(with_fin && fin_follows) {
+                    segment.cut(start, to.count_since(start), io);
+                }
+                self.forward(direction, segment, at, io);
+                if with_fin && !fin_follows {
+                    self.send(direction, fin_at, TcpControl::Fin, b"", io);
+                }
+            }
+            Some(_) => {
+                self.send_pieces(direction, start, to, with_fin, &segment, io);
+                segment.free(io);
+            }
+        }
+    }
+
+    /// Forwards a received segment with its first byte at `at` of the receiver's space.
+    pub(super) fn forward(
+        &mut self,
+        direction: FlowDirection,
+        mut segment: TcpSegment,
+        at: Seq,
+        io: &mut impl FlowIo,
+    ) {
+        let scale = self.halves[direction].sender.scale;
+        let other = &self.halves[direction.reverse()];
+        let mut ack = Seq(segment.tcp.ack);
+        let mut window = segment.tcp.window;
+        let is_identity = other.splices.is_identity();
+        if segment.tcp.has(super::tcp_flags::ACK)
+            && self.is_live()
+            && (!is_identity || other.owned.is_after(ack) || other.was_told_more())
+        {
+            (ack, window) = (other.ack(), other.window(scale));
+            if !is_identity {
+                let splices = &other.splices;
+                segment.translate_sack(|block| splices.block_to_in(block), io.umem());
+            }
+        }
+        if self.repeats(direction, &segment, ack, io) {
+            return segment.free(io);
+        }
+        segment.renumber(at, ack, window, io.umem());
+        self.halves[direction.reverse()].told(ack);
+        if segment.start() != segment.end_with_fin() {
+            let half = &mut self.halves[direction];
+            half.sent = half.sent.later(segment.end_with_fin());
+        }
+        io.forward(direction, segment.packet);
+    }
+
+    /// Whether a bare acknowledgement, translated to `ack`, says nothing new while the sender has
+    /// bytes under way: the receiver opens its window, but not as far as the sender was told. The
+    /// sender would take it for a sign of loss (RFC 5681 §3.2).
+    fn repeats(
+        &self,
+        direction: FlowDirection,
+        segment: &TcpSegment,
+        ack: Seq,
+        io: &impl FlowIo,
+    ) -> bool {
+        let other = &self.halves[direction.reverse()];
+        segment.start() == segment.end_with_fin()
+            && !segment.tcp.has(super::tcp_flags::RST)
+            && other.was_told_more()
+            && ack == other.acked_to_sender
+            && ack != other.next
+            && segment.options(io.umem()).sack_blocks().is_none()
+    }
+
+    /// Sends a segment of our own, which acknowledges what is to be acknowledged.
+    pub(super) fn send(
+        &mut self,
+        direction: FlowDirection,
+        at: Seq,
+        control: TcpControl,
+        payload: &[u8],
+        io: &mut impl FlowIo,
+    ) {
+        let segment = Segment { seq: at.0, control, payload, ..self.blank(direction) };
+        self.send_segment(&segment, io);
+        self.was_sent(direction, at, payload.len() as u32, control);
+    }
+
+    fn was_sent(&mut self, direction: FlowDirection, at: Seq, len: u32, control: TcpControl) {
+        let end = at.plus(len + u32::from(control == TcpControl::Fin));
+        let half = &mut self.halves[direction];
+        if end != at {
+            half.sent = half.sent.later(end);
+        }
+        let other = &mut self.halves[direction.reverse()];
+        other.told(other.ack());
+    }
+
+    /// A segment without payload that acknowledges what is to be acknowledged.
+    fn blank(&self, direction: FlowDirection) -> Segment<'static> {
+        let (half, other) = (&self.halves[direction], &self.halves[direction.reverse()]);
+        Segment {
+            direction,
+            seq: half.sent.0,
+            ack: Some(other.ack().0),
+            window: other.window(half.sender.scale),
+            control: TcpControl::None,
+            timestamps: half.sender.timestamp.zip(other.sender.timestamp),
+            sack: None,
+            payload: b"",
+        }
+    }
+
+    pub(super) fn send_reset(&mut self, direction: FlowDirection, at: Seq, io: &mut impl FlowIo) {
+        let control = TcpControl::Rst;
+        let segment = Segment { seq: at.0, control, window: 0, ..self.blank(direction) };
+        self.send_segment(&segment, io);
+    }
+
+    fn send_segment(&self, segment: &Segment<'_>, io: &mut impl FlowIo) {
+        let packet = self.template.as_ref().and_then(|template| template.build(segment, io));
+        if let Some(packet) = packet {
+            io.originate(segment.direction, packet);
+        }
+    }
+
+    /// Payload of our own segments in a direction, at most.
+    fn payload_max(&self, direction: FlowDirection) -> usize {
+        let mss = usize::from(self.halves[direction.reverse()].sender.mss);
+        mss.min(PAYLOAD_MAX).saturating_sub(TIMESTAMP_LEN)
+    }
+
+    /// Sends the forwarded parts of the sender's bytes from `start` to `to`, which lie in
+    /// `segment`, in segments of our own: for a segment across an edit. A FIN follows `with_fin`.
+    fn send_pieces(
+        &mut self,
+        direction: FlowDirection,
+        start: Seq,
+        to: Seq,
+        with_fin: bool,
+        segment: &TcpSegment,
+        io: &mut impl FlowIo,
+    ) {
+        let max = self.payload_max(direction);
+        let fin_at = with_fin.then(|| self.halves[direction].splices.to_out(to));
+        let (mut from, mut sent_fin) = (start, false);
+        while let Some((mut at, end)) = self.halves[direction].splices.first_piece(from, to) {
+            while at.is_before(end) {
+                let Some(frame) = io.alloc() else { return };
+                let bytes = segment.bytes(io.umem(), at.count_since(start));
+                let len = bytes.len().min(max).min(end.count_since(at) as usize);
+                let at_out = self.halves[direction].splices.to_out(at);
+                sent_fin = fin_at == Some(at_out.plus(len as u32));
+                let control = if sent_fin { TcpControl::Fin } else { TcpControl::Psh };
+                let own = Segment {
+                    seq: at_out.0,
+                    control,
+                    payload: &bytes[..len],
+                    ..self.blank(direction)
+                };
+                let Some(template) = &self.template else { return io.free(frame) };
+                let packet = template.write(&own, io.umem(), frame);
+                io.originate(direction, packet);
+                self.was_sent(direction, at_out, len as u32, control);
+                at = at.plus(len as u32);
+            }
+            from = end;
+        }
+        if let Some(at) = fin_at.filter(|_| !sent_fin) {
+            self.send(direction, at, TcpControl::Fin, b"", io);
+        }
+    }
+
+    /// Sends the forwarded parts of remembered bytes of the sender.
+    pub(super) fn send_remembered(
+        &mut self,
+        direction: FlowDirection,
+        from: Seq,
+        to: Seq,
+        io: &mut impl FlowIo,
+    ) {
+        let max = self.payload_max(direction);
+        let mut from = from;
+        while let Some((mut at, end)) = self.halves[direction].splices.first_piece(from, to) {
+            while at.is_before(end) {
+                let half = &self.halves[direction];
+                let bytes = half.memory.slice(at, end);
+                let bytes = &bytes[..bytes.len().min(max)];
+                if bytes.is_empty() {
+                    debug_assert!(false, "undecided bytes are remembered");
+                    return;
+                }
+                let (len, at_out) = (bytes.len() as u32, half.splices.to_out(at));
+                let control = TcpControl::Psh;
+                let segment =
+                    Segment { seq: at_out.0, control, payload: bytes, ..self.blank(direction) };
+                self.send_segment(&segment, io);
+                self.was_sent(direction, at_out, len, control);
+                at = at.plus(len);
+            }
+            from = end;
+        }
+    }
+
+    /// Sends own bytes from `from` on, and our FIN, as far as the receiver's window allows, but at
+    /// least `probe` bytes.
+    pub(super) fn send_own(
+        &mut self,
+        direction: FlowDirection,
+        from: Seq,
+        probe: usize,
+        io: &mut impl FlowIo,
+    ) {
+        let max = self.payload_max(direction);
+        let mut at = from.later(self.halves[direction].acked);
+        loop {
+            let half = &self.halves[direction];
+            let (start, bytes) = half.own.first_from(at).unwrap_or((at, b""));
+            if bytes.is_empty() {
+                break;
+            }
+            let room = (half.edge.count_since(start) as usize).max(probe);
+            let bytes = &bytes[..bytes.len().min(max).min(room)];
+            if bytes.is_empty() {
+                return;
+            }
+            let end = start.plus(bytes.len() as u32);
+            let control = if half.own_fin == Some(end) { TcpControl::Fin } else { TcpControl::Psh };
+            let segment =
+                Segment { seq: start.0, control, payload: bytes, ..self.blank(direction) };
+            self.send_segment(&segment, io);
+            self.was_sent(direction, start, end.count_since(start), control);
+            at = end.plus(u32::from(control == TcpControl::Fin));
+            let half = &mut self.halves[direction];
+            half.own_sent = half.own_sent.later(at);
+        }
+        if let Some(fin) = self.halves[direction].own_fin
+            && !fin.is_before(at)
+        {
+            self.send(direction, fin, TcpControl::Fin, b"", io);
+            let half = &mut self.halves[direction];
+            half.own_sent = half.own_sent.later(fin.plus(1));
+        }
+    }
+
+    /// Acknowledges to the sender of a direction.
+    pub(super) fn send_ack(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
+        let at = self.halves[direction.reverse()].sent;
+        self.send(direction.reverse(), at, TcpControl::None, b"", io);
+    }
+
+    /// Tells the sender which bytes wait for others, as the receiver would if it had them (RFC 2018
+    /// §4): otherwise it learns only from its retransmission timeout that it has to retransmit those
+    /// in front of them. Not while the receiver owes acknowledgements of bytes that were forwarded:
+    /// the sender would take these bytes for lost, too.
+    pub(super) fn acknowledge_out_of_order(
+        &mut self,
+        direction: FlowDirection,
+        start: Seq,
+        io: &mut impl FlowIo,
+    ) {
+        let half = &self.halves[direction];
+        if !half.sender.sack || half.acked.is_before(half.released()) {
+            return;
+        }
+        let Some((from, to)) = half.queue.block_at(start) else { return };
+        // Only a gap in front of them makes them out of order.
+        if from.is_after(half.ack()) {
+            let sack = Some((from.0, to.0));
+            let segment = Segment { sack, ..self.blank(direction.reverse()) };
+            self.send_segment(&segment, io);
+        }
+    }
+
+    /// Retransmits own bytes, and those that we acknowledged, that the receiver has not
+    /// acknowledged.
+    pub(super) fn tick_own(&mut self, now: Nanos, direction: FlowDirection, io: &mut impl FlowIo) {
+        let half = &mut self.halves[direction];
+        let owned = half.to_retransmit();
+        if !half.lacks_ours() {
+            half.retransmit = None;
+            return;
+        }
+        let timer = half.retransmit.get_or_insert(Retransmit::after(now));
+        let (due, hopeless) = (timer.is_due(now), timer.is_hopeless());
+        if hopeless {
+            let denial = Denial::new(DropReason::L7Timeout, DenialResponse::Reset);
+            return self.reset_with_event(denial, io);
+        }
+        if due {
+            if let Some((from, to)) = owned {
+                self.send_remembered(direction, from, to, io);
+            }
+            let from = self.halves[direction].acked;
+            self.send_own(direction, from, 1, io);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! One direction of a connection: what its sender sent, and what its receiver gets.
+
+use podgate_tables::time::Nanos;
+
+use super::memory::Memory;
+use super::queue::Queue;
+use super::segment::TcpSegment;
+use super::seq::Seq;
+use super::splice::Splices;
+use crate::l7::io::FlowIo;
+
+/// Payload of a segment when the receiver named no maximum (RFC 9293 §3.7.1).
+pub(super) const MSS_DEFAULT: u16 = 536;
+/// Least maximum that we believe in (Linux `TCP_MIN_MSS`).
+const MSS_MIN: u16 = 88;
+/// Time after which we first retransmit; doubles each time.
+const RETRANSMIT_MS: u64 = 200;
+/// Times that we retransmit before the connection is given up.
+const RETRANSMITS_MAX: u32 = 6;
+
+/// Window behind undecided bytes that we have acknowledged, whatever the receiver's is.
+const ROOM_FOR_UNDECIDED: u32 = 4 * 1024;
+
+/// One end of the connection, as its headers describe it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Endpoint {
+    /// Largest payload that it accepts, bytes.
+    pub(super) mss: u16,
+    /// Shift of its window field.
+    pub(super) scale: u8,
+    /// Its latest timestamp, if both ends use them.
+    pub(super) timestamp: Option<u32>,
+    /// Whether it accepts selective acknowledgements (RFC 2018), if both ends do.
+    pub(super) sack: bool,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self { mss: MSS_DEFAULT, scale: 0, timestamp: None, sack: false }
+    }
+}
+
+impl Endpoint {
+    /// From a SYN. The window scale is returned beside it, because it counts only if both ends have
+    /// it.
+    pub(super) fn of_syn(segment: &TcpSegment, io: &impl FlowIo) -> (Self, Option<u8>) {
+        let options = segment.options(io.umem());
+        let mss = options.max_segment_size().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
+        let (timestamp, sack) = (options.timestamp(), options.sack_permitted());
+        (Self { mss, scale: 0, timestamp, sack }, options.window_scale())
+    }
+
+    pub(super) fn update_timestamp(&mut self, segment: &TcpSegment, io: &impl FlowIo) {
+        if let Some(latest) = self.timestamp
+            && let Some(value) = segment.options(io.umem()).timestamp()
+        {
+            self.timestamp = Some(Seq(latest).later(Seq(value)).0);
+        }
+    }
+}
+
+/// What happens to the next bytes of a direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Mode {
+    /// The inspector decides.
+    #[default]
+    Inspect,
+    /// So many bytes pass; `u64::MAX` is all.
+    Skip(u64),
+    /// So many bytes are dropped and acknowledged; `u64::MAX` is all.
+    Drop(u64),
+}
+
+/// A retransmission timer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retransmit {
+    at: Nanos,
+    done: u32,
+}
+
+impl Retransmit {
+    pub(super) const fn after(now: Nanos) -> Self {
+        Self { at: now.plus_millis(RETRANSMIT_MS), done: 0 }
+    }
+
+    /// Whether it has expired; if so, it is set again.
+    pub(super) fn is_due(&mut self, now: Nanos) -> bool {
+        let due = now >= self.at;
+        if due {
+            self.done += 1;
+            self.at = now.plus_millis(RETRANSMIT_MS << self.done.min(RETRANSMITS_MAX));
+        }
+        due
+    }
+
+    /// Whether the receiver has not answered for so long that it is given up.
+    pub(super) const fn is_hopeless(&self) -> bool {
+        self.done > RETRANSMITS_MAX
+    }
+}
+
+/// One direction. Positions are in the sender's sequence space (*in*) or in the receiver's (*out*),
+/// see [`Splices`].
+///
+/// In the sender's space `decided <= next` and `owned <= next`.
+#[derive(Debug, Default)]
+pub(super) struct Half {
+    /// The sender.
+    pub(super) sender: Endpoint,
+    /// In both spaces: the sender's initial sequence number.
+    pub(super) isn: Seq,
+    /// In: everything before has arrived in order, or was skipped.
+    pub(super) next: Seq,
+    /// In: everything before was decided: forwarded or dropped.
+    pub(super) decided: Seq,
+    /// In: we have acknowledged everything before of our own accord.
+    pub(super) owned: Seq,
+    /// In: the highest acknowledgement that the sender was sent.
+    pub(super) acked_to_sender: Seq,
+    /// In: position of the sender's FIN, once it has arrived in order.
+    pub(super) fin: Option<Seq>,
+    /// Out: acknowledged by the receiver; `isn` until it has acknowledged the SYN.
+    pub(super) acked: Seq,
+    /// Out: behind the last byte (or FIN) that was sent to the receiver.
+    pub(super) sent: Seq,
+    /// Out: right edge of the widest window that the receiver has announced.
+    pub(super) edge: Seq,
+    /// In: right edge of the widest window that the sender was told.
+    pub(super) edge_told: Seq,
+    /// Out: position of our own FIN.
+    pub(super) own_fin: Option<Seq>,
+    /// Out: own bytes before were sent at least once.
+    pub(super) own_sent: Seq,
+    pub(super) splices: Splices,
+    /// In: undecided bytes, and bytes that decided something and are not acknowledged.
+    pub(super) memory: Memory,
+    /// Out: bytes that we have to retransmit: inserted ones, and those that we acknowledged.
+    pub(super) own: Memory,
+    pub(super) queue: Queue,
+    pub(super) mode: Mode,
+    /// Since when there are undecided bytes.
+    pub(super) undecided_since: Nanos,
+    /// The inspector waits for the other direction.
+    pub(super) stalled: bool,
+    /// The undecided bytes were shown to the inspector, which needs more of them.
+    pub(super) shown: bool,
+    /// When to send own bytes again that the receiver has not acknowledged.
+    pub(super) retransmit: Option<Retransmit>,
+}
+
+impl Half {
+    /// A direction that begins with `isn`; its receiver's window ends at `edge`.
+    pub(super) fn new(isn: Seq, acked: Seq, edge: Seq, sender: Endpoint) -> Self {
+        let first = isn.plus(1);
+        Self {
+            sender,
+            isn,
+            next: first,
+            decided: first,
+            owned: first,
+            acked_to_sender: first,
+            acked,
+            sent: first,
+            edge,
+            edge_told: edge,
+            own_sent: first,
+            splices: Splices::new(first),
+            ..Self::default()
+        }
+    }
+
+    /// Bytes that have arrived in order and are not decided.
+    pub(super) const fn undecided(&self) -> u32 {
+        self.next.count_since(self.decided)
+    }
+
+    /// Out: behind the last byte that was decided.
+    pub(super) fn released(&self) -> Seq {
+        self.splices.to_out(self.decided)
+    }
+
+    /// In: what the sender is told to have arrived.
+    pub(super) fn ack(&self) -> Seq {
+        self.acked_in().later(self.owned)
+    }
+
+    /// In: the first byte that the receiver has not acknowledged.
+    pub(super) fn acked_in(&self) -> Seq {
+        self.splices.to_in(self.acked.later(self.isn.plus(1)))
+    }
+
+    /// In: right edge of the window that the sender is told. It is the receiver's, but bytes that
+    /// have to be decided together need not fit into that. It never moves back, though there is
+    /// less room where we insert bytes: what the receiver has no room for, it drops.
+    pub(super) fn edge_in(&self) -> Seq {
+        let edge = self.splices.to_in(self.edge).later(self.edge_told);
+        let is_ours = self.shown && self.undecided() > 0 && self.owned == self.next;
+        if is_ours { edge.later(self.next.plus(ROOM_FOR_UNDECIDED)) } else { edge }
+    }
+
+    /// In: behind the last byte that may be forwarded now. The receiver's window counts only where
+    /// the sender was told another one; one byte is allowed always, as a probe.
+    pub(super) fn limit(&self) -> Seq {
+        match self.was_told_more() {
+            true => self.splices.to_in(self.edge).later(self.acked_in().plus(1)),
+            false => self.decided,
+        }
+    }
+
+    /// Whether the sender was told a larger window than the receiver's.
+    pub(super) fn was_told_more(&self) -> bool {
+        self.edge_told.is_after(self.splices.to_in(self.edge))
+    }
+
+    /// In: the bytes that we have to retransmit, as far as the receiver's window lets them.
+    pub(super) fn to_retransmit(&self) -> Option<(Seq, Seq)> {
+        let from = self.acked_in();
+        let to = self.owned.earlier(self.decided);
+        let edge = self.splices.to_in(self.edge).later(from.plus(1));
+        to.is_after(from).then(|| (from, to.earlier(edge)))
+    }
+
+    /// The window that the sender is told, for a window field with this shift.
+    pub(super) fn window(&self, scale: u8) -> u16 {
+        u16::try_from(self.edge_in().count_since(self.ack()) >> scale).unwrap_or(u16::MAX)
+    }
+
+    /// Whether anything of the sender's was forwarded, or anything inserted.
+    pub(super) fn has_forwarded(&self) -> bool {
+        self.released() != self.isn.plus(1)
+    }
+
+    /// The sender was told what is acknowledged, and the window.
+    pub(super) fn told(&mut self, ack: Seq) {
+        self.acked_to_sender = self.acked_to_sender.later(ack);
+        self.edge_told = self.edge_told.later(self.edge_in());
+    }
+
+    /// Whether the first byte that the receiver lacks is one that we have to retransmit.
+    pub(super) fn lacks_ours(&self) -> bool {
+        let acked = self.acked.later(self.isn.plus(1));
+        let is_own = self.own.first_from(acked).is_some_and(|(start, _)| start == acked);
+        is_own || self.own_fin == Some(acked) || self.to_retransmit().is_some()
+    }
+
+    /// Whether the receiver has acknowledged the end of the stream.
+    pub(super) fn is_finished(&self) -> bool {
+        match (self.own_fin, self.fin) {
+            (Some(fin), _) => self.acked.is_after(fin),
+            (None, Some(fin)) => self.acked.is_after(self.splices.to_out(fin)),
+            (None, None) => false,
+        }
+    }
+
+    /// Whether nothing may be inserted: a FIN was forwarded or sent.
+    pub(super) fn has_ended(&self) -> bool {
+        self.own_fin.is_some() || self.fin.is_some_and(|fin| self.decided.is_after(fin))
+    }
+
+    /// Bytes on the heap that depend on the stream.
+    pub(super) fn heap(&self) -> usize {
+        self.memory.heap() + self.own.heap()
+    }
+
+    /// Takes up to `count` bytes, which must be `next` or lie behind a gap of skipped bytes, in
+    /// accord with `mode`. Returns how many.
+    pub(super) fn advance(&mut self, count: u32) -> u32 {
+        match &mut self.mode {
+            Mode::Inspect => 0,
+            Mode::Skip(left) => {
+                let taken = count_down(left, count);
+                self.decided = self.decided.plus(taken);
+                self.next = self.next.later(self.decided);
+                self.inspect_when_done();
+                taken
+            }
+            Mode::Drop(left) if self.splices.has_room(self.decided) => {
+                let taken = count_down(left, count);
+                self.drop_bytes(taken);
+                self.inspect_when_done();
+                taken
+            }
+            Mode::Drop(_) => 0,
+        }
+    }
+
+    fn inspect_when_done(&mut self) {
+        if matches!(self.mode, Mode::Skip(0) | Mode::Drop(0)) {
+            self.mode = Mode::Inspect;
+        }
+    }
+
+    /// Removes `count` bytes (or a FIN) from `decided` on. There must be room for the edit.
+    pub(super) fn drop_bytes(&mut self, count: u32) {
+        self.splices.edit(self.decided, count, 0);
+        self.decided = self.decided.plus(count);
+        self.next = self.next.later(self.decided);
+        self.splices.collapse(self.acked);
+    }
+}
+
+/// Takes up to `count` from `left`, where `u64::MAX` is without end.
+fn count_down(left: &mut u64, count: u32) -> u32 {
+    let taken = u64::from(count).min(*left);
+    if *left != u64::MAX {
+        *left -= taken;
+    }
+    taken as u32
+}
+
+/// Both directions.
+#[derive(Debug, Default)]
+pub(super) struct Halves {
+    pub(super) original: Half,
+    pub(super) reply: Half,
+}
+
+impl std::ops::Index<podgate_tables::tuple::FlowDirection> for Halves {
+    type Output = Half;
+
+    fn index(&self, direction: podgate_tables::tuple::FlowDirection) -> &Half {
+        if direction.is_reply() { &self.reply } else { &self.original }
+    }
+}
+
+impl std::ops::IndexMut<podgate_tables::tuple::FlowDirection> for Halves {
+    fn index_mut(&mut self, direction: podgate_tables::tuple::FlowDirection) -> &mut Half {
+        if direction.is_reply() { &mut self.reply } else { &mut self.original }
+    }
+}

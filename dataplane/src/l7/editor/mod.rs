@@ -1,0 +1,287 @@
+//! Executes an inspector's operations on the TCP stream of one flow.
+//!
+//! Both directions are the same type, [`Half`]: what arrives in order is shown to the inspector,
+//! what it passes is forwarded, what it drops is acknowledged to its sender, and what it inserts is
+//! sent and retransmitted by us. Sequence numbers behind an edit are translated ([`splice`]).
+//!
+//! # What the receiver gets
+//! The receiver must not read a stream that differs from the inspected one where it decides
+//! something. Four things make sure of that:
+//!
+//! 1. Only bytes in order are inspected. A segment that arrives out of order waits in a bounded
+//!    queue; only bytes that decide nothing ([`Op::Skip`]) may be passed over.
+//! 2. A segment that ends in undecided bytes (an incomplete head, say) is cut: what is decided is
+//!    forwarded, and the rest stays in memory until the segment that completes it, and is then
+//!    forwarded before it. A segment of decided bytes is forwarded as it came.
+//! 3. Bytes that decided something stay in memory until the receiver has acknowledged them, and a
+//!    segment that differs from them is dropped. So it does not matter which packets the receiver
+//!    ignores for reasons that we can't see.
+//! 4. Following begins with the SYN and the SYN-ACK that answers it, and never anywhere else.
+//!
+//! # What we acknowledge
+//! A client may not send the rest of a head before the first part is acknowledged (Nagle's
+//! algorithm, a congestion window of one segment after a timeout). So when bytes stay undecided for
+//! some milliseconds, we acknowledge them. From then on we have to deliver them, and retransmit
+//! them from memory until the receiver has them. Dropped bytes are acknowledged at once, but not
+//! before the forwarded bytes in front of them.
+
+mod emit;
+mod end;
+mod half;
+mod memory;
+mod open;
+mod queue;
+mod segment;
+mod seq;
+mod splice;
+mod take;
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::L7Policy;
+use podgate_tables::l7::http1::{Denial, DenialResponse};
+use podgate_tables::tcp_flags;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
+
+use super::inspector::{InspectCtx, Inspector, Op};
+use super::io::FlowIo;
+use super::reply::Template;
+use crate::mem::Packet;
+use crate::packet::{L4, View, edit};
+pub use take::{MEMORY_MAX, QUEUE_MS, UNDECIDED_MS};
+
+use half::{Endpoint, Halves};
+use segment::TcpSegment;
+use seq::Seq;
+
+/// Both directions, the client's first.
+const DIRECTIONS: [FlowDirection; 2] = [FlowDirection::Original, FlowDirection::Reply];
+
+/// The client's SYN that was forwarded last.
+#[derive(Clone, Copy, Debug)]
+struct Syn {
+    isn: Seq,
+    client: Endpoint,
+    /// The client's window field, which is not scaled in a SYN.
+    window: u16,
+    scale: Option<u8>,
+}
+
+/// The state of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+enum Stage {
+    /// No SYN was answered yet.
+    #[default]
+    Opening,
+    /// Both directions are followed.
+    Open,
+    /// We close the connection: each end got our FIN, unless the other end's was forwarded.
+    Closing {
+        /// When both are reset if they have not closed by then.
+        until: Nanos,
+        /// The server has reset the connection, or was reset.
+        server_gone: bool,
+    },
+    /// Both ends were reset.
+    Closed,
+}
+
+/// How far an inspected connection has come, as far as its place in the flow table depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Nothing that the client sent was forwarded.
+    Opened,
+    /// Something was.
+    Requested,
+    /// We are closing the connection, and the client has all that it gets.
+    Answered,
+    /// Both ends were reset by us. What they have under way is answered by resets.
+    Reset,
+    /// Both ends know that the connection is over: nothing more will come.
+    Over,
+}
+
+/// The stream editor of one inspected flow.
+#[derive(Debug, Default)]
+pub struct Editor<I> {
+    stage: Stage,
+    syn: Option<Syn>,
+    template: Option<Template>,
+    halves: Halves,
+    inspector: I,
+    /// A RST was forwarded that its receiver accepts.
+    aborted: bool,
+    /// Bytes of memory that are reserved for the streams.
+    buffered: usize,
+}
+
+impl<I: Inspector> Editor<I> {
+    /// An editor that waits for the opener's SYN.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Frames held: segments that wait for those in front of them.
+    #[must_use]
+    pub fn held_frames(&self) -> usize {
+        DIRECTIONS.iter().map(|direction| self.halves[*direction].queue.frames()).sum()
+    }
+
+    /// Bytes of memory that are reserved for the streams ([`FlowIo::keep`]).
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered
+    }
+
+    /// Bytes of the client's stream that are remembered ([`MEMORY_MAX`]).
+    #[must_use]
+    pub fn remembered_bytes(&self) -> usize {
+        self.halves.original.memory.len()
+    }
+
+    /// Whether both ends were reset: nothing of it is forwarded any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed)
+    }
+
+    /// How far the connection has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        match self.stage {
+            Stage::Closing { .. } if self.is_over() => Progress::Over,
+            Stage::Closed if self.aborted => Progress::Over,
+            Stage::Closing { .. } if self.halves.reply.is_finished() => Progress::Answered,
+            Stage::Closed => Progress::Reset,
+            Stage::Opening => Progress::Opened,
+            _ if self.halves.original.has_forwarded() => Progress::Requested,
+            _ => Progress::Opened,
+        }
+    }
+
+    const fn is_live(&self) -> bool {
+        matches!(self.stage, Stage::Open | Stage::Closing { .. })
+    }
+
+    fn heap(&self) -> usize {
+        self.halves.original.heap() + self.halves.reply.heap() + self.inspector.heap()
+    }
+
+    /// Reserves memory for `bytes` in all. What is not needed in the end is given back by
+    /// [`Self::trim`].
+    fn reserve(&mut self, bytes: usize, io: &mut impl FlowIo) -> bool {
+        let more = bytes.saturating_sub(self.buffered);
+        let reserved = more == 0 || io.keep(more);
+        self.buffered += if reserved { more } else { 0 };
+        reserved
+    }
+
+    /// Gives back memory that was reserved and not used, and what a closed connection had.
+    fn trim(&mut self, io: &mut impl FlowIo) {
+        if self.is_closed() {
+            for direction in DIRECTIONS {
+                let half = &mut self.halves[direction];
+                (half.memory, half.own) = Default::default();
+            }
+            self.inspector = I::default();
+        }
+        let heap = self.heap();
+        debug_assert!(heap <= self.buffered, "{heap} bytes are used of {}", self.buffered);
+        io.forget(self.buffered.saturating_sub(heap));
+        self.buffered = self.buffered.min(heap);
+    }
+
+    /// Processes one segment of the flow. Its checksum must be complete
+    /// ([`edit::complete_checksum`]); if it is wrong, the segment is dropped.
+    ///
+    /// Requests are decided by `policy`, so a change applies from the next request on.
+    pub fn segment(
+        &mut self,
+        now: Nanos,
+        direction: FlowDirection,
+        view: &View,
+        packet: Packet,
+        policy: &L7Policy,
+        io: &mut impl FlowIo,
+    ) {
+        let L4::Tcp(tcp) = view.l4_kind else {
+            return io.discard(packet, DropReason::Malformed);
+        };
+        if !edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
+            return io.discard(packet, DropReason::BadChecksum);
+        }
+        let cx = InspectCtx { now, policy, may_buffer: true };
+        self.receive(&cx, direction, TcpSegment { view: *view, tcp, packet }, io);
+        self.proceed(&cx, io);
+        self.trim(io);
+    }
+
+    fn receive(
+        &mut self,
+        cx: &InspectCtx<'_>,
+        direction: FlowDirection,
+        segment: TcpSegment,
+        io: &mut impl FlowIo,
+    ) {
+        if segment.tcp.has(tcp_flags::SYN) {
+            return match direction {
+                FlowDirection::Original => self.client_opens(segment, io),
+                FlowDirection::Reply => self.server_opens(segment, io),
+            };
+        }
+        match self.stage {
+            Stage::Opening => return self.before_opening(direction, segment, io),
+            Stage::Closed => return self.reset_sender(direction, segment, io),
+            _ => {}
+        }
+        if segment.tcp.has(tcp_flags::RST) {
+            return self.abort(direction, segment, io);
+        }
+        let progress = match self.update_ack(cx.now, direction, &segment, io) {
+            Ok(progress) => progress,
+            Err(reason) => return io.discard(segment.packet, reason),
+        };
+        let inspected = matches!(self.stage, Stage::Open) && direction == FlowDirection::Original;
+        if inspected && segment.tcp.has(tcp_flags::URG) {
+            // The urgent byte leaves the stream, or not, as the server's program likes.
+            let denial = Denial::new(DropReason::L7Unsupported, DenialResponse::Reset);
+            io.discard(segment.packet, denial.reason);
+            return self.reset_with_event(denial, io);
+        }
+        self.take(cx, cx.now, direction, segment, io);
+        let other = &self.halves[direction.reverse()];
+        if progress && other.queue.len() > 0 && self.is_live() {
+            let edge = other.edge_in();
+            self.acknowledge_out_of_order(direction.reverse(), edge, io);
+        }
+    }
+
+    /// Runs timers: acknowledges, retransmits, gives up. To be called every few milliseconds while
+    /// the flow lives; being late only delays.
+    pub fn tick(&mut self, now: Nanos, policy: &L7Policy, io: &mut impl FlowIo) {
+        for direction in DIRECTIONS {
+            self.tick_queue(now, direction, io);
+            if self.is_live() {
+                self.tick_undecided(now, direction, io);
+            }
+            if self.is_live() {
+                self.tick_own(now, direction, io);
+            }
+        }
+        match self.stage {
+            Stage::Closing { until, .. } if now >= until => self.close(io),
+            Stage::Open | Stage::Closing { .. } => {
+                self.proceed(&InspectCtx { now, policy, may_buffer: true }, io);
+            }
+            _ => {}
+        }
+        self.trim(io);
+    }
+
+    fn reset_with_event(&mut self, denial: Denial, io: &mut impl FlowIo) {
+        io.event(EventKind::Drop { reason: denial.reason });
+        self.reset(io);
+    }
+}

@@ -1,0 +1,101 @@
+//! Responses of our own.
+
+use podgate_tables::l7::http1::{Denial, DenialResponse};
+
+use crate::l7::inspector::AfterInjection;
+
+/// A response, and whether the connection goes on behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) text: &'static [u8],
+    pub(super) then: AfterInjection,
+}
+
+/// A denied request, with the connection going on. The body is Cilium's (proxy
+/// `cilium/l7policy.cc`), so clients that look at it need no change; `server` says who answered.
+pub const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\n\
+    content-type: text/plain\r\n\
+    content-length: 15\r\n\
+    server: podgate\r\n\
+    \r\n\
+    Access denied\r\n";
+
+/// A denied request, behind which the connection ends.
+pub const FORBIDDEN_CLOSE: &[u8] = b"HTTP/1.1 403 Forbidden\r\n\
+    content-type: text/plain\r\n\
+    content-length: 15\r\n\
+    connection: close\r\n\
+    server: podgate\r\n\
+    \r\n\
+    Access denied\r\n";
+
+/// What is no valid request.
+pub const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain\r\n\
+    content-length: 13\r\n\
+    connection: close\r\n\
+    server: podgate\r\n\
+    \r\n\
+    Bad request\r\n";
+
+/// A request that was not complete in time.
+pub const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    content-type: text/plain\r\n\
+    content-length: 17\r\n\
+    connection: close\r\n\
+    server: podgate\r\n\
+    \r\n\
+    Request timeout\r\n";
+
+/// A request whose head is too long or has too many fields.
+pub const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
+    content-type: text/plain\r\n\
+    content-length: 16\r\n\
+    connection: close\r\n\
+    server: podgate\r\n\
+    \r\n\
+    Head too large\r\n";
+
+impl Answer {
+    /// No response: the connection ends.
+    pub(super) const NONE: Self = Self { text: b"", then: AfterInjection::Close };
+
+    /// The response to a denial, without the body if the request was `HEAD`.
+    pub(super) fn to(denial: Denial, then: AfterInjection) -> Self {
+        let whole = match (denial.response, then) {
+            (DenialResponse::Forbidden, AfterInjection::GoOn) => FORBIDDEN,
+            (DenialResponse::Forbidden, AfterInjection::Close) => FORBIDDEN_CLOSE,
+            (DenialResponse::BadRequest, _) => BAD_REQUEST,
+            (DenialResponse::Timeout, _) => REQUEST_TIMEOUT,
+            (DenialResponse::HeadTooLarge, _) => HEAD_TOO_LARGE,
+            (DenialResponse::Reset, _) => b"",
+        };
+        let head_len = whole.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        let text = match head_len {
+            Some(len) if denial.head_only => &whole[..len],
+            _ => whole,
+        };
+        Self { text, then }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_each_body_is_right() {
+        let responses = [FORBIDDEN, FORBIDDEN_CLOSE, BAD_REQUEST, REQUEST_TIMEOUT, HEAD_TOO_LARGE];
+        for response in responses {
+            let mut fields = [httparse::EMPTY_HEADER; 8];
+            let mut parsed = httparse::Response::new(&mut fields);
+            let head = parsed.parse(response).unwrap().unwrap();
+            let length = parsed.headers.iter().find(|field| field.name == "content-length");
+            let length = std::str::from_utf8(length.unwrap().value).unwrap();
+            assert_eq!(length, (response.len() - head).to_string());
+        }
+        let head_only = Denial { head_only: true, ..Denial::BY_RULES };
+        let answer = Answer::to(head_only, AfterInjection::GoOn);
+        assert_eq!(answer.text, &FORBIDDEN[..FORBIDDEN.len() - 15]);
+    }
+}
