@@ -6,12 +6,13 @@ mod support;
 use std::sync::Arc;
 
 use podgate_dataplane::flow::SavedFlow;
+use podgate_dataplane::packet::FOREIGN_MAC;
 use podgate_dataplane::worker::Worker;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Rules;
-use podgate_tables::policy::Snapshot;
+use podgate_tables::policy::{NodeSource, Snapshot};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use proptest::prelude::*;
@@ -98,6 +99,22 @@ fn datagram_flows_and_queries_go_on_too() {
     assert_eq!(bench.send(HOST, &echo(HOST, OUTSIDE, a, 0, 77)).len(), 1);
     assert_eq!(bench.send(HOST, &sctp(HOST, OUTSIDE, a, [6, 5])).len(), 1);
     assert_eq!(bench.workers[0].flows(), 3);
+}
+
+#[test]
+fn a_flow_is_the_nodes_after_a_restart_only_if_it_was_before() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let datagram = |port| udp(HOST, ADDRESSES[0], ADDRESSES[2], [port, 80], b"q");
+    let translated = [&datagram(8)[..6], &FOREIGN_MAC, &datagram(8)[12..]].concat();
+    assert_eq!(bench.send(HOST, &datagram(7)).len(), 1);
+    assert_eq!(bench.send(HOST, &translated).len(), 1);
+    let flows = saved(&bench);
+    assert_eq!(flows.len(), 2);
+    assert_eq!(restarted(1, &flows, snapshot(1, IngressOfB::Open)).1, 2);
+    let (bench, taken) = restarted(1, &flows, snapshot(1, IngressOfB::Closed));
+    assert_eq!(taken, 1);
+    assert_eq!(saved(&bench)[0].tuple.src_port, 7);
+    assert_eq!(saved(&bench)[0].node_source, NodeSource::Node);
 }
 
 #[test]
@@ -215,16 +232,18 @@ proptest! {
         protocol in prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(proto::ICMP), any::<u8>()],
         links in prop::array::uniform2((0..4u16).prop_map(LinkId)),
         (icmp_type, picked_up, idle_ms) in (any::<u8>(), any::<bool>(), any::<u32>()),
+        node_source in prop_oneof![Just(NodeSource::Node), Just(NodeSource::Elsewhere)],
     ) {
         let tuple = podgate_tables::tuple::Tuple { src, dst, src_port, dst_port, protocol };
         let mut flow = saved(&connected()).remove(0);
-        flow = SavedFlow { tuple, links, icmp_type, picked_up, idle_ms, ..flow };
+        flow = SavedFlow { tuple, links, icmp_type, picked_up, node_source, idle_ms, ..flow };
         let (mut bench, taken) =
             restarted(1, std::slice::from_ref(&flow), snapshot(1, IngressOfB::Closed));
         let to_b = [2].iter().any(|pod: &usize| {
             [Address::v4(ADDRESSES[*pod]), Address::v6(ADDRESSES_V6[*pod])].contains(&dst)
         });
-        let from_node = [Address::v4(ADDRESSES[0]), Address::v6(ADDRESSES_V6[0])].contains(&src);
+        let from_node = node_source == NodeSource::Node
+            && [Address::v4(ADDRESSES[0]), Address::v6(ADDRESSES_V6[0])].contains(&src);
         prop_assert!(!(taken == 1 && to_b && !from_node), "pod B is closed: {flow:?}");
         bench.now = Nanos(bench.now.0 + 1_000_000);
         bench.run();

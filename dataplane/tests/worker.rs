@@ -5,8 +5,8 @@ mod support;
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::packet::HAIRPIN_MAC;
 use podgate_dataplane::packet::checksum::Sum;
+use podgate_dataplane::packet::{FOREIGN_MAC, HAIRPIN_MAC, LOCAL_MAC};
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
@@ -237,6 +237,108 @@ fn a_local_pods_address_from_the_host_link_needs_the_mark_in_every_packet() {
     }
     // Who is not local needs none.
     assert_eq!(bench.send(HOST, &udp(HOST, OUTSIDE, dst, ports, b"q")).len(), 1);
+}
+
+/// The same frame with another Ethernet source.
+fn marked(frame: &[u8], mac: [u8; 6]) -> Vec<u8> {
+    [&frame[..6], &mac, &frame[12..]].concat()
+}
+
+/// UDP over IPv6 from the host link.
+fn udp_v6(src: [u8; 16], dst: [u8; 16], ports: [u16; 2]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(LOCAL_MAC, link_mac(HOST)).ipv6(src, dst, 64);
+    builder.udp(ports[0], ports[1]).write(&mut frame, b"q").unwrap();
+    frame
+}
+
+/// One datagram of each family from the node to pod B.
+fn node_to_b(src_port: u16) -> [Vec<u8>; 2] {
+    let ports = [src_port, 80];
+    [
+        udp(HOST, ADDRESSES[0], ADDRESSES[2], ports, b"q"),
+        udp_v6(ADDRESSES_V6[0], ADDRESSES_V6[2], ports),
+    ]
+}
+
+#[test]
+fn this_nodes_address_is_the_node_only_if_the_node_sent_the_packet() {
+    let mut bench = Bench::with(IngressOfB::Closed);
+    let mut denied = 0;
+    // In this order, so that no cached decision serves another sender.
+    for (port, mac) in (9..).zip([LOCAL_MAC, FOREIGN_MAC, HAIRPIN_MAC, pod_mac(HOST), LOCAL_MAC]) {
+        for frame in node_to_b(port) {
+            let left = bench.send(HOST, &marked(&frame, mac)).len();
+            denied += u64::from(mac != LOCAL_MAC);
+            assert_eq!(left, usize::from(mac == LOCAL_MAC), "from {mac:x?}");
+            assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), denied);
+        }
+    }
+    bench.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_translated_flow_is_decided_as_world_again_under_each_policy() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let flows = [FOREIGN_MAC, HAIRPIN_MAC, LOCAL_MAC].map(|mac| (mac, u16::from(mac[5]) + 9));
+    let send_all = |bench: &mut Bench, mac, port| {
+        node_to_b(port).map(|frame| bench.send(HOST, &marked(&frame, mac)).len())
+    };
+    for (mac, port) in flows {
+        assert_eq!(send_all(&mut bench, mac, port), [1, 1], "an open pod lets world in");
+    }
+    bench.shared.publish(snapshot(2, IngressOfB::Closed));
+    for (mac, port) in flows {
+        let left = usize::from(mac == LOCAL_MAC);
+        assert_eq!(send_all(&mut bench, mac, port), [left; 2], "from {mac:x?}");
+    }
+    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 4);
+}
+
+#[test]
+fn a_revoked_translated_connection_is_not_picked_up_from_the_pods_end() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let (node, pod, ports) = (ADDRESSES[0], ADDRESSES[2], [CLIENT, 80]);
+    let segment = |flags, ack| {
+        let packet = TcpPacket { src: node, dst: pod, ports, seq: 100, ack, flags, payload: b"" };
+        marked(&tcp(HOST, &packet), FOREIGN_MAC)
+    };
+    let (src, dst, ports) = (pod, node, [80, CLIENT]);
+    let answer = |flags| {
+        tcp(B, &TcpPacket { src, dst, ports, seq: 900, ack: Some(101), flags, payload: b"" })
+    };
+    assert_eq!(bench.send(HOST, &segment("S", None)).len(), 1);
+    assert_eq!(bench.send(B, &answer("S")).len(), 1);
+    assert_eq!(bench.send(HOST, &segment("", Some(901))).len(), 1);
+    bench.shared.publish(snapshot(2, IngressOfB::Closed));
+    assert!(bench.send(HOST, &segment("P", Some(901))).is_empty());
+    let left = bench.send(B, &answer("P"));
+    assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset");
+    assert!(bench.send(HOST, &segment("P", Some(901))).is_empty());
+}
+
+#[test]
+fn neighbour_discovery_never_crosses_links() {
+    let mut bench = Bench::with(IngressOfB::Open);
+    let senders = [(HOST, v6_outside(), LOCAL_MAC), (A, ADDRESSES_V6[1], pod_mac(A))];
+    for (link, src, mac) in senders {
+        for kind in 128..=138_u8 {
+            let builder = PacketBuilder::ethernet2(mac, link_mac(link));
+            let builder = builder.ipv6(src, ADDRESSES_V6[2], 255).icmpv6_raw(kind, 0, [0, 7, 0, 7]);
+            let mut frame = Vec::new();
+            builder.write(&mut frame, &[0; 24]).unwrap();
+            let before = bench.dropped(DropReason::NeighbourDiscovery);
+            let left = bench.send(link, &frame).len();
+            let discovery = (133..=137).contains(&kind);
+            assert!(!discovery || left == 0, "type {kind}");
+            let dropped = bench.dropped(DropReason::NeighbourDiscovery) - before;
+            assert_eq!(dropped, u64::from(discovery), "type {kind}");
+        }
+    }
+}
+
+const fn v6_outside() -> [u8; 16] {
+    [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]
 }
 
 #[test]

@@ -18,7 +18,11 @@
 // `mark`, on pg-host: tells the workers by the Ethernet source, which means nothing else on that
 // link, whether the kernel had the packet from pg-host itself. Only such a packet may have the
 // address of a local pod as its source: it is the pod's own, which the workers let out and the
-// kernel sent back, to another destination (a service's backend).
+// kernel sent back, to another destination (a service's backend). And whether the node itself sent
+// it: only such a packet has the rights of the node that its source address names. A packet that
+// was received by any link has that link's ifindex in skb->skb_iif (net/core/dev.c,
+// `__netif_receive_skb_core`); one that was made here has zero. Fragments may have lost it when the
+// kernel cut them (net/ipv6/ip6_output.c, `ip6_copy_metadata`), so none counts as the node's.
 
 #pragma once
 
@@ -26,8 +30,9 @@
 
 #include "neighbours.bpf.h"
 
-// src/lib.rs has the same two. Both are locally administered (IEEE 802).
+// src/lib.rs has the same three. All are locally administered (IEEE 802).
 #define HAIRPIN_MAC { 0x02, 'p', 'g', 0x00, 0x00, 0x01 }
+#define LOCAL_MAC   { 0x02, 'p', 'g', 0x00, 0x00, 0x02 }
 #define FOREIGN_MAC { 0x02, 'p', 'g', 0x00, 0x00, 0x00 }
 
 // ifindex of pg-host; 0 while there is none.
@@ -101,11 +106,35 @@ int guard(struct __sk_buff *skb)
 	return to_workers(skb, eth.h_dest);
 }
 
+// Whether it is an IP packet that can be no fragment. An IPv6 fragment header may follow other
+// extension headers (RFC 8200 section 4.1): with one of those before it, nothing is said.
+static __always_inline bool is_whole_ip(struct __sk_buff *skb)
+{
+	__be16 ethertype, offset;
+	__u8 next;
+
+	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_proto), &ethertype, 2))
+		return false;
+	if (ethertype == bpf_htons(ETH_P_IP))
+		return !bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, frag_off),
+					   &offset, 2) &&
+		       !(offset & bpf_htons(0x3fff));
+	if (ethertype != bpf_htons(ETH_P_IPV6) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, nexthdr), &next, 1))
+		return false;
+	return next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_FRAGMENT &&
+	       next != IPPROTO_DSTOPTS && next != IPPROTO_AH;
+}
+
 SEC("classifier")
 int mark(struct __sk_buff *skb)
 {
-	__u8 hairpin[ETH_ALEN] = HAIRPIN_MAC, foreign[ETH_ALEN] = FOREIGN_MAC;
-	bool is_hairpin = skb->ingress_ifindex == skb->ifindex;
+	__u8 hairpin[ETH_ALEN] = HAIRPIN_MAC, local[ETH_ALEN] = LOCAL_MAC;
+	__u8 source[ETH_ALEN] = FOREIGN_MAC;
 
-	return set_source_mac(skb, is_hairpin ? hairpin : foreign) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	if (skb->ingress_ifindex == skb->ifindex)
+		__builtin_memcpy(source, hairpin, ETH_ALEN);
+	else if (!skb->ingress_ifindex && is_whole_ip(skb))
+		__builtin_memcpy(source, local, ETH_ALEN);
+	return set_source_mac(skb, source) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }

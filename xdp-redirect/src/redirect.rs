@@ -160,7 +160,8 @@ impl Redirect {
 
     /// Makes the link in `slot` the host link, whose other end is the netdev `kernel_end`: frames
     /// that the kernel sends there carry [`HAIRPIN_MAC`](crate::HAIRPIN_MAC) as their Ethernet
-    /// source if it had received them there, and another address otherwise.
+    /// source if it had received them there, [`LOCAL_MAC`](crate::LOCAL_MAC) if it made them itself,
+    /// and another address otherwise.
     ///
     /// Pinned beside the XDP program if that is, and adopted likewise.
     ///

@@ -25,6 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use podgate_dataplane::flow::{SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
+use podgate_tables::policy::NodeSource;
 use podgate_tables::tuple::{Direction, Tuple};
 
 use crate::atomic_file;
@@ -35,6 +36,11 @@ const HEADER_LEN: usize = 36;
 const LINKS: u16 = 1;
 const FLOWS: u16 = 2;
 const FLOW_LEN: usize = 80;
+/// Bit of a flow: it was picked up in the middle of its connection.
+const PICKED_UP: u8 = 1;
+/// Bit of a flow: this node itself sent its first packet. A file from before this bit says that
+/// nobody is the node, which only refuses flows.
+const FROM_NODE: u8 = 2;
 /// Flows that are written at most; connections before others.
 const FLOWS_MAX: usize = 1 << 19;
 /// Longest file that is read.
@@ -279,16 +285,18 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
-/// ICMP type, TCP state, 1 for a flow that was picked up (1 each), links of the opener and of the
+/// ICMP type, TCP state, bits ([`PICKED_UP`], [`FROM_NODE`]) (1 each), links of the opener and of the
 /// other end (2 each), milliseconds since the last packet (4), packets from the opener and to it,
 /// bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
-    let SavedFlow { tuple, links, icmp_type, tcp, picked_up, idle_ms, packets, bytes: sent } = flow;
+    let SavedFlow { tuple, links, icmp_type, tcp, idle_ms, packets, bytes: sent, .. } = flow;
+    let picked_up = if flow.picked_up { PICKED_UP } else { 0 };
+    let from_node = if flow.node_source == NodeSource::Node { FROM_NODE } else { 0 };
     bytes.extend(tuple.src.bits().to_le_bytes());
     bytes.extend(tuple.dst.bits().to_le_bytes());
     bytes.extend(tuple.src_port.to_le_bytes());
     bytes.extend(tuple.dst_port.to_le_bytes());
-    bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), u8::from(*picked_up)]);
+    bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), picked_up | from_node]);
     links.iter().for_each(|link| bytes.extend(link.0.to_le_bytes()));
     bytes.extend(idle_ms.to_le_bytes());
     packets.iter().chain(sent).for_each(|number| bytes.extend(number.to_le_bytes()));
@@ -352,14 +360,16 @@ impl<'b> Reader<'b> {
     fn flow(&mut self) -> Result<SavedFlow, Unusable> {
         let (src, dst) = (self.address()?, self.address()?);
         let (src_port, dst_port) = (self.u16()?, self.u16()?);
-        let [protocol, icmp_type, tcp, picked_up] = self.array()?;
+        let [protocol, icmp_type, tcp, bits] = self.array()?;
+        let from_node = bits & FROM_NODE != 0;
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },
             links: [LinkId(self.u16()?), LinkId(self.u16()?)],
             icmp_type,
             tcp: tcp.ok_or(Unusable::Damaged("a TCP state is unknown"))?,
-            picked_up: picked_up != 0,
+            picked_up: bits & PICKED_UP != 0,
+            node_source: if from_node { NodeSource::Node } else { NodeSource::Elsewhere },
             idle_ms: self.u32()?,
             packets: [self.u64()?, self.u64()?],
             bytes: [self.u64()?, self.u64()?],
@@ -394,12 +404,23 @@ mod tests {
             protocol,
         });
         let links = prop::array::uniform2((0..=links).prop_map(LinkId));
-        let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), any::<bool>());
+        let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), any::<(bool, bool)>());
         let counted = any::<(u32, [u64; 2], [u64; 2])>();
         (tuple, links, state, counted).prop_map(|(tuple, links, state, counted)| {
-            let (icmp_type, tcp, picked_up) = state;
+            let (icmp_type, tcp, (picked_up, from_node)) = state;
+            let node_source = if from_node { NodeSource::Node } else { NodeSource::Elsewhere };
             let (idle_ms, packets, bytes) = counted;
-            SavedFlow { tuple, links, icmp_type, tcp, picked_up, idle_ms, packets, bytes }
+            SavedFlow {
+                tuple,
+                links,
+                icmp_type,
+                tcp,
+                picked_up,
+                node_source,
+                idle_ms,
+                packets,
+                bytes,
+            }
         })
     }
 
@@ -426,6 +447,7 @@ mod tests {
             icmp_type: 0,
             tcp: tcp::State::Established,
             picked_up: false,
+            node_source: NodeSource::Elsewhere,
             idle_ms: 250,
             packets: [3, 4],
             bytes: [180, 240],

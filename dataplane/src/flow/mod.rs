@@ -30,6 +30,7 @@ use name::Name;
 use owner::Owner;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::policy::NodeSource;
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{Direction, Tuple};
@@ -54,7 +55,8 @@ pub struct Flow {
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
     tcp: tcp::State,
-    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`] and [`HAIRPIN`].
+    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`] and
+    /// [`FROM_NODE`].
     marks: u8,
     /// Whose share of the table it takes. The table sets it.
     owner: Owner,
@@ -89,6 +91,8 @@ const PICKED_UP: u8 = 4;
 const REQUESTED: u8 = 2;
 /// Mark of a flow: its opener is a local pod, but its packets come from the host link.
 const HAIRPIN: u8 = 8;
+/// Mark of a flow: this node itself sent its first packet.
+const FROM_NODE: u8 = 16;
 
 impl Flow {
     /// The flow that this packet opens, with the packet counted. `links` are those of the opener
@@ -158,6 +162,18 @@ impl Flow {
     #[must_use]
     pub const fn hairpin(&self) -> bool {
         self.marks & HAIRPIN != 0
+    }
+
+    /// Sets who sent the first packet, if its source is an address of this node.
+    pub const fn set_node_source(&mut self, source: NodeSource) {
+        let mark = if matches!(source, NodeSource::Node) { FROM_NODE } else { 0 };
+        self.marks = self.marks & !FROM_NODE | mark;
+    }
+
+    /// Who sent the first packet, if its source is an address of this node.
+    #[must_use]
+    pub const fn node_source(&self) -> NodeSource {
+        if self.marks & FROM_NODE != 0 { NodeSource::Node } else { NodeSource::Elsewhere }
     }
 
     /// The flow's name, in the direction of its opener.

@@ -2,6 +2,7 @@
 //! when it has started anew.
 
 use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::policy::NodeSource;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
@@ -23,6 +24,8 @@ pub struct SavedFlow {
     pub tcp: tcp::State,
     /// Whether the flow began with a TCP segment that was no SYN.
     pub picked_up: bool,
+    /// Who sent its first packet, if the opener's address is this node's.
+    pub node_source: NodeSource,
     /// Milliseconds since its last packet.
     pub idle_ms: u32,
     /// Packets from the opener and to it.
@@ -46,6 +49,7 @@ impl SavedFlow {
             icmp_type: flow.icmp_type,
             tcp: flow.tcp,
             picked_up: flow.picked_up(),
+            node_source: flow.node_source(),
             idle_ms: Moment::millis(Moment::from(now).since(flow.last_seen)),
             packets: flow.packets,
             bytes: flow.bytes,
@@ -76,6 +80,7 @@ impl SavedFlow {
             goes_on: 0,
             opener_second,
         };
+        flow.set_node_source(self.node_source);
         flow.settle();
         (!flow.is_expired(now)).then_some(flow)
     }

@@ -11,7 +11,7 @@ pub mod mss;
 mod parse;
 
 pub use parse::{parse, quoted};
-pub use podgate_xdp_redirect::HAIRPIN_MAC;
+pub use podgate_xdp_redirect::{FOREIGN_MAC, HAIRPIN_MAC, LOCAL_MAC};
 
 use podgate_tables::address::Mac;
 use podgate_tables::tcp_flags;

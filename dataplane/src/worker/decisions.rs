@@ -14,7 +14,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
-use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, NodeSource, Snapshot, Subject, Verdict};
 
 use crate::flow::{Key, Sought};
 use crate::xsk::{prefer_huge_pages, prefetch};
@@ -37,16 +37,18 @@ struct Question {
     dst: Address,
     port: u16,
     protocol: u8,
+    node_source: NodeSource,
     epoch: Epoch,
 }
 
 impl Question {
-    fn new(subject: &Subject, epoch: Epoch) -> Self {
+    fn new(subject: &Subject, node_source: NodeSource, epoch: Epoch) -> Self {
         let tuple = &subject.tuple;
         let (port, protocol) = (subject.policy_port(), tuple.protocol);
-        Self { src: tuple.src, dst: tuple.dst, port, protocol, epoch }
+        Self { src: tuple.src, dst: tuple.dst, port, protocol, node_source, epoch }
     }
 
+    /// Questions that differ in `node_source` only have the same hash: they are few.
     fn hash(&self, key: &Key) -> u64 {
         if let Some(addresses) = Address::as_in_v4_header(self.src, self.dst) {
             return hash_v4(key, addresses, self.port, self.protocol);
@@ -67,6 +69,42 @@ fn rest(port: u16, protocol: u8) -> u64 {
     u64::from(protocol) << 16 | u64::from(port)
 }
 
+/// A verdict without L7 rules and the sender that it is about, in one byte.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    AllowNode,
+    DenyNode,
+    AllowElsewhere,
+    DenyElsewhere,
+}
+
+impl Answer {
+    /// `None` for [`Verdict::Inspect`].
+    fn new(verdict: Verdict, node_source: NodeSource) -> Option<Self> {
+        match (verdict, node_source) {
+            (Verdict::Allow, NodeSource::Node) => Some(Self::AllowNode),
+            (Verdict::Deny, NodeSource::Node) => Some(Self::DenyNode),
+            (Verdict::Allow, NodeSource::Elsewhere) => Some(Self::AllowElsewhere),
+            (Verdict::Deny, NodeSource::Elsewhere) => Some(Self::DenyElsewhere),
+            (Verdict::Inspect, _) => None,
+        }
+    }
+
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self::AllowNode | Self::AllowElsewhere => Verdict::Allow,
+            Self::DenyNode | Self::DenyElsewhere => Verdict::Deny,
+        }
+    }
+
+    const fn node_source(self) -> NodeSource {
+        match self {
+            Self::AllowNode | Self::DenyNode => NodeSource::Node,
+            Self::AllowElsewhere | Self::DenyElsewhere => NodeSource::Elsewhere,
+        }
+    }
+}
+
 /// A decision without L7 rules: one cache line, for which a [`Question`] in it would be too large.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
@@ -75,7 +113,7 @@ struct Known {
     dst: Address,
     port: u16,
     protocol: u8,
-    verdict: Verdict,
+    answer: Answer,
     epoch: Epoch,
     ends: Ends,
     egress: Cause,
@@ -85,21 +123,25 @@ struct Known {
 const _: () = assert!(size_of::<Option<Known>>() == 64);
 
 impl Known {
-    fn new(question: &Question, ends: Ends, decision: &Decision) -> Self {
-        let Question { src, dst, port, protocol, epoch } = *question;
+    /// `None` for a decision with L7 rules.
+    fn new(question: &Question, ends: Ends, decision: &Decision) -> Option<Self> {
+        let Question { src, dst, port, protocol, node_source, epoch } = *question;
         let Decision { verdict, egress, ingress, .. } = *decision;
-        Self { src, dst, port, protocol, verdict, epoch, ends, egress, ingress }
+        let answer = Answer::new(verdict, node_source)?;
+        Some(Self { src, dst, port, protocol, answer, epoch, ends, egress, ingress })
     }
 
     #[inline]
     fn answers(&self, question: &Question) -> bool {
-        let Self { src, dst, port, protocol, epoch, .. } = *self;
-        Question { src, dst, port, protocol, epoch } == *question
+        let Self { src, dst, port, protocol, answer, epoch, .. } = *self;
+        let node_source = answer.node_source();
+        Question { src, dst, port, protocol, node_source, epoch } == *question
     }
 
     #[inline]
     fn answer(&self) -> (Ends, Decision) {
-        let Self { verdict, egress, ingress, .. } = *self;
+        let Self { answer, egress, ingress, .. } = *self;
+        let verdict = answer.verdict();
         (self.ends, Decision { verdict, egress, ingress, l7: L7Policy::default() })
     }
 }
@@ -137,8 +179,13 @@ impl Decisions {
     }
 
     /// The verdict of the tables in force, and the links of the ends.
-    pub(super) fn decide(&mut self, snapshot: &Snapshot, subject: &Subject) -> (Ends, Decision) {
-        let question = Question::new(subject, snapshot.epoch);
+    pub(super) fn decide(
+        &mut self,
+        snapshot: &Snapshot,
+        subject: &Subject,
+        node_source: NodeSource,
+    ) -> (Ends, Decision) {
+        let question = Question::new(subject, node_source, snapshot.epoch);
         let home = self.home(question.hash(&self.key));
         let mut room = None;
         for place in (0..WAYS).map(|way| home ^ way) {
@@ -149,9 +196,10 @@ impl Decisions {
             }
         }
         let ends = [question.src, question.dst].map(|address| snapshot.routes.local(address));
-        let decision = snapshot.policy.decide(subject, ends.map(|end| end.is_some()));
-        if decision.verdict != Verdict::Inspect {
-            self.known[room.unwrap_or(home)] = Some(Known::new(&question, ends, &decision));
+        let local = ends.map(|end| end.is_some());
+        let decision = snapshot.policy.decide_from(subject, local, node_source);
+        if let Some(known) = Known::new(&question, ends, &decision) {
+            self.known[room.unwrap_or(home)] = Some(known);
         }
         (ends, decision)
     }
@@ -178,8 +226,10 @@ mod tests {
     const CLIENT: Address = Address::v4([10, 0, 0, 1]);
     const SERVER: Address = Address::v4([10, 0, 0, 2]);
 
-    /// A server, 10.0.0.2, with these entries for ingress on every TCP port and ICMP type, and a
-    /// client, 10.0.0.1.
+    const NODE: Address = Address::v4([10, 0, 0, 3]);
+
+    /// A server, 10.0.0.2, with these entries for ingress on every TCP port and ICMP type, a
+    /// client, 10.0.0.1, and this node, 10.0.0.3.
     fn tables(entries: Vec<Entry>, default_deny: DenySetId) -> PolicyTables {
         let class_0 = |protocol| PortClasses { protocol, ranges: vec![(0, 0)] };
         let ingress = DirectionTable {
@@ -195,7 +245,8 @@ mod tests {
         }
         let server = IdentityRow { number: 5, ingress: ingress.into(), ..IdentityRow::default() };
         tables.identities.set(5, server);
-        for (address, identity) in [(CLIENT, 4), (SERVER, 5)] {
+        let node = (NODE, PolicyTables::HOST);
+        for (address, identity) in [node, (CLIENT, 4), (SERVER, 5)] {
             tables.addresses.set(address, Some(AddressRow { identity, named_ports: None }));
         }
         tables
@@ -242,22 +293,27 @@ mod tests {
         )
     }
 
+    fn any_sender() -> impl Strategy<Value = NodeSource> {
+        prop_oneof![Just(NodeSource::Node), Just(NodeSource::Elsewhere)]
+    }
+
     proptest! {
         /// So few places that questions lose theirs to others.
         #[test]
         fn an_answer_is_what_the_tables_in_force_say(
             capacity in prop_oneof![Just(0), Just(64), Just(4096)],
-            steps in prop::collection::vec((any_subject(), 0..10_u32), 0..300),
+            steps in prop::collection::vec((any_subject(), any_sender(), 0..10_u32), 0..300),
         ) {
             let mut decisions = Decisions::new(capacity);
             let mut epoch = 1;
-            for (subject, step) in steps {
+            for (subject, sender, step) in steps {
                 epoch += u32::from(step == 0);
                 let snapshot = snapshot(epoch);
-                let (ends, decision) = decisions.decide(&snapshot, &subject);
+                let (ends, decision) = decisions.decide(&snapshot, &subject, sender);
                 let tuple = &subject.tuple;
                 prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local(end)));
-                let expected = snapshot.policy.decide(&subject, ends.map(|end| end.is_some()));
+                let local = ends.map(|end| end.is_some());
+                let expected = snapshot.policy.decide_from(&subject, local, sender);
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);
                 prop_assert_eq!(decision.ingress, expected.ingress);
@@ -274,7 +330,7 @@ mod tests {
             let Some(sought) = sought_v4(&subject.tuple) else { return Ok(()) };
             let (addresses, port, protocol) = sought.opening();
             let key = Key::random();
-            let question = Question::new(&subject, Epoch(1));
+            let question = Question::new(&subject, NodeSource::Elsewhere, Epoch(1));
             prop_assert_eq!(hash_v4(&key, addresses, port, protocol), question.hash(&key));
         }
     }
@@ -293,7 +349,7 @@ mod tests {
         let subject = |src_port| Subject { tuple: tuple(src_port), icmp_type: 0 };
         let mut decisions = Decisions::new(64);
         let mut rule_of = |src_port, snapshot: &Snapshot| {
-            decisions.decide(snapshot, &subject(src_port)).1.ingress
+            decisions.decide(snapshot, &subject(src_port), NodeSource::Elsewhere).1.ingress
         };
         let rule = |number| Cause::Allowed(RuleId(number));
         assert_eq!(rule_of(40_000, &snapshot(1)), rule(1));

@@ -59,6 +59,13 @@
 //!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
 //!   from outside, from pods that are not attached, or from the node itself, such a packet is
 //!   dropped as spoofed.
+//! - *This node's address as the source* of a packet from the host link makes it the node's only if
+//!   the node itself sent it, whole, and from no link: the same program says so ([`LOCAL_MAC`]). What
+//!   is translated on the way (masqueraded), forged or a fragment is decided as world. A flow
+//!   remembers who sent its first packet. In the middle of a TCP connection that a pod's segment
+//!   picks up, the node at the other end counts as world, too.
+//! - *Neighbour discovery* (RFC 4861) holds between a link's two ends, whose kernels speak it past
+//!   the workers: it never crosses links.
 //! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate is
 //!   refused, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
@@ -69,16 +76,15 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, NodeSource, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{Direction, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowTable, SavedFlow, tcp};
 use crate::l7::follower::{Follower, Progress};
-use crate::packet::HAIRPIN_MAC;
 use crate::packet::icmp::{self, Role};
-use crate::packet::{L4, Tcp, View, edit, parse, quoted};
+use crate::packet::{HAIRPIN_MAC, L4, LOCAL_MAC, Tcp, View, edit, parse, quoted};
 use crate::worker::Shared;
 use crate::xsk::Packet;
 
@@ -150,7 +156,7 @@ impl Pipeline {
         let subject = Subject { tuple, icmp_type: saved.icmp_type };
         let is_answer =
             matches!(icmp::role(tuple.protocol, saved.icmp_type), Role::Reply { .. } | Role::Error);
-        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
+        let (ends, decision) = self.decisions.decide(around.snapshot, &subject, saved.node_source);
         let from_host = around.snapshot.routes.is_host(saved.links[0]);
         let escapes = is_tunnel_to_node(around.snapshot, &tuple, from_host);
         let allowed = decision.verdict == Verdict::Allow
@@ -271,7 +277,7 @@ impl Pipeline {
         let flow = self.flows.get_mut(index);
         let tuple = flow.tuple();
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
-        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
+        let (ends, decision) = self.decisions.decide(around.snapshot, &subject, flow.node_source());
         let goes_on = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
             (Verdict::Allow, None) if flow.picked_up() => {
@@ -310,7 +316,8 @@ impl Pipeline {
             return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
         }
         let from_host = around.snapshot.routes.is_host(link);
-        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
+        let node_source = node_source(from_host, view);
+        let (ends, decision) = self.decisions.decide(around.snapshot, &subject, node_source);
         let Some(links) = around.links(ends, from_host) else {
             return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
         };
@@ -336,6 +343,7 @@ impl Pipeline {
         }
         let mut flow = Flow::new(view, around.snapshot.epoch, links, around.now);
         flow.set_hairpin(from_host && ends[0].is_some());
+        flow.set_node_source(node_source);
         let inspected = decision.verdict == Verdict::Inspect;
         let (index, slot) = match self.insert(around, flow, inspected) {
             Ok(inserted) => inserted,
@@ -496,6 +504,9 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
     if view.tuple.dst.is_multicast_or_broadcast() || view.eth_dst[0] & 1 == 1 {
         return Err(DropReason::Multicast);
     }
+    if is_neighbour_discovery(view) {
+        return Err(DropReason::NeighbourDiscovery);
+    }
     if routes.is_host(link) {
         let believed = view.eth_src == HAIRPIN_MAC || routes.local(view.tuple.src).is_none();
         return if believed { Ok(()) } else { Err(DropReason::SpoofedSource) };
@@ -503,6 +514,21 @@ fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReaso
     let endpoint = routes.behind(link).ok_or(DropReason::NotReady)?;
     let own = view.eth_src == endpoint.outlet.mac && endpoint.addresses.contains(&view.tuple.src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
+}
+
+/// Who sent a packet, if its source is an address of this node.
+#[inline]
+fn node_source(from_host: bool, view: &View) -> NodeSource {
+    let sent_here = from_host && view.eth_src == LOCAL_MAC;
+    if sent_here { NodeSource::Node } else { NodeSource::Elsewhere }
+}
+
+/// Whether it is a message of neighbour discovery: router or neighbour solicitation or
+/// advertisement, or a redirect (RFC 4861 §4).
+#[inline]
+fn is_neighbour_discovery(view: &View) -> bool {
+    view.tuple.protocol == proto::ICMPV6
+        && matches!(view.l4_kind, L4::Icmp { kind: 133..=137, .. })
 }
 
 /// Whether what a pod sends by this flow reaches a node that would decapsulate it. A flow that came

@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Decision, Snapshot, Subject};
+use podgate_tables::policy::{Decision, NodeSource, Snapshot, Subject};
 use podgate_tables::route::Outlet;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{Direction, Tuple};
@@ -25,11 +25,12 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// (3) The verdict of the tables in force on the opposite direction. Not worth keeping: as a
+    /// (3) The verdict of the tables in force on the opposite direction. That a node at the other
+    /// end had sent something itself is not known, and so it is not believed. Not worth keeping: as a
     /// rule the port is a client's, and no other flow has it.
     pub(super) fn decide_reversed(&self, subject: &Subject, [src, dst]: Ends) -> Decision {
         let local = [dst.is_some(), src.is_some()];
-        self.snapshot.policy.decide(&subject.reversed(), local)
+        self.snapshot.policy.decide_from(&subject.reversed(), local, NodeSource::Elsewhere)
     }
 
     /// Links of the opener and of the receiver. `None` if no link leads on.

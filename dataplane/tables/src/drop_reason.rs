@@ -81,6 +81,8 @@ drop_reasons! {
     /// The source address or MAC isn't one of the sending endpoint's; or a local endpoint's address
     /// came from the host link, and not as a hairpin of its own packet.
     SpoofedSource = ("spoofed_source", 132),
+    /// A message of IPv6 neighbour discovery (RFC 4861) that would have crossed links as IP.
+    NeighbourDiscovery = ("neighbour_discovery", 134),
     /// A pod's tunnel packet to a node, whose overlay would believe the addresses inside.
     TunnelToNode = ("tunnel_to_node", 142),
     /// No link or host route leads to the destination.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
+use podgate_dataplane::packet::LOCAL_MAC;
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_dataplane::xsk::{RingSizes, Umem};
@@ -241,8 +242,10 @@ impl Bench {
     }
 }
 
+/// From the host link as if the node itself sent it.
 fn ethernet(from: LinkId) -> PacketBuilderStep<Ethernet2Header> {
-    PacketBuilder::ethernet2(pod_mac(from), link_mac(from))
+    let source = if from == HOST { LOCAL_MAC } else { pod_mac(from) };
+    PacketBuilder::ethernet2(source, link_mac(from))
 }
 
 pub(crate) struct TcpPacket<'p> {

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use podgate_dataplane::packet::HAIRPIN_MAC;
+use podgate_dataplane::packet::{HAIRPIN_MAC, LOCAL_MAC};
 use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiler, Store, UnknownNode, manifest};
 use podgate_tables::ids::Epoch;
@@ -46,7 +46,7 @@ pub use report::{
 
 use crate::rig::Rig;
 use capture::Capture;
-use plan::Plan;
+use plan::{HOST, Plan};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -182,8 +182,10 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     compiler.update(&mut store);
     let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
-    for step in plan.steps.iter().filter(|step| step.hairpin) {
-        capture.set_source(&step.packet, HAIRPIN_MAC);
+    for step in plan.steps.iter().filter(|step| step.link == HOST) {
+        // Who sent it is not in the capture, so whoever has the node's address is the node.
+        let source = if step.hairpin { HAIRPIN_MAC } else { LOCAL_MAC };
+        capture.set_source(&step.packet, source);
     }
     let snapshot = Snapshot {
         epoch: Epoch(1),

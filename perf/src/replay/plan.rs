@@ -33,7 +33,7 @@ use super::steer::{Fate, fate};
 use crate::rig::START;
 
 /// Link of everything that is no pod.
-const HOST: LinkId = LinkId(0);
+pub(super) const HOST: LinkId = LinkId(0);
 
 /// Pods in one capture, at most: as many as an agent can attach.
 const PODS_MAX: usize = 4095;

@@ -81,6 +81,16 @@ impl Subject {
     }
 }
 
+/// Who sent a flow's first packet, if its source is an address of this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeSource {
+    /// The node itself.
+    Node,
+    /// Somebody else, as far as is known: the packet came in by a link, with a source that the
+    /// kernel translated or that is forged.
+    Elsewhere,
+}
+
 struct DirectionDecision {
     cause: Cause,
     l7: Vec<L7Entry>,
@@ -119,13 +129,37 @@ impl PolicyTables {
         Resolved { tables: self, address, identity_index, identity, named_ports }
     }
 
-    /// Decides a flow. `local` says whether source and destination are endpoints of this node: the
+    /// Whoever is outside of the cluster, at `address`.
+    fn world(&self, address: Address) -> Resolved<'_> {
+        let world = if address.is_v4() { Self::WORLD_V4 } else { Self::WORLD_V6 };
+        let Some(identity) = self.identities.get(world) else {
+            unreachable!("the reserved rows are there, see `resolve`")
+        };
+        Resolved { tables: self, address, identity_index: world, identity, named_ports: None }
+    }
+
+    /// Decides a flow whose source is who its address says. `local` says whether source and destination are endpoints of this node: the
     /// side that isn't is judged on its own node.
     ///
     /// Allocates only when the verdict is [`Verdict::Inspect`].
     #[must_use]
     pub fn decide(&self, subject: &Subject, local: [bool; 2]) -> Decision {
-        let source = self.resolve(subject.tuple.src);
+        self.decide_from(subject, local, NodeSource::Node)
+    }
+
+    /// As [`Self::decide`]; but an address of this node as the source is the node only if
+    /// `node_source` says so, and is world otherwise.
+    #[must_use]
+    pub fn decide_from(
+        &self,
+        subject: &Subject,
+        local: [bool; 2],
+        node_source: NodeSource,
+    ) -> Decision {
+        let mut source = self.resolve(subject.tuple.src);
+        if source.is_own_node() && node_source == NodeSource::Elsewhere {
+            source = self.world(subject.tuple.src);
+        }
         let destination = self.resolve(subject.tuple.dst);
         if subject.tuple.src == subject.tuple.dst {
             let cause = Cause::Exempt(Exemption::ToSelf);

@@ -26,7 +26,7 @@ mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use lookup::{Resolved, Subject};
+pub use lookup::{NodeSource, Resolved, Subject};
 pub use rows::{AddressMap, AddressSet, Covers, Rows};
 pub use tables::{
     AddressRow, DirectionTable, Entry, IdentityRow, NamedPorts, Peer, PolicyTables, PortClasses,

@@ -6,7 +6,7 @@ use aya::TestRunResult;
 
 use super::*;
 use crate::redirect::classifier;
-use crate::{FOREIGN_MAC, HAIRPIN_MAC};
+use crate::{FOREIGN_MAC, HAIRPIN_MAC, LOCAL_MAC};
 
 // `net/sched`'s and tcx's verdicts, `include/uapi/linux/pkt_cls.h`.
 const NEXT: u32 = u32::MAX;
@@ -351,14 +351,33 @@ fn the_guard_sends_ip_to_the_host_link_and_else_drops_it() {
 }
 
 #[test]
-fn hairpins_are_marked_and_nothing_else_is() {
+fn hairpins_and_what_the_node_sent_are_marked_and_nothing_else_is() {
     let mut probe = Probe::new();
     for frame in [v4_tcp().frame(), v6_tcp(&[]).frame()] {
-        let forged = with(frame.clone(), 6, &HAIRPIN_MAC);
-        for (from, mac) in [(LOOPBACK, HAIRPIN_MAC), (0, FOREIGN_MAC), (7, FOREIGN_MAC)] {
-            assert_eq!(probe.run_egress("mark", &forged, from).return_value, NEXT);
-            assert_eq!(probe.out[6..12], mac, "from {from}");
-            assert_eq!(probe.out[12..frame.len()], frame[12..]);
+        for forged in [HAIRPIN_MAC, LOCAL_MAC].map(|mac| with(frame.clone(), 6, &mac)) {
+            for (from, mac) in [(LOOPBACK, HAIRPIN_MAC), (0, LOCAL_MAC), (7, FOREIGN_MAC)] {
+                assert_eq!(probe.run_egress("mark", &forged, from).return_value, NEXT);
+                assert_eq!(probe.out[6..12], mac, "from {from}");
+                assert_eq!(probe.out[12..frame.len()], frame[12..]);
+            }
         }
     }
+}
+
+#[test]
+fn a_fragment_is_never_marked_as_the_nodes() {
+    let mut probe = Probe::new();
+    let (v4, v6) = (v4_tcp().frame(), v6_tcp(&[]).frame());
+    let fragments = [[0x20, 0], [0, 1], [0x1f, 0xff]].map(|offset| with(v4.clone(), 20, &offset));
+    let extended = [HOP_BY_HOP, ROUTING, FRAGMENT, AH, DESTINATION];
+    let extended = extended.map(|next| with(v6.clone(), 20, &[next]));
+    for frame in fragments.iter().chain(&extended) {
+        for (from, mac) in [(0, FOREIGN_MAC), (LOOPBACK, HAIRPIN_MAC)] {
+            assert_eq!(probe.run_egress("mark", frame, from).return_value, NEXT);
+            assert_eq!(probe.out[6..12], mac, "from {from}");
+        }
+    }
+    let unfragmented = with(v4, 20, &[0x40, 0]);
+    assert_eq!(probe.run_egress("mark", &unfragmented, 0).return_value, NEXT);
+    assert_eq!(probe.out[6..12], LOCAL_MAC);
 }
