@@ -527,8 +527,7 @@ fn node_source(from_host: bool, view: &View) -> NodeSource {
 /// advertisement, or a redirect (RFC 4861 §4).
 #[inline]
 fn is_neighbour_discovery(view: &View) -> bool {
-    view.tuple.protocol == proto::ICMPV6
-        && matches!(view.l4_kind, L4::Icmp { kind: 133..=137, .. })
+    view.tuple.protocol == proto::ICMPV6 && matches!(view.l4_kind, L4::Icmp { kind: 133..=137, .. })
 }
 
 /// Whether what a pod sends by this flow reaches a node that would decapsulate it. A flow that came
