@@ -1,4 +1,4 @@
-//! Requests are judged, and a connection that stays open is followed, without allocating.
+//! Judging requests and inspecting an open connection allocates nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use etherparse::PacketBuilder;
 use podgate_dataplane::l7::follower::Follower;
 use podgate_dataplane::l7::io::FlowIo;
+use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::parse;
-use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::{
     HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Request,
-    L7Rules, NamePattern, Request,
+    L7Rules, L7Verdict, NamePattern, Request,
 };
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 const REQUEST: &[u8] = b"POST /api/v1/users HTTP/1.1\r\nHost: backend\r\nX-Key: 1\r\n\
     Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
@@ -44,12 +44,12 @@ impl FlowIo for Io {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, _: Direction, packet: Packet) {
+    fn forward(&mut self, _: FlowDirection, packet: Packet) {
         self.pool.free_packet(packet);
         self.forwarded += 1;
     }
 
-    fn originate(&mut self, _: Direction, _: Packet) {
+    fn originate(&mut self, _: FlowDirection, _: Packet) {
         panic!("nothing of our own is due");
     }
 
@@ -77,7 +77,7 @@ impl FlowIo for Io {
 
 /// Packets of one connection: the handshake, then `rounds` requests in two segments each, with
 /// their responses.
-fn connection(rounds: usize) -> Vec<(Direction, Vec<u8>)> {
+fn connection(rounds: usize) -> Vec<(FlowDirection, Vec<u8>)> {
     let mut packets = Vec::new();
     let (mut sent, mut answered) = (1u32, 1u32);
     let mut push = |from_client: bool, seq: u32, ack: Option<u32>, syn: bool, payload: &[u8]| {
@@ -96,7 +96,10 @@ fn connection(rounds: usize) -> Vec<(Direction, Vec<u8>)> {
         }
         let mut bytes = Vec::new();
         step.write(&mut bytes, payload).unwrap();
-        packets.push((if from_client { Direction::Original } else { Direction::Reply }, bytes));
+        packets.push((
+            if from_client { FlowDirection::Original } else { FlowDirection::Reply },
+            bytes,
+        ));
     };
     push(true, 0, None, true, b"");
     push(false, 0, Some(1), true, b"");
@@ -113,7 +116,7 @@ fn connection(rounds: usize) -> Vec<(Direction, Vec<u8>)> {
 }
 
 #[test]
-fn following_a_connection_allocates_nothing_after_its_first_requests() {
+fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
     let rule = HttpRule::new(HttpRuleSpec {
         method: Some("POST".into()),
         path: Some("/api/v1/.*".into()),
@@ -129,7 +132,7 @@ fn following_a_connection_allocates_nothing_after_its_first_requests() {
     let mut io = Io { umem, pool, forwarded: 0, requests: 0, responses: 0 };
     let mut follower = Follower::new();
     let mut now = Nanos(0);
-    let mut play = |packets: &[(Direction, Vec<u8>)], io: &mut Io| {
+    let mut play = |packets: &[(FlowDirection, Vec<u8>)], io: &mut Io| {
         for (direction, bytes) in packets {
             now = now.plus_millis(1);
             let mut frame = io.alloc().unwrap();
@@ -187,8 +190,9 @@ fn judging_a_request_of_any_protocol_allocates_nothing() {
     for (rules, request) in rules.into_iter().zip(requests) {
         let entry = L7Entry { rule: RuleId(1), rules: Some(Arc::new(rules)) };
         let policy = L7Policy { egress: vec![entry.clone()], ingress: vec![entry] };
-        let mut verdict = None;
-        let allocations = allocation_counter::measure(|| verdict = policy.judge(&request));
-        assert_eq!((verdict, allocations.count_total), (Some(Some(RuleId(1))), 0), "{request:?}");
+        let mut verdict = L7Verdict::Deny;
+        let allocations = allocation_counter::measure(|| verdict = policy.decide(&request));
+        let allowed = L7Verdict::Allow { rule: Some(RuleId(1)) };
+        assert_eq!((verdict, allocations.count_total), (allowed, 0), "{request:?}");
     }
 }

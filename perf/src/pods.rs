@@ -3,7 +3,7 @@
 use etherparse::PacketBuilder;
 use podgate_tables::address::{Address, Mac};
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::{AddressTaken, Endpoint, Outlet, RouteTable};
+use podgate_tables::route::{AddressTaken, Endpoint, NextHop, RouteTable};
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
 
@@ -31,12 +31,12 @@ fn mac_of(link: LinkId) -> Mac {
 /// # Errors
 /// When two pods have one address.
 pub fn routes(pods: impl IntoIterator<Item = Vec<Address>>) -> Result<RouteTable, AddressTaken> {
-    let outlet =
-        |link| Outlet { link, mac: mac_of(link), link_mac: LINK_MAC, mtu: MTU, path_mtu: MTU };
+    let next_hop =
+        |link| NextHop { link, mac: mac_of(link), link_mac: LINK_MAC, mtu: MTU, path_mtu: MTU };
     let pods = pods.into_iter().enumerate();
     let endpoints =
-        pods.map(|(index, addresses)| Endpoint { outlet: outlet(link_of(index)), addresses });
-    RouteTable::new(endpoints, Some(outlet(HOST)))
+        pods.map(|(index, addresses)| Endpoint { next_hop: next_hop(link_of(index)), addresses });
+    RouteTable::new(endpoints, Some(next_hop(HOST)))
 }
 
 /// Writes the IPv4 frame with this tuple that whoever is behind `from` sends: a TCP segment with

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
-use podgate_tables::policy::{AddressMap, Peer, Rows};
+use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
 
 use crate::key::ObjectKey;
-use crate::labels::Facts;
+use crate::labels::LabelContext;
 use crate::rules::{self, Side};
 use crate::selector::Selector;
 
@@ -59,7 +59,7 @@ pub struct IdentityInfo {
     /// The number that people and Hubble see: Cilium's for reserved identities, else one from 256
     /// to 2^24 - 1 that the labels determine. Two identities may, rarely, share one.
     pub number: u32,
-    pub(crate) facts: Facts,
+    pub(crate) facts: LabelContext,
 }
 
 impl IdentityInfo {
@@ -107,13 +107,13 @@ impl Catalog {
 
     /// Who an entry's peer stands for. `None` for numbers of other tables than this catalogue's.
     #[must_use]
-    pub fn peer(&self, peer: Peer) -> Option<PeerName<'_>> {
+    pub fn peer(&self, peer: PeerMatch) -> Option<PeerName<'_>> {
         Some(match peer {
-            Peer::Anyone => PeerName::Anyone,
-            Peer::Namespaces(id) | Peer::Labels(id) => {
+            PeerMatch::Any => PeerName::Anyone,
+            PeerMatch::Namespaces(id) | PeerMatch::Labels(id) => {
                 PeerName::Selector(self.selectors.get(id.0)?.as_deref()?)
             }
-            Peer::Addresses(id) => PeerName::Addresses(self.address_sets.get(id.0)?),
+            PeerMatch::Addresses(id) => PeerName::Addresses(self.address_sets.get(id.0)?),
         })
     }
 
@@ -138,8 +138,8 @@ impl Catalog {
     }
 
     /// What selectors can ask about an identity of the tables.
-    pub(crate) fn facts(&self, index: u32) -> &Facts {
-        const NOBODY: &Facts = &Facts::Reserved(&[]);
+    pub(crate) fn facts(&self, index: u32) -> &LabelContext {
+        const NOBODY: &LabelContext = &LabelContext::Reserved(&[]);
         self.identity(index).map_or(NOBODY, |identity| &identity.facts)
     }
 

@@ -15,7 +15,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind, RequestLine};
 use podgate_tables::ids::RuleId;
-use podgate_tables::policy::{self, Cause, DirectionTable, Exemption, Subject, Verdict};
+use podgate_tables::policy::{self, Cause, Exemption, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
@@ -228,7 +228,7 @@ impl FlowRecord {
             drop_reason: drop_reason.map(|reason| reason.label().to_owned()),
             source: names.peer(event.tuple.src, event.tuple.src_port),
             destination: names.peer(event.tuple.dst, event.tuple.dst_port),
-            protocol: protocol_name(event.tuple.protocol),
+            protocol: proto::name(event.tuple.protocol).into_owned(),
             is_reply: match event.kind {
                 EventKind::Verdict { .. } | EventKind::HttpRequest { .. } => Some(false),
                 EventKind::HttpResponse { .. } => Some(true),
@@ -262,22 +262,6 @@ fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
         }
         EventKind::HttpResponse { .. } | EventKind::End { .. } => (Outcome::Forwarded, None),
     }
-}
-
-/// Name of a protocol as Hubble has it, or its number.
-pub(crate) fn protocol_name(protocol: u8) -> String {
-    match protocol {
-        proto::TCP => "TCP".into(),
-        proto::UDP => "UDP".into(),
-        proto::SCTP => "SCTP".into(),
-        proto::ICMP => "ICMPv4".into(),
-        proto::ICMPV6 => "ICMPv6".into(),
-        other => other.to_string(),
-    }
-}
-
-pub(crate) fn is_icmp(protocol: u8) -> bool {
-    matches!(protocol, proto::ICMP | proto::ICMPV6)
 }
 
 /// Flags of a TCP header (RFC 9293 §3.1) by their bits, in the order that Hubble names them.
@@ -326,7 +310,7 @@ impl Names<'_> {
                     egress: self.judgement(egress, &source.egress, port),
                     ingress: self.judgement(ingress, &destination.ingress, port),
                     tcp_flags: flags.map(|(_, name)| (*name).to_owned()).collect(),
-                    icmp_type: is_icmp(self.tuple.protocol).then_some(icmp_type),
+                    icmp_type: proto::is_icmp(self.tuple.protocol).then_some(icmp_type),
                     reevaluated,
                 }
             }
@@ -335,7 +319,10 @@ impl Names<'_> {
             EventKind::HttpResponse { status, latency_ns } => {
                 Detail::HttpResponse { status, latency_ns }
             }
-            EventKind::End { packets, bytes } => Detail::End { packets, bytes },
+            EventKind::End { original, reply } => Detail::End {
+                packets: [original.packets, reply.packets],
+                bytes: [original.bytes, reply.bytes],
+            },
         }
     }
 
@@ -349,7 +336,7 @@ impl Names<'_> {
         }
     }
 
-    pub(crate) fn judgement(&self, cause: Cause, table: &DirectionTable, port: u16) -> Judgement {
+    pub(crate) fn judgement(&self, cause: Cause, table: &RuleTable, port: u16) -> Judgement {
         let by = match cause {
             Cause::Allowed(rule) | Cause::Denied(rule) => By::Rule {
                 rule: self.rule(rule),
@@ -391,9 +378,10 @@ impl Names<'_> {
 }
 
 /// What of the flow `rule` names, read off its entry in the table that it was found in.
-fn match_type(rule: RuleId, table: &DirectionTable, protocol: u8, port: u16) -> MatchType {
+fn match_type(rule: RuleId, table: &RuleTable, protocol: u8, port: u16) -> MatchType {
     let entries = table.entries(protocol, port);
-    let peer = entries.iter().any(|entry| entry.rule == rule && entry.peer != policy::Peer::Anyone);
+    let peer =
+        entries.iter().any(|entry| entry.rule == rule && entry.peer != policy::PeerMatch::Any);
     // A rule without ports matches where no port is known, too.
     let other = table.other.map_or(&[][..], |class| &table.classes[class as usize]);
     let ports = !other.iter().any(|entry| entry.rule == rule);
@@ -614,8 +602,9 @@ fn sentence_case(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use podgate_tables::event::Text;
+    use podgate_tables::event::{Text, Traffic};
     use podgate_tables::ids::{Epoch, LinkId};
+    use podgate_tables::policy::LocalEnds;
     use podgate_tables::time::Nanos;
     use serde_json::json;
 
@@ -669,7 +658,7 @@ mod tests {
 
     /// The record of the first packet of a flow, judged by the tables.
     fn judged(tuple: Tuple, tcp_flags: u8, icmp_type: u8) -> FlowRecord {
-        let decision = compiled().tables.decide(&Subject { tuple, icmp_type }, [true, true]);
+        let decision = compiled().tables.decide(&Subject { tuple, icmp_type }, LocalEnds::BOTH);
         let kind = EventKind::Verdict {
             verdict: decision.verdict,
             egress: decision.egress,
@@ -738,7 +727,10 @@ mod tests {
             request(false, b"http://elsewhere/x"),
             EventKind::HttpResponse { status: 403, latency_ns: 7_900_000 },
             EventKind::Drop { reason: DropReason::SpoofedSource },
-            EventKind::End { packets: [3, 2], bytes: [300, 200] },
+            EventKind::End {
+                original: Traffic { packets: 3, bytes: 300 },
+                reply: Traffic { packets: 2, bytes: 200 },
+            },
         ];
         let lines: Vec<_> = kinds.into_iter().map(|kind| text(&record(flow, kind))).collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
@@ -770,7 +762,13 @@ mod tests {
             judged(tuple(CLIENT, SERVER, 81, proto::TCP), 0x02, 0),
             record(flow, request(false, b"/\xff")),
             record(flow, EventKind::Drop { reason: DropReason::Malformed }),
-            record(flow, EventKind::End { packets: [1, 2], bytes: [3, u64::MAX] }),
+            record(
+                flow,
+                EventKind::End {
+                    original: Traffic { packets: 1, bytes: 3 },
+                    reply: Traffic { packets: 2, bytes: u64::MAX },
+                },
+            ),
         ] {
             let json = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<FlowRecord>(&json).unwrap(), record, "{json}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use podgate_tables::l7::{L7Rules, NamePattern};
-pub use podgate_tables::policy::Covers;
+pub use podgate_tables::policy::AddressScope;
 use podgate_tables::policy::{Action, Tier};
 
 use crate::model::PortMatch;
@@ -108,7 +108,7 @@ pub struct NetworkPeer {
     /// …but not these, which lie within; sorted.
     pub except: Vec<IpNet>,
     /// Whose addresses count.
-    pub covers: Covers,
+    pub scope: AddressScope,
 }
 
 /// `egress` or `ingress`.

@@ -4,9 +4,8 @@
 //! socket of the worker that owns its flow ([`Redirect`]). The choice is a symmetric hash that
 //! userspace can repeat ([`flow_hash`], [`worker_of`]). A pinned link keeps dropping IP traffic
 //! after the process is gone; [`unpin`] ends that. Two programs at the egress hook keep what the
-//! kernel sends from pods ([`Redirect::guard`]) and tell hairpins, and what
-//! the node itself sent, from the rest ([`Redirect::mark`]). Beside it live the switches that a link needs before its packets can go
-//! through AF_XDP ([`offload`]), and the way into a pod's namespace ([`netns`]).
+//! kernel sends from pods ([`Redirect::guard`]) and mark on the host link who sent a packet
+//! ([`Redirect::mark`], [`HostFrame`]).
 //!
 //! What a packet means beyond its flow is not known here.
 
@@ -14,29 +13,17 @@ pub mod bpffs;
 mod error;
 mod frame_drops;
 mod hash;
-#[cfg(test)]
-mod lab;
+mod host_frame;
 #[allow(unsafe_code, reason = "bpf(2) has no wrapper for links that does what is needed")]
 mod link;
-pub mod netns;
-#[allow(unsafe_code, reason = "no library wraps SIOCETHTOOL")]
-pub mod offload;
 mod pods;
 mod redirect;
+#[cfg(test)]
+mod test_netns;
 
 pub use error::Error;
 pub use frame_drops::FrameDrops;
 pub use hash::{flow_hash, worker_of};
+pub use host_frame::HostFrame;
 pub use pods::Pod;
 pub use redirect::{Redirect, unpin};
-
-/// Ethernet source of a frame from the kernel that the kernel itself had from the host link.
-/// `guard.bpf.h` has the same.
-pub const HAIRPIN_MAC: [u8; 6] = [0x02, b'p', b'g', 0, 0, 1];
-
-/// Ethernet source of a whole IP packet that the kernel itself sent, and had from no link.
-/// `guard.bpf.h` has the same.
-pub const LOCAL_MAC: [u8; 6] = [0x02, b'p', b'g', 0, 0, 2];
-
-/// Ethernet source of any other frame from the kernel. `guard.bpf.h` has the same.
-pub const FOREIGN_MAC: [u8; 6] = [0x02, b'p', b'g', 0, 0, 0];

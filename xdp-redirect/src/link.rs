@@ -18,6 +18,7 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 /// `XDP_FLAGS_DRV_MODE` of `include/uapi/linux/if_link.h`.
@@ -26,10 +27,12 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// Where a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Hook {
-    /// XDP, in native mode: what the netdev receives.
+    /// XDP in native mode, for packets that the netdev receives.
     Xdp,
-    /// tcx: what the kernel sends out of the netdev. The program comes before those that are there.
+    /// tcx egress, for packets that the kernel sends out of the netdev; before other programs.
     Egress,
+    /// tcx ingress, for packets that the netdev receives; before other programs.
+    Ingress,
 }
 
 impl Hook {
@@ -37,14 +40,15 @@ impl Hook {
         match self {
             Self::Xdp => BPF_XDP,
             Self::Egress => BPF_TCX_EGRESS,
+            Self::Ingress => BPF_TCX_INGRESS,
         }
     }
 
     const fn flags(self) -> u32 {
         match self {
             Self::Xdp => XDP_FLAGS_DRV_MODE,
-            // Before no other program: the first.
-            Self::Egress => BPF_F_BEFORE,
+            // Without a program to be relative to: the first.
+            Self::Egress | Self::Ingress => BPF_F_BEFORE,
         }
     }
 
@@ -52,7 +56,7 @@ impl Hook {
     const fn link_type(self) -> &'static str {
         match self {
             Self::Xdp => "xdp",
-            Self::Egress => "tcx",
+            Self::Egress | Self::Ingress => "tcx",
         }
     }
 }
@@ -148,15 +152,19 @@ impl HookLink {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
         let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let link_type = field("link_type:");
-        let hook = [Hook::Xdp, Hook::Egress]
+        // "47 (egress)"; XDP links have no such field.
+        let attach_type = field("attach_type:").and_then(|text| text.split(' ').next());
+        let attach_type = attach_type.and_then(|number| number.parse().ok());
+        let hook = [Hook::Xdp, Hook::Egress, Hook::Ingress]
             .into_iter()
-            .find(|hook| link_type == Some(hook.link_type()))
+            .filter(|hook| link_type == Some(hook.link_type()))
+            .find(|hook| attach_type.is_none_or(|number: u32| number == hook.attach_type()))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         let ifindex = field("ifindex:").and_then(|text| text.parse().ok());
         Ok((hook, ifindex.filter(|&ifindex| ifindex != 0)))
     }
 
-    /// Takes the program off the netdev, now, whoever else holds the link.
+    /// Detaches the program at once, even if other references to the link exist.
     pub(crate) fn detach(&self) -> io::Result<()> {
         bpf(BPF_LINK_DETACH, &Detach { link: self.0.as_raw_fd() }).map(drop)
     }

@@ -20,20 +20,22 @@ use crate::pods::{Pod, Pods};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: only a new entry.
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: fails if there is an entry.
 const BPF_NOEXIST: u64 = 1;
 
-/// Addresses that the programs know of, for each link on average.
+/// Capacity of the map of addresses, per link.
 const ADDRESSES_PER_LINK: u32 = 4;
 
-/// What the pin of a program at the egress hook is called: the XDP program's, and this.
+/// Suffix of the pin of the program at the egress hook; before it is the XDP program's name.
 const EGRESS_PIN: &str = "-egress";
+/// The same at the ingress hook.
+const INGRESS_PIN: &str = "-ingress";
 
 /// The programs, loaded into the kernel, and their links.
 ///
 /// Dropping it detaches every link that isn't pinned. A pinned link stays: with the sockets gone
 /// its programs drop all IP traffic of the netdev, in both directions, until another process adopts
-/// it with [`Redirect::attach`] or ends it with [`unpin`].
+/// it with [`Redirect::attach`] or detaches it with [`unpin`].
 pub struct Redirect {
     programs: Programs,
     links: HashMap<MapData, u32, u32>,
@@ -50,6 +52,7 @@ struct Programs {
     redirect: ProgramFd,
     guard: ProgramFd,
     mark: ProgramFd,
+    sender: ProgramFd,
 }
 
 /// What is attached for a link.
@@ -58,6 +61,8 @@ struct Attached {
     xdp: Held,
     /// [`Redirect::guard`]'s or [`Redirect::mark`]'s.
     egress: Option<Held>,
+    /// The host link's, beside [`Redirect::mark`]'s.
+    ingress: Option<Held>,
     pod: Option<Pod>,
 }
 
@@ -72,7 +77,7 @@ impl Redirect {
     /// Loads the programs for `workers` workers a link and at most `max_links` links.
     ///
     /// # Errors
-    /// [`Error::Load`] if the kernel refuses, [`Error::NothingToServe`] if a number is zero.
+    /// [`Error::Load`] if the kernel rejects them, [`Error::NothingToServe`] if a number is zero.
     pub fn load(workers: u16, max_links: u16) -> Result<Self, Error> {
         if workers == 0 || max_links == 0 {
             return Err(Error::NothingToServe);
@@ -97,6 +102,7 @@ impl Redirect {
             redirect: clone(program(ebpf)?.fd()?)?,
             guard: clone(classifier(ebpf, "guard")?.fd()?)?,
             mark: clone(classifier(ebpf, "mark")?.fd()?)?,
+            sender: clone(classifier(ebpf, "sender")?.fd()?)?,
         };
         let attached = StdHashMap::new();
         Ok(Self {
@@ -116,26 +122,27 @@ impl Redirect {
     ///
     /// With `pin`, a path on a bpffs ([`crate::bpffs`]), enforcement outlives this process. If a
     /// link of the same netdev is pinned there already, it is adopted and its program replaced
-    /// atomically; one whose netdev is gone is swept away.
+    /// atomically; one whose netdev is gone is removed.
     ///
     /// Until [`Redirect::set_socket`], IP traffic of the netdev is dropped.
     ///
     /// # Errors
     /// [`Error::Attach`], [`Error::Pin`] and [`Error::PinnedElsewhere`] name the link and say what
     /// to do; [`Error::OutOfRange`], [`Error::Slot`] and [`Error::Map`] (a netdev attached twice)
-    /// mean that the caller lost count. In every case nothing is attached.
+    /// are errors of the caller. In every case nothing is attached.
     pub fn attach(&mut self, ifindex: u32, slot: u16, pin: Option<&Path>) -> Result<(), Error> {
         self.index(slot, 0)?;
         if self.attached.contains_key(&slot) {
             return Err(Error::Slot { slot, taken: true });
         }
-        // Before the program runs there, so that no packet finds the netdev unknown.
+        // Before the program runs, so that it finds the netdev for every packet.
         self.links
             .insert(ifindex, u32::from(slot), BPF_NOEXIST)
             .map_err(|cause| Error::Map { map: "LINKS", cause })?;
         match self.adopt_or_create(ifindex, Hook::Xdp, &self.programs.redirect, pin) {
             Ok(xdp) => {
-                self.attached.insert(slot, Attached { ifindex, xdp, egress: None, pod: None });
+                let attached = Attached { ifindex, xdp, egress: None, ingress: None, pod: None };
+                self.attached.insert(slot, attached);
                 Ok(())
             }
             Err(error) => {
@@ -145,8 +152,8 @@ impl Redirect {
         }
     }
 
-    /// Lets nothing that the kernel sends out of the link in `slot` reach the pod there: IP goes to
-    /// the workers, by the host link ([`Redirect::mark`]), and to nobody before
+    /// Attaches the program that keeps the kernel's packets from bypassing the workers on the link
+    /// in `slot`: IP is redirected to the host link ([`Redirect::mark`]), and dropped until
     /// [`Redirect::set_pod`].
     ///
     /// Pinned beside the XDP program if that is, and adopted likewise.
@@ -155,20 +162,24 @@ impl Redirect {
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
     pub fn guard(&mut self, slot: u16) -> Result<(), Error> {
         let ifindex = self.at(slot)?.ifindex;
-        self.hold_egress(slot, ifindex, |programs| &programs.guard)
+        let held = self.hold(slot, ifindex, Hook::Egress, &self.programs.guard)?;
+        self.at_mut(slot)?.egress = Some(held);
+        Ok(())
     }
 
     /// Makes the link in `slot` the host link, whose other end is the netdev `kernel_end`: frames
-    /// that the kernel sends there carry [`HAIRPIN_MAC`](crate::HAIRPIN_MAC) as their Ethernet
-    /// source if it had received them there, [`LOCAL_MAC`](crate::LOCAL_MAC) if it made them itself,
-    /// and another address otherwise.
+    /// that the kernel sends there have an Ethernet source that says where the kernel has them from
+    /// ([`HostFrame`](crate::HostFrame)).
     ///
-    /// Pinned beside the XDP program if that is, and adopted likewise.
+    /// Both programs are pinned beside the XDP program if that is, and adopted likewise.
     ///
     /// # Errors
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
     pub fn mark(&mut self, slot: u16, kernel_end: u32) -> Result<(), Error> {
-        self.hold_egress(slot, kernel_end, |programs| &programs.mark)?;
+        let ingress = self.hold(slot, kernel_end, Hook::Ingress, &self.programs.sender)?;
+        self.at_mut(slot)?.ingress = Some(ingress);
+        let egress = self.hold(slot, kernel_end, Hook::Egress, &self.programs.mark)?;
+        self.at_mut(slot)?.egress = Some(egress);
         self.set_host_link(kernel_end)
     }
 
@@ -180,23 +191,25 @@ impl Redirect {
         self.attached.get(&slot).ok_or(Error::Slot { slot, taken: false })
     }
 
-    fn hold_egress(
-        &mut self,
-        slot: u16,
-        ifindex: u32,
-        program: impl Fn(&Programs) -> &ProgramFd,
-    ) -> Result<(), Error> {
-        let pin = self.at(slot)?.xdp.pin.as_deref().map(egress_pin);
-        let program = program(&self.programs);
-        let held = self.adopt_or_create(ifindex, Hook::Egress, program, pin.as_deref())?;
-        if let Some(attached) = self.attached.get_mut(&slot) {
-            attached.egress = Some(held);
-        }
-        Ok(())
+    fn at_mut(&mut self, slot: u16) -> Result<&mut Attached, Error> {
+        self.attached.get_mut(&slot).ok_or(Error::Slot { slot, taken: false })
     }
 
-    /// Says which pod is behind the link in `slot`; `None` if that is not known, or the pod is not
-    /// ready. From then on frames pass to it, and ARP and neighbour discovery from it.
+    /// Attaches a program to a tcx hook, pinned beside the XDP program of the link in `slot`.
+    fn hold(
+        &self,
+        slot: u16,
+        ifindex: u32,
+        hook: Hook,
+        program: &ProgramFd,
+    ) -> Result<Held, Error> {
+        let suffix = if hook == Hook::Ingress { INGRESS_PIN } else { EGRESS_PIN };
+        let pin = self.at(slot)?.xdp.pin.as_deref().map(|xdp| pin_beside(xdp, suffix));
+        self.adopt_or_create(ifindex, hook, program, pin.as_deref())
+    }
+
+    /// Sets the pod behind the link in `slot`; `None` if it is unknown or not ready. Only with a
+    /// pod do frames pass to it, and ARP and neighbour discovery from it.
     ///
     /// # Errors
     /// [`Error::Slot`] if there is no such link; [`Error::Map`] when there are too many addresses.
@@ -213,22 +226,22 @@ impl Redirect {
         Ok(())
     }
 
-    /// What the programs dropped so far, by reason.
+    /// Drops of the programs so far, by reason.
     ///
     /// # Errors
-    /// [`Error::Map`] if the kernel doesn't tell.
+    /// [`Error::Map`] if the counters can't be read.
     pub fn frame_drops(&self) -> Result<Vec<FrameDrops>, Error> {
         frame_drops::read(&self.frame_drops).map_err(|cause| Error::Map { map: "REFUSED", cause })
     }
 
-    /// Takes the programs off the link in `slot`, removes their pins and its sockets. Works for a
-    /// netdev that is gone, too. From here on the kernel handles the netdev's packets.
+    /// Detaches the programs from the link in `slot`, removes their pins and its sockets, even if
+    /// the netdev is gone. From here on the kernel handles the netdev's packets.
     ///
     /// # Errors
     /// [`Error::Slot`] if there is no such link, [`Error::Detach`], [`Error::Pin`].
     pub fn detach(&mut self, slot: u16) -> Result<(), Error> {
         self.set_pod(slot, None)?;
-        let Attached { ifindex, xdp, egress, .. } =
+        let Attached { ifindex, xdp, egress, ingress, .. } =
             self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
         self.forget_netdev(ifindex)?;
         for worker in 0..self.workers {
@@ -237,16 +250,16 @@ impl Redirect {
         if egress.as_ref().is_some_and(|held| held.ifindex != ifindex) {
             self.set_host_link(0)?;
         }
-        let egress = egress.map_or(Ok(()), |held| held.let_go());
-        xdp.let_go().and(egress)
+        let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.let_go()));
+        xdp.let_go().and(egress).and(ingress)
     }
 
-    /// Pins every attached link again whose pin somebody removed, and returns how many they were.
+    /// Pins every attached link again whose pin was removed. Returns their number.
     ///
     /// # Errors
     /// [`Error::Pin`] at the first that can't be pinned.
     pub fn pin_again(&self) -> Result<usize, Error> {
-        let held = self.attached.values().flat_map(|at| iter::once(&at.xdp).chain(&at.egress));
+        let held = self.attached.values().flat_map(Attached::held);
         let pins = held.filter_map(|held| Some((&held.link, held.pin.as_deref()?)));
         let mut pinned = 0;
         for (link, pin) in pins.filter(|(_, pin)| !pin.exists()) {
@@ -347,24 +360,31 @@ fn adopt(
 }
 
 impl Held {
-    /// Takes the program off and removes the pin.
+    /// Detaches the program and removes the pin.
     fn let_go(&self) -> Result<(), Error> {
         detach_and_unpin(&self.link, self.ifindex, self.pin.as_deref())
     }
 }
 
-/// Where the program at the egress hook is pinned, beside the XDP program.
-fn egress_pin(xdp: &Path) -> PathBuf {
+impl Attached {
+    fn held(&self) -> impl Iterator<Item = &Held> {
+        // The XDP program last, so that none of the others is ever without it.
+        self.egress.iter().chain(&self.ingress).chain(iter::once(&self.xdp))
+    }
+}
+
+/// Where a program at a tcx hook is pinned, beside the XDP program.
+fn pin_beside(xdp: &Path, suffix: &str) -> PathBuf {
     let mut path = xdp.as_os_str().to_owned();
-    path.push(EGRESS_PIN);
+    path.push(suffix);
     path.into()
 }
 
 impl Drop for Redirect {
     fn drop(&mut self) {
-        let held = self.attached.values().flat_map(|at| at.egress.iter().chain([&at.xdp]));
+        let held = self.attached.values().flat_map(Attached::held);
         for Held { link, .. } in held.filter(|held| held.pin.is_none()) {
-            // If this fails, closing the link still detaches, a little later.
+            // If this fails, closing the link detaches it some time later.
             let _ = link.detach();
         }
     }
@@ -382,6 +402,7 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
     program(&mut ebpf)?.load()?;
     classifier(&mut ebpf, "guard")?.load()?;
     classifier(&mut ebpf, "mark")?.load()?;
+    classifier(&mut ebpf, "sender")?.load()?;
     Ok(ebpf)
 }
 
@@ -397,15 +418,16 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
         .try_into()
 }
 
-/// Takes a pinned link off its netdev and removes the pin, and that of the program at the egress
-/// hook beside it; nothing happens if there is none.
+/// Detaches a pinned link and those at the tcx hooks beside it, and removes their pins; without a
+/// pin it does nothing.
 ///
-/// For a process that has no [`Redirect`] of its own, to clean up after one that is gone.
+/// For processes without a [`Redirect`], to clean up after one that has ended.
 ///
 /// # Errors
 /// [`Error::Pin`] if `path` is something else than a pinned XDP or tcx link, [`Error::Detach`].
 pub fn unpin(path: &Path) -> Result<(), Error> {
-    unpin_one(path).and(unpin_one(&egress_pin(path)))
+    let beside = |suffix| unpin_one(&pin_beside(path, suffix));
+    unpin_one(path).and(beside(EGRESS_PIN)).and(beside(INGRESS_PIN))
 }
 
 fn unpin_one(path: &Path) -> Result<(), Error> {
@@ -417,7 +439,7 @@ fn unpin_one(path: &Path) -> Result<(), Error> {
     detach_and_unpin(&link, ifindex, Some(path))
 }
 
-/// Detaches first: if the pin can't be removed then, it is a dead link that attach sweeps away.
+/// Detaches first: if the pin can't be removed then, `attach` removes it later.
 fn detach_and_unpin(link: &HookLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
     link.detach().map_err(|cause| detach_error(ifindex, cause))?;
     match pin.map(|path| (path, fs::remove_file(path))) {
@@ -429,7 +451,7 @@ fn detach_and_unpin(link: &HookLink, ifindex: u32, pin: Option<&Path>) -> Result
 }
 
 fn attach_error(ifindex: u32, cause: &io::Error) -> Error {
-    // bpf(2) says EINVAL for a netdev that doesn't exist, and for much else.
+    // bpf(2) returns EINVAL for a netdev that doesn't exist, and in many other cases.
     let errno = match name_of(ifindex) {
         Some(_) => Errno::from_raw(cause.raw_os_error().unwrap_or(0)),
         None => Errno::ENODEV,
@@ -451,7 +473,7 @@ fn link_name(ifindex: u32) -> String {
 }
 
 fn name_of(ifindex: u32) -> Option<String> {
-    // nix 0.31 takes the failure of if_indextoname(3), a null pointer, for an empty name.
+    // nix 0.31 returns an empty name when if_indextoname(3) fails.
     let name = if_indextoname(ifindex).ok()?.to_string_lossy().into_owned();
     (!name.is_empty()).then_some(name)
 }

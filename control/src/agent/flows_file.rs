@@ -1,15 +1,15 @@
-//! The file in which plain flows outlive a clean stop of the agent: `flows.state`.
+//! The file of plain flows for the time between a clean stop and the next start: `flows.state`.
 //!
-//! It is written when the workers have stopped, and read and removed at the next start, so that no
-//! crash later brings old flows back. What it says is no permission: workers take over only what
-//! the tables in force allow.
+//! It is written when the workers have stopped, and read and removed at the next start, so a later
+//! crash doesn't restore old flows. It grants nothing: workers take over only flows that the tables
+//! in force allow.
 //!
 //! # Format, version 1
 //! All numbers are little-endian.
 //! - the header: [`MAGIC`], the version (2 bytes), zeros (2), the id of the kernel's boot (16), the
 //!   time of writing by `CLOCK_BOOTTIME` in milliseconds (8);
-//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. A section
-//!   of a type that is not known is passed over, so that later versions can add some;
+//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. Sections
+//!   of unknown types are skipped, so later versions can add some;
 //! - CRC-32C of all that (4 bytes).
 //!
 //! Section [`LINKS`] names links: for each, its netdev and its pod, each as length (2 bytes) and
@@ -22,11 +22,11 @@ use std::io;
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
-use podgate_dataplane::flow::{SavedFlow, tcp};
+use podgate_dataplane::flow::{FlowLinks, SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::NodeSource;
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::policy::Sender;
+use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::atomic_file;
 
@@ -36,35 +36,35 @@ const HEADER_LEN: usize = 36;
 const LINKS: u16 = 1;
 const FLOWS: u16 = 2;
 const FLOW_LEN: usize = 80;
-/// Bit of a flow: it was picked up in the middle of its connection.
+/// Flag of a flow: [`SavedFlow::picked_up`].
 const PICKED_UP: u8 = 1;
-/// Bit of a flow: this node itself sent its first packet. A file from before this bit says that
-/// nobody is the node, which only refuses flows.
+/// Flag of a flow: [`Sender::Node`].
 const FROM_NODE: u8 = 2;
-/// Flows that are written at most; connections before others.
+/// Flag of a flow: [`Sender::Destination`].
+const TO_SELF: u8 = 4;
+/// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
-/// Longest file that is read.
+/// Longest file, bytes.
 const FILE_MAX: u64 = 64 << 20;
-/// Milliseconds after which the flows of a file are not taken over: their ends have given up, or
-/// were reset.
+/// Age in milliseconds from which a file is not used: the endpoints' TCP has given up by then.
 const AGE_MAX_MS: u64 = 600_000;
 
 /// Why a file's flows are not taken over.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
-    /// It is no such file, or not what was written.
+    /// It is another file, or damaged.
     #[error("it is damaged ({0})")]
     Damaged(&'static str),
-    /// Another program wrote it.
+    /// It has another version.
     #[error("it is of version {0}, not {VERSION}")]
     Version(u16),
-    /// The machine was started anew since.
+    /// The machine was rebooted since.
     #[error("it was written before the machine started")]
     OtherBoot,
-    /// The agent was down for longer than connections wait.
+    /// It is too old.
     #[error("it is {0} s old, which is more than 10 minutes")]
     TooOld(u64),
-    /// The disk doesn't let us.
+    /// It can't be read or removed.
     #[error("{0}")]
     Io(String),
 }
@@ -75,7 +75,7 @@ impl From<io::Error> for Unusable {
     }
 }
 
-/// A time that outlives the process but not the kernel.
+/// A time of one boot of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Moment {
     boot: [u8; 16],
@@ -87,7 +87,7 @@ impl Moment {
     /// Now.
     ///
     /// # Errors
-    /// When the kernel doesn't tell.
+    /// When the boot id or the clock can't be read.
     pub(crate) fn now() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let digits = text.trim().replace('-', "");
@@ -98,7 +98,7 @@ impl Moment {
     }
 }
 
-/// A link that outlives the agent: slots and indices of netdevs don't.
+/// A link by name: slots and indices may change over a restart.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NamedLink {
     /// Name of the netdev.
@@ -138,8 +138,8 @@ impl FlowsFile {
         Self { written, links, flows }
     }
 
-    /// The flows with slots for links, silent for as long as it is `now`; those of links that are
-    /// not there any more are left out.
+    /// The flows with slots for links and idle times as of `now`, without flows of links that are
+    /// gone.
     ///
     /// # Errors
     /// When they are too old for any to be taken over.
@@ -172,7 +172,7 @@ impl FlowsFile {
         }
     }
 
-    /// Writes it to `path`: the old file or the new one is there at any time, whole.
+    /// Writes it to `path` atomically.
     ///
     /// # Errors
     /// When it can't be written.
@@ -268,9 +268,10 @@ impl FlowsFile {
 
 /// Puts the numbers in place of a flow's links; false if one has none.
 fn renumber(flow: &mut SavedFlow, numbers: &HashMap<LinkId, LinkId>) -> bool {
-    let [from, to] = flow.links.map(|link| numbers.get(&link));
-    let (Some(from), Some(to)) = (from, to) else { return false };
-    flow.links = [*from, *to];
+    let FlowLinks { opener, responder } = flow.links;
+    let (opener, responder) = (numbers.get(&opener), numbers.get(&responder));
+    let (Some(opener), Some(responder)) = (opener, responder) else { return false };
+    flow.links = FlowLinks::new(*opener, *responder);
     true
 }
 
@@ -285,21 +286,27 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
-/// ICMP type, TCP state, bits ([`PICKED_UP`], [`FROM_NODE`]) (1 each), links of the opener and of the
-/// other end (2 each), milliseconds since the last packet (4), packets from the opener and to it,
+/// ICMP type, TCP state, flags ([`PICKED_UP`], [`FROM_NODE`], [`TO_SELF`]; 1 each), links of the
+/// opener and of the other end (2 each), milliseconds since the last packet (4), packets from the opener and to it,
 /// bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
-    let SavedFlow { tuple, links, icmp_type, tcp, idle_ms, packets, bytes: sent, .. } = flow;
-    let picked_up = if flow.picked_up { PICKED_UP } else { 0 };
-    let from_node = if flow.node_source == NodeSource::Node { FROM_NODE } else { 0 };
+    let SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, .. } = flow;
+    let flags = if *picked_up { PICKED_UP } else { 0 }
+        | match sender {
+            Sender::Node => FROM_NODE,
+            Sender::Destination => TO_SELF,
+            Sender::Other => 0,
+        };
     bytes.extend(tuple.src.bits().to_le_bytes());
     bytes.extend(tuple.dst.bits().to_le_bytes());
     bytes.extend(tuple.src_port.to_le_bytes());
     bytes.extend(tuple.dst_port.to_le_bytes());
-    bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), picked_up | from_node]);
-    links.iter().for_each(|link| bytes.extend(link.0.to_le_bytes()));
+    bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), flags]);
+    for link in [links.opener, links.responder] {
+        bytes.extend(link.0.to_le_bytes());
+    }
     bytes.extend(idle_ms.to_le_bytes());
-    packets.iter().chain(sent).for_each(|number| bytes.extend(number.to_le_bytes()));
+    flow.packets.iter().chain(&flow.bytes).for_each(|number| bytes.extend(number.to_le_bytes()));
 }
 
 /// TCP states by their number in the file.
@@ -307,11 +314,11 @@ const TCP_STATES: [tcp::State; 9] = [
     tcp::State::SynSent,
     tcp::State::SynReceived,
     tcp::State::Established,
-    tcp::State::HalfClosed(Direction::Original),
-    tcp::State::HalfClosed(Direction::Reply),
+    tcp::State::HalfClosed(FlowDirection::Original),
+    tcp::State::HalfClosed(FlowDirection::Reply),
     tcp::State::TimeWait,
-    tcp::State::Reset(Direction::Original),
-    tcp::State::Reset(Direction::Reply),
+    tcp::State::Reset(FlowDirection::Original),
+    tcp::State::Reset(FlowDirection::Reply),
     tcp::State::Closed,
 ];
 
@@ -360,16 +367,20 @@ impl<'b> Reader<'b> {
     fn flow(&mut self) -> Result<SavedFlow, Unusable> {
         let (src, dst) = (self.address()?, self.address()?);
         let (src_port, dst_port) = (self.u16()?, self.u16()?);
-        let [protocol, icmp_type, tcp, bits] = self.array()?;
-        let from_node = bits & FROM_NODE != 0;
+        let [protocol, icmp_type, tcp, flags] = self.array()?;
+        let sender = match flags & (FROM_NODE | TO_SELF) {
+            FROM_NODE => Sender::Node,
+            TO_SELF => Sender::Destination,
+            _ => Sender::Other,
+        };
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },
-            links: [LinkId(self.u16()?), LinkId(self.u16()?)],
+            links: FlowLinks::new(LinkId(self.u16()?), LinkId(self.u16()?)),
             icmp_type,
             tcp: tcp.ok_or(Unusable::Damaged("a TCP state is unknown"))?,
-            picked_up: bits & PICKED_UP != 0,
-            node_source: if from_node { NodeSource::Node } else { NodeSource::Elsewhere },
+            picked_up: flags & PICKED_UP != 0,
+            sender,
             idle_ms: self.u32()?,
             packets: [self.u64()?, self.u64()?],
             bytes: [self.u64()?, self.u64()?],
@@ -403,24 +414,16 @@ mod tests {
             dst_port,
             protocol,
         });
-        let links = prop::array::uniform2((0..=links).prop_map(LinkId));
-        let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), any::<(bool, bool)>());
+        let link = move || (0..=links).prop_map(LinkId);
+        let links = (link(), link()).prop_map(|(a, b)| FlowLinks::new(a, b));
+        let senders = vec![Sender::Node, Sender::Destination, Sender::Other];
+        let opened = (any::<bool>(), prop::sample::select(senders));
+        let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), opened);
         let counted = any::<(u32, [u64; 2], [u64; 2])>();
         (tuple, links, state, counted).prop_map(|(tuple, links, state, counted)| {
-            let (icmp_type, tcp, (picked_up, from_node)) = state;
-            let node_source = if from_node { NodeSource::Node } else { NodeSource::Elsewhere };
+            let (icmp_type, tcp, (picked_up, sender)) = state;
             let (idle_ms, packets, bytes) = counted;
-            SavedFlow {
-                tuple,
-                links,
-                icmp_type,
-                tcp,
-                picked_up,
-                node_source,
-                idle_ms,
-                packets,
-                bytes,
-            }
+            SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, packets, bytes }
         })
     }
 
@@ -443,17 +446,17 @@ mod tests {
         };
         let flow = SavedFlow {
             tuple,
-            links: [LinkId(3), LinkId(5)],
+            links: FlowLinks::new(LinkId(3), LinkId(5)),
             icmp_type: 0,
             tcp: tcp::State::Established,
             picked_up: false,
-            node_source: NodeSource::Elsewhere,
+            sender: Sender::Other,
             idle_ms: 250,
             packets: [3, 4],
             bytes: [180, 240],
         };
-        let to_host = SavedFlow { links: [LinkId(5), HOST], ..flow.clone() };
-        let unnamed = SavedFlow { links: [LinkId(3), LinkId(9)], ..flow.clone() };
+        let to_host = SavedFlow { links: FlowLinks::new(LinkId(5), HOST), ..flow.clone() };
+        let unnamed = SavedFlow { links: FlowLinks::new(LinkId(3), LinkId(9)), ..flow.clone() };
         let slots = [(LinkId(3), name("cart")), (LinkId(5), name("db"))];
         FlowsFile::new(at(5000), vec![flow, to_host, unnamed], HOST, slots.into_iter())
     }
@@ -495,7 +498,8 @@ mod tests {
         let slots = HashMap::from([(name("cart"), LinkId(8)), (name("db"), LinkId(2))]);
         let flows = sample().flows_now(at(7500), HOST, &slots).unwrap();
         let links: Vec<_> = flows.iter().map(|flow| flow.links).collect();
-        assert_eq!(links, [[LinkId(8), LinkId(2)], [LinkId(2), HOST]]);
+        let expected = [FlowLinks::new(LinkId(8), LinkId(2)), FlowLinks::new(LinkId(2), HOST)];
+        assert_eq!(links, expected);
         assert_eq!(flows[0].idle_ms, 2750);
         // Another pod behind the link, or the pod behind another link, has no such connections.
         let other = NamedLink { pod: "shop/other".into(), ..name("cart") };

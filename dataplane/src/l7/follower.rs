@@ -38,16 +38,16 @@ mod seq;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
-use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::http1::Denial;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
 use super::http1::Http1;
 use super::io::FlowIo;
 use super::reply::{Segment, Template};
+use crate::mem::Packet;
 use crate::packet::{L4, View, edit};
-use crate::xsk::Packet;
 use arrived::Arrived;
 use refuse::Answered;
 use requests::Requests;
@@ -81,7 +81,7 @@ struct Peer {
 impl Peer {
     fn of_syn(arrived: &Arrived, io: &impl FlowIo) -> (Self, Option<u8>) {
         let options = arrived.options(io.umem());
-        let mss = options.mss().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
+        let mss = options.max_segment_size().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
         let window = arrived.tcp.window;
         let (timestamp, sack) = (options.timestamp(), options.sack_permitted());
         (Self { mss, scale: 0, window, timestamp, sack }, options.window_scale())
@@ -258,7 +258,7 @@ impl Follower {
     pub fn segment(
         &mut self,
         now: Nanos,
-        direction: Direction,
+        direction: FlowDirection,
         view: &View,
         packet: Packet,
         policy: &L7Policy,
@@ -267,13 +267,13 @@ impl Follower {
         let L4::Tcp(tcp) = view.l4_kind else {
             return io.discard(packet, DropReason::Malformed);
         };
-        if !edit::l4_checksum_is_right(io.umem(), &packet, view) {
+        if !edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
             return io.discard(packet, DropReason::BadChecksum);
         }
         let arrived = Arrived { view: *view, tcp, packet };
         match direction {
-            Direction::Original => self.client_segment(now, arrived, policy, io),
-            Direction::Reply => self.server_segment(now, arrived, io),
+            FlowDirection::Original => self.client_segment(now, arrived, policy, io),
+            FlowDirection::Reply => self.server_segment(now, arrived, io),
         }
         self.take_waiting(now, policy, io);
         self.settle(io);
@@ -299,7 +299,7 @@ impl Follower {
     /// what the client has acknowledged itself.
     fn send(
         &self,
-        direction: Direction,
+        direction: FlowDirection,
         seq: Seq,
         control: TcpControl,
         window: Option<u16>,
@@ -307,8 +307,8 @@ impl Follower {
         io: &mut impl FlowIo,
     ) {
         let (speaker, listener, ack) = match direction {
-            Direction::Original => (self.client, self.server, self.responses.acked),
-            Direction::Reply => (self.server, self.client, self.requests.next),
+            FlowDirection::Original => (self.client, self.server, self.responses.acked),
+            FlowDirection::Reply => (self.server, self.client, self.requests.next),
         };
         let segment = Segment {
             direction,
@@ -339,9 +339,9 @@ fn timestamps(sender: Option<Peer>, receiver: Option<Peer>) -> Option<(u32, u32)
 /// Bytes of a timestamp option, padded.
 const TIMESTAMP_LEN: usize = 12;
 
-/// Tells of a refusal that is not about a request that could be read.
-fn tell(refusal: Refusal, io: &mut impl FlowIo) {
-    io.event(EventKind::Drop { reason: refusal.reason });
+/// Tells of a denial that is not about a request that could be read.
+fn tell(denial: Denial, io: &mut impl FlowIo) {
+    io.event(EventKind::Drop { reason: denial.reason });
 }
 
 #[cfg(test)]

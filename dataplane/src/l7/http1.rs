@@ -30,7 +30,7 @@ pub use response::ResponseHead;
 use std::collections::VecDeque;
 
 use podgate_tables::l7::L7Policy;
-use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::http1::Denial;
 use podgate_tables::time::Nanos;
 
 use request::Requests;
@@ -91,7 +91,7 @@ impl Http1 {
     ///
     /// # Errors
     /// When the unit can't become one that is allowed.
-    pub fn scan(&mut self, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<(usize, bool), Denial> {
         self.requests.scan(bytes)
     }
 
@@ -105,7 +105,7 @@ impl Http1 {
         now: Nanos,
         unit: &[u8],
         policy: &L7Policy,
-    ) -> Result<Option<Judged>, Refusal> {
+    ) -> Result<Option<Judged>, Denial> {
         let judged = self.requests.decide(unit, policy)?;
         if let Some(Judged { verdict: Ok(_), head_only, upgrade, .. }) = judged {
             self.owed.push_back(Owed { released: now, head_only });
@@ -118,7 +118,7 @@ impl Http1 {
     ///
     /// # Errors
     /// When that is in the middle of a unit.
-    pub fn end_requests(&self) -> Result<(), Refusal> {
+    pub fn end_requests(&self) -> Result<(), Denial> {
         self.requests.end()
     }
 
@@ -165,7 +165,7 @@ impl Http1 {
         &mut self,
         now: Nanos,
         bytes: &[u8],
-    ) -> Result<(usize, Option<ResponseHead>), Refusal> {
+    ) -> Result<(usize, Option<ResponseHead>), Denial> {
         let mut taken = 0;
         while taken < bytes.len() {
             let step = self.responses.step(&bytes[taken..], self.owed.front().copied(), now)?;

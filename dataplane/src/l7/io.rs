@@ -2,9 +2,9 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
-use crate::xsk::{Frame, Packet, Umem};
+use crate::mem::{Frame, Packet, Umem};
 
 /// The worker's side of an inspected flow. Every packet that the follower is given ends in exactly
 /// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the follower.
@@ -17,9 +17,9 @@ pub trait FlowIo {
     fn free(&mut self, frame: Frame);
     /// Sends a packet of the flow on, in its direction: TTL and MAC addresses are rewritten as for
     /// any forwarded packet, so it must look as its sender sent it.
-    fn forward(&mut self, direction: Direction, packet: Packet);
+    fn forward(&mut self, direction: FlowDirection, packet: Packet);
     /// Sends a packet that we built; otherwise like [`FlowIo::forward`].
-    fn originate(&mut self, direction: Direction, packet: Packet);
+    fn originate(&mut self, direction: FlowDirection, packet: Packet);
     /// Drops a packet and counts it.
     fn discard(&mut self, packet: Packet, reason: DropReason);
     /// Asks to keep `frames` frames of a received packet until later. What all flows keep together

@@ -5,8 +5,8 @@
 //! that speak for the server. That is only a plausible start: the worker writes both addresses
 //! anew for the link that the packet leaves by, as for any packet.
 
-use podgate_tables::l7::http1::{Answer, Refusal};
-use podgate_tables::tuple::{Direction, Tuple};
+use podgate_tables::l7::http1::{Denial, DenialResponse};
+use podgate_tables::tuple::{FlowDirection, Tuple};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetFrame, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl,
@@ -14,8 +14,8 @@ use smoltcp::wire::{
 };
 
 use super::io::FlowIo;
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 use crate::packet::View;
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 
 /// Longest Ethernet header: with two VLAN tags.
 const L2_MAX: usize = 22;
@@ -48,20 +48,20 @@ pub const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 
 /// What to say to the client, without the body if it asked by `HEAD`; empty for a reset.
 #[must_use]
-pub fn text(refusal: Refusal) -> &'static [u8] {
-    let (whole, body) = match refusal.answer {
-        Answer::Forbidden => (FORBIDDEN, 15),
-        Answer::BadRequest => (BAD_REQUEST, 13),
-        Answer::Reset => (&b""[..], 0),
+pub fn text(denial: Denial) -> &'static [u8] {
+    let (whole, body) = match denial.response {
+        DenialResponse::Forbidden => (FORBIDDEN, 15),
+        DenialResponse::BadRequest => (BAD_REQUEST, 13),
+        DenialResponse::Reset => (&b""[..], 0),
     };
-    if refusal.head_only { &whole[..whole.len() - body] } else { whole }
+    if denial.head_only { &whole[..whole.len() - body] } else { whole }
 }
 
 /// A segment to be built.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     /// The direction it goes in, and so the end that it speaks for.
-    pub direction: Direction,
+    pub direction: FlowDirection,
     /// Position of its first byte.
     pub seq: u32,
     /// Acknowledgement, if it has one.
@@ -90,13 +90,13 @@ pub struct Template {
 impl Template {
     /// From a packet of the flow that goes in `direction`; `head` is its first frame.
     #[must_use]
-    pub fn new(direction: Direction, view: &View, head: &[u8]) -> Self {
+    pub fn new(direction: FlowDirection, view: &View, head: &[u8]) -> Self {
         let l2_len = usize::from(view.l3).min(L2_MAX);
         let mut template = Self { tuple: view.tuple, l2: [0; L2_MAX], l2_len: l2_len as u8 };
         template.l2[..l2_len].copy_from_slice(&head[..l2_len]);
         match direction {
-            Direction::Original => template,
-            Direction::Reply => template.reversed(),
+            FlowDirection::Original => template,
+            FlowDirection::Reply => template.reversed(),
         }
     }
 
@@ -115,8 +115,8 @@ impl Template {
     /// Builds a segment in `frame`.
     pub fn write(&self, segment: &Segment<'_>, umem: &Umem, mut frame: Frame) -> Packet {
         let Self { tuple, l2, l2_len } = match segment.direction {
-            Direction::Original => *self,
-            Direction::Reply => self.reversed(),
+            FlowDirection::Original => *self,
+            FlowDirection::Reply => self.reversed(),
         };
         let tcp = TcpRepr {
             src_port: tuple.src_port,

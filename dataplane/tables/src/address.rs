@@ -13,21 +13,21 @@ pub struct Address(u128);
 const MAPPED_PREFIX: u128 = 0xffff_0000_0000;
 
 impl Address {
-    /// From the four bytes of an IPv4 header field.
+    /// From the four bytes of an address field in an IPv4 header.
     #[must_use]
     #[inline]
     pub const fn v4(bytes: [u8; 4]) -> Self {
         Self(MAPPED_PREFIX | u32::from_be_bytes(bytes) as u128)
     }
 
-    /// From the sixteen bytes of an IPv6 header field.
+    /// From the sixteen bytes of an address field in an IPv6 header.
     #[must_use]
     #[inline]
     pub const fn v6(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
 
-    /// The number itself, for hashing.
+    /// The address as a number, for hashing and prefix matches.
     #[must_use]
     #[inline]
     pub const fn bits(self) -> u128 {
@@ -55,16 +55,16 @@ impl Address {
         if self.is_v4() { Some(self.0 as u32) } else { None }
     }
 
-    /// Two IPv4 addresses as they lie in a header, source before destination, little-endian. `None`
-    /// unless both are IPv4.
+    /// The source and destination fields of an IPv4 header, read as one little-endian number.
+    /// `None` unless both addresses are IPv4.
     #[must_use]
     #[inline]
-    pub const fn as_in_v4_header(src: Self, dst: Self) -> Option<u64> {
+    pub const fn v4_header_bits(src: Self, dst: Self) -> Option<u64> {
         let (Some(src), Some(dst)) = (src.as_v4_bits(), dst.as_v4_bits()) else { return None };
         Some(src.swap_bytes() as u64 | (dst.swap_bytes() as u64) << 32)
     }
 
-    /// Multicast (either family), IPv4 limited broadcast, or unspecified: never a flow's end.
+    /// Whether this is a multicast address (either family) or IPv4 limited broadcast.
     #[must_use]
     #[inline]
     pub fn is_multicast_or_broadcast(self) -> bool {
@@ -74,7 +74,7 @@ impl Address {
         }
     }
 
-    /// The address as the standard library's type.
+    /// The address as [`IpAddr`].
     #[must_use]
     #[inline]
     pub fn ip(self) -> IpAddr {

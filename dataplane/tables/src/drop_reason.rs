@@ -1,6 +1,6 @@
-//! One enum for every way a packet can be refused.
+//! Why packets are dropped.
 //!
-//! The same value is the counter's index, the metric's `reason` label and the Hubble
+//! Each reason has a counter, a label in metrics and events, and the nearest value of Hubble's
 //! `drop_reason` (cilium `api/v1/flow/flow.proto`, enum `DropReason`).
 
 macro_rules! drop_reasons {
@@ -11,18 +11,18 @@ macro_rules! drop_reasons {
         pub enum DropReason { $($(#[doc = $doc])+ $name,)+ }
 
         impl DropReason {
-            /// Every reason, in the order of its counter.
+            /// Every reason, in the order of the counters.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
             /// Number of reasons.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The metric label.
+            /// The label in metrics and events.
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)+ }
             }
 
-            /// The value of Hubble's `DropReason` with the nearest meaning.
+            /// The nearest value of Hubble's `DropReason`.
             #[must_use]
             pub const fn hubble(self) -> u16 {
                 match self { $(Self::$name => $hubble,)+ }
@@ -32,84 +32,84 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// No rule allows the flow and some policy put the endpoint into default deny.
+    /// No rule allows the flow, and a policy puts the endpoint into default deny.
     PolicyDefaultDeny = ("policy_denied", 133),
     /// An explicit deny rule matched.
     PolicyDeny = ("policy_deny_rule", 181),
-    /// The flow was allowed once and a newer policy took that back.
+    /// The flow was allowed, and a newer policy denies it.
     PolicyRevoked = ("policy_revoked", 133),
-    /// An L7 rule refused the request; the client got an answer.
+    /// L7 rules denied the request; the client got a response.
     L7Denied = ("l7_denied", 133),
-    /// The connection was already refused at L7; later segments of it are swallowed.
+    /// A segment of a connection on which an earlier request was denied.
     L7Closed = ("l7_closed", 133),
     /// The L7 stream is malformed or ambiguous.
     L7Malformed = ("l7_malformed", 134),
-    /// The L7 stream uses something that we can't follow (upgrade, HTTP/2, mid-stream start), or
-    /// L7 rules hold for a flow whose protocol has no inspector.
+    /// The L7 stream uses what the inspector does not support (upgrade, HTTP/2, a start in
+    /// mid-stream), or L7 rules apply to a flow whose protocol has no inspector.
     L7Unsupported = ("l7_unsupported", 134),
-    /// A retransmission carried other bytes than those inspected.
+    /// A retransmission with other bytes than those inspected.
     L7Mismatch = ("l7_retransmission_mismatch", 134),
-    /// Bytes outside of what the follower may hold (out of order too far, or too much).
+    /// Bytes beyond the buffer limits of an inspected flow: too far out of order, or too many.
     L7Limit = ("l7_limit", 198),
-    /// A request head stayed incomplete for too long.
+    /// A request head was not complete in time.
     L7Timeout = ("l7_timeout", 134),
-    /// The frame is shorter than its headers say, or a header contradicts itself.
+    /// The frame is shorter than its headers say, or a header is inconsistent.
     Truncated = ("truncated_header", 135),
     /// A header field is invalid (version, length, mapped or martian address, flags).
     Malformed = ("invalid_packet", 134),
-    /// A TCP or UDP checksum is wrong on a flow whose bytes we inspect.
+    /// Wrong TCP or UDP checksum on an inspected flow.
     BadChecksum = ("bad_checksum", 154),
     /// Not IPv4 or IPv6.
     UnsupportedL3 = ("unsupported_l3", 139),
-    /// A frame of a VLAN: its addresses are not those of the network that policy knows.
+    /// A frame with a VLAN tag: policy does not know the addresses of that network.
     VlanTagged = ("vlan_tagged", 139),
-    /// A fragment that no datagram can have: empty, not cut at a multiple of 8 bytes, beyond 65,535
-    /// bytes, or beyond the datagram's end.
+    /// A fragment that no datagram can have: empty, not a multiple of 8 bytes long, beyond 65,535
+    /// bytes, or beyond the end of its datagram.
     FragmentMalformed = ("fragment_malformed", 134),
-    /// A first fragment that does not hold all headers.
+    /// A first fragment that does not contain all headers.
     FragmentTiny = ("fragment_tiny", 134),
-    /// Fragments that overlap, and all others of the datagram.
+    /// Fragments that overlap, and all others of their datagram.
     FragmentOverlap = ("fragment_overlap", 134),
-    /// A fragment that was there already.
+    /// A duplicate fragment.
     FragmentDuplicate = ("fragment_duplicate", 134),
-    /// The rest of the datagram did not come in time.
+    /// The datagram was not complete in time.
     FragmentTimeout = ("fragment_timeout", 174),
-    /// More fragments than one datagram, one link or all may have waiting.
+    /// The limit of waiting fragments of one datagram, of one link, or of all was reached.
     FragmentLimit = ("fragment_limit", 198),
     /// Multicast or broadcast: never forwarded between links.
     Multicast = ("multicast", 151),
-    /// The source address or MAC isn't one of the sending endpoint's; or a local endpoint's address
-    /// came from the host link, and not as a hairpin of its own packet.
+    /// The source address or MAC is not one of the sending endpoint; or a local endpoint's address
+    /// arrived on the host link without the hairpin mark.
     SpoofedSource = ("spoofed_source", 132),
-    /// A message of IPv6 neighbour discovery (RFC 4861) that would have crossed links as IP.
-    NeighbourDiscovery = ("neighbour_discovery", 134),
-    /// A pod's tunnel packet to a node, whose overlay would believe the addresses inside.
+    /// An ICMP message that is valid on one link only, such as a redirect or a router advertisement.
+    LinkScopeIcmp = ("link_scope_icmp", 134),
+    /// A pod's tunnel packet to a node, which would trust the inner addresses.
     TunnelToNode = ("tunnel_to_node", 142),
-    /// No link or host route leads to the destination.
+    /// No link and no host route leads to the destination.
     Unroutable = ("unroutable", 151),
-    /// TTL or hop limit ran out.
+    /// TTL or hop limit exceeded in transit.
     TtlExceeded = ("ttl_exceeded", 196),
-    /// A TCP segment that opens no flow and belongs to none.
+    /// A TCP segment that belongs to no flow and opens none.
     TcpNoFlow = ("tcp_no_flow", 134),
-    /// An ICMP error about a flow that we don't know.
+    /// An ICMP error about an unknown flow.
     IcmpUnrelated = ("icmp_unrelated", 134),
-    /// The flow table is full, or the opener has its share of it, and none of the opener's flows
+    /// The flow table is full, or the opener has used up its quota, and none of the opener's flows
     /// may be evicted.
     FlowTableFull = ("flow_table_full", 155),
-    /// As many flows are inspected as may be, or the opener has its share of them, and none of the
-    /// opener's may be evicted.
+    /// The limit of inspected flows is reached, or the opener has used up its quota, and none of
+    /// the opener's inspected flows may be evicted.
     InspectedFull = ("inspected_full", 155),
-    /// No free frame to build the packet's fragments in.
+    /// No free frame for the packet's fragments.
     NoFrame = ("no_frame", 198),
-    /// The packet is larger than the egress link's MTU, and can't be cut.
+    /// The packet is larger than the egress link's MTU and can't be fragmented.
     TooBig = ("packet_too_big", 157),
     /// The egress link's transmit ring is full.
     TxRingFull = ("tx_ring_full", 198),
-    /// The egress link went away, or is down.
+    /// The egress link is gone or down.
     LinkGone = ("link_gone", 203),
-    /// The ring to the worker that owns the flow is full, or the link had its share of it.
+    /// The ring to the worker that owns the flow is full, or the link has used up its quota of it.
     HandoffFull = ("handoff_full", 198),
-    /// No snapshot is published yet, or the sending link has no endpoint.
+    /// No snapshot is published yet, or the ingress link has no endpoint.
     NotReady = ("endpoint_not_ready", 203),
 }
 

@@ -1,26 +1,24 @@
-//! Events: what a worker tells the control thread, fixed in size, through a bounded ring.
+//! Events that workers report to the control thread, of fixed size.
 //!
-//! An event carries numbers only. Whoever compiled the tables of [`Event::epoch`] turns rule ids
-//! into names.
+//! Rules are ids in an event; the catalogue of the tables of [`Event::epoch`] has their names.
 
 use crate::drop_reason::DropReason;
-use crate::ids::RuleId;
-use crate::ids::{Epoch, LinkId};
+use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
 use crate::time::Nanos;
 use crate::tuple::Tuple;
 
-/// Something worth telling about one flow. `R` is what is known of a request: nothing, while the
-/// event is on a ring.
+/// A reported event of one flow. `R` is the request line of an HTTP request; on a ring it is `()`,
+/// as request lines have a ring of their own.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<R = RequestLine> {
-    /// When, on the worker's clock.
+    /// Time on the worker's clock.
     pub time: Nanos,
-    /// Tables that were in force.
+    /// Epoch of the snapshot in force.
     pub epoch: Epoch,
-    /// Link the packet came in by.
+    /// Ingress link of the packet.
     pub link: LinkId,
-    /// The flow, in the direction of its opener.
+    /// The flow, in its original direction.
     pub tuple: Tuple,
     /// What happened.
     pub kind: EventKind<R>,
@@ -29,55 +27,55 @@ pub struct Event<R = RequestLine> {
 /// The kinds of events. `R` as in [`Event`].
 #[derive(Clone, Copy, Debug)]
 pub enum EventKind<R = RequestLine> {
-    /// A flow was opened, refused, or judged again under a new epoch.
+    /// A flow was allowed, denied, or evaluated again in a new epoch.
     Verdict {
-        /// Forwarded, inspected or dropped, with what decided each direction.
+        /// Forwarded, inspected or dropped.
         verdict: Verdict,
-        /// What decided at the source's egress.
+        /// What decided the source's egress.
         egress: Cause,
-        /// What decided at the destination's ingress.
+        /// What decided the destination's ingress.
         ingress: Cause,
         /// TCP flags of the packet, or zero.
         tcp_flags: u8,
         /// ICMP type, or zero.
         icmp_type: u8,
-        /// Whether this judged a live flow again after a policy change.
+        /// Whether this is a new verdict on an established flow after a policy change.
         reevaluated: bool,
     },
-    /// A packet was dropped for another reason than policy.
+    /// A packet was dropped for a reason other than policy.
     Drop {
-        /// Why.
+        /// The reason.
         reason: DropReason,
     },
-    /// An HTTP request was allowed or refused.
+    /// An HTTP request was allowed or denied.
     HttpRequest {
-        /// Whether it went on to the server.
+        /// Whether it was forwarded to the server.
         allowed: bool,
         /// The rule that allowed it, or `None` when no rule matched.
         rule: Option<RuleId>,
-        /// `Some` when it was refused for its form and not by rules.
+        /// Set when the request was denied for its form, and not by rules.
         malformed: Option<DropReason>,
-        /// The request line, cut to fit.
+        /// The request line, truncated.
         request: R,
     },
-    /// An HTTP response head passed.
+    /// An HTTP response head was forwarded.
     HttpResponse {
         /// Status code.
         status: u16,
-        /// From the request's release to the response's head.
+        /// Time between forwarding the request and the response head, nanoseconds.
         latency_ns: u64,
     },
     /// The flow ended or timed out.
     End {
-        /// Packets from the opener and to it.
-        packets: [u64; 2],
-        /// Bytes from the opener and to it.
-        bytes: [u64; 2],
+        /// Of the original direction.
+        original: Traffic,
+        /// Of the reply direction.
+        reply: Traffic,
     },
 }
 
 impl<R> EventKind<R> {
-    /// The same with something else in place of what is known of a request.
+    /// The same event with its request line converted by `map`.
     pub fn map_request<S>(self, map: impl FnOnce(R) -> S) -> EventKind<S> {
         match self {
             Self::Verdict { verdict, egress, ingress, tcp_flags, icmp_type, reevaluated } => {
@@ -90,19 +88,28 @@ impl<R> EventKind<R> {
             Self::HttpResponse { status, latency_ns } => {
                 EventKind::HttpResponse { status, latency_ns }
             }
-            Self::End { packets, bytes } => EventKind::End { packets, bytes },
+            Self::End { original, reply } => EventKind::End { original, reply },
         }
     }
 }
 
-/// Bytes kept of a request's path, at most.
+/// Packets and bytes of one direction of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of IP packets, headers included.
+    pub bytes: u64,
+}
+
+/// Longest part of a request's path that an event has, bytes.
 pub const PATH_MAX: usize = 128;
-/// Bytes kept of a request's host, at most.
+/// Longest part of a request's host that an event has, bytes.
 pub const HOST_MAX: usize = 64;
-/// Bytes kept of a request's method, at most.
+/// Longest part of a request's method that an event has, bytes.
 pub const METHOD_MAX: usize = 16;
 
-/// A bounded copy of a short string from the wire.
+/// The first `N` bytes of a string from the wire.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Text<const N: usize> {
     len: u8,
@@ -120,7 +127,7 @@ impl<const N: usize> Text<N> {
         text
     }
 
-    /// What was kept. Not necessarily UTF-8 and not escaped: it came from a pod.
+    /// The bytes, which came from a pod: not necessarily UTF-8, and not escaped.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -139,13 +146,13 @@ impl<const N: usize> std::fmt::Debug for Text<N> {
     }
 }
 
-/// Method, path and host of a request, each cut to fit.
+/// Method, path and host of a request, each truncated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct RequestLine {
     /// Method.
     pub method: Text<METHOD_MAX>,
     /// Request target as on the wire.
     pub path: Text<PATH_MAX>,
-    /// Host header.
+    /// Host.
     pub host: Text<HOST_MAX>,
 }

@@ -1,8 +1,13 @@
-//! Numbers that stand for links, rules and selectors in the tables.
+//! Numbers that stand for links, epochs, rules and selectors in the tables.
+//!
+//! The compiler assigns the ids of rules, deny sets, selectors and port names; its catalogue has
+//! the names behind them. An id is valid for the snapshot that it came with.
 
-/// Slot of a link (a netdev that we attach to) in every per-link table, the XSKMAP included.
+/// Slot of a link (a netdev that podgate is attached to) in every per-link table, the XSKMAP
+/// included.
 ///
-/// Slots are reused after a link is gone, but never while a worker still holds its rings.
+/// A slot is reused after its link is gone, but not before every worker has released the link's
+/// rings.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct LinkId(pub u16);
 
@@ -15,11 +20,11 @@ impl LinkId {
     }
 }
 
-/// Generation of the published snapshot. A flow carries the epoch its verdict was made under.
+/// Generation of a published snapshot. A flow stores the epoch in which its verdict was made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
 pub struct Epoch(pub u32);
 
-/// Index of a rule in the catalogue of whoever compiled the tables.
+/// Index of a policy rule in the compiler's catalogue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct RuleId(pub u32);
 
@@ -31,6 +36,6 @@ pub struct DenySetId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct SelectorId(pub u32);
 
-/// Index of a container port's name.
+/// Index of the name of a container port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct PortNameId(pub u32);

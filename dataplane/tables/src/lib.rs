@@ -1,11 +1,16 @@
 //! The compiled tables that workers look up, and the plain values in them.
 //!
-//! [`policy`] decides flows and [`l7`] their requests; [`route`] says where packets go and [`tunnel`]
-//! which of them would leave policy's sight. [`event`] and [`drop_reason`] are what a worker reports.
-//! The rest are the values that these are made of.
+//! | module | what it has |
+//! |---|---|
+//! | [`policy`] | the snapshot that workers read, and the lookup that decides a flow |
+//! | [`l7`] | the L7 rules of a flow, their matchers, and the reading of HTTP/1 request heads |
+//! | [`route`] | local endpoints, and the next hop of a packet |
+//! | [`tunnel`] | tunnel packets that a node would decapsulate |
+//! | [`event`], [`drop_reason`] | what workers report |
+//! | [`address`], [`ids`], [`proto`], [`tcp_flags`], [`time`], [`mod@tuple`] | plain values |
 //!
-//! Everything here is data: no sockets, no frames, no threads, no clock. Text does not occur either;
-//! the names behind a [`ids::RuleId`] are in the catalogue of the compiler.
+//! Everything here is data: no sockets, frames, threads or clock. Rules are numbers; their names
+//! are in the catalogue of the compiler that built the tables.
 
 #![forbid(unsafe_code)]
 

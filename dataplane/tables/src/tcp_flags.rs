@@ -2,7 +2,7 @@
 
 /// No more data from sender.
 pub const FIN: u8 = 0x01;
-/// Synchronise sequence numbers.
+/// Synchronize sequence numbers.
 pub const SYN: u8 = 0x02;
 /// Reset the connection.
 pub const RST: u8 = 0x04;

@@ -1,5 +1,9 @@
-//! Tunnels that end at nodes: packets that a node's kernel would decapsulate, and so take what is
-//! inside for traffic of its overlay network, whatever the inner addresses say.
+//! Tunnel packets that a node would decapsulate.
+//!
+//! A node's kernel treats what it decapsulates as traffic of its overlay network and trusts the
+//! inner addresses. A pod that sends such a packet to a node could forge its source, so the workers
+//! drop it: by IP protocol, by well-known UDP port, and by the ports on which this node's own
+//! tunnel devices receive.
 
 use hashbrown::{HashMap, HashSet};
 
@@ -7,28 +11,28 @@ use crate::address::Address;
 use crate::proto;
 use crate::tuple::Tuple;
 
-/// IP protocols that a node's kernel decapsulates, always refused: IPv4 in IP (RFC 2003), IPv6 in
+/// IP protocols that a node's kernel decapsulates, always dropped: IPv4 in IP (RFC 2003), IPv6 in
 /// IP (RFC 4213), GRE (RFC 2784), L2TPv3 over IP (RFC 3931), MPLS in IP (RFC 4023), Ethernet
 /// in IPv6 (RFC 8986).
 const PROTOCOLS: [u8; 6] = [4, 41, 47, 115, 137, 143];
 
-/// UDP ports of overlay networks, always refused: VXLAN (RFC 7348), VXLAN-GPE, Linux's former VXLAN
+/// UDP ports of overlay networks, always dropped: VXLAN (RFC 7348), VXLAN-GPE, Linux's former VXLAN
 /// port, Geneve (RFC 8926) and GUE (IANA "Service Name and Transport Protocol Port Number
 /// Registry").
 pub const WELL_KNOWN_PORTS: [u16; 5] = [4789, 4790, 8472, 6081, 6080];
 
-/// What of a pod's packets a node would decapsulate.
+/// Which of a pod's packets a node would decapsulate.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Tunnels {
     ports: Ports,
     local: Prefixes,
 }
 
-/// The UDP ports beside [`WELL_KNOWN_PORTS`] that tunnels of this node receive on.
+/// UDP ports on which tunnel devices of this node receive, in addition to [`WELL_KNOWN_PORTS`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Ports {
     Known(HashSet<u16>),
-    /// The kernel could not be asked, so it may be any port.
+    /// The kernel could not be queried: any port may be one.
     Unknown,
 }
 
@@ -39,9 +43,9 @@ impl Default for Ports {
 }
 
 impl Tunnels {
-    /// Tunnels on the UDP ports `ports`; every port, if they are not known. `local` are the
-    /// prefixes that this node's kernel delivers to itself beside the addresses that policy knows
-    /// as nodes'.
+    /// Tunnels that receive on the UDP ports `ports`; on every port if `None`. `local` are the
+    /// prefixes that this node's kernel delivers to itself, in addition to the node addresses that
+    /// policy knows.
     #[must_use]
     pub fn new(ports: Option<&[u16]>, local: impl IntoIterator<Item = (Address, u8)>) -> Self {
         let ports = match ports {
@@ -51,7 +55,8 @@ impl Tunnels {
         Self { ports, local: local.into_iter().collect() }
     }
 
-    /// Whether a packet from a flow's source would be decapsulated if its destination is a node.
+    /// Whether a packet of the original direction would be decapsulated if its destination is a
+    /// node.
     #[must_use]
     #[inline]
     pub fn would_decapsulate(&self, tuple: &Tuple) -> bool {
@@ -73,8 +78,8 @@ impl Tunnels {
     }
 }
 
-/// A set of prefixes, by length: a lookup takes at most one step for each length that occurs. IPv4
-/// ones are 96 bits longer, as [`Address`] stores them.
+/// A set of prefixes by length, in bits: a lookup probes each length that occurs once. Lengths of
+/// IPv4 prefixes are 96 bits larger, since [`Address`] stores IPv4-mapped addresses.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 struct Prefixes(HashMap<u8, HashSet<u128>>);
 
@@ -95,7 +100,7 @@ impl FromIterator<(Address, u8)> for Prefixes {
     }
 }
 
-/// The first `length` of 128 bits, 0 to 128.
+/// A netmask of `length` bits, 0 to 128.
 fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
 }
@@ -110,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_the_node_count_beside_the_well_known_ones_and_all_if_they_are_unknown() {
+    fn well_known_ports_and_the_nodes_own_ports_are_tunnels_and_all_are_if_unknown() {
         let tunnels = Tunnels::new(Some(&[5555]), []);
         for port in [5555, 4789, 4790, 8472, 6081, 6080] {
             assert!(tunnels.would_decapsulate(&udp(port)), "{port}");
@@ -124,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_local_by_a_prefix_of_its_family() {
+    fn an_address_is_local_if_a_prefix_of_its_family_contains_it() {
         let local = [
             (Address::v4([10, 1, 0, 0]), 16),
             (Address::v4([192, 0, 2, 255]), 32),

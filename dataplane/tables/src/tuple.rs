@@ -1,25 +1,26 @@
-//! The five numbers that identify a flow, and the direction of a packet in it.
+//! The 5-tuple of a flow, and the direction of a packet within its flow.
 
 use crate::address::Address;
 
-/// Which way a packet of a flow goes.
+/// Direction of a packet within its flow, named as conntrack names it (`enum ip_conntrack_dir` in
+/// `include/uapi/linux/netfilter/nf_conntrack_tuple_common.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Direction {
+pub enum FlowDirection {
     /// From the endpoint that opened the flow: the direction that policy is evaluated in.
     Original,
-    /// From the endpoint that was called.
+    /// To the endpoint that opened the flow.
     Reply,
 }
 
-impl Direction {
-    /// Whether this is the way back to the opener.
+impl FlowDirection {
+    /// Whether this is the direction towards the opener.
     #[must_use]
     #[inline]
     pub const fn is_reply(self) -> bool {
         matches!(self, Self::Reply)
     }
 
-    /// The other way.
+    /// The opposite direction.
     #[must_use]
     #[inline]
     pub const fn reverse(self) -> Self {
@@ -30,28 +31,29 @@ impl Direction {
     }
 }
 
-/// The five numbers that name a flow, in the direction of the packet or of the flow's opener
-/// (the holder says which).
+/// Addresses, ports and protocol of a packet or a flow. A flow's tuple is that of the original
+/// direction.
 ///
-/// For ICMP and ICMPv6 queries the asker's port is the identifier and the other end's port is the
-/// query's type, so a reply's tuple is its query's reversed; other messages have zeros. The type of
-/// the message itself travels beside the tuple.
+/// ICMP and ICMPv6 queries have no ports. In their place, the requester's port is the identifier
+/// and the responder's port is the type of the query, so that the tuple of a reply is the reversed
+/// tuple of its query. Other ICMP messages have zeros. The type of the message itself is not part
+/// of the tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
-    /// Sender.
+    /// Source address.
     pub src: Address,
-    /// Receiver.
+    /// Destination address.
     pub dst: Address,
-    /// Sender's L4 port, host byte order.
+    /// Source port, host byte order.
     pub src_port: u16,
-    /// Receiver's L4 port, host byte order.
+    /// Destination port, host byte order.
     pub dst_port: u16,
     /// IP protocol number.
     pub protocol: u8,
 }
 
 impl Tuple {
-    /// The same flow seen from the other end.
+    /// The tuple of the opposite direction.
     #[must_use]
     #[inline]
     pub const fn reversed(self) -> Self {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use hdrhistogram::Histogram;
 use podgate_tables::address::Address;
-use podgate_tables::policy::{PolicyTables, Subject, Verdict};
+use podgate_tables::policy::{LocalEnds, PolicyTables, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 
@@ -25,7 +25,7 @@ pub(super) enum Ends {
 }
 
 /// Flows to decide on, with whether each end is local.
-pub(super) struct Flows(Vec<(Subject, [bool; 2])>);
+pub(super) struct Flows(Vec<(Subject, LocalEnds)>);
 
 /// A port that somebody might call: mostly those that pods listen on.
 pub(super) fn service_port(rng: &mut Rng) -> u16 {
@@ -67,7 +67,8 @@ impl Flows {
             let protocol = if rng.u8(..8) == 0 { proto::UDP } else { proto::TCP };
             let src_port = rng.u16(32_768..61_000);
             let tuple = Tuple { src, dst, src_port, dst_port, protocol };
-            (Subject { tuple, icmp_type: 0 }, ends_of_flow.map(|pod| is_local(&pod)))
+            let [source, destination] = ends_of_flow.map(|pod| is_local(&pod));
+            (Subject { tuple, icmp_type: 0 }, LocalEnds { source, destination })
         };
         Self((0..count).map(draw).collect())
     }

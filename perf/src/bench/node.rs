@@ -81,7 +81,7 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use podgate_tables::policy::{Subject, Verdict};
+    use podgate_tables::policy::{LocalEnds, Subject, Verdict};
 
     use super::*;
 
@@ -94,8 +94,9 @@ mod tests {
             let from = number % node.pods();
             let tuple = node.draw(from, &mut rng);
             assert_ne!(tuple.src, tuple.dst);
-            assert_eq!(snapshot.routes.local(tuple.src), Some(pods::link_of(from)));
-            let decision = snapshot.policy.decide(&Subject { tuple, icmp_type: 0 }, [true; 2]);
+            assert_eq!(snapshot.routes.local_link(tuple.src), Some(pods::link_of(from)));
+            let decision =
+                snapshot.policy.decide(&Subject { tuple, icmp_type: 0 }, LocalEnds::BOTH);
             allowed += u32::from(decision.verdict == Verdict::Allow);
         }
         assert!((700..1000).contains(&allowed), "{allowed}");

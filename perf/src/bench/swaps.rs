@@ -13,7 +13,7 @@ use fastrand::Rng;
 use hdrhistogram::Histogram;
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{PolicyTables, Subject, Verdict};
+use podgate_tables::policy::{LocalEnds, PolicyTables, Subject, Verdict};
 use podgate_tables::route::RouteTable;
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
@@ -97,7 +97,8 @@ impl<'c> Traffic<'c> {
             let dst_port = if self.rng.bool() { METRICS_PORT } else { service_port(&mut self.rng) };
             let tuple = self.tuple(&peer, &self.local[pod], dst_port, attempt as u16);
             let subject = Subject { tuple, icmp_type: 0 };
-            if tables.decide(&subject, [false, true]).verdict != Verdict::Allow {
+            let local = LocalEnds { source: false, destination: true };
+            if tables.decide(&subject, local).verdict != Verdict::Allow {
                 continue;
             }
             for (link, tuple, flags) in [

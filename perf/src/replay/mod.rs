@@ -26,11 +26,11 @@ mod timing;
 mod verdicts;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use podgate_dataplane::packet::{HAIRPIN_MAC, LOCAL_MAC};
+use podgate_dataplane::packet::HostFrame;
 use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiler, Store, UnknownNode, manifest};
 use podgate_tables::ids::Epoch;
@@ -87,6 +87,19 @@ pub struct Args {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Calls `each` for every frame of a capture that is in memory, with its time in nanoseconds since
+/// the epoch, in the order of replay.
+///
+/// # Errors
+/// When nothing of the capture can be replayed.
+pub fn read_frames(file: Vec<u8>, mut each: impl FnMut(u64, &[u8])) -> Result<(), CaptureError> {
+    let capture = Capture::parse(Path::new("memory"), file)?;
+    for packet in &capture.records.packets {
+        each(packet.time, capture.frame(packet));
+    }
+    Ok(())
 }
 
 /// How to print.
@@ -172,20 +185,21 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     let (mut store, refused) = load(args)?;
     let mut capture = Capture::read(&args.capture)?;
     let mut compiler = Compiler::new();
-    compiler.update(&mut store);
+    compiler.update(&store);
     let pods = match args.node {
         // Only what isn't asked for follows from the pods.
         Some(_) => Vec::new(),
         None => Plan::new(&capture, &compiler.compiled().catalog)?.pods,
     };
     let this_node = store.assume_node(args.node.as_deref(), &pods)?;
-    compiler.update(&mut store);
+    compiler.update(&store);
     let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
     for step in plan.steps.iter().filter(|step| step.link == HOST) {
-        // Who sent it is not in the capture, so whoever has the node's address is the node.
-        let source = if step.hairpin { HAIRPIN_MAC } else { LOCAL_MAC };
-        capture.set_source(&step.packet, source);
+        // A capture does not tell who sent a packet: the node's address is taken for the node.
+        let mark =
+            if step.hairpin { HostFrame::Hairpin { sender: None } } else { HostFrame::Local };
+        capture.set_source(&step.packet, mark.mac());
     }
     let snapshot = Snapshot {
         epoch: Epoch(1),
@@ -225,7 +239,7 @@ fn load(args: &Args) -> Result<(Store, Vec<String>), Error> {
     }
     let mut store = Store::new();
     store.sync(&manifest::load(&args.manifests));
-    let refused = store.refusals().map(ToString::to_string).collect();
+    let refused = store.rejections().map(ToString::to_string).collect();
     Ok((store, refused))
 }
 

@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use podgate_policy::{Catalog, PodName};
 use podgate_tables::address::{Address, Mac};
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::{AddressTaken, Endpoint, Outlet, RouteTable};
+use podgate_tables::route::{AddressTaken, Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
 use serde::{Deserialize, Serialize};
 
@@ -211,11 +211,12 @@ impl<'a> Planner<'a> {
     }
 
     fn routes(self) -> Result<RouteTable, PlanError> {
-        let outlet = |link, mac| Outlet { link, mac, link_mac: LINK_MAC, mtu: MTU, path_mtu: MTU };
+        let next_hop =
+            |link, mac| NextHop { link, mac, link_mac: LINK_MAC, mtu: MTU, path_mtu: MTU };
         let endpoints = self.pods.into_iter().enumerate().map(|(index, pod)| Endpoint {
-            outlet: outlet(LinkId(index as u16 + 1), pod.mac.unwrap_or(UNKNOWN_MAC)),
+            next_hop: next_hop(LinkId(index as u16 + 1), pod.mac.unwrap_or(UNKNOWN_MAC)),
             addresses: pod.addresses,
         });
-        Ok(RouteTable::new(endpoints, Some(outlet(HOST, UNKNOWN_MAC)))?)
+        Ok(RouteTable::new(endpoints, Some(next_hop(HOST, UNKNOWN_MAC)))?)
     }
 }

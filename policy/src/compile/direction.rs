@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_tables::ids::{PortNameId, RuleId};
 use podgate_tables::l7::L7Rules;
-use podgate_tables::policy::{DirectionTable, Entry, Peer, PortClasses, Rank, Tier};
+use podgate_tables::policy::{Entry, PeerMatch, PortClasses, Rank, RuleTable, Tier};
 
 use crate::key::ObjectKey;
 use crate::model::PortNumbers;
@@ -20,7 +20,7 @@ pub(super) struct Draft<'s> {
     pub(super) place: (&'s ObjectKey, usize, usize),
     pub(super) id: RuleId,
     /// Who may be at the other end, any of them.
-    pub(super) peers: &'s [Peer],
+    pub(super) peers: &'s [PeerMatch],
 }
 
 /// An entry, and where it can match.
@@ -37,7 +37,7 @@ const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 pub(super) fn build_direction<'s>(
     drafts: impl Iterator<Item = Draft<'s>>,
     port_name: impl Fn(&str) -> Option<PortNameId>,
-) -> DirectionTable {
+) -> RuleTable {
     let mut drafts: Vec<Draft<'_>> = drafts.collect();
     drafts.sort_by_key(|draft| (draft.rule.precedence, draft.place));
     let ranks = ranks(&drafts);
@@ -55,7 +55,7 @@ pub(super) fn build_direction<'s>(
         .into_iter()
         .map(|protocol| PortClasses { protocol, ranges: classes.ranges(protocol) })
         .collect();
-    DirectionTable { protocols, other, classes: classes.built, default_deny: None }
+    RuleTable { protocols, other, classes: classes.built, default_deny: None }
 }
 
 /// Ranks of rules in order: the Normal tier has one, and in the others each rule has its own.
@@ -76,7 +76,7 @@ fn place(
     port_name: &impl Fn(&str) -> Option<PortNameId>,
     placed: &mut Vec<Placed>,
 ) {
-    let entry = |peer: &Peer, port_name, l7: Option<&Arc<L7Rules>>| Entry {
+    let entry = |peer: &PeerMatch, port_name, l7: Option<&Arc<L7Rules>>| Entry {
         rank,
         action: draft.rule.action,
         peer: *peer,

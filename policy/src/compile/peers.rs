@@ -7,13 +7,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use podgate_tables::ids::SelectorId;
 use podgate_tables::l7::NamePattern;
-use podgate_tables::policy::{AddressSet, Covers, Peer, SelectorSet};
+use podgate_tables::policy::{AddressScope, AddressSet, PeerMatch, SelectorSet};
 
 use super::identities::{Identities, asks_namespace};
 use super::index::SelectorIndex;
 use super::interner::Interner;
 use super::working::Working;
-use crate::labels::Facts;
+use crate::labels::LabelContext;
 use crate::rules::{self, NetworkPeer};
 use crate::selector::Selector;
 use crate::store::Store;
@@ -54,17 +54,17 @@ impl Peers {
         store: &Store,
         identities: &mut Identities,
         working: &mut Working,
-    ) -> Vec<Peer> {
-        let Some(peers) = peers else { return vec![Peer::Anyone] };
+    ) -> Vec<PeerMatch> {
+        let Some(peers) = peers else { return vec![PeerMatch::Any] };
         let mut numbers = Vec::new();
-        let mut networks: BTreeMap<Covers, Vec<NetworkPeer>> = BTreeMap::new();
+        let mut networks: BTreeMap<AddressScope, Vec<NetworkPeer>> = BTreeMap::new();
         for peer in peers {
             match peer {
                 rules::Peer::Labels(selector) => {
                     numbers.push(self.acquire_selector(selector, identities, working));
                 }
                 rules::Peer::Network(network) => {
-                    networks.entry(network.covers).or_default().push(network.clone());
+                    networks.entry(network.scope).or_default().push(network.clone());
                 }
                 rules::Peer::Name(pattern) => {
                     numbers.push(self.acquire_source(
@@ -86,7 +86,7 @@ impl Peers {
         selector: &Selector,
         identities: &mut Identities,
         working: &mut Working,
-    ) -> Peer {
+    ) -> PeerMatch {
         let (id, is_new) = self.selectors.acquire(selector);
         let number = SelectorId(id);
         if is_for_namespaces(selector) {
@@ -97,7 +97,7 @@ impl Peers {
                     working.change_namespace(row, |set| set.with(number));
                 }
             }
-            return Peer::Namespaces(number);
+            return PeerMatch::Namespaces(number);
         }
         if is_new {
             working.name_selector(number, Some(selector));
@@ -109,10 +109,15 @@ impl Peers {
                 }
             }
         }
-        Peer::Labels(number)
+        PeerMatch::Labels(number)
     }
 
-    fn acquire_source(&mut self, source: &Source, store: &Store, working: &mut Working) -> Peer {
+    fn acquire_source(
+        &mut self,
+        source: &Source,
+        store: &Store,
+        working: &mut Working,
+    ) -> PeerMatch {
         let (id, is_new) = self.sources.acquire(source);
         if is_new {
             let peers = match source {
@@ -123,20 +128,20 @@ impl Peers {
             };
             working.set_addresses(SelectorId(id), peers, addresses_of(source, store));
         }
-        Peer::Addresses(SelectorId(id))
+        PeerMatch::Addresses(SelectorId(id))
     }
 
     /// One user of a rule's peers less.
     pub(super) fn release(
         &mut self,
-        peers: &[Peer],
+        peers: &[PeerMatch],
         identities: &mut Identities,
         working: &mut Working,
     ) {
         for peer in peers {
             match *peer {
-                Peer::Anyone => {}
-                Peer::Namespaces(number) => {
+                PeerMatch::Any => {}
+                PeerMatch::Namespaces(number) => {
                     let Some(selector) = self.selectors.release(number.0) else { continue };
                     working.name_selector(number, None);
                     self.of_namespaces.remove(number.0);
@@ -144,7 +149,7 @@ impl Peers {
                         working.change_namespace(row, |set| set.without(number));
                     }
                 }
-                Peer::Labels(number) => {
+                PeerMatch::Labels(number) => {
                     let Some(selector) = self.selectors.release(number.0) else { continue };
                     working.name_selector(number, None);
                     self.of_identities.remove(number.0);
@@ -155,7 +160,7 @@ impl Peers {
                         }
                     }
                 }
-                Peer::Addresses(number) => {
+                PeerMatch::Addresses(number) => {
                     if self.sources.release(number.0).is_some() {
                         working.set_addresses(number, Arc::default(), AddressSet::default());
                     }
@@ -165,12 +170,12 @@ impl Peers {
     }
 
     /// The selectors that match an identity.
-    pub(super) fn of_identity(&self, facts: &Facts) -> SelectorSet {
+    pub(super) fn of_identity(&self, facts: &LabelContext) -> SelectorSet {
         matching(&self.of_identities, facts)
     }
 
     /// The selectors that match all pods of a namespace.
-    pub(super) fn of_namespace(&self, facts: &Facts) -> SelectorSet {
+    pub(super) fn of_namespace(&self, facts: &LabelContext) -> SelectorSet {
         matching(&self.of_namespaces, facts)
     }
 
@@ -185,13 +190,13 @@ impl Peers {
     }
 }
 
-fn matching(index: &SelectorIndex, facts: &Facts) -> SelectorSet {
+fn matching(index: &SelectorIndex, facts: &LabelContext) -> SelectorSet {
     SelectorSet::new(index.matching(facts).into_iter().map(SelectorId))
 }
 
 fn addresses_of(source: &Source, store: &Store) -> AddressSet {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    let covers = match source {
+    let scope = match source {
         Source::Networks(networks) => {
             for (range, peer) in
                 networks.iter().flat_map(|peer| ranges(peer).map(move |r| (r, peer)))
@@ -201,7 +206,7 @@ fn addresses_of(source: &Source, store: &Store) -> AddressSet {
                     IpNet::V6(_) => v6.push(range),
                 }
             }
-            networks.first().map_or(Covers::Outsiders, |peer| peer.covers)
+            networks.first().map_or(AddressScope::World, |peer| peer.scope)
         }
         Source::Name(pattern) => {
             let learned = store.learned().filter(|(name, _)| pattern.matches(name.as_bytes()));
@@ -211,10 +216,10 @@ fn addresses_of(source: &Source, store: &Store) -> AddressSet {
                     IpAddr::V6(v) => v6.push((v.to_bits(), v.to_bits())),
                 }
             }
-            Covers::Outsiders
+            AddressScope::World
         }
     };
-    AddressSet::new(covers, v4, v6)
+    AddressSet::new(scope, v4, v6)
 }
 
 /// First and last address of a network, as numbers.

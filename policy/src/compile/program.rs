@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use podgate_tables::ids::{PortNameId, RuleId};
-use podgate_tables::policy::Peer;
+use podgate_tables::policy::PeerMatch;
 
 use super::interner::{Interner, Numbers};
 use crate::key::ObjectKey;
@@ -18,7 +18,7 @@ pub(super) struct PlacedSet {
     /// Which of the policy's rule sets this is.
     pub(super) index: usize,
     /// Numbers of the rules and of their peers, in step with the rules.
-    pub(super) numbers: Vec<(RuleId, Vec<Peer>)>,
+    pub(super) numbers: Vec<(RuleId, Vec<PeerMatch>)>,
 }
 
 impl PlacedSet {
@@ -27,7 +27,7 @@ impl PlacedSet {
     }
 
     /// The rules with their numbers.
-    pub(super) fn rules(&self) -> impl Iterator<Item = (&Rule, RuleId, &[Peer])> {
+    pub(super) fn rules(&self) -> impl Iterator<Item = (&Rule, RuleId, &[PeerMatch])> {
         let rules = self.rule_set().rules.iter().zip(&self.numbers);
         rules.map(|(rule, (id, peers))| (rule, *id, peers.as_slice()))
     }
@@ -44,7 +44,7 @@ pub(super) struct Placed {
 /// All rules of all policies.
 #[derive(Debug, Default)]
 pub(super) struct Program {
-    pub(super) policies: HashMap<ObjectKey, Placed>,
+    pub(super) policies: HashMap<Arc<ObjectKey>, Placed>,
     sets: Vec<Option<PlacedSet>>,
     set_numbers: Numbers,
     pub(super) rule_numbers: Numbers,
@@ -62,7 +62,7 @@ impl Program {
         policy: &Arc<ObjectKey>,
         rule_sets: &Arc<[RuleSet]>,
         index: usize,
-        numbers: Vec<(RuleId, Vec<Peer>)>,
+        numbers: Vec<(RuleId, Vec<PeerMatch>)>,
     ) -> u32 {
         let number = self.set_numbers.take();
         if self.sets.len() <= number as usize {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use podgate_tables::ids::DenySetId;
-use podgate_tables::policy::DirectionTable;
+use podgate_tables::policy::RuleTable;
 
 use super::direction::{Draft, build_direction};
 use super::interner::Interner;
@@ -19,7 +19,7 @@ use crate::store::EnforcementMode;
 pub(super) struct Shared {
     /// Rule sets that apply, sorted.
     applying: Arc<[u32]>,
-    pub(super) table: Arc<DirectionTable>,
+    pub(super) table: Arc<RuleTable>,
 }
 
 /// Tables by the sets that apply, with the number of users.
@@ -82,7 +82,7 @@ impl DirectionTables {
         applying: &[u32],
         program: &Program,
         working: &mut Working,
-    ) -> DirectionTable {
+    ) -> RuleTable {
         let sets = || applying.iter().filter_map(|set| program.set(*set));
         let denying = sets().filter(|set| set.rule_set().default_deny[side as usize]);
         let mut denying: Vec<ObjectKey> = denying.map(|set| (*set.policy).clone()).collect();

@@ -2,14 +2,15 @@
 
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::{L7Entry, L7Policy, L7Request};
-use podgate_tables::policy::{Action, Cause, DirectionTable, Tier};
+use podgate_tables::policy::{Action, Cause, RuleTable, Tier};
+use podgate_tables::proto;
 use serde::{Deserialize, Serialize};
 
 use super::criteria::{Case, Criterion, Failure, Held, Who};
 use super::query::has_ports;
 use crate::key::{Kind, ObjectKey};
-use crate::labels::Facts;
-use crate::record::{Judgement, Names, PolicyName, RuleName, protocol_name};
+use crate::labels::LabelContext;
+use crate::record::{Judgement, Names, PolicyName, RuleName};
 use crate::rules::{Precedence, Rule, RuleSet, Side};
 use crate::store::{EnforcementMode, Store};
 
@@ -121,7 +122,7 @@ impl Explainer<'_> {
         side: Side,
         ends: [Who<'_>; 2],
         (cause, l7): (Cause, &[L7Entry]),
-        table: &DirectionTable,
+        table: &RuleTable,
     ) -> Direction {
         let [endpoint, peer] = ends;
         let judgement = self.names.judgement(cause, table, self.port);
@@ -166,9 +167,9 @@ impl Explainer<'_> {
     fn sets_for<'s>(
         &'s self,
         side: Side,
-        endpoint: &'s Facts,
+        endpoint: &'s LabelContext,
     ) -> impl Iterator<Item = (&'s ObjectKey, &'s RuleSet)> {
-        let is_pod = matches!(endpoint, Facts::Pod { .. });
+        let is_pod = matches!(endpoint, LabelContext::Pod { .. });
         let enforced = is_pod && self.store.mode() != EnforcementMode::Never;
         let policies = self.store.all_rule_sets().filter(move |_| enforced);
         let sets = policies.flat_map(|(key, sets)| sets.iter().map(move |set| (key, set)));
@@ -179,7 +180,7 @@ impl Explainer<'_> {
     fn request_allowed(&self, l7: &[L7Entry]) -> Option<bool> {
         let request = self.request.filter(|_| !l7.is_empty())?;
         let alone = L7Policy { egress: l7.to_vec(), ingress: Vec::new() };
-        Some(alone.judge(request).is_some())
+        Some(alone.decide(request).is_allow())
     }
 
     fn position_of(&self, cause: Cause, applying: &[Applying<'_>]) -> Option<Position> {
@@ -229,7 +230,7 @@ impl Explainer<'_> {
             && rule.key.kind == Kind::NetworkPolicy
             && has_ports(protocol)
             && self.port > 0;
-        let (port, protocol, field) = (self.port, protocol_name(protocol), &rule.rule.field);
+        let (port, protocol, field) = (self.port, proto::name(protocol), &rule.rule.field);
         is_one.then(|| format!("add {{port: {port}, protocol: {protocol}}} to {field}.ports"))
     }
 }

@@ -20,8 +20,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use podgate_tables::address::Address;
-use podgate_tables::l7::L7Request;
-use podgate_tables::policy::{Decision, PolicyTables, Subject, Verdict};
+use podgate_tables::l7::{L7Request, L7Verdict};
+use podgate_tables::policy::{Decision, LocalEnds, PolicyTables, Subject, Verdict};
+use podgate_tables::proto;
 use serde::{Deserialize, Serialize};
 
 pub use criteria::{Criterion, Failure};
@@ -35,7 +36,7 @@ pub use words::l7_words;
 
 use self::criteria::Who;
 use self::direction::Explainer;
-use crate::record::{Names, Peer, RuleName, is_icmp, protocol_name};
+use crate::record::{Names, Peer, RuleName};
 use crate::rules::Side;
 use crate::{Compiled, Store};
 
@@ -196,7 +197,8 @@ impl Flow<'_> {
     fn explain(&self, asked: Option<&AskedFor<'_>>, misses_max: usize) -> Explanation {
         let Self { store, compiled, subject, local } = self;
         let tuple = &subject.tuple;
-        let decision = compiled.tables.decide(subject, *local);
+        let [source, destination] = *local;
+        let decision = compiled.tables.decide(subject, LocalEnds { source, destination });
         let names = Names { compiled, tuple };
         let [source, destination] = [tuple.src, tuple.dst].map(|address| self.who(address));
         let port = subject.policy_port();
@@ -280,14 +282,14 @@ impl Flow<'_> {
 
 fn transport(subject: &Subject) -> Transport {
     let protocol = subject.tuple.protocol;
-    let has_number = is_icmp(protocol) || query::has_ports(protocol);
+    let has_number = proto::is_icmp(protocol) || query::has_ports(protocol);
     Transport { protocol, number: has_number.then(|| subject.policy_port()) }
 }
 
 fn no_inspector(decision: &Decision, protocol: u8) -> Option<String> {
     let missing = decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(protocol);
     let wanted = decision.l7.protocol().ok().flatten().filter(|_| missing)?;
-    Some(format!("{wanted} over {}", protocol_name(protocol)))
+    Some(format!("{wanted} over {}", proto::name(protocol)))
 }
 
 fn judge(asked: &AskedFor<'_>, decision: &Decision, names: &Names<'_>) -> RequestVerdict {
@@ -295,9 +297,9 @@ fn judge(asked: &AskedFor<'_>, decision: &Decision, names: &Names<'_>) -> Reques
     let (allowed, rule, denial) = match &asked.read {
         _ if !inspected => (true, None, None),
         Err(refused) => (false, None, Some(*refused)),
-        Ok(read) => match decision.l7.judge(read) {
-            Some(rule) => (true, rule, None),
-            None => (false, None, Some(request::denied(read))),
+        Ok(read) => match decision.l7.decide(read) {
+            L7Verdict::Allow { rule } => (true, rule, None),
+            L7Verdict::Deny => (false, None, Some(request::denied(read))),
         },
     };
     let rule = rule.map(|rule| names.rule(rule));

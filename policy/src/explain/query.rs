@@ -8,7 +8,6 @@ use podgate_tables::proto;
 use serde::{Deserialize, Serialize};
 
 use super::request::RequestSpec;
-use crate::record::{is_icmp, protocol_name};
 
 /// A flow, and perhaps a request on it.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -128,7 +127,7 @@ impl FromStr for Transport {
         };
         if let Some(number) = text.strip_prefix("proto/") {
             let protocol: u8 = number.parse().map_err(|_| FORM)?;
-            let needs_more = has_ports(protocol) || is_icmp(protocol);
+            let needs_more = has_ports(protocol) || proto::is_icmp(protocol);
             return if needs_more { Err(FORM) } else { Ok(Self { protocol, number: None }) };
         }
         // `80/TCP`, but `icmp/8`: whichever is the number.
@@ -137,18 +136,19 @@ impl FromStr for Transport {
             Err(_) => (second.parse().map_err(|_| FORM)?, first),
         };
         let protocol = protocol_by_name(name).ok_or(FORM)?;
-        let fits = has_ports(protocol) || (is_icmp(protocol) && number <= u16::from(u8::MAX));
+        let fits =
+            has_ports(protocol) || (proto::is_icmp(protocol) && number <= u16::from(u8::MAX));
         if fits { Ok(Self { protocol, number: Some(number) }) } else { Err(FORM) }
     }
 }
 
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = protocol_name(self.protocol);
+        let name = proto::name(self.protocol);
         match self.number {
-            Some(number) if is_icmp(self.protocol) => write!(f, "{name}/{number}"),
+            Some(number) if proto::is_icmp(self.protocol) => write!(f, "{name}/{number}"),
             Some(number) => write!(f, "{number}/{name}"),
-            None if is_icmp(self.protocol) => f.write_str(&name),
+            None if proto::is_icmp(self.protocol) => f.write_str(&name),
             None => write!(f, "proto/{name}"),
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use podgate_tables::l7::http1::{self, Answer, FIELDS_MAX, Refusal};
+use podgate_tables::l7::http1::{self, Denial, DenialResponse, FIELDS_MAX};
 use podgate_tables::l7::rules::kafka;
 use podgate_tables::l7::{KafkaRequest, L7Request};
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ pub(super) fn read<T>(
             let bytes = http.to_bytes(destination);
             let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
             let head = http1::read_head(&bytes, &mut fields);
-            then(head.map(L7Request::Http).map_err(|refusal| refused(&refusal)))
+            then(head.map(L7Request::Http).map_err(|denial| refused(&denial)))
         }
         RequestSpec::Kafka(spec) => {
             let topics: Vec<_> = spec.topics.iter().map(String::as_bytes).collect();
@@ -165,11 +165,11 @@ impl HttpSpec {
 }
 
 /// What a client sees of a request that can't be inspected.
-const fn refused(refusal: &Refusal) -> &'static str {
-    match refusal.answer {
-        Answer::Forbidden => "answered 403 Forbidden: such a request can't be inspected",
-        Answer::BadRequest => "answered 400 Bad Request: it is malformed or ambiguous",
-        Answer::Reset => "the connection is reset: it is no HTTP/1.1",
+const fn refused(denial: &Denial) -> &'static str {
+    match denial.response {
+        DenialResponse::Forbidden => "answered 403 Forbidden: such a request can't be inspected",
+        DenialResponse::BadRequest => "answered 400 Bad Request: it is malformed or ambiguous",
+        DenialResponse::Reset => "the connection is reset: it is no HTTP/1.1",
     }
 }
 

@@ -9,7 +9,6 @@ use podgate_tables::tuple::Tuple;
 
 use super::query::{EndName, Query, Transport};
 use crate::catalog::PodName;
-use crate::record::is_icmp;
 use crate::{Catalog, Store};
 
 /// Source port of the flow that is asked about; policies don't look at it.
@@ -120,7 +119,7 @@ fn of_addresses(src: IpAddr, dst: IpAddr, port: Transport) -> Subject {
         Transport { protocol, .. } => protocol,
     };
     let echo_request = if dst.is_ipv6() { 128 } else { 8 };
-    let (src_port, dst_port, icmp_type) = match (is_icmp(protocol), port.number) {
+    let (src_port, dst_port, icmp_type) = match (proto::is_icmp(protocol), port.number) {
         (true, Some(number)) => (0, 0, number as u8),
         (true, None) => (0, 0, echo_request),
         (false, Some(number)) => (SOURCE_PORT, number, 0),

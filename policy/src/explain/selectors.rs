@@ -9,7 +9,7 @@ use podgate_tables::ids::SelectorId;
 use podgate_tables::policy::PolicyTables;
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Covers, Peer};
+use crate::rules::{AddressScope, Peer};
 use crate::selector::Selector;
 use crate::{Compiled, Store};
 
@@ -99,9 +99,8 @@ impl<'s> Users<'s> {
                 }
             }
             // Networks that cover the same addresses are one set in the tables.
-            for covers in [Covers::Outsiders, Covers::Nodes, Covers::Everyone] {
-                let covering =
-                    |peer: &&Peer| matches!(peer, Peer::Network(n) if n.covers == covers);
+            for scope in [AddressScope::World, AddressScope::WorldAndNodes, AddressScope::All] {
+                let covering = |peer: &&Peer| matches!(peer, Peer::Network(n) if n.scope == scope);
                 let networks: Vec<Peer> = peers.iter().filter(covering).cloned().collect();
                 if !networks.is_empty() {
                     *users.of_addresses.entry(networks).or_default() += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use podgate_tables::address::Address;
-use podgate_tables::policy::{Action, DirectionTable, Entry, Tier};
+use podgate_tables::policy::{Action, Entry, RuleTable, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::direction::Effect;
@@ -52,7 +52,7 @@ pub fn table_rows(compiled: &Compiled, address: Address) -> Vec<TableRow> {
     rows.concat()
 }
 
-fn direction_rows(side: Side, table: &DirectionTable, catalog: &Catalog) -> Vec<TableRow> {
+fn direction_rows(side: Side, table: &RuleTable, catalog: &Catalog) -> Vec<TableRow> {
     let entries = distinct_entries(table);
     // The default of isolated endpoints comes before the tier Baseline, that of others after it.
     let tier_of_default = if table.default_deny.is_some() { Tier::Normal } else { Tier::Baseline };
@@ -66,7 +66,7 @@ fn direction_rows(side: Side, table: &DirectionTable, catalog: &Catalog) -> Vec<
 }
 
 /// Each entry once, in order of precedence, with the ports that it stands at: `None` is any port.
-fn distinct_entries(table: &DirectionTable) -> Vec<(&Entry, Option<Vec<PortMatch>>)> {
+fn distinct_entries(table: &RuleTable) -> Vec<(&Entry, Option<Vec<PortMatch>>)> {
     let class = |index: u32| &*table.classes[index as usize];
     let everywhere = table.other.map_or(&[][..], class);
     let mut found: Vec<(&Entry, Option<Vec<PortMatch>>)> =
@@ -146,7 +146,7 @@ fn peers(name: Option<PeerName<'_>>) -> Option<Vec<String>> {
     }
 }
 
-fn default_row(side: Side, table: &DirectionTable, catalog: &Catalog) -> TableRow {
+fn default_row(side: Side, table: &RuleTable, catalog: &Catalog) -> TableRow {
     let (action, policies) = match table.default_deny {
         Some(set) => (Action::Deny, catalog.deny_set(set)),
         None => (Action::Allow, &[][..]),

@@ -94,7 +94,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
     let spec = rule.spec();
-    let failing = rule.failing(request);
+    let failing = rule.failed_fields(request);
     let pattern = |field: &Option<String>| field.clone().unwrap_or_default();
     let reasons = failing.iter().map(|field| match field {
         RuleField::Method => {
@@ -124,7 +124,7 @@ fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
 
 fn kafka_fails(rule: &KafkaRule, request: &KafkaRequest<'_>) -> (usize, String) {
     let spec = rule.spec();
-    let failing = rule.failing(request);
+    let failing = rule.failed_fields(request);
     let wanted = |field: &Option<String>| field.clone().unwrap_or_default();
     let api = api_key_name(request.api_key).map_or_else(|| request.api_key.to_string(), Into::into);
     let reasons = failing.iter().map(|field| match field {

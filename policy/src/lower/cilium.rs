@@ -14,7 +14,7 @@ use crate::model::{
     CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, LabelSelector, PortRule, Ports,
     RuleSection, ServiceReference,
 };
-use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{AddressScope, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::{Requirement, Selector};
 
 /// Lowers a policy of `namespace`, or a cluster-wide one.
@@ -157,14 +157,14 @@ impl Scope<'_> {
             Peer::Network(NetworkPeer {
                 network: address.into(),
                 except: Vec::new(),
-                covers: Covers::Nodes,
+                scope: AddressScope::WorldAndNodes,
             })
         })
     }
 }
 
 fn outsiders(network: IpNet, except: Vec<IpNet>) -> Peer {
-    Peer::Network(NetworkPeer { network, except, covers: Covers::Outsiders })
+    Peer::Network(NetworkPeer { network, except, scope: AddressScope::World })
 }
 
 /// A network of a group without those that lie anywhere; `None` if nothing is left.

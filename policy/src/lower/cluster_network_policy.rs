@@ -6,7 +6,7 @@ use podgate_tables::policy::Action;
 use super::{by_pod_labels, in_labelled_namespace, sorted};
 use crate::directory::Directory;
 use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};
-use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{AddressScope, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::Selector;
 
 /// Lowers a policy.
@@ -66,5 +66,5 @@ fn lower_pods(selection: &PodSelection) -> Selector {
 }
 
 fn network(network: IpNet) -> Peer {
-    Peer::Network(NetworkPeer { network, except: Vec::new(), covers: Covers::Everyone })
+    Peer::Network(NetworkPeer { network, except: Vec::new(), scope: AddressScope::All })
 }

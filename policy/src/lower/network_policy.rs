@@ -4,7 +4,7 @@ use podgate_tables::policy::Action;
 
 use super::{by_pod_labels, in_labelled_namespace, in_namespace, sorted};
 use crate::model::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
-use crate::rules::{Covers, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{AddressScope, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
 use crate::selector::Selector;
 
 /// Lowers a policy of `namespace`.
@@ -46,7 +46,7 @@ fn lower_peer(peer: &NetworkPolicyPeer, namespace: &str) -> Peer {
             return Peer::Network(NetworkPeer {
                 network: block.cidr,
                 except,
-                covers: Covers::Everyone,
+                scope: AddressScope::All,
             });
         }
         NetworkPolicyPeer::Pods { namespaces, pods } => (namespaces, pods),

@@ -81,9 +81,9 @@ fn ports(rule: &Rule) -> impl Iterator<Item = (u8, RangeInclusive<u16>)> {
 /// there.
 fn peers(rule: &Rule) -> u64 {
     let Some(peers) = &rule.peers else { return 1 };
-    let mut covers = BTreeSet::new();
+    let mut scope = BTreeSet::new();
     let counted = peers.iter().filter(|peer| match peer {
-        Peer::Network(network) => covers.insert(network.covers),
+        Peer::Network(network) => scope.insert(network.scope),
         _ => true,
     });
     (counted.count() as u64).max(1)

@@ -127,7 +127,7 @@ fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {
     let (headers, header_matches) =
         (headers.unwrap_or_default(), header_matches.unwrap_or_default());
     let spec = HttpRuleSpec { method, path, host, headers, header_matches };
-    compiled(field, HttpRule::within(&mut field.pattern_budget(), spec))
+    compiled(field, HttpRule::with_budget(&mut field.pattern_budget(), spec))
 }
 
 /// Name, and value if there is one.

@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 use podgate_tables::proto;
 
 use crate::fields::{Field, quote};
-use crate::record::{is_icmp, protocol_name};
 
 /// Ports of one protocol.
 #[derive(Clone, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -20,10 +19,10 @@ pub struct PortMatch {
 /// `80/TCP`, `8000-8080/TCP`, `web/TCP`, `UDP` for all its ports, `ICMPv4/8` for a message type.
 impl fmt::Display for PortMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = protocol_name(self.protocol);
+        let protocol = proto::name(self.protocol);
         match &self.ports {
             PortNumbers::All => f.write_str(&protocol),
-            PortNumbers::Range(range) if is_icmp(self.protocol) => {
+            PortNumbers::Range(range) if proto::is_icmp(self.protocol) => {
                 write!(f, "{protocol}/{}", numbers(range))
             }
             PortNumbers::Range(range) => write!(f, "{}/{protocol}", numbers(range)),

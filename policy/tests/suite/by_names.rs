@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use podgate_policy::{Catalog, Compiled};
 use podgate_tables::ids::SelectorId;
-use podgate_tables::policy::{AddressSet, DirectionTable, Entry, Peer, SelectorSet};
+use podgate_tables::policy::{AddressSet, Entry, PeerMatch, RuleTable, SelectorSet};
 
 /// Everything that the tables say, a line each, sorted.
 pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
@@ -31,8 +31,8 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
             "{labels:?}: {} = {} {:?} {:?}",
             row.number,
             info.number,
-            selectors(catalog, &namespace, Peer::Namespaces),
-            selectors(catalog, &row.selectors, Peer::Labels),
+            selectors(catalog, &namespace, PeerMatch::Namespaces),
+            selectors(catalog, &row.selectors, PeerMatch::Labels),
         ));
         lines.push(format!("{labels:?} egress: {}", direction(catalog, &row.egress)));
         lines.push(format!("{labels:?} ingress: {}", direction(catalog, &row.ingress)));
@@ -43,7 +43,7 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
         if **set == AddressSet::default() {
             continue;
         }
-        let peers = catalog.peer(Peer::Addresses(SelectorId(index)));
+        let peers = catalog.peer(PeerMatch::Addresses(SelectorId(index)));
         lines.push(format!("{peers:?}: {set:?}"));
     }
     lines.extend(catalog.everything().map(|name| format!("name {name}")));
@@ -54,7 +54,7 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
 fn selectors(
     catalog: &Catalog,
     set: &SelectorSet,
-    kind: impl Fn(SelectorId) -> Peer,
+    kind: impl Fn(SelectorId) -> PeerMatch,
 ) -> BTreeSet<String> {
     set.iter().map(|id| shown(catalog.peer(kind(id)).unwrap())).collect()
 }
@@ -63,7 +63,7 @@ fn shown(value: impl Debug) -> String {
     format!("{value:?}")
 }
 
-fn direction(catalog: &Catalog, table: &DirectionTable) -> String {
+fn direction(catalog: &Catalog, table: &RuleTable) -> String {
     let class = |class: u32| -> Vec<String> {
         table.classes[class as usize].iter().map(|entry| shown_entry(catalog, entry)).collect()
     };

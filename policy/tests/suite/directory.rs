@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use podgate_policy::rules::{Covers, Peer, RuleSet};
+use podgate_policy::rules::{AddressScope, Peer, RuleSet};
 use podgate_policy::{ObjectKey, Store};
 
 const NAMES: [&str; 3] = ["a", "b", "kubernetes"];
@@ -140,10 +140,10 @@ fn peers(objects: &[Value]) -> Option<Vec<String>> {
     let shown = |peer: &Peer| match peer {
         Peer::Network(peer) => {
             let except: String = peer.except.iter().map(|out| format!(" -{out}")).collect();
-            let mark = match peer.covers {
-                Covers::Outsiders => "",
-                Covers::Nodes => " and nodes",
-                Covers::Everyone => " and everyone",
+            let mark = match peer.scope {
+                AddressScope::World => "",
+                AddressScope::WorldAndNodes => " and nodes",
+                AddressScope::All => " and everyone",
             };
             format!("{}{except}{mark}", peer.network)
         }
@@ -206,9 +206,9 @@ fn a_group_of_too_many_networks_is_refused() {
     let networks: Vec<String> =
         (0..100_001_u32).map(|bits| IpAddr::from(bits.to_be_bytes()).to_string()).collect();
     let networks: Vec<&str> = networks.iter().map(String::as_str).collect();
-    let refusals = Store::new().apply(&group_of(&networks), None).unwrap_err();
-    assert_eq!(refusals[0].field, "spec.externalCIDRs");
-    assert!(refusals[0].reason.contains("at most 100000"), "{}", refusals[0]);
+    let rejections = Store::new().apply(&group_of(&networks), None).unwrap_err();
+    assert_eq!(rejections[0].field, "spec.externalCIDRs");
+    assert!(rejections[0].reason.contains("at most 100000"), "{}", rejections[0]);
     assert!(Store::new().apply(&group_of(&networks[1..]), None).is_ok());
 }
 

@@ -12,7 +12,7 @@ use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
 use podgate_tables::ids::SelectorId;
 use podgate_tables::l7::http1::{FIELDS_MAX, read_head};
 use podgate_tables::l7::{L7Policy, L7Request};
-use podgate_tables::policy::{Cause, Decision, Peer, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, LocalEnds, PeerMatch, Subject, Verdict};
 use podgate_tables::proto;
 use proptest::collection::vec;
 use proptest::option;
@@ -76,7 +76,7 @@ fn passes(policy: &L7Policy, http: &HttpSpec) -> bool {
     let head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n", http.method, http.target);
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let request = read_head(head.as_bytes(), &mut fields).unwrap();
-    policy.judge(&L7Request::Http(request)).is_some()
+    policy.decide(&L7Request::Http(request)).is_allow()
 }
 
 fn name(compiled: &Compiled, cause: Cause) -> String {
@@ -219,7 +219,7 @@ impl<'a> Reduced<'a> {
     }
 
     fn decide(&self, compiled: &Compiled, subject: &Subject) -> (Cause, L7Policy) {
-        let decision = compiled.tables.decide(subject, [true, true]);
+        let decision = compiled.tables.decide(subject, LocalEnds::BOTH);
         let cause = if self.section == "ingress" { decision.ingress } else { decision.egress };
         let mut l7 = decision.l7;
         let other = if self.section == "ingress" { &mut l7.egress } else { &mut l7.ingress };
@@ -305,6 +305,8 @@ proptest! {
                 }
                 explanation => explanation.unwrap(),
             };
+            let [source, destination] = local;
+            let local = LocalEnds { source, destination };
             let decision = compiled.tables.decide(&subject, local);
             assert_is_decision(&explanation, &decision, request.as_ref(), &compiled)?;
             let json = serde_json::to_string(&explanation).unwrap();
@@ -348,7 +350,7 @@ proptest! {
             for miss in misses.filter(|miss| miss.fix.is_some()) {
                 let fixed = with_port(&policies, &miss.rule, &query.port);
                 let compiled = compile(&store_of(&[cluster.clone(), fixed].concat()));
-                let decision = compiled.tables.decide(&subject, [true, true]);
+                let decision = compiled.tables.decide(&subject, LocalEnds::BOTH);
                 let is_ingress = miss.rule.path.contains("ingress");
                 let cause = if is_ingress { decision.ingress } else { decision.egress };
                 prop_assert!(cause.allows(), "{:?} {:?}", miss, cause);
@@ -399,7 +401,7 @@ proptest! {
         for info in selectors(&store, &compiled) {
             prop_assert!(info.rules > 0);
             let Some(pods) = info.pods else { continue };
-            let is_named = |id: &u32| match compiled.catalog.peer(Peer::Labels(SelectorId(*id))) {
+            let is_named = |id: &u32| match compiled.catalog.peer(PeerMatch::Labels(SelectorId(*id))) {
                 Some(PeerName::Selector(selector)) => vec![selector.to_string()] == info.selector,
                 _ => false,
             };
@@ -407,7 +409,7 @@ proptest! {
             let matching = store.pods().filter(|(_, pod)| {
                 pod.addresses().first().is_some_and(|address| {
                     let resolved = compiled.tables.resolve((*address).into());
-                    resolved.matches(Peer::Labels(id)) || resolved.matches(Peer::Namespaces(id))
+                    resolved.matches(PeerMatch::Labels(id)) || resolved.matches(PeerMatch::Namespaces(id))
                 })
             });
             prop_assert_eq!(pods, matching.count(), "{:?}", info);

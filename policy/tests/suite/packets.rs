@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
+use podgate_dataplane::mem::Umem;
 use podgate_dataplane::packet::icmp::{self, Role};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::RingSizes;
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
-use podgate_dataplane::xsk::{RingSizes, Umem};
 use podgate_policy::Compiled;
 use podgate_policy::oracle::{HttpRequest, Request};
 use podgate_policy::truth::Row;
@@ -18,7 +19,7 @@ use podgate_tables::event::EventKind;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::{Snapshot, Subject, Verdict};
 use podgate_tables::proto;
-use podgate_tables::route::{Endpoint, Outlet, RouteTable};
+use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
@@ -43,8 +44,8 @@ pub(crate) fn can_ask(subject: &Subject, local: [bool; 2]) -> bool {
     subject.tuple.src != subject.tuple.dst && local != [false, false] && !(is_icmp && alone)
 }
 
-fn outlet(link: LinkId) -> Outlet {
-    Outlet {
+fn next_hop(link: LinkId) -> NextHop {
+    NextHop {
         link,
         mac: [2, 0, 0, 0, 0, link.0 as u8],
         link_mac: [2, 0, 0, 0, 1, 0],
@@ -72,10 +73,11 @@ impl Bench {
                 links.entry(*address).or_insert(next);
             }
         }
-        let endpoints = links
-            .iter()
-            .map(|(address, link)| Endpoint { outlet: outlet(*link), addresses: vec![*address] });
-        let routes = RouteTable::new(endpoints, Some(outlet(HOST))).unwrap();
+        let endpoints = links.iter().map(|(address, link)| Endpoint {
+            next_hop: next_hop(*link),
+            addresses: vec![*address],
+        });
+        let routes = RouteTable::new(endpoints, Some(next_hop(HOST))).unwrap();
         let config = SharedConfig {
             workers: 1,
             flows_per_worker: 16,
@@ -150,7 +152,7 @@ impl Bench {
     /// Sends an IP packet from what is behind `link` and returns what left where.
     fn send(&mut self, link: LinkId, ip: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
         let ethertype = if ip[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
-        let Outlet { mac, link_mac, .. } = outlet(link);
+        let NextHop { mac, link_mac, .. } = next_hop(link);
         let frame = [&link_mac[..], &mac[..], &ethertype, ip].concat();
         assert!(self.kernel[link.index()].inject(0, &frame));
         while self.worker.round(self.now) > 0 {}

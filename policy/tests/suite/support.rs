@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, Opinion, Request};
 use podgate_policy::{Catalog, Compiled, Store};
 use podgate_tables::l7::{self, L7Request};
-use podgate_tables::policy::{Cause, Decision, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, LocalEnds, Subject, Verdict};
 
 /// What one executor says of a flow, and of a request on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +62,8 @@ pub(crate) fn ask_tables(
     local: [bool; 2],
     request: Option<&Request>,
 ) -> (Answer, [String; 2]) {
-    let decision = compiled.tables.decide(subject, local);
+    let [source, destination] = local;
+    let decision = compiled.tables.decide(subject, LocalEnds { source, destination });
     let request = request.filter(|_| decision.verdict != Verdict::Deny);
     let request = request.map(|request| allows(&decision, request));
     let name = |cause| name(&compiled.catalog, cause);
@@ -81,7 +82,7 @@ fn name(catalog: &Catalog, cause: Cause) -> String {
 }
 
 fn allows(decision: &Decision, request: &Request) -> bool {
-    let judge = |request: L7Request<'_>| decision.l7.judge(&request).is_some();
+    let judge = |request: L7Request<'_>| decision.l7.decide(&request).is_allow();
     match request {
         Request::Http(HttpRequest { method, path, host, headers }) => {
             let headers: Vec<httparse::Header<'_>> = headers

@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::tcp_flags;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
 use super::super::http1::Http1;
@@ -26,14 +26,14 @@ impl Follower {
         self.syn = Some(Syn { isn, client, scale });
         if let Stage::Opening = self.stage {
             let head = io.umem().data(&arrived.packet.head);
-            self.template = Some(Template::new(Direction::Original, &arrived.view, head));
+            self.template = Some(Template::new(FlowDirection::Original, &arrived.view, head));
             self.requests = Requests::new(isn, isn.plus(1));
         }
         if arrived.len() > 0 {
             // Data in a SYN (RFC 7413) comes again if the SYN-ACK does not acknowledge it.
             arrived.cut(isn, 0, io);
         }
-        io.forward(Direction::Original, arrived.packet);
+        io.forward(FlowDirection::Original, arrived.packet);
     }
 
     /// A SYN of the server. If it answers the client's last SYN, a connection begins, also in
@@ -54,14 +54,14 @@ impl Follower {
         match (same_client, self.responses.isn == isn) {
             (true, true) => match self.stage {
                 Stage::Following | Stage::Refusing { .. } => {}
-                _ => return self.reset_sender(Direction::Reply, arrived, io),
+                _ => return self.reset_sender(FlowDirection::Reply, arrived, io),
             },
             (true, false) if opened => {
                 return io.discard(arrived.packet, DropReason::Malformed);
             }
             _ => self.begin(&syn, &arrived, io),
         }
-        io.forward(Direction::Reply, arrived.packet);
+        io.forward(FlowDirection::Reply, arrived.packet);
     }
 
     fn begin(&mut self, syn: &Syn, syn_ack: &Arrived, io: &mut impl FlowIo) {
@@ -90,7 +90,7 @@ impl Follower {
     /// A segment without SYN before a connection began.
     pub(super) fn before_opening(
         &mut self,
-        direction: Direction,
+        direction: FlowDirection,
         arrived: Arrived,
         io: &mut impl FlowIo,
     ) {
@@ -99,7 +99,7 @@ impl Follower {
         let answers = Seq(arrived.tcp.ack) == syn.isn.plus(1);
         if arrived.len() > 0
             || arrived.has_fin()
-            || (is_reset && direction == Direction::Reply && !answers)
+            || (is_reset && direction == FlowDirection::Reply && !answers)
         {
             return io.discard(arrived.packet, DropReason::Malformed);
         }
@@ -108,7 +108,12 @@ impl Follower {
     }
 
     /// What came before was not inspected, so the connection can't go on.
-    fn refuse_mid_stream(&mut self, direction: Direction, arrived: Arrived, io: &mut impl FlowIo) {
+    fn refuse_mid_stream(
+        &mut self,
+        direction: FlowDirection,
+        arrived: Arrived,
+        io: &mut impl FlowIo,
+    ) {
         let reason = DropReason::L7Unsupported;
         if arrived.tcp.has(tcp_flags::RST) {
             return io.discard(arrived.packet, reason);

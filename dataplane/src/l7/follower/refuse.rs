@@ -1,10 +1,10 @@
 //! How a flow is refused, and how it ends.
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::http1::Denial;
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
 use super::super::io::FlowIo;
@@ -65,7 +65,7 @@ impl Follower {
         if arrived.len() > 0 {
             arrived.cut(at, 0, io);
         }
-        io.forward(Direction::Original, arrived.packet);
+        io.forward(FlowDirection::Original, arrived.packet);
     }
 
     /// A RST of the server; as for the client's.
@@ -81,13 +81,13 @@ impl Follower {
             return io.discard(arrived.packet, DropReason::L7Closed);
         }
         self.aborted |= at == end;
-        io.forward(Direction::Reply, arrived.packet);
+        io.forward(FlowDirection::Reply, arrived.packet);
     }
 
     /// Ends the client's stream before something that must not go on.
-    pub(super) fn refuse(&mut self, now: Nanos, refusal: Refusal, io: &mut impl FlowIo) {
+    pub(super) fn refuse(&mut self, now: Nanos, denial: Denial, io: &mut impl FlowIo) {
         self.drop_waiting(DropReason::L7Closed, io);
-        let text = reply::text(refusal);
+        let text = reply::text(denial);
         if text.is_empty() || self.responses.fin.is_some() {
             return self.reset(io);
         }
@@ -133,7 +133,7 @@ impl Follower {
                 return;
             }
             let control = if last && answered.fin { TcpControl::Fin } else { TcpControl::Psh };
-            self.send(Direction::Reply, at, control, None, bytes, io);
+            self.send(FlowDirection::Reply, at, control, None, bytes, io);
             at = at.plus(bytes.len() as u32 + u32::from(last));
         }
     }
@@ -163,7 +163,7 @@ impl Follower {
         if self.responses.acked != answered.end() && (moved || takes_space && !is_new) {
             self.send_answer(&answered, 0, io);
         } else if takes_space {
-            self.send(Direction::Reply, answered.end(), TcpControl::None, None, b"", io);
+            self.send(FlowDirection::Reply, answered.end(), TcpControl::None, None, b"", io);
         }
         if answered.server_reset {
             io.discard(arrived.packet, DropReason::L7Closed);
@@ -179,10 +179,10 @@ impl Follower {
                 if arrived.end_with_fin().is_after(answered.start) {
                     io.discard(arrived.packet, DropReason::L7Closed);
                 } else {
-                    io.forward(Direction::Reply, arrived.packet);
+                    io.forward(FlowDirection::Reply, arrived.packet);
                 }
             }
-            _ => self.reset_sender(Direction::Reply, arrived, io),
+            _ => self.reset_sender(FlowDirection::Reply, arrived, io),
         }
     }
 
@@ -219,7 +219,7 @@ impl Follower {
         };
         let acked = self.responses.acked.later(self.responses.isn.plus(1)).earlier(end);
         for seq in [Some(end), (acked != end).then_some(acked)].into_iter().flatten() {
-            self.send(Direction::Reply, seq, TcpControl::Rst, Some(0), b"", io);
+            self.send(FlowDirection::Reply, seq, TcpControl::Rst, Some(0), b"", io);
         }
     }
 
@@ -227,14 +227,14 @@ impl Follower {
     fn reset_server(&self, io: &mut impl FlowIo) {
         let Requests { decided, acked, .. } = self.requests;
         for seq in [Some(decided), (acked != decided).then_some(acked)].into_iter().flatten() {
-            self.send(Direction::Original, seq, TcpControl::Rst, Some(0), b"", io);
+            self.send(FlowDirection::Original, seq, TcpControl::Rst, Some(0), b"", io);
         }
     }
 
     /// Answers a segment on a connection that is no more (RFC 9293 §3.5.2).
     pub(super) fn reset_sender(
         &mut self,
-        direction: Direction,
+        direction: FlowDirection,
         arrived: Arrived,
         io: &mut impl FlowIo,
     ) {

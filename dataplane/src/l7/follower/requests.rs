@@ -3,10 +3,10 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
-use podgate_tables::l7::http1::{Answer, Refusal};
+use podgate_tables::l7::http1::{Denial, DenialResponse};
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
 use super::super::http1::Next;
@@ -92,8 +92,8 @@ impl Follower {
             return self.client_opens(arrived, io);
         }
         match self.stage {
-            Stage::Opening => return self.before_opening(Direction::Original, arrived, io),
-            Stage::Closed => return self.reset_sender(Direction::Original, arrived, io),
+            Stage::Opening => return self.before_opening(FlowDirection::Original, arrived, io),
+            Stage::Closed => return self.reset_sender(FlowDirection::Original, arrived, io),
             _ => {}
         }
         if arrived.tcp.has(tcp_flags::RST) {
@@ -106,10 +106,10 @@ impl Follower {
         match self.stage {
             Stage::Following | Stage::Refusing { .. } if arrived.tcp.has(tcp_flags::URG) => {
                 // The urgent byte leaves the stream, or not, as the server's program likes.
-                let refusal = Refusal::new(DropReason::L7Unsupported, Answer::Reset);
-                io.discard(arrived.packet, refusal.reason);
-                tell(refusal, io);
-                self.refuse(now, refusal, io);
+                let denial = Denial::new(DropReason::L7Unsupported, DenialResponse::Reset);
+                io.discard(arrived.packet, denial.reason);
+                tell(denial, io);
+                self.refuse(now, denial, io);
             }
             Stage::Following => self.take(now, now, arrived, policy, io),
             Stage::Answered(_) => {
@@ -183,7 +183,7 @@ impl Follower {
         io: &mut impl FlowIo,
     ) {
         if arrived.len() == 0 && !arrived.has_fin() {
-            return io.forward(Direction::Original, arrived.packet);
+            return io.forward(FlowDirection::Original, arrived.packet);
         }
         let (start, end) = (arrived.start(), arrived.end_with_fin());
         if self.requests.fin && end.is_after(self.requests.next) {
@@ -221,14 +221,14 @@ impl Follower {
                     self.acknowledge(io);
                 }
             }
-            Err(refusal) => {
+            Err(denial) => {
                 if nothing_to_send {
-                    io.discard(arrived.packet, refusal.reason);
+                    io.discard(arrived.packet, denial.reason);
                 } else {
                     self.send_on(decided, arrived, io);
                 }
                 self.requests.next = self.requests.next.later(end);
-                self.refuse(now, refusal, io);
+                self.refuse(now, denial, io);
             }
         }
     }
@@ -255,7 +255,7 @@ impl Follower {
         arrived: &Arrived,
         policy: &L7Policy,
         io: &mut impl FlowIo,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Denial> {
         loop {
             let offset = self.requests.next.count_since(arrived.start());
             if offset >= arrived.len() {
@@ -277,14 +277,14 @@ impl Follower {
                         return Ok(());
                     }
                     let ended = self.remember(arrived.bytes(io.umem(), offset));
-                    if ended.inspect_err(|refusal| tell(*refusal, io))? {
+                    if ended.inspect_err(|denial| tell(*denial, io))? {
                         self.decide(now, policy, io)?;
                     }
                 }
             }
         }
         if arrived.has_fin() && self.requests.next == arrived.end() {
-            self.http.end_requests().inspect_err(|refusal| tell(*refusal, io))?;
+            self.http.end_requests().inspect_err(|denial| tell(*denial, io))?;
             self.requests.fin = true;
             self.requests.next = arrived.end_with_fin();
             self.requests.decided = self.requests.next;
@@ -293,7 +293,7 @@ impl Follower {
     }
 
     /// Remembers the bytes that belong to the current unit. True if it ends with them.
-    fn remember(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
+    fn remember(&mut self, bytes: &[u8]) -> Result<bool, Denial> {
         let (taken, ended) = self.http.scan(bytes)?;
         self.requests.memory.append(self.requests.next, &bytes[..taken]);
         self.requests.next = self.requests.next.plus(taken as u32);
@@ -306,16 +306,16 @@ impl Follower {
         now: Nanos,
         policy: &L7Policy,
         io: &mut impl FlowIo,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Denial> {
         let Requests { memory, decided, next, .. } = &self.requests;
         let judged = self.http.decide(now, memory.slice(*decided, *next), policy);
-        if let Some(judged) = judged.inspect_err(|refusal| tell(*refusal, io))? {
-            let refusal = judged.verdict.err();
+        if let Some(judged) = judged.inspect_err(|denial| tell(*denial, io))? {
+            let denial = judged.verdict.err();
             io.event(EventKind::HttpRequest {
-                allowed: refusal.is_none(),
+                allowed: denial.is_none(),
                 rule: judged.verdict.ok().flatten(),
-                malformed: refusal
-                    .map(|refusal| refusal.reason)
+                malformed: denial
+                    .map(|denial| denial.reason)
                     .filter(|reason| *reason != DropReason::L7Denied),
                 request: judged.line,
             });
@@ -350,7 +350,7 @@ impl Follower {
             let start = if kept == 0 { decided } else { arrived.start() };
             arrived.cut(start, kept, io);
         }
-        io.forward(Direction::Original, arrived.packet);
+        io.forward(FlowDirection::Original, arrived.packet);
     }
 
     /// Sends remembered bytes to the server.
@@ -359,7 +359,7 @@ impl Follower {
         let mss = usize::from(mss).min(PAYLOAD_MAX).saturating_sub(TIMESTAMP_LEN);
         let mut at = from;
         for bytes in self.requests.memory.slice(from, to).chunks(mss) {
-            self.send(Direction::Original, at, TcpControl::Psh, None, bytes, io);
+            self.send(FlowDirection::Original, at, TcpControl::Psh, None, bytes, io);
             at = at.plus(bytes.len() as u32);
         }
     }
@@ -387,7 +387,7 @@ impl Follower {
         // Only a gap in front of them makes them out of order.
         if from.is_after(ack) {
             let segment = Segment {
-                direction: Direction::Reply,
+                direction: FlowDirection::Reply,
                 seq: self.responses.end.0,
                 ack: Some(ack.0),
                 window: u16::try_from(edge.count_since(ack) >> server.scale).unwrap_or(u16::MAX),
@@ -416,9 +416,9 @@ impl Follower {
         }
         let waited = now.since(requests.since) / 1_000_000;
         if waited >= UNIT_MS {
-            let refusal = Refusal::new(DropReason::L7Timeout, Answer::Reset);
-            tell(refusal, io);
-            self.refuse(now, refusal, io);
+            let denial = Denial::new(DropReason::L7Timeout, DenialResponse::Reset);
+            tell(denial, io);
+            self.refuse(now, denial, io);
         } else if waited >= ACK_DELAY_MS
             && requests.owned != requests.next
             // Only bytes in memory can be sent again, so what lies before them must have arrived.
@@ -439,9 +439,9 @@ impl Follower {
         let retry = self.requests.retry.get_or_insert(Retry::after(now));
         let (due, hopeless) = (retry.is_due(now), retry.is_hopeless());
         if hopeless {
-            let refusal = Refusal::new(DropReason::L7Timeout, Answer::Reset);
-            tell(refusal, io);
-            self.refuse(now, refusal, io);
+            let denial = Denial::new(DropReason::L7Timeout, DenialResponse::Reset);
+            tell(denial, io);
+            self.refuse(now, denial, io);
         } else if due {
             self.send_remembered(acked, owned.earlier(decided), io);
         }
@@ -453,6 +453,6 @@ impl Follower {
         let room = self.requests.edge.count_since(self.requests.next) >> server.scale;
         let window = u16::try_from(room).unwrap_or(u16::MAX);
         let seq = self.responses.end;
-        self.send(Direction::Reply, seq, TcpControl::None, Some(window), b"", io);
+        self.send(FlowDirection::Reply, seq, TcpControl::None, Some(window), b"", io);
     }
 }

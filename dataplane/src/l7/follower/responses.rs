@@ -2,10 +2,10 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::http1::Denial;
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 use super::super::http1::ResponseState;
 use super::super::io::FlowIo;
@@ -35,8 +35,8 @@ impl Follower {
             return self.server_opens(arrived, io);
         }
         match self.stage {
-            Stage::Opening => return self.before_opening(Direction::Reply, arrived, io),
-            Stage::Closed => return self.reset_sender(Direction::Reply, arrived, io),
+            Stage::Opening => return self.before_opening(FlowDirection::Reply, arrived, io),
+            Stage::Closed => return self.reset_sender(FlowDirection::Reply, arrived, io),
             _ => {}
         }
         if arrived.tcp.has(tcp_flags::RST) {
@@ -52,16 +52,16 @@ impl Follower {
         match self.follow(now, &arrived, io) {
             Ok(true) => {}
             Ok(false) => return io.discard(arrived.packet, DropReason::L7Limit),
-            Err(refusal) => {
-                io.discard(arrived.packet, refusal.reason);
-                tell(refusal, io);
+            Err(denial) => {
+                io.discard(arrived.packet, denial.reason);
+                tell(denial, io);
                 return self.reset(io);
             }
         }
         if arrived.start() != arrived.end_with_fin() {
             self.responses.end = self.responses.end.later(arrived.end_with_fin());
         }
-        io.forward(Direction::Reply, arrived.packet);
+        io.forward(FlowDirection::Reply, arrived.packet);
         if self.requests.acked != acked && self.requests.queue.len() > 0 {
             self.acknowledge_out_of_order(self.requests.edge, io);
         }
@@ -96,7 +96,7 @@ impl Follower {
         now: Nanos,
         arrived: &Arrived,
         io: &mut impl FlowIo,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Denial> {
         if arrived.len() == 0 && !arrived.has_fin() {
             return Ok(true);
         }

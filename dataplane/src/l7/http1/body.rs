@@ -2,7 +2,7 @@
 
 use podgate_tables::l7::http1::head::BodyLength;
 use podgate_tables::l7::http1::is_token;
-use podgate_tables::l7::http1::scan::{Malformed, Shape};
+use podgate_tables::l7::http1::scan::{Malformed, UnitKind};
 
 use super::Next;
 
@@ -49,11 +49,11 @@ impl Body {
     }
 
     /// The unit that comes next, if it is one.
-    pub(super) const fn shape(self) -> Shape {
+    pub(super) const fn unit_kind(self) -> UnitKind {
         match self {
-            Self::ChunkEnd => Shape::LineEnd,
-            Self::Trailers => Shape::Section,
-            _ => Shape::Line,
+            Self::ChunkEnd => UnitKind::LineEnd,
+            Self::Trailers => UnitKind::Section,
+            _ => UnitKind::Line,
         }
     }
 

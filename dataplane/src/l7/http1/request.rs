@@ -3,9 +3,9 @@
 use podgate_tables::event::{RequestLine, Text};
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::http1::head::{self, FIELDS_MAX, Head};
-use podgate_tables::l7::http1::scan::{Scanner, Shape};
-use podgate_tables::l7::http1::{Refusal, is_token};
-use podgate_tables::l7::{L7Policy, L7Request};
+use podgate_tables::l7::http1::scan::{Scanner, UnitKind};
+use podgate_tables::l7::http1::{Denial, is_token};
+use podgate_tables::l7::{L7Policy, L7Request, L7Verdict};
 
 use super::Next;
 use super::body::Body;
@@ -20,7 +20,7 @@ pub struct Judged {
     /// The request, for the event; of a malformed one what could be read.
     pub line: RequestLine,
     /// The rule that allows it, if any was needed, or why it may not go on.
-    pub verdict: Result<Option<RuleId>, Refusal>,
+    pub verdict: Result<Option<RuleId>, Denial>,
     /// The method is `HEAD`.
     pub(super) head_only: bool,
     /// It offers to switch to another protocol.
@@ -41,11 +41,11 @@ impl Requests {
         self.body.is_none() && self.scanner.is_at_start()
     }
 
-    pub(super) fn end(&self) -> Result<(), Refusal> {
+    pub(super) fn end(&self) -> Result<(), Denial> {
         match self.body {
             _ if self.scanner.is_at_start() => Ok(()),
-            None => Err(Refusal::MALFORMED),
-            Some(_) => Err(Refusal::BROKEN_BODY),
+            None => Err(Denial::MALFORMED),
+            Some(_) => Err(Denial::BROKEN_BODY),
         }
     }
 
@@ -57,25 +57,25 @@ impl Requests {
         self.body = self.body.and_then(|body| body.after_bytes(count));
     }
 
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<(usize, bool), Denial> {
         if let (true, Some(first)) = (self.is_between_messages(), bytes.first()) {
             match first {
                 // A TLS record, or an old SSL hello: would wait for a line end that never comes.
-                0x16 | 0x80.. => return Err(Refusal::NOT_HTTP1),
+                0x16 | 0x80.. => return Err(Denial::NOT_HTTP1),
                 b'\r' => {}
                 byte if !is_token(*byte) => {
-                    return Err(Refusal::MALFORMED);
+                    return Err(Denial::MALFORMED);
                 }
                 _ => {}
             }
         }
-        let (shape, refusal) = match self.body {
-            None => (Shape::Section, Refusal::MALFORMED),
+        let (unit_kind, denial) = match self.body {
+            None => (UnitKind::Section, Denial::MALFORMED),
             // An empty section and nothing else.
-            Some(Body::Trailers) => (Shape::LineEnd, Refusal::BROKEN_BODY),
-            Some(body) => (body.shape(), Refusal::BROKEN_BODY),
+            Some(Body::Trailers) => (UnitKind::LineEnd, Denial::BROKEN_BODY),
+            Some(body) => (body.unit_kind(), Denial::BROKEN_BODY),
         };
-        self.scanner.scan(shape, bytes).map_err(|_| refusal)
+        self.scanner.scan(unit_kind, bytes).map_err(|_| denial)
     }
 
     /// `Some` if the unit was a head.
@@ -83,23 +83,23 @@ impl Requests {
         &mut self,
         unit: &[u8],
         policy: &L7Policy,
-    ) -> Result<Option<Judged>, Refusal> {
+    ) -> Result<Option<Judged>, Denial> {
         if let Some(body) = self.body {
-            self.body = body.after_unit(unit).map_err(|_| Refusal::BROKEN_BODY)?;
+            self.body = body.after_unit(unit).map_err(|_| Denial::BROKEN_BODY)?;
             return Ok(None);
         }
         if unit == b"\r\n" {
             self.empty_lines += 1;
             let bearable = self.empty_lines <= EMPTY_LINES_MAX;
-            return if bearable { Ok(None) } else { Err(Refusal::MALFORMED) };
+            return if bearable { Ok(None) } else { Err(Denial::MALFORMED) };
         }
         self.empty_lines = 0;
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         Ok(Some(match head::parse(unit, &mut fields) {
             Ok(head) => self.judge(&head, policy),
-            Err(refusal) => {
+            Err(denial) => {
                 let line = line_of_malformed(unit);
-                Judged { line, verdict: Err(refusal), head_only: false, upgrade: false }
+                Judged { line, verdict: Err(denial), head_only: false, upgrade: false }
             }
         }))
     }
@@ -107,11 +107,13 @@ impl Requests {
     fn judge(&mut self, head: &Head<'_>, policy: &L7Policy) -> Judged {
         let request = &head.request;
         let head_only = request.method == b"HEAD";
-        let verdict =
-            policy.judge(&L7Request::Http(*request)).ok_or(match request.path_is_normal {
-                true => Refusal { head_only, ..Refusal::DENIED },
-                false => Refusal { head_only, ..Refusal::NOT_NORMAL },
-            });
+        let verdict = match policy.decide(&L7Request::Http(*request)) {
+            L7Verdict::Allow { rule } => Ok(rule),
+            L7Verdict::Deny if request.path_is_normal => {
+                Err(Denial { head_only, ..Denial::BY_RULES })
+            }
+            L7Verdict::Deny => Err(Denial { head_only, ..Denial::PATH_NOT_NORMAL }),
+        };
         if verdict.is_ok() {
             self.body = Body::after_head(head.body);
         }

@@ -4,9 +4,9 @@
 //! response ends, it stops following (`Untracked`), and from then on the connection is ended by
 //! resets instead of answers.
 
-use podgate_tables::l7::http1::Refusal;
+use podgate_tables::l7::http1::Denial;
 use podgate_tables::l7::http1::head::{FIELDS_MAX, parse_length};
-use podgate_tables::l7::http1::scan::{Scanner, Shape};
+use podgate_tables::l7::http1::scan::{Scanner, UnitKind};
 use podgate_tables::time::Nanos;
 
 use super::body::Body;
@@ -90,7 +90,7 @@ impl Responses {
             return opaque.min(bytes.len());
         }
         let mut scanner = self.scanner;
-        match scanner.scan(self.shape(), bytes) {
+        match scanner.scan(self.unit_kind(), bytes) {
             _ if !owed => bytes.len(),
             Ok((taken, true)) if self.unit.is_empty() => taken,
             Ok(_) => 0,
@@ -99,10 +99,10 @@ impl Responses {
         }
     }
 
-    fn shape(&self) -> Shape {
+    fn unit_kind(&self) -> UnitKind {
         match self.state {
-            State::Body(body) => body.shape(),
-            State::Head | State::Untracked => Shape::Section,
+            State::Body(body) => body.unit_kind(),
+            State::Head | State::Untracked => UnitKind::Section,
         }
     }
 
@@ -120,7 +120,7 @@ impl Responses {
         bytes: &[u8],
         owed: Option<Owed>,
         now: Nanos,
-    ) -> Result<Step, Refusal> {
+    ) -> Result<Step, Denial> {
         let opaque = self.opaque();
         if opaque > 0 {
             let taken = usize::try_from(opaque).map_or(bytes.len(), |n| n.min(bytes.len()));
@@ -129,8 +129,8 @@ impl Responses {
         // What nobody asked for (a 408 before the server closes, say) can't be told from an
         // answer to the next request.
         let Some(owed) = owed else { return Ok(self.give_up(bytes.len())) };
-        let shape = self.shape();
-        let Ok((taken, ended)) = self.scanner.scan(shape, bytes) else {
+        let unit_kind = self.unit_kind();
+        let Ok((taken, ended)) = self.scanner.scan(unit_kind, bytes) else {
             return Ok(self.give_up(bytes.len()));
         };
         if !ended || !self.unit.is_empty() {
@@ -148,14 +148,14 @@ impl Responses {
         step.map(|step| Step { taken, ..step })
     }
 
-    fn unit_ended(&mut self, unit: &[u8], owed: Owed, now: Nanos) -> Result<Step, Refusal> {
+    fn unit_ended(&mut self, unit: &[u8], owed: Owed, now: Nanos) -> Result<Step, Denial> {
         let (next, head) = match self.state {
             State::Body(body) => match body.after_unit(unit) {
                 Ok(next) => (next, None),
                 Err(_) => return Ok(self.give_up(0)),
             },
             State::Head | State::Untracked => match parse(unit, owed.head_only) {
-                Some((101, _)) => return Err(Refusal::NOT_HTTP1),
+                Some((101, _)) => return Err(Denial::NOT_HTTP1),
                 Some((status, body)) => {
                     let latency_ns = now.since(owed.released);
                     let head = Some(ResponseHead { status, latency_ns });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::RuleId;
-use podgate_tables::l7::http1::Answer;
+use podgate_tables::l7::http1::DenialResponse;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Rules};
 use proptest::prelude::*;
 
@@ -43,7 +43,7 @@ struct Outcome {
     /// Bytes that may go on, from the beginning.
     decided: usize,
     requests: usize,
-    refusal: Option<Refusal>,
+    denial: Option<Denial>,
     waits: bool,
 }
 
@@ -73,7 +73,7 @@ fn run<'a>(http: &mut Http1, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outc
                     });
                     match decision {
                         Ok(allowed) => outcome.requests += usize::from(allowed.is_some()),
-                        Err(refusal) => return Outcome { refusal: Some(refusal), ..outcome },
+                        Err(denial) => return Outcome { denial: Some(denial), ..outcome },
                     }
                     if http.end_requests().is_ok() {
                         outcome.decided += unit.len();
@@ -94,7 +94,7 @@ fn whole(stream: &[u8]) -> Outcome {
 fn allowed_streams_pass() {
     for (name, stream) in corpus("allowed") {
         let outcome = whole(&stream);
-        assert_eq!(outcome.refusal, None, "{name}");
+        assert_eq!(outcome.denial, None, "{name}");
         assert!(!outcome.waits, "{name}");
         let expected = if name.starts_with("incomplete") { 0 } else { stream.len() };
         assert_eq!(outcome.decided, expected, "{name}");
@@ -107,17 +107,17 @@ fn refused_streams_end_before_the_refused_unit() {
         (
             "denied",
             &[DropReason::L7Denied, DropReason::L7Malformed, DropReason::L7Unsupported][..],
-            Answer::Forbidden,
+            DenialResponse::Forbidden,
         ),
-        ("malformed", &[DropReason::L7Malformed], Answer::BadRequest),
-        ("broken-body", &[DropReason::L7Malformed], Answer::Reset),
-        ("not-http1", &[DropReason::L7Unsupported], Answer::Reset),
+        ("malformed", &[DropReason::L7Malformed], DenialResponse::BadRequest),
+        ("broken-body", &[DropReason::L7Malformed], DenialResponse::Reset),
+        ("not-http1", &[DropReason::L7Unsupported], DenialResponse::Reset),
     ] {
         for (name, stream) in corpus(folder) {
             let outcome = whole(&stream);
-            let refusal = outcome.refusal.unwrap_or_else(|| panic!("{folder}/{name} passes"));
-            assert!(reasons.contains(&refusal.reason), "{folder}/{name}: {refusal:?}");
-            assert_eq!(refusal.answer, answer, "{folder}/{name}");
+            let denial = outcome.denial.unwrap_or_else(|| panic!("{folder}/{name} passes"));
+            assert!(reasons.contains(&denial.reason), "{folder}/{name}: {denial:?}");
+            assert_eq!(denial.response, answer, "{folder}/{name}");
             let passed = stream[..outcome.decided].escape_ascii().to_string();
             assert!(!passed.contains("secret"), "{folder}/{name} passes {passed}");
         }
@@ -225,8 +225,8 @@ fn responses_of_two_readings_are_not_followed() {
 #[test]
 fn a_switch_of_protocols_is_refused() {
     let mut http = after(&get("/docs"));
-    let refusal = http.respond(NOW, b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n\0\0");
-    assert_eq!(refusal.unwrap_err(), Refusal::NOT_HTTP1);
+    let denial = http.respond(NOW, b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n\0\0");
+    assert_eq!(denial.unwrap_err(), Denial::NOT_HTTP1);
 }
 
 #[test]
@@ -270,8 +270,8 @@ fn both_ends_of_policy_must_allow() {
     assert_eq!(judge(vec![], vec![]), Ok(None));
     assert_eq!(judge(vec![entry("/docs", 1)], vec![]), Ok(Some(RuleId(1))));
     assert_eq!(judge(vec![entry("/docs", 1)], vec![entry("/docs", 2)]), Ok(Some(RuleId(2))));
-    assert_eq!(judge(vec![entry("/docs", 1)], vec![entry("/x", 2)]), Err(Refusal::DENIED));
-    assert_eq!(judge(vec![entry("/x", 1)], vec![any(2)]), Err(Refusal::DENIED));
+    assert_eq!(judge(vec![entry("/docs", 1)], vec![entry("/x", 2)]), Err(Denial::BY_RULES));
+    assert_eq!(judge(vec![entry("/x", 1)], vec![any(2)]), Err(Denial::BY_RULES));
     assert_eq!(judge(vec![], vec![entry("/x", 1), any(2)]), Ok(Some(RuleId(2))));
 }
 
@@ -288,7 +288,7 @@ fn a_refusal_tells_what_was_asked_for() {
     let mut http = Http1::default();
     http.scan(stream.as_bytes()).unwrap();
     let judged = http.decide(NOW, stream.as_bytes(), &docs_only()).unwrap().unwrap();
-    assert_eq!(judged.verdict, Err(Refusal::MALFORMED));
+    assert_eq!(judged.verdict, Err(Denial::MALFORMED));
     assert_eq!(judged.line.path.bytes(), b"/docs");
 }
 

@@ -1,4 +1,4 @@
-//! Patterns of DNS names, for DNS rules, `toFQDNs` and TLS server names.
+//! Patterns of DNS names, for DNS rules, `toFQDNs` and TLS server names (SNI).
 
 use std::fmt;
 
@@ -6,46 +6,46 @@ use std::fmt;
 /// `pkg/fqdn/matchpattern/matchpattern.go`, `MaxFQDNLength`).
 const NAME_MAX: usize = 255;
 
-/// A pattern of DNS names. Two patterns are equal if they were written alike, but for case, a
-/// trailing dot, and stars that mean the same.
+/// A pattern of DNS names. Two patterns are equal if their sources are, except for case, a trailing
+/// dot, and equivalent runs of stars.
 ///
-/// Names are compared without case and without a trailing dot. Names that are longer than 255
-/// bytes, have an empty label, or have other characters than ASCII letters, digits, hyphens and
-/// underscores match no pattern but the one of all names.
+/// Matching ignores case and a trailing dot. A name that is longer than 255 bytes, has an empty
+/// label, or has characters other than ASCII letters, digits, hyphens and underscores matches only
+/// the pattern of all names.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct NamePattern {
-    /// Lower case, without the trailing dot; empty is the root. Alone, `*` is every name. As a
-    /// label, `**` is one or more labels. Any other `*` is a run of characters of one label.
+    /// Lower case, without a trailing dot; empty is the root. `*` alone matches every name. `**` as
+    /// a label matches one or more labels. Any other `*` matches any characters within a label.
     pattern: String,
 }
 
-/// Text is no name, or no pattern of names.
+/// Why a text is not a name, or not a pattern of names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NameError {
-    /// No text.
+    /// It is empty.
     #[error("is empty")]
     Empty,
-    /// Longer than a name may be.
+    /// It is longer than a name may be.
     #[error("is longer than {NAME_MAX} characters")]
     TooLong,
-    /// A character that is not allowed there.
+    /// It has a character that is not allowed.
     #[error(
         "{0:?} is not allowed; names have ASCII letters, digits, '-', '_' and '.', patterns also '*'"
     )]
     Character(char),
-    /// Two dots without a label between, or a dot at the beginning.
+    /// It has two dots in a row, or a dot at the beginning.
     #[error("has an empty label")]
     EmptyLabel,
-    /// A run of stars without a meaning, in a server name.
+    /// It has several stars in a row that are not a label of two stars. Of server names only.
     #[error("has stars side by side that are not the label \"**\"")]
     Stars,
 }
 
 impl NamePattern {
-    /// One name (`matchName`), without stars.
+    /// A single name (`matchName`), without stars.
     ///
     /// # Errors
-    /// [`NameError`] when it is none.
+    /// [`NameError`] if it is not a name.
     pub fn name(source: &str) -> Result<Self, NameError> {
         match source.contains('*') {
             true => Err(NameError::Character('*')),
@@ -53,13 +53,14 @@ impl NamePattern {
         }
     }
 
-    /// A pattern of names (`matchPattern`; cilium `pkg/fqdn/matchpattern/matchpattern.go`): stars
-    /// alone are every name, the root included; two or more as the first of several labels are one
-    /// or more labels; any other run of stars is any number of characters, also none, of one
-    /// label.
+    /// A pattern of DNS names (`matchPattern`; cilium `pkg/fqdn/matchpattern/matchpattern.go`):
+    ///
+    /// - only stars match every name, including the root;
+    /// - two or more stars as the first of several labels match one or more labels;
+    /// - any other run of stars matches zero or more characters within a label.
     ///
     /// # Errors
-    /// [`NameError`] when it is none.
+    /// [`NameError`] if it is not a pattern.
     pub fn dns(source: &str) -> Result<Self, NameError> {
         let source = normalize(source)?;
         if !source.is_empty() && source.bytes().all(|b| b == b'*') {
@@ -80,11 +81,14 @@ impl NamePattern {
     }
 
     /// A pattern of TLS server names (`serverNames`; cilium proxy `cilium/network_policy.h`,
-    /// `SniPattern`): `*` alone is every name, and so is `**`; `**` as a label is one or more
-    /// labels; any other star is any number of characters, also none, of one label.
+    /// `SniPattern`):
+    ///
+    /// - `*` and `**` match every name;
+    /// - `**` as a label matches one or more labels;
+    /// - any other star matches zero or more characters within a label.
     ///
     /// # Errors
-    /// [`NameError`] when it is none.
+    /// [`NameError`] if it is not a pattern.
     pub fn server_name(source: &str) -> Result<Self, NameError> {
         let mut pattern = normalize(source)?;
         if pattern.is_empty() {
@@ -99,7 +103,7 @@ impl NamePattern {
         Ok(Self { pattern })
     }
 
-    /// Whether `name` (in any case, with or without the trailing dot) matches.
+    /// Whether `name` matches, in any case and with or without a trailing dot.
     #[must_use]
     pub fn matches(&self, name: &[u8]) -> bool {
         let name = name.strip_suffix(b".").unwrap_or(name);
@@ -109,7 +113,7 @@ impl NamePattern {
         if name.is_empty() || self.pattern.is_empty() {
             return name.is_empty() && self.pattern.is_empty();
         }
-        is_regular(name) && labels_match(self.pattern.as_bytes(), name)
+        is_valid(name) && labels_match(self.pattern.as_bytes(), name)
     }
 }
 
@@ -119,7 +123,8 @@ impl fmt::Display for NamePattern {
     }
 }
 
-/// Checks what all forms have in common; lower case, without the trailing dot.
+/// Checks what all kinds of patterns have in common, and returns it in lower case without a
+/// trailing dot.
 fn normalize(source: &str) -> Result<String, NameError> {
     if source.is_empty() {
         return Err(NameError::Empty);
@@ -138,8 +143,8 @@ fn normalize(source: &str) -> Result<String, NameError> {
     Ok(name.to_ascii_lowercase())
 }
 
-/// Whether a name without trailing dot is one that patterns speak of.
-fn is_regular(name: &[u8]) -> bool {
+/// Whether a name, without its trailing dot, can match patterns other than that of all names.
+fn is_valid(name: &[u8]) -> bool {
     let is_inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     let is_label = |label: &[u8]| !label.is_empty() && label.iter().all(is_inner);
     name.len() <= NAME_MAX && name.split(is_dot).all(is_label)
@@ -149,7 +154,7 @@ const fn is_dot(byte: &u8) -> bool {
     *byte == b'.'
 }
 
-/// Walks both label by label. When they differ, the last `**` takes one label more.
+/// Matches label by label. On a mismatch it backtracks: the last `**` takes one more label.
 fn labels_match(pattern: &[u8], name: &[u8]) -> bool {
     let (mut pattern, mut name) = (pattern.split(is_dot), name.split(is_dot));
     let mut retry = None;
@@ -169,7 +174,7 @@ fn labels_match(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// The same inside one label. When they differ, the last star takes one character more.
+/// Matches one label. On a mismatch it backtracks: the last star takes one more character.
 fn label_matches(glob: &[u8], label: &[u8]) -> bool {
     let (mut g, mut l) = (0, 0);
     let mut retry = None;
@@ -214,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_matches_itself_whatever_the_case_and_the_trailing_dot() {
+    fn a_name_matches_itself_in_any_case_and_with_a_trailing_dot() {
         for pattern in ["Cilium.IO", "cilium.io."] {
             for pattern in [NamePattern::name(pattern).unwrap(), dns(pattern)] {
                 let others = ["", ".", "a.cilium.io", "cilium.io.x", "xcilium.io", "cilium..io"];
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn stars_alone_are_every_name() {
+    fn only_stars_match_every_name() {
         for pattern in ["*", "*.", "**", "**.", "***"] {
             check(&dns(pattern), &["", ".", "io", "cilium.io.", "_s._tcp.x.io", "a b.ü"], &[]);
             assert_eq!(dns(pattern), dns("*"));
@@ -234,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn stars_before_the_first_dot_are_one_or_more_labels() {
+    fn two_stars_as_the_first_label_match_one_or_more_labels() {
         for pattern in ["**.cilium.io", "***.cilium.io."] {
             let others = ["cilium.io", ".cilium.io", "a..cilium.io", "a b.cilium.io", "xcilium.io"];
             check(&dns(pattern), &["a.cilium.io", "a.b.cilium.io"], &others);
@@ -243,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_stars_stay_in_one_label() {
+    fn any_other_stars_match_within_one_label() {
         check(&dns("*.cilium.io"), &["a.cilium.io"], &["cilium.io", "a.b.cilium.io", ".cilium.io"]);
         check(&dns("*cilium.io"), &["cilium.io", "subcilium.io"], &["a.cilium.io"]);
         check(&dns("sub*.x.io"), &["sub.x.io", "sub-1_a.x.io"], &["su.x.io", "sub.a.x.io"]);
@@ -254,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn server_names_have_runs_of_labels_anywhere() {
+    fn two_stars_as_any_label_of_a_server_name_match_one_or_more_labels() {
         check(&server_name("*"), &["io", "cilium.io"], &["", "a b", "a..b"]);
         assert_eq!(server_name("*"), server_name("**"));
         check(&server_name("*.cilium.io"), &["a.cilium.io"], &["cilium.io", "a.b.cilium.io"]);
@@ -264,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused_by_reason() {
+    fn invalid_patterns_are_rejected_with_the_reason() {
         let long = "a".repeat(256);
         let common = [
             ("", NameError::Empty),
@@ -312,7 +317,7 @@ mod tests {
         regex::bytes::Regex::new(&format!(r"\A(?i-u:{regex})\z")).unwrap()
     }
 
-    /// A regular expression of `text`, with something for each run of so many stars.
+    /// `text` as a regular expression; `with` translates a run of stars by its length.
     fn stars<'a>(text: &str, with: impl Fn(usize) -> &'a str) -> String {
         let mut regex = String::new();
         let mut rest = text;
@@ -346,14 +351,14 @@ mod tests {
         }
 
         #[test]
-        fn no_text_and_no_name_panics(source in ".{0,20}|[a.*]{0,20}", name: Vec<u8>) {
+        fn arbitrary_patterns_and_names_do_not_panic(source in ".{0,20}|[a.*]{0,20}", name: Vec<u8>) {
             for pattern in [NamePattern::name, NamePattern::dns, NamePattern::server_name] {
                 let _ = pattern(&source).map(|pattern| pattern.matches(&name));
             }
         }
 
         #[test]
-        fn a_pattern_is_written_so_that_it_reads_as_itself(source in "[ab*.]{1,9}") {
+        fn a_displayed_pattern_parses_to_an_equal_pattern(source in "[ab*.]{1,9}") {
             if let Ok(pattern) = NamePattern::dns(&source) {
                 prop_assert_eq!(NamePattern::dns(&pattern.to_string()), Ok(pattern));
             }

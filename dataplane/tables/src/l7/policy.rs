@@ -1,4 +1,4 @@
-//! The L7 side of one flow's policy: everything that its requests are held against.
+//! The L7 rules of one flow, and the verdict on a request.
 
 use std::sync::Arc;
 
@@ -6,48 +6,72 @@ use super::rules::{L7Protocol, L7Request, L7Rules};
 use crate::ids::RuleId;
 use crate::proto;
 
-/// One allow that matched the flow at L4.
+/// An allow entry that matches the flow at L4.
 #[derive(Clone, Debug)]
 pub struct L7Entry {
-    /// The rule that allows.
+    /// The policy rule of the entry.
     pub rule: RuleId,
     /// Requests must match one of these; `None` allows every request.
     pub rules: Option<Arc<L7Rules>>,
 }
 
-/// The rules that the requests of one flow are held against.
+/// The L7 rules of one flow.
 ///
-/// A request needs what the entries of each direction that has any allow together.
+/// A request must be allowed at both ends: by the entries of the source's egress, and by those of
+/// the destination's ingress. An end without entries allows every request.
 #[derive(Clone, Debug, Default)]
 pub struct L7Policy {
-    /// From the source's egress, in order of precedence; empty is no restriction.
+    /// Entries of the source's egress, in order of precedence.
     pub egress: Vec<L7Entry>,
-    /// From the destination's ingress, in order of precedence; empty is no restriction.
+    /// Entries of the destination's ingress, in order of precedence.
     pub ingress: Vec<L7Entry>,
 }
 
-/// The first entry whose rules are of another protocol than those before it, egress first. Nobody
-/// can tell what a flow speaks that has to be two protocols at once.
+/// Entries of a flow have rules of different L7 protocols. This is the first rule whose protocol
+/// differs from the rules before it; egress comes before ingress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Conflict {
-    /// The entry is the source's.
+    /// A rule of the source's egress.
     Egress(RuleId),
-    /// The entry is the destination's.
+    /// A rule of the destination's ingress.
     Ingress(RuleId),
 }
 
+/// The verdict on a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum L7Verdict {
+    /// The request is allowed.
+    Allow {
+        /// The rule that allows it at the destination, or else at the source. `None` if no entry
+        /// restricts the requests of the flow. For a Kafka request, the rule that allows its first
+        /// topic.
+        rule: Option<RuleId>,
+    },
+    /// No rule allows the request at one of the ends.
+    Deny,
+}
+
+impl L7Verdict {
+    /// Whether the request is allowed.
+    #[must_use]
+    #[inline]
+    pub const fn is_allow(self) -> bool {
+        matches!(self, Self::Allow { .. })
+    }
+}
+
 impl L7Policy {
-    /// Whether nothing has to be inspected.
+    /// Whether there are no entries, so that the flow needs no inspection.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.egress.is_empty() && self.ingress.is_empty()
     }
 
-    /// The protocol that the flow has to speak; `None` if every request is allowed.
+    /// The L7 protocol that the flow must speak; `None` if no entry has rules.
     ///
     /// # Errors
-    /// [`Conflict`] when the entries name more than one, so that the flow must be denied.
+    /// [`Conflict`] if there are rules of several protocols, so that the flow must be denied.
     pub fn protocol(&self) -> Result<Option<L7Protocol>, Conflict> {
         let egress = self.egress.iter().map(|entry| (entry, Conflict::Egress(entry.rule)));
         let ingress = self.ingress.iter().map(|entry| (entry, Conflict::Ingress(entry.rule)));
@@ -61,40 +85,48 @@ impl L7Policy {
         Ok(first)
     }
 
-    /// Whether there is an inspector for requests of a flow of the IP `protocol` under these rules;
-    /// without one, workers refuse the flow whole.
+    /// Whether workers have an inspector for these rules over the IP protocol `protocol`. Without
+    /// one they drop all packets of the flow.
     #[must_use]
     pub fn has_inspector(&self, protocol: u8) -> bool {
         protocol == proto::TCP
             && matches!(self.protocol(), Ok(Some(wanted)) if wanted.has_inspector())
     }
 
-    /// Holds a request against the rules. `Some` if it is allowed, with the rule that allows it at
-    /// the destination, or else at the source; of a Kafka request, the rule for its first topic.
+    /// Decides a request.
     #[must_use]
-    pub fn judge(&self, request: &L7Request<'_>) -> Option<Option<RuleId>> {
-        // What reads requests of one protocol takes no other for one, not even where a rule without
-        // L7 rules stands beside.
-        if self.protocol().ok()?.is_some_and(|protocol| protocol != request.protocol()) {
-            return None;
+    pub fn decide(&self, request: &L7Request<'_>) -> L7Verdict {
+        // A request of another protocol is denied even if an entry without rules applies: the
+        // inspector of the flow would not understand it.
+        match self.protocol() {
+            Ok(Some(protocol)) if protocol != request.protocol() => return L7Verdict::Deny,
+            Err(_) => return L7Verdict::Deny,
+            Ok(_) => {}
         }
-        let egress = judge(&self.egress, request)?;
-        let ingress = judge(&self.ingress, request)?;
-        Some(ingress.or(egress))
+        let L7Verdict::Allow { rule: egress } = decide_at(&self.egress, request) else {
+            return L7Verdict::Deny;
+        };
+        let L7Verdict::Allow { rule: ingress } = decide_at(&self.ingress, request) else {
+            return L7Verdict::Deny;
+        };
+        L7Verdict::Allow { rule: ingress.or(egress) }
     }
 }
 
-fn judge(entries: &[L7Entry], request: &L7Request<'_>) -> Option<Option<RuleId>> {
+/// The verdict at the end that has these entries.
+fn decide_at(entries: &[L7Entry], request: &L7Request<'_>) -> L7Verdict {
     if entries.is_empty() {
-        return Some(None);
+        return L7Verdict::Allow { rule: None };
     }
     let mut first = None;
     for part in request.parts() {
         let allows = |entry: &&L7Entry| entry.rules.as_ref().is_none_or(|r| r.allows(&part));
-        let allowed_by = entries.iter().find(allows)?.rule;
-        first.get_or_insert(allowed_by);
+        match entries.iter().find(allows) {
+            Some(entry) => first.get_or_insert(entry.rule),
+            None => return L7Verdict::Deny,
+        };
     }
-    Some(first)
+    L7Verdict::Allow { rule: first }
 }
 
 #[cfg(test)]
@@ -124,51 +156,59 @@ mod tests {
         L7Entry { rule: RuleId(rule), rules: None }
     }
 
-    fn judge(policy: &L7Policy, api_key: i16, topics: &[&str]) -> Option<Option<u32>> {
+    fn decide(policy: &L7Policy, api_key: i16, topics: &[&str]) -> L7Verdict {
         let topics: Vec<&[u8]> = topics.iter().map(|topic| topic.as_bytes()).collect();
         let request = KafkaRequest { api_key, api_version: 0, client_id: None, topics: &topics };
-        policy.judge(&L7Request::Kafka(request)).map(|rule| rule.map(|rule| rule.0))
+        policy.decide(&L7Request::Kafka(request))
+    }
+
+    fn allowed_by(rule: u32) -> L7Verdict {
+        L7Verdict::Allow { rule: Some(RuleId(rule)) }
     }
 
     #[test]
-    fn each_topic_of_a_kafka_request_needs_a_rule_of_whatever_entry() {
+    fn each_topic_of_a_kafka_request_needs_a_rule_of_any_entry() {
         let entries = vec![kafka(1, &[("produce", "a"), ("consume", "b")]), kafka(2, &[("", "c")])];
         let policy = L7Policy { egress: entries, ingress: Vec::new() };
-        assert_eq!(judge(&policy, 0, &["a"]), Some(Some(1)));
-        assert_eq!(judge(&policy, 0, &["a", "c", "a"]), Some(Some(1)));
-        assert_eq!(judge(&policy, 0, &["c", "a"]), Some(Some(2)));
-        assert_eq!(judge(&policy, 1, &["b", "c"]), Some(Some(1)));
-        assert_eq!(judge(&policy, 1, &["a"]), None, "a may be written but not read");
-        assert_eq!(judge(&policy, 0, &["a", "d"]), None);
-        assert_eq!(judge(&policy, 18, &[]), Some(Some(1)));
+        assert_eq!(decide(&policy, 0, &["a"]), allowed_by(1));
+        assert_eq!(decide(&policy, 0, &["a", "c", "a"]), allowed_by(1));
+        assert_eq!(decide(&policy, 0, &["c", "a"]), allowed_by(2));
+        assert_eq!(decide(&policy, 1, &["b", "c"]), allowed_by(1));
+        assert_eq!(
+            decide(&policy, 1, &["a"]),
+            L7Verdict::Deny,
+            "a may be produced but not consumed"
+        );
+        assert_eq!(decide(&policy, 0, &["a", "d"]), L7Verdict::Deny);
+        assert_eq!(decide(&policy, 18, &[]), allowed_by(1));
     }
 
     #[test]
-    fn each_direction_has_to_allow_all_of_a_request() {
+    fn both_ends_must_allow_every_topic_of_a_request() {
         let policy = L7Policy {
             egress: vec![kafka(1, &[("", "a")]), kafka(2, &[("", "b")])],
             ingress: vec![kafka(3, &[("", "b")]), kafka(4, &[("", "c")])],
         };
-        assert_eq!(judge(&policy, 0, &["b"]), Some(Some(3)));
+        assert_eq!(decide(&policy, 0, &["b"]), allowed_by(3));
         for topics in [&["a"] as &[_], &["c"], &["a", "b"], &["b", "c"]] {
-            assert_eq!(judge(&policy, 0, topics), None);
+            assert_eq!(decide(&policy, 0, topics), L7Verdict::Deny);
         }
     }
 
     #[test]
-    fn an_entry_without_rules_allows_what_others_do_not() {
+    fn an_entry_without_rules_allows_every_request() {
         let policy = L7Policy {
             egress: vec![kafka(1, &[("", "a")]), plain(2)],
             ingress: vec![kafka(3, &[("", "a"), ("", "b")])],
         };
-        assert_eq!(judge(&policy, 0, &["a"]), Some(Some(3)));
-        assert_eq!(judge(&policy, 0, &["a", "b"]), Some(Some(3)));
-        assert_eq!(judge(&policy, 0, &["c"]), None);
-        assert_eq!(judge(&L7Policy::default(), 0, &["c"]), Some(None));
+        assert_eq!(decide(&policy, 0, &["a"]), allowed_by(3));
+        assert_eq!(decide(&policy, 0, &["a", "b"]), allowed_by(3));
+        assert_eq!(decide(&policy, 0, &["c"]), L7Verdict::Deny);
+        assert_eq!(decide(&L7Policy::default(), 0, &["c"]), L7Verdict::Allow { rule: None });
     }
 
     #[test]
-    fn the_protocol_is_the_one_that_all_rules_share() {
+    fn rules_of_one_flow_must_have_one_protocol() {
         let protocol = |egress, ingress| L7Policy { egress, ingress }.protocol();
         let kafka = |rule| kafka(rule, &[]);
         assert_eq!(protocol(vec![], vec![]), Ok(None));
@@ -182,7 +222,7 @@ mod tests {
         assert_eq!(protocol(vec![], vec![dns(1), kafka(3)]), across);
     }
 
-    /// Entries as pairs of a role and a topic for each rule; `None` has no rules.
+    /// Entries: a role and a topic for each rule; `None` is an entry without rules.
     type Entries = Vec<Option<Vec<(&'static str, &'static str)>>>;
 
     fn entries() -> impl Strategy<Value = Entries> {
@@ -191,7 +231,7 @@ mod tests {
         prop::collection::vec(prop::option::weighted(0.9, rules), 0..4)
     }
 
-    /// What rules mean, for the API keys produce (0), fetch (1) and describe groups (15).
+    /// A naive evaluation, for the API keys produce (0), fetch (1) and describe groups (15).
     fn naively_allowed(entries: &Entries, api_key: i16, topics: &[&str]) -> bool {
         let rule_allows = |(role, wanted): &(&str, &str), topic: &str| {
             let role = matches!((*role, api_key), ("", _) | ("produce", 0) | ("consume", 1));
@@ -207,11 +247,11 @@ mod tests {
     }
 
     proptest! {
-        // Few random requests need several entries at once, and these are the interesting ones.
+        // Few random requests need several entries at once, which are the interesting cases.
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn a_kafka_request_is_allowed_by_all_rules_of_each_direction_together(
+        fn kafka_verdicts_agree_with_a_naive_evaluation(
             egress in entries(), ingress in entries(),
             api_key in select(vec![0, 1, 15]), topics in subsequence(vec!["a", "b", "c"], 0..=2),
         ) {
@@ -222,7 +262,7 @@ mod tests {
             let policy = L7Policy { egress: compiled(&egress), ingress: compiled(&ingress) };
             let expected = naively_allowed(&egress, api_key, &topics)
                 && naively_allowed(&ingress, api_key, &topics);
-            prop_assert_eq!(judge(&policy, api_key, &topics).is_some(), expected);
+            prop_assert_eq!(decide(&policy, api_key, &topics).is_allow(), expected);
         }
     }
 }

@@ -1,50 +1,51 @@
-//! Deciding a flow: the one lookup behind workers, `explain` and `replay`.
+//! The policy lookup, shared by workers, `explain` and `replay`.
 
 use super::{
-    Action, Cause, Covers, Decision, DirectionTable, Entry, Exemption, IdentityRow, NamedPorts,
-    Peer, PolicyTables, Tier, Verdict,
+    Action, AddressScope, Cause, Decision, Entry, Exemption, IdentityRow, NamedPorts, PeerMatch,
+    PolicyTables, RuleTable, Tier, Verdict,
 };
 use crate::address::Address;
 use crate::l7::{Conflict, L7Entry, L7Policy};
 use crate::proto;
 use crate::tuple::Tuple;
 
-/// What policy knows of an address.
+/// What policy knows about an address.
 #[derive(Clone, Copy, Debug)]
 pub struct Resolved<'t> {
     tables: &'t PolicyTables,
     address: Address,
     /// Index into [`PolicyTables::identities`].
     pub identity_index: u32,
-    /// The labels' row.
+    /// The row of its identity.
     pub identity: &'t IdentityRow,
-    /// Named ports, if the address is a pod's that has some.
+    /// Named container ports, if the address belongs to a pod that has any.
     named_ports: Option<&'t NamedPorts>,
 }
 
 impl Resolved<'_> {
-    /// Whether this is who an entry's peer stands for.
+    /// Whether an entry with this peer matches the address.
     #[must_use]
-    pub fn matches(&self, peer: Peer) -> bool {
+    pub fn matches(&self, peer: PeerMatch) -> bool {
         match peer {
-            Peer::Anyone => true,
-            Peer::Labels(selector) => self.identity.selectors.contains(selector),
-            Peer::Namespaces(selector) => {
+            PeerMatch::Any => true,
+            PeerMatch::Labels(selector) => self.identity.selectors.contains(selector),
+            PeerMatch::Namespaces(selector) => {
                 let namespace = self.tables.namespaces.get(self.identity.namespace);
                 namespace.is_some_and(|selectors| selectors.contains(selector))
             }
-            Peer::Addresses(set) => {
+            PeerMatch::Addresses(set) => {
                 let set = self.tables.address_sets.get(set.0);
-                set.is_some_and(|set| self.counts(set.covers) && set.contains(self.address))
+                set.is_some_and(|set| self.is_in(set.scope) && set.contains(self.address))
             }
         }
     }
 
-    fn counts(&self, covers: Covers) -> bool {
+    /// Whether the address is of a kind that the scope includes.
+    fn is_in(&self, scope: AddressScope) -> bool {
         match self.identity_index {
             PolicyTables::WORLD_V4 | PolicyTables::WORLD_V6 => true,
-            PolicyTables::HOST | PolicyTables::REMOTE_NODE => covers != Covers::Outsiders,
-            _ => covers == Covers::Everyone,
+            PolicyTables::HOST | PolicyTables::REMOTE_NODE => scope != AddressScope::World,
+            _ => scope == AddressScope::All,
         }
     }
 
@@ -53,57 +54,76 @@ impl Resolved<'_> {
     }
 }
 
-/// The L4 side of what is decided.
+/// The flow that policy is evaluated for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subject {
-    /// Addresses, ports and protocol in the direction of the opener.
+    /// Addresses, ports and protocol in the original direction.
     pub tuple: Tuple,
     /// ICMP or ICMPv6 type; unused for other protocols.
     pub icmp_type: u8,
 }
 
 impl Subject {
-    /// The same for a flow in the opposite direction.
+    /// The flow that would be opened in the opposite direction.
     #[must_use]
     #[inline]
     pub fn reversed(&self) -> Self {
         Self { tuple: self.tuple.reversed(), ..*self }
     }
 
-    /// What policy calls the port: the destination port, or the ICMP type.
+    /// What rules match as the port: the destination port, or the ICMP type.
     #[must_use]
     #[inline]
     pub fn policy_port(&self) -> u16 {
-        match self.tuple.protocol {
-            proto::ICMP | proto::ICMPV6 => u16::from(self.icmp_type),
-            _ => self.tuple.dst_port,
+        match proto::is_icmp(self.tuple.protocol) {
+            true => u16::from(self.icmp_type),
+            false => self.tuple.dst_port,
         }
     }
 }
 
-/// Who sent a flow's first packet, if its source is an address of this node.
+/// Which ends of a flow are endpoints of this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NodeSource {
-    /// The node itself.
-    Node,
-    /// Somebody else, as far as is known: the packet came in by a link, with a source that the
-    /// kernel translated or that is forged.
-    Elsewhere,
+pub struct LocalEnds {
+    /// The source is.
+    pub source: bool,
+    /// The destination is.
+    pub destination: bool,
 }
 
-struct DirectionDecision {
+impl LocalEnds {
+    /// Both ends are local.
+    pub const BOTH: Self = Self { source: true, destination: true };
+}
+
+/// Who sent a flow's first packet, as far as it is known beyond the source address. That can be an
+/// address of this node although the node did not send the packet: the kernel translates sources
+/// (masquerading), and anybody can forge one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// This node itself.
+    Node,
+    /// The pod that the flow leads to: by a service that led back to it, with a translated source.
+    Destination,
+    /// Not known. The source address tells, unless it is this node's.
+    Other,
+}
+
+/// The outcome at one end.
+struct EndDecision {
     cause: Cause,
     l7: Vec<L7Entry>,
 }
 
-impl DirectionDecision {
+impl EndDecision {
+    /// Without L7 rules.
     const fn plain(cause: Cause) -> Self {
         Self { cause, l7: Vec::new() }
     }
 }
 
 impl PolicyTables {
-    /// Whether `address` is this node's or another one's.
+    /// Whether `address` is an address of this or another node.
     #[must_use]
     #[inline]
     pub fn is_node(&self, address: Address) -> bool {
@@ -111,10 +131,10 @@ impl PolicyTables {
         self.addresses.get(address).is_some_and(|row| nodes.contains(&row.identity))
     }
 
-    /// Who is behind an address.
+    /// Resolves an address to its identity.
     ///
     /// # Panics
-    /// On tables without the reserved rows: a bug of the compiler.
+    /// If the tables lack the reserved identity rows, which is a bug of the compiler.
     #[must_use]
     #[inline]
     pub fn resolve(&self, address: Address) -> Resolved<'_> {
@@ -124,44 +144,39 @@ impl PolicyTables {
             None => (Self::WORLD_V6, None),
         };
         let Some(identity) = self.identities.get(identity_index) else {
-            unreachable!("address rows name identities that are there")
+            unreachable!("address rows refer to identity rows that exist")
         };
         Resolved { tables: self, address, identity_index, identity, named_ports }
     }
 
-    /// Whoever is outside of the cluster, at `address`.
+    /// The `world` identity, for `address`.
     fn world(&self, address: Address) -> Resolved<'_> {
-        let world = if address.is_v4() { Self::WORLD_V4 } else { Self::WORLD_V6 };
-        let Some(identity) = self.identities.get(world) else {
-            unreachable!("the reserved rows are there, see `resolve`")
+        let identity_index = if address.is_v4() { Self::WORLD_V4 } else { Self::WORLD_V6 };
+        let Some(identity) = self.identities.get(identity_index) else {
+            unreachable!("the reserved identity rows exist")
         };
-        Resolved { tables: self, address, identity_index: world, identity, named_ports: None }
+        Resolved { tables: self, address, identity_index, identity, named_ports: None }
     }
 
-    /// Decides a flow whose source is who its address says. `local` says whether source and destination are endpoints of this node: the
-    /// side that isn't is judged on its own node.
+    /// Decides a flow whose source address is believed: as if this node sent what has its address.
+    /// Policy of an end that is not `local` is enforced on that end's node.
     ///
-    /// Allocates only when the verdict is [`Verdict::Inspect`].
+    /// Allocates only if the verdict is [`Verdict::Inspect`].
     #[must_use]
-    pub fn decide(&self, subject: &Subject, local: [bool; 2]) -> Decision {
-        self.decide_from(subject, local, NodeSource::Node)
+    pub fn decide(&self, subject: &Subject, local: LocalEnds) -> Decision {
+        self.decide_from(subject, local, Sender::Node)
     }
 
-    /// As [`Self::decide`]; but an address of this node as the source is the node only if
-    /// `node_source` says so, and is world otherwise.
+    /// Decides a flow, see [`Self::decide`]. An address of this node is this node only as that of
+    /// [`Sender::Node`]; else its identity is `world`.
     #[must_use]
-    pub fn decide_from(
-        &self,
-        subject: &Subject,
-        local: [bool; 2],
-        node_source: NodeSource,
-    ) -> Decision {
+    pub fn decide_from(&self, subject: &Subject, local: LocalEnds, sender: Sender) -> Decision {
         let mut source = self.resolve(subject.tuple.src);
-        if source.is_own_node() && node_source == NodeSource::Elsewhere {
+        if source.is_own_node() && sender != Sender::Node {
             source = self.world(subject.tuple.src);
         }
         let destination = self.resolve(subject.tuple.dst);
-        if subject.tuple.src == subject.tuple.dst {
+        if subject.tuple.src == subject.tuple.dst || sender == Sender::Destination {
             let cause = Cause::Exempt(Exemption::ToSelf);
             return Decision {
                 verdict: Verdict::Allow,
@@ -170,17 +185,17 @@ impl PolicyTables {
                 l7: L7Policy::default(),
             };
         }
-        let egress = if !local[0] {
-            DirectionDecision::plain(Cause::Exempt(Exemption::NotLocal))
+        let egress = if !local.source {
+            EndDecision::plain(Cause::Exempt(Exemption::NotLocal))
         } else if destination.is_own_node() {
-            DirectionDecision::plain(Cause::Exempt(Exemption::ToNode))
+            EndDecision::plain(Cause::Exempt(Exemption::ToNode))
         } else {
             source.identity.egress.decide(subject, &destination, &destination)
         };
-        let ingress = if !local[1] {
-            DirectionDecision::plain(Cause::Exempt(Exemption::NotLocal))
+        let ingress = if !local.destination {
+            EndDecision::plain(Cause::Exempt(Exemption::NotLocal))
         } else if source.is_own_node() {
-            DirectionDecision::plain(Cause::Exempt(Exemption::FromNode))
+            EndDecision::plain(Cause::Exempt(Exemption::FromNode))
         } else {
             destination.identity.ingress.decide(subject, &source, &destination)
         };
@@ -200,14 +215,14 @@ impl PolicyTables {
     }
 }
 
-impl DirectionTable {
-    /// Walks the entries of the subject's port class; the module's documentation has the order.
+impl RuleTable {
+    /// Evaluates the entries of the flow's port class, in the order that the module documents.
     fn decide(
         &self,
         subject: &Subject,
         peer: &Resolved<'_>,
         destination: &Resolved<'_>,
-    ) -> DirectionDecision {
+    ) -> EndDecision {
         let port = subject.policy_port();
         let protocol = subject.tuple.protocol;
         let entries = self.entries(protocol, port);
@@ -215,45 +230,48 @@ impl DirectionTable {
             entry.has_port(port)
                 && peer.matches(entry.peer)
                 && entry.port_name.is_none_or(|name| {
-                    destination.named_ports.is_some_and(|p| p.names(name, protocol, port))
+                    destination
+                        .named_ports
+                        .is_some_and(|ports| ports.contains(name, protocol, port))
                 })
         };
-        let mut passed = None;
+        let mut skipped_tier = None;
         let mut default_checked = false;
         for (index, entry) in entries.iter().enumerate() {
             if entry.rank.tier > Tier::Normal && !default_checked {
                 default_checked = true;
                 if let Some(set) = self.default_deny {
-                    return DirectionDecision::plain(Cause::DefaultDeny(set));
+                    return EndDecision::plain(Cause::DefaultDeny(set));
                 }
             }
-            if passed == Some(entry.rank.tier) || !matches(entry) {
+            if skipped_tier == Some(entry.rank.tier) || !matches(entry) {
                 continue;
             }
             match entry.action {
-                Action::Deny => return DirectionDecision::plain(Cause::Denied(entry.rule)),
-                Action::Pass => passed = Some(entry.rank.tier),
+                Action::Deny => return EndDecision::plain(Cause::Denied(entry.rule)),
+                Action::Pass => skipped_tier = Some(entry.rank.tier),
                 Action::Allow => return Self::allow(entry, &entries[index..], matches),
             }
         }
         match self.default_deny {
-            Some(set) => DirectionDecision::plain(Cause::DefaultDeny(set)),
-            None => DirectionDecision::plain(Cause::Unenforced),
+            Some(set) => EndDecision::plain(Cause::DefaultDeny(set)),
+            None => EndDecision::plain(Cause::Unenforced),
         }
     }
 
-    /// `first` allows; collects the L7 rules of all allows of its rank that match too.
-    fn allow(first: &Entry, rest: &[Entry], matches: impl Fn(&Entry) -> bool) -> DirectionDecision {
+    /// The outcome if `first` allows: with the L7 rules of all matching allows of its rank, if any
+    /// of them has some. `rest` begins with `first`.
+    fn allow(first: &Entry, rest: &[Entry], matches: impl Fn(&Entry) -> bool) -> EndDecision {
         let cause = Cause::Allowed(first.rule);
         let allows = || {
             let allows = |entry: &&Entry| entry.rank == first.rank && entry.action == Action::Allow;
             rest.iter().take_while(allows)
         };
         if !allows().any(|entry| entry.l7.is_some() && matches(entry)) {
-            return DirectionDecision::plain(cause);
+            return EndDecision::plain(cause);
         }
         let l7 = allows().filter(|entry| matches(entry));
         let l7 = l7.map(|entry| L7Entry { rule: entry.rule, rules: entry.l7.clone() });
-        DirectionDecision { cause, l7: l7.collect() }
+        EndDecision { cause, l7: l7.collect() }
     }
 }

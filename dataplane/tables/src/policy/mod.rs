@@ -1,24 +1,30 @@
-//! Compiled policy: the tables that workers, `explain` and `replay` all look up.
+//! Compiled policy: the tables that workers, `explain` and `replay` look up.
 //!
-//! # How a flow is decided
-//! An address resolves to an identity, which is a label set. The compiler gives each distinct peer
-//! selector a number, and each identity carries the sorted list of those that match it, so asking
-//! "does this entry match this peer" is one search in a short list. A new pod with known labels
-//! therefore changes one address row and no rule; a new label set adds one identity row. Peers by
-//! network or DNS name are numbers too; of sorted address ranges.
+//! # How a lookup goes
+//! 1. **Address to identity.** [`PolicyTables::addresses`] maps an address of a pod or node to an
+//!    identity: a set of labels, or a reserved one for nodes. All other addresses have one of the
+//!    two `world` identities.
+//! 2. **Rule table.** The source's identity has a [`RuleTable`] for egress, the destination's has
+//!    one for ingress. Both must allow the flow.
+//! 3. **Port class.** A rule table maps (protocol, port) to a list of entries, sorted by
+//!    precedence.
+//! 4. **Entry.** The first entry that matches the peer decides. Entries with a lower [`Rank`] come
+//!    first: tier (Admin, Normal, Baseline), then order within the tier. Within one rank, deny
+//!    comes before allow.
 //!
-//! Each identity has a table for egress and one for ingress. A table maps (protocol, port) to a
-//! *port class*, the list of entries that can match there, in order of precedence:
+//! [`Action::Pass`] skips the rest of its tier. After the Normal tier comes the default deny, if a
+//! policy isolates the identity; after the Baseline tier the flow is allowed.
 //!
-//! 1. lower [`Rank`] first: tier (Admin, Normal, Baseline), then priority and order in the tier;
-//! 2. inside one rank, deny before allow;
-//! 3. all allows of one rank together: if any of them that matches the peer has L7 rules, the flow
-//!    is inspected and a request may pass by any of them (one without L7 rules passes all).
+//! If an allow entry matches, all matching allow entries of its rank apply together. If one of them
+//! has L7 rules, the flow is inspected, and a request is allowed that any of them allows (an entry
+//! without L7 rules allows every request).
 //!
-//! `Pass` ends its tier. After the Normal tier comes the default deny, if some policy put the
-//! identity into it; after Baseline, everything is allowed.
-//!
-//! A flow needs both the source's egress and the destination's ingress.
+//! # How peers are matched
+//! The compiler numbers each distinct peer selector, and an identity row has the sorted numbers of
+//! the selectors that match its labels. Whether an entry matches a peer is therefore a binary
+//! search in a short list. A new pod with known labels changes one address row and no rule; a new
+//! set of labels adds one identity row. Networks and DNS names are numbered, too: as sets of
+//! address ranges.
 
 mod lookup;
 mod rows;
@@ -26,11 +32,11 @@ mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use lookup::{NodeSource, Resolved, Subject};
-pub use rows::{AddressMap, AddressSet, Covers, Rows};
+pub use lookup::{LocalEnds, Resolved, Sender, Subject};
+pub use rows::{AddressMap, AddressScope, AddressSet, Rows};
 pub use tables::{
-    AddressRow, DirectionTable, Entry, IdentityRow, NamedPorts, Peer, PolicyTables, PortClasses,
-    Rank, SelectorSet, Tier,
+    AddressRow, Entry, IdentityRow, NamedPorts, PeerMatch, PolicyTables, PortClasses, Rank,
+    RuleTable, SelectorSet, Tier,
 };
 
 use std::sync::Arc;
@@ -42,49 +48,50 @@ use crate::route::RouteTable;
 /// What an entry does with a flow that it matches.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Action {
-    /// Refuse; before any allow of the same rank.
+    /// Deny the flow; before any allow of the same rank.
     Deny,
-    /// Let the flow pass, or its requests that the entry's L7 rules allow.
+    /// Allow the flow, or those of its requests that the entry's L7 rules allow.
     Allow,
-    /// Leave this tier.
+    /// Skip the rest of the tier.
     Pass,
 }
 
-/// Why a flow that no policy judged is allowed.
+/// Why a flow is allowed without a policy lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Exemption {
-    /// The node may always reach its own pods (KEP-free text of `NetworkPolicy`:
+    /// The node may always reach its own pods (Kubernetes
     /// `staging/src/k8s.io/api/networking/v1/types.go`, "the traffic source is the pod's local
     /// node").
     FromNode,
     /// A pod may always reach its own node.
     ToNode,
-    /// A pod may always reach itself.
+    /// A pod may always reach itself, also through a service whose source address is translated
+    /// ([`Sender::Destination`]).
     ToSelf,
-    /// The other end is not a pod of this node: its side is judged on its own node.
+    /// This end is not a pod of this node: its policy is enforced on its own node.
     NotLocal,
 }
 
-/// What decided one direction of a flow.
+/// What decided a flow at one end: the source's egress, or the destination's ingress.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Cause {
-    /// No policy selects the endpoint in this direction.
+    /// No policy selects the endpoint in this direction, so the flow is allowed.
     Unenforced,
-    /// This rule allowed: the first of those that match.
+    /// This rule allowed the flow: the first that matches.
     Allowed(RuleId),
-    /// This rule denied.
+    /// This rule denied the flow.
     Denied(RuleId),
-    /// This rule allows, but requests can't be held against it and another one that applies: they
-    /// name different L7 protocols. So nothing passes.
+    /// This rule and another one that applies have L7 rules of different protocols. No flow can
+    /// speak both, so it is denied.
     Conflicting(RuleId),
-    /// These policies isolate the endpoint and no rule of theirs, or any other, matches.
+    /// These policies isolate the endpoint, and no rule matches.
     DefaultDeny(DenySetId),
     /// Not subject to policy.
     Exempt(Exemption),
 }
 
 impl Cause {
-    /// Whether the direction is open.
+    /// Whether this end allows the flow.
     #[must_use]
     #[inline]
     pub const fn allows(self) -> bool {
@@ -92,35 +99,35 @@ impl Cause {
     }
 }
 
-/// The outcome for a flow.
+/// The verdict on a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Verdict {
-    /// Forward without looking further.
+    /// Forward without inspection.
     Allow,
-    /// Forward what the L7 inspector lets pass.
+    /// Forward what the L7 inspector allows.
     Inspect,
-    /// Drop silently.
+    /// Drop without a response.
     Deny,
 }
 
-/// A decided flow: the verdict and what decided it at each end.
+/// A verdict, and what decided it at each end.
 #[derive(Clone, Debug)]
 pub struct Decision {
-    /// The outcome.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What decided at the source's egress.
+    /// What decided the source's egress.
     pub egress: Cause,
-    /// What decided at the destination's ingress. When egress denies already, ingress is judged
-    /// all the same, so that both causes are known.
+    /// What decided the destination's ingress. It is looked up even if egress denies the flow, so
+    /// that both causes are known.
     pub ingress: Cause,
-    /// The rules that requests are held against when the verdict is [`Verdict::Inspect`].
+    /// The L7 rules that requests must match if the verdict is [`Verdict::Inspect`].
     pub l7: L7Policy,
 }
 
-/// Everything a worker needs to decide and forward: immutable, published as one.
+/// All that a worker needs to decide and forward packets: immutable, and published as a whole.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Generation; stamps each flow's verdict.
+    /// Generation. Each flow stores the epoch of its verdict.
     pub epoch: Epoch,
     /// Compiled policy.
     pub policy: Arc<PolicyTables>,

@@ -1,8 +1,8 @@
-//! Tables that share what they have in common with their copies.
+//! Copy-on-write tables.
 //!
-//! A snapshot is a copy of the compiler's tables. Copies are cheap, and changing one row of a table
-//! that a snapshot still holds copies that row's chunk or shard, and the list of them, but not the
-//! table.
+//! A snapshot is a copy of the compiler's tables. Copies share their rows: a copy is one reference
+//! count, and changing a row of a table that has copies copies the row's chunk or shard and the
+//! list of chunks or shards, but not the whole table.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -12,12 +12,10 @@ use hashbrown::hash_table::{Entry, HashTable};
 
 use crate::address::Address;
 
-/// Rows of one chunk.
+/// Rows per chunk.
 const CHUNK: usize = 128;
 
-/// A table of rows by number.
-///
-/// Rows that were never set, and those that were removed, are the default.
+/// A copy-on-write table of rows by number. Rows that were never set have the default value.
 #[derive(Clone, Debug)]
 pub struct Rows<T> {
     chunks: Arc<Vec<Arc<[T]>>>,
@@ -30,14 +28,14 @@ impl<T> Default for Rows<T> {
 }
 
 impl<T> Rows<T> {
-    /// The row, unless it lies behind all that were ever set.
+    /// The row; `None` if it is beyond the last chunk that was allocated.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;
         Some(&self.chunks.get(index / CHUNK)?[index % CHUNK])
     }
 
-    /// All rows up to some number behind the last one set.
+    /// All rows of the chunks that were allocated.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         let rows = self.chunks.iter().flat_map(|chunk| chunk.iter());
         rows.enumerate().map(|(index, row)| (index as u32, row))
@@ -45,7 +43,7 @@ impl<T> Rows<T> {
 }
 
 impl<T: Clone + Default + PartialEq> Rows<T> {
-    /// Sets a row. Returns whether it was another one before.
+    /// Sets a row. Returns whether that changed it.
     pub fn set(&mut self, index: u32, row: T) -> bool {
         let index = index as usize;
         match self.chunks.get(index / CHUNK) {
@@ -66,7 +64,7 @@ const SHARDS: usize = 1024;
 
 type Shard<T> = HashTable<(Address, T)>;
 
-/// A table of rows by exact address.
+/// A copy-on-write hash table of rows by exact address.
 #[derive(Clone, Debug)]
 pub struct AddressMap<T> {
     hasher: DefaultHashBuilder,
@@ -80,7 +78,8 @@ impl<T> Default for AddressMap<T> {
     }
 }
 
-/// The shard of a hash. The table inside a shard uses the low and the seven highest bits.
+/// The shard of a hash, by bits that the hash table within a shard does not use: it uses the low
+/// bits and the seven highest ones.
 const fn shard_of(hash: u64) -> usize {
     (hash >> 32) as usize % SHARDS
 }
@@ -91,10 +90,10 @@ impl<T> AddressMap<T> {
     pub fn get(&self, address: Address) -> Option<&T> {
         let hash = self.hasher.hash_one(address);
         let shard = &self.shards[shard_of(hash)];
-        shard.find(hash, |(of, _)| *of == address).map(|(_, row)| row)
+        shard.find(hash, |(key, _)| *key == address).map(|(_, row)| row)
     }
 
-    /// All rows, in no order.
+    /// All rows, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (Address, &T)> {
         let rows = self.shards.iter().flat_map(|shard| shard.iter());
         rows.map(|(address, row)| (*address, row))
@@ -102,7 +101,7 @@ impl<T> AddressMap<T> {
 }
 
 impl<T: Clone + PartialEq> AddressMap<T> {
-    /// Sets a row, or removes it. Returns whether it was another one before.
+    /// Sets a row, or removes it if `row` is `None`. Returns whether that changed it.
     pub fn set(&mut self, address: Address, row: Option<T>) -> bool {
         if self.get(address) == row.as_ref() {
             return false;
@@ -110,7 +109,7 @@ impl<T: Clone + PartialEq> AddressMap<T> {
         let hash = self.hasher.hash_one(address);
         let shard = Arc::make_mut(&mut Arc::make_mut(&mut self.shards)[shard_of(hash)]);
         let hasher = &self.hasher;
-        let place = shard.entry(hash, |(of, _)| *of == address, |(of, _)| hasher.hash_one(of));
+        let place = shard.entry(hash, |(key, _)| *key == address, |(key, _)| hasher.hash_one(key));
         match (place, row) {
             (Entry::Occupied(mut place), Some(row)) => place.get_mut().1 = row,
             (Entry::Occupied(place), None) => drop(place.remove()),
@@ -121,47 +120,48 @@ impl<T: Clone + PartialEq> AddressMap<T> {
     }
 }
 
-/// Whose addresses an [`AddressSet`] matches, beside those that are no pod's and no node's.
+/// Which addresses an [`AddressSet`] can match. Identities are matched by labels, so a network may
+/// or may not include the addresses of pods and nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
-pub enum Covers {
-    /// Nobody else's: Cilium's CIDR rules, and DNS names.
+pub enum AddressScope {
+    /// Addresses of neither pods nor nodes: Cilium's CIDR rules, and DNS names.
     #[default]
-    Outsiders,
-    /// Also those of nodes.
-    Nodes,
-    /// Anybody's: blocks of `NetworkPolicy`, networks of `ClusterNetworkPolicy`.
-    Everyone,
+    World,
+    /// Those, and addresses of nodes.
+    WorldAndNodes,
+    /// All addresses: `ipBlock` of `NetworkPolicy`, networks of `ClusterNetworkPolicy`.
+    All,
 }
 
-/// Addresses that one list of networks, or one DNS name, stands for: sorted disjoint ranges.
+/// The addresses of one list of networks, or of one DNS name: sorted disjoint ranges.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AddressSet {
-    /// First and last address of each range of IPv4.
+    /// First and last address of each IPv4 range.
     v4: Vec<(u32, u32)>,
-    /// The same of IPv6.
+    /// First and last address of each IPv6 range.
     v6: Vec<(u128, u128)>,
-    /// Whose addresses count.
-    pub covers: Covers,
+    /// Which addresses the set can match.
+    pub scope: AddressScope,
 }
 
 impl AddressSet {
-    /// From ranges (first and last address) in any order; they may overlap.
+    /// A set of ranges (first and last address), which may overlap and be in any order.
     #[must_use]
-    pub fn new(covers: Covers, v4: Vec<(u32, u32)>, v6: Vec<(u128, u128)>) -> Self {
-        Self { v4: merge(v4), v6: merge(v6), covers }
+    pub fn new(scope: AddressScope, v4: Vec<(u32, u32)>, v6: Vec<(u128, u128)>) -> Self {
+        Self { v4: merge(v4), v6: merge(v6), scope }
     }
 
     /// Whether the address is in one of the ranges.
     #[must_use]
     pub fn contains(&self, address: Address) -> bool {
         match address.as_v4_bits() {
-            Some(bits) => holds(&self.v4, bits),
-            None => holds(&self.v6, address.bits()),
+            Some(bits) => range_contains(&self.v4, bits),
+            None => range_contains(&self.v6, address.bits()),
         }
     }
 }
 
-fn holds<N: Copy + PartialOrd>(ranges: &[(N, N)], bits: N) -> bool {
+fn range_contains<N: Copy + PartialOrd>(ranges: &[(N, N)], bits: N) -> bool {
     let after = ranges.partition_point(|range| range.0 <= bits);
     after > 0 && bits <= ranges[after - 1].1
 }

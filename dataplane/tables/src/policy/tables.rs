@@ -1,5 +1,5 @@
-//! The compiled tables. Built by the policy compiler, never changed after publication; what a
-//! change does not touch is shared with the former snapshot.
+//! The compiled tables. The policy compiler builds them; once published they do not change, and a
+//! new snapshot shares all unchanged rows with the previous one.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::l7::L7Rules;
 pub struct SelectorSet(Arc<[u32]>);
 
 impl SelectorSet {
-    /// Sorts and dedups.
+    /// Sorts and deduplicates.
     #[must_use]
     pub fn new(ids: impl IntoIterator<Item = SelectorId>) -> Self {
         let mut ids: Vec<u32> = ids.into_iter().map(|id| id.0).collect();
@@ -40,7 +40,7 @@ impl SelectorSet {
         Self::new(self.iter().filter(|other| *other != id))
     }
 
-    /// The members in ascending order.
+    /// The members, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = SelectorId> + '_ {
         self.0.iter().copied().map(SelectorId)
     }
@@ -51,7 +51,7 @@ impl SelectorSet {
 pub struct NamedPorts(Arc<[(PortNameId, u8, u16)]>);
 
 impl NamedPorts {
-    /// Sorts and dedups.
+    /// Sorts and deduplicates.
     #[must_use]
     pub fn new(ports: impl IntoIterator<Item = (PortNameId, u8, u16)>) -> Self {
         let mut ports: Vec<_> = ports.into_iter().collect();
@@ -67,17 +67,17 @@ impl NamedPorts {
 
     /// Whether the pod has a port `name` of `protocol` with this number.
     #[must_use]
-    pub fn names(&self, name: PortNameId, protocol: u8, port: u16) -> bool {
+    pub fn contains(&self, name: PortNameId, protocol: u8, port: u16) -> bool {
         self.0.binary_search(&(name, protocol, port)).is_ok()
     }
 }
 
-/// What is known of one pod or node address.
+/// The row of an address of a pod or node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AddressRow {
     /// Index into [`PolicyTables::identities`].
     pub identity: u32,
-    /// Named ports of the pod behind the address; `None` if it has none.
+    /// Named container ports of the pod; `None` if it has none.
     pub named_ports: Option<NamedPorts>,
 }
 
@@ -108,36 +108,37 @@ impl Rank {
     pub const NORMAL: Self = Self { tier: Tier::Normal, order: 0 };
 }
 
-/// Who may be at the other end of a flow.
+/// Which peers an entry matches.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Peer {
-    /// Anyone.
-    Anyone,
-    /// Pods of the namespaces whose row in [`PolicyTables::namespaces`] has the number.
+pub enum PeerMatch {
+    /// Any peer.
+    Any,
+    /// Pods of namespaces whose row in [`PolicyTables::namespaces`] has this selector.
     Namespaces(SelectorId),
-    /// Identities whose row in [`PolicyTables::identities`] has the number.
+    /// Identities whose row in [`PolicyTables::identities`] has this selector.
     Labels(SelectorId),
-    /// Addresses in this row of [`PolicyTables::address_sets`].
+    /// Addresses in the set of this row of [`PolicyTables::address_sets`].
     Addresses(SelectorId),
 }
 
-/// One way a flow can match, in one port class.
+/// One compiled rule in one port class.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// Precedence.
     pub rank: Rank,
-    /// What to do.
+    /// What it does with a flow that it matches.
     pub action: Action,
-    /// Who must be at the other end.
-    pub peer: Peer,
-    /// The destination pod must call the port this; `None` when the class already says the port.
+    /// The peers that it matches.
+    pub peer: PeerMatch,
+    /// Name that the destination pod must have for the port; `None` if the port class has the port
+    /// number.
     pub port_name: Option<PortNameId>,
-    /// First and last port that it matches. All, where the port class says the ports; only a table
-    /// with too many combinations of ports has them here.
+    /// First and last port that it matches. [`Self::ALL_PORTS`] if the port class has the ports:
+    /// only tables with too many distinct combinations of port ranges have them here.
     pub ports: (u16, u16),
-    /// Requests must match; `None` is no L7 restriction.
+    /// L7 rules that requests must match; `None` is no L7 restriction.
     pub l7: Option<Arc<L7Rules>>,
-    /// Where the entry came from.
+    /// The policy rule that it was compiled from.
     pub rule: RuleId,
 }
 
@@ -145,7 +146,7 @@ impl Entry {
     /// All ports.
     pub const ALL_PORTS: (u16, u16) = (0, u16::MAX);
 
-    /// Whether it can match the port.
+    /// Whether the entry's own port range has the port.
     #[must_use]
     #[inline]
     pub const fn has_port(&self, port: u16) -> bool {
@@ -153,31 +154,30 @@ impl Entry {
     }
 }
 
-/// Port classes of one protocol: sorted `(first port, class)`, each up to the next.
-///
-/// For ICMP the "port" is the type.
+/// Port classes of one protocol: sorted pairs of (first port, class), each valid up to the next
+/// pair. For ICMP the "port" is the type.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortClasses {
     /// IP protocol number.
     pub protocol: u8,
-    /// Ranges; the first starts at zero.
+    /// First port and class of each range; the first range starts at port zero.
     pub ranges: Vec<(u16, u32)>,
 }
 
-/// The rules of one identity in one direction.
+/// The rules of one identity for egress or for ingress.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct DirectionTable {
-    /// Protocols that some entry names.
+pub struct RuleTable {
+    /// Protocols that have entries of their own.
     pub protocols: Vec<PortClasses>,
-    /// Class of all other protocols, and of packets whose ports are unknown.
+    /// Class of all other protocols.
     pub other: Option<u32>,
-    /// Entries of each class, by (rank, action).
+    /// Entries of each class, sorted by (rank, action).
     pub classes: Vec<Arc<[Entry]>>,
-    /// Who put the identity into default deny.
+    /// The policies that put the identity into default deny, if any.
     pub default_deny: Option<DenySetId>,
 }
 
-impl DirectionTable {
+impl RuleTable {
     /// The entries that can match `port` of `protocol`, in order of precedence.
     #[must_use]
     #[inline]
@@ -190,46 +190,46 @@ impl DirectionTable {
     }
 }
 
-/// One distinct set of labels, or a reserved identity.
+/// An identity: one distinct set of labels, or a reserved one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IdentityRow {
-    /// The number shown to people; Cilium's reserved numbers are kept
+    /// The number shown to users; reserved identities have Cilium's numbers
     /// (cilium `pkg/identity/numericidentity.go`).
     pub number: u32,
-    /// Index into [`PolicyTables::namespaces`]; row zero for what is no pod.
+    /// Index into [`PolicyTables::namespaces`]; row zero for identities that are no pods.
     pub namespace: u32,
-    /// Selectors that match the labels, but for those that ask of the namespace only.
+    /// Selectors that match the labels, except those that select by namespace only.
     pub selectors: SelectorSet,
-    /// Rules on what the identity may open.
-    pub egress: Arc<DirectionTable>,
-    /// Rules on who may open flows to it.
-    pub ingress: Arc<DirectionTable>,
+    /// Rules for flows that the identity opens.
+    pub egress: Arc<RuleTable>,
+    /// Rules for flows that are opened to the identity.
+    pub ingress: Arc<RuleTable>,
 }
 
-/// All of compiled policy. Copies are cheap and share what they have in common.
+/// All compiled policy. Copies are cheap: they share unchanged rows.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyTables {
     /// Pods and nodes by address.
     pub addresses: AddressMap<AddressRow>,
-    /// Label sets. The first four are `world` for IPv4 and for IPv6, `host` and `remote-node`.
+    /// Identities. The first four are `world` for IPv4, `world` for IPv6, `host` and
+    /// `remote-node`.
     pub identities: Rows<IdentityRow>,
-    /// For each namespace, the selectors that match all its pods because they ask of the namespace
-    /// only. There are few namespaces and many identities, so a new "all namespaces"
-    /// changes little.
+    /// For each namespace, the selectors that select by namespace only and match it. There are few
+    /// namespaces and many identities, so that a new selector of all namespaces changes few rows.
     pub namespaces: Rows<SelectorSet>,
-    /// Lists of networks, and addresses of DNS names.
+    /// Sets of networks, and of addresses of DNS names.
     pub address_sets: Rows<Arc<AddressSet>>,
 }
 
 impl PolicyTables {
-    /// Row of every IPv4 address that is no pod and no node.
+    /// Row of IPv4 addresses that belong to neither pods nor nodes.
     pub const WORLD_V4: u32 = 0;
-    /// Row of every IPv6 address that is no pod and no node.
+    /// Row of IPv6 addresses that belong to neither pods nor nodes.
     pub const WORLD_V6: u32 = 1;
-    /// Row of this node's own addresses.
+    /// Row of this node's addresses.
     pub const HOST: u32 = 2;
     /// Row of other nodes' addresses.
     pub const REMOTE_NODE: u32 = 3;
-    /// Number of reserved rows: those of pods follow.
+    /// Number of reserved rows; the rows of pods follow.
     pub const RESERVED: u32 = 4;
 }

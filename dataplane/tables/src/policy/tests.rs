@@ -1,4 +1,4 @@
-//! Precedence, on tables made by hand.
+//! Precedence and matching, on hand-made tables.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::tuple::Tuple;
 
 const CLIENT: SelectorId = SelectorId(7);
 
-pub(crate) fn address(text: &str) -> Address {
+fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-pub(crate) fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry {
+fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry {
     let rank = Rank { tier, order };
     Entry {
         rank,
         action,
-        peer: Peer::Anyone,
+        peer: PeerMatch::Any,
         port_name: None,
         ports: Entry::ALL_PORTS,
         l7: None,
@@ -29,17 +29,17 @@ pub(crate) fn entry(tier: Tier, order: u32, action: Action, rule: u32) -> Entry 
     }
 }
 
-/// A server, 10.0.0.2, with these entries for ingress on every port, and a client, 10.0.0.1.
-pub(crate) fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTables {
+/// A server, 10.0.0.2, with these ingress entries for every TCP port, and a client, 10.0.0.1.
+fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTables {
     assert!(entries.is_sorted_by_key(|entry| (entry.rank, entry.action)));
-    let ingress = DirectionTable {
+    let ingress = RuleTable {
         protocols: vec![PortClasses { protocol: proto::TCP, ranges: vec![(0, 0)] }],
         other: None,
         classes: vec![entries.into()],
         default_deny: default_deny.map(DenySetId),
     };
-    let open = Arc::new(DirectionTable::default());
-    let row = |number, selectors: SelectorSet, ingress: &Arc<DirectionTable>| {
+    let open = Arc::new(RuleTable::default());
+    let row = |number, selectors: SelectorSet, ingress: &Arc<RuleTable>| {
         let (egress, ingress) = (Arc::clone(&open), Arc::clone(ingress));
         IdentityRow { number, namespace: 0, selectors, egress, ingress }
     };
@@ -66,7 +66,7 @@ pub(crate) fn tables(entries: Vec<Entry>, default_deny: Option<u32>) -> PolicyTa
 fn decide_from(tables: &PolicyTables, src: &str, dst_port: u16, protocol: u8) -> Decision {
     let (src, dst) = (address(src), address("10.0.0.2"));
     let tuple = Tuple { src, dst, src_port: 1, dst_port, protocol };
-    tables.decide(&Subject { tuple, icmp_type: 0 }, [true, true])
+    tables.decide(&Subject { tuple, icmp_type: 0 }, LocalEnds::BOTH)
 }
 
 fn cause(entries: Vec<Entry>, default_deny: Option<u32>) -> Cause {
@@ -95,7 +95,7 @@ fn deny_wins_inside_one_rank() {
 }
 
 #[test]
-fn pass_leaves_its_tier_and_no_other() {
+fn pass_skips_its_own_tier_only() {
     let entries =
         vec![entry(Admin, 1, Pass, 1), entry(Admin, 2, Deny, 2), entry(Normal, 0, Allow, 3)];
     assert_eq!(cause(entries, None), Cause::Allowed(RuleId(3)));
@@ -111,14 +111,14 @@ fn default_deny_comes_before_baseline() {
 }
 
 #[test]
-fn pass_out_of_the_last_tier_is_open() {
+fn pass_in_the_last_tier_allows() {
     assert_eq!(cause(vec![entry(Baseline, 0, Pass, 1)], None), Cause::Unenforced);
 }
 
 #[test]
-fn entries_ask_for_peer_and_port_name() {
+fn an_entry_matches_by_peer_and_by_port_name() {
     let mut by_peer = entry(Normal, 0, Allow, 1);
-    by_peer.peer = Peer::Labels(CLIENT);
+    by_peer.peer = PeerMatch::Labels(CLIENT);
     let mut by_name = entry(Normal, 0, Allow, 2);
     by_name.port_name = Some(PortNameId(0));
     let tables = tables(vec![by_peer, by_name], Some(0));
@@ -129,64 +129,64 @@ fn entries_ask_for_peer_and_port_name() {
 }
 
 #[test]
-fn protocols_that_no_entry_names_have_no_entries() {
+fn a_protocol_without_entries_gets_the_default_deny() {
     let tables = tables(vec![entry(Normal, 0, Allow, 1)], Some(0));
     let decision = decide_from(&tables, "10.0.0.1", 80, proto::UDP);
     assert_eq!(decision.verdict, Verdict::Deny);
 }
 
 #[test]
-fn requests_are_held_against_every_allow_of_the_rank_that_matches() {
+fn l7_rules_of_every_matching_allow_of_the_rank_apply() {
     let rules = Arc::new(L7Rules::Http(Vec::new()));
     let mut inspected = entry(Normal, 0, Allow, 2);
     inspected.l7 = Some(rules);
-    let mut elsewhere = entry(Normal, 0, Allow, 3);
-    elsewhere.peer = Peer::Labels(SelectorId(99));
+    let mut other_peer = entry(Normal, 0, Allow, 3);
+    other_peer.peer = PeerMatch::Labels(SelectorId(99));
     let later = entry(Baseline, 0, Allow, 4);
-    let entries = vec![entry(Normal, 0, Allow, 1), inspected, elsewhere, later];
+    let entries = vec![entry(Normal, 0, Allow, 1), inspected, other_peer, later];
     let decision = decide_from(&tables(entries, None), "10.0.0.1", 80, proto::TCP);
     assert_eq!(decision.verdict, Verdict::Inspect);
-    let held: Vec<(u32, bool)> =
-        decision.l7.ingress.iter().map(|held| (held.rule.0, held.rules.is_some())).collect();
-    assert_eq!(held, [(1, false), (2, true)]);
+    let applied: Vec<(u32, bool)> =
+        decision.l7.ingress.iter().map(|entry| (entry.rule.0, entry.rules.is_some())).collect();
+    assert_eq!(applied, [(1, false), (2, true)]);
 }
 
 #[test]
-fn an_address_set_matches_those_that_it_covers() {
+fn an_address_set_matches_addresses_in_its_scope() {
     let mut by_network = entry(Normal, 0, Allow, 1);
-    by_network.peer = Peer::Addresses(SelectorId(2));
+    by_network.peer = PeerMatch::Addresses(SelectorId(2));
     let mut tables = tables(vec![by_network], Some(0));
-    let mut allows = |covers, src| {
+    let mut allows = |scope, src| {
         let range = (u32::from_be_bytes([10, 0, 0, 0]), u32::from_be_bytes([10, 0, 0, 99]));
-        let set = AddressSet::new(covers, vec![range], vec![]);
+        let set = AddressSet::new(scope, vec![range], vec![]);
         tables.address_sets.set(2, Arc::new(set));
         let node = AddressRow { identity: PolicyTables::REMOTE_NODE, named_ports: None };
         tables.addresses.set(address("10.0.0.50"), Some(node));
         decide_from(&tables, src, 80, proto::TCP).ingress.allows()
     };
-    for (src, outsiders, nodes, everyone) in [
+    for (src, world, nodes, all) in [
         ("10.0.0.99", true, true, true),
         ("10.0.0.100", false, false, false),
         ("10.0.0.50", false, true, true),
         ("10.0.0.1", false, false, true),
     ] {
-        assert_eq!(allows(Covers::Outsiders, src), outsiders, "{src}");
-        assert_eq!(allows(Covers::Nodes, src), nodes, "{src}");
-        assert_eq!(allows(Covers::Everyone, src), everyone, "{src}");
+        assert_eq!(allows(AddressScope::World, src), world, "{src}");
+        assert_eq!(allows(AddressScope::WorldAndNodes, src), nodes, "{src}");
+        assert_eq!(allows(AddressScope::All, src), all, "{src}");
     }
 }
 
 #[test]
 fn overlapping_ranges_are_merged() {
-    let set = AddressSet::new(Covers::Everyone, vec![(5, 9), (1, 2), (7, 20), (30, 30)], vec![]);
-    let held: Vec<u32> =
+    let set = AddressSet::new(AddressScope::All, vec![(5, 9), (1, 2), (7, 20), (30, 30)], vec![]);
+    let contained: Vec<u32> =
         (0..40u32).filter(|bits| set.contains(Address::v4(bits.to_be_bytes()))).collect();
     let expected: Vec<u32> = (1..=2).chain(5..=20).chain(30..=30).collect();
-    assert_eq!(held, expected);
+    assert_eq!(contained, expected);
 }
 
 #[test]
-fn a_copy_of_rows_keeps_what_it_was() {
+fn changes_of_rows_do_not_affect_a_copy() {
     let mut rows = Rows::default();
     assert!(rows.set(1_000, 7));
     let copy = rows.clone();
@@ -197,7 +197,7 @@ fn a_copy_of_rows_keeps_what_it_was() {
 }
 
 #[test]
-fn a_copy_of_an_address_map_keeps_what_it_was() {
+fn changes_of_an_address_map_do_not_affect_a_copy() {
     let mut map = AddressMap::default();
     let (a, b) = (address("10.0.0.1"), address("fd00::1"));
     assert!(map.set(a, Some(1)) && map.set(b, Some(2)));
@@ -209,7 +209,7 @@ fn a_copy_of_an_address_map_keeps_what_it_was() {
 }
 
 #[test]
-fn an_entry_may_know_its_ports_itself() {
+fn an_entry_may_have_its_own_port_range() {
     let mut one = entry(Normal, 0, Allow, 1);
     one.ports = (80, 81);
     let tables = tables(vec![one], Some(0));

@@ -9,23 +9,23 @@ use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
 use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::Direction;
+use podgate_tables::tuple::FlowDirection;
 
 use crate::l7::follower::Follower;
 use crate::l7::http1::tests::docs_only;
 use crate::l7::io::FlowIo;
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 use crate::packet::{L4, Tcp, View, edit, parse};
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
-pub(super) const CLIENT: Direction = Direction::Original;
-pub(super) const SERVER: Direction = Direction::Reply;
+pub(super) const CLIENT: FlowDirection = FlowDirection::Original;
+pub(super) const SERVER: FlowDirection = FlowDirection::Reply;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A packet that the follower sent on or made.
 #[derive(Clone, Debug)]
 pub(super) struct Sent {
-    pub(super) direction: Direction,
+    pub(super) direction: FlowDirection,
     pub(super) own: bool,
     pub(super) bytes: Vec<u8>,
     pub(super) view: View,
@@ -76,10 +76,10 @@ pub(super) struct Io {
 }
 
 impl Io {
-    fn take(&mut self, direction: Direction, own: bool, packet: Packet) {
+    fn take(&mut self, direction: FlowDirection, own: bool, packet: Packet) {
         let mut bytes = self.umem.data(&packet.head).to_vec();
         let view = parse(&bytes, packet.len()).expect("the follower sends what parses");
-        assert!(edit::l4_checksum_is_right(&self.umem, &packet, &view), "checksum");
+        assert!(edit::l4_checksum_is_right(self.umem.bytes(&packet), &view), "checksum");
         packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
         let L4::Tcp(tcp) = view.l4_kind else { panic!("the follower sends TCP") };
         self.pool.free_packet(packet);
@@ -100,11 +100,11 @@ impl FlowIo for Io {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, direction: Direction, packet: Packet) {
+    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
         self.take(direction, false, packet);
     }
 
-    fn originate(&mut self, direction: Direction, packet: Packet) {
+    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
         self.take(direction, true, packet);
     }
 
@@ -352,7 +352,7 @@ impl Lab {
         self.send(CLIENT, isn, 0, SYN, b"");
     }
 
-    fn tcp_options(&mut self, from: Direction, flags: u8) -> Vec<u8> {
+    fn tcp_options(&mut self, from: FlowDirection, flags: u8) -> Vec<u8> {
         let end = match from {
             CLIENT => &mut self.client,
             SERVER => &mut self.server,
@@ -377,7 +377,7 @@ impl Lab {
     /// The bytes of a packet.
     pub(super) fn packet(
         &mut self,
-        from: Direction,
+        from: FlowDirection,
         seq: u32,
         ack: u32,
         flags: u8,
@@ -413,13 +413,20 @@ impl Lab {
         bytes
     }
 
-    pub(super) fn send(&mut self, from: Direction, seq: u32, ack: u32, flags: u8, payload: &[u8]) {
+    pub(super) fn send(
+        &mut self,
+        from: FlowDirection,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        payload: &[u8],
+    ) {
         let bytes = self.packet(from, seq, ack, flags, payload);
         self.inject(from, &bytes);
     }
 
     /// Gives the follower a packet, in frames of `options.frame` bytes.
-    pub(super) fn inject(&mut self, from: Direction, bytes: &[u8]) {
+    pub(super) fn inject(&mut self, from: FlowDirection, bytes: &[u8]) {
         let mut frames = bytes.chunks(self.options.frame).map(|chunk| {
             let mut frame = self.io.pool.alloc().unwrap();
             frame.set_len(chunk.len() as u32);

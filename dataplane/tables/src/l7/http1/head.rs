@@ -1,69 +1,69 @@
-//! One request head, read so that only one reading is possible.
+//! The request head: method, target, host, and the length of the body.
 
 use httparse::Header;
 
 use super::target::{self, Target};
-use super::{Refusal, Request};
+use super::{Denial, Request};
 
-/// Header fields of a head, at most (Apache's and Envoy's default).
+/// Most header fields in a head (the default of Apache and Envoy).
 pub const FIELDS_MAX: usize = 100;
 
-/// What a request head says.
+/// A parsed request head.
 #[derive(Debug)]
 pub struct Head<'a> {
-    /// What rules match.
+    /// The request, as rules match it.
     pub request: Request<'a>,
-    /// The target as it was written.
+    /// The request target, as sent.
     pub target: &'a [u8],
-    /// The body that follows.
+    /// Length of the body.
     pub body: BodyLength,
     /// The client offers to switch to another protocol.
     pub upgrade: bool,
 }
 
-/// How long the body after a request head is (RFC 9112 §6.3).
+/// Length of the body of a request (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BodyLength {
     /// No body follows.
     None,
-    /// As `Content-Length` says, bytes; not zero.
+    /// `Content-Length`, bytes; not zero.
     Fixed(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
 }
 
-/// Reads the head that is all of `unit`.
+/// Parses a head, which must be the whole of `unit`.
 ///
-/// httparse tells tokens apart; it also refuses folded lines and space before a colon. Line ends
-/// were checked when the unit was scanned.
+/// httparse splits it into tokens; it also rejects folded lines and space before a colon. The
+/// scanner has checked the line ends.
 ///
 /// # Errors
-/// When the head has no reading or more than one, or asks for what is not supported.
+/// If the head is malformed or ambiguous, or if it asks for what is not supported.
 pub fn parse<'a>(
     unit: &'a [u8],
     fields: &'a mut [Header<'a>; FIELDS_MAX],
-) -> Result<Head<'a>, Refusal> {
+) -> Result<Head<'a>, Denial> {
     if unit.starts_with(b"PRI * HTTP/2") {
-        return Err(Refusal::NOT_HTTP1);
+        return Err(Denial::NOT_HTTP1);
     }
     let mut parsed = httparse::Request::new(fields);
     match parsed.parse(unit) {
         Ok(httparse::Status::Complete(taken)) if taken == unit.len() => {}
-        _ => return Err(Refusal::MALFORMED),
+        _ => return Err(Denial::MALFORMED),
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
     else {
-        return Err(Refusal::MALFORMED);
+        return Err(Denial::MALFORMED);
     };
     if method == "CONNECT" {
-        return Err(Refusal::UNSUPPORTED);
+        return Err(Denial::UNSUPPORTED);
     }
     let (method, target) = (method.as_bytes(), target.as_bytes());
     let headers: &'a [Header<'a>] = parsed.headers;
-    let framing = Framing::read(unit, headers).ok_or(Refusal::MALFORMED)?;
-    let body = framing.body(version).ok_or(Refusal::MALFORMED)?;
-    let parts = Target::parse(method, target).ok_or(Refusal::MALFORMED)?;
-    let host = framing.authority(version, &parts).ok_or(Refusal::MALFORMED)?;
+    let framing = Framing::read(unit, headers).ok_or(Denial::MALFORMED)?;
+    let body = framing.body(version).ok_or(Denial::MALFORMED)?;
+    let parts = Target::parse(method, target).ok_or(Denial::MALFORMED)?;
+    let host = framing.authority(version, &parts).ok_or(Denial::MALFORMED)?;
     let request = Request {
         method,
         path: parts.path,
@@ -73,14 +73,14 @@ pub fn parse<'a>(
     };
     let has = |name: &str| headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
     if body == BodyLength::Chunked && has("trailer") {
-        // Its trailers would be refused; now the client can still be told.
-        return Err(Refusal::UNSUPPORTED);
+        // Its trailers would be rejected; at this point the client can still get a response.
+        return Err(Denial::UNSUPPORTED);
     }
     let upgrade = has("upgrade");
     Ok(Head { request, target, body, upgrade })
 }
 
-/// The fields that decide framing and routing, each at most once.
+/// The fields that determine framing and routing, each at most once.
 #[derive(Default)]
 struct Framing<'a> {
     host: Option<&'a [u8]>,
@@ -89,8 +89,8 @@ struct Framing<'a> {
 }
 
 impl<'a> Framing<'a> {
-    /// `None` if one is repeated, written with a look-alike name, or set off with anything but
-    /// spaces: servers differ on tabs.
+    /// `None` if one is repeated, has an underscore in its name, or is padded with anything but
+    /// spaces: servers treat tabs differently.
     fn read(unit: &[u8], headers: &'a [Header<'a>]) -> Option<Self> {
         let mut framing = Self::default();
         for field in headers.iter().filter(|field| is_framing(field.name)) {
@@ -101,7 +101,7 @@ impl<'a> Framing<'a> {
                 _ => continue,
             };
             if field.name.contains('_')
-                || !is_plainly_set(unit, field)
+                || !is_padded_by_spaces_only(unit, field)
                 || slot.replace(field.value).is_some()
             {
                 return None;
@@ -110,8 +110,7 @@ impl<'a> Framing<'a> {
         Some(framing)
     }
 
-    /// RFC 9112 §6.1 to §6.3, without the cases that depend on who reads; those are `None`,
-    /// as is what is malformed.
+    /// RFC 9112 §6.1 to §6.3. `None` if the fields are malformed or ambiguous.
     fn body(&self, version: u8) -> Option<BodyLength> {
         match (self.content_length, self.transfer_encoding) {
             (None, None) => Some(BodyLength::None),
@@ -126,8 +125,8 @@ impl<'a> Framing<'a> {
         }
     }
 
-    /// HTTP/2's `:authority` (RFC 9112 §3.2, §3.3): exactly one `Host` in HTTP/1.1, and an
-    /// authority in the target must say the same.
+    /// HTTP/2's `:authority` (RFC 9112 §3.2, §3.3): HTTP/1.1 needs exactly one `Host`, and an
+    /// authority in the target must be equal to it.
     fn authority(&self, version: u8, target: &Target<'a>) -> Option<&'a [u8]> {
         if version == 1 && self.host.is_none() {
             return None;
@@ -138,9 +137,9 @@ impl<'a> Framing<'a> {
     }
 }
 
-/// Digits only, without a leading zero (which makes an octal number to some), and few enough that
-/// no reader with 64 bits overflows. Bodies above 2 GiB are legitimate, and servers count them in
-/// 64 bits; one that wraps at 32 bits must not stand behind HTTP rules.
+/// Parses a `Content-Length`: digits only, without a leading zero (which some parsers read as
+/// octal), and few enough not to overflow 64 bits. Bodies above 2 GiB are legitimate, so a server
+/// that counts bytes in 32 bits must not be used behind HTTP rules.
 #[must_use]
 pub fn parse_length(value: &[u8]) -> Option<u64> {
     let has_leading_zero = value.len() > 1 && value[0] == b'0';
@@ -150,8 +149,8 @@ pub fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Whether only spaces stand between the field's colon, its value and the end of its line.
-fn is_plainly_set(unit: &[u8], field: &Header<'_>) -> bool {
+/// Whether there are only spaces between the field's colon, its value and the end of its line.
+fn is_padded_by_spaces_only(unit: &[u8], field: &Header<'_>) -> bool {
     let offset = |part: &[u8]| part.as_ptr().addr().checked_sub(unit.as_ptr().addr());
     let (Some(name), Some(value)) = (offset(field.name.as_bytes()), offset(field.value)) else {
         return false;
@@ -163,8 +162,8 @@ fn is_plainly_set(unit: &[u8], field: &Header<'_>) -> bool {
         && after.next() == Some(&b'\r')
 }
 
-/// Whether a field of this name may decide where a message ends or where it goes. Underscores
-/// count as hyphens: gateways in the tradition of CGI take one for the other.
+/// Whether a field of this name may affect framing or routing. Underscores count as hyphens, since
+/// CGI gateways confuse the two.
 fn is_framing(name: &str) -> bool {
     const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"connection"];
     let same = |a: u8, b: u8| a == b || a == b'_' && b == b'-';

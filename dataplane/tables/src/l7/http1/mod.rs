@@ -1,8 +1,9 @@
-//! HTTP/1.1 request heads: finding where one ends, and reading it so that no other reading is
-//! possible.
+//! Parsing of HTTP/1.1 request heads: where a head ends ([`scan`]), what it says ([`head`]), and
+//! whether its path is in normal form.
 //!
-//! The state of a connection is the inspector's, in the dataplane; this is what it has in common
-//! with everything else that reads a request.
+//! The parser rejects every head that two servers could parse differently (RFC 9112 §11 describes
+//! the attacks). The inspector, which follows a connection, is in the dataplane; `explain` uses the
+//! same parser.
 
 pub mod head;
 pub mod scan;
@@ -11,84 +12,83 @@ mod target;
 pub use head::FIELDS_MAX;
 
 use crate::drop_reason::DropReason;
-use scan::{Scanner, Shape};
+use scan::{Scanner, UnitKind};
 
-/// A request as the rules see it.
+/// A parsed request, as rules match it.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// Method.
     pub method: &'a [u8],
     /// Path and query, as HTTP/2's `:path`.
     pub path: &'a [u8],
-    /// Whether the path is its own normal form.
+    /// Whether the path is in normal form.
     pub path_is_normal: bool,
-    /// Host and port, as HTTP/2's `:authority`; empty when an HTTP/1.0 request names none.
+    /// Host and port, as HTTP/2's `:authority`; empty if an HTTP/1.0 request has none.
     pub host: &'a [u8],
     /// Header fields, in order.
     pub headers: &'a [httparse::Header<'a>],
 }
 
-/// How to tell the client that its request stream ends here.
+/// What the client gets when its request stream ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// 403 and close: policy says no.
+pub enum DenialResponse {
+    /// 403 and close: denied by policy.
     Forbidden,
-    /// 400 and close: not a request that we understand.
+    /// 400 and close: not a valid request.
     BadRequest,
-    /// No HTTP answer would be understood, or none fits here: reset.
+    /// Reset: the client does not speak HTTP/1.1, or expects no response at this point.
     Reset,
 }
 
-/// Why a stream ends, and how.
+/// Why a request stream ends, and what the client gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    /// For counters and events.
+pub struct Denial {
+    /// Reason for counters and events.
     pub reason: DropReason,
-    /// For the client.
-    pub answer: Answer,
-    /// The client asked by `HEAD`, so that the answer must not have a body.
+    /// What the client gets.
+    pub response: DenialResponse,
+    /// The method was `HEAD`, so that the response must not have a body.
     pub head_only: bool,
 }
 
-impl Refusal {
+impl Denial {
     /// Denied by the rules.
-    pub const DENIED: Self = Self::new(DropReason::L7Denied, Answer::Forbidden);
-    /// Refused by a rule that would look at the path, for a path that is not in normal form.
-    pub const NOT_NORMAL: Self = Self::new(DropReason::L7Malformed, Answer::Forbidden);
-    /// Not HTTP/1.1, or readable in two ways.
-    pub const MALFORMED: Self = Self::new(DropReason::L7Malformed, Answer::BadRequest);
-    /// Understood as HTTP/1.1, but not to be followed (`CONNECT`, announced trailers).
-    pub const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, Answer::Forbidden);
-    /// Another protocol: TLS, HTTP/2, or what a 101 switched to.
-    pub const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, Answer::Reset);
-    /// In the middle of a message that has already gone on in part.
-    pub const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, Answer::Reset);
+    pub const BY_RULES: Self = Self::new(DropReason::L7Denied, DenialResponse::Forbidden);
+    /// Denied because rules match the path, and it is not in normal form.
+    pub const PATH_NOT_NORMAL: Self = Self::new(DropReason::L7Malformed, DenialResponse::Forbidden);
+    /// Not HTTP/1.1, or ambiguous.
+    pub const MALFORMED: Self = Self::new(DropReason::L7Malformed, DenialResponse::BadRequest);
+    /// HTTP/1.1 that the inspector does not support (`CONNECT`, announced trailers).
+    pub const UNSUPPORTED: Self = Self::new(DropReason::L7Unsupported, DenialResponse::Forbidden);
+    /// Another protocol: TLS, HTTP/2, or the one that a 101 response switched to.
+    pub const NOT_HTTP1: Self = Self::new(DropReason::L7Unsupported, DenialResponse::Reset);
+    /// An invalid body, after a part of the message was forwarded.
+    pub const BROKEN_BODY: Self = Self::new(DropReason::L7Malformed, DenialResponse::Reset);
 
-    /// A refusal with the body that its answer has.
+    /// A denial whose response has a body.
     #[must_use]
     #[inline]
-    pub const fn new(reason: DropReason, answer: Answer) -> Self {
-        Self { reason, answer, head_only: false }
+    pub const fn new(reason: DropReason, response: DenialResponse) -> Self {
+        Self { reason, response, head_only: false }
     }
 }
 
-/// Reads one request head, up to and with its empty line, as the inspector does: what `explain`
-/// asks about is what a worker would see.
+/// Parses one request head, which ends with its empty line, as the inspector does.
 ///
 /// # Errors
-/// What the inspector would answer, whatever the rules say.
+/// How the inspector would deny the request, whatever the rules are.
 pub fn read_head<'a>(
     head: &'a [u8],
     fields: &'a mut [httparse::Header<'a>; FIELDS_MAX],
-) -> Result<Request<'a>, Refusal> {
-    let unit = Scanner::default().scan(Shape::Section, head);
-    if unit != Ok((head.len(), true)) {
-        return Err(Refusal::MALFORMED);
+) -> Result<Request<'a>, Denial> {
+    let scanned = Scanner::default().scan(UnitKind::Section, head);
+    if scanned != Ok((head.len(), true)) {
+        return Err(Denial::MALFORMED);
     }
     head::parse(head, fields).map(|head| head.request)
 }
 
-/// A character of a `token` (RFC 9110 §5.6.2).
+/// Whether the byte may occur in a `token` (RFC 9110 §5.6.2).
 #[inline]
 pub const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()

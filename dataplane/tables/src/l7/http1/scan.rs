@@ -1,22 +1,25 @@
-//! Finding where a unit ends, as its bytes come in, and refusing what no unit may contain.
+//! Finds the end of a unit as its bytes arrive, and rejects bytes that no unit may contain.
+//!
+//! A unit is what the inspector decides as a whole: a head, a chunk-size line, the line end after a
+//! chunk, or an empty trailer section.
 
-/// What ends a unit.
+/// Kinds of units, by what ends them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shape {
-    /// A line end, with nothing before it.
+pub enum UnitKind {
+    /// Only a line end.
     LineEnd,
-    /// The first line end.
+    /// One line, with its line end.
     Line,
-    /// An empty line.
+    /// Lines up to the first empty line, which is included.
     Section,
 }
 
-impl Shape {
-    /// Longest unit of the shape, bytes.
+impl UnitKind {
+    /// Longest unit of the kind, bytes.
     ///
-    /// Lines are chunk sizes, and long extensions of those serve attacks only. Sections: nginx
-    /// takes heads up to 32 KiB, Apache lines up to 8 KiB, Go 1 MiB, Node and Tomcat 16 and 8 KiB
-    /// in all; 16 KiB lets pass what most servers take and bounds what a flow may make us keep.
+    /// Lines are chunk sizes; only attacks have long chunk extensions. Sections: nginx accepts
+    /// heads up to 32 KiB, Apache lines up to 8 KiB, Go 1 MiB, Node and Tomcat 16 and 8 KiB in
+    /// total. 16 KiB is what most servers accept, and bounds the buffer of a flow.
     const fn limit(self) -> usize {
         match self {
             Self::LineEnd => 2,
@@ -26,43 +29,46 @@ impl Shape {
     }
 }
 
-/// Bytes that no reading allows, or too many of them.
+/// The unit contains bytes that are not allowed, or is too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Malformed;
 
-/// How far into a unit its bytes have come.
+/// Position within a unit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scanner {
-    /// Bytes of the unit.
+    /// Bytes of the unit so far.
     len: usize,
-    /// Bytes of its current line.
+    /// Bytes of the current line so far.
     line: usize,
     /// The last byte was CR.
     cr: bool,
 }
 
 impl Scanner {
-    /// Whether no byte of the unit has come yet.
+    /// Whether no byte of the unit was scanned yet.
     #[inline]
     pub const fn is_at_start(&self) -> bool {
         self.len == 0
     }
 
-    /// Takes bytes up to the end of the unit. Returns how many, and whether the unit ended; then
-    /// the scanner is ready for the next one.
+    /// Scans bytes up to the end of the unit. Returns the number of bytes, and whether the unit is
+    /// complete; if so, the scanner is ready for the next one.
     ///
-    /// Lines end with CR LF and neither byte stands anywhere else (RFC 9112 §2.2 lets a recipient
-    /// take a bare LF, and that is where readings part). NUL is refused wherever it stands.
+    /// Lines end with CR LF, and neither byte may occur elsewhere: RFC 9112 §2.2 lets a recipient
+    /// accept a bare LF, and servers differ there.
+    ///
+    /// # Errors
+    /// [`Malformed`] on a bare CR or LF, on NUL, and on a unit that is too long.
     #[inline]
-    pub fn scan(&mut self, shape: Shape, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+    pub fn scan(&mut self, unit_kind: UnitKind, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         for (index, byte) in bytes.iter().enumerate() {
-            if self.len == shape.limit() {
+            if self.len == unit_kind.limit() {
                 return Err(Malformed);
             }
             self.len += 1;
             match (byte, self.cr) {
                 (b'\n', true) => {
-                    if self.line == 0 || shape == Shape::Line {
+                    if self.line == 0 || unit_kind == UnitKind::Line {
                         *self = Self::default();
                         return Ok((index + 1, true));
                     }
@@ -70,7 +76,7 @@ impl Scanner {
                 }
                 (_, true) | (b'\n' | 0, false) => return Err(Malformed),
                 (b'\r', false) => self.cr = true,
-                (_, false) if shape == Shape::LineEnd => return Err(Malformed),
+                (_, false) if unit_kind == UnitKind::LineEnd => return Err(Malformed),
                 (_, false) => self.line += 1,
             }
         }
@@ -83,49 +89,49 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn scan(shape: Shape, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
-        Scanner::default().scan(shape, bytes)
+    fn scan(unit_kind: UnitKind, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+        Scanner::default().scan(unit_kind, bytes)
     }
 
     #[test]
-    fn units_end_where_their_shape_says() {
-        assert_eq!(scan(Shape::LineEnd, b"\r\n\r\n"), Ok((2, true)));
-        assert_eq!(scan(Shape::Line, b"5\r\nhello"), Ok((3, true)));
-        assert_eq!(scan(Shape::Section, b"A: b\r\nC: d\r\n\r\nmore"), Ok((14, true)));
-        assert_eq!(scan(Shape::Section, b"\r\nGET"), Ok((2, true)));
-        assert_eq!(scan(Shape::Section, b"A: b\r\nC: d\r\n\r"), Ok((13, false)));
+    fn units_end_as_their_kind_says() {
+        assert_eq!(scan(UnitKind::LineEnd, b"\r\n\r\n"), Ok((2, true)));
+        assert_eq!(scan(UnitKind::Line, b"5\r\nhello"), Ok((3, true)));
+        assert_eq!(scan(UnitKind::Section, b"A: b\r\nC: d\r\n\r\nmore"), Ok((14, true)));
+        assert_eq!(scan(UnitKind::Section, b"\r\nGET"), Ok((2, true)));
+        assert_eq!(scan(UnitKind::Section, b"A: b\r\nC: d\r\n\r"), Ok((13, false)));
     }
 
     #[test]
-    fn bare_line_ends_and_nul_are_refused_wherever_they_stand() {
+    fn bare_cr_bare_lf_and_nul_are_malformed() {
         for bytes in [&b"a\nb"[..], b"a\rb", b"\n", b"a\r\r\n", b"a\0b", b"a\r\n\n", b"a\r\0"] {
-            assert_eq!(scan(Shape::Section, bytes), Err(Malformed), "{}", bytes.escape_ascii());
+            assert_eq!(scan(UnitKind::Section, bytes), Err(Malformed), "{}", bytes.escape_ascii());
         }
-        assert_eq!(scan(Shape::LineEnd, b"0"), Err(Malformed));
+        assert_eq!(scan(UnitKind::LineEnd, b"0"), Err(Malformed));
     }
 
     #[test]
-    fn a_unit_is_bounded() {
-        let mut long = vec![b'a'; Shape::Section.limit() - 4];
+    fn a_unit_has_a_maximum_length() {
+        let mut long = vec![b'a'; UnitKind::Section.limit() - 4];
         long.extend(b"\r\n\r\n");
-        assert_eq!(scan(Shape::Section, &long), Ok((long.len(), true)));
+        assert_eq!(scan(UnitKind::Section, &long), Ok((long.len(), true)));
         long.insert(0, b'a');
-        assert_eq!(scan(Shape::Section, &long), Err(Malformed));
+        assert_eq!(scan(UnitKind::Section, &long), Err(Malformed));
     }
 
     proptest! {
         #[test]
-        fn a_cut_changes_nothing(bytes in "[a\r\n]{0,40}", cut in 0usize..40) {
+        fn scanning_in_two_parts_gives_the_same_result(bytes in "[a\r\n]{0,40}", cut in 0usize..40) {
             let (bytes, cut) = (bytes.as_bytes(), cut.min(bytes.len()));
-            for shape in [Shape::LineEnd, Shape::Line, Shape::Section] {
+            for unit_kind in [UnitKind::LineEnd, UnitKind::Line, UnitKind::Section] {
                 let mut scanner = Scanner::default();
-                let in_two = match scanner.scan(shape, &bytes[..cut]) {
+                let in_two_parts = match scanner.scan(unit_kind, &bytes[..cut]) {
                     Ok((_, false)) => {
-                        scanner.scan(shape, &bytes[cut..]).map(|(n, end)| (n + cut, end))
+                        scanner.scan(unit_kind, &bytes[cut..]).map(|(n, end)| (n + cut, end))
                     }
                     done => done,
                 };
-                prop_assert_eq!(in_two, scan(shape, bytes));
+                prop_assert_eq!(in_two_parts, scan(unit_kind, bytes));
             }
         }
     }

@@ -1,30 +1,30 @@
-//! Request targets (RFC 9112 §3.2) and when a path is its own normal form.
+//! Request targets (RFC 9112 §3.2), and the normal form of paths.
 //!
 //! # Normal form
-//! A path is in normal form if a server that decodes and resolves it once gets the resource that
-//! the raw bytes name:
+//! A path is in normal form if percent-decoding it and resolving its dot segments does not change
+//! which resource it names:
 //!
-//! - it has no empty segment (`//`) but a last one, and no segment `.` or `..`, also not with
-//!   parameters behind (`..;x`, which Java containers cut off before they resolve);
-//! - it has no backslash and no `#`, and only visible ASCII;
-//! - each `%` begins a percent-encoding, and none of these encodes an unreserved character (`%2e`),
-//!   a slash, a backslash, a control character, or the first byte of an overlong UTF-8 sequence
-//!   (`%c0`, `%c1`).
+//! - it has no empty segment (`//`), except at the end, and no segment `.` or `..`, not even with
+//!   parameters (`..;x`, as Java containers remove parameters before they resolve dot segments);
+//! - it has visible ASCII characters only, and neither a backslash nor `#`;
+//! - each `%` begins a percent-encoding, and none encodes an unreserved character (`%2e`), a slash,
+//!   a backslash, a control character, or the first byte of an overlong UTF-8 sequence (`%c0`,
+//!   `%c1`).
 //!
-//! Behind the first `?` everything but `#` may stand: servers don't resolve queries.
-//! A server that decodes twice is beyond this rule, as it is beyond Envoy's normalisation.
+//! The query, after the first `?`, may have anything but `#`: servers do not resolve queries.
+//! A server that decodes twice is not protected, as it is not by Envoy's path normalization.
 
-/// The parts of a request target that policy looks at.
+/// The parts of a request target that rules match.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Target<'a> {
-    /// Of the absolute form only.
+    /// The authority; only the absolute form has one.
     pub(super) authority: Option<&'a [u8]>,
     /// Path and query, as HTTP/2's `:path`.
     pub(super) path: &'a [u8],
 }
 
 impl<'a> Target<'a> {
-    /// Splits the target of any method but `CONNECT`. `None` if it has no form we know.
+    /// Parses the target of any method but `CONNECT`. `None` if it has no valid form.
     pub(super) fn parse(method: &[u8], target: &'a [u8]) -> Option<Self> {
         if target.first() == Some(&b'/') || (target == b"*" && method == b"OPTIONS") {
             return Some(Self { authority: None, path: target });
@@ -41,8 +41,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Whether every character may stand in `host [ ":" port ]` (RFC 9110 §7.2), which has no user
-/// information.
+/// Whether every character may occur in `host [ ":" port ]` (RFC 9110 §7.2). User information is
+/// not allowed.
 pub(super) fn is_authority(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| {
         byte.is_ascii_alphanumeric()
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normal_paths_are_normal() {
+    fn paths_in_normal_form_are_accepted() {
         for path in [
             "/",
             "/docs",
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_a_server_might_resolve_elsewhere_are_not() {
+    fn paths_that_a_server_might_resolve_to_another_are_not_in_normal_form() {
         for path in [
             "",
             "docs",
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_split_by_form() {
+    fn targets_are_parsed_by_form() {
         let parse = |method: &str, target: &'static str| {
             Target::parse(method.as_bytes(), target.as_bytes()).map(|target| {
                 let text = |bytes| std::str::from_utf8(bytes).unwrap();

@@ -1,16 +1,16 @@
-//! The HTTP rules of a policy, compiled, and how one request is held against them.
+//! HTTP rules.
 //!
 //! # What a rule matches
-//! Method, path and host are regular expressions that must match *all* of the value:
-//! ASCII classes, case-sensitive, `.` matches any character but a line feed. That is what Cilium's
-//! rules mean, which Envoy evaluates as RE2 full matches; a pattern that RE2 would read otherwise
-//! is refused. The path is HTTP/2's `:path`, query included;
-//! the host is `:authority`, port included, as the client wrote it.
+//! Method, path and host are regular expressions that must match the *whole* value: case-sensitive,
+//! with ASCII classes, and `.` matches any character but a line feed. These are the semantics of
+//! Cilium's rules, which Envoy evaluates as RE2 full matches; a pattern with another meaning in RE2
+//! is rejected. The path is HTTP/2's `:path`, including the query; the host is `:authority`,
+//! including the port, as the client sent it.
 //!
 //! # Paths in normal form
-//! A server decodes and resolves a path before it uses it, so two spellings may name one resource.
-//! A rule with a path therefore matches only paths that are their own normal form (see
-//! `http1/target.rs` for the rule); a rule without one does not care.
+//! A server decodes and resolves a path before it uses it, so that several paths may name one
+//! resource. A rule with a path therefore matches only paths in normal form (defined in
+//! `http1/target.rs`); a rule without one matches any path.
 
 use std::fmt;
 
@@ -30,12 +30,12 @@ pub struct HttpRuleSpec {
     pub host: Option<String>,
     /// `Name` for presence, `Name: value` for an exact value.
     pub headers: Vec<String>,
-    /// `headerMatches` without `mismatch`, which refuse what they don't match: a name and an exact
-    /// value, or none (or an empty one) for presence.
+    /// `headerMatches` without `mismatch`: a name, and an exact value, or no value (or an empty
+    /// one) for presence.
     pub header_matches: Vec<(String, Option<String>)>,
 }
 
-/// One compiled rule: a request matches if everything that the rule names matches.
+/// A compiled rule: a request matches if all fields of the rule match.
 ///
 /// Two rules are equal if their sources are.
 #[derive(Clone)]
@@ -48,19 +48,19 @@ pub struct HttpRule {
 }
 
 impl HttpRule {
-    /// Compiles a rule that has a budget of its own.
+    /// Compiles a rule with a budget of its own.
     ///
     /// # Errors
     /// [`RuleError`] names the first field that can't be compiled.
     pub fn new(spec: HttpRuleSpec) -> Result<Self, RuleError> {
-        Self::within(&mut PatternBudget::default(), spec)
+        Self::with_budget(&mut PatternBudget::default(), spec)
     }
 
     /// Compiles one of several rules that share a budget.
     ///
     /// # Errors
     /// [`RuleError`] names the first field that can't be compiled.
-    pub fn within(budget: &mut PatternBudget, spec: HttpRuleSpec) -> Result<Self, RuleError> {
+    pub fn with_budget(budget: &mut PatternBudget, spec: HttpRuleSpec) -> Result<Self, RuleError> {
         let method = Pattern::optional(spec.method.as_deref(), RuleField::Method, budget)?;
         let path = Pattern::optional(spec.path.as_deref(), RuleField::Path, budget)?;
         let host = Pattern::optional(spec.host.as_deref(), RuleField::Host, budget)?;
@@ -75,23 +75,23 @@ impl HttpRule {
         Ok(Self { spec, method, path, host, headers })
     }
 
-    /// What the rule was made of.
+    /// The source of the rule.
     #[must_use]
     pub const fn spec(&self) -> &HttpRuleSpec {
         &self.spec
     }
 
-    /// The fields that the request does not match, for people.
+    /// The fields of the rule that the request does not match, for `explain`.
     #[must_use]
-    pub fn failing(&self, request: &Request<'_>) -> Vec<RuleField> {
-        self.misfits(request).collect()
+    pub fn failed_fields(&self, request: &Request<'_>) -> Vec<RuleField> {
+        self.failed_criteria(request).collect()
     }
 
     pub(super) fn matches(&self, request: &Request<'_>) -> bool {
-        self.misfits(request).next().is_none()
+        self.failed_criteria(request).next().is_none()
     }
 
-    fn misfits(&self, request: &Request<'_>) -> impl Iterator<Item = RuleField> {
+    fn failed_criteria(&self, request: &Request<'_>) -> impl Iterator<Item = RuleField> {
         let patterns = [
             (RuleField::Method, &self.method, request.method, true),
             (RuleField::Path, &self.path, request.path, request.path_is_normal),
@@ -120,10 +120,10 @@ impl fmt::Debug for HttpRule {
     }
 }
 
-/// A header that must be there, and its value if the rule gives one.
+/// A header field that a request must have, and its value if the rule has one.
 #[derive(Clone)]
 struct HeaderRule {
-    /// Where the rule says so.
+    /// The field of the rule.
     field: RuleField,
     name: String,
     value: Option<String>,
@@ -142,7 +142,7 @@ impl HeaderRule {
         Self::new(name, value, field)
     }
 
-    /// From an element of `headerMatches`, in which an empty value is none.
+    /// From an element of `headerMatches`, where an empty value means no value.
     fn of_match(name: &str, value: Option<&str>, field: RuleField) -> Result<Self, RuleError> {
         if !is_field_name(name) {
             return Err(field.error("name is not the name of a header field"));
@@ -153,16 +153,16 @@ impl HeaderRule {
     fn new(name: &str, value: Option<&str>, field: RuleField) -> Result<Self, RuleError> {
         let is_control = |b: u8| b.is_ascii_control() && b != b'\t';
         if value.is_some_and(|value| value.bytes().any(is_control)) {
-            return Err(field.error("control characters in the value"));
+            return Err(field.error("value has control characters"));
         }
         if value.is_some_and(|value| value.trim_matches([' ', '\t']) != value) {
-            return Err(field.error("space at an end of the value, where no request has any"));
+            return Err(field.error("value has leading or trailing space, which no request has"));
         }
         Ok(Self { field, name: name.to_owned(), value: value.map(str::to_owned) })
     }
 
-    /// A field that occurs more than once has no one value: its parts are joined by some servers
-    /// and picked by others (RFC 9110 §5.3), so it equals none.
+    /// A header field that occurs more than once has no exact value, since some servers join its
+    /// values and others use one of them (RFC 9110 §5.3).
     fn matches(&self, headers: &[httparse::Header<'_>]) -> bool {
         let mut same = headers.iter().filter(|h| h.name.eq_ignore_ascii_case(&self.name));
         match (same.next(), &self.value) {
@@ -173,8 +173,8 @@ impl HeaderRule {
     }
 }
 
-/// Whether two values are equal. Looks at all bytes, so that the time it takes does not tell a
-/// client how far its guess was right.
+/// Whether two values are equal, in constant time: the time does not reveal how many bytes of a
+/// guess are right.
 fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
@@ -226,7 +226,7 @@ mod tests {
             (spec("", "", "", &["A", "X Y"]), "headers[1]: not of the form"),
             (spec("", "", "", &[""]), "headers[0]: not of the form"),
             (spec("", "", "", &[":path: /"]), "headers[0]: not of the form"),
-            (spec("", "", "", &["A: b\r\nC: d"]), "headers[0]: control characters"),
+            (spec("", "", "", &["A: b\r\nC: d"]), "headers[0]: value has control characters"),
             (spec("", "(a|b)*a(a|b){24}", "", &[]), "path: the pattern needs too many states"),
             (spec("", "((a{0,500}){0,500}){0,500}", "", &[]), "path: not as in RE2: rep"),
             (spec("", &"a".repeat(5000), "", &[]), "path: the pattern is longer than 4096 bytes"),
@@ -238,11 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_a_rule_names_has_to_match() {
+    fn all_fields_of_a_rule_must_match() {
         let rule = rule("GET|HEAD", "/v[0-9]+/.*", r"api\.example(:80)?", &["X-Key: 1", "X-Any"]);
         let headers = [header("x-key", "1"), header("X-ANY", "")];
         let good = Request { headers: &headers, ..request("GET", "/v1/x", "api.example:80") };
-        assert!(rule.matches(&good) && rule.failing(&good).is_empty());
+        assert!(rule.matches(&good) && rule.failed_fields(&good).is_empty());
         for (bad, field) in [
             (Request { method: b"POST", ..good }, RuleField::Method),
             (Request { path: b"/v/x", ..good }, RuleField::Path),
@@ -252,15 +252,15 @@ mod tests {
             (Request { headers: &headers[..1], ..good }, RuleField::Header(1)),
         ] {
             assert!(!rule.matches(&bad));
-            assert_eq!(rule.failing(&bad), [field]);
+            assert_eq!(rule.failed_fields(&bad), [field]);
         }
-        let failing = rule.failing(&request("", "", ""));
+        let failing = rule.failed_fields(&request("", "", ""));
         let names: Vec<String> = failing.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["method", "path", "host", "headers[0]", "headers[1]"]);
     }
 
     #[test]
-    fn header_matches_ask_for_a_value_or_for_presence() {
+    fn header_matches_require_a_value_or_presence() {
         let rule = |name: &str, value: Option<&str>| {
             let header_matches = vec![(name.to_owned(), value.map(str::to_owned))];
             HttpRule::new(HttpRuleSpec { header_matches, ..HttpRuleSpec::default() })
@@ -277,15 +277,15 @@ mod tests {
             ("X-Twice", None, true),
             ("X-None", None, false),
         ] {
-            let failing = rule(name, value).unwrap().failing(&request);
+            let failing = rule(name, value).unwrap().failed_fields(&request);
             assert_eq!(failing.is_empty(), expected, "{name} {value:?}");
             assert!(failing.iter().all(|field| field.to_string() == "headerMatches[0]"));
         }
         for (name, value, text) in [
             ("", None, "headerMatches[0]: name is not the name of a header field"),
             (":path", Some("/"), "headerMatches[0]: name is not the name of a header field"),
-            ("A", Some("b\r\nC: d"), "headerMatches[0]: control characters in the value"),
-            ("A", Some("b "), "headerMatches[0]: space at an end of the value"),
+            ("A", Some("b\r\nC: d"), "headerMatches[0]: value has control characters"),
+            ("A", Some("b "), "headerMatches[0]: value has leading or trailing space"),
         ] {
             let error = rule(name, value).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error:?} does not start with {text:?}");
@@ -293,14 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_without_a_path_does_not_ask_for_its_form() {
-        let odd = Request { path_is_normal: false, ..request("GET", "/a/../b", "h") };
-        assert!(rule("GET", "", "", &[]).matches(&odd));
-        assert!(!rule("GET", ".*", "", &[]).matches(&odd));
+    fn a_rule_without_a_path_matches_paths_that_are_not_in_normal_form() {
+        let not_normal = Request { path_is_normal: false, ..request("GET", "/a/../b", "h") };
+        assert!(rule("GET", "", "", &[]).matches(&not_normal));
+        assert!(!rule("GET", ".*", "", &[]).matches(&not_normal));
     }
 
     #[test]
-    fn a_header_value_is_exact_and_stands_once() {
+    fn a_header_value_is_exact_and_occurs_once() {
         let rule = rule("", "", "", &["X-Role:  admin "]);
         let with = |headers: &[httparse::Header<'_>]| {
             rule.matches(&Request { headers, ..request("GET", "/", "h") })

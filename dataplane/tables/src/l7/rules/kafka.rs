@@ -1,11 +1,11 @@
 //! Kafka rules (cilium `pkg/policy/api/kafka.go`, `proxylib/kafka/parser.go`, up to 1.19).
 //!
-//! A request about several topics is allowed only if each of them is, by whatever rules. Requests
-//! that name no topic are not held against a rule's topic.
+//! A request for several topics is allowed only if each of them is allowed, by any of the rules. A
+//! request without topics matches a rule regardless of the rule's topic.
 
 use super::{RuleError, RuleField};
 
-/// Longest topic that a rule may name, bytes.
+/// Longest topic of a rule, bytes.
 const TOPIC_MAX: usize = 255;
 
 /// Names of the API keys 0 to 33, in order (cilium `KafkaAPIKeyMap`).
@@ -46,39 +46,39 @@ const API_KEYS: [&str; 34] = [
     "alterconfigs",
 ];
 
-/// The API key that rules call by this name, in any case.
+/// The API key with this name, in any case.
 #[must_use]
 pub fn api_key(name: &str) -> Option<i16> {
     let key = API_KEYS.iter().position(|known| known.eq_ignore_ascii_case(name))?;
     i16::try_from(key).ok()
 }
 
-/// The name of an API key, if rules know one.
+/// The name of an API key, if it has one.
 #[must_use]
 pub fn api_key_name(key: i16) -> Option<&'static str> {
     API_KEYS.get(usize::try_from(key).ok()?).copied()
 }
 
-/// What a producer sends.
+/// API keys of the role `produce`.
 const PRODUCE: ApiKeys = ApiKeys::of(&[0, 3, 18]);
-/// What a consumer sends.
+/// API keys of the role `consume`.
 const CONSUME: ApiKeys = ApiKeys::of(&[1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18]);
 
-/// A request as the rules see it.
+/// A parsed request, as rules match it.
 #[derive(Clone, Copy, Debug)]
 pub struct KafkaRequest<'a> {
-    /// What is asked (<https://kafka.apache.org/protocol#protocol_api_keys>).
+    /// API key (<https://kafka.apache.org/protocol#protocol_api_keys>).
     pub api_key: i16,
-    /// Version of the request's form.
+    /// API version.
     pub api_version: i16,
-    /// How the client calls itself, if at all.
+    /// Client id, if the request has one.
     pub client_id: Option<&'a [u8]>,
-    /// Every topic that the request is about. One whose topics can't be read must not be judged.
+    /// All topics of the request. A request whose topics can't be parsed must not be decided.
     pub topics: &'a [&'a [u8]],
 }
 
 impl<'a> KafkaRequest<'a> {
-    /// The request about each of its topics alone.
+    /// The request for each of its topics alone.
     pub(super) fn by_topic(self) -> impl Iterator<Item = Self> {
         self.topics.chunks(1).map(move |topics| Self { topics, ..self })
     }
@@ -88,19 +88,19 @@ impl<'a> KafkaRequest<'a> {
 /// matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KafkaRuleSpec {
-    /// `produce` or `consume`, in any case: the API keys that it takes. Not beside `api_key`.
+    /// `produce` or `consume`, in any case: stands for several API keys. Excludes `api_key`.
     pub role: Option<String>,
     /// Name of an API key, in any case.
     pub api_key: Option<String>,
-    /// Number of the request's version.
+    /// API version, a decimal number.
     pub api_version: Option<String>,
-    /// The client's own name for itself.
+    /// Client id.
     pub client_id: Option<String>,
     /// Topic.
     pub topic: Option<String>,
 }
 
-/// One compiled rule: a request matches if everything that the rule names matches.
+/// A compiled rule: a request matches if all fields of the rule match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaRule {
     spec: KafkaRuleSpec,
@@ -114,12 +114,12 @@ impl KafkaRule {
     /// Compiles a rule.
     ///
     /// # Errors
-    /// [`RuleError`] names the first field that no request could match.
+    /// [`RuleError`] names the first field that is invalid.
     pub fn new(spec: KafkaRuleSpec) -> Result<Self, RuleError> {
         let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
         let api_keys = match (given(&spec.role), given(&spec.api_key)) {
             (Some(_), Some(_)) => {
-                return Err(RuleField::ApiKey.error("can't stand beside role; write one of them"));
+                return Err(RuleField::ApiKey.error("excludes role; set only one of them"));
             }
             (Some(role), None) => Some((RuleField::Role, ApiKeys::of_role(&role)?)),
             (None, Some(name)) => Some((RuleField::ApiKey, ApiKeys::named(&name)?)),
@@ -132,24 +132,24 @@ impl KafkaRule {
         Ok(Self { spec, api_keys, api_version, client_id, topic })
     }
 
-    /// What the rule was made of.
+    /// The source of the rule.
     #[must_use]
     pub const fn spec(&self) -> &KafkaRuleSpec {
         &self.spec
     }
 
-    /// The fields that the request does not match, for people. A request about several topics
-    /// doesn't match a rule's one topic, although rules for all of them together allow it.
+    /// The fields of the rule that the request does not match, for `explain`. A request for several
+    /// topics does not match the topic of one rule, even if several rules together allow it.
     #[must_use]
-    pub fn failing(&self, request: &KafkaRequest<'_>) -> Vec<RuleField> {
-        self.misfits(request).collect()
+    pub fn failed_fields(&self, request: &KafkaRequest<'_>) -> Vec<RuleField> {
+        self.failed_criteria(request).collect()
     }
 
     pub(super) fn matches(&self, request: &KafkaRequest<'_>) -> bool {
-        self.misfits(request).next().is_none()
+        self.failed_criteria(request).next().is_none()
     }
 
-    fn misfits(&self, request: &KafkaRequest<'_>) -> impl Iterator<Item = RuleField> {
+    fn failed_criteria(&self, request: &KafkaRequest<'_>) -> impl Iterator<Item = RuleField> {
         let client_id = |id: &String| request.client_id == Some(id.as_bytes());
         let topics = |topic: &String| request.topics.iter().all(|t| *t == topic.as_bytes());
         let api_key = self.api_keys.filter(|(_, keys)| !keys.contains(request.api_key));
@@ -180,7 +180,7 @@ fn check_topic(topic: &str) -> Result<(), RuleError> {
     Ok(())
 }
 
-/// A set of API keys that have names.
+/// A set of API keys below 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ApiKeys(u64);
 
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_and_names_stand_for_api_keys_in_any_case() {
+    fn roles_and_names_map_to_api_keys_in_any_case() {
         assert_eq!(keys_of(["produce", "", "", "", ""]), [0, 3, 18]);
         let consume = [1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
         assert_eq!(keys_of(["CONSUME", "", "", "", ""]), consume);
@@ -244,10 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_a_rule_names_has_to_match() {
+    fn all_fields_of_a_rule_must_match() {
         let rule = rule(["", "fetch", "3", "me", "t"]).unwrap();
         let good = request(1, &[b"t"]);
-        assert!(rule.matches(&good) && rule.failing(&good).is_empty());
+        assert!(rule.matches(&good) && rule.failed_fields(&good).is_empty());
         for (bad, field) in [
             (KafkaRequest { api_key: 0, ..good }, RuleField::ApiKey),
             (KafkaRequest { api_version: 4, ..good }, RuleField::ApiVersion),
@@ -256,16 +256,16 @@ mod tests {
             (KafkaRequest { topics: &[b"T"], ..good }, RuleField::Topic),
         ] {
             assert!(!rule.matches(&bad));
-            assert_eq!(rule.failing(&bad), [field]);
+            assert_eq!(rule.failed_fields(&bad), [field]);
         }
         let bad =
             KafkaRequest { api_key: 2, api_version: 2, client_id: None, topics: &[b"", b"t"] };
         let all = [RuleField::ApiKey, RuleField::ApiVersion, RuleField::ClientId, RuleField::Topic];
-        assert_eq!(rule.failing(&bad), all);
+        assert_eq!(rule.failed_fields(&bad), all);
     }
 
     #[test]
-    fn a_request_without_topics_is_not_held_against_a_topic() {
+    fn a_request_without_topics_matches_any_topic_of_a_rule() {
         assert!(rule(["", "", "", "", "t"]).unwrap().matches(&request(12, &[])));
     }
 
@@ -273,7 +273,7 @@ mod tests {
     fn errors_name_the_field_and_the_cause() {
         let long = "t".repeat(256);
         for (fields, text) in [
-            (["produce", "fetch", "", "", ""], "apiKey: can't stand beside role"),
+            (["produce", "fetch", "", "", ""], "apiKey: excludes role"),
             (["admin", "", "", "", ""], "role: neither produce nor consume"),
             (["", "createtopic", "", "", ""], "apiKey: not the name of a Kafka API key"),
             (["", "3", "", "", ""], "apiKey: not the name of a Kafka API key"),

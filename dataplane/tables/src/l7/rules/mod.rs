@@ -1,10 +1,10 @@
-//! The L7 rules of one policy entry, and how a request is held against them.
+//! The L7 rules of one policy entry, and their matchers.
 //!
-//! Rules are of one protocol each ([`L7Protocol`]); what they match is told where they are:
-//! [`http`], [`kafka`], and [`NamePattern`] for DNS and TLS. A request needs one rule that
-//! matches; a Kafka request needs one for each topic that it names.
+//! The rules of an entry have one protocol ([`L7Protocol`]). What they match is documented in
+//! [`http`], [`kafka`], and [`NamePattern`] for DNS and TLS. A request is allowed if one of the
+//! rules matches it; a Kafka request needs a rule for each of its topics.
 //!
-//! Holding a request against rules allocates nothing.
+//! Matching does not allocate.
 
 pub mod http;
 pub mod kafka;
@@ -20,21 +20,22 @@ pub use pattern::PatternBudget;
 use super::http1::Request;
 use super::names::NamePattern;
 
-/// The protocols that rules are written in.
+/// Protocols of L7 rules.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum L7Protocol {
     /// HTTP requests.
     Http,
     /// Kafka requests.
     Kafka,
-    /// Names asked of DNS.
+    /// DNS queries.
     Dns,
     /// Server names in TLS handshakes (RFC 6066 §3).
     Tls,
 }
 
 impl L7Protocol {
-    /// Whether workers can inspect it, over TCP. They refuse flows under rules of the others.
+    /// Whether workers have an inspector for the protocol, over TCP. They drop flows with rules of
+    /// other protocols.
     #[must_use]
     pub const fn has_inspector(self) -> bool {
         matches!(self, Self::Http)
@@ -52,22 +53,22 @@ impl fmt::Display for L7Protocol {
     }
 }
 
-/// The L7 rules of one policy entry: requests must match one of them. With no rule at all none is
-/// allowed.
+/// The L7 rules of one policy entry: requests must match one of them. An empty list allows no
+/// request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum L7Rules {
     /// HTTP requests.
     Http(Vec<HttpRule>),
     /// Kafka requests.
     Kafka(Vec<KafkaRule>),
-    /// Names that may be asked for.
+    /// Names that may be queried.
     Dns(Vec<NamePattern>),
-    /// Servers that a TLS client may ask for.
+    /// Server names that a TLS client may send.
     ServerNames(Vec<NamePattern>),
 }
 
 impl L7Rules {
-    /// The protocol that the rules are written in.
+    /// The protocol of the rules.
     #[must_use]
     pub const fn protocol(&self) -> L7Protocol {
         match self {
@@ -78,7 +79,7 @@ impl L7Rules {
         }
     }
 
-    /// Whether the rules allow the request. They allow none of another protocol.
+    /// Whether the rules allow the request. They allow no request of another protocol.
     #[must_use]
     pub fn allows(&self, request: &L7Request<'_>) -> bool {
         request.parts().all(|part| self.some_rule_matches(&part))
@@ -101,22 +102,22 @@ impl L7Rules {
     }
 }
 
-/// A request of some protocol, as the rules see it.
+/// A parsed request of any protocol, as rules match it.
 #[derive(Clone, Copy, Debug)]
 pub enum L7Request<'a> {
     /// An HTTP request.
     Http(Request<'a>),
     /// A Kafka request.
     Kafka(KafkaRequest<'a>),
-    /// The name that a DNS query asks for, its labels divided by dots, with or without the
-    /// trailing one. A label that holds a dot has no such form, and the query must not be judged.
+    /// The name of a DNS query: its labels separated by dots, with or without a trailing dot. A
+    /// label that contains a dot can't be written like this; such a query must not be decided.
     Dns(&'a [u8]),
-    /// The server that a TLS client names in its first message; `None` if it names none.
+    /// The server name in a TLS ClientHello; `None` if it has none.
     ServerName(Option<&'a [u8]>),
 }
 
 impl<'a> L7Request<'a> {
-    /// The protocol that the request is of.
+    /// The protocol of the request.
     #[must_use]
     pub const fn protocol(&self) -> L7Protocol {
         match self {
@@ -127,8 +128,8 @@ impl<'a> L7Request<'a> {
         }
     }
 
-    /// What is allowed or not one by one: a Kafka request about each of its topics, or else the
-    /// request as it is.
+    /// The parts of the request that are decided one by one: a Kafka request for each of its
+    /// topics, any other request as a whole.
     pub(super) fn parts(self) -> impl Iterator<Item = Self> {
         let (whole, by_topic) = match self {
             Self::Kafka(request) if !request.topics.is_empty() => {
@@ -140,11 +141,11 @@ impl<'a> L7Request<'a> {
     }
 }
 
-/// A rule can't be compiled.
+/// A rule that can't be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct RuleError {
-    /// The field at fault.
+    /// The invalid field.
     pub field: RuleField,
     /// What is wrong with it, for the author of the policy.
     pub reason: String,
@@ -176,7 +177,7 @@ pub enum RuleField {
 }
 
 impl fmt::Display for RuleField {
-    /// As policies write it.
+    /// The name of the field in policies.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Method => f.write_str("method"),
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rule_allows_nothing_and_an_empty_rule_everything() {
+    fn an_empty_list_of_rules_allows_nothing_and_an_empty_rule_everything() {
         assert!(!L7Rules::Http(Vec::new()).allows(&brew()));
         assert!(L7Rules::Http(vec![http("")]).allows(&brew()));
         assert!(L7Rules::Http(vec![http("GET"), http("BREW")]).allows(&brew()));
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_names_no_server_asks_for_none_that_is_allowed() {
+    fn a_client_hello_without_a_server_name_is_never_allowed() {
         let any = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
         assert!(!any.allows(&L7Request::ServerName(None)));
         assert!(!any.allows(&L7Request::ServerName(Some(b""))));

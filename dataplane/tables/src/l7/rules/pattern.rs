@@ -1,13 +1,12 @@
-//! Regular expressions of HTTP rules, compiled. Their syntax is what RE2's and ours have in common
+//! Regular expressions of HTTP rules. The syntax is the common subset of RE2 and regex-syntax
 //! (module `re2`).
 //!
-//! # Why dense automata and nothing else
-//! A pattern becomes one deterministic automaton when the policy is compiled. Matching then takes
-//! one table look-up a byte and no memory, whatever the pattern and whatever the pod sends, and the
-//! tables are shared by all workers. The price is size: a few patterns (such as `(a|b)*a(a|b){20}`)
-//! need exponentially many states. Those are refused with [`RuleError`], where the author of the
-//! policy sees it, rather than handed to a second engine that would need scratch memory for each
-//! flow.
+//! # Why dense DFAs
+//! A pattern is compiled to a DFA when the policy is. Matching is then one table lookup per byte
+//! and needs no memory, for every pattern and every input, and all workers share the table. The
+//! price is size: a few patterns (such as `(a|b)*a(a|b){20}`) need exponentially many states. They
+//! are rejected with a [`RuleError`], which the author of the policy sees, instead of being matched
+//! by another engine that needs scratch memory per flow.
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -18,25 +17,24 @@ use super::{RuleError, RuleField, re2};
 
 /// Longest pattern accepted, bytes.
 const PATTERN_MAX: usize = 4096;
-/// Largest automaton of one pattern, bytes.
-const AUTOMATON_MAX: usize = 512 * 1024;
-/// Memory that building one automaton may use, bytes.
+/// Largest DFA of one pattern, bytes.
+const DFA_MAX: usize = 512 * 1024;
+/// Most memory for building one DFA, bytes.
 const BUILD_MAX: usize = 1024 * 1024;
 /// Deepest nesting of groups in a pattern.
 const NESTING_MAX: u32 = 100;
 
-/// What the patterns of one policy may cost together, in bytes of automata and of the work to build
-/// them.
+/// Remaining budget for the patterns of one policy, bytes.
 ///
-/// A pattern may have a small automaton that takes long to find, so the work counts as well: it
-/// grows with the transitions of the automaton times the states of the pattern.
+/// A pattern costs the size of its DFA, and the work to build it, as a small DFA may take long to
+/// build: that grows with the transitions of the DFA times the states of the NFA.
 #[derive(Clone, Debug)]
 pub struct PatternBudget(usize);
 
-/// What one policy may spend, bytes.
+/// Budget of one policy, bytes.
 const BUDGET: usize = 20 * 1024 * 1024;
-/// Transitions times states that count as one byte.
-const WORK_OF_A_BYTE: usize = 16;
+/// Transitions times states that cost as much as one byte.
+const WORK_PER_BYTE: usize = 16;
 
 impl Default for PatternBudget {
     fn default() -> Self {
@@ -50,12 +48,12 @@ impl PatternBudget {
     }
 }
 
-/// A regular expression that matches whole values.
+/// A compiled regular expression that matches whole values.
 #[derive(Clone)]
 pub(super) struct Pattern(dense::DFA<Vec<u32>>);
 
 impl Pattern {
-    /// `None` for a pattern that is missing or empty, and so matches everything.
+    /// `None` for a pattern that is missing or empty, which matches everything.
     pub(super) fn optional(
         source: Option<&str>,
         field: RuleField,
@@ -67,8 +65,7 @@ impl Pattern {
 
     fn new(source: &str, field: RuleField, budget: &mut PatternBudget) -> Result<Self, RuleError> {
         if budget.0 == 0 {
-            let reason = "the patterns of this policy before it need so many states that it can't \
-                          have more";
+            let reason = "the patterns of this policy before it use up its pattern budget";
             return Err(field.error(reason));
         }
         if source.len() > PATTERN_MAX {
@@ -79,13 +76,13 @@ impl Pattern {
         let syntax = syntax::Config::new().unicode(false).utf8(false).nest_limit(NESTING_MAX);
         let hir = syntax::parse_with(source, &syntax).map_err(|e| {
             let text = e.to_string();
-            // The parser draws the pattern on several lines and tells the cause on the last.
+            // The parser prints the pattern on several lines, and the cause on the last one.
             let cause = text.lines().last().unwrap_or_default();
             field
                 .error(format!("not a regular expression: {}", cause.trim_start_matches("error: ")))
         })?;
         let hir = re2::by_character(hir, scanned);
-        // One that is too large took as long to find out.
+        // A pattern that exceeds a limit costs the work to find that out.
         let mut too_large = || {
             budget.spend(BUILD_MAX);
             field.error("the pattern needs too many states; simplify it")
@@ -99,11 +96,11 @@ impl Pattern {
             )
             .build_from_hir(&hir)
             .map_err(|_| too_large())?;
-        // All matches and not the first alternative's: `a|ab` matches the whole of "ab".
+        // All matches, and not only the first alternative's: `a|ab` matches the whole of "ab".
         let config = dense::Config::new()
             .match_kind(MatchKind::All)
             .start_kind(StartKind::Anchored)
-            .dfa_size_limit(Some(AUTOMATON_MAX))
+            .dfa_size_limit(Some(DFA_MAX))
             .determinize_size_limit(Some(BUILD_MAX));
         let dfa = dense::Builder::new()
             .configure(config)
@@ -111,19 +108,19 @@ impl Pattern {
             .map_err(|_| too_large())?;
         let bytes = dfa.memory_usage();
         let work = bytes / size_of::<u32>() * nfa.states().len();
-        budget.spend(bytes + work / WORK_OF_A_BYTE);
+        budget.spend(bytes + work / WORK_PER_BYTE);
         Ok(Self(dfa))
     }
 
-    /// Whether the pattern matches all of `value`, from its first byte to its last. What is not
-    /// UTF-8 matches nothing, as in RE2.
+    /// Whether the pattern matches the whole of `value`. A value that is not UTF-8 matches no
+    /// pattern, as in RE2.
     pub(super) fn matches(&self, value: &[u8]) -> bool {
         let Self(dfa) = self;
         if !value.is_ascii() && std::str::from_utf8(value).is_err() {
             return false;
         }
         let Ok(mut state) = dfa.start_state(&start::Config::new().anchored(Anchored::Yes)) else {
-            // Only for automata that stop at certain bytes, which ours are not built to.
+            // Only DFAs with quit bytes have no start state; these have none.
             return false;
         };
         for &byte in value {
@@ -194,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf_8_matches_nothing() {
+    fn a_value_that_is_not_utf_8_matches_nothing() {
         let any = new("(?s).*").unwrap();
         assert!(any.matches("/é".as_bytes()));
         for value in [&b"/\xff"[..], b"/\xc3", b"\x80", b"/\xed\xa0\x80"] {
@@ -202,9 +199,9 @@ mod tests {
         }
     }
 
-    /// The table is RE2's own answers; its folder says how it is made.
+    /// The table has RE2's own results; the README in its folder says how it is made.
     #[test]
-    fn patterns_mean_what_they_mean_in_re2() {
+    fn patterns_match_as_in_re2() {
         let frozen = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpora/re2/verdicts.jsonl");
         let table = std::env::var("PODGATE_RE2_VERDICTS").unwrap_or(frozen.to_owned());
         let table = std::fs::read_to_string(table).unwrap();
@@ -228,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_cannot_break_out_of_its_anchors() {
+    fn a_pattern_cannot_escape_its_anchors() {
         for pattern in ["/a)|(.*", "/a)|(?:.*", "(?x)/a #", "/a\\"] {
             match new(pattern) {
                 Ok(pattern) => assert!(!pattern.matches(b"/secret")),
@@ -238,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_are_costly_together_or_in_vain_exhaust_the_budget() {
+    fn costly_patterns_exhaust_the_budget_even_if_they_are_rejected() {
         let costly = format!(
             "(?:{}){{0,20}}!",
             (1..128).map(|i| format!(r"\x{i:02x}|")).collect::<String>()
@@ -271,7 +268,7 @@ mod tests {
         }
 
         #[test]
-        fn no_pattern_and_no_value_panics(pattern in ".{0,40}", value: Vec<u8>) {
+        fn arbitrary_patterns_and_values_do_not_panic(pattern in ".{0,40}", value: Vec<u8>) {
             if let Ok(pattern) = new(&pattern) {
                 let _ = pattern.matches(&value);
             }

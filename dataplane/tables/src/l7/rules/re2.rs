@@ -1,15 +1,16 @@
-//! Which patterns mean in the syntax of Rust's `regex` what they mean in RE2's.
+//! Rejects patterns that RE2 and regex-syntax parse differently.
 //!
 //! Cilium's HTTP rules are RE2 (<https://github.com/google/re2/wiki/Syntax>, `re2/parse.cc`); the
-//! parser here is regex-syntax. Both share most of their syntax, and where they part a pattern
-//! would silently allow something else: `[^/&&admin]` excludes five letters in RE2, and is an
-//! intersection of two classes in Rust. So a pattern is scanned first, and whatever one of the two
-//! reads differently, or does not know, is refused by name. What regex-syntax refuses itself is
-//! left to it.
+//! parser here is regex-syntax. Most of their syntax is the same. Where it differs, a pattern would
+//! silently match something else: `[^/&&admin]` is a negated set of characters in RE2, and an
+//! intersection of two classes in regex-syntax. A pattern is therefore scanned first, and syntax
+//! that differs, or that only one of them has, is rejected by name. Syntax that regex-syntax
+//! rejects is left to it.
 //!
-//! RE2 reads UTF-8: `.` and negated classes match a character, and what is not UTF-8 matches
-//! nothing. [`by_character`] makes the same of classes of bytes. Under `(?i)` only ASCII letters
-//! match both cases; RE2 also takes U+212A for `k` and U+017F for `s`, so it may match more.
+//! RE2 matches UTF-8: `.` and negated classes match a character, and a value that is not UTF-8
+//! matches nothing. [`by_character`] converts classes of bytes accordingly. With `(?i)` only ASCII
+//! letters match both cases; RE2 also matches U+212A with `k` and U+017F with `s`, so it may match
+//! more.
 
 use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange};
 use regex_syntax::hir::{Hir, HirKind, Repetition};
@@ -18,23 +19,23 @@ use regex_syntax::hir::{Hir, HirKind, Repetition};
 /// `maximum_repeat_count` and `RepetitionWalker`).
 const REPEAT_MAX: u32 = 1000;
 
-/// Names of POSIX classes, which both know.
+/// Names of POSIX classes, which are the same in both.
 const POSIX: [&str; 14] = [
     "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
     "space", "upper", "word", "xdigit",
 ];
 
-/// What a scan has found out about a pattern.
+/// Result of the scan of a pattern.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Scanned {
-    /// Some of it matches both cases of letters.
+    /// A part of the pattern is case-insensitive.
     pub(super) folds_case: bool,
 }
 
 /// Scans a pattern.
 ///
 /// # Errors
-/// What RE2 reads differently, and how to write it.
+/// The syntax that differs in RE2, and what to write instead.
 pub(super) fn scan(pattern: &str) -> Result<Scanned, String> {
     let mut scanner = Scanner { rest: pattern.as_bytes(), ..Scanner::default() };
     while let Some(byte) = scanner.next() {
@@ -47,10 +48,11 @@ pub(super) fn scan(pattern: &str) -> Result<Scanned, String> {
 struct Scanner<'a> {
     rest: &'a [u8],
     folds_case: bool,
-    /// Largest product of nested counts in the group so far, and in those around it.
+    /// Largest product of nested repetition counts in the current group so far.
     counts: u32,
+    /// The same for the enclosing groups, outermost first.
     outer: Vec<u32>,
-    /// The same of what a repetition would repeat.
+    /// The same for the last item, which a repetition would apply to.
     item: u32,
     /// The last token was a repetition.
     repeated: bool,
@@ -63,7 +65,7 @@ impl Scanner<'_> {
         Some(*first)
     }
 
-    /// Takes `bytes` if they come next.
+    /// Consumes `bytes` if they are next.
     fn take(&mut self, bytes: &[u8]) -> bool {
         self.rest.strip_prefix(bytes).inspect(|rest| self.rest = rest).is_some()
     }
@@ -72,7 +74,7 @@ impl Scanner<'_> {
         self.rest.first().copied()
     }
 
-    /// Takes a token that begins with `byte`.
+    /// Scans a token that begins with `byte`.
     fn token(&mut self, byte: u8) -> Result<(), String> {
         let count = match byte {
             b'*' | b'+' | b'?' => Some(1),
@@ -92,7 +94,7 @@ impl Scanner<'_> {
                 self.outer.push(std::mem::replace(&mut self.counts, 1));
             }
             b')' => {
-                // Without an opening one it is refused later.
+                // The parser rejects one without an opening parenthesis.
                 self.item = self.counts.max(1);
                 self.counts = self.outer.pop().unwrap_or(1).max(self.item);
             }
@@ -122,7 +124,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// `n}`, `n,}` or `n,m}`; the largest of the numbers.
+    /// Scans `n}`, `n,}` or `n,m}`. Returns the larger number.
     fn counted(&mut self) -> Result<u32, String> {
         let mut counted = || {
             let least = self.number()?;
@@ -137,7 +139,7 @@ impl Scanner<'_> {
         })
     }
 
-    /// Digits without a leading zero.
+    /// Scans digits without a leading zero.
     fn number(&mut self) -> Option<u32> {
         let len = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (digits, rest) = self.rest.split_at(len);
@@ -149,7 +151,7 @@ impl Scanner<'_> {
         Some(digits.parse().unwrap_or(u32::MAX))
     }
 
-    /// What follows an opening parenthesis: a name or flags, if there are any.
+    /// Scans what follows an opening parenthesis: a name or flags, if there are any.
     fn group(&mut self) -> Result<(), String> {
         if !self.take(b"?") {
             return Ok(());
@@ -170,7 +172,7 @@ impl Scanner<'_> {
                     let flag = char::from(flag);
                     return Err(format!("RE2 has no flag `{flag}`; it has i, m, s and U"));
                 }
-                // Refused later.
+                // The parser rejects it.
                 _ => break,
             }
             self.next();
@@ -178,7 +180,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// What follows a backslash outside of a class.
+    /// Scans what follows a backslash outside of a class.
     fn escape(&mut self) -> Result<(), String> {
         match self.peek() {
             Some(assertion @ (b'b' | b'B' | b'A' | b'z')) => {
@@ -199,7 +201,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// What follows a backslash, if it stands for a character or a class.
+    /// Scans what follows a backslash, if it is an escaped character or a class.
     fn escaped_character(&mut self) -> Result<(), String> {
         match self.next() {
             Some(b'x') => self.hexadecimal(),
@@ -213,7 +215,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// `hh` or `{h…}`, of an ASCII character.
+    /// Scans `hh` or `{h…}`, which must be an ASCII character.
     fn hexadecimal(&mut self) -> Result<(), String> {
         let braced = self.take(b"{");
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_hexdigit());
@@ -228,21 +230,21 @@ impl Scanner<'_> {
         }
     }
 
-    /// What follows an opening bracket, up to the one that closes it.
+    /// Scans what follows an opening bracket, up to the closing one.
     fn class(&mut self) -> Result<(), String> {
-        const CLOSED_LATER: Result<(), String> = Ok(());
+        const LEFT_TO_THE_PARSER: Result<(), String> = Ok(());
         self.take(b"^");
         if self.take(b"]") && self.peek() == Some(b'-') && !self.rest.starts_with(b"-]") {
-            return Err(r"a range that begins with `]` is read in two ways: write \]".into());
+            return Err(r"a range that begins with `]` is ambiguous: write \]".into());
         }
         loop {
-            let Some(byte) = self.next() else { return CLOSED_LATER };
+            let Some(byte) = self.next() else { return LEFT_TO_THE_PARSER };
             match byte {
                 b']' => return Ok(()),
                 b'\\' => self.escaped_character()?,
                 b'[' => self.posix()?,
                 b'-' if self.peek() == Some(b'[') => {
-                    return Err(r"`-[` in brackets is read in two ways: write \[".into());
+                    return Err(r"`-[` in brackets is ambiguous: write \[".into());
                 }
                 b'&' | b'-' | b'~' if self.peek() == Some(byte) => {
                     let sign = char::from(byte);
@@ -251,14 +253,14 @@ impl Scanner<'_> {
                     ));
                 }
                 0x80.. => {
-                    return Err("a character beyond ASCII can't stand in brackets".into());
+                    return Err("a character beyond ASCII is not supported in brackets".into());
                 }
                 _ => {}
             }
         }
     }
 
-    /// What follows an opening bracket in a class.
+    /// Scans what follows an opening bracket within a class.
     fn posix(&mut self) -> Result<(), String> {
         let name = self.rest.strip_prefix(b":").map(|name| name.strip_prefix(b"^").unwrap_or(name));
         let rest = name.and_then(|name| {
@@ -270,8 +272,8 @@ impl Scanner<'_> {
     }
 }
 
-/// Lets each class of bytes that has those beyond ASCII match whole characters of UTF-8 instead.
-/// Values must be UTF-8. Captures are left out.
+/// Converts each class that has bytes beyond ASCII so that it matches whole UTF-8 characters
+/// instead. Values must be UTF-8. Captures are removed.
 pub(super) fn by_character(hir: Hir, scanned: Scanned) -> Hir {
     let each = |hirs: Vec<Hir>| hirs.into_iter().map(|hir| by_character(hir, scanned)).collect();
     match hir.into_kind() {
@@ -297,7 +299,7 @@ fn class_by_character(class: ClassBytes, scanned: Scanned) -> Hir {
     }
     let below = class.ranges().iter().filter(|range| range.start() < 0x80);
     let below = below.map(|range| (range.start(), range.end().min(0x7f)));
-    // The characters beyond ASCII that RE2 folds with one within: not matched with the other.
+    // Characters beyond ASCII that RE2 folds with an ASCII letter: excluded with that letter.
     let other_cases = [('k', '\u{212a}'), ('s', '\u{17f}')];
     let excluded = other_cases.iter().filter(|(ascii, _)| scanned.folds_case && !has(*ascii as u8));
     let excluded: Vec<_> = excluded.map(|(_, c)| ClassUnicodeRange::new(*c, *c)).collect();
@@ -312,7 +314,7 @@ fn class_by_character(class: ClassBytes, scanned: Scanned) -> Hir {
         let ranges = ranges.iter().map(|(a, b)| ClassBytesRange::new(*a, *b));
         Hir::class(Class::Bytes(ClassBytes::new(ranges)))
     };
-    // In UTF-8 nothing begins with a continuation byte, so it is enough to take all that there are.
+    // No UTF-8 character begins with a continuation byte, so all that follow belong to this one.
     let more =
         Repetition { min: 0, max: None, greedy: true, sub: Box::new(bytes(&[(0x80, 0xbf)])) };
     let beyond = Hir::concat(vec![bytes(&[(0xc0, 0xff)]), Hir::repetition(more)]);
@@ -324,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_both_read_alike_is_let_through() {
+    fn syntax_that_is_the_same_is_accepted() {
         for pattern in [
             "",
             "/docs(/.*)?",
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_they_read_differently_is_refused_by_name() {
+    fn syntax_that_differs_is_rejected_by_name() {
         for (pattern, named) in [
             ("/user/[^/&&admin]+", "`&&`"),
             ("[a--b]", "`--`"),
@@ -412,8 +414,8 @@ mod tests {
             ("(a{11}){100}", "1000"),
             ("((a{10})b){10}c|(d(e{10}|f{11})){99}", "1000"),
         ] {
-            let refused = scan(pattern).expect_err(pattern);
-            assert!(refused.contains(named), "{pattern}: {refused}");
+            let reason = scan(pattern).expect_err(pattern);
+            assert!(reason.contains(named), "{pattern}: {reason}");
         }
     }
 }
