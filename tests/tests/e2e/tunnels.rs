@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
-use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, wait_for};
+use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, Netns, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -123,4 +123,39 @@ fn a_pod_sends_into_no_tunnel_of_the_node_whatever_its_port_and_address() -> Res
         }
     }
     Ok(())
+}
+
+#[test]
+fn a_tunnel_device_in_another_namespace_is_out_of_a_pods_reach_too() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (stranger, admin) = (lab.host("other/stranger")?, lab.host("admin/adminapp")?);
+    let office = lab.host("office")?;
+    // Its socket stays where it was made: at the node.
+    let elsewhere = Netns::create("moved")?;
+    lab.node().netns.ip(&format!(
+        "link add vx-t type vxlan external dstport {PORT}\nlink set vx-t netns {}\n",
+        elsewhere.name()
+    ))?;
+    elsewhere.ip("link set vx-t up\n")?;
+    let received = || -> Result<u64> {
+        let links = elsewhere.ip_json(&["-s", "link", "show", "vx-t"])?;
+        links[0]["stats64"]["rx"]["packets"].as_u64().context("no counter")
+    };
+    for family in Family::BOTH {
+        let to = lab.node().addresses.of(family);
+        wait_for_refusal(&lab, stranger, to)?;
+        let (already, before) = (received()?, lab.drops("tunnel_to_node")?);
+        stranger.inject([&vxlan(&lab, stranger, to, admin, 7777)?[..]].into_iter())?;
+        wait_for("the drop", BOUND, || {
+            Ok((lab.drops("tunnel_to_node")? == before + 1).then_some(()))
+        })?;
+        assert_eq!(received()?, already, "{family}");
+        // From outside it comes through: the device works.
+        office.inject([&vxlan(&lab, office, to, admin, 7778)?[..]].into_iter())?;
+        wait_for("the frame from outside", BOUND, || {
+            Ok((received()? == already + 1).then_some(()))
+        })?;
+    }
+    agent.assert_alive()
 }
