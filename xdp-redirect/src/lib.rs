@@ -5,7 +5,8 @@
 //! userspace can repeat ([`flow_hash`], [`worker_of`]). A pinned link keeps dropping IP traffic
 //! after the process is gone; [`unpin`] ends that. Two programs at the egress hook keep what the
 //! kernel sends from pods ([`Redirect::guard`]) and mark on the host link who sent a packet
-//! ([`Redirect::mark`], [`HostFrame`]).
+//! ([`Redirect::mark`], [`HostFrame`]). One at the node's socket lookup keeps pods from its tunnels
+//! ([`Redirect::set_tunnel_ports`]).
 //!
 //! What a packet means beyond its flow is not known here.
 
@@ -20,6 +21,7 @@ mod pods;
 mod redirect;
 #[cfg(test)]
 mod test_netns;
+mod tunnel_ports;
 
 pub use error::Error;
 pub use frame_drops::FrameDrops;

@@ -17,6 +17,7 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
+const BPF_SK_LOOKUP: u32 = 36;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
@@ -33,6 +34,8 @@ pub(crate) enum Hook {
     Egress,
     /// tcx ingress, for packets that the netdev receives; before other programs.
     Ingress,
+    /// Socket lookup in a network namespace.
+    SocketLookup,
 }
 
 impl Hook {
@@ -41,6 +44,7 @@ impl Hook {
             Self::Xdp => BPF_XDP,
             Self::Egress => BPF_TCX_EGRESS,
             Self::Ingress => BPF_TCX_INGRESS,
+            Self::SocketLookup => BPF_SK_LOOKUP,
         }
     }
 
@@ -49,6 +53,7 @@ impl Hook {
             Self::Xdp => XDP_FLAGS_DRV_MODE,
             // Without a program to be relative to: the first.
             Self::Egress | Self::Ingress => BPF_F_BEFORE,
+            Self::SocketLookup => 0,
         }
     }
 
@@ -57,6 +62,7 @@ impl Hook {
         match self {
             Self::Xdp => "xdp",
             Self::Egress | Self::Ingress => "tcx",
+            Self::SocketLookup => "netns",
         }
     }
 }
@@ -65,7 +71,8 @@ impl Hook {
 #[repr(C)]
 struct Create {
     program: RawFd,
-    ifindex: u32,
+    /// The netdev's index, or a descriptor of the network namespace.
+    target: u32,
     attach_type: u32,
     flags: u32,
 }
@@ -100,11 +107,23 @@ pub(crate) struct HookLink(OwnedFd);
 impl HookLink {
     /// Attaches `program` to a hook of the netdev.
     pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<Self> {
+        Self::create(program, ifindex, hook)
+    }
+
+    /// Attaches `program` to the socket lookup of the network namespace.
+    pub(crate) fn attach_to_netns(
+        program: BorrowedFd<'_>,
+        netns: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
+        Self::create(program, netns.as_raw_fd().cast_unsigned(), Hook::SocketLookup)
+    }
+
+    fn create(program: BorrowedFd<'_>, target: u32, hook: Hook) -> io::Result<Self> {
         let fd = bpf(
             BPF_LINK_CREATE,
             &Create {
                 program: program.as_raw_fd(),
-                ifindex,
+                target,
                 attach_type: hook.attach_type(),
                 flags: hook.flags(),
             },

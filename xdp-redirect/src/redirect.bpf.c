@@ -24,6 +24,7 @@
 
 #include "guard.bpf.h"
 #include "neighbours.bpf.h"
+#include "tunnels.bpf.h"
 
 #define MAX_VLAN_TAGS 2
 // As many as the workers look through.

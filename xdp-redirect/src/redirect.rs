@@ -1,14 +1,14 @@
 //! The loaded programs, their maps and the links they are attached to.
 
 use std::collections::HashMap as StdHashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
@@ -17,6 +17,7 @@ use crate::Error;
 use crate::frame_drops::{self, FrameDrops};
 use crate::link::{Hook, HookLink};
 use crate::pods::{Pod, Pods};
+use crate::tunnel_ports::TunnelPorts;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 
@@ -31,6 +32,9 @@ const EGRESS_PIN: &str = "-egress";
 /// The same at the ingress hook.
 const INGRESS_PIN: &str = "-ingress";
 
+/// The calling thread's network namespace.
+const THREAD_NETNS: &str = "/proc/thread-self/ns/net";
+
 /// The programs, loaded into the kernel, and their links.
 ///
 /// Dropping it detaches every link that isn't pinned. A pinned link stays: with the sockets gone
@@ -43,6 +47,9 @@ pub struct Redirect {
     pods: Pods,
     host_link: Array<MapData, u32>,
     frame_drops: PerCpuArray<MapData, [u64; 2]>,
+    tunnel_ports: TunnelPorts,
+    /// The program at the socket lookup of the node's network namespace.
+    lookup: Option<HookLink>,
     attached: StdHashMap<u16, Attached>,
     workers: u16,
     max_links: u16,
@@ -53,6 +60,7 @@ struct Programs {
     guard: ProgramFd,
     mark: ProgramFd,
     sender: ProgramFd,
+    lookup: ProgramFd,
 }
 
 /// What is attached for a link.
@@ -97,14 +105,17 @@ impl Redirect {
         let pods = Pods::new(macs, HashMap::try_from(map("ADDRESSES")?)?);
         let host_link = Array::try_from(map("HOST_LINK")?)?;
         let frame_drops = PerCpuArray::try_from(map("REFUSED")?)?;
+        let tunnel_ports = Array::try_from(map("TUNNEL_PORTS")?)?;
         let clone = |fd: &ProgramFd| fd.try_clone().map_err(ProgramError::IOError);
         let programs = Programs {
             redirect: clone(program(ebpf)?.fd()?)?,
             guard: clone(classifier(ebpf, "guard")?.fd()?)?,
             mark: clone(classifier(ebpf, "mark")?.fd()?)?,
             sender: clone(classifier(ebpf, "sender")?.fd()?)?,
+            lookup: clone(sk_lookup(ebpf)?.fd()?)?,
         };
         let attached = StdHashMap::new();
+        let tunnel_ports = TunnelPorts::new(tunnel_ports)?;
         Ok(Self {
             programs,
             links,
@@ -112,6 +123,8 @@ impl Redirect {
             pods,
             host_link,
             frame_drops,
+            tunnel_ports,
+            lookup: None,
             attached,
             workers,
             max_links,
@@ -171,7 +184,9 @@ impl Redirect {
     /// that the kernel sends there have an Ethernet source that says where the kernel has them from
     /// ([`HostFrame`](crate::HostFrame)).
     ///
-    /// Both programs are pinned beside the XDP program if that is, and adopted likewise.
+    /// Both programs are pinned beside the XDP program if that is, and adopted likewise. What comes
+    /// by the host link reaches no tunnel in the calling thread's network namespace
+    /// ([`Self::set_tunnel_ports`]), which no pin is needed for.
     ///
     /// # Errors
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
@@ -180,11 +195,26 @@ impl Redirect {
         self.at_mut(slot)?.ingress = Some(ingress);
         let egress = self.hold(slot, kernel_end, Hook::Egress, &self.programs.mark)?;
         self.at_mut(slot)?.egress = Some(egress);
+        if self.lookup.is_none() {
+            let program = self.programs.lookup.as_fd();
+            let attach = |netns: File| HookLink::attach_to_netns(program, netns.as_fd());
+            let attached = File::open(THREAD_NETNS).and_then(attach);
+            self.lookup = Some(attached.map_err(|cause| attach_error(kernel_end, &cause))?);
+        }
         self.set_host_link(kernel_end)
     }
 
     fn set_host_link(&mut self, ifindex: u32) -> Result<(), Error> {
         self.host_link.set(0, ifindex, 0).map_err(|cause| Error::Map { map: "HOST_LINK", cause })
+    }
+
+    /// Sets the UDP ports that tunnels of this node receive on; `None`: any port may be one, which
+    /// holds until this is called.
+    ///
+    /// # Errors
+    /// [`Error::Map`] if a part of the map can't be written.
+    pub fn set_tunnel_ports(&mut self, ports: Option<&[u16]>) -> Result<(), Error> {
+        self.tunnel_ports.set(ports).map_err(|cause| Error::Map { map: "TUNNEL_PORTS", cause })
     }
 
     fn at(&self, slot: u16) -> Result<&Attached, Error> {
@@ -403,12 +433,19 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
     classifier(&mut ebpf, "guard")?.load()?;
     classifier(&mut ebpf, "mark")?.load()?;
     classifier(&mut ebpf, "sender")?.load()?;
+    sk_lookup(&mut ebpf)?.load()?;
     Ok(ebpf)
 }
 
 fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, ProgramError> {
     ebpf.program_mut(name)
         .ok_or_else(|| ProgramError::InvalidName { name: name.into() })?
+        .try_into()
+}
+
+fn sk_lookup(ebpf: &mut Ebpf) -> Result<&mut SkLookup, ProgramError> {
+    ebpf.program_mut("lookup")
+        .ok_or_else(|| ProgramError::InvalidName { name: "lookup".into() })?
         .try_into()
 }
 

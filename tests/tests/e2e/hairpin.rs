@@ -37,7 +37,8 @@ table ip6 services {
 }
 ";
 
-fn nft(lab: &Lab, rules: &str) -> Result<()> {
+/// Adds rules to the node's nftables.
+pub(super) fn nft(lab: &Lab, rules: &str) -> Result<()> {
     let mut command = lab.node().netns.bounded("nft", BOUND);
     command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn()?;
