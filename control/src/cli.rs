@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use podgate_perf::replay::Output;
+pub use podgate_replay::Output;
 
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
@@ -84,10 +84,7 @@ pub enum Command {
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
     /// Judge a capture by manifests, without an agent, and tell how fast that goes.
-    Replay(podgate_perf::replay::Args),
-    /// Measure podgate at the size of a cluster, without an agent.
-    #[command(subcommand)]
-    Bench(podgate_perf::bench::Command),
+    Replay(podgate_replay::Args),
     /// Detach everything that a stopped agent left in place.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),

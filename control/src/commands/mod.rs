@@ -40,8 +40,7 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
-        Command::Replay(args) => print_report(|out| podgate_perf::replay::run(&args, out)),
-        Command::Bench(command) => print_report(|out| podgate_perf::bench::run(&command, out)),
+        Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
         Command::Cleanup(args) => cleanup::run(&args.state_dir),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)
@@ -56,8 +55,7 @@ pub fn main(cli: Cli) -> ExitCode {
     })
 }
 
-/// Prints what `make` writes, also when it fails: a capture may be broken only at its end, and a
-/// bar may be missed.
+/// Prints what `make` writes, also when it fails: a capture may be broken only at its end.
 fn print_report<E>(make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<ExitCode>
 where
     anyhow::Error: From<E>,
