@@ -13,6 +13,8 @@ BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf wrk)
 # Tools of scripts/test that no Debian package has, and where they are installed.
 CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)
 PYTHON_TOOLS=(typos==1.52.0)
+# What scripts/fuzz needs beside these.
+CARGO_FUZZ=cargo-fuzz@0.13.2
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 # shellcheck disable=SC2034
@@ -51,6 +53,15 @@ prepare_tools() {
     python3 -m venv "$TOOLS/python"
     "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_TOOLS[@]}"
     echo "$wanted" >"$TOOLS/versions"
+}
+
+# Installs cargo-fuzz, unless this version of it is there.
+prepare_cargo_fuzz() {
+    [ "$(cat "$TOOLS/fuzz-version" 2>/dev/null)" = "$CARGO_FUZZ" ] && return
+    echo "installing $CARGO_FUZZ"
+    CARGO_TARGET_DIR=$TOOLS/build-fuzz cargo install --quiet --locked --root "$TOOLS" "$CARGO_FUZZ"
+    rm -rf "$TOOLS/build-fuzz"
+    echo "$CARGO_FUZZ" >"$TOOLS/fuzz-version"
 }
 
 installed() {

@@ -1,4 +1,4 @@
-//! Writing a file so that a reader, or the next start, finds the old content or the new, whole.
+//! Atomic replacement of a file's content.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 /// its directory entry are on disk (`rename(2)`, `fsync(2)`).
 ///
 /// # Errors
-/// When it can't be written; the former content is still there, and no temporary file is left.
+/// When it can't be written; the former content stays, and no temporary file is left.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary(path);
     let written = create(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
-        // It may not have been created; the first error is the one to report.
+        // It may not exist; the first error is reported.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }

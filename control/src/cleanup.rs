@@ -1,4 +1,4 @@
-//! `podgate cleanup`: letting go of everything that a stopped agent left in place.
+//! `podgate cleanup`: detaching and removing everything that a stopped agent left.
 
 use std::fs;
 use std::io;
@@ -8,29 +8,29 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use podgate_hostnet::Netlink;
 
-use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, give_back_offload, require_root};
+use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, netns_threads, require_root, restore_offload};
 use crate::error::describe;
-use crate::netlink::Netlink;
 use crate::output::{escape, print};
 use crate::sources::last_good::DIRECTORY as LAST_GOOD;
 
-/// What was let go, and what could not be.
+/// What was detached and removed, and what could not be.
 #[derive(Debug, Default)]
 struct Report {
     /// Programs detached.
     detached: usize,
-    /// Pods that got their TX checksum offload back.
+    /// Pods whose TX checksum offload was restored.
     offloads: usize,
-    /// Whether the host link was there, and is gone.
+    /// Whether the host link was deleted.
     host_link: bool,
     /// What remains, one line each.
     remaining: Vec<String>,
 }
 
-/// Detaches the pinned programs, gives pods their TX checksum offload back, removes `pg-host` and
-/// `pg-xsk` with the routes through them, and the state directory; says what there was to do. What
-/// can't be done is passed over and listed at the end, with exit code 1.
+/// Detaches the pinned programs, restores pods' TX checksum offload, removes `pg-host` and
+/// `pg-xsk` with the routes through them, and the state directory; prints what was done. Failures
+/// are listed at the end, with exit code 1.
 ///
 /// # Errors
 /// When an agent still runs, or nothing can be done at all.
@@ -41,7 +41,7 @@ pub(crate) fn run(state_dir: &Path) -> Result<ExitCode> {
     if state_dir.exists() {
         let state = StateDir::open(state_dir)?;
         report.unpin_all(&state.bpf());
-        runtime.block_on(report.give_back_offloads(&state));
+        runtime.block_on(report.restore_offloads(&state));
         report.remove_mount(&state.bpf());
         for file in
             state.list_files().into_iter().chain([state.flows(), state.bad_flows(), state.socket()])
@@ -99,8 +99,8 @@ impl Report {
         }
     }
 
-    /// Gives pods what the agent took.
-    async fn give_back_offloads(&mut self, state: &StateDir) {
+    /// Restores pods' TX checksum offload.
+    async fn restore_offloads(&mut self, state: &StateDir) {
         let loaded = state.load();
         for problem in loaded.problems {
             self.left(&format!("{problem}; TX checksum offload of its pods may be off"));
@@ -109,8 +109,9 @@ impl Report {
             Ok(netlink) => netlink,
             Err(error) => return self.left(&error.to_string()),
         };
+        let threads = netns_threads();
         for endpoint in loaded.endpoints.iter().filter(|endpoint| endpoint.offload_was_on) {
-            match give_back_offload(&netlink, &endpoint.spec).await {
+            match restore_offload(&netlink, &threads, &endpoint.spec).await {
                 Ok(given) => self.offloads += usize::from(given),
                 Err(error) => self.left(&format!(
                     "TX checksum offload of pod {} stays off: {}",
@@ -126,7 +127,7 @@ impl Report {
         if !dir.exists() {
             return;
         }
-        // A new bpffs has files of the kernel's own; one that was there before may have others'.
+        // A new bpffs has files of the kernel (`*.debug`); an older one may have other programs'.
         let is_others = |name: &str| !name.ends_with(".debug");
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -173,7 +174,7 @@ async fn delete_host_link() -> Result<bool> {
     let (host, xsk) = match (netlink.link(HOST).await?, netlink.link(XSK).await?) {
         (Some(host), Some(xsk)) if host.peer == Some(xsk.index) => (host, xsk),
         (None, None) => return Ok(false),
-        // Not ours, whosever it is.
+        // They belong to another program.
         _ => bail!("links {HOST} and {XSK} are not the two ends of one veth pair"),
     };
     if netlink.has_xdp(&xsk).await? {

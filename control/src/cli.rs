@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podgate_api::{EndpointSpec, PodMtu};
 
 pub use podgate_replay::Output;
 
@@ -15,9 +16,7 @@ pub use self::policy::{
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
 
-use crate::protocol::{EndpointSpec, PodMtu};
-
-/// Where the agent keeps its files unless told otherwise.
+/// The default state directory.
 pub const STATE_DIR: &str = "/run/podgate";
 
 /// Name of the control socket in the state directory.
@@ -40,7 +39,7 @@ macro_rules! examples {
 pub(crate) use examples;
 
 const EXAMPLES: &str = examples! {
-    "podgate run --manifests ./policies --lab lab.yaml"
+    "podgate run --manifests ./policies --endpoints endpoints.yaml"
     "podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2"
     "podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart"
     "podgate status --brief && echo ready"
@@ -83,9 +82,9 @@ pub enum Command {
     /// Print all counters in the Prometheus text format.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
-    /// Judge a capture by manifests, without an agent, and tell how fast that goes.
+    /// Evaluate policy on a capture, without an agent, and measure how fast that is.
     Replay(podgate_replay::Args),
-    /// Detach everything that a stopped agent left in place.
+    /// Detach everything that a stopped agent left attached.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
     /// Print the version.
@@ -114,16 +113,15 @@ const CLEANUP_EXAMPLES: &str = examples! {
 };
 
 const CLEANUP_ABOUT: &str = "\
-Detach everything that a stopped agent left in place.
+Detach everything that a stopped agent left attached.
 
 A stopped agent leaves its XDP programs attached, so that pods stay cut off rather than \
 unprotected. This removes them, the pg-host/pg-xsk pair with its routes, and the state \
 directory's contents, and turns the pods' TX checksum offload on again where the agent turned it \
-off: after it, pods talk without any policy. What can't be removed is passed over and listed, and \
-the exit code is 1.";
+off: after it, no policy applies to pods. What can't be removed is listed, and the exit code is 1.";
 
 const RUN_EXAMPLES: &str = examples! {
-    "podgate run --manifests ./policies --lab lab.yaml"
+    "podgate run --manifests ./policies --endpoints endpoints.yaml"
     "podgate run --kubeconfig /etc/kubernetes/admin.conf --workers 2 --poll busy"
     "podgate run --manifests ./policies --pod-mtu 65000 --pod-checksums leave"
 };
@@ -131,29 +129,29 @@ const RUN_EXAMPLES: &str = examples! {
 const RUN_ABOUT: &str = "\
 Run the agent until SIGTERM or SIGINT.
 
-A lab file attaches endpoints at the start:
+A file of endpoints to attach at the start:
   endpoints:
     - {link: hv-admin, pod: admin/adminapp, netns: /run/netns/admin}
 
-XDP takes segmentation offload from pods, so a bulk TCP stream is as fast as its packets are large: \
---pod-mtu 65000 gives pods that talk to each other several times the speed of 1500. It is set at \
-both ends of a link when it is attached with its netns, and stays when podgate goes. Towards links \
-of a smaller MTU, TCP is told so in its SYN (MSS), and the rest by ICMP (path MTU discovery).
+XDP disables segmentation offload of pods, so the throughput of a TCP stream depends on its packet \
+size: --pod-mtu 65000 gives pods on one node several times that of 1500. The MTU is set at both \
+ends of a link when it is attached with its netns, and stays after cleanup. Towards links of a \
+smaller MTU, the MSS in TCP SYNs is lowered, and other packets get ICMP errors (path MTU discovery).
 
-A manifest that was read once and then is empty, unreadable or a link to nothing keeps its objects \
-until it can be read again or is removed; they are kept on disk too, in the state directory, so that \
-a start goes on from them. At a start with a manifest that can't be read and was never read before, \
-pods stay cut off, and `podgate status` names the file.
+The objects of a manifest that becomes empty, unreadable or a dangling symlink stay in force until it \
+can be read again or is removed. They are saved in the state directory, for the next start. If a \
+manifest can't be read at the start and none of its objects are saved, pods stay cut off, and \
+`podgate status` names the file.
 
 SIGHUP reads all manifests again, and the file of --log @FILE. SIGTERM and SIGINT stop the agent \
 within a second.
 
 When the agent stops, its XDP programs stay attached and pods are cut off until it runs again; \
-`podgate cleanup` lets them go. Plain connections go on if it runs again within ten minutes and \
-policy still allows them; others are reset when one of their ends sends.";
+`podgate cleanup` detaches them. Connections without L7 inspection survive if the agent runs again \
+within ten minutes and policy still allows them; others are reset when one of their ends sends.";
 
-/// The library that talks to the API server logs each error that we log as well, and the netlink
-/// library each message that comes after its request was given up.
+/// kube's client logs errors that podgate logs as well, and the netlink library logs each message
+/// for a request that was abandoned.
 const LOG_DEFAULT: &str = "info,kube_client=off,netlink_proto=off";
 
 /// Arguments of `podgate run`.
@@ -163,8 +161,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub source: SourceArgs,
     /// Endpoints to attach at the start (YAML).
-    #[arg(long, value_name = "FILE")]
-    pub lab: Option<PathBuf>,
+    #[arg(long = "endpoints", alias = "lab", value_name = "FILE")]
+    pub endpoint_file: Option<PathBuf>,
     /// Worker threads, each pinned to a core.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -172,27 +170,27 @@ pub struct RunArgs {
     /// How workers wait for packets.
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
     pub poll: Poll,
-    /// What becomes of system calls that the agent is not expected to make, once it has started.
-    /// Others than enforce are for finding faults.
+    /// How unexpected system calls are handled once the agent has started. `log` and `off` are for
+    /// debugging.
     #[arg(long, value_enum, default_value_t = Seccomp::Enforce)]
     pub seccomp: Seccomp,
-    /// Frames of 4096 bytes shared by all links; half of them wait to be received into.
+    /// Frames of 4096 bytes that all links share; half of them are in fill rings.
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
-    /// Endpoints that can be attached at one time. More of them means fewer frames for each. The
-    /// limit of open files is raised to what they need.
+    /// Most endpoints. The more, the fewer frames for each. The limit of open files is raised as
+    /// needed.
     #[arg(long, value_name = "N", default_value_t = 31,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
-    /// Flows that each worker tracks at most, 120 bytes of memory each (30 MiB by default), taken
-    /// at the start. A pod, or all outside of the node together, gets no more places than are left.
+    /// Most flows per worker, 120 bytes of memory each (30 MiB by default), allocated at the start.
+    /// A pod, or everything outside of the node together, may have as many as are free.
     #[arg(long, value_name = "N", default_value_t = 262_144,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows: u32,
-    /// Flows among them that HTTP rules inspect, at most: about 1 KiB each while they live, and up
-    /// to 16 KiB more for what they keep of their streams (272 MiB by default). A pod gets no more
-    /// places than are left, and one source outside of the node about a third.
+    /// Most flows among them with L7 inspection: about 1 KiB each, and up to 16 KiB of stream
+    /// buffers (272 MiB by default). A pod may have as many as are free, and one source outside of
+    /// the node about a third.
     #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub inspected: u32,
@@ -210,8 +208,8 @@ pub struct RunArgs {
     /// objects of manifests.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
-    /// How long a manifest must be still, or gone, before what it no longer holds is removed: `3s`,
-    /// `500ms`. What it adds or changes counts at once.
+    /// How long a manifest must be unchanged, or gone, before objects that it no longer contains
+    /// are removed: `3s`, `500ms`. Added and changed objects apply at once.
     #[arg(long, value_name = "TIME", default_value = "3s")]
     pub manifests_settle: Settle,
     /// What to log on stderr: a level, directives like `info,podgate::sources=debug`, or `@FILE`,
@@ -220,7 +218,7 @@ pub struct RunArgs {
     pub log: String,
 }
 
-/// How long a manifest must be still for what it lacks to count: 100 ms to an hour.
+/// How long a manifest must be unchanged before removed objects are deleted: 100 ms to an hour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settle(pub Duration);
 
@@ -246,9 +244,9 @@ impl FromStr for Settle {
 pub enum PodChecksums {
     /// The pod: its TX checksum offload is turned off.
     Whole,
-    /// Whoever needs them: as between any two ends of a veth, pods of one node don't. Faster for
-    /// bulk TCP, but for pods without tunnels (VXLAN, GRE, IPIP) of their own: what is inside these
-    /// would stay incomplete. Before Linux 6.11 the same as `whole`.
+    /// The receiver, which between pods of one node needs none. Faster for bulk TCP, but not for
+    /// pods that send tunnel packets (VXLAN, GRE, IPIP): inner checksums would stay incomplete.
+    /// Before Linux 6.11 the same as `whole`.
     Leave,
 }
 
@@ -265,12 +263,12 @@ pub struct SourceArgs {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// What becomes of the MTU of links that are attached.
+/// Which MTU attached links get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MtuChoice {
-    /// It stays.
+    /// The one that they have.
     Keep,
-    /// Both ends get this one.
+    /// This one, at both ends.
     Set(PodMtu),
 }
 
@@ -287,17 +285,17 @@ impl FromStr for MtuChoice {
 pub enum Poll {
     /// Never sleep: lowest latency, one core each.
     Busy,
-    /// Spin a little, then sleep until a packet comes. While requests and answers follow each other
-    /// closely, spin for up to 100 µs, which can take most of a core that is free.
+    /// Poll briefly, then sleep until a packet comes. During request-response traffic, poll for up
+    /// to 100 µs, which can use most of an idle core.
     Adaptive,
 }
 
-/// What becomes of system calls that the agent is not expected to make.
+/// How unexpected system calls are handled.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seccomp {
     /// They fail with EPERM.
     Enforce,
-    /// They are carried out, and the kernel's log names them.
+    /// They are carried out and logged by the kernel.
     Log,
     /// They are carried out.
     Off,
@@ -355,10 +353,10 @@ pub enum EndpointCommand {
 const ENDPOINT_ADD_ABOUT: &str = "\
 Put a pod's link under policy.
 
-With --netns, the pod's MAC address and MTU are read there, and followed when they change; a link \
-that was deleted and made anew is attached again. Its TX checksum offload is turned off, unless the \
-agent runs with --pod-checksums leave, and on again when the endpoint is removed. Without --netns, give the MAC address. A pod that isn't known \
-yet is cut off until it is.";
+With --netns, the pod's MAC address and MTU are read there, and again when they change; a link that \
+was deleted and created again is attached again. The pod's TX checksum offload is turned off, unless \
+the agent runs with --pod-checksums leave, and on again when the endpoint is removed. Without \
+--netns, give the MAC address. A pod that is not known yet is cut off until it is.";
 
 const ENDPOINT_ADD_EXAMPLES: &str = examples! {
     "podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart"
@@ -386,13 +384,13 @@ pub struct EndpointAddArgs {
     pub link: String,
     /// The pod behind it.
     #[arg(long, value_name = "NS/NAME")]
-    pub pod: crate::protocol::PodName,
+    pub pod: podgate_api::PodName,
     /// The pod's network namespace; needed unless --mac is given.
     #[arg(long, value_name = "PATH", required_unless_present = "mac")]
     pub netns: Option<PathBuf>,
     /// MAC address of the pod's end.
     #[arg(long)]
-    pub mac: Option<crate::protocol::MacAddress>,
+    pub mac: Option<podgate_api::MacAddress>,
     /// MTU to give both ends of the link, 1280 to 65535 bytes; that of `run --pod-mtu` by default.
     #[arg(long, value_name = "N", requires = "netns")]
     pub mtu: Option<PodMtu>,
@@ -429,10 +427,10 @@ pub struct FlowsArgs {
     /// Shared arguments.
     #[command(flatten)]
     pub client: ClientArgs,
-    /// Go on with new flows until interrupted.
+    /// Print new flows until interrupted.
     #[arg(short, long)]
     pub follow: bool,
-    /// How many past records to begin with.
+    /// How many past records to print first.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub last: u32,
 }
@@ -463,7 +461,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// The words of a command line, as a shell splits it; what stands in quotes is one.
+    /// The words of a command line, as a shell splits it; a quoted text is one word.
     fn words(line: &str) -> Vec<&str> {
         let parts = line.split('\'').enumerate();
         let words = parts.map(|(index, part)| match index % 2 {

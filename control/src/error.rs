@@ -2,15 +2,15 @@
 
 use std::error::Error;
 
-/// What went wrong and why: the error, and each cause that it doesn't tell of itself.
+/// The error and its causes, without those that its text contains already.
 #[must_use]
 pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        let told = cause.to_string();
-        if !text.contains(&told) {
-            text = format!("{text}: {told}");
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
         }
         next = cause.source();
     }
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_cause_text_once() {
         let cause = std::io::Error::other("no such file");
         let error = anyhow::Error::new(cause).context("can't read x: no such file").context("stop");
         assert_eq!(describe(error.as_ref()), "stop: can't read x: no such file");

@@ -13,7 +13,7 @@ const FILE_MAX: u64 = 64 * 1024;
 
 /// The filter of the running log.
 pub(crate) struct LogFilter {
-    /// As given: directives, or `@FILE`.
+    /// The argument: directives, or `@FILE`.
     argument: String,
     handle: reload::Handle<EnvFilter, Registry>,
 }
@@ -54,7 +54,7 @@ fn parse(argument: &str) -> Result<EnvFilter> {
 
 fn directives_of(file: &str) -> Result<String> {
     let metadata = fs::metadata(file)?;
-    // Opening a FIFO would block the control thread until somebody writes.
+    // Opening a FIFO would block the control thread until there is a writer.
     anyhow::ensure!(metadata.is_file(), "is not a regular file");
     anyhow::ensure!(metadata.len() <= FILE_MAX, "is larger than {FILE_MAX} bytes");
     let text = fs::read_to_string(file)?;

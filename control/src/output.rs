@@ -6,15 +6,12 @@ mod policy;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use podgate_api::{EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status};
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
 pub(crate) use self::explain::explained;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
-
-use crate::protocol::{
-    EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status,
-};
 
 /// Rows with aligned columns; the first row is the heading.
 fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -193,8 +190,8 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{
-        DropCount, EndpointCounts, PolicyList, PolicyState, PolicyStatus, RefusedField, Source,
+    use podgate_api::{
+        DropCount, EndpointCounts, PolicyList, PolicyState, PolicyStatus, RejectedField, Source,
         SourceStatus, WorkerStatus,
     };
 
@@ -306,7 +303,7 @@ mod tests {
                 policy("NetworkPolicy", Some("shop"), PolicyState::Enforced),
                 policy("CiliumClusterwideNetworkPolicy", None, PolicyState::Outdated),
             ],
-            refused: vec![RefusedField {
+            refused: vec![RejectedField {
                 object: "CiliumClusterwideNetworkPolicy web".into(),
                 source: Some(Source { file: "/p/web.yaml".into(), line: 14, column: 9 }),
                 field: "spec.ingress[0].toPorts[0].port".into(),

@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use podgate_api::RejectedField;
 use podgate_policy::{Refusal, Store, manifest};
 use serde::Serialize;
 
 use crate::output::escape;
-use crate::protocol::RefusedField;
 
 /// The path that stands for standard input, and how that is called in messages.
 const STDIN: (&str, &str) = ("-", "stdin");
@@ -24,9 +24,9 @@ pub(crate) struct Report {
     passed_over: usize,
     refused_objects: usize,
     /// By file and line.
-    refused: Vec<RefusedField>,
+    refused: Vec<RejectedField>,
     /// What of the policies in force is hardly meant as it is written; by file and line.
-    hints: Vec<RefusedField>,
+    hints: Vec<RejectedField>,
     /// What is in force, but not as its author may expect; by object.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Warning>,
@@ -98,11 +98,11 @@ impl Report {
 }
 
 /// Refusals by file and line.
-fn in_order<'a>(refusals: impl Iterator<Item = &'a Refusal>) -> Vec<RefusedField> {
+fn in_order<'a>(refusals: impl Iterator<Item = &'a Refusal>) -> Vec<RejectedField> {
     let mut refusals: Vec<_> = refusals.collect();
     // Equal places keep the order in which the problems were found.
     refusals.sort_by_key(|refusal| &refusal.source);
-    refusals.into_iter().map(RefusedField::from).collect()
+    refusals.into_iter().map(RejectedField::from).collect()
 }
 
 /// A warning for each rule whose requests workers can't inspect.

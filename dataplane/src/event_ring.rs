@@ -1,6 +1,6 @@
 //! A worker's events on their way to the control thread, through a bounded ring.
 
-use crossbeam::queue::ArrayQueue;
+use podgate_sync::DetailRing;
 use podgate_tables::event::{Event, EventKind, RequestLine};
 
 /// One worker's events on their way to the control thread: a bounded ring with one writer and one
@@ -10,8 +10,7 @@ use podgate_tables::event::{Event, EventKind, RequestLine};
 /// an event's bytes, and most events have none.
 #[derive(Debug)]
 pub struct EventRing {
-    events: ArrayQueue<Event<()>>,
-    requests: ArrayQueue<RequestLine>,
+    ring: DetailRing<Event<()>, RequestLine>,
 }
 
 impl EventRing {
@@ -21,26 +20,25 @@ impl EventRing {
     /// When it is none.
     #[must_use]
     pub fn new(events: usize) -> Self {
-        // One line more: the reader takes an event first, and then its line.
-        Self { events: ArrayQueue::new(events), requests: ArrayQueue::new(events + 1) }
+        Self { ring: DetailRing::new(events) }
     }
 
     /// Events that wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.events.len()
+        self.ring.len()
     }
 
     /// Whether none does.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.ring.is_empty()
     }
 
     /// Events that may wait.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.events.capacity()
+        self.ring.capacity()
     }
 
     /// Puts an event on the ring that is about no request. False, and it is lost, if there is no
@@ -48,30 +46,27 @@ impl EventRing {
     #[must_use]
     pub fn push(&self, event: Event<()>) -> bool {
         debug_assert!(!matches!(event.kind, EventKind::HttpRequest { .. }), "its line is missing");
-        self.events.push(event).is_ok()
+        self.ring.push(event)
     }
 
     /// The same for any event.
     #[must_use]
     pub fn push_with_request(&self, Event { time, epoch, link, tuple, kind }: Event) -> bool {
-        // With one writer, what is not full now will not be full then.
-        if self.events.is_full() {
-            return false;
+        let mut request = None;
+        let kind = kind.map_request(|line| request = Some(line));
+        let event = Event { time, epoch, link, tuple, kind };
+        match request {
+            Some(line) => self.ring.push_with_detail(event, line),
+            None => self.ring.push(event),
         }
-        // The line first: who finds the event finds it. There is room: no more lines wait than
-        // events, and one whose event was just taken.
-        let kind = kind.map_request(|line| {
-            let pushed = self.requests.push(line);
-            debug_assert!(pushed.is_ok(), "there is room for a line of each event");
-        });
-        self.events.push(Event { time, epoch, link, tuple, kind }).is_ok()
     }
 
     /// Takes the event that has waited longest.
     #[must_use]
     pub fn pop(&self) -> Option<Event> {
-        let Event { time, epoch, link, tuple, kind } = self.events.pop()?;
-        let kind = kind.map_request(|()| self.requests.pop().unwrap_or_default());
+        let of_request = |event: &Event<()>| matches!(event.kind, EventKind::HttpRequest { .. });
+        let (Event { time, epoch, link, tuple, kind }, line) = self.ring.pop(of_request)?;
+        let kind = kind.map_request(|()| line.unwrap_or_default());
         Some(Event { time, epoch, link, tuple, kind })
     }
 }
@@ -125,24 +120,5 @@ mod tests {
             }
             assert!(ring.is_empty() && ring.pop().is_none());
         }
-    }
-
-    /// Between taking an event and its line the reader may be late: the writer goes on meanwhile.
-    #[test]
-    fn a_line_is_not_lost_while_the_reader_has_only_its_event() {
-        let ring = EventRing::new(4);
-        let push = |number| ring.push_with_request(event(number, request(number)));
-        assert!((0..4).all(push));
-        assert!(ring.events.pop().is_some());
-        assert!(push(4));
-        assert!(ring.requests.pop().is_some());
-        for number in 1..=4 {
-            let Some(EventKind::HttpRequest { request, .. }) = ring.pop().map(|event| event.kind)
-            else {
-                panic!("event {number} is missing");
-            };
-            assert_eq!(request.path.bytes(), number.to_string().as_bytes());
-        }
-        assert!(ring.requests.is_empty());
     }
 }

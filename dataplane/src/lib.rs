@@ -7,6 +7,7 @@
 pub mod event_ring;
 pub mod flow;
 pub mod l7;
+pub mod mem;
 pub mod packet;
 pub mod share;
 pub mod stats;

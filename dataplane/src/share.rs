@@ -1,83 +1,92 @@
-//! Shares of a bounded store: what one link takes leaves places for others.
+//! Fair sharing of a bounded resource between links.
+//!
+//! A link may take more only while at least as much is free as it has taken already: one greedy
+//! link leaves half of the resource free, two leave a third. (New flows follow the same rule.)
 
 use podgate_tables::ids::LinkId;
 
-/// How many places of a bounded store each link took since the store was last empty.
-///
-/// A link may take one more only while more places are free than it took already: one greedy link
-/// leaves half of them free, two leave a third. (New flows have places by the same rule.)
+/// Fair shares of a store that is drained as a whole: counts what each link took since the store
+/// was last empty.
 #[derive(Debug, Default)]
-pub struct Shares {
-    /// By the number of the link: in which turn it took how many.
-    taken: Vec<(u32, u32)>,
-    turn: u32,
+pub struct FairShare {
+    /// By the number of the link: what it took, and in which period.
+    taken: Vec<Taken>,
+    /// Number of times that the store was empty.
+    period: u32,
 }
 
-impl Shares {
-    /// Notes that the store is empty.
-    pub fn start_over(&mut self) {
-        self.turn = self.turn.wrapping_add(1);
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    period: u32,
+    entries: u32,
+}
+
+impl FairShare {
+    /// Starts a new period: the store is empty.
+    pub fn reset(&mut self) {
+        self.period = self.period.wrapping_add(1);
     }
 
-    /// Whether `link` may take one of `free` places; if so, it has.
+    /// Takes one of `free` entries for `link`, if its share allows. Returns whether it did.
     pub fn take(&mut self, link: LinkId, free: usize) -> bool {
+        let period = self.period;
         if self.taken.len() <= link.index() {
-            self.taken.resize(link.index() + 1, (self.turn, 0));
+            self.taken.resize(link.index() + 1, Taken { period, entries: 0 });
         }
-        let (turn, taken) = &mut self.taken[link.index()];
-        if *turn != self.turn {
-            (*turn, *taken) = (self.turn, 0);
+        let taken = &mut self.taken[link.index()];
+        if taken.period != period {
+            *taken = Taken { period, entries: 0 };
         }
-        let may = (*taken as usize) < free;
-        *taken += u32::from(may);
-        may
+        let allowed = (taken.entries as usize) < free;
+        taken.entries += u32::from(allowed);
+        allowed
     }
 }
 
-/// What each link holds of a bounded store, whose places come back one by one; by the same rule.
+/// Fair shares of a resource whose units are released one by one.
 #[derive(Debug)]
-pub struct Holdings {
+pub struct Quota {
     limit: usize,
-    held: usize,
+    used: usize,
     /// By the number of the link.
     by_link: Vec<usize>,
 }
 
-impl Holdings {
-    /// Nothing is held of a store of `limit` places.
+impl Quota {
+    /// An unused resource of `limit` units.
     #[must_use]
     pub const fn new(limit: usize) -> Self {
-        Self { limit, held: 0, by_link: Vec::new() }
+        Self { limit, used: 0, by_link: Vec::new() }
     }
 
-    /// Places that all links hold.
+    /// Units that all links use.
     #[must_use]
     pub const fn total(&self) -> usize {
-        self.held
+        self.used
     }
 
-    /// Whether `link`, with `places` more, holds no more than is then left; if so, it has them.
-    pub fn take(&mut self, link: LinkId, places: usize) -> bool {
-        let free = self.limit.saturating_sub(self.held);
+    /// Takes `units` for `link`, if it then uses no more than remains free. Returns whether it did.
+    pub fn take(&mut self, link: LinkId, units: usize) -> bool {
+        let free = self.limit.saturating_sub(self.used);
         let of_link = self.of(link);
-        let may = *of_link + 2 * places <= free;
-        if may {
-            *of_link += places;
-            self.held += places;
+        let allowed = *of_link + 2 * units <= free;
+        if allowed {
+            *of_link += units;
+            self.used += units;
         }
-        may
+        allowed
     }
 
-    /// Notes that `link` holds `places` less.
-    pub fn give_back(&mut self, link: LinkId, places: usize) {
-        *self.of(link) -= places;
-        self.held -= places;
+    /// Releases `units` of `link`.
+    pub fn release(&mut self, link: LinkId, units: usize) {
+        *self.of(link) -= units;
+        self.used -= units;
     }
 
-    /// Notes that one link holds `places` from here on that another one held, whatever its share.
-    pub fn pass(&mut self, [from, to]: [LinkId; 2], places: usize) {
-        *self.of(from) -= places;
-        *self.of(to) += places;
+    /// Charges `units` of link `from` to link `to`, whatever the share of `to`.
+    pub fn transfer(&mut self, from: LinkId, to: LinkId, units: usize) {
+        *self.of(from) -= units;
+        *self.of(to) += units;
     }
 
     fn of(&mut self, link: LinkId) -> &mut usize {
@@ -94,7 +103,7 @@ mod tests {
 
     #[test]
     fn one_greedy_link_leaves_half_and_two_leave_a_third() {
-        let mut shares = Shares::default();
+        let mut shares = FairShare::default();
         let mut take = |free: &mut usize, links: &[u16], times| {
             let mut taken = 0;
             for link in links.iter().cycle().take(times) {
@@ -103,33 +112,33 @@ mod tests {
                     taken += 1;
                 }
             }
-            shares.start_over();
+            shares.reset();
             taken
         };
         assert_eq!(take(&mut 90, &[1], 1000), 45);
         assert_eq!(take(&mut 90, &[1, 2], 1000), 60);
         let mut free = 90;
-        // Whoever comes late has a place all the same.
+        // A link that comes late still gets entries.
         assert_eq!(take(&mut free, &[7], 1000), 45);
         assert!(take(&mut free, &[8], 10) == 10);
         assert_eq!(take(&mut 0, &[1], 10), 0);
     }
 
     #[test]
-    fn what_is_held_is_shared_alike_and_comes_back() {
+    fn a_quota_is_shared_alike_and_released() {
         let [greedy, late] = [LinkId(1), LinkId(7)];
-        let mut holdings = Holdings::new(90);
-        let take = |holdings: &mut Holdings, link| {
-            std::iter::from_fn(|| holdings.take(link, 5).then_some(5)).sum::<usize>()
+        let mut quota = Quota::new(90);
+        let take = |quota: &mut Quota, link| {
+            std::iter::from_fn(|| quota.take(link, 5).then_some(5)).sum::<usize>()
         };
-        assert_eq!(take(&mut holdings, greedy), 45);
-        assert_eq!(take(&mut holdings, late), 20);
-        assert_eq!(holdings.total(), 65);
-        holdings.pass([greedy, late], 45);
-        assert!(!holdings.take(late, 1), "all of it counts as the other one's now");
-        assert!(holdings.take(greedy, 10));
-        holdings.give_back(late, 65);
-        holdings.give_back(greedy, 10);
-        assert_eq!((holdings.total(), take(&mut holdings, late)), (0, 45));
+        assert_eq!(take(&mut quota, greedy), 45);
+        assert_eq!(take(&mut quota, late), 20);
+        assert_eq!(quota.total(), 65);
+        quota.transfer(greedy, late, 45);
+        assert!(!quota.take(late, 1), "all of it is charged to the other link now");
+        assert!(quota.take(greedy, 10));
+        quota.release(late, 65);
+        quota.release(greedy, 10);
+        assert_eq!((quota.total(), take(&mut quota, late)), (0, 45));
     }
 }

@@ -1,6 +1,6 @@
 //! Counters: one writer (a worker), any number of readers (the control thread).
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
@@ -9,15 +9,15 @@ use podgate_tables::ids::LinkId;
 
 use crate::xsk::XskStatistics;
 
-/// A counter that exactly one thread increments.
+/// A counter that exactly one thread writes.
 ///
-/// The increment is a plain load and store, so it costs no locked instruction; a reader sees some
-/// recent value.
+/// An increment is a plain load and store, without a locked instruction; readers see a recent
+/// value.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `n`. Only the owning thread may call this.
+    /// Adds `n`. Only the writing thread may call this.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
@@ -27,46 +27,72 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Sets a gauge. Only the owning thread may call this.
+    /// Sets a gauge. Only the writing thread may call this.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
+
+    fn value(&self) -> u64 {
+        self.get()
+    }
 }
 
-/// Packets and bytes that ended one way.
+/// A number of packets and their bytes.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct PacketCounter {
     /// Packets.
     pub packets: Counter,
-    /// Bytes, from the Ethernet header on.
+    /// Bytes, including Ethernet headers.
     pub bytes: Counter,
 }
 
-impl Tally {
-    /// Counts `packets` packets of `bytes` bytes together.
+impl PacketCounter {
+    /// Counts `packets` packets of `bytes` bytes in total.
     pub fn count(&self, packets: u64, bytes: u64) {
         self.packets.add(packets);
         self.bytes.add(bytes);
     }
+
+    fn value(&self) -> u64 {
+        self.packets.get()
+    }
 }
 
-/// How often a link was refused more of what all links share, because it had its share.
+/// A [`PacketCounter`] for each [`DropReason`], by its number.
+#[derive(Debug)]
+pub struct DropCounters([PacketCounter; DropReason::COUNT]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| PacketCounter::default()))
+    }
+}
+
+impl Deref for DropCounters {
+    type Target = [PacketCounter; DropReason::COUNT];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// How often a link was denied more of a shared resource because its share was used up.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ShareRefusals {
-    /// Places in the flow table.
+    /// Entries of the flow table.
     pub flows: u64,
-    /// Flows that may be inspected.
+    /// Inspected flows.
     pub inspected: u64,
-    /// Frames and bytes that inspected flows may keep.
+    /// Frames and bytes that inspected flows buffer.
     pub kept: u64,
-    /// Places on the rings to other workers.
+    /// Entries of the hand-off rings to other workers.
     pub handoffs: u64,
-    /// Places on the ring of flow records.
+    /// Entries of the event ring.
     pub events: u64,
 }
 
 impl ShareRefusals {
-    /// All of them.
+    /// Their sum.
     #[must_use]
     pub const fn total(&self) -> u64 {
         self.flows + self.inspected + self.kept + self.handoffs + self.events
@@ -84,109 +110,159 @@ impl AddAssign for ShareRefusals {
     }
 }
 
-/// What one link sent, and what it lost of that before any policy looked at it.
+/// Receive counters of one link.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkStatistics {
     /// The link.
     pub link: LinkId,
     /// Packets taken off its receive rings.
     pub received: u64,
-    /// What its sockets counted.
+    /// Counters of its sockets.
     pub sockets: XskStatistics,
-    /// What its share refused.
+    /// What was denied because its share was used up.
     pub refused: ShareRefusals,
 }
 
-/// What one worker counts. Every packet received ends in exactly one of `forwarded`, `dropped` or
-/// `handed_off`, or waits: for an L7 verdict in frames that `held_frames` counts, or as one of
-/// `fragments_waiting`.
-///
-/// Fragments are packets too. A datagram that was put together counts as one from then on: what
-/// was received is what ended, and `fragments_joined` and `fragments_waiting`, without
-/// `fragments_made`.
-#[derive(Debug)]
-pub struct WorkerStats {
+macro_rules! worker_stats {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident: $type:ty $(= $metric:ident($label:literal, $help:literal))?,
+    )+) => {
+        /// Counters of one worker. Every received packet ends in exactly one of `forwarded`,
+        /// `dropped` or `handed_off`, or is held: for an L7 verdict in frames that `held_frames`
+        /// counts, or as one of `fragments_waiting`.
+        ///
+        /// Fragments are packets too. A reassembled datagram counts as one packet: received packets
+        /// are those that ended, plus `fragments_joined` and `fragments_waiting`, minus
+        /// `fragments_made`.
+        #[derive(Debug, Default)]
+        pub struct WorkerStats {
+            $($(#[doc = $doc])+ pub $name: $type,)+
+        }
+
+        /// The counters that are exported as metrics with one sample per worker.
+        pub const WORKER_METRICS: &[WorkerMetric] = &[
+            $($(WorkerMetric {
+                kind: MetricKind::$metric,
+                name: $label,
+                help: $help,
+                read: |stats| stats.$name.value(),
+            },)?)+
+        ];
+    };
+}
+
+/// A counter of [`WorkerStats`] that is exported as a metric.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerMetric {
+    /// Counter or gauge.
+    pub kind: MetricKind,
+    /// Name of the metric.
+    pub name: &'static str,
+    /// Help text of the metric.
+    pub help: &'static str,
+    /// Reads the value.
+    pub read: fn(&WorkerStats) -> u64,
+}
+
+/// Kinds of metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetricKind {
+    /// Only increases.
+    Counter,
+    /// Increases and decreases.
+    Gauge,
+}
+
+worker_stats! {
     /// Packets taken off receive rings.
-    pub received: Tally,
+    received: PacketCounter = Counter("podgate_worker_received_packets_total", "Packets received"),
     /// Packets put on a transmit ring, unchanged or rewritten.
-    pub forwarded: Tally,
-    /// Packets refused, by [`DropReason`].
-    pub dropped: [Tally; DropReason::COUNT],
-    /// Packets passed to the worker that owns their flow.
-    pub handed_off: Counter,
-    /// Packets that we built ourselves (403 answers, resets, ICMP errors).
-    pub originated: Tally,
-    /// TCP resets among them that answer segments of unknown connections.
-    pub resets_sent: Counter,
-    /// Frames of packets that wait for an L7 verdict now.
-    pub held_frames: Counter,
-    /// Bytes of memory that inspected flows take for their streams now, outside of frames: for
-    /// heads that are incomplete, or that the server has not acknowledged, and some for the next
-    /// one.
-    pub kept_bytes: Counter,
-    /// Fragments that wait for the rest of their datagram now.
-    pub fragments_waiting: Counter,
-    /// Fragments that were put behind the first of their datagram.
-    pub fragments_joined: Counter,
-    /// Fragments that packets were cut into, beyond one for each packet.
-    pub fragments_made: Counter,
+    forwarded: PacketCounter,
+    /// Packets dropped, by [`DropReason`].
+    dropped: DropCounters,
+    /// Packets that podgate built (403 responses, resets, ICMP errors).
+    originated: PacketCounter = Counter("podgate_worker_originated_packets_total", "Packets built"),
+    /// TCP resets in reply to segments of unknown connections, among `originated`.
+    resets_sent: Counter = Counter(
+        "podgate_worker_resets_sent_total",
+        "TCP resets in reply to segments of unknown connections"
+    ),
+    /// Packets handed off to the worker that owns their flow.
+    handed_off: Counter = Counter(
+        "podgate_worker_handed_off_total",
+        "Packets handed off to the worker that owns their flow"
+    ),
+    /// Fragments that are waiting for the rest of their datagram.
+    fragments_waiting: Counter = Gauge(
+        "podgate_worker_fragments_waiting",
+        "Fragments that are waiting for the rest of their datagram"
+    ),
+    /// Fragments that were appended to the first one of their datagram.
+    fragments_joined: Counter = Counter(
+        "podgate_worker_fragments_joined_total",
+        "Fragments appended to the first one of their datagram"
+    ),
+    /// Fragments that packets were split into, not counting one per packet.
+    fragments_made: Counter = Counter(
+        "podgate_worker_fragments_made_total",
+        "Fragments that packets were split into, not counting one per packet"
+    ),
     /// Flows opened.
-    pub flows_opened: Counter,
-    /// Flows ended before their time to make room for others.
-    pub flows_evicted: Counter,
-    /// Flows in the table now.
-    pub flows: Counter,
+    flows_opened: Counter = Counter("podgate_worker_flows_opened_total", "Flows opened"),
+    /// Flows evicted before their timeout to make room for others.
+    flows_evicted: Counter = Counter(
+        "podgate_worker_flows_evicted_total",
+        "Flows evicted before their timeout to make room for others"
+    ),
+    /// Flows in the table.
+    flows: Counter = Gauge("podgate_worker_flows", "Flows in the table"),
+    /// Frames of packets that are waiting for an L7 verdict.
+    held_frames: Counter = Gauge(
+        "podgate_worker_held_frames",
+        "Frames of packets that are waiting for an L7 verdict"
+    ),
+    /// Bytes that inspected flows have buffered outside of frames: incomplete request heads, and
+    /// request heads that the server has not acknowledged.
+    kept_bytes: Counter = Gauge(
+        "podgate_worker_kept_bytes",
+        "Bytes that inspected flows have buffered outside of frames"
+    ),
+    /// Epoch of the snapshot that the last round used; later rounds use the same or a later one.
+    epoch: Counter = Gauge("podgate_worker_epoch", "Epoch of the tables that the worker uses"),
+    /// Flows judged again because the epoch had changed.
+    reevaluated: Counter = Counter(
+        "podgate_worker_reevaluated_total",
+        "Flows judged again after a change of policy"
+    ),
+    /// L4 checksums completed for senders with checksum offload, not counting those that the kernel
+    /// completes.
+    checksums_completed: Counter = Counter(
+        "podgate_worker_checksums_completed_total",
+        "Checksums completed for senders with checksum offload"
+    ),
+    /// Rounds with at least one packet.
+    busy_rounds: Counter = Counter("podgate_worker_busy_rounds_total", "Rounds with packets"),
+    /// Times that the worker went to sleep.
+    sleeps: Counter = Counter("podgate_worker_sleeps_total", "Times gone to sleep"),
+    /// 1 while the worker busy-polls for the extended time before it sleeps, else 0.
+    busy_poll_extended: Counter = Gauge(
+        "podgate_worker_busy_poll_extended",
+        "1 while the worker busy-polls for up to 100 µs before it sleeps"
+    ),
     /// L7 requests allowed.
-    pub l7_allowed: Counter,
+    l7_allowed: Counter,
     /// L7 requests denied.
-    pub l7_denied: Counter,
-    /// Events lost because the ring to the control thread was full, or the link had its share of
-    /// it.
-    pub events_lost: Counter,
-    /// Rounds in which at least one packet was processed.
-    pub busy_rounds: Counter,
-    /// Times the worker went to sleep.
-    pub sleeps: Counter,
-    /// 1 while the worker looks for packets for long before it sleeps, and 0 otherwise.
-    pub looks_long: Counter,
-    /// Epoch of the snapshot that the last round judged by; every later round judges by it or a
-    /// later one.
-    pub epoch: Counter,
-    /// Flows whose verdict was made anew because the epoch had changed.
-    pub reevaluated: Counter,
-    /// TCP/UDP checksums completed because the sender's offload had left only the pseudo-header
-    /// sum. Those that the kernel was left to complete don't count.
-    pub checksums_completed: Counter,
+    l7_denied: Counter,
+    /// Events lost because the ring to the control thread was full or the link's share of it used
+    /// up.
+    events_lost: Counter,
 }
 
 impl WorkerStats {
-    /// Fresh counters on their own cache lines.
+    /// Zeroed counters on their own cache lines.
     #[must_use]
     pub fn new() -> CachePadded<Self> {
-        CachePadded::new(Self {
-            received: Tally::default(),
-            forwarded: Tally::default(),
-            dropped: std::array::from_fn(|_| Tally::default()),
-            handed_off: Counter::default(),
-            originated: Tally::default(),
-            resets_sent: Counter::default(),
-            held_frames: Counter::default(),
-            kept_bytes: Counter::default(),
-            fragments_waiting: Counter::default(),
-            fragments_joined: Counter::default(),
-            fragments_made: Counter::default(),
-            flows_opened: Counter::default(),
-            flows_evicted: Counter::default(),
-            flows: Counter::default(),
-            l7_allowed: Counter::default(),
-            l7_denied: Counter::default(),
-            events_lost: Counter::default(),
-            busy_rounds: Counter::default(),
-            sleeps: Counter::default(),
-            looks_long: Counter::default(),
-            epoch: Counter::default(),
-            reevaluated: Counter::default(),
-            checksums_completed: Counter::default(),
-        })
+        CachePadded::default()
     }
 }

@@ -1,15 +1,13 @@
-//! Fragments through the whole worker: gathered, judged as one packet, sent on in fragments.
+//! Fragments in a complete worker: reassembled, judged as one packet, fragmented again.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
-
-mod support;
 
 use etherparse::PacketBuilder;
 use podgate_dataplane::packet::{L4, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::proto;
-use support::*;
+use podgate_test_support::*;
 
 /// A UDP datagram from pod A to pod B, as one packet.
 fn datagram(v4: bool, port: u16, len: usize) -> Vec<u8> {
@@ -24,7 +22,7 @@ fn datagram(v4: bool, port: u16, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the fragments carry, in order of their offsets; all of one datagram.
+/// The data of the fragments of one datagram, in order of their offsets.
 fn joined(fragments: &[Vec<u8>]) -> Vec<u8> {
     let mut parts: Vec<_> = fragments
         .iter()
@@ -49,9 +47,9 @@ fn body(frame: &[u8]) -> &[u8] {
     &frame[usize::from(view.l4)..]
 }
 
-/// Sends all of them into pod A's link; returns what left.
-fn send_all(bench: &mut Bench, fragments: &[Vec<u8>]) -> Vec<(LinkId, Vec<u8>)> {
-    fragments.iter().flat_map(|fragment| bench.send(A, fragment)).collect()
+/// Injects all of them into pod A's link; returns the transmitted packets.
+fn send_all(rig: &mut Rig, fragments: &[Vec<u8>]) -> Vec<(LinkId, Vec<u8>)> {
+    fragments.iter().flat_map(|fragment| rig.send(A, fragment)).collect()
 }
 
 fn reversed(mut fragments: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
@@ -60,14 +58,14 @@ fn reversed(mut fragments: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn an_allowed_datagram_passes_in_any_order_and_leaves_in_fragments_as_it_came() {
+fn an_allowed_datagram_is_reassembled_in_any_order_and_fragmented_again() {
     for v4 in [true, false] {
-        let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+        let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
         let sent = datagram(v4, 80, 8000);
         for (id, fragments) in
             [cut(&sent, 1, 1500), reversed(cut(&sent, 2, 1500))].iter().enumerate()
         {
-            let out = send_all(&mut bench, fragments);
+            let out = send_all(&mut rig, fragments);
             assert_eq!(out.len(), fragments.len());
             let left: Vec<_> = out
                 .into_iter()
@@ -83,35 +81,35 @@ fn an_allowed_datagram_passes_in_any_order_and_leaves_in_fragments_as_it_came() 
                 .collect();
             assert_eq!(joined(&left), body(&sent));
         }
-        let stats = bench.workers[0].stats();
+        let stats = rig.workers[0].stats();
         assert_eq!(stats.flows_opened.get(), 1, "both are packets of one flow");
         assert_eq!(stats.fragments_joined.get(), stats.fragments_made.get());
         assert_eq!(stats.received.packets.get(), stats.forwarded.packets.get());
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
-fn of_a_denied_datagram_nothing_passes_in_any_order() {
+fn no_fragment_of_a_denied_datagram_passes_in_any_order() {
     for v4 in [true, false] {
-        let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+        let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
         let allowed = datagram(v4, 80, 8000);
         let denied = datagram(v4, 81, 8000);
-        // An allowed flow between the two is no way in.
-        assert!(!send_all(&mut bench, &cut(&allowed, 1, 1500)).is_empty());
+        // An allowed flow between the same addresses makes no difference.
+        assert!(!send_all(&mut rig, &cut(&allowed, 1, 1500)).is_empty());
         let fragments = cut(&denied, 2, 1500);
-        assert!(send_all(&mut bench, &fragments).is_empty());
-        assert!(send_all(&mut bench, &reversed(cut(&denied, 3, 1500))).is_empty());
-        assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 2, "each is one packet");
-        bench.assert_no_frame_is_lost();
+        assert!(send_all(&mut rig, &fragments).is_empty());
+        assert!(send_all(&mut rig, &reversed(cut(&denied, 3, 1500))).is_empty());
+        assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 2, "each is one packet");
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
 fn fragments_of_an_inspected_flow_are_inspected() {
-    // TCP in fragments: what is joined is a segment without a connection, and no fragment of it
-    // passes by itself.
-    let mut bench = Bench::with(IngressOfB::FromA(None));
+    // TCP in fragments: reassembled, it is a segment without a connection, and no fragment of it
+    // passes on its own.
+    let mut rig = Rig::with(IngressOfB::FromA(None));
     let packet = TcpPacket {
         src: ADDRESSES[1],
         dst: ADDRESSES[2],
@@ -121,51 +119,51 @@ fn fragments_of_an_inspected_flow_are_inspected() {
         flags: "S",
         payload: &[0; 64],
     };
-    assert!(send_all(&mut bench, &cut(&tcp(A, &packet), 1, 60)).is_empty());
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
+    assert!(send_all(&mut rig, &cut(&tcp(A, &packet), 1, 60)).is_empty());
+    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 1);
     let packet = TcpPacket { ports: [40_000, 80], ..packet };
-    let out = send_all(&mut bench, &cut(&tcp(A, &packet), 2, 60));
+    let out = send_all(&mut rig, &cut(&tcp(A, &packet), 2, 60));
     assert_eq!(out.len(), 1, "it fits what every host takes, and so leaves whole");
     assert_eq!(body(&out[0].1), body(&tcp(A, &packet)));
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
 fn the_worker_that_owns_the_flow_judges_it() {
     for v4 in [true, false] {
-        let mut bench = Bench::new(2);
-        bench.shared.publish(snapshot(1, IngressOfB::Open));
+        let mut rig = Rig::new(2);
+        rig.shared.publish(snapshot(1, IngressOfB::Open));
         for port in 5000..5016 {
-            // Steering by addresses alone brings all of them to worker 0 in this test.
+            // Steered by addresses, all of them are received by worker 0 in this test.
             let fragments = cut(&datagram(v4, port, 3000), port, 1500);
-            assert_eq!(send_all(&mut bench, &fragments).len(), fragments.len());
+            assert_eq!(send_all(&mut rig, &fragments).len(), fragments.len());
         }
-        let flows = bench.workers.iter().map(|worker| worker.flows());
+        let flows = rig.workers.iter().map(|worker| worker.flows());
         assert!(flows.clone().all(|flows| flows > 0), "the ports decide");
         assert_eq!(flows.sum::<usize>(), 16);
-        let handed = bench.workers[0].stats().handed_off.get();
-        assert_eq!(handed, bench.workers[1].flows() as u64);
-        bench.assert_no_frame_is_lost();
+        let handed = rig.workers[0].stats().handed_off.get();
+        assert_eq!(handed, rig.workers[1].flows() as u64);
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
-fn a_fragment_that_overlaps_takes_its_datagram_with_it() {
-    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
-    // The first fragment says port 80; one behind it, at offset 8, other bytes.
+fn an_overlapping_fragment_discards_its_datagram() {
+    let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
+    // The first fragment has port 80; a later one, at offset 8, overlaps with other bytes.
     let fragments = cut(&datagram(true, 80, 100), 1, 60);
     let mut bad = cut(&datagram(true, 80, 100), 1, 28)[1].clone();
     bad[34..].fill(0xff);
-    assert!(bench.send(A, &fragments[0]).is_empty());
-    assert!(bench.send(A, &bad).is_empty());
-    assert!(send_all(&mut bench, &fragments[1..]).is_empty());
-    assert_eq!(bench.dropped(DropReason::FragmentOverlap), fragments.len() as u64 + 1);
-    bench.assert_no_frame_is_lost();
+    assert!(rig.send(A, &fragments[0]).is_empty());
+    assert!(rig.send(A, &bad).is_empty());
+    assert!(send_all(&mut rig, &fragments[1..]).is_empty());
+    assert_eq!(rig.dropped(DropReason::FragmentOverlap), fragments.len() as u64 + 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_first_fragment_without_the_whole_header_is_refused() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_first_fragment_without_its_whole_header_is_dropped() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let packet = TcpPacket {
         src: ADDRESSES[1],
         dst: ADDRESSES[2],
@@ -175,124 +173,124 @@ fn a_first_fragment_without_the_whole_header_is_refused() {
         flags: "S",
         payload: &[0; 64],
     };
-    assert!(send_all(&mut bench, &cut(&tcp(A, &packet), 1, 36)).is_empty());
-    assert_eq!(bench.dropped(DropReason::FragmentTiny), 1);
-    bench.now = bench.now.plus_secs(31);
-    bench.run();
-    assert_eq!(bench.dropped(DropReason::FragmentTimeout), 5);
-    bench.assert_no_frame_is_lost();
+    assert!(send_all(&mut rig, &cut(&tcp(A, &packet), 1, 36)).is_empty());
+    assert_eq!(rig.dropped(DropReason::FragmentTiny), 1);
+    rig.now = rig.now.plus_secs(31);
+    rig.run();
+    assert_eq!(rig.dropped(DropReason::FragmentTimeout), 5);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn fragments_are_gathered_only_from_whom_they_say() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn fragments_with_a_spoofed_source_are_dropped() {
+    let mut rig = Rig::with(IngressOfB::Open);
     for fragment in cut(&datagram(true, 80, 3000), 1, 1500) {
-        assert!(bench.send(B, &fragment).is_empty());
+        assert!(rig.send(B, &fragment).is_empty());
     }
-    assert_eq!(bench.dropped(DropReason::SpoofedSource), 3);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::SpoofedSource), 3);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn what_never_becomes_whole_times_out_and_is_counted() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn incomplete_datagrams_time_out_and_are_counted() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
-    send_all(&mut bench, &fragments[1..]);
-    assert_eq!(bench.workers[0].stats().fragments_waiting.get(), 2);
-    bench.now = bench.now.plus_secs(30);
-    bench.run();
-    assert_eq!(bench.workers[0].stats().fragments_waiting.get(), 0);
-    assert_eq!(bench.dropped(DropReason::FragmentTimeout), 2);
-    assert!(bench.send(A, &fragments[0]).is_empty(), "too late");
-    bench.now = bench.now.plus_secs(30);
-    bench.run();
-    bench.assert_no_frame_is_lost();
+    send_all(&mut rig, &fragments[1..]);
+    assert_eq!(rig.workers[0].stats().fragments_waiting.get(), 2);
+    rig.now = rig.now.plus_secs(30);
+    rig.run();
+    assert_eq!(rig.workers[0].stats().fragments_waiting.get(), 0);
+    assert_eq!(rig.dropped(DropReason::FragmentTimeout), 2);
+    assert!(rig.send(A, &fragments[0]).is_empty(), "too late");
+    rig.now = rig.now.plus_secs(30);
+    rig.run();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_pod_that_never_finishes_its_datagrams_takes_nobody_elses_room() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn incomplete_datagrams_of_one_pod_do_not_displace_others() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let first = |id: u16| cut(&datagram(true, 80, 3000), id, 1500).swap_remove(0);
     for id in 0..2000 {
-        assert!(bench.send(A, &first(id)).is_empty());
+        assert!(rig.send(A, &first(id)).is_empty());
     }
-    let waiting = bench.workers[0].stats().fragments_waiting.get();
+    let waiting = rig.workers[0].stats().fragments_waiting.get();
     assert!(waiting <= 64, "{waiting}: half of one in sixteen of 2048 frames");
-    assert_eq!(bench.dropped(DropReason::FragmentLimit) + waiting, 2000);
-    // The node's fragments to pod B still meet.
+    assert_eq!(rig.dropped(DropReason::FragmentLimit) + waiting, 2000);
+    // The node's fragments to pod B are still reassembled.
     let mut from_node = datagram(true, 80, 3000);
     from_node[26..30].copy_from_slice(&OUTSIDE);
     let fragments = cut(&from_node, 7, 1500);
-    let out: Vec<_> = fragments.iter().flat_map(|bytes| bench.send(HOST, bytes)).collect();
+    let out: Vec<_> = fragments.iter().flat_map(|bytes| rig.send(HOST, bytes)).collect();
     assert_eq!(out.len(), 3);
-    bench.now = bench.now.plus_secs(30);
-    bench.run();
-    bench.assert_no_frame_is_lost();
+    rig.now = rig.now.plus_secs(30);
+    rig.run();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn the_largest_datagram_passes_whole_and_in_fragments() {
+fn the_largest_datagram_passes_unfragmented_and_in_fragments() {
     for v4 in [true, false] {
-        let mut bench = Bench::with(IngressOfB::Open);
-        // 65,535 bytes of IP over IPv4; over IPv6 the fixed header comes on top, and that of the
-        // fragments goes off.
+        let mut rig = Rig::with(IngressOfB::Open);
+        // 65,535 bytes including the IPv4 header; over IPv6 plus the fixed header and minus the
+        // fragment header.
         let sent = datagram(v4, 80, if v4 { 65_507 } else { 65_519 });
         let fragments = cut(&sent, 9, 1500);
-        let out = send_all(&mut bench, &reversed(fragments.clone()));
+        let out = send_all(&mut rig, &reversed(fragments.clone()));
         assert_eq!(out.len(), fragments.len());
         let left: Vec<_> = out.into_iter().map(|(_, bytes)| bytes).collect();
         assert_eq!(joined(&left), body(&sent));
         if v4 {
-            let out = bench.send(A, &sent);
+            let out = rig.send(A, &sent);
             assert_eq!((out.len(), &out[0].1[26..]), (1, &sent[26..]));
         }
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
-fn a_fragment_of_several_frames_is_gathered_and_made_again() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_fragment_of_several_frames_is_reassembled_and_fragmented_again() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let sent = datagram(true, 80, 30_000);
-    let out = send_all(&mut bench, &cut(&sent, 1, 9000));
+    let out = send_all(&mut rig, &cut(&sent, 1, 9000));
     assert_eq!(out.len(), 4);
     let left: Vec<_> = out.into_iter().map(|(_, bytes)| bytes).collect();
     assert!(left.iter().any(|bytes| bytes.len() > 8900));
     assert_eq!(joined(&left), body(&sent));
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn an_atomic_fragment_is_the_packet_that_it_is() {
-    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+fn an_atomic_fragment_is_an_ordinary_packet() {
+    let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
     let atomic = cut(&datagram(false, 80, 100), 1, 1500);
     assert_eq!(atomic.len(), 1);
-    let out = bench.send(A, &atomic[0]);
+    let out = rig.send(A, &atomic[0]);
     assert_eq!((out.len(), &out[0].1[22..]), (1, &[&[0x3f][..], &atomic[0][22..]].concat()[1..]));
-    assert!(bench.send(A, &cut(&datagram(false, 81, 100), 1, 1500)[0]).is_empty());
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
-    bench.assert_no_frame_is_lost();
+    assert!(rig.send(A, &cut(&datagram(false, 81, 100), 1, 1500)[0]).is_empty());
+    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn ethernet_padding_is_no_part_of_a_datagram() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn ethernet_padding_is_not_part_of_a_datagram() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let sent = datagram(true, 80, 1470);
     let mut fragments = cut(&sent, 1, 1492);
     assert_eq!(fragments.len(), 2);
     fragments.iter_mut().for_each(|bytes| bytes.extend([0xaa; 20]));
-    let out = send_all(&mut bench, &reversed(fragments));
+    let out = send_all(&mut rig, &reversed(fragments));
     let left: Vec<_> = out.into_iter().map(|(_, bytes)| bytes).collect();
     assert_eq!(joined(&left), body(&sent));
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn fragments_of_a_gone_link_are_forgotten() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn fragments_of_a_removed_link_are_dropped() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
-    send_all(&mut bench, &fragments[1..]);
-    bench.workers[0].remove_port(A);
-    assert_eq!(bench.dropped(DropReason::LinkGone), 2);
-    bench.assert_no_frame_is_lost();
+    send_all(&mut rig, &fragments[1..]);
+    rig.workers[0].remove_port(A);
+    assert_eq!(rig.dropped(DropReason::LinkGone), 2);
+    rig.assert_no_frame_is_lost();
 }

@@ -1,8 +1,8 @@
-//! An inspected flow through the whole worker: HTTP requests allowed, refused, revoked.
+//! Inspected flows in a complete worker: HTTP requests allowed, denied, revoked.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
-mod support;
+use podgate_test_support::*;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
@@ -10,7 +10,6 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern};
 use podgate_tables::policy::Verdict;
 use podgate_tables::proto;
-use support::*;
 
 const CLIENT: u16 = 40_000;
 const CLIENT_SEQ: u32 = 1_001;
@@ -32,14 +31,14 @@ fn segment(from: LinkId, seq: u32, ack: Option<u32>, flags: &str, payload: &[u8]
 }
 
 /// A worker with an established connection from pod A to pod B.
-fn connected(policy: IngressOfB) -> Bench {
-    let mut bench = Bench::with(policy);
-    let left = bench.send(A, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
+fn connected(policy: IngressOfB) -> Rig {
+    let mut rig = Rig::with(policy);
+    let left = rig.send(A, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
     assert_eq!(left[0].0, B);
-    let left = bench.send(B, &segment(B, SERVER_SEQ - 1, Some(CLIENT_SEQ), "S", b""));
+    let left = rig.send(B, &segment(B, SERVER_SEQ - 1, Some(CLIENT_SEQ), "S", b""));
     assert_eq!(left[0].0, A);
-    bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", b""));
-    bench
+    rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", b""));
+    rig
 }
 
 fn request(path: &str) -> Vec<u8> {
@@ -60,28 +59,28 @@ fn is_reset(frame: &[u8]) -> bool {
     frame[14 + 20 + 13] & 0x04 != 0
 }
 
-fn http_requests(bench: &Bench) -> Vec<bool> {
+fn http_requests(rig: &Rig) -> Vec<bool> {
     let of = |event: Event| match event.kind {
         EventKind::HttpRequest { allowed, .. } => Some(allowed),
         _ => None,
     };
-    bench.events().into_iter().filter_map(of).collect()
+    rig.events().into_iter().filter_map(of).collect()
 }
 
 #[test]
-fn an_allowed_request_reaches_the_server_untouched() {
-    let mut bench = connected(only_docs());
-    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+fn an_allowed_request_reaches_the_server_unchanged() {
+    let mut rig = connected(only_docs());
+    let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
     assert_eq!(left.len(), 1);
     assert_eq!((left[0].0, payload(&left[0].1)), (B, &request("/docs")[..]));
-    assert_eq!(http_requests(&bench), [true]);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(http_requests(&rig), [true]);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
 fn a_refused_request_is_answered_403_and_never_reaches_the_server() {
-    let mut bench = connected(only_docs());
-    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/secret")));
+    let mut rig = connected(only_docs());
+    let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/secret")));
     let to_client: Vec<_> = left.iter().filter(|(link, _)| *link == A).collect();
     let answer = String::from_utf8_lossy(payload(&to_client[0].1));
     assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
@@ -89,14 +88,14 @@ fn a_refused_request_is_answered_403_and_never_reaches_the_server() {
     for (_, frame) in left.iter().filter(|(link, _)| *link == B) {
         assert!(is_reset(frame) && payload(frame).is_empty(), "the server hears only a reset");
     }
-    assert_eq!(http_requests(&bench), [false]);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(http_requests(&rig), [false]);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_request_in_ip_fragments_is_read_as_if_it_had_come_whole() {
+fn a_request_in_ip_fragments_is_inspected_like_an_unfragmented_one() {
     for reversed in [false, true] {
-        let mut bench = connected(only_docs());
+        let mut rig = connected(only_docs());
         let mut send = |id, path: &str| -> Vec<_> {
             let whole = segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request(path));
             let mut fragments = cut(&whole, id, 44);
@@ -104,79 +103,79 @@ fn a_request_in_ip_fragments_is_read_as_if_it_had_come_whole() {
             if reversed {
                 fragments.reverse();
             }
-            fragments.iter().flat_map(|fragment| bench.send(A, fragment)).collect()
+            fragments.iter().flat_map(|fragment| rig.send(A, fragment)).collect()
         };
         let left = send(1, "/docs");
         assert_eq!((left.len(), left[0].0, payload(&left[0].1)), (1, B, &request("/docs")[..]));
-        let mut bench = connected(only_docs());
+        let mut rig = connected(only_docs());
         let whole = segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/secret"));
-        let left: Vec<_> = cut(&whole, 2, 44).iter().flat_map(|f| bench.send(A, f)).collect();
+        let left: Vec<_> = cut(&whole, 2, 44).iter().flat_map(|f| rig.send(A, f)).collect();
         let answered = |(link, frame): &(LinkId, Vec<u8>)| {
             *link == A && payload(frame).starts_with(b"HTTP/1.1 403 Forbidden")
         };
         assert!(left.iter().any(answered));
         assert!(left.iter().all(|(link, frame)| *link == A || payload(frame).is_empty()));
-        assert_eq!(http_requests(&bench), [false]);
-        bench.assert_no_frame_is_lost();
+        assert_eq!(http_requests(&rig), [false]);
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
-fn a_request_cut_in_two_is_refused_as_a_whole() {
-    let mut bench = connected(only_docs());
+fn a_request_in_two_segments_is_denied_as_a_whole() {
+    let mut rig = connected(only_docs());
     let bytes = request("/docs/../secret");
     let (first, second) = bytes.split_at(9);
-    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", first));
+    let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", first));
     assert!(left.iter().all(|(_, frame)| payload(frame).is_empty()));
     let next = CLIENT_SEQ + first.len() as u32;
-    let left = bench.send(A, &segment(A, next, Some(SERVER_SEQ), "P", second));
+    let left = rig.send(A, &segment(A, next, Some(SERVER_SEQ), "P", second));
     assert!(left.iter().all(|(link, frame)| *link == A || payload(frame).is_empty()));
-    assert_eq!(http_requests(&bench), [false]);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(http_requests(&rig), [false]);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
 fn a_revoked_inspected_flow_is_reset_at_both_ends() {
-    let mut bench = connected(only_docs());
-    bench.shared.publish(snapshot(2, IngressOfB::Closed));
-    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+    let mut rig = connected(only_docs());
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
     let resets: Vec<_> = left.iter().filter(|(_, f)| is_reset(f)).map(|(link, _)| *link).collect();
     assert!(resets.contains(&A) && resets.contains(&B), "{resets:?}");
     assert!(left.iter().all(|(_, frame)| payload(frame).is_empty()));
-    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_changed_rule_holds_from_the_next_request_on() {
-    let mut bench = connected(IngressOfB::FromA(Some(L7Rules::Http(vec![
+fn a_changed_rule_applies_from_the_next_request_on() {
+    let mut rig = connected(IngressOfB::FromA(Some(L7Rules::Http(vec![
         HttpRule::new(HttpRuleSpec::default()).unwrap(),
     ]))));
     let first = request("/secret");
-    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &first));
+    let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &first));
     assert_eq!(payload(&left[0].1), first);
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let seq = CLIENT_SEQ + first.len() as u32;
-    bench.send(B, &segment(B, SERVER_SEQ, Some(seq), "P", answer));
-    bench.shared.publish(snapshot(2, only_docs()));
+    rig.send(B, &segment(B, SERVER_SEQ, Some(seq), "P", answer));
+    rig.shared.publish(snapshot(2, only_docs()));
     let ack = SERVER_SEQ + answer.len() as u32;
-    let left = bench.send(A, &segment(A, seq, Some(ack), "P", &request("/secret")));
+    let left = rig.send(A, &segment(A, seq, Some(ack), "P", &request("/secret")));
     assert!(left.iter().any(|(link, f)| *link == A && payload(f).starts_with(b"HTTP/1.1 403")));
-    assert_eq!(http_requests(&bench), [true, false]);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(http_requests(&rig), [true, false]);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_plain_flow_that_must_be_inspected_now_is_refused() {
-    let mut bench = connected(IngressOfB::FromA(None));
-    bench.shared.publish(snapshot(2, only_docs()));
-    let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+fn a_plain_flow_that_must_be_inspected_now_is_denied() {
+    let mut rig = connected(IngressOfB::FromA(None));
+    rig.shared.publish(snapshot(2, only_docs()));
+    let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
     assert!(left.is_empty());
-    let left = bench.send(B, &segment(B, SERVER_SEQ, Some(CLIENT_SEQ), "P", b"data"));
+    let left = rig.send(B, &segment(B, SERVER_SEQ, Some(CLIENT_SEQ), "P", b"data"));
     assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset, and takes up no flow");
     assert!(is_reset(&left[0].1));
-    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 fn segment_of(port: u16, from: LinkId, ack: Option<u32>, flags: &str) -> Vec<u8> {
@@ -186,44 +185,44 @@ fn segment_of(port: u16, from: LinkId, ack: Option<u32>, flags: &str) -> Vec<u8>
 }
 
 #[test]
-fn half_open_connections_make_room_for_another_inspected_one() {
-    let mut bench = Bench::with(only_docs());
+fn half_open_connections_are_evicted_for_an_inspected_one() {
+    let mut rig = Rig::with(only_docs());
     for port in 1..=100 {
-        let left = bench.send(A, &segment_of(port, A, None, "S"));
+        let left = rig.send(A, &segment_of(port, A, None, "S"));
         assert!(left.iter().any(|(link, f)| *link == B && f[47] == 2), "SYN {port} passes");
     }
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_connection_that_was_reset_for_its_requests_makes_room_soon() {
-    let mut bench = connected(only_docs());
-    bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
-    assert!(bench.workers[0].stats().kept_bytes.get() > 0);
-    // 30 seconds for the head to become whole, and 10 for a connection that is over.
+fn a_connection_that_was_reset_for_its_requests_is_evictable_soon() {
+    let mut rig = connected(only_docs());
+    rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
+    assert!(rig.workers[0].stats().kept_bytes.get() > 0);
+    // 30 seconds for the head to be completed, and 10 for a closed connection.
     for _ in 0..(30 + 13) * 10 {
-        bench.now = bench.now.plus_millis(100);
-        bench.run();
+        rig.now = rig.now.plus_millis(100);
+        rig.run();
     }
-    assert_eq!(bench.workers[0].flows(), 0);
-    assert_eq!(bench.workers[0].stats().kept_bytes.get(), 0);
+    assert_eq!(rig.workers[0].flows(), 0);
+    assert_eq!(rig.workers[0].stats().kept_bytes.get(), 0);
 }
 
 #[test]
-fn one_pod_leaves_others_half_of_the_inspectors() {
-    let mut bench = Bench::with(only_docs());
+fn one_pod_leaves_half_of_the_inspectors_to_others() {
+    let mut rig = Rig::with(only_docs());
     for port in 1..=100 {
-        if !bench.send(A, &segment_of(port, A, None, "S")).is_empty() {
-            bench.send(B, &segment_of(port, B, Some(2), "S"));
-            bench.send(A, &segment_of(port, A, Some(2), ""));
+        if !rig.send(A, &segment_of(port, A, None, "S")).is_empty() {
+            rig.send(B, &segment_of(port, B, Some(2), "S"));
+            rig.send(A, &segment_of(port, A, Some(2), ""));
         }
     }
-    assert_eq!(bench.workers[0].flows(), 32);
-    assert_eq!(bench.dropped(DropReason::InspectedFull), 68);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.workers[0].flows(), 32);
+    assert_eq!(rig.dropped(DropReason::InspectedFull), 68);
+    rig.assert_no_frame_is_lost();
 }
 
-/// Rules of each protocol that has no inspector; each allows every request.
+/// Rules of each protocol without inspector; each allows every request.
 fn rules_without_inspector() -> [L7Rules; 3] {
     let any = NamePattern::dns("*").unwrap();
     [
@@ -233,13 +232,13 @@ fn rules_without_inspector() -> [L7Rules; 3] {
     ]
 }
 
-/// Sends a packet of a flow that nothing here can inspect: it ends there, and is told of.
-fn assert_refused_whole(bench: &mut Bench, packet: &[u8]) {
-    let before = bench.dropped(DropReason::L7Unsupported);
-    assert!(bench.send(A, packet).is_empty(), "nothing leaves, not even an answer");
-    assert_eq!(bench.dropped(DropReason::L7Unsupported), before + 1);
-    assert_eq!(bench.workers[0].flows(), 0);
-    let kinds: Vec<EventKind> = bench.events().iter().map(|event| event.kind).collect();
+/// Sends a packet of a flow without inspector: it is dropped with an event.
+fn assert_refused_whole(rig: &mut Rig, packet: &[u8]) {
+    let before = rig.dropped(DropReason::L7Unsupported);
+    assert!(rig.send(A, packet).is_empty(), "nothing leaves, not even an answer");
+    assert_eq!(rig.dropped(DropReason::L7Unsupported), before + 1);
+    assert_eq!(rig.workers[0].flows(), 0);
+    let kinds: Vec<EventKind> = rig.events().iter().map(|event| event.kind).collect();
     assert!(
         matches!(
             kinds[..],
@@ -253,17 +252,17 @@ fn assert_refused_whole(bench: &mut Bench, packet: &[u8]) {
 }
 
 #[test]
-fn a_connection_that_no_inspector_can_read_is_refused_whole() {
+fn a_connection_without_inspector_is_denied() {
     for rules in rules_without_inspector() {
-        let mut bench = Bench::with(IngressOfB::FromA(Some(rules)));
-        assert_refused_whole(&mut bench, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
-        assert_refused_whole(&mut bench, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
+        let mut rig = Rig::with(IngressOfB::FromA(Some(rules)));
+        assert_refused_whole(&mut rig, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
+        assert_refused_whole(&mut rig, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
         for (from, ack) in [(A, SERVER_SEQ), (B, CLIENT_SEQ)] {
-            let left = bench.send(from, &segment(from, 1, Some(ack), "P", b"data"));
+            let left = rig.send(from, &segment(from, 1, Some(ack), "P", b"data"));
             assert_eq!((left.len(), left[0].0), (1, from), "only a reset to its sender");
             assert!(is_reset(&left[0].1));
         }
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 }
 
@@ -276,10 +275,10 @@ fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
             (proto::UDP, udp(A, src, dst, [CLIENT, 80], b"query")),
             (proto::SCTP, sctp(A, src, dst, [CLIENT, 80])),
         ] {
-            let mut bench = Bench::with(IngressOfB::FromAOver(protocol, rules.clone()));
-            assert_refused_whole(&mut bench, &packet);
-            assert_refused_whole(&mut bench, &packet);
-            bench.assert_no_frame_is_lost();
+            let mut rig = Rig::with(IngressOfB::FromAOver(protocol, rules.clone()));
+            assert_refused_whole(&mut rig, &packet);
+            assert_refused_whole(&mut rig, &packet);
+            rig.assert_no_frame_is_lost();
         }
     }
 }
@@ -287,27 +286,27 @@ fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
 #[test]
 fn a_connection_is_reset_when_its_rules_change_to_ones_without_inspector() {
     for (epoch, rules) in (2..).zip(rules_without_inspector()) {
-        let mut bench = connected(only_docs());
-        bench.shared.publish(snapshot(epoch, IngressOfB::FromA(Some(rules))));
-        let left = bench.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
+        let mut rig = connected(only_docs());
+        rig.shared.publish(snapshot(epoch, IngressOfB::FromA(Some(rules))));
+        let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
         let resets: Vec<_> =
             left.iter().filter(|(_, f)| is_reset(f)).map(|(link, _)| *link).collect();
         assert!(resets.contains(&A) && resets.contains(&B), "{resets:?}");
         assert!(left.iter().all(|(_, frame)| payload(frame).is_empty()));
-        assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
-        bench.assert_no_frame_is_lost();
+        assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
-fn a_datagram_flow_falls_silent_when_it_would_have_to_be_inspected() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_datagram_flow_that_must_be_inspected_now_is_dropped() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
-    assert_eq!(bench.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).len(), 1);
+    assert_eq!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).len(), 1);
     let [_, dns, _] = rules_without_inspector();
-    bench.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, dns)));
-    assert!(bench.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).is_empty());
-    assert!(bench.send(B, &udp(B, b, a, [80, CLIENT], b"answer")).is_empty());
-    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 2);
-    bench.assert_no_frame_is_lost();
+    rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, dns)));
+    assert!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).is_empty());
+    assert!(rig.send(B, &udp(B, b, a, [80, CLIENT], b"answer")).is_empty());
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 2);
+    rig.assert_no_frame_is_lost();
 }

@@ -1,14 +1,13 @@
-//! What one link's packets can take from the others: exact, on memory links.
+//! Fair sharing between links: exact limits, on memory links.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
-mod support;
+use podgate_test_support::*;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
 use podgate_tables::time::Nanos;
-use support::*;
 
 fn only_docs() -> IngressOfB {
     let spec = HttpRuleSpec { path: Some("/docs".to_owned()), ..HttpRuleSpec::default() };
@@ -33,86 +32,86 @@ impl Client {
     }
 
     /// Opens a connection; the client's first byte has number 1001.
-    fn connect(self, bench: &mut Bench, port: u16) {
+    fn connect(self, rig: &mut Rig, port: u16) {
         let Self { link, address } = self;
         let (src, dst, ports, payload) = (address, ADDRESSES[2], [port, 80], &b""[..]);
         let syn = TcpPacket { src, dst, ports, seq: 1_000, ack: None, flags: "S", payload };
-        bench.send(link, &tcp(link, &syn));
+        rig.send(link, &tcp(link, &syn));
         let (ports, ack) = ([80, port], Some(1_001));
         let (src, dst) = (dst, src);
         let answer = TcpPacket { src, dst, ports, seq: 9_000, ack, flags: "S", payload };
-        bench.send(B, &tcp(B, &answer));
-        bench.send(link, &self.segment(port, 1_001, b""));
+        rig.send(B, &tcp(B, &answer));
+        rig.send(link, &self.segment(port, 1_001, b""));
     }
 }
 
-/// Lets more time pass than any flow lives without packets.
-fn outlive_all_flows(bench: &mut Bench) {
-    bench.now = bench.now.plus_secs(10 * 86_400);
+/// Advances the time beyond every idle timeout.
+fn outlive_all_flows(rig: &mut Rig) {
+    rig.now = rig.now.plus_secs(10 * 86_400);
     for _ in 0..512 {
-        bench.now = bench.now.plus_millis(10);
-        bench.run();
+        rig.now = rig.now.plus_millis(10);
+        rig.run();
     }
 }
 
 #[test]
-fn half_finished_requests_of_one_pod_leave_others_room_for_theirs() {
-    let mut bench = Bench::with(only_docs());
-    // Every eighth frame may be held, which is 256: half of them by one link's flows.
+fn incomplete_requests_of_one_pod_leave_frames_to_others() {
+    let mut rig = Rig::with(only_docs());
+    // One in eight frames may be held, which is 256: half of them by flows of one link.
     for port in 1..=32 {
-        IN_POD_A.connect(&mut bench, port);
+        IN_POD_A.connect(&mut rig, port);
         for nth in (1..=16).rev() {
-            // With the first byte missing, all of them wait.
-            bench.send(A, &IN_POD_A.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
+            // Without the first byte, all of them are held.
+            rig.send(A, &IN_POD_A.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
         }
     }
-    assert_eq!(bench.workers[0].stats().held_frames.get(), 128);
-    assert!(bench.dropped(DropReason::L7Limit) > 0);
+    assert_eq!(rig.workers[0].stats().held_frames.get(), 128);
+    assert!(rig.dropped(DropReason::L7Limit) > 0);
 
     for port in 100..110 {
-        IN_OFFICE.connect(&mut bench, port);
+        IN_OFFICE.connect(&mut rig, port);
         let (first, second) = b"GET /docs HTTP/1.1\r\nHost: b\r\n\r\n".split_at(20);
-        // Late bytes first, and both are there in the end.
+        // Later bytes first; both segments arrive in the end.
         let next = 1_001 + first.len() as u32;
-        assert!(bench.send(HOST, &IN_OFFICE.segment(port, next, second)).is_empty());
-        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, first));
+        assert!(rig.send(HOST, &IN_OFFICE.segment(port, next, second)).is_empty());
+        let left = rig.send(HOST, &IN_OFFICE.segment(port, 1_001, first));
         let with_payload = |frame: &[u8]| frame.len() > 14 + 20 + 20;
         let to_server = left.iter().filter(|(link, frame)| *link == B && with_payload(frame));
         assert_eq!(to_server.count(), 2, "the request goes on as it came");
     }
-    outlive_all_flows(&mut bench);
-    bench.assert_no_frame_is_lost();
+    outlive_all_flows(&mut rig);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn requests_that_nobody_acknowledges_leave_others_memory_for_theirs() {
-    let mut bench = Bench::with(only_docs());
+fn unacknowledged_requests_of_one_pod_leave_buffers_to_others() {
+    let mut rig = Rig::with(only_docs());
     let head = format!("GET /docs HTTP/1.1\r\nHost: b\r\nX-Long: {}\r\n\r\n", "a".repeat(1_000));
     let len = head.len() as u32;
     for port in 1..=32 {
-        IN_POD_A.connect(&mut bench, port);
+        IN_POD_A.connect(&mut rig, port);
         for nth in 0..48 {
-            bench.send(A, &IN_POD_A.segment(port, 1_001 + nth * len, head.as_bytes()));
+            rig.send(A, &IN_POD_A.segment(port, 1_001 + nth * len, head.as_bytes()));
         }
     }
-    // 16 KiB for each of 64 flows that may be inspected, half of it for one link's.
-    let kept = bench.workers[0].stats().kept_bytes.get();
+    // 16 KiB for each of 64 inspected flows; half of it for flows of one link.
+    let kept = rig.workers[0].stats().kept_bytes.get();
     assert!((400 << 10..=512 << 10).contains(&kept), "{kept}");
 
     for port in 100..110 {
-        IN_OFFICE.connect(&mut bench, port);
-        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, head.as_bytes()));
+        IN_OFFICE.connect(&mut rig, port);
+        let left = rig.send(HOST, &IN_OFFICE.segment(port, 1_001, head.as_bytes()));
         let to_server = left.iter().filter(|(link, frame)| *link == B && frame.len() > head.len());
         assert_eq!(to_server.count(), 1, "the request goes on");
     }
-    outlive_all_flows(&mut bench);
-    assert_eq!(bench.workers[0].stats().kept_bytes.get(), 0);
-    assert!(bench.dropped(DropReason::L7Limit) > 0, "what had to wait for too long");
-    bench.assert_no_frame_is_lost();
+    outlive_all_flows(&mut rig);
+    assert_eq!(rig.workers[0].stats().kept_bytes.get(), 0);
+    assert!(rig.dropped(DropReason::L7Limit) > 0, "what had to wait for too long");
+    rig.assert_no_frame_is_lost();
 }
 
-/// A TCP segment without payload between pod `from` and a server outside, or back if `answers`.
-fn outward(bench: &mut Bench, pod: LinkId, port: u16, flags: &str, answers: bool) -> usize {
+/// A TCP segment without payload from pod `from` to a server outside, or back if `answers`.
+fn outward(rig: &mut Rig, pod: LinkId, port: u16, flags: &str, answers: bool) -> usize {
     let (ends, ports) = ([ADDRESSES[pod.index()], OUTSIDE], [port, 443]);
     let (link, [src, dst], ports) = match answers {
         false => (pod, ends, ports),
@@ -120,123 +119,123 @@ fn outward(bench: &mut Bench, pod: LinkId, port: u16, flags: &str, answers: bool
     };
     let ack = (answers || flags.is_empty()).then_some(2);
     let segment = TcpPacket { src, dst, ports, seq: 1, ack, flags, payload: b"" };
-    bench.send(link, &tcp(link, &segment)).len()
+    rig.send(link, &tcp(link, &segment)).len()
 }
 
 #[test]
-fn a_pod_that_holds_half_of_the_table_takes_no_flow_of_others() {
-    let mut bench = Bench::with(IngressOfB::Closed);
+fn a_pod_with_half_of_the_table_evicts_no_flow_of_others() {
+    let mut rig = Rig::with(IngressOfB::Closed);
     let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
     for port in 1..=200 {
-        if outward(&mut bench, A, port, "S", false) == 1 {
-            outward(&mut bench, A, port, "S", true);
-            outward(&mut bench, A, port, "", false);
+        if outward(&mut rig, A, port, "S", false) == 1 {
+            outward(&mut rig, A, port, "S", true);
+            outward(&mut rig, A, port, "", false);
         }
     }
-    assert_eq!(bench.workers[0].flows(), 128, "half of them, established");
-    // Pod B lets nobody in: only a flow lets answers pass.
+    assert_eq!(rig.workers[0].flows(), 128, "half of them, established");
+    // Policy allows nothing to pod B: replies pass only in a flow.
     for port in 1..=10 {
-        assert_eq!(bench.send(B, &udp(B, b, OUTSIDE, [port, 53], b"query")).len(), 1);
-        assert_eq!(outward(&mut bench, B, port, "S", false), 1);
+        assert_eq!(rig.send(B, &udp(B, b, OUTSIDE, [port, 53], b"query")).len(), 1);
+        assert_eq!(outward(&mut rig, B, port, "S", false), 1);
     }
-    let before = bench.dropped(DropReason::FlowTableFull);
+    let before = rig.dropped(DropReason::FlowTableFull);
     for port in 1_000..1_050 {
-        assert!(bench.send(A, &udp(A, a, OUTSIDE, [port, 53], b"query")).is_empty());
-        assert_eq!(outward(&mut bench, A, port, "S", false), 0);
+        assert!(rig.send(A, &udp(A, a, OUTSIDE, [port, 53], b"query")).is_empty());
+        assert_eq!(outward(&mut rig, A, port, "S", false), 0);
     }
-    assert_eq!(bench.dropped(DropReason::FlowTableFull), before + 100);
-    bench.now = bench.now.plus_millis(20);
+    assert_eq!(rig.dropped(DropReason::FlowTableFull), before + 100);
+    rig.now = rig.now.plus_millis(20);
     for port in 1..=10 {
-        assert_eq!(bench.send(HOST, &udp(HOST, OUTSIDE, b, [53, port], b"answer")).len(), 1);
-        assert_eq!(outward(&mut bench, B, port, "S", true), 1, "a SYN-ACK");
+        assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, b, [53, port], b"answer")).len(), 1);
+        assert_eq!(outward(&mut rig, B, port, "S", true), 1, "a SYN-ACK");
     }
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 0);
-    assert_eq!(bench.workers[0].stats().flows_evicted.get(), 0);
-    let of_a = bench.workers[0].link_statistics()[A.index()];
+    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 0);
+    assert_eq!(rig.workers[0].stats().flows_evicted.get(), 0);
+    let of_a = rig.workers[0].link_statistics()[A.index()];
     assert_eq!((of_a.link, of_a.refused.flows), (A, before + 100), "it says who wanted more");
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn idle_inspected_connections_of_one_pod_leave_others_theirs() {
-    let mut bench = Bench::with(only_docs());
+fn idle_inspected_connections_of_one_pod_evict_no_other_ones() {
+    let mut rig = Rig::with(only_docs());
     for port in 1..=100 {
-        IN_POD_A.connect(&mut bench, port);
+        IN_POD_A.connect(&mut rig, port);
     }
-    // A handshake that is slow.
+    // A slow handshake.
     let (dst, ports) = (ADDRESSES[2], [7, 80]);
     let syn = TcpPacket { src: OUTSIDE, dst, ports, seq: 1, ack: None, flags: "S", payload: b"" };
-    assert_eq!(bench.send(HOST, &tcp(HOST, &syn)).len(), 1);
+    assert_eq!(rig.send(HOST, &tcp(HOST, &syn)).len(), 1);
     for port in 200..300 {
-        IN_POD_A.connect(&mut bench, port);
+        IN_POD_A.connect(&mut rig, port);
     }
     let ports = [80, 7];
     let answer = TcpPacket { src: dst, dst: OUTSIDE, ports, ack: Some(2), ..syn };
-    assert_eq!(bench.send(B, &tcp(B, &answer)).len(), 1, "the SYN-ACK finds its flow");
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.send(B, &tcp(B, &answer)).len(), 1, "the SYN-ACK finds its flow");
+    rig.assert_no_frame_is_lost();
 }
 
-/// Clients outside of whom at most some share the first one's group of sources.
+/// Outside clients, few of which share the first one's group of sources.
 fn outsiders() -> impl Iterator<Item = Client> {
     (100..110).map(|last| Client { link: HOST, address: [198, 51, 100, last] })
 }
 
-/// Whether a client's request for a page gets to pod B.
-fn is_served(bench: &mut Bench, client: Client, port: u16, path: &str) -> bool {
-    client.connect(bench, port);
+/// Whether a client's request reaches pod B.
+fn is_served(rig: &mut Rig, client: Client, port: u16, path: &str) -> bool {
+    client.connect(rig, port);
     let request = format!("GET {path} HTTP/1.1\r\nHost: b\r\n\r\n");
-    let left = bench.send(client.link, &client.segment(port, 1_001, request.as_bytes()));
+    let left = rig.send(client.link, &client.segment(port, 1_001, request.as_bytes()));
     left.iter().any(|(link, frame)| *link == B && frame.len() > request.len())
 }
 
 #[test]
-fn idle_connections_of_one_outside_client_keep_no_other_one_out() {
-    let mut bench = Bench::with(only_docs());
+fn idle_connections_of_one_outside_client_do_not_block_others() {
+    let mut rig = Rig::with(only_docs());
     for port in 1..=100 {
-        IN_OFFICE.connect(&mut bench, port);
+        IN_OFFICE.connect(&mut rig, port);
     }
-    assert!(bench.dropped(DropReason::InspectedFull) > 0);
-    let served = outsiders().filter(|client| is_served(&mut bench, *client, 9, "/docs")).count();
+    assert!(rig.dropped(DropReason::InspectedFull) > 0);
+    let served = outsiders().filter(|client| is_served(&mut rig, *client, 9, "/docs")).count();
     assert!(served >= 8, "{served} of 10");
-    assert!(is_served(&mut bench, IN_POD_A, 9, "/docs"));
-    // What has been silent for long and never had a request makes room for the client's next.
-    bench.now = bench.now.plus_secs(3);
-    assert!(is_served(&mut bench, IN_OFFICE, 1_000, "/docs"));
-    assert_eq!(bench.workers[0].stats().flows_evicted.get(), 1);
-    bench.assert_no_frame_is_lost();
+    assert!(is_served(&mut rig, IN_POD_A, 9, "/docs"));
+    // An idle connection without a request is evicted for the client's next one.
+    rig.now = rig.now.plus_secs(3);
+    assert!(is_served(&mut rig, IN_OFFICE, 1_000, "/docs"));
+    assert_eq!(rig.workers[0].stats().flows_evicted.get(), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_refused_connection_gives_its_place_back_when_both_ends_are_done() {
-    let mut bench = Bench::with(only_docs());
+fn a_denied_connection_is_removed_when_both_ends_are_done() {
+    let mut rig = Rig::with(only_docs());
     for port in 1..=500 {
-        IN_OFFICE.connect(&mut bench, port);
+        IN_OFFICE.connect(&mut rig, port);
         let request = b"GET /secret HTTP/1.1\r\nHost: b\r\n\r\n";
-        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, request));
+        let left = rig.send(HOST, &IN_OFFICE.segment(port, 1_001, request));
         let answers = left.iter().filter(|(link, _)| *link == HOST);
         let headers = 14 + 20 + 20;
         let bytes: usize = answers.map(|(_, frame)| frame.len() - headers).sum();
         assert!(bytes > 0, "connection {port} is answered");
         let after = 1_001 + request.len() as u32;
-        // Behind the answer and its FIN.
+        // After the response and its FIN.
         let end = 9_001 + bytes as u32 + 1;
         let (src, dst, ports) = (OUTSIDE, ADDRESSES[2], [port, 80]);
         let fin =
             TcpPacket { src, dst, ports, seq: after, ack: Some(end), flags: "F", payload: b"" };
-        bench.send(HOST, &tcp(HOST, &fin));
-        assert_eq!(bench.workers[0].flows(), 0, "after connection {port}");
+        rig.send(HOST, &tcp(HOST, &fin));
+        assert_eq!(rig.workers[0].flows(), 0, "after connection {port}");
     }
-    assert_eq!(bench.workers[0].stats().l7_denied.get(), 500);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.workers[0].stats().l7_denied.get(), 500);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_refused_connection_that_its_client_does_not_close_yields_at_once() {
-    let mut bench = Bench::with(only_docs());
+fn a_denied_connection_that_its_client_does_not_close_is_evictable_at_once() {
+    let mut rig = Rig::with(only_docs());
     for port in 1..=500 {
-        IN_OFFICE.connect(&mut bench, port);
+        IN_OFFICE.connect(&mut rig, port);
         let request = b"GET /secret HTTP/1.1\r\nHost: b\r\n\r\n";
-        let left = bench.send(HOST, &IN_OFFICE.segment(port, 1_001, request));
+        let left = rig.send(HOST, &IN_OFFICE.segment(port, 1_001, request));
         assert!(left.iter().any(|(link, _)| *link == B), "the server is reset, {port}");
         let headers = 14 + 20 + 20;
         let answers = left.iter().filter(|(link, _)| *link == HOST);
@@ -245,175 +244,176 @@ fn a_refused_connection_that_its_client_does_not_close_yields_at_once() {
         let ack = Some(9_001 + bytes as u32 + 1);
         let seq = 1_001 + request.len() as u32;
         let acked = TcpPacket { src, dst, ports, seq, ack, flags: "", payload: b"" };
-        bench.send(HOST, &tcp(HOST, &acked));
+        rig.send(HOST, &tcp(HOST, &acked));
     }
-    assert_eq!(bench.dropped(DropReason::InspectedFull), 0);
-    bench.now = bench.now.plus_secs(31);
+    assert_eq!(rig.dropped(DropReason::InspectedFull), 0);
+    rig.now = rig.now.plus_secs(31);
     for _ in 0..8 {
-        bench.run();
-        bench.now = bench.now.plus_millis(1_500);
+        rig.run();
+        rig.now = rig.now.plus_millis(1_500);
     }
-    assert_eq!(bench.workers[0].flows(), 0, "and is forgotten soon");
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.workers[0].flows(), 0, "and is forgotten soon");
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn frames_that_are_held_come_back_to_the_link_that_held_them() {
-    let mut bench = Bench::with(only_docs());
+fn held_frames_are_released_to_the_link_that_holds_them() {
+    let mut rig = Rig::with(only_docs());
     for round in 0..4 {
         for port in 1..=32 {
-            IN_POD_A.connect(&mut bench, port + 100 * round);
+            IN_POD_A.connect(&mut rig, port + 100 * round);
             for nth in (1..=16).rev() {
                 let late = IN_POD_A.segment(port + 100 * round, 1_001 + 100 * nth, &[b'a'; 100]);
-                bench.send(A, &late);
+                rig.send(A, &late);
             }
         }
-        assert_eq!(bench.workers[0].stats().held_frames.get(), 128, "in round {round}");
-        outlive_all_flows(&mut bench);
-        assert_eq!(bench.workers[0].stats().held_frames.get(), 0, "after round {round}");
+        assert_eq!(rig.workers[0].stats().held_frames.get(), 128, "in round {round}");
+        outlive_all_flows(&mut rig);
+        assert_eq!(rig.workers[0].stats().held_frames.get(), 0, "after round {round}");
     }
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_flood_of_refused_packets_leaves_other_links_places_for_their_events() {
-    let mut bench = Bench::with(IngressOfB::Closed);
+fn a_flood_of_dropped_packets_leaves_event_ring_entries_to_other_links() {
+    let mut rig = Rig::with(IngressOfB::Closed);
     for port in 1..=6_000 {
-        bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
+        rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
     }
     let node_and_pod = (ADDRESSES[0], ADDRESSES[2]);
     for port in 1..=80 {
-        bench.send(HOST, &udp(HOST, node_and_pod.0, node_and_pod.1, [port, 80], b"probe"));
+        rig.send(HOST, &udp(HOST, node_and_pod.0, node_and_pod.1, [port, 80], b"probe"));
     }
-    assert_eq!(bench.workers[0].stats().events_lost.get(), 6_000 - 2_048);
-    let events = bench.events();
+    assert_eq!(rig.workers[0].stats().events_lost.get(), 6_000 - 2_048);
+    let events = rig.events();
     let of = |link| events.iter().filter(|event| event.link == link).count();
     assert_eq!((of(A), of(HOST)), (2_048, 80));
 
-    // Taken off the ring, they count no more.
+    // Once taken off the ring, they no longer count.
     for port in 1..=2_000 {
-        bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 54], b"x"));
+        rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 54], b"x"));
     }
-    assert_eq!(bench.events().len(), 2_000);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.events().len(), 2_000);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn packets_get_through_whatever_time_they_take_and_links_take_turns() {
-    // Each look at the clock is a whole millisecond later: every batch leaves its link in debt.
+fn links_are_scheduled_fairly_whatever_their_packets_cost() {
+    // Each reading of the clock is a millisecond later, so that every batch leaves its link in
+    // debt.
     let ticks = std::cell::Cell::new(0);
     let clock = || {
         ticks.set(ticks.get() + 1);
         Nanos(ticks.get() * 1_000_000)
     };
-    let mut bench = Bench::with(IngressOfB::Open);
-    let now = bench.now;
+    let mut rig = Rig::with(IngressOfB::Open);
+    let now = rig.now;
     for port in 1..=100 {
         let to_b = udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x");
         let to_a = udp(HOST, ADDRESSES[0], ADDRESSES[1], [port % 50, 53], b"x");
-        assert!(bench.links[A.index()].inject(0, &to_b));
-        assert!(bench.links[HOST.index()].inject(0, &to_a));
+        assert!(rig.links[A.index()].inject(0, &to_b));
+        assert!(rig.links[HOST.index()].inject(0, &to_a));
     }
     let mut left = [0, 0];
     for _ in 0..100 {
-        bench.workers[0].round_by_time(now, &clock);
+        rig.workers[0].round_by_time(now, &clock);
         for (link, left) in [B, A].into_iter().zip(&mut left) {
-            *left += bench.links[link.index()].transmitted(0, &mut |_| {});
+            *left += rig.links[link.index()].transmitted(0, &mut |_| {});
         }
     }
     assert_eq!(left, [100, 100]);
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_link_that_takes_nothing_holds_no_more_frames_than_its_rings() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    let now = bench.now;
+fn a_link_that_transmits_nothing_holds_no_more_frames_than_its_rings() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let now = rig.now;
     let mut answered = 0;
     for turn in 0..1_000 {
         let to_frozen = udp(A, ADDRESSES[1], ADDRESSES[2], [turn % 50, 53], &[0; 1_000]);
-        assert!(bench.links[A.index()].inject(0, &to_frozen));
+        assert!(rig.links[A.index()].inject(0, &to_frozen));
         let to_another = udp(HOST, ADDRESSES[0], ADDRESSES[1], [turn, 53], b"probe");
-        assert!(bench.links[HOST.index()].inject(0, &to_another));
-        bench.workers[0].round(now);
-        // Pod B's side never takes what is sent to it.
+        assert!(rig.links[HOST.index()].inject(0, &to_another));
+        rig.workers[0].round(now);
+        // Pod B's link never completes its transmit ring.
         for link in [HOST, A] {
-            answered += bench.links[link.index()].transmitted(0, &mut |_| {});
+            answered += rig.links[link.index()].transmitted(0, &mut |_| {});
         }
     }
     assert_eq!(answered, 1_000, "the other link misses nothing");
     // 128 in the fill ring, 128 to be transmitted.
-    assert_eq!(bench.umem.held_by(B), 256);
-    assert_eq!(bench.dropped(DropReason::TxRingFull), 1_000 - 128);
-    bench.run();
-    assert_eq!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 53], b"x")).len(), 1);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.umem.held_by(B), 256);
+    assert_eq!(rig.dropped(DropReason::TxRingFull), 1_000 - 128);
+    rig.run();
+    assert_eq!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 53], b"x")).len(), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_large_packet_takes_no_more_than_is_there_and_small_ones_pass_it() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    let now = bench.now;
-    // Each takes 18 of the 128 slots of the transmit ring that nobody empties.
+fn a_large_packet_is_dropped_for_lack_of_frames_and_small_ones_pass() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let now = rig.now;
+    // Each takes 18 of 128 entries of a transmit ring that is never completed.
     let large = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], &[0; 65_000]);
     for _ in 0..50 {
-        assert!(bench.links[A.index()].inject(0, &large));
-        bench.workers[0].round(now);
+        assert!(rig.links[A.index()].inject(0, &large));
+        rig.workers[0].round(now);
     }
-    assert_eq!(bench.dropped(DropReason::TxRingFull), 50 - 128 / 18);
+    assert_eq!(rig.dropped(DropReason::TxRingFull), 50 - 128 / 18);
     let small = udp(HOST, ADDRESSES[0], ADDRESSES[1], [9, 53], b"probe");
-    assert!(bench.links[HOST.index()].inject(0, &small));
-    bench.workers[0].round(now);
-    assert_eq!(bench.links[A.index()].transmitted(0, &mut |_| {}), 1);
-    bench.assert_no_frame_is_lost();
+    assert!(rig.links[HOST.index()].inject(0, &small));
+    rig.workers[0].round(now);
+    assert_eq!(rig.links[A.index()].transmitted(0, &mut |_| {}), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_flood_of_what_must_change_workers_leaves_other_links_places_on_the_way() {
-    let mut bench = Bench::new(2);
-    bench.shared.publish(snapshot(1, IngressOfB::Open));
-    assert_eq!(hand_off(&mut bench, 0, A, 3_000), 512, "half of the ring");
-    let full = bench.dropped(DropReason::HandoffFull);
+fn a_flood_of_handoffs_leaves_ring_entries_to_other_links() {
+    let mut rig = Rig::new(2);
+    rig.shared.publish(snapshot(1, IngressOfB::Open));
+    assert_eq!(hand_off(&mut rig, 0, A, 3_000), 512, "half of the ring");
+    let full = rig.dropped(DropReason::HandoffFull);
     assert!(full > 500, "{full}");
-    let of_others = hand_off(&mut bench, 0, HOST, 100);
+    let of_others = hand_off(&mut rig, 0, HOST, 100);
     assert!(of_others > 20, "{of_others} of about 50");
-    assert_eq!(bench.dropped(DropReason::HandoffFull), full);
-    // Once they are taken, there is place again.
-    bench.run();
-    assert!(hand_off(&mut bench, 0, A, 100) > 20);
-    bench.run();
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::HandoffFull), full);
+    // Once they are processed, the ring has free entries again.
+    rig.run();
+    assert!(hand_off(&mut rig, 0, A, 100) > 20);
+    rig.run();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_flood_by_way_of_several_workers_leaves_as_much() {
-    let mut bench = Bench::new(3);
-    bench.shared.publish(snapshot(1, IngressOfB::Open));
-    // Each worker has places of its own on the way to the others.
-    let [by_one, by_other] = [0, 1].map(|by| hand_off(&mut bench, by, A, 3_000));
+fn a_flood_of_handoffs_from_several_workers_leaves_as_many() {
+    let mut rig = Rig::new(3);
+    rig.shared.publish(snapshot(1, IngressOfB::Open));
+    // Each pair of workers has a ring of its own.
+    let [by_one, by_other] = [0, 1].map(|by| hand_off(&mut rig, by, A, 3_000));
     assert_eq!(by_one, by_other);
-    let full = bench.dropped(DropReason::HandoffFull);
-    // Two workers of three own them: all that another pod sends gets there.
+    let full = rig.dropped(DropReason::HandoffFull);
+    // Two of three workers own them: another pod's packets all arrive.
     for by in [0, 1] {
-        let of_others = hand_off(&mut bench, by, HOST, 100);
+        let of_others = hand_off(&mut rig, by, HOST, 100);
         assert!(of_others > 40, "{of_others} of about 66");
     }
-    assert_eq!(bench.dropped(DropReason::HandoffFull), full);
-    bench.run();
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::HandoffFull), full);
+    rig.run();
+    rig.assert_no_frame_is_lost();
 }
 
-/// Lets worker `by` receive errors about flows of `link` that don't exist: their owner would find
-/// out, and stands still. Returns how many it handed over.
-fn hand_off(bench: &mut Bench, by: usize, link: LinkId, times: u16) -> u64 {
-    let now = bench.now;
-    let before = bench.workers[by].stats().handed_off.get();
+/// Lets worker `by` receive errors about flows of `link` that don't exist. They are handed off to
+/// their owner, which doesn't run. Returns the number of hand-offs.
+fn hand_off(rig: &mut Rig, by: usize, link: LinkId, times: u16) -> u64 {
+    let now = rig.now;
+    let before = rig.workers[by].stats().handed_off.get();
     for port in 1..=times {
         let (there, about) = (ADDRESSES[2], ADDRESSES[link.index()]);
         let query = udp(B, there, about, [port, 53], b"query");
         let error = unreachable(link, about, there, &query);
-        assert!(bench.links[link.index()].inject(by, &error));
-        bench.workers[by].round(now);
+        assert!(rig.links[link.index()].inject(by, &error));
+        rig.workers[by].round(now);
     }
-    bench.workers[by].stats().handed_off.get() - before
+    rig.workers[by].stats().handed_off.get() - before
 }

@@ -1,4 +1,4 @@
-//! Requests are judged, and a connection that stays open is followed, without allocating.
+//! Judging requests and inspecting an open connection allocates nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use etherparse::PacketBuilder;
 use podgate_dataplane::l7::follower::Follower;
 use podgate_dataplane::l7::io::FlowIo;
+use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::parse;
-use podgate_dataplane::xsk::{Frame, FramePool, Packet, Umem};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
@@ -126,7 +126,7 @@ fn connection(rounds: usize) -> Vec<(FlowDirection, Vec<u8>)> {
     packets
 }
 
-fn following_a_connection_allocates_nothing_after_its_first_requests() {
+fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
     let rule = HttpRule::new(HttpRuleSpec {
         method: Some("POST".into()),
         path: Some("/api/v1/.*".into()),
@@ -168,7 +168,7 @@ fn following_a_connection_allocates_nothing_after_its_first_requests() {
 /// One test, because allocations of all threads are counted.
 #[test]
 fn nothing_is_allocated() {
-    following_a_connection_allocates_nothing_after_its_first_requests();
+    an_inspected_connection_allocates_nothing_after_its_first_requests();
     judging_a_request_of_any_protocol_allocates_nothing();
 }
 

@@ -1,6 +1,4 @@
-//! Resets for segments of connections that the worker knows nothing of.
-
-mod support;
+//! Resets for segments of unknown connections.
 
 use std::sync::Arc;
 
@@ -9,8 +7,8 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Rules;
 use podgate_tables::policy::Snapshot;
+use podgate_test_support::*;
 use proptest::prelude::*;
-use support::*;
 
 const CLIENT: u16 = 40_000;
 const FIN: u8 = 1;
@@ -44,8 +42,7 @@ fn segment(v4: bool, from: LinkId, flags: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Sequence and acknowledgement number of a reset that answers `segment`, with everything else in
-/// it checked.
+/// Sequence and acknowledgement number of a reset in reply to `segment`; verifies its other fields.
 fn reset_for(segment: &[u8], reset: &[u8]) -> (u32, Option<u32>) {
     let [asked, reset] = [segment, reset]
         .map(|bytes| SlicedPacket::from_ethernet(bytes).expect("well-formed in a test"));
@@ -76,15 +73,15 @@ fn reset_for(segment: &[u8], reset: &[u8]) -> (u32, Option<u32>) {
     (tcp.sequence_number(), tcp.ack().then(|| tcp.acknowledgment_number()))
 }
 
-fn resets(bench: &Bench) -> u64 {
-    bench.workers.iter().map(|worker| worker.stats().resets_sent.get()).sum()
+fn resets(rig: &Rig) -> u64 {
+    rig.workers.iter().map(|worker| worker.stats().resets_sent.get()).sum()
 }
 
-/// A bench under a policy by which nobody opens flows to pod A.
-fn with(policy: IngressOfB) -> Bench {
-    let bench = Bench::new(1);
-    bench.shared.publish(guarded(1, policy));
-    bench
+/// A rig with a policy that allows no flows to pod A.
+fn with(policy: IngressOfB) -> Rig {
+    let rig = Rig::new(1);
+    rig.shared.publish(guarded(1, policy));
+    rig
 }
 
 fn inspected() -> IngressOfB {
@@ -95,92 +92,92 @@ fn inspected() -> IngressOfB {
 fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset() {
     for policy in [|| IngressOfB::FromA(None), inspected] {
         for (v4, from) in [(true, A), (true, B), (false, A), (false, B)] {
-            let mut bench = with(policy());
+            let mut rig = with(policy());
             let sent = segment(v4, from, ACK, b"data");
-            let left = bench.send(from, &sent);
+            let left = rig.send(from, &sent);
             assert_eq!(left.len(), 1, "{v4} {from:?}");
             assert_eq!(left[0].0, from, "it goes back to the sender");
             assert_eq!(left[0].1[..6], pod_mac(from));
             assert_eq!(left[0].1[6..12], link_mac(from));
             assert_eq!(reset_for(&sent, &left[0].1), (5000, None));
-            assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
-            assert_eq!((resets(&bench), bench.workers[0].flows()), (1, 0));
-            bench.assert_no_frame_is_lost();
+            assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
+            assert_eq!((resets(&rig), rig.workers[0].flows()), (1, 0));
+            rig.assert_no_frame_is_lost();
         }
     }
 }
 
 #[test]
-fn a_reset_begins_where_the_other_end_was_acknowledged() {
+fn a_reset_has_the_acknowledged_sequence_number() {
     for v4 in [true, false] {
-        let mut bench = with(IngressOfB::FromA(None));
+        let mut rig = with(IngressOfB::FromA(None));
         for (flags, payload) in [(ACK, &b""[..]), (ACK | FIN, b"x"), (ACK | SYN, b"")] {
             let sent = segment(v4, A, flags, payload);
-            let left = bench.send(A, &sent);
+            let left = rig.send(A, &sent);
             assert_eq!(reset_for(&sent, &left[0].1), (5000, None), "{flags}");
         }
-        // Without ACK there are only SYNs and resets: the parser takes nothing else.
+        // Without ACK there are only SYNs and resets: the parser rejects others.
         for flags in [FIN, 0] {
-            assert!(bench.send(A, &segment(v4, A, flags, b"x")).is_empty());
+            assert!(rig.send(A, &segment(v4, A, flags, b"x")).is_empty());
         }
-        assert_eq!((bench.dropped(DropReason::Malformed), resets(&bench)), (2, 3));
+        assert_eq!((rig.dropped(DropReason::Malformed), resets(&rig)), (2, 3));
     }
 }
 
 #[test]
-fn one_direction_that_policy_allows_is_enough_for_a_reset() {
-    let mut bench = Bench::with(IngressOfB::Closed);
+fn a_connection_allowed_in_one_direction_is_reset() {
+    let mut rig = Rig::with(IngressOfB::Closed);
     for from in [A, B] {
-        assert_eq!(bench.send(from, &segment(true, from, ACK, b"data")).len(), 1);
+        assert_eq!(rig.send(from, &segment(true, from, ACK, b"data")).len(), 1);
     }
-    assert_eq!((resets(&bench), bench.dropped(DropReason::TcpNoFlow)), (2, 2));
+    assert_eq!((resets(&rig), rig.dropped(DropReason::TcpNoFlow)), (2, 2));
 }
 
 #[test]
-fn strangers_get_no_answer() {
-    let mut bench = Bench::new(1);
-    bench.shared.publish(strangers());
+fn ends_without_any_allowed_connection_get_no_reset() {
+    let mut rig = Rig::new(1);
+    rig.shared.publish(strangers());
     for (v4, from) in [(true, A), (true, B), (false, A), (false, B)] {
         for flags in [ACK, ACK | FIN, ACK | SYN] {
-            assert!(bench.send(from, &segment(v4, from, flags, b"")).is_empty());
+            assert!(rig.send(from, &segment(v4, from, flags, b"")).is_empty());
         }
     }
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 12);
-    assert_eq!(resets(&bench), 0);
+    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 12);
+    assert_eq!(resets(&rig), 0);
 }
 
 #[test]
-fn a_reset_is_not_answered() {
+fn no_reset_is_sent_in_reply_to_a_reset() {
     for policy in [|| IngressOfB::FromA(None), inspected] {
-        let mut bench = with(policy());
+        let mut rig = with(policy());
         for from in [A, B] {
             for flags in [RST, RST | ACK] {
-                assert!(bench.send(from, &segment(true, from, flags, b"")).is_empty());
+                assert!(rig.send(from, &segment(true, from, flags, b"")).is_empty());
             }
         }
-        assert_eq!((resets(&bench), bench.dropped(DropReason::TcpNoFlow)), (0, 2));
-        assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 2);
+        assert_eq!((resets(&rig), rig.dropped(DropReason::TcpNoFlow)), (0, 2));
+        assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 2);
     }
 }
 
 #[test]
-fn resets_are_limited_for_each_link() {
-    let mut bench = with(IngressOfB::FromA(None));
+fn resets_are_rate_limited_per_link() {
+    let mut rig = with(IngressOfB::FromA(None));
     let mut flood = |link, times| {
-        (0..times).map(|_| bench.send(link, &segment(true, link, ACK, b"")).len()).sum::<usize>()
+        (0..times).map(|_| rig.send(link, &segment(true, link, ACK, b"")).len()).sum::<usize>()
     };
     assert_eq!(flood(A, 600), 500);
     assert_eq!(flood(B, 10), 10, "another link has its own");
-    assert_eq!(resets(&bench), 510);
-    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 610);
+    assert_eq!(resets(&rig), 510);
+    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 610);
 }
 
 #[test]
-fn what_policy_allows_whichever_end_had_opened_it_goes_on() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    let left = bench.send(A, &segment(true, A, ACK, b"data"));
+fn a_connection_that_policy_allows_from_either_end_continues() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let left = rig.send(A, &segment(true, A, ACK, b"data"));
     assert_eq!((left.len(), left[0].0), (1, B));
-    assert_eq!(resets(&bench), 0);
+    assert_eq!(resets(&rig), 0);
 }
 
 proptest! {
@@ -188,15 +185,15 @@ proptest! {
     fn no_segment_opens_a_flow_or_provokes_a_reset_between_strangers(
         flags in any::<u8>(), from_a in any::<bool>(), v4 in any::<bool>(),
     ) {
-        let mut bench = Bench::new(1);
-        bench.shared.publish(strangers());
+        let mut rig = Rig::new(1);
+        rig.shared.publish(strangers());
         let from = if from_a { A } else { B };
-        prop_assert!(bench.send(from, &segment(v4, from, flags, b"x")).is_empty());
-        prop_assert_eq!((resets(&bench), bench.workers[0].flows()), (0, 0));
+        prop_assert!(rig.send(from, &segment(v4, from, flags, b"x")).is_empty());
+        prop_assert_eq!((resets(&rig), rig.workers[0].flows()), (0, 0));
     }
 }
 
-/// Pod B can neither call nor be called.
+/// Policy allows no flows from or to pod B.
 fn strangers() -> Snapshot {
     const POD_B: u32 = 5;
     let mut snapshot = snapshot(1, IngressOfB::Closed);

@@ -1,25 +1,23 @@
-//! What a router does beyond forwarding, through the whole worker: packets too big for their way,
-//! hops that run out, segment sizes, checksums; and what never crosses links.
+//! Router functions of a complete worker: fragmentation, TTL, ICMP errors, MSS clamping, checksums;
+//! and packets that are never forwarded.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
-
-mod support;
 
 use etherparse::{
     Icmpv4Slice, Ipv4Header, Ipv4Options, PacketBuilder, SlicedPacket, TransportSlice,
 };
-use podgate_dataplane::packet::{L4, Piece, parse, quoted};
+use podgate_dataplane::packet::{FragmentInfo, L4, parse, quoted};
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::proto;
-use support::*;
+use podgate_test_support::*;
 
 /// Pods with large links and small ones: A's takes 9000 bytes, B's 1500.
-fn uneven() -> Bench {
-    let bench = Bench::new(1);
-    bench.shared.publish(snapshot_with(1, IngressOfB::Open, [9000, 9000, 1500]));
-    bench
+fn uneven() -> Rig {
+    let rig = Rig::new(1);
+    rig.shared.publish(snapshot_with(1, IngressOfB::Open, [9000, 9000, 1500]));
+    rig
 }
 
 /// A UDP packet from A to B; over IPv4 with these "don't fragment" and options.
@@ -56,7 +54,8 @@ fn with_ttl(mut bytes: Vec<u8>, v4: bool, ttl: u8) -> Vec<u8> {
     bytes
 }
 
-/// An ICMP error that left: checked for form and checksums. Type, code, the word behind, the quote.
+/// Parses a transmitted ICMP error and verifies its checksums: type, code, the word after the
+/// checksum, and the quote.
 fn icmp_error(bytes: &[u8], from: [u8; 2]) -> (u8, u8, u32, Vec<u8>) {
     let view = parse(bytes, bytes.len() as u32).unwrap();
     let (node, pod) = match view.is_v4() {
@@ -94,30 +93,30 @@ fn icmp_error(bytes: &[u8], from: [u8; 2]) -> (u8, u8, u32, Vec<u8>) {
 const TO_A: [u8; 2] = [0, 1];
 
 #[test]
-fn a_packet_that_must_not_be_cut_is_answered_with_the_mtu_of_its_way() {
+fn a_packet_that_must_not_be_fragmented_causes_an_icmp_error_with_the_mtu() {
     for v4 in [true, false] {
-        let mut bench = uneven();
+        let mut rig = uneven();
         let sent = datagram(v4, 4000, true, &[]);
-        let out = bench.send(A, &sent);
+        let out = rig.send(A, &sent);
         assert_eq!((out.len(), out[0].0), (1, A), "an answer, and nothing else");
         let (kind, code, word, quote) = icmp_error(&out[0].1, TO_A);
         assert_eq!((kind, code, word), if v4 { (3, 4, 1500) } else { (2, 0, 1500) });
         assert_eq!(quote, sent[14..14 + quote.len()], "the packet as it was sent");
         assert_eq!(quote.len(), if v4 { 548 } else { 1232 });
-        assert_eq!(bench.dropped(DropReason::TooBig), 1);
-        let stats = bench.workers[0].stats();
+        assert_eq!(rig.dropped(DropReason::TooBig), 1);
+        let stats = rig.workers[0].stats();
         assert_eq!((stats.originated.packets.get(), stats.forwarded.packets.get()), (1, 0));
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 }
 
 #[test]
 fn an_ipv4_packet_that_may_be_cut_is_and_only_some_options_are_repeated() {
-    let mut bench = uneven();
+    let mut rig = uneven();
     // Router alert is for all fragments (copied), a timestamp for the first.
     let options = [148, 4, 0, 0, 68, 8, 5, 0, 0, 0, 0, 0, 1, 0, 0, 0];
     let sent = datagram(true, 4000, false, &options);
-    let out = bench.send(A, &sent);
+    let out = rig.send(A, &sent);
     assert_eq!(out.len(), 3);
     let mut whole: Vec<u8> = Vec::new();
     for (index, (link, bytes)) in out.iter().enumerate() {
@@ -126,62 +125,62 @@ fn an_ipv4_packet_that_may_be_cut_is_and_only_some_options_are_repeated() {
         let view = parse(bytes, bytes.len() as u32).unwrap();
         let more = index < 2;
         let offset = whole.len() as u16;
-        assert_eq!(view.l4_kind, L4::Fragment(Piece { id: 77, offset, more }));
+        assert_eq!(view.l4_kind, L4::Fragment(FragmentInfo { id: 77, offset, more }));
         assert_eq!((view.ttl, view.end as usize), (63, bytes.len()));
         let header = Ipv4Header::from_slice(&bytes[14..]).unwrap().0;
         assert_eq!(&header.options[..], if index == 0 { &options[..] } else { &options[..4] });
         whole.extend(&bytes[usize::from(view.l4)..]);
     }
     assert_eq!(whole, sent[14 + 36..]);
-    assert_eq!(bench.workers[0].stats().fragments_made.get(), 2);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.workers[0].stats().fragments_made.get(), 2);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn the_last_hop_is_answered_and_the_node_counts_its_own() {
+fn an_expired_ttl_causes_an_icmp_error_between_pods_only() {
     for v4 in [true, false] {
-        let mut bench = uneven();
+        let mut rig = uneven();
         let sent = with_ttl(datagram(v4, 100, true, &[]), v4, 1);
-        let out = bench.send(A, &sent);
+        let out = rig.send(A, &sent);
         assert_eq!((out.len(), out[0].0), (1, A));
         let (kind, code, word, quote) = icmp_error(&out[0].1, TO_A);
         assert_eq!((kind, code, word), if v4 { (11, 0, 0) } else { (3, 0, 0) });
         assert_eq!(quote, sent[14..]);
-        assert_eq!(bench.dropped(DropReason::TtlExceeded), 1);
-        bench.assert_no_frame_is_lost();
+        assert_eq!(rig.dropped(DropReason::TtlExceeded), 1);
+        rig.assert_no_frame_is_lost();
     }
-    let mut bench = uneven();
+    let mut rig = uneven();
     let sent = udp(A, ADDRESSES[1], OUTSIDE, [1, 2], b"x");
-    let out = bench.send(A, &with_ttl(sent, true, 1));
+    let out = rig.send(A, &with_ttl(sent, true, 1));
     assert_eq!((out.len(), out[0].0), (1, HOST), "the kernel says what becomes of it");
 }
 
 #[test]
-fn no_error_answers_an_error() {
-    let mut bench = uneven();
+fn no_icmp_error_is_sent_about_an_error() {
+    let mut rig = uneven();
     let request = udp(B, ADDRESSES[2], ADDRESSES[1], [5000, 53], b"query");
-    assert_eq!(bench.send(B, &request).len(), 1);
+    assert_eq!(rig.send(B, &request).len(), 1);
     let error = unreachable(A, ADDRESSES[1], ADDRESSES[2], &request);
-    assert!(bench.send(A, &with_ttl(error, true, 1)).is_empty());
-    assert_eq!(bench.dropped(DropReason::TtlExceeded), 1);
-    assert_eq!(bench.workers[0].stats().originated.packets.get(), 0);
-    bench.assert_no_frame_is_lost();
+    assert!(rig.send(A, &with_ttl(error, true, 1)).is_empty());
+    assert_eq!(rig.dropped(DropReason::TtlExceeded), 1);
+    assert_eq!(rig.workers[0].stats().originated.packets.get(), 0);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_pod_that_provokes_errors_gets_a_bounded_number_and_takes_none_of_another_pods() {
-    let mut bench = uneven();
-    let errors = |bench: &mut Bench, link: LinkId, ends: [usize; 2], times| {
+fn icmp_errors_are_rate_limited_per_link() {
+    let mut rig = uneven();
+    let errors = |rig: &mut Rig, link: LinkId, ends: [usize; 2], times| {
         let sent = udp(link, ADDRESSES[ends[0]], ADDRESSES[ends[1]], [1, 2], b"x");
         let sent = with_ttl(sent, true, 1);
-        (0..times).map(|_| bench.send(link, &sent).len()).sum::<usize>()
+        (0..times).map(|_| rig.send(link, &sent).len()).sum::<usize>()
     };
-    assert_eq!(errors(&mut bench, A, [1, 2], 1000), 50);
-    assert_eq!(errors(&mut bench, B, [2, 1], 10), 10);
-    bench.now = bench.now.plus_secs(1);
-    assert_eq!(errors(&mut bench, A, [1, 2], 1000), 50);
-    assert_eq!(bench.dropped(DropReason::TtlExceeded), 2010);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(errors(&mut rig, A, [1, 2], 1000), 50);
+    assert_eq!(errors(&mut rig, B, [2, 1], 10), 10);
+    rig.now = rig.now.plus_secs(1);
+    assert_eq!(errors(&mut rig, A, [1, 2], 1000), 50);
+    assert_eq!(rig.dropped(DropReason::TtlExceeded), 2010);
+    rig.assert_no_frame_is_lost();
 }
 
 /// A SYN or SYN-ACK that announces this segment size.
@@ -200,7 +199,7 @@ fn syn(link: LinkId, v4: bool, ends: [usize; 2], ack: bool, mss: u16) -> Vec<u8>
     bytes
 }
 
-/// The segment size that a packet announces, its checksum verified.
+/// The segment size that a packet announces; verifies its checksum.
 fn announced(bytes: &[u8]) -> u16 {
     let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
     let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("no TCP") };
@@ -222,34 +221,34 @@ fn announced(bytes: &[u8]) -> u16 {
 }
 
 #[test]
-fn connections_keep_to_the_smaller_link_whichever_end_opens_them() {
+fn the_mss_fits_the_smaller_link_whichever_end_opens_the_connection() {
     for (v4, headers) in [(true, 40), (false, 60)] {
         for (opener, other, ends) in [(A, B, [1, 2]), (B, A, [2, 1])] {
-            let mut bench = uneven();
-            let out = bench.send(opener, &syn(opener, v4, ends, false, 8960));
+            let mut rig = uneven();
+            let out = rig.send(opener, &syn(opener, v4, ends, false, 8960));
             assert_eq!((out[0].0, announced(&out[0].1)), (other, 1500 - headers));
             let ends = [ends[1], ends[0]];
-            let out = bench.send(other, &syn(other, v4, ends, true, 8960));
+            let out = rig.send(other, &syn(other, v4, ends, true, 8960));
             assert_eq!((out[0].0, announced(&out[0].1)), (opener, 1500 - headers));
         }
-        let bench = Bench::new(1);
-        bench.shared.publish(snapshot_with(1, IngressOfB::Open, [9000, 9000, 9000]));
-        let mut bench = bench;
-        let out = bench.send(A, &syn(A, v4, [1, 2], false, 8940));
+        let rig = Rig::new(1);
+        rig.shared.publish(snapshot_with(1, IngressOfB::Open, [9000, 9000, 9000]));
+        let mut rig = rig;
+        let out = rig.send(A, &syn(A, v4, [1, 2], false, 8940));
         assert_eq!(announced(&out[0].1), 8940, "both links are large");
     }
 }
 
 #[test]
-fn a_connection_by_the_host_link_keeps_to_the_nodes_ways_out() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn the_mss_of_a_connection_by_the_host_link_fits_the_nodes_path_mtu() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let mut sent = syn(A, true, [1, 2], false, 64_960);
     sent[30..34].copy_from_slice(&OUTSIDE);
     let (mut header, _) = Ipv4Header::from_slice(&sent[14..]).unwrap();
     header.header_checksum = header.calc_header_checksum();
     sent[14..34].copy_from_slice(&header.to_bytes());
     let view = parse(&sent, sent.len() as u32).unwrap();
-    // As with checksum offload: only the pseudo-header's sum, to be completed first.
+    // As with checksum offload: a partial checksum, to be completed first.
     let pseudo = podgate_dataplane::packet::checksum::Sum::pseudo_header(
         view.tuple.src,
         view.tuple.dst,
@@ -257,36 +256,36 @@ fn a_connection_by_the_host_link_keeps_to_the_nodes_ways_out() {
         view.end - u32::from(view.l4),
     );
     sent[50..52].copy_from_slice(&pseudo.folded().to_be_bytes());
-    let out = bench.send(A, &sent);
+    let out = rig.send(A, &sent);
     assert_eq!((out[0].0, announced(&out[0].1)), (HOST, 1460));
-    assert_eq!(bench.workers[0].stats().checksums_completed.get(), 1);
+    assert_eq!(rig.workers[0].stats().checksums_completed.get(), 1);
 }
 
 #[test]
-fn an_sctp_checksum_left_to_the_device_is_completed() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_partial_sctp_checksum_is_completed() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let sent = sctp(A, ADDRESSES[1], ADDRESSES[2], [5000, 80]);
-    let out = bench.send(A, &sent);
+    let out = rig.send(A, &sent);
     let (l4, left) = (34, &out[0].1);
     let mut zeroed = left[l4..].to_vec();
     zeroed[8..12].fill(0);
     assert_eq!(left[l4 + 8..l4 + 12], crc32c::crc32c(&zeroed).to_le_bytes());
     assert_ne!(left[l4 + 8..l4 + 12], [0; 4]);
-    assert_eq!(bench.workers[0].stats().checksums_completed.get(), 1);
-    // A checksum that is there is the sender's business.
+    assert_eq!(rig.workers[0].stats().checksums_completed.get(), 1);
+    // A complete checksum is left unchanged, right or wrong.
     let mut sent = sent;
     sent[l4 + 8..l4 + 12].copy_from_slice(&[1, 2, 3, 4]);
-    let out = bench.send(A, &sent);
+    let out = rig.send(A, &sent);
     assert_eq!(out[0].1[l4 + 8..l4 + 12], [1, 2, 3, 4]);
-    assert_eq!(bench.workers[0].stats().checksums_completed.get(), 1);
+    assert_eq!(rig.workers[0].stats().checksums_completed.get(), 1);
 }
 
 #[test]
-fn options_and_extension_headers_pass_and_hide_no_port() {
-    let mut bench = Bench::with(IngressOfB::FromAAt(proto::UDP));
+fn packets_with_options_and_extension_headers_are_judged_by_their_ports() {
+    let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
     let timestamp = [68, 8, 5, 0, 0, 0, 0, 0, 1, 1, 1, 0];
     let mut v4 = datagram(true, 100, false, &timestamp);
-    // A hop-by-hop header and destination options, each with nothing but padding.
+    // A hop-by-hop header and destination options, with padding only.
     let extensions = [60, 0, 1, 4, 0, 0, 0, 0, proto::UDP, 0, 1, 4, 0, 0, 0, 0];
     let mut v6 = datagram(false, 100, false, &[]);
     v6.splice(54..54, extensions);
@@ -295,14 +294,14 @@ fn options_and_extension_headers_pass_and_hide_no_port() {
     v6[18..20].copy_from_slice(&length.to_be_bytes());
     for (sent, headers) in [(&mut v4, 32), (&mut v6, 56)] {
         let l4 = 14 + headers;
-        let out = bench.send(A, sent);
+        let out = rig.send(A, sent);
         assert_eq!((out.len(), out[0].0), (1, B));
         assert_eq!(out[0].1[l4 - 12..], sent[l4 - 12..], "all of it as it was sent");
         sent[l4 + 3] = 81;
-        assert!(bench.send(A, sent).is_empty());
+        assert!(rig.send(A, sent).is_empty());
     }
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 2);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 2);
+    rig.assert_no_frame_is_lost();
 }
 
 /// Puts an 802.1Q tag into a frame.
@@ -311,36 +310,36 @@ fn tagged(bytes: &[u8], control: u16) -> Vec<u8> {
 }
 
 #[test]
-fn a_pod_reaches_no_vlan_but_may_give_its_frames_a_priority() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn vlan_tags_are_dropped_but_priority_tags_pass() {
+    let mut rig = Rig::with(IngressOfB::Open);
     for dst in [ADDRESSES[2], OUTSIDE] {
         let sent = udp(A, ADDRESSES[1], dst, [1, 2], b"x");
-        assert!(bench.send(A, &tagged(&sent, 7)).is_empty());
-        assert!(bench.send(A, &tagged(&tagged(&sent, 7), 0xe000)).is_empty(), "behind a priority");
-        let out = bench.send(A, &tagged(&sent, 0xe000));
+        assert!(rig.send(A, &tagged(&sent, 7)).is_empty());
+        assert!(rig.send(A, &tagged(&tagged(&sent, 7), 0xe000)).is_empty(), "behind a priority");
+        let out = rig.send(A, &tagged(&sent, 0xe000));
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].1[12..18], [0x81, 0, 0xe0, 0, 8, 0]);
     }
-    assert_eq!(bench.dropped(DropReason::VlanTagged), 4);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::VlanTagged), 4);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn what_is_for_many_crosses_no_link() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn multicast_and_broadcast_are_never_forwarded() {
+    let mut rig = Rig::with(IngressOfB::Open);
     for dst in [[224, 0, 0, 251], [239, 1, 2, 3], [255; 4]] {
-        assert!(bench.send(A, &udp(A, ADDRESSES[1], dst, [1, 2], b"x")).is_empty());
-        assert!(bench.send(HOST, &udp(HOST, ADDRESSES[0], dst, [1, 2], b"x")).is_empty());
+        assert!(rig.send(A, &udp(A, ADDRESSES[1], dst, [1, 2], b"x")).is_empty());
+        assert!(rig.send(HOST, &udp(HOST, ADDRESSES[0], dst, [1, 2], b"x")).is_empty());
     }
     let mut v6 = datagram(false, 10, false, &[]);
     v6[38..54].copy_from_slice(&[0xff, 0x05, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-    assert!(bench.send(A, &v6).is_empty());
+    assert!(rig.send(A, &v6).is_empty());
     // An Ethernet broadcast with a pod's address inside (RFC 1812 section 5.3.4).
     let mut broadcast = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
     broadcast[..6].fill(0xff);
-    assert!(bench.send(A, &broadcast).is_empty());
-    assert_eq!(bench.dropped(DropReason::Multicast), 8);
-    bench.assert_no_frame_is_lost();
+    assert!(rig.send(A, &broadcast).is_empty());
+    assert_eq!(rig.dropped(DropReason::Multicast), 8);
+    rig.assert_no_frame_is_lost();
 }
 
 /// An ICMPv6 error of type `kind` from `src` to A about a packet that it sent.
@@ -357,43 +356,43 @@ fn error_v6(from: LinkId, src: [u8; 16], kind: u8, word: [u8; 4], about: &[u8]) 
 fn errors_of_routers_in_between_reach_the_flows_owner_over_ipv6_too() {
     const ROUTER: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfe];
     const FAR: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
-    let mut bench = Bench::new(2);
-    bench.shared.publish(snapshot(1, IngressOfB::Open));
+    let mut rig = Rig::new(2);
+    rig.shared.publish(snapshot(1, IngressOfB::Open));
     for port in 5000..5016 {
         let mut sent = Vec::new();
         let link = PacketBuilder::ethernet2(pod_mac(A), link_mac(A));
         link.ipv6(ADDRESSES_V6[1], FAR, 64).udp(port, 53).write(&mut sent, &[1; 600]).unwrap();
         for worker in 0..2 {
-            assert!(bench.links[A.index()].inject(worker, &sent));
-            bench.run();
+            assert!(rig.links[A.index()].inject(worker, &sent));
+            rig.run();
         }
         for (kind, word) in [(1, [0; 4]), (2, [0, 0, 5, 0]), (3, [0; 4])] {
             let error = error_v6(HOST, ROUTER, kind, word, &sent);
-            let out = bench.send(HOST, &error);
+            let out = rig.send(HOST, &error);
             assert_eq!((out.len(), out[0].0), (1, A), "type {kind}");
-            assert!(bench.send(B, &error_v6(B, ADDRESSES_V6[2], kind, word, &sent)).is_empty());
+            assert!(rig.send(B, &error_v6(B, ADDRESSES_V6[2], kind, word, &sent)).is_empty());
         }
     }
-    assert!(bench.workers[0].stats().handed_off.get() > 0);
-    assert_eq!(bench.dropped(DropReason::IcmpUnrelated), 48);
-    bench.assert_no_frame_is_lost();
+    assert!(rig.workers[0].stats().handed_off.get() > 0);
+    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 48);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
 fn an_error_about_a_first_fragment_reaches_its_flow() {
-    let mut bench = uneven();
+    let mut rig = uneven();
     let sent = udp(A, ADDRESSES[1], OUTSIDE, [5000, 53], &[1; 600]);
-    assert_eq!(bench.send(A, &sent).len(), 1);
+    assert_eq!(rig.send(A, &sent).len(), 1);
     let mut first = sent.clone();
     let (mut header, _) = Ipv4Header::from_slice(&first[14..]).unwrap();
     header.more_fragments = true;
     header.header_checksum = header.calc_header_checksum();
     first[14..34].copy_from_slice(&header.to_bytes());
     let error = unreachable(HOST, [192, 0, 2, 1], ADDRESSES[1], &first);
-    assert_eq!(bench.send(HOST, &error).len(), 1);
+    assert_eq!(rig.send(HOST, &error).len(), 1);
     header.fragment_offset = 1.try_into().unwrap();
     header.header_checksum = header.calc_header_checksum();
     first[14..34].copy_from_slice(&header.to_bytes());
     let error = unreachable(HOST, [192, 0, 2, 1], ADDRESSES[1], &first);
-    assert!(bench.send(HOST, &error).is_empty(), "a later one has no ports");
+    assert!(rig.send(HOST, &error).is_empty(), "a later one has no ports");
 }

@@ -1,6 +1,4 @@
-//! The whole worker on memory links: parse, flows, policy, forwarding, counting.
-
-mod support;
+//! A complete worker on memory links: parsing, flows, policy, forwarding, counters.
 
 use std::sync::Arc;
 
@@ -14,8 +12,8 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{AddressRow, Cause, PolicyTables, Snapshot, Verdict};
 use podgate_tables::route::RouteTable;
 use podgate_tables::tunnel::Tunnels;
+use podgate_test_support::*;
 use proptest::prelude::*;
-use support::*;
 
 const CLIENT: u16 = 40_000;
 
@@ -30,10 +28,10 @@ fn b_to_a(flags: &str, ack: Option<u32>) -> Vec<u8> {
 }
 
 #[test]
-fn an_allowed_flow_is_routed_both_ways() {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
+fn an_allowed_flow_is_forwarded_in_both_directions() {
+    let mut rig = Rig::with(IngressOfB::FromA(None));
     let sent = a_to_b("S", None);
-    let out = bench.send(A, &sent);
+    let out = rig.send(A, &sent);
     assert_eq!(out.len(), 1);
     let (link, packet) = &out[0];
     assert_eq!(*link, B);
@@ -44,18 +42,18 @@ fn an_allowed_flow_is_routed_both_ways() {
     let ip = etherparse::Ipv4HeaderSlice::from_slice(&packet[14..]).unwrap().to_header();
     assert_eq!(ip.header_checksum, ip.calc_header_checksum());
 
-    let out = bench.send(B, &b_to_a("S", Some(101)));
+    let out = rig.send(B, &b_to_a("S", Some(101)));
     assert_eq!(out.len(), 1, "the reply needs no rule of its own");
     assert_eq!(out[0].0, A);
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_default_denial_is_silent_counted_and_names_who_isolates() {
-    let mut bench = Bench::with(IngressOfB::Closed);
-    assert!(bench.send(A, &a_to_b("S", None)).is_empty());
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 1);
-    let events = bench.events();
+fn a_default_deny_drops_counts_and_reports_its_cause() {
+    let mut rig = Rig::with(IngressOfB::Closed);
+    assert!(rig.send(A, &a_to_b("S", None)).is_empty());
+    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 1);
+    let events = rig.events();
     assert!(matches!(
         events[..],
         [podgate_tables::event::Event {
@@ -68,67 +66,67 @@ fn a_default_denial_is_silent_counted_and_names_who_isolates() {
             ..
         }]
     ));
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
 fn a_port_that_no_rule_names_is_denied() {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
+    let mut rig = Rig::with(IngressOfB::FromA(None));
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
     for port in [79, 81] {
         let ports = [CLIENT, port];
         let packet = TcpPacket { src, dst, ports, seq: 1, ack: None, flags: "S", payload: b"" };
-        assert!(bench.send(A, &tcp(A, &packet)).is_empty());
+        assert!(rig.send(A, &tcp(A, &packet)).is_empty());
     }
-    assert!(bench.send(A, &udp(A, src, dst, [CLIENT, 80], b"x")).is_empty());
-    assert_eq!(bench.dropped(DropReason::PolicyDefaultDeny), 3);
+    assert!(rig.send(A, &udp(A, src, dst, [CLIENT, 80], b"x")).is_empty());
+    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 3);
 }
 
 #[test]
 fn a_pod_sends_only_from_its_own_addresses() {
-    let mut bench = Bench::with(IngressOfB::Open);
+    let mut rig = Rig::with(IngressOfB::Open);
     let spoofed_ip = udp(A, [10, 1, 0, 9], ADDRESSES[2], [1, 2], b"x");
     let spoofed_mac = udp(B, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
-    assert!(bench.send(A, &spoofed_ip).is_empty());
-    assert!(bench.send(A, &spoofed_mac).is_empty());
-    assert_eq!(bench.dropped(DropReason::SpoofedSource), 2);
+    assert!(rig.send(A, &spoofed_ip).is_empty());
+    assert!(rig.send(A, &spoofed_mac).is_empty());
+    assert_eq!(rig.dropped(DropReason::SpoofedSource), 2);
 }
 
 #[test]
-fn a_pod_keeps_to_its_own_addresses_in_the_midst_of_a_flow() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_pod_sends_only_from_its_own_addresses_in_an_established_flow() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (client, server) = (ADDRESSES[1], ADDRESSES[2]);
     let query = udp(A, client, server, [1, 2], b"q");
-    assert_eq!(bench.send(A, &query).len(), 1);
-    assert_eq!(bench.send(B, &udp(B, server, client, [2, 1], b"a")).len(), 1);
-    // From its own MAC by another link, and from another MAC by its own.
-    assert!(bench.send(B, &query).is_empty());
-    assert!(bench.send(A, &udp(B, client, server, [1, 2], b"q")).is_empty());
-    assert_eq!(bench.dropped(DropReason::SpoofedSource), 2);
-    assert_eq!(bench.send(A, &query).len(), 1);
+    assert_eq!(rig.send(A, &query).len(), 1);
+    assert_eq!(rig.send(B, &udp(B, server, client, [2, 1], b"a")).len(), 1);
+    // From its own MAC on another link, and from another MAC on its own link.
+    assert!(rig.send(B, &query).is_empty());
+    assert!(rig.send(A, &udp(B, client, server, [1, 2], b"q")).is_empty());
+    assert_eq!(rig.dropped(DropReason::SpoofedSource), 2);
+    assert_eq!(rig.send(A, &query).len(), 1);
 }
 
 #[test]
-fn the_node_reaches_its_pods_whatever_policy_says_and_no_hop_is_counted() {
-    let mut bench = Bench::with(IngressOfB::Closed);
-    let out = bench.send(HOST, &udp(HOST, ADDRESSES[0], ADDRESSES[2], [9, 80], b"probe"));
+fn the_node_reaches_its_pods_despite_policy_and_the_ttl_is_kept() {
+    let mut rig = Rig::with(IngressOfB::Closed);
+    let out = rig.send(HOST, &udp(HOST, ADDRESSES[0], ADDRESSES[2], [9, 80], b"probe"));
     assert_eq!(out.len(), 1);
     assert_eq!((out[0].0, out[0].1[22]), (B, 64));
-    let out = bench.send(B, &udp(B, ADDRESSES[2], ADDRESSES[0], [80, 9], b"fine"));
+    let out = rig.send(B, &udp(B, ADDRESSES[2], ADDRESSES[0], [80, 9], b"fine"));
     assert_eq!((out[0].0, out[0].1[22]), (HOST, 64));
 }
 
 #[test]
-fn a_pod_sends_no_tunnel_packets_to_a_node_but_may_to_pods() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn tunnel_packets_of_a_pod_pass_to_pods_but_not_to_nodes() {
+    let mut rig = Rig::with(IngressOfB::Open);
     for port in [4789, 8472, 6081] {
         let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
-        assert!(bench.send(A, &udp(A, pod, node, [CLIENT, port], b"inner")).is_empty());
-        let left = bench.send(A, &udp(A, pod, ADDRESSES[2], [CLIENT, port], b"inner"));
+        assert!(rig.send(A, &udp(A, pod, node, [CLIENT, port], b"inner")).is_empty());
+        let left = rig.send(A, &udp(A, pod, ADDRESSES[2], [CLIENT, port], b"inner"));
         assert_eq!(left.len(), 1);
     }
-    assert_eq!(bench.dropped(DropReason::TunnelToNode), 3);
-    assert_eq!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
+    assert_eq!(rig.dropped(DropReason::TunnelToNode), 3);
+    assert_eq!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
 }
 
 /// A snapshot in which this node has a tunnel on UDP port 5555, and a local prefix.
@@ -141,71 +139,71 @@ fn with_tunnel(epoch: u32) -> Snapshot {
 }
 
 #[test]
-fn a_pod_sends_nothing_to_the_port_of_a_nodes_tunnel_wherever_the_node_takes_it() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_pod_sends_nothing_to_a_tunnel_port_on_any_address_of_the_node() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
     let to = |dst, port| udp(A, pod, dst, [CLIENT, port], b"inner");
-    assert_eq!(bench.send(A, &to(node, 5555)).len(), 1);
-    bench.shared.publish(with_tunnel(2));
-    assert!(bench.send(A, &to(node, 5555)).is_empty(), "a flow from before is judged again");
-    assert!(bench.send(A, &to([198, 51, 100, 255], 5555)).is_empty(), "the local prefix");
-    assert!(bench.send(A, &to([198, 51, 100, 255], 4789)).is_empty());
-    assert_eq!(bench.send(A, &to(node, 5556)).len(), 1);
-    assert_eq!(bench.send(A, &to([198, 51, 101, 1], 5555)).len(), 1, "outside");
-    assert_eq!(bench.send(A, &to(ADDRESSES[2], 5555)).len(), 1, "another pod");
-    let refused = [DropReason::TunnelToNode, DropReason::PolicyRevoked].map(|r| bench.dropped(r));
+    assert_eq!(rig.send(A, &to(node, 5555)).len(), 1);
+    rig.shared.publish(with_tunnel(2));
+    assert!(rig.send(A, &to(node, 5555)).is_empty(), "a flow from before is judged again");
+    assert!(rig.send(A, &to([198, 51, 100, 255], 5555)).is_empty(), "the local prefix");
+    assert!(rig.send(A, &to([198, 51, 100, 255], 4789)).is_empty());
+    assert_eq!(rig.send(A, &to(node, 5556)).len(), 1);
+    assert_eq!(rig.send(A, &to([198, 51, 101, 1], 5555)).len(), 1, "outside");
+    assert_eq!(rig.send(A, &to(ADDRESSES[2], 5555)).len(), 1, "another pod");
+    let refused = [DropReason::TunnelToNode, DropReason::PolicyRevoked].map(|r| rig.dropped(r));
     assert_eq!(refused, [2, 1]);
 }
 
 #[test]
-fn a_pod_sends_no_tunnel_packet_as_the_reply_to_a_nodes_either() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_pod_sends_no_tunnel_packet_in_reply_to_a_node() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (pod, node) = (ADDRESSES[1], ADDRESSES[0]);
     let reply = udp(A, pod, node, [7, 5555], b"inner");
-    assert_eq!(bench.send(HOST, &udp(HOST, node, pod, [5555, 7], b"before")).len(), 1);
-    assert_eq!(bench.send(A, &reply).len(), 1);
-    bench.shared.publish(with_tunnel(2));
-    assert!(bench.send(A, &reply).is_empty());
-    assert!(bench.send(HOST, &udp(HOST, node, pod, [5555, 8], b"after")).is_empty());
-    assert!(bench.send(A, &udp(A, pod, node, [8, 5555], b"inner")).is_empty());
-    assert_eq!(bench.send(HOST, &udp(HOST, OUTSIDE, pod, [5555, 8], b"no node")).len(), 1);
-    assert_eq!(bench.dropped(DropReason::TunnelToNode), 2);
+    assert_eq!(rig.send(HOST, &udp(HOST, node, pod, [5555, 7], b"before")).len(), 1);
+    assert_eq!(rig.send(A, &reply).len(), 1);
+    rig.shared.publish(with_tunnel(2));
+    assert!(rig.send(A, &reply).is_empty());
+    assert!(rig.send(HOST, &udp(HOST, node, pod, [5555, 8], b"after")).is_empty());
+    assert!(rig.send(A, &udp(A, pod, node, [8, 5555], b"inner")).is_empty());
+    assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, pod, [5555, 8], b"no node")).len(), 1);
+    assert_eq!(rig.dropped(DropReason::TunnelToNode), 2);
 }
 
 #[test]
-fn a_tunnel_to_an_address_that_becomes_a_nodes_ends() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_flow_to_an_address_that_becomes_a_nodes_ends_at_a_tunnel_port() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let outside = [198, 51, 100, 7];
     let packet = udp(A, ADDRESSES[1], outside, [CLIENT, 4789], b"inner");
-    assert_eq!(bench.send(A, &packet).len(), 1);
+    assert_eq!(rig.send(A, &packet).len(), 1);
     let mut snapshot = snapshot(2, IngressOfB::Open);
     let row = AddressRow { identity: PolicyTables::REMOTE_NODE, named_ports: None };
     Arc::make_mut(&mut snapshot.policy).addresses.set(Address::v4(outside), Some(row));
-    bench.shared.publish(snapshot);
-    assert!(bench.send(A, &packet).is_empty());
-    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
+    rig.shared.publish(snapshot);
+    assert!(rig.send(A, &packet).is_empty());
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
 }
 
 #[test]
-fn what_the_kernel_translated_goes_back_to_the_kernel() {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
+fn replies_to_packets_translated_by_the_kernel_go_back_to_the_kernel() {
+    let mut rig = Rig::with(IngressOfB::FromA(None));
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
     let packet =
         TcpPacket { src, dst, ports: [CLIENT, 80], seq: 1, ack: None, flags: "S", payload: b"" };
-    let out = bench.send(HOST, &hairpin(&tcp(HOST, &packet)));
+    let out = rig.send(HOST, &hairpin(&tcp(HOST, &packet)));
     assert_eq!(out[0].0, B);
-    let out = bench.send(B, &b_to_a("S", Some(2)));
+    let out = rig.send(B, &b_to_a("S", Some(2)));
     assert_eq!(out[0].0, HOST, "not straight to pod A: the kernel must translate the reply");
 }
 
-/// The same frame with the mark that the kernel had it from the host link.
+/// The same frame with the hairpin mark: the kernel received it from the host link.
 fn hairpin(frame: &[u8]) -> Vec<u8> {
     [&frame[..6], &HAIRPIN_MAC, &frame[12..]].concat()
 }
 
 #[test]
-fn a_local_pods_address_from_the_host_link_needs_the_mark_in_every_packet() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_local_pods_address_from_the_host_link_needs_the_hairpin_mark_in_every_packet() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (src, dst, ports) = (ADDRESSES[1], ADDRESSES[2], [CLIENT, 80]);
     let segment = |flags, ack| TcpPacket { src, dst, ports, seq: 101, ack, flags, payload: b"" };
     let [syn, ack] = [("S", None), ("", Some(901))]
@@ -216,167 +214,167 @@ fn a_local_pods_address_from_the_host_link_needs_the_mark_in_every_packet() {
     let builder = builder.ipv6(ADDRESSES_V6[1], ADDRESSES_V6[2], 64).udp(CLIENT, 80);
     builder.write(&mut datagram_v6, b"q").unwrap();
     for (dropped, spoofed) in (1..).zip([&syn, &ack, &datagram, &datagram_v6]) {
-        assert!(bench.send(HOST, spoofed).is_empty());
-        assert_eq!(bench.dropped(DropReason::SpoofedSource), dropped);
+        assert!(rig.send(HOST, spoofed).is_empty());
+        assert_eq!(rig.dropped(DropReason::SpoofedSource), dropped);
     }
-    let before = bench.dropped(DropReason::SpoofedSource);
-    // Not in the middle of a flow that the pod has, either.
-    assert_eq!(bench.send(HOST, &hairpin(&syn)).len(), 1);
-    assert_eq!(bench.send(B, &b_to_a("S", Some(102))).len(), 1);
+    let before = rig.dropped(DropReason::SpoofedSource);
+    // Nor in an established flow of the pod.
+    assert_eq!(rig.send(HOST, &hairpin(&syn)).len(), 1);
+    assert_eq!(rig.send(B, &b_to_a("S", Some(102))).len(), 1);
     for frame in [&ack, &datagram, &datagram_v6] {
         for _ in 0..3 {
-            assert_eq!(bench.send(HOST, &hairpin(frame)).len(), 1);
+            assert_eq!(rig.send(HOST, &hairpin(frame)).len(), 1);
         }
     }
     let answer = udp(B, dst, src, [80, CLIENT], b"a");
-    assert_eq!(bench.send(B, &answer)[0].0, HOST);
+    assert_eq!(rig.send(B, &answer)[0].0, HOST);
     for (dropped, frame) in (before + 1..).zip([&ack, &datagram, &datagram_v6]) {
-        assert_eq!(bench.send(HOST, &hairpin(frame)).len(), 1);
-        assert!(bench.send(HOST, frame).is_empty());
-        assert_eq!(bench.dropped(DropReason::SpoofedSource), dropped);
+        assert_eq!(rig.send(HOST, &hairpin(frame)).len(), 1);
+        assert!(rig.send(HOST, frame).is_empty());
+        assert_eq!(rig.dropped(DropReason::SpoofedSource), dropped);
     }
-    // Who is not local needs none.
-    assert_eq!(bench.send(HOST, &udp(HOST, OUTSIDE, dst, ports, b"q")).len(), 1);
+    // A source outside of the node needs no mark.
+    assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, dst, ports, b"q")).len(), 1);
 }
 
 #[test]
-fn traffic_between_two_outside_addresses_is_not_ours() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    assert!(bench.send(HOST, &udp(HOST, OUTSIDE, [192, 0, 2, 8], [1, 2], b"x")).is_empty());
-    assert_eq!(bench.dropped(DropReason::Unroutable), 1);
+fn traffic_between_two_outside_addresses_is_unroutable() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    assert!(rig.send(HOST, &udp(HOST, OUTSIDE, [192, 0, 2, 8], [1, 2], b"x")).is_empty());
+    assert_eq!(rig.dropped(DropReason::Unroutable), 1);
 }
 
 #[test]
 fn a_revoked_flow_stops_at_once_and_is_not_picked_up_from_the_other_end() {
-    let mut bench = Bench::with(IngressOfB::FromA(None));
-    bench.send(A, &a_to_b("S", None));
-    bench.send(B, &b_to_a("S", Some(101)));
-    assert_eq!(bench.send(A, &a_to_b("", Some(901))).len(), 1);
-    bench.shared.publish(snapshot(2, IngressOfB::Closed));
-    assert!(bench.send(A, &a_to_b("P", Some(901))).is_empty());
-    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 1);
-    let left = bench.send(B, &b_to_a("P", Some(101)));
+    let mut rig = Rig::with(IngressOfB::FromA(None));
+    rig.send(A, &a_to_b("S", None));
+    rig.send(B, &b_to_a("S", Some(101)));
+    assert_eq!(rig.send(A, &a_to_b("", Some(901))).len(), 1);
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    assert!(rig.send(A, &a_to_b("P", Some(901))).is_empty());
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+    let left = rig.send(B, &b_to_a("P", Some(101)));
     assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset");
-    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 1);
+    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
 }
 
 #[test]
-fn a_flow_that_the_new_policy_still_allows_goes_on() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    bench.send(A, &a_to_b("S", None));
-    bench.shared.publish(snapshot(2, IngressOfB::FromA(None)));
-    assert_eq!(bench.send(B, &b_to_a("S", Some(101))).len(), 1);
-    assert_eq!(bench.workers[0].stats().reevaluated.get(), 1);
-    assert_eq!(bench.send(A, &a_to_b("", Some(901))).len(), 1);
-    assert_eq!(bench.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+fn a_flow_that_the_new_policy_still_allows_continues() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    rig.send(A, &a_to_b("S", None));
+    rig.shared.publish(snapshot(2, IngressOfB::FromA(None)));
+    assert_eq!(rig.send(B, &b_to_a("S", Some(101))).len(), 1);
+    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1);
+    assert_eq!(rig.send(A, &a_to_b("", Some(901))).len(), 1);
+    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
 }
 
 #[test]
-fn the_middle_of_a_connection_is_picked_up_only_if_either_end_might_have_opened_it() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    assert_eq!(bench.send(B, &b_to_a("P", Some(5))).len(), 1);
+fn a_mid_stream_segment_is_picked_up_only_if_either_end_might_have_opened_the_flow() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    assert_eq!(rig.send(B, &b_to_a("P", Some(5))).len(), 1);
 
-    let mut bench = Bench::with(IngressOfB::Closed);
+    let mut rig = Rig::with(IngressOfB::Closed);
     for (from, segment) in [(B, b_to_a("P", Some(5))), (A, a_to_b("P", Some(5)))] {
-        let left = bench.send(from, &segment);
+        let left = rig.send(from, &segment);
         assert_eq!((left.len(), left[0].0), (1, from), "only a reset to its sender");
     }
-    assert_eq!(bench.dropped(DropReason::TcpNoFlow), 2);
+    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 2);
 }
 
 #[test]
-fn an_icmp_error_passes_only_about_a_flow_that_we_know() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn an_icmp_error_passes_only_about_a_known_flow() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let request = udp(A, ADDRESSES[1], ADDRESSES[2], [5000, 53], b"query");
     let error = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
-    assert!(bench.send(B, &error).is_empty());
-    assert_eq!(bench.dropped(DropReason::IcmpUnrelated), 1);
-    bench.send(A, &request);
-    let out = bench.send(B, &error);
+    assert!(rig.send(B, &error).is_empty());
+    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    rig.send(A, &request);
+    let out = rig.send(B, &error);
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].0, A);
 }
 
 #[test]
-fn an_icmp_error_is_handed_to_the_worker_that_owns_the_flow() {
-    let mut bench = Bench::new(2);
-    bench.shared.publish(snapshot(1, IngressOfB::Open));
+fn an_icmp_error_is_handed_off_to_the_worker_that_owns_the_flow() {
+    let mut rig = Rig::new(2);
+    rig.shared.publish(snapshot(1, IngressOfB::Open));
     // The test delivers each request to worker 0 and to worker 1: one of them is the owner.
     let mut handed = 0;
     for port in 5000..5016 {
         let request = udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"query");
         for worker in 0..2 {
-            assert!(bench.links[A.index()].inject(worker, &request));
-            bench.run();
+            assert!(rig.links[A.index()].inject(worker, &request));
+            rig.run();
         }
         let error = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
-        assert_eq!(bench.send(B, &error).len(), 1);
-        handed = bench.workers[0].stats().handed_off.get();
+        assert_eq!(rig.send(B, &error).len(), 1);
+        handed = rig.workers[0].stats().handed_off.get();
     }
     assert!((1..16).contains(&handed), "{handed} of 16 belong to the other worker");
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn an_icmp_error_passes_only_from_where_the_packet_went() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn an_icmp_error_passes_only_from_the_link_that_the_packet_left_by() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let request = udp(A, ADDRESSES[1], OUTSIDE, [5000, 53], b"query");
-    assert_eq!(bench.send(A, &request)[0].0, HOST);
+    assert_eq!(rig.send(A, &request)[0].0, HOST);
     let forged = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
-    assert!(bench.send(B, &forged).is_empty(), "pod B has no part in the flow");
-    assert_eq!(bench.dropped(DropReason::IcmpUnrelated), 1);
+    assert!(rig.send(B, &forged).is_empty(), "pod B has no part in the flow");
+    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
     let router = unreachable(HOST, [192, 0, 2, 1], ADDRESSES[1], &request);
-    assert_eq!(bench.send(HOST, &router)[0].0, A, "a router on the way may say so");
+    assert_eq!(rig.send(HOST, &router)[0].0, A, "a router on the way may say so");
 }
 
 #[test]
-fn a_query_is_no_answer_to_a_query_whatever_its_identifier() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_query_is_not_a_reply_whatever_its_identifier() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
-    assert_eq!(bench.send(A, &echo(A, a, b, 8, 8)).len(), 1);
-    assert!(bench.send(B, &echo(B, b, a, 8, 8)).is_empty());
-    assert_eq!(bench.dropped(DropReason::IcmpUnrelated), 1);
-    assert_eq!(bench.send(B, &echo(B, b, a, 0, 8)).len(), 1);
+    assert_eq!(rig.send(A, &echo(A, a, b, 8, 8)).len(), 1);
+    assert!(rig.send(B, &echo(B, b, a, 8, 8)).is_empty());
+    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    assert_eq!(rig.send(B, &echo(B, b, a, 0, 8)).len(), 1);
 }
 
 #[test]
-fn a_revoked_datagram_flow_is_not_opened_anew_by_what_the_server_still_sends() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_revoked_datagram_flow_is_not_reopened_by_the_servers_datagrams() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
     let question = udp(A, a, b, [5000, 443], b"more");
     let answer = udp(B, b, a, [443, 5000], b"here");
-    assert_eq!(bench.send(A, &question).len(), 1);
-    assert_eq!(bench.send(B, &answer).len(), 1);
-    bench.shared.publish(snapshot(2, IngressOfB::Closed));
+    assert_eq!(rig.send(A, &question).len(), 1);
+    assert_eq!(rig.send(B, &answer).len(), 1);
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
     for _ in 0..3 {
-        assert!(bench.send(B, &answer).is_empty());
-        assert!(bench.send(A, &question).is_empty());
-        bench.now = bench.now.plus_secs(60);
-        bench.run();
+        assert!(rig.send(B, &answer).is_empty());
+        assert!(rig.send(A, &question).is_empty());
+        rig.now = rig.now.plus_secs(60);
+        rig.run();
     }
-    assert_eq!(bench.dropped(DropReason::PolicyRevoked), 6);
-    assert_eq!(bench.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
-    bench.shared.publish(snapshot(3, IngressOfB::Open));
-    assert_eq!(bench.send(A, &question).len(), 1);
-    bench.assert_no_frame_is_lost();
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 6);
+    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+    rig.shared.publish(snapshot(3, IngressOfB::Open));
+    assert_eq!(rig.send(A, &question).len(), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn segments_without_a_connection_do_not_fill_the_table_for_good() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn segments_without_a_connection_do_not_fill_the_table_permanently() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (src, dst) = (ADDRESSES[1], OUTSIDE);
     for port in 1..=1000 {
         let (ports, ack) = ([port, 80], Some(1));
         let packet = TcpPacket { src, dst, ports, seq: 1, ack, flags: "", payload: b"" };
-        bench.send(A, &tcp(A, &packet));
+        rig.send(A, &tcp(A, &packet));
     }
     let reply = udp(B, ADDRESSES[2], OUTSIDE, [1, 53], b"x");
-    assert_eq!(bench.send(B, &reply).len(), 1, "another pod's flow finds a place");
+    assert_eq!(rig.send(B, &reply).len(), 1, "another pod's flow finds a place");
 }
 
 #[test]
-fn one_pod_leaves_others_room_in_the_flow_table() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn one_pod_leaves_entries_of_the_flow_table_to_others() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let (src, dst) = (ADDRESSES[1], OUTSIDE);
     for port in 1..=1000 {
         let packet = |from, ack, flags| {
@@ -384,74 +382,74 @@ fn one_pod_leaves_others_room_in_the_flow_table() {
                 if from == A { (src, dst, [port, 80]) } else { (dst, src, [80, port]) };
             tcp(from, &TcpPacket { src, dst, ports, seq: 1, ack, flags, payload: b"" })
         };
-        if !bench.send(A, &packet(A, None, "S")).is_empty() {
-            bench.send(HOST, &packet(HOST, Some(2), "S"));
-            bench.send(A, &packet(A, Some(2), ""));
+        if !rig.send(A, &packet(A, None, "S")).is_empty() {
+            rig.send(HOST, &packet(HOST, Some(2), "S"));
+            rig.send(A, &packet(A, Some(2), ""));
         }
     }
-    assert_eq!(bench.workers[0].flows(), 128, "half of the table is left");
+    assert_eq!(rig.workers[0].flows(), 128, "half of the table is left");
     for port in 1..=32 {
         let query = udp(B, ADDRESSES[2], OUTSIDE, [port, 53], b"x");
-        assert_eq!(bench.send(B, &query).len(), 1);
+        assert_eq!(rig.send(B, &query).len(), 1);
     }
 }
 
 #[test]
 fn without_a_snapshot_everything_is_dropped() {
-    let mut bench = Bench::new(1);
-    assert!(bench.send(A, &a_to_b("S", None)).is_empty());
-    assert_eq!(bench.dropped(DropReason::NotReady), 1);
-    bench.assert_no_frame_is_lost();
+    let mut rig = Rig::new(1);
+    assert!(rig.send(A, &a_to_b("S", None)).is_empty());
+    assert_eq!(rig.dropped(DropReason::NotReady), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_packet_of_many_frames_passes_whole() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_packet_of_many_frames_is_forwarded_unchanged() {
+    let mut rig = Rig::with(IngressOfB::Open);
     let payload: Vec<u8> = (0..65_000u32).map(|i| i as u8).collect();
     let sent = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], &payload);
-    let out = bench.send(A, &sent);
+    let out = rig.send(A, &sent);
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].1[26..], sent[26..]);
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn flows_expire_by_the_clock_they_are_given() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
-    assert_eq!(bench.workers[0].flows(), 1);
-    bench.now = bench.now.plus_secs(3600);
+fn flows_expire_by_the_given_time() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
+    assert_eq!(rig.workers[0].flows(), 1);
+    rig.now = rig.now.plus_secs(3600);
     for _ in 0..256 {
-        bench.run();
+        rig.run();
     }
-    assert_eq!(bench.workers[0].flows(), 0);
+    assert_eq!(rig.workers[0].flows(), 0);
     let ended = |e: &podgate_tables::event::Event| matches!(e.kind, EventKind::End { .. });
-    assert_eq!(bench.events().iter().filter(|e| ended(e)).count(), 1);
+    assert_eq!(rig.events().iter().filter(|e| ended(e)).count(), 1);
 }
 
 #[test]
-fn a_full_flow_table_makes_room_or_drops_but_never_grows() {
-    let mut bench = Bench::with(IngressOfB::Open);
+fn a_full_flow_table_evicts_or_drops_but_never_grows() {
+    let mut rig = Rig::with(IngressOfB::Open);
     for port in 1..=1000 {
-        bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
+        rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [port, 53], b"x"));
     }
-    let flows = bench.workers[0].flows() as u64;
+    let flows = rig.workers[0].flows() as u64;
     assert!(flows <= 256);
-    let stats = bench.workers[0].stats();
+    let stats = rig.workers[0].stats();
     let (forwarded, evicted) = (stats.forwarded.packets.get(), stats.flows_evicted.get());
-    assert_eq!(forwarded + bench.dropped(DropReason::FlowTableFull), 1000);
+    assert_eq!(forwarded + rig.dropped(DropReason::FlowTableFull), 1000);
     assert_eq!(evicted, stats.flows_opened.get() - flows, "no flow's time was over");
-    bench.assert_no_frame_is_lost();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
-fn a_removed_link_takes_nothing_with_it() {
-    let mut bench = Bench::with(IngressOfB::Open);
-    bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
-    bench.workers[0].remove_port(B);
-    assert!(bench.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x")).is_empty());
-    assert_eq!(bench.dropped(DropReason::LinkGone), 1);
-    bench.assert_no_frame_is_lost();
+fn a_removed_link_leaks_nothing() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
+    rig.workers[0].remove_port(B);
+    assert!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x")).is_empty());
+    assert_eq!(rig.dropped(DropReason::LinkGone), 1);
+    rig.assert_no_frame_is_lost();
 }
 
 fn set_ttl(frame: &mut [u8], ttl: u8) {
@@ -465,21 +463,21 @@ fn set_ttl(frame: &mut [u8], ttl: u8) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A packet of several frames never takes the fast lane.
+    /// A packet of several frames never takes the fast path.
     #[test]
     fn a_packet_leaves_the_same_by_either_lane(
         of_tcp in any::<bool>(), from_b in any::<bool>(), ttl in 1..4u8,
         payload in prop::collection::vec(any::<u8>(), 0..80), partial in any::<bool>(),
     ) {
-        let mut bench = Bench::with(IngressOfB::Open);
+        let mut rig = Rig::with(IngressOfB::Open);
         let (client, server) = (ADDRESSES[1], ADDRESSES[2]);
         if of_tcp {
-            bench.send(A, &a_to_b("S", None));
-            bench.send(B, &b_to_a("S", Some(101)));
-            bench.send(A, &a_to_b("", Some(901)));
+            rig.send(A, &a_to_b("S", None));
+            rig.send(B, &b_to_a("S", Some(101)));
+            rig.send(A, &a_to_b("", Some(901)));
         } else {
-            bench.send(A, &udp(A, client, server, [CLIENT, 80], b"q"));
-            bench.send(B, &udp(B, server, client, [80, CLIENT], b"a"));
+            rig.send(A, &udp(A, client, server, [CLIENT, 80], b"q"));
+            rig.send(B, &udp(B, server, client, [80, CLIENT], b"a"));
         }
         let link = if from_b { B } else { A };
         let (src, dst, ports) =
@@ -500,32 +498,33 @@ proptest! {
             let sum = Sum::pseudo_header(src, dst, frame[23], len).folded();
             frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
         }
-        let fast = bench.send(link, &frame);
-        // The headers have to be in the first part.
+        let fast = rig.send(link, &frame);
+        // The headers must be in the first frame.
         let parts = frame.split_at(frame.len().min(54));
         let parts: Vec<_> = [parts.0, parts.1].into_iter().filter(|p| !p.is_empty()).collect();
-        prop_assert!(bench.links[link.index()].inject_parts(0, parts.into_iter()));
-        let slow = bench.run();
+        prop_assert!(rig.links[link.index()].inject_parts(0, parts.into_iter()));
+        let slow = rig.run();
         if ttl > 1 {
             prop_assert_eq!(fast.len(), 1);
             prop_assert_eq!(fast, slow);
         } else {
-            prop_assert_eq!(bench.dropped(DropReason::TtlExceeded), 2);
+            prop_assert_eq!(rig.dropped(DropReason::TtlExceeded), 2);
         }
-        let stats = bench.workers[0].stats();
-        // Also in what an ICMP error quotes.
+        let stats = rig.workers[0].stats();
+        // In the quote of an ICMP error, too.
         prop_assert_eq!(stats.checksums_completed.get(), if partial { 2 } else { 0 });
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 
-    /// Usual packets are passed on in runs between others that open, end and replace their flows.
+    /// Packets of the fast path are forwarded in runs between others that open, end and replace
+    /// their flows.
     #[test]
     fn a_batch_is_treated_as_its_packets_one_by_one(
         batches in prop::collection::vec(
             (any::<bool>(), prop::collection::vec((0..3u16, 0..8usize, 1..4u8), 1..64)), 1..6),
     ) {
-        let mut together = Bench::with(IngressOfB::Open);
-        let mut apart = Bench::with(IngressOfB::Open);
+        let mut together = Rig::with(IngressOfB::Open);
+        let mut apart = Rig::with(IngressOfB::Open);
         for (from_b, packets) in batches {
             let link = if from_b { B } else { A };
             let frame = |(client, kind, ttl): (u16, usize, u8)| {
@@ -536,7 +535,7 @@ proptest! {
                     (ADDRESSES[1], ADDRESSES[2], [ours, theirs])
                 };
                 let flags = ["S", "", "", "P", "F", "R", "", ""][kind];
-                // Of a SYN from the server's end it is the answer.
+                // A SYN-ACK if the server's end sent the SYN.
                 let ack = (flags != "S" || from_b).then_some(1);
                 let packet = TcpPacket { src, dst, ports, seq: 1, ack, flags, payload: b"data" };
                 let mut frame =
@@ -551,32 +550,32 @@ proptest! {
             let mut all = together.run();
             let mut each: Vec<_> =
                 frames.iter().flat_map(|frame| apart.send(link, frame)).collect();
-            // In order by each link.
+            // In order per link.
             all.sort_by_key(|(link, _)| *link);
             each.sort_by_key(|(link, _)| *link);
             prop_assert_eq!(all, each);
         }
-        let counted = |bench: &Bench| {
-            let stats = bench.workers[0].stats();
+        let counted = |rig: &Rig| {
+            let stats = rig.workers[0].stats();
             let dropped = stats.dropped.iter().map(|tally| tally.packets.get()).collect::<Vec<_>>();
             (stats.forwarded.packets.get(), stats.flows_opened.get(), stats.flows.get(), dropped)
         };
         prop_assert_eq!(counted(&together), counted(&apart));
-        let told = |bench: &Bench| -> Vec<_> {
-            bench.events().iter().map(|event| format!("{event:?}")).collect()
+        let told = |rig: &Rig| -> Vec<_> {
+            rig.events().iter().map(|event| format!("{event:?}")).collect()
         };
         prop_assert_eq!(told(&together), told(&apart));
         together.assert_no_frame_is_lost();
         apart.assert_no_frame_is_lost();
     }
 
-    /// Whatever comes in, each packet ends in exactly one counted way and no frame is lost.
+    /// Whatever is received, each packet ends in exactly one counted way and no frame leaks.
     #[test]
     fn every_packet_is_accounted_for(
         packets in prop::collection::vec(
             (0..3u16, prop::collection::vec(any::<u8>(), 0..200), 0..4u8), 1..40)
     ) {
-        let mut bench = Bench::with(IngressOfB::FromA(None));
+        let mut rig = Rig::with(IngressOfB::FromA(None));
         let mut count = 0;
         for (link, noise, kind) in packets {
             let link = LinkId(link);
@@ -595,13 +594,13 @@ proptest! {
                 }
             };
             if packet.is_empty() { continue }
-            bench.send(link, &packet);
+            rig.send(link, &packet);
             count += 1;
         }
-        let stats = bench.workers[0].stats();
+        let stats = rig.workers[0].stats();
         let dropped: u64 = stats.dropped.iter().map(|tally| tally.packets.get()).sum();
         prop_assert_eq!(stats.received.packets.get(), count);
         prop_assert_eq!(stats.forwarded.packets.get() + dropped, count);
-        bench.assert_no_frame_is_lost();
+        rig.assert_no_frame_is_lost();
     }
 }

@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod model;
 #[cfg(feature = "oracle")]
 pub mod oracle;
+mod pod_name;
 pub mod record;
 mod refusal;
 pub mod rules;

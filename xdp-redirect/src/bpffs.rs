@@ -8,14 +8,14 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::Error;
 
-/// Makes `dir` a bpffs that only root can enter, unless it is one already. Creates the folder.
-/// Returns whether this mounted it.
+/// Mounts a bpffs that only root can enter on `dir`, unless it is one already. Creates the
+/// directory. Returns whether it was mounted now.
 ///
 /// The mount, and with it every link pinned there, lasts as long as the mount namespace of the
 /// caller: a process under `ip netns exec` has one of its own, which ends with it.
 ///
 /// # Errors
-/// [`Error::Bpffs`] if the folder can't be created or the kernel refuses to mount.
+/// [`Error::Bpffs`] if the directory can't be created or the mount fails.
 pub fn ensure_mounted(dir: &Path) -> Result<bool, Error> {
     let failed = |cause| Error::Bpffs { dir: dir.into(), cause };
     fs::create_dir_all(dir).map_err(failed)?;
@@ -33,11 +33,11 @@ mod tests {
     use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
     use super::ensure_mounted;
-    use crate::lab;
+    use crate::test_netns;
 
     #[test]
-    fn mounts_once_and_then_leaves_the_folder_alone() {
-        lab::in_new_namespaces(|| {
+    fn mounts_once_and_keeps_what_is_there() {
+        test_netns::in_new_namespaces(|| {
             let parent = tempfile::tempdir().unwrap();
             let dir = parent.path().join("state/bpf");
             assert!(ensure_mounted(&dir).unwrap());

@@ -1,4 +1,4 @@
-//! What can go wrong, said so that an operator can act on it.
+//! Errors, each with advice for the operator.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use nix::errno::Errno;
 
-/// Why a call of this crate failed. The text is one whole message, cause and remedy included; so
-/// there is no [`std::error::Error::source`] that would say the cause again.
+/// A failed call of this crate. The text includes cause and advice, so there is no
+/// [`std::error::Error::source`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel refuses the programs or their maps.
+    /// The kernel rejects the programs or their maps.
     #[error(
         "can't load the BPF programs: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and Linux 6.6 \
          or newer"
@@ -22,12 +22,12 @@ pub enum Error {
     #[error("the XDP program needs at least one worker and one link")]
     NothingToServe,
 
-    /// A slot or worker beyond what the maps were sized for.
+    /// A slot or worker beyond the size of the maps.
     #[error("slot {slot} worker {worker} is out of range ({max_links} links, {workers} workers)")]
     OutOfRange {
-        /// The slot asked for.
+        /// The slot.
         slot: u16,
-        /// The worker asked for.
+        /// The worker.
         worker: u16,
         /// Number of slots.
         max_links: u16,
@@ -44,12 +44,12 @@ pub enum Error {
         taken: bool,
     },
 
-    /// The kernel refuses to attach the program natively.
+    /// The program can't be attached in native mode.
     #[error("can't attach to link {link}: {errno}; {}", attach_advice(*.errno))]
     Attach {
         /// Name of the link.
         link: String,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
 
@@ -58,7 +58,7 @@ pub enum Error {
     Pin {
         /// The pin's path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
 
@@ -76,50 +76,30 @@ pub enum Error {
         wanted: String,
     },
 
-    /// The program can't be taken off a link.
+    /// The program can't be detached from a link.
     #[error("can't detach from link {link}: {cause}; run as root (CAP_BPF, CAP_NET_ADMIN)")]
     Detach {
         /// Name of the link.
         link: String,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
 
-    /// The folder for pinned links can't be made a bpffs.
+    /// No bpffs can be mounted on the directory for pinned links.
     #[error("can't mount a bpffs on {dir}: {cause}; run as root (CAP_SYS_ADMIN)")]
     Bpffs {
-        /// The folder.
+        /// The directory.
         dir: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
 
-    /// A network namespace can't be entered.
-    #[error("can't enter network namespace {path}: {cause}; is the pod still there?")]
-    Netns {
-        /// Its path.
-        path: PathBuf,
-        /// What the kernel said.
-        cause: io::Error,
-    },
-
-    /// A netdev doesn't do what it is asked.
-    #[error("can't {action} of netdev {name}: {cause}")]
-    Netdev {
-        /// Name of the netdev.
-        name: String,
-        /// What was asked.
-        action: &'static str,
-        /// What the kernel said.
-        cause: io::Error,
-    },
-
-    /// A map refuses an entry.
+    /// A map can't be updated.
     #[error("can't update the map {map}: {cause}")]
     Map {
         /// Name of the map.
         map: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: MapError,
     },
 }
@@ -136,7 +116,7 @@ fn attach_advice(errno: Errno) -> &'static str {
         }
         Errno::EBUSY | Errno::EEXIST => {
             "another XDP program is attached: an agent with another state directory (`podgate \
-             cleanup --state-dir` lets go what it left), or another program, which owns the link"
+             cleanup --state-dir` detaches its programs), or another program, which owns the link"
         }
         Errno::EOPNOTSUPP => {
             "its driver has no native XDP, and generic mode is refused because it breaks TCP: use \
@@ -150,11 +130,11 @@ fn attach_advice(errno: Errno) -> &'static str {
 
 fn pin_advice(error: &io::Error) -> &'static str {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT) => "create its folder on a bpffs",
+        Some(Errno::ENOENT) => "create its directory on a bpffs",
         Some(Errno::EINVAL) => {
-            "its folder must be on a bpffs and the file a pinned XDP or tcx link"
+            "its directory must be on a bpffs and the file a pinned XDP or tcx link"
         }
         Some(Errno::EEXIST) => "another process just pinned a link there",
-        _ => "the folder must be on a bpffs and writable to podgate",
+        _ => "the directory must be on a bpffs and writable for podgate",
     }
 }

@@ -1,4 +1,4 @@
-//! What the programs drop before a worker sees it, by reason.
+//! Frames that the programs drop, by reason.
 
 use std::iter::zip;
 

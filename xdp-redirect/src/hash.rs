@@ -9,7 +9,7 @@
 /// three zero.
 #[must_use]
 pub const fn flow_hash(src: u128, dst: u128, protocol: u8, sport: u16, dport: u16) -> u32 {
-    // The sum doesn't tell the two ends apart, so both directions have the same hash.
+    // The sum is commutative, so both directions have the same hash.
     let ends = hash_end(src, sport).wrapping_add(hash_end(dst, dport));
     (mix(ends.wrapping_add(protocol as u64)) >> 32) as u32
 }

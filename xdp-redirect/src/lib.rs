@@ -5,8 +5,7 @@
 //! userspace can repeat ([`flow_hash`], [`worker_of`]). A pinned link keeps dropping IP traffic
 //! after the process is gone; [`unpin`] ends that. Two programs at the egress hook keep what the
 //! kernel sends from pods ([`Redirect::guard`]) and tell hairpins from the rest
-//! ([`Redirect::mark`]). Beside it live the switches that a link needs before its packets can go
-//! through AF_XDP ([`offload`]), and the way into a pod's namespace ([`netns`]).
+//! ([`Redirect::mark`]).
 //!
 //! What a packet means beyond its flow is not known here.
 
@@ -14,15 +13,12 @@ pub mod bpffs;
 mod error;
 mod frame_drops;
 mod hash;
-#[cfg(test)]
-mod lab;
 #[allow(unsafe_code, reason = "bpf(2) has no wrapper for links that does what is needed")]
 mod link;
-pub mod netns;
-#[allow(unsafe_code, reason = "no library wraps SIOCETHTOOL")]
-pub mod offload;
 mod pods;
 mod redirect;
+#[cfg(test)]
+mod test_netns;
 
 pub use error::Error;
 pub use frame_drops::FrameDrops;

@@ -26,9 +26,9 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// Where a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Hook {
-    /// XDP, in native mode: what the netdev receives.
+    /// XDP in native mode, for packets that the netdev receives.
     Xdp,
-    /// tcx: what the kernel sends out of the netdev. The program comes before those that are there.
+    /// tcx egress, for packets that the kernel sends out of the netdev; before other programs.
     Egress,
 }
 
@@ -43,7 +43,7 @@ impl Hook {
     const fn flags(self) -> u32 {
         match self {
             Self::Xdp => XDP_FLAGS_DRV_MODE,
-            // Before no other program: the first.
+            // Without a program to be relative to: the first.
             Self::Egress => BPF_F_BEFORE,
         }
     }
@@ -156,7 +156,7 @@ impl HookLink {
         Ok((hook, ifindex.filter(|&ifindex| ifindex != 0)))
     }
 
-    /// Takes the program off the netdev, now, whoever else holds the link.
+    /// Detaches the program at once, even if other references to the link exist.
     pub(crate) fn detach(&self) -> io::Result<()> {
         bpf(BPF_LINK_DETACH, &Detach { link: self.0.as_raw_fd() }).map(drop)
     }

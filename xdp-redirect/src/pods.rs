@@ -1,9 +1,9 @@
-//! What the programs know of the pods behind links: their MAC and IP addresses.
+//! The programs' maps of MAC and IP addresses of the pods behind links.
 
 use aya::maps::{HashMap, MapData, MapError};
 
-/// The pod behind a link. While a link has none, the programs let nothing pass to it or from it but
-/// IP from the pod to the workers.
+/// The pod behind a link. Without one, the programs pass nothing but IP from the link to the
+/// workers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
     /// MAC address of its end of the link.
@@ -30,7 +30,7 @@ impl Pods {
         Self { macs, addresses }
     }
 
-    /// Makes `now` the pod behind a netdev, instead of `before`.
+    /// Replaces the pod `before` of a netdev by `now`.
     pub(crate) fn replace(
         &mut self,
         ifindex: u32,

@@ -20,20 +20,20 @@ use crate::pods::{Pod, Pods};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: only a new entry.
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: fails if there is an entry.
 const BPF_NOEXIST: u64 = 1;
 
-/// Addresses that the programs know of, for each link on average.
+/// Capacity of the map of addresses, per link.
 const ADDRESSES_PER_LINK: u32 = 4;
 
-/// What the pin of a program at the egress hook is called: the XDP program's, and this.
+/// Suffix of the pin of the program at the egress hook; before it is the XDP program's name.
 const EGRESS_PIN: &str = "-egress";
 
 /// The programs, loaded into the kernel, and their links.
 ///
 /// Dropping it detaches every link that isn't pinned. A pinned link stays: with the sockets gone
 /// its programs drop all IP traffic of the netdev, in both directions, until another process adopts
-/// it with [`Redirect::attach`] or ends it with [`unpin`].
+/// it with [`Redirect::attach`] or detaches it with [`unpin`].
 pub struct Redirect {
     programs: Programs,
     links: HashMap<MapData, u32, u32>,
@@ -72,7 +72,7 @@ impl Redirect {
     /// Loads the programs for `workers` workers a link and at most `max_links` links.
     ///
     /// # Errors
-    /// [`Error::Load`] if the kernel refuses, [`Error::NothingToServe`] if a number is zero.
+    /// [`Error::Load`] if the kernel rejects them, [`Error::NothingToServe`] if a number is zero.
     pub fn load(workers: u16, max_links: u16) -> Result<Self, Error> {
         if workers == 0 || max_links == 0 {
             return Err(Error::NothingToServe);
@@ -116,20 +116,20 @@ impl Redirect {
     ///
     /// With `pin`, a path on a bpffs ([`crate::bpffs`]), enforcement outlives this process. If a
     /// link of the same netdev is pinned there already, it is adopted and its program replaced
-    /// atomically; one whose netdev is gone is swept away.
+    /// atomically; one whose netdev is gone is removed.
     ///
     /// Until [`Redirect::set_socket`], IP traffic of the netdev is dropped.
     ///
     /// # Errors
     /// [`Error::Attach`], [`Error::Pin`] and [`Error::PinnedElsewhere`] name the link and say what
     /// to do; [`Error::OutOfRange`], [`Error::Slot`] and [`Error::Map`] (a netdev attached twice)
-    /// mean that the caller lost count. In every case nothing is attached.
+    /// are errors of the caller. In every case nothing is attached.
     pub fn attach(&mut self, ifindex: u32, slot: u16, pin: Option<&Path>) -> Result<(), Error> {
         self.index(slot, 0)?;
         if self.attached.contains_key(&slot) {
             return Err(Error::Slot { slot, taken: true });
         }
-        // Before the program runs there, so that no packet finds the netdev unknown.
+        // Before the program runs, so that it finds the netdev for every packet.
         self.links
             .insert(ifindex, u32::from(slot), BPF_NOEXIST)
             .map_err(|cause| Error::Map { map: "LINKS", cause })?;
@@ -145,8 +145,8 @@ impl Redirect {
         }
     }
 
-    /// Lets nothing that the kernel sends out of the link in `slot` reach the pod there: IP goes to
-    /// the workers, by the host link ([`Redirect::mark`]), and to nobody before
+    /// Attaches the program that keeps the kernel's packets from bypassing the workers on the link
+    /// in `slot`: IP is redirected to the host link ([`Redirect::mark`]), and dropped until
     /// [`Redirect::set_pod`].
     ///
     /// Pinned beside the XDP program if that is, and adopted likewise.
@@ -194,8 +194,8 @@ impl Redirect {
         Ok(())
     }
 
-    /// Says which pod is behind the link in `slot`; `None` if that is not known, or the pod is not
-    /// ready. From then on frames pass to it, and ARP and neighbour discovery from it.
+    /// Sets the pod behind the link in `slot`; `None` if it is unknown or not ready. Only with a
+    /// pod do frames pass to it, and ARP and neighbour discovery from it.
     ///
     /// # Errors
     /// [`Error::Slot`] if there is no such link; [`Error::Map`] when there are too many addresses.
@@ -212,16 +212,16 @@ impl Redirect {
         Ok(())
     }
 
-    /// What the programs dropped so far, by reason.
+    /// Drops of the programs so far, by reason.
     ///
     /// # Errors
-    /// [`Error::Map`] if the kernel doesn't tell.
+    /// [`Error::Map`] if the counters can't be read.
     pub fn frame_drops(&self) -> Result<Vec<FrameDrops>, Error> {
         frame_drops::read(&self.frame_drops).map_err(|cause| Error::Map { map: "REFUSED", cause })
     }
 
-    /// Takes the programs off the link in `slot`, removes their pins and its sockets. Works for a
-    /// netdev that is gone, too. From here on the kernel handles the netdev's packets.
+    /// Detaches the programs from the link in `slot`, removes their pins and its sockets, even if
+    /// the netdev is gone. From here on the kernel handles the netdev's packets.
     ///
     /// # Errors
     /// [`Error::Slot`] if there is no such link, [`Error::Detach`], [`Error::Pin`].
@@ -240,7 +240,7 @@ impl Redirect {
         xdp.let_go().and(egress)
     }
 
-    /// Pins every attached link again whose pin somebody removed, and returns how many they were.
+    /// Pins every attached link again whose pin was removed. Returns their number.
     ///
     /// # Errors
     /// [`Error::Pin`] at the first that can't be pinned.
@@ -346,7 +346,7 @@ fn adopt(
 }
 
 impl Held {
-    /// Takes the program off and removes the pin.
+    /// Detaches the program and removes the pin.
     fn let_go(&self) -> Result<(), Error> {
         detach_and_unpin(&self.link, self.ifindex, self.pin.as_deref())
     }
@@ -363,7 +363,7 @@ impl Drop for Redirect {
     fn drop(&mut self) {
         let held = self.attached.values().flat_map(|at| at.egress.iter().chain([&at.xdp]));
         for Held { link, .. } in held.filter(|held| held.pin.is_none()) {
-            // If this fails, closing the link still detaches, a little later.
+            // If this fails, closing the link detaches it some time later.
             let _ = link.detach();
         }
     }
@@ -396,10 +396,10 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
         .try_into()
 }
 
-/// Takes a pinned link off its netdev and removes the pin, and that of the program at the egress
-/// hook beside it; nothing happens if there is none.
+/// Detaches a pinned link and the one at the egress hook beside it, and removes both pins; without
+/// a pin it does nothing.
 ///
-/// For a process that has no [`Redirect`] of its own, to clean up after one that is gone.
+/// For processes without a [`Redirect`], to clean up after one that has ended.
 ///
 /// # Errors
 /// [`Error::Pin`] if `path` is something else than a pinned XDP or tcx link, [`Error::Detach`].
@@ -416,7 +416,7 @@ fn unpin_one(path: &Path) -> Result<(), Error> {
     detach_and_unpin(&link, ifindex, Some(path))
 }
 
-/// Detaches first: if the pin can't be removed then, it is a dead link that attach sweeps away.
+/// Detaches first: if the pin can't be removed then, `attach` removes it later.
 fn detach_and_unpin(link: &HookLink, ifindex: u32, pin: Option<&Path>) -> Result<(), Error> {
     link.detach().map_err(|cause| detach_error(ifindex, cause))?;
     match pin.map(|path| (path, fs::remove_file(path))) {
@@ -428,7 +428,7 @@ fn detach_and_unpin(link: &HookLink, ifindex: u32, pin: Option<&Path>) -> Result
 }
 
 fn attach_error(ifindex: u32, cause: &io::Error) -> Error {
-    // bpf(2) says EINVAL for a netdev that doesn't exist, and for much else.
+    // bpf(2) returns EINVAL for a netdev that doesn't exist, and in many other cases.
     let errno = match name_of(ifindex) {
         Some(_) => Errno::from_raw(cause.raw_os_error().unwrap_or(0)),
         None => Errno::ENODEV,
@@ -450,7 +450,7 @@ fn link_name(ifindex: u32) -> String {
 }
 
 fn name_of(ifindex: u32) -> Option<String> {
-    // nix 0.31 takes the failure of if_indextoname(3), a null pointer, for an empty name.
+    // nix 0.31 returns an empty name when if_indextoname(3) fails.
     let name = if_indextoname(ifindex).ok()?.to_string_lossy().into_owned();
     (!name.is_empty()).then_some(name)
 }

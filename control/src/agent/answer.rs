@@ -4,114 +4,107 @@ mod policy;
 
 use std::collections::BTreeMap;
 
+use podgate_api::{
+    ApiError, DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, Family,
+    LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
+};
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
+use podgate_dataplane::worker::Dataplane;
 use podgate_policy::PolicyState as StoreState;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::Epoch;
 use podgate_xdp_redirect::FrameDrops;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::Agent;
-use super::endpoint::Endpoint;
-use super::links::HOST_SLOT;
-use super::server::{Call, Reply};
-use crate::error::describe;
+use super::endpoints::{Endpoint, HOST_SLOT, Request as EndpointRequest};
+use super::server::{Call, Reply, ReplySender};
 use crate::metrics::{self, AgentCounts};
-use crate::protocol::{
-    DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, LAST_MAX, LinkCounts,
-    Refused, Request, Status, WorkerStatus,
-};
 
 impl Agent {
-    /// Carries out a request. A client that left meanwhile misses the answer only.
-    pub(super) async fn answer(&mut self, call: Call) {
+    /// Carries out a request.
+    pub(super) fn answer(&mut self, call: Call) {
         let Call { request, reply } = call;
         let answer = match request {
             Request::PolicyWait { revision, timeout_s } => {
                 return self.wait_for_revision(Epoch(revision), timeout_s, reply);
             }
-            Request::Status {} => Ok(Reply::Value(json!(self.status()))),
             Request::EndpointAdd(spec) => {
-                let link = spec.link.clone();
-                let added = self.add_endpoint(spec).await;
-                if added.is_ok() {
-                    self.save();
-                }
-                // The answer says what is in force.
-                self.publish().await;
-                added
-                    .map(|()| Reply::Value(json!(self.endpoint_status(&link))))
-                    .map_err(|error| failed(&error))
+                return self.request_endpoint(EndpointRequest::Add(spec, reply));
             }
-            Request::EndpointRemove { link } => self
-                .remove_endpoint(&link)
-                .await
-                .map(|()| Reply::Value(Value::Null))
-                .map_err(|error| failed(&error)),
-            Request::EndpointList {} => {
-                let known = self.endpoints.keys().filter_map(|link| self.endpoint_status(link));
-                let unknown = self.unknown.keys().filter_map(|link| self.unknown_pod_status(link));
-                let list: Vec<_> = known.chain(unknown).collect();
-                Ok(Reply::Value(json!(list)))
+            Request::EndpointRemove { link } => {
+                return self.request_endpoint(EndpointRequest::Remove(link, reply));
             }
+            Request::Flows { follow, last } => Ok(self.flows(follow, last)),
+            Request::Status {} => to_reply(&self.status()),
+            Request::EndpointList {} => to_reply(&self.endpoint_list()),
             Request::PolicyList {} => {
-                self.catch_up().await;
-                Ok(Reply::Value(json!(self.policy_list())))
+                self.catch_up();
+                to_reply(&self.policy_list())
             }
-            Request::PolicyGet(filter) => {
-                self.policy_details(&filter).map(|policies| Reply::Value(json!(policies)))
-            }
+            Request::PolicyGet(filter) => self.policy_details(&filter).and_then(|p| to_reply(&p)),
             Request::PolicySelectors {} => {
-                self.catch_up().await;
-                self.selectors().map(|list| Reply::Value(json!(list)))
+                self.catch_up();
+                self.selectors().and_then(|list| to_reply(&list))
             }
             Request::TablePolicyGet { endpoint } => {
-                self.endpoint_table(&endpoint).map(|table| Reply::Value(json!(table)))
+                self.endpoint_table(&endpoint).and_then(|table| to_reply(&table))
             }
             Request::PolicyExplain { query, both_sides } => {
-                self.catch_up().await;
-                self.explain(&query, both_sides).map(|explained| Reply::Value(json!(explained)))
+                self.catch_up();
+                self.explain(&query, both_sides).and_then(|explained| to_reply(&explained))
             }
-            Request::Flows { follow, last } => {
-                // So that what a client has just seen happen is among the records.
-                self.drain_events();
-                let past = self.last_flows(last.min(LAST_MAX));
-                let live = follow.then(|| self.flow_log.follow());
-                Ok(Reply::Flows { past, live })
-            }
-            Request::Metrics {} => match self.links.dataplane().port_statistics() {
-                Ok(ports) => {
-                    let (workers, links) = (self.workers(), self.link_counts());
-                    let families = metrics::collect(
-                        &workers,
-                        &ports,
-                        &self.frame_drops(),
-                        &self.agent_counts(),
-                        &links,
-                    );
-                    Ok(Reply::Value(json!(families)))
-                }
-                Err(error) => Err(Refused::failed(error)),
-            },
+            Request::Metrics {} => self.metrics().and_then(|families| to_reply(&families)),
         };
-        let _ = reply.send(answer);
+        self.reply(reply, answer);
+    }
+
+    /// Replies when the kernel has the routes of the last publication, so that what a client learns
+    /// is in force. A client that left misses the answer only.
+    pub(super) fn reply(&self, to: ReplySender, answer: Result<Reply, ApiError>) {
+        self.host.after_routes(move || _ = to.send(answer));
+    }
+
+    fn flows(&mut self, follow: bool, last: u32) -> Reply {
+        // Records include what a client has just seen happen.
+        self.drain_events();
+        let dataplane = self.endpoints.links().dataplane();
+        let past = self.observer.last(last.min(LAST_MAX), dataplane, self.plane.epochs());
+        let live = follow.then(|| self.observer.follow());
+        Reply::Flows { past, live }
+    }
+
+    fn endpoint_list(&self) -> Vec<EndpointStatus> {
+        let known = self.endpoints.iter().filter_map(|(link, _)| self.endpoint_status(link));
+        known.chain(self.endpoints.unknown().status()).collect()
+    }
+
+    fn metrics(&self) -> Result<Vec<Family>, ApiError> {
+        let ports = self.dataplane().port_statistics().map_err(ApiError::failed)?;
+        let (workers, links) = (self.workers(), self.link_counts());
+        let (drops, counts) = (self.frame_drops(), self.agent_counts());
+        Ok(metrics::collect(&workers, &ports, &drops, &counts, &links))
+    }
+
+    fn dataplane(&self) -> &Dataplane {
+        self.endpoints.links().dataplane()
     }
 
     fn workers(&self) -> Vec<&WorkerStats> {
-        self.links.dataplane().shared().stats.iter().map(|stats| &**stats).collect()
+        self.dataplane().shared().stats.iter().map(|stats| &**stats).collect()
     }
 
     fn status(&self) -> Status {
-        let source = self.source.status();
+        let source = self.plane.source();
         let mut not_ready = Vec::new();
         if !source.synced {
             let why: String = source.problems.iter().map(|why| format!(": {why}")).collect();
             not_ready.push(format!("{} has not been read yet{why}", source.name));
-        } else if self.publisher.epoch().0 == 0 {
+        } else if self.plane.epoch().0 == 0 {
             not_ready.push("policy has not been published yet".to_owned());
         }
-        if let Some(reason) = &self.host_lost {
+        if let Some(reason) = self.host.lost() {
             not_ready.push(format!("pods reach nothing but pods of this node: {reason}"));
         }
         Status {
@@ -119,42 +112,36 @@ impl Agent {
             ready: not_ready.is_empty(),
             not_ready,
             uptime_s: self.started.elapsed().as_secs(),
-            epoch: self.publisher.epoch().0,
+            epoch: self.plane.epoch().0,
             source,
             policies: self.policies_in_force(),
-            refused: self.store.refused_objects(),
+            refused: self.plane.store().refused_objects(),
             problems: self.problems(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
             links: self.link_counts(),
-            flow_records_lost: self.flow_records_lost(),
-            flows_taken_over: self.earlier_flows.outcome.clone(),
+            flow_records_lost: self.observer.lost(self.dataplane()),
+            flows_taken_over: self.earlier_flows.outcome().clone(),
         }
     }
 
-    /// What is wrong with the node or the agent's own files, one line each.
+    /// Problems of the node or the agent's own files, one line each.
     fn problems(&self) -> Vec<String> {
-        let unknown = self.unknown.keys().filter_map(|link| self.unknown_pod_status(link));
+        let unknown = self.endpoints.unknown().status();
         let cut_off = unknown.filter_map(|endpoint| {
             Some(format!("link {} is cut off: {}", endpoint.link, endpoint.reason?))
         });
-        self.upkeep.problems().chain(cut_off).chain(self.tunnels.problems()).collect()
+        self.files.problems().chain(cut_off).chain(self.host.problems()).collect()
     }
 
     fn policies_in_force(&self) -> usize {
-        self.store.policies().filter(|policy| policy.state != StoreState::Refused).count()
+        self.plane.store().policies().filter(|policy| policy.state != StoreState::Refused).count()
     }
 
-    /// Events of which there is no record.
-    pub(super) fn flow_records_lost(&self) -> u64 {
-        let lost: u64 = self.workers().iter().map(|worker| worker.events_lost.get()).sum();
-        lost + self.counts.flow_records_skipped
-    }
-
-    /// What the BPF programs dropped; nothing if the kernel doesn't tell.
+    /// Drops of the BPF programs; none if the counters can't be read.
     fn frame_drops(&self) -> Vec<FrameDrops> {
-        self.links.frame_drops().unwrap_or_else(|error| {
+        self.endpoints.links().frame_drops().unwrap_or_else(|error| {
             tracing::warn!("{error}");
             Vec::new()
         })
@@ -180,16 +167,16 @@ impl Agent {
         by_workers.chain(by_programs).filter(|count| count.packets > 0).collect()
     }
 
-    /// What each link that is served counted; nothing if a worker doesn't answer.
+    /// Counters of the attached links; none if a worker doesn't answer.
     fn link_counts(&self) -> Vec<LinkCounts> {
-        let mut names = BTreeMap::from([(HOST_SLOT, (self.host.xsk.name.clone(), None))]);
-        for (link, endpoint) in &self.endpoints {
+        let mut names = BTreeMap::from([(HOST_SLOT, (self.host.xsk_name().to_owned(), None))]);
+        for (link, endpoint) in self.endpoints.iter() {
             if let Ok(attached) = &endpoint.link {
                 let pod = endpoint.spec.pod.to_string();
                 names.insert(attached.slot, (link.clone(), Some(pod)));
             }
         }
-        let counts = self.links.dataplane().link_statistics().unwrap_or_default();
+        let counts = self.dataplane().link_statistics().unwrap_or_default();
         let named = |counts: LinkStatistics| {
             let (link, pod) = names.get(&counts.link)?.clone();
             Some(link_counts(link, pod, &counts))
@@ -198,9 +185,9 @@ impl Agent {
     }
 
     fn endpoint_counts(&self) -> EndpointCounts {
-        let unknown = self.unknown.len();
+        let unknown = self.endpoints.unknown().count();
         let mut counts = EndpointCounts { waiting: unknown, ..EndpointCounts::default() };
-        for (link, endpoint) in &self.endpoints {
+        for (link, endpoint) in self.endpoints.iter() {
             match self.endpoint_state(link, endpoint) {
                 EndpointState::Ready => counts.ready += 1,
                 EndpointState::Waiting => counts.waiting += 1,
@@ -221,19 +208,19 @@ impl Agent {
     }
 
     fn why_waiting(&self, link: &str) -> Option<&str> {
-        if self.publisher.epoch().0 == 0 {
+        if self.plane.epoch().0 == 0 {
             return Some("policy has not been published yet");
         }
-        self.publisher.not_ready(link)
+        self.plane.not_ready(link)
     }
 
-    fn endpoint_status(&self, link: &str) -> Option<EndpointStatus> {
+    pub(super) fn endpoint_status(&self, link: &str) -> Option<EndpointStatus> {
         let endpoint = self.endpoints.get(link)?;
         let state = self.endpoint_state(link, endpoint);
-        let addresses = endpoint.addresses(&self.store).unwrap_or_default();
+        let addresses = endpoint.addresses(self.plane.store()).unwrap_or_default();
         let identity = self
-            .names
-            .last()
+            .plane
+            .in_force()
             .filter(|_| state == EndpointState::Ready)
             .zip(addresses.first())
             .map(|(names, address)| names.tables.resolve(Address::from(*address)).identity);
@@ -261,22 +248,23 @@ impl Agent {
         AgentCounts {
             endpoints: self.endpoint_counts(),
             policies: self.policies_in_force() as u64,
-            refused: self.store.refused_objects() as u64,
-            epoch: self.publisher.epoch().0.into(),
-            path_mtu: self.path_mtu.unwrap_or(0).into(),
-            frames_spare: self.links.dataplane().umem().spare_frames() as u64,
+            refused: self.plane.store().refused_objects() as u64,
+            epoch: self.plane.epoch().0.into(),
+            path_mtu: self.host.path_mtu().unwrap_or(0).into(),
+            frames_spare: self.dataplane().umem().shared_free_frames() as u64,
             problems: self.problems().len() as u64,
-            links_gone: self.counts.links_gone,
-            flow_records: self.counts.flow_records,
-            flow_records_lost: self.flow_records_lost(),
-            clients_refused: self.counts.clients.refused(),
-            clients_cut_off: self.counts.clients.cut_off(),
+            links_gone: self.endpoints.links_gone(),
+            flow_records: self.observer.records(),
+            flow_records_lost: self.observer.lost(self.dataplane()),
+            clients_refused: self.files.clients().refused(),
+            clients_cut_off: self.files.clients().cut_off(),
         }
     }
 }
 
-fn failed(error: &anyhow::Error) -> Refused {
-    Refused::failed(describe(error.as_ref()))
+/// The reply with this result.
+fn to_reply<T: Serialize>(result: &T) -> Result<Reply, ApiError> {
+    serde_json::to_value(result).map(Reply::Value).map_err(ApiError::failed)
 }
 
 fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> LinkCounts {

@@ -1,5 +1,5 @@
-//! What the agent gives up: capabilities that it doesn't need, and system calls that it never
-//! makes.
+//! Confinement of the agent: it drops capabilities that it doesn't need, and a seccomp filter
+//! denies system calls that it never makes.
 //!
 //! A capability belongs to a thread, so [`drop_capabilities`] comes before any other thread is
 //! started. The seccomp filter comes when the agent has started, and holds for all threads
@@ -24,7 +24,7 @@ const NEEDED: CapabilitySet = CapabilitySet::empty()
     .union(CapabilitySet::NET_ADMIN)
     // AF_XDP sockets (xsk_create, net/xdp/xsk.c).
     .union(CapabilitySet::NET_RAW)
-    // Hearing of links in all namespaces (NETLINK_LISTEN_ALL_NSID, netlink(7)).
+    // Notifications of links in all namespaces (NETLINK_LISTEN_ALL_NSID, netlink(7)).
     .union(CapabilitySet::NET_BROADCAST)
     // Programs and maps.
     .union(CapabilitySet::BPF)
@@ -34,14 +34,14 @@ const NEEDED: CapabilitySet = CapabilitySet::empty()
     .union(CapabilitySet::SYS_PTRACE)
     // Packet memory beyond RLIMIT_MEMLOCK (xdp_umem_account_pages, net/xdp/xdp_umem.c).
     .union(CapabilitySet::IPC_LOCK)
-    // Reading manifests and kubeconfigs, whoever owns them.
+    // Reading manifests and kubeconfigs of any owner.
     .union(CapabilitySet::DAC_READ_SEARCH);
 
-/// Drops all capabilities but those that are needed, for good, and gains none by running another
-/// program (`PR_SET_NO_NEW_PRIVS`, prctl(2)). Threads that are started later inherit both.
+/// Drops all capabilities but the needed ones permanently, and sets `PR_SET_NO_NEW_PRIVS`
+/// (prctl(2)). Threads that are started later inherit both.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When a system call fails.
 pub(super) fn drop_capabilities() -> Result<()> {
     let has = rustix::thread::capabilities(None).context("can't read the capabilities")?;
     let keep = has.permitted & NEEDED;
@@ -61,10 +61,10 @@ pub(super) fn drop_capabilities() -> Result<()> {
     rustix::thread::set_no_new_privs(true).context("can't set NoNewPrivs")
 }
 
-/// Filters the system calls of all threads from here on. What is not expected fails with EPERM.
+/// Filters the system calls of all threads from here on. Unexpected ones fail with EPERM.
 ///
 /// # Errors
-/// When the kernel refuses the filter.
+/// When the filter can't be installed.
 pub(super) fn filter_system_calls(seccomp: Seccomp) -> Result<()> {
     let unexpected = match seccomp {
         Seccomp::Enforce => SeccompAction::Errno(libc::EPERM.cast_unsigned()),
@@ -256,15 +256,14 @@ const FAMILIES: [i32; 5] =
     [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_XDP];
 
 /// Requests to devices and sockets: whether it is a terminal, non-blocking and close-on-exec modes,
-/// and a link's offloads and name (`linux/sockios.h`).
-const IOCTLS: [u64; 7] = [
+/// and a link's index and name (`linux/sockios.h`).
+const IOCTLS: [u64; 6] = [
     libc::TCGETS,
     libc::FIONBIO,
     libc::FIONREAD,
     libc::FIOCLEX,
-    /* SIOCGIFINDEX */ 0x8933,
+    libc::SIOCGIFINDEX,
     /* SIOCGIFNAME */ 0x8910,
-    /* SIOCETHTOOL */ 0x8946,
 ];
 
 /// Flags of clone that make a namespace (clone(2)).

@@ -1,33 +1,32 @@
-//! The last flow records, and those to come for clients that follow.
+//! The last flow records, and new ones for clients that follow.
 //!
-//! A record has names, and making one takes some microseconds: with a hundred thousand requests a
-//! second that would be a good part of a core, which pods and workers need. So events are logged as
-//! they are, and records are made of those that a client reads, and of a bounded number of others
-//! in each drain, so that old events are named while the names of their epoch are known.
+//! A record has names, and making one takes some microseconds, which at 100,000 requests per second
+//! is a large part of a core. So events are logged as they are. Records are made of events that a
+//! client reads, and of a bounded number of others in each drain, while the names of their epoch
+//! are known.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use podgate_api::FlowItem;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use tokio::sync::broadcast;
 
-use crate::protocol::FlowItem;
-
-/// Records that a follower may be behind before it loses some.
+/// Records that a follower may lag behind before it loses some.
 const FOLLOWER_BACKLOG: usize = 4096;
 
-/// What is logged.
+/// An item of the log.
 #[derive(Debug)]
 enum Entry {
     /// A record, or a gap.
     Item(Arc<FlowItem>),
-    /// What a record is yet to be made of.
+    /// An event of which no record was made yet.
     Event(Box<Event>),
 }
 
 impl Entry {
-    /// The item; made of the event if need be.
+    /// The item; an event is replaced by its record.
     fn item(&mut self, make: impl FnOnce(&Event) -> FlowItem) -> Arc<FlowItem> {
         let item = match self {
             Self::Item(item) => return Arc::clone(item),
@@ -38,12 +37,12 @@ impl Entry {
     }
 }
 
-/// A bounded log, in which each link has its share.
+/// A bounded log that links share fairly.
 #[derive(Debug)]
 pub(crate) struct FlowLog {
     /// By number, oldest first, with the link that each is about.
     items: BTreeMap<u64, (Option<LinkId>, Entry)>,
-    /// Numbers of events, oldest first, and of some that are gone.
+    /// Numbers of events, oldest first; some were evicted.
     events: VecDeque<u64>,
     /// Numbers of each link's items, oldest first; no list is empty.
     by_link: HashMap<Option<LinkId>, VecDeque<u64>>,
@@ -61,16 +60,16 @@ impl FlowLog {
         Self { items, events, by_link, next: 0, capacity, live }
     }
 
-    /// Adds an item about `link`. In a full log the oldest makes place for it of the link that has
-    /// the most: so nobody's flood of records displaces those of others.
+    /// Adds an item about `link`. A full log evicts the oldest item of the link with the most
+    /// items, so a flood of records about one link doesn't evict those of others.
     pub(crate) fn push(&mut self, link: Option<LinkId>, item: FlowItem) {
         let item = Arc::new(item);
         self.insert(link, Entry::Item(Arc::clone(&item)));
-        // Fails when nobody follows.
+        // Fails without followers.
         let _ = self.live.send(item);
     }
 
-    /// Adds an event in the same way. If somebody follows, `make` makes its record at once.
+    /// Adds an event likewise; with followers, `make` makes its record at once.
     pub(crate) fn push_event(&mut self, event: &Event, make: impl FnOnce(&Event) -> FlowItem) {
         if self.live.receiver_count() > 0 {
             return self.push(Some(event.link), make(event));
@@ -97,14 +96,14 @@ impl FlowLog {
 
     fn insert(&mut self, link: Option<LinkId>, entry: Entry) {
         if self.items.len() == self.capacity {
-            self.make_place(link);
+            self.evict_one(link);
         }
         self.items.insert(self.next, (link, entry));
         self.by_link.entry(link).or_default().push_back(self.next);
         self.next += 1;
     }
 
-    fn make_place(&mut self, link: Option<LinkId>) {
+    fn evict_one(&mut self, link: Option<LinkId>) {
         let count = |link| self.by_link.get(&link).map_or(0, VecDeque::len);
         let fair = self.capacity / self.by_link.len().max(1);
         let most = || self.by_link.iter().max_by_key(|(_, numbers)| numbers.len());
@@ -130,7 +129,7 @@ impl FlowLog {
         self.items.values_mut().skip(skipped).map(|(_, entry)| entry.item(&mut make)).collect()
     }
 
-    /// All items from here on.
+    /// New items, from here on.
     #[must_use]
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<FlowItem>> {
         self.live.subscribe()
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_items_make_place() {
+    fn the_oldest_items_evict_one() {
         let mut log = FlowLog::new(3);
         for number in 0..5 {
             log.push(None, FlowItem::Lost(number));

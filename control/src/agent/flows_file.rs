@@ -1,15 +1,15 @@
-//! The file in which plain flows outlive a clean stop of the agent: `flows.state`.
+//! The file of plain flows for the time between a clean stop and the next start: `flows.state`.
 //!
-//! It is written when the workers have stopped, and read and removed at the next start, so that no
-//! crash later brings old flows back. What it says is no permission: workers take over only what
-//! the tables in force allow.
+//! It is written when the workers have stopped, and read and removed at the next start, so a later
+//! crash doesn't restore old flows. It grants nothing: workers take over only flows that the tables
+//! in force allow.
 //!
 //! # Format, version 1
 //! All numbers are little-endian.
 //! - the header: [`MAGIC`], the version (2 bytes), zeros (2), the id of the kernel's boot (16), the
 //!   time of writing by `CLOCK_BOOTTIME` in milliseconds (8);
-//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. A section
-//!   of a type that is not known is passed over, so that later versions can add some;
+//! - sections, each with its type (2 bytes), zeros (2), its length (4) and as many bytes. Sections
+//!   of unknown types are skipped, so later versions can add some;
 //! - CRC-32C of all that (4 bytes).
 //!
 //! Section [`LINKS`] names links: for each, its netdev and its pod, each as length (2 bytes) and
@@ -22,7 +22,7 @@ use std::io;
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
-use podgate_dataplane::flow::{SavedFlow, tcp};
+use podgate_dataplane::flow::{FlowLinks, SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::tuple::{FlowDirection, Tuple};
@@ -35,30 +35,29 @@ const HEADER_LEN: usize = 36;
 const LINKS: u16 = 1;
 const FLOWS: u16 = 2;
 const FLOW_LEN: usize = 80;
-/// Flows that are written at most; connections before others.
+/// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
-/// Longest file that is read.
+/// Longest file, bytes.
 const FILE_MAX: u64 = 64 << 20;
-/// Milliseconds after which the flows of a file are not taken over: their ends have given up, or
-/// were reset.
+/// Age in milliseconds from which a file is not used: the endpoints' TCP has given up by then.
 const AGE_MAX_MS: u64 = 600_000;
 
 /// Why a file's flows are not taken over.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
-    /// It is no such file, or not what was written.
+    /// It is another file, or damaged.
     #[error("it is damaged ({0})")]
     Damaged(&'static str),
-    /// Another program wrote it.
+    /// It has another version.
     #[error("it is of version {0}, not {VERSION}")]
     Version(u16),
-    /// The machine was started anew since.
+    /// The machine was rebooted since.
     #[error("it was written before the machine started")]
     OtherBoot,
-    /// The agent was down for longer than connections wait.
+    /// It is too old.
     #[error("it is {0} s old, which is more than 10 minutes")]
     TooOld(u64),
-    /// The disk doesn't let us.
+    /// It can't be read or removed.
     #[error("{0}")]
     Io(String),
 }
@@ -69,7 +68,7 @@ impl From<io::Error> for Unusable {
     }
 }
 
-/// A time that outlives the process but not the kernel.
+/// A time of one boot of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Moment {
     boot: [u8; 16],
@@ -81,7 +80,7 @@ impl Moment {
     /// Now.
     ///
     /// # Errors
-    /// When the kernel doesn't tell.
+    /// When the boot id or the clock can't be read.
     pub(crate) fn now() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let digits = text.trim().replace('-', "");
@@ -92,7 +91,7 @@ impl Moment {
     }
 }
 
-/// A link that outlives the agent: slots and indices of netdevs don't.
+/// A link by name: slots and indices may change over a restart.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NamedLink {
     /// Name of the netdev.
@@ -132,8 +131,8 @@ impl FlowsFile {
         Self { written, links, flows }
     }
 
-    /// The flows with slots for links, silent for as long as it is `now`; those of links that are
-    /// not there any more are left out.
+    /// The flows with slots for links and idle times as of `now`, without flows of links that are
+    /// gone.
     ///
     /// # Errors
     /// When they are too old for any to be taken over.
@@ -166,7 +165,7 @@ impl FlowsFile {
         }
     }
 
-    /// Writes it to `path`: the old file or the new one is there at any time, whole.
+    /// Writes it to `path` atomically.
     ///
     /// # Errors
     /// When it can't be written.
@@ -262,9 +261,10 @@ impl FlowsFile {
 
 /// Puts the numbers in place of a flow's links; false if one has none.
 fn renumber(flow: &mut SavedFlow, numbers: &HashMap<LinkId, LinkId>) -> bool {
-    let [from, to] = flow.links.map(|link| numbers.get(&link));
-    let (Some(from), Some(to)) = (from, to) else { return false };
-    flow.links = [*from, *to];
+    let FlowLinks { opener, responder } = flow.links;
+    let (opener, responder) = (numbers.get(&opener), numbers.get(&responder));
+    let (Some(opener), Some(responder)) = (opener, responder) else { return false };
+    flow.links = FlowLinks::new(*opener, *responder);
     true
 }
 
@@ -289,7 +289,9 @@ fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     bytes.extend(tuple.src_port.to_le_bytes());
     bytes.extend(tuple.dst_port.to_le_bytes());
     bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), u8::from(*picked_up)]);
-    links.iter().for_each(|link| bytes.extend(link.0.to_le_bytes()));
+    for link in [links.opener, links.responder] {
+        bytes.extend(link.0.to_le_bytes());
+    }
     bytes.extend(idle_ms.to_le_bytes());
     packets.iter().chain(sent).for_each(|number| bytes.extend(number.to_le_bytes()));
 }
@@ -356,7 +358,7 @@ impl<'b> Reader<'b> {
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },
-            links: [LinkId(self.u16()?), LinkId(self.u16()?)],
+            links: FlowLinks::new(LinkId(self.u16()?), LinkId(self.u16()?)),
             icmp_type,
             tcp: tcp.ok_or(Unusable::Damaged("a TCP state is unknown"))?,
             picked_up: picked_up != 0,
@@ -393,7 +395,8 @@ mod tests {
             dst_port,
             protocol,
         });
-        let links = prop::array::uniform2((0..=links).prop_map(LinkId));
+        let link = move || (0..=links).prop_map(LinkId);
+        let links = (link(), link()).prop_map(|(a, b)| FlowLinks::new(a, b));
         let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), any::<bool>());
         let counted = any::<(u32, [u64; 2], [u64; 2])>();
         (tuple, links, state, counted).prop_map(|(tuple, links, state, counted)| {
@@ -422,7 +425,7 @@ mod tests {
         };
         let flow = SavedFlow {
             tuple,
-            links: [LinkId(3), LinkId(5)],
+            links: FlowLinks::new(LinkId(3), LinkId(5)),
             icmp_type: 0,
             tcp: tcp::State::Established,
             picked_up: false,
@@ -430,8 +433,8 @@ mod tests {
             packets: [3, 4],
             bytes: [180, 240],
         };
-        let to_host = SavedFlow { links: [LinkId(5), HOST], ..flow.clone() };
-        let unnamed = SavedFlow { links: [LinkId(3), LinkId(9)], ..flow.clone() };
+        let to_host = SavedFlow { links: FlowLinks::new(LinkId(5), HOST), ..flow.clone() };
+        let unnamed = SavedFlow { links: FlowLinks::new(LinkId(3), LinkId(9)), ..flow.clone() };
         let slots = [(LinkId(3), name("cart")), (LinkId(5), name("db"))];
         FlowsFile::new(at(5000), vec![flow, to_host, unnamed], HOST, slots.into_iter())
     }
@@ -473,7 +476,8 @@ mod tests {
         let slots = HashMap::from([(name("cart"), LinkId(8)), (name("db"), LinkId(2))]);
         let flows = sample().flows_now(at(7500), HOST, &slots).unwrap();
         let links: Vec<_> = flows.iter().map(|flow| flow.links).collect();
-        assert_eq!(links, [[LinkId(8), LinkId(2)], [LinkId(2), HOST]]);
+        let expected = [FlowLinks::new(LinkId(8), LinkId(2)), FlowLinks::new(LinkId(2), HOST)];
+        assert_eq!(links, expected);
         assert_eq!(flows[0].idle_ms, 2750);
         // Another pod behind the link, or the pod behind another link, has no such connections.
         let other = NamedLink { pod: "shop/other".into(), ..name("cart") };

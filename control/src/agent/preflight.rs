@@ -1,4 +1,4 @@
-//! What must be so before the agent starts, checked first and said in one line.
+//! Checks before the agent starts, with one line for each failure.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use tracing::warn;
 
 use crate::cli::RunArgs;
 
-/// Whether this process may do what the agent does, on a kernel that can, with what it is given.
+/// Checks permissions, kernel features and arguments.
 ///
 /// # Errors
-/// Says what is missing.
+/// What is missing.
 pub(crate) fn check(args: &RunArgs) -> Result<()> {
     require_root("run", "attaches XDP programs and opens AF_XDP sockets")?;
     let protocols =
@@ -20,7 +20,7 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
         "this kernel has no AF_XDP: it needs CONFIG_XDP_SOCKETS, and Linux 6.6 or newer"
     );
     if let Some(dir) = &args.source.manifests {
-        ensure!(dir.is_dir(), "{} is no directory; --manifests wants one", dir.display());
+        ensure!(dir.is_dir(), "--manifests {}: not a directory", dir.display());
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if usize::from(args.workers) > cores {
@@ -29,17 +29,17 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process is root, which `podgate` `command` needs because it does what `why` says.
+/// Checks that this process is root, which `podgate COMMAND` needs for the reason `why`.
 ///
 /// # Errors
-/// Says so.
+/// When it isn't.
 pub(crate) fn require_root(command: &str, why: &str) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "{command} needs root: it {why}; use sudo");
     Ok(())
 }
 
-/// A bpffs that only this process's mount namespace sees ends with the process, and the pinned
-/// programs with it: pods would be set free when the agent stops.
+/// Warns of a mount namespace of its own: its bpffs ends with the process, the pinned programs are
+/// detached, and pods are without policy when the agent stops.
 pub(crate) fn warn_of_private_mounts() {
     let [own, first] = ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].map(|path| fs::read_link(path).ok());
     if let (Some(own), Some(first)) = (own, first)
@@ -47,7 +47,7 @@ pub(crate) fn warn_of_private_mounts() {
     {
         warn!(
             "the agent has a mount namespace of its own (`ip netns exec` makes one; use `nsenter \
-             --net`): when it ends, its XDP programs may go with it, and pods are set free"
+             --net`): when it ends, its XDP programs may be detached, and pods are without policy"
         );
     }
 }

@@ -1,9 +1,9 @@
 //! The control socket: a unix stream socket that only its owner may open.
 //!
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
-//! to write one are bounded, and one that doesn't read its answer holds up nobody but itself: it is
-//! cut off after [`READ_TIMEOUT`]. Requests that last (flow records, waiting for a revision) leave
-//! [`CLIENTS_MAX`] − [`LASTING_MAX`] places to those that are answered at once, such as `status`
+//! to write one are bounded, and one that doesn't read its answer delays nobody else: it is
+//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for a
+//! revision) leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status`
 //! and `endpoint-add`.
 
 use std::io;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use podgate_api::{Answer, ApiError, ErrorCode, FlowItem, REQUEST_MAX, Request};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,18 +22,16 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use crate::protocol::{Answer, Code, FlowItem, REQUEST_MAX, Refused, Request};
-
-/// Most clients at one time.
+/// Most connections at a time.
 pub(crate) const CLIENTS_MAX: usize = 64;
 
-/// Most clients at one time whose request lasts.
+/// Most long-running requests at a time.
 pub(crate) const LASTING_MAX: usize = 48;
 
-/// How long a client may take for a request, and stay silent between two.
+/// How long a client may take to send a request, the time since the last one included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may read nothing of its answer.
+/// How long a client may leave its answer unread.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What happened to clients, for the metrics.
@@ -43,24 +42,27 @@ pub(crate) struct ClientCounts {
 }
 
 impl ClientCounts {
-    /// Requests that found no place.
+    /// Connections and requests that were rejected because there were too many.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }
 
-    /// Clients that were cut off because they didn't read.
+    /// Clients that were disconnected because they didn't read.
     pub(crate) fn cut_off(&self) -> u64 {
         self.cut_off.load(Relaxed)
     }
 }
 
+/// Where the reply to a request goes.
+pub(crate) type ReplySender = oneshot::Sender<Result<Reply, ApiError>>;
+
 /// A request on its way to the agent.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// What is asked for.
+    /// The request.
     pub(crate) request: Request,
     /// Where the reply goes.
-    pub(crate) reply: oneshot::Sender<Result<Reply, Refused>>,
+    pub(crate) reply: ReplySender,
 }
 
 /// What the agent replies.
@@ -68,11 +70,11 @@ pub(crate) struct Call {
 pub(crate) enum Reply {
     /// One value.
     Value(Value),
-    /// Records so far and, for a client that follows, those to come.
+    /// Past records and, for a client that follows, new ones.
     Flows {
         /// Oldest first.
         past: Vec<Arc<FlowItem>>,
-        /// To come.
+        /// New records.
         live: Option<broadcast::Receiver<Arc<FlowItem>>>,
     },
 }
@@ -87,13 +89,13 @@ pub(crate) struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A file that is gone already is what we want.
+        // Fails if the file is gone already.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 impl Server {
-    /// Binds the socket at `path` with mode 0600, replacing one that a dead agent left.
+    /// Binds the socket at `path` with mode 0600, replacing that of an agent that was killed.
     ///
     /// The caller holds the state directory's lock, so that no live agent owns the file.
     ///
@@ -118,7 +120,7 @@ impl Server {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of file descriptors, most likely: wait for some client to leave.
+                    // Probably no file descriptor is free: wait until a client disconnects.
                     warn!(%error, "a client of the control socket could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -134,16 +136,17 @@ impl Server {
                 }
                 Err(_) => {
                     self.counts.refused.fetch_add(1, Relaxed);
-                    turn_away(&stream);
+                    reject(&stream);
                 }
             }
         }
     }
 }
 
-/// Tells a client that there are too many; one that isn't ready to hear it is just closed.
-fn turn_away(stream: &UnixStream) {
-    let refused = Refused::new(Code::Busy, format!("{CLIENTS_MAX} clients are connected already"));
+/// Rejects a client because there are too many; without room in its socket it gets no message.
+fn reject(stream: &UnixStream) {
+    let refused =
+        ApiError::new(ErrorCode::Busy, format!("{CLIENTS_MAX} clients are connected already"));
     let _ = stream.try_write(Answer::Error(refused).to_line().as_bytes());
 }
 
@@ -157,7 +160,7 @@ struct Client {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     calls: mpsc::Sender<Call>,
-    /// Places for requests that last.
+    /// Permits for long-running requests.
     lasting: Arc<Semaphore>,
     counts: Arc<ClientCounts>,
 }
@@ -183,8 +186,8 @@ impl Client {
                 },
                 Line::TooLong => {
                     let message = format!("a request has at most {REQUEST_MAX} bytes");
-                    let refused = Refused::new(Code::TooLong, message);
-                    // What follows can't be delimited any more.
+                    let refused = ApiError::new(ErrorCode::TooLong, message);
+                    // The end of the request is unknown, so nothing can follow it.
                     return self.send(Answer::Error(refused)).await;
                 }
                 Line::Closed => return Ok(()),
@@ -199,13 +202,13 @@ impl Client {
         Ok(match line.last() {
             Some(b'\n') => Line::Complete(line),
             _ if read == REQUEST_MAX => Line::TooLong,
-            // Half a line before the end of the stream is no request.
+            // A stream that ends within a line has no further request.
             _ => Line::Closed,
         })
     }
 
     async fn answer(&mut self, request: Request) -> io::Result<()> {
-        // Given back when the request is done.
+        // Held until the request is done.
         let place = match request {
             Request::Flows { .. } | Request::PolicyWait { .. } => {
                 Some(Arc::clone(&self.lasting).try_acquire_owned())
@@ -217,10 +220,10 @@ impl Client {
             let message = format!(
                 "{LASTING_MAX} clients follow flows or wait for a revision already; stop one of them"
             );
-            return self.send(Answer::Error(Refused::new(Code::Busy, message))).await;
+            return self.send(Answer::Error(ApiError::new(ErrorCode::Busy, message))).await;
         }
         let (reply, replied) = oneshot::channel();
-        let stopping = || Refused::new(Code::Busy, "the agent is stopping");
+        let stopping = || ApiError::new(ErrorCode::Busy, "the agent is stopping");
         let outcome = match self.calls.send(Call { request, reply }).await {
             Ok(()) => replied.await.unwrap_or_else(|_| Err(stopping())),
             Err(_) => Err(stopping()),
@@ -245,7 +248,7 @@ impl Client {
             loop {
                 let received = tokio::select! {
                     received = live.recv() => received,
-                    // A follower has nothing more to say: whatever comes, it is done.
+                    // A client that follows sends nothing more, unless it disconnects.
                     _ = self.read.read(&mut unused) => return Ok(()),
                 };
                 match received {
@@ -263,8 +266,8 @@ impl Client {
     /// Sends one line.
     ///
     /// # Errors
-    /// When the client left, or read nothing for [`READ_TIMEOUT`]. It learns of that as of an agent
-    /// that closed the connection: what it has not read leaves no room to say why.
+    /// When the client disconnected, or read nothing for [`READ_TIMEOUT`]: then there is no room in
+    /// its socket for a message, and the connection is closed.
     async fn send(&mut self, answer: Answer) -> io::Result<()> {
         let line = answer.to_line();
         let mut rest = line.as_bytes();
@@ -272,7 +275,7 @@ impl Client {
             let Ok(written) = tokio::time::timeout(READ_TIMEOUT, self.write.write(rest)).await
             else {
                 self.counts.cut_off.fetch_add(1, Relaxed);
-                info!("a client of the control socket that didn't read was cut off");
+                info!("a client of the control socket that didn't read was disconnected");
                 return Err(io::ErrorKind::TimedOut.into());
             };
             match written? {
@@ -291,7 +294,7 @@ mod tests {
 
     /// A server whose every request is answered by `answer`.
     fn start(
-        answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
+        answer: impl Fn(&Request) -> Result<Reply, ApiError> + 'static,
     ) -> (tempfile::TempDir, PathBuf) {
         let (dir, path, _) = start_counted(answer);
         (dir, path)
@@ -299,7 +302,7 @@ mod tests {
 
     /// The same, with what it counts.
     fn start_counted(
-        answer: impl Fn(&Request) -> Result<Reply, Refused> + 'static,
+        answer: impl Fn(&Request) -> Result<Reply, ApiError> + 'static,
     ) -> (tempfile::TempDir, PathBuf, Arc<ClientCounts>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
@@ -320,7 +323,7 @@ mod tests {
         tokio::task::LocalSet::new().block_on(&runtime, test)
     }
 
-    fn echo(request: &Request) -> Result<Reply, Refused> {
+    fn echo(request: &Request) -> Result<Reply, ApiError> {
         Ok(Reply::Value(json!(request)))
     }
 
@@ -334,7 +337,7 @@ mod tests {
         String::from_utf8(answer).unwrap()
     }
 
-    fn code(answer: &str) -> Code {
+    fn code(answer: &str) -> ErrorCode {
         match Answer::parse(answer).unwrap() {
             Answer::Error(refused) => refused.code,
             other => panic!("{other:?}"),
@@ -393,7 +396,7 @@ mod tests {
             let (_dir, path) = start(echo);
             let answer = exchange(&path, &vec![b'x'; 3 * REQUEST_MAX]).await;
             assert_eq!(answer.lines().count(), 1);
-            assert_eq!(code(&answer), Code::TooLong);
+            assert_eq!(code(&answer), ErrorCode::TooLong);
         });
     }
 
@@ -419,7 +422,7 @@ mod tests {
                 stream.read_exact(&mut answer).await.unwrap();
                 idle.push(stream);
             }
-            assert_eq!(code(&exchange(&path, b"").await), Code::Busy);
+            assert_eq!(code(&exchange(&path, b"").await), ErrorCode::Busy);
             drop(idle);
             let line = Request::Status {}.to_line();
             while Answer::parse(exchange(&path, line.as_bytes()).await.trim_end())
@@ -464,7 +467,7 @@ mod tests {
             }
             // One more is refused and told why, and commands are carried out.
             let mut refused = BufReader::new(follow(&path).await).lines();
-            assert_eq!(code(&refused.next_line().await.unwrap().unwrap()), Code::Busy);
+            assert_eq!(code(&refused.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
             assert_eq!(counts.refused(), 1);
             for _ in LASTING_MAX..CLIENTS_MAX {
                 let line = Request::EndpointRemove { link: "veth0".into() }.to_line();

@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT stop the agent, SIGHUP makes it read its input again.
 //!
-//! The first stop signal asks for a clean stop, and bounds it: whatever hangs, the process ends
-//! within [`STOP_BOUND`]. A second one ends it at once.
+//! The first stop signal requests a clean stop; the process ends within [`STOP_BOUND`] even if it
+//! hangs. A second one ends it at once.
 
 use std::sync::mpsc as std_mpsc;
 use std::thread;
@@ -23,13 +23,13 @@ const STOP_BOUND: Duration = Duration::from_millis(800);
 pub(crate) struct Signals {
     /// The first stop signal.
     pub(crate) stop: oneshot::Receiver<Signal>,
-    /// One element for each SIGHUP; those that come before one is handled count as one.
+    /// One element per SIGHUP; SIGHUPs that come before one is handled are coalesced.
     pub(crate) reload: mpsc::Receiver<()>,
 }
 
 impl Signals {
-    /// Blocks the signals in this thread, and so in all that it starts from here on, and waits for
-    /// them in a thread of its own: one that no busy runtime can keep from ending the process.
+    /// Blocks the signals in this thread and all that it starts from here on, and waits for them in
+    /// a thread of its own, which ends the process even if the runtime is busy.
     ///
     /// # Errors
     /// When a thread can't be started.
@@ -42,7 +42,7 @@ impl Signals {
         let (stopping, stop) = oneshot::channel();
         let (reloading, reload) = mpsc::channel(1);
         let (bound, bounded) = std_mpsc::sync_channel(1);
-        // Started now: when the agent is to stop, there may be no resources for a thread.
+        // Started now: at the stop there may be no resources for a thread.
         spawn("pg-stop", move || end_after_bound(&bounded))?;
         spawn("pg-signals", move || wait(signals, stopping, &reloading, &bound))?;
         Ok(Self { stop, reload })
@@ -63,13 +63,13 @@ fn wait(
     let mut stopping = Some(stopping);
     while let Ok(signal) = signals.wait() {
         if signal == Signal::SIGHUP {
-            // A full channel holds a reload that has not begun, so this one is part of it.
+            // A full channel has a reload that has not begun yet.
             let _ = reloading.try_send(());
             continue;
         }
         let Some(stopping) = stopping.take() else { std::process::exit(INTERRUPTED) };
         let _ = bound.try_send(());
-        // An agent that has ended by itself needs no signal.
+        // Fails if the agent has ended already.
         let _ = stopping.send(signal);
     }
 }

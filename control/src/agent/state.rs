@@ -1,8 +1,8 @@
-//! The state directory, and what the agent remembers in it over a restart: the endpoints.
+//! The state directory, and the list of endpoints that it keeps over a restart.
 //!
-//! The list is in `endpoints.json`, with a checksum, and once more in `endpoints.copy.json`,
-//! written after it. Of a list that is damaged or of another version the copy is read; without one,
-//! the pinned programs tell at least which links are cut off (`recover.rs`).
+//! The list is in `endpoints.json`, with a checksum, and in `endpoints.copy.json`, which is written
+//! after it. If the list is damaged or of another version, the copy is read; without a copy, the
+//! pinned programs show which links are cut off (`endpoints/unknown.rs`).
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,35 +10,35 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use podgate_api::EndpointSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::cli::SOCKET_NAME;
-use crate::protocol::EndpointSpec;
 
 const VERSION: u32 = 1;
 const LIST: &str = "endpoints.json";
 const COPY: &str = "endpoints.copy.json";
-/// What the name of a list that was set aside goes on with; the time follows, seconds.
+/// Suffix of a list that was set aside; the time follows, seconds.
 const BAD: &str = ".bad-";
-/// Lists that were set aside and are kept.
+/// Most lists that were set aside.
 const BAD_MAX: usize = 8;
-/// The largest list that is read, bytes: some thousand for each endpoint that there can be.
+/// Largest list, bytes: some thousand for each possible endpoint.
 const LIST_MAX: u64 = 16 << 20;
 
-/// The state directory, held by one agent (or one cleanup) at a time.
+/// The state directory, locked by one agent (or one cleanup) at a time.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
     lock: File,
-    /// Directories that this made, the last made first.
+    /// Directories that this created, innermost first.
     made: Vec<PathBuf>,
 }
 
 /// Why the state directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    /// Another agent holds it.
+    /// Another agent has the lock.
     #[error("an agent is running with the state directory {0}; stop it first")]
     Held(PathBuf),
     /// A file or directory can't be read or written.
@@ -46,21 +46,21 @@ pub(crate) enum StateError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The system call's error.
         source: io::Error,
     },
 }
 
-/// An endpoint as it is remembered.
+/// An endpoint in the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Remembered {
-    /// What was asked for.
+    /// The request.
     pub(crate) spec: EndpointSpec,
     /// Whether the pod's end had TX checksum offload on before podgate turned it off.
     pub(crate) offload_was_on: bool,
 }
 
-/// What was remembered.
+/// The list as it was read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Loaded {
     /// The endpoints.
@@ -115,10 +115,10 @@ impl EndpointFile {
 }
 
 impl StateDir {
-    /// Creates the directory, with mode 0700, unless it is there, and takes hold of it.
+    /// Opens and locks the directory; a missing one is created with mode 0700.
     ///
     /// # Errors
-    /// When it can't be created, or another agent holds it.
+    /// When it can't be created, or another agent has the lock.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let io_error = |path: &Path| {
             let path = path.to_owned();
@@ -139,7 +139,7 @@ impl StateDir {
 
     /// Removes the directory, if it is empty. Returns whether it is gone.
     pub(crate) fn remove(self) -> bool {
-        // Somebody else's files are no fault.
+        // Other programs' files stay.
         fs::remove_dir(&self.path).is_ok()
     }
 
@@ -149,13 +149,13 @@ impl StateDir {
         &self.path
     }
 
-    /// The directories that were made for this one, itself included, innermost first.
+    /// The directories that were created for this one, itself included, innermost first.
     #[must_use]
     pub(crate) fn made(&self) -> &[PathBuf] {
         &self.made
     }
 
-    /// Whether the directory that is held is still the one at its path.
+    /// Whether the locked directory is still the one at its path.
     #[must_use]
     pub(crate) fn is_there(&self) -> bool {
         let id = |found: io::Result<fs::Metadata>| found.ok().map(|m| (m.dev(), m.ino()));
@@ -181,20 +181,20 @@ impl StateDir {
         self.path.join(LIST)
     }
 
-    /// The flows that a clean stop left for the next start.
+    /// The file of flows that a clean stop writes.
     #[must_use]
     pub(crate) fn flows(&self) -> PathBuf {
         self.path.join("flows.state")
     }
 
-    /// Where a damaged file of flows is set aside.
+    /// Where a damaged file of flows is moved.
     #[must_use]
     pub(crate) fn bad_flows(&self) -> PathBuf {
         self.path.join("flows.bad")
     }
 
-    /// Every file of the endpoint list that there may be: it, its copy, what was not finished, and
-    /// what was set aside.
+    /// All files of the endpoint list that may exist: the list, its copy, unfinished ones, and
+    /// those that were set aside.
     #[must_use]
     pub(crate) fn list_files(&self) -> Vec<PathBuf> {
         let whole = [LIST, COPY].into_iter();
@@ -202,7 +202,7 @@ impl StateDir {
         names.map(|name| self.path.join(name)).chain(self.set_aside_before()).collect()
     }
 
-    /// Reads the endpoints; none if there is no list. A list that can't be understood is set aside.
+    /// Reads the list; without one there are no endpoints. A damaged list is set aside.
     pub(crate) fn load(&self) -> Loaded {
         let mut problems = Vec::new();
         for name in [LIST, COPY] {
@@ -221,18 +221,18 @@ impl StateDir {
         Loaded { endpoints: Vec::new(), problems }
     }
 
-    /// Renames a list that makes no sense, and says so.
+    /// Renames a damaged list. Returns a line about it.
     fn set_aside(&self, name: &str, reason: &str) -> String {
         let path = self.path.join(name);
         let mut before = self.set_aside_before();
         before.sort();
         for oldest in before.iter().take((before.len() + 1).saturating_sub(BAD_MAX)) {
-            // If it stays there is one more, no worse.
+            // If that fails there is one more file, which does no harm.
             let _ = fs::remove_file(oldest);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let aside = self.path.join(format!("{name}{BAD}{now}"));
-        let what = format!("{} can't be understood: {reason}", path.display());
+        let what = format!("{} is not usable: {reason}", path.display());
         match fs::rename(&path, &aside) {
             Ok(()) => format!("{what}; it was set aside as {}", aside.display()),
             Err(error) => format!("{what}; it can't be set aside: {error}"),
@@ -248,7 +248,7 @@ impl StateDir {
         entries.map(|entry| entry.path()).filter(is_bad).collect()
     }
 
-    /// Writes the endpoints: the old list or the new one is there at any time, whole.
+    /// Writes the list and its copy, each atomically.
     ///
     /// # Errors
     /// When it can't be written.
@@ -273,7 +273,7 @@ impl StateDir {
     }
 }
 
-/// The list at `path`, if there is one, or why it can't be understood.
+/// The list at `path`, if there is one, or why it is not usable.
 fn read(path: &Path) -> Result<Option<EndpointFile>, String> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LIST_MAX + 1).read_to_end(&mut bytes));

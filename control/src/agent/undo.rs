@@ -1,4 +1,4 @@
-//! What a start that fails takes back, so that it leaves nothing behind.
+//! Undoing a start that failed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,38 +6,38 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
+use podgate_hostnet::Netlink;
 use tracing::warn;
 
-use super::host_link::{self, HostLink};
-use super::links;
+use super::endpoints::{pinned_indices, unpin_in};
+use super::host_network::{self, HostLink};
 use super::state::StateDir;
 use crate::error::describe;
-use crate::netlink::Netlink;
 use crate::sources::last_good::DIRECTORY as LAST_GOOD;
 
-/// What this start has changed so far. What was there before it stays: programs that were pinned
-/// keep cutting their pods off.
+/// What this start has changed so far. What existed before stays: pinned programs still cut their
+/// pods off.
 #[derive(Debug, Default)]
 pub(super) struct Undo {
-    /// Directories that were made, innermost first.
+    /// Directories that were created, innermost first.
     dirs: Vec<PathBuf>,
-    /// Where the last good objects are kept, unless they were before.
+    /// Directory of last good objects, if it was created.
     last_good: Option<PathBuf>,
-    /// The folder of pins, and whether the bpffs there was mounted.
+    /// Directory of pins, and whether its bpffs was mounted.
     bpf: Option<(PathBuf, bool)>,
     /// Links whose programs were pinned before.
     pinned_before: BTreeSet<u32>,
-    /// Whether the host link was made.
+    /// Whether the host link was created.
     host_link: bool,
 }
 
-/// How often directories are tried, and how long one waits between: the thread that reads manifests
-/// may just be writing there.
+/// How many times, and at which interval, a directory is removed: the thread that reads manifests
+/// may be writing there.
 const TRIES_MAX: u32 = 20;
 const TRY_GAP: Duration = Duration::from_millis(10);
 
 impl Undo {
-    /// The state directory is held.
+    /// The state directory was opened.
     pub(super) fn note_state(&mut self, state: &StateDir) {
         let bpf = state.bpf();
         let made_by_mounting = (!bpf.exists()).then_some(bpf);
@@ -46,28 +46,28 @@ impl Undo {
         self.dirs = made_by_mounting.into_iter().chain(state.made().to_vec()).collect();
     }
 
-    /// There is a bpffs in the state directory, `mounted` by this start or there before.
+    /// There is a bpffs in the state directory, `mounted` by this start or before.
     pub(super) fn note_bpf(&mut self, bpf: PathBuf, mounted: bool) {
-        self.pinned_before = links::pinned_indices(&bpf).unwrap_or_default();
+        self.pinned_before = pinned_indices(&bpf).unwrap_or_default();
         self.bpf = Some((bpf, mounted));
     }
 
-    /// The host link is there, `made` by this start or there before.
+    /// The host link exists, created by this start if `made`.
     pub(super) fn note_host_link(&mut self, made: bool) {
         self.host_link |= made;
     }
 
-    /// Takes everything back. What can't be is said in the log, and the rest goes on.
+    /// Undoes everything; errors are logged.
     pub(super) async fn run(self) {
         let warn = |result: Result<(), String>| {
             if let Err(reason) = result {
-                warn!("the start failed, and left something behind: {reason}");
+                warn!("the start failed and can't be undone completely: {reason}");
             }
         };
         if let Some((bpf, mounted)) = self.bpf {
-            let now = links::pinned_indices(&bpf).unwrap_or_default();
+            let now = pinned_indices(&bpf).unwrap_or_default();
             for index in now.difference(&self.pinned_before) {
-                links::unpin_in(&bpf, *index).into_iter().for_each(|reason| warn(Err(reason)));
+                unpin_in(&bpf, *index).into_iter().for_each(|reason| warn(Err(reason)));
             }
             if mounted {
                 let unmounted = umount2(&bpf, MntFlags::empty());
@@ -81,7 +81,7 @@ impl Undo {
         let mut tries = 0..TRIES_MAX;
         while let Some(dir) = dirs.as_slice().first() {
             if let Some(last_good) = &self.last_good {
-                // What isn't there needn't be removed; what can't be is said of the directory.
+                // If this fails, removing its directory fails, too, and is reported.
                 let _ = fs::remove_dir_all(last_good);
             }
             match fs::remove_dir(dir) {
@@ -100,7 +100,7 @@ impl Undo {
 
 async fn delete_host_link() -> Result<(), String> {
     let netlink = Netlink::connect().map_err(|error| error.to_string())?;
-    match host_link::find(&netlink).await {
+    match host_network::find(&netlink).await {
         Ok(Some(HostLink { host, .. })) => {
             netlink.delete_link(&host).await.map_err(|error| error.to_string())
         }

@@ -1,18 +1,15 @@
-//! Clients that wait for a revision of policy to be in force.
+//! Clients that wait until a revision of policy is in force.
 
 use std::time::Duration;
 
+use podgate_api::PolicyWaited;
 use podgate_tables::ids::Epoch;
 use serde_json::json;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::server::Reply;
-use crate::protocol::{PolicyWaited, Refused};
+use super::server::{Reply, ReplySender};
 
-type Answer = oneshot::Sender<Result<Reply, Refused>>;
-
-/// Those that wait. Each holds one of the server's places, so there are few.
+/// The clients; the server bounds their number.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     clients: Vec<Client>,
@@ -22,19 +19,19 @@ pub(super) struct Waiting {
 struct Client {
     wanted: Epoch,
     until: Instant,
-    answer: Answer,
+    answer: ReplySender,
 }
 
 impl Waiting {
-    /// Notes a client that waits for `wanted`, but not for longer than `timeout`.
-    pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: Answer) {
-        // A client that left makes place for the next.
+    /// Adds a client that waits for `wanted` for at most `timeout`.
+    pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: ReplySender) {
+        // Clients that disconnected are dropped.
         self.clients.retain(|client| !client.answer.is_closed());
         self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
     }
 
-    /// Answers those whose revision, or time, has come. Every worker judges by `in_force` or a
-    /// later one.
+    /// Answers clients whose revision is in force or whose timeout is over. Every worker uses
+    /// `in_force` or a later revision.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
         let due = |client: &mut Client| in_force >= client.wanted || now >= client.until;
         for client in self.clients.extract_if(.., due) {
@@ -47,9 +44,12 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use podgate_api::ApiError;
+    use tokio::sync::oneshot;
+
     use super::*;
 
-    fn told(mut waits: oneshot::Receiver<Result<Reply, Refused>>) -> Option<PolicyWaited> {
+    fn told(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {
         match waits.try_recv().ok()?.unwrap() {
             Reply::Value(value) => Some(serde_json::from_value(value).unwrap()),
             Reply::Flows { .. } => None,

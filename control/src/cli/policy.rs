@@ -33,10 +33,10 @@ pub enum PolicyCommand {
 const VALIDATE_ABOUT: &str = "\
 Check manifests without an agent: is every object in them enforceable?
 
-Each refused field is told in one line: file, line, object, field, reason and, where there is one \
-answer, what to write instead. A policy that is enforceable, but hardly meant as it is written, gets \
-a hint. Objects that policies refer to, such as services, need not be in the files. Objects of kinds \
-that no verdict depends on are passed over.";
+Each refused field is printed in one line: file, line, object, field, reason and, where there is only \
+one, what to write instead. A policy that is enforceable but probably not intended as written gets a \
+hint. Objects that policies refer to, such as services, need not be in the files. Objects of kinds \
+that no verdict depends on are skipped.";
 
 const VALIDATE_EXAMPLES: &str = examples! {
     "podgate policy validate ./policies"
@@ -84,19 +84,19 @@ const SELECTORS_EXAMPLES: &str = examples! {
 const EXPLAIN_ABOUT: &str = "\
 Say why a flow, or a request on it, is allowed or denied.
 
-The verdict is that of the tables that workers look up. Beside it stand the rule, or the policies, \
-behind it for each direction, the other rules that match, and the nearest misses: rules that would \
-have decided otherwise, each with what the flow fails of it.
+The verdict is that of the tables that workers look up. For each direction it comes with the rule, or \
+the policies, that it is based on, the other rules that match, and the nearest misses: rules with \
+another verdict, each with the criteria that the flow fails.
 
-The running agent is asked. It judges the pods that are endpoints of its node, as its workers do; \
-the other end is judged on its own node, unless --both-sides asks for it here.
+The running agent answers. It evaluates policy for pods that are endpoints of its node, as its \
+workers do; the other end is evaluated on its own node, unless --both-sides is given.
 
-With --manifests no agent is needed, and both ends are judged. This node is then the one that --node \
+With --manifests no agent is needed, and policy is evaluated for both ends. This node is then the one that --node \
 names, else the one on which the pod in question runs (spec.nodeName), else the only one: to its \
 InternalIPs and to the status.hostIPs of its pods, and from them, its pods may always talk. All other \
 nodes are remote ones.
 
-Policies are about pods. A cluster IP is judged as the address that it is, and told with its Service.";
+Policies are about pods. A cluster IP is evaluated as a plain address, and printed with its Service.";
 
 const EXPLAIN_EXAMPLES: &str = examples! {
     "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
@@ -112,8 +112,8 @@ const WAIT_ABOUT: &str = "\
 Wait until a revision of policy is in force.
 
 A revision is the epoch that `podgate policy list` and `podgate status` show: each change that \
-verdicts depend on makes a new one. The command returns when the agent has published it, or a later \
-one, and every worker judges by it.";
+verdicts depend on creates a new one. The command returns when the agent has published it, or a \
+later one, and every worker uses it.";
 
 const WAIT_EXAMPLES: &str = examples! {
     "podgate policy wait 7"
@@ -140,9 +140,8 @@ pub enum TablePolicyCommand {
 const TABLE_ABOUT: &str = "\
 Show the compiled table of an endpoint, as workers look it up.
 
-Rows stand in order of precedence. The first that matches decides, but for allows of one tier and \
-priority that have L7 rules: a request may pass by any of these. What no row before matches falls to \
-the default.";
+Rows are in order of precedence. The first match decides, except for allow rules of one tier and \
+priority with L7 rules: a request may match any of these. Without a match the default applies.";
 
 const TABLE_EXAMPLES: &str = examples! {
     "podgate table policy get shop/cart-0"
@@ -192,25 +191,25 @@ pub struct ExplainArgs {
     /// Shared arguments.
     #[command(flatten)]
     pub client: ClientArgs,
-    /// Who opens the flow: a pod or an IP address.
+    /// Source of the flow: a pod or an IP address.
     #[arg(long, value_name = "NS/POD|IP")]
     pub from: EndName,
-    /// Who is called.
+    /// Destination of the flow: a pod or an IP address.
     #[arg(long, value_name = "NS/POD|IP")]
     pub to: EndName,
     /// Destination port and protocol: 80/TCP, 53/UDP, icmp, icmp/TYPE, icmpv6/TYPE, proto/NUMBER.
     #[arg(long, value_name = "PORT/PROTO")]
     pub port: Transport,
-    /// What is asked for on the flow.
+    /// The request on the flow.
     #[command(flatten)]
     pub request: RequestArgs,
-    /// Judge by these files and directories, without an agent.
+    /// Use the policies of these files and directories, without an agent.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub manifests: Vec<PathBuf>,
     /// The node of the manifests that is this one [default: the pod's, or the only one].
     #[arg(long, value_name = "NAME", requires = "manifests")]
     pub node: Option<String>,
-    /// Judge both ends here, as if both were endpoints of this node.
+    /// Evaluate policy for both ends, as if both were endpoints of this node.
     #[arg(long, conflicts_with = "manifests")]
     pub both_sides: bool,
     /// List all misses, not just the nearest five.
@@ -257,7 +256,7 @@ impl RequestArgs {
     }
 }
 
-/// What somebody is sure of.
+/// An expected verdict.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
     /// It passes.

@@ -6,25 +6,25 @@ mod workload;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use podgate_api::{Client, ClientError};
+use podgate_api::{EndpointStatus, Family, FlowItem, Request, Status};
 use serde::Serialize;
 
 use crate::cli::{
     Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, RunArgs, StatusArgs,
     TableCommand, TablePolicyCommand,
 };
-use crate::client::{Client, ClientError};
 use crate::error::describe;
 use crate::log::LogFilter;
-use crate::metrics::{self, Family};
+use crate::metrics;
 use crate::output::{self, print};
-use crate::protocol::{EndpointStatus, FlowItem, Request, Status};
 use crate::{agent, cleanup};
 
-/// It failed.
+/// The command failed.
 const FAILED: u8 = 1;
 /// The agent can't be reached, or is not ready.
 const NOT_READY: u8 = 3;
-/// It found something else than was expected.
+/// The result is not the expected one.
 const UNEXPECTED: u8 = 4;
 
 /// Carries out a command line. Errors go to standard error, in one line.
@@ -55,7 +55,7 @@ pub fn main(cli: Cli) -> ExitCode {
     })
 }
 
-/// Prints what `make` writes, also when it fails: a capture may be broken only at its end.
+/// Prints what `make` writes, even if it fails: a capture may be damaged at its end only.
 fn print_report<E>(make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<ExitCode>
 where
     anyhow::Error: From<E>,

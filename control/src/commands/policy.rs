@@ -4,22 +4,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use podgate_api::Client;
+use podgate_api::{
+    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request,
+};
 use podgate_policy::explain::{
     Explanation, Local, Outcome, Query, QueryError, SelectorInfo, explain, pods_in_question,
 };
-use podgate_policy::{PodName, Store, ThisNode, compile, manifest};
+use podgate_policy::{Kind, PodName, Store, ThisNode, compile, manifest};
 
 use super::{FAILED, UNEXPECTED, print_as, show, workload};
 use crate::cli::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TablePolicyGetArgs,
     ValidateArgs,
 };
-use crate::client::Client;
+use crate::explanation::rejected_note;
 use crate::output;
-use crate::protocol::{
-    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request,
-    refused_note,
-};
 use crate::validate::Report;
 
 /// Misses that are listed of each direction unless all are asked for.
@@ -43,7 +43,7 @@ pub(super) fn run(command: PolicyCommand) -> Result<ExitCode> {
 }
 
 fn get(args: &PolicyGetArgs) -> Result<()> {
-    let which = PolicyFilter::from_words(&args.which)?;
+    let which = policy_filter(&args.which)?;
     let request = Request::PolicyGet(which);
     show(&args.client, &request, |policies: &Vec<PolicyDetail>| output::policy_details(policies))
 }
@@ -121,7 +121,7 @@ fn explain_offline(manifests: &[PathBuf], query: &Query, node: Option<&str>) -> 
         None => {}
     }
     notes.extend(this_node.iter().flat_map(|this| elsewhere(this, &pods, &store)));
-    notes.extend(refused_note(&store));
+    notes.extend(rejected_note(&store));
     Ok(Explained { epoch: None, notes, explanation })
 }
 
@@ -130,4 +130,59 @@ fn elsewhere(this: &ThisNode, pods: &[PodName], store: &Store) -> Vec<String> {
     let nodes = pods.iter().filter_map(|pod| Some((pod, store.node_of(pod)?)));
     let others = nodes.filter(|(_, node)| **node != *this.name);
     others.map(|(pod, node)| format!("pod {pod} runs on {node}, whose agent judges it")).collect()
+}
+
+/// Reads `[KIND] [NAMESPACE/]NAME`; a kind alone is all of that kind. Kinds may be written in
+/// any case, as for `kubectl`.
+///
+/// # Errors
+/// When the first of two words is no kind of policy.
+fn policy_filter(words: &[String]) -> Result<PolicyFilter> {
+    let kind = |word: &str| {
+        let kinds = Kind::ALL.iter().filter(|kind| kind.is_policy());
+        let mut kinds = kinds.map(|kind| kind.name());
+        kinds.find(|name| name.eq_ignore_ascii_case(word)).map(str::to_owned)
+    };
+    let (kind, name) = match words {
+        [] => (None, None),
+        [word] => match kind(word) {
+            Some(kind) => (Some(kind), None),
+            None => (None, Some(word)),
+        },
+        [first, name, ..] => match kind(first) {
+            Some(kind) => (Some(kind), Some(name)),
+            None => {
+                let kinds = Kind::ALL.iter().filter(|kind| kind.is_policy());
+                let kinds: Vec<_> = kinds.map(|kind| kind.name()).collect();
+                bail!("{first} is no kind of policy; there are {}", kinds.join(", "));
+            }
+        },
+    };
+    let (namespace, name) = match name.map(|name| (name, name.split_once('/'))) {
+        None => (None, None),
+        Some((_, Some((namespace, name)))) => (Some(namespace.to_owned()), Some(name.to_owned())),
+        Some((name, None)) => (None, Some(name.clone())),
+    };
+    Ok(PolicyFilter { kind, namespace, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_named_by_kind_namespace_and_name_as_far_as_needed() {
+        let filter = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            policy_filter(&words).map(|f| (f.kind, f.namespace, f.name))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let kind = || some("NetworkPolicy");
+        assert_eq!(filter(&[]).unwrap(), (None, None, None));
+        assert_eq!(filter(&["web"]).unwrap(), (None, None, some("web")));
+        assert_eq!(filter(&["shop/web"]).unwrap(), (None, some("shop"), some("web")));
+        assert_eq!(filter(&["networkpolicy"]).unwrap(), (kind(), None, None));
+        assert_eq!(filter(&["NetworkPolicy", "web"]).unwrap(), (kind(), None, some("web")));
+        assert!(filter(&["Pod", "web"]).is_err());
+    }
 }

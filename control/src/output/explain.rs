@@ -1,5 +1,6 @@
 //! An explanation for people: the verdict first, then each direction, then what nearly decided.
 
+use podgate_api::Explained;
 use podgate_policy::explain::{
     CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome,
     RequestVerdict,
@@ -8,7 +9,6 @@ use podgate_policy::record::{By, RuleName};
 
 use super::escape;
 use super::policy::effect;
-use crate::protocol::Explained;
 
 /// `podgate policy explain`.
 #[must_use]
@@ -100,7 +100,7 @@ fn end(end: &End) -> String {
         EndKind::World => "outside of the cluster",
     };
     let own = end.peer.labels.iter().filter_map(|label| label.strip_prefix("k8s:"));
-    // What Cilium derives from the surroundings is told by the pod's name, or in the JSON.
+    // Labels that Cilium derives are implied by the pod's name; JSON has them.
     let own: Vec<_> =
         own.filter(|label| !label.starts_with("io.c") && !is_namespace(label)).collect();
     let labels = if own.is_empty() { String::new() } else { format!("  {}", own.join(",")) };

@@ -2,13 +2,11 @@
 
 use std::fmt::Write as _;
 
+use podgate_api::{EndpointTable, PolicyDetail, PolicyList, PolicyWaited, PortsDetail, RuleDetail};
 use podgate_policy::explain::{Effect, SelectorInfo};
 use podgate_policy::record::PolicyName;
 
 use super::{escape, or_dash, row, table};
-use crate::protocol::{
-    EndpointTable, PolicyDetail, PolicyList, PolicyWaited, PortsDetail, RuleDetail,
-};
 
 /// `podgate policy list`.
 #[must_use]

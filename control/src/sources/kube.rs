@@ -10,6 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::Status;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config};
+use podgate_api::SourceStatus;
 use podgate_policy::{Kind, ObjectKey, Store};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -18,9 +19,8 @@ use tracing::{info, warn};
 
 use super::{Update, log_refusals};
 use crate::error::describe;
-use crate::protocol::SourceStatus;
 
-/// Why the API server can't be watched at all.
+/// A kubeconfig that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KubeError {
     /// The kubeconfig can't be used.
@@ -28,7 +28,7 @@ pub(crate) enum KubeError {
     Kubeconfig {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The error.
         source: KubeconfigError,
     },
     /// Its credentials come from a program, and the agent runs none.
@@ -41,17 +41,17 @@ pub(crate) enum KubeError {
         /// The file.
         path: String,
     },
-    /// No client can be made from it.
+    /// It doesn't configure a client.
     #[error("can't make a client from kubeconfig {path}: {source}")]
     Client {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The error.
         source: Box<kube::Error>,
     },
 }
 
-/// News of one kind.
+/// A change of one kind.
 #[derive(Debug)]
 pub(crate) struct Event {
     kind: Kind,
@@ -67,12 +67,11 @@ enum Problem {
     Other(String),
 }
 
-/// Starts watching every kind at the server that `kubeconfig` names; updates go to `updates`
-/// until its receiver is gone. Returns the server's side of the agent. `may_run` says whether
-/// programs may be run for credentials.
+/// Starts to watch every kind at the server of `kubeconfig`; updates go to `updates` until its
+/// receiver is dropped. `may_run` says whether programs may be run for credentials.
 ///
 /// # Errors
-/// When the file can't be used. A server that doesn't answer is not an error: it is tried again.
+/// When the file can't be used. A server that doesn't answer is tried again.
 pub(crate) async fn watch(
     kubeconfig: &Path,
     updates: mpsc::Sender<Update>,
@@ -97,10 +96,10 @@ pub(crate) async fn watch(
     Ok(Cluster::new(&server))
 }
 
-/// Wait before a kind is listed again because its watch can't go on from where it was.
+/// Delay before a kind is listed again because its watch can't be resumed.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 
-/// Watches a kind in the version to prefer, or in an older one if the server has only that.
+/// Watches a kind in its preferred version, or in an older one if the server has no other.
 async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
     let watch = |version: &&str| {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind, version));
@@ -136,7 +135,7 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
     }
 }
 
-/// How the API server calls a version of a kind.
+/// Group, version and plural of a kind.
 fn resource(kind: Kind, version: &str) -> ApiResource {
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let plural = match kind {
@@ -166,7 +165,7 @@ fn is_custom(kind: Kind) -> bool {
     )
 }
 
-/// What the server itself said, if it did.
+/// The server's message, if there is one.
 fn status(error: &watcher::Error) -> Option<&Status> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -177,8 +176,7 @@ fn status(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
-/// A watch that has lasted longer than the server's memory of changes is begun anew: that is not
-/// an error.
+/// A watch older than the server's history (410 Gone) is restarted, which is no error.
 fn is_expiry(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| status.code == 410)
 }
@@ -188,8 +186,8 @@ fn is_missing(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| status.code == 404)
 }
 
-/// Every API server has the kinds of Kubernetes itself: one that says otherwise, as a proxy may,
-/// must not be taken for a cluster without policies.
+/// Every API server has Kubernetes' own kinds: an answer without them, as of a proxy, must not pass
+/// for a cluster without policies.
 fn problem(kind: Kind, error: &watcher::Error) -> Problem {
     match status(error) {
         Some(_) if is_missing(error) && is_custom(kind) => Problem::NotInstalled,
@@ -210,16 +208,16 @@ pub(crate) struct Cluster {
 struct Watched {
     /// Objects that the store has from this watch.
     known: BTreeSet<ObjectKey>,
-    /// Objects seen of the list that is under way.
+    /// Objects of the current, incomplete list.
     listed: Option<BTreeSet<ObjectKey>>,
     /// Whether a list was complete once, or the kind doesn't exist.
     synced: bool,
-    /// What went wrong last, and when.
+    /// The last problem, and when it occurred.
     problem: Option<(Problem, Instant)>,
 }
 
-/// A problem that was not met for this long is over: a watch that can't be had is tried again at
-/// least every 30 seconds, and one that can be had again says nothing until an object changes.
+/// A problem that didn't occur for this long is over: a failed watch is tried again at least every
+/// 30 s, and a successful one reports nothing until an object changes.
 const PROBLEM_OVER: Duration = Duration::from_secs(60);
 
 impl Cluster {
@@ -228,8 +226,8 @@ impl Cluster {
         Self { server: server.to_owned(), kinds }
     }
 
-    /// Brings the store up to date. Returns whether it may have changed, or become complete.
-    pub(crate) fn take(&mut self, event: Event, store: &mut Store) -> bool {
+    /// Applies an event to the store. Returns whether it may have changed, or become complete.
+    pub(crate) fn apply(&mut self, event: Event, store: &mut Store) -> bool {
         let Event { kind, news } = event;
         let watched = self.kinds.entry(kind).or_default();
         match news {
@@ -283,7 +281,7 @@ impl Watched {
             watcher::Event::InitDone => {
                 self.succeed(kind);
                 let listed = self.listed.take().unwrap_or_default();
-                // What a list no longer has was deleted while we didn't look.
+                // Objects that the list lacks were deleted before the watch began.
                 for stale in self.known.difference(&listed) {
                     store.delete(stale);
                 }
@@ -307,8 +305,8 @@ impl Watched {
         self.synced = true;
     }
 
-    /// Objects stay as they were last seen: a server out of reach must not open any policy.
-    /// Returns whether the kind counts as read since now.
+    /// Objects stay in force: an unreachable server must not lift any policy. Returns whether the
+    /// kind counts as read from now on.
     fn fail(&mut self, kind: Kind, problem: Problem) -> bool {
         let synced = self.synced;
         let known = self.problem.as_ref().is_some_and(|(known, _)| *known == problem);
@@ -371,7 +369,7 @@ mod tests {
         events: Vec<watcher::Event<DynamicObject>>,
     ) {
         for event in events {
-            cluster.take(Event { kind, news: Ok(event) }, store);
+            cluster.apply(Event { kind, news: Ok(event) }, store);
         }
     }
 
@@ -406,8 +404,8 @@ mod tests {
             if *kind == Kind::CiliumNetworkPolicy {
                 let absent = || Event { kind: *kind, news: Err(Problem::NotInstalled) };
                 // Readiness hangs on it, so the agent must hear of it; but once.
-                assert!(cluster.take(absent(), &mut store));
-                assert!(!cluster.take(absent(), &mut store));
+                assert!(cluster.apply(absent(), &mut store));
+                assert!(!cluster.apply(absent(), &mut store));
             } else {
                 use watcher::Event::{Init, InitDone};
                 feed(&mut cluster, &mut store, *kind, vec![Init, InitDone]);
@@ -423,10 +421,10 @@ mod tests {
         let (mut cluster, mut store) = (Cluster::new("https://server"), Store::new());
         use watcher::Event::{Init, InitApply, InitDone};
         let failed = || Event { kind: Kind::Pod, news: Err(Problem::Other("refused".into())) };
-        cluster.take(failed(), &mut store);
+        cluster.apply(failed(), &mut store);
         assert!(!cluster.kinds[&Kind::Pod].synced);
         feed(&mut cluster, &mut store, Kind::Pod, vec![Init, InitApply(pod("x")), InitDone]);
-        cluster.take(failed(), &mut store);
+        cluster.apply(failed(), &mut store);
         assert!(store.pod("a", "x").is_some());
         assert_eq!(cluster.status().problems, ["Pod can't be watched: refused"]);
     }
@@ -435,7 +433,7 @@ mod tests {
     async fn a_problem_that_is_not_met_again_is_over() {
         let (mut cluster, mut store) = (Cluster::new("https://server"), Store::new());
         let problem = Problem::Other("refused".into());
-        cluster.take(Event { kind: Kind::Pod, news: Err(problem) }, &mut store);
+        cluster.apply(Event { kind: Kind::Pod, news: Err(problem) }, &mut store);
         tokio::time::advance(PROBLEM_OVER / 2).await;
         assert_eq!(cluster.status().problems.len(), 1);
         tokio::time::advance(PROBLEM_OVER / 2).await;

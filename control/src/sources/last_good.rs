@@ -1,10 +1,9 @@
-//! The objects that were read last from each manifest, on disk, so that a start with a manifest
-//! that can't be read goes on from them.
+//! The last good objects of each manifest, on disk, for a start with a manifest that can't be read.
 //!
 //! One file for each manifest, in `last-good` in the state directory, replaced atomically: a line
-//! with format version and checksum, a line that says whose it is, and a line with the objects. All
-//! of them together are bounded by [`TOTAL_MAX`]. A file that is damaged or of another version
-//! counts as none.
+//! with format version and checksum, a line that names the manifest, and a line with the objects.
+//! The total size is bounded by [`TOTAL_MAX`]. Files that are damaged or of another version are
+//! ignored.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -32,7 +31,7 @@ const TOTAL_MAX: u64 = 256 * 1024 * 1024;
 const MAGIC: &str = "podgate-last-good";
 const VERSION: u32 = 1;
 
-/// A hash that stays the same from one build to the next (FNV-1a, 64 bits).
+/// A hash that doesn't depend on the build (FNV-1a, 64 bits).
 #[must_use]
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -46,7 +45,7 @@ pub(super) fn hash_of_key(key: &ObjectKey) -> u64 {
     hash(key.to_string().as_bytes())
 }
 
-/// What is known of a manifest without its objects.
+/// A manifest's state without its objects.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub(super) struct Header {
     /// The directory of manifests.
@@ -308,10 +307,10 @@ fn merge(
     good.into_values().collect()
 }
 
-/// Says in the log what can't be used.
+/// Logs states that can't be used.
 pub(super) fn log_damaged(damaged: &[String]) {
     for reason in damaged {
-        warn!("last good objects that can't be used: {reason}");
+        warn!("saved last good objects can't be used: {reason}");
     }
 }
 

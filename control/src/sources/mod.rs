@@ -1,29 +1,27 @@
 //! Where objects come from: a directory of manifests, or an API server.
 //!
-//! A source has two halves. A task or thread waits for news and sends it as an [`Update`];
-//! [`Source`], on the agent's side of the channel, brings the store up to date with it. So all that
-//! decides what is in the store runs in one place, and needs neither files nor a server to be
-//! tested.
+//! A source has two halves. A task or thread waits for changes and sends each as an [`Update`];
+//! [`Source`], on the agent's side of the channel, applies it to the store. So the logic runs in
+//! one place, and its tests need neither files nor a server.
 
 pub(crate) mod kube;
 pub(crate) mod last_good;
 pub(crate) mod manifests;
 
+use podgate_api::SourceStatus;
 use podgate_policy::{Refusal, Store};
 use tracing::warn;
 
-use crate::protocol::SourceStatus;
-
-/// News from a source's task.
+/// A change that a source's task reports.
 #[derive(Debug)]
 pub(crate) enum Update {
-    /// Something about the manifests of the directory.
+    /// Of a manifest.
     Manifests(manifests::Event),
-    /// Something about one kind at the API server.
+    /// Of one kind at the API server.
     Cluster(Box<kube::Event>),
 }
 
-/// Updates that may wait for the agent.
+/// Most updates that wait for the agent.
 pub(crate) const UPDATES_MAX: usize = 256;
 
 /// The agent's side of a source.
@@ -36,16 +34,16 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Brings the store up to date. Returns whether it may have changed.
-    pub(crate) fn take(&mut self, update: Update, store: &mut Store) -> bool {
+    /// Applies an update to the store. Returns whether it may have changed.
+    pub(crate) fn apply(&mut self, update: Update, store: &mut Store) -> bool {
         match (self, update) {
-            (Self::Manifests(source), Update::Manifests(event)) => source.take(event, store),
-            (Self::Cluster(source), Update::Cluster(event)) => source.take(*event, store),
+            (Self::Manifests(source), Update::Manifests(event)) => source.apply(event, store),
+            (Self::Cluster(source), Update::Cluster(event)) => source.apply(*event, store),
             _ => unreachable!("a source gets updates of its own task only"),
         }
     }
 
-    /// Reads everything again. An API server tells of each change, so nothing is asked of it.
+    /// Reads all manifests again. An API server reports every change, so nothing is read there.
     pub(crate) fn reload(&self) {
         match self {
             Self::Manifests(source) => source.reload(),
@@ -53,7 +51,7 @@ impl Source {
         }
     }
 
-    /// Whether everything was read once, and what is wrong now.
+    /// Whether everything was read once, and current problems.
     #[must_use]
     pub(crate) fn status(&self) -> SourceStatus {
         match self {
@@ -63,7 +61,7 @@ impl Source {
     }
 }
 
-/// Says in the log what is refused and why.
+/// Logs rejected fields.
 fn log_refusals<'r>(refusals: impl IntoIterator<Item = &'r Refusal>) {
     for refusal in refusals {
         warn!("refused: {}", crate::output::escape(&refusal.to_string()));

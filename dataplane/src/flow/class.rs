@@ -1,12 +1,11 @@
-//! What kind of silence a flow may keep: its timeout, and whether it yields to a new flow when the
-//! table is full.
+//! Idle timeout and eviction class of a flow.
 
 use podgate_tables::proto;
 
 use super::tcp::State;
 use super::{Flow, Moment};
 
-/// Flows of one class share a timeout and a place in the order of eviction. Declared in that order.
+/// Flows of one class share a timeout and a rank in the eviction order. Declared in that order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Class {
@@ -16,22 +15,22 @@ pub(super) enum Class {
     TcpTimeWait,
     TcpSynSent,
     TcpSynReceived,
-    /// UDP that was not answered yet, and all ICMP.
-    Unanswered,
+    /// UDP without a reply, and all ICMP.
+    NoReply,
     TcpHalfClosed,
-    /// UDP that was answered.
-    Answered,
-    /// SCTP and what has no ports.
+    /// UDP with a reply.
+    Replied,
+    /// SCTP and protocols without ports.
     Other,
-    /// Inspected, and its client has not sent a whole request yet.
+    /// Inspected, and its client has not sent a complete request yet.
     TcpNoRequest,
     TcpEstablished,
 }
 
-/// Seconds without a packet after which a flow is forgotten. Unless said otherwise the values are
-/// conntrack's (`Documentation/networking/nf_conntrack-sysctl.rst`).
+/// Idle timeouts, seconds. Unless noted otherwise the values are conntrack's
+/// (`Documentation/networking/nf_conntrack-sysctl.rst`).
 mod timeout {
-    /// What the ends still have under way is answered by resets for so long.
+    /// How long segments in flight are replied to with resets.
     pub(super) const TCP_RESET: u64 = 1;
     /// `nf_conntrack_tcp_timeout_close`.
     pub(super) const TCP_CLOSED: u64 = 10;
@@ -41,29 +40,30 @@ mod timeout {
     pub(super) const TCP_SYN_SENT: u64 = 120;
     /// `nf_conntrack_tcp_timeout_syn_recv`.
     pub(super) const TCP_SYN_RECEIVED: u64 = 60;
-    /// Four minutes (RFC 7857 §2.1, "partially open or closed"): a server may think for longer
-    /// than conntrack's `…_fin_wait` after its client has closed its side.
+    /// Four minutes (RFC 7857 §2.1, "partially open or closed"): after its client has closed its
+    /// side, a server may take longer than conntrack's `…_fin_wait`.
     pub(super) const TCP_HALF_CLOSED: u64 = 240;
     /// Two hours and four minutes (RFC 5382 REQ-5), so that keepalives sent every two hours (RFC
-    /// 9293 §3.8.4) hold a connection. Conntrack's five days would let dead flows fill the table.
+    /// 9293 §3.8.4) keep a connection alive. With conntrack's five days, dead flows would fill the
+    /// table.
     pub(super) const TCP_ESTABLISHED: u64 = 2 * 3600 + 4 * 60;
     /// `nf_conntrack_udp_timeout` and `nf_conntrack_icmp_timeout`.
-    pub(super) const UNANSWERED: u64 = 30;
-    /// `nf_conntrack_udp_timeout_stream`, also the least that RFC 4787 REQ-5 allows.
-    pub(super) const ANSWERED: u64 = 120;
+    pub(super) const NO_REPLY: u64 = 30;
+    /// `nf_conntrack_udp_timeout_stream`, also the minimum of RFC 4787 REQ-5.
+    pub(super) const REPLIED: u64 = 120;
     /// `nf_conntrack_generic_timeout`.
     pub(super) const OTHER: u64 = 600;
 }
 
-/// Seconds of silence after which a flow that may still be in use yields to a new one.
-const IDLE: u64 = 10;
+/// Idle time after which a flow that may still be in use can be evicted, seconds.
+const EVICTABLE_AFTER: u64 = 10;
 
-/// The same of an inspected connection without a request: longer than a first request takes as a
-/// rule.
-const NO_REQUEST: u64 = 2;
+/// The same for an inspected connection without a request, seconds: longer than a first request
+/// usually takes.
+const NO_REQUEST_EVICTABLE_AFTER: u64 = 2;
 
-/// How often a flow is looked at in the time of its timeout.
-const LOOKS: u32 = 4;
+/// Expiry checks of a flow per timeout.
+const CHECKS: u32 = 4;
 
 impl Class {
     pub(super) const ALL: [Self; 11] = [
@@ -72,9 +72,9 @@ impl Class {
         Self::TcpTimeWait,
         Self::TcpSynSent,
         Self::TcpSynReceived,
-        Self::Unanswered,
+        Self::NoReply,
         Self::TcpHalfClosed,
-        Self::Answered,
+        Self::Replied,
         Self::Other,
         Self::TcpNoRequest,
         Self::TcpEstablished,
@@ -85,7 +85,7 @@ impl Class {
         match flow.protocol {
             proto::TCP => match flow.tcp {
                 State::SynSent => Self::TcpSynSent,
-                // Anybody can send a segment to nowhere.
+                // Without a reply there may be no such connection.
                 State::Established if flow.picked_up() && flow.packets[1] == 0 => Self::TcpSynSent,
                 State::SynReceived => Self::TcpSynReceived,
                 State::Established if flow.inspector().is_some() && !flow.requested() => {
@@ -97,13 +97,13 @@ impl Class {
                 State::Closed if flow.inspector().is_some() => Self::TcpReset,
                 State::Reset(_) | State::Closed => Self::TcpClosed,
             },
-            proto::UDP if flow.packets[1] > 0 => Self::Answered,
-            proto::UDP | proto::ICMP | proto::ICMPV6 => Self::Unanswered,
+            proto::UDP if flow.packets[1] > 0 => Self::Replied,
+            proto::UDP | proto::ICMP | proto::ICMPV6 => Self::NoReply,
             _ => Self::Other,
         }
     }
 
-    /// Time without a packet after which a flow is forgotten, in the unit of [`Moment::since`].
+    /// Idle timeout, in units of [`Moment::since`].
     #[inline]
     pub(super) const fn timeout(self) -> u32 {
         let seconds = match self {
@@ -112,33 +112,34 @@ impl Class {
             Self::TcpTimeWait => timeout::TCP_TIME_WAIT,
             Self::TcpSynSent => timeout::TCP_SYN_SENT,
             Self::TcpSynReceived => timeout::TCP_SYN_RECEIVED,
-            Self::Unanswered => timeout::UNANSWERED,
+            Self::NoReply => timeout::NO_REPLY,
             Self::TcpHalfClosed => timeout::TCP_HALF_CLOSED,
-            Self::Answered => timeout::ANSWERED,
+            Self::Replied => timeout::REPLIED,
             Self::Other => timeout::OTHER,
             Self::TcpNoRequest | Self::TcpEstablished => timeout::TCP_ESTABLISHED,
         };
         Moment::span(seconds)
     }
 
-    /// Time between two looks at a flow, in the same unit.
-    pub(super) const fn look_interval(self) -> u32 {
-        self.timeout() / LOOKS
+    /// Time between two expiry checks of a flow, in the same units.
+    pub(super) const fn check_interval(self) -> u32 {
+        self.timeout() / CHECKS
     }
 
-    /// The same after which a flow yields to a new one if the table is full; `None` for never
-    /// before its timeout.
+    /// Idle time after which a flow can be evicted, in the same units; `None` if it can't.
     #[inline]
-    pub(super) const fn yields_after(self) -> Option<u32> {
+    pub(super) const fn evictable_after(self) -> Option<u32> {
         match self {
             Self::TcpReset
             | Self::TcpClosed
             | Self::TcpTimeWait
             | Self::TcpSynSent
             | Self::TcpSynReceived
-            | Self::Unanswered => Some(0),
-            Self::TcpHalfClosed | Self::Answered | Self::Other => Some(Moment::span(IDLE)),
-            Self::TcpNoRequest => Some(Moment::span(NO_REQUEST)),
+            | Self::NoReply => Some(0),
+            Self::TcpHalfClosed | Self::Replied | Self::Other => {
+                Some(Moment::span(EVICTABLE_AFTER))
+            }
+            Self::TcpNoRequest => Some(Moment::span(NO_REQUEST_EVICTABLE_AFTER)),
             Self::TcpEstablished => None,
         }
     }

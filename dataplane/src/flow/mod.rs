@@ -1,18 +1,18 @@
-//! Flows: what a worker remembers of each conversation, and the table it keeps them in.
+//! Flows: a worker's connection tracking table.
 //!
-//! A flow is opened by the first packet that policy lets pass, and judged in that packet's
-//! direction; packets of either direction find it. It belongs to one worker, so nothing here is
-//! shared or locked.
+//! A flow is opened by the first packet that policy allows, and judged in that packet's direction;
+//! packets of both directions belong to it. It belongs to one worker, so nothing here is shared or
+//! locked.
 //!
 //! # TCP without a SYN
-//! A segment that is no SYN and belongs to no flow may open one, so that connections live on when
-//! the agent starts again; such a flow is [`Flow::picked_up`]. We can't know which end had opened
-//! it, and an inspector can't follow a stream whose beginning it has not seen. Whoever judges must
-//! therefore refuse it unless policy allows it plainly in both directions.
+//! A segment that is not a SYN and belongs to no flow may open one, so that connections survive a
+//! restart of the agent; such a flow is [`Flow::picked_up`]. Its opener is unknown, and an
+//! inspector can't follow a stream whose beginning it has not seen. So it must be denied unless
+//! policy allows it plainly in both directions.
 
 mod class;
 mod index;
-mod name;
+mod key;
 mod owner;
 mod saved;
 mod table;
@@ -20,14 +20,15 @@ pub mod tcp;
 
 pub use owner::{Opener, SOURCES};
 pub use saved::SavedFlow;
-pub use table::{FlowIx, FlowTable, Sought};
+pub use table::{FlowIx, FlowTable, LookupKey};
 
 use std::mem::offset_of;
 
 use class::Class;
-pub(crate) use name::Key;
-use name::Name;
+use key::FlowKey;
+pub(crate) use key::HashKey;
 use owner::Owner;
+
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::proto;
@@ -37,176 +38,198 @@ use podgate_tables::tuple::{FlowDirection, Tuple};
 use crate::packet::checksum::Sum;
 use crate::packet::{L4, View, icmp};
 
-/// One conversation.
+/// The links of a flow's two ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowLinks {
+    /// Link that the opener's packets are received from.
+    pub opener: LinkId,
+    /// Link that the other end's packets are received from.
+    pub responder: LinkId,
+}
+
+/// Whether policy still allows a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Permission {
+    /// It does.
+    Allowed,
+    /// It did, and a newer policy does not.
+    Revoked,
+}
+
+/// One flow.
 ///
-/// What a usual packet needs of an IPv4 flow lies together, from the last words of the name to
-/// `opener_second`: 64 bytes, at a multiple of 16 in the table, so that they are on one cache line
-/// or on two.
+/// The fields that the fast path needs for IPv4 are adjacent, from the last words of the key to
+/// `opener_is_second`: 64 bytes, at a multiple of 16 in the table, so that they span at most two
+/// cache lines.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Flow {
     inspector: u32,
-    /// When the flow entered its queue or was last looked at there.
-    looked_at: Moment,
-    /// The table's queue that the flow is in. This and `looked_at` are here because they fill gaps.
+    /// When the flow entered its queue or was last checked there.
+    checked_at: Moment,
+    /// The table's queue that the flow is in. This and `checked_at` are here to fill gaps.
     queue: u8,
     protocol: u8,
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
     tcp: tcp::State,
     /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`] and [`HAIRPIN`].
-    marks: u8,
-    /// Whose share of the table it takes. The table sets it.
+    flags: u8,
+    /// Whose share of the table it uses. Set by the table.
     owner: Owner,
-    name: Name,
+    key: FlowKey,
     packets: [u64; 2],
     bytes: [u64; 2],
     epoch: Epoch,
     last_seen: Moment,
+    /// By [`FlowDirection`].
     links: [LinkId; 2],
-    /// What its packets' checksums have in common, see [`Sum::of_flow`].
+    /// The part of the checksum that all of its packets share, see [`Sum::of_flow`].
     pub checksum: u16,
-    /// For each direction a bit: whether a usual packet changes nothing but counters, under the
-    /// flow's epoch. It follows from the rest, see [`Self::settle`].
-    goes_on: u8,
-    /// Whether the opener is the name's second end. The compiler, as it is now, notes in the `bool`
-    /// at the very end that a slot is free, so that to see this needs no further line.
-    opener_second: bool,
+    /// A bit per direction: whether its packets may take the fast path under the flow's epoch.
+    /// Derived from the other fields by [`Self::refresh_fast_path`].
+    fast_path: u8,
+    /// Whether the opener is the key's second end. The compiler currently uses this `bool` as the
+    /// niche for a free slot, so that checking for one accesses no further cache line.
+    opener_is_second: bool,
 }
 
 const _: () = {
-    let hot = offset_of!(Flow, name) + Name::V4_OFFSET..offset_of!(Flow, opener_second) + 1;
+    let hot = offset_of!(Flow, key) + FlowKey::V4_OFFSET..offset_of!(Flow, opener_is_second) + 1;
     assert!(hot.end - hot.start == 64);
 };
 
 const NO_INSPECTOR: u32 = u32::MAX;
 
-/// Mark of a flow: policy has taken back what it allowed.
+/// Flag: policy allowed the flow and no longer does.
 const REVOKED: u8 = 1;
-/// Mark of a flow: it began with a TCP segment that was no SYN.
+/// Flag: it was opened by a TCP segment that was not a SYN.
 const PICKED_UP: u8 = 4;
-/// Mark of an inspected flow: its client has sent a whole request.
+/// Flag of an inspected flow: its client has sent a complete request.
 const REQUESTED: u8 = 2;
-/// Mark of a flow: its opener is a local pod, but its packets come from the host link.
+/// Flag: its opener is a local pod, but its packets are received from the host link.
 const HAIRPIN: u8 = 8;
 
 impl Flow {
-    /// The flow that this packet opens, with the packet counted. `links` are those of the opener
-    /// and of the other end.
+    /// A flow opened by this packet, which is counted.
     #[must_use]
-    pub fn new(view: &View, epoch: Epoch, links: [LinkId; 2], now: Nanos) -> Self {
-        let (name, opener_second) = Name::of(&view.tuple);
+    pub fn new(view: &View, epoch: Epoch, links: FlowLinks, now: Nanos) -> Self {
+        let (key, opener_is_second) = FlowKey::of(&view.tuple);
         let mut flow = Self {
             inspector: NO_INSPECTOR,
-            looked_at: now.into(),
+            checked_at: now.into(),
             queue: 0,
             protocol: view.tuple.protocol,
             icmp_type: 0,
             tcp: tcp::State::SynSent,
-            marks: 0,
-            owner: Owner::pod(links[0]),
-            name,
+            flags: 0,
+            owner: Owner::pod(links.opener),
+            key,
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
             epoch,
             last_seen: now.into(),
-            links,
+            links: links.by_direction(),
             checksum: Sum::of_flow(view.tuple.src, view.tuple.dst, view.tuple.protocol),
-            goes_on: 0,
-            opener_second,
+            fast_path: 0,
+            opener_is_second,
         };
         match view.l4_kind {
             L4::Icmp { kind, .. } => flow.icmp_type = kind,
             L4::Tcp(segment) if !tcp::opens(segment.flags) => {
-                flow.marks |= PICKED_UP;
+                flow.flags |= PICKED_UP;
                 flow.tcp =
                     tcp::advance(tcp::State::Established, FlowDirection::Original, segment.flags)
                         .unwrap_or(tcp::State::Closed);
             }
             _ => {}
         }
-        flow.settle();
+        flow.refresh_fast_path();
         flow
     }
 
-    /// Notes what follows from the rest, whenever that has changed: whether usual packets go on
-    /// without a further look. They don't before a connection is established or while it closes,
-    /// before the first answer, to an inspector, when policy has taken back what it allowed, or as
-    /// long as each packet has to prove that it is a hairpin.
-    const fn settle(&mut self) {
+    /// Updates `fast_path` after a change of the fields that it is derived from. Packets can't take
+    /// the fast path before a connection is established or while it closes, before the first reply,
+    /// if the flow is inspected or revoked, or if each packet of the opener has to be checked for
+    /// the hairpin mark.
+    const fn refresh_fast_path(&mut self) {
         let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
         let plain = self.inspector == NO_INSPECTOR && !self.revoked();
-        let goes_on = [open && plain && !self.hairpin(), open && plain && self.packets[1] > 0];
-        self.goes_on = goes_on[0] as u8 | (goes_on[1] as u8) << 1;
+        let original = open && plain && !self.hairpin();
+        let reply = open && plain && self.packets[1] > 0;
+        self.fast_path = original as u8 | (reply as u8) << 1;
     }
 
-    /// Notes what the tables of `epoch` say: whether it is revoked.
-    pub const fn judge(&mut self, epoch: Epoch, revoked: bool) {
+    /// Sets what the tables of `epoch` say.
+    pub const fn set_permission(&mut self, epoch: Epoch, permission: Permission) {
         self.epoch = epoch;
-        self.marks = self.marks & !REVOKED | if revoked { REVOKED } else { 0 };
-        self.settle();
+        self.set_flag(REVOKED, matches!(permission, Permission::Revoked));
     }
 
-    /// Notes whether the opener is a local pod, but its packets come from the host link: then each
-    /// of them has to prove that it is the pod's.
+    /// Sets whether the opener is a local pod whose packets are received from the host link: then
+    /// each of them must have the hairpin mark.
     pub const fn set_hairpin(&mut self, hairpin: bool) {
-        self.marks = self.marks & !HAIRPIN | if hairpin { HAIRPIN } else { 0 };
-        self.settle();
+        self.set_flag(HAIRPIN, hairpin);
     }
 
-    /// Whether the opener is a local pod, but its packets come from the host link.
+    const fn set_flag(&mut self, flag: u8, value: bool) {
+        self.flags = self.flags & !flag | if value { flag } else { 0 };
+        self.refresh_fast_path();
+    }
+
+    /// Whether the opener is a local pod whose packets are received from the host link.
     #[must_use]
     pub const fn hairpin(&self) -> bool {
-        self.marks & HAIRPIN != 0
+        self.flags & HAIRPIN != 0
     }
 
-    /// The flow's name, in the direction of its opener.
+    /// The flow's tuple, in the direction of its opener.
     #[must_use]
     pub fn tuple(&self) -> Tuple {
-        self.name.tuple(self.opener_second)
+        self.key.tuple(self.opener_is_second)
     }
 
-    /// The direction of a packet whose source is, or is not, the name's second end.
+    /// The direction of a packet whose source is, or is not, the key's second end.
     #[inline]
     const fn direction(&self, from_second: bool) -> FlowDirection {
-        if self.opener_second == from_second {
+        if self.opener_is_second == from_second {
             FlowDirection::Original
         } else {
             FlowDirection::Reply
         }
     }
 
-    /// Tables that the verdict was made by.
+    /// Epoch of the tables that the flow was last judged by.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Whether policy has taken back what it allowed. A datagram flow is then remembered for as
-    /// long as either end sends, so that what a server still sends does not open it from that end.
+    /// Whether policy allowed the flow and no longer does. A datagram flow is then kept as long as
+    /// either end sends, so that a server's datagrams don't open it from that end.
     #[must_use]
     pub const fn revoked(&self) -> bool {
-        self.marks & REVOKED != 0
+        self.flags & REVOKED != 0
     }
 
-    /// Whether the flow began with a TCP segment that was no SYN.
+    /// Whether it was opened by a TCP segment that was not a SYN.
     #[must_use]
     pub const fn picked_up(&self) -> bool {
-        self.marks & PICKED_UP != 0
+        self.flags & PICKED_UP != 0
     }
 
-    /// Whether the client of an inspected flow has sent a whole request.
+    /// Whether the client of an inspected flow has sent a complete request.
     #[must_use]
     pub const fn requested(&self) -> bool {
-        self.marks & REQUESTED != 0
+        self.flags & REQUESTED != 0
     }
 
-    /// Notes a whole request. [`FlowTable::note_request`] is the way here.
-    const fn note_request(&mut self) {
-        self.marks |= REQUESTED;
+    /// Called by [`FlowTable::set_requested`].
+    const fn set_requested(&mut self) {
+        self.flags |= REQUESTED;
     }
 
-    /// TCP's state; without meaning for other protocols.
+    /// TCP's state; meaningless for other protocols.
     #[must_use]
     pub const fn tcp(&self) -> tcp::State {
         self.tcp
@@ -224,19 +247,26 @@ impl Flow {
         self.bytes
     }
 
-    /// The link that packets of `direction` come from.
+    /// The link that packets of `direction` are received from.
     #[must_use]
     #[inline]
     pub const fn link(&self, direction: FlowDirection) -> LinkId {
         self.links[direction as usize]
     }
 
-    /// Sets the links of the opener and of the other end. [`FlowTable::set_links`] is the way here.
-    const fn set_links(&mut self, links: [LinkId; 2]) {
-        self.links = links;
+    /// The links of both ends.
+    #[must_use]
+    pub const fn links(&self) -> FlowLinks {
+        let [opener, responder] = self.links;
+        FlowLinks { opener, responder }
     }
 
-    /// Index of the flow's inspector; `None` for a flow that is forwarded without looking further.
+    /// Called by [`FlowTable::set_links`].
+    const fn set_links(&mut self, links: FlowLinks) {
+        self.links = links.by_direction();
+    }
+
+    /// Index of the flow's inspector; `None` for a plain flow.
     #[must_use]
     #[inline]
     pub const fn inspector(&self) -> Option<u32> {
@@ -246,33 +276,34 @@ impl Flow {
         }
     }
 
-    /// Sets or takes away the inspector, before the flow is in a table. `u32::MAX` is no index.
+    /// Sets or clears the inspector, before the flow is inserted into a table. `u32::MAX` is not a
+    /// valid index.
     pub const fn set_inspector(&mut self, index: Option<u32>) {
         self.inspector = match index {
             Some(index) => index,
             None => NO_INSPECTOR,
         };
-        self.settle();
+        self.refresh_fast_path();
     }
 
-    /// Whether it was silent for so long that it is to be forgotten.
+    /// Whether it was idle for its timeout.
     #[must_use]
     #[inline]
     pub fn is_expired(&self, now: Nanos) -> bool {
         Moment::from(now).since(self.last_seen) >= Class::of(self).timeout()
     }
 
-    /// Whether a packet changes nothing but counters: a usual one
-    /// ([`Usual`](crate::packet::glance::Usual)) in a flow that policy of `epoch` lets pass
-    /// plainly, and not the first answer.
+    /// Whether a [`FastPathPacket`](crate::packet::fast::FastPathPacket) of `direction` changes
+    /// nothing but counters: policy of `epoch` allows the flow plainly, and the packet is not the
+    /// first reply.
     #[must_use]
     #[inline]
-    pub fn goes_on(&self, direction: FlowDirection, epoch: Epoch) -> bool {
-        self.epoch == epoch && self.goes_on >> direction as u8 & 1 != 0
+    pub fn is_fast_path(&self, direction: FlowDirection, epoch: Epoch) -> bool {
+        self.epoch == epoch && self.fast_path >> direction as u8 & 1 != 0
     }
 
-    /// Counts a packet of which [`Self::goes_on`] holds; for others, [`FlowTable::note`] is the
-    /// way.
+    /// Counts a packet for which [`Self::is_fast_path`] holds; for others see
+    /// [`FlowTable::update`].
     #[inline]
     pub fn count(&mut self, direction: FlowDirection, ip_len: u32, now: Nanos) {
         self.last_seen = now.into();
@@ -280,16 +311,15 @@ impl Flow {
         self.bytes[direction as usize] += u64::from(ip_len);
     }
 
-    /// Notes how the flow ends. [`FlowTable::note_reset`] and [`FlowTable::note_answered`] are the
-    /// ways here.
-    const fn note_end(&mut self, state: tcp::State) {
+    /// Called by [`FlowTable::set_reset`] and [`FlowTable::set_answered`].
+    const fn set_tcp(&mut self, state: tcp::State) {
         self.tcp = state;
-        self.settle();
+        self.refresh_fast_path();
     }
 
-    /// Counts a packet and follows TCP's state. [`FlowTable::note`] is the way here.
+    /// Counts a packet and tracks TCP's state. Called by [`FlowTable::update`].
     #[inline]
-    fn note(
+    fn update(
         &mut self,
         direction: FlowDirection,
         view: &View,
@@ -304,50 +334,65 @@ impl Flow {
                 self.tcp = tcp::advance(self.tcp, direction, segment.flags)
                     .ok_or(DropReason::TcpNoFlow)?;
             }
-            // Identifiers are the sender's choice, so a query may have the ports of an answer.
-            L4::Icmp { kind, .. } if icmp::answers(self.protocol, kind) != direction.is_reply() => {
+            // The sender chooses the identifier, so a query may have the ports of a reply.
+            L4::Icmp { kind, .. }
+                if icmp::is_reply(self.protocol, kind) != direction.is_reply() =>
+            {
                 return Err(DropReason::IcmpUnrelated);
             }
             _ => {}
         }
         self.count(direction, view.ip_len(), now);
-        self.settle();
+        self.refresh_fast_path();
         Ok(())
     }
 }
 
-/// A time to the millisecond (2²⁰ ns, to be exact), in half the bytes of [`Nanos`].
+impl FlowLinks {
+    /// The links of these ends.
+    #[must_use]
+    pub const fn new(opener: LinkId, responder: LinkId) -> Self {
+        Self { opener, responder }
+    }
+
+    const fn by_direction(self) -> [LinkId; 2] {
+        [self.opener, self.responder]
+    }
+}
+
+/// A time with a resolution of 2²⁰ ns, about a millisecond, in half the bytes of [`Nanos`].
 ///
-/// Two moments may be 26 days apart; every flow is looked at more often than that.
+/// Two moments that are compared may be 26 days apart; flows are checked more often than that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Moment(u32);
 
 impl Moment {
+    /// Nanoseconds of one unit.
     const NANOS: u64 = 1 << 20;
 
-    /// Milliseconds since `earlier`; zero if `earlier` is later.
+    /// Units since `earlier`; zero if `earlier` is later.
     #[inline]
     const fn since(self, earlier: Self) -> u32 {
         let span = self.0.wrapping_sub(earlier.0);
         if span > i32::MAX as u32 { 0 } else { span }
     }
 
-    /// So long before.
+    /// The moment `span` units before.
     const fn earlier(self, span: u32) -> Self {
         Self(self.0.wrapping_sub(span))
     }
 
-    /// A span of [`Self::since`] in milliseconds.
+    /// Units to milliseconds.
     const fn millis(span: u32) -> u32 {
         (span as u64 * Self::NANOS / 1_000_000) as u32
     }
 
-    /// So many milliseconds in the unit of [`Self::since`].
+    /// Milliseconds to units.
     const fn span_ms(millis: u32) -> u32 {
         (millis as u64 * 1_000_000 / Self::NANOS) as u32
     }
 
-    /// So many seconds in the unit of [`Self::since`].
+    /// Seconds to units.
     const fn span(seconds: u64) -> u32 {
         (seconds * 1_000_000_000 / Self::NANOS) as u32
     }

@@ -1,17 +1,17 @@
-//! Whose flows those in a table are: queues and counts by owner, and the rule that shares places.
+//! Owners of flows: their queues and counts, and fair sharing of the table between them.
 //!
 //! The owner of a flow is the link of the pod that opened it. All flows from outside of the node
-//! come by one link; those are owned by groups of sources instead: an IPv4 address or an IPv6 /64
-//! belongs to one of [`SOURCES`] groups, by a hash with a random key.
+//! are opened by one link; they are owned by groups of sources instead: an IPv4 address or an IPv6
+//! /64 belongs to one of [`SOURCES`] groups, by a keyed hash.
 //!
-//! # The rule
-//! A pod's new flow needs the place of another one of the pod's as soon as the pod's flows are as
-//! many as the free places: one greedy pod leaves half of the table free, two leave a third. All
-//! flows from outside together leave as much. Among them, a source needs the place of one of its
-//! own once its flows and all from outside together are as many as the free places: one greedy
-//! source leaves two thirds free, and however many are greedy, another one gets places, whichever
-//! pod it calls. When pods have left less than all from outside hold, a source still gets one in
-//! [`SOURCES`] of the free places.
+//! # Fair sharing
+//! A pod's new flow must evict another flow of the pod once the pod has as many flows as there are
+//! free entries: one greedy pod leaves half of the table free, two leave a third. All flows from
+//! outside together leave as much. Among them, a source must evict one of its own once its flows
+//! plus all from outside are as many as the free entries: one greedy source leaves two thirds free,
+//! and however many are greedy, another source gets entries, whichever pod it connects to. If pods
+//! have left fewer entries than the flows from outside use, a source still gets one in [`SOURCES`]
+//! of the free entries.
 
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
@@ -20,7 +20,7 @@ use podgate_tables::tuple::FlowDirection;
 use super::class::Class;
 use super::{Flow, Moment};
 
-/// Groups of sources outside of the node. Two sources share a group by chance.
+/// Groups of sources outside of the node. Unrelated sources may share a group.
 pub const SOURCES: usize = 256;
 
 /// Owners from this number on are groups of sources; those below are links.
@@ -29,20 +29,20 @@ const FIRST_SOURCE: u16 = u16::MAX - SOURCES as u16 + 1;
 /// Each class has a queue for plain flows and one for inspected ones.
 pub(super) const QUEUES: usize = 2 * Class::ALL.len();
 
-/// Ends a queue.
+/// End of a queue.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Whose flow one is. As a number: a link's, or one from [`FIRST_SOURCE`] on.
+/// Owner of a flow: the number of a link, or of a group from [`FIRST_SOURCE`] on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner(u16);
 
 impl Owner {
     pub(super) const fn pod(link: LinkId) -> Self {
-        // No agent has that many links; those would share the last one's places.
+        // No agent has that many links; they would share one owner.
         Self(if link.0 < FIRST_SOURCE { link.0 } else { FIRST_SOURCE - 1 })
     }
 
-    /// The group of sources that a hash belongs to.
+    /// The group of a source with this hash.
     pub(super) const fn source(hash: u64) -> Self {
         Self(FIRST_SOURCE + (hash >> 32) as u16 % SOURCES as u16)
     }
@@ -52,21 +52,21 @@ impl Owner {
     }
 }
 
-/// Who opens a flow: what its share of the table depends on.
+/// Opener of a flow, which determines its share of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Opener {
     pub(super) owner: Owner,
     pub(super) link: LinkId,
 }
 
-/// A number of flows, and of the inspected ones among them.
+/// Number of flows, and of the inspected ones among them.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Count {
+pub(super) struct FlowCount {
     pub(super) all: u32,
     pub(super) inspected: u32,
 }
 
-impl Count {
+impl FlowCount {
     const fn add(&mut self, inspected: bool) {
         self.all += 1;
         self.inspected += inspected as u32;
@@ -82,38 +82,38 @@ impl Count {
 pub(super) struct Queue {
     pub(super) head: u32,
     pub(super) tail: u32,
-    /// When the flow at the head was last looked at.
-    pub(super) looked_at: Moment,
+    /// When the flow at the head was last checked.
+    pub(super) checked_at: Moment,
 }
 
-/// One owner's flows, by class.
+/// Queues and counts of one owner.
 #[derive(Debug)]
-pub(super) struct Owned {
+pub(super) struct OwnerState {
     pub(super) queues: [Queue; QUEUES],
-    /// A bit for each queue that is not empty.
+    /// A bit per queue that is not empty.
     pub(super) nonempty: u32,
-    count: Count,
-    /// Where the owner stands in [`Owners::active`].
+    count: FlowCount,
+    /// Position in [`Owners::active`].
     active_at: u32,
 }
 
 const _: () = assert!(QUEUES <= u32::BITS as usize);
 
-impl Owned {
+impl OwnerState {
     const NEW: Self = Self {
-        queues: [Queue { head: NONE, tail: NONE, looked_at: Moment(0) }; QUEUES],
+        queues: [Queue { head: NONE, tail: NONE, checked_at: Moment(0) }; QUEUES],
         nonempty: 0,
-        count: Count { all: 0, inspected: 0 },
+        count: FlowCount { all: 0, inspected: 0 },
         active_at: 0,
     };
 
-    /// A queue whose head it is time to look at.
+    /// A queue whose head is due for a check.
     pub(super) fn due(&self, now: Nanos) -> Option<usize> {
         let mut rest = self.nonempty;
         while rest != 0 {
             let queue = rest.trailing_zeros() as usize;
-            let waited = Moment::from(now).since(self.queues[queue].looked_at);
-            if waited >= class_of(queue).look_interval() {
+            let waited = Moment::from(now).since(self.queues[queue].checked_at);
+            if waited >= class_of(queue).check_interval() {
                 return Some(queue);
             }
             rest &= rest - 1;
@@ -122,7 +122,7 @@ impl Owned {
     }
 }
 
-/// The queue of its owner's that a flow belongs to.
+/// The queue of its owner that a flow belongs to.
 #[inline]
 pub(super) fn queue_of(flow: &Flow) -> u8 {
     let inspected = if flow.inspector().is_some() { Class::ALL.len() as u8 } else { 0 };
@@ -137,11 +137,11 @@ pub(super) const fn class_of(queue: usize) -> Class {
 #[derive(Debug)]
 pub(super) struct Owners {
     /// By the number of the link.
-    links: Vec<Owned>,
-    sources: Vec<Owned>,
-    /// Flows by the number of their opener's link.
-    opened: Vec<Count>,
-    /// Those who have flows, in no order.
+    links: Vec<OwnerState>,
+    sources: Vec<OwnerState>,
+    /// Flows by the link of their opener.
+    opened: Vec<FlowCount>,
+    /// Owners that have flows, in no order.
     active: Vec<Owner>,
 }
 
@@ -149,19 +149,19 @@ impl Owners {
     pub(super) fn new() -> Self {
         Self {
             links: Vec::new(),
-            sources: std::iter::repeat_with(|| Owned::NEW).take(SOURCES).collect(),
+            sources: std::iter::repeat_with(|| OwnerState::NEW).take(SOURCES).collect(),
             opened: Vec::new(),
             active: Vec::with_capacity(2 * SOURCES),
         }
     }
 
-    /// Whether a new flow needs the place of another one of its owner's when so many places are
-    /// `free`, of those that `of` counts.
-    pub(super) fn needs_place(
+    /// Whether a new flow must evict another one of its owner when `free` entries are free. `of`
+    /// selects the count of those entries.
+    pub(super) fn must_evict(
         &self,
         opener: &Opener,
         free: usize,
-        of: impl Fn(&Count) -> u32,
+        of: impl Fn(&FlowCount) -> u32,
     ) -> bool {
         let of_link = self.opened.get(opener.link.index()).map_or(0, |count| of(count) as usize);
         if !opener.owner.is_source() {
@@ -171,8 +171,8 @@ impl Owners {
         of_link + own >= free && own >= free / SOURCES
     }
 
-    pub(super) fn get(&self, owner: Owner) -> &Owned {
-        const EMPTY: &Owned = &Owned::NEW;
+    pub(super) fn get(&self, owner: Owner) -> &OwnerState {
+        const EMPTY: &OwnerState = &OwnerState::NEW;
         let Owner(number) = owner;
         match number.checked_sub(FIRST_SOURCE) {
             Some(source) => &self.sources[usize::from(source)],
@@ -180,43 +180,43 @@ impl Owners {
         }
     }
 
-    /// The owner's queues; empty ones if it never had a flow.
-    pub(super) fn get_mut(&mut self, owner: Owner) -> &mut Owned {
+    /// The owner's state, empty if it never had a flow.
+    pub(super) fn get_mut(&mut self, owner: Owner) -> &mut OwnerState {
         let Owner(number) = owner;
         let (owned, at) = match number.checked_sub(FIRST_SOURCE) {
             Some(source) => (&mut self.sources, usize::from(source)),
             None => (&mut self.links, usize::from(number)),
         };
         if owned.len() <= at {
-            owned.resize_with(at + 1, || Owned::NEW);
+            owned.resize_with(at + 1, || OwnerState::NEW);
         }
         &mut owned[at]
     }
 
-    /// Notes a flow that is new, or has got other links.
-    pub(super) fn count(&mut self, flow: &Flow) {
+    /// Counts a flow that is new or has changed its links.
+    pub(super) fn add(&mut self, flow: &Flow) {
         let inspected = flow.inspector().is_some();
         of_link(&mut self.opened, flow.link(FlowDirection::Original)).add(inspected);
-        let place = self.active.len() as u32;
+        let position = self.active.len() as u32;
         let owned = self.get_mut(flow.owner);
         owned.count.add(inspected);
         if owned.count.all == 1 {
-            owned.active_at = place;
+            owned.active_at = position;
             self.active.push(flow.owner);
         }
     }
 
-    /// Notes that a flow is gone, or is about to get other links.
-    pub(super) fn discount(&mut self, flow: &Flow) {
+    /// Uncounts a flow that is removed or is about to change its links.
+    pub(super) fn remove(&mut self, flow: &Flow) {
         let inspected = flow.inspector().is_some();
         of_link(&mut self.opened, flow.link(FlowDirection::Original)).sub(inspected);
         let owned = self.get_mut(flow.owner);
         owned.count.sub(inspected);
         if owned.count.all == 0 {
-            let place = owned.active_at;
-            self.active.swap_remove(place as usize);
-            if let Some(moved) = self.active.get(place as usize).copied() {
-                self.get_mut(moved).active_at = place;
+            let position = owned.active_at;
+            self.active.swap_remove(position as usize);
+            if let Some(moved) = self.active.get(position as usize).copied() {
+                self.get_mut(moved).active_at = position;
             }
         }
     }
@@ -226,35 +226,35 @@ impl Owners {
         self.active.len()
     }
 
-    /// The owner at `place` of those that have flows.
-    pub(super) fn active_at(&self, place: usize) -> Option<Owner> {
-        self.active.get(place).copied()
+    /// The owner at this position among those that have flows.
+    pub(super) fn active_at(&self, position: usize) -> Option<Owner> {
+        self.active.get(position).copied()
     }
 }
 
-fn of_link(counts: &mut Vec<Count>, link: LinkId) -> &mut Count {
+fn of_link(counts: &mut Vec<FlowCount>, link: LinkId) -> &mut FlowCount {
     if counts.len() <= link.index() {
-        counts.resize(link.index() + 1, Count::default());
+        counts.resize(link.index() + 1, FlowCount::default());
     }
     &mut counts[link.index()]
 }
 
 #[cfg(test)]
 impl Owners {
-    /// Asserts that counts are those of `flows`.
+    /// Asserts that the counts are those of `flows`.
     pub(super) fn check<'a>(&self, flows: impl Iterator<Item = &'a Flow>) {
-        let mut anew = Self::new();
-        flows.for_each(|flow| anew.count(flow));
-        let nonzero = |counts: &[Count]| {
+        let mut expected = Self::new();
+        flows.for_each(|flow| expected.add(flow));
+        let nonzero = |counts: &[FlowCount]| {
             let counts = counts.iter().copied().enumerate();
-            counts.filter(|(_, count)| *count != Count::default()).collect::<Vec<_>>()
+            counts.filter(|(_, count)| *count != FlowCount::default()).collect::<Vec<_>>()
         };
-        assert_eq!(nonzero(&self.opened), nonzero(&anew.opened));
-        assert_eq!(self.active.len(), anew.active.len());
-        for (place, owner) in self.active.iter().enumerate() {
+        assert_eq!(nonzero(&self.opened), nonzero(&expected.opened));
+        assert_eq!(self.active.len(), expected.active.len());
+        for (position, owner) in self.active.iter().enumerate() {
             let owned = self.get(*owner);
-            assert_eq!(owned.active_at as usize, place);
-            assert_eq!(owned.count, anew.get(*owner).count);
+            assert_eq!(owned.active_at as usize, position);
+            assert_eq!(owned.count, expected.get(*owner).count);
         }
     }
 }

@@ -1,27 +1,26 @@
-//! Flows that outlive their worker: what is known of one when the agent stops, and the flow again
-//! when it has started anew.
+//! Flows saved when the agent stops and restored when it starts again.
 
-use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::ids::Epoch;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
-use super::name::Name;
+use super::key::FlowKey;
 use super::owner::Owner;
-use super::{Flow, Moment, NO_INSPECTOR, PICKED_UP, tcp};
+use super::{Flow, FlowLinks, Moment, NO_INSPECTOR, PICKED_UP, tcp};
 use crate::packet::checksum::Sum;
 
-/// A plain flow, independent of its worker, of the tables and of the clock.
+/// A plain flow without references to its worker, the tables and the clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedFlow {
     /// In the direction of the opener.
     pub tuple: Tuple,
-    /// Links of the opener and of the other end.
-    pub links: [LinkId; 2],
+    /// Links of its ends.
+    pub links: FlowLinks,
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
-    /// TCP's state; without meaning for other protocols.
+    /// TCP's state; meaningless for other protocols.
     pub tcp: tcp::State,
-    /// Whether the flow began with a TCP segment that was no SYN.
+    /// Whether it was opened by a TCP segment that was not a SYN.
     pub picked_up: bool,
     /// Milliseconds since its last packet.
     pub idle_ms: u32,
@@ -32,17 +31,17 @@ pub struct SavedFlow {
 }
 
 impl SavedFlow {
-    /// What is to be remembered of `flow`. `None` for one that ends with its worker: it is
-    /// inspected or revoked, its time is over, or its connection is.
+    /// Saves `flow`. `None` if it can't be saved: it is inspected or revoked, has timed out, or its
+    /// connection is closed.
     #[must_use]
     pub fn of(flow: &Flow, now: Nanos) -> Option<Self> {
-        let over = matches!(flow.tcp, tcp::State::Closed | tcp::State::Reset(_));
-        if flow.inspector().is_some() || flow.revoked() || flow.is_expired(now) || over {
+        let closed = matches!(flow.tcp, tcp::State::Closed | tcp::State::Reset(_));
+        if flow.inspector().is_some() || flow.revoked() || flow.is_expired(now) || closed {
             return None;
         }
         Some(Self {
             tuple: flow.tuple(),
-            links: flow.links,
+            links: flow.links(),
             icmp_type: flow.icmp_type,
             tcp: flow.tcp,
             picked_up: flow.picked_up(),
@@ -52,31 +51,31 @@ impl SavedFlow {
         })
     }
 
-    /// The flow again, under the tables of `epoch`. `None` if its time is over.
+    /// Restores the flow under the tables of `epoch`. `None` if it has timed out.
     #[must_use]
     pub fn restored(&self, epoch: Epoch, now: Nanos) -> Option<Flow> {
-        let (name, opener_second) = Name::of(&self.tuple);
+        let (key, opener_is_second) = FlowKey::of(&self.tuple);
         let idle = Moment::span_ms(self.idle_ms);
         let mut flow = Flow {
             inspector: NO_INSPECTOR,
-            looked_at: now.into(),
+            checked_at: now.into(),
             queue: 0,
             protocol: self.tuple.protocol,
             icmp_type: self.icmp_type,
             tcp: self.tcp,
-            marks: if self.picked_up { PICKED_UP } else { 0 },
-            owner: Owner::pod(self.links[0]),
-            name,
+            flags: if self.picked_up { PICKED_UP } else { 0 },
+            owner: Owner::pod(self.links.opener),
+            key,
             packets: self.packets,
             bytes: self.bytes,
             epoch,
             last_seen: Moment::from(now).earlier(idle),
-            links: self.links,
+            links: self.links.by_direction(),
             checksum: Sum::of_flow(self.tuple.src, self.tuple.dst, self.tuple.protocol),
-            goes_on: 0,
-            opener_second,
+            fast_path: 0,
+            opener_is_second,
         };
-        flow.settle();
+        flow.refresh_fast_path();
         (!flow.is_expired(now)).then_some(flow)
     }
 }

@@ -1,28 +1,29 @@
-//! The flow table: a slab of flows, an index by tuple, and queues that expiry and eviction walk.
+//! The flow table: a slab of flows, an index by key, and queues for expiry and eviction.
 //!
-//! All memory is reserved at creation. The work of each call is bounded, whatever the table holds.
+//! All memory is reserved at creation. The work of each call is bounded, however many flows there
+//! are.
 //!
 //! # Expiry
-//! Each owner ([`super::owner`]) has a queue for each class: the flows that share a timeout, in the
-//! order in which they were last looked at. Packets don't touch the queues; only a change of class
-//! moves a flow. A sweep visits the owners that have flows in turn. It looks at a queue's head when
-//! a quarter of the timeout has passed since the last look, and either reports it or moves it to
-//! the end. So a flow is gone at most a quarter of its timeout and one turn late, and a sweep reads
-//! only flows that are due.
+//! Each owner ([`super::owner`]) has a queue for each class, which are flows with the same timeout,
+//! in the order of their last check. Packets don't touch the queues; only a change of class moves a
+//! flow. A sweep visits the owners that have flows round robin. It checks the head of a queue a
+//! quarter of the timeout after the last check, and either reports it as expired or moves it to the
+//! tail. So a flow is removed at most a quarter of its timeout and one sweep late, and a sweep
+//! reads only flows that are due.
 //!
 //! # Eviction
-//! A table refuses a new flow whose owner has its share ([`FlowTable::needs_place`]), unless
-//! [`FlowTable::victim`] names another one of the same owner's that may yield. Nobody's flows are
-//! ever evicted for somebody else's. In this order:
-//! 1. one that has expired and wasn't swept yet;
+//! A new flow whose owner has used up its share ([`FlowTable::must_evict`]) is denied unless
+//! another flow of the same owner can be evicted ([`FlowTable::victim`]). No flow is ever evicted
+//! for another owner's. In this order:
+//! 1. an expired one that was not swept yet;
 //! 2. TCP that was reset, is in time-wait, or is half-open;
-//! 3. UDP that was never answered, and ICMP;
-//! 4. half-closed TCP, answered UDP and other protocols, once they were silent for ten seconds;
-//! 5. inspected flows, by the same order;
-//! 6. inspected connections whose client has not sent a whole request yet, once they were silent
-//!    for two seconds.
+//! 3. UDP without a reply, and ICMP;
+//! 4. half-closed TCP, UDP with a reply and other protocols, after ten seconds of idleness;
+//! 5. inspected flows, in the same order;
+//! 6. inspected connections whose client has not sent a complete request yet, after two seconds of
+//!    idleness.
 //!
-//! Any other established connection is never a victim.
+//! Any other established connection is never evicted.
 
 use std::ops::Range;
 
@@ -34,65 +35,65 @@ use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use super::class::Class;
 use super::index::Index;
-use super::name::{Key, Name, NameV4};
+use super::key::{FlowKey, FlowKeyV4, HashKey};
 use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of};
-use super::{Flow, Moment, tcp};
+use super::{Flow, FlowLinks, Moment, tcp};
+use crate::mem::{prefer_huge_pages, prefetch};
 use crate::packet::View;
-use crate::xsk::{prefer_huge_pages, prefetch};
 
-/// Where a flow lies in its table. Valid until the flow is removed.
+/// Index of a flow in its table. Valid until the flow is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowIx(u32);
 
-/// What the flow of a packet is searched by, together with those of other packets.
+/// The flow key of an IPv4 packet, for a lookup together with other packets.
 #[derive(Clone, Copy, Debug)]
-pub struct Sought {
-    name: NameV4,
-    /// The name's hash. This and the next are [`FlowTable::seek`]'s.
+pub struct LookupKey {
+    key: FlowKeyV4,
+    /// Hash of the key. This and `slot` are set by [`FlowTable::lookup_batch`].
     hash: u64,
-    /// The slot that the flow is in if it is in the table, [`NONE`] if it can't be.
+    /// The likely slot of the flow; [`NONE`] if there is no such flow.
     slot: u32,
-    /// Whether the packet's source is the end that comes second.
+    /// Whether the packet's source is the key's second end.
     swapped: bool,
 }
 
-impl Default for Sought {
-    /// What no flow is found by.
+impl Default for LookupKey {
+    /// A key without a flow.
     fn default() -> Self {
-        Self { name: NameV4::NOBODYS, hash: 0, slot: NONE, swapped: false }
+        Self { key: FlowKeyV4::NONE, hash: 0, slot: NONE, swapped: false }
     }
 }
 
-impl Sought {
-    /// What the flow is found by of a packet over IPv4, once [`FlowTable::seek`] has seen it.
-    /// Addresses and ports are as they lie in the packet, those of the source first, little-endian.
+impl LookupKey {
+    /// Sets the key of an IPv4 packet. Addresses and ports are as in the packet, source first,
+    /// little-endian.
     #[inline]
-    pub const fn be_v4(&mut self, addresses: u64, ports: u32, protocol: u8) {
-        (self.name, self.swapped) = NameV4::of(addresses, ports, protocol);
+    pub const fn set_v4(&mut self, addresses: u64, ports: u32, protocol: u8) {
+        (self.key, self.swapped) = FlowKeyV4::of(addresses, ports, protocol);
     }
 
-    /// Whether the packet has a name, and surely had no flow when [`FlowTable::seek`] looked.
+    /// Sets a key without a flow.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.key = FlowKeyV4::NONE;
+    }
+
+    /// Whether the packet has a key, and [`FlowTable::lookup_batch`] found no flow.
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
-        self.slot == NONE && self.name != NameV4::NOBODYS
+        self.slot == NONE && self.key != FlowKeyV4::NONE
     }
 
-    /// What policy looks at in the packet if it opens a flow: addresses as they lie in it,
+    /// What policy evaluates of the packet if it opens a flow: addresses as in the packet,
     /// little-endian, destination port, protocol.
     #[inline]
-    pub(crate) fn opening(&self) -> (u64, u16, u8) {
-        self.name.opening(self.swapped)
-    }
-
-    /// What no flow is found by.
-    #[inline]
-    pub fn be_nothing(&mut self) {
-        self.name = NameV4::NOBODYS;
+    pub(crate) fn policy_fields(&self) -> (u64, u16, u8) {
+        self.key.policy_fields(self.swapped)
     }
 }
 
-/// Flows that [`FlowTable::victim`] looks at in a queue, at most.
-const VICTIM_LOOKS: usize = 4;
+/// Flows that are checked in a queue for a victim, at most.
+const VICTIM_CHECKS: usize = 4;
 
 #[derive(Debug)]
 #[repr(C)]
@@ -104,18 +105,18 @@ struct Slot {
     flow: Option<Flow>,
 }
 
-// With two places of the index it makes 120 bytes for a flow.
+// With two buckets of the index, 120 bytes per flow.
 const _: () = assert!(size_of::<Slot>() == 112);
 
 impl Slot {
-    /// Brings into the cache what usual packets need of the flow ([`Flow`]), the beginning of it
-    /// and the end.
+    /// Loads the fields of the flow that the fast path needs into the cache: the first and the last
+    /// one of them.
     #[inline]
     fn touch(&self) -> u32 {
-        self.flow.as_ref().map_or(0, |flow| flow.name.touch() ^ u32::from(flow.opener_second))
+        self.flow.as_ref().map_or(0, |flow| flow.key.touch() ^ u32::from(flow.opener_is_second))
     }
 
-    /// Asks for all of its lines, and doesn't wait ([`prefetch`]).
+    /// Prefetches all of its cache lines.
     #[inline]
     fn prefetch(&self) {
         const LINE: usize = 64;
@@ -129,27 +130,27 @@ impl Slot {
 /// A worker's flows.
 #[derive(Debug)]
 pub struct FlowTable {
-    key: Key,
-    /// Slot numbers by tuple.
+    hash_key: HashKey,
+    /// Slot numbers by key.
     index: Index,
     slots: Vec<Slot>,
     capacity: usize,
     free: u32,
     owners: Owners,
-    /// The link to everything outside of the node, whose flows are owned by their sources.
+    /// The link to everything outside of the node: its flows are owned by their sources.
     outside: Option<LinkId>,
-    /// The owner that the sweep visits next, among those that have flows.
+    /// Position of the sweep among the owners that have flows.
     sweep: usize,
 }
 
 impl FlowTable {
-    /// An empty table with room for `capacity` flows.
+    /// An empty table for `capacity` flows.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
         let mut slots = Vec::with_capacity(capacity as usize);
         prefer_huge_pages(slots.spare_capacity_mut());
         Self {
-            key: Key::random(),
+            hash_key: HashKey::random(),
             index: Index::new(capacity),
             slots,
             capacity: capacity as usize,
@@ -172,19 +173,19 @@ impl FlowTable {
         self.len() == 0
     }
 
-    /// Whether there is no place left.
+    /// Whether all entries are used.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.len() >= self.capacity
     }
 
-    /// Sets the link to everything outside of the node. From then on flows that come by it are
-    /// owned by their sources; those that are in the table keep their owner.
+    /// Sets the link to everything outside of the node. Flows that are opened by it from then on
+    /// are owned by their sources.
     pub const fn set_outside(&mut self, link: Option<LinkId>) {
         self.outside = link;
     }
 
-    /// Who opens a flow that comes by `link` from `src`.
+    /// The opener of a flow from `src` by `link`.
     #[must_use]
     pub fn opener(&self, link: LinkId, src: Address) -> Opener {
         let owner = if self.outside == Some(link) {
@@ -192,111 +193,111 @@ impl FlowTable {
                 Some(bits) => u64::from(bits),
                 None => (src.bits() >> 64) as u64,
             };
-            Owner::source(self.key.hash_words(&[network]))
+            Owner::source(self.hash_key.hash_words(&[network]))
         } else {
             Owner::pod(link)
         };
         Opener { owner, link }
     }
 
-    /// Whether a new flow of `opener` needs the place of another one of the same owner's.
+    /// Whether a new flow of `opener` must evict another one of the same owner.
     #[must_use]
-    pub fn needs_place(&self, opener: &Opener) -> bool {
+    pub fn must_evict(&self, opener: &Opener) -> bool {
         let free = self.capacity.saturating_sub(self.len());
-        self.owners.needs_place(opener, free, |count| count.all)
+        self.owners.must_evict(opener, free, |count| count.all)
     }
 
-    /// The same for an inspected flow, when `free` more may be inspected.
+    /// The same for an inspected flow, when `free` more flows may be inspected.
     #[must_use]
-    pub fn needs_inspected_place(&self, opener: &Opener, free: usize) -> bool {
-        self.owners.needs_place(opener, free, |count| count.inspected)
+    pub fn must_evict_inspected(&self, opener: &Opener, free: usize) -> bool {
+        self.owners.must_evict(opener, free, |count| count.inspected)
     }
 
-    /// The flow that a packet with this tuple belongs to, and the packet's direction in it.
+    /// The flow of a packet with this tuple, and the packet's direction in it.
     #[must_use]
     #[inline]
-    pub fn find(&self, tuple: &Tuple) -> Option<(FlowIx, FlowDirection)> {
-        let (name, swapped) = Name::of(tuple);
-        let belongs = |at| flow_at(&self.slots, at).name == name;
-        let index = FlowIx(self.index.find(self.key.hash(&name), belongs)?);
+    pub fn lookup(&self, tuple: &Tuple) -> Option<(FlowIx, FlowDirection)> {
+        let (key, swapped) = FlowKey::of(tuple);
+        let matches = |at| flow_at(&self.slots, at).key == key;
+        let index = FlowIx(self.index.find(self.hash_key.hash(&key), matches)?);
         Some((index, self.get(index).direction(swapped)))
     }
 
-    /// Does what can be done for a batch together before [`Self::find_sought`]: the hashes, and the
-    /// waits for memory, of which a search in a large table has two. False if for some there is
-    /// surely no flow.
-    pub fn seek(&self, sought: &mut [Sought]) -> bool {
-        for sought in &mut *sought {
-            sought.hash = self.key.hash_v4(&sought.name);
+    /// Does the part of a batch's lookups that is done together before [`Self::lookup_candidate`]:
+    /// computes hashes and waits for memory, twice per lookup in a large table. Returns false if
+    /// some keys have no flow.
+    pub fn lookup_batch(&self, keys: &mut [LookupKey]) -> bool {
+        for key in &mut *keys {
+            key.hash = self.hash_key.hash_v4(&key.key);
         }
-        // Loops so short that the processor is many turns ahead with their loads.
-        let entries = sought.iter().fold(0, |sum, sought| sum ^ self.index.touch(sought.hash));
-        for sought in &mut *sought {
-            sought.slot = self.index.candidate(sought.hash).unwrap_or(NONE);
+        // Short loops, so that the processor issues the loads of many iterations at once.
+        let entries = keys.iter().fold(0, |sum, key| sum ^ self.index.touch(key.hash));
+        for key in &mut *keys {
+            key.slot = self.index.candidate(key.hash).unwrap_or(NONE);
         }
-        let found = sought.iter().filter_map(|sought| self.slots.get(sought.slot as usize));
+        let found = keys.iter().filter_map(|key| self.slots.get(key.slot as usize));
         let (flows, count) =
             found.fold((0, 0), |(sum, count), slot| (sum ^ slot.touch(), count + 1));
         std::hint::black_box((entries, flows));
-        count == sought.len()
+        count == keys.len()
     }
 
-    /// The flow of a packet that [`Self::seek`] has seen, and the packet's direction in it. `None`
-    /// if there was no such flow then, or if another one is where it was, or seemed to be, which
-    /// [`Self::find_again`] can tell.
+    /// The flow that [`Self::lookup_batch`] found for a key, and the packet's direction in it.
+    /// `None` if it found none, or if the likely slot has another flow; then use
+    /// [`Self::lookup_slow`].
     #[must_use]
     #[inline]
-    pub fn find_sought(&mut self, sought: &Sought) -> Option<(&mut Flow, FlowDirection)> {
-        let flow = self.slots.get_mut(sought.slot as usize)?.flow.as_mut()?;
-        let direction = flow.direction(sought.swapped);
-        (flow.name == sought.name).then_some((flow, direction))
+    pub fn lookup_candidate(&mut self, key: &LookupKey) -> Option<(&mut Flow, FlowDirection)> {
+        let flow = self.slots.get_mut(key.slot as usize)?.flow.as_mut()?;
+        let direction = flow.direction(key.swapped);
+        (flow.key == key.key).then_some((flow, direction))
     }
 
-    /// The same for a flow that was taken for another one, or that has moved since. `None` if it is
-    /// not there, and also if [`Self::seek`] had found none at all.
+    /// The same for a flow in another slot, because of equal tags or because it has moved since.
+    /// `None` if there is no such flow, and also if [`Self::lookup_batch`] found none.
     #[cold]
-    pub fn find_again(&mut self, sought: &Sought) -> Option<(&mut Flow, FlowDirection)> {
-        // All but seldom there is no flow that could be it.
-        if sought.slot == NONE {
+    pub fn lookup_slow(&mut self, key: &LookupKey) -> Option<(&mut Flow, FlowDirection)> {
+        // Nearly always there is no such flow.
+        if key.slot == NONE {
             return None;
         }
-        let is = |at| flow_at(&self.slots, at).name == sought.name;
-        let slot = self.index.find(sought.hash, is)?;
-        self.find_sought(&Sought { slot, ..*sought })
+        let matches = |at| flow_at(&self.slots, at).key == key.key;
+        let slot = self.index.find(key.hash, matches)?;
+        self.lookup_candidate(&LookupKey { slot, ..*key })
     }
 
     /// The flow at `index`.
     ///
     /// # Panics
-    /// When the flow was removed: whoever keeps an index must drop it with the flow.
+    /// When the flow was removed.
     #[must_use]
     #[inline]
     pub fn get(&self, index: FlowIx) -> &Flow {
         flow_at(&self.slots, index.0)
     }
 
-    /// Sets the links of a flow's opener and of its other end, and so whose flow it is.
+    /// Sets the links of a flow's ends, which determine its owner.
     ///
     /// # Panics
     /// As [`Self::get`].
-    pub fn set_links(&mut self, index: FlowIx, links: [LinkId; 2]) {
+    pub fn set_links(&mut self, index: FlowIx, links: FlowLinks) {
         let FlowIx(at) = index;
         let flow = flow_at(&self.slots, at);
-        if [FlowDirection::Original, FlowDirection::Reply].map(|of| flow.link(of)) == links {
+        if flow.links() == links {
             return;
         }
-        let owner = self.opener(links[0], flow.tuple().src).owner;
-        self.owners.discount(flow);
-        let looked_at = flow.looked_at;
+        let owner = self.opener(links.opener, flow.tuple().src).owner;
+        self.owners.remove(flow);
+        let checked_at = flow.checked_at;
         self.unlink(at);
         let flow = flow_at_mut(&mut self.slots, at);
         flow.set_links(links);
         flow.owner = owner;
-        self.owners.count(flow_at(&self.slots, at));
-        self.enqueue(at, looked_at);
+        self.owners.add(flow_at(&self.slots, at));
+        self.enqueue(at, checked_at);
     }
 
-    /// The flow at `index`, to change what policy says of it.
+    /// The flow at `index`, to change its permission.
     ///
     /// # Panics
     /// As [`Self::get`].
@@ -311,18 +312,18 @@ impl FlowTable {
         numbered.filter_map(|(index, slot)| Some((index, slot.flow.as_ref()?)))
     }
 
-    /// Adds a flow whose tuple no other flow has.
+    /// Adds a flow; there must be none with the same tuple.
     ///
     /// # Errors
-    /// [`DropReason::FlowTableFull`] when there is no room; see [`Self::victim`].
+    /// [`DropReason::FlowTableFull`] when all entries are used; see [`Self::victim`].
     pub fn insert(&mut self, mut flow: Flow) -> Result<FlowIx, DropReason> {
         if self.is_full() {
             return Err(DropReason::FlowTableFull);
         }
-        debug_assert!(self.find(&flow.tuple()).is_none(), "a flow is opened once");
-        let (hash, now) = (self.key.hash(&flow.name), flow.looked_at);
+        debug_assert!(self.lookup(&flow.tuple()).is_none(), "a flow is opened once");
+        let (hash, now) = (self.hash_key.hash(&flow.key), flow.checked_at);
         flow.owner = self.opener(flow.link(FlowDirection::Original), flow.tuple().src).owner;
-        self.owners.count(&flow);
+        self.owners.add(&flow);
         flow.queue = queue_of(&flow);
         let slot = Slot { flow: Some(flow), prev: NONE, next: NONE };
         let at = match self.free {
@@ -342,34 +343,35 @@ impl FlowTable {
         Ok(FlowIx(at))
     }
 
-    /// Takes a flow out.
+    /// Removes a flow.
     ///
     /// # Panics
     /// As [`Self::get`].
     pub fn remove(&mut self, index: FlowIx) -> Flow {
         let FlowIx(at) = index;
         self.unlink(at);
-        let Self { key, index: places, slots, .. } = self;
-        let hash_of = |at| key.hash(&flow_at(slots, at).name);
-        places.remove(hash_of(at), at, hash_of);
+        let Self { hash_key, index: entries, slots, .. } = self;
+        let hash_of = |at| hash_key.hash(&flow_at(slots, at).key);
+        entries.remove(hash_of(at), at, hash_of);
         let slot = &mut self.slots[at as usize];
         slot.next = self.free;
         self.free = at;
         let flow = slot.flow.take().expect(REMOVED);
-        self.owners.discount(&flow);
+        self.owners.remove(&flow);
         flow
     }
 
-    /// Counts a packet of a flow and follows its TCP state.
+    /// Counts a packet of a flow and tracks its TCP state.
     ///
     /// # Errors
-    /// [`DropReason::TcpNoFlow`] for a segment that can't belong to the connection
-    /// ([`tcp::advance`]); the flow is unchanged.
+    /// [`DropReason::TcpNoFlow`] for a segment that is invalid in the connection's state
+    /// ([`tcp::advance`]), [`DropReason::IcmpUnrelated`] for a query in place of a reply; the flow
+    /// is unchanged. [`DropReason::PolicyRevoked`] if the flow is revoked.
     ///
     /// # Panics
     /// As [`Self::get`].
     #[inline]
-    pub fn note(
+    pub fn update(
         &mut self,
         index: FlowIx,
         direction: FlowDirection,
@@ -377,39 +379,39 @@ impl FlowTable {
         now: Nanos,
     ) -> Result<(), DropReason> {
         let flow = self.get_mut(index);
-        flow.note(direction, view, now)?;
+        flow.update(direction, view, now)?;
         if queue_of(flow) != flow.queue {
             self.requeue(index.0, now.into());
         }
         Ok(())
     }
 
-    /// Notes that a TCP flow was reset at both ends by us, whose resets [`Self::note`] doesn't see.
+    /// Marks a TCP flow as reset at both ends by us: [`Self::update`] doesn't see those resets.
     ///
     /// # Panics
     /// As [`Self::get`].
-    pub fn note_reset(&mut self, index: FlowIx, now: Nanos) {
-        self.note_change(index, now, |flow| flow.note_end(tcp::State::Closed));
+    pub fn set_reset(&mut self, index: FlowIx, now: Nanos) {
+        self.change(index, now, |flow| flow.set_tcp(tcp::State::Closed));
     }
 
-    /// Notes that an inspected TCP flow has nothing left to do but to wait for its client's end:
-    /// its request was answered by us, whose FIN [`Self::note`] doesn't see.
+    /// Marks an inspected TCP flow as waiting for its client to close: we sent the response to its
+    /// request, with a FIN that [`Self::update`] doesn't see.
     ///
     /// # Panics
     /// As [`Self::get`].
-    pub fn note_answered(&mut self, index: FlowIx, now: Nanos) {
-        self.note_change(index, now, |flow| flow.note_end(tcp::State::TimeWait));
+    pub fn set_answered(&mut self, index: FlowIx, now: Nanos) {
+        self.change(index, now, |flow| flow.set_tcp(tcp::State::TimeWait));
     }
 
-    /// Notes that the client of an inspected flow has sent a whole request.
+    /// Marks that the client of an inspected flow has sent a complete request.
     ///
     /// # Panics
     /// As [`Self::get`].
-    pub fn note_request(&mut self, index: FlowIx, now: Nanos) {
-        self.note_change(index, now, Flow::note_request);
+    pub fn set_requested(&mut self, index: FlowIx, now: Nanos) {
+        self.change(index, now, Flow::set_requested);
     }
 
-    fn note_change(&mut self, index: FlowIx, now: Nanos, change: impl FnOnce(&mut Flow)) {
+    fn change(&mut self, index: FlowIx, now: Nanos, change: impl FnOnce(&mut Flow)) {
         let flow = self.get_mut(index);
         change(flow);
         if queue_of(flow) != flow.queue {
@@ -417,8 +419,8 @@ impl FlowTable {
         }
     }
 
-    /// A flow whose time is over, or `None` if there is no more to do now. Each look at a flow or
-    /// an owner takes one off `budget`; at zero the rest is left to the next call.
+    /// An expired flow, or `None` if no check is due. Each check of a flow or an owner takes one
+    /// from `budget`; at zero the next call continues.
     ///
     /// The caller removes the flow.
     pub fn next_expired(&mut self, now: Nanos, budget: &mut usize) -> Option<FlowIx> {
@@ -444,11 +446,10 @@ impl FlowTable {
         None
     }
 
-    /// The flow that should make room for a new one of `opener`, in the order that the module's
-    /// documentation states, or `None` if none may. Worth asking when [`Self::needs_place`] says
-    /// so.
+    /// The flow to evict for a new one of `opener`, in the order of the module's documentation;
+    /// `None` if there is none. For when [`Self::must_evict`] holds.
     ///
-    /// The caller removes the flow, and tells its end.
+    /// The caller removes the flow.
     pub fn victim(&mut self, opener: &Opener, now: Nanos) -> Option<FlowIx> {
         let owned = self.owners.get(opener.owner);
         let heads = owned.queues.iter().map(|queue| queue.head).filter(|at| *at != NONE);
@@ -457,40 +458,40 @@ impl FlowTable {
             Some(at) => FlowIx(at),
             None => self.idle_flow(opener.owner, 0..QUEUES, now)?,
         };
-        self.foresee(victim);
+        self.prefetch_next_victims(victim);
         Some(victim)
     }
 
-    /// Fetches what the next victims behind this one will ask for: as a rule they have been silent
-    /// for long, and their flows and places of the index are out of all caches.
-    fn foresee(&self, FlowIx(victim): FlowIx) {
-        // In a row of victims this one was fetched two victims ago; its place of the index, which
-        // takes the flow to be known, one victim ago.
+    /// Prefetches the next victims in the queue: usually they have been idle for long, and their
+    /// flows and index buckets are in no cache.
+    fn prefetch_next_victims(&self, FlowIx(victim): FlowIx) {
+        // In a series of evictions a flow is prefetched two evictions ahead; its bucket, which
+        // needs the flow's key, one eviction ahead.
         let Some(next) = self.slots.get(self.slots[victim as usize].next as usize) else { return };
         if let Some(flow) = &next.flow {
-            self.index.prefetch(self.key.hash(&flow.name));
+            self.index.prefetch(self.hash_key.hash(&flow.key));
         }
         if let Some(after) = self.slots.get(next.next as usize) {
             after.prefetch();
         }
     }
 
-    /// The inspected flow that should make room for a new one of `opener`, in the same order.
+    /// The inspected flow to evict for a new one of `opener`, in the same order.
     pub fn inspected_victim(&mut self, opener: &Opener, now: Nanos) -> Option<FlowIx> {
         self.idle_flow(opener.owner, Class::ALL.len()..QUEUES, now)
     }
 
-    /// A flow near the head of one of the owner's queues that was silent for long enough to yield.
-    /// Those that weren't go to the end, so that the next call gets further.
+    /// A flow near the head of one of the owner's queues that was idle for long enough to be
+    /// evicted. Others are moved to the tail, so that the next call checks further ones.
     fn idle_flow(&mut self, owner: Owner, queues: Range<usize>, now: Nanos) -> Option<FlowIx> {
         for queue in queues {
-            let Some(silence) = class_of(queue).yields_after() else { continue };
-            for _ in 0..VICTIM_LOOKS {
+            let Some(idle) = class_of(queue).evictable_after() else { continue };
+            for _ in 0..VICTIM_CHECKS {
                 let at = self.owners.get(owner).queues[queue].head;
                 if at == NONE {
                     break;
                 }
-                if Moment::from(now).since(flow_at(&self.slots, at).last_seen) >= silence {
+                if Moment::from(now).since(flow_at(&self.slots, at).last_seen) >= idle {
                     return Some(FlowIx(at));
                 }
                 self.requeue(at, now.into());
@@ -499,7 +500,7 @@ impl FlowTable {
         None
     }
 
-    /// Moves a flow to the end of the queue that it belongs to now.
+    /// Moves a flow to the tail of the queue of its current class.
     fn requeue(&mut self, at: u32, now: Moment) {
         self.unlink(at);
         let flow = flow_at_mut(&mut self.slots, at);
@@ -509,7 +510,7 @@ impl FlowTable {
 
     fn enqueue(&mut self, at: u32, now: Moment) {
         let flow = flow_at_mut(&mut self.slots, at);
-        flow.looked_at = now;
+        flow.checked_at = now;
         let number = usize::from(flow.queue);
         let owned = self.owners.get_mut(flow.owner);
         owned.nonempty |= 1 << number;
@@ -517,7 +518,7 @@ impl FlowTable {
         let before = std::mem::replace(&mut queue.tail, at);
         match self.slots.get_mut(before as usize) {
             Some(slot) => slot.next = at,
-            None => (queue.head, queue.looked_at) = (at, now),
+            None => (queue.head, queue.checked_at) = (at, now),
         }
         let slot = &mut self.slots[at as usize];
         (slot.prev, slot.next) = (before, NONE);
@@ -535,7 +536,7 @@ impl FlowTable {
                 if prev == NONE
                     && let Some(flow) = &slot.flow
                 {
-                    queue.looked_at = flow.looked_at;
+                    queue.checked_at = flow.checked_at;
                 }
             }
             None => queue.tail = prev,
@@ -550,7 +551,7 @@ impl FlowTable {
     }
 }
 
-const REMOVED: &str = "an index is dropped with its flow";
+const REMOVED: &str = "the flow of an index exists";
 
 #[inline]
 fn flow_at(slots: &[Slot], at: u32) -> &Flow {
@@ -564,28 +565,25 @@ fn flow_at_mut(slots: &mut [Slot], at: u32) -> &mut Flow {
 
 #[cfg(test)]
 impl FlowTable {
-    /// Asserts what holds between any two calls.
+    /// Asserts the invariants of the table.
     pub(super) fn check(&self) {
         use podgate_tables::proto;
 
         use super::tcp::State;
 
         let mut queued = 0;
-        for owner in (0..self.owners.active()).filter_map(|place| self.owners.active_at(place)) {
+        for owner in (0..self.owners.active()).filter_map(|at| self.owners.active_at(at)) {
             queued += self.check_queues(owner);
         }
         self.owners.check(self.iter().map(|(_, flow)| flow));
         for (_, flow) in self.iter() {
             let open = flow.protocol != proto::TCP || flow.tcp() == State::Established;
             let plain = open && flow.inspector().is_none() && !flow.revoked();
-            let answered = plain && flow.packets[1] > 0;
-            let goes_on = [FlowDirection::Original, FlowDirection::Reply]
-                .map(|to| flow.goes_on(to, flow.epoch));
-            assert_eq!(
-                goes_on,
-                [plain && !flow.hairpin(), answered],
-                "what follows from the rest is kept with it"
-            );
+            let replied = plain && flow.packets[1] > 0;
+            let fast_path = [FlowDirection::Original, FlowDirection::Reply]
+                .map(|to| flow.is_fast_path(to, flow.epoch));
+            let expected = [plain && !flow.hairpin(), replied];
+            assert_eq!(fast_path, expected, "the derived field is up to date");
         }
         let first = Some(self.free).filter(|at| *at != NONE);
         let next = |at: &u32| Some(self.slots[*at as usize].next).filter(|at| *at != NONE);
@@ -594,31 +592,31 @@ impl FlowTable {
         assert!(self.len() <= self.capacity);
     }
 
-    /// Asserts that an owner's queues are in order. Returns how many flows are in them.
+    /// Asserts that an owner's queues are in order. Returns the number of flows in them.
     fn check_queues(&self, owner: Owner) -> usize {
         let mut queued = 0;
         let owned = self.owners.get(owner);
         for (number, queue) in owned.queues.iter().enumerate() {
             assert_eq!(owned.nonempty >> number & 1 != 0, queue.head != NONE);
-            let (mut before, mut looked_at, mut at) = (NONE, Moment::default(), queue.head);
+            let (mut before, mut checked_at, mut at) = (NONE, Moment::default(), queue.head);
             if at != NONE {
-                assert_eq!(flow_at(&self.slots, at).looked_at, queue.looked_at);
+                assert_eq!(flow_at(&self.slots, at).checked_at, queue.checked_at);
             }
             while at != NONE {
                 let slot = &self.slots[at as usize];
                 let flow = flow_at(&self.slots, at);
                 assert_eq!((usize::from(flow.queue), flow.owner), (number, owner));
                 assert_eq!(slot.prev, before);
-                assert!(flow.looked_at.0 >= looked_at.0, "a queue is in the order of looks");
+                assert!(flow.checked_at.0 >= checked_at.0, "a queue is in the order of checks");
                 queued += 1;
-                (before, looked_at, at) = (at, flow.looked_at, slot.next);
+                (before, checked_at, at) = (at, flow.checked_at, slot.next);
             }
             assert_eq!(queue.tail, before);
         }
         queued
     }
 
-    /// Flows that there is memory for.
+    /// Flows that memory is reserved for.
     pub(super) fn reserved(&self) -> usize {
         self.slots.capacity()
     }

@@ -1,19 +1,18 @@
-//! TCP's state as far as flags tell it: enough for timeouts, eviction and the question whether a
-//! segment can belong to the connection at all.
+//! TCP state tracking by flags: enough for timeouts, eviction, and to drop segments that can't
+//! belong to the connection.
 //!
-//! Sequence numbers are not followed here: plain flows belong to links whose senders are known. A
-//! reset that the connection survives, because it was forged or lay outside of the window (RFC 5961
-//! §3.2: the receiver answers with a challenge ACK and goes on), is taken back by the next segment
-//! of its alleged sender. Whoever can send in a host's name from outside of the node, and knows the
-//! ports, can still end a flow with a reset and a SYN. For inspected flows the follower
-//! checks sequence numbers, and a SYN that starts the flow over gets nowhere while the server still
-//! has the old connection: before the server's SYN-ACK, nothing of the client but a SYN or an RST
-//! is possible.
+//! Sequence numbers are not tracked here: the senders of plain flows are known by their links. A
+//! reset that the connection survives, because it was forged or outside of the window (RFC 5961
+//! §3.2: the receiver replies with a challenge ACK and continues), is reverted by the next segment
+//! of its alleged sender. An attacker outside of the node who can spoof a host's address and knows
+//! the ports can still end a flow with a reset and a SYN. For inspected flows the follower checks
+//! sequence numbers, and a SYN that reopens the flow has no effect while the server still has the
+//! old connection: before the server's SYN-ACK, only a SYN or an RST of the client is valid.
 
 use podgate_tables::tcp_flags::{ACK, FIN, RST, SYN};
 use podgate_tables::tuple::FlowDirection;
 
-/// Where a connection stands.
+/// State of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum State {
     /// The opener's SYN was seen.
@@ -21,13 +20,13 @@ pub enum State {
     /// The other end's SYN was seen too, with ACK, or without in a simultaneous open (RFC 9293
     /// §3.5).
     SynReceived,
-    /// The handshake is over, or we took the flow up in the middle.
+    /// The handshake is complete, or the flow was picked up in mid-stream.
     Established,
-    /// The sender of this direction has sent its FIN; the other may still send for long.
+    /// The sender of this direction has sent its FIN; the other end may still send.
     HalfClosed(FlowDirection),
     /// Both FINs were seen.
     TimeWait,
-    /// A reset was seen that the sender of this direction seems to have sent, after the handshake.
+    /// A reset was seen after the handshake, apparently from the sender of this direction.
     Reset(FlowDirection),
     /// The handshake ended in a reset, or both ends have sent one.
     Closed,
@@ -40,19 +39,19 @@ pub const fn opens(flags: u8) -> bool {
     flags & (SYN | ACK | RST | FIN) == SYN
 }
 
-/// Whether a segment with these flags begins a new connection on the tuple of one that is over.
-/// The flow has to be judged anew then, in the direction of this segment.
+/// Whether a segment with these flags opens a new connection on the tuple of a closed one. The flow
+/// must then be judged again, in the direction of this segment.
 #[must_use]
 #[inline]
 pub const fn reopens(state: State, flags: u8) -> bool {
     matches!(state, State::TimeWait | State::Reset(_) | State::Closed) && opens(flags)
 }
 
-/// The state after a segment with these flags, or `None` if no such segment belongs to the
-/// connection in this state. Before, [`reopens`] has to be asked.
+/// The state after a segment with these flags; `None` if the segment is invalid in this state.
+/// [`reopens`] must be checked before.
 ///
-/// The transitions are those of conntrack (`net/netfilter/nf_conntrack_proto_tcp.c`,
-/// `tcp_conntracks`), with its three states between the first FIN and the end taken as one.
+/// The transitions are conntrack's (`net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_conntracks`),
+/// with its three states between the first FIN and the end merged into one.
 #[must_use]
 #[inline]
 pub const fn advance(state: State, direction: FlowDirection, flags: u8) -> Option<State> {
@@ -66,7 +65,7 @@ pub const fn advance(state: State, direction: FlowDirection, flags: u8) -> Optio
         State::HalfClosed(first) if flags & FIN != 0 && direction as u8 != first as u8 => {
             Some(State::TimeWait)
         }
-        // Who has reset the connection sends nothing more but resets.
+        // An end that has reset the connection would send only resets.
         State::Reset(by) if flags & (SYN | ACK) == ACK && direction as u8 == by as u8 => {
             Some(if flags & FIN != 0 { State::HalfClosed(by) } else { State::Established })
         }
@@ -91,7 +90,7 @@ const fn in_syn_sent(direction: FlowDirection, flags: u8) -> Option<State> {
         (FlowDirection::Original, SYN) => Some(State::SynSent),
         (FlowDirection::Reply, SYN) => Some(State::SynReceived),
         (FlowDirection::Reply, flags) if flags == SYN | ACK => Some(State::SynReceived),
-        // A challenge (RFC 5961 §4): the other end remembers an older connection.
+        // A challenge ACK (RFC 5961 §4): the other end still has an older connection.
         (FlowDirection::Reply, ACK) => Some(State::SynSent),
         _ => None,
     }
@@ -175,30 +174,30 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_that_its_sender_does_not_mean_changes_nothing_for_long() {
+    fn a_reset_is_reverted_by_its_senders_next_segment() {
         for by in [Original, Reply] {
             let reset = established_then(&[(by, RST)]);
             assert_eq!(reset, Some(State::Reset(by)));
-            // The other end's challenge (RFC 5961 §3.2), and what it had under way.
+            // The other end's challenge ACK (RFC 5961 §3.2), and a segment in flight.
             let challenged = [(by, RST), (by.reverse(), ACK), (by.reverse(), ACK)];
             assert_eq!(established_then(&challenged), Some(State::Reset(by)));
-            let goes_on = [&challenged[..], &[(by, ACK)]].concat();
-            assert_eq!(established_then(&goes_on), Some(State::Established));
-            let meant = [&challenged[..], &[(by, RST)]].concat();
-            assert_eq!(established_then(&meant), Some(State::Reset(by)));
+            let continued = [&challenged[..], &[(by, ACK)]].concat();
+            assert_eq!(established_then(&continued), Some(State::Established));
+            let repeated = [&challenged[..], &[(by, RST)]].concat();
+            assert_eq!(established_then(&repeated), Some(State::Reset(by)));
             let by_both = [(by, RST), (by.reverse(), RST), (by, ACK)];
             assert_eq!(established_then(&by_both), Some(State::Closed));
         }
     }
 
     #[test]
-    fn a_refused_connection_is_not_revived() {
+    fn a_rejected_connection_stays_closed() {
         let refused = [(Reply, RST | ACK), (Reply, ACK), (Original, ACK)];
         assert_eq!(after(&refused), Some(State::Closed));
     }
 
     #[test]
-    fn a_syn_reopens_only_what_is_over() {
+    fn a_syn_reopens_only_closed_connections() {
         for state in [State::TimeWait, State::Closed, State::Reset(Original)] {
             assert!(reopens(state, SYN));
             for flags in [SYN_ACK, ACK, FIN_ACK, RST] {
@@ -232,7 +231,7 @@ mod tests {
         }
 
         #[test]
-        fn without_a_syn_of_the_other_end_the_opener_sends_no_data(
+        fn the_opener_sends_no_data_before_a_syn_of_the_other_end(
             challenges in proptest::collection::vec(
                 prop::sample::select(&[(Original, SYN), (Reply, ACK)][..]), 0..8
             ),
@@ -243,7 +242,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_over_stays_over(segments in any_segments()) {
+        fn a_closed_connection_stays_closed(segments in any_segments()) {
             for over in [State::TimeWait, State::Closed] {
                 for state in segments.iter().scan(over, |state, (direction, flags)| {
                     *state = advance(*state, *direction, *flags)?;

@@ -1,4 +1,4 @@
-//! The flow table against a model, a test clock and its stated order of eviction.
+//! The flow table compared with a model, with a test clock, and its eviction order.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::packet::Tcp;
 
 use FlowDirection::{Original, Reply};
 
-const LINKS: [LinkId; 2] = [LinkId(1), LinkId(2)];
+const LINKS: FlowLinks = FlowLinks::new(LinkId(1), LinkId(2));
 
 fn udp(n: u32) -> Tuple {
     let [_, a, b, c] = n.to_be_bytes();
@@ -59,7 +59,7 @@ fn open(table: &mut FlowTable, tuple: Tuple, now: Nanos) -> FlowIx {
     table.insert(flow(tuple, SYN, now)).unwrap()
 }
 
-/// Opens a flow and plays what follows, each packet with its direction and flags.
+/// Opens a flow and processes further packets, each with its direction and flags.
 fn play(
     table: &mut FlowTable,
     tuple: Tuple,
@@ -72,12 +72,12 @@ fn play(
     let index = table.insert(opened).unwrap();
     for (direction, flags) in packets {
         let tuple = if *direction == Original { tuple } else { tuple.reversed() };
-        table.note(index, *direction, &packet(tuple, *flags), now).unwrap();
+        table.update(index, *direction, &packet(tuple, *flags), now).unwrap();
     }
     index
 }
 
-/// Sweeps until nothing is due; what was forgotten.
+/// Sweeps until no check is due; returns the expired flows.
 fn sweep(table: &mut FlowTable, now: Nanos) -> Vec<Flow> {
     let (mut gone, mut budget) = (Vec::new(), usize::MAX);
     while let Some(index) = table.next_expired(now, &mut budget) {
@@ -91,17 +91,17 @@ const SYN_ACK: (FlowDirection, u8) = (Reply, SYN | ACK);
 const FINISHED: (FlowDirection, u8) = (Original, ACK);
 const ESTABLISHED: [(FlowDirection, u8); 2] = [SYN_ACK, FINISHED];
 
-/// What makes a flow one of its class.
+/// Packets that put a flow into its class.
 struct History {
     protocol: u8,
     packets: Vec<(FlowDirection, u8)>,
-    /// Seconds of silence until it is forgotten.
+    /// Idle timeout, seconds.
     timeout: u64,
-    /// Seconds of silence until it yields to a new flow.
+    /// Seconds of idleness until it can be evicted.
     yields_after: Option<u64>,
 }
 
-/// One for each class, in the order of eviction.
+/// One for each class, in eviction order.
 fn histories() -> Vec<History> {
     let over = |more: &[(FlowDirection, u8)]| (proto::TCP, [&ESTABLISHED, more].concat());
     let rows = [
@@ -125,13 +125,13 @@ fn histories() -> Vec<History> {
 }
 
 #[test]
-fn a_flow_is_forgotten_when_its_class_has_been_silent_for_long_enough() {
+fn a_flow_expires_after_the_idle_timeout_of_its_class() {
     for History { protocol, packets, timeout, .. } in histories() {
         let mut table = FlowTable::new(4);
         let tuple = Tuple { protocol, ..udp(1) };
         let start = Nanos(0).plus_secs(1000);
         play(&mut table, tuple, &packets, None, start);
-        // Looked at every second, as a running worker does.
+        // Swept every second, as by a running worker.
         let mut gone_after = None;
         for second in 0..=2 * timeout {
             if !sweep(&mut table, start.plus_secs(second)).is_empty() {
@@ -142,19 +142,19 @@ fn a_flow_is_forgotten_when_its_class_has_been_silent_for_long_enough() {
         let gone_after = gone_after.unwrap();
         assert!(gone_after >= timeout, "{packets:?} gone after {gone_after} s");
         assert!(gone_after <= timeout + timeout / 4 + 1, "{packets:?} gone after {gone_after} s");
-        assert_eq!(table.find(&tuple), None);
+        assert_eq!(table.lookup(&tuple), None);
     }
 }
 
 #[test]
-fn packets_keep_a_flow_alive_in_either_direction() {
+fn packets_of_either_direction_keep_a_flow_alive() {
     for direction in [Original, Reply] {
         let mut table = FlowTable::new(4);
         let index = open(&mut table, udp(1), Nanos(0));
         for second in (0..600).step_by(29) {
             let now = Nanos(0).plus_secs(second);
             assert!(sweep(&mut table, now).is_empty());
-            table.note(index, direction, &packet(udp(1), 0), now).unwrap();
+            table.update(index, direction, &packet(udp(1), 0), now).unwrap();
         }
         let end = Nanos(0).plus_secs(600 + 300);
         assert_eq!(sweep(&mut table, end).len(), 1);
@@ -162,12 +162,12 @@ fn packets_keep_a_flow_alive_in_either_direction() {
 }
 
 #[test]
-fn a_reset_shortens_the_life_of_an_established_flow() {
+fn a_reset_shortens_the_timeout_of_an_established_flow() {
     let mut table = FlowTable::new(4);
     let index = play(&mut table, tcp(1), &ESTABLISHED, None, Nanos(0));
     let hour = Nanos(0).plus_secs(3600);
     assert!(sweep(&mut table, hour).is_empty());
-    table.note(index, Reply, &packet(tcp(1).reversed(), RST), hour).unwrap();
+    table.update(index, Reply, &packet(tcp(1).reversed(), RST), hour).unwrap();
     assert!(sweep(&mut table, hour.plus_secs(9)).is_empty());
     assert_eq!(sweep(&mut table, hour.plus_secs(13)).len(), 1);
 }
@@ -188,13 +188,13 @@ fn a_sweep_does_no_more_than_its_budget() {
         assert!(before - table.len() <= 32);
         rounds += 1;
     }
-    // One look for each flow, and at most one round of looks at empty queues.
+    // One check per flow, and at most one of each owner without due flows.
     assert!((1000 / 32..=1000 / 32 + 2).contains(&rounds), "{rounds} rounds");
 }
 
-/// Who opens all flows of these tests.
+/// The opener of all flows of these tests.
 fn opener(table: &FlowTable) -> Opener {
-    table.opener(LINKS[0], udp(0).src)
+    table.opener(LINKS.opener, udp(0).src)
 }
 
 fn evict_all(table: &mut FlowTable, now: Nanos) -> Vec<Tuple> {
@@ -210,7 +210,7 @@ fn evict_all(table: &mut FlowTable, now: Nanos) -> Vec<Tuple> {
 fn a_full_table_evicts_in_the_stated_order() {
     let mut table = FlowTable::new(18);
     let (mut at_once, mut when_idle) = (Vec::new(), Vec::new());
-    // An established connection that is inspected yields unless its client has sent a request.
+    // An inspected established connection is evictable unless its client has sent a request.
     let established = Tuple { protocol: proto::TCP, ..udp(108) };
     for (inspector, base) in [(Some(3), 100), (None, 0)] {
         for (n, history) in histories().into_iter().enumerate().rev() {
@@ -232,32 +232,32 @@ fn a_full_table_evicts_in_the_stated_order() {
 }
 
 #[test]
-fn an_inspected_connection_with_a_request_stays_and_one_that_is_refused_yields_at_once() {
+fn inspected_connections_are_evictable_once_denied_but_not_with_a_request() {
     let mut table = FlowTable::new(4);
     let start = Nanos(0).plus_secs(1);
     let [used, answered, reset] =
         [1, 2, 3].map(|n| play(&mut table, tcp(n), &ESTABLISHED, Some(n), start));
-    table.note_request(used, start);
-    table.note_answered(answered, start);
-    table.note_reset(reset, start);
+    table.set_requested(used, start);
+    table.set_answered(answered, start);
+    table.set_reset(reset, start);
     table.check();
     assert_eq!(evict_all(&mut table, start), [tcp(3), tcp(2)]);
     assert_eq!(evict_all(&mut table, start.plus_secs(7000)), []);
 }
 
 #[test]
-fn whoever_has_its_share_yields_its_own_flows_and_nobody_elses() {
+fn an_owner_with_a_full_share_evicts_only_its_own_flows() {
     let mut table = FlowTable::new(90);
     let [greedy, late] = [LinkId(1), LinkId(7)];
     let now = Nanos(0).plus_secs(1);
     let open = |table: &mut FlowTable, link: LinkId, tuple: Tuple| {
         let opener = table.opener(link, tuple.src);
         let mut victims = Vec::new();
-        if table.needs_place(&opener) {
+        if table.must_evict(&opener) {
             let victim = table.victim(&opener, now).unwrap();
             victims.push(table.remove(victim).link(Original));
         }
-        let flow = Flow::new(&packet(tuple, SYN), Epoch(1), [link, LinkId(2)], now);
+        let flow = Flow::new(&packet(tuple, SYN), Epoch(1), FlowLinks::new(link, LinkId(2)), now);
         table.insert(flow).unwrap();
         table.check();
         victims
@@ -266,27 +266,27 @@ fn whoever_has_its_share_yields_its_own_flows_and_nobody_elses() {
         assert_eq!(open(&mut table, late, udp(n)), []);
     }
     let victims: Vec<_> = (100..300).flat_map(|n| open(&mut table, greedy, udp(n))).collect();
-    // Of the 70 places that the other one left.
+    // Of the 70 entries that the other link left.
     assert_eq!(victims, vec![greedy; 200 - 35]);
     assert_eq!(table.len(), 55);
-    // What counts for another link from here on yields there.
-    let (index, _) = table.find(&udp(0)).unwrap();
-    table.set_links(index, [greedy, LinkId(2)]);
+    // A flow that moved to another link is evicted for that link.
+    let (index, _) = table.lookup(&udp(0)).unwrap();
+    table.set_links(index, FlowLinks::new(greedy, LinkId(2)));
     table.check();
     assert_eq!(open(&mut table, greedy, udp(400)), [greedy]);
 }
 
 #[test]
-fn sources_from_outside_leave_places_to_other_sources_and_to_pods() {
+fn sources_from_outside_leave_entries_to_other_sources_and_to_pods() {
     let mut table = FlowTable::new(90_000);
     let [outside, pod] = [LinkId(0), LinkId(1)];
     table.set_outside(Some(outside));
     let now = Nanos(0).plus_secs(1);
-    // Opens established connections until there is no more place.
+    // Opens established connections until the next one would have to evict.
     let mut port = 0_u32;
     let mut fill = |table: &mut FlowTable, link: LinkId, src: Address, limit: u32| {
         let mut opened = 0;
-        while opened < limit && !table.needs_place(&table.opener(link, src)) {
+        while opened < limit && !table.must_evict(&table.opener(link, src)) {
             port += 1;
             let tuple = Tuple {
                 src,
@@ -295,7 +295,8 @@ fn sources_from_outside_leave_places_to_other_sources_and_to_pods() {
                 dst_port: 80,
                 protocol: proto::TCP,
             };
-            let flow = Flow::new(&packet(tuple, ACK), Epoch(1), [link, LinkId(2)], now);
+            let flow =
+                Flow::new(&packet(tuple, ACK), Epoch(1), FlowLinks::new(link, LinkId(2)), now);
             table.insert(flow).unwrap();
             opened += 1;
         }
@@ -303,7 +304,7 @@ fn sources_from_outside_leave_places_to_other_sources_and_to_pods() {
     };
     let source = |n: u8| Address::v4([192, 0, 2, n]);
     assert_eq!(fill(&mut table, outside, source(1), u32::MAX), 30_000);
-    // Sources that have not the first one's group by chance.
+    // Sources that don't share the first one's group by chance.
     let others: Vec<u8> = (2..20)
         .filter(|n| {
             let [one, other] = [1, *n].map(|n| table.opener(outside, source(n)).owner);
@@ -316,7 +317,7 @@ fn sources_from_outside_leave_places_to_other_sources_and_to_pods() {
     assert!((29_900..=30_000).contains(&of_pod), "{of_pod}");
     let of_another_pod = fill(&mut table, LinkId(3), source(201), u32::MAX);
     assert!(of_another_pod > 10_000, "{of_another_pod}");
-    // Pods have left less than those from outside hold; a new source still gets in.
+    // Pods have left fewer entries than outside flows use; a new source still gets one.
     assert!(fill(&mut table, outside, source(others[1]), 10) == 10);
     // One IPv6 network is one source.
     let v6 = |last: u8| Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 1, last, 0, 0, 0, 0, 0, 0, last]);
@@ -325,7 +326,7 @@ fn sources_from_outside_leave_places_to_other_sources_and_to_pods() {
 }
 
 #[test]
-fn an_expired_flow_yields_before_any_other() {
+fn an_expired_flow_is_evicted_first() {
     let mut table = FlowTable::new(2);
     play(&mut table, tcp(1), &ESTABLISHED, None, Nanos(0));
     let day = Nanos(0).plus_secs(86_400);
@@ -335,7 +336,7 @@ fn an_expired_flow_yields_before_any_other() {
 }
 
 #[test]
-fn a_table_full_of_established_connections_refuses() {
+fn a_table_full_of_established_connections_evicts_none() {
     let mut table = FlowTable::new(2);
     for n in 0..2 {
         play(&mut table, tcp(n), &ESTABLISHED, None, Nanos(0));
@@ -343,37 +344,37 @@ fn a_table_full_of_established_connections_refuses() {
     assert_eq!(table.victim(&opener(&table), Nanos(0).plus_secs(7439)), None);
     let refused = table.insert(flow(tcp(3), SYN, Nanos(0)));
     assert_eq!(refused, Err(DropReason::FlowTableFull));
-    assert_eq!(table.find(&tcp(3)), None);
-    assert!(table.find(&tcp(0)).is_some() && table.find(&tcp(1)).is_some());
+    assert_eq!(table.lookup(&tcp(3)), None);
+    assert!(table.lookup(&tcp(0)).is_some() && table.lookup(&tcp(1)).is_some());
 }
 
 #[test]
-fn an_idle_conversation_yields_before_active_ones() {
+fn an_idle_flow_is_evicted_before_active_ones() {
     let mut table = FlowTable::new(20);
     let indices: Vec<_> =
         (0..20).map(|n| play(&mut table, udp(n), &[(Reply, 0)], None, Nanos(0))).collect();
     // All but the last are active.
     let now = Nanos(0).plus_secs(20);
     for index in &indices[..19] {
-        table.note(*index, Original, &packet(udp(0), 0), now).unwrap();
+        table.update(*index, Original, &packet(udp(0), 0), now).unwrap();
     }
-    // Each call looks at some of them and gets further.
+    // Each call checks some of them and continues.
     let victim = (0..5).find_map(|_| table.victim(&opener(&table), now)).unwrap();
     assert_eq!(victim, indices[19]);
 }
 
 #[test]
-fn an_impossible_segment_changes_nothing() {
+fn an_invalid_segment_changes_nothing() {
     let mut table = FlowTable::new(1);
     let index = open(&mut table, tcp(1), Nanos(0));
-    let refused = table.note(index, Original, &packet(tcp(1), ACK), Nanos(0).plus_secs(5));
+    let refused = table.update(index, Original, &packet(tcp(1), ACK), Nanos(0).plus_secs(5));
     assert_eq!(refused, Err(DropReason::TcpNoFlow));
     let flow = table.get(index);
     assert_eq!((flow.tcp, flow.packets, flow.last_seen), (State::SynSent, [1, 0], Moment(0)));
 }
 
 #[test]
-fn a_segment_without_syn_opens_a_flow_that_says_so() {
+fn a_segment_without_syn_opens_a_picked_up_flow() {
     for (flags, state) in [
         (ACK, State::Established),
         (SYN | ACK, State::Established),
@@ -388,18 +389,18 @@ fn a_segment_without_syn_opens_a_flow_that_says_so() {
 }
 
 #[test]
-fn a_flow_counts_ip_bytes_each_way() {
+fn a_flow_counts_ip_bytes_per_direction() {
     let mut table = FlowTable::new(1);
     let index = play(&mut table, udp(1), &[(Reply, 0), (Reply, 0)], None, Nanos(7).plus_secs(1));
     let flow = table.remove(index);
     assert_eq!((flow.packets, flow.bytes), ([1, 2], [100, 200]));
     assert_eq!(flow.last_seen, Nanos(0).plus_secs(1).into());
-    assert_eq!((flow.link(Original), flow.link(Reply)), (LINKS[0], LINKS[1]));
+    assert_eq!((flow.link(Original), flow.link(Reply)), (LINKS.opener, LINKS.responder));
     assert_eq!(flow.inspector(), None);
 }
 
 #[test]
-fn churn_never_outgrows_what_was_reserved() {
+fn churn_never_exceeds_the_reserved_memory() {
     let mut table = FlowTable::new(1000);
     let reserved = table.reserved();
     for n in 0..200_000 {
@@ -436,17 +437,17 @@ pub(super) fn any_tuple() -> impl Strategy<Value = Tuple> {
     })
 }
 
-/// What the flow of a packet with this tuple is sought by, from its bytes. `None` for IPv6.
-pub(crate) fn sought_v4(tuple: &Tuple) -> Option<Sought> {
+/// The lookup key of an IPv4 packet with this tuple, from its bytes. `None` for IPv6.
+pub(crate) fn lookup_key_v4(tuple: &Tuple) -> Option<LookupKey> {
     let addresses = [tuple.src.as_v4_bits()?, tuple.dst.as_v4_bits()?];
     let [src, dst] = addresses.map(|bits| u64::from(bits.swap_bytes()));
     let [sport, dport] = [tuple.src_port, tuple.dst_port].map(|port| u32::from(port.swap_bytes()));
-    let mut sought = Sought::default();
-    sought.be_v4(src | dst << 32, sport | dport << 16, tuple.protocol);
-    Some(sought)
+    let mut key = LookupKey::default();
+    key.set_v4(src | dst << 32, sport | dport << 16, tuple.protocol);
+    Some(key)
 }
 
-/// What happens to a table.
+/// Operations on a table.
 #[derive(Clone, Debug)]
 enum Step {
     Packet { n: u32, of_tcp: bool, reversed: bool, flags: u8 },
@@ -465,7 +466,8 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The opener's tuple, packets each way and last packet of each flow, by the tuple's two spellings.
+/// The opener's tuple, packets per direction and time of the last packet of each flow, by the tuple
+/// in both directions.
 #[derive(Default)]
 struct Model(HashMap<Tuple, (Tuple, [u64; 2], Moment)>);
 
@@ -484,67 +486,68 @@ impl Model {
 }
 
 #[test]
-fn usual_packets_go_on_for_as_long_as_policy_says_so() {
-    let goes_on = |flow: &Flow, epoch| [Original, Reply].map(|way| flow.goes_on(way, Epoch(epoch)));
+fn packets_take_the_fast_path_while_policy_allows() {
+    let fast_path =
+        |flow: &Flow, epoch| [Original, Reply].map(|to| flow.is_fast_path(to, Epoch(epoch)));
     let mut table = FlowTable::new(4);
     let packets = [(Reply, SYN | ACK), (Original, ACK)];
     let index = play(&mut table, tcp(1), &packets, None, Nanos(0));
-    assert_eq!(goes_on(table.get(index), 1), [true; 2]);
-    assert_eq!(goes_on(table.get(index), 2), [false; 2], "of other tables");
-    table.get_mut(index).judge(Epoch(2), true);
-    assert_eq!(goes_on(table.get(index), 2), [false; 2], "revoked");
+    assert_eq!(fast_path(table.get(index), 1), [true; 2]);
+    assert_eq!(fast_path(table.get(index), 2), [false; 2], "of other tables");
+    table.get_mut(index).set_permission(Epoch(2), Permission::Revoked);
+    assert_eq!(fast_path(table.get(index), 2), [false; 2], "revoked");
     table.check();
-    table.get_mut(index).judge(Epoch(3), false);
-    assert_eq!(goes_on(table.get(index), 3), [true; 2]);
+    table.get_mut(index).set_permission(Epoch(3), Permission::Allowed);
+    assert_eq!(fast_path(table.get(index), 3), [true; 2]);
     let inspected = play(&mut table, tcp(2), &packets, Some(0), Nanos(0));
-    assert_eq!(goes_on(table.get(inspected), 1), [false; 2]);
+    assert_eq!(fast_path(table.get(inspected), 1), [false; 2]);
     let unanswered = open(&mut table, udp(3), Nanos(0));
-    assert_eq!(goes_on(table.get(unanswered), 1), [true, false]);
+    assert_eq!(fast_path(table.get(unanswered), 1), [true, false]);
     table.check();
 }
 
 proptest! {
     #[test]
-    fn both_directions_find_the_flow_and_nothing_else_does(
+    fn both_directions_find_the_flow_and_other_tuples_do_not(
         tuples in proptest::collection::vec(any_tuple(), 1..20),
     ) {
         let mut table = FlowTable::new(64);
         for tuple in &tuples {
-            if table.find(tuple).is_none() {
+            if table.lookup(tuple).is_none() {
                 open(&mut table, *tuple, Nanos(0));
             }
         }
         for tuple in &tuples {
-            let (index, direction) = table.find(tuple).unwrap();
-            let (same, other) = table.find(&tuple.reversed()).unwrap();
+            let (index, direction) = table.lookup(tuple).unwrap();
+            let (same, other) = table.lookup(&tuple.reversed()).unwrap();
             prop_assert_eq!(index, same);
             if *tuple != tuple.reversed() {
                 prop_assert_eq!(direction, other.reverse());
             }
             let stranger = Tuple { src_port: !tuple.src_port, dst_port: !tuple.dst_port, ..*tuple };
             if !tuples.contains(&stranger) && !tuples.contains(&stranger.reversed()) {
-                prop_assert_eq!(table.find(&stranger), None);
+                prop_assert_eq!(table.lookup(&stranger), None);
             }
         }
-        // A batch of all, with gaps, is found as each by itself.
-        let mut batch = vec![Sought::default(); 2 * tuples.len()];
-        for (tuple, sought) in tuples.iter().zip(batch.iter_mut().step_by(2)) {
-            *sought = sought_v4(tuple).unwrap_or_default();
+        // A batch lookup, with gaps, finds the same as single lookups.
+        let mut batch = vec![LookupKey::default(); 2 * tuples.len()];
+        for (tuple, key) in tuples.iter().zip(batch.iter_mut().step_by(2)) {
+            *key = lookup_key_v4(tuple).unwrap_or_default();
         }
-        table.seek(&mut batch);
-        for (at, sought) in batch.iter().enumerate() {
+        table.lookup_batch(&mut batch);
+        for (at, key) in batch.iter().enumerate() {
             let tuple = tuples[at / 2];
             let told = |(flow, way): (&mut Flow, FlowDirection)| (flow.tuple(), way);
-            let at_once = table.find_sought(sought).map(told);
-            let found = at_once.or_else(|| table.find_again(sought).map(told));
-            let expected = table.find(&tuple).map(|(index, way)| (table.get(index).tuple(), way));
-            let is_sought = at % 2 == 0 && sought_v4(&tuple).is_some();
-            prop_assert_eq!(found, expected.filter(|_| is_sought));
+            let at_once = table.lookup_candidate(key).map(told);
+            let found = at_once.or_else(|| table.lookup_slow(key).map(told));
+            let expected = table.lookup(&tuple).map(|(index, way)| (table.get(index).tuple(), way));
+            let is_v4_key = at % 2 == 0 && lookup_key_v4(&tuple).is_some();
+            prop_assert_eq!(found, expected.filter(|_| is_v4_key));
         }
     }
 
     #[test]
-    fn the_table_is_a_map_that_forgets_only_what_it_may(
+    fn the_table_behaves_like_a_map_with_eviction(
         steps in proptest::collection::vec(any_step(), 1..200),
     ) {
         let mut table = FlowTable::new(8);
@@ -570,20 +573,20 @@ proptest! {
             for (index, flow) in table.iter() {
                 let known = (flow.tuple(), flow.packets, flow.last_seen);
                 prop_assert_eq!(model.0.get(&flow.tuple()), Some(&known));
-                prop_assert_eq!(table.find(&flow.tuple()), Some((index, Original)));
+                prop_assert_eq!(table.lookup(&flow.tuple()), Some((index, Original)));
             }
         }
     }
 }
 
-/// A packet comes: in the table, and in the model.
+/// Processes a packet in the table and in the model.
 fn arrive(table: &mut FlowTable, model: &mut Model, view: View, now: Nanos) {
-    let found = table.find(&view.tuple);
+    let found = table.lookup(&view.tuple);
     assert_eq!(found.is_some(), model.0.contains_key(&view.tuple));
     if let Some((index, direction)) = found {
         let (opener, mut packets, _) = model.0[&view.tuple];
         assert_eq!(direction == Original, opener == view.tuple);
-        if table.note(index, direction, &view, now).is_ok() {
+        if table.update(index, direction, &view, now).is_ok() {
             packets[direction as usize] += 1;
             model.set(opener, packets, now);
         }

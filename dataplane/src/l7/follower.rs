@@ -46,8 +46,8 @@ use smoltcp::wire::TcpControl;
 use super::http1::Http1;
 use super::io::FlowIo;
 use super::reply::{Segment, Template};
+use crate::mem::Packet;
 use crate::packet::{L4, View, edit};
-use crate::xsk::Packet;
 use arrived::Arrived;
 use refuse::Answered;
 use requests::Requests;
@@ -81,7 +81,7 @@ struct Peer {
 impl Peer {
     fn of_syn(arrived: &Arrived, io: &impl FlowIo) -> (Self, Option<u8>) {
         let options = arrived.options(io.umem());
-        let mss = options.mss().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
+        let mss = options.max_segment_size().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
         let window = arrived.tcp.window;
         let (timestamp, sack) = (options.timestamp(), options.sack_permitted());
         (Self { mss, scale: 0, window, timestamp, sack }, options.window_scale())
@@ -267,7 +267,7 @@ impl Follower {
         let L4::Tcp(tcp) = view.l4_kind else {
             return io.discard(packet, DropReason::Malformed);
         };
-        if !edit::l4_checksum_is_right(io.umem(), &packet, view) {
+        if !edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
             return io.discard(packet, DropReason::BadChecksum);
         }
         let arrived = Arrived { view: *view, tcp, packet };

@@ -4,7 +4,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::tuple::FlowDirection;
 
-use crate::xsk::{Frame, Packet, Umem};
+use crate::mem::{Frame, Packet, Umem};
 
 /// The worker's side of an inspected flow. Every packet that the follower is given ends in exactly
 /// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the follower.

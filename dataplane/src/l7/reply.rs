@@ -14,8 +14,8 @@ use smoltcp::wire::{
 };
 
 use super::io::FlowIo;
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 use crate::packet::View;
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 
 /// Longest Ethernet header: with two VLAN tags.
 const L2_MAX: usize = 22;

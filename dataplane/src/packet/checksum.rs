@@ -1,20 +1,21 @@
-//! The Internet checksum (RFC 1071), over pieces of any length, and its incremental update.
+//! The Internet checksum (RFC 1071), over parts of any length, and its incremental update.
 
 use podgate_tables::address::Address;
 
-/// Where the field lies in a TCP header, bytes (RFC 9293 §3.1).
-pub const TCP_FIELD: u16 = 16;
-/// Where the field lies in a UDP header, bytes (RFC 768).
-pub const UDP_FIELD: u16 = 6;
+use super::offset::{tcp, udp};
+
+/// Offset of the checksum in a TCP header, bytes.
+pub const TCP_FIELD: u16 = tcp::CHECKSUM as u16;
+/// Offset of the checksum in a UDP header, bytes.
+pub const UDP_FIELD: u16 = udp::CHECKSUM as u16;
 
 /// A running ones' complement sum.
 ///
-/// Bytes may be added in pieces that end anywhere, as a packet's frames do: a piece goes on where
-/// the one before ended.
+/// Bytes may be added in parts of any length, as a packet's frames are.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
-    /// Sum of 16-bit words in host byte order, folded only at the end. Each call adds less than
-    /// 2^34, so it can't overflow.
+    /// Sum of 16-bit words in host byte order, folded at the end. Each call adds less than 2^34, so
+    /// it can't overflow.
     words: u64,
     /// Whether the next byte is the low half of a word.
     odd: bool,
@@ -33,7 +34,7 @@ impl Sum {
         Self { words: words + u64::from(len), odd: false }
     }
 
-    /// The pseudo-header's sum without the length, which is the same for all packets of a flow, in
+    /// The folded sum of the pseudo-header without its length: equal for all packets of a flow, in
     /// both directions. [`is_pseudo_header`] adds the length.
     #[must_use]
     pub fn of_flow(src: Address, dst: Address, protocol: u8) -> u16 {
@@ -43,27 +44,27 @@ impl Sum {
     /// Adds `bytes`.
     #[inline]
     pub fn add(&mut self, bytes: &[u8]) {
-        // The sum does not care for byte order but in its result (RFC 1071 §2 (B)), so words are
-        // taken as they lie in memory, four bytes at once.
+        // Byte order matters only for the result (RFC 1071 §2 (B)), so words are added as they are
+        // in memory, four bytes at a time.
         let (chunks, rest) = bytes.as_chunks::<4>();
         let mut words: u64 = chunks.iter().map(|chunk| u64::from(u32::from_ne_bytes(*chunk))).sum();
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
         words += u64::from(u32::from_ne_bytes(last));
-        let piece = u16::from_be(fold(words));
-        self.words += u64::from(if self.odd { piece.swap_bytes() } else { piece });
+        let part = u16::from_be(fold(words));
+        self.words += u64::from(if self.odd { part.swap_bytes() } else { part });
         self.odd ^= bytes.len() % 2 == 1;
     }
 
-    /// The sum in 16 bits, not complemented: what `CHECKSUM_PARTIAL` leaves in a checksum field
-    /// when only the pseudo-header was added (`include/linux/skbuff.h`).
+    /// The sum in 16 bits, not complemented. That of a pseudo-header is the field's value in a
+    /// `CHECKSUM_PARTIAL` packet (`include/linux/skbuff.h`).
     #[must_use]
     #[inline]
     pub fn folded(self) -> u16 {
         fold(self.words)
     }
 
-    /// The checksum: what goes into a header, in host byte order.
+    /// The checksum for a header, in host byte order.
     #[must_use]
     #[inline]
     pub fn checksum(self) -> u16 {
@@ -71,7 +72,7 @@ impl Sum {
     }
 }
 
-/// The checksum of one piece. Zero if the piece contains its own, right one.
+/// The checksum of `bytes`. Zero if they contain their own, right checksum.
 #[must_use]
 #[inline]
 pub fn of(bytes: &[u8]) -> u16 {
@@ -80,8 +81,8 @@ pub fn of(bytes: &[u8]) -> u16 {
     sum.checksum()
 }
 
-/// Whether a checksum field holds only the folded pseudo-header sum, of which `of_flow` is what
-/// [`Sum::of_flow`] says and `len` the length of L4 header and payload.
+/// Whether a checksum field holds only the folded pseudo-header sum: that of [`Sum::of_flow`] and
+/// of `len`, the length of L4 header and payload.
 #[must_use]
 #[inline]
 pub const fn is_pseudo_header(field: u16, of_flow: u16, len: u16) -> bool {
@@ -89,16 +90,17 @@ pub const fn is_pseudo_header(field: u16, of_flow: u16, len: u16) -> bool {
     sum.wrapping_add(carry as u16) == field
 }
 
-/// Whether the 32-bit words of a piece, as they lie in memory, add up to what a piece with its own,
-/// right checksum does.
+/// Whether `words`, the sum of the 32-bit words of some bytes as they are in memory, says that they
+/// contain their own, right checksum.
 #[must_use]
 #[inline]
 pub(super) const fn is_right(words: u64) -> bool {
-    // The folded sum is 0xffff just for the multiples of that but zero. With the inverse of an odd
-    // number one multiplication tells them: it gives the quotient, of all others something larger.
+    // The folded sum is 0xffff for exactly the nonzero multiples of 0xffff. Multiplied by the
+    // inverse of the divisor modulo 2^64, a multiple yields its quotient and any other number
+    // something larger.
     const DIVISOR: u64 = 0xffff;
     const INVERSE: u64 = {
-        // Each step of Newton's doubles the bits that are right; of any odd number three are.
+        // Each step of Newton's method doubles the correct bits; an odd number starts with three.
         let (mut inverse, mut step) = (DIVISOR, 0);
         while step < 5 {
             inverse = inverse.wrapping_mul(2_u64.wrapping_sub(DIVISOR.wrapping_mul(inverse)));
@@ -109,18 +111,18 @@ pub(super) const fn is_right(words: u64) -> bool {
     words.wrapping_mul(INVERSE).wrapping_sub(1) < u64::MAX / DIVISOR
 }
 
-/// The checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624 §3, eqn. 3).
+/// The checksum after one covered 16-bit word changed from `old` to `new` (RFC 1624 §3, eqn. 3).
 #[must_use]
 #[inline]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(!checksum as u64 + !old as u64 + new as u64)
 }
 
-/// The checksum of an IPv4 header after its TTL was decremented, in three instructions (RFC 1141;
-/// `include/net/ip.h`, `ip_decrease_ttl`).
+/// The checksum of an IPv4 header after its TTL was decremented (RFC 1141; `include/net/ip.h`,
+/// `ip_decrease_ttl`).
 #[must_use]
 #[inline]
-pub const fn of_one_hop_less(checksum: u16) -> u16 {
+pub const fn of_decremented_ttl(checksum: u16) -> u16 {
     let sum = checksum as u32 + 0x0100;
     (sum + (sum >= 0xffff) as u32) as u16
 }

@@ -1,27 +1,27 @@
-//! Which ICMP messages ask, which answer, and which report an error.
+//! ICMP message types: queries, replies and errors.
 
 use podgate_tables::proto;
 
-/// What a message is to its flow.
+/// Role of a message in its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// A request with an identifier, which its reply repeats.
+    /// A query with an identifier, which its reply echoes.
     Query,
-    /// The answer to the query of this type; opens no flow.
+    /// The reply to a query; opens no flow.
     Reply {
         /// Type of the query.
         query: u8,
     },
-    /// Quotes the packet it is about; belongs to that packet's flow.
+    /// An error; belongs to the flow of the packet that it quotes.
     Error,
-    /// A message on its own: nobody answers it and it quotes nothing.
-    Lone,
+    /// Any other message: it has no reply and quotes no packet.
+    Other,
 }
 
 /// The role of a message of `protocol` (ICMP or ICMPv6) with type `kind`.
 ///
 /// The queries are echo and timestamp; the others of RFC 792 and RFC 950 are deprecated (RFC 6918)
-/// and count as lone messages. Errors are those of `nf_conntrack_icmpv4_error`
+/// and have [`Role::Other`]. Errors are those of `nf_conntrack_icmpv4_error`
 /// (`net/netfilter/nf_conntrack_proto_icmp.c`), and every ICMPv6 type below 128 (RFC 4443 §2.1).
 #[must_use]
 #[inline]
@@ -32,28 +32,28 @@ pub const fn role(protocol: u8, kind: u8) -> Role {
         (proto::ICMP, 14) => Role::Reply { query: 13 },
         (proto::ICMPV6, 129) => Role::Reply { query: 128 },
         (proto::ICMP, 3 | 4 | 5 | 11 | 12) | (proto::ICMPV6, 0..128) => Role::Error,
-        _ => Role::Lone,
+        _ => Role::Other,
     }
 }
 
-/// Whether a message answers a query.
+/// Whether a message is a reply to a query.
 #[must_use]
 #[inline]
-pub const fn answers(protocol: u8, kind: u8) -> bool {
+pub const fn is_reply(protocol: u8, kind: u8) -> bool {
     matches!(role(protocol, kind), Role::Reply { .. })
 }
 
-/// Source and destination "port" of a message that is no error, from its type and identifier.
+/// Source and destination "port" of a message that is not an error, from its type and identifier.
 ///
-/// The asker's port is the identifier, the answerer's is the query's type. So a reply has exactly
-/// its query's tuple reversed, as for TCP; a flow that was allowed for one type carries no other;
+/// The querier's port is the identifier, the responder's is the query's type. So a reply has the
+/// reversed tuple of its query, as for TCP; a flow that was allowed for one type carries no other;
 /// and two hosts that ping each other with the same identifier have two flows.
 #[inline]
 pub(super) const fn ports(protocol: u8, kind: u8, identifier: u16) -> (u16, u16) {
     match role(protocol, kind) {
         Role::Query => (identifier, kind as u16),
         Role::Reply { query } => (query as u16, identifier),
-        Role::Error | Role::Lone => (0, kind as u16),
+        Role::Error | Role::Other => (0, kind as u16),
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn types_never_share_ports_unless_one_answers_the_other() {
+    fn only_queries_and_their_replies_share_ports() {
         for protocol in [proto::ICMP, proto::ICMPV6] {
             let all: Vec<_> = (0..=255).map(|kind| ports(protocol, kind, 0x4000)).collect();
             for (kind, one) in all.iter().enumerate() {
@@ -91,7 +91,7 @@ mod tests {
         for kind in 1..128 {
             assert_eq!(role(proto::ICMPV6, kind), Role::Error);
         }
-        assert_eq!(role(proto::ICMP, 9), Role::Lone);
-        assert_eq!(role(proto::ICMPV6, 135), Role::Lone);
+        assert_eq!(role(proto::ICMP, 9), Role::Other);
+        assert_eq!(role(proto::ICMPV6, 135), Role::Other);
     }
 }

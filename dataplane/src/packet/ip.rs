@@ -1,9 +1,10 @@
-//! IPv4 and IPv6 headers, of a packet itself and of one that an ICMP error quotes.
+//! Parses IPv4 and IPv6 headers, of a packet and of one that an ICMP error quotes.
 
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 
-use super::Piece;
+use super::FragmentInfo;
+use super::offset::{ipv4, ipv6};
 
 /// IPv6 extension header numbers (RFC 8200 §4, RFC 4302).
 mod extension {
@@ -14,76 +15,88 @@ mod extension {
     pub(super) const DESTINATION: u8 = 60;
 }
 
-/// IPv6 extension headers that we look through at most. RFC 8200 §4.1 recommends an order in which
-/// there are at most six before the upper layer; the kernel's own bound for destination options is
-/// eight as well (`IP6_DEFAULT_MAX_DST_OPTS_CNT`).
+/// IPv6 extension headers that are parsed, at most. The order that RFC 8200 §4.1 recommends has at
+/// most six; the kernel's limit for destination options is eight as well
+/// (`IP6_DEFAULT_MAX_DST_OPTS_CNT`).
 const MAX_EXTENSIONS: usize = 8;
 
-/// What an IP header says.
+/// A parsed IP header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ip {
     pub(super) src: Address,
     pub(super) dst: Address,
-    /// Of the first header that is no IPv6 extension; of an IPv6 fragment that is not the first:
-    /// what its fragment header names.
+    /// That of the first header which is not an IPv6 extension; of a later IPv6 fragment: that of
+    /// its fragment header.
     pub(super) protocol: u8,
     /// TTL or hop limit.
     pub(super) ttl: u8,
-    /// With options or extension headers, bytes. Of an IPv6 fragment: up to and including its
-    /// fragment header.
+    /// Length with options or extension headers, bytes. Of an IPv6 fragment: up to and including
+    /// the fragment header.
     pub(super) header_len: usize,
-    /// Where the L4 header begins: behind `header_len` bytes, but for a first IPv6 fragment with
-    /// extension headers behind its fragment header.
+    /// Offset of the L4 header, bytes: `header_len`, except for a first IPv6 fragment with
+    /// extension headers after its fragment header.
     pub(super) l4: usize,
-    /// Of the whole packet, headers included, bytes. At least `header_len`.
+    /// Length of the whole packet with headers, bytes. At least `header_len`.
     pub(super) total_len: u32,
-    /// Which part of a datagram this is. `None` for a whole one, also if an IPv6 fragment header
-    /// says so (an "atomic" fragment, RFC 6946).
-    pub(super) fragment: Option<Piece>,
+    /// Fragmentation fields; `None` for an unfragmented packet, including an IPv6 "atomic" fragment
+    /// (RFC 6946).
+    pub(super) fragment: Option<FragmentInfo>,
 }
 
-/// Reads an IPv4 header (RFC 791 §3.1) at the start of `bytes`. What follows the header may be cut
-/// off.
+/// Reads an IPv4 header (RFC 791 §3.1) at the start of `bytes`, which may end after the
+/// header.
 #[inline]
 pub(super) fn v4(bytes: &[u8]) -> Result<Ip, DropReason> {
-    let fixed = bytes.first_chunk::<20>().ok_or(DropReason::Truncated)?;
-    let header_len = usize::from(fixed[0] & 0x0f) * 4;
-    let total_len = u32::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-    if fixed[0] >> 4 != 4 || header_len < 20 || (total_len as usize) < header_len {
+    let fixed = bytes.first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(DropReason::Truncated)?;
+    let header_len = usize::from(fixed[ipv4::VERSION_IHL] & 0x0f) * 4;
+    let total_len = u32::from(be16(fixed, ipv4::TOTAL_LEN));
+    let version = fixed[ipv4::VERSION_IHL] >> 4;
+    if version != 4 || header_len < ipv4::HEADER_LEN || (total_len as usize) < header_len {
         return Err(DropReason::Malformed);
     }
-    if header_len > 20 {
-        v4_options(bytes.get(20..header_len).ok_or(DropReason::Truncated)?)?;
+    if header_len > ipv4::HEADER_LEN {
+        v4_options(bytes.get(ipv4::HEADER_LEN..header_len).ok_or(DropReason::Truncated)?)?;
     }
     Ok(Ip {
-        src: Address::v4([fixed[12], fixed[13], fixed[14], fixed[15]]),
-        dst: Address::v4([fixed[16], fixed[17], fixed[18], fixed[19]]),
-        protocol: fixed[9],
-        ttl: fixed[8],
+        src: Address::v4(octets(fixed, ipv4::SRC)),
+        dst: Address::v4(octets(fixed, ipv4::DST)),
+        protocol: fixed[ipv4::PROTOCOL],
+        ttl: fixed[ipv4::TTL],
         header_len,
         l4: header_len,
         total_len,
-        fragment: v4_piece(u16::from_be_bytes([fixed[6], fixed[7]]), [fixed[4], fixed[5]]),
+        fragment: v4_fragment(fixed),
     })
 }
 
-/// From the flags and the offset, and the identification, of an IPv4 header.
 #[inline]
-fn v4_piece(flags_and_offset: u16, id: [u8; 2]) -> Option<Piece> {
+const fn be16<const N: usize>(header: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([header[at], header[at + 1]])
+}
+
+#[inline]
+const fn octets<const N: usize>(h: &[u8; N], at: usize) -> [u8; 4] {
+    [h[at], h[at + 1], h[at + 2], h[at + 3]]
+}
+
+/// The fragmentation fields of an IPv4 header.
+#[inline]
+fn v4_fragment(header: &[u8; ipv4::HEADER_LEN]) -> Option<FragmentInfo> {
     const MORE_FRAGMENTS: u16 = 0x2000;
     const OFFSET: u16 = 0x1fff;
+    let flags_and_offset = be16(header, ipv4::FRAGMENT);
     if flags_and_offset & (MORE_FRAGMENTS | OFFSET) == 0 {
         return None;
     }
-    Some(Piece {
-        id: u16::from_be_bytes(id).into(),
+    Some(FragmentInfo {
+        id: be16(header, ipv4::ID).into(),
         offset: (flags_and_offset & OFFSET) * 8,
         more: flags_and_offset & MORE_FRAGMENTS != 0,
     })
 }
 
-/// Refuses options that don't fit, and source routes: with one, the address that policy judges is
-/// not where the packet ends up.
+/// Rejects malformed options and source routes: a source-routed packet ends up at another address
+/// than the one that policy judges.
 #[cold]
 fn v4_options(mut options: &[u8]) -> Result<(), DropReason> {
     const END: u8 = 0;
@@ -103,11 +116,12 @@ fn v4_options(mut options: &[u8]) -> Result<(), DropReason> {
     }
 }
 
-/// Reads an IPv6 header (RFC 8200 §3) and its extension headers at the start of `bytes`. What
-/// follows them may be cut off.
+/// Reads an IPv6 header (RFC 8200 §3) and its extension headers at the start of `bytes`, which
+/// may end after them.
 #[inline]
 pub(super) fn v6(bytes: &[u8]) -> Result<Ip, DropReason> {
-    let (fixed, _) = bytes.split_first_chunk::<40>().ok_or(DropReason::Truncated)?;
+    let (fixed, _) =
+        bytes.split_first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(DropReason::Truncated)?;
     if fixed[0] >> 4 != 6 {
         return Err(DropReason::Malformed);
     }
@@ -116,21 +130,21 @@ pub(super) fn v6(bytes: &[u8]) -> Result<Ip, DropReason> {
         octets.copy_from_slice(&fixed[at..at + 16]);
         Address::v6(octets)
     };
-    let (src, dst) = (address(8), address(24));
-    // Such an address would be taken for the IPv4 one. It has no place on the wire, and the kernel
-    // refuses it too (`net/ipv6/ip6_input.c`, `ip6_rcv_core`).
+    let (src, dst) = (address(ipv6::SRC), address(ipv6::DST));
+    // IPv4-mapped addresses would be confused with IPv4 ones. They are invalid on the wire, and the
+    // kernel drops them, too (`net/ipv6/ip6_input.c`, `ip6_rcv_core`).
     if src.is_v4() || dst.is_v4() {
         return Err(DropReason::Malformed);
     }
-    // A jumbogram (RFC 2675) has length zero here; its hop-by-hop header then lies outside.
-    let total_len = 40 + u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+    // A jumbogram (RFC 2675) has length zero here, so that its hop-by-hop header is out of bounds.
+    let total_len = ipv6::HEADER_LEN as u32 + u32::from(be16(fixed, ipv6::PAYLOAD_LEN));
     let mut ip = Ip {
         src,
         dst,
-        protocol: fixed[6],
-        ttl: fixed[7],
-        header_len: 40,
-        l4: 40,
+        protocol: fixed[ipv6::NEXT_HEADER],
+        ttl: fixed[ipv6::HOP_LIMIT],
+        header_len: ipv6::HEADER_LEN,
+        l4: ipv6::HEADER_LEN,
         total_len,
         fragment: None,
     };
@@ -146,9 +160,9 @@ const fn is_extension(number: u8) -> bool {
     matches!(number, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
-/// Moves `ip` past the extension headers.
+/// Advances `ip` past the extension headers.
 ///
-/// Those of a first fragment have to be all in it (RFC 7112): without them its ports can't be told.
+/// A first fragment must contain all of them (RFC 7112), since its ports come after them.
 #[cold]
 fn skip_extensions(ip: &mut Ip, bytes: &[u8]) -> Result<(), DropReason> {
     let mut seen_fragment_header = false;
@@ -171,42 +185,42 @@ fn skip_extensions(ip: &mut Ip, bytes: &[u8]) -> Result<(), DropReason> {
         let header = rest.get(..header_len).ok_or(cut)?;
         match ip.protocol {
             // Only the first header may be hop-by-hop (RFC 8200 §4.1).
-            extension::HOP_BY_HOP if at == 40 => refuse_jumbo(&header[2..])?,
+            extension::HOP_BY_HOP if at == ipv6::HEADER_LEN => check_hop_by_hop(&header[2..])?,
             extension::HOP_BY_HOP => return Err(DropReason::Malformed),
-            extension::ROUTING => refuse_source_route(header)?,
+            extension::ROUTING => check_routing_header(header)?,
             extension::AUTHENTICATION if header_len < 12 => return Err(DropReason::Malformed),
             extension::FRAGMENT if seen_fragment_header => return Err(DropReason::Malformed),
             extension::FRAGMENT => {
                 seen_fragment_header = true;
-                ip.fragment = v6_piece(header);
+                ip.fragment = v6_fragment(header);
             }
             _ => {}
         }
-        let part_of_the_rest = ip.fragment.is_some() && ip.protocol != extension::FRAGMENT;
+        let in_fragmentable_part = ip.fragment.is_some() && ip.protocol != extension::FRAGMENT;
         ip.protocol = next;
         ip.l4 += header_len;
-        if !part_of_the_rest {
+        if !in_fragmentable_part {
             ip.header_len = ip.l4;
         }
-        if ip.fragment.is_some_and(|piece| piece.offset > 0) || !is_extension(next) {
+        if ip.fragment.is_some_and(|fragment| fragment.offset > 0) || !is_extension(next) {
             return Ok(());
         }
     }
     Err(DropReason::Malformed)
 }
 
-/// From a fragment header (RFC 8200 §4.5).
-fn v6_piece(header: &[u8]) -> Option<Piece> {
+/// The fields of a fragment header (RFC 8200 §4.5).
+fn v6_fragment(header: &[u8]) -> Option<FragmentInfo> {
     let offset_and_flag = u16::from_be_bytes([header[2], header[3]]);
     let (offset, more) = (offset_and_flag & 0xfff8, offset_and_flag & 1 != 0);
     let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    (offset > 0 || more).then_some(Piece { id, offset, more })
+    (offset > 0 || more).then_some(FragmentInfo { id, offset, more })
 }
 
-/// Where the part of an IPv6 packet begins that its fragment header is about: bytes from the start
-/// of `packet`, which was parsed before. `None` without a fragment header.
+/// Offset of the fragmentable part of an IPv6 packet, which was parsed before: bytes from the start
+/// of `packet`. `None` without a fragment header.
 pub(super) fn v6_fragmentable(packet: &[u8]) -> Option<u16> {
-    let (mut at, mut next) = (40, *packet.get(6)?);
+    let (mut at, mut next) = (ipv6::HEADER_LEN, *packet.get(ipv6::NEXT_HEADER)?);
     while is_extension(next) {
         let [following, len, ..] = *packet.get(at..)? else { return None };
         at += match next {
@@ -219,16 +233,16 @@ pub(super) fn v6_fragmentable(packet: &[u8]) -> Option<u16> {
     None
 }
 
-/// Type 0 is deprecated (RFC 5095). Any other with segments left leads on from the address that
-/// policy judges; with none left it says nothing (RFC 8200 §4.4).
-fn refuse_source_route(header: &[u8]) -> Result<(), DropReason> {
+/// Rejects type 0 (deprecated, RFC 5095) and any type with segments left, which is forwarded beyond
+/// the address that policy judges. Without segments left it has no effect (RFC 8200 §4.4).
+fn check_routing_header(header: &[u8]) -> Result<(), DropReason> {
     let (kind, segments_left) = (header[2], header[3]);
     if kind == 0 || segments_left != 0 { Err(DropReason::Malformed) } else { Ok(()) }
 }
 
-/// Refuses hop-by-hop options that don't fit, and a jumbo payload length beside a length that is
+/// Rejects malformed hop-by-hop options, and a jumbo payload length with a payload length that is
 /// not zero (RFC 2675 §3).
-fn refuse_jumbo(mut options: &[u8]) -> Result<(), DropReason> {
+fn check_hop_by_hop(mut options: &[u8]) -> Result<(), DropReason> {
     const PAD1: u8 = 0;
     const JUMBO_PAYLOAD: u8 = 0xc2;
     loop {
@@ -242,14 +256,14 @@ fn refuse_jumbo(mut options: &[u8]) -> Result<(), DropReason> {
     }
 }
 
-/// Whether an address is where it can't be: a source that is multicast, broadcast, unspecified or
-/// loopback, or a destination that is unspecified or loopback.
+/// Whether an address is martian: a source that is multicast, broadcast, unspecified or loopback,
+/// or a destination that is unspecified or loopback.
 ///
 /// The rules are the kernel's (`net/ipv4/route.c`, `ip_route_input_slow`; `net/ipv6/ip6_input.c`,
-/// `ip6_rcv_core`; RFC 4291 §2.5.2 and §2.5.3), and loopback destinations are refused even where
-/// `route_localnet` is on: no pod reaches the node's own loopback. The unspecified source of
-/// duplicate address detection never comes here, since the XDP program leaves neighbour discovery
-/// to the kernel.
+/// `ip6_rcv_core`; RFC 4291 §2.5.2 and §2.5.3), except that loopback destinations are martian even
+/// with `route_localnet`: no pod may reach the node's loopback. Packets of duplicate address
+/// detection, with an unspecified source, don't get here: the XDP program passes neighbour
+/// discovery to the kernel.
 #[inline]
 pub(super) fn is_martian(src: Address, dst: Address) -> bool {
     match (src.as_v4_bits(), dst.as_v4_bits()) {

@@ -1,14 +1,19 @@
 //! Packets: parsed once into a small [`View`] of values and offsets, then edited in place.
+//!
+//! Nothing here knows AF_XDP: headers and checksums are byte slices, and only [`fragment`] builds
+//! packets, from the frames of [`crate::mem`].
 
 pub mod checksum;
-pub mod cut;
 pub mod edit;
-pub mod glance;
+pub mod fast;
+pub mod fragment;
 pub mod icmp;
 pub mod icmp_error;
 mod ip;
 pub mod mss;
+pub mod offset;
 mod parse;
+pub mod tcp_options;
 
 pub use parse::{parse, quoted};
 pub use podgate_xdp_redirect::HAIRPIN_MAC;
@@ -17,11 +22,10 @@ use podgate_tables::address::Mac;
 use podgate_tables::tcp_flags;
 use podgate_tables::tuple::Tuple;
 
-/// What a packet is made of: the values policy and flow tracking need, and where its parts lie.
+/// A parsed packet: the header fields that policy and flow tracking need, and offsets.
 ///
-/// All headers lie in the packet's first frame; the payload may go on in further ones. Every
-/// offset has been checked against the first frame's length, and [`View::end`] against the whole
-/// packet's.
+/// All headers are in the packet's first frame; the payload may continue in further ones. Every
+/// offset is within the first frame, and [`View::end`] within the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// Ethernet source.
@@ -30,31 +34,31 @@ pub struct View {
     pub eth_dst: Mac,
     /// Offset of the IP header in the first frame, bytes (14 without VLAN tags).
     pub l3: u16,
-    /// Offset of the L4 header. Where there is none to parse, the end of the IP headers; of a
-    /// fragment: where its part of the datagram begins.
+    /// Offset of the L4 header, bytes: the end of the IP headers. Of a fragment: of its data.
     pub l4: u16,
-    /// Offset of the first byte after the L4 header (for ICMP: after its 8 bytes).
+    /// Offset of the first byte after the L4 header (for ICMP: after 8 bytes).
     pub payload: u16,
-    /// Offset just past the IP packet, over all frames; bytes after it are Ethernet padding.
+    /// End of the IP packet over all frames, bytes; what follows is Ethernet padding.
     pub end: u32,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Addresses, protocol, ports, in the direction of this packet. Protocol is the one after IPv6
-    /// extension headers. The ports of an ICMP query are its identifier and its type, and those of
-    /// the reply the same reversed, see [`icmp`]; fragments and protocols without ports have zeros.
+    /// Addresses, protocol, ports, in the direction of this packet. The protocol is the one after
+    /// IPv6 extension headers. The ports of an ICMP query are its identifier and its type, and
+    /// those of the reply the same reversed, see [`icmp`]. Fragments and protocols without ports
+    /// have zeros.
     pub tuple: Tuple,
-    /// What follows the IP headers.
+    /// The L4 protocol's part.
     pub l4_kind: L4,
 }
 
 impl View {
-    /// Bytes of the IP packet, headers included.
+    /// Length of the IP packet with its headers, bytes.
     #[must_use]
     pub fn ip_len(&self) -> u32 {
         self.end - u32::from(self.l3)
     }
 
-    /// Bytes after the L4 header.
+    /// Length of the L4 payload, bytes.
     #[must_use]
     pub fn payload_len(&self) -> u32 {
         self.end - u32::from(self.payload)
@@ -67,9 +71,9 @@ impl View {
         matches!(self.l4_kind, L4::Tcp(segment) if segment.has(tcp_flags::SYN))
     }
 
-    /// Whether the IP header is version 4.
+    /// Whether it is an IPv4 packet.
     #[must_use]
-    pub fn is_v4(&self) -> bool {
+    pub const fn is_v4(&self) -> bool {
         self.tuple.src.is_v4()
     }
 }
@@ -79,11 +83,11 @@ impl View {
 pub enum L4 {
     /// TCP.
     Tcp(Tcp),
-    /// UDP. The datagram's own length lies between its header's and the packet's end.
+    /// UDP. The datagram may end before the IP packet does.
     Udp,
     /// SCTP: ports only.
     Sctp,
-    /// ICMP or ICMPv6 that is no error; [`icmp::role`] tells queries from replies.
+    /// ICMP or ICMPv6 that is not an error; [`icmp::role`] tells queries from replies.
     Icmp {
         /// Type.
         kind: u8,
@@ -97,20 +101,21 @@ pub enum L4 {
         /// Code.
         code: u8,
     },
-    /// A fragment, first or later. Its ports say nothing: later fragments could change them.
-    Fragment(Piece),
+    /// A fragment, first or later. Its ports are not parsed: an overlapping fragment could change
+    /// them.
+    Fragment(FragmentInfo),
     /// Any other protocol.
     Other,
 }
 
-/// Which part of a datagram a fragment carries (RFC 791 §3.1, RFC 8200 §4.5).
+/// Fragmentation fields of a fragment (RFC 791 §3.1, RFC 8200 §4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Identification: the same in all fragments of a datagram. 16 bits of it in IPv4.
+pub struct FragmentInfo {
+    /// Identification, equal in all fragments of a datagram; 16 bits in IPv4.
     pub id: u32,
-    /// Where the part belongs, bytes from the end of the datagram's IP headers. A multiple of 8.
+    /// Fragment offset, bytes. A multiple of 8.
     pub offset: u16,
-    /// Whether more of the datagram follows behind this part.
+    /// The "more fragments" flag.
     pub more: bool,
 }
 
@@ -134,7 +139,7 @@ impl Tcp {
         self.flags & flags == flags
     }
 
-    /// Sequence space the segment takes: payload, plus one each for SYN and FIN.
+    /// `SEG.LEN`: the payload, plus one each for SYN and FIN.
     #[must_use]
     pub const fn seq_len(&self, payload_len: u32) -> u32 {
         payload_len

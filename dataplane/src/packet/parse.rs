@@ -1,10 +1,11 @@
-//! From bytes to a [`View`], checked, in one pass and without copying.
+//! Parses and validates headers into a [`View`], in one pass and without copying.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
 
-use super::{L4, Piece, Tcp, View, checksum, icmp, ip};
+use super::offset::{tcp, udp};
+use super::{FragmentInfo, L4, Tcp, View, checksum, icmp, ip};
 
 /// Ethernet types (IANA "IEEE 802 Numbers").
 mod ethertype {
@@ -14,25 +15,26 @@ mod ethertype {
     pub(super) const PROVIDER_VLAN: u16 = 0x88a8;
 }
 
-/// VLAN tags that we look through at most (802.1ad: a service tag and a customer tag).
+/// VLAN tags that are parsed, at most (802.1ad: a service tag and a customer tag).
 const MAX_VLAN_TAGS: usize = 2;
 
-/// Parses the packet that begins in `frame0` and has `packet_len` bytes over all of its frames.
+/// Parses the packet whose first frame is `frame0` and which has `packet_len` bytes over all
+/// frames.
 ///
-/// All headers must lie in the first frame. A link fills a frame before it goes on in the next, so
-/// that only fails for extension headers of kilobytes.
+/// All headers must be in the first frame. A link fills a frame before it continues in the next, so
+/// this only fails for kilobytes of extension headers.
 ///
-/// The IPv4 header checksum is verified (RFC 1812 §5.2.2): it costs some two nanoseconds, and it
-/// keeps a packet that its receiver would ignore from changing a flow's state. L4 checksums are
-/// not: see [`super::edit::l4_checksum_is_right`].
+/// The IPv4 header checksum is verified (RFC 1812 §5.2.2): it costs about two nanoseconds, and a
+/// packet that its receiver would drop must not change a flow's state. L4 checksums are not
+/// verified: see [`super::edit::l4_checksum_is_right`].
 ///
 /// # Errors
-/// [`DropReason::UnsupportedL3`] for what is not IP, [`DropReason::VlanTagged`] for a packet of a
-/// VLAN, [`DropReason::FragmentTiny`] for a first fragment without the whole of its headers,
-/// [`DropReason::Truncated`] where a header or
-/// the packet ends too early, [`DropReason::Malformed`] for fields that no honest sender writes:
-/// wrong versions, lengths or header checksums, martian or IPv4-mapped addresses, source routes,
-/// IPv6 extension headers out of order or without end, jumbograms, impossible TCP flags.
+/// [`DropReason::UnsupportedL3`] for anything but IP, [`DropReason::VlanTagged`] for a packet of a
+/// VLAN, [`DropReason::FragmentTiny`] for a first fragment without all of its headers,
+/// [`DropReason::Truncated`] where a header or the packet ends too early, [`DropReason::Malformed`]
+/// for invalid fields: wrong versions, lengths or header checksums, martian or IPv4-mapped
+/// addresses, source routes, IPv6 extension headers out of order or too many of them, jumbograms,
+/// impossible TCP flags.
 #[inline]
 pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
     let (ethernet, _) = frame0.split_first_chunk::<12>().ok_or(DropReason::Truncated)?;
@@ -57,10 +59,10 @@ pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
         return Err(DropReason::Truncated);
     }
     let l4 = l3 + ip.header_len;
-    let here = frame0.get(l4..frame0.len().min(end as usize)).ok_or(DropReason::Truncated)?;
+    let rest = frame0.get(l4..frame0.len().min(end as usize)).ok_or(DropReason::Truncated)?;
     let transport = match ip.fragment {
-        None => Transport::parse(&ip, here, end - l4 as u32)?,
-        Some(piece) => Transport::of_fragment(&ip, piece, here)?,
+        None => Transport::parse(&ip, rest, end - l4 as u32)?,
+        Some(fragment) => Transport::of_fragment(&ip, fragment, rest)?,
     };
     Ok(View {
         eth_src: [s0, s1, s2, s3, s4, s5],
@@ -80,7 +82,7 @@ enum Version {
     V6,
 }
 
-/// Where the IP header begins, and which one the Ethernet type announces.
+/// Offset of the IP header, and its version by the Ethernet type.
 #[inline]
 fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
     let mut at = 12;
@@ -90,7 +92,7 @@ fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
             ethertype::IPV4 => return Ok((at + 2, Version::V4)),
             ethertype::IPV6 => return Ok((at + 2, Version::V6)),
             ethertype::VLAN | ethertype::PROVIDER_VLAN => {
-                refuse_vlan(frame, at + 2)?;
+                check_vlan_tag(frame, at + 2)?;
                 at += 4;
             }
             _ => break,
@@ -99,10 +101,10 @@ fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
     Err(DropReason::UnsupportedL3)
 }
 
-/// Refuses a tag that names a VLAN: its addresses are not those of the network that policy knows.
-/// The null VLAN ID only gives the frame a priority (IEEE 802.1Q §9.6).
+/// Rejects the tag of a VLAN: its addresses belong to another network than policy applies to. The
+/// null VLAN ID only sets a priority (IEEE 802.1Q §9.6).
 #[cold]
-fn refuse_vlan(frame: &[u8], tag: usize) -> Result<(), DropReason> {
+fn check_vlan_tag(frame: &[u8], tag: usize) -> Result<(), DropReason> {
     let control = frame.get(tag..tag + 2).ok_or(DropReason::Truncated)?;
     let id = u16::from_be_bytes([control[0], control[1]]) & 0x0fff;
     if id == 0 { Ok(()) } else { Err(DropReason::VlanTagged) }
@@ -117,28 +119,28 @@ struct Transport {
 }
 
 impl Transport {
-    /// `here` is what the first frame holds of it, `len` its length over all frames.
+    /// `header` is its part in the first frame, `len` its length over all frames.
     #[inline]
-    fn parse(ip: &ip::Ip, here: &[u8], len: u32) -> Result<Self, DropReason> {
+    fn parse(ip: &ip::Ip, header: &[u8], len: u32) -> Result<Self, DropReason> {
         match (ip.protocol, ip.src.is_v4()) {
-            (proto::TCP, _) => Self::tcp(here),
-            (proto::UDP, _) => Self::udp(here, len),
-            (proto::SCTP, _) => Self::sctp(here),
-            (proto::ICMP, true) | (proto::ICMPV6, false) => Self::icmp(ip.protocol, here),
+            (proto::TCP, _) => Self::tcp(header),
+            (proto::UDP, _) => Self::udp(header, len),
+            (proto::SCTP, _) => Self::sctp(header),
+            (proto::ICMP, true) | (proto::ICMPV6, false) => Self::icmp(ip.protocol, header),
             _ => Ok(Self::without_ports(L4::Other)),
         }
     }
 
-    /// A fragment. The first one has to hold the whole L4 header (RFC 1858 §3, RFC 7112 §5): all
-    /// that we judge by then comes out of one fragment, whatever the receiver makes of others.
+    /// A fragment. The first one must contain the whole L4 header (RFC 1858 §3, RFC 7112 §5): then
+    /// policy sees the same header as the receiver, however that reassembles.
     #[cold]
-    fn of_fragment(ip: &ip::Ip, piece: Piece, here: &[u8]) -> Result<Self, DropReason> {
-        if piece.offset == 0 {
-            let header = here.get(ip.l4 - ip.header_len..).ok_or(DropReason::FragmentTiny)?;
+    fn of_fragment(ip: &ip::Ip, fragment: FragmentInfo, part: &[u8]) -> Result<Self, DropReason> {
+        if fragment.offset == 0 {
+            let header = part.get(ip.l4 - ip.header_len..).ok_or(DropReason::FragmentTiny)?;
             let needed = match (ip.protocol, ip.src.is_v4()) {
                 (proto::TCP, _) => {
-                    let offset = header.get(12).ok_or(DropReason::FragmentTiny)?;
-                    (usize::from(offset >> 4) * 4).max(20)
+                    let offset = header.get(tcp::DATA_OFFSET).ok_or(DropReason::FragmentTiny)?;
+                    (usize::from(offset >> 4) * 4).max(tcp::HEADER_LEN)
                 }
                 (proto::SCTP, _) => 12,
                 (proto::UDP, _) | (proto::ICMP, true) | (proto::ICMPV6, false) => 8,
@@ -148,7 +150,7 @@ impl Transport {
                 return Err(DropReason::FragmentTiny);
             }
         }
-        Ok(Self::without_ports(L4::Fragment(piece)))
+        Ok(Self::without_ports(L4::Fragment(fragment)))
     }
 
     const fn without_ports(kind: L4) -> Self {
@@ -167,60 +169,56 @@ impl Transport {
 
     /// RFC 9293 §3.1.
     #[inline]
-    fn tcp(here: &[u8]) -> Result<Self, DropReason> {
-        let h = here.first_chunk::<20>().ok_or(DropReason::Truncated)?;
-        let header_len = usize::from(h[12] >> 4) * 4;
-        if header_len < 20 || !flags_are_possible(h[13]) {
+    fn tcp(header: &[u8]) -> Result<Self, DropReason> {
+        const LEN: usize = tcp::HEADER_LEN;
+        let h = header.first_chunk::<LEN>().ok_or(DropReason::Truncated)?;
+        let header_len = usize::from(h[tcp::DATA_OFFSET] >> 4) * 4;
+        if header_len < LEN || !flags_are_possible(h[tcp::FLAGS]) {
             return Err(DropReason::Malformed);
         }
-        if header_len > here.len() {
+        if header_len > header.len() {
             return Err(DropReason::Truncated);
         }
         Ok(Self {
             kind: L4::Tcp(Tcp {
-                seq: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
-                ack: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
-                flags: h[13],
-                window: u16::from_be_bytes([h[14], h[15]]),
+                seq: be32(h, tcp::SEQ),
+                ack: be32(h, tcp::ACK),
+                flags: h[tcp::FLAGS],
+                window: be16(h, tcp::WINDOW),
             }),
-            src_port: u16::from_be_bytes([h[0], h[1]]),
-            dst_port: u16::from_be_bytes([h[2], h[3]]),
+            src_port: be16(h, 0),
+            dst_port: be16(h, 2),
             header_len,
         })
     }
 
-    /// RFC 768. The datagram may end before the packet does (RFC 9868 puts options there), not
-    /// after it.
+    /// RFC 768. The datagram may end before the IP packet does (there are options by RFC 9868), but
+    /// not after it.
     #[inline]
-    fn udp(here: &[u8], len: u32) -> Result<Self, DropReason> {
-        let h = here.first_chunk::<8>().ok_or(DropReason::Truncated)?;
-        match u32::from(u16::from_be_bytes([h[4], h[5]])) {
+    fn udp(header: &[u8], len: u32) -> Result<Self, DropReason> {
+        let h = header.first_chunk::<8>().ok_or(DropReason::Truncated)?;
+        match u32::from(be16(h, udp::LEN)) {
             0..8 => Err(DropReason::Malformed),
             datagram if datagram > len => Err(DropReason::Truncated),
             _ => Ok(Self {
                 kind: L4::Udp,
-                src_port: u16::from_be_bytes([h[0], h[1]]),
-                dst_port: u16::from_be_bytes([h[2], h[3]]),
+                src_port: be16(h, 0),
+                dst_port: be16(h, 2),
                 header_len: 8,
             }),
         }
     }
 
     /// The common header of RFC 9260 §3.1.
-    fn sctp(here: &[u8]) -> Result<Self, DropReason> {
-        let h = here.first_chunk::<12>().ok_or(DropReason::Truncated)?;
-        Ok(Self {
-            kind: L4::Sctp,
-            src_port: u16::from_be_bytes([h[0], h[1]]),
-            dst_port: u16::from_be_bytes([h[2], h[3]]),
-            header_len: 12,
-        })
+    fn sctp(header: &[u8]) -> Result<Self, DropReason> {
+        let h = header.first_chunk::<12>().ok_or(DropReason::Truncated)?;
+        Ok(Self { kind: L4::Sctp, src_port: be16(h, 0), dst_port: be16(h, 2), header_len: 12 })
     }
 
-    /// RFC 792 and RFC 4443 §2.1: eight bytes, and for errors the packet that they are about.
-    fn icmp(protocol: u8, here: &[u8]) -> Result<Self, DropReason> {
-        let h = here.first_chunk::<8>().ok_or(DropReason::Truncated)?;
-        let (kind, code, identifier) = (h[0], h[1], u16::from_be_bytes([h[4], h[5]]));
+    /// RFC 792 and RFC 4443 §2.1: eight bytes, followed in errors by the quoted packet.
+    fn icmp(protocol: u8, header: &[u8]) -> Result<Self, DropReason> {
+        let h = header.first_chunk::<8>().ok_or(DropReason::Truncated)?;
+        let (kind, code, identifier) = (h[0], h[1], be16(h, 4));
         let (src_port, dst_port) = icmp::ports(protocol, kind, identifier);
         let kind = match icmp::role(protocol, kind) {
             icmp::Role::Error => L4::IcmpError { kind, code },
@@ -230,9 +228,21 @@ impl Transport {
     }
 }
 
-/// Whether TCP could send a segment with these flags. The set is that of conntrack
-/// (`net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_valid_flags`): PSH and the ECN bits go with
-/// anything, URG with data or the end of it.
+/// Reads a big-endian field of a header.
+#[inline]
+const fn be16<const N: usize>(header: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([header[at], header[at + 1]])
+}
+
+/// The same with 32 bits.
+#[inline]
+const fn be32<const N: usize>(h: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]])
+}
+
+/// Whether a TCP segment with these flags is valid. The set is conntrack's
+/// (`net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_valid_flags`): PSH and the ECN bits may be set
+/// with any others, URG with data or FIN.
 #[inline]
 const fn flags_are_possible(flags: u8) -> bool {
     use tcp_flags::{ACK, FIN, RST, SYN, URG};
@@ -248,11 +258,11 @@ const fn flags_are_possible(flags: u8) -> bool {
     POSSIBLE >> (flags & (FIN | SYN | RST | ACK | URG)) & 1 == 1
 }
 
-/// The tuple of the packet that an ICMP error quotes, as that packet was sent; `None` if too little
-/// of it is quoted.
+/// The tuple of the packet that an ICMP error quotes, in that packet's direction; `None` if too
+/// little of it is quoted.
 ///
-/// Routers quote at least eight bytes of L4 (RFC 792), which hold the ports. Fragments behind the
-/// first name no flow, and nothing may answer an error with an error.
+/// Routers quote at least eight bytes of L4 (RFC 792), which contain the ports. A later fragment
+/// has no ports, and no error may be about an error.
 #[cold]
 #[must_use]
 pub fn quoted(frame0: &[u8], error: &View) -> Option<Tuple> {
@@ -260,18 +270,16 @@ pub fn quoted(frame0: &[u8], error: &View) -> Option<Tuple> {
     let end = frame0.len().min(error.end as usize);
     let packet = frame0.get(usize::from(error.payload)..end)?;
     let ip = if protocol == proto::ICMP { ip::v4(packet) } else { ip::v6(packet) }.ok()?;
-    if ip.fragment.is_some_and(|piece| piece.offset > 0) {
+    if ip.fragment.is_some_and(|fragment| fragment.offset > 0) {
         return None;
     }
     let h = packet.get(ip.l4..)?.first_chunk::<8>()?;
     let (src_port, dst_port) = match ip.protocol {
-        proto::TCP | proto::UDP | proto::SCTP => {
-            (u16::from_be_bytes([h[0], h[1]]), u16::from_be_bytes([h[2], h[3]]))
-        }
+        proto::TCP | proto::UDP | proto::SCTP => (be16(h, 0), be16(h, 2)),
         proto::ICMP | proto::ICMPV6 if ip.protocol == protocol => {
             match icmp::role(protocol, h[0]) {
                 icmp::Role::Error => return None,
-                _ => icmp::ports(protocol, h[0], u16::from_be_bytes([h[4], h[5]])),
+                _ => icmp::ports(protocol, h[0], be16(h, 4)),
             }
         }
         _ => (0, 0),

@@ -1,4 +1,4 @@
-//! Parsing and editing, held against packets that etherparse built.
+//! Parsing and editing, compared with packets that etherparse built.
 
 use etherparse::{
     Icmpv4Type, Icmpv6Type, IpAuthHeader, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header,
@@ -10,12 +10,14 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 use proptest::prelude::*;
+use std::iter;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::glance::{Glance, SourceIs};
+use super::fast::{FastHeaders, SourceFilter, Ttl};
 use super::*;
-use crate::xsk::{FRAME_SIZE, FramePool, Packet, Umem};
 
+/// Bytes of a packet in each of its frames.
+const RECEIVE_BYTES: usize = 4096 - 256;
 const POD_MAC: Mac = [2, 0, 0, 0, 0, 1];
 const HOST_MAC: Mac = [2, 0, 0, 0, 0, 2];
 
@@ -229,7 +231,7 @@ proptest! {
     }
 
     #[test]
-    fn payload_may_go_on_in_further_frames_but_headers_may_not(sample in any_sample()) {
+    fn payload_may_continue_in_further_frames_but_headers_may_not(sample in any_sample()) {
         for cut in 0..=sample.bytes.len() {
             let parsed = parse(&sample.bytes[..cut], sample.bytes.len() as u32);
             if cut >= usize::from(sample.view.payload) {
@@ -241,7 +243,7 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_cut_anywhere_is_truncated(sample in any_sample()) {
+    fn a_packet_cut_off_anywhere_is_truncated(sample in any_sample()) {
         for cut in 0..sample.bytes.len() {
             let parsed = parse(&sample.bytes[..cut], cut as u32);
             prop_assert_eq!(parsed, Err(DropReason::Truncated), "cut at {}", cut);
@@ -249,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_lead_outside(
+    fn offsets_from_random_bytes_are_in_bounds(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
         ethertype in prop::sample::select(&[0x0800u16, 0x86dd, 0x8100, 0x88a8, 0][..]),
         more in 0u32..100_000,
@@ -264,7 +266,7 @@ proptest! {
     }
 
     #[test]
-    fn a_mutated_packet_never_leads_outside_wherever_it_is_cut(
+    fn offsets_from_mutated_packets_are_in_bounds(
         sample in any_sample(),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         right_sum in any::<bool>(),
@@ -303,7 +305,7 @@ proptest! {
     }
 
     #[test]
-    fn an_error_names_the_tuple_of_the_packet_it_quotes(
+    fn an_icmp_error_yields_the_tuple_of_the_quoted_packet(
         inner in any_sample(), kept in any::<prop::sample::Index>(),
     ) {
         let view = inner.view;
@@ -318,7 +320,7 @@ proptest! {
     }
 
     #[test]
-    fn a_hop_keeps_the_packet_valid(sample in any_sample()) {
+    fn decrementing_the_ttl_keeps_the_packet_valid(sample in any_sample()) {
         let mut bytes = sample.bytes.clone();
         let hopped = edit::decrement_ttl(&mut bytes, &sample.view);
         if sample.view.ttl <= 1 {
@@ -344,24 +346,22 @@ proptest! {
         bytes[at..at + 2].copy_from_slice(&pseudo.folded().to_be_bytes());
         bytes.resize(bytes.len() + padding, 0xff);
 
-        let umem = Umem::new(4).unwrap();
-        let mut pool = umem.pool();
         let headers = usize::from(view.payload);
         let first = headers + split.index(bytes.len() - headers + 1);
         let second = first + split.index(bytes.len() - first + 1);
-        let mut packet =
-            packet_of(&mut pool, &[&bytes[..first], &bytes[first..second], &bytes[second..]]);
-        prop_assert!(edit::complete_checksum(&umem, &mut packet, &view));
-        prop_assert_eq!(&contents(&umem, &packet)[..view.end as usize], &sample.bytes[..]);
-        prop_assert!(edit::l4_checksum_is_right(&umem, &packet, &view));
+        let (head, rest) = bytes.split_at_mut(first);
+        let tail = [&rest[..second - first], &rest[second - first..]];
+        prop_assert!(edit::complete_checksum((head, tail.into_iter()), &view));
+        prop_assert!(edit::l4_checksum_is_right((head, tail.into_iter()), &view));
         if sample.bytes[at..at + 2] != pseudo.folded().to_be_bytes() {
-            prop_assert!(!edit::complete_checksum(&umem, &mut packet, &view), "again");
+            let again = edit::complete_checksum((head, tail.into_iter()), &view);
+            prop_assert!(!again, "completed twice");
         }
-        pool.free_packet(packet);
+        prop_assert_eq!(&bytes[..view.end as usize], &sample.bytes[..]);
     }
 
     #[test]
-    fn a_glance_sees_what_parsing_does(
+    fn fast_headers_agree_with_the_parser(
         sample in any_sample(), changes in prop::collection::vec((0usize..64, any::<u8>()), 0..4),
         cut in 0usize..40, mend in any::<bool>(),
     ) {
@@ -373,8 +373,8 @@ proptest! {
             write_header_checksum(&mut bytes, 14);
         }
         bytes.truncate(bytes.len() - cut.min(bytes.len()));
-        let glance = Glance::at(&bytes, SourceIs::ANYONE);
-        let Some(Glance { addresses, ports, protocol, usual: Some(usual) }) = glance else {
+        let fast = FastHeaders::read(&bytes, SourceFilter::ANY);
+        let Some(FastHeaders { addresses, ports, protocol, eligible: Some(packet) }) = fast else {
             return Ok(());
         };
         let [a, b, c, d, e, f, g, h] = addresses.to_le_bytes();
@@ -382,7 +382,7 @@ proptest! {
         let [src_port, dst_port] = [ports as u16, (ports >> 16) as u16].map(u16::swap_bytes);
         let view = match parse(&bytes, bytes.len() as u32) {
             Ok(view) => view,
-            // The one thing that a glance doesn't look at.
+            // Addresses are the only thing that the fast path doesn't check.
             Err(reason) => {
                 prop_assert_eq!(reason, DropReason::Malformed);
                 prop_assert!(ip::is_martian(src, dst));
@@ -390,10 +390,11 @@ proptest! {
             }
         };
         prop_assert_eq!(view.tuple, Tuple { src, dst, src_port, dst_port, protocol });
-        prop_assert_eq!(Glance::at(&bytes, SourceIs::exactly(view.eth_src)), glance);
-        prop_assert_eq!(Glance::at(&bytes, SourceIs::exactly([4; 6])), None);
-        prop_assert_eq!(Glance::at(&bytes, SourceIs::NOBODY), None);
-        prop_assert_eq!((view.ttl, view.ip_len()), (usual.hop.ttl(), usual.ip_len.into()));
+        let read = |source| FastHeaders::read(&bytes, source);
+        prop_assert_eq!(read(SourceFilter::exactly(view.eth_src)), fast);
+        prop_assert_eq!(read(SourceFilter::exactly([4; 6])), None);
+        prop_assert_eq!(read(SourceFilter::NONE), None);
+        prop_assert_eq!((view.ttl, view.ip_len()), (packet.ttl_word.ttl(), packet.ip_len.into()));
         prop_assert_eq!((view.l3, view.l4), (14, 34));
         match view.l4_kind {
             L4::Tcp(segment) => {
@@ -403,40 +404,41 @@ proptest! {
             }
             kind => prop_assert_eq!(kind, L4::Udp),
         }
-        // Both ways see the same checksum, and the same hop.
+        // Both paths find the same checksum, and rewrite the packet alike.
         let flow = checksum::Sum::of_flow(src, dst, protocol);
-        let partial = checksum::is_pseudo_header(usual.checksum, flow, usual.l4_len());
-        let umem = Umem::new(1).unwrap();
-        let mut pool = umem.pool();
-        let mut packet = packet_of(&mut pool, &[&bytes]);
-        prop_assert_eq!(edit::complete_checksum(&umem, &mut packet, &view), partial);
-        pool.free_packet(packet);
+        let partial = checksum::is_pseudo_header(packet.checksum, flow, packet.l4_len());
+        let mut completed = bytes.clone();
+        prop_assert_eq!(
+            edit::complete_checksum((&mut completed, iter::empty()), &view), partial
+        );
         if view.ttl > 1 {
-            let mut slowly = bytes.clone();
-            edit::decrement_ttl(&mut slowly, &view).unwrap();
-            edit::set_macs(&mut slowly, HOST_MAC, POD_MAC);
-            usual.hop.pass_on(&mut bytes, HOST_MAC, POD_MAC, true);
-            prop_assert_eq!(bytes, slowly);
+            let mut slow_path = bytes.clone();
+            edit::decrement_ttl(&mut slow_path, &view).unwrap();
+            edit::set_macs(&mut slow_path, HOST_MAC, POD_MAC);
+            packet.ttl_word.rewrite(&mut bytes, HOST_MAC, POD_MAC, Ttl::Decrement);
+            prop_assert_eq!(bytes, slow_path);
         }
     }
 
     #[test]
-    fn a_changed_payload_byte_makes_the_checksum_wrong(
+    fn a_changed_payload_byte_invalidates_the_checksum(
         sample in any_sample(), at in any::<prop::sample::Index>(), change in 1u8..0xff,
     ) {
         let view = sample.view;
         if checksum_field(&view).is_none() || view.payload_len() == 0 {
             return Ok(());
         }
-        let umem = Umem::new(1).unwrap();
-        let mut pool = umem.pool();
-        let mut packet = packet_of(&mut pool, &[&sample.bytes]);
-        prop_assert!(edit::l4_checksum_is_right(&umem, &packet, &view));
+        let mut bytes = sample.bytes;
+        prop_assert!(checksum_is_right(&bytes, &view));
         let at = usize::from(view.payload) + at.index(view.payload_len() as usize);
-        umem.data_mut(&mut packet.head)[at] ^= change;
-        prop_assert!(!edit::l4_checksum_is_right(&umem, &packet, &view));
-        pool.free_packet(packet);
+        bytes[at] ^= change;
+        prop_assert!(!checksum_is_right(&bytes, &view));
     }
+}
+
+/// Of a packet of one frame.
+fn checksum_is_right(bytes: &[u8], view: &View) -> bool {
+    edit::l4_checksum_is_right((bytes, iter::empty()), view)
 }
 
 fn write_header_checksum(bytes: &mut [u8], l3: usize) {
@@ -470,23 +472,6 @@ fn checksum_field(view: &View) -> Option<usize> {
     }
 }
 
-fn packet_of(pool: &mut FramePool, pieces: &[&[u8]]) -> Packet {
-    let mut frames = Vec::new();
-    for piece in pieces {
-        let mut frame = pool.alloc().unwrap();
-        frame.set_len(piece.len() as u32);
-        pool.umem().data_mut(&mut frame).copy_from_slice(piece);
-        frames.push(frame);
-    }
-    let tail = frames.split_off(1);
-    Packet::new(frames.remove(0), tail.into())
-}
-
-fn contents(umem: &Umem, packet: &Packet) -> Vec<u8> {
-    let frames = std::iter::once(&packet.head).chain(&packet.tail);
-    frames.flat_map(|frame| umem.data(frame).to_vec()).collect()
-}
-
 fn v4(src: [u8; 4], dst: [u8; 4]) -> IpHeaders {
     IpHeaders::Ipv4(
         Ipv4Header::new(0, 64, IpNumber::UDP, src, dst).unwrap(),
@@ -509,7 +494,7 @@ fn udp(ip: IpHeaders) -> Sample {
 }
 
 #[test]
-fn addresses_that_can_not_be_there_are_malformed() {
+fn martian_addresses_are_malformed() {
     let good = [192, 0, 2, 1];
     for bad in
         [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [239, 1, 1, 1], [255; 4]]
@@ -541,7 +526,7 @@ fn multicast_and_class_e_destinations_are_left_to_policy() {
 }
 
 #[test]
-fn only_flags_that_tcp_sends_are_accepted() {
+fn only_valid_tcp_flags_are_accepted() {
     let sample = build(
         0,
         v4([192, 0, 2, 1], [192, 0, 2, 2]),
@@ -566,9 +551,9 @@ fn only_flags_that_tcp_sends_are_accepted() {
 }
 
 #[test]
-fn a_datagram_may_end_before_its_packet_and_its_checksum_does() {
+fn a_udp_datagram_and_its_checksum_may_end_before_the_packet() {
     let mut sample = udp(v4([192, 0, 2, 1], [192, 0, 2, 2]));
-    // A surplus of 4 bytes behind the datagram (RFC 9868).
+    // A surplus area of 4 bytes after the datagram (RFC 9868).
     sample.bytes.extend([9; 4]);
     let l3 = usize::from(sample.view.l3);
     let ip_len = (sample.bytes.len() - l3) as u16;
@@ -576,62 +561,51 @@ fn a_datagram_may_end_before_its_packet_and_its_checksum_does() {
     write_header_checksum(&mut sample.bytes, l3);
     let view = parse(&sample.bytes, sample.bytes.len() as u32).unwrap();
     assert_eq!(view, View { end: sample.view.end + 4, ..sample.view });
-
-    let umem = Umem::new(1).unwrap();
-    let mut pool = umem.pool();
-    let packet = packet_of(&mut pool, &[&sample.bytes]);
-    assert!(edit::l4_checksum_is_right(&umem, &packet, &view));
-    pool.free_packet(packet);
+    assert!(checksum_is_right(&sample.bytes, &view));
 }
 
 #[test]
-fn a_udp_checksum_of_zero_means_none_over_ipv4_only() {
+fn a_zero_udp_checksum_means_none_over_ipv4_only() {
     let pods = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
     for (ip, right) in [(v4([192, 0, 2, 1], [192, 0, 2, 2]), true), (v6(pods.0, pods.1), false)] {
         let sample = udp(ip);
         let mut bytes = sample.bytes;
         let at = checksum_field(&sample.view).unwrap();
         bytes[at..at + 2].fill(0);
-        let umem = Umem::new(1).unwrap();
-        let mut pool = umem.pool();
-        let mut packet = packet_of(&mut pool, &[&bytes]);
-        assert!(!edit::complete_checksum(&umem, &mut packet, &sample.view));
-        assert_eq!(contents(&umem, &packet), bytes);
-        assert_eq!(edit::l4_checksum_is_right(&umem, &packet, &sample.view), right);
-        pool.free_packet(packet);
+        let before = bytes.clone();
+        assert!(!edit::complete_checksum((&mut bytes, iter::empty()), &sample.view));
+        assert_eq!(bytes, before);
+        assert_eq!(checksum_is_right(&bytes, &sample.view), right);
     }
 }
 
 #[test]
-fn the_largest_packet_is_summed_over_all_its_frames() {
+fn the_checksum_of_the_largest_packet_covers_all_frames() {
     let header = TcpHeader::new(1, 2, 3, 4);
     let payload: Vec<u8> = (0..65_000u32).map(|i| (i * 7) as u8).collect();
     let mut header = header;
     header.ack = true;
     let segment = Segment::Tcp { header, flags: tcp_flags::ACK };
     let sample = build(0, v4([192, 0, 2, 1], [192, 0, 2, 2]), &segment, &payload);
-    let umem = Umem::new(20).unwrap();
-    let mut pool = umem.pool();
-    let pieces: Vec<&[u8]> = sample.bytes.chunks(FRAME_SIZE as usize - 256).collect();
-    let packet = packet_of(&mut pool, &pieces);
-    let view = parse(umem.data(&packet.head), packet.len()).unwrap();
+    let mut frames = sample.bytes.chunks(RECEIVE_BYTES);
+    let head = frames.next().unwrap();
+    let view = parse(head, sample.bytes.len() as u32).unwrap();
     assert_eq!(view, sample.view);
-    assert!(edit::l4_checksum_is_right(&umem, &packet, &view));
-    pool.free_packet(packet);
+    assert!(edit::l4_checksum_is_right((head, frames), &view));
 }
 
 #[test]
-fn macs_are_written_where_they_are_read() {
+fn set_macs_writes_what_the_parser_reads() {
     let mut sample = udp(v4([192, 0, 2, 1], [192, 0, 2, 2]));
     edit::set_macs(&mut sample.bytes, [1; 6], [2; 6]);
     let view = parse(&sample.bytes, sample.bytes.len() as u32).unwrap();
     assert_eq!(view, View { eth_dst: [1; 6], eth_src: [2; 6], ..sample.view });
 }
 
-/// Replays `tests/corpora/frames`: each file has a comment that says what is wrong, a line
+/// Replays `tests/corpora/frames`: each file has a comment on what is wrong, a line
 /// `# result: …` and the frame in hex.
 #[test]
-fn every_hostile_frame_of_the_corpus_ends_as_its_file_says() {
+fn every_frame_of_the_corpus_has_the_result_in_its_file() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/corpora/frames");
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).unwrap() {

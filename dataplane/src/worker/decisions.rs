@@ -1,43 +1,55 @@
-//! (3) Decisions on new flows, and those that were taken before on flows like them.
+//! (3) A cache of decisions on new flows.
 //!
-//! Of a flow that it is asked about, policy looks at the addresses, the protocol, and the port or
-//! ICMP type at the destination; not at the source port. Pods open flows to the same few servers
-//! again and again, so nearly all of them differ in nothing else from one that was just decided.
+//! Policy evaluates the addresses, the protocol, and the destination port or ICMP type of a flow;
+//! not the source port. Pods open flows to the same few servers again and again, so nearly every
+//! new flow differs only by its source port from one that was just decided.
 //!
-//! What is kept is what [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide)
-//! said, causes and all, and which links the ends are behind. It holds for one epoch. Flows that
-//! are to be inspected are decided anew each time: their rules come with the decision.
+//! An entry holds the result of
+//! [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) with its causes, and the
+//! links of both ends. It is valid for one epoch. Flows to be inspected are always decided again,
+//! since their rules are part of the decision.
 //!
-//! A pod that scans may displace what was decided for others. That costs them time and nothing
-//! else, so there are no shares of this store, and nothing is counted.
+//! A pod that scans may displace other pods' entries. That costs them time and nothing else, so
+//! there are no fair shares of the cache and no counters.
 
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
 use podgate_tables::policy::{Cause, Decision, LocalEnds, Snapshot, Subject, Verdict};
 
-use crate::flow::{Key, Sought};
-use crate::xsk::{prefer_huge_pages, prefetch};
+use crate::flow::{HashKey, LookupKey};
+use crate::mem::{prefer_huge_pages, prefetch};
 
-/// Flows in a worker's table for each decision that it keeps, but that their number is rounded up
-/// to a power of two: 2¹⁸ flows make 4 MiB of decisions.
-const FLOWS_PER_DECISION: u32 = 4;
+/// Entries of a worker's flow table per cache entry, except for rounding up to a power of two: 2¹⁸
+/// flows make a cache of 4 MiB.
+const FLOWS_PER_ENTRY: u32 = 4;
 
-/// Places where a decision may be: its home, and its home's neighbours.
+/// Entries in which a decision may be stored (associativity): its home, and the home's neighbours.
 const WAYS: usize = 4;
 const _: () = assert!(WAYS.is_power_of_two());
 
 /// The links of a flow's source and destination, where they are local endpoints.
-pub(super) type Ends = [Option<LinkId>; 2];
-
-/// Which ends are local endpoints.
-fn local_ends([source, destination]: Ends) -> LocalEnds {
-    LocalEnds { source: source.is_some(), destination: destination.is_some() }
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ends {
+    pub(super) src: Option<LinkId>,
+    pub(super) dst: Option<LinkId>,
 }
 
-/// What policy looks at, and when.
+impl Ends {
+    /// Which ends are local endpoints.
+    pub(super) const fn local(self) -> LocalEnds {
+        LocalEnds { source: self.src.is_some(), destination: self.dst.is_some() }
+    }
+
+    /// The ends of a flow in the opposite direction.
+    pub(super) const fn reversed(self) -> Self {
+        Self { src: self.dst, dst: self.src }
+    }
+}
+
+/// What policy evaluates of a flow, and the epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Question {
+struct CacheKey {
     src: Address,
     dst: Address,
     port: u16,
@@ -45,37 +57,38 @@ struct Question {
     epoch: Epoch,
 }
 
-impl Question {
+impl CacheKey {
     fn new(subject: &Subject, epoch: Epoch) -> Self {
         let tuple = &subject.tuple;
         let (port, protocol) = (subject.policy_port(), tuple.protocol);
         Self { src: tuple.src, dst: tuple.dst, port, protocol, epoch }
     }
 
-    fn hash(&self, key: &Key) -> u64 {
+    fn hash(&self, key: &HashKey) -> u64 {
         if let Some(addresses) = Address::v4_header_bits(self.src, self.dst) {
             return hash_v4(key, addresses, self.port, self.protocol);
         }
         let [src, dst] = [self.src, self.dst].map(Address::bits);
         let [a, b, c, d] = [src, src >> 64, dst, dst >> 64].map(|half| half as u64);
-        key.hash_words(&[a, b, c, d, rest(self.port, self.protocol)])
+        key.hash_words(&[a, b, c, d, port_word(self.port, self.protocol)])
     }
 }
 
-/// The hash of a question over IPv4, from addresses as they lie in a packet, little-endian.
+/// The hash of an IPv4 key, from addresses as in the packet, little-endian.
 #[inline]
-fn hash_v4(key: &Key, addresses: u64, port: u16, protocol: u8) -> u64 {
-    key.hash_words(&[addresses, rest(port, protocol)])
+fn hash_v4(key: &HashKey, addresses: u64, port: u16, protocol: u8) -> u64 {
+    key.hash_words(&[addresses, port_word(port, protocol)])
 }
 
-fn rest(port: u16, protocol: u8) -> u64 {
+fn port_word(port: u16, protocol: u8) -> u64 {
     u64::from(protocol) << 16 | u64::from(port)
 }
 
-/// A decision without L7 rules: one cache line, for which a [`Question`] in it would be too large.
+/// A decision without L7 rules, and its key. One cache line: with a nested [`CacheKey`] it would be
+/// larger.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-struct Known {
+struct CachedDecision {
     src: Address,
     dst: Address,
     port: u16,
@@ -87,76 +100,77 @@ struct Known {
     ingress: Cause,
 }
 
-const _: () = assert!(size_of::<Option<Known>>() == 64);
+const _: () = assert!(size_of::<Option<CachedDecision>>() == 64);
 
-impl Known {
-    fn new(question: &Question, ends: Ends, decision: &Decision) -> Self {
-        let Question { src, dst, port, protocol, epoch } = *question;
+impl CachedDecision {
+    fn new(key: &CacheKey, ends: Ends, decision: &Decision) -> Self {
+        let CacheKey { src, dst, port, protocol, epoch } = *key;
         let Decision { verdict, egress, ingress, .. } = *decision;
         Self { src, dst, port, protocol, verdict, epoch, ends, egress, ingress }
     }
 
     #[inline]
-    fn answers(&self, question: &Question) -> bool {
+    fn matches(&self, key: &CacheKey) -> bool {
         let Self { src, dst, port, protocol, epoch, .. } = *self;
-        Question { src, dst, port, protocol, epoch } == *question
+        CacheKey { src, dst, port, protocol, epoch } == *key
     }
 
     #[inline]
-    fn answer(&self) -> (Ends, Decision) {
+    fn decision(&self) -> (Ends, Decision) {
         let Self { verdict, egress, ingress, .. } = *self;
         (self.ends, Decision { verdict, egress, ingress, l7: L7Policy::default() })
     }
 }
 
-/// A worker's decisions.
+/// One worker's cache.
 #[derive(Debug)]
-pub(super) struct Decisions {
-    key: Key,
-    /// As many as a power of two.
-    known: Box<[Option<Known>]>,
+pub(super) struct DecisionCache {
+    hash_key: HashKey,
+    /// A power of two of entries.
+    entries: Box<[Option<CachedDecision>]>,
 }
 
-impl Decisions {
-    /// None yet; room for those of so many flows.
+impl DecisionCache {
+    /// An empty cache for a worker with `flows` entries in its flow table.
     pub(super) fn new(flows: u32) -> Self {
-        let capacity = ((flows / FLOWS_PER_DECISION) as usize).next_power_of_two().max(WAYS);
-        let mut known = Vec::with_capacity(capacity);
-        prefer_huge_pages(known.spare_capacity_mut());
-        known.resize(capacity, None);
-        Self { key: Key::random(), known: known.into() }
+        let capacity = ((flows / FLOWS_PER_ENTRY) as usize).next_power_of_two().max(WAYS);
+        let mut entries = Vec::with_capacity(capacity);
+        prefer_huge_pages(entries.spare_capacity_mut());
+        entries.resize(capacity, None);
+        Self { hash_key: HashKey::random(), entries: entries.into() }
     }
 
     fn home(&self, hash: u64) -> usize {
-        hash as usize & (self.known.len() - 1)
+        hash as usize & (self.entries.len() - 1)
     }
 
-    /// Fetches the first two places that a packet over IPv4 will ask for if it opens a flow, and
-    /// doesn't wait ([`prefetch`]): seldom are there more to look at.
+    /// Prefetches the first two entries for an IPv4 packet that opens a flow: rarely are more
+    /// needed.
     #[inline]
-    pub(super) fn foresee(&self, sought: &Sought) {
-        let (addresses, port, protocol) = sought.opening();
-        let home = self.home(hash_v4(&self.key, addresses, port, protocol));
-        prefetch(&raw const self.known[home]);
-        prefetch(&raw const self.known[home ^ 1]);
+    pub(super) fn prefetch(&self, key: &LookupKey) {
+        let (addresses, port, protocol) = key.policy_fields();
+        let home = self.home(hash_v4(&self.hash_key, addresses, port, protocol));
+        prefetch(&raw const self.entries[home]);
+        prefetch(&raw const self.entries[home ^ 1]);
     }
 
-    /// The verdict of the tables in force, and the links of the ends.
+    /// The decision of the current tables, and the links of both ends.
     pub(super) fn decide(&mut self, snapshot: &Snapshot, subject: &Subject) -> (Ends, Decision) {
-        let question = Question::new(subject, snapshot.epoch);
-        let home = self.home(question.hash(&self.key));
-        let mut room = None;
-        for place in (0..WAYS).map(|way| home ^ way) {
-            match &self.known[place] {
-                Some(known) if known.answers(&question) => return known.answer(),
-                Some(known) if known.epoch == question.epoch => {}
-                Some(_) | None => room = room.or(Some(place)),
+        let key = CacheKey::new(subject, snapshot.epoch);
+        let home = self.home(key.hash(&self.hash_key));
+        let mut free = None;
+        for at in (0..WAYS).map(|way| home ^ way) {
+            match &self.entries[at] {
+                Some(cached) if cached.matches(&key) => return cached.decision(),
+                Some(cached) if cached.epoch == key.epoch => {}
+                Some(_) | None => free = free.or(Some(at)),
             }
         }
-        let ends = [question.src, question.dst].map(|address| snapshot.routes.local_link(address));
-        let decision = snapshot.policy.decide(subject, local_ends(ends));
+        let routes = &snapshot.routes;
+        let ends = Ends { src: routes.local_link(key.src), dst: routes.local_link(key.dst) };
+        let decision = snapshot.policy.decide(subject, ends.local());
         if decision.verdict != Verdict::Inspect {
-            self.known[room.unwrap_or(home)] = Some(Known::new(&question, ends, &decision));
+            self.entries[free.unwrap_or(home)] = Some(CachedDecision::new(&key, ends, &decision));
         }
         (ends, decision)
     }
@@ -178,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flow::tests::sought_v4;
+    use crate::flow::tests::lookup_key_v4;
 
     const CLIENT: Address = Address::v4([10, 0, 0, 1]);
     const SERVER: Address = Address::v4([10, 0, 0, 2]);
@@ -206,9 +220,8 @@ mod tests {
         tables
     }
 
-    /// Tables and routes that differ from those of any other epoch nearby: which of the server's
-    /// TCP ports and ICMP types are open, by which rule, which port is inspected, and which link it
-    /// is behind, if any.
+    /// Tables and routes that differ from those of the next epochs: open TCP ports and ICMP types
+    /// of the server, their rule, the inspected port, and the server's link, if any.
     fn snapshot(epoch: u32) -> Snapshot {
         let first = epoch as u16 % 5;
         let allow = |ports, l7| Entry {
@@ -248,21 +261,22 @@ mod tests {
     }
 
     proptest! {
-        /// So few places that questions lose theirs to others.
+        /// With few entries, so that keys displace each other.
         #[test]
-        fn an_answer_is_what_the_tables_in_force_say(
+        fn a_decision_is_that_of_the_current_tables(
             capacity in prop_oneof![Just(0), Just(64), Just(4096)],
             steps in prop::collection::vec((any_subject(), 0..10_u32), 0..300),
         ) {
-            let mut decisions = Decisions::new(capacity);
+            let mut decisions = DecisionCache::new(capacity);
             let mut epoch = 1;
             for (subject, step) in steps {
                 epoch += u32::from(step == 0);
                 let snapshot = snapshot(epoch);
                 let (ends, decision) = decisions.decide(&snapshot, &subject);
                 let tuple = &subject.tuple;
-                prop_assert_eq!(ends, [tuple.src, tuple.dst].map(|end| snapshot.routes.local_link(end)));
-                let expected = snapshot.policy.decide(&subject, local_ends(ends));
+                let local = |address| snapshot.routes.local_link(address);
+                prop_assert_eq!(ends, Ends { src: local(tuple.src), dst: local(tuple.dst) });
+                let expected = snapshot.policy.decide(&subject, ends.local());
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);
                 prop_assert_eq!(decision.ingress, expected.ingress);
@@ -272,22 +286,21 @@ mod tests {
             }
         }
 
-        /// A wrong guess would fetch other lines, and nothing else would fail.
+        /// A difference would only cost time, and no other test would fail.
         #[test]
-        fn what_is_foreseen_is_what_is_asked_for(subject in any_subject()) {
+        fn prefetch_hash_equals_lookup_hash(subject in any_subject()) {
             prop_assume!(subject.tuple.protocol != proto::ICMP);
-            let Some(sought) = sought_v4(&subject.tuple) else { return Ok(()) };
-            let (addresses, port, protocol) = sought.opening();
-            let key = Key::random();
-            let question = Question::new(&subject, Epoch(1));
-            prop_assert_eq!(hash_v4(&key, addresses, port, protocol), question.hash(&key));
+            let Some(lookup) = lookup_key_v4(&subject.tuple) else { return Ok(()) };
+            let (addresses, port, protocol) = lookup.policy_fields();
+            let key = HashKey::random();
+            let cache_key = CacheKey::new(&subject, Epoch(1));
+            prop_assert_eq!(hash_v4(&key, addresses, port, protocol), cache_key.hash(&key));
         }
     }
 
-    /// Decisions are held for the epoch: tables of the same number that say another thing are not
-    /// asked.
+    /// Decisions are cached for the epoch: different tables of the same epoch are not consulted.
     #[test]
-    fn a_flow_like_another_is_not_decided_again() {
+    fn a_flow_with_another_source_port_is_not_decided_again() {
         let tuple = |src_port| Tuple {
             src: CLIENT,
             dst: SERVER,
@@ -296,7 +309,7 @@ mod tests {
             protocol: proto::TCP,
         };
         let subject = |src_port| Subject { tuple: tuple(src_port), icmp_type: 0 };
-        let mut decisions = Decisions::new(64);
+        let mut decisions = DecisionCache::new(64);
         let mut rule_of = |src_port, snapshot: &Snapshot| {
             decisions.decide(snapshot, &subject(src_port)).1.ingress
         };

@@ -1,5 +1,5 @@
-//! The ways out of a worker: transmit, hand off, drop. Each packet takes exactly one, and each
-//! counts.
+//! A worker's ports and frames: receive, transmit, hand off and drop packets, emit events. Every
+//! packet is transmitted, handed off or dropped, and counted.
 
 use std::sync::Arc;
 
@@ -10,27 +10,28 @@ use podgate_tables::route::NextHop;
 use podgate_tables::time::Nanos;
 
 use crate::event_ring::EventRing;
+use crate::mem::{CsumPartial, Frame, FramePool, Packet, Umem};
 use crate::packet::edit;
-use crate::share::{Holdings, Shares};
+use crate::share::{FairShare, Quota};
 use crate::stats::{LinkStatistics, ShareRefusals, WorkerStats};
 use crate::worker::Shared;
-use crate::xsk::{Frame, FramePool, LinkState, Packet, Port, Umem, Unfinished, XskStatistics};
+use crate::xsk::{LinkState, Port, XskStatistics};
 
 use super::reply_limit::ReplyLimit;
 
-/// Whether a transmitted packet came from somebody or was built here: they count apart.
+/// Whether a transmitted packet was received or built here: they are counted separately.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
     Received,
     Own,
 }
 
-/// What inspected flows keep.
+/// Resources that inspected flows share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kept {
-    /// Frames of segments that wait.
+pub(super) enum Resource {
+    /// Frames of held segments.
     Frames,
-    /// Bytes of memory for their streams.
+    /// Bytes of stream buffers.
     Bytes,
 }
 
@@ -41,80 +42,82 @@ pub(super) struct Egress {
     shared: Arc<Shared>,
     umem: Arc<Umem>,
     pool: FramePool,
-    gates: Vec<Option<Gate>>,
-    /// What ports counted that are closed.
+    /// By link.
+    ports: Vec<Option<TxPort>>,
+    /// Counters of closed ports.
     closed: XskStatistics,
-    /// Links with packets in their transmit ring that the kernel was not told of yet, each once.
+    /// Links with packets on their transmit ring that the kernel was not notified of, each once.
     unflushed: Vec<LinkId>,
-    /// Frames that inspected flows keep, by the opener's link.
-    held_frames: Holdings,
-    /// Bytes of memory that inspected flows take for their streams, likewise.
-    kept_bytes: Holdings,
+    /// Frames that inspected flows hold, by the opener's link.
+    frame_quota: Quota,
+    /// Bytes that inspected flows buffer, by the opener's link.
+    byte_quota: Quota,
     icmp_errors: ReplyLimit,
     tcp_resets: ReplyLimit,
     /// Events on the ring, by link.
-    told: Shares,
-    /// Packets on our rings to each worker, by link.
-    handed: Vec<Shares>,
+    event_share: FairShare,
+    /// Packets on our hand-off ring to each worker, by link.
+    handoff_shares: Vec<FairShare>,
 }
 
-/// A port, and whether its link is one of [`Egress::unflushed`].
+/// A port, with its transmit accounting.
 #[derive(Debug)]
-struct Gate {
+struct TxPort {
     port: Port,
+    /// Whether the link is in [`Egress::unflushed`].
     unflushed: bool,
-    /// Packets put on the transmit ring since the last flush, and how many of those were
-    /// attributed.
+    /// Packets put on the transmit ring, wrapping; and how many of them were attributed to the link
+    /// that they were received from.
     sent: u32,
     attributed: u32,
-    /// Whom they were attributed to. A link that finds no place counts as the last one.
-    senders: [(LinkId, u32); SENDERS],
+    /// Packets since the last flush by source link. Links beyond the last entry count as that one.
+    sources: [(LinkId, u32); SOURCES],
     /// Packets taken off the receive ring.
     received: u64,
     refused: ShareRefusals,
 }
 
-/// Links that packets of one round to one link are told apart by.
-const SENDERS: usize = 4;
+/// Source links that the packets of one round to one link are attributed to, at most.
+const SOURCES: usize = 4;
 
-impl Gate {
-    /// Notes the link as one with packets that the kernel was not told of.
-    #[inline]
-    fn note_unflushed(&mut self, links: &mut Vec<LinkId>) {
-        self.sent = self.sent.wrapping_add(1);
-        if !std::mem::replace(&mut self.unflushed, true) {
-            links.push(self.port.link());
-        }
-    }
-
+impl TxPort {
     const fn new(port: Port) -> Self {
         Self {
             port,
             unflushed: false,
             sent: 0,
             attributed: 0,
-            senders: [(LinkId(0), 0); SENDERS],
+            sources: [(LinkId(0), 0); SOURCES],
             received: 0,
             refused: ShareRefusals { flows: 0, inspected: 0, kept: 0, handoffs: 0, events: 0 },
         }
     }
 
-    /// Notes that packets put on the ring since the last call came by `from`.
+    /// Counts a packet that was put on the transmit ring, and marks the link as unflushed.
+    #[inline]
+    fn count_sent(&mut self, unflushed: &mut Vec<LinkId>) {
+        self.sent = self.sent.wrapping_add(1);
+        if !std::mem::replace(&mut self.unflushed, true) {
+            unflushed.push(self.port.link());
+        }
+    }
+
+    /// Attributes the packets sent since the last call to the link `from`.
     fn attribute(&mut self, from: LinkId) {
         let packets = self.sent.wrapping_sub(self.attributed);
         if packets == 0 {
             return;
         }
         self.attributed = self.sent;
-        let at = self.senders.iter().position(|(link, sent)| *sent == 0 || *link == from);
-        let (link, sent) = &mut self.senders[at.unwrap_or(SENDERS - 1)];
+        let at = self.sources.iter().position(|(link, sent)| *sent == 0 || *link == from);
+        let (link, sent) = &mut self.sources[at.unwrap_or(SOURCES - 1)];
         (*link, *sent) = (from, *sent + packets);
     }
 
-    /// Divides the time of a flush among those who had it made.
-    fn divide(&mut self, nanos: u64, mut charge: impl FnMut(LinkId, u64)) {
-        let all: u64 = self.senders.iter().map(|(_, sent)| u64::from(*sent)).sum();
-        for (link, sent) in &mut self.senders {
+    /// Charges the duration of a flush to the source links, in proportion to their packets.
+    fn charge_sources(&mut self, nanos: u64, mut charge: impl FnMut(LinkId, u64)) {
+        let all: u64 = self.sources.iter().map(|(_, sent)| u64::from(*sent)).sum();
+        for (link, sent) in &mut self.sources {
             if *sent > 0 {
                 charge(*link, nanos * u64::from(*sent) / all);
             }
@@ -123,35 +126,34 @@ impl Gate {
     }
 }
 
-/// Part of the UMEM that inspected flows of all workers may keep at most: one in so many frames.
-/// The rest is for packets that move.
+/// Inspected flows of all workers may hold one in this many frames of the UMEM; the rest is for
+/// packets in flight.
 const HELD_SHARE: usize = 8;
 
-/// Bytes of memory that a worker's inspected flows may take for their streams, for each of those
-/// there may be: more than one takes that waits for its next request, and as much as the largest
-/// head.
-const KEPT_PER_FLOW: usize = 16 * 1024;
+/// L7 buffer budget per inspected flow, bytes: one request head of maximal length, which is more
+/// than a flow between requests uses.
+const BUFFERED_PER_FLOW: usize = 16 * 1024;
 
 impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
         let config = &shared.config;
         let workers = usize::from(config.workers);
         let frames = pool.umem().frames() as usize / (workers * HELD_SHARE);
-        let bytes = config.inspected_per_worker as usize * KEPT_PER_FLOW;
+        let bytes = config.inspected_per_worker as usize * BUFFERED_PER_FLOW;
         Self {
             index,
             shared: Arc::clone(shared),
             umem: Arc::clone(pool.umem()),
             pool,
-            gates: Vec::new(),
+            ports: Vec::new(),
             closed: XskStatistics::default(),
             unflushed: Vec::new(),
-            held_frames: Holdings::new(frames),
-            kept_bytes: Holdings::new(bytes),
+            frame_quota: Quota::new(frames),
+            byte_quota: Quota::new(bytes),
             icmp_errors: ReplyLimit::icmp_errors(),
             tcp_resets: ReplyLimit::tcp_resets(),
-            told: Shares::default(),
-            handed: (0..workers).map(|_| Shares::default()).collect(),
+            event_share: FairShare::default(),
+            handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
         }
     }
 
@@ -163,35 +165,40 @@ impl Egress {
         &self.umem
     }
 
+    /// One more than the highest link number.
     pub(super) fn links(&self) -> usize {
-        self.gates.len()
+        self.ports.len()
     }
 
     pub(super) fn ports(&self) -> impl Iterator<Item = &Port> {
-        self.gates.iter().flatten().map(|gate| &gate.port)
+        self.ports.iter().flatten().map(|tx| &tx.port)
+    }
+
+    fn port_mut(&mut self, link: LinkId) -> Option<&mut TxPort> {
+        self.ports.get_mut(link.index())?.as_mut()
     }
 
     pub(super) fn add_port(&mut self, mut port: Port) {
         let slot = port.link().index();
-        if self.gates.len() <= slot {
-            self.gates.resize_with(slot + 1, || None);
+        if self.ports.len() <= slot {
+            self.ports.resize_with(slot + 1, || None);
             self.unflushed.reserve(slot + 1);
         }
         drop(self.take_port(port.link()));
         port.service(&mut self.pool);
-        self.gates[slot] = Some(Gate::new(port));
+        self.ports[slot] = Some(TxPort::new(port));
     }
 
-    /// Gives up the port on `link`, with what it counted added up and its frames settled for.
+    /// Removes the port on `link`. Adds up its counters and frees the frames that it holds.
     pub(super) fn take_port(&mut self, link: LinkId) -> Option<Port> {
         self.unflushed.retain(|unflushed| *unflushed != link);
-        let Gate { mut port, .. } = self.gates.get_mut(link.index()).and_then(Option::take)?;
+        let TxPort { mut port, .. } = self.ports.get_mut(link.index()).and_then(Option::take)?;
         self.closed += port.statistics();
-        port.settle(&mut self.pool);
+        port.free_held_frames(&mut self.pool);
         Some(port)
     }
 
-    /// What all ports counted so far, those that are closed too. Asks the kernel of each socket.
+    /// Sum of the counters of all ports, closed ones included. Two system calls per port.
     pub(super) fn port_statistics(&self) -> XskStatistics {
         self.ports().fold(self.closed, |mut sum, port| {
             sum += port.statistics();
@@ -199,9 +206,9 @@ impl Egress {
         })
     }
 
-    /// Fills `batch` from `link`'s receive ring and keeps the link's fill ring topped up.
+    /// Receives up to `max` packets from `link` into `batch`, and refills the link's fill ring.
     pub(super) fn receive(&mut self, link: LinkId, batch: &mut Vec<Packet>, max: usize) -> usize {
-        let Some(Some(Gate { port, received: total, .. })) = self.gates.get_mut(link.index())
+        let Some(Some(TxPort { port, received: total, .. })) = self.ports.get_mut(link.index())
         else {
             return 0;
         };
@@ -213,35 +220,34 @@ impl Egress {
         received
     }
 
-    /// Whether packets of `link` wait on its receive ring.
+    /// Whether `link`'s receive ring has packets.
     pub(super) fn has_received(&mut self, link: LinkId) -> bool {
-        let gate = self.gates.get_mut(link.index()).and_then(Option::as_mut);
-        gate.is_some_and(|gate| gate.port.has_received())
+        self.port_mut(link).is_some_and(|tx| tx.port.has_received())
     }
 
-    /// Notes that what was transmitted since the last call came by `from`.
+    /// Attributes the packets transmitted since the last call to the link `from`.
     pub(super) fn attribute(&mut self, from: LinkId) {
         for link in &self.unflushed {
-            if let Some(gate) = &mut self.gates[link.index()] {
-                gate.attribute(from);
+            if let Some(tx) = &mut self.ports[link.index()] {
+                tx.attribute(from);
             }
         }
     }
 
-    /// Where refusals of `link`'s are counted, if it is served.
-    pub(super) fn refused(&mut self, link: LinkId) -> Option<&mut ShareRefusals> {
-        Some(&mut self.gates.get_mut(link.index())?.as_mut()?.refused)
+    /// Counters of what `link` was denied by its shares, if it has a port.
+    pub(super) fn share_refusals(&mut self, link: LinkId) -> Option<&mut ShareRefusals> {
+        Some(&mut self.port_mut(link)?.refused)
     }
 
-    /// What each link's port counted, and its share refused. Asks the kernel of each socket.
+    /// Counters of each link. Two system calls per port.
     pub(super) fn link_statistics(&self) -> Vec<LinkStatistics> {
-        let of = |gate: &Gate| LinkStatistics {
-            link: gate.port.link(),
-            received: gate.received,
-            sockets: gate.port.statistics(),
-            refused: gate.refused,
+        let of = |tx: &TxPort| LinkStatistics {
+            link: tx.port.link(),
+            received: tx.received,
+            sockets: tx.port.statistics(),
+            refused: tx.refused,
         };
-        self.gates.iter().flatten().map(of).collect()
+        self.ports.iter().flatten().map(of).collect()
     }
 
     pub(super) fn alloc(&mut self) -> Option<Frame> {
@@ -252,59 +258,60 @@ impl Egress {
         self.pool.free(frame);
     }
 
-    /// Takes back a packet that has ended in another way.
+    /// Frees the frames of a packet that is neither transmitted nor dropped.
     pub(super) fn free_packet(&mut self, packet: Packet) {
         self.pool.free_packet(packet);
     }
 
-    /// The memory and the free frames, to build packets with.
+    /// The UMEM and the pool, to build packets.
     pub(super) fn frames(&mut self) -> (&Umem, &mut FramePool) {
         (&self.umem, &mut self.pool)
     }
 
-    /// Takes one ICMP error to `link` off the limit, if there is one left.
-    pub(super) fn may_complain(&mut self, link: LinkId, now: Nanos) -> bool {
+    /// Takes an ICMP error to `link` from the rate limit. Returns whether it may be sent.
+    pub(super) fn allow_icmp_error(&mut self, link: LinkId, now: Nanos) -> bool {
         self.icmp_errors.take(link, now)
     }
 
     /// The same for a TCP reset.
-    pub(super) fn may_reset(&mut self, link: LinkId, now: Nanos) -> bool {
+    pub(super) fn allow_tcp_reset(&mut self, link: LinkId, now: Nanos) -> bool {
         self.tcp_resets.take(link, now)
     }
 
-    /// Whether flows of `link` may keep so many more frames, or bytes for their streams.
-    pub(super) fn take_kept(&mut self, link: LinkId, kept: Kept, places: usize) -> bool {
-        let may = match kept {
-            Kept::Frames => self.held_frames.take(link, places),
-            Kept::Bytes => self.kept_bytes.take(link, places),
+    /// Reserves `units` of a resource for inspected flows of `link`, within the link's share.
+    /// Returns whether it did.
+    pub(super) fn reserve(&mut self, link: LinkId, resource: Resource, units: usize) -> bool {
+        let reserved = match resource {
+            Resource::Frames => self.frame_quota.take(link, units),
+            Resource::Bytes => self.byte_quota.take(link, units),
         };
-        if !may && let Some(refused) = self.refused(link) {
+        if !reserved && let Some(refused) = self.share_refusals(link) {
             refused.kept += 1;
         }
-        may
+        reserved
     }
 
-    /// Frames that inspected flows keep. Flows of one link keep no more than they leave to others.
-    pub(super) fn held_frames(&mut self) -> &mut Holdings {
-        &mut self.held_frames
+    /// Frames that inspected flows hold.
+    pub(super) fn frame_quota(&mut self) -> &mut Quota {
+        &mut self.frame_quota
     }
 
-    /// Bytes of memory that inspected flows take for their streams, likewise.
-    pub(super) fn kept_bytes(&mut self) -> &mut Holdings {
-        &mut self.kept_bytes
+    /// Bytes that inspected flows buffer.
+    pub(super) fn byte_quota(&mut self) -> &mut Quota {
+        &mut self.byte_quota
     }
 
-    /// Sends `packet` out of `next_hop`, with the MACs that belong there.
+    /// Transmits `packet` to `next_hop`, with its Ethernet addresses.
     #[inline]
     pub(super) fn transmit(&mut self, next_hop: &NextHop, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
         edit::set_macs(self.umem.data_mut(&mut packet.head), next_hop.mac, next_hop.link_mac);
-        let Some(Some(gate)) = self.gates.get_mut(next_hop.link.index()) else {
-            return self.discard(packet, DropReason::LinkGone);
+        let Some(Some(tx)) = self.ports.get_mut(next_hop.link.index()) else {
+            return self.drop_packet(packet, DropReason::LinkGone);
         };
-        let port = &mut gate.port;
+        let port = &mut tx.port;
         let sent = port.transmit(&mut self.pool, packet).or_else(|packet| {
-            // The ring is full of packets that the kernel was not told of, or has not completed.
+            // The ring is full of packets that are not flushed or not completed.
             port.flush();
             port.service(&mut self.pool);
             port.transmit(&mut self.pool, packet)
@@ -312,37 +319,37 @@ impl Egress {
         if let Err(packet) = sent {
             let is_up = port.state() == LinkState::Up;
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
-            return self.discard(packet, reason);
+            return self.drop_packet(packet, reason);
         }
-        gate.note_unflushed(&mut self.unflushed);
+        tx.count_sent(&mut self.unflushed);
         let stats = self.stats();
-        let tally = match origin {
+        let counter = match origin {
             Origin::Received => &stats.forwarded,
             Origin::Own => &stats.originated,
         };
-        tally.count(1, bytes);
+        counter.count(1, bytes);
     }
 
-    /// The same for the one frame of a packet that somebody sent and that has its MACs. Doesn't
-    /// count it: the caller does that for a batch.
+    /// Transmits the frame of a received single-frame packet, whose Ethernet addresses are already
+    /// written. Does not count it as forwarded: the caller does that for a batch.
     ///
     /// # Errors
-    /// The frame, if the link is not up or its ring is full: [`Self::transmit`] sees to that.
+    /// The frame, if the link is not up or its ring is full; [`Self::transmit`] handles that.
     #[inline]
-    pub(super) fn transmit_usual(
+    pub(super) fn transmit_frame(
         &mut self,
         link: LinkId,
         frame: Frame,
-        unfinished: Unfinished,
+        csum_partial: CsumPartial,
     ) -> Result<(), Frame> {
-        let Some(Some(gate)) = self.gates.get_mut(link.index()) else { return Err(frame) };
-        gate.port.transmit_frame(&mut self.pool, frame, unfinished)?;
-        gate.note_unflushed(&mut self.unflushed);
+        let Some(Some(tx)) = self.ports.get_mut(link.index()) else { return Err(frame) };
+        tx.port.transmit_frame(&mut self.pool, frame, csum_partial)?;
+        tx.count_sent(&mut self.unflushed);
         Ok(())
     }
 
-    /// Tells the kernel of everything transmitted in this round. `charge` is told how many
-    /// nanoseconds that took for the packets of which link.
+    /// Flushes the transmit rings that were used in this round. Calls `charge` with each source
+    /// link and its part of the time that took, in nanoseconds.
     pub(super) fn flush(
         &mut self,
         clock: &impl Fn() -> Nanos,
@@ -354,75 +361,77 @@ impl Egress {
         let mut begun = clock();
         for index in (0..self.unflushed.len()).rev() {
             let link = self.unflushed[index];
-            let Some(gate) = &mut self.gates[link.index()] else { continue };
-            gate.port.flush();
-            gate.port.service(&mut self.pool);
+            let Some(tx) = &mut self.ports[link.index()] else { continue };
+            tx.port.flush();
+            tx.port.service(&mut self.pool);
             let done = clock();
-            gate.divide(done.since(begun), &mut charge);
+            tx.charge_sources(done.since(begun), &mut charge);
             begun = done;
-            if !gate.port.has_unsent() {
+            if !tx.port.has_unsent() {
                 self.unflushed.swap_remove(index);
-                gate.unflushed = false;
+                tx.unflushed = false;
             }
         }
     }
 
-    /// Whether a flush has to be tried again.
+    /// Whether the last flush was incomplete.
     pub(super) fn has_unsent(&self) -> bool {
         !self.unflushed.is_empty()
     }
 
-    pub(super) fn discard(&mut self, packet: Packet, reason: DropReason) {
+    /// Drops a packet without an event.
+    pub(super) fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
         self.pool.free_packet(packet);
     }
 
-    /// Drops a packet that came before the first snapshot.
-    pub(super) fn discard_unready(&mut self, packet: Packet) {
+    /// Drops a packet that was received before the first snapshot.
+    pub(super) fn drop_not_ready(&mut self, packet: Packet) {
         self.stats().received.count(1, u64::from(packet.len()));
-        self.discard(packet, DropReason::NotReady);
+        self.drop_packet(packet, DropReason::NotReady);
     }
 
-    /// Passes a packet to the worker that owns its flow, unless our ring to that one is full or
-    /// `link` has had its share of it.
+    /// Hands a packet off to the worker that owns its flow. Drops it if our ring to that worker is
+    /// full or `link`'s share of it is used up.
     pub(super) fn hand_off(&mut self, worker: u16, link: LinkId, packet: Packet) {
         let frames = packet.frames();
         let (waiting, free) = self.shared.handoffs_and_room(self.index, worker);
-        let shares = &mut self.handed[usize::from(worker)];
+        let share = &mut self.handoff_shares[usize::from(worker)];
         if waiting == 0 {
-            shares.start_over();
+            share.reset();
         }
-        if !shares.take(link, free) {
-            if let Some(refused) = self.refused(link) {
+        if !share.take(link, free) {
+            if let Some(refused) = self.share_refusals(link) {
                 refused.handoffs += 1;
             }
-            return self.discard(packet, DropReason::HandoffFull);
+            return self.drop_packet(packet, DropReason::HandoffFull);
         }
         match self.shared.hand_off(self.index, worker, link, packet) {
             Ok(()) => {
-                self.pool.note_sent(frames);
+                self.pool.account_sent(frames);
                 self.stats().handed_off.add(1);
             }
-            Err(packet) => self.discard(packet, DropReason::HandoffFull),
+            Err(packet) => self.drop_packet(packet, DropReason::HandoffFull),
         }
     }
 
-    /// Notes that another worker's packet is ours now.
-    pub(super) fn note_taken_over(&mut self, packet: &Packet) {
-        self.pool.note_received(packet.frames());
+    /// Accounts for a packet that another worker handed off to us.
+    pub(super) fn account_handoff(&mut self, packet: &Packet) {
+        self.pool.account_received(packet.frames());
     }
 
-    /// Puts an event on the ring to the control thread, unless the ring is full or its link has had
-    /// its share: a flood of refused packets must not keep other pods' events out.
-    pub(super) fn tell(&mut self, event: Event<()>) {
-        if !self.may_tell(event.link) || !self.events().push(event) {
+    /// Puts an event on the ring to the control thread, or counts it as lost if the ring is full or
+    /// the link's share of it used up: dropped packets of one pod must not displace other pods'
+    /// events.
+    pub(super) fn emit_event(&mut self, event: Event<()>) {
+        if !self.take_event_share(event.link) || !self.events().push(event) {
             self.stats().events_lost.add(1);
         }
     }
 
     /// The same for an event that may be about a request.
-    pub(super) fn tell_with_request(&mut self, event: Event) {
-        if !self.may_tell(event.link) || !self.events().push_with_request(event) {
+    pub(super) fn emit_event_with_request(&mut self, event: Event) {
+        if !self.take_event_share(event.link) || !self.events().push_with_request(event) {
             self.stats().events_lost.add(1);
         }
     }
@@ -431,22 +440,21 @@ impl Egress {
         &self.shared.events[usize::from(self.index)]
     }
 
-    /// Whether the ring has a place for `link`; if so, it takes it.
-    fn may_tell(&mut self, link: LinkId) -> bool {
+    /// Takes an entry of the event ring for `link`, within its share. Returns whether it did.
+    fn take_event_share(&mut self, link: LinkId) -> bool {
         let ring = self.events();
         let (waiting, capacity) = (ring.len(), ring.capacity());
         if waiting == 0 {
-            self.told.start_over();
+            self.event_share.reset();
         }
-        let may = self.told.take(link, capacity - waiting);
-        if !may && let Some(refused) = self.refused(link) {
+        let allowed = self.event_share.take(link, capacity - waiting);
+        if !allowed && let Some(refused) = self.share_refusals(link) {
             refused.events += 1;
         }
-        may
+        allowed
     }
 
-    /// Frames that are neither free nor in a ring nor part of a packet that a port is still
-    /// receiving.
+    /// Frames that are neither free, nor in a ring, nor part of an incomplete packet of a port.
     pub(super) fn outstanding_frames(&self) -> i64 {
         let partial: usize = self.ports().map(Port::held_frames).sum();
         self.pool.outstanding() - partial as i64

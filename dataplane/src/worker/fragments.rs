@@ -1,59 +1,61 @@
-//! (1) Fragments in the pipeline: gathered by the worker that they come to, judged as a whole by
-//! the one that owns their flow.
+//! (1) Fragments in the pipeline: reassembled by the worker that receives them, judged as one
+//! packet by the worker that owns their flow.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::LinkId;
 
-use crate::packet::{L4, Piece, View, parse};
-use crate::xsk::Packet;
+use crate::mem::Packet;
+use crate::packet::{FragmentInfo, L4, View, parse};
 
+use super::ctx::PacketCtx;
 use super::egress::Egress;
-use super::pipeline::{Pipeline, steer};
-use super::surroundings::Surroundings;
+use super::pipeline::{Pipeline, Steering, steer};
 
 impl Pipeline {
-    /// A fragment, from a sender that may send it. If it completes its datagram, that goes the way
-    /// of all packets.
+    /// Processes a fragment whose source was checked. If it completes its datagram, the datagram is
+    /// processed like any packet.
     #[cold]
-    pub(super) fn gather(
+    pub(super) fn process_fragment(
         &mut self,
-        around: &mut Surroundings<'_>,
+        cx: &mut PacketCtx<'_>,
         link: LinkId,
         view: &View,
-        piece: Piece,
+        fragment: FragmentInfo,
         packet: Packet,
     ) {
-        match self.reassembly.offer(around.egress, around.now, link, *view, piece, packet) {
+        match self.reassembly.insert(cx.egress, cx.now, link, *view, fragment, packet) {
             Ok(None) => {}
-            Ok(Some(whole)) => self.process_whole(around, link, whole),
-            Err((packet, reason)) => around.refuse(link, view.tuple, packet, reason),
+            Ok(Some(whole)) => self.process_reassembled(cx, link, whole),
+            Err((packet, reason)) => cx.drop_with_event(link, view.tuple, packet, reason),
         }
     }
 
-    /// Fragments were steered by their addresses, which need not be where their flow lives.
-    fn process_whole(&mut self, around: &mut Surroundings<'_>, link: LinkId, packet: Packet) {
-        let owner = match parse(around.egress.umem().data(&packet.head), packet.len()) {
-            // It finds its own way.
+    /// Fragments are steered by their addresses, so their flow may belong to another worker.
+    fn process_reassembled(&mut self, cx: &mut PacketCtx<'_>, link: LinkId, packet: Packet) {
+        let owner = match parse(cx.egress.umem().data(&packet.head), packet.len()) {
+            // It is steered by the packet that it quotes.
             Ok(View { l4_kind: L4::IcmpError { .. }, .. }) => None,
             Ok(view) => Some(steer(&view.tuple, self.workers)),
-            Err(reason) => return around.egress.discard(packet, reason),
+            Err(reason) => return cx.egress.drop_packet(packet, reason),
         };
         match owner {
-            Some(owner) if owner != self.index => around.egress.hand_off(owner, link, packet),
-            _ => self.run(around, link, packet, owner.is_some()),
+            Some(owner) if owner != self.index => cx.egress.hand_off(owner, link, packet),
+            Some(_) => self.process(cx, link, packet, Steering::Verified),
+            None => self.process(cx, link, packet, Steering::Unverified),
         }
     }
 
-    /// Drops datagrams that did not become whole in time, and tells.
-    pub(super) fn expire_fragments(&mut self, around: &mut Surroundings<'_>) {
-        while let Some((link, tuple)) = self.reassembly.next_expired(around.egress, around.now) {
-            around.tell(link, tuple, EventKind::Drop { reason: DropReason::FragmentTimeout });
+    /// Drops datagrams that were not completed in time, with an event for each.
+    pub(super) fn expire_fragments(&mut self, cx: &mut PacketCtx<'_>) {
+        while let Some((link, tuple)) = self.reassembly.next_expired(cx.egress, cx.now) {
+            let reason = DropReason::FragmentTimeout;
+            cx.emit_event(link, tuple, EventKind::Drop { reason });
         }
     }
 
-    /// Drops the fragments of a link that is gone.
-    pub(super) fn forget_fragments(&mut self, egress: &mut Egress, link: LinkId) {
-        self.reassembly.forget(egress, link);
+    /// Drops the fragments of a removed link.
+    pub(super) fn drop_fragments(&mut self, egress: &mut Egress, link: LinkId) {
+        self.reassembly.drop_link(egress, link);
     }
 }

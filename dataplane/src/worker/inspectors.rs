@@ -1,4 +1,4 @@
-//! Inspectors of a worker's flows, by the slot that the flow carries; bounded.
+//! Inspectors of a worker's flows, by the slot number in the flow; bounded.
 
 use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
@@ -6,12 +6,12 @@ use podgate_tables::time::Nanos;
 use crate::flow::FlowIx;
 use crate::l7::follower::Follower;
 
-/// Milliseconds between two looks at the timers of inspected flows.
+/// Time between two checks of timers, milliseconds.
 const TICK_MS: u64 = 5;
-/// Inspected flows whose timers are looked at each time.
+/// Inspected flows whose timers are checked at a time, at most.
 const TICK_BUDGET: usize = 1024;
 
-/// What an inspected flow needs beyond its [`Flow`](crate::flow::Flow).
+/// State of an inspected flow in addition to its [`Flow`](crate::flow::Flow).
 #[derive(Debug)]
 pub(super) struct Inspected {
     pub(super) flow: FlowIx,
@@ -19,15 +19,15 @@ pub(super) struct Inspected {
     pub(super) policy: L7Policy,
 }
 
-// What the help of `--inspected` says.
+// The help of `--inspected` says so.
 const _: () = assert!(size_of::<Inspected>() <= 1024);
 
 /// All inspectors of one worker.
 #[derive(Debug)]
 pub(super) struct Inspectors {
     slots: Vec<Option<Box<Inspected>>>,
-    free: Vec<u32>,
-    /// Where the next look at timers begins, and when.
+    unused: Vec<u32>,
+    /// Where the next check of timers begins, and when.
     cursor: usize,
     next_tick: Nanos,
     limit: usize,
@@ -37,16 +37,16 @@ impl Inspectors {
     pub(super) fn new(limit: u32) -> Self {
         Self {
             slots: Vec::new(),
-            free: Vec::new(),
+            unused: Vec::new(),
             cursor: 0,
             next_tick: Nanos::default(),
             limit: limit as usize,
         }
     }
 
-    /// A slot for one more, to be filled by [`Self::put`] or given back by [`Self::cancel`].
+    /// Reserves a slot, to be filled by [`Self::put`] or released by [`Self::cancel`].
     pub(super) fn reserve(&mut self) -> Option<u32> {
-        if let Some(slot) = self.free.pop() {
+        if let Some(slot) = self.unused.pop() {
             return Some(slot);
         }
         if self.slots.len() >= self.limit {
@@ -61,7 +61,7 @@ impl Inspectors {
     }
 
     pub(super) fn cancel(&mut self, slot: u32) {
-        self.free.push(slot);
+        self.unused.push(slot);
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Inspected> {
@@ -71,32 +71,32 @@ impl Inspectors {
     pub(super) fn take(&mut self, slot: u32) -> Option<Box<Inspected>> {
         let taken = self.slots[slot as usize].take();
         if taken.is_some() {
-            self.free.push(slot);
+            self.unused.push(slot);
         }
         taken
     }
 
-    /// How many more flows may be inspected.
-    pub(super) fn left(&self) -> usize {
-        self.limit - (self.slots.len() - self.free.len())
+    /// Flows that may be inspected in addition.
+    pub(super) fn free(&self) -> usize {
+        self.limit - (self.slots.len() - self.unused.len())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.free.len() == self.slots.len()
+        self.unused.len() == self.slots.len()
     }
 
     pub(super) fn held_frames(&self) -> usize {
         self.slots.iter().flatten().map(|inspected| inspected.follower.held_frames()).sum()
     }
 
-    /// Bytes of streams that the flows keep.
+    /// Bytes that the flows buffer.
     pub(super) fn kept_bytes(&self) -> usize {
         self.slots.iter().flatten().map(|inspected| inspected.follower.kept_bytes()).sum()
     }
 
-    /// Shows `look` the inspected flows whose timers are to be looked at now: a bounded number
-    /// every few milliseconds, in turn.
-    pub(super) fn tick(&mut self, now: Nanos, mut look: impl FnMut(&mut Inspected)) {
+    /// Calls `check` with the inspected flows whose timers are due for a check: a bounded number
+    /// every few milliseconds, round robin.
+    pub(super) fn tick(&mut self, now: Nanos, mut check: impl FnMut(&mut Inspected)) {
         if now < self.next_tick {
             return;
         }
@@ -104,7 +104,7 @@ impl Inspectors {
         for _ in 0..TICK_BUDGET.min(self.slots.len()) {
             self.cursor = (self.cursor + 1) % self.slots.len();
             if let Some(inspected) = &mut self.slots[self.cursor] {
-                look(inspected);
+                check(inspected);
             }
         }
     }

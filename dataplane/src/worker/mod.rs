@@ -1,27 +1,29 @@
 //! Workers: pinned threads that each own their flows.
 //!
-//! [`Worker`] is the ring loop around the pipeline: it takes batches off the receive rings of
-//! its ports, runs each packet through the pipeline, and flushes what was transmitted. It opens no
-//! file and reads no clock, so the whole of it runs on in-memory rings too: in tests, in fuzzing
-//! and in `podgate replay`. [`Dataplane`] puts workers on threads.
+//! [`Worker`] is the poll loop around the pipeline: it receives batches from its ports, runs each
+//! packet through the pipeline, and flushes the transmit rings. It opens no files and reads no
+//! clock, so it also runs on memory links, in tests and in `podgate replay`. [`Dataplane`] runs
+//! workers on threads.
 
+mod adaptive_poll;
+mod ctx;
 mod decisions;
 mod egress;
-mod fast_lane;
+mod fast_path;
+mod flow_io;
+mod forward;
 mod fragments;
+mod icmp_reply;
 mod inspectors;
-mod oversize;
-mod patience;
 mod pipeline;
 mod reassembly;
 mod reply_limit;
 mod reset;
 mod runtime;
+mod scheduler;
 mod shared;
 #[cfg(feature = "slowed")]
 mod slowed;
-mod surroundings;
-mod turns;
 
 use std::sync::Arc;
 
@@ -32,23 +34,24 @@ use podgate_tables::policy::Snapshot;
 use podgate_tables::time::Nanos;
 
 use crate::flow::SavedFlow;
+use crate::mem::{FramePool, Packet};
 use crate::stats::{LinkStatistics, WorkerStats};
-use crate::xsk::{FramePool, Packet, Port, XskStatistics};
+use crate::xsk::{Port, XskStatistics};
 
+use ctx::PacketCtx;
 use egress::Egress;
-use pipeline::Pipeline;
+use pipeline::{Pipeline, Steering};
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
+use scheduler::LinkScheduler;
 pub use shared::{Shared, SharedConfig};
-use surroundings::Surroundings;
-use turns::Turns;
 
-/// Packets taken from one port before the next one gets its turn.
+/// Packets received from one port at a time, at most.
 const BATCH: usize = 64;
-/// Packets after which a round takes no further turn over the ports, even if there are more. What a
-/// round costs beside its packets, calls to the kernel above all, then counts little; nor do other
-/// links wait for long because one is flooded.
+/// Packets after which a round polls the ports no more. Large enough to amortize the fixed cost of
+/// a round, which is mostly system calls; small enough that other links don't wait long while one
+/// is flooded.
 const ROUND: usize = 4 * BATCH;
-/// Packets taken from each other worker in one round.
+/// Packets taken from each hand-off ring in one round, at most.
 const HANDOFF_BATCH: usize = 64;
 
 /// One worker: its ports, its flows, its frames.
@@ -60,11 +63,11 @@ pub struct Worker {
     pipeline: Pipeline,
     egress: Egress,
     batch: Vec<Packet>,
-    turns: Turns,
+    scheduler: LinkScheduler,
 }
 
 impl Worker {
-    /// Worker `index` of `shared`'s, with an empty flow table and no ports.
+    /// Worker `index` of `shared`, with an empty flow table and no ports.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, index: u16, pool: FramePool) -> Self {
         Self {
@@ -74,103 +77,102 @@ impl Worker {
             pipeline: Pipeline::new(index, shared, pool.umem().frames()),
             egress: Egress::new(index, shared, pool),
             batch: Vec::with_capacity(BATCH),
-            turns: Turns::default(),
+            scheduler: LinkScheduler::default(),
         }
     }
 
-    /// Takes a port into the worker's rounds.
+    /// Adds a port, to be polled in each round.
     pub fn add_port(&mut self, port: Port) {
-        self.turns.add(port.link());
+        self.scheduler.add(port.link());
         self.egress.add_port(port);
     }
 
-    /// Gives up the port on `link`, if there is one. Flows that used it are judged again under the
-    /// next snapshot.
+    /// Closes the port on `link`, if there is one. Its flows are judged again under the next
+    /// snapshot.
     pub fn remove_port(&mut self, link: LinkId) {
         drop(self.take_port(link));
     }
 
-    /// The same for a caller that closes the port.
+    /// Removes the port on `link`; the caller closes it.
     pub fn take_port(&mut self, link: LinkId) -> Option<Port> {
-        self.pipeline.forget_fragments(&mut self.egress, link);
+        self.pipeline.drop_fragments(&mut self.egress, link);
         self.egress.take_port(link)
     }
 
-    /// Gives up all ports, for a caller that closes them.
+    /// Removes all ports; the caller closes them.
     pub fn take_ports(&mut self) -> Vec<Port> {
         let slots = 0..self.egress.links();
         slots.filter_map(|slot| self.take_port(LinkId(slot as u16))).collect()
     }
 
-    /// Gives up all ports, so that their sockets close and their frames come back.
+    /// Closes all ports.
     pub fn close_ports(&mut self) {
         drop(self.take_ports());
     }
 
-    /// The flows that may outlive this worker.
+    /// The flows that can outlive this worker.
     pub fn saved_flows(&self, now: Nanos) -> impl Iterator<Item = SavedFlow> {
         self.pipeline.saved_flows(now)
     }
 
-    /// Takes over flows that workers of an agent before handed out, each if the tables of
-    /// `snapshot` allow it; those that other workers own are left out, as are those that are here
-    /// already and those that there is no room for. Returns how many it took.
+    /// Restores flows that workers of a previous agent saved, as far as the tables of `snapshot`
+    /// allow them. Ignores flows of other workers, existing ones, and those that exceed an owner's
+    /// share of the table. Returns the number of restored flows.
     ///
-    /// Meant for a worker that serves no packets yet: `snapshot` is to be published next.
-    pub fn take_over(&mut self, now: Nanos, snapshot: &Snapshot, flows: &[SavedFlow]) -> usize {
-        let around = Surroundings { now, snapshot, egress: &mut self.egress };
-        let taken = flows.iter().filter(|flow| self.pipeline.take_over(&around, flow)).count();
+    /// For a worker that doesn't process packets yet: `snapshot` is to be published next.
+    pub fn restore_flows(&mut self, now: Nanos, snapshot: &Snapshot, flows: &[SavedFlow]) -> usize {
+        let cx = PacketCtx { now, snapshot, egress: &mut self.egress };
+        let restored = flows.iter().filter(|flow| self.pipeline.restore_flow(&cx, flow)).count();
         self.stats().flows.set(self.pipeline.flows() as u64);
-        taken
+        restored
     }
 
-    /// What all ports counted so far, those that are closed too; a call to the kernel for each.
+    /// Sum of the counters of all ports, closed ones included. Two system calls per port.
     #[must_use]
     pub fn port_statistics(&self) -> XskStatistics {
         self.egress.port_statistics()
     }
 
-    /// What each link's ports counted and its share refused; a call to the kernel for each.
+    /// Counters of each link. Two system calls per port.
     #[must_use]
     pub fn link_statistics(&self) -> Vec<LinkStatistics> {
         self.egress.link_statistics()
     }
 
-    /// Whether the kernel has not taken all that was transmitted; a round tries again.
+    /// Whether the kernel has not transmitted all packets; the next round retries.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.egress.has_unsent()
     }
 
-    /// What this worker counts.
+    /// The worker's counters.
     #[must_use]
     pub fn stats(&self) -> &CachePadded<WorkerStats> {
         &self.shared.stats[usize::from(self.index)]
     }
 
-    /// Flows in the table.
+    /// Number of flows.
     #[must_use]
     pub fn flows(&self) -> usize {
         self.pipeline.flows()
     }
 
-    /// Whether some flow is inspected: its timers want a round every few milliseconds.
+    /// Whether there are inspected flows: their timers need a round every few milliseconds.
     #[must_use]
     pub fn has_inspected(&self) -> bool {
         self.pipeline.has_inspected()
     }
 
-    /// All that is to be done at time `now`: some turns over all ports, then what is due by itself,
-    /// and the kernel is told of what was transmitted. Returns the number of packets processed;
-    /// with zero the caller may sleep.
+    /// One iteration of the poll loop: receive, process, expire, flush. Returns the number of
+    /// packets processed; if zero, the caller may sleep.
     ///
-    /// Links take turns by packets; see [`Self::round_by_time`].
+    /// Links are scheduled by packets; see [`Self::round_by_time`].
     pub fn round(&mut self, now: Nanos) -> usize {
         self.round_by_time(now, &|| now)
     }
 
-    /// As [`Self::round`], but links take turns by the time that their packets take, which `clock`
-    /// tells.
+    /// As [`Self::round`], but links are scheduled by the time that their packets take, measured
+    /// with `clock`.
     pub fn round_by_time(&mut self, now: Nanos, clock: &impl Fn() -> Nanos) -> usize {
         let snapshot = self.snapshot.load().clone();
         if let Some(snapshot) = snapshot.as_deref() {
@@ -178,29 +180,34 @@ impl Worker {
         }
         let mut processed = 0;
         loop {
-            let (of_turn, more) = self.turn(now, snapshot.as_deref(), clock);
-            processed += of_turn;
+            let (packets, more) = self.poll_ports(now, snapshot.as_deref(), clock);
+            processed += packets;
             if !more || processed >= ROUND {
                 break;
             }
         }
-        processed += self.take_handoffs(now, snapshot.as_deref());
+        processed += self.process_handoffs(now, snapshot.as_deref());
         if let Some(snapshot) = snapshot.as_deref() {
-            let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
-            self.pipeline.maintain(&mut around);
+            let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
+            self.pipeline.run_timers(&mut cx);
         }
-        let turns = &mut self.turns;
-        self.egress.flush(clock, |link, nanos| turns.note_time(link, nanos));
-        turns.settle();
-        let (held, kept) = (self.egress.held_frames().total(), self.egress.kept_bytes().total());
+        let scheduler = &mut self.scheduler;
+        self.egress.flush(clock, |link, nanos| scheduler.record_time(link, nanos));
+        scheduler.end_round();
+        self.update_gauges(snapshot.as_deref());
+        if processed > 0 {
+            self.stats().busy_rounds.add(1);
+        }
+        processed
+    }
+
+    fn update_gauges(&mut self, snapshot: Option<&Snapshot>) {
+        let (held, kept) = (self.egress.frame_quota().total(), self.egress.byte_quota().total());
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
         stats.held_frames.set(held as u64);
         stats.kept_bytes.set(kept as u64);
-        stats.epoch.set(snapshot.as_deref().map_or(0, |snapshot| snapshot.epoch.0.into()));
-        if processed > 0 {
-            stats.busy_rounds.add(1);
-        }
+        stats.epoch.set(snapshot.map_or(0, |snapshot| snapshot.epoch.0.into()));
         debug_assert_eq!(
             self.egress.outstanding_frames(),
             self.pipeline.held_frames() as i64,
@@ -209,14 +216,13 @@ impl Worker {
         debug_assert_eq!(
             kept,
             self.pipeline.kept_bytes(),
-            "leave to keep bytes is given to inspected flows"
+            "the byte quota is used by inspected flows only"
         );
-        processed
     }
 
-    /// One batch of each port whose link has credit. Returns the number of packets processed, and
-    /// whether a port may have more.
-    fn turn(
+    /// Processes one batch of each port whose link has credit. Returns the number of packets
+    /// processed, and whether a port may have more.
+    fn poll_ports(
         &mut self,
         now: Nanos,
         snapshot: Option<&Snapshot>,
@@ -226,7 +232,7 @@ impl Worker {
         let mut begun = clock();
         for slot in 0..self.egress.links() {
             let link = LinkId(slot as u16);
-            let Some(max) = self.turns.batch(link) else {
+            let Some(max) = self.scheduler.batch_size(link) else {
                 waiting |= self.egress.has_received(link);
                 continue;
             };
@@ -234,18 +240,19 @@ impl Worker {
             if received > 0 {
                 processed += received;
                 more |= received == max;
-                self.turns.charge(link, received);
+                self.scheduler.charge(link, received);
                 let opened = self.stats().flows_opened.get();
                 self.process_batch(now, snapshot, link);
                 self.egress.attribute(link);
                 let done = clock();
                 let opened = self.stats().flows_opened.get() - opened;
-                self.turns.note_time(link, done.since(begun) + opened * turns::NEW_FLOW);
+                let nanos = done.since(begun) + opened * scheduler::NEW_FLOW;
+                self.scheduler.record_time(link, nanos);
                 begun = done;
             }
         }
         if waiting && !more {
-            self.turns.renew();
+            self.scheduler.replenish();
         }
         (processed, more || waiting)
     }
@@ -255,33 +262,33 @@ impl Worker {
         slowed::waste(self.batch.len());
         let Some(snapshot) = snapshot else {
             for packet in self.batch.drain(..) {
-                self.egress.discard_unready(packet);
+                self.egress.drop_not_ready(packet);
             }
             return;
         };
-        let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
-        self.pipeline.process(&mut around, link, &mut self.batch);
+        let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
+        self.pipeline.process_batch(&mut cx, link, &mut self.batch);
     }
 
-    /// Packets whose flow lives here although the steering hash sent them elsewhere.
-    fn take_handoffs(&mut self, now: Nanos, snapshot: Option<&Snapshot>) -> usize {
-        let mut taken = 0;
+    /// Processes packets of this worker's flows that another worker received.
+    fn process_handoffs(&mut self, now: Nanos, snapshot: Option<&Snapshot>) -> usize {
+        let mut processed = 0;
         for from in 0..self.shared.config.workers {
             let waiting = std::iter::from_fn(|| self.shared.take_handoff(from, self.index));
             for (link, packet) in waiting.take(HANDOFF_BATCH) {
-                taken += 1;
-                self.egress.note_taken_over(&packet);
+                processed += 1;
+                self.egress.account_handoff(&packet);
                 match snapshot {
                     Some(snapshot) => {
-                        let mut around = Surroundings { now, snapshot, egress: &mut self.egress };
-                        self.pipeline.process_handed_over(&mut around, link, packet);
+                        let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
+                        self.pipeline.process(&mut cx, link, packet, Steering::Verified);
                         self.egress.attribute(link);
                     }
-                    // The worker that received it has counted that.
-                    None => self.egress.discard(packet, DropReason::NotReady),
+                    // Counted as received by the other worker.
+                    None => self.egress.drop_packet(packet, DropReason::NotReady),
                 }
             }
         }
-        taken
+        processed
     }
 }

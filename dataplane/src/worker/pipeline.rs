@@ -1,68 +1,69 @@
-//! A packet's way through a worker:
+//! How a worker processes a packet:
 //!
-//! 1. **Parse** into a [`View`], once; check that the sender may send it.
+//! 1. **Parse** into a [`View`], once; check that its sender may use its source address.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
-//!    verdict holds; count, follow TCP's state, forward. Nearly every packet ends here, most of
-//!    them in the [fast lane](super::fast_lane), which takes a glance for step 1.
+//!    verdict holds; count, track TCP's state, forward. Nearly every packet ends here, most of them
+//!    on the [fast path](super::fast_path), which reads only a few header fields in step 1.
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
-//!    destination's ingress table, a verdict and its cause. Some ten times a hit's cost, once per
-//!    flow and epoch; less if a flow like it was decided before ([`super::decisions`]).
+//!    destination's ingress table, a verdict and its cause. Costs about ten times a flow table hit,
+//!    once per flow and epoch; less if the decision is cached ([`super::decisions`]).
 //! 4. **Inspected flow**: payload goes through the flow's L7 follower, which forwards, holds or
-//!    refuses it.
-//! 5. **Transmit**: each link's packets together, with one wakeup for all of a round (see
-//!    [`super::egress`]); **tell** what is worth an event.
+//!    denies it.
+//! 5. **Transmit**: in batches per link, with one wakeup per link and round (see
+//!    [`super::egress`]); **events** for verdicts, drops and flow ends.
 //!
-//! # Stated rules
+//! # Rules
 //! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
-//!   flow plainly in both orientations: we can't know who had opened it, and a server's segment
-//!   must not turn an inspected or revoked connection into a plain one. If policy would allow or
-//!   inspect the flow as opened by one of its ends, the segment is dropped and its sender is reset
-//!   (RFC 9293 §3.10.7.1), so that an end whose connection was lost in a restart knows at once. A
-//!   segment between strangers, denied both ways, is dropped silently. Resets are limited for each
-//!   link and worker and counted, and no reset answers a reset.
-//! - *A verdict that turns to deny* kills the flow: an inspected one is reset at both ends, a plain
-//!   one is forgotten, and the rule above holds for what its ends still send. A plain flow that a
-//!   new policy wants inspected is refused too, because its beginning was not seen.
-//! - *L7 rules without an inspector.* Of L7 protocols only HTTP/1 over TCP is inspected. A flow
-//!   that would need another inspector is refused whole.
-//! - *Hop count.* podgate is one router hop between two pods (TTL minus one) and a wire between a
-//!   pod and its node (TTL unchanged: the kernel routes and counts).
-//! - *Multicast and broadcast*, of IP or of Ethernet, never cross links. A subnet's broadcast
-//!   address can't be told from others, since pods have addresses without a subnet: it goes by
-//!   policy and to the node, whose kernel forwards no such packet by default (`bc_forwarding`).
-//! - *Fragments* wait until their datagram is whole, and are judged as that one packet; see
-//!   [`super::reassembly`]. It leaves in fragments again, none larger than the largest that came.
-//! - *Packets too big* for the link that they leave by are cut if IPv4 allows it, else answered
-//!   with an ICMP error, and so are those whose hops run out; see [`super::oversize`].
-//! - *TCP connections* keep to the path MTU of both their links: a SYN announces no larger segments
+//!   flow plainly in both orientations: its opener is unknown, and a server's segment must not turn
+//!   an inspected or revoked connection into a plain one. If policy would allow or inspect the flow
+//!   as opened by one of its ends, the segment is dropped and its sender is reset (RFC 9293
+//!   §3.10.7.1), so that an end whose flow was lost in a restart learns that at once. A segment
+//!   that is denied in both orientations is dropped silently. Resets are rate limited per link and
+//!   worker and counted, and no reset is sent in reply to a reset.
+//! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
+//!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
+//!   policy wants inspected is denied too, because the beginning of its stream was not seen.
+//! - *L7 rules without an inspector.* HTTP/1 over TCP is the only L7 protocol that is inspected. A
+//!   flow that needs another inspector is denied.
+//! - *TTL.* podgate is one router hop between two pods (TTL minus one) and transparent between a
+//!   pod and its node (TTL unchanged: the kernel routes and decrements).
+//! - *Multicast and broadcast*, of IP or of Ethernet, are never forwarded. A subnet's broadcast
+//!   address can't be recognized, since pod addresses have no subnet: policy applies to it, and it
+//!   goes to the node, whose kernel doesn't forward it by default (`bc_forwarding`).
+//! - *Fragments* wait until their datagram is complete, and are judged as one packet; see
+//!   [`super::reassembly`]. It is fragmented again on transmit, into fragments no larger than the
+//!   largest one received.
+//! - *Packets larger than the MTU* are fragmented if IPv4 allows it, else an ICMP error is sent, as
+//!   for packets whose TTL is used up; see [`super::forward`] and [`super::icmp_reply`].
+//! - *TCP connections* respect the path MTU of both links: the MSS of SYNs is clamped
 //!   ([`crate::packet::mss`]).
-//! - *VLANs*: frames with a tag are refused, whatever the link: the addresses of another network
-//!   are not those that policy knows. A tag that only gives a priority (VLAN 0) is kept.
-//! - *Checksums* that a sender left to its device are completed: TCP, UDP and SCTP, before the
-//!   packet is inspected, cut or quoted in an ICMP error, and before it is sent, unless the kernel
-//!   passes the debt on ([`finishes_checksums`](crate::xsk::Umem::finishes_checksums)).
-//! - *TCP resets* after the handshake let the flow be forgotten soon, but a reset that its sender
-//!   didn't mean is taken back by its next segment ([`tcp`]). Sequence numbers are the ends' own.
-//! - *A full flow table* makes room in a stated order ([`crate::flow`]), counted as evictions:
-//!   whoever has its share of the places yields a flow of its own, or its new flow is refused. The
-//!   same holds for the flows that may be inspected.
-//! - *An inspected connection that was refused* gives its place back as soon as the server was
-//!   reset and the client has the answer and has closed its side; where both ends were reset, it
-//!   yields to other flows at once and is forgotten after a second.
+//! - *VLANs*: tagged frames are dropped on every link: policy doesn't know the addresses of another
+//!   network. A tag that only sets a priority (VLAN 0) is kept.
+//! - *Partial checksums* are completed: TCP, UDP and SCTP, before the packet is inspected,
+//!   fragmented or quoted in an ICMP error, and before it is transmitted, unless the kernel accepts
+//!   partial ones ([`has_tx_metadata`](crate::mem::Umem::has_tx_metadata)).
+//! - *TCP resets* after the handshake shorten the flow's timeout; a later segment of the reset's
+//!   sender reverts that, since the reset was then forged or ignored ([`tcp`]). Sequence numbers of
+//!   plain flows are not tracked.
+//! - *A full flow table* evicts flows in a stated order ([`crate::flow`]), counted as evictions: a
+//!   new flow of an owner that has used up its share evicts a flow of the same owner, or is denied.
+//!   The same holds for inspected flows.
+//! - *An inspected connection that was denied* is removed as soon as the server was reset and the
+//!   client has the response and has closed its side; where both ends were reset, it may be evicted
+//!   at once and is removed after a second.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
-//!   packet of a flow that we know, from the link it went to, towards that packet's sender; whoever
-//!   says so may be a router in between.
-//! - *A local pod's address as the source* of a packet from the host link is believed only if the
-//!   kernel had that packet from the host link itself: it is then the pod's own, which we let out
-//!   and the kernel sent back with another destination, as a service's backend on this node. A
-//!   program at the kernel's end says so by the Ethernet source
-//!   ([`HAIRPIN_MAC`]), packet by packet. Without the program,
-//!   from outside, from pods that are not attached, or from the node itself, such a packet is
-//!   dropped as spoofed.
+//!   packet of a known flow, come from the link that it was forwarded to, and are sent to its
+//!   sender. Their source may be a router in between.
+//! - *A local pod's address as the source* of a packet from the host link is accepted only if the
+//!   kernel received the packet from the host link: then it is the pod's own packet, which podgate
+//!   forwarded and the kernel sent back with another destination, such as a service's backend on
+//!   this node. A program at the host link's egress hook marks such packets by their Ethernet
+//!   source ([`HAIRPIN_MAC`]). Any other such packet, from outside, from pods that are not
+//!   attached, or from the node itself, is dropped as spoofed.
 //! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
-//!   is refused, and so is a flow from a node whose replies would be such packets.
-//! - *Datagrams of a revoked flow* are refused while either end goes on to send them: the server's
-//!   would else open the flow from its end, and let the client's pass as replies.
+//!   is dropped, and so is a flow from a node whose replies would be such packets.
+//! - *Datagrams of a revoked flow* are dropped as long as either end sends them: otherwise those of
+//!   the server would open the flow from its end, and let the client's pass as replies.
 
 use std::sync::Arc;
 
@@ -74,24 +75,35 @@ use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
-use crate::flow::{Flow, FlowIx, FlowTable, SavedFlow, tcp};
+use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp};
 use crate::l7::follower::{Follower, Progress};
-use crate::packet::HAIRPIN_MAC;
+use crate::mem::Packet;
 use crate::packet::icmp::{self, Role};
-use crate::packet::{L4, Tcp, View, edit, parse, quoted};
+use crate::packet::{HAIRPIN_MAC, L4, Tcp, View, edit, parse, quoted};
 use crate::worker::Shared;
-use crate::xsk::Packet;
 
-use super::decisions::Decisions;
+use super::ctx::{Evaluation, PacketCtx};
+use super::decisions::DecisionCache;
 use super::egress::Origin;
-use super::fast_lane::Glances;
+use super::fast_path::{FastPath, Ingress};
+use super::flow_io::InspectedIo;
+use super::forward::{self, Path};
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
-use super::reset::MidStream;
-use super::surroundings::{InspectedIo, Surroundings};
+use super::reset::{MidStream, reset_sender};
 
-/// Flows looked at for expiry in one round.
+/// Flows and owners checked for expiry per round, at most.
 const EXPIRY_BUDGET: usize = 32;
+
+/// Whether a packet is known to be at the worker that owns its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Steering {
+    /// It is where the XDP program steered it. An ICMP error is steered by its own addresses, and
+    /// may have to be handed off.
+    Unverified,
+    /// It was handed off to this worker, or steered by the tuple of its flow.
+    Verified,
+}
 
 /// A worker's flows and inspectors.
 #[derive(Debug)]
@@ -99,9 +111,9 @@ pub(super) struct Pipeline {
     pub(super) index: u16,
     pub(super) workers: u16,
     pub(super) flows: FlowTable,
-    pub(super) decisions: Decisions,
+    decisions: DecisionCache,
     inspectors: Inspectors,
-    pub(super) glances: Glances,
+    fast_path: FastPath,
     pub(super) reassembly: Reassembly,
 }
 
@@ -112,9 +124,9 @@ impl Pipeline {
             index,
             workers,
             flows: FlowTable::new(shared.config.flows_per_worker),
-            decisions: Decisions::new(shared.config.flows_per_worker),
+            decisions: DecisionCache::new(shared.config.flows_per_worker),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
-            glances: Glances::new(),
+            fast_path: FastPath::new(),
             reassembly: Reassembly::new(umem_frames, workers),
         }
     }
@@ -127,254 +139,290 @@ impl Pipeline {
         self.inspectors.held_frames() + self.reassembly.held_frames()
     }
 
-    /// Bytes of streams that inspected flows keep.
+    /// Bytes that inspected flows buffer.
     pub(super) fn kept_bytes(&self) -> usize {
         self.inspectors.kept_bytes()
     }
 
-    /// Whether some flow has timers of a finer grain than flow expiry.
+    /// Whether there are inspected flows, whose timers are finer than flow expiry.
     pub(super) fn has_inspected(&self) -> bool {
         !self.inspectors.is_empty()
     }
 
-    /// The flows that may go on without this worker ([`SavedFlow::of`]), in no order.
+    /// The flows that can outlive this worker ([`SavedFlow::of`]), in no order.
     pub(super) fn saved_flows(&self, now: Nanos) -> impl Iterator<Item = SavedFlow> {
         self.flows.iter().filter_map(move |(_, flow)| SavedFlow::of(flow, now))
     }
 
-    /// Takes over a flow that a worker before handed out, if the tables in force allow it plainly,
-    /// as its opener had opened it, between the links that it names. It takes no other flow's
-    /// place.
-    pub(super) fn take_over(&mut self, around: &Surroundings<'_>, saved: &SavedFlow) -> bool {
+    /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
+    /// its opener, between the same links. It evicts no other flow. Returns whether it did.
+    pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
         let tuple = saved.tuple;
         let subject = Subject { tuple, icmp_type: saved.icmp_type };
-        let is_answer =
+        let is_reply =
             matches!(icmp::role(tuple.protocol, saved.icmp_type), Role::Reply { .. } | Role::Error);
-        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
-        let from_host = around.snapshot.routes.is_host(saved.links[0]);
-        let escapes = is_tunnel_to_node(around.snapshot, &tuple, from_host);
+        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject);
+        let from_host = cx.snapshot.routes.is_host(saved.links.opener);
+        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
         let allowed = decision.verdict == Verdict::Allow
-            && (!saved.picked_up
-                || around.decide_reversed(&subject, ends).verdict == Verdict::Allow);
-        let opener = self.flows.opener(saved.links[0], tuple.src);
-        let fits = around.links(ends, from_host) == Some(saved.links)
+            && (!saved.picked_up || cx.decide_reversed(&subject, ends).verdict == Verdict::Allow);
+        let opener = self.flows.opener(saved.links.opener, tuple.src);
+        let fits = cx.links(ends, from_host) == Some(saved.links)
             && steer(&tuple, self.workers) == self.index
-            && self.flows.find(&tuple).is_none()
-            && !self.flows.needs_place(&opener);
-        if is_answer || escapes || !allowed || !fits {
+            && self.flows.lookup(&tuple).is_none()
+            && !self.flows.must_evict(&opener);
+        if is_reply || is_tunnel || !allowed || !fits {
             return false;
         }
-        let Some(mut flow) = saved.restored(around.snapshot.epoch, around.now) else {
+        let Some(mut flow) = saved.restored(cx.snapshot.epoch, cx.now) else {
             return false;
         };
-        flow.set_hairpin(from_host && ends[0].is_some());
+        flow.set_hairpin(from_host && ends.src.is_some());
         self.flows.insert(flow).is_ok()
     }
 
-    /// A packet that another worker received and passed on.
-    pub(super) fn process_handed_over(
-        &mut self,
-        around: &mut Surroundings<'_>,
-        link: LinkId,
-        packet: Packet,
-    ) {
-        self.run(around, link, packet, true);
-    }
-
+    /// Processes a batch received from `link`, at most [`BATCH`](super::BATCH) packets.
     #[inline(never)]
-    pub(super) fn run(
+    pub(super) fn process_batch(
         &mut self,
-        around: &mut Surroundings<'_>,
+        cx: &mut PacketCtx<'_>,
         link: LinkId,
-        packet: Packet,
-        owned: bool,
+        batch: &mut Vec<Packet>,
     ) {
-        // (1) Parse.
-        match parse(around.egress.umem().data(&packet.head), packet.len()) {
-            Ok(view) => self.judge(around, link, packet, &view, owned),
-            Err(reason) => around.egress.discard(packet, reason),
+        let received = batch.len();
+        let ingress = Ingress::new(link, &cx.snapshot.routes);
+        let bytes = self.fast_path.read(cx.egress.umem(), ingress, batch);
+        cx.egress.stats().received.count(received as u64, bytes);
+        let keys = self.fast_path.keys(received);
+        if !self.flows.lookup_batch(keys) {
+            let new = keys.iter().filter(|key| key.is_new());
+            new.for_each(|key| self.decisions.prefetch(key));
+        }
+        let mut packets = batch.drain(..);
+        let mut at = 0;
+        while at < received {
+            let matched = self.fast_path.match_flows(&mut self.flows, cx, ingress, at..received);
+            let matched = at..at + matched;
+            self.fast_path.forward(cx, matched.clone(), &mut packets);
+            at = matched.end + 1;
+            if let Some(packet) = packets.next() {
+                self.process(cx, link, packet, Steering::Unverified);
+            }
         }
     }
 
-    fn judge(
+    /// Processes one packet on the slow path.
+    #[inline(never)]
+    pub(super) fn process(
         &mut self,
-        around: &mut Surroundings<'_>,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        packet: Packet,
+        steering: Steering,
+    ) {
+        // (1) Parse.
+        match parse(cx.egress.umem().data(&packet.head), packet.len()) {
+            Ok(view) => self.process_parsed(cx, link, packet, &view, steering),
+            Err(reason) => cx.egress.drop_packet(packet, reason),
+        }
+    }
+
+    fn process_parsed(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
         link: LinkId,
         packet: Packet,
         view: &View,
-        owned: bool,
+        steering: Steering,
     ) {
-        if let Err(reason) = admit(around.snapshot, link, view) {
-            return around.refuse(link, view.tuple, packet, reason);
+        if let Err(reason) = check_addresses(cx.snapshot, link, view) {
+            return cx.drop_with_event(link, view.tuple, packet, reason);
         }
         match view.l4_kind {
-            L4::IcmpError { .. } => return self.icmp_error(around, link, view, packet, owned),
-            L4::Fragment(piece) => return self.gather(around, link, view, piece, packet),
+            L4::IcmpError { .. } => return self.icmp_error(cx, link, view, packet, steering),
+            L4::Fragment(fragment) => {
+                return self.process_fragment(cx, link, view, fragment, packet);
+            }
             L4::Tcp(_) | L4::Udp | L4::Sctp | L4::Icmp { .. } | L4::Other => {}
         }
         // (2) Established flow.
-        if let Some((index, direction)) = self.flows.find(&view.tuple) {
-            if !self.starts_over(index, view) {
-                return self.established(around, index, direction, view, packet);
+        if let Some((index, direction)) = self.flows.lookup(&view.tuple) {
+            if !self.reopens(index, view) {
+                return self.established(cx, index, direction, view, packet);
             }
-            self.end(around, index);
+            self.end_flow(cx, index);
         }
         // (3) New flow.
-        self.open(around, link, view, packet);
+        self.open_flow(cx, link, view, packet);
     }
 
     /// Whether a SYN opens a new connection on the tuple of one that is over.
-    fn starts_over(&self, index: FlowIx, view: &View) -> bool {
+    fn reopens(&self, index: FlowIx, view: &View) -> bool {
         tcp_of(view).is_some_and(|segment| tcp::reopens(self.flows.get(index).tcp(), segment.flags))
     }
 
     fn established(
         &mut self,
-        around: &mut Surroundings<'_>,
+        cx: &mut PacketCtx<'_>,
         index: FlowIx,
         direction: FlowDirection,
         view: &View,
         packet: Packet,
     ) {
-        if !self.holds(around, index) && !matches!(view.tuple.protocol, proto::UDP | proto::SCTP) {
+        if !self.is_allowed(cx, index) && !matches!(view.tuple.protocol, proto::UDP | proto::SCTP) {
             let link = self.flows.get(index).link(direction);
-            self.end(around, index);
-            return around.refuse(link, view.tuple, packet, DropReason::PolicyRevoked);
+            self.end_flow(cx, index);
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::PolicyRevoked);
         }
-        let noted = self.flows.note(index, direction, view, around.now);
+        let updated = self.flows.update(index, direction, view, cx.now);
         let flow = self.flows.get(index);
-        if let Err(reason) = noted {
-            return around.refuse(flow.link(direction), view.tuple, packet, reason);
+        if let Err(reason) = updated {
+            return cx.drop_with_event(flow.link(direction), view.tuple, packet, reason);
         }
         match flow.inspector() {
             None => {
-                let out = flow.link(direction.reverse());
-                around.forward(flow.link(direction), out, packet, view, Origin::Received);
+                let (from, to) = (flow.link(direction), flow.link(direction.reverse()));
+                forward::forward(cx, Path { from, to, origin: Origin::Received }, packet, view);
             }
-            Some(slot) => self.inspect(around, slot, direction, view, packet),
+            Some(slot) => self.inspect(cx, slot, direction, view, packet),
         }
     }
 
     /// Whether a flow is allowed under the current epoch.
-    fn holds(&mut self, around: &mut Surroundings<'_>, index: FlowIx) -> bool {
-        if self.flows.get(index).epoch() != around.snapshot.epoch {
-            let revoked = !self.judge_again(around, index);
-            let flow = self.flows.get_mut(index);
-            flow.judge(around.snapshot.epoch, revoked);
+    fn is_allowed(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> bool {
+        if self.flows.get(index).epoch() != cx.snapshot.epoch {
+            let permission = self.reevaluate(cx, index);
+            self.flows.get_mut(index).set_permission(cx.snapshot.epoch, permission);
         }
         !self.flows.get(index).revoked()
     }
 
-    /// (3) Judges a live flow under the new epoch. False if it may not go on.
-    fn judge_again(&mut self, around: &mut Surroundings<'_>, index: FlowIx) -> bool {
-        around.egress.stats().reevaluated.add(1);
+    /// (3) Judges an established flow under a new epoch.
+    fn reevaluate(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> Permission {
+        cx.egress.stats().reevaluated.add(1);
         let flow = self.flows.get_mut(index);
         let tuple = flow.tuple();
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
-        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
-        let goes_on = match (decision.verdict, flow.inspector()) {
+        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject);
+        let allowed = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
             (Verdict::Allow, None) if flow.picked_up() => {
-                around.decide_reversed(&subject, ends).verdict == Verdict::Allow
+                cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
             }
             (Verdict::Allow, _) => true,
             (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
         };
-        let from_host = around.snapshot.routes.is_host(flow.link(FlowDirection::Original));
-        let links = around.links(ends, from_host);
-        let escapes = is_tunnel_to_node(around.snapshot, &tuple, from_host);
-        let (Some(links), true) = (links, goes_on && !escapes) else {
-            let verdict = Verdict::Deny;
-            let link = flow.link(FlowDirection::Original);
-            around.tell_verdict(link, &subject, &Decision { verdict, ..decision }, 0, true);
-            return false;
+        let opener = flow.link(FlowDirection::Original);
+        let from_host = cx.snapshot.routes.is_host(opener);
+        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
+        let (Some(links), true) = (cx.links(ends, from_host), allowed && !is_tunnel) else {
+            let denied = Decision { verdict: Verdict::Deny, ..decision };
+            cx.emit_verdict(opener, &subject, &denied, 0, Evaluation::Again);
+            return Permission::Revoked;
         };
-        let (inspector, opener) = (flow.inspector(), flow.link(FlowDirection::Original));
+        let inspector = flow.inspector();
         self.flows.set_links(index, links);
-        self.flows.get_mut(index).set_hairpin(from_host && ends[0].is_some());
+        self.flows.get_mut(index).set_hairpin(from_host && ends.src.is_some());
         if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
-            let openers = [opener, links[0]];
-            around.egress.held_frames().pass(openers, inspected.follower.held_frames());
-            around.egress.kept_bytes().pass(openers, inspected.follower.kept_bytes());
-            inspected.policy = decision.l7;
+            let Inspected { follower, policy, .. } = inspected;
+            cx.egress.frame_quota().transfer(opener, links.opener, follower.held_frames());
+            cx.egress.byte_quota().transfer(opener, links.opener, follower.kept_bytes());
+            *policy = decision.l7;
         }
-        true
+        Permission::Allowed
     }
 
-    /// (3) A packet that belongs to no flow.
-    fn open(&mut self, around: &mut Surroundings<'_>, link: LinkId, view: &View, packet: Packet) {
+    /// (3) Processes a packet that belongs to no flow.
+    fn open_flow(&mut self, cx: &mut PacketCtx<'_>, link: LinkId, view: &View, packet: Packet) {
         let subject = Subject { tuple: view.tuple, icmp_type: icmp_type_of(view) };
         if matches!(icmp::role(view.tuple.protocol, subject.icmp_type), Role::Reply { .. }) {
-            return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
         }
-        let from_host = around.snapshot.routes.is_host(link);
-        let (ends, decision) = self.decisions.decide(around.snapshot, &subject);
-        let Some(links) = around.links(ends, from_host) else {
-            return around.refuse(link, view.tuple, packet, DropReason::Unroutable);
+        let from_host = cx.snapshot.routes.is_host(link);
+        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject);
+        let Some(links) = cx.links(ends, from_host) else {
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::Unroutable);
         };
-        if is_tunnel_to_node(around.snapshot, &view.tuple, from_host) {
-            return around.refuse(link, view.tuple, packet, DropReason::TunnelToNode);
+        if is_tunnel_to_node(cx.snapshot, &view.tuple, from_host) {
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::TunnelToNode);
         }
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
         if tcp_of(view).is_some() && !tcp::opens(flags) {
-            let fate = around.mid_stream(&subject, ends, &decision, flags);
-            if fate == MidStream::Reset {
-                around.reset_sender(link, view, &packet);
+            let action = MidStream::of(cx, &subject, ends, &decision, flags);
+            if action == MidStream::Reset {
+                reset_sender(cx, link, view, &packet);
             }
-            if matches!(fate, MidStream::Reset | MidStream::Ignore) {
-                return around.refuse(link, view.tuple, packet, DropReason::TcpNoFlow);
+            if matches!(action, MidStream::Reset | MidStream::Ignore) {
+                return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
             }
         }
-        around.tell_verdict(link, &subject, &decision, flags, false);
+        cx.emit_verdict(link, &subject, &decision, flags, Evaluation::First);
         if decision.verdict == Verdict::Deny {
-            return around.egress.discard(packet, denial(&decision));
+            return cx.egress.drop_packet(packet, denial_reason(&decision));
         }
         if decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(view.tuple.protocol) {
-            return around.refuse(link, view.tuple, packet, DropReason::L7Unsupported);
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::L7Unsupported);
         }
-        let mut flow = Flow::new(view, around.snapshot.epoch, links, around.now);
-        flow.set_hairpin(from_host && ends[0].is_some());
-        let inspected = decision.verdict == Verdict::Inspect;
-        let (index, slot) = match self.insert(around, flow, inspected) {
+        let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
+        flow.set_hairpin(from_host && ends.src.is_some());
+        self.forward_first(cx, link, flow, decision, view, packet);
+    }
+
+    /// Inserts a new flow, and forwards or inspects its first packet.
+    fn forward_first(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        flow: Flow,
+        decision: Decision,
+        view: &View,
+        packet: Packet,
+    ) {
+        let FlowLinks { opener, responder } = flow.links();
+        let (index, slot) = match self.insert(cx, flow, decision.verdict) {
             Ok(inserted) => inserted,
             Err(reason) => {
-                if let Some(refused) = around.egress.refused(link) {
+                if let Some(refused) = cx.egress.share_refusals(link) {
                     let inspected = reason == DropReason::InspectedFull;
                     *if inspected { &mut refused.inspected } else { &mut refused.flows } += 1;
                 }
-                return around.refuse(link, view.tuple, packet, reason);
+                return cx.drop_with_event(link, view.tuple, packet, reason);
             }
         };
-        around.egress.stats().flows_opened.add(1);
+        cx.egress.stats().flows_opened.add(1);
         match slot {
-            None => around.forward(links[0], links[1], packet, view, Origin::Received),
+            None => {
+                let path = Path { from: opener, to: responder, origin: Origin::Received };
+                forward::forward(cx, path, packet, view);
+            }
             Some(slot) => {
                 let inspected =
                     Inspected { flow: index, follower: Follower::new(), policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
-                self.inspect(around, slot, FlowDirection::Original, view, packet);
+                self.inspect(cx, slot, FlowDirection::Original, view, packet);
             }
         }
     }
 
-    /// Puts a new flow into the table, with an inspector's slot if it is to be inspected. If its
-    /// owner has its share, another one of the owner's flows makes room.
+    /// Inserts a new flow into the table, with an inspector's slot if its verdict is to inspect it.
+    /// If its owner has used up its share, another flow of the owner is evicted.
     fn insert(
         &mut self,
-        around: &mut Surroundings<'_>,
+        cx: &mut PacketCtx<'_>,
         mut flow: Flow,
-        inspected: bool,
+        verdict: Verdict,
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
+        let inspected = verdict == Verdict::Inspect;
         let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
-        if inspected && self.flows.needs_inspected_place(&opener, self.inspectors.left()) {
-            let victim = self.flows.inspected_victim(&opener, around.now);
-            self.evict(around, victim.ok_or(DropReason::InspectedFull)?);
+        if inspected && self.flows.must_evict_inspected(&opener, self.inspectors.free()) {
+            let victim = self.flows.inspected_victim(&opener, cx.now);
+            self.evict(cx, victim.ok_or(DropReason::InspectedFull)?);
         }
-        if self.flows.needs_place(&opener) {
-            let victim = self.flows.victim(&opener, around.now);
-            self.evict(around, victim.ok_or(DropReason::FlowTableFull)?);
+        if self.flows.must_evict(&opener) {
+            let victim = self.flows.victim(&opener, cx.now);
+            self.evict(cx, victim.ok_or(DropReason::FlowTableFull)?);
         }
         let slot = match inspected {
             true => Some(self.inspectors.reserve().ok_or(DropReason::InspectedFull)?),
@@ -388,10 +436,10 @@ impl Pipeline {
         Ok((index?, slot))
     }
 
-    /// (4) A segment of an inspected flow.
+    /// (4) Processes a segment of an inspected flow.
     fn inspect(
         &mut self,
-        around: &mut Surroundings<'_>,
+        cx: &mut PacketCtx<'_>,
         slot: u32,
         direction: FlowDirection,
         view: &View,
@@ -399,89 +447,93 @@ impl Pipeline {
     ) {
         let Some(inspected) = self.inspectors.get_mut(slot) else {
             debug_assert!(false, "a flow's inspector lives as long as the flow");
-            return around.egress.discard(packet, DropReason::L7Unsupported);
+            return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
         };
-        // The follower verifies checksums, so they have to be whole before it looks.
-        if edit::complete_checksum(around.egress.umem(), &mut packet, view) {
-            around.egress.stats().checksums_completed.add(1);
+        // The follower verifies checksums, so they must be complete.
+        if edit::complete_checksum(cx.egress.umem().bytes_mut(&mut packet), view) {
+            cx.egress.stats().checksums_completed.add(1);
         }
         let flow = self.flows.get(inspected.flow);
-        let mut io = InspectedIo { flow, around };
-        let now = io.around.now;
+        let mut io = InspectedIo { flow, cx };
+        let now = io.cx.now;
         inspected.follower.segment(now, direction, view, packet, &inspected.policy, &mut io);
         let index = inspected.flow;
         match inspected.follower.progress() {
             Progress::Opened => {}
             Progress::Requested if flow.requested() => {}
-            Progress::Requested => self.flows.note_request(index, now),
-            Progress::Answered => self.flows.note_answered(index, now),
-            Progress::Reset => self.flows.note_reset(index, now),
-            Progress::Over => self.end(around, index),
+            Progress::Requested => self.flows.set_requested(index, now),
+            Progress::Answered => self.flows.set_answered(index, now),
+            Progress::Reset => self.flows.set_reset(index, now),
+            Progress::Over => self.end_flow(cx, index),
         }
     }
 
-    /// An ICMP error: passes if it is about a flow of ours, towards the sender it is about.
+    /// Forwards an ICMP error if it is about a flow of this worker and sent to the quoted sender.
     fn icmp_error(
         &mut self,
-        around: &mut Surroundings<'_>,
+        cx: &mut PacketCtx<'_>,
         link: LinkId,
         view: &View,
         packet: Packet,
-        owned: bool,
+        steering: Steering,
     ) {
-        let Some(about) = quoted(around.egress.umem().data(&packet.head), view) else {
-            return around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated);
+        let Some(about) = quoted(cx.egress.umem().data(&packet.head), view) else {
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
         };
         let owner = steer(&about, self.workers);
-        if owner != self.index && !owned {
-            return around.egress.hand_off(owner, link, packet);
+        if owner != self.index && steering == Steering::Unverified {
+            return cx.egress.hand_off(owner, link, packet);
         }
-        let flow = self.flows.find(&about).filter(|_| about.src == view.tuple.dst);
+        let flow = self.flows.lookup(&about).filter(|_| about.src == view.tuple.dst);
         match flow {
-            // Whoever is not where the packet went can't know what became of it.
+            // Only the link that the packet was forwarded to may report an error about it.
             Some((index, direction))
-                if self.holds(around, index)
+                if self.is_allowed(cx, index)
                     && self.flows.get(index).link(direction.reverse()) == link =>
             {
-                let out = self.flows.get(index).link(direction);
-                around.forward(link, out, packet, view, Origin::Received);
+                let to = self.flows.get(index).link(direction);
+                forward::forward(
+                    cx,
+                    Path { from: link, to, origin: Origin::Received },
+                    packet,
+                    view,
+                );
             }
-            _ => around.refuse(link, view.tuple, packet, DropReason::IcmpUnrelated),
+            _ => cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated),
         }
     }
 
-    /// Timers: a bounded number of flows and inspectors each round.
-    pub(super) fn maintain(&mut self, around: &mut Surroundings<'_>) {
+    /// Runs timers: of a bounded number of flows and inspectors per round.
+    pub(super) fn run_timers(&mut self, cx: &mut PacketCtx<'_>) {
         let mut budget = EXPIRY_BUDGET;
-        while let Some(index) = self.flows.next_expired(around.now, &mut budget) {
-            self.end(around, index);
+        while let Some(index) = self.flows.next_expired(cx.now, &mut budget) {
+            self.end_flow(cx, index);
         }
-        self.expire_fragments(around);
-        let (now, flows) = (around.now, &mut self.flows);
+        self.expire_fragments(cx);
+        let (now, flows) = (cx.now, &mut self.flows);
         self.inspectors.tick(now, |inspected| {
             if inspected.follower.is_closed() {
                 return;
             }
             let flow = flows.get(inspected.flow);
-            inspected.follower.tick(now, &mut InspectedIo { flow, around });
+            inspected.follower.tick(now, &mut InspectedIo { flow, cx });
             if inspected.follower.is_closed() {
-                flows.note_reset(inspected.flow, now);
+                flows.set_reset(inspected.flow, now);
             }
         });
     }
 
-    /// Ends a flow to make room for another.
-    fn evict(&mut self, around: &mut Surroundings<'_>, index: FlowIx) {
-        around.egress.stats().flows_evicted.add(1);
-        self.end(around, index);
+    /// Ends a flow to make room for another one.
+    fn evict(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
+        cx.egress.stats().flows_evicted.add(1);
+        self.end_flow(cx, index);
     }
 
-    /// Forgets a flow and tells what it carried. An inspected one is reset at both ends, unless it
-    /// is over already.
-    fn end(&mut self, around: &mut Surroundings<'_>, index: FlowIx) {
+    /// Removes a flow, with an event. An inspected one is reset at both ends unless it is over.
+    fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         let flow = self.flows.remove(index);
         if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
-            inspected.follower.close(&mut InspectedIo { flow: &flow, around });
+            inspected.follower.close(&mut InspectedIo { flow: &flow, cx });
         }
         let traffic = |direction| Traffic {
             packets: flow.packets()[direction as usize],
@@ -491,29 +543,29 @@ impl Pipeline {
             original: traffic(FlowDirection::Original),
             reply: traffic(FlowDirection::Reply),
         };
-        around.tell(flow.link(FlowDirection::Original), flow.tuple(), kind);
+        cx.emit_event(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
 }
 
-/// (1) Whether a packet may come from where it comes.
+/// (1) Checks that a packet from `link` may have its addresses.
 #[inline]
-fn admit(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReason> {
+fn check_addresses(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReason> {
     let routes = &snapshot.routes;
-    // The last is an Ethernet group address: a router takes no packet out of one (RFC 1812 §5.3.4).
+    // A router doesn't forward packets to an Ethernet group address (RFC 1812 §5.3.4).
     if view.tuple.dst.is_multicast_or_broadcast() || view.eth_dst[0] & 1 == 1 {
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
-        let believed = view.eth_src == HAIRPIN_MAC || routes.local_link(view.tuple.src).is_none();
-        return if believed { Ok(()) } else { Err(DropReason::SpoofedSource) };
+        let accepted = view.eth_src == HAIRPIN_MAC || routes.local_link(view.tuple.src).is_none();
+        return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
     let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
     let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&view.tuple.src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 
-/// Whether what a pod sends by this flow reaches a node that would decapsulate it. A flow that came
-/// `from_host` has the pod at its other end, which sends the replies.
+/// Whether a pod's packets of this flow are sent to a node that would decapsulate them. Of a flow
+/// that is opened `from_host` these are the replies.
 fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, from_host: bool) -> bool {
     let by_pod = if from_host { tuple.reversed() } else { *tuple };
     let tunnels = snapshot.routes.tunnels();
@@ -521,7 +573,7 @@ fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, from_host: bool) -> boo
         && (snapshot.policy.is_node(by_pod.dst) || tunnels.is_local(by_pod.dst))
 }
 
-/// The worker that the XDP program sends the flow's packets to.
+/// The worker that the XDP program steers packets of this tuple to.
 pub(super) fn steer(tuple: &Tuple, workers: u16) -> u16 {
     let ported = matches!(tuple.protocol, proto::TCP | proto::UDP | proto::SCTP);
     let (protocol, src_port, dst_port) =
@@ -545,8 +597,8 @@ fn icmp_type_of(view: &View) -> u8 {
     }
 }
 
-/// Which kind of denial a decision is.
-fn denial(decision: &Decision) -> DropReason {
+/// The drop reason of a deny decision.
+fn denial_reason(decision: &Decision) -> DropReason {
     let by_rule = |cause| matches!(cause, Cause::Denied(_) | Cause::Conflicting(_));
     if by_rule(decision.egress) || by_rule(decision.ingress) {
         DropReason::PolicyDeny

@@ -1,24 +1,24 @@
-//! Fragments on their way in: gathered until a datagram is whole, then one packet like any other.
+//! Reassembly of IP fragments into one packet.
 //!
-//! Only the first fragment has ports, and it may come last; what the receiver will make of a
-//! datagram is known only once all of it is here. So nothing of it goes on before, and policy
-//! judges the whole ([`super::oversize`] cuts it again on its way out). The XDP program sends all
+//! Only the first fragment has ports, and it may arrive last; and the receiver's view of a datagram
+//! is known only once all of it is here. So no fragment is forwarded on its own, and policy judges
+//! the complete datagram ([`super::forward`] fragments it again). The XDP program steers all
 //! fragments between two addresses to one worker.
 //!
-//! # Stated rules
-//! - Fragments of one datagram come by one link, with one identification, in any order.
-//! - *Overlaps* kill the datagram, and what still comes of it (RFC 5722; IPv4 alike: no honest
-//!   sender makes them). A second copy of the same part is dropped alone (RFC 8200 §4.5 allows
-//!   it): networks do duplicate packets.
-//! - The first fragment holds all headers; the parser refuses others (RFC 1858, RFC 7112). A later
-//!   fragment that would overwrite them (RFC 3128) overlaps.
-//! - *Time.* A datagram has 30 seconds over IPv4 and 60 over IPv6 from its first fragment on, as
-//!   in Linux (`IP_FRAG_TIME`, `IPV6_FRAG_TIMEOUT`; RFC 8200 §4.5).
-//! - *Room.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and one frame in
-//!   [`FRAMES_SHARE`] of the UMEM, over all workers. A link whose own are as many as the free ones
-//!   gives up its oldest datagram for a new one: it harms no other link, and one that loses
-//!   fragments is not cut off until they time out.
-//! - *Congestion marks* of any fragment mark the datagram (RFC 3168 §5.3).
+//! # Rules
+//! - Fragments of one datagram are received from one link, with one identification, in any order.
+//! - *Overlaps* discard the datagram and its later fragments (RFC 5722; the same for IPv4: no
+//!   legitimate sender creates them). An exact duplicate alone is dropped (RFC 8200 §4.5 allows
+//!   that): networks do duplicate packets.
+//! - The first fragment contains all headers; the parser rejects others (RFC 1858, RFC 7112). A
+//!   later fragment that would overwrite them (RFC 3128) overlaps.
+//! - *Timeout.* 30 seconds over IPv4 and 60 over IPv6 from the first fragment received, as in Linux
+//!   (`IP_FRAG_TIME`, `IPV6_FRAG_TIMEOUT`; RFC 8200 §4.5).
+//! - *Limits.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and one frame in
+//!   [`FRAMES_SHARE`] of the UMEM, over all workers. A link that uses as many as are free drops its
+//!   oldest datagram for a new one: that harms no other link, and a link that loses fragments is
+//!   not blocked until they time out.
+//! - *ECN.* A congestion mark of any fragment marks the datagram (RFC 3168 §5.3).
 
 use std::hash::RandomState;
 
@@ -29,43 +29,43 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 use thin_vec::ThinVec;
 
-use crate::packet::{Piece, View, checksum};
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
+use crate::packet::offset::{ipv4, ipv6};
+use crate::packet::{FragmentInfo, View, checksum};
 
 use super::egress::Egress;
 
-/// Datagrams that wait for their rest, at most.
+/// Incomplete datagrams per worker, at most.
 const DATAGRAMS_MAX: usize = 256;
 /// Fragments of one datagram, at most: 65,535 bytes take 45 at an MTU of 1500.
 const PARTS_MAX: usize = 64;
-/// Part of the UMEM that fragments may keep waiting, over all workers: one frame in so many.
+/// Waiting fragments of all workers may use one in this many frames of the UMEM.
 const FRAMES_SHARE: usize = 16;
-/// Between two looks at what timed out.
-const LOOK_MILLIS: u64 = 500;
+/// Time between two checks for expired datagrams, milliseconds.
+const CHECK_MILLIS: u64 = 500;
 
 const LIFETIME_V4_SECS: u64 = 30;
 const LIFETIME_V6_SECS: u64 = 60;
 
-/// Longest packet: the IPv4 length field's largest value, and what an IPv6 packet's may be behind
-/// the fixed header.
+/// Largest value of the IPv4 total length, and of the IPv6 payload length, bytes.
 const LENGTH_MAX: u32 = 65_535;
 
-/// What fragments of one datagram have in common.
+/// DatagramKey of a datagram: equal for all of its fragments.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Key {
+struct DatagramKey {
     link: LinkId,
     /// Addresses, and over IPv4 the protocol (RFC 791 §3.2, RFC 8200 §4.5); no ports.
     tuple: Tuple,
     id: u32,
 }
 
-impl Key {
-    fn new(link: LinkId, view: &View, piece: Piece) -> Self {
+impl DatagramKey {
+    fn new(link: LinkId, view: &View, fragment: FragmentInfo) -> Self {
         let mut tuple = view.tuple;
         if !view.is_v4() {
             tuple.protocol = 0;
         }
-        Self { link, tuple, id: piece.id }
+        Self { link, tuple, id: fragment.id }
     }
 
     fn lifetime_secs(&self) -> u64 {
@@ -73,50 +73,50 @@ impl Key {
     }
 }
 
-/// A fragment that waits.
+/// A waiting fragment.
 #[derive(Debug)]
 struct Part {
-    /// Where its bytes belong in the datagram.
+    /// Start and end of its data in the datagram, bytes.
     offset: u32,
     end: u32,
     view: View,
     packet: Packet,
 }
 
-/// A datagram that is not whole.
+/// An incomplete datagram.
 #[derive(Debug)]
 struct Datagram {
-    key: Key,
+    key: DatagramKey,
     began: Nanos,
     /// In order, without overlaps.
     parts: Vec<Part>,
-    /// Its length, once the last fragment came.
+    /// Its length in bytes, once the last fragment was received.
     end: Option<u32>,
-    /// Bytes of all parts.
+    /// Length of all parts, bytes.
     bytes: u32,
     frames: usize,
-    /// Bytes of the largest fragment, IP header included.
+    /// Length of the largest fragment with its IP header, bytes.
     largest: u32,
-    /// Which of the four ECN codepoints its fragments have, a bit for each.
+    /// ECN codepoints of its fragments, a bit each.
     ecn: u8,
-    /// Why nothing more of it is taken.
-    dead: Option<DropReason>,
-    /// Slots of the link's datagrams that began before and after it.
+    /// Why later fragments of it are dropped, if it was discarded.
+    discarded: Option<DropReason>,
+    /// Slots of the link's previous and next datagram, by time of their first fragment.
     neighbours: [Option<usize>; 2],
 }
 
 impl Datagram {
-    fn is_whole(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.end == Some(self.bytes)
     }
 
-    fn is_over(&self, now: Nanos) -> bool {
+    fn is_expired(&self, now: Nanos) -> bool {
         now >= self.began.plus_secs(self.key.lifetime_secs())
     }
 
-    /// Where among the parts this one belongs.
-    fn place(&self, offset: u32, end: u32, more: bool) -> Result<usize, DropReason> {
-        if let Some(reason) = self.dead {
+    /// The index at which a fragment is inserted among the parts.
+    fn insert_index(&self, offset: u32, end: u32, more: bool) -> Result<usize, DropReason> {
+        if let Some(reason) = self.discarded {
             return Err(reason);
         }
         let at = self.parts.partition_point(|part| part.offset < offset);
@@ -144,32 +144,32 @@ impl Datagram {
     }
 }
 
-/// What one link has waiting.
+/// Datagrams and frames of one link.
 #[derive(Clone, Copy, Default, Debug)]
-struct Share {
+struct Usage {
     datagrams: usize,
     frames: usize,
-    /// Slots of the oldest datagram and the youngest.
+    /// Slots of the oldest and the newest datagram.
     ends: [Option<usize>; 2],
 }
 
-/// A worker's datagrams that are not whole.
+/// One worker's incomplete datagrams.
 #[derive(Debug)]
 pub(super) struct Reassembly {
-    /// Keyed by secrets of its own: pods choose addresses and identifications.
-    index: HashMap<Key, usize, RandomState>,
+    /// With a keyed hash: pods choose addresses and identifications.
+    index: HashMap<DatagramKey, usize, RandomState>,
     slots: Vec<Option<Datagram>>,
     free: Vec<usize>,
-    /// Emptied vectors of parts, kept for their capacity.
+    /// Empty vectors of parts, kept for their capacity.
     spare: Vec<Vec<Part>>,
-    shares: Vec<Share>,
-    all: Share,
+    usage: Vec<Usage>,
+    all: Usage,
     frames_max: usize,
-    next_look: Nanos,
+    next_check: Nanos,
 }
 
 impl Reassembly {
-    /// Room for datagrams of `workers`' part of `umem`.
+    /// Limits for one of `workers` workers on a UMEM of `umem_frames` frames.
     pub(super) fn new(umem_frames: u32, workers: u16) -> Self {
         let free = (0..DATAGRAMS_MAX).rev().collect();
         Self {
@@ -177,59 +177,62 @@ impl Reassembly {
             slots: (0..DATAGRAMS_MAX).map(|_| None).collect(),
             free,
             spare: Vec::with_capacity(DATAGRAMS_MAX),
-            shares: Vec::new(),
-            all: Share::default(),
-            // With many workers, still the largest datagram, and as much again for another link.
+            usage: Vec::new(),
+            all: Usage::default(),
+            // With many workers, still enough for two of the largest datagrams.
             frames_max: (umem_frames as usize / FRAMES_SHARE / usize::from(workers.max(1)))
                 .max(2 * PARTS_MAX),
-            next_look: Nanos::default(),
+            next_check: Nanos::default(),
         }
     }
 
-    /// Frames that wait.
+    /// Frames of waiting fragments.
     pub(super) fn held_frames(&self) -> usize {
         self.all.frames
     }
 
-    /// Takes a fragment, and returns the packet that it completes.
+    /// Inserts a fragment. Returns the packet that it completes.
     ///
     /// # Errors
-    /// The fragment, and why it is refused. What waited of its datagram may be gone with it.
-    pub(super) fn offer(
+    /// The fragment, and why it must be dropped. Its datagram may be discarded, too.
+    pub(super) fn insert(
         &mut self,
         egress: &mut Egress,
         now: Nanos,
         link: LinkId,
         view: View,
-        piece: Piece,
+        fragment: FragmentInfo,
         packet: Packet,
     ) -> Result<Option<Packet>, (Packet, DropReason)> {
-        let offset = u32::from(piece.offset);
+        let offset = u32::from(fragment.offset);
         let end = offset + (view.end - u32::from(view.l4));
-        if !is_possible(&view, piece, end) {
+        if !is_valid(&view, fragment, end) {
             return Err((packet, DropReason::FragmentMalformed));
         }
-        let Some(slot) = self.slot(egress, now, Key::new(link, &view, piece)) else {
+        let Some(slot) = self.find_or_create(egress, now, DatagramKey::new(link, &view, fragment))
+        else {
             return Err((packet, DropReason::FragmentLimit));
         };
         let Some(datagram) = &mut self.slots[slot] else { unreachable!("the slot is in use") };
-        let at = match datagram.place(offset, end, piece.more) {
+        let at = match datagram.insert_index(offset, end, fragment.more) {
             Ok(at) => at,
             Err(DropReason::FragmentDuplicate) => {
                 return Err((packet, DropReason::FragmentDuplicate));
             }
             Err(reason) => {
-                self.kill(egress, slot, reason);
+                self.discard_datagram(egress, slot, reason);
                 return Err((packet, reason));
             }
         };
         let frames = packet.frames();
         if !self.make_room(egress, slot, frames) {
-            self.kill(egress, slot, DropReason::FragmentLimit);
+            self.discard_datagram(egress, slot, DropReason::FragmentLimit);
             return Err((packet, DropReason::FragmentLimit));
         }
-        let Some(datagram) = &mut self.slots[slot] else { unreachable!("it made no room itself") };
-        if !piece.more {
+        let Some(datagram) = &mut self.slots[slot] else {
+            unreachable!("make_room drops other datagrams only")
+        };
+        if !fragment.more {
             datagram.end = Some(end);
         }
         datagram.bytes += end - offset;
@@ -237,31 +240,36 @@ impl Reassembly {
         datagram.largest = datagram.largest.max(view.ip_len());
         datagram.ecn |= 1 << ecn(&egress.umem().data(&packet.head)[usize::from(view.l3)..]);
         datagram.parts.insert(at, Part { offset, end, view, packet });
-        let whole = datagram.is_whole();
-        self.count(link, |share| share.frames += frames);
+        let complete = datagram.is_complete();
+        self.count(link, |usage| usage.frames += frames);
         egress.stats().fragments_waiting.add(1);
-        if !whole {
+        if !complete {
             return Ok(None);
         }
         let Some(datagram) = self.take(slot) else { unreachable!("the slot is in use") };
-        Ok(self.join(egress, datagram))
+        Ok(self.reassemble(egress, datagram))
     }
 
-    /// The slot of the datagram with this key, a new one if there is none. `None` if there is no
-    /// room for it.
-    fn slot(&mut self, egress: &mut Egress, now: Nanos, key: Key) -> Option<usize> {
+    /// The slot of the datagram with this key, which is created if there is none. `None` if no slot
+    /// is free.
+    fn find_or_create(
+        &mut self,
+        egress: &mut Egress,
+        now: Nanos,
+        key: DatagramKey,
+    ) -> Option<usize> {
         if let Some(slot) = self.index.get(&key).copied() {
-            if !self.slots[slot].as_ref().is_some_and(|datagram| datagram.is_over(now)) {
+            if !self.slots[slot].as_ref().is_some_and(|datagram| datagram.is_expired(now)) {
                 return Some(slot);
             }
             self.drop_datagram(egress, slot, DropReason::FragmentTimeout);
         }
-        if self.share(key.link).datagrams >= DATAGRAMS_MAX - self.all.datagrams {
-            let oldest = self.share(key.link).ends[0]?;
+        if self.usage_of(key.link).datagrams >= DATAGRAMS_MAX - self.all.datagrams {
+            let oldest = self.usage_of(key.link).ends[0]?;
             self.drop_datagram(egress, oldest, DropReason::FragmentLimit);
         }
         let slot = self.free.pop()?;
-        let [_, youngest] = self.share(key.link).ends;
+        let [_, newest] = self.usage_of(key.link).ends;
         self.slots[slot] = Some(Datagram {
             key,
             began: now,
@@ -271,24 +279,25 @@ impl Reassembly {
             frames: 0,
             largest: 0,
             ecn: 0,
-            dead: None,
-            neighbours: [youngest, None],
+            discarded: None,
+            neighbours: [newest, None],
         });
         self.index.insert(key, slot);
-        self.count(key.link, |share| share.datagrams += 1);
-        self.connect(key.link, youngest, Some(slot));
+        self.count(key.link, |usage| usage.datagrams += 1);
+        self.connect(key.link, newest, Some(slot));
         self.connect(key.link, Some(slot), None);
         Some(slot)
     }
 
-    /// Makes sure that the link of the datagram in `slot` may have `frames` more, by giving up
-    /// others of the link.
+    /// Drops other datagrams of the link until the datagram in `slot` may use `frames` more.
+    /// Returns false if that isn't enough.
     fn make_room(&mut self, egress: &mut Egress, slot: usize, frames: usize) -> bool {
         let Some(link) = self.slots[slot].as_ref().map(|datagram| datagram.key.link) else {
             return false;
         };
-        while self.share(link).frames + frames > self.frames_max.saturating_sub(self.all.frames) {
-            let oldest = match self.share(link).ends[0] {
+        while self.usage_of(link).frames + frames > self.frames_max.saturating_sub(self.all.frames)
+        {
+            let oldest = match self.usage_of(link).ends[0] {
                 Some(own) if own == slot => self.after(slot),
                 oldest => oldest,
             };
@@ -298,14 +307,14 @@ impl Reassembly {
         true
     }
 
-    /// The slot of the link's datagram that began next.
+    /// The slot of the link's next datagram.
     fn after(&self, slot: usize) -> Option<usize> {
         self.slots[slot].as_ref()?.neighbours[1]
     }
 
-    /// Makes two datagrams of `link` neighbours; one that is missing makes the other an end.
+    /// Links two datagrams of `link` in its list; `None` makes the other one an end of the list.
     fn connect(&mut self, link: LinkId, before: Option<usize>, after: Option<usize>) {
-        let ends = &mut self.shares[link.index()].ends;
+        let ends = &mut self.usage[link.index()].ends;
         let mut set = |one: Option<usize>, side: usize, other| match one {
             Some(slot) => {
                 if let Some(datagram) = &mut self.slots[slot] {
@@ -318,20 +327,20 @@ impl Reassembly {
         set(after, 0, before);
     }
 
-    /// Drops a datagram whose time is over; tells whose it was. `None` if there is none.
+    /// Drops an expired datagram, and returns its link and tuple. `None` if there is none.
     pub(super) fn next_expired(
         &mut self,
         egress: &mut Egress,
         now: Nanos,
     ) -> Option<(LinkId, Tuple)> {
-        if now < self.next_look {
+        if now < self.next_check {
             return None;
         }
-        let is_over = |datagram: &Option<Datagram>| {
-            datagram.as_ref().is_some_and(|datagram| datagram.is_over(now))
+        let is_expired = |datagram: &Option<Datagram>| {
+            datagram.as_ref().is_some_and(|datagram| datagram.is_expired(now))
         };
-        let Some(slot) = self.slots.iter().position(is_over) else {
-            self.next_look = now.plus_millis(LOOK_MILLIS);
+        let Some(slot) = self.slots.iter().position(is_expired) else {
+            self.next_check = now.plus_millis(CHECK_MILLIS);
             return None;
         };
         let key = self.slots[slot].as_ref()?.key;
@@ -339,113 +348,113 @@ impl Reassembly {
         Some((key.link, key.tuple))
     }
 
-    /// Drops all that waits of `link`'s.
-    pub(super) fn forget(&mut self, egress: &mut Egress, link: LinkId) {
-        while let Some(slot) = self.share(link).ends[0] {
+    /// Drops all fragments of `link`.
+    pub(super) fn drop_link(&mut self, egress: &mut Egress, link: LinkId) {
+        while let Some(slot) = self.usage_of(link).ends[0] {
             self.drop_datagram(egress, slot, DropReason::LinkGone);
         }
     }
 
-    /// Drops what waits of a datagram, and takes nothing more of it until its time is over.
-    fn kill(&mut self, egress: &mut Egress, slot: usize, reason: DropReason) {
+    /// Drops the fragments of a datagram, and its later ones until its timeout.
+    fn discard_datagram(&mut self, egress: &mut Egress, slot: usize, reason: DropReason) {
         let Some(datagram) = &mut self.slots[slot] else { return };
-        datagram.dead = Some(reason);
+        datagram.discarded = Some(reason);
         let (link, frames) = (datagram.key.link, std::mem::take(&mut datagram.frames));
         let mut parts = std::mem::take(&mut datagram.parts);
-        discard(egress, &mut parts, reason);
-        self.keep(parts);
-        self.count(link, |share| share.frames -= frames);
+        drop_parts(egress, &mut parts, reason);
+        self.recycle(parts);
+        self.count(link, |usage| usage.frames -= frames);
     }
 
     fn drop_datagram(&mut self, egress: &mut Egress, slot: usize, reason: DropReason) {
         if let Some(mut datagram) = self.take(slot) {
-            discard(egress, &mut datagram.parts, reason);
-            self.keep(datagram.parts);
+            drop_parts(egress, &mut datagram.parts, reason);
+            self.recycle(datagram.parts);
         }
     }
 
-    /// Takes a datagram out of the tables.
+    /// Removes a datagram from the index and its link's list.
     fn take(&mut self, slot: usize) -> Option<Datagram> {
         let datagram = self.slots[slot].take()?;
         self.index.remove(&datagram.key);
         self.free.push(slot);
         let [before, after] = datagram.neighbours;
         self.connect(datagram.key.link, before, after);
-        self.count(datagram.key.link, |share| {
-            share.datagrams -= 1;
-            share.frames -= datagram.frames;
+        self.count(datagram.key.link, |usage| {
+            usage.datagrams -= 1;
+            usage.frames -= datagram.frames;
         });
         Some(datagram)
     }
 
-    fn keep(&mut self, parts: Vec<Part>) {
+    fn recycle(&mut self, parts: Vec<Part>) {
         if parts.capacity() > 0 && self.spare.len() < DATAGRAMS_MAX {
             self.spare.push(parts);
         }
     }
 
-    fn share(&self, link: LinkId) -> Share {
-        self.shares.get(link.index()).copied().unwrap_or_default()
+    fn usage_of(&self, link: LinkId) -> Usage {
+        self.usage.get(link.index()).copied().unwrap_or_default()
     }
 
-    fn count(&mut self, link: LinkId, change: impl Fn(&mut Share)) {
-        if self.shares.len() <= link.index() {
-            self.shares.resize(link.index() + 1, Share::default());
+    fn count(&mut self, link: LinkId, change: impl Fn(&mut Usage)) {
+        if self.usage.len() <= link.index() {
+            self.usage.resize(link.index() + 1, Usage::default());
         }
-        change(&mut self.shares[link.index()]);
+        change(&mut self.usage[link.index()]);
         change(&mut self.all);
     }
 
-    /// Puts a whole datagram's parts together. `None` if the result can't be a packet; then it is
-    /// dropped.
-    fn join(&mut self, egress: &mut Egress, mut datagram: Datagram) -> Option<Packet> {
+    /// Merges the parts of a complete datagram. `None` if the result is not a valid packet; then it
+    /// is dropped.
+    fn reassemble(&mut self, egress: &mut Egress, mut datagram: Datagram) -> Option<Packet> {
         let first = datagram.parts.first()?.view;
         let headers = first.l4 - first.l3;
         let length = match first.is_v4() {
             true => u32::from(headers) + datagram.bytes,
-            false => u32::from(headers) - 40 + datagram.bytes,
+            false => u32::from(headers) - ipv6::HEADER_LEN as u32 + datagram.bytes,
         };
-        let mark = mark(datagram.ecn);
-        if length > LENGTH_MAX || mark.is_none() {
-            discard(egress, &mut datagram.parts, DropReason::FragmentMalformed);
-            self.keep(datagram.parts);
+        let ecn_mark = ecn_mark(datagram.ecn);
+        if length > LENGTH_MAX || ecn_mark.is_none() {
+            drop_parts(egress, &mut datagram.parts, DropReason::FragmentMalformed);
+            self.recycle(datagram.parts);
             return None;
         }
         let stats = egress.stats();
         stats.fragments_joined.add(datagram.parts.len() as u64 - 1);
         stats.fragments_waiting.set(stats.fragments_waiting.get() - datagram.parts.len() as u64);
-        let mut joined = Joined { last: None, before: ThinVec::new() };
+        let mut merged = Merged { last: None, before: ThinVec::new() };
         for (index, part) in datagram.parts.drain(..).enumerate() {
-            // The headers of the first serve for all.
+            // Keep the headers of the first fragment only.
             let skip = if index == 0 { 0 } else { u32::from(part.view.l4) };
-            joined.append(egress, part.packet, skip, part.view.end);
+            merged.append(egress, part.packet, skip, part.view.end);
         }
-        self.keep(datagram.parts);
-        let mut packet = joined.finish()?;
+        self.recycle(datagram.parts);
+        let mut packet = merged.finish()?;
         packet.largest_fragment = u16::try_from(datagram.largest).unwrap_or(u16::MAX);
         let head = egress.umem().data_mut(&mut packet.head);
         let header = &mut head[usize::from(first.l3)..usize::from(first.l4)];
         match first.is_v4() {
-            true => rewrite_v4(header, length as u16, mark?),
-            false => rewrite_v6(header, length as u16, mark?),
+            true => rewrite_v4(header, length as u16, ecn_mark?),
+            false => rewrite_v6(header, length as u16, ecn_mark?),
         }
         Some(packet)
     }
 }
 
-/// Whether a datagram can have such a part. All but the last are multiples of 8 bytes, none is
-/// empty, and none ends beyond what a packet may be long ("ping of death").
-fn is_possible(view: &View, piece: Piece, end: u32) -> bool {
-    let len = end - u32::from(piece.offset);
+/// Whether a fragment is valid by itself. All but the last are multiples of 8 bytes, none is empty,
+/// and none ends beyond the maximal packet length ("ping of death").
+fn is_valid(view: &View, fragment: FragmentInfo, end: u32) -> bool {
+    let len = end - u32::from(fragment.offset);
     let headers = if view.is_v4() { 20 } else { 8 };
-    len > 0 && (!piece.more || len.is_multiple_of(8)) && headers + end <= LENGTH_MAX
+    len > 0 && (!fragment.more || len.is_multiple_of(8)) && headers + end <= LENGTH_MAX
 }
 
-fn discard(egress: &mut Egress, parts: &mut Vec<Part>, reason: DropReason) {
+fn drop_parts(egress: &mut Egress, parts: &mut Vec<Part>, reason: DropReason) {
     let stats = egress.stats();
     stats.fragments_waiting.set(stats.fragments_waiting.get() - parts.len() as u64);
     for part in parts.drain(..) {
-        egress.discard(part.packet, reason);
+        egress.drop_packet(part.packet, reason);
     }
 }
 
@@ -457,45 +466,55 @@ fn ecn(header: &[u8]) -> u8 {
     }
 }
 
-/// Whether the datagram is to be marked, from the codepoints of its fragments. `None` if they
-/// can't be of one datagram: a router marks only what its sender said may be (RFC 3168 §5.3).
-fn mark(codepoints: u8) -> Option<bool> {
+/// Congestion mark of a reassembled datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum EcnMark {
+    /// Set "congestion experienced".
+    Set,
+    /// Keep the codepoint of the first fragment.
+    Keep,
+}
+
+/// The mark of a datagram whose fragments have these codepoints. `None` for an invalid combination:
+/// a router marks only packets of ECN-capable senders (RFC 3168 §5.3).
+fn ecn_mark(codepoints: u8) -> Option<EcnMark> {
     const NOT_CAPABLE: u8 = 1;
     const MARKED: u8 = 1 << 3;
     match (codepoints & MARKED != 0, codepoints & NOT_CAPABLE != 0) {
         (true, true) => None,
-        (marked, _) => Some(marked),
+        (true, false) => Some(EcnMark::Set),
+        (false, _) => Some(EcnMark::Keep),
     }
 }
 
-/// Makes the first fragment's header that of the whole datagram. It keeps its identification, and
-/// its "don't fragment": Linux sets that in fragments of a sender that probes the path's MTU.
-fn rewrite_v4(header: &mut [u8], length: u16, mark: bool) {
-    header[1] |= if mark { 3 } else { 0 };
-    header[2..4].copy_from_slice(&length.to_be_bytes());
-    header[6] &= 0x40;
-    header[7] = 0;
-    header[10..12].fill(0);
+/// Turns the first fragment's header into that of the datagram. It keeps the identification and
+/// "don't fragment": Linux sets the latter in fragments of a sender that probes the path MTU.
+fn rewrite_v4(header: &mut [u8], length: u16, mark: EcnMark) {
+    header[ipv4::TOS] |= if mark == EcnMark::Set { 3 } else { 0 };
+    header[ipv4::TOTAL_LEN..][..2].copy_from_slice(&length.to_be_bytes());
+    header[ipv4::FRAGMENT] &= ipv4::DONT_FRAGMENT;
+    header[ipv4::FRAGMENT + 1] = 0;
+    header[ipv4::CHECKSUM..][..2].fill(0);
     let sum = checksum::of(header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header[ipv4::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// The same. The fragment header stays, as that of an atomic fragment (RFC 6946), for its
+/// The same. The fragment header is kept, as that of an atomic fragment (RFC 6946), for its
 /// identification.
-fn rewrite_v6(header: &mut [u8], length: u16, mark: bool) {
-    header[1] |= if mark { 3 << 4 } else { 0 };
-    header[4..6].copy_from_slice(&length.to_be_bytes());
+fn rewrite_v6(header: &mut [u8], length: u16, mark: EcnMark) {
+    header[1] |= if mark == EcnMark::Set { 3 << 4 } else { 0 };
+    header[ipv6::PAYLOAD_LEN..][..2].copy_from_slice(&length.to_be_bytes());
     let at = header.len() - 8;
     header[at + 2..at + 4].fill(0);
 }
 
-/// Frames of a packet that grows at its end, each filled before the next.
-struct Joined {
+/// Frames of a packet that is appended to, each filled before the next.
+struct Merged {
     before: ThinVec<Frame>,
     last: Option<Frame>,
 }
 
-impl Joined {
+impl Merged {
     /// Appends bytes `from..to` of a packet.
     fn append(&mut self, egress: &mut Egress, packet: Packet, from: u32, to: u32) {
         let Packet { head, mut tail, .. } = packet;
@@ -503,12 +522,12 @@ impl Joined {
         for mut frame in std::iter::once(head).chain(tail.drain(..)) {
             let skipped = skip.min(frame.len());
             let taken = (frame.len() - skipped).min(left);
-            frame.set_extent(begin(&frame) + skipped, taken);
+            frame.set_extent(offset_of(&frame) + skipped, taken);
             skip -= skipped;
             left -= taken;
             self.push(egress, frame);
         }
-        egress.frames().1.keep_tail(tail);
+        egress.frames().1.recycle_tail(tail);
     }
 
     fn push(&mut self, egress: &mut Egress, mut frame: Frame) {
@@ -539,19 +558,19 @@ impl Joined {
     }
 }
 
-/// Where a frame's data begins, bytes into the frame.
-fn begin(frame: &Frame) -> u32 {
+/// Offset of the data in a frame, bytes.
+fn offset_of(frame: &Frame) -> u32 {
     FRAME_SIZE - frame.capacity()
 }
 
-/// Moves as many bytes as fit from the front of `from` to the end of `to`, and what is left to
-/// the front of its frame, so that as much as possible fits behind it.
+/// Moves as many bytes as fit from the start of `from` to the end of `to`, and the rest to the
+/// start of its own frame, so that as much as possible fits after it.
 fn move_front(umem: &Umem, from: &mut Frame, to: &mut Frame) {
     let (len, room) = (to.len(), to.capacity() - to.len());
     let moved = from.len().min(room);
     to.set_len(len + moved);
     umem.data_mut(to)[len as usize..].copy_from_slice(&umem.data(from)[..moved as usize]);
-    let (rest, at) = (from.len() - moved, begin(from) + moved);
+    let (rest, at) = (from.len() - moved, offset_of(from) + moved);
     let front = FRAME_HEADROOM.min(at);
     from.set_extent(front, at - front + rest);
     umem.data_mut(from).copy_within((at - front) as usize.., 0);

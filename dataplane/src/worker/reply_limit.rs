@@ -1,11 +1,11 @@
-//! Rate limits for packets that a worker sends in answer to others: ICMP errors and TCP resets.
+//! Rate limits for packets that a worker sends in reply to others: ICMP errors and TCP resets.
 
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
 
-/// How many answers of one kind may be sent: a token bucket for each link that they go to, so that
-/// no pod takes the answers that another needs, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443
-/// §2.4 (f)).
+/// Rate limit of one kind of replies: a token bucket for each link that they are sent to, so that
+/// no pod uses up the replies for others, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4
+/// (f)).
 #[derive(Debug)]
 pub(super) struct ReplyLimit {
     link_rate: Rate,
@@ -14,7 +14,7 @@ pub(super) struct ReplyLimit {
     links: Vec<Bucket>,
 }
 
-/// Answers in a second, and at once.
+/// Replies per second, and in a burst.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: u64,
@@ -23,7 +23,7 @@ struct Rate {
 
 #[derive(Clone, Copy, Default, Debug)]
 struct Bucket {
-    /// What was taken and has not flowed back.
+    /// Tokens that are taken and not refilled yet.
     taken: u64,
     since: Nanos,
 }
@@ -41,14 +41,14 @@ impl Bucket {
 }
 
 impl ReplyLimit {
-    /// For ICMP errors, which are larger than what they answer may be.
+    /// For ICMP errors, which may be larger than the packet that causes them.
     pub(super) const fn icmp_errors() -> Self {
         let link_rate = Rate { per_second: 100, burst: 50 };
         Self::new(link_rate, Rate { per_second: 1000, burst: 200 })
     }
 
-    /// For TCP resets, which are no larger than what they answer. After a crash of the agent each
-    /// connection needs one at both ends, and all clients outside of the node share one link.
+    /// For TCP resets, which are no larger than the segment that causes them. After a crash of the
+    /// agent each connection needs two, and all clients outside of the node share one link.
     pub(super) const fn tcp_resets() -> Self {
         let link_rate = Rate { per_second: 1000, burst: 500 };
         Self::new(link_rate, Rate { per_second: 5000, burst: 2000 })
@@ -59,7 +59,7 @@ impl ReplyLimit {
         Self { link_rate, worker_rate, worker, links: Vec::new() }
     }
 
-    /// Takes one answer to `link` off the limit, if there is one left.
+    /// Takes a token for a reply to `link`. Returns whether there was one.
     pub(super) fn take(&mut self, link: LinkId, now: Nanos) -> bool {
         if self.links.len() <= link.index() {
             self.links.resize(link.index() + 1, Bucket::default());
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_spends_its_own_budget_and_gets_it_back_with_time() {
+    fn a_link_has_its_own_tokens_which_are_refilled() {
         let mut limit = ReplyLimit::icmp_errors();
         let mut now = Nanos(5_000_000_000);
         let mut burst = |link, now| (0..1000).filter(|_| limit.take(LinkId(link), now)).count();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn all_links_together_spend_the_workers_budget() {
+    fn all_links_together_use_the_workers_tokens() {
         let mut limit = ReplyLimit::icmp_errors();
         let sent = (0..100).flat_map(|link| [link; 50]);
         let sent = sent.filter(|link| limit.take(LinkId(*link), Nanos(1))).count();

@@ -1,4 +1,4 @@
-//! Workers on threads: start, feed, wake, stop.
+//! Runs workers on threads.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,64 +17,66 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
 use podgate_tables::time::Nanos;
 
-use super::patience::Patience;
+use super::adaptive_poll::AdaptivePoll;
 use super::pipeline::steer;
 use super::{Shared, SharedConfig, Worker};
 use crate::flow::SavedFlow;
+use crate::mem::Umem;
 use crate::stats::LinkStatistics;
-use crate::xsk::{Port, Umem, XskStatistics, close_ports};
+use crate::xsk::{Port, XskStatistics, close_ports};
 
-/// What workers do while there is nothing to do.
+/// What workers do while there are no packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PollMode {
-    /// Look for a little while, then sleep until a packet or a command comes. While requests and
-    /// answers follow each other closely, look for up to 100 µs, which takes most of a core that is
-    /// free.
+    /// Busy-poll for a short time, then sleep until a packet or a command arrives. While requests
+    /// and responses follow each other closely, busy-poll for up to 100 µs, which uses most of an
+    /// otherwise idle core.
     #[default]
     Adaptive,
-    /// Never sleep: lowest latency, one core each.
+    /// Never sleep: lowest latency, one core per worker.
     Busy,
 }
 
-/// How a dataplane is started.
+/// Configuration of a dataplane.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Workers and the sizes of their tables.
     pub shared: SharedConfig,
     /// Frames of the UMEM, 4096 bytes each.
     pub frames: u32,
-    /// What idle workers do.
+    /// Polling of idle workers.
     pub poll: PollMode,
 }
 
-/// How long it sleeps at most, for the sake of flow expiry.
+/// Longest sleep, for flow expiry.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
-/// The same while some flow is inspected, for the sake of the followers' timers.
+/// The same with inspected flows, for the followers' timers.
 const SLEEP_INSPECTED: Duration = Duration::from_millis(20);
-/// The same while the kernel has not taken all that was transmitted.
+/// The same while the kernel has not transmitted all packets.
 const SLEEP_UNSENT: Duration = Duration::from_millis(1);
-/// How long a worker may take to answer a command. It obeys between two rounds, so this is ample.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Flows that a worker takes over between two rounds, at most.
-const TAKE_OVER_BATCH: usize = 1024;
-/// Commands that may wait for one worker.
+/// How long to wait for a worker's reply to a command. Commands run between two rounds, so this is
+/// ample.
+const REPLY_MAX: Duration = Duration::from_secs(5);
+/// Flows that a worker restores between two rounds, at most.
+const RESTORE_BATCH: usize = 1024;
+/// Capacity of a worker's command queue.
 const COMMAND_CAPACITY: usize = 256;
 
 const WAKER: Token = Token(usize::MAX);
 
 #[derive(Debug)]
 enum Command {
-    /// Answered by the links whose sockets can't be polled.
+    /// The reply lists the links whose sockets can't be polled.
     AddPorts(Vec<Port>, channel::Sender<Vec<(LinkId, io::Error)>>),
-    /// Answered by the port, so that the worker need not wait until its sockets are closed.
+    /// The reply is the port, so that the worker need not wait for its sockets to close.
     RemovePort(LinkId, channel::Sender<Option<Box<Port>>>),
-    /// Answered by the number of flows that were taken over.
-    TakeOver(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
+    /// The reply is the number of restored flows.
+    RestoreFlows(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
     PortStatistics(channel::Sender<XskStatistics>),
     LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
 }
 
-/// A clock that workers and control agree on.
+/// The clock of the workers and the control thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
@@ -92,17 +94,17 @@ impl Clock {
         Nanos(self.origin.elapsed().as_nanos() as u64)
     }
 
-    /// The wall-clock time of `at`, as seen from the dataplane's start.
+    /// The wall-clock time of `at`, relative to the wall clock at the dataplane's start.
     #[must_use]
     pub fn wall(&self, at: Nanos) -> SystemTime {
         self.wall + Duration::from_nanos(at.0)
     }
 }
 
-/// Why a link could not be given to the workers.
+/// Why workers did not run a command.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// A worker's command ring is full or the worker is gone.
+    /// A worker's command queue is full, or the worker doesn't reply.
     #[error("worker {0} takes no commands")]
     Unresponsive(usize),
     /// The sockets can't be polled.
@@ -123,17 +125,17 @@ pub struct Dataplane {
     ports: Vec<Port>,
 }
 
-/// What a worker leaves behind.
+/// State of a stopped worker.
 struct Stopped {
     flows: Vec<SavedFlow>,
     ports: Vec<Port>,
 }
 
 impl Dataplane {
-    /// Maps the UMEM and starts the workers, each pinned to a core while there are cores.
+    /// Maps the UMEM and starts the workers, pinned to cores round robin.
     ///
     /// # Errors
-    /// When memory, an epoll instance or a thread can't be had.
+    /// When memory, an epoll instance or a thread can't be created.
     pub fn start(config: Config) -> io::Result<Self> {
         let umem = Umem::new(config.frames)?;
         let shared = Shared::new(config.shared);
@@ -171,13 +173,13 @@ impl Dataplane {
         Ok(this)
     }
 
-    /// The packet memory, to open links on.
+    /// The UMEM, to open links.
     #[must_use]
     pub fn umem(&self) -> &Arc<Umem> {
         &self.umem
     }
 
-    /// Rings and counters of the workers.
+    /// State shared with the workers.
     #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -189,18 +191,18 @@ impl Dataplane {
         self.clock
     }
 
-    /// Puts new tables in force.
+    /// Publishes new tables.
     pub fn publish(&self, snapshot: impl Into<Arc<Snapshot>>) {
         self.shared.publish(snapshot);
     }
 
-    /// Gives flows of workers before to the workers that own them now, judged by `snapshot`, which
-    /// is to be published next: until then no packet passes, so that none is judged without its
-    /// flow. Returns how many were taken over.
+    /// Restores flows of previous workers in the workers that own them now, as `snapshot` allows.
+    /// `snapshot` is to be published next: until then no packet passes, so that none is judged
+    /// without its flow. Returns the number of restored flows.
     ///
     /// # Errors
-    /// When a worker doesn't answer; the others may have taken theirs.
-    pub fn take_over(
+    /// When a worker doesn't reply; others may have restored theirs.
+    pub fn restore_flows(
         &self,
         snapshot: &Arc<Snapshot>,
         flows: Vec<SavedFlow>,
@@ -210,33 +212,33 @@ impl Dataplane {
         for flow in flows {
             waiting[usize::from(steer(&flow.tuple, workers))].push(flow);
         }
-        let mut taken = 0;
+        let mut restored = 0;
         while waiting.iter().any(|flows| !flows.is_empty()) {
             let batches = waiting.iter_mut().map(|flows| {
-                let batch = flows.split_off(flows.len().saturating_sub(TAKE_OVER_BATCH));
+                let batch = flows.split_off(flows.len().saturating_sub(RESTORE_BATCH));
                 let snapshot = Arc::clone(snapshot);
-                move |done| Command::TakeOver(snapshot, batch, done)
+                move |done| Command::RestoreFlows(snapshot, batch, done)
             });
             self.ask_all(batches, |by_worker| {
-                taken += by_worker;
+                restored += by_worker;
                 Ok(())
             })?;
         }
-        Ok(taken)
+        Ok(restored)
     }
 
-    /// Gives one port to each worker, in order; returns when all of them serve it.
+    /// Adds one port to each worker, in order; returns when all of them poll it.
     ///
     /// # Errors
-    /// When a worker doesn't take it; the ones before it may have.
+    /// When a worker fails to; the ones before it may have added theirs.
     pub fn add_link(&self, ports: Vec<Port>) -> Result<(), LinkError> {
         self.add_links(vec![ports])
     }
 
-    /// The same for many links, all of which a worker takes at once.
+    /// The same for many links, with one command per worker.
     ///
     /// # Errors
-    /// When a worker doesn't take one; it may have taken others.
+    /// When a worker fails to add one; it may have added others.
     pub fn add_links(&self, links: Vec<Vec<Port>>) -> Result<(), LinkError> {
         let mut of_workers: Vec<Vec<Port>> = Vec::new();
         for ports in links {
@@ -253,29 +255,29 @@ impl Dataplane {
         })
     }
 
-    /// Takes `link` away from all workers; returns when its sockets are closed and its frames are
-    /// free again.
+    /// Removes `link` from all workers; returns when its sockets are closed and its frames are
+    /// free.
     ///
     /// # Errors
-    /// When a worker doesn't answer.
+    /// When a worker doesn't reply.
     pub fn remove_link(&self, link: LinkId) -> Result<(), LinkError> {
         let commands =
             (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
         let mut ports = Vec::new();
-        let answered = self.ask_all(commands, |port| {
+        let replied = self.ask_all(commands, |port| {
             ports.extend(port);
             Ok(())
         });
         drop(ports);
-        answered
+        replied
     }
 
-    /// What the ports of all links and workers counted since the start.
+    /// Sum of the port counters of all links and workers since the start.
     ///
-    /// Workers are asked for it between two rounds, so that counting costs the packet path nothing.
+    /// Workers run this between two rounds, so that counting costs the packet path nothing.
     ///
     /// # Errors
-    /// When a worker doesn't answer.
+    /// When a worker doesn't reply.
     pub fn port_statistics(&self) -> Result<XskStatistics, LinkError> {
         let commands = (0..self.commands.len()).map(|_| Command::PortStatistics);
         let mut sum = XskStatistics::default();
@@ -286,11 +288,10 @@ impl Dataplane {
         Ok(sum)
     }
 
-    /// What all workers' ports counted for each link that is served, and what its share refused,
-    /// since it was added; in the order of links.
+    /// Counters of each link over all workers since it was added, in the order of links.
     ///
     /// # Errors
-    /// When a worker doesn't answer.
+    /// When a worker doesn't reply.
     pub fn link_statistics(&self) -> Result<Vec<LinkStatistics>, LinkError> {
         let commands = (0..self.commands.len()).map(|_| Command::LinkStatistics);
         let mut links = BTreeMap::new();
@@ -310,7 +311,7 @@ impl Dataplane {
         Ok(links.into_values().collect())
     }
 
-    /// Gives a command to each worker, in order, and takes all answers.
+    /// Sends a command to each worker, in order, and passes all replies to `take`.
     fn ask_all<T, F>(
         &self,
         commands: impl Iterator<Item = F>,
@@ -319,7 +320,7 @@ impl Dataplane {
     where
         F: FnOnce(channel::Sender<T>) -> Command,
     {
-        let (done, answers) = channel::unbounded();
+        let (done, replies) = channel::unbounded();
         let mut asked = 0;
         for (index, command) in commands.enumerate() {
             let queue = self.commands.get(index).ok_or(LinkError::Unresponsive(index))?;
@@ -329,23 +330,22 @@ impl Dataplane {
         }
         drop(done);
         for index in 0..asked {
-            let answer = answers.recv_timeout(ANSWER_MAX);
-            take(answer.map_err(|_| LinkError::Unresponsive(index))?)?;
+            let reply = replies.recv_timeout(REPLY_MAX);
+            take(reply.map_err(|_| LinkError::Unresponsive(index))?)?;
         }
         Ok(())
     }
 
-    /// The first worker whose thread has ended, which it only does by a bug. Its flows get no
-    /// packets through any more.
+    /// The first worker that has panicked. Its packets are no longer processed.
     #[must_use]
-    pub fn dead_worker(&self) -> Option<usize> {
+    pub fn panicked_worker(&self) -> Option<usize> {
         self.threads.iter().position(JoinHandle::is_finished)
     }
 
-    /// Takes all waiting events, each with its worker's number.
+    /// Takes all events from the rings, each with its worker's number.
     pub fn drain_events(&self, mut take: impl FnMut(u16, Event)) {
         for (worker, queue) in self.shared.events.iter().enumerate() {
-            // At most one ring full, so that a busy worker can't keep the caller here.
+            // Bounded by the ring's capacity, so that a busy worker can't keep the caller here.
             for _ in 0..queue.capacity() {
                 let Some(event) = queue.pop() else { break };
                 take(worker as u16, event);
@@ -355,8 +355,8 @@ impl Dataplane {
 }
 
 impl Dataplane {
-    /// Stops the workers and returns the flows that may go on without them. From here on nothing is
-    /// forwarded; sockets close when the dataplane is dropped.
+    /// Stops the workers and returns the flows that can outlive them. Nothing is forwarded any
+    /// more; sockets are closed when the dataplane is dropped.
     pub fn stop(&mut self) -> Vec<SavedFlow> {
         self.stop.store(true, Ordering::Release);
         for sleeper in &self.shared.sleepers {
@@ -364,7 +364,7 @@ impl Dataplane {
         }
         let mut flows = Vec::new();
         for thread in self.threads.drain(..) {
-            // A worker that panicked has said so on standard error already.
+            // The panic of a worker was already reported on standard error.
             let Ok(stopped) = thread.join() else { continue };
             flows.extend(stopped.flows);
             self.ports.extend(stopped.ports);
@@ -396,16 +396,16 @@ struct Thread {
 impl Thread {
     fn run(mut self) -> Stopped {
         let mut events = Events::with_capacity(64);
-        let mut patience = Patience::default();
+        let mut adaptive = AdaptivePoll::default();
         while !self.stop.load(Ordering::Acquire) {
-            self.obey();
+            self.run_commands();
             let now = self.clock.now();
             let clock = self.clock;
             let packets = self.worker.round_by_time(now, &|| clock.now());
             if self.mode == PollMode::Adaptive {
-                let is_over = patience.is_over(now, packets);
-                self.worker.stats().looks_long.set(patience.looks_long().into());
-                if is_over {
+                let should_sleep = adaptive.should_sleep(now, packets);
+                self.worker.stats().busy_poll_extended.set(adaptive.is_extended().into());
+                if should_sleep {
                     self.sleep(&mut events);
                 }
             }
@@ -414,7 +414,7 @@ impl Thread {
         Stopped { flows, ports: self.worker.take_ports() }
     }
 
-    /// Sleeps until a packet, a command or a timer; not at all if one came just now.
+    /// Sleeps until a packet, a command or a timer; not at all if there is work already.
     fn sleep(&mut self, events: &mut Events) {
         let sleeper = &self.shared.sleepers[usize::from(self.index)];
         sleeper.announce_sleep();
@@ -427,16 +427,16 @@ impl Thread {
             () if self.worker.has_inspected() => SLEEP_INSPECTED,
             () => SLEEP_MAX,
         };
-        // An interrupted or failed poll is a short sleep: the next round looks at everything.
+        // An interrupted or failed poll is a short sleep: the next round polls everything.
         let _ = self.poll.poll(events, Some(timeout));
         sleeper.awake();
         self.worker.stats().sleeps.add(1);
     }
 
-    fn obey(&mut self) {
+    fn run_commands(&mut self) {
         while let Some(command) = self.commands.pop() {
-            // Nobody waits for the answer any more if the send fails.
-            let _heard = match command {
+            // If the send fails, the caller no longer waits for the reply.
+            let _delivered = match command {
                 Command::AddPorts(ports, done) => {
                     let add = |port: Port| Some((port.link(), self.add(port).err()?));
                     let failed = ports.into_iter().filter_map(add).collect();
@@ -445,9 +445,9 @@ impl Thread {
                 Command::RemovePort(link, done) => {
                     done.send(self.worker.take_port(link).map(Box::new)).is_ok()
                 }
-                Command::TakeOver(snapshot, flows, done) => {
+                Command::RestoreFlows(snapshot, flows, done) => {
                     let now = self.clock.now();
-                    done.send(self.worker.take_over(now, &snapshot, &flows)).is_ok()
+                    done.send(self.worker.restore_flows(now, &snapshot, &flows)).is_ok()
                 }
                 Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
                 Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),
@@ -459,7 +459,7 @@ impl Thread {
         if let Some(fd) = port.fd() {
             let token = Token(port.link().index());
             let registry = self.poll.registry();
-            // Closing the socket removes it from the epoll set again (epoll(7)).
+            // Closing the socket removes it from the epoll set (epoll(7)).
             registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         }
         self.worker.add_port(port);
@@ -481,18 +481,18 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_without_packets_sleeps_if_it_may_and_still_answers() {
+    fn an_adaptive_worker_without_packets_sleeps_and_still_replies() {
         let dataplane = without_links(PollMode::Adaptive);
         let begin = Instant::now();
         while sleeps(&dataplane) < 3 {
             dataplane.port_statistics().unwrap();
-            assert!(begin.elapsed() < ANSWER_MAX, "it never sleeps");
+            assert!(begin.elapsed() < REPLY_MAX, "it never sleeps");
             thread::yield_now();
         }
     }
 
     #[test]
-    fn a_worker_that_is_to_be_busy_never_sleeps() {
+    fn a_busy_polling_worker_never_sleeps() {
         let dataplane = without_links(PollMode::Busy);
         for _ in 0..100 {
             dataplane.port_statistics().unwrap();

@@ -1,33 +1,33 @@
 //! What workers and the control thread share: bounded rings, counters, and the snapshot.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
+use podgate_sync::SleepFlag;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
 
 use crate::event_ring::EventRing;
+use crate::mem::Packet;
 use crate::stats::WorkerStats;
-use crate::xsk::Packet;
 
-/// Packets that may wait on the ways to one worker: each has an equal part of it.
+/// Capacity of all hand-off rings to one worker, packets, divided equally among them.
 const HANDOFFS_TO_ONE: usize = 2048;
-/// Packets that may wait on each of them all the same.
+/// Smallest capacity of one ring, packets.
 const HANDOFFS_MIN: usize = 64;
 
-/// Sizes of what the workers hold.
+/// Number of workers, and sizes of their tables.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedConfig {
     /// Number of workers, 1 to 64.
     pub workers: u16,
-    /// Flows that one worker tracks at most.
+    /// Flows per worker, at most.
     pub flows_per_worker: u32,
-    /// L7-inspected flows among them, at most.
+    /// Inspected flows among them, at most.
     pub inspected_per_worker: u32,
-    /// Events that may wait for the control thread, for each worker.
+    /// Capacity of each worker's event ring.
     pub events_per_worker: usize,
 }
 
@@ -42,23 +42,21 @@ impl Default for SharedConfig {
     }
 }
 
-/// The meeting place of the workers of one dataplane and the control thread.
+/// State shared by the workers of one dataplane and the control thread.
 #[derive(Debug)]
 pub struct Shared {
     /// Sizes.
     pub config: SharedConfig,
-    /// The tables in force; `None` until the first publication, and until then all is dropped.
+    /// The current tables; `None` until the first one is published. Until then packets are dropped.
     pub snapshot: Arc<ArcSwapOption<Snapshot>>,
-    /// Former snapshots that a worker may still hold. Kept, so that the last to let go of tables,
-    /// and to free them, is never a worker.
+    /// Former snapshots that a worker may still use. Kept so that workers never free tables.
     retired: Mutex<Vec<Arc<Snapshot>>>,
     /// Counters of each worker.
     pub stats: Vec<CachePadded<WorkerStats>>,
     /// Events of each worker.
     pub events: Vec<EventRing>,
-    /// A ring for each pair of workers: those to the first worker, by the number of who hands over,
-    /// then those to the second. So each ring has one writer, who knows what share of it a link
-    /// has.
+    /// A ring for each pair of workers: those to the first worker, by source worker, then those to
+    /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
     handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
 }
@@ -70,7 +68,7 @@ impl Shared {
         let each = 0..config.workers;
         let workers = usize::from(config.workers);
         let each_way = (HANDOFFS_TO_ONE / workers).max(HANDOFFS_MIN);
-        // Nobody hands over to itself, but a queue has room for one.
+        // No worker hands off to itself, but a queue can't be empty.
         let room = |pair| if pair / workers == pair % workers { 1 } else { each_way };
         let pairs = (0..workers * workers).map(room);
         Arc::new(Self {
@@ -84,8 +82,8 @@ impl Shared {
         })
     }
 
-    /// Puts new tables in force. Workers take them up with their next batch, and never wait for
-    /// this: only those who publish meet at the lock.
+    /// Publishes new tables. Workers use them from their next batch on, and never wait: only
+    /// publishers take the lock.
     pub fn publish(&self, snapshot: impl Into<Arc<Snapshot>>) {
         let former = self.snapshot.swap(Some(snapshot.into()));
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +91,7 @@ impl Shared {
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
-    /// Passes a packet from worker `from` to worker `to`, or gives it back when the ring is full.
+    /// Hands a packet off from worker `from` to worker `to`; returns it when the ring is full.
     pub(super) fn hand_off(
         &self,
         from: u16,
@@ -106,7 +104,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Packets that wait on the way from worker `from` to worker `to`, and how many more may.
+    /// Packets on the ring from worker `from` to worker `to`, and free entries.
     pub(super) fn handoffs_and_room(&self, from: u16, to: u16) -> (usize, usize) {
         let ring = self.handoffs(from, to);
         let waiting = ring.len();
@@ -126,10 +124,10 @@ impl Shared {
     }
 }
 
-/// How to wake a worker that sleeps; workers on in-memory rings have no waker and never sleep.
+/// Wakes a sleeping worker. Workers on memory links have no waker and never sleep.
 #[derive(Debug, Default)]
 pub(super) struct Sleeper {
-    asleep: AtomicBool,
+    flag: SleepFlag,
     waker: OnceLock<mio::Waker>,
 }
 
@@ -139,24 +137,20 @@ impl Sleeper {
         debug_assert!(fresh, "a worker thread starts once");
     }
 
-    /// Announces sleep. The worker must look for work once more after this, and only then sleep:
-    /// the fence orders that look after the announcement, as [`Self::wake_if_asleep`] orders its
-    /// look after the work was queued, so one of the two sees the other.
+    /// Announces sleep; see [`SleepFlag`].
     pub(super) fn announce_sleep(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.flag.announce();
     }
 
     pub(super) fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.flag.clear();
     }
 
     pub(super) fn wake_if_asleep(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed)
+        if self.flag.must_wake()
             && let Some(waker) = self.waker.get()
         {
-            // Waking fails only when the worker's poll is gone: then nobody sleeps.
+            // Fails only if the worker's poll is closed: then it doesn't sleep.
             let _ = waker.wake();
         }
     }

@@ -1,9 +1,8 @@
-//! A worker that is slower than it has to be: the benchmark's test is that it notices.
+//! An artificially slow worker, to test that benchmarks notice.
 
 use std::hint::black_box;
 
-/// Turns of a loop for each packet. One takes a nanosecond or more: its counter goes by way of
-/// memory.
+/// Iterations per packet. One takes at least a nanosecond: the counter is stored in memory.
 const TURNS: usize = 300;
 
 /// Wastes some hundred nanoseconds for each of `packets`.

@@ -1,74 +1,71 @@
-//! From receive descriptors to whole packets.
+//! Assembles packets from receive descriptors.
 
-use super::frame::{Frame, FramePool, Packet};
 use super::sys::{Desc, XDP_PKT_CONTD};
-use super::umem::{Desk, FRAME_SIZE};
+use crate::mem::{FRAME_SIZE, Frame, FrameOwnership, FramePool, Packet};
 
-/// Frames of one packet, at most: what one socket buffer of the kernel takes (its linear part and
-/// `MAX_SKB_FRAGS` = 17 more, `include/linux/skbuff.h`), and more than 65,535 bytes need.
+/// Frames of one packet, at most: what an skb holds (its linear part and `MAX_SKB_FRAGS` = 17
+/// fragments, `include/linux/skbuff.h`), and more than 65,535 bytes need.
 pub const PACKET_FRAMES_MAX: usize = 18;
 
-/// Puts a worker's packets of one link together. A packet's descriptors may arrive in several
-/// batches; what came so far waits here.
+/// Assembles packets of one worker and link. The descriptors of a packet may arrive in several
+/// batches; the frames so far are kept here.
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
-    at: At,
-    /// Descriptors that named a frame which the link doesn't hold, or bytes outside of a frame.
+    state: State,
+    /// Descriptors of a frame that the link doesn't hold, or of bytes outside of a frame.
     pub(super) false_descriptors: u64,
     /// Packets of more than [`PACKET_FRAMES_MAX`] frames.
     pub(super) oversized: u64,
 }
 
-/// Where in the stream of descriptors it is.
 #[derive(Debug, Default)]
-enum At {
-    /// A packet begins.
+enum State {
+    /// The next descriptor is the first of a packet.
     #[default]
-    Start,
-    /// The rest of this packet comes.
-    Rest(Packet),
-    /// The rest of a packet comes that is to be thrown away.
-    Waste,
+    Idle,
+    /// The next descriptor continues this packet.
+    Partial(Packet),
+    /// The next descriptor continues a packet that is discarded.
+    Discard,
 }
 
 impl Assembler {
-    /// Takes the next descriptor. Puts the packet behind `out` that it completes; false if it
-    /// completes none.
+    /// Takes the next descriptor. Appends the packet that it completes to `out`; returns whether it
+    /// completed one.
     #[inline]
     pub(super) fn push(
         &mut self,
         desc: &Desc,
-        desk: &Desk<'_>,
+        ownership: &FrameOwnership<'_>,
         pool: &mut FramePool,
         out: &mut Vec<Packet>,
     ) -> bool {
-        if desc.options & XDP_PKT_CONTD != 0 || !matches!(self.at, At::Start) {
-            return self.push_piece(desc, desk, pool, out);
+        if desc.options & XDP_PKT_CONTD != 0 || !matches!(self.state, State::Idle) {
+            return self.push_part(desc, ownership, pool, out);
         }
-        let Some(frame) = take(desc, desk, pool) else {
+        let Some(frame) = reclaim(desc, ownership, pool) else {
             self.false_descriptors += 1;
             return false;
         };
-        // Of all places in memory only its own in `out`: a copy right after would wait for these
-        // small writes.
+        // Written in place in `out`: a copy right after would stall on these small stores.
         out.push(Packet::single(frame));
         true
     }
 
     /// For a packet of several descriptors.
     #[cold]
-    fn push_piece(
+    fn push_part(
         &mut self,
         desc: &Desc,
-        desk: &Desk<'_>,
+        ownership: &FrameOwnership<'_>,
         pool: &mut FramePool,
         out: &mut Vec<Packet>,
     ) -> bool {
-        match take(desc, desk, pool) {
+        match reclaim(desc, ownership, pool) {
             Some(frame) => self.append(frame, pool),
             None => {
                 self.false_descriptors += 1;
-                self.skip(pool);
+                self.discard(pool);
             }
         }
         let last = desc.options & XDP_PKT_CONTD == 0;
@@ -79,48 +76,50 @@ impl Assembler {
     }
 
     fn append(&mut self, frame: Frame, pool: &mut FramePool) {
-        match &mut self.at {
-            At::Start => self.at = At::Rest(Packet::new(frame, pool.tail())),
-            At::Rest(packet) if packet.frames() < PACKET_FRAMES_MAX => packet.tail.push(frame),
-            At::Rest(_) => {
+        match &mut self.state {
+            State::Idle => self.state = State::Partial(Packet::new(frame, pool.tail())),
+            State::Partial(packet) if packet.frames() < PACKET_FRAMES_MAX => {
+                packet.tail.push(frame);
+            }
+            State::Partial(_) => {
                 self.oversized += 1;
                 pool.free(frame);
-                self.skip(pool);
+                self.discard(pool);
             }
-            At::Waste => pool.free(frame),
+            State::Discard => pool.free(frame),
         }
     }
 
-    /// Throws the current packet away, what came of it and what is to come.
-    fn skip(&mut self, pool: &mut FramePool) {
-        if let At::Rest(packet) = std::mem::replace(&mut self.at, At::Waste) {
+    /// Discards the current packet and the rest of its descriptors.
+    fn discard(&mut self, pool: &mut FramePool) {
+        if let State::Partial(packet) = std::mem::replace(&mut self.state, State::Discard) {
             pool.free_packet(packet);
         }
     }
 
-    /// Starts anew. What came of the packet that was begun, which is all of it after its last
-    /// piece.
+    /// Returns to [`State::Idle`]. Takes the frames of the current packet, which are all of them
+    /// after its last descriptor.
     pub(super) fn take_partial(&mut self) -> Option<Packet> {
-        match std::mem::take(&mut self.at) {
-            At::Rest(packet) => Some(packet),
-            At::Start | At::Waste => None,
+        match std::mem::take(&mut self.state) {
+            State::Partial(packet) => Some(packet),
+            State::Idle | State::Discard => None,
         }
     }
 
-    /// Frames of the packet that waits for its rest.
+    /// Frames of the incomplete packet.
     pub(super) fn held_frames(&self) -> usize {
-        match &self.at {
-            At::Rest(packet) => packet.frames(),
-            At::Start | At::Waste => 0,
+        match &self.state {
+            State::Partial(packet) => packet.frames(),
+            State::Idle | State::Discard => 0,
         }
     }
 }
 
-/// The frame that a descriptor names. `None` if the descriptor is false.
+/// Reclaims the frame of a descriptor. `None` if the descriptor is false.
 #[inline]
-fn take(desc: &Desc, desk: &Desk<'_>, pool: &mut FramePool) -> Option<Frame> {
-    let mut frame = desk.take(desc.addr)?;
-    pool.note_received(1);
+fn reclaim(desc: &Desc, ownership: &FrameOwnership<'_>, pool: &mut FramePool) -> Option<Frame> {
+    let mut frame = ownership.reclaim(desc.addr)?;
+    pool.account_received(1);
     let offset = (desc.addr % u64::from(FRAME_SIZE)) as u32;
     if desc.len == 0 || !frame.try_set_extent(offset, desc.len) {
         pool.free(frame);

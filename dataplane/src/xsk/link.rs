@@ -1,32 +1,32 @@
 //! What the workers' ports of one link share: the fill and completion rings, and the frames.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, TryLockError};
 
 use podgate_tables::ids::LinkId;
 
-use super::frame::FramePool;
 use super::ring::{Completion, Fill};
 use super::socket::Sockets;
-use super::umem::{Claim, Desk, Umem};
+use crate::mem::{Claim, FrameOwnership, FramePool, Registrant, Umem};
 
 /// Entries of a link's rings. Each must be a power of two.
 ///
-/// They bound what one link can take of the [`Umem`]: `fill` frames wait to be received into, and
-/// each worker adds at most `rx` received and `tx` to be transmitted.
+/// They bound the frames of one link: `fill` wait for received data, and each worker adds at most
+/// `rx` received ones and `tx` to be transmitted.
 ///
-/// The default takes 8 MiB for a link's fill ring. It covers a worker that is off its CPU for a
-/// time slice (3 ms) under a TCP stream at full speed: on two crowded cores, streams of 3 s lost
-/// thousands of packets with rings of 512 and nearly none with 2048, at MTU 1500, 9000 and 65000.
+/// The default takes 8 MiB for a link's fill ring. It covers a worker that is preempted for a time
+/// slice (3 ms) during a TCP stream at full speed: on two busy cores, streams of 3 s lost thousands
+/// of packets with rings of 512 entries and nearly none with 2048, at MTU 1500, 9000 and 65000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RingSizes {
     /// Frames to receive into, shared by the link's workers.
     pub fill: u32,
-    /// Frames transmitted and not reclaimed, shared by the link's workers.
+    /// Transmitted frames that are not reclaimed yet, shared by the link's workers.
     pub completion: u32,
-    /// Received frames, each worker. With `rx` = `fill` a worker that lags is short of receive
-    /// slots no sooner than the link is of frames.
+    /// Received frames, per worker. With `rx` = `fill` a slow worker runs out of receive slots no
+    /// sooner than the link runs out of frames.
     pub rx: u32,
-    /// Frames to transmit, each worker.
+    /// Frames to transmit, per worker.
     pub tx: u32,
 }
 
@@ -42,13 +42,13 @@ impl Default for RingSizes {
     }
 }
 
-/// One link's shared half.
+/// What the ports of one link share.
 pub(super) struct Link {
-    // The order matters: fields are dropped in it, and the claim must end last. The kernel closes
-    // a socket when its descriptor is closed and all its rings are unmapped. From then on it uses
-    // no frame: in copy mode, packets on their way are copies.
+    // Fields are dropped in this order, and the claim must be dropped last. The kernel closes a
+    // socket when its descriptor is closed and its rings are unmapped. From then on it accesses no
+    // frame: in copy mode, packets in flight are copies.
     rings: Mutex<SharedRings>,
-    /// Of each worker; none on a memory link.
+    /// By worker; none on a memory link.
     sockets: Vec<Sockets>,
     claim: Claim,
 }
@@ -81,36 +81,35 @@ impl Link {
         self.claim.umem()
     }
 
-    /// Where frames change hands with its rings.
+    /// Transfers frames between us and its rings.
     #[inline]
-    pub(super) fn desk(&self) -> Desk<'_> {
-        self.umem().desk(self.id())
+    pub(super) fn ownership(&self) -> FrameOwnership<'_> {
+        self.umem().ownership(self.id())
     }
 
-    /// Reclaims transmitted frames and tops up the fill ring, unless another worker is at it.
+    /// Reclaims transmitted frames and refills the fill ring, unless another worker is doing that.
     pub(super) fn service(&self, pool: &mut FramePool) -> Serviced {
         let mut rings = match self.rings.try_lock() {
             Ok(rings) => rings,
-            // Whatever step a panic interrupted, the rings' ends are consistent after it.
+            // A panic at any step leaves the rings' ends consistent.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Serviced::default(),
         };
         let false_completions = self.reclaim(&mut rings.completion, pool);
-        let starved = self.top_up(&mut rings.fill, pool);
+        let starved = self.refill(&mut rings.fill, pool);
         Serviced { false_completions, starved }
     }
 
     fn reclaim(&self, completion: &mut Completion, pool: &mut FramePool) -> u64 {
-        let desk = self.desk();
-        // Behind a memory link there is no kernel that frames could be near to. (This crate's own
-        // tests do as if there were.)
-        let kernel_read_them = !self.sockets.is_empty() || cfg!(test);
+        let ownership = self.ownership();
+        // A memory link has no kernel whose cache could be hot. (Unit tests pretend that it has.)
+        let has_kernel = !self.sockets.is_empty() || cfg!(test);
         let (a, b) = completion.peek(u32::MAX);
         let mut false_completions = 0;
         for run in [a, b] {
             for address in run {
-                match desk.take(*address) {
-                    Some(frame) if kernel_read_them => pool.put_sent(frame),
+                match ownership.reclaim(*address) {
+                    Some(frame) if has_kernel => pool.put_transmitted(frame),
                     Some(frame) => pool.put_from_ring(frame),
                     None => false_completions += 1,
                 }
@@ -124,19 +123,26 @@ impl Link {
     }
 
     /// Returns whether frames ran out.
-    fn top_up(&self, fill: &mut Fill, pool: &mut FramePool) -> bool {
-        let (room, desk) = (fill.free(u32::MAX), self.desk());
-        let filled = fill.produce(room, || pool.take_for_ring().map(|frame| desk.give(frame)));
+    fn refill(&self, fill: &mut Fill, pool: &mut FramePool) -> bool {
+        let (room, ownership) = (fill.free(u32::MAX), self.ownership());
+        let frame = || pool.take_for_ring().map(|frame| ownership.to_kernel(frame));
+        let filled = fill.produce(room, frame);
         fill.publish();
         filled < room
     }
 }
 
-/// What a [`Link::service`] ran into.
+/// Result of [`Link::service`].
 #[derive(Default)]
 pub(super) struct Serviced {
     /// Completions of frames that the link didn't hold.
     pub(super) false_completions: u64,
-    /// Whether no free frame was left for the fill ring.
+    /// Whether the pool ran out of free frames for the fill ring.
     pub(super) starved: bool,
+}
+
+impl Registrant for Link {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.sockets(0).map(|sockets| sockets.rx.as_fd())
+    }
 }

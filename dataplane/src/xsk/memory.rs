@@ -1,8 +1,8 @@
-//! Links without a kernel: the same ports, over rings in our own memory.
+//! Links without a kernel: the same ports, over rings in process memory.
 //!
 //! [`MemoryLink`] plays the kernel's part. It fills frames as `net/xdp/xsk.c` does in copy mode,
-//! and gets at them by the same ownership notes as a port, so it can't touch a frame that somebody
-//! else holds. Tests, fuzzing and replay run the dataplane on it, without privileges.
+//! and reclaims them by the same ownership records as a port, so it can't access a frame that
+//! another party holds. Tests and replay run the dataplane on it, without privileges.
 
 use std::sync::{Arc, Weak};
 
@@ -12,32 +12,32 @@ use super::link::{Link, RingSizes};
 use super::port::Port;
 use super::ring::{Consumer, Producer, pair};
 use super::sys::{Desc, XDP_PKT_CONTD};
-use super::umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
 
-/// Bytes of a packet that the kernel puts in one frame (`xsk_pool_get_rx_frame_size`).
+/// Bytes of a packet that the kernel stores in one frame (`xsk_pool_get_rx_frame_size`).
 pub const RECEIVE_BYTES: usize = (FRAME_SIZE - FRAME_HEADROOM) as usize;
 
 /// The kernel's part of a memory link.
 pub struct MemoryLink {
-    /// Gone when all ports are closed.
+    /// Dead once all ports are closed.
     link: Weak<Link>,
     fill: Consumer<u64>,
     completion: Producer<u64>,
-    workers: Vec<Lane>,
+    workers: Vec<KernelRings>,
 }
 
 /// The kernel's ends of one worker's rings.
-struct Lane {
+struct KernelRings {
     rx: Producer<Desc>,
     tx: Consumer<Desc>,
-    /// The packet that is being taken off the transmit ring.
+    /// The packet that is being read from the transmit ring.
     sending: Vec<u8>,
 }
 
-/// A memory link with one port for each worker, its fill ring topped up from spare frames.
+/// A memory link with one port for each worker, its fill ring filled from the free frames.
 ///
 /// # Panics
-/// When a ring size is no power of two or a link of this number is open.
+/// When a ring size is not a power of two or a link of this number is open.
 #[must_use]
 pub fn link(
     umem: &Arc<Umem>,
@@ -50,27 +50,27 @@ pub fn link(
     let Some(claim) = umem.claim(link) else { panic!("{link:?} is open already") };
     let shared = Arc::new(Link::new(claim, fill, completion, Vec::new()));
     shared.service(&mut umem.pool());
-    let (mut ports, mut lanes) = (Vec::new(), Vec::new());
+    let (mut ports, mut kernel_rings) = (Vec::new(), Vec::new());
     for worker in 0..workers {
         let (kernel_rx, rx) = pair(sizes.rx);
         let (tx, kernel_tx) = pair(sizes.tx);
         kernel_tx.ask_for_wakeup();
         ports.push(Port::new(worker, rx, tx, Arc::clone(&shared)));
-        lanes.push(Lane { rx: kernel_rx, tx: kernel_tx, sending: Vec::new() });
+        kernel_rings.push(KernelRings { rx: kernel_rx, tx: kernel_tx, sending: Vec::new() });
     }
     let kernel = MemoryLink {
         link: Arc::downgrade(&shared),
         fill: kernel_fill,
         completion: kernel_completion,
-        workers: lanes,
+        workers: kernel_rings,
     };
     (ports, kernel)
 }
 
 impl MemoryLink {
-    /// Delivers a packet to `worker`'s port. Returns `false`, and delivers nothing, when the fill
-    /// ring has too few frames, the receive ring too few slots, or all ports are closed: the
-    /// kernel would drop it.
+    /// Delivers a packet to `worker`'s port. Returns `false` and delivers nothing when the kernel
+    /// would drop it: the fill ring has too few frames, the receive ring too few slots, or all
+    /// ports are closed.
     ///
     /// # Panics
     /// When there is no such worker.
@@ -78,7 +78,7 @@ impl MemoryLink {
         self.inject_parts(worker, packet.chunks(RECEIVE_BYTES))
     }
 
-    /// As [`Self::inject`], for a packet that is cut into frames as given.
+    /// As [`Self::inject`], for a packet that is split into frames as given.
     ///
     /// # Panics
     /// When there is no such worker, or a part is larger than [`RECEIVE_BYTES`].
@@ -95,49 +95,50 @@ impl MemoryLink {
         }
         for part in parts {
             left -= 1;
-            self.deliver(&link, worker, part, left > 0);
+            self.deliver(&link, worker, part, if left > 0 { XDP_PKT_CONTD } else { 0 });
         }
         self.workers[worker].rx.publish();
         true
     }
 
-    /// Puts a part of a packet in the next frame of the fill ring, and on the receive ring.
-    fn deliver(&mut self, link: &Link, worker: usize, part: &[u8], more: bool) {
-        let frame = self.fill.pop().and_then(|address| link.desk().take(address));
+    /// Stores a part of a packet in the next frame of the fill ring, and puts it on the receive
+    /// ring with these descriptor options.
+    fn deliver(&mut self, link: &Link, worker: usize, part: &[u8], options: u32) {
+        let frame = self.fill.pop().and_then(|address| link.ownership().reclaim(address));
         let Some(mut frame) = frame else {
             unreachable!("a port fills its ring with frames that it has given to the link");
         };
         frame.set_extent(FRAME_HEADROOM, part.len() as u32);
         link.umem().data_mut(&mut frame).copy_from_slice(part);
-        let (len, options) = (frame.len(), if more { XDP_PKT_CONTD } else { 0 });
-        let addr = link.desk().give(frame);
+        let len = frame.len();
+        let addr = link.ownership().to_kernel(frame);
         let put = self.workers[worker].rx.produce(1, || Some(Desc { addr, len, options }));
-        debug_assert_eq!(put, 1, "the caller looked for room");
+        debug_assert_eq!(put, 1, "the caller checked for room");
     }
 
-    /// Takes what `worker`'s port has flushed, hands every packet to `each` and completes its
-    /// frames. Stops early when the completion ring is full. Returns the number of packets; none
-    /// when all ports are closed.
+    /// Takes the packets that `worker`'s port has flushed, calls `each` with every one and
+    /// completes their frames. Stops early when the completion ring is full. Returns the number of
+    /// packets; zero when all ports are closed.
     ///
     /// # Panics
     /// When there is no such worker.
     pub fn transmitted(&mut self, worker: usize, each: &mut impl FnMut(&[u8])) -> usize {
         let Some(link) = self.link.upgrade() else { return 0 };
-        let lane = &mut self.workers[worker];
+        let rings = &mut self.workers[worker];
         let mut packets = 0;
         while self.completion.free(1) > 0
-            && let Some(desc) = lane.tx.pop()
+            && let Some(desc) = rings.tx.pop()
         {
-            let Some(mut frame) = link.desk().take(desc.addr) else {
+            let Some(mut frame) = link.ownership().reclaim(desc.addr) else {
                 unreachable!("a port transmits frames that it has given to the link");
             };
             frame.set_extent((desc.addr % u64::from(FRAME_SIZE)) as u32, desc.len);
-            lane.sending.extend_from_slice(link.umem().data(&frame));
-            let addr = link.desk().give(frame);
+            rings.sending.extend_from_slice(link.umem().data(&frame));
+            let addr = link.ownership().to_kernel(frame);
             self.completion.produce(1, || Some(addr));
             if desc.options & XDP_PKT_CONTD == 0 {
-                each(&lane.sending);
-                lane.sending.clear();
+                each(&rings.sending);
+                rings.sending.clear();
                 packets += 1;
             }
         }
@@ -145,7 +146,7 @@ impl MemoryLink {
         packets
     }
 
-    /// Frames that wait in the fill ring.
+    /// Frames in the fill ring.
     #[must_use]
     pub fn fill_level(&mut self) -> u32 {
         self.fill.available(u32::MAX)

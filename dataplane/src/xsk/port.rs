@@ -8,22 +8,25 @@ use std::thread;
 use podgate_tables::ids::LinkId;
 
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
-use super::frame::{Frame, FramePool, Packet, Unfinished};
 use super::link::Link;
 use super::ring::{Rx, Tx, Vacancy};
 use super::socket::Socket;
-use super::sys::{self, Desc, XDP_PKT_CONTD, XDP_TX_METADATA};
-use super::umem::{Desk, Umem};
+use super::sys::{
+    self, Desc, TX_METADATA_LEN, XDP_PKT_CONTD, XDP_TX_METADATA, XDP_TXMD_FLAGS_CHECKSUM,
+};
+use crate::mem::{CsumPartial, FRAME_HEADROOM, Frame, FrameOwnership, FramePool, Packet, Umem};
 
-/// Calls to the kernel in one flush, at most: enough to empty a ring of 2048 entries where a call
-/// takes 32 of them (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).
+const _: () = assert!(FRAME_HEADROOM >= TX_METADATA_LEN);
+
+/// System calls in one flush, at most: enough to empty a ring of 2048 entries where a call
+/// transmits 32 of them (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).
 const WAKEUPS_MAX: u32 = 64;
 
-/// One worker's way to receive from and transmit to one link.
+/// Receives from and transmits to one link, for one worker.
 ///
 /// A round is: [`Port::receive`], [`Port::transmit`] for each packet, [`Port::flush`] and
-/// [`Port::service`]. When the last port of a link is dropped its sockets close, and the frames
-/// that were in its rings become spare again.
+/// [`Port::service`]. When the last port of a link is dropped, the link's sockets are closed and
+/// the frames in its rings are freed.
 pub struct Port {
     rx: Rx,
     tx: Tx,
@@ -33,25 +36,25 @@ pub struct Port {
     state: LinkState,
     counters: Counters,
     worker: usize,
-    /// The link's number and its memory: copies, since the way to the originals is long.
+    /// Copies of the link's number and UMEM, to save an indirection.
     id: LinkId,
     umem: Arc<Umem>,
-    // After the rings: the last port's drop closes the link, which must find them unmapped.
+    // Dropped after the rings: they must be unmapped before the last port closes the link.
     link: Arc<Link>,
 }
 
-/// What the kernel said of the link when it was last asked to transmit.
+/// State of the link at the last transmit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
-    /// It takes packets.
+    /// It transmits.
     Up,
-    /// It is administratively down, and may come up again.
+    /// It is administratively down and may come up again.
     Down,
-    /// It was removed. No socket of it will ever work again.
+    /// It was removed; its sockets can't be used again.
     Gone,
 }
 
-/// What happened on a port, in its own count.
+/// Counters kept by the port itself.
 #[derive(Default)]
 struct Counters {
     false_completions: u64,
@@ -60,26 +63,26 @@ struct Counters {
     wakeup_errors: u64,
 }
 
-/// Counters of one port: what userspace counted, and the kernel's `XDP_STATISTICS` of its sockets
-/// (all zero on a memory link).
+/// Counters of one port: our own, and the kernel's `XDP_STATISTICS` of its sockets (zero on a
+/// memory link).
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct XskStatistics {
-    /// Receive descriptors and completions that named a frame which the link did not hold, or
-    /// bytes outside of a frame. Always zero with a sound kernel.
+    /// Receive descriptors and completions of a frame that the link did not hold, or of bytes
+    /// outside of a frame. Zero with a correct kernel.
     pub false_descriptors: u64,
     /// Packets dropped for having more than [`PACKET_FRAMES_MAX`] frames.
     pub oversized: u64,
-    /// Times that no free frame was left to fill up the fill ring.
+    /// Times that the free frames did not suffice to refill the fill ring.
     pub starved: u64,
-    /// Calls to the kernel to transmit.
+    /// System calls to transmit.
     pub wakeups: u64,
-    /// Of these, the ones that failed for another reason than a busy or vanished link.
+    /// Those of them that failed for another reason than a busy or removed link.
     pub wakeup_errors: u64,
-    /// Packets that the kernel dropped for want of a frame in the fill ring.
+    /// Packets that the kernel dropped because the fill ring was empty.
     pub rx_dropped: u64,
-    /// Addresses in the fill ring that the kernel refused.
+    /// Addresses in the fill ring that the kernel rejected.
     pub rx_invalid: u64,
-    /// Descriptors in the transmit ring that the kernel refused.
+    /// Descriptors in the transmit ring that the kernel rejected.
     pub tx_invalid: u64,
     /// Packets that the kernel dropped because the receive ring was full.
     pub rx_ring_full: u64,
@@ -134,22 +137,22 @@ impl Port {
 
     /// The receiving socket, to put in the XSKMAP and to wait for; `None` on a memory link.
     ///
-    /// It must not be duplicated: a socket that stays open beyond its ports would let the kernel
-    /// write to frames that were given back.
+    /// It must not be duplicated: with a socket that outlives its ports the kernel could write to
+    /// frames that were freed.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.link.sockets(self.worker).map(|sockets| sockets.rx.as_fd())
     }
 
-    /// Whether the link still took packets at the last flush.
+    /// State of the link at the last flush.
     #[must_use]
     pub fn state(&self) -> LinkState {
         self.state
     }
 
-    /// Whether flushed packets wait because the kernel was busy or the link is down.
-    /// [`Port::service`] tries again, and nothing tells when it would succeed: meanwhile a worker
-    /// should sleep for milliseconds at most.
+    /// Whether flushed packets are still on the ring because the kernel was busy or the link is
+    /// down. [`Port::service`] retries. The kernel doesn't notify when a retry would succeed, so
+    /// until then a worker should sleep for milliseconds at most.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.unsent
@@ -161,14 +164,13 @@ impl Port {
         self.rx.available(1) > 0
     }
 
-    /// Appends up to `max` received packets to `out` and returns how many. Less than `max` means
-    /// that the ring was found empty.
+    /// Appends up to `max` received packets to `out` and returns their number; fewer than `max` if
+    /// the ring became empty.
     ///
-    /// A packet of which not all frames have come yet stays inside until they have
-    /// ([`Port::held_frames`]).
+    /// An incomplete packet is kept until its last frame is received ([`Port::held_frames`]).
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
-        let desk = self.umem.desk(self.id);
+        let ownership = self.umem.ownership(self.id);
         let (mut packets, mut seen) = (0, 0);
         let before = out.len();
         let (a, b) = self.rx.peek(u32::MAX);
@@ -178,21 +180,21 @@ impl Port {
                     break 'full;
                 }
                 seen += 1;
-                packets += usize::from(self.assembler.push(desc, &desk, pool, out));
+                packets += usize::from(self.assembler.push(desc, &ownership, pool, out));
             }
         }
         if seen > 0 {
             self.rx.release(seen);
         }
-        pool.bring_near(&mut out[before..]);
+        pool.copy_to_hot_frames(&mut out[before..]);
         packets
     }
 
-    /// Puts a packet on the transmit ring; [`Port::flush`] sends it.
+    /// Puts a packet on the transmit ring; [`Port::flush`] transmits it.
     ///
     /// # Errors
-    /// The packet, untouched, when the ring has no room for all its frames, when the link is not
-    /// [`LinkState::Up`], or when the kernel would never take the packet: it has more than
+    /// The unchanged packet, when the ring has no room for all its frames, when the link is not
+    /// [`LinkState::Up`], or when the kernel would reject the packet because it has more than
     /// [`PACKET_FRAMES_MAX`] frames or an empty one.
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
@@ -201,14 +203,14 @@ impl Port {
             return Err(packet);
         }
         if frames == 1 {
-            let Packet { head, tail, largest_fragment, unfinished } = packet;
-            let sent = self.transmit_frame(pool, head, unfinished);
+            let Packet { head, tail, largest_fragment, csum_partial } = packet;
+            let sent = self.transmit_frame(pool, head, csum_partial);
             return match sent {
                 Ok(()) => {
-                    pool.keep_tail(tail);
+                    pool.recycle_tail(tail);
                     Ok(())
                 }
-                Err(head) => Err(Packet { head, tail, largest_fragment, unfinished }),
+                Err(head) => Err(Packet { head, tail, largest_fragment, csum_partial }),
             };
         }
         if frames > PACKET_FRAMES_MAX
@@ -217,16 +219,16 @@ impl Port {
         {
             return Err(packet);
         }
-        let Packet { mut head, mut tail, unfinished, .. } = packet;
-        let first = options(&self.umem, &mut head, unfinished) | XDP_PKT_CONTD;
+        let Packet { mut head, mut tail, csum_partial, .. } = packet;
+        let first = first_options(&self.umem, &mut head, csum_partial) | XDP_PKT_CONTD;
         self.put(head, first);
         let mut left = tail.len();
         for frame in tail.drain(..) {
             left -= 1;
             self.put(frame, if left > 0 { XDP_PKT_CONTD } else { 0 });
         }
-        pool.note_sent(frames);
-        pool.keep_tail(tail);
+        pool.account_sent(frames);
+        pool.recycle_tail(tail);
         Ok(())
     }
 
@@ -242,34 +244,34 @@ impl Port {
         &mut self,
         pool: &mut FramePool,
         mut head: Frame,
-        unfinished: Unfinished,
+        csum_partial: CsumPartial,
     ) -> Result<(), Frame> {
         if self.state != LinkState::Up || head.is_empty() {
             return Err(head);
         }
-        let Some(place) = self.tx.vacancy() else { return Err(head) };
-        let options = options(&self.umem, &mut head, unfinished);
-        put(place, self.umem.desk(self.id), head, options);
-        pool.note_sent(1);
+        let Some(slot) = self.tx.vacancy() else { return Err(head) };
+        let options = first_options(&self.umem, &mut head, csum_partial);
+        put(slot, self.umem.ownership(self.id), head, options);
+        pool.account_sent(1);
         Ok(())
     }
 
-    /// A frame of a packet whose frames there is room for.
+    /// Puts a frame of a packet on the ring, which must have room.
     fn put(&mut self, frame: Frame, options: u32) {
-        let Some(place) = self.tx.vacancy() else { unreachable!("the caller looked for room") };
-        put(place, self.umem.desk(self.id), frame, options);
+        let Some(slot) = self.tx.vacancy() else { unreachable!("the caller checked for room") };
+        put(slot, self.umem.ownership(self.id), frame, options);
     }
 
-    /// Sends what was put on the transmit ring, as a rule with one call to the kernel. What a busy
-    /// kernel leaves on the ring is sent by a later flush or [`Port::service`].
+    /// Transmits the packets on the transmit ring, usually with one system call. Packets that a
+    /// busy kernel leaves on the ring are transmitted by a later flush or [`Port::service`].
     #[inline]
     pub fn flush(&mut self) {
         self.unsent |= self.tx.publish() && self.state != LinkState::Gone;
         self.send();
     }
 
-    /// Reclaims transmitted frames and tops up the fill ring, unless another worker of the link is
-    /// at it. Tries again to send what the kernel was too busy for.
+    /// Reclaims transmitted frames and refills the fill ring, unless another worker of the link is
+    /// doing that. Retries an incomplete flush.
     #[inline]
     pub fn service(&mut self, pool: &mut FramePool) {
         let serviced = self.link.service(pool);
@@ -285,10 +287,9 @@ impl Port {
         }
     }
 
-    /// Calls the kernel until it has taken all of the transmit ring, or stops for another reason
-    /// than the number of entries that it takes at once. In particular it stops at each packet
-    /// that the device drops; a pod that has taken its interface down must not cost us a call for
-    /// every packet to it.
+    /// Calls the kernel until the transmit ring is empty, or until it stops for another reason than
+    /// its budget per call. In particular it stops at each packet that the device drops: a pod that
+    /// has set its interface down must not cost us a system call per packet.
     fn wake(&mut self) {
         let Self { link, tx, counters, .. } = self;
         let Some(sockets) = link.sockets(self.worker).filter(|_| tx.needs_wakeup()) else {
@@ -312,8 +313,7 @@ impl Port {
         self.unsent = left > 0 && self.state != LinkState::Gone;
     }
 
-    /// Frames of a packet whose rest has not come yet. They count as the worker's in
-    /// [`FramePool::outstanding`].
+    /// Frames of an incomplete packet. They are part of [`FramePool::outstanding`].
     #[must_use]
     pub fn held_frames(&self) -> usize {
         self.assembler.held_frames()
@@ -322,7 +322,7 @@ impl Port {
     /// Counters of the port.
     #[must_use]
     pub fn statistics(&self) -> XskStatistics {
-        // A socket of a vanished link still tells; should it not, zeros are as good as any.
+        // The sockets of a removed link still have statistics; on an error, report zeros.
         let of = |socket: &Socket| -> sys::Statistics {
             sys::option(socket.as_fd(), sys::XDP_STATISTICS).unwrap_or_default()
         };
@@ -339,35 +339,33 @@ impl Port {
             rx_invalid: rx.rx_invalid_descs,
             tx_invalid: tx.tx_invalid_descs,
             rx_ring_full: rx.rx_ring_full,
-            // Each of the link's sockets tells of the one fill ring (`xsk_getsockopt`,
-            // `net/xdp/xsk.c`); one port counts it.
+            // Each socket of a link reports the one fill ring (`xsk_getsockopt`,
+            // `net/xdp/xsk.c`); count it once.
             fill_ring_empty: if self.worker == 0 { rx.rx_fill_ring_empty_descs } else { 0 },
             tx_ring_empty: tx.tx_ring_empty_descs,
         }
     }
 
-    /// Drops the port, and settles with the worker's pool for the frames in
-    /// [`Port::held_frames`].
+    /// Closes the port and frees the frames in [`Port::held_frames`].
     pub fn close(mut self, pool: &mut FramePool) {
-        self.settle(pool);
+        self.free_held_frames(pool);
     }
 
-    /// Gives the frames in [`Port::held_frames`] to the worker's pool, before the port is dropped.
-    pub fn settle(&mut self, pool: &mut FramePool) {
+    /// Frees the frames in [`Port::held_frames`], before the port is dropped.
+    pub fn free_held_frames(&mut self, pool: &mut FramePool) {
         if let Some(packet) = self.assembler.take_partial() {
             pool.free_packet(packet);
         }
     }
 }
 
-/// Threads that close sockets at one time, at most.
+/// Threads that close sockets in parallel, at most.
 const CLOSING_THREADS: usize = 128;
 
-/// Drops ports, and so closes the sockets of the links whose last ports they are.
+/// Drops ports, and so closes the sockets of links that have no other ports.
 ///
 /// Closing a bound socket takes an RCU grace period, some 10 ms (`xsk_unbind_dev`,
-/// `net/xdp/xsk.c`). Those that wait at one time wait for the same one, so it is done on many
-/// threads.
+/// `net/xdp/xsk.c`). Parallel closes share one grace period, hence the threads.
 pub fn close_ports(ports: Vec<Port>) {
     let threads = ports.len().min(CLOSING_THREADS);
     let waiting = Mutex::new(ports.into_iter());
@@ -375,41 +373,54 @@ pub fn close_ports(ports: Vec<Port>) {
     thread::scope(|scope| {
         for _ in 1..threads {
             let close = || while next().map(drop).is_some() {};
-            // Without a thread it only takes longer.
+            // If no thread can be started, closing only takes longer.
             let _ = thread::Builder::new().name("pg-close".into()).spawn_scoped(scope, close);
         }
         while next().map(drop).is_some() {}
     });
 }
 
-/// Gives a frame away by a place of the transmit ring.
+/// Writes a frame's descriptor to a slot of the transmit ring.
 #[inline]
-fn put(place: Vacancy<'_, Desc>, desk: Desk<'_>, frame: Frame, options: u32) {
+fn put(slot: Vacancy<'_, Desc>, ownership: FrameOwnership<'_>, frame: Frame, options: u32) {
     let len = frame.len();
-    let addr = desk.give(frame);
-    place.put(Desc { addr, len, options });
+    let addr = ownership.to_kernel(frame);
+    slot.put(Desc { addr, len, options });
 }
 
-/// What the first descriptor of a packet says of it.
+/// Options of a packet's first descriptor.
 #[inline]
-fn options(umem: &Umem, head: &mut Frame, unfinished: Unfinished) -> u32 {
-    match unfinished.place() {
+fn first_options(umem: &Umem, head: &mut Frame, csum_partial: CsumPartial) -> u32 {
+    match csum_partial.start_and_offset() {
         None => 0,
-        Some(place) => {
-            umem.ask_for_checksum(head, place);
+        Some(position) => {
+            write_csum_metadata(umem, head, position);
             XDP_TX_METADATA
         }
     }
 }
 
-/// What a wakeup's error number says of the link (`__xsk_sendmsg` and `__xsk_generic_xmit`,
-/// `net/xdp/xsk.c`); `None` if no cause known there explains it.
+/// Writes `struct xsk_tx_metadata` into the headroom of a packet's first frame: the kernel is to
+/// complete the checksum that begins at `start` and is stored `offset` bytes after that.
+#[inline(never)]
+fn write_csum_metadata(umem: &Umem, frame: &mut Frame, (start, offset): (u16, u16)) {
+    const LEN: u32 = TX_METADATA_LEN;
+    let [start, offset] = [start, offset].map(u16::to_ne_bytes);
+    let flags = XDP_TXMD_FLAGS_CHECKSUM.to_ne_bytes();
+    let mut metadata = [0; LEN as usize];
+    let fields = flags.into_iter().chain(start).chain(offset);
+    metadata.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+    frame.with_extent_before(LEN, |before| umem.data_mut(before).copy_from_slice(&metadata));
+}
+
+/// The link's state after a wakeup failed with `error` (`__xsk_sendmsg` and `__xsk_generic_xmit`,
+/// `net/xdp/xsk.c`); `None` for an unexpected error.
 fn state_after(error: Option<i32>) -> Option<LinkState> {
     match error {
         Some(libc::ENXIO | libc::EBADF) => Some(LinkState::Gone),
         Some(libc::ENETDOWN) => Some(LinkState::Down),
-        // Out of budget, of room in the completion ring or the device, of memory; or the device
-        // dropped a packet.
+        // Budget used up; completion ring, device queue or memory full; or the device dropped a
+        // packet.
         None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => Some(LinkState::Up),
         Some(_) => None,
     }
@@ -418,7 +429,7 @@ fn state_after(error: Option<i32>) -> Option<LinkState> {
 impl Drop for Port {
     fn drop(&mut self) {
         if let Some(packet) = self.assembler.take_partial() {
-            self.umem.spare_again(std::iter::once(packet.head).chain(packet.tail));
+            self.umem.free_frames(std::iter::once(packet.head).chain(packet.tail));
         }
     }
 }

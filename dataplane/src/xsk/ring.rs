@@ -1,7 +1,7 @@
-//! Single-producer, single-consumer rings in memory that two parties share.
+//! Single-producer, single-consumer rings in shared memory.
 //!
-//! The kernel is the other party of a socket's rings, [`super::memory`] that of a memory link's.
-//! A ring is reached through its two ends only, and each end offers only what is legal there:
+//! The other end of a ring is used by the kernel, or for a memory link by [`super::memory`]. A ring
+//! is accessed through its two ends only, and each end offers only what is legal there:
 //!
 //! | ring | entry | our end | the kernel's end |
 //! |---|---|---|---|
@@ -26,31 +26,31 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::sys::{Desc, RingOffsets, XDP_RING_NEED_WAKEUP};
 
-/// Frames that the kernel may put received data in.
+/// Frames for received data.
 pub(super) type Fill = Producer<u64>;
-/// Frames that the kernel has transmitted.
+/// Transmitted frames.
 pub(super) type Completion = Consumer<u64>;
 /// Received data.
 pub(super) type Rx = Consumer<Desc>;
 /// Data to transmit.
 pub(super) type Tx = Producer<Desc>;
 
-/// What a ring may carry.
+/// Type of a ring's entries.
 ///
 /// # Safety
-/// Every bit pattern must be a valid value: the other party may have written anything. The
-/// alignment is at most 8 bytes.
+/// Every bit pattern must be a valid value: the other end may write anything. The alignment must be
+/// at most 8 bytes.
 pub(super) unsafe trait Entry: Copy + Send {}
 // SAFETY: a plain number.
 unsafe impl Entry for u64 {}
 // SAFETY: plain numbers without padding.
 unsafe impl Entry for Desc {}
 
-/// Memory that a ring lies in, for as long as one of its ends lives.
+/// Memory of a ring, kept while one of its ends exists.
 ///
 /// # Safety
-/// `base` must point to [`RingMemory::len`] bytes, aligned to 8, initialised, that stay at this
-/// place until the value is dropped and that are only accessed through rings.
+/// `base` must point to [`RingMemory::len`] initialised bytes, aligned to 8, that stay at this
+/// address until the value is dropped and are only accessed through rings.
 pub(super) unsafe trait RingMemory: Send + Sync {
     /// Start of the memory.
     fn base(&self) -> NonNull<u8>;
@@ -58,14 +58,14 @@ pub(super) unsafe trait RingMemory: Send + Sync {
     fn len(&self) -> usize;
 }
 
-/// Both parties' view of one ring.
+/// The shared state of one ring.
 struct Ring<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     flags: NonNull<AtomicU32>,
     entries: NonNull<T>,
     size: u32,
-    /// Keeps what the pointers point to.
+    /// Keeps the memory that the pointers point to.
     _memory: Arc<dyn RingMemory>,
 }
 
@@ -112,8 +112,8 @@ impl<T: Entry> Ring<T> {
         unsafe { self.flags.as_ref() }
     }
 
-    /// The slots of `n` entries from index `from`, in two runs where they wrap: each as the first
-    /// slot and the number of them.
+    /// The slots of `n` entries from index `from`, as two contiguous runs if they wrap: first slot
+    /// and length of each.
     fn runs(&self, from: Wrapping<u32>, n: u32) -> [(NonNull<T>, usize); 2] {
         assert!(n <= self.size, "{n} entries of a ring of {}", self.size);
         let start = from.0 & (self.size - 1);
@@ -124,20 +124,20 @@ impl<T: Entry> Ring<T> {
     }
 }
 
-/// The writing end of a ring.
+/// The producer end of a ring.
 pub(super) struct Producer<T> {
     ring: Ring<T>,
     /// Index of the next entry to write.
     next: Wrapping<u32>,
-    /// The other party's index when last read.
+    /// The consumer's index when last read.
     consumed: Wrapping<u32>,
 }
 
 impl<T: Entry> Producer<T> {
-    /// The writing end of the ring that lies `at` these places of `memory`.
+    /// The producer end of the ring at these offsets of `memory`.
     ///
     /// # Safety
-    /// There must be no other writing end of this ring.
+    /// There must be no other producer end of this ring.
     ///
     /// # Panics
     /// When `size` is no power of two or the parts don't lie in the memory.
@@ -148,10 +148,11 @@ impl<T: Entry> Producer<T> {
         Self { ring, next, consumed }
     }
 
-    /// Free slots. The other party's index is read only if fewer than `want` were free before.
+    /// Number of free slots. The consumer's index is read only if fewer than `want` were free
+    /// before.
     #[inline]
     pub(super) fn free(&mut self, want: u32) -> u32 {
-        // An index that can't be (more entries in use than there are slots) leaves nothing free.
+        // An invalid index (more entries in use than slots) leaves none free.
         let free = |end: &Self| end.ring.size.saturating_sub((end.next - end.consumed).0);
         if free(self) < want {
             self.consumed = Wrapping(self.ring.consumer().load(Ordering::Acquire));
@@ -159,15 +160,15 @@ impl<T: Entry> Producer<T> {
         free(self)
     }
 
-    /// Writes what `entry` yields into free slots, up to `max` of them, until it yields nothing.
-    /// The other party sees none of it before [`Producer::publish`]. Returns how many.
+    /// Writes entries that `entry` yields into up to `max` free slots, until it yields `None`. They
+    /// are invisible to the consumer until [`Producer::publish`]. Returns their number.
     #[inline]
     pub(super) fn produce(&mut self, max: u32, mut entry: impl FnMut() -> Option<T>) -> u32 {
         let room = self.free(max).min(max);
         let mut written = 0;
         'full: for (run, slots) in self.ring.runs(self.next, room) {
-            // SAFETY: the slots are free, so by the protocol the other party doesn't access them,
-            // and there is no other writing end; `runs` keeps inside of the ring's memory.
+            // SAFETY: the slots are free, so by the protocol the consumer doesn't access them, and
+            // there is no other producer end; `runs` stays inside of the ring's memory.
             let slots = unsafe { slice::from_raw_parts_mut(run.as_ptr(), slots) };
             for slot in slots {
                 let Some(value) = entry() else { break 'full };
@@ -185,7 +186,7 @@ impl<T: Entry> Producer<T> {
         if self.free(1) > 0 { Some(Vacancy(self)) } else { None }
     }
 
-    /// Shows the other party all entries written so far. Returns whether there were new ones.
+    /// Makes all written entries visible to the consumer. Returns whether there were new ones.
     #[inline]
     pub(super) fn publish(&mut self) -> bool {
         let unpublished = self.ring.producer().load(Ordering::Relaxed) != self.next.0;
@@ -195,21 +196,21 @@ impl<T: Entry> Producer<T> {
         unpublished
     }
 
-    /// Entries that the other party has not taken yet, published or not.
+    /// Entries that the consumer has not released yet, published or not.
     #[inline]
     pub(super) fn in_use(&mut self) -> u32 {
         self.consumed = Wrapping(self.ring.consumer().load(Ordering::Acquire));
         (self.next - self.consumed).0
     }
 
-    /// Whether the other party asked to be called when there are new entries.
+    /// Whether the consumer must be woken up for new entries.
     #[inline]
     pub(super) fn needs_wakeup(&self) -> bool {
         self.ring.flags().load(Ordering::Relaxed) & XDP_RING_NEED_WAKEUP != 0
     }
 }
 
-/// The next slot of a ring to write to: it is free, and stays so while this is borrowed.
+/// The next slot of a ring to write to, which is free.
 pub(super) struct Vacancy<'r, T>(&'r mut Producer<T>);
 
 impl<T: Entry> Vacancy<'_, T> {
@@ -220,27 +221,27 @@ impl<T: Entry> Vacancy<'_, T> {
         let slot = (next.0 & (ring.size - 1)) as usize;
         // SAFETY: `slot` is less than `size`, and `entries` has `size` slots.
         let place = unsafe { ring.entries.add(slot) };
-        // SAFETY: the slot is free, so by the protocol the other party doesn't access it, and there
-        // is no other writing end.
+        // SAFETY: the slot is free, so by the protocol the consumer doesn't access it, and there is
+        // no other producer end.
         unsafe { place.write(entry) };
         *next += 1;
     }
 }
 
-/// The reading end of a ring.
+/// The consumer end of a ring.
 pub(super) struct Consumer<T> {
     ring: Ring<T>,
     /// Index of the next entry to read.
     next: Wrapping<u32>,
-    /// The other party's index when last read.
+    /// The producer's index when last read.
     produced: Wrapping<u32>,
 }
 
 impl<T: Entry> Consumer<T> {
-    /// The reading end of the ring that lies `at` these places of `memory`.
+    /// The consumer end of the ring at these offsets of `memory`.
     ///
     /// # Safety
-    /// There must be no other reading end of this ring.
+    /// There must be no other consumer end of this ring.
     ///
     /// # Panics
     /// When `size` is no power of two or the parts don't lie in the memory.
@@ -250,31 +251,32 @@ impl<T: Entry> Consumer<T> {
         Self { ring, next, produced: next }
     }
 
-    /// Entries to read. The other party's index is read only if fewer than `want` were known.
+    /// Number of entries to read. The producer's index is read only if fewer than `want` were
+    /// known.
     #[inline]
     pub(super) fn available(&mut self, want: u32) -> u32 {
         if (self.produced - self.next).0 < want {
             self.produced = Wrapping(self.ring.producer().load(Ordering::Acquire));
         }
-        // An index that can't be (more entries than slots) yields one turn of the ring.
+        // An invalid index (more entries than slots) yields all slots once.
         (self.produced - self.next).0.min(self.ring.size)
     }
 
-    /// The next entries, at most `max`, in two parts where they wrap. They stay in the ring until
+    /// The next entries, at most `max`, as two slices if they wrap. They stay in the ring until
     /// [`Consumer::release`].
     #[inline]
     pub(super) fn peek(&mut self, max: u32) -> (&[T], &[T]) {
         let n = self.available(max).min(max);
         let [a, b] = self.ring.runs(self.next, n);
-        // SAFETY: the entries are published and not released, so by the protocol the other party
-        // doesn't write to them while `self` is borrowed; `runs` keeps inside of the memory.
+        // SAFETY: the entries are published and not released, so by the protocol the producer
+        // doesn't write to them while `self` is borrowed; `runs` stays inside of the memory.
         let a = unsafe { slice::from_raw_parts(a.0.as_ptr(), a.1) };
         // SAFETY: as above.
         let b = unsafe { slice::from_raw_parts(b.0.as_ptr(), b.1) };
         (a, b)
     }
 
-    /// Gives the slots of the next `n` entries back to the other party.
+    /// Releases the slots of the next `n` entries to the producer.
     ///
     /// # Panics
     /// When there are fewer.
@@ -293,13 +295,13 @@ impl<T: Entry> Consumer<T> {
         Some(entry)
     }
 
-    /// Asks the other party to call when it has published entries.
+    /// Requests a wakeup from the producer when it has published entries.
     pub(super) fn ask_for_wakeup(&self) {
         self.ring.flags().fetch_or(XDP_RING_NEED_WAKEUP, Ordering::Relaxed);
     }
 }
 
-/// Ring memory on our own heap, for rings that no kernel shares.
+/// Ring memory on the heap, for rings of memory links.
 struct Heap(Box<[UnsafeCell<u64>]>);
 
 // SAFETY: only ever accessed through rings, whose protocol orders the accesses.
@@ -317,7 +319,7 @@ unsafe impl RingMemory for Heap {
     }
 }
 
-/// Both ends of a new ring of `size` entries in our own memory.
+/// Both ends of a new ring of `size` entries in process memory.
 ///
 /// # Panics
 /// When `size` is no power of two.
@@ -358,7 +360,7 @@ mod tests {
             yielded: u32,
         },
         Publish,
-        /// Look at up to `max` entries and release all but `kept` of them.
+        /// Peek up to `max` entries and release all but `kept` of them.
         Consume {
             max: u32,
             kept: u32,
@@ -378,7 +380,7 @@ mod tests {
     proptest! {
         /// Compared with two queues, one of written and one of published entries.
         #[test]
-        fn a_ring_is_a_bounded_queue_wherever_its_indices_wrap(
+        fn a_ring_is_a_bounded_queue_across_index_wraps(
             size in (0..6_u32).prop_map(|bits| 1 << bits),
             start in prop_oneof![any::<u32>(), (0..100_u32).prop_map(|back| u32::MAX - back)],
             steps in prop::collection::vec(step(), 1..200),
@@ -421,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn false_indices_of_the_other_party_stay_inside_of_the_ring() {
+    fn invalid_indices_of_the_other_end_stay_in_bounds() {
         for index in [0, 1, 7, 8, 9, 100, u32::MAX / 2, u32::MAX] {
             let (mut producer, consumer) = pair::<u64>(8);
             producer.produce(4, || Some(1));
@@ -440,7 +442,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "more entries released")]
-    fn only_what_is_there_can_be_released() {
+    fn releasing_more_than_available_panics() {
         let (mut producer, mut consumer) = pair::<u64>(8);
         producer.produce(2, || Some(1));
         producer.publish();
@@ -449,20 +451,20 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a ring of 12 entries")]
-    fn a_ring_has_a_power_of_two_of_slots() {
+    fn a_ring_size_that_is_not_a_power_of_two_panics() {
         let _ = pair::<u64>(12);
     }
 
     #[test]
     #[should_panic(expected = "outside of its memory")]
-    fn a_ring_lies_in_its_memory() {
+    fn ring_parts_outside_of_the_memory_panic() {
         let memory = Arc::new(Heap((0..24).map(|_| UnsafeCell::new(0)).collect()));
         let at = RingOffsets { producer: 0, consumer: 64, flags: 128, desc: 192 };
         let _ = Ring::<u64>::new(memory, at, 1);
     }
 
     #[test]
-    fn two_threads_pass_everything_on_in_order() {
+    fn two_threads_exchange_entries_in_order() {
         const ENTRIES: u64 = 200_000;
         let (mut producer, mut consumer) = pair_from::<u64>(64, u32::MAX - 1000);
         std::thread::scope(|scope| {

@@ -1,72 +1,23 @@
-//! AF_XDP sockets: two for each worker on a link's queue 0, over one UMEM.
+//! A worker's two AF_XDP sockets on a link: one receives, one transmits.
 //!
-//! One receives and one transmits. A worker sleeps on the first; if the second were the same one,
-//! the kernel would look through the sleepers for each packet that it has sent (`sock_wfree`,
-//! `net/core/sock.c`), behind a lock.
+//! A worker sleeps on the first. If it transmitted by the same one, the kernel would walk the
+//! socket's wait queue, under a lock, for each transmitted packet (`sock_wfree`,
+//! `net/core/sock.c`).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use podgate_tables::ids::LinkId;
-
-use super::link::{Link, RingSizes};
-use super::port::Port;
-use super::ring::{Completion, Consumer, Entry, Fill, Producer, RingMemory, Rx, Tx};
-use super::sys::{self, Mapping, MmapOffsets, RingOffsets, SockaddrXdp, UmemReg};
-use super::umem::{FRAME_SIZE, Umem};
-
-/// How long to wait for the kernel to let go of a queue whose sockets were closed before. It does
-/// so from a work queue (`xp_put_pool`), hence somewhat later than the sockets' closing.
-const QUEUE_RELEASE_MAX: Duration = Duration::from_secs(2);
-
-/// The queue that all sockets bind to: a veth has one unless asked for more.
-const QUEUE: u32 = 0;
-
-/// A link can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The kernel wants ring sizes to be powers of two.
-    #[error("ring sizes must be powers of two: {0:?}")]
-    RingSizes(RingSizes),
-    /// A link needs a worker.
-    #[error("a link needs at least one worker")]
-    NoWorker,
-    /// Some port of the link that had this number before is still in use.
-    #[error("{0:?} is open")]
-    Open(LinkId),
-    /// A system call failed.
-    #[error("AF_XDP socket on netdev {ifindex}: {step}: {error}{}", advice(.error))]
-    System {
-        /// Index of the netdev.
-        ifindex: u32,
-        /// What was being done.
-        step: &'static str,
-        /// What the kernel said.
-        #[source]
-        error: io::Error,
-    },
-}
-
-/// What to do about an error of the kernel.
-fn advice(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT) => " (the kernel was built without CONFIG_XDP_SOCKETS)",
-        Some(libc::EPERM) => " (CAP_NET_RAW is needed)",
-        Some(libc::ENOBUFS) => {
-            " (packet memory exceeds RLIMIT_MEMLOCK and CAP_IPC_LOCK is missing)"
-        }
-        Some(libc::EBUSY) => " (another program has AF_XDP sockets on queue 0)",
-        Some(libc::ENODEV) => " (the netdev is gone)",
-        Some(libc::EINVAL) => " (the link is open already, or Linux is older than 6.6)",
-        _ => "",
-    }
-}
+use super::sys;
 
 /// One AF_XDP socket.
 #[derive(Debug)]
 pub(super) struct Socket(OwnedFd);
+
+impl Socket {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(sys::socket()?))
+    }
+}
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -74,190 +25,10 @@ impl AsFd for Socket {
     }
 }
 
-/// Binds two sockets for each worker to queue 0 of the netdev, in copy mode, and returns their
-/// ports in the order of the workers. The fill ring is topped up from spare frames.
-///
-/// The first link that is opened registers `umem` with the kernel; the others share it through the
-/// first link's socket. When that link is gone, the next one registers the memory anew: to the
-/// kernel it is another UMEM at the same place, to us nothing changes.
-///
-/// The ports receive once the XDP program redirects to their sockets.
-///
-/// # Errors
-/// When the netdev doesn't exist or has sockets of another program, when `link` is open, or when
-/// the kernel refuses for want of privilege or support.
-pub fn open_link(
-    umem: &Arc<Umem>,
-    ifindex: u32,
-    link: LinkId,
-    workers: usize,
-    sizes: RingSizes,
-) -> Result<Vec<Port>, OpenError> {
-    if !sizes.are_powers_of_two() {
-        return Err(OpenError::RingSizes(sizes));
-    }
-    if workers == 0 {
-        return Err(OpenError::NoWorker);
-    }
-    let claim = umem.claim(link).ok_or(OpenError::Open(link))?;
-    let failed = |(step, error)| OpenError::System { ifindex, step, error };
-    let mut lanes = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        lanes.push(Lane::new(sizes).map_err(failed)?);
-    }
-    let first = &lanes[0].sockets.rx;
-    let (fill, completion) = shared_rings(first, sizes).map_err(failed)?;
-    // Held until the link is made known, so that two links that open at once share one UMEM.
-    let mut owner = umem.owner.lock().unwrap_or_else(PoisonError::into_inner);
-    let registered = bind_first(first, umem, &owner, ifindex).map_err(failed)?;
-    let others = lanes.iter().flat_map(|lane| [&lane.sockets.rx, &lane.sockets.tx]).skip(1);
-    for socket in others {
-        bind(socket, ifindex, Some(first)).map_err(|e| failed(("bind", e)))?;
-    }
-    let (sockets, rings): (_, Vec<_>) =
-        lanes.into_iter().map(|l| (l.sockets, (l.rx, l.tx))).unzip();
-    let shared = Arc::new(Link::new(claim, fill, completion, sockets));
-    if registered {
-        *owner = Arc::downgrade(&shared);
-    }
-    shared.service(&mut umem.pool());
-    let ports = rings.into_iter().enumerate();
-    Ok(ports.map(|(worker, (rx, tx))| Port::new(worker, rx, tx, Arc::clone(&shared))).collect())
-}
-
-/// A failed step and what the kernel said to it.
-type Failure = (&'static str, io::Error);
-
 /// A worker's sockets on a link.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    /// The one that packets are redirected to.
+    /// The one that the XDP program redirects to.
     pub(super) rx: Socket,
     pub(super) tx: Socket,
-}
-
-/// What a worker has for itself on a link. The rings are unmapped before the sockets close.
-struct Lane {
-    rx: Rx,
-    tx: Tx,
-    sockets: Sockets,
-}
-
-impl Lane {
-    fn new(sizes: RingSizes) -> Result<Self, Failure> {
-        let socket = || sys::socket().map(Socket).map_err(|e| ("socket", e));
-        let sockets = Sockets { rx: socket()?, tx: socket()? };
-        let fd = sockets.rx.as_fd();
-        sys::set_option(fd, sys::XDP_RX_RING, &sizes.rx).map_err(|e| ("XDP_RX_RING", e))?;
-        let at = offsets(fd)?;
-        let rx = map::<sys::Desc>(fd, sys::XDP_PGOFF_RX_RING, at.rx, sizes.rx)?;
-        // SAFETY: this process has just made the ring and uses this one reading end.
-        let rx = unsafe { Consumer::new(rx, at.rx, sizes.rx) };
-        let fd = sockets.tx.as_fd();
-        sys::set_option(fd, sys::XDP_TX_RING, &sizes.tx).map_err(|e| ("XDP_TX_RING", e))?;
-        // One call then transmits all there is. Older kernels take 32 descriptors a call, which
-        // `Port::flush` copes with.
-        let _ = sys::set_option(fd, sys::XDP_MAX_TX_SKB_BUDGET, &sizes.tx);
-        let at = offsets(fd)?;
-        let tx = map::<sys::Desc>(fd, sys::XDP_PGOFF_TX_RING, at.tx, sizes.tx)?;
-        // SAFETY: likewise, and this one writing end.
-        let tx = unsafe { Producer::new(tx, at.tx, sizes.tx) };
-        Ok(Self { rx, tx, sockets })
-    }
-}
-
-/// The rings that a link's workers share, made on its first socket.
-fn shared_rings(socket: &Socket, sizes: RingSizes) -> Result<(Fill, Completion), Failure> {
-    let fd = socket.as_fd();
-    sys::set_option(fd, sys::XDP_UMEM_FILL_RING, &sizes.fill)
-        .map_err(|e| ("XDP_UMEM_FILL_RING", e))?;
-    sys::set_option(fd, sys::XDP_UMEM_COMPLETION_RING, &sizes.completion)
-        .map_err(|e| ("XDP_UMEM_COMPLETION_RING", e))?;
-    let at = offsets(fd)?;
-    let fill = map::<u64>(fd, sys::XDP_UMEM_PGOFF_FILL_RING, at.fill, sizes.fill)?;
-    let from = sys::XDP_UMEM_PGOFF_COMPLETION_RING;
-    let completion = map::<u64>(fd, from, at.completion, sizes.completion)?;
-    // SAFETY: this process has just made the ring and uses this one writing end.
-    let fill = unsafe { Producer::new(fill, at.fill, sizes.fill) };
-    // SAFETY: likewise, and this one reading end.
-    let completion = unsafe { Consumer::new(completion, at.completion, sizes.completion) };
-    Ok((fill, completion))
-}
-
-fn offsets(fd: BorrowedFd) -> Result<MmapOffsets, Failure> {
-    sys::option(fd, sys::XDP_MMAP_OFFSETS).map_err(|e| ("XDP_MMAP_OFFSETS", e))
-}
-
-fn map<T: Entry>(
-    fd: BorrowedFd,
-    from: i64,
-    at: RingOffsets,
-    size: u32,
-) -> Result<Arc<dyn RingMemory>, Failure> {
-    let len = at.desc as usize + size as usize * size_of::<T>();
-    Ok(Arc::new(Mapping::ring(fd, len, from).map_err(|e| ("mmap of a ring", e))?))
-}
-
-/// Binds a link's first socket: to the UMEM of `owner` if that is alive, else to a newly
-/// registered one. Returns whether it was registered.
-fn bind_first(
-    socket: &Socket,
-    umem: &Umem,
-    owner: &Weak<Link>,
-    ifindex: u32,
-) -> Result<bool, Failure> {
-    if let Some(owner) = owner.upgrade() {
-        let shared = owner.sockets(0).map(|sockets| &sockets.rx);
-        match bind(socket, ifindex, shared) {
-            Ok(()) => return Ok(false),
-            // The owner's netdev is gone, which unbound its socket (`xsk_bind`).
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
-            Err(error) => return Err(("bind", error)),
-        }
-    }
-    let area = umem.area();
-    let plain = UmemReg {
-        addr: area.base().as_ptr().expose_provenance() as u64,
-        len: area.len() as u64,
-        chunk_size: FRAME_SIZE,
-        ..UmemReg::default()
-    };
-    let (flags, tx_metadata_len) = (sys::XDP_UMEM_TX_METADATA_LEN, sys::TX_METADATA_LEN);
-    let with_metadata = UmemReg { flags, tx_metadata_len, ..plain };
-    let register = |region| sys::set_option(socket.as_fd(), sys::XDP_UMEM_REG, region);
-    // A kernel that doesn't know the flag refuses it.
-    let finishes = register(&with_metadata).is_ok();
-    if !finishes {
-        register(&plain).map_err(|e| ("XDP_UMEM_REG", e))?;
-    }
-    umem.set_finishes_checksums(finishes);
-    bind(socket, ifindex, None).map_err(|e| ("bind", e))?;
-    Ok(true)
-}
-
-/// Binds a socket, sharing the UMEM of `shared` or, without, using the one registered with it.
-fn bind(socket: &Socket, ifindex: u32, shared: Option<&Socket>) -> io::Result<()> {
-    let flags = match shared {
-        Some(_) => sys::XDP_SHARED_UMEM,
-        None => sys::XDP_COPY | sys::XDP_USE_NEED_WAKEUP | sys::XDP_USE_SG,
-    };
-    let address = SockaddrXdp {
-        family: libc::AF_XDP as u16,
-        flags,
-        ifindex,
-        queue_id: QUEUE,
-        shared_umem_fd: shared.map_or(0, |socket| socket.as_fd().as_raw_fd() as u32),
-    };
-    let deadline = Instant::now() + QUEUE_RELEASE_MAX;
-    loop {
-        match sys::bind(socket.as_fd(), &address) {
-            // Nothing tells when the queue is free but another try.
-            Err(error)
-                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            result => return result,
-        }
-    }
 }

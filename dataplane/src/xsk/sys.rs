@@ -1,16 +1,16 @@
-//! The part of the AF_XDP user API that we use, as the kernel's headers define it, and the system
-//! calls around it.
+//! The part of the AF_XDP user API that we use, as defined in the kernel's headers, and its system
+//! calls.
 //!
-//! The definitions are written down here because the C headers of the oldest distribution that we
-//! build on (Linux 6.1) are older than multi-buffer support (6.6) and the transmit budget (6.17).
-//! Source of every item, where nothing else is said: `include/uapi/linux/if_xdp.h`, Linux 6.18.
+//! The definitions are repeated here because the C headers of the oldest distribution that we build
+//! on (Linux 6.1) predate multi-buffer support (6.6) and the transmit budget (6.17). Source of
+//! every item, unless noted otherwise: `include/uapi/linux/if_xdp.h`, Linux 6.18.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use super::ring::RingMemory;
+use crate::mem::Mapping;
 
 /// Level of the socket options (`include/linux/socket.h`).
 const SOL_XDP: libc::c_int = 283;
@@ -29,59 +29,59 @@ pub(super) const XDP_UMEM_FILL_RING: libc::c_int = 5;
 pub(super) const XDP_UMEM_COMPLETION_RING: libc::c_int = 6;
 /// Option: [`Statistics`].
 pub(super) const XDP_STATISTICS: libc::c_int = 7;
-/// Option: descriptors that one `sendto` transmits at most, `u32`; 32 where it is not set.
+/// Option: descriptors that one `sendto` transmits at most, `u32`; 32 by default.
 pub(super) const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
 /// Bind flag: share the UMEM of [`SockaddrXdp::shared_umem_fd`]. No other flag may be set.
 pub(super) const XDP_SHARED_UMEM: u16 = 1 << 0;
 /// Bind flag: never zero-copy.
 pub(super) const XDP_COPY: u16 = 1 << 1;
-/// Bind flag: the kernel sets [`XDP_RING_NEED_WAKEUP`] when it wants to be called.
+/// Bind flag: the kernel sets [`XDP_RING_NEED_WAKEUP`] when it needs a wakeup.
 pub(super) const XDP_USE_NEED_WAKEUP: u16 = 1 << 3;
 /// Bind flag: packets of several frames.
 pub(super) const XDP_USE_SG: u16 = 1 << 4;
 
-/// Where the receive ring of a socket is mapped from.
+/// mmap offset of a socket's receive ring.
 pub(super) const XDP_PGOFF_RX_RING: i64 = 0;
-/// Where the transmit ring of a socket is mapped from.
+/// mmap offset of a socket's transmit ring.
 pub(super) const XDP_PGOFF_TX_RING: i64 = 0x8000_0000;
-/// Where the fill ring of a socket is mapped from.
+/// mmap offset of a socket's fill ring.
 pub(super) const XDP_UMEM_PGOFF_FILL_RING: i64 = 0x1_0000_0000;
-/// Where the completion ring of a socket is mapped from.
+/// mmap offset of a socket's completion ring.
 pub(super) const XDP_UMEM_PGOFF_COMPLETION_RING: i64 = 0x1_8000_0000;
 
-/// UMEM flag: [`UmemReg::tx_metadata_len`] bytes before the data of a packet may say what
-/// the kernel is to do with it.
+/// UMEM flag: [`UmemReg::tx_metadata_len`] bytes before the data of a packet may be transmit
+/// metadata.
 pub(super) const XDP_UMEM_TX_METADATA_LEN: u32 = 1 << 2;
 
-/// Descriptor option: metadata lies before the packet.
+/// Descriptor option: the packet has transmit metadata.
 pub(super) const XDP_TX_METADATA: u32 = 1 << 1;
-/// Flag of metadata: the checksum is to be completed.
+/// Metadata flag: complete the checksum.
 pub(super) const XDP_TXMD_FLAGS_CHECKSUM: u64 = 1 << 1;
 
-/// Bytes of `struct xsk_tx_metadata`: flags (`u64`), then for a checksum the offset where its sum
-/// begins and that of the field behind there (`u16` each), then what we don't use.
+/// Length of `struct xsk_tx_metadata`, bytes: flags (`u64`), `csum_start` and `csum_offset` (`u16`
+/// each), and fields that we don't use.
 pub(super) const TX_METADATA_LEN: u32 = 24;
 
-/// Descriptor option: the packet goes on in the next descriptor.
+/// Descriptor option: the packet continues in the next descriptor.
 pub(super) const XDP_PKT_CONTD: u32 = 1 << 0;
 
-/// Ring flag: the kernel sleeps until it is called (`sendto` for a transmit ring).
+/// Ring flag: the kernel needs a wakeup (`sendto` for a transmit ring).
 pub(super) const XDP_RING_NEED_WAKEUP: u32 = 1 << 0;
 
 /// `struct xdp_desc`: one entry of a receive or transmit ring.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Desc {
-    /// Where the data begins, bytes from the start of the UMEM.
+    /// Offset of the data in the UMEM, bytes.
     pub(super) addr: u64,
-    /// Bytes of data.
+    /// Length of the data, bytes.
     pub(super) len: u32,
     /// [`XDP_PKT_CONTD`], [`XDP_TX_METADATA`], both or neither.
     pub(super) options: u32,
 }
 
-/// `struct xdp_ring_offset`: where a ring's parts lie in its mapping, bytes.
+/// `struct xdp_ring_offset`: offsets of a ring's parts in its mapping, bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RingOffsets {
@@ -159,7 +159,7 @@ pub(super) fn socket() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     check(fd)?;
-    // SAFETY: a new descriptor that nobody else knows of.
+    // SAFETY: a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -174,7 +174,7 @@ pub(super) fn set_option<T: Plain>(
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), SOL_XDP, option, value, len) })
 }
 
-/// `getsockopt(2)` at level `SOL_XDP`. Fails when the kernel knows a shorter value than we do.
+/// `getsockopt(2)` at level `SOL_XDP`. Fails when the kernel's value is shorter than ours.
 pub(super) fn option<T: Plain>(fd: BorrowedFd, option: libc::c_int) -> io::Result<T> {
     let (mut value, mut len) = (T::default(), size_of::<T>() as libc::socklen_t);
     let place = ptr::from_mut(&mut value).cast();
@@ -193,7 +193,7 @@ pub(super) fn bind(fd: BorrowedFd, address: &SockaddrXdp) -> io::Result<()> {
     check(unsafe { libc::bind(fd.as_raw_fd(), address, len as libc::socklen_t) })
 }
 
-/// Asks the kernel to transmit what is on the ring (`xsk_sendmsg`): an empty, non-blocking send.
+/// Makes the kernel transmit the packets on the ring (`xsk_sendmsg`): an empty, non-blocking send.
 #[inline]
 pub(super) fn wake(fd: BorrowedFd) -> io::Result<()> {
     let (fd, flags) = (fd.as_raw_fd(), libc::MSG_DONTWAIT);
@@ -202,97 +202,14 @@ pub(super) fn wake(fd: BorrowedFd) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Memory that was mapped, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the memory belongs to no thread; who accesses it is for the owner to order.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; a shared `Mapping` yields no more than its address.
-unsafe impl Sync for Mapping {}
-
-/// Asks the processor to bring what lies at an address into the cache, and doesn't wait for it. A
-/// hint: nothing is read or written.
-#[inline]
-pub(crate) fn prefetch<T>(place: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint: it has no effect but on time, whatever the address; every x86-64 has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(place.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
-
-/// Asks the kernel to back memory that was not touched yet with huge pages (madvise(2),
-/// `MADV_HUGEPAGE`): what is read here and there in a large table then misses the TLB more seldom.
-/// A hint: nothing else depends on it.
-pub(crate) fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    const PAGE: usize = 4096;
-    let range = memory.as_mut_ptr_range();
-    let (start, end) = (range.start.addr().next_multiple_of(PAGE), range.end.addr() / PAGE * PAGE);
-    if start >= end {
-        return;
-    }
-    let start = range.start.with_addr(start);
-    // SAFETY: the advice changes no byte, whatever memory it reaches.
-    let _hint = unsafe { libc::madvise(start.cast(), end - start.addr(), libc::MADV_HUGEPAGE) };
-}
-
-impl Mapping {
-    /// `len` bytes of zeros. (Huge pages made the worker slower, by a third where it was by
-    /// itself.)
-    pub(super) fn anonymous(len: usize) -> io::Result<Self> {
-        Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
-    }
-
-    /// `len` bytes of a socket's ring, present at once so that no access to it ever faults.
-    pub(super) fn ring(fd: BorrowedFd, len: usize, offset: i64) -> io::Result<Self> {
-        Self::map(len, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd(), offset)
-    }
-
-    fn map(len: usize, flags: libc::c_int, fd: libc::c_int, offset: i64) -> io::Result<Self> {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice replaces no memory.
-        let base = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, fd, offset) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast());
-        let base = base.ok_or_else(|| io::Error::other("mmap returned address zero"))?;
-        Ok(Self { base, len })
-    }
-
-    /// Start of the memory, page-aligned.
-    pub(super) const fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-
-    /// Bytes.
-    pub(super) const fn len(&self) -> usize {
-        self.len
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map` and unmapped only here; nothing that borrows from it is left.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}
-
 // SAFETY: mapped, hence initialised, page-aligned and in its place until dropped. Ring mappings
 // are handed to nothing but rings.
 unsafe impl RingMemory for Mapping {
     fn base(&self) -> NonNull<u8> {
-        self.base
+        Self::base(self)
     }
 
     fn len(&self) -> usize {
-        self.len
+        Self::len(self)
     }
 }

@@ -1,4 +1,4 @@
-//! The node's side: links with ports, and workers that pass packets from one link to the other.
+//! The node's side: links with ports, and workers that forward packets from one link to the other.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use podgate_dataplane::xsk::{FramePool, Port, RingSizes, Umem, open_link};
+use podgate_dataplane::mem::{FramePool, Umem};
+use podgate_dataplane::xsk::{Port, RingSizes, open_link};
 use podgate_tables::ids::LinkId;
 use podgate_xdp_redirect::Redirect;
 
@@ -18,7 +19,7 @@ pub(crate) const WORKERS: u16 = 2;
 
 const STOP: Token = Token(usize::MAX);
 
-/// Two links of one memory, with the XDP program attached.
+/// Two links over one UMEM, with the XDP program attached.
 pub(crate) struct Node {
     pub(crate) umem: Arc<Umem>,
     redirect: Redirect,
@@ -54,13 +55,13 @@ impl Node {
     }
 }
 
-/// Workers that run, each with its ports of both links.
+/// Running workers, each with its ports of both links.
 pub(crate) struct Forwarder {
     workers: Vec<Worker>,
 }
 
 struct Worker {
-    /// Ends with the ports, and the number of packets received.
+    /// Returns the ports, and the number of packets received.
     thread: JoinHandle<(Vec<Port>, u64)>,
     stop: Arc<Waker>,
 }
@@ -97,7 +98,7 @@ impl Forwarder {
     }
 }
 
-/// Passes packets between two ports until the waker says stop.
+/// Forwards packets between two ports until the waker signals a stop.
 fn forward(mut poll: Poll, mut pool: FramePool, mut ports: Vec<Port>) -> (Vec<Port>, u64) {
     for (token, port) in ports.iter().enumerate() {
         let fd = port.fd().unwrap().as_raw_fd();

@@ -1,5 +1,4 @@
-//! A node with two pods, made of namespaces without names: whatever happens to the test, they are
-//! gone with it.
+//! A node with two pods, in unnamed namespaces: however the test ends, they are removed with it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -10,9 +9,9 @@ use std::thread;
 
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
-use podgate_xdp_redirect::{netns, offload};
+use podgate_hostnet::{netns, offload};
 
-/// A network namespace, for as long as the value lives.
+/// A network namespace, removed on drop.
 pub(crate) struct Namespace(File);
 
 impl Namespace {
@@ -27,7 +26,7 @@ impl Namespace {
         thread::spawn(enter).join().unwrap()
     }
 
-    /// A path that other processes understand, too.
+    /// A path that is valid in other processes, too.
     fn path(&self) -> PathBuf {
         Path::new("/proc")
             .join(std::process::id().to_string())
@@ -35,7 +34,7 @@ impl Namespace {
             .join(self.0.as_raw_fd().to_string())
     }
 
-    /// Runs `work` inside, on a thread of its own.
+    /// Runs `work` in the namespace, on a new thread.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::inside(&self.path(), work).unwrap()
     }
@@ -65,8 +64,8 @@ pub(crate) const ADDRESS: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 const MAC: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 
 impl Lab {
-    /// Pods that reach each other through whatever joins the node's two links. They know each
-    /// other's Ethernet addresses, so nothing but IP has to pass.
+    /// Creates pods that reach each other if the node's two links are joined. They have static
+    /// neighbour entries, so that only IP has to be forwarded.
     pub(crate) fn new(mtu: u32) -> Self {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let (node, pods) = (Namespace::new(), [Namespace::new(), Namespace::new()]);

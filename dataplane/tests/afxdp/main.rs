@@ -1,5 +1,5 @@
-//! Ports over real AF_XDP sockets: pods in namespaces, veths, the XDP program, and a toy loop that
-//! passes packets from one link to the other. Needs root and Linux 6.6.
+//! Ports over real AF_XDP sockets: pods in namespaces, veths, the XDP program, and a minimal loop
+//! that forwards packets from one link to the other. Needs root and Linux 6.6.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod forwarder;
@@ -11,9 +11,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use podgate_dataplane::xsk::{
-    FramePool, LinkState, OpenError, Packet, Port, RingSizes, Umem, open_link,
-};
+use podgate_dataplane::mem::{FramePool, Packet, Umem};
+use podgate_dataplane::xsk::{LinkState, OpenError, Port, RingSizes, open_link};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::proto;
@@ -22,8 +21,8 @@ use podgate_xdp_redirect::{flow_hash, worker_of};
 use forwarder::{Forwarder, Node, WORKERS};
 use lab::{ADDRESS, Lab, ip};
 
-/// Echo requests of `bytes` bytes. Nearly all must be answered: on a crowded machine the kernel
-/// itself drops one now and then.
+/// Echo requests of `bytes` bytes. Nearly all must be replied to: on a busy machine the kernel
+/// itself drops one occasionally.
 fn ping(lab: &Lab, bytes: usize) {
     let pinged = lab.pods[0].inside(|| {
         Command::new("ping")
@@ -37,7 +36,7 @@ fn ping(lab: &Lab, bytes: usize) {
     assert!(answers >= 15, "{bytes} bytes: {said}");
 }
 
-/// A pattern that tells bytes in the wrong place, chunk by chunk.
+/// A pattern that reveals misplaced bytes, chunk by chunk.
 fn pattern(bytes: usize) -> Vec<u8> {
     (0..bytes as u32 / 4).flat_map(|word| word.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect()
 }
@@ -116,19 +115,19 @@ fn the_largest_packets_pass() {
 }
 
 #[test]
-fn each_flow_goes_through_the_worker_that_its_hash_names() {
+fn each_flow_is_steered_to_the_worker_of_its_hash() {
     let lab = Lab::new(1500);
     let node = Node::new(&lab);
     let mut forwarder = Forwarder::start(&node.umem, node.ports);
     let mut owners = [0; WORKERS as usize];
-    // Ephemeral ports are the kernel's choice: go on until both workers have had a flow.
+    // The kernel chooses ephemeral ports: continue until both workers have had a flow.
     for server_port in 5000..5064 {
         let client_port = transfer(&lab, server_port, 100_000);
         let (ports, received) = forwarder.stop();
         let owner = owner(client_port, server_port);
         owners[owner] += 1;
-        // Each direction has some 70 full segments. The other worker may see the flow before this
-        // one say goodbye.
+        // Each direction has about 70 full segments. The other worker may still receive the end of
+        // the flow before this one.
         assert!(received[owner] > 100 && received[1 - owner] < 20, "{received:?}");
         if owners.iter().all(|flows| *flows > 0) {
             return;
@@ -139,7 +138,7 @@ fn each_flow_goes_through_the_worker_that_its_hash_names() {
 }
 
 #[test]
-fn a_link_can_be_closed_and_opened_again_and_outlives_the_first_one() {
+fn a_link_can_be_reopened_and_outlives_the_umems_registrant() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
     let umem = Arc::clone(&node.umem);
@@ -147,7 +146,7 @@ fn a_link_can_be_closed_and_opened_again_and_outlives_the_first_one() {
         let forwarder = Forwarder::start(&umem, std::mem::take(&mut node.ports));
         ping(&lab, 56);
         let (mut ports, _) = forwarder.stop();
-        // Link 0 registered the memory; in even rounds it goes away while link 1 stays.
+        // Link 0 registered the UMEM; in even rounds it is closed while link 1 stays open.
         let closing = LinkId(round % 2);
         ports.retain(|port| port.link() != closing);
         assert_eq!(umem.held_by(closing), 0);
@@ -158,7 +157,7 @@ fn a_link_can_be_closed_and_opened_again_and_outlives_the_first_one() {
     assert_all_frames_are_free(&umem);
 }
 
-/// Puts a packet that no pod accepts on the link. Returns whether the port took it.
+/// Transmits a packet that no pod accepts. Returns whether the port accepted it.
 fn transmit(port: &mut Port, pool: &mut FramePool) -> bool {
     let mut frame = pool.alloc().unwrap();
     frame.set_len(60);
@@ -171,7 +170,7 @@ fn transmit(port: &mut Port, pool: &mut FramePool) -> bool {
     taken
 }
 
-/// As [`transmit`], and sends it. Returns the link's state, too.
+/// As [`transmit`], with a flush. Returns the link's state, too.
 fn send(port: &mut Port, pool: &mut FramePool) -> (bool, LinkState) {
     let taken = transmit(port, pool);
     port.flush();
@@ -185,7 +184,7 @@ fn first_port(node: &mut Node, link: LinkId) -> &mut Port {
 }
 
 #[test]
-fn a_flush_sends_all_there_is_and_no_call_is_made_without_need() {
+fn a_flush_transmits_the_whole_ring_without_needless_system_calls() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
     let umem = Arc::clone(&node.umem);
@@ -214,7 +213,7 @@ fn a_flush_sends_all_there_is_and_no_call_is_made_without_need() {
     }
     assert_eq!(port.statistics().wakeups, wakeups);
     let fill = RingSizes::default().fill as usize;
-    // The pod's kernel may send something by itself at any time.
+    // The pod's kernel may send packets of its own at any time.
     let all_is_reclaimed = (0..100).any(|_| {
         let mut received = Vec::new();
         port.receive(&mut pool, &mut received, usize::MAX);
@@ -226,7 +225,7 @@ fn a_flush_sends_all_there_is_and_no_call_is_made_without_need() {
 }
 
 #[test]
-fn a_link_that_is_down_comes_back() {
+fn a_link_that_is_down_recovers() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
     let mut pool = node.umem.pool();
@@ -244,7 +243,7 @@ fn a_link_that_is_down_comes_back() {
 }
 
 #[test]
-fn a_pod_that_refuses_packets_costs_one_call_a_flush() {
+fn a_pod_that_drops_packets_costs_one_system_call_per_flush() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
     let mut pool = node.umem.pool();
@@ -266,7 +265,7 @@ fn a_pod_that_refuses_packets_costs_one_call_a_flush() {
 }
 
 #[test]
-fn a_link_that_is_removed_does_no_harm() {
+fn a_removed_link_does_no_harm() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
     let umem = Arc::clone(&node.umem);
@@ -279,7 +278,7 @@ fn a_link_that_is_removed_does_no_harm() {
     assert_eq!(port.statistics().wakeup_errors, 0);
     assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
 
-    // The removed link had registered the memory. Another one opens all the same.
+    // The removed link had registered the UMEM. Another one can still be opened.
     node.ports.retain(|port| port.link() != LinkId(1));
     node.open(&lab, LinkId(1));
     assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
@@ -288,7 +287,7 @@ fn a_link_that_is_removed_does_no_harm() {
 }
 
 #[test]
-fn a_flood_that_nobody_serves_is_dropped_and_counted() {
+fn a_flood_without_a_worker_is_dropped_and_counted() {
     let lab = Lab::new(1500);
     let mut node = Node::new(&lab);
     let umem = Arc::clone(&node.umem);
@@ -308,7 +307,7 @@ fn a_flood_that_nobody_serves_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_link_that_cannot_be_opened_says_why() {
+fn open_link_reports_why_it_fails() {
     let umem = Umem::new(1024).unwrap();
     let lab = Lab::new(1500);
     lab.node.inside(|| {

@@ -147,6 +147,14 @@ impl Capture {
         if file.len() as u64 > FILE_MAX {
             return Err(CaptureError::TooLarge { path: path.into() });
         }
+        Self::parse(path, file)
+    }
+
+    /// Reads a capture that is in memory; errors name it by `path`.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub(super) fn parse(path: &Path, file: Vec<u8>) -> Result<Self, CaptureError> {
         let (format, mut records) = Records::read(&file)
             .map_err(|reason| CaptureError::NotACapture { path: path.into(), reason })?;
         if records.is_of_other_link_types() {

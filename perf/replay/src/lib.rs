@@ -33,7 +33,7 @@ mod timing;
 mod verdicts;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
@@ -93,6 +93,19 @@ pub struct Args {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Calls `each` for every frame of a capture that is in memory, with its time in nanoseconds since
+/// the epoch, in the order of replay.
+///
+/// # Errors
+/// When nothing of the capture can be replayed.
+pub fn read_frames(file: Vec<u8>, mut each: impl FnMut(u64, &[u8])) -> Result<(), CaptureError> {
+    let capture = Capture::parse(Path::new("memory"), file)?;
+    for packet in &capture.records.packets {
+        each(packet.time, capture.frame(packet));
+    }
+    Ok(())
 }
 
 /// How to print.

@@ -3,10 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
+use podgate_dataplane::mem::Umem;
 use podgate_dataplane::stats::WorkerStats;
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::RingSizes;
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
-use podgate_dataplane::xsk::{RingSizes, Umem};
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;

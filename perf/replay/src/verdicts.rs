@@ -225,6 +225,6 @@ impl<'a> Book<'a> {
     }
 }
 
-fn tally(counted: &stats::Tally) -> Tally {
+fn tally(counted: &stats::PacketCounter) -> Tally {
     Tally { packets: counted.packets.get(), bytes: counted.bytes.get() }
 }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
+use podgate_dataplane::mem::Umem;
 use podgate_dataplane::packet::icmp::{self, Role};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::RingSizes;
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
-use podgate_dataplane::xsk::{RingSizes, Umem};
 use podgate_policy::Compiled;
 use podgate_policy::oracle::{HttpRequest, Request};
 use podgate_policy::truth::Row;

@@ -1,6 +1,11 @@
 //! Links that come and go under load.
 
-use anyhow::Result;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use podgate_tests::lab::{Agent, Cut, Download, Family, Get, Lab, Outcome};
 use podgate_tests::scenario::MANIFESTS;
 
@@ -48,5 +53,44 @@ fn a_pods_link_can_be_attached_and_detached_many_times() -> Result<()> {
         let seen = stranger.ping(admin, Family::V4)?;
         assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");
     }
+    agent.assert_alive()
+}
+
+#[test]
+fn a_namespace_path_that_hangs_delays_its_own_request_only() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 1)?;
+    // Opening it waits for a writer.
+    let fifo = lab.file("netns-that-hangs");
+    mkfifo(&fifo, Mode::S_IRWXU)?;
+    let (stranger, user) = (lab.host("other/stranger")?, lab.host("user/userapp")?);
+    let hanging = fifo.to_str().context("not UTF-8")?;
+    let add = ["endpoint", "add", "--link", &stranger.link, "--pod", &stranger.name, "--netns"];
+    let removed = lab.podgate(&["endpoint", "remove", "--link", &stranger.link])?;
+    assert!(removed.status.success(), "{removed:?}");
+    std::thread::scope(|scope| {
+        let hangs = scope.spawn(|| lab.podgate(&[&add[..], &[hanging]].concat()));
+        let tasks = format!("/proc/{}/task", agent.pid());
+        agent.wait_until("a thread to hang", |_| {
+            let threads = fs::read_dir(&tasks)?.flatten();
+            let waits = threads.map(|task| fs::read_to_string(task.path().join("wchan")));
+            Ok(waits.flatten().any(|wait| wait.contains("wait_for_partner")).then_some(()))
+        })?;
+        let begin = Instant::now();
+        lab.podgate_json(&["status"])?;
+        let removed = lab.podgate(&["endpoint", "remove", "--link", &user.link])?;
+        assert!(removed.status.success(), "{removed:?}");
+        lab.add_endpoint(user)?;
+        lab.wait_for_endpoint(user, "ready")?;
+        // The request that hangs is given up after 5 s.
+        assert!(!hangs.is_finished(), "took {:?}", begin.elapsed());
+        let failed = hangs.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        assert!(begin.elapsed() < Duration::from_secs(20), "took {:?}", begin.elapsed());
+        let message = String::from_utf8_lossy(&failed.stderr);
+        assert!(message.contains("took longer than 5 s"), "{message}");
+        anyhow::Ok(())
+    })?;
+    lab.add_endpoint(stranger)?;
+    lab.wait_for_endpoint(stranger, "ready")?;
     agent.assert_alive()
 }

@@ -152,7 +152,7 @@ fn sighup_reads_the_manifests_and_the_log_filter_again() -> Result<()> {
 }
 
 #[test]
-fn sigterm_ends_an_agent_whose_control_thread_hangs() -> Result<()> {
+fn sigterm_ends_an_agent_with_a_thread_that_hangs() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     // Whoever opens it waits for a writer.

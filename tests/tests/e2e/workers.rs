@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use podgate_dataplane::xsk::FramePool;
+use podgate_dataplane::mem::FramePool;
 use podgate_tests::lab::{Agent, Family, Host, Lab, Outcome, Stream, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 
@@ -142,7 +142,7 @@ fn links_that_vanish_mid_transmit_and_links_that_come_disturb_no_stream() -> Res
     assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");
     // Beside what two workers keep at hand, all frames are where they were. A link that took the
     // 1024 of its fill ring with it each time would have cost more.
-    const AT_HAND: u64 = 2 * FramePool::AT_HAND_MAX as u64;
+    const AT_HAND: u64 = 2 * FramePool::CACHED_MAX as u64;
     const _: () = assert!(AT_HAND < TIMES as u64 * 1024);
     let what = "the frames to be spare again";
     wait_for(what, BOUND, || {

@@ -10,13 +10,13 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::gettid;
+use podgate_hostnet::netns;
 use tempfile::TempDir;
 
 use super::{Redirect, unpin};
-use crate::lab::{in_new_namespaces, ip};
 use crate::link::{Hook, HookLink};
-use crate::offload::{Hardware, hardware, tx_checksum_off};
-use crate::{Error, Pod, bpffs, netns};
+use crate::test_netns::{in_new_namespaces, ip};
+use crate::{Error, Pod, bpffs};
 
 const HOST: &str = "pg-host0";
 const POD: &str = "pg-pod0";
@@ -258,6 +258,15 @@ fn slots_and_netdevs_are_used_once_and_failures_leave_no_trace() {
     });
 }
 
+/// MAC address of a link of the calling thread's namespace.
+fn mac_of(link: &str) -> [u8; 6] {
+    let shown: serde_json::Value =
+        serde_json::from_str(&ip(&format!("-json link show dev {link}"))).unwrap();
+    let pairs = shown[0]["address"].as_str().unwrap().split(':');
+    let bytes: Vec<_> = pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
 #[test]
 fn without_a_socket_ip_is_dropped_while_arp_passes() {
     in_new_namespaces(|| {
@@ -274,7 +283,7 @@ fn without_a_socket_ip_is_dropped_while_arp_passes() {
             ip(&format!("address add 10.0.0.2/24 dev {POD}"));
             ip(&format!("link set {POD} up"));
             ip("link set lo up");
-            let mac = hardware(POD).unwrap().mac;
+            let mac = mac_of(POD);
             redirect.set_pod(0, Some(Pod { mac, addresses: vec![0xffff_0a00_0002] })).unwrap();
             let pod = UdpSocket::bind("10.0.0.2:0").unwrap();
             pod.connect(host.local_addr().unwrap()).unwrap();
@@ -346,31 +355,4 @@ fn only_af_xdp_sockets_can_be_steered_to() {
 fn zero_workers_or_links_are_refused() {
     assert!(matches!(Redirect::load(0, 1), Err(Error::NothingToServe)));
     assert!(matches!(Redirect::load(1, 0), Err(Error::NothingToServe)));
-}
-
-#[test]
-fn a_pods_netdev_is_read_and_switched_from_outside_its_namespace() {
-    in_new_namespaces(|| {
-        veth();
-        ip(&format!("link set {POD} address 02:00:00:00:00:2a mtu 9000"));
-        let pod_netns = PathBuf::from(format!("/proc/self/task/{}/ns/net", gettid()));
-        // Another thread, in another namespace, where there is no such netdev.
-        in_new_namespaces(|| {
-            let missing = hardware(POD).unwrap_err();
-            assert!(matches!(&missing, Error::Netdev { cause, .. }
-                if cause.raw_os_error() == Some(Errno::ENODEV as i32)));
-
-            let read = netns::inside(&pod_netns, || hardware(POD)).unwrap().unwrap();
-            assert_eq!(read, Hardware { mac: [2, 0, 0, 0, 0, 0x2a], mtu: 9000 });
-            netns::inside(&pod_netns, || tx_checksum_off(POD)).unwrap().unwrap();
-            // Once more: it is off already.
-            netns::inside(&pod_netns, || tx_checksum_off(POD)).unwrap().unwrap();
-        });
-    });
-}
-
-#[test]
-fn a_name_longer_than_netdev_names_is_an_error() {
-    assert!(hardware("a-name-of-sixteen").is_err());
-    assert!(tx_checksum_off("pg-absent").is_err());
 }

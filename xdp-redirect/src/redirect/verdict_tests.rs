@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::{Redirect, load_object, program};
-use crate::lab::af_xdp_socket;
+use crate::test_netns::af_xdp_socket;
 use crate::{Pod, flow_hash, worker_of};
 
 // `enum xdp_action` of `include/uapi/linux/bpf.h`.

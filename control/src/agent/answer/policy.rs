@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use podgate_api::{
+    ApiError, EndpointTable, Explained, PodName, PolicyDetail, PolicyFilter, PolicyList,
+    PolicyState, PolicyStatus, PortsDetail, RejectedField, RuleDetail, RuleSetDetail,
+};
 use podgate_policy::explain::{
     End, Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows,
     tier_name,
@@ -11,102 +15,102 @@ use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
 use podgate_policy::{Compiled, PolicyState as StoreState, Store};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::Agent;
-use super::super::endpoint::Endpoint;
-use super::super::server::Reply;
-use crate::protocol::{
-    EndpointTable, Explained, PodName, PolicyDetail, PolicyFilter, PolicyList, PolicyState,
-    PolicyStatus, PortsDetail, Refused, RefusedField, RuleDetail, RuleSetDetail, refused_note,
-};
+use super::super::endpoints::Endpoint;
+use super::super::server::ReplySender;
+use crate::explanation::rejected_note;
 
 impl Agent {
-    /// Policies with their state, and all that is refused.
+    /// Policies with their state, and all rejected fields.
     pub(super) fn policy_list(&self) -> PolicyList {
-        let policies = self.store.policies();
+        let policies = self.plane.store().policies();
         PolicyList {
-            epoch: self.publisher.epoch().0,
-            policies: policies.map(|policy| policy_status(&self.store, &policy)).collect(),
-            refused: self.store.refusals().map(RefusedField::from).collect(),
+            epoch: self.plane.epoch().0,
+            policies: policies.map(|policy| policy_status(self.plane.store(), &policy)).collect(),
+            refused: self.plane.store().refusals().map(RejectedField::from).collect(),
         }
     }
 
-    /// Policies with all that is known of them.
+    /// Details of policies.
     pub(super) fn policy_details(
         &self,
         filter: &PolicyFilter,
-    ) -> Result<Vec<PolicyDetail>, Refused> {
-        policy_details(&self.store, filter)
+    ) -> Result<Vec<PolicyDetail>, ApiError> {
+        policy_details(self.plane.store(), filter)
     }
 
     /// The tables in force.
-    fn in_force(&self) -> Result<&Compiled, Refused> {
-        let published = self.names.last().filter(|_| self.publisher.epoch().0 > 0);
-        published.ok_or_else(|| Refused::failed("policy has not been published yet"))
+    fn in_force(&self) -> Result<&Compiled, ApiError> {
+        self.plane.in_force().ok_or_else(|| ApiError::failed("policy has not been published yet"))
     }
 
-    /// What rules select peers by.
-    pub(super) fn selectors(&self) -> Result<Vec<SelectorInfo>, Refused> {
-        Ok(selectors(&self.store, self.in_force()?))
+    /// Selectors of peers.
+    pub(super) fn selectors(&self) -> Result<Vec<SelectorInfo>, ApiError> {
+        Ok(selectors(self.plane.store(), self.in_force()?))
     }
 
     /// The table of the endpoint with this link, or this pod.
-    pub(super) fn endpoint_table(&self, asked: &str) -> Result<EndpointTable, Refused> {
+    pub(super) fn endpoint_table(&self, asked: &str) -> Result<EndpointTable, ApiError> {
         let compiled = self.in_force()?;
         let named = |e: &&Endpoint| e.spec.link == asked || e.spec.pod.to_string() == asked;
-        let Some(endpoint) = self.endpoints.values().find(named) else {
+        let Some(endpoint) = self.endpoints.iter().map(|(_, endpoint)| endpoint).find(named) else {
             return Err(self.no_such_endpoint(asked));
         };
-        let addresses = endpoint.addresses(&self.store).map_err(Refused::failed)?;
-        let address = addresses.first().ok_or_else(|| Refused::failed("it has no address"))?;
+        let addresses = endpoint.addresses(self.plane.store()).map_err(ApiError::failed)?;
+        let address = addresses.first().ok_or_else(|| ApiError::failed("it has no address"))?;
         let address = Address::from(*address);
         Ok(EndpointTable {
             pod: endpoint.spec.pod.clone(),
             link: endpoint.spec.link.clone(),
             identity: compiled.tables.resolve(address).identity.number,
-            epoch: self.publisher.epoch().0,
+            epoch: self.plane.epoch().0,
             rows: table_rows(compiled, address),
         })
     }
 
-    fn no_such_endpoint(&self, asked: &str) -> Refused {
+    fn no_such_endpoint(&self, asked: &str) -> ApiError {
         let names = self
             .endpoints
-            .values()
-            .flat_map(|endpoint| [endpoint.spec.pod.to_string(), endpoint.spec.link.clone()]);
+            .iter()
+            .flat_map(|(_, endpoint)| [endpoint.spec.pod.to_string(), endpoint.spec.link.clone()]);
         let hint = meant(&most_similar(asked, names.map(|name| (name.clone(), name))));
-        Refused::failed(format!("{asked} is neither the pod nor the link of an endpoint{hint}"))
+        ApiError::failed(format!("{asked} is neither the pod nor the link of an endpoint{hint}"))
     }
 
-    /// Explains a flow by what is in force.
-    pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, Refused> {
-        let (epoch, compiled) = (self.publisher.epoch(), self.in_force()?);
+    /// Explains a flow by the tables in force.
+    pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, ApiError> {
+        let (epoch, compiled) = (self.plane.epoch(), self.in_force()?);
         let ready = self.endpoints.iter().filter(|(link, _)| self.why_waiting(link).is_none());
-        let endpoints = ready.filter_map(|(_, endpoint)| endpoint.addresses(&self.store).ok());
+        let endpoints =
+            ready.filter_map(|(_, endpoint)| endpoint.addresses(self.plane.store()).ok());
         let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
         let local = if both_sides { Local::Both } else { Local::Endpoints(&endpoints) };
-        let explanation = explain(&self.store, compiled, query, local).map_err(Refused::failed)?;
+        let explanation =
+            explain(self.plane.store(), compiled, query, local).map_err(ApiError::failed)?;
         let (source, destination) = (&explanation.source, &explanation.destination);
         let mut notes: Vec<String> =
             [source, destination].into_iter().filter_map(|end| self.note_on_end(end)).collect();
         if !source.local && !destination.local {
             let hint = "ask the agent of a node that has one of them, or add --both-sides";
             let why = notes.first().map(|note| format!(" ({note})")).unwrap_or_default();
-            return Err(Refused::failed(format!(
+            return Err(ApiError::failed(format!(
                 "neither {} nor {} is a ready endpoint of this node, so nothing is judged \
                  here{why}: {hint}",
                 query.from, query.to
             )));
         }
-        notes.extend(refused_note(&self.store));
+        notes.extend(rejected_note(self.plane.store()));
         Ok(Explained { epoch: Some(epoch.0), notes, explanation })
     }
 
-    /// What to know of an end that is a pod but no endpoint that is judged here.
+    /// A note on an end that is a pod but no ready endpoint of this node.
     fn note_on_end(&self, end: &End) -> Option<String> {
-        let pod = PodName { namespace: end.peer.namespace.clone()?, name: end.peer.pod.clone()? };
+        let pod = PodName {
+            namespace: end.peer.namespace.as_deref()?.into(),
+            name: end.peer.pod.as_deref()?.into(),
+        };
         let endpoint = self.endpoints.iter().find(|(_, endpoint)| endpoint.spec.pod == pod);
         match endpoint.map(|(link, endpoint)| (self.why_waiting(link), &endpoint.link)) {
             Some((Some(reason), _)) => Some(format!("{pod} is cut off: {reason}")),
@@ -117,24 +121,20 @@ impl Agent {
         }
     }
 
-    /// Answers at once, or when the revision is in force, or when the time is over.
-    pub(super) fn wait_for_revision(
-        &mut self,
-        wanted: Epoch,
-        timeout_s: u32,
-        reply: oneshot::Sender<Result<Reply, Refused>>,
-    ) {
+    /// Answers when the revision is in force, or after the timeout.
+    pub(super) fn wait_for_revision(&mut self, wanted: Epoch, timeout_s: u32, reply: ReplySender) {
         self.waiting.add(wanted, Duration::from_secs(timeout_s.into()), reply);
         self.answer_waiting();
     }
 
-    /// Answers the clients whose revision is in force by now.
+    /// Answers clients whose revision is in force, or whose timeout is over.
     pub(in super::super) fn answer_waiting(&mut self) {
-        let in_force = self.epoch_in_force();
-        self.waiting.answer(in_force, Instant::now());
+        if self.host.routes_are_applied() {
+            self.waiting.answer(self.epoch_in_force(), Instant::now());
+        }
     }
 
-    /// The epoch that every worker judges by, or a later one.
+    /// The oldest epoch that a worker uses.
     fn epoch_in_force(&self) -> Epoch {
         let epochs = self.workers().into_iter().map(|worker| worker.epoch.get());
         Epoch(epochs.min().unwrap_or_default() as u32)
@@ -145,7 +145,7 @@ fn state(state: StoreState) -> PolicyState {
     match state {
         StoreState::Enforced => PolicyState::Enforced,
         StoreState::Outdated => PolicyState::Outdated,
-        StoreState::Refused => PolicyState::Refused,
+        StoreState::Refused => PolicyState::Rejected,
     }
 }
 
@@ -159,7 +159,7 @@ fn policy_status(store: &Store, policy: &podgate_policy::PolicyStatus<'_>) -> Po
     }
 }
 
-fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDetail>, Refused> {
+fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDetail>, ApiError> {
     let fits =
         |wanted: &Option<String>, have: &str| wanted.as_deref().is_none_or(|wanted| wanted == have);
     let chosen = store.policies().filter(|policy| {
@@ -171,7 +171,7 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
     let details: Vec<_> = chosen
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
-            refused: policy.refusals.iter().map(RefusedField::from).collect(),
+            refused: policy.refusals.iter().map(RejectedField::from).collect(),
             specs: store
                 .rule_sets(policy.key)
                 .map_or(&[][..], |sets| sets)
@@ -187,16 +187,16 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
     }
 }
 
-fn no_such_policy(store: &Store, filter: &PolicyFilter, name: &str) -> Refused {
+fn no_such_policy(store: &Store, filter: &PolicyFilter, name: &str) -> ApiError {
     let policies = store.policies().map(|policy| (policy.key.name.clone(), policy.key));
     let similar = most_similar(name, policies);
     let hint = meant(&similar.iter().map(ToString::to_string).collect::<Vec<_>>());
     let kind = filter.kind.as_deref().unwrap_or("policy");
     let place = filter.namespace.as_ref().map(|ns| format!("{ns}/")).unwrap_or_default();
-    Refused::failed(format!("there is no {kind} {place}{name}{hint}"))
+    ApiError::failed(format!("there is no {kind} {place}{name}{hint}"))
 }
 
-/// The end of an error that proposes names.
+/// The part of an error message that suggests names.
 fn meant(similar: &[String]) -> String {
     match similar.is_empty() {
         true => String::new(),

@@ -1,9 +1,9 @@
-//! What one file's objects are, given what was seen of the file and when.
+//! Which objects of a file are in force, given the file's observed contents and their times.
 //!
-//! Policies isolate: an object that is missing for a moment opens what it closes. So what a file
-//! adds or changes counts at once, and what it lacks counts only when the file has been still for
-//! the settle time, or gone for as long. A file that is empty or can't be read lacks nothing: its
-//! objects stay until it can be read, or is removed. Time is an argument.
+//! Policies isolate, so a policy that is missing for a moment allows traffic for that moment. So
+//! added and changed objects apply at once, and missing objects are deleted only when the file was
+//! unchanged, or gone, for the settle time. The objects of a file that is empty or unreadable stay
+//! until it can be read, or is removed. Time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(crate) struct Stamp {
     pub(crate) inode: (u64, u64),
 }
 
-/// What was seen of a file. `D` is what it holds.
+/// An observation of a file. `D` is its content.
 #[derive(Clone, Debug)]
 pub(super) enum Seen<D> {
     /// There is no such name.
@@ -67,7 +67,7 @@ pub(super) enum Action<D> {
     ApplyLastGood,
     /// Delete what the present content lacks.
     DeleteMissing,
-    /// Delete everything, and forget the file.
+    /// Delete all objects, and the file's state.
     Remove,
 }
 
@@ -173,7 +173,7 @@ impl<D> FileState<D> {
         matches!(self.phase, Phase::Whole)
     }
 
-    /// Takes note of what was seen at `now`.
+    /// Applies an observation of time `now`.
     pub(super) fn observe(&mut self, now: Instant, settle: Duration, seen: Seen<D>) -> Action<D> {
         let digest = match &seen {
             Seen::Content(content) => Some(content.stamp.digest),
@@ -214,7 +214,7 @@ impl<D> FileState<D> {
         }
     }
 
-    /// Lets what was due at `now` count.
+    /// Applies what is due at `now`.
     pub(super) fn tick(&mut self, now: Instant) -> Action<D> {
         if self.due().is_none_or(|due| now < due) {
             return Action::Nothing;
@@ -236,7 +236,7 @@ impl<D> FileState<D> {
         }
     }
 
-    /// Begins the wait anew, because what was seen may be a fault of the directory.
+    /// Restarts the settle time, because the observation may be an error of the directory.
     pub(super) fn postpone(&mut self, until: Instant) {
         match &mut self.phase {
             Phase::Lacking { due, .. } | Phase::Shorter { due, .. } | Phase::Gone { due } => {

@@ -47,7 +47,7 @@ fn what_a_file_adds_counts_at_once_and_what_it_lacks_when_it_was_still() {
     assert_eq!(action, Action::Apply(vec![1, 2, 4], Missing::Keep));
     assert_eq!(state.in_force(), [1, 2, 3, 4]);
     assert_eq!(state.tick(now + SETTLE / 2), Action::Nothing);
-    // The same content again, as after a touch(1), does not begin the wait anew.
+    // The same content again, as after a touch(1), does not restart the settle time.
     assert_eq!(
         state.observe(now + SETTLE / 2, SETTLE, content(120, 1, &[1, 2, 4])),
         Action::Nothing
@@ -92,7 +92,7 @@ fn a_removed_file_counts_when_it_was_gone_for_the_settle_time() {
     let mut state = whole(now);
     assert_eq!(state.observe(now, SETTLE, Seen::Gone), Action::Nothing);
     assert_eq!(state.observe(now + SETTLE / 2, SETTLE, Seen::Gone), Action::Nothing);
-    // Made anew in time, it is a change.
+    // Created again in time, it is a change.
     let action = state.observe(now + SETTLE / 2, SETTLE, content(10, 2, &[1, 2, 3]));
     assert_eq!(action, Action::Apply(vec![1, 2, 3], Missing::Delete));
     assert_eq!(state.tick(now + SETTLE * 2), Action::Nothing);

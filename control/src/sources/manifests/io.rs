@@ -1,8 +1,8 @@
 //! What touches the file system: listing the directory, reading files, watching.
 //!
-//! A network file system whose server is dead lets such calls wait without end. So each is a job
-//! for a thread of a small pool: one that hangs takes a thread and nothing else, and when all
-//! hang, more are started, up to [`THREADS_MAX`].
+//! Such calls never return if the server of a network file system is dead. So each is a job for a
+//! thread of a small pool: one that hangs occupies one thread, and when all threads hang, more are
+//! started, up to [`THREADS_MAX`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -29,10 +29,10 @@ use crate::sources::last_good::{LastGood, hash, hash_of_key};
 const THREADS_MIN: usize = 2;
 /// Most threads.
 const THREADS_MAX: usize = 16;
-/// A job that takes longer hangs.
+/// Time from which a job counts as hanging.
 pub(super) const HANGS_AFTER: Duration = Duration::from_secs(2);
 
-/// File systems that other machines, or other programs, change without a word to inotify.
+/// File systems that other machines or programs change without inotify events.
 const SILENT: [FsType; 6] = [
     statfs::NFS_SUPER_MAGIC,
     statfs::SMB_SUPER_MAGIC,
@@ -92,7 +92,7 @@ pub(super) enum Done {
     Read { name: OsString, seen: Seen<Arc<[Document]>>, last_good: Result<Vec<Document>, String> },
 }
 
-/// What tells one directory from another of its name: an inode number may be used again.
+/// Identity of a directory; an inode number alone may be reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Identity {
     inode: (u64, u64),
@@ -105,7 +105,7 @@ impl Identity {
     }
 }
 
-/// What tells one state of a file from another without reading it.
+/// Metadata that changes with a file's content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FileStamp {
     inode: (u64, u64),
@@ -130,7 +130,7 @@ pub(super) struct Entry {
     pub(super) name: OsString,
     /// `None` if it can't be told.
     pub(super) stamp: Option<FileStamp>,
-    /// Whether it is a symbolic link: then its content may change without a word to inotify.
+    /// Whether it is a symbolic link, whose target may change without inotify events.
     pub(super) is_link: bool,
 }
 
@@ -141,14 +141,14 @@ pub(super) struct Listing {
     pub(super) entries: Vec<Entry>,
     /// How many files there are beyond the bound, and the first of them.
     pub(super) excess: Option<(usize, OsString)>,
-    /// `None` if changes are not told of, so that they have to be looked for.
+    /// `None` if changes are not reported, so that they have to be polled for.
     pub(super) watch: Option<WatchDescriptor>,
     /// Whether it is a single file.
     pub(super) is_file: bool,
     pub(super) took: Duration,
 }
 
-/// Whether something changed that inotify does not tell of.
+/// Whether something changed that inotify does not report.
 #[derive(Debug)]
 pub(super) struct Check {
     pub(super) identity: Result<Identity, String>,
@@ -205,7 +205,7 @@ fn list(place: &Place, known: &BTreeSet<OsString>) -> Result<Listing, String> {
     if !metadata.is_dir() {
         return Err("is neither a directory nor a regular file".to_owned());
     }
-    // Before it is listed, so that nothing changes unseen.
+    // Before it is listed, so that no change is missed.
     let silent = statfs(&**dir).is_ok_and(|fs| SILENT.contains(&fs.filesystem_type()));
     let watch = place.inotify.as_ref().filter(|_| !silent);
     let watch = watch.and_then(|inotify| inotify.add_watch(&**dir, events()).ok());

@@ -1,9 +1,9 @@
 //! Objects from the manifests of a directory, followed as they change.
 //!
-//! [`reader`] is a thread that follows the directory, by inotify where that tells of changes and by
-//! looking otherwise; [`file_state`] decides what counts of what was seen and when; [`io`] reads,
-//! on threads that may hang; [`saver`] writes last good objects to disk. [`Manifests`] is the
-//! control thread's side: it brings the store up to date, at the cost of the files that changed.
+//! [`reader`] is a thread that watches the directory, by inotify where it reports changes, and by
+//! polling elsewhere; [`file_state`] decides which objects are in force; [`io`] reads, on threads
+//! that may hang; [`saver`] writes last good objects to disk. [`Manifests`] is the control thread's
+//! side: it applies changes to the store, at the cost of the changed files only.
 
 mod file_state;
 mod io;
@@ -18,15 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use podgate_api::SourceStatus;
 use podgate_policy::manifest::Document;
 use podgate_policy::{Missing, Refusal, Store};
 use tokio::sync::mpsc;
 
 pub(super) use self::file_state::Stamp;
 use super::{Update, log_refusals};
-use crate::protocol::SourceStatus;
 
-/// News of the directory.
+/// Changes of the directory.
 #[derive(Debug)]
 pub(crate) struct Event {
     files: Vec<FileUpdate>,
@@ -36,11 +36,11 @@ pub(crate) struct Event {
     problems: Vec<String>,
 }
 
-/// What became of one file.
+/// A change of one file.
 #[derive(Debug)]
 struct FileUpdate {
     file: Arc<Path>,
-    /// What was read from it before the start, as far as it still counts.
+    /// Its objects from before the start that are still in force.
     last_good: Vec<Document>,
     change: Option<Change>,
 }
@@ -128,7 +128,7 @@ impl Manifests {
 
     /// Brings the store up to date, and says in the log what is refused that was not refused
     /// before. Returns whether anything may have changed.
-    pub(crate) fn take(&mut self, event: Event, store: &mut Store) -> bool {
+    pub(crate) fn apply(&mut self, event: Event, store: &mut Store) -> bool {
         let changed = !event.files.is_empty() || event.synced != self.synced;
         for update in event.files {
             self.take_file(update, store);

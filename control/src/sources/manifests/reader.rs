@@ -22,33 +22,33 @@ use super::{Change, Event, FileUpdate, Wishes};
 use crate::sources::Update;
 use crate::sources::last_good::{Header, LastGood, Save, log_damaged};
 
-/// How often it is looked whether the directory is still the same, and where links lead.
+/// How often the directory's identity and the targets of links are checked.
 const CHECK_PERIOD: Duration = Duration::from_millis(500);
-/// How often the directory is listed though no change was told of, as changes by way of memory
-/// maps or other links to a file are not.
+/// How often the directory is listed without a notification: inotify doesn't report changes by way
+/// of memory maps or other hard links.
 const LIST_PERIOD: Duration = Duration::from_secs(60);
-/// Looking for changes takes at most one part in so many of a core.
+/// Polling takes at most this fraction (1/N) of a core.
 const SHARE: u32 = 100;
 /// Changes of a file within this time are read as one.
 const QUIET: Duration = Duration::from_millis(20);
-/// Files whose changes go to the control thread together.
+/// Most files whose changes are sent to the control thread together.
 const BATCH: usize = 256;
-/// Problems that are told one by one.
+/// Most problems that are reported one by one.
 const PROBLEMS_MAX: usize = 16;
-/// Messages that may wait for the reader; then their senders do.
+/// Capacity of the reader's channel; senders block when it is full.
 const MESSAGES_MAX: usize = 1024;
 
-/// News for the reader.
+/// A message to the reader.
 #[derive(Debug)]
 pub(super) enum Message {
     Events(Vec<InotifyEvent>),
     /// A thread of the pool has done a job.
     Done(usize, Done),
-    /// What was to be written about a manifest is written, or not.
+    /// A state was written, or not.
     Saved(OsString, Result<(), String>),
-    /// The files that were written are gone.
+    /// The saved states were deleted.
     StateRemoved,
-    /// There are new wishes.
+    /// There are new requests.
     Wake,
 }
 
@@ -133,11 +133,11 @@ pub(super) struct Reader {
     check_at: Instant,
     batch: Vec<FileUpdate>,
     synced: bool,
-    /// What was told last.
+    /// The last report.
     told: Option<(bool, Vec<String>)>,
 }
 
-/// Starts the reader. It ends when nobody takes its updates any more.
+/// Starts the reader. It ends when the receiver of its updates is dropped.
 ///
 /// # Errors
 /// When a thread can't be started.
@@ -166,12 +166,12 @@ pub(super) fn start(
     Ok(wishes)
 }
 
-/// Has a thread hand on what the kernel tells of changes. `None` if it won't.
+/// Starts a thread that forwards inotify events; `None` if inotify is not available.
 fn watch(messages: &SyncSender<Message>) -> Option<Arc<Inotify>> {
     let inotify = match Inotify::init(InitFlags::IN_CLOEXEC) {
         Ok(inotify) => Arc::new(inotify),
         Err(error) => {
-            warn!("no inotify ({error}): manifests are looked at twice a second");
+            warn!("no inotify ({error}): manifests are polled twice a second");
             return None;
         }
     };
@@ -374,7 +374,7 @@ impl Reader {
         self.pool.run(Job::Read { name, path, known, needs_last_good, unreadable });
     }
 
-    /// Lets count what was due, unless the file is about to be read.
+    /// Applies what was due, unless the file is about to be read.
     fn settle(&mut self, now: Instant) {
         while let Some((at, _)) = self.ticks.first()
             && *at <= now
@@ -394,7 +394,7 @@ impl Reader {
         }
     }
 
-    /// What hangs counts as what can't be read.
+    /// Files whose job hangs are unreadable.
     fn note_hanging(&mut self, now: Instant) {
         let hanging: Vec<Option<OsString>> = self.pool.hanging(now).map(|n| n.cloned()).collect();
         for name in hanging {
@@ -578,7 +578,7 @@ impl Reader {
         }
     }
 
-    /// Keeps everything, because the directory can't be trusted.
+    /// Keeps all objects, because the directory can't be read.
     fn break_off(&mut self, reason: &str) {
         self.fault = Some(reason.to_owned());
         let now = Instant::now();
@@ -732,7 +732,7 @@ impl Reader {
         }
     }
 
-    /// Tells the control thread what changed. Returns whether it is still there.
+    /// Reports changes to the control thread. Returns whether it still exists.
     fn flush(&mut self) -> bool {
         // Until everything was read once, nothing is published, so that there is no hurry.
         let hurry = self.synced || self.unobserved == 0 || self.batch.len() >= BATCH;

@@ -93,7 +93,7 @@ impl Followed {
             let Ok(Some(Update::Manifests(event))) = next else {
                 panic!("{what}: {:?} {:?}", names(&self.store), self.manifests.status());
             };
-            self.manifests.take(event, &mut self.store);
+            self.manifests.apply(event, &mut self.store);
             self.seen.insert(names(&self.store));
         }
     }

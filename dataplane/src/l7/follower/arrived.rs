@@ -4,9 +4,11 @@ use podgate_tables::{proto, tcp_flags};
 
 use super::super::io::FlowIo;
 use super::seq::Seq;
+use crate::mem::{Packet, Umem};
 use crate::packet::checksum::{self, Sum};
+use crate::packet::offset::{ipv4, ipv6, tcp};
+use crate::packet::tcp_options::TcpOptions;
 use crate::packet::{Tcp, View, edit};
-use crate::xsk::{Packet, Umem};
 
 /// A segment with its parsed headers.
 #[derive(Debug)]
@@ -57,16 +59,16 @@ impl Arrived {
     }
 
     /// The TCP options.
-    pub(super) fn options<'a>(&'a self, umem: &'a Umem) -> Options<'a> {
+    pub(super) fn options<'a>(&'a self, umem: &'a Umem) -> TcpOptions<'a> {
         let (l4, payload) = (usize::from(self.view.l4), usize::from(self.view.payload));
-        Options(&umem.data(&self.packet.head)[l4 + 20..payload])
+        TcpOptions::new(&umem.data(&self.packet.head)[l4 + tcp::HEADER_LEN..payload])
     }
 
     /// Writes the sender's timestamp anew, if the segment has one. A receiver drops a segment with
     /// an older one than it has seen (RFC 7323 §5.3), as it would one that was put off.
     pub(super) fn set_timestamp(&mut self, value: u32, umem: &Umem) {
-        let Some(at) = self.options(umem).find(TIMESTAMP, 10) else { return };
-        let at = usize::from(self.view.l4) + 20 + at + 2;
+        let Some(at) = self.options(umem).timestamp_offset() else { return };
+        let at = usize::from(self.view.l4) + tcp::HEADER_LEN + at;
         umem.data_mut(&mut self.packet.head)[at..at + 4].copy_from_slice(&value.to_be_bytes());
         self.write_headers(umem);
     }
@@ -104,109 +106,25 @@ impl Arrived {
         let is_v4 = self.view.is_v4();
         let head = umem.data_mut(&mut self.packet.head);
         if is_v4 {
-            head[l3 + 2..l3 + 4].copy_from_slice(&(ip_len as u16).to_be_bytes());
-            head[l3 + 10..l3 + 12].fill(0);
-            let header_len = usize::from(head[l3] & 0x0f) * 4;
-            let sum = checksum::of(&head[l3..l3 + header_len]);
-            head[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
+            let ip = &mut head[l3..];
+            ip[ipv4::TOTAL_LEN..][..2].copy_from_slice(&(ip_len as u16).to_be_bytes());
+            ip[ipv4::CHECKSUM..][..2].fill(0);
+            let header_len = usize::from(ip[ipv4::VERSION_IHL] & 0x0f) * 4;
+            let sum = checksum::of(&ip[..header_len]);
+            ip[ipv4::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
         } else {
-            head[l3 + 4..l3 + 6].copy_from_slice(&((ip_len - 40) as u16).to_be_bytes());
+            let payload_len = (ip_len - ipv6::HEADER_LEN as u32) as u16;
+            head[l3 + ipv6::PAYLOAD_LEN..][..2].copy_from_slice(&payload_len.to_be_bytes());
         }
-        head[l4 + 4..l4 + 8].copy_from_slice(&self.tcp.seq.to_be_bytes());
-        head[l4 + 13] = self.tcp.flags;
-        head[l4 + 18..l4 + 20].fill(0);
+        let header = &mut head[l4..];
+        header[tcp::SEQ..][..4].copy_from_slice(&self.tcp.seq.to_be_bytes());
+        header[tcp::FLAGS] = self.tcp.flags;
+        header[tcp::URGENT..][..2].fill(0);
         let tuple = &self.view.tuple;
         let segment_len = self.view.end - u32::from(self.view.l4);
         let pseudo = Sum::pseudo_header(tuple.src, tuple.dst, proto::TCP, segment_len);
         // What a sender with checksum offload leaves, which is then completed as for any packet.
-        head[l4 + 16..l4 + 18].copy_from_slice(&pseudo.folded().to_be_bytes());
-        edit::complete_checksum(umem, &mut self.packet, &self.view);
-    }
-}
-
-/// TCP options (RFC 9293 §3.2, RFC 7323).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Options<'a>(&'a [u8]);
-
-const MSS: u8 = 2;
-const WINDOW_SCALE: u8 = 3;
-const SACK_PERMITTED: u8 = 4;
-const TIMESTAMP: u8 = 8;
-
-impl Options<'_> {
-    /// Offset of the first option of this kind and length.
-    fn find(&self, kind: u8, len: u8) -> Option<usize> {
-        // How nearly every segment carries its timestamp (RFC 7323 appendix A).
-        if kind == TIMESTAMP && self.0.starts_with(&[1, 1, TIMESTAMP, 10]) && self.0.len() >= 12 {
-            return Some(2);
-        }
-        let mut at = 0;
-        while let Some([found, rest @ ..]) = self.0.get(at..) {
-            match (*found, rest.first()) {
-                (1, _) => at += 1,
-                (0, _) | (_, None | Some(0 | 1)) => return None,
-                (found, Some(size)) => {
-                    let fits = at + usize::from(*size) <= self.0.len();
-                    if found == kind {
-                        return (*size == len && fits).then_some(at);
-                    }
-                    at += usize::from(*size);
-                }
-            }
-        }
-        None
-    }
-
-    fn value<const N: usize>(&self, kind: u8) -> Option<[u8; N]> {
-        let at = self.find(kind, N as u8 + 2)? + 2;
-        self.0[at..at + N].try_into().ok()
-    }
-
-    /// Maximum segment size, bytes.
-    pub(super) fn mss(&self) -> Option<u16> {
-        self.value(MSS).map(u16::from_be_bytes)
-    }
-
-    /// Window scale shift, at most 14.
-    pub(super) fn window_scale(&self) -> Option<u8> {
-        self.value(WINDOW_SCALE).map(|[shift]| shift.min(14))
-    }
-
-    /// Whether the sender takes selective acknowledgements (RFC 2018 §2).
-    pub(super) fn sack_permitted(&self) -> bool {
-        self.find(SACK_PERMITTED, 2).is_some()
-    }
-
-    /// The sender's timestamp.
-    pub(super) fn timestamp(&self) -> Option<u32> {
-        let [a, b, c, d, ..] = self.value::<8>(TIMESTAMP)?;
-        Some(u32::from_be_bytes([a, b, c, d]))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn options_are_found_behind_others() {
-        let options = Options(&[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7]);
-        assert_eq!(options.mss(), Some(1460));
-        assert_eq!(options.window_scale(), Some(7));
-        assert!(options.sack_permitted());
-        assert_eq!(options.timestamp(), Some(7));
-        assert_eq!(Options(&[1, 1, 8, 10, 0, 0, 1, 0, 0, 0, 0, 9]).timestamp(), Some(256));
-        assert_eq!(Options(&[3, 3, 99, 0]).window_scale(), Some(14));
-        assert!(!Options(&[3, 3, 99, 0]).sack_permitted());
-        assert_eq!(Options(&[0, 2, 4, 5, 6]).mss(), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_options_panic(bytes in proptest::collection::vec(0u8..12, 0..40)) {
-            let options = Options(&bytes);
-            let _ = (options.mss(), options.window_scale(), options.timestamp());
-        }
+        header[tcp::CHECKSUM..][..2].copy_from_slice(&pseudo.folded().to_be_bytes());
+        edit::complete_checksum(umem.bytes_mut(&mut self.packet), &self.view);
     }
 }

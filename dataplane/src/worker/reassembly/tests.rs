@@ -1,4 +1,4 @@
-//! Reassembly of fragments: whole datagrams, bounds, shares and expiry.
+//! Reassembly: complete datagrams, limits, fair sharing and expiry.
 
 use proptest::prelude::*;
 
@@ -10,14 +10,14 @@ const LINK: LinkId = LinkId(1);
 const OTHER: LinkId = LinkId(2);
 const UDP: u8 = 17;
 
-/// A worker's frames, and what it gathers.
+/// A worker's frames and its reassembly.
 struct Lab {
     egress: Egress,
     reassembly: Reassembly,
     now: Nanos,
 }
 
-/// A fragment: where it belongs, whether more follows, and what it carries.
+/// A fragment: offset, "more fragments", and data.
 #[derive(Clone, Debug, PartialEq)]
 struct Cut {
     offset: usize,
@@ -33,8 +33,8 @@ impl Lab {
         Self { egress, reassembly: Reassembly::new(frames, 1), now: Nanos(1) }
     }
 
-    /// A fragment comes; its bytes are those of the packet it completes.
-    fn offer(&mut self, link: LinkId, bytes: &[u8]) -> Result<Option<Vec<u8>>, DropReason> {
+    /// Inserts a fragment; returns the bytes of the packet that it completes.
+    fn insert(&mut self, link: LinkId, bytes: &[u8]) -> Result<Option<Vec<u8>>, DropReason> {
         let (umem, pool) = self.egress.frames();
         let mut frames: Vec<_> = bytes
             .chunks(3840)
@@ -53,44 +53,45 @@ impl Lab {
                 return Err(reason);
             }
         };
-        let L4::Fragment(piece) = view.l4_kind else { panic!("no fragment: {view:?}") };
-        let offered = self.reassembly.offer(&mut self.egress, self.now, link, view, piece, packet);
-        match offered {
+        let L4::Fragment(fragment) = view.l4_kind else { panic!("no fragment: {view:?}") };
+        let inserted =
+            self.reassembly.insert(&mut self.egress, self.now, link, view, fragment, packet);
+        match inserted {
             Ok(None) => Ok(None),
             Ok(Some(packet)) => {
                 let frames = std::iter::once(&packet.head).chain(&packet.tail);
                 let umem = self.egress.umem();
                 let whole = frames.flat_map(|frame| umem.data(frame).to_vec()).collect();
                 let largest = usize::from(packet.largest_fragment);
-                assert!(largest > 0, "it is noted that it came in fragments");
+                assert!(largest > 0, "the packet knows that it was fragmented");
                 self.egress.free_packet(packet);
                 self.check();
                 Ok(Some(whole))
             }
             Err((packet, reason)) => {
-                self.egress.discard(packet, reason);
+                self.egress.drop_packet(packet, reason);
                 self.check();
                 Err(reason)
             }
         }
     }
 
-    /// Frames and shares balance.
+    /// Asserts that frames and usage are consistent.
     fn check(&self) {
         assert_eq!(self.egress.outstanding_frames(), self.reassembly.held_frames() as i64);
-        let shares = &self.reassembly.shares;
-        let sum = |of: fn(&Share) -> usize| shares.iter().map(of).sum::<usize>();
+        let usage = &self.reassembly.usage;
+        let sum = |of: fn(&Usage) -> usize| usage.iter().map(of).sum::<usize>();
         let all = self.reassembly.all;
         assert_eq!(
             (all.datagrams, all.frames),
-            (sum(|share| share.datagrams), sum(|share| share.frames))
+            (sum(|usage| usage.datagrams), sum(|usage| usage.frames))
         );
         assert_eq!(all.datagrams, self.reassembly.index.len());
         assert!(all.frames <= self.reassembly.frames_max);
-        for (link, share) in shares.iter().enumerate() {
+        for (link, usage) in usage.iter().enumerate() {
             let slots = &self.reassembly.slots;
             let mut chain = Vec::new();
-            let (mut before, mut at) = (None, share.ends[0]);
+            let (mut before, mut at) = (None, usage.ends[0]);
             while let Some(slot) = at {
                 let datagram = slots[slot].as_ref().unwrap();
                 assert_eq!(datagram.key.link.index(), link);
@@ -98,8 +99,8 @@ impl Lab {
                 chain.push(datagram.began);
                 (before, at) = (at, datagram.neighbours[1]);
             }
-            assert_eq!((chain.len(), before), (share.datagrams, share.ends[1]));
-            assert!(chain.is_sorted(), "from the oldest to the youngest");
+            assert_eq!((chain.len(), before), (usage.datagrams, usage.ends[1]));
+            assert!(chain.is_sorted(), "from the oldest to the newest");
         }
         let waiting: usize =
             self.reassembly.slots.iter().flatten().map(|datagram| datagram.parts.len()).sum();
@@ -137,7 +138,7 @@ fn v6(id: u32, cut: &Cut) -> Vec<u8> {
     [&[2; 12][..], &[0x86, 0xdd], &header, &cut.body].concat()
 }
 
-/// `body` cut at these multiples of eight.
+/// `body` split at these multiples of eight.
 fn cuts(body: &[u8], at: &[usize]) -> Vec<Cut> {
     let mut at: Vec<_> = at.iter().map(|at| at * 8).filter(|at| *at < body.len()).collect();
     at.extend([0, body.len()]);
@@ -155,7 +156,7 @@ fn body(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 7 + at / 256) as u8).collect()
 }
 
-/// The packet before it was cut; over IPv6 as an atomic fragment.
+/// The unfragmented packet; over IPv6 as an atomic fragment.
 fn whole(is_v4: bool, id: u16, body: &[u8]) -> Vec<u8> {
     let cut = Cut { offset: 0, more: false, body: body.to_vec() };
     if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) }
@@ -165,7 +166,7 @@ fn any_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<Cut>)> {
     let lengths = prop_oneof![9usize..600, 600usize..20_000, Just(65_507usize)];
     (lengths, prop::collection::vec(1usize..8192, 1..40)).prop_map(|(len, at)| {
         let body = body(len);
-        // Where nothing was cut, there is no fragment.
+        // An unfragmented packet has no fragments.
         let at: Vec<_> =
             at.into_iter().map(|at| 1 + at % len.div_ceil(8).max(2)).chain([1]).collect();
         (body.clone(), cuts(&body, &at))
@@ -174,7 +175,7 @@ fn any_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<Cut>)> {
 
 proptest! {
     #[test]
-    fn any_cut_in_any_order_gives_the_packet_that_was_cut(
+    fn fragments_in_any_order_are_reassembled(
         (body, cuts) in any_cuts(), is_v4: bool, id: u16,
         twice in any::<prop::sample::Index>(),
     ) {
@@ -188,9 +189,9 @@ proptest! {
             let cut = left.swap_remove((rng >> 33) as usize % left.len());
             let bytes = if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) };
             prop_assert!(result.is_none(), "not before all is there");
-            result = lab.offer(LINK, &bytes).unwrap();
+            result = lab.insert(LINK, &bytes).unwrap();
             if result.is_none() && cut == cuts[again] {
-                prop_assert_eq!(lab.offer(LINK, &bytes), Err(DropReason::FragmentDuplicate));
+                prop_assert_eq!(lab.insert(LINK, &bytes), Err(DropReason::FragmentDuplicate));
             }
         }
         prop_assert_eq!(result.unwrap(), whole(is_v4, id, &body));
@@ -199,13 +200,13 @@ proptest! {
     }
 
     #[test]
-    fn a_datagram_with_an_overlap_never_becomes_whole(
+    fn a_datagram_with_an_overlap_is_never_reassembled(
         (_, cuts) in any_cuts(), is_v4: bool, at in any::<prop::sample::Index>(),
         longer in 1usize..4, before: bool,
     ) {
         let mut lab = Lab::new(2048);
         let at = at.index(cuts.len());
-        // The same part, but it begins earlier or ends later than it should.
+        // The same part, but starting earlier or ending later.
         let mut bad = cuts[at].clone();
         if before && bad.offset > 0 {
             bad.offset -= 8;
@@ -216,22 +217,22 @@ proptest! {
             bad.more = true;
         }
         prop_assume!(bad.offset + bad.body.len() <= 65_500);
-        // With nothing before it and nothing behind, it would be no fragment.
+        // With offset zero and no more fragments it would not be a fragment.
         prop_assume!(bad.offset > 0 || bad.more);
         let bytes = |cut: &Cut| if is_v4 { v4(7, cut) } else { v6(7, cut) };
         let mut done = false;
         for (index, cut) in cuts.iter().enumerate() {
             if index == at {
-                done |= lab.offer(LINK, &bytes(&bad)).is_ok_and(|whole| whole.is_some());
+                done |= lab.insert(LINK, &bytes(&bad)).is_ok_and(|whole| whole.is_some());
             }
-            done |= lab.offer(LINK, &bytes(cut)).is_ok_and(|whole| whole.is_some());
+            done |= lab.insert(LINK, &bytes(cut)).is_ok_and(|whole| whole.is_some());
         }
         prop_assert!(!done);
         prop_assert_eq!(lab.reassembly.held_frames(), 0, "all of it is gone");
     }
 
     #[test]
-    fn whatever_comes_no_frame_is_lost_and_no_bound_exceeded(
+    fn no_input_leaks_frames_or_exceeds_limits(
         all in prop::collection::vec(
             (any::<bool>(), 0..4u16, 0usize..200, any::<bool>(), 0usize..300, 0..3u16, 0u64..4000), 1..200)
     ) {
@@ -243,7 +244,7 @@ proptest! {
             }
             let bytes = if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) };
             lab.now = lab.now.plus_millis(wait);
-            let _ = lab.offer(LinkId(link), &bytes);
+            let _ = lab.insert(LinkId(link), &bytes);
             lab.expire();
             lab.check();
         }
@@ -255,7 +256,7 @@ proptest! {
 }
 
 #[test]
-fn parts_that_no_datagram_has_are_refused() {
+fn invalid_fragments_are_dropped() {
     let mut lab = Lab::new(1024);
     let cut = |offset, more, len| Cut { offset, more, body: body(len) };
     for (cut, why) in [
@@ -264,38 +265,42 @@ fn parts_that_no_datagram_has_are_refused() {
         (cut(65_528, false, 100), "beyond what a packet holds"),
     ] {
         let expected = Err(DropReason::FragmentMalformed);
-        assert_eq!(lab.offer(LINK, &v4(1, &cut)), expected, "{why}");
-        assert_eq!(lab.offer(LINK, &v6(1, &cut)), expected, "{why}");
+        assert_eq!(lab.insert(LINK, &v4(1, &cut)), expected, "{why}");
+        assert_eq!(lab.insert(LINK, &v6(1, &cut)), expected, "{why}");
     }
-    assert_eq!(lab.offer(LINK, &v4(1, &cut(0, true, 4))), Err(DropReason::FragmentTiny));
+    assert_eq!(lab.insert(LINK, &v4(1, &cut(0, true, 4))), Err(DropReason::FragmentTiny));
     assert_eq!(lab.reassembly.held_frames(), 0);
 }
 
 #[test]
-fn the_last_fragment_says_where_the_datagram_ends() {
+fn the_last_fragment_ends_the_datagram() {
     let cut = |offset, more, len| Cut { offset, more, body: body(len) };
     for second in [cut(24, true, 8), cut(24, false, 8), cut(8, false, 8)] {
         let mut lab = Lab::new(1024);
-        assert_eq!(lab.offer(LINK, &v4(1, &cut(16, false, 8))), Ok(None));
-        assert_eq!(lab.offer(LINK, &v4(1, &second)), Err(DropReason::FragmentMalformed));
+        assert_eq!(lab.insert(LINK, &v4(1, &cut(16, false, 8))), Ok(None));
+        assert_eq!(lab.insert(LINK, &v4(1, &second)), Err(DropReason::FragmentMalformed));
         assert_eq!(lab.dropped(DropReason::FragmentMalformed), 2, "both are gone");
         let first = v4(1, &cut(0, true, 16));
-        assert_eq!(lab.offer(LINK, &first), Err(DropReason::FragmentMalformed), "and all of it");
+        assert_eq!(
+            lab.insert(LINK, &first),
+            Err(DropReason::FragmentMalformed),
+            "and later fragments"
+        );
     }
 }
 
 #[test]
-fn the_rest_has_half_a_minute_over_ipv4_and_a_whole_one_over_ipv6() {
+fn datagrams_time_out_after_30_s_over_ipv4_and_60_s_over_ipv6() {
     let mut lab = Lab::new(1024);
     let (first, second) = (&cuts(&body(40), &[2])[0], &cuts(&body(40), &[2])[1]);
-    lab.offer(LINK, &v4(1, first)).unwrap();
-    lab.offer(LINK, &v6(1, first)).unwrap();
+    lab.insert(LINK, &v4(1, first)).unwrap();
+    lab.insert(LINK, &v6(1, first)).unwrap();
     lab.now = lab.now.plus_secs(29);
     assert_eq!(lab.expire(), 0);
     lab.now = lab.now.plus_secs(1);
-    assert_eq!(lab.offer(LINK, &v4(1, second)), Ok(None), "it is of another datagram now");
+    assert_eq!(lab.insert(LINK, &v4(1, second)), Ok(None), "it belongs to a new datagram");
     assert_eq!(lab.dropped(DropReason::FragmentTimeout), 1);
-    assert!(lab.offer(LINK, &v6(1, second)).unwrap().is_some());
+    assert!(lab.insert(LINK, &v6(1, second)).unwrap().is_some());
     lab.now = lab.now.plus_secs(31);
     assert_eq!(lab.expire(), 1);
     assert_eq!(lab.dropped(DropReason::FragmentTimeout), 2);
@@ -303,70 +308,70 @@ fn the_rest_has_half_a_minute_over_ipv4_and_a_whole_one_over_ipv6() {
 }
 
 #[test]
-fn fragments_of_two_links_two_datagrams_or_two_protocols_do_not_meet() {
+fn fragments_of_different_links_ids_or_protocols_are_not_mixed() {
     let mut lab = Lab::new(1024);
     let cuts = cuts(&body(40), &[2]);
-    lab.offer(LINK, &v4(1, &cuts[0])).unwrap();
-    assert_eq!(lab.offer(OTHER, &v4(1, &cuts[1])), Ok(None), "another link");
-    assert_eq!(lab.offer(LINK, &v4(2, &cuts[1])), Ok(None), "another identification");
+    lab.insert(LINK, &v4(1, &cuts[0])).unwrap();
+    assert_eq!(lab.insert(OTHER, &v4(1, &cuts[1])), Ok(None), "another link");
+    assert_eq!(lab.insert(LINK, &v4(2, &cuts[1])), Ok(None), "another identification");
     let mut tcp = v4(1, &cuts[1]);
     tcp[14 + 9] = 6;
     tcp[14 + 10..14 + 12].fill(0);
     let sum = checksum::of(&tcp[14..34]);
     tcp[14 + 10..14 + 12].copy_from_slice(&sum.to_be_bytes());
-    assert_eq!(lab.offer(LINK, &tcp), Ok(None), "another protocol");
-    assert!(lab.offer(LINK, &v4(1, &cuts[1])).unwrap().is_some());
+    assert_eq!(lab.insert(LINK, &tcp), Ok(None), "another protocol");
+    assert!(lab.insert(LINK, &v4(1, &cuts[1])).unwrap().is_some());
 }
 
 #[test]
-fn a_link_leaves_others_room_and_gives_up_its_own_oldest() {
+fn a_link_at_its_limit_drops_its_oldest_datagram() {
     let mut lab = Lab::new(3072);
     let cuts = cuts(&body(40), &[2]);
     for id in 0..1000 {
         lab.now = lab.now.plus_millis(1);
-        lab.offer(LINK, &v4(id, &cuts[0])).unwrap();
+        lab.insert(LINK, &v4(id, &cuts[0])).unwrap();
     }
     // One in sixteen of 3072 frames; half of them is left.
     assert_eq!(lab.reassembly.held_frames(), 96);
     assert_eq!(lab.dropped(DropReason::FragmentLimit), 904);
-    assert!(lab.offer(OTHER, &v4(1, &cuts[0])).unwrap().is_none());
-    assert!(lab.offer(OTHER, &v4(1, &cuts[1])).unwrap().is_some());
-    assert!(lab.offer(LINK, &v4(999, &cuts[1])).unwrap().is_some(), "the youngest is there");
-    assert_eq!(lab.offer(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest is gone");
+    assert!(lab.insert(OTHER, &v4(1, &cuts[0])).unwrap().is_none());
+    assert!(lab.insert(OTHER, &v4(1, &cuts[1])).unwrap().is_some());
+    assert!(lab.insert(LINK, &v4(999, &cuts[1])).unwrap().is_some(), "the newest is kept");
+    assert_eq!(lab.insert(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest was dropped");
 }
 
-/// Offers all of a datagram of so many small fragments but the last, which is returned.
-fn offer_all_but_the_last(lab: &mut Lab, fragments: usize) -> Cut {
+/// Inserts all of `fragments` small fragments of a datagram but the last, which is returned.
+fn insert_all_but_the_last(lab: &mut Lab, fragments: usize) -> Cut {
     for at in 0..fragments - 1 {
         let cut = Cut { offset: at * 8, more: true, body: body(8) };
-        assert_eq!(lab.offer(LINK, &v4(1, &cut)), Ok(None));
+        assert_eq!(lab.insert(LINK, &v4(1, &cut)), Ok(None));
     }
     Cut { offset: (fragments - 1) * 8, more: false, body: body(8) }
 }
 
 #[test]
-fn the_largest_datagram_is_joined_however_few_frames_there_are() {
+fn the_largest_datagram_is_reassembled_with_few_frames() {
     let mut lab = Lab::new(64);
-    let last = offer_all_but_the_last(&mut lab, 64);
-    assert!(lab.offer(LINK, &v4(1, &last)).unwrap().is_some());
+    let last = insert_all_but_the_last(&mut lab, 64);
+    assert!(lab.insert(LINK, &v4(1, &last)).unwrap().is_some());
 }
 
 #[test]
-fn a_datagram_of_too_many_fragments_is_given_up() {
+fn a_datagram_of_too_many_fragments_is_dropped() {
     let mut lab = Lab::new(65_536);
-    let last = offer_all_but_the_last(&mut lab, 65);
-    assert_eq!(lab.offer(LINK, &v4(1, &last)), Err(DropReason::FragmentLimit));
+    let last = insert_all_but_the_last(&mut lab, 65);
+    assert_eq!(lab.insert(LINK, &v4(1, &last)), Err(DropReason::FragmentLimit));
     assert_eq!(lab.dropped(DropReason::FragmentLimit), 65);
     assert_eq!(lab.reassembly.held_frames(), 0);
 }
 
 #[test]
-fn what_is_gathered_of_a_link_goes_with_it() {
+fn fragments_of_a_removed_link_are_dropped() {
     let mut lab = Lab::new(1024);
     let first = &cuts(&body(40), &[2])[0];
-    lab.offer(LINK, &v4(1, first)).unwrap();
-    lab.offer(OTHER, &v4(1, first)).unwrap();
-    lab.reassembly.forget(&mut lab.egress, LINK);
+    lab.insert(LINK, &v4(1, first)).unwrap();
+    lab.insert(OTHER, &v4(1, first)).unwrap();
+    lab.reassembly.drop_link(&mut lab.egress, LINK);
     assert_eq!((lab.reassembly.held_frames(), lab.dropped(DropReason::LinkGone)), (1, 1));
     lab.check();
 }
@@ -381,17 +386,17 @@ fn a_congestion_mark_on_one_fragment_marks_the_datagram() {
             bytes[15] = ecn << 4;
             bytes
         };
-        lab.offer(LINK, &with(&cuts[0], if second == 3 { 2 } else { 0 })).unwrap();
-        lab.offer(LINK, &with(&cuts[1], second)).unwrap().map(|whole| whole[15] >> 4)
+        lab.insert(LINK, &with(&cuts[0], if second == 3 { 2 } else { 0 })).unwrap();
+        lab.insert(LINK, &with(&cuts[1], second)).unwrap().map(|whole| whole[15] >> 4)
     };
     assert_eq!(marked(3), Some(3));
     assert_eq!(marked(0), Some(0));
     let mut lab = Lab::new(1024);
     let cuts = cuts(&body(40), &[2]);
-    lab.offer(LINK, &v6(1, &cuts[0])).unwrap();
+    lab.insert(LINK, &v6(1, &cuts[0])).unwrap();
     let mut bad = v6(1, &cuts[1]);
     bad[15] = 3 << 4;
-    assert_eq!(lab.offer(LINK, &bad), Ok(None), "a mark that its sender did not allow");
+    assert_eq!(lab.insert(LINK, &bad), Ok(None), "a mark that its sender did not allow");
     assert_eq!(lab.dropped(DropReason::FragmentMalformed), 2);
     lab.check();
 }

@@ -1,12 +1,12 @@
-//! Ports over memory links: what goes in comes out, and no frame is lost or doubled on the way.
+//! Ports on memory links: packets are forwarded unchanged, and no frame leaks or is duplicated.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::mem::{FramePool, Packet};
 use crate::xsk::assemble::PACKET_FRAMES_MAX;
-use crate::xsk::frame::{FramePool, Packet};
 use crate::xsk::port::XskStatistics;
 
 const SIZES: RingSizes = RingSizes { fill: 64, completion: 64, rx: 64, tx: 64 };
@@ -28,9 +28,9 @@ impl Bench {
     }
 
     /// Puts a part of a packet on the receive ring, not yet published.
-    fn deliver(&mut self, part: &[u8], more: bool) {
+    fn deliver(&mut self, part: &[u8], options: u32) {
         let link = self.kernel.link.upgrade().unwrap();
-        self.kernel.deliver(&link, 0, part, more);
+        self.kernel.deliver(&link, 0, part, options);
     }
 
     fn receive(&mut self) -> Vec<Packet> {
@@ -59,19 +59,19 @@ impl Bench {
         self.send(packets)
     }
 
-    /// All frames are accounted for: those that the test holds beside the port's.
+    /// Asserts that all frames are accounted for, with `held` by the test.
     fn check_balance(&self, held: usize) {
         assert_eq!(self.pool.outstanding(), (held + self.port.held_frames()) as i64);
     }
 
-    /// Ends it all and checks that every frame is spare again.
+    /// Closes everything and asserts that every frame is free.
     fn close(self) {
         let Self { umem, mut pool, port, kernel } = self;
         port.close(&mut pool);
         assert_eq!(pool.outstanding(), 0);
         assert_eq!(umem.held_by(LINK), 0, "a closed link holds nothing");
         drop((pool, kernel));
-        assert_eq!(umem.spare.len(), umem.frames() as usize);
+        assert_eq!(umem.shared_free_frames(), umem.frames() as usize);
     }
 }
 
@@ -80,7 +80,7 @@ fn bytes(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn packets_of_every_size_go_round_unchanged() {
+fn packets_of_every_size_are_forwarded_unchanged() {
     let mut bench = Bench::new(256);
     for len in [1, 14, 60, 1514, 3839, 3840, 3841, 7680, 9014, 32_014, 65_535] {
         assert!(bench.kernel.inject(0, &bytes(len)));
@@ -93,11 +93,11 @@ fn packets_of_every_size_go_round_unchanged() {
 }
 
 #[test]
-fn a_packet_waits_in_the_port_until_its_last_frame_has_come() {
+fn an_incomplete_packet_is_kept_until_its_last_frame() {
     let mut bench = Bench::new(128);
     bench.kernel.inject(0, b"before");
     for part in [b"one ", b"two "] {
-        bench.deliver(part, true);
+        bench.deliver(part, XDP_PKT_CONTD);
     }
     bench.kernel.workers[0].rx.publish();
     assert_eq!(bench.echo(), [b"before"]);
@@ -110,19 +110,19 @@ fn a_packet_waits_in_the_port_until_its_last_frame_has_come() {
 }
 
 #[test]
-fn frames_of_an_unfinished_packet_come_back_when_the_port_closes() {
-    for settle in [true, false] {
+fn frames_of_an_incomplete_packet_are_freed_when_the_port_closes() {
+    for close in [true, false] {
         let mut bench = Bench::new(128);
-        bench.deliver(b"never", true);
-        bench.deliver(b"finished", true);
+        bench.deliver(b"never", XDP_PKT_CONTD);
+        bench.deliver(b"finished", XDP_PKT_CONTD);
         bench.kernel.workers[0].rx.publish();
         assert!(bench.receive().is_empty());
-        if settle {
+        if close {
             bench.close();
         } else {
             drop(bench.port);
             drop(bench.pool);
-            assert_eq!(bench.umem.spare.len(), 128);
+            assert_eq!(bench.umem.shared_free_frames(), 128);
             let mut pool = bench.umem.pool();
             for frame in std::iter::from_fn(|| pool.alloc()).collect::<Vec<_>>() {
                 assert_eq!((frame.len(), frame.capacity()), (0, FRAME_SIZE - FRAME_HEADROOM));
@@ -133,7 +133,7 @@ fn frames_of_an_unfinished_packet_come_back_when_the_port_closes() {
 }
 
 #[test]
-fn no_more_packets_are_received_than_asked_for_and_none_is_lost() {
+fn no_more_packets_than_the_limit_are_received_and_none_is_lost() {
     let mut bench = Bench::new(128);
     for i in 0..10_u8 {
         assert!(bench.kernel.inject_parts(0, [&[i][..], &[i]].into_iter()));
@@ -148,7 +148,7 @@ fn no_more_packets_are_received_than_asked_for_and_none_is_lost() {
 }
 
 #[test]
-fn false_descriptors_are_counted_and_cost_only_their_own_packet() {
+fn false_descriptors_are_counted_and_drop_only_their_own_packet() {
     let mut bench = Bench::new(128);
     let mut elsewhere = bench.umem.pool();
     let ours = elsewhere.alloc().unwrap();
@@ -158,13 +158,13 @@ fn false_descriptors_are_counted_and_cost_only_their_own_packet() {
     for (round, (address, len)) in foreign.into_iter().chain(misfits).enumerate() {
         for options in [0, XDP_PKT_CONTD] {
             assert!(bench.kernel.inject(0, b"good"));
-            bench.deliver(b"broken by what follows", true);
-            // Without an address of its own, a misfit names a frame that is to be received into.
+            bench.deliver(b"broken by what follows", XDP_PKT_CONTD);
+            // An invalid length without an address refers to a frame from the fill ring.
             let addr = address.or_else(|| bench.kernel.fill.pop()).unwrap();
             bench.kernel.workers[0].rx.produce(1, || Some(Desc { addr, len, options }));
             if options == XDP_PKT_CONTD {
-                bench.deliver(b"to be skipped", true);
-                bench.deliver(b"end of the broken packet", false);
+                bench.deliver(b"to be skipped", XDP_PKT_CONTD);
+                bench.deliver(b"end of the broken packet", 0);
             }
             bench.kernel.workers[0].rx.publish();
             assert!(bench.kernel.inject(0, b"fine"));
@@ -224,7 +224,7 @@ fn a_packet_of_too_many_frames_is_dropped_and_counted() {
 }
 
 #[test]
-fn the_kernel_drops_what_the_rings_have_no_room_for() {
+fn packets_are_dropped_when_the_rings_are_full() {
     let mut bench = Bench::new(SIZES.fill);
     assert!(!bench.kernel.inject(0, b""));
     assert!(!bench.kernel.inject_parts(0, vec![&b"x"[..]; 65].into_iter()));
@@ -232,7 +232,7 @@ fn the_kernel_drops_what_the_rings_have_no_room_for() {
         assert!(bench.kernel.inject(0, b"x"));
     }
     assert!(!bench.kernel.inject(0, b"x"), "the fill ring is empty");
-    // All frames are in the receive ring, none is left to fill up with.
+    // All frames are on the receive ring; none is free for the fill ring.
     bench.port.service(&mut bench.pool);
     assert_eq!(bench.port.statistics().starved, 1);
     assert_eq!(bench.kernel.fill_level(), 0);
@@ -242,7 +242,7 @@ fn the_kernel_drops_what_the_rings_have_no_room_for() {
 }
 
 #[test]
-fn a_full_transmit_ring_gives_the_packet_back_untouched() {
+fn a_full_transmit_ring_returns_the_packet_unchanged() {
     let mut bench = Bench::new(256);
     let packet = |pool: &mut FramePool, frames: usize| {
         let mut packet = Packet::single(pool.alloc().unwrap());
@@ -289,7 +289,7 @@ fn the_kernel_sees_nothing_before_the_flush() {
 }
 
 #[test]
-fn a_packet_that_the_kernel_would_never_take_is_refused() {
+fn a_packet_that_the_kernel_would_reject_is_returned() {
     let mut bench = Bench::new(128);
     let empty = Packet::single(bench.pool.alloc().unwrap());
     let empty = bench.port.transmit(&mut bench.pool, empty).unwrap_err();
@@ -326,7 +326,7 @@ fn a_full_completion_ring_stops_the_kernel_until_frames_are_reclaimed() {
 }
 
 #[test]
-fn frames_come_back_once_when_the_last_port_of_a_link_closes() {
+fn frames_are_freed_once_when_the_last_port_of_a_link_closes() {
     let umem = Umem::new(512).unwrap();
     let mut pool = umem.pool();
     let (mut ports, mut kernel) = link(&umem, LINK, 2, SIZES);
@@ -347,7 +347,7 @@ fn frames_come_back_once_when_the_last_port_of_a_link_closes() {
     assert_eq!(kernel.transmitted(1, &mut |_| {}), 0, "what was not sent is lost");
     assert_eq!(umem.held_by(LinkId(2)), SIZES.fill as usize, "another link's frames stay");
     drop((other, pool));
-    assert_eq!(umem.spare.len(), 512);
+    assert_eq!(umem.shared_free_frames(), 512);
 }
 
 #[test]
@@ -364,9 +364,9 @@ fn a_link_number_is_free_again_when_its_last_port_is_dropped() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Packets cut anywhere, in any batches, with false descriptors between and inside of them.
+    /// Packets split anywhere, in any batches, with false descriptors between and inside of them.
     #[test]
-    fn any_traffic_goes_round_and_the_pool_balances(
+    fn any_traffic_is_forwarded_and_frames_balance(
         rounds in prop::collection::vec(
             (prop::collection::vec((prop::collection::vec(1..200_usize, 1..22), 0..8_u8), 0..6),
              0..6_usize),
@@ -395,7 +395,8 @@ proptest! {
                         let desc = Desc { addr: u64::MAX, len: 1, options };
                         bench.kernel.workers[0].rx.produce(1, || Some(desc));
                     }
-                    bench.deliver(part, i + 1 < parts.len());
+                    let is_last = i + 1 == parts.len();
+                    bench.deliver(part, if is_last { 0 } else { XDP_PKT_CONTD });
                 }
                 bench.kernel.workers[0].rx.publish();
                 false_descriptors += u64::from(broken);
@@ -481,5 +482,5 @@ fn two_workers_share_a_links_frames_without_losing_any() {
     let half = PACKETS / 2;
     assert_eq!(sums, [half * (half - 1), half * half]);
     assert_eq!(umem.held_by(LINK), 0);
-    assert_eq!(umem.spare.len(), umem.frames() as usize);
+    assert_eq!(umem.shared_free_frames(), umem.frames() as usize);
 }

@@ -7,7 +7,7 @@ use crate::alloc;
 use crate::pods::write_frame;
 use anyhow::{Result, anyhow, bail, ensure};
 use fastrand::Rng;
-use podgate_dataplane::flow::{Flow, FlowTable};
+use podgate_dataplane::flow::{Flow, FlowLinks, FlowTable};
 use podgate_dataplane::packet::parse;
 use podgate_dataplane::worker::SharedConfig;
 use podgate_tables::ids::Epoch;
@@ -75,7 +75,7 @@ fn fill(table: &mut FlowTable, flows: usize) -> Result<()> {
         let (to, _) = small_node::packet_of(Mixture::Tcp, flow, Way::Back);
         write_frame(&mut frame, from, &tuple, SYN, 0);
         let view = parse(&frame, frame.len() as u32).map_err(|reason| anyhow!("{reason:?}"))?;
-        let flow = Flow::new(&view, Epoch(1), [from, to], Nanos(1));
+        let flow = Flow::new(&view, Epoch(1), FlowLinks::new(from, to), Nanos(1));
         table.insert(flow).map_err(|reason| anyhow!("{reason:?}"))?;
     }
     Ok(())
@@ -135,7 +135,7 @@ impl RandomOrder {
     }
 }
 
-/// Nanoseconds of [`FlowTable::find`] for a random flow of `flows`.
+/// Nanoseconds of [`FlowTable::lookup`] for a random flow of `flows`.
 fn find_alone(flows: usize) -> Result<f64> {
     const LOOKUPS: usize = 1 << 20;
     let mut table = FlowTable::new(CAPACITY);
@@ -150,7 +150,7 @@ fn find_alone(flows: usize) -> Result<f64> {
             *tuple = small_node::packet_of(Mixture::Tcp, rng.usize(..flows), Way::There).1;
         }
         let begin = Instant::now();
-        let found = batch.iter().filter(|tuple| black_box(table.find(tuple)).is_some()).count();
+        let found = batch.iter().filter(|tuple| black_box(table.lookup(tuple)).is_some()).count();
         took += begin.elapsed();
         ensure!(found == BATCH, "{found} of {BATCH} flows were found");
     }

@@ -14,8 +14,8 @@ use podgate_tables::tuple::FlowDirection;
 use crate::l7::follower::Follower;
 use crate::l7::http1::tests::docs_only;
 use crate::l7::io::FlowIo;
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 use crate::packet::{L4, Tcp, View, edit, parse};
-use crate::xsk::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
 pub(super) const CLIENT: FlowDirection = FlowDirection::Original;
 pub(super) const SERVER: FlowDirection = FlowDirection::Reply;
@@ -79,7 +79,7 @@ impl Io {
     fn take(&mut self, direction: FlowDirection, own: bool, packet: Packet) {
         let mut bytes = self.umem.data(&packet.head).to_vec();
         let view = parse(&bytes, packet.len()).expect("the follower sends what parses");
-        assert!(edit::l4_checksum_is_right(&self.umem, &packet, &view), "checksum");
+        assert!(edit::l4_checksum_is_right(self.umem.bytes(&packet), &view), "checksum");
         packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
         let L4::Tcp(tcp) = view.l4_kind else { panic!("the follower sends TCP") };
         self.pool.free_packet(packet);

@@ -1,0 +1,240 @@
+//! Talking to the agent over its control socket.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Answer, ApiError, Request};
+
+/// Timeout for the agent to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout for an answer, or for its next line. Compiling the policies of a large cluster takes the
+/// agent seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Interval of connection attempts while the agent's backlog is full.
+const CONNECT_RETRY: Duration = Duration::from_millis(20);
+
+/// A request that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The socket can't be connected to.
+    #[error("the agent can't be reached at {path}: {source} ({})", hint(.source))]
+    Unreachable {
+        /// The socket.
+        path: String,
+        /// The system call's error.
+        source: io::Error,
+    },
+    /// The agent accepts no connection, or does not answer.
+    #[error("the agent did not answer within {} s: it is stuck, or very busy", .0.as_secs())]
+    TimedOut(Duration),
+    /// The connection broke.
+    #[error("the agent closed the connection: it stopped, or nothing was read here for 30 s")]
+    Closed,
+    /// The agent's answer is not of this protocol.
+    #[error("the agent's answer is malformed: {0}")]
+    Protocol(String),
+    /// The agent answered with an error.
+    #[error(transparent)]
+    Denied(#[from] ApiError),
+}
+
+impl ClientError {
+    /// Whether no agent answers.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut(_) | Self::Closed)
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run this as root",
+        _ => "is `podgate run` running? --socket names another socket",
+    }
+}
+
+/// A connection to the agent.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], and [`ClientError::TimedOut`] when the agent takes no
+    /// connection.
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        Self::connect_within(path, CONNECT_TIMEOUT)
+    }
+
+    fn connect_within(path: &Path, limit: Duration) -> Result<Self, ClientError> {
+        match open(path, limit) {
+            Ok(stream) => Ok(Self { stream: BufReader::new(stream) }),
+            Err(Errno::EAGAIN) => Err(ClientError::TimedOut(limit)),
+            Err(error) => Err(ClientError::Unreachable {
+                path: path.display().to_string(),
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Sends a request that has one result.
+    ///
+    /// # Errors
+    /// When the agent refuses it, or doesn't answer as it should.
+    pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+        self.send(request);
+        let limit = answer_timeout(request);
+        match self.receive(limit)? {
+            Answer::Result(value) => from_value(value),
+            Answer::Error(error) => Err(error.into()),
+            other => Err(ClientError::Protocol(format!("{other:?} is no result"))),
+        }
+    }
+
+    /// Sends a request that has items; each goes to `each` until it breaks or the agent ends.
+    ///
+    /// # Errors
+    /// When the agent refuses it, or doesn't answer as it should.
+    pub fn stream<T: DeserializeOwned, E: From<ClientError>>(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.send(request);
+        let limit = answer_timeout(request);
+        loop {
+            match self.receive(limit)? {
+                Answer::Item(value) => each(from_value(value)?)?,
+                Answer::End(_) => return Ok(()),
+                Answer::Error(error) => return Err(ClientError::from(error).into()),
+                Answer::Result(_) => {
+                    return Err(ClientError::Protocol("a result where items are due".into()).into());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, request: &Request) {
+        // An agent with too many clients answers and closes without reading. One that reads nothing
+        // answers nothing.
+        let _ = self.stream.get_ref().set_write_timeout(Some(ANSWER_TIMEOUT));
+        let _ = self.stream.get_mut().write_all(request.to_line().as_bytes());
+    }
+
+    /// The next line of the answer, within `limit`.
+    fn receive(&mut self, limit: Option<Duration>) -> Result<Answer, ClientError> {
+        let mut line = String::new();
+        // Fails for a limit of zero only.
+        let _ = self.stream.get_ref().set_read_timeout(limit);
+        match self.stream.read_line(&mut line) {
+            Ok(read) if read > 0 && line.ends_with('\n') => {
+                Answer::parse(&line).map_err(|error| ClientError::Protocol(error.message))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(ClientError::TimedOut(limit.unwrap_or_default()))
+            }
+            _ => Err(ClientError::Closed),
+        }
+    }
+}
+
+fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
+    serde_json::from_value(value).map_err(|error| ClientError::Protocol(error.to_string()))
+}
+
+/// Timeout for the answer to `request`; `None` if there may be none for any time.
+fn answer_timeout(request: &Request) -> Option<Duration> {
+    match request {
+        Request::Flows { follow: true, .. } => None,
+        Request::PolicyWait { timeout_s, .. } => {
+            Some(ANSWER_TIMEOUT + Duration::from_secs((*timeout_s).into()))
+        }
+        _ => Some(ANSWER_TIMEOUT),
+    }
+}
+
+/// Connects to the socket at `path`.
+///
+/// # Errors
+/// `EAGAIN` if the backlog was full for `limit`; a blocking connect would wait without a limit
+/// (unix(7)).
+fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let begin = Instant::now();
+    loop {
+        match connect(socket.as_raw_fd(), &address) {
+            Err(Errno::EAGAIN) if begin.elapsed() < limit => sleep(CONNECT_RETRY),
+            other => break other?,
+        }
+    }
+    fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn connecting_to_an_agent_that_accepts_nothing_times_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        // Nobody accepts: at some time its backlog is full.
+        let mut held = Vec::new();
+        let error = loop {
+            match Client::connect_within(&path, SHORT) {
+                Ok(client) => held.push(client),
+                Err(error) => break error,
+            }
+            assert!(held.len() < 100_000, "a backlog without an end");
+        };
+        assert!(matches!(error, ClientError::TimedOut(SHORT)), "{error}");
+    }
+
+    #[test]
+    fn a_request_without_an_answer_times_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let mut client = Client::connect(&path).unwrap();
+        client.send(&Request::Status {});
+        let error = client.receive(Some(SHORT)).unwrap_err();
+        assert!(matches!(error, ClientError::TimedOut(SHORT)) && error.is_unreachable());
+    }
+
+    #[test]
+    fn the_timeout_depends_on_the_request() {
+        let follow = Request::Flows { follow: true, last: 9 };
+        assert_eq!(answer_timeout(&follow), None);
+        let past = Request::Flows { follow: false, last: 9 };
+        assert_eq!(answer_timeout(&past), Some(ANSWER_TIMEOUT));
+        let wait = Request::PolicyWait { revision: 1, timeout_s: 600 };
+        assert_eq!(answer_timeout(&wait), Some(ANSWER_TIMEOUT + Duration::from_secs(600)));
+        assert_eq!(answer_timeout(&Request::Status {}), Some(ANSWER_TIMEOUT));
+    }
+
+    #[test]
+    fn a_missing_socket_is_reported_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Client::connect(&dir.path().join("none")).unwrap_err();
+        assert!(error.to_string().contains("is `podgate run` running?"), "{error}");
+    }
+}

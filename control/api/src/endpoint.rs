@@ -1,0 +1,168 @@
+//! Messages about endpoints: which pod is behind which link.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use podgate_policy::PodName;
+use serde::{Deserialize, Serialize};
+
+/// What is to be attached.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// The host's end of the pod's veth pair.
+    pub link: String,
+    /// The pod behind it.
+    pub pod: PodName,
+    /// The pod's network namespace, where the MAC address and the MTU are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
+    /// MAC address of the pod's end; read in `netns` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    /// MTU that both ends of the link are given when it is attached; needs `netns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<PodMtu>,
+}
+
+/// MTU of a pod's link, bytes.
+///
+/// IPv6 needs 1280 (RFC 8200, section 5); no IPv4 packet, and no veth, has more than 65535. Native
+/// XDP with packets in several buffers takes less than 73,459 (`veth_xdp_set`,
+/// `drivers/net/veth.c`), and AF_XDP 18 frames of 3840 bytes, so both take all of this.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct PodMtu(u32);
+
+impl PodMtu {
+    /// The least there can be.
+    pub const MIN: Self = Self(1280);
+    /// The most there can be.
+    pub const MAX: Self = Self(65535);
+}
+
+impl TryFrom<u32> for PodMtu {
+    type Error = String;
+
+    fn try_from(mtu: u32) -> Result<Self, Self::Error> {
+        let (PodMtu(min), PodMtu(max)) = (Self::MIN, Self::MAX);
+        if (min..=max).contains(&mtu) {
+            Ok(Self(mtu))
+        } else {
+            Err(format!("a pod's MTU is {min} to {max} bytes, not {mtu}"))
+        }
+    }
+}
+
+impl From<PodMtu> for u32 {
+    fn from(PodMtu(mtu): PodMtu) -> Self {
+        mtu
+    }
+}
+
+impl FromStr for PodMtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<u32>().map_err(|error| error.to_string())?.try_into()
+    }
+}
+
+/// An Ethernet address, written as six hexadecimal pairs with colons.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for MacAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "write the address as six pairs, like 02:00:00:00:00:01";
+        let mut bytes = [0; 6];
+        let mut pairs = text.split(':');
+        for byte in &mut bytes {
+            let pair = pairs.next().filter(|pair| pair.len() == 2).ok_or(FORM)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| FORM)?;
+        }
+        if pairs.next().is_some() {
+            return Err(FORM);
+        }
+        if bytes[0] & 1 == 1 || bytes == [0; 6] {
+            return Err("this is no address of a single interface");
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for MacAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// State of one endpoint.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct EndpointStatus {
+    /// The host's end of the pod's veth pair.
+    pub link: String,
+    /// The pod behind it; none if its record was lost.
+    pub pod: Option<PodName>,
+    /// The pod's network namespace, if it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
+    /// MAC address of the pod's end, if it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    /// MTU that both ends were given, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<PodMtu>,
+    /// State.
+    pub state: EndpointState,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Addresses of the pod.
+    pub addresses: Vec<IpAddr>,
+    /// Identity number, while the pod is known.
+    pub identity: Option<u32>,
+    /// Whether some policy puts the pod's ingress into default deny.
+    pub ingress_enforced: bool,
+    /// Whether some policy puts the pod's egress into default deny.
+    pub egress_enforced: bool,
+}
+
+/// The states of an endpoint.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointState {
+    /// Under policy.
+    Ready,
+    /// Attached, but its pod is not known or has no address: cut off.
+    Waiting,
+    /// Its link vanished.
+    Gone,
+}
+
+impl fmt::Display for EndpointState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Waiting => "waiting",
+            Self::Gone => "gone",
+        })
+    }
+}

@@ -1,0 +1,50 @@
+//! The protocol of podgate's control socket, and a client that speaks it.
+//!
+//! Messages are JSON objects, one per line, each with the protocol's version. A request names its
+//! `command`; the arguments are further members of the same object:
+//!
+//! ```json
+//! {"version":1,"command":"flows","follow":true,"last":20}
+//! ```
+//!
+//! An answer has exactly one of `result` (the only line), `item` (any number of lines), `end`
+//! (after the last item) and `error` (the last line):
+//!
+//! ```json
+//! {"version":1,"error":{"code":"unknown-command","message":"there is no command \"flow\""}}
+//! ```
+//!
+//! A client may send further requests on the same connection, one after another.
+#![forbid(unsafe_code)]
+
+mod answer;
+pub mod client;
+mod endpoint;
+mod metric;
+mod policy;
+mod request;
+mod status;
+
+pub use podgate_policy::PodName;
+
+pub use answer::{Answer, ApiError, ErrorCode, FlowItem};
+pub use client::{Client, ClientError};
+pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
+pub use metric::{Family, FamilyKind, Sample};
+pub use policy::{
+    EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,
+    PolicyWaited, PortsDetail, RejectedField, RuleDetail, RuleSetDetail, Source,
+};
+pub use request::Request;
+pub use status::{
+    DropCount, EndpointCounts, FlowsTakenOver, LinkCounts, SourceStatus, Status, WorkerStatus,
+};
+
+/// The version of the protocol.
+pub const VERSION: u64 = 1;
+
+/// Longest request that the agent reads, bytes including the newline.
+pub const REQUEST_MAX: usize = 64 * 1024;
+
+/// Most past flow records that one request may ask for.
+pub const LAST_MAX: u32 = 1 << 20;

@@ -1,0 +1,264 @@
+//! What a client asks for.
+
+use podgate_policy::explain::Query;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::VERSION;
+use crate::answer::{ApiError, ErrorCode};
+use crate::endpoint::EndpointSpec;
+use crate::policy::PolicyFilter;
+
+/// Declares [`Request`] and the list of its commands.
+macro_rules! requests {
+    ($($(#[$attribute:meta])* $command:literal: $variant:ident $arguments:tt,)*) => {
+        /// What a client asks for.
+        #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+        #[serde(tag = "command", deny_unknown_fields)]
+        pub enum Request {
+            $($(#[$attribute])* #[serde(rename = $command)] $variant $arguments,)*
+        }
+
+        /// Every value of `command`.
+        const COMMANDS: &[&str] = &[$($command),*];
+    };
+}
+
+requests! {
+    /// Readiness and counters; answered by [`Status`](crate::Status).
+    "status": Status {},
+    /// Attach a pod; answered by its [`EndpointStatus`](crate::EndpointStatus).
+    "endpoint-add": EndpointAdd(EndpointSpec),
+    /// Detach a pod; answered by `null`.
+    "endpoint-remove": EndpointRemove {
+        /// Name of the link.
+        link: String,
+    },
+    /// Answered by a list of [`EndpointStatus`](crate::EndpointStatus).
+    "endpoint-list": EndpointList {},
+    /// Answered by a [`PolicyList`](crate::PolicyList).
+    "policy-list": PolicyList {},
+    /// Answered by a list of [`PolicyDetail`](crate::PolicyDetail).
+    "policy-get": PolicyGet(PolicyFilter),
+    /// Answered by [`Explained`](crate::Explained).
+    "policy-explain": PolicyExplain {
+        /// The flow.
+        query: Query,
+        /// Evaluate policy for both ends, as if both were endpoints of this node.
+        #[serde(default)]
+        both_sides: bool,
+    },
+    /// Answered by a list of [`podgate_policy::explain::SelectorInfo`].
+    "policy-selectors": PolicySelectors {},
+    /// Answered by [`EndpointTable`](crate::EndpointTable).
+    "table-policy-get": TablePolicyGet {
+        /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
+        endpoint: String,
+    },
+    /// Answered by [`PolicyWaited`](crate::PolicyWaited).
+    "policy-wait": PolicyWait {
+        /// The epoch to wait for.
+        revision: u32,
+        /// Timeout, seconds.
+        timeout_s: u32,
+    },
+    /// Answered by [`FlowItem`](crate::FlowItem)s.
+    "flows": Flows {
+        /// Send new records instead of ending.
+        #[serde(default)]
+        follow: bool,
+        /// How many past records to send first, at most.
+        #[serde(default)]
+        last: u32,
+    },
+    /// Answered by a list of [`Family`](crate::Family).
+    "metrics": Metrics {},
+}
+
+impl Request {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// When the line is no request of this version.
+    pub fn parse(line: &[u8]) -> Result<Self, ApiError> {
+        let bad = |error: serde_json::Error| {
+            ApiError::new(ErrorCode::BadRequest, format!("the request can't be read: {error}"))
+        };
+        let mut value: Value = serde_json::from_slice(line).map_err(bad)?;
+        let Some(object) = value.as_object_mut() else {
+            return Err(ApiError::new(ErrorCode::BadRequest, "a request is a JSON object"));
+        };
+        match object.remove("version") {
+            Some(version) if version == VERSION => {}
+            Some(version) => {
+                let message = format!("version {version} is not supported, {VERSION} is");
+                return Err(ApiError::new(ErrorCode::UnsupportedVersion, message));
+            }
+            None => {
+                let message = format!("the request has no version; {VERSION} is supported");
+                return Err(ApiError::new(ErrorCode::UnsupportedVersion, message));
+            }
+        }
+        match object.get("command").and_then(Value::as_str) {
+            Some(command) if COMMANDS.contains(&command) => {}
+            Some(command) => {
+                let message = format!("there is no command {command:?}");
+                return Err(ApiError::new(ErrorCode::UnknownCommand, message));
+            }
+            None => {
+                return Err(ApiError::new(ErrorCode::BadRequest, "the request names no command"));
+            }
+        }
+        serde_json::from_value(value).map_err(bad)
+    }
+
+    /// The line to send, with its newline.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let mut value = json!(self);
+        value["version"] = json!(VERSION);
+        format!("{value}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_policy::PodName;
+    use podgate_policy::explain::RequestSpec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::answer::Answer;
+    use crate::endpoint::{MacAddress, PodMtu};
+
+    fn code(line: &str) -> ErrorCode {
+        Request::parse(line.as_bytes()).unwrap_err().code
+    }
+
+    fn query() -> Query {
+        let http = "GET /docs".parse().unwrap();
+        Query {
+            from: "shop/cart-0".parse().unwrap(),
+            to: "fd00::1".parse().unwrap(),
+            port: "80/TCP".parse().unwrap(),
+            request: Some(RequestSpec::Http(http)),
+            misses_max: usize::MAX,
+        }
+    }
+
+    #[test]
+    fn every_request_reads_back_as_itself() {
+        let spec = EndpointSpec {
+            link: "veth0".into(),
+            pod: "a/b".parse().unwrap(),
+            netns: Some("/run/netns/a".into()),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
+            mtu: Some(PodMtu::MAX),
+        };
+        let requests = [
+            Request::Status {},
+            Request::EndpointAdd(spec),
+            Request::EndpointRemove { link: "veth0".into() },
+            Request::EndpointList {},
+            Request::PolicyList {},
+            Request::PolicyGet(PolicyFilter {
+                kind: Some("NetworkPolicy".into()),
+                namespace: None,
+                name: Some("web".into()),
+            }),
+            Request::PolicyExplain { query: query(), both_sides: true },
+            Request::PolicySelectors {},
+            Request::TablePolicyGet { endpoint: "veth0".into() },
+            Request::PolicyWait { revision: 7, timeout_s: 60 },
+            Request::Flows { follow: true, last: 7 },
+            Request::Metrics {},
+        ];
+        assert_eq!(requests.len(), COMMANDS.len());
+        for request in requests {
+            assert_eq!(Request::parse(request.to_line().as_bytes()), Ok(request));
+        }
+    }
+
+    #[test]
+    fn an_mtu_out_of_range_is_an_error() {
+        let request = |mtu: &str| {
+            let line = format!(
+                r#"{{"version":1,"command":"endpoint-add","link":"a","pod":"a/b","mtu":{mtu}}}"#
+            );
+            Request::parse(line.as_bytes())
+        };
+        assert!(request("1280").is_ok() && request("65535").is_ok());
+        for mtu in ["0", "1279", "65536", "-1"] {
+            assert_eq!(request(mtu).unwrap_err().code, ErrorCode::BadRequest, "{mtu}");
+        }
+        let message = request("65536").unwrap_err().message;
+        assert!(message.contains("a pod's MTU is 1280 to 65535 bytes, not 65536"), "{message}");
+    }
+
+    #[test]
+    fn every_answer_reads_back_as_itself() {
+        for answer in [
+            Answer::Result(json!([1, "a"])),
+            Answer::Item(Value::Null),
+            Answer::End(true),
+            Answer::Error(ApiError::new(ErrorCode::Busy, "later")),
+        ] {
+            assert_eq!(Answer::parse(&answer.to_line()), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn each_malformed_request_has_its_error_code() {
+        assert_eq!(code("{"), ErrorCode::BadRequest);
+        assert_eq!(code("[]"), ErrorCode::BadRequest);
+        assert_eq!(code(r#"{"command":"status"}"#), ErrorCode::UnsupportedVersion);
+        assert_eq!(code(r#"{"version":2,"command":"status"}"#), ErrorCode::UnsupportedVersion);
+        assert_eq!(code(r#"{"version":1,"command":"stop"}"#), ErrorCode::UnknownCommand);
+        assert_eq!(code(r#"{"version":1}"#), ErrorCode::BadRequest);
+        assert_eq!(code(r#"{"version":1,"command":"status","x":1}"#), ErrorCode::BadRequest);
+        assert_eq!(code(r#"{"version":1,"command":"flows","last":-1}"#), ErrorCode::BadRequest);
+        let add = r#"{"version":1,"command":"endpoint-add","link":"v","pod":"b"}"#;
+        assert_eq!(code(add), ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn an_answer_of_another_version_is_an_error() {
+        let error = Answer::parse(r#"{"version":2,"result":null}"#).unwrap_err();
+        assert_eq!(error.code, ErrorCode::UnsupportedVersion);
+    }
+
+    #[test]
+    fn an_error_with_an_unknown_code_is_read() {
+        let line = r#"{"version":1,"error":{"code":"moon-phase","message":"no"}}"#;
+        assert_eq!(Answer::parse(line), Ok(Answer::Error(ApiError::new(ErrorCode::Unknown, "no"))));
+    }
+
+    #[test]
+    fn names_and_addresses_are_checked() {
+        for bad in ["a", "a/", "/a", "a/b/c", "A/b", "a/-b", "a/b\n", "a/b..c"] {
+            assert!(bad.parse::<PodName>().is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            "kube-system/core.dns-0".parse::<PodName>().unwrap().name.as_ref(),
+            "core.dns-0"
+        );
+        for bad in
+            ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "01:00:00:00:00:00"]
+        {
+            assert!(bad.parse::<MacAddress>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_request_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Request::parse(&bytes);
+        }
+
+        #[test]
+        fn a_mac_reads_back_as_itself(bytes in any::<[u8; 6]>()) {
+            let unicast = MacAddress([bytes[0] & 0xfe, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5] | 1]);
+            prop_assert_eq!(unicast.to_string().parse::<MacAddress>(), Ok(unicast));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Readiness and counters of the agent.
+
+use serde::{Deserialize, Serialize};
+
+/// Readiness and counters of the agent.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Whether policy is in force for all attached endpoints.
+    pub ready: bool,
+    /// Why not, one line each.
+    pub not_ready: Vec<String>,
+    /// Seconds since the agent started.
+    pub uptime_s: u64,
+    /// Generation of the published snapshot; zero before the first.
+    pub epoch: u32,
+    /// Where objects come from.
+    pub source: SourceStatus,
+    /// Problems of the node or the agent's own files, one line each.
+    #[serde(default)]
+    pub problems: Vec<String>,
+    /// Policies in force.
+    pub policies: usize,
+    /// Objects that were rejected.
+    pub refused: usize,
+    /// Number of endpoints by state.
+    pub endpoints: EndpointCounts,
+    /// One for each worker.
+    pub workers: Vec<WorkerStatus>,
+    /// Packets dropped, by reason; reasons with none are left out.
+    pub drops: Vec<DropCount>,
+    /// What each link sent and lost, the host's first; without those that vanished.
+    #[serde(default)]
+    pub links: Vec<LinkCounts>,
+    /// Flow records lost because a ring was full.
+    pub flow_records_lost: u64,
+    /// Flows of the agent before, at this one's start.
+    #[serde(default)]
+    pub flows_taken_over: FlowsTakenOver,
+}
+
+/// What became of the flows that the agent before saved when it stopped.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowsTakenOver {
+    /// Flows that were taken over.
+    pub taken: usize,
+    /// Flows that were not: policy no longer allows them without inspection, their pod or link is
+    /// gone, or they timed out.
+    pub left_out: usize,
+    /// Why the file was not used, if so.
+    pub problem: Option<String>,
+}
+
+/// Where objects come from, and whether they are complete.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct SourceStatus {
+    /// `manifests DIR` or `kubernetes URL`.
+    pub name: String,
+    /// Whether every kind was read once.
+    pub synced: bool,
+    /// Current problems, one line each.
+    pub problems: Vec<String>,
+}
+
+/// Number of endpoints by state.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EndpointCounts {
+    /// Under policy.
+    pub ready: usize,
+    /// Attached, but their pod is not known: cut off.
+    pub waiting: usize,
+    /// Their link vanished.
+    pub gone: usize,
+}
+
+/// Counters of one worker.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct WorkerStatus {
+    /// Index.
+    pub worker: usize,
+    /// Packets received.
+    pub received: u64,
+    /// Packets forwarded.
+    pub forwarded: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+    /// Live flows.
+    pub flows: u64,
+    /// Frames of packets that wait for an L7 verdict.
+    pub held_frames: u64,
+}
+
+/// Packets of a link, those lost before policy, and exceeded quotas: it shows links that send more
+/// than the node can process. Counted since the link was attached.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct LinkCounts {
+    /// The host's end, or the workers' end of the link to the node.
+    pub link: String,
+    /// The pod behind it; none for the node and everything outside.
+    pub pod: Option<String>,
+    /// Packets received.
+    pub received: u64,
+    /// Packets that the kernel dropped because it had no frame, or for other reasons.
+    pub rx_dropped: u64,
+    /// Packets that the kernel dropped because the RX ring was full.
+    pub rx_ring_full: u64,
+    /// Times that the kernel found the fill ring empty.
+    pub fill_ring_empty: u64,
+    /// Flows denied because the link, or a source behind it, had its share of the table.
+    pub refused_flows: u64,
+    /// The same for flows to be inspected.
+    pub refused_inspected: u64,
+    /// Segments and bytes that inspected flows could not buffer.
+    pub refused_kept: u64,
+    /// Packets that could not be handed off to the worker that owns their flow.
+    pub refused_handoffs: u64,
+    /// Events that could not be reported.
+    pub refused_events: u64,
+}
+
+impl LinkCounts {
+    /// Packets lost at the link's rings.
+    #[must_use]
+    pub const fn ring_drops(&self) -> u64 {
+        self.rx_dropped + self.rx_ring_full
+    }
+
+    /// Allocations denied by the link's quotas.
+    #[must_use]
+    pub const fn refused(&self) -> u64 {
+        self.refused_flows
+            + self.refused_inspected
+            + self.refused_kept
+            + self.refused_handoffs
+            + self.refused_events
+    }
+}
+
+/// Packets dropped for one reason.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct DropCount {
+    /// Label of the reason.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}

@@ -1,0 +1,574 @@
+//! Endpoints: pods behind links, and what is attached to their links.
+//!
+//! Lookups and work in a pod's network namespace are done by tasks, whose results come back as
+//! [`Completed`]. Operations on one link are done one after another, in the order of the requests;
+//! the state of endpoints changes on the control thread only.
+
+mod endpoint;
+mod links;
+mod prepare;
+mod unknown;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use anyhow::{Result, bail};
+use futures_util::StreamExt;
+use podgate_api::EndpointSpec;
+use podgate_hostnet::Link;
+use podgate_tables::ids::LinkId;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::server::ReplySender;
+use super::state::Remembered;
+use crate::error::describe;
+
+pub(super) use self::endpoint::{Attached, Endpoint};
+pub(crate) use self::links::PIN_PREFIX;
+pub(super) use self::links::{HOST_SLOT, Links, pinned_indices, unpin_in};
+use self::prepare::NETNS_THREADS;
+pub(super) use self::prepare::{PodEnd, Prepared, Preparer};
+pub(crate) use self::prepare::{netns_threads, restore_offload};
+use self::unknown::UnknownPods;
+
+/// Results of tasks that may wait for the control thread.
+pub(super) const COMPLETED_MAX: usize = 64;
+
+/// All endpoints.
+pub(super) struct Endpoints {
+    /// By the name of the link.
+    by_link: BTreeMap<String, Endpoint>,
+    unknown: UnknownPods,
+    links: Links,
+    preparer: Preparer,
+    /// Operations that run, by the name of the link.
+    running: BTreeMap<String, Running>,
+    completed: mpsc::Sender<Completed>,
+    links_gone: u64,
+}
+
+/// An operation on a link that a task works on.
+#[derive(Default)]
+struct Running {
+    /// Requests about the link that wait until it ends.
+    queue: Vec<Request>,
+    missed: Missed,
+}
+
+/// Changes of a link that came before it was attached.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Missed {
+    /// The last change of the host's end.
+    pub(super) link: Option<Link>,
+    /// A change of some pod's end.
+    pub(super) pod_end: bool,
+    /// Changes were lost.
+    pub(super) overrun: bool,
+}
+
+/// A request of a client about one link.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Attach a pod.
+    Add(EndpointSpec, ReplySender),
+    /// Detach a pod.
+    Remove(String, ReplySender),
+}
+
+impl Request {
+    /// Name of the link.
+    pub(super) fn link(&self) -> &str {
+        match self {
+            Self::Add(spec, _) => &spec.link,
+            Self::Remove(link, _) => link,
+        }
+    }
+}
+
+/// The result of a task.
+#[derive(Debug)]
+pub(super) enum Completed {
+    /// A link was prepared to be attached.
+    Prepared {
+        /// The endpoint.
+        spec: EndpointSpec,
+        /// Why.
+        purpose: Purpose,
+        /// The link, or why there is none.
+        result: Result<Prepared>,
+    },
+    /// There is still no link for an endpoint whose link is gone.
+    StillGone(String),
+    /// The pod's end of an attached link was read.
+    Inspected {
+        /// Name of the link.
+        link: String,
+        /// Its index at that time.
+        index: u32,
+        /// The pod's end, or why it is unknown.
+        result: Result<PodEnd>,
+    },
+    /// A pod's TX checksum offload was restored.
+    OffloadRestored {
+        /// Name of the link.
+        link: String,
+        /// What is left to do.
+        then: AfterRestore,
+    },
+}
+
+/// Why a link is prepared.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// A client's request.
+    Add(ReplySender),
+    /// The link of an endpoint may be back.
+    Reattach,
+}
+
+/// What follows the restoration of an offload.
+#[derive(Debug)]
+pub(super) enum AfterRestore {
+    /// The endpoint is removed.
+    Removed(ReplySender),
+    /// The endpoint could not be attached, for this reason.
+    NotAdded(ReplySender, anyhow::Error),
+    /// Nothing.
+    Nothing,
+}
+
+/// Whether an endpoint has to be attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    /// It has.
+    New,
+    /// It is attached.
+    Attached,
+}
+
+impl Endpoints {
+    /// No endpoints yet. Results of tasks go to `completed`.
+    pub(super) fn new(
+        links: Links,
+        preparer: Preparer,
+        completed: mpsc::Sender<Completed>,
+    ) -> Self {
+        Self {
+            by_link: BTreeMap::new(),
+            unknown: UnknownPods::default(),
+            links,
+            preparer,
+            running: BTreeMap::new(),
+            completed,
+            links_gone: 0,
+        }
+    }
+
+    /// All endpoints, with the names of their links.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Endpoint)> {
+        self.by_link.iter()
+    }
+
+    /// The endpoint on the link of this name.
+    pub(super) fn get(&self, link: &str) -> Option<&Endpoint> {
+        self.by_link.get(link)
+    }
+
+    /// Pods that are cut off and not known.
+    pub(super) fn unknown(&self) -> &UnknownPods {
+        &self.unknown
+    }
+
+    /// The dataplane's links.
+    pub(super) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// The dataplane's links, to change them.
+    pub(super) fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    /// Links that vanished under an endpoint.
+    pub(super) fn links_gone(&self) -> u64 {
+        self.links_gone
+    }
+
+    /// Indices of the attached links.
+    pub(super) fn attached_indices(&self) -> BTreeSet<u32> {
+        let attached = |endpoint: &Endpoint| Some(endpoint.link.as_ref().ok()?.link.index);
+        self.by_link.values().filter_map(attached).collect()
+    }
+
+    /// The endpoints as the state directory has them.
+    pub(super) fn remembered(&self) -> Vec<Remembered> {
+        let remembered = |endpoint: &Endpoint| Remembered {
+            spec: endpoint.spec.clone(),
+            offload_was_on: endpoint.offload_was_on,
+        };
+        self.by_link.values().map(remembered).collect()
+    }
+
+    /// Whether the endpoint may be added.
+    ///
+    /// # Errors
+    /// When the link belongs to another endpoint, or the pod has another link.
+    pub(super) fn admit(&self, spec: &EndpointSpec) -> Result<Admission> {
+        if let Some(endpoint) = self.by_link.get(&spec.link)
+            && endpoint.link.is_ok()
+        {
+            if endpoint.spec == *spec {
+                return Ok(Admission::Attached);
+            }
+            bail!(
+                "link {} is the endpoint of pod {} already; remove it first",
+                spec.link,
+                endpoint.spec.pod
+            );
+        }
+        let same_pod =
+            |endpoint: &&Endpoint| endpoint.spec.pod == spec.pod && endpoint.spec.link != spec.link;
+        if let Some(other) = self.by_link.values().find(same_pod) {
+            let link = &other.spec.link;
+            bail!("pod {} is the endpoint on link {link} already; remove it first", spec.pod);
+        }
+        Ok(Admission::New)
+    }
+
+    /// Whether an operation on the link runs.
+    pub(super) fn is_running(&self, link: &str) -> bool {
+        self.running.contains_key(link)
+    }
+
+    /// Queues a request until the running operation on its link ends.
+    ///
+    /// # Errors
+    /// The request itself, if there is no such operation.
+    pub(super) fn queue(&mut self, request: Request) -> Result<(), Request> {
+        match self.running.get_mut(request.link()) {
+            Some(running) => {
+                running.queue.push(request);
+                Ok(())
+            }
+            None => Err(request),
+        }
+    }
+
+    /// Ends the operation on a link. Returns the requests that waited, and the changes that came
+    /// meanwhile.
+    pub(super) fn end_operation(&mut self, link: &str) -> (Vec<Request>, Missed) {
+        let Running { queue, missed } = self.running.remove(link).unwrap_or_default();
+        (queue, missed)
+    }
+
+    /// Starts to prepare a link that is then attached for `purpose`; `own` are podgate's links.
+    pub(super) fn start_prepare(&mut self, spec: EndpointSpec, own: [u32; 2], purpose: Purpose) {
+        let preparer = self.preparer.clone();
+        self.start(spec.link.clone(), async move {
+            let found = match (preparer.find(&spec).await, &purpose) {
+                (Ok(None), Purpose::Reattach) => return Completed::StillGone(spec.link),
+                (found, _) => found,
+            };
+            let result = match found {
+                Ok(found) => preparer.prepare(&spec, found, own).await,
+                Err(error) => Err(error),
+            };
+            Completed::Prepared { spec, purpose, result }
+        });
+    }
+
+    /// Starts to read the pod's end of an endpoint's link, or to attach a link that is back. With
+    /// the MAC address given and no namespace, there is nothing to read.
+    pub(super) fn start_reconcile(&mut self, link: &str, own: [u32; 2]) {
+        let Some(endpoint) = self.by_link.get(link).filter(|e| e.spec.netns.is_some()) else {
+            return;
+        };
+        let spec = endpoint.spec.clone();
+        match &endpoint.link {
+            Err(_) => self.start_prepare(spec, own, Purpose::Reattach),
+            Ok(attached) => {
+                let (preparer, host_end) = (self.preparer.clone(), attached.link.clone());
+                self.start(spec.link.clone(), async move {
+                    let result = preparer.inspect(&spec, &host_end).await;
+                    Completed::Inspected { link: spec.link, index: host_end.index, result }
+                });
+            }
+        }
+    }
+
+    /// Starts to restore a pod's TX checksum offload.
+    pub(super) fn start_restore(&mut self, spec: EndpointSpec, then: AfterRestore) {
+        let preparer = self.preparer.clone();
+        self.start(spec.link.clone(), async move {
+            preparer.restore_offload(&spec).await;
+            Completed::OffloadRestored { link: spec.link, then }
+        });
+    }
+
+    /// Starts an operation on a link. One that continues another keeps its queue.
+    fn start(&mut self, link: String, task: impl Future<Output = Completed> + Send + 'static) {
+        self.running.entry(link).or_default();
+        let completed = self.completed.clone();
+        // Fails when the agent has stopped.
+        tokio::spawn(async move { _ = completed.send(task.await).await });
+    }
+
+    /// Attaches a prepared link. The caller has published the tables without the pod that the slot
+    /// belonged to before.
+    ///
+    /// # Errors
+    /// When there is no free slot, or the kernel refuses.
+    pub(super) fn attach(&mut self, prepared: Prepared) -> Result<Attached> {
+        let slot = self.links.free_slot()?;
+        self.links.open(&prepared.link, slot)?;
+        let pod_end = Ok(prepared.pod_end.interface);
+        Ok(Attached { slot, link: prepared.link, pod_end })
+    }
+
+    /// Adds an endpoint whose link was attached.
+    pub(super) fn insert(&mut self, spec: EndpointSpec, attached: Attached, pod_end: PodEnd) {
+        let link = spec.link.clone();
+        // The state of the offload before podgate is known from an earlier time, if at all.
+        let before = self.by_link.get(&link).is_some_and(|endpoint| endpoint.offload_was_on);
+        let offload_was_on = before || pod_end.offload_was_on;
+        info!("endpoint {} on link {link} attached", spec.pod);
+        self.unknown.remove(&link);
+        self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload_was_on });
+    }
+
+    /// Takes the result of attaching the link of an endpoint again, which is another link, with its
+    /// pod's end as it was created. Returns whether the endpoint list changed.
+    pub(super) fn reattached(
+        &mut self,
+        spec: &EndpointSpec,
+        result: Result<(Attached, PodEnd)>,
+    ) -> bool {
+        let Some(endpoint) = self.by_link.get_mut(&spec.link) else { return false };
+        let before = endpoint.offload_was_on;
+        match result {
+            Ok((attached, pod_end)) => {
+                info!("link {} of endpoint {} is back", spec.link, spec.pod);
+                endpoint.link = Ok(attached);
+                endpoint.offload_was_on = pod_end.offload_was_on;
+            }
+            Err(error) => {
+                let reason = describe(error.as_ref());
+                debug!("link {} of endpoint {} is not back yet: {reason}", spec.link, spec.pod);
+                endpoint.link = Err(reason);
+                endpoint.offload_was_on = false;
+            }
+        }
+        endpoint.offload_was_on != before
+    }
+
+    /// Takes the state of a pod's end. An unknown state differs from a known one: then the pod is
+    /// cut off.
+    pub(super) fn inspected(
+        &mut self,
+        link: &str,
+        index: u32,
+        result: Result<PodEnd>,
+    ) -> InspectionEffect {
+        let mut effect = InspectionEffect::default();
+        let Some(endpoint) = self.by_link.get_mut(link) else { return effect };
+        let Ok(attached) = &mut endpoint.link else { return effect };
+        if attached.link.index != index {
+            return effect;
+        }
+        let turned_off = result.as_ref().is_ok_and(|found| found.offload_was_on);
+        let pod_end = result.map(|end| end.interface).map_err(|error| describe(error.as_ref()));
+        if attached.pod_end != pod_end {
+            debug!("the pod's end of link {link} is now {pod_end:?}");
+            attached.pod_end = pod_end;
+            effect.publish = true;
+        }
+        effect.save = turned_off && !mem::replace(&mut endpoint.offload_was_on, turned_off);
+        effect
+    }
+
+    /// Removes an endpoint, whose link is still attached.
+    pub(super) fn remove(&mut self, link: &str) -> Option<Endpoint> {
+        self.by_link.remove(link)
+    }
+
+    /// Detaches a link: from here on, no policy applies to its pod.
+    pub(super) fn detach(&mut self, slot: LinkId) {
+        self.links.close(slot);
+    }
+
+    /// Removes an endpoint whose pod is not known: from here on, no policy applies to it.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    pub(super) fn remove_unknown(&mut self, link: &str) -> Result<()> {
+        self.unknown.detach(link, &self.links)
+    }
+
+    /// Takes a change of a link. Returns its effect; `None` if it is no endpoint's link.
+    pub(super) fn link_changed(&mut self, link: &Link) -> Option<LinkEffect> {
+        let attached = self.by_link.iter_mut().find_map(|(name, endpoint)| {
+            let attached = endpoint.link.as_mut().ok()?;
+            (attached.link.index == link.index).then_some((name, attached))
+        });
+        if let Some((name, attached)) = attached {
+            let changed = attached.link != *link;
+            attached.link.clone_from(link);
+            return Some(LinkEffect { name: name.clone(), changed });
+        }
+        if let Some(running) = self.running.get_mut(&link.name) {
+            running.missed.link = Some(link.clone());
+        }
+        None
+    }
+
+    /// Takes the deletion of a link. Returns its name, if it was an endpoint's.
+    pub(super) fn link_gone(&mut self, index: u32) -> Option<String> {
+        self.unknown.link_gone(index, &self.links);
+        let mut gone = None;
+        for endpoint in self.by_link.values_mut() {
+            let Ok(attached) = &endpoint.link else { continue };
+            if attached.link.index == index {
+                warn!("link {} of endpoint {} is gone", endpoint.spec.link, endpoint.spec.pod);
+                self.links.close(attached.slot);
+                endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
+                self.links_gone += 1;
+                gone = Some(endpoint.spec.link.clone());
+            }
+        }
+        gone
+    }
+
+    /// The endpoint whose pod's end may have changed: that of the link with this index.
+    pub(super) fn pod_end_changed(&mut self, index: u32) -> Option<String> {
+        let has_index = |endpoint: &&Endpoint| {
+            endpoint.link.as_ref().is_ok_and(|attached| attached.link.index == index)
+        };
+        let name = self.by_link.values().find(has_index).map(|found| found.spec.link.clone());
+        if name.is_none() {
+            self.running.values_mut().for_each(|running| running.missed.pod_end = true);
+        }
+        name
+    }
+
+    /// Notes that changes were lost, for links that are not attached yet. Returns the names of all
+    /// endpoints' links.
+    pub(super) fn changes_lost(&mut self) -> BTreeSet<String> {
+        for running in self.running.values_mut() {
+            (running.missed.pod_end, running.missed.overrun) = (true, true);
+        }
+        self.by_link.keys().cloned().collect()
+    }
+
+    /// Attaches the endpoints of the agent before, all of them together: several pods' ends are
+    /// prepared at a time, and the workers get all links at once. One whose link can't be attached
+    /// is gone. `found` are the links of the namespace.
+    ///
+    /// # Errors
+    /// When the workers don't take the links.
+    pub(super) async fn attach_remembered(
+        &mut self,
+        remembered: Vec<Remembered>,
+        found: Vec<Link>,
+        own: [u32; 2],
+    ) -> Result<()> {
+        let mut by_name: BTreeMap<_, _> =
+            found.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let preparer = &self.preparer;
+        let preparations = remembered.into_iter().map(|remembered| {
+            let found = by_name.remove(&remembered.spec.link);
+            async move {
+                let result = preparer.prepare(&remembered.spec, found, own).await;
+                (remembered, result)
+            }
+        });
+        let preparations = futures_util::stream::iter(preparations);
+        let prepared: Vec<_> = preparations.buffer_unordered(NETNS_THREADS).collect().await;
+        for (Remembered { spec, mut offload_was_on }, result) in prepared {
+            let link = result.and_then(|prepared| {
+                offload_was_on |= prepared.pod_end.offload_was_on;
+                let slot = self.links.free_slot()?;
+                self.links.open_unserved(&prepared.link, slot)?;
+                let pod_end = Ok(prepared.pod_end.interface);
+                Ok(Attached { slot, link: prepared.link, pod_end })
+            });
+            let link = link.map_err(|error| {
+                let reason = describe(error.as_ref());
+                warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
+                reason
+            });
+            self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload_was_on });
+        }
+        self.links.serve_all()
+    }
+
+    /// Attaches an endpoint at the start, when nothing else happens. `offload_was_on` says whether
+    /// podgate turned the pod's TX checksum offload off before.
+    ///
+    /// # Errors
+    /// When the link can't be attached.
+    pub(super) async fn attach_now(
+        &mut self,
+        spec: EndpointSpec,
+        own: [u32; 2],
+        offload_was_on: bool,
+    ) -> Result<()> {
+        if self.admit(&spec)? == Admission::Attached {
+            return Ok(());
+        }
+        let found = self.preparer.find(&spec).await?;
+        let prepared = self.preparer.prepare(&spec, found, own).await?;
+        let mut pod_end = prepared.pod_end;
+        match self.attach(prepared) {
+            Ok(attached) => {
+                pod_end.offload_was_on |= offload_was_on;
+                self.insert(spec, attached, pod_end);
+                Ok(())
+            }
+            Err(error) => {
+                if pod_end.offload_was_on {
+                    self.preparer.restore_offload(&spec).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Restores the TX checksum offloads that this start turned off, when it fails; not of
+    /// endpoints that the agent before had, `remembered`.
+    pub(super) async fn restore_offloads(&self, remembered: &[Remembered]) {
+        let is_remembered =
+            |link: &String| remembered.iter().any(|before| before.spec.link == *link);
+        for endpoint in self.by_link.values().filter(|endpoint| endpoint.offload_was_on) {
+            if !is_remembered(&endpoint.spec.link) {
+                self.preparer.restore_offload(&endpoint.spec).await;
+            }
+        }
+    }
+
+    /// Notes a link with pinned programs that no endpoint names.
+    pub(super) fn note_unknown(&mut self, link: Link) {
+        // The link of an endpoint that could not be attached is that endpoint's.
+        if !self.by_link.contains_key(&link.name) {
+            self.unknown.insert(link);
+        }
+    }
+}
+
+/// The effect of a change of an endpoint's link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct LinkEffect {
+    /// Name of the link.
+    pub(super) name: String,
+    /// Whether it has to be published.
+    pub(super) changed: bool,
+}
+
+/// The effect of the state of a pod's end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct InspectionEffect {
+    /// It has to be published.
+    pub(super) publish: bool,
+    /// The endpoint list has to be written.
+    pub(super) save: bool,
+}

@@ -1,0 +1,324 @@
+//! Links in the dataplane: attaching a link to rings that workers serve, and detaching it.
+//!
+//! A link is attached in this order: the XDP program, which drops everything that the pod sends;
+//! the program at the egress hook, which keeps the kernel's packets from bypassing the workers; the
+//! sockets; the workers. It is detached in the opposite order, so a pod's packets never bypass the
+//! workers while the link is attached.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use podgate_dataplane::flow::SavedFlow;
+use podgate_dataplane::worker::Dataplane;
+use podgate_dataplane::xsk::{Port, RingSizes, open_link};
+use podgate_hostnet::Link;
+use podgate_tables::ids::LinkId;
+use podgate_tables::route::RouteTable;
+use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
+
+use crate::agent::host_network::HostLink;
+
+/// Prefix of the names of pinned programs; the link's index follows.
+pub(crate) const PIN_PREFIX: &str = "link-";
+
+/// Slot of the link to the kernel stack.
+pub(in crate::agent) const HOST_SLOT: LinkId = LinkId(0);
+
+/// All links of the agent.
+pub(in crate::agent) struct Links {
+    dataplane: Dataplane,
+    redirect: Redirect,
+    pins: PathBuf,
+    workers: u16,
+    sizes: RingSizes,
+    /// Whether each slot is in use; the first is the host link's.
+    taken: Vec<bool>,
+    /// Links that the workers don't serve yet.
+    unserved: Vec<Vec<Port>>,
+}
+
+impl Links {
+    /// No links, with slots for `endpoints_max` endpoints and the host link. Programs are pinned in
+    /// the bpffs at `pins`.
+    ///
+    /// # Errors
+    /// When there are too few frames for the links, or the kernel rejects the BPF programs.
+    pub(in crate::agent) fn new(
+        dataplane: Dataplane,
+        workers: u16,
+        endpoints_max: u16,
+        pins: PathBuf,
+    ) -> Result<Self> {
+        let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1)?;
+        let redirect = Redirect::load(workers, endpoints_max + 1)?;
+        let taken = vec![false; usize::from(endpoints_max) + 1];
+        Ok(Self { dataplane, redirect, pins, workers, sizes, taken, unserved: Vec::new() })
+    }
+
+    /// The running dataplane.
+    #[must_use]
+    pub(in crate::agent) fn dataplane(&self) -> &Dataplane {
+        &self.dataplane
+    }
+
+    /// Stops the workers and returns the flows to save. Links stay cut off.
+    pub(in crate::agent) fn stop(&mut self) -> Vec<SavedFlow> {
+        self.dataplane.stop()
+    }
+
+    /// A free slot.
+    ///
+    /// # Errors
+    /// When all are in use.
+    pub(in crate::agent) fn free_slot(&self) -> Result<LinkId> {
+        let endpoints = self.taken.iter().enumerate().skip(1);
+        let free = endpoints.clone().find(|(_, taken)| !**taken).map(|(slot, _)| slot);
+        let slot = free.with_context(|| {
+            let max = endpoints.count();
+            format!("{max} endpoints are attached already; --max-endpoints allows for more")
+        })?;
+        Ok(LinkId(u16::try_from(slot)?))
+    }
+
+    /// Attaches a pod's link in the free slot `slot`.
+    ///
+    /// # Errors
+    /// When a system call fails. The link is then as it was before: without programs, or cut off by
+    /// those of the agent before.
+    pub(in crate::agent) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+        self.open_with(link, slot, |redirect| redirect.guard(slot.0))
+    }
+
+    /// Attaches the host link, in its slot.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(in crate::agent) fn open_host(&mut self, pair: &HostLink) -> Result<()> {
+        let HostLink { host, xsk } = pair;
+        self.open_with(xsk, HOST_SLOT, |redirect| redirect.mark(HOST_SLOT.0, host.index))
+    }
+
+    fn open_with(
+        &mut self,
+        link: &Link,
+        slot: LinkId,
+        attach_egress: impl FnOnce(&mut Redirect) -> Result<(), podgate_xdp_redirect::Error>,
+    ) -> Result<()> {
+        let cut_off_before = self.cut_off(link, slot)?;
+        let opened = match attach_egress(&mut self.redirect) {
+            Ok(()) => self.open_sockets(link, slot),
+            Err(error) => Err(error.into()),
+        };
+        let served = opened.and_then(|ports| Ok(self.dataplane.add_link(ports)?));
+        if served.is_err() {
+            self.close_sockets(slot);
+            if !cut_off_before {
+                self.detach(slot);
+            }
+        }
+        served.with_context(|| format!("can't serve link {}", link.name))
+    }
+
+    /// As [`Self::open`], but the workers serve the link from [`Self::serve_all`] on only.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the link stays cut off.
+    pub(in crate::agent) fn open_unserved(&mut self, link: &Link, slot: LinkId) -> Result<()> {
+        self.cut_off(link, slot)?;
+        self.redirect.guard(slot.0)?;
+        let ports = self.open_sockets(link, slot);
+        self.unserved.push(ports.with_context(|| format!("can't serve link {}", link.name))?);
+        Ok(())
+    }
+
+    /// Attaches the XDP program, pinned, and takes the slot. Returns whether the link was cut off
+    /// before.
+    fn cut_off(&mut self, link: &Link, slot: LinkId) -> Result<bool> {
+        let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
+        let cut_off_before = pin.exists();
+        self.redirect.attach(link.index, slot.0, Some(&pin))?;
+        self.taken[slot.index()] = true;
+        Ok(cut_off_before)
+    }
+
+    /// Lets the workers serve the links that [`Self::open_unserved`] opened.
+    ///
+    /// # Errors
+    /// When a worker fails to.
+    pub(in crate::agent) fn serve_all(&mut self) -> Result<()> {
+        let links = std::mem::take(&mut self.unserved);
+        self.dataplane.add_links(links).context("can't serve the links")
+    }
+
+    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<Vec<Port>> {
+        let workers = usize::from(self.workers);
+        let umem = self.dataplane.umem();
+        let ports = open_link(umem, link.index, slot, workers, self.sizes)?;
+        for (worker, port) in (0..).zip(&ports) {
+            if let Some(socket) = port.fd() {
+                self.redirect.set_socket(slot.0, worker, socket)?;
+            }
+        }
+        Ok(ports)
+    }
+
+    /// Sets MAC and IP addresses of the ready pods in the programs' maps.
+    pub(in crate::agent) fn set_pods(&mut self, routes: &RouteTable) {
+        for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
+            let pod = routes.endpoint_on(LinkId(slot)).map(|endpoint| Pod {
+                mac: endpoint.next_hop.mac,
+                addresses: endpoint.addresses.iter().map(|address| address.bits()).collect(),
+            });
+            if let Err(error) = self.redirect.set_pod(slot, pod) {
+                tracing::error!("the pod behind the link in slot {slot} is cut off: {error}");
+            }
+        }
+    }
+
+    /// What the programs dropped, by reason.
+    ///
+    /// # Errors
+    /// When the maps can't be read.
+    pub(in crate::agent) fn frame_drops(&self) -> Result<Vec<FrameDrops>> {
+        Ok(self.redirect.frame_drops()?)
+    }
+
+    /// Detaches a link: from here on the kernel handles its packets. The netdev may be gone.
+    pub(in crate::agent) fn close(&mut self, slot: LinkId) {
+        self.close_sockets(slot);
+        self.detach(slot);
+    }
+
+    /// Detaches the pinned programs of the agent before from the link with this index.
+    pub(in crate::agent) fn unpin(&self, index: u32) {
+        for reason in unpin_in(&self.pins, index) {
+            tracing::warn!("{reason}");
+        }
+    }
+
+    /// Pins programs again whose pins were removed. Returns of how many links.
+    ///
+    /// # Errors
+    /// When a pin can't be created.
+    pub(in crate::agent) fn pin_again(&self) -> Result<usize> {
+        Ok(self.redirect.pin_again()?)
+    }
+
+    fn close_sockets(&self, slot: LinkId) {
+        if let Err(error) = self.dataplane.remove_link(slot) {
+            tracing::error!("link in slot {} is still served: {error}", slot.0);
+        }
+    }
+
+    fn detach(&mut self, slot: LinkId) {
+        if let Err(error) = self.redirect.detach(slot.0) {
+            tracing::warn!("{error}");
+        }
+        self.taken[slot.index()] = false;
+    }
+}
+
+/// Index of the link that the pin `name` belongs to: it follows [`PIN_PREFIX`]; a further `-` and
+/// more text may follow.
+fn index_of_pin(name: &str) -> Option<u32> {
+    let index = name.strip_prefix(PIN_PREFIX)?;
+    index.split_once('-').map_or(index, |(index, _)| index).parse().ok()
+}
+
+/// All pins in the directory `pins`, with the index of the link. A missing directory has none.
+fn pins_in(pins: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
+    let entries = match fs::read_dir(pins) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let index = index_of_pin(&entry.file_name().to_string_lossy());
+        found.extend(index.map(|index| (index, entry.path())));
+    }
+    Ok(found)
+}
+
+/// Indices of the links whose programs are pinned in the directory `pins`.
+///
+/// # Errors
+/// When the directory can't be read.
+pub(in crate::agent) fn pinned_indices(pins: &Path) -> io::Result<BTreeSet<u32>> {
+    Ok(pins_in(pins)?.into_iter().map(|(index, _)| index).collect())
+}
+
+/// Detaches the programs pinned in the directory `pins` for the link with this index. Returns
+/// errors, one line each.
+pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
+    let of_link = |(of, path): (u32, PathBuf)| (of == index).then_some(path);
+    match pins_in(pins) {
+        Ok(found) => found
+            .into_iter()
+            .filter_map(of_link)
+            .filter_map(|pin| podgate_xdp_redirect::unpin(&pin).err())
+            .map(|error| error.to_string())
+            .collect(),
+        Err(error) => vec![format!("can't read {}: {error}", pins.display())],
+    }
+}
+
+/// Ring sizes with which the fill rings of all links hold at most half of the frames; the other
+/// half is for packets in flight.
+///
+/// # Errors
+/// When a ring would be smaller than [`RING_MIN`].
+fn ring_sizes(frames: u32, links: u16) -> Result<RingSizes> {
+    let halves = 2 * u32::from(links);
+    ensure!(
+        frames / halves >= RING_MIN,
+        "{frames} frames are too few for {} endpoints: use --frames {}, or a smaller \
+         --max-endpoints",
+        links - 1,
+        halves * RING_MIN
+    );
+    let size = (1 << (frames / halves).ilog2()).min(RING_MAX);
+    Ok(RingSizes { fill: size, completion: size, rx: size, tx: size })
+}
+
+/// Smallest ring, descriptors: a packet of 64 KiB takes 18.
+const RING_MIN: u32 = 64;
+/// Largest ring, descriptors: a larger one only adds latency.
+const RING_MAX: u32 = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fill_rings_leave_half_of_the_frames() {
+        for (frames, links) in [(32768, 32), (1024, 2), (4096, 9), (65536, 256)] {
+            let sizes = ring_sizes(frames, links).unwrap();
+            assert!(sizes.fill.is_power_of_two());
+            let held = sizes.fill * u32::from(links);
+            assert!(held <= frames / 2, "{frames} {links} {sizes:?}");
+        }
+        assert_eq!(ring_sizes(32768, 32).unwrap().fill, 512);
+        assert_eq!(ring_sizes(4_194_304, 2).unwrap().fill, RING_MAX);
+    }
+
+    #[test]
+    fn a_pins_name_has_the_index_of_its_link() {
+        assert_eq!(index_of_pin("link-7"), Some(7));
+        assert_eq!(index_of_pin("link-7-egress"), Some(7));
+        for other in ["link-", "link-x", "link--7", "maps.debug", ""] {
+            assert_eq!(index_of_pin(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn too_few_frames_are_an_error_that_names_the_minimum() {
+        let error = ring_sizes(1024, 4096).unwrap_err().to_string();
+        assert!(error.contains("for 4095 endpoints: use --frames 524288,"), "{error}");
+        assert_eq!(ring_sizes(524_288, 4096).unwrap().fill, RING_MIN);
+    }
+}

@@ -1,0 +1,98 @@
+//! Which UDP ports this node's kernel receives tunnels on, and which addresses are the node's own.
+//!
+//! Links are read when the kernel reports a change of them. It doesn't report changes of the ports
+//! of `ip fou`, L2TP and WireGuard, so these are read every [`PERIOD`] as well. While the ports are
+//! unknown, any UDP port of a node may be a tunnel's, and pods reach none of them; while the routes
+//! are unknown, any address may be the node's.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use podgate_tables::address::Address;
+use podgate_tables::tunnel::Tunnels;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+/// How often ports are read whose changes the kernel doesn't report.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What is known of the node's tunnels.
+#[derive(Debug)]
+pub(super) struct TunnelState {
+    /// UDP ports, sorted, or why they are unknown.
+    ports: Result<Vec<u16>, String>,
+    /// Prefixes that the kernel delivers locally, sorted, or why they are unknown.
+    local: Result<Vec<(IpAddr, u8)>, String>,
+    due: Instant,
+}
+
+impl Default for TunnelState {
+    /// Nothing is known, so every packet is dropped that may be a tunnel's.
+    fn default() -> Self {
+        let not_yet = || "it was not read yet".to_owned();
+        Self { ports: Err(not_yet()), local: Err(not_yet()), due: Instant::now() }
+    }
+}
+
+impl TunnelState {
+    /// As the workers look it up.
+    pub(super) fn table(&self) -> Tunnels {
+        let any = [([0; 4].into(), 0), ([0; 16].into(), 0)];
+        let local = self.local.as_deref().unwrap_or(&any);
+        let local = local.iter().map(|(address, length)| (Address::from(*address), *length));
+        Tunnels::new(self.ports.as_deref().ok(), local)
+    }
+
+    /// What is unknown, one line each.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let ports = self.ports.as_ref().err().map(|reason| {
+            format!(
+                "the ports of this node's tunnels can't be read: {reason}; until then, pods reach \
+                 no UDP port of a node"
+            )
+        });
+        let local = self.local.as_ref().err().map(|reason| {
+            format!(
+                "the node's routes can't be read: {reason}; until then, pods send no tunnel packets \
+                 anywhere"
+            )
+        });
+        ports.into_iter().chain(local)
+    }
+
+    /// Whether the ports have to be read again.
+    pub(super) fn are_due(&self) -> bool {
+        Instant::now() >= self.due
+    }
+
+    /// Whether the local prefixes are unknown.
+    pub(super) fn routes_are_unknown(&self) -> bool {
+        self.local.is_err()
+    }
+
+    /// Takes the ports, sorted, or why they can't be read. Returns whether they changed.
+    pub(super) fn set_ports(&mut self, ports: Result<Vec<u16>, String>) -> bool {
+        self.due = Instant::now() + PERIOD;
+        if self.ports == ports {
+            return false;
+        }
+        match &ports {
+            Ok(ports) => info!(?ports, "UDP ports of this node's tunnels"),
+            Err(reason) => error!("can't read the ports of this node's tunnels: {reason}"),
+        }
+        self.ports = ports;
+        true
+    }
+
+    /// Takes the local prefixes, or why they can't be read. Returns whether they changed.
+    pub(super) fn set_local(&mut self, local: Result<Vec<(IpAddr, u8)>, String>) -> bool {
+        let local = local.map(|mut local| {
+            local.sort_unstable();
+            local.dedup();
+            local
+        });
+        let changed = self.local != local;
+        self.local = local;
+        changed
+    }
+}

@@ -1,0 +1,222 @@
+//! The task that reads and changes the node's network stack, one request after another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+
+use podgate_hostnet::{Link, Netlink, NetlinkError, RouteMode, Routes, TunnelReader, path_mtu};
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use super::host_link::{self, HOST, HostLink};
+use crate::error::describe;
+
+/// Routes to pods through `pg-host`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostRoutes {
+    /// Grows with each change.
+    pub(super) generation: u64,
+    /// Index of `pg-host`.
+    pub(super) link: u32,
+    /// MTU by address, bytes.
+    pub(super) pods: BTreeMap<IpAddr, u32>,
+}
+
+/// What is to be read.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(in crate::agent) struct Observation {
+    /// The links with these indices.
+    pub(in crate::agent) links: Vec<u32>,
+    /// The host link, which is set up, or created, if need be.
+    pub(in crate::agent) host_link: bool,
+    /// Addresses of the node.
+    pub(in crate::agent) addresses: bool,
+    /// Routes, where these links lead to no other host; our routes are added again if they were
+    /// deleted.
+    pub(in crate::agent) routes: Option<BTreeSet<u32>>,
+    /// UDP ports of tunnels.
+    pub(in crate::agent) tunnels: bool,
+}
+
+/// Prefixes that the kernel delivers locally, and the path MTU in bytes.
+pub(super) type RoutesRead = Result<(Vec<(IpAddr, u8)>, Option<u32>), String>;
+
+/// The result of an [`Observation`]; what was not read is absent.
+#[derive(Debug, Default)]
+pub(in crate::agent) struct Observed {
+    /// Links by index; `None` if there is no such link.
+    pub(in crate::agent) links: Vec<(u32, Option<Link>)>,
+    /// The host link, or why there is none.
+    pub(in crate::agent) host_link: Option<Result<HostLink, String>>,
+    /// Addresses of the node.
+    pub(in crate::agent) addresses: Option<Vec<IpAddr>>,
+    /// Routes.
+    pub(in crate::agent) routes: Option<RoutesRead>,
+    /// UDP ports of tunnels.
+    pub(in crate::agent) tunnels: Option<Result<Vec<u16>, String>>,
+}
+
+/// The task's state.
+pub(super) struct Worker {
+    netlink: Netlink,
+    /// Absent while a thread reads.
+    tunnels: Option<TunnelReader>,
+    wanted: watch::Receiver<HostRoutes>,
+    applied: watch::Sender<u64>,
+    /// Index of `pg-host` that `routed` are about.
+    link: u32,
+    /// Addresses that the kernel routes to `pg-host`, with the routes' MTUs.
+    routed: BTreeMap<IpAddr, u32>,
+}
+
+impl Worker {
+    /// Reads the routes through `link` (`pg-host`) that the agent before left.
+    ///
+    /// # Errors
+    /// When sockets can't be opened, or routes can't be read.
+    pub(super) async fn new(
+        netlink: Netlink,
+        link: u32,
+        wanted: watch::Receiver<HostRoutes>,
+        applied: watch::Sender<u64>,
+    ) -> anyhow::Result<Self> {
+        let routes = netlink.routes().await?;
+        let routed = routes.unicast.iter().filter_map(|route| route.host_route(link)).collect();
+        let tunnels = Some(TunnelReader::open()?);
+        Ok(Self { netlink, tunnels, wanted, applied, link, routed })
+    }
+
+    /// Runs until the agent stops.
+    pub(super) async fn run(
+        mut self,
+        mut requested: mpsc::Receiver<Observation>,
+        observed: mpsc::Sender<Observed>,
+    ) {
+        loop {
+            tokio::select! {
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.apply_routes().await;
+                }
+                Some(observation) = requested.recv() => {
+                    let result = self.observe(observation).await;
+                    if observed.send(result).await.is_err() {
+                        return;
+                    }
+                }
+                else => return,
+            }
+        }
+    }
+
+    /// Makes the kernel send what is meant for local pods to `pg-host`.
+    async fn apply_routes(&mut self) {
+        let HostRoutes { generation, link, pods } = self.wanted.borrow_and_update().clone();
+        if self.link != link {
+            // The kernel deleted the routes with the link before.
+            self.link = link;
+            self.routed.clear();
+        }
+        let unwanted: Vec<_> =
+            self.routed.keys().filter(|address| !pods.contains_key(address)).copied().collect();
+        for address in unwanted {
+            match self.netlink.delete_route(address, link).await {
+                Ok(()) => _ = self.routed.remove(&address),
+                Err(error) => warn!("{error}"),
+            }
+        }
+        for (address, mtu) in pods {
+            let mode = match self.routed.get(&address) {
+                Some(before) if *before == mtu => continue,
+                Some(_) => RouteMode::Replace,
+                None => RouteMode::Add,
+            };
+            match self.netlink.set_route(address, link, mtu, mode).await {
+                Ok(()) => _ = self.routed.insert(address, mtu),
+                Err(error) => warn!("{error}"),
+            }
+        }
+        self.applied.send_replace(generation);
+    }
+
+    async fn observe(&mut self, observation: Observation) -> Observed {
+        let mut observed = Observed::default();
+        for index in observation.links {
+            match self.netlink.link_at(index).await {
+                Ok(link) => observed.links.push((index, link)),
+                Err(error) => warn!("{error}"),
+            }
+        }
+        if observation.host_link {
+            let checked = self.check_host_link().await;
+            observed.host_link = Some(checked.map_err(|error| describe(error.as_ref())));
+        }
+        if observation.addresses {
+            match self.netlink.addresses().await {
+                Ok(addresses) => observed.addresses = Some(addresses),
+                Err(error) => warn!("{error}"),
+            }
+        }
+        if let Some(not_outward) = observation.routes {
+            let read = self.read_routes(&not_outward).await;
+            observed.routes = Some(read.map_err(|error| error.to_string()));
+        }
+        if observation.tunnels {
+            let ports = self.read_tunnel_ports().await;
+            observed.tunnels = Some(ports.map_err(|error| error.to_string()));
+        }
+        observed
+    }
+
+    /// The host link, both ends up.
+    async fn check_host_link(&self) -> anyhow::Result<HostLink> {
+        match host_link::find(&self.netlink).await? {
+            Some(pair) if pair.host.up && pair.xsk.up => Ok(pair),
+            _ => HostLink::ensure(&self.netlink).await,
+        }
+    }
+
+    /// Reads routes, and adds those of ours that were deleted.
+    async fn read_routes(
+        &mut self,
+        not_outward: &BTreeSet<u32>,
+    ) -> Result<(Vec<(IpAddr, u8)>, Option<u32>), NetlinkError> {
+        let Routes { unicast, local } = self.netlink.routes().await?;
+        let links = self.netlink.links().await?;
+        let mut found = BTreeMap::new();
+        for (address, mtu) in unicast.iter().filter_map(|route| route.host_route(self.link)) {
+            // The first of several is the one in force.
+            found.entry(address).or_insert(mtu);
+        }
+        self.routed.retain(|address, mtu| match found.get(address) {
+            Some(found) => {
+                *mtu = *found;
+                true
+            }
+            None => {
+                warn!(
+                    "the route of pod address {address} to {HOST} was deleted; it is added again"
+                );
+                false
+            }
+        });
+        if self.wanted.borrow().generation > 0 {
+            self.apply_routes().await;
+        }
+        Ok((local, path_mtu(&unicast, &links, |index| not_outward.contains(&index))))
+    }
+
+    /// Reads the ports of tunnels on a thread: the kernel may take some seconds for its answer.
+    async fn read_tunnel_ports(&mut self) -> io::Result<Vec<u16>> {
+        let mut reader = match self.tunnels.take() {
+            Some(reader) => reader,
+            None => TunnelReader::open()?,
+        };
+        let read = tokio::task::spawn_blocking(move || (reader.ports(), reader));
+        let (ports, reader) = read.await.map_err(io::Error::other)?;
+        self.tunnels = Some(reader);
+        ports
+    }
+}

@@ -1,0 +1,195 @@
+//! The policy plane: objects, compiled tables and their publication.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podgate_api::SourceStatus;
+use podgate_policy::{Compiled, Compiler, Store};
+use podgate_tables::address::Address;
+use podgate_tables::ids::Epoch;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::route::{self, NextHop, RouteTable};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::debounce::Debounce;
+use super::endpoints::Endpoint;
+use super::epochs::Epochs;
+use crate::sources::{Source, Update};
+
+/// Objects, the tables that they compile to, and what was published.
+pub(super) struct PolicyPlane {
+    source: Source,
+    store: Store,
+    compiler: Compiler,
+    epochs: Epochs,
+    debounce: Debounce,
+    /// Generation of the last publication; zero before the first.
+    epoch: Epoch,
+    routes: Option<Arc<RouteTable>>,
+    /// Why endpoints were not ready in the last publication, by link.
+    not_ready: BTreeMap<String, String>,
+    forced: bool,
+}
+
+/// A publication that was begun.
+#[derive(Debug)]
+pub(super) struct Begun(Instant);
+
+impl PolicyPlane {
+    /// No objects yet.
+    pub(super) fn new(source: Source) -> Self {
+        let compiler = Compiler::new();
+        // Events before the first publication are of epoch zero, which has no names.
+        let mut epochs = Epochs::default();
+        epochs.push(Epoch::default(), compiler.compiled());
+        Self {
+            source,
+            store: Store::new(),
+            compiler,
+            epochs,
+            debounce: Debounce::default(),
+            epoch: Epoch::default(),
+            routes: None,
+            not_ready: BTreeMap::new(),
+            forced: false,
+        }
+    }
+
+    /// Applies a change of objects.
+    pub(super) fn update(&mut self, update: Update) {
+        if self.source.apply(update, &mut self.store) {
+            self.request();
+        }
+    }
+
+    /// Reads all objects again.
+    pub(super) fn reload(&self) {
+        self.source.reload();
+    }
+
+    /// Takes the addresses of the node.
+    pub(super) fn set_host_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.store.set_host_addresses(addresses);
+        self.request();
+    }
+
+    /// Requests a publication.
+    pub(super) fn request(&mut self) {
+        self.debounce.request();
+    }
+
+    /// Requests a publication even if nothing changed.
+    pub(super) fn force(&mut self) {
+        self.forced = true;
+        self.request();
+    }
+
+    /// When the next publication is due, if one was requested.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.debounce.due()
+    }
+
+    /// All objects.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The state of the objects' source.
+    pub(super) fn source(&self) -> SourceStatus {
+        self.source.status()
+    }
+
+    /// Generation of the last publication; zero before the first.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The tables of recent epochs.
+    pub(super) fn epochs(&self) -> &Epochs {
+        &self.epochs
+    }
+
+    /// The published tables.
+    pub(super) fn in_force(&self) -> Option<&Compiled> {
+        self.epochs.last().filter(|_| self.epoch.0 > 0)
+    }
+
+    /// Why the endpoint on `link` was not ready in the last publication, if it wasn't.
+    pub(super) fn not_ready(&self, link: &str) -> Option<&str> {
+        self.not_ready.get(link).map(String::as_str)
+    }
+
+    /// Begins a publication. Before every kind of object was read once, nothing is published: all
+    /// packets are dropped until then.
+    pub(super) fn begin(&mut self) -> Option<Begun> {
+        let begin = self.debounce.begin();
+        self.source.status().synced.then_some(Begun(begin))
+    }
+
+    /// Compiles what changed. Returns the snapshot to publish, unless nothing changed.
+    pub(super) fn compile(
+        &mut self,
+        routes: &Arc<RouteTable>,
+        not_ready: BTreeMap<String, String>,
+    ) -> Option<Arc<Snapshot>> {
+        let policy_changed = self.compiler.update(&mut self.store);
+        self.not_ready = not_ready;
+        let same_routes = self.routes.as_ref() == Some(routes);
+        if !policy_changed && same_routes && !self.forced {
+            return None;
+        }
+        self.forced = false;
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.routes = Some(Arc::clone(routes));
+        let compiled = self.compiler.compiled();
+        let policy = Arc::clone(&compiled.tables);
+        self.epochs.push(self.epoch, compiled);
+        Some(Arc::new(Snapshot { epoch: self.epoch, policy, routes: Arc::clone(routes) }))
+    }
+
+    /// Ends a publication.
+    pub(super) fn end(&mut self, Begun(begin): Begun) {
+        self.debounce.end(begin);
+        debug!(epoch = self.epoch.0, took = ?begin.elapsed(), "published");
+    }
+}
+
+/// Routes to the endpoints that are ready, and why the others are not, by link.
+///
+/// An address of two endpoints gets no route: which of them owns it is unknown.
+pub(super) fn route_table<'e>(
+    endpoints: impl Iterator<Item = (&'e String, &'e Endpoint)>,
+    store: &Store,
+    host: NextHop,
+) -> (RouteTable, BTreeMap<String, String>) {
+    let mut routes: BTreeMap<&str, route::Endpoint> = BTreeMap::new();
+    let mut not_ready = BTreeMap::new();
+    let mut claims: HashMap<Address, BTreeSet<&str>> = HashMap::new();
+    for (link, endpoint) in endpoints {
+        match endpoint.route(store) {
+            Ok(route) => {
+                for address in &route.addresses {
+                    claims.entry(*address).or_default().insert(link);
+                }
+                routes.insert(link, route);
+            }
+            Err(reason) => {
+                not_ready.insert(link.clone(), reason);
+            }
+        }
+    }
+    for (address, claimants) in claims.iter().filter(|(_, claimants)| claimants.len() > 1) {
+        let links: Vec<_> = claimants.iter().copied().collect();
+        for link in &links {
+            routes.remove(link);
+            let reason = format!("address {address} is claimed on links {}", links.join(", "));
+            not_ready.insert((*link).to_owned(), reason);
+        }
+    }
+    match RouteTable::new(routes.into_values(), Some(host)) {
+        Ok(table) => (table, not_ready),
+        Err(taken) => unreachable!("each address has one route: {taken}"),
+    }
+}

@@ -1,0 +1,270 @@
+//! Reconciliation with the kernel: links, addresses and routes that others change.
+//!
+//! A notification only says what has to be read again; what is read then counts. So neither the
+//! order of notifications matters nor the loss of some. Reads are debounced, because a pod may
+//! change its end of its link as often as it likes.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::time::Duration;
+
+use podgate_hostnet::{Change, Link};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Agent;
+use super::debounce::Debounce;
+use super::endpoints::{HOST_SLOT, Missed};
+use super::host_network::{HostLink, HostLinkEffect, Observation, Observed};
+use crate::error::describe;
+
+/// Minimum time between the beginnings of two reconciliations.
+const GAP: Duration = Duration::from_millis(20);
+
+/// When to reconcile what.
+#[derive(Debug)]
+pub(super) struct Reconciler {
+    debounce: Debounce,
+    dirty: Dirty,
+    /// When the observation began that runs.
+    observing: Option<Instant>,
+}
+
+/// What may differ from what the agent knows.
+#[derive(Default, Debug)]
+pub(super) struct Dirty {
+    /// All links that are attached.
+    links: bool,
+    host_link: bool,
+    addresses: bool,
+    routes: bool,
+    /// UDP ports of tunnels.
+    tunnels: bool,
+    /// The pods' ends of these links, or whether a link that was gone is back.
+    endpoints: BTreeSet<String>,
+}
+
+impl Dirty {
+    /// Everything but endpoints.
+    fn everything() -> Self {
+        let endpoints = BTreeSet::new();
+        Self {
+            links: true,
+            host_link: true,
+            addresses: true,
+            routes: true,
+            tunnels: true,
+            endpoints,
+        }
+    }
+
+    /// Whether the host network has to be observed.
+    fn needs_observation(&self) -> bool {
+        self.links || self.host_link || self.addresses || self.routes || self.tunnels
+    }
+}
+
+impl Reconciler {
+    /// Nothing is dirty yet.
+    pub(super) fn new() -> Self {
+        let debounce = Debounce::with_gap(GAP);
+        Self { debounce, dirty: Dirty::default(), observing: None }
+    }
+
+    /// When the next reconciliation is due, if something is dirty.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.debounce.due().filter(|_| self.observing.is_none())
+    }
+
+    fn mark(&mut self, mark: impl FnOnce(&mut Dirty)) {
+        mark(&mut self.dirty);
+        self.debounce.request();
+    }
+}
+
+impl Agent {
+    /// Takes a notification of the kernel.
+    pub(super) fn on_change(&mut self, change: Change) {
+        match change {
+            Change::Link(link) => self.on_link_change(&link),
+            Change::LinkGone(index) => self.on_link_gone(index),
+            Change::Addresses => self.reconciler.mark(|dirty| dirty.addresses = true),
+            Change::Routes => self.reconciler.mark(|dirty| dirty.routes = true),
+            Change::PeerLinkChanged(index) => {
+                if let Some(name) = self.endpoints.pod_end_changed(index) {
+                    self.reconciler.mark(|dirty| _ = dirty.endpoints.insert(name));
+                }
+            }
+            Change::PeerLinkChangesLost => {
+                let all = self.endpoints.changes_lost();
+                self.reconciler.mark(|dirty| dirty.endpoints.extend(all));
+            }
+            Change::Overrun => {
+                let endpoints = self.endpoints.changes_lost();
+                let everything = Dirty { endpoints, ..Dirty::everything() };
+                self.reconciler.mark(|dirty| *dirty = everything);
+            }
+        }
+    }
+
+    fn on_link_change(&mut self, link: &Link) {
+        if let Some(changed) = self.host.link_changed(link) {
+            if changed {
+                self.plane.request();
+            }
+            // The kernel deletes a link's routes when the link goes down.
+            self.reconciler.mark(|dirty| (dirty.host_link, dirty.routes) = (true, true));
+            return;
+        }
+        if let Some(effect) = self.endpoints.link_changed(link) {
+            if effect.changed {
+                self.plane.request();
+            }
+            self.reconciler.mark(|dirty| _ = dirty.endpoints.insert(effect.name));
+            return;
+        }
+        let is_endpoint = self.endpoints.get(&link.name).is_some();
+        self.reconciler.mark(|dirty| {
+            if is_endpoint {
+                dirty.endpoints.insert(link.name.clone());
+            }
+            // It may have routes out of the node, or be a tunnel.
+            (dirty.routes, dirty.tunnels) = (true, true);
+        });
+    }
+
+    fn on_link_gone(&mut self, index: u32) {
+        if self.host.own().contains(&index) {
+            if self.host.detach() {
+                self.endpoints.detach(HOST_SLOT);
+                self.plane.force();
+            }
+            self.reconciler.mark(|dirty| dirty.host_link = true);
+            return;
+        }
+        if let Some(name) = self.endpoints.link_gone(index) {
+            self.plane.request();
+            // Another link may have the name already, and its notification may be lost.
+            self.reconciler.mark(|dirty| _ = dirty.endpoints.insert(name));
+        }
+        self.reconciler.mark(|dirty| (dirty.routes, dirty.tunnels) = (true, true));
+    }
+
+    /// Requests reads that no notification asks for: of the ports of tunnels, and of routes that
+    /// could not be read.
+    pub(super) fn request_periodic_reads(&mut self) {
+        if self.host.tunnels_are_due() && self.reconciler.observing.is_none() {
+            let routes = self.host.routes_are_unknown();
+            self.reconciler.mark(|dirty| {
+                dirty.tunnels = true;
+                dirty.routes |= routes;
+            });
+        }
+    }
+
+    /// Starts to read everything that is dirty.
+    pub(super) fn reconcile(&mut self) {
+        let begin = self.reconciler.debounce.begin();
+        let mut dirty = mem::take(&mut self.reconciler.dirty);
+        for link in mem::take(&mut dirty.endpoints) {
+            if self.endpoints.is_running(&link) {
+                // When the operation ends, see `operation_ended`.
+                self.reconciler.dirty.endpoints.insert(link);
+            } else {
+                self.endpoints.start_reconcile(&link, self.host.own());
+            }
+        }
+        if dirty.needs_observation() {
+            self.host.observe(self.observation(&dirty));
+            self.reconciler.observing = Some(begin);
+        } else {
+            self.reconciler.debounce.end(begin);
+        }
+    }
+
+    fn observation(&self, dirty: &Dirty) -> Observation {
+        let attached = self.endpoints.attached_indices();
+        let links = match dirty.links {
+            true => attached.iter().copied().chain(self.host.own()).collect(),
+            false => Vec::new(),
+        };
+        Observation {
+            links,
+            host_link: dirty.host_link,
+            addresses: dirty.addresses,
+            routes: dirty.routes.then(|| self.host.not_outward(attached)),
+            tunnels: dirty.tunnels,
+        }
+    }
+
+    /// Everything that is read before the start is complete.
+    pub(super) fn first_observation(&self) -> Observation {
+        self.observation(&Dirty { links: false, host_link: false, ..Dirty::everything() })
+    }
+
+    /// Takes what was read.
+    pub(super) fn on_observed(&mut self, observed: Observed) {
+        let Observed { links, host_link, addresses, routes, tunnels } = observed;
+        for (index, link) in links {
+            match link {
+                Some(link) => self.on_link_change(&link),
+                None => self.on_link_gone(index),
+            }
+        }
+        if let Some(result) = host_link {
+            self.on_host_link(result);
+        }
+        if let Some(addresses) = addresses {
+            self.host.set_addresses(&addresses);
+            self.plane.set_host_addresses(addresses);
+        }
+        let routes = routes.is_some_and(|read| self.host.set_read_routes(read));
+        let tunnels = tunnels.is_some_and(|ports| self.host.set_tunnel_ports(ports));
+        if routes || tunnels {
+            self.plane.request();
+        }
+        if let Some(begin) = self.reconciler.observing.take() {
+            self.reconciler.debounce.end(begin);
+        }
+    }
+
+    fn on_host_link(&mut self, result: Result<HostLink, String>) {
+        match self.host.host_link_checked(result) {
+            HostLinkEffect::None => {}
+            HostLinkEffect::Publish => self.plane.request(),
+            HostLinkEffect::Attach(link) => {
+                // It may have been deleted and created again before the notification came.
+                if self.host.detach() {
+                    self.endpoints.detach(HOST_SLOT);
+                }
+                match self.endpoints.links_mut().open_host(&link) {
+                    Ok(()) => self.host.host_link_attached(link),
+                    Err(error) => self.host.host_link_failed(describe(error.as_ref())),
+                }
+                self.plane.force();
+            }
+        }
+    }
+
+    /// Marks what changed on a link before it was attached.
+    pub(super) fn reconcile_missed(&mut self, link: &str, missed: Missed) {
+        let Missed { link: changed, pod_end, overrun } = missed;
+        if let Some(changed) = changed {
+            self.on_link_change(&changed);
+        }
+        if pod_end && self.endpoints.get(link).is_some() {
+            self.reconciler.mark(|dirty| _ = dirty.endpoints.insert(link.to_owned()));
+        }
+        if overrun {
+            self.reconciler.mark(|dirty| dirty.links = true);
+        }
+    }
+
+    /// Requests a reconciliation of endpoints that had to wait for the end of an operation.
+    pub(super) fn reconcile_waiting(&mut self) {
+        if !self.reconciler.dirty.endpoints.is_empty() {
+            debug!("endpoints changed during an operation");
+            self.reconciler.debounce.request();
+        }
+    }
+}

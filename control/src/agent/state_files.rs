@@ -1,0 +1,194 @@
+//! The agent's own files, checked every [`PERIOD`]: those that were removed are created again, and
+//! a failed write is tried again.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use podgate_xdp_redirect::bpffs;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::endpoints::Endpoints;
+use super::server::{Call, ClientCounts, Server};
+use super::state::{Loaded, Remembered, StateDir, StateError};
+use crate::error::describe;
+
+/// How often the files are checked.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The state directory and the files in it.
+#[derive(Debug)]
+pub(super) struct StateFiles {
+    due: Instant,
+    /// Where the control socket's requests go.
+    calls: mpsc::Sender<Call>,
+    /// The task that serves the control socket, with device and inode of its file.
+    server: Option<(JoinHandle<()>, (u64, u64))>,
+    clients: Arc<ClientCounts>,
+    /// Why the endpoint list on disk is outdated.
+    unsaved: Option<String>,
+    /// Why the state directory is incomplete.
+    broken: Option<String>,
+    /// What was wrong with the endpoint list at the start.
+    found_at_start: Vec<String>,
+    state: StateDir,
+}
+
+impl StateFiles {
+    /// Nothing is served yet; requests will go to `calls`.
+    pub(super) fn new(state: StateDir, calls: mpsc::Sender<Call>) -> Self {
+        Self {
+            due: Instant::now(),
+            calls,
+            server: None,
+            clients: Arc::default(),
+            unsaved: None,
+            broken: None,
+            found_at_start: Vec::new(),
+            state,
+        }
+    }
+
+    /// The state directory.
+    pub(super) fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// What happened to clients of the control socket.
+    pub(super) fn clients(&self) -> &ClientCounts {
+        &self.clients
+    }
+
+    /// Reads the endpoint list. What is wrong with it is logged, and part of [`Self::problems`].
+    pub(super) fn load(&mut self) -> Vec<Remembered> {
+        let Loaded { endpoints, problems } = self.state.load();
+        problems.iter().for_each(|problem| warn!("{problem}"));
+        self.found_at_start.extend(problems);
+        endpoints
+    }
+
+    /// What is wrong, one line each.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let unsaved = self.unsaved.as_ref().map(|reason| {
+            format!(
+                "{reason}; endpoints that are not in the list have no known pod after a restart and \
+                 stay cut off until they are added again"
+            )
+        });
+        let now = self.broken.iter().cloned().chain(unsaved);
+        self.found_at_start.iter().cloned().chain(now)
+    }
+
+    /// Binds the control socket, in place of one that was bound before.
+    ///
+    /// # Errors
+    /// When the path can't be bound.
+    pub(super) async fn serve_clients(&mut self) -> Result<()> {
+        self.stop_serving().await;
+        let path = self.state.socket();
+        let bound = Server::bind(&path, Arc::clone(&self.clients));
+        let bound = bound.and_then(|server| Ok((server, identity(&path)?)));
+        let (server, file) = bound.with_context(|| format!("can't bind {}", path.display()))?;
+        let task = tokio::spawn(server.serve(self.calls.clone()));
+        self.server = Some((task, file));
+        Ok(())
+    }
+
+    /// Ends the control socket's task; its file goes with it.
+    pub(super) async fn stop_serving(&mut self) {
+        if let Some((server, _)) = self.server.take() {
+            server.abort();
+            let _ = server.await;
+        }
+    }
+
+    /// Writes the endpoint list; a failed write is tried again later.
+    pub(super) fn save(&mut self, endpoints: &Endpoints) {
+        match (self.state.save(endpoints.remembered()), &self.unsaved) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => {
+                info!("the endpoint list is written again");
+                self.unsaved = None;
+            }
+            (Err(reason), before) => {
+                let reason = reason.to_string();
+                if before.as_ref() != Some(&reason) {
+                    error!("the endpoint list can't be written: {reason}");
+                }
+                self.unsaved = Some(reason);
+            }
+        }
+    }
+
+    /// Checks the files, if it is time.
+    pub(super) async fn check(&mut self, endpoints: &Endpoints) {
+        if Instant::now() < self.due {
+            return;
+        }
+        self.due = Instant::now() + PERIOD;
+        let broken = self.restore(endpoints).await;
+        let broken = (!broken.is_empty()).then(|| broken.join("; "));
+        if let Some(reason) = &broken
+            && self.broken.as_ref() != Some(reason)
+        {
+            error!("{reason}");
+        }
+        self.broken = broken;
+        if self.unsaved.is_some() {
+            self.save(endpoints);
+        }
+    }
+
+    /// Creates again what was removed. Returns what can't be created.
+    async fn restore(&mut self, endpoints: &Endpoints) -> Vec<String> {
+        let mut broken = Vec::new();
+        if !self.state.is_there() {
+            let path = self.state.path().to_owned();
+            match StateDir::open(&path) {
+                Ok(state) => {
+                    let path = path.display();
+                    warn!("the state directory {path} was removed; it is created again");
+                    self.state = state;
+                }
+                Err(StateError::Held(_)) => {
+                    return vec![format!(
+                        "another agent uses the state directory {} since it was removed",
+                        path.display()
+                    )];
+                }
+                Err(error) => return vec![error.to_string()],
+            }
+        }
+        match self.restore_pins(endpoints) {
+            Ok(0) => {}
+            Ok(pinned) => warn!("pins of {pinned} links were removed; they are created again"),
+            Err(error) => broken.push(describe(error.as_ref())),
+        }
+        if !self.state.endpoints().exists() {
+            self.save(endpoints);
+        }
+        let socket = identity(&self.state.socket()).ok();
+        if self.server.as_ref().map(|(_, file)| *file) != socket {
+            warn!("the control socket was removed; it is bound again");
+            let served = self.serve_clients().await;
+            broken.extend(served.err().map(|error| describe(error.as_ref())));
+        }
+        broken
+    }
+
+    fn restore_pins(&self, endpoints: &Endpoints) -> Result<usize> {
+        bpffs::ensure_mounted(&self.state.bpf())?;
+        endpoints.links().pin_again()
+    }
+}
+
+/// Device and inode of a file.
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}

@@ -1,0 +1,115 @@
+//! TCP options (RFC 9293 §3.2, RFC 2018, RFC 7323).
+
+const END: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const MAX_SEGMENT_SIZE: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const TIMESTAMPS: u8 = 8;
+
+/// The options of one TCP header.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpOptions<'a>(&'a [u8]);
+
+impl<'a> TcpOptions<'a> {
+    /// `bytes` is the header after its first 20 bytes.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Offset in the options of the value of the first option of this kind; `None` unless it is of
+    /// this length, bytes with kind and length field.
+    fn find(&self, kind: u8, len: u8) -> Option<usize> {
+        // Nearly every segment has its timestamps in this layout (RFC 7323 appendix A).
+        const USUAL: [u8; 4] = [NO_OPERATION, NO_OPERATION, TIMESTAMPS, 10];
+        if kind == TIMESTAMPS && self.0.starts_with(&USUAL) && self.0.len() >= 12 {
+            return Some(4);
+        }
+        let mut at = 0;
+        while let Some([found, rest @ ..]) = self.0.get(at..) {
+            match (*found, rest.first()) {
+                (NO_OPERATION, _) => at += 1,
+                (END, _) | (_, None | Some(0 | 1)) => return None,
+                (found, Some(size)) => {
+                    let fits = at + usize::from(*size) <= self.0.len();
+                    if found == kind {
+                        return (*size == len && fits).then_some(at + 2);
+                    }
+                    at += usize::from(*size);
+                }
+            }
+        }
+        None
+    }
+
+    fn value<const N: usize>(&self, kind: u8) -> Option<[u8; N]> {
+        let at = self.find(kind, N as u8 + 2)?;
+        self.0[at..at + N].try_into().ok()
+    }
+
+    /// Offset in the options of the maximum segment size, 2 bytes.
+    pub(super) fn max_segment_size_offset(&self) -> Option<usize> {
+        self.find(MAX_SEGMENT_SIZE, 4)
+    }
+
+    /// Offset in the options of the sender's timestamp (`TSval`), 4 bytes.
+    #[must_use]
+    pub fn timestamp_offset(&self) -> Option<usize> {
+        self.find(TIMESTAMPS, 10)
+    }
+
+    /// Maximum segment size, bytes.
+    #[must_use]
+    pub fn max_segment_size(&self) -> Option<u16> {
+        self.value(MAX_SEGMENT_SIZE).map(u16::from_be_bytes)
+    }
+
+    /// Window scale shift, at most 14 (RFC 7323 §2.3).
+    #[must_use]
+    pub fn window_scale(&self) -> Option<u8> {
+        self.value(WINDOW_SCALE).map(|[shift]| shift.min(14))
+    }
+
+    /// Whether the sender accepts selective acknowledgements (RFC 2018 §2).
+    #[must_use]
+    pub fn sack_permitted(&self) -> bool {
+        self.find(SACK_PERMITTED, 2).is_some()
+    }
+
+    /// The sender's timestamp (`TSval`).
+    #[must_use]
+    pub fn timestamp(&self) -> Option<u32> {
+        let [a, b, c, d, ..] = self.value::<8>(TIMESTAMPS)?;
+        Some(u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn options_are_found_behind_others() {
+        let options =
+            TcpOptions(&[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7]);
+        assert_eq!(options.max_segment_size(), Some(1460));
+        assert_eq!(options.window_scale(), Some(7));
+        assert!(options.sack_permitted());
+        assert_eq!(options.timestamp(), Some(7));
+        let timestamp = TcpOptions(&[1, 1, 8, 10, 0, 0, 1, 0, 0, 0, 0, 9]).timestamp();
+        assert_eq!(timestamp, Some(256));
+        assert_eq!(TcpOptions(&[3, 3, 99, 0]).window_scale(), Some(14));
+        assert!(!TcpOptions(&[3, 3, 99, 0]).sack_permitted());
+        assert_eq!(TcpOptions(&[0, 2, 4, 5, 6]).max_segment_size(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_options_panic(bytes in proptest::collection::vec(0u8..12, 0..40)) {
+            let options = TcpOptions(&bytes);
+            let _ = (options.max_segment_size(), options.window_scale(), options.timestamp());
+        }
+    }
+}

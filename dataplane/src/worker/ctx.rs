@@ -1,0 +1,87 @@
+//! What the pipeline needs while it processes a batch: time, tables, ports; and its events.
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{Event, EventKind};
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Decision, Snapshot, Subject};
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
+
+use crate::flow::FlowLinks;
+use crate::mem::Packet;
+
+use super::decisions::Ends;
+use super::egress::Egress;
+
+/// Context of the packets of one batch.
+pub(super) struct PacketCtx<'a> {
+    pub(super) now: Nanos,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) egress: &'a mut Egress,
+}
+
+/// Whether a verdict is a flow's first one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Evaluation {
+    First,
+    /// The epoch has changed since.
+    Again,
+}
+
+impl PacketCtx<'_> {
+    /// (3) The tables' decision on the opposite direction. Not cached: the destination port is
+    /// usually a client's, so other flows rarely share it.
+    pub(super) fn decide_reversed(&self, subject: &Subject, ends: Ends) -> Decision {
+        self.snapshot.policy.decide(&subject.reversed(), ends.reversed().local())
+    }
+
+    /// The links of a flow's opener and responder. `None` if no link leads to the responder.
+    ///
+    /// Replies to a packet from the kernel go back to the kernel even if its source is a local pod:
+    /// the kernel may have translated its addresses and must see the replies.
+    pub(super) fn links(&self, ends: Ends, from_host: bool) -> Option<FlowLinks> {
+        let host = self.snapshot.routes.host_link();
+        let opener = if from_host { host? } else { ends.src.or(host)? };
+        let responder = ends.dst.or(host)?;
+        (opener != responder).then_some(FlowLinks { opener, responder })
+    }
+
+    /// Drops a packet for another reason than policy, with an event.
+    pub(super) fn drop_with_event(
+        &mut self,
+        link: LinkId,
+        tuple: Tuple,
+        packet: Packet,
+        reason: DropReason,
+    ) {
+        self.egress.drop_packet(packet, reason);
+        self.emit_event(link, tuple, EventKind::Drop { reason });
+    }
+
+    pub(super) fn emit_verdict(
+        &mut self,
+        link: LinkId,
+        subject: &Subject,
+        decision: &Decision,
+        tcp_flags: u8,
+        evaluation: Evaluation,
+    ) {
+        let kind = EventKind::Verdict {
+            verdict: decision.verdict,
+            egress: decision.egress,
+            ingress: decision.ingress,
+            tcp_flags,
+            icmp_type: subject.icmp_type,
+            reevaluated: evaluation == Evaluation::Again,
+        };
+        self.emit_event(link, subject.tuple, kind);
+    }
+
+    pub(super) fn emit_event(&mut self, link: LinkId, tuple: Tuple, kind: EventKind<()>) {
+        self.egress.emit_event(self.event(link, tuple, kind));
+    }
+
+    pub(super) fn event<R>(&self, link: LinkId, tuple: Tuple, kind: EventKind<R>) -> Event<R> {
+        Event { time: self.now, epoch: self.snapshot.epoch, link, tuple, kind }
+    }
+}

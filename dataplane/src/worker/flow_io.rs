@@ -1,0 +1,87 @@
+//! What an inspected flow's follower needs of the worker.
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tuple::FlowDirection;
+
+use crate::flow::Flow;
+use crate::l7::io::FlowIo;
+use crate::mem::{Frame, Packet, Umem};
+use crate::packet::parse;
+
+use super::ctx::PacketCtx;
+use super::egress::{Origin, Resource};
+use super::forward::{self, Path};
+
+/// A follower's access to the worker, for one flow.
+pub(super) struct InspectedIo<'f, 'a, 's> {
+    pub(super) flow: &'f Flow,
+    pub(super) cx: &'a mut PacketCtx<'s>,
+}
+
+impl InspectedIo<'_, '_, '_> {
+    fn send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
+        // Parsed again, since a view in each held packet would be large.
+        let umem = self.cx.egress.umem();
+        match parse(umem.data(&packet.head), packet.len()) {
+            Ok(view) => {
+                let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
+                forward::forward(self.cx, Path { from, to, origin }, packet, &view);
+            }
+            Err(reason) => self.cx.egress.drop_packet(packet, reason),
+        }
+    }
+}
+
+impl FlowIo for InspectedIo<'_, '_, '_> {
+    fn umem(&self) -> &Umem {
+        self.cx.egress.umem()
+    }
+
+    fn alloc(&mut self) -> Option<Frame> {
+        self.cx.egress.alloc()
+    }
+
+    fn free(&mut self, frame: Frame) {
+        self.cx.egress.free(frame);
+    }
+
+    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
+        self.send(direction, packet, Origin::Received);
+    }
+
+    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
+        self.send(direction, packet, Origin::Own);
+    }
+
+    fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.cx.egress.drop_packet(packet, reason);
+    }
+
+    fn hold(&mut self, frames: usize) -> bool {
+        self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Frames, frames)
+    }
+
+    fn release(&mut self, frames: usize) {
+        self.cx.egress.frame_quota().release(self.flow.link(FlowDirection::Original), frames);
+    }
+
+    fn keep(&mut self, bytes: usize) -> bool {
+        self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Bytes, bytes)
+    }
+
+    fn forget(&mut self, bytes: usize) {
+        self.cx.egress.byte_quota().release(self.flow.link(FlowDirection::Original), bytes);
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        let stats = self.cx.egress.stats();
+        match kind {
+            EventKind::HttpRequest { allowed: true, .. } => stats.l7_allowed.add(1),
+            EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
+            _ => {}
+        }
+        let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());
+        self.cx.egress.emit_event_with_request(self.cx.event(link, tuple, kind));
+    }
+}

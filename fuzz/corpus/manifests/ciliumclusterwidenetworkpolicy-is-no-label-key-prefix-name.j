@@ -1,0 +1,1 @@
+{"n":"","t":{"s":{},"":"𲓠","e":""},"":{"":""},"s":{"":[{}]}}{"apiVersion":"cilium.io/v2","kind":"CiliumClusterwideNetworkPolicy","metadata":{"name":"e"},"spec":{"endpointSelector":{"matchLabels":{"":" "}},"":[{"":[]}]}}

@@ -1,0 +1,247 @@
+//! The stream follower between a client and a server that do anything after their handshake.
+//!
+//! What the server reads, however it treats bytes that arrive twice, must pass the inspector when
+//! it is inspected again from the beginning. Frames, quotas and bytes must balance after each step.
+
+use std::collections::BTreeMap;
+
+use etherparse::{PacketBuilder, TcpHeader};
+use podgate_dataplane::l7::follower::Follower;
+use podgate_dataplane::l7::http1::Http1;
+use podgate_dataplane::packet::{L4, edit, parse};
+use podgate_tables::l7::L7Policy;
+use podgate_tables::tcp_flags;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
+use podgate_test_support::{Outgoing, RecordingIo};
+
+use crate::http1::{inspect, policy};
+use crate::input::Input;
+
+const CLIENT: FlowDirection = FlowDirection::Original;
+const SERVER: FlowDirection = FlowDirection::Reply;
+/// Steps of one input.
+const STEPS_MAX: usize = 256;
+/// Both streams cross the wrap of sequence numbers.
+const CLIENT_ISN: u32 = u32::MAX - 20;
+const SERVER_ISN: u32 = u32::MAX - 70;
+
+/// What a server reads of the client's stream.
+#[derive(Default)]
+struct Reader {
+    read: Vec<u8>,
+    early: BTreeMap<usize, u8>,
+    /// Which bytes count when a position arrives twice before it can be read.
+    last_wins: bool,
+}
+
+impl Reader {
+    fn deliver(&mut self, seq: u32, payload: &[u8]) {
+        let offset = i64::from(seq.wrapping_sub(CLIENT_ISN.wrapping_add(1)) as i32);
+        for (index, byte) in payload.iter().enumerate() {
+            let Ok(at) = usize::try_from(offset + index as i64) else { continue };
+            if at >= self.read.len() {
+                let slot = self.early.entry(at).or_insert(*byte);
+                if self.last_wins {
+                    *slot = *byte;
+                }
+            }
+        }
+        while let Some(byte) = self.early.remove(&self.read.len()) {
+            self.read.push(byte);
+        }
+    }
+}
+
+struct Connection {
+    io: RecordingIo,
+    follower: Follower,
+    policy: L7Policy,
+    now: Nanos,
+    readers: [Reader; 2],
+    timestamps: bool,
+    clock: u32,
+}
+
+impl Connection {
+    fn segment(
+        &mut self,
+        from: FlowDirection,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        payload: &[u8],
+        frame: usize,
+    ) {
+        let bytes = self.frame(from, seq, ack, flags, payload);
+        let Some(packet) = self.io.packet(&bytes, frame) else { return };
+        let umem = self.io.pool.umem().clone();
+        let Ok(view) = parse(umem.data(&packet.head), packet.len()) else {
+            return self.io.pool.free_packet(packet);
+        };
+        self.follower.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
+        self.check();
+    }
+
+    fn frame(
+        &mut self,
+        from: FlowDirection,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let (ends, ports) =
+            if from == CLIENT { ([1, 2], (40_000, 80)) } else { ([2, 1], (80, 40_000)) };
+        let mut tcp = TcpHeader::new(ports.0, ports.1, seq, 60_000);
+        tcp.acknowledgment_number = ack;
+        let has = |flag| flags & flag != 0;
+        (tcp.fin, tcp.syn, tcp.rst) =
+            (has(tcp_flags::FIN), has(tcp_flags::SYN), has(tcp_flags::RST));
+        (tcp.psh, tcp.ack, tcp.urg) =
+            (has(tcp_flags::PSH), has(tcp_flags::ACK), has(tcp_flags::URG));
+        let mut options = Vec::new();
+        if tcp.syn {
+            options.extend([2, 4, 5, 120, 1, 3, 3, 0]);
+        }
+        if self.timestamps {
+            self.clock += 1;
+            options.extend([1, 1, 8, 10]);
+            options.extend(self.clock.to_be_bytes());
+            options.extend([0; 4]);
+        }
+        tcp.set_options_raw(&options).unwrap();
+        let step = PacketBuilder::ethernet2([2, 0, 0, 0, 0, ends[0]], [2, 0, 0, 0, 0, ends[1]])
+            .ipv4([10, 0, 0, ends[0]], [10, 0, 0, ends[1]], 64);
+        let mut bytes = Vec::new();
+        step.tcp_header(tcp).write(&mut bytes, payload).unwrap();
+        bytes
+    }
+
+    /// Checks that everything balances, and delivers what was sent to the server.
+    fn check(&mut self) {
+        assert_eq!(self.io.held_frames, self.follower.held_frames(), "held frames");
+        assert_eq!(self.io.kept_bytes, self.follower.kept_bytes(), "kept bytes");
+        assert_eq!(self.io.pool.outstanding(), self.io.held_frames as i64, "frames");
+        self.io.dropped.clear();
+        self.io.events.clear();
+        for Outgoing { direction, bytes, .. } in std::mem::take(&mut self.io.sent) {
+            let view = parse(&bytes, bytes.len() as u32).expect("what is sent can be parsed");
+            let L4::Tcp(tcp) = view.l4_kind else { panic!("what is sent is TCP") };
+            if direction == CLIENT && !tcp.has(tcp_flags::RST) {
+                let payload = &bytes[usize::from(view.payload)..view.end as usize];
+                self.readers.iter_mut().for_each(|reader| reader.deliver(tcp.seq, payload));
+            }
+            let mut copy = RecordingIo::new(bytes.len().div_ceil(2048) as u32);
+            let packet = copy.packet(&bytes, 3072).expect("there are enough frames");
+            assert!(edit::l4_checksum_is_right(copy.pool.umem().bytes(&packet), &view), "checksum");
+            copy.pool.free_packet(packet);
+        }
+    }
+
+    fn step(&mut self, input: &mut Input<'_>, stream: &mut Vec<u8>) {
+        let op = input.u8();
+        let seq = |isn: u32, offset: usize| isn.wrapping_add(1).wrapping_add(offset as u32);
+        let server_ack = seq(CLIENT_ISN, self.readers[0].read.len());
+        match op & 7 {
+            // The client's next bytes.
+            0 | 1 => {
+                let payload = input.string();
+                let at = seq(CLIENT_ISN, stream.len());
+                stream.extend(payload);
+                self.segment(CLIENT, at, seq(SERVER_ISN, 0), tcp_flags::ACK, payload, 3840);
+            }
+            // Bytes of the client anywhere near, its own or others.
+            2 | 3 => {
+                let (at, payload) = (usize::from(input.u8()) * 2, input.string());
+                let flags = tcp_flags::ACK | (op >> 3 & (tcp_flags::FIN | tcp_flags::URG));
+                let frame = 128 + usize::from(op);
+                self.segment(
+                    CLIENT,
+                    seq(CLIENT_ISN, at),
+                    seq(SERVER_ISN, 0),
+                    flags,
+                    payload,
+                    frame,
+                );
+            }
+            // A segment of the client that it sent already.
+            4 => {
+                let at = usize::from(input.u16()).min(stream.len());
+                let end = (at + usize::from(input.u8())).min(stream.len());
+                let payload = stream[at..end].to_vec();
+                self.segment(
+                    CLIENT,
+                    seq(CLIENT_ISN, at),
+                    seq(SERVER_ISN, 0),
+                    tcp_flags::ACK,
+                    &payload,
+                    3840,
+                );
+            }
+            // The server acknowledges what it read, with bytes of its own or none.
+            5 => {
+                let (at, payload) = (usize::from(input.u8()), input.string());
+                self.segment(
+                    SERVER,
+                    seq(SERVER_ISN, at),
+                    server_ack,
+                    tcp_flags::ACK,
+                    payload,
+                    3840,
+                );
+            }
+            6 => {
+                let (from, flags) = (if op & 8 == 0 { CLIENT } else { SERVER }, input.u8());
+                let (at, ack) = (usize::from(input.u8()), usize::from(input.u8()));
+                let (isn, other) = if from == CLIENT {
+                    (CLIENT_ISN, SERVER_ISN)
+                } else {
+                    (SERVER_ISN, CLIENT_ISN)
+                };
+                self.segment(from, seq(isn, at), seq(other, ack), flags, b"", 3840);
+            }
+            _ => {
+                self.now = self.now.plus_millis(u64::from(input.u8()));
+                self.io.out_of_frames = op & 8 != 0;
+                self.follower.tick(self.now, &mut self.io);
+                self.check();
+            }
+        }
+    }
+}
+
+/// Input: options, then steps.
+pub fn follower(data: &[u8]) {
+    let mut input = Input::new(data);
+    let options = input.u8();
+    let mut io = RecordingIo::new(256);
+    io.held_frames_max = usize::from(options >> 3) * 2;
+    io.kept_bytes_max = if options & 2 != 0 { usize::MAX } else { 4_000 };
+    let mut connection = Connection {
+        io,
+        follower: Follower::new(),
+        policy: policy(),
+        now: Nanos(1_000_000_000),
+        readers: [Reader::default(), Reader { last_wins: true, ..Reader::default() }],
+        timestamps: options & 1 != 0,
+        clock: 1,
+    };
+    let (client, server) = (CLIENT_ISN.wrapping_add(1), SERVER_ISN.wrapping_add(1));
+    connection.segment(CLIENT, CLIENT_ISN, 0, tcp_flags::SYN, b"", 3840);
+    connection.segment(SERVER, SERVER_ISN, client, tcp_flags::SYN | tcp_flags::ACK, b"", 3840);
+    connection.segment(CLIENT, client, server, tcp_flags::ACK, b"", 3840);
+    let mut stream = Vec::new();
+    for _ in 0..STEPS_MAX {
+        if input.is_empty() {
+            break;
+        }
+        connection.step(&mut input, &mut stream);
+    }
+    for reader in &connection.readers {
+        let outcome = inspect(&mut Http1::default(), &connection.policy, [&reader.read[..]]);
+        assert_eq!(outcome.refusal, None, "the server read {}", reader.read.escape_ascii());
+    }
+    connection.follower.close(&mut connection.io);
+    assert_eq!(connection.io.pool.outstanding(), 0, "every frame came back");
+}

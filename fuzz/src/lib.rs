@@ -1,0 +1,43 @@
+//! The bodies of the fuzz targets. Each takes any bytes and panics when an invariant is broken.
+//!
+//! `scripts/fuzz` runs them under libFuzzer; `tests/replay.rs` runs them over the committed corpora
+//! in `corpus/TARGET`, in every `cargo test --workspace`.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a panic is what is looked for")]
+
+#[cfg(feature = "captures")]
+mod captures;
+mod follower;
+mod http1;
+mod input;
+#[cfg(feature = "manifests")]
+mod manifests;
+mod packets;
+#[cfg(feature = "requests")]
+mod requests;
+
+#[cfg(feature = "captures")]
+pub use captures::captures;
+pub use follower::follower;
+pub use http1::http1;
+#[cfg(feature = "manifests")]
+pub use manifests::manifests;
+pub use packets::packets;
+#[cfg(feature = "requests")]
+pub use requests::requests;
+
+/// The body of a target.
+pub type Body = fn(&[u8]);
+
+/// Every target that is compiled in, by the name of its program and of its corpus.
+pub const TARGETS: &[(&str, Body)] = &[
+    ("packets", packets),
+    ("http1", http1),
+    ("follower", follower),
+    #[cfg(feature = "manifests")]
+    ("manifests", manifests),
+    #[cfg(feature = "captures")]
+    ("captures", captures),
+    #[cfg(feature = "requests")]
+    ("requests", requests),
+];

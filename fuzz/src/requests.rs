@@ -1,0 +1,25 @@
+//! Lines of the control socket, of both directions.
+
+use podgate_api::{Answer, Request};
+
+/// Input: a line.
+pub fn requests(data: &[u8]) {
+    match Request::parse(data) {
+        Ok(request) => {
+            let line = request.to_line();
+            assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
+        }
+        Err(refused) => {
+            // What a client did wrong is told to it in one line.
+            assert!(!refused.message.is_empty());
+            let line = Answer::Error(refused.clone()).to_line();
+            assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+            assert_eq!(Answer::parse(&line), Ok(Answer::Error(refused)), "{line}");
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(answer) = Answer::parse(text)
+    {
+        assert_eq!(Answer::parse(&answer.to_line()), Ok(answer));
+    }
+}

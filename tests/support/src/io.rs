@@ -1,0 +1,138 @@
+//! A [`FlowIo`] that records what a follower does.
+
+use std::sync::Arc;
+
+use podgate_dataplane::l7::io::FlowIo;
+use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tuple::FlowDirection;
+
+/// A packet that the follower sent on or built.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outgoing {
+    /// Which way it went.
+    pub direction: FlowDirection,
+    /// Whether the follower built it.
+    pub originated: bool,
+    /// The whole frame.
+    pub bytes: Vec<u8>,
+}
+
+/// The worker's side of one inspected flow, with quotas that a test sets.
+pub struct RecordingIo {
+    umem: Arc<Umem>,
+    /// Free frames.
+    pub pool: FramePool,
+    /// What was sent, oldest first.
+    pub sent: Vec<Outgoing>,
+    /// What was dropped, oldest first.
+    pub dropped: Vec<DropReason>,
+    /// Events, oldest first.
+    pub events: Vec<EventKind>,
+    /// Frames held.
+    pub held_frames: usize,
+    /// Frames that may be held.
+    pub held_frames_max: usize,
+    /// Bytes kept.
+    pub kept_bytes: usize,
+    /// Bytes that may be kept.
+    pub kept_bytes_max: usize,
+    /// Whether there are free frames for packets that the follower builds.
+    pub out_of_frames: bool,
+}
+
+impl RecordingIo {
+    /// A recorder over a UMEM of `frames` frames, without quotas.
+    #[must_use]
+    pub fn new(frames: u32) -> Self {
+        let umem = Umem::new(frames).unwrap();
+        Self {
+            pool: umem.pool(),
+            umem,
+            sent: Vec::new(),
+            dropped: Vec::new(),
+            events: Vec::new(),
+            held_frames: 0,
+            held_frames_max: usize::MAX,
+            kept_bytes: 0,
+            kept_bytes_max: usize::MAX,
+            out_of_frames: false,
+        }
+    }
+
+    /// A packet with these bytes, cut into frames of at most `frame` bytes. `None` when there are
+    /// too few free frames.
+    pub fn packet(&mut self, bytes: &[u8], frame: usize) -> Option<Packet> {
+        let mut frames = Vec::new();
+        for chunk in bytes.chunks(frame) {
+            let Some(mut frame) = self.pool.alloc() else {
+                frames.into_iter().for_each(|frame| self.pool.free(frame));
+                return None;
+            };
+            frame.set_len(chunk.len() as u32);
+            self.umem.data_mut(&mut frame).copy_from_slice(chunk);
+            frames.push(frame);
+        }
+        let mut frames = frames.into_iter();
+        Some(Packet::new(frames.next()?, frames.collect()))
+    }
+
+    fn record(&mut self, direction: FlowDirection, originated: bool, packet: Packet) {
+        let mut bytes = self.umem.data(&packet.head).to_vec();
+        packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
+        self.pool.free_packet(packet);
+        self.sent.push(Outgoing { direction, originated, bytes });
+    }
+}
+
+impl FlowIo for RecordingIo {
+    fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    fn alloc(&mut self) -> Option<Frame> {
+        if self.out_of_frames { None } else { self.pool.alloc() }
+    }
+
+    fn free(&mut self, frame: Frame) {
+        self.pool.free(frame);
+    }
+
+    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
+        self.record(direction, false, packet);
+    }
+
+    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
+        self.record(direction, true, packet);
+    }
+
+    fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.pool.free_packet(packet);
+        self.dropped.push(reason);
+    }
+
+    fn hold(&mut self, frames: usize) -> bool {
+        let fits = frames <= self.held_frames_max.saturating_sub(self.held_frames);
+        self.held_frames += if fits { frames } else { 0 };
+        fits
+    }
+
+    fn release(&mut self, frames: usize) {
+        self.held_frames -= frames;
+    }
+
+    fn keep(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.kept_bytes_max.saturating_sub(self.kept_bytes);
+        self.kept_bytes += if fits { bytes } else { 0 };
+        fits
+    }
+
+    fn forget(&mut self, bytes: usize) {
+        self.kept_bytes -= bytes;
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        self.events.push(kind);
+    }
+}
