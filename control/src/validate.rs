@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use podgate_api::RejectedField;
-use podgate_policy::{Refusal, Store, manifest};
+use podgate_policy::{Rejection, Store, manifest};
 use serde::Serialize;
 
 use crate::output::escape;
@@ -57,8 +57,8 @@ impl Report {
             policies: tally.policies,
             other_objects: tally.others,
             passed_over: tally.passed_over,
-            refused_objects: store.refused_objects(),
-            refused: in_order(store.refusals()),
+            refused_objects: store.rejected_objects(),
+            refused: in_order(store.rejections()),
             hints: in_order(store.hints()),
             warnings: without_inspector(&store),
         }
@@ -98,7 +98,7 @@ impl Report {
 }
 
 /// Refusals by file and line.
-fn in_order<'a>(refusals: impl Iterator<Item = &'a Refusal>) -> Vec<RejectedField> {
+fn in_order<'a>(refusals: impl Iterator<Item = &'a Rejection>) -> Vec<RejectedField> {
     let mut refusals: Vec<_> = refusals.collect();
     // Equal places keep the order in which the problems were found.
     refusals.sort_by_key(|refusal| &refusal.source);

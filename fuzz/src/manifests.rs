@@ -18,13 +18,13 @@ pub fn manifests(data: &[u8]) {
     let mut compiler = Compiler::new();
     for count in 1..=documents.len().min(4) {
         store.sync(&documents[..count]);
-        compiler.update(&mut store);
+        compiler.update(&store);
     }
     store.sync(&documents);
-    compiler.update(&mut store);
+    compiler.update(&store);
     let verdicts = verdicts(&store, &compile(&store));
     assert_eq!(self::verdicts(&store, &compiler.compiled()), verdicts, "change by change");
-    for refusal in store.refusals() {
+    for refusal in store.rejections() {
         let source = refusal.source.as_ref().expect("a refusal has a place");
         assert!((1..=lines).contains(&(source.line as usize)), "{refusal}");
         assert!(source.column > 0, "{refusal}");

@@ -9,7 +9,7 @@ use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
 use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
 
 use crate::key::ObjectKey;
-use crate::labels::Facts;
+use crate::labels::LabelContext;
 use crate::rules::{self, Side};
 use crate::selector::Selector;
 
@@ -59,7 +59,7 @@ pub struct IdentityInfo {
     /// The number that people and Hubble see: Cilium's for reserved identities, else one from 256
     /// to 2^24 - 1 that the labels determine. Two identities may, rarely, share one.
     pub number: u32,
-    pub(crate) facts: Facts,
+    pub(crate) facts: LabelContext,
 }
 
 impl IdentityInfo {
@@ -138,8 +138,8 @@ impl Catalog {
     }
 
     /// What selectors can ask about an identity of the tables.
-    pub(crate) fn facts(&self, index: u32) -> &Facts {
-        const NOBODY: &Facts = &Facts::Reserved(&[]);
+    pub(crate) fn facts(&self, index: u32) -> &LabelContext {
+        const NOBODY: &LabelContext = &LabelContext::Reserved(&[]);
         self.identity(index).map_or(NOBODY, |identity| &identity.facts)
     }
 

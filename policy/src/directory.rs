@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::key::ObjectKey;
 use crate::model::{
     CidrGroup, CiliumPeer, CiliumPolicy, ClusterNetworkPolicy, ClusterPeer, EndpointSlice, Entity,
-    GroupReference, LabelSelector, Node, Object, Service, ServiceReference, ServiceSelection,
+    GroupReference, LabelSelector, Node, Policy, Service, ServiceReference, ServiceSelection,
 };
 
 /// Name of a namespaced object: namespace, then name.
@@ -73,11 +73,12 @@ impl Reference {
     }
 
     /// References of a policy.
-    fn of(object: &Object) -> Vec<Self> {
-        match object {
-            Object::Cilium(policy) => Self::of_cilium(policy),
-            Object::ClusterNetworkPolicy(policy) => Self::of_cluster(policy),
-            _ => Vec::new(),
+    fn of(policy: &Policy) -> Vec<Self> {
+        match policy {
+            Policy::NetworkPolicy(_) => Vec::new(),
+            Policy::CiliumNetworkPolicy(policy)
+            | Policy::CiliumClusterwideNetworkPolicy(policy) => Self::of_cilium(policy),
+            Policy::ClusterNetworkPolicy(policy) => Self::of_cluster(policy),
         }
     }
 
@@ -120,26 +121,25 @@ impl Reference {
 }
 
 impl Directory {
-    /// Notes what a policy refers to, instead of what it referred to before. Returns whether that
-    /// is anything.
-    pub(crate) fn set_references(&mut self, policy: &ObjectKey, object: Option<&Object>) -> bool {
-        for former in self.references.remove(policy).into_iter().flatten() {
+    /// Replaces the references of a policy. Returns whether it has any now.
+    pub(crate) fn set_references(&mut self, key: &ObjectKey, policy: Option<&Policy>) -> bool {
+        for former in self.references.remove(key).into_iter().flatten() {
             let topic = former.topic();
             if let Some(policies) = self.referring.get_mut(&topic) {
-                policies.remove(policy);
+                policies.remove(key);
                 if policies.is_empty() {
                     self.referring.remove(&topic);
                 }
             }
         }
-        let references = object.map(Reference::of).unwrap_or_default();
+        let references = policy.map(Reference::of).unwrap_or_default();
         if references.is_empty() {
             return false;
         }
         for reference in &references {
-            self.referring.entry(reference.topic()).or_default().insert(policy.clone());
+            self.referring.entry(reference.topic()).or_default().insert(key.clone());
         }
-        self.references.insert(policy.clone(), references);
+        self.references.insert(key.clone(), references);
         true
     }
 
@@ -351,16 +351,16 @@ mod tests {
         for (name, peers) in &policies {
             store.apply(&policy(name, peers), None).unwrap();
         }
-        store.take_changes();
         store
     }
 
     /// Names of the policies that a step concerns.
     #[track_caller]
     fn concerned(store: &mut Store, step: impl FnOnce(&mut Store)) -> Vec<String> {
+        let before = store.cursor();
         step(store);
-        let changed = store.take_changes().policies;
-        let mut names: Vec<String> = changed.into_iter().map(|key| key.name).collect();
+        let changed = store.changes_since(before).expect("the log is short").policies;
+        let mut names: Vec<String> = changed.iter().map(|key| key.name.clone()).collect();
         names.sort_unstable();
         names
     }

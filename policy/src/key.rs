@@ -1,108 +1,129 @@
-//! The name of an object.
+//! Kinds of objects, and the key of an object.
 
 use std::fmt;
 
-/// The kinds of objects that verdicts depend on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Kind {
-    /// `v1` Namespace: its labels.
-    Namespace,
-    /// `v1` Node: its addresses.
-    Node,
-    /// `v1` Pod: its labels, addresses and named ports.
-    Pod,
-    /// `networking.k8s.io/v1` NetworkPolicy.
-    NetworkPolicy,
-    /// `cilium.io/v2` CiliumNetworkPolicy.
-    CiliumNetworkPolicy,
-    /// `cilium.io/v2` CiliumClusterwideNetworkPolicy.
-    CiliumClusterwideNetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
-    ClusterNetworkPolicy,
-    /// `cilium.io/v2` CiliumCIDRGroup: networks that Cilium policies refer to.
-    CiliumCidrGroup,
-    /// `v1` Service: what Cilium's `toServices` refers to.
-    Service,
-    /// `discovery.k8s.io/v1` (or `v1beta1`) EndpointSlice: addresses behind a service.
-    EndpointSlice,
+use crate::kinds::for_each_kind;
+
+/// Whether objects of a kind live in a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Scope {
+    ClusterWide,
+    Namespaced,
 }
 
+/// Where a kind comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Api {
+    /// Kubernetes itself: each API server has it.
+    BuiltIn,
+    /// A CustomResourceDefinition: a cluster may lack it.
+    Custom,
+}
+
+/// What is the same for all objects of a kind.
+#[derive(Debug)]
+struct Row {
+    name: &'static str,
+    plural: &'static str,
+    versions: &'static [&'static str],
+    scope: Scope,
+    api: Api,
+    is_policy: bool,
+}
+
+macro_rules! define_kinds {
+    (
+        objects { $($(#[$doc:meta])* $kind:ident {
+            name: $name:literal, plural: $plural:literal, versions: [$($version:literal),+],
+            scope: $scope:ident, api: $api:ident, model: $model:ident, set: $set:ident
+        })+ }
+        policies { $($(#[$policy_doc:meta])* $policy:ident {
+            name: $policy_name:literal, plural: $policy_plural:literal,
+            versions: [$($policy_version:literal),+],
+            scope: $policy_scope:ident, api: $policy_api:ident, model: $policy_model:ident
+        })+ }
+    ) => {
+        /// The kinds of objects that verdicts depend on.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)+
+            $($(#[$policy_doc])* $policy,)+
+        }
+
+        /// By [`Kind`], in the same order.
+        const TABLE: &[Row] = &[
+            $(Row {
+                name: $name,
+                plural: $plural,
+                versions: &[$($version),+],
+                scope: Scope::$scope,
+                api: Api::$api,
+                is_policy: false,
+            },)+
+            $(Row {
+                name: $policy_name,
+                plural: $policy_plural,
+                versions: &[$($policy_version),+],
+                scope: Scope::$policy_scope,
+                api: Api::$policy_api,
+                is_policy: true,
+            },)+
+        ];
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$kind,)+ $(Self::$policy,)+];
+        }
+    };
+}
+
+for_each_kind!(define_kinds);
+
 impl Kind {
-    /// Every kind.
-    pub const ALL: &[Self] = &[
-        Self::Namespace,
-        Self::Node,
-        Self::Pod,
-        Self::NetworkPolicy,
-        Self::CiliumNetworkPolicy,
-        Self::CiliumClusterwideNetworkPolicy,
-        Self::ClusterNetworkPolicy,
-        Self::CiliumCidrGroup,
-        Self::Service,
-        Self::EndpointSlice,
-    ];
+    const fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
 
     /// The `kind` field.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
-            Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
-            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
-            Self::CiliumCidrGroup => "CiliumCIDRGroup",
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-        }
+        self.row().name
     }
 
-    /// The `apiVersion` field, as it should be.
+    /// The resource's name in the API server's paths.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
+        self.row().plural
+    }
+
+    /// The preferred `apiVersion`.
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         self.api_versions()[0]
     }
 
-    /// Every `apiVersion` that objects of this kind are read in, the one to prefer first.
+    /// Every `apiVersion` in which objects of this kind are read, the preferred one first.
     #[must_use]
     pub const fn api_versions(self) -> &'static [&'static str] {
-        match self {
-            // Up to 1.17, Cilium knows groups in the older version only.
-            Self::CiliumCidrGroup => &["cilium.io/v2", "cilium.io/v2alpha1"],
-            Self::Namespace | Self::Node | Self::Pod | Self::Service => &["v1"],
-            Self::NetworkPolicy => &["networking.k8s.io/v1"],
-            Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy => &["cilium.io/v2"],
-            Self::ClusterNetworkPolicy => &["policy.networking.k8s.io/v1alpha2"],
-            // Before 1.21, Kubernetes knows slices in the older version only.
-            Self::EndpointSlice => &["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"],
-        }
+        self.row().versions
     }
 
     /// Whether objects of this kind live in a namespace.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
-        matches!(
-            self,
-            Self::Pod
-                | Self::NetworkPolicy
-                | Self::CiliumNetworkPolicy
-                | Self::Service
-                | Self::EndpointSlice
-        )
+        matches!(self.row().scope, Scope::Namespaced)
+    }
+
+    /// Whether the kind is defined by a CustomResourceDefinition, so that a cluster may lack it.
+    #[must_use]
+    pub const fn is_custom(self) -> bool {
+        matches!(self.row().api, Api::Custom)
     }
 
     /// Whether objects of this kind are policies.
     #[must_use]
     pub const fn is_policy(self) -> bool {
-        matches!(
-            self,
-            Self::NetworkPolicy
-                | Self::CiliumNetworkPolicy
-                | Self::CiliumClusterwideNetworkPolicy
-                | Self::ClusterNetworkPolicy
-        )
+        self.row().is_policy
     }
 
     /// The kind called `name`.
@@ -118,7 +139,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What tells one object from all others. Shown as `NetworkPolicy shop/allow-web`.
+/// Identifies one object. Shown as `NetworkPolicy shop/allow-web`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Kind.

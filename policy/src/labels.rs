@@ -126,7 +126,7 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
 /// Everything that a selector can ask about one identity.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Facts {
+pub enum LabelContext {
     /// Pods with the same labels, namespace and service account.
     Pod {
         /// Namespace.
@@ -142,7 +142,7 @@ pub enum Facts {
     Reserved(&'static [&'static str]),
 }
 
-impl Facts {
+impl LabelContext {
     /// The value of a label, if there is one.
     #[must_use]
     pub fn get(&self, key: &LabelKey) -> Option<&str> {

@@ -17,6 +17,7 @@ mod directory;
 pub mod explain;
 mod fields;
 mod key;
+mod kinds;
 mod labels;
 mod lower;
 pub mod manifest;
@@ -25,7 +26,8 @@ pub mod model;
 pub mod oracle;
 mod pod_name;
 pub mod record;
-mod refusal;
+mod rejection;
+mod relevance;
 pub mod rules;
 mod selector;
 mod store;
@@ -37,8 +39,8 @@ pub mod truth;
 pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin};
 pub use compile::{Compiled, Compiler, compile};
 pub use key::{Kind, ObjectKey};
-pub use labels::{Facts, LabelKey, Labels};
-pub use refusal::{Refusal, SourceLocation, line as refusal_line};
+pub use labels::{LabelContext, LabelKey, Labels};
+pub use rejection::{Rejection, SourceLocation, line as rejection_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{
     EnforcementMode, FileSync, Meaning, Missing, PolicyState, PolicyStatus, Store, Tally,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::labels::{Facts, LabelKey};
+use crate::labels::{LabelContext, LabelKey};
 use crate::model::{LabelSelector, Operator};
 
 /// What a requirement asks of a label's value.
@@ -43,7 +43,7 @@ impl Requirement {
 
     /// Whether the condition holds.
     #[must_use]
-    pub fn matches(&self, facts: &Facts) -> bool {
+    pub fn matches(&self, facts: &LabelContext) -> bool {
         let value = facts.get(&self.key);
         let is_one_of = |values: &[Arc<str>]| {
             value.is_some_and(|value| values.binary_search_by(|v| (**v).cmp(value)).is_ok())
@@ -117,7 +117,7 @@ impl Selector {
 
     /// Whether all conditions hold.
     #[must_use]
-    pub fn matches(&self, facts: &Facts) -> bool {
+    pub fn matches(&self, facts: &LabelContext) -> bool {
         self.requirements.iter().all(|requirement| requirement.matches(facts))
     }
 

@@ -145,7 +145,7 @@ impl TruthTable {
         let mut store = Store::new();
         if let Some(manifests) = document.get("manifests") {
             store.sync(&manifest::load(&folder.join(text(manifests)?)));
-            if let Some(refusal) = store.refusals().next() {
+            if let Some(refusal) = store.rejections().next() {
                 return Err(refusal.to_string());
             }
         }
@@ -300,7 +300,7 @@ fn known<'v>(value: &'v Value, fields: &[&[&str]]) -> Result<&'v Map<String, Val
 
 fn apply(store: &mut Store, objects: Option<&Value>) -> Result<(), String> {
     for object in list(objects) {
-        store.apply(object, None).map_err(|refusals| format!("{object}: {refusals:?}"))?;
+        store.apply(object, None).map_err(|reasons| format!("{object}: {reasons:?}"))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use podgate_policy::explain::{Effect, Explanation, TableRow};
-use podgate_policy::{PodName, Refusal, refusal_line};
+use podgate_policy::{PodName, Rejection, rejection_line};
 use serde::{Deserialize, Serialize};
 
 /// Which policies; what is absent may be anything.
@@ -173,8 +173,8 @@ pub struct RejectedField {
     pub fix: Option<String>,
 }
 
-impl From<&Refusal> for RejectedField {
-    fn from(refusal: &Refusal) -> Self {
+impl From<&Rejection> for RejectedField {
+    fn from(refusal: &Rejection) -> Self {
         let source = refusal.source.as_ref().map(|source| Source {
             file: source.file.display().to_string(),
             line: source.line,
@@ -194,7 +194,7 @@ impl fmt::Display for RejectedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, source, field, reason, fix } = self;
         let source = source.as_ref().map(|source| format!("{}:{}", source.file, source.line));
-        let line = refusal_line(source.as_deref(), object, field, reason, fix.as_deref());
+        let line = rejection_line(source.as_deref(), object, field, reason, fix.as_deref());
         f.write_str(&line)
     }
 }

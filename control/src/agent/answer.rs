@@ -115,7 +115,7 @@ impl Agent {
             epoch: self.plane.epoch().0,
             source,
             policies: self.policies_in_force(),
-            refused: self.plane.store().refused_objects(),
+            refused: self.plane.store().rejected_objects(),
             problems: self.problems(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
@@ -136,7 +136,7 @@ impl Agent {
     }
 
     fn policies_in_force(&self) -> usize {
-        self.plane.store().policies().filter(|policy| policy.state != StoreState::Refused).count()
+        self.plane.store().policies().filter(|policy| policy.state != StoreState::Rejected).count()
     }
 
     /// Drops of the BPF programs; none if the counters can't be read.
@@ -248,7 +248,7 @@ impl Agent {
         AgentCounts {
             endpoints: self.endpoint_counts(),
             policies: self.policies_in_force() as u64,
-            refused: self.plane.store().refused_objects() as u64,
+            refused: self.plane.store().rejected_objects() as u64,
             epoch: self.plane.epoch().0.into(),
             path_mtu: self.host.path_mtu().unwrap_or(0).into(),
             frames_spare: self.dataplane().umem().shared_free_frames() as u64,

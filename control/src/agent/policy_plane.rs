@@ -134,7 +134,7 @@ impl PolicyPlane {
         routes: &Arc<RouteTable>,
         not_ready: BTreeMap<String, String>,
     ) -> Option<Arc<Snapshot>> {
-        let policy_changed = self.compiler.update(&mut self.store);
+        let policy_changed = self.compiler.update(&self.store);
         self.not_ready = not_ready;
         let same_routes = self.routes.as_ref() == Some(routes);
         if !policy_changed && same_routes && !self.forced {

@@ -138,31 +138,8 @@ async fn watch_kind(kind: Kind, client: Client, updates: mpsc::Sender<Update>) {
 /// Group, version and plural of a kind.
 fn resource(kind: Kind, version: &str) -> ApiResource {
     let (group, version) = version.split_once('/').unwrap_or(("", version));
-    let plural = match kind {
-        Kind::Namespace => "namespaces",
-        Kind::Node => "nodes",
-        Kind::Pod => "pods",
-        Kind::NetworkPolicy => "networkpolicies",
-        Kind::CiliumNetworkPolicy => "ciliumnetworkpolicies",
-        Kind::CiliumClusterwideNetworkPolicy => "ciliumclusterwidenetworkpolicies",
-        Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
-        Kind::CiliumCidrGroup => "ciliumcidrgroups",
-        Kind::Service => "services",
-        Kind::EndpointSlice => "endpointslices",
-    };
     let gvk = GroupVersionKind::gvk(group, version, kind.name());
-    ApiResource::from_gvk_with_plural(&gvk, plural)
-}
-
-/// Whether a cluster may lack the kind.
-fn is_custom(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::CiliumNetworkPolicy
-            | Kind::CiliumClusterwideNetworkPolicy
-            | Kind::ClusterNetworkPolicy
-            | Kind::CiliumCidrGroup
-    )
+    ApiResource::from_gvk_with_plural(&gvk, kind.plural())
 }
 
 /// The server's message, if there is one.
@@ -190,7 +167,7 @@ fn is_missing(error: &watcher::Error) -> bool {
 /// for a cluster without policies.
 fn problem(kind: Kind, error: &watcher::Error) -> Problem {
     match status(error) {
-        Some(_) if is_missing(error) && is_custom(kind) => Problem::NotInstalled,
+        Some(_) if is_missing(error) && kind.is_custom() => Problem::NotInstalled,
         Some(status) => Problem::Other(status.message.clone()),
         None => Problem::Other(describe(error)),
     }

@@ -9,7 +9,7 @@ pub(crate) mod last_good;
 pub(crate) mod manifests;
 
 use podgate_api::SourceStatus;
-use podgate_policy::{Refusal, Store};
+use podgate_policy::{Rejection, Store};
 use tracing::warn;
 
 /// A change that a source's task reports.
@@ -62,7 +62,7 @@ impl Source {
 }
 
 /// Logs rejected fields.
-fn log_refusals<'r>(refusals: impl IntoIterator<Item = &'r Refusal>) {
+fn log_refusals<'r>(refusals: impl IntoIterator<Item = &'r Rejection>) {
     for refusal in refusals {
         warn!("refused: {}", crate::output::escape(&refusal.to_string()));
     }

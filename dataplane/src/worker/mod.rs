@@ -246,8 +246,11 @@ impl Worker {
                 self.egress.attribute(link);
                 let done = clock();
                 let opened = self.stats().flows_opened.get() - opened;
-                let nanos = done.since(begun) + opened * scheduler::NEW_FLOW;
-                self.scheduler.record_time(link, nanos);
+                // A clock that stands still schedules links by packets.
+                if done > begun {
+                    let nanos = done.since(begun) + opened * scheduler::NEW_FLOW;
+                    self.scheduler.record_time(link, nanos);
+                }
                 begun = done;
             }
         }

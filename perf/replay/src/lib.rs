@@ -193,14 +193,14 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     let (mut store, refused) = load(args)?;
     let mut capture = Capture::read(&args.capture)?;
     let mut compiler = Compiler::new();
-    compiler.update(&mut store);
+    compiler.update(&store);
     let pods = match args.node {
         // Only what isn't asked for follows from the pods.
         Some(_) => Vec::new(),
         None => Plan::new(&capture, &compiler.compiled().catalog)?.pods,
     };
     let this_node = store.assume_node(args.node.as_deref(), &pods)?;
-    compiler.update(&mut store);
+    compiler.update(&store);
     let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
     for step in plan.steps.iter().filter(|step| step.hairpin) {
@@ -244,7 +244,7 @@ fn load(args: &Args) -> Result<(Store, Vec<String>), Error> {
     }
     let mut store = Store::new();
     store.sync(&manifest::load(&args.manifests));
-    let refused = store.refusals().map(ToString::to_string).collect();
+    let refused = store.rejections().map(ToString::to_string).collect();
     Ok((store, refused))
 }
 

@@ -8,7 +8,7 @@ use podgate_tables::policy::{PolicyTables, SelectorSet};
 use super::index::most_telling;
 use super::interner::Numbers;
 use super::sharing::Shared;
-use crate::labels::{Facts, LabelKey, Labels};
+use crate::labels::{LabelContext, LabelKey, Labels};
 use crate::selector::{Selector, Test};
 
 /// What tells identities apart. The labels of the namespace follow from its name.
@@ -20,8 +20,8 @@ pub(super) struct Key {
 }
 
 impl Key {
-    fn facts(&self, namespace_labels: &Arc<Labels>) -> Facts {
-        Facts::Pod {
+    fn facts(&self, namespace_labels: &Arc<Labels>) -> LabelContext {
+        LabelContext::Pod {
             namespace: Arc::clone(&self.namespace),
             service_account: Arc::clone(&self.service_account),
             labels: Arc::clone(&self.labels),
@@ -33,7 +33,7 @@ impl Key {
 /// One identity.
 #[derive(Debug)]
 pub(super) struct Identity {
-    pub(super) facts: Facts,
+    pub(super) facts: LabelContext,
     /// Row of its namespace.
     pub(super) namespace: u32,
     /// Peer selectors that match it.
@@ -58,7 +58,7 @@ pub(super) struct Acquired {
 #[derive(Debug)]
 struct Namespace {
     row: u32,
-    facts: Facts,
+    facts: LabelContext,
     labels: Arc<Labels>,
     identities: Vec<u32>,
 }
@@ -81,13 +81,13 @@ const NUMBER_END: u32 = 1 << 24;
 /// The number that people see: it depends on the labels and on nothing else, so the same pods keep
 /// theirs when others come and go, and after a restart. Two label sets may, rarely, share one;
 /// nothing but what people see depends on it.
-pub(super) fn number_of(facts: &Facts) -> u32 {
+pub(super) fn number_of(facts: &LabelContext) -> u32 {
     match facts {
-        Facts::Reserved(names) => {
+        LabelContext::Reserved(names) => {
             let reserved = RESERVED.iter().find(|(_, of)| of == names);
             reserved.map_or(0, |(number, _)| *number)
         }
-        Facts::Pod { .. } => {
+        LabelContext::Pod { .. } => {
             NUMBER_MIN + (facts.fingerprint() % u64::from(NUMBER_END - NUMBER_MIN)) as u32
         }
     }
@@ -113,7 +113,7 @@ impl Identities {
         let slots = RESERVED.iter().map(|(_, names)| {
             numbers.take();
             Some(Identity {
-                facts: Facts::Reserved(names),
+                facts: LabelContext::Reserved(names),
                 namespace: 0,
                 selectors: SelectorSet::default(),
                 tables: None,
@@ -240,7 +240,7 @@ impl Identities {
     }
 
     /// Row of a namespace that has pods, with what selectors can ask of it.
-    pub(super) fn namespace(&self, name: &str) -> Option<(u32, &Facts)> {
+    pub(super) fn namespace(&self, name: &str) -> Option<(u32, &LabelContext)> {
         self.namespaces.get(name).map(|namespace| (namespace.row, &namespace.facts))
     }
 
@@ -248,7 +248,7 @@ impl Identities {
     /// has none.
     pub(super) fn namespaces_matching(&self, selector: &Selector) -> Vec<u32> {
         let rows = self.namespaces_meeting(selector).map(|namespace| namespace.row);
-        let nobody = selector.matches(&Facts::Reserved(&[])).then_some(0);
+        let nobody = selector.matches(&LabelContext::Reserved(&[])).then_some(0);
         nobody.into_iter().chain(rows).collect()
     }
 
@@ -296,7 +296,7 @@ fn excludes_pods(selector: &Selector) -> bool {
 }
 
 /// What all pods of a namespace have in common.
-fn namespace_facts(name: &Arc<str>, labels: &Arc<Labels>) -> Facts {
+fn namespace_facts(name: &Arc<str>, labels: &Arc<Labels>) -> LabelContext {
     let key =
         Key { namespace: Arc::clone(name), service_account: "".into(), labels: Arc::default() };
     key.facts(labels)

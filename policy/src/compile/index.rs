@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::{Equivalent, HashMap};
 
-use crate::labels::{Facts, LabelKey, Place};
+use crate::labels::{LabelContext, LabelKey, Place};
 use crate::selector::{Selector, Test};
 
 /// A label that a selector insists on.
@@ -79,7 +79,7 @@ impl SelectorIndex {
     }
 
     /// The selectors that match, sorted, without doubles.
-    pub(super) fn matching(&self, facts: &Facts) -> Vec<u32> {
+    pub(super) fn matching(&self, facts: &LabelContext) -> Vec<u32> {
         let mut found = Vec::new();
         let mut ask = |ids: &[u32]| {
             found.extend(ids.iter().filter(|id| self.selectors[*id].matches(facts)));

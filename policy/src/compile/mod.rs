@@ -43,7 +43,7 @@ use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
 use crate::key::ObjectKey;
 use crate::model::{Pod, PortNumbers};
 use crate::rules::{Rule, RuleSet, Side};
-use crate::store::{Changes, EnforcementMode, Store};
+use crate::store::{Changes, Cursor, EnforcementMode, Store};
 
 /// Tables and the names behind their numbers. Copies are cheap.
 #[derive(Clone, Debug)]
@@ -62,9 +62,11 @@ pub fn compile(store: &Store) -> Compiled {
     compiler.compiled()
 }
 
-/// The tables of one store, kept up to date.
+/// The tables of one store, kept up to date. Several compilers may follow one store.
 #[derive(Debug)]
 pub struct Compiler {
+    /// How far this compiler has read the store's change log.
+    cursor: Cursor,
     working: Working,
     program: Program,
     peers: Peers,
@@ -92,6 +94,7 @@ impl Compiler {
 
     fn with_mode(mode: EnforcementMode) -> Self {
         let mut compiler = Self {
+            cursor: Cursor::default(),
             working: Working::default(),
             program: Program::default(),
             peers: Peers::default(),
@@ -107,17 +110,21 @@ impl Compiler {
         compiler
     }
 
-    /// Brings the tables up to date with `store`, which must be the one of all calls before.
-    /// Returns whether anything is different now.
-    pub fn update(&mut self, store: &mut Store) -> bool {
-        let changes = store.take_changes();
+    /// Brings the tables up to date with `store`, which must be the same at each call. Returns
+    /// whether anything changed.
+    pub fn update(&mut self, store: &Store) -> bool {
         self.working.changed = false;
-        if changes.mode {
-            self.start_over(store);
-            return true;
+        match store.changes_since(self.cursor).filter(|changes| !changes.mode) {
+            Some(changes) => {
+                self.cursor = store.cursor();
+                self.follow(store, &changes);
+                self.working.changed
+            }
+            None => {
+                self.start_over(store);
+                true
+            }
         }
-        self.follow(store, &changes);
-        self.working.changed
     }
 
     /// The tables as they are now.
@@ -131,6 +138,7 @@ impl Compiler {
 
     fn start_over(&mut self, store: &Store) {
         *self = Self::with_mode(store.mode());
+        self.cursor = store.cursor();
         self.follow(store, &store.everything());
     }
 
@@ -139,8 +147,8 @@ impl Compiler {
             self.relabel(namespace, store);
         }
         self.change_policies(store, &changes.policies);
-        if !changes.names.is_empty() {
-            self.peers.learn(&changes.names, store, &mut self.working);
+        if !changes.domain_names.is_empty() {
+            self.peers.learn(&changes.domain_names, store, &mut self.working);
         }
         if changes.nodes {
             for address in self.claims.set_nodes(store) {
@@ -191,7 +199,7 @@ impl Compiler {
         working.dirty.insert(id);
     }
 
-    fn change_policies(&mut self, store: &Store, keys: &BTreeSet<ObjectKey>) {
+    fn change_policies(&mut self, store: &Store, keys: &BTreeSet<Arc<ObjectKey>>) {
         let mut affected = BTreeSet::new();
         let mut retired = Vec::new();
         for key in keys {
@@ -228,23 +236,22 @@ impl Compiler {
     /// Adds a policy. Identities that it selects are noted as affected.
     fn place(
         &mut self,
-        key: &ObjectKey,
+        policy: &Arc<ObjectKey>,
         rule_sets: &Arc<[RuleSet]>,
         store: &Store,
         affected: &mut BTreeSet<u32>,
     ) {
-        let policy = Arc::new(key.clone());
         let mut sets = Vec::new();
         for (index, rule_set) in rule_sets.iter().enumerate() {
             let rules = rule_set.rules.iter();
-            let numbers = rules.map(|rule| self.place_rule(&policy, rule, store)).collect();
-            let number = self.program.add_set(&policy, rule_sets, index, numbers);
+            let numbers = rules.map(|rule| self.place_rule(policy, rule, store)).collect();
+            let number = self.program.add_set(policy, rule_sets, index, numbers);
             self.subjects.insert(number, &rule_set.subject);
             affected.extend(self.identities.matching(&rule_set.subject));
             sets.push(number);
         }
         let placed = Placed { rule_sets: Arc::clone(rule_sets), sets };
-        self.program.policies.insert(key.clone(), placed);
+        self.program.policies.insert(Arc::clone(policy), placed);
     }
 
     fn place_rule(

@@ -13,7 +13,7 @@ use super::identities::{Identities, asks_namespace};
 use super::index::SelectorIndex;
 use super::interner::Interner;
 use super::working::Working;
-use crate::labels::Facts;
+use crate::labels::LabelContext;
 use crate::rules::{self, NetworkPeer};
 use crate::selector::Selector;
 use crate::store::Store;
@@ -170,12 +170,12 @@ impl Peers {
     }
 
     /// The selectors that match an identity.
-    pub(super) fn of_identity(&self, facts: &Facts) -> SelectorSet {
+    pub(super) fn of_identity(&self, facts: &LabelContext) -> SelectorSet {
         matching(&self.of_identities, facts)
     }
 
     /// The selectors that match all pods of a namespace.
-    pub(super) fn of_namespace(&self, facts: &Facts) -> SelectorSet {
+    pub(super) fn of_namespace(&self, facts: &LabelContext) -> SelectorSet {
         matching(&self.of_namespaces, facts)
     }
 
@@ -190,7 +190,7 @@ impl Peers {
     }
 }
 
-fn matching(index: &SelectorIndex, facts: &Facts) -> SelectorSet {
+fn matching(index: &SelectorIndex, facts: &LabelContext) -> SelectorSet {
     SelectorSet::new(index.matching(facts).into_iter().map(SelectorId))
 }
 

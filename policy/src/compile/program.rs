@@ -44,7 +44,7 @@ pub(super) struct Placed {
 /// All rules of all policies.
 #[derive(Debug, Default)]
 pub(super) struct Program {
-    pub(super) policies: HashMap<ObjectKey, Placed>,
+    pub(super) policies: HashMap<Arc<ObjectKey>, Placed>,
     sets: Vec<Option<PlacedSet>>,
     set_numbers: Numbers,
     pub(super) rule_numbers: Numbers,

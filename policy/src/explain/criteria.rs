@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::why_not;
 use crate::catalog::PodName;
-use crate::labels::{Facts, LabelKey};
+use crate::labels::{LabelContext, LabelKey};
 use crate::model::{Pod, PortMatch, PortNumbers};
 use crate::rules::{AddressScope, NetworkPeer, Peer, Rule, RulePorts};
 use crate::selector::{Requirement, Selector, Test};
@@ -63,7 +63,7 @@ impl Failure {
 #[derive(Clone, Copy)]
 pub(super) struct Who<'a> {
     pub(super) address: IpAddr,
-    pub(super) facts: &'a Facts,
+    pub(super) facts: &'a LabelContext,
     pub(super) is_node: bool,
     pub(super) pod: Option<(&'a PodName, &'a Pod)>,
 }
@@ -166,7 +166,7 @@ impl Case<'_> {
 
     /// Whether the other end is no pod and no node.
     fn is_outsider(&self) -> bool {
-        !self.peer.is_node && matches!(self.peer.facts, Facts::Reserved(_))
+        !self.peer.is_node && matches!(self.peer.facts, LabelContext::Reserved(_))
     }
 
     fn miss_of_labels(&self, selector: &Selector) -> Option<(usize, String)> {
@@ -176,7 +176,7 @@ impl Case<'_> {
             return None;
         }
         let who = self.peer.name();
-        let is_pod = matches!(self.peer.facts, Facts::Pod { .. });
+        let is_pod = matches!(self.peer.facts, LabelContext::Pod { .. });
         let of_pods = |wanted: &&Requirement| {
             !matches!(wanted.key, LabelKey::Reserved(_)) && wanted.test != Test::DoesNotExist
         };
@@ -207,7 +207,7 @@ impl Case<'_> {
         if let Some(out) = except.iter().find(|out| out.contains(&address)) {
             return Some((1, format!("{address} is in {out}, which {network} excepts")));
         }
-        let is_pod = matches!(self.peer.facts, Facts::Pod { .. });
+        let is_pod = matches!(self.peer.facts, LabelContext::Pod { .. });
         let kind = match (scope, is_pod, self.peer.is_node) {
             (AddressScope::All, ..)
             | (_, false, false)
@@ -294,7 +294,7 @@ impl Case<'_> {
 const FAR: usize = 100;
 
 /// What an end has in place of what a condition asks for.
-fn have(key: &LabelKey, facts: &Facts) -> String {
+fn have(key: &LabelKey, facts: &LabelContext) -> String {
     match (key, facts.get(key)) {
         (LabelKey::Namespace, Some(value)) => format!("is in namespace {value}"),
         (LabelKey::Reserved(_), None) => format!("is not {key}"),

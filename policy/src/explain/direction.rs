@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::criteria::{Case, Criterion, Failure, Held, Who};
 use super::query::has_ports;
 use crate::key::{Kind, ObjectKey};
-use crate::labels::Facts;
+use crate::labels::LabelContext;
 use crate::record::{Judgement, Names, PolicyName, RuleName};
 use crate::rules::{Precedence, Rule, RuleSet, Side};
 use crate::store::{EnforcementMode, Store};
@@ -167,9 +167,9 @@ impl Explainer<'_> {
     fn sets_for<'s>(
         &'s self,
         side: Side,
-        endpoint: &'s Facts,
+        endpoint: &'s LabelContext,
     ) -> impl Iterator<Item = (&'s ObjectKey, &'s RuleSet)> {
-        let is_pod = matches!(endpoint, Facts::Pod { .. });
+        let is_pod = matches!(endpoint, LabelContext::Pod { .. });
         let enforced = is_pod && self.store.mode() != EnforcementMode::Never;
         let policies = self.store.all_rule_sets().filter(move |_| enforced);
         let sets = policies.flat_map(|(key, sets)| sets.iter().map(move |set| (key, set)));

@@ -5,14 +5,33 @@ mod cluster_network_policy;
 mod network_policy;
 pub(crate) mod size;
 
-pub(crate) use cilium::lower_cilium;
-pub(crate) use cluster_network_policy::lower_cluster_network_policy;
-pub(crate) use network_policy::lower_network_policy;
+use std::sync::Arc;
 
+use self::cilium::lower_cilium;
+use self::cluster_network_policy::lower_cluster_network_policy;
+use self::network_policy::lower_network_policy;
+use crate::directory::Directory;
+use crate::key::ObjectKey;
 use crate::labels::LabelKey;
-use crate::model::LabelSelector;
-use crate::rules::Peer;
+use crate::model::{LabelSelector, Policy};
+use crate::rules::{Peer, RuleSet};
 use crate::selector::{Requirement, Selector};
+
+/// The normal form of a policy.
+pub(crate) fn lower(key: &ObjectKey, policy: &Policy, directory: &Directory) -> Arc<[RuleSet]> {
+    let namespace = key.namespace.as_deref();
+    match policy {
+        Policy::NetworkPolicy(policy) => {
+            [lower_network_policy(policy, namespace.unwrap_or_default())].into()
+        }
+        Policy::CiliumNetworkPolicy(policy) | Policy::CiliumClusterwideNetworkPolicy(policy) => {
+            lower_cilium(policy, namespace, directory).into()
+        }
+        Policy::ClusterNetworkPolicy(policy) => {
+            [lower_cluster_network_policy(policy, directory)].into()
+        }
+    }
+}
 
 /// The condition that only pods of this namespace meet.
 fn in_namespace(namespace: &str) -> Requirement {

@@ -1,6 +1,6 @@
 //! Reading objects from files: YAML or JSON, several documents a file, lists taken apart.
 //!
-//! What can't be read becomes a [`Refusal`] that names file and line; everything else goes on.
+//! What can't be read becomes a [`Rejection`] that names file and line; everything else goes on.
 //! Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the reader.
 
 mod cut;
@@ -22,8 +22,8 @@ use serde_saphyr::localizer::Localizer;
 use serde_saphyr::{Location, SnippetMode, UserMessageFormatter};
 
 use crate::fields::{FieldPath, RENDER, TEMPLATE};
-use crate::refusal::{Refusal, SourceLocation};
-use crate::store::{Interest, interest_in};
+use crate::rejection::{Rejection, SourceLocation};
+use crate::relevance::Relevance;
 use cut::{Cut, split_json, split_yaml};
 use json::Exact;
 use places::{Places, Position};
@@ -45,7 +45,7 @@ pub struct Document {
     /// Where it was read.
     pub source: Source,
     /// The object as JSON.
-    pub value: Result<Value, Refusal>,
+    pub value: Result<Value, Rejection>,
 }
 
 /// Where an object was read, and the text that it was read from.
@@ -429,7 +429,7 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
         }
         // Passing over it would pass over all that is in it. A file that was cut short may end
         // here.
-        None | Some(Value::Null) if is_of_interest(element, version.as_deref()) => {
+        None | Some(Value::Null) if is_relevant(element, version.as_deref()) => {
             let reason = format!("this {element}List has no items; an empty one has items: []");
             refuse(FieldPath::default(), &reason);
         }
@@ -439,8 +439,8 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
 }
 
 /// Whether lists of this kind may hold something that verdicts depend on.
-fn is_of_interest(element: &str, version: Option<&str>) -> bool {
-    element.is_empty() || !matches!(interest_in(Some(element), version), Interest::None)
+fn is_relevant(element: &str, version: Option<&str>) -> bool {
+    element.is_empty() || !matches!(Relevance::of_kind(Some(element), version), Relevance::None)
 }
 
 /// Gives an element of a list of `kind` objects what it leaves to the list to say.
@@ -461,7 +461,7 @@ fn inherit(item: &mut Value, kind: &str, version: Option<&str>) {
 
 fn broken(path: &Path, at: Position, reason: String) -> Document {
     let source = Source::new(&path.into(), "", at, at);
-    let refusal = Refusal {
+    let refusal = Rejection {
         object: path.display().to_string(),
         source: Some(source.location.clone()),
         field: String::new(),

@@ -36,45 +36,69 @@ pub(crate) use metadata::Header;
 
 use crate::fields::{Field, Problem, Problems};
 use crate::key::Kind;
+use crate::kinds::for_each_kind;
 
-/// An object that verdicts depend on.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Object {
-    /// A namespace.
-    Namespace(Namespace),
-    /// A node.
-    Node(Node),
-    /// A pod.
-    Pod(Pod),
-    /// A Kubernetes NetworkPolicy.
-    NetworkPolicy(NetworkPolicy),
-    /// A CiliumNetworkPolicy or a CiliumClusterwideNetworkPolicy.
-    Cilium(CiliumPolicy),
-    /// A ClusterNetworkPolicy.
-    ClusterNetworkPolicy(ClusterNetworkPolicy),
-    /// A CiliumCIDRGroup.
-    CidrGroup(CidrGroup),
-    /// A service.
-    Service(Service),
-    /// Addresses behind a service.
-    EndpointSlice(EndpointSlice),
+macro_rules! define_objects {
+    (
+        objects { $($(#[$doc:meta])* $kind:ident {
+            name: $name:literal, plural: $plural:literal, versions: [$($version:literal),+],
+            scope: $scope:ident, api: $api:ident, model: $model:ident, set: $set:ident
+        })+ }
+        policies { $($(#[$policy_doc:meta])* $policy:ident {
+            name: $policy_name:literal, plural: $policy_plural:literal,
+            versions: [$($policy_version:literal),+],
+            scope: $policy_scope:ident, api: $policy_api:ident, model: $policy_model:ident
+        })+ }
+    ) => {
+        /// An object that verdicts depend on.
+        #[derive(Clone, PartialEq, Debug)]
+        pub enum Object {
+            $($(#[$doc])* $kind($model),)+
+            /// A policy.
+            Policy(Policy),
+        }
+
+        /// A policy as written.
+        #[derive(Clone, PartialEq, Debug)]
+        pub enum Policy {
+            $($(#[$policy_doc])* $policy($policy_model),)+
+        }
+
+        /// Reads an object of a kind, without its name. Readers continue after a problem, with
+        /// a substitute for the bad value, so that all problems of an object are reported at once:
+        /// what they return counts only if there was none.
+        fn parse_body(kind: Kind, root: &Field<'_>) -> Option<Object> {
+            match kind {
+                $(Kind::$kind => $model::parse(root).map(Object::$kind),)+
+                $(Kind::$policy => {
+                    $policy_model::parse(root).map(|policy| Object::Policy(Policy::$policy(policy)))
+                })+
+            }
+        }
+    };
 }
 
-impl Object {
-    /// What of a policy of a namespace is enforced as it is written, and hardly meant.
+for_each_kind!(define_objects);
+
+impl Policy {
+    /// Parts of the policy that are enforced as written, but probably not what its author meant.
     pub(crate) fn hints(&self, namespace: Option<&str>) -> Vec<Problem> {
         match self {
             Self::NetworkPolicy(policy) => policy.hints(),
-            Self::Cilium(policy) => policy.hints(namespace),
-            _ => Vec::new(),
+            Self::CiliumNetworkPolicy(policy) | Self::CiliumClusterwideNetworkPolicy(policy) => {
+                policy.hints(namespace)
+            }
+            Self::ClusterNetworkPolicy(_) => Vec::new(),
         }
     }
 
-    /// What of a policy in force is not enforced as it is written.
+    /// Parts of the policy that are not enforced as written.
     pub(crate) fn warnings(&self) -> Vec<Problem> {
         match self {
             Self::ClusterNetworkPolicy(policy) => policy.warnings(),
-            _ => Vec::new(),
+            Self::NetworkPolicy(_)
+            | Self::CiliumNetworkPolicy(_)
+            | Self::CiliumClusterwideNetworkPolicy(_) => Vec::new(),
         }
     }
 }
@@ -91,26 +115,5 @@ pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Proble
             }
             Err(problems.into_inner())
         }
-    }
-}
-
-/// Reads an object of a kind, whatever its name. Readers go on after a problem, with some other
-/// value in the place of the bad one, so that all problems of an object are told at once: what they
-/// return counts only if there was none.
-fn parse_body(kind: Kind, root: &Field<'_>) -> Option<Object> {
-    match kind {
-        Kind::Namespace => Namespace::parse(root).map(Object::Namespace),
-        Kind::Node => Node::parse(root).map(Object::Node),
-        Kind::Pod => Pod::parse(root).map(Object::Pod),
-        Kind::NetworkPolicy => NetworkPolicy::parse(root).map(Object::NetworkPolicy),
-        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
-            CiliumPolicy::parse(root).map(Object::Cilium)
-        }
-        Kind::ClusterNetworkPolicy => {
-            ClusterNetworkPolicy::parse(root).map(Object::ClusterNetworkPolicy)
-        }
-        Kind::CiliumCidrGroup => CidrGroup::parse(root).map(Object::CidrGroup),
-        Kind::Service => Service::parse(root).map(Object::Service),
-        Kind::EndpointSlice => EndpointSlice::parse(root).map(Object::EndpointSlice),
     }
 }

@@ -7,15 +7,15 @@ use podgate_tables::policy::{Action, Tier};
 use super::peers::Peer;
 use super::{Case, Match, Opinion, labels};
 use crate::key::ObjectKey;
-use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, Object, PodSelection};
+use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection, Policy};
 use crate::rules::Side;
 use crate::store::Store;
 
 impl<'s> Case<'_, 's> {
     /// What a tier says of the flow; `None` if it leaves the flow to the next one.
     pub(super) fn cluster_tier(&self, tier: Tier) -> Option<Opinion<'s>> {
-        let policies = self.store.policy_objects().filter_map(|(key, object)| match object {
-            Object::ClusterNetworkPolicy(policy) if policy.tier == tier => Some((key, policy)),
+        let policies = self.store.policy_objects().filter_map(|(key, policy)| match policy {
+            Policy::ClusterNetworkPolicy(policy) if policy.tier == tier => Some((key, policy)),
             _ => None,
         });
         let mut policies: Vec<(&ObjectKey, &ClusterNetworkPolicy)> = policies.collect();

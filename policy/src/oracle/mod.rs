@@ -21,7 +21,7 @@ pub use self::requests::{HttpRequest, KafkaRequest, Request, kafka_api};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
 use crate::model::{
-    CiliumPolicy, CiliumRule, NetworkPolicy, Object, Pod, PortMatch, PortNumbers, Ports,
+    CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, PortMatch, PortNumbers, Ports,
     RuleSection,
 };
 use crate::rules::Side;
@@ -153,18 +153,15 @@ fn judge<'s>(
         return opinion;
     }
     let mut found = Found::default();
-    for (key, object) in store.policy_objects() {
-        match object {
-            Object::NetworkPolicy(policy) => case.network_policy(key, policy, &mut found),
-            Object::Cilium(policy) => case.cilium(key, policy, &mut found),
-            // Its tiers come before and after.
-            Object::ClusterNetworkPolicy(_)
-            | Object::Namespace(_)
-            | Object::Node(_)
-            | Object::Pod(_)
-            | Object::CidrGroup(_)
-            | Object::Service(_)
-            | Object::EndpointSlice(_) => {}
+    for (key, policy) in store.policy_objects() {
+        match policy {
+            Policy::NetworkPolicy(policy) => case.network_policy(key, policy, &mut found),
+            Policy::CiliumNetworkPolicy(policy)
+            | Policy::CiliumClusterwideNetworkPolicy(policy) => {
+                case.cilium(key, policy, &mut found);
+            }
+            // Its tiers are evaluated before and after.
+            Policy::ClusterNetworkPolicy(_) => {}
         }
     }
     let isolated = !found.isolating.is_empty() || store.mode() == EnforcementMode::Always;

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Interest, Store, Tally, interest, refusals};
+use super::{Store, rejections};
 use crate::key::ObjectKey;
 use crate::manifest::Document;
 use crate::model::Header;
-use crate::refusal::{Refusal, SourceLocation};
+use crate::rejection::{Rejection, SourceLocation};
+use crate::relevance::Relevance;
 
 /// What the files define.
 #[derive(Debug, Default)]
@@ -27,7 +28,7 @@ struct File {
     /// Objects that this file defines and that are taken from it.
     defines: BTreeMap<ObjectKey, Definition>,
     /// Documents that can't be told to be any object; one element each.
-    unreadable: Vec<Vec<Refusal>>,
+    unreadable: Vec<Vec<Rejection>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,18 @@ struct Shadowed {
     digest: Option<u64>,
     location: SourceLocation,
     /// Unless it is the same as the definition in force.
-    refusals: Vec<Refusal>,
+    rejections: Vec<Rejection>,
+}
+
+/// What a set of files holds. An object that can't be read counts as what its kind says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Policies.
+    pub policies: usize,
+    /// Other objects that verdicts depend on, and what is no object at all.
+    pub others: usize,
+    /// Objects of kinds that no verdict depends on.
+    pub passed_over: usize,
 }
 
 /// What becomes of objects that a file defined and its documents lack.
@@ -65,7 +77,7 @@ pub enum Meaning {
     /// Nothing: an object of a kind that they don't depend on.
     Nothing,
     /// It can't be told to be any object, but may be meant to be one.
-    Unreadable(Vec<Refusal>),
+    Unreadable(Vec<Rejection>),
 }
 
 impl Meaning {
@@ -74,15 +86,15 @@ impl Meaning {
     pub fn of(document: &Document) -> Self {
         let value = match &document.value {
             Ok(value) => value,
-            Err(refusal) => return Self::Unreadable(vec![refusal.clone()]),
+            Err(rejection) => return Self::Unreadable(vec![rejection.clone()]),
         };
-        if matches!(interest(value), Interest::None) {
+        if matches!(Relevance::of(value), Relevance::None) {
             return Self::Nothing;
         }
         match Header::parse(value) {
             Ok(header) => Self::Object(header.key),
             Err((shown, problems)) => {
-                Self::Unreadable(refusals(&shown, Some(&document.source), problems))
+                Self::Unreadable(rejections(&shown, Some(&document.source), problems))
             }
         }
     }
@@ -94,7 +106,7 @@ pub struct FileSync {
     /// What the file holds.
     pub tally: Tally,
     /// What is refused or warned of in it.
-    pub refusals: Vec<Refusal>,
+    pub rejections: Vec<Rejection>,
     /// Files to read and sync again: they define objects that another file defined until now.
     pub read_again: BTreeSet<Arc<Path>>,
 }
@@ -134,11 +146,11 @@ const METADATA_NOT_READ: [&str; 7] = [
 
 impl Files {
     /// What is no object, or not the definition that counts, file by file.
-    pub(super) fn refusals(&self) -> impl Iterator<Item = &Vec<Refusal>> {
+    pub(super) fn rejections(&self) -> impl Iterator<Item = &Vec<Rejection>> {
         let unreadable = self.files.values().flat_map(|file| &file.unreadable);
         let shadowed = self.shadowed.values().flat_map(BTreeMap::values);
         unreadable
-            .chain(shadowed.map(|shadowed| &shadowed.refusals).filter(|list| !list.is_empty()))
+            .chain(shadowed.map(|shadowed| &shadowed.rejections).filter(|list| !list.is_empty()))
     }
 
     fn definition(&self, file: &Path, key: &ObjectKey) -> Option<Definition> {
@@ -176,8 +188,8 @@ impl Files {
     fn tell_of_shadowed(&mut self, key: &ObjectKey, first: &SourceLocation, digest: Option<u64>) {
         for shadowed in self.shadowed.get_mut(key).into_iter().flat_map(BTreeMap::values_mut) {
             let same = shadowed.digest.is_some() && shadowed.digest == digest;
-            let refusal = || defined_already(key, &shadowed.location, first);
-            shadowed.refusals = if same { Vec::new() } else { vec![refusal()] };
+            let rejection = || defined_already(key, &shadowed.location, first);
+            shadowed.rejections = if same { Vec::new() } else { vec![rejection()] };
         }
     }
 
@@ -194,7 +206,7 @@ impl Store {
     /// otherwise than from files stays.
     ///
     /// Objects of a file that has an unreadable part stay, because they may be in that part, and
-    /// so do those of files in a directory that can't be read. [`Store::refusals`] tells what was
+    /// so do those of files in a directory that can't be read. [`Store::rejections`] tells what was
     /// refused.
     pub fn sync(&mut self, documents: &[Document]) -> Tally {
         let mut files: BTreeMap<Arc<Path>, Vec<&Document>> = BTreeMap::new();
@@ -267,13 +279,13 @@ impl Store {
                         }
                     }
                 }
-                (Meaning::Unreadable(refusals), _) => unreadable.push(refusals),
+                (Meaning::Unreadable(rejections), _) => unreadable.push(rejections),
                 (Meaning::Nothing | Meaning::Object(_), _) => {}
             }
             result.tally.count(document);
         }
         let keep = missing == Missing::Keep || is_doubtful(documents);
-        result.refusals.extend(unreadable.iter().flatten().cloned());
+        result.rejections.extend(unreadable.iter().flatten().cloned());
         self.files.files.insert(Arc::clone(file), File { defines: BTreeMap::new(), unreadable });
         let shadowed = self.shadowed_keys_of(file);
         for key in shadowed.iter().filter(|key| !seen.contains_key(*key)) {
@@ -282,7 +294,7 @@ impl Store {
         for (key, (document, digest)) in seen {
             let was = former.remove(&key).and_then(|was| was.digest);
             self.offer(file, &key, document, digest, was);
-            result.refusals.extend(self.refusals_of(file, &key).cloned());
+            result.rejections.extend(self.rejections_of(file, &key).cloned());
         }
         for (key, definition) in former {
             let shadowed = self.files.shadowed.contains_key(&key);
@@ -337,22 +349,22 @@ impl Store {
             if !definition.held && at.file < *file {
                 let location = document.source.location.clone();
                 let (kept, digest) = (Some(document.clone()), Some(digest));
-                let refusals = Vec::new();
-                let shadowed = Shadowed { document: kept, digest, location, refusals };
+                let rejections = Vec::new();
+                let shadowed = Shadowed { document: kept, digest, location, rejections };
                 let by = self.files.shadowed.entry(key.clone()).or_default();
                 by.insert(Arc::clone(file), shadowed);
                 return self.files.tell_of_shadowed(key, &at, definition.digest);
             }
             self.files.forget(&at.file, key);
             if !definition.held {
-                let (document, digest, refusals) = (None, definition.digest, Vec::new());
-                let shadowed = Shadowed { document, digest, location: at.clone(), refusals };
+                let (document, digest, rejections) = (None, definition.digest, Vec::new());
+                let shadowed = Shadowed { document, digest, location: at.clone(), rejections };
                 self.files.shadowed.entry(key.clone()).or_default().insert(at.file, shadowed);
             }
         }
         self.files.take_shadowed(file, key);
         let warned = self.policies.get(key).is_some_and(|policy| !policy.warnings.is_empty());
-        if was == Some(digest) && !warned && !self.refused.contains_key(key) {
+        if was == Some(digest) && !warned && self.rejections.get(key).is_none() {
             self.sources.insert(key.clone(), document.source.location.clone());
         } else if let Ok(value) = &document.value {
             // Refusals are kept in the store.
@@ -365,13 +377,13 @@ impl Store {
     }
 
     /// Why an object that `file` defines is not in force from there as it is written.
-    fn refusals_of(&self, file: &Path, key: &ObjectKey) -> impl Iterator<Item = &Refusal> {
+    fn rejections_of(&self, file: &Path, key: &ObjectKey) -> impl Iterator<Item = &Rejection> {
         let shadowed = self.files.shadowed.get(key).and_then(|by| by.get(file));
         let ours = shadowed.is_none();
-        let refused = self.refused.get(key).filter(|_| ours);
+        let rejected = self.rejections.get(key).filter(|_| ours);
         let warnings = self.policies.get(key).map(|policy| &policy.warnings).filter(|_| ours);
-        let shadowed = shadowed.map(|shadowed| &shadowed.refusals);
-        [refused, warnings, shadowed].into_iter().flatten().flatten()
+        let shadowed = shadowed.map(|shadowed| &shadowed.rejections);
+        [rejected, warnings, shadowed].into_iter().flatten().flatten()
     }
 
     /// Takes an object from the next file that defines it, or deletes it. Returns a file that has
@@ -400,10 +412,10 @@ impl Store {
 
 impl Tally {
     fn count(&mut self, document: &Document) {
-        match document.value.as_ref().map(interest) {
-            Ok(Interest::Policy) => self.policies += 1,
-            Ok(Interest::None) => self.passed_over += 1,
-            Ok(Interest::Other) | Err(_) => self.others += 1,
+        match document.value.as_ref().map(Relevance::of) {
+            Ok(Relevance::Policy) => self.policies += 1,
+            Ok(Relevance::None) => self.passed_over += 1,
+            Ok(Relevance::Other) | Err(_) => self.others += 1,
         }
     }
 }
@@ -421,8 +433,8 @@ fn is_doubtful(documents: &[&Document]) -> bool {
     documents.iter().any(|document| matches!(Meaning::of(document), Meaning::Unreadable(_)))
 }
 
-fn defined_already(key: &ObjectKey, at: &SourceLocation, first: &SourceLocation) -> Refusal {
+fn defined_already(key: &ObjectKey, at: &SourceLocation, first: &SourceLocation) -> Rejection {
     let (object, source) = (key.to_string(), Some(at.clone()));
     let reason = format!("is defined otherwise at {first}, which counts");
-    Refusal { object, source, field: String::new(), reason, fix: None }
+    Rejection { object, source, field: String::new(), reason, fix: None }
 }

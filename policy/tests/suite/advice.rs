@@ -5,16 +5,16 @@ use std::path::Path;
 use podgate_policy::{Store, manifest};
 
 /// What is refused of a text.
-fn refusals(text: &str) -> Vec<String> {
+fn rejections(text: &str) -> Vec<String> {
     let mut store = Store::new();
     store.sync(&manifest::parse(text, Path::new("x.yaml")));
-    store.refusals().map(ToString::to_string).collect()
+    store.rejections().map(ToString::to_string).collect()
 }
 
 fn hints(text: &str) -> Vec<String> {
     let mut store = Store::new();
     store.sync(&manifest::parse(text, Path::new("x.yaml")));
-    assert_eq!(store.refusals().count(), 0, "{:?}", store.refusals().collect::<Vec<_>>());
+    assert_eq!(store.rejections().count(), 0, "{:?}", store.rejections().collect::<Vec<_>>());
     store.hints().map(ToString::to_string).collect()
 }
 
@@ -55,14 +55,14 @@ fn what_needs_quotes_is_quoted_as_it_is_written() {
         ".5",
     ] {
         let told = [
-            refusals(&network_policy(&format!(
+            rejections(&network_policy(&format!(
                 "{{podSelector: {{matchLabels: {{version: {written}}}}}}}"
             ))),
-            refusals(&network_policy(&format!(
+            rejections(&network_policy(&format!(
                 "{{podSelector: {{matchExpressions: [{{key: a, operator: In,\n  values: \
                  [{written}]}}]}}}}"
             ))),
-            refusals(&format!(
+            rejections(&format!(
                 "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels:\n    version: \
                  {written}   # as released\n"
             )),
@@ -75,14 +75,14 @@ fn what_needs_quotes_is_quoted_as_it_is_written() {
             assert!(is_quoted || is_no_number, "{told}");
         }
     }
-    let told = refusals(&network_policy("{podSelector: {matchLabels: {version: 1.10}}}"));
+    let told = rejections(&network_policy("{podSelector: {matchLabels: {version: 1.10}}}"));
     assert_eq!(told.len(), 1);
 }
 
 #[test]
 fn a_port_with_quotes_is_told_to_lose_them_only_if_nothing_else_changes() {
     let port = |port: &str| {
-        refusals(&network_policy(&format!("{{ingress: [{{ports: [{{port: {port}}}]}}]}}")))
+        rejections(&network_policy(&format!("{{ingress: [{{ports: [{{port: {port}}}]}}]}}")))
     };
     assert!(port("\"80\"")[0].ends_with("write the number 80 without quotes"));
     for other in ["\"080\"", "\"+80\"", "\"0x50\""] {
@@ -152,7 +152,7 @@ fn a_wrong_field_is_named_with_the_right_one() {
         ),
     ];
     for (text, field, advice) in cases {
-        let told = refusals(&text);
+        let told = rejections(&text);
         let [told] = told.as_slice() else { panic!("{told:?}") };
         assert!(told.contains(&format!(" {field}: ")) && told.contains(advice), "{told}");
     }
@@ -178,7 +178,7 @@ fn nobody_is_advised_to_select_every_pod_or_to_drop_a_condition() {
          {name: a}, spec: {tier: Admin, priority: 1, subject: {pods: {}}}}"
             .to_owned(),
     ] {
-        let told = refusals(&text);
+        let told = rejections(&text);
         assert!(!told.is_empty(), "{text}");
         for told in told {
             for bad in
@@ -202,14 +202,14 @@ fn policies_of_other_kinds_get_the_way_out() {
         ("crd.antrea.io/v1beta1", "NetworkPolicy", "write it anew"),
     ];
     for (version, kind, advice) in cases {
-        let told = refusals(&format!(
+        let told = rejections(&format!(
             "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{order: 1}}\n"
         ));
         let [told] = told.as_slice() else { panic!("{told:?}") };
         assert!(told.contains(advice) && !told.contains("write apiVersion"), "{told}");
     }
     let old = "apiVersion: extensions/v1beta1\nkind: NetworkPolicy\nmetadata: {name: a}\n";
-    assert!(refusals(old)[0].ends_with("write apiVersion: networking.k8s.io/v1"));
+    assert!(rejections(old)[0].ends_with("write apiVersion: networking.k8s.io/v1"));
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn an_unrendered_template_is_called_that() {
         "apiVersion: v1\nkind: \"{{ .Values.kind }}\"\nmetadata: {name: a}\n",
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {matchLabels: {app: '{{ .Values.app }}'}}}\n",
     ] {
-        let told = refusals(text);
+        let told = rejections(text);
         let [told] = told.as_slice() else { panic!("{told:?}") };
         assert!(
             told.contains("unrendered Helm template") && told.contains("helm template"),
@@ -231,7 +231,7 @@ fn an_unrendered_template_is_called_that() {
     }
     // Templates in texts that are nobody's business here are left alone, and hide no other fault.
     let told =
-        refusals("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: '{{ x }}'}, name: [}\n");
+        rejections("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: '{{ x }}'}, name: [}\n");
     assert!(!told[0].contains("Helm"), "{told:?}");
 }
 
@@ -277,7 +277,8 @@ status: {podIPs: [{ip: x}], hostIP: y}
     let fields = |text: &str| {
         let mut store = Store::new();
         store.sync(&manifest::parse(text, Path::new("x.yaml")));
-        let mut fields: Vec<_> = store.refusals().map(|refusal| refusal.field.clone()).collect();
+        let mut fields: Vec<_> =
+            store.rejections().map(|rejection| rejection.field.clone()).collect();
         fields.sort_unstable();
         fields
     };
@@ -341,14 +342,14 @@ status: {podIPs: [{ip: x}], hostIP: y}
 fn problems_beyond_those_that_are_kept_are_counted() {
     let bad: Vec<_> = (0..40).map(|port| format!("{{port: {}}}", 70_000 + port)).collect();
     let told =
-        refusals(&network_policy(&format!("{{ingress: [{{ports: [{}]}}]}}", bad.join(", "))));
+        rejections(&network_policy(&format!("{{ingress: [{{ports: [{}]}}]}}", bad.join(", "))));
     assert_eq!(told.len(), 33);
     assert!(told[32].ends_with("8 more problems are not listed"), "{}", told[32]);
 }
 
 #[test]
 fn three_policy_types_are_refused_and_two_are_not() {
-    let types = |types: &str| refusals(&network_policy(&format!("{{policyTypes: [{types}]}}")));
+    let types = |types: &str| rejections(&network_policy(&format!("{{policyTypes: [{types}]}}")));
     assert_eq!(types("Ingress, Egress"), [""; 0]);
     assert_eq!(types("Ingress, Ingress"), [""; 0]);
     let [told] = types("Ingress, Egress, Ingress").try_into().unwrap();

@@ -206,9 +206,9 @@ fn a_group_of_too_many_networks_is_refused() {
     let networks: Vec<String> =
         (0..100_001_u32).map(|bits| IpAddr::from(bits.to_be_bytes()).to_string()).collect();
     let networks: Vec<&str> = networks.iter().map(String::as_str).collect();
-    let refusals = Store::new().apply(&group_of(&networks), None).unwrap_err();
-    assert_eq!(refusals[0].field, "spec.externalCIDRs");
-    assert!(refusals[0].reason.contains("at most 100000"), "{}", refusals[0]);
+    let rejections = Store::new().apply(&group_of(&networks), None).unwrap_err();
+    assert_eq!(rejections[0].field, "spec.externalCIDRs");
+    assert!(rejections[0].reason.contains("at most 100000"), "{}", rejections[0]);
     assert!(Store::new().apply(&group_of(&networks[1..]), None).is_ok());
 }
 

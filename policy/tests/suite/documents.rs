@@ -13,15 +13,15 @@ fn documents(name: &str, text: &str) -> Vec<Document> {
 fn synced(documents: &[Document]) -> (Store, Tally, Vec<String>) {
     let mut store = Store::new();
     let tally = store.sync(documents);
-    let refusals = store.refusals().map(ToString::to_string).collect();
-    (store, tally, refusals)
+    let rejections = store.rejections().map(ToString::to_string).collect();
+    (store, tally, rejections)
 }
 
 /// Names of the policies in force, and what is refused.
 fn of(name: &str, text: &str) -> (Vec<String>, Vec<String>) {
-    let (store, _, refusals) = synced(&documents(name, text));
+    let (store, _, rejections) = synced(&documents(name, text));
     let policies = store.policy_objects().map(|(key, _)| key.to_string()).collect();
-    (policies, refusals)
+    (policies, rejections)
 }
 
 /// A policy of this name.
@@ -48,26 +48,26 @@ fn elements_of_typed_lists_are_of_the_lists_kind_and_version() {
 
     let yaml = "kind: PodList\napiVersion: v1\nitems:\n- metadata: {namespace: shop, name: web}\n  \
                 status: {podIPs: [{ip: 10.0.0.1}]}\n- metadata: {name: Web}\n";
-    let (store, tally, refusals) = synced(&documents("x.yaml", yaml));
+    let (store, tally, rejections) = synced(&documents("x.yaml", yaml));
     assert!(store.pod("shop", "web").is_some());
     assert_eq!(tally.others, 2);
-    let [refusal] = refusals.as_slice() else { panic!("{refusals:?}") };
-    assert!(refusal.starts_with("x.yaml:6: Pod Web: metadata.name: "), "{refusal}");
+    let [rejection] = rejections.as_slice() else { panic!("{rejections:?}") };
+    assert!(rejection.starts_with("x.yaml:6: Pod Web: metadata.name: "), "{rejection}");
 }
 
 #[test]
 fn an_element_that_says_another_kind_has_it() {
     let list = "kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\nitems:\n- kind: Pod\n  \
                 metadata: {name: web}\n- apiVersion: v1\n  metadata: {name: a}\n";
-    let (_, _, refusals) = synced(&documents("x.yaml", list));
+    let (_, _, rejections) = synced(&documents("x.yaml", list));
     let told = [
         "x.yaml:4: Pod web: kind: Pod of apiVersion \"\" is not enforced; write apiVersion: v1",
         "x.yaml:6: NetworkPolicy a: kind: NetworkPolicy of apiVersion \"v1\" is not enforced; \
          write it anew",
     ];
-    assert_eq!(refusals.len(), 2);
-    assert_eq!(refusals[0], told[0]);
-    assert!(refusals[1].starts_with("x.yaml:6: NetworkPolicy a: kind: "), "{}", refusals[1]);
+    assert_eq!(rejections.len(), 2);
+    assert_eq!(rejections[0], told[0]);
+    assert!(rejections[1].starts_with("x.yaml:6: NetworkPolicy a: kind: "), "{}", rejections[1]);
 }
 
 #[test]
@@ -80,17 +80,17 @@ fn a_list_without_items_is_refused() {
     ] {
         for rest in ["", "items:\n", "metadata: {}\nitems: null\n"] {
             let text = format!("kind: {kind}\napiVersion: {version}\n{rest}");
-            let (_, _, refusals) = synced(&documents("x.yaml", &text));
+            let (_, _, rejections) = synced(&documents("x.yaml", &text));
             let expected =
                 format!("x.yaml:1: this {kind} has no items; an empty one has items: []");
-            assert_eq!(refusals, [expected], "{text}");
+            assert_eq!(rejections, [expected], "{text}");
         }
         let empty = format!("kind: {kind}\napiVersion: {version}\nitems: []\n");
         assert_eq!(synced(&documents("x.yaml", &empty)).2, [""; 0]);
     }
     let of_others = "kind: AllowList\napiVersion: example.com/v1\nspec: {}\n";
-    let (_, tally, refusals) = synced(&documents("x.yaml", of_others));
-    assert_eq!((tally.passed_over, refusals.len()), (1, 0));
+    let (_, tally, rejections) = synced(&documents("x.yaml", of_others));
+    assert_eq!((tally.passed_over, rejections.len()), (1, 0));
 }
 
 #[test]
@@ -114,8 +114,8 @@ kind: CiliumNetworkPolicy
 metadata: {namespace: shop, name: a}
 spec: {endpointSelector: {matchLabels: {a: }}, ingress: [{}]}
 ";
-    let (store, _, refusals) = synced(&documents("x.yaml", text));
-    assert_eq!(refusals, [""; 0]);
+    let (store, _, rejections) = synced(&documents("x.yaml", text));
+    assert_eq!(rejections, [""; 0]);
     for (key, _) in store.policy_objects() {
         let selected: Vec<_> = store.selected_pods(key).map(ToString::to_string).collect();
         assert_eq!(selected, ["shop/web"], "{key}");
@@ -125,24 +125,24 @@ spec: {endpointSelector: {matchLabels: {a: }}, ingress: [{}]}
 #[test]
 fn identical_doubles_are_one_object_and_others_an_error_with_both_places() {
     let double = format!("{}---\n{}", policy("a"), policy("a"));
-    let (_, tally, refusals) = synced(&documents("x.yaml", &double));
-    assert_eq!((tally.policies, refusals), (1, vec![]));
+    let (_, tally, rejections) = synced(&documents("x.yaml", &double));
+    assert_eq!((tally.policies, rejections), (1, vec![]));
     // What policy doesn't read of an object makes no difference.
     let annotated = policy("a").replace("name: a", "annotations: {x: y}, name: a");
-    let (_, tally, refusals) =
+    let (_, tally, rejections) =
         synced(&documents("x.yaml", &format!("{}---\n{annotated}", policy("a"))));
-    assert_eq!((tally.policies, refusals), (1, vec![]));
+    assert_eq!((tally.policies, rejections), (1, vec![]));
 
     let other = policy("a").replace("podSelector: {}", "policyTypes: [Egress]");
     let mut both = documents("x.yaml", &policy("a"));
     both.extend(documents("y.yaml", &format!("\n{other}")));
-    let (_, tally, refusals) = synced(&both);
+    let (_, tally, rejections) = synced(&both);
     let told = "y.yaml:2: NetworkPolicy shop/a: is defined otherwise at x.yaml:1, which counts";
-    assert_eq!((tally.policies, refusals), (2, vec![told.to_owned()]));
+    assert_eq!((tally.policies, rejections), (2, vec![told.to_owned()]));
 
     let broken = policy("a").replace("podSelector", "podselector");
-    let (_, _, refusals) = synced(&documents("x.yaml", &format!("{broken}---\n{broken}")));
-    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    let (_, _, rejections) = synced(&documents("x.yaml", &format!("{broken}---\n{broken}")));
+    assert_eq!(rejections.len(), 1, "{rejections:?}");
 }
 
 #[test]
@@ -198,17 +198,17 @@ fn a_broken_document_takes_no_neighbour_along() {
     ] {
         for [before, behind] in [["---\n", "\n---\n"], ["...\n", "\n...\n"]] {
             let text = format!("{a}{before}{broken}{behind}{c}");
-            let (policies, refusals) = of("x.yaml", &text);
-            assert_eq!(policies, named(&["a", "c"]), "{text:?}: {refusals:?}");
+            let (policies, rejections) = of("x.yaml", &text);
+            assert_eq!(policies, named(&["a", "c"]), "{text:?}: {rejections:?}");
             // A text that is a whole document of its own may also be nothing at all.
-            assert!(refusals.len() <= 1 || broken == "%YAML 1.2", "{text:?}: {refusals:?}");
+            assert!(rejections.len() <= 1 || broken == "%YAML 1.2", "{text:?}: {rejections:?}");
         }
     }
     let latin: Vec<u8> = [a.as_bytes(), b"---\na: caf\xe9\n---\n", c.as_bytes()].concat();
     let documents = manifest::load_from(latin.as_slice(), Path::new("x.yaml"));
-    let (store, _, refusals) = synced(&documents);
+    let (store, _, rejections) = synced(&documents);
     assert_eq!(store.policies().count(), 2);
-    assert_eq!(refusals, ["x.yaml:6: is not UTF-8"]);
+    assert_eq!(rejections, ["x.yaml:6: is not UTF-8"]);
 }
 
 #[test]
@@ -226,15 +226,16 @@ fn a_broken_json_value_takes_no_neighbour_along() {
             [a.clone(), broken.clone(), c.clone()],
             [&a, &broken, &c].map(|text| text.replace('\n', "") + "\n"),
         ] {
-            let (policies, refusals) = of("x.json", &format!("{a}{broken}{c}"));
-            assert_eq!(policies, named(&["a", "c"]), "{broken}: {refusals:?}");
-            assert!(!refusals.is_empty(), "{broken}");
+            let (policies, rejections) = of("x.json", &format!("{a}{broken}{c}"));
+            assert_eq!(policies, named(&["a", "c"]), "{broken}: {rejections:?}");
+            assert!(!rejections.is_empty(), "{broken}");
         }
     }
     let latin: Vec<u8> = [a.as_bytes(), b"{\"a\": \"\xe9\"}\n", c.as_bytes()].concat();
-    let (store, _, refusals) = synced(&manifest::load_from(latin.as_slice(), Path::new("x.json")));
+    let (store, _, rejections) =
+        synced(&manifest::load_from(latin.as_slice(), Path::new("x.json")));
     assert_eq!(store.policies().count(), 2);
-    assert_eq!(refusals, ["x.json:7: is not UTF-8"]);
+    assert_eq!(rejections, ["x.json:7: is not UTF-8"]);
 }
 
 #[test]

@@ -29,10 +29,10 @@ fn names(store: &Store) -> Vec<&str> {
     store.policies().map(|policy| policy.key.name.as_str()).collect()
 }
 
-/// Policies in force with their rules, and all refusals.
+/// Policies in force with their rules, and all rejections.
 fn content(store: &Store) -> (Vec<String>, BTreeSet<String>) {
     let policies = store.all_rule_sets().map(|(key, sets)| format!("{key} {sets:?}"));
-    (policies.collect(), store.refusals().map(ToString::to_string).collect())
+    (policies.collect(), store.rejections().map(ToString::to_string).collect())
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn what_a_doubtful_file_lacks_is_kept() {
     for doubtful in ["kind: [", "kidn: NetworkPolicy", "kind: NetworkPolicy\nmetadata: {}"] {
         store.sync_file(&a, &documents("a.yaml", doubtful), Missing::Delete);
         assert_eq!(names(&store), ["one"], "{doubtful}");
-        assert_eq!(store.refused_objects(), 1, "{doubtful}");
+        assert_eq!(store.rejected_objects(), 1, "{doubtful}");
     }
 }
 
@@ -68,7 +68,7 @@ fn an_object_that_moves_to_another_file_is_taken_from_there_at_once() {
         store.sync_file(&file(from), &documents(from, &policy("one", 1)), Missing::Delete);
         store.sync_file(&file(from), &[], Missing::Keep);
         store.sync_file(&file(to), &documents(to, &policy("one", 2)), Missing::Delete);
-        assert_eq!(store.refusals().count(), 0);
+        assert_eq!(store.rejections().count(), 0);
         assert!(content(&store).0[0].contains('2'), "{:?}", content(&store));
         store.remove_file(&file(from));
         assert_eq!(names(&store), ["one"]);
@@ -81,10 +81,10 @@ fn two_definitions_are_an_error_only_where_they_differ() {
     for name in ["b.yaml", "a.yaml"] {
         store.sync_file(&file(name), &documents(name, &policy("one", 1)), Missing::Delete);
     }
-    assert_eq!(store.refusals().count(), 0);
+    assert_eq!(store.rejections().count(), 0);
     store.sync_file(&file("b.yaml"), &documents("b.yaml", &policy("one", 2)), Missing::Delete);
-    let refusal = store.refusals().next().unwrap().to_string();
-    assert!(refusal.contains("b.yaml") && refusal.contains("a.yaml:2"), "{refusal}");
+    let rejection = store.rejections().next().unwrap().to_string();
+    assert!(rejection.contains("b.yaml") && rejection.contains("a.yaml:2"), "{rejection}");
 }
 
 /// What happens to one file: these policies and ports are its content, or it is removed.

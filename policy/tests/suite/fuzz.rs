@@ -19,7 +19,7 @@ use crate::by_names::by_names;
 use crate::mutate::{Stock, damage_bytes, tests_folder, write};
 
 /// Reads, checks and compiles a manifest, decides a few flows, and checks what must be true of any.
-/// Returns what tells this input from others: the distinct reasons of refusals.
+/// Returns what tells this input from others: the distinct reasons of rejections.
 fn run(name: &str, bytes: &[u8]) -> BTreeSet<String> {
     let documents = manifest::load_from(bytes, Path::new(name));
     let lines = 1 + bytes.iter().filter(|b| b"\r\n".contains(b)).count();
@@ -28,24 +28,24 @@ fn run(name: &str, bytes: &[u8]) -> BTreeSet<String> {
     // One object a step, then all at once: the tables are the same.
     for count in 1..=documents.len().min(8) {
         store.sync(&documents[..count]);
-        compiler.update(&mut store);
+        compiler.update(&store);
     }
     store.sync(&documents);
-    compiler.update(&mut store);
+    compiler.update(&store);
     let compiled = compile(&store);
     assert_eq!(by_names(&compiler.compiled()), by_names(&compiled));
     decide(&store, &compiled);
     let mut reasons = BTreeSet::new();
-    for refusal in store.refusals() {
-        let source = refusal.source.as_ref().unwrap();
-        assert!((1..=lines).contains(&(source.line as usize)), "{refusal}");
-        assert!(source.column > 0, "{refusal}");
-        assert!(!refusal.reason.is_empty());
-        assert!(!refusal.to_string().chars().any(char::is_control), "{refusal:?}");
+    for rejection in store.rejections() {
+        let source = rejection.source.as_ref().unwrap();
+        assert!((1..=lines).contains(&(source.line as usize)), "{rejection}");
+        assert!(source.column > 0, "{rejection}");
+        assert!(!rejection.reason.is_empty());
+        assert!(!rejection.to_string().chars().any(char::is_control), "{rejection:?}");
         // Neither what is quoted, with all that comes after, nor numbers tell reasons apart.
-        let kind = refusal.object.split_once(' ').map_or("", |(kind, _)| kind);
+        let kind = rejection.object.split_once(' ').map_or("", |(kind, _)| kind);
         let kind = Kind::by_name(kind).map_or("", Kind::name);
-        let words = refusal.reason.split(['"', '`', '\'']).next().unwrap_or_default();
+        let words = rejection.reason.split(['"', '`', '\'']).next().unwrap_or_default();
         let words: String = words.chars().filter(|c| !c.is_ascii_digit()).collect();
         reasons.insert(format!("{kind}: {words}"));
     }

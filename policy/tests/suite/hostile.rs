@@ -162,17 +162,17 @@ fn patterns_that_would_be_catastrophic_elsewhere_are_matched_in_linear_time_or_r
         ("(a)\\1", Some("not as in RE2")),
         ("(?=a)", Some("not a regular expression")),
     ];
-    for (pattern, refusal) in cases {
+    for (pattern, rejection) in cases {
         let ports = json!([{"port": "80", "protocol": "TCP"}]);
         let to_ports = json!([{"ports": ports, "rules": {"http": [{"path": pattern}]}}]);
         let policy = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
             "metadata": {"name": "a"},
             "spec": {"endpointSelector": {}, "ingress": [{"toPorts": to_ports}]}});
         let outcome = Store::new().apply(&policy, None);
-        match (outcome, refusal) {
+        match (outcome, rejection) {
             (Ok(_), None) => {}
-            (Err(refusals), Some(reason)) => {
-                assert!(refusals[0].reason.contains(reason), "{}", refusals[0]);
+            (Err(rejections), Some(reason)) => {
+                assert!(rejections[0].reason.contains(reason), "{}", rejections[0]);
             }
             (outcome, _) => panic!("{pattern:.80}: {outcome:?}"),
         }
@@ -199,11 +199,11 @@ proptest! {
                 damage(&mut damaged, *place, *element, value.clone());
             }
             for object in [object, damaged] {
-                if let Err(refusals) = store.apply(&object, None) {
-                    prop_assert!(!refusals.is_empty());
-                    for refusal in refusals {
-                        prop_assert!(!refusal.reason.is_empty());
-                        prop_assert!(!refusal.to_string().chars().any(char::is_control));
+                if let Err(rejections) = store.apply(&object, None) {
+                    prop_assert!(!rejections.is_empty());
+                    for rejection in rejections {
+                        prop_assert!(!rejection.reason.is_empty());
+                        prop_assert!(!rejection.to_string().chars().any(char::is_control));
                     }
                 }
             }
@@ -242,16 +242,16 @@ proptest! {
             // A peer that isn't known makes its rule fail closed, and is told of.
             prop_assert!(outcome.is_ok());
             let told = store.policies().any(|status| !status.warnings.is_empty());
-            prop_assert!(told && store.refusals().next().is_some());
+            prop_assert!(told && store.rejections().next().is_some());
         } else {
-            let refusals = outcome.unwrap_err();
-            prop_assert_eq!(refusals.len(), 1, "{:?}", refusals);
-            prop_assert!(refusals[0].field.ends_with("fromNowhere"), "{}", refusals[0]);
+            let rejections = outcome.unwrap_err();
+            prop_assert_eq!(rejections.len(), 1, "{:?}", rejections);
+            prop_assert!(rejections[0].field.ends_with("fromNowhere"), "{}", rejections[0]);
         }
     }
 
     #[test]
-    fn any_text_gets_documents_or_refusals(text in "\\PC*", lines in vec("[-a-z: &*{}\\[\\]\"'|>%#\t]{0,12}", 0..12)) {
+    fn any_text_gets_documents_or_rejections(text in "\\PC*", lines in vec("[-a-z: &*{}\\[\\]\"'|>%#\t]{0,12}", 0..12)) {
         for text in [&text, &lines.join("\n")] {
             for name in ["x.yaml", "x.json"] {
                 let mut store = Store::new();
@@ -280,8 +280,8 @@ fn a_policy_is_not_small_because_its_services_are_not_there_yet() {
     let mut store = Store::new();
     let services = json!({"toServices": [{"k8sService": {"serviceName": "a"}}]});
     let policy = nested_ranges("large", &services, 1..1001);
-    let refusals = store.apply(&policy, None).unwrap_err();
-    assert!(refusals[0].reason.contains("table entries"), "{refusals:?}");
+    let rejections = store.apply(&policy, None).unwrap_err();
+    assert!(rejections[0].reason.contains("table entries"), "{rejections:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use podgate_policy::{Compiler, EnforcementMode, ObjectKey, Store, compile};
 
@@ -73,6 +73,35 @@ fn take(step: &Step, store: &mut Store, keys: &mut Vec<ObjectKey>) {
     }
 }
 
+/// Makes more changes than the log keeps, and undoes them.
+fn overflow_the_log(store: &mut Store) {
+    for addresses in [vec![[203, 0, 113, 9].into()], Vec::new()] {
+        for name in 0..5_000 {
+            store.learn(&format!("flood{name}.example"), addresses.clone());
+        }
+    }
+}
+
+#[test]
+fn a_compiler_that_fell_behind_the_log_compiles_everything_again() {
+    let pod = |name: &str, address: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": name},
+               "status": {"podIPs": [{"ip": address}]}})
+    };
+    let (mut store, mut behind, mut current) = (Store::new(), Compiler::new(), Compiler::new());
+    let key = store.apply(&pod("a", "10.0.0.1"), None).unwrap();
+    behind.update(&store);
+    store.delete(&key);
+    current.update(&store);
+    overflow_the_log(&mut store);
+    store.apply(&pod("b", "10.0.0.2"), None).unwrap();
+    for mut compiler in [behind, current] {
+        assert!(compiler.update(&store));
+        assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
+        assert!(!compiler.update(&store));
+    }
+}
+
 proptest! {
     #[test]
     fn following_changes_in_any_batches_gives_the_tables_of_the_objects(
@@ -83,14 +112,14 @@ proptest! {
         for (step, ends_batch) in &steps {
             take(step, &mut store, &mut keys);
             if *ends_batch {
-                let changed = compiler.update(&mut store);
+                let changed = compiler.update(&store);
                 let now = by_names(&compiler.compiled());
                 prop_assert!(changed || now == last, "a change was not told");
                 prop_assert_eq!(&now, &by_names(&compile(&store)));
                 last = now;
             }
         }
-        compiler.update(&mut store);
+        compiler.update(&store);
         prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
 
         for key in keys {
@@ -99,14 +128,39 @@ proptest! {
         for name in 0..3 {
             store.learn(&format!("name{name}.example"), []);
         }
-        compiler.update(&mut store);
+        compiler.update(&store);
         let mut empty = Store::new();
         empty.set_mode(store.mode());
         empty.set_host_addresses([]);
         store.set_host_addresses([]);
-        compiler.update(&mut store);
+        compiler.update(&store);
         prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&empty)));
-        prop_assert!(!compiler.update(&mut store), "nothing is left to do");
+        prop_assert!(!compiler.update(&store), "nothing is left to do");
+    }
+
+    #[test]
+    fn compilers_that_follow_one_store_at_different_paces_agree(
+        steps in vec((step(), 0..40u8, 0..4u8), 1..40),
+    ) {
+        let (mut store, mut keys) = (Store::new(), Vec::new());
+        let mut compilers = [Compiler::new(), Compiler::new()];
+        for (step, flood, updates) in &steps {
+            take(step, &mut store, &mut keys);
+            if *flood == 0 {
+                overflow_the_log(&mut store);
+            }
+            for (bit, compiler) in compilers.iter_mut().enumerate() {
+                if updates & (1 << bit) != 0 {
+                    compiler.update(&store);
+                    prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
+                }
+            }
+        }
+        for compiler in &mut compilers {
+            compiler.update(&store);
+            prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
+            prop_assert!(!compiler.update(&store), "a second update changes nothing");
+        }
     }
 
     #[test]
@@ -115,12 +169,12 @@ proptest! {
         for step in &steps {
             take(step, &mut store, &mut keys);
         }
-        compiler.update(&mut store);
+        compiler.update(&store);
         let published = compiler.compiled();
         let before = by_names(&published);
         for step in &more {
             take(step, &mut store, &mut keys);
-            compiler.update(&mut store);
+            compiler.update(&store);
         }
         prop_assert_eq!(by_names(&published), before);
     }

@@ -1,18 +1,18 @@
-//! A refusal names the line and column of the field at fault.
+//! A rejection names the line and column of the field at fault.
 
 use std::path::Path;
 
 use podgate_policy::{Store, manifest};
 
-/// `line:column field` of every refusal of a text.
+/// `line:column field` of every rejection of a text.
 fn places(name: &str, text: &str) -> Vec<String> {
     let mut store = Store::new();
     store.sync(&manifest::parse(text, Path::new(name)));
-    let place = |refusal: &podgate_policy::Refusal| {
-        let source = refusal.source.as_ref().unwrap();
-        format!("{}:{} {}", source.line, source.column, refusal.field)
+    let place = |rejection: &podgate_policy::Rejection| {
+        let source = rejection.source.as_ref().unwrap();
+        format!("{}:{} {}", source.line, source.column, rejection.field)
     };
-    store.refusals().map(place).collect()
+    store.rejections().map(place).collect()
 }
 
 fn yaml(text: &str) -> Vec<String> {
@@ -180,7 +180,7 @@ fn broken_text_is_told_where_it_breaks() {
     let told = |name: &str, text: &str| {
         let mut store = Store::new();
         store.sync(&manifest::parse(text, Path::new(name)));
-        let told: Vec<_> = store.refusals().map(ToString::to_string).collect();
+        let told: Vec<_> = store.rejections().map(ToString::to_string).collect();
         told.join("\n")
     };
     insta::assert_snapshot!(

@@ -17,7 +17,7 @@ mod matrix;
 mod mutate;
 mod packets;
 mod properties;
-mod refusals;
+mod rejections;
 mod runner;
 mod schema;
 mod store;

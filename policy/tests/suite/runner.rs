@@ -28,7 +28,7 @@ pub(crate) struct Outcome {
 pub(crate) fn run(mut table: TruthTable) -> Result<Outcome, String> {
     let (mut outcome, mut compiler) = (Outcome::default(), Compiler::new());
     loop {
-        compiler.update(&mut table.store);
+        compiler.update(&table.store);
         let compiled = compiler.compiled();
         if by_names(&compiled) != by_names(&compile(&table.store)) {
             let step = outcome.verdicts.len();

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use podgate_policy::rules::RuleSet;
-use podgate_policy::{Refusal, Store, manifest};
+use podgate_policy::{Rejection, Store, manifest};
 
 /// What a row says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,7 +110,7 @@ fn policy(schema: &Value, kind: &str, root: &str, spec: &Value) -> Value {
 }
 
 /// The normal form of a policy, or why there is none.
-fn normal_form(schema: &Value, policy: &Value) -> Result<Vec<RuleSet>, Vec<Refusal>> {
+fn normal_form(schema: &Value, policy: &Value) -> Result<Vec<RuleSet>, Vec<Rejection>> {
     let mut store = Store::new();
     for object in schema.get("objects").and_then(Value::as_array).into_iter().flatten() {
         store.apply(object, None).unwrap();
@@ -140,16 +140,16 @@ fn check(schema: &Value, kind: &str, root: &str, field: &Field, row: &Row) -> Op
     let path = format!("{root}.{}", field.path.replace("[]", "[0]"));
     let without = changed(&policy, &path, field.instead.as_ref());
     match (row.fate, normal_form(schema, &policy)) {
-        (Fate::Refused, Err(refusals)) => {
+        (Fate::Refused, Err(rejections)) => {
             let rows = row.paths.iter().map(|own| format!("{root}.{}", own.replace("[]", "[0]")));
             let named: BTreeSet<String> = rows.chain([path]).collect();
-            let is_named = refusals.iter().any(|refusal| named.contains(&refusal.field));
-            (!is_named).then(|| format!("is refused, but not by name: {refusals:?}"))
+            let is_named = rejections.iter().any(|rejection| named.contains(&rejection.field));
+            (!is_named).then(|| format!("is refused, but not by name: {rejections:?}"))
         }
         (Fate::Refused, Ok(_)) => Some("is said to be refused, but is accepted".to_owned()),
-        (fate, Err(refusals)) => Some(format!("is said to be {fate:?}, but: {refusals:?}")),
+        (fate, Err(rejections)) => Some(format!("is said to be {fate:?}, but: {rejections:?}")),
         (fate, Ok(with)) => match (fate, normal_form(schema, &without)) {
-            (_, Err(refusals)) => Some(format!("can't be compared: {refusals:?}")),
+            (_, Err(rejections)) => Some(format!("can't be compared: {rejections:?}")),
             (Fate::Metadata, Ok(without)) if with != without => Some("changes rules".to_owned()),
             (Fate::Enforced, Ok(without)) if with == without => Some("has no effect".to_owned()),
             (_, Ok(_)) => None,

@@ -28,8 +28,9 @@ fn key(kind: Kind, name: &str) -> ObjectKey {
 }
 
 fn state(store: &Store) -> Vec<(String, PolicyState, usize)> {
-    let told = |s: podgate_policy::PolicyStatus<'_>| (s.key.to_string(), s.state, s.refusals.len());
-    store.policies().map(told).collect()
+    let shown =
+        |s: podgate_policy::PolicyStatus<'_>| (s.key.to_string(), s.state, s.rejections.len());
+    store.policies().map(shown).collect()
 }
 
 #[test]
@@ -47,14 +48,14 @@ fn the_last_good_version_of_a_refused_policy_stays_in_force() {
 
     store.apply(&policy(&json!({"podSelector": {}, "ingress": []})), None).unwrap();
     assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
-    assert_eq!(store.refusals().count(), 0);
+    assert_eq!(store.rejections().count(), 0);
 
     store.delete(&key(Kind::NetworkPolicy, "web"));
     assert_eq!(state(&store), []);
     store.apply(&policy(&json!({"ingres": []})), None).unwrap_err();
-    assert_eq!(state(&store), [(name, PolicyState::Refused, 1)]);
+    assert_eq!(state(&store), [(name, PolicyState::Rejected, 1)]);
     store.delete(&key(Kind::NetworkPolicy, "web"));
-    assert_eq!(store.refusals().count(), 0);
+    assert_eq!(store.rejections().count(), 0);
 }
 
 #[test]
@@ -186,8 +187,8 @@ fn documents_know_their_lines_and_a_broken_one_takes_no_other_with_it() {
             (12, kind("Namespace")),
         ]
     );
-    let refusal = documents[2].value.as_ref().unwrap_err();
-    assert!(refusal.to_string().starts_with("x.yaml:10: "), "{refusal}");
+    let rejection = documents[2].value.as_ref().unwrap_err();
+    assert!(rejection.to_string().starts_with("x.yaml:10: "), "{rejection}");
 }
 
 #[test]
@@ -235,26 +236,32 @@ fn files_that_change_break_and_go_are_followed() {
     let names = |store: &Store| -> Vec<String> {
         store.policies().map(|status| status.key.name.clone()).collect()
     };
-    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into(), "web".into()], 0));
+    assert_eq!(
+        (names(&store), store.rejections().count()),
+        (vec!["other".into(), "web".into()], 0)
+    );
 
     // A broken file: what it held stays.
     fs::write(file("a.yaml"), "kind: [").unwrap();
     store.sync(&manifest::load(folder.path()));
-    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into(), "web".into()], 1));
+    assert_eq!(
+        (names(&store), store.rejections().count()),
+        (vec!["other".into(), "web".into()], 1)
+    );
 
     // The same object twice: the first counts, and it is told of where they differ.
     fs::write(file("a.yaml"), WEB).unwrap();
     fs::write(file("c.yaml"), WEB.replace("{}", "{policyTypes: [Egress]}")).unwrap();
     store.sync(&manifest::load(folder.path()));
-    let refusals: Vec<String> = store.refusals().map(ToString::to_string).collect();
-    assert_eq!(refusals.len(), 1, "{refusals:?}");
-    assert!(refusals[0].contains("is defined otherwise at"), "{}", refusals[0]);
+    let rejections: Vec<String> = store.rejections().map(ToString::to_string).collect();
+    assert_eq!(rejections.len(), 1, "{rejections:?}");
+    assert!(rejections[0].contains("is defined otherwise at"), "{}", rejections[0]);
 
     // A kind that looks like a policy is never passed over.
     for kind in ["AdminNetworkPolicy", "NetworkPolcy", "NetwrokPolicy", "networkpolicies"] {
         fs::write(file("c.yaml"), format!("kind: {kind}")).unwrap();
         store.sync(&manifest::load(folder.path()));
-        assert_eq!(store.refusals().count(), 1, "{kind}");
+        assert_eq!(store.rejections().count(), 1, "{kind}");
     }
 
     // A slip in the kind of one that is in force does not open what it closes.
@@ -267,14 +274,14 @@ fn files_that_change_break_and_go_are_followed() {
     fs::remove_file(file("a.yaml")).unwrap();
     fs::remove_file(file("c.yaml")).unwrap();
     store.sync(&manifest::load(folder.path()));
-    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into()], 0));
+    assert_eq!((names(&store), store.rejections().count()), (vec!["other".into()], 0));
     assert!(store.pod("shop", "watched").is_some(), "what came otherwise stays");
 
     // No folder at all: everything is in doubt, so everything stays.
     let path = folder.path().to_owned();
     folder.close().unwrap();
     store.sync(&manifest::load(&path));
-    assert_eq!((names(&store), store.refusals().count()), (vec!["other".into()], 1));
+    assert_eq!((names(&store), store.rejections().count()), (vec!["other".into()], 1));
 }
 
 fn cluster_policy(spec: &Value) -> Value {
@@ -293,15 +300,15 @@ fn a_rule_with_an_unknown_peer_is_in_force_and_told_of_until_it_is_mended() {
     store.apply(&cluster_policy(&spec(json!({"planets": {}}))), None).unwrap();
     let name = "ClusterNetworkPolicy web".to_owned();
     assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
-    let told: Vec<String> = store.refusals().map(ToString::to_string).collect();
+    let told: Vec<String> = store.rejections().map(ToString::to_string).collect();
     let expected = "ClusterNetworkPolicy web: spec.egress[0].to[1]: is no kind of peer that is \
                     known here, so the rule allows nobody";
     assert_eq!(told, [expected]);
     assert_eq!(store.policies().next().unwrap().warnings.len(), 1);
-    assert_eq!(store.refused_objects(), 1);
+    assert_eq!(store.rejected_objects(), 1);
 
     store.apply(&cluster_policy(&spec(json!({"nodes": {}}))), None).unwrap();
-    assert_eq!(store.refusals().count(), 0);
+    assert_eq!(store.rejections().count(), 0);
     assert_eq!(state(&store), [(name, PolicyState::Enforced, 0)]);
 }
 

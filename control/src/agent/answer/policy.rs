@@ -29,7 +29,7 @@ impl Agent {
         PolicyList {
             epoch: self.plane.epoch().0,
             policies: policies.map(|policy| policy_status(self.plane.store(), &policy)).collect(),
-            refused: self.plane.store().refusals().map(RejectedField::from).collect(),
+            refused: self.plane.store().rejections().map(RejectedField::from).collect(),
         }
     }
 
@@ -145,7 +145,7 @@ fn state(state: StoreState) -> PolicyState {
     match state {
         StoreState::Enforced => PolicyState::Enforced,
         StoreState::Outdated => PolicyState::Outdated,
-        StoreState::Refused => PolicyState::Rejected,
+        StoreState::Rejected => PolicyState::Rejected,
     }
 }
 
@@ -171,7 +171,7 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
     let details: Vec<_> = chosen
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
-            refused: policy.refusals.iter().map(RejectedField::from).collect(),
+            refused: policy.rejections.iter().map(RejectedField::from).collect(),
             specs: store
                 .rule_sets(policy.key)
                 .map_or(&[][..], |sets| sets)

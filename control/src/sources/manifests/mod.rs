@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use podgate_api::SourceStatus;
 use podgate_policy::manifest::Document;
-use podgate_policy::{Missing, Refusal, Store};
+use podgate_policy::{Missing, Rejection, Store};
 use tokio::sync::mpsc;
 
 pub(super) use self::file_state::Stamp;
@@ -99,7 +99,7 @@ pub(crate) struct Manifests {
     synced: bool,
     problems: Vec<String>,
     /// What is refused of each file, so that it is logged once.
-    refused: BTreeMap<Arc<Path>, Vec<Refusal>>,
+    refused: BTreeMap<Arc<Path>, Vec<Rejection>>,
     wishes: Arc<Wishes>,
 }
 
@@ -146,7 +146,7 @@ impl Manifests {
             None => return,
             Some(Change::Content(documents, missing)) => {
                 let synced = store.sync_file(&file, &documents, missing);
-                self.log_new(&file, synced.refusals);
+                self.log_new(&file, synced.rejections);
                 synced.read_again
             }
             Some(Change::DeleteMissing) => store.delete_missing(&file),
@@ -159,7 +159,7 @@ impl Manifests {
         self.wishes.read_again(read_again);
     }
 
-    fn log_new(&mut self, file: &Arc<Path>, refusals: Vec<Refusal>) {
+    fn log_new(&mut self, file: &Arc<Path>, refusals: Vec<Rejection>) {
         let former = self.refused.remove(file).unwrap_or_default();
         log_refusals(refusals.iter().filter(|refusal| !former.contains(refusal)));
         if !refusals.is_empty() {

@@ -135,7 +135,7 @@ fn new_changed_and_removed_files_are_followed() {
     place.write("q.yaml", &(policy("one") + &policy("two") + &policy("three")));
     followed.until_in_force(&["one", "three", "two"]);
     followed.until_no_problem();
-    assert_eq!(followed.store.refusals().count(), 0);
+    assert_eq!(followed.store.rejections().count(), 0);
     fs::remove_file(place.path("q.yaml")).unwrap();
     followed.until_in_force(&[]);
     assert!(followed.store.pod("a", "x").is_some());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podgate_dataplane::worker::Shared;
-use podgate_policy::{Compiled, Compiler, ObjectKey, Refusal, Store};
+use podgate_policy::{Compiled, Compiler, ObjectKey, Rejection, Store};
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
 use podgate_tables::route::RouteTable;
@@ -85,7 +85,7 @@ impl Control {
 
     fn follow(&mut self, begin: Instant) -> Took {
         let stored = Instant::now();
-        self.compiler.update(&mut self.store);
+        self.compiler.update(&self.store);
         let compiled = self.compiler.compiled();
         let built = Instant::now();
         self.compiled = compiled;
@@ -100,7 +100,7 @@ impl Control {
 }
 
 /// Objects are ours, so a refusal is a bug; it is told in full.
-pub(super) fn refused(refusals: &[Refusal]) -> Error {
+pub(super) fn refused(refusals: &[Rejection]) -> Error {
     let lines: Vec<_> = refusals.iter().map(ToString::to_string).collect();
     Error::Refused(lines.join("; "))
 }

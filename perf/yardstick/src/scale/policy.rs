@@ -146,11 +146,11 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     resident::reset_peak();
 
     let empty = alloc::live_bytes();
-    let (mut store, mut measurements) = load(&cluster)?;
+    let (store, mut measurements) = load(&cluster)?;
     let stored = alloc::live_bytes();
     let (mut times, mut on_cpu) = (latency::histogram(), latency::histogram());
     let mut compiler = Compiler::new();
-    timed(&mut times, &mut on_cpu, || compiler.update(&mut store));
+    timed(&mut times, &mut on_cpu, || compiler.update(&store));
     let peak = resident::peak_resident();
     let memory = Memory {
         store: counted.then(|| stored - empty),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use podgate_policy::{Refusal, Store};
+use podgate_policy::{Rejection, Store};
 
 fn network_policy(spec: &str) -> Value {
     object("networking.k8s.io/v1", "NetworkPolicy", spec)
@@ -19,19 +19,19 @@ fn object(version: &str, kind: &str, spec: &str) -> Value {
            "spec": spec})
 }
 
-fn refusals(object: &Value) -> Vec<Refusal> {
+fn rejections(object: &Value) -> Vec<Rejection> {
     let mut store = Store::new();
-    let refusals = store.apply(object, None).expect_err("must be refused");
+    let rejections = store.apply(object, None).expect_err("must be refused");
     assert_eq!(store.policies().count(), 1, "a refused policy is listed");
-    refusals
+    rejections
 }
 
 #[track_caller]
 fn assert_refused(object: &Value, field: &str, reason: &str) {
-    let refusals = refusals(object);
-    let [refusal] = refusals.as_slice() else { panic!("one refusal, not {refusals:?}") };
-    assert_eq!(refusal.field, field, "{refusal}");
-    let text = refusal.to_string();
+    let rejections = rejections(object);
+    let [rejection] = rejections.as_slice() else { panic!("one rejection, not {rejections:?}") };
+    assert_eq!(rejection.field, field, "{rejection}");
+    let text = rejection.to_string();
     assert!(text.contains(reason), "{text}");
 }
 
@@ -39,7 +39,7 @@ fn assert_refused(object: &Value, field: &str, reason: &str) {
 fn a_refusal_names_object_field_reason_and_fix() {
     let policy = cilium("{endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 80}]}]}]}");
     assert_eq!(
-        refusals(&policy)[0].to_string(),
+        rejections(&policy)[0].to_string(),
         "CiliumNetworkPolicy shop/web: spec.ingress[0].toPorts[0].ports[0].port: must be a string, \
          but is a number; write it with quotes: \"80\""
     );
@@ -50,7 +50,8 @@ fn every_problem_of_an_object_is_told() {
     let policy = network_policy(
         "{podSelector: {matchLabel: {}}, ingress: [{form: []}, {ports: [{port: 0}]}]}",
     );
-    let fields: Vec<String> = refusals(&policy).into_iter().map(|refusal| refusal.field).collect();
+    let fields: Vec<String> =
+        rejections(&policy).into_iter().map(|rejection| rejection.field).collect();
     assert_eq!(
         fields,
         ["spec.podSelector.matchLabel", "spec.ingress[0].form", "spec.ingress[1].ports[0].port",]
@@ -511,8 +512,8 @@ fn patterns_that_need_too_many_states_together_are_refused() {
     element["rules"] = json!({"http": rules[..20]});
     Store::new().apply(&object, None).unwrap();
     object["spec"]["ingress"][0]["toPorts"][0]["rules"] = json!({"http": rules});
-    let refusals = refusals(&object);
-    let [.., last, _further] = refusals.as_slice() else { panic!("{refusals:?}") };
+    let rejections = rejections(&object);
+    let [.., last, _further] = rejections.as_slice() else { panic!("{rejections:?}") };
     let last = last.to_string();
     assert!(
         last.contains("the patterns of this policy before it use up its pattern budget"),
@@ -578,9 +579,9 @@ fn objects_that_can_t_be_named_are_refused() {
         ),
     ];
     for (object, field, reason) in cases {
-        let refusals = Store::new().apply(&object, None).unwrap_err();
-        assert_eq!(refusals[0].field, field);
-        assert!(refusals[0].to_string().contains(reason), "{}", refusals[0]);
+        let rejections = Store::new().apply(&object, None).unwrap_err();
+        assert_eq!(rejections[0].field, field);
+        assert!(rejections[0].to_string().contains(reason), "{}", rejections[0]);
     }
 }
 
@@ -590,7 +591,7 @@ fn complaints_about_one_object_are_bounded() {
     let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                         "metadata": {"name": "x"}, "spec": {"ingress": [{"ports": ports}]}});
     // The last one counts the others.
-    assert_eq!(refusals(&policy).len(), 33);
+    assert_eq!(rejections(&policy).len(), 33);
 }
 
 fn cluster(spec: &str) -> Value {
@@ -771,8 +772,8 @@ fn the_older_and_newer_versions_of_cluster_network_policies_are_refused() {
     for version in ["v1alpha1", "v1beta1"] {
         let version = format!("policy.networking.k8s.io/{version}");
         let object = object(&version, "ClusterNetworkPolicy", "{}");
-        let refusals = Store::new().apply(&object, None).unwrap_err();
-        let fix = refusals[0].fix.as_deref();
+        let rejections = Store::new().apply(&object, None).unwrap_err();
+        let fix = rejections[0].fix.as_deref();
         assert_eq!(fix, Some("write apiVersion: policy.networking.k8s.io/v1alpha2"));
     }
 }

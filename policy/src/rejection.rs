@@ -23,7 +23,7 @@ impl fmt::Display for SourceLocation {
 
 /// One reason why an object is not enforced as it is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refusal {
+pub struct Rejection {
     /// `Kind namespace/name`, as far as it could be read; the file's name for broken files.
     pub object: String,
     /// Where the field was read from, if from a file; for a missing field, where it belongs.
@@ -36,7 +36,7 @@ pub struct Refusal {
     pub fix: Option<String>,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = self.source.as_ref().map(ToString::to_string);
         let (object, field) = (&self.object, &self.field);
@@ -65,4 +65,4 @@ pub fn line(
     format!("{place}{reason}{fix}")
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for Rejection {}

@@ -1,0 +1,156 @@
+//! What the store knows, by name, by label and by address.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{EnforcementMode, Store, pod_name};
+use crate::catalog::PodName;
+use crate::directory;
+use crate::key::ObjectKey;
+use crate::labels::{LabelContext, Labels, NAMESPACE_NAME_LABEL};
+use crate::model::{Node, Pod, Policy, Service};
+use crate::rules::RuleSet;
+
+impl Store {
+    /// The enforcement mode.
+    #[must_use]
+    pub const fn mode(&self) -> EnforcementMode {
+        self.mode
+    }
+
+    /// A pod by its name.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
+        self.pods.get(&pod_name(namespace, name))
+    }
+
+    /// All pods, by name.
+    pub fn pods(&self) -> impl Iterator<Item = (&PodName, &Pod)> {
+        self.pods.iter()
+    }
+
+    /// The pods that a policy in force selects. A namespaced one selects in its own namespace only.
+    pub fn selected_pods<'s>(&'s self, key: &ObjectKey) -> impl Iterator<Item = &'s PodName> + 's {
+        let sets = self.rule_sets(key).map_or(&[][..], |sets| sets);
+        let namespace: Option<Arc<str>> = key.namespace.as_deref().map(Into::into);
+        let first = pod_name(key.namespace.as_deref().unwrap_or_default(), "");
+        let pods = self.pods.range(first..).take_while(move |(name, _)| {
+            namespace.as_ref().is_none_or(|namespace| name.namespace == *namespace)
+        });
+        // Pods are sorted by namespace: the labels of each namespace are collected once.
+        let mut last: Option<(&Arc<str>, Arc<Labels>)> = None;
+        pods.filter_map(move |(name, pod)| {
+            let namespace_labels = match &last {
+                Some((of, labels)) if **of == name.namespace => Arc::clone(labels),
+                _ => {
+                    let labels = Arc::new(self.namespace_labels(&name.namespace));
+                    last = Some((&name.namespace, Arc::clone(&labels)));
+                    labels
+                }
+            };
+            let context = label_context(name, pod, namespace_labels);
+            let selected = sets.iter().any(|set| set.subject.matches(&context));
+            (selected && !pod.addresses().is_empty()).then_some(name)
+        })
+    }
+
+    /// Labels of a namespace, with the one that the API server adds; just that one for a namespace
+    /// that isn't known.
+    pub(crate) fn namespace_labels(&self, namespace: &Arc<str>) -> Labels {
+        let known = self.namespaces.get(namespace);
+        let mut labels = known.map(|known| known.labels.clone()).unwrap_or_default();
+        labels.insert(NAMESPACE_NAME_LABEL.into(), Arc::clone(namespace));
+        labels
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.directory.nodes.values()
+    }
+
+    /// Whether any node is known.
+    #[must_use]
+    pub fn has_nodes(&self) -> bool {
+        !self.directory.nodes.is_empty()
+    }
+
+    /// Nodes with their names.
+    pub(crate) fn named_nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+        self.directory.nodes.iter()
+    }
+
+    /// DNS names with the addresses that they stand for.
+    pub(crate) fn learned(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<IpAddr>)> {
+        self.learned.iter()
+    }
+
+    /// The service that has a cluster IP, and its name.
+    pub(crate) fn service_at(&self, address: IpAddr) -> Option<(&directory::Name, &Service)> {
+        let services = self.directory.services.iter();
+        let mut found = services.filter(|(_, service)| service.cluster_ips.contains(&address));
+        found.next()
+    }
+
+    /// Services of a name, in one namespace or in all.
+    pub(crate) fn services_called(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> impl Iterator<Item = (&directory::Name, &Service)> {
+        self.directory.services.iter().filter(move |(known, _)| {
+            *known.1 == *name && namespace.is_none_or(|namespace| namespace == &*known.0)
+        })
+    }
+
+    /// The backends of a service: pods by its selector, or else addresses of its EndpointSlices.
+    pub(crate) fn behind(&self, name: &directory::Name, service: &Service) -> Vec<String> {
+        if service.selector.is_empty() {
+            return self.directory.addresses(name).map(|address| address.to_string()).collect();
+        }
+        let is_behind = |(pod, object): &(&PodName, &Pod)| {
+            let mut wanted = service.selector.iter();
+            *pod.namespace == *name.0
+                && !object.addresses().is_empty()
+                && wanted.all(|(key, value)| object.labels.get(key) == Some(value))
+        };
+        self.pods.iter().filter(is_behind).map(|(pod, _)| pod.to_string()).collect()
+    }
+
+    pub(crate) fn host_addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.host_addresses.iter()
+    }
+
+    /// The normal form of a policy in force.
+    #[must_use]
+    pub fn rule_sets(&self, key: &ObjectKey) -> Option<&Arc<[RuleSet]>> {
+        self.policies.get(key).map(|policy| policy.rule_sets(key, &self.directory))
+    }
+
+    /// Groups, services and the addresses behind services.
+    #[cfg(feature = "oracle")]
+    pub(crate) const fn directory(&self) -> &directory::Directory {
+        &self.directory
+    }
+
+    /// Policies in force, by name, in normal form.
+    pub fn all_rule_sets(&self) -> impl Iterator<Item = (&ObjectKey, &[RuleSet])> {
+        self.policies
+            .iter()
+            .map(|(key, policy)| (key.as_ref(), &policy.rule_sets(key, &self.directory)[..]))
+    }
+
+    /// Policies in force, by name, as written.
+    pub fn policy_objects(&self) -> impl Iterator<Item = (&ObjectKey, &Policy)> {
+        self.policies.iter().map(|(key, policy)| (key.as_ref(), &policy.policy))
+    }
+}
+
+/// What selectors match against for a pod.
+fn label_context(name: &PodName, pod: &Pod, namespace_labels: Arc<Labels>) -> LabelContext {
+    LabelContext::Pod {
+        namespace: Arc::clone(&name.namespace),
+        service_account: Arc::clone(&pod.service_account),
+        labels: Arc::clone(&pod.labels),
+        namespace_labels,
+    }
+}
