@@ -31,16 +31,29 @@ struct Row {
     is_policy: bool,
 }
 
+macro_rules! row {
+    ($is_policy:literal, {
+        name: $name:literal, plural: $plural:literal, versions: $versions:tt,
+        scope: $scope:ident, api: $api:ident
+    }) => {
+        Row {
+            name: $name,
+            plural: $plural,
+            versions: &$versions,
+            scope: Scope::$scope,
+            api: Api::$api,
+            is_policy: $is_policy,
+        }
+    };
+}
+
 macro_rules! define_kinds {
     (
         objects { $($(#[$doc:meta])* $kind:ident {
-            name: $name:literal, plural: $plural:literal, versions: [$($version:literal),+],
-            scope: $scope:ident, api: $api:ident, model: $model:ident, set: $set:ident
+            resource: $resource:tt, model: $model:ident, set: $set:ident
         })+ }
         policies { $($(#[$policy_doc:meta])* $policy:ident {
-            name: $policy_name:literal, plural: $policy_plural:literal,
-            versions: [$($policy_version:literal),+],
-            scope: $policy_scope:ident, api: $policy_api:ident, model: $policy_model:ident
+            resource: $policy_resource:tt, model: $policy_model:ident
         })+ }
     ) => {
         /// The kinds of objects that verdicts depend on.
@@ -52,22 +65,8 @@ macro_rules! define_kinds {
 
         /// By [`Kind`], in the same order.
         const TABLE: &[Row] = &[
-            $(Row {
-                name: $name,
-                plural: $plural,
-                versions: &[$($version),+],
-                scope: Scope::$scope,
-                api: Api::$api,
-                is_policy: false,
-            },)+
-            $(Row {
-                name: $policy_name,
-                plural: $policy_plural,
-                versions: &[$($policy_version),+],
-                scope: Scope::$policy_scope,
-                api: Api::$policy_api,
-                is_policy: true,
-            },)+
+            $(row!(false, $resource),)+
+            $(row!(true, $policy_resource),)+
         ];
 
         impl Kind {

@@ -4,11 +4,11 @@
 //!
 //! | column | what it is |
 //! |---|---|
-//! | `name` | the `kind` field |
-//! | `plural` | the resource's name in the API server's paths |
-//! | `versions` | each `apiVersion` that is read, the preferred one first |
-//! | `scope` | whether objects live in a namespace |
-//! | `api` | whether each cluster knows the kind, or only those where it was installed |
+//! | `resource: name` | the `kind` field |
+//! | `resource: plural` | the resource's name in the API server's paths |
+//! | `resource: versions` | each `apiVersion` that is read, the preferred one first |
+//! | `resource: scope` | whether objects live in a namespace |
+//! | `resource: api` | whether each cluster knows the kind, or only those where it was installed |
 //! | `model` | the type in [`crate::model`] that it is read as |
 //! | `set` | the method of the store that adds, replaces and removes an object |
 //!
@@ -21,63 +21,93 @@ macro_rules! for_each_kind {
             objects {
                 /// `v1` Namespace: its labels.
                 Namespace {
-                    name: "Namespace", plural: "namespaces", versions: ["v1"],
-                    scope: ClusterWide, api: BuiltIn, model: Namespace, set: set_namespace
+                    resource: {
+                        name: "Namespace", plural: "namespaces", versions: ["v1"],
+                        scope: ClusterWide, api: BuiltIn
+                    },
+                    model: Namespace, set: set_namespace
                 }
                 /// `v1` Node: its addresses.
                 Node {
-                    name: "Node", plural: "nodes", versions: ["v1"],
-                    scope: ClusterWide, api: BuiltIn, model: Node, set: set_node
+                    resource: {
+                        name: "Node", plural: "nodes", versions: ["v1"],
+                        scope: ClusterWide, api: BuiltIn
+                    },
+                    model: Node, set: set_node
                 }
                 /// `v1` Pod: its labels, addresses and named ports.
                 Pod {
-                    name: "Pod", plural: "pods", versions: ["v1"],
-                    scope: Namespaced, api: BuiltIn, model: Pod, set: set_pod
+                    resource: {
+                        name: "Pod", plural: "pods", versions: ["v1"],
+                        scope: Namespaced, api: BuiltIn
+                    },
+                    model: Pod, set: set_pod
                 }
                 /// `cilium.io/v2` CiliumCIDRGroup: networks that Cilium policies refer to. Cilium
                 /// up to 1.17 has the older version only.
                 CiliumCidrGroup {
-                    name: "CiliumCIDRGroup", plural: "ciliumcidrgroups",
-                    versions: ["cilium.io/v2", "cilium.io/v2alpha1"],
-                    scope: ClusterWide, api: Custom, model: CidrGroup, set: set_group
+                    resource: {
+                        name: "CiliumCIDRGroup", plural: "ciliumcidrgroups",
+                        versions: ["cilium.io/v2", "cilium.io/v2alpha1"],
+                        scope: ClusterWide, api: Custom
+                    },
+                    model: CidrGroup, set: set_group
                 }
                 /// `v1` Service: what Cilium's `toServices` refers to.
                 Service {
-                    name: "Service", plural: "services", versions: ["v1"],
-                    scope: Namespaced, api: BuiltIn, model: Service, set: set_service
+                    resource: {
+                        name: "Service", plural: "services", versions: ["v1"],
+                        scope: Namespaced, api: BuiltIn
+                    },
+                    model: Service, set: set_service
                 }
                 /// `discovery.k8s.io/v1` EndpointSlice: addresses of a service's backends.
                 /// Kubernetes before 1.21 has the older version only.
                 EndpointSlice {
-                    name: "EndpointSlice", plural: "endpointslices",
-                    versions: ["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"],
-                    scope: Namespaced, api: BuiltIn, model: EndpointSlice, set: set_slice
+                    resource: {
+                        name: "EndpointSlice", plural: "endpointslices",
+                        versions: ["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"],
+                        scope: Namespaced, api: BuiltIn
+                    },
+                    model: EndpointSlice, set: set_slice
                 }
             }
             policies {
                 /// `networking.k8s.io/v1` NetworkPolicy.
                 NetworkPolicy {
-                    name: "NetworkPolicy", plural: "networkpolicies",
-                    versions: ["networking.k8s.io/v1"],
-                    scope: Namespaced, api: BuiltIn, model: NetworkPolicy
+                    resource: {
+                        name: "NetworkPolicy", plural: "networkpolicies",
+                        versions: ["networking.k8s.io/v1"],
+                        scope: Namespaced, api: BuiltIn
+                    },
+                    model: NetworkPolicy
                 }
                 /// `cilium.io/v2` CiliumNetworkPolicy.
                 CiliumNetworkPolicy {
-                    name: "CiliumNetworkPolicy", plural: "ciliumnetworkpolicies",
-                    versions: ["cilium.io/v2"],
-                    scope: Namespaced, api: Custom, model: CiliumPolicy
+                    resource: {
+                        name: "CiliumNetworkPolicy", plural: "ciliumnetworkpolicies",
+                        versions: ["cilium.io/v2"],
+                        scope: Namespaced, api: Custom
+                    },
+                    model: CiliumPolicy
                 }
                 /// `cilium.io/v2` CiliumClusterwideNetworkPolicy.
                 CiliumClusterwideNetworkPolicy {
-                    name: "CiliumClusterwideNetworkPolicy",
-                    plural: "ciliumclusterwidenetworkpolicies", versions: ["cilium.io/v2"],
-                    scope: ClusterWide, api: Custom, model: CiliumPolicy
+                    resource: {
+                        name: "CiliumClusterwideNetworkPolicy", plural: "ciliumclusterwidenetworkpolicies",
+                        versions: ["cilium.io/v2"],
+                        scope: ClusterWide, api: Custom
+                    },
+                    model: CiliumPolicy
                 }
                 /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
                 ClusterNetworkPolicy {
-                    name: "ClusterNetworkPolicy", plural: "clusternetworkpolicies",
-                    versions: ["policy.networking.k8s.io/v1alpha2"],
-                    scope: ClusterWide, api: Custom, model: ClusterNetworkPolicy
+                    resource: {
+                        name: "ClusterNetworkPolicy", plural: "clusternetworkpolicies",
+                        versions: ["policy.networking.k8s.io/v1alpha2"],
+                        scope: ClusterWide, api: Custom
+                    },
+                    model: ClusterNetworkPolicy
                 }
             }
         }

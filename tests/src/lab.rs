@@ -19,6 +19,7 @@ mod api_server;
 mod capture;
 mod client;
 mod inject;
+mod kubeconfig;
 mod list_watch;
 mod manifests;
 mod netns;

@@ -250,8 +250,8 @@ impl FrameOwnership<'_> {
     }
 
     /// Reclaims the frame at `address` from the link's rings, with no data in it. `None` if the
-    /// link doesn't hold it: the descriptor is false.
-    /// How far the kernel is trusted here is said at [`FrameOwner::take`].
+    /// link doesn't hold it: the descriptor is false. How far the kernel is trusted is said at
+    /// [`FrameOwner::take`].
     #[inline]
     pub(crate) fn reclaim(self, address: u64) -> Option<Frame> {
         let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;

@@ -41,13 +41,10 @@ use crate::kinds::for_each_kind;
 macro_rules! define_objects {
     (
         objects { $($(#[$doc:meta])* $kind:ident {
-            name: $name:literal, plural: $plural:literal, versions: [$($version:literal),+],
-            scope: $scope:ident, api: $api:ident, model: $model:ident, set: $set:ident
+            resource: $resource:tt, model: $model:ident, set: $set:ident
         })+ }
         policies { $($(#[$policy_doc:meta])* $policy:ident {
-            name: $policy_name:literal, plural: $policy_plural:literal,
-            versions: [$($policy_version:literal),+],
-            scope: $policy_scope:ident, api: $policy_api:ident, model: $policy_model:ident
+            resource: $policy_resource:tt, model: $policy_model:ident
         })+ }
     ) => {
         /// An object that verdicts depend on.

@@ -131,6 +131,19 @@ impl<'lab> Agent<'lab> {
         self.daemon.wait_until(what, AGENT_BOUND, |_| probe(lab))
     }
 
+    /// Waits until a thread of the agent hangs in opening a FIFO that nobody writes to.
+    ///
+    /// # Errors
+    /// As [`Self::wait_until`].
+    pub fn wait_for_hanging_open(&mut self) -> Result<()> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        self.wait_until("a thread to hang", |_| {
+            let threads = fs::read_dir(&tasks)?.flatten();
+            let waits = threads.map(|task| fs::read_to_string(task.path().join("wchan")));
+            Ok(waits.flatten().any(|wait| wait.contains("wait_for_partner")).then_some(()))
+        })
+    }
+
     /// Fails if the agent has ended.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use podgate_policy::Kind;
 use podgate_policy::manifest::load;
 use serde_json::{Value, json};
 
+use super::kubeconfig::{self, TOKEN};
 use super::process::{bounded, run};
 use super::{Daemon, Lab};
 
@@ -22,8 +23,6 @@ const API_SERVER_VARIABLE: &str = "PODGATE_KUBE_APISERVER";
 
 /// The port that the kubeconfig names.
 pub const API_SERVER_PORT: u16 = 6443;
-/// The bearer token of the server's only user.
-const TOKEN: &str = "lab-token";
 /// Bound for etcd or the API server to start or to end.
 const SERVER_BOUND: Duration = Duration::from_secs(120);
 /// Bound for one request.
@@ -109,21 +108,7 @@ impl<'lab> ApiServer<'lab> {
     /// # Errors
     /// When the file can't be written.
     pub fn kubeconfig(&self, token: Option<&str>) -> Result<PathBuf> {
-        let folder = self.lab.file("api");
-        let file = folder.join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {
-                "server": format!("https://127.0.0.1:{API_SERVER_PORT}"),
-                "certificate-authority": folder.join("apiserver.crt"),
-            }}],
-            "users": [{"name": "lab", "user": {"token": token.unwrap_or(TOKEN)}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-            "current-context": "lab",
-        });
-        fs::write(&file, config.to_string())?;
-        Ok(file)
+        kubeconfig::write(self.lab, "127.0.0.1", "apiserver.crt", token.unwrap_or(TOKEN))
     }
 
     /// Registers a kind whose objects may hold anything, and waits until the server serves it.

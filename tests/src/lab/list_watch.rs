@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use podgate_policy::manifest::load;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::kubeconfig::{self, TOKEN};
 use super::process::{bounded, run};
 use super::{API_SERVER_PORT, Daemon, Lab};
 
 const PROGRAM: &str = include_str!("list_watch.py");
-const TOKEN: &str = "lab-token";
 /// Bound for making a certificate, or for the server to answer.
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -92,21 +92,7 @@ impl<'lab> ListWatchServer<'lab> {
     /// # Errors
     /// When the file can't be written.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
-        let folder = self.lab.file("api");
-        let file = folder.join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {
-                "server": format!("https://localhost:{API_SERVER_PORT}"),
-                "certificate-authority": folder.join("server.crt"),
-            }}],
-            "users": [{"name": "lab", "user": {"token": TOKEN}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-            "current-context": "lab",
-        });
-        fs::write(&file, config.to_string())?;
-        Ok(file)
+        kubeconfig::write(self.lab, "localhost", "server.crt", TOKEN)
     }
 }
 

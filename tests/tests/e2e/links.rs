@@ -1,6 +1,5 @@
 //! Links that come and go under load.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -70,12 +69,7 @@ fn a_namespace_path_that_hangs_delays_its_own_request_only() -> Result<()> {
     assert!(removed.status.success(), "{removed:?}");
     std::thread::scope(|scope| {
         let hangs = scope.spawn(|| lab.podgate(&[&add[..], &[hanging]].concat()));
-        let tasks = format!("/proc/{}/task", agent.pid());
-        agent.wait_until("a thread to hang", |_| {
-            let threads = fs::read_dir(&tasks)?.flatten();
-            let waits = threads.map(|task| fs::read_to_string(task.path().join("wchan")));
-            Ok(waits.flatten().any(|wait| wait.contains("wait_for_partner")).then_some(()))
-        })?;
+        agent.wait_for_hanging_open()?;
         let begin = Instant::now();
         lab.podgate_json(&["status"])?;
         let removed = lab.podgate(&["endpoint", "remove", "--link", &user.link])?;

@@ -166,12 +166,7 @@ fn sigterm_ends_an_agent_with_a_thread_that_hangs() -> Result<()> {
             ["endpoint", "add", "--link", link, "--pod", "other/stranger", "--netns", &netns];
         let lab = &lab;
         scope.spawn(move || lab.podgate(&args));
-        let tasks = format!("/proc/{}/task", agent.pid());
-        agent.wait_until("a thread to hang", |_| {
-            let threads = fs::read_dir(&tasks)?.flatten();
-            let waits = threads.map(|task| fs::read_to_string(task.path().join("wchan")));
-            Ok(waits.flatten().any(|wait| wait.contains("wait_for_partner")).then_some(()))
-        })?;
+        agent.wait_for_hanging_open()?;
         let begin = Instant::now();
         agent.stop()?;
         // A bound for a busy machine; without any, the client's 30 s would pass.
