@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
 
 /// Fewer steps than this are done before a bar could be read.
-const WORTH_A_BAR: u64 = 100_000;
+pub const WORTH_A_BAR: u64 = 100_000;
 
 const TEMPLATE: &str = "{msg} {wide_bar} {human_pos}/{human_len} {eta}";
 

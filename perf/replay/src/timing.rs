@@ -38,7 +38,9 @@ pub(super) fn measure(
     let mut meter = Meter::new();
     let first = Ends::of(rig);
     let most = repetitions.unwrap_or(DEFAULT_REPETITIONS_MAX);
-    let bar = progress::bar("measuring", repetitions.map(u64::from));
+    let packets = |repetitions: &u64| repetitions.saturating_mul(steps.len() as u64);
+    let shown = |repetitions: &u64| packets(repetitions) >= progress::WORTH_A_BAR;
+    let bar = progress::bar("measuring", repetitions.map(u64::from).filter(shown));
     let (begin, mut done, mut deviating) = (Instant::now(), 0, 0);
     // Another repetition's stamps must not overflow the clock.
     let lasts = |rig: &Rig| rig.now().0 < SPAN_MAX_NS;
