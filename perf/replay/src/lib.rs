@@ -120,6 +120,7 @@ pub enum Output {
 
 impl Output {
     /// Writes a report, for people by `table`.
+    ///
     /// # Errors
     /// When `out` takes no more.
     pub fn write<R: Serialize, W: Write>(
