@@ -244,21 +244,12 @@ fn marked(frame: &[u8], mac: [u8; 6]) -> Vec<u8> {
     [&frame[..6], &mac, &frame[12..]].concat()
 }
 
-/// UDP over IPv6 from the host link.
-fn udp_v6(src: [u8; 16], dst: [u8; 16], ports: [u16; 2]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let builder =
-        PacketBuilder::ethernet2(HostFrame::Local.mac(), link_mac(HOST)).ipv6(src, dst, 64);
-    builder.udp(ports[0], ports[1]).write(&mut frame, b"q").unwrap();
-    frame
-}
-
 /// One datagram of each family from the node to pod B.
 fn node_to_b(src_port: u16) -> [Vec<u8>; 2] {
     let ports = [src_port, 80];
     [
         udp(HOST, ADDRESSES[0], ADDRESSES[2], ports, b"q"),
-        udp_v6(ADDRESSES_V6[0], ADDRESSES_V6[2], ports),
+        udp_v6(HOST, ADDRESSES_V6[0], ADDRESSES_V6[2], ports, b"q"),
     ]
 }
 

@@ -78,6 +78,21 @@ pub fn udp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2], payload: &
     bytes
 }
 
+/// As [`udp`], over IPv6.
+#[must_use]
+pub fn udp_v6(
+    from: LinkId,
+    src: [u8; 16],
+    dst: [u8; 16],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv6(src, dst, 64).udp(ports[0], ports[1]);
+    step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
 /// An SCTP packet with nothing but its header.
 #[must_use]
 pub fn sctp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2]) -> Vec<u8> {
