@@ -4,7 +4,8 @@
 // link: routed, bridged or its own. What AF_XDP sockets send does not pass there
 // (net/xdp/xsk.c, `__dev_direct_xmit`).
 //
-// `guard`, at the egress hook of the host's end of a pod's veth: nothing reaches the pod but by the workers.
+// `guard`, at the egress hook of the host's end of a pod's veth: nothing reaches the pod but by the
+// workers.
 //
 //   ARP and ND by the rule of neighbours.bpf.h  -> on to the pod
 //   IP to the MAC address of a pod that is ready -> pg-host, and so to the workers, who judge it

@@ -287,8 +287,8 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
 /// ICMP type, TCP state, flags ([`PICKED_UP`], [`FROM_NODE`], [`TO_SELF`]; 1 each), links of the
-/// opener and of the other end (2 each), milliseconds since the last packet (4), packets from the opener and to it,
-/// bytes likewise (8 each).
+/// opener and of the other end (2 each), milliseconds since the last packet (4), packets from the
+/// opener and to it, bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     let SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, .. } = flow;
     let flags = if *picked_up { PICKED_UP } else { 0 }

@@ -5,9 +5,9 @@
 //! new flow differs only by its source port from one that was just decided.
 //!
 //! An entry holds the result of
-//! [`PolicyTables::decide_from`](podgate_tables::policy::PolicyTables::decide_from) with its causes, and the
-//! links of both ends. It is valid for one epoch. Flows to be inspected are always decided again,
-//! since their rules are part of the decision. So are flows of [`Sender::Node`] and
+//! [`PolicyTables::decide_from`](podgate_tables::policy::PolicyTables::decide_from) with its
+//! causes, and the links of both ends. It is valid for one epoch. Flows to be inspected are always
+//! decided again, since their rules are part of the decision. So are flows of [`Sender::Node`] and
 //! [`Sender::Destination`]: nearly all of them are exempt from policy, which is decided before any
 //! rule is evaluated.
 //!
