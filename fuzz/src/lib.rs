@@ -13,6 +13,7 @@ mod input;
 #[cfg(feature = "manifests")]
 mod manifests;
 mod packets;
+mod patterns;
 #[cfg(feature = "requests")]
 mod requests;
 
@@ -23,6 +24,7 @@ pub use http1::http1;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
 pub use packets::packets;
+pub use patterns::patterns;
 #[cfg(feature = "requests")]
 pub use requests::requests;
 
@@ -34,6 +36,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("packets", packets),
     ("http1", http1),
     ("follower", follower),
+    ("patterns", patterns),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]
