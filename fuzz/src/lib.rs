@@ -8,6 +8,7 @@
 #[cfg(feature = "captures")]
 mod captures;
 mod follower;
+mod hpack;
 mod http1;
 mod input;
 #[cfg(feature = "manifests")]
@@ -20,6 +21,7 @@ mod requests;
 #[cfg(feature = "captures")]
 pub use captures::captures;
 pub use follower::follower;
+pub use hpack::hpack;
 pub use http1::http1;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
@@ -37,6 +39,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("http1", http1),
     ("follower", follower),
     ("patterns", patterns),
+    ("hpack", hpack),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]

@@ -249,30 +249,6 @@ fn an_entry_may_be_evicted_for_one_that_has_its_name() {
     assert_eq!(decode(&mut decoder, &hex("be")), Err(HpackError::NoSuchEntry));
 }
 
-#[test]
-fn decoding_allocates_nothing_in_the_steady_state() {
-    let mut decoder = Decoder::new(0);
-    let mut buffer = Vec::with_capacity(1024);
-    let mut blocks = Vec::new();
-    for index in 0..1000 {
-        // A new entry in each block, and a Huffman-coded string.
-        let mut block = hex("8286 8441 8cf1 e3c2 e5f2 3a6b a0ab 90f4 ff 40 04");
-        block.extend(format!("{index:04}").bytes());
-        block.extend([3, b'a', b'b', b'c']);
-        blocks.push(block);
-    }
-    let mut fields = 0;
-    let mut run = |blocks: &[Vec<u8>]| {
-        for block in blocks {
-            decoder.decode(block, &mut buffer, |_| fields += 1).unwrap();
-        }
-    };
-    run(&blocks[..500]);
-    let allocated = allocation_counter::measure(|| run(&blocks[500..]));
-    assert_eq!(allocated.count_total, 0);
-    assert_eq!(fields, 5000);
-}
-
 fn a_field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let name = prop_oneof![
         prop::sample::select(&[":path", ":status", "cookie", "x-a", "x-b"][..])
