@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use podgate_tables::l7::http1::Request;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec};
 
-const PATTERNS: usize = 24_000;
+const PATTERNS: usize = 20_000;
 const SEED: usize = 20_251_105;
 
 /// A pattern, values that it matches and others, or nothing if RE2 rejects the pattern.

@@ -9,8 +9,8 @@ type State = u8;
 #[derive(Clone, Copy)]
 struct Step {
     next: State,
-    /// The symbol that the bits complete, if they do. Codes have five bits at least, so that there is
-    /// one at most.
+    /// The symbol that the bits complete, if they do. Codes have five bits at least, so that there
+    /// is one at most.
     symbol: Option<u8>,
     /// The bits are the beginning of no code but the one of the end of the string.
     is_invalid: bool,
@@ -127,8 +127,8 @@ const fn ends() -> [bool; 256] {
     ends
 }
 
-/// Codes and their lengths in bits, by symbol (RFC 7541 Appendix B). The code of the end of a string
-/// is 30 bits of ones.
+/// Codes and their lengths in bits, by symbol (RFC 7541 Appendix B). The code of the end of a
+/// string is 30 bits of ones.
 #[rustfmt::skip]
 const CODES: [(u32, u32); 256] = [
     (0x1ff8, 13), (0x7fffd8, 23), (0xfffffe2, 28), (0xfffffe3, 28), (0xfffffe4, 28),

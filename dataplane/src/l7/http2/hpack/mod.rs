@@ -1,9 +1,10 @@
 //! HPACK, the header compression of HTTP/2 (RFC 7541).
 //!
 //! A [`Decoder`] reads the header blocks of one direction of a connection, in their order: each may
-//! change the dynamic table, which later ones refer to. It hands out fields as slices, and allocates
-//! only to grow its table and its buffer for Huffman-coded strings. A small block can refer to large
-//! entries many times; that costs the decoder nothing, and whoever copies fields must bound the sum.
+//! change the dynamic table, which later ones refer to. It hands out fields as slices, and
+//! allocates only to grow its table and its buffer for Huffman-coded strings. A small block can
+//! refer to large entries many times; that costs the decoder nothing, and whoever copies fields
+//! must bound the sum.
 //!
 //! [`encode`] writes fields that refer to no dynamic table.
 //!

@@ -86,8 +86,8 @@ impl DynamicTable {
         (entry.position - self.first) as usize
     }
 
-    /// Adds an entry, for which older ones are evicted. One that is larger than the table empties it
-    /// (RFC 7541 §4.4).
+    /// Adds an entry, for which older ones are evicted. One that is larger than the table empties
+    /// it (RFC 7541 §4.4).
     pub(super) fn insert(&mut self, name: Name<'_>, value: &[u8]) {
         let (name_len, entry) = match name {
             Name::Literal(name) => (name.len(), None),
