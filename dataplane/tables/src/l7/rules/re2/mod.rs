@@ -10,7 +10,7 @@
 //! Values are bytes. A character of the pattern stands for its UTF-8 encoding, and RE2's encoder
 //! is less strict than UTF-8 is: see [`hir`].
 //!
-//! - [`parse`] reads the pattern: groups, flags, repetitions.
+//! - [`mod@parse`] reads the pattern: groups, flags, repetitions.
 //! - [`escape`] reads what follows a backslash, [`class`] what is in brackets.
 //! - [`node`] is the syntax tree, [`hir`] its translation.
 //! - [`code_points`] and [`unicode`] are sets of characters, and the named ones of them.
