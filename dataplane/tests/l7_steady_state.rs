@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
+use std::alloc::System;
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
 use podgate_dataplane::l7::editor::Editor;
+use podgate_dataplane::l7::http1::Http1;
+use podgate_dataplane::l7::http2::hpack::{DEFAULT_TABLE_SIZE, Decoder};
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::parse;
@@ -18,6 +21,16 @@ use podgate_tables::l7::{
 };
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Allocations and reallocations of all threads so far.
+fn allocations() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.allocations + stats.reallocations
+}
 
 const REQUEST: &[u8] = b"POST /api/v1/users HTTP/1.1\r\nHost: backend\r\nX-Key: 1\r\n\
     Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
@@ -115,7 +128,6 @@ fn connection(rounds: usize) -> Vec<(FlowDirection, Vec<u8>)> {
     packets
 }
 
-#[test]
 fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
     let rule = HttpRule::new(HttpRuleSpec {
         method: Some("POST".into()),
@@ -146,14 +158,44 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
     let packets = connection(500);
     let (first, rest) = packets.split_at(30);
     play(first, &mut io);
-    let allocations = allocation_counter::measure(|| play(rest, &mut io));
+    let before = allocations();
+    play(rest, &mut io);
+    let allocated = allocations() - before;
     assert_eq!((io.requests, io.responses), (500, 500));
     assert_eq!(io.forwarded as usize, packets.len());
-    assert_eq!(allocations.count_total, 0);
+    assert_eq!(allocated, 0);
     assert_eq!(io.pool.outstanding(), 0);
 }
 
+/// One test, because allocations of all threads are counted.
 #[test]
+fn nothing_is_allocated() {
+    an_inspected_connection_allocates_nothing_after_its_first_requests();
+    judging_a_request_of_any_protocol_allocates_nothing();
+    decoding_header_blocks_allocates_nothing_once_the_table_is_full();
+}
+
+fn decoding_header_blocks_allocates_nothing_once_the_table_is_full() {
+    // A new entry in each block, and a Huffman-coded name and value that are none.
+    let block = |index: u16| {
+        let mut block = b"\x82\x86\x84\x40\x04".to_vec();
+        block.extend(format!("{index:04}").bytes());
+        block.extend(b"\x03abc\x00\x81\x1f\x86\xa8\xeb\x10\x64\x9c\xbf");
+        block
+    };
+    let blocks: Vec<_> = (0..1000).map(block).collect();
+    let mut decoder = Decoder::new(DEFAULT_TABLE_SIZE);
+    let (mut buffer, mut fields) = (Vec::new(), 0);
+    let mut before = 0;
+    for (index, block) in blocks.iter().enumerate() {
+        if index == blocks.len() / 2 {
+            before = allocations();
+        }
+        decoder.decode(block, &mut buffer, |_| fields += 1).unwrap();
+    }
+    assert_eq!((fields, allocations() - before), (5000, 0));
+}
+
 fn judging_a_request_of_any_protocol_allocates_nothing() {
     let header_matches = vec![("X-Role".to_owned(), Some("admin".to_owned()))];
     let http = HttpRuleSpec { path: Some("/a/.*".into()), header_matches, ..Default::default() };
@@ -190,9 +232,10 @@ fn judging_a_request_of_any_protocol_allocates_nothing() {
     for (rules, request) in rules.into_iter().zip(requests) {
         let entry = L7Entry { rule: RuleId(1), rules: Some(Arc::new(rules)) };
         let policy = L7Policy { egress: vec![entry.clone()], ingress: vec![entry] };
-        let mut verdict = L7Verdict::Deny;
-        let allocations = allocation_counter::measure(|| verdict = policy.decide(&request));
+        let before = allocations();
+        let verdict = policy.decide(&request);
+        let allocated = allocations() - before;
         let allowed = L7Verdict::Allow { rule: Some(RuleId(1)) };
-        assert_eq!((verdict, allocations.count_total), (allowed, 0), "{request:?}");
+        assert_eq!((verdict, allocated), (allowed, 0), "{request:?}");
     }
 }

@@ -8,6 +8,7 @@
 pub mod editor;
 mod heap;
 pub mod http1;
+pub mod http2;
 pub mod inspector;
 pub mod io;
 pub mod reply;
