@@ -287,7 +287,7 @@ impl End {
             addresses.push(IpCidr::new(IpAddress::v4(10, 0, 0, host), 24)).unwrap();
         });
         // A small one makes a small window, a large one a scaled window.
-        let room = [64, 1_000, 20_000, 200_000][random.below(4)];
+        let room = [600, 2_000, 20_000, 200_000][random.below(4)];
         let buffer = |len: usize| SocketBuffer::new(vec![0; len]);
         let mut socket = Socket::new(buffer(room), buffer(30_000));
         socket.set_nagle_enabled(random.percent(50));
@@ -448,7 +448,7 @@ impl World {
         for end in &mut self.ends {
             end.poll(now, &mut self.random);
         }
-        for from in 0..2 {
+        for (from, direction) in DIRECTIONS.into_iter().enumerate() {
             for frame in std::mem::take(&mut self.ends[from].port.outgoing) {
                 // Address resolution passes beside us.
                 match is_tcp(&frame) {
@@ -466,7 +466,7 @@ impl World {
                 match parse(head, frame.len() as u32) {
                     Ok(view) => self.editor.segment(
                         self.clock(),
-                        DIRECTIONS[from],
+                        direction,
                         &view,
                         packet,
                         policy,
@@ -527,6 +527,9 @@ fn is_tcp(frame: &[u8]) -> bool {
 /// Time without a packet after which a connection is given up.
 const QUIET_MS: u64 = 200_000;
 
+/// Virtual time in which a connection must be done: two stacks that back off, over a lossy network.
+const LIMIT_MS: u64 = 3_000_000;
+
 /// How a connection went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Outcome {
@@ -549,6 +552,7 @@ fn run(seed: u64) -> Outcome {
         if world.now_ms - world.last_packet_ms > QUIET_MS {
             break;
         }
+        assert!(world.now_ms < LIMIT_MS, "seed {seed}: not done in time; {}", state(&mut world));
     }
     let is_quiet = world.now_ms - world.last_packet_ms > QUIET_MS;
     let gave_up = is_quiet || world.editor.progress() == Progress::Reset && TIMED_OUT.get();

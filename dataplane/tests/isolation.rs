@@ -210,7 +210,7 @@ fn a_denied_connection_is_removed_when_both_ends_are_done() {
     let mut rig = Rig::with(only_docs());
     for port in 1..=500 {
         IN_OFFICE.connect(&mut rig, port);
-        let request = b"GET /secret HTTP/1.1\r\nHost: b\r\n\r\n";
+        let request = b"GET /secret HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n";
         let left = rig.send(HOST, &IN_OFFICE.segment(port, 1_001, request));
         let answers = left.iter().filter(|(link, _)| *link == HOST);
         let headers = 14 + 20 + 20;
@@ -234,9 +234,9 @@ fn a_denied_connection_that_its_client_does_not_close_is_evictable_at_once() {
     let mut rig = Rig::with(only_docs());
     for port in 1..=500 {
         IN_OFFICE.connect(&mut rig, port);
-        let request = b"GET /secret HTTP/1.1\r\nHost: b\r\n\r\n";
+        let request = b"GET /secret HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n";
         let left = rig.send(HOST, &IN_OFFICE.segment(port, 1_001, request));
-        assert!(left.iter().any(|(link, _)| *link == B), "the server is reset, {port}");
+        assert!(left.iter().any(|(link, _)| *link == B), "the server gets a FIN, {port}");
         let headers = 14 + 20 + 20;
         let answers = left.iter().filter(|(link, _)| *link == HOST);
         let bytes: usize = answers.map(|(_, frame)| frame.len() - headers).sum();

@@ -155,15 +155,14 @@ fn what_follows_a_closing_answer_is_dropped_and_the_close_completed() {
     let fin_at = lab.client.sent;
     lab.client_sends(fin_at, b"", FIN);
     lab.client.sent += 1;
-    let last = lab.io.sent.last().unwrap().clone();
+    let to_client: Vec<_> = lab.io.sent.iter().filter(|sent| sent.direction == SERVER).collect();
+    let last = to_client.last().unwrap();
     assert_eq!(last.tcp.ack, lab.client.next(), "the FIN is acknowledged");
     assert!(!last.is(RST));
     lab.exchange();
     assert!(lab.server.received.is_empty() && !lab.client.was_reset);
-    assert!(lab.server.fin_taken);
-    lab.server_sends(lab.server.sent, b"", FIN);
-    lab.server.sent += 1;
-    lab.exchange();
+    // Nobody reads what the server still sends.
+    assert!(lab.server.fin_taken && lab.server.was_reset);
     lab.editor.close(&mut lab.io);
     assert!(lab.io.sent.is_empty(), "both ends know already");
 }

@@ -363,7 +363,7 @@ fn only_bytes_that_we_can_send_again_are_acknowledged() {
     assert!(lab.log.is_empty(), "the client has to send the body again");
     lab.client_sends(at, b"body", 0);
     lab.exchange();
-    lab.wait_millis(10);
+    lab.wait_millis(25);
     assert_eq!(lab.log.last().unwrap().tcp.ack, lab.client.next());
 }
 

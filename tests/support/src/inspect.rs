@@ -128,10 +128,10 @@ impl<I: Inspector> Connection<I> {
                     }
                 }
                 Mode::Skip(count) => {
-                    stream.mode = stream.take(count, true).map_or(Mode::Inspect, Mode::Skip)
+                    stream.mode = stream.take(count, true).map_or(Mode::Inspect, Mode::Skip);
                 }
                 Mode::Drop(count) => {
-                    stream.mode = stream.take(count, false).map_or(Mode::Inspect, Mode::Drop)
+                    stream.mode = stream.take(count, false).map_or(Mode::Inspect, Mode::Drop);
                 }
             }
             let stream = self.stream(direction);

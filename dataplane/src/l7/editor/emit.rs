@@ -126,6 +126,7 @@ impl<I: Inspector> Editor<I> {
         let other = &self.halves[direction.reverse()];
         segment.start() == segment.end_with_fin()
             && !segment.tcp.has(super::tcp_flags::RST)
+            && other.only_opened
             && other.was_told_more()
             && ack == other.acked_to_sender
             && ack != other.next

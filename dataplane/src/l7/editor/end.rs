@@ -63,6 +63,22 @@ impl<I: Inspector> Editor<I> {
         self.stage = Stage::Closing { until: now.plus_millis(CLOSING_MS), server_gone: false };
     }
 
+    /// Resets a server that has not closed though the client has, and knows everything: nobody reads
+    /// what it still sends.
+    pub(super) fn release_server(&mut self, io: &mut impl FlowIo) {
+        if let Stage::Closing { until, server_gone: false } = self.stage
+            && self.client_is_done()
+            && !self.is_over()
+        {
+            self.reset_receiver(FlowDirection::Original, io);
+            self.stage = Stage::Closing { until, server_gone: true };
+        }
+    }
+
+    fn client_is_done(&self) -> bool {
+        self.halves.original.fin.is_some() && self.halves.reply.is_finished()
+    }
+
     /// Resets both ends. What they send afterwards is answered by a reset with the number that
     /// they say they expect.
     pub(super) fn reset(&mut self, io: &mut impl FlowIo) {
@@ -124,13 +140,12 @@ impl<I: Inspector> Editor<I> {
     /// Whether both ends know that the connection is over.
     pub(super) fn is_over(&self) -> bool {
         let super::Halves { original, reply } = &self.halves;
-        let client_is_done = original.fin.is_some() && reply.is_finished();
         let server_is_done = match self.stage {
             Stage::Closing { server_gone: true, .. } => true,
             Stage::Opening => false,
             _ => reply.fin.is_some() && original.is_finished(),
         };
-        self.aborted || client_is_done && server_is_done
+        self.aborted || self.client_is_done() && server_is_done
     }
 }
 

@@ -127,6 +127,8 @@ pub(super) struct Half {
     pub(super) edge: Seq,
     /// In: right edge of the widest window that the sender was told.
     pub(super) edge_told: Seq,
+    /// The receiver's last segment opened its window, and acknowledged nothing new.
+    pub(super) only_opened: bool,
     /// Out: position of our own FIN.
     pub(super) own_fin: Option<Seq>,
     /// Out: own bytes before were sent at least once.
@@ -212,10 +214,17 @@ impl Half {
         self.edge_told.is_after(self.splices.to_in(self.edge))
     }
 
-    /// In: the bytes that we have to retransmit, as far as the receiver's window lets them.
+    /// In: the bytes that we have to retransmit, as far as the receiver's window lets them: those
+    /// that we acknowledged, and where the sender was told a larger window, all that are remembered.
     pub(super) fn to_retransmit(&self) -> Option<(Seq, Seq)> {
         let from = self.acked_in();
-        let to = self.owned.earlier(self.decided);
+        let remembered = match self.memory.first_from(from) {
+            Some((start, bytes)) if start == from && self.was_told_more() => {
+                start.plus(bytes.len() as u32)
+            }
+            _ => from,
+        };
+        let to = self.owned.later(remembered).earlier(self.decided);
         let edge = self.splices.to_in(self.edge).later(from.plus(1));
         to.is_after(from).then(|| (from, to.earlier(edge)))
     }

@@ -36,13 +36,15 @@ pub(super) struct Splices {
     /// A position in both spaces, behind every edit that is not listed any more.
     base_in: Seq,
     base_out: Seq,
+    /// There was an edit before the base.
+    has_base: bool,
     list: Vec<Splice>,
 }
 
 impl Splices {
     /// No edits; both spaces are equal.
     pub(super) const fn new(start: Seq) -> Self {
-        Self { base_in: start, base_out: start, list: Vec::new() }
+        Self { base_in: start, base_out: start, has_base: false, list: Vec::new() }
     }
 
     /// Whether the two spaces are equal.
@@ -53,7 +55,7 @@ impl Splices {
     /// The first position of the sender that can be translated: everything before was edited, and
     /// acknowledged by the receiver. [`None`] if there was no edit.
     pub(super) fn floor(&self) -> Option<Seq> {
-        (self.base_in != self.base_out).then_some(self.base_in)
+        self.has_base.then_some(self.base_in)
     }
 
     /// From the sender's to the receiver's space. A position in removed bytes becomes the one
@@ -111,6 +113,7 @@ impl Splices {
         if let Some(last) = done.checked_sub(1) {
             let last = self.list[last];
             (self.base_in, self.base_out) = (last.end_in(), last.end_out());
+            self.has_base = true;
             self.list.drain(..done);
         }
     }

@@ -68,6 +68,7 @@ impl<I: Inspector> Editor<I> {
         // What was sent beyond the window was a probe.
         let unsent = half.own_sent.earlier(half.edge).later(ack);
         half.edge = half.edge.later(edge);
+        half.only_opened = opens && !progress;
         let has_unsent = half.own.first_from(unsent).is_some();
         self.halves[direction].sender.update_timestamp(segment, io);
         if has_unsent && (progress || opens) {
@@ -352,8 +353,10 @@ impl<I: Inspector> Editor<I> {
     fn inject(&mut self, now: Nanos, direction: FlowDirection, io: &mut impl FlowIo) -> bool {
         let Some(injection) = self.inspector.injection(direction) else { return false };
         let (len, then) = (injection.bytes.len(), injection.then);
+        // A segment of ours would complete the handshake in place of the client.
+        let is_open = self.halves.reply.acked != self.halves.reply.isn;
         let half = &self.halves[direction];
-        if half.has_ended() || !half.splices.has_room(half.decided) {
+        if !is_open || half.has_ended() || !half.splices.has_room(half.decided) {
             return false;
         }
         let heap = self.heap() - half.own.heap() + half.own.heap_with(len);
@@ -398,6 +401,7 @@ impl<I: Inspector> Editor<I> {
                 self.send_ack(direction, io);
             }
         }
+        self.release_server(io);
     }
 
     fn resume(

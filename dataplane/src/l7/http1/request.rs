@@ -30,6 +30,7 @@ pub(super) struct Decided {
 }
 
 /// What a unit is.
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack for one unit")]
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unit {
     /// A request head.
