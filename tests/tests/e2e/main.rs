@@ -9,6 +9,7 @@ mod flood;
 mod follow;
 mod hairpin;
 mod hostile;
+mod http;
 mod isolation;
 mod kube;
 mod lifecycle;
