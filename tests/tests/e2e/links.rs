@@ -1,12 +1,16 @@
 //! Links that come and go under load.
 
-use std::time::{Duration, Instant};
+use std::fs::File;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use podgate_tests::lab::{Agent, Cut, Download, Family, Get, Lab, Outcome};
+use podgate_tests::lab::{Agent, Cut, Download, Family, Get, Lab, Outcome, wait_for};
 use podgate_tests::scenario::MANIFESTS;
+
+/// For all attempts to show that requests overtake one that hangs; one takes some 6 s.
+const ATTEMPTS_BOUND: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_link_that_vanishes_under_load_disturbs_nobody_else_and_can_return() -> Result<()> {
@@ -67,22 +71,26 @@ fn a_namespace_path_that_hangs_delays_its_own_request_only() -> Result<()> {
     let add = ["endpoint", "add", "--link", &stranger.link, "--pod", &stranger.name, "--netns"];
     let removed = lab.podgate(&["endpoint", "remove", "--link", &stranger.link])?;
     assert!(removed.status.success(), "{removed:?}");
-    std::thread::scope(|scope| {
-        let hangs = scope.spawn(|| lab.podgate(&[&add[..], &[hanging]].concat()));
-        agent.wait_for_hanging_open()?;
-        let begin = Instant::now();
-        lab.podgate_json(&["status"])?;
-        let removed = lab.podgate(&["endpoint", "remove", "--link", &user.link])?;
-        assert!(removed.status.success(), "{removed:?}");
-        lab.add_endpoint(user)?;
-        lab.wait_for_endpoint(user, "ready")?;
-        // The request that hangs is given up after 5 s.
-        assert!(!hangs.is_finished(), "took {:?}", begin.elapsed());
-        let failed = hangs.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
-        assert!(begin.elapsed() < Duration::from_secs(20), "took {:?}", begin.elapsed());
-        let message = String::from_utf8_lossy(&failed.stderr);
-        assert!(message.contains("took longer than 5 s"), "{message}");
-        anyhow::Ok(())
+    // The agent gives up a request that hangs after 5 s. On a busy machine the others may take
+    // longer than that in one attempt; an agent that they wait for takes longer in every one.
+    wait_for("requests that are answered while another one hangs", ATTEMPTS_BOUND, || {
+        let overtaken = std::thread::scope(|scope| {
+            let hangs = scope.spawn(|| lab.podgate(&[&add[..], &[hanging]].concat()));
+            agent.wait_for_hanging_open()?;
+            lab.podgate_json(&["status"])?;
+            let removed = lab.podgate(&["endpoint", "remove", "--link", &user.link])?;
+            assert!(removed.status.success(), "{removed:?}");
+            lab.add_endpoint(user)?;
+            lab.wait_for_endpoint(user, "ready")?;
+            let overtaken = !hangs.is_finished();
+            let failed = hangs.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+            let message = String::from_utf8_lossy(&failed.stderr);
+            assert!(message.contains("took longer than 5 s"), "{message}");
+            anyhow::Ok(overtaken)
+        })?;
+        // A writer ends the open, so that each attempt has a thread of its own that hangs.
+        File::options().write(true).open(&fifo)?;
+        Ok(overtaken.then_some(()))
     })?;
     lab.add_endpoint(stranger)?;
     lab.wait_for_endpoint(stranger, "ready")?;
