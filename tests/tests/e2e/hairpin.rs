@@ -1,5 +1,5 @@
-//! Local pods' addresses that come from the kernel: a service's backend on the same node, and those
-//! who only say that they are a pod.
+//! Packets with a local pod's address that come from the kernel: calls of a service whose backend
+//! is on the same node, and spoofed ones.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
 use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, output, wait_for};
-use podgate_tests::scenario::{MANIFESTS, REFUSAL};
+use podgate_tests::scenario::{DENIED_BODY, MANIFESTS};
 
 const BOUND: Duration = Duration::from_secs(10);
 
-/// What kube-proxy does for two services: one with the pod nginx as its backend, and translation of
-/// the source where a pod calls itself.
+/// The rules of kube-proxy for two services: one with the pod nginx as its backend, and source
+/// address translation where a pod calls itself.
 const SERVICES: &str = "
 table ip services {
     chain prerouting {
@@ -46,7 +46,7 @@ fn nft(lab: &Lab, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// Status and body that curl sees; zero for silence.
+/// HTTP status and body; status 0 for no answer.
 fn call(from: &Host, family: Family, path: &str) -> Result<(u16, String)> {
     let service = if family == Family::V4 { "10.96.0.1" } else { "[fd96::1]" };
     let mut command = from.netns.bounded("curl", BOUND);
@@ -66,19 +66,19 @@ fn call(from: &Host, family: Family, path: &str) -> Result<(u16, String)> {
 }
 
 #[test]
-fn a_service_with_a_backend_on_the_node_is_reached_as_policy_says() -> Result<()> {
+fn policy_applies_to_a_service_with_a_backend_on_the_same_node() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     nft(&lab, SERVICES)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     let nginx = lab.host("backend/nginx")?;
     for family in Family::BOTH {
-        // By rules for who calls, and not for who translated.
+        // Decided by the caller's address, not by the translated one.
         let seen = call(admin, family, "/docs")?;
         ensure!(seen.0 == 200, "{family}: {seen:?}");
-        assert_eq!(call(admin, family, "/secret")?, (403, REFUSAL.to_owned()), "{family}");
+        assert_eq!(call(admin, family, "/secret")?, (403, DENIED_BODY.to_owned()), "{family}");
         assert_eq!(call(stranger, family, "/docs")?.0, 0, "{family}");
-        // To itself, by the node's address, and the node may.
+        // To itself with the node's address as source, and the node is allowed.
         assert_eq!(call(nginx, family, "/docs")?.0, 200, "{family}");
     }
     assert_eq!(lab.drops("spoofed_source")?, 0);
@@ -86,7 +86,7 @@ fn a_service_with_a_backend_on_the_node_is_reached_as_policy_says() -> Result<()
 }
 
 #[test]
-fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
+fn packets_from_outside_with_a_local_pods_address_are_dropped() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
@@ -99,7 +99,7 @@ fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
         ])?;
         let captures = [Capture::start(&lab, store)?, Capture::start(&lab, user)?];
         let mut frames = Vec::new();
-        // To one who would answer the pod by policy, and to one that has none.
+        // To a pod whose policy allows the claimed source, and to a pod without policy.
         for (to, port) in [(store, 8080), (user, 8080)] {
             let step = PacketBuilder::ethernet2(source, gateway).ipv4(
                 admin.addresses.v4.octets(),

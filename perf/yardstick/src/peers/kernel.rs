@@ -72,7 +72,7 @@ impl Kernel {
     /// As [`Pair::new`].
     pub(crate) fn plug_others(&self, name: &str) -> Result<[Pod; 2]> {
         let node = &self.pair.node;
-        let others = [Pod::plug(node, name, 3)?, Pod::plug(node, name, 4)?];
+        let others = [Pod::create_link(node, name, 3)?, Pod::create_link(node, name, 4)?];
         others[0].knows(&others[1])?;
         others[1].knows(&others[0])?;
         for pod in &others {

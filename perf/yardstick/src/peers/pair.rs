@@ -42,8 +42,8 @@ impl Pair {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let node = Netns::create(&format!("{name}-node"))?;
         quiet(&node)?;
-        let client = Pod::plug(&node, name, 1)?;
-        let server = Pod::plug(&node, name, 2)?;
+        let client = Pod::create_link(&node, name, 1)?;
+        let server = Pod::create_link(&node, name, 2)?;
         client.knows(&server)?;
         server.knows(&client)?;
         Ok(Self { client, server, node })
@@ -75,7 +75,7 @@ impl Pair {
 
 impl Pod {
     /// Creates a pod and plugs it into the node.
-    pub(super) fn plug(node: &Netns, name: &str, number: u8) -> Result<Self> {
+    pub(super) fn create_link(node: &Netns, name: &str, number: u8) -> Result<Self> {
         let netns = Netns::create(&format!("{name}-pod{number}"))?;
         quiet(&netns)?;
         let link = format!("{name}-{number}");
