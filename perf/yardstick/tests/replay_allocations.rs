@@ -1,5 +1,5 @@
-//! What `podgate replay` allocates for each packet. One test in a program of its own, because
-//! allocations of all threads are counted.
+//! Allocations of `podgate replay` per packet. One test in a separate program, because allocations
+//! of all threads are counted.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -12,7 +12,7 @@ use podgate_yardstick::alloc::{COUNTING, Count, Counting};
 #[global_allocator]
 static ALLOCATOR: Counting = COUNTING;
 
-/// Repetitions that are compared with none.
+/// Number of repetitions.
 const REPETITIONS: u32 = 200;
 
 const REQUEST: &[u8] = b"GET /docs HTTP/1.1\r\nHost: nginx.backend\r\n\r\n";
@@ -51,7 +51,7 @@ impl Frames {
         self.frames.push(frame);
     }
 
-    /// Datagrams both ways of a flow that policy allows, and of one that it denies.
+    /// Datagrams in both directions of an allowed flow, and of a denied one.
     fn datagrams(rounds: usize) -> Self {
         let mut frames = Self::default();
         for _ in 0..rounds {
@@ -98,8 +98,8 @@ impl Frames {
         std::fs::write(path, file).unwrap();
     }
 
-    /// Allocations that each repetition makes beyond one replay for verdicts only, without the
-    /// few that do not depend on the number of repetitions.
+    /// Allocations of each repetition: the difference to a replay for verdicts only, divided by the
+    /// number of repetitions. Rounding removes the few that don't depend on that number.
     fn allocations_per_repetition(&self) -> u64 {
         let dir = tempfile::tempdir().unwrap();
         let capture = dir.path().join("frames.pcap");
@@ -129,7 +129,7 @@ impl Frames {
 #[test]
 fn a_packet_allocates_nothing() {
     assert_eq!(Frames::datagrams(20).allocations_per_repetition(), 0);
-    // An inspected connection takes memory for its state, and none for each request.
+    // An inspected connection allocates its state, and nothing for each request.
     let [short, long] =
         [10, 100].map(|rounds| Frames::requests(rounds).allocations_per_repetition());
     assert_eq!(short, long);
