@@ -76,7 +76,7 @@ impl Port {
         let mut ebpf = load_object(0, 0)?;
         let mut map = XskMap::try_from(ebpf.map_mut("SOCKET").context("no map SOCKET")?)?;
         map.set(0, rings.rx.fd().as_raw_fd(), 0)?;
-        let program = ebpf.program_mut("hand_over").context("no program hand_over")?;
+        let program = ebpf.program_mut("redirect").context("no program redirect")?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
         program.attach(&link.name, XdpMode::Driver)?;

@@ -36,7 +36,7 @@ impl LiveFrames {
         let ifindex = if_nametoindex(link).with_context(|| format!("no link {link} here"))?;
         let mut ebpf = load_object(FIRST_PORT, flow.port)?;
         let program: &mut Xdp =
-            ebpf.program_mut("spray").context("no program spray")?.try_into()?;
+            ebpf.program_mut("generate").context("no program generate")?.try_into()?;
         program.load()?;
         // `struct xdp_md` of include/uapi/linux/bpf.h; other fields stay 0.
         let (data_end, ingress_ifindex) = (4..8, 12..16);
@@ -49,7 +49,8 @@ impl LiveFrames {
 
 impl Generator for LiveFrames {
     fn send(&mut self, count: u32) -> Result<()> {
-        let program: &Xdp = self.ebpf.program("spray").context("no program spray")?.try_into()?;
+        let program: &Xdp =
+            self.ebpf.program("generate").context("no program generate")?.try_into()?;
         let outcome = program.test_run(TestRunOptions {
             data_in: Some(&self.frame),
             ctx_in: Some(&self.context),
