@@ -8,14 +8,15 @@
 //!
 //! # What a replay can't know
 //! - Which pods are on this node: all pods in the manifests are assumed to be. So policy is
-//! evaluated at both ends of a flow between pods, even if another node would evaluate one of them.
+//!   evaluated at both ends of a flow between pods, even if another node would evaluate one of
+//!   them.
 //! - Which node this is, if the capture has pods of several nodes and no node is given: then all
-//! nodes are assumed to be remote. Policy then applies to what a node sends to its own pods, which
-//! a live run always allows. The addresses of a node are those of its Node object (InternalIP) and
-//! of its pods (`status.hostIPs`).
+//!   nodes are assumed to be remote. Policy then applies to what a node sends to its own pods,
+//!   which a live run always allows. The addresses of a node are those of its Node object
+//!   (InternalIP) and of its pods (`status.hostIPs`).
 //! - Whether a pod sent from a spoofed address (see `plan`).
 //! - The server's response to a request that the live run denied and these manifests allow: it is
-//! not in the capture.
+//!   not in the capture.
 //!
 //! The benchmarks build on this crate's [`rig`], [`latency`] and [`progress`].
 

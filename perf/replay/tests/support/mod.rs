@@ -109,7 +109,7 @@ impl Recording {
         match self.vantage {
             Vantage::At(pod) if pod == from && live != LiveResult::Made => self.raw(0, at_sender()),
             Vantage::At(pod) if pod == to && live != LiveResult::Dropped => {
-                self.raw(0, at_receiver())
+                self.raw(0, at_receiver());
             }
             Vantage::At(_) => {}
             Vantage::Everywhere => {

@@ -6,31 +6,30 @@
 //! | [`podgate`] | the release agent, one worker | N + 1 NetworkPolicies for the receiving pod |
 //! | [`Bare`] | [`forward`](crate::traffic::forward) on xsk-rs | none |
 //! | [`Kernel`] | bridge and nftables | N + 1 rules, default drop |
-//! | [`Ovs`] | Open vSwitch, `netdev` datapath, `afxdp` ports in native mode | N + 1 OpenFlow
-//! rules, default drop |
+//! | [`Ovs`] | Open vSwitch, `netdev` datapath, native `afxdp` ports | N + 1 rules, default drop |
 //!
 //! # How the comparison is kept fair
 //!
 //! - **Rules.** N rules that the measured flow doesn't match (each names another source address and
-//!   port) and then the one that it does; what no rule names is dropped. nftables gets them as
-//!   a sequence of rules, as agents write that translate policies one by one.
+//!   port) and then the one that it does; what no rule names is dropped. nftables gets them as a
+//!   sequence of rules, as agents write that translate policies one by one.
 //! - **State.** NetworkPolicy allows replies. podgate tracks flows for that, and so does Open
 //!   vSwitch's cache in effect. The kernel's bridge family can't (CONFIG_NF_CONNTRACK_BRIDGE is off
 //!   in many kernels): its rules are stateless, which is *less* work. [`Filter::Stateful`] is the
-//! kernel with connection tracking (br_netfilter), which evaluates its rules once per flow, like
-//! podgate.
+//!   kernel with connection tracking (br_netfilter), which evaluates its rules once per flow, like
+//!   podgate.
 //! - **Cores.** The generator has core 0 and the forwarder core 1. Behind AF_XDP the softirq that
-//! puts frames into the socket runs on the generator's core, with any forwarder. The kernel gets a
-//! threaded NAPI on core 1 for its receiving link, so that it has a core to itself, too.
+//!   puts frames into the socket runs on the generator's core, with any forwarder. The kernel gets
+//!   a threaded NAPI on core 1 for its receiving link, so that it has a core to itself, too.
 //! - **Links.** All are veth pairs with one queue. TX checksum offload is off in the pods behind
 //!   AF_XDP, as AF_XDP on a veth needs it (podgate turns it off itself). Pods have the MTU that
 //!   serves their forwarder best: 65,000 bytes with podgate, which has no TSO but large packets;
 //!   1,500 with the bridge, whose TSO makes 64 kB of it, and with Open vSwitch, whose AF_XDP ports
 //!   take no packet larger than a page.
 //! - **Check.** Before a peer is measured, [`PeerPath::check`] checks that it forwards and drops
-//! what it must.
-//! - **One at a time.** All pods exist for the whole run. Forwarders that spin are
-//!   suspended (SIGSTOP) while others are measured.
+//!   what it must.
+//! - **One at a time.** All pods exist for the whole run. Forwarders that spin are suspended
+//!   (SIGSTOP) while others are measured.
 
 mod bare;
 mod kernel;
