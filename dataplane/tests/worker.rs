@@ -1,9 +1,10 @@
 //! A complete worker on memory links: parsing, flows, policy, forwarding, counters.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::packet::HAIRPIN_MAC;
+use podgate_dataplane::packet::HostFrame;
 use podgate_dataplane::packet::checksum::Sum;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
@@ -16,6 +17,7 @@ use podgate_test_support::*;
 use proptest::prelude::*;
 
 const CLIENT: u16 = 40_000;
+const HAIRPIN: HostFrame = HostFrame::Hairpin { sender: None };
 
 fn a_to_b(flags: &str, ack: Option<u32>) -> Vec<u8> {
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
@@ -231,7 +233,7 @@ fn replies_to_packets_translated_by_the_kernel_go_back_to_the_kernel() {
 
 /// The same frame with the hairpin mark: the kernel received it from the host link.
 fn hairpin(frame: &[u8]) -> Vec<u8> {
-    [&frame[..6], &HAIRPIN_MAC, &frame[12..]].concat()
+    marked(frame, HAIRPIN.mac())
 }
 
 #[test]
@@ -268,6 +270,160 @@ fn a_local_pods_address_from_the_host_link_needs_the_hairpin_mark_in_every_packe
     }
     // A source outside of the node needs no mark.
     assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, dst, ports, b"q")).len(), 1);
+}
+
+/// The same frame with another Ethernet source.
+fn marked(frame: &[u8], mac: [u8; 6]) -> Vec<u8> {
+    [&frame[..6], &mac, &frame[12..]].concat()
+}
+
+/// One datagram of each family from the node to pod B.
+fn node_to_b(src_port: u16) -> [Vec<u8>; 2] {
+    let ports = [src_port, 80];
+    [
+        udp(HOST, ADDRESSES[0], ADDRESSES[2], ports, b"q"),
+        udp_v6(HOST, ADDRESSES_V6[0], ADDRESSES_V6[2], ports, b"q"),
+    ]
+}
+
+#[test]
+fn this_nodes_address_is_the_node_only_if_the_node_sent_the_packet() {
+    let mut rig = Rig::with(IngressOfB::Closed);
+    let mut denied = 0;
+    // In this order, so that no cached decision serves another sender.
+    for (port, mac) in (9..).zip([
+        HostFrame::Local.mac(),
+        HostFrame::Foreign.mac(),
+        HAIRPIN.mac(),
+        pod_mac(HOST),
+        HostFrame::Local.mac(),
+    ]) {
+        for frame in node_to_b(port) {
+            let left = rig.send(HOST, &marked(&frame, mac)).len();
+            denied += u64::from(mac != HostFrame::Local.mac());
+            assert_eq!(left, usize::from(mac == HostFrame::Local.mac()), "from {mac:x?}");
+            assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), denied);
+        }
+    }
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_translated_flow_is_decided_as_world_again_under_each_policy() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let flows = [HostFrame::Foreign.mac(), HAIRPIN.mac(), HostFrame::Local.mac()]
+        .map(|mac| (mac, u16::from(mac[5]) + 9));
+    let send_all = |rig: &mut Rig, mac, port| {
+        node_to_b(port).map(|frame| rig.send(HOST, &marked(&frame, mac)).len())
+    };
+    for (mac, port) in flows {
+        assert_eq!(send_all(&mut rig, mac, port), [1, 1], "an open pod lets world in");
+    }
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    for (mac, port) in flows {
+        let left = usize::from(mac == HostFrame::Local.mac());
+        assert_eq!(send_all(&mut rig, mac, port), [left; 2], "from {mac:x?}");
+    }
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 4);
+}
+
+#[test]
+fn a_revoked_translated_connection_is_not_picked_up_from_the_pods_end() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let (node, pod, ports) = (ADDRESSES[0], ADDRESSES[2], [CLIENT, 80]);
+    let segment = |flags, ack| {
+        let packet = TcpPacket { src: node, dst: pod, ports, seq: 100, ack, flags, payload: b"" };
+        marked(&tcp(HOST, &packet), HostFrame::Foreign.mac())
+    };
+    let (src, dst, ports) = (pod, node, [80, CLIENT]);
+    let answer = |flags| {
+        tcp(B, &TcpPacket { src, dst, ports, seq: 900, ack: Some(101), flags, payload: b"" })
+    };
+    assert_eq!(rig.send(HOST, &segment("S", None)).len(), 1);
+    assert_eq!(rig.send(B, &answer("S")).len(), 1);
+    assert_eq!(rig.send(HOST, &segment("", Some(901))).len(), 1);
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    assert!(rig.send(HOST, &segment("P", Some(901))).is_empty());
+    let left = rig.send(B, &answer("P"));
+    assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset");
+    let left = rig.send(HOST, &segment("P", Some(901)));
+    assert!(left.iter().all(|(link, _)| *link == HOST), "at most a reset to its sender");
+}
+
+#[test]
+fn neighbour_discovery_never_crosses_links() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let senders = [(HOST, v6_outside(), HostFrame::Local.mac()), (A, ADDRESSES_V6[1], pod_mac(A))];
+    for (link, src, mac) in senders {
+        for kind in 128..=138_u8 {
+            let builder = PacketBuilder::ethernet2(mac, link_mac(link));
+            let builder = builder.ipv6(src, ADDRESSES_V6[2], 255).icmpv6_raw(kind, 0, [0, 7, 0, 7]);
+            let mut frame = Vec::new();
+            builder.write(&mut frame, &[0; 24]).unwrap();
+            let before = rig.dropped(DropReason::LinkScopeIcmp);
+            let left = rig.send(link, &frame).len();
+            let discovery = (133..=137).contains(&kind);
+            assert!(!discovery || left == 0, "type {kind}");
+            let dropped = rig.dropped(DropReason::LinkScopeIcmp) - before;
+            assert_eq!(dropped, u64::from(discovery), "type {kind}");
+        }
+    }
+}
+
+#[test]
+fn redirects_and_router_discovery_of_ipv4_never_cross_links() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let (node, pod) = (ADDRESSES[0], ADDRESSES[1]);
+    let sent = udp(A, pod, OUTSIDE, [7, 80], b"q");
+    assert_eq!(rig.send(A, &sent).len(), 1);
+    let about = unreachable(HOST, node, pod, &sent);
+    assert_eq!(rig.send(HOST, &about).len(), 1, "an error about the flow");
+    for (dropped, kind) in (1..).zip([5, 9, 10]) {
+        let builder = ethernet(HOST).ipv4(node, pod, 64).icmpv4_raw(kind, 1, node);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &sent[14..42]).unwrap();
+        assert!(rig.send(HOST, &frame).is_empty(), "type {kind}");
+        assert_eq!(rig.dropped(DropReason::LinkScopeIcmp), dropped, "type {kind}");
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_through_a_translating_service_and_no_other_pod_does() {
+    let mut rig = Rig::with(IngressOfB::Closed);
+    let by = |link: LinkId| HostFrame::Hairpin { sender: NonZeroU16::new(link.0) };
+    // From B, from A, and from B by another program's mark.
+    let marks = [by(B).mac(), by(A).mac(), HAIRPIN.mac(), HostFrame::sender_mac(B.0)];
+    for (port, mark) in (9..).zip(marks) {
+        for frame in node_to_b(port) {
+            let left = rig.send(HOST, &marked(&frame, mark)).len();
+            assert_eq!(left, usize::from(mark == by(B).mac()), "mark {mark:x?}");
+        }
+    }
+    // Under the next policy, too, in the flow and for the replies.
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    for frame in node_to_b(9) {
+        assert_eq!(rig.send(HOST, &marked(&frame, by(B).mac())).len(), 1);
+    }
+    let reply = udp(B, ADDRESSES[2], ADDRESSES[0], [80, 9], b"a");
+    assert_eq!(rig.send(B, &reply)[0].0, HOST);
+}
+
+#[test]
+fn a_packet_to_the_host_link_says_from_which_link_it_is() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    for (link, src) in [(A, ADDRESSES[1]), (B, ADDRESSES[2])] {
+        // The first packet, and those of the fast path.
+        for _ in 0..3 {
+            let out = rig.send(link, &udp(link, src, OUTSIDE, [7, 80], b"q"));
+            assert_eq!((out.len(), out[0].0), (1, HOST));
+            assert_eq!(out[0].1[6..12], HostFrame::sender_mac(link.0));
+            rig.send(HOST, &udp(HOST, OUTSIDE, src, [80, 7], b"a"));
+        }
+    }
+}
+
+const fn v6_outside() -> [u8; 16] {
+    [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]
 }
 
 #[test]

@@ -7,8 +7,8 @@ use aya::maps::{MapData, MapError, PerCpuArray};
 /// Label of each counter, in the order of `enum refusal` of `neighbours.bpf.h`.
 ///
 /// `arp_nd_…` and `not_ip` are about what pods send, `to_pod_…` about what the kernel sends out of
-/// a pod's link.
-const LABELS: [&str; 10] = [
+/// a pod's link, and `to_node_tunnel` about what it delivers to itself.
+const LABELS: [&str; 11] = [
     "arp_nd_rate_limit",
     "arp_nd_spoofed",
     "arp_nd_not_ready",
@@ -19,6 +19,7 @@ const LABELS: [&str; 10] = [
     "to_pod_not_ready",
     "to_pod_other_mac",
     "to_pod_no_host_link",
+    "to_node_tunnel",
 ];
 
 /// Frames that the programs dropped for one reason, since they were loaded.
@@ -28,7 +29,7 @@ pub struct FrameDrops {
     pub reason: &'static str,
     /// Frames.
     pub packets: u64,
-    /// Bytes, from the Ethernet header on.
+    /// Bytes, from the Ethernet header on; not known of `to_node_tunnel`.
     pub bytes: u64,
 }
 

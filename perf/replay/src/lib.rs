@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use podgate_dataplane::packet::HAIRPIN_MAC;
+use podgate_dataplane::packet::HostFrame;
 use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiler, Store, UnknownNode, manifest};
 use podgate_tables::ids::Epoch;
@@ -53,7 +53,7 @@ pub use report::{
 
 use crate::rig::Rig;
 use capture::Capture;
-use plan::Plan;
+use plan::{HOST, Plan};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -204,8 +204,11 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     compiler.update(&store);
     let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
-    for step in plan.steps.iter().filter(|step| step.hairpin) {
-        capture.set_source(&step.packet, HAIRPIN_MAC);
+    for step in plan.steps.iter().filter(|step| step.link == HOST) {
+        // A capture does not tell who sent a packet: the node's address is taken for the node.
+        let mark =
+            if step.hairpin { HostFrame::Hairpin { sender: None } } else { HostFrame::Local };
+        capture.set_source(&step.packet, mark.mac());
     }
     let snapshot = Snapshot {
         epoch: Epoch(1),

@@ -32,7 +32,7 @@ use super::steer::{Receiver, receiver_of};
 use crate::rig::START;
 
 /// Link of all that are not pods.
-const HOST: LinkId = LinkId(0);
+pub(super) const HOST: LinkId = LinkId(0);
 
 /// Maximum number of pods in one capture: as many as an agent can attach.
 const PODS_MAX: usize = 4095;

@@ -1,8 +1,11 @@
 //! Ethernet frames as pods and the node send them.
 
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
+use podgate_dataplane::packet::HostFrame;
 use podgate_tables::address::Mac;
 use podgate_tables::ids::LinkId;
+
+use crate::tables::HOST;
 
 /// MAC address of the pod behind `link`, or of the node for the host link.
 #[must_use]
@@ -16,10 +19,12 @@ pub const fn link_mac(link: LinkId) -> Mac {
     [2, 0, 0, 0, 1, link.0 as u8]
 }
 
-/// The Ethernet header of a frame that the pod (or node) behind `from` sends.
+/// The Ethernet header of a frame that the pod behind `from` sends; or for the host link, of one
+/// that the node itself sends.
 #[must_use]
 pub fn ethernet(from: LinkId) -> PacketBuilderStep<Ethernet2Header> {
-    PacketBuilder::ethernet2(pod_mac(from), link_mac(from))
+    let source = if from == HOST { HostFrame::Local.mac() } else { pod_mac(from) };
+    PacketBuilder::ethernet2(source, link_mac(from))
 }
 
 /// Fields of a TCP packet over IPv4.
@@ -69,6 +74,21 @@ pub fn tcp(from: LinkId, packet: &TcpPacket<'_>) -> Vec<u8> {
 pub fn udp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let step = ethernet(from).ipv4(src, dst, 64).udp(ports[0], ports[1]);
+    step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// As [`udp`], over IPv6.
+#[must_use]
+pub fn udp_v6(
+    from: LinkId,
+    src: [u8; 16],
+    dst: [u8; 16],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv6(src, dst, 64).udp(ports[0], ports[1]);
     step.write(&mut bytes, payload).unwrap();
     bytes
 }

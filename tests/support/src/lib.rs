@@ -14,7 +14,9 @@ mod rig;
 mod tables;
 
 pub use counters::{Count, Counts};
-pub use frames::{TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, tcp, udp, unreachable};
+pub use frames::{
+    TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, tcp, udp, udp_v6, unreachable,
+};
 pub use io::{Outgoing, RecordingIo};
 pub use rig::{Rig, RigConfig};
 pub use tables::{

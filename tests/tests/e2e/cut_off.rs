@@ -2,10 +2,12 @@
 //! route of the CNI plugin, a table of an `ip rule`, a bridge port.
 
 use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
+use etherparse::PacketBuilder;
 use podgate_tests::lab::{
     Agent, Capture, Family, Get, Host, Lab, Outcome, Stream, bounded, run, wait_for,
 };
@@ -305,4 +307,108 @@ fn a_pod_cannot_fill_the_neighbour_table() -> Result<()> {
     let known = run(show.args(["-n", node.netns.name(), "neigh", "show", "dev", "cni0"]))?;
     ensure!(!known.contains("10.77.1."), "{known}");
     Ok(())
+}
+
+/// A SYN to port 9090 of `to` from `source`, in a frame for `destination`.
+fn forged_syn(macs: [[u8; 6]; 2], source: IpAddr, to: &Host) -> Result<Vec<u8>> {
+    let step = PacketBuilder::ethernet2(macs[0], macs[1]);
+    let step = match source {
+        IpAddr::V4(source) => step.ipv4(source.octets(), to.addresses.v4.octets(), 64),
+        IpAddr::V6(source) => step.ipv6(source.octets(), to.addresses.v6.octets(), 64),
+    };
+    let mut frame = Vec::new();
+    step.tcp(7777, 9090, 1, 64_000).syn().write(&mut frame, &[])?;
+    Ok(frame)
+}
+
+#[test]
+fn the_nodes_address_from_a_pod_that_is_not_attached_is_not_the_node() -> Result<()> {
+    let attached = ["backend/store"];
+    let lab = bridged_lab(&attached)?;
+    let mut agent = Agent::start_bare(&lab, 2, &[])?;
+    attach(&lab, &attached)?;
+    let (store, stranger) = (lab.host("backend/store")?, lab.host("other/stranger")?);
+    let source = stranger.mac("eth0")?;
+    let addresses = Family::BOTH.map(|family| lab.node().addresses.of(family));
+    let at_store = Capture::start(&lab, store)?;
+    // By the bridge; over IPv6 also by the node, which forwards such packets.
+    let to_store = [source, store.mac("eth0")?];
+    let by_bridge = addresses.map(|node| forged_syn(to_store, node, store));
+    let by_node = forged_syn([source, lab.node().mac("cni0")?], addresses[1], store);
+    let frames = by_bridge.into_iter().chain([by_node]).collect::<Result<Vec<_>>>()?;
+    let before = lab.drops("policy_denied")?;
+    stranger.inject(frames.iter().map(Vec::as_slice))?;
+    wait_for("the forged packets to be denied", BOUND, || {
+        Ok((lab.drops("policy_denied")? == before + 3).then_some(()))
+    })?;
+    for family in Family::BOTH {
+        let get = Get { port: 9090, ..Get::path("/probe") };
+        let seen = get.fetch(lab.node(), store, family)?;
+        ensure!(answered(&seen), "the node's probe over {family}: {seen:?}");
+    }
+    assert_eq!(at_store.stop()?.packets("tcp src port 7777")?, [""; 0]);
+    agent.assert_alive()
+}
+
+#[test]
+fn a_neighbour_on_the_bridge_gives_a_pod_no_route() -> Result<()> {
+    let attached = ["user/userapp"];
+    let lab = bridged_lab(&attached)?;
+    let mut agent = Agent::start_bare(&lab, 2, &[])?;
+    attach(&lab, &attached)?;
+    let (user, stranger) = (lab.host("user/userapp")?, lab.host("other/stranger")?);
+    let (office, gateway) = (lab.host("office")?, [169, 254, 1, 1]);
+    user.netns.sysctl(&[
+        ("ipv6/conf/eth0/accept_ra", "2"),
+        ("ipv6/conf/eth0/accept_redirects", "1"),
+        ("ipv4/conf/eth0/accept_redirects", "1"),
+        ("ipv4/conf/eth0/secure_redirects", "0"),
+    ])?;
+    let routes = || -> Result<String> {
+        let mut show = bounded("ip", BOUND);
+        let v6 = run(show.args(["-n", user.netns.name(), "-6", "route", "show"]))?;
+        let mut get = bounded("ip", BOUND);
+        let v4 = run(get.args(["-n", user.netns.name(), "route", "get"]).arg("192.0.2.10"))?;
+        Ok(v6 + v4.lines().next().unwrap_or(""))
+    };
+    // The flow that redirects are about.
+    for family in Family::BOTH {
+        ensure!(answered(&user.ping(office, family)?));
+    }
+    let before = routes()?;
+    let ethernet = || {
+        Ok::<_, anyhow::Error>(PacketBuilder::ethernet2(stranger.mac("eth0")?, user.mac("eth0")?))
+    };
+    let link_local = |last: u16| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last).octets();
+    let user_v6 = user.addresses.v6.octets();
+    let mut frames = vec![Vec::new(); 3];
+    // Lifetime 1800 s (RFC 4861 section 4.2).
+    let advertisement = [64, 0, 0x07, 0x08];
+    let times = [0; 8];
+    let step = ethernet()?.ipv6(link_local(7), user_v6, 255);
+    step.icmpv6_raw(134, 0, advertisement).write(&mut frames[0], &times)?;
+    // To the office by the stranger, in the gateway's name (section 4.5; RFC 792).
+    let redirect = [stranger.addresses.v6.octets(), office.addresses.v6.octets()].concat();
+    let step = ethernet()?.ipv6(link_local(1), user_v6, 255);
+    step.icmpv6_raw(137, 0, [0; 4]).write(&mut frames[1], &redirect)?;
+    let mut about = Vec::new();
+    let (from, to) = (user.addresses.v4.octets(), office.addresses.v4.octets());
+    PacketBuilder::ipv4(from, to, 64).icmpv4_echo_request(7, 1).write(&mut about, &[])?;
+    let step = ethernet()?.ipv4(gateway, from, 64);
+    let by = stranger.addresses.v4.octets();
+    step.icmpv4_raw(5, 1, by).write(&mut frames[2], &about)?;
+
+    let at_user = Capture::start(&lab, user)?;
+    let dropped = lab.drops("link_scope_icmp")?;
+    stranger.inject(frames.iter().map(Vec::as_slice))?;
+    wait_for("the drops", BOUND, || {
+        Ok((lab.drops("link_scope_icmp")? == dropped + 3).then_some(()))
+    })?;
+    for family in Family::BOTH {
+        ensure!(answered(&user.ping(office, family)?));
+    }
+    assert_eq!(routes()?, before);
+    let filter = "icmp[0] = 5 or (icmp6 and (ip6[40] = 134 or ip6[40] = 137))";
+    assert_eq!(at_user.stop()?.packets(filter)?, [""; 0]);
+    agent.assert_alive()
 }
