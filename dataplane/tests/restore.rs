@@ -133,7 +133,12 @@ fn a_flow_that_policy_no_longer_allows_plainly_is_not_restored() {
         assert_eq!((restored, rig.workers[0].flows()), (0, 0));
         let left = rig.send(A, &a_to_b(CLIENT, "P", Some(901)));
         assert_eq!((left.len(), left[0].0), (resets, A), "its sender is reset");
-        assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
+        rig.expect_counters(&[
+            (Count::Received, 1),
+            (Count::Dropped(DropReason::TcpNoFlow), 1),
+            (Count::Originated, 1),
+            (Count::ResetsSent, 1),
+        ]);
     }
 }
 

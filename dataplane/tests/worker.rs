@@ -54,7 +54,10 @@ fn an_allowed_flow_is_forwarded_in_both_directions() {
 fn a_default_deny_drops_counts_and_reports_its_cause() {
     let mut rig = Rig::with(IngressOfB::Closed);
     assert!(rig.send(A, &a_to_b("S", None)).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 1);
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+    ]);
     let events = rig.events();
     assert!(matches!(
         events[..],
@@ -81,7 +84,10 @@ fn a_port_that_no_rule_names_is_denied() {
         assert!(rig.send(A, &tcp(A, &packet)).is_empty());
     }
     assert!(rig.send(A, &udp(A, src, dst, [CLIENT, 80], b"x")).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 3);
+    rig.expect_counters(&[
+        (Count::Received, 3),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 3),
+    ]);
 }
 
 #[test]
@@ -91,7 +97,7 @@ fn a_pod_sends_only_from_its_own_addresses() {
     let spoofed_mac = udp(B, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
     assert!(rig.send(A, &spoofed_ip).is_empty());
     assert!(rig.send(A, &spoofed_mac).is_empty());
-    assert_eq!(rig.dropped(DropReason::SpoofedSource), 2);
+    rig.expect_counters(&[(Count::Received, 2), (Count::Dropped(DropReason::SpoofedSource), 2)]);
 }
 
 #[test]
@@ -104,7 +110,13 @@ fn a_pod_sends_only_from_its_own_addresses_in_an_established_flow() {
     // From its own MAC on another link, and from another MAC on its own link.
     assert!(rig.send(B, &query).is_empty());
     assert!(rig.send(A, &udp(B, client, server, [1, 2], b"q")).is_empty());
-    assert_eq!(rig.dropped(DropReason::SpoofedSource), 2);
+    rig.expect_counters(&[
+        (Count::Received, 4),
+        (Count::Forwarded, 2),
+        (Count::Dropped(DropReason::SpoofedSource), 2),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     assert_eq!(rig.send(A, &query).len(), 1);
 }
 
@@ -127,7 +139,13 @@ fn tunnel_packets_of_a_pod_pass_to_pods_but_not_to_nodes() {
         let left = rig.send(A, &udp(A, pod, ADDRESSES[2], [CLIENT, port], b"inner"));
         assert_eq!(left.len(), 1);
     }
-    assert_eq!(rig.dropped(DropReason::TunnelToNode), 3);
+    rig.expect_counters(&[
+        (Count::Received, 6),
+        (Count::Forwarded, 3),
+        (Count::Dropped(DropReason::TunnelToNode), 3),
+        (Count::FlowsOpened, 3),
+        (Count::Flows, 3),
+    ]);
     assert_eq!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
 }
 
@@ -169,7 +187,15 @@ fn a_pod_sends_no_tunnel_packet_in_reply_to_a_node() {
     assert!(rig.send(HOST, &udp(HOST, node, pod, [5555, 8], b"after")).is_empty());
     assert!(rig.send(A, &udp(A, pod, node, [8, 5555], b"inner")).is_empty());
     assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, pod, [5555, 8], b"no node")).len(), 1);
-    assert_eq!(rig.dropped(DropReason::TunnelToNode), 2);
+    rig.expect_counters(&[
+        (Count::Received, 6),
+        (Count::Forwarded, 3),
+        (Count::Dropped(DropReason::PolicyRevoked), 1),
+        (Count::Dropped(DropReason::TunnelToNode), 2),
+        (Count::FlowsOpened, 2),
+        (Count::Flows, 2),
+        (Count::Reevaluated, 1),
+    ]);
 }
 
 #[test]
@@ -183,7 +209,14 @@ fn a_flow_to_an_address_that_becomes_a_nodes_ends_at_a_tunnel_port() {
     Arc::make_mut(&mut snapshot.policy).addresses.set(Address::v4(outside), Some(row));
     rig.shared.publish(snapshot);
     assert!(rig.send(A, &packet).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::PolicyRevoked), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::Reevaluated, 1),
+    ]);
 }
 
 #[test]
@@ -397,7 +430,7 @@ const fn v6_outside() -> [u8; 16] {
 fn traffic_between_two_outside_addresses_is_unroutable() {
     let mut rig = Rig::with(IngressOfB::Open);
     assert!(rig.send(HOST, &udp(HOST, OUTSIDE, [192, 0, 2, 8], [1, 2], b"x")).is_empty());
-    assert_eq!(rig.dropped(DropReason::Unroutable), 1);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::Unroutable), 1)]);
 }
 
 #[test]
@@ -408,10 +441,21 @@ fn a_revoked_flow_stops_at_once_and_is_not_picked_up_from_the_other_end() {
     assert_eq!(rig.send(A, &a_to_b("", Some(901))).len(), 1);
     rig.shared.publish(snapshot(2, IngressOfB::Closed));
     assert!(rig.send(A, &a_to_b("P", Some(901))).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+    rig.expect_counters(&[
+        (Count::Received, 4),
+        (Count::Forwarded, 3),
+        (Count::Dropped(DropReason::PolicyRevoked), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Reevaluated, 1),
+    ]);
     let left = rig.send(B, &b_to_a("P", Some(101)));
     assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset");
-    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Dropped(DropReason::TcpNoFlow), 1),
+        (Count::Originated, 1),
+        (Count::ResetsSent, 1),
+    ]);
 }
 
 #[test]
@@ -420,9 +464,16 @@ fn a_flow_that_the_new_policy_still_allows_continues() {
     rig.send(A, &a_to_b("S", None));
     rig.shared.publish(snapshot(2, IngressOfB::FromA(None)));
     assert_eq!(rig.send(B, &b_to_a("S", Some(101))).len(), 1);
-    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 2),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::Reevaluated, 1),
+    ]);
     assert_eq!(rig.send(A, &a_to_b("", Some(901))).len(), 1);
-    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+    // The flow is evaluated again once for each epoch.
+    rig.expect_counters(&[(Count::Received, 1), (Count::Forwarded, 1)]);
 }
 
 #[test]
@@ -435,7 +486,12 @@ fn a_mid_stream_segment_is_picked_up_only_if_either_end_might_have_opened_the_fl
         let left = rig.send(from, &segment);
         assert_eq!((left.len(), left[0].0), (1, from), "only a reset to its sender");
     }
-    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 2);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Dropped(DropReason::TcpNoFlow), 2),
+        (Count::Originated, 2),
+        (Count::ResetsSent, 2),
+    ]);
 }
 
 #[test]
@@ -444,7 +500,7 @@ fn an_icmp_error_passes_only_about_a_known_flow() {
     let request = udp(A, ADDRESSES[1], ADDRESSES[2], [5000, 53], b"query");
     let error = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
     assert!(rig.send(B, &error).is_empty());
-    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::IcmpUnrelated), 1)]);
     rig.send(A, &request);
     let out = rig.send(B, &error);
     assert_eq!(out.len(), 1);
@@ -478,7 +534,13 @@ fn an_icmp_error_passes_only_from_the_link_that_the_packet_left_by() {
     assert_eq!(rig.send(A, &request)[0].0, HOST);
     let forged = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
     assert!(rig.send(B, &forged).is_empty(), "pod B has no part in the flow");
-    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::IcmpUnrelated), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     let router = unreachable(HOST, [192, 0, 2, 1], ADDRESSES[1], &request);
     assert_eq!(rig.send(HOST, &router)[0].0, A, "a router on the way may say so");
 }
@@ -489,7 +551,13 @@ fn a_query_is_not_a_reply_whatever_its_identifier() {
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
     assert_eq!(rig.send(A, &echo(A, a, b, 8, 8)).len(), 1);
     assert!(rig.send(B, &echo(B, b, a, 8, 8)).is_empty());
-    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::IcmpUnrelated), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     assert_eq!(rig.send(B, &echo(B, b, a, 0, 8)).len(), 1);
 }
 
@@ -508,8 +576,14 @@ fn a_revoked_datagram_flow_is_not_reopened_by_the_servers_datagrams() {
         rig.now = rig.now.plus_secs(60);
         rig.run();
     }
-    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 6);
-    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+    rig.expect_counters(&[
+        (Count::Received, 8),
+        (Count::Forwarded, 2),
+        (Count::Dropped(DropReason::PolicyRevoked), 6),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::Reevaluated, 1),
+    ]);
     rig.shared.publish(snapshot(3, IngressOfB::Open));
     assert_eq!(rig.send(A, &question).len(), 1);
     rig.assert_no_frame_is_lost();
@@ -554,7 +628,7 @@ fn one_pod_leaves_entries_of_the_flow_table_to_others() {
 fn without_a_snapshot_everything_is_dropped() {
     let mut rig = Rig::new(1);
     assert!(rig.send(A, &a_to_b("S", None)).is_empty());
-    assert_eq!(rig.dropped(DropReason::NotReady), 1);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::NotReady), 1)]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -604,7 +678,13 @@ fn a_removed_link_leaks_nothing() {
     rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
     rig.workers[0].remove_port(B);
     assert!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x")).is_empty());
-    assert_eq!(rig.dropped(DropReason::LinkGone), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::LinkGone), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 

@@ -27,7 +27,7 @@ pub fn ethernet(from: LinkId) -> PacketBuilderStep<Ethernet2Header> {
     PacketBuilder::ethernet2(source, link_mac(from))
 }
 
-/// What tells one TCP packet over IPv4 from another.
+/// Fields of a TCP packet over IPv4.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpPacket<'p> {
     /// Source address.
@@ -93,7 +93,7 @@ pub fn udp_v6(
     bytes
 }
 
-/// An SCTP packet with nothing but its header.
+/// An SCTP packet without chunks.
 #[must_use]
 pub fn sctp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2]) -> Vec<u8> {
     let mut header = [0; 12];
@@ -127,7 +127,7 @@ pub fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]) -> Ve
     bytes
 }
 
-/// Cuts a frame into fragments of at most `size` bytes of IP.
+/// Splits a frame into fragments, IP packets of at most `size` bytes.
 #[must_use]
 pub fn cut(frame: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
     let (ip, rest) = IpHeaders::from_slice(&frame[14..]).unwrap();

@@ -1,5 +1,5 @@
-//! Sources that come from the kernel: local pods' addresses, of a pod whose service has a backend on
-//! the same node or forged; and the node's own, translated, forged or true.
+//! Packets that come from the kernel with a local source: a pod's address, of a caller of a service
+//! whose backend is on the same node, or spoofed; and the node's own, translated, spoofed or true.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
 use podgate_tests::lab::{Agent, Capture, Family, Get, Host, Lab, Outcome, output, wait_for};
-use podgate_tests::scenario::{MANIFESTS, REFUSAL};
+use podgate_tests::scenario::{DENIED_BODY, MANIFESTS};
 
 const BOUND: Duration = Duration::from_secs(10);
 
-/// What kube-proxy does for two services: one with the pod nginx as its backend, and translation of
-/// the source where a pod calls itself.
+/// The rules of kube-proxy for two services: one with the pod nginx as its backend, and source
+/// address translation where a pod calls itself.
 const SERVICES: &str = "
 table ip services {
     chain prerouting {
@@ -47,7 +47,7 @@ pub(super) fn nft(lab: &Lab, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// Status and body that curl sees of the first service; zero for silence.
+/// HTTP status and body for a call of the first service; status 0 for no answer.
 fn call(from: &Host, family: Family, path: &str) -> Result<(u16, String)> {
     let service = if family == Family::V4 { "10.96.0.1" } else { "[fd96::1]" };
     call_at(from, service, path)
@@ -71,19 +71,19 @@ fn call_at(from: &Host, service: &str, path: &str) -> Result<(u16, String)> {
 }
 
 #[test]
-fn a_service_with_a_backend_on_the_node_is_reached_as_policy_says() -> Result<()> {
+fn policy_applies_to_a_service_with_a_backend_on_the_same_node() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     nft(&lab, SERVICES)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     let nginx = lab.host("backend/nginx")?;
     for family in Family::BOTH {
-        // By rules for who calls, and not for who translated.
+        // Decided by the caller's address, not by the translated one.
         let seen = call(admin, family, "/docs")?;
         ensure!(seen.0 == 200, "{family}: {seen:?}");
-        assert_eq!(call(admin, family, "/secret")?, (403, REFUSAL.to_owned()), "{family}");
+        assert_eq!(call(admin, family, "/secret")?, (403, DENIED_BODY.to_owned()), "{family}");
         assert_eq!(call(stranger, family, "/docs")?.0, 0, "{family}");
-        // To itself, from the node's address; nginx lets only some other pods in.
+        // To itself with the node's address as source; nginx allows only some other pods.
         assert_eq!(call(nginx, family, "/docs")?.0, 200, "{family}");
     }
     assert_eq!(lab.drops("spoofed_source")?, 0);
@@ -91,7 +91,7 @@ fn a_service_with_a_backend_on_the_node_is_reached_as_policy_says() -> Result<()
 }
 
 #[test]
-fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
+fn packets_from_outside_with_a_local_pods_address_are_dropped() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
@@ -104,7 +104,7 @@ fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
         ])?;
         let captures = [Capture::start(&lab, store)?, Capture::start(&lab, user)?];
         let mut frames = Vec::new();
-        // To one who would answer the pod by policy, and to one that has none.
+        // To a pod whose policy allows the claimed source, and to a pod without policy.
         for (to, port) in [(store, 8080), (user, 8080)] {
             let step = PacketBuilder::ethernet2(source, gateway).ipv4(
                 admin.addresses.v4.octets(),

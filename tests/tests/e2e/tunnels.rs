@@ -1,5 +1,5 @@
-//! Tunnels that end at the node: a pod can't send into one, whatever port it has and whichever of
-//! the node's addresses the packet goes to.
+//! Tunnels that end at the node: a pod can't send into one, on any port and to any of the node's
+//! addresses.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use super::hairpin::nft;
 const BOUND: Duration = Duration::from_secs(10);
 const PORT: u16 = 5555;
 
-/// A frame from `from` to an address of the node with a frame in VXLAN (RFC 7348) inside, which
-/// says to come from the pod `claimed` and goes to UDP port `inner_port`.
+/// A VXLAN packet (RFC 7348) from `from` to an address of the node. The inner frame claims to come
+/// from the pod `claimed` and goes to UDP port `inner_port`.
 fn vxlan(lab: &Lab, from: &Host, to: IpAddr, claimed: &Host, inner_port: u16) -> Result<Vec<u8>> {
     vxlan_from_port(lab, from, 40_000, to, claimed, inner_port)
 }
@@ -51,9 +51,9 @@ fn received(lab: &Lab) -> Result<u64> {
     Ok(links[0]["stats64"]["rx"]["packets"].as_u64().unwrap_or(0))
 }
 
-/// Waits until a pod's packet to the tunnel's port at `to` is refused. Each try is a flow of its
-/// own: one that began before the agent knew of the tunnel is dropped as a revoked flow.
-fn wait_for_refusal(lab: &Lab, from: &Host, to: IpAddr) -> Result<()> {
+/// Waits until a pod's packet to the tunnel's port at `to` is dropped. Each attempt is a flow of
+/// its own: one from before the agent knew the tunnel is dropped as a revoked flow.
+fn wait_for_drop(lab: &Lab, from: &Host, to: IpAddr) -> Result<()> {
     let before = lab.drops("tunnel_to_node")?;
     let mut ports = 41_000..;
     wait_for("the port to be refused", BOUND, || {
@@ -64,13 +64,13 @@ fn wait_for_refusal(lab: &Lab, from: &Host, to: IpAddr) -> Result<()> {
 }
 
 #[test]
-fn a_pod_sends_into_no_tunnel_of_the_node_whatever_its_port_and_address() -> Result<()> {
+fn a_pod_cannot_send_into_a_tunnel_of_the_node_on_any_port_or_address() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (stranger, admin) = (lab.host("other/stranger")?, lab.host("admin/adminapp")?);
     let office = lab.host("office")?;
-    // Beside the node's own addresses and the pods' gateways: broadcast, anycast, and a prefix that
-    // is routed to the node itself.
+    // The node's own addresses, the pods' gateways, broadcast, anycast, and a prefix that is routed
+    // to the node itself.
     lab.node().netns.ip("addr add 10.98.0.1/24 broadcast 10.98.0.255 dev out-office\n\
          addr add fd98::1/64 dev out-office nodad\n\
          route add local 10.97.0.0/16 dev lo\n\
@@ -92,8 +92,8 @@ fn a_pod_sends_into_no_tunnel_of_the_node_whatever_its_port_and_address() -> Res
     .map(|text| text.parse().expect("an address"));
     let frames = addresses.map(|to| vxlan(&lab, stranger, to, admin, 7777));
     let frames = frames.into_iter().collect::<Result<Vec<_>>>()?;
-    // The last address that was set up is the last that is heard of.
-    wait_for_refusal(&lab, stranger, addresses[9])?;
+    // The address that was added last is the last of which the agent is notified.
+    wait_for_drop(&lab, stranger, addresses[9])?;
 
     let mut agents = 0;
     while agents < 2 {
@@ -103,7 +103,7 @@ fn a_pod_sends_into_no_tunnel_of_the_node_whatever_its_port_and_address() -> Res
         wait_for("the drops", BOUND, || {
             Ok((lab.drops("tunnel_to_node")? == before + sent).then_some(()))
         })?;
-        // From outside the same comes through: the device works.
+        // From outside the same packet passes, which shows that the device works.
         let already = received(&lab)?;
         for family in Family::BOTH {
             let to = lab.node().addresses.of(family);
@@ -118,10 +118,10 @@ fn a_pod_sends_into_no_tunnel_of_the_node_whatever_its_port_and_address() -> Res
         agent.assert_alive()?;
         agents += 1;
         if agents < 2 {
-            // An agent that finds the device at its start.
+            // An agent that starts when the device exists.
             agent.stop()?;
             agent = Agent::restart(&lab, 1)?;
-            wait_for_refusal(&lab, stranger, addresses[0])?;
+            wait_for_drop(&lab, stranger, addresses[0])?;
         }
     }
     Ok(())
@@ -146,7 +146,7 @@ fn a_tunnel_device_in_another_namespace_is_out_of_a_pods_reach_too() -> Result<(
     };
     for family in Family::BOTH {
         let to = lab.node().addresses.of(family);
-        wait_for_refusal(&lab, stranger, to)?;
+        wait_for_drop(&lab, stranger, to)?;
         let (already, before) = (received()?, lab.drops("tunnel_to_node")?);
         stranger.inject([&vxlan(&lab, stranger, to, admin, 7777)?[..]].into_iter())?;
         wait_for("the drop", BOUND, || {
@@ -206,7 +206,7 @@ fn a_service_is_no_way_into_a_tunnel_of_the_node() -> Result<()> {
          link add vx-w type vxlan external gpe dstport 4789\nlink set vx-w up\n")?;
     let (stranger, office) = (lab.host("other/stranger")?, lab.host("office")?);
     for (number, family) in (0..).zip(Family::BOTH) {
-        wait_for_refusal(&lab, stranger, lab.node().addresses.of(family))?;
+        wait_for_drop(&lab, stranger, lab.node().addresses.of(family))?;
         let (already, before) = (received(&lab)?, lab.drops("to_node_tunnel")?);
         let frames = [53, 54].map(|port| to_service(&lab, stranger, family, [41_000, port]));
         let frames = frames.into_iter().collect::<Result<Vec<_>>>()?;
