@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Family, Host, Lab, output};
-use podgate_tests::scenario::{MANIFESTS, REFUSAL};
+use podgate_tests::scenario::{DENIED_BODY, MANIFESTS};
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -67,7 +67,7 @@ fn pipelined_requests_are_answered_in_order() -> Result<()> {
             received.match_indices("HTTP/1.1 ").map(|(at, _)| &received[at + 9..at + 12]).collect();
         let expected = [["200", "403", "403", "200"].repeat(3), vec!["200"]].concat();
         assert_eq!(statuses, expected, "{family}: {received}");
-        assert_eq!(received.matches(REFUSAL).count(), 6);
+        assert_eq!(received.matches(DENIED_BODY).count(), 6);
     }
     Ok(())
 }
