@@ -12,7 +12,7 @@ use clap::{Args as _, Command};
 use pcap_file::TsResolution;
 use podgate_perf::alloc::{COUNTING, Counting};
 use podgate_perf::replay::{Args, Error, Flow, Output, Report, Skipped, Summary, replay, run};
-use podgate_policy::record::Outcome;
+use podgate_policy::observe::Outcome;
 use proptest::prelude::*;
 
 use support::*;

@@ -2,7 +2,7 @@
 //! field goes unseen.
 //!
 //! A reader takes what it understands from an [`Object`] and ends with [`Object::finish`], which
-//! refuses whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
+//! rejects whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
@@ -21,7 +21,7 @@ pub(crate) struct Problem {
     pub(crate) fix: Option<Fix>,
 }
 
-/// What to write in the place of a value that is refused. It never changes what its author meant.
+/// What to write in the place of a value that is rejected. It never changes what its author meant.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fix {
     /// In words.
@@ -155,12 +155,12 @@ impl<'a> Field<'a> {
     }
 
     /// Notes that this field is not acceptable.
-    pub(crate) fn refuse(&self, reason: impl Into<String>) {
+    pub(crate) fn reject(&self, reason: impl Into<String>) {
         self.note(self.steps(), Some(self.value), reason.into(), None);
     }
 
-    /// Like [`Self::refuse`], with what to write in its place.
-    pub(crate) fn refuse_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
+    /// Like [`Self::reject`], with what to write in its place.
+    pub(crate) fn reject_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
         let fix = Some(Fix::Text(fix.into()));
         self.note(self.steps(), Some(self.value), reason.into(), fix);
     }
@@ -177,7 +177,7 @@ impl<'a> Field<'a> {
     }
 
     /// Notes that something below this field is not acceptable: `name` or `name[index]`.
-    pub(crate) fn refuse_below(&self, below: &str, reason: String) {
+    pub(crate) fn reject_below(&self, below: &str, reason: String) {
         let (name, index) = match below.strip_suffix(']').and_then(|below| below.split_once('[')) {
             Some((name, index)) => (name, index.parse().ok()),
             None => (below, None),
@@ -209,7 +209,7 @@ impl<'a> Field<'a> {
             Value::Array(_) => "a list",
             Value::Object(_) => "a mapping",
         };
-        self.refuse(format!("must be {what}, but is {found}"));
+        self.reject(format!("must be {what}, but is {found}"));
     }
 
     pub(crate) fn value(&self) -> &'a Value {
@@ -281,7 +281,7 @@ impl<'a> Field<'a> {
         let value = number.as_u64().and_then(|value| u16::try_from(value).ok());
         let value = value.filter(|value| (low..=high).contains(value));
         if value.is_none() {
-            self.refuse(format!("must be a whole number from {low} to {high}, but is {number}"));
+            self.reject(format!("must be a whole number from {low} to {high}, but is {number}"));
         }
         value
     }
@@ -340,11 +340,11 @@ impl<'a> Object<'a> {
         self.known.extend(names);
     }
 
-    /// Refuses known fields that are not enforced, each with its reason.
-    pub(crate) fn refuse_fields(&mut self, fields: &[(&'static str, &str)]) {
+    /// Rejects known fields that are not enforced, each with its reason.
+    pub(crate) fn reject_fields(&mut self, fields: &[(&'static str, &str)]) {
         for (name, reason) in fields {
             if let Some(field) = self.take(name) {
-                field.refuse(*reason);
+                field.reject(*reason);
             }
         }
     }
@@ -359,7 +359,7 @@ impl<'a> Object<'a> {
         self.map.keys().any(|name| !self.known.contains(&name.as_str()))
     }
 
-    /// Refuses every field that nobody asked for.
+    /// Rejects every field that nobody asked for.
     pub(crate) fn finish(self) {
         self.finish_with(&[]);
     }
@@ -378,10 +378,10 @@ impl<'a> Object<'a> {
             let advice = advice.iter().find(|(field, _)| field == name);
             match (similar, advice) {
                 (Some(known), _) => {
-                    field.refuse_with_fix("unknown field", format!("write {known}"));
+                    field.reject_with_fix("unknown field", format!("write {known}"));
                 }
-                (None, Some((_, advice))) => field.refuse_with_fix("unknown field", *advice),
-                (None, None) => field.refuse("unknown field"),
+                (None, Some((_, advice))) => field.reject_with_fix("unknown field", *advice),
+                (None, None) => field.reject("unknown field"),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Policy: what the API objects mean, and how they become the tables that the dataplane looks up.
 //!
 //! An object's way: [`manifest`] (or an API server's watch) gives JSON; [`Store::apply`] checks it
-//! against [`model`], which refuses, by name, everything that could not be enforced; [`rules`] is
+//! against [`model`], which rejects, by name, everything that could not be enforced; [`rules`] is
 //! the normal form that every kind of policy is lowered to; [`compile()`] turns all of them and the
 //! pods into [`podgate_tables::policy::PolicyTables`] and a [`Catalog`] of the names behind the
 //! tables' numbers.
@@ -22,10 +22,10 @@ mod labels;
 mod lower;
 pub mod manifest;
 pub mod model;
+pub mod observe;
 #[cfg(feature = "oracle")]
 pub mod oracle;
 mod pod_name;
-pub mod record;
 mod rejection;
 mod relevance;
 pub mod rules;

@@ -44,7 +44,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// A refusal in one line for people.
+/// A rejection in one line for people.
 #[must_use]
 pub fn line(
     source: Option<&str>,

@@ -4,9 +4,9 @@ use std::iter::zip;
 
 use aya::maps::{MapData, MapError, PerCpuArray};
 
-/// Label of each counter, in the order of `enum refusal` of `neighbours.bpf.h`.
+/// Label of each counter, in the order of `enum drop_reason` in `neighbours.bpf.h`.
 ///
-/// `arp_nd_…` and `not_ip` are about what pods send, `to_pod_…` about what the kernel sends out of
+/// `arp_nd_…` and `not_ip` are for frames from pods, `to_pod_…` for frames that the kernel sends to
 /// a pod's link.
 const LABELS: [&str; 10] = [
     "arp_nd_rate_limit",

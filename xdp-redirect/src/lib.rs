@@ -1,13 +1,13 @@
-//! The BPF programs of podgate and everything that touches them.
+//! The BPF programs of podgate: loading, attaching, pinning and their maps.
 //!
-//! The XDP program, attached in native mode to every link, hands each IP packet to the AF_XDP
-//! socket of the worker that owns its flow ([`Redirect`]). The choice is a symmetric hash that
-//! userspace can repeat ([`flow_hash`], [`worker_of`]). A pinned link keeps dropping IP traffic
-//! after the process is gone; [`unpin`] ends that. Two programs at the egress hook keep what the
-//! kernel sends from pods ([`Redirect::guard`]) and tell hairpins from the rest
-//! ([`Redirect::mark`]).
+//! The XDP program, attached in native mode to every link, redirects each IP packet to the AF_XDP
+//! socket of the worker that owns its flow ([`Redirect`]). A symmetric hash of the flow selects the
+//! worker; userspace can compute the same hash ([`flow_hash`], [`worker_of`]). A pinned link drops
+//! IP traffic after the process has ended, until [`unpin`]. Two programs at the egress hook redirect
+//! to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark packets that the
+//! kernel received from the host link ([`Redirect::mark`]).
 //!
-//! What a packet means beyond its flow is not known here.
+//! This crate knows flows, but no policy.
 
 pub mod bpffs;
 mod error;
@@ -26,7 +26,7 @@ pub use hash::{flow_hash, worker_of};
 pub use pods::Pod;
 pub use redirect::{Redirect, unpin};
 
-/// Ethernet source of a frame from the kernel that the kernel itself had from the host link.
+/// Ethernet source of a frame that the kernel received from the host link and sends back to it.
 /// `guard.bpf.h` has the same.
 pub const HAIRPIN_MAC: [u8; 6] = [0x02, b'p', b'g', 0, 0, 1];
 

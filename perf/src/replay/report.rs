@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use podgate_policy::record::{Judgement, Outcome, Peer, RuleName};
+use podgate_policy::observe::{DirectionVerdict, FlowEndpoint, Outcome, RuleName};
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Broken, Format};
@@ -64,9 +64,9 @@ pub struct Flow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
     /// Who opened it.
-    pub source: Peer,
+    pub source: FlowEndpoint,
     /// Who was called.
-    pub destination: Peer,
+    pub destination: FlowEndpoint,
     /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number.
     pub protocol: String,
     /// ICMP type of the packet that opened it.
@@ -76,10 +76,10 @@ pub struct Flow {
     pub time: Timestamp,
     /// What decided at the source; absent if policy was not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress: Option<Judgement>,
+    pub egress: Option<DirectionVerdict>,
     /// What decided at the destination; absent if policy was not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<Judgement>,
+    pub ingress: Option<DirectionVerdict>,
     /// HTTP requests, equal ones counted together; at most [`REQUESTS_MAX`] different ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Request>,

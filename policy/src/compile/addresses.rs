@@ -5,7 +5,7 @@ use podgate_tables::address::Address;
 use podgate_tables::ids::PortNameId;
 use podgate_tables::policy::{AddressRow, NamedPorts, PolicyTables};
 
-use super::working::Working;
+use super::table_builder::TableBuilder;
 use crate::catalog::PodName;
 use crate::model::Pod;
 use crate::store::Store;
@@ -105,7 +105,7 @@ impl Claims {
         &self,
         address: Address,
         pods: &HashMap<PodName, PlacedPod>,
-        working: &mut Working,
+        builder: &mut TableBuilder,
     ) {
         let claimants = self.pods.get(&address).map_or(&[][..], Claimants::as_slice);
         let placed = claimants.iter().filter_map(|name| Some((name, pods.get(name)?)));
@@ -120,7 +120,7 @@ impl Claims {
             }
             (None, None) => (None, None),
         };
-        working.changed |= working.tables.addresses.set(address, row);
-        working.changed |= working.catalog.pods.set(address, owner);
+        builder.changed |= builder.tables.addresses.set(address, row);
+        builder.changed |= builder.catalog.pods.set(address, owner);
     }
 }

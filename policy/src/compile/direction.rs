@@ -10,8 +10,7 @@ use podgate_tables::l7::L7Rules;
 use podgate_tables::policy::{Entry, PeerMatch, PortClasses, Rank, RuleTable, Tier};
 
 use crate::key::ObjectKey;
-use crate::model::PortNumbers;
-use crate::rules::Rule;
+use crate::rules::{PortNumbers, Rule};
 
 /// A rule that applies, with its numbers.
 pub(super) struct Draft<'s> {

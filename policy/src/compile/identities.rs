@@ -7,20 +7,21 @@ use podgate_tables::policy::{PolicyTables, SelectorSet};
 
 use super::index::most_telling;
 use super::interner::Numbers;
-use super::sharing::Shared;
+use super::sharing::SharedTable;
 use crate::labels::{LabelContext, LabelKey, Labels};
+use crate::rules::PerSide;
 use crate::selector::{Selector, Test};
 
 /// What tells identities apart. The labels of the namespace follow from its name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Key {
+pub(super) struct IdentityKey {
     pub(super) namespace: Arc<str>,
     pub(super) service_account: Arc<str>,
     pub(super) labels: Arc<Labels>,
 }
 
-impl Key {
-    fn facts(&self, namespace_labels: &Arc<Labels>) -> LabelContext {
+impl IdentityKey {
+    fn label_context(&self, namespace_labels: &Arc<Labels>) -> LabelContext {
         LabelContext::Pod {
             namespace: Arc::clone(&self.namespace),
             service_account: Arc::clone(&self.service_account),
@@ -33,15 +34,15 @@ impl Key {
 /// One identity.
 #[derive(Debug)]
 pub(super) struct Identity {
-    pub(super) facts: LabelContext,
+    pub(super) label_context: LabelContext,
     /// Row of its namespace.
     pub(super) namespace: u32,
     /// Peer selectors that match it.
     pub(super) selectors: SelectorSet,
     /// What applies to it, for egress and ingress; `None` for what is no pod.
-    pub(super) tables: Option<[Shared; 2]>,
+    pub(super) tables: Option<PerSide<SharedTable>>,
     /// `None` for reserved ones.
-    key: Option<Key>,
+    key: Option<IdentityKey>,
     users: u32,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct Acquired {
 #[derive(Debug)]
 struct Namespace {
     row: u32,
-    facts: LabelContext,
+    label_context: LabelContext,
     labels: Arc<Labels>,
     identities: Vec<u32>,
 }
@@ -81,14 +82,14 @@ const NUMBER_END: u32 = 1 << 24;
 /// The number that people see: it depends on the labels and on nothing else, so the same pods keep
 /// theirs when others come and go, and after a restart. Two label sets may, rarely, share one;
 /// nothing but what people see depends on it.
-pub(super) fn number_of(facts: &LabelContext) -> u32 {
-    match facts {
+pub(super) fn number_of(label_context: &LabelContext) -> u32 {
+    match label_context {
         LabelContext::Reserved(names) => {
             let reserved = RESERVED.iter().find(|(_, of)| of == names);
             reserved.map_or(0, |(number, _)| *number)
         }
         LabelContext::Pod { .. } => {
-            NUMBER_MIN + (facts.fingerprint() % u64::from(NUMBER_END - NUMBER_MIN)) as u32
+            NUMBER_MIN + (label_context.fingerprint() % u64::from(NUMBER_END - NUMBER_MIN)) as u32
         }
     }
 }
@@ -96,7 +97,7 @@ pub(super) fn number_of(facts: &LabelContext) -> u32 {
 /// All identities, the reserved ones at the numbers that the tables fix.
 #[derive(Debug)]
 pub(super) struct Identities {
-    ids: HashMap<Key, u32>,
+    ids: HashMap<IdentityKey, u32>,
     slots: Vec<Option<Identity>>,
     numbers: Numbers,
     namespaces: HashMap<Arc<str>, Namespace>,
@@ -113,7 +114,7 @@ impl Identities {
         let slots = RESERVED.iter().map(|(_, names)| {
             numbers.take();
             Some(Identity {
-                facts: LabelContext::Reserved(names),
+                label_context: LabelContext::Reserved(names),
                 namespace: 0,
                 selectors: SelectorSet::default(),
                 tables: None,
@@ -146,7 +147,7 @@ impl Identities {
     /// that had no pod yet.
     pub(super) fn acquire(
         &mut self,
-        key: Key,
+        key: IdentityKey,
         labels_of: impl FnOnce(&Arc<str>) -> Labels,
     ) -> Acquired {
         if let Some(id) = self.ids.get(&key).copied() {
@@ -161,7 +162,7 @@ impl Identities {
             let labels = Arc::new(labels_of(&key.namespace));
             Namespace {
                 row: rows.take(),
-                facts: namespace_facts(&key.namespace, &labels),
+                label_context: label_context_of_namespace(&key.namespace, &labels),
                 labels,
                 identities: Vec::new(),
             }
@@ -172,7 +173,7 @@ impl Identities {
             self.by_label.entry((Arc::clone(name), Arc::clone(value))).or_default().push(id);
         }
         let identity = Identity {
-            facts: key.facts(&namespace.labels),
+            label_context: key.label_context(&namespace.labels),
             namespace: namespace.row,
             selectors: SelectorSet::default(),
             tables: None,
@@ -228,12 +229,12 @@ impl Identities {
             return Vec::new();
         }
         namespace.labels = Arc::new(labels);
-        namespace.facts = namespace_facts(name, &namespace.labels);
+        namespace.label_context = label_context_of_namespace(name, &namespace.labels);
         for id in &namespace.identities {
             if let Some(identity) = &mut self.slots[*id as usize]
                 && let Some(key) = &identity.key
             {
-                identity.facts = key.facts(&namespace.labels);
+                identity.label_context = key.label_context(&namespace.labels);
             }
         }
         namespace.identities.clone()
@@ -241,7 +242,7 @@ impl Identities {
 
     /// Row of a namespace that has pods, with what selectors can ask of it.
     pub(super) fn namespace(&self, name: &str) -> Option<(u32, &LabelContext)> {
-        self.namespaces.get(name).map(|namespace| (namespace.row, &namespace.facts))
+        self.namespaces.get(name).map(|namespace| (namespace.row, &namespace.label_context))
     }
 
     /// Rows of the namespaces that meet what the selector asks of namespaces. Row zero is for what
@@ -255,7 +256,7 @@ impl Identities {
     fn namespaces_meeting(&self, selector: &Selector) -> impl Iterator<Item = &Namespace> {
         let demands =
             Selector::new(selector.conditions().iter().filter(|c| asks_namespace(&c.key)).cloned());
-        self.namespaces.values().filter(move |namespace| demands.matches(&namespace.facts))
+        self.namespaces.values().filter(move |namespace| demands.matches(&namespace.label_context))
     }
 
     /// The identities that a selector matches, in no order, without doubles.
@@ -277,7 +278,7 @@ impl Identities {
                 candidates.extend(namespaces.flat_map(|namespace| &namespace.identities));
             }
         }
-        candidates.retain(|id| self.get(*id).is_some_and(|it| selector.matches(&it.facts)));
+        candidates.retain(|id| self.get(*id).is_some_and(|it| selector.matches(&it.label_context)));
         candidates
     }
 }
@@ -296,10 +297,13 @@ fn excludes_pods(selector: &Selector) -> bool {
 }
 
 /// What all pods of a namespace have in common.
-fn namespace_facts(name: &Arc<str>, labels: &Arc<Labels>) -> LabelContext {
-    let key =
-        Key { namespace: Arc::clone(name), service_account: "".into(), labels: Arc::default() };
-    key.facts(labels)
+fn label_context_of_namespace(name: &Arc<str>, labels: &Arc<Labels>) -> LabelContext {
+    let key = IdentityKey {
+        namespace: Arc::clone(name),
+        service_account: "".into(),
+        labels: Arc::default(),
+    };
+    key.label_context(labels)
 }
 
 fn remove(ids: &mut Vec<u32>, id: u32) {

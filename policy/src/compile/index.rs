@@ -79,13 +79,13 @@ impl SelectorIndex {
     }
 
     /// The selectors that match, sorted, without doubles.
-    pub(super) fn matching(&self, facts: &LabelContext) -> Vec<u32> {
+    pub(super) fn matching(&self, label_context: &LabelContext) -> Vec<u32> {
         let mut found = Vec::new();
         let mut ask = |ids: &[u32]| {
-            found.extend(ids.iter().filter(|id| self.selectors[*id].matches(facts)));
+            found.extend(ids.iter().filter(|id| self.selectors[*id].matches(label_context)));
         };
         ask(&self.others);
-        facts.for_each(|place, value| {
+        label_context.for_each(|place, value| {
             if let Some(ids) = self.by_label.get(&Asked(Some(place), value)) {
                 ask(ids);
             }

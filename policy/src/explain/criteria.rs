@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::words::why_not;
 use crate::catalog::PodName;
 use crate::labels::{LabelContext, LabelKey};
-use crate::model::{Pod, PortMatch, PortNumbers};
-use crate::rules::{AddressScope, NetworkPeer, Peer, Rule, RulePorts};
+use crate::model::Pod;
+use crate::rules::{
+    AddressScope, NetworkPeer, PeerSelector, PortMatch, PortNumbers, Rule, RulePorts,
+};
 use crate::selector::{Requirement, Selector, Test};
 use crate::store::Store;
 
@@ -63,7 +65,7 @@ impl Failure {
 #[derive(Clone, Copy)]
 pub(super) struct Who<'a> {
     pub(super) address: IpAddr,
-    pub(super) facts: &'a LabelContext,
+    pub(super) label_context: &'a LabelContext,
     pub(super) is_node: bool,
     pub(super) pod: Option<(&'a PodName, &'a Pod)>,
 }
@@ -122,7 +124,7 @@ impl Case<'_> {
     }
 
     /// The error has the distance of the nearest peer.
-    fn hold_peers(&self, peers: &[Peer]) -> Result<(), (usize, Failure)> {
+    fn hold_peers(&self, peers: &[PeerSelector]) -> Result<(), (usize, Failure)> {
         let mut reasons = Vec::with_capacity(peers.len());
         for peer in peers {
             match self.miss_of(peer) {
@@ -138,11 +140,11 @@ impl Case<'_> {
     }
 
     /// Why a peer isn't the other end, and how many conditions keep it from being; `None` if it is.
-    fn miss_of(&self, peer: &Peer) -> Option<(usize, String)> {
+    fn miss_of(&self, peer: &PeerSelector) -> Option<(usize, String)> {
         match peer {
-            Peer::Labels(selector) => self.miss_of_labels(selector),
-            Peer::Network(network) => self.miss_of_network(network),
-            Peer::Name(pattern) => self.miss_of_name(pattern).map(|reason| (1, reason)),
+            PeerSelector::Labels(selector) => self.miss_of_labels(selector),
+            PeerSelector::Network(network) => self.miss_of_network(network),
+            PeerSelector::Name(pattern) => self.miss_of_name(pattern).map(|reason| (1, reason)),
         }
     }
 
@@ -166,17 +168,18 @@ impl Case<'_> {
 
     /// Whether the other end is no pod and no node.
     fn is_outsider(&self) -> bool {
-        !self.peer.is_node && matches!(self.peer.facts, LabelContext::Reserved(_))
+        !self.peer.is_node && matches!(self.peer.label_context, LabelContext::Reserved(_))
     }
 
     fn miss_of_labels(&self, selector: &Selector) -> Option<(usize, String)> {
         let conditions = selector.conditions().iter();
-        let unmet: Vec<_> = conditions.filter(|wanted| !wanted.matches(self.peer.facts)).collect();
+        let unmet: Vec<_> =
+            conditions.filter(|wanted| !wanted.matches(self.peer.label_context)).collect();
         if unmet.is_empty() {
             return None;
         }
         let who = self.peer.name();
-        let is_pod = matches!(self.peer.facts, LabelContext::Pod { .. });
+        let is_pod = matches!(self.peer.label_context, LabelContext::Pod { .. });
         let of_pods = |wanted: &&Requirement| {
             !matches!(wanted.key, LabelKey::Reserved(_)) && wanted.test != Test::DoesNotExist
         };
@@ -189,7 +192,7 @@ impl Case<'_> {
             format!("it is for pods{pods}, and {who} is no pod")
         } else {
             let reasons = unmet.iter().map(|wanted| {
-                format!("needs {wanted}, but {who} {}", have(&wanted.key, self.peer.facts))
+                format!("needs {wanted}, but {who} {}", have(&wanted.key, self.peer.label_context))
             });
             reasons.collect::<Vec<_>>().join("; ")
         };
@@ -207,7 +210,7 @@ impl Case<'_> {
         if let Some(out) = except.iter().find(|out| out.contains(&address)) {
             return Some((1, format!("{address} is in {out}, which {network} excepts")));
         }
-        let is_pod = matches!(self.peer.facts, LabelContext::Pod { .. });
+        let is_pod = matches!(self.peer.label_context, LabelContext::Pod { .. });
         let kind = match (scope, is_pod, self.peer.is_node) {
             (AddressScope::All, ..)
             | (_, false, false)
@@ -275,7 +278,7 @@ impl Case<'_> {
         format!(", which is {} at {who}", numbers.join(" and "))
     }
 
-    /// A request is refused if each matching element has L7 rules and none allows it.
+    /// A request is denied if each matching element has L7 rules and none allows it.
     fn hold_request(&self, matching: &[&RulePorts]) -> Option<Failure> {
         let request = self.request?;
         let mut reasons = Vec::new();
@@ -294,8 +297,8 @@ impl Case<'_> {
 const FAR: usize = 100;
 
 /// What an end has in place of what a condition asks for.
-fn have(key: &LabelKey, facts: &LabelContext) -> String {
-    match (key, facts.get(key)) {
+fn have(key: &LabelKey, label_context: &LabelContext) -> String {
+    match (key, label_context.get(key)) {
         (LabelKey::Namespace, Some(value)) => format!("is in namespace {value}"),
         (LabelKey::Reserved(_), None) => format!("is not {key}"),
         (LabelKey::Reserved(_), Some(_)) => format!("is {key}"),

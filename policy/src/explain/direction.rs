@@ -10,7 +10,7 @@ use super::criteria::{Case, Criterion, Failure, Held, Who};
 use super::query::has_ports;
 use crate::key::{Kind, ObjectKey};
 use crate::labels::LabelContext;
-use crate::record::{Judgement, Names, PolicyName, RuleName};
+use crate::observe::{DirectionVerdict, NameResolver, PolicyName, RuleName};
 use crate::rules::{Precedence, Rule, RuleSet, Side};
 use crate::store::{EnforcementMode, Store};
 
@@ -18,7 +18,7 @@ use crate::store::{EnforcementMode, Store};
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Direction {
     /// Whether the flow is open in this direction, and by what.
-    pub judgement: Judgement,
+    pub verdict: DirectionVerdict,
     /// Whether the direction lets the request pass, if one was asked about and requests are
     /// inspected here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ impl From<Action> for Effect {
 /// What both directions of a flow have in common.
 pub(super) struct Explainer<'a> {
     pub(super) store: &'a Store,
-    pub(super) names: &'a Names<'a>,
+    pub(super) names: &'a NameResolver<'a>,
     pub(super) destination: Who<'a>,
     /// Destination port, or ICMP type.
     pub(super) port: u16,
@@ -125,10 +125,10 @@ impl Explainer<'_> {
         table: &RuleTable,
     ) -> Direction {
         let [endpoint, peer] = ends;
-        let judgement = self.names.judgement(cause, table, self.port);
+        let verdict = self.names.verdict_of(cause, table, self.port);
         let sets: Vec<_> = match cause {
             Cause::Exempt(_) => Vec::new(),
-            _ => self.sets_for(side, endpoint.facts).collect(),
+            _ => self.sets_for(side, endpoint.label_context).collect(),
         };
         let mut policies: Vec<&ObjectKey> = sets.iter().map(|(key, _)| *key).collect();
         policies.dedup();
@@ -148,7 +148,7 @@ impl Explainer<'_> {
             self.misses(&applying, cause, decider, request_allowed == Some(false));
         let matching = applying.iter().filter(|rule| rule.held.failures.is_empty());
         Direction {
-            judgement,
+            verdict,
             request_allowed,
             policies: policies.into_iter().map(PolicyName::from).collect(),
             matching: matching
@@ -173,7 +173,7 @@ impl Explainer<'_> {
         let enforced = is_pod && self.store.mode() != EnforcementMode::Never;
         let policies = self.store.all_rule_sets().filter(move |_| enforced);
         let sets = policies.flat_map(|(key, sets)| sets.iter().map(move |set| (key, set)));
-        sets.filter(move |(_, set)| set.applies(side) && set.subject.matches(endpoint))
+        sets.filter(move |(_, set)| set.applies(side) && set.endpoint_selector.matches(endpoint))
     }
 
     /// Whether the direction's own L7 rules let the request pass; `None` if there are none.
@@ -195,10 +195,10 @@ impl Explainer<'_> {
         applying: &[Applying<'_>],
         cause: Cause,
         decider: Option<Position>,
-        request_refused: bool,
+        request_denied: bool,
     ) -> (Vec<Miss>, usize) {
         let missing = applying.iter().filter(|rule| !rule.held.failures.is_empty());
-        let would_matter = |rule: &&Applying<'_>| match request_refused {
+        let would_matter = |rule: &&Applying<'_>| match request_denied {
             true => rule.rule.action == Action::Allow && Some(rule.position) == decider,
             false => would_decide_otherwise(rule.rule.action, rule.position, cause, decider),
         };

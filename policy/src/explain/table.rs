@@ -11,9 +11,8 @@ use super::direction::Effect;
 use super::words::l7_words;
 use crate::Compiled;
 use crate::catalog::{Catalog, PeerName};
-use crate::model::{PortMatch, PortNumbers};
-use crate::record::{PolicyName, RuleName};
-use crate::rules::Side;
+use crate::observe::{PolicyName, RuleName};
+use crate::rules::{PortMatch, PortNumbers, Side};
 
 /// A row: one way in which a flow can be decided.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]

@@ -64,7 +64,7 @@ struct Part {
     text: Box<str>,
     /// Position of its first character in the file.
     start: Position,
-    /// Found out with the first refusal.
+    /// Found out with the first rejection.
     places: OnceLock<Option<Places>>,
 }
 
@@ -415,7 +415,7 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
         documents.push(Document { source, value: Ok(value) });
         return;
     };
-    let mut refuse = |field: FieldPath, reason: &str| {
+    let mut reject = |field: FieldPath, reason: &str| {
         let at = source.locate(&field);
         let at = Position { line: at.line, column: at.column };
         documents.push(broken(&source.location.file, at, reason.to_owned()));
@@ -431,10 +431,10 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
         // here.
         None | Some(Value::Null) if is_relevant(element, version.as_deref()) => {
             let reason = format!("this {element}List has no items; an empty one has items: []");
-            refuse(FieldPath::default(), &reason);
+            reject(FieldPath::default(), &reason);
         }
         None | Some(Value::Null) => documents.push(Document { source, value: Ok(value) }),
-        Some(_) => refuse(FieldPath::key("items"), "items must be a list"),
+        Some(_) => reject(FieldPath::key("items"), "items must be a list"),
     }
 }
 
@@ -461,12 +461,12 @@ fn inherit(item: &mut Value, kind: &str, version: Option<&str>) {
 
 fn broken(path: &Path, at: Position, reason: String) -> Document {
     let source = Source::new(&path.into(), "", at, at);
-    let refusal = Rejection {
+    let rejection = Rejection {
         object: path.display().to_string(),
         source: Some(source.location.clone()),
         field: String::new(),
         reason,
         fix: None,
     };
-    Document { source, value: Err(refusal) }
+    Document { source, value: Err(rejection) }
 }

@@ -46,7 +46,7 @@ impl CidrGroup {
 fn parse_networks_or_addresses(field: &Field<'_>) -> Option<Vec<IpNet>> {
     let count = field.value().as_array().map_or(0, Vec::len);
     if count > NETWORKS_MAX {
-        field.refuse_with_fix(
+        field.reject_with_fix(
             format!("has {count} networks, at most {NETWORKS_MAX} fit"),
             "make several groups with one label, and select them by cidrGroupSelector",
         );

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use podgate_tables::policy::{Action, Tier};
 
-use super::peers::Peer;
+use super::peers::AddressOwner;
 use super::{Case, Match, Opinion, labels};
 use crate::key::ObjectKey;
 use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection, Policy};
@@ -58,7 +58,7 @@ impl<'s> Case<'_, 's> {
 }
 
 /// Whether a peer of a rule is meant by who is at the other end.
-fn matches(store: &Store, wanted: &ClusterPeer, peer: &Peer<'_>, address: IpAddr) -> bool {
+fn matches(store: &Store, wanted: &ClusterPeer, peer: &AddressOwner<'_>, address: IpAddr) -> bool {
     match wanted {
         ClusterPeer::Pods(selection) => selects(store, selection, peer),
         ClusterPeer::Nodes(selector) => store.nodes().any(|node| {
@@ -67,7 +67,7 @@ fn matches(store: &Store, wanted: &ClusterPeer, peer: &Peer<'_>, address: IpAddr
         ClusterPeer::Networks(networks) => networks.iter().any(|net| net.contains(&address)),
         ClusterPeer::DomainNames(names) => {
             let mut learned = store.learned().filter(|(_, known)| known.contains(&address));
-            matches!(peer, Peer::World)
+            matches!(peer, AddressOwner::World)
                 && learned.any(|(name, _)| names.iter().any(|wanted| is_name(&wanted.text, name)))
         }
         ClusterPeer::Unknown => false,
@@ -75,8 +75,8 @@ fn matches(store: &Store, wanted: &ClusterPeer, peer: &Peer<'_>, address: IpAddr
 }
 
 /// Pods only: what shares its node's network is the node.
-fn selects(store: &Store, selection: &PodSelection, peer: &Peer<'_>) -> bool {
-    let Peer::Pod(name, pod) = peer else { return false };
+fn selects(store: &Store, selection: &PodSelection, peer: &AddressOwner<'_>) -> bool {
+    let AddressOwner::Pod(name, pod) = peer else { return false };
     labels::matches_plain(&selection.namespaces, &store.namespace_labels(&name.namespace))
         && labels::matches_plain(&selection.pods, &pod.labels)
 }

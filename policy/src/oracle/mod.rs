@@ -13,18 +13,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podgate_tables::l7::{L7Protocol, L7Rules};
-use podgate_tables::policy::{Exemption, Subject, Tier};
+use podgate_tables::policy::{Exemption, LocalEnds, Subject, Tier};
 use podgate_tables::proto;
 
-use self::peers::{Peer, resolve};
+use self::peers::{AddressOwner, resolve};
 pub use self::requests::{HttpRequest, KafkaRequest, Request, kafka_api};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
-use crate::model::{
-    CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, PortMatch, PortNumbers, Ports,
-    RuleSection,
-};
-use crate::rules::Side;
+use crate::model::{CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, Ports, RuleSection};
+use crate::rules::{PortMatch, PortNumbers, Side};
 use crate::store::{EnforcementMode, Store};
 
 /// A rule that matches a flow.
@@ -106,21 +103,21 @@ impl<'s> Opinion<'s> {
 
 /// What egress of the source and ingress of the destination say of a flow.
 #[must_use]
-pub fn decide<'s>(store: &'s Store, subject: &Subject, local: [bool; 2]) -> [Opinion<'s>; 2] {
+pub fn decide<'s>(store: &'s Store, subject: &Subject, local: LocalEnds) -> [Opinion<'s>; 2] {
     let (src, dst) = (subject.tuple.src.ip(), subject.tuple.dst.ip());
     if src == dst {
         return [Opinion::Exempt(Exemption::ToSelf), Opinion::Exempt(Exemption::ToSelf)];
     }
     let (source, destination) = (resolve(store, src), resolve(store, dst));
-    let egress = match (local[0], &destination) {
+    let egress = match (local.source, &destination) {
         (false, _) => Opinion::Exempt(Exemption::NotLocal),
-        (true, Peer::Host) => Opinion::Exempt(Exemption::ToNode),
-        (true, _) => judge(store, subject, Side::Egress, &source, &destination, dst),
+        (true, AddressOwner::Host) => Opinion::Exempt(Exemption::ToNode),
+        (true, _) => evaluate(store, subject, Side::Egress, &source, &destination, dst),
     };
-    let ingress = match (local[1], &source) {
+    let ingress = match (local.destination, &source) {
         (false, _) => Opinion::Exempt(Exemption::NotLocal),
-        (true, Peer::Host) => Opinion::Exempt(Exemption::FromNode),
-        (true, _) => judge(store, subject, Side::Ingress, &destination, &source, src),
+        (true, AddressOwner::Host) => Opinion::Exempt(Exemption::FromNode),
+        (true, _) => evaluate(store, subject, Side::Ingress, &destination, &source, src),
     };
     // A flow has one inspector, for both ends together.
     let both = &egress.protocols() | &ingress.protocols();
@@ -132,15 +129,15 @@ pub fn decide<'s>(store: &'s Store, subject: &Subject, local: [bool; 2]) -> [Opi
 }
 
 /// One side: `endpoint` has the policies, `peer` with `address` is at the other end.
-fn judge<'s>(
+fn evaluate<'s>(
     store: &'s Store,
     subject: &Subject,
     side: Side,
-    endpoint: &Peer<'s>,
-    peer: &Peer<'s>,
+    endpoint: &AddressOwner<'s>,
+    peer: &AddressOwner<'s>,
     address: IpAddr,
 ) -> Opinion<'s> {
-    let Peer::Pod(name, _) = endpoint else { return Opinion::Unenforced };
+    let AddressOwner::Pod(name, _) = endpoint else { return Opinion::Unenforced };
     if store.mode() == EnforcementMode::Never {
         return Opinion::Unenforced;
     }
@@ -190,12 +187,12 @@ struct Case<'a, 's> {
     store: &'s Store,
     subject: &'a Subject,
     side: Side,
-    endpoint: &'a Peer<'s>,
+    endpoint: &'a AddressOwner<'s>,
     /// The endpoint's name.
     name: &'s PodName,
-    peer: &'a Peer<'s>,
+    peer: &'a AddressOwner<'s>,
     address: IpAddr,
-    destination: &'a Peer<'s>,
+    destination: &'a AddressOwner<'s>,
 }
 
 impl<'s> Case<'_, 's> {
@@ -233,12 +230,11 @@ impl<'s> Case<'_, 's> {
             if !labels::selects_endpoint(&spec.endpoint_selector, &endpoint, namespace) {
                 continue;
             }
-            let ingress = self.side == Side::Ingress;
-            let isolates = spec.default_deny(ingress);
+            let isolates = spec.isolates(self.side);
             if isolates {
                 found.isolating.push(key);
             }
-            for section in RuleSection::ALL.into_iter().filter(|s| s.is_ingress() == ingress) {
+            for section in RuleSection::ALL.into_iter().filter(|s| s.side() == self.side) {
                 for (index, rule) in spec.section(section).iter().enumerate() {
                     let field = format!("{}.{}[{index}]", spec.field, section.field());
                     for l7 in self.cilium_rule(rule, namespace) {
@@ -297,8 +293,8 @@ impl<'s> Case<'_, 's> {
             PortNumbers::All => true,
             PortNumbers::Range(range) => range.contains(&port),
             PortNumbers::Named(name) => match self.destination {
-                Peer::Pod(_, pod) => pod_names_port(pod, name, tuple.protocol, port),
-                Peer::Host | Peer::RemoteNode | Peer::World => false,
+                AddressOwner::Pod(_, pod) => pod_names_port(pod, name, tuple.protocol, port),
+                AddressOwner::Host | AddressOwner::RemoteNode | AddressOwner::World => false,
             },
         }
     }

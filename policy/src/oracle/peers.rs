@@ -13,7 +13,7 @@ use crate::model::{
 use crate::store::Store;
 
 /// Who is behind an address.
-pub(super) enum Peer<'s> {
+pub(super) enum AddressOwner<'s> {
     Pod(&'s PodName, &'s Pod),
     Host,
     RemoteNode,
@@ -21,17 +21,17 @@ pub(super) enum Peer<'s> {
 }
 
 /// Finds out.
-pub(super) fn resolve(store: &Store, address: IpAddr) -> Peer<'_> {
+pub(super) fn resolve(store: &Store, address: IpAddr) -> AddressOwner<'_> {
     if store.host_addresses().any(|host| *host == address) {
-        return Peer::Host;
+        return AddressOwner::Host;
     }
     if store.nodes().any(|node| node.addresses.contains(&address)) {
-        return Peer::RemoteNode;
+        return AddressOwner::RemoteNode;
     }
     let claiming = store.pods().filter(|(_, pod)| pod.addresses().contains(&address));
     match claiming.max_by_key(|(name, pod)| (&pod.created, *name)) {
-        Some((name, pod)) => Peer::Pod(name, pod),
-        None => Peer::World,
+        Some((name, pod)) => AddressOwner::Pod(name, pod),
+        None => AddressOwner::World,
     }
 }
 
@@ -39,7 +39,7 @@ fn holds(network: &IpNet, except: &[IpNet], address: IpAddr) -> bool {
     network.contains(&address) && !except.iter().any(|out| out.contains(&address))
 }
 
-impl Peer<'_> {
+impl AddressOwner<'_> {
     /// Whether an element of `from` or `to` of a NetworkPolicy of `namespace` matches.
     pub(super) fn matches_network_policy(
         &self,

@@ -105,7 +105,7 @@ impl Meaning {
 pub struct FileSync {
     /// What the file holds.
     pub tally: Tally,
-    /// What is refused or warned of in it.
+    /// What is rejected or warned of in it.
     pub rejections: Vec<Rejection>,
     /// Files to read and sync again: they define objects that another file defined until now.
     pub read_again: BTreeSet<Arc<Path>>,
@@ -207,7 +207,7 @@ impl Store {
     ///
     /// Objects of a file that has an unreadable part stay, because they may be in that part, and
     /// so do those of files in a directory that can't be read. [`Store::rejections`] tells what was
-    /// refused.
+    /// rejected.
     pub fn sync(&mut self, documents: &[Document]) -> Tally {
         let mut files: BTreeMap<Arc<Path>, Vec<&Document>> = BTreeMap::new();
         for document in documents {
@@ -367,7 +367,7 @@ impl Store {
         if was == Some(digest) && !warned && self.rejections.get(key).is_none() {
             self.sources.insert(key.clone(), document.source.location.clone());
         } else if let Ok(value) = &document.value {
-            // Refusals are kept in the store.
+            // Rejections are kept in the store.
             let _ = self.apply(value, Some(&document.source));
         }
         self.files.tell_of_shadowed(key, &document.source.location, Some(digest));

@@ -9,7 +9,7 @@ fn documents(name: &str, text: &str) -> Vec<Document> {
     manifest::parse(text, Path::new(name))
 }
 
-/// The store, what it counted, and what it refused.
+/// The store, what it counted, and what it rejected.
 fn synced(documents: &[Document]) -> (Store, Tally, Vec<String>) {
     let mut store = Store::new();
     let tally = store.sync(documents);
@@ -17,7 +17,7 @@ fn synced(documents: &[Document]) -> (Store, Tally, Vec<String>) {
     (store, tally, rejections)
 }
 
-/// Names of the policies in force, and what is refused.
+/// Names of the policies in force, and what is rejected.
 fn of(name: &str, text: &str) -> (Vec<String>, Vec<String>) {
     let (store, _, rejections) = synced(&documents(name, text));
     let policies = store.policy_objects().map(|(key, _)| key.to_string()).collect();
@@ -71,7 +71,7 @@ fn an_element_that_says_another_kind_has_it() {
 }
 
 #[test]
-fn a_list_without_items_is_refused() {
+fn a_list_without_items_is_rejected() {
     for (kind, version) in [
         ("List", "v1"),
         ("NetworkPolicyList", "networking.k8s.io/v1"),

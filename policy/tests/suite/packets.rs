@@ -17,7 +17,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::{Epoch, LinkId};
-use podgate_tables::policy::{Snapshot, Subject, Verdict};
+use podgate_tables::policy::{LocalEnds, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
@@ -35,13 +35,15 @@ const SERVER_ISN: u32 = 9_000;
 
 /// Whether packets can ask this at all: traffic of a pod with itself and between two outsiders
 /// never comes to a worker, and an ICMP error or reply has no flow of its own.
-pub(crate) fn can_ask(subject: &Subject, local: [bool; 2]) -> bool {
+pub(crate) fn can_ask(subject: &Subject, local: LocalEnds) -> bool {
     let is_icmp = matches!(subject.tuple.protocol, proto::ICMP | proto::ICMPV6);
     let alone = matches!(
         icmp::role(subject.tuple.protocol, subject.icmp_type),
         Role::Reply { .. } | Role::Error
     );
-    subject.tuple.src != subject.tuple.dst && local != [false, false] && !(is_icmp && alone)
+    subject.tuple.src != subject.tuple.dst
+        && (local.source || local.destination)
+        && !(is_icmp && alone)
 }
 
 fn next_hop(link: LinkId) -> NextHop {
@@ -68,7 +70,11 @@ impl Bench {
     pub(crate) fn new(compiled: &Compiled, rows: &[Row]) -> Self {
         let mut links = HashMap::new();
         for Row { subject: Subject { tuple, .. }, local, .. } in rows {
-            for (address, _) in [tuple.src, tuple.dst].iter().zip(local).filter(|end| *end.1) {
+            for (address, _) in [tuple.src, tuple.dst]
+                .iter()
+                .zip([local.source, local.destination])
+                .filter(|end| end.1)
+            {
                 let next = LinkId(links.len() as u16 + 1);
                 links.entry(*address).or_insert(next);
             }
@@ -106,7 +112,7 @@ impl Bench {
     pub(crate) fn ask(&mut self, row: &Row) -> Answer {
         self.forget();
         let Row { subject, local, request, text, .. } = row;
-        let ends = [(subject.tuple.src, local[0]), (subject.tuple.dst, local[1])];
+        let ends = [(subject.tuple.src, local.source), (subject.tuple.dst, local.destination)];
         let links = ends.map(|(address, local)| if local { self.links[&address] } else { HOST });
         let opened = self.send(links[0], &opening(subject));
         let (verdict, is_readable) = self.told();
@@ -194,8 +200,8 @@ impl Bench {
             left.iter().any(|(at, ip)| *at == link && ip.windows(text.len()).any(|w| w == text))
         };
         let passed = reached(links[1], text.as_bytes());
-        let refused = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
-        assert_ne!(passed, refused, "{text:?} either passes or is refused");
+        let denied = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
+        assert_ne!(passed, denied, "{text:?} either passes or is denied");
         passed
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Answer {
 pub(crate) fn ask_oracle(
     store: &Store,
     subject: &Subject,
-    local: [bool; 2],
+    local: LocalEnds,
     request: Option<&Request>,
 ) -> (Answer, [BTreeSet<String>; 2]) {
     let opinions = oracle::decide(store, subject, local);
@@ -59,11 +59,10 @@ fn default_deny(keys: impl Iterator<Item = impl ToString>) -> String {
 pub(crate) fn ask_tables(
     compiled: &Compiled,
     subject: &Subject,
-    local: [bool; 2],
+    local: LocalEnds,
     request: Option<&Request>,
 ) -> (Answer, [String; 2]) {
-    let [source, destination] = local;
-    let decision = compiled.tables.decide(subject, LocalEnds { source, destination });
+    let decision = compiled.tables.decide(subject, local);
     let request = request.filter(|_| decision.verdict != Verdict::Deny);
     let request = request.map(|request| allows(&decision, request));
     let name = |cause| name(&compiled.catalog, cause);

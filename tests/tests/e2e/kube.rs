@@ -154,7 +154,7 @@ fn a_policy_that_turns_bad_at_the_api_server_is_named_and_stays_as_it_was() -> R
     server.apply(&bad)?;
     let refused = agent.wait_until("a refusal", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
-        Ok(list["refused"].get(0).cloned())
+        Ok(list["rejected"].get(0).cloned())
     })?;
     assert_eq!(refused["object"], "CiliumNetworkPolicy backend/allow-api-from-admin");
     assert!(refused["field"].as_str().is_some_and(|f| f.contains("ports[0].port")), "{refused}");
@@ -162,7 +162,7 @@ fn a_policy_that_turns_bad_at_the_api_server_is_named_and_stays_as_it_was() -> R
     server.apply(&good)?;
     agent.wait_until("no refusal", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
-        Ok((list["refused"] == json!([])).then_some(()))
+        Ok((list["rejected"] == json!([])).then_some(()))
     })
 }
 

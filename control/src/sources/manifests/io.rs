@@ -292,13 +292,13 @@ fn look_at(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
         match (Meaning::of(document), &document.value) {
             (Meaning::Object(key), _) => objects.push(hash_of_key(&key)),
             (Meaning::Nothing, _) => {}
-            (Meaning::Unreadable(_), Err(refusal)) => {
+            (Meaning::Unreadable(_), Err(rejection)) => {
                 let line = document.source.location.line;
-                doubt = Some(Doubt::Broken(format!("line {line}: {}", refusal.reason)));
+                doubt = Some(Doubt::Broken(format!("line {line}: {}", rejection.reason)));
                 break;
             }
-            (Meaning::Unreadable(refusals), Ok(_)) => {
-                let reason = refusals.first().map(|refusal| refusal.reason.as_str());
+            (Meaning::Unreadable(rejections), Ok(_)) => {
+                let reason = rejections.first().map(|rejection| rejection.reason.as_str());
                 let line = document.source.location.line;
                 let reason = format!("line {line}: {}", reason.unwrap_or_default());
                 doubt.get_or_insert(Doubt::Rejected(reason));

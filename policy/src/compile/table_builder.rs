@@ -8,12 +8,12 @@ use podgate_tables::policy::{AddressSet, IdentityRow, PolicyTables, SelectorSet}
 
 use crate::catalog::{Catalog, IdentityInfo, RuleOrigin};
 use crate::key::ObjectKey;
-use crate::rules::Peer;
+use crate::rules::PeerSelector;
 use crate::selector::Selector;
 
 /// Tables and names, always changed together.
 #[derive(Debug, Default)]
-pub(super) struct Working {
+pub(super) struct TableBuilder {
     pub(super) tables: PolicyTables,
     pub(super) catalog: Catalog,
     /// Identities whose rows have to be written again.
@@ -22,7 +22,7 @@ pub(super) struct Working {
     pub(super) changed: bool,
 }
 
-impl Working {
+impl TableBuilder {
     pub(super) fn name_selector(&mut self, number: SelectorId, selector: Option<&Selector>) {
         let selector = selector.cloned().map(Arc::new);
         self.changed |= self.catalog.selectors.set(number.0, selector);
@@ -58,7 +58,12 @@ impl Working {
     }
 
     /// Sets what an address set holds, and what it stands for.
-    pub(super) fn set_addresses(&mut self, id: SelectorId, peers: Arc<[Peer]>, set: AddressSet) {
+    pub(super) fn set_addresses(
+        &mut self,
+        id: SelectorId,
+        peers: Arc<[PeerSelector]>,
+        set: AddressSet,
+    ) {
         self.changed |= self.catalog.address_sets.set(id.0, peers);
         self.change_addresses(id, set);
     }

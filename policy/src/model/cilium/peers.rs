@@ -4,12 +4,13 @@
 use ipnet::IpNet;
 use podgate_tables::l7::NamePattern;
 
-use super::cidr::{parse_block, parse_network_or_address, parse_networks};
-use super::cilium::RuleSection;
-use super::metadata::{is_dns_label, is_subdomain};
-use super::names::parse_name_match;
-use super::selector::{KeySyntax, LabelSelector};
+use super::RuleSection;
 use crate::fields::{Field, Object, quote};
+use crate::model::cidr::{parse_block, parse_network_or_address, parse_networks};
+use crate::model::metadata::{is_dns_label, is_subdomain};
+use crate::model::names::parse_name_match;
+use crate::model::selector::{KeySyntax, LabelSelector};
+use crate::rules::Side;
 
 /// One peer of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -146,25 +147,25 @@ const NOT_GROUPS: &str = "peers by cloud provider groups are not enforced";
 const NOT_REQUIRES: &str =
     "was removed from Cilium in 1.19 and is not enforced; put the labels into the peers";
 
-const INGRESS_REFUSED: &[(&str, &str)] =
+const INGRESS_REJECTED: &[(&str, &str)] =
     &[("fromNodes", NOT_NODES), ("fromGroups", NOT_GROUPS), ("fromRequires", NOT_REQUIRES)];
 
-const EGRESS_REFUSED: &[(&str, &str)] =
+const EGRESS_REJECTED: &[(&str, &str)] =
     &[("toNodes", NOT_NODES), ("toGroups", NOT_GROUPS), ("toRequires", NOT_REQUIRES)];
 
-/// Reads whichever field names peers. More than one that is not empty is refused, as Cilium does.
+/// Reads whichever field names peers. More than one that is not empty is rejected, as Cilium does.
 pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option<Vec<CiliumPeer>> {
-    let (readers, refused) = match section.is_ingress() {
-        true => (INGRESS_PEERS, INGRESS_REFUSED),
-        false => (EGRESS_PEERS, EGRESS_REFUSED),
+    let (readers, rejected) = match section.side() {
+        Side::Ingress => (INGRESS_PEERS, INGRESS_REJECTED),
+        Side::Egress => (EGRESS_PEERS, EGRESS_REJECTED),
     };
-    rule.refuse_fields(refused);
+    rule.reject_fields(rejected);
     let mut peers: Option<Vec<CiliumPeer>> = None;
     let mut filled: Option<&str> = None;
     let names: &[(&str, ReadPeer)] = match section {
         RuleSection::Egress => &[("toFQDNs", parse_name)],
         RuleSection::EgressDeny => {
-            rule.refuse_fields(&[("toFQDNs", "deny rules know no DNS names")]);
+            rule.reject_fields(&[("toFQDNs", "deny rules know no DNS names")]);
             &[]
         }
         RuleSection::Ingress | RuleSection::IngressDeny => &[],
@@ -174,7 +175,7 @@ pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option
         let mut found = field.list(read).unwrap_or_default();
         if !found.is_empty() {
             if let Some(other) = filled {
-                field.refuse_with_fix(
+                field.reject_with_fix(
                     format!("can't stand in one rule with {other}"),
                     "write two rules, of which either may match",
                 );
@@ -204,11 +205,11 @@ fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
     let is_alone = [&cidr, &name, &labels].into_iter().flatten().count() == 1;
     match (&cidr, &name, &labels) {
         (None, None, None) => {
-            field.refuse("needs a cidr, a cidrGroupRef or a cidrGroupSelector");
+            field.reject("needs a cidr, a cidrGroupRef or a cidrGroupSelector");
         }
         (_, Some(extra), None) | (_, _, Some(extra)) if !is_alone => {
             // Of the fields that are there, the last in the order of the API is called too many.
-            extra.refuse_with_fix(
+            extra.reject_with_fix(
                 "can't stand in one element with another of cidr, cidrGroupRef and \
                  cidrGroupSelector",
                 "write two elements, of which either may match",
@@ -232,7 +233,7 @@ fn parse_entity(field: &Field<'_>) -> Option<CiliumPeer> {
     let name = field.string()?;
     let known = Entity::NAMES.iter().find(|known| known.0 == name);
     if known.is_none() {
-        field.refuse(format!("{} is no entity", quote(name)));
+        field.reject(format!("{} is no entity", quote(name)));
     }
     known.map(|(_, entity)| CiliumPeer::Entity(*entity))
 }
@@ -245,11 +246,11 @@ fn parse_service(field: &Field<'_>) -> Option<CiliumPeer> {
         (Some(field), None) => (field, "serviceName"),
         (None, Some(field)) => (field, "selector"),
         (None, None) => {
-            field.refuse("needs a k8sService or a k8sServiceSelector");
+            field.reject("needs a k8sService or a k8sServiceSelector");
             return None;
         }
         (Some(_), Some(labels)) => {
-            labels.refuse_with_fix(
+            labels.reject_with_fix(
                 "can't stand in one element with k8sService",
                 "write two elements, of which either may match",
             );
@@ -265,7 +266,7 @@ fn parse_service(field: &Field<'_>) -> Option<CiliumPeer> {
         .and_then(|field| checked(&field, is_dns_label, "the name of a namespace"))
         .map(str::to_owned);
     let Some(services) = services else {
-        reference.refuse(format!("has no {what}"));
+        reference.reject(format!("has no {what}"));
         return None;
     };
     let services = match what {
@@ -286,7 +287,7 @@ fn parse_name(field: &Field<'_>) -> Option<CiliumPeer> {
 fn checked<'a>(field: &Field<'a>, is_valid: fn(&str) -> bool, what: &str) -> Option<&'a str> {
     let text = field.string()?;
     if !is_valid(text) {
-        field.refuse(format!("{} is not {what}", quote(text)));
+        field.reject(format!("{} is not {what}", quote(text)));
         return None;
     }
     Some(text)
