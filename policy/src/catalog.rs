@@ -25,7 +25,7 @@ pub struct Catalog {
     pub(crate) pods: AddressMap<PodName>,
 }
 
-/// Who an entry's peer stands for.
+/// The peers that an entry of the tables matches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerName<'c> {
     /// Anyone.
@@ -105,7 +105,7 @@ impl Catalog {
         self.identities.get(index)?.as_ref()
     }
 
-    /// Who an entry's peer stands for. `None` for numbers of other tables than this catalogue's.
+    /// The peers that an entry matches. `None` for numbers of other tables than this catalogue's.
     #[must_use]
     pub fn peer(&self, peer: PeerMatch) -> Option<PeerName<'_>> {
         Some(match peer {

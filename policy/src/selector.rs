@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::labels::{LabelContext, LabelKey};
 
-/// What a requirement asks of a label's value.
+/// The test of a requirement on a label's value.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Test {
     /// There is a value and it is one of these (sorted).

@@ -5,8 +5,8 @@
 //! host: [192.0.2.1]          # addresses of this node, or
 //! node: worker-1             # which node of the objects is this one
 //! mode: default              # or always, never
-//! remote: [shop/cache]       # pods of other nodes: their side is judged there
-//! learned: {a.example: [192.0.2.9]}   # what DNS names were seen to stand for
+//! remote: [shop/cache]       # pods of other nodes: their policy is applied there
+//! learned: {a.example: [192.0.2.9]}   # addresses that DNS names resolved to
 //! manifests: ../manifests    # files of Kubernetes objects, and
 //! objects: […]               # further objects
 //! rows:
@@ -28,8 +28,8 @@
 //! ```
 //!
 //! `from` and `to` are pods or addresses; `family: 6` takes the pods' IPv6 addresses. Lists stand
-//! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is
-//! open and requests are judged) or, of a request, `refuse` (an HTTP request is answered 403). A
+//! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is open
+//! and L7 rules decide on requests) or, of a request, `refuse` (an HTTP request is answered 403). A
 //! row without `expect` only says that all executors agree; it is asked again after each step.
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
@@ -37,7 +37,7 @@
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
 //! queried) or `sni` (the server name of a TLS handshake). There is no inspector yet for protocols
-//! other than HTTP. The oracle and the tables judge such requests, and packets must find that
+//! other than HTTP. The oracle and the tables decide on such requests, and packets must find that
 //! nothing at all passes on such a flow.
 
 use std::collections::VecDeque;
@@ -98,7 +98,7 @@ pub enum Expect {
     Allow,
     /// It is dropped silently.
     Deny,
-    /// The flow is open and its requests are judged.
+    /// The flow is open and its L7 rules decide on requests.
     Inspect,
     /// The request is denied: it is answered 403.
     Deny403,

@@ -3,9 +3,9 @@
 //! The XDP program, attached in native mode to every link, redirects each IP packet to the AF_XDP
 //! socket of the worker that owns its flow ([`Redirect`]). A symmetric hash of the flow selects the
 //! worker; userspace can compute the same hash ([`flow_hash`], [`worker_of`]). A pinned link drops
-//! IP traffic after the process has ended, until [`unpin`]. Two programs at the egress hook redirect
-//! to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark packets that the
-//! kernel received from the host link ([`Redirect::mark`]).
+//! IP traffic after the process has ended, until [`unpin`]. Two programs at the egress hook
+//! redirect to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark packets
+//! that the kernel received from the host link ([`Redirect::mark`]).
 //!
 //! This crate knows flows, but no policy.
 

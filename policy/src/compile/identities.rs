@@ -5,14 +5,14 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_tables::policy::{PolicyTables, SelectorSet};
 
-use super::index::most_telling;
+use super::index::most_selective;
 use super::interner::Numbers;
 use super::sharing::SharedTable;
 use crate::labels::{LabelContext, LabelKey, Labels};
 use crate::rules::PerSide;
 use crate::selector::{Selector, Test};
 
-/// What tells identities apart. The labels of the namespace follow from its name.
+/// Pods with equal keys have one identity. The namespace determines its labels.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct IdentityKey {
     pub(super) namespace: Arc<str>,
@@ -79,9 +79,9 @@ const NUMBER_MIN: u32 = 256;
 /// One more than the last number: 24 bits, beyond which Cilium's local scopes begin.
 const NUMBER_END: u32 = 1 << 24;
 
-/// The number that people see: it depends on the labels and on nothing else, so the same pods keep
-/// theirs when others come and go, and after a restart. Two label sets may, rarely, share one;
-/// nothing but what people see depends on it.
+/// The number that is displayed. It depends only on the labels, so pods keep theirs when other pods
+/// come and go, and after a restart. Two label sets may, rarely, have the same number; no lookup
+/// uses it.
 pub(super) fn number_of(label_context: &LabelContext) -> u32 {
     match label_context {
         LabelContext::Reserved(names) => {
@@ -101,7 +101,7 @@ pub(super) struct Identities {
     slots: Vec<Option<Identity>>,
     numbers: Numbers,
     namespaces: HashMap<Arc<str>, Namespace>,
-    /// Rows of namespaces; row zero is nobody's.
+    /// Rows of namespaces; row zero is not used by any.
     rows: Numbers,
     /// Identities by the labels of their pods.
     by_label: HashMap<(Arc<str>, Arc<str>), Vec<u32>>,
@@ -112,7 +112,7 @@ impl Identities {
     pub(super) fn new() -> Self {
         let mut numbers = Numbers::default();
         let slots = RESERVED.iter().map(|(_, names)| {
-            numbers.take();
+            numbers.allocate();
             Some(Identity {
                 label_context: LabelContext::Reserved(names),
                 namespace: 0,
@@ -124,7 +124,7 @@ impl Identities {
         });
         let slots = slots.collect();
         let mut rows = Numbers::default();
-        rows.take();
+        rows.allocate();
         Self {
             ids: HashMap::new(),
             slots,
@@ -156,12 +156,12 @@ impl Identities {
             }
             return Acquired { id, is_new: false, opens_namespace: false };
         }
-        let id = self.numbers.take();
+        let id = self.numbers.allocate();
         let rows = &mut self.rows;
         let namespace = self.namespaces.entry_ref(&key.namespace).or_insert_with(|| {
             let labels = Arc::new(labels_of(&key.namespace));
             Namespace {
-                row: rows.take(),
+                row: rows.allocate(),
                 label_context: label_context_of_namespace(&key.namespace, &labels),
                 labels,
                 identities: Vec::new(),
@@ -200,7 +200,7 @@ impl Identities {
         let identity = slot.take()?;
         let key = identity.key.as_ref()?;
         self.ids.remove(key);
-        self.numbers.give_back(id);
+        self.numbers.release(id);
         for (name, value) in key.labels.iter() {
             let label = (Arc::clone(name), Arc::clone(value));
             if let Some(ids) = self.by_label.get_mut(&label) {
@@ -215,7 +215,7 @@ impl Identities {
             remove(&mut namespace.identities, id);
             if namespace.identities.is_empty() {
                 emptied = Some(namespace.row);
-                self.rows.give_back(namespace.row);
+                self.rows.release(namespace.row);
                 self.namespaces.remove(&key.namespace);
             }
         }
@@ -262,7 +262,7 @@ impl Identities {
     /// The identities that a selector matches, in no order, without doubles.
     pub(super) fn matching(&self, selector: &Selector) -> Vec<u32> {
         let mut candidates: Vec<u32> = (0..PolicyTables::RESERVED).collect();
-        match most_telling(selector) {
+        match most_selective(selector) {
             _ if excludes_pods(selector) => {}
             Some((LabelKey::Namespace, names)) => {
                 let namespaces = names.iter().filter_map(|name| self.namespaces.get(name));

@@ -5,14 +5,14 @@
 //! 2. Each rule gets a number, and so does each distinct peer by labels and each distinct list of
 //!    networks ([`peers`]). An index over the conditions of selectors ([`index`]) finds, for each
 //!    identity, the few selectors that match it out of all.
-//! 3. The same index, over the endpoint selectors of all policies, finds the rule sets that apply to an identity.
-//!    Identities to which the same rule sets apply share one table ([`sharing`], [`direction`]).
-//! 4. Each address gets the identity of whoever owns it ([`addresses`]).
+//! 3. The same index, over the endpoint selectors of all policies, finds the rule sets that apply
+//!    to an identity. Identities with the same rule sets share one table ([`sharing`],
+//!    [`direction`]).
+//! 4. Each address gets the identity of its pod or node ([`addresses`]).
 //!
-//! A [`Compiler`] keeps all of this, and follows changes of the store: what a change does not touch
-//! stays as it is, and snapshots share it ([`podgate_tables::policy::Rows`]). Numbers depend on
-//! what was there before. What they stand for does not: the same objects make the same tables by
-//! name, in whatever order they came.
+//! A [`Compiler`] stores the results and applies changes of the store to them. Parts that a change
+//! does not affect are shared between snapshots ([`podgate_tables::policy::Rows`]). The numbers
+//! depend on earlier changes; the tables with names in place of numbers depend only on the objects.
 
 mod addresses;
 mod direction;
@@ -32,11 +32,11 @@ use podgate_tables::address::Address;
 use podgate_tables::ids::{PortNameId, RuleId};
 use podgate_tables::policy::{IdentityRow, PeerMatch, PolicyTables, SelectorSet};
 
-use self::addresses::{Claims, PlacedPod};
+use self::addresses::{Claims, PodEntry};
 use self::identities::{Acquired, Identities, IdentityKey, number_of};
 use self::index::SelectorIndex;
 use self::peers::Peers;
-use self::program::{Placed, PlacedSet, Program};
+use self::program::{PolicyEntry, Program, RuleSetEntry};
 use self::sharing::DirectionTables;
 use self::table_builder::TableBuilder;
 use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
@@ -74,7 +74,7 @@ pub struct Compiler {
     endpoint_selectors: SelectorIndex,
     directions: DirectionTables,
     identities: Identities,
-    pods: HashMap<PodName, PlacedPod>,
+    pods: HashMap<PodName, PodEntry>,
     claims: Claims,
     mode: EnforcementMode,
 }
@@ -117,7 +117,7 @@ impl Compiler {
         match store.changes_since(self.cursor).filter(|changes| !changes.mode) {
             Some(changes) => {
                 self.cursor = store.cursor();
-                self.follow(store, &changes);
+                self.apply(store, &changes);
                 self.builder.changed
             }
             None => {
@@ -139,20 +139,20 @@ impl Compiler {
     fn start_over(&mut self, store: &Store) {
         *self = Self::with_mode(store.mode());
         self.cursor = store.cursor();
-        self.follow(store, &store.everything());
+        self.apply(store, &store.everything());
     }
 
-    fn follow(&mut self, store: &Store, changes: &Changes) {
+    fn apply(&mut self, store: &Store, changes: &Changes) {
         for namespace in &changes.namespaces {
             self.relabel(namespace, store);
         }
         self.change_policies(store, &changes.policies);
         if !changes.domain_names.is_empty() {
-            self.peers.learn(&changes.domain_names, store, &mut self.builder);
+            self.peers.update_names(&changes.domain_names, store, &mut self.builder);
         }
         if changes.nodes {
             for address in self.claims.set_nodes(store) {
-                self.claims.settle(address, &self.pods, &mut self.builder);
+                self.claims.write_address(address, &self.pods, &mut self.builder);
             }
         }
         for pod in &changes.pods {
@@ -210,7 +210,7 @@ impl Compiler {
             }
             let former = self.program.policies.remove(key);
             if let Some(rule_sets) = now {
-                self.place(key, rule_sets, store, &mut affected);
+                self.add_policy(key, rule_sets, store, &mut affected);
             }
             for number in former.into_iter().flat_map(|former| former.sets) {
                 self.endpoint_selectors.remove(number);
@@ -225,16 +225,16 @@ impl Compiler {
                 self.apply_to(id);
             }
         }
-        // Only now does no table name them any more.
+        // From here on no table refers to them.
         for number in retired {
             if let Some(set) = self.program.take_set(number) {
-                self.forget(&set);
+                self.remove_set(&set);
             }
         }
     }
 
-    /// Adds a policy. Identities that it selects are noted as affected.
-    fn place(
+    /// Adds a policy. Adds the identities that it selects to `affected`.
+    fn add_policy(
         &mut self,
         policy: &Arc<ObjectKey>,
         rule_sets: &Arc<[RuleSet]>,
@@ -244,23 +244,23 @@ impl Compiler {
         let mut sets = Vec::new();
         for (index, rule_set) in rule_sets.iter().enumerate() {
             let rules = rule_set.rules.iter();
-            let numbers = rules.map(|rule| self.place_rule(policy, rule, store)).collect();
+            let numbers = rules.map(|rule| self.add_rule(policy, rule, store)).collect();
             let number = self.program.add_set(policy, rule_sets, index, numbers);
             self.endpoint_selectors.insert(number, &rule_set.endpoint_selector);
             affected.extend(self.identities.matching(&rule_set.endpoint_selector));
             sets.push(number);
         }
-        let placed = Placed { rule_sets: Arc::clone(rule_sets), sets };
-        self.program.policies.insert(Arc::clone(policy), placed);
+        let entry = PolicyEntry { rule_sets: Arc::clone(rule_sets), sets };
+        self.program.policies.insert(Arc::clone(policy), entry);
     }
 
-    fn place_rule(
+    fn add_rule(
         &mut self,
         policy: &Arc<ObjectKey>,
         rule: &Rule,
         store: &Store,
     ) -> (RuleId, Vec<PeerMatch>) {
-        let id = RuleId(self.program.rule_numbers.take());
+        let id = RuleId(self.program.rule_numbers.allocate());
         let (policy, field) = (Arc::clone(policy), rule.field.clone());
         self.builder.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));
         for name in port_names(rule) {
@@ -271,10 +271,10 @@ impl Compiler {
         (id, peers)
     }
 
-    fn forget(&mut self, set: &PlacedSet) {
+    fn remove_set(&mut self, set: &RuleSetEntry) {
         for (rule, id, peers) in set.rules() {
             self.builder.name_rule(id, None);
-            self.program.rule_numbers.give_back(id.0);
+            self.program.rule_numbers.release(id.0);
             for name in port_names(rule) {
                 if let Some(name) = self.program.port_name(name) {
                     self.release_port_name(name);
@@ -310,15 +310,15 @@ impl Compiler {
         if let Some(pod) = pod.filter(|pod| !pod.addresses().is_empty()) {
             let identity = self.acquire_identity(name, pod, store);
             let ports = pod.ports.iter().map(|port| self.acquire_port_name(&port.name)).collect();
-            let placed = PlacedPod::new(identity, pod, ports);
-            for address in &placed.addresses {
+            let entry = PodEntry::new(identity, pod, ports);
+            for address in &entry.addresses {
                 self.claims.add(*address, name);
                 touched.insert(*address);
             }
-            self.pods.insert(name.clone(), placed);
+            self.pods.insert(name.clone(), entry);
         }
         for address in touched {
-            self.claims.settle(address, &self.pods, &mut self.builder);
+            self.claims.write_address(address, &self.pods, &mut self.builder);
         }
         if let Some(former) = former {
             for port in former.port_names {

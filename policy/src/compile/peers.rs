@@ -18,11 +18,11 @@ use crate::rules::{self, NetworkPeer};
 use crate::selector::Selector;
 use crate::store::Store;
 
-/// What the number of an address set stands for.
+/// What an address set is made from.
 ///
 /// The networks of a rule have one number together, because there can be many in one rule.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Source {
+enum AddressSource {
     /// Networks that cover the same addresses.
     Networks(Arc<[NetworkPeer]>),
     /// A DNS name or a pattern of names.
@@ -37,7 +37,7 @@ pub(super) struct Peers {
     of_namespaces: SelectorIndex,
     /// The others.
     of_identities: SelectorIndex,
-    sources: Interner<Source>,
+    sources: Interner<AddressSource>,
 }
 
 /// Whether all pods of a namespace, or none, match.
@@ -47,7 +47,7 @@ fn is_for_namespaces(selector: &Selector) -> bool {
 
 impl Peers {
     /// The numbers of a rule's peers, for one more user of them. Identities whose selectors change
-    /// are noted as dirty.
+    /// are marked dirty.
     pub(super) fn acquire(
         &mut self,
         peers: Option<&[rules::PeerSelector]>,
@@ -67,8 +67,8 @@ impl Peers {
                     networks.entry(network.scope).or_default().push(network.clone());
                 }
                 rules::PeerSelector::Name(pattern) => {
-                    numbers.push(self.acquire_source(
-                        &Source::Name(pattern.clone()),
+                    numbers.push(self.acquire_address_source(
+                        &AddressSource::Name(pattern.clone()),
                         store,
                         builder,
                     ));
@@ -76,7 +76,11 @@ impl Peers {
             }
         }
         for networks in networks.into_values() {
-            numbers.push(self.acquire_source(&Source::Networks(networks.into()), store, builder));
+            numbers.push(self.acquire_address_source(
+                &AddressSource::Networks(networks.into()),
+                store,
+                builder,
+            ));
         }
         numbers
     }
@@ -112,19 +116,19 @@ impl Peers {
         PeerMatch::Labels(number)
     }
 
-    fn acquire_source(
+    fn acquire_address_source(
         &mut self,
-        source: &Source,
+        source: &AddressSource,
         store: &Store,
         builder: &mut TableBuilder,
     ) -> PeerMatch {
         let (id, is_new) = self.sources.acquire(source);
         if is_new {
             let peers = match source {
-                Source::Networks(networks) => {
+                AddressSource::Networks(networks) => {
                     networks.iter().cloned().map(rules::PeerSelector::Network).collect()
                 }
-                Source::Name(pattern) => [rules::PeerSelector::Name(pattern.clone())].into(),
+                AddressSource::Name(pattern) => [rules::PeerSelector::Name(pattern.clone())].into(),
             };
             builder.set_addresses(SelectorId(id), peers, addresses_of(source, store));
         }
@@ -180,14 +184,14 @@ impl Peers {
     }
 
     /// Brings the patterns up to date that match one of the `names`.
-    pub(super) fn learn(
+    pub(super) fn update_names(
         &self,
         names: &BTreeSet<Arc<str>>,
         store: &Store,
         builder: &mut TableBuilder,
     ) {
         for (id, source) in self.sources.iter() {
-            let Source::Name(pattern) = source else { continue };
+            let AddressSource::Name(pattern) = source else { continue };
             if names.iter().any(|name| pattern.matches(name.as_bytes())) {
                 builder.change_addresses(SelectorId(id), addresses_of(source, store));
             }
@@ -199,10 +203,10 @@ fn matching(index: &SelectorIndex, label_context: &LabelContext) -> SelectorSet 
     SelectorSet::new(index.matching(label_context).into_iter().map(SelectorId))
 }
 
-fn addresses_of(source: &Source, store: &Store) -> AddressSet {
+fn addresses_of(source: &AddressSource, store: &Store) -> AddressSet {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     let scope = match source {
-        Source::Networks(networks) => {
+        AddressSource::Networks(networks) => {
             for (range, peer) in
                 networks.iter().flat_map(|peer| ranges(peer).map(move |r| (r, peer)))
             {
@@ -213,7 +217,7 @@ fn addresses_of(source: &Source, store: &Store) -> AddressSet {
             }
             networks.first().map_or(AddressScope::World, |peer| peer.scope)
         }
-        Source::Name(pattern) => {
+        AddressSource::Name(pattern) => {
             let learned = store.learned().filter(|(name, _)| pattern.matches(name.as_bytes()));
             for address in learned.flat_map(|(_, addresses)| addresses) {
                 match address {

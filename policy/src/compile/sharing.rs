@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use podgate_tables::ids::DenySetId;
 use podgate_tables::policy::RuleTable;
 
-use super::direction::{Draft, build_direction};
+use super::direction::{NumberedRule, build_direction};
 use super::interner::Interner;
 use super::program::Program;
 use super::table_builder::TableBuilder;
@@ -89,16 +89,16 @@ impl DirectionTables {
         let mut denying: Vec<ObjectKey> = denying.map(|set| (*set.policy).clone()).collect();
         denying.sort_unstable();
         denying.dedup();
-        let drafts = sets().flat_map(|set| {
+        let rules = sets().flat_map(|set| {
             let rules = set.rules().filter(|(rule, ..)| rule.side == side).enumerate();
-            rules.map(|(place, (rule, id, peers))| Draft {
+            rules.map(|(order, (rule, id, peers))| NumberedRule {
                 rule,
-                place: (&set.policy, set.index, place),
+                order: (&set.policy, set.index, order),
                 id,
                 peers,
             })
         });
-        let mut table = build_direction(drafts, |name| program.port_name(name));
+        let mut table = build_direction(rules, |name| program.port_name(name));
         if self.mode == EnforcementMode::Always || !denying.is_empty() {
             table.default_deny = Some(self.deny_set(denying.into(), builder));
         }

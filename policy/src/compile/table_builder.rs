@@ -1,4 +1,4 @@
-//! The tables and their catalogue while they are worked on.
+//! The tables and their catalogue while they are changed.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) struct TableBuilder {
     pub(super) catalog: Catalog,
     /// Identities whose rows have to be written again.
     pub(super) dirty: HashSet<u32>,
-    /// Whether anything is different from what was published last.
+    /// Whether anything changed since the last snapshot.
     pub(super) changed: bool,
 }
 
@@ -57,7 +57,7 @@ impl TableBuilder {
         self.changed |= self.catalog.identities.set(id, info);
     }
 
-    /// Sets what an address set holds, and what it stands for.
+    /// Sets the addresses of an address set, and the peers that it was made from.
     pub(super) fn set_addresses(
         &mut self,
         id: SelectorId,

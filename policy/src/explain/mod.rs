@@ -1,7 +1,7 @@
 //! Why a flow is allowed or denied: the decision of the tables, and what stands behind it.
 //!
 //! The verdict comes from where workers have theirs: [`PolicyTables::decide`] for the flow, and the
-//! flow's L7 rules for a request. Beside it, each rule in force that applies to an end is held
+//! flow's L7 rules for a request. Beside it, each rule in force that applies to an end is matched
 //! against the flow in normal form: those that match are listed, and of those that would have
 //! decided otherwise, had they matched, the nearest, with what the flow fails of them.
 //!
@@ -34,7 +34,7 @@ pub use selectors::{SelectorInfo, selectors};
 pub use table::{TableRow, table_rows, tier_name};
 pub use words::l7_words;
 
-use self::criteria::Who;
+use self::criteria::FlowEnd;
 use self::direction::Explainer;
 use crate::observe::{FlowEndpoint, NameResolver, RuleName};
 use crate::rules::Side;
@@ -46,9 +46,9 @@ pub struct Explanation {
     /// What becomes of the flow on the wire, and of the request if one was asked about. Where
     /// workers can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
     pub verdict: Outcome,
-    /// Who opens the flow.
+    /// FlowEnd opens the flow.
     pub source: End,
-    /// Who is called.
+    /// FlowEnd is called.
     pub destination: End,
     /// The service whose cluster IP is called, if it is one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ pub enum Outcome {
 /// One end of a flow.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct End {
-    /// Who it is.
+    /// FlowEnd it is.
     #[serde(flatten)]
     pub peer: FlowEndpoint,
     /// What it is.
@@ -131,7 +131,7 @@ pub struct RequestVerdict {
     pub request: String,
     /// Whether policy lets it pass; where workers can't inspect the flow, it doesn't all the same.
     pub allowed: bool,
-    /// Whether workers look at the requests of the flow; if not, all pass.
+    /// Whether workers inspect the requests of the flow; if not, all pass.
     pub inspected: bool,
     /// The rule that allows it; none if no rule asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -247,12 +247,12 @@ impl Flow<'_> {
         }
     }
 
-    fn who(&self, address: Address) -> Who<'_> {
+    fn who(&self, address: Address) -> FlowEnd<'_> {
         let Self { store, compiled, .. } = self;
         let index = compiled.tables.resolve(address).identity_index;
         let label_context = compiled.catalog.label_context(index);
         let pod = compiled.catalog.pod_at(address.ip());
-        Who {
+        FlowEnd {
             address: address.ip(),
             label_context,
             is_node: compiled.tables.is_node(address),

@@ -39,7 +39,7 @@ pub struct HttpSpec {
     pub headers: Vec<String>,
 }
 
-/// Parts of a Kafka request that rules look at.
+/// Parts of a Kafka request that rules match.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSpec {

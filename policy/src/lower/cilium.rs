@@ -53,7 +53,7 @@ impl Scope<'_> {
         }
     }
 
-    /// A rule that matches nobody counts for the default deny all the same.
+    /// A rule without matching peers still counts for the default deny.
     fn lower_rule(
         self,
         rule: &CiliumRule,

@@ -1,7 +1,8 @@
 //! Reading objects from files: YAML or JSON, several documents a file, lists taken apart.
 //!
-//! What can't be read becomes a [`Rejection`] that names file and line; everything else goes on.
-//! Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the reader.
+//! What can't be read becomes a [`Rejection`] that names file and line; the others are not
+//! affected. Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the
+//! reader.
 
 mod cut;
 mod json;
@@ -191,7 +192,7 @@ pub fn read_regular(path: &Path) -> Result<(Vec<u8>, Metadata), ReadError> {
     let metadata = file.metadata().map_err(ReadError::Io)?;
     regular(&metadata)?;
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too large, even if it grows meanwhile.
+    // One byte more than allowed is read, to detect a file that is too large or grows.
     file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
     if bytes.len() as u64 > FILE_MAX { Err(ReadError::TooLarge) } else { Ok((bytes, metadata)) }
 }
@@ -252,7 +253,7 @@ fn load_file(path: &Path) -> Vec<Document> {
 #[must_use]
 pub fn load_from(stream: impl io::Read, path: &Path) -> Vec<Document> {
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too large, even if it grows meanwhile.
+    // One byte more than allowed is read, to detect a file that is too large or grows.
     if let Err(error) = stream.take(FILE_MAX + 1).read_to_end(&mut bytes) {
         return vec![broken(path, Position::START, format!("can't be read: {error}"))];
     }

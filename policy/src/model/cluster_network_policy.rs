@@ -87,7 +87,7 @@ pub enum ClusterPeer {
 pub struct DomainName {
     /// As written: a name, or `*.` and a name, which is every name below it.
     pub text: String,
-    /// What names are held against.
+    /// The pattern that names must match.
     pub pattern: NamePattern,
 }
 
@@ -265,7 +265,7 @@ impl ClusterRule {
             field.reject(format!("needs an action and {peers_name}"));
         }
         let action = action.and_then(|action| parse_action(&action));
-        // What depends on the action is told once that is mended.
+        // Problems that depend on the action are reported once it is valid.
         let assumed = action.unwrap_or(Action::Allow);
         let peers = peers
             .and_then(|peers| list_of_some(&peers, |peer| ClusterPeer::parse(peer, side, assumed)));

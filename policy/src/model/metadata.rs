@@ -42,7 +42,8 @@ impl Header {
         match header {
             Some(header) if problems.is_empty() => Ok(header),
             _ => {
-                // Of an object without a proper name, what else is wrong with it is told too.
+                // An object without a valid name is checked further, to report its other problems
+                // too.
                 if let Some(kind) = kind {
                     super::parse_body(kind, &root);
                 }

@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use podgate_tables::policy::{Action, Tier};
 
 use super::peers::AddressOwner;
-use super::{Case, Match, Opinion, labels};
+use super::{Match, OracleVerdict, SideQuery, labels};
 use crate::key::ObjectKey;
 use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection, Policy};
 use crate::rules::Side;
 use crate::store::Store;
 
-impl<'s> Case<'_, 's> {
+impl<'s> SideQuery<'_, 's> {
     /// What a tier says of the flow; `None` if it leaves the flow to the next one.
-    pub(super) fn cluster_tier(&self, tier: Tier) -> Option<Opinion<'s>> {
+    pub(super) fn cluster_tier(&self, tier: Tier) -> Option<OracleVerdict<'s>> {
         let policies = self.store.policy_objects().filter_map(|(key, policy)| match policy {
             Policy::ClusterNetworkPolicy(policy) if policy.tier == tier => Some((key, policy)),
             _ => None,
@@ -33,8 +33,8 @@ impl<'s> Case<'_, 's> {
                 let found = vec![Match { key, field, l7: None, watches: false }];
                 match self.cluster_rule(rule) {
                     None => {}
-                    Some(Action::Allow) => return Some(Opinion::Allowed(found)),
-                    Some(Action::Deny) => return Some(Opinion::Denied(found)),
+                    Some(Action::Allow) => return Some(OracleVerdict::Allowed(found)),
+                    Some(Action::Deny) => return Some(OracleVerdict::Denied(found)),
                     Some(Action::Pass) => return None,
                 }
             }
@@ -57,7 +57,7 @@ impl<'s> Case<'_, 's> {
     }
 }
 
-/// Whether a peer of a rule is meant by who is at the other end.
+/// Whether a peer of a rule matches the other end.
 fn matches(store: &Store, wanted: &ClusterPeer, peer: &AddressOwner<'_>, address: IpAddr) -> bool {
     match wanted {
         ClusterPeer::Pods(selection) => selects(store, selection, peer),

@@ -1,8 +1,7 @@
-//! The naive interpreter: what the objects say about one flow, read from them each time.
+//! An independent, simple implementation of policy, which interprets the objects for each flow.
 //!
-//! It shares the model and nothing else with the compiler, so that the two can be held against
-//! each other. It is written for being right at a glance; it is slow, and no verdict that counts
-//! comes from it.
+//! It shares only the model with the compiler, and tests compare the two. It is written to be
+//! obviously correct; it is slow, and nothing but tests uses it.
 
 mod cluster;
 mod labels;
@@ -31,15 +30,15 @@ pub struct Match<'s> {
     pub key: &'s ObjectKey,
     /// Path of the rule in it.
     pub field: String,
-    /// What requests are held against; `None` is no restriction.
+    /// L7 rules that requests must match; `None` is no restriction.
     pub l7: Option<&'s L7Rules>,
     /// The rule's L7 rules only watch: the policy doesn't isolate. Server names never do.
     pub watches: bool,
 }
 
-/// What one side says of a flow.
+/// The verdict on a flow at one side.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Opinion<'s> {
+pub enum OracleVerdict<'s> {
     /// Not asked.
     Exempt(Exemption),
     /// No policy isolates the endpoint, and no rule matches.
@@ -55,14 +54,14 @@ pub enum Opinion<'s> {
     DefaultDeny(Vec<&'s ObjectKey>),
 }
 
-impl<'s> Opinion<'s> {
+impl<'s> OracleVerdict<'s> {
     /// Whether the flow may be opened.
     #[must_use]
     pub const fn allows(&self) -> bool {
         !matches!(self, Self::Denied(_) | Self::Conflicting(_) | Self::DefaultDeny(_))
     }
 
-    /// Whether the flow's requests are looked at.
+    /// Whether the flow's requests are inspected.
     #[must_use]
     pub fn inspects(&self) -> bool {
         !self.protocols().is_empty()
@@ -78,7 +77,7 @@ impl<'s> Opinion<'s> {
             Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => true,
             Some(rules) => requests::allow(rules, part),
         };
-        // Whoever reads requests of one protocol takes no other for one.
+        // An inspector of one protocol denies requests of others.
         self.protocols().is_subset(&BTreeSet::from([request.protocol()]))
             && request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
     }
@@ -89,7 +88,7 @@ impl<'s> Opinion<'s> {
         matches.iter().filter_map(|rule| Some(rule.l7?.protocol())).collect()
     }
 
-    /// The rules that allow, as ones that can't be held together.
+    /// The rules that allow, as conflicting rules.
     fn conflicting(self) -> Self {
         match self {
             Self::Allowed(mut matches) => {
@@ -101,22 +100,25 @@ impl<'s> Opinion<'s> {
     }
 }
 
-/// What egress of the source and ingress of the destination say of a flow.
+/// The verdicts on a flow, of egress at the source and of ingress at the destination.
 #[must_use]
-pub fn decide<'s>(store: &'s Store, subject: &Subject, local: LocalEnds) -> [Opinion<'s>; 2] {
+pub fn decide<'s>(store: &'s Store, subject: &Subject, local: LocalEnds) -> [OracleVerdict<'s>; 2] {
     let (src, dst) = (subject.tuple.src.ip(), subject.tuple.dst.ip());
     if src == dst {
-        return [Opinion::Exempt(Exemption::ToSelf), Opinion::Exempt(Exemption::ToSelf)];
+        return [
+            OracleVerdict::Exempt(Exemption::ToSelf),
+            OracleVerdict::Exempt(Exemption::ToSelf),
+        ];
     }
     let (source, destination) = (resolve(store, src), resolve(store, dst));
     let egress = match (local.source, &destination) {
-        (false, _) => Opinion::Exempt(Exemption::NotLocal),
-        (true, AddressOwner::Host) => Opinion::Exempt(Exemption::ToNode),
+        (false, _) => OracleVerdict::Exempt(Exemption::NotLocal),
+        (true, AddressOwner::Host) => OracleVerdict::Exempt(Exemption::ToNode),
         (true, _) => evaluate(store, subject, Side::Egress, &source, &destination, dst),
     };
     let ingress = match (local.destination, &source) {
-        (false, _) => Opinion::Exempt(Exemption::NotLocal),
-        (true, AddressOwner::Host) => Opinion::Exempt(Exemption::FromNode),
+        (false, _) => OracleVerdict::Exempt(Exemption::NotLocal),
+        (true, AddressOwner::Host) => OracleVerdict::Exempt(Exemption::FromNode),
         (true, _) => evaluate(store, subject, Side::Ingress, &destination, &source, src),
     };
     // A flow has one inspector, for both ends together.
@@ -136,18 +138,18 @@ fn evaluate<'s>(
     endpoint: &AddressOwner<'s>,
     peer: &AddressOwner<'s>,
     address: IpAddr,
-) -> Opinion<'s> {
-    let AddressOwner::Pod(name, _) = endpoint else { return Opinion::Unenforced };
+) -> OracleVerdict<'s> {
+    let AddressOwner::Pod(name, _) = endpoint else { return OracleVerdict::Unenforced };
     if store.mode() == EnforcementMode::Never {
-        return Opinion::Unenforced;
+        return OracleVerdict::Unenforced;
     }
     let destination = match side {
         Side::Egress => peer,
         Side::Ingress => endpoint,
     };
-    let case = Case { store, subject, side, endpoint, name, peer, address, destination };
-    if let Some(opinion) = case.cluster_tier(Tier::Admin) {
-        return opinion;
+    let case = SideQuery { store, subject, side, endpoint, name, peer, address, destination };
+    if let Some(verdict) = case.cluster_tier(Tier::Admin) {
+        return verdict;
     }
     let mut found = Found::default();
     for (key, policy) in store.policy_objects() {
@@ -163,14 +165,14 @@ fn evaluate<'s>(
     }
     let isolated = !found.isolating.is_empty() || store.mode() == EnforcementMode::Always;
     if !found.denies.is_empty() {
-        Opinion::Denied(found.denies)
+        OracleVerdict::Denied(found.denies)
     } else if !found.allows.is_empty() {
-        Opinion::Allowed(found.allows)
+        OracleVerdict::Allowed(found.allows)
     } else if isolated {
         found.isolating.dedup();
-        Opinion::DefaultDeny(found.isolating)
+        OracleVerdict::DefaultDeny(found.isolating)
     } else {
-        case.cluster_tier(Tier::Baseline).unwrap_or(Opinion::Unenforced)
+        case.cluster_tier(Tier::Baseline).unwrap_or(OracleVerdict::Unenforced)
     }
 }
 
@@ -182,8 +184,8 @@ struct Found<'s> {
     denies: Vec<Match<'s>>,
 }
 
-/// A question to the policies.
-struct Case<'a, 's> {
+/// A flow at one side, and the store.
+struct SideQuery<'a, 's> {
     store: &'s Store,
     subject: &'a Subject,
     side: Side,
@@ -195,7 +197,7 @@ struct Case<'a, 's> {
     destination: &'a AddressOwner<'s>,
 }
 
-impl<'s> Case<'_, 's> {
+impl<'s> SideQuery<'_, 's> {
     fn network_policy(&self, key: &'s ObjectKey, policy: &'s NetworkPolicy, found: &mut Found<'s>) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let Some(pod) = self.store.pod(&self.name.namespace, &self.name.name) else { return };

@@ -1,4 +1,4 @@
-//! Who is behind an address, and whether a policy's peer is meant by it.
+//! The owner of an address, and whether the peers of a policy match it.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::model::{
 };
 use crate::store::Store;
 
-/// Who is behind an address.
+/// The owner of an address.
 pub(super) enum AddressOwner<'s> {
     Pod(&'s PodName, &'s Pod),
     Host,
@@ -20,7 +20,7 @@ pub(super) enum AddressOwner<'s> {
     World,
 }
 
-/// Finds out.
+/// The owner of `address`.
 pub(super) fn resolve(store: &Store, address: IpAddr) -> AddressOwner<'_> {
     if store.host_addresses().any(|host| *host == address) {
         return AddressOwner::Host;
@@ -107,7 +107,7 @@ impl AddressOwner<'_> {
         }
     }
 
-    /// Whether one of these services stands for the peer.
+    /// Whether the peer is a backend of one of these services.
     fn is_behind(&self, store: &Store, wanted: &ServiceReference, address: IpAddr) -> bool {
         let directory = store.directory();
         directory.services.iter().any(|((namespace, name), service)| {

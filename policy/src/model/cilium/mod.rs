@@ -45,10 +45,10 @@ pub struct CiliumSpec {
 /// One element of the four lists of rules.
 #[derive(Clone, PartialEq, Debug)]
 pub struct CiliumRule {
-    /// Who may be at the other end. `None` when no field names peers; an empty list when one does
-    /// and lists nobody, which matches nobody.
+    /// Peers that match. `None` if the rule has no field for peers; an empty list, which matches
+    /// no peer, if that field is empty.
     pub peers: Option<Vec<CiliumPeer>>,
-    /// On which ports.
+    /// Ports that match.
     pub ports: Ports,
 }
 
@@ -185,7 +185,7 @@ impl CiliumSpec {
         check_metadata(&mut spec);
         spec.reject_fields(&[("nodeSelector", "policies for nodes are not enforced")]);
         let selector = spec.take("endpointSelector");
-        // What was written in its place is told of by itself.
+        // A selector under another name is reported by itself.
         let is_elsewhere = NOT_SELECTORS.iter().any(|name| spec.has(name));
         if selector.is_none() && !is_elsewhere {
             field.reject("has no endpointSelector, which says whom it is about");

@@ -35,11 +35,11 @@ pub enum CiliumPeer {
     Entity(Entity),
     /// What stands behind services.
     Services(ServiceReference),
-    /// Addresses that a DNS name was seen to stand for, unless they are a pod's or a node's.
+    /// Addresses that a DNS name was seen to resolve to, unless they are a pod's or a node's.
     Name(NamePattern),
 }
 
-/// CiliumCIDRGroups that a policy refers to. Those that don't exist match nobody.
+/// CiliumCIDRGroups that a policy refers to. Groups that don't exist match no peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum GroupReference {
     /// `cidrGroupRef`: the one of this name.
@@ -48,7 +48,7 @@ pub enum GroupReference {
     Labels(LabelSelector),
 }
 
-/// Services that a policy refers to. Those that don't exist match nobody.
+/// Services that a policy refers to. Services that don't exist match no peer.
 ///
 /// A service with a selector stands for the pods of its namespace that the selector matches,
 /// whatever the state of its endpoints; one without stands for the addresses of its
@@ -93,11 +93,12 @@ pub enum Entity {
     /// The addresses of the API server, which are those of the EndpointSlices of the service
     /// `default/kubernetes`, unless they are a pod's. They belong to nodes or to the world too.
     KubeApiserver,
-    /// Pods before their identity is known. A pod is attached here only once it is, so nobody.
+    /// Pods before their identity is known. A pod is attached only when it is known, so this
+    /// matches none.
     Init,
     /// Cilium's ingress proxy. Nobody.
     Ingress,
-    /// Pods that Cilium doesn't manage. Their labels are known here, so nobody.
+    /// Pods that Cilium doesn't manage. Their labels are known here, so this matches none.
     Unmanaged,
     /// Cilium's health endpoints. Nobody.
     Health,
@@ -153,7 +154,7 @@ const INGRESS_REJECTED: &[(&str, &str)] =
 const EGRESS_REJECTED: &[(&str, &str)] =
     &[("toNodes", NOT_NODES), ("toGroups", NOT_GROUPS), ("toRequires", NOT_REQUIRES)];
 
-/// Reads whichever field names peers. More than one that is not empty is rejected, as Cilium does.
+/// Parses the field for peers. More than one that is not empty is rejected, as Cilium does.
 pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option<Vec<CiliumPeer>> {
     let (readers, rejected) = match section.side() {
         Side::Ingress => (INGRESS_PEERS, INGRESS_REJECTED),

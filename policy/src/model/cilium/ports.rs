@@ -73,7 +73,7 @@ impl PortRule {
         let ports = object.take("ports").and_then(|field| parse_ports(&field));
         let mut ports = ports.unwrap_or_default();
         if field.problems() > before {
-            // What L7 rules ask of ports is told once these are mended.
+            // Conflicts with L7 rules are reported once the ports are valid.
             ports = vec![PortMatch { protocol: proto::TCP, ports: PortNumbers::Range(1..=1) }];
         }
         let l7 = if section.is_deny() {
@@ -96,7 +96,7 @@ impl PortRule {
     }
 }
 
-/// Nobody can tell what a flow speaks that has to be two protocols at once.
+/// A flow can't be inspected for two L7 protocols at once.
 fn reject_two_protocols(field: &Field<'_>, elements: &[PortRule]) {
     for (index, element) in elements.iter().enumerate() {
         let Some(own) = &element.l7 else { continue };
@@ -127,7 +127,7 @@ impl PortRule {
                         a.start() <= b.end() && b.start() <= a.end()
                     }
                     (PortNumbers::Named(a), PortNumbers::Named(b)) => a == b,
-                    // A name may stand for any number; that shows where a flow meets both.
+                    // A name may be any number. Such a conflict is found when a flow matches both.
                     _ => false,
                 }
         };
@@ -135,7 +135,7 @@ impl PortRule {
     }
 }
 
-/// What `ANY` stands for.
+/// The protocols of `ANY`.
 const EVERY_TRANSPORT: &[u8] = &[proto::TCP, proto::UDP, proto::SCTP];
 
 /// Protocols by their names in `toPorts[].ports[].protocol`, with their IANA numbers and whether
@@ -168,7 +168,7 @@ fn parse_port(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     object.finish();
     let protocol = protocol.map_or(Some((EVERY_TRANSPORT, true)), |field| parse_protocol(&field));
     let (protocols, has_ports) = protocol.unwrap_or((EVERY_TRANSPORT, true));
-    // No text is no port to Cilium.
+    // To Cilium, an empty string is no port.
     let port = port.filter(|port| port.value() != "");
     let ports = match &port {
         Some(port) => {
