@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podgate_api::{EndpointSpec, PodMtu};
 
-pub use podgate_perf::replay::Output;
+pub use podgate_replay::Output;
 
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
@@ -83,10 +83,7 @@ pub enum Command {
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
     /// Evaluate policy on a capture, without an agent, and measure how fast that is.
-    Replay(podgate_perf::replay::Args),
-    /// Measure podgate at the size of a cluster, without an agent.
-    #[command(subcommand)]
-    Bench(podgate_perf::bench::Command),
+    Replay(podgate_replay::Args),
     /// Detach everything that a stopped agent left attached.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),

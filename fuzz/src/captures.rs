@@ -1,6 +1,6 @@
 //! Capture files.
 
-use podgate_perf::replay::read_frames;
+use podgate_replay::read_frames;
 
 /// Input: a capture file.
 pub fn captures(data: &[u8]) {

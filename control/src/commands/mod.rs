@@ -40,8 +40,7 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
-        Command::Replay(args) => print_report(|out| podgate_perf::replay::run(&args, out)),
-        Command::Bench(command) => print_report(|out| podgate_perf::bench::run(&command, out)),
+        Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
         Command::Cleanup(args) => cleanup::run(&args.state_dir),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use crate::context::{self, Context, ROUNDS_MIN};
 use crate::load::{self, ForwardArgs, LoadArgs};
 use crate::memory::instructions;
 use crate::report::{self, Report};
+use crate::scale;
 use crate::suites::{self, SUITES};
 use crate::table;
 
@@ -69,6 +70,8 @@ enum Part {
     /// Send 64-byte UDP from pod to pod through podgate or a peer, and print what arrives.
     #[command(after_help = LOAD_HELP)]
     Load(LoadArgs),
+    /// Compile policy for a cluster, change it, decide by it, and show what each took.
+    Policy(scale::Args),
     /// Forward between two pods on AF_XDP with no policy, until killed: what podgate is held
     /// against.
     Forward(ForwardArgs),
@@ -89,6 +92,9 @@ pub(crate) fn run() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.part {
         Some(Part::Load(args)) => load::load(&args).map(|()| ExitCode::SUCCESS),
+        Some(Part::Policy(args)) => scale::run(&args, &mut io::stdout().lock())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
         Some(Part::Forward(args)) => load::forward(&args).map(|()| ExitCode::SUCCESS),
         Some(Part::Rounds) => instructions::rounds().map(|()| ExitCode::SUCCESS),
         None if args.list => list(),

@@ -7,6 +7,7 @@
 //! It is a crate of its own because its peers bring libraries that the product must not link.
 //! `unsafe` is in its traffic generators only.
 
+pub mod alloc;
 mod cli;
 mod context;
 mod fairness;
@@ -17,8 +18,10 @@ mod memory;
 mod node;
 mod peers;
 mod plot;
+mod pods;
 mod report;
 mod restart;
+pub mod scale;
 pub mod suites;
 mod table;
 mod tcp;

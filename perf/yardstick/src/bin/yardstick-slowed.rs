@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: podgate_perf::alloc::Counting = podgate_perf::alloc::COUNTING;
+static ALLOCATOR: podgate_yardstick::alloc::Counting = podgate_yardstick::alloc::COUNTING;
 
 fn main() -> ExitCode {
     podgate_yardstick::run()

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::{alloc, pods};
 use anyhow::{Result, ensure};
-use podgate_perf::rig::Rig;
-use podgate_perf::{alloc, pods};
+use podgate_replay::rig::Rig;
 use podgate_tables::ids::LinkId;
 use podgate_tables::tcp_flags::ACK;
 

@@ -3,13 +3,13 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use crate::alloc;
+use crate::pods::write_frame;
 use anyhow::{Result, anyhow, bail, ensure};
 use fastrand::Rng;
 use podgate_dataplane::flow::{Flow, FlowLinks, FlowTable};
 use podgate_dataplane::packet::parse;
 use podgate_dataplane::worker::SharedConfig;
-use podgate_perf::alloc;
-use podgate_perf::pods::write_frame;
 use podgate_tables::ids::Epoch;
 use podgate_tables::tcp_flags::{ACK, SYN};
 use podgate_tables::time::Nanos;

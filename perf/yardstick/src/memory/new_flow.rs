@@ -13,12 +13,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::pods::{link_of, write_frame};
+use crate::scale::{Node, Size};
 use anyhow::{Result, ensure};
 use fastrand::Rng;
 use podgate_dataplane::worker::SharedConfig;
-use podgate_perf::bench::{Node, Size};
-use podgate_perf::pods::{link_of, write_frame};
-use podgate_perf::rig::Rig;
+use podgate_replay::rig::Rig;
 use podgate_tables::ids::LinkId;
 use podgate_tables::tcp_flags::SYN;
 use podgate_tables::tuple::Tuple;

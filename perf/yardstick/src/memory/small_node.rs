@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::pods::{self, link_of, write_frame};
 use anyhow::{Result, anyhow, ensure};
-use podgate_perf::pods::{self, link_of, write_frame};
-use podgate_perf::rig::Rig;
 use podgate_policy::{Store, compile};
+use podgate_replay::rig::Rig;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Snapshot;

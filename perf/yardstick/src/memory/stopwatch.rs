@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use podgate_perf::alloc::Count;
-use podgate_perf::rig::Rig;
+use crate::alloc::Count;
+use podgate_replay::rig::Rig;
 
 /// What the rounds so far came to.
 #[derive(Clone, Copy, Default, Debug)]

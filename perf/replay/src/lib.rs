@@ -1,0 +1,284 @@
+//! Replays captures through the dataplane: what `podgate replay` runs, without privileges.
+//!
+//! The capture is read (`capture`), each packet is given the link it came in by (`plan`), and a
+//! worker on memory links takes them one by one with the capture's stamps as its time
+//! (`verdicts`): flow table, policy, inspection and forwarding are the agent's own. Then the same
+//! worker takes them again, in batches and timed (`timing`). One [`Report`] holds the result,
+//! whether it is printed for people (`table`) or as JSON.
+//!
+//! # What a replay can't know
+//! - Which pods are on this node: all that the manifests know are taken to be. So both ends of a
+//!   flow between pods are judged, also the one that another node would judge.
+//! - Which node this is, if the capture has pods of several nodes and nobody says it: all nodes are
+//!   then taken for other ones, so that what a node sends to its own pods, which a live run always
+//!   lets pass, is judged. Of one node's addresses, the objects know those of its Node (InternalIP)
+//!   and those that its pods tell of (`status.hostIPs`).
+//! - Whether a pod sent from an address that isn't its own (see `plan`).
+//! - What the server would have said to a request that the live run refused and these manifests
+//!   allow: the capture doesn't hold it.
+//!
+//! The benchmarks build on this crate's [`rig`], [`latency`] and [`progress`].
+
+#![forbid(unsafe_code)]
+
+mod capture;
+pub mod latency;
+mod plan;
+pub mod progress;
+mod report;
+pub mod rig;
+mod steer;
+mod table;
+mod timing;
+mod verdicts;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args as ClapArgs, ValueEnum};
+use podgate_dataplane::packet::HAIRPIN_MAC;
+use podgate_policy::terminal::escape_json;
+use podgate_policy::{Compiler, Store, UnknownNode, manifest};
+use podgate_tables::ids::Epoch;
+use podgate_tables::policy::Snapshot;
+use serde::Serialize;
+
+pub use capture::{Broken, CaptureError, FILE_MAX, Format};
+pub use plan::{PlanError, Skipped};
+pub use report::{
+    CaptureInfo, Flow, Performance, REQUESTS_MAX, Report, Request, Summary, Tally, Verdicts,
+};
+
+use crate::rig::Rig;
+use capture::Capture;
+use plan::Plan;
+
+const AFTER_HELP: &str = "\
+Examples:
+  ip netns exec cart tcpdump -i eth0 -s0 -w /tmp/cart.pcap
+  podgate replay /tmp/cart.pcap --manifests ./policies
+  podgate replay /tmp/cart.pcap --manifests ./dump --node worker-1
+  podgate replay /tmp/cart.pcap --manifests ./candidate --repeat 0 -o json | jq '.flows[]'
+
+Capture inside of pods, on their own interface: podgate takes packets before the host's end of the
+veth shows them to tcpdump. Captures of several pods can be joined by mergecap; a packet that is in
+more than one of them counts once. Packets captured in part are left out, so capture with -s0, and
+so are those of interfaces whose link type is not ETHERNET; both are counted.
+Pods and their addresses come from the manifests too (status.podIPs).
+
+Exit codes:
+  0  all of the capture was replayed
+  1  it was not; one line on stderr says why
+  2  the command line is wrong";
+
+/// Arguments of `podgate replay`.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// A pcap or pcapng file with Ethernet frames, of 1 GiB at most.
+    #[arg(value_name = "CAPTURE")]
+    pub capture: PathBuf,
+    /// The objects to judge by: a directory of YAML and JSON files, or one file.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The node of the manifests that is this one [default: the one of the pods in the capture if
+    /// they all run on one (spec.nodeName), else the only one].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Times to repeat the capture for the measurement; 0 for verdicts only [default: as many as
+    /// take about a second].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub repeat: Option<u32>,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Calls `each` for every frame of a capture that is in memory, with its time in nanoseconds since
+/// the epoch, in the order of replay.
+///
+/// # Errors
+/// When nothing of the capture can be replayed.
+pub fn read_frames(file: Vec<u8>, mut each: impl FnMut(u64, &[u8])) -> Result<(), CaptureError> {
+    let capture = Capture::parse(Path::new("memory"), file)?;
+    for packet in &capture.records.packets {
+        each(packet.time, capture.frame(packet));
+    }
+    Ok(())
+}
+
+/// How to print.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+impl Output {
+    /// Writes a report, for people by `table`.
+    ///
+    /// # Errors
+    /// When `out` takes no more.
+    pub fn write<R: Serialize, W: Write>(
+        self,
+        report: &R,
+        table: impl Fn(&R, &mut W) -> io::Result<()>,
+        out: &mut W,
+    ) -> io::Result<()> {
+        match self {
+            Self::Table => table(report, out),
+            Self::Json => {
+                let json = serde_json::to_string_pretty(report)?;
+                writeln!(out, "{}", escape_json(&json))
+            }
+        }
+    }
+}
+
+/// Why a capture was not replayed, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The capture can't be read.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// There are no manifests.
+    #[error("there are no manifests at {}", .0.display())]
+    NoManifests(PathBuf),
+    /// There is no such node.
+    #[error(transparent)]
+    Node(#[from] UnknownNode),
+    /// The capture can't be laid out on links.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// No memory for frames.
+    #[error("no memory for packets")]
+    Memory(#[source] io::Error),
+    /// The report can't be written.
+    #[error("can't write the report")]
+    Output(#[source] io::Error),
+    /// The report is written, but the capture breaks off.
+    #[error(
+        "{} is broken at byte {}: {}; what comes before was replayed",
+        path.display(), broken.offset, broken.reason
+    )]
+    Broken {
+        /// The capture.
+        path: PathBuf,
+        /// Where.
+        broken: Broken,
+    },
+}
+
+/// Replays as `args` say and prints the report to `out`.
+///
+/// # Errors
+/// When something was not replayed. With [`Error::Broken`] the report of the rest was printed.
+pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
+    let report = replay(args)?;
+    args.output.write(&report, table::print, out).map_err(Error::Output)?;
+    match report.capture.broken {
+        Some(broken) => Err(Error::Broken { path: args.capture.clone(), broken }),
+        None => Ok(()),
+    }
+}
+
+/// Replays as `args` say.
+///
+/// # Errors
+/// When nothing can be replayed.
+pub fn replay(args: &Args) -> Result<Report, Error> {
+    let (mut store, refused) = load(args)?;
+    let mut capture = Capture::read(&args.capture)?;
+    let mut compiler = Compiler::new();
+    compiler.update(&store);
+    let pods = match args.node {
+        // Only what isn't asked for follows from the pods.
+        Some(_) => Vec::new(),
+        None => Plan::new(&capture, &compiler.compiled().catalog)?.pods,
+    };
+    let this_node = store.assume_node(args.node.as_deref(), &pods)?;
+    compiler.update(&store);
+    let compiled = compiler.compiled();
+    let plan = Plan::new(&capture, &compiled.catalog)?;
+    for step in plan.steps.iter().filter(|step| step.hairpin) {
+        capture.set_source(&step.packet, HAIRPIN_MAC);
+    }
+    let snapshot = Snapshot {
+        epoch: Epoch(1),
+        policy: Arc::clone(&compiled.tables),
+        routes: Arc::new(plan.routes),
+    };
+    let mut rig = Rig::new(snapshot, plan.links, plan.steps.len()).map_err(Error::Memory)?;
+    let (flows, summary) = verdicts::replay(&capture, &plan.steps, &compiled, &mut rig);
+    let performance = match args.repeat {
+        Some(0) => None,
+        repeat => timing::measure(&capture, &plan.steps, &mut rig, repeat),
+    };
+    let info = capture.info(&args.capture, plan.skipped);
+    let mut notes = notes(&info, plan.links, &summary);
+    match &this_node {
+        Some(this_node) => notes.push(format!("{this_node}; all others are remote nodes")),
+        None if store.has_nodes() => notes.push(
+            "it isn't known which node is this one, so all are remote nodes (--node NAME)".into(),
+        ),
+        None => {}
+    }
+    if plan.skipped.other_link_type > 0 {
+        notes.push(format!(
+            "{} packets have no Ethernet header (link type {}) and were left out: capture on the \
+             pod's own interface, not on `any` and not on a tunnel",
+            plan.skipped.other_link_type,
+            capture.records.other_link_type_names(),
+        ));
+    }
+    Ok(Report { capture: info, refused, flows, summary, performance, notes })
+}
+
+/// Reads the manifests, and tells what in them is refused.
+fn load(args: &Args) -> Result<(Store, Vec<String>), Error> {
+    if !args.manifests.exists() {
+        return Err(Error::NoManifests(args.manifests.clone()));
+    }
+    let mut store = Store::new();
+    store.sync(&manifest::load(&args.manifests));
+    let refused = store.rejections().map(ToString::to_string).collect();
+    Ok((store, refused))
+}
+
+/// What one should know when reading the report.
+fn notes(info: &CaptureInfo, links: u16, summary: &Summary) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Skipped { truncated, oversized, .. } = info.skipped;
+    if truncated > 0 {
+        notes.push(format!(
+            "{truncated} packets were captured in part and left out: capture with -s0"
+        ));
+    }
+    if oversized > 0 {
+        notes.push(format!(
+            "{oversized} packets are larger than 64 KiB and were left out: capture with the \
+             interface's gso_max_size and gro_max_size at 65536"
+        ));
+    }
+    if links == 1 && summary.received.packets > 0 {
+        notes.push(
+            "no address in the capture is a pod's: the manifests need the Pods, with \
+                    status.podIPs"
+                .into(),
+        );
+    }
+    if summary.undelivered > 0 {
+        notes.push(format!("{} packets found no free frame", summary.undelivered));
+    }
+    if summary.held > 0 {
+        notes.push(format!(
+            "{} frames still waited for the rest of their request when the capture ended",
+            summary.held
+        ));
+    }
+    notes
+}

@@ -1,0 +1,145 @@
+//! A worker on memory links, with time in our hands.
+
+use std::io;
+use std::sync::Arc;
+
+use podgate_dataplane::mem::Umem;
+use podgate_dataplane::stats::WorkerStats;
+use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
+use podgate_dataplane::xsk::RingSizes;
+use podgate_dataplane::xsk::memory::{self, MemoryLink};
+use podgate_tables::event::Event;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Snapshot;
+use podgate_tables::time::Nanos;
+
+/// Rings of each link. A packet of 64 KiB takes 18 frames, and the largest batch has to fit into
+/// one link's transmit ring together with what an inspector releases.
+const RINGS: RingSizes = RingSizes { fill: 64, completion: 512, rx: 64, tx: 512 };
+
+/// Frames beside those in fill rings: batches, and packets that inspectors hold.
+const FRAMES: u32 = 16_384;
+
+/// How often an idle worker looks at its timers.
+const IDLE_ROUND_NS: u64 = 100_000_000;
+/// Idle rounds in one gap, at most; longer gaps get longer steps.
+const IDLE_ROUNDS_MAX: u64 = 10_000;
+
+/// When a rig's clock begins. Not zero, so that nothing in a worker is as old as the clock.
+pub const START: Nanos = Nanos(1_000_000_000);
+
+/// The worker that everything is replayed and measured on.
+pub struct Rig {
+    shared: Arc<Shared>,
+    worker: Worker,
+    links: Vec<MemoryLink>,
+    now: Nanos,
+}
+
+impl Rig {
+    /// A worker with `links` links and room for `packets` flows, or for as many as an agent has
+    /// room for.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn new(snapshot: Snapshot, links: u16, packets: usize) -> io::Result<Self> {
+        let agents = SharedConfig::default().flows_per_worker;
+        let flows = u32::try_from(packets).unwrap_or(u32::MAX).clamp(1024, agents);
+        Self::with_flows(snapshot, links, flows)
+    }
+
+    /// A worker with `links` links and room for `flows` flows.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn with_flows(snapshot: Snapshot, links: u16, flows: u32) -> io::Result<Self> {
+        let config =
+            SharedConfig { workers: 1, flows_per_worker: flows, ..SharedConfig::default() };
+        let shared = Shared::new(config);
+        shared.publish(snapshot);
+        let umem = Umem::new(FRAMES + u32::from(links) * RINGS.fill)?;
+        let mut worker = Worker::new(&shared, 0, umem.pool());
+        let mut kernel = Vec::new();
+        for slot in 0..links {
+            let (ports, link) = memory::link(&umem, LinkId(slot), 1, RINGS);
+            ports.into_iter().for_each(|port| worker.add_port(port));
+            kernel.push(link);
+        }
+        Ok(Self { shared, worker, links: kernel, now: START })
+    }
+
+    /// The time that the worker has reached.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+
+    /// What the worker shares with whoever publishes.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Lets the clock go on without a round.
+    pub fn advance(&mut self, nanos: u64) {
+        self.now = Nanos(self.now.0 + nanos);
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> &WorkerStats {
+        &self.shared.stats[0]
+    }
+
+    /// Delivers a frame; false if the link's rings are full.
+    pub fn deliver(&mut self, link: LinkId, frame: &[u8]) -> bool {
+        self.links[link.index()].inject(0, frame)
+    }
+
+    /// One round at the time reached. Returns the number of packets in it.
+    pub fn round(&mut self) -> usize {
+        self.worker.round(self.now)
+    }
+
+    /// Takes what the worker sent, so that its frames come back, and what it told.
+    pub fn collect(&mut self, told: &mut impl FnMut(&Event)) {
+        for link in &mut self.links {
+            link.transmitted(0, &mut |_| {});
+        }
+        while let Some(event) = self.shared.events[0].pop() {
+            told(&event);
+        }
+    }
+
+    /// Lets time pass up to `to`, with rounds for the timers as an idle worker has them: at least
+    /// one if there is any time to pass.
+    pub(crate) fn pass(&mut self, to: Nanos, told: &mut impl FnMut(&Event)) {
+        let (from, gap) = (self.now, to.since(self.now));
+        if gap == 0 {
+            return;
+        }
+        let rounds = (gap / IDLE_ROUND_NS).clamp(1, IDLE_ROUNDS_MAX);
+        for round in 1..=rounds {
+            let passed = u128::from(gap) * u128::from(round) / u128::from(rounds);
+            self.now = Nanos(from.0 + passed as u64);
+            self.round();
+            self.collect(told);
+        }
+    }
+
+    /// Lets time pass until every flow has timed out.
+    pub(crate) fn forget_flows(&mut self) {
+        const FIRST_WAIT_S: u64 = 600;
+        const WAITS_MAX: u32 = 16;
+        for wait in 0..WAITS_MAX {
+            self.now = self.now.plus_secs(FIRST_WAIT_S << wait);
+            for _ in 0..self.shared.config.flows_per_worker {
+                if self.worker.flows() == 0 {
+                    return;
+                }
+                self.round();
+                self.collect(&mut |_| {});
+            }
+        }
+        debug_assert!(false, "no flow lives for a year without packets");
+    }
+}
