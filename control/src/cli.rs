@@ -53,7 +53,7 @@ const EXAMPLES: &str = examples! {
 #[command(name = "podgate", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true, propagate_version = false)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -70,19 +70,19 @@ pub enum Command {
     /// Attach pods to the dataplane, detach them, list them.
     #[command(subcommand)]
     Endpoint(EndpointCommand),
-    /// Explain verdicts; show the policies that are enforced, and the objects that can't be.
+    /// Explain verdicts; show enforced policies and rejected objects.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Show what workers look up.
+    /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
-    /// Show flows: verdicts, drops, HTTP requests and answers.
+    /// Show flows: verdicts, drops, HTTP requests and responses.
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),
     /// Print all counters in the Prometheus text format.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
-    /// Evaluate policy on a capture, without an agent, and measure how fast that is.
+    /// Evaluate policy for a packet capture without an agent, and measure performance.
     Replay(podgate_replay::Args),
     /// Detach everything that a stopped agent left attached.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
@@ -116,9 +116,9 @@ const CLEANUP_ABOUT: &str = "\
 Detach everything that a stopped agent left attached.
 
 A stopped agent leaves its XDP programs attached, so that pods stay cut off rather than \
-unprotected. This removes them, the pg-host/pg-xsk pair with its routes, and the state \
-directory's contents, and turns the pods' TX checksum offload on again where the agent turned it \
-off: after it, no policy applies to pods. What can't be removed is listed, and the exit code is 1.";
+unprotected. This command removes the programs, the pg-host/pg-xsk pair with its routes, and the \
+contents of the state directory, and restores the pods' TX checksum offload. Afterwards no policy \
+applies to pods. If something can't be removed, it is listed, and the exit code is 1.";
 
 const RUN_EXAMPLES: &str = examples! {
     "podgate run --manifests ./policies --endpoints endpoints.yaml"
@@ -129,18 +129,19 @@ const RUN_EXAMPLES: &str = examples! {
 const RUN_ABOUT: &str = "\
 Run the agent until SIGTERM or SIGINT.
 
-A file of endpoints to attach at the start:
+The file of --endpoints lists endpoints to attach at the start:
   endpoints:
     - {link: hv-admin, pod: admin/adminapp, netns: /run/netns/admin}
 
 XDP disables segmentation offload of pods, so the throughput of a TCP stream depends on its packet \
-size: --pod-mtu 65000 gives pods on one node several times that of 1500. The MTU is set at both \
-ends of a link when it is attached with its netns, and stays after cleanup. Towards links of a \
-smaller MTU, the MSS in TCP SYNs is lowered, and other packets get ICMP errors (path MTU discovery).
+size: between pods of one node, --pod-mtu 65000 has several times the throughput of 1500. The MTU \
+is set at both ends of a link when it is attached with its netns, and remains after cleanup. For \
+links with a smaller MTU, the MSS in TCP SYNs is lowered, and other packets cause ICMP errors (path \
+MTU discovery).
 
-The objects of a manifest that becomes empty, unreadable or a dangling symlink stay in force until it \
-can be read again or is removed. They are saved in the state directory, for the next start. If a \
-manifest can't be read at the start and none of its objects are saved, pods stay cut off, and \
+If a manifest becomes empty, unreadable or a dangling symlink, its objects stay in force until it can \
+be read again or is removed. They are saved in the state directory for the next start. If a manifest \
+can't be read at the start and none of its objects are saved, pods stay cut off, and \
 `podgate status` names the file.
 
 SIGHUP reads all manifests again, and the file of --log @FILE. SIGTERM and SIGINT stop the agent \
@@ -150,14 +151,14 @@ When the agent stops, its XDP programs stay attached and pods are cut off until 
 `podgate cleanup` detaches them. Connections without L7 inspection survive if the agent runs again \
 within ten minutes and policy still allows them; others are reset when one of their ends sends.";
 
-/// kube's client logs errors that podgate logs as well, and the netlink library logs each message
-/// for a request that was abandoned.
+/// The kube client logs errors that podgate logs, too, and the netlink library logs each message
+/// for an abandoned request.
 const LOG_DEFAULT: &str = "info,kube_client=off,netlink_proto=off";
 
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunArgs {
-    /// Where objects come from.
+    /// Source of objects.
     #[command(flatten)]
     pub source: SourceArgs,
     /// Endpoints to attach at the start (YAML).
@@ -174,34 +175,35 @@ pub struct RunArgs {
     /// debugging.
     #[arg(long, value_enum, default_value_t = Seccomp::Enforce)]
     pub seccomp: Seccomp,
-    /// Frames of 4096 bytes that all links share; half of them are in fill rings.
+    /// Number of frames of 4096 bytes that all links share; half of them are in fill rings.
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
-    /// Most endpoints. The more, the fewer frames for each. The limit of open files is raised as
+    /// Maximum number of endpoints, which share the frames. The limit of open files is raised as
     /// needed.
     #[arg(long, value_name = "N", default_value_t = 31,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
-    /// Most flows per worker, 120 bytes of memory each (30 MiB by default), allocated at the start.
-    /// A pod, or everything outside of the node together, may have as many as are free.
+    /// Maximum number of flows per worker: 120 bytes of memory each (30 MiB by default), allocated
+    /// at the start. A pod, or all sources outside of the node together, may have as many as are
+    /// free.
     #[arg(long, value_name = "N", default_value_t = 262_144,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows: u32,
-    /// Most flows among them with L7 inspection: about 1 KiB each, and up to 16 KiB of stream
+    /// Maximum number of them with L7 inspection: about 1 KiB each, and up to 16 KiB of stream
     /// buffers (272 MiB by default). A pod may have as many as are free, and one source outside of
     /// the node about a third.
     #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub inspected: u32,
-    /// Flow records kept for `podgate flows`.
+    /// Number of flow records kept for `podgate flows`.
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub flow_log: u32,
-    /// MTU that attached links are given at both ends, 1280 to 65535 bytes, or `keep`.
+    /// MTU to set at both ends of attached links, 1280 to 65535 bytes, or `keep`.
     #[arg(long, value_name = "N|keep", default_value = "keep")]
     pub pod_mtu: MtuChoice,
-    /// Who completes the checksums of what pods send, if podgate can enter their namespaces.
+    /// Who completes the TX checksums of pods whose namespaces podgate can enter.
     #[arg(long, value_enum, default_value_t = PodChecksums::Whole)]
     pub pod_checksums: PodChecksums,
     /// Directory of the control socket, the endpoint list, the pinned programs and the last good
@@ -212,8 +214,8 @@ pub struct RunArgs {
     /// are removed: `3s`, `500ms`. Added and changed objects apply at once.
     #[arg(long, value_name = "TIME", default_value = "3s")]
     pub manifests_settle: Settle,
-    /// What to log on stderr: a level, directives like `info,podgate::sources=debug`, or `@FILE`,
-    /// which holds them and is read again on SIGHUP.
+    /// Log filter for stderr: a level, directives such as `info,podgate::sources=debug`, or `@FILE`
+    /// with them, which is read again on SIGHUP.
     #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = LOG_DEFAULT)]
     pub log: String,
 }
@@ -239,34 +241,34 @@ impl FromStr for Settle {
     }
 }
 
-/// Who completes the checksums of what pods send.
+/// Who completes the TX checksums of pods.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PodChecksums {
     /// The pod: its TX checksum offload is turned off.
     Whole,
-    /// The receiver, which between pods of one node needs none. Faster for bulk TCP, but not for
-    /// pods that send tunnel packets (VXLAN, GRE, IPIP): inner checksums would stay incomplete.
-    /// Before Linux 6.11 the same as `whole`.
+    /// The receiver; between pods of one node nobody has to. Faster for bulk TCP, but wrong for
+    /// pods that send tunnel packets (VXLAN, GRE, IPIP), whose inner checksums would stay
+    /// incomplete. Before Linux 6.11 the same as `whole`.
     Leave,
 }
 
-/// The two places that objects can come from.
+/// The two sources of objects.
 #[derive(Args, Debug, Clone)]
 #[group(required = true, multiple = false)]
 pub struct SourceArgs {
     /// Read objects from the YAML and JSON files of a directory, and again when they change.
-    /// There may be 10,000 files of 64 MiB each; 60 MB of policies take up to 2.7 GB of memory.
+    /// At most 10,000 files of 64 MiB each; 60 MB of policies take up to 2.7 GB of memory.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
-    /// Watch objects at the API server that this file names.
+    /// Watch objects at the API server of this kubeconfig.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Which MTU attached links get.
+/// MTU of attached links.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MtuChoice {
-    /// The one that they have.
+    /// Unchanged.
     Keep,
     /// This one, at both ends.
     Set(PodMtu),
@@ -280,7 +282,7 @@ impl FromStr for MtuChoice {
     }
 }
 
-/// How a worker waits.
+/// How a worker waits for packets.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Poll {
     /// Never sleep: lowest latency, one core each.
@@ -339,10 +341,10 @@ pub struct StatusArgs {
 /// `podgate endpoint …`.
 #[derive(Subcommand, Debug)]
 pub enum EndpointCommand {
-    /// Put a pod's link under policy.
+    /// Attach a pod's link, so that policy applies to the pod.
     #[command(long_about = ENDPOINT_ADD_ABOUT, after_help = ENDPOINT_ADD_EXAMPLES)]
     Add(EndpointAddArgs),
-    /// Detach a link: its pod is no longer under policy.
+    /// Detach a link; policy no longer applies to its pod.
     #[command(after_help = ENDPOINT_REMOVE_EXAMPLES)]
     Remove(EndpointRemoveArgs),
     /// List endpoints.
@@ -351,12 +353,12 @@ pub enum EndpointCommand {
 }
 
 const ENDPOINT_ADD_ABOUT: &str = "\
-Put a pod's link under policy.
+Attach a pod's link, so that policy applies to the pod.
 
-With --netns, the pod's MAC address and MTU are read there, and again when they change; a link that \
-was deleted and created again is attached again. The pod's TX checksum offload is turned off, unless \
-the agent runs with --pod-checksums leave, and on again when the endpoint is removed. Without \
---netns, give the MAC address. A pod that is not known yet is cut off until it is.";
+With --netns, the pod's MAC address and MTU are read from its namespace, and changes are followed; \
+a link that was deleted and created again is attached again. The pod's TX checksum offload is turned \
+off, unless the agent runs with --pod-checksums leave, and restored when the endpoint is removed. \
+Without --netns, give the MAC address. The pod is cut off until its Pod object is known.";
 
 const ENDPOINT_ADD_EXAMPLES: &str = examples! {
     "podgate endpoint add --link veth1a --pod shop/cart-0 --netns /run/netns/cart"
@@ -379,10 +381,10 @@ pub struct EndpointAddArgs {
     /// Shared arguments.
     #[command(flatten)]
     pub client: ClientArgs,
-    /// The host's end of the pod's veth pair.
+    /// Name of the host's end of the pod's veth pair.
     #[arg(long, value_name = "IFACE")]
     pub link: String,
-    /// The pod behind it.
+    /// Namespace and name of the pod.
     #[arg(long, value_name = "NS/NAME")]
     pub pod: podgate_api::PodName,
     /// The pod's network namespace; needed unless --mac is given.
@@ -391,13 +393,13 @@ pub struct EndpointAddArgs {
     /// MAC address of the pod's end.
     #[arg(long)]
     pub mac: Option<podgate_api::MacAddress>,
-    /// MTU to give both ends of the link, 1280 to 65535 bytes; that of `run --pod-mtu` by default.
+    /// MTU to set at both ends of the link, 1280 to 65535 bytes [default: that of `run --pod-mtu`].
     #[arg(long, value_name = "N", requires = "netns")]
     pub mtu: Option<PodMtu>,
 }
 
 impl EndpointAddArgs {
-    /// What the agent is asked for.
+    /// The request to the agent.
     #[must_use]
     pub fn spec(&self) -> EndpointSpec {
         EndpointSpec {
@@ -430,7 +432,7 @@ pub struct FlowsArgs {
     /// Print new flows until interrupted.
     #[arg(short, long)]
     pub follow: bool,
-    /// How many past records to print first.
+    /// Number of past records to print first.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub last: u32,
 }
@@ -438,7 +440,7 @@ pub struct FlowsArgs {
 /// Arguments of `podgate metrics`.
 #[derive(Args, Debug, Clone)]
 pub struct MetricsArgs {
-    /// Shared arguments; the table is the Prometheus text.
+    /// Shared arguments; as a table, metrics are in the Prometheus text format.
     #[command(flatten)]
     pub client: ClientArgs,
 }
@@ -505,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_source_is_wanted() {
+    fn exactly_one_source_is_required() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["podgate", "run"], args].concat());
         assert!(parse(&[]).is_err());
         assert!(parse(&["--manifests", "a", "--kubeconfig", "b"]).is_err());

@@ -97,7 +97,7 @@ impl Report {
     }
 }
 
-/// Refusals by file and line.
+/// Rejected fields by file and line.
 fn in_order<'a>(rejections: impl Iterator<Item = &'a Rejection>) -> Vec<RejectedField> {
     let mut rejections: Vec<_> = rejections.collect();
     // Equal places keep the order in which the problems were found.
@@ -114,7 +114,7 @@ fn without_inspector(store: &Store) -> Vec<Warning> {
                 let protocol = l7.protocol();
                 if !protocol.has_inspector() {
                     let reason = format!(
-                        "workers can't inspect {protocol} yet: they refuse every flow that this \
+                        "workers can't inspect {protocol} yet: they drop every flow that this \
                          rule would inspect"
                     );
                     let (object, field) = (key.to_string(), rule.field.clone());

@@ -100,7 +100,16 @@ fn no_fragment_of_a_denied_datagram_passes_in_any_order() {
         let fragments = cut(&denied, 2, 1500);
         assert!(send_all(&mut rig, &fragments).is_empty());
         assert!(send_all(&mut rig, &reversed(cut(&denied, 3, 1500))).is_empty());
-        assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 2, "each is one packet");
+        // A denied datagram counts as one packet.
+        rig.expect_counters(&[
+            (Count::Received, 18),
+            (Count::Forwarded, 6),
+            (Count::Dropped(DropReason::PolicyDefaultDeny), 2),
+            (Count::FragmentsJoined, 15),
+            (Count::FragmentsMade, 5),
+            (Count::FlowsOpened, 1),
+            (Count::Flows, 1),
+        ]);
         rig.assert_no_frame_is_lost();
     }
 }
@@ -120,7 +129,11 @@ fn fragments_of_an_inspected_flow_are_inspected() {
         payload: &[0; 64],
     };
     assert!(send_all(&mut rig, &cut(&tcp(A, &packet), 1, 60)).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 1);
+    rig.expect_counters(&[
+        (Count::Received, 3),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+        (Count::FragmentsJoined, 2),
+    ]);
     let packet = TcpPacket { ports: [40_000, 80], ..packet };
     let out = send_all(&mut rig, &cut(&tcp(A, &packet), 2, 60));
     assert_eq!(out.len(), 1, "it fits what every host takes, and so leaves whole");
@@ -174,10 +187,17 @@ fn a_first_fragment_without_its_whole_header_is_dropped() {
         payload: &[0; 64],
     };
     assert!(send_all(&mut rig, &cut(&tcp(A, &packet), 1, 36)).is_empty());
-    assert_eq!(rig.dropped(DropReason::FragmentTiny), 1);
+    rig.expect_counters(&[
+        (Count::Received, 6),
+        (Count::Dropped(DropReason::FragmentTiny), 1),
+        (Count::FragmentsWaiting, 5),
+    ]);
     rig.now = rig.now.plus_secs(31);
     rig.run();
-    assert_eq!(rig.dropped(DropReason::FragmentTimeout), 5);
+    rig.expect_counters(&[
+        (Count::Dropped(DropReason::FragmentTimeout), 5),
+        (Count::FragmentsWaiting, -5),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -187,7 +207,7 @@ fn fragments_with_a_spoofed_source_are_dropped() {
     for fragment in cut(&datagram(true, 80, 3000), 1, 1500) {
         assert!(rig.send(B, &fragment).is_empty());
     }
-    assert_eq!(rig.dropped(DropReason::SpoofedSource), 3);
+    rig.expect_counters(&[(Count::Received, 3), (Count::Dropped(DropReason::SpoofedSource), 3)]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -196,11 +216,13 @@ fn incomplete_datagrams_time_out_and_are_counted() {
     let mut rig = Rig::with(IngressOfB::Open);
     let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
     send_all(&mut rig, &fragments[1..]);
-    assert_eq!(rig.workers[0].stats().fragments_waiting.get(), 2);
+    rig.expect_counters(&[(Count::Received, 2), (Count::FragmentsWaiting, 2)]);
     rig.now = rig.now.plus_secs(30);
     rig.run();
-    assert_eq!(rig.workers[0].stats().fragments_waiting.get(), 0);
-    assert_eq!(rig.dropped(DropReason::FragmentTimeout), 2);
+    rig.expect_counters(&[
+        (Count::Dropped(DropReason::FragmentTimeout), 2),
+        (Count::FragmentsWaiting, -2),
+    ]);
     assert!(rig.send(A, &fragments[0]).is_empty(), "too late");
     rig.now = rig.now.plus_secs(30);
     rig.run();
@@ -268,7 +290,13 @@ fn an_atomic_fragment_is_an_ordinary_packet() {
     let out = rig.send(A, &atomic[0]);
     assert_eq!((out.len(), &out[0].1[22..]), (1, &[&[0x3f][..], &atomic[0][22..]].concat()[1..]));
     assert!(rig.send(A, &cut(&datagram(false, 81, 100), 1, 1500)[0]).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -291,6 +319,6 @@ fn fragments_of_a_removed_link_are_dropped() {
     let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
     send_all(&mut rig, &fragments[1..]);
     rig.workers[0].remove_port(A);
-    assert_eq!(rig.dropped(DropReason::LinkGone), 2);
+    rig.expect_counters(&[(Count::Received, 2), (Count::Dropped(DropReason::LinkGone), 2)]);
     rig.assert_no_frame_is_lost();
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use etherparse::PacketBuilder;
 use podgate_dataplane::l7::follower::Follower;
+use podgate_dataplane::l7::http2::hpack::{DEFAULT_TABLE_SIZE, Decoder};
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::parse;
@@ -170,6 +171,28 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
 fn nothing_is_allocated() {
     an_inspected_connection_allocates_nothing_after_its_first_requests();
     judging_a_request_of_any_protocol_allocates_nothing();
+    decoding_header_blocks_allocates_nothing_once_the_table_is_full();
+}
+
+fn decoding_header_blocks_allocates_nothing_once_the_table_is_full() {
+    // A new entry in each block, and a Huffman-coded name and value that are none.
+    let block = |index: u16| {
+        let mut block = b"\x82\x86\x84\x40\x04".to_vec();
+        block.extend(format!("{index:04}").bytes());
+        block.extend(b"\x03abc\x00\x81\x1f\x86\xa8\xeb\x10\x64\x9c\xbf");
+        block
+    };
+    let blocks: Vec<_> = (0..1000).map(block).collect();
+    let mut decoder = Decoder::new(DEFAULT_TABLE_SIZE);
+    let (mut buffer, mut fields) = (Vec::new(), 0);
+    let mut before = 0;
+    for (index, block) in blocks.iter().enumerate() {
+        if index == blocks.len() / 2 {
+            before = allocations();
+        }
+        decoder.decode(block, &mut buffer, |_| fields += 1).unwrap();
+    }
+    assert_eq!((fields, allocations() - before), (5000, 0));
 }
 
 fn judging_a_request_of_any_protocol_allocates_nothing() {

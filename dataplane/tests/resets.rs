@@ -100,7 +100,12 @@ fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset()
             assert_eq!(left[0].1[..6], pod_mac(from));
             assert_eq!(left[0].1[6..12], link_mac(from));
             assert_eq!(reset_for(&sent, &left[0].1), (5000, None));
-            assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
+            rig.expect_counters(&[
+                (Count::Received, 1),
+                (Count::Dropped(DropReason::TcpNoFlow), 1),
+                (Count::Originated, 1),
+                (Count::ResetsSent, 1),
+            ]);
             assert_eq!((resets(&rig), rig.workers[0].flows()), (1, 0));
             rig.assert_no_frame_is_lost();
         }
@@ -142,7 +147,10 @@ fn ends_without_any_allowed_connection_get_no_reset() {
             assert!(rig.send(from, &segment(v4, from, flags, b"")).is_empty());
         }
     }
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 12);
+    rig.expect_counters(&[
+        (Count::Received, 12),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 12),
+    ]);
     assert_eq!(resets(&rig), 0);
 }
 
@@ -156,7 +164,11 @@ fn no_reset_is_sent_in_reply_to_a_reset() {
             }
         }
         assert_eq!((resets(&rig), rig.dropped(DropReason::TcpNoFlow)), (0, 2));
-        assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 2);
+        rig.expect_counters(&[
+            (Count::Received, 4),
+            (Count::Dropped(DropReason::PolicyDefaultDeny), 2),
+            (Count::Dropped(DropReason::TcpNoFlow), 2),
+        ]);
     }
 }
 
@@ -169,7 +181,12 @@ fn resets_are_rate_limited_per_link() {
     assert_eq!(flood(A, 600), 500);
     assert_eq!(flood(B, 10), 10, "another link has its own");
     assert_eq!(resets(&rig), 510);
-    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 610);
+    rig.expect_counters(&[
+        (Count::Received, 610),
+        (Count::Dropped(DropReason::TcpNoFlow), 610),
+        (Count::Originated, 510),
+        (Count::ResetsSent, 510),
+    ]);
 }
 
 #[test]

@@ -103,7 +103,13 @@ fn a_packet_that_must_not_be_fragmented_causes_an_icmp_error_with_the_mtu() {
         assert_eq!((kind, code, word), if v4 { (3, 4, 1500) } else { (2, 0, 1500) });
         assert_eq!(quote, sent[14..14 + quote.len()], "the packet as it was sent");
         assert_eq!(quote.len(), if v4 { 548 } else { 1232 });
-        assert_eq!(rig.dropped(DropReason::TooBig), 1);
+        rig.expect_counters(&[
+            (Count::Received, 1),
+            (Count::Dropped(DropReason::TooBig), 1),
+            (Count::Originated, 1),
+            (Count::FlowsOpened, 1),
+            (Count::Flows, 1),
+        ]);
         let stats = rig.workers[0].stats();
         assert_eq!((stats.originated.packets.get(), stats.forwarded.packets.get()), (1, 0));
         rig.assert_no_frame_is_lost();
@@ -132,7 +138,13 @@ fn an_ipv4_packet_that_may_be_cut_is_and_only_some_options_are_repeated() {
         whole.extend(&bytes[usize::from(view.l4)..]);
     }
     assert_eq!(whole, sent[14 + 36..]);
-    assert_eq!(rig.workers[0].stats().fragments_made.get(), 2);
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Forwarded, 3),
+        (Count::FragmentsMade, 2),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -146,7 +158,13 @@ fn an_expired_ttl_causes_an_icmp_error_between_pods_only() {
         let (kind, code, word, quote) = icmp_error(&out[0].1, TO_A);
         assert_eq!((kind, code, word), if v4 { (11, 0, 0) } else { (3, 0, 0) });
         assert_eq!(quote, sent[14..]);
-        assert_eq!(rig.dropped(DropReason::TtlExceeded), 1);
+        rig.expect_counters(&[
+            (Count::Received, 1),
+            (Count::Dropped(DropReason::TtlExceeded), 1),
+            (Count::Originated, 1),
+            (Count::FlowsOpened, 1),
+            (Count::Flows, 1),
+        ]);
         rig.assert_no_frame_is_lost();
     }
     let mut rig = uneven();
@@ -162,8 +180,13 @@ fn no_icmp_error_is_sent_about_an_error() {
     assert_eq!(rig.send(B, &request).len(), 1);
     let error = unreachable(A, ADDRESSES[1], ADDRESSES[2], &request);
     assert!(rig.send(A, &with_ttl(error, true, 1)).is_empty());
-    assert_eq!(rig.dropped(DropReason::TtlExceeded), 1);
-    assert_eq!(rig.workers[0].stats().originated.packets.get(), 0);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::TtlExceeded), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -179,7 +202,13 @@ fn icmp_errors_are_rate_limited_per_link() {
     assert_eq!(errors(&mut rig, B, [2, 1], 10), 10);
     rig.now = rig.now.plus_secs(1);
     assert_eq!(errors(&mut rig, A, [1, 2], 1000), 50);
-    assert_eq!(rig.dropped(DropReason::TtlExceeded), 2010);
+    rig.expect_counters(&[
+        (Count::Received, 2010),
+        (Count::Dropped(DropReason::TtlExceeded), 2010),
+        (Count::Originated, 110),
+        (Count::FlowsOpened, 2),
+        (Count::Flows, 2),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -258,7 +287,13 @@ fn the_mss_of_a_connection_by_the_host_link_fits_the_nodes_path_mtu() {
     sent[50..52].copy_from_slice(&pseudo.folded().to_be_bytes());
     let out = rig.send(A, &sent);
     assert_eq!((out[0].0, announced(&out[0].1)), (HOST, 1460));
-    assert_eq!(rig.workers[0].stats().checksums_completed.get(), 1);
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Forwarded, 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::ChecksumsCompleted, 1),
+    ]);
 }
 
 #[test]
@@ -271,13 +306,19 @@ fn a_partial_sctp_checksum_is_completed() {
     zeroed[8..12].fill(0);
     assert_eq!(left[l4 + 8..l4 + 12], crc32c::crc32c(&zeroed).to_le_bytes());
     assert_ne!(left[l4 + 8..l4 + 12], [0; 4]);
-    assert_eq!(rig.workers[0].stats().checksums_completed.get(), 1);
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Forwarded, 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::ChecksumsCompleted, 1),
+    ]);
     // A complete checksum is left unchanged, right or wrong.
     let mut sent = sent;
     sent[l4 + 8..l4 + 12].copy_from_slice(&[1, 2, 3, 4]);
     let out = rig.send(A, &sent);
     assert_eq!(out[0].1[l4 + 8..l4 + 12], [1, 2, 3, 4]);
-    assert_eq!(rig.workers[0].stats().checksums_completed.get(), 1);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Forwarded, 1)]);
 }
 
 #[test]
@@ -300,7 +341,13 @@ fn packets_with_options_and_extension_headers_are_judged_by_their_ports() {
         sent[l4 + 3] = 81;
         assert!(rig.send(A, sent).is_empty());
     }
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 2);
+    rig.expect_counters(&[
+        (Count::Received, 4),
+        (Count::Forwarded, 2),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 2),
+        (Count::FlowsOpened, 2),
+        (Count::Flows, 2),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -320,7 +367,13 @@ fn vlan_tags_are_dropped_but_priority_tags_pass() {
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].1[12..18], [0x81, 0, 0xe0, 0, 8, 0]);
     }
-    assert_eq!(rig.dropped(DropReason::VlanTagged), 4);
+    rig.expect_counters(&[
+        (Count::Received, 6),
+        (Count::Forwarded, 2),
+        (Count::Dropped(DropReason::VlanTagged), 4),
+        (Count::FlowsOpened, 2),
+        (Count::Flows, 2),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -338,7 +391,7 @@ fn multicast_and_broadcast_are_never_forwarded() {
     let mut broadcast = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
     broadcast[..6].fill(0xff);
     assert!(rig.send(A, &broadcast).is_empty());
-    assert_eq!(rig.dropped(DropReason::Multicast), 8);
+    rig.expect_counters(&[(Count::Received, 8), (Count::Dropped(DropReason::Multicast), 8)]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -374,7 +427,14 @@ fn errors_of_routers_in_between_reach_the_flows_owner_over_ipv6_too() {
         }
     }
     assert!(rig.workers[0].stats().handed_off.get() > 0);
-    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 48);
+    rig.expect_counters(&[
+        (Count::Received, 128),
+        (Count::Forwarded, 80),
+        (Count::Dropped(DropReason::IcmpUnrelated), 48),
+        (Count::HandedOff, 48),
+        (Count::FlowsOpened, 32),
+        (Count::Flows, 32),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 

@@ -1,9 +1,10 @@
 //! A complete worker on memory links: parsing, flows, policy, forwarding, counters.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use podgate_dataplane::packet::HAIRPIN_MAC;
+use podgate_dataplane::packet::HostFrame;
 use podgate_dataplane::packet::checksum::Sum;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
@@ -16,6 +17,7 @@ use podgate_test_support::*;
 use proptest::prelude::*;
 
 const CLIENT: u16 = 40_000;
+const HAIRPIN: HostFrame = HostFrame::Hairpin { sender: None };
 
 fn a_to_b(flags: &str, ack: Option<u32>) -> Vec<u8> {
     let (src, dst) = (ADDRESSES[1], ADDRESSES[2]);
@@ -52,7 +54,10 @@ fn an_allowed_flow_is_forwarded_in_both_directions() {
 fn a_default_deny_drops_counts_and_reports_its_cause() {
     let mut rig = Rig::with(IngressOfB::Closed);
     assert!(rig.send(A, &a_to_b("S", None)).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 1);
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+    ]);
     let events = rig.events();
     assert!(matches!(
         events[..],
@@ -79,7 +84,10 @@ fn a_port_that_no_rule_names_is_denied() {
         assert!(rig.send(A, &tcp(A, &packet)).is_empty());
     }
     assert!(rig.send(A, &udp(A, src, dst, [CLIENT, 80], b"x")).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 3);
+    rig.expect_counters(&[
+        (Count::Received, 3),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 3),
+    ]);
 }
 
 #[test]
@@ -89,7 +97,7 @@ fn a_pod_sends_only_from_its_own_addresses() {
     let spoofed_mac = udp(B, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
     assert!(rig.send(A, &spoofed_ip).is_empty());
     assert!(rig.send(A, &spoofed_mac).is_empty());
-    assert_eq!(rig.dropped(DropReason::SpoofedSource), 2);
+    rig.expect_counters(&[(Count::Received, 2), (Count::Dropped(DropReason::SpoofedSource), 2)]);
 }
 
 #[test]
@@ -102,7 +110,13 @@ fn a_pod_sends_only_from_its_own_addresses_in_an_established_flow() {
     // From its own MAC on another link, and from another MAC on its own link.
     assert!(rig.send(B, &query).is_empty());
     assert!(rig.send(A, &udp(B, client, server, [1, 2], b"q")).is_empty());
-    assert_eq!(rig.dropped(DropReason::SpoofedSource), 2);
+    rig.expect_counters(&[
+        (Count::Received, 4),
+        (Count::Forwarded, 2),
+        (Count::Dropped(DropReason::SpoofedSource), 2),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     assert_eq!(rig.send(A, &query).len(), 1);
 }
 
@@ -125,7 +139,13 @@ fn tunnel_packets_of_a_pod_pass_to_pods_but_not_to_nodes() {
         let left = rig.send(A, &udp(A, pod, ADDRESSES[2], [CLIENT, port], b"inner"));
         assert_eq!(left.len(), 1);
     }
-    assert_eq!(rig.dropped(DropReason::TunnelToNode), 3);
+    rig.expect_counters(&[
+        (Count::Received, 6),
+        (Count::Forwarded, 3),
+        (Count::Dropped(DropReason::TunnelToNode), 3),
+        (Count::FlowsOpened, 3),
+        (Count::Flows, 3),
+    ]);
     assert_eq!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[0], [CLIENT, 53], b"q")).len(), 1);
 }
 
@@ -167,7 +187,15 @@ fn a_pod_sends_no_tunnel_packet_in_reply_to_a_node() {
     assert!(rig.send(HOST, &udp(HOST, node, pod, [5555, 8], b"after")).is_empty());
     assert!(rig.send(A, &udp(A, pod, node, [8, 5555], b"inner")).is_empty());
     assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, pod, [5555, 8], b"no node")).len(), 1);
-    assert_eq!(rig.dropped(DropReason::TunnelToNode), 2);
+    rig.expect_counters(&[
+        (Count::Received, 6),
+        (Count::Forwarded, 3),
+        (Count::Dropped(DropReason::PolicyRevoked), 1),
+        (Count::Dropped(DropReason::TunnelToNode), 2),
+        (Count::FlowsOpened, 2),
+        (Count::Flows, 2),
+        (Count::Reevaluated, 1),
+    ]);
 }
 
 #[test]
@@ -181,7 +209,14 @@ fn a_flow_to_an_address_that_becomes_a_nodes_ends_at_a_tunnel_port() {
     Arc::make_mut(&mut snapshot.policy).addresses.set(Address::v4(outside), Some(row));
     rig.shared.publish(snapshot);
     assert!(rig.send(A, &packet).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::PolicyRevoked), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::Reevaluated, 1),
+    ]);
 }
 
 #[test]
@@ -198,7 +233,7 @@ fn replies_to_packets_translated_by_the_kernel_go_back_to_the_kernel() {
 
 /// The same frame with the hairpin mark: the kernel received it from the host link.
 fn hairpin(frame: &[u8]) -> Vec<u8> {
-    [&frame[..6], &HAIRPIN_MAC, &frame[12..]].concat()
+    marked(frame, HAIRPIN.mac())
 }
 
 #[test]
@@ -237,11 +272,165 @@ fn a_local_pods_address_from_the_host_link_needs_the_hairpin_mark_in_every_packe
     assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, dst, ports, b"q")).len(), 1);
 }
 
+/// The same frame with another Ethernet source.
+fn marked(frame: &[u8], mac: [u8; 6]) -> Vec<u8> {
+    [&frame[..6], &mac, &frame[12..]].concat()
+}
+
+/// One datagram of each family from the node to pod B.
+fn node_to_b(src_port: u16) -> [Vec<u8>; 2] {
+    let ports = [src_port, 80];
+    [
+        udp(HOST, ADDRESSES[0], ADDRESSES[2], ports, b"q"),
+        udp_v6(HOST, ADDRESSES_V6[0], ADDRESSES_V6[2], ports, b"q"),
+    ]
+}
+
+#[test]
+fn this_nodes_address_is_the_node_only_if_the_node_sent_the_packet() {
+    let mut rig = Rig::with(IngressOfB::Closed);
+    let mut denied = 0;
+    // In this order, so that no cached decision serves another sender.
+    for (port, mac) in (9..).zip([
+        HostFrame::Local.mac(),
+        HostFrame::Foreign.mac(),
+        HAIRPIN.mac(),
+        pod_mac(HOST),
+        HostFrame::Local.mac(),
+    ]) {
+        for frame in node_to_b(port) {
+            let left = rig.send(HOST, &marked(&frame, mac)).len();
+            denied += u64::from(mac != HostFrame::Local.mac());
+            assert_eq!(left, usize::from(mac == HostFrame::Local.mac()), "from {mac:x?}");
+            assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), denied);
+        }
+    }
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_translated_flow_is_decided_as_world_again_under_each_policy() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let flows = [HostFrame::Foreign.mac(), HAIRPIN.mac(), HostFrame::Local.mac()]
+        .map(|mac| (mac, u16::from(mac[5]) + 9));
+    let send_all = |rig: &mut Rig, mac, port| {
+        node_to_b(port).map(|frame| rig.send(HOST, &marked(&frame, mac)).len())
+    };
+    for (mac, port) in flows {
+        assert_eq!(send_all(&mut rig, mac, port), [1, 1], "an open pod lets world in");
+    }
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    for (mac, port) in flows {
+        let left = usize::from(mac == HostFrame::Local.mac());
+        assert_eq!(send_all(&mut rig, mac, port), [left; 2], "from {mac:x?}");
+    }
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 4);
+}
+
+#[test]
+fn a_revoked_translated_connection_is_not_picked_up_from_the_pods_end() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let (node, pod, ports) = (ADDRESSES[0], ADDRESSES[2], [CLIENT, 80]);
+    let segment = |flags, ack| {
+        let packet = TcpPacket { src: node, dst: pod, ports, seq: 100, ack, flags, payload: b"" };
+        marked(&tcp(HOST, &packet), HostFrame::Foreign.mac())
+    };
+    let (src, dst, ports) = (pod, node, [80, CLIENT]);
+    let answer = |flags| {
+        tcp(B, &TcpPacket { src, dst, ports, seq: 900, ack: Some(101), flags, payload: b"" })
+    };
+    assert_eq!(rig.send(HOST, &segment("S", None)).len(), 1);
+    assert_eq!(rig.send(B, &answer("S")).len(), 1);
+    assert_eq!(rig.send(HOST, &segment("", Some(901))).len(), 1);
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    assert!(rig.send(HOST, &segment("P", Some(901))).is_empty());
+    let left = rig.send(B, &answer("P"));
+    assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset");
+    let left = rig.send(HOST, &segment("P", Some(901)));
+    assert!(left.iter().all(|(link, _)| *link == HOST), "at most a reset to its sender");
+}
+
+#[test]
+fn neighbour_discovery_never_crosses_links() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let senders = [(HOST, v6_outside(), HostFrame::Local.mac()), (A, ADDRESSES_V6[1], pod_mac(A))];
+    for (link, src, mac) in senders {
+        for kind in 128..=138_u8 {
+            let builder = PacketBuilder::ethernet2(mac, link_mac(link));
+            let builder = builder.ipv6(src, ADDRESSES_V6[2], 255).icmpv6_raw(kind, 0, [0, 7, 0, 7]);
+            let mut frame = Vec::new();
+            builder.write(&mut frame, &[0; 24]).unwrap();
+            let before = rig.dropped(DropReason::LinkScopeIcmp);
+            let left = rig.send(link, &frame).len();
+            let discovery = (133..=137).contains(&kind);
+            assert!(!discovery || left == 0, "type {kind}");
+            let dropped = rig.dropped(DropReason::LinkScopeIcmp) - before;
+            assert_eq!(dropped, u64::from(discovery), "type {kind}");
+        }
+    }
+}
+
+#[test]
+fn redirects_and_router_discovery_of_ipv4_never_cross_links() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let (node, pod) = (ADDRESSES[0], ADDRESSES[1]);
+    let sent = udp(A, pod, OUTSIDE, [7, 80], b"q");
+    assert_eq!(rig.send(A, &sent).len(), 1);
+    let about = unreachable(HOST, node, pod, &sent);
+    assert_eq!(rig.send(HOST, &about).len(), 1, "an error about the flow");
+    for (dropped, kind) in (1..).zip([5, 9, 10]) {
+        let builder = ethernet(HOST).ipv4(node, pod, 64).icmpv4_raw(kind, 1, node);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &sent[14..42]).unwrap();
+        assert!(rig.send(HOST, &frame).is_empty(), "type {kind}");
+        assert_eq!(rig.dropped(DropReason::LinkScopeIcmp), dropped, "type {kind}");
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_through_a_translating_service_and_no_other_pod_does() {
+    let mut rig = Rig::with(IngressOfB::Closed);
+    let by = |link: LinkId| HostFrame::Hairpin { sender: NonZeroU16::new(link.0) };
+    // From B, from A, and from B by another program's mark.
+    let marks = [by(B).mac(), by(A).mac(), HAIRPIN.mac(), HostFrame::sender_mac(B.0)];
+    for (port, mark) in (9..).zip(marks) {
+        for frame in node_to_b(port) {
+            let left = rig.send(HOST, &marked(&frame, mark)).len();
+            assert_eq!(left, usize::from(mark == by(B).mac()), "mark {mark:x?}");
+        }
+    }
+    // Under the next policy, too, in the flow and for the replies.
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    for frame in node_to_b(9) {
+        assert_eq!(rig.send(HOST, &marked(&frame, by(B).mac())).len(), 1);
+    }
+    let reply = udp(B, ADDRESSES[2], ADDRESSES[0], [80, 9], b"a");
+    assert_eq!(rig.send(B, &reply)[0].0, HOST);
+}
+
+#[test]
+fn a_packet_to_the_host_link_says_from_which_link_it_is() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    for (link, src) in [(A, ADDRESSES[1]), (B, ADDRESSES[2])] {
+        // The first packet, and those of the fast path.
+        for _ in 0..3 {
+            let out = rig.send(link, &udp(link, src, OUTSIDE, [7, 80], b"q"));
+            assert_eq!((out.len(), out[0].0), (1, HOST));
+            assert_eq!(out[0].1[6..12], HostFrame::sender_mac(link.0));
+            rig.send(HOST, &udp(HOST, OUTSIDE, src, [80, 7], b"a"));
+        }
+    }
+}
+
+const fn v6_outside() -> [u8; 16] {
+    [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]
+}
+
 #[test]
 fn traffic_between_two_outside_addresses_is_unroutable() {
     let mut rig = Rig::with(IngressOfB::Open);
     assert!(rig.send(HOST, &udp(HOST, OUTSIDE, [192, 0, 2, 8], [1, 2], b"x")).is_empty());
-    assert_eq!(rig.dropped(DropReason::Unroutable), 1);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::Unroutable), 1)]);
 }
 
 #[test]
@@ -252,10 +441,21 @@ fn a_revoked_flow_stops_at_once_and_is_not_picked_up_from_the_other_end() {
     assert_eq!(rig.send(A, &a_to_b("", Some(901))).len(), 1);
     rig.shared.publish(snapshot(2, IngressOfB::Closed));
     assert!(rig.send(A, &a_to_b("P", Some(901))).is_empty());
-    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+    rig.expect_counters(&[
+        (Count::Received, 4),
+        (Count::Forwarded, 3),
+        (Count::Dropped(DropReason::PolicyRevoked), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Reevaluated, 1),
+    ]);
     let left = rig.send(B, &b_to_a("P", Some(101)));
     assert_eq!((left.len(), left[0].0), (1, B), "the server's end is reset");
-    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 1);
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Dropped(DropReason::TcpNoFlow), 1),
+        (Count::Originated, 1),
+        (Count::ResetsSent, 1),
+    ]);
 }
 
 #[test]
@@ -264,9 +464,16 @@ fn a_flow_that_the_new_policy_still_allows_continues() {
     rig.send(A, &a_to_b("S", None));
     rig.shared.publish(snapshot(2, IngressOfB::FromA(None)));
     assert_eq!(rig.send(B, &b_to_a("S", Some(101))).len(), 1);
-    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 2),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::Reevaluated, 1),
+    ]);
     assert_eq!(rig.send(A, &a_to_b("", Some(901))).len(), 1);
-    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+    // The flow is evaluated again once for each epoch.
+    rig.expect_counters(&[(Count::Received, 1), (Count::Forwarded, 1)]);
 }
 
 #[test]
@@ -279,7 +486,12 @@ fn a_mid_stream_segment_is_picked_up_only_if_either_end_might_have_opened_the_fl
         let left = rig.send(from, &segment);
         assert_eq!((left.len(), left[0].0), (1, from), "only a reset to its sender");
     }
-    assert_eq!(rig.dropped(DropReason::TcpNoFlow), 2);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Dropped(DropReason::TcpNoFlow), 2),
+        (Count::Originated, 2),
+        (Count::ResetsSent, 2),
+    ]);
 }
 
 #[test]
@@ -288,7 +500,7 @@ fn an_icmp_error_passes_only_about_a_known_flow() {
     let request = udp(A, ADDRESSES[1], ADDRESSES[2], [5000, 53], b"query");
     let error = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
     assert!(rig.send(B, &error).is_empty());
-    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::IcmpUnrelated), 1)]);
     rig.send(A, &request);
     let out = rig.send(B, &error);
     assert_eq!(out.len(), 1);
@@ -322,7 +534,13 @@ fn an_icmp_error_passes_only_from_the_link_that_the_packet_left_by() {
     assert_eq!(rig.send(A, &request)[0].0, HOST);
     let forged = unreachable(B, ADDRESSES[2], ADDRESSES[1], &request);
     assert!(rig.send(B, &forged).is_empty(), "pod B has no part in the flow");
-    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::IcmpUnrelated), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     let router = unreachable(HOST, [192, 0, 2, 1], ADDRESSES[1], &request);
     assert_eq!(rig.send(HOST, &router)[0].0, A, "a router on the way may say so");
 }
@@ -333,7 +551,13 @@ fn a_query_is_not_a_reply_whatever_its_identifier() {
     let (a, b) = (ADDRESSES[1], ADDRESSES[2]);
     assert_eq!(rig.send(A, &echo(A, a, b, 8, 8)).len(), 1);
     assert!(rig.send(B, &echo(B, b, a, 8, 8)).is_empty());
-    assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::IcmpUnrelated), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     assert_eq!(rig.send(B, &echo(B, b, a, 0, 8)).len(), 1);
 }
 
@@ -352,8 +576,14 @@ fn a_revoked_datagram_flow_is_not_reopened_by_the_servers_datagrams() {
         rig.now = rig.now.plus_secs(60);
         rig.run();
     }
-    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 6);
-    assert_eq!(rig.workers[0].stats().reevaluated.get(), 1, "once for each epoch");
+    rig.expect_counters(&[
+        (Count::Received, 8),
+        (Count::Forwarded, 2),
+        (Count::Dropped(DropReason::PolicyRevoked), 6),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+        (Count::Reevaluated, 1),
+    ]);
     rig.shared.publish(snapshot(3, IngressOfB::Open));
     assert_eq!(rig.send(A, &question).len(), 1);
     rig.assert_no_frame_is_lost();
@@ -398,7 +628,7 @@ fn one_pod_leaves_entries_of_the_flow_table_to_others() {
 fn without_a_snapshot_everything_is_dropped() {
     let mut rig = Rig::new(1);
     assert!(rig.send(A, &a_to_b("S", None)).is_empty());
-    assert_eq!(rig.dropped(DropReason::NotReady), 1);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::NotReady), 1)]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -448,7 +678,13 @@ fn a_removed_link_leaks_nothing() {
     rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
     rig.workers[0].remove_port(B);
     assert!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x")).is_empty());
-    assert_eq!(rig.dropped(DropReason::LinkGone), 1);
+    rig.expect_counters(&[
+        (Count::Received, 2),
+        (Count::Forwarded, 1),
+        (Count::Dropped(DropReason::LinkGone), 1),
+        (Count::FlowsOpened, 1),
+        (Count::Flows, 1),
+    ]);
     rig.assert_no_frame_is_lost();
 }
 

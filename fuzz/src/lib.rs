@@ -8,21 +8,25 @@
 #[cfg(feature = "captures")]
 mod captures;
 mod follower;
+mod hpack;
 mod http1;
 mod input;
 #[cfg(feature = "manifests")]
 mod manifests;
 mod packets;
+mod patterns;
 #[cfg(feature = "requests")]
 mod requests;
 
 #[cfg(feature = "captures")]
 pub use captures::captures;
 pub use follower::follower;
+pub use hpack::hpack;
 pub use http1::http1;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
 pub use packets::packets;
+pub use patterns::patterns;
 #[cfg(feature = "requests")]
 pub use requests::requests;
 
@@ -34,6 +38,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("packets", packets),
     ("http1", http1),
     ("follower", follower),
+    ("patterns", patterns),
+    ("hpack", hpack),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]

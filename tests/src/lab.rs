@@ -1,4 +1,5 @@
-//! The lab: a node's network namespace in which the real `podgate` runs, and its neighbourhood.
+//! The lab: network namespaces for a node that runs the real `podgate`, for its pods, and for hosts
+//! outside of the cluster.
 //!
 //! ```text
 //!  pod admin/adminapp    pod backend/nginx         office, guest (hosts outside of the cluster)
@@ -12,7 +13,7 @@
 //!
 //! The pods are those of a folder of Kubernetes manifests: each Pod object gets a namespace with
 //! the addresses of its status, and a real nginx on its container ports if its image is nginx.
-//! Nothing leaves these namespaces, and dropping the [`Lab`] removes all of it.
+//! No packet leaves these namespaces, and dropping the [`Lab`] removes them.
 
 mod agent;
 mod api_server;
@@ -40,8 +41,8 @@ use tempfile::TempDir;
 pub use agent::{Agent, program};
 pub use api_server::{API_SERVER_PORT, ApiServer};
 pub use capture::Capture;
-pub use client::{Answer, Cut, Download, Get, Outcome};
-pub use inject::{CorpusFrame, Frames, Injector};
+pub use client::{Answer, Download, Get, Interruption, Outcome};
+pub use inject::{CorpusFrame, Injected, Injector};
 pub use list_watch::ListWatchServer;
 pub use manifests::PodSpec;
 pub use netns::{Netns, remove_stale};
@@ -52,17 +53,17 @@ pub use stream::Stream;
 use manifests::pods_in;
 use nginx::start_nginx;
 
-/// The gateway that every pod and outside host is configured with; the node's kernel answers ARP
-/// for it on each link.
+/// The IPv4 gateway of every pod and outside host; the node's kernel answers ARP for it on each
+/// link.
 const GATEWAY_V4: &str = "169.254.1.1";
-/// The same for neighbour discovery.
+/// The IPv6 gateway.
 const GATEWAY_V6: &str = "fe80::1";
 /// Addresses of the node itself.
 const NODE: Addresses = Addresses {
     v4: Ipv4Addr::new(192, 0, 2, 1),
     v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
 };
-/// Hosts outside of the cluster that the node's kernel routes to.
+/// Hosts outside of the cluster, to which the node's kernel routes.
 const OUTSIDE: [(&str, Addresses); 2] = [
     (
         "office",
@@ -139,7 +140,7 @@ pub struct Host {
 /// The whole lab. See the module's description.
 #[derive(Debug)]
 pub struct Lab {
-    // In the order in which they go: servers, namespaces, files, and only then the next lab.
+    // Dropped in this order: servers, namespaces, files, and the lock last.
     servers: Vec<Daemon>,
     hosts: Vec<Host>,
     node: Host,
@@ -148,24 +149,24 @@ pub struct Lab {
     _one_at_a_time: MutexGuard<'static, ()>,
 }
 
-/// Labs share two cores: two at a time would disturb each other's tests.
+/// Serialises labs: on two cores, tests at the same time would disturb each other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// How many labs this process has built.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
     /// Builds the lab for the pods of the manifests in `folder`, and starts their servers. The
-    /// manifests are copied: a test may change them through [`Self::write_manifest`].
+    /// manifests are copied; [`Self::write_manifest`] changes the copies.
     ///
     /// # Errors
     /// Without root, without a needed program, or with a manifest that can't be read.
     pub fn new(folder: &Path) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
-            "the lab needs root to create network namespaces"
+            "the lab creates network namespaces: run it as root"
         );
         signals::catch()?;
-        // A test that failed while it held the lock left nothing behind: its lab was dropped.
+        // A poisoned lock is fine: the lab of the test that failed was dropped.
         let one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         remove_stale();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -234,10 +235,10 @@ impl Lab {
         self.file("manifests")
     }
 
-    /// Writes or replaces a manifest, atomically, as a tool that manages such a folder would.
+    /// Writes or replaces a manifest atomically.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// When the file can't be written or renamed.
     pub fn write_manifest(&self, name: &str, text: &str) -> Result<()> {
         let unfinished = self.file("unfinished-manifest");
         fs::write(&unfinished, text)?;
@@ -253,37 +254,37 @@ impl Lab {
         fs::remove_file(self.manifests().join(name)).with_context(|| format!("no manifest {name}"))
     }
 
-    /// Starts nginx in a host that has none, the node for example.
+    /// Starts nginx in a host that has none, such as the node.
     ///
     /// # Errors
-    /// When it doesn't start to answer.
+    /// When it doesn't answer in time.
     pub fn serve(&self, host: &Host, ports: &[u16]) -> Result<Daemon> {
         let prefix = self.file(&format!("nginx-{}", host.name.replace('/', "-")));
         start_nginx(host, &prefix, ports)
     }
 
-    /// Lets the node's kernel forward to the pods, in the agent's place.
+    /// Adds kernel routes to the pods, so that the node forwards without an agent.
     ///
     /// # Errors
     /// When a route can't be added.
-    pub fn route_by_kernel(&self) -> Result<()> {
+    pub fn add_kernel_routes(&self) -> Result<()> {
         let routes = self.pods().map(routes_to);
         self.node.netns.ip(&routes.collect::<String>())
     }
 
-    /// Removes a host's veth pair, as when a pod dies.
+    /// Deletes a host's veth pair, as when a pod is deleted.
     ///
     /// # Errors
-    /// When the link is gone already.
-    pub fn unplug(&self, host: &Host) -> Result<()> {
+    /// When there is no such link.
+    pub fn delete_link(&self, host: &Host) -> Result<()> {
         self.node.netns.ip(&format!("link del {}\n", host.link))
     }
 
     /// Creates a host's veth pair and configures both ends.
     ///
     /// # Errors
-    /// When the host is plugged in already.
-    pub fn plug(&self, host: &Host) -> Result<()> {
+    /// When the link exists.
+    pub fn create_link(&self, host: &Host) -> Result<()> {
         let (link, netns, addresses) = (&host.link, host.netns.name(), host.addresses);
         self.node.netns.ip(&format!(
             "link add {link} type veth peer name eth0 netns {netns}\n\
@@ -306,7 +307,7 @@ impl Lab {
     /// Sets the MTU of both ends of a host's veth pair.
     ///
     /// # Errors
-    /// When the host is not plugged in.
+    /// When there is no such link.
     pub fn set_mtu(&self, host: &Host, mtu: u32) -> Result<()> {
         self.node.netns.ip(&format!("link set {} mtu {mtu}\n", host.link))?;
         host.netns.ip(&format!("link set eth0 mtu {mtu}\n"))
@@ -323,8 +324,8 @@ impl Lab {
         Ok(())
     }
 
-    /// What a Kubernetes node has: an address and forwarding. No reverse path filter: it would
-    /// drop ARP requests of pods, whose route leads over `pg-host` and not over their veth.
+    /// Gives the node an address and forwarding. The reverse path filter is off: it would drop ARP
+    /// requests of pods, whose route is by `pg-host` and not by their veth.
     fn set_up_node(&self) -> Result<()> {
         self.node.netns.sysctl(&[
             ("ipv4/conf/all/rp_filter", "0"),
@@ -366,10 +367,10 @@ impl Lab {
     ) -> Result<&Host> {
         ensure!(link.len() < 16, "{link} is too long for the name of a link (15 bytes)");
         let netns = Netns::create(&format!("{}-{suffix}", self.number))?;
-        // Addresses must be usable at once, not after a second of duplicate detection.
+        // Without duplicate address detection, which delays an address by a second.
         netns.sysctl(&[("ipv6/conf/default/accept_dad", "0")])?;
         let host = Host { name: name.to_owned(), addresses, netns, link };
-        self.plug(&host)?;
+        self.create_link(&host)?;
         self.hosts.push(host);
         self.host(name)
     }
@@ -380,7 +381,7 @@ impl Drop for Lab {
         if let Err(error) = self.podgate_cleanup() {
             eprintln!("lab: {error:#}");
         }
-        // The agent's BPF file system, had it survived that: pinned links go with it.
+        // The agent's BPF file system, if cleanup left it mounted: its pinned links go with it.
         netns::unmount_below(&self.folder.path().to_string_lossy());
     }
 }

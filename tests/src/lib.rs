@@ -1,5 +1,5 @@
-//! What runs podgate for real: a [`lab`] of network namespaces around the `podgate` program, and
-//! the [`scenario`] that the demo shows and the end-to-end tests assert.
+//! A [`lab`] of network namespaces around the real `podgate` program, and the [`scenario`] that the
+//! demo shows and the end-to-end tests assert.
 #![forbid(unsafe_code)]
 
 pub mod lab;

@@ -1,4 +1,4 @@
-//! The demo when it is interrupted. (`scripts/test` runs it to its end.)
+//! The demo, interrupted. (`scripts/test` runs it to its end.)
 
 use std::fs;
 use std::process::Command;
@@ -8,6 +8,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use podgate_tests::lab::{Daemon, program};
 
+/// Timeout for each step.
 const BOUND: Duration = Duration::from_secs(120);
 
 #[test]

@@ -1,5 +1,5 @@
-//! The lab itself, without podgate: what the scenario shows as denied is denied by podgate and
-//! not by a broken lab, and nothing of a lab survives it.
+//! The lab without podgate: what the scenario expects to be denied passes without podgate, and a
+//! dropped lab leaves nothing behind.
 
 use std::fs;
 use std::path::Path;
@@ -10,13 +10,13 @@ use podgate_tests::lab::{Capture, CorpusFrame, Family, Get, Lab, Netns, Outcome}
 use podgate_tests::scenario::{Expected, MANIFESTS, ROWS, Row};
 
 #[test]
-fn without_podgate_the_kernel_lets_every_row_of_the_scenario_pass() -> Result<()> {
+fn without_podgate_every_row_of_the_scenario_passes() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
-    lab.route_by_kernel()?;
+    lab.add_kernel_routes()?;
     for row in ROWS {
         let row = Row { expected: Expected::Passes, ..*row };
         for family in Family::BOTH {
-            let seen = row.play(&lab, family)?;
+            let seen = row.run(&lab, family)?;
             assert!(row.is_met_by(&seen), "{row} over {family}: {seen:?}");
         }
     }
@@ -24,28 +24,28 @@ fn without_podgate_the_kernel_lets_every_row_of_the_scenario_pass() -> Result<()
 }
 
 #[test]
-fn silence_is_told_from_an_answer() -> Result<()> {
+fn no_answer_is_distinguished_from_an_answer() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let (admin, nginx) = (lab.host("admin/adminapp")?, lab.host("backend/nginx")?);
     lab.node().netns.ip(&format!(
         "route add blackhole {}\nroute add blackhole {}\n",
         nginx.addresses.v4, nginx.addresses.v6
     ))?;
-    assert_eq!(Get::path("/docs").fetch(admin, nginx, Family::V4)?, Outcome::Silence);
-    assert_eq!(admin.ping(nginx, Family::V6)?, Outcome::Silence);
+    assert_eq!(Get::path("/docs").fetch(admin, nginx, Family::V4)?, Outcome::NoAnswer);
+    assert_eq!(admin.ping(nginx, Family::V6)?, Outcome::NoAnswer);
     Ok(())
 }
 
 #[test]
-fn an_injected_frame_arrives_on_the_node_byte_for_byte() -> Result<()> {
+fn an_injected_frame_arrives_on_the_node_unchanged() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let pod = lab.host("other/stranger")?;
     let capture = Capture::start_on(&lab, lab.node(), &pod.link)?;
     let frame = [&[0xff; 6][..], &pod.mac("eth0")?, &[0x88, 0xb5], b"hello from the pod"].concat();
     let frames = pod.inject([&frame[..]].into_iter())?;
-    assert_eq!((frames.sent, frames.refused), (1, 0));
-    // The echo's reply shows that the capture has got past the frame.
-    lab.route_by_kernel()?;
+    assert_eq!((frames.sent, frames.rejected), (1, 0));
+    // The echo reply shows that the capture is past the frame.
+    lab.add_kernel_routes()?;
     assert!(matches!(lab.node().ping(pod, Family::V4)?, Outcome::Echo(_)));
     let captured = capture.stop()?;
     assert_eq!(captured.packets("ether proto 0x88b5")?.len(), 1);
@@ -55,7 +55,7 @@ fn an_injected_frame_arrives_on_the_node_byte_for_byte() -> Result<()> {
 }
 
 #[test]
-fn every_corpus_frame_can_be_read() -> Result<()> {
+fn every_corpus_frame_can_be_parsed() -> Result<()> {
     let frames = CorpusFrame::all()?;
     assert!(!frames.is_empty());
     for frame in frames {
@@ -65,7 +65,7 @@ fn every_corpus_frame_can_be_read() -> Result<()> {
 }
 
 #[test]
-fn nothing_of_a_lab_survives_it() -> Result<()> {
+fn a_dropped_lab_leaves_nothing_behind() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let folder = lab.manifests().parent().context("a folder")?.to_owned();
     let namespaces: Vec<_> =
@@ -82,7 +82,7 @@ fn nothing_of_a_lab_survives_it() -> Result<()> {
 }
 
 #[test]
-fn what_a_dead_run_left_is_removed_by_the_next() -> Result<()> {
+fn leftovers_of_a_dead_process_are_removed_by_the_next_lab() -> Result<()> {
     let mut child = Command::new("true").spawn()?;
     let dead = child.id();
     child.wait()?;
@@ -98,12 +98,12 @@ fn what_a_dead_run_left_is_removed_by_the_next() -> Result<()> {
     Ok(())
 }
 
-/// How many processes are in one of the namespaces with these inode numbers.
+/// Number of processes in one of the namespaces with these inode numbers.
 fn processes_in(inodes: &[u64]) -> Result<usize> {
     let mut found = 0;
     for entry in fs::read_dir("/proc")? {
         let namespace = entry?.path().join("ns/net");
-        // Not every entry is a process, and processes end.
+        // Not every entry is a process, and processes exit.
         if let Ok(metadata) = fs::metadata(namespace) {
             found += usize::from(inodes.contains(&std::os::unix::fs::MetadataExt::ino(&metadata)));
         }

@@ -1,4 +1,4 @@
-//! House rules that no compiler checks, over every file that git tracks.
+//! Rules that no compiler checks, over every file that git tracks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 /// Longest line of a comment, in characters.
 const LINE_MAX: usize = 100;
-/// How a line of a comment begins, in Rust, C and shell.
+/// How a comment line begins in Rust, C and shell.
 const COMMENT: [&str; 2] = ["//", "# "];
 
 /// Folders in which `unsafe` is allowed (ARCHITECTURE.md).
@@ -34,12 +34,12 @@ fn none(rule: &str, findings: &[String]) {
 }
 
 #[test]
-fn comments_fit_a_page() {
+fn comment_lines_are_at_most_100_characters_long() {
     let mut long = Vec::new();
     for (path, text) in files(&[".rs", ".c", ".h", "scripts/test", "scripts/lib.sh"]) {
         for (number, line) in (1..).zip(text.lines()) {
             let length = line.chars().count();
-            // Code is rustfmt's, which breaks no string.
+            // rustfmt checks code, except for long strings.
             let is_comment = COMMENT.iter().any(|begin| line.trim_start().starts_with(begin));
             if length > LINE_MAX && is_comment {
                 long.push(format!("{}:{number}: {length} characters", path.display()));
@@ -50,7 +50,7 @@ fn comments_fit_a_page() {
 }
 
 #[test]
-fn modules_say_what_they_are() {
+fn every_module_begins_with_its_documentation() {
     let silent: Vec<_> = files(&[".rs"])
         .iter()
         .filter(|(_, text)| !text.trim_start().starts_with("//!"))
@@ -60,8 +60,8 @@ fn modules_say_what_they_are() {
 }
 
 #[test]
-fn nothing_is_left_to_do_in_a_comment() {
-    // Written in two parts, so that this file isn't found.
+fn no_comment_marks_unfinished_work() {
+    // Written in two parts, so that this file has no match.
     let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
     let mut found = Vec::new();
     for (path, text) in files(&[".rs", ".c", ".md", "scripts/test", "scripts/lib.sh"]) {
@@ -71,11 +71,11 @@ fn nothing_is_left_to_do_in_a_comment() {
             }
         }
     }
-    none("what is left to do is an issue, not a comment", &found);
+    none("unfinished work is an issue, not a comment", &found);
 }
 
 #[test]
-fn unsafe_code_is_only_where_the_architecture_allows_it() {
+fn unsafe_code_is_only_in_the_folders_that_allow_it() {
     let allow = concat!("allow(unsafe", "_code)");
     let mut found = Vec::new();
     for (path, text) in files(&[".rs"]) {
@@ -85,5 +85,5 @@ fn unsafe_code_is_only_where_the_architecture_allows_it() {
             found.push(name);
         }
     }
-    none("unsafe code has its own modules", &found);
+    none("unsafe code is only in the folders of UNSAFE_ALLOWED", &found);
 }

@@ -7,8 +7,8 @@ use aya::maps::{MapData, MapError, PerCpuArray};
 /// Label of each counter, in the order of `enum drop_reason` in `neighbours.bpf.h`.
 ///
 /// `arp_nd_…` and `not_ip` are for frames from pods, `to_pod_…` for frames that the kernel sends to
-/// a pod's link.
-const LABELS: [&str; 10] = [
+/// a pod's link, `to_node_tunnel` for packets that the kernel delivers to its own sockets.
+const LABELS: [&str; 11] = [
     "arp_nd_rate_limit",
     "arp_nd_spoofed",
     "arp_nd_not_ready",
@@ -19,6 +19,7 @@ const LABELS: [&str; 10] = [
     "to_pod_not_ready",
     "to_pod_other_mac",
     "to_pod_no_host_link",
+    "to_node_tunnel",
 ];
 
 /// Frames that the programs dropped for one reason, since they were loaded.
@@ -28,7 +29,7 @@ pub struct FrameDrops {
     pub reason: &'static str,
     /// Frames.
     pub packets: u64,
-    /// Bytes, from the Ethernet header on.
+    /// Bytes, from the Ethernet header on; not known of `to_node_tunnel`.
     pub bytes: u64,
 }
 

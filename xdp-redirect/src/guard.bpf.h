@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Two programs at the egress hook (tcx). It sees all packets that the kernel transmits on a link,
+// Programs at the tcx hooks. The egress hook sees all packets that the kernel transmits on a link,
 // whether routed, bridged or from a local socket, but not those that AF_XDP sockets transmit
 // (net/xdp/xsk.c, `__dev_direct_xmit`).
 //
-// `guard`, on the host's end of a pod's veth pair: the pod receives IP from the workers only.
+// `guard`, at the egress hook of the host's end of a pod's veth pair: the pod receives IP from the
+// workers only.
 //
 //   ARP and ND, see neighbours.bpf.h              -> passed to the pod
 //   IP to the MAC address of a pod that is ready  -> pg-host, and so to the workers, which apply
@@ -15,20 +16,41 @@
 //
 // Without pg-host, IP is dropped here; without an agent, at pg-xsk, where there is no socket.
 //
-// `mark`, on pg-host: writes into the Ethernet source, which has no other use on that link, whether
-// the kernel received the packet from pg-host. Only such a packet may have the address of a local
-// pod as its source: the pod sent it, the workers allowed it, and the kernel sent it back to
-// another destination (a service's backend).
+// `mark`, at the egress hook of pg-host: writes into the Ethernet source, which has no other use on
+// that link, from where the kernel has the packet:
+//
+//   - From pg-host. Only such a packet may have the address of a local pod as its source: the pod
+//     sent it, the workers allowed it, and the kernel sent it back to another destination (a
+//     service's backend). The mark has the slot of the pod's link, so that the workers know the pod
+//     although the kernel may have translated its address.
+//   - From no link: this node sent it, and only such a packet has the rights of the node. A packet
+//     that was received has the ifindex of its link in skb->skb_iif (net/core/dev.c,
+//     `__netif_receive_skb_core`). A fragment that the kernel made may have lost it
+//     (net/ipv6/ip6_output.c, `ip6_copy_metadata`), so no fragment counts as the node's.
+//   - From another link.
+//
+// `sender`, at the ingress hook of pg-host: the workers write into the Ethernet source the slot of
+// the link that they received the packet from. The program copies it into skb->tc_index, which the
+// kernel does not change between here and `mark`: routing, netfilter and fragmentation
+// (net/ipv4/ip_output.c, `ip_copy_metadata`) preserve it. Without this program the slot is 0, that
+// of pg-host, which is no pod's.
 
 #pragma once
 
+#include <linux/ip.h>
 #include <linux/pkt_cls.h>
 
 #include "neighbours.bpf.h"
 
-// src/lib.rs has the same two. Both are locally administered (IEEE 802).
-#define HAIRPIN_MAC { 0x02, 'p', 'g', 0x00, 0x00, 0x01 }
-#define FOREIGN_MAC { 0x02, 'p', 'g', 0x00, 0x00, 0x00 }
+// Ethernet sources on the host link, which src/host_frame.rs reads and writes as well.
+#define MARK(slot, kind) { 0x02, 'p', 'g', (__u8)((slot) >> 8), (__u8)(slot), kind }
+#define MARK_FOREIGN 0
+#define MARK_HAIRPIN 1
+#define MARK_LOCAL 2
+#define MARK_FROM_WORKERS 3
+
+// IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
+#define IPV4_FRAGMENT 0x3fff
 
 // ifindex of pg-host; 0 while there is none.
 struct {
@@ -60,18 +82,16 @@ static __always_inline bool is_neighbour(struct __sk_buff *skb, __be16 ethertype
 
 static __always_inline int redirect_to_workers(struct __sk_buff *skb, const __u8 *destination_mac)
 {
-	static const __u8 foreign[ETH_ALEN] = FOREIGN_MAC;
 	__u32 ifindex = skb->ifindex, zero = 0;
 	struct pod *pod = bpf_map_lookup_elem(&PODS, &ifindex);
 	__u32 *host = bpf_map_lookup_elem(&HOST_LINK, &zero);
-	__u8 source[ETH_ALEN];
+	__u8 source[ETH_ALEN] = MARK(0, MARK_FOREIGN);
 
 	if (!pod)
 		return drop(DROP_TO_POD_NOT_READY, skb->len, TC_ACT_SHOT);
 	// A bridge floods frames to an unknown MAC address, to other pods too.
 	if (!same_mac(destination_mac, pod->mac))
 		return drop(DROP_TO_POD_OTHER_MAC, skb->len, TC_ACT_SHOT);
-	__builtin_memcpy(source, foreign, ETH_ALEN);
 	// So that the packet does not look as if `mark` had marked it.
 	if (!host || !*host || !set_source_mac(skb, source))
 		return drop(DROP_TO_POD_NO_HOST_LINK, skb->len, TC_ACT_SHOT);
@@ -101,11 +121,55 @@ int guard(struct __sk_buff *skb)
 	return redirect_to_workers(skb, eth.h_dest);
 }
 
+// Whether it is an IP packet and certainly no fragment. An IPv6 fragment header may follow other
+// extension headers (RFC 8200 section 4.1), so none of those is allowed.
+static __always_inline bool is_whole_ip(struct __sk_buff *skb)
+{
+	__be16 ethertype, offset;
+	__u8 next;
+
+	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_proto), &ethertype, 2))
+		return false;
+	if (ethertype == bpf_htons(ETH_P_IP))
+		return !bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, frag_off),
+					   &offset, 2) &&
+		       !(offset & bpf_htons(IPV4_FRAGMENT));
+	if (ethertype != bpf_htons(ETH_P_IPV6) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, nexthdr), &next, 1))
+		return false;
+	return next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_FRAGMENT &&
+	       next != IPPROTO_DSTOPTS && next != IPPROTO_AH;
+}
+
 SEC("classifier")
 int mark(struct __sk_buff *skb)
 {
-	__u8 hairpin[ETH_ALEN] = HAIRPIN_MAC, foreign[ETH_ALEN] = FOREIGN_MAC;
-	bool is_hairpin = skb->ingress_ifindex == skb->ifindex;
+	__u16 slot = 0;
+	__u8 kind = MARK_FOREIGN;
 
-	return set_source_mac(skb, is_hairpin ? hairpin : foreign) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	if (skb->ingress_ifindex == skb->ifindex) {
+		kind = MARK_HAIRPIN;
+		slot = skb->tc_index;
+	} else if (!skb->ingress_ifindex && is_whole_ip(skb)) {
+		kind = MARK_LOCAL;
+	}
+	__u8 source[ETH_ALEN] = MARK(slot, kind);
+
+	return set_source_mac(skb, source) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+SEC("classifier")
+int sender(struct __sk_buff *skb)
+{
+	__u8 from_workers[ETH_ALEN] = MARK(0, MARK_FROM_WORKERS), mac[ETH_ALEN];
+	__u16 slot = 0;
+
+	if (!bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), mac, ETH_ALEN)) {
+		slot = mac[3] << 8 | mac[4];
+		mac[3] = mac[4] = 0;
+		if (!same_mac(mac, from_workers))
+			slot = 0;
+	}
+	skb->tc_index = slot;
+	return TC_ACT_UNSPEC;
 }

@@ -4,8 +4,9 @@
 //! socket of the worker that owns its flow ([`Redirect`]). A symmetric hash of the flow selects the
 //! worker; userspace can compute the same hash ([`flow_hash`], [`worker_of`]). A pinned link drops
 //! IP traffic after the process has ended, until [`unpin`]. Two programs at the egress hook
-//! redirect to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark packets
-//! that the kernel received from the host link ([`Redirect::mark`]).
+//! redirect to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark on the
+//! host link who sent a packet ([`Redirect::mark`], [`HostFrame`]). One at the node's socket lookup
+//! drops packets from pods to tunnels of the node ([`Redirect::set_tunnel_ports`]).
 //!
 //! This crate knows flows, but no policy.
 
@@ -13,22 +14,18 @@ pub mod bpffs;
 mod error;
 mod frame_drops;
 mod hash;
+mod host_frame;
 #[allow(unsafe_code, reason = "bpf(2) has no wrapper for links that does what is needed")]
 mod link;
 mod pods;
 mod redirect;
 #[cfg(test)]
 mod test_netns;
+mod tunnel_ports;
 
 pub use error::Error;
 pub use frame_drops::FrameDrops;
 pub use hash::{flow_hash, worker_of};
+pub use host_frame::HostFrame;
 pub use pods::Pod;
 pub use redirect::{Redirect, unpin};
-
-/// Ethernet source of a frame that the kernel received from the host link and sends back to it.
-/// `guard.bpf.h` has the same.
-pub const HAIRPIN_MAC: [u8; 6] = [0x02, b'p', b'g', 0, 0, 1];
-
-/// Ethernet source of any other frame from the kernel. `guard.bpf.h` has the same.
-pub const FOREIGN_MAC: [u8; 6] = [0x02, b'p', b'g', 0, 0, 0];

@@ -18,7 +18,9 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
+const BPF_SK_LOOKUP: u32 = 36;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 /// `XDP_FLAGS_DRV_MODE` of `include/uapi/linux/if_link.h`.
@@ -31,6 +33,10 @@ pub(crate) enum Hook {
     Xdp,
     /// tcx egress, for packets that the kernel sends out of the netdev; before other programs.
     Egress,
+    /// tcx ingress, for packets that the netdev receives; before other programs.
+    Ingress,
+    /// Socket lookup in a network namespace.
+    SocketLookup,
 }
 
 impl Hook {
@@ -38,6 +44,8 @@ impl Hook {
         match self {
             Self::Xdp => BPF_XDP,
             Self::Egress => BPF_TCX_EGRESS,
+            Self::Ingress => BPF_TCX_INGRESS,
+            Self::SocketLookup => BPF_SK_LOOKUP,
         }
     }
 
@@ -45,7 +53,8 @@ impl Hook {
         match self {
             Self::Xdp => XDP_FLAGS_DRV_MODE,
             // Without a program to be relative to: the first.
-            Self::Egress => BPF_F_BEFORE,
+            Self::Egress | Self::Ingress => BPF_F_BEFORE,
+            Self::SocketLookup => 0,
         }
     }
 
@@ -53,7 +62,8 @@ impl Hook {
     const fn link_type(self) -> &'static str {
         match self {
             Self::Xdp => "xdp",
-            Self::Egress => "tcx",
+            Self::Egress | Self::Ingress => "tcx",
+            Self::SocketLookup => "netns",
         }
     }
 }
@@ -62,7 +72,8 @@ impl Hook {
 #[repr(C)]
 struct Create {
     program: RawFd,
-    ifindex: u32,
+    /// The netdev's index, or a descriptor of the network namespace.
+    target: u32,
     attach_type: u32,
     flags: u32,
 }
@@ -97,11 +108,23 @@ pub(crate) struct HookLink(OwnedFd);
 impl HookLink {
     /// Attaches `program` to a hook of the netdev.
     pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<Self> {
+        Self::create(program, ifindex, hook)
+    }
+
+    /// Attaches `program` to the socket lookup of the network namespace.
+    pub(crate) fn attach_to_netns(
+        program: BorrowedFd<'_>,
+        netns: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
+        Self::create(program, netns.as_raw_fd().cast_unsigned(), Hook::SocketLookup)
+    }
+
+    fn create(program: BorrowedFd<'_>, target: u32, hook: Hook) -> io::Result<Self> {
         let fd = bpf(
             BPF_LINK_CREATE,
             &Create {
                 program: program.as_raw_fd(),
-                ifindex,
+                target,
                 attach_type: hook.attach_type(),
                 flags: hook.flags(),
             },
@@ -149,9 +172,13 @@ impl HookLink {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
         let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let link_type = field("link_type:");
-        let hook = [Hook::Xdp, Hook::Egress]
+        // "47 (egress)"; XDP links have no such field.
+        let attach_type = field("attach_type:").and_then(|text| text.split(' ').next());
+        let attach_type = attach_type.and_then(|number| number.parse().ok());
+        let hook = [Hook::Xdp, Hook::Egress, Hook::Ingress]
             .into_iter()
-            .find(|hook| link_type == Some(hook.link_type()))
+            .filter(|hook| link_type == Some(hook.link_type()))
+            .find(|hook| attach_type.is_none_or(|number: u32| number == hook.attach_type()))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         let ifindex = field("ifindex:").and_then(|text| text.parse().ok());
         Ok((hook, ifindex.filter(|&ifindex| ifindex != 0)))

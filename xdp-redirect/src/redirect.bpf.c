@@ -24,14 +24,13 @@
 
 #include "guard.bpf.h"
 #include "neighbours.bpf.h"
+#include "tunnels.bpf.h"
 
 #define MAX_VLAN_TAGS 2
 // The same limit as in the workers.
 #define MAX_EXTENSION_HEADERS 8
 
-// IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
-#define IPV4_FRAGMENT 0x3fff
-// The same of an IPv6 fragment header, RFC 8200 section 4.5.
+// As IPV4_FRAGMENT: of an IPv6 fragment header, RFC 8200 section 4.5.
 #define IPV6_FRAGMENT 0xfff9
 
 // Set by the loader, a constant to the verifier.

@@ -1,14 +1,14 @@
 //! The loaded programs, their maps and the links they are attached to.
 
 use std::collections::HashMap as StdHashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
@@ -17,6 +17,7 @@ use crate::Error;
 use crate::frame_drops::{self, FrameDrops};
 use crate::link::{Hook, HookLink};
 use crate::pods::{Pod, Pods};
+use crate::tunnel_ports::TunnelPorts;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 
@@ -28,6 +29,11 @@ const ADDRESSES_PER_LINK: u32 = 4;
 
 /// Suffix of the pin of the program at the egress hook; before it is the XDP program's name.
 const EGRESS_PIN: &str = "-egress";
+/// The same at the ingress hook.
+const INGRESS_PIN: &str = "-ingress";
+
+/// The calling thread's network namespace.
+const THREAD_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// The programs, loaded into the kernel, and their links.
 ///
@@ -41,6 +47,9 @@ pub struct Redirect {
     pods: Pods,
     host_link: Array<MapData, u32>,
     frame_drops: PerCpuArray<MapData, [u64; 2]>,
+    tunnel_ports: TunnelPorts,
+    /// The program at the socket lookup of the node's network namespace.
+    lookup: Option<HookLink>,
     attached: StdHashMap<u16, Attached>,
     workers: u16,
     max_links: u16,
@@ -50,6 +59,8 @@ struct Programs {
     redirect: ProgramFd,
     guard: ProgramFd,
     mark: ProgramFd,
+    sender: ProgramFd,
+    lookup: ProgramFd,
 }
 
 /// What is attached for a link.
@@ -58,6 +69,8 @@ struct Attached {
     xdp: Held,
     /// [`Redirect::guard`]'s or [`Redirect::mark`]'s.
     egress: Option<Held>,
+    /// The host link's, beside [`Redirect::mark`]'s.
+    ingress: Option<Held>,
     pod: Option<Pod>,
 }
 
@@ -92,13 +105,17 @@ impl Redirect {
         let pods = Pods::new(macs, HashMap::try_from(map("ADDRESSES")?)?);
         let host_link = Array::try_from(map("HOST_LINK")?)?;
         let frame_drops = PerCpuArray::try_from(map("DROP_COUNTS")?)?;
+        let tunnel_ports = Array::try_from(map("TUNNEL_PORTS")?)?;
         let clone = |fd: &ProgramFd| fd.try_clone().map_err(ProgramError::IOError);
         let programs = Programs {
             redirect: clone(program(ebpf)?.fd()?)?,
             guard: clone(classifier(ebpf, "guard")?.fd()?)?,
             mark: clone(classifier(ebpf, "mark")?.fd()?)?,
+            sender: clone(classifier(ebpf, "sender")?.fd()?)?,
+            lookup: clone(sk_lookup(ebpf)?.fd()?)?,
         };
         let attached = StdHashMap::new();
+        let tunnel_ports = TunnelPorts::new(tunnel_ports)?;
         Ok(Self {
             programs,
             links,
@@ -106,6 +123,8 @@ impl Redirect {
             pods,
             host_link,
             frame_drops,
+            tunnel_ports,
+            lookup: None,
             attached,
             workers,
             max_links,
@@ -135,7 +154,8 @@ impl Redirect {
             .map_err(|cause| Error::Map { map: "LINKS", cause })?;
         match self.adopt_or_create(ifindex, Hook::Xdp, &self.programs.redirect, pin) {
             Ok(xdp) => {
-                self.attached.insert(slot, Attached { ifindex, xdp, egress: None, pod: None });
+                let attached = Attached { ifindex, xdp, egress: None, ingress: None, pod: None };
+                self.attached.insert(slot, attached);
                 Ok(())
             }
             Err(error) => {
@@ -155,19 +175,32 @@ impl Redirect {
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
     pub fn guard(&mut self, slot: u16) -> Result<(), Error> {
         let ifindex = self.at(slot)?.ifindex;
-        self.hold_egress(slot, ifindex, |programs| &programs.guard)
+        let held = self.hold(slot, ifindex, Hook::Egress, &self.programs.guard)?;
+        self.at_mut(slot)?.egress = Some(held);
+        Ok(())
     }
 
     /// Makes the link in `slot` the host link, whose other end is the netdev `kernel_end`: frames
-    /// that the kernel sends there carry [`HAIRPIN_MAC`](crate::HAIRPIN_MAC) as their Ethernet
-    /// source if it had received them there, and another address otherwise.
+    /// that the kernel sends there have an Ethernet source that says where the kernel has them from
+    /// ([`HostFrame`](crate::HostFrame)).
     ///
-    /// Pinned beside the XDP program if that is, and adopted likewise.
+    /// Both programs are pinned beside the XDP program if that is, and adopted likewise. What comes
+    /// by the host link reaches no tunnel in the calling thread's network namespace
+    /// ([`Self::set_tunnel_ports`]), which no pin is needed for.
     ///
     /// # Errors
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
     pub fn mark(&mut self, slot: u16, kernel_end: u32) -> Result<(), Error> {
-        self.hold_egress(slot, kernel_end, |programs| &programs.mark)?;
+        let ingress = self.hold(slot, kernel_end, Hook::Ingress, &self.programs.sender)?;
+        self.at_mut(slot)?.ingress = Some(ingress);
+        let egress = self.hold(slot, kernel_end, Hook::Egress, &self.programs.mark)?;
+        self.at_mut(slot)?.egress = Some(egress);
+        if self.lookup.is_none() {
+            let program = self.programs.lookup.as_fd();
+            let attach = |netns: File| HookLink::attach_to_netns(program, netns.as_fd());
+            let attached = File::open(THREAD_NETNS).and_then(attach);
+            self.lookup = Some(attached.map_err(|cause| attach_error(kernel_end, &cause))?);
+        }
         self.set_host_link(kernel_end)
     }
 
@@ -175,23 +208,34 @@ impl Redirect {
         self.host_link.set(0, ifindex, 0).map_err(|cause| Error::Map { map: "HOST_LINK", cause })
     }
 
+    /// Sets the UDP ports that tunnels of this node receive on; `None`: any port may be one, which
+    /// holds until this is called.
+    ///
+    /// # Errors
+    /// [`Error::Map`] if a part of the map can't be written.
+    pub fn set_tunnel_ports(&mut self, ports: Option<&[u16]>) -> Result<(), Error> {
+        self.tunnel_ports.set(ports).map_err(|cause| Error::Map { map: "TUNNEL_PORTS", cause })
+    }
+
     fn at(&self, slot: u16) -> Result<&Attached, Error> {
         self.attached.get(&slot).ok_or(Error::Slot { slot, taken: false })
     }
 
-    fn hold_egress(
-        &mut self,
+    fn at_mut(&mut self, slot: u16) -> Result<&mut Attached, Error> {
+        self.attached.get_mut(&slot).ok_or(Error::Slot { slot, taken: false })
+    }
+
+    /// Attaches a program to a tcx hook, pinned beside the XDP program of the link in `slot`.
+    fn hold(
+        &self,
         slot: u16,
         ifindex: u32,
-        program: impl Fn(&Programs) -> &ProgramFd,
-    ) -> Result<(), Error> {
-        let pin = self.at(slot)?.xdp.pin.as_deref().map(egress_pin);
-        let program = program(&self.programs);
-        let held = self.adopt_or_create(ifindex, Hook::Egress, program, pin.as_deref())?;
-        if let Some(attached) = self.attached.get_mut(&slot) {
-            attached.egress = Some(held);
-        }
-        Ok(())
+        hook: Hook,
+        program: &ProgramFd,
+    ) -> Result<Held, Error> {
+        let suffix = if hook == Hook::Ingress { INGRESS_PIN } else { EGRESS_PIN };
+        let pin = self.at(slot)?.xdp.pin.as_deref().map(|xdp| pin_beside(xdp, suffix));
+        self.adopt_or_create(ifindex, hook, program, pin.as_deref())
     }
 
     /// Sets the pod behind the link in `slot`; `None` if it is unknown or not ready. Only with a
@@ -228,7 +272,7 @@ impl Redirect {
     /// [`Error::Slot`] if there is no such link, [`Error::Detach`], [`Error::Pin`].
     pub fn detach(&mut self, slot: u16) -> Result<(), Error> {
         self.set_pod(slot, None)?;
-        let Attached { ifindex, xdp, egress, .. } =
+        let Attached { ifindex, xdp, egress, ingress, .. } =
             self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
         self.forget_netdev(ifindex)?;
         for worker in 0..self.workers {
@@ -237,8 +281,8 @@ impl Redirect {
         if egress.as_ref().is_some_and(|held| held.ifindex != ifindex) {
             self.set_host_link(0)?;
         }
-        let egress = egress.map_or(Ok(()), |held| held.let_go());
-        xdp.let_go().and(egress)
+        let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.let_go()));
+        xdp.let_go().and(egress).and(ingress)
     }
 
     /// Pins every attached link again whose pin was removed. Returns their number.
@@ -246,7 +290,7 @@ impl Redirect {
     /// # Errors
     /// [`Error::Pin`] at the first that can't be pinned.
     pub fn pin_again(&self) -> Result<usize, Error> {
-        let held = self.attached.values().flat_map(|at| iter::once(&at.xdp).chain(&at.egress));
+        let held = self.attached.values().flat_map(Attached::held);
         let pins = held.filter_map(|held| Some((&held.link, held.pin.as_deref()?)));
         let mut pinned = 0;
         for (link, pin) in pins.filter(|(_, pin)| !pin.exists()) {
@@ -353,16 +397,23 @@ impl Held {
     }
 }
 
-/// Where the program at the egress hook is pinned, beside the XDP program.
-fn egress_pin(xdp: &Path) -> PathBuf {
+impl Attached {
+    fn held(&self) -> impl Iterator<Item = &Held> {
+        // The XDP program last, so that none of the others is ever without it.
+        self.egress.iter().chain(&self.ingress).chain(iter::once(&self.xdp))
+    }
+}
+
+/// Where a program at a tcx hook is pinned, beside the XDP program.
+fn pin_beside(xdp: &Path, suffix: &str) -> PathBuf {
     let mut path = xdp.as_os_str().to_owned();
-    path.push(EGRESS_PIN);
+    path.push(suffix);
     path.into()
 }
 
 impl Drop for Redirect {
     fn drop(&mut self) {
-        let held = self.attached.values().flat_map(|at| at.egress.iter().chain([&at.xdp]));
+        let held = self.attached.values().flat_map(Attached::held);
         for Held { link, .. } in held.filter(|held| held.pin.is_none()) {
             // If this fails, closing the link detaches it some time later.
             let _ = link.detach();
@@ -382,6 +433,8 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
     program(&mut ebpf)?.load()?;
     classifier(&mut ebpf, "guard")?.load()?;
     classifier(&mut ebpf, "mark")?.load()?;
+    classifier(&mut ebpf, "sender")?.load()?;
+    sk_lookup(&mut ebpf)?.load()?;
     Ok(ebpf)
 }
 
@@ -391,21 +444,28 @@ fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassif
         .try_into()
 }
 
+fn sk_lookup(ebpf: &mut Ebpf) -> Result<&mut SkLookup, ProgramError> {
+    ebpf.program_mut("lookup")
+        .ok_or_else(|| ProgramError::InvalidName { name: "lookup".into() })?
+        .try_into()
+}
+
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
     ebpf.program_mut("redirect")
         .ok_or_else(|| ProgramError::InvalidName { name: "redirect".into() })?
         .try_into()
 }
 
-/// Detaches a pinned link and the one at the egress hook beside it, and removes both pins; without
-/// a pin it does nothing.
+/// Detaches a pinned link and those at the tcx hooks beside it, and removes their pins; without a
+/// pin it does nothing.
 ///
 /// For processes without a [`Redirect`], to clean up after one that has ended.
 ///
 /// # Errors
 /// [`Error::Pin`] if `path` is something else than a pinned XDP or tcx link, [`Error::Detach`].
 pub fn unpin(path: &Path) -> Result<(), Error> {
-    unpin_one(path).and(unpin_one(&egress_pin(path)))
+    let beside = |suffix| unpin_one(&pin_beside(path, suffix));
+    unpin_one(path).and(beside(EGRESS_PIN)).and(beside(INGRESS_PIN))
 }
 
 fn unpin_one(path: &Path) -> Result<(), Error> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use podgate_api::EndpointSpec;
+use podgate_policy::manifest;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -12,14 +13,16 @@ struct EndpointFile {
     endpoints: Vec<EndpointSpec>,
 }
 
-/// Reads an endpoint file.
+/// Reads an endpoint file, which must be a regular one: a FIFO may have no writer.
 ///
 /// # Errors
 /// When it can't be read, or is malformed.
 pub(crate) fn read(path: &Path) -> Result<Vec<EndpointSpec>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("can't read endpoint file {}", path.display()))?;
-    parse(&text).with_context(|| format!("endpoint file {} is malformed", path.display()))
+    let (bytes, _) = manifest::read_regular(path)
+        .map_err(|error| anyhow!("endpoint file {} {error}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|error| error.utf8_error());
+    let parsed = text.map_err(Into::into).and_then(|text| parse(&text));
+    parsed.with_context(|| format!("endpoint file {} is malformed", path.display()))
 }
 
 fn parse(text: &str) -> Result<Vec<EndpointSpec>> {
@@ -42,6 +45,17 @@ mod tests {
         assert_eq!(endpoints[0].netns.as_deref(), Some(Path::new("/run/netns/x")));
         assert_eq!(endpoints[1].pod.to_string(), "user/userapp");
         assert_eq!(parse("endpoints: []\n").unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_an_error_and_blocks_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("endpoints.yaml");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (path, what) in [(fifo.as_path(), "a FIFO"), (Path::new("/dev/zero"), "a device")] {
+            let error = read(path).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("is {what}, not a regular file")), "{error}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use podgate_dataplane::flow::{FlowLinks, SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
+use podgate_tables::policy::Sender;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::atomic_file;
@@ -35,6 +36,12 @@ const HEADER_LEN: usize = 36;
 const LINKS: u16 = 1;
 const FLOWS: u16 = 2;
 const FLOW_LEN: usize = 80;
+/// Flag of a flow: [`SavedFlow::picked_up`].
+const PICKED_UP: u8 = 1;
+/// Flag of a flow: [`Sender::Node`].
+const FROM_NODE: u8 = 2;
+/// Flag of a flow: [`Sender::Destination`].
+const TO_SELF: u8 = 4;
 /// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
 /// Longest file, bytes.
@@ -279,21 +286,27 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
-/// ICMP type, TCP state, 1 for a flow that was picked up (1 each), links of the opener and of the
-/// other end (2 each), milliseconds since the last packet (4), packets from the opener and to it,
-/// bytes likewise (8 each).
+/// ICMP type, TCP state, flags ([`PICKED_UP`], [`FROM_NODE`], [`TO_SELF`]; 1 each), links of the
+/// opener and of the other end (2 each), milliseconds since the last packet (4), packets from the
+/// opener and to it, bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
-    let SavedFlow { tuple, links, icmp_type, tcp, picked_up, idle_ms, packets, bytes: sent } = flow;
+    let SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, .. } = flow;
+    let flags = if *picked_up { PICKED_UP } else { 0 }
+        | match sender {
+            Sender::Node => FROM_NODE,
+            Sender::Destination => TO_SELF,
+            Sender::Other => 0,
+        };
     bytes.extend(tuple.src.bits().to_le_bytes());
     bytes.extend(tuple.dst.bits().to_le_bytes());
     bytes.extend(tuple.src_port.to_le_bytes());
     bytes.extend(tuple.dst_port.to_le_bytes());
-    bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), u8::from(*picked_up)]);
+    bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), flags]);
     for link in [links.opener, links.responder] {
         bytes.extend(link.0.to_le_bytes());
     }
     bytes.extend(idle_ms.to_le_bytes());
-    packets.iter().chain(sent).for_each(|number| bytes.extend(number.to_le_bytes()));
+    flow.packets.iter().chain(&flow.bytes).for_each(|number| bytes.extend(number.to_le_bytes()));
 }
 
 /// TCP states by their number in the file.
@@ -354,14 +367,20 @@ impl<'b> Reader<'b> {
     fn flow(&mut self) -> Result<SavedFlow, Unusable> {
         let (src, dst) = (self.address()?, self.address()?);
         let (src_port, dst_port) = (self.u16()?, self.u16()?);
-        let [protocol, icmp_type, tcp, picked_up] = self.array()?;
+        let [protocol, icmp_type, tcp, flags] = self.array()?;
+        let sender = match flags & (FROM_NODE | TO_SELF) {
+            FROM_NODE => Sender::Node,
+            TO_SELF => Sender::Destination,
+            _ => Sender::Other,
+        };
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },
             links: FlowLinks::new(LinkId(self.u16()?), LinkId(self.u16()?)),
             icmp_type,
             tcp: tcp.ok_or(Unusable::Damaged("a TCP state is unknown"))?,
-            picked_up: picked_up != 0,
+            picked_up: flags & PICKED_UP != 0,
+            sender,
             idle_ms: self.u32()?,
             packets: [self.u64()?, self.u64()?],
             bytes: [self.u64()?, self.u64()?],
@@ -397,12 +416,14 @@ mod tests {
         });
         let link = move || (0..=links).prop_map(LinkId);
         let links = (link(), link()).prop_map(|(a, b)| FlowLinks::new(a, b));
-        let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), any::<bool>());
+        let senders = vec![Sender::Node, Sender::Destination, Sender::Other];
+        let opened = (any::<bool>(), prop::sample::select(senders));
+        let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), opened);
         let counted = any::<(u32, [u64; 2], [u64; 2])>();
         (tuple, links, state, counted).prop_map(|(tuple, links, state, counted)| {
-            let (icmp_type, tcp, picked_up) = state;
+            let (icmp_type, tcp, (picked_up, sender)) = state;
             let (idle_ms, packets, bytes) = counted;
-            SavedFlow { tuple, links, icmp_type, tcp, picked_up, idle_ms, packets, bytes }
+            SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, packets, bytes }
         })
     }
 
@@ -429,6 +450,7 @@ mod tests {
             icmp_type: 0,
             tcp: tcp::State::Established,
             picked_up: false,
+            sender: Sender::Other,
             idle_ms: 250,
             packets: [3, 4],
             bytes: [180, 240],

@@ -242,6 +242,12 @@ impl HostNetwork {
         self.tunnels.set_ports(ports)
     }
 
+    /// The UDP ports that tunnels of a node receive on, well-known ones included; `None` if any may
+    /// be one.
+    pub(super) fn tunnel_ports(&self) -> Option<Vec<u16>> {
+        self.tunnels.ports()
+    }
+
     /// Links that are no routes out of the node: the host link and those of pods.
     pub(super) fn not_outward(&self, mut pods: BTreeSet<u32>) -> BTreeSet<u32> {
         pods.extend(self.own());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use podgate_hostnet::{Change, Link};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::Agent;
 use super::debounce::Debounce;
@@ -220,6 +220,12 @@ impl Agent {
         }
         let routes = routes.is_some_and(|read| self.host.set_read_routes(read));
         let tunnels = tunnels.is_some_and(|ports| self.host.set_tunnel_ports(ports));
+        if tunnels {
+            let ports = self.host.tunnel_ports();
+            if let Err(error) = self.endpoints.links_mut().set_tunnel_ports(ports.as_deref()) {
+                error!("can't set the ports of this node's tunnels: {error:#}");
+            }
+        }
         if routes || tunnels {
             self.plane.request();
         }

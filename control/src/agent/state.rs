@@ -5,12 +5,13 @@
 //! pinned programs show which links are cut off (`endpoints/unknown.rs`).
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use podgate_api::EndpointSpec;
+use podgate_policy::manifest::{self, ReadError};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
@@ -275,20 +276,20 @@ impl StateDir {
 
 /// The list at `path`, if there is one, or why it is not usable.
 fn read(path: &Path) -> Result<Option<EndpointFile>, String> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LIST_MAX + 1).read_to_end(&mut bytes));
-    match read {
-        Ok(_) if bytes.len() as u64 > LIST_MAX => {
+    match manifest::read_regular(path) {
+        Ok((bytes, _)) if bytes.len() as u64 > LIST_MAX => {
             Err(format!("it is larger than {} MiB", LIST_MAX >> 20))
         }
-        Ok(_) => EndpointFile::parse(&bytes).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Ok((bytes, _)) => EndpointFile::parse(&bytes).map(Some),
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("it {error}")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::stat::Mode;
+
     use super::*;
 
     fn remembered(link: &str) -> Remembered {
@@ -382,6 +383,19 @@ mod tests {
         fs::remove_file(state.endpoints()).unwrap();
         fs::create_dir(state.endpoints()).unwrap();
         assert_eq!(state.load().endpoints, [remembered("veth1")]);
+        state.save(Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_fifo_in_the_lists_place_is_set_aside_and_nobody_waits_for_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        state.save(vec![remembered("veth1")]).unwrap();
+        fs::remove_file(state.endpoints()).unwrap();
+        nix::unistd::mkfifo(&state.endpoints(), Mode::S_IRWXU).unwrap();
+        let loaded = state.load();
+        assert_eq!(loaded.endpoints, [remembered("veth1")]);
+        assert!(loaded.problems[0].contains("is a FIFO"), "{:?}", loaded.problems);
         state.save(Vec::new()).unwrap();
     }
 

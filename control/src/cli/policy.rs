@@ -13,30 +13,30 @@ pub enum PolicyCommand {
     /// List policies, and rejected objects with the field and the reason.
     #[command(after_help = LIST_EXAMPLES)]
     List(ClientArgs),
-    /// Show policies as they are enforced: whom they select, and their rules in words.
+    /// Show policies as enforced: the pods that they select, and their rules in words.
     #[command(long_about = GET_ABOUT, after_help = GET_EXAMPLES)]
     Get(PolicyGetArgs),
-    /// List what rules select peers by: who uses it, and whom it matches.
+    /// List the selectors of rules' peers, with the rules that use them and the pods that match.
     #[command(after_help = SELECTORS_EXAMPLES)]
     Selectors(ClientArgs),
-    /// Say why a flow, or a request on it, is allowed or denied.
+    /// Explain why a flow, or a request on it, is allowed or denied.
     #[command(long_about = EXPLAIN_ABOUT, after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<ExplainArgs>),
     /// Wait until an epoch of policy is in force.
     #[command(long_about = WAIT_ABOUT, after_help = WAIT_EXAMPLES)]
     Wait(PolicyWaitArgs),
-    /// Check manifests without an agent: is every object in them enforceable?
+    /// Check without an agent whether every object in manifests is enforceable.
     #[command(long_about = VALIDATE_ABOUT, after_help = VALIDATE_EXAMPLES)]
     Validate(ValidateArgs),
 }
 
 const VALIDATE_ABOUT: &str = "\
-Check manifests without an agent: is every object in them enforceable?
+Check without an agent whether every object in manifests is enforceable.
 
-Each rejected field is printed in one line: file, line, object, field, reason and, where there is only \
-one, what to write instead. A policy that is enforceable but probably not intended as written gets a \
-hint. Objects that policies refer to, such as services, need not be in the files. Objects of kinds \
-that no verdict depends on are skipped.";
+Each rejected field is printed in one line: file, line, object, field, reason and, if there is only \
+one, the replacement. A policy that is enforceable but probably not intended as written gets a hint. \
+Objects that policies refer to, such as services, need not be in the files. Objects of kinds that no \
+verdict depends on are skipped.";
 
 const VALIDATE_EXAMPLES: &str = examples! {
     "podgate policy validate ./policies"
@@ -52,7 +52,7 @@ const VALIDATE_EXAMPLES: &str = examples! {
 /// Arguments of `podgate policy validate`.
 #[derive(Args, Debug, Clone)]
 pub struct ValidateArgs {
-    /// YAML or JSON files, or directories of them (not those within); - reads standard input.
+    /// YAML or JSON files, or directories of them (not recursive); `-` is standard input.
     #[arg(required = true, value_name = "FILE|DIR")]
     pub paths: Vec<PathBuf>,
     /// Output format.
@@ -66,9 +66,9 @@ const LIST_EXAMPLES: &str = examples! {
 };
 
 const GET_ABOUT: &str = "\
-Show policies as they are enforced: whom they select, and their rules in words.
+Show policies as enforced: the pods that they select, and their rules in words.
 
-With a name, those of that name only, of any kind and namespace unless these are given.";
+With a name, only those of that name are shown, of any kind and namespace unless these are given.";
 
 const GET_EXAMPLES: &str = examples! {
     "podgate policy get"
@@ -82,21 +82,21 @@ const SELECTORS_EXAMPLES: &str = examples! {
 };
 
 const EXPLAIN_ABOUT: &str = "\
-Say why a flow, or a request on it, is allowed or denied.
+Explain why a flow, or a request on it, is allowed or denied.
 
-The verdict is that of the tables that workers look up. For each direction it comes with the rule, or \
-the policies, that it is based on, the other rules that match, and the nearest misses: rules with \
-another verdict, each with the criteria that the flow fails.
+The verdict is from the tables of the workers. For each direction the output has the rule, or the \
+policies, that decide, the other rules that match, and the nearest misses: rules with another \
+verdict, each with the criteria that the flow fails.
 
 The running agent answers. It evaluates policy for pods that are endpoints of its node, as its \
 workers do; the other end is evaluated on its own node, unless --both-sides is given.
 
-With --manifests no agent is needed, and policy is evaluated for both ends. This node is then the one that --node \
-names, else the one on which the pod in question runs (spec.nodeName), else the only one: to its \
-InternalIPs and to the status.hostIPs of its pods, and from them, its pods may always talk. All other \
-nodes are remote ones.
+With --manifests no agent is needed, and policy is evaluated for both ends. This node is then that of \
+--node, else the node of the pod in question (spec.nodeName), else the only node. Traffic between \
+its pods and its own addresses (InternalIPs, and status.hostIPs of its pods) is always allowed. All \
+other nodes are remote.
 
-Policies are about pods. A cluster IP is evaluated as a plain address, and printed with its Service.";
+Policies are about pods. A cluster IP is evaluated as a plain address, and shown with its Service.";
 
 const EXPLAIN_EXAMPLES: &str = examples! {
     "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
@@ -132,13 +132,13 @@ pub enum TableCommand {
 /// `podgate table policy …`.
 #[derive(Subcommand, Debug)]
 pub enum TablePolicyCommand {
-    /// Show the compiled table of an endpoint, as workers look it up.
+    /// Show the compiled policy table of an endpoint, in which workers look up verdicts.
     #[command(long_about = TABLE_ABOUT, after_help = TABLE_EXAMPLES)]
     Get(TablePolicyGetArgs),
 }
 
 const TABLE_ABOUT: &str = "\
-Show the compiled table of an endpoint, as workers look it up.
+Show the compiled policy table of an endpoint, in which workers look up verdicts.
 
 Rows are in order of precedence. The first match decides, except for allow rules of one tier and \
 priority with L7 rules: a request may match any of these. Without a match the default applies.";
@@ -179,7 +179,7 @@ pub struct PolicyWaitArgs {
     /// The epoch.
     #[arg(value_name = "EPOCH")]
     pub epoch: u32,
-    /// Seconds to wait at most.
+    /// Timeout in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub timeout: u32,
@@ -206,13 +206,13 @@ pub struct ExplainArgs {
     /// Use the policies of these files and directories, without an agent.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub manifests: Vec<PathBuf>,
-    /// The node of the manifests that is this one [default: the pod's, or the only one].
+    /// This node's name in the manifests [default: the pod's node, or the only one].
     #[arg(long, value_name = "NAME", requires = "manifests")]
     pub node: Option<String>,
     /// Evaluate policy for both ends, as if both were endpoints of this node.
     #[arg(long, conflicts_with = "manifests")]
     pub both_sides: bool,
-    /// List all misses, not just the nearest five.
+    /// List all misses, not only the nearest five.
     #[arg(long)]
     pub all: bool,
     /// Exit with 4 unless the flow, with the request if there is one, is allowed or denied.
@@ -226,19 +226,19 @@ pub struct RequestArgs {
     /// An HTTP request: method and target.
     #[arg(long, value_name = "'GET /PATH'", group = "request")]
     http: Option<HttpSpec>,
-    /// Its Host [default: the destination's address and port].
+    /// Its Host header field [default: the destination's address and port].
     #[arg(long, value_name = "HOST", requires = "http")]
     host: Option<String>,
-    /// A header field of it; may be given several times.
+    /// A header field of the HTTP request; may be given several times.
     #[arg(long = "header", value_name = "'NAME: VALUE'", requires = "http")]
     headers: Vec<String>,
     /// A DNS query for a name.
     #[arg(long, value_name = "NAME", group = "request")]
     dns: Option<String>,
-    /// A Kafka request; version= and client= may follow, topic= may be given several times.
+    /// A Kafka request; version= and client= are optional, topic= may be given several times.
     #[arg(long, value_name = "topic=NAME,api=NAME", group = "request")]
     kafka: Option<KafkaSpec>,
-    /// A TLS connection to the server of this name.
+    /// A TLS connection with this server name (SNI).
     #[arg(long, value_name = "NAME", group = "request")]
     sni: Option<String>,
 }
@@ -259,8 +259,8 @@ impl RequestArgs {
 /// An expected verdict.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
-    /// It passes.
+    /// Allowed.
     Allow,
-    /// It doesn't.
+    /// Denied.
     Deny,
 }

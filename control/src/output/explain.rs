@@ -30,7 +30,7 @@ pub(crate) fn explained(explained: &Explained) -> String {
         lines.extend(request_lines(request));
     }
     let no_inspector = explanation.no_inspector.iter().map(|protocol| {
-        format!("note: workers can't inspect {protocol} yet: they refuse the whole flow")
+        format!("note: workers can't inspect {protocol} yet: they drop the whole flow")
     });
     let service = explanation.service.iter().map(service_note);
     let notes = explained.notes.iter().map(|note| format!("note: {note}"));

@@ -24,7 +24,7 @@ pub(crate) fn policies(list: &PolicyList) -> String {
     let mut text = table(std::iter::once(heading).chain(rows));
     let _ = writeln!(text, "\nepoch {}", list.epoch);
     if !list.rejected.is_empty() {
-        text.push_str("\nREFUSED\n");
+        text.push_str("\nREJECTED\n");
     }
     for rejected in &list.rejected {
         let _ = writeln!(text, "{}", escape(&rejected.to_string()));

@@ -31,6 +31,7 @@ use owner::Owner;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::policy::Sender;
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
@@ -73,7 +74,7 @@ pub struct Flow {
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
     tcp: tcp::State,
-    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`] and [`HAIRPIN`].
+    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], [`FROM_NODE`] and [`TO_SELF`].
     flags: u8,
     /// Whose share of the table it uses. Set by the table.
     owner: Owner,
@@ -109,6 +110,10 @@ const PICKED_UP: u8 = 4;
 const REQUESTED: u8 = 2;
 /// Flag: its opener is a local pod, but its packets are received from the host link.
 const HAIRPIN: u8 = 8;
+/// Flag: [`Sender::Node`].
+const FROM_NODE: u8 = 16;
+/// Flag: [`Sender::Destination`].
+const TO_SELF: u8 = 32;
 
 impl Flow {
     /// A flow opened by this packet, which is counted.
@@ -181,6 +186,26 @@ impl Flow {
     #[must_use]
     pub const fn hairpin(&self) -> bool {
         self.flags & HAIRPIN != 0
+    }
+
+    /// Sets who sent the first packet.
+    pub const fn set_sender(&mut self, sender: Sender) {
+        let flag = match sender {
+            Sender::Node => FROM_NODE,
+            Sender::Destination => TO_SELF,
+            Sender::Other => 0,
+        };
+        self.flags = self.flags & !(FROM_NODE | TO_SELF) | flag;
+    }
+
+    /// Who sent the first packet.
+    #[must_use]
+    pub const fn sender(&self) -> Sender {
+        match self.flags & (FROM_NODE | TO_SELF) {
+            FROM_NODE => Sender::Node,
+            TO_SELF => Sender::Destination,
+            _ => Sender::Other,
+        }
     }
 
     /// The flow's tuple, in the direction of its opener.

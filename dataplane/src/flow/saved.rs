@@ -1,6 +1,7 @@
 //! Flows saved when the agent stops and restored when it starts again.
 
 use podgate_tables::ids::Epoch;
+use podgate_tables::policy::Sender;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
@@ -22,6 +23,8 @@ pub struct SavedFlow {
     pub tcp: tcp::State,
     /// Whether it was opened by a TCP segment that was not a SYN.
     pub picked_up: bool,
+    /// Who sent its first packet.
+    pub sender: Sender,
     /// Milliseconds since its last packet.
     pub idle_ms: u32,
     /// Packets from the opener and to it.
@@ -45,6 +48,7 @@ impl SavedFlow {
             icmp_type: flow.icmp_type,
             tcp: flow.tcp,
             picked_up: flow.picked_up(),
+            sender: flow.sender(),
             idle_ms: Moment::millis(Moment::from(now).since(flow.last_seen)),
             packets: flow.packets,
             bytes: flow.bytes,
@@ -75,6 +79,7 @@ impl SavedFlow {
             fast_path: 0,
             opener_is_second,
         };
+        flow.set_sender(self.sender);
         flow.refresh_fast_path();
         (!flow.is_expired(now)).then_some(flow)
     }

@@ -8,5 +8,6 @@
 pub mod follower;
 mod heap;
 pub mod http1;
+pub mod http2;
 pub mod io;
 pub mod reply;

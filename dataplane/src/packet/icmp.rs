@@ -43,6 +43,14 @@ pub const fn is_reply(protocol: u8, kind: u8) -> bool {
     matches!(role(protocol, kind), Role::Reply { .. })
 }
 
+/// Whether a message is valid on one link only, so that no router forwards it: a redirect
+/// (RFC 1122 §3.2.2.2), router discovery (RFC 1256 §5.2), or neighbour discovery (RFC 4861 §4).
+#[must_use]
+#[inline]
+pub const fn is_link_scope(protocol: u8, kind: u8) -> bool {
+    matches!((protocol, kind), (proto::ICMP, 5 | 9 | 10) | (proto::ICMPV6, 133..=137))
+}
+
 /// Source and destination "port" of a message that is not an error, from its type and identifier.
 ///
 /// The querier's port is the identifier, the responder's is the query's type. So a reply has the

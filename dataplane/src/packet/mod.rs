@@ -16,7 +16,7 @@ mod parse;
 pub mod tcp_options;
 
 pub use parse::{parse, quoted};
-pub use podgate_xdp_redirect::HAIRPIN_MAC;
+pub use podgate_xdp_redirect::HostFrame;
 
 use podgate_tables::address::Mac;
 use podgate_tables::tcp_flags;

@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Decision, Snapshot, Subject};
+use podgate_tables::policy::{Decision, Sender, Snapshot, Subject};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
@@ -29,10 +29,11 @@ pub(super) enum Evaluation {
 }
 
 impl PacketCtx<'_> {
-    /// (3) The tables' decision on the opposite direction. Not cached: the destination port is
-    /// usually a client's, so other flows rarely share it.
+    /// (3) The tables' decision on the opposite direction, whose sender is not known. Not cached:
+    /// the destination port is usually a client's, so other flows rarely share it.
     pub(super) fn decide_reversed(&self, subject: &Subject, ends: Ends) -> Decision {
-        self.snapshot.policy.decide(&subject.reversed(), ends.reversed().local())
+        let (subject, local) = (subject.reversed(), ends.reversed().local());
+        self.snapshot.policy.decide_from(&subject, local, Sender::Other)
     }
 
     /// The links of a flow's opener and responder. `None` if no link leads to the responder.

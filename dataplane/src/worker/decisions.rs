@@ -5,9 +5,11 @@
 //! new flow differs only by its source port from one that was just decided.
 //!
 //! An entry holds the result of
-//! [`PolicyTables::decide`](podgate_tables::policy::PolicyTables::decide) with its causes, and the
-//! links of both ends. It is valid for one epoch. Flows to be inspected are always decided again,
-//! since their rules are part of the decision.
+//! [`PolicyTables::decide_from`](podgate_tables::policy::PolicyTables::decide_from) with its
+//! causes, and the links of both ends. It is valid for one epoch. Flows to be inspected are always
+//! decided again, since their rules are part of the decision. So are flows of [`Sender::Node`] and
+//! [`Sender::Destination`]: nearly all of them are exempt from policy, which is decided before any
+//! rule is evaluated.
 //!
 //! A pod that scans may displace other pods' entries. That costs them time and nothing else, so
 //! there are no fair shares of the cache and no counters.
@@ -15,7 +17,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
-use podgate_tables::policy::{Cause, Decision, LocalEnds, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, LocalEnds, Sender, Snapshot, Subject, Verdict};
 
 use crate::flow::{HashKey, LookupKey};
 use crate::mem::{prefer_huge_pages, prefetch};
@@ -36,6 +38,11 @@ pub(super) struct Ends {
 }
 
 impl Ends {
+    fn of(snapshot: &Snapshot, subject: &Subject) -> Self {
+        let (routes, tuple) = (&snapshot.routes, &subject.tuple);
+        Self { src: routes.local_link(tuple.src), dst: routes.local_link(tuple.dst) }
+    }
+
     /// Which ends are local endpoints.
     pub(super) const fn local(self) -> LocalEnds {
         LocalEnds { source: self.src.is_some(), destination: self.dst.is_some() }
@@ -155,7 +162,16 @@ impl DecisionCache {
     }
 
     /// The decision of the current tables, and the links of both ends.
-    pub(super) fn decide(&mut self, snapshot: &Snapshot, subject: &Subject) -> (Ends, Decision) {
+    pub(super) fn decide(
+        &mut self,
+        snapshot: &Snapshot,
+        subject: &Subject,
+        sender: Sender,
+    ) -> (Ends, Decision) {
+        if sender != Sender::Other {
+            let ends = Ends::of(snapshot, subject);
+            return (ends, snapshot.policy.decide_from(subject, ends.local(), sender));
+        }
         let key = CacheKey::new(subject, snapshot.epoch);
         let home = self.home(key.hash(&self.hash_key));
         let mut free = None;
@@ -166,9 +182,8 @@ impl DecisionCache {
                 Some(_) | None => free = free.or(Some(at)),
             }
         }
-        let routes = &snapshot.routes;
-        let ends = Ends { src: routes.local_link(key.src), dst: routes.local_link(key.dst) };
-        let decision = snapshot.policy.decide(subject, ends.local());
+        let ends = Ends::of(snapshot, subject);
+        let decision = snapshot.policy.decide_from(subject, ends.local(), sender);
         if decision.verdict != Verdict::Inspect {
             self.entries[free.unwrap_or(home)] = Some(CachedDecision::new(&key, ends, &decision));
         }
@@ -196,9 +211,10 @@ mod tests {
 
     const CLIENT: Address = Address::v4([10, 0, 0, 1]);
     const SERVER: Address = Address::v4([10, 0, 0, 2]);
+    const NODE: Address = Address::v4([10, 0, 0, 3]);
 
-    /// A server, 10.0.0.2, with these entries for ingress on every TCP port and ICMP type, and a
-    /// client, 10.0.0.1.
+    /// A server, 10.0.0.2, with these entries for ingress on every TCP port and ICMP type, a
+    /// client, 10.0.0.1, and this node, 10.0.0.3.
     fn tables(entries: Vec<Entry>, default_deny: DenySetId) -> PolicyTables {
         let class_0 = |protocol| PortClasses { protocol, ranges: vec![(0, 0)] };
         let ingress = RuleTable {
@@ -214,7 +230,7 @@ mod tests {
         }
         let server = IdentityRow { number: 5, ingress: ingress.into(), ..IdentityRow::default() };
         tables.identities.set(5, server);
-        for (address, identity) in [(CLIENT, 4), (SERVER, 5)] {
+        for (address, identity) in [(NODE, PolicyTables::HOST), (CLIENT, 4), (SERVER, 5)] {
             tables.addresses.set(address, Some(AddressRow { identity, named_ports: None }));
         }
         tables
@@ -260,23 +276,27 @@ mod tests {
         )
     }
 
+    fn any_sender() -> impl Strategy<Value = Sender> {
+        prop::sample::select(vec![Sender::Node, Sender::Destination, Sender::Other])
+    }
+
     proptest! {
         /// With few entries, so that keys displace each other.
         #[test]
         fn a_decision_is_that_of_the_current_tables(
             capacity in prop_oneof![Just(0), Just(64), Just(4096)],
-            steps in prop::collection::vec((any_subject(), 0..10_u32), 0..300),
+            steps in prop::collection::vec((any_subject(), any_sender(), 0..10_u32), 0..300),
         ) {
             let mut decisions = DecisionCache::new(capacity);
             let mut epoch = 1;
-            for (subject, step) in steps {
+            for (subject, sender, step) in steps {
                 epoch += u32::from(step == 0);
                 let snapshot = snapshot(epoch);
-                let (ends, decision) = decisions.decide(&snapshot, &subject);
+                let (ends, decision) = decisions.decide(&snapshot, &subject, sender);
                 let tuple = &subject.tuple;
                 let local = |address| snapshot.routes.local_link(address);
                 prop_assert_eq!(ends, Ends { src: local(tuple.src), dst: local(tuple.dst) });
-                let expected = snapshot.policy.decide(&subject, ends.local());
+                let expected = snapshot.policy.decide_from(&subject, ends.local(), sender);
                 prop_assert_eq!(decision.verdict, expected.verdict);
                 prop_assert_eq!(decision.egress, expected.egress);
                 prop_assert_eq!(decision.ingress, expected.ingress);
@@ -311,7 +331,7 @@ mod tests {
         let subject = |src_port| Subject { tuple: tuple(src_port), icmp_type: 0 };
         let mut decisions = DecisionCache::new(64);
         let mut rule_of = |src_port, snapshot: &Snapshot| {
-            decisions.decide(snapshot, &subject(src_port)).1.ingress
+            decisions.decide(snapshot, &subject(src_port), Sender::Other).1.ingress
         };
         let rule = |number| Cause::Allowed(RuleId(number));
         assert_eq!(rule_of(40_000, &snapshot(1)), rule(1));

@@ -11,14 +11,15 @@
 use std::ops::Range;
 use std::vec::Drain;
 
+use podgate_tables::address::Mac;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
-use podgate_tables::route::RouteTable;
+use podgate_tables::route::{NextHop, RouteTable};
 
 use crate::flow::{FlowTable, LookupKey};
 use crate::mem::{CsumPartial, Packet, Umem};
-use crate::packet::checksum;
 use crate::packet::fast::{FastHeaders, FastPathPacket, SourceFilter, Ttl, TtlProtoChecksum};
+use crate::packet::{HostFrame, checksum};
 
 use super::BATCH;
 use super::ctx::PacketCtx;
@@ -131,10 +132,12 @@ impl FastPath {
     pub(super) fn forward(
         &self,
         cx: &mut PacketCtx<'_>,
+        ingress: Ingress,
         matched: Range<usize>,
         packets: &mut Drain<'_, Packet>,
     ) {
         let routes = &*cx.snapshot.routes;
+        let host = routes.host_link();
         let (mut forwarded, mut forwarded_bytes) = (0, 0);
         for action in &self.actions[matched] {
             let Some(mut packet) = packets.next() else { break };
@@ -147,7 +150,8 @@ impl FastPath {
                 continue;
             };
             let head = cx.egress.umem().data_mut(&mut packet.head);
-            ttl_word.rewrite(head, next_hop.mac, next_hop.link_mac, ttl);
+            let link_mac = if host == Some(to) { ingress.sender_mac } else { next_hop.link_mac };
+            ttl_word.rewrite(head, next_hop.mac, link_mac, ttl);
             let Packet { head, tail, largest_fragment, .. } = packet;
             let csum_partial =
                 if csum_partial { ttl_word.csum_partial() } else { CsumPartial::NONE };
@@ -159,7 +163,8 @@ impl FastPath {
                 }
                 Err(head) => {
                     let packet = Packet { head, tail, largest_fragment, csum_partial };
-                    cx.egress.transmit(next_hop, packet, Origin::Received);
+                    let next_hop = NextHop { link_mac, ..*next_hop };
+                    cx.egress.transmit(&next_hop, packet, Origin::Received);
                 }
             }
         }
@@ -175,6 +180,8 @@ pub(super) struct Ingress {
     is_host: bool,
     /// Ethernet sources of its packets: a pod has one, the kernel may use any.
     source: SourceFilter,
+    /// Ethernet source of what is forwarded from here to the host link.
+    sender_mac: Mac,
 }
 
 impl Ingress {
@@ -185,7 +192,7 @@ impl Ingress {
             Some(next_hop) => SourceFilter::exactly(next_hop.mac),
             None => SourceFilter::NONE,
         };
-        Self { link, is_host, source }
+        Self { link, is_host, source, sender_mac: HostFrame::sender_mac(link.0) }
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use podgate_tables::route::NextHop;
 use crate::mem::Packet;
 use crate::packet::fragment::Fragmenter;
 use crate::packet::icmp_error::IcmpError;
-use crate::packet::{View, edit, mss};
+use crate::packet::{HostFrame, View, edit, mss};
 
 use super::ctx::PacketCtx;
 use super::egress::Origin;
@@ -36,10 +36,14 @@ enum Csum {
 
 /// Forwards a packet, or drops it.
 pub(super) fn forward(cx: &mut PacketCtx<'_>, path: Path, mut packet: Packet, view: &View) {
-    let snapshot = cx.snapshot;
-    let Some(next_hop) = snapshot.routes.next_hop(path.to) else {
+    let routes = &cx.snapshot.routes;
+    let Some(&(mut next_hop)) = routes.next_hop(path.to) else {
         return cx.egress.drop_packet(packet, DropReason::LinkGone);
     };
+    if routes.is_host(path.to) {
+        next_hop.link_mac = HostFrame::sender_mac(path.from.0);
+    }
+    let next_hop = &next_hop;
     if view.ip_len() > next_hop.mtu || packet.largest_fragment > 0 {
         return forward_large(cx, path, next_hop, packet, view);
     }

@@ -58,8 +58,18 @@
 //!   kernel received the packet from the host link: then it is the pod's own packet, which podgate
 //!   forwarded and the kernel sent back with another destination, such as a service's backend on
 //!   this node. A program at the host link's egress hook marks such packets by their Ethernet
-//!   source ([`HAIRPIN_MAC`]). Any other such packet, from outside, from pods that are not
+//!   source ([`HostFrame::Hairpin`]). Any other such packet, from outside, from pods that are not
 //!   attached, or from the node itself, is dropped as spoofed.
+//! - *This node's address as the source* of a packet from the host link is the node only if the
+//!   node itself sent the packet, whole: the same program marks such packets
+//!   ([`HostFrame::Local`]). Other such packets are masqueraded, forged or fragments, and belong to
+//!   `world`. A flow keeps the sender of its first packet. If a pod's segment picks up a TCP
+//!   connection, the node at the other end counts as `world`, too.
+//! - *A pod that reaches itself through a service* is masqueraded by the kernel. The mark of a
+//!   hairpin names the link of the pod that sent the packet; if that is the destination's link, the
+//!   flow is exempt from policy whatever its source is ([`Sender::Destination`]).
+//! - *ICMP of link scope* (neighbour and router discovery, redirects) never crosses links: the
+//!   kernels at both ends of a link exchange it past the workers.
 //! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
 //!   is dropped, and so is a flow from a node whose replies would be such packets.
 //! - *Datagrams of a revoked flow* are dropped as long as either end sends them: otherwise those of
@@ -70,7 +80,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Cause, Decision, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, Sender, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
@@ -79,7 +89,7 @@ use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp
 use crate::l7::follower::{Follower, Progress};
 use crate::mem::Packet;
 use crate::packet::icmp::{self, Role};
-use crate::packet::{HAIRPIN_MAC, L4, Tcp, View, edit, parse, quoted};
+use crate::packet::{HostFrame, L4, Tcp, View, edit, parse, quoted};
 use crate::worker::Shared;
 
 use super::ctx::{Evaluation, PacketCtx};
@@ -161,7 +171,7 @@ impl Pipeline {
         let subject = Subject { tuple, icmp_type: saved.icmp_type };
         let is_reply =
             matches!(icmp::role(tuple.protocol, saved.icmp_type), Role::Reply { .. } | Role::Error);
-        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject);
+        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, saved.sender);
         let from_host = cx.snapshot.routes.is_host(saved.links.opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
         let allowed = decision.verdict == Verdict::Allow
@@ -203,7 +213,7 @@ impl Pipeline {
         while at < received {
             let matched = self.fast_path.match_flows(&mut self.flows, cx, ingress, at..received);
             let matched = at..at + matched;
-            self.fast_path.forward(cx, matched.clone(), &mut packets);
+            self.fast_path.forward(cx, ingress, matched.clone(), &mut packets);
             at = matched.end + 1;
             if let Some(packet) = packets.next() {
                 self.process(cx, link, packet, Steering::Unverified);
@@ -237,6 +247,9 @@ impl Pipeline {
     ) {
         if let Err(reason) = check_addresses(cx.snapshot, link, view) {
             return cx.drop_with_event(link, view.tuple, packet, reason);
+        }
+        if is_link_scope_icmp(view) {
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::LinkScopeIcmp);
         }
         match view.l4_kind {
             L4::IcmpError { .. } => return self.icmp_error(cx, link, view, packet, steering),
@@ -303,7 +316,7 @@ impl Pipeline {
         let flow = self.flows.get_mut(index);
         let tuple = flow.tuple();
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
-        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject);
+        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, flow.sender());
         let allowed = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
             (Verdict::Allow, None) if flow.picked_up() => {
@@ -341,7 +354,8 @@ impl Pipeline {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
         }
         let from_host = cx.snapshot.routes.is_host(link);
-        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject);
+        let sender = if from_host { sender(cx.snapshot, view) } else { Sender::Other };
+        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, sender);
         let Some(links) = cx.links(ends, from_host) else {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::Unroutable);
         };
@@ -367,6 +381,7 @@ impl Pipeline {
         }
         let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
         flow.set_hairpin(from_host && ends.src.is_some());
+        flow.set_sender(sender);
         self.forward_first(cx, link, flow, decision, view, packet);
     }
 
@@ -556,12 +571,35 @@ fn check_addresses(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(),
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
-        let accepted = view.eth_src == HAIRPIN_MAC || routes.local_link(view.tuple.src).is_none();
+        let accepted = matches!(HostFrame::of(view.eth_src), HostFrame::Hairpin { .. })
+            || routes.local_link(view.tuple.src).is_none();
         return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
     let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
     let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&view.tuple.src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
+}
+
+/// Who sent a packet from the host link, beyond what its source address says.
+fn sender(snapshot: &Snapshot, view: &View) -> Sender {
+    match HostFrame::of(view.eth_src) {
+        HostFrame::Local => Sender::Node,
+        HostFrame::Hairpin { sender: Some(slot) }
+            if snapshot.routes.local_link(view.tuple.dst) == Some(LinkId(slot.get())) =>
+        {
+            Sender::Destination
+        }
+        HostFrame::Hairpin { .. } | HostFrame::Foreign => Sender::Other,
+    }
+}
+
+fn is_link_scope_icmp(view: &View) -> bool {
+    match view.l4_kind {
+        L4::Icmp { kind, .. } | L4::IcmpError { kind, .. } => {
+            icmp::is_link_scope(view.tuple.protocol, kind)
+        }
+        _ => false,
+    }
 }
 
 /// Whether a pod's packets of this flow are sent to a node that would decapsulate them. Of a flow

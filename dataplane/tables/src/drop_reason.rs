@@ -81,6 +81,8 @@ drop_reasons! {
     /// The source address or MAC is not one of the sending endpoint; or a local endpoint's address
     /// arrived on the host link without the hairpin mark.
     SpoofedSource = ("spoofed_source", 132),
+    /// An ICMP message that is valid on one link only: neighbour or router discovery, a redirect.
+    LinkScopeIcmp = ("link_scope_icmp", 134),
     /// A pod's tunnel packet to a node, which would trust the inner addresses.
     TunnelToNode = ("tunnel_to_node", 142),
     /// No link and no host route leads to the destination.

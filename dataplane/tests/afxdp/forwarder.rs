@@ -12,7 +12,7 @@ use podgate_dataplane::xsk::{Port, RingSizes, open_link};
 use podgate_tables::ids::LinkId;
 use podgate_xdp_redirect::Redirect;
 
-use crate::lab::Lab;
+use crate::topology::Topology;
 
 /// Workers of every test.
 pub(crate) const WORKERS: u16 = 2;
@@ -28,24 +28,24 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(lab: &Lab) -> Self {
+    pub(crate) fn new(topology: &Topology) -> Self {
         let mut node = Self {
             umem: Umem::new(16 * 1024).unwrap(),
             redirect: Redirect::load(WORKERS, 2).unwrap(),
             ports: Vec::new(),
         };
         for link in [LinkId(0), LinkId(1)] {
-            let ifindex = lab.ifindex[link.index()];
-            lab.node.inside(|| node.redirect.attach(ifindex, link.0, None).unwrap());
-            node.open(lab, link);
+            let ifindex = topology.ifindex[link.index()];
+            topology.node.inside(|| node.redirect.attach(ifindex, link.0, None).unwrap());
+            node.open(topology, link);
         }
         node
     }
 
     /// Opens a link that is attached already and adds its ports.
-    pub(crate) fn open(&mut self, lab: &Lab, link: LinkId) {
-        let (umem, ifindex) = (&self.umem, lab.ifindex[link.index()]);
-        let ports = lab.node.inside(|| {
+    pub(crate) fn open(&mut self, topology: &Topology, link: LinkId) {
+        let (umem, ifindex) = (&self.umem, topology.ifindex[link.index()]);
+        let ports = topology.node.inside(|| {
             open_link(umem, ifindex, link, WORKERS.into(), RingSizes::default()).unwrap()
         });
         for (worker, port) in (0..).zip(&ports) {

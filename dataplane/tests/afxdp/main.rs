@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod forwarder;
-mod lab;
+mod topology;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -19,12 +19,12 @@ use podgate_tables::proto;
 use podgate_xdp_redirect::{flow_hash, worker_of};
 
 use forwarder::{Forwarder, Node, WORKERS};
-use lab::{ADDRESS, Lab, ip};
+use topology::{ADDRESS, Topology, ip};
 
 /// Echo requests of `bytes` bytes. Nearly all must be replied to: on a busy machine the kernel
 /// itself drops one occasionally.
-fn ping(lab: &Lab, bytes: usize) {
-    let pinged = lab.pods[0].inside(|| {
+fn ping(topology: &Topology, bytes: usize) {
+    let pinged = topology.pods[0].inside(|| {
         Command::new("ping")
             .args(["-c", "20", "-i", "0.01", "-W", "5", "-M", "do", "-s", &bytes.to_string()])
             .arg(ADDRESS[1])
@@ -42,9 +42,10 @@ fn pattern(bytes: usize) -> Vec<u8> {
 }
 
 /// Sends `bytes` from pod 0 to pod 1 and back over one connection. Returns the client's port.
-fn transfer(lab: &Lab, server_port: u16, bytes: usize) -> u16 {
+fn transfer(topology: &Topology, server_port: u16, bytes: usize) -> u16 {
     let data = pattern(bytes);
-    let listener = lab.pods[1].inside(|| TcpListener::bind((ADDRESS[1], server_port)).unwrap());
+    let listener =
+        topology.pods[1].inside(|| TcpListener::bind((ADDRESS[1], server_port)).unwrap());
     thread::scope(|scope| {
         let server = scope.spawn(|| {
             let mut peer = listener.accept().unwrap().0;
@@ -53,7 +54,7 @@ fn transfer(lab: &Lab, server_port: u16, bytes: usize) -> u16 {
             peer.write_all(&received).unwrap();
         });
         let mut client =
-            lab.pods[0].inside(|| TcpStream::connect((ADDRESS[1], server_port)).unwrap());
+            topology.pods[0].inside(|| TcpStream::connect((ADDRESS[1], server_port)).unwrap());
         client.write_all(&data).unwrap();
         let mut received = vec![0; data.len()];
         client.read_exact(&mut received).unwrap();
@@ -71,13 +72,13 @@ fn owner(client_port: u16, server_port: u16) -> usize {
 }
 
 fn ping_and_tcp_pass(mtu: u32) {
-    let lab = Lab::new(mtu);
-    let node = Node::new(&lab);
+    let topology = Topology::new(mtu);
+    let node = Node::new(&topology);
     let forwarder = Forwarder::start(&node.umem, node.ports);
     for bytes in [0, 56, mtu as usize - 28] {
-        ping(&lab, bytes);
+        ping(&topology, bytes);
     }
-    transfer(&lab, 5000, 32 << 20);
+    transfer(&topology, 5000, 32 << 20);
     let (ports, _) = forwarder.stop();
     for port in &ports {
         let statistics = port.statistics();
@@ -116,13 +117,13 @@ fn the_largest_packets_pass() {
 
 #[test]
 fn each_flow_is_steered_to_the_worker_of_its_hash() {
-    let lab = Lab::new(1500);
-    let node = Node::new(&lab);
+    let topology = Topology::new(1500);
+    let node = Node::new(&topology);
     let mut forwarder = Forwarder::start(&node.umem, node.ports);
     let mut owners = [0; WORKERS as usize];
     // The kernel chooses ephemeral ports: continue until both workers have had a flow.
     for server_port in 5000..5064 {
-        let client_port = transfer(&lab, server_port, 100_000);
+        let client_port = transfer(&topology, server_port, 100_000);
         let (ports, received) = forwarder.stop();
         let owner = owner(client_port, server_port);
         owners[owner] += 1;
@@ -139,19 +140,19 @@ fn each_flow_is_steered_to_the_worker_of_its_hash() {
 
 #[test]
 fn a_link_can_be_reopened_and_outlives_the_umems_registrant() {
-    let lab = Lab::new(1500);
-    let mut node = Node::new(&lab);
+    let topology = Topology::new(1500);
+    let mut node = Node::new(&topology);
     let umem = Arc::clone(&node.umem);
     for round in 0..6 {
         let forwarder = Forwarder::start(&umem, std::mem::take(&mut node.ports));
-        ping(&lab, 56);
+        ping(&topology, 56);
         let (mut ports, _) = forwarder.stop();
         // Link 0 registered the UMEM; in even rounds it is closed while link 1 stays open.
         let closing = LinkId(round % 2);
         ports.retain(|port| port.link() != closing);
         assert_eq!(umem.held_by(closing), 0);
         node.ports = ports;
-        node.open(&lab, closing);
+        node.open(&topology, closing);
     }
     drop(node.ports);
     assert_all_frames_are_free(&umem);
@@ -185,8 +186,8 @@ fn first_port(node: &mut Node, link: LinkId) -> &mut Port {
 
 #[test]
 fn a_flush_transmits_the_whole_ring_without_needless_system_calls() {
-    let lab = Lab::new(1500);
-    let mut node = Node::new(&lab);
+    let topology = Topology::new(1500);
+    let mut node = Node::new(&topology);
     let umem = Arc::clone(&node.umem);
     let mut pool = umem.pool();
     let port = first_port(&mut node, LinkId(0));
@@ -226,16 +227,16 @@ fn a_flush_transmits_the_whole_ring_without_needless_system_calls() {
 
 #[test]
 fn a_link_that_is_down_recovers() {
-    let lab = Lab::new(1500);
-    let mut node = Node::new(&lab);
+    let topology = Topology::new(1500);
+    let mut node = Node::new(&topology);
     let mut pool = node.umem.pool();
     let port = first_port(&mut node, LinkId(0));
     assert_eq!(send(port, &mut pool), (true, LinkState::Up));
-    lab.node.inside(|| ip("link set pg-0 down"));
+    topology.node.inside(|| ip("link set pg-0 down"));
     assert_eq!(send(port, &mut pool), (true, LinkState::Down));
     assert!(port.has_unsent());
     assert_eq!(send(port, &mut pool), (false, LinkState::Down));
-    lab.node.inside(|| ip("link set pg-0 up"));
+    topology.node.inside(|| ip("link set pg-0 up"));
     assert_eq!(send(port, &mut pool), (false, LinkState::Up), "what had waited was sent");
     assert!(!port.has_unsent());
     assert_eq!(send(port, &mut pool), (true, LinkState::Up));
@@ -244,10 +245,10 @@ fn a_link_that_is_down_recovers() {
 
 #[test]
 fn a_pod_that_drops_packets_costs_one_system_call_per_flush() {
-    let lab = Lab::new(1500);
-    let mut node = Node::new(&lab);
+    let topology = Topology::new(1500);
+    let mut node = Node::new(&topology);
     let mut pool = node.umem.pool();
-    lab.pods[0].inside(|| ip("link set eth0 down"));
+    topology.pods[0].inside(|| ip("link set eth0 down"));
     let port = first_port(&mut node, LinkId(0));
     for _ in 0..100 {
         assert!(transmit(port, &mut pool));
@@ -255,7 +256,7 @@ fn a_pod_that_drops_packets_costs_one_system_call_per_flush() {
     port.flush();
     assert!(port.has_unsent());
     assert_eq!(port.statistics().wakeups, 1);
-    lab.pods[0].inside(|| ip("link set eth0 up"));
+    topology.pods[0].inside(|| ip("link set eth0 up"));
     // Packets may be dropped one by one until the link has its carrier again.
     for _ in 0..100 {
         port.service(&mut pool);
@@ -266,11 +267,11 @@ fn a_pod_that_drops_packets_costs_one_system_call_per_flush() {
 
 #[test]
 fn a_removed_link_does_no_harm() {
-    let lab = Lab::new(1500);
-    let mut node = Node::new(&lab);
+    let topology = Topology::new(1500);
+    let mut node = Node::new(&topology);
     let umem = Arc::clone(&node.umem);
     let mut pool = umem.pool();
-    lab.pods[0].inside(|| ip("link delete eth0"));
+    topology.pods[0].inside(|| ip("link delete eth0"));
     let port = first_port(&mut node, LinkId(0));
     assert_eq!(send(port, &mut pool), (true, LinkState::Gone));
     assert_eq!(send(port, &mut pool), (false, LinkState::Gone));
@@ -280,7 +281,7 @@ fn a_removed_link_does_no_harm() {
 
     // The removed link had registered the UMEM. Another one can still be opened.
     node.ports.retain(|port| port.link() != LinkId(1));
-    node.open(&lab, LinkId(1));
+    node.open(&topology, LinkId(1));
     assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
     drop((node.ports, pool));
     assert_all_frames_are_free(&umem);
@@ -288,10 +289,10 @@ fn a_removed_link_does_no_harm() {
 
 #[test]
 fn a_flood_without_a_worker_is_dropped_and_counted() {
-    let lab = Lab::new(1500);
-    let mut node = Node::new(&lab);
+    let topology = Topology::new(1500);
+    let mut node = Node::new(&topology);
     let umem = Arc::clone(&node.umem);
-    let sender = lab.pods[0].inside(|| UdpSocket::bind((ADDRESS[0], 0)).unwrap());
+    let sender = topology.pods[0].inside(|| UdpSocket::bind((ADDRESS[0], 0)).unwrap());
     let held = umem.held_by(LinkId(0));
     let datagrams = (0..1_000_000).take_while(|_| {
         sender.send_to(&[0; 1000], (ADDRESS[1], 9)).unwrap();
@@ -301,7 +302,7 @@ fn a_flood_without_a_worker_is_dropped_and_counted() {
     assert!(datagrams < 1_000_000, "the fill ring never ran empty");
     assert_eq!(umem.held_by(LinkId(0)), held, "a link takes no more than its share");
     let forwarder = Forwarder::start(&umem, node.ports);
-    ping(&lab, 56);
+    ping(&topology, 56);
     drop(forwarder.stop());
     assert_all_frames_are_free(&umem);
 }
@@ -309,13 +310,13 @@ fn a_flood_without_a_worker_is_dropped_and_counted() {
 #[test]
 fn open_link_reports_why_it_fails() {
     let umem = Umem::new(1024).unwrap();
-    let lab = Lab::new(1500);
-    lab.node.inside(|| {
+    let topology = Topology::new(1500);
+    topology.node.inside(|| {
         let sizes = RingSizes::default();
         let open = |umem, ifindex, link, workers, sizes| {
             open_link(umem, ifindex, LinkId(link), workers, sizes).map(|_| ()).unwrap_err()
         };
-        let ifindex = lab.ifindex[0];
+        let ifindex = topology.ifindex[0];
         assert!(matches!(open(&umem, ifindex, 0, 0, sizes), OpenError::NoWorker));
         let odd = RingSizes { tx: 100, ..sizes };
         assert!(matches!(open(&umem, ifindex, 0, 1, odd), OpenError::RingSizes(_)));
@@ -323,7 +324,10 @@ fn open_link_reports_why_it_fails() {
         assert!(error.contains("netdev 9999") && error.contains("gone"), "{error}");
 
         let _ports = open_link(&umem, ifindex, LinkId(0), 1, sizes).unwrap();
-        assert!(matches!(open(&umem, lab.ifindex[1], 0, 1, sizes), OpenError::Open(LinkId(0))));
+        assert!(matches!(
+            open(&umem, topology.ifindex[1], 0, 1, sizes),
+            OpenError::Open(LinkId(0))
+        ));
         let error = open(&umem, ifindex, 1, 1, sizes).to_string();
         assert!(error.contains("open already"), "{error}");
         let error = open(&Umem::new(1).unwrap(), ifindex, 0, 1, sizes).to_string();

@@ -1,12 +1,11 @@
 //! Reading capture files: pcap and pcapng.
 //!
-//! The file is read into memory as it is, and packets are ranges of it: that bounds memory by the
-//! file's size plus [`Packet`]'s for each packet, and lets a capture be replayed many times without
-//! reading it again.
+//! The whole file is read into memory, and packets are ranges of it. So memory is bounded by the
+//! file's size plus a [`Packet`] for each packet, and repetitions don't read the file again.
 //!
-//! What tcpdump reads is read (libpcap, `sf-pcap.c` and `sf-pcapng.c`), and beyond that sections of
-//! different byte orders and interfaces of different link types. The fields that are needed to find
-//! packets and their times are read, and no others: nothing else in a file can be malformed.
+//! All files that tcpdump reads are read (libpcap, `sf-pcap.c` and `sf-pcapng.c`), and also
+//! sections of different byte orders and interfaces of different link types. Only the fields for
+//! packets and their times are parsed, so damage in other fields does not matter.
 
 mod bytes;
 mod pcap;
@@ -26,21 +25,21 @@ use serde::{Deserialize, Serialize};
 use super::plan::Skipped;
 use super::report::CaptureInfo;
 
-/// Largest file that is read, bytes.
+/// Maximum size of a file, bytes.
 pub const FILE_MAX: u64 = 1 << 30;
 
-/// Largest frame that is replayed, bytes: the largest IP packet behind an Ethernet header with two
+/// Maximum size of a replayed frame, bytes: the largest IP packet after an Ethernet header with two
 /// VLAN tags.
 const FRAME_MAX: u32 = 65_535 + 14 + 8;
 
-/// Largest frame that a record may have, bytes; a larger one is a damaged length (libpcap,
+/// Maximum size of a frame in a record, bytes; a larger one is a damaged length (libpcap,
 /// `MAXIMUM_SNAPLEN`).
 const RECORD_MAX: u32 = 262_144;
 
 /// Link type of Ethernet frames (<https://www.tcpdump.org/linktypes.html>).
 const ETHERNET: u16 = 1;
 
-/// Why a capture can't be replayed at all.
+/// Why nothing of a capture can be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The file can't be read.
@@ -66,7 +65,7 @@ pub enum CaptureError {
     NotACapture {
         /// The file.
         path: PathBuf,
-        /// What was found in its place.
+        /// What the file is instead.
         reason: String,
     },
     /// No packet in the file begins with an Ethernet header.
@@ -87,9 +86,9 @@ pub enum CaptureError {
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// The format of libpcap, with stamps of micro- or nanoseconds.
+    /// pcap, with timestamps in micro- or nanoseconds.
     Pcap,
-    /// The next generation, with several interfaces.
+    /// pcapng, with several interfaces.
     Pcapng,
 }
 
@@ -104,21 +103,21 @@ impl Format {
     }
 }
 
-/// Where a file stops making sense.
+/// Damage in a file, before which everything was read.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Broken {
-    /// Where the record begins that can't be read, bytes from the start of the file.
+    /// Offset of the first record that can't be read, bytes.
     pub offset: u64,
     /// What is wrong with it.
     pub reason: String,
 }
 
-/// One captured frame, whole.
+/// One completely captured frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Packet {
-    /// When it was captured, nanoseconds since the epoch. Never less than the packet's before.
+    /// Time of capture, nanoseconds since the epoch. Never less than that of the packet before.
     pub(super) time: u64,
-    /// Where it was captured, counted from 0 over the whole file.
+    /// Interface of capture, counted from 0 over the whole file.
     pub(super) interface: u32,
     at: u32,
     len: u32,
@@ -128,7 +127,7 @@ pub(super) struct Packet {
 pub(super) struct Capture {
     /// Format of the file.
     pub(super) format: Format,
-    /// What was found in it, with the packets in the order to replay them in (see [`order`]).
+    /// Its contents, with the packets in the order of replay (see [`order`]).
     pub(super) records: Records,
     file: Vec<u8>,
 }
@@ -137,7 +136,7 @@ impl Capture {
     /// Reads the capture at `path`.
     ///
     /// # Errors
-    /// When nothing of it can be replayed. A file that is broken later on is no error.
+    /// When nothing of it can be replayed. Damage later in the file is no error.
     pub(super) fn read(path: &Path) -> Result<Self, CaptureError> {
         let unreadable = |source| CaptureError::Unreadable { path: path.into(), source };
         let mut file = Vec::new();
@@ -150,7 +149,7 @@ impl Capture {
         Self::parse(path, file)
     }
 
-    /// Reads a capture that is in memory; errors name it by `path`.
+    /// Reads a capture in memory; `path` is for errors.
     ///
     /// # Errors
     /// As of [`Self::read`].
@@ -165,7 +164,7 @@ impl Capture {
         Ok(Self { format, records, file })
     }
 
-    /// What the report says of it.
+    /// Its part of the report.
     #[must_use]
     pub(super) fn info(&self, file: &Path, skipped: Skipped) -> CaptureInfo {
         let Records { packets, interfaces, truncated, oversized, broken, .. } = &self.records;
@@ -184,19 +183,19 @@ impl Capture {
         }
     }
 
-    /// Stamp of the first packet; zero if there is none.
+    /// Timestamp of the first packet; 0 if there is none.
     #[must_use]
     pub(super) fn start(&self) -> u64 {
         self.records.packets.first().map_or(0, |packet| packet.time)
     }
 
-    /// The frame's bytes, from the Ethernet header on.
+    /// The frame's bytes, from the Ethernet header.
     #[must_use]
     pub(super) fn frame(&self, packet: &Packet) -> &[u8] {
         &self.file[packet.at as usize..][..packet.len as usize]
     }
 
-    /// Gives a frame another Ethernet source.
+    /// Sets the Ethernet source of a frame.
     pub(super) fn set_source(&mut self, packet: &Packet, mac: Mac) {
         let frame = &mut self.file[packet.at as usize..][..packet.len as usize];
         if let Some(source) = frame.get_mut(6..12) {
@@ -205,9 +204,9 @@ impl Capture {
     }
 }
 
-/// Puts packets in the order of their stamps, and keeps those of one interface in the order of the
-/// file: its clock may have been set back, but the order in which it saw packets is certain. Such
-/// packets get the stamp of the one before.
+/// Sorts packets by time, but keeps those of one interface in the order of the file: if its clock
+/// was set back, the order in the file is still right. Such packets get the timestamp of the one
+/// before.
 fn order(packets: &mut [Packet]) {
     let mut latest: HashMap<u32, u64> = HashMap::new();
     for packet in packets.iter_mut() {
@@ -218,20 +217,20 @@ fn order(packets: &mut [Packet]) {
     packets.sort_by_key(|packet| packet.time);
 }
 
-/// What has been read of a file.
+/// The contents of a file.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(super) struct Records {
-    /// The packets that are whole.
+    /// Complete packets.
     pub(super) packets: Vec<Packet>,
     /// Interfaces that packets were captured on.
     pub(super) interfaces: u32,
-    /// Packets that were captured in part only.
+    /// Number of truncated packets.
     pub(super) truncated: u64,
-    /// Packets larger than IP allows, which come from offloads beyond 64 KiB.
+    /// Number of packets larger than IP allows, from offloads beyond 64 KiB.
     pub(super) oversized: u64,
-    /// Packets that don't begin with an Ethernet header, by link type.
+    /// Number of packets without an Ethernet header, by link type.
     pub(super) other: BTreeMap<u16, u64>,
-    /// Where the file breaks off, if it does. Everything before is there.
+    /// Damage in the file, if any. Everything before it was read.
     pub(super) broken: Option<Broken>,
 }
 
@@ -240,25 +239,26 @@ pub(super) struct Records {
 struct Record {
     /// Nanoseconds since the epoch.
     time: u64,
-    /// Counted from 0 over the whole file.
+    /// Interface, counted from 0 over the whole file.
     interface: u32,
     link_type: u16,
-    /// Where its frame begins.
+    /// Offset of its frame in the file, bytes.
     at: usize,
-    /// Bytes that were captured.
+    /// Captured length, bytes.
     len: u32,
-    /// Bytes that there were on the wire.
+    /// Length on the wire, bytes.
     original_len: u32,
 }
 
 impl Records {
-    /// Reads `file` as far as it makes sense.
+    /// Reads `file` up to the first damage.
     ///
     /// # Errors
-    /// When it is no capture, with what it is.
+    /// When it is no capture, with a description of what it is.
     fn read(file: &[u8]) -> Result<(Format, Self), String> {
         if file.is_empty() {
-            let hint = "it is empty; end tcpdump by Ctrl-C, or let it write at once by -U";
+            let hint =
+                "it is empty; end tcpdump by Ctrl-C, or make it write each packet at once (-U)";
             return Err(hint.into());
         }
         if file.starts_with(&pcapng::MAGIC) {
@@ -281,22 +281,22 @@ impl Records {
         }
     }
 
-    fn breaks(&mut self, offset: usize, reason: impl Into<String>) {
+    fn set_broken(&mut self, offset: usize, reason: impl Into<String>) {
         self.broken = Some(Broken { offset: offset as u64, reason: reason.into() });
     }
 
-    /// Packets that don't begin with an Ethernet header.
+    /// Number of packets without an Ethernet header.
     pub(super) fn other_link_types(&self) -> u64 {
         self.other.values().sum()
     }
 
-    /// Their link types, for people.
+    /// Link types of these packets, as text.
     pub(super) fn other_link_type_names(&self) -> String {
         let names: Vec<_> = self.other.keys().map(|&link_type| link_type_name(link_type)).collect();
         names.join(", ")
     }
 
-    /// Whether there are packets, but none that begins with an Ethernet header.
+    /// Whether there are packets, but none with an Ethernet header.
     fn is_of_other_link_types(&self) -> bool {
         let ethernet = self.packets.len() as u64 + self.truncated + self.oversized;
         ethernet == 0 && !self.other.is_empty()

@@ -1,21 +1,22 @@
 //! Replays captures through the dataplane: what `podgate replay` runs, without privileges.
 //!
-//! The capture is read (`capture`), each packet is given the link it came in by (`plan`), and a
-//! worker on memory links takes them one by one with the capture's stamps as its time
-//! (`verdicts`): flow table, policy, inspection and forwarding are the agent's own. Then the same
-//! worker takes them again, in batches and timed (`timing`). One [`Report`] holds the result,
-//! whether it is printed for people (`table`) or as JSON.
+//! The capture is read (`capture`), each packet is assigned the link that it arrives on (`plan`),
+//! and a worker on memory links processes the packets one by one, with their timestamps as its
+//! clock (`verdicts`): flow table, policy, inspection and forwarding are the agent's code. Then the
+//! same worker processes them again, in batches and timed (`timing`). The result is one [`Report`],
+//! which is printed as a table (`table`) or as JSON.
 //!
 //! # What a replay can't know
-//! - Which pods are on this node: all that the manifests know are taken to be. So both ends of a
-//!   flow between pods are judged, also the one that another node would judge.
-//! - Which node this is, if the capture has pods of several nodes and nobody says it: all nodes are
-//!   then taken for other ones, so that what a node sends to its own pods, which a live run always
-//!   lets pass, is judged. Of one node's addresses, the objects know those of its Node (InternalIP)
-//!   and those that its pods tell of (`status.hostIPs`).
-//! - Whether a pod sent from an address that isn't its own (see `plan`).
-//! - What the server would have said to a request that the live run refused and these manifests
-//!   allow: the capture doesn't hold it.
+//! - Which pods are on this node: all pods in the manifests are assumed to be. So policy is
+//!   evaluated at both ends of a flow between pods, even if another node would evaluate one of
+//!   them.
+//! - Which node this is, if the capture has pods of several nodes and no node is given: then all
+//!   nodes are assumed to be remote. Policy then applies to what a node sends to its own pods,
+//!   which a live run always allows. The addresses of a node are those of its Node object
+//!   (InternalIP) and of its pods (`status.hostIPs`).
+//! - Whether a pod sent from a spoofed address (see `plan`).
+//! - The server's response to a request that the live run denied and these manifests allow: it is
+//!   not in the capture.
 //!
 //! The benchmarks build on this crate's [`rig`], [`latency`] and [`progress`].
 
@@ -37,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use podgate_dataplane::packet::HAIRPIN_MAC;
+use podgate_dataplane::packet::HostFrame;
 use podgate_policy::terminal::escape_json;
 use podgate_policy::{Compiler, Store, UnknownNode, manifest};
 use podgate_tables::ids::Epoch;
@@ -47,12 +48,12 @@ use serde::Serialize;
 pub use capture::{Broken, CaptureError, FILE_MAX, Format};
 pub use plan::{PlanError, Skipped};
 pub use report::{
-    CaptureInfo, Flow, Performance, REQUESTS_MAX, Report, Request, Summary, Tally, Verdicts,
+    CaptureInfo, Flow, PacketCount, Performance, REQUESTS_MAX, Report, Request, Summary, Verdicts,
 };
 
 use crate::rig::Rig;
 use capture::Capture;
-use plan::Plan;
+use plan::{HOST, Plan};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -61,14 +62,14 @@ Examples:
   podgate replay /tmp/cart.pcap --manifests ./dump --node worker-1
   podgate replay /tmp/cart.pcap --manifests ./candidate --repeat 0 -o json | jq '.flows[]'
 
-Capture inside of pods, on their own interface: podgate takes packets before the host's end of the
-veth shows them to tcpdump. Captures of several pods can be joined by mergecap; a packet that is in
-more than one of them counts once. Packets captured in part are left out, so capture with -s0, and
-so are those of interfaces whose link type is not ETHERNET; both are counted.
-Pods and their addresses come from the manifests too (status.podIPs).
+Capture inside of pods, on their own interface: at the host's end of the veth, podgate takes packets
+before tcpdump sees them. Join captures of several pods with mergecap; a packet that is in more than
+one of them counts once. Truncated packets (capture with -s0) and packets of interfaces whose link
+type is not ETHERNET are skipped and counted.
+Pods and their addresses come from the manifests (status.podIPs).
 
 Exit codes:
-  0  all of the capture was replayed
+  0  the whole capture was replayed
   1  it was not; one line on stderr says why
   2  the command line is wrong";
 
@@ -79,15 +80,14 @@ pub struct Args {
     /// A pcap or pcapng file with Ethernet frames, of 1 GiB at most.
     #[arg(value_name = "CAPTURE")]
     pub capture: PathBuf,
-    /// The objects to judge by: a directory of YAML and JSON files, or one file.
+    /// The policies and other objects: a directory of YAML and JSON files, or one file.
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
-    /// The node of the manifests that is this one [default: the one of the pods in the capture if
-    /// they all run on one (spec.nodeName), else the only one].
+    /// This node's name in the manifests [default: the node of the pods in the capture, if they all
+    /// run on one (spec.nodeName), else the only node].
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    /// Times to repeat the capture for the measurement; 0 for verdicts only [default: as many as
-    /// take about a second].
+    /// Number of timed repetitions; 0 for verdicts only [default: as many as take about a second].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub repeat: Option<u32>,
     /// Output format.
@@ -95,8 +95,8 @@ pub struct Args {
     pub output: Output,
 }
 
-/// Calls `each` for every frame of a capture that is in memory, with its time in nanoseconds since
-/// the epoch, in the order of replay.
+/// Calls `each` for every frame of a capture in memory, in the order of replay, with its time in
+/// nanoseconds since the epoch.
 ///
 /// # Errors
 /// When nothing of the capture can be replayed.
@@ -108,21 +108,21 @@ pub fn read_frames(file: Vec<u8>, mut each: impl FnMut(u64, &[u8])) -> Result<()
     Ok(())
 }
 
-/// How to print.
+/// Output format.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Output {
-    /// For people.
+    /// A table for people.
     #[default]
     Table,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
 impl Output {
-    /// Writes a report, for people by `table`.
+    /// Writes a report; `table` writes the table.
     ///
     /// # Errors
-    /// When `out` takes no more.
+    /// When writing to `out` fails.
     pub fn write<R: Serialize, W: Write>(
         self,
         report: &R,
@@ -139,7 +139,7 @@ impl Output {
     }
 }
 
-/// Why a capture was not replayed, or not to its end.
+/// Why a capture was not replayed, or not completely.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The capture can't be read.
@@ -148,27 +148,27 @@ pub enum Error {
     /// There are no manifests.
     #[error("there are no manifests at {}", .0.display())]
     NoManifests(PathBuf),
-    /// There is no such node.
+    /// The node is not in the manifests.
     #[error(transparent)]
     Node(#[from] UnknownNode),
-    /// The capture can't be laid out on links.
+    /// The packets can't be assigned to links.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// No memory for frames.
+    /// No memory for packet buffers.
     #[error("no memory for packets")]
     Memory(#[source] io::Error),
     /// The report can't be written.
     #[error("can't write the report")]
     Output(#[source] io::Error),
-    /// The report is written, but the capture breaks off.
+    /// The report was written, but the file is damaged.
     #[error(
-        "{} is broken at byte {}: {}; what comes before was replayed",
+        "{} is damaged at byte {}: {}; the packets before that were replayed",
         path.display(), broken.offset, broken.reason
     )]
     Broken {
         /// The capture.
         path: PathBuf,
-        /// Where.
+        /// The damage.
         broken: Broken,
     },
 }
@@ -176,7 +176,7 @@ pub enum Error {
 /// Replays as `args` say and prints the report to `out`.
 ///
 /// # Errors
-/// When something was not replayed. With [`Error::Broken`] the report of the rest was printed.
+/// When not everything was replayed. With [`Error::Broken`] the report of the rest was printed.
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
     let report = replay(args)?;
     args.output.write(&report, table::print, out).map_err(Error::Output)?;
@@ -191,12 +191,12 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
 /// # Errors
 /// When nothing can be replayed.
 pub fn replay(args: &Args) -> Result<Report, Error> {
-    let (mut store, refused) = load(args)?;
+    let (mut store, rejected) = load(args)?;
     let mut capture = Capture::read(&args.capture)?;
     let mut compiler = Compiler::new();
     compiler.update(&store);
     let pods = match args.node {
-        // Only what isn't asked for follows from the pods.
+        // The pods matter only if no node is given.
         Some(_) => Vec::new(),
         None => Plan::new(&capture, &compiler.compiled().catalog)?.pods,
     };
@@ -204,8 +204,11 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     compiler.update(&store);
     let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
-    for step in plan.steps.iter().filter(|step| step.hairpin) {
-        capture.set_source(&step.packet, HAIRPIN_MAC);
+    for step in plan.steps.iter().filter(|step| step.link == HOST) {
+        // A capture does not tell who sent a packet: the node's address is taken for the node.
+        let mark =
+            if step.hairpin { HostFrame::Hairpin { sender: None } } else { HostFrame::Local };
+        capture.set_source(&step.packet, mark.mac());
     }
     let snapshot = Snapshot {
         epoch: Epoch(1),
@@ -223,44 +226,42 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     match &this_node {
         Some(this_node) => notes.push(format!("{this_node}; all others are remote nodes")),
         None if store.has_nodes() => notes.push(
-            "it isn't known which node is this one, so all are remote nodes (--node NAME)".into(),
+            "it is not known which node is this one, so all are remote nodes (--node NAME)".into(),
         ),
         None => {}
     }
     if plan.skipped.other_link_type > 0 {
         notes.push(format!(
-            "{} packets have no Ethernet header (link type {}) and were left out: capture on the \
+            "{} packets have no Ethernet header (link type {}) and were skipped: capture on the \
              pod's own interface, not on `any` and not on a tunnel",
             plan.skipped.other_link_type,
             capture.records.other_link_type_names(),
         ));
     }
-    Ok(Report { capture: info, refused, flows, summary, performance, notes })
+    Ok(Report { capture: info, rejected, flows, summary, performance, notes })
 }
 
-/// Reads the manifests, and tells what in them is refused.
+/// Reads the manifests. Returns the rejected objects as lines, too.
 fn load(args: &Args) -> Result<(Store, Vec<String>), Error> {
     if !args.manifests.exists() {
         return Err(Error::NoManifests(args.manifests.clone()));
     }
     let mut store = Store::new();
     store.sync(&manifest::load(&args.manifests));
-    let refused = store.rejections().map(ToString::to_string).collect();
-    Ok((store, refused))
+    let rejected = store.rejections().map(ToString::to_string).collect();
+    Ok((store, rejected))
 }
 
-/// What one should know when reading the report.
+/// Remarks that a reader of the report needs.
 fn notes(info: &CaptureInfo, links: u16, summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
     let Skipped { truncated, oversized, .. } = info.skipped;
     if truncated > 0 {
-        notes.push(format!(
-            "{truncated} packets were captured in part and left out: capture with -s0"
-        ));
+        notes.push(format!("{truncated} packets are truncated and were skipped: capture with -s0"));
     }
     if oversized > 0 {
         notes.push(format!(
-            "{oversized} packets are larger than 64 KiB and were left out: capture with the \
+            "{oversized} packets are larger than 64 KiB and were skipped: capture with the \
              interface's gso_max_size and gro_max_size at 65536"
         ));
     }
@@ -272,11 +273,11 @@ fn notes(info: &CaptureInfo, links: u16, summary: &Summary) -> Vec<String> {
         );
     }
     if summary.undelivered > 0 {
-        notes.push(format!("{} packets found no free frame", summary.undelivered));
+        notes.push(format!("{} packets were lost because no frame was free", summary.undelivered));
     }
     if summary.held > 0 {
         notes.push(format!(
-            "{} frames still waited for the rest of their request when the capture ended",
+            "{} frames were still held for the rest of their request when the capture ended",
             summary.held
         ));
     }

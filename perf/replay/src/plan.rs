@@ -1,21 +1,20 @@
-//! Which packets of a capture are replayed, and at which link each one comes in.
+//! Which packets of a capture are replayed, and the link on which each one arrives.
 //!
-//! # Where a packet comes in
-//! At the link of the pod that has its source address, else at the host link. A pod's MAC address
-//! is not in the manifests, and workers check it: it is taken from the pod's first packet. Packets
-//! from a pod's address with another MAC came through the kernel in the live run (service
-//! addresses are translated there), and come in at the host link. So a replay can't tell that a
-//! pod used another pod's address.
+//! # The link of a packet
+//! The link of the pod that has its source address, else the host link. Workers check a pod's MAC
+//! address, which is not in the manifests: it is taken from the pod's first packet. Packets from a
+//! pod's address with another MAC came through the kernel in the live run (which translates service
+//! addresses), and arrive on the host link. So a replay can't detect that a pod used another pod's
+//! address.
 //!
-//! # Where a packet was seen
-//! A packet that podgate forwards passes two interfaces, with other MAC addresses on each; a
-//! capture over several interfaces, or one merged from several, holds it twice. So for each pair
-//! of source and destination address only the packets of one vantage point count: the interface
-//! and source MAC that the pair was first seen with. The first sight of a packet is where it
-//! enters, so this is also the place where everything that podgate drops can be seen, and where
-//! nothing that podgate sends by itself (403 answers, resets) can be. In a capture on one
-//! interface those do count, as packets of the server; they meet a connection that the replay has
-//! refused as well, and are dropped.
+//! # Vantage points
+//! A packet that podgate forwards passes two interfaces, with different MAC addresses on each; a
+//! capture over several interfaces, or one merged from several, has it twice. So for each pair of
+//! source and destination address only the packets of one vantage point count: the interface and
+//! source MAC of the pair's first packet. That is where packets enter podgate, so it has all
+//! packets that podgate drops, and none that podgate itself sends (403 answers, resets). In a
+//! capture on one interface these do count, as packets of the server; the replay has denied their
+//! connection, too, and drops them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,65 +28,64 @@ use podgate_tables::time::Nanos;
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Capture, Packet};
-use super::steer::{Fate, fate};
+use super::steer::{Receiver, receiver_of};
 use crate::rig::START;
 
-/// Link of everything that is no pod.
-const HOST: LinkId = LinkId(0);
+/// Link of all that are not pods.
+pub(super) const HOST: LinkId = LinkId(0);
 
-/// Pods in one capture, at most: as many as an agent can attach.
+/// Maximum number of pods in one capture: as many as an agent can attach.
 const PODS_MAX: usize = 4095;
 
-/// Captured packets may be larger than the MTU, because offloads cut them later.
+/// MTU of every link, bytes: captured packets may be as large, because offloads segment them later.
 const MTU: u32 = 65_535;
 
-/// The longest time that a capture spans, about 146 years. Stamps beyond come from a damaged file,
+/// Maximum time that a capture spans, about 146 years. Later timestamps come from a damaged file,
 /// and count as this.
 pub(super) const SPAN_MAX_NS: u64 = u64::MAX / 4;
 
-/// MAC addresses of our ends. The workers never look at them in what they receive.
+/// MAC address of podgate's ends of the links. Workers don't check it in received packets.
 const LINK_MAC: Mac = [0x02, 0, 0, 0, 0, 1];
-/// MAC address of pods that send nothing, and of the host.
+/// MAC address of the host, and of pods that send nothing.
 const UNKNOWN_MAC: Mac = [0x02, 0, 0, 0, 0, 2];
 
-/// Packets that are left out, and why.
+/// Numbers of skipped packets, by cause.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Skipped {
-    /// Captured in part only.
+    /// Truncated.
     pub truncated: u64,
     /// Larger than an IP packet can be.
     pub oversized: u64,
-    /// Of an interface whose frames don't begin with an Ethernet header.
+    /// Of an interface whose frames have no Ethernet header.
     #[serde(default)]
     pub other_link_type: u64,
-    /// Not IP, or neighbour discovery: the XDP program leaves those to the kernel.
+    /// Not IP, or neighbour discovery: the XDP program passes these to the kernel.
     pub for_kernel: u64,
-    /// Seen at another vantage point before.
+    /// Of another vantage point than the pair's first packet.
     pub seen_before: u64,
 }
 
 /// A packet to replay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Step {
-    /// When, on a clock that begins at [`START`].
+    /// Time on a clock that begins at [`START`].
     pub(super) time: Nanos,
-    /// Where it comes in.
+    /// Link on which it arrives.
     pub(super) link: LinkId,
     /// The packet.
     pub(super) packet: Packet,
-    /// Whether it is a pod's own that came through the kernel: in the live run it has a mark that
-    /// says so.
+    /// Whether it is from a local pod and came through the kernel, which marks it in the live run.
     pub(super) hairpin: bool,
 }
 
-/// What to replay, and between which links.
+/// The packets to replay, and the links.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) routes: RouteTable,
-    /// The pods that the capture has packets of.
+    /// Pods that have packets in the capture.
     pub(super) pods: Vec<PodName>,
-    /// Number of links, the host's included.
+    /// Number of links, including the host's.
     pub(super) links: u16,
     pub(super) skipped: Skipped,
 }
@@ -96,21 +94,21 @@ pub(super) struct Plan {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlanError {
     /// More pods than links.
-    #[error("the capture has packets of more than {PODS_MAX} pods; cut it into pieces")]
+    #[error("the capture has packets of more than {PODS_MAX} pods; split it")]
     TooManyPods,
-    /// Can't be: a catalogue has one pod for an address.
+    /// Impossible: a catalogue has one pod for an address.
     #[error(transparent)]
     AddressTaken(#[from] AddressTaken),
 }
 
-/// A pod that the capture has packets of.
+/// A pod that has packets in the capture.
 #[derive(Default)]
 struct Pod {
     addresses: Vec<Address>,
     mac: Option<Mac>,
 }
 
-/// Where a pair of addresses was first seen.
+/// Vantage point of a pair's first packet.
 type Vantage = (u32, Mac);
 
 struct Planner<'a> {
@@ -144,22 +142,24 @@ impl Plan {
         for packet in &capture.records.packets {
             let frame = capture.frame(packet);
             let mut hairpin = false;
-            let link = match fate(frame) {
-                Fate::Kernel => {
+            let link = match receiver_of(frame) {
+                Receiver::Kernel => {
                     skipped.for_kernel += 1;
                     continue;
                 }
-                Fate::Worker(None) => HOST,
-                Fate::Worker(Some(ends)) => match planner.link(ends, packet.interface, frame)? {
-                    Some(link) => {
-                        hairpin = link == HOST && planner.pod(ends[0])?.is_some();
-                        link
+                Receiver::Worker(None) => HOST,
+                Receiver::Worker(Some(ends)) => {
+                    match planner.link(ends, packet.interface, frame)? {
+                        Some(link) => {
+                            hairpin = link == HOST && planner.pod(ends[0])?.is_some();
+                            link
+                        }
+                        None => {
+                            skipped.seen_before += 1;
+                            continue;
+                        }
                     }
-                    None => {
-                        skipped.seen_before += 1;
-                        continue;
-                    }
-                },
+                }
             };
             let since_start = (packet.time - capture.start()).min(SPAN_MAX_NS);
             let time = Nanos(START.0 + since_start);
@@ -173,7 +173,8 @@ impl Plan {
 }
 
 impl<'a> Planner<'a> {
-    /// Where a frame from `ends[0]` to `ends[1]` comes in; `None` if it was seen elsewhere before.
+    /// The link of a frame from `ends[0]` to `ends[1]`; `None` if it is of another vantage point
+    /// than the pair's first packet.
     fn link(
         &mut self,
         ends: [IpAddr; 2],

@@ -1,4 +1,4 @@
-//! The result of a replay, for programs; `table` prints the same for people.
+//! The result of a replay as data; `table` prints it for people.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,24 @@ use super::capture::{Broken, Format};
 use super::plan::Skipped;
 use crate::latency::Latency;
 
-/// Everything that a replay finds out.
+/// The result of a replay.
 ///
 /// All but [`Report::performance`] depends on the capture and the manifests only.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Report {
     /// What was replayed.
     pub capture: CaptureInfo,
-    /// Objects in the manifests that are not enforced as they are written, one line each.
-    pub refused: Vec<String>,
+    /// Rejected objects of the manifests, one line each.
+    #[serde(rename = "refused")]
+    pub rejected: Vec<String>,
     /// Flows in the order in which they were first seen.
     pub flows: Vec<Flow>,
     /// All flows together.
     pub summary: Summary,
-    /// What it cost; absent if it was not measured.
+    /// Performance; absent if it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub performance: Option<Performance>,
-    /// What one should know when reading this.
+    /// Remarks that a reader needs.
     pub notes: Vec<String>,
 }
 
@@ -37,77 +38,77 @@ pub struct CaptureInfo {
     pub file: String,
     /// Its format.
     pub format: Format,
-    /// Interfaces that it was captured on.
+    /// Number of interfaces of capture.
     pub interfaces: u32,
-    /// Packets in it.
+    /// Number of packets.
     pub packets: u64,
-    /// Stamp of the first packet.
+    /// Time of the first packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Timestamp>,
     /// From the first packet to the last, nanoseconds.
     pub duration_ns: u64,
-    /// Packets that were left out.
+    /// Numbers of skipped packets.
     pub skipped: Skipped,
-    /// Where the file can't be read any further.
+    /// Damage in the file, behind which nothing was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
 }
 
-/// What became of one flow: addresses, ports and protocol in one direction, for ICMP with the type.
+/// One flow: addresses, ports and protocol in one direction, for ICMP with the type.
 ///
-/// Connections that use the same ports one after the other are one flow here.
+/// Successive connections with the same addresses and ports are one flow here.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Flow {
-    /// What policy said; [`Outcome::Dropped`] too where packets never came before policy.
+    /// The verdict; also [`Outcome::Dropped`] if its packets were dropped before a policy lookup.
     pub verdict: Outcome,
-    /// Why it was dropped, the label of the drop reason.
+    /// Label of the drop reason, if it was dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
-    /// Who opened it.
+    /// The end that opened it.
     pub source: FlowEndpoint,
-    /// Who was called.
+    /// The other end.
     pub destination: FlowEndpoint,
     /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number.
     pub protocol: String,
-    /// ICMP type of the packet that opened it.
+    /// ICMP type of the first packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_type: Option<u8>,
-    /// When it was first seen.
+    /// Time of the first packet.
     pub time: Timestamp,
-    /// What decided at the source; absent if policy was not asked.
+    /// Decision at the source; absent without a policy lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<DirectionVerdict>,
-    /// What decided at the destination; absent if policy was not asked.
+    /// Decision at the destination; absent without a policy lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<DirectionVerdict>,
-    /// HTTP requests, equal ones counted together; at most [`REQUESTS_MAX`] different ones.
+    /// HTTP requests, with a count of equal ones; at most [`REQUESTS_MAX`] different ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Request>,
-    /// HTTP requests beyond those.
+    /// Number of further HTTP requests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_requests: u64,
-    /// Packets from the source and to it, also those that were dropped.
+    /// Packets from the source and to it, including dropped ones.
     pub packets: [u64; 2],
-    /// Bytes of IP in them.
+    /// Bytes of these packets, from the IP header.
     pub bytes: [u64; 2],
     /// Packets that were dropped, by the label of the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped: BTreeMap<String, u64>,
 }
 
-/// Different HTTP requests that are kept of one flow, at most.
+/// Maximum number of different HTTP requests recorded per flow.
 pub const REQUESTS_MAX: usize = 256;
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// HTTP requests that are equal.
+/// Equal HTTP requests.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// Whether they went on to the server.
+    /// Whether they were forwarded to the server.
     pub verdict: Outcome,
-    /// Why not, the label of the drop reason.
+    /// Label of the drop reason, if they were denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
     /// Method.
@@ -119,12 +120,12 @@ pub struct Request {
     /// The rule that allowed them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleName>,
-    /// Number of them.
+    /// Number of requests.
     pub count: u64,
 }
 
 impl Request {
-    /// Whether the two differ in their counts at most.
+    /// Whether the two are equal except for their counts.
     #[must_use]
     pub fn equals(&self, other: &Self) -> bool {
         let Self { verdict, drop_reason, method, path, host, rule, count: _ } = self;
@@ -142,21 +143,21 @@ pub struct Summary {
     pub flows: Verdicts,
     /// HTTP requests by verdict.
     pub requests: Verdicts,
-    /// Packets that no frame was free for. They are lost, as they would be in the kernel.
+    /// Packets lost because no frame was free, as the kernel would lose them.
     pub undelivered: u64,
     /// Packets that the worker received.
-    pub received: Tally,
-    /// Packets that it sent on.
-    pub forwarded: Tally,
-    /// Packets that it built itself: 403 answers and resets.
-    pub originated: Tally,
-    /// Frames that still waited for a verdict when the capture ended.
+    pub received: PacketCount,
+    /// Packets that it forwarded.
+    pub forwarded: PacketCount,
+    /// Packets that it originated: 403 answers and resets.
+    pub originated: PacketCount,
+    /// Frames still held for a verdict when the capture ended.
     pub held: u64,
     /// Packets that it dropped, by the label of the reason.
-    pub dropped: BTreeMap<String, Tally>,
+    pub dropped: BTreeMap<String, PacketCount>,
 }
 
-/// How often there was which verdict.
+/// Numbers of verdicts.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Verdicts {
     /// [`Outcome::Forwarded`].
@@ -168,7 +169,7 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    /// Counts one.
+    /// Counts one verdict.
     pub fn count(&mut self, verdict: Outcome) {
         *match verdict {
             Outcome::Forwarded => &mut self.forwarded,
@@ -178,39 +179,39 @@ impl Verdicts {
     }
 }
 
-/// Packets, and the bytes of their frames.
+/// Numbers of packets and of the bytes in their frames.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
+pub struct PacketCount {
     /// Packets.
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
 }
 
-/// What packets cost.
+/// Performance of the worker.
 ///
-/// Measured is a whole round of the worker: taking packets off receive rings, parsing, flow table,
-/// policy, inspection, transmit rings, timers. Not measured is the kernel's part, which is played
-/// by the replay. A round's time is divided by the number of its packets. Each repetition begins
-/// with no flows, on a worker that has seen the capture before.
+/// A measurement covers a whole round of the worker: receive rings, parsing, flow table, policy,
+/// inspection, transmit rings and timers, without the kernel's part, which the replay does itself.
+/// A round's time is divided by the number of its packets. Each repetition begins with an empty
+/// flow table, on a worker that has processed the capture before.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Performance {
-    /// How many times the capture was replayed.
+    /// Number of timed repetitions.
     pub repetitions: u32,
-    /// Repetitions in which not the same numbers of packets were forwarded and dropped as in the
-    /// first pass, which takes one packet a round. Anything but zero is a bug.
+    /// Repetitions in which other numbers of packets were forwarded and dropped than in the first
+    /// pass, which has one packet per round. Anything but 0 is a bug.
     pub deviating: u32,
     /// Packets in all repetitions.
     pub packets: u64,
-    /// Packets in one round, on average: those that follow each other without the order of the
-    /// capture forcing another round, 64 at most.
+    /// Mean number of packets per round: consecutive packets that can be processed together in the
+    /// order of the capture, 64 at most.
     pub packets_per_round: f64,
     /// Packets per second of measured time.
     pub packets_per_second: f64,
     /// Time for one packet.
     pub ns_per_packet: Latency,
-    /// What reading the clock adds to each round, nanoseconds. It is contained in the figures.
+    /// Cost of reading the clock in each round, nanoseconds; the figures include it.
     pub clock_ns: u64,
-    /// Whether this is a debug build, so that the figures mean nothing.
+    /// Whether this is a debug build, whose figures are meaningless.
     pub debug_build: bool,
 }

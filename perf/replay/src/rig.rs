@@ -1,4 +1,7 @@
-//! A worker on memory links, with time in our hands.
+//! A worker on memory links, whose clock is an argument.
+//!
+//! The product replays with it and the benchmarks measure with it. Tests have a rig of their own in
+//! `tests/support`, which asserts counters and panics, as a product must not.
 
 use std::io;
 use std::sync::Arc;
@@ -13,22 +16,22 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
 use podgate_tables::time::Nanos;
 
-/// Rings of each link. A packet of 64 KiB takes 18 frames, and the largest batch has to fit into
-/// one link's transmit ring together with what an inspector releases.
+/// Ring sizes of each link. A packet of 64 KiB takes 18 frames, and the largest batch has to fit
+/// into one link's TX ring together with the packets that an inspector releases.
 const RINGS: RingSizes = RingSizes { fill: 64, completion: 512, rx: 64, tx: 512 };
 
-/// Frames beside those in fill rings: batches, and packets that inspectors hold.
+/// Frames in addition to those of fill rings: for batches, and for packets that inspectors hold.
 const FRAMES: u32 = 16_384;
 
-/// How often an idle worker looks at its timers.
+/// Interval of rounds while no packets arrive, for the worker's timers.
 const IDLE_ROUND_NS: u64 = 100_000_000;
-/// Idle rounds in one gap, at most; longer gaps get longer steps.
+/// Maximum number of idle rounds in one gap; longer gaps get longer intervals.
 const IDLE_ROUNDS_MAX: u64 = 10_000;
 
-/// When a rig's clock begins. Not zero, so that nothing in a worker is as old as the clock.
+/// Start of a rig's clock. Not zero, so that no time in a worker is before the clock's start.
 pub const START: Nanos = Nanos(1_000_000_000);
 
-/// The worker that everything is replayed and measured on.
+/// A worker and its links.
 pub struct Rig {
     shared: Arc<Shared>,
     worker: Worker,
@@ -37,8 +40,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A worker with `links` links and room for `packets` flows, or for as many as an agent has
-    /// room for.
+    /// A worker with `links` links and a flow table for `packets` flows, at most the agent's
+    /// default.
     ///
     /// # Errors
     /// When there is not enough memory.
@@ -48,7 +51,7 @@ impl Rig {
         Self::with_flows(snapshot, links, flows)
     }
 
-    /// A worker with `links` links and room for `flows` flows.
+    /// A worker with `links` links and a flow table for `flows` flows.
     ///
     /// # Errors
     /// When there is not enough memory.
@@ -68,18 +71,18 @@ impl Rig {
         Ok(Self { shared, worker, links: kernel, now: START })
     }
 
-    /// The time that the worker has reached.
+    /// The current time of the worker's clock.
     #[must_use]
     pub fn now(&self) -> Nanos {
         self.now
     }
 
-    /// What the worker shares with whoever publishes.
+    /// The state that the worker shares with the publisher of tables.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Lets the clock go on without a round.
+    /// Advances the clock without a round.
     pub fn advance(&mut self, nanos: u64) {
         self.now = Nanos(self.now.0 + nanos);
     }
@@ -90,29 +93,30 @@ impl Rig {
         &self.shared.stats[0]
     }
 
-    /// Delivers a frame; false if the link's rings are full.
+    /// Delivers a frame to a link; false if the link's rings are full.
     pub fn deliver(&mut self, link: LinkId, frame: &[u8]) -> bool {
         self.links[link.index()].inject(0, frame)
     }
 
-    /// One round at the time reached. Returns the number of packets in it.
+    /// Runs one round at the current time. Returns the number of packets in it.
     pub fn round(&mut self) -> usize {
         self.worker.round(self.now)
     }
 
-    /// Takes what the worker sent, so that its frames come back, and what it told.
-    pub fn collect(&mut self, told: &mut impl FnMut(&Event)) {
+    /// Takes sent packets, so that their frames return, and passes the worker's events to
+    /// `on_event`.
+    pub fn collect(&mut self, on_event: &mut impl FnMut(&Event)) {
         for link in &mut self.links {
             link.transmitted(0, &mut |_| {});
         }
         while let Some(event) = self.shared.events[0].pop() {
-            told(&event);
+            on_event(&event);
         }
     }
 
-    /// Lets time pass up to `to`, with rounds for the timers as an idle worker has them: at least
-    /// one if there is any time to pass.
-    pub(crate) fn pass(&mut self, to: Nanos, told: &mut impl FnMut(&Event)) {
+    /// Advances the clock to `to`, with rounds for the timers as an idle worker has them: at least
+    /// one if `to` is later than now.
+    pub(crate) fn advance_to(&mut self, to: Nanos, on_event: &mut impl FnMut(&Event)) {
         let (from, gap) = (self.now, to.since(self.now));
         if gap == 0 {
             return;
@@ -122,12 +126,12 @@ impl Rig {
             let passed = u128::from(gap) * u128::from(round) / u128::from(rounds);
             self.now = Nanos(from.0 + passed as u64);
             self.round();
-            self.collect(told);
+            self.collect(on_event);
         }
     }
 
-    /// Lets time pass until every flow has timed out.
-    pub(crate) fn forget_flows(&mut self) {
+    /// Advances the clock until every flow has timed out.
+    pub(crate) fn expire_flows(&mut self) {
         const FIRST_WAIT_S: u64 = 600;
         const WAITS_MAX: u32 = 16;
         for wait in 0..WAITS_MAX {
@@ -140,6 +144,6 @@ impl Rig {
                 self.collect(&mut |_| {});
             }
         }
-        debug_assert!(false, "no flow lives for a year without packets");
+        debug_assert!(false, "every flow times out within a year without packets");
     }
 }

@@ -1,42 +1,42 @@
-//! What the XDP program would do with a frame: the same decision as in `redirect.bpf.c`.
+//! The XDP program's decision on a frame, the same as in `redirect.bpf.c`.
 
 use std::net::IpAddr;
 
-/// Ethernet types (IANA "IEEE 802 Numbers").
+/// EtherTypes (IANA "IEEE 802 Numbers").
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const PROVIDER_VLAN: u16 = 0x88a8;
 
-/// Tags that the program looks through.
+/// VLAN tags that the program skips.
 const MAX_VLAN_TAGS: usize = 2;
 
 const ICMPV6: u8 = 58;
 
-/// Who gets a frame.
+/// Receiver of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fate {
-    /// No worker: not IP, or neighbour discovery.
+pub(super) enum Receiver {
+    /// The kernel: it is not IP, or it is neighbour discovery.
     Kernel,
-    /// A worker. Source and destination, unless the frame ends before them.
+    /// A worker. Has the source and destination address, unless the frame ends before them.
     Worker(Option<[IpAddr; 2]>),
 }
 
 /// Decides on a frame.
-pub(super) fn fate(frame: &[u8]) -> Fate {
+pub(super) fn receiver_of(frame: &[u8]) -> Receiver {
     let mut at = 12;
     for _ in 0..=MAX_VLAN_TAGS {
-        let Some(&[high, low]) = frame.get(at..at + 2) else { return Fate::Worker(None) };
+        let Some(&[high, low]) = frame.get(at..at + 2) else { return Receiver::Worker(None) };
         let packet = &frame[at + 2..];
         match u16::from_be_bytes([high, low]) {
-            IPV4 => return Fate::Worker(v4_ends(packet)),
-            IPV6 if at == 12 && is_neighbour_discovery(packet) => return Fate::Kernel,
-            IPV6 => return Fate::Worker(v6_ends(packet)),
+            IPV4 => return Receiver::Worker(v4_ends(packet)),
+            IPV6 if at == 12 && is_neighbour_discovery(packet) => return Receiver::Kernel,
+            IPV6 => return Receiver::Worker(v6_ends(packet)),
             VLAN | PROVIDER_VLAN => at += 4,
-            _ => return Fate::Kernel,
+            _ => return Receiver::Kernel,
         }
     }
-    Fate::Worker(None)
+    Receiver::Worker(None)
 }
 
 /// RFC 791 §3.1.
@@ -53,9 +53,9 @@ fn v6_ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
     Some([end(8)?, end(24)?])
 }
 
-/// Solicitations and neighbour advertisements (RFC 4861) by the rule of `neighbours.bpf.h`. Which
-/// neighbours were heard of before is not known here: those to addresses of wider than link scope
-/// are for the workers.
+/// Solicitations and neighbour advertisements (RFC 4861) by the rule of `neighbours.bpf.h`, except
+/// that the state of neighbours is not known here: messages to addresses of a wider than link-local
+/// scope go to workers.
 fn is_neighbour_discovery(packet: &[u8]) -> bool {
     let Some((header, message)) = packet.split_first_chunk::<40>() else { return false };
     let Some((&[kind, code, ..], rest)) = message.split_first_chunk::<8>() else { return false };
@@ -76,7 +76,7 @@ fn is_neighbour_discovery(packet: &[u8]) -> bool {
         && options.is_some_and(are_options_of_discovery)
 }
 
-/// At most two of 8 bytes each: link-layer addresses that don't differ, or a nonce.
+/// At most two options of 8 bytes each: equal link-layer addresses, or a nonce.
 fn are_options_of_discovery(options: &[u8]) -> bool {
     let (options, rest) = options.as_chunks::<8>();
     let mut macs = options.iter().filter(|option| option[0] != 14).map(|option| &option[2..]);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_surely_not_for_policy_goes_to_the_kernel() {
+    fn only_non_ip_and_neighbour_discovery_go_to_the_kernel() {
         let mut discovery = [0; 72];
         discovery[5] = 32;
         discovery[64..66].copy_from_slice(&[1, 1]);
@@ -120,23 +120,29 @@ mod tests {
         option[64] = 5;
         let mut longer = discovery;
         longer[5] = 24;
-        assert_eq!(fate(&frame(&[0x0806], &[0; 28])), Fate::Kernel);
-        assert_eq!(fate(&frame(&[VLAN, 0x0806], &[0; 28])), Fate::Kernel);
-        assert_eq!(fate(&frame(&[IPV6], &discovery)), Fate::Kernel);
+        assert_eq!(receiver_of(&frame(&[0x0806], &[0; 28])), Receiver::Kernel);
+        assert_eq!(receiver_of(&frame(&[VLAN, 0x0806], &[0; 28])), Receiver::Kernel);
+        assert_eq!(receiver_of(&frame(&[IPV6], &discovery)), Receiver::Kernel);
         for policed in [forwarded, global, router, option, longer] {
-            assert!(matches!(fate(&frame(&[IPV6], &policed)), Fate::Worker(Some(_))));
+            assert!(matches!(receiver_of(&frame(&[IPV6], &policed)), Receiver::Worker(Some(_))));
         }
-        assert_eq!(fate(&frame(&[VLAN, VLAN, VLAN, 0x0806], &[0; 28])), Fate::Worker(None));
-        assert_eq!(fate(&[0; 9]), Fate::Worker(None));
+        assert_eq!(
+            receiver_of(&frame(&[VLAN, VLAN, VLAN, 0x0806], &[0; 28])),
+            Receiver::Worker(None)
+        );
+        assert_eq!(receiver_of(&[0; 9]), Receiver::Worker(None));
     }
 
     #[test]
-    fn the_ends_are_found_behind_tags_and_missed_in_stumps() {
+    fn addresses_are_found_after_vlan_tags_and_missing_in_truncated_frames() {
         let mut packet = [0; 20];
         packet[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
         let ends: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
-        assert_eq!(fate(&frame(&[IPV4], &packet)), Fate::Worker(Some(ends)));
-        assert_eq!(fate(&frame(&[PROVIDER_VLAN, VLAN, IPV4], &packet)), Fate::Worker(Some(ends)));
-        assert_eq!(fate(&frame(&[IPV4], &packet[..19])), Fate::Worker(None));
+        assert_eq!(receiver_of(&frame(&[IPV4], &packet)), Receiver::Worker(Some(ends)));
+        assert_eq!(
+            receiver_of(&frame(&[PROVIDER_VLAN, VLAN, IPV4], &packet)),
+            Receiver::Worker(Some(ends))
+        );
+        assert_eq!(receiver_of(&frame(&[IPV4], &packet[..19])), Receiver::Worker(None));
     }
 }

@@ -7,16 +7,16 @@ use podgate_policy::observe::{DecidedBy, DirectionVerdict, FlowEndpoint, Outcome
 use podgate_policy::terminal::escape;
 use tabwriter::TabWriter;
 
-use super::report::{CaptureInfo, Flow, Performance, Report, Request, Summary, Tally};
+use super::report::{CaptureInfo, Flow, PacketCount, Performance, Report, Request, Summary};
 
 /// Prints `report` to `out`.
 ///
 /// # Errors
-/// When `out` takes no more.
+/// When writing to `out` fails.
 pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     capture(&report.capture, out)?;
-    for refused in &report.refused {
-        writeln!(out, "Refused   {}", escape(refused))?;
+    for rejected in &report.rejected {
+        writeln!(out, "Rejected  {}", escape(rejected))?;
     }
     for note in &report.notes {
         writeln!(out, "Note      {}", escape(note))?;
@@ -47,7 +47,7 @@ fn capture(info: &CaptureInfo, out: &mut impl Write) -> io::Result<()> {
         (skipped.for_kernel, "for the kernel (not IP, or neighbour discovery)"),
         (skipped.seen_before, "seen on another interface before"),
         (skipped.other_link_type, "of another link type than ETHERNET"),
-        (skipped.truncated, "captured in part"),
+        (skipped.truncated, "truncated"),
         (skipped.oversized, "larger than 64 KiB"),
     ];
     let left_out: Vec<_> =
@@ -61,7 +61,7 @@ fn capture(info: &CaptureInfo, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// One row a flow, and below it what decided.
+/// One row for each flow, followed by the causes of its verdict.
 fn flows(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
     let mut rows = TabWriter::new(Vec::new()).padding(2);
     writeln!(rows, "VERDICT\tPROTOCOL\tSOURCE\tDESTINATION\tPACKETS\tBYTES\tDROPPED")?;
@@ -129,22 +129,25 @@ fn details(flow: &Flow) -> Vec<String> {
         }
         _ => {
             let reason = flow.drop_reason.as_deref().unwrap_or("unknown");
-            lines.push(format!("dropped before policy was looked up: {reason}"));
+            lines.push(format!("dropped before the policy lookup: {reason}"));
         }
     }
     lines.extend(flow.requests.iter().map(request));
     if flow.more_requests > 0 {
-        lines.push(format!("and {} requests more", flow.more_requests));
+        lines.push(format!("and {} more requests", flow.more_requests));
     }
     lines
 }
 
-/// What decided one direction; nothing where the end is no pod.
+/// The cause of the verdict in one direction; nothing if the end is no pod.
 fn verdict_line(direction: &str, decided: &DirectionVerdict) -> Option<String> {
     let by = match &decided.by {
         DecidedBy::Rule { rule, .. } => rule.in_full(),
         DecidedBy::Conflict { rule } => {
-            format!("{}, which names another L7 protocol than a rule beside it", rule.in_full())
+            format!(
+                "{}, which has another L7 protocol than another rule that matches",
+                rule.in_full()
+            )
         }
         DecidedBy::DefaultDeny { policies } if policies.is_empty() => "default deny".into(),
         DecidedBy::DefaultDeny { policies } => {
@@ -184,12 +187,13 @@ fn summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     }
     let mut rows = TabWriter::new(&mut *out).padding(2);
     writeln!(rows, "PACKETS\tNUMBER\tBYTES")?;
-    let mut row =
-        |what: &str, tally: &Tally| writeln!(rows, "{what}\t{}\t{}", tally.packets, tally.bytes);
+    let mut row = |what: &str, count: &PacketCount| {
+        writeln!(rows, "{what}\t{}\t{}", count.packets, count.bytes)
+    };
     row("received", &summary.received)?;
     row("forwarded", &summary.forwarded)?;
-    for (reason, tally) in &summary.dropped {
-        row(&format!("dropped: {reason}"), tally)?;
+    for (reason, count) in &summary.dropped {
+        row(&format!("dropped: {reason}"), count)?;
     }
     if summary.originated.packets > 0 {
         row("answers and resets sent", &summary.originated)?;

@@ -14,18 +14,18 @@ use crate::latency::{self, Latency};
 use crate::progress;
 use crate::rig::{Rig, START};
 
-/// For how long a capture is repeated when nobody says how often.
+/// Time for repetitions if their number is not given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(1);
-/// Repetitions in that case, at most.
+/// Maximum number of repetitions if their number is not given.
 const DEFAULT_REPETITIONS_MAX: u32 = 10_000;
 
-/// Packets in one round, at most: as many as a worker takes off one ring at once.
+/// Maximum number of packets in one round: as many as a worker takes from one ring at once.
 const BATCH: usize = 64;
-/// Packets further apart than this are not put into one round: no timer is as short.
+/// Maximum time span of the packets of one round, nanoseconds: shorter than every timer.
 const BATCH_SPAN_NS: u64 = 10_000_000;
 
-/// Replays `steps` again and again: `repetitions` times, or for about a second. The rig has
-/// replayed them once. `None` when there is nothing to measure.
+/// Repeats `steps`, which the rig has replayed once: `repetitions` times, or for about a second.
+/// `None` if there is nothing to measure.
 pub(super) fn measure(
     capture: &Capture,
     steps: &[Step],
@@ -36,20 +36,20 @@ pub(super) fn measure(
         return None;
     }
     let mut meter = Meter::new();
-    let first = Ends::of(rig);
+    let first = Outcomes::of(rig);
     let most = repetitions.unwrap_or(DEFAULT_REPETITIONS_MAX);
     let packets = |repetitions: &u64| repetitions.saturating_mul(steps.len() as u64);
-    let shown = |repetitions: &u64| packets(repetitions) >= progress::WORTH_A_BAR;
+    let shown = |repetitions: &u64| packets(repetitions) >= progress::STEPS_MIN;
     let bar = progress::bar("measuring", repetitions.map(u64::from).filter(shown));
     let (begin, mut done, mut deviating) = (Instant::now(), 0, 0);
-    // Another repetition's stamps must not overflow the clock.
+    // The timestamps of another repetition must not overflow the clock.
     let lasts = |rig: &Rig| rig.now().0 < SPAN_MAX_NS;
     while done < most && lasts(rig) && (repetitions.is_some() || begin.elapsed() < DEFAULT_DURATION)
     {
-        rig.forget_flows();
-        let before = Ends::of(rig);
+        rig.expire_flows();
+        let before = Outcomes::of(rig);
         repeat(capture, steps, rig, &mut meter);
-        deviating += u32::from(Ends::of(rig).since(&before) != first);
+        deviating += u32::from(Outcomes::of(rig).since(&before) != first);
         done += 1;
         bar.inc(1);
     }
@@ -57,15 +57,15 @@ pub(super) fn measure(
     (done > 0).then(|| meter.result(done, deviating))
 }
 
-/// One repetition, from no flows on.
+/// One repetition, which begins with an empty flow table.
 fn repeat(capture: &Capture, steps: &[Step], rig: &mut Rig, meter: &mut Meter) {
-    // As much later than the first pass as the worker's clock is, which never goes back.
+    // The worker's clock never goes back, so all timestamps are shifted.
     let shift = rig.now().since(START) + 1;
     let mut left = steps;
     while let Some(first) = left.first() {
-        rig.pass(Nanos(first.time.0 + shift), &mut |_| {});
-        // A worker serves its links in order, so a packet for an earlier link than the one before
-        // it has to wait for the next round, or the two would change places.
+        rig.advance_to(Nanos(first.time.0 + shift), &mut |_| {});
+        // A worker serves its links in order. So a packet on an earlier link than the one before it
+        // has to wait for the next round, or the two would be reordered.
         let mut link = LinkId(0);
         let delivered = |step: &&Step| {
             let follows = step.link >= link && step.time.since(first.time) <= BATCH_SPAN_NS;
@@ -77,16 +77,16 @@ fn repeat(capture: &Capture, steps: &[Step], rig: &mut Rig, meter: &mut Meter) {
             meter.round(rig, batch);
             rig.collect(&mut |_| {});
         }
-        // A packet that finds no free frame is lost, as it would be in the kernel.
+        // Without a free frame the packet is lost, as it would be in the kernel.
         left = &left[batch.max(1)..];
     }
 }
 
-/// How packets ended: forwarded, and dropped by reason.
+/// Numbers of packets that were forwarded, and dropped by reason.
 #[derive(PartialEq, Eq)]
-struct Ends([u64; DropReason::COUNT + 1]);
+struct Outcomes([u64; DropReason::COUNT + 1]);
 
-impl Ends {
+impl Outcomes {
     fn of(rig: &Rig) -> Self {
         let stats = rig.stats();
         Self(std::array::from_fn(|end| {
@@ -99,7 +99,7 @@ impl Ends {
     }
 }
 
-/// What is measured.
+/// Times and counts of rounds.
 struct Meter {
     histogram: Histogram<u64>,
     measured: Duration,
@@ -113,12 +113,12 @@ impl Meter {
         Self { histogram, measured: Duration::ZERO, packets: 0, rounds: 0 }
     }
 
-    /// Measures one round over `batch` packets.
+    /// Measures one round of `batch` packets.
     fn round(&mut self, rig: &mut Rig, batch: usize) {
         let begin = Instant::now();
         let processed = rig.round();
         let took = begin.elapsed();
-        debug_assert_eq!(processed, batch, "one round takes all that was delivered");
+        debug_assert_eq!(processed, batch, "one round processes all delivered packets");
         self.measured += took;
         self.rounds += 1;
         self.packets += batch as u64;

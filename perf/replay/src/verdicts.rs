@@ -1,4 +1,4 @@
-//! The first pass: one packet a round, so that everything that happens belongs to a packet.
+//! The first pass, with one packet per round, so that every event and drop belongs to a packet.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,66 +15,66 @@ use podgate_tables::{proto, tcp_flags};
 
 use super::capture::Capture;
 use super::plan::Step;
-use super::report::{Flow, REQUESTS_MAX, Request, Summary, Tally, Verdicts};
+use super::report::{Flow, PacketCount, REQUESTS_MAX, Request, Summary, Verdicts};
 use crate::progress;
 use crate::rig::{Rig, START};
 
-/// Replays `steps` once, and tells what became of its flows.
+/// Replays `steps` once, and returns the flows and their summary.
 pub(super) fn replay(
     capture: &Capture,
     steps: &[Step],
     compiled: &Compiled,
     rig: &mut Rig,
 ) -> (Vec<Flow>, Summary) {
-    let mut book = Book::new(compiled, capture.start());
+    let mut recorder = FlowRecorder::new(compiled, capture.start());
     let mut events = Vec::new();
     for step in progress::over("replaying", steps) {
         let frame = capture.frame(&step.packet);
-        rig.pass(step.time, &mut |event| book.note(event));
+        rig.advance_to(step.time, &mut |event| recorder.record_event(event));
         let before = drops(rig.stats());
         if !rig.deliver(step.link, frame) {
-            book.undelivered += 1;
+            recorder.undelivered += 1;
             continue;
         }
         rig.round();
         rig.collect(&mut |event| events.push(*event));
-        events.drain(..).for_each(|event| book.note(&event));
-        book.note_packet(frame, &before, &drops(rig.stats()));
+        events.drain(..).for_each(|event| recorder.record_event(&event));
+        recorder.record_packet(frame, &before, &drops(rig.stats()));
     }
-    book.close(rig.stats())
+    recorder.finish(rig.stats())
 }
 
-/// Packets dropped up to now, by reason.
+/// Packets dropped so far, by reason.
 type Drops = [u64; DropReason::COUNT];
 
 fn drops(stats: &WorkerStats) -> Drops {
     std::array::from_fn(|reason| stats.dropped[reason].packets.get())
 }
 
-/// Flows by what is told of them.
-struct Book<'a> {
+/// Builds the flows from the worker's events.
+struct FlowRecorder<'a> {
     compiled: &'a Compiled,
     /// Wall-clock time at [`START`], nanoseconds since the epoch.
     start: u64,
     flows: Vec<(Tuple, Flow)>,
     by_key: HashMap<Key, usize>,
-    /// The flow that was last opened between two ends, by [`either_way`].
+    /// The last flow that was opened between two ends, by [`canonical`].
     latest: HashMap<Tuple, usize>,
     requests: Verdicts,
     undelivered: u64,
 }
 
-/// What tells flows apart: the opener's tuple, and the ICMP type of its packet.
+/// Identifies a flow: the opener's tuple, and the ICMP type of its packet.
 type Key = (Tuple, u8);
 
-/// One of the tuple and its reverse, the same for both.
-fn either_way(tuple: Tuple) -> Tuple {
+/// The smaller one of the tuple and its reverse, so that both directions map to the same.
+fn canonical(tuple: Tuple) -> Tuple {
     let end = |tuple: Tuple| (tuple.src, tuple.src_port);
     let reversed = tuple.reversed();
     if end(tuple) <= end(reversed) { tuple } else { reversed }
 }
 
-impl<'a> Book<'a> {
+impl<'a> FlowRecorder<'a> {
     fn new(compiled: &'a Compiled, start: u64) -> Self {
         Self {
             compiled,
@@ -87,45 +87,45 @@ impl<'a> Book<'a> {
         }
     }
 
-    fn record(&self, event: &Event) -> FlowRecord {
+    fn flow_record(&self, event: &Event) -> FlowRecord {
         let nanos = i128::from(self.start) + i128::from(event.time.since(START));
         let time = Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX);
         FlowRecord::new(event, time, self.compiled)
     }
 
-    fn note(&mut self, event: &Event) {
+    fn record_event(&mut self, event: &Event) {
         match event.kind {
             EventKind::Verdict { verdict, icmp_type, tcp_flags, .. } => {
-                if !self.is_stray(&event.tuple, verdict, tcp_flags) {
-                    self.note_verdict(event, icmp_type);
+                if !self.is_late_segment(&event.tuple, verdict, tcp_flags) {
+                    self.record_verdict(event, icmp_type);
                 }
             }
             EventKind::Drop { .. } => {
-                if !self.latest.contains_key(&either_way(event.tuple)) {
+                if !self.latest.contains_key(&canonical(event.tuple)) {
                     self.open(event, 0);
                 }
             }
-            EventKind::HttpRequest { .. } => self.note_request(event),
+            EventKind::HttpRequest { .. } => self.record_request(event),
             EventKind::HttpResponse { .. } | EventKind::End { .. } => {}
         }
     }
 
-    /// Whether a verdict is about a late segment of a connection that is known: the segment is
-    /// judged by itself because its flow is gone, but opens none.
-    fn is_stray(&self, tuple: &Tuple, verdict: Verdict, flags: u8) -> bool {
+    /// Whether a verdict is about a late segment of a known connection. Policy is evaluated for the
+    /// segment because its flow has expired, but it opens no flow.
+    fn is_late_segment(&self, tuple: &Tuple, verdict: Verdict, flags: u8) -> bool {
         let opens = flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
         tuple.protocol == proto::TCP
             && !opens
-            && self.latest.get(&either_way(*tuple)).is_some_and(|index| {
+            && self.latest.get(&canonical(*tuple)).is_some_and(|index| {
                 verdict == Verdict::Deny || self.flows[*index].1.egress.is_some()
             })
     }
 
-    fn note_verdict(&mut self, event: &Event, icmp_type: u8) {
+    fn record_verdict(&mut self, event: &Event, icmp_type: u8) {
         let known = self.by_key.get(&(event.tuple, icmp_type)).copied();
         let Some(index) = known else { return self.open(event, icmp_type) };
-        self.latest.insert(either_way(event.tuple), index);
-        // Its packets were dropped before policy was asked, up to now.
+        self.latest.insert(canonical(event.tuple), index);
+        // So far its packets were dropped before a policy lookup.
         if self.flows[index].1.egress.is_none() {
             let Flow { packets, bytes, dropped, time, .. } = self.flows[index].1.clone();
             self.flows[index].1 = Flow { packets, bytes, dropped, time, ..self.flow(event) };
@@ -135,12 +135,12 @@ impl<'a> Book<'a> {
     fn open(&mut self, event: &Event, icmp_type: u8) {
         let index = self.flows.len();
         self.by_key.insert((event.tuple, icmp_type), index);
-        self.latest.insert(either_way(event.tuple), index);
+        self.latest.insert(canonical(event.tuple), index);
         self.flows.push((event.tuple, self.flow(event)));
     }
 
     fn flow(&self, event: &Event) -> Flow {
-        let record = self.record(event);
+        let record = self.flow_record(event);
         let (egress, ingress, icmp_type) = match record.detail {
             Detail::PolicyVerdict { egress, ingress, icmp_type, .. } => {
                 (Some(egress), Some(ingress), icmp_type)
@@ -165,8 +165,8 @@ impl<'a> Book<'a> {
         }
     }
 
-    fn note_request(&mut self, event: &Event) {
-        let FlowRecord { verdict, drop_reason, detail, .. } = self.record(event);
+    fn record_request(&mut self, event: &Event) {
+        let FlowRecord { verdict, drop_reason, detail, .. } = self.flow_record(event);
         let Detail::HttpRequest { method, path, host, rule } = detail else { return };
         self.requests.count(verdict);
         let Some(index) = self.by_key.get(&(event.tuple, 0)) else { return };
@@ -180,17 +180,17 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// Counts a packet for its flow, and what was dropped in its round.
-    fn note_packet(&mut self, frame: &[u8], before: &Drops, after: &Drops) {
+    /// Adds a packet, and the drops of its round, to its flow.
+    fn record_packet(&mut self, frame: &[u8], before: &Drops, after: &Drops) {
         let Ok(view) = parse(frame, frame.len() as u32) else { return };
         let about = match view.l4_kind {
             L4::IcmpError { .. } => quoted(frame, &view),
             _ => None,
         };
-        let about = about.filter(|about| self.latest.contains_key(&either_way(*about)));
-        // An error goes against the direction of what it is about.
+        let about = about.filter(|about| self.latest.contains_key(&canonical(*about)));
+        // An ICMP error goes in the opposite direction of the packet that it quotes.
         let tuple = about.map_or(view.tuple, Tuple::reversed);
-        let Some(index) = self.latest.get(&either_way(tuple)) else { return };
+        let Some(index) = self.latest.get(&canonical(tuple)) else { return };
         let (opener, flow) = &mut self.flows[*index];
         let direction = usize::from(tuple != *opener);
         flow.packets[direction] += 1;
@@ -202,22 +202,24 @@ impl<'a> Book<'a> {
         }
     }
 
-    fn close(self, stats: &WorkerStats) -> (Vec<Flow>, Summary) {
+    fn finish(self, stats: &WorkerStats) -> (Vec<Flow>, Summary) {
         let flows: Vec<_> = self.flows.into_iter().map(|(_, flow)| flow).collect();
         let mut verdicts = Verdicts::default();
         flows.iter().for_each(|flow| verdicts.count(flow.verdict));
         let dropped = DropReason::ALL
             .iter()
-            .map(|reason| (reason.label().to_owned(), tally(&stats.dropped[*reason as usize])))
-            .filter(|(_, tally)| tally.packets > 0)
+            .map(|reason| {
+                (reason.label().to_owned(), packet_count(&stats.dropped[*reason as usize]))
+            })
+            .filter(|(_, count)| count.packets > 0)
             .collect();
         let summary = Summary {
             flows: verdicts,
             requests: self.requests,
             undelivered: self.undelivered,
-            received: tally(&stats.received),
-            forwarded: tally(&stats.forwarded),
-            originated: tally(&stats.originated),
+            received: packet_count(&stats.received),
+            forwarded: packet_count(&stats.forwarded),
+            originated: packet_count(&stats.originated),
             held: stats.held_frames.get(),
             dropped,
         };
@@ -225,6 +227,6 @@ impl<'a> Book<'a> {
     }
 }
 
-fn tally(counted: &stats::PacketCounter) -> Tally {
-    Tally { packets: counted.packets.get(), bytes: counted.bytes.get() }
+fn packet_count(counted: &stats::PacketCounter) -> PacketCount {
+    PacketCount { packets: counted.packets.get(), bytes: counted.bytes.get() }
 }

@@ -1,4 +1,4 @@
-//! Replays of captures made by hand, through the real policy compiler and the real worker.
+//! Replays of synthetic captures, through the real policy compiler and the real worker.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use support::*;
 
-/// What is printed for a capture at `path`, without the path.
+/// The output for a capture at `path`, without the path.
 fn printed(path: &Path, args: &Args) -> (String, Result<(), Error>) {
     let mut out = Vec::new();
     let result = run(args, &mut out);
@@ -53,12 +53,12 @@ fn the_command_line_is_consistent() {
 fn the_report_for_people() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    everything(Family::V4, Seat::At(NGINX)).pcap(&path, TsResolution::NanoSecond);
+    everything(Family::V4, Vantage::At(NGINX)).pcap(&path, TsResolution::NanoSecond);
     let (text, result) = printed(&path, &args(&path));
     result.unwrap();
     insta::assert_snapshot!("at_nginx", text);
 
-    everything(Family::V4, Seat::Everywhere).pcapng(&path);
+    everything(Family::V4, Vantage::Everywhere).pcapng(&path);
     insta::assert_snapshot!("everywhere", printed(&path, &args(&path)).0);
 }
 
@@ -66,7 +66,7 @@ fn the_report_for_people() {
 fn the_report_for_programs_reads_back_as_itself() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    everything(Family::V6, Seat::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
+    everything(Family::V6, Vantage::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
     let (text, _) = printed(&path, &Args { output: Output::Json, ..args(&path) });
     let read: Report = serde_json::from_str(&text).unwrap();
     assert_eq!(without_file(read), without_file(replay_file(&path).unwrap()));
@@ -76,7 +76,7 @@ fn the_report_for_programs_reads_back_as_itself() {
 #[test]
 fn both_formats_and_both_resolutions_replay_alike() {
     let dir = tempfile::tempdir().unwrap();
-    let recording = everything(Family::V4, Seat::At(ADMIN));
+    let recording = everything(Family::V4, Vantage::At(ADMIN));
     let [nano, micro, ng] = ["nano", "micro", "ng"].map(|name| dir.path().join(name));
     recording.pcap(&nano, TsResolution::NanoSecond);
     recording.pcap(&micro, TsResolution::MicroSecond);
@@ -89,28 +89,28 @@ fn both_formats_and_both_resolutions_replay_alike() {
 
 #[test]
 fn a_replay_is_deterministic() {
-    let recording = everything(Family::V4, Seat::Everywhere);
+    let recording = everything(Family::V4, Vantage::Everywhere);
     assert_eq!(without_file(recording.replay()), without_file(recording.replay()));
 }
 
 #[test]
 fn both_families_have_the_same_verdicts() {
     let [v4, v6] = [Family::V4, Family::V6]
-        .map(|family| verdicts(&everything(family, Seat::Everywhere).replay()));
+        .map(|family| verdicts(&everything(family, Vantage::Everywhere).replay()));
     let v6: Vec<_> = v6.iter().map(|line| line.replace("ICMPv6", "ICMPv4")).collect();
     assert_eq!(v4, v6);
 }
 
 #[test]
 fn a_packet_on_two_interfaces_counts_once() {
-    let everywhere = everything(Family::V4, Seat::Everywhere);
+    let everywhere = everything(Family::V4, Vantage::Everywhere);
     let mut at_senders = everywhere.clone();
     at_senders.packets.retain(|packet| packet.frame[6..12] == mac(packet.interface as u8));
     let [all, once] = [&everywhere, &at_senders].map(Recording::replay);
     assert!(all.capture.skipped.seen_before > 0);
     assert_eq!(without_capture(all.clone()), without_capture(once));
 
-    // Written to a file without interfaces, MAC addresses still tell the places apart.
+    // In a file without interfaces, MAC addresses still distinguish the vantage points.
     let mut merged = everywhere.clone();
     merged.packets.iter_mut().for_each(|packet| packet.interface = 0);
     assert_eq!(merged.replay().flows, all.flows);
@@ -118,7 +118,7 @@ fn a_packet_on_two_interfaces_counts_once() {
 
 #[test]
 fn what_podgate_sent_in_the_live_run_changes_no_verdict() {
-    let live = everything(Family::V4, Seat::At(ADMIN));
+    let live = everything(Family::V4, Vantage::At(ADMIN));
     let mut without = live.clone();
     without.packets.retain(|packet| !packet.frame.windows(15).any(|w| w == b"Access denied\r\n"));
     assert_eq!(without.packets.len() + 1, live.packets.len(), "one answer was made for admin");
@@ -127,8 +127,8 @@ fn what_podgate_sent_in_the_live_run_changes_no_verdict() {
     assert_eq!(live.summary.originated, without.summary.originated);
     assert_eq!(live.summary.forwarded, without.summary.forwarded);
 
-    // The reset that the server got in the client's name.
-    let at_server = everything(Family::V4, Seat::At(NGINX));
+    // The reset that podgate sent to the server as the client.
+    let at_server = everything(Family::V4, Vantage::At(NGINX));
     let mut without = at_server.clone();
     let is_reset = |frame: &[u8]| frame[14 + 9] == 6 && frame[14 + 20 + 13] == 0x04;
     without.packets.retain(|packet| !is_reset(&packet.frame));
@@ -137,17 +137,17 @@ fn what_podgate_sent_in_the_live_run_changes_no_verdict() {
 }
 
 #[test]
-fn an_answer_that_comes_after_its_flow_is_forgotten_opens_no_flow() {
-    let mut recording = Recording::new(Family::V4, Seat::At(ADMIN));
+fn an_answer_after_its_flow_has_expired_opens_no_flow() {
+    let mut recording = Recording::new(Family::V4, Vantage::At(ADMIN));
     Connection::new(&mut recording, [ADMIN, NGINX], [40_000, 80]).segment(
         CLIENT,
         "S",
         b"",
-        Live::Dropped,
+        LiveResult::Dropped,
     );
     recording.wait(Duration::from_secs(24 * 3600));
     let mut late = Connection::new(&mut recording, [ADMIN, NGINX], [40_000, 80]);
-    late.segment(SERVER, "PA", ANSWER.as_bytes(), Live::Made);
+    late.segment(SERVER, "PA", ANSWER.as_bytes(), LiveResult::Made);
     let report = recording.replay();
     assert_eq!(report.flows.len(), 1, "{:?}", verdicts(&report));
     assert_eq!(report.flows[0].packets, [1, 1]);
@@ -155,24 +155,29 @@ fn an_answer_that_comes_after_its_flow_is_forgotten_opens_no_flow() {
 }
 
 #[test]
-fn a_late_segment_that_policy_denies_by_itself_belongs_to_its_connection() {
-    let mut recording = Recording::new(Family::V4, Seat::At(STORE));
+fn a_late_segment_that_policy_denies_belongs_to_its_connection() {
+    let mut recording = Recording::new(Family::V4, Vantage::At(STORE));
     // Nobody but admin's app may open anything to the store, on another port.
     let ends = [STORE, STRANGER];
     Connection::new(&mut recording, ends, [40_000, 80]).open();
     recording.wait(Duration::from_secs(24 * 3600));
-    Connection::new(&mut recording, ends, [40_000, 80]).segment(SERVER, "A", b"", Live::Passed);
+    Connection::new(&mut recording, ends, [40_000, 80]).segment(
+        SERVER,
+        "A",
+        b"",
+        LiveResult::Passed,
+    );
     let report = recording.replay();
     assert_eq!(report.flows.len(), 1, "{:?}", verdicts(&report));
     assert_eq!(report.flows[0].packets, [2, 2]);
     assert_eq!(report.flows[0].verdict, Outcome::Forwarded);
-    // The opposite direction is allowed, so the sender is told by a reset.
+    // The opposite direction is allowed, so the sender is reset.
     assert_eq!(report.summary.dropped.keys().collect::<Vec<_>>(), ["tcp_no_flow"]);
 }
 
 #[test]
-fn partial_packets_are_left_out_and_said_to_be() {
-    let mut recording = everything(Family::V4, Seat::At(ADMIN));
+fn truncated_packets_are_skipped_and_reported() {
+    let mut recording = everything(Family::V4, Vantage::At(ADMIN));
     for packet in recording.packets.iter_mut().filter(|packet| packet.frame.len() > 80) {
         packet.frame.truncate(80);
     }
@@ -183,8 +188,8 @@ fn partial_packets_are_left_out_and_said_to_be() {
 }
 
 #[test]
-fn what_the_kernel_would_get_is_left_out() {
-    let mut recording = Recording::new(Family::V4, Seat::At(ADMIN));
+fn frames_for_the_kernel_are_skipped() {
+    let mut recording = Recording::new(Family::V4, Vantage::At(ADMIN));
     recording.raw(0, [&[0xff; 6][..], &mac(ADMIN), &[8, 6], &[0; 28]].concat());
     let report = recording.replay();
     assert_eq!(report.capture.skipped, Skipped { for_kernel: 1, ..Skipped::default() });
@@ -192,9 +197,9 @@ fn what_the_kernel_would_get_is_left_out() {
 }
 
 #[test]
-fn malformed_packets_are_counted_and_stop_nothing() {
-    let mut recording = Recording::new(Family::V4, Seat::At(ADMIN));
-    recording.udp([ADMIN, STORE], [1, 2], Live::Dropped, b"a datagram");
+fn malformed_packets_are_counted_and_the_replay_continues() {
+    let mut recording = Recording::new(Family::V4, Vantage::At(ADMIN));
+    recording.udp([ADMIN, STORE], [1, 2], LiveResult::Dropped, b"a datagram");
     let sound = recording.packets[0].frame.clone();
     let [mut length, mut version, stump] = [sound.clone(), sound.clone(), sound[..20].to_vec()];
     length[16..18].copy_from_slice(&[0xff, 0xff]);
@@ -213,17 +218,17 @@ fn malformed_packets_are_counted_and_stop_nothing() {
 }
 
 #[test]
-fn every_packet_ends_in_one_way() {
-    let summary = everything(Family::V4, Seat::Everywhere).replay().summary;
+fn every_packet_has_one_outcome() {
+    let summary = everything(Family::V4, Vantage::Everywhere).replay().summary;
     let dropped: u64 = summary.dropped.values().map(|tally| tally.packets).sum();
     assert_eq!(summary.received.packets, summary.forwarded.packets + dropped + summary.held);
 }
 
 #[test]
-fn a_file_that_breaks_off_is_replayed_up_to_there() {
+fn a_damaged_file_is_replayed_up_to_the_damage() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    let recording = everything(Family::V4, Seat::At(ADMIN));
+    let recording = everything(Family::V4, Vantage::At(ADMIN));
     recording.pcap(&path, TsResolution::NanoSecond);
     let file = fs::read(&path).unwrap();
     let last = recording.packets.last().unwrap().frame.len() + 16;
@@ -236,7 +241,7 @@ fn a_file_that_breaks_off_is_replayed_up_to_there() {
 }
 
 #[test]
-fn what_can_not_be_replayed_is_refused_by_name() {
+fn inputs_that_cannot_be_replayed_are_rejected_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
     let message = |path: &Path| replay_file(path).unwrap_err().to_string();
@@ -246,22 +251,22 @@ fn what_can_not_be_replayed_is_refused_by_name() {
     fs::write(&path, b"").unwrap();
     assert!(message(&path).contains("it is empty"));
 
-    everything(Family::V4, Seat::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
+    everything(Family::V4, Vantage::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
     let mut file = fs::read(&path).unwrap();
     file[23] = 113;
     fs::write(&path, &file).unwrap();
     assert!(message(&path).contains("LINUX_SLL"), "{}", message(&path));
 
-    everything(Family::V4, Seat::At(ADMIN)).pcapng(&path);
+    everything(Family::V4, Vantage::At(ADMIN)).pcapng(&path);
     let absent = Args { manifests: dir.path().join("none"), ..args(&path) };
     assert!(matches!(replay(&absent), Err(Error::NoManifests(_))));
 }
 
 #[test]
-fn a_capture_without_known_pods_says_so() {
+fn a_capture_without_known_pods_has_a_note() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    everything(Family::V4, Seat::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
+    everything(Family::V4, Vantage::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
     let empty = dir.path().join("manifests");
     fs::create_dir(&empty).unwrap();
     let report = replay(&Args { manifests: empty, ..args(&path) }).unwrap();
@@ -269,10 +274,10 @@ fn a_capture_without_known_pods_says_so() {
 }
 
 #[test]
-fn repetitions_do_the_same_again_and_are_measured() {
+fn repetitions_have_the_same_outcomes_and_are_measured() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    everything(Family::V4, Seat::Everywhere).pcapng(&path);
+    everything(Family::V4, Vantage::Everywhere).pcapng(&path);
     let report = replay(&Args { repeat: Some(3), ..args(&path) }).unwrap();
     let once = report.summary.received.packets;
     let performance = report.performance.unwrap();
@@ -284,10 +289,10 @@ fn repetitions_do_the_same_again_and_are_measured() {
 
 #[test]
 fn packets_of_many_frames_are_replayed() {
-    let mut recording = Recording::new(Family::V4, Seat::At(NGINX));
+    let mut recording = Recording::new(Family::V4, Vantage::At(NGINX));
     let large = vec![7; 65_507];
     for port in 0..100 {
-        recording.udp([NGINX, ADMIN], [port, 2], Live::Passed, &large);
+        recording.udp([NGINX, ADMIN], [port, 2], LiveResult::Passed, &large);
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcapng");
@@ -298,12 +303,12 @@ fn packets_of_many_frames_are_replayed() {
 }
 
 #[test]
-fn a_long_stream_is_taken_in_batches() {
+fn a_long_stream_is_processed_in_batches() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    let mut recording = Recording::new(Family::V4, Seat::At(NGINX));
+    let mut recording = Recording::new(Family::V4, Vantage::At(NGINX));
     for _ in 0..640 {
-        recording.udp([NGINX, ADMIN], [1, 2], Live::Passed, b"one of many");
+        recording.udp([NGINX, ADMIN], [1, 2], LiveResult::Passed, b"one of many");
     }
     recording.pcap(&path, TsResolution::NanoSecond);
     let report = replay(&Args { repeat: Some(2), ..args(&path) }).unwrap();
@@ -317,14 +322,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_damage_to_a_file_stops_the_replay(
+    fn any_damage_to_a_file_is_survived(
         ng in any::<bool>(),
         cut in 0.0..1.0,
         damage in proptest::collection::vec((0.0..1.0, any::<u8>()), 0..4),
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c");
-        let recording = everything(Family::V4, Seat::At(ADMIN));
+        let recording = everything(Family::V4, Vantage::At(ADMIN));
         if ng { recording.pcapng(&path) } else { recording.pcap(&path, TsResolution::NanoSecond) }
         let mut file = fs::read(&path).unwrap();
         file.truncate((file.len() as f64 * cut) as usize);
@@ -346,18 +351,18 @@ proptest! {
 }
 
 #[test]
-fn what_a_node_sends_to_its_own_pods_passes() {
+fn packets_of_a_node_to_its_own_pods_pass() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.pcap");
-    // Passed when it was recorded; these manifests deny it to an outsider.
-    let mut recording = Recording::new(Family::V4, Seat::At(NGINX));
-    recording.udp([OUTSIDE, NGINX], [5000, 53], Live::Passed, b"probe");
+    // It passed when it was captured; these manifests deny it from outside.
+    let mut recording = Recording::new(Family::V4, Vantage::At(NGINX));
+    recording.udp([OUTSIDE, NGINX], [5000, 53], LiveResult::Passed, b"probe");
     recording.pcap(&path, TsResolution::NanoSecond);
     let unknown = Args { node: Some("nowhere".to_owned()), ..args(&path) };
     assert!(matches!(replay(&unknown), Err(Error::Node(_))));
     let plain = replay_file(&path).unwrap();
 
-    // The same objects, and a node that has the address of some denied outsider.
+    // The same objects, and a node that has the address of a denied outside host.
     let manifests = dir.path().join("manifests");
     fs::create_dir(&manifests).unwrap();
     for entry in fs::read_dir(args(&path).manifests).unwrap() {

@@ -1,7 +1,6 @@
-//! Counting allocations.
+//! Counts allocations.
 //!
-//! A program that wants its allocations counted installs the counting allocator itself, since only
-//! a program can choose its allocator:
+//! A program whose allocations are to be counted installs the counting allocator:
 //!
 //! ```
 //! #[global_allocator]
@@ -9,7 +8,7 @@
 //! # assert!(podgate_yardstick::alloc::is_installed());
 //! ```
 //!
-//! It is the system's allocator and costs a few atomic additions per allocation.
+//! It is the system's allocator plus a few atomic additions per allocation.
 
 use std::alloc::System;
 use std::hint::black_box;
@@ -22,17 +21,17 @@ pub type Counting = &'static StatsAlloc<System>;
 /// The counting allocator.
 pub const COUNTING: Counting = &INSTRUMENTED_SYSTEM;
 
-/// What all threads of the program allocated.
+/// Allocations of all threads of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Count {
-    /// Calls that got memory, or other memory.
+    /// Number of allocations and reallocations.
     pub allocations: u64,
-    /// Bytes asked for, with what reallocations added.
+    /// Allocated bytes, including what reallocations added.
     pub bytes: u64,
 }
 
 impl Count {
-    /// What has been counted up to now.
+    /// The count so far.
     #[must_use]
     pub fn now() -> Self {
         let stats = INSTRUMENTED_SYSTEM.stats();
@@ -42,7 +41,7 @@ impl Count {
         }
     }
 
-    /// What was counted since `earlier`.
+    /// The difference to `earlier`.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Self {
         Self {
@@ -59,7 +58,7 @@ pub fn live_bytes() -> u64 {
     stats.bytes_allocated.saturating_sub(stats.bytes_deallocated) as u64
 }
 
-/// Whether this program allocates by [`COUNTING`].
+/// Whether [`COUNTING`] is this program's allocator.
 #[must_use]
 pub fn is_installed() -> bool {
     let before = Count::now();
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_without_the_counting_allocator_is_told_from_one_with_it() {
+    fn a_missing_counting_allocator_is_detected() {
         assert!(!is_installed(), "unit tests have the default allocator");
     }
 }

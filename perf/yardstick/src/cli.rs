@@ -22,11 +22,11 @@ Examples:
   scripts/bench --only pipeline,xsk.udp64.vs_nft.10k
   jq '.[] | {id, median, unit}' target/bench/results.json
 
-It needs root and takes both cores of the machine; what else runs there disturbs it. All traffic
-stays in network namespaces that it makes and removes.
+It needs root and uses both cores of the machine; other load distorts the results. All traffic
+stays in network namespaces, which it creates and removes.
 
 Exit codes:
-  0  it was measured
+  0  everything was measured
   1  something could not be measured, or with --check: a bar was missed
   2  the command line is wrong";
 
@@ -37,45 +37,44 @@ Examples:
   yardstick load --seconds 30 & sleep 5; perf record -g -C 1 -- sleep 5
   yardstick load --through nft --rules 1000";
 
-/// Measures how fast podgate is, on its own and beside its peers.
+/// Measures podgate's performance, by itself and compared with other forwarders.
 #[derive(Parser, Debug)]
 #[command(name = "yardstick", version, after_help = AFTER_HELP, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Args {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Measure for less long: all of it within three minutes.
+    /// Shorter measurements: everything within three minutes.
     #[arg(long)]
     quick: bool,
-    /// Measure these only. `xsk.udp64` stands for all ids that begin so.
+    /// Measure only these ids. `xsk.udp64` stands for all ids that begin with `xsk.udp64.`.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     only: Vec<String>,
-    /// List the ids and do nothing else.
+    /// List all ids and exit.
     #[arg(long)]
     list: bool,
     /// Folder for results.json and the plots.
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
-    /// Rounds of each comparison [default: 5, or 3 with --quick].
+    /// Rounds of each measurement [default: 5, or 3 with --quick].
     #[arg(long, value_name = "N", value_parser = rounds)]
     rounds: Option<usize>,
-    /// Fail when a bar is missed.
+    /// Exit with 1 if a bar is missed.
     #[arg(long)]
     check: bool,
 }
 
-/// Parts of the program on their own, for profilers.
+/// Parts of the program that run separately, for profilers.
 #[derive(Subcommand, Clone, Debug)]
 enum Part {
-    /// Send 64-byte UDP from pod to pod through podgate or a peer, and print what arrives.
+    /// Send 64-byte UDP from pod to pod through podgate or another forwarder, and print the rate.
     #[command(after_help = LOAD_HELP)]
     Load(LoadArgs),
-    /// Compile policy for a cluster, change it, decide by it, and show what each took.
+    /// Measure policy at a cluster's size: compilation, changes, decisions.
     Policy(scale::Args),
-    /// Forward between two pods on AF_XDP with no policy, until killed: what podgate is held
-    /// against.
+    /// Forward between two pods on AF_XDP without policy until killed: the baseline for podgate.
     Forward(ForwardArgs),
-    /// Rounds of a worker over established flows, and nothing else.
+    /// Run rounds of a worker over established flows, for callgrind.
     #[command(hide = true)]
     Rounds,
 }
@@ -118,7 +117,7 @@ fn list() -> anyhow::Result<ExitCode> {
 fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     for only in &args.only {
         if !suites::ids().any(|id| context::matches(only, id)) {
-            let message = format!("there is no {only} to measure; --list shows what there is");
+            let message = format!("there is no id {only}; --list shows all ids");
             Args::command().error(ErrorKind::InvalidValue, message).exit();
         }
     }
@@ -131,11 +130,11 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     let files = report::write(&report, &args.out)?;
     println!("\n{:.0} s; wrote {}", begin.elapsed().as_secs_f64(), files.join(", "));
     let missed = args.check && report.measurements.iter().any(|one| one.met() == Some(false));
-    let well = report.failed.is_empty() && !missed;
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let succeeded = report.failed.is_empty() && !missed;
+    Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the suites. One that fails is told, and the others go on.
+/// Runs the suites. A failure is recorded in the report, and the other suites still run.
 fn collect(context: &Context) -> Report {
     let (mut measurements, mut failed) = (Vec::new(), Vec::new());
     for suite in SUITES {
@@ -146,8 +145,8 @@ fn collect(context: &Context) -> Report {
         match (suite.run)(context) {
             Ok(done) => {
                 for one in done.into_iter().filter(|one| context.wants(&one.id)) {
-                    match one.fault() {
-                        Some(fault) => failed.push((one.id, fault)),
+                    match one.invalid() {
+                        Some(reason) => failed.push((one.id, reason)),
                         None => measurements.push(one),
                     }
                 }
@@ -165,12 +164,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_consistent() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn fewer_rounds_than_three_are_refused() {
+    fn fewer_rounds_than_three_are_rejected() {
         for (given, accepted) in [("2", false), ("3", true), ("x", false), ("1001", false)] {
             let args = Args::try_parse_from(["yardstick", "--rounds", given]);
             assert_eq!(args.is_ok(), accepted, "{given}");

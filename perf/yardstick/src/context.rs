@@ -1,23 +1,23 @@
-//! What a suite is told, and whom it tells how far it is.
+//! Options of a run, and its progress.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Rounds of every comparison unless told otherwise.
+/// Default number of rounds.
 const ROUNDS: usize = 5;
-/// The same, quickly.
+/// The same with `--quick`.
 const ROUNDS_QUICK: usize = 3;
 
-/// The least that has a median worth the name.
+/// Minimum number of rounds, for a meaningful median.
 pub(crate) const ROUNDS_MIN: usize = 3;
 
-/// How to measure.
+/// Options of a run, and its progress.
 pub struct Context {
-    /// Whether the whole run has to end within three minutes: measure for less long.
+    /// Whether measurements are short, so that a whole run takes three minutes at most.
     pub quick: bool,
-    /// Rounds: how many values each measurement has.
+    /// Number of rounds, and so of values of each measurement.
     pub rounds: usize,
     only: Vec<String>,
     progress: ProgressBar,
@@ -31,7 +31,7 @@ impl Context {
         Self { quick, rounds, only, progress, skipped: Mutex::default() }
     }
 
-    /// Shows progress on standard error, up to `measurements` of them; on a terminal only.
+    /// Shows progress over this number of measurements on standard error, on a terminal only.
     pub(crate) fn show_progress(&mut self, measurements: usize) {
         let style = ProgressStyle::with_template("{elapsed_precise} [{pos}/{len}] {wide_msg}");
         self.progress = ProgressBar::new(measurements as u64);
@@ -46,25 +46,25 @@ impl Context {
         self.only.is_empty() || self.only.iter().any(|only| matches(only, id))
     }
 
-    /// Tells whoever waits what is being done now.
-    pub fn doing(&self, what: impl Into<String>) {
+    /// Shows what is being done now.
+    pub fn status(&self, what: impl Into<String>) {
         self.progress.set_message(what.into());
         self.progress.tick();
     }
 
-    /// Notes that `id` can't be measured here, and why. It is told with the results.
+    /// Records that `id` can't be measured on this machine, and why, for the report.
     pub fn skip(&self, id: &str, why: impl Into<String>) {
         if self.wants(id) {
             self.lock().push((id.to_owned(), why.into()));
         }
     }
 
-    /// Measures `a` and `b` by turns, in each round once, so that whatever else the machine does
-    /// hits both. Who begins changes from round to round.
+    /// Measures `a` and `b` once in each round, so that other load on the machine affects both. The
+    /// order alternates from round to round.
     ///
     /// # Errors
     /// Those of `a` and `b`.
-    pub fn by_turns(
+    pub fn interleave(
         &self,
         id: &str,
         mut a: impl FnMut() -> Result<f64>,
@@ -72,7 +72,7 @@ impl Context {
     ) -> Result<[Vec<f64>; 2]> {
         let mut values = [Vec::new(), Vec::new()];
         for round in 0..self.rounds {
-            self.doing(format!("{id}: round {} of {}", round + 1, self.rounds));
+            self.status(format!("{id}: round {} of {}", round + 1, self.rounds));
             let [first, second] = if round % 2 == 0 { [0, 1] } else { [1, 0] };
             for which in [first, second] {
                 values[which].push(if which == 0 { a()? } else { b()? });
@@ -93,13 +93,13 @@ impl Context {
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was not measured, and why.
+    /// Skipped ids, and why.
     pub(crate) fn skipped(&self) -> Vec<(String, String)> {
         self.lock().clone()
     }
 }
 
-/// Whether `only` names `id`, or what its name begins with up to a dot.
+/// Whether `only` is `id`, or a prefix of `id` up to a dot.
 pub(crate) fn matches(only: &str, id: &str) -> bool {
     id.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_chosen_by_itself_or_by_its_first_parts() {
+    fn an_id_is_selected_by_itself_or_by_a_prefix_up_to_a_dot() {
         let some = Context::new(true, None, vec!["pipeline".into(), "xsk.udp64.vs_nft.10".into()]);
         for wanted in ["pipeline.new_flow.10k", "pipeline", "xsk.udp64.vs_nft.10"] {
             assert!(some.wants(wanted), "{wanted}");
@@ -123,20 +123,20 @@ mod tests {
     }
 
     #[test]
-    fn by_turns_who_begins_changes() {
+    fn interleaved_measurements_alternate_their_order() {
         let order = RefCell::new(Vec::new());
         let measure = |who: char, value: f64| {
             order.borrow_mut().push(who);
             Ok(value)
         };
         let context = Context::new(true, Some(3), Vec::new());
-        let values = context.by_turns("a", || measure('a', 1.0), || measure('b', 2.0)).unwrap();
+        let values = context.interleave("a", || measure('a', 1.0), || measure('b', 2.0)).unwrap();
         assert_eq!(values, [vec![1.0; 3], vec![2.0; 3]]);
         assert_eq!(String::from_iter(order.into_inner()), "abbaab");
     }
 
     #[test]
-    fn what_nobody_asked_for_is_not_told_as_skipped() {
+    fn an_unwanted_id_is_not_reported_as_skipped() {
         let context = Context::new(true, None, vec!["flow".into()]);
         context.skip("flow.bytes", "no memory");
         context.skip("tcp.rr.p50", "no sockperf");

@@ -1,5 +1,5 @@
-//! HTTP from pod to pod: what inspection costs beside a policy that ends at L4, and beside the
-//! kernel's bridge.
+//! HTTP from pod to pod: the cost of inspection, compared with an L4 policy and with the kernel's
+//! bridge.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -23,21 +23,21 @@ pub(crate) const BODY: &str = "l7.body";
 pub(crate) const IDS: &[&str] = &[P99, SHARE, BODY];
 
 const PORT: u16 = 80;
-/// Where uploads go.
+/// Port for uploads.
 const UPLOAD_PORT: u16 = 81;
-/// Connections that ask for one thing after the other, and how long.
+/// Connections with sequential requests, and the duration.
 const CONNECTIONS: &str = "-c32";
 const SECONDS: u32 = 3;
 const SECONDS_QUICK: u32 = 2;
-/// An upload, and one chunk of it, bytes.
+/// Size of an upload, and of one chunk of it, bytes.
 const UPLOAD: usize = 512 << 20;
 const UPLOAD_QUICK: usize = 128 << 20;
 const CHUNK: usize = 64 << 10;
-/// How much longer than it should a program may take, and a silent socket wait.
+/// Time that a program gets beyond its duration, and timeout of sockets.
 const MARGIN: Duration = Duration::from_secs(20);
 
-/// A server that is reached over one of the things that are compared.
-struct Course<'peer> {
+/// A client and a server with one of the compared forwarders between them.
+struct HttpTestbed<'peer> {
     name: &'static str,
     client: &'peer Netns,
     address: Ipv4Addr,
@@ -46,9 +46,9 @@ struct Course<'peer> {
     _folder: TempDir,
 }
 
-/// Measures what is asked for, all of it in the same rounds.
+/// Measures the wanted ids, all in the same rounds.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
-    context.doing("podgate and its pods");
+    context.status("podgate and its pods");
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("all.yaml"), MANIFEST)?;
     let lab = Lab::new(folder.path())?;
@@ -56,46 +56,47 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     let client = &lab.host("bench/client")?.netns;
     let to = |name, pod| {
         let pod = lab.host(pod)?;
-        Course::new(name, client, &pod.netns, pod.addresses.v4)
+        HttpTestbed::new(name, client, &pod.netns, pod.addresses.v4)
     };
     let [l7, l4] = [to("L7 policy", "bench/l7")?, to("L4 policy", "bench/l4")?];
     let kernel = Kernel::start("bridge", Filter::None)?;
     let pair = kernel.pair();
     let server = &pair.server;
-    let bridge = Course::new("kernel bridge", &pair.client.netns, &server.netns, server.address)?;
+    let bridge =
+        HttpTestbed::new("kernel bridge", &pair.client.netns, &server.netns, server.address)?;
 
-    let courses = [&l7, &l4, &bridge];
+    let testbeds = [&l7, &l4, &bridge];
     let requests = context.wants(P99) || context.wants(SHARE);
-    let mut asked: [Vec<Requests>; 3] = Default::default();
+    let mut requested: [Vec<Requests>; 3] = Default::default();
     let mut uploaded: [Vec<f64>; 3] = Default::default();
     for round in 0..context.rounds {
         let mut order = [0, 1, 2];
         order.rotate_left(round % 3);
         for index in order {
             ensure!(!interrupted(), "interrupted");
-            let course = courses[index];
-            let (name, of) = (course.name, context.rounds);
-            context.doing(format!("l7: round {} of {of}: {name}", round + 1));
+            let testbed = testbeds[index];
+            let (name, of) = (testbed.name, context.rounds);
+            context.status(format!("l7: round {} of {of}: {name}", round + 1));
             if requests {
-                asked[index].push(course.ask(context.quick)?);
+                requested[index].push(testbed.request(context.quick)?);
             }
             if context.wants(BODY) {
-                uploaded[index].push(course.upload(context.quick)?);
+                uploaded[index].push(testbed.upload(context.quick)?);
             }
         }
     }
     agent.stop()?;
-    Ok(measurements(context, &asked, uploaded))
+    Ok(measurements(context, &requested, uploaded))
 }
 
 fn measurements(
     context: &Context,
-    asked: &[Vec<Requests>; 3],
+    requested: &[Vec<Requests>; 3],
     uploaded: [Vec<f64>; 3],
 ) -> Vec<Measurement> {
     let mut all = Vec::new();
     let of = |index: usize, value: fn(&Requests) -> f64| -> Vec<f64> {
-        asked[index].iter().map(value).collect()
+        requested[index].iter().map(value).collect()
     };
     let bridge = |what: &str, values: &[f64], unit| {
         format!("{what} over the kernel's bridge: {:.0} {unit}", crate::measure::median(values))
@@ -104,9 +105,9 @@ fn measurements(
         let p99 = |requests: &Requests| requests.p99;
         all.push(
             Measurement::new(P99, "µs", of(0, p99))
-                .against("L4 policy", of(1, p99))
-                .ratio_held_to(Limit::AtMost(1.3))
-                .note("32 connections of wrk to nginx, kept alive; one thread each")
+                .compared_with("L4 policy", of(1, p99))
+                .ratio_bar(Limit::AtMost(1.3))
+                .note("32 keep-alive connections of wrk to nginx; one thread each")
                 .note(bridge("p99", &of(2, p99), "µs")),
         );
     }
@@ -114,7 +115,7 @@ fn measurements(
         let rate = |requests: &Requests| requests.rate;
         all.push(
             Measurement::new(SHARE, "requests/s", of(0, rate))
-                .against("L4 policy", of(1, rate))
+                .compared_with("L4 policy", of(1, rate))
                 .note(bridge("rate", &of(2, rate), "requests/s")),
         );
     }
@@ -122,16 +123,16 @@ fn measurements(
         let [l7, l4, by_bridge] = uploaded;
         all.push(
             Measurement::new(BODY, "MB/s", l7)
-                .against("L4 policy", l4)
-                .ratio_held_to(Limit::AtLeast(0.9))
-                .note("one upload in chunks of 64 KiB; pods have an MTU of 1,500 bytes")
+                .compared_with("L4 policy", l4)
+                .ratio_bar(Limit::AtLeast(0.9))
+                .note("one upload in chunks of 64 KiB; the pods' MTU is 1,500 bytes")
                 .note(bridge("rate", &by_bridge, "MB/s")),
         );
     }
     all
 }
 
-impl<'peer> Course<'peer> {
+impl<'peer> HttpTestbed<'peer> {
     fn new(
         name: &'static str,
         client: &'peer Netns,
@@ -154,8 +155,8 @@ impl<'peer> Course<'peer> {
         Ok(this)
     }
 
-    /// Asks for one thing after the other on many connections.
-    fn ask(&self, quick: bool) -> Result<Requests> {
+    /// Runs sequential requests on many connections.
+    fn request(&self, quick: bool) -> Result<Requests> {
         let seconds = if quick { SECONDS_QUICK } else { SECONDS };
         let bound = Duration::from_secs(seconds.into()) + MARGIN;
         let mut command = self.client.bounded("wrk", bound);
@@ -164,7 +165,7 @@ impl<'peer> Course<'peer> {
         Requests::parse(&run(&mut command)?).with_context(|| self.name)
     }
 
-    /// What one upload carries, in MB/s.
+    /// Throughput of one upload, MB/s.
     fn upload(&self, quick: bool) -> Result<f64> {
         self.upload_of(if quick { UPLOAD_QUICK } else { UPLOAD }).with_context(|| self.name)
     }
@@ -192,13 +193,13 @@ impl<'peer> Course<'peer> {
             client.read_exact(&mut answer)?;
             let took = begin.elapsed();
             server.join().map_err(|_| anyhow!("the receiving thread panicked"))??;
-            ensure!(answer.ends_with(b" 200"), "the upload is refused");
+            ensure!(answer.ends_with(b" 200"), "the upload is denied");
             Ok((chunks * CHUNK) as f64 / took.as_secs_f64() / 1e6)
         })
     }
 }
 
-/// Takes one connection, reads so many bytes from it, and answers.
+/// Accepts one connection, reads `expected` bytes from it, and answers.
 fn receive(listener: &TcpListener, expected: usize) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(MARGIN))?;
@@ -213,23 +214,23 @@ fn receive(listener: &TcpListener, expected: usize) -> Result<()> {
     Ok(())
 }
 
-/// A series of requests.
+/// Result of a run of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Requests {
-    /// In microseconds.
+    /// 99th percentile of the latency, microseconds.
     p99: f64,
-    /// Per second.
+    /// Requests per second.
     rate: f64,
 }
 
 impl Requests {
-    /// Reads what wrk prints.
+    /// Parses the output of wrk.
     fn parse(text: &str) -> Result<Self> {
         let after = |start: &str| {
             let line = text.lines().find_map(|line| line.trim().strip_prefix(start));
             line.map(str::trim).with_context(|| format!("wrk printed no {start:?}: {text}"))
         };
-        ensure!(!text.contains("Non-2xx"), "requests are refused: {text}");
+        ensure!(!text.contains("Non-2xx"), "requests are denied: {text}");
         let rate = after("Requests/sec:")?.parse()?;
         Ok(Self { p99: micros(after("99%")?).context("wrk printed no time")?, rate })
     }
@@ -319,7 +320,7 @@ Transfer/sec:     10.71MB
 ";
 
     #[test]
-    fn requests_are_read_from_what_wrk_prints() {
+    fn the_output_of_wrk_is_parsed() {
         assert_eq!(Requests::parse(PRINTED).unwrap(), Requests { p99: 3950.0, rate: 63460.12 });
         assert_eq!(
             (micros("512.00us"), micros("1.20s"), micros("1.2")),

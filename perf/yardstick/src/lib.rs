@@ -1,10 +1,11 @@
-//! How fast podgate is, on its own and beside its peers: what `scripts/bench` runs.
+//! Performance of podgate, by itself and compared with its peers (other forwarders): the program
+//! that `scripts/bench` runs.
 //!
-//! A suite measures, `report` writes what came of it. Each thing has an id, and with it a unit, the
-//! values of several rounds and, where it is compared with something, the values of that something
-//! from the same rounds. [`suites`] is the list of all there is.
+//! Suites measure, and `report` writes the results. Each measurement has an id, a unit, the values
+//! of several rounds and, if it is a comparison, the baseline's values from the same rounds.
+//! [`suites`] lists all suites.
 //!
-//! It is a crate of its own because its peers bring libraries that the product must not link.
+//! It is a separate crate because the peers need libraries that the product must not link.
 //! `unsafe` is in its traffic generators only.
 
 pub mod alloc;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 
 pub use context::Context;
 
-/// Runs the program; its arguments are those of the process.
+/// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
     cli::run()

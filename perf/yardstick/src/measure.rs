@@ -1,21 +1,21 @@
-//! What a suite hands in: values of several rounds, what they are held against, and the bar.
+//! Measurements: values of several rounds, a baseline to compare with, and a bar.
 
 use std::fmt;
 
-/// One thing that was measured.
+/// One measurement.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Measurement {
-    /// Its name, for example `tcp.bulk.vs_ovs`.
+    /// Its name, such as `tcp.bulk.vs_ovs`.
     pub id: String,
-    /// What the values are in, for example `Mpps`.
+    /// Unit of the values, such as `Mpps`.
     pub unit: &'static str,
     /// One value for each round.
     pub values: Vec<f64>,
-    /// What it is compared with.
+    /// The baseline that it is compared with.
     pub baseline: Option<Baseline>,
-    /// What it has to reach.
+    /// The bar that it has to meet.
     pub bar: Option<Bar>,
-    /// What a reader has to know to read the number right, a sentence each.
+    /// Remarks that a reader needs to understand the values.
     pub notes: Vec<String>,
     /// Named curves, for plots only.
     pub series: Vec<Series>,
@@ -24,99 +24,99 @@ pub struct Measurement {
 /// A named curve of points `(x, y)`.
 pub type Series = (String, Vec<(f64, f64)>);
 
-/// The same thing, measured of something else in the same rounds.
+/// The same quantity of another forwarder or setting, measured in the same rounds.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Baseline {
-    /// What it was measured of, for example `kernel bridge`.
+    /// Its name, such as `kernel bridge`.
     pub name: String,
     /// One value for each round, in the unit of the measurement.
     pub values: Vec<f64>,
 }
 
-/// What has to be reached.
+/// A limit that a statistic has to meet.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Bar {
-    /// What is held against the limit.
+    /// The statistic.
     pub of: Statistic,
     /// The limit.
     pub limit: Limit,
 }
 
-/// What of a measurement is held against a bar.
+/// The statistic of a measurement to which a bar applies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Statistic {
     /// The median of its values.
     Median,
-    /// Its ratio to the baseline.
+    /// The ratio to the baseline.
     Ratio,
 }
 
-/// Which side of a number is the good one.
+/// A lower or an upper limit.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Limit {
-    /// More is better.
+    /// Minimum.
     AtLeast(f64),
-    /// Less is better.
+    /// Maximum.
     AtMost(f64),
 }
 
 impl Measurement {
-    /// Of `values`, one for each round.
+    /// A measurement with `values`, one for each round.
     #[must_use]
     pub fn new(id: impl Into<String>, unit: &'static str, values: Vec<f64>) -> Self {
         let (baseline, bar, notes, series) = Default::default();
         Self { id: id.into(), unit, values, baseline, bar, notes, series }
     }
 
-    /// Compared with `values` of `name`, round by round.
+    /// Adds the baseline `name`, with one value for each round.
     #[must_use]
-    pub fn against(mut self, name: impl Into<String>, values: Vec<f64>) -> Self {
+    pub fn compared_with(mut self, name: impl Into<String>, values: Vec<f64>) -> Self {
         self.baseline = Some(Baseline { name: name.into(), values });
         self
     }
 
-    /// With a bar for its median.
+    /// Adds a bar for the median.
     #[must_use]
-    pub fn held_to(mut self, limit: Limit) -> Self {
+    pub fn bar(mut self, limit: Limit) -> Self {
         self.bar = Some(Bar { of: Statistic::Median, limit });
         self
     }
 
-    /// With a bar for its ratio.
+    /// Adds a bar for the ratio.
     #[must_use]
-    pub fn ratio_held_to(mut self, limit: Limit) -> Self {
+    pub fn ratio_bar(mut self, limit: Limit) -> Self {
         self.bar = Some(Bar { of: Statistic::Ratio, limit });
         self
     }
 
-    /// With something that a reader has to know.
+    /// Adds a remark.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
     }
 
-    /// With a curve for the plots.
+    /// Adds a curve for the plots.
     #[must_use]
     pub fn curve(mut self, name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
         self.series.push((name.into(), points));
         self
     }
 
-    /// Median of the values; not a number without any.
+    /// Median of the values; NaN if there are none.
     #[must_use]
     pub fn median(&self) -> f64 {
         median(&self.values)
     }
 
-    /// Least and greatest value.
+    /// Minimum and maximum of the values.
     #[must_use]
     pub fn spread(&self) -> [f64; 2] {
         spread(&self.values)
     }
 
-    /// What the values are to the baseline's: the median of the ratios of each round, in which both
-    /// had the same machine. `None` without a baseline.
+    /// Ratio to the baseline: the median of the ratios of the rounds, in which both had the same
+    /// conditions. `None` without a baseline.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
         let baseline = self.baseline.as_ref()?;
@@ -124,7 +124,7 @@ impl Measurement {
         Some(median(&pairs.map(|(value, against)| value / against).collect::<Vec<_>>()))
     }
 
-    /// Whether the bar is met; `None` without a bar. What is no number meets none.
+    /// Whether the bar is met; `None` without a bar. NaN meets no bar.
     #[must_use]
     pub fn met(&self) -> Option<bool> {
         let Bar { of, limit } = self.bar?;
@@ -135,17 +135,17 @@ impl Measurement {
         Some(value.is_some_and(|value| limit.holds(value)))
     }
 
-    /// Why this is no measurement, if it is none.
+    /// Why the measurement is invalid, if it is.
     #[must_use]
-    pub fn fault(&self) -> Option<String> {
+    pub fn invalid(&self) -> Option<String> {
         let baseline = self.baseline.as_ref();
         let numbers = self.values.iter().chain(baseline.into_iter().flat_map(|b| &b.values));
         if self.values.is_empty() {
             Some("has no values".into())
         } else if baseline.is_some_and(|baseline| baseline.values.len() != self.values.len()) {
-            Some("has a baseline of other rounds".into())
+            Some("has a baseline with another number of values".into())
         } else if numbers.chain(&self.ratio()).any(|value| !value.is_finite()) {
-            Some("has a value that is no number".into())
+            Some("has a value that is not finite".into())
         } else {
             None
         }
@@ -172,7 +172,7 @@ impl fmt::Display for Bar {
     }
 }
 
-/// The middle one of `values`, or the mean of the middle two; not a number if there are none.
+/// Median of `values`: the middle one, or the mean of the middle two; NaN if there are none.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -184,7 +184,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The least and the greatest of `values`; not numbers if there are none.
+/// Minimum and maximum of `values`; NaN if there are none.
 #[must_use]
 pub fn spread(values: &[f64]) -> [f64; 2] {
     [
@@ -198,11 +198,11 @@ mod tests {
     use super::*;
 
     fn compared(values: &[f64], baseline: &[f64]) -> Measurement {
-        Measurement::new("a", "Mpps", values.to_vec()).against("b", baseline.to_vec())
+        Measurement::new("a", "Mpps", values.to_vec()).compared_with("b", baseline.to_vec())
     }
 
     #[test]
-    fn a_median_is_the_middle_whatever_the_order() {
+    fn a_median_does_not_depend_on_the_order() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(&[7.0]), 7.0);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_of_the_same_round() {
+    fn a_ratio_compares_values_of_the_same_round() {
         // The machine was half as fast in the second round, for both.
         let both = compared(&[10.0, 5.0, 10.0], &[20.0, 10.0, 20.0]);
         assert_eq!(both.ratio(), Some(0.5));
@@ -223,34 +223,34 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_of_the_median_or_of_the_ratio() {
+    fn a_bar_applies_to_the_median_or_to_the_ratio() {
         let measured = compared(&[1.0, 2.0, 9.0], &[2.0, 4.0, 18.0]);
         assert_eq!(measured.met(), None);
         let met = |measured: Measurement| measured.met();
-        assert_eq!(met(measured.clone().held_to(Limit::AtLeast(2.0))), Some(true));
-        assert_eq!(met(measured.clone().held_to(Limit::AtMost(1.9))), Some(false));
-        assert_eq!(met(measured.clone().ratio_held_to(Limit::AtLeast(0.6))), Some(false));
-        assert_eq!(met(measured.clone().ratio_held_to(Limit::AtMost(0.5))), Some(true));
+        assert_eq!(met(measured.clone().bar(Limit::AtLeast(2.0))), Some(true));
+        assert_eq!(met(measured.clone().bar(Limit::AtMost(1.9))), Some(false));
+        assert_eq!(met(measured.clone().ratio_bar(Limit::AtLeast(0.6))), Some(false));
+        assert_eq!(met(measured.clone().ratio_bar(Limit::AtMost(0.5))), Some(true));
         let alone = Measurement { baseline: None, ..measured };
-        assert_eq!(met(alone.ratio_held_to(Limit::AtMost(9.0))), Some(false));
+        assert_eq!(met(alone.ratio_bar(Limit::AtMost(9.0))), Some(false));
         let nothing = Measurement::new("a", "s", Vec::new());
-        assert_eq!(met(nothing.held_to(Limit::AtMost(9.0))), Some(false));
+        assert_eq!(met(nothing.bar(Limit::AtMost(9.0))), Some(false));
     }
 
     #[test]
-    fn a_bar_reads_as_people_write_it() {
+    fn a_bar_is_displayed_with_its_sign_and_unit() {
         let shown = |measured: Measurement| measured.bar.unwrap().to_string();
         let measured = Measurement::new("a", "s", Vec::new());
-        assert_eq!(shown(measured.clone().held_to(Limit::AtLeast(20.0))), "≥ 20");
-        assert_eq!(shown(measured.ratio_held_to(Limit::AtMost(1.5))), "≤ 1.5×");
+        assert_eq!(shown(measured.clone().bar(Limit::AtLeast(20.0))), "≥ 20");
+        assert_eq!(shown(measured.ratio_bar(Limit::AtMost(1.5))), "≤ 1.5×");
     }
 
     #[test]
-    fn what_is_no_measurement_is_told() {
-        assert_eq!(compared(&[1.0], &[2.0]).fault(), None);
-        assert!(compared(&[], &[]).fault().is_some());
-        assert!(compared(&[1.0, 2.0], &[2.0]).fault().is_some());
-        assert!(compared(&[f64::NAN], &[2.0]).fault().is_some());
-        assert!(compared(&[1.0], &[0.0]).fault().is_some(), "a ratio to nothing");
+    fn invalid_measurements_are_detected() {
+        assert_eq!(compared(&[1.0], &[2.0]).invalid(), None);
+        assert!(compared(&[], &[]).invalid().is_some());
+        assert!(compared(&[1.0, 2.0], &[2.0]).invalid().is_some());
+        assert!(compared(&[f64::NAN], &[2.0]).invalid().is_some());
+        assert!(compared(&[1.0], &[0.0]).invalid().is_some(), "a ratio to nothing");
     }
 }

@@ -1,5 +1,5 @@
-//! The real agent on a node of many pods: what it costs when nothing happens, and how long one more
-//! pod takes.
+//! The real agent on a node with many pods: its CPU usage when idle, and the time to attach one
+//! more pod.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,26 +16,26 @@ use crate::measure::{Limit, Measurement};
 pub(crate) const IDLE: &str = "idle.cpu";
 pub(crate) const ATTACH: &str = "attach.250";
 
-/// Per cent of a core.
+/// Percent of a core.
 const BAR_IDLE: f64 = 1.0;
 const BAR_ATTACH_MS: f64 = 50.0;
 
-/// Pods that are attached while the agent idles.
+/// Number of attached pods while the agent is idle.
 const IDLE_PODS: usize = 100;
-/// Pods with the last one, whose attachment is timed.
+/// Number of pods, including the last one, whose attachment is timed.
 const PODS: usize = 250;
 
-/// For how long the agent is watched, for one value.
+/// Duration of one measurement of the idle agent.
 const WATCH: Duration = Duration::from_secs(5);
 const WATCH_QUICK: Duration = Duration::from_secs(2);
 
 /// Measures the agent.
 ///
 /// # Errors
-/// When the lab can't be built, or the agent refuses a pod.
+/// When the lab can't be built, or a pod can't be attached.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     let pods = if context.wants(ATTACH) { PODS } else { IDLE_PODS };
-    context.doing(format!("making {pods} pods"));
+    context.status(format!("making {pods} pods"));
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("pods.yaml"), manifest(pods))?;
     let lab = Lab::new(folder.path())?;
@@ -73,18 +73,18 @@ pub(crate) fn manifest(pods: usize) -> String {
 
 fn attach_all(context: &Context, lab: &Lab, pods: &[&Host]) -> Result<()> {
     for (done, pod) in pods.iter().enumerate() {
-        context.doing(format!("attaching pod {} of {}", done + 1, pods.len()));
+        context.status(format!("attaching pod {} of {}", done + 1, pods.len()));
         attach(lab, pod)?;
     }
     Ok(())
 }
 
-/// CPU time of the agent's threads while nothing happens, in per cent of a core.
+/// CPU time of the idle agent's threads, percent of a core.
 fn idle(context: &Context, agent: &Agent<'_>) -> Result<Measurement> {
     let watch = if context.quick { WATCH_QUICK } else { WATCH };
     let mut values = Vec::new();
     for round in 0..context.rounds {
-        context.doing(format!("{IDLE}: round {} of {}", round + 1, context.rounds));
+        context.status(format!("{IDLE}: round {} of {}", round + 1, context.rounds));
         let (before, begin) = (cpu_time(agent.pid())?, Instant::now());
         thread::sleep(watch);
         let (used, passed) = (cpu_time(agent.pid())? - before, begin.elapsed());
@@ -92,15 +92,15 @@ fn idle(context: &Context, agent: &Agent<'_>) -> Result<Measurement> {
     }
     let threads = tasks(agent.pid())?.len();
     Ok(Measurement::new(IDLE, "% of a core", values)
-        .held_to(Limit::AtMost(BAR_IDLE))
+        .bar(Limit::AtMost(BAR_IDLE))
         .note(format!("{IDLE_PODS} pods attached, one worker, all {threads} threads of the agent")))
 }
 
-/// Time that the threads of a process have had on a processor.
+/// CPU time of all threads of a process.
 fn cpu_time(pid: u32) -> Result<Duration> {
     let mut total = Duration::ZERO;
     for task in tasks(pid)? {
-        // The first number: nanoseconds on a processor (Documentation/scheduler/sched-stats.rst).
+        // The first field is nanoseconds on a CPU (Documentation/scheduler/sched-stats.rst).
         let path = task.join("schedstat");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let nanos = text.split_whitespace().next().and_then(|number| number.parse().ok());
@@ -109,37 +109,37 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(total)
 }
 
-/// The folders of the process's threads.
+/// Folders of the process's threads in `/proc`.
 fn tasks(pid: u32) -> Result<Vec<std::path::PathBuf>> {
     let folder = format!("/proc/{pid}/task");
     let entries = fs::read_dir(&folder).with_context(|| folder.clone())?;
     Ok(entries.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?)
 }
 
-/// Attaches the last pod, takes it away, and attaches it again.
+/// Attaches and detaches the last pod in each round.
 fn attach_last(context: &Context, lab: &Lab, pod: &Host) -> Result<Measurement> {
     let (mut values, mut starts) = (Vec::new(), Vec::new());
     for round in 0..context.rounds {
-        context.doing(format!("{ATTACH}: round {} of {}", round + 1, context.rounds));
+        context.status(format!("{ATTACH}: round {} of {}", round + 1, context.rounds));
         values.push(attach(lab, pod)?.as_secs_f64() * 1e3);
         starts.push(client(lab, &["version"])?.as_secs_f64() * 1e3);
         client(lab, &["endpoint", "remove", "--link", &pod.link])?;
     }
     let start = Measurement::new("", "ms", starts).median();
-    Ok(Measurement::new(ATTACH, "ms", values).held_to(Limit::AtMost(BAR_ATTACH_MS)).note(format!(
-        "the whole of `podgate endpoint add`, of which starting the program takes {start:.1} ms"
+    Ok(Measurement::new(ATTACH, "ms", values).bar(Limit::AtMost(BAR_ATTACH_MS)).note(format!(
+        "duration of `podgate endpoint add`, of which starting the program takes {start:.1} ms"
     )))
 }
 
-/// Attaches a pod. Returns how long the client command ran.
+/// Attaches a pod. Returns the duration of the client command.
 fn attach(lab: &Lab, pod: &Host) -> Result<Duration> {
     let netns = pod.netns.path().display().to_string();
     let (link, name) = (&pod.link, &pod.name);
     client(lab, &["endpoint", "add", "--link", link, "--pod", name, "--netns", &netns])
 }
 
-/// Runs a client command; not by way of the lab, which puts two more programs around it. Returns
-/// how long it ran.
+/// Runs a client command and returns its duration. The lab's method would start two more programs
+/// around it.
 fn client(lab: &Lab, args: &[&str]) -> Result<Duration> {
     let mut command = Command::new(program()?);
     command.args(args).env("PODGATE_SOCKET", lab.state_dir().join("podgate.sock"));
@@ -157,13 +157,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_works_has_cpu_time() {
+    fn a_busy_process_uses_cpu_time() {
         let before = cpu_time(std::process::id()).unwrap();
         while cpu_time(std::process::id()).unwrap() == before {}
     }
 
     #[test]
-    fn pods_have_names_and_addresses_of_their_own() {
+    fn pods_have_distinct_names_and_addresses() {
         let text = manifest(250);
         assert_eq!(text.matches("kind: Pod").count(), 250);
         assert!(text.contains("name: pod-249") && text.contains("ip: 10.64.1.249"));

@@ -5,14 +5,13 @@ mod chart;
 use crate::measure::{Measurement, median, spread};
 use chart::{Chart, Curve, Point, Scale};
 
-/// Rules that podgate and the kernel are compared at, and the last part of the ids.
+/// Numbers of rules with which podgate and the kernel are compared, and the last part of the ids.
 const RULE_COUNTS: [(u32, &str); 3] = [(10, "10"), (1000, "1k"), (10_000, "10k")];
 
-/// Percentiles that are named on the axis.
+/// Percentiles that are labelled on the axis.
 const PERCENTILES: [f64; 6] = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99];
 
-/// Throughput against rule count, of podgate and of the kernel, if at least two counts were
-/// measured.
+/// Throughput of podgate and of the kernel by number of rules, if at least two were measured.
 pub(crate) fn rules(measurements: &[Measurement]) -> Option<String> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let (mut ticks, mut unit, mut name) = (Vec::new(), "", String::new());
@@ -45,7 +44,7 @@ pub(crate) fn rules(measurements: &[Measurement]) -> Option<String> {
     Some(chart.svg())
 }
 
-/// Latency by percentile: of each curve that a measurement of request and response came with.
+/// Latency by percentile, from the curves of the request-response measurements.
 pub(crate) fn latency(measurements: &[Measurement]) -> Option<String> {
     let measured: Vec<_> =
         measurements.iter().filter(|measured| measured.id.starts_with("tcp.rr.")).collect();
@@ -74,7 +73,7 @@ pub(crate) fn latency(measurements: &[Measurement]) -> Option<String> {
     Some(chart.svg())
 }
 
-/// Where a percentile is on an axis that gives each further nine the same room.
+/// Position of a percentile on an axis with equal space for each further nine.
 fn nines(percent: f64) -> f64 {
     -(1.0 - percent / 100.0).log10()
 }
@@ -85,11 +84,11 @@ mod tests {
 
     fn against_nft(suffix: &str, ours: f64, theirs: f64) -> Measurement {
         Measurement::new(format!("xsk.udp64.vs_nft.{suffix}"), "Mpps", vec![ours; 3])
-            .against("bridge + nftables", vec![theirs; 3])
+            .compared_with("bridge + nftables", vec![theirs; 3])
     }
 
     #[test]
-    fn throughput_is_drawn_where_there_are_two_rule_counts_at_least() {
+    fn throughput_is_drawn_if_at_least_two_rule_counts_were_measured() {
         assert_eq!(rules(&[]), None);
         assert_eq!(rules(&[against_nft("10", 0.5, 0.4)]), None);
         let svg = rules(&[against_nft("10", 0.5, 0.4), against_nft("10k", 0.5, 0.02)]).unwrap();
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn each_further_nine_has_the_same_room() {
+    fn each_further_nine_has_the_same_space() {
         let place = |percent| (nines(percent) * 1e6).round() / 1e6;
         assert_eq!([0.0, 90.0, 99.0, 99.9].map(place), [0.0, 1.0, 2.0, 3.0]);
     }
@@ -116,7 +115,7 @@ mod tests {
             assert!(svg.contains(part), "{part}\n{svg}");
         }
         assert!(!svg.contains(">99.9<"), "beyond what was measured");
-        // The greatest of all is no percentile that has a place.
+        // The maximum has no position on the axis.
         let maximum = measured.curve("podgate", vec![(100.0, 9.0)]);
         assert_eq!(latency(&[maximum]).unwrap().matches("NaN").count(), 0);
     }

@@ -1,4 +1,4 @@
-//! The pods around a rig: their links and MACs, the routes to them, and what they send.
+//! The pods of a rig: their links, MAC addresses, routes and frames.
 
 use etherparse::PacketBuilder;
 use podgate_tables::address::{Address, Mac};
@@ -14,19 +14,19 @@ const HOST_MAC: Mac = [2, 0, 0, 0, 0xff, 0];
 const LINK_MAC: Mac = [2, 0, 0, 0, 0xfe, 0];
 const MTU: u32 = 1500;
 
-/// The link of the pod number `index`.
+/// The link of pod number `index`.
 #[must_use]
 pub(crate) fn link_of(index: usize) -> LinkId {
     LinkId(index as u16 + 1)
 }
 
-/// The MAC at the far end of `link`.
+/// MAC address of the pod, or the node, at `link`.
 fn mac_of(link: LinkId) -> Mac {
     let [high, low] = link.0.to_be_bytes();
     if link == HOST { HOST_MAC } else { [2, 0, 0, 0, high, low] }
 }
 
-/// Routes to pods with these addresses, in the order of their numbers, and to the kernel.
+/// Routes to pods with these addresses, in the order of their numbers, and to the node.
 ///
 /// # Errors
 /// When two pods have one address.
@@ -41,9 +41,10 @@ pub(crate) fn routes(
     RouteTable::new(endpoints, Some(next_hop(HOST)))
 }
 
-/// Writes the IPv4 frame with this tuple that whoever is behind `from` sends: a TCP segment with
-/// `flags`, of which SYN and ACK count, or a UDP datagram. It has `len` bytes, or as many as its
-/// headers need.
+/// Writes an IPv4 frame with this tuple, as the pod (or the node) at `from` sends it: a TCP segment
+/// with the SYN and ACK of `flags`, or a UDP datagram. It has `len` bytes, or as many as its
+/// headers need. Unlike the builders of `tests/support`, it reuses `frame` and sets the frame's
+/// length.
 pub(crate) fn write_frame(frame: &mut Vec<u8>, from: LinkId, tuple: &Tuple, flags: u8, len: usize) {
     const PAYLOAD: [u8; MTU as usize] = [0x5a; MTU as usize];
     let [src, dst] = [tuple.src, tuple.dst].map(|end| {
@@ -68,7 +69,7 @@ pub(crate) fn write_frame(frame: &mut Vec<u8>, from: LinkId, tuple: &Tuple, flag
         let payload = payload(builder.size(0));
         builder.write(frame, payload)
     };
-    written.expect("memory takes every packet, and none is longer than the MTU");
+    written.expect("writing to memory succeeds, and no packet is longer than the MTU");
 }
 
 #[cfg(test)]
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_as_long_as_wanted_and_says_what_was_wanted() {
+    fn a_frame_has_the_given_length_and_tuple() {
         let [src, dst] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(Address::v4);
         for protocol in [proto::TCP, proto::UDP] {
             let tuple = Tuple { src, dst, src_port: 40_000, dst_port: 80, protocol };

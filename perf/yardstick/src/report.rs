@@ -1,4 +1,4 @@
-//! What a run leaves behind: `results.json`, and plots beside it.
+//! The output files of a run: `results.json` and the plots.
 
 use std::fs;
 use std::path::Path;
@@ -9,14 +9,14 @@ use serde::Serialize;
 use crate::measure::Measurement;
 use crate::plot;
 
-/// Everything that a run came to.
+/// The results of a run.
 pub(crate) struct Report {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) measurements: Vec<Measurement>,
-    /// What can't be measured on this machine, and why.
+    /// Ids that can't be measured on this machine, and why.
     pub(crate) skipped: Vec<(String, String)>,
-    /// What should have been measured and was not, and why.
+    /// Ids whose measurement failed, and why.
     pub(crate) failed: Vec<(String, String)>,
 }
 
@@ -28,7 +28,7 @@ struct Row<'m> {
     min: f64,
     max: f64,
     unit: &'static str,
-    /// What the ratio is to.
+    /// Name of the baseline.
     baseline: Option<&'m str>,
     ratio: Option<f64>,
 }
@@ -53,18 +53,18 @@ fn json(measurements: &[Measurement]) -> Result<String> {
     Ok(serde_json::to_string_pretty(&rows)? + "\n")
 }
 
-/// Writes `results.json` and the plots that there are measurements for into `folder`, in place of
-/// those of an earlier run. Returns the paths.
+/// Writes `results.json` and the plots that have measurements into `folder`, and removes those of
+/// an earlier run. Returns the paths.
 ///
 /// # Errors
-/// When the file system refuses.
+/// When a file can't be written.
 pub(crate) fn write(report: &Report, folder: &Path) -> Result<Vec<String>> {
-    fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
     let mut written = Vec::new();
     let mut put = |name: &str, text: Option<String>| {
         let path = folder.join(name);
         let Some(text) = text else {
-            // A plot of an earlier run would be taken for one of this.
+            // A plot of an earlier run must not remain.
             let _ = fs::remove_file(path);
             return Ok(());
         };
@@ -89,7 +89,7 @@ mod tests {
         let measurements = [
             Measurement::new("flow.bytes", "B", vec![120.0, 118.0, 121.0]).note("not in the JSON"),
             Measurement::new("tcp.bulk.vs_ovs", "Gb/s", vec![8.0, 6.0])
-                .against("OVS", vec![2.0, 2.0]),
+                .compared_with("OVS", vec![2.0, 2.0]),
         ];
         let rows: Value = serde_json::from_str(&json(&measurements).unwrap()).unwrap();
         assert_eq!(
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_replaces_what_an_earlier_one_left() {
+    fn a_run_replaces_the_files_of_an_earlier_one() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("latency.svg"), "old").unwrap();
         let measurements = vec![Measurement::new("flow.bytes", "B", vec![1.0])];

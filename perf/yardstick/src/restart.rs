@@ -1,5 +1,5 @@
-//! A clean restart of the real agent on a node of many pods: for how long two of them don't hear of
-//! each other.
+//! A clean restart of the real agent on a node with many pods: the length of the outage between two
+//! of them.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -23,7 +23,7 @@ const PODS_250_WORKERS_2: &str = "restart.250.workers.2";
 /// The ids of this suite.
 pub(crate) const IDS: &[&str] = &[PODS_110, PODS_110_WORKERS_2, PODS_250, PODS_250_WORKERS_2];
 
-/// Id, pods, workers, and the longest outage that is good enough, milliseconds.
+/// Id, number of pods, number of workers, and the maximum outage, milliseconds.
 const CASES: [(&str, usize, u16, f64); 4] = [
     (PODS_110, 110, 1, 1000.0),
     (PODS_110_WORKERS_2, 110, 2, 1000.0),
@@ -34,19 +34,19 @@ const CASES: [(&str, usize, u16, f64); 4] = [
 const PORT: u16 = 7;
 /// Pause between two datagrams.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Answers that are waited for before a restart and after it.
+/// Number of answers before a restart, and after it.
 const ANSWERS: usize = 50;
-/// How long they are waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for these answers.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Measures what is asked for.
+/// Measures the wanted ids.
 ///
 /// # Errors
-/// When the lab can't be built, or the agent doesn't come back.
+/// When the lab can't be built, or the agent doesn't restart.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     let mut results = Vec::new();
     for (id, pods, workers, bar) in CASES.into_iter().filter(|(id, ..)| context.wants(id)) {
-        context.doing(format!("{id}: making {pods} pods"));
+        context.status(format!("{id}: making {pods} pods"));
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join("pods.yaml"), node::manifest(pods))?;
         let lab = Lab::new(folder.path())?;
@@ -57,7 +57,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         let echo = Echo::new(hosts[0], hosts[1])?;
         let mut values = Vec::new();
         for round in 0..context.rounds {
-            context.doing(format!("{id}: round {} of {}", round + 1, context.rounds));
+            context.status(format!("{id}: round {} of {}", round + 1, context.rounds));
             let (restarted, outage) = echo.longest_gap(|| {
                 agent.stop()?;
                 Agent::start_bare(&lab, workers, &options)
@@ -66,14 +66,14 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
             values.push(outage.as_secs_f64() * 1e3);
         }
         agent.stop()?;
-        let note = "the longest gap of a UDP echo with a datagram each millisecond, over SIGTERM and a new \
-                    start; the program's own start is part of it";
-        results.push(Measurement::new(id, "ms", values).held_to(Limit::AtMost(bar)).note(note));
+        let note = "the longest gap of a UDP echo with one datagram per millisecond over SIGTERM and a new \
+                    start, including the start of the program";
+        results.push(Measurement::new(id, "ms", values).bar(Limit::AtMost(bar)).note(note));
     }
     Ok(results)
 }
 
-/// Two pods, of which one sends back what the other sends.
+/// A UDP echo between two pods.
 struct Echo {
     client: UdpSocket,
     server: UdpSocket,
@@ -92,33 +92,33 @@ impl Echo {
         Ok(Self { client: socket(client, 0)?.0, server, server_address })
     }
 
-    /// The longest time between two answers while `work` is done.
+    /// The longest time between two answers during `work`.
     fn longest_gap<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
         let (done, answers) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-        let goes_on = || !done.load(Ordering::Relaxed);
+        let running = || !done.load(Ordering::Relaxed);
         let count = || answers.lock().unwrap_or_else(PoisonError::into_inner).len();
         let more = || {
             let before = count();
             let enough = || Ok((count() >= before + ANSWERS).then_some(()));
-            wait_for("answers of the echo", PATIENCE, enough)
+            wait_for("answers of the echo", ANSWERS_TIMEOUT, enough)
         };
         let outcome = thread::scope(|scope| {
             let mut buffer = [0; 64];
             scope.spawn(move || {
-                while goes_on() {
-                    // Nobody asks while the agent is away.
+                while running() {
+                    // Receiving times out while the agent is stopped.
                     let Ok((len, from)) = self.server.recv_from(&mut buffer) else { continue };
                     let _ = self.server.send_to(&buffer[..len], from);
                 }
             });
             scope.spawn(|| {
-                while goes_on() {
+                while running() {
                     let _ = self.client.send_to(b"podgate?", self.server_address);
                     thread::sleep(PAUSE);
                 }
             });
             scope.spawn(|| {
-                while goes_on() {
+                while running() {
                     if self.client.recv(&mut [0; 64]).is_ok() {
                         answers.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
                     }
@@ -130,6 +130,6 @@ impl Echo {
         })?;
         let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
         let gaps = answers.windows(2).map(|pair| pair[1] - pair[0]);
-        Ok((outcome, gaps.max().context("the echo had no two answers")?))
+        Ok((outcome, gaps.max().context("fewer than two answers of the echo")?))
     }
 }

@@ -1,4 +1,4 @@
-//! All there is to measure.
+//! The list of suites.
 
 use anyhow::Result;
 
@@ -11,11 +11,11 @@ use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::node::{self, ATTACH, IDLE};
 use crate::{fairness, l7, restart, tcp, udp64};
 
-/// Measurements that are made together.
+/// A group of measurements that run together.
 pub struct Suite {
-    /// What it measures. [`Context::wants`] says which of them are asked for.
+    /// Ids of its measurements. [`Context::wants`] selects among them.
     pub ids: &'static [&'static str],
-    /// Measures what is asked for.
+    /// Measures the wanted ids.
     pub run: fn(&Context) -> Result<Vec<Measurement>>,
 }
 
@@ -34,7 +34,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: l7::IDS, run: l7::measure },
 ];
 
-/// Every id there is.
+/// All ids.
 pub(crate) fn ids() -> impl Iterator<Item = &'static str> {
     SUITES.iter().flat_map(|suite| suite.ids).copied()
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_stands_for_one_thing() {
+    fn ids_are_unique() {
         let mut seen = HashSet::new();
         for id in ids() {
             assert!(seen.insert(id), "{id} twice");

@@ -1,4 +1,4 @@
-//! The report for people.
+//! The report as a table.
 
 use std::io::{self, Write};
 
@@ -10,13 +10,14 @@ use crate::report::Report;
 /// Prints `report` to `out`.
 ///
 /// # Errors
-/// When `out` takes no more.
+/// When writing to `out` fails.
 pub(crate) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if cfg!(debug_assertions) {
         writeln!(out, "A debug build: the figures below say nothing about podgate.")?;
     }
-    let quick = if report.quick { " Quick: each is short, so they are rough." } else { "" };
-    writeln!(out, "Medians of {} rounds; what is compared took turns.{quick}\n", report.rounds)?;
+    let quick =
+        if report.quick { " Quick: short measurements, so the figures are rough." } else { "" };
+    writeln!(out, "Medians of {} rounds; comparisons are interleaved.{quick}\n", report.rounds)?;
     let mut rows = TabWriter::new(Vec::new()).padding(2);
     writeln!(rows, "ID\tMEDIAN\tMIN–MAX\tUNIT\tAGAINST\tMEDIAN\tRATIO\tBAR")?;
     report.measurements.iter().try_for_each(|measured| row(measured, &mut rows))?;
@@ -52,7 +53,7 @@ fn row(measured: &Measurement, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{id}\t{median}\t{min}–{max}\t{unit}\t{against}\t{its_median}\t{ratio}\t{bar}")
 }
 
-/// Three digits, or all of those before the point.
+/// Three significant digits, or all digits before the decimal point.
 fn number(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => 0,
@@ -70,18 +71,18 @@ mod tests {
     use crate::measure::Limit;
 
     #[test]
-    fn numbers_have_three_digits() {
+    fn numbers_have_three_significant_digits() {
         let shown = [0.0, 0.0123, 1.234, 12.34, 123.4, 1_234_567.0].map(number);
         assert_eq!(shown, ["0", "0.012", "1.23", "12.3", "123", "1234567"]);
     }
 
     #[test]
-    fn a_reader_sees_the_spread_the_comparison_and_the_bar() {
+    fn a_row_has_the_spread_the_comparison_and_the_bar() {
         let measurements = vec![
             Measurement::new("tcp.bulk.vs_ovs", "Gb/s", vec![8.0, 7.5, 9.0])
-                .against("OVS", vec![2.0, 2.5, 2.0])
-                .ratio_held_to(Limit::AtLeast(3.0)),
-            Measurement::new("idle.cpu", "%", vec![2.0]).held_to(Limit::AtMost(1.0)).note("warm"),
+                .compared_with("OVS", vec![2.0, 2.5, 2.0])
+                .ratio_bar(Limit::AtLeast(3.0)),
+            Measurement::new("idle.cpu", "%", vec![2.0]).bar(Limit::AtMost(1.0)).note("warm"),
         ];
         let skipped = vec![("a".to_owned(), "valgrind is missing".to_owned())];
         let failed = vec![("b".to_owned(), "no root".to_owned())];

@@ -1,4 +1,4 @@
-//! TCP from pod to pod: what one bulk stream carries, and how long a request takes.
+//! TCP from pod to pod: throughput of one bulk stream, and latency of requests.
 
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::time::Duration;
@@ -21,23 +21,23 @@ pub(crate) const P99: &str = "tcp.rr.p99";
 /// The ids of this suite.
 pub(crate) const IDS: &[&str] = &[VS_BRIDGE, VS_OVS, P50, P99];
 
-/// Rules in front of the one that lets the traffic pass.
+/// Number of rules before the one that matches.
 const RULES: u32 = 10;
-/// Length of a bulk stream, in whole seconds: iperf3 wants it so.
+/// Duration of a bulk stream in seconds; iperf3 accepts whole seconds only.
 const BULK_SECONDS: u32 = 3;
 const BULK_SECONDS_QUICK: u32 = 2;
-/// Length of a series of requests.
+/// Duration of a series of requests, seconds.
 const ECHO_SECONDS: u32 = 3;
 const ECHO_SECONDS_QUICK: u32 = 2;
-/// Bytes of a request, and of its response.
+/// Size of a request and of its response, bytes.
 const ECHO_BYTES: &str = "64";
-/// How much longer than it should a program may take.
+/// Time that a program gets beyond its duration.
 const MARGIN: Duration = Duration::from_secs(20);
-/// How long a connection that must not be is waited for.
-const SILENCE: Duration = Duration::from_millis(500);
+/// Timeout of a connection attempt that must fail.
+const DENIED_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Two pods with servers in one of them, and whoever is between them.
-pub(crate) struct Course<'peer> {
+/// A client pod, a pod with servers, and the forwarder between them.
+pub(crate) struct TcpTestbed<'peer> {
     name: &'static str,
     client: &'peer Netns,
     address: Ipv4Addr,
@@ -46,23 +46,24 @@ pub(crate) struct Course<'peer> {
     _folder: TempDir,
 }
 
-/// Measures what is asked for, all of it in the same rounds.
+/// Measures the wanted ids, all in the same rounds.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     let bulk = context.wants(VS_BRIDGE) || context.wants(VS_OVS);
     let echo = context.wants(P50) || context.wants(P99);
 
-    context.doing("podgate and its pods");
+    context.status("podgate and its pods");
     let lab = podgate::lab(&[RULES])?;
     let agent = podgate::start(&lab)?;
     let (client, server) = (lab.host(podgate::CLIENT)?, lab.host(&podgate::server(RULES))?);
     let address = server.addresses.v4;
-    let ours = Course::new("podgate", &client.netns, (&server.netns, address), None)?;
+    let ours = TcpTestbed::new("podgate", &client.netns, (&server.netns, address), None)?;
     ours.check()?;
-    context.doing("kernel bridge");
+    context.status("kernel bridge");
     let kernel = Kernel::start("bridge", Filter::None)?;
-    let bridge = Course::between("kernel bridge", kernel.pair(), None)?;
+    let bridge = TcpTestbed::between("kernel bridge", kernel.pair(), None)?;
     let ovs = context.wants(VS_OVS).then(|| Ovs::start("ovs", RULES)).transpose()?;
-    let ovs = ovs.as_ref().map(|ovs| Course::between("OVS afxdp", ovs.pair(), Some(ovs.daemon())));
+    let ovs =
+        ovs.as_ref().map(|ovs| TcpTestbed::between("OVS afxdp", ovs.pair(), Some(ovs.daemon())));
     let ovs = ovs.transpose()?;
     if let Some(ovs) = &ovs {
         ovs.check()?;
@@ -78,19 +79,19 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
             order.reverse();
             indices.reverse();
         }
-        for (index, course) in indices.into_iter().zip(order) {
-            let Some(course) = course else { continue };
+        for (index, testbed) in indices.into_iter().zip(order) {
+            let Some(testbed) = testbed else { continue };
             ensure!(!interrupted(), "interrupted");
-            let name = course.name;
-            context.doing(format!("tcp: round {} of {}: {name}", round + 1, context.rounds));
-            course.signal(Signal::SIGCONT)?;
+            let name = testbed.name;
+            context.status(format!("tcp: round {} of {}: {name}", round + 1, context.rounds));
+            testbed.signal(Signal::SIGCONT)?;
             if bulk {
-                rates[index].push(course.bulk(context.quick)?);
+                rates[index].push(testbed.bulk(context.quick)?);
             }
             if let Some(latencies) = latencies.get_mut(index).filter(|_| echo) {
-                latencies.push(course.echo(context.quick)?);
+                latencies.push(testbed.echo(context.quick)?);
             }
-            course.signal(Signal::SIGSTOP)?;
+            testbed.signal(Signal::SIGSTOP)?;
         }
     }
     agent.stop()?;
@@ -104,17 +105,17 @@ fn measurements(
 ) -> Vec<Measurement> {
     let mut all = Vec::new();
     let [ours, bridge, ovs] = rates;
-    let large = "podgate's pods have an MTU of 65,000 bytes, the others of 1,500; all but those of OVS keep \
-                 their checksum offload";
+    let large = "the MTU of podgate's pods is 65,000 bytes, that of the others 1,500; all but the pods of \
+                 OVS keep their checksum offload";
     if context.wants(VS_BRIDGE) {
         let measured = Measurement::new(VS_BRIDGE, "Gb/s", ours.clone());
-        let measured = measured.against("kernel bridge, TSO on", bridge.clone());
-        all.push(measured.ratio_held_to(Limit::AtLeast(0.95)).note(large));
+        let measured = measured.compared_with("kernel bridge, TSO on", bridge.clone());
+        all.push(measured.ratio_bar(Limit::AtLeast(0.95)).note(large));
     }
     if context.wants(VS_OVS) {
         let measured = Measurement::new(VS_OVS, "Gb/s", ours.clone());
-        let measured = measured.against("OVS afxdp", ovs.clone());
-        all.push(measured.ratio_held_to(Limit::AtLeast(3.0)).note(large));
+        let measured = measured.compared_with("OVS afxdp", ovs.clone());
+        all.push(measured.ratio_bar(Limit::AtLeast(3.0)).note(large));
     }
     let [ours, bridge] = latencies;
     for (id, percent, limit) in [(P50, 50.0, 1.3), (P99, 99.0, 1.5)] {
@@ -122,10 +123,11 @@ fn measurements(
             continue;
         }
         let at = |all: &[Percentiles]| all.iter().map(|one| one.at(percent)).collect();
-        let measured = Measurement::new(id, "µs", at(ours)).against("kernel bridge", at(bridge));
+        let measured =
+            Measurement::new(id, "µs", at(ours)).compared_with("kernel bridge", at(bridge));
         let mut measured = measured
-            .ratio_held_to(Limit::AtMost(limit))
-            .note("64 bytes there and back, one at a time; podgate polls adaptively");
+            .ratio_bar(Limit::AtMost(limit))
+            .note("64 bytes each way, one request at a time; podgate polls adaptively");
         if all.iter().all(|one: &Measurement| one.series.is_empty()) {
             for (name, all) in [("podgate", ours), ("kernel bridge", bridge)] {
                 measured = measured.curve(name, Percentiles::medians(all));
@@ -136,8 +138,8 @@ fn measurements(
     all
 }
 
-impl<'peer> Course<'peer> {
-    /// Between the pods of a peer.
+impl<'peer> TcpTestbed<'peer> {
+    /// A testbed of a peer's pods.
     pub(crate) fn between(
         name: &'static str,
         pair: &'peer Pair,
@@ -173,21 +175,21 @@ impl<'peer> Course<'peer> {
         Ok(Self { name, client, address, spinning, _servers: servers, _folder: folder })
     }
 
-    /// Sees that a port that no rule names can't be reached, and one that is allowed can.
+    /// Checks that an allowed port is reachable, and a denied one is not.
     fn check(&self) -> Result<()> {
-        let connects = |port, patience| {
+        let connects = |port, timeout| {
             let to = (IpAddr::from(self.address), port).into();
-            self.client.inside(|| Ok(TcpStream::connect_timeout(&to, patience)))
+            self.client.inside(|| Ok(TcpStream::connect_timeout(&to, timeout)))
         };
         connects(BULK_PORT, MARGIN)?
-            .with_context(|| format!("{}: an allowed port can't be reached", self.name))?;
-        match connects(DENIED_PORT, SILENCE)? {
+            .with_context(|| format!("{}: an allowed port is unreachable", self.name))?;
+        match connects(DENIED_PORT, DENIED_TIMEOUT)? {
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(()),
             other => bail!("{}: a denied port answers: {other:?}", self.name),
         }
     }
 
-    /// What one stream carries, in Gb/s.
+    /// Throughput of one stream, Gb/s.
     pub(crate) fn bulk(&self, quick: bool) -> Result<f64> {
         let seconds = if quick { BULK_SECONDS_QUICK } else { BULK_SECONDS };
         let mut command =
@@ -196,12 +198,12 @@ impl<'peer> Course<'peer> {
         command.args(["--time", &seconds.to_string(), "--json"]);
         let answer: Value = serde_json::from_str(&run(&mut command)?)?;
         let received = &answer["end"]["sum_received"]["bits_per_second"];
-        let rate = received.as_f64().context("iperf3 says no rate")? / 1e9;
+        let rate = received.as_f64().context("iperf3 printed no rate")? / 1e9;
         ensure!(rate > 0.0, "{}: nothing arrives", self.name);
         Ok(rate)
     }
 
-    /// How long requests take.
+    /// Latency of requests.
     fn echo(&self, quick: bool) -> Result<Percentiles> {
         let seconds = if quick { ECHO_SECONDS_QUICK } else { ECHO_SECONDS };
         let mut command =
@@ -217,12 +219,12 @@ impl<'peer> Course<'peer> {
     }
 }
 
-/// Percentiles of a series of requests, in microseconds, by percent.
+/// Latency percentiles of a series of requests: percent and microseconds.
 #[derive(Clone, Debug, PartialEq)]
 struct Percentiles(Vec<(f64, f64)>);
 
 impl Percentiles {
-    /// Reads them out of what sockperf prints: lines as
+    /// Parses the output of sockperf, lines such as
     /// `sockperf: ---> percentile 99.000 =   61.027`.
     fn parse(text: &str) -> Result<Self> {
         let line = |line: &str| {
@@ -236,13 +238,13 @@ impl Percentiles {
         Ok(Self(all))
     }
 
-    /// Not a number where sockperf printed none.
+    /// The latency at a percentile; NaN if sockperf printed none.
     fn at(&self, wanted: f64) -> f64 {
         let found = self.0.iter().find(|(percent, _)| *percent == wanted);
         found.map_or(f64::NAN, |(_, value)| *value)
     }
 
-    /// The median of each percentile over several series.
+    /// Medians of each percentile over several series.
     fn medians(all: &[Self]) -> Vec<(f64, f64)> {
         let percents = all.first().map_or(&[][..], |first| &first.0);
         let median = |percent| {
@@ -266,7 +268,7 @@ sockperf: ---> <MIN> observation =   30.001
 ";
 
     #[test]
-    fn percentiles_are_read_from_what_sockperf_prints() {
+    fn the_output_of_sockperf_is_parsed() {
         let read = Percentiles::parse(PRINTED).unwrap();
         assert_eq!(read, Percentiles(vec![(50.0, 39.5), (99.0, 61.027)]));
         assert_eq!((read.at(99.0), read.at(75.0).is_nan()), (61.027, true));

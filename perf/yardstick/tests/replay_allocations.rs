@@ -1,18 +1,19 @@
-//! What `podgate replay` allocates for each packet. One test in a program of its own, because
-//! allocations of all threads are counted.
+//! Allocations of `podgate replay` per packet. One test in a separate program, because allocations
+//! of all threads are counted.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::path::{Path, PathBuf};
 
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use podgate_replay::{Args, Output, replay};
+use podgate_tables::ids::LinkId;
+use podgate_test_support::{TcpPacket, tcp, udp};
 use podgate_yardstick::alloc::{COUNTING, Count, Counting};
 
 #[global_allocator]
 static ALLOCATOR: Counting = COUNTING;
 
-/// Repetitions that are compared with none.
+/// Number of repetitions.
 const REPETITIONS: u32 = 200;
 
 const REQUEST: &[u8] = b"GET /docs HTTP/1.1\r\nHost: nginx.backend\r\n\r\n";
@@ -23,6 +24,10 @@ const ADMIN: u8 = 10;
 const NGINX: u8 = 30;
 const STRANGER: u8 = 50;
 
+const fn address(pod: u8) -> [u8; 4] {
+    [10, 77, 0, pod]
+}
+
 /// Frames of a capture as pods sent them, and the HTTP requests in them.
 #[derive(Default)]
 struct Frames {
@@ -31,27 +36,20 @@ struct Frames {
 }
 
 impl Frames {
-    fn ip(from: u8, to: u8) -> PacketBuilderStep<IpHeaders> {
-        PacketBuilder::ethernet2([2, 0, 0, 0, 0x77, from], [2, 0, 0, 0, 0, 1]).ipv4(
-            [10, 77, 0, from],
-            [10, 77, 0, to],
-            64,
-        )
-    }
-
     fn udp(&mut self, from: u8, to: u8, payload: &[u8]) {
-        let mut frame = Vec::new();
-        Self::ip(from, to).udp(5000, 5000).write(&mut frame, payload).unwrap();
-        self.frames.push(frame);
+        let (link, src, dst) = (LinkId(from.into()), address(from), address(to));
+        self.frames.push(udp(link, src, dst, [5000, 5000], payload));
     }
 
-    fn tcp(&mut self, segment: PacketBuilderStep<TcpHeader>, payload: &[u8]) {
-        let mut frame = Vec::new();
-        segment.write(&mut frame, payload).unwrap();
-        self.frames.push(frame);
+    /// Adds a TCP segment between admin, port 40000, and nginx, port 80.
+    fn segment(&mut self, from: u8, flags: &str, seq: u32, ack: Option<u32>, payload: &[u8]) {
+        let (to, ports) = if from == ADMIN { (NGINX, [40_000, 80]) } else { (ADMIN, [80, 40_000]) };
+        let (src, dst) = (address(from), address(to));
+        let packet = TcpPacket { src, dst, ports, seq, ack, flags, payload };
+        self.frames.push(tcp(LinkId(from.into()), &packet));
     }
 
-    /// Datagrams both ways of a flow that policy allows, and of one that it denies.
+    /// Datagrams in both directions of an allowed flow, and of a denied one.
     fn datagrams(rounds: usize) -> Self {
         let mut frames = Self::default();
         for _ in 0..rounds {
@@ -64,20 +62,20 @@ impl Frames {
 
     /// One connection whose requests are inspected and allowed.
     fn requests(rounds: u32) -> Self {
-        let request = |seq| Self::ip(ADMIN, NGINX).tcp(40_000, 80, seq, 64_240);
-        let response = |seq, ack| Self::ip(NGINX, ADMIN).tcp(80, 40_000, seq, 64_240).ack(ack);
         let mut frames = Self { requests: rounds.into(), ..Self::default() };
-        let (mut client, mut server) = (1001, 9001);
-        frames.tcp(request(client - 1).syn(), b"");
-        frames.tcp(response(server - 1, client).syn(), b"");
-        frames.tcp(request(client).ack(server), b"");
+        let (mut client, mut server) = (1000, 9000);
+        frames.segment(ADMIN, "S", client, None, b"");
+        client += 1;
+        frames.segment(NGINX, "S", server, Some(client), b"");
+        server += 1;
+        frames.segment(ADMIN, "", client, Some(server), b"");
         for _ in 0..rounds {
-            frames.tcp(request(client).ack(server), REQUEST);
+            frames.segment(ADMIN, "P", client, Some(server), REQUEST);
             client += REQUEST.len() as u32;
-            frames.tcp(response(server, client), RESPONSE);
+            frames.segment(NGINX, "P", server, Some(client), RESPONSE);
             server += RESPONSE.len() as u32;
         }
-        frames.tcp(request(client).ack(server), b"");
+        frames.segment(ADMIN, "", client, Some(server), b"");
         frames
     }
 
@@ -98,8 +96,8 @@ impl Frames {
         std::fs::write(path, file).unwrap();
     }
 
-    /// Allocations that each repetition makes beyond one replay for verdicts only, without the
-    /// few that do not depend on the number of repetitions.
+    /// Allocations of each repetition: the difference to a replay for verdicts only, divided by the
+    /// number of repetitions. Rounding removes the few that don't depend on that number.
     fn allocations_per_repetition(&self) -> u64 {
         let dir = tempfile::tempdir().unwrap();
         let capture = dir.path().join("frames.pcap");
@@ -129,7 +127,7 @@ impl Frames {
 #[test]
 fn a_packet_allocates_nothing() {
     assert_eq!(Frames::datagrams(20).allocations_per_repetition(), 0);
-    // An inspected connection takes memory for its state, and none for each request.
+    // An inspected connection allocates its state, and nothing for each request.
     let [short, long] =
         [10, 100].map(|rounds| Frames::requests(rounds).allocations_per_repetition());
     assert_eq!(short, long);

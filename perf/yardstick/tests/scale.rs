@@ -1,4 +1,4 @@
-//! `yardstick policy` on a small cluster: that it measures what it says, not how fast that is.
+//! `yardstick policy` on a small cluster: completeness of its results, not their values.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -22,7 +22,7 @@ fn args(more: &[&str]) -> Args {
     Cli::parse_from(line).args
 }
 
-/// Memory is counted for the whole program, so one at a time.
+/// Serialises the tests, because memory is counted for the whole program.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn measured(more: &[&str]) -> Report {
@@ -30,7 +30,7 @@ fn measured(more: &[&str]) -> Report {
     measure(&args(more)).unwrap()
 }
 
-/// What is printed, and what comes of it.
+/// The output and the result of a run.
 fn printed(more: &[&str]) -> (String, Result<(), Error>) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut out = Vec::new();
@@ -44,7 +44,7 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
-fn every_bar_is_held_against_its_own_statistic_and_nothing_is_left_out() {
+fn every_measurement_is_there_with_its_bar() {
     let report = measured(&[]);
     let whats: Vec<_> = report.measurements.iter().map(|m| m.what.as_str()).collect();
     insta::assert_debug_snapshot!(whats);
@@ -69,7 +69,7 @@ fn every_bar_is_held_against_its_own_statistic_and_nothing_is_left_out() {
 }
 
 #[test]
-fn unique_labels_make_an_identity_of_every_pod() {
+fn with_unique_labels_every_pod_has_an_identity() {
     let shared = measured(&[]).cluster;
     let unique = measured(&["--labels", "unique"]).cluster;
     assert_eq!((shared.labels, unique.labels), (Labels::Shared, Labels::Unique));
@@ -93,7 +93,7 @@ fn the_same_seed_makes_the_same_cluster() {
 }
 
 #[test]
-fn both_outputs_hold_the_whole_report() {
+fn both_outputs_have_the_whole_report() {
     let (json, result) = printed(&["-o", "json"]);
     result.unwrap();
     let report: Report = serde_json::from_str(&json).unwrap();
@@ -101,7 +101,7 @@ fn both_outputs_hold_the_whole_report() {
     for measurement in &report.measurements {
         assert!(table.lines().any(|line| line.starts_with(&measurement.what)), "{table}");
     }
-    // Bars may be met or missed here; a miss is told after the report.
+    // Bars may be met or missed here; a miss is reported after the report is printed.
     assert!(matches!(result, Ok(()) | Err(Error::Missed(_))), "{result:?}");
     assert_eq!(result.is_err(), table.contains("MISSED"), "{table}");
 }

@@ -1,5 +1,5 @@
-//! What decisions allocate. One test in a program of its own, because allocations of all threads
-//! are counted.
+//! Allocations of decisions. One test in a separate program, because allocations of all threads are
+//! counted.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -17,7 +17,7 @@ struct Cli {
 }
 
 #[test]
-fn decisions_allocate_nothing_and_go_both_ways() {
+fn decisions_allocate_nothing_and_have_both_outcomes() {
     for labels in ["shared", "unique"] {
         let args = Cli::parse_from(["policy", "--quick", "--pods", "600", "--labels", labels]).args;
         for decisions in measure(&args).unwrap().decisions {

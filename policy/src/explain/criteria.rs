@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_tables::l7::{L7Request, NamePattern};
+use podgate_tables::l7::{L7Request, L7Rules, NamePattern};
 use serde::{Deserialize, Serialize};
 
 use super::words::why_not;
@@ -282,18 +282,25 @@ impl Case<'_> {
         format!(", which is {} at {who}", numbers.join(" and "))
     }
 
-    /// A request is denied if each matching element has L7 rules and none allows it.
+    /// A request is denied if each matching element has L7 rules and none allows it, and if any of
+    /// them has rules for another L7 protocol: the flow's inspector would not understand it, so an
+    /// element without rules does not help ([`L7Policy::decide`](podgate_tables::l7::L7Policy)).
     fn match_request(&self, matching: &[&RulePorts]) -> Option<Failure> {
         let request = self.request?;
-        let mut reasons = Vec::new();
-        for element in matching {
-            let rules = element.l7.as_ref()?;
-            if rules.allows(request) {
-                return None;
-            }
-            reasons.extend(why_not(request, rules));
+        let failure = |rules: &mut dyn Iterator<Item = &L7Rules>| {
+            let reasons = rules.flat_map(|rules| why_not(request, rules)).collect();
+            Some(Failure::new(Criterion::Request, reasons))
+        };
+        let rules = || matching.iter().filter_map(|element| element.l7.as_deref());
+        let mut foreign = rules().filter(|rules| rules.protocol() != request.protocol()).peekable();
+        if foreign.peek().is_some() {
+            return failure(&mut foreign);
         }
-        Some(Failure::new(Criterion::Request, reasons))
+        let is_plain = |element: &&RulePorts| element.l7.is_none();
+        if matching.iter().any(is_plain) || rules().any(|rules| rules.allows(request)) {
+            return None;
+        }
+        failure(&mut rules())
     }
 }
 

@@ -523,6 +523,34 @@ fn misses_say_what_is_wanted_and_what_is_there() {
 }
 
 #[test]
+fn a_request_of_another_protocol_than_the_rules_fails_even_beside_a_port_without_rules() {
+    let policy = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "queue"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "cron"}},
+                 "ingress": [{"toPorts": [{"ports": [{"port": "0", "protocol": "TCP"}]},
+                                          {"ports": [{"port": "81", "protocol": "TCP"}],
+                                           "rules": {"kafka": [{"topic": "jobs"}]}}]}]}});
+    let mut store = shop();
+    store.apply(&policy, None).unwrap();
+    let failures = |port: &str| {
+        let query = Query {
+            from: "web-0".parse().unwrap(),
+            to: "cron-0".parse().unwrap(),
+            port: port.parse().unwrap(),
+            request: Some(RequestSpec::Http("GET /".parse().unwrap())),
+            misses_max: 5,
+        };
+        let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
+        let failed = explanation.ingress.misses.into_iter().flat_map(|miss| miss.failed);
+        let failed: Vec<_> = failed.map(|failure| (failure.criterion, failure.reasons)).collect();
+        (explanation.ingress.request_allowed, failed)
+    };
+    let reasons = vec!["its L7 rules are for Kafka".to_owned()];
+    assert_eq!(failures("81"), (Some(false), vec![(Criterion::Request, reasons)]));
+    assert_eq!(failures("82"), (None, vec![]));
+}
+
+#[test]
 fn a_query_about_nobody_is_answered_with_who_may_be_meant() {
     let fails = |from, port| ask(from, "db-0", port, None).unwrap_err().to_string();
     assert_eq!(fails("shop/crn-0", "80"), "there is no pod shop/crn-0; is shop/cron-0 meant?");

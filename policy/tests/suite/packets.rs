@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use podgate_dataplane::mem::Umem;
+use podgate_dataplane::packet::HostFrame;
 use podgate_dataplane::packet::icmp::{self, Role};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::RingSizes;
@@ -155,11 +156,14 @@ impl Bench {
         while self.shared.events[0].pop().is_some() {}
     }
 
-    /// Sends an IP packet from what is behind `link` and returns what left where.
+    /// Sends an IP packet from the pod of `link`, or from the node on the host link. Returns the
+    /// packets that were forwarded, with their links.
     fn send(&mut self, link: LinkId, ip: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
         let ethertype = if ip[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
         let NextHop { mac, link_mac, .. } = next_hop(link);
-        let frame = [&link_mac[..], &mac[..], &ethertype, ip].concat();
+        // Without this mark, the node's address is `world`.
+        let source = if link == HOST { HostFrame::Local.mac() } else { mac };
+        let frame = [&link_mac[..], &source[..], &ethertype, ip].concat();
         assert!(self.kernel[link.index()].inject(0, &frame));
         while self.worker.round(self.now) > 0 {}
         let mut left = Vec::new();

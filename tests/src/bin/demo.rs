@@ -1,5 +1,5 @@
-//! `scripts/demo`: pods on this machine, let through, dropped silently and answered 403 by
-//! podgate. Prints what was expected beside what was seen, and ends with 1 when they differ.
+//! `scripts/demo`: runs the scenario on this machine and prints each row's expected outcome beside
+//! what was seen. Exits with 1 when they differ.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use podgate_tests::lab::{Agent, Lab, Outcome, interrupted, wait_for};
-use podgate_tests::scenario::{Ask, Expected, MANIFESTS, ROWS, Row};
+use podgate_tests::scenario::{Expected, MANIFESTS, Probe, ROWS, Row};
 
-/// Shows podgate at work between pods in network namespaces.
+/// Runs podgate between pods in network namespaces and shows what passes.
 #[derive(Parser)]
 struct Options {
     /// Worker threads of the dataplane.
@@ -21,11 +21,14 @@ struct Options {
 fn main() -> ExitCode {
     match demo(&Options::parse()) {
         Ok(0) => {
-            println!("\nAll as expected. Everything is taken down again.");
+            println!("\nAll as expected. The lab is removed.");
             ExitCode::SUCCESS
         }
         Ok(differing) => {
-            eprintln!("demo: {differing} of {} differ from what was expected", 2 * ROWS.len());
+            eprintln!(
+                "demo: {differing} of {} outcomes differ from what was expected",
+                2 * ROWS.len()
+            );
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -35,13 +38,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns how many observations differ from what was expected.
+/// Returns the number of outcomes that differ from what was expected.
 fn demo(options: &Options) -> Result<usize> {
     println!("Building a node with pods from {MANIFESTS} …");
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, options.workers)?;
-    println!("podgate runs with {} workers. What the pods ask, and get:\n", options.workers);
-    println!("  {:<15} {:<14} {:<23} {:<11} {:<16} IPv6", "FROM", "TO", "ASKS", "EXPECTED", "IPv4");
+    println!(
+        "podgate runs with {} workers. What the pods send, and what comes back:\n",
+        options.workers
+    );
+    println!(
+        "  {:<15} {:<14} {:<23} {:<11} {:<16} IPv6",
+        "FROM", "TO", "SENDS", "EXPECTED", "IPv4"
+    );
     let mut differing = 0;
     for row in ROWS {
         ensure!(!interrupted(), "interrupted");
@@ -51,14 +60,14 @@ fn demo(options: &Options) -> Result<usize> {
     Ok(differing)
 }
 
-/// Plays and prints one row, and below it, where podgate stood in the way, what it says about that.
+/// Runs and prints one row, and below it, if podgate denied it, the line of `podgate flows`.
 fn show(lab: &Lab, row: &Row) -> Result<usize> {
-    let seen = row.play_both(lab)?;
+    let seen = row.run_both(lab)?;
     let differing = seen.iter().filter(|seen| !row.is_met_by(seen)).count();
     let [v4, v6] = seen.map(|seen| cell(&seen));
-    let (ask, expected) = (row.ask.to_string(), row.expected.to_string());
+    let (probe, expected) = (row.probe.to_string(), row.expected.to_string());
     let mark = if differing > 0 { "  <-- DIFFERS" } else { "" };
-    println!("  {:<15} {:<14} {ask:<23} {expected:<11} {v4:<16} {v6}{mark}", row.from, row.to);
+    println!("  {:<15} {:<14} {probe:<23} {expected:<11} {v4:<16} {v6}{mark}", row.from, row.to);
     if row.expected != Expected::Passes {
         println!("      podgate flows: {}", explanation(lab, row)?);
     }
@@ -70,12 +79,12 @@ fn cell(seen: &Outcome) -> String {
     match seen {
         Outcome::Echo(elapsed) => format!("reply {}", milliseconds(*elapsed)),
         Outcome::Answer(answer) => format!("{}   {}", answer.status, milliseconds(answer.elapsed)),
-        Outcome::Silence => "no answer".to_owned(),
+        Outcome::NoAnswer => "no answer".to_owned(),
         Outcome::Failure(message) => message.clone(),
     }
 }
 
-/// The newest line of `podgate flows` that tells of this row's denial, without its time.
+/// The newest line of `podgate flows` about this row's denial, without its time.
 fn explanation(lab: &Lab, row: &Row) -> Result<String> {
     const BOUND: Duration = Duration::from_secs(5);
     let peer = |name: &str| -> Result<String> {
@@ -87,11 +96,11 @@ fn explanation(lab: &Lab, row: &Row) -> Result<String> {
         })
     };
     let from = peer(row.from)?;
-    let to = match row.ask {
-        Ask::Http(_, port, _) => format!("-> {}:{port} ", peer(row.to)?),
-        Ask::Ping => format!("-> {} ", peer(row.to)?),
+    let to = match row.probe {
+        Probe::Http(_, port, _) => format!("-> {}:{port} ", peer(row.to)?),
+        Probe::Ping => format!("-> {} ", peer(row.to)?),
     };
-    let about_it = |line: &&str| {
+    let is_about_row = |line: &&str| {
         line.contains(&from)
             && line.contains(&to)
             && (line.contains("DENIED") || line.contains("DROPPED"))
@@ -99,7 +108,7 @@ fn explanation(lab: &Lab, row: &Row) -> Result<String> {
     wait_for(&format!("a flow record of {row}"), BOUND, || {
         let output = lab.podgate(&["flows", "--last", "50"])?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let line = text.lines().rev().find(about_it);
+        let line = text.lines().rev().find(is_about_row);
         Ok(line.map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest).to_owned()))
     })
 }

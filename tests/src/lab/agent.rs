@@ -1,4 +1,4 @@
-//! The real `podgate`, run as an agent on the lab's node and asked as a client.
+//! The real `podgate`: as an agent on the lab's node, and as a client of it.
 
 use std::env;
 use std::fs;
@@ -14,12 +14,22 @@ use serde_json::Value;
 use super::process::{output, run, wait_for};
 use super::{Daemon, Host, Lab};
 
-/// Bound for the agent to become ready, or to end after a signal.
+/// Timeout for the agent to become ready, or to exit after a signal.
 const AGENT_BOUND: Duration = Duration::from_secs(60);
-/// Bound for one client command.
+/// Timeout of one client command.
 const CLIENT_BOUND: Duration = Duration::from_secs(30);
 
-/// An agent that runs on the node. Dropping it kills it; the pods stay cut off until the lab goes.
+/// Which endpoints an agent is started with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Endpoints {
+    /// One for every pod of the lab.
+    AllPods,
+    /// Those that it has saved.
+    Saved,
+}
+
+/// An agent that runs on the node. Dropping it kills it; the pods stay cut off until the lab is
+/// dropped.
 #[derive(Debug)]
 pub struct Agent<'lab> {
     lab: &'lab Lab,
@@ -40,7 +50,14 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with(lab: &'lab Lab, workers: u16, options: &[&str]) -> Result<Self> {
-        let mut agent = Self::launch(lab, workers, "--manifests", &lab.manifests(), true, options)?;
+        let mut agent = Self::launch(
+            lab,
+            workers,
+            "--manifests",
+            &lab.manifests(),
+            Endpoints::AllPods,
+            options,
+        )?;
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -51,7 +68,8 @@ impl<'lab> Agent<'lab> {
     /// As [`Self::start`].
     pub fn start_bare(lab: &'lab Lab, workers: u16, options: &[&str]) -> Result<Self> {
         let manifests = lab.manifests();
-        let mut agent = Self::launch(lab, workers, "--manifests", &manifests, false, options)?;
+        let mut agent =
+            Self::launch(lab, workers, "--manifests", &manifests, Endpoints::Saved, options)?;
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -62,10 +80,10 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it can't be started.
     pub fn start_for_cluster(lab: &'lab Lab, workers: u16, kubeconfig: &Path) -> Result<Self> {
-        Self::launch(lab, workers, "--kubeconfig", kubeconfig, true, &[])
+        Self::launch(lab, workers, "--kubeconfig", kubeconfig, Endpoints::AllPods, &[])
     }
 
-    /// Starts the agent again after it has stopped: it must remember its endpoints.
+    /// Starts the agent again after it has stopped, with the endpoints that it has saved.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -78,7 +96,7 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// When it can't be started.
     pub fn restart_without_waiting(lab: &'lab Lab, workers: u16) -> Result<Self> {
-        Self::launch(lab, workers, "--manifests", &lab.manifests(), false, &[])
+        Self::launch(lab, workers, "--manifests", &lab.manifests(), Endpoints::Saved, &[])
     }
 
     fn launch(
@@ -86,16 +104,16 @@ impl<'lab> Agent<'lab> {
         workers: u16,
         option: &str,
         source: &Path,
-        with_endpoints: bool,
+        endpoints: Endpoints,
         options: &[&str],
     ) -> Result<Self> {
         let mut command = lab.node().netns.daemon(program()?);
         command.arg("run").arg(option).arg(source).arg("--state-dir").arg(lab.state_dir());
         command.args(["--workers", &workers.to_string()]).args(options);
-        if with_endpoints {
-            let file = lab.file("lab.yaml");
-            fs::write(&file, lab_file(lab))?;
-            command.arg("--lab").arg(file);
+        if endpoints == Endpoints::AllPods {
+            let file = lab.file("endpoints.yaml");
+            fs::write(&file, endpoint_file(lab))?;
+            command.arg("--endpoints").arg(file);
         }
         let daemon = Daemon::start("podgate", command, lab.file("podgate.log"))?;
         Ok(Self { lab, daemon })
@@ -118,10 +136,10 @@ impl<'lab> Agent<'lab> {
         })
     }
 
-    /// Waits until `probe` yields a value while the agent lives.
+    /// Waits until `probe` yields a value while the agent runs.
     ///
     /// # Errors
-    /// When a minute passes or the agent ends; the error carries the end of its log.
+    /// When a minute passes or the agent exits; the error carries the end of its log.
     pub fn wait_until<T>(
         &mut self,
         what: &str,
@@ -131,20 +149,20 @@ impl<'lab> Agent<'lab> {
         self.daemon.wait_until(what, AGENT_BOUND, |_| probe(lab))
     }
 
-    /// Waits until a thread of the agent hangs in opening a FIFO that nobody writes to.
+    /// Waits until a thread of the agent is blocked in opening a FIFO that has no writer.
     ///
     /// # Errors
     /// As [`Self::wait_until`].
     pub fn wait_for_hanging_open(&mut self) -> Result<()> {
         let tasks = format!("/proc/{}/task", self.pid());
-        self.wait_until("a thread to hang", |_| {
+        self.wait_until("a thread to block in open", |_| {
             let threads = fs::read_dir(&tasks)?.flatten();
             let waits = threads.map(|task| fs::read_to_string(task.path().join("wchan")));
             Ok(waits.flatten().any(|wait| wait.contains("wait_for_partner")).then_some(()))
         })
     }
 
-    /// Fails if the agent has ended.
+    /// Fails if the agent has exited.
     ///
     /// # Errors
     /// With the end of its log.
@@ -154,7 +172,7 @@ impl<'lab> Agent<'lab> {
         Ok(())
     }
 
-    /// Makes the agent read its input again (SIGHUP).
+    /// Makes the agent reload its manifests (SIGHUP).
     ///
     /// # Errors
     /// When it has ended.
@@ -162,36 +180,36 @@ impl<'lab> Agent<'lab> {
         self.daemon.signal(Signal::SIGHUP)
     }
 
-    /// Lets the agent stand still: it hears and does nothing until [`Self::go_on`].
+    /// Suspends the agent until [`Self::resume`] (SIGSTOP).
     ///
     /// # Errors
     /// When it has ended.
-    pub fn stand_still(&self) -> Result<()> {
+    pub fn suspend(&self) -> Result<()> {
         self.daemon.signal(Signal::SIGSTOP)
     }
 
-    /// Lets the agent go on.
+    /// Resumes the agent (SIGCONT).
     ///
     /// # Errors
     /// When it has ended.
-    pub fn go_on(&self) -> Result<()> {
+    pub fn resume(&self) -> Result<()> {
         self.daemon.signal(Signal::SIGCONT)
     }
 
     /// Stops the agent by SIGTERM, as systemd would.
     ///
     /// # Errors
-    /// When it doesn't end, or not well.
+    /// When it doesn't exit, or with another status than 0.
     pub fn stop(self) -> Result<()> {
         let (status, log) = self.end(Signal::SIGTERM)?;
         ensure!(status.success(), "podgate ended with {status}: {log}");
         Ok(())
     }
 
-    /// Ends the agent by SIGKILL.
+    /// Kills the agent (SIGKILL).
     ///
     /// # Errors
-    /// When it doesn't end.
+    /// When it doesn't exit.
     pub fn kill(self) -> Result<()> {
         self.end(Signal::SIGKILL).map(drop)
     }
@@ -221,7 +239,7 @@ impl Lab {
     /// Runs a client command and parses what it prints as JSON.
     ///
     /// # Errors
-    /// When it fails, or prints something else.
+    /// When it fails, or prints no JSON.
     pub fn podgate_json(&self, args: &[&str]) -> Result<Value> {
         let text = run(self.podgate_command(args)?.args(["-o", "json"]))?;
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
@@ -230,7 +248,7 @@ impl Lab {
     /// Runs a client command and parses every line of what it prints as JSON.
     ///
     /// # Errors
-    /// When it fails, or prints something else.
+    /// When it fails, or a line is not JSON.
     pub fn podgate_json_lines(&self, args: &[&str]) -> Result<Vec<Value>> {
         let text = run(self.podgate_command(args)?.args(["-o", "json"]))?;
         let parse = |line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"));
@@ -268,15 +286,15 @@ impl Lab {
         wait_for(&format!("{} to be {state}", pod.name), AGENT_BOUND, || {
             let list = self.podgate_json(&["endpoint", "list"])?;
             let mut endpoints = list.as_array().into_iter().flatten();
-            let is_it = |e: &Value| e["pod"] == pod.name.as_str() && e["state"] == state;
-            Ok(endpoints.any(is_it).then_some(()))
+            let is_in_state = |e: &Value| e["pod"] == pod.name.as_str() && e["state"] == state;
+            Ok(endpoints.any(is_in_state).then_some(()))
         })
     }
 
-    /// Tells the agent to attach a pod.
+    /// Makes the agent attach a pod.
     ///
     /// # Errors
-    /// When it refuses.
+    /// When the agent rejects the request.
     pub fn add_endpoint(&self, pod: &Host) -> Result<()> {
         let netns = pod.netns.path();
         let mut command = self.podgate_command(&["endpoint", "add", "--link", &pod.link])?;
@@ -290,7 +308,7 @@ impl Lab {
         Ok(command)
     }
 
-    /// What `podgate cleanup` undoes: pinned programs, the host link, routes.
+    /// Runs `podgate cleanup`: removes pinned programs, the host link and routes.
     pub(super) fn podgate_cleanup(&self) -> Result<()> {
         let state = self.state_dir();
         if state.exists() {
@@ -300,7 +318,7 @@ impl Lab {
     }
 }
 
-fn lab_file(lab: &Lab) -> String {
+fn endpoint_file(lab: &Lab) -> String {
     let endpoint = |pod: &Host| {
         let netns = pod.netns.path();
         format!("  - {{link: {}, pod: {}, netns: {}}}\n", pod.link, pod.name, netns.display())
@@ -328,8 +346,8 @@ fn build() -> Result<PathBuf> {
     let mut command = Command::new(cargo);
     command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What cargo tells this program about its package is nothing that the build should see: some
-    // build scripts (ring's) run again when it changes.
+    // The build must not see the variables that cargo set for this package: some build scripts
+    // (ring's) run again when they change.
     let of_package = |name: &str| {
         ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
     };

@@ -1,7 +1,6 @@
 //! A real Kubernetes API server on the node: etcd and `kube-apiserver`, on its loopback only.
 //!
-//! No package has a `kube-apiserver`, so that whoever wants these tests names one in
-//! [`API_SERVER_VARIABLE`].
+//! No package has a `kube-apiserver`: to run these tests, name one in [`API_SERVER_VARIABLE`].
 
 use std::env;
 use std::fs;
@@ -21,17 +20,17 @@ use super::{Daemon, Lab};
 /// The environment variable that names the `kube-apiserver` program.
 const API_SERVER_VARIABLE: &str = "PODGATE_KUBE_APISERVER";
 
-/// The port that the kubeconfig names.
+/// The port in the kubeconfig.
 pub const API_SERVER_PORT: u16 = 6443;
-/// Bound for etcd or the API server to start or to end.
+/// Timeout for etcd or the API server to start or to exit.
 const SERVER_BOUND: Duration = Duration::from_secs(120);
-/// Bound for one request.
+/// Timeout of one request.
 const REQUEST_BOUND: Duration = Duration::from_secs(30);
 
 /// etcd and an API server. Dropping it kills both.
 #[derive(Debug)]
 pub struct ApiServer<'lab> {
-    // In the order in which they go.
+    // Dropped in this order.
     server: Option<Daemon>,
     _etcd: Daemon,
     program: PathBuf,
@@ -40,7 +39,7 @@ pub struct ApiServer<'lab> {
 }
 
 impl<'lab> ApiServer<'lab> {
-    /// Starts both, and waits until the API server is ready; it holds no objects of ours yet.
+    /// Starts both without objects, and waits until the API server is ready.
     ///
     /// # Errors
     /// When [`API_SERVER_VARIABLE`] names no program, or one of them doesn't start.
@@ -60,8 +59,8 @@ impl<'lab> ApiServer<'lab> {
         Ok(server)
     }
 
-    /// Starts the API server again after [`Self::kill`], on `port` of the node's loopback. On any
-    /// port but [`API_SERVER_PORT`] the agent doesn't find it.
+    /// Starts the API server again after [`Self::kill`], on `port` of the node's loopback. The
+    /// agent finds it on [`API_SERVER_PORT`] only.
     ///
     /// # Errors
     /// When it doesn't become ready.
@@ -93,17 +92,17 @@ impl<'lab> ApiServer<'lab> {
         Ok(())
     }
 
-    /// Ends the API server by SIGKILL. etcd keeps the objects.
+    /// Kills the API server (SIGKILL). etcd keeps the objects.
     ///
     /// # Errors
-    /// When it doesn't run.
+    /// When it is not running.
     pub fn kill(&mut self) -> Result<()> {
-        let mut server = self.server.take().context("the API server doesn't run")?;
+        let mut server = self.server.take().context("the API server is not running")?;
         server.signal(Signal::SIGKILL)?;
         server.wait_exit(SERVER_BOUND).map(drop)
     }
 
-    /// Writes a kubeconfig with the right token, or with `token`.
+    /// Writes a kubeconfig with `token`, or with the valid one.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -111,10 +110,10 @@ impl<'lab> ApiServer<'lab> {
         kubeconfig::write(self.lab, "127.0.0.1", "apiserver.crt", token.unwrap_or(TOKEN))
     }
 
-    /// Registers a kind whose objects may hold anything, and waits until the server serves it.
+    /// Registers a kind without a schema, and waits until the server serves it.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When the server rejects it.
     pub fn install(&self, kind: Kind) -> Result<()> {
         let singular = kind.name().to_lowercase();
         let plural = match singular.strip_suffix('y') {
@@ -124,7 +123,7 @@ impl<'lab> ApiServer<'lab> {
         let (group, version) = kind.api_version().split_once('/').unwrap_or_default();
         let scope = if kind.is_namespaced() { "Namespaced" } else { "Cluster" };
         let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-        // The groups of Kubernetes itself are taken by approval only (KEP-1111).
+        // Groups of Kubernetes itself need an approval (KEP-1111).
         let approval = "https://github.com/kubernetes-sigs/network-policy-api";
         self.apply(&json!({
             "apiVersion": "apiextensions.k8s.io/v1",
@@ -145,10 +144,10 @@ impl<'lab> ApiServer<'lab> {
         Ok(())
     }
 
-    /// Registers every kind that Kubernetes itself lacks.
+    /// Registers every kind that is not built into Kubernetes.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When the server rejects one.
     pub fn install_all(&self) -> Result<()> {
         self.install(Kind::CiliumNetworkPolicy)?;
         self.install(Kind::CiliumClusterwideNetworkPolicy)?;
@@ -159,7 +158,7 @@ impl<'lab> ApiServer<'lab> {
     /// Applies everything in the lab's folder of manifests, namespaces first.
     ///
     /// # Errors
-    /// When the server refuses something.
+    /// When the server rejects one.
     pub fn apply_manifests(&self) -> Result<()> {
         let documents = load(&self.lab.manifests()).into_iter().map(|document| document.value);
         let mut objects: Vec<Value> = documents.filter_map(Result::ok).collect();
@@ -167,11 +166,11 @@ impl<'lab> ApiServer<'lab> {
         objects.iter().try_for_each(|object| self.apply(object))
     }
 
-    /// Creates an object or makes it what `object` says (labels and, but for pods, `spec`), its
-    /// status too, as if kubelet wrote it.
+    /// Creates an object, or updates its labels and (except for pods) its `spec`. Of pods the
+    /// status is written, too, as kubelet would.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When the server rejects it.
     pub fn apply(&self, object: &Value) -> Result<()> {
         let path = path(object)?;
         let is_pod = object["kind"] == "Pod";
@@ -179,7 +178,7 @@ impl<'lab> ApiServer<'lab> {
             Ok(text) => {
                 let mut changed: Value = serde_json::from_str(&text)?;
                 changed["metadata"]["labels"] = object["metadata"]["labels"].clone();
-                // A pod's is fixed, and a namespace has none to speak of.
+                // A pod's spec is immutable, and a namespace has none of interest.
                 if !is_pod && !object["spec"].is_null() {
                     changed["spec"] = object["spec"].clone();
                 }
@@ -200,7 +199,7 @@ impl<'lab> ApiServer<'lab> {
         Ok(())
     }
 
-    /// Deletes an object, of which kind, namespace and name count.
+    /// Deletes the object of the same kind, namespace and name.
     ///
     /// # Errors
     /// When there is none.
@@ -232,7 +231,7 @@ impl<'lab> ApiServer<'lab> {
     }
 }
 
-/// Where the server has an object.
+/// The path of an object at the server.
 fn path(object: &Value) -> Result<String> {
     let text = |value: &'_ Value| value.as_str().map(str::to_owned);
     let version = text(&object["apiVersion"]).context("no apiVersion")?;

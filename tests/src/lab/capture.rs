@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::process::{bounded, run};
 use super::{Daemon, Host, Lab};
 
+/// Timeout for tcpdump to start, to exit, or to read a capture.
 const BOUND: Duration = Duration::from_secs(30);
 
 /// A capture that runs on one link.
@@ -76,7 +77,7 @@ impl Captured {
     pub fn packets(&self, filter: &str) -> Result<Vec<String>> {
         let mut command = bounded("tcpdump", BOUND);
         let lines = run(command.arg("-r").arg(&self.file).args(["-nn", "-t", filter]))?;
-        // A packet that tcpdump can't explain is followed by indented lines of its bytes.
+        // A packet that tcpdump can't decode is followed by indented lines of its bytes.
         let of_packets = lines.lines().filter(|line| !line.starts_with(char::is_whitespace));
         Ok(of_packets.map(str::to_owned).collect())
     }

@@ -11,12 +11,14 @@ use super::nginx::expected_body;
 use super::process::output;
 use super::{Daemon, Family, Host, Lab};
 
-/// How long a client waits before it calls the other side silent.
-const SILENCE: Duration = Duration::from_secs(2);
-/// curl ends by itself; this much later something is wrong with the machine.
+/// Timeout of a client for an answer.
+const NO_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that a client gets beyond its own timeout before it is killed.
 const MARGIN: Duration = Duration::from_secs(20);
-/// curl's exit status when its own time limit ran out.
+/// curl's exit status for a timeout (CURLE_OPERATION_TIMEDOUT).
 const CURL_TIMED_OUT: i32 = 28;
+/// curl's exit status for a reset connection (CURLE_RECV_ERROR).
+const CURL_RECEIVE_ERROR: i32 = 56;
 
 /// What a client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +27,9 @@ pub enum Outcome {
     Answer(Answer),
     /// An echo reply, after this time.
     Echo(Duration),
-    /// Not a byte until the client gave up.
-    Silence,
-    /// Anything else (connection refused or reset, …), in the client's words.
+    /// Nothing before the client's timeout.
+    NoAnswer,
+    /// Anything else (connection refused or reset, …), as the client printed it.
     Failure(String),
 }
 
@@ -51,42 +53,42 @@ pub struct Get<'a> {
     pub port: u16,
     /// Request target.
     pub path: &'a str,
-    /// How long to wait before calling it silence.
-    pub patience: Duration,
+    /// Time to wait for the answer.
+    pub timeout: Duration,
 }
 
 impl<'a> Get<'a> {
     /// GET `path` on port 80.
     #[must_use]
     pub const fn path(path: &'a str) -> Self {
-        Self { method: "GET", port: 80, path, patience: SILENCE }
+        Self { method: "GET", port: 80, path, timeout: NO_ANSWER_TIMEOUT }
     }
 
-    /// Sends the request from one host to another and waits for what comes.
+    /// Sends the request from one host to another and waits for the outcome.
     ///
     /// # Errors
-    /// When curl can't be run or says something that we don't understand.
+    /// When curl can't be run or its output can't be parsed.
     pub fn fetch(&self, from: &Host, to: &Host, family: Family) -> Result<Outcome> {
-        let mut command = from.netns.bounded("curl", self.patience + MARGIN);
+        let mut command = from.netns.bounded("curl", self.timeout + MARGIN);
         command.args(["--silent", "--show-error", "--noproxy", "*", "--request", self.method]);
-        command.args(["--max-time", &format!("{:.3}", self.patience.as_secs_f64())]);
+        command.args(["--max-time", &format!("{:.3}", self.timeout.as_secs_f64())]);
         command.args(["--write-out", "\n%{http_code} %{time_total}", &self.url(to, family)]);
         let output = output(&mut command)?;
         let text = String::from_utf8_lossy(&output.stdout);
         let (body, end) = text.rsplit_once('\n').context("curl wrote nothing")?;
-        let (status, seconds) = end.split_once(' ').context("curl's --write-out is not there")?;
+        let (status, seconds) = end.split_once(' ').context("curl printed no --write-out line")?;
         Ok(match (output.status.code(), status.parse()?) {
             (Some(0), status) => Outcome::Answer(Answer {
                 status,
                 body: body.to_owned(),
                 elapsed: Duration::from_secs_f64(seconds.parse()?),
             }),
-            (Some(CURL_TIMED_OUT), 0) => Outcome::Silence,
+            (Some(CURL_TIMED_OUT), 0) => Outcome::NoAnswer,
             _ => Outcome::Failure(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         })
     }
 
-    /// What nginx in the pod `server` answers to this request when it gets through.
+    /// The body with which nginx in the pod `server` answers this request.
     #[must_use]
     pub fn expected_body(&self, server: &str) -> String {
         expected_body(server, self.port, self.method, self.path)
@@ -103,8 +105,8 @@ impl Host {
     /// # Errors
     /// When ping can't be run.
     pub fn ping(&self, to: &Host, family: Family) -> Result<Outcome> {
-        let mut command = self.netns.bounded("ping", SILENCE + MARGIN);
-        command.args(["-n", "-c", "1", "-W", &SILENCE.as_secs().to_string()]);
+        let mut command = self.netns.bounded("ping", NO_ANSWER_TIMEOUT + MARGIN);
+        command.args(["-n", "-c", "1", "-W", &NO_ANSWER_TIMEOUT.as_secs().to_string()]);
         let output = output(command.arg(to.addresses.of(family).to_string()))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let time = text.split_once(" time=").and_then(|(_, rest)| rest.split_once(' '));
@@ -112,28 +114,29 @@ impl Host {
             (Some(0), Some((milliseconds, _))) => {
                 Outcome::Echo(Duration::from_secs_f64(milliseconds.parse::<f64>()? / 1000.0))
             }
-            (Some(1), _) if !text.contains("From ") => Outcome::Silence,
+            (Some(1), _) if !text.contains("From ") => Outcome::NoAnswer,
             _ => Outcome::Failure(format!("{text}{}", String::from_utf8_lossy(&output.stderr))),
         })
     }
 
-    /// What ping says of one echo request with these options.
+    /// The output of ping for one echo request with these options.
     ///
     /// # Errors
     /// When ping can't be run.
     pub fn ping_with(&self, to: &Host, family: Family, options: &[&str]) -> Result<String> {
-        let mut command = self.netns.bounded("ping", SILENCE + MARGIN);
-        command.args(["-n", "-c", "1", "-W", &SILENCE.as_secs().to_string()]).args(options);
+        let mut command = self.netns.bounded("ping", NO_ANSWER_TIMEOUT + MARGIN);
+        command
+            .args(["-n", "-c", "1", "-W", &NO_ANSWER_TIMEOUT.as_secs().to_string()])
+            .args(options);
         let output = output(command.arg(to.addresses.of(family).to_string()))?;
         let text = [output.stdout, output.stderr].concat();
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Opens a TCP connection, for a test that speaks for itself. Reads and writes end with an
-    /// error after some seconds.
+    /// Opens a TCP connection whose reads and writes time out after 20 s.
     ///
     /// # Errors
-    /// When the connection is refused, or nobody answers.
+    /// When the connection is refused or times out.
     pub fn connect(&self, to: &Host, port: u16, family: Family) -> Result<TcpStream> {
         let address = SocketAddr::new(to.addresses.of(family), port);
         let stream = self.netns.inside(|| Ok(TcpStream::connect_timeout(&address, MARGIN)?))?;
@@ -143,7 +146,7 @@ impl Host {
     }
 }
 
-/// A long download by curl that gives up when no byte has come for three seconds.
+/// A long download by curl, which gives up when nothing has arrived for 3 s.
 #[derive(Debug)]
 pub struct Download {
     curl: Daemon,
@@ -154,7 +157,7 @@ impl Download {
     /// Starts the download of `/download` and waits for its first bytes.
     ///
     /// # Errors
-    /// When nothing comes.
+    /// When nothing arrives.
     pub fn start(lab: &Lab, from: &Host, to: &Host, port: u16, family: Family) -> Result<Self> {
         let label = format!("download-{}-{}-{port}-{family}", from.name, to.name).replace('/', ".");
         let file = lab.file(&label);
@@ -174,7 +177,7 @@ impl Download {
         fs::metadata(&self.file).map_or(0, |metadata| metadata.len())
     }
 
-    /// Waits until more has arrived than now.
+    /// Waits until more bytes have arrived than now.
     ///
     /// # Errors
     /// When the download ends or stalls.
@@ -187,23 +190,23 @@ impl Download {
         })
     }
 
-    /// Waits until curl gives up, and returns how.
+    /// Waits until curl gives up, and returns why.
     ///
     /// # Errors
-    /// When the download goes on, or ends well.
-    pub fn wait_for_cut(mut self) -> Result<Cut> {
+    /// When the download continues or completes.
+    pub fn wait_for_interruption(mut self) -> Result<Interruption> {
         let status = self.curl.wait_exit(MARGIN)?;
         match status.code() {
-            Some(CURL_TIMED_OUT) => Ok(Cut::Stalled),
-            Some(56) => Ok(Cut::Reset),
+            Some(CURL_TIMED_OUT) => Ok(Interruption::Stalled),
+            Some(CURL_RECEIVE_ERROR) => Ok(Interruption::Reset),
             _ => bail!("the download ended otherwise ({status}): {}", self.curl.log()),
         }
     }
 }
 
-/// How a download ended before its time.
+/// How a download was interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum Interruption {
     /// The connection was reset.
     Reset,
     /// No more bytes came.

@@ -1,4 +1,4 @@
-//! Raw frames, sent from a pod past its own network stack.
+//! Raw frames, sent from a pod without its own network stack.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -28,7 +28,7 @@ impl CorpusFrame {
     /// All of them, in the order of their names.
     ///
     /// # Errors
-    /// Names the file that isn't of the corpus's form.
+    /// Names the file that can't be parsed.
     pub fn all() -> Result<Vec<Self>> {
         let mut frames = Vec::new();
         for entry in fs::read_dir(CORPUS).with_context(|| format!("no folder {CORPUS}"))? {
@@ -52,13 +52,13 @@ impl CorpusFrame {
     }
 }
 
-/// How an injection went.
+/// Number of frames that an injector sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Frames {
+pub struct Injected {
     /// Frames that left the pod.
     pub sent: u64,
-    /// Frames that the pod's kernel refused to send (too short or too long for Ethernet).
-    pub refused: u64,
+    /// Frames that the pod's kernel rejected (too short or too long for Ethernet).
+    pub rejected: u64,
 }
 
 /// A raw socket on a host's `eth0`.
@@ -66,25 +66,25 @@ pub struct Frames {
 pub struct Injector(OwnedFd);
 
 impl Injector {
-    /// Sends Ethernet frames, byte for byte.
+    /// Sends Ethernet frames unchanged.
     ///
     /// # Errors
     /// When one can't be sent for another reason than its length.
-    pub fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> Result<Frames> {
-        let mut done = Frames::default();
+    pub fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> Result<Injected> {
+        let mut injected = Injected::default();
         for frame in frames {
-            match send_patiently(self.0.as_raw_fd(), frame) {
-                Ok(()) => done.sent += 1,
-                Err(Errno::EINVAL | Errno::EMSGSIZE) => done.refused += 1,
+            match send_with_retries(self.0.as_raw_fd(), frame) {
+                Ok(()) => injected.sent += 1,
+                Err(Errno::EINVAL | Errno::EMSGSIZE) => injected.rejected += 1,
                 Err(error) => return Err(error).context("can't send a raw frame"),
             }
         }
-        Ok(done)
+        Ok(injected)
     }
 }
 
 impl Host {
-    /// A socket to send frames out of `eth0` with.
+    /// Opens a raw socket on `eth0`.
     ///
     /// # Errors
     /// When no raw socket can be opened.
@@ -98,11 +98,11 @@ impl Host {
         })
     }
 
-    /// Sends Ethernet frames out of `eth0`, byte for byte.
+    /// Sends Ethernet frames out of `eth0`, unchanged.
     ///
     /// # Errors
     /// When no raw socket can be opened, and as [`Injector::send`].
-    pub fn inject<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> Result<Frames> {
+    pub fn inject<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> Result<Injected> {
         self.injector()?.send(frames)
     }
 
@@ -121,8 +121,8 @@ fn link_address(link: &str) -> Result<LinkAddr> {
     address.with_context(|| format!("no link {link} here"))
 }
 
-/// Sends one frame; while the link's queue is full, again and again.
-fn send_patiently(socket: RawFd, frame: &[u8]) -> nix::Result<()> {
+/// Sends one frame, with retries while the link's queue is full.
+fn send_with_retries(socket: RawFd, frame: &[u8]) -> nix::Result<()> {
     const ATTEMPTS: u32 = 100_000;
     for _ in 0..ATTEMPTS {
         match send(socket, frame, MsgFlags::empty()) {

@@ -1,4 +1,4 @@
-//! Kubeconfigs for the API servers of the lab.
+//! Kubeconfigs for the lab's API servers.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{API_SERVER_PORT, Lab};
 
-/// The bearer token of a server's only user.
+/// Bearer token of a server's only user.
 pub(super) const TOKEN: &str = "lab-token";
 
 /// Writes a kubeconfig for the server at `host`, whose certificate is the file `certificate` of the

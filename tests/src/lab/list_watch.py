@@ -16,7 +16,7 @@ import time
 from urllib.parse import parse_qs, urlsplit
 
 OBJECTS, CERTIFICATE, KEY, TOKEN, PORT = sys.argv[1:]
-# Seconds between two looks at the file.
+# Interval at which the file is read, seconds.
 PERIOD = 0.05
 
 
@@ -71,7 +71,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def watch(self, path, since):
         seen, known = objects(path)
         if since != str(seen):
-            # Nothing here remembers what was before: the client has to list again.
+            # There is no history of objects: the client has to list again.
             return self.fail(410, "too old resource version")
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

@@ -1,6 +1,6 @@
-//! A small API server on the node's loopback: lists and watches over TLS, by Python's standard
-//! library. It is no Kubernetes, but the agent's client can't tell, and it needs nothing that
-//! `scripts/lib.sh` doesn't install.
+//! A minimal API server on the node's loopback: lists and watches over TLS, in Python's standard
+//! library. It serves what the agent's client requests, and needs only what `scripts/lib.sh`
+//! installs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use super::process::{bounded, run};
 use super::{API_SERVER_PORT, Daemon, Lab};
 
 const PROGRAM: &str = include_str!("list_watch.py");
-/// Bound for making a certificate, or for the server to answer.
+/// Timeout for creating a certificate, or for the server to answer.
 const BOUND: Duration = Duration::from_secs(30);
 
 /// The server. Dropping it kills it.
@@ -47,7 +47,7 @@ impl<'lab> ListWatchServer<'lab> {
         Ok(server)
     }
 
-    /// Ends the server and with it all watches, and starts it again.
+    /// Kills the server, and with it all watches, and starts it again.
     ///
     /// # Errors
     /// When it doesn't start.
@@ -58,8 +58,9 @@ impl<'lab> ListWatchServer<'lab> {
         let mut command = netns.daemon("python3".as_ref());
         command.arg(folder.join("server.py")).arg(folder.join("objects.json")).arg(&certificate);
         command.arg(folder.join("server.key")).arg(TOKEN).arg(API_SERVER_PORT.to_string());
-        let mut server = Daemon::start("the small API server", command, folder.join("server.log"))?;
-        server.wait_until("the small API server to answer", BOUND, |_| {
+        let mut server =
+            Daemon::start("the minimal API server", command, folder.join("server.log"))?;
+        server.wait_until("the minimal API server to answer", BOUND, |_| {
             let mut curl = netns.bounded("curl", BOUND);
             curl.args(["--silent", "--noproxy", "*", "--output", "/dev/null", "--cacert"]);
             curl.arg(&certificate).arg(format!("https://localhost:{API_SERVER_PORT}/"));
@@ -79,7 +80,7 @@ impl<'lab> ListWatchServer<'lab> {
         set(&self.lab.file("api/objects.json"), &objects)
     }
 
-    /// Takes back what [`Self::add`] added.
+    /// Removes what [`Self::add`] added.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -87,7 +88,7 @@ impl<'lab> ListWatchServer<'lab> {
         set(&self.lab.file("api/objects.json"), &from_manifests(self.lab))
     }
 
-    /// Writes a kubeconfig, which names the server by a host name.
+    /// Writes a kubeconfig that names the server by its host name.
     ///
     /// # Errors
     /// When the file can't be written.

@@ -1,4 +1,4 @@
-//! Pods of a folder of Kubernetes manifests, as far as the lab plays kubelet for them.
+//! The pods of a folder of Kubernetes manifests, for which the lab stands in for kubelet.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ pub struct PodSpec {
 pub(super) fn pods_in(folder: &Path) -> Result<Vec<PodSpec>> {
     let mut pods = Vec::new();
     for document in load(folder) {
-        // What can't be read is the agent's to refuse.
+        // The agent reports what can't be read.
         let Ok(object) = document.value else { continue };
         if object["kind"] == "Pod" {
             pods.push(pod(&object).with_context(|| format!("{}", document.source.location))?);

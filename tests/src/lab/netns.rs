@@ -1,4 +1,4 @@
-//! Named network namespaces of this run, and the removal of what dead runs left.
+//! Named network namespaces of this process, and removal of those that killed runs left behind.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,20 +16,20 @@ use serde_json::Value;
 
 use super::process::{bounded, output, run};
 
-/// Every namespace and temporary folder of a lab is called `pglab-<pid>-…`: the pid tells whether
-/// the run that owns it is alive.
+/// Every namespace and temporary folder of a lab is named `pglab-<pid>-…`. The pid shows whether
+/// the process that created it is alive.
 const PREFIX: &str = "pglab-";
 const NETNS_FOLDER: &str = "/run/netns";
-/// Bound for the short administrative commands (`ip`).
+/// Timeout of `ip` commands.
 const IP_BOUND: Duration = Duration::from_secs(30);
 
-/// A name that belongs to this run.
+/// A name with this process's pid.
 #[must_use]
 pub(super) fn own_name(suffix: &str) -> String {
     format!("{PREFIX}{}-{suffix}", std::process::id())
 }
 
-/// A network namespace. Dropping it ends the processes in it and deletes it.
+/// A network namespace. Dropping it kills the processes in it and deletes it.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
@@ -52,13 +52,13 @@ impl Netns {
         &self.name
     }
 
-    /// The file that stands for it.
+    /// The file that it is mounted at.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         PathBuf::from(NETNS_FOLDER).join(&self.name)
     }
 
-    /// `program` inside this namespace, ended after `bound`.
+    /// `program` inside this namespace, killed after `bound`.
     #[must_use]
     pub fn bounded(&self, program: &str, bound: Duration) -> Command {
         let mut command = bounded("nsenter", bound);
@@ -66,10 +66,10 @@ impl Netns {
         command
     }
 
-    /// `program` inside this namespace, without a bound: for daemons.
+    /// `program` inside this namespace, without a timeout.
     ///
-    /// `nsenter` only changes the network namespace, then becomes the program. (`ip netns exec`
-    /// also mounts a fresh `/sys`, which would hide a BPF file system.)
+    /// By `nsenter`, because `ip netns exec` also mounts a new `/sys`, which would hide a BPF file
+    /// system.
     #[must_use]
     pub fn daemon(&self, program: &std::path::Path) -> Command {
         let mut command = Command::new("nsenter");
@@ -97,7 +97,7 @@ impl Netns {
         Ok(())
     }
 
-    /// What `ip -json` says in this namespace.
+    /// The output of `ip -json` in this namespace.
     ///
     /// # Errors
     /// When `ip` doesn't know the command.
@@ -106,8 +106,8 @@ impl Netns {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// Runs `work` on a thread of its own inside this namespace: sockets opened and files of
-    /// `/proc/sys/net` written there belong to it.
+    /// Runs `work` inside this namespace on a new thread: sockets opened and files of
+    /// `/proc/sys/net` written there belong to the namespace.
     ///
     /// # Errors
     /// When the namespace can't be entered, and whatever `work` returns.
@@ -144,12 +144,12 @@ impl Drop for Netns {
     }
 }
 
-/// Ends what still runs in the namespace `name` and deletes it, as far as that is possible.
+/// Kills the processes in the namespace `name` and deletes it. Errors are printed.
 fn destroy(name: &str) {
     let pids = output(bounded("ip", IP_BOUND).args(["netns", "pids", name]));
     let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     for pid in pids.unwrap_or_default().lines().filter_map(|line| line.trim().parse().ok()) {
-        // It may have ended in the meantime.
+        // The process may have exited meanwhile.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     if let Err(error) = run(bounded("ip", IP_BOUND).args(["netns", "del", name])) {
@@ -168,10 +168,10 @@ pub(super) fn unmount_below(folder: &str) {
     }
 }
 
-/// Removes the namespaces, mounts and temporary folders of lab runs whose process is dead.
+/// Removes the namespaces, mounts and temporary folders of labs whose process is dead.
 pub fn remove_stale() {
     for name in stale_names(NETNS_FOLDER.as_ref()) {
-        eprintln!("lab: removing the namespace {name} of a run that died");
+        eprintln!("lab: removing the namespace {name} of a dead process");
         destroy(&name);
     }
     let temporary = std::env::temp_dir();

@@ -9,15 +9,15 @@ use anyhow::Result;
 use super::client::{Get, Outcome};
 use super::{Daemon, Family, Host};
 
-/// Size of `/download`: at its rate it lasts for more than ten minutes. The file is sparse.
+/// Size of `/download` in bytes: more than ten minutes at its rate. The file is sparse.
 const DOWNLOAD_SIZE: u64 = 256 << 20;
-/// Bound for the server's first answer.
+/// Timeout for the server's first answer.
 const START_BOUND: Duration = Duration::from_secs(30);
 
 /// Starts nginx in `host`, as one process, with everything that it writes below `prefix`.
 ///
-/// It answers any method on any path with its own name and the request, so that a test knows who
-/// answered what (see [`expected_body`]); `/download` is long and slow.
+/// It answers any method on any path with its own name and the request (see [`expected_body`]);
+/// `/download` is long and slow.
 pub(super) fn start_nginx(host: &Host, prefix: &Path, ports: &[u16]) -> Result<Daemon> {
     fs::create_dir(prefix)?;
     fs::File::create(prefix.join("download"))?.set_len(DOWNLOAD_SIZE)?;
@@ -35,7 +35,7 @@ pub(super) fn start_nginx(host: &Host, prefix: &Path, ports: &[u16]) -> Result<D
     Ok(daemon)
 }
 
-/// What the nginx in the pod `name` answers.
+/// The body with which nginx in the pod `name` answers.
 #[must_use]
 pub(super) fn expected_body(name: &str, port: u16, method: &str, path: &str) -> String {
     format!("{name} port {port} saw {method} {path}\n")

@@ -1,4 +1,4 @@
-//! Programs that the lab starts: short ones with a time bound, and daemons that die with us.
+//! Programs that the lab starts: short ones with a timeout, and daemons that are killed on drop.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -12,14 +12,14 @@ use nix::unistd::Pid;
 
 use super::signals;
 
-/// How often a condition is looked at while we wait for it.
+/// Interval at which a condition is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until `probe` yields a value, looking every few milliseconds, for at most `bound`.
+/// Waits until `probe` yields a value, for at most `bound`.
 ///
 /// # Errors
-/// Names `what` when `bound` has passed; passes on an error of `probe` at once; ends after a signal
-/// that asks this process to end.
+/// Names `what` when `bound` has passed. An error of `probe`, and a signal to end this process, end
+/// the wait at once.
 pub fn wait_for<T>(
     what: &str,
     bound: Duration,
@@ -32,16 +32,16 @@ pub fn wait_for<T>(
             return Ok(value);
         }
         if start.elapsed() > bound {
-            bail!("waited {bound:?} in vain for {what}");
+            bail!("waited {bound:?} for {what}, without success");
         }
         std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// `program` under coreutils' `timeout`, which ends it after `bound` (exit status 124).
+/// `program` under coreutils' `timeout`, which kills it after `bound` (exit status 124).
 ///
-/// It gets a process group of its own, so that a Ctrl-C at the terminal reaches only the lab,
-/// which then takes everything down in order.
+/// It has a process group of its own, so that a Ctrl-C at the terminal reaches only the lab, which
+/// then removes everything in order.
 #[must_use]
 pub fn bounded(program: &str, bound: Duration) -> Command {
     let mut command = Command::new("timeout");
@@ -53,8 +53,8 @@ pub fn bounded(program: &str, bound: Duration) -> Command {
 /// Runs `command` to its end.
 ///
 /// # Errors
-/// When it can't be started or exits with another status than zero: the error carries the command
-/// line and what it wrote.
+/// When it can't be started or exits with another status than 0; the error has the command line and
+/// the output.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if !output.status.success() {
@@ -69,7 +69,7 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs `command` to its end and returns whatever came of it.
+/// Runs `command` to its end and returns its status and output.
 ///
 /// # Errors
 /// When it can't be started.
@@ -90,7 +90,7 @@ fn tail(label: &str, text: &[u8]) -> String {
     }
 }
 
-/// A program that runs until we end it. Dropping it kills it.
+/// A long-running program. Dropping it kills it.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -99,7 +99,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `command`, in a process group of its own, with both outputs in the file `log`.
+    /// Starts `command` in a process group of its own, with stdout and stderr in the file `log`.
     ///
     /// # Errors
     /// When the log can't be created or the program not started.
@@ -119,7 +119,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(&self.log)
@@ -130,15 +130,15 @@ impl Daemon {
     /// Its exit status, or `None` while it runs.
     ///
     /// # Errors
-    /// When the system refuses to tell.
+    /// When `waitpid` fails.
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits until `probe` yields a value while the daemon lives.
+    /// Waits until `probe` yields a value while the daemon runs.
     ///
     /// # Errors
-    /// When `bound` passes or the daemon ends first; the error carries the end of its log.
+    /// When `bound` passes or the daemon exits first; the error has the end of its log.
     pub fn wait_until<T>(
         &mut self,
         what: &str,
@@ -150,11 +150,11 @@ impl Daemon {
                 return Ok(Some(value));
             }
             match self.exited()? {
-                Some(status) => bail!("{} ended ({status}) before {what}", self.name),
+                Some(status) => bail!("{} exited ({status}) before {what}", self.name),
                 None => Ok(None),
             }
         });
-        result.with_context(|| self.last_words())
+        result.with_context(|| self.log_tail())
     }
 
     /// Sends `signal`.
@@ -166,26 +166,26 @@ impl Daemon {
             .with_context(|| format!("can't send {signal} to {}", self.name))
     }
 
-    /// Waits until it has ended by itself or after a signal.
+    /// Waits until it has exited, by itself or after a signal.
     ///
     /// # Errors
-    /// When it still runs after `bound`; the error carries the end of its log.
+    /// When it still runs after `bound`; the error has the end of its log.
     pub fn wait_exit(&mut self, bound: Duration) -> Result<ExitStatus> {
         wait_for(&format!("{} to end", self.name), bound, || self.exited())
-            .with_context(|| self.last_words())
+            .with_context(|| self.log_tail())
     }
 
-    fn last_words(&self) -> String {
+    fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         let last = lines[lines.len().saturating_sub(30)..].join("\n  | ");
-        format!("{} wrote last:\n  | {last}", self.name)
+        format!("the end of the output of {}:\n  | {last}", self.name)
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Both fail only when the process has already been reaped.
+        // Both fail only if the process was reaped already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_ends_with_the_condition_or_names_what_was_waited_for() {
+    fn a_wait_ends_with_its_condition_or_names_it_in_the_error() {
         let mut rounds = 0;
         let value = wait_for("three rounds", Duration::from_secs(5), || {
             rounds += 1;
@@ -208,13 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_command_that_hangs_is_ended() {
+    fn a_bounded_command_that_hangs_is_killed() {
         let output = output(bounded("sleep", Duration::from_millis(50)).arg("60")).unwrap();
         assert_eq!(output.status.code(), Some(124));
     }
 
     #[test]
-    fn a_daemon_dies_with_its_handle_and_its_log_stays_readable() {
+    fn a_dropped_daemon_is_killed_and_its_log_remains() {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$; exec sleep 60"]);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_ends_early_is_reported_with_its_last_words() {
+    fn a_daemon_that_exits_early_is_reported_with_its_last_words() {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such policy; exit 3"]);

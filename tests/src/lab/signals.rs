@@ -1,5 +1,4 @@
-//! Ctrl-C: the lab notes it, whoever waits for something fails, and everything is taken down on
-//! the way out.
+//! Ctrl-C: a signal sets a flag, every wait fails, and destructors remove the lab.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From now on SIGINT, SIGTERM and SIGHUP don't end the process but are noted.
+/// Makes SIGINT, SIGTERM and SIGHUP set a flag instead of ending the process.
 pub(super) fn catch() -> Result<()> {
     if INTERRUPTED.get().is_none() {
         let flag = INTERRUPTED.get_or_init(Arc::default);
@@ -20,13 +19,13 @@ pub(super) fn catch() -> Result<()> {
     check()
 }
 
-/// Whether a signal asked this process to end since the first lab was built.
+/// Whether this process received such a signal since the first lab was built.
 #[must_use]
 pub fn interrupted() -> bool {
     INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
 
-/// Fails once a signal has asked this process to end.
+/// Fails if this process received such a signal.
 pub(super) fn check() -> Result<()> {
     if interrupted() {
         bail!("interrupted");

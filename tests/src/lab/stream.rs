@@ -1,5 +1,4 @@
-//! A TCP stream between two hosts that runs until it is told to end, and must arrive as it was
-//! sent.
+//! A TCP stream between two hosts that runs until it is stopped, and must arrive unchanged.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -13,13 +12,13 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::process::wait_for;
 use super::{Family, Host};
 
-/// How long a stream may stand still before it has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Bytes written at once.
+/// Time without progress after which a stream has failed.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Size of one write, bytes.
 const CHUNK: usize = 64 * 1024;
-/// Pause after each chunk: a stream is there to be seen alive, not to fill the machine.
+/// Pause after each write, so that streams don't saturate the machine.
 const PAUSE: Duration = Duration::from_millis(2);
-/// More than this no stream carries, so that a test that hangs ends.
+/// Most bytes of a stream, so that a test that hangs ends.
 const BYTES_MAX: u64 = 8 << 30;
 
 /// A running stream. See the module's description.
@@ -35,12 +34,12 @@ impl Stream {
     /// Connects `from` to `to` and starts to send.
     ///
     /// # Errors
-    /// When no connection comes about.
+    /// When the connection fails.
     pub fn start(from: &Host, to: &Host, port: u16, family: Family) -> Result<Self> {
         let listener = to.listen(port)?;
         let client = from.connect(to, port, family)?;
         let (server, _) = listener.accept()?;
-        server.set_read_timeout(Some(PATIENCE))?;
+        server.set_read_timeout(Some(STALL_TIMEOUT))?;
         let (ending, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (end, seen) = (Arc::clone(&ending), Arc::clone(&received));
         Ok(Self {
@@ -57,20 +56,20 @@ impl Stream {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Waits until more has arrived than now.
+    /// Waits until more bytes have arrived than now.
     ///
     /// # Errors
-    /// When the stream stands still.
+    /// When the stream stalls.
     pub fn wait_for_more(&self) -> Result<()> {
-        // What was under way when somebody asked doesn't count.
+        // 8 MiB may be in flight now, which don't count.
         let before = self.bytes() + (8 << 20);
-        wait_for("more of the stream", PATIENCE, || Ok((self.bytes() > before).then_some(())))
+        wait_for("more of the stream", STALL_TIMEOUT, || Ok((self.bytes() > before).then_some(())))
     }
 
-    /// Ends the stream and returns how many bytes arrived, all of them as they were sent.
+    /// Ends the stream and returns the number of bytes that arrived.
     ///
     /// # Errors
-    /// When something else arrived than was sent.
+    /// When the bytes that arrived are not those that were sent.
     pub fn finish(self) -> Result<u64> {
         self.ending.store(true, Ordering::Relaxed);
         let join = |thread: JoinHandle<Result<u64>>| {
@@ -83,7 +82,7 @@ impl Stream {
     }
 }
 
-/// The byte at `position` of every stream: what is lost, doubled or out of place shows.
+/// The byte at `position` of every stream, so that lost, duplicated and reordered data is detected.
 const fn byte_at(position: u64) -> u8 {
     (position ^ (position >> 8) ^ (position >> 16) ^ (position >> 24)) as u8
 }
@@ -110,7 +109,7 @@ fn receive(mut from: TcpStream, received: &AtomicU64) -> Result<u64> {
         }
         let as_sent =
             (position..).zip(&chunk[..count]).all(|(position, byte)| *byte == byte_at(position));
-        ensure!(as_sent, "other bytes than were sent arrived behind byte {position}");
+        ensure!(as_sent, "the bytes after byte {position} are not those that were sent");
         position += count as u64;
         received.store(position, Ordering::Relaxed);
     }

@@ -1,11 +1,11 @@
-//! All counters of a rig's workers at one moment, and what changed since.
+//! All counters of a rig's workers at one time, and their changes since another.
 
 use std::collections::BTreeMap;
 
 use podgate_dataplane::stats::WorkerStats;
 use podgate_tables::drop_reason::DropReason;
 
-/// A counter or gauge of [`WorkerStats`]. Of pairs of packets and bytes it is the packets.
+/// A counter or gauge of [`WorkerStats`]; where there are packets and bytes, the packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Count {
     /// `received`.
@@ -48,10 +48,10 @@ pub enum Count {
     ChecksumsCompleted,
 }
 
-/// The values of all counters, added up over workers.
+/// The values of all counters, summed over workers.
 ///
-/// Not among them: what counts rounds and sleeps, which depends on how often a test lets a worker
-/// run, and the epoch, which is a property of the published tables.
+/// Rounds and sleeps are not included, because they depend on how often a test runs a worker, nor
+/// is the epoch, which is a property of the published tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     values: Vec<(Count, u64)>,
@@ -73,7 +73,7 @@ impl Counts {
     }
 
     fn of_worker(stats: &WorkerStats) -> Self {
-        // Every field is named, so that a new counter has to be decided about here.
+        // Lists every field, so that a new counter doesn't compile before it is added here.
         let WorkerStats {
             received,
             forwarded,
@@ -131,14 +131,14 @@ impl Counts {
         self.values.iter().find(|(of, _)| *of == count).map_or(0, |(_, value)| *value)
     }
 
-    /// Packets dropped, for whatever reason.
+    /// Packets dropped for any reason.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         let dropped = self.values.iter().filter(|(of, _)| matches!(of, Count::Dropped(_)));
         dropped.map(|(_, value)| value).sum()
     }
 
-    /// What changed since `earlier`, by name; gauges may have fallen.
+    /// Changes since `earlier`, by name; those of gauges may be negative.
     #[must_use]
     pub fn changes_since(&self, earlier: &Self) -> BTreeMap<String, i64> {
         let change = |(count, now): &(Count, u64)| {
@@ -148,9 +148,9 @@ impl Counts {
         self.values.iter().filter_map(change).collect()
     }
 
-    /// Checks that each packet received ended in exactly one way, or waits.
+    /// Checks that each received packet has exactly one outcome, or is held.
     ///
-    /// A packet that waits for an L7 verdict may take several frames, so with frames held only a
+    /// A packet that is held for an L7 verdict may have several frames, so with held frames only a
     /// lower bound is checked.
     pub fn check_conservation(&self) {
         let of = |count| self.get(count);

@@ -1,8 +1,11 @@
 //! Ethernet frames as pods and the node send them.
 
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
+use podgate_dataplane::packet::HostFrame;
 use podgate_tables::address::Mac;
 use podgate_tables::ids::LinkId;
+
+use crate::tables::HOST;
 
 /// MAC address of the pod behind `link`, or of the node for the host link.
 #[must_use]
@@ -16,13 +19,15 @@ pub const fn link_mac(link: LinkId) -> Mac {
     [2, 0, 0, 0, 1, link.0 as u8]
 }
 
-/// The Ethernet header of a frame that the pod (or node) behind `from` sends.
+/// The Ethernet header of a frame that the pod behind `from` sends; or for the host link, of one
+/// that the node itself sends.
 #[must_use]
 pub fn ethernet(from: LinkId) -> PacketBuilderStep<Ethernet2Header> {
-    PacketBuilder::ethernet2(pod_mac(from), link_mac(from))
+    let source = if from == HOST { HostFrame::Local.mac() } else { pod_mac(from) };
+    PacketBuilder::ethernet2(source, link_mac(from))
 }
 
-/// What tells one TCP packet over IPv4 from another.
+/// Fields of a TCP packet over IPv4.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpPacket<'p> {
     /// Source address.
@@ -73,7 +78,22 @@ pub fn udp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2], payload: &
     bytes
 }
 
-/// An SCTP packet with nothing but its header.
+/// As [`udp`], over IPv6.
+#[must_use]
+pub fn udp_v6(
+    from: LinkId,
+    src: [u8; 16],
+    dst: [u8; 16],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let step = ethernet(from).ipv6(src, dst, 64).udp(ports[0], ports[1]);
+    step.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// An SCTP packet without chunks.
 #[must_use]
 pub fn sctp(from: LinkId, src: [u8; 4], dst: [u8; 4], ports: [u16; 2]) -> Vec<u8> {
     let mut header = [0; 12];
@@ -107,7 +127,7 @@ pub fn unreachable(from: LinkId, src: [u8; 4], dst: [u8; 4], about: &[u8]) -> Ve
     bytes
 }
 
-/// Cuts a frame into fragments of at most `size` bytes of IP.
+/// Splits a frame into fragments, IP packets of at most `size` bytes.
 #[must_use]
 pub fn cut(frame: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
     let (ip, rest) = IpHeaders::from_slice(&frame[14..]).unwrap();

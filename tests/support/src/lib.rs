@@ -1,9 +1,9 @@
-//! What tests of several crates share: a worker on memory links, builders of frames and tables, and
-//! a recording `FlowIo`.
+//! Test support for several crates: workers on memory links, builders of frames and tables, and a
+//! recording `FlowIo`.
 //!
-//! Everything here panics when the code under test misbehaves. The unit tests of
-//! `podgate-dataplane` can't use it: it links the crate as a library, whose types differ from those
-//! of the crate's own test build. Integration tests, other crates and `fuzz/` can.
+//! Everything here panics when the code under test fails. The unit tests of `podgate-dataplane`
+//! can't use it: this crate links `podgate-dataplane` as a library, whose types differ from those
+//! of the test build. Integration tests, other crates and `fuzz/` can.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a failed step fails the test")]
 
@@ -14,7 +14,9 @@ mod rig;
 mod tables;
 
 pub use counters::{Count, Counts};
-pub use frames::{TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, tcp, udp, unreachable};
+pub use frames::{
+    TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, tcp, udp, udp_v6, unreachable,
+};
 pub use io::{Outgoing, RecordingIo};
 pub use rig::{Rig, RigConfig};
 pub use tables::{

@@ -1,4 +1,4 @@
-//! Workers without threads on links without a kernel, and time as an argument.
+//! Workers without threads on memory links, with time as an argument.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ pub struct RigConfig {
     pub frames: u32,
     /// Slots of each ring.
     pub ring: u32,
-    /// Flows that one worker tracks at most.
+    /// Maximum number of flows per worker.
     pub flows_per_worker: u32,
-    /// L7-inspected flows among them, at most.
+    /// Maximum number of L7-inspected flows among them.
     pub inspected_per_worker: u32,
-    /// Events that may wait, for each worker.
+    /// Capacity of each worker's event ring.
     pub events_per_worker: usize,
 }
 
@@ -45,26 +45,26 @@ impl Default for RigConfig {
     }
 }
 
-/// Workers, the three links of [`crate::snapshot`], and the links' kernel side.
+/// Workers, the three links of [`crate::snapshot`], and the kernel's side of the links.
 ///
-/// A rig that is dropped by a failing test prints the state of its workers.
+/// When a test fails, its rig prints the state of the workers as it is dropped.
 pub struct Rig {
-    /// What the workers share.
+    /// State that the workers share.
     pub shared: Arc<Shared>,
     /// The workers.
     pub workers: Vec<Worker>,
     /// The kernel's side of each link: host, A and B.
     pub links: Vec<MemoryLink>,
-    /// The time of the next round.
+    /// Time of the next round.
     pub now: Nanos,
-    /// The packet memory.
+    /// The UMEM.
     pub umem: Arc<Umem>,
     /// Counters at the last [`Self::expect_counters`].
     asserted: Counts,
 }
 
 impl Rig {
-    /// A rig of so many workers, without tables.
+    /// A rig with this number of workers, without tables.
     #[must_use]
     pub fn new(workers: u16) -> Self {
         Self::of(RigConfig { workers, ..RigConfig::default() })
@@ -94,7 +94,7 @@ impl Rig {
         Self { shared, workers: all, links: links.into(), now, umem, asserted }
     }
 
-    /// A rig of one worker under [`crate::snapshot`], epoch 1.
+    /// A rig with one worker and [`crate::snapshot`], epoch 1.
     #[must_use]
     pub fn with(ingress_of_b: IngressOfB) -> Self {
         let rig = Self::new(1);
@@ -102,13 +102,15 @@ impl Rig {
         rig
     }
 
-    /// Sends `packet` into `link` at worker 0 and returns what left by each link.
+    /// Delivers `packet` to worker 0 on `link`, runs all workers, and returns the sent packets with
+    /// their links.
     pub fn send(&mut self, link: LinkId, packet: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
         assert!(self.links[link.index()].inject(0, packet), "{link:?} takes no packet");
         self.run()
     }
 
-    /// Runs all workers until none has packets to process. Returns what left by each link.
+    /// Runs all workers until none has packets to process. Returns the sent packets with their
+    /// links.
     pub fn run(&mut self) -> Vec<(LinkId, Vec<u8>)> {
         let mut left = Vec::new();
         loop {
@@ -132,7 +134,7 @@ impl Rig {
         self.counts().get(Count::Dropped(reason))
     }
 
-    /// Takes all waiting events.
+    /// Reads all events from the rings.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
         self.shared.events.iter().flat_map(|q| std::iter::from_fn(|| q.pop())).collect()
@@ -144,8 +146,8 @@ impl Rig {
         Counts::of(self.shared.stats.iter().map(|stats| &**stats))
     }
 
-    /// Checks what changed since the last call, or since the rig was made: `expected` names each
-    /// counter that changed and by how much, and all others must be as they were.
+    /// Asserts the changes of all counters since the last call, or since the rig was created:
+    /// `expected` has every counter that changed, and all others must be unchanged.
     #[track_caller]
     pub fn expect_counters(&mut self, expected: &[(Count, i64)]) {
         let now = self.counts();
@@ -156,7 +158,7 @@ impl Rig {
         self.asserted = now;
     }
 
-    /// Lets time pass until no flow, held frame or waiting fragment is left.
+    /// Advances the clock until there is no flow, held frame or waiting fragment.
     pub fn expire_all(&mut self) {
         const WAIT_S: u64 = 3600;
         let limit = 64 + self.shared.config.flows_per_worker;
@@ -173,7 +175,7 @@ impl Rig {
         panic!("a flow, a held frame or a fragment outlives {limit} hours");
     }
 
-    /// Closes everything and checks that each frame is free again.
+    /// Closes all ports and asserts that every frame is free.
     pub fn assert_no_frame_is_lost(mut self) {
         self.close();
         let mut pool = self.umem.pool();
@@ -186,7 +188,7 @@ impl Rig {
             worker.close_ports();
         }
         self.links.clear();
-        // Packets on rings between workers go with the rings.
+        // Frees the packets on hand-off rings.
         self.shared = Shared::new(SharedConfig { workers: 1, ..self.shared.config });
     }
 }

@@ -37,24 +37,24 @@ const fn v6(last: u8) -> [u8; 16] {
 
 /// Selector that matches pod A's labels.
 pub const LABELS_OF_A: SelectorId = SelectorId(1);
-/// The rule that allows, where one does.
+/// The rule of allow entries.
 pub const RULE: RuleId = RuleId(7);
-/// The policies that isolate, where some do.
+/// The policies of a default deny.
 pub const DENY_SET: DenySetId = DenySetId(3);
 
-/// Who may open flows to pod B.
+/// Ingress policy of pod B.
 pub enum IngressOfB {
-    /// Everyone: no policy isolates pod B.
+    /// No policy selects pod B.
     Open,
-    /// Nobody.
+    /// Nothing is allowed.
     Closed,
-    /// Pod A may call TCP port 80, with these requests if there are rules.
+    /// TCP port 80 from pod A, with L7 rules if given.
     FromA(Option<L7Rules>),
-    /// Pod A may use port 80 of this protocol.
+    /// Port 80 of this protocol from pod A.
     FromAAt(u8),
-    /// Everyone may call TCP port 80, with these requests.
+    /// TCP port 80 from any peer, with L7 rules.
     FromAnyone(L7Rules),
-    /// Pod A may use port 80 of this protocol, with these requests.
+    /// Port 80 of this protocol from pod A, with L7 rules.
     FromAOver(u8, L7Rules),
 }
 
@@ -92,7 +92,7 @@ impl IngressOfB {
     }
 }
 
-/// Tables of this epoch, in which every link takes packets of [`MTU`].
+/// Tables of this epoch; the MTU of every link is [`MTU`].
 #[must_use]
 pub fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     snapshot_with(epoch, ingress_of_b, [MTU; 3])
@@ -104,7 +104,7 @@ pub fn closed() -> RuleTable {
     RuleTable { default_deny: Some(DENY_SET), ..Default::default() }
 }
 
-/// [`snapshot`], with no flows allowed to pod A, so that flows of pod A are allowed in one
+/// [`snapshot`] without any ingress to pod A, so that flows between the pods are allowed in one
 /// direction only.
 #[must_use]
 pub fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
@@ -117,7 +117,8 @@ pub fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
     snapshot
 }
 
-/// [`snapshot`], with links of these MTUs: the host's, A's and B's. Paths from the node take 1500.
+/// [`snapshot`] with these MTUs of the host link, A's and B's. The path MTU beyond the node is at
+/// most 1500.
 #[must_use]
 pub fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
     let identity = |number, selectors: &[SelectorId], ingress: RuleTable| IdentityRow {

@@ -1,4 +1,5 @@
-//! What the agent has given up once it runs. All other tests run the agent with this in force.
+//! The capabilities and system calls that a running agent has given up. All other tests run the
+//! agent with this in force.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -26,7 +27,7 @@ fn capabilities(status: &str, set: &str) -> Result<u64> {
 fn every_thread_of_a_running_agent_is_confined() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start(&lab, 2)?;
-    // Entering a pod's namespace, at the latest, starts threads after the filter is in force.
+    // Entering a pod's namespace starts threads after the filter is in force.
     let pod = lab.host("admin/adminapp")?;
     lab.podgate(&["endpoint", "remove", "--link", &pod.link])?;
     lab.add_endpoint(pod)?;
@@ -38,7 +39,7 @@ fn every_thread_of_a_running_agent_is_confined() -> Result<()> {
     for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
         let status = match fs::read_to_string(thread?.path().join("status")) {
             Ok(status) => status,
-            // It ended meanwhile.
+            // The thread exited meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
@@ -51,7 +52,7 @@ fn every_thread_of_a_running_agent_is_confined() -> Result<()> {
         ensure!(capabilities(&status, "CapInh")? == 0, "{status}");
         threads += 1;
     }
-    // The control thread, the one for signals, and two workers.
+    // The control thread, the signal thread and two workers.
     ensure!(threads >= 4, "{threads} threads");
 
     let namespace = |process: &str| fs::read_link(Path::new("/proc").join(process).join("ns/mnt"));

@@ -1,11 +1,13 @@
-//! Nothing reaches a pod past the workers, whichever way the kernel knows to it: the CNI plugin's
-//! own route, a table of an `ip rule`, a port of a bridge.
+//! No packet reaches a pod without passing a worker, whichever path the kernel has to the pod: a
+//! route of the CNI plugin, a table of an `ip rule`, a bridge port.
 
 use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
+use etherparse::PacketBuilder;
 use podgate_tests::lab::{
     Agent, Capture, Family, Get, Host, Lab, Outcome, Stream, bounded, run, wait_for,
 };
@@ -13,14 +15,14 @@ use podgate_tests::scenario::MANIFESTS;
 
 const BOUND: Duration = Duration::from_secs(10);
 
-/// A way to a pod that the kernel knows beside podgate's, and prefers.
+/// A path to a pod that the kernel prefers to podgate's route.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum KernelPath {
     Route,
     Rule,
 }
 
-impl Way {
+impl KernelPath {
     const BOTH: [Self; 2] = [Self::Route, Self::Rule];
 
     fn set(self, lab: &Lab, pod: &Host, action: &str) -> Result<()> {
@@ -28,8 +30,8 @@ impl Way {
         let node = &lab.node().netns;
         match self {
             Self::Route => {
-                // Over IPv6 podgate's own route has metric 1, which no other is preferred to; one
-                // behind it is preferred when podgate has withdrawn its own.
+                // Over IPv6 podgate's route has metric 1, the most preferred. A route of the same
+                // metric after it is used once podgate has removed its own.
                 let (v4_action, v6_action) =
                     if action == "add" { ("prepend", "append") } else { (action, action) };
                 node.ip(&format!(
@@ -58,7 +60,7 @@ fn answered(seen: &Outcome) -> bool {
         || matches!(seen, Outcome::Answer(answer) if answer.status == 200)
 }
 
-/// Both families at the same time: silence takes its time.
+/// Runs `ask` for both families at the same time, to wait for timeouts only once.
 fn both(ask: impl Fn(Family) -> Result<Outcome> + Sync) -> Result<[Outcome; 2]> {
     thread::scope(|scope| {
         let v6 = scope.spawn(|| ask(Family::V6));
@@ -72,27 +74,27 @@ fn get_8080(from: &Host, to: &Host) -> Result<[Outcome; 2]> {
 }
 
 #[test]
-fn a_ready_pod_is_reached_by_policy_whatever_way_the_kernel_takes() -> Result<()> {
+fn policy_applies_to_a_ready_pod_whichever_route_the_kernel_takes() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (store, office, guest) =
         (lab.host("backend/store")?, lab.host("office")?, lab.host("guest")?);
-    for way in Way::BOTH {
-        way.set(&lab, store, "add")?;
+    for path in KernelPath::BOTH {
+        path.set(&lab, store, "add")?;
         let before = lab.drops("policy_denied")?;
         let seen = get_8080(office, store)?;
-        ensure!(seen.iter().all(answered), "{way:?}: {seen:?}");
+        ensure!(seen.iter().all(answered), "{path:?}: {seen:?}");
         let seen = get_8080(lab.node(), store)?;
-        ensure!(seen.iter().all(answered), "the node by {way:?}: {seen:?}");
+        ensure!(seen.iter().all(answered), "the node by {path:?}: {seen:?}");
         let seen = get_8080(guest, store)?;
-        assert_eq!(seen, [Outcome::Silence, Outcome::Silence], "{way:?}");
+        assert_eq!(seen, [Outcome::NoAnswer, Outcome::NoAnswer], "{path:?}");
         ensure!(lab.drops("policy_denied")? >= before + 2);
-        way.set(&lab, store, "del")?;
+        path.set(&lab, store, "del")?;
     }
     agent.assert_alive()
 }
 
-/// The pods' manifest without one of them.
+/// Removes one pod from the manifest of pods.
 fn forget(lab: &Lab, pod: &str) -> Result<()> {
     let text = fs::read_to_string(lab.manifests().join("pods.yaml"))?;
     let others =
@@ -101,43 +103,43 @@ fn forget(lab: &Lab, pod: &str) -> Result<()> {
 }
 
 #[test]
-fn a_pod_that_is_not_ready_is_reached_by_nobody() -> Result<()> {
+fn a_pod_that_is_not_ready_is_unreachable() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start(&lab, 2)?;
     let (user, office) = (lab.host("user/userapp")?, lab.host("office")?);
-    let unreached = |what: &str, way: Way| -> Result<()> {
-        way.set(&lab, user, "add")?;
+    let assert_unreachable = |what: &str, path: KernelPath| -> Result<()> {
+        path.set(&lab, user, "add")?;
         let at_user = Capture::start(&lab, user)?;
         for from in [office, lab.node()] {
             let seen = both(|family| from.ping(user, family))?;
-            ensure!(!seen.iter().any(answered), "{what}, {way:?}, {}: {seen:?}", from.name);
+            ensure!(!seen.iter().any(answered), "{what}, {path:?}, {}: {seen:?}", from.name);
         }
         let arrived = at_user.stop()?.packets("icmp or (icmp6 and ip6[40] = 128)")?;
-        assert_eq!(arrived, [""; 0], "{what}, {way:?}");
-        way.set(&lab, user, "del")
+        assert_eq!(arrived, [""; 0], "{what}, {path:?}");
+        path.set(&lab, user, "del")
     };
     let seen = both(|family| office.ping(user, family))?;
     ensure!(seen.iter().all(answered), "{seen:?}");
     forget(&lab, "userapp")?;
     lab.wait_for_endpoint(user, "waiting")?;
-    for way in Way::BOTH {
+    for path in KernelPath::BOTH {
         let before = lab.drops("to_pod_not_ready")?;
-        unreached("its object is gone", way)?;
+        assert_unreachable("its object is gone", path)?;
         ensure!(lab.drops("to_pod_not_ready")? > before);
     }
     agent.kill()?;
-    unreached("the agent is dead", Way::Route)?;
+    assert_unreachable("the agent is dead", KernelPath::Route)?;
     lab.node().netns.ip("link del pg-host\n")?;
-    unreached("pg-host is gone, too", Way::Route)?;
-    // It was ready, and remembered, when the agent died.
+    assert_unreachable("pg-host is gone, too", KernelPath::Route)?;
+    // The endpoint was ready and saved when the agent died.
     let admin = lab.host("admin/adminapp")?;
-    Way::Route.set(&lab, admin, "add")?;
+    KernelPath::Route.set(&lab, admin, "add")?;
     let seen = both(|family| office.ping(admin, family))?;
     ensure!(!seen.iter().any(answered), "{seen:?}");
     Ok(())
 }
 
-/// Makes the pods' links ports of one bridge, as the CNI plugin of that name does.
+/// Makes the pods' links ports of one bridge, as the CNI plugin `bridge` does.
 fn bridge(lab: &Lab) -> Result<()> {
     let node = &lab.node().netns;
     node.ip("link add cni0 type bridge\nlink set cni0 up\n")?;
@@ -167,7 +169,7 @@ fn attach(lab: &Lab, pods: &[&str]) -> Result<()> {
 }
 
 #[test]
-fn pods_of_one_bridge_reach_each_other_by_policy_while_some_are_not_attached() -> Result<()> {
+fn policy_applies_between_pods_of_a_bridge_while_some_are_not_attached() -> Result<()> {
     let attached = ["backend/store", "user/userapp"];
     let lab = bridged_lab(&attached)?;
     let mut agent = Agent::start_bare(&lab, 2, &[])?;
@@ -179,14 +181,14 @@ fn pods_of_one_bridge_reach_each_other_by_policy_while_some_are_not_attached() -
             ("bridge/bridge-nf-call-iptables", call_iptables),
             ("bridge/bridge-nf-call-ip6tables", call_iptables),
         ])?;
-        // With policy: it names the one and not the other.
+        // Under policy, which allows one and not the other.
         let seen = get_8080(admin, store)?;
         ensure!(seen.iter().all(answered), "{seen:?}");
         let before = lab.drops("policy_denied")?;
         let seen = get_8080(stranger, store)?;
-        assert_eq!(seen, [Outcome::Silence, Outcome::Silence]);
+        assert_eq!(seen, [Outcome::NoAnswer, Outcome::NoAnswer]);
         ensure!(lab.drops("policy_denied")? >= before + 2);
-        // Without, both ways; and between the attached, and from outside and the node.
+        // Without policy, both directions; between attached pods, and from outside and the node.
         for family in Family::BOTH {
             for (from, to) in [(stranger, user), (user, stranger), (user, lab.host("office")?)] {
                 let stream = Stream::start(from, to, 5001, family)?;
@@ -209,7 +211,7 @@ fn pods_of_one_bridge_reach_each_other_by_policy_while_some_are_not_attached() -
 }
 
 #[test]
-fn what_a_bridge_floods_comes_to_the_pod_once() -> Result<()> {
+fn a_flooded_frame_reaches_a_pod_of_the_bridge_once() -> Result<()> {
     let attached = ["backend/store", "user/userapp", "admin/adminapp"];
     let lab = bridged_lab(&attached)?;
     let _agent = Agent::start_bare(&lab, 1, &[])?;
@@ -232,7 +234,7 @@ fn what_a_bridge_floods_comes_to_the_pod_once() -> Result<()> {
 }
 
 #[test]
-fn frames_that_are_no_ip_pass_neither_into_a_pod_nor_out_of_it() -> Result<()> {
+fn non_ip_frames_neither_reach_nor_leave_a_pod() -> Result<()> {
     let attached = ["user/userapp", "admin/adminapp"];
     let lab = bridged_lab(&attached)?;
     let _agent = Agent::start_bare(&lab, 1, &[])?;
@@ -264,7 +266,7 @@ fn frames_that_are_no_ip_pass_neither_into_a_pod_nor_out_of_it() -> Result<()> {
         let reason = if from.name == stranger.name { "to_pod_not_ip" } else { "not_ip" };
         let before = lab.drops(reason)?;
         from.inject(frames.iter().map(Vec::as_slice))?;
-        // Resolution works meanwhile, and shows that the capture has got past the others.
+        // Address resolution works meanwhile, and shows that the capture is past the frames.
         from.netns.ip("neigh flush dev eth0\n")?;
         to.netns.ip("neigh flush dev eth0\n")?;
         let seen = both(|family| from.ping(to, family))?;
@@ -280,7 +282,7 @@ fn frames_that_are_no_ip_pass_neither_into_a_pod_nor_out_of_it() -> Result<()> {
 }
 
 #[test]
-fn a_pod_fills_no_neighbour_table() -> Result<()> {
+fn a_pod_cannot_fill_the_neighbour_table() -> Result<()> {
     let attached = ["user/userapp"];
     let lab = bridged_lab(&attached)?;
     let _agent = Agent::start_bare(&lab, 1, &[])?;
@@ -291,7 +293,7 @@ fn a_pod_fills_no_neighbour_table() -> Result<()> {
         let head = [&[0xff; 6][..], &source, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
         [&head[..], &source, &sender, &[0; 6], &target].concat()
     };
-    // As many others as the table has places (`gc_thresh3`), and itself as often.
+    // As many other addresses as the table has entries (`gc_thresh3`), and its own as often.
     let spoofed =
         (0..1024_u16).map(|n| request([10, 77, 1 + (n >> 8) as u8, n as u8], [10, 77, 0, 1]));
     let own = (0..1024).map(|_| request(user.addresses.v4.octets(), [10, 77, 0, 1]));
@@ -305,4 +307,108 @@ fn a_pod_fills_no_neighbour_table() -> Result<()> {
     let known = run(show.args(["-n", node.netns.name(), "neigh", "show", "dev", "cni0"]))?;
     ensure!(!known.contains("10.77.1."), "{known}");
     Ok(())
+}
+
+/// A SYN to port 9090 of `to` from `source`, in a frame for `destination`.
+fn forged_syn(macs: [[u8; 6]; 2], source: IpAddr, to: &Host) -> Result<Vec<u8>> {
+    let step = PacketBuilder::ethernet2(macs[0], macs[1]);
+    let step = match source {
+        IpAddr::V4(source) => step.ipv4(source.octets(), to.addresses.v4.octets(), 64),
+        IpAddr::V6(source) => step.ipv6(source.octets(), to.addresses.v6.octets(), 64),
+    };
+    let mut frame = Vec::new();
+    step.tcp(7777, 9090, 1, 64_000).syn().write(&mut frame, &[])?;
+    Ok(frame)
+}
+
+#[test]
+fn the_nodes_address_from_a_pod_that_is_not_attached_is_not_the_node() -> Result<()> {
+    let attached = ["backend/store"];
+    let lab = bridged_lab(&attached)?;
+    let mut agent = Agent::start_bare(&lab, 2, &[])?;
+    attach(&lab, &attached)?;
+    let (store, stranger) = (lab.host("backend/store")?, lab.host("other/stranger")?);
+    let source = stranger.mac("eth0")?;
+    let addresses = Family::BOTH.map(|family| lab.node().addresses.of(family));
+    let at_store = Capture::start(&lab, store)?;
+    // By the bridge; over IPv6 also by the node, which forwards such packets.
+    let to_store = [source, store.mac("eth0")?];
+    let by_bridge = addresses.map(|node| forged_syn(to_store, node, store));
+    let by_node = forged_syn([source, lab.node().mac("cni0")?], addresses[1], store);
+    let frames = by_bridge.into_iter().chain([by_node]).collect::<Result<Vec<_>>>()?;
+    let before = lab.drops("policy_denied")?;
+    stranger.inject(frames.iter().map(Vec::as_slice))?;
+    wait_for("the forged packets to be denied", BOUND, || {
+        Ok((lab.drops("policy_denied")? == before + 3).then_some(()))
+    })?;
+    for family in Family::BOTH {
+        let get = Get { port: 9090, ..Get::path("/probe") };
+        let seen = get.fetch(lab.node(), store, family)?;
+        ensure!(answered(&seen), "the node's probe over {family}: {seen:?}");
+    }
+    assert_eq!(at_store.stop()?.packets("tcp src port 7777")?, [""; 0]);
+    agent.assert_alive()
+}
+
+#[test]
+fn a_neighbour_on_the_bridge_gives_a_pod_no_route() -> Result<()> {
+    let attached = ["user/userapp"];
+    let lab = bridged_lab(&attached)?;
+    let mut agent = Agent::start_bare(&lab, 2, &[])?;
+    attach(&lab, &attached)?;
+    let (user, stranger) = (lab.host("user/userapp")?, lab.host("other/stranger")?);
+    let (office, gateway) = (lab.host("office")?, [169, 254, 1, 1]);
+    user.netns.sysctl(&[
+        ("ipv6/conf/eth0/accept_ra", "2"),
+        ("ipv6/conf/eth0/accept_redirects", "1"),
+        ("ipv4/conf/eth0/accept_redirects", "1"),
+        ("ipv4/conf/eth0/secure_redirects", "0"),
+    ])?;
+    let routes = || -> Result<String> {
+        let mut show = bounded("ip", BOUND);
+        let v6 = run(show.args(["-n", user.netns.name(), "-6", "route", "show"]))?;
+        let mut get = bounded("ip", BOUND);
+        let v4 = run(get.args(["-n", user.netns.name(), "route", "get"]).arg("192.0.2.10"))?;
+        Ok(v6 + v4.lines().next().unwrap_or(""))
+    };
+    // The flow that redirects are about.
+    for family in Family::BOTH {
+        ensure!(answered(&user.ping(office, family)?));
+    }
+    let before = routes()?;
+    let ethernet = || {
+        Ok::<_, anyhow::Error>(PacketBuilder::ethernet2(stranger.mac("eth0")?, user.mac("eth0")?))
+    };
+    let link_local = |last: u16| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last).octets();
+    let user_v6 = user.addresses.v6.octets();
+    let mut frames = vec![Vec::new(); 3];
+    // Lifetime 1800 s (RFC 4861 section 4.2).
+    let advertisement = [64, 0, 0x07, 0x08];
+    let times = [0; 8];
+    let step = ethernet()?.ipv6(link_local(7), user_v6, 255);
+    step.icmpv6_raw(134, 0, advertisement).write(&mut frames[0], &times)?;
+    // To the office by the stranger, in the gateway's name (section 4.5; RFC 792).
+    let redirect = [stranger.addresses.v6.octets(), office.addresses.v6.octets()].concat();
+    let step = ethernet()?.ipv6(link_local(1), user_v6, 255);
+    step.icmpv6_raw(137, 0, [0; 4]).write(&mut frames[1], &redirect)?;
+    let mut about = Vec::new();
+    let (from, to) = (user.addresses.v4.octets(), office.addresses.v4.octets());
+    PacketBuilder::ipv4(from, to, 64).icmpv4_echo_request(7, 1).write(&mut about, &[])?;
+    let step = ethernet()?.ipv4(gateway, from, 64);
+    let by = stranger.addresses.v4.octets();
+    step.icmpv4_raw(5, 1, by).write(&mut frames[2], &about)?;
+
+    let at_user = Capture::start(&lab, user)?;
+    let dropped = lab.drops("link_scope_icmp")?;
+    stranger.inject(frames.iter().map(Vec::as_slice))?;
+    wait_for("the drops", BOUND, || {
+        Ok((lab.drops("link_scope_icmp")? == dropped + 3).then_some(()))
+    })?;
+    for family in Family::BOTH {
+        ensure!(answered(&user.ping(office, family)?));
+    }
+    assert_eq!(routes()?, before);
+    let filter = "icmp[0] = 5 or (icmp6 and (ip6[40] = 134 or ip6[40] = 137))";
+    assert_eq!(at_user.stop()?.packets(filter)?, [""; 0]);
+    agent.assert_alive()
 }

@@ -1,8 +1,8 @@
-//! What `policy explain` says of a flow, held against what the flow meets.
+//! `policy explain`, compared with what happens to the traffic.
 
 use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Family, Get, Lab, Outcome};
-use podgate_tests::scenario::{Ask, Expected, MANIFESTS, ROWS, Row};
+use podgate_tests::scenario::{Expected, MANIFESTS, Probe, ROWS, Row};
 use serde_json::Value;
 
 /// Denies what another policy allows.
@@ -16,7 +16,7 @@ spec:
     - fromEndpoints: [{ matchLabels: { io.kubernetes.pod.namespace: user } }]
 ";
 
-/// A pod by its name, anybody else by an address.
+/// How `explain` is given a host: a pod by its name, any other host by an address.
 fn end(lab: &Lab, name: &str) -> Result<String> {
     match name.contains('/') {
         true => Ok(name.to_owned()),
@@ -32,33 +32,33 @@ fn explain(lab: &Lab, from: &str, to: &str, flow: &[&str]) -> Result<Value> {
 }
 
 fn explain_row(lab: &Lab, row: &Row) -> Result<Value> {
-    match row.ask {
-        Ask::Ping => explain(lab, row.from, row.to, &["--port", "icmp"]),
-        Ask::Http(method, port, path) => {
+    match row.probe {
+        Probe::Ping => explain(lab, row.from, row.to, &["--port", "icmp"]),
+        Probe::Http(method, port, path) => {
             let (port, request) = (format!("{port}/TCP"), format!("{method} {path}"));
             explain(lab, row.from, row.to, &["--port", &port, "--http", &request])
         }
     }
 }
 
-/// What the explanation lets one expect to see.
-fn foretold(explanation: &Value) -> Expected {
+/// The outcome that the explanation predicts.
+fn predicted(explanation: &Value) -> Expected {
     let denial = explanation["request"]["denial"].as_str().unwrap_or_default();
     match explanation["verdict"].as_str() {
         Some("allowed") => Expected::Passes,
-        Some("denied") if denial.contains("403") => Expected::Refused,
-        _ => Expected::Silence,
+        Some("denied") if denial.contains("403") => Expected::Denied,
+        _ => Expected::NoAnswer,
     }
 }
 
 #[test]
-fn what_explain_says_of_each_row_of_the_scenario_is_what_its_traffic_meets() -> Result<()> {
+fn explain_predicts_the_outcome_of_every_row_of_the_scenario() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let _agent = Agent::start(&lab, 2)?;
     for row in ROWS {
         let explanation = explain_row(&lab, row)?;
-        assert_eq!(foretold(&explanation), row.expected, "{row}: {explanation:#}");
-        let seen = row.play(&lab, Family::V4)?;
+        assert_eq!(predicted(&explanation), row.expected, "{row}: {explanation:#}");
+        let seen = row.run(&lab, Family::V4)?;
         assert!(row.is_met_by(&seen), "{row}: {seen:?}");
     }
     Ok(())
@@ -109,7 +109,7 @@ fn flow_records_and_explanations_name_the_same_causes_in_both_directions() -> Re
 }
 
 #[test]
-fn after_a_wait_for_its_epoch_a_change_is_in_force() -> Result<()> {
+fn policy_wait_returns_when_the_epoch_is_in_force() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (user, nginx) = (lab.host("user/userapp")?, lab.host("backend/nginx")?);
@@ -124,14 +124,14 @@ fn after_a_wait_for_its_epoch_a_change_is_in_force() -> Result<()> {
     })?;
     let waited = lab.podgate_json(&["policy", "wait", &epoch.to_string(), "--timeout", "20"])?;
     assert_eq!(waited["in_force"], true, "{waited}");
-    assert_eq!(get.fetch(user, nginx, Family::V4)?, Outcome::Silence);
+    assert_eq!(get.fetch(user, nginx, Family::V4)?, Outcome::NoAnswer);
     let never = lab.podgate(&["policy", "wait", "4000000000", "--timeout", "0"])?;
     assert_eq!(never.status.code(), Some(4), "{never:?}");
     Ok(())
 }
 
 #[test]
-fn explain_tells_what_it_can_not_answer_and_exits_as_it_is_told() -> Result<()> {
+fn explain_names_what_it_cannot_answer_and_sets_the_expected_exit_code() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let _agent = Agent::start(&lab, 1)?;
     let run = |from: &str, to: &str, more: &[&str]| {
@@ -157,7 +157,7 @@ fn explain_tells_what_it_can_not_answer_and_exits_as_it_is_told() -> Result<()> 
 }
 
 #[test]
-fn what_is_in_force_is_shown_in_words() -> Result<()> {
+fn policies_selectors_and_tables_in_force_are_shown() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let _agent = Agent::start(&lab, 1)?;
     let policies = lab.podgate_json(&["policy", "get", "backend/store"])?;

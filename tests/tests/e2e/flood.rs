@@ -1,4 +1,4 @@
-//! A pod that sends frames as fast as it can, for as long as a test wants.
+//! A pod that sends frames as fast as it can until the test stops it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 use etherparse::PacketBuilder;
 use podgate_tests::lab::{Host, Injector, Lab, wait_for};
 
-/// A flood that never ends is no test's wish.
+/// Most frames of a flood, so that a test that hangs ends.
 const FRAMES_MAX: u64 = 50_000_000;
 
 /// A running flood.
@@ -22,7 +22,7 @@ pub(super) struct Flood {
 }
 
 impl Flood {
-    /// Starts to send `frames` out of `from`, over and over.
+    /// Starts to send `frames` out of `from` in a loop.
     pub(super) fn start(from: &Host, frames: Vec<Vec<u8>>) -> Result<Self> {
         let injector = from.injector()?;
         let (ending, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -31,7 +31,7 @@ impl Flood {
         Ok(Self { ending, sent, thread })
     }
 
-    /// Waits until some more frames have been sent.
+    /// Waits until more frames have been sent.
     pub(super) fn wait_for_more(&self) -> Result<()> {
         let before = self.sent.load(Ordering::Relaxed);
         wait_for("the flood", Duration::from_secs(20), || {
@@ -39,7 +39,7 @@ impl Flood {
         })
     }
 
-    /// Ends it.
+    /// Ends the flood.
     pub(super) fn stop(self) -> Result<()> {
         self.ending.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the flood's thread panicked"))?
@@ -59,7 +59,8 @@ fn flood(
     Ok(())
 }
 
-/// UDP frames out of the first host to the second's port `to_port`, one from each of these ports.
+/// UDP frames from the first host to the second one's port `to_port`, one from each of these source
+/// ports.
 pub(super) fn udp_frames(
     lab: &Lab,
     [from, to]: [&Host; 2],

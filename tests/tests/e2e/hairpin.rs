@@ -1,5 +1,5 @@
-//! Local pods' addresses that come from the kernel: a service's backend on the same node, and those
-//! who only say that they are a pod.
+//! Packets that come from the kernel with a local source: a pod's address, of a caller of a service
+//! whose backend is on the same node, or spoofed; and the node's own, translated, spoofed or true.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
-use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, output, wait_for};
-use podgate_tests::scenario::{MANIFESTS, REFUSAL};
+use podgate_tests::lab::{Agent, Capture, Family, Get, Host, Lab, Outcome, output, wait_for};
+use podgate_tests::scenario::{DENIED_BODY, MANIFESTS};
 
 const BOUND: Duration = Duration::from_secs(10);
 
-/// What kube-proxy does for two services: one with the pod nginx as its backend, and translation of
-/// the source where a pod calls itself.
+/// The rules of kube-proxy for two services: one with the pod nginx as its backend, and source
+/// address translation where a pod calls itself.
 const SERVICES: &str = "
 table ip services {
     chain prerouting {
@@ -37,7 +37,8 @@ table ip6 services {
 }
 ";
 
-fn nft(lab: &Lab, rules: &str) -> Result<()> {
+/// Adds rules to the node's nftables.
+pub(super) fn nft(lab: &Lab, rules: &str) -> Result<()> {
     let mut command = lab.node().netns.bounded("nft", BOUND);
     command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn()?;
@@ -46,9 +47,13 @@ fn nft(lab: &Lab, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// Status and body that curl sees; zero for silence.
+/// HTTP status and body for a call of the first service; status 0 for no answer.
 fn call(from: &Host, family: Family, path: &str) -> Result<(u16, String)> {
     let service = if family == Family::V4 { "10.96.0.1" } else { "[fd96::1]" };
+    call_at(from, service, path)
+}
+
+fn call_at(from: &Host, service: &str, path: &str) -> Result<(u16, String)> {
     let mut command = from.netns.bounded("curl", BOUND);
     command.args([
         "--silent",
@@ -66,19 +71,19 @@ fn call(from: &Host, family: Family, path: &str) -> Result<(u16, String)> {
 }
 
 #[test]
-fn a_service_with_a_backend_on_the_node_is_reached_as_policy_says() -> Result<()> {
+fn policy_applies_to_a_service_with_a_backend_on_the_same_node() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     nft(&lab, SERVICES)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     let nginx = lab.host("backend/nginx")?;
     for family in Family::BOTH {
-        // By rules for who calls, and not for who translated.
+        // Decided by the caller's address, not by the translated one.
         let seen = call(admin, family, "/docs")?;
         ensure!(seen.0 == 200, "{family}: {seen:?}");
-        assert_eq!(call(admin, family, "/secret")?, (403, REFUSAL.to_owned()), "{family}");
+        assert_eq!(call(admin, family, "/secret")?, (403, DENIED_BODY.to_owned()), "{family}");
         assert_eq!(call(stranger, family, "/docs")?.0, 0, "{family}");
-        // To itself, by the node's address, and the node may.
+        // To itself with the node's address as source; nginx allows only some other pods.
         assert_eq!(call(nginx, family, "/docs")?.0, 200, "{family}");
     }
     assert_eq!(lab.drops("spoofed_source")?, 0);
@@ -86,7 +91,7 @@ fn a_service_with_a_backend_on_the_node_is_reached_as_policy_says() -> Result<()
 }
 
 #[test]
-fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
+fn packets_from_outside_with_a_local_pods_address_are_dropped() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
@@ -99,7 +104,7 @@ fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
         ])?;
         let captures = [Capture::start(&lab, store)?, Capture::start(&lab, user)?];
         let mut frames = Vec::new();
-        // To one who would answer the pod by policy, and to one that has none.
+        // To a pod whose policy allows the claimed source, and to a pod without policy.
         for (to, port) in [(store, 8080), (user, 8080)] {
             let step = PacketBuilder::ethernet2(source, gateway).ipv4(
                 admin.addresses.v4.octets(),
@@ -126,6 +131,107 @@ fn a_local_pods_address_from_elsewhere_is_not_believed() -> Result<()> {
         for capture in captures {
             assert_eq!(capture.stop()?.packets("port 7777 or (ip6 and tcp)")?, [""; 0]);
         }
+    }
+    agent.assert_alive()
+}
+
+/// What kube-proxy does for a service of type NodePort with the pod store as its backend, and
+/// with `masqueradeAll`.
+const MASQUERADED: &str = "
+table ip masqueraded {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip daddr 192.0.2.1 tcp dport 30090 dnat to 10.77.0.40:9090
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        ct status dnat masquerade
+    }
+}
+table ip6 masqueraded {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip6 daddr 2001:db8::1 tcp dport 30090 dnat to [fd77::40]:9090
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        ct status dnat masquerade
+    }
+}
+";
+
+/// A SYN from the node's address to port 9090 of `to`.
+fn forged_syn(lab: &Lab, macs: [[u8; 6]; 2], to: &Host, family: Family) -> Result<Vec<u8>> {
+    let (node, to) = (lab.node().addresses, to.addresses);
+    let step = PacketBuilder::ethernet2(macs[0], macs[1]);
+    let step = match family {
+        Family::V4 => step.ipv4(node.v4.octets(), to.v4.octets(), 64),
+        Family::V6 => step.ipv6(node.v6.octets(), to.v6.octets(), 64),
+    };
+    let mut frame = Vec::new();
+    step.tcp(7777, 9090, 1, 64_000).syn().write(&mut frame, &[])?;
+    Ok(frame)
+}
+
+/// The node's probe of a pod that no rule lets it reach.
+fn probe(lab: &Lab, store: &Host, family: Family) -> Result<()> {
+    let get = Get { port: 9090, ..Get::path("/probe") };
+    let seen = get.fetch(lab.node(), store, family)?;
+    let passes = matches!(&seen, Outcome::Answer(answer) if answer.status == 200);
+    ensure!(passes, "the node's probe over {family}: {seen:?}");
+    Ok(())
+}
+
+/// Sends forged SYNs from a host and waits until each is denied.
+fn assert_denied(lab: &Lab, from: &Host, frames: &[Vec<u8>]) -> Result<()> {
+    let before = lab.drops("policy_denied")?;
+    from.inject(frames.iter().map(Vec::as_slice))?;
+    wait_for("the forged packets to be denied", BOUND, || {
+        Ok((lab.drops("policy_denied")? == before + frames.len() as u64).then_some(()))
+    })
+}
+
+#[test]
+fn the_nodes_address_from_outside_is_not_the_node() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    let (store, guest) = (lab.host("backend/store")?, lab.host("guest")?);
+    // Over IPv4 the kernel drops such packets unless it is told otherwise.
+    lab.node().netns.sysctl(&[
+        ("ipv4/conf/all/accept_local", "1"),
+        ("ipv4/conf/out-guest/accept_local", "1"),
+    ])?;
+    let at_store = Capture::start(&lab, store)?;
+    let macs = [guest.mac("eth0")?, lab.node().mac(&guest.link)?];
+    let frames = Family::BOTH.map(|family| forged_syn(&lab, macs, store, family));
+    let frames: Vec<_> = frames.into_iter().collect::<Result<_>>()?;
+    for _ in 0..2 {
+        assert_denied(&lab, guest, &frames)?;
+        for family in Family::BOTH {
+            probe(&lab, store, family)?;
+        }
+    }
+    assert_eq!(at_store.stop()?.packets("port 7777 or (ip6 and tcp src port 7777)")?, [""; 0]);
+    agent.assert_alive()
+}
+
+#[test]
+fn a_masqueraded_caller_is_not_the_node() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 2)?;
+    nft(&lab, MASQUERADED)?;
+    let (store, guest) = (lab.host("backend/store")?, lab.host("guest")?);
+    let stranger = lab.host("other/stranger")?;
+    for (family, service) in Family::BOTH.into_iter().zip(["192.0.2.1", "[2001:db8::1]"]) {
+        let service = format!("{service}:30090");
+        for from in [guest, stranger] {
+            let before = lab.drops("policy_denied")?;
+            assert_eq!(call_at(from, &service, "/probe")?.0, 0, "{} over {family}", from.name);
+            ensure!(lab.drops("policy_denied")? > before);
+        }
+        // The pod itself gets through, by the same rules.
+        assert_eq!(call_at(store, &service, "/probe")?.0, 200, "{family}");
+        probe(&lab, store, family)?;
     }
     agent.assert_alive()
 }

@@ -1,4 +1,4 @@
-//! Frames that no decent pod would send.
+//! Malformed and spoofed frames from a pod.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use etherparse::PacketBuilder;
 use podgate_tests::lab::{Agent, CorpusFrame, Download, Family, Host, Lab, Outcome, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 
-/// A lab in which `other/stranger` misbehaves while admin downloads from the store.
-fn misbehave(hostile: impl FnOnce(&Lab, &Host) -> Result<()>) -> Result<()> {
+/// Runs `attack` by `other/stranger` while admin downloads from the store.
+fn during_a_download(attack: impl FnOnce(&Lab, &Host) -> Result<()>) -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     let mut bystander = Download::start(&lab, admin, lab.host("backend/store")?, 8080, Family::V4)?;
-    hostile(&lab, stranger)?;
+    attack(&lab, stranger)?;
     agent.assert_alive()?;
     bystander.wait_for_more()?;
     let seen = stranger.ping(admin, Family::V6)?;
@@ -24,16 +24,16 @@ fn misbehave(hostile: impl FnOnce(&Lab, &Host) -> Result<()>) -> Result<()> {
 
 #[test]
 fn each_frame_of_the_corpus_is_dropped_for_its_reason() -> Result<()> {
-    misbehave(|lab, stranger| {
+    during_a_download(|lab, stranger| {
         for frame in CorpusFrame::all()? {
             let reason = match frame.result.as_str() {
-                // The parser is content, but the frame has not the stranger's MAC.
+                // The frame parses, but its source is not the stranger's MAC.
                 "parsed" | "fragment" | "icmp_unrelated" => "spoofed_source",
                 reason => reason,
             };
             let before = lab.drops(reason)?;
             let sent = stranger.inject([&frame.bytes[..]].into_iter())?.sent;
-            // What isn't IP is the kernel's.
+            // Frames that are not IP go to the kernel.
             if matches!(frame.bytes.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd])) {
                 let what = format!("{} to be counted as {reason}", frame.name);
                 wait_for(&what, Duration::from_secs(10), || {
@@ -46,17 +46,17 @@ fn each_frame_of_the_corpus_is_dropped_for_its_reason() -> Result<()> {
 }
 
 #[test]
-fn frames_cut_or_changed_at_every_byte_do_no_harm() -> Result<()> {
-    misbehave(|lab, stranger| {
+fn truncated_and_mutated_frames_do_no_harm() -> Result<()> {
+    during_a_download(|lab, stranger| {
         let mut frames = Vec::new();
-        for frame in decent_frames(lab, stranger)? {
+        for frame in valid_frames(lab, stranger)? {
             frames.extend(mutations(&frame));
         }
         let before = total_received(lab)?;
         let sent = stranger.inject(frames.iter().map(Vec::as_slice))?.sent;
         assert!(sent > 1000, "only {sent} frames");
         wait_for("the frames", Duration::from_secs(30), || {
-            // Changes of the Ethernet type make some of them the kernel's.
+            // With a changed EtherType some of them go to the kernel.
             Ok((total_received(lab)? >= before + sent / 2).then_some(()))
         })
     })
@@ -86,8 +86,8 @@ fn syn(lab: &Lab, from: &Host, source: IpAddr, destination: IpAddr) -> Result<Ve
     Ok(frame)
 }
 
-/// Frames that `from` might well send: to be spoilt.
-fn decent_frames(lab: &Lab, from: &Host) -> Result<Vec<Vec<u8>>> {
+/// Valid frames of `from`, from which the mutations are made.
+fn valid_frames(lab: &Lab, from: &Host) -> Result<Vec<Vec<u8>>> {
     let (here, there) = (from.addresses, lab.host("backend/nginx")?.addresses);
     let (source, destination) = (from.mac("eth0")?, lab.node().mac(&from.link)?);
     let ethernet = || PacketBuilder::ethernet2(source, destination);
@@ -105,8 +105,8 @@ fn decent_frames(lab: &Lab, from: &Host) -> Result<Vec<Vec<u8>>> {
     Ok(frames)
 }
 
-/// `frame` cut after every byte of its headers, and with every byte after the addresses of
-/// Ethernet inverted, zeroed and set.
+/// `frame` truncated after every byte of its headers, and with every byte after the Ethernet
+/// addresses inverted, zeroed and set to 0xff.
 fn mutations(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let cut = (14..frame.len()).map(|length| frame[..length].to_vec());
     let changed = (12..frame.len()).flat_map(move |at| {

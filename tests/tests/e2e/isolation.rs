@@ -1,17 +1,17 @@
-//! What one pod can do to the others: nothing beyond its share.
+//! One pod can't take more than its share of what pods have in common.
 
 use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use podgate_tests::lab::{Agent, CorpusFrame, Family, Get, Lab, Outcome, Stream, wait_for};
-use podgate_tests::scenario::{MANIFESTS, REFUSAL};
+use podgate_tests::scenario::{DENIED_BODY, MANIFESTS};
 
 use super::flood::{Flood, udp_frames};
 
-/// A lab in which something happens between pods while others talk: what they have goes on, and
-/// what they begin works.
-fn while_others_talk(
+/// Runs `disturb` while other pods communicate: their established connections continue, and new
+/// ones work.
+fn while_others_communicate(
     workers: u16,
     disturb: impl FnOnce(&Lab, &dyn Fn() -> Result<()>) -> Result<()>,
 ) -> Result<()> {
@@ -20,7 +20,7 @@ fn while_others_talk(
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
     let nginx = lab.host("backend/nginx")?;
     let stream = Stream::start(admin, user, 5001, Family::V4)?;
-    let others_talk = || {
+    let others_communicate = || {
         stream.wait_for_more()?;
         let begun = Stream::start(user, admin, 5002, Family::V6)?;
         begun.wait_for_more()?;
@@ -28,20 +28,23 @@ fn while_others_talk(
         let seen = Get::path("/docs").fetch(admin, nginx, Family::V4)?;
         assert!(matches!(seen, Outcome::Answer(ref answer) if answer.status == 200), "{seen:?}");
         let seen = Get::path("/secret").fetch(admin, nginx, Family::V6)?;
-        assert!(matches!(seen, Outcome::Answer(ref answer) if answer.body == REFUSAL), "{seen:?}");
+        assert!(
+            matches!(seen, Outcome::Answer(ref answer) if answer.body == DENIED_BODY),
+            "{seen:?}"
+        );
         Ok(())
     };
-    disturb(&lab, &others_talk)?;
+    disturb(&lab, &others_communicate)?;
     assert!(stream.finish()? > 0);
     agent.assert_alive()?;
     agent.stop()
 }
 
 #[test]
-fn a_pod_that_opens_flows_without_end_leaves_places_for_others() -> Result<()> {
+fn a_pod_that_keeps_opening_flows_leaves_table_entries_for_others() -> Result<()> {
     /// Half of a worker's table.
     const SHARE: u64 = 1 << 17;
-    while_others_talk(1, |lab, others_talk| {
+    while_others_communicate(1, |lab, others_communicate| {
         let (stranger, user) = (lab.host("other/stranger")?, lab.host("user/userapp")?);
         let mut frames = Vec::new();
         for port in 9997..=9999 {
@@ -51,7 +54,7 @@ fn a_pod_that_opens_flows_without_end_leaves_places_for_others() -> Result<()> {
         wait_for("the flood to have its share", Duration::from_secs(60), || {
             Ok((lab.metric("podgate_worker_flows")? >= SHARE - 64).then_some(()))
         })?;
-        others_talk()?;
+        others_communicate()?;
         let flows = lab.metric("podgate_worker_flows")?;
         assert!(flows < SHARE + 1000, "{flows} flows");
         flood.stop()
@@ -59,22 +62,22 @@ fn a_pod_that_opens_flows_without_end_leaves_places_for_others() -> Result<()> {
 }
 
 #[test]
-fn a_pod_that_floods_one_flow_leaves_others_their_turn() -> Result<()> {
-    while_others_talk(1, |lab, others_talk| {
+fn a_pod_that_floods_one_flow_does_not_starve_others() -> Result<()> {
+    while_others_communicate(1, |lab, others_communicate| {
         let (stranger, user) = (lab.host("other/stranger")?, lab.host("user/userapp")?);
         let frames = udp_frames(lab, [stranger, user], 1000..1001, 9999)?;
         let flood = Flood::start(stranger, vec![frames[0].clone(); 64])?;
         flood.wait_for_more()?;
-        others_talk()?;
+        others_communicate()?;
         flood.stop()
     })
 }
 
 #[test]
-fn a_receiver_that_never_reads_or_is_down_keeps_nothing_from_others() -> Result<()> {
-    while_others_talk(2, |lab, others_talk| {
+fn a_receiver_that_never_reads_or_is_down_does_not_starve_others() -> Result<()> {
+    while_others_communicate(2, |lab, others_communicate| {
         let (stranger, store) = (lab.host("other/stranger")?, lab.host("backend/store")?);
-        // A server that never reads: its window closes, and stays closed.
+        // A server that never reads: its receive window stays closed.
         let listener = stranger.listen(5003)?;
         let mut clients = Vec::new();
         for _ in 0..16 {
@@ -92,11 +95,11 @@ fn a_receiver_that_never_reads_or_is_down_keeps_nothing_from_others() -> Result<
         }
         let flood = Flood::start(store, udp_frames(lab, [store, stranger], 2000..2064, 9999)?)?;
         flood.wait_for_more()?;
-        others_talk()?;
-        // Its interface goes down, with all that under way.
+        others_communicate()?;
+        // Its interface goes down with packets in flight.
         stranger.netns.ip("link set eth0 down\n")?;
         flood.wait_for_more()?;
-        others_talk()?;
+        others_communicate()?;
         stranger.netns.ip("link set eth0 up\n")?;
         flood.stop()?;
         drop((listener, clients));
@@ -108,7 +111,7 @@ const BOUND: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_pod_that_sends_garbage_harms_nobody() -> Result<()> {
-    while_others_talk(2, |lab, others_talk| {
+    while_others_communicate(2, |lab, others_communicate| {
         let stranger = lab.host("other/stranger")?;
         let mac = stranger.mac("eth0")?;
         let mut frames: Vec<_> = CorpusFrame::all()?.into_iter().map(|frame| frame.bytes).collect();
@@ -129,14 +132,14 @@ fn a_pod_that_sends_garbage_harms_nobody() -> Result<()> {
         }
         let flood = Flood::start(stranger, frames)?;
         flood.wait_for_more()?;
-        others_talk()?;
+        others_communicate()?;
         flood.stop()
     })
 }
 
 #[test]
-fn half_finished_requests_of_one_pod_leave_those_of_others_working() -> Result<()> {
-    while_others_talk(2, |lab, others_talk| {
+fn incomplete_requests_of_one_pod_do_not_block_those_of_others() -> Result<()> {
+    while_others_communicate(2, |lab, others_communicate| {
         let (user, nginx) = (lab.host("user/userapp")?, lab.host("backend/nginx")?);
         let mut open = Vec::new();
         for nth in 0..300 {
@@ -145,15 +148,15 @@ fn half_finished_requests_of_one_pod_leave_those_of_others_working() -> Result<(
             client.write_all(b"GET /docs HTTP/1.1\r\nHost: nginx\r\nX-Never: ")?;
             open.push(client);
         }
-        others_talk()?;
+        others_communicate()?;
         drop(open);
         Ok(())
     })
 }
 
 #[test]
-fn a_flood_of_denied_packets_leaves_the_flow_records_of_others() -> Result<()> {
-    while_others_talk(1, |lab, others_talk| {
+fn a_flood_of_denied_packets_does_not_displace_flow_records_of_others() -> Result<()> {
+    while_others_communicate(1, |lab, others_communicate| {
         let (stranger, nginx) = (lab.host("other/stranger")?, lab.host("backend/nginx")?);
         let frames = udp_frames(lab, [stranger, nginx], 1..20_000, 9999)?;
         let denied = lab.drops("policy_denied")?;
@@ -161,7 +164,7 @@ fn a_flood_of_denied_packets_leaves_the_flow_records_of_others() -> Result<()> {
         wait_for("the flood to be denied", BOUND, || {
             Ok((lab.drops("policy_denied")? > denied + 50_000).then_some(()))
         })?;
-        others_talk()?;
+        others_communicate()?;
         wait_for("the flood to go on", BOUND, || {
             Ok((lab.drops("policy_denied")? > denied + 150_000).then_some(()))
         })?;

@@ -1,5 +1,5 @@
-//! Objects from an API server: a small one, and a real one. The tests of the latter are ignored
-//! unless asked for, since no package has one:
+//! Objects from an API server: a minimal one, and a real one. The tests with the real one are
+//! ignored by default, because no package has a `kube-apiserver`:
 //! `PODGATE_KUBE_APISERVER=… cargo test -p podgate-tests --test e2e kube:: -- --ignored`.
 
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ const STRANGER: &str = "other/stranger";
 const NGINX: &str = "backend/nginx";
 const STORE: &str = "backend/store";
 
-/// The lab, with its objects at an API server.
+/// An API server with the objects of the lab's manifests.
 fn with_objects(lab: &Lab) -> Result<ApiServer<'_>> {
     let server = ApiServer::start(lab)?;
     server.install_all()?;
@@ -30,7 +30,7 @@ fn ready_agent<'lab>(lab: &'lab Lab, server: &ApiServer<'_>) -> Result<Agent<'la
     Ok(agent)
 }
 
-/// The object of the lab's manifests that has this kind and name.
+/// The object of this kind and name in the lab's manifests.
 fn object(lab: &Lab, kind: &str, name: &str) -> Result<Value> {
     let objects = load(&lab.manifests()).into_iter().filter_map(|document| document.value.ok());
     let mut objects =
@@ -38,7 +38,8 @@ fn object(lab: &Lab, kind: &str, name: &str) -> Result<Value> {
     objects.next().with_context(|| format!("no {kind} {name} in the lab"))
 }
 
-/// Lets pods of the namespace with these labels connect to backend's pods with `app: target`.
+/// A policy that lets pods of namespaces with these labels connect to pods of `backend` with
+/// `app: target`.
 fn allow(target: &str, namespace: &Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
@@ -52,7 +53,7 @@ fn allow(target: &str, namespace: &Value) -> Value {
     })
 }
 
-/// Makes the cluster-wide policy that denies all ingress to pods with `app: target`.
+/// A cluster-wide policy that denies all ingress to pods with `app: target`.
 fn deny_all_to(target: &str) -> Value {
     json!({
         "apiVersion": "cilium.io/v2",
@@ -65,7 +66,7 @@ fn deny_all_to(target: &str) -> Value {
     })
 }
 
-/// What `from` gets of port 8080 of the store.
+/// The outcome of a request from `from` to port 8080 of the store.
 fn store_seen_by(lab: &Lab, from: &str) -> Result<Outcome> {
     let get = Get { port: 8080, ..Get::path("/items") };
     get.fetch(lab.host(from)?, lab.host(STORE)?, Family::V4)
@@ -79,20 +80,20 @@ fn reaches_store(agent: &mut Agent<'_>, from: &str, why: &str) -> Result<()> {
 
 fn is_cut_off_from_store(agent: &mut Agent<'_>, from: &str, why: &str) -> Result<()> {
     agent.wait_until(&format!("silence for {from}: {why}"), |lab| {
-        Ok((store_seen_by(lab, from)? == Outcome::Silence).then_some(()))
+        Ok((store_seen_by(lab, from)? == Outcome::NoAnswer).then_some(()))
     })
 }
 
 fn the_scenario_holds(lab: &Lab) -> Result<()> {
     for row in ROWS {
-        for (family, seen) in Family::BOTH.into_iter().zip(row.play_both(lab)?) {
+        for (family, seen) in Family::BOTH.into_iter().zip(row.run_both(lab)?) {
             assert!(row.is_met_by(&seen), "{row} over {family}: {seen:?}");
         }
     }
     Ok(())
 }
 
-/// What the agent says is wrong with its source.
+/// The problems with the source of objects in `podgate status`.
 fn problems(lab: &Lab) -> Result<String> {
     Ok(lab.podgate_json(&["status"])?["source"]["problems"].to_string())
 }
@@ -139,12 +140,12 @@ fn changes_at_the_api_server_reach_live_traffic() -> Result<()> {
     server.delete(&admin)?;
     is_cut_off_from_store(&mut agent, ADMIN, "the pod was deleted")?;
     server.apply(&admin)?;
-    reaches_store(&mut agent, ADMIN, "the pod was created anew")
+    reaches_store(&mut agent, ADMIN, "the pod was created again")
 }
 
 #[test]
 #[ignore = "needs a kube-apiserver, named by PODGATE_KUBE_APISERVER, and etcd"]
-fn a_policy_that_turns_bad_at_the_api_server_is_named_and_stays_as_it_was() -> Result<()> {
+fn an_invalid_update_at_the_api_server_is_reported_and_the_last_good_policy_stays() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let server = with_objects(&lab)?;
     let mut agent = ready_agent(&lab, &server)?;
@@ -168,7 +169,7 @@ fn a_policy_that_turns_bad_at_the_api_server_is_named_and_stays_as_it_was() -> R
 
 #[test]
 #[ignore = "needs a kube-apiserver, named by PODGATE_KUBE_APISERVER, and etcd"]
-fn a_kind_that_is_installed_later_is_found() -> Result<()> {
+fn a_kind_installed_later_is_watched() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let server = ApiServer::start(&lab)?;
     server.install(Kind::CiliumNetworkPolicy)?;
@@ -184,7 +185,7 @@ fn a_kind_that_is_installed_later_is_found() -> Result<()> {
 
 #[test]
 #[ignore = "needs a kube-apiserver, named by PODGATE_KUBE_APISERVER, and etcd"]
-fn policy_outlives_the_api_server_and_follows_it_when_it_returns() -> Result<()> {
+fn policy_survives_an_api_server_outage_and_catches_up() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut server = with_objects(&lab)?;
     let extra = allow("store", &json!({"kubernetes.io/metadata.name": "other"}));
@@ -199,10 +200,10 @@ fn policy_outlives_the_api_server_and_follows_it_when_it_returns() -> Result<()>
     assert!(matches!(store_seen_by(&lab, STRANGER)?, Outcome::Answer(_)));
     assert_eq!(
         Get::path("/docs").fetch(lab.host(STRANGER)?, lab.host(NGINX)?, Family::V6)?,
-        Outcome::Silence
+        Outcome::NoAnswer
     );
 
-    // Where the agent doesn't look, so that it can't see the deletion happen.
+    // On a port that the agent doesn't know, so that it misses the deletion.
     server.resume(API_SERVER_PORT + 1)?;
     server.delete(&extra)?;
     server.kill()?;
@@ -213,7 +214,7 @@ fn policy_outlives_the_api_server_and_follows_it_when_it_returns() -> Result<()>
 
 #[test]
 #[ignore = "needs a kube-apiserver, named by PODGATE_KUBE_APISERVER, and etcd"]
-fn until_the_api_server_has_been_read_nothing_passes() -> Result<()> {
+fn nothing_passes_before_the_api_server_was_read() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut server = with_objects(&lab)?;
     server.kill()?;
@@ -228,7 +229,7 @@ fn until_the_api_server_has_been_read_nothing_passes() -> Result<()> {
     nothing_passes_because(&mut agent, "Unauthorized")
 }
 
-/// Waits until the agent is up and says `problem`, and tries some of what policy allows.
+/// Waits until the agent reports `problem`, and checks that what policy allows doesn't pass yet.
 fn nothing_passes_because(agent: &mut Agent<'_>, problem: &str) -> Result<()> {
     agent.wait_until(&format!("the agent to say {problem}"), |lab| {
         let status = lab.podgate(&["status", "-o", "json"])?;
@@ -239,11 +240,11 @@ fn nothing_passes_because(agent: &mut Agent<'_>, problem: &str) -> Result<()> {
         if !text.contains(problem) {
             return Ok(None);
         }
-        assert_eq!(store_seen_by(lab, ADMIN)?, Outcome::Silence);
-        // The node's kernel has no route to the pods yet, and tells those outside so.
+        assert_eq!(store_seen_by(lab, ADMIN)?, Outcome::NoAnswer);
+        // The node's kernel has no route to the pods yet, and answers outside hosts with ICMP.
         let office = store_seen_by(lab, "office")?;
-        assert!(matches!(office, Outcome::Silence | Outcome::Failure(_)), "{office:?}");
-        assert_eq!(lab.host(NGINX)?.ping(lab.host(ADMIN)?, Family::V6)?, Outcome::Silence);
+        assert!(matches!(office, Outcome::NoAnswer | Outcome::Failure(_)), "{office:?}");
+        assert_eq!(lab.host(NGINX)?.ping(lab.host(ADMIN)?, Family::V6)?, Outcome::NoAnswer);
         Ok(Some(()))
     })
 }
@@ -257,7 +258,7 @@ fn a_confined_agent_follows_an_api_server() -> Result<()> {
     the_scenario_holds(&lab)?;
     assert_eq!(problems(&lab)?, "[]");
 
-    // The seccomp filter is in force by now: the name is looked up, and TLS begun, under it.
+    // The seccomp filter is in force: the name is resolved, and TLS set up, under it.
     server.restart()?;
     server.add(&allow("store", &json!({"kubernetes.io/metadata.name": "other"})))?;
     reaches_store(&mut agent, STRANGER, "a policy allows it")?;

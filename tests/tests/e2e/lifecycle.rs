@@ -1,4 +1,4 @@
-//! Agents that stop, die and come back.
+//! Stop, kill, restart and cleanup of agents.
 
 use std::fs;
 use std::path::Path;
@@ -11,25 +11,25 @@ use serde_json::Value;
 
 pub(crate) fn nothing_passes(lab: &Lab) -> Result<()> {
     let nginx = lab.host("backend/nginx")?;
-    assert_eq!(Get::path("/docs").fetch(lab.node(), nginx, Family::V4)?, Outcome::Silence);
+    assert_eq!(Get::path("/docs").fetch(lab.node(), nginx, Family::V4)?, Outcome::NoAnswer);
     let (office, store) = (lab.host("office")?, lab.host("backend/store")?);
     let get = Get { port: 8080, ..Get::path("/items") };
-    assert_eq!(get.fetch(office, store, Family::V6)?, Outcome::Silence);
+    assert_eq!(get.fetch(office, store, Family::V6)?, Outcome::NoAnswer);
     nothing_passes_from_pods(lab)
 }
 
-/// The same without what comes through the node's kernel, which may have no route to pods.
+/// The same without rows through the node's kernel, which may have no route to pods.
 pub(crate) fn nothing_passes_from_pods(lab: &Lab) -> Result<()> {
     let (admin, nginx) = (lab.host("admin/adminapp")?, lab.host("backend/nginx")?);
     let stranger = lab.host("other/stranger")?;
-    assert_eq!(Get::path("/docs").fetch(admin, nginx, Family::V4)?, Outcome::Silence);
-    assert_eq!(stranger.ping(admin, Family::V6)?, Outcome::Silence);
+    assert_eq!(Get::path("/docs").fetch(admin, nginx, Family::V4)?, Outcome::NoAnswer);
+    assert_eq!(stranger.ping(admin, Family::V6)?, Outcome::NoAnswer);
     Ok(())
 }
 
 pub(crate) fn what_should_pass_passes(lab: &Lab) -> Result<()> {
-    for row in ROWS.iter().filter(|row| row.expected != Expected::Silence) {
-        for (family, seen) in Family::BOTH.into_iter().zip(row.play_both(lab)?) {
+    for row in ROWS.iter().filter(|row| row.expected != Expected::NoAnswer) {
+        for (family, seen) in Family::BOTH.into_iter().zip(row.run_both(lab)?) {
             assert!(row.is_met_by(&seen), "{row} over {family}: {seen:?}");
         }
     }
@@ -42,7 +42,7 @@ pub(crate) fn ready_endpoints(lab: &Lab) -> Result<usize> {
     Ok(endpoints.filter(|endpoint| endpoint["state"] == "ready").count())
 }
 
-/// Without an agent nothing passes; the next one returns to all endpoints.
+/// Without an agent nothing passes; the next one attaches all endpoints again.
 pub(crate) fn pods_are_cut_off_until_a_restart(lab: &Lab, workers: u16) -> Result<()> {
     nothing_passes(lab)?;
     let _agent = Agent::restart(lab, workers)?;
@@ -51,7 +51,7 @@ pub(crate) fn pods_are_cut_off_until_a_restart(lab: &Lab, workers: u16) -> Resul
 }
 
 #[test]
-fn while_the_agent_is_stopped_pods_are_cut_off_and_it_returns_to_its_endpoints() -> Result<()> {
+fn pods_are_cut_off_while_the_agent_is_stopped_and_attached_by_the_next() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start(&lab, 2)?;
     what_should_pass_passes(&lab)?;
@@ -60,7 +60,7 @@ fn while_the_agent_is_stopped_pods_are_cut_off_and_it_returns_to_its_endpoints()
 }
 
 #[test]
-fn when_the_agent_is_killed_pods_are_cut_off_until_it_is_started_again() -> Result<()> {
+fn pods_are_cut_off_from_a_kill_of_the_agent_to_its_next_start() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start(&lab, 2)?;
     agent.kill()?;
@@ -68,7 +68,7 @@ fn when_the_agent_is_killed_pods_are_cut_off_until_it_is_started_again() -> Resu
 }
 
 #[test]
-fn cleanup_leaves_the_node_as_it_was() -> Result<()> {
+fn cleanup_restores_the_node() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let before = lab.node().netns.ip_json(&["-d", "link"])?;
     let routes = |lab: &Lab| -> Result<[Value; 2]> {
@@ -85,11 +85,11 @@ fn cleanup_leaves_the_node_as_it_was() -> Result<()> {
     assert!(!lab.state_dir().exists());
     assert_eq!(lab.node().netns.ip_json(&["-d", "link"])?, before);
     assert_eq!(routes(&lab)?, routes_before);
-    lab.route_by_kernel()?;
+    lab.add_kernel_routes()?;
     what_should_pass_by_kernel(&lab)
 }
 
-/// With podgate gone, policy is gone.
+/// After a cleanup no policy applies.
 fn what_should_pass_by_kernel(lab: &Lab) -> Result<()> {
     let (stranger, nginx) = (lab.host("other/stranger")?, lab.host("backend/nginx")?);
     for family in Family::BOTH {
@@ -100,7 +100,7 @@ fn what_should_pass_by_kernel(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn a_second_agent_on_the_same_state_ends_at_once_and_the_first_goes_on() -> Result<()> {
+fn a_second_agent_on_the_same_state_directory_exits_and_the_first_keeps_running() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let (manifests, state) = (lab.manifests(), lab.state_dir());
@@ -111,7 +111,7 @@ fn a_second_agent_on_the_same_state_ends_at_once_and_the_first_goes_on() -> Resu
     what_should_pass_passes(&lab)
 }
 
-/// What `ethtool` says of the pods' ends, by pod.
+/// TX checksum offload of the pods' ends by `ethtool`, by pod.
 fn offloads(lab: &Lab) -> Result<Vec<(String, String)>> {
     let of = |pod: &Host| {
         let mut ethtool = pod.netns.bounded("ethtool", Duration::from_secs(10));
@@ -121,13 +121,13 @@ fn offloads(lab: &Lab) -> Result<Vec<(String, String)>> {
 }
 
 #[test]
-fn a_pod_that_is_removed_gets_its_checksum_offload_back_unless_it_had_none() -> Result<()> {
+fn a_removed_pod_gets_its_checksum_offload_back_if_it_had_it() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
     let mut ethtool = store.netns.bounded("ethtool", Duration::from_secs(10));
     run(ethtool.args(["-K", "eth0", "tx", "off"]))?;
     let before = offloads(&lab)?;
-    // It is remembered over a restart.
+    // It is saved over a restart.
     Agent::start(&lab, 1)?.stop()?;
     let _agent = Agent::restart(&lab, 1)?;
     for pod in [admin, store] {
@@ -143,7 +143,7 @@ fn a_pod_that_is_removed_gets_its_checksum_offload_back_unless_it_had_none() -> 
 }
 
 #[test]
-fn cleanup_passes_over_what_is_odd_and_lists_it() -> Result<()> {
+fn cleanup_skips_and_lists_what_it_cannot_remove() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let offloads_before = offloads(&lab)?;
     Agent::start(&lab, 1)?.stop()?;
@@ -155,10 +155,10 @@ fn cleanup_passes_over_what_is_odd_and_lists_it() -> Result<()> {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let listed = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(listed.contains("bpf/link-odd") && listed.contains("is not empty"), "{listed}");
-    // All the rest is done.
+    // Everything else is removed.
     assert_eq!(offloads(&lab)?, offloads_before);
     assert_eq!(links_of_podgate(&lab)?, 0);
-    lab.route_by_kernel()?;
+    lab.add_kernel_routes()?;
     what_should_pass_by_kernel(&lab)?;
     fs::remove_dir(state.join("bpf/link-odd"))?;
     fs::remove_file(state.join("notes.txt"))?;
@@ -167,14 +167,14 @@ fn cleanup_passes_over_what_is_odd_and_lists_it() -> Result<()> {
     Ok(())
 }
 
-/// How many of `pg-host` and `pg-xsk` there are.
+/// Number of links among `pg-host` and `pg-xsk` that exist.
 fn links_of_podgate(lab: &Lab) -> Result<usize> {
     let links = lab.node().netns.ip_json(&["link"])?;
     let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
     Ok(names.filter(|name| ["pg-host", "pg-xsk"].contains(name)).count())
 }
 
-/// Runs an agent that must fail, and says why it did.
+/// Runs an agent that must fail, and returns its error.
 fn failing_agent(lab: &Lab, options: &[&str]) -> Result<String> {
     let output = lab.podgate(&[&["run"], options].concat())?;
     ensure!(output.status.code() == Some(1), "{output:?}");
@@ -187,7 +187,7 @@ fn has_mount_at(path: &Path) -> Result<bool> {
 }
 
 #[test]
-fn a_second_agent_that_fails_leaves_nothing_behind_and_the_first_goes_on() -> Result<()> {
+fn a_second_agent_that_fails_leaves_nothing_behind_and_the_first_keeps_running() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let before = lab.node().netns.ip_json(&["-d", "link"])?;
@@ -210,7 +210,7 @@ fn a_second_agent_that_fails_leaves_nothing_behind_and_the_first_goes_on() -> Re
 }
 
 #[test]
-fn a_start_that_fails_at_an_endpoint_takes_back_what_it_did_for_the_others() -> Result<()> {
+fn a_start_that_fails_at_one_endpoint_is_rolled_back() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let before = (lab.node().netns.ip_json(&["-d", "link"])?, offloads(&lab)?);
     let admin = lab.host("admin/adminapp")?;
@@ -230,7 +230,7 @@ fn a_start_that_fails_at_an_endpoint_takes_back_what_it_did_for_the_others() -> 
     assert!(said.contains("there is no link absent"), "{said}");
     assert!(!state.exists() && !has_mount_at(&state)?, "{said}");
     assert_eq!((lab.node().netns.ip_json(&["-d", "link"])?, offloads(&lab)?), before);
-    // Where an agent was before, what it cut off stays so.
+    // Pods that an earlier agent cut off stay cut off.
     Agent::start(&lab, 1)?.stop()?;
     failing_agent(&lab, &options)?;
     nothing_passes(&lab)?;

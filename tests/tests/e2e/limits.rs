@@ -1,4 +1,4 @@
-//! Resource limits: what many endpoints need of them.
+//! Resource limits that many endpoints need.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ const BOUND: Duration = Duration::from_secs(120);
 const ENDPOINTS: usize = 200;
 
 #[test]
-fn two_hundred_endpoints_with_two_workers_start_from_a_shell_with_the_usual_limits() -> Result<()> {
+fn two_hundred_endpoints_with_two_workers_start_under_default_resource_limits() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let node = &lab.node().netns;
     let link = |number| format!("link add m{number} type veth peer name n{number}\n");
@@ -22,7 +22,8 @@ fn two_hundred_endpoints_with_two_workers_start_from_a_shell_with_the_usual_limi
     };
     let list: String = (0..ENDPOINTS).map(endpoint).collect();
     fs::write(lab.file("many.yaml"), format!("endpoints:\n{list}"))?;
-    // The soft limits only: without CAP_SYS_RESOURCE, as in many containers, hard ones stay.
+    // Soft limits only: without CAP_SYS_RESOURCE, as in many containers, hard limits can't be
+    // raised.
     let mut command = node.daemon("prlimit".as_ref());
     command.args(["--nofile=1024:", "--memlock=65536:"]).arg(program()?);
     command.arg("run").arg("--manifests").arg(lab.manifests());
@@ -42,8 +43,7 @@ fn two_hundred_endpoints_with_two_workers_start_from_a_shell_with_the_usual_limi
 }
 
 #[test]
-fn a_limit_that_can_not_be_raised_ends_the_start_with_the_remedy_and_nothing_is_left() -> Result<()>
-{
+fn a_start_that_cannot_raise_a_limit_fails_with_advice_and_leaves_nothing_behind() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let links = lab.node().netns.ip_json(&["link"])?;
     for (limits, words) in [

@@ -1,12 +1,11 @@
 //! The real `podgate` between pods in network namespaces, end to end.
 //!
-//! Each test builds its own lab (which takes half a second); labs wait for each other.
+//! Each test builds its own lab, which takes half a second. Only one lab exists at a time.
 
 mod confined;
 mod cut_off;
 mod explain;
 mod flood;
-mod follow;
 mod hairpin;
 mod hostile;
 mod isolation;
@@ -17,6 +16,7 @@ mod links;
 mod manifest_files;
 mod manifests;
 mod mtu;
+mod network_changes;
 mod node;
 mod packets;
 mod policy_change;

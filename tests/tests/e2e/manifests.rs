@@ -8,7 +8,7 @@ use serde_json::Value;
 const NOT_YAML: &str =
     "apiVersion: networking.k8s.io/v1\nkind: [NetworkPolicy\n  metadata: {name\n";
 
-/// Narrows by a TLS certificate, which podgate can't do.
+/// A policy with TLS termination, which podgate does not enforce.
 const NOT_ENFORCEABLE: &str = "
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -22,7 +22,7 @@ spec:
           rules: { http: [{ method: GET }] }
 ";
 
-/// A version of the store's policy with an impossible port.
+/// The store's policy with an invalid port.
 const STORE_WITH_A_BAD_PORT: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -33,31 +33,31 @@ spec:
 ";
 
 #[test]
-fn what_cannot_be_enforced_is_named_and_the_rest_is_enforced() -> Result<()> {
+fn rejected_objects_are_listed_and_all_others_enforced() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     lab.write_manifest("with-tls.yaml", NOT_ENFORCEABLE)?;
     let mut agent = Agent::start(&lab, 1)?;
-    // At a start it would keep pods cut off, because nothing is known of it.
+    // Not before the start: pods would stay cut off, because no objects of the file are saved.
     lab.write_manifest("not-yaml.yaml", NOT_YAML)?;
-    refusal(&mut agent, |r| text(&r["source"], "file").contains("not-yaml.yaml"))?;
-    let tls = refusal(&mut agent, |r| text(r, "object").contains("user/with-tls"))?;
+    rejection(&mut agent, |r| text(&r["source"], "file").contains("not-yaml.yaml"))?;
+    let tls = rejection(&mut agent, |r| text(r, "object").contains("user/with-tls"))?;
     assert!(text(&tls, "field").contains("terminatingTLS"), "{tls}");
     assert!(!text(&tls, "reason").is_empty(), "{tls}");
     the_backend_rows_hold(&lab)
 }
 
 #[test]
-fn a_policy_that_turns_bad_stays_in_force_as_it_was() -> Result<()> {
+fn after_an_invalid_update_the_last_good_policy_stays_in_force() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     lab.write_manifest("store.yaml", STORE_WITH_A_BAD_PORT)?;
-    let bad = refusal(&mut agent, |r| text(r, "object").contains("backend/store"))?;
+    let bad = rejection(&mut agent, |r| text(r, "object").contains("backend/store"))?;
     assert!(text(&bad, "field").contains("port"), "{bad}");
     the_backend_rows_hold(&lab)
 }
 
-/// Waits until `policy list` shows a refusal that satisfies `wanted`.
-fn refusal(agent: &mut Agent, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+/// Waits until `policy list` shows a rejected object that satisfies `wanted`.
+fn rejection(agent: &mut Agent, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     agent.wait_until("a refusal", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
         let refused = list["rejected"].as_array().context("policy list has no refusals")?;
@@ -71,7 +71,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 
 fn the_backend_rows_hold(lab: &Lab) -> Result<()> {
     for row in ROWS.iter().filter(|row| row.to.starts_with("backend/")) {
-        for seen in row.play_both(lab)? {
+        for seen in row.run_both(lab)? {
             assert!(row.is_met_by(&seen), "{row}: {seen:?}");
         }
     }

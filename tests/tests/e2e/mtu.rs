@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Family, Host, Lab, Stream};
 use podgate_tests::scenario::MANIFESTS;
 
-/// The MTU of both ends of a pod's link: the node's first.
+/// MTUs of both ends of a pod's link, the node's end first.
 fn mtus(lab: &Lab, pod: &Host) -> Result<[u64; 2]> {
     let mtu = |netns: &podgate_tests::lab::Netns, link: &str| {
         let links = netns.ip_json(&["link", "show", "dev", link])?;
@@ -15,8 +15,8 @@ fn mtus(lab: &Lab, pod: &Host) -> Result<[u64; 2]> {
     Ok([mtu(&lab.node().netns, &pod.link)?, mtu(&pod.netns, "eth0")?])
 }
 
-/// One echo request of `size` bytes, as a packet that must not be cut.
-fn ping_whole(from: &Host, to: &Host, family: Family, size: usize) -> Result<()> {
+/// Sends one echo request of `size` bytes with Don't Fragment set.
+fn ping_unfragmented(from: &Host, to: &Host, family: Family, size: usize) -> Result<()> {
     let headers = if family == Family::V4 { 28 } else { 48 };
     let mut command: Command = from.netns.bounded("ping", std::time::Duration::from_secs(20));
     command.args(["-n", "-c", "1", "-W", "5", "-M", "do", "-s", &(size - headers).to_string()]);
@@ -26,7 +26,7 @@ fn ping_whole(from: &Host, to: &Host, family: Family, size: usize) -> Result<()>
 }
 
 #[test]
-fn links_get_the_largest_mtu_there_is_and_carry_packets_of_that_size() -> Result<()> {
+fn links_get_the_largest_mtu_and_carry_packets_of_that_size() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start_with(&lab, 2, &["--pod-mtu", "65535"])?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
@@ -35,11 +35,11 @@ fn links_get_the_largest_mtu_there_is_and_carry_packets_of_that_size() -> Result
     }
     for family in Family::BOTH {
         for size in [1500, 1501, 9000, 32_000, 65_000, 65_535] {
-            ping_whole(admin, user, family, size)?;
-            ping_whole(user, admin, family, size)?;
-            ping_whole(admin, lab.node(), family, size)?;
-            // No route of the kernel has a larger MTU.
-            ping_whole(lab.node(), user, family, size.min(65_520))?;
+            ping_unfragmented(admin, user, family, size)?;
+            ping_unfragmented(user, admin, family, size)?;
+            ping_unfragmented(admin, lab.node(), family, size)?;
+            // The kernel's routes have no larger MTU.
+            ping_unfragmented(lab.node(), user, family, size.min(65_520))?;
         }
         let stream = Stream::start(admin, user, 5001, family)?;
         stream.wait_for_more()?;
@@ -48,10 +48,10 @@ fn links_get_the_largest_mtu_there_is_and_carry_packets_of_that_size() -> Result
     agent.assert_alive()
 }
 
-/// Pods that leave their checksums to whoever needs them: other pods don't, a proof that they are
-/// right is the node's and the neighbours' TCP.
+/// Checksums stay incomplete between pods, and are completed for the node and for hosts outside,
+/// whose TCP verifies them.
 #[test]
-fn pods_may_leave_checksums_to_their_devices() -> Result<()> {
+fn pods_may_keep_their_tx_checksum_offload() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start_with(&lab, 2, &["--pod-checksums", "leave"])?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
@@ -62,14 +62,14 @@ fn pods_may_leave_checksums_to_their_devices() -> Result<()> {
             stream.finish()?;
         }
     }
-    // Of 1500 bytes each, thousands of segments were sent: only their SYNs were completed here.
+    // Thousands of segments of 1500 bytes were sent, and only SYNs were completed.
     let completed = lab.metric("podgate_worker_checksums_completed_total")?;
     assert!((1..1000).contains(&completed), "{completed} checksums completed");
     agent.assert_alive()
 }
 
 #[test]
-fn an_endpoints_own_mtu_is_remembered_and_given_to_a_link_that_is_made_anew() -> Result<()> {
+fn an_endpoints_own_mtu_is_saved_and_set_on_a_recreated_link() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start(&lab, 1)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
@@ -86,9 +86,9 @@ fn an_endpoints_own_mtu_is_remembered_and_given_to_a_link_that_is_made_anew() ->
     agent.stop()?;
 
     let mut agent = Agent::restart(&lab, 1)?;
-    lab.unplug(admin)?;
+    lab.delete_link(admin)?;
     lab.wait_for_endpoint(admin, "gone")?;
-    lab.plug(admin)?;
+    lab.create_link(admin)?;
     lab.wait_for_endpoint(admin, "ready")?;
     assert_eq!(mtus(&lab, admin)?, [9000; 2]);
     let refused = lab.podgate(&[&add[..], &["--mtu", "65536"]].concat())?;
@@ -98,7 +98,7 @@ fn an_endpoints_own_mtu_is_remembered_and_given_to_a_link_that_is_made_anew() ->
 }
 
 #[test]
-fn pods_of_a_large_mtu_talk_to_neighbours_of_1500() -> Result<()> {
+fn pods_with_a_large_mtu_reach_neighbours_with_1500() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start_with(&lab, 2, &["--pod-mtu", "65000"])?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);

@@ -14,7 +14,7 @@ fn a_pod_reaches_a_server_on_the_node_and_the_node_reaches_pods() -> Result<()> 
         let get = Get { port: 8000, ..Get::path("/healthz") };
         let seen = get.fetch(lab.host("user/userapp")?, node, family)?;
         assert_answered_by(&seen, &get.expected_body("node"));
-        // The store's policy doesn't name the node, and needs not: its identity is host.
+        // The store's policy doesn't list the node, which is always allowed: its identity is host.
         let get = Get { port: 9090, ..Get::path("/probe") };
         assert_answered_by(&get.fetch(node, store, family)?, &get.expected_body(&store.name));
     }

@@ -1,4 +1,4 @@
-//! Packets of every size: fragments, packets that are too big for their way, and the last hop.
+//! Fragments, packets that are too big for a link, expired TTLs, VLAN tags.
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use etherparse::{IpFragOffset, IpHeaders, IpNumber, PacketBuilder};
 use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, Outcome, Stream, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 
-/// Who may send datagrams to the user's pod.
+/// The policy that lets admin send datagrams to the user's pod.
 const DATAGRAMS_FROM_ADMIN: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -22,13 +22,13 @@ spec:
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The words of ping for an echo reply of this many bytes.
+/// What ping prints for an echo reply of this many bytes.
 fn echo_of(bytes: usize) -> String {
     format!("{} bytes from", bytes + 8)
 }
 
 #[test]
-fn pings_pass_in_fragments_where_policy_lets_them() -> Result<()> {
+fn fragmented_pings_pass_where_policy_allows_them() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
@@ -38,7 +38,7 @@ fn pings_pass_in_fragments_where_policy_lets_them() -> Result<()> {
             let said = stranger.ping_with(admin, family, &["-s", &size.to_string()])?;
             assert!(said.contains(&echo_of(size)), "{size} over {family}: {said}");
         }
-        // Of what is denied, not a fragment arrives.
+        // No fragment of a denied datagram arrives.
         let at_server = Capture::start(&lab, nginx)?;
         let denied = lab.drops("policy_denied")?;
         let said = stranger.ping_with(nginx, family, &["-s", "8000"])?;
@@ -55,7 +55,7 @@ fn pings_pass_in_fragments_where_policy_lets_them() -> Result<()> {
     agent.stop()
 }
 
-/// A UDP packet between two pods, cut into fragments of at most 1500 bytes.
+/// A UDP packet between two pods, in fragments of at most 1500 bytes.
 fn fragments(
     lab: &Lab,
     from: &Host,
@@ -102,7 +102,7 @@ fn fragments(
     Ok(all)
 }
 
-/// What each datagram of the test carries.
+/// Payload of each datagram.
 fn payload() -> Vec<u8> {
     (0..8000_u32).map(|at| (at * 7 + at / 256) as u8).collect()
 }
@@ -122,14 +122,14 @@ fn receive(socket: &UdpSocket) -> Result<()> {
 }
 
 #[test]
-fn datagrams_in_fragments_go_by_their_ports_in_any_order() -> Result<()> {
+fn fragmented_datagrams_are_matched_by_port_in_any_order() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     lab.write_manifest("datagrams.yaml", DATAGRAMS_FROM_ADMIN)?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
     let (allowed, denied) = (receiver(user, 5000)?, receiver(user, 5001)?);
     for family in Family::BOTH {
-        // As the kernel sends them.
+        // In the order in which the kernel sends them.
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
         let sender = admin.netns.inside(|| UdpSocket::bind(any).context("can't bind"))?;
         let to = |port| -> SocketAddr {
@@ -142,7 +142,7 @@ fn datagrams_in_fragments_go_by_their_ports_in_any_order() -> Result<()> {
         sender.send_to(&payload(), to(5001))?;
         sender.send_to(&payload(), to(5000))?;
         receive(&allowed)?;
-        // And in other orders: the last first, and the first last but one.
+        // In other orders: reversed, and with the first fragment next to last.
         let mut sent = 1;
         for (id, port) in [(1, 5001), (2, 5000)] {
             let mut reversed = fragments(&lab, admin, user, family, port, id)?;
@@ -166,13 +166,13 @@ fn datagrams_in_fragments_go_by_their_ports_in_any_order() -> Result<()> {
 }
 
 #[test]
-fn a_pods_packets_that_are_too_big_for_another_are_cut_or_answered() -> Result<()> {
+fn packets_too_big_for_the_receivers_link_are_fragmented_or_answered() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     lab.set_mtu(admin, 9000)?;
     let mut agent = Agent::start(&lab, 2)?;
     let node = lab.node().addresses;
-    // Over IPv4 a packet that may be cut is: it arrives, and the answer comes back in fragments.
+    // Over IPv4 a packet without Don't Fragment is fragmented, and so is its answer.
     let made = lab.metric("podgate_worker_fragments_made_total")?;
     let said = admin.ping_with(stranger, Family::V4, &["-M", "dont", "-s", "8000"])?;
     assert!(said.contains(&echo_of(8000)), "{said}");
@@ -184,7 +184,7 @@ fn a_pods_packets_that_are_too_big_for_another_are_cut_or_answered() -> Result<(
     let said = admin.ping_with(stranger, Family::V6, &["-M", "do", "-s", "8000"])?;
     assert!(said.contains("Packet too big: mtu=1500"), "{said}");
     for family in Family::BOTH {
-        // The pod's kernel believed it, and cuts its packets itself from now on.
+        // The pod's kernel accepted the error, and fragments its packets itself from now on.
         let to = stranger.addresses.of(family).to_string();
         let route = admin.netns.ip_json(&["route", "get", &to])?;
         assert_eq!(route[0]["metrics"][0]["mtu"], 1500, "{route}");
@@ -196,7 +196,7 @@ fn a_pods_packets_that_are_too_big_for_another_are_cut_or_answered() -> Result<(
 }
 
 #[test]
-fn the_last_hop_of_a_packet_is_answered() -> Result<()> {
+fn an_expired_ttl_is_answered() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
@@ -213,7 +213,7 @@ fn the_last_hop_of_a_packet_is_answered() -> Result<()> {
 }
 
 #[test]
-fn a_pod_reaches_nobody_by_a_vlan() -> Result<()> {
+fn vlan_tagged_packets_reach_nobody() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
@@ -222,7 +222,7 @@ fn a_pod_reaches_nobody_by_a_vlan() -> Result<()> {
         let mut frame = fragments(&lab, stranger, admin, family, 5000, 1)?.swap_remove(0);
         frame.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
         let before = lab.drops("vlan_tagged")?;
-        // Shorter by what the tag adds, so that the frame fits the link.
+        // Shorter by the size of the tag, so that the frame fits the link.
         stranger.inject([&frame[..1400]].into_iter())?;
         wait_for("the drop", PATIENCE, || {
             Ok((lab.drops("vlan_tagged")? == before + 1).then_some(()))
@@ -234,11 +234,11 @@ fn a_pod_reaches_nobody_by_a_vlan() -> Result<()> {
     agent.assert_alive()
 }
 
-/// The lines of SYNs, in which tcpdump names the segment size that is announced.
+/// Filter for SYNs, of which tcpdump prints the MSS.
 const SYNS: &str = "tcp[tcpflags] & tcp-syn != 0 or ip6[53] & 2 != 0";
 
 #[test]
-fn streams_use_large_packets_where_they_can_and_keep_to_small_links() -> Result<()> {
+fn streams_use_large_segments_where_both_links_carry_them() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
     let (stranger, office) = (lab.host("other/stranger")?, lab.host("office")?);
@@ -260,7 +260,7 @@ fn streams_use_large_packets_where_they_can_and_keep_to_small_links() -> Result<
                 stream.wait_for_more()?;
                 stream.finish()?;
             }
-            // Each SYN and its answer, as it arrives at the other end.
+            // Each SYN and SYN-ACK, as it arrives at the other end.
             let [at_large, at_small] = captures;
             for (capture, host) in [(at_large, large), (at_small, small)] {
                 let to = host.addresses.of(family);

@@ -1,12 +1,12 @@
-//! Policy that changes while connections live.
+//! Policy changes during live connections.
 
 use std::io::{Read, Write};
 
 use anyhow::Result;
-use podgate_tests::lab::{Agent, Cut, Download, Family, Get, Lab, Outcome};
+use podgate_tests::lab::{Agent, Download, Family, Get, Interruption, Lab, Outcome};
 use podgate_tests::scenario::MANIFESTS;
 
-/// Lets pods of the namespaces `from` download from backend's nginx.
+/// A policy that lets pods of the namespaces `from` download from the backend's nginx.
 fn downloads_for(from: &[&str]) -> String {
     let elements: String = from
         .iter()
@@ -31,7 +31,7 @@ spec:
     )
 }
 
-/// The policy of backend's store, without admin's app.
+/// The policy of the backend's store without admin's app.
 const STORE_FOR_THE_OFFICE_ONLY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -46,7 +46,7 @@ spec:
       ports: [{ port: 8080, protocol: TCP }]
 ";
 
-fn revocation_cuts_live_flows_and_only_those(family: Family) -> Result<()> {
+fn a_revoked_rule_ends_only_its_live_flows(family: Family) -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     lab.write_manifest("downloads.yaml", &downloads_for(&["other", "user"]))?;
     let mut agent = Agent::start(&lab, 2)?;
@@ -61,9 +61,9 @@ fn revocation_cuts_live_flows_and_only_those(family: Family) -> Result<()> {
     lab.write_manifest("downloads.yaml", &downloads_for(&["user"]))?;
     lab.write_manifest("store.yaml", STORE_FOR_THE_OFFICE_ONLY)?;
 
-    // An inspected connection is reset, so that nobody hangs; L4 denial is silence.
-    assert_eq!(inspected.wait_for_cut()?, Cut::Reset);
-    assert_eq!(plain.wait_for_cut()?, Cut::Stalled);
+    // An inspected connection is reset, so that its ends don't hang; an L4 denial is a silent drop.
+    assert_eq!(inspected.wait_for_interruption()?, Interruption::Reset);
+    assert_eq!(plain.wait_for_interruption()?, Interruption::Stalled);
     inspected_bystander.wait_for_more()?;
     plain_bystander.wait_for_more()?;
     agent.assert_alive()?;
@@ -71,17 +71,17 @@ fn revocation_cuts_live_flows_and_only_those(family: Family) -> Result<()> {
 }
 
 #[test]
-fn revocation_cuts_live_flows_and_only_those_over_ipv4() -> Result<()> {
-    revocation_cuts_live_flows_and_only_those(Family::V4)
+fn a_revoked_rule_ends_only_its_live_flows_over_ipv4() -> Result<()> {
+    a_revoked_rule_ends_only_its_live_flows(Family::V4)
 }
 
 #[test]
-fn revocation_cuts_live_flows_and_only_those_over_ipv6() -> Result<()> {
-    revocation_cuts_live_flows_and_only_those(Family::V6)
+fn a_revoked_rule_ends_only_its_live_flows_over_ipv6() -> Result<()> {
+    a_revoked_rule_ends_only_its_live_flows(Family::V6)
 }
 
 #[test]
-fn a_live_connection_is_judged_by_the_rules_in_force_at_each_request() -> Result<()> {
+fn each_request_of_a_live_connection_is_decided_by_the_rules_in_force() -> Result<()> {
     const REQUEST: &[u8] = b"GET /download HTTP/1.1\r\nHost: nginx\r\nRange: bytes=0-3\r\n\r\n";
     let lab = Lab::new(MANIFESTS.as_ref())?;
     lab.write_manifest("downloads.yaml", &downloads_for(&["user"]))?;
@@ -92,7 +92,7 @@ fn a_live_connection_is_judged_by_the_rules_in_force_at_each_request() -> Result
     assert_eq!(read_head(&mut stream)?.split(' ').nth(1), Some("206"));
     stream.read_exact(&mut [0; 4])?;
 
-    // The pod may still ask for /docs, so its connection stays; what it may ask has changed.
+    // The pod may still request /docs, so its connection stays; other requests are denied now.
     lab.remove_manifest("downloads.yaml")?;
     agent.wait_until("refusal of new connections", |_| {
         let seen = Get::path("/download").fetch(user, nginx, Family::V4)?;
@@ -103,7 +103,7 @@ fn a_live_connection_is_judged_by_the_rules_in_force_at_each_request() -> Result
     Ok(())
 }
 
-/// Reads up to and with the empty line after the header fields.
+/// Reads a message up to the empty line after its header fields.
 fn read_head(stream: &mut impl Read) -> Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -115,12 +115,12 @@ fn read_head(stream: &mut impl Read) -> Result<String> {
 }
 
 #[test]
-fn what_a_new_rule_allows_passes_without_a_restart() -> Result<()> {
+fn a_new_rule_applies_without_a_restart() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let (stranger, nginx) = (lab.host("other/stranger")?, lab.host("backend/nginx")?);
     let get = Get::path("/download");
-    assert_eq!(get.fetch(stranger, nginx, Family::V4)?, Outcome::Silence);
+    assert_eq!(get.fetch(stranger, nginx, Family::V4)?, Outcome::NoAnswer);
     lab.write_manifest("downloads.yaml", &downloads_for(&["other"]))?;
     agent.wait_until("the new rule", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
@@ -130,6 +130,6 @@ fn what_a_new_rule_allows_passes_without_a_restart() -> Result<()> {
     Download::start(&lab, stranger, nginx, 80, Family::V4)?;
     lab.remove_manifest("downloads.yaml")?;
     agent.wait_until("silence again", |_| {
-        Ok((get.fetch(stranger, nginx, Family::V4)? == Outcome::Silence).then_some(()))
+        Ok((get.fetch(stranger, nginx, Family::V4)? == Outcome::NoAnswer).then_some(()))
     })
 }

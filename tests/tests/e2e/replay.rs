@@ -1,4 +1,4 @@
-//! `podgate replay`: a capture of the live run gets the live run's verdicts.
+//! `podgate replay` of a capture gives the verdicts of the live run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,12 +9,12 @@ use podgate_tests::lab::{Agent, Capture, Lab, wait_for};
 use podgate_tests::scenario::{MANIFESTS, ROWS};
 use serde_json::Value;
 
-type Flows = BTreeMap<String, Said>;
+type Flows = BTreeMap<String, FlowResult>;
 
-/// What is said of one flow between pods: its verdict with what decided each direction, and each
-/// HTTP request with its verdict and rule. As text, to be compared and printed.
+/// The record of one flow between pods: its verdict with what decided each direction, and each HTTP
+/// request with its verdict and rule. As text, for comparison and messages.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
+struct FlowResult {
     verdict: String,
     requests: BTreeSet<String>,
 }
@@ -28,15 +28,15 @@ fn a_capture_of_the_live_run_replays_to_the_same_verdicts() -> Result<()> {
         let rows = ROWS.iter().filter(|row| row.from == pod && row.to != "node");
         let flows = 2 * rows.clone().count();
         for row in rows {
-            row.play_both(&lab)?;
+            row.run_both(&lab)?;
         }
         let report = replay(&lab, capture.stop()?.path())?;
         assert_eq!(report["performance"]["deviating"], 0, "{}", report["performance"]);
         let replayed = replayed(&report)?;
         assert_eq!(replayed.len(), flows, "{replayed:#?}");
         let live = wait_for_live(&lab, &replayed)?;
-        for (flow, said) in &replayed {
-            assert_eq!(live.get(flow), Some(said), "{flow}");
+        for (flow, result) in &replayed {
+            assert_eq!(live.get(flow), Some(result), "{flow}");
         }
     }
     agent.stop()
@@ -48,13 +48,12 @@ fn replay(lab: &Lab, capture: &Path) -> Result<Value> {
     lab.podgate_json(&["replay", &capture, "--manifests", &manifests, "--repeat", "1"])
 }
 
-/// What the live run said, as soon as all of it has come: the agent takes records off the
-/// workers' rings a little later.
+/// Waits for the live run's records, which the agent reads from the workers' rings with a delay.
 fn wait_for_live(lab: &Lab, replayed: &Flows) -> Result<Flows> {
     wait_for("the live run's records", Duration::from_secs(10), || {
         let live = live(lab)?;
-        let complete = replayed.iter().all(|(flow, said)| {
-            live.get(flow).is_some_and(|live| live.requests.len() >= said.requests.len())
+        let complete = replayed.iter().all(|(flow, result)| {
+            live.get(flow).is_some_and(|live| live.requests.len() >= result.requests.len())
         });
         Ok(complete.then_some(live))
     })
@@ -64,20 +63,20 @@ fn wait_for_live(lab: &Lab, replayed: &Flows) -> Result<Flows> {
 fn replayed(report: &Value) -> Result<Flows> {
     let flows = report["flows"].as_array().context("the report has no flows")?;
     let between_pods = flows.iter().filter(|flow| is_between_pods(flow));
-    let said = |flow: &Value| Said {
+    let result = |flow: &Value| FlowResult {
         verdict: verdict(flow),
         requests: flow["requests"].as_array().into_iter().flatten().map(request).collect(),
     };
-    Ok(between_pods.map(|flow| (name(flow), said(flow))).collect())
+    Ok(between_pods.map(|flow| (name(flow), result(flow))).collect())
 }
 
 fn live(lab: &Lab) -> Result<Flows> {
-    let mut flows = BTreeMap::<_, Said>::new();
+    let mut flows = BTreeMap::<_, FlowResult>::new();
     for record in lab.podgate_json_lines(&["flows", "--last", "4096"])? {
-        let said = flows.entry(name(&record)).or_default();
+        let result = flows.entry(name(&record)).or_default();
         match record["type"].as_str() {
-            Some("policy-verdict") => said.verdict = verdict(&record),
-            Some("http-request") => drop(said.requests.insert(request(&record))),
+            Some("policy-verdict") => result.verdict = verdict(&record),
+            Some("http-request") => drop(result.requests.insert(request(&record))),
             _ => {}
         }
     }

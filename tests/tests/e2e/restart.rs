@@ -1,5 +1,5 @@
-//! Connections over a restart of the agent: they go on after a clean stop, and end at once, and not
-//! by a timeout, where they can't.
+//! Connections over a restart of the agent: they continue after a clean stop; where they can't,
+//! they are reset at once instead of timing out.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -13,10 +13,10 @@ use podgate_tests::lab::{Agent, Family, Lab, wait_for};
 const PLAIN: u16 = 7000;
 /// Port whose requests are inspected.
 const INSPECTED: u16 = 8080;
-/// How long an end is waited for that should hear of its connection's end.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How long one is waited for that should hear nothing.
-const SILENCE: Duration = Duration::from_secs(1);
+/// Timeout for a reset to arrive.
+const RESET_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time in which nothing may arrive.
+const QUIET_TIME: Duration = Duration::from_secs(1);
 
 const PODS: &str = "
 {apiVersion: v1, kind: Pod, metadata: {name: client, namespace: shop, labels: {app: client}},
@@ -29,7 +29,8 @@ const PODS: &str = "
  spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}
 ";
 
-/// Client to server, office to server, server to office.
+/// Allows port 7000 from client to server and between server and office, and inspected requests
+/// from client to server.
 const ALLOWED: &str = "
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -59,6 +60,7 @@ spec:
     toPorts: [{ports: [{port: \"7000\", protocol: TCP}]}]
 ";
 
+/// Client and server of each plain connection.
 const PAIRS: [(&str, &str); 3] =
     [("shop/client", "shop/server"), ("office", "shop/server"), ("shop/server", "office")];
 
@@ -84,7 +86,7 @@ impl Connection {
         let client = from.connect(to, port, family).with_context(|| name.clone())?;
         let (server, _) = listener.accept()?;
         for end in [&client, &server] {
-            end.set_read_timeout(Some(PATIENCE))?;
+            end.set_read_timeout(Some(RESET_TIMEOUT))?;
         }
         let mut this = Self { name, client, server };
         if port == PLAIN {
@@ -93,7 +95,7 @@ impl Connection {
         Ok(this)
     }
 
-    /// All that policy allows, of both families.
+    /// Opens all connections that policy allows, over both families.
     fn open_all(lab: &Lab) -> Result<Vec<Self>> {
         let mut all = Vec::new();
         for (from, to) in PAIRS {
@@ -104,22 +106,22 @@ impl Connection {
         Ok(all)
     }
 
-    /// A few bytes each way.
+    /// Sends a few bytes in each direction.
     fn talk(&mut self) -> Result<()> {
         let Self { name, client, server } = &*self;
         for (mut from, mut to, text) in
             [(client, server, b"question"), (server, client, b"response")]
         {
             from.write_all(text)?;
-            let mut heard = [0; 8];
-            to.read_exact(&mut heard).with_context(|| format!("{name}: {text:?}"))?;
-            ensure!(heard == *text, "{name}: {heard:?}");
+            let mut read = [0; 8];
+            to.read_exact(&mut read).with_context(|| format!("{name}: {text:?}"))?;
+            ensure!(read == *text, "{name}: {read:?}");
         }
         Ok(())
     }
 }
 
-/// Waits until an end is told that its connection is over.
+/// Waits until an end's connection is reset.
 fn is_reset(name: &str, end: &mut TcpStream) -> Result<()> {
     end.write_all(b"still there?").with_context(|| name.to_owned())?;
     match end.read(&mut [0; 64]) {
@@ -135,7 +137,7 @@ fn taken_over(lab: &Lab) -> Result<(u64, u64)> {
 }
 
 #[test]
-fn connections_under_default_deny_live_on_through_a_clean_restart() -> Result<()> {
+fn connections_under_default_deny_survive_a_clean_restart() -> Result<()> {
     let lab = lab()?;
     let mut agent = Agent::start(&lab, 1)?;
     let mut connections = Connection::open_all(&lab)?;
@@ -153,7 +155,7 @@ fn connections_under_default_deny_live_on_through_a_clean_restart() -> Result<()
 }
 
 #[test]
-fn after_a_crash_either_end_is_told_that_its_connection_is_over() -> Result<()> {
+fn after_a_crash_both_ends_of_a_connection_are_reset() -> Result<()> {
     let lab = lab()?;
     let agent = Agent::start(&lab, 1)?;
     let clients = Connection::open_all(&lab)?;
@@ -172,7 +174,7 @@ fn after_a_crash_either_end_is_told_that_its_connection_is_over() -> Result<()> 
 }
 
 #[test]
-fn a_crash_after_a_clean_restart_revives_nothing() -> Result<()> {
+fn a_crash_after_a_clean_restart_restores_no_flow() -> Result<()> {
     let lab = lab()?;
     Agent::start(&lab, 1)?.stop()?;
     let agent = Agent::restart(&lab, 1)?;
@@ -192,13 +194,13 @@ fn an_inspected_connection_is_reset_after_a_restart() -> Result<()> {
         let mut connection = Connection::open(&lab, from, to, INSPECTED, family)?;
         let Connection { client, server, .. } = &mut connection;
         client.write_all(b"GET /docs HTTP/1.1\r\nHost: server\r\n\r\n")?;
-        let mut heard = [0; 256];
+        let mut read = [0; 256];
         let mut len = 0;
-        while !heard[..len].ends_with(b"\r\n\r\n") {
-            len += server.read(&mut heard[len..])?;
+        while !read[..len].ends_with(b"\r\n\r\n") {
+            len += server.read(&mut read[len..])?;
         }
         server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
-        ensure!(client.read(&mut heard)? > 0, "no response");
+        ensure!(client.read(&mut read)? > 0, "no response");
         connections.push(connection);
     }
     agent.stop()?;
@@ -210,9 +212,9 @@ fn an_inspected_connection_is_reset_after_a_restart() -> Result<()> {
     Ok(())
 }
 
-/// With nothing allowed any more, the ends are strangers, who get no answer either.
+/// Since nothing is allowed between the ends, no resets are sent either.
 #[test]
-fn what_policy_denies_when_the_agent_is_back_does_not_live_on() -> Result<()> {
+fn flows_that_policy_denies_after_a_restart_are_not_restored() -> Result<()> {
     let lab = lab()?;
     let agent = Agent::start(&lab, 1)?;
     let connections = Connection::open_all(&lab)?;
@@ -224,14 +226,14 @@ fn what_policy_denies_when_the_agent_is_back_does_not_live_on() -> Result<()> {
         let Connection { name, mut client, mut server } = connection;
         let denied = lab.drops("policy_denied")?;
         client.write_all(b"still there?")?;
-        wait_for("the segment to be denied", PATIENCE, || {
+        wait_for("the segment to be denied", RESET_TIMEOUT, || {
             Ok((lab.drops("policy_denied")? > denied).then_some(()))
         })?;
         for end in [&mut server, &mut client] {
-            end.set_read_timeout(Some(SILENCE))?;
-            let heard = end.read(&mut [0; 64]);
-            let silent = heard.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
-            ensure!(silent, "{name}: {heard:?}");
+            end.set_read_timeout(Some(QUIET_TIME))?;
+            let read = end.read(&mut [0; 64]);
+            let silent = read.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            ensure!(silent, "{name}: {read:?}");
         }
     }
     assert_eq!(lab.metric("podgate_worker_resets_sent_total")?, 0);
@@ -239,7 +241,7 @@ fn what_policy_denies_when_the_agent_is_back_does_not_live_on() -> Result<()> {
 }
 
 #[test]
-fn a_damaged_file_of_flows_is_set_aside_and_said() -> Result<()> {
+fn a_damaged_flows_file_is_set_aside_and_reported() -> Result<()> {
     let lab = lab()?;
     Agent::start(&lab, 1)?.stop()?;
     fs::write(lab.state_dir().join("flows.state"), "rubbish")?;

@@ -1,11 +1,11 @@
-//! The scenario itself, and what stands behind its answers.
+//! The scenario, and its packets and flow records.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use podgate_tests::lab::{Agent, Capture, Family, Get, Lab, Outcome, wait_for};
-use podgate_tests::scenario::{MANIFESTS, REFUSAL, ROWS};
+use podgate_tests::scenario::{DENIED_BODY, MANIFESTS, ROWS};
 use serde_json::Value;
 
 fn the_scenario_holds(workers: u16) -> Result<()> {
@@ -13,7 +13,7 @@ fn the_scenario_holds(workers: u16) -> Result<()> {
     let mut agent = Agent::start(&lab, workers)?;
     let mut differing = Vec::new();
     for row in ROWS {
-        for (family, seen) in Family::BOTH.into_iter().zip(row.play_both(&lab)?) {
+        for (family, seen) in Family::BOTH.into_iter().zip(row.run_both(&lab)?) {
             if !row.is_met_by(&seen) {
                 differing.push(format!("{row} over {family}: {seen:?}"));
             }
@@ -35,13 +35,13 @@ fn the_scenario_holds_with_two_workers() -> Result<()> {
 }
 
 #[test]
-fn a_client_denied_at_l4_gets_not_one_packet_back() -> Result<()> {
+fn a_client_denied_at_l4_gets_no_packet_back() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let _agent = Agent::start(&lab, 2)?;
     let (stranger, nginx) = (lab.host("other/stranger")?, lab.host("backend/nginx")?);
     let (at_client, at_server) = (Capture::start(&lab, stranger)?, Capture::start(&lab, nginx)?);
     for family in Family::BOTH {
-        assert_eq!(Get::path("/docs").fetch(stranger, nginx, family)?, Outcome::Silence);
+        assert_eq!(Get::path("/docs").fetch(stranger, nginx, family)?, Outcome::NoAnswer);
     }
     let (at_client, at_server) = (at_client.stop()?, at_server.stop()?);
     assert!(!at_client.packets("tcp dst port 80")?.is_empty(), "the client has tried");
@@ -51,14 +51,16 @@ fn a_client_denied_at_l4_gets_not_one_packet_back() -> Result<()> {
 }
 
 #[test]
-fn a_refused_request_never_reaches_the_server() -> Result<()> {
+fn a_denied_request_never_reaches_the_server() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let _agent = Agent::start(&lab, 2)?;
     let (admin, nginx) = (lab.host("admin/adminapp")?, lab.host("backend/nginx")?);
     let at_server = Capture::start(&lab, nginx)?;
     for family in Family::BOTH {
         let outcome = Get::path("/secret").fetch(admin, nginx, family)?;
-        assert!(matches!(outcome, Outcome::Answer(ref a) if a.status == 403 && a.body == REFUSAL));
+        assert!(
+            matches!(outcome, Outcome::Answer(ref a) if a.status == 403 && a.body == DENIED_BODY)
+        );
         let outcome = Get::path("/docs").fetch(admin, nginx, family)?;
         assert!(matches!(outcome, Outcome::Answer(ref a) if a.status == 200), "{outcome:?}");
     }

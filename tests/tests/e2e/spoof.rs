@@ -1,8 +1,8 @@
-//! Pods that say they are others.
+//! Pods that send with others' addresses.
 //!
 //! A pod sends IP packets from its own MAC address and its own addresses only; all others are
 //! dropped and counted as `spoofed_source`. ARP and neighbour discovery, which go to the node's
-//! kernel, must be as true (`arp_nd_spoofed`); what else is no IP is dropped.
+//! kernel, must name the pod's own, too (`arp_nd_spoofed`); all else that is not IP is dropped.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn packet(source_mac: [u8; 6], gateway: [u8; 6], from: IpAddr, to: IpAddr) -> Re
 }
 
 #[test]
-fn only_a_pods_own_mac_with_its_own_addresses_gets_through() -> Result<()> {
+fn only_packets_with_the_pods_own_mac_and_address_pass() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
@@ -40,7 +40,7 @@ fn only_a_pods_own_mac_with_its_own_addresses_gets_through() -> Result<()> {
     for family in Family::BOTH {
         let (own, to) = (stranger.addresses.of(family), user.addresses.of(family));
         let strange: [IpAddr; 4] = match family {
-            // Another pod's, the node's, nobody's, and one that is not routed.
+            // Another pod's, the node's, an unused one, and one that is not routed.
             Family::V4 => ["10.77.0.10", "192.0.2.1", "0.0.0.0", "169.254.1.1"],
             Family::V6 => ["fd77::10", "2001:db8::1", "::", "fe80::1"],
         }
@@ -59,7 +59,7 @@ fn only_a_pods_own_mac_with_its_own_addresses_gets_through() -> Result<()> {
         let now = lab.drops("spoofed_source")? + lab.drops("invalid_packet")?;
         Ok((now == before + count).then_some(()))
     })?;
-    // Its own gets through, and shows that the capture has got past the others.
+    // Its own passes, and shows that the capture is past the others.
     for family in Family::BOTH {
         let (own, to) = (stranger.addresses.of(family), user.addresses.of(family));
         stranger.inject([&packet(own_mac, node_mac, own, to)?[..]].into_iter())?;
@@ -90,7 +90,7 @@ fn unsolicited_advertisement(mac: [u8; 6], address: [u8; 16]) -> Result<Vec<u8>>
 }
 
 #[test]
-fn a_pod_that_claims_another_pods_address_by_arp_or_discovery_leads_nobody_astray() -> Result<()> {
+fn spoofed_arp_and_neighbour_discovery_redirect_no_traffic() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);

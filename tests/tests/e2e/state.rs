@@ -1,4 +1,4 @@
-//! What the agent keeps on disk, when somebody damages or removes it.
+//! Damage to and removal of the agent's state on disk.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn has_file(lab: &Lab, name: &str) -> Result<bool> {
 }
 
 #[test]
-fn with_both_lists_damaged_pods_stay_cut_off_until_they_are_told_again() -> Result<()> {
+fn with_both_endpoint_lists_damaged_pods_stay_cut_off_until_added_again() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     Agent::start(&lab, 2)?.stop()?;
     fs::write(lab.state_dir().join(LISTS[0]), "{\"version\":1,\"endp")?;
@@ -53,9 +53,9 @@ fn with_both_lists_damaged_pods_stay_cut_off_until_they_are_told_again() -> Resu
     }
     nothing_passes_from_pods(&lab)?;
     let from_node = Get::path("/docs").fetch(lab.node(), lab.host("backend/nginx")?, Family::V4)?;
-    ensure!(matches!(from_node, Outcome::Silence | Outcome::Failure(_)), "{from_node:?}");
+    ensure!(matches!(from_node, Outcome::NoAnswer | Outcome::Failure(_)), "{from_node:?}");
     for pod in lab.pods() {
-        // Twice, as a CNI plugin may that doesn't know whether it was heard.
+        // Twice, as a CNI plugin may that got no answer.
         lab.add_endpoint(pod)?;
         lab.add_endpoint(pod)?;
     }
@@ -70,19 +70,19 @@ fn with_both_lists_damaged_pods_stay_cut_off_until_they_are_told_again() -> Resu
 }
 
 #[test]
-fn a_pod_that_is_not_known_can_be_let_go_or_vanish() -> Result<()> {
+fn an_endpoint_of_an_unknown_pod_can_be_removed_or_disappear() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     Agent::start(&lab, 1)?.stop()?;
     LISTS.iter().try_for_each(|name| fs::remove_file(lab.state_dir().join(name)))?;
     let mut agent = Agent::restart(&lab, 1)?;
     let (stranger, store) = (lab.host("other/stranger")?, lab.host("backend/store")?);
-    assert_eq!(stranger.ping(lab.node(), Family::V4)?, Outcome::Silence);
+    assert_eq!(stranger.ping(lab.node(), Family::V4)?, Outcome::NoAnswer);
     let removed = lab.podgate(&["endpoint", "remove", "--link", &stranger.link])?;
     assert!(removed.status.success(), "{removed:?}");
     lab.node().netns.ip(&format!("route add {} dev {}\n", stranger.addresses.v4, stranger.link))?;
     let seen = stranger.ping(lab.node(), Family::V4)?;
     assert!(matches!(seen, Outcome::Echo(_)), "no policy applies any more: {seen:?}");
-    lab.unplug(store)?;
+    lab.delete_link(store)?;
     wait_for("the link to be forgotten", BOUND, || {
         let list = lab.podgate_json(&["endpoint", "list"])?;
         let left = list.as_array().into_iter().flatten();
@@ -93,7 +93,7 @@ fn a_pod_that_is_not_known_can_be_let_go_or_vanish() -> Result<()> {
     agent.assert_alive()
 }
 
-/// Number of pinned programs' links.
+/// Number of pinned BPF links.
 fn pins(lab: &Lab) -> Result<usize> {
     let names = fs::read_dir(lab.state_dir().join("bpf"))?.map(|entry| Ok(entry?.file_name()));
     let names = names.collect::<Result<Vec<_>>>()?;
@@ -106,10 +106,10 @@ fn pins(lab: &Lab) -> Result<usize> {
 }
 
 #[test]
-fn of_a_damaged_list_the_copy_is_read_and_nobody_notices_but_status() -> Result<()> {
+fn a_damaged_endpoint_list_is_replaced_by_its_copy_and_reported_by_status_only() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     Agent::start(&lab, 2)?.kill()?;
-    // A name that is valid and wrong: the pod would be judged as another one.
+    // A valid but wrong name: another pod's policy would apply.
     let list = lab.state_dir().join(LISTS[0]);
     let swapped = fs::read_to_string(&list)?.replace("other/stranger", "admin/adminapq");
     fs::write(&list, swapped)?;
@@ -125,7 +125,7 @@ fn remove_tree(state: &Path, unmount: bool) -> Result<()> {
         umount2(&state.join("bpf"), MntFlags::MNT_DETACH)?;
         return Ok(fs::remove_dir_all(state)?);
     }
-    // As `rm -rf` does, which a mount point withstands.
+    // As `rm -rf` does, which can't remove a mount point.
     for entry in fs::read_dir(state.join("bpf"))? {
         let _ = fs::remove_file(entry?.path());
     }
@@ -136,7 +136,7 @@ fn remove_tree(state: &Path, unmount: bool) -> Result<()> {
 }
 
 #[test]
-fn a_state_directory_that_is_removed_is_made_again_with_all_that_was_in_it() -> Result<()> {
+fn a_removed_state_directory_is_recreated_with_its_contents() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let all = lab.pods().count() + 1;
@@ -150,14 +150,13 @@ fn a_state_directory_that_is_removed_is_made_again_with_all_that_was_in_it() -> 
         })?;
         assert_eq!(problems(&lab)?, "");
     }
-    // What counts: without the agent pods are cut off, and the next one knows them.
+    // Without the agent pods are cut off, and the next one attaches them again.
     agent.kill()?;
     pods_are_cut_off_until_a_restart(&lab, 2)
 }
 
 #[test]
-fn an_endpoint_that_can_not_be_written_down_is_in_force_and_written_when_there_is_room()
--> Result<()> {
+fn an_endpoint_that_cannot_be_saved_is_in_force_and_saved_once_there_is_space() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let state = lab.state_dir();
     fs::create_dir(&state)?;
@@ -183,7 +182,7 @@ fn with_a_full_disk(lab: &Lab) -> Result<()> {
         let written = fs::read_to_string(lab.state_dir().join(LISTS[1]))?;
         Ok((written.contains("other/stranger") && problems(lab)?.is_empty()).then_some(()))
     })?;
-    // And a file system that turned read-only.
+    // A file system that became read-only.
     let remount = |flags| mount(None::<&str>, &state, None::<&str>, flags, None::<&str>);
     remount(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY)?;
     let store = lab.host("backend/store")?;

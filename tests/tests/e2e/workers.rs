@@ -1,4 +1,4 @@
-//! Several workers: flows stay where they belong, and links come and go while they run.
+//! Several workers: each flow belongs to one, and links are deleted and created while they run.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -15,7 +15,7 @@ use super::flood::{Flood, udp_frames};
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// What each worker received.
+/// Packets that each worker received.
 fn received(lab: &Lab) -> Result<Vec<u64>> {
     let status = lab.podgate_json(&["status"])?;
     let workers = status["workers"].as_array().context("status has no workers")?;
@@ -68,7 +68,7 @@ fn every_flow_has_one_worker_for_both_its_directions() -> Result<()> {
 }
 
 #[test]
-fn only_what_its_hash_cannot_place_is_handed_to_the_flows_worker() -> Result<()> {
+fn only_packets_whose_hash_names_another_worker_are_handed_to_the_flows_worker() -> Result<()> {
     const FLOWS: u16 = 32;
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
@@ -79,7 +79,7 @@ fn only_what_its_hash_cannot_place_is_handed_to_the_flows_worker() -> Result<()>
             let client = udp_socket(admin, 6000 + flow, family)?;
             client.connect(SocketAddr::new(user.addresses.of(family), 9))?;
             client.set_read_timeout(Some(Duration::from_millis(200)))?;
-            // The kernel sends a limited number of errors in a second, so a client asks again.
+            // The kernel limits its rate of ICMP errors, so the client sends again.
             wait_for("the error to find its flow, whichever worker it came to", BOUND, || {
                 let refused =
                     |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
@@ -94,7 +94,7 @@ fn only_what_its_hash_cannot_place_is_handed_to_the_flows_worker() -> Result<()>
 }
 
 #[test]
-fn links_that_vanish_mid_transmit_and_links_that_come_disturb_no_stream() -> Result<()> {
+fn links_deleted_during_transmit_and_new_links_disturb_no_stream() -> Result<()> {
     const TIMES: usize = 8;
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
@@ -107,7 +107,7 @@ fn links_that_vanish_mid_transmit_and_links_that_come_disturb_no_stream() -> Res
     let flood = Flood::start(admin, frames)?;
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        // Another pod's link comes and goes by the agent's will, while the flooded one is torn out.
+        // Another pod's link is detached and attached, while the flooded one is deleted.
         let detach_and_attach = scope.spawn(|| -> Result<usize> {
             let mut times = 0;
             while !done.load(Ordering::Relaxed) {
@@ -121,9 +121,9 @@ fn links_that_vanish_mid_transmit_and_links_that_come_disturb_no_stream() -> Res
         let tear_out = || -> Result<()> {
             for _ in 0..TIMES {
                 flood.wait_for_more()?;
-                lab.unplug(stranger)?;
+                lab.delete_link(stranger)?;
                 lab.wait_for_endpoint(stranger, "gone")?;
-                lab.plug(stranger)?;
+                lab.create_link(stranger)?;
                 lab.wait_for_endpoint(stranger, "ready")?;
             }
             v4.wait_for_more()?;
@@ -140,8 +140,8 @@ fn links_that_vanish_mid_transmit_and_links_that_come_disturb_no_stream() -> Res
     assert!(v6.finish()? > 0);
     let seen = stranger.ping(admin, Family::V4)?;
     assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");
-    // Beside what two workers keep at hand, all frames are where they were. A link that took the
-    // 1024 of its fill ring with it each time would have cost more.
+    // But for the frames that two workers cache, all are free again. If a deleted link lost the
+    // 1024 frames of its fill ring each time, far more would be missing.
     const AT_HAND: u64 = 2 * FramePool::CACHED_MAX as u64;
     const _: () = assert!(AT_HAND < TIMES as u64 * 1024);
     let what = "the frames to be spare again";
@@ -152,7 +152,7 @@ fn links_that_vanish_mid_transmit_and_links_that_come_disturb_no_stream() -> Res
 }
 
 #[test]
-fn pods_still_talk_when_the_link_that_registered_the_memory_is_deleted() -> Result<()> {
+fn traffic_continues_after_the_link_that_registered_the_umem_is_deleted() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
@@ -161,10 +161,10 @@ fn pods_still_talk_when_the_link_that_registered_the_memory_is_deleted() -> Resu
     for _ in 0..3 {
         lab.node().netns.ip("link del pg-host\n")?;
         stream.wait_for_more()?;
-        // Links that come later share the memory through another one.
-        lab.unplug(stranger)?;
+        // Links that are attached later share the UMEM through another one.
+        lab.delete_link(stranger)?;
         lab.wait_for_endpoint(stranger, "gone")?;
-        lab.plug(stranger)?;
+        lab.create_link(stranger)?;
         lab.wait_for_endpoint(stranger, "ready")?;
         let seen = stranger.ping(admin, Family::V6)?;
         assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");

@@ -339,9 +339,13 @@ fn the_guard_is_pinned_adopted_and_let_go_with_the_xdp_program() {
         third.attach(ifindex, 0, Some(&pin)).unwrap();
         third.guard(0).unwrap();
         assert_eq!(place(), (Hook::Egress, Some(ifindex)));
+        let ingress = pins.path("host-ingress");
+        third.mark(0, ifindex).unwrap();
+        let place = HookLink::open(&ingress).unwrap().unwrap().place().unwrap();
+        assert_eq!(place, (Hook::Ingress, Some(ifindex)));
         drop(third);
         unpin(&pin).unwrap();
-        assert!(!pin.exists() && !egress.exists());
+        assert!(!pin.exists() && !egress.exists() && !ingress.exists());
     });
 }
 

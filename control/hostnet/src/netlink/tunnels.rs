@@ -2,12 +2,14 @@
 //!
 //! Ports are read from the tunnel devices (`RTM_GETLINK`) and, where the kernel has ports without a
 //! device, from the generic netlink families `fou`, `l2tp` and `wireguard`. The families are
-//! listed, because a request for a family by name would load its module.
+//! listed, because a request for a family by name would load its module. Ports of devices in other
+//! namespaces are read from the sockets ([`sockets`]).
 //!
 //! Tunnels over IP protocols of their own (IPIP, SIT, GRE, IP6TNL, L2TP over IP) are not read: the
 //! dataplane drops these protocols anyway (`podgate_tables::tunnel`).
-//! A device that was moved into another network namespace while its socket stayed in this one is
-//! not listed here. IPsec needs no check: pods don't have its keys.
+//! IPsec needs no check: pods don't have its keys.
+
+mod sockets;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,6 +18,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::request::{GENL_HEADER, GenericRequester, NamedFamily, Requester, genl_header};
 use super::wire::{attribute, attributes, find, number, text};
+use sockets::TunnelSockets;
 
 /// Bytes of `struct ifinfomsg`.
 const IFINFOMSG: usize = size_of::<libc::ifinfomsg>();
@@ -41,6 +44,7 @@ const GTP_PORTS: [u16; 2] = [3386, 2152];
 pub struct TunnelReader {
     links: Requester,
     families: GenericRequester,
+    sockets: TunnelSockets,
 }
 
 impl TunnelReader {
@@ -49,7 +53,18 @@ impl TunnelReader {
     /// # Errors
     /// When a socket can't be opened.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { links: Requester::open(NETLINK_ROUTE)?, families: GenericRequester::open()? })
+        Ok(Self {
+            links: Requester::open(NETLINK_ROUTE)?,
+            families: GenericRequester::open()?,
+            sockets: TunnelSockets::open()?,
+        })
+    }
+
+    /// Whether the ports of devices in other namespaces are among the last ones. They are not if
+    /// the kernel is built without `CONFIG_INET_UDP_DIAG`.
+    #[must_use]
+    pub fn sees_sockets(&self) -> bool {
+        self.sockets.are_listed()
     }
 
     /// The ports, sorted. Blocks the thread until the kernel has answered, at most some seconds.
@@ -57,7 +72,7 @@ impl TunnelReader {
     /// # Errors
     /// When the answer is incomplete or damaged: then any port may be a tunnel's.
     pub fn ports(&mut self) -> io::Result<Vec<u16>> {
-        let mut ports = BTreeSet::new();
+        let mut ports = self.sockets.ports()?;
         let mut wireguard = Vec::new();
         for link in self.links.dump(libc::RTM_GETLINK, &[0; IFINFOMSG])? {
             match tunnel_of_link(&link)? {

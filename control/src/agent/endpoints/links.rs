@@ -92,6 +92,14 @@ impl Links {
         self.open_with(link, slot, |redirect| redirect.guard(slot.0))
     }
 
+    /// Sets the UDP ports that tunnels of this node receive on; `None` if any may be one.
+    ///
+    /// # Errors
+    /// When a map can't be written.
+    pub(in crate::agent) fn set_tunnel_ports(&mut self, ports: Option<&[u16]>) -> Result<()> {
+        Ok(self.redirect.set_tunnel_ports(ports)?)
+    }
+
     /// Attaches the host link, in its slot.
     ///
     /// # Errors

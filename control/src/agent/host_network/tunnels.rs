@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use podgate_tables::address::Address;
-use podgate_tables::tunnel::Tunnels;
+use podgate_tables::tunnel::{Tunnels, WELL_KNOWN_PORTS};
 use tokio::time::Instant;
 use tracing::{error, info};
 
@@ -41,6 +41,12 @@ impl TunnelState {
         let local = self.local.as_deref().unwrap_or(&any);
         let local = local.iter().map(|(address, length)| (Address::from(*address), *length));
         Tunnels::new(self.ports.as_deref().ok(), local)
+    }
+
+    /// The UDP ports, well-known ones included; `None` if they are unknown.
+    pub(super) fn ports(&self) -> Option<Vec<u16>> {
+        let ports = self.ports.as_ref().ok()?;
+        Some(ports.iter().copied().chain(WELL_KNOWN_PORTS).collect())
     }
 
     /// What is unknown, one line each.

@@ -214,8 +214,15 @@ impl Worker {
             Some(reader) => reader,
             None => TunnelReader::open()?,
         };
+        let saw_sockets = reader.sees_sockets();
         let read = tokio::task::spawn_blocking(move || (reader.ports(), reader));
         let (ports, reader) = read.await.map_err(io::Error::other)?;
+        if saw_sockets && !reader.sees_sockets() {
+            warn!(
+                "this kernel can't list UDP sockets (CONFIG_INET_UDP_DIAG): pods can reach tunnel \
+                 devices that were moved into another network namespace"
+            );
+        }
         self.tunnels = Some(reader);
         ports
     }

@@ -11,7 +11,7 @@ const OTHER: LinkId = LinkId(2);
 const UDP: u8 = 17;
 
 /// A worker's frames and its reassembly.
-struct Lab {
+struct Fixture {
     egress: Egress,
     reassembly: Reassembly,
     now: Nanos,
@@ -25,7 +25,7 @@ struct Cut {
     body: Vec<u8>,
 }
 
-impl Lab {
+impl Fixture {
     fn new(frames: u32) -> Self {
         let umem = Umem::new(frames).unwrap();
         let shared = Shared::new(SharedConfig { flows_per_worker: 1, ..Default::default() });
@@ -179,7 +179,7 @@ proptest! {
         (body, cuts) in any_cuts(), is_v4: bool, id: u16,
         twice in any::<prop::sample::Index>(),
     ) {
-        let mut lab = Lab::new(2048);
+        let mut fixture = Fixture::new(2048);
         let mut left = cuts.clone();
         let mut rng = u64::from(id) * 2 + 1;
         let mut result = None;
@@ -189,14 +189,14 @@ proptest! {
             let cut = left.swap_remove((rng >> 33) as usize % left.len());
             let bytes = if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) };
             prop_assert!(result.is_none(), "not before all is there");
-            result = lab.insert(LINK, &bytes).unwrap();
+            result = fixture.insert(LINK, &bytes).unwrap();
             if result.is_none() && cut == cuts[again] {
-                prop_assert_eq!(lab.insert(LINK, &bytes), Err(DropReason::FragmentDuplicate));
+                prop_assert_eq!(fixture.insert(LINK, &bytes), Err(DropReason::FragmentDuplicate));
             }
         }
         prop_assert_eq!(result.unwrap(), whole(is_v4, id, &body));
-        prop_assert_eq!(lab.reassembly.held_frames(), 0);
-        prop_assert_eq!(lab.egress.stats().fragments_joined.get(), cuts.len() as u64 - 1);
+        prop_assert_eq!(fixture.reassembly.held_frames(), 0);
+        prop_assert_eq!(fixture.egress.stats().fragments_joined.get(), cuts.len() as u64 - 1);
     }
 
     #[test]
@@ -204,7 +204,7 @@ proptest! {
         (_, cuts) in any_cuts(), is_v4: bool, at in any::<prop::sample::Index>(),
         longer in 1usize..4, before: bool,
     ) {
-        let mut lab = Lab::new(2048);
+        let mut fixture = Fixture::new(2048);
         let at = at.index(cuts.len());
         // The same part, but starting earlier or ending later.
         let mut bad = cuts[at].clone();
@@ -223,12 +223,12 @@ proptest! {
         let mut done = false;
         for (index, cut) in cuts.iter().enumerate() {
             if index == at {
-                done |= lab.insert(LINK, &bytes(&bad)).is_ok_and(|whole| whole.is_some());
+                done |= fixture.insert(LINK, &bytes(&bad)).is_ok_and(|whole| whole.is_some());
             }
-            done |= lab.insert(LINK, &bytes(cut)).is_ok_and(|whole| whole.is_some());
+            done |= fixture.insert(LINK, &bytes(cut)).is_ok_and(|whole| whole.is_some());
         }
         prop_assert!(!done);
-        prop_assert_eq!(lab.reassembly.held_frames(), 0, "all of it is gone");
+        prop_assert_eq!(fixture.reassembly.held_frames(), 0, "all of it is gone");
     }
 
     #[test]
@@ -236,28 +236,28 @@ proptest! {
         all in prop::collection::vec(
             (any::<bool>(), 0..4u16, 0usize..200, any::<bool>(), 0usize..300, 0..3u16, 0u64..4000), 1..200)
     ) {
-        let mut lab = Lab::new(1024);
+        let mut fixture = Fixture::new(1024);
         for (is_v4, id, offset, more, len, link, wait) in all {
             let cut = Cut { offset: offset * 8, more, body: body(len) };
             if cut.offset == 0 && !more {
                 continue;
             }
             let bytes = if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) };
-            lab.now = lab.now.plus_millis(wait);
-            let _ = lab.insert(LinkId(link), &bytes);
-            lab.expire();
-            lab.check();
+            fixture.now = fixture.now.plus_millis(wait);
+            let _ = fixture.insert(LinkId(link), &bytes);
+            fixture.expire();
+            fixture.check();
         }
-        lab.now = lab.now.plus_secs(61);
-        lab.expire();
-        lab.check();
-        prop_assert_eq!(lab.reassembly.held_frames(), 0);
+        fixture.now = fixture.now.plus_secs(61);
+        fixture.expire();
+        fixture.check();
+        prop_assert_eq!(fixture.reassembly.held_frames(), 0);
     }
 }
 
 #[test]
 fn invalid_fragments_are_dropped() {
-    let mut lab = Lab::new(1024);
+    let mut fixture = Fixture::new(1024);
     let cut = |offset, more, len| Cut { offset, more, body: body(len) };
     for (cut, why) in [
         (cut(8, true, 12), "not a multiple of eight"),
@@ -265,24 +265,24 @@ fn invalid_fragments_are_dropped() {
         (cut(65_528, false, 100), "beyond what a packet holds"),
     ] {
         let expected = Err(DropReason::FragmentMalformed);
-        assert_eq!(lab.insert(LINK, &v4(1, &cut)), expected, "{why}");
-        assert_eq!(lab.insert(LINK, &v6(1, &cut)), expected, "{why}");
+        assert_eq!(fixture.insert(LINK, &v4(1, &cut)), expected, "{why}");
+        assert_eq!(fixture.insert(LINK, &v6(1, &cut)), expected, "{why}");
     }
-    assert_eq!(lab.insert(LINK, &v4(1, &cut(0, true, 4))), Err(DropReason::FragmentTiny));
-    assert_eq!(lab.reassembly.held_frames(), 0);
+    assert_eq!(fixture.insert(LINK, &v4(1, &cut(0, true, 4))), Err(DropReason::FragmentTiny));
+    assert_eq!(fixture.reassembly.held_frames(), 0);
 }
 
 #[test]
 fn the_last_fragment_ends_the_datagram() {
     let cut = |offset, more, len| Cut { offset, more, body: body(len) };
     for second in [cut(24, true, 8), cut(24, false, 8), cut(8, false, 8)] {
-        let mut lab = Lab::new(1024);
-        assert_eq!(lab.insert(LINK, &v4(1, &cut(16, false, 8))), Ok(None));
-        assert_eq!(lab.insert(LINK, &v4(1, &second)), Err(DropReason::FragmentMalformed));
-        assert_eq!(lab.dropped(DropReason::FragmentMalformed), 2, "both are gone");
+        let mut fixture = Fixture::new(1024);
+        assert_eq!(fixture.insert(LINK, &v4(1, &cut(16, false, 8))), Ok(None));
+        assert_eq!(fixture.insert(LINK, &v4(1, &second)), Err(DropReason::FragmentMalformed));
+        assert_eq!(fixture.dropped(DropReason::FragmentMalformed), 2, "both are gone");
         let first = v4(1, &cut(0, true, 16));
         assert_eq!(
-            lab.insert(LINK, &first),
+            fixture.insert(LINK, &first),
             Err(DropReason::FragmentMalformed),
             "and later fragments"
         );
@@ -291,112 +291,112 @@ fn the_last_fragment_ends_the_datagram() {
 
 #[test]
 fn datagrams_time_out_after_30_s_over_ipv4_and_60_s_over_ipv6() {
-    let mut lab = Lab::new(1024);
+    let mut fixture = Fixture::new(1024);
     let (first, second) = (&cuts(&body(40), &[2])[0], &cuts(&body(40), &[2])[1]);
-    lab.insert(LINK, &v4(1, first)).unwrap();
-    lab.insert(LINK, &v6(1, first)).unwrap();
-    lab.now = lab.now.plus_secs(29);
-    assert_eq!(lab.expire(), 0);
-    lab.now = lab.now.plus_secs(1);
-    assert_eq!(lab.insert(LINK, &v4(1, second)), Ok(None), "it belongs to a new datagram");
-    assert_eq!(lab.dropped(DropReason::FragmentTimeout), 1);
-    assert!(lab.insert(LINK, &v6(1, second)).unwrap().is_some());
-    lab.now = lab.now.plus_secs(31);
-    assert_eq!(lab.expire(), 1);
-    assert_eq!(lab.dropped(DropReason::FragmentTimeout), 2);
-    lab.check();
+    fixture.insert(LINK, &v4(1, first)).unwrap();
+    fixture.insert(LINK, &v6(1, first)).unwrap();
+    fixture.now = fixture.now.plus_secs(29);
+    assert_eq!(fixture.expire(), 0);
+    fixture.now = fixture.now.plus_secs(1);
+    assert_eq!(fixture.insert(LINK, &v4(1, second)), Ok(None), "it belongs to a new datagram");
+    assert_eq!(fixture.dropped(DropReason::FragmentTimeout), 1);
+    assert!(fixture.insert(LINK, &v6(1, second)).unwrap().is_some());
+    fixture.now = fixture.now.plus_secs(31);
+    assert_eq!(fixture.expire(), 1);
+    assert_eq!(fixture.dropped(DropReason::FragmentTimeout), 2);
+    fixture.check();
 }
 
 #[test]
 fn fragments_of_different_links_ids_or_protocols_are_not_mixed() {
-    let mut lab = Lab::new(1024);
+    let mut fixture = Fixture::new(1024);
     let cuts = cuts(&body(40), &[2]);
-    lab.insert(LINK, &v4(1, &cuts[0])).unwrap();
-    assert_eq!(lab.insert(OTHER, &v4(1, &cuts[1])), Ok(None), "another link");
-    assert_eq!(lab.insert(LINK, &v4(2, &cuts[1])), Ok(None), "another identification");
+    fixture.insert(LINK, &v4(1, &cuts[0])).unwrap();
+    assert_eq!(fixture.insert(OTHER, &v4(1, &cuts[1])), Ok(None), "another link");
+    assert_eq!(fixture.insert(LINK, &v4(2, &cuts[1])), Ok(None), "another identification");
     let mut tcp = v4(1, &cuts[1]);
     tcp[14 + 9] = 6;
     tcp[14 + 10..14 + 12].fill(0);
     let sum = checksum::of(&tcp[14..34]);
     tcp[14 + 10..14 + 12].copy_from_slice(&sum.to_be_bytes());
-    assert_eq!(lab.insert(LINK, &tcp), Ok(None), "another protocol");
-    assert!(lab.insert(LINK, &v4(1, &cuts[1])).unwrap().is_some());
+    assert_eq!(fixture.insert(LINK, &tcp), Ok(None), "another protocol");
+    assert!(fixture.insert(LINK, &v4(1, &cuts[1])).unwrap().is_some());
 }
 
 #[test]
 fn a_link_at_its_limit_drops_its_oldest_datagram() {
-    let mut lab = Lab::new(3072);
+    let mut fixture = Fixture::new(3072);
     let cuts = cuts(&body(40), &[2]);
     for id in 0..1000 {
-        lab.now = lab.now.plus_millis(1);
-        lab.insert(LINK, &v4(id, &cuts[0])).unwrap();
+        fixture.now = fixture.now.plus_millis(1);
+        fixture.insert(LINK, &v4(id, &cuts[0])).unwrap();
     }
     // One in sixteen of 3072 frames; half of them is left.
-    assert_eq!(lab.reassembly.held_frames(), 96);
-    assert_eq!(lab.dropped(DropReason::FragmentLimit), 904);
-    assert!(lab.insert(OTHER, &v4(1, &cuts[0])).unwrap().is_none());
-    assert!(lab.insert(OTHER, &v4(1, &cuts[1])).unwrap().is_some());
-    assert!(lab.insert(LINK, &v4(999, &cuts[1])).unwrap().is_some(), "the newest is kept");
-    assert_eq!(lab.insert(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest was dropped");
+    assert_eq!(fixture.reassembly.held_frames(), 96);
+    assert_eq!(fixture.dropped(DropReason::FragmentLimit), 904);
+    assert!(fixture.insert(OTHER, &v4(1, &cuts[0])).unwrap().is_none());
+    assert!(fixture.insert(OTHER, &v4(1, &cuts[1])).unwrap().is_some());
+    assert!(fixture.insert(LINK, &v4(999, &cuts[1])).unwrap().is_some(), "the newest is kept");
+    assert_eq!(fixture.insert(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest was dropped");
 }
 
 /// Inserts all of `fragments` small fragments of a datagram but the last, which is returned.
-fn insert_all_but_the_last(lab: &mut Lab, fragments: usize) -> Cut {
+fn insert_all_but_the_last(fixture: &mut Fixture, fragments: usize) -> Cut {
     for at in 0..fragments - 1 {
         let cut = Cut { offset: at * 8, more: true, body: body(8) };
-        assert_eq!(lab.insert(LINK, &v4(1, &cut)), Ok(None));
+        assert_eq!(fixture.insert(LINK, &v4(1, &cut)), Ok(None));
     }
     Cut { offset: (fragments - 1) * 8, more: false, body: body(8) }
 }
 
 #[test]
 fn the_largest_datagram_is_reassembled_with_few_frames() {
-    let mut lab = Lab::new(64);
-    let last = insert_all_but_the_last(&mut lab, 64);
-    assert!(lab.insert(LINK, &v4(1, &last)).unwrap().is_some());
+    let mut fixture = Fixture::new(64);
+    let last = insert_all_but_the_last(&mut fixture, 64);
+    assert!(fixture.insert(LINK, &v4(1, &last)).unwrap().is_some());
 }
 
 #[test]
 fn a_datagram_of_too_many_fragments_is_dropped() {
-    let mut lab = Lab::new(65_536);
-    let last = insert_all_but_the_last(&mut lab, 65);
-    assert_eq!(lab.insert(LINK, &v4(1, &last)), Err(DropReason::FragmentLimit));
-    assert_eq!(lab.dropped(DropReason::FragmentLimit), 65);
-    assert_eq!(lab.reassembly.held_frames(), 0);
+    let mut fixture = Fixture::new(65_536);
+    let last = insert_all_but_the_last(&mut fixture, 65);
+    assert_eq!(fixture.insert(LINK, &v4(1, &last)), Err(DropReason::FragmentLimit));
+    assert_eq!(fixture.dropped(DropReason::FragmentLimit), 65);
+    assert_eq!(fixture.reassembly.held_frames(), 0);
 }
 
 #[test]
 fn fragments_of_a_removed_link_are_dropped() {
-    let mut lab = Lab::new(1024);
+    let mut fixture = Fixture::new(1024);
     let first = &cuts(&body(40), &[2])[0];
-    lab.insert(LINK, &v4(1, first)).unwrap();
-    lab.insert(OTHER, &v4(1, first)).unwrap();
-    lab.reassembly.drop_link(&mut lab.egress, LINK);
-    assert_eq!((lab.reassembly.held_frames(), lab.dropped(DropReason::LinkGone)), (1, 1));
-    lab.check();
+    fixture.insert(LINK, &v4(1, first)).unwrap();
+    fixture.insert(OTHER, &v4(1, first)).unwrap();
+    fixture.reassembly.drop_link(&mut fixture.egress, LINK);
+    assert_eq!((fixture.reassembly.held_frames(), fixture.dropped(DropReason::LinkGone)), (1, 1));
+    fixture.check();
 }
 
 #[test]
 fn a_congestion_mark_on_one_fragment_marks_the_datagram() {
     let marked = |second: u8| {
-        let mut lab = Lab::new(1024);
+        let mut fixture = Fixture::new(1024);
         let cuts = cuts(&body(40), &[2]);
         let with = |cut: &Cut, ecn: u8| {
             let mut bytes = v6(1, cut);
             bytes[15] = ecn << 4;
             bytes
         };
-        lab.insert(LINK, &with(&cuts[0], if second == 3 { 2 } else { 0 })).unwrap();
-        lab.insert(LINK, &with(&cuts[1], second)).unwrap().map(|whole| whole[15] >> 4)
+        fixture.insert(LINK, &with(&cuts[0], if second == 3 { 2 } else { 0 })).unwrap();
+        fixture.insert(LINK, &with(&cuts[1], second)).unwrap().map(|whole| whole[15] >> 4)
     };
     assert_eq!(marked(3), Some(3));
     assert_eq!(marked(0), Some(0));
-    let mut lab = Lab::new(1024);
+    let mut fixture = Fixture::new(1024);
     let cuts = cuts(&body(40), &[2]);
-    lab.insert(LINK, &v6(1, &cuts[0])).unwrap();
+    fixture.insert(LINK, &v6(1, &cuts[0])).unwrap();
     let mut bad = v6(1, &cuts[1]);
     bad[15] = 3 << 4;
-    assert_eq!(lab.insert(LINK, &bad), Ok(None), "a mark that its sender did not allow");
-    assert_eq!(lab.dropped(DropReason::FragmentMalformed), 2);
-    lab.check();
+    assert_eq!(fixture.insert(LINK, &bad), Ok(None), "a mark that its sender did not allow");
+    assert_eq!(fixture.dropped(DropReason::FragmentMalformed), 2);
+    fixture.check();
 }

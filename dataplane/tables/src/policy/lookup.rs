@@ -96,6 +96,19 @@ impl LocalEnds {
     pub const BOTH: Self = Self { source: true, destination: true };
 }
 
+/// Who sent a flow's first packet, as far as it is known beyond the source address. That can be an
+/// address of this node although the node did not send the packet: the kernel translates sources
+/// (masquerading), and anybody can forge one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// This node itself.
+    Node,
+    /// The pod that the flow leads to: by a service that led back to it, with a translated source.
+    Destination,
+    /// Not known. The source address tells, unless it is this node's.
+    Other,
+}
+
 /// The outcome at one end.
 struct EndDecision {
     cause: Cause,
@@ -136,14 +149,34 @@ impl PolicyTables {
         Resolved { tables: self, address, identity_index, identity, named_ports }
     }
 
-    /// Decides a flow. Policy of an end that is not `local` is enforced on that end's node.
+    /// The `world` identity, for `address`.
+    fn world(&self, address: Address) -> Resolved<'_> {
+        let identity_index = if address.is_v4() { Self::WORLD_V4 } else { Self::WORLD_V6 };
+        let Some(identity) = self.identities.get(identity_index) else {
+            unreachable!("the reserved identity rows exist")
+        };
+        Resolved { tables: self, address, identity_index, identity, named_ports: None }
+    }
+
+    /// Decides a flow whose source address is believed: as if this node sent what has its address.
+    /// Policy of an end that is not `local` is enforced on that end's node.
     ///
     /// Allocates only if the verdict is [`Verdict::Inspect`].
     #[must_use]
     pub fn decide(&self, subject: &Subject, local: LocalEnds) -> Decision {
-        let source = self.resolve(subject.tuple.src);
+        self.decide_from(subject, local, Sender::Node)
+    }
+
+    /// Decides a flow, see [`Self::decide`]. An address of this node is this node only as that of
+    /// [`Sender::Node`]; else its identity is `world`.
+    #[must_use]
+    pub fn decide_from(&self, subject: &Subject, local: LocalEnds, sender: Sender) -> Decision {
+        let mut source = self.resolve(subject.tuple.src);
+        if source.is_own_node() && sender != Sender::Node {
+            source = self.world(subject.tuple.src);
+        }
         let destination = self.resolve(subject.tuple.dst);
-        if subject.tuple.src == subject.tuple.dst {
+        if subject.tuple.src == subject.tuple.dst || sender == Sender::Destination {
             let cause = Cause::Exempt(Exemption::ToSelf);
             return Decision {
                 verdict: Verdict::Allow,

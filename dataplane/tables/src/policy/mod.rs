@@ -32,7 +32,7 @@ mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use lookup::{LocalEnds, Resolved, Subject};
+pub use lookup::{LocalEnds, Resolved, Sender, Subject};
 pub use rows::{AddressMap, AddressScope, AddressSet, Rows};
 pub use tables::{
     AddressRow, Entry, IdentityRow, NamedPorts, PeerMatch, PolicyTables, PortClasses, Rank,
@@ -65,7 +65,8 @@ pub enum Exemption {
     FromNode,
     /// A pod may always reach its own node.
     ToNode,
-    /// A pod may always reach itself.
+    /// A pod may always reach itself, also through a service whose source address is translated
+    /// ([`Sender::Destination`]).
     ToSelf,
     /// This end is not a pod of this node: its policy is enforced on its own node.
     NotLocal,

@@ -1,6 +1,6 @@
-//! Numbers in either byte order.
+//! Integers in either byte order.
 
-/// Bytes whose numbers have one byte order.
+/// Bytes whose integers have one byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Bytes<'a> {
     pub(super) data: &'a [u8],
@@ -8,24 +8,24 @@ pub(super) struct Bytes<'a> {
 }
 
 impl<'a> Bytes<'a> {
-    /// The bytes from `at` on, in the same byte order.
+    /// The bytes from `at`, in the same byte order.
     pub(super) fn after(self, at: usize) -> Option<Self> {
         Some(Self { data: self.data.get(at..)?, ..self })
     }
 
-    /// The number at `at`; `None` where the bytes end before.
+    /// The integer at `at`; `None` if it is not within the bytes.
     pub(super) fn u16(self, at: usize) -> Option<u16> {
         let bytes = self.array(at)?;
         Some(if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     }
 
-    /// The number at `at`; `None` where the bytes end before.
+    /// The integer at `at`; `None` if it is not within the bytes.
     pub(super) fn u32(self, at: usize) -> Option<u32> {
         let bytes = self.array(at)?;
         Some(if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
     }
 
-    /// The number at `at`; `None` where the bytes end before.
+    /// The integer at `at`; `None` if it is not within the bytes.
     pub(super) fn u64(self, at: usize) -> Option<u64> {
         let bytes = self.array(at)?;
         Some(if self.big_endian { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) })
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_in_either_order_and_not_beyond_the_end() {
+    fn integers_are_read_in_either_byte_order_and_not_beyond_the_end() {
         let data = &[0, 1, 2, 3, 4, 5, 6, 7, 8];
         let [little, big] = [false, true].map(|big_endian| Bytes { data, big_endian });
         assert_eq!((little.u16(1), big.u16(1)), (Some(0x0201), Some(0x0102)));

@@ -3,25 +3,25 @@
 use super::bytes::Bytes;
 use super::{RECORD_MAX, Record, Records};
 
-/// Length of the header of the file.
+/// Length of the file's header, bytes.
 const FILE_HEADER: usize = 24;
-/// Length of a record's header: seconds, fraction of a second, bytes in the file, bytes on the
-/// wire.
+/// Length of a record's header, bytes: seconds, fraction of a second, captured length, length on
+/// the wire.
 const RECORD_HEADER: usize = 16;
 
-/// First number of a file whose stamps have microseconds.
+/// Magic number of a file with timestamps in microseconds.
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
-/// First number of a file whose stamps have nanoseconds.
+/// Magic number of a file with timestamps in nanoseconds.
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// First number of a file by a patched libpcap of 1999, with microseconds and eight bytes more in
+/// Magic number of a file by a patched libpcap of 1999, with microseconds and eight more bytes in
 /// each record's header (libpcap, `KUZNETZOV_TCPDUMP_MAGIC`).
 const PATCHED: u32 = 0xa1b2_cd34;
 
-/// How a file's records are read.
+/// Layout of a file's records.
 #[derive(Clone, Copy)]
 struct Layout {
     big_endian: bool,
-    /// Nanoseconds in the unit of stamps.
+    /// Nanoseconds in the unit of timestamps.
     unit_ns: u64,
     /// Length of a record's header.
     header: usize,
@@ -29,13 +29,13 @@ struct Layout {
     link_type: u16,
 }
 
-/// The order of a record's two lengths. Versions before 2.4 had it the other way round (libpcap,
+/// The order of a record's two lengths, which was reversed before version 2.4 (libpcap,
 /// `sf_next_packet`).
 #[derive(Clone, Copy)]
 enum Lengths {
     CapturedFirst,
     OriginalFirst,
-    /// Whichever is less is the captured one.
+    /// The smaller one is the captured length.
     Either,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn read(file: &[u8]) -> Result<Records, String> {
                 offset = record.at + record.len as usize;
             }
             Err(reason) => {
-                records.breaks(offset, reason);
+                records.set_broken(offset, reason);
                 break;
             }
         }
@@ -73,23 +73,25 @@ impl Layout {
             _ => return Err(neither()),
         };
         let header = Bytes { data: file, big_endian };
-        let short = || format!("a pcap file has a header of {FILE_HEADER} bytes, this one less");
+        let short = || format!("it is shorter than the header of a pcap file, {FILE_HEADER} bytes");
         let version = (header.u16(4).ok_or_else(short)?, header.u16(6).ok_or_else(short)?);
         let lengths = match version {
             (2, 0..3) | (543, 0) => Lengths::OriginalFirst,
             (2, 3) => Lengths::Either,
             (2, 4) => Lengths::CapturedFirst,
-            (major, minor) => return Err(format!("version {major}.{minor} of pcap is not known")),
+            (major, minor) => {
+                return Err(format!("version {major}.{minor} of pcap is not supported"));
+            }
         };
-        // The upper half tells of the frame check sequences behind frames (section 4), which no
-        // length of a packet counts.
+        // The upper half is about frame check sequences after frames (section 4), which are not
+        // part of a packet's length.
         let link_type = header.u32(20).ok_or_else(short)? as u16;
         let unit_ns = if magic == NANOSECONDS { 1 } else { 1000 };
         let header = RECORD_HEADER + if magic == PATCHED { 8 } else { 0 };
         Ok(Self { big_endian, unit_ns, header, lengths, link_type })
     }
 
-    /// The record at `offset`, which is not beyond the end.
+    /// The record at `offset`, which is within the file.
     fn record(self, file: &[u8], offset: usize) -> Result<Record, String> {
         let Self { big_endian, unit_ns, header: header_len, lengths, link_type } = self;
         let ends = || "the file ends inside a record".to_owned();

@@ -1,8 +1,8 @@
 //! The pcapng format (draft-ietf-opsawg-pcapng; libpcap, `sf-pcapng.c`).
 //!
-//! Every block begins with its type and total length and ends with the total length, so that
-//! unknown ones can be skipped. Options are read in interface descriptions only, because those say
-//! what stamps mean; the options of all other blocks are not looked at.
+//! Every block begins with its type and total length and ends with the total length, so unknown
+//! blocks can be skipped. Options are parsed only in interface descriptions, where they define the
+//! timestamps.
 
 use super::bytes::Bytes;
 use super::{Record, Records};
@@ -21,37 +21,37 @@ const SIMPLE_PACKET: u32 = 3;
 /// Type of an enhanced packet block (section 4.3).
 const ENHANCED_PACKET: u32 = 6;
 
-/// What tells a section's byte order, as that order reads it.
+/// Byte-order magic of a section header.
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 
-/// Length of a block's type and total length.
+/// Length of a block's type and total length, bytes.
 const BLOCK_HEADER: usize = 8;
-/// Length of the total length that ends a block.
+/// Length of the total length at the end of a block, bytes.
 const BLOCK_TRAILER: usize = 4;
 
-/// Where the options of an interface description begin in its body.
+/// Offset of the options in the body of an interface description, bytes.
 const INTERFACE_OPTIONS: usize = 8;
-/// Where the frame begins in the body of an enhanced packet block, and of a packet block.
+/// Offset of the frame in the body of an enhanced packet block, and of a packet block, bytes.
 const PACKET_DATA: usize = 20;
-/// Where the frame begins in the body of a simple packet block.
+/// Offset of the frame in the body of a simple packet block, bytes.
 const SIMPLE_DATA: usize = 4;
 
-/// Option that ends a list (section 3.5).
+/// Option that ends a list of options (section 3.5).
 const OPT_ENDOFOPT: u16 = 0;
-/// Option for the unit of stamps (section 4.2).
+/// Option for the resolution of timestamps (section 4.2).
 const IF_TSRESOL: u16 = 9;
-/// Option for the seconds to add to stamps (section 4.2).
+/// Option for the seconds to add to timestamps (section 4.2).
 const IF_TSOFFSET: u16 = 14;
 
-/// What is known of an interface.
+/// An interface, from its description block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Interface {
     pub(super) link_type: u16,
-    /// Most bytes of a packet that were captured; 0 for no limit.
+    /// Snapshot length, bytes; 0 for no limit.
     pub(super) snap_len: u32,
-    /// Units of a stamp in a second: a power of 10, or of 2 with the highest bit set.
+    /// Resolution of timestamps as in the file: a power of 10, or of 2 with the highest bit set.
     pub(super) resolution: u8,
-    /// Seconds to add to stamps.
+    /// Seconds to add to timestamps.
     pub(super) offset_s: i64,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn read(file: &[u8]) -> Result<Records, String> {
             Ok(next) => offset = next,
             Err(reason) if offset == 0 => return Err(reason),
             Err(reason) => {
-                reader.records.breaks(offset, reason);
+                reader.records.set_broken(offset, reason);
                 break;
             }
         }
@@ -88,13 +88,12 @@ struct Reader {
     big_endian: bool,
     /// Interfaces of the current section.
     interfaces: Vec<Interface>,
-    /// Interfaces of the sections before.
+    /// Number of interfaces in earlier sections.
     earlier_interfaces: u32,
 }
 
 impl Reader {
-    /// Reads the block at `offset`, which is not beyond the end, and says where the next one
-    /// begins.
+    /// Reads the block at `offset`, which is within the file. Returns the offset of the next one.
     fn block(&mut self, file: &[u8], offset: usize) -> Result<usize, String> {
         let ends = || "the file ends inside a block".to_owned();
         let rest = file.get(offset..).ok_or_else(ends)?;
@@ -109,9 +108,9 @@ impl Reader {
         }
         let body = rest.data.get(BLOCK_HEADER..length - BLOCK_TRAILER).ok_or_else(ends)?;
         let trailer = rest.u32(length - BLOCK_TRAILER).ok_or_else(ends)?;
-        // libpcap doesn't look at that of the first section header.
+        // libpcap doesn't check that of the first section header.
         if trailer as usize != length && block_type != SECTION_HEADER {
-            return Err(format!("a block's length is {length} at its begin, {trailer} at its end"));
+            return Err(format!("a block's length is {length} at its start, {trailer} at its end"));
         }
         let body = Bytes { data: body, ..rest };
         let short = || "a block is too short for its fields".to_owned();
@@ -137,7 +136,7 @@ impl Reader {
         let short = || "a section header is too short".to_owned();
         let (major, minor) = (body.u16(4).ok_or_else(short)?, body.u16(6).ok_or_else(short)?);
         if major != 1 {
-            return Err(format!("version {major}.{minor} of pcapng is not known"));
+            return Err(format!("version {major}.{minor} of pcapng is not supported"));
         }
         self.earlier_interfaces += self.interfaces.len() as u32;
         self.interfaces.clear();
@@ -145,7 +144,7 @@ impl Reader {
     }
 
     /// Adds the packet of an enhanced packet block, or of a packet block: both have the interface,
-    /// two halves of a stamp, and two lengths in the same places.
+    /// the two halves of a timestamp, and the two lengths at the same offsets.
     fn packet(&mut self, body: Bytes<'_>, interface: u32, offset: usize) -> Result<(), String> {
         let short = || "a packet's block is too short".to_owned();
         let description = self.interface(interface)?;
@@ -167,8 +166,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Adds the packet of a simple packet block. It has no stamp, so it gets that of the packet
-    /// before; it is of the first interface, and as long as that one's snap length allows.
+    /// Adds the packet of a simple packet block. It has no timestamp, so it gets that of the packet
+    /// before. It is of the first interface, whose snapshot length limits it.
     fn simple_packet(&mut self, body: Bytes<'_>, offset: usize) -> Result<(), String> {
         let description = self.interface(0)?;
         let short = || "a packet's block is too short".to_owned();
@@ -189,7 +188,7 @@ impl Reader {
     fn interface(&self, interface: u32) -> Result<Interface, String> {
         let description = self.interfaces.get(interface as usize).copied();
         description.ok_or_else(|| {
-            format!("a packet of interface {interface}, which the file doesn't describe before")
+            format!("a packet of interface {interface}, which no block before it describes")
         })
     }
 }
@@ -201,7 +200,7 @@ fn section_byte_order(header: &[u8]) -> Result<bool, String> {
     match (u32::from_le_bytes(magic), u32::from_be_bytes(magic)) {
         (BYTE_ORDER, _) => Ok(false),
         (_, BYTE_ORDER) => Ok(true),
-        _ => Err("a section header without a byte order".into()),
+        _ => Err("a section header without the byte-order magic".into()),
     }
 }
 
@@ -213,7 +212,7 @@ impl Interface {
         let snap_len = body.u32(4).ok_or_else(short)?;
         let mut interface = Self { link_type, snap_len, resolution: 6, offset_s: 0 };
         let mut options = body.after(INTERFACE_OPTIONS).ok_or_else(short)?;
-        // The list may end with its block (section 3.5).
+        // The list may end with its block, without OPT_ENDOFOPT (section 3.5).
         while !options.data.is_empty() {
             let short = || "an interface's options end inside an option".to_owned();
             let code = options.u16(0).ok_or_else(short)?;
@@ -240,11 +239,11 @@ impl Interface {
         Ok(interface)
     }
 
-    /// Nanoseconds since the epoch of a stamp in the interface's units.
+    /// Nanoseconds since the epoch for a timestamp in the interface's resolution.
     pub(super) fn time(&self, units: u64) -> u64 {
         let exponent = u32::from(self.resolution & 0x7f);
         let base: u128 = if self.resolution & 0x80 == 0 { 10 } else { 2 };
-        // A resolution that is finer than 128 bits leaves nothing of 64 bits of stamp.
+        // With a resolution finer than 128 bits, a 64-bit timestamp is 0.
         let per_second = base.checked_pow(exponent).unwrap_or(u128::MAX);
         let nanos = u128::from(units) * 1_000_000_000 / per_second;
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);

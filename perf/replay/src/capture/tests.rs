@@ -1,4 +1,4 @@
-//! Files that are built byte by byte, and files by another library's writer.
+//! Files built byte by byte, and files of another library's writer.
 
 use super::*;
 use pcap_file::pcapng::PcapNgWriter;
@@ -14,7 +14,7 @@ use std::time::Duration;
 const ORDERS: [bool; 2] = [false, true];
 const SLL2: u16 = 276;
 
-/// Numbers in one byte order.
+/// Writes integers in one byte order.
 struct Writer {
     big_endian: bool,
     out: Vec<u8>,
@@ -90,7 +90,7 @@ fn read(file: &[u8]) -> Records {
     Records::read(file).unwrap().1
 }
 
-/// Interface, stamp and frame of each packet of a file that is whole.
+/// Interface, timestamp and frame of each packet of an undamaged file.
 fn packets(file: &[u8]) -> Vec<(u32, u64, &[u8])> {
     let records = read(file);
     assert_eq!(records.broken, None);
@@ -99,14 +99,14 @@ fn packets(file: &[u8]) -> Vec<(u32, u64, &[u8])> {
     records.packets.iter().map(found).collect()
 }
 
-/// Why a file breaks off, and where.
+/// The damage in a file: its offset and the reason.
 fn broken(file: &[u8]) -> (u64, String) {
     let broken = read(file).broken.expect("a file that breaks off");
     (broken.offset, broken.reason)
 }
 
 #[test]
-fn stamps_are_read_in_the_units_of_their_interface() {
+fn timestamps_are_read_in_the_resolution_of_their_interface() {
     let stamp = |resolution, offset_s, units| {
         pcapng::Interface { link_type: ETHERNET, snap_len: 0, resolution, offset_s }.time(units)
     };
@@ -123,7 +123,7 @@ fn stamps_are_read_in_the_units_of_their_interface() {
 }
 
 #[test]
-fn the_options_of_an_interface_say_what_its_stamps_mean() {
+fn the_options_of_an_interface_define_its_timestamps() {
     for big_endian in ORDERS {
         let offset = if big_endian { 2_u64.to_be_bytes() } else { 2_u64.to_le_bytes() };
         let file = Writer::new(big_endian)
@@ -135,7 +135,7 @@ fn the_options_of_an_interface_say_what_its_stamps_mean() {
 }
 
 #[test]
-fn packets_go_by_their_stamps_but_never_overtake_on_one_interface() {
+fn packets_are_sorted_by_time_but_never_reordered_on_one_interface() {
     let packet = |time, interface, at| Packet { time, interface, at, len: 0 };
     let mut packets =
         [packet(10, 0, 0), packet(30, 1, 1), packet(20, 0, 2), packet(5, 1, 3), packet(25, 0, 4)];
@@ -145,7 +145,7 @@ fn packets_go_by_their_stamps_but_never_overtake_on_one_interface() {
 }
 
 #[test]
-fn option_lists_may_end_with_their_block_and_say_anything() {
+fn option_lists_may_end_with_their_block_and_have_any_content() {
     // A comment without an end of the list, text that is not UTF-8, if_tzone with four bytes, an
     // option of a length that reaches beyond its block, a list of half an option.
     for big_endian in ORDERS {
@@ -171,7 +171,7 @@ fn option_lists_may_end_with_their_block_and_say_anything() {
 }
 
 #[test]
-fn an_option_that_stamps_depend_on_must_be_whole() {
+fn an_option_that_timestamps_depend_on_must_be_complete() {
     for options in [&[9, 0, 2, 0, 9, 0, 0, 0][..], &[14, 0, 4, 0, 1, 0, 0, 0], &[9, 0, 1, 0]] {
         let section = Writer::new(false).section(b"");
         let at = section.out.len() as u64;
@@ -184,7 +184,7 @@ fn an_option_that_stamps_depend_on_must_be_whole() {
 }
 
 #[test]
-fn obsolete_packet_blocks_have_stamps_in_two_halves() {
+fn obsolete_packet_blocks_have_timestamps_in_two_halves() {
     for big_endian in ORDERS {
         let file = Writer::new(big_endian)
             .section(b"")
@@ -199,7 +199,7 @@ fn obsolete_packet_blocks_have_stamps_in_two_halves() {
 }
 
 #[test]
-fn simple_packets_are_cut_by_the_snap_length_of_the_first_interface() {
+fn simple_packets_are_truncated_to_the_snapshot_length_of_the_first_interface() {
     let file = Writer::new(true)
         .section(b"")
         .block(1, |body| body.u16(ETHERNET).u16(0).u32(5))
@@ -212,7 +212,7 @@ fn simple_packets_are_cut_by_the_snap_length_of_the_first_interface() {
 }
 
 #[test]
-fn packets_of_other_link_types_are_left_out_and_counted() {
+fn packets_of_other_link_types_are_skipped_and_counted() {
     let file = Writer::new(false)
         .section(b"")
         .interface(SLL2, |body| body)
@@ -254,7 +254,7 @@ fn sections_of_either_byte_order_have_interfaces_of_their_own() {
 }
 
 #[test]
-fn what_comes_before_a_break_is_read() {
+fn everything_before_the_damage_is_read() {
     let start = Writer::new(false).section(b"").interface(ETHERNET, |body| body);
     let start = start.enhanced(0, 1, b"first", b"");
     let at = start.out.len() as u64;
@@ -318,7 +318,7 @@ fn pcap_files_of_every_kind_are_read() {
 }
 
 #[test]
-fn pcap_files_break_off_where_a_record_does() {
+fn a_truncated_record_is_reported_at_its_offset() {
     let start = Writer::new(false).pcap(0xa1b2_c3d4, [2, 4], 1).record([1, 2], [5, 5], b"first");
     let at = start.out.len() as u64;
     let next = Writer::new(false).record([1, 2], [6, 6], b"second").out;
@@ -334,7 +334,7 @@ fn pcap_files_break_off_where_a_record_does() {
     assert!(Records::read(b"\x1f\x8b\x08").unwrap_err().contains("neither"));
 }
 
-/// Blocks that are mostly sound, with any lengths and bodies.
+/// Mostly valid blocks, with any lengths and bodies.
 fn file() -> impl Strategy<Value = Vec<u8>> {
     let body = proptest::collection::vec(any::<u8>(), 0..40);
     let kind = prop_oneof![Just(1_u32), Just(2), Just(3), Just(5), Just(6), Just(0x0a0d_0d0a)];
@@ -377,7 +377,7 @@ proptest! {
         let least = if format == Format::Pcap { 16 } else { 16 + 4 };
         let packets = records.packets.len() as u64
             + records.truncated + records.oversized + records.other_link_types();
-        // What is kept is bounded by the file's length, whatever lengths it claims.
+        // The packets are bounded by the file's length, whatever lengths it claims.
         prop_assert!(packets * least <= file.len() as u64);
         prop_assert!(u64::from(records.interfaces) * 20 <= file.len() as u64 || format == Format::Pcap);
         for packet in &records.packets {

@@ -1,4 +1,4 @@
-//! Captures made by hand, of the pods in `tests/manifests`.
+//! Synthetic captures of the pods in `tests/manifests`.
 
 use std::io::BufWriter;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 use pcap_file::{DataLink, Endianness, TsResolution};
 use podgate_replay::{Args, Error, Output, Report, replay};
 
-/// Last byte of a pod's addresses and MAC.
+/// A pod, by the last byte of its addresses and MAC.
 pub(crate) type Pod = u8;
 
 pub(crate) const ADMIN: Pod = 10;
@@ -23,7 +23,7 @@ pub(crate) const USER: Pod = 20;
 pub(crate) const NGINX: Pod = 30;
 pub(crate) const STORE: Pod = 40;
 pub(crate) const STRANGER: Pod = 50;
-/// No pod.
+/// A host outside of the cluster.
 pub(crate) const OUTSIDE: Pod = 200;
 
 /// MAC of podgate's end of every veth.
@@ -49,56 +49,56 @@ pub(crate) struct Captured {
     pub(crate) original_len: u32,
 }
 
-/// Where a recording is made.
+/// Where a capture is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Seat {
+pub(crate) enum Vantage {
     /// On the veth of one pod.
     At(Pod),
-    /// On the veths of all pods, each an interface of its own.
+    /// On the veths of all pods, each a separate interface.
     Everywhere,
 }
 
-/// What a capture will hold.
+/// A capture under construction.
 #[derive(Clone)]
 pub(crate) struct Recording {
     pub(crate) packets: Vec<Captured>,
     pub(crate) family: Family,
-    seat: Seat,
+    vantage: Vantage,
     now: u64,
 }
 
-/// Whether podgate let a packet pass in the live run.
+/// What podgate did with a packet in the live run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Live {
+pub(crate) enum LiveResult {
     Passed,
     Dropped,
-    /// Made by podgate in the name of the sender.
+    /// Originated by podgate with the sender's address.
     Made,
 }
 
 impl Recording {
-    pub(crate) fn new(family: Family, seat: Seat) -> Self {
-        // Some time in 2026, so that stamps have all their digits.
-        Self { packets: Vec::new(), family, seat, now: 1_790_000_000_000_000_000 }
+    pub(crate) fn new(family: Family, vantage: Vantage) -> Self {
+        // In 2026, so that timestamps have all their digits.
+        Self { packets: Vec::new(), family, vantage, now: 1_790_000_000_000_000_000 }
     }
 
     pub(crate) fn wait(&mut self, duration: Duration) {
         self.now += duration.as_nanos() as u64;
     }
 
-    /// Records a frame as it is.
+    /// Adds a frame unchanged.
     pub(crate) fn raw(&mut self, interface: u32, frame: Vec<u8>) {
         self.now += 50_000;
         let original_len = frame.len() as u32;
         self.packets.push(Captured { time: self.now, interface, frame, original_len });
     }
 
-    /// Records the packet that `build` makes of its Ethernet and IP headers, wherever it can be
-    /// seen.
+    /// Adds the packet that `build` makes from Ethernet and IP headers, at each place where it is
+    /// visible.
     pub(crate) fn packet(
         &mut self,
         [from, to]: [Pod; 2],
-        live: Live,
+        live: LiveResult,
         build: impl Fn(PacketBuilderStep<IpHeaders>) -> Vec<u8>,
     ) {
         let family = self.family;
@@ -106,22 +106,30 @@ impl Recording {
             |src, dst, ttl| build(ip(family, PacketBuilder::ethernet2(src, dst), from, to, ttl));
         let at_sender = || frame(mac(from), GATEWAY, TTL);
         let at_receiver = || frame(GATEWAY, mac(to), TTL - 1);
-        match self.seat {
-            Seat::At(pod) if pod == from && live != Live::Made => self.raw(0, at_sender()),
-            Seat::At(pod) if pod == to && live != Live::Dropped => self.raw(0, at_receiver()),
-            Seat::At(_) => {}
-            Seat::Everywhere => {
-                if live != Live::Made {
+        match self.vantage {
+            Vantage::At(pod) if pod == from && live != LiveResult::Made => self.raw(0, at_sender()),
+            Vantage::At(pod) if pod == to && live != LiveResult::Dropped => {
+                self.raw(0, at_receiver());
+            }
+            Vantage::At(_) => {}
+            Vantage::Everywhere => {
+                if live != LiveResult::Made {
                     self.raw(u32::from(from), at_sender());
                 }
-                if live != Live::Dropped {
+                if live != LiveResult::Dropped {
                     self.raw(u32::from(to), at_receiver());
                 }
             }
         }
     }
 
-    pub(crate) fn udp(&mut self, ends: [Pod; 2], ports: [u16; 2], live: Live, payload: &[u8]) {
+    pub(crate) fn udp(
+        &mut self,
+        ends: [Pod; 2],
+        ports: [u16; 2],
+        live: LiveResult,
+        payload: &[u8],
+    ) {
         self.packet(ends, live, |ip| {
             let udp = ip.udp(ports[0], ports[1]);
             let mut frame = Vec::with_capacity(udp.size(payload.len()));
@@ -130,7 +138,7 @@ impl Recording {
         });
     }
 
-    pub(crate) fn ping(&mut self, ends: [Pod; 2], live: Live, reply: bool) {
+    pub(crate) fn ping(&mut self, ends: [Pod; 2], live: LiveResult, reply: bool) {
         let family = self.family;
         self.packet(ends, live, |ip| {
             let icmp = match (family, reply) {
@@ -153,7 +161,7 @@ impl Recording {
         });
     }
 
-    /// The file in the old format.
+    /// Writes a pcap file.
     pub(crate) fn pcap(&self, path: &Path, ts_resolution: TsResolution) {
         let header = PcapHeader { snaplen: 262_144, ts_resolution, ..PcapHeader::default() };
         let mut writer = PcapWriter::with_header(Vec::new(), header).unwrap();
@@ -166,7 +174,7 @@ impl Recording {
         std::fs::write(path, writer.into_writer()).unwrap();
     }
 
-    /// The file in the new format, with nanoseconds.
+    /// Writes a pcapng file with nanoseconds.
     pub(crate) fn pcapng(&self, path: &Path) {
         let file = BufWriter::new(std::fs::File::create(path).unwrap());
         let mut writer = PcapNgWriter::with_endianness(file, Endianness::Little).unwrap();
@@ -188,7 +196,7 @@ impl Recording {
         }
     }
 
-    /// The report of replaying this, for the verdicts.
+    /// Replays the capture for verdicts only.
     pub(crate) fn replay(&self) -> Report {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("recording.pcapng");
@@ -208,7 +216,7 @@ fn ip(
         OUTSIDE => Ipv4Addr::new(192, 0, 2, 1),
         _ => Ipv4Addr::new(10, 77, 0, pod),
     };
-    // The manifests write the last group so that it looks like the IPv4 address.
+    // In the manifests the last group has the digits of the IPv4 address's last byte.
     let v6 = |pod: Pod| match pod {
         OUTSIDE => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
         _ => format!("fd77::{pod}").parse().unwrap(),
@@ -219,12 +227,12 @@ fn ip(
     }
 }
 
-/// A TCP connection that is recorded.
+/// A TCP connection in a capture.
 pub(crate) struct Connection<'r> {
     recording: &'r mut Recording,
     ends: [Pod; 2],
     ports: [u16; 2],
-    /// Next sequence number of either end.
+    /// Next sequence number of each end.
     next: [u32; 2],
 }
 
@@ -237,16 +245,16 @@ impl<'r> Connection<'r> {
         Self { recording, ends, ports, next: [1000, 9000] }
     }
 
-    /// The three packets that open it.
+    /// Adds the handshake.
     pub(crate) fn open(mut self) -> Self {
-        self.segment(CLIENT, "S", b"", Live::Passed);
-        self.segment(SERVER, "SA", b"", Live::Passed);
-        self.segment(CLIENT, "A", b"", Live::Passed);
+        self.segment(CLIENT, "S", b"", LiveResult::Passed);
+        self.segment(SERVER, "SA", b"", LiveResult::Passed);
+        self.segment(CLIENT, "A", b"", LiveResult::Passed);
         self
     }
 
-    /// One segment with the flags that `flags` has the letters of.
-    pub(crate) fn segment(&mut self, from: usize, flags: &str, payload: &[u8], live: Live) {
+    /// Adds one segment with the flags in `flags`, any of `SAFRP`.
+    pub(crate) fn segment(&mut self, from: usize, flags: &str, payload: &[u8], live: LiveResult) {
         let to = 1 - from;
         let (seq, ack) = (self.next[from], self.next[to]);
         let has = |flag| flags.contains(flag);
@@ -275,31 +283,31 @@ impl<'r> Connection<'r> {
         self.next[from] = seq.wrapping_add(taken);
     }
 
-    /// Data that passed, and its acknowledgement.
+    /// Adds data that passed, and its acknowledgement.
     pub(crate) fn sends(&mut self, from: usize, payload: &str) {
-        self.segment(from, "PA", payload.as_bytes(), Live::Passed);
-        self.segment(1 - from, "A", b"", Live::Passed);
+        self.segment(from, "PA", payload.as_bytes(), LiveResult::Passed);
+        self.segment(1 - from, "A", b"", LiveResult::Passed);
     }
 
-    /// Both ends close.
+    /// Adds the FINs of both ends.
     pub(crate) fn close(mut self) {
-        self.segment(CLIENT, "FA", b"", Live::Passed);
-        self.segment(SERVER, "FA", b"", Live::Passed);
-        self.segment(CLIENT, "A", b"", Live::Passed);
+        self.segment(CLIENT, "FA", b"", LiveResult::Passed);
+        self.segment(SERVER, "FA", b"", LiveResult::Passed);
+        self.segment(CLIENT, "A", b"", LiveResult::Passed);
     }
 
-    /// A request that podgate refuses: what it makes, and what the client says to that.
-    pub(crate) fn refused(mut self, request: &str) {
+    /// Adds a request that podgate denies, what podgate originates, and the client's reaction.
+    pub(crate) fn denied(mut self, request: &str) {
         const ANSWER: &str =
             "HTTP/1.1 403 Forbidden\r\ncontent-length: 15\r\n\r\nAccess denied\r\n";
-        self.segment(CLIENT, "PA", request.as_bytes(), Live::Dropped);
-        // The server sees neither the request nor the answer, and a reset instead.
+        self.segment(CLIENT, "PA", request.as_bytes(), LiveResult::Dropped);
+        // The server sees a reset instead of the request and the answer.
         let after_request = self.next[CLIENT];
-        self.segment(SERVER, "FPA", ANSWER.as_bytes(), Live::Made);
-        self.segment(CLIENT, "A", b"", Live::Dropped);
-        self.segment(CLIENT, "FA", b"", Live::Dropped);
+        self.segment(SERVER, "FPA", ANSWER.as_bytes(), LiveResult::Made);
+        self.segment(CLIENT, "A", b"", LiveResult::Dropped);
+        self.segment(CLIENT, "FA", b"", LiveResult::Dropped);
         self.next[CLIENT] = after_request - request.len() as u32;
-        self.segment(CLIENT, "R", b"", Live::Made);
+        self.segment(CLIENT, "R", b"", LiveResult::Made);
     }
 }
 
@@ -322,39 +330,37 @@ pub(crate) fn request(method: &str, path: &str) -> String {
 
 pub(crate) const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Some of everything, as seen from one pod or from all.
-pub(crate) fn everything(family: Family, seat: Seat) -> Recording {
-    let mut recording = Recording::new(family, seat);
+/// A capture with flows of all kinds, at one pod or at all.
+pub(crate) fn everything(family: Family, vantage: Vantage) -> Recording {
+    let mut recording = Recording::new(family, vantage);
     let r = &mut recording;
-    // Admin asks for what it may, then for what it may not.
+    // Admin sends allowed requests, then a denied one.
     let mut allowed = Connection::new(r, [ADMIN, NGINX], [40_000, 80]).open();
     for path in ["/docs", "/docs", "/api/v1/users"] {
         allowed.sends(CLIENT, &request("GET", path));
         allowed.sends(SERVER, ANSWER);
     }
     allowed.close();
-    Connection::new(r, [ADMIN, NGINX], [40_001, 80]).open().refused(&request("GET", "/secret"));
-    Connection::new(r, [USER, NGINX], [40_002, 80])
-        .open()
-        .refused(&request("GET", "/api/v1/users"));
-    // A stranger tries three times and never hears anything.
+    Connection::new(r, [ADMIN, NGINX], [40_001, 80]).open().denied(&request("GET", "/secret"));
+    Connection::new(r, [USER, NGINX], [40_002, 80]).open().denied(&request("GET", "/api/v1/users"));
+    // A stranger tries three times and never gets an answer.
     let mut hangs = Connection::new(r, [STRANGER, NGINX], [40_003, 80]);
     for _ in 0..3 {
         hangs.next = [1000, 9000];
-        hangs.segment(CLIENT, "S", b"", Live::Dropped);
+        hangs.segment(CLIENT, "S", b"", LiveResult::Dropped);
     }
-    // A port that nobody may call, a protocol that nobody may use, a pod without policy.
-    Connection::new(r, [ADMIN, NGINX], [40_004, 81]).segment(CLIENT, "S", b"", Live::Dropped);
-    r.udp([ADMIN, NGINX], [5000, 53], Live::Dropped, b"what");
-    r.udp([NGINX, ADMIN], [5001, 53], Live::Passed, b"what");
-    r.udp([ADMIN, NGINX], [53, 5001], Live::Passed, b"this");
-    r.ping([ADMIN, NGINX], Live::Dropped, false);
-    r.ping([NGINX, ADMIN], Live::Passed, false);
-    r.ping([ADMIN, NGINX], Live::Passed, true);
-    // The world.
-    r.udp([NGINX, OUTSIDE], [5002, 123], Live::Passed, b"time");
-    r.udp([OUTSIDE, NGINX], [123, 5002], Live::Passed, b"late");
-    // From the middle of a connection.
-    Connection::new(r, [USER, NGINX], [40_005, 80]).segment(CLIENT, "A", b"", Live::Dropped);
+    // A denied port, a denied protocol, a pod without policy.
+    Connection::new(r, [ADMIN, NGINX], [40_004, 81]).segment(CLIENT, "S", b"", LiveResult::Dropped);
+    r.udp([ADMIN, NGINX], [5000, 53], LiveResult::Dropped, b"what");
+    r.udp([NGINX, ADMIN], [5001, 53], LiveResult::Passed, b"what");
+    r.udp([ADMIN, NGINX], [53, 5001], LiveResult::Passed, b"this");
+    r.ping([ADMIN, NGINX], LiveResult::Dropped, false);
+    r.ping([NGINX, ADMIN], LiveResult::Passed, false);
+    r.ping([ADMIN, NGINX], LiveResult::Passed, true);
+    // Outside of the cluster.
+    r.udp([NGINX, OUTSIDE], [5002, 123], LiveResult::Passed, b"time");
+    r.udp([OUTSIDE, NGINX], [123, 5002], LiveResult::Passed, b"late");
+    // A segment from the middle of a connection.
+    Connection::new(r, [USER, NGINX], [40_005, 80]).segment(CLIENT, "A", b"", LiveResult::Dropped);
     recording
 }

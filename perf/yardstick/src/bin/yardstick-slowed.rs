@@ -1,4 +1,4 @@
-//! The same program with a worker that wastes time: see `tests/honest.rs`.
+//! `yardstick` with a worker that wastes time; see `tests/honest.rs`.
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use podgate_replay::rig::Rig;
 use podgate_tables::ids::LinkId;
 use podgate_tables::tcp_flags::ACK;
 
-use super::small_node::{Mixture, SmallNode, Way};
+use super::small_node::{Protocols, Sender, SmallNode};
 use super::stopwatch::Stopwatch;
 use super::{BATCH, BUSY_LINKS, pinned};
 use crate::context::Context;
@@ -21,23 +21,23 @@ pub(crate) const ALLOCS: &str = "pipeline.established.allocs";
 /// Millions of packets per second that one core has to forward.
 const BAR_MPPS: f64 = 20.0;
 
-/// Flows whose packets are forwarded, and as many as show what a larger table costs.
+/// Number of flows, and a larger one that shows the cost of a larger table.
 const FLOWS: usize = 64;
 const MANY_FLOWS: usize = 1024;
 
-/// Sizes of IMIX, bytes of the Ethernet frame with its check sequence, and how many of twelve
-/// packets have each.
+/// Sizes of IMIX frames including the frame check sequence, bytes, and the number of each among
+/// twelve packets.
 const IMIX_SIZES: [(usize, usize); 3] = [(64, 7), (594, 4), (1518, 1)];
-/// The check sequence is not part of what a link hands over.
+/// Size of the frame check sequence, which links don't deliver, bytes.
 const CHECK_SEQUENCE: usize = 4;
 
-/// Time of one value.
+/// Duration of one value.
 const DURATION: Duration = Duration::from_millis(500);
 const DURATION_QUICK: Duration = Duration::from_millis(200);
-/// Time before the first, for caches and the clock speed.
+/// Warm-up before the first value, for caches and the CPU's frequency.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// Established flows and the packets that come in on each link, which repeat.
+/// Established flows and the packets that arrive on each link in a loop.
 pub(super) struct Traffic {
     node: SmallNode,
     incoming: Vec<Incoming>,
@@ -50,29 +50,29 @@ struct Incoming {
 }
 
 impl Traffic {
-    /// What [`SIZE_64`] is measured on.
+    /// The traffic of [`SIZE_64`].
     ///
     /// # Errors
-    /// When the flows don't get established.
+    /// When the flows can't be established.
     pub(super) fn of_64_bytes() -> Result<Self> {
         Self::new(FLOWS, &[64 - CHECK_SEQUENCE])
     }
 
-    /// Traffic of `flows` flows, TCP and UDP, both ways, with packets of these `sizes`.
+    /// Traffic of `flows` flows, TCP and UDP, in both directions, with packets of these `sizes`.
     ///
     /// # Errors
-    /// When the flows don't get established.
+    /// When the flows can't be established.
     fn new(flows: usize, sizes: &[usize]) -> Result<Self> {
-        let node = SmallNode::new(flows, 1 << 18, Mixture::Both)?;
+        let node = SmallNode::new(flows, 1 << 18, Protocols::TcpAndUdp)?;
         let mut incoming: Vec<_> = (0..BUSY_LINKS)
             .map(|pod| Incoming { link: pods::link_of(pod), frames: Vec::new(), next: 0 })
             .collect();
         let mut frame = Vec::new();
         for packet in 0..2 * flows * sizes.len() {
-            let (flow, way) =
-                (packet / 2 % flows, if packet % 2 == 0 { Way::There } else { Way::Back });
+            let (flow, sender) =
+                (packet / 2 % flows, if packet % 2 == 0 { Sender::Client } else { Sender::Server });
             let size = sizes[packet / (2 * flows)];
-            let link = node.write(&mut frame, flow, way, ACK, size);
+            let link = node.write(&mut frame, flow, sender, ACK, size);
             incoming[link.index() - 1].frames.push(frame.clone());
         }
         let mut rng = fastrand::Rng::with_seed(1);
@@ -103,14 +103,14 @@ impl Traffic {
         watch
     }
 
-    /// Millions of packets per second of each round, and what was allocated in all of them.
+    /// Millions of packets per second of each round, and the totals of all rounds.
     fn measure(&mut self, context: &Context, id: &str) -> Result<(Vec<f64>, Stopwatch)> {
         let duration = if context.quick { DURATION_QUICK } else { DURATION };
         self.run(WARM_UP);
         let forwarded = self.node.rig.stats().forwarded.packets.get();
         let (mut values, mut all) = (Vec::new(), Stopwatch::default());
         for round in 0..context.rounds {
-            context.doing(format!("{id}: round {} of {}", round + 1, context.rounds));
+            context.status(format!("{id}: round {} of {}", round + 1, context.rounds));
             let watch = self.run(duration);
             values.push(watch.millions_per_second(watch.packets));
             all.packets += watch.packets;
@@ -123,7 +123,7 @@ impl Traffic {
     }
 }
 
-/// The frame sizes of IMIX, as often as they come.
+/// Frame sizes of IMIX, with repetitions.
 fn imix() -> Vec<usize> {
     let sizes = IMIX_SIZES.map(|(size, times)| vec![size - CHECK_SEQUENCE; times]);
     sizes.concat()
@@ -141,8 +141,8 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         let (many, _) = pinned(many)?;
         let many = Measurement::new("", "", many).median();
         results.push(
-            Measurement::new(SIZE_64, "Mpps", values).held_to(Limit::AtLeast(BAR_MPPS)).note(format!(
-                "{FLOWS} flows, TCP and UDP, both ways, in rounds of {} packets that were copied into \
+            Measurement::new(SIZE_64, "Mpps", values).bar(Limit::AtLeast(BAR_MPPS)).note(format!(
+                "{FLOWS} flows, TCP and UDP, both directions, in rounds of {} packets that were copied into \
                  their frames right before, as on the core that received them; with {MANY_FLOWS} \
                  flows: {many:.1} Mpps",
                 BATCH * BUSY_LINKS
@@ -152,7 +152,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
             let each = all.allocations as f64 / all.packets as f64;
             results.push(
                 Measurement::new(ALLOCS, "allocations/packet", vec![each])
-                    .held_to(Limit::AtMost(0.0))
+                    .bar(Limit::AtMost(0.0))
                     .note(format!("counted over {} packets of 64 bytes", all.packets)),
             );
         }
@@ -161,8 +161,8 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         let (values, _) = pinned(|| Traffic::new(FLOWS, &imix())?.measure(context, IMIX))?;
         results.push(
             Measurement::new(IMIX, "Mpps", values)
-                .held_to(Limit::AtLeast(BAR_MPPS))
-                .note("64, 594 and 1518 bytes, 7:4:1, with the check sequence"),
+                .bar(Limit::AtLeast(BAR_MPPS))
+                .note("64, 594 and 1518 bytes, 7:4:1, including the frame check sequence"),
         );
     }
     Ok(results)

@@ -1,4 +1,4 @@
-//! What a flow costs: bytes of memory, and time to find it among a million.
+//! Cost of a flow: memory, and lookup time among a million.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use podgate_tables::ids::Epoch;
 use podgate_tables::tcp_flags::{ACK, SYN};
 use podgate_tables::time::Nanos;
 
-use super::small_node::{self, Mixture, SmallNode, Way};
+use super::small_node::{self, Protocols, Sender, SmallNode};
 use super::stopwatch::Stopwatch;
 use super::{BATCH, BUSY_LINKS, pinned};
 use crate::context::Context;
@@ -28,19 +28,19 @@ const BAR_RATIO: f64 = 2.0;
 
 const MANY: usize = 1_000_000;
 const FEW: usize = 1000;
-/// Room in the flow table of both: for a million, and for a link's fair share beside them.
+/// Capacity of both flow tables: for a million flows of links with fair shares.
 const CAPACITY: u32 = 1_250_000;
 
-/// Packets of one value.
+/// Number of packets of one value.
 const PACKETS: usize = 2_000_000;
 const PACKETS_QUICK: usize = 500_000;
 
-/// Bytes of memory of each flow, in a table that is full.
+/// Memory per flow in a full table, bytes.
 ///
 /// # Errors
-/// When allocations are not counted, or the table takes less than it has room for.
+/// When allocations are not counted, or the table holds fewer flows than its capacity.
 pub(crate) fn bytes(context: &Context) -> Result<Vec<Measurement>> {
-    context.doing(BYTES);
+    context.status(BYTES);
     if !alloc::is_installed() {
         bail!("this program doesn't count its allocations");
     }
@@ -48,10 +48,10 @@ pub(crate) fn bytes(context: &Context) -> Result<Vec<Measurement>> {
     let [of_agent, of_million] = [agents, MANY as u32].map(bytes_per_flow);
     let (of_agent, of_million) = (of_agent?, of_million?);
     let measurement = Measurement::new(BYTES, "B", vec![of_agent])
-        .held_to(Limit::AtMost(BAR_BYTES))
+        .bar(Limit::AtMost(BAR_BYTES))
         .note(format!(
-            "all that a full table has allocated, its index and queues too, by the {agents} flows of \
-             an agent's worker; with room for {MANY} it is {of_million:.1} B"
+            "memory of a full table, including its index and queues, divided by the {agents} flows of \
+             an agent's worker; {of_million:.1} B with a capacity of {MANY}"
         ));
     Ok(vec![measurement])
 }
@@ -61,18 +61,18 @@ fn bytes_per_flow(capacity: u32) -> Result<f64> {
     let mut table = FlowTable::new(capacity);
     fill(&mut table, capacity as usize)?;
     let allocated = alloc::live_bytes().saturating_sub(before);
-    ensure!(allocated as usize > size_of::<Flow>(), "a table without memory can't be");
+    ensure!(allocated as usize > size_of::<Flow>(), "the table's memory was not counted");
     let flows = black_box(&table).len();
     ensure!(flows == capacity as usize, "{flows} flows in a table for {capacity}");
     Ok(allocated as f64 / f64::from(capacity))
 }
 
-/// Puts the first `flows` flows into a table.
+/// Inserts the first `flows` flows into a table.
 fn fill(table: &mut FlowTable, flows: usize) -> Result<()> {
     let mut frame = Vec::new();
     for flow in 0..flows {
-        let (from, tuple) = small_node::packet_of(Mixture::Tcp, flow, Way::There);
-        let (to, _) = small_node::packet_of(Mixture::Tcp, flow, Way::Back);
+        let (from, tuple) = small_node::packet_of(Protocols::TcpOnly, flow, Sender::Client);
+        let (to, _) = small_node::packet_of(Protocols::TcpOnly, flow, Sender::Server);
         write_frame(&mut frame, from, &tuple, SYN, 0);
         let view = parse(&frame, frame.len() as u32).map_err(|reason| anyhow!("{reason:?}"))?;
         let flow = Flow::new(&view, Epoch(1), FlowLinks::new(from, to), Nanos(1));
@@ -81,25 +81,25 @@ fn fill(table: &mut FlowTable, flows: usize) -> Result<()> {
     Ok(())
 }
 
-/// Time of a packet of a random flow among a million, and among a thousand.
+/// Time per packet of random flows among a million, and among a thousand.
 ///
 /// # Errors
 /// When the flows can't be opened.
 pub(crate) fn lookup(context: &Context) -> Result<Vec<Measurement>> {
     let packets = if context.quick { PACKETS_QUICK } else { PACKETS };
     let [values, baseline] = pinned(|| {
-        context.doing(format!("{LOOKUP}: opening {MANY} flows"));
+        context.status(format!("{LOOKUP}: opening {MANY} flows"));
         let (mut many, mut few) = (RandomOrder::new(MANY)?, RandomOrder::new(FEW)?);
-        context.by_turns(LOOKUP, || many.run(packets), || few.run(packets))
+        context.interleave(LOOKUP, || many.run(packets), || few.run(packets))
     })?;
-    context.doing(format!("{LOOKUP}: the table alone"));
+    context.status(format!("{LOOKUP}: the table alone"));
     let [among_many, among_few] = pinned(|| Ok([find_alone(MANY)?, find_alone(FEW)?]))?;
     let measurement = Measurement::new(LOOKUP, "ns/packet", values)
-        .against("1,000 flows", baseline)
-        .ratio_held_to(Limit::AtMost(BAR_RATIO))
+        .compared_with("1,000 flows", baseline)
+        .ratio_bar(Limit::AtMost(BAR_RATIO))
         .note(format!(
-            "a packet's whole way through the worker, of a random flow; FlowTable::find by itself \
-             takes {among_many:.0} ns, and {among_few:.0} ns among {FEW}"
+            "processing time of a packet of a random flow in the worker; FlowTable::lookup alone takes \
+             {among_many:.0} ns, and {among_few:.0} ns among {FEW}"
         ));
     Ok(vec![measurement])
 }
@@ -112,7 +112,7 @@ struct RandomOrder {
 
 impl RandomOrder {
     fn new(flows: usize) -> Result<Self> {
-        let node = SmallNode::new(flows, CAPACITY, Mixture::Tcp)?;
+        let node = SmallNode::new(flows, CAPACITY, Protocols::TcpOnly)?;
         Ok(Self { node, rng: Rng::with_seed(1) })
     }
 
@@ -121,11 +121,11 @@ impl RandomOrder {
         let mut watch = Stopwatch::default();
         let forwarded = self.node.rig.stats().forwarded.packets.get();
         while watch.packets < packets as u64 {
-            // Links fill up by chance, one sooner than another.
+            // Links are chosen at random, so one may be full before the others.
             for _ in 0..BATCH * BUSY_LINKS {
                 let flow = self.rng.usize(..self.node.flows());
-                let way = if self.rng.bool() { Way::There } else { Way::Back };
-                self.node.deliver(flow, way, ACK);
+                let sender = if self.rng.bool() { Sender::Client } else { Sender::Server };
+                self.node.deliver(flow, sender, ACK);
             }
             watch.round(&mut self.node.rig);
         }
@@ -141,13 +141,13 @@ fn find_alone(flows: usize) -> Result<f64> {
     let mut table = FlowTable::new(CAPACITY);
     fill(&mut table, flows)?;
     let mut rng = Rng::with_seed(2);
-    // One batch after the other, so that what is looked up is in the cache and only the table
-    // isn't.
-    let mut batch = [small_node::packet_of(Mixture::Tcp, 0, Way::There).1; BATCH];
+    // Batch by batch, so that the lookup keys are in the cache and only the table isn't.
+    let mut batch = [small_node::packet_of(Protocols::TcpOnly, 0, Sender::Client).1; BATCH];
     let mut took = Duration::ZERO;
     for _ in 0..LOOKUPS / BATCH {
         for tuple in &mut batch {
-            *tuple = small_node::packet_of(Mixture::Tcp, rng.usize(..flows), Way::There).1;
+            *tuple =
+                small_node::packet_of(Protocols::TcpOnly, rng.usize(..flows), Sender::Client).1;
         }
         let begin = Instant::now();
         let found = batch.iter().filter(|tuple| black_box(table.lookup(tuple)).is_some()).count();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_does_not_count_has_no_bytes() {
+    fn without_the_counting_allocator_there_is_an_error() {
         assert!(bytes(&Context::new(true, None, Vec::new())).is_err());
     }
 }

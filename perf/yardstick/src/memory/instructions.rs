@@ -1,7 +1,7 @@
 //! Instructions per packet of established flows, counted by valgrind's callgrind.
 //!
-//! The program runs itself under callgrind, as the hidden subcommand `rounds`, which does nothing
-//! but rounds; callgrind counts only inside of them.
+//! The program runs itself under callgrind with the hidden subcommand `rounds`; callgrind counts
+//! only inside of a round.
 
 use std::env;
 use std::io::ErrorKind;
@@ -17,21 +17,21 @@ use crate::measure::Measurement;
 
 pub(crate) const INSTRUCTIONS: &str = "pipeline.established.instructions";
 
-/// Rounds that are counted. Under callgrind each takes some fifty times as long.
+/// Number of counted rounds. Under callgrind each takes about fifty times as long.
 const ROUNDS: usize = 100;
-/// Rounds before those, so that nothing happens for the first time in what is counted.
+/// Number of rounds before, so that one-time work is not counted.
 const ROUNDS_BEFORE: usize = 10;
 
-/// The function inside of which callgrind counts ([`round`]), as a pattern.
+/// Pattern of the function in which callgrind counts ([`round`]).
 const COUNTED: &str = "*stopwatch*round*";
 
-/// What callgrind writes before the number of instructions.
+/// Text before the number of instructions in callgrind's output.
 const COLLECTED: &str = "Collected : ";
 
 /// The subcommand `rounds`.
 ///
 /// # Errors
-/// When the flows don't get established.
+/// When the flows can't be established.
 pub(crate) fn rounds() -> Result<()> {
     let mut traffic = Traffic::of_64_bytes()?;
     for number in 0..ROUNDS_BEFORE + ROUNDS {
@@ -49,7 +49,7 @@ pub(crate) fn rounds() -> Result<()> {
 /// # Errors
 /// When callgrind fails.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
-    context.doing(format!("{INSTRUCTIONS}: under callgrind"));
+    context.status(format!("{INSTRUCTIONS}: under callgrind"));
     let folder = tempfile::tempdir()?;
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", &format!("--toggle-collect={COUNTED}")]);
@@ -69,10 +69,10 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     };
     let each = instructions as f64 / (ROUNDS * BATCH * BUSY_LINKS) as f64;
     let measurement = Measurement::new(INSTRUCTIONS, "instructions/packet", vec![each]);
-    Ok(vec![measurement.note("counted once: it is the same each time")])
+    Ok(vec![measurement.note("counted once, because every run has the same count")])
 }
 
-/// The number of instructions that callgrind tells of.
+/// The number of instructions in callgrind's output.
 fn collected(said: &str) -> Option<u64> {
     let (_, after) = said.split_once(COLLECTED)?;
     after.split_whitespace().next()?.parse().ok().filter(|instructions| *instructions > 0)
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callgrind_says_how_many_it_collected() {
+    fn the_output_of_callgrind_is_parsed() {
         let said = "==7== Events    : Ir\n==7== Collected : 12345\n==7== \n";
         assert_eq!(collected(said), Some(12345));
         assert_eq!(collected("==7== Collected : 0\n"), None, "the pattern has missed");

@@ -1,14 +1,13 @@
 //! New flows on a node of a large cluster.
 //!
-//! Pods of the node open flows to each other, TCP and UDP: each packet a new one, but for their
-//! source ports the same ones again and again. A note tells how it is with far more of these.
-//! Policy allows most of them; what is counted is flows that were opened, so those that are denied
-//! only cost. Eight links have a full batch in each round, all links in turn, to destinations
-//! behind any link.
+//! Pods of the node open TCP and UDP flows to each other. Each packet opens a flow; apart from the
+//! source ports, the flows repeat. A note has the rate with far more different ones. Policy allows
+//! most of them; only flows that were opened are counted, so denied ones only cost time. In each
+//! round eight links have a full batch, all links in turn, to destinations at any link.
 //!
-//! The flow table has the size that an agent's has, and is full of such flows from the start: each
-//! new one takes the place of the oldest that was never answered, whose end is told as an event.
-//! The worker's clock runs as fast as the worker does, so none of them has timed out.
+//! The flow table has the default size of an agent's, and is full from the start: each new flow
+//! evicts the oldest unanswered one, which causes an event. The worker's clock runs in real time,
+//! so none of them has timed out.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -35,14 +34,14 @@ const BAR_MILLIONS: f64 = 2.0;
 
 const SIZE: Size = Size { namespaces: 1000, pods: 100_000, policies: 10_000 };
 
-/// Flows, but for their source ports, that each pod opens again and again. A worker keeps the
-/// decisions on all of them.
+/// Number of different flows, apart from source ports, of each pod. A worker caches the decisions
+/// on all of them.
 const OPENINGS: usize = 64;
 
-/// So many that most have to be decided anew each time.
+/// So many that most decisions are not in the cache.
 const MANY_OPENINGS: usize = 1024;
 
-/// Source ports from here on, each used in turn.
+/// First source port; all from here are used in turn.
 const FIRST_PORT: u16 = 1024;
 
 const DURATION: Duration = Duration::from_millis(500);
@@ -64,8 +63,8 @@ impl Opener {
         Self { link: link_of(pod), openings, next: 0, port: FIRST_PORT }
     }
 
-    /// Writes the first packet of a flow that is not in the table any more, if it ever was: each
-    /// source port serves all openings before the next one has its turn.
+    /// Writes the first packet of a flow that is not in the table: each source port is used for all
+    /// openings before the next one.
     fn write_next(&mut self, frame: &mut Vec<u8>) {
         let tuple = Tuple { src_port: self.port, ..self.openings[self.next] };
         self.next = (self.next + 1) % self.openings.len();
@@ -81,7 +80,7 @@ struct Openers {
     node: Node,
     rig: Rig,
     openers: Vec<Opener>,
-    /// The pod whose turn it is.
+    /// Index of the next pod.
     turn: usize,
     frame: Vec<u8>,
 }
@@ -96,7 +95,7 @@ impl Openers {
         Ok(openers)
     }
 
-    /// Draws so many openings for each pod.
+    /// Draws `openings` random flows for each pod.
     fn draw(&mut self, openings: usize) {
         let mut rng = Rng::with_seed(1);
         let opener = |pod| Opener::new(&self.node, pod, openings, &mut rng);
@@ -109,18 +108,18 @@ impl Openers {
                 let opener = &mut self.openers[self.turn];
                 opener.write_next(&mut self.frame);
                 let delivered = self.rig.deliver(opener.link, &self.frame);
-                ensure!(delivered, "the rings have no room for a batch");
+                ensure!(delivered, "the rings have no space for a batch");
             }
             self.turn = (self.turn + 1) % self.openers.len();
         }
         Ok(())
     }
 
-    /// Opens flows until the table takes no more without letting others go.
+    /// Opens flows until the table is full.
     fn fill(&mut self) -> Result<()> {
         let (mut before, mut now) = (0, 1);
         while before < now {
-            // So many rounds that a table with room would be fuller after them.
+            // So many rounds that a table with free entries would have fewer after them.
             for _ in 0..64 {
                 self.deliver()?;
                 self.rig.round();
@@ -131,7 +130,7 @@ impl Openers {
         Ok(())
     }
 
-    /// Opens flows for so long. Returns how many were opened.
+    /// Opens flows for `duration`. Returns the number of opened flows.
     fn run(&mut self, duration: Duration) -> Result<(u64, Stopwatch)> {
         let opened = self.rig.stats().flows_opened.get();
         let mut watch = Stopwatch::default();
@@ -148,15 +147,15 @@ impl Openers {
 /// # Errors
 /// When flows are not opened.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
-    context.doing(format!("{NEW_FLOW}: loading {} policies", SIZE.policies));
+    context.status(format!("{NEW_FLOW}: loading {} policies", SIZE.policies));
     let duration = if context.quick { DURATION_QUICK } else { DURATION };
     let (values, allowed, flows, of_many) = pinned(|| {
         let mut openers = Openers::new(SIZE)?;
-        context.doing(format!("{NEW_FLOW}: filling the flow table"));
+        context.status(format!("{NEW_FLOW}: filling the flow table"));
         openers.fill()?;
         let (mut values, mut opened, mut packets) = (Vec::new(), 0, 0);
         for round in 0..context.rounds {
-            context.doing(format!("{NEW_FLOW}: round {} of {}", round + 1, context.rounds));
+            context.status(format!("{NEW_FLOW}: round {} of {}", round + 1, context.rounds));
             let (flows, watch) = openers.run(duration)?;
             values.push(watch.millions_per_second(flows));
             opened += flows;
@@ -169,12 +168,12 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         Ok((values, opened * 100 / packets, openers.rig.stats().flows.get(), of_many))
     })?;
     let measurement = Measurement::new(NEW_FLOW, "M/s", values)
-        .held_to(Limit::AtLeast(BAR_MILLIONS))
+        .bar(Limit::AtLeast(BAR_MILLIONS))
         .note(format!(
             "{} policies and {} pods in the cluster; the node's pods open flows to each other, of \
              which {allowed} % are allowed and count; the table of {flows} flows is full, so each new \
-             flow takes another's place; each pod opens {OPENINGS} kinds of flows, which were decided \
-             before, and with {MANY_OPENINGS} kinds it is {of_many:.2} M/s",
+             flow evicts another one; each pod opens {OPENINGS} different flows, whose decisions are \
+             cached, and with {MANY_OPENINGS} different ones it is {of_many:.2} M/s",
             SIZE.policies, SIZE.pods
         ));
     Ok(vec![measurement])
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_table_takes_new_flows_for_old_ones() {
+    fn new_flows_evict_old_ones_from_a_full_table() {
         let mut openers = Openers::new(Size { namespaces: 10, pods: 250, policies: 60 }).unwrap();
         openers.fill().unwrap();
         let full = openers.rig.stats().flows.get();

@@ -1,4 +1,4 @@
-//! A node of eight pods under policy: four clients, four servers that only clients may call.
+//! A node with eight pods under policy: four clients, and four servers that only clients may call.
 
 use std::sync::Arc;
 
@@ -19,35 +19,35 @@ use super::BUSY_LINKS;
 const CLIENTS: usize = BUSY_LINKS / 2;
 const SERVERS: usize = BUSY_LINKS / 2;
 
-/// Ports of the servers; a multiple of it comes into play with more flows than ports.
+/// Number of server ports that are used once all client ports are.
 const SERVER_PORTS: u16 = 16;
 const FIRST_SERVER_PORT: u16 = 8000;
 const FIRST_CLIENT_PORT: u16 = 1024;
 const CLIENT_PORTS: usize = (u16::MAX - FIRST_CLIENT_PORT) as usize;
 
-/// Which flows there are.
+/// Protocols of the flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Mixture {
-    /// TCP and UDP by turns.
-    Both,
-    /// Connections only: they live for as long as the measurement may take.
-    Tcp,
+pub(super) enum Protocols {
+    /// TCP and UDP, alternating.
+    TcpAndUdp,
+    /// TCP only: established connections don't time out during a measurement.
+    TcpOnly,
 }
 
-/// Which end of a flow sends.
+/// The end of a flow that sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Way {
+pub(super) enum Sender {
     /// The client.
-    There,
+    Client,
     /// The server.
-    Back,
+    Server,
 }
 
-/// The link that a packet of the flow number `flow` comes in by, and its tuple.
-pub(super) fn packet_of(mixture: Mixture, flow: usize, way: Way) -> (LinkId, Tuple) {
+/// The link on which a packet of flow number `flow` arrives, and its tuple.
+pub(super) fn packet_of(protocols: Protocols, flow: usize, sender: Sender) -> (LinkId, Tuple) {
     let (pair, rest) = (flow % (CLIENTS * SERVERS), flow / (CLIENTS * SERVERS));
     let (client, server) = (pair % CLIENTS, CLIENTS + pair / CLIENTS);
-    let is_udp = mixture == Mixture::Both && rest % 2 == 1;
+    let is_udp = protocols == Protocols::TcpAndUdp && rest % 2 == 1;
     let tuple = Tuple {
         src: Address::v4(address(client)),
         dst: Address::v4(address(server)),
@@ -55,9 +55,9 @@ pub(super) fn packet_of(mixture: Mixture, flow: usize, way: Way) -> (LinkId, Tup
         dst_port: FIRST_SERVER_PORT + (rest / CLIENT_PORTS) as u16 % SERVER_PORTS,
         protocol: if is_udp { proto::UDP } else { proto::TCP },
     };
-    match way {
-        Way::There => (link_of(client), tuple),
-        Way::Back => (link_of(server), tuple.reversed()),
+    match sender {
+        Sender::Client => (link_of(client), tuple),
+        Sender::Server => (link_of(server), tuple.reversed()),
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn packet_of(mixture: Mixture, flow: usize, way: Way) -> (LinkId, Tup
 pub(super) struct SmallNode {
     pub(super) rig: Rig,
     flows: usize,
-    mixture: Mixture,
+    protocols: Protocols,
     frame: Vec<u8>,
 }
 
@@ -74,19 +74,21 @@ fn address(pod: usize) -> [u8; 4] {
 }
 
 impl SmallNode {
-    /// A worker with room for `capacity` flows, of which the first `flows` are opened and answered.
+    /// A worker with a flow table for `capacity` flows, and `flows` established ones.
     ///
     /// # Errors
-    /// When there is no memory, or the flows don't get established.
-    pub(super) fn new(flows: usize, capacity: u32, mixture: Mixture) -> Result<Self> {
+    /// When there is no memory, or the flows can't be established.
+    pub(super) fn new(flows: usize, capacity: u32, protocols: Protocols) -> Result<Self> {
         let rig = Rig::with_flows(snapshot()?, BUSY_LINKS as u16 + 1, capacity)?;
-        let mut node = Self { rig, flows, mixture, frame: Vec::new() };
+        let mut node = Self { rig, flows, protocols, frame: Vec::new() };
         for first in (0..flows).step_by(super::BATCH) {
             let some = first..(first + super::BATCH).min(flows);
-            for (flags, way) in [(SYN, Way::There), (SYN | ACK, Way::Back), (ACK, Way::There)] {
+            for (flags, sender) in
+                [(SYN, Sender::Client), (SYN | ACK, Sender::Server), (ACK, Sender::Client)]
+            {
                 for flow in some.clone() {
-                    let delivered = node.deliver(flow, way, flags);
-                    ensure!(delivered, "the rings have no room for a batch");
+                    let delivered = node.deliver(flow, sender, flags);
+                    ensure!(delivered, "the rings have no space for a batch");
                 }
                 node.rig.round();
                 node.rig.collect(&mut |_| {});
@@ -101,24 +103,24 @@ impl SmallNode {
         Ok(node)
     }
 
-    /// Writes a packet of a flow, `len` bytes long; returns the link that it comes in by.
+    /// Writes a packet of a flow, `len` bytes long; returns the link on which it arrives.
     pub(super) fn write(
         &self,
         frame: &mut Vec<u8>,
         flow: usize,
-        way: Way,
+        sender: Sender,
         flags: u8,
         len: usize,
     ) -> LinkId {
-        let (from, tuple) = packet_of(self.mixture, flow, way);
+        let (from, tuple) = packet_of(self.protocols, flow, sender);
         write_frame(frame, from, &tuple, flags, len);
         from
     }
 
-    /// Delivers the shortest packet of a flow; false if the link's rings are full.
-    pub(super) fn deliver(&mut self, flow: usize, way: Way, flags: u8) -> bool {
+    /// Delivers a packet of a flow without payload; false if the link's rings are full.
+    pub(super) fn deliver(&mut self, flow: usize, sender: Sender, flags: u8) -> bool {
         let mut frame = std::mem::take(&mut self.frame);
-        let link = self.write(&mut frame, flow, way, flags, 0);
+        let link = self.write(&mut frame, flow, sender, flags, 0);
         let delivered = self.rig.deliver(link, &frame);
         self.frame = frame;
         delivered
@@ -130,7 +132,7 @@ impl SmallNode {
     }
 }
 
-/// Tables compiled from the objects that such a node would have, and its routes.
+/// Tables compiled from the objects of such a node, and its routes.
 fn snapshot() -> Result<Snapshot> {
     let mut store = Store::new();
     let pods = (0..BUSY_LINKS).map(|pod| {
@@ -160,7 +162,7 @@ fn snapshot() -> Result<Snapshot> {
     });
     let objects: Vec<Value> = [namespace].into_iter().chain(pods).chain([policy]).collect();
     for object in &objects {
-        store.apply(object, None).map_err(|refusals| anyhow!("refused: {refusals:?}"))?;
+        store.apply(object, None).map_err(|rejections| anyhow!("rejected: {rejections:?}"))?;
     }
     let addresses = (0..BUSY_LINKS).map(|pod| vec![Address::v4(address(pod))]);
     let routes = Arc::new(pods::routes(addresses)?);

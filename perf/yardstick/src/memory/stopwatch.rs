@@ -1,11 +1,11 @@
-//! Times and counts the rounds of a rig.
+//! Times and counts of a rig's rounds.
 
 use std::time::{Duration, Instant};
 
 use crate::alloc::Count;
 use podgate_replay::rig::Rig;
 
-/// What the rounds so far came to.
+/// Totals of the rounds so far.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Stopwatch {
     pub(super) packets: u64,
@@ -14,8 +14,8 @@ pub(super) struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// One round over what was delivered, then the kernel's part, which is not timed. The rig's
-    /// clock goes on by as much as the round took.
+    /// Runs one timed round over the delivered packets, then the kernel's part untimed. The rig's
+    /// clock advances by the time of the round.
     pub(super) fn round(&mut self, rig: &mut Rig) {
         let allocated = Count::now();
         let begin = Instant::now();
@@ -28,7 +28,7 @@ impl Stopwatch {
         rig.collect(&mut |_| {});
     }
 
-    /// Millions per second, of `count` things done in the time.
+    /// Rate of `count` in millions per second.
     pub(super) fn millions_per_second(&self, count: u64) -> f64 {
         count as f64 / self.took.as_secs_f64() / 1e6
     }
@@ -38,7 +38,7 @@ impl Stopwatch {
     }
 }
 
-/// A round by a name that a profiler can look for.
+/// A round as a function that profilers can find by its name.
 #[inline(never)]
 pub(super) fn round(rig: &mut Rig) -> usize {
     rig.round()

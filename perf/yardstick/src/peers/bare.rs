@@ -1,4 +1,4 @@
-//! The bare forwarder, as a process of its own.
+//! The bare forwarder, as a separate process.
 
 use std::env;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use podgate_tests::lab::Daemon;
 use tempfile::TempDir;
 
 use super::pair::colons;
-use super::{Lane, MEASURED_PORT, Pair, on_forwarder_core};
+use super::{MEASURED_PORT, Pair, PeerPath, on_forwarder_core};
 
-/// What the process writes when it forwards.
+/// Line that the process prints when it forwards.
 pub(crate) const READY: &str = "forwarding";
-/// Bound for that.
+/// Timeout for this line.
 const BOUND: Duration = Duration::from_secs(20);
 
 /// `yardstick forward` between two pods.
@@ -24,7 +24,7 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Creates the pods and starts it.
+    /// Creates the pods and starts the forwarder.
     ///
     /// # Errors
     /// Without root, or when it doesn't start to forward.
@@ -45,13 +45,13 @@ impl Bare {
         Ok(Self { forwarder, pair, _folder: folder })
     }
 
-    /// Its lane.
+    /// The path through it.
     ///
     /// # Errors
-    /// As [`Lane::new`].
-    pub(crate) fn lane(&self) -> Result<Lane<'_>> {
+    /// As [`PeerPath::new`].
+    pub(crate) fn path(&self) -> Result<PeerPath<'_>> {
         let Pair { client, server, .. } = &self.pair;
         let flow = self.pair.flow(MEASURED_PORT);
-        Lane::new("bare", &client.netns, &server.netns, flow, Some(&self.forwarder))
+        PeerPath::new("bare", &client.netns, &server.netns, flow, Some(&self.forwarder))
     }
 }

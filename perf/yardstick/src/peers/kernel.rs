@@ -1,4 +1,4 @@
-//! The kernel: a bridge, and nftables in front of what it forwards.
+//! The kernel: a bridge with nftables rules.
 
 use std::fmt::Write;
 use std::fs;
@@ -12,22 +12,22 @@ use nix::unistd::Pid;
 use podgate_tests::lab::run;
 use tempfile::TempDir;
 
-use super::{Lane, MEASURED_PORT, Pair, Pod, other_rule, run_in};
+use super::{MEASURED_PORT, Pair, PeerPath, Pod, other_rule, run_in};
 use crate::traffic::{FORWARDER_CORE, source_ports};
 
-/// Bound for an answer to cross the bridge.
+/// Timeout for an answer to cross the bridge.
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
 
-/// What the bridge lets pass.
+/// Filter of the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filter {
-    /// Everything; there is no table at all.
+    /// None: there is no nftables table.
     None,
-    /// What the last of this many and one rules allows: a chain of the bridge family, which looks
-    /// at each packet by itself.
+    /// This number of rules that don't match and one that does, in a stateless chain of the bridge
+    /// family.
     Stateless(u32),
-    /// The same with connection tracking: br_netfilter hands bridged packets to a chain of the ip
-    /// family, whose first rule allows what belongs to an established flow.
+    /// The same with connection tracking: br_netfilter passes bridged packets to a chain of the ip
+    /// family, whose first rule allows packets of established flows.
     Stateful(u32),
 }
 
@@ -43,7 +43,7 @@ impl Kernel {
     /// Creates the pods `name`, the bridge, and its rules.
     ///
     /// # Errors
-    /// Without root, or when the kernel lacks a part.
+    /// Without root, or when the kernel lacks a feature.
     pub(crate) fn start(name: &str, filter: Filter) -> Result<Self> {
         let pair = Pair::new(name)?;
         let Pair { client, server, node } = &pair;
@@ -66,41 +66,41 @@ impl Kernel {
         &self.pair
     }
 
-    /// Two more pods on the bridge.
+    /// Adds two more pods to the bridge.
     ///
     /// # Errors
     /// As [`Pair::new`].
-    pub(crate) fn plug_others(&self, name: &str) -> Result<[Pod; 2]> {
+    pub(crate) fn add_pods(&self, name: &str) -> Result<[Pod; 2]> {
         let node = &self.pair.node;
-        let others = [Pod::plug(node, name, 3)?, Pod::plug(node, name, 4)?];
-        others[0].knows(&others[1])?;
-        others[1].knows(&others[0])?;
+        let others = [Pod::create(node, name, 3)?, Pod::create(node, name, 4)?];
+        others[0].add_neighbour(&others[1])?;
+        others[1].add_neighbour(&others[0])?;
         for pod in &others {
             node.ip(&format!("link set {} master br0\n", pod.link))?;
         }
         Ok(others)
     }
 
-    /// Its lane, for live frames: with NAPI, threaded and on the forwarders' core, on the link that
-    /// receives them.
+    /// The path through it, for live frames: the receiving link has threaded NAPI on the
+    /// forwarders' core.
     ///
     /// # Errors
-    /// As [`Lane::new`], or when NAPI can't be had.
-    pub(crate) fn lane(&self, name: &str) -> Result<Lane<'_>> {
+    /// As [`PeerPath::new`], or when threaded NAPI can't be enabled.
+    pub(crate) fn path(&self, name: &str) -> Result<PeerPath<'_>> {
         let Pair { client, server, node } = &self.pair;
         run_in(node, "ethtool", &["-K", &client.link, "gro", "on"])?;
         self.thread_napi()?;
         let flow = self.pair.flow(MEASURED_PORT);
-        let lane = Lane::new(name, &client.netns, &server.netns, flow, None)?;
+        let path = PeerPath::new(name, &client.netns, &server.netns, flow, None)?;
         if let Filter::Stateful(_) = self.filter {
-            lane.check(true)?;
+            path.check(true)?;
             self.answer()?;
         }
-        Ok(lane)
+        Ok(path)
     }
 
-    /// Answers every flow once: only then does connection tracking call it established. That the
-    /// answers pass shows that it does, for no rule allows them.
+    /// Answers every flow once, so that connection tracking marks it established. No rule allows
+    /// the answers, so if they pass, the flows are tracked.
     fn answer(&self) -> Result<()> {
         let Pair { client, server, .. } = &self.pair;
         let first = source_ports().start;
@@ -143,10 +143,10 @@ impl Kernel {
         Ok(())
     }
 
-    /// Gives the receiving link's NAPI a kernel thread, and the thread its core.
+    /// Enables threaded NAPI on the receiving link, and pins its thread.
     fn thread_napi(&self) -> Result<()> {
         let Pair { client, node, .. } = &self.pair;
-        // `ip netns exec` mounts the /sys that belongs to the namespace.
+        // `ip netns exec` mounts the namespace's own /sys.
         let file = format!("/sys/class/net/{}/threaded", client.link);
         let script = format!("echo 1 > {file}");
         run(Command::new("ip").args(["netns", "exec", node.name(), "sh", "-c", &script]))?;

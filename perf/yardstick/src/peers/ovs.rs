@@ -10,17 +10,18 @@ use podgate_tests::lab::{Daemon, run, wait_for};
 use tempfile::TempDir;
 
 use super::{
-    BULK_PORT, COMMAND_BOUND, ECHO_PORT, Lane, MEASURED_PORT, Pair, on_forwarder_core, other_rule,
+    BULK_PORT, COMMAND_BOUND, ECHO_PORT, MEASURED_PORT, Pair, PeerPath, on_forwarder_core,
+    other_rule,
 };
 
-/// Where Debian's openvswitch-common has the database's schema.
+/// Path of the database schema in Debian's openvswitch-common.
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
-/// Bound for the daemons to start.
+/// Timeout for the daemons to start.
 const BOUND: Duration = Duration::from_secs(20);
-/// The forwarders' core, as the mask that Open vSwitch wants.
+/// The forwarders' core, as Open vSwitch's CPU mask.
 const CORE_MASK: &str = "other_config:pmd-cpu-mask=0x2";
 
-/// ovs-vswitchd between two pods, with a database of its own.
+/// ovs-vswitchd between two pods, with its own database.
 #[derive(Debug)]
 pub(crate) struct Ovs {
     vswitchd: Daemon,
@@ -30,11 +31,11 @@ pub(crate) struct Ovs {
 }
 
 impl Ovs {
-    /// Creates the pods `name`, starts the daemons, and writes `rules` flows that don't match, and
-    /// those that do.
+    /// Creates the pods `name`, starts the daemons, and adds `rules` OpenFlow rules that don't
+    /// match, and those that do.
     ///
     /// # Errors
-    /// Without root, or when Open vSwitch doesn't start or refuses.
+    /// Without root, or when Open vSwitch doesn't start or reports an error.
     pub(crate) fn start(name: &str, rules: u32) -> Result<Self> {
         let pair = Pair::new(name)?;
         pair.checksum_in_pods()?;
@@ -69,20 +70,20 @@ impl Ovs {
         &self.pair
     }
 
-    /// The process that forwards, and spins.
+    /// The forwarding process, which spins.
     #[must_use]
     pub(crate) fn daemon(&self) -> &Daemon {
         &self.vswitchd
     }
 
-    /// Its lane.
+    /// The path through it.
     ///
     /// # Errors
-    /// As [`Lane::new`].
-    pub(crate) fn lane(&self) -> Result<Lane<'_>> {
+    /// As [`PeerPath::new`].
+    pub(crate) fn path(&self) -> Result<PeerPath<'_>> {
         let Pair { client, server, .. } = &self.pair;
         let flow = self.pair.flow(MEASURED_PORT);
-        Lane::new("ovs", &client.netns, &server.netns, flow, Some(&self.vswitchd))
+        PeerPath::new("ovs", &client.netns, &server.netns, flow, Some(&self.vswitchd))
     }
 
     fn configure(&self, rules: u32) -> Result<()> {
@@ -121,7 +122,7 @@ impl Ovs {
         }
         let file = self.folder.path().join("flows");
         fs::write(&file, text)?;
-        // The bridge's management socket appears some time after the bridge.
+        // The bridge's management socket is created after the bridge.
         wait_for("Open vSwitch to take its flows", BOUND, || {
             let mut command = self.tool("ovs-ofctl");
             command.args(["add-flows", "br0"]).arg(&file);

@@ -7,7 +7,7 @@ use podgate_tests::lab::Netns;
 
 use crate::traffic::Flow;
 
-/// A pod: a namespace, and a veth pair whose other end is on the node.
+/// A pod: a namespace, and a veth pair to the node.
 #[derive(Debug)]
 pub(crate) struct Pod {
     /// Its namespace.
@@ -22,30 +22,30 @@ pub(crate) struct Pod {
     pub(crate) address: Ipv4Addr,
 }
 
-/// Two pods in one subnet, and the node between them that someone has to forward on. Neighbours are
-/// entered by hand: nothing but the measured traffic is on the links.
+/// Two pods in one subnet, and the node between them, on which a peer forwards. Neighbour entries
+/// are static, so that only the measured traffic is on the links.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    /// Who sends.
+    /// The sending pod.
     pub(crate) client: Pod,
-    /// Who receives.
+    /// The receiving pod.
     pub(crate) server: Pod,
     /// The node.
     pub(crate) node: Netns,
 }
 
 impl Pair {
-    /// Creates the pods of the peer `name`, which is in the names of links, so it must be short.
+    /// Creates the pods of the peer `name`, which must be short because link names contain it.
     ///
     /// # Errors
     /// Without root, or when a name is taken or too long.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let node = Netns::create(&format!("{name}-node"))?;
-        quiet(&node)?;
-        let client = Pod::plug(&node, name, 1)?;
-        let server = Pod::plug(&node, name, 2)?;
-        client.knows(&server)?;
-        server.knows(&client)?;
+        disable_ipv6(&node)?;
+        let client = Pod::create(&node, name, 1)?;
+        let server = Pod::create(&node, name, 2)?;
+        client.add_neighbour(&server)?;
+        server.add_neighbour(&client)?;
         Ok(Self { client, server, node })
     }
 
@@ -74,10 +74,10 @@ impl Pair {
 }
 
 impl Pod {
-    /// Creates a pod and plugs it into the node.
-    pub(super) fn plug(node: &Netns, name: &str, number: u8) -> Result<Self> {
+    /// Creates a pod and its veth pair to the node.
+    pub(super) fn create(node: &Netns, name: &str, number: u8) -> Result<Self> {
         let netns = Netns::create(&format!("{name}-pod{number}"))?;
-        quiet(&netns)?;
+        disable_ipv6(&netns)?;
         let link = format!("{name}-{number}");
         ensure!(link.len() < 16, "{link} is too long for the name of a link (15 bytes)");
         let (link_mac, mac) = ([2, 0, 0, 0, 1, number], [2, 0, 0, 0, 2, number]);
@@ -93,19 +93,19 @@ impl Pod {
         Ok(Self { netns, link, link_mac, mac, address })
     }
 
-    /// Enters another pod as a neighbour.
-    pub(super) fn knows(&self, other: &Self) -> Result<()> {
+    /// Adds a static neighbour entry for another pod.
+    pub(super) fn add_neighbour(&self, other: &Self) -> Result<()> {
         let (address, mac) = (other.address, colons(other.mac));
         self.netns.ip(&format!("neigh add {address} lladdr {mac} dev eth0 nud permanent\n"))
     }
 }
 
-/// No IPv6: its neighbour discovery would be traffic nobody asked for.
-fn quiet(netns: &Netns) -> Result<()> {
+/// Disables IPv6, whose neighbour discovery would add traffic.
+fn disable_ipv6(netns: &Netns) -> Result<()> {
     netns.sysctl(&[("ipv6/conf/default/disable_ipv6", "1"), ("ipv6/conf/all/disable_ipv6", "1")])
 }
 
-/// An Ethernet address as `ip` writes it.
+/// A MAC address as `ip` writes it.
 pub(super) fn colons(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

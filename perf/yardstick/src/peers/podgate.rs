@@ -1,5 +1,4 @@
-//! podgate itself: the release agent with one worker, and a receiving pod for each size of the rule
-//! set.
+//! podgate: the release agent with one worker, and a receiving pod for each size of the rule set.
 
 use std::fmt::Write;
 use std::fs;
@@ -8,10 +7,10 @@ use std::path::Path;
 use anyhow::Result;
 use podgate_tests::lab::{Agent, Lab};
 
-use super::{BULK_PORT, ECHO_PORT, Lane, MEASURED_PORT, on_forwarder_core, other_rule};
+use super::{BULK_PORT, ECHO_PORT, MEASURED_PORT, PeerPath, on_forwarder_core, other_rule};
 use crate::traffic::Flow;
 
-/// MTU of the pods, on both ends of their links: AF_XDP has no TSO, it has large packets.
+/// MTU of both ends of the pods' links, bytes: large packets instead of TSO, which AF_XDP lacks.
 const MTU: u16 = 65_000;
 /// The sending pod.
 pub(crate) const CLIENT: &str = "bench/client";
@@ -22,7 +21,7 @@ pub(crate) fn server(rules: u32) -> String {
     format!("bench/server-{rules}")
 }
 
-/// The pods: a client, and a server for each of the numbers of `rules`.
+/// A lab with a client, and a server for each number in `rules`.
 ///
 /// # Errors
 /// Without root.
@@ -30,7 +29,7 @@ pub(crate) fn lab(rules: &[u32]) -> Result<Lab> {
     lab_with(rules, &[])
 }
 
-/// The same, and `others` that no policy selects.
+/// The same with additional pods `others`, which no policy selects.
 ///
 /// # Errors
 /// Without root.
@@ -45,8 +44,8 @@ pub(crate) fn lab_with(rules: &[u32], others: &[&str]) -> Result<Lab> {
     Ok(lab)
 }
 
-/// The agent, its worker on the forwarders' core. Pods keep their checksum offload, as those of the
-/// kernel's bridge do.
+/// Starts the agent, with its worker on the forwarders' core. Pods keep their checksum offload, as
+/// those of the kernel's bridge do.
 ///
 /// # Errors
 /// When it doesn't become ready.
@@ -54,11 +53,11 @@ pub(crate) fn start(lab: &Lab) -> Result<Agent<'_>> {
     on_forwarder_core(|| Agent::start_with(lab, 1, &["--pod-checksums", "leave"]))
 }
 
-/// The lane to the server with `rules` policies that don't match.
+/// The path to the server with `rules` policies that don't match.
 ///
 /// # Errors
-/// As [`Lane::new`].
-pub(crate) fn lane(lab: &Lab, rules: u32) -> Result<Lane<'_>> {
+/// As [`PeerPath::new`].
+pub(crate) fn path(lab: &Lab, rules: u32) -> Result<PeerPath<'_>> {
     let (client, server) = (lab.host(CLIENT)?, lab.host(&server(rules))?);
     let flow = Flow {
         source_mac: client.mac("eth0")?,
@@ -67,7 +66,7 @@ pub(crate) fn lane(lab: &Lab, rules: u32) -> Result<Lane<'_>> {
         target: server.addresses.v4,
         port: MEASURED_PORT,
     };
-    Lane::new(&format!("podgate.{rules}"), &client.netns, &server.netns, flow, None)
+    PeerPath::new(&format!("podgate.{rules}"), &client.netns, &server.netns, flow, None)
 }
 
 fn write_manifests(folder: &Path, rules: &[u32], others: &[&str]) -> Result<()> {

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
-/// Room around the plot: left, right, top, bottom.
+/// Margins of the plot: left, right, top, bottom.
 const MARGIN: [f64; 4] = [74.0, 24.0, 78.0, 56.0];
-/// Told apart by most kinds of colour blindness, and by lightness where printed in grey.
+/// Distinguishable with most kinds of colour blindness, and by lightness in greyscale.
 const COLOURS: [&str; 4] = ["#0b62a4", "#d1741c", "#3a923a", "#8a5a9e"];
 
 /// One chart.
@@ -14,18 +14,18 @@ pub(super) struct Chart<'c> {
     pub(super) title: &'c str,
     pub(super) x_label: &'c str,
     pub(super) y_label: &'c str,
-    /// Where marks are on the axis, and their texts.
+    /// Positions and labels of the ticks on the axis.
     pub(super) x_ticks: Vec<(f64, String)>,
     pub(super) y_scale: Scale,
     pub(super) curves: Vec<Curve>,
 }
 
-/// How heights stand for numbers.
+/// Scale of the vertical axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Scale {
-    /// In proportion.
+    /// Linear, from zero.
     FromZero,
-    /// By their logarithm.
+    /// Logarithmic.
     Log,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Curve {
     pub(super) points: Vec<Point>,
 }
 
-/// A point, with the least and greatest value that it is the median of.
+/// A point, with the minimum and maximum of the values that it is the median of.
 pub(super) struct Point {
     pub(super) x: f64,
     pub(super) y: f64,
@@ -85,7 +85,7 @@ impl Chart<'_> {
         out
     }
 
-    /// The part of the plane that holds all points.
+    /// The area that contains all points.
     fn frame(&self) -> Frame {
         let points = || self.curves.iter().flat_map(|curve| &curve.points);
         let across = || points().map(|point| point.x).chain(self.x_ticks.iter().map(|tick| tick.0));
@@ -107,7 +107,7 @@ impl Chart<'_> {
     }
 }
 
-/// Maps numbers to places.
+/// Maps values to positions.
 struct Frame {
     x: [f64; 2],
     y: [f64; 2],
@@ -118,7 +118,7 @@ impl Frame {
     fn x(&self, x: f64) -> f64 {
         let [left, right, ..] = MARGIN;
         let [from, to] = self.x;
-        // A little room, so that no point lies on the frame.
+        // Some padding, so that no point lies on the frame.
         let (inset, width) = (24.0, WIDTH - left - right - 48.0);
         let part = if to > from { (x - from) / (to - from) } else { 0.5 };
         left + inset + part * width
@@ -148,7 +148,7 @@ impl Frame {
                 .filter(|value| (low..=high).contains(value))
                 .collect(),
         };
-        // Twelve digits are enough to tell ticks apart and too few for a sum's last error to show.
+        // Twelve digits distinguish all ticks and hide rounding errors of sums.
         let label = |value: f64| ((value * 1e9).round() / 1e9).to_string();
         values.into_iter().map(|value| (value, label(value))).collect()
     }
@@ -179,7 +179,7 @@ impl Frame {
     }
 }
 
-/// A round number of which about five make `highest`.
+/// A round number that is about a fifth of `highest`.
 fn step(highest: f64) -> f64 {
     let rough = highest / 5.0;
     let power = 10_f64.powf(rough.log10().floor());
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn names_can_not_break_the_document() {
+    fn names_are_escaped() {
         let svg = chart(Scale::FromZero, &[1.0, 2.0]).svg();
         assert!(svg.contains("a &lt; b &amp; c"), "{svg}");
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn every_point_is_inside() {
+    fn every_point_is_inside_the_frame() {
         let samples: [&[f64]; 4] = [&[0.0, 0.0], &[0.013, 0.5], &[7.0], &[1e6, 3.0]];
         for scale in [Scale::FromZero, Scale::Log] {
             for heights in samples {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_round_numbers() {
+    fn ticks_are_round_numbers() {
         let labels = |scale, heights: &[f64]| {
             let ticks = chart(scale, heights).frame().y_ticks();
             ticks.into_iter().map(|(_, label)| label).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! Changes to a cluster of full size: each from the object to the published snapshot.
+//! Changes to a cluster of full size, each from the object to the published snapshot.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use super::Error;
-use super::cluster::{APPS, Cluster, Of, PodSpec};
-use super::control::{Control, Took};
+use super::cluster::{APPS, Cluster, PodSpec, Purpose};
+use super::control::{Control, StepTimes};
 use super::policies::{broadest, clusterwide};
 use super::report::{Measurement, Part, Statistic};
 use podgate_replay::latency;
 use podgate_replay::progress;
 
-/// One pod, published.
+/// Bar for a change of one pod.
 const POD_BAR: Duration = Duration::from_millis(1);
-/// One policy, published.
+/// Bar for a change of one policy.
 const POLICY_BAR: Duration = Duration::from_millis(10);
 
-/// Times of one sort of change.
+/// Times of one kind of change.
 struct Series {
     what: String,
     bar: Option<Duration>,
@@ -33,7 +33,7 @@ impl Series {
         Self { what: what.into(), bar, total: latency::histogram(), parts }
     }
 
-    fn record(&mut self, took: Took) {
+    fn record(&mut self, took: StepTimes) {
         self.total.saturating_record(took.total().as_nanos() as u64);
         for (part, step) in self.parts.iter_mut().zip([took.store, took.compile, took.publish]) {
             part.saturating_record(step.as_nanos() as u64);
@@ -43,7 +43,7 @@ impl Series {
     fn result(self) -> Measurement {
         let mut result = Measurement::new(self.what, &self.total);
         if let Some(bar) = self.bar {
-            result = result.held_to(Statistic::P99, bar.as_nanos() as u64);
+            result = result.with_bar(Statistic::P99, bar.as_nanos() as u64);
         }
         let names = ["store", "compile", "publish"].into_iter().zip(&self.parts);
         let part = |(what, histogram): (&str, &Histogram<u64>)| Part {
@@ -55,21 +55,20 @@ impl Series {
     }
 }
 
-/// Adding, changing and removing one thing.
-fn three(what: &str, verb: &str, bar: Option<Duration>) -> [Series; 3] {
+/// Series for adding, changing and removing one object.
+fn add_change_remove(what: &str, verb: &str, bar: Option<Duration>) -> [Series; 3] {
     ["added", verb, "removed"].map(|done| Series::new(format!("{what} {done}"), bar))
 }
 
-/// A pod that comes: its object, and the one with other labels.
+/// A new pod: its object, and the same with other labels.
 pub(super) struct NewPod {
     pub(super) added: Value,
     pub(super) relabelled: Value,
 }
 
 impl NewPod {
-    /// The pod number `index` of those to come, like some pod of the cluster. Its labels are those
-    /// of one revision and then of another one of the same app; with `fresh`, no other pod has
-    /// them.
+    /// New pod number `index`, similar to a random pod of the cluster. Its labels are those of one
+    /// revision and then of another one of the same app; with `fresh`, no other pod has them.
     pub(super) fn draw(cluster: &Cluster, rng: &mut Rng, index: u32, fresh: bool) -> Self {
         let like = std::iter::repeat_with(|| cluster.pod(rng.u32(..cluster.size.pods)))
             .find(PodSpec::is_ordinary);
@@ -106,17 +105,17 @@ fn record(
 /// Changes of pods.
 ///
 /// # Errors
-/// When an object is refused.
+/// When an object is rejected.
 pub(super) fn of_pods(
     control: &mut Control,
     cluster: &Cluster,
     repetitions: u32,
 ) -> Result<Vec<Measurement>, Error> {
-    let mut rng = cluster.rng(Of::Pod, u32::MAX);
+    let mut rng = cluster.rng(Purpose::Pod, u32::MAX);
     let mut results = Vec::new();
     let bar = progress::bar("changing pods", Some(u64::from(repetitions) * 2));
     for (what, fresh) in [("pod", false), ("pod with labels of its own", true)] {
-        let mut series = three(what, "relabelled", Some(POD_BAR));
+        let mut series = add_change_remove(what, "relabelled", Some(POD_BAR));
         for index in 0..repetitions {
             let NewPod { added, relabelled } = NewPod::draw(cluster, &mut rng, index, fresh);
             record(control, &mut series, &added, &relabelled)?;
@@ -128,10 +127,10 @@ pub(super) fn of_pods(
     Ok(results)
 }
 
-/// Makes two versions of a policy that the cluster does not have.
+/// Makes two versions of a policy that is not in the cluster.
 type Draw = fn(&Cluster, &mut Rng, u32) -> [Value; 2];
 
-/// A policy like those of the cluster, of a sort with something to change.
+/// A policy like those of the cluster, of a kind that has two versions.
 fn ordinary(cluster: &Cluster, rng: &mut Rng, _: u32) -> [Value; 2] {
     let versions = std::iter::repeat_with(|| {
         let index = cluster.size.policies + rng.u32(..cluster.size.namespaces * 16);
@@ -145,16 +144,16 @@ fn ordinary(cluster: &Cluster, rng: &mut Rng, _: u32) -> [Value; 2] {
 /// Changes of policies.
 ///
 /// # Errors
-/// When an object is refused.
+/// When an object is rejected.
 pub(super) fn of_policies(
     control: &mut Control,
     cluster: &Cluster,
     repetitions: u32,
 ) -> Result<Vec<Measurement>, Error> {
-    let mut rng = cluster.rng(Of::Policy, u32::MAX);
+    let mut rng = cluster.rng(Purpose::Policy, u32::MAX);
     let few = (repetitions / 10).max(1);
     let bar = progress::bar("changing policies", Some(u64::from(2 * repetitions + few)));
-    // The clusterwide one comes last, because it stirs up the whole heap.
+    // The clusterwide one is last, because it changes the whole heap.
     let sorts: [(&str, Option<Duration>, u32, Draw); 3] = [
         ("ordinary policy", Some(POLICY_BAR), repetitions, ordinary),
         ("broadest policy", Some(POLICY_BAR), repetitions, |cluster, rng, index| {
@@ -167,7 +166,7 @@ pub(super) fn of_policies(
     ];
     let mut results = Vec::new();
     for (what, limit, repetitions, draw) in sorts {
-        let mut series = three(what, "changed", limit);
+        let mut series = add_change_remove(what, "changed", limit);
         for index in 0..repetitions {
             let [added, changed] = draw(cluster, &mut rng, index);
             record(control, &mut series, &added, &changed)?;

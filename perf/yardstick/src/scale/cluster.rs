@@ -1,7 +1,7 @@
-//! A cluster that could be somebody's, made of its size and a seed.
+//! A realistic synthetic cluster, generated from its size and a seed.
 //!
-//! Every object depends on its index, the size and the seed, and on nothing else, so none is kept:
-//! objects are made one by one, as they come from an API server.
+//! Every object depends only on its index, the size and the seed, so none is stored: objects are
+//! generated one by one, as an API server sends them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ use podgate_tables::address::Address;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// How many objects there are.
+/// Numbers of objects.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size {
     /// Namespaces.
@@ -26,14 +26,14 @@ pub struct Size {
 #[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
-    /// Those of one revision of one app, as a Deployment makes them.
+    /// Those of one revision of one app, as a Deployment creates them.
     #[default]
     Shared,
-    /// None: each is labelled with its own name too, as a StatefulSet makes them. The worst case.
+    /// None: each has its own name as a label, as a StatefulSet creates them. The worst case.
     Unique,
 }
 
-/// What the objects are made of.
+/// The generator of the objects.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cluster {
     pub(super) size: Size,
@@ -41,7 +41,7 @@ pub(super) struct Cluster {
     pub(super) seed: u64,
 }
 
-/// An app: its name, its tier, and the name and number of the port it serves.
+/// An app: its name, its tier, and the name and number of its port.
 pub(super) struct App {
     pub(super) name: &'static str,
     tier: &'static str,
@@ -67,33 +67,33 @@ pub(super) const APPS: [App; 10] = [
     app("cron", "batch", "http", 8080),
 ];
 
-/// Revisions of an app that run at one time, at most.
+/// Maximum number of revisions of an app at one time.
 const REVISIONS: u32 = 4;
 
-/// Port of metrics, which every pod has and names so.
+/// Port `metrics` of every pod.
 pub(super) const METRICS_PORT: u16 = 9090;
 
 /// Values of the label `env` of namespaces.
 pub(super) const ENVIRONMENTS: [&str; 4] = ["prod", "staging", "test", "dev"];
 
-/// Namespaces of one team, about.
+/// Approximate number of namespaces per team.
 const NAMESPACES_OF_A_TEAM: u32 = 10;
 
-/// Pods of one node, about.
+/// Approximate number of pods per node.
 const PODS_OF_A_NODE: u32 = 250;
 
-/// Which of a cluster's objects a random number is for.
+/// The kind of object that random numbers are for.
 #[derive(Clone, Copy)]
-pub(super) enum Of {
+pub(super) enum Purpose {
     Pod = 1,
     Policy = 2,
     Flow = 3,
 }
 
-/// What one pod is.
+/// Properties of one pod.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PodSpec {
-    /// Its number: names it and gives it its addresses.
+    /// Its number, which is part of its name and addresses.
     pub(super) index: u32,
     pub(super) namespace: u32,
     /// Index into [`APPS`].
@@ -111,7 +111,7 @@ enum PodKind {
 }
 
 impl PodSpec {
-    /// Whether policy knows it by its addresses.
+    /// Whether policy identifies it by its addresses.
     pub(super) fn is_ordinary(&self) -> bool {
         self.kind == PodKind::Ordinary
     }
@@ -137,10 +137,9 @@ impl PodSpec {
 
 impl Cluster {
     /// Random numbers for the object `index`.
-    pub(super) fn rng(&self, of: Of, index: u32) -> Rng {
-        let object = (of as u64) << 32 | u64::from(index);
-        // The generator's first output mixes the seed; taking it as the seed keeps neighbours
-        // apart.
+    pub(super) fn rng(&self, purpose: Purpose, index: u32) -> Rng {
+        let object = (purpose as u64) << 32 | u64::from(index);
+        // Consecutive seeds have similar first outputs, so the first output is the actual seed.
         Rng::with_seed(Rng::with_seed(self.seed).u64(..) ^ Rng::with_seed(object).u64(..))
     }
 
@@ -194,9 +193,9 @@ impl Cluster {
         })
     }
 
-    /// The pod number `index`. Those from [`Size::pods`] on are not in the cluster at the start.
+    /// Pod number `index`. Those from [`Size::pods`] are not in the cluster at the start.
     pub(super) fn pod(&self, index: u32) -> PodSpec {
-        let mut rng = self.rng(Of::Pod, index);
+        let mut rng = self.rng(Purpose::Pod, index);
         let large = (self.size.namespaces / 100).max(1);
         // One namespace in a hundred has ten times the pods of the others.
         let namespace = match rng.u32(..10) {
@@ -209,7 +208,7 @@ impl Cluster {
             _ => PodKind::Ordinary,
         };
         let app = rng.usize(..APPS.len());
-        // Later revisions have fewer pods: they are being rolled out.
+        // Later revisions, which are being rolled out, have fewer pods.
         let revision = rng.u32(..REVISIONS).min(rng.u32(..REVISIONS));
         PodSpec { index, namespace, app, revision, node: rng.u32(..self.nodes()), kind }
     }
@@ -220,7 +219,7 @@ impl Cluster {
         all.filter(|pod| pod.node == 0 && pod.is_ordinary()).collect()
     }
 
-    /// The object of `spec`.
+    /// The Kubernetes object of `spec`.
     pub(super) fn pod_object(&self, spec: &PodSpec) -> Value {
         let app = &APPS[spec.app];
         let namespace = Self::namespace_name(spec.namespace);
@@ -239,7 +238,7 @@ impl Cluster {
         if self.labels == Labels::Unique {
             labels["statefulset.kubernetes.io/pod-name"] = name.as_str().into();
         }
-        // An app may move its port from one revision to the next.
+        // The port of an app may change from one revision to the next.
         let port = app.port + u16::from(spec.revision % 2 == 1);
         let phase = if spec.kind == PodKind::Terminated { "Succeeded" } else { "Running" };
         json!({
@@ -265,7 +264,7 @@ impl Cluster {
     }
 }
 
-/// Ten letters and digits, as the controller of Deployments makes of a template.
+/// Ten hexadecimal digits, similar to the Deployment controller's hash of a template.
 fn hash(text: &str) -> String {
     let folded = text.bytes().fold(0, |hash: u64, byte| hash.rotate_left(7) ^ u64::from(byte));
     format!("{:010x}", Rng::with_seed(folded).u64(..) >> 24)
@@ -284,7 +283,7 @@ mod tests {
     };
 
     #[test]
-    fn an_object_depends_on_its_index_and_the_seed_alone() {
+    fn an_object_depends_only_on_its_index_and_the_seed() {
         let other = Cluster { seed: 2, ..CLUSTER };
         let pods = |cluster: &Cluster, order: &mut dyn Iterator<Item = u32>| {
             order.map(|index| cluster.pod_object(&cluster.pod(index))).collect::<Vec<_>>()
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_what_is_promised() {
+    fn pods_have_the_promised_distribution() {
         let pods: Vec<_> = (0..CLUSTER.size.pods).map(|index| CLUSTER.pod(index)).collect();
         let objects: Vec<_> = pods.iter().map(|pod| CLUSTER.pod_object(pod)).collect();
         let has = |pointer: &str, value: Value| {
@@ -319,7 +318,7 @@ mod tests {
             .iter()
             .map(|pod| format!("{} {}", pod["metadata"]["namespace"], pod["metadata"]["labels"]))
             .collect();
-        // About ten and more for each namespace.
+        // At least about ten for each namespace.
         assert!((10 * 100..50 * 100).contains(&labels.len()), "{}", labels.len());
         let in_largest = pods.iter().filter(|pod| pod.namespace == 0).count();
         assert!(in_largest > 5 * pods.len() / 100, "{in_largest}");

@@ -1,4 +1,4 @@
-//! The control thread's part: from an object to the snapshot that workers have.
+//! The control thread's part: from an object to the published snapshot.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,25 +12,25 @@ use serde_json::Value;
 
 use super::Error;
 
-/// How long the steps of a change took.
+/// Times of the steps of a change.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Took {
-    /// Checking the object and putting it into the store, or out of it.
+pub(super) struct StepTimes {
+    /// Parsing the object and adding it to the store, or removing it.
     pub(super) store: Duration,
     /// Compiling.
     pub(super) compile: Duration,
-    /// Publishing, and letting go of what was published before.
+    /// Publishing, and dropping the snapshot before.
     pub(super) publish: Duration,
 }
 
-impl Took {
+impl StepTimes {
     /// All steps together.
     pub(super) fn total(&self) -> Duration {
         self.store + self.compile + self.publish
     }
 }
 
-/// What holds the objects, compiles and publishes them.
+/// Store, compiler and publisher.
 pub(super) struct Control {
     store: Store,
     compiler: Compiler,
@@ -41,7 +41,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Publishes what is compiled.
+    /// Publishes the compiled tables.
     pub(super) fn new(
         store: Store,
         compiler: Compiler,
@@ -54,13 +54,13 @@ impl Control {
         control
     }
 
-    /// Has workers on another meeting place from now on.
-    pub(super) fn serve(&mut self, shared: Arc<Shared>) {
+    /// Publishes to other workers from now on.
+    pub(super) fn set_shared(&mut self, shared: Arc<Shared>) {
         self.shared = shared;
         self.publish();
     }
 
-    /// What workers have now.
+    /// The published snapshot.
     pub(super) fn snapshot(&self) -> Snapshot {
         let policy = Arc::clone(&self.compiled.tables);
         Snapshot { epoch: self.epoch, policy, routes: Arc::clone(&self.routes) }
@@ -69,28 +69,28 @@ impl Control {
     /// Applies an object, compiles and publishes.
     ///
     /// # Errors
-    /// When it is refused.
-    pub(super) fn apply(&mut self, object: &Value) -> Result<(ObjectKey, Took), Error> {
+    /// When it is rejected.
+    pub(super) fn apply(&mut self, object: &Value) -> Result<(ObjectKey, StepTimes), Error> {
         let begin = Instant::now();
-        let key = self.store.apply(object, None).map_err(|refusals| refused(&refusals))?;
+        let key = self.store.apply(object, None).map_err(|rejections| rejected(&rejections))?;
         Ok((key, self.follow(begin)))
     }
 
     /// Deletes an object, compiles and publishes.
-    pub(super) fn delete(&mut self, key: &ObjectKey) -> Took {
+    pub(super) fn delete(&mut self, key: &ObjectKey) -> StepTimes {
         let begin = Instant::now();
         self.store.delete(key);
         self.follow(begin)
     }
 
-    fn follow(&mut self, begin: Instant) -> Took {
+    fn follow(&mut self, begin: Instant) -> StepTimes {
         let stored = Instant::now();
         self.compiler.update(&self.store);
         let compiled = self.compiler.compiled();
         let built = Instant::now();
         self.compiled = compiled;
         self.publish();
-        Took { store: stored - begin, compile: built - stored, publish: built.elapsed() }
+        StepTimes { store: stored - begin, compile: built - stored, publish: built.elapsed() }
     }
 
     fn publish(&mut self) {
@@ -99,8 +99,8 @@ impl Control {
     }
 }
 
-/// Objects are ours, so a refusal is a bug; it is told in full.
-pub(super) fn refused(refusals: &[Rejection]) -> Error {
-    let lines: Vec<_> = refusals.iter().map(ToString::to_string).collect();
-    Error::Refused(lines.join("; "))
+/// The benchmark's own objects are valid, so a rejection is a bug.
+pub(super) fn rejected(rejections: &[Rejection]) -> Error {
+    let lines: Vec<_> = rejections.iter().map(ToString::to_string).collect();
+    Error::Rejected(lines.join("; "))
 }

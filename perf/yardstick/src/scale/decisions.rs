@@ -10,24 +10,25 @@ use podgate_tables::policy::{LocalEnds, PolicyTables, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 
-use super::cluster::{APPS, Cluster, METRICS_PORT, Of, PodSpec};
+use super::cluster::{APPS, Cluster, METRICS_PORT, PodSpec, Purpose};
 use super::report::{Decisions, Measurement};
 use crate::alloc::{self, Count};
 use podgate_replay::latency::{self, Latency};
 
-/// Who is at the two ends.
+/// The two ends of flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ends {
-    /// A pod of this node and any pod: one end is judged, or both if both are here.
+pub(super) enum FlowEnds {
+    /// A pod of this node and any pod: policy is evaluated at one end, or at both if both are
+    /// local.
     OneLocal,
-    /// Any two pods, and both ends are judged.
+    /// Any two pods; policy is evaluated at both ends.
     Any,
 }
 
-/// Flows to decide on, with whether each end is local.
+/// Flows to decide, and whether each end is local.
 pub(super) struct Flows(Vec<(Subject, LocalEnds)>);
 
-/// A port that somebody might call: mostly those that pods listen on.
+/// A plausible destination port: mostly one that pods listen on.
 pub(super) fn service_port(rng: &mut Rng) -> u16 {
     const OTHERS: [u16; 4] = [53, 80, 443, 8042];
     match rng.usize(..APPS.len() + OTHERS.len() + 1) {
@@ -37,7 +38,7 @@ pub(super) fn service_port(rng: &mut Rng) -> u16 {
     }
 }
 
-/// Any pod that has addresses of its own.
+/// A random pod that has its own addresses.
 pub(super) fn any_pod(cluster: &Cluster, rng: &mut Rng) -> PodSpec {
     loop {
         let pod = cluster.pod(rng.u32(..cluster.size.pods));
@@ -48,15 +49,15 @@ pub(super) fn any_pod(cluster: &Cluster, rng: &mut Rng) -> PodSpec {
 }
 
 impl Flows {
-    /// Draws `count` flows between `local` pods and any others.
-    pub(super) fn draw(cluster: &Cluster, ends: Ends, local: &[PodSpec], count: usize) -> Self {
-        let mut rng = cluster.rng(Of::Flow, ends as u32);
+    /// Draws `count` random flows between `local` pods and any others.
+    pub(super) fn draw(cluster: &Cluster, ends: FlowEnds, local: &[PodSpec], count: usize) -> Self {
+        let mut rng = cluster.rng(Purpose::Flow, ends as u32);
         let draw = |_| {
             let mut ends_of_flow = [any_pod(cluster, &mut rng), any_pod(cluster, &mut rng)];
-            if ends == Ends::OneLocal {
+            if ends == FlowEnds::OneLocal {
                 ends_of_flow[rng.usize(..2)] = local[rng.usize(..local.len())];
             }
-            let is_local = |pod: &PodSpec| ends == Ends::Any || pod.node == 0;
+            let is_local = |pod: &PodSpec| ends == FlowEnds::Any || pod.node == 0;
             let v4 = rng.bool();
             let address = |pod: &PodSpec| match v4 {
                 true => Address::v4(pod.v4().octets()),
@@ -73,10 +74,10 @@ impl Flows {
         Self((0..count).map(draw).collect())
     }
 
-    /// Decides on every flow `passes` times.
+    /// Decides every flow `passes` times.
     ///
-    /// Each decision is timed by itself, and what reading the clock takes is taken off; the mean is
-    /// of passes without a clock in between.
+    /// Each decision is timed separately, minus the cost of reading the clock; the mean is of
+    /// passes without clock readings.
     pub(super) fn measure(
         &self,
         what: &str,

@@ -1,4 +1,4 @@
-//! Policy at the size of a cluster: what `yardstick policy` measures.
+//! Policy at a cluster's size: the measurements of `yardstick policy`.
 
 mod changes;
 mod cluster;
@@ -21,28 +21,28 @@ pub use node::Node;
 pub use policy::{Args, measure, run};
 pub use report::{Bar, ClusterInfo, Decisions, Measurement, Memory, Part, Report, Statistic};
 
-/// Why there is no result, or not the one that was asked for.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An object of the cluster was refused.
-    #[error("an object of the benchmark was refused, which is a bug: {0}")]
-    Refused(String),
-    /// Can't be: pods have addresses of their own.
+    /// An object of the cluster was rejected.
+    #[error("an object of the benchmark was rejected, which is a bug: {0}")]
+    Rejected(String),
+    /// Impossible: pods have distinct addresses.
     #[error(transparent)]
     AddressTaken(#[from] AddressTaken),
     /// There are too few pods.
-    #[error("no pod is on this node; ask for more pods")]
+    #[error("no pod is on this node; set a larger --pods")]
     NoLocalPod,
-    /// No memory for frames.
+    /// No memory for packet buffers.
     #[error("no memory for packets")]
     Memory(#[source] io::Error),
     /// The worker's thread panicked.
-    #[error("the worker failed, which is a bug")]
+    #[error("the worker panicked, which is a bug")]
     Worker,
     /// The report can't be written.
     #[error("can't write the report")]
     Output(#[source] io::Error),
-    /// With `--check`: the report is printed, and some bar was missed.
+    /// With `--check`: the report was printed, and bars were missed.
     #[error("missed: {}", .0.join("; "))]
     Missed(Vec<String>),
 }

@@ -1,8 +1,8 @@
-//! A node of a made-up cluster: its pods, and the tables that a worker there judges by.
+//! A node of a synthetic cluster: its pods, and the tables of its workers.
 //!
-//! Between two pods of one node the policies of the cluster allow next to nothing: the pods are of
-//! different namespaces, and most may only ask for names. So most of their namespaces get one more
-//! policy, under which their pods may talk to those of all namespaces.
+//! Between two pods of one node the policies of the cluster allow almost nothing: the pods are of
+//! different namespaces, and most may only send DNS queries. So most namespaces get another policy,
+//! which allows traffic between their pods and those of all namespaces.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use podgate_tables::tuple::Tuple;
 
 use super::Error;
 use super::cluster::{Cluster, Labels, PodSpec, Size};
-use super::control::refused;
+use super::control::rejected;
 use super::decisions::service_port;
 use super::policies::broadest;
 use super::policy::load;
 use crate::pods;
 
-/// One namespace in so many is left closed.
+/// One in this number of namespaces gets no such policy.
 const CLOSED: u32 = 16;
 
-/// Node number 0 of a cluster, with the policies of all of it compiled.
+/// Node number 0 of a cluster, with the compiled policies of the whole cluster.
 pub struct Node {
     pods: Vec<PodSpec>,
     tables: Arc<PolicyTables>,
@@ -35,7 +35,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node of a cluster with shared labels, of this size and drawn with this seed.
+    /// The node of a cluster with shared labels, generated from this size and seed.
     ///
     /// # Errors
     /// When no pod is on the node.
@@ -49,27 +49,27 @@ impl Node {
         let namespaces: BTreeSet<u32> = pods.iter().map(|pod| pod.namespace).collect();
         for namespace in namespaces.into_iter().filter(|number| !number.is_multiple_of(CLOSED)) {
             let policy = broadest(namespace, 0);
-            store.apply(&policy, None).map_err(|refusals| refused(&refusals))?;
+            store.apply(&policy, None).map_err(|rejections| rejected(&rejections))?;
         }
         let routes = Arc::new(pods::routes(pods.iter().map(PodSpec::addresses))?);
         Ok(Self { pods, tables: compile(&store).tables, routes })
     }
 
-    /// Number of pods, each behind a link of its own.
+    /// Number of pods, each with its own link.
     #[must_use]
     pub fn pods(&self) -> usize {
         self.pods.len()
     }
 
-    /// What workers judge and send by.
+    /// The tables and routes of workers.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let (policy, routes) = (Arc::clone(&self.tables), Arc::clone(&self.routes));
         Snapshot { epoch: Epoch(1), policy, routes }
     }
 
-    /// Draws the opening of a flow from the pod number `from` to another one of the node, over IPv4
-    /// and either TCP or UDP, to a port that somebody might serve.
+    /// Draws a random flow from pod number `from` to another one of the node, over IPv4 and either
+    /// TCP or UDP, to a plausible port.
     pub fn draw(&self, from: usize, rng: &mut Rng) -> Tuple {
         let to = (from + rng.usize(1..self.pods.len().max(2))) % self.pods.len();
         let [src, dst] = [from, to].map(|pod| Address::v4(self.pods[pod].v4().octets()));
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn its_pods_talk_to_each_other_and_most_may() {
+    fn most_flows_between_its_pods_are_allowed() {
         let node = Node::new(Size { namespaces: 100, pods: 500, policies: 1000 }, 1).unwrap();
         let (mut rng, snapshot) = (Rng::with_seed(1), node.snapshot());
         let mut allowed = 0;

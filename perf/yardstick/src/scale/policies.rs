@@ -1,42 +1,42 @@
-//! The policies of the cluster: some of every sort that people write.
+//! The policies of the cluster, of all common kinds.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::cluster::{APPS, Cluster, ENVIRONMENTS, METRICS_PORT, Of};
+use super::cluster::{APPS, Cluster, ENVIRONMENTS, METRICS_PORT, Purpose};
 
-/// What a NetworkPolicy is for.
+/// Kinds of NetworkPolicies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Sort {
-    /// Nobody may call any pod of the namespace.
+pub(super) enum PolicyKind {
+    /// Denies all ingress of the namespace.
     DenyIngress,
-    /// Nor may they call anyone.
+    /// Denies all ingress and egress of the namespace.
     DenyAll,
-    /// Pods of the namespace may call each other.
+    /// Allows ingress from pods of the namespace.
     SameNamespace,
-    /// One app may call another one of the namespace.
+    /// Allows ingress to one app from another one of the namespace.
     AppToApp,
-    /// The same, with the port by its name.
+    /// The same, with a named port.
     NamedPort,
-    /// Namespaces of a team may call an app.
+    /// Allows ingress to an app from the namespaces of a team.
     FromTeam,
-    /// Pods of all namespaces may read metrics.
+    /// Allows ingress to the metrics port from pods of all namespaces.
     FromEverywhere,
-    /// An app of namespaces of an environment may call.
+    /// Allows ingress from an app in the namespaces of an environment.
     FromAppOfEnvironment,
-    /// Everybody may ask the cluster's name servers.
+    /// Allows egress to the cluster's name servers.
     ToNameServers,
-    /// An app may call what is outside of the cluster.
+    /// Allows egress of an app to addresses outside of the cluster.
     ToWorld,
-    /// Offices may call a range of ports.
+    /// Allows ingress from office networks to a range of ports.
     FromOffices,
-    /// A selector with expressions.
+    /// Has a selector with expressions.
     Expressions,
-    /// An app may call another one, and nothing else.
+    /// Allows egress of an app only to another one.
     EgressToApp,
 }
 
-impl Sort {
+impl PolicyKind {
     pub(super) const ALL: [Self; 13] = [
         Self::DenyIngress,
         Self::SameNamespace,
@@ -55,56 +55,58 @@ impl Sort {
 }
 
 impl Cluster {
-    /// The policy number `index`; of one number there are many versions.
+    /// Policy number `index`, of which there are many versions.
     pub(super) fn policy(&self, index: u32, version: u32) -> Value {
         let (namespace, ordinal) = (index % self.size.namespaces, index / self.size.namespaces);
-        let sort = Sort::ALL[(namespace + ordinal) as usize % Sort::ALL.len()];
-        let mut rng = self.rng(Of::Policy, index);
+        let kind = PolicyKind::ALL[(namespace + ordinal) as usize % PolicyKind::ALL.len()];
+        let mut rng = self.rng(Purpose::Policy, index);
         let seed = rng.u64(..) ^ u64::from(version);
         rng.seed(seed);
-        network_policy(namespace, &format!("policy-{ordinal}"), &self.spec(sort, &mut rng))
+        network_policy(namespace, &format!("policy-{ordinal}"), &self.spec(kind, &mut rng))
     }
 
-    fn spec(&self, sort: Sort, rng: &mut Rng) -> Value {
+    fn spec(&self, kind: PolicyKind, rng: &mut Rng) -> Value {
         let team = self.team(rng.u32(..self.size.namespaces));
         let environment = ENVIRONMENTS[rng.usize(..ENVIRONMENTS.len())];
         let [one, other] = [(); 2].map(|()| &APPS[rng.usize(..APPS.len())]);
         let port = rng.u16(8000..8100);
         let (everyone, subject) = (json!({}), app_selector(one.name));
         let caller = app_selector(other.name);
-        match sort {
-            Sort::DenyIngress => json!({"podSelector": everyone, "policyTypes": ["Ingress"]}),
-            Sort::DenyAll => {
+        match kind {
+            PolicyKind::DenyIngress => json!({"podSelector": everyone, "policyTypes": ["Ingress"]}),
+            PolicyKind::DenyAll => {
                 json!({"podSelector": everyone, "policyTypes": ["Ingress", "Egress"]})
             }
-            Sort::SameNamespace => ingress(&everyone, &json!([{"podSelector": {}}]), &json!([])),
-            Sort::AppToApp => ingress(
+            PolicyKind::SameNamespace => {
+                ingress(&everyone, &json!([{"podSelector": {}}]), &json!([]))
+            }
+            PolicyKind::AppToApp => ingress(
                 &subject,
                 &json!([{"podSelector": caller}]),
                 &json!([{"port": port}, {"port": METRICS_PORT}]),
             ),
-            Sort::NamedPort => ingress(
+            PolicyKind::NamedPort => ingress(
                 &subject,
                 &json!([{"podSelector": caller}, {"podSelector": {"matchLabels": {"tier": "frontend"}}}]),
                 &json!([{"port": one.port_name}, {"port": "metrics"}]),
             ),
-            Sort::FromTeam => ingress(
+            PolicyKind::FromTeam => ingress(
                 &subject,
                 &json!([{"namespaceSelector": {"matchLabels": {"team": team}}}]),
                 &json!([{"port": one.port_name}, {"port": port, "protocol": "UDP"}]),
             ),
-            Sort::FromEverywhere => ingress(
+            PolicyKind::FromEverywhere => ingress(
                 &everyone,
                 &json!([{"namespaceSelector": {}}]),
                 &json!([{"port": METRICS_PORT}]),
             ),
-            Sort::FromAppOfEnvironment => ingress(
+            PolicyKind::FromAppOfEnvironment => ingress(
                 &subject,
                 &json!([{"namespaceSelector": {"matchLabels": {"env": environment}},
                         "podSelector": caller}]),
                 &json!([{"port": port}]),
             ),
-            Sort::ToNameServers => egress(
+            PolicyKind::ToNameServers => egress(
                 &everyone,
                 &json!([{
                     "namespaceSelector":
@@ -113,7 +115,7 @@ impl Cluster {
                 }]),
                 &json!([{"port": 53, "protocol": "UDP"}, {"port": 53}]),
             ),
-            Sort::ToWorld => egress(
+            PolicyKind::ToWorld => egress(
                 &subject,
                 &json!([
                     {"ipBlock": {"cidr": "0.0.0.0/0",
@@ -122,7 +124,7 @@ impl Cluster {
                 ]),
                 &json!([{"port": 443}]),
             ),
-            Sort::FromOffices => {
+            PolicyKind::FromOffices => {
                 let office = rng.u8(..);
                 ingress(
                     &subject,
@@ -131,7 +133,7 @@ impl Cluster {
                     &json!([{"port": port, "endPort": port + 50}]),
                 )
             }
-            Sort::Expressions => ingress(
+            PolicyKind::Expressions => ingress(
                 &json!({"matchExpressions": [
                     {"key": "tier", "operator": "In", "values": ["backend", "data"]},
                     {"key": "version", "operator": "NotIn", "values": ["v3"]},
@@ -146,7 +148,7 @@ impl Cluster {
                 }]),
                 &json!([{"port": port}]),
             ),
-            Sort::EgressToApp => egress(
+            PolicyKind::EgressToApp => egress(
                 &subject,
                 &json!([{"podSelector": caller}]),
                 &json!([{"port": other.port_name}]),
@@ -155,8 +157,8 @@ impl Cluster {
     }
 }
 
-/// The broadest policy that a namespace's owner can write: for all its pods, both ways, to and from
-/// the pods of all namespaces, by a selector that no other policy has. Each `key` makes another.
+/// The broadest policy for one namespace: for all its pods and both directions, with the pods of
+/// all namespaces as peers, by a selector that no other policy has. Each `key` makes another one.
 pub(super) fn broadest(namespace: u32, key: u32) -> Value {
     let selector = json!({
         "namespaceSelector": {"matchExpressions": [
@@ -171,7 +173,7 @@ pub(super) fn broadest(namespace: u32, key: u32) -> Value {
     network_policy(namespace, "broadest", &spec)
 }
 
-/// A policy that selects every pod of the cluster. Each `port` makes another.
+/// A policy that selects every pod of the cluster. Each `port` makes another one.
 pub(super) fn clusterwide(port: u16) -> Value {
     json!({
         "apiVersion": "cilium.io/v2", "kind": "CiliumClusterwideNetworkPolicy",
@@ -202,7 +204,7 @@ fn ingress(subject: &Value, from: &Value, ports: &Value) -> Value {
     json!({"podSelector": subject, "ingress": [{"from": from, "ports": ports}]})
 }
 
-/// With its type, as the API server would add it.
+/// With `policyTypes`, as the API server sets it.
 fn egress(subject: &Value, to: &Value, ports: &Value) -> Value {
     json!({
         "podSelector": subject,
@@ -217,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mixture_has_every_sort_and_every_kind_of_peer_and_port() {
+    fn the_policies_have_every_kind_and_every_kind_of_peer_and_port() {
         let size = Size { namespaces: 10, pods: 100, policies: 100 };
         let cluster = Cluster { size, labels: Labels::Shared, seed: 1 };
         let policies: Vec<String> =

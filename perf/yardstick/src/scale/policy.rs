@@ -1,9 +1,9 @@
 //! `yardstick policy`.
 //!
-//! A cluster is made up (`cluster`, `policies`) and given to a store as an API server would give
-//! it. Then are measured: compilation from nothing; changes of pods and policies, from the object
-//! to the published snapshot (`changes`); decisions about new flows (`decisions`); and the batches
-//! of a worker while changes stream in (`swaps`). All but the last run on one thread.
+//! A synthetic cluster (`cluster`, `policies`) is added to a store as from an API server. Then
+//! these are measured: compilation from nothing; changes of pods and policies, from the object to
+//! the published snapshot (`changes`); decisions on new flows (`decisions`); and the batches of a
+//! worker during continuous changes (`swaps`). All but the last run on one thread.
 
 use std::fs;
 use std::io::Write;
@@ -17,8 +17,8 @@ use podgate_policy::{Compiler, Store, compile};
 use serde_json::Value;
 
 use super::cluster::{Cluster, Labels, Size};
-use super::control::{Control, refused};
-use super::decisions::{Ends, Flows};
+use super::control::{Control, rejected};
+use super::decisions::{FlowEnds, Flows};
 use super::report::{Bar, ClusterInfo, Measurement, Memory, Part, Report, Statistic};
 use super::{Error, changes, swaps, table};
 use podgate_replay::Output;
@@ -27,11 +27,11 @@ use podgate_replay::{latency, progress};
 use super::resident;
 use crate::alloc;
 
-/// Compilation from nothing.
+/// Bar for compilation from nothing.
 const COMPILE_BAR: Duration = Duration::from_secs(2);
-/// A decision where one end is a pod of this node, as nearly all are.
+/// Bar for a decision with one local end, as nearly all are.
 const DECISION_BAR: Duration = Duration::from_nanos(300);
-/// Memory of objects and tables together, bytes.
+/// Bar for the memory of objects and tables together, bytes.
 const MEMORY_BAR: u64 = 1536 << 20;
 
 const AFTER_HELP: &str = "\
@@ -41,12 +41,12 @@ Examples:
   yardstick policy --labels unique -o json | jq '.measurements[] | {what, ns}'
   yardstick policy --check --seed 7
 
-It needs no privileges and no agent, sends nothing, and takes about a minute and 1 GiB. A second
-core should be idle: the worker has it for itself while updates stream in.
+It needs no privileges, agent or network, and takes about a minute and 1 GiB of memory. A second
+core should be idle: the worker runs on it during updates.
 
 Exit codes:
-  0  it was measured
-  1  it was not, or with --check: a bar was missed; one line on stderr says why or which
+  0  everything was measured
+  1  it was not, or with --check: a bar was missed; one line on stderr says why
   2  the command line is wrong";
 
 /// Arguments of `yardstick policy`.
@@ -65,13 +65,13 @@ pub struct Args {
     /// Which pods have the same labels.
     #[arg(long, value_enum, default_value_t)]
     pub labels: Labels,
-    /// What the cluster is drawn with; the same seed makes the same cluster.
+    /// Seed of the cluster; the same seed generates the same cluster.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// A small cluster and few repetitions: does it work at all?
+    /// Small cluster and few repetitions, as a smoke test.
     #[arg(long)]
     pub quick: bool,
-    /// Fail when a bar is missed. The bars are those of the default size.
+    /// Exit with 1 if a bar is missed. The bars are for the default size.
     #[arg(long)]
     pub check: bool,
     /// Output format.
@@ -79,7 +79,7 @@ pub struct Args {
     pub output: Output,
 }
 
-/// How often and how long things are measured.
+/// Repetitions and durations.
 struct Effort {
     compilations: u32,
     pod_changes: u32,
@@ -169,7 +169,7 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     }
     bar.finish_and_clear();
     let mut compilation = Measurement::new("compile from nothing", &times)
-        .held_to(Statistic::P50, COMPILE_BAR.as_nanos() as u64);
+        .with_bar(Statistic::P50, COMPILE_BAR.as_nanos() as u64);
     compilation.parts = vec![Part { what: "on cpu".into(), ns: on_cpu.value_at_quantile(0.5) }];
     measurements.push(compilation);
 
@@ -194,14 +194,16 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
 
     let tables = control.snapshot().policy;
     let mut decisions = Vec::new();
-    let sorts =
-        [("decision, one end local", Ends::OneLocal), ("decision, any two pods", Ends::Any)];
+    let sorts = [
+        ("decision, one end local", FlowEnds::OneLocal),
+        ("decision, any two pods", FlowEnds::Any),
+    ];
     for (what, ends) in sorts {
         let flows = Flows::draw(&cluster, ends, &local, effort.flows);
         let (times, outcome) = flows.measure(what, &tables, effort.passes);
         measurements.push(match ends {
-            Ends::OneLocal => times.held_to(Statistic::P50, DECISION_BAR.as_nanos() as u64),
-            Ends::Any => times,
+            FlowEnds::OneLocal => times.with_bar(Statistic::P50, DECISION_BAR.as_nanos() as u64),
+            FlowEnds::Any => times,
         });
         decisions.push(outcome);
     }
@@ -220,15 +222,15 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     })
 }
 
-/// Threads that ran or wanted to in the last minute, on average (proc_loadavg(5)).
+/// Load average of the last minute (proc_loadavg(5)).
 fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// Gives the cluster to a store, object by object.
+/// Adds the cluster to a store, object by object.
 ///
 /// # Errors
-/// When an object is refused.
+/// When an object is rejected.
 pub(super) fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error> {
     let mut store = Store::new();
     store.set_host_addresses(Cluster::node_addresses(0).into_iter().collect::<Vec<IpAddr>>());
@@ -239,7 +241,7 @@ pub(super) fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error
         let mut times = latency::histogram();
         for object in objects {
             let begin = Instant::now();
-            store.apply(&object, None).map_err(|refusals| refused(&refusals))?;
+            store.apply(&object, None).map_err(|rejections| rejected(&rejections))?;
             times.saturating_record(begin.elapsed().as_nanos() as u64);
             bar.inc(1);
         }
@@ -255,7 +257,7 @@ pub(super) fn load(cluster: &Cluster) -> Result<(Store, Vec<Measurement>), Error
     Ok((store, measurements))
 }
 
-/// Does something and records what it took, by the clock and on the processor.
+/// Runs a function and records its wall-clock time and CPU time.
 fn timed<T>(
     times: &mut Histogram<u64>,
     on_cpu: &mut Histogram<u64>,

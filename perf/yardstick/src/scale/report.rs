@@ -1,4 +1,4 @@
-//! What a benchmark found out, for programs; `table` prints the same for people.
+//! The results as data; `table` prints them for people.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::cluster::{Labels, Size};
 use podgate_replay::latency::Latency;
 
-/// Everything that `yardstick policy` finds out.
+/// The results of `yardstick policy`.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Report {
-    /// What was measured on.
+    /// The cluster.
     pub cluster: ClusterInfo,
     /// Memory.
     pub memory: Memory,
@@ -19,21 +19,21 @@ pub struct Report {
     pub measurements: Vec<Measurement>,
     /// Decisions.
     pub decisions: Vec<Decisions>,
-    /// Changes that were published per second while batches were measured.
+    /// Changes published per second during the batches with updates.
     pub updates_per_second: f64,
-    /// The machine's load when it began. With as many cores as that busy otherwise, long times are
-    /// mostly waiting for a core.
+    /// Load average of the machine at the start. If it is high, long times are mostly waits for a
+    /// core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<f64>,
-    /// What reading the clock takes, nanoseconds. It is taken off the decisions' times, and is
-    /// contained in all others.
+    /// Cost of reading the clock, nanoseconds. It is subtracted from the decisions' times, and
+    /// included in all others.
     pub clock_ns: u64,
-    /// Whether this is a debug build, so that the figures mean nothing.
+    /// Whether this is a debug build, whose figures are meaningless.
     pub debug_build: bool,
 }
 
 impl Report {
-    /// The bars that were not met, as lines for people.
+    /// The missed bars, as lines of text.
     #[must_use]
     pub fn missed(&self) -> Vec<String> {
         let times = self.measurements.iter().filter_map(|measurement| {
@@ -46,10 +46,10 @@ impl Report {
             let peak = self.memory.peak_resident.unwrap_or_default();
             format!("memory: {peak} bytes, and the bar is {} bytes", bar.limit)
         });
-        // Where they are not counted, the tests of this crate count them.
+        // Without the counting allocator the number is unknown; this crate's tests assert it.
         let allocating = self.decisions.iter().filter_map(|decisions| {
             let n = decisions.allocations.filter(|&n| n > 0)?;
-            Some(format!("{}: {n} allocations, and there may be none", decisions.what))
+            Some(format!("{}: {n} allocations, and the bar is 0", decisions.what))
         });
         times.chain(memory).chain(allocating).collect()
     }
@@ -63,82 +63,82 @@ pub struct ClusterInfo {
     pub size: Size,
     /// Which pods have the same labels.
     pub labels: Labels,
-    /// What it was drawn with.
+    /// Its seed.
     pub seed: u64,
-    /// Different identities.
+    /// Number of identities.
     pub identities: u64,
-    /// Addresses of pods and nodes.
+    /// Number of addresses of pods and nodes.
     pub addresses: u64,
-    /// Pods of this node.
+    /// Number of pods of this node.
     pub local_pods: u64,
 }
 
-/// Memory, bytes. Absent what could not be counted.
+/// Memory, bytes. Absent if it could not be measured.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Memory {
-    /// Allocated by the store: the objects as they are kept.
+    /// Memory of the store with the objects.
     pub store: Option<u64>,
-    /// Allocated by the compiler, with the tables and the catalogue, beside the store.
+    /// Memory of the compiler, the tables and the catalogue, in addition to the store.
     pub compiled: Option<u64>,
-    /// The most that was resident at one time until the cluster was compiled.
+    /// Peak resident memory until the cluster was compiled.
     pub peak_resident: Option<u64>,
-    /// The bar of the peak.
+    /// The bar for the peak.
     pub bar: Option<Bar>,
 }
 
-/// How long one thing takes.
+/// Time of one operation.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Measurement {
-    /// The thing.
+    /// The operation.
     pub what: String,
-    /// How many times it was done.
+    /// Number of repetitions.
     pub samples: u64,
     /// Time, nanoseconds.
     pub ns: Latency,
-    /// What it may take.
+    /// Its bar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bar: Option<Bar>,
-    /// Its parts, each with its median, nanoseconds.
+    /// Its parts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
 }
 
 impl Measurement {
-    /// Of what was recorded.
+    /// A measurement of the times in `histogram`.
     pub(super) fn new(what: impl Into<String>, histogram: &Histogram<u64>) -> Self {
         let (what, ns) = (what.into(), Latency::of(histogram));
         Self { what, samples: histogram.len(), ns, bar: None, parts: Vec::new() }
     }
 
-    /// With a bar.
+    /// Adds a bar.
     #[must_use]
-    pub(super) fn held_to(mut self, statistic: Statistic, limit: u64) -> Self {
+    pub(super) fn with_bar(mut self, statistic: Statistic, limit: u64) -> Self {
         self.bar = Some(Bar { statistic, limit, met: statistic.of(&self.ns) <= limit });
         self
     }
 }
 
-/// A part of something.
+/// A part of an operation.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// The part.
+    /// Its name.
     pub what: String,
-    /// Median, nanoseconds.
+    /// Its median, nanoseconds.
     pub ns: u64,
 }
 
-/// What something may take at most.
+/// An upper limit.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bar {
-    /// What is held against it.
+    /// The statistic to which it applies.
     pub statistic: Statistic,
-    /// Nanoseconds or bytes.
+    /// The limit, nanoseconds or bytes.
     pub limit: u64,
     /// Whether it is met.
     pub met: bool,
 }
 
-/// What is held against a bar.
+/// The statistic to which a bar applies.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum Statistic {
@@ -146,7 +146,7 @@ pub enum Statistic {
     P50,
     /// The 99th percentile.
     P99,
-    /// The largest.
+    /// The maximum.
     Max,
 }
 
@@ -170,15 +170,15 @@ impl fmt::Display for Statistic {
     }
 }
 
-/// What the decisions of one measurement came to.
+/// Results of the decisions of one measurement.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Decisions {
     /// Name of the measurement.
     pub what: String,
-    /// Flows that were allowed.
+    /// Number of allowed flows.
     pub allowed: u64,
-    /// Flows that were denied.
+    /// Number of denied flows.
     pub denied: u64,
-    /// Allocations; absent if the program does not count them.
+    /// Number of allocations; absent without the counting allocator.
     pub allocations: Option<u64>,
 }

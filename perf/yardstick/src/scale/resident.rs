@@ -1,9 +1,9 @@
-//! Memory of this process, as the kernel counts it.
+//! Resident memory of this process.
 
 use std::fs;
 
-/// The most memory that was resident at one time since [`reset_peak`], bytes. `None` where the
-/// kernel does not tell (proc_pid_status(5), `VmHWM`).
+/// Peak resident memory since [`reset_peak`], bytes. `None` if the kernel doesn't report it
+/// (proc_pid_status(5), `VmHWM`).
 #[must_use]
 pub(crate) fn peak_resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -12,8 +12,8 @@ pub(crate) fn peak_resident() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Begins to count the peak anew, from what is resident now (proc_pid_clear_refs(5), value 5).
-/// Where that is forbidden the peak stays, which makes figures worse, never better.
+/// Resets the peak to the current resident memory (proc_pid_clear_refs(5), value 5). Without the
+/// permission the peak stays, so figures are too high rather than too low.
 pub(crate) fn reset_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_holds_what_was_resident_for_a_moment() {
+    fn the_peak_includes_memory_that_was_freed_again() {
         const BYTES: usize = 64 << 20;
         drop(black_box(vec![1_u8; BYTES]));
         assert!(peak_resident().unwrap() >= BYTES as u64);

@@ -1,9 +1,9 @@
-//! Whether new tables stall a worker: the time of its batches, with and without updates.
+//! Time of a worker's batches with and without table updates, to show that updates don't stall it.
 //!
-//! A worker on memory links, pinned to a core of its own, takes batches of 64 packets as fast as it
-//! can: most belong to established connections, in both directions, and the others open new ones.
-//! Measured is a whole round of the worker; making the packets, and the kernel's part of the rings,
-//! is not. Meanwhile the main thread is idle in one phase, and publishes a change of a pod each
+//! A worker on memory links, pinned to its own core, processes batches of 64 packets as fast as it
+//! can: most belong to established connections, in both directions, and the others open new ones. A
+//! measurement covers a whole round of the worker, without the generation of packets and the
+//! kernel's part. The main thread is idle in one phase, and publishes a change of a pod every
 //! millisecond in the next one.
 
 use std::thread;
@@ -20,7 +20,7 @@ use podgate_tables::{proto, tcp_flags};
 
 use super::Error;
 use super::changes::NewPod;
-use super::cluster::{Cluster, METRICS_PORT, Of, PodSpec};
+use super::cluster::{Cluster, METRICS_PORT, PodSpec, Purpose};
 use super::control::Control;
 use super::decisions::{any_pod, service_port};
 use super::report::{Measurement, Part, Statistic};
@@ -29,38 +29,38 @@ use podgate_replay::latency::{self, Latency};
 use podgate_replay::progress;
 use podgate_replay::rig::Rig;
 
-/// Endpoints of the worker, at most: as many as an agent has room for unless told otherwise.
+/// Maximum number of endpoints of the worker: the agent's default.
 const ENDPOINTS_MAX: usize = 31;
-/// Established connections.
+/// Number of established connections.
 const CONNECTIONS: usize = 4096;
-/// Packets in a batch.
+/// Number of packets in a batch.
 const BATCH: usize = 64;
-/// Packets of a batch that open connections.
+/// Number of packets in a batch that open connections.
 const NEW: usize = 8;
-/// Time between batches on the worker's clock, so that connections nobody answers time out before
-/// the table is full.
+/// Time between batches on the worker's clock, nanoseconds, so that unanswered connections time out
+/// before the table is full.
 const BATCH_GAP_NS: u64 = 10_000_000;
-/// What new tables may add to a batch: its flows are judged again, at each end.
-const JUDGING_AGAIN: Duration = Duration::from_micros(100);
+/// Time that new tables may add to a batch, whose flows are evaluated again at both ends.
+const REEVALUATION: Duration = Duration::from_micros(100);
 /// Time between updates.
 const UPDATE_GAP: Duration = Duration::from_millis(1);
 
-/// Routes to the first local pods, as many as the worker has links for.
+/// Routes to the first [`ENDPOINTS_MAX`] local pods.
 pub(super) fn routes(local: &[PodSpec]) -> Result<RouteTable, Error> {
     Ok(pods::routes(local.iter().take(ENDPOINTS_MAX).map(PodSpec::addresses))?)
 }
 
-/// What the worker does, round after round.
+/// The worker and its traffic.
 struct Traffic<'c> {
     cluster: &'c Cluster,
     local: &'c [PodSpec],
     rig: Rig,
     rng: Rng,
-    /// By link: packets of established connections that come in there.
+    /// By link: packets of established connections that arrive on it.
     established: Vec<Vec<Vec<u8>>>,
-    /// By link: the one that is next.
+    /// By link: index of the next packet.
     next: Vec<usize>,
-    /// The pod's link that had its batch last.
+    /// The link of the last batch.
     link: usize,
     frame: Vec<u8>,
 }
@@ -75,7 +75,7 @@ impl<'c> Traffic<'c> {
             cluster,
             local,
             rig,
-            rng: cluster.rng(Of::Flow, u32::MAX),
+            rng: cluster.rng(Purpose::Flow, u32::MAX),
             established: vec![Vec::new(); links],
             next: vec![0; links],
             link: 0,
@@ -85,7 +85,7 @@ impl<'c> Traffic<'c> {
         Ok(traffic)
     }
 
-    /// Opens connections from anywhere to local pods, where policy allows them.
+    /// Opens connections from any pod to local pods, if policy allows them.
     fn connect(&mut self, tables: &PolicyTables) {
         let mut opened = 0;
         for attempt in 0..CONNECTIONS * 16 {
@@ -125,7 +125,7 @@ impl<'c> Traffic<'c> {
         Tuple { src, dst, src_port, dst_port, protocol: proto::TCP }
     }
 
-    /// Batches until `duration` is over.
+    /// Processes batches for `duration`.
     fn run(&mut self, duration: Duration) -> Histogram<u64> {
         let mut times = latency::histogram();
         let begin = Instant::now();
@@ -143,7 +143,7 @@ impl<'c> Traffic<'c> {
         times
     }
 
-    /// Puts a batch on a link's ring.
+    /// Delivers a batch to a link.
     fn prepare(&mut self, link: usize) {
         let id = LinkId(link as u16);
         let known = self.established[link].len();
@@ -165,29 +165,29 @@ impl<'c> Traffic<'c> {
     }
 }
 
-/// What came out.
-pub(super) struct Swaps {
+/// The results.
+pub(super) struct SwapTimes {
     pub(super) measurements: Vec<Measurement>,
     pub(super) updates_per_second: f64,
 }
 
-/// Runs `rounds` times a phase without updates and one with them.
+/// Runs `rounds` pairs of a phase without updates and one with them.
 ///
 /// # Errors
-/// When an object is refused, or there is no memory.
+/// When an object is rejected, or there is no memory.
 pub(super) fn measure(
     control: &mut Control,
     cluster: &Cluster,
     local: &[PodSpec],
     rounds: u32,
     phase: Duration,
-) -> Result<Swaps, Error> {
+) -> Result<SwapTimes, Error> {
     let mut traffic = Traffic::new(cluster, local, control)?;
-    control.serve(std::sync::Arc::clone(traffic.rig.shared()));
+    control.set_shared(std::sync::Arc::clone(traffic.rig.shared()));
     let mut updates = Updates::new(cluster);
     let (mut quiet, mut updating) = (Vec::new(), Vec::new());
     let bar = progress::bar("streaming updates", Some(u64::from(rounds) * 2));
-    // Once more at the start, for what is slow only the first time.
+    // One more round at the start, for warm-up.
     for round in 0..=rounds {
         let without = run_phase(&mut traffic, phase, None)?;
         let with = run_phase(&mut traffic, phase, Some((&mut *control, &mut updates)))?;
@@ -202,19 +202,19 @@ pub(super) fn measure(
     bar.finish_and_clear();
     let seconds = phase.as_secs_f64() * f64::from(rounds);
     let quiet = typical("batch without updates", &quiet);
-    let limit = quiet.ns.max + JUDGING_AGAIN.as_nanos() as u64;
-    Ok(Swaps {
+    let limit = quiet.ns.max + REEVALUATION.as_nanos() as u64;
+    Ok(SwapTimes {
         measurements: vec![
             quiet,
-            typical("batch with updates", &updating).held_to(Statistic::Max, limit),
+            typical("batch with updates", &updating).with_bar(Statistic::Max, limit),
             Measurement::new("update while the worker runs", &updates.took),
         ],
         updates_per_second: updates.took.len() as f64 / seconds,
     })
 }
 
-/// Medians over rounds, of which each has its own percentiles: a round that something else on the
-/// machine disturbed counts as one.
+/// Medians of each percentile over the rounds, so that one round with other load on the machine has
+/// little effect.
 fn typical(what: &str, rounds: &[Histogram<u64>]) -> Measurement {
     let each: Vec<Latency> = rounds.iter().map(Latency::of).collect();
     let median = |field: fn(&Latency) -> u64| {
@@ -238,7 +238,7 @@ fn typical(what: &str, rounds: &[Histogram<u64>]) -> Measurement {
     Measurement { ns, parts: parts.into(), ..Measurement::new(what, &all) }
 }
 
-/// One phase: the worker on a thread of its own, and updates on this one, if any.
+/// Runs one phase: the worker on its own thread, and updates on this one, if any.
 fn run_phase(
     traffic: &mut Traffic<'_>,
     duration: Duration,
@@ -265,7 +265,7 @@ fn run_phase(
     })
 }
 
-/// Pods that come, are relabelled, and go.
+/// Updates: pods are added, relabelled and removed.
 struct Updates<'c> {
     cluster: &'c Cluster,
     rng: Rng,
@@ -281,11 +281,11 @@ enum Change {
 
 impl<'c> Updates<'c> {
     fn new(cluster: &'c Cluster) -> Self {
-        let rng = cluster.rng(Of::Flow, u32::MAX - 1);
+        let rng = cluster.rng(Purpose::Flow, u32::MAX - 1);
         Self { cluster, rng, index: 0, pending: Vec::new(), took: latency::histogram() }
     }
 
-    /// Makes one change and publishes it.
+    /// Publishes one change.
     fn next(&mut self, control: &mut Control) -> Result<(), Error> {
         let took = match self.pending.pop() {
             Some(Change::Apply(object)) => control.apply(&object)?.1,
@@ -297,7 +297,7 @@ impl<'c> Updates<'c> {
                     self.index,
                     self.index.is_multiple_of(2),
                 );
-                // A number is not used again soon, so that addresses do not repeat at once.
+                // Numbers, and so addresses, are reused late.
                 self.index = (self.index + 1) % 10_000;
                 let (key, took) = control.apply(&added)?;
                 self.pending = vec![Change::Delete(key), Change::Apply(relabelled)];

@@ -1,4 +1,4 @@
-//! The report for people.
+//! The report as a table.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use super::report::{Bar, ClusterInfo, Measurement, Memory, Report};
 /// Prints `report` to `out`.
 ///
 /// # Errors
-/// When `out` takes no more.
+/// When writing to `out` fails.
 pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if report.debug_build {
         writeln!(out, "A debug build: the figures below say nothing about podgate.")?;
@@ -102,7 +102,7 @@ const fn met_or_missed(met: bool) -> &'static str {
     if met { "met" } else { "MISSED" }
 }
 
-/// Three digits and a unit.
+/// Three significant digits and a unit.
 fn time(ns: u64) -> String {
     let ns = ns as f64;
     let (value, unit) = match ns {
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_three_digits() {
+    fn times_have_three_significant_digits() {
         let shown = [7, 999, 1_234, 56_789, 999_400, 12_345_678, 2_000_000_000].map(time);
         let expected = ["7 ns", "999 ns", "1.23 µs", "56.8 µs", "999 µs", "12.3 ms", "2.00 s"];
         assert_eq!(shown, expected);

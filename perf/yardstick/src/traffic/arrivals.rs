@@ -1,4 +1,4 @@
-//! What got there.
+//! Counts arriving packets.
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -8,13 +8,13 @@ use podgate_tests::lab::Netns;
 
 use super::load_object;
 
-/// Counts the UDP packets that reach a pod's `eth0`, and drops them, until it is dropped itself.
+/// Counts and drops the UDP packets that arrive on a pod's `eth0`, until the value is dropped.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     ebpf: Ebpf,
 }
 
-/// UDP packets that arrived, since counting began.
+/// Numbers of UDP packets that have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrived {
     /// To the measured port.
@@ -24,10 +24,10 @@ pub(crate) struct Arrived {
 }
 
 impl Arrivals {
-    /// Counts in `pod` what arrives for the UDP port `measured`.
+    /// Starts to count in `pod`; packets to the UDP port `measured` are counted separately.
     ///
     /// # Errors
-    /// When the kernel refuses the program; it takes one of 6.6 or later.
+    /// When the program can't be attached, which needs Linux 6.6.
     pub(crate) fn attach(pod: &Netns, measured: u16) -> Result<Self> {
         let mut ebpf = load_object(0, measured)?;
         pod.inside(|| {
@@ -40,7 +40,7 @@ impl Arrivals {
         Ok(Self { ebpf })
     }
 
-    /// What has arrived so far.
+    /// The counts so far.
     ///
     /// # Errors
     /// When the map can't be read.

@@ -1,7 +1,7 @@
-//! The plainest forwarder that AF_XDP allows: no policy, no flows, not even a look at the packet.
+//! A minimal AF_XDP forwarder: no policy, no flows, no parsing.
 //!
-//! It is the yardstick for what policy costs, so it is written to be fast: batches of 64, frames
-//! reused last in, first out, so that they are in the cache, and one system call per batch.
+//! It is the baseline for the cost of policy, so it is written to be fast: batches of 64, frames
+//! reused in LIFO order, so that they are in the cache, and one system call per batch.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +16,11 @@ use xsk_rs::{FrameDesc, Umem};
 use super::load_object;
 use super::xsk::{self, BATCH, RING, Rings};
 
-/// As many as both links' fill and TX rings can hold.
+/// Number of frames: as many as both links' fill and TX rings can hold.
 const FRAMES: u32 = 4 * RING;
-/// Rounds without a packet before the forwarder sleeps.
+/// Number of rounds without a packet before the forwarder sleeps.
 const SPIN: u32 = 10_000;
-/// Bound for a sleep, in milliseconds: how late it may see that it shall stop.
+/// Maximum sleep, milliseconds, and so the maximum delay of a stop.
 const SLEEP_MS: libc::c_int = 100;
 
 /// The host's end of a pod's veth.
@@ -34,11 +34,11 @@ pub(crate) struct PodLink {
     pub(crate) pod_mac: [u8; 6],
 }
 
-/// Forwards whatever comes from one pod to the other, with the Ethernet addresses of the link it
-/// leaves by, until `stop`. Calls `ready` before the first packet.
+/// Forwards all packets between two pods until `stop`, and sets the Ethernet addresses of the
+/// output link. Calls `ready` before the first packet.
 ///
 /// # Errors
-/// When XDP or AF_XDP isn't to be had on a link, or a system call fails.
+/// When XDP or AF_XDP is not available on a link, or a system call fails.
 pub(crate) fn forward(links: &[PodLink; 2], stop: &AtomicBool, ready: impl FnOnce()) -> Result<()> {
     let (umem, mut free) = xsk::umem(FRAMES)?;
     let mut ports = [Port::open(&umem, &links[0])?, Port::open(&umem, &links[1])?];
@@ -61,11 +61,11 @@ pub(crate) fn forward(links: &[PodLink; 2], stop: &AtomicBool, ready: impl FnOnc
 
 struct Port {
     rings: Rings,
-    /// Frames that its fill ring lacks.
+    /// Number of frames missing in its fill ring.
     owed: usize,
-    /// The first twelve bytes of what leaves here: to the pod, from the link.
+    /// The first twelve bytes of frames sent here: destination (the pod) and source (the link).
     addresses: [u8; 12],
-    /// Whether the last descriptor sent is not the last of its packet.
+    /// Whether the last sent descriptor is not the last one of its packet.
     inside_packet: bool,
     _program: Ebpf,
 }
@@ -76,7 +76,7 @@ impl Port {
         let mut ebpf = load_object(0, 0)?;
         let mut map = XskMap::try_from(ebpf.map_mut("SOCKET").context("no map SOCKET")?)?;
         map.set(0, rings.rx.fd().as_raw_fd(), 0)?;
-        let program = ebpf.program_mut("hand_over").context("no program hand_over")?;
+        let program = ebpf.program_mut("redirect").context("no program redirect")?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
         program.attach(&link.name, XdpMode::Driver)?;
@@ -86,20 +86,20 @@ impl Port {
         Ok(Self { rings, owed: 0, addresses, inside_packet: false, _program: ebpf })
     }
 
-    /// Gives the kernel frames to receive into, as many as it lacks and `free` has.
+    /// Refills the fill ring from `free`.
     fn refill(&mut self, free: &mut Vec<FrameDesc>) {
         let from = free.len() - self.owed.min(free.len());
-        // SAFETY: the frames are of the one UMEM there is, and leave `free` here.
+        // SAFETY: the frames are of the only UMEM, and are removed from `free` here.
         let given = unsafe { self.rings.fill.produce(&free[from..]) };
         free.truncate(free.len() - given);
         self.owed -= given;
     }
 }
 
-/// Moves one batch; returns how many descriptors.
+/// Forwards one batch; returns the number of descriptors.
 fn pass(umem: &Umem, from: &mut Port, to: &mut Port, free: &mut Vec<FrameDesc>) -> Result<usize> {
     let mut batch = [FrameDesc::default(); BATCH];
-    // SAFETY: there is one UMEM; `batch` only receives descriptors.
+    // SAFETY: there is only one UMEM; `batch` only receives descriptors.
     let count = unsafe { from.rings.rx.consume(&mut batch) };
     if count == 0 {
         return Ok(0);
@@ -109,7 +109,7 @@ fn pass(umem: &Umem, from: &mut Port, to: &mut Port, free: &mut Vec<FrameDesc>) 
     for desc in batch.iter_mut() {
         let more = desc.has_more_frames();
         if !to.inside_packet {
-            // SAFETY: the kernel gave us this frame of this UMEM, and we give it back below.
+            // SAFETY: the kernel passed this frame of this UMEM to us; it is returned below.
             let mut data = unsafe { umem.data_mut(desc) };
             if let Some(addresses) = data.contents_mut().first_chunk_mut() {
                 *addresses = to.addresses;
@@ -117,18 +117,18 @@ fn pass(umem: &Umem, from: &mut Port, to: &mut Port, free: &mut Vec<FrameDesc>) 
         }
         to.inside_packet = more;
     }
-    // SAFETY: the frames came out of the RX ring just now, and we keep no copy.
+    // SAFETY: the frames are from the RX ring, and no copy of them is kept.
     while unsafe { to.rings.tx.produce(batch) } == 0 {
         to.rings.flush()?;
     }
     to.rings.flush()?;
-    // SAFETY: `free` holds frames of the one UMEM there is.
+    // SAFETY: `free` has frames of the only UMEM.
     unsafe { to.rings.reclaim(free) };
     from.refill(free);
     Ok(count)
 }
 
-/// Until a packet comes, but not for long.
+/// Waits for a packet, at most [`SLEEP_MS`].
 fn sleep(ports: &[Port; 2]) -> Result<()> {
     let poll = |port: &Port| libc::pollfd {
         fd: port.rings.rx.fd().as_raw_fd(),
@@ -136,7 +136,7 @@ fn sleep(ports: &[Port; 2]) -> Result<()> {
         revents: 0,
     };
     let mut fds = [poll(&ports[0]), poll(&ports[1])];
-    // SAFETY: `fds` is an array of as many entries as we say, and lives through the call.
+    // SAFETY: `fds` is an array of the given length, and outlives the call.
     let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, SLEEP_MS) };
     match Errno::result(ready) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),

@@ -6,11 +6,11 @@ use std::ops::Range;
 use anyhow::Result;
 use etherparse::PacketBuilder;
 
-/// How many flows a generator sends, in turn: they differ in the source port.
+/// Number of flows that a generator sends in turn; they differ in the source port.
 pub(crate) const FLOWS: u16 = 64;
 /// Source port of the first flow.
 pub(super) const FIRST_PORT: u16 = 20_000;
-/// Size of a frame, without the frame check sequence, which a veth doesn't have.
+/// Size of a frame, bytes, without the frame check sequence, which a veth doesn't have.
 pub(crate) const FRAME_BYTES: usize = 64;
 
 /// The source ports of all flows.
@@ -19,15 +19,15 @@ pub(crate) fn source_ports() -> Range<u16> {
     FIRST_PORT..FIRST_PORT + FLOWS
 }
 
-/// Bytes in front of the UDP payload: Ethernet, IPv4, UDP.
+/// Size of the Ethernet, IPv4 and UDP headers, bytes.
 const HEADERS: usize = 14 + 20 + 8;
 
-/// From whom to whom.
+/// The measured flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {
     /// The sending pod's Ethernet address.
     pub(crate) source_mac: [u8; 6],
-    /// Ethernet address of the next hop, as the pod sees it.
+    /// Ethernet address of the pod's next hop.
     pub(crate) target_mac: [u8; 6],
     /// The sending pod's address.
     pub(crate) source: Ipv4Addr,
@@ -39,10 +39,10 @@ pub(crate) struct Flow {
 
 impl Flow {
     /// The frame of flow number `flow`, below [`FLOWS`], with correct checksums. The first two
-    /// bytes of the payload make up for the source port, so that all flows have the same checksum.
+    /// bytes of the payload compensate the source port, so that all flows have the same checksum.
     ///
     /// # Errors
-    /// Never, in practice: the sizes are constant.
+    /// Never, because the sizes are constant.
     pub(super) fn frame(&self, flow: u16) -> Result<[u8; FRAME_BYTES]> {
         let mut payload = [0; FRAME_BYTES - HEADERS];
         payload[..2].copy_from_slice(&(u16::MAX - flow).to_be_bytes());
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_flows_have_one_checksum_and_it_is_right() {
+    fn all_flows_have_the_same_correct_checksum() {
         let flow = Flow {
             source_mac: [2; 6],
             target_mac: [4; 6],

@@ -1,17 +1,16 @@
-//! Traffic: what sends frames from one pod, what counts them in another, and the plainest
-//! forwarder between them.
+//! Traffic generators, a counter of arrivals, and a minimal forwarder.
 //!
-//! A rate is what *arrived*: [`Arrivals`] counts at the ingress of the receiving pod, the same way
-//! behind every peer, and drops there, so that the receiver's stack costs all of them the same
-//! little and nobody answers. What was sent is of no interest: the generator sends more than any
-//! peer forwards.
+//! A rate is the rate of *arrival*: [`Arrivals`] counts at the ingress of the receiving pod, the
+//! same way for every peer, and drops the frames there, so that the receiver's stack costs little
+//! and nothing is answered. The number of sent frames doesn't matter: the generator sends more than
+//! any peer forwards.
 //!
-//! Two generators. [`LiveFrames`] has the kernel make frames (`BPF_PROG_TEST_RUN`) and puts them
-//! into the host's end of the pod's veth at about 2 Mpps. [`SendSocket`] is an AF_XDP socket in the
-//! pod that only sends, at about 0.5 Mpps: every frame becomes an `skb`, as what a pod's own stack
-//! sends. Both stay on core 0; forwarders are given core 1.
+//! There are two generators. [`LiveFrames`] makes the kernel generate frames (`BPF_PROG_TEST_RUN`)
+//! that arrive on the host's end of the pod's veth at about 2 Mpps. [`SendSocket`] is a send-only
+//! AF_XDP socket in the pod, at about 0.5 Mpps: every frame becomes an `skb`, like those of the
+//! pod's own stack. Both run on core 0, forwarders on core 1.
 //!
-//! [`mod@forward`] is the yardstick for AF_XDP itself, on xsk-rs and libxdp: it shares no code with
+//! [`mod@forward`] is the baseline for AF_XDP itself, on xsk-rs and libxdp: it shares no code with
 //! podgate.
 #![allow(unsafe_code)]
 
@@ -43,25 +42,24 @@ use stop::Stop;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traffic.bpf.o"));
 
-/// Where generators run.
+/// Core of the generators.
 pub(crate) const GENERATOR_CORE: usize = 0;
-/// Where what is measured runs.
+/// Core of the forwarders.
 pub(crate) const FORWARDER_CORE: usize = 1;
 
-/// How much is asked of a generator at a time; it is stopped long before.
+/// Frames per call of a generator, which is stopped long before it has sent them.
 const FRAMES_PER_CALL: u32 = 1 << 30;
 
 /// Something that sends frames out of a pod.
 pub(crate) trait Generator: Send {
-    /// Sends `count` frames, or as many of them as the link takes. Ends before that if the thread
-    /// gets a signal.
+    /// Sends `count` frames, or as many as the link accepts, or until the thread gets a signal.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When a system call fails.
     fn send(&mut self, count: u32) -> Result<()>;
 }
 
-/// Pins the calling thread, and so the processes that it starts.
+/// Pins the calling thread, and the processes that it starts, to a core.
 ///
 /// # Errors
 /// When there is no such core, or this process may not use it.
@@ -70,8 +68,8 @@ pub(crate) fn pin(core: usize) -> Result<()> {
     Ok(())
 }
 
-/// Frames that arrive per second over `window`, `warm_up` after a generator began to send without a
-/// pause in the namespace `from`. `prepare` makes the generator, there.
+/// Frames per second that arrive during `window`, which begins `warm_up` after a generator has
+/// started to send in the namespace `from`. `prepare` creates the generator there.
 ///
 /// # Errors
 /// When the generator fails, or a counter can't be read.
@@ -90,15 +88,15 @@ pub(crate) fn rate<G: Generator>(
             from.inside(|| {
                 pin(GENERATOR_CORE)?;
                 let mut generator = prepare()?;
-                stop.begin();
-                while !stop.asked() {
+                stop.set_sending();
+                while !stop.requested() {
                     generator.send(FRAMES_PER_CALL)?;
                 }
                 Ok(())
             })
         };
         let generator = scope.spawn(generate);
-        stop.wait_begun();
+        stop.wait_sending();
         let measured = (|| {
             thread::sleep(warm_up);
             let (begin, before) = (Instant::now(), arrivals.count()?.measured);
@@ -106,13 +104,13 @@ pub(crate) fn rate<G: Generator>(
             let (elapsed, after) = (begin.elapsed(), arrivals.count()?.measured);
             Ok((after - before) as f64 / elapsed.as_secs_f64())
         })();
-        stop.ask();
+        stop.stop();
         generator.join().map_err(|_| anyhow!("the generator panicked"))??;
         measured
     })
 }
 
-/// The object with all programs; `constants` are its globals.
+/// Loads the object with all programs, with these globals.
 fn load_object(first_port: u16, measured_port: u16) -> Result<Ebpf> {
     EbpfLoader::new()
         .override_global("flows", &u32::from(FLOWS), true)

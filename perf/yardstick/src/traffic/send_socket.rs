@@ -1,4 +1,4 @@
-//! An AF_XDP socket that only sends.
+//! A send-only AF_XDP socket.
 
 use std::io::Write;
 
@@ -9,28 +9,28 @@ use super::Generator;
 use super::frame::{FLOWS, FRAME_BYTES, Flow};
 use super::xsk::{self, BATCH, RING, Rings};
 
-/// How often in a row nothing could be sent before the link is given up.
+/// Number of rounds in a row without a sent frame before the generator fails.
 const IDLE_ROUNDS: u32 = 1_000_000;
 
-/// Frames through the pod's own end of its veth, as `skb`s: slower than
-/// [`LiveFrames`](super::LiveFrames), but through the path that a pod's own traffic takes.
+/// Sends frames on the pod's end of its veth as `skb`s: slower than
+/// [`LiveFrames`](super::LiveFrames), but on the path of a pod's own traffic.
 pub(crate) struct SendSocket {
     rings: Rings,
-    /// Frames that aren't being sent. Each holds the frame of one flow, whenever it is sent.
+    /// Frames that aren't being sent. Each always has the contents of one flow.
     free: Vec<FrameDesc>,
     umem: Umem,
 }
 
 impl SendSocket {
-    /// Gets ready to send `flow` out of `link` of the calling thread's namespace.
+    /// A generator of `flow` on `link` of the calling thread's namespace.
     ///
     /// # Errors
-    /// When there is no such link, or its queue has a socket.
+    /// When there is no such link, or its queue has a socket already.
     pub(crate) fn new(link: &str, flow: &Flow) -> Result<Self> {
         let (umem, mut free) = xsk::umem(RING)?;
         for (desc, number) in free.iter_mut().zip((0..FLOWS).cycle()) {
             let frame = flow.frame(number)?;
-            // SAFETY: the frame is of this UMEM, and nobody else has it yet.
+            // SAFETY: the frame is of this UMEM, and has no other user yet.
             unsafe { umem.data_mut(desc) }.cursor().write_all(&frame)?;
         }
         let rings = xsk::open(&umem, link)?;
@@ -42,13 +42,13 @@ impl Generator for SendSocket {
     fn send(&mut self, count: u32) -> Result<()> {
         let (mut left, mut idle) = (count as usize, 0);
         while left > 0 {
-            // SAFETY: `free` are frames of this socket's UMEM, which nobody else uses.
+            // SAFETY: `free` has frames of this socket's UMEM, which has no other user.
             unsafe { self.rings.reclaim(&mut self.free) };
             let some = self.free.len().min(BATCH).min(left);
             let from = self.free.len() - some;
             for desc in &mut self.free[from..] {
-                // A frame comes back without its length.
-                // SAFETY: the frame is of this UMEM, and nobody else has it now.
+                // A completed descriptor has no length.
+                // SAFETY: the frame is of this UMEM, and has no other user now.
                 unsafe { self.umem.data_mut(desc) }.cursor().set_pos(FRAME_BYTES);
             }
             // SAFETY: these frames are of this UMEM; they leave `free` until they are reclaimed.
@@ -56,7 +56,7 @@ impl Generator for SendSocket {
             self.free.truncate(self.free.len() - sent);
             left -= sent;
             idle = if sent == 0 { idle + 1 } else { 0 };
-            ensure!(idle < IDLE_ROUNDS, "the link takes no more frames");
+            ensure!(idle < IDLE_ROUNDS, "the link accepts no more frames");
             self.rings.flush()?;
         }
         Ok(())

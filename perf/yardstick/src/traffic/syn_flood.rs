@@ -1,4 +1,4 @@
-//! SYNs at a steady rate, each of a connection of its own.
+//! SYNs at a constant rate, each of a different connection.
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -14,18 +14,17 @@ use nix::sys::socket::{
 
 use super::{GENERATOR_CORE, pin};
 
-/// Ports that connections come from and go to, for each address.
+/// Number of source ports and of destination ports.
 const PORTS: u32 = 50_000;
 const FIRST_PORT: u32 = 10_000;
 
-/// Sends `rate` SYNs a second from the calling thread's namespace, until `stop` is set or `bound`
-/// is over. Returns how many it sent in a second, on average: less than `rate` if the core is too
-/// slow.
+/// Sends `rate` SYNs per second from the calling thread's namespace, until `stop` is set or `bound`
+/// has passed. Returns the mean rate, which is less than `rate` if the core is too slow.
 ///
-/// Nobody listens where they go, so each is answered by a reset.
+/// The destination ports are closed, so each SYN is answered by a reset.
 ///
 /// # Errors
-/// Without root, or when the core can't be had.
+/// Without root, or when the thread can't be pinned.
 pub(crate) fn syn_flood(
     [from, to]: [Ipv4Addr; 2],
     rate: u32,
@@ -45,7 +44,7 @@ pub(crate) fn syn_flood(
             packet.clear();
             let builder = PacketBuilder::ipv4(from.octets(), to.octets(), 64);
             builder.tcp(source as u16, port as u16, sent, 64_000).syn().write(&mut packet, &[])?;
-            // What the link doesn't take is part of the flood's rate all the same.
+            // SYNs that the link doesn't accept count, too.
             let _ = sendto(socket.as_raw_fd(), &packet, &target, MsgFlags::empty());
             sent += 1;
         }

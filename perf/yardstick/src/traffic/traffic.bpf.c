@@ -2,9 +2,9 @@
 //
 // The three programs of the traffic module:
 //
-//   spray     live frames of BPF_PROG_TEST_RUN, sent out of the netdev they claim to come from
-//   arrivals  at the ingress of the receiving pod: counts the UDP that gets there, and drops it
-//   hand_over everything that a netdev receives, to the one AF_XDP socket bound to it
+//   generate  live frames of BPF_PROG_TEST_RUN, sent on their ingress device
+//   arrivals  at the ingress of the receiving pod: counts and drops UDP packets
+//   redirect  all frames that a device receives, to the only AF_XDP socket bound to it
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -16,40 +16,40 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// The start of the frames that src/traffic/frame.rs builds.
+// Start of the frames that src/traffic/frame.rs builds.
 struct packet {
 	struct ethhdr eth;
 	struct iphdr ip;
 	struct udphdr udp;
-	__be16 balance;
+	__be16 compensation;
 } __attribute__((packed));
 
-// How many flows, and the source port of the first: set by the loader.
+// Number of flows, and source port of the first one: set by the loader.
 const volatile __u32 flows = 1;
 const volatile __u16 first_port = 0;
-// Frames sprayed so far. One core sprays, so nothing is lost without an atomic.
-__u32 sprayed = 0;
+// Frames generated so far. Not atomic, because only one core generates.
+__u32 generated = 0;
 
 SEC("xdp")
-int spray(struct xdp_md *ctx)
+int generate(struct xdp_md *ctx)
 {
 	struct packet *packet = (void *)(long)ctx->data;
 	__u16 flow;
 
 	if ((void *)(packet + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
-	flow = sprayed++ % flows;
+	flow = generated++ % flows;
 	packet->udp.source = bpf_htons(first_port + flow);
-	// What the port gains the payload loses: the checksum stays as it was built.
-	packet->balance = bpf_htons(0xffff - flow);
-	// For live frames: out through ndo_xdp_xmit of ingress_ifindex, to the veth's other end.
+	// Compensates the port, so that the checksum stays the same.
+	packet->compensation = bpf_htons(0xffff - flow);
+	// For live frames: sent by ndo_xdp_xmit of ingress_ifindex, to the veth's other end.
 	return XDP_TX;
 }
 
 #define MEASURED 0
 #define OTHER 1
 
-// The destination port of what is measured: set by the loader.
+// Destination port of the measured flow: set by the loader.
 const volatile __u16 measured_port = 0;
 
 struct {
@@ -74,7 +74,7 @@ int arrivals(struct __sk_buff *skb)
 	count = bpf_map_lookup_elem(&ARRIVED, &key);
 	if (count)
 		(*count)++;
-	// Dropped here it costs the receiver least, and nobody answers "port unreachable".
+	// A drop here costs the receiver least, and prevents "port unreachable" answers.
 	return TC_ACT_SHOT;
 }
 
@@ -86,10 +86,10 @@ struct {
 } SOCKET SEC(".maps");
 
 SEC("xdp.frags")
-int hand_over(struct xdp_md *ctx)
+int redirect(struct xdp_md *ctx)
 {
 	return bpf_redirect_map(&SOCKET, ctx->rx_queue_index, XDP_DROP);
 }
 
-// No GPL-only helper is called, so the programs carry the project's own licence.
+// No GPL-only helper is called, so the programs have the project's licence.
 char _license[] SEC("license") = "Apache-2.0";

@@ -1,4 +1,4 @@
-//! What both uses of xsk-rs share: a UMEM, and sockets in native copy mode.
+//! A UMEM and sockets in native copy mode, for both users of xsk-rs.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -10,13 +10,13 @@ use xsk_rs::config::{
 };
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
-/// Descriptors that each ring has.
+/// Number of descriptors of each ring.
 pub(super) const RING: u32 = 2048;
-/// Descriptors handled in one go.
+/// Number of descriptors per batch.
 pub(super) const BATCH: usize = 64;
 
-/// `SOL_XDP` and one of its options, of include/linux/socket.h and include/uapi/linux/if_xdp.h: how
-/// many packets one call may send (32 without it). Linux 6.17.
+/// `SOL_XDP` (include/linux/socket.h) and its option for the maximum number of packets that one
+/// system call sends (include/uapi/linux/if_xdp.h, Linux 6.17; 32 by default).
 const SOL_XDP: libc::c_int = 283;
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
@@ -28,7 +28,7 @@ pub(super) struct Rings {
     pub(super) completed: CompQueue,
 }
 
-/// Packet memory of `frames` frames, and a descriptor of each.
+/// A UMEM with `frames` frames, and their descriptors.
 pub(super) fn umem(frames: u32) -> Result<(Umem, Vec<FrameDesc>)> {
     let ring = QueueSize::new(RING)?;
     let config = UmemConfig::builder().fill_queue_size(ring).comp_queue_size(ring).build()?;
@@ -36,7 +36,7 @@ pub(super) fn umem(frames: u32) -> Result<(Umem, Vec<FrameDesc>)> {
     Umem::new(config, frames, false).context("can't register the packet memory")
 }
 
-/// A socket on queue 0 of `link`, in the calling thread's namespace.
+/// Opens a socket on queue 0 of `link` in the calling thread's namespace.
 pub(super) fn open(umem: &Umem, link: &str) -> Result<Rings> {
     let ring = QueueSize::new(RING)?;
     let config = SocketConfig::builder()
@@ -47,12 +47,12 @@ pub(super) fn open(umem: &Umem, link: &str) -> Result<Rings> {
         .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
         .build();
     let interface: Interface = link.parse()?;
-    // SAFETY: libxdp loads no program, which is what the contract asks for.
+    // SAFETY: libxdp loads no program, as the contract of this function requires.
     let (tx, rx, own) = unsafe { Socket::new(config, umem, &interface, 0) }
         .with_context(|| format!("no AF_XDP socket on {link}"))?;
     let (fill, completed) = own.context("the queue is bound already")?;
     let budget = RING;
-    // SAFETY: the option takes a 32-bit number, and `budget` is one that lives through the call.
+    // SAFETY: the option is a 32-bit integer, as `budget` is, which outlives the call.
     let _ignored_before_6_17 = unsafe {
         libc::setsockopt(
             tx.fd().as_raw_fd(),
@@ -66,10 +66,10 @@ pub(super) fn open(umem: &Umem, link: &str) -> Result<Rings> {
 }
 
 impl Rings {
-    /// Has the kernel send all that is in the TX ring, by one call where its budget is large
+    /// Makes the kernel send all packets in the TX ring, by one system call if its budget is large
     /// enough.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        // Bounded: a link that takes nothing leaves it for the next time.
+        // Bounded, because a link may accept nothing; the packets are then sent the next time.
         for _ in 0..RING {
             self.tx.wakeup()?;
             if self.tx.nb_free_exact() == RING {
@@ -79,13 +79,13 @@ impl Rings {
         Ok(())
     }
 
-    /// Gives back to `free` what has been sent, at most a batch.
+    /// Returns sent frames to `free`, at most a batch.
     ///
     /// # Safety
     /// `free` must be of the socket's UMEM.
     pub(super) unsafe fn reclaim(&mut self, free: &mut Vec<FrameDesc>) {
         let mut batch = [FrameDesc::default(); BATCH];
-        // SAFETY: what the ring holds are frames of its own UMEM; `batch` only receives them.
+        // SAFETY: the ring has frames of its own UMEM; `batch` only receives them.
         let count = unsafe { self.completed.consume(&mut batch) };
         free.extend_from_slice(&batch[..count]);
     }

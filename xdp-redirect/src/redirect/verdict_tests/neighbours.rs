@@ -5,8 +5,10 @@ use std::mem::offset_of;
 use aya::TestRunResult;
 
 use super::*;
+use crate::HostFrame;
 use crate::redirect::classifier;
-use crate::{FOREIGN_MAC, HAIRPIN_MAC};
+
+const HAIRPIN: HostFrame = HostFrame::Hairpin { sender: None };
 
 // `net/sched`'s and tcx's verdicts, `include/uapi/linux/pkt_cls.h`.
 const NEXT: u32 = u32::MAX;
@@ -332,7 +334,7 @@ fn the_guard_sends_ip_to_the_host_link_and_else_drops_it() {
         probe.redirect.set_host_link(LOOPBACK).unwrap();
         assert_eq!(probe.run_egress("guard", &frame, 7).return_value, TC_REDIRECT);
         assert_eq!(probe.out[..6], POD_MAC);
-        assert_eq!(probe.out[6..12], FOREIGN_MAC);
+        assert_eq!(probe.out[6..12], HostFrame::Foreign.mac());
         assert_eq!(probe.out[12..frame.len()], frame[12..]);
         for other in [[2, 0, 0, 0, 0, 9], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
             let frame = with(frame.clone(), 0, &other);
@@ -351,14 +353,39 @@ fn the_guard_sends_ip_to_the_host_link_and_else_drops_it() {
 }
 
 #[test]
-fn hairpins_are_marked_and_nothing_else_is() {
+fn hairpins_and_what_the_node_sent_are_marked_and_nothing_else_is() {
     let mut probe = Probe::new();
     for frame in [v4_tcp().frame(), v6_tcp(&[]).frame()] {
-        let forged = with(frame.clone(), 6, &HAIRPIN_MAC);
-        for (from, mac) in [(LOOPBACK, HAIRPIN_MAC), (0, FOREIGN_MAC), (7, FOREIGN_MAC)] {
-            assert_eq!(probe.run_egress("mark", &forged, from).return_value, NEXT);
-            assert_eq!(probe.out[6..12], mac, "from {from}");
-            assert_eq!(probe.out[12..frame.len()], frame[12..]);
+        for forged in
+            [HAIRPIN.mac(), HostFrame::Local.mac()].map(|mac| with(frame.clone(), 6, &mac))
+        {
+            for (from, mac) in [
+                (LOOPBACK, HAIRPIN.mac()),
+                (0, HostFrame::Local.mac()),
+                (7, HostFrame::Foreign.mac()),
+            ] {
+                assert_eq!(probe.run_egress("mark", &forged, from).return_value, NEXT);
+                assert_eq!(probe.out[6..12], mac, "from {from}");
+                assert_eq!(probe.out[12..frame.len()], frame[12..]);
+            }
         }
     }
+}
+
+#[test]
+fn a_fragment_is_never_marked_as_the_nodes() {
+    let mut probe = Probe::new();
+    let (v4, v6) = (v4_tcp().frame(), v6_tcp(&[]).frame());
+    let fragments = [[0x20, 0], [0, 1], [0x1f, 0xff]].map(|offset| with(v4.clone(), 20, &offset));
+    let extended = [HOP_BY_HOP, ROUTING, FRAGMENT, AH, DESTINATION];
+    let extended = extended.map(|next| with(v6.clone(), 20, &[next]));
+    for frame in fragments.iter().chain(&extended) {
+        for (from, mac) in [(0, HostFrame::Foreign.mac()), (LOOPBACK, HAIRPIN.mac())] {
+            assert_eq!(probe.run_egress("mark", frame, from).return_value, NEXT);
+            assert_eq!(probe.out[6..12], mac, "from {from}");
+        }
+    }
+    let unfragmented = with(v4, 20, &[0x40, 0]);
+    assert_eq!(probe.run_egress("mark", &unfragmented, 0).return_value, NEXT);
+    assert_eq!(probe.out[6..12], HostFrame::Local.mac());
 }

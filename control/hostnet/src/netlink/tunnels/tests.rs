@@ -1,11 +1,13 @@
 //! Messages as `include/uapi` and the kernel's `fill_info` functions lay them out, for tunnels
 //! whose modules a test machine need not have; and real VXLAN devices.
 
+use std::net::UdpSocket;
 use std::process::Command;
 
 use super::super::request::family as family_of;
 use super::super::tests::in_netns;
 use super::super::wire::{messages, request};
+use super::sockets::tunnel_port;
 use super::*;
 
 /// A message of a `RTM_GETLINK` dump.
@@ -172,4 +174,64 @@ fn the_ports_of_real_devices_are_read_and_followed() {
         ip("link del pg-v0");
         assert_eq!(reader.ports().unwrap(), [4790, 5556]);
     });
+}
+
+/// Where a test's thread can be left: a namespace that a tunnel device is moved into.
+const OTHER: &str = "pg-test-moved";
+
+struct OtherNetns;
+
+impl OtherNetns {
+    fn new() -> Self {
+        ip(&format!("netns add {OTHER}"));
+        Self
+    }
+}
+
+impl Drop for OtherNetns {
+    fn drop(&mut self) {
+        ip(&format!("netns del {OTHER}"));
+    }
+}
+
+#[test]
+fn the_port_of_a_device_that_was_moved_elsewhere_is_read_and_followed() {
+    in_netns(|_| async {
+        let other = OtherNetns::new();
+        let mut reader = TunnelReader::open().unwrap();
+        // A process's socket is none of the kernel's.
+        let _own = UdpSocket::bind("127.0.0.1:5558").unwrap();
+        ip("link add pg-v0 type vxlan id 7 dstport 5555");
+        ip(&format!("link set pg-v0 netns {OTHER}"));
+        assert_eq!(reader.ports().unwrap(), [] as [u16; 0], "it is down, and so it has no socket");
+        ip(&format!("-n {OTHER} link set pg-v0 up"));
+        assert_eq!(reader.ports().unwrap(), [5555]);
+        ip(&format!("-n {OTHER} link set pg-v0 down"));
+        assert_eq!(reader.ports().unwrap(), [5555], "a reading may miss a socket");
+        assert_eq!(reader.ports().unwrap(), [] as [u16; 0]);
+        assert!(reader.sees_sockets());
+        drop(other);
+    });
+}
+
+/// A message of a `SOCK_DIAG_BY_FAMILY` dump.
+fn socket(port: u16, options: &[Vec<u8>]) -> Vec<u8> {
+    let mut message = vec![0; 72];
+    message[4..6].copy_from_slice(&be(port));
+    [message, options.concat()].concat()
+}
+
+#[test]
+fn a_socket_without_multicast_loop_is_a_tunnels() {
+    // `inet_diag_msg_attrs_fill`: shutdown, mark, then the options.
+    let before = [attribute(8, &[0]), attribute(15, &[0; 4])];
+    let with = |options: &[u8]| {
+        let options = [&before[..], &[attribute(22, options)]].concat();
+        tunnel_port(&socket(5555, &options))
+    };
+    assert_eq!(with(&[0x40, 0]).unwrap(), Some(5555));
+    assert_eq!(with(&[0x50, 0]).unwrap(), None);
+    assert!(with(&[]).is_err());
+    assert!(tunnel_port(&socket(5555, &before)).is_err(), "its options are not told");
+    assert!(tunnel_port(&socket(5555, &[])[..60]).is_err());
 }

@@ -3,8 +3,8 @@
 //! # What a rule matches
 //! Method, path and host are regular expressions that must match the *whole* value: case-sensitive,
 //! with ASCII classes, and `.` matches any character but a line feed. These are the semantics of
-//! Cilium's rules, which Envoy evaluates as RE2 full matches; a pattern with another meaning in RE2
-//! is rejected. The path is HTTP/2's `:path`, including the query; the host is `:authority`,
+//! Cilium's rules, which Envoy evaluates as RE2 full matches; the language is RE2's
+//! (`re2/mod.rs`). The path is HTTP/2's `:path`, including the query; the host is `:authority`,
 //! including the port, as the client sent it.
 //!
 //! # Paths in normal form
@@ -219,18 +219,38 @@ mod tests {
     #[test]
     fn errors_name_the_field_and_the_cause() {
         for (spec, text) in [
-            (spec("(", "", "", &[]), "method: not a regular expression: unclosed group"),
-            (spec("", "a)b", "", &[]), "path: not a regular expression: "),
-            (spec("", "a**b", "", &[]), "path: not as in RE2: two repetitions"),
-            (spec("", "", r"\p{Greek}", &[]), "host: not as in RE2: "),
+            (
+                spec("(", "", "", &[]),
+                "method: not a regular expression of RE2: missing ) at character 1: `(`",
+            ),
+            (
+                spec("", "a)b", "", &[]),
+                "path: not a regular expression of RE2: unexpected ) at character 2: `)`",
+            ),
+            (
+                spec("", "a**b", "", &[]),
+                "path: not a regular expression of RE2: bad repetition operator at character 2: `**`",
+            ),
+            (spec("", "", "[Kk]|x", &[]), "host: RE2 matches more than two letters with `[Kk]`"),
             (spec("", "", "", &["A", "X Y"]), "headers[1]: not of the form"),
             (spec("", "", "", &[""]), "headers[0]: not of the form"),
             (spec("", "", "", &[":path: /"]), "headers[0]: not of the form"),
             (spec("", "", "", &["A: b\r\nC: d"]), "headers[0]: value has control characters"),
             (spec("", "(a|b)*a(a|b){24}", "", &[]), "path: the pattern needs too many states"),
-            (spec("", "((a{0,500}){0,500}){0,500}", "", &[]), "path: not as in RE2: rep"),
+            (spec("", "(a{0,500}){0,500}", "", &[]), "path: not a regular expression of RE2: inv"),
             (spec("", &"a".repeat(5000), "", &[]), "path: the pattern is longer than 4096 bytes"),
-            (spec("", &"(".repeat(2000), "", &[]), "path: not a regular expression"),
+            (
+                spec("", &"(".repeat(2000), "", &[]),
+                "path: not a regular expression of RE2: missing )",
+            ),
+            (
+                spec("", &"(a".repeat(300), "", &[]),
+                "path: not a regular expression of RE2: missing )",
+            ),
+            (
+                spec("", &format!("{}{}", "(a".repeat(300), ")".repeat(300)), "", &[]),
+                "path: the pattern is nested more than 250 deep",
+            ),
         ] {
             let error = HttpRule::new(spec).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error:?} does not start with {text:?}");

@@ -1,4 +1,4 @@
-//! A node with two pods, in unnamed namespaces: however the test ends, they are removed with it.
+//! A node with two pods, in unnamed network namespaces, which end with the test in any case.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -46,12 +46,12 @@ pub(crate) fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Labs share the queue in which a CPU keeps packets for the pods' stacks
-/// (`net.core.netdev_max_backlog`), so a flood in one would be loss in another.
+/// Serialises the tests: namespaces share each CPU's backlog queue (`net.core.netdev_max_backlog`),
+/// so a flood in one would cause loss in another.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A node with two pods, each behind a veth of its own.
-pub(crate) struct Lab {
+pub(crate) struct Topology {
     pub(crate) node: Namespace,
     pub(crate) pods: [Namespace; 2],
     /// The node's ends.
@@ -63,7 +63,7 @@ pub(crate) struct Lab {
 pub(crate) const ADDRESS: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 const MAC: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 
-impl Lab {
+impl Topology {
     /// Creates pods that reach each other if the node's two links are joined. They have static
     /// neighbour entries, so that only IP has to be forwarded.
     pub(crate) fn new(mtu: u32) -> Self {

@@ -1,4 +1,4 @@
-//! What others change in the kernel's network stack while the agent runs, and how it follows.
+//! Changes that others make to the node's network configuration while the agent runs.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn route_mtu(lab: &Lab, pod: &Host, family: Family) -> Result<Option<u64>> {
 }
 
 #[test]
-fn a_pod_that_changes_its_mac_address_is_followed_without_a_pause_for_others() -> Result<()> {
+fn a_changed_pod_mac_is_adopted_without_disturbing_others() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
@@ -44,7 +44,7 @@ fn a_pod_that_changes_its_mac_address_is_followed_without_a_pause_for_others() -
         }
         of_the_changed.wait_for_more()?;
     }
-    // The MAC address before is another's now: nobody may send from it.
+    // The old MAC address is spoofed now.
     let before = lab.drops("spoofed_source")?;
     let mut frame = [0; 60];
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0x77, 1]);
@@ -67,7 +67,7 @@ fn udp_packet(from: &Host, to: &Host) -> Result<Vec<u8>> {
 }
 
 #[test]
-fn the_mtu_of_a_pods_link_is_followed_at_both_ends() -> Result<()> {
+fn a_changed_mtu_of_either_end_of_a_pods_link_is_adopted() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let admin = lab.host("admin/adminapp")?;
@@ -90,26 +90,26 @@ fn the_mtu_of_a_pods_link_is_followed_at_both_ends() -> Result<()> {
 }
 
 #[test]
-fn a_link_that_is_made_anew_is_attached_again_by_itself_and_under_policy() -> Result<()> {
+fn a_recreated_link_is_attached_again_under_policy() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     let store = lab.host("backend/store")?;
     let bystander = Stream::start(admin, lab.host("user/userapp")?, 5001, Family::V4)?;
     for _ in 0..3 {
-        lab.unplug(store)?;
+        lab.delete_link(store)?;
         lab.wait_for_endpoint(store, "gone")?;
-        lab.plug(store)?;
+        lab.create_link(store)?;
         lab.wait_for_endpoint(store, "ready")?;
         wait_for_echo(store, admin, Family::V6)?;
-        assert_eq!(stranger.ping(store, Family::V4)?, Outcome::Silence, "policy holds");
+        assert_eq!(stranger.ping(store, Family::V4)?, Outcome::NoAnswer, "policy holds");
     }
     bystander.finish()?;
     agent.assert_alive()
 }
 
 #[test]
-fn a_pods_end_that_leaves_its_namespace_cuts_the_pod_off_until_it_is_back() -> Result<()> {
+fn a_pod_is_cut_off_while_its_end_is_outside_its_namespace() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let admin = lab.host("admin/adminapp")?;
@@ -127,7 +127,7 @@ fn a_pods_end_that_leaves_its_namespace_cuts_the_pod_off_until_it_is_back() -> R
 }
 
 #[test]
-fn our_routes_to_pods_are_put_back() -> Result<()> {
+fn deleted_routes_to_pods_are_restored() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let admin = lab.host("admin/adminapp")?;
@@ -135,7 +135,7 @@ fn our_routes_to_pods_are_put_back() -> Result<()> {
     for change in [
         format!("route del {} dev pg-host\n", admin.addresses.v4),
         format!("route del {} dev pg-host\n", admin.addresses.v6),
-        // The kernel forgets the routes of a link that goes down, and says nothing.
+        // The kernel deletes the routes of a link that goes down, without a notification.
         "link set pg-host down\n".to_owned(),
         "link set pg-xsk down\n".to_owned(),
         "link set pg-host address 02:00:00:00:99:01\n".to_owned(),
@@ -152,7 +152,7 @@ fn our_routes_to_pods_are_put_back() -> Result<()> {
 }
 
 #[test]
-fn the_least_mtu_of_the_nodes_ways_out_is_followed() -> Result<()> {
+fn the_smallest_uplink_mtu_is_adopted() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let (node, office) = (&lab.node().netns, lab.host("office")?);
@@ -164,7 +164,7 @@ fn the_least_mtu_of_the_nodes_ways_out_is_followed() -> Result<()> {
     wait(1500)?;
     node.ip("link set out-office mtu 1400\n")?;
     wait(1400)?;
-    // A link that nothing is routed to is no way out.
+    // A link without routes is no uplink.
     node.ip("link add way-t type veth peer name way-u\n\
          link set way-t mtu 1300 up\n")?;
     node.ip(&format!("route change {} dev out-office scope link mtu 1350\n", office.addresses.v4))?;
@@ -178,13 +178,14 @@ fn the_least_mtu_of_the_nodes_ways_out_is_followed() -> Result<()> {
 }
 
 #[test]
-fn more_changes_than_the_kernel_keeps_for_us_are_followed_by_a_look_at_everything() -> Result<()> {
+fn after_a_netlink_overrun_everything_is_reconciled() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 1)?;
     let (admin, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
     let (store, node) = (lab.host("backend/store")?, &lab.node().netns);
-    agent.stand_still()?;
-    // Far more than a socket's buffer holds, here and in a pod; the changes that count come last.
+    agent.suspend()?;
+    // Far more changes than a netlink socket's buffer holds, on the node and in a pod; the changes
+    // that are checked come last.
     let flap = |link: &str, times: u32| -> String {
         let once = |nth| format!("link set {link} mtu {}\n", 1400 + nth % 2);
         (0..times).map(once).collect()
@@ -194,9 +195,9 @@ fn more_changes_than_the_kernel_keeps_for_us_are_followed_by_a_look_at_everythin
     admin.netns.ip("link set eth0 address 02:00:00:00:77:01\nlink set eth0 mtu 1444\n")?;
     node.ip(&format!("route del {} dev pg-host\n", user.addresses.v4))?;
     node.ip("link set out-office mtu 1333\naddr add 192.0.2.77/32 dev lo\n")?;
-    lab.unplug(store)?;
-    lab.plug(store)?;
-    agent.go_on()?;
+    lab.delete_link(store)?;
+    lab.create_link(store)?;
+    agent.resume()?;
     agent.wait_until("the MTU of the pod's link", |lab| {
         Ok((route_mtu(lab, admin, Family::V4)? == Some(1444)).then_some(()))
     })?;

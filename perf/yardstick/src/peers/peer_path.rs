@@ -1,4 +1,4 @@
-//! The way of the measured frames through one peer.
+//! The path of the measured frames through one peer.
 
 use std::time::Duration;
 
@@ -9,16 +9,15 @@ use podgate_tests::lab::{Daemon, Netns, interrupted, wait_for};
 use super::{DENIED_PORT, MEASURED_PORT};
 use crate::traffic::{Arrivals, Flow, Generator, LiveFrames, SendSocket, rate};
 
-/// Time to reach the steady state, before a measurement: a flow table is filled, a stopped process
-/// is in its caches again.
+/// Warm-up before a measurement, to fill flow tables and the caches of a process that was stopped.
 const WARM_UP: Duration = Duration::from_millis(150);
-/// Frames of each kind that a check sends.
+/// Number of frames of each kind that a check sends.
 const CHECK_FRAMES: u32 = 256;
-/// Bound for a check's frames to arrive.
+/// Timeout for a check's frames to arrive.
 const CHECK_BOUND: Duration = Duration::from_secs(10);
 
-/// From a pod, through a peer, to a pod.
-pub(crate) struct Lane<'peer> {
+/// From a pod through a peer to a pod.
+pub(crate) struct PeerPath<'peer> {
     name: String,
     from: &'peer Netns,
     flow: Flow,
@@ -26,8 +25,8 @@ pub(crate) struct Lane<'peer> {
     spinning: Option<&'peer Daemon>,
 }
 
-impl<'peer> Lane<'peer> {
-    /// The lane of `flow` between two pods. A forwarder that is `spinning` is stopped until
+impl<'peer> PeerPath<'peer> {
+    /// The path of `flow` between two pods. A `spinning` forwarder is suspended (SIGSTOP) until
     /// [`Self::rate`] needs it.
     ///
     /// # Errors
@@ -49,11 +48,11 @@ impl<'peer> Lane<'peer> {
         &self.name
     }
 
-    /// Sees that the flow passes, and if the peer `enforces`, that another port doesn't. Leaves a
-    /// spinning forwarder stopped.
+    /// Checks that the flow passes and, if the peer `enforces`, that another port doesn't. Suspends
+    /// a spinning forwarder again.
     ///
     /// # Errors
-    /// When it is not so.
+    /// When one of these doesn't hold.
     pub(crate) fn check(&self, enforces: bool) -> Result<()> {
         let result = self.check_running(enforces);
         self.signal(Signal::SIGSTOP)?;
@@ -66,16 +65,19 @@ impl<'peer> Lane<'peer> {
             let mut denied = LiveFrames::new("eth0", &Flow { port: DENIED_PORT, ..self.flow })?;
             self.pass(&mut allowed)?;
             denied.send(CHECK_FRAMES)?;
-            // What is behind them in the same queues has arrived: so have they, if at all.
+            // Frames after them in the same queues have arrived, so these would have arrived, too.
             self.pass(&mut allowed)?;
             let other = self.arrivals.count()?.other;
-            ensure!(!enforces || other == 0, "{other} frames passed that no rule allows");
-            ensure!(enforces || other > 0, "it drops frames that it should pass");
+            ensure!(
+                !enforces || other == 0,
+                "{other} frames passed without a rule that allows them"
+            );
+            ensure!(enforces || other > 0, "it drops frames that it should forward");
             Ok(())
         })
     }
 
-    /// Sends some frames until some arrive.
+    /// Sends frames until some arrive.
     fn pass(&self, generator: &mut LiveFrames) -> Result<()> {
         let before = self.arrivals.count()?.measured;
         wait_for("frames to arrive", CHECK_BOUND, || {
@@ -84,10 +86,10 @@ impl<'peer> Lane<'peer> {
         })
     }
 
-    /// Frames per second that arrive, over `window`.
+    /// Frames per second that arrive during `window`.
     ///
     /// # Errors
-    /// When the generator fails, or nothing arrives at all.
+    /// When the generator fails, or nothing arrives.
     pub(crate) fn rate(&self, window: Duration) -> Result<f64> {
         self.rate_of(|| LiveFrames::new("eth0", &self.flow), window)
     }
