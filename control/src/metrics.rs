@@ -19,7 +19,7 @@ pub(crate) struct AgentCounts {
     /// Policies in force.
     pub(crate) policies: u64,
     /// Objects rejected.
-    pub(crate) refused: u64,
+    pub(crate) rejected: u64,
     /// Epoch of the published snapshot.
     pub(crate) epoch: u64,
     /// Least MTU of the routes out of the node, bytes; zero without routes.
@@ -35,7 +35,7 @@ pub(crate) struct AgentCounts {
     /// Flow records that were lost.
     pub(crate) flow_records_lost: u64,
     /// Clients that were rejected because there were too many.
-    pub(crate) clients_refused: u64,
+    pub(crate) clients_rejected: u64,
     /// Clients that were disconnected because they didn't read.
     pub(crate) clients_cut_off: u64,
 }
@@ -68,7 +68,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[("endpoint_state", "gone")], endpoints.gone as u64),
         Family::gauge("cilium_policy", "Policies in force").with(&[], counts.policies),
         Family::gauge("podgate_objects_rejected", "Objects that can't be enforced as written")
-            .with(&[], counts.refused),
+            .with(&[], counts.rejected),
         Family::gauge("podgate_epoch", "Generation of the published policy snapshot")
             .with(&[], counts.epoch),
         Family::gauge(
@@ -89,7 +89,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             "podgate_clients_rejected_total",
             "Requests on the control socket that were rejected because there were too many",
         )
-        .with(&[], counts.clients_refused),
+        .with(&[], counts.clients_rejected),
         Family::counter(
             "podgate_clients_disconnected_total",
             "Clients of the control socket that were disconnected because they didn't read",

@@ -45,7 +45,7 @@ pub(crate) fn status(status: &Status) -> String {
         row(&["uptime", &format!("{}s", status.uptime_s)]),
         row(&["epoch", &status.epoch.to_string()]),
         row(&["source", &status.source.name]),
-        row(&["policies", &format!("{} enforced, {} refused", status.policies, status.refused)]),
+        row(&["policies", &format!("{} enforced, {} rejected", status.policies, status.rejected)]),
     ];
     let counts = &status.endpoints;
     let endpoints =
@@ -152,8 +152,8 @@ pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
     let rows = endpoints.iter().map(|endpoint| {
         let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();
         vec![
-            endpoint.link.clone(),
-            endpoint.pod.as_ref().map_or("unknown".to_owned(), ToString::to_string),
+            endpoint.spec.link.clone(),
+            endpoint.spec.pod.as_ref().map_or("unknown".to_owned(), ToString::to_string),
             endpoint.state.to_string(),
             enforced(endpoint, endpoint.ingress_enforced),
             enforced(endpoint, endpoint.egress_enforced),
@@ -191,8 +191,8 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use podgate_api::{
-        DropCount, EndpointCounts, PolicyList, PolicyState, PolicyStatus, RejectedField, Source,
-        SourceStatus, WorkerStatus,
+        DropCount, EndpointCounts, EndpointSpec, PolicyList, PolicyState, PolicyStatus,
+        RejectedField, Source, SourceStatus, WorkerStatus,
     };
 
     fn sample_status() -> Status {
@@ -209,7 +209,7 @@ mod tests {
             },
             problems: Vec::new(),
             policies: 3,
-            refused: 1,
+            rejected: 1,
             endpoints: EndpointCounts { ready: 2, waiting: 1, gone: 0 },
             workers: vec![WorkerStatus {
                 worker: 0,
@@ -238,12 +238,10 @@ mod tests {
     }
 
     fn endpoint(link: &str, pod: Option<&str>, state: EndpointState) -> EndpointStatus {
+        let pod = pod.map(|pod| pod.parse().unwrap());
+        let spec = EndpointSpec { link: link.into(), pod, netns: None, mac: None, mtu: None };
         EndpointStatus {
-            link: link.into(),
-            pod: pod.map(|pod| pod.parse().unwrap()),
-            netns: None,
-            mac: None,
-            mtu: None,
+            spec,
             state,
             reason: None,
             addresses: Vec::new(),
@@ -303,7 +301,7 @@ mod tests {
                 policy("NetworkPolicy", Some("shop"), PolicyState::Enforced),
                 policy("CiliumClusterwideNetworkPolicy", None, PolicyState::Outdated),
             ],
-            refused: vec![RejectedField {
+            rejected: vec![RejectedField {
                 object: "CiliumClusterwideNetworkPolicy web".into(),
                 source: Some(Source { file: "/p/web.yaml".into(), line: 14, column: 9 }),
                 field: "spec.ingress[0].toPorts[0].port".into(),

@@ -22,9 +22,9 @@ pub(crate) struct Report {
     other_objects: usize,
     /// Objects of kinds that no verdict depends on.
     passed_over: usize,
-    refused_objects: usize,
+    rejected_objects: usize,
     /// By file and line.
-    refused: Vec<RejectedField>,
+    rejected: Vec<RejectedField>,
     /// What of the policies in force is hardly meant as it is written; by file and line.
     hints: Vec<RejectedField>,
     /// What is in force, but not as its author may expect; by object.
@@ -57,8 +57,8 @@ impl Report {
             policies: tally.policies,
             other_objects: tally.others,
             passed_over: tally.passed_over,
-            refused_objects: store.rejected_objects(),
-            refused: in_order(store.rejections()),
+            rejected_objects: store.rejected_objects(),
+            rejected: in_order(store.rejections()),
             hints: in_order(store.hints()),
             warnings: without_inspector(&store),
         }
@@ -66,15 +66,15 @@ impl Report {
 
     /// Whether everything can be enforced.
     pub(crate) const fn is_clean(&self) -> bool {
-        self.refused.is_empty()
+        self.rejected.is_empty()
     }
 
-    /// For people: a line for each refused field and each hint, then one for all.
+    /// For people: a line for each rejected field and each hint, then one for all.
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::new();
-        for refused in &self.refused {
+        for rejected in &self.rejected {
             // Writing to memory can't fail.
-            let _ = writeln!(text, "{}", escape(&refused.to_string()));
+            let _ = writeln!(text, "{}", escape(&rejected.to_string()));
         }
         for hint in &self.hints {
             let _ = writeln!(text, "hint: {}", escape(&hint.to_string()));
@@ -92,17 +92,17 @@ impl Report {
         let more = [(self.other_objects, "other objects"), (self.passed_over, "passed over")];
         let more = more.iter().filter(|(count, _)| *count > 0);
         let more: String = more.map(|(count, what)| format!(", {count} {what}")).collect();
-        let _ = writeln!(text, "{policies}{more}, {} refused", self.refused_objects);
+        let _ = writeln!(text, "{policies}{more}, {} rejected", self.rejected_objects);
         text
     }
 }
 
-/// Refusals by file and line.
-fn in_order<'a>(refusals: impl Iterator<Item = &'a Rejection>) -> Vec<RejectedField> {
-    let mut refusals: Vec<_> = refusals.collect();
+/// Rejected fields by file and line.
+fn in_order<'a>(rejections: impl Iterator<Item = &'a Rejection>) -> Vec<RejectedField> {
+    let mut rejections: Vec<_> = rejections.collect();
     // Equal places keep the order in which the problems were found.
-    refusals.sort_by_key(|refusal| &refusal.source);
-    refusals.into_iter().map(RejectedField::from).collect()
+    rejections.sort_by_key(|rejection| &rejection.source);
+    rejections.into_iter().map(RejectedField::from).collect()
 }
 
 /// A warning for each rule whose requests workers can't inspect.
@@ -114,7 +114,7 @@ fn without_inspector(store: &Store) -> Vec<Warning> {
                 let protocol = l7.protocol();
                 if !protocol.has_inspector() {
                     let reason = format!(
-                        "workers can't inspect {protocol} yet: they refuse every flow that this \
+                        "workers can't inspect {protocol} yet: they drop every flow that this \
                          rule would inspect"
                     );
                     let (object, field) = (key.to_string(), rule.field.clone());
@@ -209,14 +209,14 @@ spec: [
     }
 
     #[test]
-    fn every_refused_field_is_told_with_its_line() {
+    fn every_rejected_field_is_printed_with_its_line() {
         let (report, folder) = report();
         assert!(!report.is_clean());
         insta::assert_snapshot!(report.to_text().replace(&folder, ""));
     }
 
     #[test]
-    fn every_refused_field_is_told_to_programs() {
+    fn every_rejected_field_is_in_the_json() {
         let (report, folder) = report();
         let json = serde_json::to_string_pretty(&report).unwrap();
         insta::assert_snapshot!(json.replace(&folder, ""));
@@ -226,7 +226,7 @@ spec: [
     fn good_files_get_one_line() {
         let report = Report::of(&["-".into()], GOOD.as_bytes());
         assert!(report.is_clean());
-        assert_eq!(report.to_text(), "2 policies, 1 passed over, 0 refused\n");
+        assert_eq!(report.to_text(), "2 policies, 1 passed over, 0 rejected\n");
     }
 
     #[test]
@@ -238,7 +238,7 @@ spec: [
             report.to_text(),
             "hint: stdin:13: CiliumNetworkPolicy shop/services: spec: has no rule, so it neither \
              allows nor denies anything, and isolates no pod (newer versions of Cilium reject \
-             it)\n\n2 policies, 1 passed over, 0 refused\n"
+             it)\n\n2 policies, 1 passed over, 0 rejected\n"
         );
     }
 
@@ -276,7 +276,7 @@ spec: [
             text.starts_with("warning: CiliumNetworkPolicy shop/dns: spec.egress[0]: "),
             "{text}"
         );
-        assert!(text.ends_with("\n\n4 policies, 0 refused\n"), "{text}");
+        assert!(text.ends_with("\n\n4 policies, 0 rejected\n"), "{text}");
     }
 
     #[test]

@@ -20,12 +20,12 @@ pub struct Catalog {
     pub(crate) deny_sets: Rows<Arc<[ObjectKey]>>,
     pub(crate) identities: Rows<Option<IdentityInfo>>,
     pub(crate) selectors: Rows<Option<Arc<Selector>>>,
-    pub(crate) address_sets: Rows<Arc<[rules::Peer]>>,
+    pub(crate) address_sets: Rows<Arc<[rules::PeerSelector]>>,
     pub(crate) port_names: Rows<Arc<str>>,
     pub(crate) pods: AddressMap<PodName>,
 }
 
-/// Who an entry's peer stands for.
+/// The peers that an entry of the tables matches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerName<'c> {
     /// Anyone.
@@ -33,7 +33,7 @@ pub enum PeerName<'c> {
     /// Whoever has such labels.
     Selector(&'c Selector),
     /// Addresses of these networks or DNS names.
-    Addresses(&'c [rules::Peer]),
+    Addresses(&'c [rules::PeerSelector]),
 }
 
 /// Where a rule was written. Shown as `NetworkPolicy shop/web spec.ingress[0]`.
@@ -59,14 +59,14 @@ pub struct IdentityInfo {
     /// The number that people and Hubble see: Cilium's for reserved identities, else one from 256
     /// to 2^24 - 1 that the labels determine. Two identities may, rarely, share one.
     pub number: u32,
-    pub(crate) facts: LabelContext,
+    pub(crate) label_context: LabelContext,
 }
 
 impl IdentityInfo {
     /// The labels as Cilium writes them, `source:key=value`, sorted.
     #[must_use]
     pub fn labels(&self) -> Vec<String> {
-        self.facts.to_labels()
+        self.label_context.to_labels()
     }
 }
 
@@ -105,7 +105,7 @@ impl Catalog {
         self.identities.get(index)?.as_ref()
     }
 
-    /// Who an entry's peer stands for. `None` for numbers of other tables than this catalogue's.
+    /// The peers that an entry matches. `None` for numbers of other tables than this catalogue's.
     #[must_use]
     pub fn peer(&self, peer: PeerMatch) -> Option<PeerName<'_>> {
         Some(match peer {
@@ -138,9 +138,9 @@ impl Catalog {
     }
 
     /// What selectors can ask about an identity of the tables.
-    pub(crate) fn facts(&self, index: u32) -> &LabelContext {
+    pub(crate) fn label_context(&self, index: u32) -> &LabelContext {
         const NOBODY: &LabelContext = &LabelContext::Reserved(&[]);
-        self.identity(index).map_or(NOBODY, |identity| &identity.facts)
+        self.identity(index).map_or(NOBODY, |identity| &identity.label_context)
     }
 
     /// The pod that an address belongs to.

@@ -16,10 +16,10 @@ use crate::model::{
 /// Name of a namespaced object: namespace, then name.
 pub(crate) type Name = (Arc<str>, Arc<str>);
 
-/// The service whose EndpointSlices hold the addresses of the API server.
+/// The service whose EndpointSlices have the addresses of the API server.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
-/// The objects that lowering looks up, and the policies that look them up.
+/// The objects that policies refer to, and which policies refer to them.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     pub(crate) nodes: BTreeMap<Arc<str>, Node>,
@@ -30,8 +30,8 @@ pub(crate) struct Directory {
     slices_by_service: BTreeSet<(Name, Arc<str>)>,
     /// What each policy refers to; only policies that refer to anything are here.
     references: BTreeMap<ObjectKey, Vec<Reference>>,
-    /// Policies by what has to change to concern them.
-    referring: BTreeMap<Topic, BTreeSet<ObjectKey>>,
+    /// Policies by the keys of their references.
+    referring: BTreeMap<ReferenceKey, BTreeSet<ObjectKey>>,
 }
 
 /// One thing that a policy looks up.
@@ -43,9 +43,9 @@ enum Reference {
     Nodes(LabelSelector),
 }
 
-/// What references are found by when an object changes.
+/// The key by which the references to a changed object are found.
 #[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord)]
-enum Topic {
+enum ReferenceKey {
     /// The group of this name.
     Group(Arc<str>),
     /// Groups by labels.
@@ -59,16 +59,16 @@ enum Topic {
 }
 
 impl Reference {
-    fn topic(&self) -> Topic {
+    fn reference_key(&self) -> ReferenceKey {
         match self {
-            Self::Groups(GroupReference::Name(name)) => Topic::Group(name.as_str().into()),
-            Self::Groups(GroupReference::Labels(_)) => Topic::Groups,
+            Self::Groups(GroupReference::Name(name)) => ReferenceKey::Group(name.as_str().into()),
+            Self::Groups(GroupReference::Labels(_)) => ReferenceKey::Groups,
             Self::Services(reference) => match &reference.services {
-                ServiceSelection::Name(name) => Topic::Service(name.as_str().into()),
-                ServiceSelection::Labels(_) => Topic::Services,
+                ServiceSelection::Name(name) => ReferenceKey::Service(name.as_str().into()),
+                ServiceSelection::Labels(_) => ReferenceKey::Services,
             },
-            Self::ApiServer => Topic::ApiServer,
-            Self::Nodes(_) => Topic::Nodes,
+            Self::ApiServer => ReferenceKey::ApiServer,
+            Self::Nodes(_) => ReferenceKey::Nodes,
         }
     }
 
@@ -124,11 +124,11 @@ impl Directory {
     /// Replaces the references of a policy. Returns whether it has any now.
     pub(crate) fn set_references(&mut self, key: &ObjectKey, policy: Option<&Policy>) -> bool {
         for former in self.references.remove(key).into_iter().flatten() {
-            let topic = former.topic();
-            if let Some(policies) = self.referring.get_mut(&topic) {
+            let reference_key = former.reference_key();
+            if let Some(policies) = self.referring.get_mut(&reference_key) {
                 policies.remove(key);
                 if policies.is_empty() {
-                    self.referring.remove(&topic);
+                    self.referring.remove(&reference_key);
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Directory {
             return false;
         }
         for reference in &references {
-            self.referring.entry(reference.topic()).or_default().insert(key.clone());
+            self.referring.entry(reference.reference_key()).or_default().insert(key.clone());
         }
         self.references.insert(key.clone(), references);
         true
@@ -151,7 +151,7 @@ impl Directory {
             return Vec::new();
         }
         let versions = || former.iter().chain(present);
-        self.concerned(&[Topic::Nodes], |reference| {
+        self.affected(&[ReferenceKey::Nodes], |reference| {
             let Reference::Nodes(selector) = reference else { return false };
             versions().any(|node| selector.matches(&node.labels))
         })
@@ -169,7 +169,7 @@ impl Directory {
             return Vec::new();
         }
         let versions = || former.iter().chain(present);
-        self.concerned(&[Topic::Group(Arc::clone(name)), Topic::Groups], |reference| {
+        self.affected(&[ReferenceKey::Group(Arc::clone(name)), ReferenceKey::Groups], |reference| {
             let Reference::Groups(groups) = reference else { return false };
             versions().any(|group| refers_to_group(groups, name, group))
         })
@@ -183,7 +183,7 @@ impl Directory {
             return Vec::new();
         }
         let versions: Vec<&Service> = former.iter().chain(present).collect();
-        self.concerned_by_service(name, &versions)
+        self.affected_by_service(name, &versions)
     }
 
     /// Sets or removes an EndpointSlice. Returns the policies that it concerns.
@@ -207,32 +207,40 @@ impl Directory {
             self.slices_by_service.insert(place(present));
         }
         let places: BTreeSet<(Name, Arc<str>)> = former.iter().chain(present).map(place).collect();
-        places.iter().flat_map(|(service, _)| self.concerned_by_slices(service)).collect()
+        places.iter().flat_map(|(service, _)| self.affected_by_slices(service)).collect()
     }
 
     /// The policies that look up the addresses of a service.
-    fn concerned_by_slices(&self, name: &Name) -> Vec<ObjectKey> {
+    fn affected_by_slices(&self, name: &Name) -> Vec<ObjectKey> {
         let mut policies = Vec::new();
         if (&*name.0, &*name.1) == API_SERVER {
-            policies = self.concerned(&[Topic::ApiServer], |_| true);
+            policies = self.affected(&[ReferenceKey::ApiServer], |_| true);
         }
-        // A service with a selector stands for pods, wherever its slices say they are.
+        // A service with a selector stands for the pods that it selects, not for addresses.
         if let Some(service) = self.services.get(name).filter(|known| known.selector.is_empty()) {
-            policies.extend(self.concerned_by_service(name, &[service]));
+            policies.extend(self.affected_by_service(name, &[service]));
         }
         policies
     }
 
-    fn concerned_by_service(&self, name: &Name, versions: &[&Service]) -> Vec<ObjectKey> {
-        self.concerned(&[Topic::Service(Arc::clone(&name.1)), Topic::Services], |reference| {
-            let Reference::Services(services) = reference else { return false };
-            versions.iter().any(|service| refers_to_service(services, name, service))
-        })
+    fn affected_by_service(&self, name: &Name, versions: &[&Service]) -> Vec<ObjectKey> {
+        self.affected(
+            &[ReferenceKey::Service(Arc::clone(&name.1)), ReferenceKey::Services],
+            |reference| {
+                let Reference::Services(services) = reference else { return false };
+                versions.iter().any(|service| refers_to_service(services, name, service))
+            },
+        )
     }
 
     /// The policies filed under one of these topics that have such a reference.
-    fn concerned(&self, topics: &[Topic], is_it: impl Fn(&Reference) -> bool) -> Vec<ObjectKey> {
-        let filed = topics.iter().filter_map(|topic| self.referring.get(topic)).flatten();
+    fn affected(
+        &self,
+        topics: &[ReferenceKey],
+        is_it: impl Fn(&Reference) -> bool,
+    ) -> Vec<ObjectKey> {
+        let filed =
+            topics.iter().filter_map(|reference_key| self.referring.get(reference_key)).flatten();
         let refers = |policy: &&ObjectKey| {
             self.references.get(*policy).is_some_and(|references| references.iter().any(&is_it))
         };
@@ -356,7 +364,7 @@ mod tests {
 
     /// Names of the policies that a step concerns.
     #[track_caller]
-    fn concerned(store: &mut Store, step: impl FnOnce(&mut Store)) -> Vec<String> {
+    fn affected(store: &mut Store, step: impl FnOnce(&mut Store)) -> Vec<String> {
         let before = store.cursor();
         step(store);
         let changed = store.changes_since(before).expect("the log is short").policies;
@@ -379,40 +387,40 @@ mod tests {
     #[test]
     fn a_group_concerns_policies_that_name_it_or_select_its_labels_before_or_after() {
         let store = &mut store();
-        assert_eq!(concerned(store, apply(group("a", "y", &["10.0.0.0/8"]))), ["group-a"]);
-        assert_eq!(concerned(store, apply(group("a", "y", &["10.0.0.0/8"]))), [""; 0]);
-        assert_eq!(concerned(store, apply(group("b", "x", &[]))), ["groups-x"]);
-        assert_eq!(concerned(store, apply(group("b", "y", &[]))), ["groups-x"]);
-        assert_eq!(concerned(store, apply(group("b", "z", &[]))), [""; 0]);
-        assert_eq!(concerned(store, delete(Kind::CiliumCidrGroup, None, "a")), ["group-a"]);
-        assert_eq!(concerned(store, delete(Kind::CiliumCidrGroup, None, "a")), [""; 0]);
+        assert_eq!(affected(store, apply(group("a", "y", &["10.0.0.0/8"]))), ["group-a"]);
+        assert_eq!(affected(store, apply(group("a", "y", &["10.0.0.0/8"]))), [""; 0]);
+        assert_eq!(affected(store, apply(group("b", "x", &[]))), ["groups-x"]);
+        assert_eq!(affected(store, apply(group("b", "y", &[]))), ["groups-x"]);
+        assert_eq!(affected(store, apply(group("b", "z", &[]))), [""; 0]);
+        assert_eq!(affected(store, delete(Kind::CiliumCidrGroup, None, "a")), ["group-a"]);
+        assert_eq!(affected(store, delete(Kind::CiliumCidrGroup, None, "a")), [""; 0]);
     }
 
     #[test]
     fn a_service_concerns_policies_that_name_it_or_select_its_labels() {
         let store = &mut store();
         let (none, pods) = (json!({}), json!({"app": "a"}));
-        let step = concerned(store, apply(service("blue", "a", "y", &none)));
+        let step = affected(store, apply(service("blue", "a", "y", &none)));
         assert_eq!(step, ["service-a", "service-blue-a"]);
-        assert_eq!(concerned(store, apply(service("red", "a", "y", &pods))), ["service-a"]);
-        assert_eq!(concerned(store, apply(service("red", "b", "x", &none))), ["services-x"]);
-        assert_eq!(concerned(store, delete(Kind::Service, Some("red"), "b")), ["services-x"]);
+        assert_eq!(affected(store, apply(service("red", "a", "y", &pods))), ["service-a"]);
+        assert_eq!(affected(store, apply(service("red", "b", "x", &none))), ["services-x"]);
+        assert_eq!(affected(store, delete(Kind::Service, Some("red"), "b")), ["services-x"]);
     }
 
     #[test]
     fn a_slice_concerns_policies_only_if_its_service_has_no_selector() {
         let store = &mut store();
         let (none, pods) = (json!({}), json!({"app": "a"}));
-        assert_eq!(concerned(store, apply(slice("blue", "s", "a", "10.0.0.1"))), [""; 0]);
-        concerned(store, apply(service("blue", "a", "y", &none)));
-        concerned(store, apply(service("blue", "b", "x", &none)));
-        concerned(store, apply(service("red", "a", "y", &pods)));
-        let step = concerned(store, apply(slice("blue", "s", "a", "10.0.0.2")));
+        assert_eq!(affected(store, apply(slice("blue", "s", "a", "10.0.0.1"))), [""; 0]);
+        affected(store, apply(service("blue", "a", "y", &none)));
+        affected(store, apply(service("blue", "b", "x", &none)));
+        affected(store, apply(service("red", "a", "y", &pods)));
+        let step = affected(store, apply(slice("blue", "s", "a", "10.0.0.2")));
         assert_eq!(step, ["service-a", "service-blue-a"]);
-        assert_eq!(concerned(store, apply(slice("red", "s", "a", "10.0.0.2"))), [""; 0]);
-        let moved = concerned(store, apply(slice("blue", "s", "b", "10.0.0.2")));
+        assert_eq!(affected(store, apply(slice("red", "s", "a", "10.0.0.2"))), [""; 0]);
+        let moved = affected(store, apply(slice("blue", "s", "b", "10.0.0.2")));
         assert_eq!(moved, ["service-a", "service-blue-a", "services-x"]);
-        let gone = concerned(store, delete(Kind::EndpointSlice, Some("blue"), "s"));
+        let gone = affected(store, delete(Kind::EndpointSlice, Some("blue"), "s"));
         assert_eq!(gone, ["services-x"]);
     }
 
@@ -420,17 +428,17 @@ mod tests {
     fn the_api_server_is_where_its_slices_say() {
         let store = &mut store();
         let slice = |address| slice("default", "kubernetes", "kubernetes", address);
-        assert_eq!(concerned(store, apply(slice("10.0.0.1"))), ["api-server"]);
-        assert_eq!(concerned(store, apply(slice("10.0.0.1"))), [""; 0]);
-        assert_eq!(concerned(store, apply(slice("10.0.0.2"))), ["api-server"]);
+        assert_eq!(affected(store, apply(slice("10.0.0.1"))), ["api-server"]);
+        assert_eq!(affected(store, apply(slice("10.0.0.1"))), [""; 0]);
+        assert_eq!(affected(store, apply(slice("10.0.0.2"))), ["api-server"]);
     }
 
     #[test]
     fn a_policy_that_refers_to_something_no_more_is_concerned_no_more() {
         let store = &mut store();
-        concerned(store, apply(policy("group-a", &json!({"toCIDR": ["10.0.0.0/8"]}))));
-        assert_eq!(concerned(store, apply(group("a", "y", &["10.0.0.0/8"]))), [""; 0]);
-        concerned(store, delete(Kind::CiliumNetworkPolicy, Some("red"), "groups-x"));
-        assert_eq!(concerned(store, apply(group("b", "x", &[]))), [""; 0]);
+        affected(store, apply(policy("group-a", &json!({"toCIDR": ["10.0.0.0/8"]}))));
+        assert_eq!(affected(store, apply(group("a", "y", &["10.0.0.0/8"]))), [""; 0]);
+        affected(store, delete(Kind::CiliumNetworkPolicy, Some("red"), "groups-x"));
+        assert_eq!(affected(store, apply(group("b", "x", &[]))), [""; 0]);
     }
 }

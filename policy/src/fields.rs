@@ -1,8 +1,8 @@
-//! Walking a JSON document: every value knows its path, every problem is noted with it, and no
-//! field goes unseen.
+//! Access to a JSON document: every value has its path, problems are recorded with the path, and no
+//! field is ignored.
 //!
-//! A reader takes what it understands from an [`Object`] and ends with [`Object::finish`], which
-//! refuses whatever was not asked for. JSON `null` counts as absent, as it does for the API server.
+//! A parser takes the fields that it knows from an [`Object`] and calls [`Object::finish`], which
+//! rejects all others. JSON `null` counts as absent, as it does for the API server.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
@@ -10,7 +10,7 @@ use std::fmt;
 use podgate_tables::l7::PatternBudget;
 use serde_json::{Map, Value};
 
-/// Problems kept of one object; a hostile object can't fill memory with complaints.
+/// Most problems that are recorded of one object, so that a hostile object can't fill memory.
 const PROBLEMS_MAX: usize = 32;
 
 /// One problem of one field.
@@ -21,13 +21,14 @@ pub(crate) struct Problem {
     pub(crate) fix: Option<Fix>,
 }
 
-/// What to write in the place of a value that is refused. It never changes what its author meant.
+/// What to write instead of a rejected value. It never changes the meaning that the author
+/// intended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fix {
     /// In words.
     Text(String),
-    /// The value in quotes, as the file has it: a number that was read no longer tells `1.10` from
-    /// `1.1`. This is its text where there is no file, if that is sure to be the one written.
+    /// The value in quotes, as it is in the file: once parsed as a number, `1.10` is the same as
+    /// `1.1`. The text is for objects without a file, if it is known to be as written.
     Quotes(Option<String>),
 }
 
@@ -83,11 +84,11 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// The problems found so far in one object, and what its patterns may still cost.
+/// The problems found so far in one object, and the budget that is left for its patterns.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     found: RefCell<Vec<Problem>>,
-    /// How many were not kept.
+    /// Number of problems that were not recorded.
     further: Cell<usize>,
     patterns: RefCell<PatternBudget>,
 }
@@ -154,20 +155,20 @@ impl<'a> Field<'a> {
         path
     }
 
-    /// Notes that this field is not acceptable.
-    pub(crate) fn refuse(&self, reason: impl Into<String>) {
-        self.note(self.steps(), Some(self.value), reason.into(), None);
+    /// Rejects this field.
+    pub(crate) fn reject(&self, reason: impl Into<String>) {
+        self.record(self.steps(), Some(self.value), reason.into(), None);
     }
 
-    /// Like [`Self::refuse`], with what to write in its place.
-    pub(crate) fn refuse_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
+    /// Like [`Self::reject`], with what to write in its place.
+    pub(crate) fn reject_with_fix(&self, reason: impl Into<String>, fix: impl Into<String>) {
         let fix = Some(Fix::Text(fix.into()));
-        self.note(self.steps(), Some(self.value), reason.into(), fix);
+        self.record(self.steps(), Some(self.value), reason.into(), fix);
     }
 
-    /// Notes a problem of the field at `field`, which has this value. A value that a template was
-    /// to fill in is told as that.
-    fn note(&self, field: FieldPath, value: Option<&Value>, reason: String, fix: Option<Fix>) {
+    /// Records a problem of the field at `field`, which has this value. If the value is an
+    /// unrendered template, that is the problem.
+    fn record(&self, field: FieldPath, value: Option<&Value>, reason: String, fix: Option<Fix>) {
         let is_template = value.and_then(Value::as_str).is_some_and(is_template);
         let (reason, fix) = match is_template {
             true => (TEMPLATE.to_owned(), Some(Fix::Text(RENDER.to_owned()))),
@@ -176,8 +177,8 @@ impl<'a> Field<'a> {
         self.problems.push(Problem { field, reason, fix });
     }
 
-    /// Notes that something below this field is not acceptable: `name` or `name[index]`.
-    pub(crate) fn refuse_below(&self, below: &str, reason: String) {
+    /// Rejects something below this field: `name` or `name[index]`.
+    pub(crate) fn reject_below(&self, below: &str, reason: String) {
         let (name, index) = match below.strip_suffix(']').and_then(|below| below.split_once('[')) {
             Some((name, index)) => (name, index.parse().ok()),
             None => (below, None),
@@ -187,7 +188,7 @@ impl<'a> Field<'a> {
         field.0.extend(index.map(Step::Index));
         let value = self.value.get(name);
         let value = index.map_or(value, |index: usize| value?.get(index));
-        self.note(field, value, reason, None);
+        self.record(field, value, reason, None);
     }
 
     /// How many problems of the object are known so far.
@@ -195,7 +196,7 @@ impl<'a> Field<'a> {
         self.problems.found.borrow().len() + self.problems.further.get()
     }
 
-    /// What the patterns of this object may still cost.
+    /// The budget that is left for patterns of this object.
     pub(crate) fn pattern_budget(&self) -> RefMut<'_, PatternBudget> {
         self.problems.patterns.borrow_mut()
     }
@@ -209,7 +210,7 @@ impl<'a> Field<'a> {
             Value::Array(_) => "a list",
             Value::Object(_) => "a mapping",
         };
-        self.refuse(format!("must be {what}, but is {found}"));
+        self.reject(format!("must be {what}, but is {found}"));
     }
 
     pub(crate) fn value(&self) -> &'a Value {
@@ -252,7 +253,7 @@ impl<'a> Field<'a> {
 
     fn needs_quotes(&self, what: &str, text: Option<String>) {
         let reason = format!("must be a string, but is {what}");
-        self.note(self.steps(), None, reason, Some(Fix::Quotes(text)));
+        self.record(self.steps(), None, reason, Some(Fix::Quotes(text)));
     }
 
     /// A string, or nothing at all, which the API takes for an empty one where it is the value of a
@@ -281,12 +282,13 @@ impl<'a> Field<'a> {
         let value = number.as_u64().and_then(|value| u16::try_from(value).ok());
         let value = value.filter(|value| (low..=high).contains(value));
         if value.is_none() {
-            self.refuse(format!("must be a whole number from {low} to {high}, but is {number}"));
+            self.reject(format!("must be a whole number from {low} to {high}, but is {number}"));
         }
         value
     }
 
-    /// Reads each element with `read`; elements that can't be read are noted and left out.
+    /// Reads each element with `read`; elements that can't be read are recorded as problems and
+    /// left out.
     pub(crate) fn list<T>(
         &'a self,
         mut read: impl FnMut(&Field<'_>) -> Option<T>,
@@ -335,31 +337,31 @@ impl<'a> Object<'a> {
         Some(Field { value, segment, parent: Some(self.field), problems: self.field.problems })
     }
 
-    /// Accepts fields without looking at them: they have no part in any verdict.
+    /// Accepts fields without reading them: no verdict depends on them.
     pub(crate) fn skip(&mut self, names: &[&'static str]) {
         self.known.extend(names);
     }
 
-    /// Refuses known fields that are not enforced, each with its reason.
-    pub(crate) fn refuse_fields(&mut self, fields: &[(&'static str, &str)]) {
+    /// Rejects known fields that are not enforced, each with its reason.
+    pub(crate) fn reject_fields(&mut self, fields: &[(&'static str, &str)]) {
         for (name, reason) in fields {
             if let Some(field) = self.take(name) {
-                field.refuse(*reason);
+                field.reject(*reason);
             }
         }
     }
 
-    /// Whether the field called `name` is there, be it asked for or not.
+    /// Whether the object has a field called `name`, taken or not.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
-    /// Whether there are fields that nobody asked for.
+    /// Whether there are fields that were not taken.
     pub(crate) fn has_unknown(&self) -> bool {
         self.map.keys().any(|name| !self.known.contains(&name.as_str()))
     }
 
-    /// Refuses every field that nobody asked for.
+    /// Rejects every field that was not taken.
     pub(crate) fn finish(self) {
         self.finish_with(&[]);
     }
@@ -378,10 +380,10 @@ impl<'a> Object<'a> {
             let advice = advice.iter().find(|(field, _)| field == name);
             match (similar, advice) {
                 (Some(known), _) => {
-                    field.refuse_with_fix("unknown field", format!("write {known}"));
+                    field.reject_with_fix("unknown field", format!("write {known}"));
                 }
-                (None, Some((_, advice))) => field.refuse_with_fix("unknown field", *advice),
-                (None, None) => field.refuse("unknown field"),
+                (None, Some((_, advice))) => field.reject_with_fix("unknown field", *advice),
+                (None, None) => field.reject("unknown field"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What selectors can ask about: labels, and the facts about a pod that Cilium treats as labels.
+//! Labels, and properties of a pod that Cilium treats as labels.
 //!
 //! Cilium gives every label a source (cilium `pkg/labels/labels.go`) and derives labels from the
 //! pod's surroundings (`pkg/k8s/apis/cilium.io/const.go`). Here each such label is a variant of its
@@ -58,7 +58,7 @@ impl LabelKey {
         }
     }
 
-    /// Keys that Cilium derives from the pod's surroundings.
+    /// Keys that Cilium derives from a pod's namespace, service account and cluster.
     fn derived(key: &str) -> Option<Self> {
         match key {
             POD_NAMESPACE => Some(Self::Namespace),
@@ -72,18 +72,18 @@ impl LabelKey {
     }
 
     /// The labels that can answer for the key: one, or two for [`LabelKey::Any`], or none.
-    pub(crate) fn places(&self) -> impl Iterator<Item = Place<'_>> {
-        let places = match self {
-            Self::Namespace => [Some(Place::Namespace), None],
-            Self::NamespaceLabel(key) => [Some(Place::NamespaceLabel(key)), None],
-            Self::Pod(key) => [Some(Place::Pod(key)), None],
-            Self::Any(key) => [Some(Place::Pod(key)), Some(Place::Reserved(key))],
-            Self::ServiceAccount => [Some(Place::ServiceAccount), None],
-            Self::Cluster => [Some(Place::Cluster), None],
-            Self::Reserved(key) => [Some(Place::Reserved(key)), None],
+    pub(crate) fn label_refs(&self) -> impl Iterator<Item = LabelRef<'_>> {
+        let label_refs = match self {
+            Self::Namespace => [Some(LabelRef::Namespace), None],
+            Self::NamespaceLabel(key) => [Some(LabelRef::NamespaceLabel(key)), None],
+            Self::Pod(key) => [Some(LabelRef::Pod(key)), None],
+            Self::Any(key) => [Some(LabelRef::Pod(key)), Some(LabelRef::Reserved(key))],
+            Self::ServiceAccount => [Some(LabelRef::ServiceAccount), None],
+            Self::Cluster => [Some(LabelRef::Cluster), None],
+            Self::Reserved(key) => [Some(LabelRef::Reserved(key)), None],
             Self::Foreign(_) => [None, None],
         };
-        places.into_iter().flatten()
+        label_refs.into_iter().flatten()
     }
 }
 
@@ -101,7 +101,7 @@ impl fmt::Display for LabelKey {
     }
 }
 
-/// Splits `source:key`. Label keys hold no colon, so whatever stands before one is a source.
+/// Splits `source:key`. Label keys have no colon, so the text before one is a source.
 pub(crate) fn split_source(text: &str) -> (Option<&str>, &str) {
     match text.split_once(':') {
         Some((source, key)) => (Some(source), key),
@@ -109,9 +109,9 @@ pub(crate) fn split_source(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Where a label is kept, and its key there.
+/// A label by its source and key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Place<'a> {
+pub(crate) enum LabelRef<'a> {
     Namespace,
     NamespaceLabel(&'a str),
     Pod(&'a str),
@@ -124,7 +124,7 @@ pub(crate) enum Place<'a> {
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
-/// Everything that a selector can ask about one identity.
+/// The labels of one identity, from all sources.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum LabelContext {
     /// Pods with the same labels, namespace and service account.
@@ -164,22 +164,22 @@ impl LabelContext {
     }
 
     /// Calls `see` with every label and its value.
-    pub(crate) fn for_each<'a>(&'a self, mut see: impl FnMut(Place<'a>, &'a str)) {
+    pub(crate) fn for_each<'a>(&'a self, mut see: impl FnMut(LabelRef<'a>, &'a str)) {
         match self {
             Self::Pod { namespace, service_account, labels, namespace_labels } => {
-                see(Place::Namespace, namespace);
-                see(Place::ServiceAccount, service_account);
-                see(Place::Cluster, CLUSTER_NAME);
+                see(LabelRef::Namespace, namespace);
+                see(LabelRef::ServiceAccount, service_account);
+                see(LabelRef::Cluster, CLUSTER_NAME);
                 for (key, value) in labels.iter() {
-                    see(Place::Pod(key), value);
+                    see(LabelRef::Pod(key), value);
                 }
                 for (key, value) in namespace_labels.iter() {
-                    see(Place::NamespaceLabel(key), value);
+                    see(LabelRef::NamespaceLabel(key), value);
                 }
             }
             Self::Reserved(names) => {
                 for name in *names {
-                    see(Place::Reserved(name), "");
+                    see(LabelRef::Reserved(name), "");
                 }
             }
         }
@@ -188,14 +188,14 @@ impl LabelContext {
     /// A number that depends on the labels only: the same on every machine and in every release.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut sum = 0u64;
-        self.for_each(|place, value| {
-            let (kind, key) = match place {
-                Place::Namespace => (0, ""),
-                Place::NamespaceLabel(key) => (1, key),
-                Place::Pod(key) => (2, key),
-                Place::ServiceAccount => (3, ""),
-                Place::Cluster => (4, ""),
-                Place::Reserved(key) => (5, key),
+        self.for_each(|label_ref, value| {
+            let (kind, key) = match label_ref {
+                LabelRef::Namespace => (0, ""),
+                LabelRef::NamespaceLabel(key) => (1, key),
+                LabelRef::Pod(key) => (2, key),
+                LabelRef::ServiceAccount => (3, ""),
+                LabelRef::Cluster => (4, ""),
+                LabelRef::Reserved(key) => (5, key),
             };
             let bytes = [&[kind][..], key.as_bytes(), &[0], value.as_bytes()];
             let hash = bytes
@@ -213,14 +213,14 @@ impl LabelContext {
         let mut labels = Vec::new();
         self.for_each(|key, value| {
             labels.push(match key {
-                Place::Namespace => format!("k8s:{POD_NAMESPACE}={value}"),
-                Place::NamespaceLabel(key) => {
+                LabelRef::Namespace => format!("k8s:{POD_NAMESPACE}={value}"),
+                LabelRef::NamespaceLabel(key) => {
                     format!("k8s:{NAMESPACE_LABELS}{key}={value}")
                 }
-                Place::Pod(key) => format!("k8s:{key}={value}"),
-                Place::ServiceAccount => format!("k8s:{SERVICE_ACCOUNT}={value}"),
-                Place::Cluster => format!("k8s:{CLUSTER}={value}"),
-                Place::Reserved(key) => format!("reserved:{key}"),
+                LabelRef::Pod(key) => format!("k8s:{key}={value}"),
+                LabelRef::ServiceAccount => format!("k8s:{SERVICE_ACCOUNT}={value}"),
+                LabelRef::Cluster => format!("k8s:{CLUSTER}={value}"),
+                LabelRef::Reserved(key) => format!("reserved:{key}"),
             });
         });
         labels.sort_unstable();

@@ -1,13 +1,12 @@
 //! Policy: what the API objects mean, and how they become the tables that the dataplane looks up.
 //!
-//! An object's way: [`manifest`] (or an API server's watch) gives JSON; [`Store::apply`] checks it
-//! against [`model`], which refuses, by name, everything that could not be enforced; [`rules`] is
-//! the normal form that every kind of policy is lowered to; [`compile()`] turns all of them and the
-//! pods into [`podgate_tables::policy::PolicyTables`] and a [`Catalog`] of the names behind the
-//! tables' numbers.
+//! The path of an object: [`manifest`] (or an API server's watch) gives JSON; [`Store::apply`]
+//! checks it by [`model`], which rejects everything that can't be enforced, with the name of the
+//! field; [`rules`] is the normal form that every kind of policy is lowered to; [`compile()`] turns
+//! all of them and the pods into [`podgate_tables::policy::PolicyTables`] and a [`Catalog`] of the
+//! names behind the tables' numbers.
 //!
-//! The tables depend on the objects in the store and on nothing else: not on the order in which
-//! they came, not on what was there before.
+//! The tables depend only on the objects in the store, not on the order of changes.
 
 #![forbid(unsafe_code)]
 
@@ -22,10 +21,10 @@ mod labels;
 mod lower;
 pub mod manifest;
 pub mod model;
+pub mod observe;
 #[cfg(feature = "oracle")]
 pub mod oracle;
 mod pod_name;
-pub mod record;
 mod rejection;
 mod relevance;
 pub mod rules;
@@ -43,6 +42,7 @@ pub use labels::{LabelContext, LabelKey, Labels};
 pub use rejection::{Rejection, SourceLocation, line as rejection_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{
-    EnforcementMode, FileSync, Meaning, Missing, PolicyState, PolicyStatus, Store, Tally,
+    DocumentKind, EnforcementMode, FileSync, Missing, ObjectCounts, PolicyState, PolicyStatus,
+    Store,
 };
 pub use this_node::{Reason, ThisNode, UnknownNode};

@@ -44,7 +44,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// A refusal in one line for people.
+/// A rejection as one line of text.
 #[must_use]
 pub fn line(
     source: Option<&str>,

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::fields::is_template;
 use crate::key::Kind;
 
-/// What verdicts have to do with a document.
+/// Whether verdicts depend on a document.
 pub(crate) enum Relevance {
     /// It is a policy, or looks like one.
     Policy,

@@ -4,9 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::labels::{LabelContext, LabelKey};
-use crate::model::{LabelSelector, Operator};
 
-/// What a requirement asks of a label's value.
+/// The test of a requirement on a label's value.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Test {
     /// There is a value and it is one of these (sorted).
@@ -43,8 +42,8 @@ impl Requirement {
 
     /// Whether the condition holds.
     #[must_use]
-    pub fn matches(&self, facts: &LabelContext) -> bool {
-        let value = facts.get(&self.key);
+    pub fn matches(&self, label_context: &LabelContext) -> bool {
+        let value = label_context.get(&self.key);
         let is_one_of = |values: &[Arc<str>]| {
             value.is_some_and(|value| values.binary_search_by(|v| (**v).cmp(value)).is_ok())
         };
@@ -92,33 +91,10 @@ impl Selector {
         Self { requirements }
     }
 
-    /// The conditions of an API selector, each key read by `key`.
-    pub(crate) fn requirements(
-        selector: &LabelSelector,
-        key: impl Fn(&str) -> LabelKey,
-    ) -> Vec<Requirement> {
-        let labels = selector.match_labels.iter();
-        let equal = labels.map(|(name, value)| Requirement::equals(key(name), value));
-        let expressions = selector.match_expressions.iter().map(|expression| {
-            let mut values: Vec<Arc<str>> =
-                expression.values.iter().map(|value| value.as_str().into()).collect();
-            values.sort_unstable();
-            values.dedup();
-            let test = match expression.operator {
-                Operator::In => Test::In(values),
-                Operator::NotIn => Test::NotIn(values),
-                Operator::Exists => Test::Exists,
-                Operator::DoesNotExist => Test::DoesNotExist,
-            };
-            Requirement { key: key(&expression.key), test }
-        });
-        equal.chain(expressions).collect()
-    }
-
     /// Whether all conditions hold.
     #[must_use]
-    pub fn matches(&self, facts: &LabelContext) -> bool {
-        self.requirements.iter().all(|requirement| requirement.matches(facts))
+    pub fn matches(&self, label_context: &LabelContext) -> bool {
+        self.requirements.iter().all(|requirement| requirement.matches(label_context))
     }
 
     /// The conditions.

@@ -5,8 +5,8 @@
 //! host: [192.0.2.1]          # addresses of this node, or
 //! node: worker-1             # which node of the objects is this one
 //! mode: default              # or always, never
-//! remote: [shop/cache]       # pods of other nodes: their side is judged there
-//! learned: {a.example: [192.0.2.9]}   # what DNS names were seen to stand for
+//! remote: [shop/cache]       # pods of other nodes: their policy is applied there
+//! learned: {a.example: [192.0.2.9]}   # addresses that DNS names resolved to
 //! manifests: ../manifests    # files of Kubernetes objects, and
 //! objects: […]               # further objects
 //! rows:
@@ -19,7 +19,7 @@
 //!   ingress: CiliumNetworkPolicy shop/api spec.ingress[0]
 //! steps:                     # one after the other, each with any of
 //! - apply: […]               # objects that are new or changed
-//!   refuse: […]              # objects that can't be enforced: the version before stays in force
+//!   reject: […]              # objects that can't be enforced: the version before stays in force
 //!   delete: [NetworkPolicy shop/web]
 //!   learned: {a.example: []} # no address forgets the name
 //!   host: [192.0.2.2]
@@ -28,8 +28,8 @@
 //! ```
 //!
 //! `from` and `to` are pods or addresses; `family: 6` takes the pods' IPv6 addresses. Lists stand
-//! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is
-//! open and requests are judged) or, of a request, `refuse` (an HTTP request is answered 403). A
+//! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is open
+//! and L7 rules decide on requests) or, of a request, `refuse` (an HTTP request is answered 403). A
 //! row without `expect` only says that all executors agree; it is asked again after each step.
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
@@ -37,7 +37,7 @@
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
 //! queried) or `sni` (the server name of a TLS handshake). There is no inspector yet for protocols
-//! other than HTTP. The oracle and the tables judge such requests, and packets must find that
+//! other than HTTP. The oracle and the tables decide on such requests, and packets must find that
 //! nothing at all passes on such a flow.
 
 use std::collections::VecDeque;
@@ -45,7 +45,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use podgate_tables::address::Address;
-use podgate_tables::policy::Subject;
+use podgate_tables::policy::{LocalEnds, Subject};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 use serde_json::{Map, Value};
@@ -80,7 +80,7 @@ pub struct Row {
     /// The flow.
     pub subject: Subject,
     /// Whether each end is a pod of this node.
-    pub local: [bool; 2],
+    pub local: LocalEnds,
     /// The request, if the row is about one.
     pub request: Option<Request>,
     /// What must become of it; `None` is the same for all executors.
@@ -98,16 +98,16 @@ pub enum Expect {
     Allow,
     /// It is dropped silently.
     Deny,
-    /// The flow is open and its requests are judged.
+    /// The flow is open and its L7 rules decide on requests.
     Inspect,
-    /// The request is refused with an answer.
-    Refuse,
+    /// The request is denied: it is answered 403.
+    Deny403,
 }
 
 /// Fields of a table beside those of [`CHANGES`].
 const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 /// Fields of a step, which the table itself may have too.
-const CHANGES: &[&str] = &["apply", "refuse", "delete", "learned", "host", "node", "mode", "rows"];
+const CHANGES: &[&str] = &["apply", "reject", "delete", "learned", "host", "node", "mode", "rows"];
 /// Fields of a row.
 const COLUMNS: &[&str] = &[
     "from", "to", "on", "http", "kafka", "dns", "sni", "family", "expect", "egress", "ingress",
@@ -126,12 +126,12 @@ type ReadRequest = fn(&str) -> Result<Request, String>;
 /// Reads a table from a file.
 ///
 /// # Errors
-/// What is wrong with the file. A refused object is an error too.
+/// What is wrong with the file. A rejected object is an error too.
 pub fn load(path: &Path) -> Result<TruthTable, String> {
     let mut documents = manifest::load(path);
     let document = documents.pop().filter(|_| documents.is_empty());
     let document = document.ok_or("a truth table is one document")?;
-    let value = document.value.map_err(|refusal| refusal.to_string())?;
+    let value = document.value.map_err(|rejection| rejection.to_string())?;
     TruthTable::new(&value, path.parent().unwrap_or(path))
 }
 
@@ -145,8 +145,8 @@ impl TruthTable {
         let mut store = Store::new();
         if let Some(manifests) = document.get("manifests") {
             store.sync(&manifest::load(&folder.join(text(manifests)?)));
-            if let Some(refusal) = store.rejections().next() {
-                return Err(refusal.to_string());
+            if let Some(rejection) = store.rejections().next() {
+                return Err(rejection.to_string());
             }
         }
         apply(&mut store, document.get("objects"))?;
@@ -181,9 +181,9 @@ impl TruthTable {
     /// Makes the changes that a step or the table itself asks for, and reads its rows.
     fn change(&mut self, step: &Map<String, Value>) -> Result<(), String> {
         apply(&mut self.store, step.get("apply"))?;
-        for object in list(step.get("refuse")) {
+        for object in list(step.get("reject")) {
             if self.store.apply(object, None).is_ok() {
-                return Err(format!("{object} is not refused"));
+                return Err(format!("{object} is not rejected"));
             }
         }
         for key in list(step.get("delete")) {
@@ -261,7 +261,7 @@ impl TruthTable {
             Some("allow") => Some(Expect::Allow),
             Some("deny") => Some(Expect::Deny),
             Some("inspect") => Some(Expect::Inspect),
-            Some("refuse") if request.is_some() => Some(Expect::Refuse),
+            Some("refuse") if request.is_some() => Some(Expect::Deny403),
             Some(other) => return Err(format!("can't expect {other}")),
         };
         let shown = request.as_ref().map(|request| format!(" {request:?}")).unwrap_or_default();
@@ -269,7 +269,7 @@ impl TruthTable {
         Ok(Row {
             text: format!("{} -> {} {on}{shown}{why}", ends[0], ends[1]),
             subject: Subject { tuple, icmp_type },
-            local: [src_is_local, dst_is_local],
+            local: LocalEnds { source: src_is_local, destination: dst_is_local },
             request,
             expect,
             egress: name("egress")?,

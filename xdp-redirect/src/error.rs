@@ -119,7 +119,7 @@ fn attach_advice(errno: Errno) -> &'static str {
              cleanup --state-dir` detaches its programs), or another program, which owns the link"
         }
         Errno::EOPNOTSUPP => {
-            "its driver has no native XDP, and generic mode is refused because it breaks TCP: use \
+            "its driver has no native XDP, and generic mode is not used because it breaks TCP: use \
              a veth or a NIC whose driver has native XDP"
         }
         Errno::ENODEV => "there is no such netdev in this network namespace",

@@ -4,10 +4,10 @@ use std::iter::zip;
 
 use aya::maps::{MapData, MapError, PerCpuArray};
 
-/// Label of each counter, in the order of `enum refusal` of `neighbours.bpf.h`.
+/// Label of each counter, in the order of `enum drop_reason` in `neighbours.bpf.h`.
 ///
-/// `arp_nd_…` and `not_ip` are about what pods send, `to_pod_…` about what the kernel sends out of
-/// a pod's link, and `to_node_tunnel` about what it delivers to itself.
+/// `arp_nd_…` and `not_ip` are for frames from pods, `to_pod_…` for frames that the kernel sends to
+/// a pod's link, `to_node_tunnel` for packets that the kernel delivers to its own sockets.
 const LABELS: [&str; 11] = [
     "arp_nd_rate_limit",
     "arp_nd_spoofed",

@@ -1,38 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Programs at the tcx hooks. At the egress hook everything passes that the kernel sends out of a
-// link: routed, bridged or its own. What AF_XDP sockets send does not pass there
+// Programs at the tcx hooks. The egress hook sees all packets that the kernel transmits on a link,
+// whether routed, bridged or from a local socket, but not those that AF_XDP sockets transmit
 // (net/xdp/xsk.c, `__dev_direct_xmit`).
 //
-// `guard`, at the egress hook of the host's end of a pod's veth: nothing reaches the pod but by the
-// workers.
+// `guard`, at the egress hook of the host's end of a pod's veth pair: the pod receives IP from the
+// workers only.
 //
-//   ARP and ND by the rule of neighbours.bpf.h  -> on to the pod
-//   IP to the MAC address of a pod that is ready -> pg-host, and so to the workers, who judge it
-//                                                  as they do whatever comes from the kernel
-//   all else                                     -> dropped and counted
+//   ARP and ND, see neighbours.bpf.h              -> passed to the pod
+//   IP to the MAC address of a pod that is ready  -> pg-host, and so to the workers, which apply
+//                                                    policy as to other packets from the kernel
+//   all other frames                              -> dropped and counted
 //
-// TC_ACT_UNSPEC lets the programs and classifiers behind ours have their say.
+// TC_ACT_UNSPEC continues with the programs and classifiers attached after ours.
 //
-// With pg-host gone, or without an agent, IP is dropped: there, or at pg-xsk for want of a socket.
+// Without pg-host, IP is dropped here; without an agent, at pg-xsk, where there is no socket.
 //
-// `mark`, at the egress hook of pg-host: tells the workers by the Ethernet source, which means
-// nothing else on that link, where the kernel has the packet from:
+// `mark`, at the egress hook of pg-host: writes into the Ethernet source, which has no other use on
+// that link, from where the kernel has the packet:
 //
-//   - From pg-host itself. Only such a packet may have the address of a local pod as its source: it
-//     is the pod's own, which the workers forwarded and the kernel sent back, to another
-//     destination (a service's backend). The mark has the slot of the pod's link, so that the
-//     workers know the pod although the kernel may have translated its address.
-//   - From no link: this node sent it, and only such a packet has the rights of the node. What is
-//     received has its link's ifindex in skb->skb_iif (net/core/dev.c,
-//     `__netif_receive_skb_core`). A fragment that the kernel made may have lost that
+//   - From pg-host. Only such a packet may have the address of a local pod as its source: the pod
+//     sent it, the workers allowed it, and the kernel sent it back to another destination (a
+//     service's backend). The mark has the slot of the pod's link, so that the workers know the pod
+//     although the kernel may have translated its address.
+//   - From no link: this node sent it, and only such a packet has the rights of the node. A packet
+//     that was received has the ifindex of its link in skb->skb_iif (net/core/dev.c,
+//     `__netif_receive_skb_core`). A fragment that the kernel made may have lost it
 //     (net/ipv6/ip6_output.c, `ip6_copy_metadata`), so no fragment counts as the node's.
 //   - From another link.
 //
-// `sender`, at the ingress hook of pg-host: the workers say by the Ethernet source from which slot
-// they have the packet. It is put into skb->tc_index, which no part of the kernel changes between
-// here and `mark`: routing, netfilter and fragmentation (net/ipv4/ip_output.c, `ip_copy_metadata`)
-// leave it alone. Without this program the slot is 0, that of pg-host, which is no pod's.
+// `sender`, at the ingress hook of pg-host: the workers write into the Ethernet source the slot of
+// the link that they received the packet from. The program copies it into skb->tc_index, which the
+// kernel does not change between here and `mark`: routing, netfilter and fragmentation
+// (net/ipv4/ip_output.c, `ip_copy_metadata`) preserve it. Without this program the slot is 0, that
+// of pg-host, which is no pod's.
 
 #pragma once
 
@@ -64,9 +65,9 @@ static __always_inline bool set_source_mac(struct __sk_buff *skb, const __u8 *ma
 	return !bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_source), mac, ETH_ALEN, 0);
 }
 
-// Whether the frame is ARP or ND by the rule.
+// Parses the frame. False: neither ARP nor ND of the format in neighbours.bpf.h.
 static __always_inline bool is_neighbour(struct __sk_buff *skb, __be16 ethertype,
-					 struct neighbour *said)
+					 struct neigh_msg *msg)
 {
 	void *data, *end;
 
@@ -75,11 +76,11 @@ static __always_inline bool is_neighbour(struct __sk_buff *skb, __be16 ethertype
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (ethertype == bpf_htons(ETH_P_ARP))
-		return parse_arp(data, end, said);
-	return ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(data, end, said);
+		return parse_arp(data, end, msg);
+	return ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(data, end, msg);
 }
 
-static __always_inline int to_workers(struct __sk_buff *skb, const __u8 *destination_mac)
+static __always_inline int redirect_to_workers(struct __sk_buff *skb, const __u8 *destination_mac)
 {
 	__u32 ifindex = skb->ifindex, zero = 0;
 	struct pod *pod = bpf_map_lookup_elem(&PODS, &ifindex);
@@ -87,37 +88,37 @@ static __always_inline int to_workers(struct __sk_buff *skb, const __u8 *destina
 	__u8 source[ETH_ALEN] = MARK(0, MARK_FOREIGN);
 
 	if (!pod)
-		return refuse(REFUSE_TO_POD_NOT_READY, skb->len, TC_ACT_SHOT);
-	// A bridge floods what it doesn't know the place of: to other pods, too.
+		return drop(DROP_TO_POD_NOT_READY, skb->len, TC_ACT_SHOT);
+	// A bridge floods frames to an unknown MAC address, to other pods too.
 	if (!same_mac(destination_mac, pod->mac))
-		return refuse(REFUSE_TO_POD_OTHER_MAC, skb->len, TC_ACT_SHOT);
-	// Nobody on the way to pg-host shall pass for a packet that `mark` has seen.
+		return drop(DROP_TO_POD_OTHER_MAC, skb->len, TC_ACT_SHOT);
+	// So that the packet does not look as if `mark` had marked it.
 	if (!host || !*host || !set_source_mac(skb, source))
-		return refuse(REFUSE_TO_POD_NO_HOST_LINK, skb->len, TC_ACT_SHOT);
+		return drop(DROP_TO_POD_NO_HOST_LINK, skb->len, TC_ACT_SHOT);
 	return bpf_redirect(*host, 0);
 }
 
 SEC("classifier")
 int guard(struct __sk_buff *skb)
 {
-	struct neighbour said = {};
+	struct neigh_msg msg = {};
 	struct ethhdr eth;
 
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
-		return refuse(REFUSE_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
+		return drop(DROP_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
 	if (skb->vlan_present || eth.h_proto == bpf_htons(ETH_P_8021Q) ||
 	    eth.h_proto == bpf_htons(ETH_P_8021AD))
-		return refuse(REFUSE_TO_POD_TAGGED, skb->len, TC_ACT_SHOT);
-	if (is_neighbour(skb, eth.h_proto, &said)) {
-		note_heard(skb->ifindex, &said);
+		return drop(DROP_TO_POD_TAGGED, skb->len, TC_ACT_SHOT);
+	if (is_neighbour(skb, eth.h_proto, &msg)) {
+		learn_nd_sender(skb->ifindex, &msg);
 		return TC_ACT_UNSPEC;
 	}
 	if (eth.h_proto != bpf_htons(ETH_P_IP) && eth.h_proto != bpf_htons(ETH_P_IPV6))
-		return refuse(REFUSE_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
-	// No multicast crosses links. Workers would say the same, to each pod's copy.
+		return drop(DROP_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
+	// Multicast is not forwarded. The workers would drop each pod's copy.
 	if (eth.h_dest[0] & 1)
-		return refuse(REFUSE_TO_POD_MULTICAST, skb->len, TC_ACT_SHOT);
-	return to_workers(skb, eth.h_dest);
+		return drop(DROP_TO_POD_MULTICAST, skb->len, TC_ACT_SHOT);
+	return redirect_to_workers(skb, eth.h_dest);
 }
 
 // Whether it is an IP packet and certainly no fragment. An IPv6 fragment header may follow other

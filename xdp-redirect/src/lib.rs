@@ -1,14 +1,14 @@
-//! The BPF programs of podgate and everything that touches them.
+//! The BPF programs of podgate: loading, attaching, pinning and their maps.
 //!
-//! The XDP program, attached in native mode to every link, hands each IP packet to the AF_XDP
-//! socket of the worker that owns its flow ([`Redirect`]). The choice is a symmetric hash that
-//! userspace can repeat ([`flow_hash`], [`worker_of`]). A pinned link keeps dropping IP traffic
-//! after the process is gone; [`unpin`] ends that. Two programs at the egress hook keep what the
-//! kernel sends from pods ([`Redirect::guard`]) and mark on the host link who sent a packet
-//! ([`Redirect::mark`], [`HostFrame`]). One at the node's socket lookup keeps pods from its tunnels
-//! ([`Redirect::set_tunnel_ports`]).
+//! The XDP program, attached in native mode to every link, redirects each IP packet to the AF_XDP
+//! socket of the worker that owns its flow ([`Redirect`]). A symmetric hash of the flow selects the
+//! worker; userspace can compute the same hash ([`flow_hash`], [`worker_of`]). A pinned link drops
+//! IP traffic after the process has ended, until [`unpin`]. Two programs at the egress hook
+//! redirect to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark on the
+//! host link who sent a packet ([`Redirect::mark`], [`HostFrame`]). One at the node's socket lookup
+//! drops packets from pods to tunnels of the node ([`Redirect::set_tunnel_ports`]).
 //!
-//! What a packet means beyond its flow is not known here.
+//! This crate knows flows, but no policy.
 
 pub mod bpffs;
 mod error;

@@ -1,8 +1,9 @@
 //! A `bpf_link` of type XDP or tcx: the attachment of a program to a hook of one netdev.
 //!
-//! aya has these too, but falls back to netlink where a link is refused, hides which netdev a link
-//! belongs to, and can't detach at once: the kernel detaches some time after a pin is removed, and
-//! until then the next attach fails with EBUSY. So the six commands of bpf(2) are called here.
+//! aya has these too, but falls back to netlink where the kernel rejects a link, hides which netdev
+//! a link belongs to, and can't detach at once: the kernel detaches some time after a pin is
+//! removed, and until then the next attach fails with EBUSY. So this module calls the six commands
+//! of bpf(2) itself.
 
 use std::ffi::CString;
 use std::fs;

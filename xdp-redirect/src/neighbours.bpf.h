@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ARP and neighbour discovery (ND): the only frames between a pod and the kernel, or a bridge, that
-// do not pass through the workers. One rule for both directions:
+// ARP and neighbour discovery (ND): the only frames that go between a pod and the kernel, or a
+// bridge, without passing through the workers. The format is the same in both directions:
 //
-//   ARP  Untagged. A request or reply for IPv4 over Ethernet (RFC 826): 28 bytes, and behind them
-//        nothing but zeros up to the least length of an Ethernet frame.
+//   ARP  Untagged. A request or reply for IPv4 over Ethernet (RFC 826): 28 bytes, then only zeros
+//        up to the minimum length of an Ethernet frame.
 //   ND   Untagged. A router solicitation, neighbour solicitation or neighbour advertisement
-//        (RFC 4861) directly behind the IPv6 header, with hop limit 255, which proves that the
+//        (RFC 4861) directly after the IPv6 header, with hop limit 255, which proves that the
 //        sender is on the link (RFC 5082). At most two options of 8 bytes each: source or target
-//        link-layer address, or a nonce (RFC 7527). Nothing behind them. No group address but
-//        of link scope.
+//        link-layer address, or a nonce (RFC 7527). Nothing after them. A multicast destination
+//        has link scope.
 //
-// From a pod, moreover:
-//   - Who it says it is must be true: MAC address and addresses are the pod's. Its link-local IPv6
-//     address is the one made of its MAC address (RFC 4291 appendix A). ARP probes come from
-//     0.0.0.0, duplicate address detection from `::`. So a pod can't enter others into a neighbour
-//     table.
-//   - An IPv6 destination of wider than link scope is one from which ND came to this pod before:
-//     otherwise a node that forwards IPv6 might carry the message further.
-//   - NEIGHBOUR_RATE frames a second, NEIGHBOUR_BURST at once; more are dropped.
+// For frames from a pod there are three more conditions:
+//   - The sender's MAC and IP addresses are the pod's, so that a pod can't enter another host's
+//     address into a neighbour table. The link-local IPv6 address is the one made of the MAC
+//     address (RFC 4291 appendix A). ARP probes come from 0.0.0.0, duplicate address detection
+//     from `::`.
+//   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
+//     node that forwards IPv6 might forward the message.
+//   - At most NEIGHBOUR_RATE frames a second, and NEIGHBOUR_BURST in a burst.
 //
-// What looks like ND and does not follow the rule is IPv6 like any other, and policy decides.
+// IPv6 that is not ND by this format is redirected to the workers like other IPv6.
 
 #pragma once
 
@@ -42,8 +42,8 @@
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
 
-// Router advertisements (134) and redirects (137) are left out: no pod is a router, and a node's
-// kernel might believe one (CVE-2020-10749).
+// Router advertisements (134) and redirects (137) are not accepted: no pod is a router, and the
+// node's kernel might act on one (CVE-2020-10749).
 #define ND_ROUTER_SOLICITATION 133
 #define ND_NEIGHBOUR_SOLICITATION 135
 #define ND_NEIGHBOUR_ADVERTISEMENT 136
@@ -54,40 +54,41 @@
 #define ND_NONCE 14
 #define ND_OPTIONS_MAX 2
 
-// Frames that the programs drop, or count, by reason. src/frame_drops.rs is the same list.
-enum refusal {
-	REFUSE_NEIGHBOUR_RATE,
-	REFUSE_NEIGHBOUR_SPOOFED,
-	REFUSE_NEIGHBOUR_NOT_READY,
-	REFUSE_NOT_IP,
-	REFUSE_TO_POD_NOT_IP,
-	REFUSE_TO_POD_TAGGED,
-	REFUSE_TO_POD_MULTICAST,
-	REFUSE_TO_POD_NOT_READY,
-	REFUSE_TO_POD_OTHER_MAC,
-	REFUSE_TO_POD_NO_HOST_LINK,
-	REFUSE_TO_NODE_TUNNEL,
-	REFUSALS,
+// Why a program drops a frame. src/frame_drops.rs has the same list.
+enum drop_reason {
+	DROP_NEIGHBOUR_RATE,
+	DROP_NEIGHBOUR_SPOOFED,
+	DROP_NEIGHBOUR_NOT_READY,
+	DROP_NOT_IP,
+	DROP_TO_POD_NOT_IP,
+	DROP_TO_POD_TAGGED,
+	DROP_TO_POD_MULTICAST,
+	DROP_TO_POD_NOT_READY,
+	DROP_TO_POD_OTHER_MAC,
+	DROP_TO_POD_NO_HOST_LINK,
+	DROP_TO_NODE_TUNNEL,
+	NR_DROP_REASONS,
 };
 
-struct tally {
+struct drop_count {
 	__u64 packets;
 	__u64 bytes;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, REFUSALS);
+	__uint(max_entries, NR_DROP_REASONS);
 	__type(key, __u32);
-	__type(value, struct tally);
-} REFUSED SEC(".maps");
+	__type(value, struct drop_count);
+} DROP_COUNTS SEC(".maps");
 
 struct pod {
 	__u8 mac[ETH_ALEN];
 	__u8 pad[2];
 };
 
-// ifindex of the host's end -> the pod behind it, while it is ready. The loader sets the size.
+// ifindex of the host's end of a veth pair -> its pod, while that is ready. The loader sets the
+// size.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
@@ -95,8 +96,8 @@ struct {
 	__type(value, struct pod);
 } PODS SEC(".maps");
 
-// An address at a link; IPv4 as IPv4-mapped IPv6.
-struct place {
+// An address on a link; IPv4 as IPv4-mapped IPv6.
+struct link_address {
 	__u32 ifindex;
 	__u8 address[16];
 };
@@ -105,21 +106,21 @@ struct place {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
-	__type(key, struct place);
+	__type(key, struct link_address);
 	__type(value, __u8);
 } ADDRESSES SEC(".maps");
 
-// IPv6 addresses that ND came from, on its way to a pod. When it is full the oldest ones yield: the
-// pod asks again by multicast.
+// IPv6 addresses that sent ND to a pod. When the map is full, the least recently used are evicted:
+// their pods then send a solicitation by multicast.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
-	__type(key, struct place);
+	__type(key, struct link_address);
 	__type(value, __u8);
-} HEARD SEC(".maps");
+} ND_SENDERS SEC(".maps");
 
-// slot of the link -> time in ns by which the frames that passed would have come at the rate
-// allowed. The loader sets the size.
+// slot of the link -> theoretical arrival time of its next frame, ns, for the rate limit (GCRA).
+// The loader sets the size.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -157,30 +158,30 @@ struct nd_option {
 
 #define ARP_LEN (sizeof(struct ethhdr) + sizeof(struct arp))
 #define ND_MIN (sizeof(struct ethhdr) + sizeof(struct ipv6hdr))
-// The longest frame that follows the rule.
+// Maximum length of an ARP or ND frame.
 #define NEIGHBOUR_MAX (ND_MIN + sizeof(struct nd) + ND_OPTIONS_MAX * sizeof(struct nd_option))
 
-// What a frame of ARP or ND says of itself.
-struct neighbour {
-	// An address that the sender claims to have: of ARP and solicitations the one it sends from,
-	// of advertisements the one it tells of.
+// The fields of an ARP or ND message that are checked.
+struct neigh_msg {
+	// The address that the sender claims to have: the source of ARP and of solicitations, the
+	// target of advertisements.
 	__u8 claimed[16];
 	// ND only.
 	__u8 source[16];
 	__u8 destination[16];
-	// The MAC address told of, if there is one; else all zeros.
+	// The link-layer address in the message; all zeros if there is none.
 	__u8 mac[ETH_ALEN];
 	bool is_nd;
 } __attribute__((aligned(8)));
 
-static __always_inline int refuse(enum refusal why, __u32 bytes, int verdict)
+static __always_inline int drop(enum drop_reason reason, __u32 bytes, int verdict)
 {
-	__u32 index = why;
-	struct tally *tally = bpf_map_lookup_elem(&REFUSED, &index);
+	__u32 index = reason;
+	struct drop_count *count = bpf_map_lookup_elem(&DROP_COUNTS, &index);
 
-	if (tally) {
-		tally->packets++;
-		tally->bytes += bytes;
+	if (count) {
+		count->packets++;
+		count->bytes += bytes;
 	}
 	return verdict;
 }
@@ -221,15 +222,15 @@ static __always_inline bool is_multicast(const __u8 *address)
 	return address[0] == 0xff;
 }
 
-// Addresses that no router forwards to: link-local ones and multicast of link scope (RFC 4291
+// Addresses that no router forwards to: link-local, and multicast with link scope (RFC 4291
 // section 2.7).
 static __always_inline bool has_link_scope(const __u8 *address)
 {
 	return is_link_local(address) || (is_multicast(address) && (address[1] & 0x0f) == 0x02);
 }
 
-// Whether the frame at `data` is ARP by the rule.
-static __always_inline bool parse_arp(void *data, void *end, struct neighbour *said)
+// Parses the frame at `data`. False: not ARP of the format above.
+static __always_inline bool parse_arp(void *data, void *end, struct neigh_msg *msg)
 {
 	struct arp *arp = data + sizeof(struct ethhdr);
 	__u8 *rest = (__u8 *)(arp + 1);
@@ -246,14 +247,14 @@ static __always_inline bool parse_arp(void *data, void *end, struct neighbour *s
 		if (rest[i])
 			return false;
 	}
-	said->is_nd = false;
-	map_v4(said->claimed, arp->sender_ip);
-	__builtin_memcpy(said->mac, arp->sender_mac, ETH_ALEN);
+	msg->is_nd = false;
+	map_v4(msg->claimed, arp->sender_ip);
+	__builtin_memcpy(msg->mac, arp->sender_mac, ETH_ALEN);
 	return true;
 }
 
-// Reads the options of ND, which reach to the end of the frame.
-static __always_inline bool parse_nd_options(void *at, void *end, struct neighbour *said)
+// Parses the options of ND, which end with the frame.
+static __always_inline bool parse_nd_options(void *at, void *end, struct neigh_msg *msg)
 {
 	for (int i = 0; i < ND_OPTIONS_MAX; i++) {
 		struct nd_option *option = at;
@@ -263,10 +264,10 @@ static __always_inline bool parse_nd_options(void *at, void *end, struct neighbo
 		if ((void *)(option + 1) > end || option->length != 1)
 			return false;
 		if (option->type == ND_SOURCE_LINK_LAYER || option->type == ND_TARGET_LINK_LAYER) {
-			// Two that differ can't both be true.
-			if (!is_zero(said->mac, ETH_ALEN) && !same_mac(said->mac, option->mac))
+			// Two options with different addresses are a contradiction.
+			if (!is_zero(msg->mac, ETH_ALEN) && !same_mac(msg->mac, option->mac))
 				return false;
-			__builtin_memcpy(said->mac, option->mac, ETH_ALEN);
+			__builtin_memcpy(msg->mac, option->mac, ETH_ALEN);
 		} else if (option->type != ND_NONCE) {
 			return false;
 		}
@@ -275,8 +276,8 @@ static __always_inline bool parse_nd_options(void *at, void *end, struct neighbo
 	return at == end;
 }
 
-// Whether the frame at `data`, of Ethernet type IPv6, is ND by the rule.
-static __always_inline bool parse_nd(void *data, void *end, struct neighbour *said)
+// Parses the frame at `data`, of Ethernet type IPv6. False: not ND of the format above.
+static __always_inline bool parse_nd(void *data, void *end, struct neigh_msg *msg)
 {
 	struct ipv6hdr *ip = data + sizeof(struct ethhdr);
 	struct nd *nd = (struct nd *)(ip + 1);
@@ -287,32 +288,32 @@ static __always_inline bool parse_nd(void *data, void *end, struct neighbour *sa
 	if (ip->version != 6 || ip->nexthdr != IPPROTO_ICMPV6 || ip->hop_limit != ND_HOP_LIMIT ||
 	    bpf_ntohs(ip->payload_len) != end - data - (long)ND_MIN || nd->code != 0)
 		return false;
-	__builtin_memcpy(said->source, &ip->saddr, 16);
-	__builtin_memcpy(said->destination, &ip->daddr, 16);
-	__builtin_memset(said->mac, 0, ETH_ALEN);
-	said->is_nd = true;
-	if (is_multicast(said->destination) && !has_link_scope(said->destination))
+	__builtin_memcpy(msg->source, &ip->saddr, 16);
+	__builtin_memcpy(msg->destination, &ip->daddr, 16);
+	__builtin_memset(msg->mac, 0, ETH_ALEN);
+	msg->is_nd = true;
+	if (is_multicast(msg->destination) && !has_link_scope(msg->destination))
 		return false;
 	if (nd->type == ND_ROUTER_SOLICITATION) {
-		__builtin_memcpy(said->claimed, &ip->saddr, 16);
-		return parse_nd_options(options, end, said);
+		__builtin_memcpy(msg->claimed, &ip->saddr, 16);
+		return parse_nd_options(options, end, msg);
 	}
 	options = nd + 1;
 	if (options > end)
 		return false;
 	if (nd->type == ND_NEIGHBOUR_SOLICITATION)
-		__builtin_memcpy(said->claimed, &ip->saddr, 16);
+		__builtin_memcpy(msg->claimed, &ip->saddr, 16);
 	else if (nd->type == ND_NEIGHBOUR_ADVERTISEMENT)
-		__builtin_memcpy(said->claimed, nd->target, 16);
+		__builtin_memcpy(msg->claimed, nd->target, 16);
 	else
 		return false;
-	return parse_nd_options(options, end, said);
+	return parse_nd_options(options, end, msg);
 }
 
 // Whether the pod has the address: its own, or the link-local one made of its MAC address.
 static __always_inline bool is_own(__u32 ifindex, const struct pod *pod, const __u8 *address)
 {
-	struct place place = { .ifindex = ifindex };
+	struct link_address key = { .ifindex = ifindex };
 	const __u8 *mac = pod->mac;
 
 	if (is_link_local(address))
@@ -320,57 +321,59 @@ static __always_inline bool is_own(__u32 ifindex, const struct pod *pod, const _
 		       address[8] == (mac[0] ^ 2) && address[9] == mac[1] &&
 		       address[10] == mac[2] && address[11] == 0xff && address[12] == 0xfe &&
 		       address[13] == mac[3] && address[14] == mac[4] && address[15] == mac[5];
-	__builtin_memcpy(place.address, address, 16);
-	return bpf_map_lookup_elem(&ADDRESSES, &place);
+	__builtin_memcpy(key.address, address, 16);
+	return bpf_map_lookup_elem(&ADDRESSES, &key);
 }
 
-// Whether a pod may say this of itself.
-static __always_inline bool is_true(__u32 ifindex, const struct pod *pod, const __u8 *source_mac,
-				    const struct neighbour *said)
+// Whether the source and claimed addresses of a message are those of the pod that sent it.
+static __always_inline bool is_sender_valid(__u32 ifindex, const struct pod *pod,
+					    const __u8 *source_mac,
+					    const struct neigh_msg *msg)
 {
 	if (!same_mac(source_mac, pod->mac))
 		return false;
-	if (said->is_nd) {
-		bool unspecified = is_zero(said->source, 16);
+	if (msg->is_nd) {
+		bool unspecified = is_zero(msg->source, 16);
 
-		if (!is_zero(said->mac, ETH_ALEN) && !same_mac(said->mac, pod->mac))
+		if (!is_zero(msg->mac, ETH_ALEN) && !same_mac(msg->mac, pod->mac))
 			return false;
-		if (!unspecified && !is_own(ifindex, pod, said->source))
+		if (!unspecified && !is_own(ifindex, pod, msg->source))
 			return false;
-		return is_zero(said->claimed, 16) || is_own(ifindex, pod, said->claimed);
+		return is_zero(msg->claimed, 16) || is_own(ifindex, pod, msg->claimed);
 	}
-	if (!same_mac(said->mac, pod->mac))
+	if (!same_mac(msg->mac, pod->mac))
 		return false;
-	return is_zero(said->claimed + 12, 4) || is_own(ifindex, pod, said->claimed);
+	return is_zero(msg->claimed + 12, 4) || is_own(ifindex, pod, msg->claimed);
 }
 
-// Whether no router would carry a pod's message further.
-static __always_inline bool stays_on_link(__u32 ifindex, const struct neighbour *said)
+// Whether no router would forward a pod's message.
+static __always_inline bool is_link_scoped(__u32 ifindex, const struct neigh_msg *msg)
 {
-	struct place place = { .ifindex = ifindex };
+	struct link_address key = { .ifindex = ifindex };
 
-	if (!said->is_nd || has_link_scope(said->destination))
+	if (!msg->is_nd || has_link_scope(msg->destination))
 		return true;
-	__builtin_memcpy(place.address, said->destination, 16);
-	return bpf_map_lookup_elem(&HEARD, &place);
+	__builtin_memcpy(key.address, msg->destination, 16);
+	return bpf_map_lookup_elem(&ND_SENDERS, &key);
 }
 
-// Notes whom a pod may answer, or ask again, although the address has more than link scope.
-static __always_inline void note_heard(__u32 ifindex, const struct neighbour *said)
+// Records the sender of ND to a pod if its address has more than link scope, so that the pod may
+// send ND to it.
+static __always_inline void learn_nd_sender(__u32 ifindex, const struct neigh_msg *msg)
 {
-	struct place place = { .ifindex = ifindex };
+	struct link_address key = { .ifindex = ifindex };
 	__u8 one = 1;
 
-	if (!said->is_nd || has_link_scope(said->claimed) || is_multicast(said->claimed) ||
-	    is_zero(said->claimed, 16))
+	if (!msg->is_nd || has_link_scope(msg->claimed) || is_multicast(msg->claimed) ||
+	    is_zero(msg->claimed, 16))
 		return;
-	__builtin_memcpy(place.address, said->claimed, 16);
-	bpf_map_update_elem(&HEARD, &place, &one, BPF_ANY);
+	__builtin_memcpy(key.address, msg->claimed, 16);
+	bpf_map_update_elem(&ND_SENDERS, &key, &one, BPF_ANY);
 }
 
-// Takes one frame from what the link in this slot may send. A link's packets are received by one
-// processor at a time, so that nothing is lost between reading and writing.
-static __always_inline bool is_within_rate(__u32 slot)
+// Accounts for one frame of the link in this slot; false if it exceeds the rate. One processor at a
+// time receives the packets of a link, so reading and writing the time needs no atomic operation.
+static __always_inline bool ratelimit_allows(__u32 slot)
 {
 	const __u64 interval = NANOSECONDS / NEIGHBOUR_RATE;
 	const __u64 burst = (NEIGHBOUR_BURST - 1) * interval;

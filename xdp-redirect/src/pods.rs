@@ -2,8 +2,7 @@
 
 use aya::maps::{HashMap, MapData, MapError};
 
-/// The pod behind a link. Without one, the programs pass nothing but IP from the link to the
-/// workers.
+/// The pod of a link. Without one, the programs pass only IP from the link to the workers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
     /// MAC address of its end of the link.
@@ -12,7 +11,7 @@ pub struct Pod {
     pub addresses: Vec<u128>,
 }
 
-/// `struct place`: ifindex in the byte order of this machine, address as in a header.
+/// `struct link_address`: ifindex in the byte order of this machine, address as in a header.
 type Place = [u8; 20];
 
 /// The two maps.

@@ -2,14 +2,14 @@
 //
 // Steers IP traffic of a link to the AF_XDP socket of the worker that owns the flow.
 //
-//   a link that LINKS doesn't name         -> XDP_DROP
-//   ARP, ND by the rule of neighbours.bpf.h -> XDP_PASS, the kernel answers, or bridges
-//   what else is no IP                     -> XDP_DROP, counted
-//   IP                                     -> XSKS[slot * workers + worker], XDP_DROP if empty
-//   IP that ends inside its headers        -> worker 0, which counts it as malformed
+//   a link that is not in LINKS         -> XDP_DROP
+//   ARP and ND, see neighbours.bpf.h    -> XDP_PASS: the kernel answers or bridges it
+//   other frames that are not IP        -> XDP_DROP, counted
+//   IP                                  -> XSKS[slot * workers + worker]; XDP_DROP if it is empty
+//   IP that ends inside its headers     -> worker 0, which counts it as malformed
 //
-// guard.bpf.h is the opposite direction. Only bytes of the first buffer are read: veth puts at
-// least 3 kB there, far more than the headers walked below can usefully need.
+// guard.bpf.h handles the opposite direction. Only the first buffer of a packet is read: veth puts
+// at least 3 kB there, more than the headers that are parsed.
 
 #include <stdbool.h>
 
@@ -27,7 +27,7 @@
 #include "tunnels.bpf.h"
 
 #define MAX_VLAN_TAGS 2
-// As many as the workers look through.
+// The same limit as in the workers.
 #define MAX_EXTENSION_HEADERS 8
 
 // As IPV4_FRAGMENT: of an IPv6 fragment header, RFC 8200 section 4.5.
@@ -94,7 +94,7 @@ struct flow {
 };
 
 // The next `size` bytes, or NULL if the frame ends before.
-static __always_inline void *take(struct cursor *c, __u32 size)
+static __always_inline void *pull(struct cursor *c, __u32 size)
 {
 	void *at = c->pos;
 
@@ -115,7 +115,7 @@ static __always_inline __u64 mix(__u64 x)
 	return x;
 }
 
-static __always_inline __u64 hash_end(const struct address *address, __u16 port)
+static __always_inline __u64 hash_endpoint(const struct address *address, __u16 port)
 {
 	return mix(address->high ^ mix(address->low ^ (__u64)port << 48));
 }
@@ -123,8 +123,9 @@ static __always_inline __u64 hash_end(const struct address *address, __u16 port)
 // src/hash.rs is the same function; a test compares them.
 static __always_inline __u32 flow_hash(const struct flow *f)
 {
-	// The sum doesn't tell the two ends apart, so both directions have the same hash.
-	return mix(hash_end(&f->src, f->sport) + hash_end(&f->dst, f->dport) + f->protocol) >> 32;
+	// The sum is symmetric: both directions of a flow have the same hash.
+	return mix(hash_endpoint(&f->src, f->sport) + hash_endpoint(&f->dst, f->dport) +
+		   f->protocol) >> 32;
 }
 
 static __always_inline bool has_ports(__u8 protocol)
@@ -132,10 +133,10 @@ static __always_inline bool has_ports(__u8 protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
-// Reads the ports at the cursor; false if the frame ends before.
-static __always_inline bool read_ports(struct cursor *c, __u8 protocol, struct flow *f)
+// Parses the ports at the cursor. False: the frame ends before.
+static __always_inline bool parse_ports(struct cursor *c, __u8 protocol, struct flow *f)
 {
-	struct ports *ports = take(c, sizeof(*ports));
+	struct ports *ports = pull(c, sizeof(*ports));
 
 	if (!ports)
 		return false;
@@ -163,7 +164,7 @@ static __always_inline struct address from_v6(const struct in6_addr *address)
 // False: malformed.
 static __always_inline bool parse_ipv4(struct cursor *c, struct flow *f)
 {
-	struct iphdr *ip = take(c, sizeof(*ip));
+	struct iphdr *ip = pull(c, sizeof(*ip));
 
 	if (!ip || ip->version != 4 || ip->ihl < 5)
 		return false;
@@ -172,12 +173,12 @@ static __always_inline bool parse_ipv4(struct cursor *c, struct flow *f)
 	if (!has_ports(ip->protocol) || ip->frag_off & bpf_htons(IPV4_FRAGMENT))
 		return true;
 	c->pos += ip->ihl * 4 - sizeof(*ip);
-	return read_ports(c, ip->protocol, f);
+	return parse_ports(c, ip->protocol, f);
 }
 
-// False: malformed. Fragments, ESP and longer chains of headers are hashed by their addresses. What
-// the workers see ports of must be hashed by them, or one flow would live on two workers: "atomic"
-// fragments, which are whole (RFC 6946), too.
+// False: malformed. Fragments, ESP and longer chains of headers are hashed by their addresses. A
+// packet whose ports the workers parse must be hashed by these ports, or packets of one flow would
+// reach two workers. That includes "atomic" fragments, which are whole packets (RFC 6946).
 static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, struct flow *f)
 {
 	__u8 next = ip->nexthdr;
@@ -188,7 +189,7 @@ static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, str
 		struct extension_header *header;
 
 		if (next == IPPROTO_FRAGMENT) {
-			struct fragment_header *fragment = take(c, sizeof(*fragment));
+			struct fragment_header *fragment = pull(c, sizeof(*fragment));
 
 			if (!fragment)
 				return false;
@@ -200,7 +201,7 @@ static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, str
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
 		    next != IPPROTO_DSTOPTS && next != IPPROTO_AH)
 			break;
-		header = take(c, sizeof(*header));
+		header = pull(c, sizeof(*header));
 		if (!header)
 			return false;
 		if (next == IPPROTO_AH)
@@ -209,40 +210,41 @@ static __always_inline bool parse_ipv6(struct cursor *c, struct ipv6hdr *ip, str
 			c->pos += header->length * 8 + 8 - sizeof(*header);
 		next = header->next;
 	}
-	return has_ports(next) ? read_ports(c, next, f) : true;
+	return has_ports(next) ? parse_ports(c, next, f) : true;
 }
 
-enum kind {
-	IS_IP,
-	IS_NEIGHBOUR,
-	IS_OTHER,
+enum frame_kind {
+	FRAME_IP,
+	FRAME_NEIGHBOUR,
+	FRAME_OTHER,
 };
 
-// What the frame is. Of IP, `hash` becomes the flow's; it stays 0, which means worker 0, if the
+// Classifies the frame. For IP, sets `hash` to that of the flow; it remains 0, for worker 0, if the
 // frame is malformed.
-static __always_inline enum kind classify(struct cursor *c, struct neighbour *said, __u32 *hash)
+static __always_inline enum frame_kind classify(struct cursor *c, struct neigh_msg *msg,
+						__u32 *hash)
 {
 	void *frame = c->pos;
-	struct ethhdr *eth = take(c, sizeof(*eth));
+	struct ethhdr *eth = pull(c, sizeof(*eth));
 	struct flow f = {};
 	struct ipv6hdr *ip;
 	__be16 ethertype;
 
 	if (!eth)
-		return IS_OTHER;
+		return FRAME_OTHER;
 	ethertype = eth->h_proto;
-	if (ethertype == bpf_htons(ETH_P_ARP) && parse_arp(frame, c->end, said))
-		return IS_NEIGHBOUR;
-	if (ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(frame, c->end, said))
-		return IS_NEIGHBOUR;
+	if (ethertype == bpf_htons(ETH_P_ARP) && parse_arp(frame, c->end, msg))
+		return FRAME_NEIGHBOUR;
+	if (ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(frame, c->end, msg))
+		return FRAME_NEIGHBOUR;
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
 		struct vlan_tag *tag;
 
 		if (ethertype != bpf_htons(ETH_P_8021Q) && ethertype != bpf_htons(ETH_P_8021AD))
 			break;
-		tag = take(c, sizeof(*tag));
+		tag = pull(c, sizeof(*tag));
 		if (!tag)
-			return IS_IP;
+			return FRAME_IP;
 		ethertype = tag->ethertype;
 	}
 
@@ -250,23 +252,23 @@ static __always_inline enum kind classify(struct cursor *c, struct neighbour *sa
 	case bpf_htons(ETH_P_IP):
 		if (parse_ipv4(c, &f))
 			*hash = flow_hash(&f);
-		return IS_IP;
+		return FRAME_IP;
 	case bpf_htons(ETH_P_IPV6):
-		ip = take(c, sizeof(*ip));
+		ip = pull(c, sizeof(*ip));
 		if (ip && ip->version == 6 && parse_ipv6(c, ip, &f))
 			*hash = flow_hash(&f);
-		return IS_IP;
+		return FRAME_IP;
 	case bpf_htons(ETH_P_8021Q):
 	case bpf_htons(ETH_P_8021AD):
-		// A third tag may hide IP: the workers count it.
-		return IS_IP;
+		// There may be IP after a third tag: the workers count the frame.
+		return FRAME_IP;
 	default:
-		return IS_OTHER;
+		return FRAME_OTHER;
 	}
 }
 
-// What becomes of ARP or ND from a pod.
-static __always_inline int neighbour(struct xdp_md *ctx, __u32 slot, const struct neighbour *said)
+// The XDP action for ARP or ND from a pod.
+static __always_inline int neighbour(struct xdp_md *ctx, __u32 slot, const struct neigh_msg *msg)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	__u32 ifindex = ctx->ingress_ifindex;
@@ -276,11 +278,11 @@ static __always_inline int neighbour(struct xdp_md *ctx, __u32 slot, const struc
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
 	if (!pod)
-		return refuse(REFUSE_NEIGHBOUR_NOT_READY, bytes, XDP_DROP);
-	if (!is_true(ifindex, pod, eth->h_source, said))
-		return refuse(REFUSE_NEIGHBOUR_SPOOFED, bytes, XDP_DROP);
-	if (!is_within_rate(slot))
-		return refuse(REFUSE_NEIGHBOUR_RATE, bytes, XDP_DROP);
+		return drop(DROP_NEIGHBOUR_NOT_READY, bytes, XDP_DROP);
+	if (!is_sender_valid(ifindex, pod, eth->h_source, msg))
+		return drop(DROP_NEIGHBOUR_SPOOFED, bytes, XDP_DROP);
+	if (!ratelimit_allows(slot))
+		return drop(DROP_NEIGHBOUR_RATE, bytes, XDP_DROP);
 	return XDP_PASS;
 }
 
@@ -289,20 +291,20 @@ int redirect(struct xdp_md *ctx)
 {
 	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	__u32 ifindex = ctx->ingress_ifindex;
-	struct neighbour said = {};
+	struct neigh_msg msg = {};
 	__u32 hash = 0;
 	__u32 *slot;
 	__u32 worker;
-	enum kind kind;
+	enum frame_kind kind;
 
 	slot = bpf_map_lookup_elem(&LINKS, &ifindex);
 	if (!slot)
 		return XDP_DROP;
-	kind = classify(&c, &said, &hash);
-	if (kind == IS_OTHER)
-		return refuse(REFUSE_NOT_IP, ctx->data_end - ctx->data, XDP_DROP);
-	if (kind == IS_NEIGHBOUR && stays_on_link(ifindex, &said))
-		return neighbour(ctx, *slot, &said);
+	kind = classify(&c, &msg, &hash);
+	if (kind == FRAME_OTHER)
+		return drop(DROP_NOT_IP, ctx->data_end - ctx->data, XDP_DROP);
+	if (kind == FRAME_NEIGHBOUR && is_link_scoped(ifindex, &msg))
+		return neighbour(ctx, *slot, &msg);
 	worker = (__u64)hash * workers >> 32;
 	return bpf_redirect_map(&XSKS, *slot * workers + worker, XDP_DROP);
 }

@@ -104,7 +104,7 @@ impl Redirect {
         let macs = HashMap::try_from(map("PODS")?)?;
         let pods = Pods::new(macs, HashMap::try_from(map("ADDRESSES")?)?);
         let host_link = Array::try_from(map("HOST_LINK")?)?;
-        let frame_drops = PerCpuArray::try_from(map("REFUSED")?)?;
+        let frame_drops = PerCpuArray::try_from(map("DROP_COUNTS")?)?;
         let tunnel_ports = Array::try_from(map("TUNNEL_PORTS")?)?;
         let clone = |fd: &ProgramFd| fd.try_clone().map_err(ProgramError::IOError);
         let programs = Programs {
@@ -261,7 +261,8 @@ impl Redirect {
     /// # Errors
     /// [`Error::Map`] if the counters can't be read.
     pub fn frame_drops(&self) -> Result<Vec<FrameDrops>, Error> {
-        frame_drops::read(&self.frame_drops).map_err(|cause| Error::Map { map: "REFUSED", cause })
+        frame_drops::read(&self.frame_drops)
+            .map_err(|cause| Error::Map { map: "DROP_COUNTS", cause })
     }
 
     /// Detaches the programs from the link in `slot`, removes their pins and its sockets, even if

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // `lookup`, at the socket lookup of the node's network namespace (sk_lookup): UDP from pods reaches
-// no tunnel of the node. The workers drop what a pod sends to a tunnel's port, but netfilter may
-// translate another destination to such a port behind them, as kube-proxy does for a service. Here
-// the destination is the final one.
+// no tunnel of the node. The workers drop packets from pods to a tunnel's port, but netfilter may
+// later translate another destination to such a port, as kube-proxy does for a service. Here the
+// destination is final.
 //
-//   UDP that came by pg-host to a port of TUNNEL_PORTS -> no socket is found, counted
-//   all else                                           -> the kernel's lookup
+//   UDP received from pg-host, to a port in TUNNEL_PORTS -> dropped and counted
+//   all other packets                                    -> the kernel's lookup
 //
-// Without an agent nothing comes by pg-host.
+// Without an agent, no packet comes from pg-host.
 
 #pragma once
 
@@ -40,5 +40,5 @@ int lookup(struct bpf_sk_lookup *ctx)
 	if (ports && !(*ports >> (port % 64) & 1))
 		return SK_PASS;
 	// The length is not known here.
-	return refuse(REFUSE_TO_NODE_TUNNEL, 0, SK_DROP);
+	return drop(DROP_TO_NODE_TUNNEL, 0, SK_DROP);
 }

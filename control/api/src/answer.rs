@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use podgate_policy::record::FlowRecord;
+use podgate_policy::observe::FlowRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(answer_timeout(&follow), None);
         let past = Request::Flows { follow: false, last: 9 };
         assert_eq!(answer_timeout(&past), Some(ANSWER_TIMEOUT));
-        let wait = Request::PolicyWait { revision: 1, timeout_s: 600 };
+        let wait = Request::PolicyWait { epoch: 1, timeout_s: 600 };
         assert_eq!(answer_timeout(&wait), Some(ANSWER_TIMEOUT + Duration::from_secs(600)));
         assert_eq!(answer_timeout(&Request::Status {}), Some(ANSWER_TIMEOUT));
     }

@@ -8,14 +8,15 @@ use std::str::FromStr;
 use podgate_policy::PodName;
 use serde::{Deserialize, Serialize};
 
-/// What is to be attached.
+/// An endpoint as it is attached: a pod and its link. In an [`EndpointStatus`], `P` is
+/// `Option<PodName>`, because the pod of a link may be unknown.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
-pub struct EndpointSpec {
+pub struct EndpointSpec<P = PodName> {
     /// The host's end of the pod's veth pair.
     pub link: String,
-    /// The pod behind it.
-    pub pod: PodName,
+    /// The pod that has the other end.
+    pub pod: P,
     /// The pod's network namespace, where the MAC address and the MTU are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
@@ -25,6 +26,15 @@ pub struct EndpointSpec {
     /// MTU that both ends of the link are given when it is attached; needs `netns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<PodMtu>,
+}
+
+impl EndpointSpec {
+    /// The same for an [`EndpointStatus`].
+    #[must_use]
+    pub fn known(self) -> EndpointSpec<Option<PodName>> {
+        let Self { link, pod, netns, mac, mtu } = self;
+        EndpointSpec { link, pod: Some(pod), netns, mac, mtu }
+    }
 }
 
 /// MTU of a pod's link, bytes.
@@ -117,19 +127,9 @@ impl<'de> Deserialize<'de> for MacAddress {
 /// State of one endpoint.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct EndpointStatus {
-    /// The host's end of the pod's veth pair.
-    pub link: String,
-    /// The pod behind it; none if its record was lost.
-    pub pod: Option<PodName>,
-    /// The pod's network namespace, if it was given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netns: Option<PathBuf>,
-    /// MAC address of the pod's end, if it was given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<MacAddress>,
-    /// MTU that both ends were given, if one was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<PodMtu>,
+    /// The endpoint; without a pod if its record was lost.
+    #[serde(flatten)]
+    pub spec: EndpointSpec<Option<PodName>>,
     /// State.
     pub state: EndpointState,
     /// Why it is not ready.
@@ -164,5 +164,45 @@ impl fmt::Display for EndpointState {
             Self::Waiting => "waiting",
             Self::Gone => "gone",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_the_spec_are_fields_of_the_status() {
+        let known = EndpointSpec {
+            link: "veth0".into(),
+            pod: "shop/cart-0".parse::<PodName>().unwrap(),
+            netns: None,
+            mac: None,
+            mtu: Some(PodMtu::MAX),
+        };
+        let mut status = EndpointStatus {
+            spec: known.known(),
+            state: EndpointState::Waiting,
+            reason: None,
+            addresses: Vec::new(),
+            identity: None,
+            ingress_enforced: false,
+            egress_enforced: false,
+        };
+        let json = serde_json::to_string(&status).unwrap();
+        let expected = r#"{"link":"veth0","pod":"shop/cart-0","mtu":65535,"state":"waiting","#;
+        assert!(json.starts_with(expected), "{json}");
+        assert_eq!(serde_json::from_str::<EndpointStatus>(&json).unwrap(), status);
+        status.spec.pod = None;
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(json.starts_with(r#"{"link":"veth0","pod":null,"mtu":65535,"#), "{json}");
+        assert_eq!(serde_json::from_str::<EndpointStatus>(&json).unwrap(), status);
+    }
+
+    #[test]
+    fn a_spec_needs_a_pod_and_knows_no_other_fields() {
+        assert!(serde_json::from_str::<EndpointSpec>(r#"{"link":"veth0"}"#).is_err());
+        let unknown = r#"{"link":"veth0","pod":"shop/cart-0","vlan":1}"#;
+        assert!(serde_json::from_str::<EndpointSpec>(unknown).is_err());
     }
 }

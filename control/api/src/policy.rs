@@ -28,7 +28,7 @@ pub struct PolicyDetail {
     #[serde(flatten)]
     pub status: PolicyStatus,
     /// Why the last version was rejected.
-    pub refused: Vec<RejectedField>,
+    pub rejected: Vec<RejectedField>,
     /// What is in force, by `spec`.
     pub specs: Vec<RuleSetDetail>,
     /// The pods that it selects.
@@ -114,7 +114,7 @@ pub struct PolicyList {
     /// Policies by name.
     pub policies: Vec<PolicyStatus>,
     /// Rejected fields of these and of other objects.
-    pub refused: Vec<RejectedField>,
+    pub rejected: Vec<RejectedField>,
 }
 
 /// A policy and what became of it.
@@ -142,7 +142,7 @@ pub enum PolicyState {
     /// The version before is in force: what was written last was rejected.
     Outdated,
     /// Not in force.
-    #[serde(rename = "refused")]
+    #[serde(rename = "rejected")]
     Rejected,
 }
 
@@ -151,7 +151,7 @@ impl fmt::Display for PolicyState {
         f.write_str(match self {
             Self::Enforced => "enforced",
             Self::Outdated => "outdated",
-            Self::Rejected => "refused",
+            Self::Rejected => "rejected",
         })
     }
 }
@@ -174,18 +174,18 @@ pub struct RejectedField {
 }
 
 impl From<&Rejection> for RejectedField {
-    fn from(refusal: &Rejection) -> Self {
-        let source = refusal.source.as_ref().map(|source| Source {
+    fn from(rejection: &Rejection) -> Self {
+        let source = rejection.source.as_ref().map(|source| Source {
             file: source.file.display().to_string(),
             line: source.line,
             column: source.column,
         });
         Self {
-            object: refusal.object.clone(),
+            object: rejection.object.clone(),
             source,
-            field: refusal.field.clone(),
-            reason: refusal.reason.clone(),
-            fix: refusal.fix.clone(),
+            field: rejection.field.clone(),
+            reason: rejection.reason.clone(),
+            fix: rejection.fix.clone(),
         }
     }
 }
@@ -210,11 +210,11 @@ pub struct Source {
     pub column: u32,
 }
 
-/// Whether a revision came into force.
+/// Whether an epoch came into force.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyWaited {
-    /// The revision that every worker uses.
-    pub revision: u32,
+    /// The epoch that every worker uses.
+    pub epoch: u32,
     /// Whether that is the one that was waited for, or a later one.
     pub in_force: bool,
 }

@@ -58,7 +58,7 @@ requests! {
     /// Answered by [`PolicyWaited`](crate::PolicyWaited).
     "policy-wait": PolicyWait {
         /// The epoch to wait for.
-        revision: u32,
+        epoch: u32,
         /// Timeout, seconds.
         timeout_s: u32,
     },
@@ -169,7 +169,7 @@ mod tests {
             Request::PolicyExplain { query: query(), both_sides: true },
             Request::PolicySelectors {},
             Request::TablePolicyGet { endpoint: "veth0".into() },
-            Request::PolicyWait { revision: 7, timeout_s: 60 },
+            Request::PolicyWait { epoch: 7, timeout_s: 60 },
             Request::Flows { follow: true, last: 7 },
             Request::Metrics {},
         ];

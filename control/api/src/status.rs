@@ -23,7 +23,7 @@ pub struct Status {
     /// Policies in force.
     pub policies: usize,
     /// Objects that were rejected.
-    pub refused: usize,
+    pub rejected: usize,
     /// Number of endpoints by state.
     pub endpoints: EndpointCounts,
     /// One for each worker.

@@ -5,8 +5,8 @@ mod policy;
 use std::collections::BTreeMap;
 
 use podgate_api::{
-    ApiError, DropCount, EndpointCounts, EndpointSpec, EndpointState, EndpointStatus, Family,
-    LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
+    ApiError, DropCount, EndpointCounts, EndpointState, EndpointStatus, Family, LAST_MAX,
+    LinkCounts, Request, Status, WorkerStatus,
 };
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::worker::Dataplane;
@@ -27,8 +27,8 @@ impl Agent {
     pub(super) fn answer(&mut self, call: Call) {
         let Call { request, reply } = call;
         let answer = match request {
-            Request::PolicyWait { revision, timeout_s } => {
-                return self.wait_for_revision(Epoch(revision), timeout_s, reply);
+            Request::PolicyWait { epoch, timeout_s } => {
+                return self.wait_for_epoch(Epoch(epoch), timeout_s, reply);
             }
             Request::EndpointAdd(spec) => {
                 return self.request_endpoint(EndpointRequest::Add(spec, reply));
@@ -115,7 +115,7 @@ impl Agent {
             epoch: self.plane.epoch().0,
             source,
             policies: self.policies_in_force(),
-            refused: self.plane.store().rejected_objects(),
+            rejected: self.plane.store().rejected_objects(),
             problems: self.problems(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
@@ -130,7 +130,7 @@ impl Agent {
     fn problems(&self) -> Vec<String> {
         let unknown = self.endpoints.unknown().status();
         let cut_off = unknown.filter_map(|endpoint| {
-            Some(format!("link {} is cut off: {}", endpoint.link, endpoint.reason?))
+            Some(format!("link {} is cut off: {}", endpoint.spec.link, endpoint.reason?))
         });
         self.files.problems().chain(cut_off).chain(self.host.problems()).collect()
     }
@@ -228,13 +228,8 @@ impl Agent {
             Err(gone) => Some(gone.as_str()),
             Ok(_) => self.why_waiting(link),
         };
-        let EndpointSpec { link, pod, netns, mac, mtu } = endpoint.spec.clone();
         Some(EndpointStatus {
-            link,
-            pod: Some(pod),
-            netns,
-            mac,
-            mtu,
+            spec: endpoint.spec.clone().known(),
             state,
             reason: reason.map(str::to_owned),
             addresses: addresses.to_vec(),
@@ -248,7 +243,7 @@ impl Agent {
         AgentCounts {
             endpoints: self.endpoint_counts(),
             policies: self.policies_in_force() as u64,
-            refused: self.plane.store().rejected_objects() as u64,
+            rejected: self.plane.store().rejected_objects() as u64,
             epoch: self.plane.epoch().0.into(),
             path_mtu: self.host.path_mtu().unwrap_or(0).into(),
             frames_spare: self.dataplane().umem().shared_free_frames() as u64,
@@ -256,7 +251,7 @@ impl Agent {
             links_gone: self.endpoints.links_gone(),
             flow_records: self.observer.records(),
             flow_records_lost: self.observer.lost(self.dataplane()),
-            clients_refused: self.files.clients().refused(),
+            clients_rejected: self.files.clients().rejected(),
             clients_cut_off: self.files.clients().cut_off(),
         }
     }

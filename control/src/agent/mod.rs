@@ -86,7 +86,7 @@ struct Agent {
     host: HostNetwork,
     observer: Observer,
     reconciler: Reconciler,
-    /// Clients that wait for a revision.
+    /// Clients that wait for an epoch.
     waiting: Waiting,
     earlier_flows: EarlierFlows,
     started: std::time::Instant,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use podgate_api::FlowItem;
 use podgate_dataplane::share::FairShare;
 use podgate_dataplane::worker::{Clock, Dataplane};
-use podgate_policy::record::FlowRecord;
+use podgate_policy::observe::FlowRecord;
 use podgate_tables::event::Event;
 use tokio::sync::broadcast;
 

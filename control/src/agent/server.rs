@@ -3,7 +3,7 @@
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
 //! to write one are bounded, and one that doesn't read its answer delays nobody else: it is
 //! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for a
-//! revision) leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status`
+//! epoch) leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status`
 //! and `endpoint-add`.
 
 use std::io;
@@ -37,14 +37,14 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// What happened to clients, for the metrics.
 #[derive(Debug, Default)]
 pub(crate) struct ClientCounts {
-    refused: AtomicU64,
+    rejected: AtomicU64,
     cut_off: AtomicU64,
 }
 
 impl ClientCounts {
     /// Connections and requests that were rejected because there were too many.
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Relaxed)
     }
 
     /// Clients that were disconnected because they didn't read.
@@ -135,7 +135,7 @@ impl Server {
                     tokio::spawn(serve_client(client, place));
                 }
                 Err(_) => {
-                    self.counts.refused.fetch_add(1, Relaxed);
+                    self.counts.rejected.fetch_add(1, Relaxed);
                     reject(&stream);
                 }
             }
@@ -145,9 +145,9 @@ impl Server {
 
 /// Rejects a client because there are too many; without room in its socket it gets no message.
 fn reject(stream: &UnixStream) {
-    let refused =
+    let rejected =
         ApiError::new(ErrorCode::Busy, format!("{CLIENTS_MAX} clients are connected already"));
-    let _ = stream.try_write(Answer::Error(refused).to_line().as_bytes());
+    let _ = stream.try_write(Answer::Error(rejected).to_line().as_bytes());
 }
 
 async fn serve_client(mut client: Client, _place: OwnedSemaphorePermit) {
@@ -182,13 +182,13 @@ impl Client {
             match line {
                 Line::Complete(line) => match Request::parse(&line) {
                     Ok(request) => self.answer(request).await?,
-                    Err(refused) => self.send(Answer::Error(refused)).await?,
+                    Err(error) => self.send(Answer::Error(error)).await?,
                 },
                 Line::TooLong => {
                     let message = format!("a request has at most {REQUEST_MAX} bytes");
-                    let refused = ApiError::new(ErrorCode::TooLong, message);
+                    let error = ApiError::new(ErrorCode::TooLong, message);
                     // The end of the request is unknown, so nothing can follow it.
-                    return self.send(Answer::Error(refused)).await;
+                    return self.send(Answer::Error(error)).await;
                 }
                 Line::Closed => return Ok(()),
             }
@@ -216,9 +216,9 @@ impl Client {
             _ => None,
         };
         if matches!(place, Some(Err(_))) {
-            self.counts.refused.fetch_add(1, Relaxed);
+            self.counts.rejected.fetch_add(1, Relaxed);
             let message = format!(
-                "{LASTING_MAX} clients follow flows or wait for a revision already; stop one of them"
+                "{LASTING_MAX} clients follow flows or wait for an epoch already; stop one of them"
             );
             return self.send(Answer::Error(ApiError::new(ErrorCode::Busy, message))).await;
         }
@@ -231,7 +231,7 @@ impl Client {
         match outcome {
             Ok(Reply::Value(value)) => self.send(Answer::Result(value)).await,
             Ok(Reply::Flows { past, live }) => self.stream_flows(past, live).await,
-            Err(refused) => self.send(Answer::Error(refused)).await,
+            Err(error) => self.send(Answer::Error(error)).await,
         }
     }
 
@@ -339,7 +339,7 @@ mod tests {
 
     fn code(answer: &str) -> ErrorCode {
         match Answer::parse(answer).unwrap() {
-            Answer::Error(refused) => refused.code,
+            Answer::Error(error) => error.code,
             other => panic!("{other:?}"),
         }
     }
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused_and_the_connection_goes_on() {
+    fn garbage_is_rejected_and_the_connection_stays_open() {
         run(async {
             let (_dir, path) = start(echo);
             let mut bytes = b"\xff\x00{{\n\n[1]\n".to_vec();
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_refused_and_the_connection_closed() {
+    fn a_line_that_is_too_long_is_rejected_and_the_connection_closed() {
         run(async {
             let (_dir, path) = start(echo);
             let answer = exchange(&path, &vec![b'x'; 3 * REQUEST_MAX]).await;
@@ -465,10 +465,10 @@ mod tests {
             while publisher.receiver_count() < LASTING_MAX {
                 tokio::task::yield_now().await;
             }
-            // One more is refused and told why, and commands are carried out.
-            let mut refused = BufReader::new(follow(&path).await).lines();
-            assert_eq!(code(&refused.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
-            assert_eq!(counts.refused(), 1);
+            // One more is rejected and told why, and commands are carried out.
+            let mut rejected = BufReader::new(follow(&path).await).lines();
+            assert_eq!(code(&rejected.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
+            assert_eq!(counts.rejected(), 1);
             for _ in LASTING_MAX..CLIENTS_MAX {
                 let line = Request::EndpointRemove { link: "veth0".into() }.to_line();
                 let answer = exchange(&path, line.as_bytes()).await;

@@ -1,4 +1,4 @@
-//! Clients that wait until a revision of policy is in force.
+//! Clients that wait until an epoch of policy is in force.
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ impl Waiting {
         self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
     }
 
-    /// Answers clients whose revision is in force or whose timeout is over. Every worker uses
-    /// `in_force` or a later revision.
+    /// Answers clients whose epoch is in force or whose timeout is over. Every worker uses
+    /// `in_force` or a later epoch.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
         let due = |client: &mut Client| in_force >= client.wanted || now >= client.until;
         for client in self.clients.extract_if(.., due) {
-            let waited = PolicyWaited { revision: in_force.0, in_force: in_force >= client.wanted };
+            let waited = PolicyWaited { epoch: in_force.0, in_force: in_force >= client.wanted };
             // A client that left misses the answer only.
             let _ = client.answer.send(Ok(Reply::Value(json!(waited))));
         }
@@ -57,22 +57,22 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_answered_when_its_revision_or_its_time_has_come_and_not_before() {
+    fn a_client_is_answered_when_its_epoch_or_its_time_has_come_and_not_before() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
         let mut waiting = Waiting::default();
-        let mut wait = |revision, seconds| {
+        let mut wait = |epoch, seconds| {
             let (answer, waits) = oneshot::channel();
-            waiting.add(Epoch(revision), Duration::from_secs(seconds), answer);
+            waiting.add(Epoch(epoch), Duration::from_secs(seconds), answer);
             waits
         };
         let (old, next, late, never) = (wait(3, 60), wait(4, 60), wait(9, 10), wait(9, 60));
         let now = Instant::now();
         waiting.answer(Epoch(3), now);
-        assert_eq!(told(old), Some(PolicyWaited { revision: 3, in_force: true }));
+        assert_eq!(told(old), Some(PolicyWaited { epoch: 3, in_force: true }));
         waiting.answer(Epoch(5), now + Duration::from_secs(11));
-        assert_eq!(told(next), Some(PolicyWaited { revision: 5, in_force: true }));
-        assert_eq!(told(late), Some(PolicyWaited { revision: 5, in_force: false }));
+        assert_eq!(told(next), Some(PolicyWaited { epoch: 5, in_force: true }));
+        assert_eq!(told(late), Some(PolicyWaited { epoch: 5, in_force: false }));
         assert_eq!(told(never), None);
     }
 }

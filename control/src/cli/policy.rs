@@ -22,7 +22,7 @@ pub enum PolicyCommand {
     /// Explain why a flow, or a request on it, is allowed or denied.
     #[command(long_about = EXPLAIN_ABOUT, after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<ExplainArgs>),
-    /// Wait until a revision of policy is in force.
+    /// Wait until an epoch of policy is in force.
     #[command(long_about = WAIT_ABOUT, after_help = WAIT_EXAMPLES)]
     Wait(PolicyWaitArgs),
     /// Check without an agent whether every object in manifests is enforceable.
@@ -42,7 +42,7 @@ const VALIDATE_EXAMPLES: &str = examples! {
     "podgate policy validate ./policies"
     "podgate policy validate web.yaml store.json"
     "kustomize build . | podgate policy validate -"
-    "podgate policy validate ./policies -o json | jq -r '.refused[].source.line'";
+    "podgate policy validate ./policies -o json | jq -r '.rejected[].source.line'";
     codes "
   0  every object can be enforced
   1  an object is rejected, or a file can't be read
@@ -62,7 +62,7 @@ pub struct ValidateArgs {
 
 const LIST_EXAMPLES: &str = examples! {
     "podgate policy list"
-    "podgate policy list -o json | jq '.refused[]'"
+    "podgate policy list -o json | jq '.rejected[]'"
 };
 
 const GET_ABOUT: &str = "\
@@ -109,16 +109,16 @@ const EXPLAIN_EXAMPLES: &str = examples! {
 };
 
 const WAIT_ABOUT: &str = "\
-Wait until a revision of policy is in force.
+Wait until an epoch of policy is in force.
 
-A revision is the epoch in `podgate policy list` and `podgate status`; each change that verdicts \
-depend on creates a new one. The command returns when the agent has published the revision, or a \
-later one, and every worker uses it.";
+Each change that verdicts depend on creates a new epoch; `podgate policy list` and `podgate status` \
+show its number. The command returns when the agent has published this epoch, or a later one, and \
+every worker uses it.";
 
 const WAIT_EXAMPLES: &str = examples! {
     "podgate policy wait 7"
     "podgate policy wait 7 --timeout 5 -o json"
-    ; 4 => "the revision was not in force in time"
+    ; 4 => "the epoch was not in force in time"
 };
 
 /// `podgate table …`.
@@ -176,9 +176,9 @@ pub struct PolicyWaitArgs {
     /// Shared arguments.
     #[command(flatten)]
     pub client: ClientArgs,
-    /// The revision.
-    #[arg(value_name = "REVISION")]
-    pub revision: u32,
+    /// The epoch.
+    #[arg(value_name = "EPOCH")]
+    pub epoch: u32,
     /// Timeout in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u32).range(0..=3600))]

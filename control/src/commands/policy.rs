@@ -54,7 +54,7 @@ pub(super) fn get_table(args: &TablePolicyGetArgs) -> Result<()> {
 }
 
 fn wait(args: &PolicyWaitArgs) -> Result<ExitCode> {
-    let request = Request::PolicyWait { revision: args.revision, timeout_s: args.timeout };
+    let request = Request::PolicyWait { epoch: args.epoch, timeout_s: args.timeout };
     let waited: PolicyWaited = Client::connect(&args.client.socket.socket)?.call(&request)?;
     print_as(args.client.output, &waited, output::waited)?;
     Ok(if waited.in_force { ExitCode::SUCCESS } else { UNEXPECTED.into() })
@@ -112,7 +112,8 @@ fn explain_offline(manifests: &[PathBuf], query: &Query, node: Option<&str>) -> 
         bail!(advice);
     }
     let explanation = explained?;
-    let mut notes = vec!["both ends are judged, as if they were on one node".to_owned()];
+    let mut notes =
+        vec!["the policy of both ends is applied, as if they were on one node".to_owned()];
     match &this_node {
         Some(this_node) => notes.push(format!("{this_node}; all others are remote nodes")),
         None if store.has_nodes() => notes.push(
@@ -129,7 +130,9 @@ fn explain_offline(manifests: &[PathBuf], query: &Query, node: Option<&str>) -> 
 fn elsewhere(this: &ThisNode, pods: &[PodName], store: &Store) -> Vec<String> {
     let nodes = pods.iter().filter_map(|pod| Some((pod, store.node_of(pod)?)));
     let others = nodes.filter(|(_, node)| **node != *this.name);
-    others.map(|(pod, node)| format!("pod {pod} runs on {node}, whose agent judges it")).collect()
+    others
+        .map(|(pod, node)| format!("pod {pod} runs on {node}, whose agent applies its policy"))
+        .collect()
 }
 
 /// Reads `[KIND] [NAMESPACE/]NAME`; a kind alone is all of that kind. Kinds may be written in

@@ -5,7 +5,7 @@ use podgate_policy::explain::{
     CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome,
     RequestVerdict,
 };
-use podgate_policy::record::{By, RuleName};
+use podgate_policy::observe::{DecidedBy, RuleName};
 
 use super::escape;
 use super::policy::effect;
@@ -30,7 +30,7 @@ pub(crate) fn explained(explained: &Explained) -> String {
         lines.extend(request_lines(request));
     }
     let no_inspector = explanation.no_inspector.iter().map(|protocol| {
-        format!("note: workers can't inspect {protocol} yet: they refuse the whole flow")
+        format!("note: workers can't inspect {protocol} yet: they drop the whole flow")
     });
     let service = explanation.service.iter().map(service_note);
     let notes = explained.notes.iter().map(|note| format!("note: {note}"));
@@ -49,7 +49,7 @@ fn verdict_line(explanation: &Explanation) -> String {
         Outcome::Denied => "DENIED",
     };
     // Policy may allow it; who reads one line only must not miss why it is denied all the same.
-    let refused = match &explanation.no_inspector {
+    let no_inspector = match &explanation.no_inspector {
         Some(_) => ", AS WORKERS CAN'T INSPECT IT",
         None => "",
     };
@@ -58,7 +58,7 @@ fn verdict_line(explanation: &Explanation) -> String {
         None => String::new(),
     };
     let [from, to] = [&explanation.source, &explanation.destination].map(short);
-    format!("{verdict}{refused}  {from} -> {to}  {}{request}", explanation.port)
+    format!("{verdict}{no_inspector}  {from} -> {to}  {}{request}", explanation.port)
 }
 
 /// What else the destination is.
@@ -78,7 +78,7 @@ fn service_note(service: &CalledService) -> String {
         more => format!(" and {more} more"),
     };
     format!(
-        "{what} one of {}{more}, whose ingress is judged then, as from the source: ask for that \
+        "{what} one of {}{more}, whose ingress policy then sees the source: ask for that \
          too, at its own port",
         service.backends.join(", ")
     )
@@ -115,7 +115,7 @@ fn is_namespace(label: &str) -> bool {
 }
 
 fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<String> {
-    let open = direction.judgement.allowed;
+    let open = direction.verdict.allowed;
     let word = match (open, direction.request_allowed) {
         (false, _) => "denied",
         (true, Some(false)) => "open, but the request is denied",
@@ -123,8 +123,8 @@ fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<Strin
     };
     let mut lines = vec![format!("{title}: {word}")];
     lines.extend(cause_lines(whose, direction));
-    let decider = match &direction.judgement.by {
-        By::Rule { rule, .. } | By::Conflict { rule } => Some(rule),
+    let decider = match &direction.verdict.by {
+        DecidedBy::Rule { rule, .. } | DecidedBy::Conflict { rule } => Some(rule),
         _ => None,
     };
     let others = direction.matching.iter().filter(|matching| Some(&matching.rule) != decider);
@@ -145,28 +145,28 @@ fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
     let opens = direction.request_allowed == Some(false);
     let by = if opens { "opened by" } else { "by" };
     let by_rule = |rule: &RuleName| format!("  {by} {}", rule.in_full());
-    match &direction.judgement.by {
-        By::Rule { rule, .. } => vec![by_rule(rule)],
-        By::Conflict { rule } => vec![
+    match &direction.verdict.by {
+        DecidedBy::Rule { rule, .. } => vec![by_rule(rule)],
+        DecidedBy::Conflict { rule } => vec![
             by_rule(rule),
             "  which names another L7 protocol than a rule beside it, so that no request passes"
                 .to_owned(),
         ],
-        By::DefaultDeny { policies } if policies.is_empty() => {
+        DecidedBy::DefaultDeny { policies } if policies.is_empty() => {
             vec![
                 "  by default: what no rule allows is denied to every pod (mode always)".to_owned(),
             ]
         }
-        By::DefaultDeny { policies } => {
+        DecidedBy::DefaultDeny { policies } => {
             let mut lines =
                 vec!["  by default: no rule allows it, and these policies want one".into()];
             lines.extend(policies.iter().map(|policy| format!("    {}", policy.in_full())));
             lines
         }
-        By::Unenforced => vec![format!("  {}", why_unenforced(whose, direction))],
-        By::Node => vec!["  a node and its own pods may always reach each other".to_owned()],
-        By::ToSelf => vec!["  a pod may always reach itself".to_owned()],
-        By::NotLocal => vec!["  judged on its own node, not here".to_owned()],
+        DecidedBy::Unenforced => vec![format!("  {}", why_unenforced(whose, direction))],
+        DecidedBy::Node => vec!["  a node and its own pods may always reach each other".to_owned()],
+        DecidedBy::ToSelf => vec!["  a pod may always reach itself".to_owned()],
+        DecidedBy::NotLocal => vec!["  its own node applies its policy".to_owned()],
     }
 }
 

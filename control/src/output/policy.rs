@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use podgate_api::{EndpointTable, PolicyDetail, PolicyList, PolicyWaited, PortsDetail, RuleDetail};
 use podgate_policy::explain::{Effect, SelectorInfo};
-use podgate_policy::record::PolicyName;
+use podgate_policy::observe::PolicyName;
 
 use super::{escape, or_dash, row, table};
 
@@ -23,11 +23,11 @@ pub(crate) fn policies(list: &PolicyList) -> String {
     });
     let mut text = table(std::iter::once(heading).chain(rows));
     let _ = writeln!(text, "\nepoch {}", list.epoch);
-    if !list.refused.is_empty() {
-        text.push_str("\nREFUSED\n");
+    if !list.rejected.is_empty() {
+        text.push_str("\nREJECTED\n");
     }
-    for refused in &list.refused {
-        let _ = writeln!(text, "{}", escape(&refused.to_string()));
+    for rejected in &list.rejected {
+        let _ = writeln!(text, "{}", escape(&rejected.to_string()));
     }
     text
 }
@@ -48,7 +48,7 @@ fn policy_detail(policy: &PolicyDetail) -> String {
         None => status.name.clone(),
     };
     let mut lines = vec![format!("{} {name}: {}", status.kind, status.state)];
-    lines.extend(policy.refused.iter().map(|refused| format!("  refused: {refused}")));
+    lines.extend(policy.rejected.iter().map(|rejected| format!("  rejected: {rejected}")));
     for spec in &policy.specs {
         lines.push(format!("  selects {}", spec.subject));
         if !spec.isolates.is_empty() {
@@ -169,7 +169,7 @@ fn shortened(list: &[impl ToString]) -> String {
 #[must_use]
 pub(crate) fn waited(waited: &PolicyWaited) -> String {
     match waited.in_force {
-        true => format!("revision {} is in force\n", waited.revision),
-        false => format!("only revision {} is in force\n", waited.revision),
+        true => format!("epoch {} is in force\n", waited.epoch),
+        false => format!("only epoch {} is in force\n", waited.epoch),
     }
 }

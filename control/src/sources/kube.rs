@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Update, log_refusals};
+use super::{Update, log_rejections};
 use crate::error::describe;
 
 /// A kubeconfig that can't be used.
@@ -250,8 +250,8 @@ impl Watched {
                     listed.insert(key.clone());
                 }
                 self.known.insert(key);
-                if let Err(refusals) = store.apply(&to_value(kind, object), None) {
-                    log_refusals(&refusals);
+                if let Err(rejections) = store.apply(&to_value(kind, object), None) {
+                    log_rejections(&rejections);
                 }
                 true
             }
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kubeconfig_that_runs_a_program_is_refused_where_none_may_be_run() {
+    fn a_kubeconfig_that_runs_a_program_is_rejected_where_none_may_be_run() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config");
         let kubeconfig = |user: &str| {
@@ -477,8 +477,8 @@ mod tests {
         };
         let exec = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/false}}";
         kubeconfig(exec);
-        let refused = start(false).unwrap_err();
-        assert!(refused.contains("a token or a certificate"), "{refused}");
+        let error = start(false).unwrap_err();
+        assert!(error.contains("a token or a certificate"), "{error}");
         kubeconfig("{token: abc}");
         start(false).unwrap();
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podgate_policy::manifest::{self, Document};
-use podgate_policy::{Meaning, Missing, ObjectKey, SourceLocation, Store};
+use podgate_policy::{DocumentKind, Missing, ObjectKey, SourceLocation, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
@@ -272,9 +272,9 @@ impl Writer {
 }
 
 fn key(document: &Document) -> Option<ObjectKey> {
-    match Meaning::of(document) {
-        Meaning::Object(key) => Some(key),
-        Meaning::Nothing | Meaning::Unreadable(_) => None,
+    match DocumentKind::of(document) {
+        DocumentKind::Object(key) => Some(key),
+        DocumentKind::Nothing | DocumentKind::Unreadable(_) => None,
     }
 }
 

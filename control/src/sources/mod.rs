@@ -62,8 +62,8 @@ impl Source {
 }
 
 /// Logs rejected fields.
-fn log_refusals<'r>(refusals: impl IntoIterator<Item = &'r Rejection>) {
-    for refusal in refusals {
-        warn!("refused: {}", crate::output::escape(&refusal.to_string()));
+fn log_rejections<'r>(rejections: impl IntoIterator<Item = &'r Rejection>) {
+    for rejection in rejections {
+        warn!("rejected: {}", crate::output::escape(&rejection.to_string()));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use podgate_policy::record::{Judgement, Outcome, Peer, RuleName};
+use podgate_policy::observe::{DirectionVerdict, FlowEndpoint, Outcome, RuleName};
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Broken, Format};
@@ -65,9 +65,9 @@ pub struct Flow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
     /// The end that opened it.
-    pub source: Peer,
+    pub source: FlowEndpoint,
     /// The other end.
-    pub destination: Peer,
+    pub destination: FlowEndpoint,
     /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number.
     pub protocol: String,
     /// ICMP type of the first packet.
@@ -77,10 +77,10 @@ pub struct Flow {
     pub time: Timestamp,
     /// Decision at the source; absent without a policy lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress: Option<Judgement>,
+    pub egress: Option<DirectionVerdict>,
     /// Decision at the destination; absent without a policy lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<Judgement>,
+    pub ingress: Option<DirectionVerdict>,
     /// HTTP requests, with a count of equal ones; at most [`REQUESTS_MAX`] different ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Request>,

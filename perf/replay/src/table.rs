@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use podgate_policy::record::{By, Judgement, Outcome, Peer, PolicyName};
+use podgate_policy::observe::{DecidedBy, DirectionVerdict, FlowEndpoint, Outcome, PolicyName};
 use podgate_policy::terminal::escape;
 use tabwriter::TabWriter;
 
@@ -108,7 +108,7 @@ fn protocol(flow: &Flow) -> String {
 }
 
 /// `ADDRESS:PORT NAMESPACE/POD`.
-fn end(peer: &Peer) -> String {
+fn end(peer: &FlowEndpoint) -> String {
     let mut text = match peer.port {
         Some(port) => std::net::SocketAddr::new(peer.address, port).to_string(),
         None => peer.address.to_string(),
@@ -124,8 +124,8 @@ fn details(flow: &Flow) -> Vec<String> {
     let mut lines = Vec::new();
     match (&flow.egress, &flow.ingress) {
         (Some(egress), Some(ingress)) => {
-            lines.extend(judgement("egress ", egress));
-            lines.extend(judgement("ingress", ingress));
+            lines.extend(verdict_line("egress ", egress));
+            lines.extend(verdict_line("ingress", ingress));
         }
         _ => {
             let reason = flow.drop_reason.as_deref().unwrap_or("unknown");
@@ -140,26 +140,26 @@ fn details(flow: &Flow) -> Vec<String> {
 }
 
 /// The cause of the verdict in one direction; nothing if the end is no pod.
-fn judgement(direction: &str, judgement: &Judgement) -> Option<String> {
-    let by = match &judgement.by {
-        By::Rule { rule, .. } => rule.in_full(),
-        By::Conflict { rule } => {
+fn verdict_line(direction: &str, decided: &DirectionVerdict) -> Option<String> {
+    let by = match &decided.by {
+        DecidedBy::Rule { rule, .. } => rule.in_full(),
+        DecidedBy::Conflict { rule } => {
             format!(
                 "{}, which has another L7 protocol than another rule that matches",
                 rule.in_full()
             )
         }
-        By::DefaultDeny { policies } if policies.is_empty() => "default deny".into(),
-        By::DefaultDeny { policies } => {
+        DecidedBy::DefaultDeny { policies } if policies.is_empty() => "default deny".into(),
+        DecidedBy::DefaultDeny { policies } => {
             let names: Vec<_> = policies.iter().map(PolicyName::in_full).collect();
             format!("no rule of {}", names.join(", "))
         }
-        By::Unenforced => "no policy selects the pod".into(),
-        By::Node => "traffic between the node and its pods".into(),
-        By::ToSelf => "traffic of the pod with itself".into(),
-        By::NotLocal => return None,
+        DecidedBy::Unenforced => "no policy selects the pod".into(),
+        DecidedBy::Node => "traffic between the node and its pods".into(),
+        DecidedBy::ToSelf => "traffic of the pod with itself".into(),
+        DecidedBy::NotLocal => return None,
     };
-    let verdict = if judgement.allowed { "allowed" } else { "denied " };
+    let verdict = if decided.allowed { "allowed" } else { "denied " };
     Some(format!("{direction} {verdict}  {by}"))
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use podgate_dataplane::packet::{L4, parse, quoted};
 use podgate_dataplane::stats::{self, WorkerStats};
 use podgate_policy::Compiled;
-use podgate_policy::record::{Detail, FlowRecord};
+use podgate_policy::observe::{Detail, FlowRecord};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::policy::Verdict;

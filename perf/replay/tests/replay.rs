@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args as _, Command};
 use pcap_file::TsResolution;
-use podgate_policy::record::Outcome;
+use podgate_policy::observe::Outcome;
 use podgate_replay::{Args, Error, Flow, Output, Report, Skipped, Summary, replay, run};
 use proptest::prelude::*;
 

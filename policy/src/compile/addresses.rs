@@ -5,14 +5,14 @@ use podgate_tables::address::Address;
 use podgate_tables::ids::PortNameId;
 use podgate_tables::policy::{AddressRow, NamedPorts, PolicyTables};
 
-use super::working::Working;
+use super::table_builder::TableBuilder;
 use crate::catalog::PodName;
 use crate::model::Pod;
 use crate::store::Store;
 
 /// A pod as it is in the tables.
 #[derive(Debug)]
-pub(super) struct PlacedPod {
+pub(super) struct PodEntry {
     pub(super) identity: u32,
     pub(super) addresses: Vec<Address>,
     /// Names of its ports, in step with the pod's ports.
@@ -22,7 +22,7 @@ pub(super) struct PlacedPod {
     pub(super) created: String,
 }
 
-impl PlacedPod {
+impl PodEntry {
     pub(super) fn new(identity: u32, pod: &Pod, port_names: Vec<PortNameId>) -> Self {
         let ports = pod.ports.iter().zip(&port_names);
         let named = ports.map(|(port, name)| (*name, port.protocol, port.port));
@@ -101,11 +101,11 @@ impl Claims {
 
     /// Writes the row of an address. One that several pods claim belongs to the youngest of them
     /// (the others are about to go); a node's address is never a pod's.
-    pub(super) fn settle(
+    pub(super) fn write_address(
         &self,
         address: Address,
-        pods: &HashMap<PodName, PlacedPod>,
-        working: &mut Working,
+        pods: &HashMap<PodName, PodEntry>,
+        builder: &mut TableBuilder,
     ) {
         let claimants = self.pods.get(&address).map_or(&[][..], Claimants::as_slice);
         let placed = claimants.iter().filter_map(|name| Some((name, pods.get(name)?)));
@@ -120,7 +120,7 @@ impl Claims {
             }
             (None, None) => (None, None),
         };
-        working.changed |= working.tables.addresses.set(address, row);
-        working.changed |= working.catalog.pods.set(address, owner);
+        builder.changed |= builder.tables.addresses.set(address, row);
+        builder.changed |= builder.catalog.pods.set(address, owner);
     }
 }

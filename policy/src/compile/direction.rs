@@ -10,21 +10,20 @@ use podgate_tables::l7::L7Rules;
 use podgate_tables::policy::{Entry, PeerMatch, PortClasses, Rank, RuleTable, Tier};
 
 use crate::key::ObjectKey;
-use crate::model::PortNumbers;
-use crate::rules::Rule;
+use crate::rules::{PortNumbers, Rule};
 
 /// A rule that applies, with its numbers.
-pub(super) struct Draft<'s> {
+pub(super) struct NumberedRule<'s> {
     pub(super) rule: &'s Rule,
-    /// The policy, which of its rule sets, and where in that: rules stand in this order.
-    pub(super) place: (&'s ObjectKey, usize, usize),
+    /// The order of rules: by policy, index of the rule set in it, index in the rule set.
+    pub(super) order: (&'s ObjectKey, usize, usize),
     pub(super) id: RuleId,
     /// Who may be at the other end, any of them.
     pub(super) peers: &'s [PeerMatch],
 }
 
-/// An entry, and where it can match.
-struct Placed {
+/// An entry, and the protocol and ports that it can match.
+struct PortEntry {
     entry: Entry,
     /// `None` is every protocol.
     protocol: Option<u8>,
@@ -35,20 +34,20 @@ const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 
 /// Builds the table, all but its default deny.
 pub(super) fn build_direction<'s>(
-    drafts: impl Iterator<Item = Draft<'s>>,
+    rules: impl Iterator<Item = NumberedRule<'s>>,
     port_name: impl Fn(&str) -> Option<PortNameId>,
 ) -> RuleTable {
-    let mut drafts: Vec<Draft<'_>> = drafts.collect();
-    drafts.sort_by_key(|draft| (draft.rule.precedence, draft.place));
-    let ranks = ranks(&drafts);
-    let mut placed: Vec<Placed> = Vec::new();
-    for (draft, rank) in drafts.iter().zip(ranks) {
-        place(draft, rank, &port_name, &mut placed);
+    let mut rules: Vec<NumberedRule<'_>> = rules.collect();
+    rules.sort_by_key(|rule| (rule.rule.precedence, rule.order));
+    let ranks = ranks(&rules);
+    let mut entries: Vec<PortEntry> = Vec::new();
+    for (rule, rank) in rules.iter().zip(ranks) {
+        add_entries(rule, rank, &port_name, &mut entries);
     }
-    // Stable: inside one rank and action, rules keep their order.
-    placed.sort_by_key(|p| (p.entry.rank, p.entry.action));
-    let protocols: BTreeSet<u8> = placed.iter().filter_map(|p| p.protocol).collect();
-    let mut classes = Classes { placed: &placed, ids: HashMap::new(), built: Vec::new() };
+    // Stable: rules of one rank and action stay in their order.
+    entries.sort_by_key(|p| (p.entry.rank, p.entry.action));
+    let protocols: BTreeSet<u8> = entries.iter().filter_map(|p| p.protocol).collect();
+    let mut classes = Classes { entries: &entries, ids: HashMap::new(), built: Vec::new() };
     let everywhere: Vec<u32> = classes.of_protocol(None).map(|(index, _)| index).collect();
     let other = (!everywhere.is_empty()).then(|| classes.intern(everywhere));
     let protocols = protocols
@@ -59,36 +58,36 @@ pub(super) fn build_direction<'s>(
 }
 
 /// Ranks of rules in order: the Normal tier has one, and in the others each rule has its own.
-fn ranks(drafts: &[Draft<'_>]) -> Vec<Rank> {
-    let numbered = drafts.iter().enumerate();
+fn ranks(rules: &[NumberedRule<'_>]) -> Vec<Rank> {
+    let numbered = rules.iter().enumerate();
     numbered
-        .map(|(order, draft)| match draft.rule.precedence.tier {
+        .map(|(order, rule)| match rule.rule.precedence.tier {
             Tier::Normal => Rank::NORMAL,
             tier => Rank { tier, order: order as u32 },
         })
         .collect()
 }
 
-/// The places of one rule: one for each peer and each element of its ports.
-fn place(
-    draft: &Draft<'_>,
+/// Adds the entries of one rule: one for each peer and each element of its ports.
+fn add_entries(
+    rule: &NumberedRule<'_>,
     rank: Rank,
     port_name: &impl Fn(&str) -> Option<PortNameId>,
-    placed: &mut Vec<Placed>,
+    entries: &mut Vec<PortEntry>,
 ) {
     let entry = |peer: &PeerMatch, port_name, l7: Option<&Arc<L7Rules>>| Entry {
         rank,
-        action: draft.rule.action,
+        action: rule.rule.action,
         peer: *peer,
         port_name,
         ports: Entry::ALL_PORTS,
         l7: l7.map(Arc::clone),
-        rule: draft.id,
+        rule: rule.id,
     };
-    let Some(list) = &draft.rule.ports else {
+    let Some(list) = &rule.rule.ports else {
         let everywhere =
-            |peer| Placed { entry: entry(peer, None, None), protocol: None, ports: ALL_PORTS };
-        return placed.extend(draft.peers.iter().map(everywhere));
+            |peer| PortEntry { entry: entry(peer, None, None), protocol: None, ports: ALL_PORTS };
+        return entries.extend(rule.peers.iter().map(everywhere));
     };
     for element in list {
         let (ports, name) = match &element.ports.ports {
@@ -100,7 +99,7 @@ fn place(
                 None => continue,
             },
         };
-        placed.extend(draft.peers.iter().map(|peer| Placed {
+        entries.extend(rule.peers.iter().map(|peer| PortEntry {
             entry: entry(peer, name, element.l7.as_ref()),
             protocol: Some(element.ports.protocol),
             ports: ports.clone(),
@@ -108,8 +107,8 @@ fn place(
     }
 }
 
-/// Entries that the classes of one protocol may list together. Beyond that they would grow with the
-/// square of the rules that overlap, and one class with a search through it is the lesser evil.
+/// Most entries that the classes of one protocol may have together. Classes of overlapping rules
+/// can grow with the square of the rules; beyond this bound, one class for all ports is used.
 const LISTED_MAX: usize = 1 << 16;
 
 /// How many entries the ranges between these changes list together.
@@ -124,27 +123,27 @@ fn listed(changes: &BTreeMap<u16, (Vec<u32>, Vec<u32>)>) -> usize {
 
 /// Distinct lists of entries.
 struct Classes<'p> {
-    placed: &'p [Placed],
+    entries: &'p [PortEntry],
     ids: HashMap<Vec<u32>, u32>,
     built: Vec<Arc<[Entry]>>,
 }
 
 impl Classes<'_> {
     /// Entries that can match packets of `protocol`, or of a protocol that no entry names.
-    fn of_protocol(&self, protocol: Option<u8>) -> impl Iterator<Item = (u32, &Placed)> {
-        let placed = self.placed.iter().enumerate();
-        placed
+    fn of_protocol(&self, protocol: Option<u8>) -> impl Iterator<Item = (u32, &PortEntry)> {
+        let entries = self.entries.iter().enumerate();
+        entries
             .filter(move |(_, p)| p.protocol.is_none() || p.protocol == protocol)
-            .map(|(index, placed)| (index as u32, placed))
+            .map(|(index, entry)| (index as u32, entry))
     }
 
     /// Cuts the ports of one protocol where the list of entries changes.
     fn ranges(&mut self, protocol: u8) -> Vec<(u16, u32)> {
         let mut changes: BTreeMap<u16, (Vec<u32>, Vec<u32>)> = BTreeMap::new();
         changes.entry(0).or_default();
-        for (index, placed) in self.of_protocol(Some(protocol)) {
-            changes.entry(*placed.ports.start()).or_default().0.push(index);
-            if let Some(after) = placed.ports.end().checked_add(1) {
+        for (index, entry) in self.of_protocol(Some(protocol)) {
+            changes.entry(*entry.ports.start()).or_default().0.push(index);
+            if let Some(after) = entry.ports.end().checked_add(1) {
                 changes.entry(after).or_default().1.push(index);
             }
         }
@@ -166,11 +165,11 @@ impl Classes<'_> {
         ranges
     }
 
-    /// One class for all ports of a protocol, whose entries say their ports themselves.
+    /// One class for all ports of a protocol, whose entries have their own port ranges.
     fn uncut(&mut self, protocol: u8) -> u32 {
-        let with_ports = |(_, placed): (u32, &Placed)| Entry {
-            ports: (*placed.ports.start(), *placed.ports.end()),
-            ..placed.entry.clone()
+        let with_ports = |(_, entry): (u32, &PortEntry)| Entry {
+            ports: (*entry.ports.start(), *entry.ports.end()),
+            ..entry.entry.clone()
         };
         let mut entries: Vec<Entry> = self.of_protocol(Some(protocol)).map(with_ports).collect();
         entries.dedup();
@@ -184,7 +183,7 @@ impl Classes<'_> {
             return *id;
         }
         let mut entries: Vec<Entry> =
-            indices.iter().map(|index| self.placed[*index as usize].entry.clone()).collect();
+            indices.iter().map(|index| self.entries[*index as usize].entry.clone()).collect();
         // Overlapping ports of one rule.
         entries.dedup();
         self.built.push(entries.into());

@@ -5,22 +5,23 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use podgate_tables::policy::{PolicyTables, SelectorSet};
 
-use super::index::most_telling;
+use super::index::most_selective;
 use super::interner::Numbers;
-use super::sharing::Shared;
+use super::sharing::SharedTable;
 use crate::labels::{LabelContext, LabelKey, Labels};
+use crate::rules::PerSide;
 use crate::selector::{Selector, Test};
 
-/// What tells identities apart. The labels of the namespace follow from its name.
+/// Pods with equal keys have one identity. The namespace determines its labels.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Key {
+pub(super) struct IdentityKey {
     pub(super) namespace: Arc<str>,
     pub(super) service_account: Arc<str>,
     pub(super) labels: Arc<Labels>,
 }
 
-impl Key {
-    fn facts(&self, namespace_labels: &Arc<Labels>) -> LabelContext {
+impl IdentityKey {
+    fn label_context(&self, namespace_labels: &Arc<Labels>) -> LabelContext {
         LabelContext::Pod {
             namespace: Arc::clone(&self.namespace),
             service_account: Arc::clone(&self.service_account),
@@ -33,15 +34,15 @@ impl Key {
 /// One identity.
 #[derive(Debug)]
 pub(super) struct Identity {
-    pub(super) facts: LabelContext,
+    pub(super) label_context: LabelContext,
     /// Row of its namespace.
     pub(super) namespace: u32,
     /// Peer selectors that match it.
     pub(super) selectors: SelectorSet,
     /// What applies to it, for egress and ingress; `None` for what is no pod.
-    pub(super) tables: Option<[Shared; 2]>,
+    pub(super) tables: Option<PerSide<SharedTable>>,
     /// `None` for reserved ones.
-    key: Option<Key>,
+    key: Option<IdentityKey>,
     users: u32,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct Acquired {
 #[derive(Debug)]
 struct Namespace {
     row: u32,
-    facts: LabelContext,
+    label_context: LabelContext,
     labels: Arc<Labels>,
     identities: Vec<u32>,
 }
@@ -78,17 +79,17 @@ const NUMBER_MIN: u32 = 256;
 /// One more than the last number: 24 bits, beyond which Cilium's local scopes begin.
 const NUMBER_END: u32 = 1 << 24;
 
-/// The number that people see: it depends on the labels and on nothing else, so the same pods keep
-/// theirs when others come and go, and after a restart. Two label sets may, rarely, share one;
-/// nothing but what people see depends on it.
-pub(super) fn number_of(facts: &LabelContext) -> u32 {
-    match facts {
+/// The number that is displayed. It depends only on the labels, so pods keep theirs when other pods
+/// come and go, and after a restart. Two label sets may, rarely, have the same number; no lookup
+/// uses it.
+pub(super) fn number_of(label_context: &LabelContext) -> u32 {
+    match label_context {
         LabelContext::Reserved(names) => {
             let reserved = RESERVED.iter().find(|(_, of)| of == names);
             reserved.map_or(0, |(number, _)| *number)
         }
         LabelContext::Pod { .. } => {
-            NUMBER_MIN + (facts.fingerprint() % u64::from(NUMBER_END - NUMBER_MIN)) as u32
+            NUMBER_MIN + (label_context.fingerprint() % u64::from(NUMBER_END - NUMBER_MIN)) as u32
         }
     }
 }
@@ -96,11 +97,11 @@ pub(super) fn number_of(facts: &LabelContext) -> u32 {
 /// All identities, the reserved ones at the numbers that the tables fix.
 #[derive(Debug)]
 pub(super) struct Identities {
-    ids: HashMap<Key, u32>,
+    ids: HashMap<IdentityKey, u32>,
     slots: Vec<Option<Identity>>,
     numbers: Numbers,
     namespaces: HashMap<Arc<str>, Namespace>,
-    /// Rows of namespaces; row zero is nobody's.
+    /// Rows of namespaces; row zero is not used by any.
     rows: Numbers,
     /// Identities by the labels of their pods.
     by_label: HashMap<(Arc<str>, Arc<str>), Vec<u32>>,
@@ -111,9 +112,9 @@ impl Identities {
     pub(super) fn new() -> Self {
         let mut numbers = Numbers::default();
         let slots = RESERVED.iter().map(|(_, names)| {
-            numbers.take();
+            numbers.allocate();
             Some(Identity {
-                facts: LabelContext::Reserved(names),
+                label_context: LabelContext::Reserved(names),
                 namespace: 0,
                 selectors: SelectorSet::default(),
                 tables: None,
@@ -123,7 +124,7 @@ impl Identities {
         });
         let slots = slots.collect();
         let mut rows = Numbers::default();
-        rows.take();
+        rows.allocate();
         Self {
             ids: HashMap::new(),
             slots,
@@ -146,7 +147,7 @@ impl Identities {
     /// that had no pod yet.
     pub(super) fn acquire(
         &mut self,
-        key: Key,
+        key: IdentityKey,
         labels_of: impl FnOnce(&Arc<str>) -> Labels,
     ) -> Acquired {
         if let Some(id) = self.ids.get(&key).copied() {
@@ -155,13 +156,13 @@ impl Identities {
             }
             return Acquired { id, is_new: false, opens_namespace: false };
         }
-        let id = self.numbers.take();
+        let id = self.numbers.allocate();
         let rows = &mut self.rows;
         let namespace = self.namespaces.entry_ref(&key.namespace).or_insert_with(|| {
             let labels = Arc::new(labels_of(&key.namespace));
             Namespace {
-                row: rows.take(),
-                facts: namespace_facts(&key.namespace, &labels),
+                row: rows.allocate(),
+                label_context: label_context_of_namespace(&key.namespace, &labels),
                 labels,
                 identities: Vec::new(),
             }
@@ -172,7 +173,7 @@ impl Identities {
             self.by_label.entry((Arc::clone(name), Arc::clone(value))).or_default().push(id);
         }
         let identity = Identity {
-            facts: key.facts(&namespace.labels),
+            label_context: key.label_context(&namespace.labels),
             namespace: namespace.row,
             selectors: SelectorSet::default(),
             tables: None,
@@ -199,7 +200,7 @@ impl Identities {
         let identity = slot.take()?;
         let key = identity.key.as_ref()?;
         self.ids.remove(key);
-        self.numbers.give_back(id);
+        self.numbers.release(id);
         for (name, value) in key.labels.iter() {
             let label = (Arc::clone(name), Arc::clone(value));
             if let Some(ids) = self.by_label.get_mut(&label) {
@@ -214,7 +215,7 @@ impl Identities {
             remove(&mut namespace.identities, id);
             if namespace.identities.is_empty() {
                 emptied = Some(namespace.row);
-                self.rows.give_back(namespace.row);
+                self.rows.release(namespace.row);
                 self.namespaces.remove(&key.namespace);
             }
         }
@@ -228,12 +229,12 @@ impl Identities {
             return Vec::new();
         }
         namespace.labels = Arc::new(labels);
-        namespace.facts = namespace_facts(name, &namespace.labels);
+        namespace.label_context = label_context_of_namespace(name, &namespace.labels);
         for id in &namespace.identities {
             if let Some(identity) = &mut self.slots[*id as usize]
                 && let Some(key) = &identity.key
             {
-                identity.facts = key.facts(&namespace.labels);
+                identity.label_context = key.label_context(&namespace.labels);
             }
         }
         namespace.identities.clone()
@@ -241,7 +242,7 @@ impl Identities {
 
     /// Row of a namespace that has pods, with what selectors can ask of it.
     pub(super) fn namespace(&self, name: &str) -> Option<(u32, &LabelContext)> {
-        self.namespaces.get(name).map(|namespace| (namespace.row, &namespace.facts))
+        self.namespaces.get(name).map(|namespace| (namespace.row, &namespace.label_context))
     }
 
     /// Rows of the namespaces that meet what the selector asks of namespaces. Row zero is for what
@@ -255,13 +256,13 @@ impl Identities {
     fn namespaces_meeting(&self, selector: &Selector) -> impl Iterator<Item = &Namespace> {
         let demands =
             Selector::new(selector.conditions().iter().filter(|c| asks_namespace(&c.key)).cloned());
-        self.namespaces.values().filter(move |namespace| demands.matches(&namespace.facts))
+        self.namespaces.values().filter(move |namespace| demands.matches(&namespace.label_context))
     }
 
     /// The identities that a selector matches, in no order, without doubles.
     pub(super) fn matching(&self, selector: &Selector) -> Vec<u32> {
         let mut candidates: Vec<u32> = (0..PolicyTables::RESERVED).collect();
-        match most_telling(selector) {
+        match most_selective(selector) {
             _ if excludes_pods(selector) => {}
             Some((LabelKey::Namespace, names)) => {
                 let namespaces = names.iter().filter_map(|name| self.namespaces.get(name));
@@ -277,7 +278,7 @@ impl Identities {
                 candidates.extend(namespaces.flat_map(|namespace| &namespace.identities));
             }
         }
-        candidates.retain(|id| self.get(*id).is_some_and(|it| selector.matches(&it.facts)));
+        candidates.retain(|id| self.get(*id).is_some_and(|it| selector.matches(&it.label_context)));
         candidates
     }
 }
@@ -296,10 +297,13 @@ fn excludes_pods(selector: &Selector) -> bool {
 }
 
 /// What all pods of a namespace have in common.
-fn namespace_facts(name: &Arc<str>, labels: &Arc<Labels>) -> LabelContext {
-    let key =
-        Key { namespace: Arc::clone(name), service_account: "".into(), labels: Arc::default() };
-    key.facts(labels)
+fn label_context_of_namespace(name: &Arc<str>, labels: &Arc<Labels>) -> LabelContext {
+    let key = IdentityKey {
+        namespace: Arc::clone(name),
+        service_account: "".into(),
+        labels: Arc::default(),
+    };
+    key.label_context(labels)
 }
 
 fn remove(ids: &mut Vec<u32>, id: u32) {

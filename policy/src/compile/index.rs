@@ -5,39 +5,39 @@ use std::sync::Arc;
 
 use hashbrown::{Equivalent, HashMap};
 
-use crate::labels::{LabelContext, LabelKey, Place};
+use crate::labels::{LabelContext, LabelKey, LabelRef};
 use crate::selector::{Selector, Test};
 
-/// A label that a selector insists on.
+/// A label that a selector requires.
 #[derive(PartialEq, Eq, Debug)]
 struct ExactLabel {
-    /// A key that has one place.
+    /// A key of one label.
     key: LabelKey,
     value: Arc<str>,
 }
 
 impl ExactLabel {
-    fn place(&self) -> (Option<Place<'_>>, &str) {
-        (self.key.places().next(), &self.value)
+    fn label_ref(&self) -> (Option<LabelRef<'_>>, &str) {
+        (self.key.label_refs().next(), &self.value)
     }
 }
 
 impl Hash for ExactLabel {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.place().hash(state);
+        self.label_ref().hash(state);
     }
 }
 
 #[derive(Hash)]
-struct Asked<'a>(Option<Place<'a>>, &'a str);
+struct LabelQuery<'a>(Option<LabelRef<'a>>, &'a str);
 
-impl Equivalent<ExactLabel> for Asked<'_> {
+impl Equivalent<ExactLabel> for LabelQuery<'_> {
     fn equivalent(&self, label: &ExactLabel) -> bool {
-        label.place() == (self.0, self.1)
+        label.label_ref() == (self.0, self.1)
     }
 }
 
-/// Selectors by one label that they insist on.
+/// Selectors by a label that they require.
 ///
 /// Nearly every selector demands some exact label, and an identity has few labels: those of the
 /// identity lead to the selectors that can match it, and only these are asked. The others, which
@@ -79,14 +79,14 @@ impl SelectorIndex {
     }
 
     /// The selectors that match, sorted, without doubles.
-    pub(super) fn matching(&self, facts: &LabelContext) -> Vec<u32> {
+    pub(super) fn matching(&self, label_context: &LabelContext) -> Vec<u32> {
         let mut found = Vec::new();
         let mut ask = |ids: &[u32]| {
-            found.extend(ids.iter().filter(|id| self.selectors[*id].matches(facts)));
+            found.extend(ids.iter().filter(|id| self.selectors[*id].matches(label_context)));
         };
         ask(&self.others);
-        facts.for_each(|place, value| {
-            if let Some(ids) = self.by_label.get(&Asked(Some(place), value)) {
+        label_context.for_each(|label_ref, value| {
+            if let Some(ids) = self.by_label.get(&LabelQuery(Some(label_ref), value)) {
                 ask(ids);
             }
         });
@@ -96,13 +96,13 @@ impl SelectorIndex {
     }
 }
 
-/// One of these labels has whoever matches the selector; `None` if it demands no exact label.
+/// An identity that matches the selector has one of these labels; `None` if it requires no label.
 fn exact_labels(selector: &Selector) -> Option<Vec<ExactLabel>> {
-    let (key, values) = most_telling(selector)?;
-    let keys = key.places().map(|place| match place {
-        // One spelling of each place, so that equal places are equal keys.
-        Place::Pod(key) => LabelKey::Pod(key.into()),
-        Place::Reserved(key) => LabelKey::Reserved(key.into()),
+    let (key, values) = most_selective(selector)?;
+    let keys = key.label_refs().map(|label_ref| match label_ref {
+        // One key for each label, so that equal labels have equal keys.
+        LabelRef::Pod(key) => LabelKey::Pod(key.into()),
+        LabelRef::Reserved(key) => LabelKey::Reserved(key.into()),
         _ => key.clone(),
     });
     let label = |key: &LabelKey, value: &Arc<str>| ExactLabel {
@@ -112,14 +112,14 @@ fn exact_labels(selector: &Selector) -> Option<Vec<ExactLabel>> {
     Some(keys.flat_map(|key| values.iter().map(move |value| label(&key, value))).collect())
 }
 
-/// The exact demand that the fewest identities are likely to meet.
-pub(super) fn most_telling(selector: &Selector) -> Option<(&LabelKey, &[Arc<str>])> {
+/// The required label that the fewest identities are likely to have.
+pub(super) fn most_selective(selector: &Selector) -> Option<(&LabelKey, &[Arc<str>])> {
     let exact = selector.conditions().iter().filter_map(|requirement| match &requirement.test {
         Test::In(values) => Some((&requirement.key, values.as_slice())),
         Test::NotIn(_) | Test::Exists | Test::DoesNotExist => None,
     });
-    // A namespace holds a small part of the cluster; a label such as `tier=frontend` may be
-    // everywhere, and a cluster's name is.
+    // A namespace has a small part of the cluster's pods; a label such as `tier=frontend` may be on
+    // all pods, and the cluster's name is.
     exact.min_by_key(|(key, values)| {
         let rank = match key {
             LabelKey::Foreign(_) => 0,

@@ -12,14 +12,14 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn take(&mut self) -> u32 {
+    pub(super) fn allocate(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.next += 1;
             self.next - 1
         })
     }
 
-    pub(super) fn give_back(&mut self, number: u32) {
+    pub(super) fn release(&mut self, number: u32) {
         self.free.push(number);
     }
 }
@@ -48,7 +48,7 @@ impl<K: Clone + Eq + Hash> Interner<K> {
             }
             return (*id, false);
         }
-        let (id, value) = (self.numbers.take(), value.clone());
+        let (id, value) = (self.numbers.allocate(), value.clone());
         if self.values.len() <= id as usize {
             self.values.resize_with(id as usize + 1, || None);
         }
@@ -67,7 +67,7 @@ impl<K: Clone + Eq + Hash> Interner<K> {
         }
         let (value, _) = slot.take()?;
         self.ids.remove(&value);
-        self.numbers.give_back(id);
+        self.numbers.release(id);
         Some(value)
     }
 

@@ -5,14 +5,14 @@
 //! 2. Each rule gets a number, and so does each distinct peer by labels and each distinct list of
 //!    networks ([`peers`]). An index over the conditions of selectors ([`index`]) finds, for each
 //!    identity, the few selectors that match it out of all.
-//! 3. The same index, over the subjects of all policies, finds what applies to an identity.
-//!    Identities to which the same rule sets apply share one table ([`sharing`], [`direction`]).
-//! 4. Each address gets the identity of whoever owns it ([`addresses`]).
+//! 3. The same index, over the endpoint selectors of all policies, finds the rule sets that apply
+//!    to an identity. Identities with the same rule sets share one table ([`sharing`],
+//!    [`direction`]).
+//! 4. Each address gets the identity of its pod or node ([`addresses`]).
 //!
-//! A [`Compiler`] keeps all of this, and follows changes of the store: what a change does not touch
-//! stays as it is, and snapshots share it ([`podgate_tables::policy::Rows`]). Numbers depend on
-//! what was there before. What they stand for does not: the same objects make the same tables by
-//! name, in whatever order they came.
+//! A [`Compiler`] stores the results and applies changes of the store to them. Parts that a change
+//! does not affect are shared between snapshots ([`podgate_tables::policy::Rows`]). The numbers
+//! depend on earlier changes; the tables with names in place of numbers depend only on the objects.
 
 mod addresses;
 mod direction;
@@ -22,7 +22,7 @@ mod interner;
 mod peers;
 mod program;
 mod sharing;
-mod working;
+mod table_builder;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,17 +32,17 @@ use podgate_tables::address::Address;
 use podgate_tables::ids::{PortNameId, RuleId};
 use podgate_tables::policy::{IdentityRow, PeerMatch, PolicyTables, SelectorSet};
 
-use self::addresses::{Claims, PlacedPod};
-use self::identities::{Acquired, Identities, Key, number_of};
+use self::addresses::{Claims, PodEntry};
+use self::identities::{Acquired, Identities, IdentityKey, number_of};
 use self::index::SelectorIndex;
 use self::peers::Peers;
-use self::program::{Placed, PlacedSet, Program};
+use self::program::{PolicyEntry, Program, RuleSetEntry};
 use self::sharing::DirectionTables;
-use self::working::Working;
+use self::table_builder::TableBuilder;
 use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
 use crate::key::ObjectKey;
-use crate::model::{Pod, PortNumbers};
-use crate::rules::{Rule, RuleSet, Side};
+use crate::model::Pod;
+use crate::rules::{PerSide, PortNumbers, Rule, RuleSet};
 use crate::store::{Changes, Cursor, EnforcementMode, Store};
 
 /// Tables and the names behind their numbers. Copies are cheap.
@@ -67,14 +67,14 @@ pub fn compile(store: &Store) -> Compiled {
 pub struct Compiler {
     /// How far this compiler has read the store's change log.
     cursor: Cursor,
-    working: Working,
+    builder: TableBuilder,
     program: Program,
     peers: Peers,
-    /// Rule sets by their subjects.
-    subjects: SelectorIndex,
+    /// Endpoint selectors of rule sets, by the number of the set.
+    endpoint_selectors: SelectorIndex,
     directions: DirectionTables,
     identities: Identities,
-    pods: HashMap<PodName, PlacedPod>,
+    pods: HashMap<PodName, PodEntry>,
     claims: Claims,
     mode: EnforcementMode,
 }
@@ -95,17 +95,17 @@ impl Compiler {
     fn with_mode(mode: EnforcementMode) -> Self {
         let mut compiler = Self {
             cursor: Cursor::default(),
-            working: Working::default(),
+            builder: TableBuilder::default(),
             program: Program::default(),
             peers: Peers::default(),
-            subjects: SelectorIndex::default(),
+            endpoint_selectors: SelectorIndex::default(),
             directions: DirectionTables::new(mode),
             identities: Identities::new(),
             pods: HashMap::new(),
             claims: Claims::default(),
             mode,
         };
-        compiler.working.dirty.extend(0..PolicyTables::RESERVED);
+        compiler.builder.dirty.extend(0..PolicyTables::RESERVED);
         compiler.write_dirty();
         compiler
     }
@@ -113,12 +113,12 @@ impl Compiler {
     /// Brings the tables up to date with `store`, which must be the same at each call. Returns
     /// whether anything changed.
     pub fn update(&mut self, store: &Store) -> bool {
-        self.working.changed = false;
+        self.builder.changed = false;
         match store.changes_since(self.cursor).filter(|changes| !changes.mode) {
             Some(changes) => {
                 self.cursor = store.cursor();
-                self.follow(store, &changes);
-                self.working.changed
+                self.apply(store, &changes);
+                self.builder.changed
             }
             None => {
                 self.start_over(store);
@@ -131,28 +131,28 @@ impl Compiler {
     #[must_use]
     pub fn compiled(&self) -> Compiled {
         Compiled {
-            tables: Arc::new(self.working.tables.clone()),
-            catalog: Arc::new(self.working.catalog.clone()),
+            tables: Arc::new(self.builder.tables.clone()),
+            catalog: Arc::new(self.builder.catalog.clone()),
         }
     }
 
     fn start_over(&mut self, store: &Store) {
         *self = Self::with_mode(store.mode());
         self.cursor = store.cursor();
-        self.follow(store, &store.everything());
+        self.apply(store, &store.everything());
     }
 
-    fn follow(&mut self, store: &Store, changes: &Changes) {
+    fn apply(&mut self, store: &Store, changes: &Changes) {
         for namespace in &changes.namespaces {
             self.relabel(namespace, store);
         }
         self.change_policies(store, &changes.policies);
         if !changes.domain_names.is_empty() {
-            self.peers.learn(&changes.domain_names, store, &mut self.working);
+            self.peers.update_names(&changes.domain_names, store, &mut self.builder);
         }
         if changes.nodes {
             for address in self.claims.set_nodes(store) {
-                self.claims.settle(address, &self.pods, &mut self.working);
+                self.claims.write_address(address, &self.pods, &mut self.builder);
             }
         }
         for pod in &changes.pods {
@@ -173,16 +173,16 @@ impl Compiler {
     }
 
     fn write_namespace(&mut self, name: &str) {
-        if let Some((row, facts)) = self.identities.namespace(name) {
-            let set = self.peers.of_namespace(facts);
-            self.working.change_namespace(row, |_| set);
+        if let Some((row, label_context)) = self.identities.namespace(name) {
+            let set = self.peers.of_namespace(label_context);
+            self.builder.change_namespace(row, |_| set);
         }
     }
 
     /// Finds the selectors and the rule sets of an identity that is new or has other labels.
     fn match_identity(&mut self, id: u32) {
         if let Some(identity) = self.identities.get_mut(id) {
-            identity.selectors = self.peers.of_identity(&identity.facts);
+            identity.selectors = self.peers.of_identity(&identity.label_context);
             self.apply_to(id);
         }
     }
@@ -190,13 +190,13 @@ impl Compiler {
     /// Finds the rule sets that apply to an identity of pods.
     fn apply_to(&mut self, id: u32) {
         let Some(identity) = self.identities.get_mut(id) else { return };
-        let sets = self.subjects.matching(&identity.facts);
-        let (directions, working) = (&mut self.directions, &mut self.working);
-        let tables = Side::ALL.map(|side| directions.acquire(side, &sets, &self.program, working));
+        let sets = self.endpoint_selectors.matching(&identity.label_context);
+        let (directions, builder) = (&mut self.directions, &mut self.builder);
+        let tables = PerSide::new(|side| directions.acquire(side, &sets, &self.program, builder));
         if let Some(former) = identity.tables.replace(tables) {
-            directions.release(&former, working);
+            directions.release(&former, builder);
         }
-        working.dirty.insert(id);
+        builder.dirty.insert(id);
     }
 
     fn change_policies(&mut self, store: &Store, keys: &BTreeSet<Arc<ObjectKey>>) {
@@ -210,12 +210,12 @@ impl Compiler {
             }
             let former = self.program.policies.remove(key);
             if let Some(rule_sets) = now {
-                self.place(key, rule_sets, store, &mut affected);
+                self.add_policy(key, rule_sets, store, &mut affected);
             }
             for number in former.into_iter().flat_map(|former| former.sets) {
-                self.subjects.remove(number);
+                self.endpoint_selectors.remove(number);
                 if let Some(set) = self.program.set(number) {
-                    affected.extend(self.identities.matching(&set.rule_set().subject));
+                    affected.extend(self.identities.matching(&set.rule_set().endpoint_selector));
                 }
                 retired.push(number);
             }
@@ -225,16 +225,16 @@ impl Compiler {
                 self.apply_to(id);
             }
         }
-        // Only now does no table name them any more.
+        // From here on no table refers to them.
         for number in retired {
             if let Some(set) = self.program.take_set(number) {
-                self.forget(&set);
+                self.remove_set(&set);
             }
         }
     }
 
-    /// Adds a policy. Identities that it selects are noted as affected.
-    fn place(
+    /// Adds a policy. Adds the identities that it selects to `affected`.
+    fn add_policy(
         &mut self,
         policy: &Arc<ObjectKey>,
         rule_sets: &Arc<[RuleSet]>,
@@ -244,43 +244,43 @@ impl Compiler {
         let mut sets = Vec::new();
         for (index, rule_set) in rule_sets.iter().enumerate() {
             let rules = rule_set.rules.iter();
-            let numbers = rules.map(|rule| self.place_rule(policy, rule, store)).collect();
+            let numbers = rules.map(|rule| self.add_rule(policy, rule, store)).collect();
             let number = self.program.add_set(policy, rule_sets, index, numbers);
-            self.subjects.insert(number, &rule_set.subject);
-            affected.extend(self.identities.matching(&rule_set.subject));
+            self.endpoint_selectors.insert(number, &rule_set.endpoint_selector);
+            affected.extend(self.identities.matching(&rule_set.endpoint_selector));
             sets.push(number);
         }
-        let placed = Placed { rule_sets: Arc::clone(rule_sets), sets };
-        self.program.policies.insert(Arc::clone(policy), placed);
+        let entry = PolicyEntry { rule_sets: Arc::clone(rule_sets), sets };
+        self.program.policies.insert(Arc::clone(policy), entry);
     }
 
-    fn place_rule(
+    fn add_rule(
         &mut self,
         policy: &Arc<ObjectKey>,
         rule: &Rule,
         store: &Store,
     ) -> (RuleId, Vec<PeerMatch>) {
-        let id = RuleId(self.program.rule_numbers.take());
+        let id = RuleId(self.program.rule_numbers.allocate());
         let (policy, field) = (Arc::clone(policy), rule.field.clone());
-        self.working.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));
+        self.builder.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));
         for name in port_names(rule) {
             self.acquire_port_name(name);
         }
-        let (identities, working) = (&mut self.identities, &mut self.working);
-        let peers = self.peers.acquire(rule.peers.as_deref(), store, identities, working);
+        let (identities, builder) = (&mut self.identities, &mut self.builder);
+        let peers = self.peers.acquire(rule.peers.as_deref(), store, identities, builder);
         (id, peers)
     }
 
-    fn forget(&mut self, set: &PlacedSet) {
+    fn remove_set(&mut self, set: &RuleSetEntry) {
         for (rule, id, peers) in set.rules() {
-            self.working.name_rule(id, None);
-            self.program.rule_numbers.give_back(id.0);
+            self.builder.name_rule(id, None);
+            self.program.rule_numbers.release(id.0);
             for name in port_names(rule) {
                 if let Some(name) = self.program.port_name(name) {
                     self.release_port_name(name);
                 }
             }
-            self.peers.release(peers, &mut self.identities, &mut self.working);
+            self.peers.release(peers, &mut self.identities, &mut self.builder);
         }
     }
 
@@ -288,14 +288,14 @@ impl Compiler {
         let name = Arc::from(name);
         let (id, is_new) = self.program.port_names.acquire(&name);
         if is_new {
-            self.working.name_port(PortNameId(id), name);
+            self.builder.name_port(PortNameId(id), name);
         }
         PortNameId(id)
     }
 
     fn release_port_name(&mut self, name: PortNameId) {
         if self.program.port_names.release(name.0).is_some() {
-            self.working.name_port(name, Arc::default());
+            self.builder.name_port(name, Arc::default());
         }
     }
 
@@ -310,15 +310,15 @@ impl Compiler {
         if let Some(pod) = pod.filter(|pod| !pod.addresses().is_empty()) {
             let identity = self.acquire_identity(name, pod, store);
             let ports = pod.ports.iter().map(|port| self.acquire_port_name(&port.name)).collect();
-            let placed = PlacedPod::new(identity, pod, ports);
-            for address in &placed.addresses {
+            let entry = PodEntry::new(identity, pod, ports);
+            for address in &entry.addresses {
                 self.claims.add(*address, name);
                 touched.insert(*address);
             }
-            self.pods.insert(name.clone(), placed);
+            self.pods.insert(name.clone(), entry);
         }
         for address in touched {
-            self.claims.settle(address, &self.pods, &mut self.working);
+            self.claims.write_address(address, &self.pods, &mut self.builder);
         }
         if let Some(former) = former {
             for port in former.port_names {
@@ -329,7 +329,7 @@ impl Compiler {
     }
 
     fn acquire_identity(&mut self, name: &PodName, pod: &Pod, store: &Store) -> u32 {
-        let key = Key {
+        let key = IdentityKey {
             namespace: Arc::clone(&name.namespace),
             service_account: Arc::clone(&pod.service_account),
             labels: Arc::clone(&pod.labels),
@@ -348,24 +348,24 @@ impl Compiler {
     fn release_identity(&mut self, id: u32) {
         let Some((identity, emptied)) = self.identities.release(id) else { return };
         if let Some(tables) = identity.tables {
-            self.directions.release(&tables, &mut self.working);
+            self.directions.release(&tables, &mut self.builder);
         }
         if let Some(row) = emptied {
-            self.working.change_namespace(row, |_| SelectorSet::default());
+            self.builder.change_namespace(row, |_| SelectorSet::default());
         }
-        self.working.dirty.remove(&id);
-        self.working.write_identity(id, IdentityRow::default(), None);
+        self.builder.dirty.remove(&id);
+        self.builder.write_identity(id, IdentityRow::default(), None);
     }
 
     /// Writes the rows of identities that changed.
     fn write_dirty(&mut self) {
-        for id in std::mem::take(&mut self.working.dirty) {
+        for id in std::mem::take(&mut self.builder.dirty) {
             let Some(identity) = self.identities.get(id) else { continue };
-            let [egress, ingress] = match &identity.tables {
-                Some(tables) => tables.each_ref().map(|shared| Arc::clone(&shared.table)),
-                None => [Arc::default(), Arc::default()],
+            let PerSide { egress, ingress } = match &identity.tables {
+                Some(tables) => PerSide::new(|side| Arc::clone(&tables[side].table)),
+                None => PerSide::default(),
             };
-            let number = number_of(&identity.facts);
+            let number = number_of(&identity.label_context);
             let row = IdentityRow {
                 number,
                 namespace: identity.namespace,
@@ -373,8 +373,8 @@ impl Compiler {
                 egress,
                 ingress,
             };
-            let info = IdentityInfo { number, facts: identity.facts.clone() };
-            self.working.write_identity(id, row, Some(info));
+            let info = IdentityInfo { number, label_context: identity.label_context.clone() };
+            self.builder.write_identity(id, row, Some(info));
         }
     }
 }

@@ -12,17 +12,17 @@ use podgate_tables::policy::{AddressScope, AddressSet, PeerMatch, SelectorSet};
 use super::identities::{Identities, asks_namespace};
 use super::index::SelectorIndex;
 use super::interner::Interner;
-use super::working::Working;
+use super::table_builder::TableBuilder;
 use crate::labels::LabelContext;
 use crate::rules::{self, NetworkPeer};
 use crate::selector::Selector;
 use crate::store::Store;
 
-/// What the number of an address set stands for.
+/// What an address set is made from.
 ///
 /// The networks of a rule have one number together, because there can be many in one rule.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Source {
+enum AddressSource {
     /// Networks that cover the same addresses.
     Networks(Arc<[NetworkPeer]>),
     /// A DNS name or a pattern of names.
@@ -37,7 +37,7 @@ pub(super) struct Peers {
     of_namespaces: SelectorIndex,
     /// The others.
     of_identities: SelectorIndex,
-    sources: Interner<Source>,
+    sources: Interner<AddressSource>,
 }
 
 /// Whether all pods of a namespace, or none, match.
@@ -47,36 +47,40 @@ fn is_for_namespaces(selector: &Selector) -> bool {
 
 impl Peers {
     /// The numbers of a rule's peers, for one more user of them. Identities whose selectors change
-    /// are noted as dirty.
+    /// are marked dirty.
     pub(super) fn acquire(
         &mut self,
-        peers: Option<&[rules::Peer]>,
+        peers: Option<&[rules::PeerSelector]>,
         store: &Store,
         identities: &mut Identities,
-        working: &mut Working,
+        builder: &mut TableBuilder,
     ) -> Vec<PeerMatch> {
         let Some(peers) = peers else { return vec![PeerMatch::Any] };
         let mut numbers = Vec::new();
         let mut networks: BTreeMap<AddressScope, Vec<NetworkPeer>> = BTreeMap::new();
         for peer in peers {
             match peer {
-                rules::Peer::Labels(selector) => {
-                    numbers.push(self.acquire_selector(selector, identities, working));
+                rules::PeerSelector::Labels(selector) => {
+                    numbers.push(self.acquire_selector(selector, identities, builder));
                 }
-                rules::Peer::Network(network) => {
+                rules::PeerSelector::Network(network) => {
                     networks.entry(network.scope).or_default().push(network.clone());
                 }
-                rules::Peer::Name(pattern) => {
-                    numbers.push(self.acquire_source(
-                        &Source::Name(pattern.clone()),
+                rules::PeerSelector::Name(pattern) => {
+                    numbers.push(self.acquire_address_source(
+                        &AddressSource::Name(pattern.clone()),
                         store,
-                        working,
+                        builder,
                     ));
                 }
             }
         }
         for networks in networks.into_values() {
-            numbers.push(self.acquire_source(&Source::Networks(networks.into()), store, working));
+            numbers.push(self.acquire_address_source(
+                &AddressSource::Networks(networks.into()),
+                store,
+                builder,
+            ));
         }
         numbers
     }
@@ -85,25 +89,25 @@ impl Peers {
         &mut self,
         selector: &Selector,
         identities: &mut Identities,
-        working: &mut Working,
+        builder: &mut TableBuilder,
     ) -> PeerMatch {
         let (id, is_new) = self.selectors.acquire(selector);
         let number = SelectorId(id);
         if is_for_namespaces(selector) {
             if is_new {
-                working.name_selector(number, Some(selector));
+                builder.name_selector(number, Some(selector));
                 self.of_namespaces.insert(id, selector);
                 for row in identities.namespaces_matching(selector) {
-                    working.change_namespace(row, |set| set.with(number));
+                    builder.change_namespace(row, |set| set.with(number));
                 }
             }
             return PeerMatch::Namespaces(number);
         }
         if is_new {
-            working.name_selector(number, Some(selector));
+            builder.name_selector(number, Some(selector));
             self.of_identities.insert(id, selector);
             for identity in identities.matching(selector) {
-                working.dirty.insert(identity);
+                builder.dirty.insert(identity);
                 if let Some(identity) = identities.get_mut(identity) {
                     identity.selectors = identity.selectors.with(number);
                 }
@@ -112,21 +116,21 @@ impl Peers {
         PeerMatch::Labels(number)
     }
 
-    fn acquire_source(
+    fn acquire_address_source(
         &mut self,
-        source: &Source,
+        source: &AddressSource,
         store: &Store,
-        working: &mut Working,
+        builder: &mut TableBuilder,
     ) -> PeerMatch {
         let (id, is_new) = self.sources.acquire(source);
         if is_new {
             let peers = match source {
-                Source::Networks(networks) => {
-                    networks.iter().cloned().map(rules::Peer::Network).collect()
+                AddressSource::Networks(networks) => {
+                    networks.iter().cloned().map(rules::PeerSelector::Network).collect()
                 }
-                Source::Name(pattern) => [rules::Peer::Name(pattern.clone())].into(),
+                AddressSource::Name(pattern) => [rules::PeerSelector::Name(pattern.clone())].into(),
             };
-            working.set_addresses(SelectorId(id), peers, addresses_of(source, store));
+            builder.set_addresses(SelectorId(id), peers, addresses_of(source, store));
         }
         PeerMatch::Addresses(SelectorId(id))
     }
@@ -136,25 +140,25 @@ impl Peers {
         &mut self,
         peers: &[PeerMatch],
         identities: &mut Identities,
-        working: &mut Working,
+        builder: &mut TableBuilder,
     ) {
         for peer in peers {
             match *peer {
                 PeerMatch::Any => {}
                 PeerMatch::Namespaces(number) => {
                     let Some(selector) = self.selectors.release(number.0) else { continue };
-                    working.name_selector(number, None);
+                    builder.name_selector(number, None);
                     self.of_namespaces.remove(number.0);
                     for row in identities.namespaces_matching(&selector) {
-                        working.change_namespace(row, |set| set.without(number));
+                        builder.change_namespace(row, |set| set.without(number));
                     }
                 }
                 PeerMatch::Labels(number) => {
                     let Some(selector) = self.selectors.release(number.0) else { continue };
-                    working.name_selector(number, None);
+                    builder.name_selector(number, None);
                     self.of_identities.remove(number.0);
                     for identity in identities.matching(&selector) {
-                        working.dirty.insert(identity);
+                        builder.dirty.insert(identity);
                         if let Some(identity) = identities.get_mut(identity) {
                             identity.selectors = identity.selectors.without(number);
                         }
@@ -162,7 +166,7 @@ impl Peers {
                 }
                 PeerMatch::Addresses(number) => {
                     if self.sources.release(number.0).is_some() {
-                        working.set_addresses(number, Arc::default(), AddressSet::default());
+                        builder.set_addresses(number, Arc::default(), AddressSet::default());
                     }
                 }
             }
@@ -170,34 +174,39 @@ impl Peers {
     }
 
     /// The selectors that match an identity.
-    pub(super) fn of_identity(&self, facts: &LabelContext) -> SelectorSet {
-        matching(&self.of_identities, facts)
+    pub(super) fn of_identity(&self, label_context: &LabelContext) -> SelectorSet {
+        matching(&self.of_identities, label_context)
     }
 
     /// The selectors that match all pods of a namespace.
-    pub(super) fn of_namespace(&self, facts: &LabelContext) -> SelectorSet {
-        matching(&self.of_namespaces, facts)
+    pub(super) fn of_namespace(&self, label_context: &LabelContext) -> SelectorSet {
+        matching(&self.of_namespaces, label_context)
     }
 
     /// Brings the patterns up to date that match one of the `names`.
-    pub(super) fn learn(&self, names: &BTreeSet<Arc<str>>, store: &Store, working: &mut Working) {
+    pub(super) fn update_names(
+        &self,
+        names: &BTreeSet<Arc<str>>,
+        store: &Store,
+        builder: &mut TableBuilder,
+    ) {
         for (id, source) in self.sources.iter() {
-            let Source::Name(pattern) = source else { continue };
+            let AddressSource::Name(pattern) = source else { continue };
             if names.iter().any(|name| pattern.matches(name.as_bytes())) {
-                working.change_addresses(SelectorId(id), addresses_of(source, store));
+                builder.change_addresses(SelectorId(id), addresses_of(source, store));
             }
         }
     }
 }
 
-fn matching(index: &SelectorIndex, facts: &LabelContext) -> SelectorSet {
-    SelectorSet::new(index.matching(facts).into_iter().map(SelectorId))
+fn matching(index: &SelectorIndex, label_context: &LabelContext) -> SelectorSet {
+    SelectorSet::new(index.matching(label_context).into_iter().map(SelectorId))
 }
 
-fn addresses_of(source: &Source, store: &Store) -> AddressSet {
+fn addresses_of(source: &AddressSource, store: &Store) -> AddressSet {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     let scope = match source {
-        Source::Networks(networks) => {
+        AddressSource::Networks(networks) => {
             for (range, peer) in
                 networks.iter().flat_map(|peer| ranges(peer).map(move |r| (r, peer)))
             {
@@ -208,7 +217,7 @@ fn addresses_of(source: &Source, store: &Store) -> AddressSet {
             }
             networks.first().map_or(AddressScope::World, |peer| peer.scope)
         }
-        Source::Name(pattern) => {
+        AddressSource::Name(pattern) => {
             let learned = store.learned().filter(|(name, _)| pattern.matches(name.as_bytes()));
             for address in learned.flat_map(|(_, addresses)| addresses) {
                 match address {

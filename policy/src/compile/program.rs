@@ -12,7 +12,7 @@ use crate::rules::{Rule, RuleSet};
 
 /// One rule set of a policy.
 #[derive(Debug)]
-pub(super) struct PlacedSet {
+pub(super) struct RuleSetEntry {
     pub(super) policy: Arc<ObjectKey>,
     rule_sets: Arc<[RuleSet]>,
     /// Which of the policy's rule sets this is.
@@ -21,7 +21,7 @@ pub(super) struct PlacedSet {
     pub(super) numbers: Vec<(RuleId, Vec<PeerMatch>)>,
 }
 
-impl PlacedSet {
+impl RuleSetEntry {
     pub(super) fn rule_set(&self) -> &RuleSet {
         &self.rule_sets[self.index]
     }
@@ -35,7 +35,7 @@ impl PlacedSet {
 
 /// A policy in force.
 #[derive(Debug)]
-pub(super) struct Placed {
+pub(super) struct PolicyEntry {
     pub(super) rule_sets: Arc<[RuleSet]>,
     /// Numbers of its sets.
     pub(super) sets: Vec<u32>,
@@ -44,15 +44,15 @@ pub(super) struct Placed {
 /// All rules of all policies.
 #[derive(Debug, Default)]
 pub(super) struct Program {
-    pub(super) policies: HashMap<Arc<ObjectKey>, Placed>,
-    sets: Vec<Option<PlacedSet>>,
+    pub(super) policies: HashMap<Arc<ObjectKey>, PolicyEntry>,
+    sets: Vec<Option<RuleSetEntry>>,
     set_numbers: Numbers,
     pub(super) rule_numbers: Numbers,
     pub(super) port_names: Interner<Arc<str>>,
 }
 
 impl Program {
-    pub(super) fn set(&self, number: u32) -> Option<&PlacedSet> {
+    pub(super) fn set(&self, number: u32) -> Option<&RuleSetEntry> {
         self.sets.get(number as usize)?.as_ref()
     }
 
@@ -64,18 +64,18 @@ impl Program {
         index: usize,
         numbers: Vec<(RuleId, Vec<PeerMatch>)>,
     ) -> u32 {
-        let number = self.set_numbers.take();
+        let number = self.set_numbers.allocate();
         if self.sets.len() <= number as usize {
             self.sets.resize_with(number as usize + 1, || None);
         }
         let (policy, rule_sets) = (Arc::clone(policy), Arc::clone(rule_sets));
-        self.sets[number as usize] = Some(PlacedSet { policy, rule_sets, index, numbers });
+        self.sets[number as usize] = Some(RuleSetEntry { policy, rule_sets, index, numbers });
         number
     }
 
-    pub(super) fn take_set(&mut self, number: u32) -> Option<PlacedSet> {
+    pub(super) fn take_set(&mut self, number: u32) -> Option<RuleSetEntry> {
         let set = self.sets.get_mut(number as usize)?.take();
-        self.set_numbers.give_back(number);
+        self.set_numbers.release(number);
         set
     }
 

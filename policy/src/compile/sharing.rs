@@ -6,37 +6,37 @@ use hashbrown::HashMap;
 use podgate_tables::ids::DenySetId;
 use podgate_tables::policy::RuleTable;
 
-use super::direction::{Draft, build_direction};
+use super::direction::{NumberedRule, build_direction};
 use super::interner::Interner;
 use super::program::Program;
-use super::working::Working;
+use super::table_builder::TableBuilder;
 use crate::key::ObjectKey;
-use crate::rules::Side;
+use crate::rules::{PerSide, Side};
 use crate::store::EnforcementMode;
 
 /// The table of an identity on one side.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedTable {
     /// Rule sets that apply, sorted.
     applying: Arc<[u32]>,
     pub(super) table: Arc<RuleTable>,
 }
 
 /// Tables by the sets that apply, with the number of users.
-type Users = HashMap<Arc<[u32]>, (Shared, u32)>;
+type TablesByRuleSets = HashMap<Arc<[u32]>, (SharedTable, u32)>;
 
 /// Tables, each shared by all identities that the same rule sets apply to.
 #[derive(Debug)]
 pub(super) struct DirectionTables {
     mode: EnforcementMode,
     /// Of each side.
-    tables: [Users; 2],
+    tables: PerSide<TablesByRuleSets>,
     deny_sets: Interner<Arc<[ObjectKey]>>,
 }
 
 impl DirectionTables {
     pub(super) fn new(mode: EnforcementMode) -> Self {
-        Self { mode, tables: Default::default(), deny_sets: Interner::default() }
+        Self { mode, tables: PerSide::default(), deny_sets: Interner::default() }
     }
 
     /// The table of pods that `sets` (sorted) select, for one more user of it.
@@ -45,23 +45,24 @@ impl DirectionTables {
         side: Side,
         sets: &[u32],
         program: &Program,
-        working: &mut Working,
-    ) -> Shared {
+        builder: &mut TableBuilder,
+    ) -> SharedTable {
         let applies = |set: &u32| program.set(*set).is_some_and(|s| s.rule_set().applies(side));
         let applying: Vec<u32> = sets.iter().copied().filter(applies).collect();
-        if let Some((shared, users)) = self.tables[side as usize].get_mut(applying.as_slice()) {
+        if let Some((shared, users)) = self.tables[side].get_mut(applying.as_slice()) {
             *users += 1;
             return shared.clone();
         }
-        let table = Arc::new(self.build(side, &applying, program, working));
-        let shared = Shared { applying: applying.into(), table };
-        self.tables[side as usize].insert(Arc::clone(&shared.applying), (shared.clone(), 1));
+        let table = Arc::new(self.build(side, &applying, program, builder));
+        let shared = SharedTable { applying: applying.into(), table };
+        self.tables[side].insert(Arc::clone(&shared.applying), (shared.clone(), 1));
         shared
     }
 
     /// One user less of the tables of both sides.
-    pub(super) fn release(&mut self, tables: &[Shared; 2], working: &mut Working) {
-        for (shared, tables) in tables.iter().zip(&mut self.tables) {
+    pub(super) fn release(&mut self, shared: &PerSide<SharedTable>, builder: &mut TableBuilder) {
+        for side in Side::ALL {
+            let (shared, tables) = (&shared[side], &mut self.tables[side]);
             let Some((_, users)) = tables.get_mut(&shared.applying) else { continue };
             *users -= 1;
             if *users > 0 {
@@ -71,7 +72,7 @@ impl DirectionTables {
             if let Some(set) = shared.table.default_deny
                 && self.deny_sets.release(set.0).is_some()
             {
-                working.name_deny_set(set, Arc::default());
+                builder.name_deny_set(set, Arc::default());
             }
         }
     }
@@ -81,33 +82,33 @@ impl DirectionTables {
         side: Side,
         applying: &[u32],
         program: &Program,
-        working: &mut Working,
+        builder: &mut TableBuilder,
     ) -> RuleTable {
         let sets = || applying.iter().filter_map(|set| program.set(*set));
-        let denying = sets().filter(|set| set.rule_set().default_deny[side as usize]);
+        let denying = sets().filter(|set| set.rule_set().default_deny[side]);
         let mut denying: Vec<ObjectKey> = denying.map(|set| (*set.policy).clone()).collect();
         denying.sort_unstable();
         denying.dedup();
-        let drafts = sets().flat_map(|set| {
+        let rules = sets().flat_map(|set| {
             let rules = set.rules().filter(|(rule, ..)| rule.side == side).enumerate();
-            rules.map(|(place, (rule, id, peers))| Draft {
+            rules.map(|(order, (rule, id, peers))| NumberedRule {
                 rule,
-                place: (&set.policy, set.index, place),
+                order: (&set.policy, set.index, order),
                 id,
                 peers,
             })
         });
-        let mut table = build_direction(drafts, |name| program.port_name(name));
+        let mut table = build_direction(rules, |name| program.port_name(name));
         if self.mode == EnforcementMode::Always || !denying.is_empty() {
-            table.default_deny = Some(self.deny_set(denying.into(), working));
+            table.default_deny = Some(self.deny_set(denying.into(), builder));
         }
         table
     }
 
-    fn deny_set(&mut self, policies: Arc<[ObjectKey]>, working: &mut Working) -> DenySetId {
+    fn deny_set(&mut self, policies: Arc<[ObjectKey]>, builder: &mut TableBuilder) -> DenySetId {
         let (id, is_new) = self.deny_sets.acquire(&policies);
         if is_new {
-            working.name_deny_set(DenySetId(id), policies);
+            builder.name_deny_set(DenySetId(id), policies);
         }
         DenySetId(id)
     }

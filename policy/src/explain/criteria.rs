@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::words::why_not;
 use crate::catalog::PodName;
 use crate::labels::{LabelContext, LabelKey};
-use crate::model::{Pod, PortMatch, PortNumbers};
-use crate::rules::{AddressScope, NetworkPeer, Peer, Rule, RulePorts};
+use crate::model::Pod;
+use crate::rules::{
+    AddressScope, NetworkPeer, PeerSelector, PortMatch, PortNumbers, Rule, RulePorts,
+};
 use crate::selector::{Requirement, Selector, Test};
 use crate::store::Store;
 
@@ -18,7 +20,7 @@ use crate::store::Store;
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
-    /// Who is at the other end.
+    /// FlowEnd is at the other end.
     Peer,
     /// The protocol.
     Protocol,
@@ -59,16 +61,16 @@ impl Failure {
     }
 }
 
-/// One end of the flow, with what selectors ask about it.
+/// One end of the flow, with its labels.
 #[derive(Clone, Copy)]
-pub(super) struct Who<'a> {
+pub(super) struct FlowEnd<'a> {
     pub(super) address: IpAddr,
-    pub(super) facts: &'a LabelContext,
+    pub(super) label_context: &'a LabelContext,
     pub(super) is_node: bool,
     pub(super) pod: Option<(&'a PodName, &'a Pod)>,
 }
 
-impl Who<'_> {
+impl FlowEnd<'_> {
     fn name(&self) -> String {
         match self.pod {
             Some((name, _)) => name.to_string(),
@@ -80,18 +82,18 @@ impl Who<'_> {
 /// The flow, seen from the endpoint that rules apply to.
 pub(super) struct Case<'a> {
     pub(super) store: &'a Store,
-    /// Who is at the other end.
-    pub(super) peer: Who<'a>,
-    /// Who is called: its container ports have the names.
-    pub(super) destination: Who<'a>,
+    /// FlowEnd is at the other end.
+    pub(super) peer: FlowEnd<'a>,
+    /// FlowEnd is called: its container ports have the names.
+    pub(super) destination: FlowEnd<'a>,
     pub(super) protocol: u8,
     /// Destination port, or ICMP type.
     pub(super) port: u16,
     pub(super) request: Option<&'a L7Request<'a>>,
 }
 
-/// How a rule relates to a flow.
-pub(super) struct Held<'a> {
+/// How a flow matches a rule.
+pub(super) struct RuleMatch<'a> {
     /// What the flow fails, and how far the nearest peer is from a match.
     pub(super) failures: Vec<Failure>,
     pub(super) distance: usize,
@@ -100,11 +102,11 @@ pub(super) struct Held<'a> {
 }
 
 impl Case<'_> {
-    /// Holds the flow against one rule.
-    pub(super) fn hold<'r>(&self, rule: &'r Rule) -> Held<'r> {
+    /// Compares the flow with one rule.
+    pub(super) fn match_rule<'r>(&self, rule: &'r Rule) -> RuleMatch<'r> {
         let (mut failures, mut distance) = (Vec::new(), 0);
         if let Some(peers) = &rule.peers
-            && let Err((nearest, failure)) = self.hold_peers(peers)
+            && let Err((nearest, failure)) = self.match_peers(peers)
         {
             distance = nearest;
             failures.push(failure);
@@ -115,17 +117,17 @@ impl Case<'_> {
         if let (Some(ports), Some(matching)) = (&rule.ports, &elements) {
             match matching.is_empty() {
                 true => failures.push(self.failed_ports(ports)),
-                false => failures.extend(self.hold_request(matching)),
+                false => failures.extend(self.match_request(matching)),
             }
         }
-        Held { failures, distance, elements }
+        RuleMatch { failures, distance, elements }
     }
 
     /// The error has the distance of the nearest peer.
-    fn hold_peers(&self, peers: &[Peer]) -> Result<(), (usize, Failure)> {
+    fn match_peers(&self, peers: &[PeerSelector]) -> Result<(), (usize, Failure)> {
         let mut reasons = Vec::with_capacity(peers.len());
         for peer in peers {
-            match self.miss_of(peer) {
+            match self.mismatch_of(peer) {
                 None => return Ok(()),
                 Some(miss) => reasons.push(miss),
             }
@@ -137,20 +139,21 @@ impl Case<'_> {
         Err((nearest, Failure::new(Criterion::Peer, reasons)))
     }
 
-    /// Why a peer isn't the other end, and how many conditions keep it from being; `None` if it is.
-    fn miss_of(&self, peer: &Peer) -> Option<(usize, String)> {
+    /// Why a peer doesn't match the other end, with the number of conditions that fail; `None` if
+    /// it matches.
+    fn mismatch_of(&self, peer: &PeerSelector) -> Option<(usize, String)> {
         match peer {
-            Peer::Labels(selector) => self.miss_of_labels(selector),
-            Peer::Network(network) => self.miss_of_network(network),
-            Peer::Name(pattern) => self.miss_of_name(pattern).map(|reason| (1, reason)),
+            PeerSelector::Labels(selector) => self.mismatch_of_labels(selector),
+            PeerSelector::Network(network) => self.mismatch_of_network(network),
+            PeerSelector::Name(pattern) => self.mismatch_of_name(pattern).map(|reason| (1, reason)),
         }
     }
 
-    fn miss_of_name(&self, pattern: &NamePattern) -> Option<String> {
+    fn mismatch_of_name(&self, pattern: &NamePattern) -> Option<String> {
         let (who, address) = (self.peer.name(), self.peer.address);
         if !self.is_outsider() {
             return Some(format!(
-                "it is for {pattern}, and DNS names never stand for pods or nodes, as {who} is"
+                "it is for {pattern}, and DNS names never match pods or nodes, and {who} is one"
             ));
         }
         let named = self.store.learned().filter(|(name, _)| pattern.matches(name.as_bytes()));
@@ -166,17 +169,18 @@ impl Case<'_> {
 
     /// Whether the other end is no pod and no node.
     fn is_outsider(&self) -> bool {
-        !self.peer.is_node && matches!(self.peer.facts, LabelContext::Reserved(_))
+        !self.peer.is_node && matches!(self.peer.label_context, LabelContext::Reserved(_))
     }
 
-    fn miss_of_labels(&self, selector: &Selector) -> Option<(usize, String)> {
+    fn mismatch_of_labels(&self, selector: &Selector) -> Option<(usize, String)> {
         let conditions = selector.conditions().iter();
-        let unmet: Vec<_> = conditions.filter(|wanted| !wanted.matches(self.peer.facts)).collect();
+        let unmet: Vec<_> =
+            conditions.filter(|wanted| !wanted.matches(self.peer.label_context)).collect();
         if unmet.is_empty() {
             return None;
         }
         let who = self.peer.name();
-        let is_pod = matches!(self.peer.facts, LabelContext::Pod { .. });
+        let is_pod = matches!(self.peer.label_context, LabelContext::Pod { .. });
         let of_pods = |wanted: &&Requirement| {
             !matches!(wanted.key, LabelKey::Reserved(_)) && wanted.test != Test::DoesNotExist
         };
@@ -189,14 +193,17 @@ impl Case<'_> {
             format!("it is for pods{pods}, and {who} is no pod")
         } else {
             let reasons = unmet.iter().map(|wanted| {
-                format!("needs {wanted}, but {who} {}", have(&wanted.key, self.peer.facts))
+                format!(
+                    "needs {wanted}, but {who} {}",
+                    actual_value(&wanted.key, self.peer.label_context)
+                )
             });
             reasons.collect::<Vec<_>>().join("; ")
         };
         Some((if means_pods { FAR } else { unmet.len() }, reason))
     }
 
-    fn miss_of_network(&self, peer: &NetworkPeer) -> Option<(usize, String)> {
+    fn mismatch_of_network(&self, peer: &NetworkPeer) -> Option<(usize, String)> {
         let NetworkPeer { network, except, scope } = peer;
         let (who, address) = (self.peer.name(), self.peer.address);
         if !network.contains(&address) {
@@ -207,7 +214,7 @@ impl Case<'_> {
         if let Some(out) = except.iter().find(|out| out.contains(&address)) {
             return Some((1, format!("{address} is in {out}, which {network} excepts")));
         }
-        let is_pod = matches!(self.peer.facts, LabelContext::Pod { .. });
+        let is_pod = matches!(self.peer.label_context, LabelContext::Pod { .. });
         let kind = match (scope, is_pod, self.peer.is_node) {
             (AddressScope::All, ..)
             | (_, false, false)
@@ -228,13 +235,13 @@ impl Case<'_> {
                 PortNumbers::All => true,
                 PortNumbers::Range(range) => range.contains(&self.port),
                 PortNumbers::Named(name) => {
-                    self.numbers_of(name, ports.protocol).contains(&self.port)
+                    self.named_port_numbers(name, ports.protocol).contains(&self.port)
                 }
             }
     }
 
     /// The numbers that the called pod gives a port's name.
-    fn numbers_of(&self, name: &str, protocol: u8) -> BTreeSet<u16> {
+    fn named_port_numbers(&self, name: &str, protocol: u8) -> BTreeSet<u16> {
         let ports = self.destination.pod.map_or(&[][..], |(_, pod)| &pod.ports);
         let called = ports.iter().filter(|port| port.name == name && port.protocol == protocol);
         called.map(|port| port.port).collect()
@@ -251,7 +258,7 @@ impl Case<'_> {
         distinct.dedup();
         let reasons = distinct.into_iter().map(|ports| {
             let far = usize::from(ports.protocol != self.protocol);
-            (far, format!("it is for {ports}{}", self.about_name(ports)))
+            (far, format!("it is for {ports}{}", self.describe_port_name(ports)))
         });
         let mut reasons: Vec<_> = reasons.collect();
         if reasons.is_empty() {
@@ -260,10 +267,10 @@ impl Case<'_> {
         Failure::new(criterion, reasons)
     }
 
-    /// What a port's name stands for at the destination.
-    fn about_name(&self, ports: &PortMatch) -> String {
+    /// The numbers of a named port at the destination, in words.
+    fn describe_port_name(&self, ports: &PortMatch) -> String {
         let PortNumbers::Named(name) = &ports.ports else { return String::new() };
-        let numbers = self.numbers_of(name, ports.protocol);
+        let numbers = self.named_port_numbers(name, ports.protocol);
         let who = self.destination.name();
         if self.destination.pod.is_none() {
             return format!(", but {who} is no pod, so it has no named ports");
@@ -278,7 +285,7 @@ impl Case<'_> {
     /// A request is denied if each matching element has L7 rules and none allows it, and if any of
     /// them has rules for another L7 protocol: the flow's inspector would not understand it, so an
     /// element without rules does not help ([`L7Policy::decide`](podgate_tables::l7::L7Policy)).
-    fn hold_request(&self, matching: &[&RulePorts]) -> Option<Failure> {
+    fn match_request(&self, matching: &[&RulePorts]) -> Option<Failure> {
         let request = self.request?;
         let failure = |rules: &mut dyn Iterator<Item = &L7Rules>| {
             let reasons = rules.flat_map(|rules| why_not(request, rules)).collect();
@@ -297,12 +304,12 @@ impl Case<'_> {
     }
 }
 
-/// Distance of what could only match if the other end were something else altogether.
+/// Distance of a peer that can't match an other end of this kind.
 const FAR: usize = 100;
 
-/// What an end has in place of what a condition asks for.
-fn have(key: &LabelKey, facts: &LabelContext) -> String {
-    match (key, facts.get(key)) {
+/// The value that an end has for the label of a condition, in words.
+fn actual_value(key: &LabelKey, label_context: &LabelContext) -> String {
+    match (key, label_context.get(key)) {
         (LabelKey::Namespace, Some(value)) => format!("is in namespace {value}"),
         (LabelKey::Reserved(_), None) => format!("is not {key}"),
         (LabelKey::Reserved(_), Some(_)) => format!("is {key}"),

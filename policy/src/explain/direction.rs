@@ -6,19 +6,19 @@ use podgate_tables::policy::{Action, Cause, RuleTable, Tier};
 use podgate_tables::proto;
 use serde::{Deserialize, Serialize};
 
-use super::criteria::{Case, Criterion, Failure, Held, Who};
+use super::criteria::{Case, Criterion, Failure, FlowEnd, RuleMatch};
 use super::query::has_ports;
 use crate::key::{Kind, ObjectKey};
 use crate::labels::LabelContext;
-use crate::record::{Judgement, Names, PolicyName, RuleName};
+use crate::observe::{DirectionVerdict, NameResolver, PolicyName, RuleName};
 use crate::rules::{Precedence, Rule, RuleSet, Side};
 use crate::store::{EnforcementMode, Store};
 
-/// What one direction of a flow comes to.
+/// The verdict on one direction of a flow, with the rules behind it.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Direction {
     /// Whether the flow is open in this direction, and by what.
-    pub judgement: Judgement,
+    pub verdict: DirectionVerdict,
     /// Whether the direction lets the request pass, if one was asked about and requests are
     /// inspected here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub struct Matching {
     pub rule: RuleName,
     /// What it does.
     pub effect: Effect,
-    /// Whether requests are held against its L7 rules.
+    /// Whether it has L7 rules that requests must match.
     pub l7: bool,
 }
 
@@ -85,8 +85,8 @@ impl From<Action> for Effect {
 /// What both directions of a flow have in common.
 pub(super) struct Explainer<'a> {
     pub(super) store: &'a Store,
-    pub(super) names: &'a Names<'a>,
-    pub(super) destination: Who<'a>,
+    pub(super) names: &'a NameResolver<'a>,
+    pub(super) destination: FlowEnd<'a>,
     /// Destination port, or ICMP type.
     pub(super) port: u16,
     pub(super) request: Option<&'a L7Request<'a>>,
@@ -97,38 +97,37 @@ pub(super) struct Explainer<'a> {
 type Position = (Precedence, usize);
 
 /// A rule that applies to the endpoint.
-struct Applying<'a> {
+struct ApplicableRule<'a> {
     key: &'a ObjectKey,
     rule: &'a Rule,
     position: Position,
-    held: Held<'a>,
+    matched: RuleMatch<'a>,
 }
 
-impl Applying<'_> {
+impl ApplicableRule<'_> {
     fn name(&self) -> RuleName {
         RuleName { policy: PolicyName::from(self.key), path: self.rule.field.clone() }
     }
 
     fn has_l7(&self) -> bool {
-        self.held.elements.iter().flatten().any(|element| element.l7.is_some())
+        self.matched.elements.iter().flatten().any(|element| element.l7.is_some())
     }
 }
 
 impl Explainer<'_> {
-    /// `cause` is what the tables say, `table` the one that they said it from. The endpoint comes
-    /// first in `ends`.
+    /// `cause` is the decision of `table`. The endpoint is the first of `ends`.
     pub(super) fn direction(
         &self,
         side: Side,
-        ends: [Who<'_>; 2],
+        ends: [FlowEnd<'_>; 2],
         (cause, l7): (Cause, &[L7Entry]),
         table: &RuleTable,
     ) -> Direction {
         let [endpoint, peer] = ends;
-        let judgement = self.names.judgement(cause, table, self.port);
+        let verdict = self.names.verdict_of(cause, table, self.port);
         let sets: Vec<_> = match cause {
             Cause::Exempt(_) => Vec::new(),
-            _ => self.sets_for(side, endpoint.facts).collect(),
+            _ => self.sets_for(side, endpoint.label_context).collect(),
         };
         let mut policies: Vec<&ObjectKey> = sets.iter().map(|(key, _)| *key).collect();
         policies.dedup();
@@ -140,15 +139,15 @@ impl Explainer<'_> {
             port: self.port,
             request: self.request,
         };
-        let mut applying = hold_all(&case, side, &sets);
+        let mut applying = match_rules(&case, side, &sets);
         applying.sort_by_key(|rule| (rule.position, rule.rule.action));
         let request_allowed = self.request_allowed(l7);
         let decider = self.position_of(cause, &applying);
         let (misses, further_misses) =
             self.misses(&applying, cause, decider, request_allowed == Some(false));
-        let matching = applying.iter().filter(|rule| rule.held.failures.is_empty());
+        let matching = applying.iter().filter(|rule| rule.matched.failures.is_empty());
         Direction {
-            judgement,
+            verdict,
             request_allowed,
             policies: policies.into_iter().map(PolicyName::from).collect(),
             matching: matching
@@ -173,43 +172,45 @@ impl Explainer<'_> {
         let enforced = is_pod && self.store.mode() != EnforcementMode::Never;
         let policies = self.store.all_rule_sets().filter(move |_| enforced);
         let sets = policies.flat_map(|(key, sets)| sets.iter().map(move |set| (key, set)));
-        sets.filter(move |(_, set)| set.applies(side) && set.subject.matches(endpoint))
+        sets.filter(move |(_, set)| set.applies(side) && set.endpoint_selector.matches(endpoint))
     }
 
-    /// Whether the direction's own L7 rules let the request pass; `None` if there are none.
+    /// Whether the direction's own L7 rules allow the request; `None` if there are none.
     fn request_allowed(&self, l7: &[L7Entry]) -> Option<bool> {
         let request = self.request.filter(|_| !l7.is_empty())?;
         let alone = L7Policy { egress: l7.to_vec(), ingress: Vec::new() };
         Some(alone.decide(request).is_allow())
     }
 
-    fn position_of(&self, cause: Cause, applying: &[Applying<'_>]) -> Option<Position> {
+    fn position_of(&self, cause: Cause, applying: &[ApplicableRule<'_>]) -> Option<Position> {
         let id = rule_of(cause)?;
         let origin = self.names.compiled.catalog.rule(id)?;
-        let is = |rule: &&Applying<'_>| *rule.key == *origin.key && rule.rule.field == origin.field;
+        let is = |rule: &&ApplicableRule<'_>| {
+            *rule.key == *origin.key && rule.rule.field == origin.field
+        };
         applying.iter().find(is).map(|rule| rule.position)
     }
 
     fn misses(
         &self,
-        applying: &[Applying<'_>],
+        applying: &[ApplicableRule<'_>],
         cause: Cause,
         decider: Option<Position>,
-        request_refused: bool,
+        request_denied: bool,
     ) -> (Vec<Miss>, usize) {
-        let missing = applying.iter().filter(|rule| !rule.held.failures.is_empty());
-        let would_matter = |rule: &&Applying<'_>| match request_refused {
+        let missing = applying.iter().filter(|rule| !rule.matched.failures.is_empty());
+        let would_matter = |rule: &&ApplicableRule<'_>| match request_denied {
             true => rule.rule.action == Action::Allow && Some(rule.position) == decider,
             false => would_decide_otherwise(rule.rule.action, rule.position, cause, decider),
         };
         let mut near: Vec<_> = missing.filter(would_matter).collect();
         // Stable: what is equally near stays in order of precedence and of names.
-        near.sort_by_key(|rule| (rule.held.failures.len(), rule.held.distance));
+        near.sort_by_key(|rule| (rule.matched.failures.len(), rule.matched.distance));
         let further = near.len().saturating_sub(self.misses_max);
-        let miss = |rule: &Applying<'_>| Miss {
+        let miss = |rule: &ApplicableRule<'_>| Miss {
             rule: rule.name(),
             effect: rule.rule.action.into(),
-            failed: rule.held.failures.clone(),
+            failed: rule.matched.failures.clone(),
             fix: self.fix(rule, cause),
         };
         (near.into_iter().take(self.misses_max).map(miss).collect(), further)
@@ -219,8 +220,8 @@ impl Explainer<'_> {
 impl Explainer<'_> {
     /// Only for a default denial, which one more allow lifts, and for a `NetworkPolicy`, to whose
     /// list of ports any port may be added.
-    fn fix(&self, rule: &Applying<'_>, cause: Cause) -> Option<String> {
-        let lacks_port = match &rule.held.failures[..] {
+    fn fix(&self, rule: &ApplicableRule<'_>, cause: Cause) -> Option<String> {
+        let lacks_port = match &rule.matched.failures[..] {
             [failure] => matches!(failure.criterion, Criterion::Port | Criterion::Protocol),
             _ => false,
         };
@@ -235,18 +236,23 @@ impl Explainer<'_> {
     }
 }
 
-/// Holds the flow against every rule of the side.
-fn hold_all<'a>(
+/// Compares the flow with every rule of the side.
+fn match_rules<'a>(
     case: &Case<'_>,
     side: Side,
     sets: &[(&'a ObjectKey, &'a RuleSet)],
-) -> Vec<Applying<'a>> {
+) -> Vec<ApplicableRule<'a>> {
     let rules = sets.iter().flat_map(|(key, set)| set.rules.iter().map(move |rule| (*key, rule)));
     let rules = rules.filter(|(_, rule)| rule.side == side).enumerate();
     let applying = rules.map(|(order, (key, rule))| {
-        // In the Normal tier all rules stand together.
+        // In the Normal tier all rules have the same position.
         let order = if rule.precedence.tier == Tier::Normal { 0 } else { order };
-        Applying { key, rule, position: (rule.precedence, order), held: case.hold(rule) }
+        ApplicableRule {
+            key,
+            rule,
+            position: (rule.precedence, order),
+            matched: case.match_rule(rule),
+        }
     });
     applying.collect()
 }
@@ -258,8 +264,8 @@ const fn rule_of(cause: Cause) -> Option<RuleId> {
     }
 }
 
-/// Whether a rule at `position` would have decided otherwise than `cause`, which stands at
-/// `decider`, if it had matched.
+/// Whether a rule at `position`, if it had matched, would have changed the decision. `cause` is the
+/// decision, made at position `decider`.
 fn would_decide_otherwise(
     action: Action,
     position: Position,

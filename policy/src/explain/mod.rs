@@ -1,7 +1,7 @@
 //! Why a flow is allowed or denied: the decision of the tables, and what stands behind it.
 //!
 //! The verdict comes from where workers have theirs: [`PolicyTables::decide`] for the flow, and the
-//! flow's L7 rules for a request. Beside it, each rule in force that applies to an end is held
+//! flow's L7 rules for a request. Beside it, each rule in force that applies to an end is matched
 //! against the flow in normal form: those that match are listed, and of those that would have
 //! decided otherwise, had they matched, the nearest, with what the flow fails of them.
 //!
@@ -34,9 +34,9 @@ pub use selectors::{SelectorInfo, selectors};
 pub use table::{TableRow, table_rows, tier_name};
 pub use words::l7_words;
 
-use self::criteria::Who;
+use self::criteria::FlowEnd;
 use self::direction::Explainer;
-use crate::record::{Names, Peer, RuleName};
+use crate::observe::{FlowEndpoint, NameResolver, RuleName};
 use crate::rules::Side;
 use crate::{Compiled, Store};
 
@@ -46,9 +46,9 @@ pub struct Explanation {
     /// What becomes of the flow on the wire, and of the request if one was asked about. Where
     /// workers can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
     pub verdict: Outcome,
-    /// Who opens the flow.
+    /// FlowEnd opens the flow.
     pub source: End,
-    /// Who is called.
+    /// FlowEnd is called.
     pub destination: End,
     /// The service whose cluster IP is called, if it is one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ pub struct Explanation {
     /// What the destination may be sent.
     pub ingress: Direction,
     /// The L7 protocol that the flow would have to speak, if workers can't inspect it yet: they
-    /// refuse such a flow whole, whatever its requests, and the verdict is `denied`.
+    /// drop such a flow, whatever its requests, and the verdict is `denied`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_inspector: Option<String>,
     /// What becomes of the request, if one was asked about and the flow is open.
@@ -74,7 +74,7 @@ pub struct Explanation {
 pub enum Outcome {
     /// It passes.
     Allowed,
-    /// It is open, and each request on it is judged; which one was not asked about.
+    /// It is open, and each request on it is decided by L7 rules; the query names no request.
     Inspected,
     /// It doesn't pass.
     Denied,
@@ -83,18 +83,18 @@ pub enum Outcome {
 /// One end of a flow.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct End {
-    /// Who it is.
+    /// FlowEnd it is.
     #[serde(flatten)]
-    pub peer: Peer,
+    pub peer: FlowEndpoint,
     /// What it is.
     pub kind: EndKind,
-    /// Whether it is judged here: as an endpoint of this node.
+    /// Whether policy is applied to it here: whether it is an endpoint of this node.
     pub local: bool,
 }
 
-/// A service that is called by its cluster IP. Policy sees that address, and no pod: at the source,
-/// an address outside of the cluster. The node's kernel translates it, and what comes to a pod
-/// behind the service then is judged there as from the source.
+/// A service whose cluster IP is the destination. Egress policy of the source sees that address,
+/// which is one outside of the cluster. The node's kernel translates it to a pod behind the
+/// service, where ingress policy sees the source's own address.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct CalledService {
     /// Namespace.
@@ -131,7 +131,7 @@ pub struct RequestVerdict {
     pub request: String,
     /// Whether policy lets it pass; where workers can't inspect the flow, it doesn't all the same.
     pub allowed: bool,
-    /// Whether workers look at the requests of the flow; if not, all pass.
+    /// Whether workers inspect the requests of the flow; if not, all pass.
     pub inspected: bool,
     /// The rule that allows it; none if no rule asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,7 +141,7 @@ pub struct RequestVerdict {
     pub denial: Option<String>,
 }
 
-/// Which ends are judged here. The other ones are judged on their own nodes.
+/// The ends whose policy is applied here. That of other ends is applied on their nodes.
 #[derive(Clone, Copy, Debug)]
 pub enum Local<'a> {
     /// Both, as if they were endpoints of one node.
@@ -164,10 +164,11 @@ pub fn explain(
 ) -> Result<Explanation, QueryError> {
     let subject = resolve::subject(query, store, &compiled.catalog)?;
     let local = match local {
-        Local::Both => [true, true],
-        Local::Endpoints(addresses) => {
-            [subject.tuple.src, subject.tuple.dst].map(|end| addresses.contains(&end.ip()))
-        }
+        Local::Both => LocalEnds::BOTH,
+        Local::Endpoints(addresses) => LocalEnds {
+            source: addresses.contains(&subject.tuple.src.ip()),
+            destination: addresses.contains(&subject.tuple.dst.ip()),
+        },
     };
     let flow = Flow { store, compiled, subject, local };
     let Some(spec) = &query.request else { return Ok(flow.explain(None, query.misses_max)) };
@@ -190,16 +191,15 @@ struct Flow<'a> {
     store: &'a Store,
     compiled: &'a Compiled,
     subject: Subject,
-    local: [bool; 2],
+    local: LocalEnds,
 }
 
 impl Flow<'_> {
     fn explain(&self, asked: Option<&AskedFor<'_>>, misses_max: usize) -> Explanation {
         let Self { store, compiled, subject, local } = self;
         let tuple = &subject.tuple;
-        let [source, destination] = *local;
-        let decision = compiled.tables.decide(subject, LocalEnds { source, destination });
-        let names = Names { compiled, tuple };
+        let decision = compiled.tables.decide(subject, *local);
+        let names = NameResolver { compiled, tuple };
         let [source, destination] = [tuple.src, tuple.dst].map(|address| self.who(address));
         let port = subject.policy_port();
         let explainer = Explainer {
@@ -225,7 +225,7 @@ impl Flow<'_> {
         );
         let request = asked
             .filter(|_| decision.verdict != Verdict::Deny)
-            .map(|asked| judge(asked, &decision, &names));
+            .map(|asked| decide_request(asked, &decision, &names));
         let no_inspector = no_inspector(&decision, tuple.protocol);
         Explanation {
             verdict: match (decision.verdict, &request) {
@@ -236,8 +236,8 @@ impl Flow<'_> {
                 (Verdict::Inspect, None) => Outcome::Inspected,
                 (Verdict::Allow | Verdict::Inspect, _) => Outcome::Allowed,
             },
-            source: self.end(&names, tuple.src, tuple.src_port, local[0]),
-            destination: self.end(&names, tuple.dst, tuple.dst_port, local[1]),
+            source: self.end(&names, tuple.src, tuple.src_port, local.source),
+            destination: self.end(&names, tuple.dst, tuple.dst_port, local.destination),
             service: self.service(tuple.dst.ip()),
             port: transport(subject),
             egress,
@@ -247,14 +247,14 @@ impl Flow<'_> {
         }
     }
 
-    fn who(&self, address: Address) -> Who<'_> {
+    fn who(&self, address: Address) -> FlowEnd<'_> {
         let Self { store, compiled, .. } = self;
         let index = compiled.tables.resolve(address).identity_index;
-        let facts = compiled.catalog.facts(index);
+        let label_context = compiled.catalog.label_context(index);
         let pod = compiled.catalog.pod_at(address.ip());
-        Who {
+        FlowEnd {
             address: address.ip(),
-            facts,
+            label_context,
             is_node: compiled.tables.is_node(address),
             pod: pod.and_then(|name| Some((name, store.pod(&name.namespace, &name.name)?))),
         }
@@ -269,7 +269,7 @@ impl Flow<'_> {
         Some(CalledService { namespace, name, backends, further_backends })
     }
 
-    fn end(&self, names: &Names<'_>, address: Address, port: u16, local: bool) -> End {
+    fn end(&self, names: &NameResolver<'_>, address: Address, port: u16, local: bool) -> End {
         let kind = match self.compiled.tables.resolve(address).identity_index {
             PolicyTables::HOST => EndKind::ThisNode,
             PolicyTables::REMOTE_NODE => EndKind::OtherNode,
@@ -292,11 +292,15 @@ fn no_inspector(decision: &Decision, protocol: u8) -> Option<String> {
     Some(format!("{wanted} over {}", proto::name(protocol)))
 }
 
-fn judge(asked: &AskedFor<'_>, decision: &Decision, names: &Names<'_>) -> RequestVerdict {
+fn decide_request(
+    asked: &AskedFor<'_>,
+    decision: &Decision,
+    names: &NameResolver<'_>,
+) -> RequestVerdict {
     let inspected = decision.verdict == Verdict::Inspect;
     let (allowed, rule, denial) = match &asked.read {
         _ if !inspected => (true, None, None),
-        Err(refused) => (false, None, Some(*refused)),
+        Err(reason) => (false, None, Some(*reason)),
         Ok(read) => match decision.l7.decide(read) {
             L7Verdict::Allow { rule } => (true, rule, None),
             L7Verdict::Deny => (false, None, Some(request::denied(read))),

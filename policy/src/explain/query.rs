@@ -13,9 +13,9 @@ use super::request::RequestSpec;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// Who opens the flow.
+    /// FlowEnd opens the flow.
     pub from: EndName,
-    /// Who is called.
+    /// FlowEnd is called.
     pub to: EndName,
     /// By which protocol, at which port.
     pub port: Transport,

@@ -39,7 +39,7 @@ pub struct HttpSpec {
     pub headers: Vec<String>,
 }
 
-/// Parts of a Kafka request that rules look at.
+/// Parts of a Kafka request that rules match.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSpec {
@@ -124,7 +124,7 @@ impl fmt::Display for RequestSpec {
 }
 
 /// Calls `then` with the request as the workers' inspector reads it, or with what a client sees of
-/// one that is refused whatever the rules say.
+/// one that is denied whatever the rules say.
 pub(super) fn read<T>(
     spec: &RequestSpec,
     destination: SocketAddr,
@@ -135,7 +135,7 @@ pub(super) fn read<T>(
             let bytes = http.to_bytes(destination);
             let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
             let head = http1::read_head(&bytes, &mut fields);
-            then(head.map(L7Request::Http).map_err(|denial| refused(&denial)))
+            then(head.map(L7Request::Http).map_err(|denial| denial_reason(&denial)))
         }
         RequestSpec::Kafka(spec) => {
             let topics: Vec<_> = spec.topics.iter().map(String::as_bytes).collect();
@@ -165,7 +165,7 @@ impl HttpSpec {
 }
 
 /// What a client sees of a request that can't be inspected.
-const fn refused(denial: &Denial) -> &'static str {
+const fn denial_reason(denial: &Denial) -> &'static str {
     match denial.response {
         DenialResponse::Forbidden => "answered 403 Forbidden: such a request can't be inspected",
         DenialResponse::BadRequest => "answered 400 Bad Request: it is malformed or ambiguous",

@@ -11,7 +11,7 @@ use super::query::{EndName, Query, Transport};
 use crate::catalog::PodName;
 use crate::{Catalog, Store};
 
-/// Source port of the flow that is asked about; policies don't look at it.
+/// Source port of the queried flow; policies don't depend on it.
 const SOURCE_PORT: u16 = 40_000;
 
 /// Most names that an error proposes.

@@ -9,7 +9,7 @@ use podgate_tables::ids::SelectorId;
 use podgate_tables::policy::PolicyTables;
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{AddressScope, Peer};
+use crate::rules::{AddressScope, PeerSelector};
 use crate::selector::Selector;
 use crate::{Compiled, Store};
 
@@ -64,10 +64,10 @@ pub fn selectors(store: &Store, compiled: &Compiled) -> Vec<SelectorInfo> {
     all
 }
 
-fn learned(peers: &[Peer], store: &Store) -> Vec<IpAddr> {
+fn learned(peers: &[PeerSelector], store: &Store) -> Vec<IpAddr> {
     let patterns = peers.iter().filter_map(|peer| match peer {
-        Peer::Name(pattern) => Some(pattern),
-        Peer::Labels(_) | Peer::Network(_) => None,
+        PeerSelector::Name(pattern) => Some(pattern),
+        PeerSelector::Labels(_) | PeerSelector::Network(_) => None,
     });
     let patterns: Vec<_> = patterns.collect();
     let named = |name: &str| patterns.iter().any(|pattern| pattern.matches(name.as_bytes()));
@@ -79,7 +79,7 @@ fn learned(peers: &[Peer], store: &Store) -> Vec<IpAddr> {
 /// How many rules use each selector.
 struct Users<'s> {
     of_labels: HashMap<&'s Selector, usize>,
-    of_addresses: HashMap<Vec<Peer>, usize>,
+    of_addresses: HashMap<Vec<PeerSelector>, usize>,
 }
 
 impl<'s> Users<'s> {
@@ -89,19 +89,19 @@ impl<'s> Users<'s> {
         for peers in sets.flat_map(|set| &set.rules).filter_map(|rule| rule.peers.as_ref()) {
             for peer in peers {
                 match peer {
-                    Peer::Labels(selector) => {
+                    PeerSelector::Labels(selector) => {
                         *users.of_labels.entry(selector).or_default() += 1;
                     }
-                    Peer::Name(_) => {
+                    PeerSelector::Name(_) => {
                         *users.of_addresses.entry(vec![peer.clone()]).or_default() += 1;
                     }
-                    Peer::Network(_) => {}
+                    PeerSelector::Network(_) => {}
                 }
             }
             // Networks that cover the same addresses are one set in the tables.
             for scope in [AddressScope::World, AddressScope::WorldAndNodes, AddressScope::All] {
-                let covering = |peer: &&Peer| matches!(peer, Peer::Network(n) if n.scope == scope);
-                let networks: Vec<Peer> = peers.iter().filter(covering).cloned().collect();
+                let covering = |peer: &&PeerSelector| matches!(peer, PeerSelector::Network(n) if n.scope == scope);
+                let networks: Vec<PeerSelector> = peers.iter().filter(covering).cloned().collect();
                 if !networks.is_empty() {
                     *users.of_addresses.entry(networks).or_default() += 1;
                 }

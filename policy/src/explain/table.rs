@@ -11,9 +11,8 @@ use super::direction::Effect;
 use super::words::l7_words;
 use crate::Compiled;
 use crate::catalog::{Catalog, PeerName};
-use crate::model::{PortMatch, PortNumbers};
-use crate::record::{PolicyName, RuleName};
-use crate::rules::Side;
+use crate::observe::{PolicyName, RuleName};
+use crate::rules::{PortMatch, PortNumbers, Side};
 
 /// A row: one way in which a flow can be decided.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -25,7 +24,7 @@ pub struct TableRow {
     /// `admin`, `normal` or `baseline`; absent for the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// Who may be at the other end, any of them; absent is anyone.
+    /// FlowEnd may be at the other end, any of them; absent is anyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<String>>,
     /// On which ports; absent is any, of every protocol.
@@ -42,7 +41,7 @@ pub struct TableRow {
     pub policies: Vec<PolicyName>,
 }
 
-/// The rows of whoever has the address, in the order in which workers look at them: egress, then
+/// The rows of the identity of the address, in the order of lookup: egress, then
 /// ingress, the default where it applies.
 #[must_use]
 pub fn table_rows(compiled: &Compiled, address: Address) -> Vec<TableRow> {

@@ -7,14 +7,16 @@ use ipnet::IpNet;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Rules, NamePattern};
 use podgate_tables::policy::Action;
 
-use super::{in_namespace, is_pod, reserved, sorted};
+use super::{in_namespace, is_pod, requirements, reserved, sorted};
 use crate::directory::Directory;
 use crate::labels::LabelKey;
 use crate::model::{
     CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, LabelSelector, PortRule, Ports,
     RuleSection, ServiceReference,
 };
-use crate::rules::{AddressScope, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{
+    AddressScope, NetworkPeer, PeerSelector, PerSide, Precedence, Rule, RulePorts, RuleSet,
+};
 use crate::selector::{Requirement, Selector};
 
 /// Lowers a policy of `namespace`, or a cluster-wide one.
@@ -38,20 +40,20 @@ impl Scope<'_> {
     fn lower_spec(self, spec: &CiliumSpec) -> RuleSet {
         let mut rules = Vec::new();
         for section in RuleSection::ALL {
-            let default_deny = spec.default_deny(section.is_ingress());
+            let default_deny = spec.isolates(section.side());
             for (index, rule) in spec.section(section).iter().enumerate() {
                 let field = format!("{}.{}[{index}]", spec.field, section.field());
                 rules.push(self.lower_rule(rule, section, field, default_deny));
             }
         }
         RuleSet {
-            subject: lower_subject(&spec.endpoint_selector, self.namespace),
-            default_deny: [spec.default_deny(false), spec.default_deny(true)],
+            endpoint_selector: lower_endpoint_selector(&spec.endpoint_selector, self.namespace),
+            default_deny: PerSide::new(|side| spec.isolates(side)),
             rules,
         }
     }
 
-    /// A rule that matches nobody counts for the default deny all the same.
+    /// A rule without matching peers still counts for the default deny.
     fn lower_rule(
         self,
         rule: &CiliumRule,
@@ -76,7 +78,7 @@ impl Scope<'_> {
             }
         };
         Rule {
-            side: if section.is_ingress() { Side::Ingress } else { Side::Egress },
+            side: section.side(),
             precedence: Precedence::NORMAL,
             action: if section.is_deny() { Action::Deny } else { Action::Allow },
             field,
@@ -86,14 +88,14 @@ impl Scope<'_> {
     }
 
     /// `None` is anyone.
-    fn lower_peers(self, peers: &[CiliumPeer]) -> Option<Vec<Peer>> {
+    fn lower_peers(self, peers: &[CiliumPeer]) -> Option<Vec<PeerSelector>> {
         let mut lowered = Vec::new();
         for peer in peers {
             match peer {
                 CiliumPeer::Entity(Entity::All) => return None,
                 CiliumPeer::Entity(entity) => lowered.extend(self.lower_entity(*entity)),
                 CiliumPeer::Endpoints(selector) => {
-                    lowered.push(Peer::Labels(lower_endpoints(selector, self.namespace)));
+                    lowered.push(PeerSelector::Labels(lower_endpoints(selector, self.namespace)));
                 }
                 CiliumPeer::Cidr { cidr, except } => {
                     lowered.push(outsiders(*cidr, except.clone()));
@@ -105,13 +107,13 @@ impl Scope<'_> {
                 CiliumPeer::Services(services) => {
                     lowered.extend(self.lower_services(services));
                 }
-                CiliumPeer::Name(pattern) => lowered.push(Peer::Name(pattern.clone())),
+                CiliumPeer::Name(pattern) => lowered.push(PeerSelector::Name(pattern.clone())),
             }
         }
         Some(sorted(lowered))
     }
 
-    fn lower_services(self, reference: &ServiceReference) -> Vec<Peer> {
+    fn lower_services(self, reference: &ServiceReference) -> Vec<PeerSelector> {
         let mut peers = Vec::new();
         for (name, service) in self.directory.services(reference) {
             if service.selector.is_empty() {
@@ -123,13 +125,13 @@ impl Scope<'_> {
                     .map(|(key, value)| Requirement::equals(LabelKey::Pod(key.clone()), value))
                     .collect();
                 conditions.push(in_namespace(&name.0));
-                peers.push(Peer::Labels(Selector::new(conditions)));
+                peers.push(PeerSelector::Labels(Selector::new(conditions)));
             }
         }
         peers
     }
 
-    fn lower_entity(self, entity: Entity) -> Vec<Peer> {
+    fn lower_entity(self, entity: Entity) -> Vec<PeerSelector> {
         match entity {
             Entity::World => vec![reserved("world")],
             Entity::WorldIpv4 => vec![reserved("world-ipv4")],
@@ -139,7 +141,7 @@ impl Scope<'_> {
             Entity::KubeApiserver => self.api_server().collect(),
             Entity::Cluster | Entity::ClusterMesh => {
                 let pods = Selector::new([Requirement::exists(LabelKey::Cluster)]);
-                let own = [Peer::Labels(pods), reserved("host"), reserved("remote-node")];
+                let own = [PeerSelector::Labels(pods), reserved("host"), reserved("remote-node")];
                 own.into_iter().chain(self.api_server()).collect()
             }
             Entity::All
@@ -152,9 +154,9 @@ impl Scope<'_> {
     }
 
     /// Cilium adds the label of the API server to nodes and to outsiders, and to no pod.
-    fn api_server(self) -> impl Iterator<Item = Peer> {
+    fn api_server(self) -> impl Iterator<Item = PeerSelector> {
         self.directory.api_server().into_iter().map(|address| {
-            Peer::Network(NetworkPeer {
+            PeerSelector::Network(NetworkPeer {
                 network: address.into(),
                 except: Vec::new(),
                 scope: AddressScope::WorldAndNodes,
@@ -163,12 +165,12 @@ impl Scope<'_> {
     }
 }
 
-fn outsiders(network: IpNet, except: Vec<IpNet>) -> Peer {
-    Peer::Network(NetworkPeer { network, except, scope: AddressScope::World })
+fn outsiders(network: IpNet, except: Vec<IpNet>) -> PeerSelector {
+    PeerSelector::Network(NetworkPeer { network, except, scope: AddressScope::World })
 }
 
 /// A network of a group without those that lie anywhere; `None` if nothing is left.
-fn leave_out(network: IpNet, except: &[IpNet]) -> Option<Peer> {
+fn leave_out(network: IpNet, except: &[IpNet]) -> Option<PeerSelector> {
     if except.iter().any(|out| out.contains(&network)) {
         return None;
     }
@@ -177,8 +179,8 @@ fn leave_out(network: IpNet, except: &[IpNet]) -> Option<Peer> {
 }
 
 /// A namespaced policy selects in its own namespace only: nothing, if it asks for another one.
-fn lower_subject(selector: &LabelSelector, namespace: Option<&str>) -> Selector {
-    let mut conditions = Selector::requirements(selector, LabelKey::cilium);
+fn lower_endpoint_selector(selector: &LabelSelector, namespace: Option<&str>) -> Selector {
+    let mut conditions = requirements(selector, LabelKey::cilium);
     conditions.extend(namespace.map(in_namespace));
     Selector::new(conditions)
 }
@@ -186,7 +188,7 @@ fn lower_subject(selector: &LabelSelector, namespace: Option<&str>) -> Selector 
 /// Peers by labels are pods of the policy's namespace, or pods of all for a cluster-wide policy,
 /// unless the selector itself speaks of namespaces or of reserved labels.
 fn lower_endpoints(selector: &LabelSelector, namespace: Option<&str>) -> Selector {
-    let mut conditions = Selector::requirements(selector, LabelKey::cilium);
+    let mut conditions = requirements(selector, LabelKey::cilium);
     let names = |wanted: fn(&LabelKey) -> bool| {
         conditions.iter().any(|requirement| wanted(&requirement.key))
     };
@@ -203,7 +205,7 @@ fn lower_endpoints(selector: &LabelSelector, namespace: Option<&str>) -> Selecto
     Selector::new(conditions)
 }
 
-/// In a specification that doesn't isolate, L7 rules see requests but refuse none (cilium
+/// In a specification that doesn't isolate, L7 rules see requests but deny none (cilium
 /// `pkg/policy/l4.go`, `ensureWildcard`).
 fn lower_ports(element: &PortRule, default_deny: bool) -> Vec<RulePorts> {
     let l7 = element.l7.as_ref().map(|rules| match default_deny {
@@ -214,7 +216,7 @@ fn lower_ports(element: &PortRule, default_deny: bool) -> Vec<RulePorts> {
     element.ports.iter().map(with_l7).collect()
 }
 
-/// Rules of the same protocol. The sources are ones that can't be refused.
+/// Rules of the same protocol. Their patterns are always accepted.
 fn allow_every_request(rules: &L7Rules) -> L7Rules {
     match rules {
         L7Rules::Http(_) => {

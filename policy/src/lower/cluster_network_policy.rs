@@ -6,7 +6,9 @@ use podgate_tables::policy::Action;
 use super::{by_pod_labels, in_labelled_namespace, sorted};
 use crate::directory::Directory;
 use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};
-use crate::rules::{AddressScope, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{
+    AddressScope, NetworkPeer, PeerSelector, PerSide, Precedence, Rule, RulePorts, RuleSet, Side,
+};
 use crate::selector::Selector;
 
 /// Lowers a policy.
@@ -30,11 +32,15 @@ pub(crate) fn lower_cluster_network_policy(
             });
         }
     }
-    RuleSet { subject: lower_pods(&policy.subject), default_deny: [false, false], rules }
+    RuleSet {
+        endpoint_selector: lower_pods(&policy.subject),
+        default_deny: PerSide::default(),
+        rules,
+    }
 }
 
 /// What a rule does, and to whom: what it says, unless it has to fail closed.
-fn lower_effect(rule: &ClusterRule, directory: &Directory) -> (Action, Option<Vec<Peer>>) {
+fn lower_effect(rule: &ClusterRule, directory: &Directory) -> (Action, Option<Vec<PeerSelector>>) {
     match (rule.is_known(), rule.action) {
         (true, action) => {
             let peers = rule.peers.iter().flat_map(|peer| lower_peer(peer, directory));
@@ -45,15 +51,15 @@ fn lower_effect(rule: &ClusterRule, directory: &Directory) -> (Action, Option<Ve
     }
 }
 
-fn lower_peer(peer: &ClusterPeer, directory: &Directory) -> Vec<Peer> {
+fn lower_peer(peer: &ClusterPeer, directory: &Directory) -> Vec<PeerSelector> {
     match peer {
-        ClusterPeer::Pods(pods) => vec![Peer::Labels(lower_pods(pods))],
+        ClusterPeer::Pods(pods) => vec![PeerSelector::Labels(lower_pods(pods))],
         ClusterPeer::Nodes(selector) => {
             directory.node_addresses(selector).map(|address| network(address.into())).collect()
         }
         ClusterPeer::Networks(networks) => networks.iter().copied().map(network).collect(),
         ClusterPeer::DomainNames(names) => {
-            names.iter().map(|name| Peer::Name(name.pattern.clone())).collect()
+            names.iter().map(|name| PeerSelector::Name(name.pattern.clone())).collect()
         }
         ClusterPeer::Unknown => Vec::new(),
     }
@@ -65,6 +71,6 @@ fn lower_pods(selection: &PodSelection) -> Selector {
     Selector::new(conditions)
 }
 
-fn network(network: IpNet) -> Peer {
-    Peer::Network(NetworkPeer { network, except: Vec::new(), scope: AddressScope::All })
+fn network(network: IpNet) -> PeerSelector {
+    PeerSelector::Network(NetworkPeer { network, except: Vec::new(), scope: AddressScope::All })
 }

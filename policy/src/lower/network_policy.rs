@@ -4,13 +4,15 @@ use podgate_tables::policy::Action;
 
 use super::{by_pod_labels, in_labelled_namespace, in_namespace, sorted};
 use crate::model::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
-use crate::rules::{AddressScope, NetworkPeer, Peer, Precedence, Rule, RulePorts, RuleSet, Side};
+use crate::rules::{
+    AddressScope, NetworkPeer, PeerSelector, PerSide, Precedence, Rule, RulePorts, RuleSet, Side,
+};
 use crate::selector::Selector;
 
 /// Lowers a policy of `namespace`.
 pub(crate) fn lower_network_policy(policy: &NetworkPolicy, namespace: &str) -> RuleSet {
-    let mut subject = by_pod_labels(&policy.pod_selector);
-    subject.push(in_namespace(namespace));
+    let mut conditions = by_pod_labels(&policy.pod_selector);
+    conditions.push(in_namespace(namespace));
     let mut rules = Vec::new();
     let sections =
         [(Side::Ingress, "ingress", &policy.ingress), (Side::Egress, "egress", &policy.egress)];
@@ -20,8 +22,11 @@ pub(crate) fn lower_network_policy(policy: &NetworkPolicy, namespace: &str) -> R
         }
     }
     RuleSet {
-        subject: Selector::new(subject),
-        default_deny: [policy.egress.is_some(), policy.ingress.is_some()],
+        endpoint_selector: Selector::new(conditions),
+        default_deny: PerSide {
+            egress: policy.egress.is_some(),
+            ingress: policy.ingress.is_some(),
+        },
         rules,
     }
 }
@@ -39,11 +44,11 @@ fn lower_rule(rule: &NetworkPolicyRule, side: Side, field: String, namespace: &s
     }
 }
 
-fn lower_peer(peer: &NetworkPolicyPeer, namespace: &str) -> Peer {
+fn lower_peer(peer: &NetworkPolicyPeer, namespace: &str) -> PeerSelector {
     let (namespaces, pods) = match peer {
         NetworkPolicyPeer::Block(block) => {
             let except = block.except.clone();
-            return Peer::Network(NetworkPeer {
+            return PeerSelector::Network(NetworkPeer {
                 network: block.cidr,
                 except,
                 scope: AddressScope::All,
@@ -56,5 +61,5 @@ fn lower_peer(peer: &NetworkPolicyPeer, namespace: &str) -> Peer {
         None => vec![in_namespace(namespace)],
     };
     conditions.extend(pods.iter().flat_map(by_pod_labels));
-    Peer::Labels(Selector::new(conditions))
+    PeerSelector::Labels(Selector::new(conditions))
 }

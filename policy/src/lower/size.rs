@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use crate::fields::{FieldPath, Fix, Problem};
-use crate::model::PortNumbers;
-use crate::rules::{Peer, Rule, RuleSet, Side};
+use crate::rules::{PeerSelector, PortNumbers, Rule, RuleSet, Side};
 
 /// Most table entries that one policy may need in one direction. An entry is one rule and peer in
 /// one of the ranges that the policy's ports cut the port numbers into; for comparison, Cilium's
@@ -14,7 +13,7 @@ const ENTRIES_MAX: u64 = 100_000;
 
 const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 
-/// Refuses a policy whose tables would be too large.
+/// Rejects a policy whose tables would be too large.
 pub(crate) fn check(sets: &[RuleSet]) -> Result<(), Problem> {
     for side in Side::ALL {
         let rules = sets.iter().flat_map(|set| &set.rules).filter(|rule| rule.side == side);
@@ -83,7 +82,7 @@ fn peers(rule: &Rule) -> u64 {
     let Some(peers) = &rule.peers else { return 1 };
     let mut scope = BTreeSet::new();
     let counted = peers.iter().filter(|peer| match peer {
-        Peer::Network(network) => scope.insert(network.scope),
+        PeerSelector::Network(network) => scope.insert(network.scope),
         _ => true,
     });
     (counted.count() as u64).max(1)

@@ -69,7 +69,7 @@ fn is_marker(line: &str, marker: &str) -> bool {
     rest.is_some_and(|rest| rest.chars().next().is_none_or(char::is_whitespace))
 }
 
-/// Cuts a stream of JSON values. Where one is broken nobody knows its end, so it goes on to the
+/// Splits a stream of JSON values. The end of an invalid value is unknown, so it extends to the
 /// next line that begins with `{` and does not continue the line before.
 pub(super) fn split_json(text: &str) -> Vec<Cut<'_>> {
     let mut cuts = Vec::new();

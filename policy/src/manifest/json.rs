@@ -2,7 +2,7 @@
 //!
 //! `serde_json` itself keeps the last of two equal keys, and turns a number that JSON can't hold
 //! (`.inf`, `.nan`) into `null`, which policies read as a missing field: `port: .inf` would be
-//! every port. Both are refused here.
+//! every port. Both are rejected here.
 
 use std::fmt;
 

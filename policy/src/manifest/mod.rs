@@ -1,7 +1,8 @@
 //! Reading objects from files: YAML or JSON, several documents a file, lists taken apart.
 //!
-//! What can't be read becomes a [`Rejection`] that names file and line; everything else goes on.
-//! Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the reader.
+//! What can't be read becomes a [`Rejection`] that names file and line; the others are not
+//! affected. Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the
+//! reader.
 
 mod cut;
 mod json;
@@ -64,7 +65,7 @@ struct Part {
     text: Box<str>,
     /// Position of its first character in the file.
     start: Position,
-    /// Found out with the first refusal.
+    /// Found out with the first rejection.
     places: OnceLock<Option<Places>>,
 }
 
@@ -191,7 +192,7 @@ pub fn read_regular(path: &Path) -> Result<(Vec<u8>, Metadata), ReadError> {
     let metadata = file.metadata().map_err(ReadError::Io)?;
     regular(&metadata)?;
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too large, even if it grows meanwhile.
+    // One byte more than allowed is read, to detect a file that is too large or grows.
     file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
     if bytes.len() as u64 > FILE_MAX { Err(ReadError::TooLarge) } else { Ok((bytes, metadata)) }
 }
@@ -252,7 +253,7 @@ fn load_file(path: &Path) -> Vec<Document> {
 #[must_use]
 pub fn load_from(stream: impl io::Read, path: &Path) -> Vec<Document> {
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too large, even if it grows meanwhile.
+    // One byte more than allowed is read, to detect a file that is too large or grows.
     if let Err(error) = stream.take(FILE_MAX + 1).read_to_end(&mut bytes) {
         return vec![broken(path, Position::START, format!("can't be read: {error}"))];
     }
@@ -415,7 +416,7 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
         documents.push(Document { source, value: Ok(value) });
         return;
     };
-    let mut refuse = |field: FieldPath, reason: &str| {
+    let mut reject = |field: FieldPath, reason: &str| {
         let at = source.locate(&field);
         let at = Position { line: at.line, column: at.column };
         documents.push(broken(&source.location.file, at, reason.to_owned()));
@@ -431,10 +432,10 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
         // here.
         None | Some(Value::Null) if is_relevant(element, version.as_deref()) => {
             let reason = format!("this {element}List has no items; an empty one has items: []");
-            refuse(FieldPath::default(), &reason);
+            reject(FieldPath::default(), &reason);
         }
         None | Some(Value::Null) => documents.push(Document { source, value: Ok(value) }),
-        Some(_) => refuse(FieldPath::key("items"), "items must be a list"),
+        Some(_) => reject(FieldPath::key("items"), "items must be a list"),
     }
 }
 
@@ -461,12 +462,12 @@ fn inherit(item: &mut Value, kind: &str, version: Option<&str>) {
 
 fn broken(path: &Path, at: Position, reason: String) -> Document {
     let source = Source::new(&path.into(), "", at, at);
-    let refusal = Rejection {
+    let rejection = Rejection {
         object: path.display().to_string(),
         source: Some(source.location.clone()),
         field: String::new(),
         reason,
         fix: None,
     };
-    Document { source, value: Err(refusal) }
+    Document { source, value: Err(rejection) }
 }

@@ -1,6 +1,6 @@
 //! Where in a text each value of a document stands.
 //!
-//! Only refusals need to know, so nothing of this is computed for a document that has none.
+//! Computed only for documents with rejections.
 
 use std::fmt;
 

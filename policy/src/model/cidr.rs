@@ -11,38 +11,38 @@ pub(super) fn parse_network(field: &Field<'_>) -> Option<IpNet> {
     let text = field.string()?;
     let Ok(network) = text.parse::<IpNet>() else {
         match text.parse::<IpAddr>() {
-            Ok(address) => field.refuse_with_fix(
+            Ok(address) => field.reject_with_fix(
                 format!("{} has no prefix length", quote(text)),
                 format!("write {}", IpNet::from(address)),
             ),
-            Err(_) => field.refuse(format!("{} is no network (address/prefix)", quote(text))),
+            Err(_) => field.reject(format!("{} is no network (address/prefix)", quote(text))),
         }
         return None;
     };
-    refuse_mapped(field, network)
+    reject_mapped(field, network)
 }
 
 /// Reads `address/prefix` or a bare address.
 pub(super) fn parse_network_or_address(field: &Field<'_>) -> Option<IpNet> {
     match field.string()?.parse::<IpAddr>() {
-        Ok(address) => refuse_mapped(field, address.into()),
+        Ok(address) => reject_mapped(field, address.into()),
         Err(_) => parse_network(field),
     }
 }
 
 /// IPv4 in IPv6 form is dropped on the wire, so a rule about it can only be a mistake.
-fn refuse_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
+fn reject_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
     if let IpNet::V6(v6) = network
         && v6.prefix_len() >= 96
         && v6.addr().to_ipv4_mapped().is_some()
     {
-        field.refuse_with_fix("is an IPv4 network in IPv6 form", "write it as IPv4");
+        field.reject_with_fix("is an IPv4 network in IPv6 form", "write it as IPv4");
         return None;
     }
     Some(network.trunc())
 }
 
-/// Reads a block: a network, and those within it that are to be left out. `strictly` refuses a
+/// Reads a block: a network, and those within it that are to be left out. `strictly` rejects a
 /// block that leaves out all of itself.
 pub(super) fn parse_block(
     cidr: &Field<'_>,
@@ -54,9 +54,9 @@ pub(super) fn parse_block(
     let except = except.list(|field| {
         let except = parse_network(field)?;
         if !network.contains(&except) {
-            field.refuse(format!("{except} lies outside of {network}"));
+            field.reject(format!("{except} lies outside of {network}"));
         } else if strictly && except == network {
-            field.refuse(format!("{except} leaves nothing of the block"));
+            field.reject(format!("{except} leaves nothing of the block"));
         }
         Some(except)
     })?;

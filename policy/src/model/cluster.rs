@@ -186,12 +186,12 @@ fn parse_address(field: &Field<'_>) -> Option<IpAddr> {
     let text = field.string()?;
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
-            field.refuse_with_fix("is an IPv4 address in IPv6 form", "write it as IPv4");
+            field.reject_with_fix("is an IPv4 address in IPv6 form", "write it as IPv4");
             None
         }
         Ok(address) => Some(address),
         Err(_) => {
-            field.refuse(format!("{} is no IP address", quote(text)));
+            field.reject(format!("{} is no IP address", quote(text)));
             None
         }
     }

@@ -6,10 +6,10 @@ use podgate_tables::policy::{Action, Tier};
 use podgate_tables::proto;
 
 use super::cidr::parse_network;
-use super::ports::{PortMatch, PortNumbers, is_port_name};
+use super::ports::is_port_name;
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, FieldPath, Problem, quote};
-use crate::rules::Side;
+use crate::rules::{PortMatch, PortNumbers, Side};
 
 /// Most elements of every list: rules, peers, protocols, networks, names.
 const LIST_MAX: usize = 25;
@@ -87,7 +87,7 @@ pub enum ClusterPeer {
 pub struct DomainName {
     /// As written: a name, or `*.` and a name, which is every name below it.
     pub text: String,
-    /// What names are held against.
+    /// The pattern that names must match.
     pub pattern: NamePattern,
 }
 
@@ -135,7 +135,7 @@ impl ClusterNetworkPolicy {
         let spec = object.take("spec");
         object.finish();
         let Some(spec) = spec else {
-            root.refuse("needs a spec");
+            root.reject("needs a spec");
             return None;
         };
         Self::parse_spec(&spec)
@@ -153,7 +153,7 @@ impl ClusterNetworkPolicy {
         };
         let (ingress, egress) = (rules(ingress, Side::Ingress), rules(egress, Side::Egress));
         if tier.is_none() || priority.is_none() || subject.is_none() {
-            field.refuse("needs a tier, a priority and a subject");
+            field.reject("needs a tier, a priority and a subject");
         }
         let tier = tier.and_then(|tier| parse_tier(&tier));
         let priority = priority.and_then(|priority| priority.integer(0, PRIORITY_MAX));
@@ -173,7 +173,7 @@ fn parse_tier(field: &Field<'_>) -> Option<Tier> {
         "Admin" => Some(Tier::Admin),
         "Baseline" => Some(Tier::Baseline),
         other => {
-            field.refuse(format!("must be Admin or Baseline, but is {}", quote(other)));
+            field.reject(format!("must be Admin or Baseline, but is {}", quote(other)));
             None
         }
     }
@@ -186,7 +186,7 @@ fn list_of_at_most<T>(
 ) -> Option<Vec<T>> {
     let length = field.value().as_array().map_or(0, Vec::len);
     if length > LIST_MAX {
-        field.refuse(format!("has {length} elements, but may have at most {LIST_MAX}"));
+        field.reject(format!("has {length} elements, but may have at most {LIST_MAX}"));
         return None;
     }
     field.list(read)
@@ -195,7 +195,7 @@ fn list_of_at_most<T>(
 /// Like [`list_of_at_most`], for lists that the API wants to have an element.
 fn list_of_some<T>(field: &Field<'_>, read: impl FnMut(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
     if field.is_empty_list() {
-        field.refuse("needs at least one element");
+        field.reject("needs at least one element");
     }
     list_of_at_most(field, read)
 }
@@ -213,7 +213,7 @@ impl PodSelection {
             (Some(namespaces), None) => Self::parse_namespaces(&namespaces),
             (None, Some(pods)) => Self::parse_pods(&pods),
             _ => {
-                field.refuse("needs namespaces or pods, and not both");
+                field.reject("needs namespaces or pods, and not both");
                 None
             }
         }
@@ -231,7 +231,7 @@ impl PodSelection {
         object.finish();
         let namespaces = namespaces.and_then(|field| parse_selector(&field)).unwrap_or_default();
         let Some(pods) = pods else {
-            field.refuse("needs a podSelector");
+            field.reject("needs a podSelector");
             return None;
         };
         Some(Self { namespaces, pods: parse_selector(&pods)? })
@@ -259,13 +259,13 @@ impl ClusterRule {
         if let Some(name) = name
             && name.string().is_some_and(|text| text.chars().count() > RULE_NAME_MAX)
         {
-            name.refuse(format!("may have at most {RULE_NAME_MAX} characters"));
+            name.reject(format!("may have at most {RULE_NAME_MAX} characters"));
         }
         if action.is_none() || peers.is_none() {
-            field.refuse(format!("needs an action and {peers_name}"));
+            field.reject(format!("needs an action and {peers_name}"));
         }
         let action = action.and_then(|action| parse_action(&action));
-        // What depends on the action is told once that is mended.
+        // Problems that depend on the action are reported once it is valid.
         let assumed = action.unwrap_or(Action::Allow);
         let peers = peers
             .and_then(|peers| list_of_some(&peers, |peer| ClusterPeer::parse(peer, side, assumed)));
@@ -280,7 +280,7 @@ impl ClusterRule {
         let is_pods =
             |peer: &ClusterPeer| matches!(peer, ClusterPeer::Pods(_) | ClusterPeer::Unknown);
         if ports.iter().any(is_named) && !peers.iter().all(is_pods) {
-            field.refuse_with_fix(
+            field.reject_with_fix(
                 "only pods have named ports, but the rule has other peers too",
                 "write two rules, of which one has the pods",
             );
@@ -295,7 +295,7 @@ fn parse_action(field: &Field<'_>) -> Option<Action> {
         "Deny" => Some(Action::Deny),
         "Pass" => Some(Action::Pass),
         other => {
-            field.refuse(format!("must be Accept, Deny or Pass, but is {}", quote(other)));
+            field.reject(format!("must be Accept, Deny or Pass, but is {}", quote(other)));
             None
         }
     }
@@ -328,12 +328,12 @@ impl ClusterPeer {
             }
             (None, None, None, None, Some(field)) => {
                 if action != Action::Allow {
-                    field.refuse("is for Accept rules only");
+                    field.reject("is for Accept rules only");
                 }
                 list_of_some(&field, DomainName::parse).map(Self::DomainNames)
             }
             _ => {
-                field.refuse_with_fix("must have one field", "write one element for each");
+                field.reject_with_fix("must have one field", "write one element for each");
                 None
             }
         }
@@ -359,7 +359,7 @@ impl DomainName {
                 Some(Self { text: text.to_owned(), pattern })
             }
             _ => {
-                field.refuse(format!(
+                field.reject(format!(
                     "{} is no domain name (two or more labels of letters, digits, '-' and '_', \
                      with nothing but *. before them)",
                     quote(text)
@@ -391,7 +391,7 @@ fn parse_protocol(field: &Field<'_>) -> Option<Vec<PortMatch>> {
             Some(TRANSPORTS.map(named).into())
         }
         _ => {
-            field.refuse("needs one of tcp, udp, sctp and destinationNamedPort, and only one");
+            field.reject("needs one of tcp, udp, sctp and destinationNamedPort, and only one");
             None
         }
     }
@@ -400,7 +400,7 @@ fn parse_protocol(field: &Field<'_>) -> Option<Vec<PortMatch>> {
 fn parse_port_name(field: &Field<'_>) -> Option<String> {
     let name = field.string()?;
     if !is_port_name(name) {
-        field.refuse(format!("{} is no port name", quote(name)));
+        field.reject(format!("{} is no port name", quote(name)));
         return None;
     }
     Some(name.to_owned())
@@ -412,7 +412,7 @@ fn parse_transport(field: &Field<'_>) -> Option<PortNumbers> {
     let port = object.take("destinationPort");
     object.finish();
     let Some(port) = port else {
-        field.refuse("needs a destinationPort");
+        field.reject("needs a destinationPort");
         return None;
     };
     let mut object = port.object()?;
@@ -425,7 +425,7 @@ fn parse_transport(field: &Field<'_>) -> Option<PortNumbers> {
         }
         (None, Some(range)) => parse_range(&range),
         _ => {
-            port.refuse("needs a number or a range, and not both");
+            port.reject("needs a number or a range, and not both");
             None
         }
     }
@@ -436,13 +436,13 @@ fn parse_range(field: &Field<'_>) -> Option<PortNumbers> {
     let (start, end) = (object.take("start"), object.take("end"));
     object.finish();
     let (Some(start), Some(end)) = (start, end) else {
-        field.refuse("needs a start and an end");
+        field.reject("needs a start and an end");
         return None;
     };
     let (first, last) = (start.integer(1, u16::MAX), end.integer(1, u16::MAX));
     let (first, last) = (first?, last?);
     if first >= last {
-        field.refuse("the start must be less than the end");
+        field.reject("the start must be less than the end");
         return None;
     }
     Some(PortNumbers::Range(first..=last))

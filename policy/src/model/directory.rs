@@ -1,6 +1,6 @@
 //! Objects that policies refer to: groups of networks, services, and the addresses behind them.
 //!
-//! They are read leniently: whoever writes them is not a policy's author, and only a few of their
+//! They are read leniently: their authors are not authors of policies, and only a few of their
 //! fields matter here.
 
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ impl CidrGroup {
 fn parse_networks_or_addresses(field: &Field<'_>) -> Option<Vec<IpNet>> {
     let count = field.value().as_array().map_or(0, Vec::len);
     if count > NETWORKS_MAX {
-        field.refuse_with_fix(
+        field.reject_with_fix(
             format!("has {count} networks, at most {NETWORKS_MAX} fit"),
             "make several groups with one label, and select them by cidrGroupSelector",
         );
@@ -110,7 +110,7 @@ impl EndpointSlice {
             .into_iter()
             .flatten()
             .filter_map(|endpoint| endpoint.get("addresses").and_then(Value::as_array));
-        // Slices of type FQDN have names here, which are nobody's address.
+        // Slices of type FQDN have names here, which are no addresses.
         let mut addresses: Vec<IpAddr> =
             addresses.flatten().filter_map(|a| a.as_str()?.parse().ok()).collect();
         addresses.sort_unstable();

@@ -42,7 +42,8 @@ impl Header {
         match header {
             Some(header) if problems.is_empty() => Ok(header),
             _ => {
-                // Of an object without a proper name, what else is wrong with it is told too.
+                // An object without a valid name is checked further, to report its other problems
+                // too.
                 if let Some(kind) = kind {
                     super::parse_body(kind, &root);
                 }
@@ -55,13 +56,13 @@ impl Header {
     fn parse_fields(root: &Field<'_>) -> (Option<Kind>, Option<Self>) {
         let Some(mut object) = root.object() else { return (None, None) };
         let Some(kind_field) = object.take("kind") else {
-            root.refuse("has no kind: this is not a Kubernetes object");
+            root.reject("has no kind: this is not a Kubernetes object");
             return (None, None);
         };
         let version = object.take("apiVersion");
         let Some(kind) = read_kind(&kind_field, version.as_ref()) else { return (None, None) };
         let Some(metadata) = object.take("metadata") else {
-            root.refuse("has no metadata");
+            root.reject("has no metadata");
             return (Some(kind), None);
         };
         (Some(kind), Self::parse_metadata(kind, &metadata))
@@ -72,7 +73,7 @@ impl Header {
         let (name, namespace) = (fields.take("name"), fields.take("namespace"));
         let name = match (name, kind) {
             (None, _) => {
-                metadata.refuse("has no name");
+                metadata.reject("has no name");
                 None
             }
             (Some(name), Kind::Namespace) => checked(&name, is_dns_label, DNS_LABEL),
@@ -101,9 +102,9 @@ fn read_kind(kind_field: &Field<'_>, version: Option<&Field<'_>>) -> Option<Kind
         let reason = format!("objects of kind {} are not enforced", quote(name));
         let similar = Kind::ALL.iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
         match (counterpart(name, group), similar) {
-            (Some(counterpart), _) => kind_field.refuse_with_fix(reason, counterpart),
-            (None, Some(kind)) => kind_field.refuse_with_fix(reason, format!("write {kind}")),
-            (None, None) => kind_field.refuse(reason),
+            (Some(counterpart), _) => kind_field.reject_with_fix(reason, counterpart),
+            (None, Some(kind)) => kind_field.reject_with_fix(reason, format!("write {kind}")),
+            (None, None) => kind_field.reject(reason),
         }
         return None;
     };
@@ -121,7 +122,7 @@ fn read_kind(kind_field: &Field<'_>, version: Option<&Field<'_>>) -> Option<Kind
         None => format!("write it anew as a {kind} of {known}, which has other fields"),
     };
     kind_field
-        .refuse_with_fix(format!("{kind} of apiVersion {} is not enforced", quote(version)), fix);
+        .reject_with_fix(format!("{kind} of apiVersion {} is not enforced", quote(version)), fix);
     None
 }
 
@@ -171,7 +172,7 @@ fn or_unknown(part: Option<String>) -> String {
 fn checked<'a>(field: &Field<'a>, is_valid: fn(&str) -> bool, what: &str) -> Option<&'a str> {
     let text = field.string()?;
     if !is_valid(text) {
-        field.refuse(format!("must be {what}, but is {}", quote(text)));
+        field.reject(format!("must be {what}, but is {}", quote(text)));
         return None;
     }
     Some(text)
@@ -194,23 +195,23 @@ pub(super) fn parse_labels(root: &Field<'_>) -> Option<Labels> {
     Some(labels.into_iter().collect())
 }
 
-/// Refuses what the API would not accept as a label's key.
+/// Rejects what the API would not accept as a label's key.
 pub(super) fn check_label_key(field: &Field<'_>, key: &str) {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
     };
     if !prefix.is_none_or(is_subdomain) || name.is_empty() || !is_label_text(name) {
-        field.refuse(format!("{} is no label key ([prefix/]name)", quote(key)));
+        field.reject(format!("{} is no label key ([prefix/]name)", quote(key)));
     }
 }
 
-/// Refuses what the API would not accept as a label's value.
+/// Rejects what the API would not accept as a label's value.
 pub(super) fn check_label_value(field: &Field<'_>, value: &str) {
     if !is_label_text(value) {
         let reason = "letters, digits, '-', '_' and '.', at most 63, beginning and ending with a \
                       letter or digit";
-        field.refuse(format!("{} is no label value ({reason})", quote(value)));
+        field.reject(format!("{} is no label value ({reason})", quote(value)));
     }
 }
 

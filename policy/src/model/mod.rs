@@ -1,14 +1,11 @@
 //! The API objects as types: what is left of a document once it was checked.
 //!
-//! Policies are read strictly. Every field of a specification is either understood or refused by
+//! Policies are read strictly. Every field of a specification is either understood or rejected by
 //! name, because ignoring a field that narrows a rule would allow what its author forbade. Pods,
 //! namespaces and nodes are read leniently: only a few of their many fields matter here.
 
 mod cidr;
 mod cilium;
-mod cilium_l7;
-mod cilium_peers;
-mod cilium_ports;
 mod cluster;
 mod cluster_network_policy;
 mod directory;
@@ -20,16 +17,16 @@ mod selector;
 
 use serde_json::Value;
 
-pub use cilium::{CiliumPolicy, CiliumRule, CiliumSpec, RuleSection};
-pub use cilium_peers::{CiliumPeer, Entity, GroupReference, ServiceReference, ServiceSelection};
-pub use cilium_ports::{PortRule, Ports};
+pub use cilium::{
+    CiliumPeer, CiliumPolicy, CiliumRule, CiliumSpec, Entity, GroupReference, PortRule, Ports,
+    RuleSection, ServiceReference, ServiceSelection,
+};
 pub use cluster::{ContainerPort, Namespace, Node, Pod};
 pub use cluster_network_policy::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, DomainName, PodSelection,
 };
 pub use directory::{CidrGroup, EndpointSlice, Service};
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
-pub use ports::{PortMatch, PortNumbers};
 pub use selector::{LabelExpression, LabelSelector, Operator};
 
 pub(crate) use metadata::Header;
@@ -108,7 +105,7 @@ pub(crate) fn parse(value: &Value, header: &Header) -> Result<Object, Vec<Proble
         Some(object) if problems.is_empty() => Ok(object),
         _ => {
             if problems.is_empty() {
-                root.refuse("can't be read");
+                root.reject("can't be read");
             }
             Err(problems.into_inner())
         }

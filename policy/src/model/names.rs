@@ -13,12 +13,12 @@ pub(super) fn parse_name_match(field: &Field<'_>) -> Option<NamePattern> {
         (Some(name), None) => parse_pattern(&name, NamePattern::name),
         (None, Some(pattern)) => parse_pattern(&pattern, NamePattern::dns),
         (None, None) => {
-            field.refuse("needs a matchName or a matchPattern");
+            field.reject("needs a matchName or a matchPattern");
             None
         }
         (Some(_), Some(pattern)) => {
             let reason = "can't stand in one element with matchName";
-            pattern.refuse_with_fix(reason, "write two elements, of which either may match");
+            pattern.reject_with_fix(reason, "write two elements, of which either may match");
             None
         }
     }
@@ -33,7 +33,7 @@ pub(super) fn parse_pattern(
     match new(text) {
         Ok(pattern) => Some(pattern),
         Err(error) => {
-            field.refuse(format!("{} {error}", quote(text)));
+            field.reject(format!("{} {error}", quote(text)));
             None
         }
     }

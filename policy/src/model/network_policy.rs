@@ -6,9 +6,10 @@ use podgate_tables::proto;
 use serde_json::Value;
 
 use super::cidr::parse_block;
-use super::ports::{PortMatch, PortNumbers, is_port_name, parse_transport, with_end_port};
+use super::ports::{is_port_name, parse_transport, with_end_port};
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, FieldPath, Fix, Problem, Step, quote};
+use crate::rules::{PortMatch, PortNumbers};
 
 /// Most elements of `policyTypes`.
 const TYPES_MAX: usize = 2;
@@ -145,7 +146,7 @@ impl NetworkPolicy {
         let types = spec.take("policyTypes").and_then(|field| {
             let count = field.value().as_array().map_or(0, Vec::len);
             if count > TYPES_MAX {
-                field.refuse(format!("has {count} elements, but may have at most {TYPES_MAX}"));
+                field.reject(format!("has {count} elements, but may have at most {TYPES_MAX}"));
             }
             field.list(PolicyType::parse)
         });
@@ -192,7 +193,7 @@ impl PolicyType {
             "Ingress" => Some(Self::Ingress),
             "Egress" => Some(Self::Egress),
             other => {
-                field.refuse(format!("must be Ingress or Egress, but is {}", quote(other)));
+                field.reject(format!("must be Ingress or Egress, but is {}", quote(other)));
                 None
             }
         }
@@ -226,13 +227,13 @@ impl NetworkPolicyPeer {
         let says_nothing = !has_selectors && block.is_none() && !object.has_unknown();
         object.finish_with(PEER_ADVICE);
         if says_nothing {
-            field.refuse("needs a podSelector, a namespaceSelector or an ipBlock");
+            field.reject("needs a podSelector, a namespaceSelector or an ipBlock");
         }
         let selector = |field: Option<Field<'_>>| field.and_then(|field| parse_selector(&field));
         let (namespaces, pods) = (selector(namespaces), selector(pods));
         let Some(block) = block else { return Some(Self::Pods { namespaces, pods }) };
         if has_selectors {
-            block.refuse("must stand alone, without podSelector and namespaceSelector");
+            block.reject("must stand alone, without podSelector and namespaceSelector");
         }
         IpBlock::parse(&block).map(Self::Block)
     }
@@ -244,7 +245,7 @@ impl IpBlock {
         let (cidr, except) = (object.take("cidr"), object.take("except"));
         object.finish();
         let Some(cidr) = cidr else {
-            field.refuse("needs a cidr");
+            field.reject("needs a cidr");
             return None;
         };
         let (cidr, except) = parse_block(&cidr, except.as_ref(), true)?;
@@ -272,11 +273,11 @@ fn parse_int_or_name(field: &Field<'_>) -> Option<PortNumbers> {
         return Some(PortNumbers::Named(name.clone()));
     }
     match name.parse::<u16>() {
-        Ok(number) if *name == number.to_string() => field.refuse_with_fix(
+        Ok(number) if *name == number.to_string() => field.reject_with_fix(
             format!("{} is text, and no port name", quote(name)),
             format!("write the number {number} without quotes"),
         ),
-        _ => field.refuse(format!(
+        _ => field.reject(format!(
             "{} is no port name (lower-case letters, digits and '-', at most 15, with a letter)",
             quote(name)
         )),

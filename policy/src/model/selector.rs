@@ -83,8 +83,8 @@ impl KeySyntax {
             None => key.to_owned(),
         };
         match split_source(&key) {
-            (Some(""), _) => field.refuse(format!("{} has an empty label source", quote(&key))),
-            (Some("reserved"), "kube-apiserver") => field.refuse_with_fix(
+            (Some(""), _) => field.reject(format!("{} has an empty label source", quote(&key))),
+            (Some("reserved"), "kube-apiserver") => field.reject_with_fix(
                 "the API server is known as an entity only",
                 "write kube-apiserver in fromEntities or toEntities",
             ),
@@ -92,8 +92,8 @@ impl KeySyntax {
                 if let Some((source, fix)) = NOT_HERE.iter().find(|known| Some(known.0) == source) {
                     let reason = format!("labels of source {source} can't be selected by");
                     match fix {
-                        Some(fix) => field.refuse_with_fix(reason, *fix),
-                        None => field.refuse(reason),
+                        Some(fix) => field.reject_with_fix(reason, *fix),
+                        None => field.reject(reason),
                     }
                 }
                 check_label_key(field, name);
@@ -163,7 +163,7 @@ impl LabelExpression {
         let values_field = object.take("values");
         object.finish();
         if key.is_none() || operator.is_none() {
-            field.refuse("needs a key and an operator");
+            field.reject("needs a key and an operator");
         }
         let key = key.and_then(|key| Some(syntax.read(&key, key.string()?)));
         let values = values_field.as_ref().and_then(|values| {
@@ -182,7 +182,7 @@ impl LabelExpression {
             "Exists" => Operator::Exists,
             "DoesNotExist" => Operator::DoesNotExist,
             _ => {
-                operator.refuse(format!(
+                operator.reject(format!(
                     "must be In, NotIn, Exists or DoesNotExist, but is {}",
                     quote(name)
                 ));
@@ -192,10 +192,10 @@ impl LabelExpression {
         let has_none = values_field.as_ref().is_none_or(Field::is_empty_list);
         match (kind, has_none) {
             (Operator::In | Operator::NotIn, true) => {
-                field.refuse(format!("{name} needs at least one value"));
+                field.reject(format!("{name} needs at least one value"));
             }
             (Operator::Exists | Operator::DoesNotExist, false) => {
-                field.refuse(format!("{name} takes no values"));
+                field.reject(format!("{name} takes no values"));
             }
             _ => {}
         }

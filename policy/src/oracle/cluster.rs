@@ -4,16 +4,16 @@ use std::net::IpAddr;
 
 use podgate_tables::policy::{Action, Tier};
 
-use super::peers::Peer;
-use super::{Case, Match, Opinion, labels};
+use super::peers::AddressOwner;
+use super::{Match, OracleVerdict, SideQuery, labels};
 use crate::key::ObjectKey;
 use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection, Policy};
 use crate::rules::Side;
 use crate::store::Store;
 
-impl<'s> Case<'_, 's> {
+impl<'s> SideQuery<'_, 's> {
     /// What a tier says of the flow; `None` if it leaves the flow to the next one.
-    pub(super) fn cluster_tier(&self, tier: Tier) -> Option<Opinion<'s>> {
+    pub(super) fn cluster_tier(&self, tier: Tier) -> Option<OracleVerdict<'s>> {
         let policies = self.store.policy_objects().filter_map(|(key, policy)| match policy {
             Policy::ClusterNetworkPolicy(policy) if policy.tier == tier => Some((key, policy)),
             _ => None,
@@ -33,8 +33,8 @@ impl<'s> Case<'_, 's> {
                 let found = vec![Match { key, field, l7: None, watches: false }];
                 match self.cluster_rule(rule) {
                     None => {}
-                    Some(Action::Allow) => return Some(Opinion::Allowed(found)),
-                    Some(Action::Deny) => return Some(Opinion::Denied(found)),
+                    Some(Action::Allow) => return Some(OracleVerdict::Allowed(found)),
+                    Some(Action::Deny) => return Some(OracleVerdict::Denied(found)),
                     Some(Action::Pass) => return None,
                 }
             }
@@ -57,8 +57,8 @@ impl<'s> Case<'_, 's> {
     }
 }
 
-/// Whether a peer of a rule is meant by who is at the other end.
-fn matches(store: &Store, wanted: &ClusterPeer, peer: &Peer<'_>, address: IpAddr) -> bool {
+/// Whether a peer of a rule matches the other end.
+fn matches(store: &Store, wanted: &ClusterPeer, peer: &AddressOwner<'_>, address: IpAddr) -> bool {
     match wanted {
         ClusterPeer::Pods(selection) => selects(store, selection, peer),
         ClusterPeer::Nodes(selector) => store.nodes().any(|node| {
@@ -67,7 +67,7 @@ fn matches(store: &Store, wanted: &ClusterPeer, peer: &Peer<'_>, address: IpAddr
         ClusterPeer::Networks(networks) => networks.iter().any(|net| net.contains(&address)),
         ClusterPeer::DomainNames(names) => {
             let mut learned = store.learned().filter(|(_, known)| known.contains(&address));
-            matches!(peer, Peer::World)
+            matches!(peer, AddressOwner::World)
                 && learned.any(|(name, _)| names.iter().any(|wanted| is_name(&wanted.text, name)))
         }
         ClusterPeer::Unknown => false,
@@ -75,8 +75,8 @@ fn matches(store: &Store, wanted: &ClusterPeer, peer: &Peer<'_>, address: IpAddr
 }
 
 /// Pods only: what shares its node's network is the node.
-fn selects(store: &Store, selection: &PodSelection, peer: &Peer<'_>) -> bool {
-    let Peer::Pod(name, pod) = peer else { return false };
+fn selects(store: &Store, selection: &PodSelection, peer: &AddressOwner<'_>) -> bool {
+    let AddressOwner::Pod(name, pod) = peer else { return false };
     labels::matches_plain(&selection.namespaces, &store.namespace_labels(&name.namespace))
         && labels::matches_plain(&selection.pods, &pod.labels)
 }

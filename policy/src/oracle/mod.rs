@@ -1,8 +1,7 @@
-//! The naive interpreter: what the objects say about one flow, read from them each time.
+//! An independent, simple implementation of policy, which interprets the objects for each flow.
 //!
-//! It shares the model and nothing else with the compiler, so that the two can be held against
-//! each other. It is written for being right at a glance; it is slow, and no verdict that counts
-//! comes from it.
+//! It shares only the model with the compiler, and tests compare the two. It is written to be
+//! obviously correct; it is slow, and nothing but tests uses it.
 
 mod cluster;
 mod labels;
@@ -13,18 +12,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podgate_tables::l7::{L7Protocol, L7Rules};
-use podgate_tables::policy::{Exemption, Subject, Tier};
+use podgate_tables::policy::{Exemption, LocalEnds, Subject, Tier};
 use podgate_tables::proto;
 
-use self::peers::{Peer, resolve};
+use self::peers::{AddressOwner, resolve};
 pub use self::requests::{HttpRequest, KafkaRequest, Request, kafka_api};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
-use crate::model::{
-    CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, PortMatch, PortNumbers, Ports,
-    RuleSection,
-};
-use crate::rules::Side;
+use crate::model::{CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, Ports, RuleSection};
+use crate::rules::{PortMatch, PortNumbers, Side};
 use crate::store::{EnforcementMode, Store};
 
 /// A rule that matches a flow.
@@ -34,15 +30,15 @@ pub struct Match<'s> {
     pub key: &'s ObjectKey,
     /// Path of the rule in it.
     pub field: String,
-    /// What requests are held against; `None` is no restriction.
+    /// L7 rules that requests must match; `None` is no restriction.
     pub l7: Option<&'s L7Rules>,
     /// The rule's L7 rules only watch: the policy doesn't isolate. Server names never do.
     pub watches: bool,
 }
 
-/// What one side says of a flow.
+/// The verdict on a flow at one side.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Opinion<'s> {
+pub enum OracleVerdict<'s> {
     /// Not asked.
     Exempt(Exemption),
     /// No policy isolates the endpoint, and no rule matches.
@@ -58,14 +54,14 @@ pub enum Opinion<'s> {
     DefaultDeny(Vec<&'s ObjectKey>),
 }
 
-impl<'s> Opinion<'s> {
+impl<'s> OracleVerdict<'s> {
     /// Whether the flow may be opened.
     #[must_use]
     pub const fn allows(&self) -> bool {
         !matches!(self, Self::Denied(_) | Self::Conflicting(_) | Self::DefaultDeny(_))
     }
 
-    /// Whether the flow's requests are looked at.
+    /// Whether the flow's requests are inspected.
     #[must_use]
     pub fn inspects(&self) -> bool {
         !self.protocols().is_empty()
@@ -81,7 +77,7 @@ impl<'s> Opinion<'s> {
             Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => true,
             Some(rules) => requests::allow(rules, part),
         };
-        // Whoever reads requests of one protocol takes no other for one.
+        // An inspector of one protocol denies requests of others.
         self.protocols().is_subset(&BTreeSet::from([request.protocol()]))
             && request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
     }
@@ -92,7 +88,7 @@ impl<'s> Opinion<'s> {
         matches.iter().filter_map(|rule| Some(rule.l7?.protocol())).collect()
     }
 
-    /// The rules that allow, as ones that can't be held together.
+    /// The rules that allow, as conflicting rules.
     fn conflicting(self) -> Self {
         match self {
             Self::Allowed(mut matches) => {
@@ -104,23 +100,26 @@ impl<'s> Opinion<'s> {
     }
 }
 
-/// What egress of the source and ingress of the destination say of a flow.
+/// The verdicts on a flow, of egress at the source and of ingress at the destination.
 #[must_use]
-pub fn decide<'s>(store: &'s Store, subject: &Subject, local: [bool; 2]) -> [Opinion<'s>; 2] {
+pub fn decide<'s>(store: &'s Store, subject: &Subject, local: LocalEnds) -> [OracleVerdict<'s>; 2] {
     let (src, dst) = (subject.tuple.src.ip(), subject.tuple.dst.ip());
     if src == dst {
-        return [Opinion::Exempt(Exemption::ToSelf), Opinion::Exempt(Exemption::ToSelf)];
+        return [
+            OracleVerdict::Exempt(Exemption::ToSelf),
+            OracleVerdict::Exempt(Exemption::ToSelf),
+        ];
     }
     let (source, destination) = (resolve(store, src), resolve(store, dst));
-    let egress = match (local[0], &destination) {
-        (false, _) => Opinion::Exempt(Exemption::NotLocal),
-        (true, Peer::Host) => Opinion::Exempt(Exemption::ToNode),
-        (true, _) => judge(store, subject, Side::Egress, &source, &destination, dst),
+    let egress = match (local.source, &destination) {
+        (false, _) => OracleVerdict::Exempt(Exemption::NotLocal),
+        (true, AddressOwner::Host) => OracleVerdict::Exempt(Exemption::ToNode),
+        (true, _) => evaluate(store, subject, Side::Egress, &source, &destination, dst),
     };
-    let ingress = match (local[1], &source) {
-        (false, _) => Opinion::Exempt(Exemption::NotLocal),
-        (true, Peer::Host) => Opinion::Exempt(Exemption::FromNode),
-        (true, _) => judge(store, subject, Side::Ingress, &destination, &source, src),
+    let ingress = match (local.destination, &source) {
+        (false, _) => OracleVerdict::Exempt(Exemption::NotLocal),
+        (true, AddressOwner::Host) => OracleVerdict::Exempt(Exemption::FromNode),
+        (true, _) => evaluate(store, subject, Side::Ingress, &destination, &source, src),
     };
     // A flow has one inspector, for both ends together.
     let both = &egress.protocols() | &ingress.protocols();
@@ -132,25 +131,25 @@ pub fn decide<'s>(store: &'s Store, subject: &Subject, local: [bool; 2]) -> [Opi
 }
 
 /// One side: `endpoint` has the policies, `peer` with `address` is at the other end.
-fn judge<'s>(
+fn evaluate<'s>(
     store: &'s Store,
     subject: &Subject,
     side: Side,
-    endpoint: &Peer<'s>,
-    peer: &Peer<'s>,
+    endpoint: &AddressOwner<'s>,
+    peer: &AddressOwner<'s>,
     address: IpAddr,
-) -> Opinion<'s> {
-    let Peer::Pod(name, _) = endpoint else { return Opinion::Unenforced };
+) -> OracleVerdict<'s> {
+    let AddressOwner::Pod(name, _) = endpoint else { return OracleVerdict::Unenforced };
     if store.mode() == EnforcementMode::Never {
-        return Opinion::Unenforced;
+        return OracleVerdict::Unenforced;
     }
     let destination = match side {
         Side::Egress => peer,
         Side::Ingress => endpoint,
     };
-    let case = Case { store, subject, side, endpoint, name, peer, address, destination };
-    if let Some(opinion) = case.cluster_tier(Tier::Admin) {
-        return opinion;
+    let case = SideQuery { store, subject, side, endpoint, name, peer, address, destination };
+    if let Some(verdict) = case.cluster_tier(Tier::Admin) {
+        return verdict;
     }
     let mut found = Found::default();
     for (key, policy) in store.policy_objects() {
@@ -166,14 +165,14 @@ fn judge<'s>(
     }
     let isolated = !found.isolating.is_empty() || store.mode() == EnforcementMode::Always;
     if !found.denies.is_empty() {
-        Opinion::Denied(found.denies)
+        OracleVerdict::Denied(found.denies)
     } else if !found.allows.is_empty() {
-        Opinion::Allowed(found.allows)
+        OracleVerdict::Allowed(found.allows)
     } else if isolated {
         found.isolating.dedup();
-        Opinion::DefaultDeny(found.isolating)
+        OracleVerdict::DefaultDeny(found.isolating)
     } else {
-        case.cluster_tier(Tier::Baseline).unwrap_or(Opinion::Unenforced)
+        case.cluster_tier(Tier::Baseline).unwrap_or(OracleVerdict::Unenforced)
     }
 }
 
@@ -185,20 +184,20 @@ struct Found<'s> {
     denies: Vec<Match<'s>>,
 }
 
-/// A question to the policies.
-struct Case<'a, 's> {
+/// A flow at one side, and the store.
+struct SideQuery<'a, 's> {
     store: &'s Store,
     subject: &'a Subject,
     side: Side,
-    endpoint: &'a Peer<'s>,
+    endpoint: &'a AddressOwner<'s>,
     /// The endpoint's name.
     name: &'s PodName,
-    peer: &'a Peer<'s>,
+    peer: &'a AddressOwner<'s>,
     address: IpAddr,
-    destination: &'a Peer<'s>,
+    destination: &'a AddressOwner<'s>,
 }
 
-impl<'s> Case<'_, 's> {
+impl<'s> SideQuery<'_, 's> {
     fn network_policy(&self, key: &'s ObjectKey, policy: &'s NetworkPolicy, found: &mut Found<'s>) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let Some(pod) = self.store.pod(&self.name.namespace, &self.name.name) else { return };
@@ -233,12 +232,11 @@ impl<'s> Case<'_, 's> {
             if !labels::selects_endpoint(&spec.endpoint_selector, &endpoint, namespace) {
                 continue;
             }
-            let ingress = self.side == Side::Ingress;
-            let isolates = spec.default_deny(ingress);
+            let isolates = spec.isolates(self.side);
             if isolates {
                 found.isolating.push(key);
             }
-            for section in RuleSection::ALL.into_iter().filter(|s| s.is_ingress() == ingress) {
+            for section in RuleSection::ALL.into_iter().filter(|s| s.side() == self.side) {
                 for (index, rule) in spec.section(section).iter().enumerate() {
                     let field = format!("{}.{}[{index}]", spec.field, section.field());
                     for l7 in self.cilium_rule(rule, namespace) {
@@ -297,8 +295,8 @@ impl<'s> Case<'_, 's> {
             PortNumbers::All => true,
             PortNumbers::Range(range) => range.contains(&port),
             PortNumbers::Named(name) => match self.destination {
-                Peer::Pod(_, pod) => pod_names_port(pod, name, tuple.protocol, port),
-                Peer::Host | Peer::RemoteNode | Peer::World => false,
+                AddressOwner::Pod(_, pod) => pod_names_port(pod, name, tuple.protocol, port),
+                AddressOwner::Host | AddressOwner::RemoteNode | AddressOwner::World => false,
             },
         }
     }

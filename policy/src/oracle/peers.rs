@@ -1,4 +1,4 @@
-//! Who is behind an address, and whether a policy's peer is meant by it.
+//! The owner of an address, and whether the peers of a policy match it.
 
 use std::net::IpAddr;
 
@@ -12,26 +12,26 @@ use crate::model::{
 };
 use crate::store::Store;
 
-/// Who is behind an address.
-pub(super) enum Peer<'s> {
+/// The owner of an address.
+pub(super) enum AddressOwner<'s> {
     Pod(&'s PodName, &'s Pod),
     Host,
     RemoteNode,
     World,
 }
 
-/// Finds out.
-pub(super) fn resolve(store: &Store, address: IpAddr) -> Peer<'_> {
+/// The owner of `address`.
+pub(super) fn resolve(store: &Store, address: IpAddr) -> AddressOwner<'_> {
     if store.host_addresses().any(|host| *host == address) {
-        return Peer::Host;
+        return AddressOwner::Host;
     }
     if store.nodes().any(|node| node.addresses.contains(&address)) {
-        return Peer::RemoteNode;
+        return AddressOwner::RemoteNode;
     }
     let claiming = store.pods().filter(|(_, pod)| pod.addresses().contains(&address));
     match claiming.max_by_key(|(name, pod)| (&pod.created, *name)) {
-        Some((name, pod)) => Peer::Pod(name, pod),
-        None => Peer::World,
+        Some((name, pod)) => AddressOwner::Pod(name, pod),
+        None => AddressOwner::World,
     }
 }
 
@@ -39,7 +39,7 @@ fn holds(network: &IpNet, except: &[IpNet], address: IpAddr) -> bool {
     network.contains(&address) && !except.iter().any(|out| out.contains(&address))
 }
 
-impl Peer<'_> {
+impl AddressOwner<'_> {
     /// Whether an element of `from` or `to` of a NetworkPolicy of `namespace` matches.
     pub(super) fn matches_network_policy(
         &self,
@@ -107,7 +107,7 @@ impl Peer<'_> {
         }
     }
 
-    /// Whether one of these services stands for the peer.
+    /// Whether the peer is a backend of one of these services.
     fn is_behind(&self, store: &Store, wanted: &ServiceReference, address: IpAddr) -> bool {
         let directory = store.directory();
         directory.services.iter().any(|((namespace, name), service)| {

@@ -27,7 +27,7 @@ pub(super) struct Files {
 struct File {
     /// Objects that this file defines and that are taken from it.
     defines: BTreeMap<ObjectKey, Definition>,
-    /// Documents that can't be told to be any object; one element each.
+    /// Rejections of documents that can't be identified as an object; one element each.
     unreadable: Vec<Vec<Rejection>>,
 }
 
@@ -35,8 +35,8 @@ struct File {
 struct Definition {
     /// Of the object as written; `None` if it has to be applied again in any case.
     digest: Option<u64>,
-    /// Whether the file's present content lacks the object, which is kept all the same.
-    held: bool,
+    /// Whether the current content of the file lacks the object, which is still in force.
+    missing: bool,
 }
 
 #[derive(Debug)]
@@ -49,9 +49,9 @@ struct Shadowed {
     rejections: Vec<Rejection>,
 }
 
-/// What a set of files holds. An object that can't be read counts as what its kind says.
+/// Objects in a set of files. An object that can't be read is counted by its kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
+pub struct ObjectCounts {
     /// Policies.
     pub policies: usize,
     /// Other objects that verdicts depend on, and what is no object at all.
@@ -60,7 +60,7 @@ pub struct Tally {
     pub passed_over: usize,
 }
 
-/// What becomes of objects that a file defined and its documents lack.
+/// What to do with objects that a file defined before and no longer has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {
     /// They are deleted.
@@ -69,18 +69,18 @@ pub enum Missing {
     Keep,
 }
 
-/// What a document is to verdicts.
+/// Whether verdicts depend on a document.
 #[derive(Debug)]
-pub enum Meaning {
-    /// An object that they depend on; whether it can be enforced is another matter.
+pub enum DocumentKind {
+    /// They do: an object. It may still be rejected.
     Object(ObjectKey),
-    /// Nothing: an object of a kind that they don't depend on.
+    /// They don't: an object of another kind.
     Nothing,
-    /// It can't be told to be any object, but may be meant to be one.
+    /// Unknown: it can't be identified as an object, but may be intended as one.
     Unreadable(Vec<Rejection>),
 }
 
-impl Meaning {
+impl DocumentKind {
     /// Of a document.
     #[must_use]
     pub fn of(document: &Document) -> Self {
@@ -103,15 +103,15 @@ impl Meaning {
 /// What [`Store::sync_file`] found.
 #[derive(Debug, Default)]
 pub struct FileSync {
-    /// What the file holds.
-    pub tally: Tally,
-    /// What is refused or warned of in it.
+    /// Objects in the file.
+    pub counts: ObjectCounts,
+    /// What is rejected or warned of in it.
     pub rejections: Vec<Rejection>,
     /// Files to read and sync again: they define objects that another file defined until now.
     pub read_again: BTreeSet<Arc<Path>>,
 }
 
-/// Of an object as written, but for what no verdict depends on.
+/// Digest of an object as written, without the fields that no verdict depends on.
 fn digest_of(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     let Value::Object(object) = value else {
@@ -157,7 +157,7 @@ impl Files {
         self.files.get(file)?.defines.get(key).copied()
     }
 
-    fn forget(&mut self, file: &Path, key: &ObjectKey) {
+    fn remove(&mut self, file: &Path, key: &ObjectKey) {
         if let Some(file) = self.files.get_mut(file) {
             file.defines.remove(key);
         }
@@ -185,7 +185,7 @@ impl Files {
 
     /// Says of the other definitions of `key` that the one at `first` is in force, where they
     /// differ from it.
-    fn tell_of_shadowed(&mut self, key: &ObjectKey, first: &SourceLocation, digest: Option<u64>) {
+    fn report_shadowed(&mut self, key: &ObjectKey, first: &SourceLocation, digest: Option<u64>) {
         for shadowed in self.shadowed.get_mut(key).into_iter().flat_map(BTreeMap::values_mut) {
             let same = shadowed.digest.is_some() && shadowed.digest == digest;
             let rejection = || defined_already(key, &shadowed.location, first);
@@ -201,24 +201,24 @@ impl Files {
 }
 
 impl Store {
-    /// Makes the store hold what a set of files says: [`Self::sync_file`] for each of them, and
-    /// [`Self::remove_file`] for files that were part of it before and are no more. What came
-    /// otherwise than from files stays.
+    /// Brings the store up to date with a set of files: [`Self::sync_file`] for each of them, and
+    /// [`Self::remove_file`] for files that are no longer in the set. Objects that did not come
+    /// from files stay.
     ///
     /// Objects of a file that has an unreadable part stay, because they may be in that part, and
-    /// so do those of files in a directory that can't be read. [`Store::rejections`] tells what was
-    /// refused.
-    pub fn sync(&mut self, documents: &[Document]) -> Tally {
+    /// so do those of files in a directory that can't be read. [`Store::rejections`] has
+    /// the rejected objects.
+    pub fn sync(&mut self, documents: &[Document]) -> ObjectCounts {
         let mut files: BTreeMap<Arc<Path>, Vec<&Document>> = BTreeMap::new();
         for document in documents {
             let file = Arc::clone(&document.source.location.file);
             files.entry(file).or_default().push(document);
         }
-        let mut tally = Tally::default();
+        let mut counts = ObjectCounts::default();
         let mut again = BTreeSet::new();
         for (file, documents) in &files {
             let synced = self.sync_documents(file, documents, Missing::Delete);
-            tally += synced.tally;
+            counts += synced.counts;
             again.extend(synced.read_again);
         }
         let broken: Vec<_> = documents.iter().filter(|document| document.value.is_err()).collect();
@@ -235,15 +235,15 @@ impl Store {
                 self.sync_documents(&file, documents, Missing::Delete);
             }
         }
-        tally
+        counts
     }
 
-    /// Makes the store hold what one file says now. Objects that are as they were cost a
-    /// comparison only. Documents of kinds that policy does not depend on are passed over.
+    /// Brings the store up to date with one file. An object that did not change costs only a
+    /// comparison. Documents of kinds that policy does not depend on are ignored.
     ///
     /// An object that several files define is taken from the first by name; in one file from the
-    /// first document. Objects that the documents lack are kept in any case if one of the documents
-    /// can't be told to be any object, because they may be what it is meant to be.
+    /// first document. If a document can't be identified as an object, no missing object is
+    /// deleted, because the document may be intended as one of them.
     pub fn sync_file(
         &mut self,
         file: &Arc<Path>,
@@ -264,8 +264,8 @@ impl Store {
         let mut seen: BTreeMap<ObjectKey, (&Document, u64)> = BTreeMap::new();
         let mut unreadable = Vec::new();
         for &document in documents {
-            match (Meaning::of(document), &document.value) {
-                (Meaning::Object(key), Ok(value)) => {
+            match (DocumentKind::of(document), &document.value) {
+                (DocumentKind::Object(key), Ok(value)) => {
                     let digest = digest_of(value);
                     match seen.get(&key) {
                         // The same object once more.
@@ -279,10 +279,10 @@ impl Store {
                         }
                     }
                 }
-                (Meaning::Unreadable(rejections), _) => unreadable.push(rejections),
-                (Meaning::Nothing | Meaning::Object(_), _) => {}
+                (DocumentKind::Unreadable(rejections), _) => unreadable.push(rejections),
+                (DocumentKind::Nothing | DocumentKind::Object(_), _) => {}
             }
-            result.tally.count(document);
+            result.counts.count(document);
         }
         let keep = missing == Missing::Keep || is_doubtful(documents);
         result.rejections.extend(unreadable.iter().flatten().cloned());
@@ -293,15 +293,15 @@ impl Store {
         }
         for (key, (document, digest)) in seen {
             let was = former.remove(&key).and_then(|was| was.digest);
-            self.offer(file, &key, document, digest, was);
+            self.define(file, &key, document, digest, was);
             result.rejections.extend(self.rejections_of(file, &key).cloned());
         }
         for (key, definition) in former {
             let shadowed = self.files.shadowed.contains_key(&key);
             if keep && !shadowed {
-                let held = Definition { held: true, ..definition };
+                let missing = Definition { missing: true, ..definition };
                 let Some(file) = self.files.files.get_mut(file) else { continue };
-                file.defines.insert(key, held);
+                file.defines.insert(key, missing);
             } else {
                 result.read_again.extend(self.withdraw(&key));
             }
@@ -309,12 +309,13 @@ impl Store {
         result
     }
 
-    /// Deletes the objects of a file that are kept though its content lacks them. Returns files to
-    /// read and sync again.
+    /// Deletes the objects that the file no longer has and that are still in force. Returns files
+    /// to read and sync again.
     pub fn delete_missing(&mut self, file: &Path) -> BTreeSet<Arc<Path>> {
         let Some(entry) = self.files.files.get_mut(file) else { return BTreeSet::new() };
-        let held: Vec<_> = entry.defines.extract_if(.., |_, definition| definition.held).collect();
-        held.into_iter().filter_map(|(key, _)| self.withdraw(&key)).collect()
+        let missing: Vec<_> =
+            entry.defines.extract_if(.., |_, definition| definition.missing).collect();
+        missing.into_iter().filter_map(|(key, _)| self.withdraw(&key)).collect()
     }
 
     /// Deletes what a file defines, and what is known of it. Returns files to read and sync again.
@@ -333,9 +334,9 @@ impl Store {
         shadowed.filter(|(_, by)| by.contains_key(file)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Takes an object from `file`, or notes that another file's definition of it counts. `was` is
-    /// the digest of what `file` defined before.
-    fn offer(
+    /// Takes an object from `file`, or records that another file's definition has precedence. `was`
+    /// is the digest of what `file` defined before.
+    fn define(
         &mut self,
         file: &Arc<Path>,
         key: &ObjectKey,
@@ -346,17 +347,17 @@ impl Store {
         let other = self.sources.get(key).filter(|at| at.file != *file).cloned();
         let other = other.and_then(|at| Some((self.files.definition(&at.file, key)?, at)));
         if let Some((definition, at)) = other {
-            if !definition.held && at.file < *file {
+            if !definition.missing && at.file < *file {
                 let location = document.source.location.clone();
                 let (kept, digest) = (Some(document.clone()), Some(digest));
                 let rejections = Vec::new();
                 let shadowed = Shadowed { document: kept, digest, location, rejections };
                 let by = self.files.shadowed.entry(key.clone()).or_default();
                 by.insert(Arc::clone(file), shadowed);
-                return self.files.tell_of_shadowed(key, &at, definition.digest);
+                return self.files.report_shadowed(key, &at, definition.digest);
             }
-            self.files.forget(&at.file, key);
-            if !definition.held {
+            self.files.remove(&at.file, key);
+            if !definition.missing {
                 let (document, digest, rejections) = (None, definition.digest, Vec::new());
                 let shadowed = Shadowed { document, digest, location: at.clone(), rejections };
                 self.files.shadowed.entry(key.clone()).or_default().insert(at.file, shadowed);
@@ -367,16 +368,16 @@ impl Store {
         if was == Some(digest) && !warned && self.rejections.get(key).is_none() {
             self.sources.insert(key.clone(), document.source.location.clone());
         } else if let Ok(value) = &document.value {
-            // Refusals are kept in the store.
+            // Rejections are kept in the store.
             let _ = self.apply(value, Some(&document.source));
         }
-        self.files.tell_of_shadowed(key, &document.source.location, Some(digest));
+        self.files.report_shadowed(key, &document.source.location, Some(digest));
         if let Some(entry) = self.files.files.get_mut(file) {
-            entry.defines.insert(key.clone(), Definition { digest: Some(digest), held: false });
+            entry.defines.insert(key.clone(), Definition { digest: Some(digest), missing: false });
         }
     }
 
-    /// Why an object that `file` defines is not in force from there as it is written.
+    /// Why the definition of an object in `file` is not in force as written.
     fn rejections_of(&self, file: &Path, key: &ObjectKey) -> impl Iterator<Item = &Rejection> {
         let shadowed = self.files.shadowed.get(key).and_then(|by| by.get(file));
         let ours = shadowed.is_none();
@@ -403,14 +404,14 @@ impl Store {
                 None
             }
         };
-        self.files.tell_of_shadowed(key, &next.location, digest);
+        self.files.report_shadowed(key, &next.location, digest);
         let entry = self.files.files.entry(Arc::clone(&file)).or_default();
-        entry.defines.insert(key.clone(), Definition { digest, held: false });
+        entry.defines.insert(key.clone(), Definition { digest, missing: false });
         digest.is_none().then_some(file)
     }
 }
 
-impl Tally {
+impl ObjectCounts {
     fn count(&mut self, document: &Document) {
         match document.value.as_ref().map(Relevance::of) {
             Ok(Relevance::Policy) => self.policies += 1,
@@ -420,7 +421,7 @@ impl Tally {
     }
 }
 
-impl std::ops::AddAssign for Tally {
+impl std::ops::AddAssign for ObjectCounts {
     fn add_assign(&mut self, other: Self) {
         self.policies += other.policies;
         self.others += other.others;
@@ -428,9 +429,11 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// Whether a document can't be told to be any object.
+/// Whether a document can't be identified as an object.
 fn is_doubtful(documents: &[&Document]) -> bool {
-    documents.iter().any(|document| matches!(Meaning::of(document), Meaning::Unreadable(_)))
+    documents
+        .iter()
+        .any(|document| matches!(DocumentKind::of(document), DocumentKind::Unreadable(_)))
 }
 
 fn defined_already(key: &ObjectKey, at: &SourceLocation, first: &SourceLocation) -> Rejection {

@@ -1,6 +1,6 @@
 //! The store: every object that was applied, in the last version that could be enforced.
 //!
-//! | part | what it keeps |
+//! | part | content |
 //! |---|---|
 //! | [`Store`] | objects, and settings of the node |
 //! | [`Directory`] | what policies refer to, and which policies refer to it |
@@ -22,7 +22,7 @@ use serde_json::Value;
 use self::changes::{Change, ChangeLog, LOG_MIN};
 pub(crate) use self::changes::{Changes, Cursor};
 use self::files::Files;
-pub use self::files::{FileSync, Meaning, Missing, Tally};
+pub use self::files::{DocumentKind, FileSync, Missing, ObjectCounts};
 use self::status::Rejections;
 pub use self::status::{PolicyState, PolicyStatus};
 use crate::catalog::PodName;

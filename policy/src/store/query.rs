@@ -50,7 +50,7 @@ impl Store {
                 }
             };
             let context = label_context(name, pod, namespace_labels);
-            let selected = sets.iter().any(|set| set.subject.matches(&context));
+            let selected = sets.iter().any(|set| set.endpoint_selector.matches(&context));
             (selected && !pod.addresses().is_empty()).then_some(name)
         })
     }

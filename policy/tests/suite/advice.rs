@@ -4,7 +4,7 @@ use std::path::Path;
 
 use podgate_policy::{Store, manifest};
 
-/// What is refused of a text.
+/// What is rejected of a text.
 fn rejections(text: &str) -> Vec<String> {
     let mut store = Store::new();
     store.sync(&manifest::parse(text, Path::new("x.yaml")));
@@ -348,7 +348,7 @@ fn problems_beyond_those_that_are_kept_are_counted() {
 }
 
 #[test]
-fn three_policy_types_are_refused_and_two_are_not() {
+fn three_policy_types_are_rejected_and_two_are_not() {
     let types = |types: &str| rejections(&network_policy(&format!("{{policyTypes: [{types}]}}")));
     assert_eq!(types("Ingress, Egress"), [""; 0]);
     assert_eq!(types("Ingress, Ingress"), [""; 0]);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use podgate_policy::rules::{AddressScope, Peer, RuleSet};
+use podgate_policy::rules::{AddressScope, PeerSelector, RuleSet, Side};
 use podgate_policy::{ObjectKey, Store};
 
 const NAMES: [&str; 3] = ["a", "b", "kubernetes"];
@@ -136,9 +136,9 @@ fn peers(objects: &[Value]) -> Option<Vec<String>> {
         store.apply(object, None).unwrap();
     }
     let (_, sets) = store.all_rule_sets().next().unwrap();
-    assert!(sets[0].default_deny[0], "the rule counts for the default deny in any case");
-    let shown = |peer: &Peer| match peer {
-        Peer::Network(peer) => {
+    assert!(sets[0].default_deny[Side::Egress], "the rule counts for the default deny in any case");
+    let shown = |peer: &PeerSelector| match peer {
+        PeerSelector::Network(peer) => {
             let except: String = peer.except.iter().map(|out| format!(" -{out}")).collect();
             let mark = match peer.scope {
                 AddressScope::World => "",
@@ -202,7 +202,7 @@ fn the_api_server_counts_on_nodes_too() {
 }
 
 #[test]
-fn a_group_of_too_many_networks_is_refused() {
+fn a_group_of_too_many_networks_is_rejected() {
     let networks: Vec<String> =
         (0..100_001_u32).map(|bits| IpAddr::from(bits.to_be_bytes()).to_string()).collect();
     let networks: Vec<&str> = networks.iter().map(String::as_str).collect();

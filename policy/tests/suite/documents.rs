@@ -3,21 +3,21 @@
 use std::path::Path;
 
 use podgate_policy::manifest::{self, Document};
-use podgate_policy::{Store, Tally};
+use podgate_policy::{ObjectCounts, Store};
 
 fn documents(name: &str, text: &str) -> Vec<Document> {
     manifest::parse(text, Path::new(name))
 }
 
-/// The store, what it counted, and what it refused.
-fn synced(documents: &[Document]) -> (Store, Tally, Vec<String>) {
+/// The store, what it counted, and what it rejected.
+fn synced(documents: &[Document]) -> (Store, ObjectCounts, Vec<String>) {
     let mut store = Store::new();
-    let tally = store.sync(documents);
+    let counts = store.sync(documents);
     let rejections = store.rejections().map(ToString::to_string).collect();
-    (store, tally, rejections)
+    (store, counts, rejections)
 }
 
-/// Names of the policies in force, and what is refused.
+/// Names of the policies in force, and what is rejected.
 fn of(name: &str, text: &str) -> (Vec<String>, Vec<String>) {
     let (store, _, rejections) = synced(&documents(name, text));
     let policies = store.policy_objects().map(|(key, _)| key.to_string()).collect();
@@ -48,9 +48,9 @@ fn elements_of_typed_lists_are_of_the_lists_kind_and_version() {
 
     let yaml = "kind: PodList\napiVersion: v1\nitems:\n- metadata: {namespace: shop, name: web}\n  \
                 status: {podIPs: [{ip: 10.0.0.1}]}\n- metadata: {name: Web}\n";
-    let (store, tally, rejections) = synced(&documents("x.yaml", yaml));
+    let (store, counts, rejections) = synced(&documents("x.yaml", yaml));
     assert!(store.pod("shop", "web").is_some());
-    assert_eq!(tally.others, 2);
+    assert_eq!(counts.others, 2);
     let [rejection] = rejections.as_slice() else { panic!("{rejections:?}") };
     assert!(rejection.starts_with("x.yaml:6: Pod Web: metadata.name: "), "{rejection}");
 }
@@ -71,7 +71,7 @@ fn an_element_that_says_another_kind_has_it() {
 }
 
 #[test]
-fn a_list_without_items_is_refused() {
+fn a_list_without_items_is_rejected() {
     for (kind, version) in [
         ("List", "v1"),
         ("NetworkPolicyList", "networking.k8s.io/v1"),
@@ -89,8 +89,8 @@ fn a_list_without_items_is_refused() {
         assert_eq!(synced(&documents("x.yaml", &empty)).2, [""; 0]);
     }
     let of_others = "kind: AllowList\napiVersion: example.com/v1\nspec: {}\n";
-    let (_, tally, rejections) = synced(&documents("x.yaml", of_others));
-    assert_eq!((tally.passed_over, rejections.len()), (1, 0));
+    let (_, counts, rejections) = synced(&documents("x.yaml", of_others));
+    assert_eq!((counts.passed_over, rejections.len()), (1, 0));
 }
 
 #[test]
@@ -125,20 +125,20 @@ spec: {endpointSelector: {matchLabels: {a: }}, ingress: [{}]}
 #[test]
 fn identical_doubles_are_one_object_and_others_an_error_with_both_places() {
     let double = format!("{}---\n{}", policy("a"), policy("a"));
-    let (_, tally, rejections) = synced(&documents("x.yaml", &double));
-    assert_eq!((tally.policies, rejections), (1, vec![]));
+    let (_, counts, rejections) = synced(&documents("x.yaml", &double));
+    assert_eq!((counts.policies, rejections), (1, vec![]));
     // What policy doesn't read of an object makes no difference.
     let annotated = policy("a").replace("name: a", "annotations: {x: y}, name: a");
-    let (_, tally, rejections) =
+    let (_, counts, rejections) =
         synced(&documents("x.yaml", &format!("{}---\n{annotated}", policy("a"))));
-    assert_eq!((tally.policies, rejections), (1, vec![]));
+    assert_eq!((counts.policies, rejections), (1, vec![]));
 
     let other = policy("a").replace("podSelector: {}", "policyTypes: [Egress]");
     let mut both = documents("x.yaml", &policy("a"));
     both.extend(documents("y.yaml", &format!("\n{other}")));
-    let (_, tally, rejections) = synced(&both);
+    let (_, counts, rejections) = synced(&both);
     let told = "y.yaml:2: NetworkPolicy shop/a: is defined otherwise at x.yaml:1, which counts";
-    assert_eq!((tally.policies, rejections), (2, vec![told.to_owned()]));
+    assert_eq!((counts.policies, rejections), (2, vec![told.to_owned()]));
 
     let broken = policy("a").replace("podSelector", "podselector");
     let (_, _, rejections) = synced(&documents("x.yaml", &format!("{broken}---\n{broken}")));

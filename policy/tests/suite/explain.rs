@@ -7,7 +7,7 @@ use podgate_policy::explain::{
     Criterion, Direction, Effect, EndName, Explanation, HttpSpec, Local, Miss, Outcome, Query,
     QueryError, RequestSpec, TableRow, Transport, explain, selectors, table_rows,
 };
-use podgate_policy::record::{By, RuleName};
+use podgate_policy::observe::{DecidedBy, RuleName};
 use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
 use podgate_tables::ids::SelectorId;
 use podgate_tables::l7::http1::{FIELDS_MAX, read_head};
@@ -93,12 +93,12 @@ fn name(compiled: &Compiled, cause: Cause) -> String {
     }
 }
 
-fn name_of(by: &By) -> String {
+fn name_of(by: &DecidedBy) -> String {
     match by {
-        By::Unenforced => "unenforced".to_owned(),
-        By::Node | By::ToSelf | By::NotLocal => "exempt".to_owned(),
-        By::Rule { rule, .. } | By::Conflict { rule } => rule.in_full(),
-        By::DefaultDeny { policies } => {
+        DecidedBy::Unenforced => "unenforced".to_owned(),
+        DecidedBy::Node | DecidedBy::ToSelf | DecidedBy::NotLocal => "exempt".to_owned(),
+        DecidedBy::Rule { rule, .. } | DecidedBy::Conflict { rule } => rule.in_full(),
+        DecidedBy::DefaultDeny { policies } => {
             policies.iter().map(|policy| policy.in_full()).collect::<Vec<_>>().join(", ")
         }
     }
@@ -113,8 +113,8 @@ fn assert_is_decision(
     for (direction, cause) in
         [(&explanation.egress, decision.egress), (&explanation.ingress, decision.ingress)]
     {
-        prop_assert_eq!(direction.judgement.allowed, cause.allows());
-        prop_assert_eq!(name_of(&direction.judgement.by), name(compiled, cause));
+        prop_assert_eq!(direction.verdict.allowed, cause.allows());
+        prop_assert_eq!(name_of(&direction.verdict.by), name(compiled, cause));
         assert_matching_agrees(direction)?;
     }
     let expected = match (decision.verdict, request) {
@@ -137,25 +137,25 @@ fn assert_matching_agrees(direction: &Direction) -> Result<(), TestCaseError> {
     let request_denied = direction.request_allowed == Some(false);
     let matching = || direction.matching.iter().filter(|matching| !is_tiered(&matching.rule));
     let denies = || matching().any(|matching| matching.effect == Effect::Denies);
-    match &direction.judgement.by {
-        By::Rule { rule, .. } | By::Conflict { rule } => {
+    match &direction.verdict.by {
+        DecidedBy::Rule { rule, .. } | DecidedBy::Conflict { rule } => {
             let matches = direction.matching.iter().any(|matching| matching.rule == *rule);
             // The rule that opens a flow needs not be the one that lets the request pass.
             let l7 = direction.request_allowed.is_some();
             prop_assert!(matches || l7, "{:?}", direction);
             if !is_tiered(rule) {
-                let conflict = matches!(direction.judgement.by, By::Conflict { .. });
-                let refuses = denies() || conflict;
-                prop_assert_eq!(refuses, !direction.judgement.allowed, "{:?}", direction);
+                let conflict = matches!(direction.verdict.by, DecidedBy::Conflict { .. });
+                let denies_flow = denies() || conflict;
+                prop_assert_eq!(denies_flow, !direction.verdict.allowed, "{:?}", direction);
                 // A plain rule does not let pass what is not of the protocol that others ask for.
                 let by_l7 = || matching().any(|matching| matching.l7);
                 prop_assert!(!request_denied || !by_l7(), "{:?}", direction);
             }
         }
-        By::DefaultDeny { .. } | By::Unenforced => {
+        DecidedBy::DefaultDeny { .. } | DecidedBy::Unenforced => {
             prop_assert!(matching().next().is_none(), "{:?}", direction);
         }
-        By::Node | By::ToSelf | By::NotLocal => {
+        DecidedBy::Node | DecidedBy::ToSelf | DecidedBy::NotLocal => {
             prop_assert!(direction.matching.is_empty() && direction.misses.is_empty());
         }
     }
@@ -207,7 +207,7 @@ impl<'a> Reduced<'a> {
         let mut policy = self.policy.clone();
         policy["spec"][self.section] = json!([rule]);
         let mut store = store_of(self.cluster);
-        store.apply(&policy, None).unwrap_or_else(|refused| panic!("{policy}: {refused:?}"));
+        store.apply(&policy, None).unwrap_or_else(|rejections| panic!("{policy}: {rejections:?}"));
         Some(compile(&store))
     }
 
@@ -267,8 +267,8 @@ fn assert_fails_on_just_that(
         prop_assert_eq!(matches, !port, "{:?} {:?}", miss, reduced.rule);
     }
     if let Some(request) = request.filter(|_| !port) {
-        let refused = named.contains(&Criterion::Request);
-        prop_assert_eq!(passes(&l7, request), !refused, "{:?} {:?}", miss, reduced.rule);
+        let request_fails = named.contains(&Criterion::Request);
+        prop_assert_eq!(passes(&l7, request), !request_fails, "{:?} {:?}", miss, reduced.rule);
     }
     Ok(())
 }
@@ -293,9 +293,10 @@ proptest! {
             let query = query(&subject, request.clone());
             let subject = subject_of(&query, subject);
             let ends = [subject.tuple.src.ip(), subject.tuple.dst.ip()];
-            let locals = ends.iter().zip(local).filter(|(_, local)| *local).map(|(ip, _)| *ip);
+            let locals = ends.iter().zip([local.source, local.destination]).filter(|(_, local)| *local).map(|(ip, _)| *ip);
             let locals: BTreeSet<IpAddr> = locals.collect();
-            let local = ends.map(|end| locals.contains(&end));
+            let [source, destination] = ends.map(|end| locals.contains(&end));
+            let local = LocalEnds { source, destination };
             let explanation = explain(&store, &compiled, &query, Local::Endpoints(&locals));
             let explanation = match explanation {
                 Err(QueryError::NoCommonFamily) => {
@@ -305,8 +306,6 @@ proptest! {
                 }
                 explanation => explanation.unwrap(),
             };
-            let [source, destination] = local;
-            let local = LocalEnds { source, destination };
             let decision = compiled.tables.decide(&subject, local);
             assert_is_decision(&explanation, &decision, request.as_ref(), &compiled)?;
             let json = serde_json::to_string(&explanation).unwrap();
@@ -382,7 +381,7 @@ proptest! {
                     let row = rows.iter().find(has);
                     prop_assert_eq!(row.map(|row| row.effect), Some(matching.effect));
                 }
-                if let By::DefaultDeny { policies } = &direction.judgement.by {
+                if let DecidedBy::DefaultDeny { policies } = &direction.verdict.by {
                     let default = rows.iter().find(|row| row.rule.is_none()).unwrap();
                     prop_assert_eq!(&default.policies, policies);
                     prop_assert_eq!(default.effect, Effect::Denies);
@@ -428,7 +427,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_an_end_and_a_port_or_is_refused(text in ".{0,40}") {
+    fn any_text_is_an_end_and_a_port_or_is_rejected(text in ".{0,40}") {
         let _ = (text.parse::<EndName>(), text.parse::<Transport>(), text.parse::<HttpSpec>());
         let _ = text.parse::<podgate_policy::explain::KafkaSpec>();
     }

@@ -113,7 +113,7 @@ fn damaged(stock: &Stock, rng: &mut Rng) -> (&'static str, Vec<u8>) {
     write(&objects, rng)
 }
 
-/// Takes parts away as long as the input is still refused for these reasons.
+/// Takes parts away as long as the input is still rejected for these reasons.
 fn shrink(name: &str, mut bytes: Vec<u8>, reasons: &BTreeSet<String>) -> Vec<u8> {
     let mut size = bytes.len() / 2;
     while size > 0 {
@@ -133,7 +133,7 @@ fn shrink(name: &str, mut bytes: Vec<u8>, reasons: &BTreeSet<String>) -> Vec<u8>
 
 /// `FUZZ_SECONDS=1200 cargo test -p podgate-policy --test suite fuzz_for -- --ignored --nocapture`
 ///
-/// Keeps, as small as it can be made, what is refused for a reason that was not seen before, and
+/// Keeps, as small as it can be made, what is rejected for a reason that was not seen before, and
 /// goes on from there. Inputs that panic, or take longer than five seconds, are written to
 /// `FUZZ_FOUND`.
 #[test]

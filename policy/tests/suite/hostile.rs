@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use podgate_tables::policy::Subject;
+use podgate_tables::policy::{LocalEnds, Subject};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 use proptest::collection::vec;
@@ -139,7 +139,7 @@ fn names_and_labels_are_as_long_as_the_api_lets_them_be() {
 }
 
 #[test]
-fn patterns_that_would_be_catastrophic_elsewhere_are_matched_in_linear_time_or_refused() {
+fn patterns_that_would_be_catastrophic_elsewhere_are_matched_in_linear_time_or_rejected() {
     let alternatives = |count: usize| {
         let words: Vec<String> = (0..count).map(|i| format!("{i:x}")).collect();
         format!("({})", words.join("|"))
@@ -219,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn an_unknown_field_anywhere_in_a_specification_is_refused_by_name(
+    fn an_unknown_field_anywhere_in_a_specification_is_rejected_by_name(
         policy in policy(),
         place in any::<Index>(),
     ) {
@@ -314,8 +314,8 @@ fn nested_ports_of_many_policies_take_no_room_by_the_square() {
     for dst_port in [0, 1, 2, 7, 500, 6_000, 54_000, 59_995, 59_999, 60_000, 60_001, 65_535] {
         let tuple = Tuple { src: a, dst: b, src_port: 40_000, dst_port, protocol: proto::TCP };
         let subject = Subject { tuple, icmp_type: 0 };
-        let (said, may_be) = ask_oracle(&store, &subject, [true, true], None);
-        let (answer, causes) = ask_tables(&compiled, &subject, [true, true], None);
+        let (said, may_be) = ask_oracle(&store, &subject, LocalEnds::BOTH, None);
+        let (answer, causes) = ask_tables(&compiled, &subject, LocalEnds::BOTH, None);
         assert_eq!(answer, said, "port {dst_port}");
         assert!(causes.iter().zip(&may_be).all(|(cause, may_be)| may_be.contains(cause)));
     }

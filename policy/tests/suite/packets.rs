@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use podgate_dataplane::mem::Umem;
+use podgate_dataplane::packet::HostFrame;
 use podgate_dataplane::packet::icmp::{self, Role};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::RingSizes;
@@ -17,7 +18,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::{Epoch, LinkId};
-use podgate_tables::policy::{Snapshot, Subject, Verdict};
+use podgate_tables::policy::{LocalEnds, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
@@ -35,13 +36,15 @@ const SERVER_ISN: u32 = 9_000;
 
 /// Whether packets can ask this at all: traffic of a pod with itself and between two outsiders
 /// never comes to a worker, and an ICMP error or reply has no flow of its own.
-pub(crate) fn can_ask(subject: &Subject, local: [bool; 2]) -> bool {
+pub(crate) fn can_ask(subject: &Subject, local: LocalEnds) -> bool {
     let is_icmp = matches!(subject.tuple.protocol, proto::ICMP | proto::ICMPV6);
     let alone = matches!(
         icmp::role(subject.tuple.protocol, subject.icmp_type),
         Role::Reply { .. } | Role::Error
     );
-    subject.tuple.src != subject.tuple.dst && local != [false, false] && !(is_icmp && alone)
+    subject.tuple.src != subject.tuple.dst
+        && (local.source || local.destination)
+        && !(is_icmp && alone)
 }
 
 fn next_hop(link: LinkId) -> NextHop {
@@ -68,7 +71,11 @@ impl Bench {
     pub(crate) fn new(compiled: &Compiled, rows: &[Row]) -> Self {
         let mut links = HashMap::new();
         for Row { subject: Subject { tuple, .. }, local, .. } in rows {
-            for (address, _) in [tuple.src, tuple.dst].iter().zip(local).filter(|end| *end.1) {
+            for (address, _) in [tuple.src, tuple.dst]
+                .iter()
+                .zip([local.source, local.destination])
+                .filter(|end| end.1)
+            {
                 let next = LinkId(links.len() as u16 + 1);
                 links.entry(*address).or_insert(next);
             }
@@ -106,7 +113,7 @@ impl Bench {
     pub(crate) fn ask(&mut self, row: &Row) -> Answer {
         self.forget();
         let Row { subject, local, request, text, .. } = row;
-        let ends = [(subject.tuple.src, local[0]), (subject.tuple.dst, local[1])];
+        let ends = [(subject.tuple.src, local.source), (subject.tuple.dst, local.destination)];
         let links = ends.map(|(address, local)| if local { self.links[&address] } else { HOST });
         let opened = self.send(links[0], &opening(subject));
         let (verdict, is_readable) = self.told();
@@ -149,11 +156,14 @@ impl Bench {
         while self.shared.events[0].pop().is_some() {}
     }
 
-    /// Sends an IP packet from what is behind `link` and returns what left where.
+    /// Sends an IP packet from the pod of `link`, or from the node on the host link. Returns the
+    /// packets that were forwarded, with their links.
     fn send(&mut self, link: LinkId, ip: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
         let ethertype = if ip[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
         let NextHop { mac, link_mac, .. } = next_hop(link);
-        let frame = [&link_mac[..], &mac[..], &ethertype, ip].concat();
+        // Without this mark, the node's address is `world`.
+        let source = if link == HOST { HostFrame::Local.mac() } else { mac };
+        let frame = [&link_mac[..], &source[..], &ethertype, ip].concat();
         assert!(self.kernel[link.index()].inject(0, &frame));
         while self.worker.round(self.now) > 0 {}
         let mut left = Vec::new();
@@ -194,8 +204,8 @@ impl Bench {
             left.iter().any(|(at, ip)| *at == link && ip.windows(text.len()).any(|w| w == text))
         };
         let passed = reached(links[1], text.as_bytes());
-        let refused = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
-        assert_ne!(passed, refused, "{text:?} either passes or is refused");
+        let denied = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
+        assert_ne!(passed, denied, "{text:?} either passes or is denied");
         passed
     }
 }

@@ -1,4 +1,4 @@
-//! What can't be enforced is refused with object, field, reason and, where there is one, the fix.
+//! What can't be enforced is rejected with object, field, reason and, where there is one, the fix.
 
 use serde_json::{Value, json};
 
@@ -21,13 +21,13 @@ fn object(version: &str, kind: &str, spec: &str) -> Value {
 
 fn rejections(object: &Value) -> Vec<Rejection> {
     let mut store = Store::new();
-    let rejections = store.apply(object, None).expect_err("must be refused");
-    assert_eq!(store.policies().count(), 1, "a refused policy is listed");
+    let rejections = store.apply(object, None).expect_err("must be rejected");
+    assert_eq!(store.policies().count(), 1, "a rejected policy is listed");
     rejections
 }
 
 #[track_caller]
-fn assert_refused(object: &Value, field: &str, reason: &str) {
+fn assert_rejected(object: &Value, field: &str, reason: &str) {
     let rejections = rejections(object);
     let [rejection] = rejections.as_slice() else { panic!("one rejection, not {rejections:?}") };
     assert_eq!(rejection.field, field, "{rejection}");
@@ -36,7 +36,7 @@ fn assert_refused(object: &Value, field: &str, reason: &str) {
 }
 
 #[test]
-fn a_refusal_names_object_field_reason_and_fix() {
+fn a_rejection_names_object_field_reason_and_fix() {
     let policy = cilium("{endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 80}]}]}]}");
     assert_eq!(
         rejections(&policy)[0].to_string(),
@@ -151,7 +151,7 @@ fn network_policies_are_checked_as_the_api_does() {
         ("{podselector: {}}", "spec.podselector", "write podSelector"),
     ];
     for (spec, field, reason) in cases {
-        assert_refused(&network_policy(spec), field, reason);
+        assert_rejected(&network_policy(spec), field, reason);
     }
 }
 
@@ -165,7 +165,7 @@ fn egress(rule: &str) -> Value {
 }
 
 #[test]
-fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
+fn fields_of_cilium_policies_that_are_not_enforced_are_rejected() {
     let port = "ports: [{port: \"80\", protocol: TCP}]";
     let to_ports = |more: &str| ingress(&format!("{{toPorts: [{{{port}, {more}}}]}}"));
     let cases = [
@@ -192,12 +192,12 @@ fn fields_of_cilium_policies_that_are_not_enforced_are_refused() {
         ),
     ];
     for (object, field) in cases {
-        assert_refused(&object, field, "");
+        assert_rejected(&object, field, "");
     }
 }
 
 #[test]
-fn combinations_that_cilium_refuses_are_refused() {
+fn combinations_that_cilium_rejects_are_rejected() {
     let http = "rules: {http: [{path: /}]}";
     let cases = [
         (cilium("{ingress: [{}]}"), "spec", "endpointSelector"),
@@ -395,12 +395,12 @@ fn combinations_that_cilium_refuses_are_refused() {
         ),
     ];
     for (object, field, reason) in cases {
-        assert_refused(&object, field, reason);
+        assert_rejected(&object, field, reason);
     }
 }
 
 #[test]
-fn l7_rules_that_cilium_refuses_are_refused() {
+fn l7_rules_that_cilium_rejects_are_rejected() {
     let element = |ports: &str, more: &str| {
         (
             egress(&format!("{{toPorts: [{{ports: [{ports}], {more}}}]}}")),
@@ -459,9 +459,9 @@ fn l7_rules_that_cilium_refuses_are_refused() {
         (element(tcp, "serverNames: [a], rules: {http: [{}]}"), ".serverNames", "not terminated"),
     ];
     for ((object, place), below, reason) in cases {
-        assert_refused(&object, &format!("{place}{below}"), reason);
+        assert_rejected(&object, &format!("{place}{below}"), reason);
     }
-    assert_refused(
+    assert_rejected(
         &ingress("{toPorts: [{ports: [{port: \"53\"}], rules: {dns: [{matchName: a}]}}]}"),
         "spec.ingress[0].toPorts[0].rules.dns",
         "egress only",
@@ -469,7 +469,7 @@ fn l7_rules_that_cilium_refuses_are_refused() {
 }
 
 #[test]
-fn two_l7_protocols_on_one_port_of_a_rule_are_refused() {
+fn two_l7_protocols_on_one_port_of_a_rule_are_rejected() {
     let rule = |first: &str, second: &str| {
         let element = |ports: &str, rules: &str| {
             format!("{{ports: [{{{ports}, protocol: TCP}}], rules: {{{rules}: [{{}}]}}}}")
@@ -482,7 +482,7 @@ fn two_l7_protocols_on_one_port_of_a_rule_are_refused() {
         ("port: web", "port: WEB"),
         ("port: \"80\", endPort: 90", "port: \"90\", endPort: 99"),
     ] {
-        assert_refused(&rule(first, second), "spec.ingress[0].toPorts", "HTTP and Kafka");
+        assert_rejected(&rule(first, second), "spec.ingress[0].toPorts", "HTTP and Kafka");
     }
     for (first, second) in
         [("port: \"80\"", "port: \"81\""), ("port: \"80\", endPort: 89", "port: \"90\"")]
@@ -492,8 +492,8 @@ fn two_l7_protocols_on_one_port_of_a_rule_are_refused() {
 }
 
 #[test]
-fn a_pattern_that_needs_too_many_states_is_refused() {
-    assert_refused(
+fn a_pattern_that_needs_too_many_states_is_rejected() {
+    assert_rejected(
         &ingress(
             "{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: [{path: \
              '(a|b)*a(a|b){30}'}]}}]}",
@@ -504,7 +504,7 @@ fn a_pattern_that_needs_too_many_states_is_refused() {
 }
 
 #[test]
-fn patterns_that_need_too_many_states_together_are_refused() {
+fn patterns_that_need_too_many_states_together_are_rejected() {
     let rules: Vec<Value> =
         (0..400).map(|i| json!({"path": format!("/{i}/(a|b)*a(a|b){{10}}")})).collect();
     let mut object = ingress("{toPorts: [{ports: [{port: \"80\", protocol: TCP}]}]}");
@@ -534,13 +534,13 @@ fn sized(ranges: u16, peers: usize) -> Value {
 }
 
 #[test]
-fn a_policy_that_needs_too_large_tables_is_refused() {
+fn a_policy_that_needs_too_large_tables_is_rejected() {
     // Each range spans the beginnings of those after it and the ends of those before it.
     for (ranges, peers) in [(300, 1), (1, 50_000), (50, 40), (0, 100_000)] {
         Store::new().apply(&sized(ranges, peers), None).unwrap();
     }
     for (ranges, peers) in [(320, 1), (1, 100_001), (10_000, 1_000), (100, 100), (0, 100_001)] {
-        assert_refused(&sized(ranges, peers), "spec", "at most 100000 fit");
+        assert_rejected(&sized(ranges, peers), "spec", "at most 100000 fit");
     }
 }
 
@@ -555,7 +555,7 @@ fn networks_count_once_however_many_there_are() {
 }
 
 #[test]
-fn objects_that_can_t_be_named_are_refused() {
+fn objects_that_can_t_be_named_are_rejected() {
     let cases = [
         (json!([]), "", "must be a mapping"),
         (json!({}), "", "no kind"),
@@ -646,11 +646,11 @@ fn cluster_network_policies_are_checked_as_the_api_does() {
         ),
     ];
     for (spec, field, reason) in cases {
-        assert_refused(&cluster(&spec), field, reason);
+        assert_rejected(&cluster(&spec), field, reason);
     }
     let empty = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2",
                        "kind": "ClusterNetworkPolicy", "metadata": {"name": "x"}});
-    assert_refused(&empty, "", "needs a spec");
+    assert_rejected(&empty, "", "needs a spec");
 }
 
 #[test]
@@ -672,7 +672,7 @@ fn rules_of_cluster_network_policies_are_checked_as_the_api_does() {
         ("{action: Deny, from: [{pods: {}}]}".to_owned(), ".from[0].pods", "needs a podSelector"),
     ];
     for (rule, field, reason) in cases {
-        assert_refused(&cluster_rules(&rule, ""), &format!("spec.ingress[0]{field}"), reason);
+        assert_rejected(&cluster_rules(&rule, ""), &format!("spec.ingress[0]{field}"), reason);
     }
 }
 
@@ -706,7 +706,7 @@ fn protocols_of_cluster_network_policies_are_checked_as_the_api_does() {
         let rule =
             format!("{{action: Deny, from: [{{namespaces: {{}}}}], protocols: {protocols}}}");
         let field = format!("spec.ingress[0].protocols{field}");
-        assert_refused(&cluster_rules(&rule, ""), &field, reason);
+        assert_rejected(&cluster_rules(&rule, ""), &field, reason);
     }
 }
 
@@ -730,13 +730,13 @@ fn peers_of_egress_of_cluster_network_policies_are_checked_as_the_api_does() {
     for (action, peer, field, reason) in cases {
         let rule = format!("{{action: {action}, to: [{peer}]}}");
         let field = format!("spec.egress[0].to[0]{field}");
-        assert_refused(&cluster_rules("", &rule), &field, reason);
+        assert_rejected(&cluster_rules("", &rule), &field, reason);
     }
     for peer in ["{networks: [10.0.0.0/8]}", "{nodes: {}}", "{domainNames: [example.com]}"] {
         let named = "protocols: [{destinationNamedPort: web}]";
         let rule = format!("{{action: Accept, to: [{{namespaces: {{}}}}, {peer}], {named}}}");
         let field = "spec.egress[0].protocols";
-        assert_refused(&cluster_rules("", &rule), field, "only pods have named ports");
+        assert_rejected(&cluster_rules("", &rule), field, "only pods have named ports");
     }
 }
 
@@ -763,12 +763,12 @@ fn lists_of_cluster_network_policies_have_at_most_25_elements() {
         ),
     ];
     for (object, field) in cases {
-        assert_refused(&object, field, "has 26 elements, but may have at most 25");
+        assert_rejected(&object, field, "has 26 elements, but may have at most 25");
     }
 }
 
 #[test]
-fn the_older_and_newer_versions_of_cluster_network_policies_are_refused() {
+fn the_older_and_newer_versions_of_cluster_network_policies_are_rejected() {
     for version in ["v1alpha1", "v1beta1"] {
         let version = format!("policy.networking.k8s.io/{version}");
         let object = object(&version, "ClusterNetworkPolicy", "{}");

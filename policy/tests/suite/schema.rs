@@ -13,7 +13,7 @@ use podgate_policy::{Rejection, Store, manifest};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Enforced,
-    Refused,
+    Rejected,
     Metadata,
 }
 
@@ -32,7 +32,7 @@ impl Row {
             |above: &str| path.strip_prefix(above).is_some_and(|rest| rest.starts_with(['.', '[']));
         self.paths.iter().any(|own| match own.strip_suffix(".*") {
             Some(above) => is_below(above),
-            None => own == path || (self.fate == Fate::Refused && is_below(own)),
+            None => own == path || (self.fate == Fate::Rejected && is_below(own)),
         })
     }
 }
@@ -56,7 +56,7 @@ fn rows(fields: &str, kinds: &[&str]) -> Vec<Row> {
             let written = cells.next().unwrap().trim_matches('`').to_owned();
             let fate = match cells.next() {
                 Some("enforced") => Fate::Enforced,
-                Some("refused") => Fate::Refused,
+                Some("rejected") => Fate::Rejected,
                 Some("metadata") => Fate::Metadata,
                 other => panic!("{written} has the fate {other:?}"),
             };
@@ -140,13 +140,13 @@ fn check(schema: &Value, kind: &str, root: &str, field: &Field, row: &Row) -> Op
     let path = format!("{root}.{}", field.path.replace("[]", "[0]"));
     let without = changed(&policy, &path, field.instead.as_ref());
     match (row.fate, normal_form(schema, &policy)) {
-        (Fate::Refused, Err(rejections)) => {
+        (Fate::Rejected, Err(rejections)) => {
             let rows = row.paths.iter().map(|own| format!("{root}.{}", own.replace("[]", "[0]")));
             let named: BTreeSet<String> = rows.chain([path]).collect();
             let is_named = rejections.iter().any(|rejection| named.contains(&rejection.field));
-            (!is_named).then(|| format!("is refused, but not by name: {rejections:?}"))
+            (!is_named).then(|| format!("is rejected, but not by name: {rejections:?}"))
         }
-        (Fate::Refused, Ok(_)) => Some("is said to be refused, but is accepted".to_owned()),
+        (Fate::Rejected, Ok(_)) => Some("is said to be rejected, but is accepted".to_owned()),
         (fate, Err(rejections)) => Some(format!("is said to be {fate:?}, but: {rejections:?}")),
         (fate, Ok(with)) => match (fate, normal_form(schema, &without)) {
             (_, Err(rejections)) => Some(format!("can't be compared: {rejections:?}")),
@@ -158,7 +158,7 @@ fn check(schema: &Value, kind: &str, root: &str, field: &Field, row: &Row) -> Op
 }
 
 #[test]
-fn every_field_of_the_schemas_is_enforced_or_refused_as_the_table_says() {
+fn every_field_of_the_schemas_is_enforced_or_rejected_as_the_table_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = std::fs::read_to_string(root.join("FIELDS.md")).unwrap();
     let (mut checked, mut failures) = (0, Vec::new());

@@ -34,7 +34,7 @@ fn state(store: &Store) -> Vec<(String, PolicyState, usize)> {
 }
 
 #[test]
-fn the_last_good_version_of_a_refused_policy_stays_in_force() {
+fn the_last_good_version_of_a_rejected_policy_stays_in_force() {
     let mut store = Store::new();
     store.apply(&pod("a", "10.0.0.1", &json!({})), None).unwrap();
     store.apply(&policy(&json!({"podSelector": {}})), None).unwrap();
@@ -201,7 +201,7 @@ fn json_files_hold_several_objects_and_name_the_broken_line() {
 }
 
 #[test]
-fn alias_bombs_deep_nesting_and_double_keys_are_refused() {
+fn alias_bombs_deep_nesting_and_double_keys_are_rejected() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..9 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, Opinion, Request};
+use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, OracleVerdict, Request};
 use podgate_policy::{Catalog, Compiled, Store};
 use podgate_tables::l7::{self, L7Request};
 use podgate_tables::policy::{Cause, Decision, LocalEnds, Subject, Verdict};
@@ -19,34 +19,35 @@ pub(crate) struct Answer {
 pub(crate) fn ask_oracle(
     store: &Store,
     subject: &Subject,
-    local: [bool; 2],
+    local: LocalEnds,
     request: Option<&Request>,
 ) -> (Answer, [BTreeSet<String>; 2]) {
-    let opinions = oracle::decide(store, subject, local);
-    let open = opinions.iter().all(Opinion::allows);
-    let verdict = match (open, opinions.iter().any(Opinion::inspects)) {
+    let verdicts = oracle::decide(store, subject, local);
+    let open = verdicts.iter().all(OracleVerdict::allows);
+    let verdict = match (open, verdicts.iter().any(OracleVerdict::inspects)) {
         (false, _) => Verdict::Deny,
         (true, false) => Verdict::Allow,
         (true, true) => Verdict::Inspect,
     };
-    let passes =
-        |request| opinions.iter().all(|opinion: &Opinion<'_>| opinion.allows_request(request));
+    let passes = |request| {
+        verdicts.iter().all(|verdict: &OracleVerdict<'_>| verdict.allows_request(request))
+    };
     let answer = Answer { verdict, request: request.filter(|_| open).map(passes) };
-    (answer, opinions.map(|opinion| names(&opinion)))
+    (answer, verdicts.map(|verdict| names(&verdict)))
 }
 
 /// Everything that may be given as what decided.
-fn names(opinion: &Opinion<'_>) -> BTreeSet<String> {
-    match opinion {
-        Opinion::Exempt(_) => BTreeSet::from(["exempt".to_owned()]),
-        Opinion::Unenforced => BTreeSet::from(["unenforced".to_owned()]),
-        Opinion::Allowed(matches) | Opinion::Denied(matches) => {
+fn names(verdict: &OracleVerdict<'_>) -> BTreeSet<String> {
+    match verdict {
+        OracleVerdict::Exempt(_) => BTreeSet::from(["exempt".to_owned()]),
+        OracleVerdict::Unenforced => BTreeSet::from(["unenforced".to_owned()]),
+        OracleVerdict::Allowed(matches) | OracleVerdict::Denied(matches) => {
             matches.iter().map(|rule| format!("{} {}", rule.key, rule.field)).collect()
         }
-        Opinion::Conflicting(matches) => {
+        OracleVerdict::Conflicting(matches) => {
             matches.iter().map(|rule| format!("conflicting {} {}", rule.key, rule.field)).collect()
         }
-        Opinion::DefaultDeny(keys) => BTreeSet::from([default_deny(keys.iter())]),
+        OracleVerdict::DefaultDeny(keys) => BTreeSet::from([default_deny(keys.iter())]),
     }
 }
 
@@ -59,11 +60,10 @@ fn default_deny(keys: impl Iterator<Item = impl ToString>) -> String {
 pub(crate) fn ask_tables(
     compiled: &Compiled,
     subject: &Subject,
-    local: [bool; 2],
+    local: LocalEnds,
     request: Option<&Request>,
 ) -> (Answer, [String; 2]) {
-    let [source, destination] = local;
-    let decision = compiled.tables.decide(subject, LocalEnds { source, destination });
+    let decision = compiled.tables.decide(subject, local);
     let request = request.filter(|_| decision.verdict != Verdict::Deny);
     let request = request.map(|request| allows(&decision, request));
     let name = |cause| name(&compiled.catalog, cause);

@@ -64,7 +64,7 @@ fn explain_predicts_the_outcome_of_every_row_of_the_scenario() -> Result<()> {
     Ok(())
 }
 
-/// The last verdict on a flow between two pods, from the flow log.
+/// The verdict on the last flow between two pods, from the flow log.
 fn recorded(lab: &Lab, from: &str, to: &str) -> Result<Value> {
     let records = lab.podgate_json_lines(&["flows", "--last", "500"])?;
     let is_end = |end: &Value, pod: &str| {
@@ -94,22 +94,22 @@ fn flow_records_and_explanations_name_the_same_causes_in_both_directions() -> Re
         let explanation = explain(&lab, from, nginx, &["--port", &port.to_string()])?;
         let record = recorded(&lab, from, nginx)?;
         for direction in ["egress", "ingress"] {
-            let said = &explanation[direction]["judgement"];
+            let said = &explanation[direction]["verdict"];
             assert_eq!(said, &record[direction], "{from} {port} {direction}");
         }
-        assert_eq!(explanation["ingress"]["judgement"]["by"], cause, "{explanation:#}");
+        assert_eq!(explanation["ingress"]["verdict"]["by"], cause, "{explanation:#}");
         let passes = matches!(seen, Outcome::Answer(_));
         assert_eq!(passes, explanation["verdict"] != "denied", "{seen:?} {explanation:#}");
     }
     let denied = explain(&lab, "user/userapp", nginx, &["--port", "80"])?;
-    let rule = &denied["ingress"]["judgement"]["rule"];
+    let rule = &denied["ingress"]["verdict"]["rule"];
     assert_eq!(rule["policy"]["name"], "not-user", "{denied:#}");
     assert_eq!(rule["path"], "spec.ingressDeny[0]", "{denied:#}");
     Ok(())
 }
 
 #[test]
-fn policy_wait_returns_when_the_revision_is_in_force() -> Result<()> {
+fn policy_wait_returns_when_the_epoch_is_in_force() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (user, nginx) = (lab.host("user/userapp")?, lab.host("backend/nginx")?);

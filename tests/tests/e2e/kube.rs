@@ -155,7 +155,7 @@ fn an_invalid_update_at_the_api_server_is_reported_and_the_last_good_policy_stay
     server.apply(&bad)?;
     let refused = agent.wait_until("a refusal", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
-        Ok(list["refused"].get(0).cloned())
+        Ok(list["rejected"].get(0).cloned())
     })?;
     assert_eq!(refused["object"], "CiliumNetworkPolicy backend/allow-api-from-admin");
     assert!(refused["field"].as_str().is_some_and(|f| f.contains("ports[0].port")), "{refused}");
@@ -163,7 +163,7 @@ fn an_invalid_update_at_the_api_server_is_reported_and_the_last_good_policy_stay
     server.apply(&good)?;
     agent.wait_until("no refusal", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
-        Ok((list["refused"] == json!([])).then_some(()))
+        Ok((list["rejected"] == json!([])).then_some(()))
     })
 }
 

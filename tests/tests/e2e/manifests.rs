@@ -60,7 +60,7 @@ fn after_an_invalid_update_the_last_good_policy_stays_in_force() -> Result<()> {
 fn rejection(agent: &mut Agent, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     agent.wait_until("a refusal", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
-        let refused = list["refused"].as_array().context("policy list has no refusals")?;
+        let refused = list["rejected"].as_array().context("policy list has no refusals")?;
         Ok(refused.iter().find(|refusal| wanted(refusal)).cloned())
     })
 }

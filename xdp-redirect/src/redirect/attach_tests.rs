@@ -111,7 +111,7 @@ fn pinned_link_outlives_its_maker_and_is_adopted_without_a_gap() {
         drop(first);
         assert_eq!(attached(HOST), Some((first_id, 1)));
 
-        // The kernel refuses a second link on the netdev (EBUSY), so success means adoption.
+        // The kernel rejects a second link on the netdev (EBUSY), so success means adoption.
         let mut second = load();
         second.attach(ifindex, 1, Some(&pin)).unwrap();
         assert_ne!(id_of(&second), first_id);
@@ -154,7 +154,7 @@ fn pin_of_a_vanished_netdev_is_swept_away() {
 }
 
 #[test]
-fn pin_of_another_netdev_is_refused_and_left_alone() {
+fn pin_of_another_netdev_is_rejected_and_not_changed() {
     in_new_namespaces(|| {
         let ifindex = veth();
         let pod = if_nametoindex(POD).unwrap();
@@ -172,7 +172,7 @@ fn pin_of_another_netdev_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_pin_that_is_no_bpffs_or_no_link_is_refused() {
+fn a_pin_that_is_no_bpffs_or_no_link_is_rejected() {
     in_new_namespaces(|| {
         let ifindex = veth();
         let dir = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ fn a_pin_that_is_no_bpffs_or_no_link_is_refused() {
     });
 }
 
-fn refusal(ifindex: u32) -> (Errno, String) {
+fn attach_error(ifindex: u32) -> (Errno, String) {
     let error = load().attach(ifindex, 0, None).unwrap_err();
     let text = error.to_string();
     let Error::Attach { errno, .. } = error else { panic!("{text}") };
@@ -197,34 +197,34 @@ fn refusal(ifindex: u32) -> (Errno, String) {
 }
 
 #[test]
-fn a_netdev_without_native_xdp_is_refused_by_name() {
+fn a_netdev_without_native_xdp_is_rejected_by_name() {
     in_new_namespaces(|| {
-        let (errno, text) = refusal(if_nametoindex("lo").unwrap());
+        let (errno, text) = attach_error(if_nametoindex("lo").unwrap());
         assert_eq!(errno, Errno::EOPNOTSUPP);
-        assert!(text.contains("link lo") && text.contains("generic mode is refused"), "{text}");
+        assert!(text.contains("link lo") && text.contains("generic mode is not used"), "{text}");
     });
 }
 
 #[test]
-fn more_queues_in_the_pod_than_here_are_refused_with_the_remedy() {
+fn more_queues_in_the_pod_than_here_are_rejected_with_the_remedy() {
     in_new_namespaces(|| {
         ip(&format!(
             "link add {HOST} numtxqueues 1 numrxqueues 1 \
              type veth peer name {POD} numtxqueues 2 numrxqueues 2"
         ));
-        let (errno, text) = refusal(if_nametoindex(HOST).unwrap());
+        let (errno, text) = attach_error(if_nametoindex(HOST).unwrap());
         assert_eq!(errno, Errno::ENOSPC);
         assert!(text.contains("transmit queues"), "{text}");
     });
 }
 
 #[test]
-fn a_link_with_another_program_is_refused_and_keeps_it() {
+fn a_link_with_another_program_is_rejected_and_keeps_it() {
     in_new_namespaces(|| {
         let ifindex = veth();
         let mut owner = load();
         owner.attach(ifindex, 0, None).unwrap();
-        let (errno, text) = refusal(ifindex);
+        let (errno, text) = attach_error(ifindex);
         assert_eq!(errno, Errno::EBUSY);
         assert!(text.contains(HOST) && text.contains("another XDP program"), "{text}");
         assert_eq!(attached(HOST), Some((id_of(&owner), 1)));
@@ -232,9 +232,9 @@ fn a_link_with_another_program_is_refused_and_keeps_it() {
 }
 
 #[test]
-fn an_unknown_netdev_is_refused_as_such() {
+fn an_unknown_netdev_is_rejected_as_such() {
     in_new_namespaces(|| {
-        let (errno, text) = refusal(4711);
+        let (errno, text) = attach_error(4711);
         assert_eq!(errno, Errno::ENODEV);
         assert!(text.contains("no such netdev"), "{text}");
     });
@@ -253,7 +253,7 @@ fn slots_and_netdevs_are_used_once_and_failures_leave_no_trace() {
         assert!(matches!(redirect.attach(pod, 4, None), Err(Error::OutOfRange { .. })));
         assert!(matches!(redirect.detach(1), Err(Error::Slot { taken: false, .. })));
         assert!(matches!(redirect.clear_socket(0, 2), Err(Error::OutOfRange { .. })));
-        // The refused attempts freed what they took: slot 1, and the pod's end in LINKS.
+        // The failed attempts freed what they allocated: slot 1, and the pod's end in LINKS.
         redirect.attach(pod, 1, None).unwrap();
     });
 }
@@ -356,7 +356,7 @@ fn only_af_xdp_sockets_can_be_steered_to() {
 }
 
 #[test]
-fn zero_workers_or_links_are_refused() {
+fn zero_workers_or_links_are_rejected() {
     assert!(matches!(Redirect::load(0, 1), Err(Error::NothingToServe)));
     assert!(matches!(Redirect::load(1, 0), Err(Error::NothingToServe)));
 }

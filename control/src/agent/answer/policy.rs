@@ -29,7 +29,7 @@ impl Agent {
         PolicyList {
             epoch: self.plane.epoch().0,
             policies: policies.map(|policy| policy_status(self.plane.store(), &policy)).collect(),
-            refused: self.plane.store().rejections().map(RejectedField::from).collect(),
+            rejected: self.plane.store().rejections().map(RejectedField::from).collect(),
         }
     }
 
@@ -96,7 +96,7 @@ impl Agent {
             let hint = "ask the agent of a node that has one of them, or add --both-sides";
             let why = notes.first().map(|note| format!(" ({note})")).unwrap_or_default();
             return Err(ApiError::failed(format!(
-                "neither {} nor {} is a ready endpoint of this node, so nothing is judged \
+                "neither {} nor {} is a ready endpoint of this node, so no policy applies \
                  here{why}: {hint}",
                 query.from, query.to
             )));
@@ -117,17 +117,19 @@ impl Agent {
             Some((None, Err(gone))) => Some(format!("{pod} is cut off: {gone}")),
             Some((None, Ok(_))) => None,
             None if end.local => None,
-            None => Some(format!("{pod} is no endpoint of this node: its own node judges it")),
+            None => {
+                Some(format!("{pod} is no endpoint of this node: its own node applies its policy"))
+            }
         }
     }
 
-    /// Answers when the revision is in force, or after the timeout.
-    pub(super) fn wait_for_revision(&mut self, wanted: Epoch, timeout_s: u32, reply: ReplySender) {
+    /// Answers when the epoch is in force, or after the timeout.
+    pub(super) fn wait_for_epoch(&mut self, wanted: Epoch, timeout_s: u32, reply: ReplySender) {
         self.waiting.add(wanted, Duration::from_secs(timeout_s.into()), reply);
         self.answer_waiting();
     }
 
-    /// Answers clients whose revision is in force, or whose timeout is over.
+    /// Answers clients whose epoch is in force, or whose timeout is over.
     pub(in super::super) fn answer_waiting(&mut self) {
         if self.host.routes_are_applied() {
             self.waiting.answer(self.epoch_in_force(), Instant::now());
@@ -171,7 +173,7 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
     let details: Vec<_> = chosen
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
-            refused: policy.rejections.iter().map(RejectedField::from).collect(),
+            rejected: policy.rejections.iter().map(RejectedField::from).collect(),
             specs: store
                 .rule_sets(policy.key)
                 .map_or(&[][..], |sets| sets)
@@ -205,17 +207,18 @@ fn meant(similar: &[String]) -> String {
 }
 
 fn rule_set(set: &RuleSet) -> RuleSetDetail {
-    let isolates = Side::ALL.into_iter().filter(|side| set.default_deny[*side as usize]);
+    let isolates = Side::ALL.into_iter().filter(|side| set.default_deny[*side]);
     RuleSetDetail {
-        subject: set.subject.to_string(),
+        subject: set.endpoint_selector.to_string(),
         isolates: isolates.map(|side| side.to_string()).collect(),
         rules: set.rules.iter().map(rule).collect(),
     }
 }
 
 fn rule(rule: &Rule) -> RuleDetail {
-    let in_words =
-        |list: &Vec<podgate_policy::rules::Peer>| list.iter().map(ToString::to_string).collect();
+    let in_words = |list: &Vec<podgate_policy::rules::PeerSelector>| {
+        list.iter().map(ToString::to_string).collect()
+    };
     RuleDetail {
         path: rule.field.clone(),
         direction: rule.side.to_string(),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use podgate_api::{EndpointState, EndpointStatus};
+use podgate_api::{EndpointSpec, EndpointState, EndpointStatus};
 use podgate_hostnet::Link;
 use tracing::{info, warn};
 
@@ -59,11 +59,13 @@ impl UnknownPods {
     /// All of them, as `endpoint list` shows them.
     pub(in crate::agent) fn status(&self) -> impl Iterator<Item = EndpointStatus> {
         self.links.keys().map(|link| EndpointStatus {
-            link: link.to_owned(),
-            pod: None,
-            netns: None,
-            mac: None,
-            mtu: None,
+            spec: EndpointSpec {
+                link: link.to_owned(),
+                pod: None,
+                netns: None,
+                mac: None,
+                mtu: None,
+            },
             state: EndpointState::Waiting,
             reason: Some(format!("the pod is not known: {}", advice(link))),
             addresses: Vec::new(),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
 use nix::sys::statfs::{self, FsType, statfs};
-use podgate_policy::Meaning;
+use podgate_policy::DocumentKind;
 use podgate_policy::manifest::{self, Document, ReadError};
 use tracing::error;
 
@@ -289,16 +289,16 @@ fn look_at(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
     let mut objects = Vec::new();
     let mut doubt = None;
     for document in &documents {
-        match (Meaning::of(document), &document.value) {
-            (Meaning::Object(key), _) => objects.push(hash_of_key(&key)),
-            (Meaning::Nothing, _) => {}
-            (Meaning::Unreadable(_), Err(refusal)) => {
+        match (DocumentKind::of(document), &document.value) {
+            (DocumentKind::Object(key), _) => objects.push(hash_of_key(&key)),
+            (DocumentKind::Nothing, _) => {}
+            (DocumentKind::Unreadable(_), Err(rejection)) => {
                 let line = document.source.location.line;
-                doubt = Some(Doubt::Broken(format!("line {line}: {}", refusal.reason)));
+                doubt = Some(Doubt::Broken(format!("line {line}: {}", rejection.reason)));
                 break;
             }
-            (Meaning::Unreadable(refusals), Ok(_)) => {
-                let reason = refusals.first().map(|refusal| refusal.reason.as_str());
+            (DocumentKind::Unreadable(rejections), Ok(_)) => {
+                let reason = rejections.first().map(|rejection| rejection.reason.as_str());
                 let line = document.source.location.line;
                 let reason = format!("line {line}: {}", reason.unwrap_or_default());
                 doubt.get_or_insert(Doubt::Rejected(reason));

@@ -24,7 +24,7 @@ use podgate_policy::{Missing, Rejection, Store};
 use tokio::sync::mpsc;
 
 pub(super) use self::file_state::Stamp;
-use super::{Update, log_refusals};
+use super::{Update, log_rejections};
 
 /// Changes of the directory.
 #[derive(Debug)]
@@ -98,8 +98,8 @@ pub(crate) struct Manifests {
     dir: PathBuf,
     synced: bool,
     problems: Vec<String>,
-    /// What is refused of each file, so that it is logged once.
-    refused: BTreeMap<Arc<Path>, Vec<Rejection>>,
+    /// What is rejected of each file, so that it is logged once.
+    rejected: BTreeMap<Arc<Path>, Vec<Rejection>>,
     wishes: Arc<Wishes>,
 }
 
@@ -117,8 +117,8 @@ impl Manifests {
     ) -> Result<Self> {
         let wishes = reader::start(dir, state_dir, settle, updates);
         let wishes = wishes.context("can't start the thread that reads manifests")?;
-        let (problems, refused) = (Vec::new(), BTreeMap::new());
-        Ok(Self { dir: dir.to_owned(), synced: false, problems, refused, wishes })
+        let (problems, rejected) = (Vec::new(), BTreeMap::new());
+        Ok(Self { dir: dir.to_owned(), synced: false, problems, rejected, wishes })
     }
 
     /// Reads everything again.
@@ -126,7 +126,7 @@ impl Manifests {
         self.wishes.rescan();
     }
 
-    /// Brings the store up to date, and says in the log what is refused that was not refused
+    /// Brings the store up to date, and says in the log what is rejected that was not rejected
     /// before. Returns whether anything may have changed.
     pub(crate) fn apply(&mut self, event: Event, store: &mut Store) -> bool {
         let changed = !event.files.is_empty() || event.synced != self.synced;
@@ -151,7 +151,7 @@ impl Manifests {
             }
             Some(Change::DeleteMissing) => store.delete_missing(&file),
             Some(Change::Remove) => {
-                self.refused.remove(&file);
+                self.rejected.remove(&file);
                 store.remove_file(&file)
             }
         };
@@ -159,11 +159,11 @@ impl Manifests {
         self.wishes.read_again(read_again);
     }
 
-    fn log_new(&mut self, file: &Arc<Path>, refusals: Vec<Rejection>) {
-        let former = self.refused.remove(file).unwrap_or_default();
-        log_refusals(refusals.iter().filter(|refusal| !former.contains(refusal)));
-        if !refusals.is_empty() {
-            self.refused.insert(Arc::clone(file), refusals);
+    fn log_new(&mut self, file: &Arc<Path>, rejections: Vec<Rejection>) {
+        let former = self.rejected.remove(file).unwrap_or_default();
+        log_rejections(rejections.iter().filter(|rejection| !former.contains(rejection)));
+        if !rejections.is_empty() {
+            self.rejected.insert(Arc::clone(file), rejections);
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podgate_tables::address::Address;
-use podgate_tables::policy::Subject;
+use podgate_tables::policy::{LocalEnds, Subject};
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 use proptest::collection::vec;
@@ -305,7 +305,7 @@ fn address(v6: bool) -> impl Strategy<Value = Address> {
 }
 
 /// A flow, and which of its ends are local.
-pub(crate) fn flow() -> impl Strategy<Value = (Subject, [bool; 2])> {
+pub(crate) fn flow() -> impl Strategy<Value = (Subject, LocalEnds)> {
     let protocol = prop_oneof![
         6 => Just(proto::TCP),
         2 => Just(proto::UDP),
@@ -315,7 +315,11 @@ pub(crate) fn flow() -> impl Strategy<Value = (Subject, [bool; 2])> {
     ];
     let port = prop_oneof![4 => select(&PORTS), 1 => any::<u16>()];
     let icmp_type = select(&[8u8, 13, 128]);
-    let local = prop_oneof![5 => Just([true, true]), 1 => any::<[bool; 2]>()];
+    let local = prop_oneof![
+        5 => Just(LocalEnds::BOTH),
+        1 => any::<(bool, bool)>()
+            .prop_map(|(source, destination)| LocalEnds { source, destination }),
+    ];
     any::<bool>()
         .prop_flat_map(|v6| (address(v6), address(v6)))
         .prop_flat_map(move |ends| {

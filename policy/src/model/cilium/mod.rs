@@ -3,11 +3,18 @@
 //!
 //! Where Cilium's documentation and its code differ, the code is followed.
 
-use super::cilium_peers::{CiliumPeer, parse_peers};
-use super::cilium_ports::Ports;
+mod l7;
+mod peers;
+mod ports;
+
+pub use self::peers::{CiliumPeer, Entity, GroupReference, ServiceReference, ServiceSelection};
+pub use self::ports::{PortRule, Ports};
+
+use self::peers::parse_peers;
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, FieldPath, Fix, Object, Problem, Step, quote};
 use crate::labels::LabelKey;
+use crate::rules::{PerSide, Side};
 
 /// A Cilium policy: its `spec` and the elements of its `specs`.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -23,10 +30,8 @@ pub struct CiliumSpec {
     pub field: String,
     /// Which endpoints (of the policy's namespace, if it has one).
     pub endpoint_selector: LabelSelector,
-    /// `enableDefaultDeny.ingress`; the default is whether there are rules for ingress.
-    pub default_deny_ingress: Option<bool>,
-    /// `enableDefaultDeny.egress`; the default is whether there are rules for egress.
-    pub default_deny_egress: Option<bool>,
+    /// `enableDefaultDeny`; the default is whether there are rules for the side.
+    pub default_deny: PerSide<Option<bool>>,
     /// `ingress`.
     pub ingress: Vec<CiliumRule>,
     /// `ingressDeny`.
@@ -40,10 +45,10 @@ pub struct CiliumSpec {
 /// One element of the four lists of rules.
 #[derive(Clone, PartialEq, Debug)]
 pub struct CiliumRule {
-    /// Who may be at the other end. `None` when no field names peers; an empty list when one does
-    /// and lists nobody, which matches nobody.
+    /// Peers that match. `None` if the rule has no field for peers; an empty list, which matches
+    /// no peer, if that field is empty.
     pub peers: Option<Vec<CiliumPeer>>,
-    /// On which ports.
+    /// Ports that match.
     pub ports: Ports,
 }
 
@@ -75,10 +80,13 @@ impl RuleSection {
         }
     }
 
-    /// Whether it is about flows to the selected endpoints.
+    /// The side of the selected endpoints that its rules apply to.
     #[must_use]
-    pub const fn is_ingress(self) -> bool {
-        matches!(self, Self::Ingress | Self::IngressDeny)
+    pub const fn side(self) -> Side {
+        match self {
+            Self::Ingress | Self::IngressDeny => Side::Ingress,
+            Self::Egress | Self::EgressDeny => Side::Egress,
+        }
     }
 
     /// Whether its rules deny.
@@ -95,7 +103,7 @@ impl CiliumPolicy {
         let (spec, specs) = (object.take("spec"), object.take("specs"));
         object.finish();
         if spec.is_none() && specs.is_none() {
-            root.refuse("needs a spec or specs");
+            root.reject("needs a spec or specs");
         }
         let mut policy = Self::default();
         if let Some(spec) = spec {
@@ -129,7 +137,7 @@ impl CiliumPolicy {
                 hint(below, reason, Some(fix));
             }
             let is_empty = RuleSection::ALL.iter().all(|section| spec.section(*section).is_empty());
-            if is_empty && !spec.default_deny(true) && !spec.default_deny(false) {
+            if is_empty && !Side::ALL.into_iter().any(|side| spec.isolates(side)) {
                 let reason = "has no rule, so it neither allows nor denies anything, and isolates \
                               no pod (newer versions of Cilium reject it)";
                 hint(Vec::new(), reason.to_owned(), None);
@@ -175,17 +183,17 @@ impl CiliumSpec {
     fn parse(field: &Field<'_>) -> Option<Self> {
         let mut spec = field.object()?;
         check_metadata(&mut spec);
-        spec.refuse_fields(&[("nodeSelector", "policies for nodes are not enforced")]);
+        spec.reject_fields(&[("nodeSelector", "policies for nodes are not enforced")]);
         let selector = spec.take("endpointSelector");
-        // What was written in its place is told of by itself.
+        // A selector under another name is reported by itself.
         let is_elsewhere = NOT_SELECTORS.iter().any(|name| spec.has(name));
         if selector.is_none() && !is_elsewhere {
-            field.refuse("has no endpointSelector, which says whom it is about");
+            field.reject("has no endpointSelector, which says whom it is about");
         }
         let selector = selector.and_then(|field| LabelSelector::parse(&field, KeySyntax::Cilium));
         let default_deny = spec.take("enableDefaultDeny");
         let default_deny = default_deny.and_then(|field| parse_default_deny(&field));
-        let (default_deny_ingress, default_deny_egress) = default_deny.unwrap_or_default();
+        let default_deny = default_deny.unwrap_or_default();
         let mut present = false;
         let mut section = |section: RuleSection| {
             let Some(field) = spec.take(section.field()) else { return Vec::new() };
@@ -195,16 +203,15 @@ impl CiliumSpec {
         let parsed = Self {
             field: field.path(),
             endpoint_selector: selector.unwrap_or_default(),
-            default_deny_ingress,
-            default_deny_egress,
+            default_deny,
             ingress: section(RuleSection::Ingress),
             ingress_deny: section(RuleSection::IngressDeny),
             egress: section(RuleSection::Egress),
             egress_deny: section(RuleSection::EgressDeny),
         };
-        // Newer versions of Cilium also refuse four empty lists. Here they get a hint.
+        // Newer versions of Cilium also reject four empty lists. Here they get a hint.
         if !present {
-            field.refuse("needs one of ingress, ingressDeny, egress and egressDeny");
+            field.reject("needs one of ingress, ingressDeny, egress and egressDeny");
         }
         spec.finish_with(SPEC_ADVICE);
         Some(parsed)
@@ -239,24 +246,24 @@ impl CiliumSpec {
         }
     }
 
-    /// Whether this specification isolates the endpoints that it selects, for ingress or egress:
-    /// what is not allowed is then denied.
+    /// Whether this specification isolates the endpoints that it selects: flows that no rule allows
+    /// are denied.
     #[must_use]
-    pub fn default_deny(&self, ingress: bool) -> bool {
-        let (explicit, allow, deny) = match ingress {
-            true => (self.default_deny_ingress, &self.ingress, &self.ingress_deny),
-            false => (self.default_deny_egress, &self.egress, &self.egress_deny),
+    pub fn isolates(&self, side: Side) -> bool {
+        let (allow, deny) = match side {
+            Side::Ingress => (&self.ingress, &self.ingress_deny),
+            Side::Egress => (&self.egress, &self.egress_deny),
         };
-        explicit.unwrap_or(!allow.is_empty() || !deny.is_empty())
+        self.default_deny[side].unwrap_or(!allow.is_empty() || !deny.is_empty())
     }
 }
 
-fn parse_default_deny(field: &Field<'_>) -> Option<(Option<bool>, Option<bool>)> {
+fn parse_default_deny(field: &Field<'_>) -> Option<PerSide<Option<bool>>> {
     let mut object = field.object()?;
     let (ingress, egress) = (object.take("ingress"), object.take("egress"));
     object.finish();
     let read = |field: Option<Field<'_>>| field.as_ref().and_then(Field::boolean);
-    Some((read(ingress), read(egress)))
+    Some(PerSide { egress: read(egress), ingress: read(ingress) })
 }
 
 impl CiliumRule {
@@ -265,23 +272,26 @@ impl CiliumRule {
         if !section.is_deny()
             && let Some(authentication) = rule.take("authentication")
         {
-            refuse_authentication(&authentication);
+            reject_authentication(&authentication);
         }
         let peers = parse_peers(&mut rule, section);
         let ports = Ports::parse(&mut rule, section);
-        rule.finish_with(if section.is_ingress() { INGRESS_ADVICE } else { EGRESS_ADVICE });
+        rule.finish_with(match section.side() {
+            Side::Ingress => INGRESS_ADVICE,
+            Side::Egress => EGRESS_ADVICE,
+        });
         Some(Self { peers, ports: ports? })
     }
 }
 
-fn refuse_authentication(field: &Field<'_>) {
+fn reject_authentication(field: &Field<'_>) {
     let Some(mut object) = field.object() else { return };
     let mode = object.take("mode");
     object.finish();
     match mode {
-        None => field.refuse("has no mode"),
+        None => field.reject("has no mode"),
         Some(mode) if mode.value() != "disabled" => {
-            mode.refuse("mutual authentication is not enforced");
+            mode.reject("mutual authentication is not enforced");
         }
         Some(_) => {}
     }
@@ -314,6 +324,6 @@ fn check_metadata(spec: &mut Object<'_>) {
         && let Some(text) = value.string()
         && (text.chars().count() > LOG_MAX || text.contains(char::is_control))
     {
-        value.refuse(format!("must be at most {LOG_MAX} characters that can be printed"));
+        value.reject(format!("must be at most {LOG_MAX} characters that can be printed"));
     }
 }

@@ -1,94 +1,107 @@
 //! L7 rules of Cilium policies
 //! (cilium `pkg/policy/api/{l4,http,kafka,fqdn,rule_validation}.go`).
 
-use std::sync::Arc;
-
 use podgate_tables::l7::{
     HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern, RuleError,
 };
 use podgate_tables::proto;
 
-use super::cilium::RuleSection;
-use super::names::{parse_name_match, parse_pattern};
-use super::ports::{PortMatch, PortNumbers};
+use super::RuleSection;
 use crate::fields::{Field, Object};
+use crate::model::names::{parse_name_match, parse_pattern};
+use crate::rules::{PortMatch, PortNumbers};
 
 const NOT_GENERIC: &str =
     "rules for protocol plug-ins were removed from Cilium in 1.20 and are not enforced";
 
-/// Takes `rules` and `serverNames` from an element of `toPorts`; the outer `None` is an error, the
-/// inner one no restriction. `ports` are those of the element, which lose what its rules exclude.
-#[expect(clippy::option_option, reason = "an error and no restriction are not the same")]
+/// The L7 rules of an element of `toPorts`.
+pub(super) enum ElementL7 {
+    /// The element has none: requests are not restricted.
+    Unrestricted,
+    /// Requests must match one of these.
+    Rules(L7Rules),
+    /// They can't be enforced; the reason was recorded.
+    Rejected,
+}
+
+impl ElementL7 {
+    fn from_parsed(rules: Option<L7Rules>) -> Self {
+        rules.map_or(Self::Rejected, Self::Rules)
+    }
+}
+
+/// Takes `rules` and `serverNames` from an element of `toPorts`. Removes from `ports`, those of the
+/// element, the ones that its rules exclude.
 pub(super) fn parse_l7(
     element: &Field<'_>,
     object: &mut Object<'_>,
     section: RuleSection,
     ports: &mut Vec<PortMatch>,
-) -> Option<Option<Arc<L7Rules>>> {
+) -> ElementL7 {
     let (rules, names) = (object.take("rules"), object.take("serverNames"));
     let rules = match &rules {
         Some(field) => parse_rules(field, section, ports),
-        None => Some(None),
+        None => ElementL7::Unrestricted,
     };
-    let Some(names) = names else { return Some(rules?.map(Arc::new)) };
-    if matches!(rules, Some(Some(_))) {
-        names.refuse("can't stand with L7 rules, because TLS is not terminated");
+    let Some(names) = names else { return rules };
+    if matches!(rules, ElementL7::Rules(_)) {
+        names.reject("can't stand with L7 rules, because TLS is not terminated");
     }
-    let patterns = not_empty(&names, |name| parse_pattern(name, NamePattern::server_name))?;
-    needs_tcp(element, ports, L7Protocol::Tls);
-    Some(Some(Arc::new(L7Rules::ServerNames(patterns))))
+    let patterns = not_empty(&names, |name| parse_pattern(name, NamePattern::server_name));
+    if patterns.is_some() {
+        needs_tcp(element, ports, L7Protocol::Tls);
+    }
+    ElementL7::from_parsed(patterns.map(L7Rules::ServerNames))
 }
 
-/// Reads `rules`.
-#[expect(clippy::option_option, reason = "an error and no restriction are not the same")]
-fn parse_rules(
-    field: &Field<'_>,
-    section: RuleSection,
-    ports: &mut Vec<PortMatch>,
-) -> Option<Option<L7Rules>> {
-    let mut object = field.object()?;
-    object.refuse_fields(&[("l7proto", NOT_GENERIC), ("l7", NOT_GENERIC)]);
+/// Parses `rules`.
+fn parse_rules(field: &Field<'_>, section: RuleSection, ports: &mut Vec<PortMatch>) -> ElementL7 {
+    let Some(mut object) = field.object() else { return ElementL7::Rejected };
+    object.reject_fields(&[("l7proto", NOT_GENERIC), ("l7", NOT_GENERIC)]);
     let (http, kafka) = (object.take("http"), object.take("kafka"));
     let dns = object.take("dns");
     object.finish();
     if [&http, &kafka, &dns].into_iter().flatten().count() > 1 {
-        field.refuse_with_fix("names more than one L7 protocol", "write one element for each");
-        return None;
+        field.reject_with_fix("names more than one L7 protocol", "write one element for each");
+        return ElementL7::Rejected;
     }
     let rules = if let Some(list) = http {
-        L7Rules::Http(not_empty(&list, parse_http_rule)?)
+        not_empty(&list, parse_http_rule).map(L7Rules::Http)
     } else if let Some(list) = kafka {
-        L7Rules::Kafka(not_empty(&list, parse_kafka_rule)?)
+        not_empty(&list, parse_kafka_rule).map(L7Rules::Kafka)
     } else if let Some(list) = dns {
         if section == RuleSection::Ingress {
-            list.refuse("DNS rules are for egress only");
+            list.reject("DNS rules are for egress only");
         }
-        let names = not_empty(&list, parse_name_match)?;
-        check_dns_ports(field, ports);
-        L7Rules::Dns(names)
+        let names = not_empty(&list, parse_name_match);
+        if names.is_some() {
+            check_dns_ports(field, ports);
+        }
+        names.map(L7Rules::Dns)
     } else {
-        return Some(None);
+        return ElementL7::Unrestricted;
     };
+    let Some(rules) = rules else { return ElementL7::Rejected };
     if rules.protocol() != L7Protocol::Dns {
         needs_tcp(field, ports, rules.protocol());
     }
     if ports.iter().any(|port| port.ports == PortNumbers::All) {
-        field.refuse_with_fix("L7 rules can't stand with port 0", "list the ports");
+        field.reject_with_fix("L7 rules can't stand with port 0", "list the ports");
     }
-    Some(Some(rules))
+    ElementL7::Rules(rules)
 }
 
 /// Reads a list of rules, which must have some.
 fn not_empty<T>(field: &Field<'_>, read: impl FnMut(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
     if field.is_empty_list() {
-        field.refuse("an empty list doesn't say what may pass");
+        field.reject("an empty list doesn't say what may pass");
     }
     field.list(read)
 }
 
 fn needs_tcp(field: &Field<'_>, ports: &[PortMatch], protocol: L7Protocol) {
     if ports.iter().any(|port| port.protocol != proto::TCP) {
-        field.refuse_with_fix(
+        field.reject_with_fix(
             format!(
                 "{protocol} rules need TCP, but a port of this element has another protocol or ANY"
             ),
@@ -100,17 +113,17 @@ fn needs_tcp(field: &Field<'_>, ports: &[PortMatch], protocol: L7Protocol) {
 /// DNS is spoken over TCP and UDP: of ANY, SCTP is left out.
 fn check_dns_ports(field: &Field<'_>, ports: &mut Vec<PortMatch>) {
     if ports.is_empty() {
-        field.refuse_with_fix("DNS rules need a port", "list port \"53\"");
+        field.reject_with_fix("DNS rules need a port", "list port \"53\"");
     }
     let is_range = |ports: &PortNumbers| matches!(ports, PortNumbers::Range(range) if range.start() != range.end());
     if ports.iter().any(|port| is_range(&port.ports)) {
-        field.refuse_with_fix("DNS rules can't stand with a range of ports", "list the ports");
+        field.reject_with_fix("DNS rules can't stand with a range of ports", "list the ports");
     }
     let speaks_dns = |port: &PortMatch| matches!(port.protocol, proto::TCP | proto::UDP);
     let (dns, others): (Vec<_>, Vec<_>) = ports.drain(..).partition(speaks_dns);
     let is_any = |port: &PortMatch| dns.iter().any(|other| other.ports == port.ports);
     if !others.iter().all(is_any) {
-        field.refuse("DNS rules need TCP, UDP or ANY");
+        field.reject("DNS rules need TCP, UDP or ANY");
     }
     *ports = dns;
 }
@@ -135,16 +148,16 @@ fn parse_header_match(field: &Field<'_>) -> Option<(String, Option<String>)> {
     let mut object = field.object()?;
     let (name, value) = (object.take("name"), object.take("value"));
     let mismatch = object.take("mismatch");
-    object.refuse_fields(&[("secret", "secrets are not read")]);
+    object.reject_fields(&[("secret", "secrets are not read")]);
     object.finish();
-    // Cilium takes no text for the default, to refuse the request.
+    // Cilium takes no text for the default, to deny the request.
     if let Some(mismatch) = mismatch.filter(|field| field.value() != "") {
-        mismatch.refuse(
-            "is not enforced: requests pass or are refused as they are, and are never changed",
+        mismatch.reject(
+            "is not enforced: requests pass or are denied as they are, and are never changed",
         );
     }
     let Some(name) = name else {
-        field.refuse("has no name");
+        field.reject("has no name");
         return None;
     };
     let value = match &value {
@@ -172,7 +185,7 @@ fn compiled<T>(field: &Field<'_>, rule: Result<T, RuleError>) -> Option<T> {
     match rule {
         Ok(rule) => Some(rule),
         Err(error) => {
-            field.refuse_below(&error.field.to_string(), error.reason);
+            field.reject_below(&error.field.to_string(), error.reason);
             None
         }
     }

@@ -1,4 +1,7 @@
-//! The normal form: what every kind of policy is lowered to, and all that the compiler knows.
+//! The normal form that every kind of policy is lowered to. The compiler knows no other.
+
+mod ports;
+mod side;
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,30 +11,18 @@ use podgate_tables::l7::{L7Rules, NamePattern};
 pub use podgate_tables::policy::AddressScope;
 use podgate_tables::policy::{Action, Tier};
 
-use crate::model::PortMatch;
+pub use self::ports::{PortMatch, PortNumbers};
+pub use self::side::{PerSide, Side};
 use crate::selector::Selector;
 
-/// Which flows of a selected endpoint a rule is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Side {
-    /// Flows that it opens.
-    Egress,
-    /// Flows that are opened to it.
-    Ingress,
-}
-
-impl Side {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
-}
-
-/// Who is selected, and what applies to them. A policy has one or more.
+/// The endpoints that a policy selects, and the rules that apply to them. A policy has one or more
+/// rule sets.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RuleSet {
-    /// The endpoints. Only pods are endpoints, whatever the selector says.
-    pub subject: Selector,
-    /// Whether egress, and ingress, of the endpoints is denied where nothing allows it.
-    pub default_deny: [bool; 2],
+    /// Selects the endpoints. Only pods are endpoints, whatever the selector says.
+    pub endpoint_selector: Selector,
+    /// Whether flows that no rule allows are denied.
+    pub default_deny: PerSide<bool>,
     /// The rules, in the order of the document.
     pub rules: Vec<Rule>,
 }
@@ -40,16 +31,16 @@ impl RuleSet {
     /// Whether the set has any effect on this side of an endpoint.
     #[must_use]
     pub fn applies(&self, side: Side) -> bool {
-        self.default_deny[side as usize] || self.rules.iter().any(|rule| rule.side == side)
+        self.default_deny[side] || self.rules.iter().any(|rule| rule.side == side)
     }
 }
 
-/// Where a rule stands among all others; lower wins.
+/// The precedence of a rule over others; lower wins.
 ///
-/// Rules of one precedence are merged: deny before allow, and L7 rules together. In the Normal tier
-/// all rules have one precedence. In the others each rule has its own: where priorities are equal,
-/// the names of the policies decide (the API leaves that open), and inside a policy the order in
-/// it.
+/// Rules of one precedence are merged: deny comes before allow, and L7 rules are combined. In the
+/// Normal tier all rules have one precedence. In the other tiers each rule has its own: where
+/// priorities are equal, the names of the policies decide (the API leaves that open), and inside a
+/// policy the order of its rules.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Precedence {
     /// Tier.
@@ -68,19 +59,19 @@ impl Precedence {
 pub struct Rule {
     /// Side.
     pub side: Side,
-    /// Precedence. Rules of one policy that have the same stand in the order of the document.
+    /// Precedence. Rules of one policy with equal precedence are in the order of the document.
     pub precedence: Precedence,
     /// What happens to flows that match.
     pub action: Action,
     /// Path of the rule in its object, such as `spec.ingress[0]`.
     pub field: String,
-    /// Who must be at the other end; `None` is anyone, and an empty list nobody.
-    pub peers: Option<Vec<Peer>>,
-    /// On which ports; `None` is every port of every protocol.
+    /// Peers that match; `None` is any peer, and an empty list no peer.
+    pub peers: Option<Vec<PeerSelector>>,
+    /// Ports that match; `None` is every port of every protocol.
     pub ports: Option<Vec<RulePorts>>,
 }
 
-/// Ports, and what requests on them are held against.
+/// Ports, and the L7 rules that requests on them must match.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RulePorts {
     /// The ports.
@@ -89,40 +80,30 @@ pub struct RulePorts {
     pub l7: Option<Arc<L7Rules>>,
 }
 
-/// One way to be the other end of a flow. Lists of them are kept sorted and without doubles.
+/// Selects the other end of a flow. Lists of these are sorted, without duplicates.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Peer {
-    /// Pods, or what is no pod, by labels.
+pub enum PeerSelector {
+    /// Pods and reserved identities, by labels.
     Labels(Selector),
     /// Addresses.
     Network(NetworkPeer),
-    /// Addresses that a DNS name was seen to stand for, unless they are a pod's or a node's.
+    /// Addresses that a DNS name was seen to resolve to, except those of pods and nodes.
     Name(NamePattern),
 }
 
 /// Addresses of one network.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct NetworkPeer {
-    /// These…
+    /// The network.
     pub network: IpNet,
-    /// …but not these, which lie within; sorted.
+    /// Networks within it that are left out; sorted.
     pub except: Vec<IpNet>,
-    /// Whose addresses count.
+    /// The kinds of addresses that match.
     pub scope: AddressScope,
 }
 
-/// `egress` or `ingress`.
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Egress => "egress",
-            Self::Ingress => "ingress",
-        })
-    }
-}
-
 /// The selector, the network, or the name, as policies write them.
-impl fmt::Display for Peer {
+impl fmt::Display for PeerSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Labels(selector) => selector.fmt(f),

@@ -1,4 +1,4 @@
-//! The tables and their catalogue while they are worked on.
+//! The tables and their catalogue while they are changed.
 
 use std::sync::Arc;
 
@@ -8,21 +8,21 @@ use podgate_tables::policy::{AddressSet, IdentityRow, PolicyTables, SelectorSet}
 
 use crate::catalog::{Catalog, IdentityInfo, RuleOrigin};
 use crate::key::ObjectKey;
-use crate::rules::Peer;
+use crate::rules::PeerSelector;
 use crate::selector::Selector;
 
 /// Tables and names, always changed together.
 #[derive(Debug, Default)]
-pub(super) struct Working {
+pub(super) struct TableBuilder {
     pub(super) tables: PolicyTables,
     pub(super) catalog: Catalog,
     /// Identities whose rows have to be written again.
     pub(super) dirty: HashSet<u32>,
-    /// Whether anything is different from what was published last.
+    /// Whether anything changed since the last snapshot.
     pub(super) changed: bool,
 }
 
-impl Working {
+impl TableBuilder {
     pub(super) fn name_selector(&mut self, number: SelectorId, selector: Option<&Selector>) {
         let selector = selector.cloned().map(Arc::new);
         self.changed |= self.catalog.selectors.set(number.0, selector);
@@ -57,8 +57,13 @@ impl Working {
         self.changed |= self.catalog.identities.set(id, info);
     }
 
-    /// Sets what an address set holds, and what it stands for.
-    pub(super) fn set_addresses(&mut self, id: SelectorId, peers: Arc<[Peer]>, set: AddressSet) {
+    /// Sets the addresses of an address set, and the peers that it was made from.
+    pub(super) fn set_addresses(
+        &mut self,
+        id: SelectorId,
+        peers: Arc<[PeerSelector]>,
+        set: AddressSet,
+    ) {
         self.changed |= self.catalog.address_sets.set(id.0, peers);
         self.change_addresses(id, set);
     }

@@ -4,12 +4,13 @@
 use ipnet::IpNet;
 use podgate_tables::l7::NamePattern;
 
-use super::cidr::{parse_block, parse_network_or_address, parse_networks};
-use super::cilium::RuleSection;
-use super::metadata::{is_dns_label, is_subdomain};
-use super::names::parse_name_match;
-use super::selector::{KeySyntax, LabelSelector};
+use super::RuleSection;
 use crate::fields::{Field, Object, quote};
+use crate::model::cidr::{parse_block, parse_network_or_address, parse_networks};
+use crate::model::metadata::{is_dns_label, is_subdomain};
+use crate::model::names::parse_name_match;
+use crate::model::selector::{KeySyntax, LabelSelector};
+use crate::rules::Side;
 
 /// One peer of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,11 +35,11 @@ pub enum CiliumPeer {
     Entity(Entity),
     /// What stands behind services.
     Services(ServiceReference),
-    /// Addresses that a DNS name was seen to stand for, unless they are a pod's or a node's.
+    /// Addresses that a DNS name was seen to resolve to, unless they are a pod's or a node's.
     Name(NamePattern),
 }
 
-/// CiliumCIDRGroups that a policy refers to. Those that don't exist match nobody.
+/// CiliumCIDRGroups that a policy refers to. Groups that don't exist match no peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum GroupReference {
     /// `cidrGroupRef`: the one of this name.
@@ -47,7 +48,7 @@ pub enum GroupReference {
     Labels(LabelSelector),
 }
 
-/// Services that a policy refers to. Those that don't exist match nobody.
+/// Services that a policy refers to. Services that don't exist match no peer.
 ///
 /// A service with a selector stands for the pods of its namespace that the selector matches,
 /// whatever the state of its endpoints; one without stands for the addresses of its
@@ -92,11 +93,12 @@ pub enum Entity {
     /// The addresses of the API server, which are those of the EndpointSlices of the service
     /// `default/kubernetes`, unless they are a pod's. They belong to nodes or to the world too.
     KubeApiserver,
-    /// Pods before their identity is known. A pod is attached here only once it is, so nobody.
+    /// Pods before their identity is known. A pod is attached only when it is known, so this
+    /// matches none.
     Init,
     /// Cilium's ingress proxy. Nobody.
     Ingress,
-    /// Pods that Cilium doesn't manage. Their labels are known here, so nobody.
+    /// Pods that Cilium doesn't manage. Their labels are known here, so this matches none.
     Unmanaged,
     /// Cilium's health endpoints. Nobody.
     Health,
@@ -146,25 +148,25 @@ const NOT_GROUPS: &str = "peers by cloud provider groups are not enforced";
 const NOT_REQUIRES: &str =
     "was removed from Cilium in 1.19 and is not enforced; put the labels into the peers";
 
-const INGRESS_REFUSED: &[(&str, &str)] =
+const INGRESS_REJECTED: &[(&str, &str)] =
     &[("fromNodes", NOT_NODES), ("fromGroups", NOT_GROUPS), ("fromRequires", NOT_REQUIRES)];
 
-const EGRESS_REFUSED: &[(&str, &str)] =
+const EGRESS_REJECTED: &[(&str, &str)] =
     &[("toNodes", NOT_NODES), ("toGroups", NOT_GROUPS), ("toRequires", NOT_REQUIRES)];
 
-/// Reads whichever field names peers. More than one that is not empty is refused, as Cilium does.
+/// Parses the field for peers. More than one that is not empty is rejected, as Cilium does.
 pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option<Vec<CiliumPeer>> {
-    let (readers, refused) = match section.is_ingress() {
-        true => (INGRESS_PEERS, INGRESS_REFUSED),
-        false => (EGRESS_PEERS, EGRESS_REFUSED),
+    let (readers, rejected) = match section.side() {
+        Side::Ingress => (INGRESS_PEERS, INGRESS_REJECTED),
+        Side::Egress => (EGRESS_PEERS, EGRESS_REJECTED),
     };
-    rule.refuse_fields(refused);
+    rule.reject_fields(rejected);
     let mut peers: Option<Vec<CiliumPeer>> = None;
     let mut filled: Option<&str> = None;
     let names: &[(&str, ReadPeer)] = match section {
         RuleSection::Egress => &[("toFQDNs", parse_name)],
         RuleSection::EgressDeny => {
-            rule.refuse_fields(&[("toFQDNs", "deny rules know no DNS names")]);
+            rule.reject_fields(&[("toFQDNs", "deny rules know no DNS names")]);
             &[]
         }
         RuleSection::Ingress | RuleSection::IngressDeny => &[],
@@ -174,7 +176,7 @@ pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option
         let mut found = field.list(read).unwrap_or_default();
         if !found.is_empty() {
             if let Some(other) = filled {
-                field.refuse_with_fix(
+                field.reject_with_fix(
                     format!("can't stand in one rule with {other}"),
                     "write two rules, of which either may match",
                 );
@@ -204,11 +206,11 @@ fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
     let is_alone = [&cidr, &name, &labels].into_iter().flatten().count() == 1;
     match (&cidr, &name, &labels) {
         (None, None, None) => {
-            field.refuse("needs a cidr, a cidrGroupRef or a cidrGroupSelector");
+            field.reject("needs a cidr, a cidrGroupRef or a cidrGroupSelector");
         }
         (_, Some(extra), None) | (_, _, Some(extra)) if !is_alone => {
             // Of the fields that are there, the last in the order of the API is called too many.
-            extra.refuse_with_fix(
+            extra.reject_with_fix(
                 "can't stand in one element with another of cidr, cidrGroupRef and \
                  cidrGroupSelector",
                 "write two elements, of which either may match",
@@ -232,7 +234,7 @@ fn parse_entity(field: &Field<'_>) -> Option<CiliumPeer> {
     let name = field.string()?;
     let known = Entity::NAMES.iter().find(|known| known.0 == name);
     if known.is_none() {
-        field.refuse(format!("{} is no entity", quote(name)));
+        field.reject(format!("{} is no entity", quote(name)));
     }
     known.map(|(_, entity)| CiliumPeer::Entity(*entity))
 }
@@ -245,11 +247,11 @@ fn parse_service(field: &Field<'_>) -> Option<CiliumPeer> {
         (Some(field), None) => (field, "serviceName"),
         (None, Some(field)) => (field, "selector"),
         (None, None) => {
-            field.refuse("needs a k8sService or a k8sServiceSelector");
+            field.reject("needs a k8sService or a k8sServiceSelector");
             return None;
         }
         (Some(_), Some(labels)) => {
-            labels.refuse_with_fix(
+            labels.reject_with_fix(
                 "can't stand in one element with k8sService",
                 "write two elements, of which either may match",
             );
@@ -265,7 +267,7 @@ fn parse_service(field: &Field<'_>) -> Option<CiliumPeer> {
         .and_then(|field| checked(&field, is_dns_label, "the name of a namespace"))
         .map(str::to_owned);
     let Some(services) = services else {
-        reference.refuse(format!("has no {what}"));
+        reference.reject(format!("has no {what}"));
         return None;
     };
     let services = match what {
@@ -286,7 +288,7 @@ fn parse_name(field: &Field<'_>) -> Option<CiliumPeer> {
 fn checked<'a>(field: &Field<'a>, is_valid: fn(&str) -> bool, what: &str) -> Option<&'a str> {
     let text = field.string()?;
     if !is_valid(text) {
-        field.refuse(format!("{} is not {what}", quote(text)));
+        field.reject(format!("{} is not {what}", quote(text)));
         return None;
     }
     Some(text)

@@ -6,10 +6,11 @@ use podgate_tables::l7::L7Rules;
 use podgate_tables::proto;
 use serde_json::Value;
 
-use super::cilium::RuleSection;
-use super::cilium_l7::parse_l7;
-use super::ports::{PortMatch, PortNumbers, is_service_name, with_end_port};
+use super::RuleSection;
+use super::l7::{ElementL7, parse_l7};
 use crate::fields::{Field, Object, quote};
+use crate::model::ports::{is_service_name, with_end_port};
+use crate::rules::{PortMatch, PortNumbers};
 
 /// Most elements of one `ports` and of one `icmps[].fields` list.
 const PORTS_MAX: usize = 40;
@@ -41,7 +42,7 @@ impl Ports {
             Some(field) => {
                 let elements = field.list(|field| PortRule::parse(field, section));
                 let elements = elements.unwrap_or_default();
-                refuse_two_protocols(field, &elements);
+                reject_two_protocols(field, &elements);
                 elements
             }
             None => Vec::new(),
@@ -55,7 +56,7 @@ impl Ports {
             (false, true) => Some(Self::ToPorts(to_ports)),
             (true, false) => Some(Self::Icmps(lists.concat())),
             (false, false) => {
-                icmps.refuse_with_fix(
+                icmps.reject_with_fix(
                     "can't stand in one rule with toPorts",
                     "write two rules, of which either may match",
                 );
@@ -72,14 +73,14 @@ impl PortRule {
         let ports = object.take("ports").and_then(|field| parse_ports(&field));
         let mut ports = ports.unwrap_or_default();
         if field.problems() > before {
-            // What L7 rules ask of ports is told once these are mended.
+            // Conflicts with L7 rules are reported once the ports are valid.
             ports = vec![PortMatch { protocol: proto::TCP, ports: PortNumbers::Range(1..=1) }];
         }
         let l7 = if section.is_deny() {
-            object.refuse_fields(&[("rules", "deny rules know ports, but no L7 rules")]);
-            Some(None)
+            object.reject_fields(&[("rules", "deny rules know ports, but no L7 rules")]);
+            ElementL7::Unrestricted
         } else {
-            object.refuse_fields(&[
+            object.reject_fields(&[
                 ("terminatingTLS", "TLS is not terminated"),
                 ("originatingTLS", "TLS is not originated"),
                 ("listener", "there is no proxy that a listener could stand for"),
@@ -87,12 +88,16 @@ impl PortRule {
             parse_l7(field, &mut object, section, &mut ports)
         };
         object.finish();
-        Some(Self { ports, l7: l7? })
+        match l7 {
+            ElementL7::Unrestricted => Some(Self { ports, l7: None }),
+            ElementL7::Rules(rules) => Some(Self { ports, l7: Some(Arc::new(rules)) }),
+            ElementL7::Rejected => None,
+        }
     }
 }
 
-/// Nobody can tell what a flow speaks that has to be two protocols at once.
-fn refuse_two_protocols(field: &Field<'_>, elements: &[PortRule]) {
+/// A flow can't be inspected for two L7 protocols at once.
+fn reject_two_protocols(field: &Field<'_>, elements: &[PortRule]) {
     for (index, element) in elements.iter().enumerate() {
         let Some(own) = &element.l7 else { continue };
         let before = elements[..index].iter().enumerate();
@@ -101,7 +106,7 @@ fn refuse_two_protocols(field: &Field<'_>, elements: &[PortRule]) {
             before.overlaps(element).then(|| (other, rules.protocol()))
         });
         for (other, protocol) in conflict.take(1) {
-            field.refuse_with_fix(
+            field.reject_with_fix(
                 format!(
                     "elements {other} and {index} have {protocol} and {} rules for one port",
                     own.protocol()
@@ -122,7 +127,7 @@ impl PortRule {
                         a.start() <= b.end() && b.start() <= a.end()
                     }
                     (PortNumbers::Named(a), PortNumbers::Named(b)) => a == b,
-                    // A name may stand for any number; that shows where a flow meets both.
+                    // A name may be any number. Such a conflict is found when a flow matches both.
                     _ => false,
                 }
         };
@@ -130,7 +135,7 @@ impl PortRule {
     }
 }
 
-/// What `ANY` stands for.
+/// The protocols of `ANY`.
 const EVERY_TRANSPORT: &[u8] = &[proto::TCP, proto::UDP, proto::SCTP];
 
 /// Protocols by their names in `toPorts[].ports[].protocol`, with their IANA numbers and whether
@@ -151,7 +156,7 @@ const PROTOCOLS: &[(&str, &[u8], bool)] = &[
 fn parse_ports(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     let ports = field.list(parse_port)?;
     if ports.len() > PORTS_MAX {
-        field.refuse(format!("has {} ports, at most {PORTS_MAX} fit", ports.len()));
+        field.reject(format!("has {} ports, at most {PORTS_MAX} fit", ports.len()));
     }
     Some(ports.concat())
 }
@@ -163,19 +168,19 @@ fn parse_port(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     object.finish();
     let protocol = protocol.map_or(Some((EVERY_TRANSPORT, true)), |field| parse_protocol(&field));
     let (protocols, has_ports) = protocol.unwrap_or((EVERY_TRANSPORT, true));
-    // No text is no port to Cilium.
+    // To Cilium, an empty string is no port.
     let port = port.filter(|port| port.value() != "");
     let ports = match &port {
         Some(port) => {
             let ports = parse_port_text(port);
             if !has_ports && ports.as_ref().is_some_and(|ports| *ports != PortNumbers::All) {
-                port.refuse_with_fix("the protocol has no ports", "write \"0\"");
+                port.reject_with_fix("the protocol has no ports", "write \"0\"");
             }
             ports
         }
         None if !has_ports => Some(PortNumbers::All),
         None => {
-            field.refuse_with_fix("has no port", "write \"0\" for all ports");
+            field.reject_with_fix("has no port", "write \"0\" for all ports");
             None
         }
     };
@@ -194,7 +199,7 @@ fn parse_protocol(field: &Field<'_>) -> Option<(&'static [u8], bool)> {
     }
     let Some((_, number, has_ports)) = PROTOCOLS.iter().find(|known| known.0 == name) else {
         let names: Vec<&str> = PROTOCOLS.iter().map(|known| known.0).collect();
-        field.refuse(format!("must be ANY, {}, but is {}", names.join(", "), quote(name)));
+        field.reject(format!("must be ANY, {}, but is {}", names.join(", "), quote(name)));
         return None;
     };
     Some((number, *has_ports))
@@ -213,7 +218,7 @@ fn parse_port_text(field: &Field<'_>) -> Option<PortNumbers> {
             _ => PortNumbers::Range(number..=number),
         }),
         _ => {
-            field.refuse(format!("{} is no port number and no port name", quote(text)));
+            field.reject(format!("{} is no port number and no port name", quote(text)));
             None
         }
     }
@@ -226,7 +231,7 @@ fn parse_icmp_rule(field: &Field<'_>) -> Option<Vec<PortMatch>> {
     let Some(list) = fields else { return Some(Vec::new()) };
     let fields = list.list(parse_icmp_field)?;
     if fields.len() > PORTS_MAX {
-        list.refuse(format!("has {} elements, at most {PORTS_MAX} fit", fields.len()));
+        list.reject(format!("has {} elements, at most {PORTS_MAX} fit", fields.len()));
     }
     Some(fields)
 }
@@ -237,7 +242,7 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
     object.finish();
     let family = family.map_or(Some((proto::ICMP, ICMP_TYPES)), |family| parse_family(&family));
     let Some(kind) = kind else {
-        field.refuse("has no type");
+        field.reject("has no type");
         return None;
     };
     // Without a family, nothing is known of its types.
@@ -247,7 +252,7 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
             let named = names.iter().find(|(name, _)| name == text).map(|known| known.1);
             let number = named.or_else(|| text.parse::<u8>().ok().map(u16::from));
             if number.is_none() {
-                kind.refuse(format!("{} is no message type of this family", quote(text)));
+                kind.reject(format!("{} is no message type of this family", quote(text)));
             }
             number?
         }
@@ -262,7 +267,7 @@ fn parse_family(field: &Field<'_>) -> Option<(u8, &'static [(&'static str, u16)]
         "IPv6" => Some((proto::ICMPV6, ICMPV6_TYPES)),
         "IPv4" | "" => Some((proto::ICMP, ICMP_TYPES)),
         other => {
-            field.refuse(format!("must be IPv4 or IPv6, but is {}", quote(other)));
+            field.reject(format!("must be IPv4 or IPv6, but is {}", quote(other)));
             None
         }
     }

@@ -1,0 +1,27 @@
+//! Flow records: what workers report, with the names of pods, policies and rules.
+//!
+//! A worker's [`Event`](podgate_tables::event::Event) carries numbers. [`FlowRecord::new`] resolves
+//! them to names by the tables that were in force. A record is printed as JSON by serde, and as
+//! text by [`FlowRecord::compact`], whose lines are those of `hubble observe`. Its fields map one
+//! to one to Hubble's `Flow` (cilium `api/v1/flow/flow.proto`), except that one record has the
+//! verdicts of both directions where Hubble sends two flows.
+//!
+//! | module | topic |
+//! |---|---|
+//! | `record` | the record's types and their JSON |
+//! | `names` | names of policies and rules |
+//! | `resolve` | from an event to a record |
+//! | `text` | a record as a line of text |
+
+mod names;
+mod record;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use names::{PolicyName, RuleName};
+pub use record::{
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
+};
+pub(crate) use resolve::NameResolver;

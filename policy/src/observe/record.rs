@@ -1,0 +1,179 @@
+//! The flow record and its parts.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::names::{PolicyName, RuleName};
+
+/// What became of a flow, packet or request; the names are Hubble's.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Outcome {
+    /// It was forwarded.
+    Forwarded,
+    /// It was dropped, or denied.
+    Dropped,
+    /// It goes to L7 inspection, which decides on each request.
+    Redirected,
+}
+
+/// One event with its names.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct FlowRecord {
+    /// When it happened.
+    pub time: Timestamp,
+    /// What became of it.
+    pub verdict: Outcome,
+    /// Why it was dropped: a metric label of [`DropReason`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_reason: Option<String>,
+    /// The end that opened the flow.
+    pub source: FlowEndpoint,
+    /// The other end.
+    pub destination: FlowEndpoint,
+    /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number.
+    pub protocol: String,
+    /// Whether the packet went from the destination to the source; absent where that is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_reply: Option<bool>,
+    /// Slot of the link that received the packet.
+    pub link: u16,
+    /// Epoch of the tables that decided it.
+    pub epoch: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub detail: Detail,
+}
+
+/// One end of a flow.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct FlowEndpoint {
+    /// Address.
+    pub address: IpAddr,
+    /// L4 port; absent for protocols without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Identity number, Cilium's for the reserved ones.
+    pub identity: u32,
+    /// Labels of the identity.
+    pub labels: Vec<String>,
+    /// Namespace of the pod that has the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name of the pod that has the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+}
+
+/// What happened.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Detail {
+    /// Policy decided on a flow.
+    PolicyVerdict {
+        /// At the source.
+        egress: DirectionVerdict,
+        /// At the destination.
+        ingress: DirectionVerdict,
+        /// Flags of the packet that opened the flow.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tcp_flags: Vec<String>,
+        /// ICMP type.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        icmp_type: Option<u8>,
+        /// Whether an established flow was evaluated again after a change of policy.
+        reevaluated: bool,
+    },
+    /// A packet was dropped for another reason than policy.
+    Drop,
+    /// An HTTP request was allowed or denied.
+    HttpRequest {
+        /// Method. Control characters from the pod are escaped, here and in the next two.
+        method: String,
+        /// Request target, cut to [`podgate_tables::event::PATH_MAX`] bytes.
+        path: String,
+        /// Host header.
+        host: String,
+        /// The rule that allowed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
+    /// An HTTP response head passed.
+    HttpResponse {
+        /// Status code.
+        status: u16,
+        /// From the request's release to the response's head, nanoseconds.
+        latency_ns: u64,
+    },
+    /// The flow ended.
+    End {
+        /// Packets from the source and to it.
+        packets: [u64; 2],
+        /// Bytes from the source and to it.
+        bytes: [u64; 2],
+    },
+}
+
+/// What decided one direction of a flow.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct DirectionVerdict {
+    /// Whether this direction is open.
+    pub allowed: bool,
+    /// By what.
+    #[serde(flatten)]
+    pub by: DecidedBy,
+}
+
+/// What decided a direction.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum DecidedBy {
+    /// A rule.
+    Rule {
+        /// Which.
+        rule: RuleName,
+        /// What of the flow the rule named.
+        #[serde(rename = "match")]
+        matched: MatchType,
+    },
+    /// This rule allows, but it and another that matches name different L7 protocols, so that
+    /// nothing passes.
+    Conflict {
+        /// Which.
+        rule: RuleName,
+    },
+    /// No rule matched, and these policies ask for one.
+    DefaultDeny {
+        /// Which policies.
+        policies: Vec<PolicyName>,
+    },
+    /// No policy selects the endpoint in this direction.
+    Unenforced,
+    /// Traffic between the node and its own pods.
+    Node,
+    /// Traffic of an endpoint with itself.
+    ToSelf,
+    /// The endpoint is on another node, which applies its policy.
+    NotLocal,
+}
+
+/// What of a flow a rule named; the words are Hubble's `policy_match_type`
+/// (cilium `pkg/monitor/api/types.go`).
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MatchType {
+    /// The peer only.
+    #[serde(rename = "L3-Only")]
+    L3Only,
+    /// Peer and port.
+    #[serde(rename = "L3-L4")]
+    L3L4,
+    /// The port only.
+    #[serde(rename = "L4-Only")]
+    L4Only,
+    /// Nothing: any peer, any port.
+    #[serde(rename = "all")]
+    All,
+}

@@ -1,0 +1,200 @@
+//! From a worker's event to a record: names in place of numbers.
+
+use jiff::Timestamp;
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{Event, EventKind, RequestLine};
+use podgate_tables::ids::RuleId;
+use podgate_tables::policy::{self, Cause, Exemption, RuleTable, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
+
+use super::names::{PolicyName, RuleName};
+use super::record::{
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
+};
+use crate::catalog::IdentityInfo;
+use crate::compile::Compiled;
+
+impl FlowRecord {
+    /// The record of `event`, which happened at `time`, with the names of `compiled`: the tables
+    /// that were published as the event's epoch.
+    #[must_use]
+    pub fn new(event: &Event, time: Timestamp, compiled: &Compiled) -> Self {
+        let names = NameResolver { compiled, tuple: &event.tuple };
+        let (verdict, drop_reason) = outcome(&event.kind);
+        Self {
+            time,
+            verdict,
+            drop_reason: drop_reason.map(|reason| reason.label().to_owned()),
+            source: names.peer(event.tuple.src, event.tuple.src_port),
+            destination: names.peer(event.tuple.dst, event.tuple.dst_port),
+            protocol: proto::name(event.tuple.protocol).into_owned(),
+            is_reply: match event.kind {
+                EventKind::Verdict { .. } | EventKind::HttpRequest { .. } => Some(false),
+                EventKind::HttpResponse { .. } => Some(true),
+                EventKind::Drop { .. } | EventKind::End { .. } => None,
+            },
+            link: event.link.0,
+            epoch: event.epoch.0,
+            detail: names.detail(&event.kind),
+        }
+    }
+}
+
+fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
+    match *kind {
+        EventKind::Verdict { verdict: Verdict::Allow, .. } => (Outcome::Forwarded, None),
+        EventKind::Verdict { verdict: Verdict::Inspect, .. } => (Outcome::Redirected, None),
+        EventKind::Verdict { verdict: Verdict::Deny, egress, ingress, reevaluated, .. } => {
+            let is_rule = |cause: &Cause| matches!(cause, Cause::Denied(_) | Cause::Conflicting(_));
+            let by_rule = [egress, ingress].iter().any(is_rule);
+            let reason = match (reevaluated, by_rule) {
+                (true, _) => DropReason::PolicyRevoked,
+                (false, true) => DropReason::PolicyDeny,
+                (false, false) => DropReason::PolicyDefaultDeny,
+            };
+            (Outcome::Dropped, Some(reason))
+        }
+        EventKind::Drop { reason } => (Outcome::Dropped, Some(reason)),
+        EventKind::HttpRequest { allowed: true, .. } => (Outcome::Forwarded, None),
+        EventKind::HttpRequest { malformed, .. } => {
+            (Outcome::Dropped, Some(malformed.unwrap_or(DropReason::L7Denied)))
+        }
+        EventKind::HttpResponse { .. } | EventKind::End { .. } => (Outcome::Forwarded, None),
+    }
+}
+
+/// Flags of a TCP header (RFC 9293 §3.1) by their bits, in the order that Hubble names them.
+const TCP_FLAGS: [(u8, &str); 8] = [
+    (0x02, "SYN"),
+    (0x10, "ACK"),
+    (0x04, "RST"),
+    (0x01, "FIN"),
+    (0x08, "PSH"),
+    (0x20, "URG"),
+    (0x40, "ECE"),
+    (0x80, "CWR"),
+];
+
+/// Gives names to the numbers of one event, or of one decision.
+pub(crate) struct NameResolver<'a> {
+    pub(crate) compiled: &'a Compiled,
+    pub(crate) tuple: &'a Tuple,
+}
+
+impl NameResolver<'_> {
+    pub(crate) fn peer(&self, address: Address, port: u16) -> FlowEndpoint {
+        let index = self.compiled.tables.resolve(address).identity_index;
+        let identity = self.compiled.catalog.identity(index);
+        let pod = self.compiled.catalog.pod_at(address.ip());
+        let has_ports = matches!(self.tuple.protocol, proto::TCP | proto::UDP | proto::SCTP);
+        FlowEndpoint {
+            address: address.ip(),
+            port: has_ports.then_some(port),
+            identity: identity.map_or(0, |identity| identity.number),
+            labels: identity.map(IdentityInfo::labels).unwrap_or_default(),
+            namespace: pod.map(|pod| pod.namespace.to_string()),
+            pod: pod.map(|pod| pod.name.to_string()),
+        }
+    }
+
+    fn detail(&self, kind: &EventKind) -> Detail {
+        match *kind {
+            EventKind::Verdict { egress, ingress, tcp_flags, icmp_type, reevaluated, .. } => {
+                let port = Subject { tuple: *self.tuple, icmp_type }.policy_port();
+                let tables = &self.compiled.tables;
+                let [source, destination] =
+                    [self.tuple.src, self.tuple.dst].map(|end| tables.resolve(end).identity);
+                let flags = TCP_FLAGS.iter().filter(|(bit, _)| tcp_flags & bit != 0);
+                Detail::PolicyVerdict {
+                    egress: self.verdict_of(egress, &source.egress, port),
+                    ingress: self.verdict_of(ingress, &destination.ingress, port),
+                    tcp_flags: flags.map(|(_, name)| (*name).to_owned()).collect(),
+                    icmp_type: proto::is_icmp(self.tuple.protocol).then_some(icmp_type),
+                    reevaluated,
+                }
+            }
+            EventKind::Drop { .. } => Detail::Drop,
+            EventKind::HttpRequest { rule, request, .. } => self.http_request(rule, &request),
+            EventKind::HttpResponse { status, latency_ns } => {
+                Detail::HttpResponse { status, latency_ns }
+            }
+            EventKind::End { original, reply } => Detail::End {
+                packets: [original.packets, reply.packets],
+                bytes: [original.bytes, reply.bytes],
+            },
+        }
+    }
+
+    fn http_request(&self, rule: Option<RuleId>, request: &RequestLine) -> Detail {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Detail::HttpRequest {
+            method: text(request.method.bytes()),
+            path: text(request.path.bytes()),
+            host: text(request.host.bytes()),
+            rule: rule.map(|rule| self.rule(rule)),
+        }
+    }
+
+    pub(crate) fn verdict_of(
+        &self,
+        cause: Cause,
+        table: &RuleTable,
+        port: u16,
+    ) -> DirectionVerdict {
+        let by = match cause {
+            Cause::Allowed(rule) | Cause::Denied(rule) => DecidedBy::Rule {
+                rule: self.rule(rule),
+                matched: match_type(rule, table, self.tuple.protocol, port),
+            },
+            Cause::Conflicting(rule) => DecidedBy::Conflict { rule: self.rule(rule) },
+            Cause::DefaultDeny(set) => DecidedBy::DefaultDeny {
+                policies: self
+                    .compiled
+                    .catalog
+                    .deny_set(set)
+                    .iter()
+                    .map(PolicyName::from)
+                    .collect(),
+            },
+            Cause::Unenforced => DecidedBy::Unenforced,
+            Cause::Exempt(Exemption::FromNode | Exemption::ToNode) => DecidedBy::Node,
+            Cause::Exempt(Exemption::ToSelf) => DecidedBy::ToSelf,
+            Cause::Exempt(Exemption::NotLocal) => DecidedBy::NotLocal,
+        };
+        DirectionVerdict { allowed: cause.allows(), by }
+    }
+
+    pub(crate) fn rule(&self, rule: RuleId) -> RuleName {
+        match self.compiled.catalog.rule(rule) {
+            Some(origin) => {
+                RuleName { policy: PolicyName::from(&*origin.key), path: origin.field.clone() }
+            }
+            None => {
+                let policy = PolicyName {
+                    kind: "unknown".into(),
+                    namespace: None,
+                    name: format!("rule {}", rule.0),
+                };
+                RuleName { policy, path: String::new() }
+            }
+        }
+    }
+}
+
+/// What of the flow `rule` names, read off its entry in the table that it was found in.
+fn match_type(rule: RuleId, table: &RuleTable, protocol: u8, port: u16) -> MatchType {
+    let entries = table.entries(protocol, port);
+    let peer =
+        entries.iter().any(|entry| entry.rule == rule && entry.peer != policy::PeerMatch::Any);
+    // A rule without ports matches where no port is known, too.
+    let other = table.other.map_or(&[][..], |class| &table.classes[class as usize]);
+    let ports = !other.iter().any(|entry| entry.rule == rule);
+    match (peer, ports) {
+        (true, true) => MatchType::L3L4,
+        (true, false) => MatchType::L3Only,
+        (false, true) => MatchType::L4Only,
+        (false, false) => MatchType::All,
+    }
+}
