@@ -199,7 +199,7 @@ fn a_connection_that_was_closed_for_its_requests_is_forgotten_soon() {
     let mut rig = connected(only_docs());
     rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
     assert!(rig.workers[0].stats().kept_bytes.get() > 0);
-    // 30 seconds for the head to be completed, 30 for the ends to close, 10 for a closed connection.
+    // 30 seconds for the head to be completed, 30 for the ends to close, 10 until it is forgotten.
     for _ in 0..(30 + 30 + 13) * 10 {
         rig.now = rig.now.plus_millis(100);
         rig.run();

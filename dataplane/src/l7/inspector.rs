@@ -1,8 +1,9 @@
 //! What a protocol inspector is: bytes of both directions in, operations out.
 //!
-//! An inspector knows nothing of TCP. It is shown the bytes of each direction in order, each byte
-//! once it can decide about it, and answers with one [`Op`] at a time. The [`editor`](super::editor)
-//! executes the operations on the TCP stream. The operations are those of Cilium's proxylib
+//! An inspector knows nothing of TCP. It is shown the bytes of each direction in order, and answers
+//! with one [`Op`] at a time, which says what happens to the first of them. The
+//! [`editor`](super::editor) executes the operations on the TCP stream. The operations are those
+//! of Cilium's proxylib (`proxylib/types/types.h`, `FilterOpType`).
 //! (`proxylib/types/types.h`, `FilterOpType`).
 
 use podgate_tables::event::EventKind;

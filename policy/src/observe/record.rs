@@ -26,7 +26,7 @@ pub struct FlowRecord {
     pub time: Timestamp,
     /// What became of it.
     pub verdict: Outcome,
-    /// Why it was dropped: a metric label of [`DropReason`].
+    /// Why it was dropped: a metric label of [`podgate_tables::drop_reason::DropReason`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
     /// The end that opened the flow.

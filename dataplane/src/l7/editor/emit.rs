@@ -311,9 +311,9 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// Tells the sender which bytes wait for others, as the receiver would if it had them (RFC 2018
-    /// §4): otherwise it learns only from its retransmission timeout that it has to retransmit those
-    /// in front of them. Not while the receiver owes acknowledgements of bytes that were forwarded:
-    /// the sender would take these bytes for lost, too.
+    /// §4): otherwise the sender learns of the loss only by its retransmission timeout. Not while
+    /// the receiver owes acknowledgements of bytes that were forwarded: the sender would take these
+    /// bytes for lost, too.
     pub(super) fn acknowledge_out_of_order(
         &mut self,
         direction: FlowDirection,

@@ -63,8 +63,8 @@ impl<I: Inspector> Editor<I> {
         self.stage = Stage::Closing { until: now.plus_millis(CLOSING_MS), server_gone: false };
     }
 
-    /// Resets a server that has not closed though the client has, and knows everything: nobody reads
-    /// what it still sends.
+    /// Resets a server that has not closed, though the client has and got everything: nobody reads
+    /// what the server still sends.
     pub(super) fn release_server(&mut self, io: &mut impl FlowIo) {
         if let Stage::Closing { until, server_gone: false } = self.stage
             && self.client_is_done()

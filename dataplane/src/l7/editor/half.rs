@@ -215,7 +215,7 @@ impl Half {
     }
 
     /// In: the bytes that we have to retransmit, as far as the receiver's window lets them: those
-    /// that we acknowledged, and where the sender was told a larger window, all that are remembered.
+    /// that we acknowledged; where the sender was told a larger window, all that are remembered.
     pub(super) fn to_retransmit(&self) -> Option<(Seq, Seq)> {
         let from = self.acked_in();
         let remembered = match self.memory.first_from(from) {

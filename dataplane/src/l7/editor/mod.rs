@@ -1,6 +1,6 @@
 //! Executes an inspector's operations on the TCP stream of one flow.
 //!
-//! Both directions are the same type, [`Half`]: what arrives in order is shown to the inspector,
+//! Both directions are the same type, [`half::Half`]: what arrives in order is shown to the inspector,
 //! what it passes is forwarded, what it drops is acknowledged to its sender, and what it inserts is
 //! sent and retransmitted by us. Sequence numbers behind an edit are translated ([`splice`]).
 //!
