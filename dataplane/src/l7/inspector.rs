@@ -4,7 +4,6 @@
 //! with one [`Op`] at a time, which says what happens to the first of them. The
 //! [`editor`](super::editor) executes the operations on the TCP stream. The operations are those
 //! of Cilium's proxylib (`proxylib/types/types.h`, `FilterOpType`).
-//! (`proxylib/types/types.h`, `FilterOpType`).
 
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;

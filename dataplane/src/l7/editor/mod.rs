@@ -1,8 +1,9 @@
 //! Executes an inspector's operations on the TCP stream of one flow.
 //!
-//! Both directions are the same type, [`half::Half`]: what arrives in order is shown to the inspector,
-//! what it passes is forwarded, what it drops is acknowledged to its sender, and what it inserts is
-//! sent and retransmitted by us. Sequence numbers behind an edit are translated ([`splice`]).
+//! Both directions are the same type, [`half::Half`]: what arrives in order is shown to the
+//! inspector, what it passes is forwarded, what it drops is acknowledged to its sender, and what it
+//! inserts is sent and retransmitted by us. Sequence numbers behind an edit are translated
+//! ([`splice`]).
 //!
 //! # What the receiver gets
 //! The receiver must not read a stream that differs from the inspected one where it decides
