@@ -57,7 +57,11 @@ pub(crate) fn inspect<'a>(
     }
     let outcome = Outcome {
         forwarded: connection.requests.received.clone(),
-        answered: connection.responses.received.clone(),
+        // Whether an answer goes before a reset is a matter of time.
+        answered: match connection.reset {
+            None => connection.responses.received.clone(),
+            Some(_) => Vec::new(),
+        },
         verdicts: connection.verdicts(),
         reset: connection.reset,
         closed: connection.closed,

@@ -255,7 +255,8 @@ impl Http1 {
         }
         if step.complete {
             self.owed.pop_front();
-            self.upgrading = false;
+            // The offer is in the last request.
+            self.upgrading &= !self.owed.is_empty();
         }
         Step { op: Op::Skip(step.taken), event }
     }

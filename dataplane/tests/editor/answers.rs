@@ -361,3 +361,31 @@ fn a_denied_body_larger_than_the_window_is_swallowed() {
     }
     assert!(lab.server.received.is_empty() && !lab.client.was_reset);
 }
+
+#[test]
+fn denied_requests_in_two_segments_do_not_fill_the_memory() {
+    let mut lab = lab();
+    let cookie = "x".repeat(1_200);
+    let head = format!("GET /secr HTTP/1.1\r\nHost: h\r\nCookie: {cookie}\r\n\r\n");
+    for _ in 0..100 {
+        lab.request(&head.as_bytes()[..700]);
+        lab.request(&head.as_bytes()[700..]);
+    }
+    assert!(lab.editor.remembered_bytes() < 2_000);
+    lab.request(DOCS);
+    assert_eq!(lab.server.received, DOCS);
+    assert!(lab.client.received.ends_with(RESPONSE));
+}
+
+#[test]
+fn answers_that_are_not_acknowledged_are_bounded() {
+    let mut lab = lab();
+    lab.acks = false;
+    for _ in 0..400 {
+        lab.client_sends(lab.client.sent, SECRET, PSH);
+    }
+    assert!(lab.editor.buffered_bytes() < 64 * 1024, "{}", lab.editor.buffered_bytes());
+    lab.io.sent.clear();
+    lab.client_sends(0, &SECRET[..1], 0);
+    assert!(lab.io.sent.len() < 12, "{} packets for one", lab.io.sent.len());
+}

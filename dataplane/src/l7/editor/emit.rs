@@ -11,6 +11,8 @@ use super::seq::Seq;
 use super::{Denial, DenialResponse, Editor, FlowIo, Inspector};
 use crate::l7::reply::{PAYLOAD_MAX, Segment};
 
+/// Segments of own bytes that are sent at a time. An acknowledgement lets the next ones go.
+const OWN_SEGMENTS_MAX: usize = 8;
 /// Bytes of a timestamp option, padded.
 const TIMESTAMP_LEN: usize = 12;
 
@@ -178,11 +180,14 @@ impl<I: Inspector> Editor<I> {
         self.send_segment(&segment, io);
     }
 
-    fn send_segment(&self, segment: &Segment<'_>, io: &mut impl FlowIo) {
+    /// Returns false if there is no free frame.
+    fn send_segment(&self, segment: &Segment<'_>, io: &mut impl FlowIo) -> bool {
         let packet = self.template.as_ref().and_then(|template| template.build(segment, io));
+        let is_sent = packet.is_some();
         if let Some(packet) = packet {
             io.originate(segment.direction, packet);
         }
+        is_sent
     }
 
     /// Payload of our own segments in a direction, at most.
@@ -264,7 +269,7 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// Sends own bytes from `from` on, and our FIN, as far as the receiver's window allows, but at
-    /// least `probe` bytes.
+    /// least `probe` bytes; a few segments at a time.
     pub(super) fn send_own(
         &mut self,
         direction: FlowDirection,
@@ -274,33 +279,29 @@ impl<I: Inspector> Editor<I> {
     ) {
         let max = self.payload_max(direction);
         let mut at = from.later(self.halves[direction].acked);
-        loop {
+        for _ in 0..OWN_SEGMENTS_MAX {
             let half = &self.halves[direction];
             let (start, bytes) = half.own.first_from(at).unwrap_or((at, b""));
-            if bytes.is_empty() {
-                break;
-            }
             let room = (half.edge.count_since(start) as usize).max(probe);
-            let bytes = &bytes[..bytes.len().min(max).min(room)];
-            if bytes.is_empty() {
+            let len = bytes.len().min(max).min(room);
+            let end = start.plus(len as u32);
+            let is_fin = half.own_fin == Some(end);
+            if len == 0 && !is_fin {
                 return;
             }
-            let end = start.plus(bytes.len() as u32);
-            let control = if half.own_fin == Some(end) { TcpControl::Fin } else { TcpControl::Psh };
-            let segment =
-                Segment { seq: start.0, control, payload: bytes, ..self.blank(direction) };
-            self.send_segment(&segment, io);
-            self.was_sent(direction, start, end.count_since(start), control);
-            at = end.plus(u32::from(control == TcpControl::Fin));
+            let control = if is_fin { TcpControl::Fin } else { TcpControl::Psh };
+            let payload = &bytes[..len];
+            let segment = Segment { seq: start.0, control, payload, ..self.blank(direction) };
+            if !self.send_segment(&segment, io) {
+                return;
+            }
+            self.was_sent(direction, start, len as u32, control);
+            at = end.plus(u32::from(is_fin));
             let half = &mut self.halves[direction];
             half.own_sent = half.own_sent.later(at);
-        }
-        if let Some(fin) = self.halves[direction].own_fin
-            && !fin.is_before(at)
-        {
-            self.send(direction, fin, TcpControl::Fin, b"", io);
-            let half = &mut self.halves[direction];
-            half.own_sent = half.own_sent.later(fin.plus(1));
+            if is_fin {
+                return;
+            }
         }
     }
 

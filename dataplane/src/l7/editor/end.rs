@@ -128,7 +128,8 @@ impl<I: Inspector> Editor<I> {
     pub fn close(&mut self, io: &mut impl FlowIo) {
         match self.stage {
             Stage::Closed => {}
-            _ if self.syn.is_none() || self.is_over() => {
+            // Who was sent a reset may not have accepted it.
+            _ if self.syn.is_none() || self.is_finished() || self.was_rejected() => {
                 self.drop_queued(DropReason::L7Closed, io);
             }
             _ => self.reset(io),
@@ -137,15 +138,25 @@ impl<I: Inspector> Editor<I> {
         self.trim(io);
     }
 
+    /// Whether the server answered the SYN by a reset, or the client took the SYN back.
+    fn was_rejected(&self) -> bool {
+        self.aborted && matches!(self.stage, Stage::Opening)
+    }
+
     /// Whether both ends know that the connection is over.
     pub(super) fn is_over(&self) -> bool {
+        self.aborted || self.is_finished()
+    }
+
+    /// Whether both ends have closed, and know that the other one has.
+    pub(super) fn is_finished(&self) -> bool {
         let super::Halves { original, reply } = &self.halves;
         let server_is_done = match self.stage {
             Stage::Closing { server_gone: true, .. } => true,
             Stage::Opening => false,
             _ => reply.fin.is_some() && original.is_finished(),
         };
-        self.aborted || self.client_is_done() && server_is_done
+        self.client_is_done() && server_is_done
     }
 }
 

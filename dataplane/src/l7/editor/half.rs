@@ -305,6 +305,7 @@ impl Half {
         self.decided = self.decided.plus(count);
         self.next = self.next.later(self.decided);
         self.splices.collapse(self.acked);
+        self.memory.forget_before(self.acked_in());
     }
 }
 

@@ -34,7 +34,8 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// A SYN of the server. If it answers the client's last SYN, a connection begins, also in
-    /// place of a former one: no server acknowledges a SYN of a connection that it still has.
+    /// place of one that is over. One that is not over is reset: a server that answers by SYN
+    /// cookies may still have it.
     pub(super) fn server_opens(&mut self, mut segment: TcpSegment, io: &mut impl FlowIo) {
         let isn = segment.start();
         let answered = self.syn.filter(|syn| {
@@ -56,6 +57,10 @@ impl<I: Inspector> Editor<I> {
             },
             (true, false) if opened => {
                 return io.discard(segment.packet, DropReason::Malformed);
+            }
+            (false, _) if opened && self.is_live() && !self.is_finished() => {
+                io.discard(segment.packet, DropReason::L7Closed);
+                return self.reset(io);
             }
             _ => self.begin(&syn, &segment, io),
         }

@@ -16,6 +16,8 @@ use crate::l7::inspector::{AfterInjection, Step};
 /// may have in flight in heads. Beyond it, segments wait for the receiver's acknowledgements, as
 /// they do when all flows together keep as much as they may ([`FlowIo::keep`]).
 pub const MEMORY_MAX: usize = 64 * 1024;
+/// Own bytes of one direction that wait for acknowledgement, at most (and one injection).
+const OWN_MAX: usize = 16 * 1024;
 /// Bytes that are appended to undecided ones at a time.
 const APPEND_MAX: usize = 2 * 1024;
 /// Time after which undecided bytes are acknowledged: long enough for the rest of a head that is
@@ -40,11 +42,12 @@ impl<I: Inspector> Editor<I> {
         io: &mut impl FlowIo,
     ) -> Result<bool, DropReason> {
         let ack = Seq(segment.tcp.ack);
-        let half = &mut self.halves[direction.reverse()];
+        let half = &self.halves[direction.reverse()];
         let opened = half.acked != half.isn;
         if !segment.tcp.has(tcp_flags::ACK)
             || ack.is_after(half.sent)
             || (!opened && !ack.is_after(half.isn))
+            || (!opened && segment.start() != self.halves[direction].isn.plus(1))
         {
             return Err(DropReason::Malformed);
         }
@@ -105,9 +108,11 @@ impl<I: Inspector> Editor<I> {
         if is_beyond && !matches!(half.mode, Mode::Drop(_)) {
             return io.discard(segment.packet, DropReason::L7Limit);
         }
-        // The receiver acknowledges again what it has, but not what we dropped or own.
+        // What is acknowledged is not forwarded again, beside the one byte of a keep-alive probe.
+        // The receiver would not acknowledge what we dropped or own.
         let is_ours = !half.splices.is_identity() || half.owned.is_after(half.acked);
-        if is_ours && !end.is_after(half.ack()) {
+        let is_acked = segment.len() > 1 && !end.is_after(half.acked_in());
+        if is_acked || is_ours && !end.is_after(half.ack()) {
             segment.free(io);
             return self.answer_again(direction, io);
         }
@@ -356,7 +361,8 @@ impl<I: Inspector> Editor<I> {
         // A segment of ours would complete the handshake in place of the client.
         let is_open = self.halves.reply.acked != self.halves.reply.isn;
         let half = &self.halves[direction];
-        if !is_open || half.has_ended() || !half.splices.has_room(half.decided) {
+        let is_full = half.own.len() >= OWN_MAX || !half.splices.has_room(half.decided);
+        if !is_open || half.has_ended() || is_full {
             return false;
         }
         let heap = self.heap() - half.own.heap() + half.own.heap_with(len);
