@@ -40,7 +40,8 @@ drop_reasons! {
     PolicyRevoked = ("policy_revoked", 133),
     /// L7 rules denied the request; the client got a response.
     L7Denied = ("l7_denied", 133),
-    /// A segment of a connection on which an earlier request was denied.
+    /// A segment of an inspected connection that podgate answers itself: the connection was closed
+    /// or reset, or its bytes were dropped, acknowledged before, or forwarded in other segments.
     L7Closed = ("l7_closed", 133),
     /// The L7 stream is malformed or ambiguous.
     L7Malformed = ("l7_malformed", 134),

@@ -20,7 +20,7 @@ use crate::store::Store;
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
-    /// FlowEnd is at the other end.
+    /// Who is at the other end.
     Peer,
     /// The protocol.
     Protocol,
@@ -82,7 +82,7 @@ impl FlowEnd<'_> {
 /// The flow, seen from the endpoint that rules apply to.
 pub(super) struct Case<'a> {
     pub(super) store: &'a Store,
-    /// FlowEnd is at the other end.
+    /// Who is at the other end.
     pub(super) peer: FlowEnd<'a>,
     /// FlowEnd is called: its container ports have the names.
     pub(super) destination: FlowEnd<'a>,

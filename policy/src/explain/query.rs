@@ -13,9 +13,9 @@ use super::request::RequestSpec;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// FlowEnd opens the flow.
+    /// The end that opens the flow.
     pub from: EndName,
-    /// FlowEnd is called.
+    /// The end that it is opened to.
     pub to: EndName,
     /// By which protocol, at which port.
     pub port: Transport,

@@ -50,10 +50,19 @@ impl<I: Inspector> Editor<I> {
             && to == end
             && !half.decided.is_before(segment.end_with_fin());
         match half.splices.first_piece(start, to) {
+            None if with_fin && segment.len() == 0 => {
+                let at = half.splices.to_out(end);
+                self.forward(direction, segment, at, io);
+            }
             None if with_fin => {
                 let at = half.splices.to_out(end);
-                segment.free(io);
+                io.discard(segment.packet, DropReason::L7Closed);
                 self.send(direction, at, TcpControl::Fin, b"", io);
+            }
+            None if segment.len() > 0 && !half.decided.is_before(end) => {
+                let is_open = matches!(self.stage, super::Stage::Open);
+                let reason = if is_open { DropReason::L7Denied } else { DropReason::L7Closed };
+                io.discard(segment.packet, reason);
             }
             None => {
                 let at = half.released();
@@ -75,7 +84,7 @@ impl<I: Inspector> Editor<I> {
             }
             Some(_) => {
                 self.send_pieces(direction, start, to, with_fin, &segment, io);
-                segment.free(io);
+                io.discard(segment.packet, DropReason::L7Closed);
             }
         }
     }
@@ -104,7 +113,7 @@ impl<I: Inspector> Editor<I> {
             }
         }
         if self.repeats(direction, &segment, ack, io) {
-            return segment.free(io);
+            return io.discard(segment.packet, DropReason::L7Closed);
         }
         segment.renumber(at, ack, window, io.umem());
         self.halves[direction.reverse()].told(ack);

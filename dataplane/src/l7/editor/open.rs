@@ -87,6 +87,9 @@ impl<I: Inspector> Editor<I> {
             original: Half::new(syn.isn, client_first, server_edge, client),
             reply: Half::new(isn, isn, client_edge, server),
         };
+        // The client's acknowledgement of the SYN-ACK has to reach the server, also with bytes that
+        // are dropped.
+        self.halves.reply.acked_to_sender = isn;
         self.inspector = I::default();
         self.aborted = false;
         self.stage = Stage::Open;

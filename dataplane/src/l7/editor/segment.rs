@@ -69,14 +69,6 @@ impl TcpSegment {
         }
     }
 
-    /// Gives the frames back.
-    pub(super) fn free(self, io: &mut impl FlowIo) {
-        io.free(self.packet.head);
-        for frame in self.packet.tail {
-            io.free(frame);
-        }
-    }
-
     /// The TCP options.
     pub(super) fn options<'a>(&'a self, umem: &'a Umem) -> TcpOptions<'a> {
         let (l4, payload) = (usize::from(self.view.l4), usize::from(self.view.payload));

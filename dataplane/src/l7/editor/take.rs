@@ -113,13 +113,13 @@ impl<I: Inspector> Editor<I> {
         let is_ours = !half.splices.is_identity() || half.owned.is_after(half.acked);
         let is_acked = segment.len() > 1 && !end.is_after(half.acked_in());
         if is_acked || is_ours && !end.is_after(half.ack()) {
-            segment.free(io);
+            io.discard(segment.packet, DropReason::L7Closed);
             return self.answer_again(direction, io);
         }
         let gap = start.count_since(half.next);
         if gap > 0 && !self.pass_gap(direction, gap) {
             if matches!(self.halves[direction].mode, Mode::Drop(_)) {
-                segment.free(io);
+                io.discard(segment.packet, DropReason::L7Closed);
                 return self.send_ack(direction, io);
             }
             return self.hold(direction, since, segment, io);
@@ -403,7 +403,8 @@ impl<I: Inspector> Editor<I> {
         }
         for direction in DIRECTIONS {
             let half = &self.halves[direction];
-            if self.is_live() && half.ack().is_after(half.acked_to_sender) {
+            let is_open = half.acked != half.isn;
+            if self.is_live() && is_open && half.ack().is_after(half.acked_to_sender) {
                 self.send_ack(direction, io);
             }
         }
