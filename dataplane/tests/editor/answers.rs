@@ -389,3 +389,19 @@ fn answers_that_are_not_acknowledged_are_bounded() {
     lab.client_sends(0, &SECRET[..1], 0);
     assert!(lab.io.sent.len() < 12, "{} packets for one", lab.io.sent.len());
 }
+
+#[test]
+fn a_server_is_closed_though_it_has_not_acknowledged_what_passed() {
+    let mut lab = lab();
+    lab.serves = false;
+    lab.client_sends(0, DOCS, PSH);
+    lab.exchange_with(|packet| packet.direction == SERVER);
+    // The response acknowledges nothing: the request is lost, and its retransmission under way.
+    let (seq, ack) = (lab.server.isn.wrapping_add(1), lab.client.isn.wrapping_add(1));
+    lab.server.sent = RESPONSE.len() as u32;
+    lab.send(SERVER, seq, ack, ACK | PSH, RESPONSE);
+    lab.client_sends(DOCS.len() as u32, BROKEN, PSH);
+    let to_server: Vec<_> = lab.io.sent.iter().filter(|sent| sent.direction == CLIENT).collect();
+    let fin = to_server.iter().find(|sent| sent.is(FIN)).expect("a FIN at once");
+    assert_eq!(fin.tcp.seq, ack.wrapping_add(DOCS.len() as u32), "behind what passed");
+}

@@ -290,7 +290,9 @@ impl<I: Inspector> Editor<I> {
         let mut at = from.later(self.halves[direction].acked);
         for _ in 0..OWN_SEGMENTS_MAX {
             let half = &self.halves[direction];
-            let (start, bytes) = half.own.first_from(at).unwrap_or((at, b""));
+            // Forwarded bytes may lie between, which their sender retransmits.
+            let fin = half.own_fin.filter(|fin| !fin.is_before(at)).unwrap_or(at);
+            let (start, bytes) = half.own.first_from(at).unwrap_or((fin, b""));
             let room = (half.edge.count_since(start) as usize).max(probe);
             let len = bytes.len().min(max).min(room);
             let end = start.plus(len as u32);
