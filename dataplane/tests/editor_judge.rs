@@ -490,9 +490,7 @@ impl World {
         // Nothing but timers is left while no packet is under way.
         let is_quiet = self.now_ms - self.last_packet_ms > 100;
         self.now_ms += if is_quiet { 20 } else { 1 };
-        assert_eq!(self.io.held_frames, self.editor.held_frames());
-        assert_eq!(self.io.kept_bytes, self.editor.buffered_bytes());
-        assert_eq!(self.io.pool.outstanding(), self.io.held_frames as i64);
+        self.io.assert_balance(&self.editor);
     }
 
     /// Prints a packet if a single connection is run.

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use etherparse::{PacketBuilder, TcpHeader};
 use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::http1::Http1;
-use podgate_dataplane::packet::{L4, edit, parse};
+use podgate_dataplane::packet::parse;
 use podgate_tables::l7::L7Policy;
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
-use podgate_test_support::{Outgoing, RecordingIo};
+use podgate_test_support::{RecordingIo, set_flags};
 
 use crate::http1::{inspect, policy};
 use crate::input::Input;
@@ -95,11 +95,7 @@ impl Connection {
             if from == CLIENT { ([1, 2], (40_000, 80)) } else { ([2, 1], (80, 40_000)) };
         let mut tcp = TcpHeader::new(ports.0, ports.1, seq, 60_000);
         tcp.acknowledgment_number = ack;
-        let has = |flag| flags & flag != 0;
-        (tcp.fin, tcp.syn, tcp.rst) =
-            (has(tcp_flags::FIN), has(tcp_flags::SYN), has(tcp_flags::RST));
-        (tcp.psh, tcp.ack, tcp.urg) =
-            (has(tcp_flags::PSH), has(tcp_flags::ACK), has(tcp_flags::URG));
+        set_flags(&mut tcp, flags);
         let mut options = Vec::new();
         if tcp.syn {
             options.extend([2, 4, 5, 120, 1, 3, 3, 0]);
@@ -120,22 +116,14 @@ impl Connection {
 
     /// Checks that everything balances, and delivers what was sent to the server.
     fn check(&mut self) {
-        assert_eq!(self.io.held_frames, self.editor.held_frames(), "held frames");
-        assert_eq!(self.io.kept_bytes, self.editor.buffered_bytes(), "kept bytes");
-        assert_eq!(self.io.pool.outstanding(), self.io.held_frames as i64, "frames");
+        self.io.assert_balance(&self.editor);
         self.io.dropped.clear();
         self.io.events.clear();
-        for Outgoing { direction, bytes, .. } in std::mem::take(&mut self.io.sent) {
-            let view = parse(&bytes, bytes.len() as u32).expect("what is sent can be parsed");
-            let L4::Tcp(tcp) = view.l4_kind else { panic!("what is sent is TCP") };
-            if direction == CLIENT && !tcp.has(tcp_flags::RST) {
-                let payload = &bytes[usize::from(view.payload)..view.end as usize];
-                self.readers.iter_mut().for_each(|reader| reader.deliver(tcp.seq, payload));
+        for sent in std::mem::take(&mut self.io.sent) {
+            if sent.direction == CLIENT && !sent.is(tcp_flags::RST) {
+                let deliver = |reader: &mut Reader| reader.deliver(sent.tcp.seq, sent.payload());
+                self.readers.iter_mut().for_each(deliver);
             }
-            let mut copy = RecordingIo::new(bytes.len().div_ceil(2048) as u32);
-            let packet = copy.packet(&bytes, 3072).expect("there are enough frames");
-            assert!(edit::l4_checksum_is_right(copy.pool.umem().bytes(&packet), &view), "checksum");
-            copy.pool.free_packet(packet);
         }
     }
 

@@ -13,7 +13,7 @@ fn a_denied_request_is_answered_at_once_and_never_forwarded() {
         assert!(!lab.server.was_reset && !lab.server.fin_taken, "{options:?}");
         assert_eq!(lab.client.received, FORBIDDEN);
         assert_eq!(lab.verdicts(), [false]);
-        let answer = lab.log.iter().find(|packet| packet.own).unwrap();
+        let answer = lab.log.iter().find(|packet| packet.originated).unwrap();
         assert_eq!(answer.tcp.ack, lab.client.next(), "acknowledges the request");
     }
 }
@@ -135,10 +135,10 @@ fn a_lost_answer_is_sent_again_in_time() {
 #[test]
 fn without_frames_the_answer_waits_for_one() {
     let mut lab = lab();
-    lab.io.starved = true;
+    lab.io.out_of_frames = true;
     lab.request(SECRET);
     assert!(lab.client.received.is_empty() && lab.server.received.is_empty());
-    lab.io.starved = false;
+    lab.io.out_of_frames = false;
     lab.request(SECRET);
     lab.wait_millis(250);
     assert_eq!(lab.client.received, FORBIDDEN.repeat(2));

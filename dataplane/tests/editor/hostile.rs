@@ -156,7 +156,7 @@ proptest! {
         let allowed = [DOCS, DOCS].concat();
         let denied = [DOCS, SECRET].concat();
         let mut lab = lab();
-        lab.io.keep_max = keep_max;
+        lab.io.kept_bytes_max = keep_max;
         lab.serves = false;
         lab.server.last_wins = last_wins;
         for trick in tricks {
@@ -220,7 +220,7 @@ proptest! {
         keep_max in keep_max(),
     ) {
         let mut lab = lab();
-        lab.io.keep_max = keep_max;
+        lab.io.kept_bytes_max = keep_max;
         for (by_client, flags, offset, ack, noise, sensible, millis) in segments {
             let from = if by_client { CLIENT } else { SERVER };
             let (own, other) =

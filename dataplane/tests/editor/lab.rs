@@ -1,142 +1,24 @@
-//! A client, a server and the follower between them, in memory.
+//! A client, a server and the editor between them, in memory.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use etherparse::{PacketBuilder, TcpHeader, VlanId};
 use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::http1::Http1;
 use podgate_dataplane::l7::io::FlowIo;
-use podgate_dataplane::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
-use podgate_dataplane::packet::{L4, Tcp, View, edit, parse};
-use podgate_tables::drop_reason::DropReason;
+use podgate_dataplane::mem::{FRAME_HEADROOM, FRAME_SIZE};
+use podgate_dataplane::packet::parse;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
-use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
-use podgate_test_support::docs_only;
+use podgate_test_support::{Outgoing, RecordingIo, docs_only, set_flags};
 
 pub(super) const CLIENT: FlowDirection = FlowDirection::Original;
 pub(super) const SERVER: FlowDirection = FlowDirection::Reply;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-
-/// A packet that the follower sent on or made.
-#[derive(Clone, Debug)]
-pub(super) struct Sent {
-    pub(super) direction: FlowDirection,
-    pub(super) own: bool,
-    pub(super) bytes: Vec<u8>,
-    pub(super) view: View,
-    pub(super) tcp: Tcp,
-}
-
-impl Sent {
-    pub(super) fn payload(&self) -> &[u8] {
-        &self.bytes[usize::from(self.view.payload)..self.view.end as usize]
-    }
-
-    pub(super) fn is(&self, flags: u8) -> bool {
-        self.tcp.has(flags)
-    }
-
-    /// The first block of a selective acknowledgement.
-    pub(super) fn sack(&self) -> Option<(u32, u32)> {
-        let options = &self.bytes[usize::from(self.view.l4) + 20..usize::from(self.view.payload)];
-        let at = options.windows(2).position(|pair| pair == [5, 10])? + 2;
-        let word = |at: usize| u32::from_be_bytes(options[at..at + 4].try_into().unwrap());
-        Some((word(at), word(at + 4)))
-    }
-
-    /// Value and echo of the timestamp option.
-    pub(super) fn timestamps(&self) -> Option<(u32, u32)> {
-        let options = &self.bytes[usize::from(self.view.l4) + 20..usize::from(self.view.payload)];
-        let at = options.windows(2).position(|pair| pair == [8, 10])? + 2;
-        let word = |at: usize| u32::from_be_bytes(options[at..at + 4].try_into().unwrap());
-        Some((word(at), word(at + 4)))
-    }
-}
-
-/// The worker's side.
-pub(super) struct Io {
-    umem: Arc<Umem>,
-    pub(super) pool: FramePool,
-    pub(super) sent: Vec<Sent>,
-    pub(super) dropped: Vec<DropReason>,
-    pub(super) events: Vec<EventKind>,
-    held: usize,
-    /// Frames that may be held.
-    pub(super) hold_max: usize,
-    pub(super) kept: usize,
-    /// Bytes that may be kept.
-    pub(super) keep_max: usize,
-    /// No frame is to be had.
-    pub(super) starved: bool,
-}
-
-impl Io {
-    fn take(&mut self, direction: FlowDirection, own: bool, packet: Packet) {
-        let mut bytes = self.umem.data(&packet.head).to_vec();
-        let view = parse(&bytes, packet.len()).expect("the follower sends what parses");
-        assert!(edit::l4_checksum_is_right(self.umem.bytes(&packet), &view), "checksum");
-        packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
-        let L4::Tcp(tcp) = view.l4_kind else { panic!("the follower sends TCP") };
-        self.pool.free_packet(packet);
-        self.sent.push(Sent { direction, own, bytes, view, tcp });
-    }
-}
-
-impl FlowIo for Io {
-    fn umem(&self) -> &Umem {
-        &self.umem
-    }
-
-    fn alloc(&mut self) -> Option<Frame> {
-        if self.starved { None } else { self.pool.alloc() }
-    }
-
-    fn free(&mut self, frame: Frame) {
-        self.pool.free(frame);
-    }
-
-    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
-        self.take(direction, false, packet);
-    }
-
-    fn originate(&mut self, direction: FlowDirection, packet: Packet) {
-        self.take(direction, true, packet);
-    }
-
-    fn discard(&mut self, packet: Packet, reason: DropReason) {
-        self.pool.free_packet(packet);
-        self.dropped.push(reason);
-    }
-
-    fn hold(&mut self, frames: usize) -> bool {
-        let fits = self.held + frames <= self.hold_max;
-        self.held += if fits { frames } else { 0 };
-        fits
-    }
-
-    fn release(&mut self, frames: usize) {
-        self.held -= frames;
-    }
-
-    fn keep(&mut self, bytes: usize) -> bool {
-        let fits = bytes <= self.keep_max.saturating_sub(self.kept);
-        self.kept += if fits { bytes } else { 0 };
-        fits
-    }
-
-    fn forget(&mut self, bytes: usize) {
-        self.kept -= bytes;
-    }
-
-    fn event(&mut self, kind: EventKind) {
-        self.events.push(kind);
-    }
-}
 
 /// A TCP end, as far as its reception goes, and a sender of whatever a test wants.
 #[derive(Clone, Debug)]
@@ -189,11 +71,11 @@ impl End {
     }
 
     /// PAWS (RFC 7323 §5.3). What we make or put off must not fail it.
-    fn takes_timestamp(&mut self, packet: &Sent) -> bool {
+    fn takes_timestamp(&mut self, packet: &Outgoing) -> bool {
         let (value, _) = packet.timestamps().expect("timestamps go on");
         let recent = self.peer_timestamp.unwrap_or(value);
         let is_old = (value.wrapping_sub(recent) as i32) < 0;
-        assert!(!is_old || !packet.own, "an old timestamp");
+        assert!(!is_old || !packet.originated, "an old timestamp");
         let in_order =
             self.peer_isn.is_none() || packet.tcp.seq.wrapping_sub(self.ack()) as i32 <= 0;
         if !is_old && in_order {
@@ -204,7 +86,7 @@ impl End {
 
     /// Takes a packet as Linux would (`net/ipv4/tcp_input.c`, `tcp_validate_incoming`). True if it
     /// has to be acknowledged.
-    fn deliver(&mut self, packet: &Sent, use_timestamps: bool) -> bool {
+    fn deliver(&mut self, packet: &Outgoing, use_timestamps: bool) -> bool {
         let tcp = &packet.tcp;
         if self.was_reset {
             return false;
@@ -282,7 +164,7 @@ impl Default for Options {
 
 pub(super) struct Lab {
     pub(super) options: Options,
-    pub(super) io: Io,
+    pub(super) io: RecordingIo,
     pub(super) editor: Editor<Http1>,
     pub(super) policy: L7Policy,
     pub(super) now: Nanos,
@@ -294,7 +176,7 @@ pub(super) struct Lab {
     /// Ends acknowledge what they take.
     pub(super) acks: bool,
     /// Everything that was delivered, for a look.
-    pub(super) log: Vec<Sent>,
+    pub(super) log: Vec<Outgoing>,
 }
 
 pub(super) const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -302,19 +184,8 @@ const HEAD_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
 
 impl Lab {
     pub(super) fn new(options: Options) -> Self {
-        let umem = Umem::new(128).unwrap();
-        let io = Io {
-            pool: umem.pool(),
-            umem,
-            sent: Vec::new(),
-            dropped: Vec::new(),
-            events: Vec::new(),
-            held: 0,
-            hold_max: 40,
-            kept: 0,
-            keep_max: usize::MAX,
-            starved: false,
-        };
+        let mut io = RecordingIo::new(128);
+        io.held_frames_max = 40;
         Self {
             options,
             io,
@@ -390,12 +261,7 @@ impl Lab {
         let ports = if from == CLIENT { (40_000, 80) } else { (80, 40_000) };
         let mut tcp = TcpHeader::new(ports.0, ports.1, seq, window);
         tcp.acknowledgment_number = ack;
-        tcp.fin = flags & FIN != 0;
-        tcp.syn = flags & SYN != 0;
-        tcp.rst = flags & RST != 0;
-        tcp.psh = flags & PSH != 0;
-        tcp.ack = flags & ACK != 0;
-        tcp.urg = flags & URG != 0;
+        set_flags(&mut tcp, flags);
         tcp.set_options_raw(&self.tcp_options(from, flags)).unwrap();
         let hosts = if from == CLIENT { (1, 2) } else { (2, 1) };
         let link = PacketBuilder::ethernet2(macs.0, macs.1);
@@ -425,32 +291,33 @@ impl Lab {
         self.inject(from, &bytes);
     }
 
-    /// Gives the follower a packet, in frames of `options.frame` bytes.
+    /// Gives the editor a packet, in frames of `options.frame` bytes.
     pub(super) fn inject(&mut self, from: FlowDirection, bytes: &[u8]) {
-        let mut frames = bytes.chunks(self.options.frame).map(|chunk| {
-            let mut frame = self.io.pool.alloc().unwrap();
-            frame.set_len(chunk.len() as u32);
-            self.io.umem.data_mut(&mut frame).copy_from_slice(chunk);
-            frame
-        });
-        let packet = Packet::new(frames.next().unwrap(), frames.collect());
-        let view = parse(self.io.umem.data(&packet.head), packet.len()).unwrap();
+        let packet = self.io.packet(bytes, self.options.frame).unwrap();
+        let view = parse(self.io.umem().data(&packet.head), packet.len()).unwrap();
         self.editor.segment(self.now, from, &view, packet, &self.policy, &mut self.io);
         self.check_balance();
     }
 
     pub(super) fn check_balance(&self) {
-        assert_eq!(self.io.held, self.editor.held_frames());
-        assert_eq!(self.io.kept, self.editor.buffered_bytes());
-        assert_eq!(self.io.pool.outstanding(), self.io.held as i64);
+        self.io.assert_balance(&self.editor);
+    }
+
+    /// A segment of one end, `offset` bytes into its stream.
+    fn sends(&mut self, from: FlowDirection, offset: u32, payload: &[u8], flags: u8) {
+        let end = match from {
+            CLIENT => &mut self.client,
+            SERVER => &mut self.server,
+        };
+        let seq = end.isn.wrapping_add(1).wrapping_add(offset);
+        end.sent = end.sent.max(offset + payload.len() as u32);
+        let ack = end.ack();
+        self.send(from, seq, ack, ACK | flags, payload);
     }
 
     /// A segment of the client, `offset` bytes into its stream.
     pub(super) fn client_sends(&mut self, offset: u32, payload: &[u8], flags: u8) {
-        let seq = self.client.isn.wrapping_add(1).wrapping_add(offset);
-        let ack = self.client.ack();
-        self.client.sent = self.client.sent.max(offset + payload.len() as u32);
-        self.send(CLIENT, seq, ack, ACK | flags, payload);
+        self.sends(CLIENT, offset, payload, flags);
     }
 
     /// The client's next bytes, as one segment, and everything that follows from it.
@@ -461,25 +328,22 @@ impl Lab {
 
     /// A segment of the server, `offset` bytes into its stream.
     pub(super) fn server_sends(&mut self, offset: u32, payload: &[u8], flags: u8) {
-        let seq = self.server.isn.wrapping_add(1).wrapping_add(offset);
-        let ack = self.server.ack();
-        self.server.sent = self.server.sent.max(offset + payload.len() as u32);
-        self.send(SERVER, seq, ack, ACK | flags, payload);
+        self.sends(SERVER, offset, payload, flags);
     }
 
-    /// The server's next bytes and everything that follows.
+    /// The server's next bytes, as one segment, and everything that follows from it.
     pub(super) fn response(&mut self, bytes: &[u8]) {
         self.server_sends(self.server.sent, bytes, PSH);
         self.exchange();
     }
 
-    /// Delivers what the follower sent, until all is quiet.
+    /// Delivers what the editor sent, until all is quiet.
     pub(super) fn exchange(&mut self) {
         self.exchange_with(|_| true);
     }
 
     /// As [`Self::exchange`]; packets that `arrives` refuses are lost on their way.
-    pub(super) fn exchange_with(&mut self, mut arrives: impl FnMut(&Sent) -> bool) {
+    pub(super) fn exchange_with(&mut self, mut arrives: impl FnMut(&Outgoing) -> bool) {
         for _ in 0..2_000 {
             let sent = std::mem::take(&mut self.io.sent);
             if sent.is_empty() && !self.answer_next() {
@@ -492,10 +356,10 @@ impl Lab {
                 }
             }
         }
-        panic!("the ends and the follower never come to rest");
+        panic!("the ends and the editor never come to rest");
     }
 
-    fn deliver(&mut self, packet: &Sent) {
+    fn deliver(&mut self, packet: &Outgoing) {
         let use_timestamps = self.options.timestamps;
         let (end, from) = match packet.direction {
             CLIENT => (&mut self.server, SERVER),

@@ -20,7 +20,7 @@ fn allowed_requests_and_their_responses_go_by_untouched() {
         assert_eq!(lab.io.sent[0].bytes, packet);
         lab.exchange();
         assert_eq!(lab.client.received, RESPONSE);
-        assert!(lab.log.iter().all(|packet| !packet.own), "nothing of our own");
+        assert!(lab.log.iter().all(|packet| !packet.originated), "nothing of our own");
         assert!(lab.io.dropped.is_empty());
         assert!(matches!(
             lab.io.events[..],
@@ -108,7 +108,7 @@ fn a_split_head_is_acknowledged_so_that_a_slow_client_can_go_on() {
     lab.io.events.clear();
     lab.wait_millis(30);
     let ack = lab.log.last().unwrap();
-    assert!(ack.own && ack.direction == SERVER && ack.payload().is_empty());
+    assert!(ack.originated && ack.direction == SERVER && ack.payload().is_empty());
     assert_eq!(ack.tcp.ack, lab.client.next());
     lab.request(&DOCS[10..]);
     assert_eq!(lab.server.received, DOCS);
@@ -141,7 +141,7 @@ fn a_lost_acknowledgement_of_ours_is_repeated() {
     lab.io.sent.clear();
     lab.client_sends(0, &DOCS[..10], PSH);
     assert!(lab.io.sent.iter().any(|packet| {
-        packet.own && packet.direction == SERVER && packet.tcp.ack == lab.client.next()
+        packet.originated && packet.direction == SERVER && packet.tcp.ack == lab.client.next()
     }));
 }
 
@@ -186,7 +186,7 @@ fn a_probe_of_a_closed_window_passes() {
 #[test]
 fn out_of_order_segments_are_bounded_in_number_and_time() {
     let mut lab = lab();
-    lab.io.hold_max = 16;
+    lab.io.held_frames_max = 16;
     for index in 1..40 {
         lab.client_sends(index, b"x", 0);
     }
@@ -208,7 +208,7 @@ fn a_lost_chunk_line_costs_no_other_segment() {
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = [b"200\r\n".to_vec(), vec![b'a'; 0x200], b"\r\n".to_vec()].concat();
     let mut lab = lab();
-    (lab.serves, lab.io.hold_max) = (false, 100);
+    (lab.serves, lab.io.held_frames_max) = (false, 100);
     lab.request(head);
     let at = |index: u32| head.len() as u32 + index * chunk.len() as u32;
     for index in 1..=100 {
@@ -237,7 +237,7 @@ fn the_client_is_told_which_bytes_arrived_out_of_order() {
         lab.client_sends(at + 100, b"x", 0);
         assert!(lab.io.sent.is_empty());
         let blocks = |lab: &mut Lab| {
-            let own = lab.io.sent.drain(..).filter(|sent| sent.own).collect::<Vec<_>>();
+            let own = lab.io.sent.drain(..).filter(|sent| sent.originated).collect::<Vec<_>>();
             assert!(own.iter().all(|ack| ack.direction == SERVER));
             own.iter().map(|ack| ack.tcp.ack.wrapping_sub(base)).for_each(|ack| {
                 assert_eq!(ack, 0, "nothing is acknowledged that the server does not have");
@@ -382,7 +382,7 @@ fn owned_bytes_are_given_up_in_the_end() {
 #[test]
 fn without_a_share_of_frames_nothing_waits() {
     let mut lab = lab();
-    lab.io.hold_max = 0;
+    lab.io.held_frames_max = 0;
     lab.client_sends(5, &DOCS[5..], 0);
     assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
     assert_eq!(lab.editor.held_frames(), 0);
@@ -394,12 +394,12 @@ fn without_a_share_of_frames_nothing_waits() {
 #[test]
 fn without_a_share_of_memory_a_request_waits_until_there_is_one() {
     let mut lab = lab();
-    lab.io.keep_max = 0;
+    lab.io.kept_bytes_max = 0;
     lab.client_sends(0, DOCS, 0);
     assert!(lab.io.sent.is_empty());
     lab.wait_millis(QUEUE_MS + 10);
     assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
-    lab.io.keep_max = 1 << 20;
+    lab.io.kept_bytes_max = 1 << 20;
     lab.client_sends(0, DOCS, 0);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
@@ -408,7 +408,7 @@ fn without_a_share_of_memory_a_request_waits_until_there_is_one() {
 #[test]
 fn what_waits_for_memory_waits_no_longer_because_others_come() {
     let mut lab = lab();
-    lab.io.keep_max = 0;
+    lab.io.kept_bytes_max = 0;
     lab.acks = false;
     lab.client_sends(0, DOCS, 0);
     for _ in 0..3 {
@@ -426,14 +426,14 @@ fn without_a_share_of_memory_a_response_in_pieces_comes_again() {
     lab.request(DOCS);
     lab.request(DOCS);
     assert_eq!(lab.server.received, DOCS.repeat(2));
-    lab.io.keep_max = 0;
+    lab.io.kept_bytes_max = 0;
     lab.server_sends(0, RESPONSE, 0);
     assert!(lab.io.dropped.is_empty(), "one that is whole needs none");
     let (head, rest) = RESPONSE.split_at(20);
     let at = RESPONSE.len() as u32;
     lab.server_sends(at, head, 0);
     assert_eq!(lab.editor.held_frames(), 1, "its first part waits");
-    lab.io.keep_max = 1 << 20;
+    lab.io.kept_bytes_max = 1 << 20;
     lab.server_sends(at + head.len() as u32, rest, 0);
     lab.exchange();
     assert_eq!(lab.client.received, RESPONSE.repeat(2));

@@ -1,9 +1,10 @@
 //! Ethernet frames as pods and the node send them.
 
-use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
+use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use podgate_dataplane::packet::HostFrame;
 use podgate_tables::address::Mac;
 use podgate_tables::ids::LinkId;
+use podgate_tables::tcp_flags;
 
 use crate::tables::HOST;
 
@@ -67,6 +68,17 @@ pub fn tcp(from: LinkId, packet: &TcpPacket<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     step.write(&mut bytes, packet.payload).unwrap();
     bytes
+}
+
+/// Sets the flags of a TCP header ([`tcp_flags`]).
+pub fn set_flags(tcp: &mut TcpHeader, flags: u8) {
+    let has = |flag| flags & flag != 0;
+    tcp.fin = has(tcp_flags::FIN);
+    tcp.syn = has(tcp_flags::SYN);
+    tcp.rst = has(tcp_flags::RST);
+    tcp.psh = has(tcp_flags::PSH);
+    tcp.ack = has(tcp_flags::ACK);
+    tcp.urg = has(tcp_flags::URG);
 }
 
 /// A UDP packet as the pod (or node) behind `from` would send it.

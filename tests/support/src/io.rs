@@ -2,21 +2,62 @@
 
 use std::sync::Arc;
 
+use podgate_dataplane::l7::editor::Editor;
+use podgate_dataplane::l7::inspector::Inspector;
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
+use podgate_dataplane::packet::{L4, Tcp, View, edit, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::tuple::FlowDirection;
 
-/// A packet that the editor forwarded or built.
+/// A TCP packet that the editor forwarded or built.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outgoing {
     /// Which way it went.
     pub direction: FlowDirection,
-    /// Whether the follower built it.
+    /// Whether the editor built it.
     pub originated: bool,
     /// The whole frame.
     pub bytes: Vec<u8>,
+    /// Its headers.
+    pub view: View,
+    /// Its TCP header.
+    pub tcp: Tcp,
+}
+
+impl Outgoing {
+    /// The TCP payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[usize::from(self.view.payload)..self.view.end as usize]
+    }
+
+    /// Whether all of these TCP flags are set.
+    #[must_use]
+    pub const fn is(&self, flags: u8) -> bool {
+        self.tcp.has(flags)
+    }
+
+    /// The first block of a selective acknowledgement.
+    #[must_use]
+    pub fn sack(&self) -> Option<(u32, u32)> {
+        self.two_words([5, 10])
+    }
+
+    /// Value and echo of the timestamp option.
+    #[must_use]
+    pub fn timestamps(&self) -> Option<(u32, u32)> {
+        self.two_words([8, 10])
+    }
+
+    /// The value of the first option of this kind and length.
+    fn two_words(&self, option: [u8; 2]) -> Option<(u32, u32)> {
+        let options = &self.bytes[usize::from(self.view.l4) + 20..usize::from(self.view.payload)];
+        let at = options.windows(2).position(|pair| pair == option)? + 2;
+        let word = |at: usize| u32::from_be_bytes(options[at..at + 4].try_into().unwrap());
+        Some((word(at), word(at + 4)))
+    }
 }
 
 /// The worker's side of one inspected flow, with quotas that a test sets.
@@ -38,7 +79,7 @@ pub struct RecordingIo {
     pub kept_bytes: usize,
     /// Bytes that may be kept.
     pub kept_bytes_max: usize,
-    /// Whether there are free frames for packets that the follower builds.
+    /// Whether there are free frames for packets that the editor builds.
     pub out_of_frames: bool,
 }
 
@@ -78,11 +119,21 @@ impl RecordingIo {
         Some(Packet::new(frames.next()?, frames.collect()))
     }
 
+    /// Checks that the editor accounts for every frame and byte.
+    pub fn assert_balance<I: Inspector>(&self, editor: &Editor<I>) {
+        assert_eq!(self.held_frames, editor.held_frames(), "held frames");
+        assert_eq!(self.kept_bytes, editor.buffered_bytes(), "buffered bytes");
+        assert_eq!(self.pool.outstanding(), self.held_frames as i64, "frames");
+    }
+
     fn record(&mut self, direction: FlowDirection, originated: bool, packet: Packet) {
         let mut bytes = self.umem.data(&packet.head).to_vec();
+        let view = parse(&bytes, packet.len()).expect("what is sent can be parsed");
+        assert!(edit::l4_checksum_is_right(self.umem.bytes(&packet), &view), "checksum");
         packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
+        let L4::Tcp(tcp) = view.l4_kind else { panic!("what is sent is TCP") };
         self.pool.free_packet(packet);
-        self.sent.push(Outgoing { direction, originated, bytes });
+        self.sent.push(Outgoing { direction, originated, bytes, view, tcp });
     }
 }
 

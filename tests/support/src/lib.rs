@@ -16,7 +16,8 @@ mod tables;
 
 pub use counters::{Count, Counts};
 pub use frames::{
-    TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, tcp, udp, udp_v6, unreachable,
+    TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, set_flags, tcp, udp, udp_v6,
+    unreachable,
 };
 pub use inspect::{Connection, Stream, docs_only, http1_corpus};
 pub use io::{Outgoing, RecordingIo};
