@@ -149,7 +149,6 @@ impl Http1 {
         match self.requests.decide(unit, cx.policy) {
             Unit::Framing if self.requests.is_denied() => Op::Drop(unit.len() as u64).into(),
             Unit::Framing => Op::Pass(unit.len()).into(),
-            Unit::EndOfDenied => Op::Drop(unit.len() as u64).into(),
             Unit::Malformed(denial) => self.fail_unit(denial),
             Unit::Head(decided) => self.head(cx.now, unit.len(), &decided),
         }

@@ -26,10 +26,8 @@ impl<I: Inspector> Editor<I> {
         segment: TcpSegment,
         io: &mut impl FlowIo,
     ) {
-        let now_decided = self.halves[direction].decided;
         if segment.start().is_after(decided) {
-            let half = &self.halves[direction];
-            let to = segment.start().earlier(now_decided).earlier(half.limit());
+            let to = segment.start().earlier(self.halves[direction].decided);
             self.send_remembered(direction, decided, to, io);
         }
         self.forward_decided(direction, segment, io);
@@ -83,7 +81,8 @@ impl<I: Inspector> Editor<I> {
                 }
             }
             Some(_) => {
-                self.send_pieces(direction, start, to, with_fin, &segment, io);
+                let fin_at = with_fin.then(|| half.splices.to_out(end));
+                self.send_pieces(direction, start, to, Some(&segment), fin_at, io);
                 io.discard(segment.packet, DropReason::L7Closed);
             }
         }
@@ -205,26 +204,47 @@ impl<I: Inspector> Editor<I> {
         mss.min(PAYLOAD_MAX).saturating_sub(TIMESTAMP_LEN)
     }
 
-    /// Sends the forwarded parts of the sender's bytes from `start` to `to`, which lie in
-    /// `segment`, in segments of our own: for a segment across an edit. A FIN follows `with_fin`.
+    /// Sends remembered bytes of the sender, as far as they may be forwarded now.
+    pub(super) fn send_remembered(
+        &mut self,
+        direction: FlowDirection,
+        from: Seq,
+        to: Seq,
+        io: &mut impl FlowIo,
+    ) {
+        self.send_pieces(direction, from, to, None, None, io);
+    }
+
+    /// Sends the forwarded parts of the sender's bytes from `from` to `to` in segments of our own,
+    /// as far as they may be forwarded now. The bytes lie in `segment`, or else in memory. A FIN at
+    /// `fin_at` of the receiver's space follows them.
     fn send_pieces(
         &mut self,
         direction: FlowDirection,
-        start: Seq,
+        mut from: Seq,
         to: Seq,
-        with_fin: bool,
-        segment: &TcpSegment,
+        segment: Option<&TcpSegment>,
+        fin_at: Option<Seq>,
         io: &mut impl FlowIo,
     ) {
         let max = self.payload_max(direction);
-        let fin_at = with_fin.then(|| self.halves[direction].splices.to_out(to));
-        let (mut from, mut sent_fin) = (start, false);
+        let to = to.earlier(self.halves[direction].limit());
+        let mut sent_fin = false;
         while let Some((mut at, end)) = self.halves[direction].splices.first_piece(from, to) {
             while at.is_before(end) {
                 let Some(frame) = io.alloc() else { return };
-                let bytes = segment.bytes(io.umem(), at.count_since(start));
+                let Some(template) = &self.template else { return io.free(frame) };
+                let half = &self.halves[direction];
+                let bytes = match segment {
+                    Some(segment) => segment.bytes(io.umem(), at.count_since(segment.start())),
+                    None => half.memory.slice(at, end),
+                };
                 let len = bytes.len().min(max).min(end.count_since(at) as usize);
-                let at_out = self.halves[direction].splices.to_out(at);
+                if len == 0 {
+                    debug_assert!(false, "undecided bytes are remembered");
+                    return io.free(frame);
+                }
+                let at_out = half.splices.to_out(at);
                 sent_fin = fin_at == Some(at_out.plus(len as u32));
                 let control = if sent_fin { TcpControl::Fin } else { TcpControl::Psh };
                 let own = Segment {
@@ -233,7 +253,6 @@ impl<I: Inspector> Editor<I> {
                     payload: &bytes[..len],
                     ..self.blank(direction)
                 };
-                let Some(template) = &self.template else { return io.free(frame) };
                 let packet = template.write(&own, io.umem(), frame);
                 io.originate(direction, packet);
                 self.was_sent(direction, at_out, len as u32, control);
@@ -243,37 +262,6 @@ impl<I: Inspector> Editor<I> {
         }
         if let Some(at) = fin_at.filter(|_| !sent_fin) {
             self.send(direction, at, TcpControl::Fin, b"", io);
-        }
-    }
-
-    /// Sends the forwarded parts of remembered bytes of the sender.
-    pub(super) fn send_remembered(
-        &mut self,
-        direction: FlowDirection,
-        from: Seq,
-        to: Seq,
-        io: &mut impl FlowIo,
-    ) {
-        let max = self.payload_max(direction);
-        let mut from = from;
-        while let Some((mut at, end)) = self.halves[direction].splices.first_piece(from, to) {
-            while at.is_before(end) {
-                let half = &self.halves[direction];
-                let bytes = half.memory.slice(at, end);
-                let bytes = &bytes[..bytes.len().min(max)];
-                if bytes.is_empty() {
-                    debug_assert!(false, "undecided bytes are remembered");
-                    return;
-                }
-                let (len, at_out) = (bytes.len() as u32, half.splices.to_out(at));
-                let control = TcpControl::Psh;
-                let segment =
-                    Segment { seq: at_out.0, control, payload: bytes, ..self.blank(direction) };
-                self.send_segment(&segment, io);
-                self.was_sent(direction, at_out, len, control);
-                at = at.plus(len);
-            }
-            from = end;
         }
     }
 
@@ -350,7 +338,7 @@ impl<I: Inspector> Editor<I> {
     pub(super) fn tick_own(&mut self, now: Nanos, direction: FlowDirection, io: &mut impl FlowIo) {
         let half = &mut self.halves[direction];
         let owned = half.to_retransmit();
-        if !half.lacks_ours() {
+        if owned.is_none() && !half.lacks_own() {
             half.retransmit = None;
             return;
         }

@@ -1,6 +1,9 @@
 //! One direction of a connection: what its sender sent, and what its receiver gets.
 
+use std::ops::{Index, IndexMut};
+
 use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
 
 use super::memory::Memory;
 use super::queue::Queue;
@@ -245,11 +248,11 @@ impl Half {
         self.edge_told = self.edge_told.later(self.edge_in());
     }
 
-    /// Whether the first byte that the receiver lacks is one that we have to retransmit.
-    pub(super) fn lacks_ours(&self) -> bool {
+    /// Whether the first byte that the receiver lacks is one of our own, or our FIN.
+    pub(super) fn lacks_own(&self) -> bool {
         let acked = self.acked.later(self.isn.plus(1));
         let is_own = self.own.first_from(acked).is_some_and(|(start, _)| start == acked);
-        is_own || self.own_fin == Some(acked) || self.to_retransmit().is_some()
+        is_own || self.own_fin == Some(acked)
     }
 
     /// Whether the receiver has acknowledged the end of the stream.
@@ -325,16 +328,16 @@ pub(super) struct Halves {
     pub(super) reply: Half,
 }
 
-impl std::ops::Index<podgate_tables::tuple::FlowDirection> for Halves {
+impl Index<FlowDirection> for Halves {
     type Output = Half;
 
-    fn index(&self, direction: podgate_tables::tuple::FlowDirection) -> &Half {
+    fn index(&self, direction: FlowDirection) -> &Half {
         if direction.is_reply() { &self.reply } else { &self.original }
     }
 }
 
-impl std::ops::IndexMut<podgate_tables::tuple::FlowDirection> for Halves {
-    fn index_mut(&mut self, direction: podgate_tables::tuple::FlowDirection) -> &mut Half {
+impl IndexMut<FlowDirection> for Halves {
+    fn index_mut(&mut self, direction: FlowDirection) -> &mut Half {
         if direction.is_reply() { &mut self.reply } else { &mut self.original }
     }
 }

@@ -132,11 +132,8 @@ impl<I: Inspector> Editor<I> {
 
     /// Acknowledges again, by what the sender may lack of our own bytes, or by a bare segment.
     fn answer_again(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
-        let other = &self.halves[direction.reverse()];
-        let from = other.acked;
-        if other.own.len() > 0 || other.own_fin.is_some() && !other.is_finished() {
-            self.send_own(direction.reverse(), from, 0, io);
-        }
+        let from = self.halves[direction.reverse()].acked;
+        self.send_own(direction.reverse(), from, 0, io);
         self.send_ack(direction, io);
     }
 
@@ -423,8 +420,7 @@ impl<I: Inspector> Editor<I> {
         let is_readable = half.undecided() > 0 && (half.mode != Mode::Inspect || !half.shown);
         if is_readable || self.inspector.injection(direction).is_some() {
             let outcome = self.inspect(cx, direction, None, io);
-            let half = &self.halves[direction];
-            let to = half.decided.earlier(half.limit());
+            let to = self.halves[direction].decided;
             self.send_remembered(direction, decided, to, io);
             if outcome.is_err() {
                 self.reset(io);

@@ -11,50 +11,43 @@ pub(super) struct Answer {
     pub(super) then: AfterInjection,
 }
 
+/// A response: status, length of the body, further header lines, body.
+macro_rules! response {
+    ($status:literal, $length:literal, $further:literal, $body:literal) => {
+        concat!(
+            "HTTP/1.1 ",
+            $status,
+            "\r\ncontent-type: text/plain\r\ncontent-length: ",
+            $length,
+            "\r\n",
+            $further,
+            "server: podgate\r\n\r\n",
+            $body,
+            "\r\n"
+        )
+        .as_bytes()
+    };
+}
+
 /// A denied request, with the connection going on. The body is Cilium's (proxy
 /// `cilium/l7policy.cc`), so clients that look at it need no change; `server` says who answered.
-pub const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\n\
-    content-type: text/plain\r\n\
-    content-length: 15\r\n\
-    server: podgate\r\n\
-    \r\n\
-    Access denied\r\n";
+pub const FORBIDDEN: &[u8] = response!("403 Forbidden", 15, "", "Access denied");
 
 /// A denied request, behind which the connection ends.
-pub const FORBIDDEN_CLOSE: &[u8] = b"HTTP/1.1 403 Forbidden\r\n\
-    content-type: text/plain\r\n\
-    content-length: 15\r\n\
-    connection: close\r\n\
-    server: podgate\r\n\
-    \r\n\
-    Access denied\r\n";
+pub const FORBIDDEN_CLOSE: &[u8] =
+    response!("403 Forbidden", 15, "connection: close\r\n", "Access denied");
 
 /// What is no valid request.
-pub const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    content-type: text/plain\r\n\
-    content-length: 13\r\n\
-    connection: close\r\n\
-    server: podgate\r\n\
-    \r\n\
-    Bad request\r\n";
+pub const BAD_REQUEST: &[u8] =
+    response!("400 Bad Request", 13, "connection: close\r\n", "Bad request");
 
 /// A request that was not complete in time.
-pub const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    content-type: text/plain\r\n\
-    content-length: 17\r\n\
-    connection: close\r\n\
-    server: podgate\r\n\
-    \r\n\
-    Request timeout\r\n";
+pub const REQUEST_TIMEOUT: &[u8] =
+    response!("408 Request Timeout", 17, "connection: close\r\n", "Request timeout");
 
 /// A request whose head is too long or has too many fields.
-pub const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
-    content-type: text/plain\r\n\
-    content-length: 16\r\n\
-    connection: close\r\n\
-    server: podgate\r\n\
-    \r\n\
-    Head too large\r\n";
+pub const HEAD_TOO_LARGE: &[u8] =
+    response!("431 Request Header Fields Too Large", 16, "connection: close\r\n", "Head too large");
 
 impl Answer {
     /// No response: the connection ends.
@@ -82,6 +75,20 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_403_has_these_bytes() {
+        assert_eq!(
+            FORBIDDEN,
+            b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 15\r\n\
+              server: podgate\r\n\r\nAccess denied\r\n"
+        );
+        assert_eq!(
+            FORBIDDEN_CLOSE,
+            b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 15\r\n\
+              connection: close\r\nserver: podgate\r\n\r\nAccess denied\r\n"
+        );
+    }
 
     #[test]
     fn the_length_of_each_body_is_right() {

@@ -37,8 +37,6 @@ pub(super) enum Unit {
     Head(Decided),
     /// A line of a chunked body, or an empty line before a head.
     Framing,
-    /// The last unit of a denied request.
-    EndOfDenied,
     /// It can't pass.
     Malformed(Denial),
 }
@@ -118,7 +116,7 @@ impl Requests {
                 Err(_) => Unit::Malformed(Denial::BROKEN_BODY),
                 Ok(next) => {
                     self.body = next;
-                    if self.denied && next.is_none() { Unit::EndOfDenied } else { Unit::Framing }
+                    Unit::Framing
                 }
             };
         }
