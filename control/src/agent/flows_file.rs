@@ -38,10 +38,8 @@ const FLOWS: u16 = 2;
 const FLOW_LEN: usize = 80;
 /// Flag of a flow: [`SavedFlow::picked_up`].
 const PICKED_UP: u8 = 1;
-/// Flag of a flow: [`Sender::Node`].
-const FROM_NODE: u8 = 2;
-/// Flag of a flow: [`Sender::Destination`].
-const TO_SELF: u8 = 4;
+/// Where the flags of a flow have [`Sender::number`]: the number of bits below it.
+const SENDER_SHIFT: u32 = 1;
 /// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
 /// Longest file, bytes.
@@ -286,17 +284,12 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
-/// ICMP type, TCP state, flags ([`PICKED_UP`], [`FROM_NODE`], [`TO_SELF`]; 1 each), links of the
+/// ICMP type, TCP state, flags ([`PICKED_UP`], [`SENDER_SHIFT`]; 1 each), links of the
 /// opener and of the other end (2 each), milliseconds since the last packet (4), packets from the
 /// opener and to it, bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     let SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, .. } = flow;
-    let flags = if *picked_up { PICKED_UP } else { 0 }
-        | match sender {
-            Sender::Node => FROM_NODE,
-            Sender::Destination => TO_SELF,
-            Sender::Other => 0,
-        };
+    let flags = if *picked_up { PICKED_UP } else { 0 } | sender.number() << SENDER_SHIFT;
     bytes.extend(tuple.src.bits().to_le_bytes());
     bytes.extend(tuple.dst.bits().to_le_bytes());
     bytes.extend(tuple.src_port.to_le_bytes());
@@ -368,11 +361,7 @@ impl<'b> Reader<'b> {
         let (src, dst) = (self.address()?, self.address()?);
         let (src_port, dst_port) = (self.u16()?, self.u16()?);
         let [protocol, icmp_type, tcp, flags] = self.array()?;
-        let sender = match flags & (FROM_NODE | TO_SELF) {
-            FROM_NODE => Sender::Node,
-            TO_SELF => Sender::Destination,
-            _ => Sender::Other,
-        };
+        let sender = Sender::from_number(flags >> SENDER_SHIFT & Sender::BITS);
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },

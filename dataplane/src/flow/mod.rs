@@ -74,7 +74,7 @@ pub struct Flow {
     /// Type of the ICMP message that opened the flow; zero for other protocols.
     pub icmp_type: u8,
     tcp: tcp::State,
-    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], [`FROM_NODE`] and [`TO_SELF`].
+    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], and the sender ([`SENDER_SHIFT`]).
     flags: u8,
     /// Whose share of the table it uses. Set by the table.
     owner: Owner,
@@ -110,10 +110,8 @@ const PICKED_UP: u8 = 4;
 const REQUESTED: u8 = 2;
 /// Flag: its opener is a local pod, but its packets are received from the host link.
 const HAIRPIN: u8 = 8;
-/// Flag: [`Sender::Node`].
-const FROM_NODE: u8 = 16;
-/// Flag: [`Sender::Destination`].
-const TO_SELF: u8 = 32;
+/// Where [`Sender::number`] is stored: the number of bits below it.
+const SENDER_SHIFT: u32 = 4;
 
 impl Flow {
     /// A flow opened by this packet, which is counted.
@@ -190,22 +188,14 @@ impl Flow {
 
     /// Sets who sent the first packet.
     pub const fn set_sender(&mut self, sender: Sender) {
-        let flag = match sender {
-            Sender::Node => FROM_NODE,
-            Sender::Destination => TO_SELF,
-            Sender::Other => 0,
-        };
-        self.flags = self.flags & !(FROM_NODE | TO_SELF) | flag;
+        let others = self.flags & !(Sender::BITS << SENDER_SHIFT);
+        self.flags = others | sender.number() << SENDER_SHIFT;
     }
 
     /// Who sent the first packet.
     #[must_use]
     pub const fn sender(&self) -> Sender {
-        match self.flags & (FROM_NODE | TO_SELF) {
-            FROM_NODE => Sender::Node,
-            TO_SELF => Sender::Destination,
-            _ => Sender::Other,
-        }
+        Sender::from_number(self.flags >> SENDER_SHIFT & Sender::BITS)
     }
 
     /// The flow's tuple, in the direction of its opener.

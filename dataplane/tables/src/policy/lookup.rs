@@ -100,13 +100,35 @@ impl LocalEnds {
 /// address of this node although the node did not send the packet: the kernel translates sources
 /// (masquerading), and anybody can forge one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Sender {
-    /// This node itself.
-    Node,
-    /// The pod that the flow leads to: by a service that led back to it, with a translated source.
-    Destination,
     /// Not known. The source address tells, unless it is this node's.
-    Other,
+    Other = 0,
+    /// This node itself.
+    Node = 1,
+    /// The pod that the flow leads to: by a service that led back to it, with a translated source.
+    Destination = 2,
+}
+
+impl Sender {
+    /// Bits of [`Self::number`].
+    pub const BITS: u8 = 3;
+
+    /// The number that flows store, in memory and in the file of saved flows.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The sender of this number; an unknown number is [`Self::Other`].
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Node,
+            2 => Self::Destination,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// The outcome at one end.
