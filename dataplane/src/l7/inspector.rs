@@ -2,8 +2,8 @@
 //!
 //! An inspector knows nothing of TCP. It is shown the bytes of each direction in order, and answers
 //! with one [`Op`] at a time, which says what happens to the first of them. The
-//! [`editor`](super::editor) executes the operations on the TCP stream. The operations are those
-//! of Cilium's proxylib (`proxylib/types/types.h`, `FilterOpType`).
+//! [`editor`](super::editor) executes the operations on the TCP stream. More, Pass and Drop are as
+//! in Cilium's proxylib (`proxylib/types/types.h`, `FilterOpType`).
 
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;

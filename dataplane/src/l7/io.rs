@@ -1,4 +1,4 @@
-//! What the follower asks of the worker around it.
+//! What the stream editor asks of the worker around it.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
@@ -6,8 +6,8 @@ use podgate_tables::tuple::FlowDirection;
 
 use crate::mem::{Frame, Packet, Umem};
 
-/// The worker's side of an inspected flow. Every packet that the follower is given ends in exactly
-/// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the follower.
+/// The worker's side of an inspected flow. Every packet that the editor is given ends in exactly
+/// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the editor.
 pub trait FlowIo {
     /// The memory that packets lie in.
     fn umem(&self) -> &Umem;

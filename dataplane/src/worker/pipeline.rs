@@ -48,9 +48,9 @@
 //! - *A full flow table* evicts flows in a stated order ([`crate::flow`]), counted as evictions: a
 //!   new flow of an owner that has used up its share evicts a flow of the same owner, or is denied.
 //!   The same holds for inspected flows.
-//! - *An inspected connection that was denied* is removed as soon as the server was reset and the
-//!   client has the response and has closed its side; where both ends were reset, it may be evicted
-//!   at once and is removed after a second.
+//! - *An inspected connection that podgate closes* is removed as soon as the client has the
+//!   response and has closed its side, and the server is closed, too; where both ends were reset,
+//!   it may be evicted at once and is removed after a second.
 //! - *ICMP replies* need the flow that their query opened. *ICMP errors* pass if they quote a
 //!   packet of a known flow, come from the link that it was forwarded to, and are sent to its
 //!   sender. Their source may be a router in between.

@@ -38,7 +38,7 @@ drop_reasons! {
     PolicyDeny = ("policy_deny_rule", 181),
     /// The flow was allowed, and a newer policy denies it.
     PolicyRevoked = ("policy_revoked", 133),
-    /// L7 rules denied the request; the client got a response.
+    /// L7 rules denied the request; the client got a response or a reset.
     L7Denied = ("l7_denied", 133),
     /// A segment of an inspected connection that podgate answers itself: the connection was closed
     /// or reset, or its bytes were dropped, acknowledged before, or forwarded in other segments.

@@ -29,7 +29,7 @@ pub struct Request<'a> {
     pub headers: &'a [httparse::Header<'a>],
 }
 
-/// What the client gets when its request stream ends.
+/// What the client gets for a request that is denied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DenialResponse {
     /// 403: denied by policy.
@@ -44,7 +44,7 @@ pub enum DenialResponse {
     Reset,
 }
 
-/// Why a request stream ends, and what the client gets.
+/// Why a request is denied, and what the client gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Denial {
     /// Reason for counters and events.
