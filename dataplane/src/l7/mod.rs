@@ -5,6 +5,7 @@
 //! above TCP; [`reply`] builds the segments that it sends of its own. Rules, and how a request is
 //! matched with them, are in [`podgate_tables::l7`].
 
+pub mod dns;
 pub mod editor;
 mod heap;
 pub mod http1;
