@@ -1,16 +1,16 @@
 //! A worker's events on their way to the control thread, through a bounded ring.
 
 use podgate_sync::DetailRing;
-use podgate_tables::event::{Event, EventKind, RequestLine};
+use podgate_tables::event::{Event, EventKind, RequestRecord};
 
 /// One worker's events on their way to the control thread: a bounded ring with one writer and one
 /// reader.
 ///
-/// Request lines have a ring of their own beside it, in the order of their events. They are most of
+/// What requests ask for has a ring of its own beside it, in the order of the events. It is most of
 /// an event's bytes, and most events have none.
 #[derive(Debug)]
 pub struct EventRing {
-    ring: DetailRing<Event<()>, RequestLine>,
+    ring: DetailRing<Event<()>, RequestRecord>,
 }
 
 impl EventRing {
@@ -45,7 +45,7 @@ impl EventRing {
     /// room.
     #[must_use]
     pub fn push(&self, event: Event<()>) -> bool {
-        debug_assert!(!matches!(event.kind, EventKind::HttpRequest { .. }), "its line is missing");
+        debug_assert!(!matches!(event.kind, EventKind::Request { .. }), "what is requested?");
         self.ring.push(event)
     }
 
@@ -53,10 +53,10 @@ impl EventRing {
     #[must_use]
     pub fn push_with_request(&self, Event { time, epoch, link, tuple, kind }: Event) -> bool {
         let mut request = None;
-        let kind = kind.map_request(|line| request = Some(line));
+        let kind = kind.map_request(|record| request = Some(record));
         let event = Event { time, epoch, link, tuple, kind };
         match request {
-            Some(line) => self.ring.push_with_detail(event, line),
+            Some(record) => self.ring.push_with_detail(event, record),
             None => self.ring.push(event),
         }
     }
@@ -64,9 +64,9 @@ impl EventRing {
     /// Takes the event that has waited longest.
     #[must_use]
     pub fn pop(&self) -> Option<Event> {
-        let of_request = |event: &Event<()>| matches!(event.kind, EventKind::HttpRequest { .. });
-        let (Event { time, epoch, link, tuple, kind }, line) = self.ring.pop(of_request)?;
-        let kind = kind.map_request(|()| line.unwrap_or_default());
+        let of_request = |event: &Event<()>| matches!(event.kind, EventKind::Request { .. });
+        let (Event { time, epoch, link, tuple, kind }, record) = self.ring.pop(of_request)?;
+        let kind = kind.map_request(|()| record.unwrap_or_default());
         Some(Event { time, epoch, link, tuple, kind })
     }
 }
@@ -75,7 +75,7 @@ impl EventRing {
 mod tests {
     use podgate_tables::address::Address;
     use podgate_tables::drop_reason::DropReason;
-    use podgate_tables::event::{EventKind, Text};
+    use podgate_tables::event::{EventKind, RequestLine, Text};
     use podgate_tables::ids::{Epoch, LinkId};
     use podgate_tables::proto;
     use podgate_tables::time::Nanos;
@@ -91,8 +91,8 @@ mod tests {
 
     fn request(number: u64) -> EventKind {
         let path = Text::new(number.to_string().as_bytes());
-        let request = RequestLine { path, ..RequestLine::default() };
-        EventKind::HttpRequest { allowed: true, rule: None, malformed: None, request }
+        let request = RequestRecord::Http(RequestLine { path, ..RequestLine::default() });
+        EventKind::Request { allowed: true, rule: None, reason: None, request }
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
                 let event = ring.pop().unwrap();
                 assert_eq!(event.time, Nanos(number));
                 match event.kind {
-                    EventKind::HttpRequest { request, .. } => {
+                    EventKind::Request { request: RequestRecord::Http(request), .. } => {
                         assert_eq!(request.path.bytes(), number.to_string().as_bytes());
                     }
                     kind => assert!(matches!(kind, EventKind::Drop { .. })),

@@ -17,8 +17,8 @@ use podgate_dataplane::l7::inspector::{
     AfterInjection, Injection, InspectCtx, Inspector, Op, Step,
 };
 use podgate_dataplane::packet::parse;
+use podgate_tables::drop_reason::DropReason;
 use podgate_tables::l7::L7Policy;
-use podgate_tables::l7::http1::Denial;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 use podgate_test_support::RecordingIo;
@@ -188,7 +188,7 @@ impl Inspector for Model {
 
     fn timed_out(&mut self) -> Step {
         TIMED_OUT.set(true);
-        Op::Reset(Denial::MALFORMED).into()
+        Op::Reset(DropReason::L7Malformed).into()
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
@@ -432,7 +432,7 @@ impl World {
             random,
             weather,
             ends,
-            editor: Editor::new(),
+            editor: Editor::default(),
             io: RecordingIo::new(4_096),
             inward: Default::default(),
             outward: Default::default(),

@@ -7,9 +7,8 @@ use podgate_dataplane::l7::http1::{
     BAD_REQUEST, FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, Http1,
 };
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, RequestLine, RequestRecord, ResponseStatus};
 use podgate_tables::ids::RuleId;
-use podgate_tables::l7::http1::Denial;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection::{Original, Reply};
@@ -27,7 +26,7 @@ fn run<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Http {
 }
 
 /// What the server gets, what the client gets from us, each verdict, and how it ended.
-fn outcome(http: &Http) -> (Vec<u8>, Vec<u8>, Vec<bool>, Option<Denial>, bool) {
+fn outcome(http: &Http) -> (Vec<u8>, Vec<u8>, Vec<bool>, Option<DropReason>, bool) {
     // Whether an answer goes before a reset is a matter of time.
     let is_reset = http.reset.is_some();
     let answered = if is_reset { Vec::new() } else { http.responses.received.clone() };
@@ -40,7 +39,7 @@ fn get(path: &str) -> String {
 
 fn statuses(http: &Http) -> Vec<u16> {
     let status = |event: &EventKind| match event {
-        EventKind::HttpResponse { status, .. } => Some(*status),
+        EventKind::Response { status: ResponseStatus::Http(status), .. } => Some(*status),
         _ => None,
     };
     http.events.iter().filter_map(status).collect()
@@ -74,7 +73,7 @@ fn denied_streams_end_before_the_denied_unit() {
                     [BAD_REQUEST, HEAD_TOO_LARGE].contains(&&answer[..]) || name == "after-allowed"
                 }
                 "broken-body" => answer == BAD_REQUEST && http.closed,
-                _ => http.reset == Some(Denial::NOT_HTTP1),
+                _ => http.reset == Some(DropReason::L7Unsupported),
             };
             let answer = answer.escape_ascii().to_string();
             assert!(is_right, "{folder}/{name}: {answer}, {:?}", http.reset);
@@ -169,7 +168,7 @@ fn requests_go_on_where_a_response_has_several_readings() {
         http.send(Original, stream.as_bytes(), &docs_only());
         assert_eq!(http.requests.received.len(), get("/docs").len() * 201, "{response:?}");
         http.send(Original, get("/secret").as_bytes(), &docs_only());
-        assert_eq!(http.reset, Some(Denial::BY_RULES), "{response:?}");
+        assert_eq!(http.reset, Some(DropReason::L7Denied), "{response:?}");
     }
     let mut unasked = Http::default();
     let response = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
@@ -181,7 +180,7 @@ fn requests_go_on_where_a_response_has_several_readings() {
 fn a_denied_request_that_waits_ends_the_connection_when_the_framing_is_lost() {
     let mut http = run([get("/docs").as_bytes(), get("/secret").as_bytes()]);
     http.send(Reply, b"ICY 200 OK\r\n\r\n", &docs_only());
-    assert_eq!(http.reset.unwrap().reason, DropReason::L7Malformed);
+    assert_eq!(http.reset.unwrap(), DropReason::L7Malformed);
 }
 
 #[test]
@@ -209,11 +208,11 @@ fn websocket_is_opaque_after_101_and_other_switches_are_reset() {
         let mut other = run([offer(offered).as_bytes()]);
         let response = format!("HTTP/1.1 101 S\r\nUpgrade: {switched}\r\n\r\n");
         other.send(Reply, response.as_bytes(), &docs_only());
-        assert_eq!(other.reset, Some(Denial::NOT_HTTP1), "{switched}");
+        assert_eq!(other.reset, Some(DropReason::L7Unsupported), "{switched}");
     }
     let mut unasked = run([get("/docs").as_bytes()]);
     unasked.send(Reply, b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n", &docs_only());
-    assert_eq!(unasked.reset, Some(Denial::NOT_HTTP1));
+    assert_eq!(unasked.reset, Some(DropReason::L7Unsupported));
 }
 
 #[test]
@@ -237,7 +236,7 @@ fn both_ends_of_policy_must_allow() {
         let mut http = Http::default();
         http.send(Original, get("/docs").as_bytes(), &L7Policy { egress, ingress });
         match http.events[..] {
-            [EventKind::HttpRequest { allowed, rule, .. }] => allowed.then_some(rule),
+            [EventKind::Request { allowed, rule, .. }] => allowed.then_some(rule),
             _ => panic!("one request"),
         }
     };
@@ -249,21 +248,26 @@ fn both_ends_of_policy_must_allow() {
     assert_eq!(decide(vec![], vec![entry("/x", 1), any(2)]), Some(Some(RuleId(2))));
 }
 
+fn line_of(request: RequestRecord) -> RequestLine {
+    let RequestRecord::Http(line) = request;
+    line
+}
+
 #[test]
 fn an_event_has_what_was_asked_for() {
     let http = run([&b"HEAD /secret HTTP/1.1\r\nHost: backend\r\n\r\n"[..]]);
-    let [EventKind::HttpRequest { allowed: false, malformed: None, request, .. }] = http.events[..]
-    else {
+    let [EventKind::Request { allowed: false, reason: None, request, .. }] = http.events[..] else {
         panic!("{:?}", http.events)
     };
+    let request = line_of(request);
     let line = (request.method.bytes(), request.path.bytes(), request.host.bytes());
     assert_eq!(line, (&b"HEAD"[..], &b"/secret"[..], &b"backend"[..]));
     assert_eq!(http.responses.received, &FORBIDDEN[..FORBIDDEN.len() - 15], "no body");
     let http = run([&b"GET /docs extra HTTP/1.1\r\n\r\n"[..]]);
-    let [EventKind::HttpRequest { malformed: Some(reason), request, .. }] = http.events[..] else {
+    let [EventKind::Request { reason: Some(reason), request, .. }] = http.events[..] else {
         panic!("{:?}", http.events)
     };
-    assert_eq!((reason, request.path.bytes()), (DropReason::L7Malformed, &b"/docs"[..]));
+    assert_eq!((reason, line_of(request).path.bytes()), (DropReason::L7Malformed, &b"/docs"[..]));
 }
 
 #[test]
@@ -272,7 +276,7 @@ fn the_latency_of_a_response_is_from_the_release_of_its_request() {
     http.send(Original, get("/docs").as_bytes(), &docs_only());
     http.now = http.now.plus_millis(5);
     http.send(Reply, b"HTTP/1.1 204 No Content\r\n\r\n", &docs_only());
-    let [_, EventKind::HttpResponse { latency_ns, .. }] = http.events[..] else {
+    let [_, EventKind::Response { latency_ns, .. }] = http.events[..] else {
         panic!("{:?}", http.events)
     };
     assert_eq!(latency_ns, 5_000_000);

@@ -61,7 +61,7 @@ fn is_reset(frame: &[u8]) -> bool {
 
 fn http_requests(rig: &Rig) -> Vec<bool> {
     let of = |event: Event| match event.kind {
-        EventKind::HttpRequest { allowed, .. } => Some(allowed),
+        EventKind::Request { allowed, .. } => Some(allowed),
         _ => None,
     };
     rig.events().into_iter().filter_map(of).collect()

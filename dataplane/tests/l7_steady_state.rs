@@ -83,8 +83,8 @@ impl FlowIo for Io {
     fn forget(&mut self, _: usize) {}
 
     fn event(&mut self, kind: EventKind) {
-        self.requests += u32::from(matches!(kind, EventKind::HttpRequest { allowed: true, .. }));
-        self.responses += u32::from(matches!(kind, EventKind::HttpResponse { .. }));
+        self.requests += u32::from(matches!(kind, EventKind::Request { allowed: true, .. }));
+        self.responses += u32::from(matches!(kind, EventKind::Response { .. }));
     }
 }
 
@@ -142,7 +142,7 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
     let umem = Umem::new(64).unwrap();
     let pool = umem.pool();
     let mut io = Io { umem, pool, forwarded: 0, requests: 0, responses: 0 };
-    let mut editor = Editor::<Http1>::new();
+    let mut editor = Editor::<Http1>::default();
     let mut now = Nanos(0);
     let mut play = |packets: &[(FlowDirection, Vec<u8>)], io: &mut Io| {
         for (direction, bytes) in packets {

@@ -208,7 +208,7 @@ pub fn editor(data: &[u8]) {
     io.kept_bytes_max = if options & 2 != 0 { usize::MAX } else { 4_000 };
     let mut connection = Connection {
         io,
-        editor: Editor::new(),
+        editor: Editor::default(),
         policy: policy(),
         now: Nanos(1_000_000_000),
         readers: [Reader::default(), Reader { last_wins: true, ..Reader::default() }],

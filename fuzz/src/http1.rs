@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use podgate_dataplane::l7::http1::Http1;
 use podgate_dataplane::l7::inspector::Inspector;
+use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::RuleId;
-use podgate_tables::l7::http1::Denial;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
 use podgate_tables::tuple::FlowDirection;
 use podgate_test_support::Connection;
@@ -42,7 +42,7 @@ pub(crate) struct Outcome {
     /// What the client gets from us.
     pub(crate) answered: Vec<u8>,
     pub(crate) verdicts: Vec<bool>,
-    pub(crate) reset: Option<Denial>,
+    pub(crate) reset: Option<DropReason>,
     pub(crate) closed: bool,
 }
 

@@ -36,7 +36,7 @@ mod response;
 use std::collections::VecDeque;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
 use podgate_tables::l7::http1::{Denial, DenialResponse};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -157,18 +157,18 @@ impl Http1 {
     /// A request head was decided.
     fn head(&mut self, now: Nanos, len: usize, decided: &Decided) -> Step {
         let denial = decided.verdict.err();
-        let event = Some(EventKind::HttpRequest {
+        let event = Some(EventKind::Request {
             allowed: denial.is_none(),
             rule: decided.verdict.ok().flatten(),
-            malformed: denial
+            reason: denial
                 .map(|denial| denial.reason)
                 .filter(|reason| *reason != DropReason::L7Denied),
-            request: decided.line,
+            request: RequestRecord::Http(decided.line),
         });
         let op = match denial {
             // What comes back can't be told from HTTP.
             None if decided.upgrade && self.responses.is_untracked() => {
-                Op::Reset(Denial::NOT_HTTP1)
+                Op::Reset(Denial::NOT_HTTP1.reason)
             }
             None => {
                 let head_only = decided.head_only;
@@ -186,7 +186,7 @@ impl Http1 {
     /// Answers a request whose head is the next `len` bytes.
     fn deny(&mut self, denial: Denial, decided: &Decided, len: usize) -> Op {
         if denial.response == DenialResponse::Reset || self.responses.is_untracked() {
-            return Op::Reset(denial);
+            return Op::Reset(denial.reason);
         }
         let then = if decided.is_last { AfterInjection::Close } else { AfterInjection::GoOn };
         self.owed.push_back(Owed::Answer(Answer::to(denial, then)));
@@ -204,7 +204,7 @@ impl Http1 {
         let begun = !self.responses.is_between_messages();
         let in_message = !self.requests.is_at_head();
         let is_only = self.owed.len() == 1;
-        let reset = Step { op: Op::Reset(denial), event };
+        let reset = Step { op: Op::Reset(denial.reason), event };
         if denial.response == DenialResponse::Reset || self.responses.is_untracked() {
             return reset;
         }
@@ -238,17 +238,17 @@ impl Http1 {
             return Op::Stall.into();
         };
         let Ok(step) = step else { return self.lose_track() };
-        let event = step.head.map(|head| EventKind::HttpResponse {
-            status: head.status,
+        let event = step.head.map(|head| EventKind::Response {
+            status: ResponseStatus::Http(head.status),
             latency_ns: cx.now.since(released),
         });
         if let Some(ResponseHead { status: 101, websocket }) = step.head {
-            let denial = Denial::NOT_HTTP1;
+            let reason = Denial::NOT_HTTP1.reason;
             return match websocket && self.upgrading {
                 true => Step { op: Op::Detach, event },
                 false => {
-                    let event = Some(EventKind::Drop { reason: denial.reason });
-                    Step { op: Op::Reset(denial), event }
+                    let event = Some(EventKind::Drop { reason });
+                    Step { op: Op::Reset(reason), event }
                 }
             };
         }
@@ -269,8 +269,7 @@ impl Http1 {
         if !waits {
             return Op::Skip(u64::MAX).into();
         }
-        let denial = Denial::new(DropReason::L7Malformed, DenialResponse::Reset);
-        let event = Some(EventKind::Drop { reason: denial.reason });
-        Step { op: Op::Reset(denial), event }
+        let reason = DropReason::L7Malformed;
+        Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
     }
 }

@@ -5,9 +5,9 @@
 //! [`editor`](super::editor) executes the operations on the TCP stream. More, Pass and Drop are as
 //! in Cilium's proxylib (`proxylib/types/types.h`, `FilterOpType`).
 
+use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
-use podgate_tables::l7::http1::Denial;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
@@ -29,8 +29,8 @@ pub enum Op {
     Stall,
     /// The rest of both directions passes without being shown.
     Detach,
-    /// Both ends are reset.
-    Reset(Denial),
+    /// Both ends are reset, for this reason.
+    Reset(DropReason),
 }
 
 /// An operation, and the event to report with it.

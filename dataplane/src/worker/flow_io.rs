@@ -77,8 +77,8 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     fn event(&mut self, kind: EventKind) {
         let stats = self.cx.egress.stats();
         match kind {
-            EventKind::HttpRequest { allowed: true, .. } => stats.l7_allowed.add(1),
-            EventKind::HttpRequest { allowed: false, .. } => stats.l7_denied.add(1),
+            EventKind::Request { allowed: true, .. } => stats.l7_allowed.add(1),
+            EventKind::Request { allowed: false, .. } => stats.l7_denied.add(1),
             _ => {}
         }
         let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());

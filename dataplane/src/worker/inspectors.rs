@@ -5,7 +5,7 @@ use podgate_tables::time::Nanos;
 
 use crate::flow::FlowIx;
 use crate::l7::editor::Editor;
-use crate::l7::http1::Http1;
+use crate::l7::protocol::Protocol;
 
 /// Time between two checks of timers, milliseconds.
 const TICK_MS: u64 = 5;
@@ -16,7 +16,7 @@ const TICK_BUDGET: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Inspected {
     pub(super) flow: FlowIx,
-    pub(super) editor: Editor<Http1>,
+    pub(super) editor: Editor<Protocol>,
     pub(super) policy: L7Policy,
 }
 

@@ -87,6 +87,7 @@ use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp};
 use crate::l7::editor::{Editor, Progress};
+use crate::l7::protocol::Protocol;
 use crate::mem::Packet;
 use crate::packet::icmp::{self, Role};
 use crate::packet::{HostFrame, L4, Tcp, View, edit, parse, quoted};
@@ -323,7 +324,12 @@ impl Pipeline {
                 cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
             }
             (Verdict::Allow, _) => true,
-            (Verdict::Inspect, Some(_)) => decision.l7.has_inspector(tuple.protocol),
+            // An inspector that has followed the connection knows one protocol.
+            (Verdict::Inspect, Some(slot)) => {
+                let inspected = self.inspectors.get_mut(slot);
+                let has = inspected.map(|inspected| inspected.editor.inspector().of_rules());
+                has.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == has)
+            }
         };
         let opener = flow.link(FlowDirection::Original);
         let from_host = cx.snapshot.routes.is_host(opener);
@@ -413,8 +419,10 @@ impl Pipeline {
                 forward::forward(cx, path, packet, view);
             }
             Some(slot) => {
-                let inspected =
-                    Inspected { flow: index, editor: Editor::new(), policy: decision.l7 };
+                // That there is one, the caller has checked; the default denies other protocols.
+                let inspector = Protocol::for_rules(&decision.l7).unwrap_or_default();
+                let editor = Editor::new(inspector);
+                let inspected = Inspected { flow: index, editor, policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
                 self.inspect(cx, slot, FlowDirection::Original, view, packet);
             }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{self, Context};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,6 +22,7 @@ use super::adaptive_poll::AdaptivePoll;
 use super::pipeline::steer;
 use super::{Shared, SharedConfig, Worker};
 use crate::flow::SavedFlow;
+use crate::l7::dns::learned::DnsAnswer;
 use crate::mem::Umem;
 use crate::stats::LinkStatistics;
 use crate::xsk::{Port, XskStatistics, close_ports};
@@ -340,6 +342,23 @@ impl Dataplane {
     #[must_use]
     pub fn panicked_worker(&self) -> Option<usize> {
         self.threads.iter().position(JoinHandle::is_finished)
+    }
+
+    /// Ready when a DNS answer waits for [`Self::drain_answers`]. One task may wait.
+    pub fn poll_answers(&self, cx: &mut Context<'_>) -> task::Poll<()> {
+        self.shared.answers.poll_waiting(cx)
+    }
+
+    /// Takes all DNS answers from the rings, each with its worker's number. They are not forwarded
+    /// before [`Self::release_answers`].
+    pub fn drain_answers(&self, take: impl FnMut(u16, DnsAnswer)) {
+        self.shared.answers.drain(take);
+    }
+
+    /// Releases all DNS answers of `worker` up to `ticket`. The tables that admit their addresses
+    /// must be published before ([`Self::publish`]).
+    pub fn release_answers(&self, worker: u16, ticket: u64) {
+        self.shared.release_answers(worker, ticket);
     }
 
     /// Takes all events from the rings, each with its worker's number.

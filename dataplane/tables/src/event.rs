@@ -8,10 +8,10 @@ use crate::policy::{Cause, Verdict};
 use crate::time::Nanos;
 use crate::tuple::Tuple;
 
-/// A reported event of one flow. `R` is the request line of an HTTP request; on a ring it is `()`,
-/// as request lines have a ring of their own.
+/// A reported event of one flow. `R` describes an L7 request; on a ring it is `()`, as requests have a
+/// ring of their own.
 #[derive(Clone, Copy, Debug)]
-pub struct Event<R = RequestLine> {
+pub struct Event<R = RequestRecord> {
     /// Time on the worker's clock.
     pub time: Nanos,
     /// Epoch of the snapshot in force.
@@ -26,7 +26,7 @@ pub struct Event<R = RequestLine> {
 
 /// The kinds of events. `R` as in [`Event`].
 #[derive(Clone, Copy, Debug)]
-pub enum EventKind<R = RequestLine> {
+pub enum EventKind<R = RequestRecord> {
     /// A flow was allowed, denied, or evaluated again in a new epoch.
     Verdict {
         /// Forwarded, inspected or dropped.
@@ -47,22 +47,22 @@ pub enum EventKind<R = RequestLine> {
         /// The reason.
         reason: DropReason,
     },
-    /// An HTTP request was allowed or denied.
-    HttpRequest {
+    /// An L7 request was allowed or denied.
+    Request {
         /// Whether it was forwarded to the server.
         allowed: bool,
         /// The rule that allowed it, or `None` when no rule matched.
         rule: Option<RuleId>,
-        /// Set when the request was denied for its form, and not by rules.
-        malformed: Option<DropReason>,
-        /// The request line, truncated.
+        /// Why the request was denied, if not by rules.
+        reason: Option<DropReason>,
+        /// What was requested.
         request: R,
     },
-    /// An HTTP response head was forwarded.
-    HttpResponse {
-        /// Status code.
-        status: u16,
-        /// Time between forwarding the request and the response head, nanoseconds.
+    /// An L7 response was forwarded.
+    Response {
+        /// Its result.
+        status: ResponseStatus,
+        /// Time between forwarding the request and the response, nanoseconds.
         latency_ns: u64,
     },
     /// The flow ended or timed out.
@@ -75,19 +75,17 @@ pub enum EventKind<R = RequestLine> {
 }
 
 impl<R> EventKind<R> {
-    /// The same event with its request line converted by `map`.
+    /// The same event with its request converted by `map`.
     pub fn map_request<S>(self, map: impl FnOnce(R) -> S) -> EventKind<S> {
         match self {
             Self::Verdict { verdict, egress, ingress, tcp_flags, icmp_type, reevaluated } => {
                 EventKind::Verdict { verdict, egress, ingress, tcp_flags, icmp_type, reevaluated }
             }
             Self::Drop { reason } => EventKind::Drop { reason },
-            Self::HttpRequest { allowed, rule, malformed, request } => {
-                EventKind::HttpRequest { allowed, rule, malformed, request: map(request) }
+            Self::Request { allowed, rule, reason, request } => {
+                EventKind::Request { allowed, rule, reason, request: map(request) }
             }
-            Self::HttpResponse { status, latency_ns } => {
-                EventKind::HttpResponse { status, latency_ns }
-            }
+            Self::Response { status, latency_ns } => EventKind::Response { status, latency_ns },
             Self::End { original, reply } => EventKind::End { original, reply },
         }
     }
@@ -146,7 +144,27 @@ impl<const N: usize> std::fmt::Debug for Text<N> {
     }
 }
 
-/// Method, path and host of a request, each truncated.
+/// What a request asks for, in the words of its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestRecord {
+    /// An HTTP request.
+    Http(RequestLine),
+}
+
+impl Default for RequestRecord {
+    fn default() -> Self {
+        Self::Http(RequestLine::default())
+    }
+}
+
+/// The result of a request, in the words of its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseStatus {
+    /// The status code of an HTTP response.
+    Http(u16),
+}
+
+/// Method, path and host of an HTTP request, each truncated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct RequestLine {
     /// Method.

@@ -8,7 +8,7 @@ use podgate_dataplane::l7::http1::Http1;
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{FRAME_HEADROOM, FRAME_SIZE};
 use podgate_dataplane::packet::parse;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, RequestRecord};
 use podgate_tables::l7::L7Policy;
 use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN};
 use podgate_tables::time::Nanos;
@@ -189,7 +189,7 @@ impl Lab {
         Self {
             options,
             io,
-            editor: Editor::new(),
+            editor: Editor::default(),
             policy: docs_only(),
             now: Nanos(1_000_000_000),
             client: End::new(options.client_isn, 1_000),
@@ -374,7 +374,9 @@ impl Lab {
     /// The server's program: one response for each allowed request that arrived.
     fn answer_next(&mut self) -> bool {
         let allowed = self.io.events.iter().filter_map(|event| match event {
-            EventKind::HttpRequest { allowed: true, request, .. } => Some(request.method),
+            EventKind::Request { allowed: true, request: RequestRecord::Http(request), .. } => {
+                Some(request.method)
+            }
             _ => None,
         });
         let next = allowed.skip(self.answered).map(|method| method.bytes() == b"HEAD").next();
@@ -400,7 +402,7 @@ impl Lab {
     /// Whether each request was allowed, in order.
     pub(super) fn verdicts(&self) -> Vec<bool> {
         let verdict = |event: &EventKind| match event {
-            EventKind::HttpRequest { allowed, .. } => Some(*allowed),
+            EventKind::Request { allowed, .. } => Some(*allowed),
             _ => None,
         };
         self.io.events.iter().filter_map(verdict).collect()

@@ -13,7 +13,7 @@ use podgate_dataplane::l7::http1::{
     BAD_REQUEST, FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT,
 };
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, ResponseStatus};
 use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use podgate_test_support::http1_corpus as corpus;
 

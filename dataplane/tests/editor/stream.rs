@@ -25,8 +25,8 @@ fn allowed_requests_and_their_responses_go_by_untouched() {
         assert!(matches!(
             lab.io.events[..],
             [
-                EventKind::HttpRequest { allowed: true, rule: Some(_), malformed: None, .. },
-                EventKind::HttpResponse { status: 200, .. }
+                EventKind::Request { allowed: true, rule: Some(_), reason: None, .. },
+                EventKind::Response { status: ResponseStatus::Http(200), .. }
             ]
         ));
     }

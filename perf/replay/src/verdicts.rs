@@ -105,8 +105,8 @@ impl<'a> FlowRecorder<'a> {
                     self.open(event, 0);
                 }
             }
-            EventKind::HttpRequest { .. } => self.record_request(event),
-            EventKind::HttpResponse { .. } | EventKind::End { .. } => {}
+            EventKind::Request { .. } => self.record_request(event),
+            EventKind::Response { .. } | EventKind::End { .. } => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{Event, EventKind, RequestLine};
+use podgate_tables::event::{Event, EventKind, RequestRecord, ResponseStatus};
 use podgate_tables::ids::RuleId;
 use podgate_tables::policy::{self, Cause, Exemption, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
@@ -31,8 +31,8 @@ impl FlowRecord {
             destination: names.peer(event.tuple.dst, event.tuple.dst_port),
             protocol: proto::name(event.tuple.protocol).into_owned(),
             is_reply: match event.kind {
-                EventKind::Verdict { .. } | EventKind::HttpRequest { .. } => Some(false),
-                EventKind::HttpResponse { .. } => Some(true),
+                EventKind::Verdict { .. } | EventKind::Request { .. } => Some(false),
+                EventKind::Response { .. } => Some(true),
                 EventKind::Drop { .. } | EventKind::End { .. } => None,
             },
             link: event.link.0,
@@ -57,11 +57,11 @@ fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
             (Outcome::Dropped, Some(reason))
         }
         EventKind::Drop { reason } => (Outcome::Dropped, Some(reason)),
-        EventKind::HttpRequest { allowed: true, .. } => (Outcome::Forwarded, None),
-        EventKind::HttpRequest { malformed, .. } => {
-            (Outcome::Dropped, Some(malformed.unwrap_or(DropReason::L7Denied)))
+        EventKind::Request { allowed: true, .. } => (Outcome::Forwarded, None),
+        EventKind::Request { reason, .. } => {
+            (Outcome::Dropped, Some(reason.unwrap_or(DropReason::L7Denied)))
         }
-        EventKind::HttpResponse { .. } | EventKind::End { .. } => (Outcome::Forwarded, None),
+        EventKind::Response { .. } | EventKind::End { .. } => (Outcome::Forwarded, None),
     }
 }
 
@@ -116,8 +116,8 @@ impl NameResolver<'_> {
                 }
             }
             EventKind::Drop { .. } => Detail::Drop,
-            EventKind::HttpRequest { rule, request, .. } => self.http_request(rule, &request),
-            EventKind::HttpResponse { status, latency_ns } => {
+            EventKind::Request { rule, request, .. } => self.request(rule, &request),
+            EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
                 Detail::HttpResponse { status, latency_ns }
             }
             EventKind::End { original, reply } => Detail::End {
@@ -127,13 +127,16 @@ impl NameResolver<'_> {
         }
     }
 
-    fn http_request(&self, rule: Option<RuleId>, request: &RequestLine) -> Detail {
+    fn request(&self, rule: Option<RuleId>, request: &RequestRecord) -> Detail {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Detail::HttpRequest {
-            method: text(request.method.bytes()),
-            path: text(request.path.bytes()),
-            host: text(request.host.bytes()),
-            rule: rule.map(|rule| self.rule(rule)),
+        let rule = rule.map(|rule| self.rule(rule));
+        match request {
+            RequestRecord::Http(request) => Detail::HttpRequest {
+                method: text(request.method.bytes()),
+                path: text(request.path.bytes()),
+                host: text(request.host.bytes()),
+                rule,
+            },
         }
     }
 

@@ -2,7 +2,9 @@
 
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{Event, EventKind, RequestLine, Text, Traffic};
+use podgate_tables::event::{
+    Event, EventKind, RequestLine, RequestRecord, ResponseStatus, Text, Traffic,
+};
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::{LocalEnds, Subject};
 use podgate_tables::proto;
@@ -74,12 +76,13 @@ fn decided(tuple: Tuple, tcp_flags: u8, icmp_type: u8) -> FlowRecord {
 }
 
 fn request(allowed: bool, path: &[u8]) -> EventKind {
-    let request = RequestLine {
+    let line = RequestLine {
         method: Text::new(b"GET"),
         path: Text::new(path),
         host: Text::new(b"server:80"),
     };
-    EventKind::HttpRequest { allowed, rule: None, malformed: None, request }
+    let request = RequestRecord::Http(line);
+    EventKind::Request { allowed, rule: None, reason: None, request }
 }
 
 /// Without the time and the identity numbers, which are hashes of labels.
@@ -128,7 +131,7 @@ fn requests_responses_drops_and_ends_are_told() {
         request(true, b"/docs"),
         request(false, b"/secret?key=1"),
         request(false, b"http://elsewhere/x"),
-        EventKind::HttpResponse { status: 403, latency_ns: 7_900_000 },
+        EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 },
         EventKind::Drop { reason: DropReason::SpoofedSource },
         EventKind::End {
             original: Traffic { packets: 3, bytes: 300 },

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use podgate_dataplane::l7::inspector::{AfterInjection, InspectCtx, Inspector, Op};
+use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
-use podgate_tables::l7::http1::Denial;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -58,7 +58,7 @@ pub struct Connection<I> {
     /// Events, in order.
     pub events: Vec<EventKind>,
     /// Why both ends were reset.
-    pub reset: Option<Denial>,
+    pub reset: Option<DropReason>,
     /// Both ends were closed behind an injection.
     pub closed: bool,
     /// The time.
@@ -90,7 +90,7 @@ impl<I: Inspector> Connection<I> {
     /// Whether each request was allowed, in order.
     pub fn verdicts(&self) -> Vec<bool> {
         let verdict = |event: &EventKind| match event {
-            EventKind::HttpRequest { allowed, .. } => Some(*allowed),
+            EventKind::Request { allowed, .. } => Some(*allowed),
             _ => None,
         };
         self.events.iter().filter_map(verdict).collect()

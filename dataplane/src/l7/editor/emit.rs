@@ -8,7 +8,7 @@ use smoltcp::wire::TcpControl;
 use super::half::Retransmit;
 use super::segment::TcpSegment;
 use super::seq::Seq;
-use super::{Denial, DenialResponse, Editor, FlowIo, Inspector};
+use super::{Editor, FlowIo, Inspector};
 use crate::l7::reply::{PAYLOAD_MAX, Segment};
 
 /// Segments of own bytes that are sent at a time. An acknowledgement lets the next ones go.
@@ -345,8 +345,7 @@ impl<I: Inspector> Editor<I> {
         let timer = half.retransmit.get_or_insert(Retransmit::after(now));
         let (due, hopeless) = (timer.is_due(now), timer.is_hopeless());
         if hopeless {
-            let denial = Denial::new(DropReason::L7Timeout, DenialResponse::Reset);
-            return self.reset_with_event(denial, io);
+            return self.reset_with_event(DropReason::L7Timeout, io);
         }
         if due {
             if let Some((from, to)) = owned {

@@ -40,7 +40,6 @@ mod take;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
-use podgate_tables::l7::http1::{Denial, DenialResponse};
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -120,8 +119,14 @@ pub struct Editor<I> {
 impl<I: Inspector> Editor<I> {
     /// An editor that waits for the opener's SYN.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(inspector: I) -> Self {
+        Self { inspector, ..Self::default() }
+    }
+
+    /// The inspector.
+    #[must_use]
+    pub const fn inspector(&self) -> &I {
+        &self.inspector
     }
 
     /// Frames held: segments that wait for those in front of them.
@@ -247,9 +252,8 @@ impl<I: Inspector> Editor<I> {
         let inspected = matches!(self.stage, Stage::Open) && direction == FlowDirection::Original;
         if inspected && segment.tcp.has(tcp_flags::URG) {
             // The urgent byte leaves the stream, or not, as the server's program likes.
-            let denial = Denial::new(DropReason::L7Unsupported, DenialResponse::Reset);
-            io.discard(segment.packet, denial.reason);
-            return self.reset_with_event(denial, io);
+            io.discard(segment.packet, DropReason::L7Unsupported);
+            return self.reset_with_event(DropReason::L7Unsupported, io);
         }
         self.take(cx, cx.now, direction, segment, io);
         let other = &self.halves[direction.reverse()];
@@ -281,8 +285,8 @@ impl<I: Inspector> Editor<I> {
         self.trim(io);
     }
 
-    fn reset_with_event(&mut self, denial: Denial, io: &mut impl FlowIo) {
-        io.event(EventKind::Drop { reason: denial.reason });
+    fn reset_with_event(&mut self, reason: DropReason, io: &mut impl FlowIo) {
+        io.event(EventKind::Drop { reason });
         self.reset(io);
     }
 }

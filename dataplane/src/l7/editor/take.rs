@@ -1,7 +1,6 @@
 //! Receiving: acknowledgements, bytes in order, the inspector's operations.
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::l7::http1::Denial;
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -157,9 +156,9 @@ impl<I: Inspector> Editor<I> {
         }
         let nothing_to_send = !progress && !start.is_before(decided);
         match outcome {
-            Err(denial) => {
+            Err(reason) => {
                 if nothing_to_send {
-                    io.discard(segment.packet, denial.reason);
+                    io.discard(segment.packet, reason);
                 } else {
                     self.release(direction, decided, segment, io);
                 }
@@ -211,7 +210,7 @@ impl<I: Inspector> Editor<I> {
         direction: FlowDirection,
         segment: Option<&TcpSegment>,
         io: &mut impl FlowIo,
-    ) -> Result<(), Denial> {
+    ) -> Result<(), DropReason> {
         while self.inspect_once(cx, direction, segment, io)? {}
         match segment {
             Some(segment) if segment.has_fin() => self.take_fin(cx, direction, segment, io),
@@ -226,7 +225,7 @@ impl<I: Inspector> Editor<I> {
         direction: FlowDirection,
         segment: Option<&TcpSegment>,
         io: &mut impl FlowIo,
-    ) -> Result<bool, Denial> {
+    ) -> Result<bool, DropReason> {
         let half = &mut self.halves[direction];
         let end = segment.map_or(half.next, |segment| segment.end().later(half.next));
         if half.mode != Mode::Inspect {
@@ -293,12 +292,12 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// What an operation means beyond the direction that it is about.
-    fn finish_step(&mut self, step: Step, io: &mut impl FlowIo) -> Result<(), Denial> {
+    fn finish_step(&mut self, step: Step, io: &mut impl FlowIo) -> Result<(), DropReason> {
         if let Some(event) = step.event {
             io.event(event);
         }
         match step.op {
-            Op::Reset(denial) => Err(denial),
+            Op::Reset(reason) => Err(reason),
             Op::Detach => {
                 for direction in DIRECTIONS {
                     self.halves[direction].mode = Mode::Skip(u64::MAX);
@@ -316,7 +315,7 @@ impl<I: Inspector> Editor<I> {
         direction: FlowDirection,
         segment: &TcpSegment,
         io: &mut impl FlowIo,
-    ) -> Result<(), Denial> {
+    ) -> Result<(), DropReason> {
         let half = &mut self.halves[direction];
         if half.next != segment.end() || half.fin.is_some() {
             return Ok(());
