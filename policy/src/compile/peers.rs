@@ -68,18 +68,16 @@ impl Peers {
                     networks.entry(network.scope).or_default().push(network.clone());
                 }
                 rules::PeerSelector::Name(pattern) => {
-                    numbers.push(self.acquire_address_source(
-                        &AddressSource::Name(pattern.clone()),
-                        builder,
-                    ));
+                    numbers.push(
+                        self.acquire_address_source(&AddressSource::Name(pattern.clone()), builder),
+                    );
                 }
             }
         }
         for networks in networks.into_values() {
-            numbers.push(self.acquire_address_source(
-                &AddressSource::Networks(networks.into()),
-                builder,
-            ));
+            numbers.push(
+                self.acquire_address_source(&AddressSource::Networks(networks.into()), builder),
+            );
         }
         numbers
     }

@@ -4,9 +4,8 @@
 //! An address of a name is *live* until its TTL is over, and then *deferred*: it stays usable as
 //! long as a connection to it is alive. The caller asks the workers' flow tables which of the
 //! deferred addresses are ([`NameTable::deferred`]) and reports the answer
-//! ([`NameTable::end_check`]). A deferred address that was not alive in the last check, nor
-//! refreshed since, is removed after [`CHECKS_MIN`] checks (cilium `pkg/fqdn/cache.go`,
-//! `DNSZombieMappings`).
+//! ([`NameTable::end_check`]). A deferred address that was not alive in [`CHECKS_MIN`] checks in a
+//! row, nor refreshed since, is removed (cilium `pkg/fqdn/cache.go`, `DNSZombieMappings`).
 //!
 //! # Bounds
 //! | bound | default | beyond it |
@@ -31,7 +30,8 @@ use podgate_tables::time::Nanos;
 /// Longest TTL, seconds: 7 days (RFC 8767 §4). A longer one counts as this.
 const TTL_MAX_S: u32 = 7 * 24 * 60 * 60;
 
-/// Checks that a deferred address survives at least.
+/// Checks in a row that must find no connection to a deferred address before it is removed. A check
+/// may miss a connection that is opened while it runs.
 const CHECKS_MIN: u32 = 2;
 
 /// Bounds of a [`NameTable`].
@@ -88,7 +88,7 @@ struct Deferred {
     since: Nanos,
     /// When a check found a connection to it last; zero for never.
     alive: Nanos,
-    /// Checks since it was deferred.
+    /// Checks since it was deferred or found alive last.
     checks: u32,
 }
 
@@ -231,7 +231,7 @@ impl NameTable {
             let Some(mut deferred) = record.deferred else { continue };
             deferred.checks += 1;
             if *alive {
-                deferred.alive = now;
+                (deferred.alive, deferred.checks) = (now, 0);
             } else if deferred.checks >= CHECKS_MIN {
                 self.remove(&key);
                 continue;
@@ -245,9 +245,8 @@ impl NameTable {
     /// Removes the names that `keep` is false for. Returns the number of their addresses.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) -> usize {
         let removed = self.names.iter().filter(|(name, _)| !keep(name));
-        let keys = removed.flat_map(|(name, records)| {
-            records.keys().map(|address| (Arc::clone(name), *address))
-        });
+        let keys = removed
+            .flat_map(|(name, records)| records.keys().map(|address| (Arc::clone(name), *address)));
         let keys: Vec<Key> = keys.collect();
         keys.iter().for_each(|key| self.remove(key));
         keys.len()
