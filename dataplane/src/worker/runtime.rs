@@ -439,6 +439,7 @@ impl Thread {
         sleeper.announce_sleep();
         let work = !self.commands.is_empty()
             || self.shared.has_handoffs(self.index)
+            || self.worker.has_releases()
             || self.stop.load(Ordering::Acquire);
         let timeout = match () {
             () if work => Duration::ZERO,
