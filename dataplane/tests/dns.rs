@@ -236,7 +236,7 @@ fn an_answer_that_is_not_released_in_time_is_dropped() {
 #[test]
 fn answers_wait_in_order_while_the_control_thread_takes_no_more() {
     const ANSWERS: u16 = 600;
-    let mut rig = Rig::of(RigConfig { frames: 16_384, ..RigConfig::default() });
+    let mut rig = Rig::of(RigConfig { frames: 16_384, ring: 1024, ..RigConfig::default() });
     rig.shared.publish(snapshot(1, IngressOfB::FromAOver(proto::UDP, rules())));
     let one = |id, flags, answers: &[Vec<u8>]| message(id, flags, "www.example.com", answers);
     for id in 0..ANSWERS {

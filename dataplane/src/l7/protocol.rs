@@ -64,6 +64,13 @@ macro_rules! dispatch {
 }
 
 impl Inspector for Protocol {
+    fn restarted(&self) -> Self {
+        match self {
+            Self::Http1(inspector) => Self::Http1(inspector.restarted()),
+            Self::Dns(inspector) => Self::Dns(inspector.restarted()),
+        }
+    }
+
     #[inline]
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
         dispatch!(self, inspector => inspector.inspect(cx, direction, bytes))

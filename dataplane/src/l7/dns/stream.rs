@@ -145,6 +145,10 @@ fn dropped(len: usize, reason: DropReason) -> Step {
 }
 
 impl Inspector for DnsStream {
+    fn restarted(&self) -> Self {
+        Self { dns: self.dns.clone(), ..Self::default() }
+    }
+
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
         match direction {
             FlowDirection::Original => self.inspect_query(cx, bytes),
