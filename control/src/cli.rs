@@ -1,5 +1,6 @@
 //! The command line: what `podgate --help` shows.
 
+mod fqdn;
 mod policy;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use podgate_api::{EndpointSpec, PodMtu};
 
 pub use podgate_replay::Output;
 
+pub use self::fqdn::{FqdnArgs, FqdnCommand};
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
@@ -73,6 +75,9 @@ pub enum Command {
     /// Explain verdicts; show enforced policies and rejected objects.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Show the addresses that DNS names stand for in policy, or forget them.
+    #[command(subcommand)]
+    Fqdn(FqdnCommand),
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
@@ -200,6 +205,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub flow_log: u32,
+    /// Least TTL of addresses from DNS answers, seconds: shorter ones count as this.
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(0..=604_800))]
+    pub dns_min_ttl: u32,
     /// MTU to set at both ends of attached links, 1280 to 65535 bytes, or `keep`.
     #[arg(long, value_name = "N|keep", default_value = "keep")]
     pub pod_mtu: MtuChoice,

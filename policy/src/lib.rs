@@ -21,6 +21,7 @@ mod labels;
 mod lower;
 pub mod manifest;
 pub mod model;
+mod names;
 pub mod observe;
 #[cfg(feature = "oracle")]
 pub mod oracle;
@@ -39,6 +40,7 @@ pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin};
 pub use compile::{Compiled, Compiler, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{LabelContext, LabelKey, Labels};
+pub use names::{NameAddress, NameCounts, NameLimits, NameTable};
 pub use rejection::{Rejection, SourceLocation, line as rejection_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{

@@ -16,6 +16,7 @@ mod forward;
 mod fragments;
 mod icmp_reply;
 mod inspectors;
+mod live_check;
 mod pipeline;
 mod reassembly;
 mod release;
@@ -42,6 +43,8 @@ use crate::xsk::{Port, XskStatistics};
 
 use ctx::PacketCtx;
 use egress::Egress;
+pub use live_check::LiveCheck;
+use live_check::LiveScan;
 use pipeline::{Pipeline, Steering};
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 use scheduler::LinkScheduler;
@@ -66,6 +69,8 @@ pub struct Worker {
     egress: Egress,
     batch: Vec<Packet>,
     scheduler: LinkScheduler,
+    /// Checks of live flows that this worker has not answered yet.
+    scans: Vec<LiveScan>,
 }
 
 impl Worker {
@@ -80,6 +85,7 @@ impl Worker {
             egress: Egress::new(index, shared, pool),
             batch: Vec::with_capacity(BATCH),
             scheduler: LinkScheduler::default(),
+            scans: Vec::new(),
         }
     }
 
@@ -127,6 +133,22 @@ impl Worker {
         let restored = flows.iter().filter(|flow| self.pipeline.restore_flow(&cx, flow)).count();
         self.stats().flows.set(self.pipeline.flows() as u64);
         restored
+    }
+
+    /// Answers a check of live flows, see [`Self::continue_checks`].
+    pub fn start_check(&mut self, check: Arc<LiveCheck>) {
+        self.scans.push(LiveScan::new(check));
+    }
+
+    /// Whether [`Self::continue_checks`] has work to do.
+    #[must_use]
+    pub fn has_checks(&self) -> bool {
+        !self.scans.is_empty()
+    }
+
+    /// Reads some flows for the checks that were started.
+    pub fn continue_checks(&mut self, now: Nanos) {
+        self.scans.retain_mut(|scan| !scan.advance(&self.pipeline.flows, now));
     }
 
     /// Sum of the counters of all ports, closed ones included. Two system calls per port.

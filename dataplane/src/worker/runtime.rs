@@ -13,6 +13,7 @@ use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use podgate_tables::address::Address;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
@@ -20,7 +21,7 @@ use podgate_tables::time::Nanos;
 
 use super::adaptive_poll::AdaptivePoll;
 use super::pipeline::steer;
-use super::{Shared, SharedConfig, Worker};
+use super::{LiveCheck, Shared, SharedConfig, Worker};
 use crate::flow::SavedFlow;
 use crate::l7::dns::learned::DnsAnswer;
 use crate::mem::Umem;
@@ -74,6 +75,7 @@ enum Command {
     RemovePort(LinkId, channel::Sender<Option<Box<Port>>>),
     /// The reply is the number of restored flows.
     RestoreFlows(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
+    CheckLive(Arc<LiveCheck>),
     PortStatistics(channel::Sender<XskStatistics>),
     LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
 }
@@ -338,6 +340,21 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Asks the workers which of the addresses are destinations of live flows. Returns at once; the
+    /// answer is in [`LiveCheck::result`] later.
+    ///
+    /// # Errors
+    /// When a worker takes no commands. The check never ends then.
+    pub fn check_live(&self, addresses: Vec<Address>) -> Result<Arc<LiveCheck>, LinkError> {
+        let check = Arc::new(LiveCheck::new(addresses, self.shared.config.workers));
+        for (index, queue) in self.commands.iter().enumerate() {
+            let command = Command::CheckLive(Arc::clone(&check));
+            queue.push(command).map_err(|_| LinkError::Unresponsive(index))?;
+            self.shared.sleepers[index].wake_if_asleep();
+        }
+        Ok(check)
+    }
+
     /// The first worker that has panicked. Its packets are no longer processed.
     #[must_use]
     pub fn panicked_worker(&self) -> Option<usize> {
@@ -419,6 +436,9 @@ impl Thread {
         while !self.stop.load(Ordering::Acquire) {
             self.run_commands();
             let now = self.clock.now();
+            if self.worker.has_checks() {
+                self.worker.continue_checks(now);
+            }
             let clock = self.clock;
             let packets = self.worker.round_by_time(now, &|| clock.now());
             if self.mode == PollMode::Adaptive {
@@ -438,6 +458,7 @@ impl Thread {
         let sleeper = &self.shared.sleepers[usize::from(self.index)];
         sleeper.announce_sleep();
         let work = !self.commands.is_empty()
+            || self.worker.has_checks()
             || self.shared.has_handoffs(self.index)
             || self.worker.has_releases()
             || self.stop.load(Ordering::Acquire);
@@ -468,6 +489,10 @@ impl Thread {
                 Command::RestoreFlows(snapshot, flows, done) => {
                     let now = self.clock.now();
                     done.send(self.worker.restore_flows(now, &snapshot, &flows)).is_ok()
+                }
+                Command::CheckLive(check) => {
+                    self.worker.start_check(check);
+                    true
                 }
                 Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
                 Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),

@@ -6,6 +6,7 @@ mod confined;
 mod cut_off;
 mod explain;
 mod flood;
+mod fqdn;
 mod hairpin;
 mod hostile;
 mod http;
