@@ -7,6 +7,7 @@
 
 mod adaptive_poll;
 mod ctx;
+mod datagrams;
 mod decisions;
 mod egress;
 mod fast_path;
@@ -18,6 +19,7 @@ mod inspectors;
 mod live_check;
 mod pipeline;
 mod reassembly;
+mod release;
 mod reply_limit;
 mod reset;
 mod runtime;
@@ -185,6 +187,12 @@ impl Worker {
         self.pipeline.has_inspected()
     }
 
+    /// Whether released DNS answers can be forwarded by one of the next rounds.
+    #[must_use]
+    pub fn has_releases(&self) -> bool {
+        self.pipeline.datagrams.releases.is_pending()
+    }
+
     /// One iteration of the poll loop: receive, process, expire, flush. Returns the number of
     /// packets processed; if zero, the caller may sleep.
     ///
@@ -196,6 +204,7 @@ impl Worker {
     /// As [`Self::round`], but links are scheduled by the time that their packets take, measured
     /// with `clock`.
     pub fn round_by_time(&mut self, now: Nanos, clock: &impl Fn() -> Nanos) -> usize {
+        self.shared.rounds[usize::from(self.index)].begin();
         let snapshot = self.snapshot.load().clone();
         if let Some(snapshot) = snapshot.as_deref() {
             self.pipeline.flows.set_outside(snapshot.routes.host_link());
@@ -212,11 +221,13 @@ impl Worker {
         if let Some(snapshot) = snapshot.as_deref() {
             let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
             self.pipeline.run_timers(&mut cx);
+            self.pipeline.release_answers(&mut cx, &self.shared);
         }
         let scheduler = &mut self.scheduler;
         self.egress.flush(clock, |link, nanos| scheduler.record_time(link, nanos));
         scheduler.end_round();
         self.update_gauges(snapshot.as_deref());
+        self.shared.rounds[usize::from(self.index)].end();
         if processed > 0 {
             self.stats().busy_rounds.add(1);
         }

@@ -460,6 +460,7 @@ impl Thread {
         let work = !self.commands.is_empty()
             || self.worker.has_checks()
             || self.shared.has_handoffs(self.index)
+            || self.worker.has_releases()
             || self.stop.load(Ordering::Acquire);
         let timeout = match () {
             () if work => Duration::ZERO,

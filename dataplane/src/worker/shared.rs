@@ -10,9 +10,12 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
 
 use crate::event_ring::EventRing;
+use crate::l7::dns::Denied;
 use crate::l7::dns::learned::Answers;
 use crate::mem::Packet;
 use crate::stats::WorkerStats;
+
+use super::release::Rounds;
 
 /// Capacity of all hand-off rings to one worker, packets, divided equally among them.
 const HANDOFFS_TO_ONE: usize = 2048;
@@ -33,6 +36,8 @@ pub struct SharedConfig {
     pub inspected_per_worker: u32,
     /// Capacity of each worker's event ring.
     pub events_per_worker: usize,
+    /// How denied DNS queries are answered.
+    pub dns_denied: Denied,
 }
 
 impl Default for SharedConfig {
@@ -42,6 +47,7 @@ impl Default for SharedConfig {
             flows_per_worker: 1 << 18,
             inspected_per_worker: 1 << 14,
             events_per_worker: 1 << 14,
+            dns_denied: Denied::default(),
         }
     }
 }
@@ -65,6 +71,7 @@ pub struct Shared {
     /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
     handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
+    pub(super) rounds: Vec<CachePadded<Rounds>>,
 }
 
 impl Shared {
@@ -85,7 +92,8 @@ impl Shared {
             events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
             answers: Answers::new(config.workers, ANSWERS_PER_WORKER),
             handoffs: pairs.map(ArrayQueue::new).collect(),
-            sleepers: each.map(|_| CachePadded::default()).collect(),
+            sleepers: each.clone().map(|_| CachePadded::default()).collect(),
+            rounds: each.map(|_| CachePadded::default()).collect(),
         })
     }
 

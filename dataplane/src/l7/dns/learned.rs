@@ -58,6 +58,9 @@ pub struct AnswerRing {
     /// Ticket of the last answer.
     last: AtomicU64,
     released: AtomicU64,
+    /// The same, when all workers use the tables that were published before the release. Written
+    /// by the worker.
+    in_force: AtomicU64,
     control: Arc<AtomicWaker>,
 }
 
@@ -67,6 +70,7 @@ impl AnswerRing {
             ring: ArrayQueue::new(capacity),
             last: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            in_force: AtomicU64::new(0),
             control: Arc::clone(control),
         }
     }
@@ -113,6 +117,19 @@ impl AnswerRing {
     #[inline]
     pub fn released(&self) -> u64 {
         self.released.load(Ordering::Acquire)
+    }
+
+    /// All answers up to this ticket may be forwarded: they are released, and every worker uses
+    /// tables that admit their addresses.
+    #[must_use]
+    #[inline]
+    pub fn in_force(&self) -> u64 {
+        self.in_force.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Self::in_force`]. Only the worker may call this.
+    pub fn set_in_force(&self, ticket: u64) {
+        self.in_force.store(ticket, Ordering::Relaxed);
     }
 }
 
