@@ -114,8 +114,7 @@ impl Names {
         guest.netns.ip(&format!("route add local {NETWORK}/15 dev lo\n"))?;
         let (via, link) = (guest.addresses.v4, &guest.link);
         lab.node().netns.ip(&format!("route add {NETWORK}/15 via {via} dev {link} onlink\n"))?;
-        let resolver =
-            office.netns.inside(|| Ok(UdpSocket::bind((office.addresses.v4, 53))?))?;
+        let resolver = office.netns.inside(|| Ok(UdpSocket::bind((office.addresses.v4, 53))?))?;
         let server = guest.netns.inside(|| Ok(TcpListener::bind("0.0.0.0:80")?))?;
         Ok(Self { lab, resolver, server, _folder: folder })
     }
