@@ -201,6 +201,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub inspected: u32,
+    /// How queries that DNS rules deny are answered.
+    #[arg(long, value_enum, default_value_t = DnsDenied::Refused)]
+    pub dns_denied: DnsDenied,
     /// Number of flow records kept for `podgate flows`.
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
@@ -259,6 +262,15 @@ pub enum PodChecksums {
     /// pods that send tunnel packets (VXLAN, GRE, IPIP), whose inner checksums would stay
     /// incomplete. Before Linux 6.11 the same as `whole`.
     Leave,
+}
+
+/// How queries that DNS rules deny are answered.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DnsDenied {
+    /// By REFUSED. Most clients then ask the next server of their list.
+    Refused,
+    /// By NXDOMAIN: clients take it that the name doesn't exist, and ask nobody else.
+    Nxdomain,
 }
 
 /// The two sources of objects.

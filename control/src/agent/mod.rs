@@ -49,6 +49,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use podgate_api::EndpointSpec;
+use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_policy::NameLimits;
@@ -69,7 +70,7 @@ use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::Undo;
 use self::waiting::Waiting;
-use crate::cli::{PodChecksums, Poll, RunArgs, Seccomp};
+use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
 use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
@@ -423,6 +424,10 @@ fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {
             workers: args.workers,
             flows_per_worker: args.flows,
             inspected_per_worker: args.inspected.min(args.flows),
+            dns_denied: match args.dns_denied {
+                DnsDenied::Refused => Denied::Refused,
+                DnsDenied::Nxdomain => Denied::NameError,
+            },
             ..SharedConfig::default()
         },
         frames: args.frames,

@@ -4,6 +4,7 @@
 
 mod confined;
 mod cut_off;
+mod dns;
 mod explain;
 mod flood;
 mod fqdn;
