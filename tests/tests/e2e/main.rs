@@ -5,8 +5,10 @@
 mod cni;
 mod confined;
 mod cut_off;
+mod dns;
 mod explain;
 mod flood;
+mod fqdn;
 mod hairpin;
 mod hostile;
 mod http;
