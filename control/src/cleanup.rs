@@ -44,7 +44,7 @@ pub(crate) fn run(state_dir: &Path) -> Result<ExitCode> {
         runtime.block_on(report.restore_offloads(&state));
         report.remove_mount(&state.bpf());
         for file in
-            state.list_files().into_iter().chain([state.flows(), state.bad_flows(), state.socket()])
+            state.list_files().into_iter().chain([state.flows(), state.bad_flows(), state.socket(), state.hubble_socket()])
         {
             report.remove_if_there(&file);
         }

@@ -7,7 +7,7 @@
 //! * [`PolicyPlane`]: objects, compiled tables, what was published;
 //! * [`Endpoints`]: pods and what is attached to their links;
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
-//! * [`Observer`]: flow records;
+//! * [`Observer`]: the workers' events, on their way to the flow thread;
 //! * [`StateFiles`]: endpoint list, pins, control socket.
 //!
 //! Nothing here waits for the kernel's network stack or enters another network namespace: tasks and
@@ -22,8 +22,10 @@ mod endpoints;
 mod endpoints_file;
 mod epochs;
 mod flow_log;
+mod flow_thread;
 mod flows_file;
 mod host_network;
+mod hubble;
 mod limits;
 mod observer;
 mod policy_plane;
@@ -44,6 +46,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
 use podgate_api::EndpointSpec;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
@@ -183,11 +186,12 @@ impl Agent {
         let preparer =
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
+        let flow_thread = hubble::start(args, &state, links.dataplane().clock())?;
         let mut agent = Self {
             plane: PolicyPlane::new(source),
             endpoints: Endpoints::new(links, preparer, completed_sender),
             host,
-            observer: Observer::new(args.flow_log as usize),
+            observer: Observer::new(flow_thread),
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
             earlier_flows: EarlierFlows::read(&state),
@@ -302,6 +306,7 @@ impl Agent {
                  stay cut off"
             );
         }
+        self.observer.check()?;
         self.drain_events();
         self.answer_waiting();
         self.request_periodic_reads();
@@ -352,6 +357,8 @@ impl Agent {
         dataplane.publish(snapshot);
         self.endpoints.links_mut().set_pods(&routes);
         self.plane.end(begun);
+        let (epoch, policies) = (self.plane.epoch().0, self.policies_in_force());
+        self.observer.agent_events().policy_updated(Timestamp::now(), epoch, policies);
         self.host.set_routes(self.addresses_of_ready_endpoints());
     }
 
