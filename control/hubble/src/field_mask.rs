@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use prost::bytes::Buf;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_varint, skip_field};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_varint, skip_field,
+};
 use prost::{DecodeError, Message};
 
 use crate::proto::fields::FLOW;

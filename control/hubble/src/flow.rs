@@ -321,10 +321,8 @@ fn policy_of_rule(rule: &RuleName, epoch: u32) -> Policy {
 fn policy(name: &PolicyName, epoch: u32) -> Policy {
     const PREFIX: &str = "k8s:io.cilium.k8s.policy";
     let namespace = name.namespace.iter().map(|name| format!("{PREFIX}.namespace={name}"));
-    let labels = [
-        format!("{PREFIX}.derived-from={}", name.kind),
-        format!("{PREFIX}.name={}", name.name),
-    ];
+    let labels =
+        [format!("{PREFIX}.derived-from={}", name.kind), format!("{PREFIX}.name={}", name.name)];
     Policy {
         name: name.name.clone(),
         namespace: name.namespace.clone().unwrap_or_default(),

@@ -27,7 +27,12 @@ pub struct Node {
 }
 
 /// A node with its counters, as clients read it.
-pub(crate) fn node_of(node: &Node, version: &str, uptime_ns: u64, counts: Counts) -> observer::Node {
+pub(crate) fn node_of(
+    node: &Node,
+    version: &str,
+    uptime_ns: u64,
+    counts: Counts,
+) -> observer::Node {
     observer::Node {
         name: node.name.clone(),
         version: version.to_owned(),

@@ -119,7 +119,10 @@ impl FlowThread {
     /// Fails when the thread has ended.
     pub(super) fn check(&self) -> Result<()> {
         let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-        ensure!(!ended, "the thread of flow records has ended (see the log above); restart podgate");
+        ensure!(
+            !ended,
+            "the thread of flow records has ended (see the log above); restart podgate"
+        );
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod flood;
 mod hairpin;
 mod hostile;
 mod http;
+mod hubble;
 mod isolation;
 mod kube;
 mod lifecycle;

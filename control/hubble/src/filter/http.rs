@@ -44,9 +44,7 @@ pub(super) fn tests(filter: &FlowFilter, tests: &mut Vec<Test>) -> Result<(), St
         request(flow).is_some_and(|http| pattern.is_match(path(&http.url)))
     });
     let urls = parse_all("http_url", &filter.http_url, pattern)?;
-    add(tests, urls, |flow, pattern| {
-        request(flow).is_some_and(|http| pattern.is_match(&http.url))
-    });
+    add(tests, urls, |flow, pattern| request(flow).is_some_and(|http| pattern.is_match(&http.url)));
     add(tests, filter.http_header.clone(), |flow, header| {
         http(flow).is_some_and(|http| http.headers.contains(header))
     });
