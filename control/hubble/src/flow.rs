@@ -151,11 +151,10 @@ fn policy_verdicts(record: &FlowRecord, common: &Flow) -> Vec<Flow> {
         let mut drop = denied.clone();
         drop.event_type = event(event_type::DROP, drop.drop_reason_desc);
         drop.policy_match_type = 0;
+        // Both directions may have denied it.
         for flow in &flows {
-            drop.egress_denied_by.clone_from(&flow.egress_denied_by);
-            if !flow.ingress_denied_by.is_empty() {
-                drop.ingress_denied_by.clone_from(&flow.ingress_denied_by);
-            }
+            drop.egress_denied_by.extend(new(&flow.egress_denied_by, &drop.egress_denied_by));
+            drop.ingress_denied_by.extend(new(&flow.ingress_denied_by, &drop.ingress_denied_by));
         }
         flows.push(drop);
     }
@@ -174,15 +173,23 @@ fn policy_verdict(record: &FlowRecord, side: Side, by: &DirectionVerdict, common
         (Side::Ingress, true) => flow.ingress_allowed_by = policies,
         (Side::Ingress, false) => flow.ingress_denied_by = policies,
     }
-    if by.allowed {
-        // The other direction may deny what this one allows.
-        if record.verdict == Outcome::Dropped {
-            flow.verdict = Verdict::Forwarded.into();
-        }
-        flow.drop_reason = 0;
-        flow.drop_reason_desc = 0;
+    // The directions of a denied connection may have decided differently.
+    let reason = match &by.by {
+        _ if by.allowed => DropReason::Unknown,
+        DecidedBy::Rule { .. } | DecidedBy::Conflict { .. } => DropReason::PolicyDeny,
+        _ => DropReason::PolicyDenied,
+    };
+    flow.drop_reason = reason as u32;
+    flow.drop_reason_desc = reason.into();
+    if by.allowed && record.verdict == Outcome::Dropped {
+        flow.verdict = Verdict::Forwarded.into();
     }
     flow
+}
+
+/// The policies of `all` that `known` lacks.
+fn new(all: &[Policy], known: &[Policy]) -> Vec<Policy> {
+    all.iter().filter(|policy| !known.contains(policy)).cloned().collect()
 }
 
 fn request(record: &FlowRecord, rule: Option<&RuleName>, common: Flow) -> Flow {

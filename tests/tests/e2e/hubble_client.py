@@ -60,7 +60,9 @@ def main():
         options = [("grpc.ssl_target_name_override", server_name)]
         channel = grpc.secure_channel(target, credentials, options)
     else:
-        channel = grpc.insecure_channel(target)
+        # By default it would be the encoded path of a unix socket, which is no authority (RFC 3986).
+        options = [("grpc.default_authority", "localhost")]
+        channel = grpc.insecure_channel(target, options)
     streams = found.server_streaming
     kind = channel.unary_stream if streams else channel.unary_unary
     call = kind(
