@@ -57,6 +57,7 @@ use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
+use self::hubble::Peers;
 use self::observer::Observer;
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
@@ -88,6 +89,7 @@ struct Agent {
     endpoints: Endpoints,
     host: HostNetwork,
     observer: Observer,
+    peers: Peers,
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
     waiting: Waiting,
@@ -186,12 +188,13 @@ impl Agent {
         let preparer =
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
-        let flow_thread = hubble::start(args, &state, links.dataplane().clock())?;
+        let (flow_thread, peers) = hubble::start(args, &state, links.dataplane().clock())?;
         let mut agent = Self {
             plane: PolicyPlane::new(source),
             endpoints: Endpoints::new(links, preparer, completed_sender),
             host,
             observer: Observer::new(flow_thread),
+            peers,
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
             earlier_flows: EarlierFlows::read(&state),
@@ -359,6 +362,7 @@ impl Agent {
         self.plane.end(begun);
         let (epoch, policies) = (self.plane.epoch().0, self.policies_in_force());
         self.observer.agent_events().policy_updated(Timestamp::now(), epoch, policies);
+        self.peers.update(self.plane.store());
         self.host.set_routes(self.addresses_of_ready_endpoints());
     }
 

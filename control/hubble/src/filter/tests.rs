@@ -140,7 +140,8 @@ fn fields_about_labels() {
 
 #[test]
 fn fields_about_what_happened() {
-    let kind = |r#type, match_sub_type, sub_type| EventTypeFilter { r#type, match_sub_type, sub_type };
+    let kind =
+        |r#type, match_sub_type, sub_type| EventTypeFilter { r#type, match_sub_type, sub_type };
     let link = |index, name: &str| NetworkInterface { index, name: name.to_owned() };
     table! {
         packet uuid: ["u-1"]; ["u"];
@@ -215,10 +216,16 @@ fn fields_of_a_filter_are_all_needed_and_lists_add_up() {
     };
     let (yes, no, all) = (of("shop/", "80"), of("shop/", "81"), FlowFilter::default());
     let seen = |allow: &[&FlowFilter], deny: &[&FlowFilter]| {
-        let own = |filters: &[&FlowFilter]| filters.iter().map(|f| (*f).clone()).collect::<Vec<_>>();
-        Filters::new(&own(allow), &own(deny)).map_err(|error| panic!("{error}")).unwrap().match_flow(&packet())
+        let own =
+            |filters: &[&FlowFilter]| filters.iter().map(|f| (*f).clone()).collect::<Vec<_>>();
+        Filters::new(&own(allow), &own(deny))
+            .map_err(|error| panic!("{error}"))
+            .unwrap()
+            .match_flow(&packet())
     };
-    assert!(seen(&[], &[]) && seen(&[&yes], &[]) && seen(&[&no, &yes], &[&no]) && seen(&[&all], &[]));
+    assert!(
+        seen(&[], &[]) && seen(&[&yes], &[]) && seen(&[&no, &yes], &[&no]) && seen(&[&all], &[])
+    );
     assert!(!seen(&[&no], &[]) && !seen(&[], &[&yes]) && !seen(&[&yes], &[&no, &yes]));
     assert!(!seen(&[&all], &[&all]));
 }
@@ -248,11 +255,8 @@ fn wrong_values_are_rejected_by_field_and_value() {
         dns_query: "\\8";
     }
     let packets = vec![EventTypeFilter { r#type: 1, ..EventTypeFilter::default() }];
-    let filter = FlowFilter {
-        event_type: packets,
-        http_method: strings(&["GET"]),
-        ..FlowFilter::default()
-    };
+    let filter =
+        FlowFilter { event_type: packets, http_method: strings(&["GET"]), ..FlowFilter::default() };
     let error = Filters::new(&[filter], &[]).err().unwrap();
     assert!(error.starts_with("http_method: event_type must contain L7"), "{error}");
     let cel = crate::proto::flow::flow_filter::Experimental { cel_expression: strings(&["true"]) };

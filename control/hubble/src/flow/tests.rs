@@ -96,10 +96,8 @@ fn text(record: &FlowRecord) -> String {
 
 #[test]
 fn an_allowed_connection_is_a_flow_for_each_direction() {
-    let detail = verdicts(
-        by_rule(true, "cart", "spec.egress[0]"),
-        by_rule(true, "db", "spec.ingress[1]"),
-    );
+    let detail =
+        verdicts(by_rule(true, "cart", "spec.egress[0]"), by_rule(true, "db", "spec.ingress[1]"));
     insta::assert_snapshot!(text(&record(detail, Outcome::Forwarded, None)), @r#"
     5/0 Egress FORWARDED DROP_REASON_UNKNOWN match 2 +e["cart"] +i[] -e[] -i[] (TCP Flags: SYN)
     5/0 Ingress FORWARDED DROP_REASON_UNKNOWN match 2 +e[] +i["db"] -e[] -i[] (TCP Flags: SYN)

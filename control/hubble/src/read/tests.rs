@@ -77,10 +77,11 @@ fn reader(request: &GetFlowsRequest) -> (Reader, mpsc::Receiver<Result<GetFlowsR
     (Reader { query, translator, to }, responses)
 }
 
-/// What a client gets of a log with flows 1 to 9 and a gap of 5 after the sixth.
+/// What a client gets of a log with flows 1 to 9, a gap of 5 after the sixth, and one of 2 at the end.
 fn read(request: &GetFlowsRequest) -> Vec<i64> {
     let mut past: Vec<_> = (1..10).map(observed).collect();
     past.insert(6, gap(6, 5));
+    past.push(gap(9, 2));
     let log = Arc::new(Log { past: Mutex::new(past), live: broadcast::Sender::new(4) });
     let (reader, mut responses) = reader(request);
     Builder::new_current_thread().build().unwrap().block_on(async {
@@ -104,13 +105,13 @@ fn at(seconds: i64) -> Option<prost_types::Timestamp> {
 #[test]
 fn numbers_and_times_choose_past_flows() {
     let request = GetFlowsRequest::default;
-    let all = [1, 2, 3, 4, 5, 6, -5, 7, 8, 9];
+    let all = [1, 2, 3, 4, 5, 6, -5, 7, 8, 9, -2];
     assert_eq!(read(&request()), all);
     assert_eq!(read(&GetFlowsRequest { number: u64::MAX, ..request() }), all);
-    assert_eq!(read(&GetFlowsRequest { number: 2, ..request() }), [8, 9]);
-    assert_eq!(read(&GetFlowsRequest { number: 4, ..request() }), [6, -5, 7, 8, 9]);
+    assert_eq!(read(&GetFlowsRequest { number: 2, ..request() }), [8, 9, -2]);
+    assert_eq!(read(&GetFlowsRequest { number: 4, ..request() }), [6, -5, 7, 8, 9, -2]);
     assert_eq!(read(&GetFlowsRequest { number: 2, first: true, ..request() }), [1, 2]);
-    assert_eq!(read(&GetFlowsRequest { since: at(8), ..request() }), [8, 9]);
+    assert_eq!(read(&GetFlowsRequest { since: at(8), ..request() }), [8, 9, -2]);
     assert_eq!(read(&GetFlowsRequest { until: at(2), ..request() }), [1, 2]);
     assert_eq!(read(&GetFlowsRequest { number: 1, until: at(2), ..request() }), [2]);
     assert_eq!(read(&GetFlowsRequest { since: at(4), until: at(5), ..request() }), [4, 5]);
@@ -120,11 +121,11 @@ fn numbers_and_times_choose_past_flows() {
 #[test]
 fn filters_come_before_numbers_and_leave_gaps() {
     let request = || GetFlowsRequest { whitelist: denied(), ..GetFlowsRequest::default() };
-    assert_eq!(read(&request()), [3, 6, -5, 9]);
-    assert_eq!(read(&GetFlowsRequest { number: 2, ..request() }), [6, -5, 9]);
+    assert_eq!(read(&request()), [3, 6, -5, 9, -2]);
+    assert_eq!(read(&GetFlowsRequest { number: 2, ..request() }), [6, -5, 9, -2]);
     assert_eq!(read(&GetFlowsRequest { number: 1, first: true, ..request() }), [3]);
     let request = GetFlowsRequest { blacklist: denied(), number: 3, ..GetFlowsRequest::default() };
-    assert_eq!(read(&request), [5, -5, 7, 8]);
+    assert_eq!(read(&request), [5, -5, 7, 8, -2]);
 }
 
 #[test]
