@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use podgate_policy::observe::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome, PolicyName,
-    RuleName,
+    RuleName, http_url,
 };
 use podgate_policy::rules::Side;
 use podgate_tables::drop_reason::DropReason as Reason;
@@ -232,14 +232,15 @@ fn l7_record(detail: &Detail) -> Option<Record> {
     let http = Http { protocol: "HTTP/1.1".into(), ..Http::default() };
     match detail {
         Detail::HttpRequest { method, path, host, .. } => {
-            let url = match path.contains("://") {
-                true => path.clone(),
-                false => format!("http://{host}{path}"),
-            };
-            Some(Record::Http(Http { method: method.clone(), url, ..http }))
+            let (method, url) = (method.clone(), http_url(host, path));
+            Some(Record::Http(Http { method, url, ..http }))
         }
-        Detail::HttpResponse { status, .. } => {
-            Some(Record::Http(Http { code: (*status).into(), ..http }))
+        Detail::HttpResponse { status, request, .. } => {
+            let target = request.as_ref();
+            let code = (*status).into();
+            let method = target.map(|target| target.method.clone()).unwrap_or_default();
+            let url = target.map(|target| http_url(&target.host, &target.path)).unwrap_or_default();
+            Some(Record::Http(Http { code, method, url, ..http }))
         }
         Detail::PolicyVerdict { .. } | Detail::Drop | Detail::End { .. } => None,
     }

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use podgate_api::FlowItem;
 use podgate_hubble::Observed;
-use podgate_tables::event::{Event, EventKind};
+use podgate_tables::event::{Event, EventKind, RequestLine};
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Verdict;
+
+use super::flow_requests::Requests;
 use tokio::sync::broadcast;
 
 /// Records that a follower may lag behind before it loses some.
@@ -24,7 +26,16 @@ enum Entry {
     /// A record, or a gap.
     Item(Arc<Observed>),
     /// An event of which no record was made yet.
-    Event(Box<Event>),
+    Event(Box<Logged>),
+}
+
+/// An event, and of a response the request that it answers.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    /// The event.
+    pub(crate) event: Event,
+    /// The request, if it is known.
+    pub(crate) request: Option<RequestLine>,
 }
 
 /// Those that share the log: each has as much of it as the others, if it needs that.
@@ -39,7 +50,7 @@ struct Share {
 /// Makes a record of an event, with its time.
 pub(crate) trait MakeRecord {
     /// The record, and when it happened.
-    fn make(&self, event: &Event) -> (Timestamp, FlowItem);
+    fn make(&self, logged: &Logged) -> (Timestamp, FlowItem);
 }
 
 /// A bounded log that links share fairly.
@@ -49,6 +60,8 @@ pub(crate) struct FlowLog {
     items: BTreeMap<u64, (Share, Entry)>,
     /// Numbers of each share's items, oldest first; no list is empty.
     by_share: HashMap<Share, VecDeque<u64>>,
+    /// Requests without their responses.
+    requests: Requests,
     next: u64,
     capacity: usize,
     live: broadcast::Sender<Arc<Observed>>,
@@ -69,8 +82,8 @@ impl FlowLog {
     #[must_use]
     pub(crate) fn new(capacity: usize) -> Self {
         let live = broadcast::Sender::new(FOLLOWER_BACKLOG);
-        let (items, by_share) = Default::default();
-        Self { items, by_share, next: 0, capacity, live }
+        let (items, by_share, requests) = Default::default();
+        Self { items, by_share, requests, next: 0, capacity, live }
     }
 
     /// Number of items.
@@ -99,7 +112,8 @@ impl FlowLog {
     /// about one link evicts neither those of others nor its own drops.
     pub(crate) fn push_event(&mut self, event: Event, records: &impl MakeRecord) {
         let share = Share { link: Some(event.link), dropped: is_drop(&event) };
-        let mut entry = Entry::Event(Box::new(event));
+        let request = self.requests.pair(&event);
+        let mut entry = Entry::Event(Box::new(Logged { event, request }));
         if self.live.receiver_count() > 0 {
             // Fails if the last follower has just left.
             let _ = self.live.send(made(&mut entry, self.next, records));
@@ -110,7 +124,7 @@ impl FlowLog {
     /// Makes records of all events of an epoch.
     pub(crate) fn make_records_of(&mut self, epoch: Epoch, records: &impl MakeRecord) {
         for (number, (_, entry)) in &mut self.items {
-            if matches!(entry, Entry::Event(event) if event.epoch == epoch) {
+            if matches!(entry, Entry::Event(logged) if logged.event.epoch == epoch) {
                 made(entry, *number, records);
             }
         }
@@ -159,8 +173,8 @@ impl FlowLog {
 fn made(entry: &mut Entry, number: u64, records: &impl MakeRecord) -> Arc<Observed> {
     let observed = match entry {
         Entry::Item(observed) => return Arc::clone(observed),
-        Entry::Event(event) => {
-            let (time, item) = records.make(event);
+        Entry::Event(logged) => {
+            let (time, item) = records.make(logged);
             Arc::new(Observed { number, time, item })
         }
     };
@@ -196,9 +210,9 @@ mod tests {
     struct Records(Cell<u64>);
 
     impl MakeRecord for Records {
-        fn make(&self, event: &Event) -> (Timestamp, FlowItem) {
+        fn make(&self, logged: &Logged) -> (Timestamp, FlowItem) {
             self.0.set(self.0.get() + 1);
-            (Timestamp::UNIX_EPOCH, FlowItem::Lost(event.time.0))
+            (Timestamp::UNIX_EPOCH, FlowItem::Lost(logged.event.time.0))
         }
     }
 

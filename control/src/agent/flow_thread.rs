@@ -18,7 +18,7 @@ use podgate_tables::ids::Epoch;
 use tokio::sync::{broadcast, mpsc};
 use tracing::error;
 
-use super::flow_log::{FlowLog, MakeRecord};
+use super::flow_log::{FlowLog, Logged, MakeRecord};
 use super::server::{Reply, ReplySender};
 
 /// Messages on their way to the thread. With 2,048 events of some hundred bytes each they take some
@@ -158,10 +158,16 @@ struct Records {
 }
 
 impl MakeRecord for Records {
-    fn make(&self, event: &Event) -> (Timestamp, FlowItem) {
+    fn make(&self, Logged { event, request }: &Logged) -> (Timestamp, FlowItem) {
         let time = Timestamp::try_from(self.clock.wall(event.time)).unwrap_or_default();
         let item = match self.tables.get(&event.epoch) {
-            Some(tables) => FlowItem::Flow(Box::new(FlowRecord::new(event, time, tables))),
+            Some(tables) => {
+                let mut record = FlowRecord::new(event, time, tables);
+                if let Some(request) = request {
+                    record.set_request(request);
+                }
+                FlowItem::Flow(Box::new(record))
+            }
             None => FlowItem::Lost(1),
         };
         (time, item)

@@ -22,6 +22,7 @@ mod endpoints;
 mod endpoints_file;
 mod epochs;
 mod flow_log;
+mod flow_requests;
 mod flow_thread;
 mod flows_file;
 mod host_network;

@@ -89,19 +89,25 @@ impl FlowRecord {
             }
             Detail::PolicyVerdict { .. } | Detail::Drop => protocol.clone(),
             Detail::HttpRequest { method, path, host, .. } => {
-                // An absolute request target (RFC 9112 §3.2.2) names the host itself.
-                let absolute = path.contains("://");
-                let origin = if absolute { String::new() } else { format!("http://{host}") };
-                format!("HTTP/1.1 {method} {origin}{path}")
+                format!("HTTP/1.1 {method} {}", http_url(host, path))
             }
-            Detail::HttpResponse { status, latency_ns } => {
-                format!("HTTP/1.1 {status} {}ms", latency_ns / 1_000_000)
+            Detail::HttpResponse { status, latency_ns, request } => {
+                let request = request.as_ref().map_or_else(String::new, |request| {
+                    format!(" ({} {})", request.method, http_url(&request.host, &request.path))
+                });
+                format!("HTTP/1.1 {status} {}ms{request}", latency_ns / 1_000_000)
             }
             Detail::End { packets: [out, back], bytes: [bytes_out, bytes_back] } => {
                 format!("{protocol} packets {out}/{back} bytes {bytes_out}/{bytes_back}")
             }
         }
     }
+}
+
+/// The URL of a request target. An absolute one (RFC 9112 §3.2.2) names the host itself.
+#[must_use]
+pub fn http_url(host: &str, path: &str) -> String {
+    if path.contains("://") { path.to_owned() } else { format!("http://{host}{path}") }
 }
 
 fn decided_directions<'a>(

@@ -146,8 +146,11 @@ fn requests_have_their_fields(lab: &Lab) -> Result<()> {
     let response = &flows_at_least(lab, 1, &request)?[0];
     ensure!(response["l7"]["http"]["code"] == 200 && response["is_reply"] == true, "{response}");
     ensure!(response["source"]["pod_name"] == "nginx", "{response}");
+    let url = response["l7"]["http"]["url"].as_str();
+    ensure!(url.is_some_and(|url| url.ends_with("/docs")), "{response}");
     ensure!(response["l7"]["latency_ns"].as_str().is_some(), "{response}");
-    let allowed = json!({"number": 20, "whitelist": [{"http_path": ["/docs"]}]});
+    let allowed = json!([{"http_path": ["/docs"], "reply": [false]}]);
+    let allowed = json!({"number": 20, "whitelist": allowed});
     let allowed = &flows_at_least(lab, 1, &allowed)?[0];
     ensure!(names(allowed, "ingress_allowed_by") == ["allow-api-from-admin"], "{allowed}");
     Ok(())
@@ -196,7 +199,8 @@ fn urls(follower: &Daemon) -> Vec<String> {
     // The last line may be incomplete.
     let responses = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let url = |response: Value| {
-        let url = response["flow"]["l7"]["http"]["url"].as_str()?;
+        let l7 = &response["flow"]["l7"];
+        let url = l7["http"]["url"].as_str().filter(|_| l7["type"] == "REQUEST")?;
         Some(url.rsplit_once('/')?.1.to_owned())
     };
     responses.filter_map(url).collect()

@@ -2,8 +2,8 @@
 
 use podgate_api::FlowItem;
 use podgate_policy::observe::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome, PolicyName,
-    RuleName,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
+    PolicyName, RuleName,
 };
 
 use super::*;
@@ -156,7 +156,9 @@ fn drops_requests_and_ends_have_one_flow() {
 
 #[test]
 fn the_source_of_a_response_is_the_server() {
-    let detail = Detail::HttpResponse { status: 403, latency_ns: 7_900_000 };
+    let [method, path, host] = ["PUT", "/x", "db"].map(str::to_owned);
+    let request = Some(HttpTarget { method, path, host });
+    let detail = Detail::HttpResponse { status: 403, latency_ns: 7_900_000, request };
     let flow = &flows(&record(detail, Outcome::Forwarded, None))[0];
     assert_eq!(flow.source.as_ref().unwrap().pod_name, "db");
     assert_eq!(flow.ip.as_ref().unwrap().source, "10.0.0.2");
@@ -165,6 +167,8 @@ fn the_source_of_a_response_is_the_server() {
     assert_eq!((l7.r#type(), l7.latency_ns), (L7FlowType::Response, 7_900_000));
     let Some(Record::Http(http)) = &l7.record else { panic!("{l7:?}") };
     assert_eq!((http.code, http.protocol.as_str()), (403, "HTTP/1.1"));
+    assert_eq!((http.method.as_str(), http.url.as_str()), ("PUT", "http://db/x"));
+    assert_eq!(flow.summary, "HTTP/1.1 403 7ms (PUT http://db/x)");
     let Some(Protocol::Tcp(tcp)) = &flow.l4.as_ref().unwrap().protocol else { panic!("{flow:?}") };
     assert_eq!((tcp.source_port, tcp.destination_port), (80, 40000));
 }
