@@ -13,7 +13,7 @@ BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf wrk)
 
 # Tools of scripts/test that no Debian package has, and where they are installed.
 CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)
-PYTHON_TOOLS=(typos==1.52.0 google-re2==1.1.20251105)
+PYTHON_TOOLS=(typos==1.52.0 google-re2==1.1.20251105 grpcio-tools==1.85.1)
 # What scripts/fuzz needs beside these.
 CARGO_FUZZ=cargo-fuzz@0.13.2
 

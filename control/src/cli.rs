@@ -3,6 +3,7 @@
 mod fqdn;
 mod policy;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -23,6 +24,9 @@ pub const STATE_DIR: &str = "/run/podgate";
 
 /// Name of the control socket in the state directory.
 pub const SOCKET_NAME: &str = "podgate.sock";
+
+/// Name of the socket of Hubble's API in the state directory.
+pub const HUBBLE_SOCKET_NAME: &str = "hubble.sock";
 
 /// Examples, then the exit codes, for the end of a command's help. A command with a code of its own
 /// names it last.
@@ -204,7 +208,7 @@ pub struct RunArgs {
     /// How queries that DNS rules deny are answered.
     #[arg(long, value_enum, default_value_t = DnsDenied::Refused)]
     pub dns_denied: DnsDenied,
-    /// Number of flow records kept for `podgate flows`.
+    /// Number of flow records that are stored for `podgate flows` and for clients of Hubble's API.
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub flow_log: u32,
@@ -212,6 +216,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(0..=604_800))]
     pub dns_min_ttl: u32,
+    /// Hubble's API.
+    #[command(flatten)]
+    pub hubble: HubbleArgs,
     /// MTU to set at both ends of attached links, 1280 to 65535 bytes, or `keep`.
     #[arg(long, value_name = "N|keep", default_value = "keep")]
     pub pod_mtu: MtuChoice,
@@ -230,6 +237,34 @@ pub struct RunArgs {
     /// with them, which is read again on SIGHUP.
     #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = LOG_DEFAULT)]
     pub log: String,
+}
+
+/// Hubble's API: where it is served, and the node's name in it.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Hubble's API")]
+pub struct HubbleArgs {
+    /// Unix socket, which only root may open [default: hubble.sock in the state directory, which is
+    /// /var/run/podgate/hubble.sock]. `hubble --server unix:///var/run/podgate/hubble.sock observe`
+    /// reads flows.
+    #[arg(long = "hubble-socket", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TCP port to listen on, too, such as 192.0.2.1:4244. Without TLS only on loopback addresses.
+    #[arg(long = "hubble-listen", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Certificate of the server, with those that signed it (PEM). A relay expects the name
+    /// NODE.default.hubble-grpc.cilium.io.
+    #[arg(long = "hubble-tls-cert", value_name = "FILE", requires_all = ["listen", "tls_key"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long = "hubble-tls-key", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates (PEM) of which one must have signed a client's certificate. Without them clients
+    /// need none.
+    #[arg(long = "hubble-tls-client-ca", value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Name of this node [default: the host's name].
+    #[arg(long, value_name = "NAME", env = "K8S_NODE_NAME")]
+    pub node_name: Option<String>,
 }
 
 /// How long a manifest must be unchanged before removed objects are deleted: 100 ms to an hour.

@@ -15,7 +15,7 @@ use podgate_policy::manifest::{self, ReadError};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
-use crate::cli::SOCKET_NAME;
+use crate::cli::{HUBBLE_SOCKET_NAME, SOCKET_NAME};
 
 const VERSION: u32 = 1;
 const LIST: &str = "endpoints.json";
@@ -168,6 +168,12 @@ impl StateDir {
     #[must_use]
     pub(crate) fn socket(&self) -> PathBuf {
         self.path.join(SOCKET_NAME)
+    }
+
+    /// The socket of Hubble's API, unless another one is given.
+    #[must_use]
+    pub(crate) fn hubble_socket(&self) -> PathBuf {
+        self.path.join(HUBBLE_SOCKET_NAME)
     }
 
     /// Where the bpffs with the pinned programs is mounted.

@@ -107,6 +107,9 @@ pub enum Detail {
         status: u16,
         /// From the request's release to the response's head, nanoseconds.
         latency_ns: u64,
+        /// What it answers, if the event of the request is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<HttpTarget>,
     },
     /// A DNS query was allowed or denied.
     DnsRequest {
@@ -142,6 +145,17 @@ pub enum Detail {
         /// Bytes from the source and to it.
         bytes: [u64; 2],
     },
+}
+
+/// What an HTTP request asked for; the fields are those of [`Detail::HttpRequest`].
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct HttpTarget {
+    /// Method.
+    pub method: String,
+    /// Request target.
+    pub path: String,
+    /// Host header.
+    pub host: String,
 }
 
 /// What decided one direction of a flow.

@@ -150,6 +150,20 @@ fn requests_responses_drops_and_ends_are_told() {
 }
 
 #[test]
+fn a_response_names_its_request() {
+    let kind = EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 };
+    let mut record = record(tuple(CLIENT, SERVER, 80, proto::TCP), kind);
+    record.set_request(&RequestLine {
+        method: Text::new(b"GET"),
+        path: Text::new(b"/x"),
+        host: Text::new(b"server:80"),
+    });
+    insta::assert_snapshot!(text(&record), @"Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <- shop/server:80 (ID:1002) http-response FORWARDED (HTTP/1.1 403 7ms (GET http://server:80/x))");
+    let json = serde_json::to_string(&record).unwrap();
+    assert_eq!(serde_json::from_str::<FlowRecord>(&json).unwrap(), record, "{json}");
+}
+
+#[test]
 fn what_a_pod_writes_can_not_steer_a_terminal() {
     let hostile = record(
         tuple(CLIENT, SERVER, 80, proto::TCP),
