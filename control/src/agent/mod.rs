@@ -47,6 +47,7 @@ use futures_util::{Stream, StreamExt};
 use podgate_api::EndpointSpec;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -405,6 +406,12 @@ fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {
             workers: args.workers,
             flows_per_worker: args.flows,
             inspected_per_worker: args.inspected.min(args.flows),
+            http: HttpLimits {
+                head: args.http_max_head,
+                fields: args.http_max_headers,
+                chunk_line: args.http_max_chunk_line,
+                requests: args.http_max_requests,
+            },
             ..SharedConfig::default()
         },
         frames: args.frames,

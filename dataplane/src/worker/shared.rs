@@ -7,6 +7,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use podgate_sync::SleepFlag;
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::policy::Snapshot;
 
 use crate::event_ring::EventRing;
@@ -29,6 +30,8 @@ pub struct SharedConfig {
     pub inspected_per_worker: u32,
     /// Capacity of each worker's event ring.
     pub events_per_worker: usize,
+    /// Limits of HTTP/1 connections.
+    pub http: HttpLimits,
 }
 
 impl Default for SharedConfig {
@@ -38,6 +41,7 @@ impl Default for SharedConfig {
             flows_per_worker: 1 << 18,
             inspected_per_worker: 1 << 14,
             events_per_worker: 1 << 14,
+            http: HttpLimits::default(),
         }
     }
 }

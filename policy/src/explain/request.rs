@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use podgate_tables::l7::http1::{self, Denial, DenialResponse, FIELDS_MAX};
+use podgate_tables::l7::http1::{self, Denial, DenialResponse};
 use podgate_tables::l7::rules::kafka;
 use podgate_tables::l7::{KafkaRequest, L7Request};
 use serde::{Deserialize, Serialize};
@@ -133,7 +133,7 @@ pub(super) fn read<T>(
     match spec {
         RequestSpec::Http(http) => {
             let bytes = http.to_bytes(destination);
-            let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+            let mut fields = http1::no_fields();
             let head = http1::read_head(&bytes, &mut fields);
             then(head.map(L7Request::Http).map_err(|denial| denial_reason(&denial)))
         }
@@ -168,9 +168,9 @@ impl HttpSpec {
 const fn denial_reason(denial: &Denial) -> &'static str {
     match denial.response {
         DenialResponse::Forbidden => "answered 403 Forbidden: such a request can't be inspected",
-        DenialResponse::BadRequest => "answered 400 Bad Request: it is malformed or ambiguous",
+        DenialResponse::BadRequest(_) => "answered 400 Bad Request: it is malformed or ambiguous",
         DenialResponse::HeadTooLarge => {
-            "answered 431 Request Header Fields Too Large: the head is too long"
+            "answered 431 Request Header Fields Too Large: the head is too long by the defaults"
         }
         DenialResponse::Timeout => "answered 408 Request Timeout: it is not complete",
         DenialResponse::Reset => "the connection is reset: it is no HTTP/1.1",

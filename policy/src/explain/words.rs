@@ -1,7 +1,9 @@
 //! L7 rules in words, and what a request fails of them.
 
 use podgate_tables::l7::rules::kafka::api_key_name;
-use podgate_tables::l7::rules::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec};
+use podgate_tables::l7::rules::{
+    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, Mismatch,
+};
 use podgate_tables::l7::{KafkaRequest, L7Request, L7Rules, Request, RuleField};
 
 /// Each rule in words: `GET /docs`, `topic orders`, `DNS name *.example.com`.
@@ -27,8 +29,8 @@ fn http(spec: &HttpRuleSpec) -> String {
     words.extend(given(spec.path.as_ref()).map(str::to_owned));
     words.extend(given(spec.host.as_ref()).map(|host| format!("host {host}")));
     words.extend(spec.headers.iter().map(|header| format!("header {header}")));
-    let matches = spec.header_matches.iter();
-    words.extend(matches.map(|(name, value)| format!("header {}", header(name, value.as_deref()))));
+    let matches = spec.header_matches.iter().filter(|one| one.mismatch == Mismatch::Fail);
+    words.extend(matches.map(|one| format!("header {}", header(&one.name, one.value.as_deref()))));
     in_words(&words)
 }
 
@@ -114,7 +116,7 @@ fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
         }
         RuleField::Header(index) => format!("needs header {}", spec.headers[*index]),
         RuleField::HeaderMatch(index) => {
-            let (name, value) = &spec.header_matches[*index];
+            let HeaderMatch { name, value, .. } = &spec.header_matches[*index];
             format!("needs header {}", header(name, value.as_deref()))
         }
         other => format!("{other} does not match"),

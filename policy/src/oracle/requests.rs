@@ -1,6 +1,6 @@
 //! Requests, and whether L7 rules allow them.
 
-use podgate_tables::l7::{HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern};
+use podgate_tables::l7::{HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, Mismatch, NamePattern};
 use regex::bytes::RegexBuilder;
 
 /// A request on a flow.
@@ -108,8 +108,9 @@ fn http_allows(rule: &HttpRuleSpec, request: &HttpRequest) -> bool {
             Some((name, value)) => has_header(request, name, Some(value.trim())),
             None => has_header(request, wanted, None),
         })
-        && rule.header_matches.iter().all(|(name, value)| {
-            has_header(request, name, value.as_deref().filter(|value| !value.is_empty()))
+        && rule.header_matches.iter().all(|one| {
+            let value = one.value.as_deref().filter(|value| !value.is_empty());
+            one.mismatch == Mismatch::Log || has_header(request, &one.name, value)
         })
 }
 

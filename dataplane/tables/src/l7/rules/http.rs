@@ -30,9 +30,29 @@ pub struct HttpRuleSpec {
     pub host: Option<String>,
     /// `Name` for presence, `Name: value` for an exact value.
     pub headers: Vec<String>,
-    /// `headerMatches` without `mismatch`: a name, and an exact value, or no value (or an empty
-    /// one) for presence.
-    pub header_matches: Vec<(String, Option<String>)>,
+    /// `headerMatches`.
+    pub header_matches: Vec<HeaderMatch>,
+}
+
+/// An element of `headerMatches` (cilium `pkg/policy/api/http.go`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// The field's name.
+    pub name: String,
+    /// The exact value. Without one, or with an empty one, the field must be there.
+    pub value: Option<String>,
+    /// What becomes of a request that does not match.
+    pub mismatch: Mismatch,
+}
+
+/// What becomes of a request that does not match an element of `headerMatches`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The rule does not match.
+    #[default]
+    Fail,
+    /// The rule matches nevertheless (`LOG`).
+    Log,
 }
 
 /// A compiled rule: a request matches if all fields of the rule match.
@@ -68,9 +88,12 @@ impl HttpRule {
         for (index, source) in spec.headers.iter().enumerate() {
             headers.push(HeaderRule::parse(source, RuleField::Header(index))?);
         }
-        for (index, (name, value)) in spec.header_matches.iter().enumerate() {
+        for (index, HeaderMatch { name, value, mismatch }) in spec.header_matches.iter().enumerate()
+        {
             let field = RuleField::HeaderMatch(index);
-            headers.push(HeaderRule::of_match(name, value.as_deref(), field)?);
+            let rule = HeaderRule::of_match(name, value.as_deref(), field)?;
+            // With `Log` it decides nothing, but must be valid.
+            headers.extend((*mismatch == Mismatch::Fail).then_some(rule));
         }
         Ok(Self { spec, method, path, host, headers })
     }
@@ -279,11 +302,30 @@ mod tests {
         assert_eq!(names, ["method", "path", "host", "headers[0]", "headers[1]"]);
     }
 
+    fn header_match(name: &str, value: Option<&str>, mismatch: Mismatch) -> HttpRuleSpec {
+        let (name, value) = (name.to_owned(), value.map(str::to_owned));
+        let header_matches = vec![HeaderMatch { name, value, mismatch }];
+        HttpRuleSpec { header_matches, ..HttpRuleSpec::default() }
+    }
+
+    #[test]
+    fn a_header_match_with_log_decides_nothing_but_must_be_valid() {
+        let log = |name: &str, value| HttpRule::new(header_match(name, value, Mismatch::Log));
+        let rule = log("X-Role", Some("admin")).unwrap();
+        for headers in [&[][..], &[header("x-role", "user")], &[header("x-role", "admin")]] {
+            assert!(rule.matches(&Request { headers, ..request("GET", "/", "h") }));
+        }
+        assert!(log("X Role", None).is_err() && log("X-Role", Some("a ")).is_err());
+        assert_ne!(
+            rule,
+            HttpRule::new(header_match("X-Role", Some("admin"), Mismatch::Fail)).unwrap()
+        );
+    }
+
     #[test]
     fn header_matches_require_a_value_or_presence() {
         let rule = |name: &str, value: Option<&str>| {
-            let header_matches = vec![(name.to_owned(), value.map(str::to_owned))];
-            HttpRule::new(HttpRuleSpec { header_matches, ..HttpRuleSpec::default() })
+            HttpRule::new(header_match(name, value, Mismatch::Fail))
         };
         let headers = [header("x-role", "admin"), header("X-Twice", "1"), header("x-twice", "1")];
         let request = Request { headers: &headers, ..request("GET", "/", "h") };
