@@ -137,9 +137,11 @@ fn details(flow: &Flow) -> Vec<String> {
         lines.push(format!("and {} more requests", flow.more_requests));
     }
     let times = |count: u64| if count > 1 { format!(" ({count} times)") } else { String::new() };
-    lines.extend(flow.denials.iter().map(|(reason, count)| {
-        format!("ended by inspection{}: {reason}", times(*count))
-    }));
+    lines.extend(
+        flow.denials
+            .iter()
+            .map(|(reason, count)| format!("ended by inspection{}: {reason}", times(*count))),
+    );
     lines
 }
 

@@ -9,6 +9,7 @@ mod flood;
 mod hairpin;
 mod hostile;
 mod http;
+mod http_peers;
 mod isolation;
 mod kube;
 mod lifecycle;
