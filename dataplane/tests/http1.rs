@@ -22,8 +22,8 @@ const FOLDERS: [&str; 5] = ["allowed", "denied", "malformed", "broken-body", "no
 type Http = Connection<Http1>;
 
 fn run<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Http {
-    let mut http = Http::default();
-    pieces.into_iter().for_each(|piece| http.send(Original, piece, &docs_only()));
+    let (mut http, policy) = (Http::default(), docs_only());
+    pieces.into_iter().for_each(|piece| http.send(Original, piece, &policy));
     http
 }
 
@@ -152,6 +152,60 @@ fn responses_are_followed_as_leniently_as_clients_read_them() {
 }
 
 #[test]
+fn a_body_behind_a_response_without_one_is_skipped_as_clients_do() {
+    let head_request = "HEAD /docs HTTP/1.1\r\nHost: h\r\n\r\n".to_owned();
+    for (request, status) in [
+        (head_request, "200 OK"),
+        (get("/docs"), "204 No Content"),
+        (get("/docs"), "304 Not Modified"),
+    ] {
+        let response = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nhello");
+        let follow = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let both = [&*response, follow].concat();
+        for cut in 1..both.len() {
+            let (first, second) = both.as_bytes().split_at(cut);
+            let mut http = run([request.as_bytes(), get("/docs").as_bytes()]);
+            http.send(Reply, first, &docs_only());
+            http.send(Reply, second, &docs_only());
+            http.send(Original, get("/secret").as_bytes(), &docs_only());
+            let expected = [both.as_bytes(), FORBIDDEN].concat();
+            assert_eq!(http.responses.received, expected, "{status} cut at {cut}");
+        }
+        let without = response.strip_suffix("hello").unwrap();
+        let mut http = run([request.as_bytes(), get("/docs").as_bytes()]);
+        http.send(Reply, [without, follow].concat().as_bytes(), &docs_only());
+        assert_eq!(statuses(&http), [status[..3].parse().unwrap(), 200]);
+    }
+}
+
+#[test]
+fn requests_go_on_behind_what_a_server_sends_too_much() {
+    let head_request = "HEAD /docs HTTP/1.1\r\nHost: h\r\n\r\n".to_owned();
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    for (request, response, answered) in [
+        (head_request, format!("HTTP/1.1 200 OK\r\n{chunked}"), false),
+        (get("/docs"), format!("HTTP/1.1 204 N\r\n{chunked}"), false),
+        (get("/docs"), "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxyz".to_owned(), false),
+        (get("/docs"), "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx\r\n\r\n".to_owned(), true),
+        (get("/docs"), format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{chunked}"), true),
+    ] {
+        let mut http = run([request.as_bytes()]);
+        http.send(Reply, response.as_bytes(), &docs_only());
+        for _ in 0..200 {
+            http.send(Original, get("/docs").as_bytes(), &docs_only());
+            http.send(Reply, b"HTTP/1.1 204 No Content\r\n\r\n", &docs_only());
+        }
+        assert_eq!(http.verdicts(), [true; 201], "{response:?}");
+        http.send(Original, get("/secret").as_bytes(), &docs_only());
+        assert_eq!(denials(&http), [None], "{response:?}");
+        match answered {
+            true => assert!(http.responses.received.ends_with(FORBIDDEN), "{response:?}"),
+            false => assert_eq!(http.reset, Some(DropReason::L7Denied), "{response:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_response_without_length_ends_with_the_connection() {
     let mut http = run([get("/docs").as_bytes()]);
     let response = b"HTTP/1.0 200 OK\r\n\r\nanything\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
@@ -177,6 +231,7 @@ fn requests_go_on_where_a_response_has_several_readings() {
         assert_eq!(http.requests.received.len(), get("/docs").len() * 201, "{response:?}");
         http.send(Original, get("/secret").as_bytes(), &docs_only());
         assert_eq!(http.reset, Some(DropReason::L7Denied), "{response:?}");
+        assert_eq!(denials(&http), [None], "{response:?}: the denial is recorded");
     }
     let mut unasked = Http::default();
     let response = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
@@ -189,6 +244,7 @@ fn a_denied_request_that_waits_ends_the_connection_when_the_framing_is_lost() {
     let mut http = run([get("/docs").as_bytes(), get("/secret").as_bytes()]);
     http.send(Reply, b"ICY 200 OK\r\n\r\n", &docs_only());
     assert_eq!(http.reset.unwrap(), DropReason::L7Malformed);
+    assert_eq!(denials(&http), [None, Some(DropReason::L7Malformed)], "the request and the end");
 }
 
 #[test]

@@ -61,7 +61,7 @@ def wsgi(environ, start_response):
     environ["wsgi.input"].read()
     body = saw("cheroot", environ["REQUEST_METHOD"], environ["PATH_INFO"])
     start_response("200 OK", [("Content-Length", str(len(body)))])
-    return [body]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
 def echo(connection):

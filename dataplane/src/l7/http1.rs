@@ -243,6 +243,10 @@ impl Http1 {
     }
 
     fn inspect_response(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
+        let stray = self.responses.take_stray(bytes);
+        if stray > 0 {
+            return Op::Skip(stray).into();
+        }
         let (released, head_only) = match self.owed.front() {
             _ if self.responses.is_untracked() => return Op::Skip(u64::MAX).into(),
             Some(Owed::Response { released, head_only }) => (*released, *head_only),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -150,19 +151,22 @@ fn connections(lab: &Lab, port: u16) -> Result<usize> {
     Ok(records.iter().filter(is_opening).count())
 }
 
-/// A client that sends requests to a URL, and prints a line for each.
-type Client = (&'static str, fn(&Host, &str, &[&str]) -> Result<String>);
+/// A client that sends requests to a URL, and prints a line for each; and how many connections it
+/// uses for those of the test.
+type Client = (&'static str, RangeInclusive<usize>, fn(&Host, &str, &[&str]) -> Result<String>);
 
 const CLIENTS: [Client; 3] = [
-    ("python-requests", |host, url, requests| {
+    ("python-requests", 1..=1, |host, url, requests| {
         let mut command = host.netns.bounded(&python().to_string_lossy(), BOUND);
         run(command.arg(peer("client.py")).arg(url).args(requests))
     }),
-    ("Node's fetch", |host, url, requests| {
+    // It closes connections itself: behind a HEAD, and where a response comes before the request
+    // has been written.
+    ("Node's fetch", 2..=3, |host, url, requests| {
         let mut command = host.netns.bounded("node", BOUND);
         run(command.arg(peer("client.js")).arg(url).args(requests))
     }),
-    ("Java's HttpClient", |host, url, requests| {
+    ("Java's HttpClient", 1..=1, |host, url, requests| {
         let mut command = host.netns.bounded("java", BOUND);
         run(command.args(JAVA).arg(peer("Client.java")).arg(url).args(requests))
     }),
@@ -190,7 +194,7 @@ fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
             ("GET /docs/c", 200),
         ];
         let lines = requests.map(|(request, _)| request);
-        for (kind, send) in CLIENTS {
+        for (kind, uses, send) in CLIENTS {
             let before = connections(&lab, port)?;
             let seen = send(client, &url, &lines).with_context(|| format!("{kind} to {name}"))?;
             let statuses: Vec<_> = seen.lines().map(|line| line.split(' ').next()).collect();
@@ -199,7 +203,8 @@ fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
             assert_eq!(statuses, expected, "{kind} to {name}: {seen}");
             let denied = seen.lines().filter(|line| *line == "403 Access denied").count();
             assert_eq!(denied, 4, "{kind} to {name}: {seen}");
-            assert_eq!(connections(&lab, port)? - before, 1, "{kind} to {name}");
+            let used = connections(&lab, port)? - before;
+            assert!(uses.contains(&used), "{kind} to {name}: {used} connections");
         }
     }
     let seen = servers.requests();
@@ -354,7 +359,7 @@ fn no_server_answers_a_request_that_hides_in_another() -> Result<()> {
     assert!(!seen.contains("secret"), "{seen}");
     let records = lab.podgate_json_lines(&["flows", "--last", "4096"])?;
     let reasons = records.iter().filter_map(|record| record["drop_reason"].as_str());
-    let reasons: BTreeSet<_> = reasons.collect();
+    let reasons: BTreeSet<_> = reasons.filter(|reason| reason.starts_with("l7_")).collect();
     assert_eq!(reasons, BTreeSet::from(["l7_malformed"]), "each denial is recorded");
     Ok(())
 }
