@@ -102,6 +102,7 @@ fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
         RuleField::Method => {
             format!("method {} does not match {}", text(request.method), pattern(&spec.method))
         }
+        RuleField::Path if request.path.is_empty() => "a tunnel has no path".to_owned(),
         RuleField::Path if !request.path_is_normal => {
             format!(
                 "path {} is not in normal form, as a rule with a path needs",

@@ -373,12 +373,12 @@ fn other_protocols_on_an_http_port_are_reset_at_once_and_recorded() -> Result<()
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     for bytes in [&hello[..], b"SSH-2.0-OpenSSH_9.2p1\r\n", b"*1\r\n$4\r\nPING\r\n", b"\0\0\0\x10"]
     {
-        let before = resets(&lab)?;
+        let before = records_of(&lab, "l7_unsupported")?;
         let mut stream = client.connect(server, NODE, Family::V4)?;
         stream.write_all(bytes)?;
         let error = stream.read(&mut [0; 100]).err().context("an answer, and not a reset")?;
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{}", bytes.escape_ascii());
-        assert_eq!(resets(&lab)? - before, 1, "{}", bytes.escape_ascii());
+        assert_eq!(records_of(&lab, "l7_unsupported")? - before, 1, "{}", bytes.escape_ascii());
     }
     let mut command = client.netns.bounded("curl", BOUND);
     command.args(["--silent", "--insecure", "--noproxy", "*"]);
@@ -387,9 +387,37 @@ fn other_protocols_on_an_http_port_are_reset_at_once_and_recorded() -> Result<()
     Ok(())
 }
 
-/// Records of connections that were reset for their protocol.
-fn resets(lab: &Lab) -> Result<usize> {
+#[test]
+fn limits_are_those_of_the_command_line_and_each_denial_is_recorded() -> Result<()> {
+    let lab = lab()?;
+    let _servers = Servers::start(&lab, &[NODE])?;
+    let options = ["--http-max-head", "2048", "--http-max-headers", "10"];
+    let chunks = ["--http-max-chunk-line", "32"];
+    let _agent = Agent::start_with(&lab, 2, &[&options[..], &chunks].concat())?;
+    let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
+    let head = |fields: &str| format!("POST /docs HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let chunked = head("Connection: close\r\nTransfer-Encoding: chunked\r\n");
+    let long = |len: usize| head(&format!("Connection: close\r\nX: {}\r\n", "x".repeat(len)));
+    let fields = |count: usize| head(&("X: y\r\n".repeat(count - 2) + "Connection: close\r\n"));
+    for (stream, status, denials) in [
+        (long(1500), "200", 0),
+        (long(2048), "431", 1),
+        (fields(10), "200", 0),
+        (fields(11), "431", 1),
+        (chunked.clone() + "2;a=b\r\nhi\r\n0\r\n\r\n", "200", 0),
+        (chunked + "2;a=bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\nhi\r\n0\r\n\r\n", "400", 1),
+    ] {
+        let before = records_of(&lab, "l7_limit")?;
+        let received = exchange(client, server, NODE, stream.as_bytes())?;
+        let received = String::from_utf8_lossy(&received);
+        assert!(received.starts_with(&format!("HTTP/1.1 {status} ")), "{stream:?}: {received}");
+        assert_eq!(records_of(&lab, "l7_limit")? - before, denials, "{stream:?}");
+    }
+    Ok(())
+}
+
+/// Records with a drop reason.
+fn records_of(lab: &Lab, reason: &str) -> Result<usize> {
     let records = lab.podgate_json_lines(&["flows", "--last", "4096"])?;
-    let is_reset = |record: &&serde_json::Value| record["drop_reason"] == "l7_unsupported";
-    Ok(records.iter().filter(is_reset).count())
+    Ok(records.iter().filter(|record| record["drop_reason"] == reason).count())
 }
