@@ -207,8 +207,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = HTTP.fields,
           value_parser = clap::value_parser!(u16).range(1..=FIELDS_CEILING as i64))]
     pub http_max_headers: u16,
-    /// Longest line with the size of a chunk of an HTTP/1 request, bytes; a body with a longer one is
-    /// answered 400.
+    /// Longest line with the size of a chunk of an HTTP/1 request, bytes; a body with a longer one
+    /// is answered 400.
     #[arg(long, value_name = "N", default_value_t = HTTP.chunk_line,
           value_parser = clap::value_parser!(u16).range(16..=4096))]
     pub http_max_chunk_line: u16,

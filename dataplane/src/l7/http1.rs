@@ -3,15 +3,16 @@
 //! # Units
 //! A request stream is body bytes, which pass unseen, and *units*, which are decided as a whole: a
 //! head, a chunk-size line, the line end after a chunk, an empty trailer section. No byte of a unit
-//! passes before the unit is decided, so a cut anywhere changes nothing.
+//! passes before the unit is decided, so a cut anywhere changes nothing. (The beginning of a body that
+//! could be taken for a request is decided byte by byte.)
 //!
 //! # Strictness
 //! Whatever two parsers could read in two ways is rejected: bare CR or LF, folded lines, space
 //! around a field's name, `Content-Length` that is repeated, signed or beside
 //! `Transfer-Encoding`, any transfer coding but `chunked`, chunks that a reader with 32 bits would
 //! count otherwise, trailers, a body of a `GET` that begins like a request, a missing or repeated
-//! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which every server that keeps to the RFC shares, however
-//! lenient it is beyond.
+//! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which every
+//! server that keeps to the RFC shares, however lenient it is beyond.
 //!
 //! # Denials
 //! A denied request is answered by us, behind the responses to earlier requests, and its bytes are
@@ -25,9 +26,9 @@
 //!
 //! # Upgrades and tunnels
 //! A request that offers an upgrade is decided like any other, and so is `CONNECT`, whose path is
-//! empty. Until it has been answered, nothing more of the request stream passes. After a 101 response
-//! to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque; to any other
-//! protocol, a 101 response resets both ends. Where the server declines, HTTP goes on.
+//! empty. Until it has been answered, nothing more of the request stream passes. After a 101
+//! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque; to any
+//! other protocol, a 101 response resets both ends. Where the server declines, HTTP goes on.
 
 mod answer;
 mod body;

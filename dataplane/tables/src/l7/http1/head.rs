@@ -28,8 +28,9 @@ pub struct Head<'a> {
     pub body: BodyLength,
     /// What may end HTTP on the connection, if the server agrees.
     pub offer: Option<Offer>,
-    /// If it is denied, no later request can follow: HTTP/1.0 without `keep-alive`, or `close`. Also
-    /// set where a denial makes it uncertain what follows (`Expect`, RFC 9110 §10.1.1; `CONNECT`).
+    /// If it is denied, no later request can follow: HTTP/1.0 without `keep-alive`, or `close`.
+    /// Also set where a denial makes it uncertain what follows (`Expect`, RFC 9110 §10.1.1;
+    /// `CONNECT`).
     pub is_last: bool,
 }
 

@@ -56,8 +56,8 @@ impl Scanner {
         self.len == 0
     }
 
-    /// Scans bytes up to the end of the unit, which has `limit` bytes at most. Returns the number of
-    /// bytes, and whether the unit is complete; if so, the scanner is ready for the next one.
+    /// Scans bytes up to the end of the unit, which has `limit` bytes at most. Returns the number
+    /// of bytes, and whether the unit is complete; if so, the scanner is ready for the next one.
     ///
     /// Lines end with CR LF, and neither byte may occur elsewhere: RFC 9112 §2.2 lets a recipient
     /// accept a bare LF, and servers differ there.
