@@ -99,6 +99,9 @@ fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
     let failing = rule.failed_fields(request);
     let pattern = |field: &Option<String>| field.clone().unwrap_or_default();
     let reasons = failing.iter().map(|field| match field {
+        RuleField::Method if spec.method.is_none() => {
+            "CONNECT needs a rule that names it".to_owned()
+        }
         RuleField::Method => {
             format!("method {} does not match {}", text(request.method), pattern(&spec.method))
         }

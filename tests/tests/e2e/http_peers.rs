@@ -207,6 +207,15 @@ fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
             assert!(uses.contains(&used), "{kind} to {name}: {used} connections");
         }
     }
+    let long = |len: usize| {
+        let head = "GET /docs/long HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX: \r\n\r\n";
+        head.replace("X: ", &format!("X: {}", "x".repeat(len - head.len())))
+    };
+    for (len, status) in [(60 << 10, "200"), ((60 << 10) + 1, "431")] {
+        let received = exchange(client, server, 8004, long(len).as_bytes())?;
+        let received = String::from_utf8_lossy(&received);
+        assert!(received.starts_with(&format!("HTTP/1.1 {status} ")), "{len}: {received}");
+    }
     let seen = servers.requests();
     assert!(seen.contains("jdk POST /docs/b") && seen.contains("apache GET /docs/c"), "{seen}");
     assert!(!seen.contains("secret"), "{seen}");

@@ -2,7 +2,8 @@
 //!
 //! Servers that don't read the body of a `GET` (CPython's `http.server` is one) find it where they
 //! expect the next request. So no such body may begin like a request line: with a token and white
-//! space behind it. Nor may it be a token as a whole, since the next request would follow it.
+//! space behind it. Nor may it be letters as a whole: the next request's method would follow them
+//! (`UN`, `LOCK`).
 
 use podgate_tables::l7::http1::{Denial, Flaw, is_token};
 
@@ -14,7 +15,9 @@ pub(super) enum BodyStart {
     Harmless,
     /// White space only.
     Space,
-    /// Then part of a token, which could be a method.
+    /// Then letters (or hyphens), which could be a method or the beginning of one.
+    Letters,
+    /// Then a token that has other characters, too.
     Token,
 }
 
@@ -37,10 +40,11 @@ impl BodyStart {
         for (index, byte) in bytes.iter().enumerate() {
             *self = match (*self, *byte) {
                 (Self::Space, byte) if is_space(byte) => Self::Space,
-                (_, byte) if is_token(byte) => Self::Token,
-                (Self::Token, byte) if is_space(byte) => {
+                (Self::Letters | Self::Token, byte) if is_space(byte) => {
                     return if index > 0 { Ok(index) } else { Err(Self::denial()) };
                 }
+                (Self::Space | Self::Letters, b'A'..=b'Z' | b'a'..=b'z' | b'-') => Self::Letters,
+                (_, byte) if is_token(byte) => Self::Token,
                 _ => {
                     *self = Self::Harmless;
                     return Ok(index + 1);
@@ -52,7 +56,7 @@ impl BodyStart {
 
     /// The body is over.
     pub(super) fn end(self) -> Result<(), Denial> {
-        if self == Self::Token { Err(Self::denial()) } else { Ok(()) }
+        if self == Self::Letters { Err(Self::denial()) } else { Ok(()) }
     }
 
     fn denial() -> Denial {
@@ -101,6 +105,7 @@ mod tests {
             b"hello world",
             b"UN",
             b"\r\nUN",
+            b"5 /secret",
         ] {
             assert!(outcome(body).is_err(), "{}", body.escape_ascii());
         }
@@ -111,6 +116,8 @@ mod tests {
             (b"\x00\x01", 1),
             (b"<a b>", 1),
             (b"\r\n", 2),
+            (b"123", 3),
+            (b"id-5", 4),
         ] {
             assert_eq!(outcome(body), Ok(passes), "{}", body.escape_ascii());
         }

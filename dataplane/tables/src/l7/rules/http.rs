@@ -11,6 +11,10 @@
 //! A server decodes and resolves a path before it uses it, so that several paths may name one
 //! resource. A rule with a path therefore matches only paths in normal form (defined in
 //! `http1/target.rs`); a rule without one matches any path.
+//!
+//! # Tunnels
+//! What passes in the tunnel that `CONNECT` opens is not inspected, whatever host and fields the
+//! requests in it have. So a rule matches `CONNECT` only if it names a method, or restricts nothing.
 
 use std::fmt;
 
@@ -125,7 +129,14 @@ impl HttpRule {
             (!may_match || !pattern.matches(value)).then_some(field)
         });
         let headers = self.headers.iter().filter(|rule| !rule.matches(request.headers));
-        patterns.chain(headers.map(|rule| rule.field))
+        let tunnel = self.excludes_tunnels() && request.method == b"CONNECT";
+        let tunnel = tunnel.then_some(RuleField::Method);
+        patterns.chain(headers.map(|rule| rule.field)).chain(tunnel)
+    }
+
+    const fn excludes_tunnels(&self) -> bool {
+        let restricts = self.path.is_some() || self.host.is_some() || !self.headers.is_empty();
+        self.method.is_none() && restricts
     }
 }
 
@@ -359,6 +370,23 @@ mod tests {
         let not_normal = Request { path_is_normal: false, ..request("GET", "/a/../b", "h") };
         assert!(rule("GET", "", "", &[]).matches(&not_normal));
         assert!(!rule("GET", ".*", "", &[]).matches(&not_normal));
+    }
+
+    #[test]
+    fn connect_needs_a_rule_that_names_a_method_or_restricts_nothing() {
+        let connect = Request { path_is_normal: false, ..request("CONNECT", "", "h:80") };
+        for (rule, expected) in [
+            (rule("", "", "", &[]), true),
+            (rule("CONNECT", "", "", &[]), true),
+            (rule(".*", "", "h:80", &[]), true),
+            (rule("GET", "", "", &[]), false),
+            (rule("", "", "h:80", &[]), false),
+            (rule("CONNECT", ".*", "", &[]), false),
+            (rule("CONNECT", "", "h", &[]), false),
+        ] {
+            assert_eq!(rule.matches(&connect), expected, "{rule:?}");
+        }
+        assert!(rule("", "", "h:80", &[]).matches(&request("GET", "/", "h:80")));
     }
 
     #[test]
