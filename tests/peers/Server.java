@@ -1,5 +1,5 @@
-// The JDK's HTTP server on the port of the first argument. It answers any path with what it saw, and
-// prints every request as `jdk METHOD PATH`.
+// The JDK's HTTP server on the port of the first argument. It answers any path with what it saw,
+// and prints every request as `jdk METHOD PATH`.
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;

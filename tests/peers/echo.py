@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Sends the number of frames of the second argument to the WebSocket echo of the first one, and reads
-each back. Prints how many came back as they were; or the status, if the handshake is refused."""
+"""Sends the number of frames of the second argument to the WebSocket echo of the first one, and
+reads each back. Prints how many came back as they were; or the status of a denied handshake."""
 
 import sys
 

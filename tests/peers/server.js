@@ -1,5 +1,5 @@
-// Node's HTTP server on the port of the first argument. It answers any path with what it saw, prints
-// every request as `node METHOD PATH`, and echoes the bytes of a tunnel.
+// Node's HTTP server on the port of the first argument. It answers any path with what it saw,
+// prints every request as `node METHOD PATH`, and echoes the bytes of a tunnel.
 
 const http = require("node:http");
 

@@ -3,8 +3,8 @@
 //! # Units
 //! A request stream is body bytes, which pass unseen, and *units*, which are decided as a whole: a
 //! head, a chunk-size line, the line end after a chunk, an empty trailer section. No byte of a unit
-//! passes before the unit is decided, so a cut anywhere changes nothing. (The beginning of a body that
-//! could be taken for a request is decided byte by byte.)
+//! passes before the unit is decided, so a cut anywhere changes nothing. (The beginning of a body
+//! that could be taken for a request is decided byte by byte.)
 //!
 //! # Strictness
 //! Whatever two parsers could read in two ways is rejected: bare CR or LF, folded lines, space

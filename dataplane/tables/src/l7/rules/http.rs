@@ -14,7 +14,8 @@
 //!
 //! # Tunnels
 //! What passes in the tunnel that `CONNECT` opens is not inspected, whatever host and fields the
-//! requests in it have. So a rule matches `CONNECT` only if it names a method, or restricts nothing.
+//! requests in it have. So a rule matches `CONNECT` only if it names a method, or restricts
+//! nothing.
 
 use std::fmt;
 
