@@ -57,6 +57,7 @@ use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_policy::NameLimits;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -440,6 +441,12 @@ fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {
             dns_denied: match args.dns_denied {
                 DnsDenied::Refused => Denied::Refused,
                 DnsDenied::Nxdomain => Denied::NameError,
+            },
+            http: HttpLimits {
+                head: args.http_max_head,
+                fields: args.http_max_headers,
+                chunk_line: args.http_max_chunk_line,
+                requests: args.http_max_requests,
             },
             ..SharedConfig::default()
         },

@@ -1,6 +1,8 @@
 //! Requests, and whether L7 rules allow them.
 
-use podgate_tables::l7::{HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern};
+use podgate_tables::l7::{
+    HeaderMatch, HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, Mismatch, NamePattern,
+};
 use regex::bytes::RegexBuilder;
 
 /// A request on a flow.
@@ -101,6 +103,15 @@ pub(super) fn allow(rules: &L7Rules, part: &Request) -> bool {
 }
 
 fn http_allows(rule: &HttpRuleSpec, request: &HttpRequest) -> bool {
+    let given = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
+    let is_required = |one: &HeaderMatch| one.mismatch == Mismatch::Fail;
+    let restricts = given(&rule.path)
+        || given(&rule.host)
+        || !rule.headers.is_empty()
+        || rule.header_matches.iter().any(is_required);
+    if request.method == "CONNECT" && restricts && !given(&rule.method) {
+        return false;
+    }
     full_match(rule.method.as_deref(), &request.method)
         && full_match(rule.path.as_deref(), &request.path)
         && full_match(rule.host.as_deref(), &request.host)
@@ -108,8 +119,9 @@ fn http_allows(rule: &HttpRuleSpec, request: &HttpRequest) -> bool {
             Some((name, value)) => has_header(request, name, Some(value.trim())),
             None => has_header(request, wanted, None),
         })
-        && rule.header_matches.iter().all(|(name, value)| {
-            has_header(request, name, value.as_deref().filter(|value| !value.is_empty()))
+        && rule.header_matches.iter().all(|one| {
+            let value = one.value.as_deref().filter(|value| !value.is_empty());
+            one.mismatch == Mismatch::Log || has_header(request, &one.name, value)
         })
 }
 

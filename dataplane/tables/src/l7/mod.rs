@@ -14,6 +14,6 @@ pub use http1::Request;
 pub use names::{NameError, NamePattern};
 pub use policy::{Conflict, L7Entry, L7Policy, L7Verdict};
 pub use rules::{
-    HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Protocol, L7Request, L7Rules,
-    PatternBudget, RuleError, RuleField,
+    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Protocol,
+    L7Request, L7Rules, Mismatch, PatternBudget, RuleError, RuleField,
 };

@@ -13,7 +13,7 @@ mod re2;
 
 use std::fmt;
 
-pub use http::{HttpRule, HttpRuleSpec};
+pub use http::{HeaderMatch, HttpRule, HttpRuleSpec, Mismatch};
 pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
 pub use pattern::PatternBudget;
 
