@@ -223,12 +223,11 @@ fn one_pod_leaves_half_of_the_inspectors_to_others() {
 }
 
 /// Rules of each protocol without inspector; each allows every request.
-fn rules_without_inspector() -> [L7Rules; 3] {
+fn rules_without_inspector() -> [L7Rules; 2] {
     let any = NamePattern::dns("*").unwrap();
     [
         L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
-        L7Rules::Dns(vec![any.clone()]),
-        L7Rules::ServerNames(vec![any]),
+        L7Rules::Dns(vec![any]),
     ]
 }
 
@@ -269,7 +268,9 @@ fn a_connection_without_inspector_is_denied() {
 #[test]
 fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
     let http = L7Rules::Http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
-    for rules in rules_without_inspector().into_iter().chain([http]) {
+    // QUIC, to a port with server names.
+    let tls = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
+    for rules in rules_without_inspector().into_iter().chain([http, tls]) {
         let [src, dst] = [ADDRESSES[1], ADDRESSES[2]];
         for (protocol, packet) in [
             (proto::UDP, udp(A, src, dst, [CLIENT, 80], b"query")),
@@ -303,7 +304,7 @@ fn a_datagram_flow_that_must_be_inspected_now_is_dropped() {
     let mut rig = Rig::with(IngressOfB::Open);
     let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
     assert_eq!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).len(), 1);
-    let [_, dns, _] = rules_without_inspector();
+    let [_, dns] = rules_without_inspector();
     rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, dns)));
     assert!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).is_empty());
     assert!(rig.send(B, &udp(B, b, a, [80, CLIENT], b"answer")).is_empty());

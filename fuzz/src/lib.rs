@@ -17,6 +17,7 @@ mod packets;
 mod patterns;
 #[cfg(feature = "requests")]
 mod requests;
+mod tls;
 
 #[cfg(feature = "captures")]
 pub use captures::captures;
@@ -29,6 +30,7 @@ pub use packets::packets;
 pub use patterns::patterns;
 #[cfg(feature = "requests")]
 pub use requests::requests;
+pub use tls::tls;
 
 /// The body of a target.
 pub type Body = fn(&[u8]);
@@ -40,6 +42,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("editor", editor),
     ("patterns", patterns),
     ("hpack", hpack),
+    ("tls", tls),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]

@@ -13,3 +13,4 @@ pub mod inspector;
 pub mod io;
 pub mod protocol;
 pub mod reply;
+pub mod tls;

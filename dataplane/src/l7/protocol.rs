@@ -5,12 +5,15 @@ use podgate_tables::tuple::FlowDirection;
 
 use super::http1::Http1;
 use super::inspector::{Injection, InspectCtx, Inspector, Op, Step};
+use super::tls::Tls;
 
 /// The inspector of a flow.
 #[derive(Debug)]
 pub enum Protocol {
     /// HTTP/1.0 and HTTP/1.1.
     Http1(Http1),
+    /// TLS server names.
+    Tls(Tls),
 }
 
 impl Protocol {
@@ -20,7 +23,8 @@ impl Protocol {
     pub fn for_rules(policy: &L7Policy) -> Option<Self> {
         match policy.protocol().ok()?? {
             L7Protocol::Http => Some(Self::default()),
-            L7Protocol::Kafka | L7Protocol::Dns | L7Protocol::Tls => None,
+            L7Protocol::Tls => Some(Self::Tls(Tls::default())),
+            L7Protocol::Kafka | L7Protocol::Dns => None,
         }
     }
 
@@ -29,6 +33,7 @@ impl Protocol {
     pub const fn of_rules(&self) -> L7Protocol {
         match self {
             Self::Http1(_) => L7Protocol::Http,
+            Self::Tls(_) => L7Protocol::Tls,
         }
     }
 }
@@ -44,6 +49,7 @@ macro_rules! dispatch {
     ($self:ident, $inspector:ident => $call:expr) => {
         match $self {
             Protocol::Http1($inspector) => $call,
+            Protocol::Tls($inspector) => $call,
         }
     };
 }

@@ -106,6 +106,8 @@ pub const PATH_MAX: usize = 128;
 pub const HOST_MAX: usize = 64;
 /// Longest part of a request's method that an event has, bytes.
 pub const METHOD_MAX: usize = 16;
+/// Longest part of a server name that an event has, bytes.
+pub const SERVER_NAME_MAX: usize = 208;
 
 /// The first `N` bytes of a string from the wire.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -149,6 +151,8 @@ impl<const N: usize> std::fmt::Debug for Text<N> {
 pub enum RequestRecord {
     /// An HTTP request.
     Http(RequestLine),
+    /// A TLS ClientHello: the server that it names, truncated; empty if it names none.
+    ServerName(Text<SERVER_NAME_MAX>),
 }
 
 impl Default for RequestRecord {

@@ -101,6 +101,15 @@ pub enum Detail {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rule: Option<RuleName>,
     },
+    /// A TLS connection was allowed or denied by the server name of its ClientHello.
+    TlsRequest {
+        /// The server name, cut to [`podgate_tables::event::SERVER_NAME_MAX`] bytes; empty if the
+        /// client named none. Control characters from the pod are escaped.
+        server_name: String,
+        /// The rule that allowed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
     /// An HTTP response head passed.
     HttpResponse {
         /// Status code.

@@ -137,6 +137,9 @@ impl NameResolver<'_> {
                 host: text(request.host.bytes()),
                 rule,
             },
+            RequestRecord::ServerName(name) => {
+                Detail::TlsRequest { server_name: text(name.bytes()), rule }
+            }
         }
     }
 

@@ -47,6 +47,7 @@ impl FlowRecord {
                 vec![format!("{} {verdict}", sentence_case(reason))]
             }
             Detail::HttpRequest { .. } => vec![format!("http-request {verdict}")],
+            Detail::TlsRequest { .. } => vec![format!("tls-request {verdict}")],
             Detail::HttpResponse { .. } => vec![format!("http-response {verdict}")],
             Detail::End { .. } => vec![format!("flow-end {verdict}")],
         }
@@ -72,6 +73,10 @@ impl FlowRecord {
                 let origin = if absolute { String::new() } else { format!("http://{host}") };
                 format!("HTTP/1.1 {method} {origin}{path}")
             }
+            Detail::TlsRequest { server_name, .. } => match server_name.as_str() {
+                "" => "TLS without server name".to_owned(),
+                name => format!("TLS to {name}"),
+            },
             Detail::HttpResponse { status, latency_ns } => {
                 format!("HTTP/1.1 {status} {}ms", latency_ns / 1_000_000)
             }

@@ -2,12 +2,13 @@
 //!
 //! The inspector of the dataplane parses a request; [`L7Policy::decide`] evaluates it with the
 //! rules of all entries that apply to the flow, and [`rules`] has their matchers. [`http1`] parses
-//! HTTP/1 request heads.
+//! HTTP/1 request heads, [`tls`] ClientHellos.
 
 pub mod http1;
 mod names;
 mod policy;
 pub mod rules;
+pub mod tls;
 
 pub use http1::Request;
 pub use names::{NameError, NamePattern};
