@@ -222,6 +222,23 @@ fn one_pod_leaves_half_of_the_inspectors_to_others() {
     rig.assert_no_frame_is_lost();
 }
 
+/// The rules decide which inspector a flow has, from the first connection on.
+#[test]
+fn a_server_name_that_no_rule_allows_resets_both_ends() {
+    let names = vec![NamePattern::server_name("allowed.example").unwrap()];
+    for (name, allowed) in [("allowed.example", true), ("denied.example", false)] {
+        let mut rig = connected(IngressOfB::FromA(Some(L7Rules::ServerNames(names.clone()))));
+        let hello = client_hello(name);
+        let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &hello));
+        let passed = left.iter().any(|(link, frame)| *link == B && payload(frame) == hello);
+        assert_eq!(passed, allowed, "{name}");
+        let reset = [A, B].map(|end| left.iter().any(|(at, f)| *at == end && is_reset(f)));
+        assert_eq!(reset, [!allowed; 2], "{name}");
+        assert_eq!(http_requests(&rig), [allowed]);
+        rig.assert_no_frame_is_lost();
+    }
+}
+
 /// Rules of each protocol without inspector; each allows every request.
 fn rules_without_inspector() -> [L7Rules; 2] {
     let any = NamePattern::dns("*").unwrap();

@@ -80,6 +80,11 @@ pub struct InspectCtx<'a> {
 
 /// A protocol inspector.
 pub trait Inspector: Default {
+    /// Forgets the connection: another one begins, or both ends were reset.
+    fn restart(&mut self) {
+        *self = Self::default();
+    }
+
     /// Decides about the bytes at the front of a direction, of which there is at least one.
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step;
 

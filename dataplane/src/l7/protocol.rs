@@ -55,6 +55,11 @@ macro_rules! dispatch {
 }
 
 impl Inspector for Protocol {
+    /// The protocol stays the same.
+    fn restart(&mut self) {
+        dispatch!(self, inspector => inspector.restart());
+    }
+
     #[inline]
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
         dispatch!(self, inspector => inspector.inspect(cx, direction, bytes))
