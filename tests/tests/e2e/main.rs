@@ -26,5 +26,6 @@ mod restart;
 mod scenario;
 mod spoof;
 mod state;
+mod tls;
 mod tunnels;
 mod workers;
