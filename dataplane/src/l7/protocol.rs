@@ -5,6 +5,7 @@ use podgate_tables::tuple::FlowDirection;
 
 use super::http1::Http1;
 use super::inspector::{Injection, InspectCtx, Inspector, Op, Step};
+use super::kafka::Kafka;
 use super::tls::Tls;
 
 /// The inspector of a flow.
@@ -12,6 +13,8 @@ use super::tls::Tls;
 pub enum Protocol {
     /// HTTP/1.0 and HTTP/1.1.
     Http1(Http1),
+    /// Kafka. Its state is several times as large as that of the others.
+    Kafka(Box<Kafka>),
     /// TLS server names.
     Tls(Tls),
 }
@@ -24,7 +27,8 @@ impl Protocol {
         match policy.protocol().ok()?? {
             L7Protocol::Http => Some(Self::default()),
             L7Protocol::Tls => Some(Self::Tls(Tls::default())),
-            L7Protocol::Kafka | L7Protocol::Dns => None,
+            L7Protocol::Kafka => Some(Self::Kafka(Box::default())),
+            L7Protocol::Dns => None,
         }
     }
 
@@ -33,6 +37,7 @@ impl Protocol {
     pub const fn of_rules(&self) -> L7Protocol {
         match self {
             Self::Http1(_) => L7Protocol::Http,
+            Self::Kafka(_) => L7Protocol::Kafka,
             Self::Tls(_) => L7Protocol::Tls,
         }
     }
@@ -49,6 +54,7 @@ macro_rules! dispatch {
     ($self:ident, $inspector:ident => $call:expr) => {
         match $self {
             Protocol::Http1($inspector) => $call,
+            Protocol::Kafka($inspector) => $call,
             Protocol::Tls($inspector) => $call,
         }
     };

@@ -120,6 +120,9 @@ impl NameResolver<'_> {
             EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
                 Detail::HttpResponse { status, latency_ns }
             }
+            EventKind::Response { status: ResponseStatus::Kafka(error_code), latency_ns } => {
+                Detail::KafkaResponse { error_code, latency_ns }
+            }
             EventKind::End { original, reply } => Detail::End {
                 packets: [original.packets, reply.packets],
                 bytes: [original.bytes, reply.bytes],
@@ -135,6 +138,14 @@ impl NameResolver<'_> {
                 method: text(request.method.bytes()),
                 path: text(request.path.bytes()),
                 host: text(request.host.bytes()),
+                rule,
+            },
+            RequestRecord::Kafka(request) => Detail::KafkaRequest {
+                api_key: request.api_key,
+                api_version: request.api_version,
+                correlation_id: request.correlation_id,
+                client_id: text(request.client_id.bytes()),
+                topic: text(request.topic.bytes()),
                 rule,
             },
             RequestRecord::ServerName(name) => {

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use podgate_tables::l7::rules::kafka::api_key_name;
+
 use super::names::PolicyName;
 use super::record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
@@ -47,6 +49,8 @@ impl FlowRecord {
                 vec![format!("{} {verdict}", sentence_case(reason))]
             }
             Detail::HttpRequest { .. } => vec![format!("http-request {verdict}")],
+            Detail::KafkaRequest { .. } => vec![format!("kafka-request {verdict}")],
+            Detail::KafkaResponse { .. } => vec![format!("kafka-response {verdict}")],
             Detail::TlsRequest { .. } => vec![format!("tls-request {verdict}")],
             Detail::HttpResponse { .. } => vec![format!("http-response {verdict}")],
             Detail::End { .. } => vec![format!("flow-end {verdict}")],
@@ -72,6 +76,13 @@ impl FlowRecord {
                 let absolute = path.contains("://");
                 let origin = if absolute { String::new() } else { format!("http://{host}") };
                 format!("HTTP/1.1 {method} {origin}{path}")
+            }
+            Detail::KafkaRequest { api_key, correlation_id, topic, .. } => {
+                let api = api_key_name(*api_key).map_or_else(|| api_key.to_string(), str::to_owned);
+                format!("Kafka request {api} correlation id {correlation_id} topic '{topic}'")
+            }
+            Detail::KafkaResponse { error_code, latency_ns } => {
+                format!("Kafka response error {error_code} {}ms", latency_ns / 1_000_000)
             }
             Detail::TlsRequest { server_name, .. } => match server_name.as_str() {
                 "" => "TLS without server name".to_owned(),

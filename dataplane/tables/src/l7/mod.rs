@@ -5,6 +5,7 @@
 //! HTTP/1 request heads, [`tls`] ClientHellos.
 
 pub mod http1;
+pub mod kafka;
 mod names;
 mod policy;
 pub mod rules;

@@ -39,7 +39,7 @@ impl L7Protocol {
     /// other protocols.
     #[must_use]
     pub const fn has_inspector(self) -> bool {
-        matches!(self, Self::Http | Self::Tls)
+        matches!(self, Self::Http | Self::Kafka | Self::Tls)
     }
 }
 
