@@ -11,6 +11,7 @@ mod editor;
 mod hpack;
 mod http1;
 mod input;
+mod kafka;
 #[cfg(feature = "manifests")]
 mod manifests;
 mod packets;
@@ -24,6 +25,7 @@ pub use captures::captures;
 pub use editor::editor;
 pub use hpack::hpack;
 pub use http1::http1;
+pub use kafka::kafka;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
 pub use packets::packets;
@@ -43,6 +45,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("patterns", patterns),
     ("hpack", hpack),
     ("tls", tls),
+    ("kafka", kafka),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]

@@ -10,6 +10,7 @@ mod hairpin;
 mod hostile;
 mod http;
 mod isolation;
+mod kafka;
 mod kube;
 mod lifecycle;
 mod limits;

@@ -175,7 +175,7 @@ impl Requests {
     }
 
     fn undecided(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> (Step, Option<Owed>) {
-        match self.walk(cx.policy, bytes) {
+        match self.walk(cx.policy, &bytes[..bytes.len().min(HELD_MAX)]) {
             Verdict::Allowed => {
                 let Some(current) = self.current.take() else { return (Op::Stall.into(), None) };
                 let step = Step { op: Op::Pass(0), event: Some(self.event(&current, Ok(()))) };
@@ -210,6 +210,7 @@ impl Requests {
         }
         let left = current.frame - current.dropped;
         let taken = if bytes.len() >= left { left } else { bytes.len() - 1 };
+        let taken = taken.min(BUFFER_MAX - self.buffer.len());
         if taken == 0 {
             return (Op::More.into(), None);
         }
@@ -218,7 +219,7 @@ impl Requests {
         let buffer = std::mem::take(&mut self.buffer);
         let verdict = self.walk(cx.policy, &buffer);
         self.buffer = buffer;
-        let is_full = self.buffer.len() > BUFFER_MAX;
+        let is_full = self.buffer.len() >= BUFFER_MAX;
         let drop = Op::Drop(taken as u64);
         let Some(current) = &mut self.current else { return (Op::Stall.into(), None) };
         match verdict {
