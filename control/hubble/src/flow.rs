@@ -11,13 +11,14 @@ use podgate_policy::observe::{
 };
 use podgate_policy::rules::Side;
 use podgate_tables::drop_reason::DropReason as Reason;
+use podgate_tables::l7::rules::kafka::api_key_name;
 
 use crate::proto::flow::layer4::Protocol;
 use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{
     CiliumEventType, Dns, DropReason, Endpoint, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip,
-    IpVersion, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, TraceObservationPoint,
-    TraceReason, TrafficDirection, Udp, Verdict,
+    IpVersion, Kafka, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags,
+    TraceObservationPoint, TraceReason, TrafficDirection, Udp, Verdict,
 };
 use crate::source::Observed;
 
@@ -71,10 +72,15 @@ impl Translator {
         let mut flows = match &record.detail {
             Detail::PolicyVerdict { .. } => policy_verdicts(record, &common),
             Detail::Drop => vec![self.dropped(record, common)],
-            Detail::HttpRequest { rule, .. } | Detail::DnsRequest { rule, .. } => {
+            Detail::HttpRequest { rule, .. }
+            | Detail::DnsRequest { rule, .. }
+            | Detail::KafkaRequest { rule, .. }
+            | Detail::TlsRequest { rule, .. } => {
                 vec![request(record, rule.as_ref(), common)]
             }
-            Detail::HttpResponse { latency_ns, .. } | Detail::DnsResponse { latency_ns, .. } => {
+            Detail::HttpResponse { latency_ns, .. }
+            | Detail::DnsResponse { latency_ns, .. }
+            | Detail::KafkaResponse { latency_ns, .. } => {
                 vec![layer7(record, L7FlowType::Response, *latency_ns, common)]
             }
             Detail::End { .. } => vec![ended(record, common)],
@@ -250,7 +256,23 @@ fn l7_record(detail: &Detail) -> Option<Record> {
             qtypes: qtype.iter().cloned().collect(),
             ..Dns::default()
         })),
-        Detail::PolicyVerdict { .. } | Detail::Drop | Detail::End { .. } => None,
+        Detail::KafkaRequest { api_key, api_version, correlation_id, topic, .. } => {
+            Some(Record::Kafka(Kafka {
+                api_version: (*api_version).into(),
+                api_key: api_key_name(*api_key).map_or_else(|| api_key.to_string(), str::to_owned),
+                correlation_id: *correlation_id,
+                topic: topic.clone(),
+                ..Kafka::default()
+            }))
+        }
+        Detail::KafkaResponse { error_code, .. } => {
+            Some(Record::Kafka(Kafka { error_code: (*error_code).into(), ..Kafka::default() }))
+        }
+        // Hubble has no record of TLS: the summary has the name.
+        Detail::TlsRequest { .. }
+        | Detail::PolicyVerdict { .. }
+        | Detail::Drop
+        | Detail::End { .. } => None,
     }
 }
 

@@ -83,10 +83,9 @@ pub struct InspectCtx<'a> {
 
 /// A protocol inspector.
 pub trait Inspector: Default {
-    /// An inspector of the same protocol that has seen nothing, for the flow's next connection.
-    #[must_use]
-    fn restarted(&self) -> Self {
-        Self::default()
+    /// Forgets the connection: another one begins, or both ends were reset.
+    fn restart(&mut self) {
+        *self = Self::default();
     }
 
     /// Decides about the bytes at the front of a direction, of which there is at least one.

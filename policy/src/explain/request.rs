@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use podgate_tables::l7::http1::{self, Denial, DenialResponse};
 use podgate_tables::l7::rules::kafka;
+use podgate_tables::l7::tls::is_server_name;
 use podgate_tables::l7::{KafkaRequest, L7Request};
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub enum RequestSpec {
     Kafka(KafkaSpec),
     /// A DNS query for this name.
     Dns(String),
-    /// The beginning of a TLS connection to the server of this name.
+    /// The beginning of a TLS connection to the server of this name; of none, if it is empty.
     ServerName(String),
 }
 
@@ -149,7 +150,10 @@ pub(super) fn read<T>(
             })))
         }
         RequestSpec::Dns(name) => then(Ok(L7Request::Dns(name.as_bytes()))),
-        RequestSpec::ServerName(name) => then(Ok(L7Request::ServerName(Some(name.as_bytes())))),
+        RequestSpec::ServerName(name) => {
+            let name = Some(name.as_bytes()).filter(|name| !name.is_empty());
+            then(Ok(L7Request::ServerName(name)))
+        }
     }
 }
 
@@ -183,14 +187,18 @@ const fn denial_reason(denial: &Denial) -> &'static str {
 }
 
 /// What a client sees of a request that no rule allows.
-pub(super) const fn denied(request: &L7Request<'_>) -> &'static str {
+pub(super) fn denied(request: &L7Request<'_>) -> &'static str {
     match request {
         L7Request::Http(request) if !request.path_is_normal && !request.path.is_empty() => {
             "answered 403 Forbidden: the path is not in normal form, so no rule with a path \
              matches it"
         }
         L7Request::Http(_) => "answered 403 Forbidden: no rule allows it",
-        L7Request::Kafka(_) | L7Request::Dns(_) | L7Request::ServerName(_) => "no rule allows it",
+        L7Request::ServerName(Some(name)) if !is_server_name(name) => {
+            "the connection is reset: it is no host name, or has a trailing dot, or is an address"
+        }
+        L7Request::ServerName(_) => "the connection is reset: no rule allows it",
+        L7Request::Kafka(_) | L7Request::Dns(_) => "no rule allows it",
     }
 }
 

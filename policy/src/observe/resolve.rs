@@ -176,6 +176,9 @@ impl NameResolver<'_> {
                     latency_ns,
                 }
             }
+            EventKind::Response { status: ResponseStatus::Kafka(error_code), latency_ns } => {
+                Detail::KafkaResponse { error_code, latency_ns }
+            }
             EventKind::End { original, reply } => Detail::End {
                 packets: [original.packets, reply.packets],
                 bytes: [original.bytes, reply.bytes],
@@ -197,6 +200,17 @@ impl NameResolver<'_> {
                 qtype: record_type(question.kind),
                 rule,
             },
+            RequestRecord::Kafka(request) => Detail::KafkaRequest {
+                api_key: request.api_key,
+                api_version: request.api_version,
+                correlation_id: request.correlation_id,
+                client_id: text(request.client_id.bytes()),
+                topic: text(request.topic.bytes()),
+                rule,
+            },
+            RequestRecord::ServerName(name) => {
+                Detail::TlsRequest { server_name: text(name.bytes()), rule }
+            }
         }
     }
 

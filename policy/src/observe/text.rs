@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use podgate_tables::l7::rules::kafka::api_key_name;
+
 use super::names::PolicyName;
 use super::record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
@@ -55,6 +57,9 @@ impl FlowRecord {
                 vec![format!("{} {verdict}", sentence_case(reason))]
             }
             Detail::HttpRequest { .. } => vec![format!("http-request {verdict}")],
+            Detail::KafkaRequest { .. } => vec![format!("kafka-request {verdict}")],
+            Detail::KafkaResponse { .. } => vec![format!("kafka-response {verdict}")],
+            Detail::TlsRequest { .. } => vec![format!("tls-request {verdict}")],
             Detail::HttpResponse { .. } => vec![format!("http-response {verdict}")],
             Detail::DnsRequest { .. } => vec![format!("dns-request {verdict}")],
             Detail::DnsResponse { .. } => vec![format!("dns-response {verdict}")],
@@ -93,6 +98,17 @@ impl FlowRecord {
             Detail::HttpRequest { method, path, host, .. } => {
                 format!("HTTP/1.1 {method} {}", http_url(host, path))
             }
+            Detail::KafkaRequest { api_key, correlation_id, topic, .. } => {
+                let api = api_key_name(*api_key).map_or_else(|| api_key.to_string(), str::to_owned);
+                format!("Kafka request {api} correlation id {correlation_id} topic '{topic}'")
+            }
+            Detail::KafkaResponse { error_code, latency_ns } => {
+                format!("Kafka response error {error_code} {}ms", latency_ns / 1_000_000)
+            }
+            Detail::TlsRequest { server_name, .. } => match server_name.as_str() {
+                "" => "TLS without server name".to_owned(),
+                name => format!("TLS to {name}"),
+            },
             Detail::HttpResponse { status, latency_ns, request } => {
                 let request = request.as_ref().map_or_else(String::new, |request| {
                     format!(" ({} {})", request.method, http_url(&request.host, &request.path))

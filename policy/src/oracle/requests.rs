@@ -3,6 +3,7 @@
 use podgate_tables::l7::{
     HeaderMatch, HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, Mismatch, NamePattern,
 };
+use regex::Regex;
 use regex::bytes::RegexBuilder;
 
 /// A request on a flow.
@@ -70,6 +71,18 @@ impl Request {
         }
     }
 
+    /// Whether servers can read it in one way only. No TLS client names a server by its address or
+    /// with a trailing dot (RFC 6066 §3); the empty text stands for no name.
+    pub(super) fn is_valid(&self) -> bool {
+        let Self::ServerName(name) = self else { return true };
+        let label = "[-_a-zA-Z0-9]+";
+        let is_name = Regex::new(&format!(r"\A({label}\.)*{label}\z"));
+        let ends_in_number = Regex::new(r"(\A|\.)[0-9]+\z");
+        let matches =
+            |regex: Result<Regex, regex::Error>| regex.is_ok_and(|regex| regex.is_match(name));
+        name.is_empty() || (name.len() <= 255 && matches(is_name) && !matches(ends_in_number))
+    }
+
     /// What must be allowed one by one: a Kafka request's topics, or the request itself.
     pub(super) fn parts(&self) -> Vec<Self> {
         match self {
@@ -95,7 +108,7 @@ pub(super) fn allow(rules: &L7Rules, part: &Request) -> bool {
             rules.iter().any(|rule| kafka_allows(rule.spec(), request))
         }
         (L7Rules::Dns(names), Request::Dns(name)) => names.iter().any(|p| name_matches(p, name)),
-        (L7Rules::ServerNames(names), Request::ServerName(name)) => {
+        (L7Rules::ServerNames(names), Request::ServerName(name)) if !name.is_empty() => {
             names.iter().any(|pattern| name_matches(pattern, name))
         }
         _ => false,

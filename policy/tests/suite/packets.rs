@@ -23,6 +23,7 @@ use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
+use podgate_test_support::client_hello;
 
 use crate::support::Answer;
 
@@ -109,7 +110,7 @@ impl Bench {
         Self { shared, worker, kernel, links, now: Nanos(1) }
     }
 
-    /// What the worker does with a row's first packet, and with its request if that is HTTP. On a
+    /// What the worker does with a row's first packet, and with its request if that is HTTP or TLS. On a
     /// flow whose requests no inspector can read, nothing passes at all.
     pub(crate) fn ask(&mut self, row: &Row) -> Answer {
         self.forget();
@@ -129,6 +130,9 @@ impl Bench {
             Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
             Some(Request::Http(request)) if passes => {
                 Some(self.request(links, subject.tuple, request))
+            }
+            Some(Request::ServerName(name)) if verdict == Verdict::Inspect => {
+                Some(self.greet(links, subject.tuple, name))
             }
             _ => None,
         };
@@ -209,6 +213,26 @@ impl Bench {
         assert_ne!(passed, denied, "{text:?} either passes or is denied");
         passed
     }
+
+    /// Ends the handshake, and sends a TLS ClientHello with this server name; without one, if it is
+    /// empty. Whether it reached the destination; if not, both ends must have been reset.
+    fn greet(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> bool {
+        self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
+        let hello = client_hello(name);
+        let left =
+            self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, &hello));
+        let passed = left
+            .iter()
+            .any(|(at, ip)| *at == links[1] && ip.windows(hello.len()).any(|w| w == hello));
+        let reset = links.map(|link| left.iter().any(|(at, ip)| *at == link && is_reset(ip)));
+        assert_eq!(reset, [!passed; 2], "{name:?} either passes or is reset");
+        passed
+    }
+}
+
+fn is_reset(ip: &[u8]) -> bool {
+    let header = if ip[0] >> 4 == 4 { 20 } else { 40 };
+    ip[header + 13] & 0x04 != 0
 }
 
 /// The first packet of the flow.
