@@ -6,7 +6,8 @@
 //! all of them and the pods into [`podgate_tables::policy::PolicyTables`] and a [`Catalog`] of the
 //! names behind the tables' numbers.
 //!
-//! The tables depend only on the objects in the store, not on the order of changes.
+//! The tables depend only on the objects in the store and on what it knows of DNS names, not on the
+//! order of changes. [`NameTable`] says how long a name stands for an address.
 
 #![forbid(unsafe_code)]
 

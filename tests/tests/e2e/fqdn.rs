@@ -219,6 +219,11 @@ fn names_are_listed_survive_a_restart_and_can_be_cleaned() -> Result<()> {
         [1, 2].map(|number| format!("n{number}.fresh.example {}", address(number)));
     assert_eq!(names.listed(&[])?, [&*first, &*second]);
     assert_eq!(names.listed(&["--name", "n2.*.example"])?, [&*second]);
+    let to = address(1).to_string();
+    let flow = ["--from", CLIENT, "--to", &to, "--port", "80/TCP"];
+    let explained = names.lab.podgate(&[&["policy", "explain"], &flow[..]].concat())?;
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(explained.contains("DNS name n1.fresh.example\n"), "{explained}");
     agent.stop()?;
     let mut agent = Agent::restart(&names.lab, 1)?;
     assert_eq!(names.listed(&[])?, [&*first, &*second]);
