@@ -417,6 +417,10 @@ pub struct EndpointAddArgs {
     /// MTU to set at both ends of the link, 1280 to 65535 bytes [default: that of `run --pod-mtu`].
     #[arg(long, value_name = "N", requires = "netns")]
     pub mtu: Option<PodMtu>,
+    /// An address that the network plugin assigned to the pod; may be repeated. Counts until the
+    /// status of the pod's object names addresses.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<std::net::IpAddr>,
 }
 
 impl EndpointAddArgs {
@@ -429,6 +433,7 @@ impl EndpointAddArgs {
             netns: self.netns.clone(),
             mac: self.mac,
             mtu: self.mtu,
+            assigned: self.address.clone(),
         }
     }
 }

@@ -354,6 +354,7 @@ impl Agent {
 
     /// Compiles what changed and publishes it, unless nothing did.
     fn publish(&mut self) {
+        self.plane.set_assigned_addresses(self.endpoints.iter());
         let Some(begun) = self.plane.begin() else { return };
         let (routes, not_ready) = policy_plane::route_table(
             self.endpoints.iter(),

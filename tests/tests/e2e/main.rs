@@ -2,6 +2,7 @@
 //!
 //! Each test builds its own lab, which takes half a second. Only one lab exists at a time.
 
+mod cni;
 mod confined;
 mod cut_off;
 mod dns;
