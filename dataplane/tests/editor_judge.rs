@@ -21,7 +21,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
-use podgate_test_support::RecordingIo;
+use podgate_test_support::{RecordingIo, make_partial};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -400,7 +400,6 @@ struct World {
     outward: [Hop; 2],
     now_ms: u64,
     last_packet_ms: u64,
-    next_tick_ms: u64,
 }
 
 const DIRECTIONS: [FlowDirection; 2] = [FlowDirection::Original, FlowDirection::Reply];
@@ -412,6 +411,8 @@ impl World {
         let expected = scripts(seed).map(|script| script.expected().len());
         let [original, reply] = scripts(seed).map(|script| script.stream);
         let mut random = Random(seed ^ 0x5eed);
+        let mut io = RecordingIo::new(4_096);
+        io.has_offload = seed % 3 == 0;
         let rough = random.percent(70);
         let weather = Weather {
             lost: if rough { random.below(12) } else { 0 },
@@ -433,12 +434,11 @@ impl World {
             weather,
             ends,
             editor: Editor::default(),
-            io: RecordingIo::new(4_096),
+            io,
             inward: Default::default(),
             outward: Default::default(),
             now_ms: 1_000,
             last_packet_ms: 0,
-            next_tick_ms: 0,
         }
     }
 
@@ -458,8 +458,11 @@ impl World {
                     }
                 }
             }
-            for frame in self.inward[from].arrived(self.now_ms) {
+            for mut frame in self.inward[from].arrived(self.now_ms) {
                 self.trace("->", from, &frame);
+                if self.io.has_offload {
+                    make_partial(&mut frame);
+                }
                 self.last_packet_ms = self.now_ms;
                 let packet = self.io.packet(&frame, 1_800).unwrap();
                 let head = frame.get(..frame.len().min(1_800)).unwrap();
@@ -477,8 +480,7 @@ impl World {
                 self.deliver();
             }
         }
-        if self.now_ms >= self.next_tick_ms {
-            self.next_tick_ms = self.now_ms + 5;
+        if self.editor.deadline().is_some_and(|deadline| deadline <= self.clock()) {
             self.editor.tick(self.clock(), policy, &mut self.io);
             self.deliver();
         }

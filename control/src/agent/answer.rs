@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::Agent;
 use super::endpoints::{Endpoint, HOST_SLOT, Request as EndpointRequest};
+use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
 use crate::metrics::{self, AgentCounts};
 
@@ -68,7 +69,7 @@ impl Agent {
 
     fn flows(&mut self, follow: bool, last: u32) -> Reply {
         // Records include what a client has just seen happen.
-        self.drain_events();
+        let _more = self.drain_events(Amount::All);
         let dataplane = self.endpoints.links().dataplane();
         let past = self.observer.last(last.min(LAST_MAX), dataplane, self.plane.epochs());
         let live = follow.then(|| self.observer.follow());

@@ -49,12 +49,12 @@ use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
-use self::observer::Observer;
+use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
 use self::restart::EarlierFlows;
@@ -269,6 +269,7 @@ impl Agent {
     ) -> Result<()> {
         let mut drain = interval(DRAIN_PERIOD);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut more_events = false;
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
@@ -286,7 +287,13 @@ impl Agent {
                 Some(completed) = inputs.completed.recv() => self.on_completed(completed),
                 Some(observed) = inputs.observed.recv() => self.on_observed(observed),
                 Some(change) = inputs.changes.next() => self.on_change(change),
-                _ = drain.tick() => self.periodic_work().await?,
+                () = sleep(MORE_EVENTS_AFTER), if more_events => {
+                    more_events = self.drain_events(Amount::AFew);
+                }
+                _ = drain.tick() => {
+                    self.periodic_work().await?;
+                    more_events = self.drain_events(Amount::AFew);
+                }
             }
         }
     }
@@ -302,7 +309,6 @@ impl Agent {
                  stay cut off"
             );
         }
-        self.drain_events();
         self.answer_waiting();
         self.request_periodic_reads();
         self.files.check(&self.endpoints).await;
@@ -329,9 +335,9 @@ impl Agent {
         self.files.save(&self.endpoints);
     }
 
-    /// Logs the workers' events.
-    fn drain_events(&mut self) {
-        self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs());
+    /// Logs the workers' events. Returns whether there are more.
+    fn drain_events(&mut self, amount: Amount) -> bool {
+        self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs(), amount)
     }
 
     /// Compiles what changed and publishes it, unless nothing did.

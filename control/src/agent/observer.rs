@@ -1,10 +1,10 @@
 //! The observer: events of the workers, as flow records with names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use podgate_api::FlowItem;
-use podgate_dataplane::share::FairShare;
 use podgate_dataplane::worker::{Clock, Dataplane};
 use podgate_policy::observe::FlowRecord;
 use podgate_tables::event::Event;
@@ -13,22 +13,36 @@ use tokio::sync::broadcast;
 use super::epochs::Epochs;
 use super::flow_log::FlowLog;
 
-/// Most events of one drain that are logged, so that a flood of dropped packets leaves this thread
-/// time for other work; the rest is counted as lost. Each link has its share of them.
-const RECORDS_PER_DRAIN: usize = 2048;
+/// Events of each worker that are logged at a time, at most: some 30 µs of work. It may run on the
+/// core of a worker or of a pod, whose packets wait meanwhile.
+const EVENTS_AT_A_TIME: usize = 96;
 
-/// Records that are made in one drain although nobody reads them (see [`super::flow_log`]): 2,560
-/// per second, which take less than 2 % of a core.
-const UNREAD_RECORDS_PER_DRAIN: usize = 64;
+/// Time until the next ones are logged if there are more. The rings lose what is too much for that.
+pub(super) const MORE_EVENTS_AFTER: Duration = Duration::from_millis(1);
+
+/// Records that are made at a time although nobody reads them (see [`super::flow_log`]), while
+/// events come faster than they are logged, and otherwise: 3,000 per second, which take less than
+/// 2 % of a core.
+const UNREAD_RECORDS_BUSY: usize = 3;
+const UNREAD_RECORDS: usize = 64;
+
+/// How many of the workers' events to log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Amount {
+    /// Those that wait on the rings.
+    All,
+    /// A bounded number.
+    AFew,
+}
 
 /// Flow records.
 pub(super) struct Observer {
     log: FlowLog,
-    /// Events of the last drain, by link.
-    shares: FairShare,
+    /// Events that are being logged.
+    events: Vec<Event>,
     /// Events that were logged.
     records: u64,
-    /// Events that were not logged: too many at one time, or of an epoch of too long ago.
+    /// Events that were not logged: of an epoch of too long ago.
     skipped: u64,
     /// Lost events that the log has gaps for.
     lost_logged: u64,
@@ -37,40 +51,41 @@ pub(super) struct Observer {
 impl Observer {
     /// An empty log of at most `capacity` records.
     pub(super) fn new(capacity: usize) -> Self {
-        let (log, shares) = (FlowLog::new(capacity), FairShare::default());
-        Self { log, shares, records: 0, skipped: 0, lost_logged: 0 }
+        let log = FlowLog::new(capacity);
+        Self { log, events: Vec::new(), records: 0, skipped: 0, lost_logged: 0 }
     }
 
-    /// Logs the workers' events.
-    pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs) {
+    /// Logs events of the workers. Returns whether there are more.
+    pub(super) fn drain(
+        &mut self,
+        dataplane: &Dataplane,
+        epochs: &Epochs,
+        amount: Amount,
+    ) -> bool {
         let clock = dataplane.clock();
-        let mut events: Vec<Event> = Vec::new();
-        dataplane.drain_events(|_, event| events.push(event));
+        let max = if amount == Amount::All { usize::MAX } else { EVENTS_AT_A_TIME };
+        let mut events = std::mem::take(&mut self.events);
+        let more = dataplane.drain_events(max, |_, event| events.push(event));
         // Each worker's events are in order already.
         events.sort_by_key(|event| event.time);
-        let too_many = events.len() > RECORDS_PER_DRAIN;
-        let mut left = RECORDS_PER_DRAIN;
-        self.shares.reset();
-        for event in &events {
-            if too_many && !self.shares.take(event.link, left) {
-                self.skipped += 1;
-                continue;
-            }
-            left = left.saturating_sub(1);
+        for event in events.drain(..) {
             if epochs.get(event.epoch).is_none() {
                 self.skipped += 1;
                 continue;
             }
-            self.log.push_event(event, |event| flow_item(event, clock, epochs));
+            self.log.push_event(&event, |event| flow_item(event, clock, epochs));
             self.records += 1;
         }
-        let make = |event: &Event| flow_item(event, clock, epochs);
-        self.log.make_records(UNREAD_RECORDS_PER_DRAIN, make);
+        events.shrink_to(EVENTS_AT_A_TIME);
+        self.events = events;
+        let unread = if more { UNREAD_RECORDS_BUSY } else { UNREAD_RECORDS };
+        self.log.make_records(unread, |event| flow_item(event, clock, epochs));
         let lost = self.lost(dataplane);
         if lost > self.lost_logged {
             self.log.push(None, FlowItem::Lost(lost - self.lost_logged));
             self.lost_logged = lost;
         }
+        more
     }
 
     /// The last `count` records, oldest first.

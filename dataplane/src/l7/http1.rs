@@ -133,6 +133,11 @@ impl Inspector for Http1 {
             FlowDirection::Reply => self.responses.heap_with(bytes),
         }
     }
+
+    fn release_unused(&mut self) {
+        self.owed.shrink_to_fit();
+        self.responses.release_unused();
+    }
 }
 
 impl Http1 {

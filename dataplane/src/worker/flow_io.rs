@@ -7,7 +7,7 @@ use podgate_tables::tuple::FlowDirection;
 use crate::flow::Flow;
 use crate::l7::io::FlowIo;
 use crate::mem::{Frame, Packet, Umem};
-use crate::packet::parse;
+use crate::packet::{View, parse};
 
 use super::ctx::PacketCtx;
 use super::egress::{Origin, Resource};
@@ -20,16 +20,9 @@ pub(super) struct InspectedIo<'f, 'a, 's> {
 }
 
 impl InspectedIo<'_, '_, '_> {
-    fn send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
-        // Parsed again, since a view in each held packet would be large.
-        let umem = self.cx.egress.umem();
-        match parse(umem.data(&packet.head), packet.len()) {
-            Ok(view) => {
-                let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
-                forward::forward(self.cx, Path { from, to, origin }, packet, &view);
-            }
-            Err(reason) => self.cx.egress.drop_packet(packet, reason),
-        }
+    fn send(&mut self, direction: FlowDirection, packet: Packet, view: &View, origin: Origin) {
+        let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
+        forward::forward(self.cx, Path { from, to, origin }, packet, view);
     }
 }
 
@@ -46,12 +39,15 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         self.cx.egress.free(frame);
     }
 
-    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
-        self.send(direction, packet, Origin::Received);
+    fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View) {
+        self.send(direction, packet, view, Origin::Received);
     }
 
     fn originate(&mut self, direction: FlowDirection, packet: Packet) {
-        self.send(direction, packet, Origin::Own);
+        match parse(self.cx.egress.umem().data(&packet.head), packet.len()) {
+            Ok(view) => self.send(direction, packet, &view, Origin::Own),
+            Err(reason) => self.cx.egress.drop_packet(packet, reason),
+        }
     }
 
     fn discard(&mut self, packet: Packet, reason: DropReason) {

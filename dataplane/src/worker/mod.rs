@@ -24,6 +24,7 @@ mod scheduler;
 mod shared;
 #[cfg(feature = "slowed")]
 mod slowed;
+mod timer_wheel;
 
 use std::sync::Arc;
 
@@ -157,10 +158,10 @@ impl Worker {
         self.pipeline.flows()
     }
 
-    /// Whether there are inspected flows: their timers need a round every few milliseconds.
+    /// When a timer of an inspected flow is due, which needs a round; `None` if none is set.
     #[must_use]
-    pub fn has_inspected(&self) -> bool {
-        self.pipeline.has_inspected()
+    pub fn next_timer(&self) -> Option<Nanos> {
+        self.pipeline.next_inspected()
     }
 
     /// One iteration of the poll loop: receive, process, expire, flush. Returns the number of
