@@ -56,12 +56,7 @@ impl Observer {
     }
 
     /// Logs events of the workers. Returns whether there are more.
-    pub(super) fn drain(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &Epochs,
-        amount: Amount,
-    ) -> bool {
+    pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs, amount: Amount) -> bool {
         let clock = dataplane.clock();
         let max = if amount == Amount::All { usize::MAX } else { EVENTS_AT_A_TIME };
         let mut events = std::mem::take(&mut self.events);

@@ -103,13 +103,10 @@ const _: () = {
 
 /// [`Flow::inspector`] of a flow that never had one.
 const NO_INSPECTOR: u32 = u32::MAX;
-/// The same of detached flows: less the position of the protocol in [`PROTOCOLS`].
+/// The same of detached flows: less the position of the protocol in [`L7Protocol::ALL`].
 const DETACHED: u32 = NO_INSPECTOR - 1;
-/// Protocols of detached flows.
-const PROTOCOLS: [L7Protocol; 4] =
-    [L7Protocol::Http, L7Protocol::Kafka, L7Protocol::Dns, L7Protocol::Tls];
 /// Larger numbers are no slots.
-const LAST_SLOT: u32 = DETACHED - PROTOCOLS.len() as u32;
+const LAST_SLOT: u32 = DETACHED - L7Protocol::ALL.len() as u32;
 
 /// Flag: policy allowed the flow and no longer does.
 const REVOKED: u8 = 1;
@@ -313,12 +310,13 @@ impl Flow {
     #[must_use]
     pub fn detached(&self) -> Option<L7Protocol> {
         let number = DETACHED.checked_sub(self.inspector)?;
-        PROTOCOLS.get(number as usize).copied()
+        L7Protocol::ALL.get(number as usize).copied()
     }
 
-    /// Called by [`FlowTable::set_detached`].
+    /// Sets [`Self::detached`]. Called by [`FlowTable::set_detached`], and before the flow is inserted
+    /// into a table.
     fn set_detached(&mut self, protocol: L7Protocol) {
-        let number = PROTOCOLS.iter().position(|known| *known == protocol);
+        let number = L7Protocol::ALL.iter().position(|known| *known == protocol);
         self.inspector = number.map_or(NO_INSPECTOR, |number| DETACHED - number as u32);
         self.refresh_fast_path();
     }

@@ -83,6 +83,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::{Cause, Decision, Sender, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
@@ -171,7 +172,8 @@ impl Pipeline {
     }
 
     /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
-    /// its opener, between the same links. It evicts no other flow. Returns whether it did.
+    /// its opener, between the same links; or want it inspected, and it is detached from an
+    /// inspector of the same protocol. It evicts no other flow. Returns whether it did.
     pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
         let tuple = saved.tuple;
         let subject = Subject { tuple, icmp_type: saved.icmp_type };
@@ -180,8 +182,14 @@ impl Pipeline {
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, saved.sender);
         let from_host = cx.snapshot.routes.is_host(saved.links.opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
-        let allowed = decision.verdict == Verdict::Allow
-            && (!saved.picked_up || cx.decide_reversed(&subject, ends).verdict == Verdict::Allow);
+        let allowed = match decision.verdict {
+            Verdict::Allow if saved.picked_up => {
+                cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
+            }
+            Verdict::Allow => true,
+            Verdict::Inspect => is_detached_from(saved.detached, &decision),
+            Verdict::Deny => false,
+        };
         let opener = self.flows.opener(saved.links.opener, tuple.src);
         let fits = cx.links(ends, from_host) == Some(saved.links)
             && steer(&tuple, self.workers) == self.index
@@ -336,10 +344,7 @@ impl Pipeline {
         let allowed = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) => false,
             // Its beginning was allowed by rules of the same protocol, and nothing else is decided.
-            (Verdict::Inspect, None) => {
-                let had = flow.detached();
-                had.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == had)
-            }
+            (Verdict::Inspect, None) => is_detached_from(flow.detached(), &decision),
             (Verdict::Allow, None) if flow.picked_up() => {
                 cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
             }
@@ -609,6 +614,12 @@ impl Pipeline {
         };
         cx.emit_event(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
+}
+
+/// Whether a flow is detached from an inspector of the protocol that a decision wants it inspected
+/// by.
+fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
+    detached.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == detached)
 }
 
 /// (1) Checks that a packet from `link` may have its addresses.

@@ -82,8 +82,6 @@ pub struct RecordingIo {
     pub kept_bytes_max: usize,
     /// Whether there are free frames for packets that the editor builds.
     pub out_of_frames: bool,
-    /// Whether received packets may have partial checksums, which are completed when they are sent.
-    pub has_offload: bool,
 }
 
 /// Makes the checksum of a TCP packet partial, as a sender with checksum offload does, if it is
@@ -116,7 +114,6 @@ impl RecordingIo {
             kept_bytes: 0,
             kept_bytes_max: usize::MAX,
             out_of_frames: false,
-            has_offload: false,
         }
     }
 
@@ -147,7 +144,8 @@ impl RecordingIo {
     fn record(&mut self, direction: FlowDirection, originated: bool, mut packet: Packet) {
         let head = self.umem.data(&packet.head);
         let view = parse(head, packet.len()).expect("what is sent can be parsed");
-        if self.has_offload && !originated {
+        if !originated {
+            // As the worker does with a partial one.
             edit::complete_checksum(self.umem.bytes_mut(&mut packet), &view);
         }
         let mut bytes = self.umem.data(&packet.head).to_vec();
