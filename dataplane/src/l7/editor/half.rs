@@ -361,6 +361,16 @@ pub(super) struct Halves {
     pub(super) reply: Half,
 }
 
+impl Halves {
+    /// A direction and the other one.
+    pub(super) fn both(&mut self, direction: FlowDirection) -> [&mut Half; 2] {
+        match direction {
+            FlowDirection::Original => [&mut self.original, &mut self.reply],
+            FlowDirection::Reply => [&mut self.reply, &mut self.original],
+        }
+    }
+}
+
 impl Index<FlowDirection> for Halves {
     type Output = Half;
 

@@ -31,6 +31,7 @@ mod end;
 mod half;
 mod memory;
 mod open;
+mod pass;
 mod queue;
 mod segment;
 mod seq;
@@ -253,9 +254,11 @@ impl<I: Inspector> Editor<I> {
             }
             None => return io.discard(packet, DropReason::BadChecksum),
         };
-        let cx = InspectCtx { now, policy, may_buffer: true };
+        let segment = TcpSegment { view: *view, tcp, packet, checksum };
         (self.active, self.released) = (now, false);
-        self.receive(&cx, direction, TcpSegment { view: *view, tcp, packet, checksum }, io);
+        let Some(segment) = self.pass_on(now, direction, segment, io) else { return };
+        let cx = InspectCtx { now, policy, may_buffer: true };
+        self.receive(&cx, direction, segment, io);
         self.proceed(&cx, io);
         self.set_timers(now);
         self.trim(io);
@@ -321,21 +324,30 @@ impl<I: Inspector> Editor<I> {
         if !self.is_live() {
             return None;
         }
-        let mut earliest = (!self.released).then(|| self.active.plus_millis(IDLE_MS));
-        let mut at = |deadline: Option<Nanos>| {
-            earliest = [earliest, deadline].into_iter().flatten().min();
-        };
+        let mut earliest = Nanos(u64::MAX);
+        let mut at = |deadline: Nanos| earliest = earliest.min(deadline);
+        if !self.released {
+            at(self.active.plus_millis(IDLE_MS));
+        }
         for direction in DIRECTIONS {
             let half = &self.halves[direction];
-            at(half.queue.oldest().map(|oldest| oldest.plus_millis(QUEUE_MS)));
-            at(self.undecided_deadline(direction));
-            at(half.retransmit.as_ref().map(|timer| timer.at()));
+            if let Some(oldest) = half.queue.oldest() {
+                at(oldest.plus_millis(QUEUE_MS));
+            }
+            if let Some(deadline) = self.undecided_deadline(direction) {
+                at(deadline);
+            }
+            if let Some(timer) = &half.retransmit {
+                at(timer.at());
+            }
         }
         if let Stage::Closing { until, .. } = self.stage {
-            at(Some(until));
+            at(until);
         }
-        at(self.retry);
-        earliest
+        if let Some(retry) = self.retry {
+            at(retry);
+        }
+        (earliest != Nanos(u64::MAX)).then_some(earliest)
     }
 
     /// Runs timers: acknowledges, retransmits, gives up. To be called at [`Self::deadline`]; being
