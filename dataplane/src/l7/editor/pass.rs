@@ -35,8 +35,13 @@ impl<I: Inspector> Editor<I> {
         half.pass(segment.len());
         half.sender.update_timestamp(&segment, io);
         let window = u32::from(segment.tcp.window) << half.sender.scale;
+        let remembered = other.memory.len();
         other.take_plain_ack(now, ack, window);
+        let has_forgotten = other.memory.len() < remembered;
         io.forward(direction, segment.packet, &segment.view);
+        if has_forgotten {
+            self.trim(io);
+        }
         None
     }
 }
@@ -82,7 +87,6 @@ impl Half {
         self.acked != self.isn
             && !ack.is_before(self.acked)
             && !ack.is_after(self.sent)
-            && self.memory.len() == 0
             && self.is_unedited()
     }
 
@@ -92,6 +96,7 @@ impl Half {
         if progress {
             self.acked = ack;
             self.undecided_since = now;
+            self.memory.forget_before(ack);
         }
         let edge = ack.plus(window);
         self.only_opened = edge.is_after(self.edge) && !progress;
