@@ -41,8 +41,8 @@ const FLOW_LEN: usize = 80;
 const PICKED_UP: u8 = 1;
 /// Where the flags of a flow have [`Sender::number`]: the number of bits below it.
 const SENDER_SHIFT: u32 = 1;
-/// Where they have the position of [`SavedFlow::detached`] in [`L7Protocol::ALL`] plus one, or zero:
-/// the number of bits below it, and its bits.
+/// Where they have the position of [`SavedFlow::detached`] in [`L7Protocol::ALL`] plus one, or
+/// zero: the number of bits below it, and its bits.
 const DETACHED_SHIFT: u32 = 3;
 const DETACHED_BITS: u8 = 7;
 /// Most flows in a file; connections take precedence.
@@ -289,9 +289,9 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
-/// ICMP type, TCP state, flags ([`PICKED_UP`], [`SENDER_SHIFT`],
-/// [`DETACHED_SHIFT`]; 1 each), links of the opener and of the other end (2 each), milliseconds since the last packet (4), packets from the
-/// opener and to it, bytes likewise (8 each).
+/// ICMP type, TCP state, flags ([`PICKED_UP`], [`SENDER_SHIFT`], [`DETACHED_SHIFT`]; 1 each), links
+/// of the opener and of the other end (2 each), milliseconds since the last packet (4), packets
+/// from the opener and to it, bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     let SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, .. } = flow;
     let detached = L7Protocol::ALL.iter().position(|protocol| flow.detached == Some(*protocol));

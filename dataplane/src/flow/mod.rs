@@ -313,8 +313,8 @@ impl Flow {
         L7Protocol::ALL.get(number as usize).copied()
     }
 
-    /// Sets [`Self::detached`]. Called by [`FlowTable::set_detached`], and before the flow is inserted
-    /// into a table.
+    /// Sets [`Self::detached`]. Called by [`FlowTable::set_detached`], and before the flow is
+    /// inserted into a table.
     fn set_detached(&mut self, protocol: L7Protocol) {
         let number = L7Protocol::ALL.iter().position(|known| *known == protocol);
         self.inspector = number.map_or(NO_INSPECTOR, |number| DETACHED - number as u32);

@@ -39,8 +39,8 @@
 //!   ([`crate::packet::mss`]).
 //! - *VLANs*: tagged frames are dropped on every link: policy doesn't know the addresses of another
 //!   network. A tag that only sets a priority (VLAN 0) is kept.
-//! - *Partial checksums* are completed: TCP, UDP and SCTP, before the packet is fragmented or quoted
-//!   in an ICMP error, and before it is transmitted, unless the kernel accepts partial ones
+//! - *Partial checksums* are completed: TCP, UDP and SCTP, before the packet is fragmented or
+//!   quoted in an ICMP error, and before it is transmitted, unless the kernel accepts partial ones
 //!   ([`has_tx_metadata`](crate::mem::Umem::has_tx_metadata)).
 //! - *TCP resets* after the handshake shorten the flow's timeout; a later segment of the reset's
 //!   sender reverts that, since the reset was then forged or ignored ([`tcp`]). Sequence numbers of
@@ -48,9 +48,9 @@
 //! - *A full flow table* evicts flows in a stated order ([`crate::flow`]), counted as evictions: a
 //!   new flow of an owner that has used up its share evicts a flow of the same owner, or is denied.
 //!   The same holds for inspected flows.
-//! - *A detached flow* is an inspected one of which nothing is left to inspect (a WebSocket, say). It
-//!   is plain, without an inspector; but a new policy may want it inspected if its rules are of the
-//!   same protocol, and a SYN on its tuple begins a new flow, which is inspected.
+//! - *A detached flow* is an inspected one of which nothing is left to inspect (a WebSocket, say).
+//!   It is plain, without an inspector; but a new policy may want it inspected if its rules are of
+//!   the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
 //! - *An inspected connection that podgate closes* is removed as soon as the client has the
 //!   response and has closed its side, and the server is closed, too; where both ends were reset,
 //!   it may be evicted at once and is removed after a second.

@@ -1,5 +1,5 @@
-//! The short way of a segment in the middle of a long body, or of a bare acknowledgement: nothing of
-//! the connection is edited, and nothing waits.
+//! The short way of a segment in the middle of a long body, or of a bare acknowledgement: nothing
+//! of the connection is edited, and nothing waits.
 
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
@@ -11,9 +11,9 @@ use super::seq::Seq;
 use super::{Editor, FlowIo, Inspector, Stage};
 
 impl<I: Inspector> Editor<I> {
-    /// Forwards a segment as it came, if it has no bytes, or the next ones in order, all of which are
-    /// skipped, and the connection needs nothing else of the editor. Gives it back otherwise. The effect is
-    /// that of [`Self::receive`].
+    /// Forwards a segment as it came, if it has no bytes, or the next ones in order, all of which
+    /// are skipped, and the connection needs nothing else of the editor. Gives it back otherwise.
+    /// The effect is that of [`Self::receive`].
     pub(super) fn pass_on(
         &mut self,
         now: Nanos,

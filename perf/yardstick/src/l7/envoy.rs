@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -25,13 +25,13 @@ pub(super) fn program() -> Option<PathBuf> {
 /// Starts Envoy on the server's side of a testbed, with one thread. Requests to it pass its RBAC
 /// filter, and loopback to the server.
 pub(super) fn start<'peer>(
-    program: PathBuf,
+    program: &Path,
     server: &Netns,
     testbed: HttpTestbed<'peer>,
 ) -> Result<(Daemon, HttpTestbed<'peer>)> {
     let config = testbed.folder().join("envoy.yaml");
     fs::write(&config, config_text())?;
-    let mut envoy = server.daemon(&program);
+    let mut envoy = server.daemon(program);
     envoy.arg("-c").arg(&config).args(["--concurrency", "1", "--use-dynamic-base-id"]);
     envoy.args(["--log-level", "error"]);
     let daemon = Daemon::start("envoy", envoy, testbed.folder().join("envoy.log"))?;

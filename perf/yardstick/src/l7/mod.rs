@@ -109,7 +109,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
             let server = &pair.server;
             let testbed =
                 HttpTestbed::new("Envoy", &pair.client.netns, &server.netns, server.address)?;
-            let (daemon, testbed) = envoy::start(program.clone(), &server.netns, testbed)?;
+            let (daemon, testbed) = envoy::start(program, &server.netns, testbed)?;
             testbeds.push(testbed);
             Some(daemon)
         }
