@@ -8,6 +8,7 @@
 //! * [`Endpoints`]: pods and what is attached to their links;
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
 //! * [`Observer`]: flow records;
+//! * [`Names`]: what DNS names stand for;
 //! * [`StateFiles`]: endpoint list, pins, control socket.
 //!
 //! Nothing here waits for the kernel's network stack or enters another network namespace: tasks and
@@ -25,6 +26,8 @@ mod flow_log;
 mod flows_file;
 mod host_network;
 mod limits;
+mod names;
+mod names_file;
 mod observer;
 mod policy_plane;
 mod preflight;
@@ -38,6 +41,7 @@ mod undo;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +49,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use podgate_api::EndpointSpec;
+use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
+use podgate_policy::NameLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -54,6 +60,7 @@ use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
+use self::names::Names;
 use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
@@ -63,13 +70,14 @@ use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::Undo;
 use self::waiting::Waiting;
-use crate::cli::{PodChecksums, Poll, RunArgs, Seccomp};
+use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
 use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
 pub(crate) use self::host_network::{HOST, XSK};
+pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
 pub(crate) use self::state::StateDir;
 
@@ -85,6 +93,7 @@ struct Agent {
     endpoints: Endpoints,
     host: HostNetwork,
     observer: Observer,
+    names: Names,
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
     waiting: Waiting,
@@ -188,12 +197,17 @@ impl Agent {
             endpoints: Endpoints::new(links, preparer, completed_sender),
             host,
             observer: Observer::new(args.flow_log as usize),
+            names: Names::load(
+                &state,
+                NameLimits { ttl_min_s: args.dns_min_ttl, ..NameLimits::default() },
+            ),
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
             earlier_flows: EarlierFlows::read(&state),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
         };
+        agent.names.pass_changes(&mut agent.plane);
         // From before the first read, so that no change is missed.
         let changes = changes()?;
         let mut inputs = Inputs { updates, calls, completed, observed, changes };
@@ -273,6 +287,7 @@ impl Agent {
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
+            let dataplane = self.endpoints.links().dataplane();
             tokio::select! {
                 signal = &mut signals.stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
@@ -280,6 +295,7 @@ impl Agent {
                     return Ok(());
                 }
                 Some(()) = signals.reload.recv() => self.reload(log),
+                () = poll_fn(|cx| dataplane.poll_answers(cx)) => self.admit_answers(),
                 () = at(publication), if publication.is_some() => self.publish(),
                 () = at(reconciliation), if reconciliation.is_some() => self.reconcile(),
                 Some(update) = inputs.updates.recv() => self.plane.update(update),
@@ -310,6 +326,7 @@ impl Agent {
             );
         }
         self.answer_waiting();
+        self.maintain_names();
         self.request_periodic_reads();
         self.files.check(&self.endpoints).await;
         Ok(())
@@ -328,6 +345,7 @@ impl Agent {
     fn stop(&mut self) {
         let flows = self.endpoints.links_mut().stop();
         self.earlier_flows.save(flows, &self.endpoints, self.files.state());
+        self.names.save();
     }
 
     /// Writes the endpoint list.
@@ -342,6 +360,7 @@ impl Agent {
 
     /// Compiles what changed and publishes it, unless nothing did.
     fn publish(&mut self) {
+        self.plane.set_assigned_addresses(self.endpoints.iter());
         let Some(begun) = self.plane.begin() else { return };
         let (routes, not_ready) = policy_plane::route_table(
             self.endpoints.iter(),
@@ -354,6 +373,7 @@ impl Agent {
             return self.plane.end(begun);
         };
         let dataplane = self.endpoints.links().dataplane();
+        self.names.policies_changed();
         self.earlier_flows.take_over(&snapshot, &self.endpoints, dataplane);
         dataplane.publish(snapshot);
         self.endpoints.links_mut().set_pods(&routes);
@@ -411,6 +431,10 @@ fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {
             workers: args.workers,
             flows_per_worker: args.flows,
             inspected_per_worker: args.inspected.min(args.flows),
+            dns_denied: match args.dns_denied {
+                DnsDenied::Refused => Denied::Refused,
+                DnsDenied::Nxdomain => Denied::NameError,
+            },
             ..SharedConfig::default()
         },
         frames: args.frames,

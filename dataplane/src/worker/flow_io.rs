@@ -1,7 +1,7 @@
 //! What an inspected flow's stream editor needs of the worker.
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, ResponseStatus};
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
@@ -24,6 +24,18 @@ impl InspectedIo<'_, '_, '_> {
         let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
         forward::forward(self.cx, Path { from, to, origin }, packet, view);
     }
+
+    fn parse_and_send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
+        match parse(self.cx.egress.umem().data(&packet.head), packet.len()) {
+            Ok(view) => self.send(direction, packet, &view, origin),
+            Err(reason) => self.cx.egress.drop_packet(packet, reason),
+        }
+    }
+
+    /// As [`FlowIo::forward`], for a packet that was held without its view, which is large.
+    pub(super) fn forward_again(&mut self, direction: FlowDirection, packet: Packet) {
+        self.parse_and_send(direction, packet, Origin::Received);
+    }
 }
 
 impl FlowIo for InspectedIo<'_, '_, '_> {
@@ -44,10 +56,7 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn originate(&mut self, direction: FlowDirection, packet: Packet) {
-        match parse(self.cx.egress.umem().data(&packet.head), packet.len()) {
-            Ok(view) => self.send(direction, packet, &view, Origin::Own),
-            Err(reason) => self.cx.egress.drop_packet(packet, reason),
-        }
+        self.parse_and_send(direction, packet, Origin::Own);
     }
 
     fn discard(&mut self, packet: Packet, reason: DropReason) {
@@ -75,6 +84,8 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         match kind {
             EventKind::Request { allowed: true, .. } => stats.l7_allowed.add(1),
             EventKind::Request { allowed: false, .. } => stats.l7_denied.add(1),
+            EventKind::Response { status: ResponseStatus::Dns(_), .. } => stats.dns_answered.add(1),
+            EventKind::Drop { reason: DropReason::DnsUnreleased } => stats.dns_unreleased.add(1),
             _ => {}
         }
         let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());

@@ -125,14 +125,15 @@ pub struct Editor<I> {
     refused: bool,
     /// More can be done, beyond the bound of work for one segment.
     unfinished: bool,
-    /// When to go on with what is refused or unfinished.
+    /// When to go on with what is refused, unfinished or stalled.
     retry: Option<Nanos>,
 }
 
 /// Time without a segment after which memory that is not in use is released.
 const IDLE_MS: u64 = 1_000;
-/// Time until the next attempt to do what there was no memory for.
-const REFUSED_MS: u64 = 20;
+/// Time until the next attempt to do what there was no memory for, or what the inspector waits
+/// with.
+const RETRY_MS: u64 = 20;
 
 impl<I: Inspector> Editor<I> {
     /// An editor that waits for the opener's SYN.
@@ -223,7 +224,7 @@ impl<I: Inspector> Editor<I> {
                 let half = &mut self.halves[direction];
                 (half.memory, half.own) = Default::default();
             }
-            self.inspector = I::default();
+            self.inspector = self.inspector.restarted();
         }
         let heap = self.heap();
         debug_assert!(heap <= self.buffered, "{heap} bytes are used of {}", self.buffered);
@@ -270,10 +271,11 @@ impl<I: Inspector> Editor<I> {
                 self.halves[direction].set_retransmit(now);
             }
         }
-        let (unfinished, refused) = (self.unfinished, self.refused);
-        self.retry = match (unfinished, refused) {
+        // What an inspector waits for may come from outside of the connection.
+        let waits = self.refused || self.halves.original.stalled || self.halves.reply.stalled;
+        self.retry = match (self.unfinished, waits) {
             (true, _) => Some(now),
-            (false, true) => Some(now.plus_millis(REFUSED_MS)),
+            (false, true) => Some(now.plus_millis(RETRY_MS)),
             (false, false) => None,
         };
         (self.unfinished, self.refused) = (false, false);

@@ -14,6 +14,7 @@ pub(crate) mod flow_table;
 pub(crate) mod inspector;
 pub(crate) mod instructions;
 pub(crate) mod new_flow;
+pub(crate) mod release;
 mod small_node;
 mod stopwatch;
 

@@ -19,6 +19,7 @@ pub use pattern::PatternBudget;
 
 use super::http1::Request;
 use super::names::NamePattern;
+use crate::proto;
 
 /// Protocols of L7 rules.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -37,11 +38,15 @@ impl L7Protocol {
     /// All protocols. Flows store their positions, in memory and in the file of saved flows.
     pub const ALL: [Self; 4] = [Self::Http, Self::Kafka, Self::Dns, Self::Tls];
 
-    /// Whether workers have an inspector for the protocol, over TCP. They drop flows with rules of
-    /// other protocols.
+    /// Whether workers have an inspector for the protocol over the IP protocol `carrier`. They drop
+    /// flows with rules of other protocols.
     #[must_use]
-    pub const fn has_inspector(self) -> bool {
-        matches!(self, Self::Http)
+    pub const fn has_inspector(self, carrier: u8) -> bool {
+        match self {
+            Self::Http => carrier == proto::TCP,
+            Self::Dns => matches!(carrier, proto::TCP | proto::UDP),
+            Self::Kafka | Self::Tls => false,
+        }
     }
 }
 
