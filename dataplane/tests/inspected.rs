@@ -325,3 +325,16 @@ fn a_datagram_flow_that_must_be_inspected_now_is_dropped() {
     assert_eq!(rig.dropped(DropReason::PolicyRevoked), 2);
     rig.assert_no_frame_is_lost();
 }
+
+#[test]
+fn a_revoked_inspected_flow_is_reset_by_its_timer_if_nobody_sends() {
+    let mut rig = connected(only_docs());
+    rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    rig.now = rig.workers[0].next_timer().unwrap();
+    let left = rig.run();
+    let resets: Vec<_> = left.iter().filter(|(_, f)| is_reset(f)).map(|(link, _)| *link).collect();
+    assert!(resets.contains(&A) && resets.contains(&B), "{resets:?}");
+    assert_eq!(rig.workers[0].flows(), 0);
+    rig.assert_no_frame_is_lost();
+}

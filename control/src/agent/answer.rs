@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::Agent;
 use super::endpoints::{Endpoint, HOST_SLOT, Request as EndpointRequest};
+use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
 use crate::metrics::{self, AgentCounts};
 
@@ -75,7 +76,7 @@ impl Agent {
 
     fn flows(&mut self, follow: bool, last: u32, reply: ReplySender) {
         // Records include what a client has just seen happen.
-        self.drain_events();
+        let _busy = self.drain_events(Amount::All);
         self.observer.answer(last.min(LAST_MAX), follow, reply);
     }
 

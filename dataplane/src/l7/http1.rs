@@ -140,6 +140,11 @@ impl Inspector for Http1 {
             }
         }
     }
+
+    fn release_unused(&mut self) {
+        self.owed.shrink_to_fit();
+        self.responses.release_unused();
+    }
 }
 
 impl Http1 {

@@ -116,4 +116,8 @@ impl Inspector for Protocol {
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
         dispatch!(self, inspector => inspector.heap_with(direction, bytes))
     }
+
+    fn release_unused(&mut self) {
+        dispatch!(self, inspector => inspector.release_unused());
+    }
 }

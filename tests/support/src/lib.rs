@@ -21,7 +21,7 @@ pub use frames::{
     unreachable,
 };
 pub use inspect::{Connection, Stream, docs_only, http1_corpus};
-pub use io::{Outgoing, RecordingIo};
+pub use io::{Outgoing, RecordingIo, make_partial};
 pub use rig::{Rig, RigConfig};
 pub use tables::{
     A, ADDRESSES, ADDRESSES_V6, B, DENY_SET, HOST, IngressOfB, LABELS_OF_A, MTU, OUTSIDE, RULE,

@@ -88,6 +88,11 @@ impl Responses {
         self.unit.capacity()
     }
 
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.unit.shrink_to_fit();
+    }
+
     /// The same after `bytes` more came, at most.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         grown(self.unit.capacity(), self.unit.len() + bytes)
