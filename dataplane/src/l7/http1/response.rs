@@ -25,6 +25,8 @@ enum State {
     ChunkSize,
     ChunkEnd,
     Trailers,
+    /// The body of the last response, which ends with the connection.
+    UntilClose,
     Untracked,
 }
 
@@ -66,6 +68,11 @@ impl Responses {
 
     pub(super) fn is_untracked(&self) -> bool {
         self.state == State::Untracked
+    }
+
+    /// Whether no response can follow the one that is coming.
+    pub(super) fn is_last(&self) -> bool {
+        self.state == State::UntilClose
     }
 
     pub(super) fn lose_track(&mut self) {
@@ -166,7 +173,7 @@ impl Responses {
                 self.state = State::Head;
                 Ok(Followed { complete: true, ..followed })
             }
-            State::ChunkEnd | State::Untracked => Err(Lost),
+            State::ChunkEnd | State::UntilClose | State::Untracked => Err(Lost),
         }
     }
 
@@ -191,7 +198,10 @@ impl Responses {
                 self.state = State::ChunkSize;
                 Ok(followed)
             }
-            BodyEnd::Close => Ok(Followed { taken: u64::MAX, ..followed }),
+            BodyEnd::Close => {
+                self.state = State::UntilClose;
+                Ok(Followed { taken: u64::MAX, ..followed })
+            }
         }
     }
 }
