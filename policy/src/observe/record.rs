@@ -118,8 +118,8 @@ pub enum Detail {
         api_version: i16,
         /// Correlation id.
         correlation_id: i32,
-        /// Client id, cut to [`podgate_tables::event::CLIENT_ID_MAX`] bytes. Control characters from
-        /// the pod are escaped, here and in the topic.
+        /// Client id, cut to [`podgate_tables::event::CLIENT_ID_MAX`] bytes. Control characters
+        /// from the pod are escaped, here and in the topic.
         client_id: String,
         /// The first topic, cut to [`podgate_tables::event::TOPIC_MAX`] bytes; empty if there is
         /// none.
