@@ -1,6 +1,7 @@
 //! How answers look on a terminal.
 
 mod explain;
+mod fqdn;
 mod policy;
 
 use std::fmt::Write as _;
@@ -11,6 +12,7 @@ pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
 pub(crate) use self::explain::explained;
+pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
 /// Rows with aligned columns; the first row is the heading.

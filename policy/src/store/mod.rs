@@ -78,8 +78,8 @@ pub struct Store {
     assigned: BTreeMap<PodName, Vec<IpAddr>>,
     policies: BTreeMap<Arc<ObjectKey>, EnforcedPolicy>,
     directory: Directory,
-    /// Addresses of DNS names; names in lower case without a trailing dot.
-    learned: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+    /// Sorted addresses of DNS names; names in lower case without a trailing dot.
+    learned: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
     rejections: Rejections,
     files: Files,
     /// Where objects that came from files were read.
@@ -87,6 +87,8 @@ pub struct Store {
     host_addresses: BTreeSet<IpAddr>,
     mode: EnforcementMode,
     log: ChangeLog,
+    /// Changes of what DNS names stand for, apart so that they can be compiled at once.
+    name_log: ChangeLog,
 }
 
 macro_rules! define_insert_and_remove {
@@ -304,10 +306,12 @@ impl Store {
     /// Replaces the addresses of a DNS name. An empty list removes the name.
     pub fn learn(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
         let name: Arc<str> = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
-        let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
-        let addresses = (!addresses.is_empty()).then_some(addresses);
+        // An IPv4 address in an AAAA record is reached over IPv4.
+        let addresses = addresses.into_iter().map(|address| address.to_canonical());
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
+        let addresses = (!addresses.is_empty()).then(|| addresses.into_iter().collect());
         if replace(&mut self.learned, &name, addresses) {
-            self.add_change(Change::DomainName(name));
+            self.name_log.add(Change::DomainName(name), LOG_MIN.max(self.learned.len()));
         }
     }
 
@@ -323,8 +327,19 @@ impl Store {
         self.log.end()
     }
 
-    /// What changed since `cursor`, a position in the log of this store. `None` if the log does not
-    /// reach back so far: everything may have changed.
+    /// The present position in the log of names.
+    pub(crate) const fn name_cursor(&self) -> Cursor {
+        self.name_log.end()
+    }
+
+    /// DNS names that changed since `cursor`, a position in the log of names. `None` if it does not
+    /// reach back so far.
+    pub(crate) fn names_since(&self, cursor: Cursor) -> Option<BTreeSet<Arc<str>>> {
+        self.name_log.since(cursor).map(|changes| changes.domain_names)
+    }
+
+    /// What else changed since `cursor`, a position in the log of this store. `None` if the log
+    /// does not reach back so far: everything may have changed.
     pub(crate) fn changes_since(&self, cursor: Cursor) -> Option<Changes> {
         self.log.since(cursor)
     }
@@ -335,7 +350,7 @@ impl Store {
             pods: self.pods.keys().cloned().collect(),
             namespaces: self.namespaces.keys().cloned().collect(),
             policies: self.policies.keys().cloned().collect(),
-            domain_names: self.learned.keys().cloned().collect(),
+            domain_names: BTreeSet::new(),
             nodes: true,
             mode: true,
         }
