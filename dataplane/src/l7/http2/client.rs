@@ -152,7 +152,10 @@ impl Http2 {
         match header.kind {
             kind::DATA => self.data(cx, header, bytes),
             kind::HEADERS => self.headers(cx, header, bytes),
-            kind::SETTINGS | kind::PING | kind::RST_STREAM | kind::WINDOW_UPDATE
+            kind::SETTINGS
+            | kind::PING
+            | kind::RST_STREAM
+            | kind::WINDOW_UPDATE
             | kind::PRIORITY => {
                 check_control(header)?;
                 match header.payload(bytes) {
