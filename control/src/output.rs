@@ -241,7 +241,14 @@ mod tests {
 
     fn endpoint(link: &str, pod: Option<&str>, state: EndpointState) -> EndpointStatus {
         let pod = pod.map(|pod| pod.parse().unwrap());
-        let spec = EndpointSpec { link: link.into(), pod, netns: None, mac: None, mtu: None };
+        let spec = EndpointSpec {
+            link: link.into(),
+            pod,
+            netns: None,
+            mac: None,
+            mtu: None,
+            assigned: Vec::new(),
+        };
         EndpointStatus {
             spec,
             state,

@@ -266,7 +266,7 @@ spec: [
         let rule = "spec.egress[0]";
         assert_eq!(
             warned,
-            ["dns", "kafka", "tls"]
+            ["dns"]
                 .map(|name| (format!("CiliumNetworkPolicy shop/{name}"), rule))
                 .each_ref()
                 .map(|(object, field)| (object.as_str(), *field))

@@ -166,6 +166,7 @@ mod tests {
             netns: Some("/run/netns/a".into()),
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
             mtu: Some(PodMtu::MAX),
+            assigned: vec!["10.0.0.1".parse().unwrap()],
         };
         let requests = [
             Request::Status {},

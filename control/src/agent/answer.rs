@@ -31,13 +31,13 @@ impl Agent {
             Request::PolicyWait { epoch, timeout_s } => {
                 return self.wait_for_epoch(Epoch(epoch), timeout_s, reply);
             }
+            Request::Flows { follow, last } => return self.flows(follow, last, reply),
             Request::EndpointAdd(spec) => {
                 return self.request_endpoint(EndpointRequest::Add(spec, reply));
             }
             Request::EndpointRemove { link } => {
                 return self.request_endpoint(EndpointRequest::Remove(link, reply));
             }
-            Request::Flows { follow, last } => Ok(self.flows(follow, last)),
             Request::Status {} => to_reply(&self.status()),
             Request::EndpointList {} => to_reply(&self.endpoint_list()),
             Request::PolicyList {} => {
@@ -73,13 +73,10 @@ impl Agent {
         self.host.after_routes(move || _ = to.send(answer));
     }
 
-    fn flows(&mut self, follow: bool, last: u32) -> Reply {
+    fn flows(&mut self, follow: bool, last: u32, reply: ReplySender) {
         // Records include what a client has just seen happen.
         self.drain_events();
-        let dataplane = self.endpoints.links().dataplane();
-        let past = self.observer.last(last.min(LAST_MAX), dataplane, self.plane.epochs());
-        let live = follow.then(|| self.observer.follow());
-        Reply::Flows { past, live }
+        self.observer.answer(last.min(LAST_MAX), follow, reply);
     }
 
     fn endpoint_list(&self) -> Vec<EndpointStatus> {
@@ -143,7 +140,7 @@ impl Agent {
         files.chain(cut_off).chain(self.host.problems()).collect()
     }
 
-    fn policies_in_force(&self) -> usize {
+    pub(super) fn policies_in_force(&self) -> usize {
         self.plane.store().policies().filter(|policy| policy.state != StoreState::Rejected).count()
     }
 

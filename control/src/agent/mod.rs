@@ -7,7 +7,7 @@
 //! * [`PolicyPlane`]: objects, compiled tables, what was published;
 //! * [`Endpoints`]: pods and what is attached to their links;
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
-//! * [`Observer`]: flow records;
+//! * [`Observer`]: the workers' events, on their way to the flow thread;
 //! * [`Names`]: what DNS names stand for;
 //! * [`StateFiles`]: endpoint list, pins, control socket.
 //!
@@ -23,8 +23,11 @@ mod endpoints;
 mod endpoints_file;
 mod epochs;
 mod flow_log;
+mod flow_requests;
+mod flow_thread;
 mod flows_file;
 mod host_network;
+mod hubble;
 mod limits;
 mod names;
 mod names_file;
@@ -48,11 +51,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
 use podgate_api::EndpointSpec;
 use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_policy::NameLimits;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -60,6 +65,7 @@ use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
+use self::hubble::Peers;
 use self::names::Names;
 use self::observer::Observer;
 use self::policy_plane::PolicyPlane;
@@ -94,6 +100,7 @@ struct Agent {
     host: HostNetwork,
     observer: Observer,
     names: Names,
+    peers: Peers,
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
     waiting: Waiting,
@@ -192,11 +199,13 @@ impl Agent {
         let preparer =
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
+        let (flow_thread, peers) = hubble::start(args, &state, links.dataplane().clock())?;
         let mut agent = Self {
             plane: PolicyPlane::new(source),
             endpoints: Endpoints::new(links, preparer, completed_sender),
             host,
-            observer: Observer::new(args.flow_log as usize),
+            observer: Observer::new(flow_thread),
+            peers,
             names: Names::load(
                 &state,
                 NameLimits { ttl_min_s: args.dns_min_ttl, ..NameLimits::default() },
@@ -318,6 +327,7 @@ impl Agent {
                  stay cut off"
             );
         }
+        self.observer.check()?;
         self.drain_events();
         self.answer_waiting();
         self.maintain_names();
@@ -354,6 +364,7 @@ impl Agent {
 
     /// Compiles what changed and publishes it, unless nothing did.
     fn publish(&mut self) {
+        self.plane.set_assigned_addresses(self.endpoints.iter());
         let Some(begun) = self.plane.begin() else { return };
         let (routes, not_ready) = policy_plane::route_table(
             self.endpoints.iter(),
@@ -371,6 +382,9 @@ impl Agent {
         dataplane.publish(snapshot);
         self.endpoints.links_mut().set_pods(&routes);
         self.plane.end(begun);
+        let (epoch, policies) = (self.plane.epoch().0, self.policies_in_force());
+        self.observer.agent_events().policy_updated(Timestamp::now(), epoch, policies);
+        self.peers.update(self.plane.store());
         self.host.set_routes(self.addresses_of_ready_endpoints());
     }
 
@@ -427,6 +441,12 @@ fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {
             dns_denied: match args.dns_denied {
                 DnsDenied::Refused => Denied::Refused,
                 DnsDenied::Nxdomain => Denied::NameError,
+            },
+            http: HttpLimits {
+                head: args.http_max_head,
+                fields: args.http_max_headers,
+                chunk_line: args.http_max_chunk_line,
+                requests: args.http_max_requests,
             },
             ..SharedConfig::default()
         },

@@ -75,6 +75,20 @@ impl PolicyPlane {
         self.request();
     }
 
+    /// Takes the addresses that the network plugin assigned to the pods of `endpoints`.
+    pub(super) fn set_assigned_addresses<'e>(
+        &mut self,
+        endpoints: impl Iterator<Item = (&'e String, &'e Endpoint)>,
+    ) {
+        let assigned = endpoints.filter(|(_, endpoint)| !endpoint.spec.assigned.is_empty());
+        let assigned = assigned.map(|(_, endpoint)| {
+            let mut addresses = endpoint.spec.assigned.clone();
+            addresses.sort_unstable();
+            (endpoint.spec.pod.clone(), addresses)
+        });
+        self.store.set_assigned_addresses(assigned.collect());
+    }
+
     /// Takes the addresses that a DNS name stands for.
     pub(super) fn learn(&mut self, name: &str, addresses: &[IpAddr]) {
         self.store.learn(name, addresses.iter().copied());

@@ -272,17 +272,17 @@ mod tests {
         let policy = serde_json::json!({"apiVersion": "cilium.io/v2",
             "kind": "CiliumNetworkPolicy", "metadata": {"namespace": "shop", "name": "broker"},
             "spec": {"endpointSelector": {"matchLabels": {"app": "broker"}},
-                     "ingress": [{"toPorts": [{"ports": [{"port": "9092", "protocol": "TCP"}],
-                                              "rules": {"kafka": [{"topic": "a"}]}}]}]}});
+                     "egress": [{"toPorts": [{"ports": [{"port": "53", "protocol": "TCP"}],
+                                             "rules": {"dns": [{"matchName": "a"}]}}]}]}});
         for object in [pod("broker", "10.0.0.1"), pod("web", "10.0.0.2"), policy] {
             store.apply(&object, None).unwrap();
         }
-        for request in [None, Some("topic=a,api=fetch"), Some("topic=b,api=fetch")] {
+        for request in [None, Some("a"), Some("b")] {
             let query = Query {
-                from: "web".parse().unwrap(),
-                to: "broker".parse().unwrap(),
-                port: "9092".parse().unwrap(),
-                request: request.map(|kafka| RequestSpec::Kafka(kafka.parse().unwrap())),
+                from: "broker".parse().unwrap(),
+                to: "web".parse().unwrap(),
+                port: "53".parse().unwrap(),
+                request: request.map(|name| RequestSpec::Dns(name.to_owned())),
                 misses_max: 1,
             };
             let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
@@ -290,7 +290,7 @@ mod tests {
             assert_eq!(json["verdict"], "denied", "{request:?}");
             let text = explained(&Explained { epoch: None, notes: Vec::new(), explanation });
             assert!(text.starts_with("DENIED, AS WORKERS CAN'T INSPECT IT"), "{text}");
-            assert!(text.contains("note: workers can't inspect Kafka over TCP"), "{text}");
+            assert!(text.contains("note: workers can't inspect DNS over TCP"), "{text}");
         }
     }
 

@@ -14,5 +14,7 @@ pub mod http1;
 pub mod http2;
 pub mod inspector;
 pub mod io;
+pub mod kafka;
 pub mod protocol;
 pub mod reply;
+pub mod tls;

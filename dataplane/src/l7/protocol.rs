@@ -6,12 +6,18 @@ use podgate_tables::tuple::FlowDirection;
 use super::dns::{DnsContext, DnsStream};
 use super::http1::Http1;
 use super::inspector::{Injection, InspectCtx, Inspector, Op, Step};
+use super::kafka::Kafka;
+use super::tls::Tls;
 
 /// The inspector of a flow.
 #[derive(Debug)]
 pub enum Protocol {
     /// HTTP/1.0 and HTTP/1.1.
     Http1(Http1),
+    /// Kafka. Its state is several times as large as that of the others.
+    Kafka(Box<Kafka>),
+    /// TLS server names.
+    Tls(Tls),
     /// DNS over TCP.
     Dns(DnsStream),
 }
@@ -24,7 +30,8 @@ impl Protocol {
         match policy.protocol().ok()?? {
             L7Protocol::Http => Some(Self::default()),
             L7Protocol::Dns => Some(Self::Dns(DnsStream::new(dns))),
-            L7Protocol::Kafka | L7Protocol::Tls => None,
+            L7Protocol::Tls => Some(Self::Tls(Tls::default())),
+            L7Protocol::Kafka => Some(Self::Kafka(Box::default())),
         }
     }
 
@@ -34,6 +41,8 @@ impl Protocol {
         match self {
             Self::Http1(_) => L7Protocol::Http,
             Self::Dns(_) => L7Protocol::Dns,
+            Self::Kafka(_) => L7Protocol::Kafka,
+            Self::Tls(_) => L7Protocol::Tls,
         }
     }
 
@@ -42,7 +51,7 @@ impl Protocol {
     pub fn awaited_answer(&self) -> Option<u64> {
         match self {
             Self::Dns(stream) => stream.awaited(),
-            Self::Http1(_) => None,
+            Self::Http1(_) | Self::Kafka(_) | Self::Tls(_) => None,
         }
     }
 }
@@ -58,17 +67,17 @@ macro_rules! dispatch {
     ($self:ident, $inspector:ident => $call:expr) => {
         match $self {
             Protocol::Http1($inspector) => $call,
+            Protocol::Kafka($inspector) => $call,
+            Protocol::Tls($inspector) => $call,
             Protocol::Dns($inspector) => $call,
         }
     };
 }
 
 impl Inspector for Protocol {
-    fn restarted(&self) -> Self {
-        match self {
-            Self::Http1(inspector) => Self::Http1(inspector.restarted()),
-            Self::Dns(inspector) => Self::Dns(inspector.restarted()),
-        }
+    /// The protocol stays the same.
+    fn restart(&mut self) {
+        dispatch!(self, inspector => inspector.restart());
     }
 
     #[inline]

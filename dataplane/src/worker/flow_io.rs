@@ -2,6 +2,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, ResponseStatus};
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
@@ -78,6 +79,10 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
 
     fn forget(&mut self, bytes: usize) {
         self.cx.egress.byte_quota().release(self.flow.link(FlowDirection::Original), bytes);
+    }
+
+    fn http_limits(&self) -> HttpLimits {
+        self.cx.egress.http_limits()
     }
 
     fn event(&mut self, kind: EventKind) {

@@ -107,6 +107,12 @@ pub const PATH_MAX: usize = 128;
 pub const HOST_MAX: usize = 64;
 /// Longest part of a request's method that an event has, bytes.
 pub const METHOD_MAX: usize = 16;
+/// Longest part of a Kafka client id that an event has, bytes.
+pub const CLIENT_ID_MAX: usize = 64;
+/// Longest part of a Kafka topic that an event has, bytes.
+pub const TOPIC_MAX: usize = 128;
+/// Longest part of a server name that an event has, bytes.
+pub const SERVER_NAME_MAX: usize = 208;
 
 /// The first `N` bytes of a string from the wire.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,6 +158,10 @@ pub enum RequestRecord {
     Http(RequestLine),
     /// A DNS query.
     Dns(DnsQuestion),
+    /// A TLS ClientHello: the server that it names, truncated; empty if it names none.
+    ServerName(Text<SERVER_NAME_MAX>),
+    /// A Kafka request.
+    Kafka(KafkaRecord),
 }
 
 impl Default for RequestRecord {
@@ -167,6 +177,8 @@ pub enum ResponseStatus {
     Http(u16),
     /// The result of a DNS query.
     Dns(DnsResult),
+    /// The first error code of a Kafka response; 0 is none.
+    Kafka(i16),
 }
 
 /// Longest part of a queried name that an event has, bytes.
@@ -194,6 +206,21 @@ pub struct DnsResult {
     pub first: Address,
     /// Seconds for which it may be used.
     pub ttl: u32,
+}
+
+/// What identifies a Kafka request, and its first topic, truncated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct KafkaRecord {
+    /// API key.
+    pub api_key: i16,
+    /// API version.
+    pub api_version: i16,
+    /// Correlation id.
+    pub correlation_id: i32,
+    /// Client id; empty if it has none.
+    pub client_id: Text<CLIENT_ID_MAX>,
+    /// The first topic; empty if it names none.
+    pub topic: Text<TOPIC_MAX>,
 }
 
 /// Method, path and host of an HTTP request, each truncated.

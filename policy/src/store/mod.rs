@@ -14,6 +14,7 @@ mod query;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -73,6 +74,8 @@ impl EnforcedPolicy {
 pub struct Store {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: BTreeMap<PodName, Pod>,
+    /// Addresses that this node's network plugin assigned to pods, sorted.
+    assigned: BTreeMap<PodName, Vec<IpAddr>>,
     policies: BTreeMap<Arc<ObjectKey>, EnforcedPolicy>,
     directory: Directory,
     /// Sorted addresses of DNS names; names in lower case without a trailing dot.
@@ -177,8 +180,24 @@ impl Store {
 
     fn set_pod(&mut self, key: &ObjectKey, pod: Option<Pod>) {
         let name = pod_name(key.namespace.as_deref().unwrap_or_default(), &key.name);
-        if replace(&mut self.pods, &name, pod) {
+        let assigned = self.assigned.get(&name).cloned().unwrap_or_default();
+        if replace(&mut self.pods, &name, pod.map(|pod| Pod { assigned, ..pod })) {
             self.add_change(Change::Pod(name));
+        }
+    }
+
+    /// Replaces the addresses that this node's network plugin assigned to pods. They count until
+    /// the status of the pod's object names addresses.
+    pub fn set_assigned_addresses(&mut self, assigned: BTreeMap<PodName, Vec<IpAddr>>) {
+        let before = mem::replace(&mut self.assigned, assigned);
+        let names: BTreeSet<_> = before.keys().chain(self.assigned.keys()).cloned().collect();
+        for name in names {
+            let assigned = self.assigned.get(&name).cloned().unwrap_or_default();
+            let Some(pod) = self.pods.get_mut(&name) else { continue };
+            if pod.assigned != assigned {
+                pod.assigned = assigned;
+                self.add_change(Change::Pod(name));
+            }
         }
     }
 

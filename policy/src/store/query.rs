@@ -74,7 +74,7 @@ impl Store {
     }
 
     /// Nodes with their names.
-    pub(crate) fn named_nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+    pub fn named_nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         self.directory.nodes.iter()
     }
 

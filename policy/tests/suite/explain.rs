@@ -10,7 +10,7 @@ use podgate_policy::explain::{
 use podgate_policy::observe::{DecidedBy, RuleName};
 use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
 use podgate_tables::ids::SelectorId;
-use podgate_tables::l7::http1::{FIELDS_MAX, read_head};
+use podgate_tables::l7::http1::{no_fields, read_head};
 use podgate_tables::l7::{L7Policy, L7Request};
 use podgate_tables::policy::{Cause, Decision, LocalEnds, PeerMatch, Subject, Verdict};
 use podgate_tables::proto;
@@ -97,7 +97,7 @@ fn passes(policy: &L7Policy, http: &HttpSpec) -> bool {
     let fields: String = http.headers.iter().map(|header| format!("{header}\r\n")).collect();
     let host = http.host.as_ref().unwrap();
     let head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n", http.method, http.target);
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut fields = no_fields();
     let request = read_head(head.as_bytes(), &mut fields).unwrap();
     policy.decide(&L7Request::Http(request)).is_allow()
 }

@@ -24,6 +24,7 @@ use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
+use podgate_test_support::client_hello;
 
 use crate::support::Answer;
 
@@ -110,8 +111,8 @@ impl Bench {
         Self { shared, worker, kernel, links, now: Nanos(1) }
     }
 
-    /// What the worker does with a row's first packet, and with its request if that is HTTP or DNS.
-    /// On a flow whose requests no inspector can read, nothing passes at all.
+    /// What the worker does with a row's first packet, and with its request if that is HTTP, DNS or
+    /// TLS. On a flow whose requests no inspector can read, nothing passes at all.
     pub(crate) fn ask(&mut self, row: &Row) -> Answer {
         self.forget();
         let Row { subject, local, request, text, .. } = row;
@@ -141,6 +142,9 @@ impl Bench {
             Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
             Some(Request::Http(request)) if passes => {
                 Some(self.request(links, subject.tuple, request))
+            }
+            Some(Request::ServerName(name)) if verdict == Verdict::Inspect => {
+                Some(self.greet(links, subject.tuple, name))
             }
             Some(Request::Dns(name)) if passes && verdict == Verdict::Inspect => {
                 Some(self.query_over_tcp(links, subject.tuple, name))
@@ -225,6 +229,21 @@ impl Bench {
         passed
     }
 
+    /// Ends the handshake, and sends a TLS ClientHello with this server name; without one, if it is
+    /// empty. Whether it reached the destination; if not, both ends must have been reset.
+    fn greet(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> bool {
+        self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
+        let hello = client_hello(name);
+        let left =
+            self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, &hello));
+        let passed = left
+            .iter()
+            .any(|(at, ip)| *at == links[1] && ip.windows(hello.len()).any(|w| w == hello));
+        let reset = links.map(|link| left.iter().any(|(at, ip)| *at == link && is_reset(ip)));
+        assert_eq!(reset, [!passed; 2], "{name:?} either passes or is reset");
+        passed
+    }
+
     /// Ends the handshake and sends a DNS query. Whether it reached the destination.
     fn query_over_tcp(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> bool {
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
@@ -233,6 +252,11 @@ impl Bench {
         let segment = tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, &message);
         is_passed(links, &self.send(links[0], &segment), &query)
     }
+}
+
+fn is_reset(ip: &[u8]) -> bool {
+    let header = if ip[0] >> 4 == 4 { 20 } else { 40 };
+    ip[header + 13] & 0x04 != 0
 }
 
 /// Whether a DNS query reached the destination; if not, the source must have had its REFUSED.

@@ -145,8 +145,8 @@ fn dropped(len: usize, reason: DropReason) -> Step {
 }
 
 impl Inspector for DnsStream {
-    fn restarted(&self) -> Self {
-        Self { dns: self.dns.clone(), ..Self::default() }
+    fn restart(&mut self) {
+        *self = Self { dns: self.dns.clone(), ..Self::default() };
     }
 
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
