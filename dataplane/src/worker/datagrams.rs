@@ -259,7 +259,7 @@ impl Pipeline {
         let others = shared.rounds.iter().enumerate();
         let index = usize::from(self.index);
         let others = others.filter(|(worker, _)| *worker != index).map(|(_, rounds)| &**rounds);
-        self.datagrams.releases.advance(others);
+        self.datagrams.releases.advance(&others);
         if self.datagrams.is_congested() {
             self.datagrams.offer_again(cx.egress.umem());
         }
