@@ -18,7 +18,8 @@ use podgate_xdp_redirect::FrameDrops;
 use serde::Serialize;
 
 use super::Agent;
-use super::endpoints::{Endpoint, HOST_SLOT, Request as EndpointRequest};
+use super::endpoints::{Endpoint, Request as EndpointRequest};
+use super::host_network::HOST_SLOT;
 use super::server::{Call, Reply, ReplySender};
 use crate::metrics::{self, AgentCounts};
 
