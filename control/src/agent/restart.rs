@@ -61,7 +61,7 @@ impl EarlierFlows {
         }
     }
 
-    /// Gives the workers the flows, judged by the first tables, which are published next.
+    /// Gives the workers the saved flows that the first tables allow; these are published next.
     pub(super) fn take_over(
         &mut self,
         snapshot: &Arc<Snapshot>,

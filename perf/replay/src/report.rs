@@ -19,7 +19,6 @@ pub struct Report {
     /// What was replayed.
     pub capture: CaptureInfo,
     /// Rejected objects of the manifests, one line each.
-    #[serde(rename = "refused")]
     pub rejected: Vec<String>,
     /// Flows in the order in which they were first seen.
     pub flows: Vec<Flow>,
