@@ -311,7 +311,7 @@ impl Pipeline {
         !self.flows.get(index).revoked()
     }
 
-    /// (3) Judges an established flow under a new epoch.
+    /// (3) Decides on an established flow again, under a new epoch.
     fn reevaluate(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> Permission {
         cx.egress.stats().reevaluated.add(1);
         let flow = self.flows.get_mut(index);
