@@ -16,6 +16,7 @@ mod random;
 mod rig;
 mod tables;
 pub mod tcp_stack;
+mod tls;
 
 pub use counters::{Count, Counts};
 pub use frames::{
@@ -29,4 +30,8 @@ pub use rig::{Rig, RigConfig};
 pub use tables::{
     A, ADDRESSES, ADDRESSES_V6, B, DENY_SET, HOST, IngressOfB, LABELS_OF_A, MTU, OUTSIDE, RULE,
     closed, guarded, snapshot, snapshot_with,
+};
+pub use tls::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, Conversation, HANDSHAKE, client_hello,
+    client_hello_message, conversations, from_hex, hello_retry_request, server_hello, tls_record,
 };
