@@ -2,8 +2,8 @@
 
 use podgate_api::Explained;
 use podgate_policy::explain::{
-    CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome,
-    RequestVerdict,
+    CalledService, Criterion, DirectionExplanation, End, EndKind, Explanation, Failure, Miss,
+    Outcome, RequestVerdict,
 };
 use podgate_policy::observe::{DecidedBy, RuleName};
 
@@ -122,7 +122,7 @@ fn is_namespace(label: &str) -> bool {
     label.starts_with("io.kubernetes.pod.namespace=")
 }
 
-fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<String> {
+fn direction_lines(title: &str, whose: &End, direction: &DirectionExplanation) -> Vec<String> {
     let open = direction.verdict.allowed;
     let word = match (open, direction.request_allowed) {
         (false, _) => "denied",
@@ -149,7 +149,7 @@ fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<Strin
     lines
 }
 
-fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
+fn cause_lines(whose: &End, direction: &DirectionExplanation) -> Vec<String> {
     let opens = direction.request_allowed == Some(false);
     let by = if opens { "opened by" } else { "by" };
     let by_rule = |rule: &RuleName| format!("  {by} {}", rule.in_full());
@@ -178,7 +178,7 @@ fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
     }
 }
 
-fn why_unenforced(whose: &End, direction: &Direction) -> String {
+fn why_unenforced(whose: &End, direction: &DirectionExplanation) -> String {
     if whose.kind != EndKind::Pod {
         return "it is no pod, and policies are for pods".to_owned();
     }

@@ -1,6 +1,6 @@
 //! Flows: a worker's connection tracking table.
 //!
-//! A flow is opened by the first packet that policy allows, and judged in that packet's direction;
+//! A flow is opened by the first packet that policy allows, and decided in that packet's direction;
 //! packets of both directions belong to it. It belongs to one worker, so nothing here is shared or
 //! locked.
 //!
@@ -220,7 +220,7 @@ impl Flow {
         }
     }
 
-    /// Epoch of the tables that the flow was last judged by.
+    /// Epoch of the tables that the flow was last decided by.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch

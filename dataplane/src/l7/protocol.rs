@@ -12,9 +12,10 @@ use super::kafka::Kafka;
 use super::tls::Tls;
 
 /// The inspector of a flow.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Protocol {
     /// HTTP, before the client's first bytes tell the version.
+    #[default]
     Http,
     /// HTTP/1.0 and HTTP/1.1.
     Http1(Http1),
@@ -59,12 +60,6 @@ impl Protocol {
             Self::Dns(stream) => stream.awaited(),
             _ => None,
         }
-    }
-}
-
-impl Default for Protocol {
-    fn default() -> Self {
-        Self::Http
     }
 }
 
@@ -159,6 +154,6 @@ impl Inspector for Protocol {
     }
 
     fn release_unused(&mut self) {
-        dispatch!(self, inspector => inspector.release_unused());
+        dispatch!(self, (), inspector => inspector.release_unused());
     }
 }

@@ -96,7 +96,7 @@ impl Worker {
         self.egress.add_port(port);
     }
 
-    /// Closes the port on `link`, if there is one. Its flows are judged again under the next
+    /// Closes the port on `link`, if there is one. Its flows are decided again under the next
     /// snapshot.
     pub fn remove_port(&mut self, link: LinkId) {
         drop(self.take_port(link));

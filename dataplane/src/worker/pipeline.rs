@@ -34,7 +34,7 @@
 //! - *Multicast and broadcast*, of IP or of Ethernet, are never forwarded. A subnet's broadcast
 //!   address can't be recognized, since pod addresses have no subnet: policy applies to it, and it
 //!   goes to the node, whose kernel doesn't forward it by default (`bc_forwarding`).
-//! - *Fragments* wait until their datagram is complete, and are judged as one packet; see
+//! - *Fragments* wait until their datagram is complete, and are decided as one packet; see
 //!   [`super::reassembly`]. It is fragmented again on transmit, into fragments no larger than the
 //!   largest one received.
 //! - *Packets larger than the MTU* are fragmented if IPv4 allows it, else an ICMP error is sent, as
@@ -371,7 +371,7 @@ impl Pipeline {
         !self.flows.get(index).revoked()
     }
 
-    /// (3) Judges an established flow under a new epoch.
+    /// (3) Decides on an established flow again, under a new epoch.
     fn reevaluate(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> Permission {
         cx.egress.stats().reevaluated.add(1);
         let flow = self.flows.get_mut(index);
@@ -474,9 +474,9 @@ impl Pipeline {
         let (index, slot) = match self.insert(cx, flow, decision.verdict) {
             Ok(inserted) => inserted,
             Err(reason) => {
-                if let Some(refused) = cx.egress.share_refusals(link) {
+                if let Some(over) = cx.egress.over_quota(link) {
                     let inspected = reason == DropReason::InspectedFull;
-                    *if inspected { &mut refused.inspected } else { &mut refused.flows } += 1;
+                    *if inspected { &mut over.inspected } else { &mut over.flows } += 1;
                 }
                 return cx.drop_with_event(link, view.tuple, packet, reason);
             }

@@ -201,7 +201,7 @@ impl Dataplane {
     }
 
     /// Restores flows of previous workers in the workers that own them now, as `snapshot` allows.
-    /// `snapshot` is to be published next: until then no packet passes, so that none is judged
+    /// `snapshot` is to be published next: until then no packet passes, so that none is decided
     /// without its flow. Returns the number of restored flows.
     ///
     /// # Errors
@@ -306,7 +306,7 @@ impl Dataplane {
                     .and_modify(|sum: &mut LinkStatistics| {
                         sum.received += of_link.received;
                         sum.sockets += of_link.sockets;
-                        sum.refused += of_link.refused;
+                        sum.over_quota += of_link.over_quota;
                     })
                     .or_insert(of_link);
             }

@@ -139,6 +139,9 @@ pub enum Detail {
     HttpResponse {
         /// Status code.
         status: u16,
+        /// Status of a gRPC call; 0 is success.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grpc_status: Option<u16>,
         /// From the request's release to the response's head, nanoseconds.
         latency_ns: u64,
         /// What it answers, if the event of the request is known.

@@ -372,7 +372,7 @@ pub(super) fn write(out: &mut Vec<u8>, frames: impl FnOnce(&mut Vec<u8>)) {
 fn check_control(header: FrameHeader) -> Result<(), DropReason> {
     let is_valid = match header.kind {
         kind::SETTINGS if header.has(flag::ACK) => header.stream == 0 && header.len == 0,
-        kind::SETTINGS => header.stream == 0 && header.len % 6 == 0,
+        kind::SETTINGS => header.stream == 0 && header.len.is_multiple_of(6),
         kind::PING => header.stream == 0 && header.len == 8,
         kind::WINDOW_UPDATE => header.len == 4,
         kind::RST_STREAM => header.stream != 0 && header.len == 4,
