@@ -245,6 +245,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// The request itself, if there is no such operation.
+    #[expect(clippy::result_large_err, reason = "the request is what the caller gave")]
     pub(super) fn queue(&mut self, request: Request) -> Result<(), Request> {
         match self.running.get_mut(request.link()) {
             Some(running) => {

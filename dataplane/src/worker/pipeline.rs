@@ -308,7 +308,8 @@ impl Pipeline {
         })
     }
 
-    /// Whether a datagram of the opener makes a plain flow an inspected one: a newer policy says so.
+    /// Whether a datagram of the opener makes a plain flow an inspected one: a newer policy says
+    /// so.
     fn becomes_inspected(
         &mut self,
         cx: &PacketCtx<'_>,

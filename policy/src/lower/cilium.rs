@@ -153,8 +153,8 @@ impl Scope<'_> {
         }
     }
 
-    /// Cilium adds the label of the API server to nodes and to addresses outside of the cluster, and to
-    /// no pod.
+    /// Cilium adds the label of the API server to nodes and to addresses outside of the cluster,
+    /// and to no pod.
     fn api_server(self) -> impl Iterator<Item = PeerSelector> {
         self.directory.api_server().into_iter().map(|address| {
             PeerSelector::Network(NetworkPeer {
@@ -171,8 +171,8 @@ fn world(network: IpNet, except: Vec<IpNet>) -> PeerSelector {
     PeerSelector::Network(NetworkPeer { network, except, scope: AddressScope::World })
 }
 
-/// A network of a group without the networks that the group excludes (`except`); `None` if nothing is
-/// left of it.
+/// A network of a group without the networks that the group excludes (`except`); `None` if nothing
+/// is left of it.
 fn leave_out(network: IpNet, except: &[IpNet]) -> Option<PeerSelector> {
     if except.iter().any(|out| out.contains(&network)) {
         return None;

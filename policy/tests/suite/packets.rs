@@ -36,8 +36,8 @@ const BETWEEN_QUESTIONS_SECS: u64 = 3 * 3600;
 const CLIENT_ISN: u32 = 1_000;
 const SERVER_ISN: u32 = 9_000;
 
-/// Whether packets can ask this at all: traffic of a pod with itself and between two addresses outside
-/// never comes to a worker, and an ICMP error or reply has no flow of its own.
+/// Whether packets can ask this at all: traffic of a pod with itself and between two addresses
+/// outside never comes to a worker, and an ICMP error or reply has no flow of its own.
 pub(crate) fn can_ask(subject: &Subject, local: LocalEnds) -> bool {
     let is_icmp = matches!(subject.tuple.protocol, proto::ICMP | proto::ICMPV6);
     let alone = matches!(

@@ -85,7 +85,7 @@ impl End {
         let mut port = Port { mtu, ..Port::default() };
         let address = HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, host]));
         let mut config = Config::new(address);
-        config.random_seed = random.next();
+        config.random_seed = random.number();
         let mut interface = Interface::new(config, &mut port, Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(IpAddress::v4(10, 0, 0, host), 24)).unwrap();

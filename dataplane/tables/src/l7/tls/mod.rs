@@ -5,8 +5,8 @@
 //! What two TLS libraries could read in two ways is rejected: a ClientHello that does not end with
 //! its record, handshake records with other records between them or without content, several
 //! `server_name` extensions, a list of names that has not exactly one entry. A name is a host name
-//! of ASCII letters, digits, hyphens and underscores, in any case, without a trailing dot, and no IP
-//! address (RFC 6066 §3); see [`is_server_name`].
+//! of ASCII letters, digits, hyphens and underscores, in any case, without a trailing dot, and no
+//! IP address (RFC 6066 §3); see [`is_server_name`].
 //!
 //! With Encrypted ClientHello, the name is that of the outer hello, which is the one on the wire.
 
