@@ -94,7 +94,7 @@ pub(super) fn fold_case(points: &mut CodePoints) {
 }
 
 /// Pairs of characters that match each other where case is ignored, both ways, sorted.
-fn case_folds() -> &'static [(u32, u32)] {
+pub(super) fn case_folds() -> &'static [(u32, u32)] {
     static FOLDS: LazyLock<Vec<(u32, u32)>> = LazyLock::new(|| {
         let mut folds = Vec::new();
         let known = of_age("Changes_When_Casemapped");
