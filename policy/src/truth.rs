@@ -37,8 +37,7 @@
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
 //! queried) or `sni` (the server name of a TLS handshake; none, if it is empty). The oracle and the
-//! tables decide on all of them, packets on those of HTTP and TLS. There is no inspector yet for DNS:
-//! packets must find that nothing at all passes on such a flow.
+//! tables decide on all of them, packets on those of HTTP and TLS.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

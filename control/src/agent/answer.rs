@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::Agent;
 use super::endpoints::{Endpoint, Request as EndpointRequest};
 use super::host_network::HOST_SLOT;
+use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
 use crate::metrics::{self, AgentCounts};
 
@@ -76,7 +77,7 @@ impl Agent {
 
     fn flows(&mut self, follow: bool, last: u32, reply: ReplySender) {
         // Records include what a client has just seen happen.
-        self.drain_events();
+        let _busy = self.drain_events(Amount::All);
         self.observer.answer(last.min(LAST_MAX), follow, reply);
     }
 

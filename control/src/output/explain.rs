@@ -262,39 +262,6 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_that_workers_cannot_inspect_is_denied_for_people_and_programs() {
-        let mut store = Store::new();
-        let pod = |name: &str, ip: &str| {
-            serde_json::json!({"apiVersion": "v1", "kind": "Pod",
-                "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-                "status": {"podIPs": [{"ip": ip}]}})
-        };
-        let policy = serde_json::json!({"apiVersion": "cilium.io/v2",
-            "kind": "CiliumNetworkPolicy", "metadata": {"namespace": "shop", "name": "broker"},
-            "spec": {"endpointSelector": {"matchLabels": {"app": "broker"}},
-                     "egress": [{"toPorts": [{"ports": [{"port": "53", "protocol": "TCP"}],
-                                             "rules": {"dns": [{"matchName": "a"}]}}]}]}});
-        for object in [pod("broker", "10.0.0.1"), pod("web", "10.0.0.2"), policy] {
-            store.apply(&object, None).unwrap();
-        }
-        for request in [None, Some("a"), Some("b")] {
-            let query = Query {
-                from: "broker".parse().unwrap(),
-                to: "web".parse().unwrap(),
-                port: "53".parse().unwrap(),
-                request: request.map(|name| RequestSpec::Dns(name.to_owned())),
-                misses_max: 1,
-            };
-            let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
-            let json = serde_json::to_value(&explanation).unwrap();
-            assert_eq!(json["verdict"], "denied", "{request:?}");
-            let text = explained(&Explained { epoch: None, notes: Vec::new(), explanation });
-            assert!(text.starts_with("DENIED, AS WORKERS CAN'T INSPECT IT"), "{text}");
-            assert!(text.contains("note: workers can't inspect DNS over TCP"), "{text}");
-        }
-    }
-
-    #[test]
     fn an_allowed_request_for_people() {
         insta::assert_snapshot!(shown("userapp", "backend/nginx", "80", Some("GET /docs")));
     }

@@ -175,6 +175,8 @@ impl Default for RequestRecord {
 pub enum ResponseStatus {
     /// The status code of an HTTP response.
     Http(u16),
+    /// The status code of a gRPC call (gRPC over HTTP/2, Responses).
+    Grpc(u16),
     /// The result of a DNS query.
     Dns(DnsResult),
     /// The first error code of a Kafka response; 0 is none.

@@ -109,11 +109,13 @@ impl FlowRecord {
                 "" => "TLS without server name".to_owned(),
                 name => format!("TLS to {name}"),
             },
-            Detail::HttpResponse { status, latency_ns, request } => {
+            Detail::HttpResponse { status, grpc_status, latency_ns, request } => {
                 let request = request.as_ref().map_or_else(String::new, |request| {
                     format!(" ({} {})", request.method, http_url(&request.host, &request.path))
                 });
-                format!("HTTP/1.1 {status} {}ms{request}", latency_ns / 1_000_000)
+                let grpc =
+                    grpc_status.map(|code| format!(" grpc-status {code}")).unwrap_or_default();
+                format!("HTTP/1.1 {status} {}ms{grpc}{request}", latency_ns / 1_000_000)
             }
             Detail::DnsRequest { query, qtype, .. } => format!("DNS Query {query} {qtype}"),
             Detail::DnsResponse { rcode, qtype, address, addresses, ttl, latency_ns } => {

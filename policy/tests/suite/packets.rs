@@ -225,7 +225,9 @@ impl Bench {
         };
         let passed = reached(links[1], text.as_bytes());
         let denied = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
-        assert_ne!(passed, denied, "{text:?} either passes or is denied");
+        // The inspector of another protocol answers otherwise.
+        let answered = left.iter().any(|(at, _)| *at == links[0]);
+        assert!(passed != denied || answered, "{text:?} either passes or is denied");
         passed
     }
 

@@ -24,7 +24,7 @@ pub use frames::{
     unreachable,
 };
 pub use inspect::{Connection, Stream, docs_only, http1_corpus};
-pub use io::{Outgoing, RecordingIo};
+pub use io::{Outgoing, RecordingIo, make_partial};
 pub use random::Random;
 pub use rig::{Rig, RigConfig};
 pub use tables::{

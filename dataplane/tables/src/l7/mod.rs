@@ -2,10 +2,12 @@
 //!
 //! The inspector of the dataplane parses a request; [`L7Policy::decide`] evaluates it with the
 //! rules of all entries that apply to the flow, and [`rules`] has their matchers. [`http1`] parses
-//! HTTP/1 request heads, [`dns`] DNS messages, [`kafka`] Kafka requests, [`tls`] ClientHellos.
+//! HTTP/1 request heads, [`http2`] header lists of HTTP/2, [`dns`] DNS messages, [`kafka`] Kafka
+//! requests, [`tls`] ClientHellos.
 
 pub mod dns;
 pub mod http1;
+pub mod http2;
 pub mod kafka;
 mod names;
 mod policy;

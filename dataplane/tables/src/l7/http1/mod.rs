@@ -8,7 +8,7 @@
 pub mod head;
 mod limits;
 pub mod scan;
-mod target;
+pub(in crate::l7) mod target;
 
 pub use head::{Fields, no_fields};
 pub use limits::{FIELDS_CEILING, HttpLimits};

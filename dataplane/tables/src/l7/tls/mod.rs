@@ -148,9 +148,12 @@ pub fn server_message(stream: &[u8]) -> Result<Option<ServerMessage>, Invalid> {
     Ok(message.map(|(len, _)| ServerMessage::RetryRequest { len }))
 }
 
+/// The bytes of the stream that a handshake message takes up, and its content.
+type Message<'a> = (usize, Cow<'a, [u8]>);
+
 /// The handshake message of this type at the front of a stream, which must end with its record, and
 /// the bytes of the stream that it takes up; `None` if more bytes are needed.
-fn whole_message(stream: &[u8], wanted: u8) -> Result<Option<(usize, Cow<'_, [u8]>)>, Invalid> {
+fn whole_message(stream: &[u8], wanted: u8) -> Result<Option<Message<'_>>, Invalid> {
     let mut header = [0; HANDSHAKE_HEADER];
     // Bytes of the message in the records so far, which may not have arrived completely.
     let mut announced = 0;
