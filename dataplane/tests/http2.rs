@@ -193,6 +193,34 @@ fn what_is_allowed_passes_byte_for_byte() {
     assert_eq!(statuses(&http), [ResponseStatus::Http(200), ResponseStatus::Http(201)]);
 }
 
+/// nghttpd and gRPC servers send their SETTINGS when they accept (RFC 9113 §3.4).
+#[test]
+fn a_server_may_send_its_settings_before_the_client_speaks() {
+    for size in [1, 5, 100] {
+        let (mut http, mut client, mut server) =
+            (Http::default(), Writer::client(), Writer::server());
+        server.take();
+        server.frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]);
+        for piece in server.take().chunks(size) {
+            http.send(Reply, piece, &docs_only());
+        }
+        client.get(1, "/docs");
+        client.get(3, "/secret");
+        http.send(Original, &client.take(), &docs_only());
+        assert_eq!((http.verdicts(), http.reset), (vec![true, false], None), "{size}");
+        assert_eq!(at_server(&http).streams(), [1]);
+        assert_eq!(at_client(&http).streams(), [3]);
+    }
+}
+
+#[test]
+fn no_http1_request_passes_behind_settings_of_the_server() {
+    let mut http = Http::default();
+    http.send(Reply, &frame(SETTINGS, 0, 0, &[]), &docs_only());
+    http.send(Original, b"GET /docs HTTP/1.1\r\nHost: h\r\n\r\n", &docs_only());
+    assert_eq!((http.reset, http.requests.received), (Some(DropReason::L7Malformed), vec![]));
+}
+
 #[test]
 fn a_denial_touches_one_stream_only() {
     let (mut http, mut client, mut server) = connected();

@@ -107,7 +107,11 @@ impl Inspector for Protocol {
             match direction {
                 FlowDirection::Original if !self.choose_version(bytes) => return Op::More.into(),
                 FlowDirection::Original => {}
-                // A server that speaks first does not speak HTTP/2 with this client.
+                // The server's SETTINGS may come first (RFC 9113 §3.4). Their length is below 64 KiB,
+                // so they begin with a zero, and no HTTP/1 response does.
+                FlowDirection::Reply if bytes.first() == Some(&0) => {
+                    *self = Self::Http2(Box::default());
+                }
                 FlowDirection::Reply => *self = Self::Http1(Http1::default()),
             }
         }
