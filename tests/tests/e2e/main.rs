@@ -12,6 +12,7 @@ mod fqdn;
 mod hairpin;
 mod hostile;
 mod http;
+mod http2;
 mod http_peers;
 mod hubble;
 mod isolation;

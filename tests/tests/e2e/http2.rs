@@ -1,0 +1,192 @@
+//! HTTP rules between real HTTP/2 and gRPC clients and servers.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, run};
+
+const BOUND: Duration = Duration::from_secs(60);
+const NGHTTPD: u16 = 8001;
+const GRPC: u16 = 8002;
+
+const OBJECTS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: peers, labels: {app: client}}
+status: {podIPs: [{ip: 10.77.0.10}, {ip: \"fd77::10\"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: peers, labels: {app: server}}
+status: {podIPs: [{ip: 10.77.0.30}, {ip: \"fd77::30\"}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: server, namespace: peers}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: client}}]
+    toPorts:
+    - ports: [{port: \"8001\", protocol: TCP}]
+      rules: {http: [{method: GET, path: \"/docs(/.*)?\"}]}
+    - ports: [{port: \"8002\", protocol: TCP}]
+      rules: {http: [{method: POST, path: \"/test.Echo/(Unary|Stream|Wait)\"}]}
+";
+
+fn lab() -> Result<Lab> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("objects.yaml"), OBJECTS)?;
+    Lab::new(folder.path())
+}
+
+/// Starts a server, and waits until it listens.
+fn serve(lab: &Lab, program: &str, args: &[&str], port: u16) -> Result<Daemon> {
+    let host = lab.host("peers/server")?;
+    let mut command = host.netns.daemon(program.as_ref());
+    command.args(args);
+    let mut daemon = Daemon::start(program, command, lab.file(&format!("log-{port}")))?;
+    daemon.wait_until(&format!("port {port}"), BOUND, |_| {
+        Ok(host.connect(host, port, Family::V4).ok().map(drop))
+    })?;
+    Ok(daemon)
+}
+
+/// nghttpd with files below `folder`.
+fn nghttpd(lab: &Lab, folder: &Path) -> Result<Daemon> {
+    fs::create_dir(folder.join("docs"))?;
+    fs::write(folder.join("docs/a"), "a document\n")?;
+    fs::write(folder.join("docs/large"), vec![b'x'; 1_000_000])?;
+    fs::write(folder.join("secret"), "a secret\n")?;
+    let root = folder.display().to_string();
+    serve(lab, "nghttpd", &["--no-tls", "-v", "-d", &root, &NGHTTPD.to_string()], NGHTTPD)
+}
+
+/// TCP connections to a port that the agent has recorded.
+fn connections(lab: &Lab, port: u16) -> Result<usize> {
+    let records = lab.podgate_json_lines(&["flows", "--last", "4096"])?;
+    let is_opening = |record: &&serde_json::Value| {
+        record["type"] == "policy-verdict" && record["destination"]["port"] == port
+    };
+    Ok(records.iter().filter(is_opening).count())
+}
+
+/// curl 7.88.1 of Debian 12 can't use an HTTP/2 connection again with prior knowledge
+/// (https://github.com/curl/curl/issues/10634), so each of its requests has its own.
+#[test]
+fn curl_gets_what_is_allowed_and_a_403_for_the_rest() -> Result<()> {
+    let (lab, folder) = (lab()?, tempfile::tempdir()?);
+    let nghttpd = nghttpd(&lab, folder.path())?;
+    let _agent = Agent::start(&lab, 2)?;
+    let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
+    for (path, seen) in [
+        ("/docs/a", "a document\n2 200"),
+        ("/secret", "Access denied\r\n2 403"),
+        ("/docs/a", "a document\n2 200"),
+    ] {
+        let mut command = client.netns.bounded("curl", BOUND);
+        command.args(["--silent", "--show-error", "--noproxy", "*", "--http2-prior-knowledge"]);
+        command.args(["--write-out", "%{http_version} %{http_code}"]);
+        command.arg(format!("http://{}:{NGHTTPD}{path}", server.addresses.v4));
+        assert_eq!(run(&mut command)?, seen, "{path}");
+    }
+    let log = nghttpd.log();
+    assert!(log.contains("/docs/a") && !log.contains("secret"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn one_http2_connection_of_nghttp_has_allowed_and_denied_streams() -> Result<()> {
+    let (lab, folder) = (lab()?, tempfile::tempdir()?);
+    let nghttpd = nghttpd(&lab, folder.path())?;
+    let _agent = Agent::start(&lab, 2)?;
+    let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
+    let paths = ["/docs/a", "/secret", "/docs/large", "/secret", "/secret", "/docs/a"].repeat(10);
+    // A URL that comes again is not requested again.
+    let paths: Vec<_> =
+        paths.iter().enumerate().map(|(index, path)| format!("{path}?{index}")).collect();
+    let mut command = client.netns.bounded("nghttp", BOUND);
+    command.args(["--null-out", "--stat"]);
+    command
+        .args(paths.iter().map(|path| format!("http://{}:{NGHTTPD}{path}", server.addresses.v4)));
+    let seen = run(&mut command)?;
+    assert_eq!(connections(&lab, NGHTTPD)?, 1, "{seen}");
+    for path in &paths {
+        let line = seen.lines().find(|line| line.ends_with(&format!(" {path}")));
+        let fields: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
+        let status = if path.starts_with("/secret") { "403" } else { "200" };
+        assert!(fields.contains(&status), "{path}: {seen}");
+    }
+    let log = nghttpd.log();
+    assert!(log.contains("/docs/large") && !log.contains("secret"), "{log}");
+    Ok(())
+}
+
+/// What h2load prints about 200 requests on two connections.
+fn h2load(from: &Host, to: &Host, path: &str) -> Result<String> {
+    let mut command = from.netns.bounded("h2load", BOUND);
+    command.args(["-n", "200", "-c", "2", "-m", "20"]);
+    run(command.arg(format!("http://{}:{NGHTTPD}{path}", to.addresses.v4)))
+}
+
+#[test]
+fn a_load_of_concurrent_http2_streams_has_no_error() -> Result<()> {
+    let (lab, folder) = (lab()?, tempfile::tempdir()?);
+    let _server = nghttpd(&lab, folder.path())?;
+    let _agent = Agent::start(&lab, 2)?;
+    let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
+    for (path, succeeded, statuses) in [
+        ("/docs/a", 200, "status codes: 200 2xx, 0 3xx, 0 4xx, 0 5xx"),
+        ("/secret", 0, "status codes: 0 2xx, 0 3xx, 200 4xx, 0 5xx"),
+        ("/docs/large", 200, "status codes: 200 2xx, 0 3xx, 0 4xx, 0 5xx"),
+    ] {
+        let seen = h2load(client, server, path)?;
+        let requests = format!("{succeeded} succeeded, {} failed, 0 errored", 200 - succeeded);
+        ensure!(seen.contains("200 done, ") && seen.contains(&requests), "{path}: {seen}");
+        ensure!(seen.contains(statuses), "{path}: {seen}");
+    }
+    Ok(())
+}
+
+fn python() -> String {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/python/bin/python");
+    assert!(python.exists(), "scripts/test installs {}", python.display());
+    python.display().to_string()
+}
+
+fn peer(name: &str) -> String {
+    format!("{}/peers/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The status codes of a gRPC client's calls, which use one connection.
+fn calls(lab: &Lab, case: &str) -> Result<Vec<String>> {
+    let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
+    let before = connections(lab, GRPC)?;
+    let mut command = client.netns.bounded(&python(), BOUND);
+    command.arg(peer("grpc_client.py"));
+    command.args([&format!("{}:{GRPC}", server.addresses.v4), case]);
+    let seen = run(&mut command).with_context(|| case.to_owned())?;
+    assert_eq!(connections(lab, GRPC)? - before, 1, "{case}: connections");
+    Ok(seen.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn a_grpc_channel_goes_on_behind_denied_calls() -> Result<()> {
+    let lab = lab()?;
+    let program = peer("grpc_server.py");
+    let server = serve(&lab, &python(), &[&program, &GRPC.to_string()], GRPC)?;
+    let _agent = Agent::start(&lab, 2)?;
+    let (ok, denied, late) = ("OK", "PERMISSION_DENIED", "DEADLINE_EXCEEDED");
+    let unary = [&[ok, denied, ok, denied, denied, ok][..], &[denied, ok].repeat(3)].concat();
+    assert_eq!(calls(&lab, "unary")?, unary);
+    let concurrent: Vec<_> = (0..100).map(|call| if call % 3 == 2 { denied } else { ok }).collect();
+    assert_eq!(calls(&lab, "concurrent")?, concurrent);
+    assert_eq!(calls(&lab, "stream")?, [ok, denied, ok]);
+    assert_eq!(calls(&lab, "ended")?, [late, denied, "CANCELLED", ok]);
+    assert_eq!(calls(&lab, "keepalive")?, [ok, late, denied, ok]);
+    let log = server.log();
+    assert!(log.contains("grpc Unary") && !log.contains("Secret"), "{log}");
+    Ok(())
+}
