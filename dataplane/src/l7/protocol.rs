@@ -107,8 +107,8 @@ impl Inspector for Protocol {
             match direction {
                 FlowDirection::Original if !self.choose_version(bytes) => return Op::More.into(),
                 FlowDirection::Original => {}
-                // The server may send its SETTINGS first (RFC 9113 §3.4). They begin with a zero, as
-                // they are shorter than 64 KiB; no HTTP/1 response does.
+                // A server may send SETTINGS first (RFC 9113 §3.4). They begin with a zero,
+                // as they are shorter than 64 KiB; no HTTP/1 response does.
                 FlowDirection::Reply if bytes.first() == Some(&0) => {
                     *self = Self::Http2(Box::default());
                 }
