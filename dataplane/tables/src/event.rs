@@ -162,6 +162,8 @@ impl Default for RequestRecord {
 pub enum ResponseStatus {
     /// The status code of an HTTP response.
     Http(u16),
+    /// The status code of a gRPC call (gRPC over HTTP/2, Responses).
+    Grpc(u16),
 }
 
 /// Method, path and host of an HTTP request, each truncated.

@@ -5,6 +5,7 @@
 //! HTTP/1 request heads.
 
 pub mod http1;
+pub mod http2;
 mod names;
 mod policy;
 pub mod rules;

@@ -182,7 +182,7 @@ fn is_padded_by_spaces_only(unit: &[u8], field: &Header<'_>) -> bool {
 
 /// Whether a field of this name may affect framing or routing. Underscores count as hyphens, since
 /// CGI gateways confuse the two.
-fn is_framing(name: &str) -> bool {
+pub(in crate::l7) fn is_framing(name: &str) -> bool {
     const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"connection"];
     let same = |a: u8, b: u8| a == b || a == b'_' && b == b'-';
     FRAMING.iter().any(|framing| {

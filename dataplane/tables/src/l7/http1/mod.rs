@@ -7,7 +7,7 @@
 
 pub mod head;
 pub mod scan;
-mod target;
+pub(in crate::l7) mod target;
 
 pub use head::FIELDS_MAX;
 

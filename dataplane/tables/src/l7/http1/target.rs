@@ -43,7 +43,7 @@ impl<'a> Target<'a> {
 
 /// Whether every character may occur in `host [ ":" port ]` (RFC 9110 §7.2). User information is
 /// not allowed.
-pub(super) fn is_authority(bytes: &[u8]) -> bool {
+pub(in crate::l7) fn is_authority(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| {
         byte.is_ascii_alphanumeric()
             || matches!(byte, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']')
@@ -51,7 +51,7 @@ pub(super) fn is_authority(bytes: &[u8]) -> bool {
 }
 
 /// Whether the path part of `path_and_query` is in normal form.
-pub(super) fn is_normal(path_and_query: &[u8]) -> bool {
+pub(in crate::l7) fn is_normal(path_and_query: &[u8]) -> bool {
     let mut parts = path_and_query.splitn(2, |byte| *byte == b'?');
     let path = parts.next().unwrap_or_default();
     if parts.next().is_some_and(|query| query.contains(&b'#')) {
