@@ -1,16 +1,20 @@
 //! The command line: what `podgate --help` shows.
 
+mod fqdn;
 mod policy;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podgate_api::{EndpointSpec, PodMtu};
+use podgate_tables::l7::http1::{FIELDS_CEILING, HttpLimits};
 
 pub use podgate_replay::Output;
 
+pub use self::fqdn::{FqdnArgs, FqdnCommand};
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
@@ -21,6 +25,9 @@ pub const STATE_DIR: &str = "/run/podgate";
 
 /// Name of the control socket in the state directory.
 pub const SOCKET_NAME: &str = "podgate.sock";
+
+/// Name of the socket of Hubble's API in the state directory.
+pub const HUBBLE_SOCKET_NAME: &str = "hubble.sock";
 
 /// Examples, then the exit codes, for the end of a command's help. A command with a code of its own
 /// names it last.
@@ -73,6 +80,9 @@ pub enum Command {
     /// Explain verdicts; show enforced policies and rejected objects.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Show the addresses that DNS names stand for in policy, or forget them.
+    #[command(subcommand)]
+    Fqdn(FqdnCommand),
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
@@ -155,6 +165,8 @@ within ten minutes and policy still allows them; others are reset when one of th
 /// for an abandoned request.
 const LOG_DEFAULT: &str = "info,kube_client=off,netlink_proto=off";
 
+const HTTP: HttpLimits = HttpLimits::DEFAULT;
+
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunArgs {
@@ -196,10 +208,38 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub inspected: u32,
-    /// Number of flow records kept for `podgate flows`.
+    /// How queries that DNS rules deny are answered.
+    #[arg(long, value_enum, default_value_t = DnsDenied::Refused)]
+    pub dns_denied: DnsDenied,
+    /// Longest head of an HTTP/1 request, bytes; longer ones are answered 431.
+    #[arg(long, value_name = "N", default_value_t = HTTP.head,
+          value_parser = clap::value_parser!(u32).range(1024..=1_048_576))]
+    pub http_max_head: u32,
+    /// Maximum number of header fields of an HTTP/1 request; one with more is answered 431.
+    #[arg(long, value_name = "N", default_value_t = HTTP.fields,
+          value_parser = clap::value_parser!(u16).range(1..=FIELDS_CEILING as i64))]
+    pub http_max_headers: u16,
+    /// Longest line with the size of a chunk of an HTTP/1 request, bytes; a body with a longer one
+    /// is answered 400.
+    #[arg(long, value_name = "N", default_value_t = HTTP.chunk_line,
+          value_parser = clap::value_parser!(u16).range(16..=4096))]
+    pub http_max_chunk_line: u16,
+    /// Maximum number of HTTP/1 requests of a connection that wait for their responses at once;
+    /// further ones are not read meanwhile.
+    #[arg(long, value_name = "N", default_value_t = HTTP.requests,
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub http_max_requests: u16,
+    /// Number of flow records that are stored for `podgate flows` and for clients of Hubble's API.
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub flow_log: u32,
+    /// Least TTL of addresses from DNS answers, seconds: shorter ones count as this.
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(0..=604_800))]
+    pub dns_min_ttl: u32,
+    /// Hubble's API.
+    #[command(flatten)]
+    pub hubble: HubbleArgs,
     /// MTU to set at both ends of attached links, 1280 to 65535 bytes, or `keep`.
     #[arg(long, value_name = "N|keep", default_value = "keep")]
     pub pod_mtu: MtuChoice,
@@ -218,6 +258,34 @@ pub struct RunArgs {
     /// with them, which is read again on SIGHUP.
     #[arg(long, value_name = "FILTER", env = "PODGATE_LOG", default_value = LOG_DEFAULT)]
     pub log: String,
+}
+
+/// Hubble's API: where it is served, and the node's name in it.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Hubble's API")]
+pub struct HubbleArgs {
+    /// Unix socket, which only root may open [default: hubble.sock in the state directory, which is
+    /// /var/run/podgate/hubble.sock]. `hubble --server unix:///var/run/podgate/hubble.sock observe`
+    /// reads flows.
+    #[arg(long = "hubble-socket", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TCP port to listen on, too, such as 192.0.2.1:4244. Without TLS only on loopback addresses.
+    #[arg(long = "hubble-listen", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Certificate of the server, with those that signed it (PEM). A relay expects the name
+    /// NODE.default.hubble-grpc.cilium.io.
+    #[arg(long = "hubble-tls-cert", value_name = "FILE", requires_all = ["listen", "tls_key"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long = "hubble-tls-key", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates (PEM) of which one must have signed a client's certificate. Without them clients
+    /// need none.
+    #[arg(long = "hubble-tls-client-ca", value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Name of this node [default: the host's name].
+    #[arg(long, value_name = "NAME", env = "K8S_NODE_NAME")]
+    pub node_name: Option<String>,
 }
 
 /// How long a manifest must be unchanged before removed objects are deleted: 100 ms to an hour.
@@ -250,6 +318,15 @@ pub enum PodChecksums {
     /// pods that send tunnel packets (VXLAN, GRE, IPIP), whose inner checksums would stay
     /// incomplete. Before Linux 6.11 the same as `whole`.
     Leave,
+}
+
+/// How queries that DNS rules deny are answered.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DnsDenied {
+    /// By REFUSED. Most clients then ask the next server of their list.
+    Refused,
+    /// By NXDOMAIN: clients take it that the name doesn't exist, and ask nobody else.
+    Nxdomain,
 }
 
 /// The two sources of objects.
@@ -396,6 +473,10 @@ pub struct EndpointAddArgs {
     /// MTU to set at both ends of the link, 1280 to 65535 bytes [default: that of `run --pod-mtu`].
     #[arg(long, value_name = "N", requires = "netns")]
     pub mtu: Option<PodMtu>,
+    /// An address that the network plugin assigned to the pod; may be repeated. Counts until the
+    /// status of the pod's object names addresses.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<std::net::IpAddr>,
 }
 
 impl EndpointAddArgs {
@@ -408,6 +489,7 @@ impl EndpointAddArgs {
             netns: self.netns.clone(),
             mac: self.mac,
             mtu: self.mtu,
+            assigned: self.address.clone(),
         }
     }
 }

@@ -112,7 +112,7 @@ fn without_inspector(store: &Store) -> Vec<Warning> {
         for rule in sets.iter().flat_map(|set| &set.rules) {
             for l7 in rule.ports.iter().flatten().filter_map(|ports| ports.l7.as_ref()) {
                 let protocol = l7.protocol();
-                if !protocol.has_inspector() {
+                if !protocol.has_inspector(podgate_tables::proto::TCP) {
                     let reason = format!(
                         "workers can't inspect {protocol} yet: they drop every flow that this \
                          rule would inspect"
@@ -266,7 +266,7 @@ spec: [
         let rule = "spec.egress[0]";
         assert_eq!(
             warned,
-            ["dns", "kafka", "tls"]
+            ["dns"]
                 .map(|name| (format!("CiliumNetworkPolicy shop/{name}"), rule))
                 .each_ref()
                 .map(|(object, field)| (object.as_str(), *field))

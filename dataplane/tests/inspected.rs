@@ -222,14 +222,26 @@ fn one_pod_leaves_half_of_the_inspectors_to_others() {
     rig.assert_no_frame_is_lost();
 }
 
+/// The rules decide which inspector a flow has, from the first connection on.
+#[test]
+fn a_server_name_that_no_rule_allows_resets_both_ends() {
+    let names = vec![NamePattern::server_name("allowed.example").unwrap()];
+    for (name, allowed) in [("allowed.example", true), ("denied.example", false)] {
+        let mut rig = connected(IngressOfB::FromA(Some(L7Rules::ServerNames(names.clone()))));
+        let hello = client_hello(name);
+        let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &hello));
+        let passed = left.iter().any(|(link, frame)| *link == B && payload(frame) == hello);
+        assert_eq!(passed, allowed, "{name}");
+        let reset = [A, B].map(|end| left.iter().any(|(at, f)| *at == end && is_reset(f)));
+        assert_eq!(reset, [!allowed; 2], "{name}");
+        assert_eq!(http_requests(&rig), [allowed]);
+        rig.assert_no_frame_is_lost();
+    }
+}
+
 /// Rules of each protocol without inspector; each allows every request.
-fn rules_without_inspector() -> [L7Rules; 3] {
-    let any = NamePattern::dns("*").unwrap();
-    [
-        L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
-        L7Rules::Dns(vec![any.clone()]),
-        L7Rules::ServerNames(vec![any]),
-    ]
+fn rules_without_inspector() -> [L7Rules; 1] {
+    [L7Rules::Dns(vec![NamePattern::dns("*").unwrap()])]
 }
 
 /// Sends a packet of a flow without inspector: it is dropped with an event.
@@ -269,7 +281,10 @@ fn a_connection_without_inspector_is_denied() {
 #[test]
 fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
     let http = L7Rules::Http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
-    for rules in rules_without_inspector().into_iter().chain([http]) {
+    // QUIC, to a port with server names.
+    let tls = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
+    let kafka = L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]);
+    for rules in rules_without_inspector().into_iter().chain([http, tls, kafka]) {
         let [src, dst] = [ADDRESSES[1], ADDRESSES[2]];
         for (protocol, packet) in [
             (proto::UDP, udp(A, src, dst, [CLIENT, 80], b"query")),
@@ -303,7 +318,7 @@ fn a_datagram_flow_that_must_be_inspected_now_is_dropped() {
     let mut rig = Rig::with(IngressOfB::Open);
     let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
     assert_eq!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).len(), 1);
-    let [_, dns, _] = rules_without_inspector();
+    let [dns] = rules_without_inspector();
     rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, dns)));
     assert!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).is_empty());
     assert!(rig.send(B, &udp(B, b, a, [80, CLIENT], b"answer")).is_empty());

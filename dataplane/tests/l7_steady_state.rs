@@ -16,8 +16,8 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::{
-    HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Request,
-    L7Rules, L7Verdict, NamePattern, Request,
+    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy,
+    L7Request, L7Rules, L7Verdict, Mismatch, NamePattern, Request,
 };
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -197,7 +197,11 @@ fn decoding_header_blocks_allocates_nothing_once_the_table_is_full() {
 }
 
 fn judging_a_request_of_any_protocol_allocates_nothing() {
-    let header_matches = vec![("X-Role".to_owned(), Some("admin".to_owned()))];
+    let header_matches = vec![HeaderMatch {
+        name: "X-Role".to_owned(),
+        value: Some("admin".to_owned()),
+        mismatch: Mismatch::Fail,
+    }];
     let http = HttpRuleSpec { path: Some("/a/.*".into()), header_matches, ..Default::default() };
     let kafka = |topic: &str| {
         KafkaRule::new(KafkaRuleSpec { topic: Some(topic.into()), ..Default::default() }).unwrap()

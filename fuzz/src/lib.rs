@@ -7,28 +7,34 @@
 
 #[cfg(feature = "captures")]
 mod captures;
+mod dns;
 mod editor;
 mod hpack;
 mod http1;
 mod input;
+mod kafka;
 #[cfg(feature = "manifests")]
 mod manifests;
 mod packets;
 mod patterns;
 #[cfg(feature = "requests")]
 mod requests;
+mod tls;
 
 #[cfg(feature = "captures")]
 pub use captures::captures;
+pub use dns::dns;
 pub use editor::editor;
 pub use hpack::hpack;
 pub use http1::http1;
+pub use kafka::kafka;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
 pub use packets::packets;
 pub use patterns::patterns;
 #[cfg(feature = "requests")]
 pub use requests::requests;
+pub use tls::tls;
 
 /// The body of a target.
 pub type Body = fn(&[u8]);
@@ -37,9 +43,12 @@ pub type Body = fn(&[u8]);
 pub const TARGETS: &[(&str, Body)] = &[
     ("packets", packets),
     ("http1", http1),
+    ("dns", dns),
     ("editor", editor),
     ("patterns", patterns),
     ("hpack", hpack),
+    ("tls", tls),
+    ("kafka", kafka),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]

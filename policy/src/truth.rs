@@ -36,9 +36,9 @@
 //!
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
-//! queried) or `sni` (the server name of a TLS handshake). There is no inspector yet for protocols
-//! other than HTTP. The oracle and the tables decide on such requests, and packets must find that
-//! nothing at all passes on such a flow.
+//! queried) or `sni` (the server name of a TLS handshake; none, if it is empty). The oracle and the
+//! tables decide on all of them, packets on those of HTTP and TLS. There is no inspector yet for DNS:
+//! packets must find that nothing at all passes on such a flow.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

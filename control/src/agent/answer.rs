@@ -1,5 +1,6 @@
 //! Answers to the clients of the control socket.
 
+mod fqdn;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -30,13 +31,13 @@ impl Agent {
             Request::PolicyWait { epoch, timeout_s } => {
                 return self.wait_for_epoch(Epoch(epoch), timeout_s, reply);
             }
+            Request::Flows { follow, last } => return self.flows(follow, last, reply),
             Request::EndpointAdd(spec) => {
                 return self.request_endpoint(EndpointRequest::Add(spec, reply));
             }
             Request::EndpointRemove { link } => {
                 return self.request_endpoint(EndpointRequest::Remove(link, reply));
             }
-            Request::Flows { follow, last } => Ok(self.flows(follow, last)),
             Request::Status {} => to_reply(&self.status()),
             Request::EndpointList {} => to_reply(&self.endpoint_list()),
             Request::PolicyList {} => {
@@ -55,6 +56,12 @@ impl Agent {
                 self.catch_up();
                 self.explain(&query, both_sides).and_then(|explained| to_reply(&explained))
             }
+            Request::FqdnList { pattern } => {
+                self.fqdn_list(pattern.as_deref()).and_then(|list| to_reply(&list))
+            }
+            Request::FqdnClean { pattern } => {
+                self.fqdn_clean(pattern.as_deref()).and_then(|removed| to_reply(&removed))
+            }
             Request::Metrics {} => self.metrics().and_then(|families| to_reply(&families)),
         };
         self.reply(reply, answer);
@@ -66,13 +73,10 @@ impl Agent {
         self.host.after_routes(move || _ = to.send(answer));
     }
 
-    fn flows(&mut self, follow: bool, last: u32) -> Reply {
+    fn flows(&mut self, follow: bool, last: u32, reply: ReplySender) {
         // Records include what a client has just seen happen.
         self.drain_events();
-        let dataplane = self.endpoints.links().dataplane();
-        let past = self.observer.last(last.min(LAST_MAX), dataplane, self.plane.epochs());
-        let live = follow.then(|| self.observer.follow());
-        Reply::Flows { past, live }
+        self.observer.answer(last.min(LAST_MAX), follow, reply);
     }
 
     fn endpoint_list(&self) -> Vec<EndpointStatus> {
@@ -132,10 +136,11 @@ impl Agent {
         let cut_off = unknown.filter_map(|endpoint| {
             Some(format!("link {} is cut off: {}", endpoint.spec.link, endpoint.reason?))
         });
-        self.files.problems().chain(cut_off).chain(self.host.problems()).collect()
+        let files = self.files.problems().chain(self.names.problems());
+        files.chain(cut_off).chain(self.host.problems()).collect()
     }
 
-    fn policies_in_force(&self) -> usize {
+    pub(super) fn policies_in_force(&self) -> usize {
         self.plane.store().policies().filter(|policy| policy.state != StoreState::Rejected).count()
     }
 
@@ -253,6 +258,7 @@ impl Agent {
             flow_records_lost: self.observer.lost(self.dataplane()),
             clients_rejected: self.files.clients().rejected(),
             clients_cut_off: self.files.clients().cut_off(),
+            names: self.names.metrics(),
         }
     }
 }

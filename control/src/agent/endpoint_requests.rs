@@ -10,7 +10,9 @@ use super::endpoints::{
 };
 use super::server::{Reply, ReplySender};
 use crate::error::describe;
+use jiff::Timestamp;
 use podgate_api::{ApiError, EndpointSpec};
+use podgate_policy::PodName;
 
 impl Agent {
     /// Carries out a request, or queues it until the operation ends that runs on its link.
@@ -57,6 +59,8 @@ impl Agent {
             return self.reply(reply, answer);
         };
         info!("endpoint {} on link {link} removed", spec.pod);
+        let PodName { namespace, name } = &spec.pod;
+        self.observer.agent_events().endpoint_deleted(Timestamp::now(), namespace, name);
         // First nobody sends to it any more, then it is detached.
         self.publish();
         if let Ok(Attached { slot, .. }) = attached {
@@ -109,6 +113,8 @@ impl Agent {
         let attached = result.and_then(|prepared| self.attach(&spec, prepared));
         let then = match (purpose, attached) {
             (Purpose::Add(reply), Ok((attached, pod_end))) => {
+                let PodName { namespace, name } = &spec.pod;
+                self.observer.agent_events().endpoint_created(Timestamp::now(), namespace, name);
                 self.endpoints.insert(spec, attached, pod_end);
                 self.added(&link, Ok(()), reply);
                 return self.operation_ended(&link);

@@ -1,16 +1,20 @@
 //! The last flow records, and new ones for clients that follow.
 //!
 //! A record has names, and making one takes some microseconds, which at 100,000 requests per second
-//! is a large part of a core. So events are logged as they are. Records are made of events that a
-//! client reads, and of a bounded number of others in each drain, while the names of their epoch
-//! are known.
+//! is a large part of a core. So events are logged as they are, and records are made of those that
+//! a client reads, and of those whose tables are about to be forgotten.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use podgate_api::FlowItem;
-use podgate_tables::event::Event;
-use podgate_tables::ids::LinkId;
+use podgate_hubble::Observed;
+use podgate_tables::event::{Event, EventKind, RequestLine};
+use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::policy::Verdict;
+
+use super::flow_requests::Requests;
 use tokio::sync::broadcast;
 
 /// Records that a follower may lag behind before it loses some.
@@ -20,35 +24,57 @@ const FOLLOWER_BACKLOG: usize = 4096;
 #[derive(Debug)]
 enum Entry {
     /// A record, or a gap.
-    Item(Arc<FlowItem>),
+    Item(Arc<Observed>),
     /// An event of which no record was made yet.
-    Event(Box<Event>),
+    Event(Box<Logged>),
 }
 
-impl Entry {
-    /// The item; an event is replaced by its record.
-    fn item(&mut self, make: impl FnOnce(&Event) -> FlowItem) -> Arc<FlowItem> {
-        let item = match self {
-            Self::Item(item) => return Arc::clone(item),
-            Self::Event(event) => Arc::new(make(event)),
-        };
-        *self = Self::Item(Arc::clone(&item));
-        item
-    }
+/// An event, and of a response the request that it answers.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    /// The event.
+    pub(crate) event: Event,
+    /// The request, if it is known.
+    pub(crate) request: Option<RequestLine>,
+}
+
+/// Those that share the log: each has as much of it as the others, if it needs that.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Share {
+    /// The link that items are about.
+    link: Option<LinkId>,
+    /// Whether something was dropped or denied: what is allowed leaves room for that.
+    dropped: bool,
+}
+
+/// Makes a record of an event, with its time.
+pub(crate) trait MakeRecord {
+    /// The record, and when it happened.
+    fn make(&self, logged: &Logged) -> (Timestamp, FlowItem);
 }
 
 /// A bounded log that links share fairly.
 #[derive(Debug)]
 pub(crate) struct FlowLog {
-    /// By number, oldest first, with the link that each is about.
-    items: BTreeMap<u64, (Option<LinkId>, Entry)>,
-    /// Numbers of events, oldest first; some were evicted.
-    events: VecDeque<u64>,
-    /// Numbers of each link's items, oldest first; no list is empty.
-    by_link: HashMap<Option<LinkId>, VecDeque<u64>>,
+    /// By number, oldest first.
+    items: BTreeMap<u64, (Share, Entry)>,
+    /// Numbers of each share's items, oldest first; no list is empty.
+    by_share: HashMap<Share, VecDeque<u64>>,
+    /// Requests without their responses.
+    requests: Requests,
     next: u64,
     capacity: usize,
-    live: broadcast::Sender<Arc<FlowItem>>,
+    live: broadcast::Sender<Arc<Observed>>,
+}
+
+/// Whether an event says that something was dropped or denied.
+pub(crate) fn is_drop(event: &Event) -> bool {
+    match event.kind {
+        EventKind::Verdict { verdict, .. } => verdict == Verdict::Deny,
+        EventKind::Drop { .. } => true,
+        EventKind::Request { allowed, .. } => !allowed,
+        EventKind::Response { .. } | EventKind::End { .. } => false,
+    }
 }
 
 impl FlowLog {
@@ -56,185 +82,221 @@ impl FlowLog {
     #[must_use]
     pub(crate) fn new(capacity: usize) -> Self {
         let live = broadcast::Sender::new(FOLLOWER_BACKLOG);
-        let (items, events, by_link) = Default::default();
-        Self { items, events, by_link, next: 0, capacity, live }
+        let (items, by_share, requests) = Default::default();
+        Self { items, by_share, requests, next: 0, capacity, live }
     }
 
-    /// Adds an item about `link`. A full log evicts the oldest item of the link with the most
-    /// items, so a flood of records about one link doesn't evict those of others.
-    pub(crate) fn push(&mut self, link: Option<LinkId>, item: FlowItem) {
-        let item = Arc::new(item);
-        self.insert(link, Entry::Item(Arc::clone(&item)));
+    /// Number of items.
+    #[must_use]
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Most items.
+    #[must_use]
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Adds a gap of `count` events, which was noticed at `time`.
+    pub(crate) fn push_lost(&mut self, count: u64, time: Timestamp) {
+        let item = FlowItem::Lost(count);
+        let observed = Arc::new(Observed { number: self.next, time, item });
+        let share = Share { link: None, dropped: true };
+        self.insert(share, Entry::Item(Arc::clone(&observed)));
         // Fails without followers.
-        let _ = self.live.send(item);
+        let _ = self.live.send(observed);
     }
 
-    /// Adds an event likewise; with followers, `make` makes its record at once.
-    pub(crate) fn push_event(&mut self, event: &Event, make: impl FnOnce(&Event) -> FlowItem) {
+    /// Adds an event. A full log evicts the oldest item of the largest share, so a flood of events
+    /// about one link evicts neither those of others nor its own drops.
+    pub(crate) fn push_event(&mut self, event: Event, records: &impl MakeRecord) {
+        let share = Share { link: Some(event.link), dropped: is_drop(&event) };
+        let request = self.requests.pair(&event);
+        let mut entry = Entry::Event(Box::new(Logged { event, request }));
         if self.live.receiver_count() > 0 {
-            return self.push(Some(event.link), make(event));
+            // Fails if the last follower has just left.
+            let _ = self.live.send(made(&mut entry, self.next, records));
         }
-        if self.events.len() >= 2 * self.capacity {
-            self.events.retain(|number| self.items.contains_key(number));
-        }
-        self.events.push_back(self.next);
-        self.insert(Some(event.link), Entry::Event(Box::new(*event)));
+        self.insert(share, entry);
     }
 
-    /// Makes records of the `count` oldest events.
-    pub(crate) fn make_records(&mut self, count: usize, mut make: impl FnMut(&Event) -> FlowItem) {
-        let mut left = count;
-        while left > 0
-            && let Some(number) = self.events.pop_front()
-        {
-            if let Some((_, entry @ Entry::Event(_))) = self.items.get_mut(&number) {
-                let _made = entry.item(&mut make);
-                left -= 1;
+    /// Makes records of all events of an epoch.
+    pub(crate) fn make_records_of(&mut self, epoch: Epoch, records: &impl MakeRecord) {
+        for (number, (_, entry)) in &mut self.items {
+            if matches!(entry, Entry::Event(logged) if logged.event.epoch == epoch) {
+                made(entry, *number, records);
             }
         }
     }
 
-    fn insert(&mut self, link: Option<LinkId>, entry: Entry) {
+    fn insert(&mut self, share: Share, entry: Entry) {
         if self.items.len() == self.capacity {
-            self.evict_one(link);
+            self.evict_one(share);
         }
-        self.items.insert(self.next, (link, entry));
-        self.by_link.entry(link).or_default().push_back(self.next);
+        self.items.insert(self.next, (share, entry));
+        self.by_share.entry(share).or_default().push_back(self.next);
         self.next += 1;
     }
 
-    fn evict_one(&mut self, link: Option<LinkId>) {
-        let count = |link| self.by_link.get(&link).map_or(0, VecDeque::len);
-        let fair = self.capacity / self.by_link.len().max(1);
-        let most = || self.by_link.iter().max_by_key(|(_, numbers)| numbers.len());
-        let giver = if count(link) > fair { Some(link) } else { most().map(|(link, _)| *link) };
+    fn evict_one(&mut self, share: Share) {
+        let count = |share| self.by_share.get(&share).map_or(0, VecDeque::len);
+        let fair = self.capacity / self.by_share.len().max(1);
+        let most = || self.by_share.iter().max_by_key(|(_, numbers)| numbers.len());
+        let giver = if count(share) > fair { Some(share) } else { most().map(|(share, _)| *share) };
         let Some(giver) = giver else { return };
-        if let Some(numbers) = self.by_link.get_mut(&giver) {
+        if let Some(numbers) = self.by_share.get_mut(&giver) {
             if let Some(number) = numbers.pop_front() {
                 self.items.remove(&number);
             }
             if numbers.is_empty() {
-                self.by_link.remove(&giver);
+                self.by_share.remove(&giver);
             }
         }
     }
 
-    /// The last `count` items, oldest first; `make` makes records of those that are events.
-    pub(crate) fn last(
-        &mut self,
-        count: u32,
-        mut make: impl FnMut(&Event) -> FlowItem,
-    ) -> Vec<Arc<FlowItem>> {
-        let skipped = self.items.len().saturating_sub(count as usize);
-        self.items.values_mut().skip(skipped).map(|(_, entry)| entry.item(&mut make)).collect()
+    /// The last `count` items, oldest first.
+    pub(crate) fn last(&mut self, count: usize, records: &impl MakeRecord) -> Vec<Arc<Observed>> {
+        let skipped = self.items.len().saturating_sub(count);
+        let last = self.items.iter_mut().skip(skipped);
+        last.map(|(number, (_, entry))| made(entry, *number, records)).collect()
     }
 
     /// New items, from here on.
     #[must_use]
-    pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<FlowItem>> {
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<Observed>> {
         self.live.subscribe()
     }
 }
 
+/// The item; an event is replaced by its record.
+fn made(entry: &mut Entry, number: u64, records: &impl MakeRecord) -> Arc<Observed> {
+    let observed = match entry {
+        Entry::Item(observed) => return Arc::clone(observed),
+        Entry::Event(logged) => {
+            let (time, item) = records.make(logged);
+            Arc::new(Observed { number, time, item })
+        }
+    };
+    *entry = Entry::Item(Arc::clone(&observed));
+    observed
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use podgate_tables::drop_reason::DropReason;
-    use podgate_tables::event::EventKind;
-    use podgate_tables::ids::Epoch;
+    use podgate_tables::event::Traffic;
     use podgate_tables::time::Nanos;
     use podgate_tables::tuple::Tuple;
 
     use super::*;
 
-    fn event(number: u64, link: u16) -> Event {
+    const DROP: EventKind = EventKind::Drop { reason: DropReason::Malformed };
+    const END: EventKind = EventKind::End {
+        original: Traffic { packets: 0, bytes: 0 },
+        reply: Traffic { packets: 0, bytes: 0 },
+    };
+
+    fn event(number: u64, link: u16, kind: EventKind) -> Event {
         let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into();
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 2 };
-        let kind = EventKind::Drop { reason: DropReason::Malformed };
         Event { time: Nanos(number), epoch: Epoch(1), link: LinkId(link), tuple, kind }
     }
 
-    /// Stands for making a record.
-    fn made(event: &Event) -> FlowItem {
-        FlowItem::Lost(event.time.0)
+    /// Stands for making records; counts them.
+    #[derive(Default)]
+    struct Records(Cell<u64>);
+
+    impl MakeRecord for Records {
+        fn make(&self, logged: &Logged) -> (Timestamp, FlowItem) {
+            self.0.set(self.0.get() + 1);
+            (Timestamp::UNIX_EPOCH, FlowItem::Lost(logged.event.time.0))
+        }
     }
 
-    fn not_made(_: &Event) -> FlowItem {
-        panic!("nobody asked for it")
+    /// The numbers of the last items' events.
+    fn last(log: &mut FlowLog, count: usize) -> Vec<u64> {
+        numbers(&log.last(count, &Records::default()))
     }
 
-    #[test]
-    fn records_are_made_of_what_is_read_and_of_the_oldest() {
-        let mut log = FlowLog::new(8);
-        (0..20).for_each(|number| log.push_event(&event(number, 1), not_made));
-        assert_eq!(lost(&log.last(2, made)), [18, 19]);
-        assert_eq!(lost(&log.last(2, not_made)), [18, 19]);
-        let mut count = 0;
-        log.make_records(4, |event| {
-            count += 1;
-            made(event)
-        });
-        assert_eq!(count, 4);
-        log.make_records(10, made);
-        assert_eq!(lost(&log.last(10, not_made)), (12..20).collect::<Vec<_>>());
-        assert!(log.events.is_empty());
-        (0..1000).for_each(|number| log.push_event(&event(number, 2), not_made));
-        assert!(log.events.len() <= 2 * log.capacity + 1, "{}", log.events.len());
-    }
-
-    #[test]
-    fn a_follower_gets_records_at_once() {
-        let mut log = FlowLog::new(8);
-        let mut live = log.follow();
-        log.push_event(&event(7, 1), made);
-        assert_eq!(lost(&[live.try_recv().unwrap()]), [7]);
-        assert_eq!(lost(&log.last(1, not_made)), [7]);
-    }
-
-    fn lost(items: &[Arc<FlowItem>]) -> Vec<u64> {
-        let number = |item: &Arc<FlowItem>| match **item {
+    fn numbers(items: &[Arc<Observed>]) -> Vec<u64> {
+        let number = |observed: &Arc<Observed>| match observed.item {
             FlowItem::Lost(number) => number,
             FlowItem::Flow(_) => panic!("a record that nobody wrote"),
         };
         items.iter().map(number).collect()
     }
 
-    #[test]
-    fn the_oldest_items_evict_one() {
-        let mut log = FlowLog::new(3);
-        for number in 0..5 {
-            log.push(None, FlowItem::Lost(number));
-        }
-        assert_eq!(lost(&log.last(2, not_made)), [3, 4]);
-        assert_eq!(lost(&log.last(10, not_made)), [2, 3, 4]);
-        assert_eq!(lost(&log.last(0, not_made)), [0; 0]);
+    fn push(log: &mut FlowLog, link: u16, numbers: std::ops::Range<u64>, kind: EventKind) {
+        numbers.for_each(|n| log.push_event(event(n, link, kind), &Records::default()));
     }
 
     #[test]
-    fn a_flood_of_records_about_one_link_leaves_those_of_others() {
+    fn records_are_made_once_and_of_what_is_read_only() {
+        let (mut log, records) = (FlowLog::new(8), Records::default());
+        (0..20).for_each(|number| log.push_event(event(number, 1, DROP), &records));
+        assert_eq!(records.0.get(), 0);
+        assert_eq!(numbers(&log.last(2, &records)), [18, 19]);
+        assert_eq!(numbers(&log.last(2, &records)), [18, 19]);
+        assert_eq!(records.0.get(), 2);
+        log.make_records_of(Epoch(2), &records);
+        assert_eq!(records.0.get(), 2);
+        log.make_records_of(Epoch(1), &records);
+        assert_eq!(records.0.get(), 8);
+    }
+
+    #[test]
+    fn a_follower_gets_what_comes_after_it_at_once() {
+        let mut log = FlowLog::new(8);
+        push(&mut log, 1, 6..7, DROP);
+        let mut live = log.follow();
+        push(&mut log, 1, 7..8, DROP);
+        log.push_lost(3, Timestamp::UNIX_EPOCH);
+        let (first, second) = (live.try_recv().unwrap(), live.try_recv().unwrap());
+        assert_eq!([first.number, second.number], [1, 2]);
+        assert_eq!(numbers(&[first, second]), [7, 3]);
+        assert!(live.try_recv().is_err());
+        assert_eq!(last(&mut log, 2), [7, 3]);
+    }
+
+    #[test]
+    fn the_oldest_items_evict_one() {
+        let mut log = FlowLog::new(3);
+        push(&mut log, 1, 0..5, DROP);
+        assert_eq!(last(&mut log, 2), [3, 4]);
+        assert_eq!(last(&mut log, 10), [2, 3, 4]);
+        assert_eq!(last(&mut log, 0), [0; 0]);
+    }
+
+    #[test]
+    fn a_flood_of_events_about_one_link_leaves_those_of_others() {
         let mut log = FlowLog::new(100);
-        let push = |log: &mut FlowLog, link, numbers: std::ops::Range<u64>| {
-            numbers.for_each(|number| log.push(Some(LinkId(link)), FlowItem::Lost(number)));
-        };
-        push(&mut log, 1, 0..10);
-        push(&mut log, 2, 1000..2000);
-        push(&mut log, 3, 10..20);
-        push(&mut log, 4, 2000..3000);
-        let seen = lost(&log.last(100, not_made));
+        push(&mut log, 1, 0..10, DROP);
+        push(&mut log, 2, 1000..2000, DROP);
+        push(&mut log, 3, 10..20, DROP);
+        push(&mut log, 4, 2000..3000, DROP);
+        let seen = last(&mut log, 100);
         assert_eq!(seen.len(), 100);
         assert!((0..20).all(|number| seen.contains(&number)), "{seen:?}");
         // One alone has all of it.
         let mut log = FlowLog::new(100);
-        push(&mut log, 2, 0..1000);
-        assert_eq!(lost(&log.last(100, not_made)), (900..1000).collect::<Vec<_>>());
+        push(&mut log, 2, 0..1000, DROP);
+        assert_eq!(last(&mut log, 100), (900..1000).collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_follower_gets_what_comes_after_it() {
-        let mut log = FlowLog::new(3);
-        log.push(None, FlowItem::Lost(1));
-        let mut live = log.follow();
-        log.push(None, FlowItem::Lost(2));
-        assert_eq!(lost(&[live.try_recv().unwrap()]), [2]);
-        assert!(live.try_recv().is_err());
+    fn a_flood_of_allowed_flows_leaves_the_drops_of_the_same_link() {
+        let mut log = FlowLog::new(100);
+        push(&mut log, 1, 0..40, DROP);
+        push(&mut log, 1, 1000..50_000, END);
+        let seen = last(&mut log, 100);
+        assert!((0..40).all(|number| seen.contains(&number)), "{seen:?}");
+        // And the other way round.
+        push(&mut log, 1, 100..1000, DROP);
+        let seen = last(&mut log, 100);
+        assert_eq!(seen.iter().filter(|number| **number >= 1000).count(), 50);
+        assert!((950..1000).all(|number| seen.contains(&number)), "{seen:?}");
     }
 }

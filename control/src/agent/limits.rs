@@ -8,8 +8,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::cli::RunArgs;
 
 /// File descriptors of the agent without links and workers: BPF program and maps, netlink sockets,
-/// log, files under way, and the control socket with all its clients (64).
-const FILES_OF_AGENT: u64 = 256;
+/// log, files under way, and the control socket and Hubble's API with all their clients (64 each).
+const FILES_OF_AGENT: u64 = 384;
 /// Of each worker: epoll and its waker, with a little to spare.
 const FILES_OF_WORKER: u64 = 4;
 /// Of each link beside its sockets: the attached programs.

@@ -1,92 +1,122 @@
-//! The observer: events of the workers, as flow records with names.
+//! The observer: takes events from the workers, and passes them to the flow thread.
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use podgate_api::FlowItem;
+use anyhow::Result;
+use podgate_api::ApiError;
 use podgate_dataplane::share::FairShare;
-use podgate_dataplane::worker::{Clock, Dataplane};
-use podgate_policy::observe::FlowRecord;
+use podgate_dataplane::worker::Dataplane;
+use podgate_hubble::AgentEvents;
 use podgate_tables::event::Event;
-use tokio::sync::broadcast;
 
 use super::epochs::Epochs;
-use super::flow_log::FlowLog;
+use super::flow_log::is_drop;
+use super::flow_thread::{Batch, FlowThread, Message};
+use super::server::ReplySender;
 
-/// Most events of one drain that are logged, so that a flood of dropped packets leaves this thread
-/// time for other work; the rest is counted as lost. Each link has its share of them.
+/// Most events of one drain that are logged, so that a flood of dropped packets leaves the flow
+/// thread time for other work; the rest is counted as lost. Each link has its share of them.
 const RECORDS_PER_DRAIN: usize = 2048;
 
-/// Records that are made in one drain although nobody reads them (see [`super::flow_log`]): 2,560
-/// per second, which take less than 2 % of a core.
-const UNREAD_RECORDS_PER_DRAIN: usize = 64;
+/// How many of these are for drops and denials, if there are so many: the rest is for what was
+/// forwarded.
+const DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 2;
 
-/// Flow records.
+/// Passes events on.
 pub(super) struct Observer {
-    log: FlowLog,
-    /// Events of the last drain, by link.
+    thread: FlowThread,
+    /// Drops of the last drain, by link.
+    drop_shares: FairShare,
+    /// Other events of the last drain, by link.
     shares: FairShare,
-    /// Events that were logged.
+    /// Events that were passed on.
     records: u64,
-    /// Events that were not logged: too many at one time, or of an epoch of too long ago.
+    /// Events that were not passed on: too many at one time, or of an epoch of too long ago.
     skipped: u64,
     /// Lost events that the log has gaps for.
     lost_logged: u64,
 }
 
 impl Observer {
-    /// An empty log of at most `capacity` records.
-    pub(super) fn new(capacity: usize) -> Self {
-        let (log, shares) = (FlowLog::new(capacity), FairShare::default());
-        Self { log, shares, records: 0, skipped: 0, lost_logged: 0 }
+    /// Passes events to `thread`.
+    pub(super) fn new(thread: FlowThread) -> Self {
+        let (drop_shares, shares) = Default::default();
+        Self { thread, drop_shares, shares, records: 0, skipped: 0, lost_logged: 0 }
     }
 
-    /// Logs the workers' events.
+    /// Passes on the workers' events.
     pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs) {
-        let clock = dataplane.clock();
         let mut events: Vec<Event> = Vec::new();
         dataplane.drain_events(|_, event| events.push(event));
         // Each worker's events are in order already.
         events.sort_by_key(|event| event.time);
-        let too_many = events.len() > RECORDS_PER_DRAIN;
-        let mut left = RECORDS_PER_DRAIN;
-        self.shares.reset();
-        for event in &events {
-            if too_many && !self.shares.take(event.link, left) {
-                self.skipped += 1;
-                continue;
+        let drained = events.len();
+        self.thin(&mut events);
+        let mut tables = Vec::new();
+        events.retain(|event| {
+            let known = tables.iter().any(|(epoch, _)| *epoch == event.epoch);
+            if !known && let Some(compiled) = epochs.get(event.epoch) {
+                tables.push((event.epoch, compiled.clone()));
             }
-            left = left.saturating_sub(1);
-            if epochs.get(event.epoch).is_none() {
-                self.skipped += 1;
-                continue;
-            }
-            self.log.push_event(event, |event| flow_item(event, clock, epochs));
-            self.records += 1;
-        }
-        let make = |event: &Event| flow_item(event, clock, epochs);
-        self.log.make_records(UNREAD_RECORDS_PER_DRAIN, make);
+            known || epochs.get(event.epoch).is_some()
+        });
+        self.skipped += (drained - events.len()) as u64;
         let lost = self.lost(dataplane);
-        if lost > self.lost_logged {
-            self.log.push(None, FlowItem::Lost(lost - self.lost_logged));
-            self.lost_logged = lost;
+        if events.is_empty() && lost == self.lost_logged {
+            return;
+        }
+        let count = events.len() as u64;
+        let batch = Batch { events, tables, lost: lost - self.lost_logged };
+        match self.thread.send(Message::Events(batch)) {
+            Ok(()) => {
+                self.records += count;
+                self.lost_logged = lost;
+            }
+            Err(_) => self.skipped += count,
         }
     }
 
-    /// The last `count` records, oldest first.
-    pub(super) fn last(
-        &mut self,
-        count: u32,
-        dataplane: &Dataplane,
-        epochs: &Epochs,
-    ) -> Vec<Arc<FlowItem>> {
-        let clock = dataplane.clock();
-        self.log.last(count, |event| flow_item(event, clock, epochs))
+    /// Of too many events, leaves each link its share, and drops theirs.
+    fn thin(&mut self, events: &mut Vec<Event>) {
+        if events.len() <= RECORDS_PER_DRAIN {
+            return;
+        }
+        self.drop_shares.reset();
+        self.shares.reset();
+        let drops = events.iter().filter(|event| is_drop(event)).count();
+        let others = events.len() - drops;
+        let for_others = others.min(RECORDS_PER_DRAIN - drops.min(DROPS_PER_DRAIN));
+        let mut left_for_drops = RECORDS_PER_DRAIN - for_others;
+        let mut left = RECORDS_PER_DRAIN - left_for_drops;
+        events.retain(|event| {
+            let (shares, left) = match is_drop(event) {
+                true => (&mut self.drop_shares, &mut left_for_drops),
+                false => (&mut self.shares, &mut left),
+            };
+            let taken = shares.take(event.link, *left);
+            *left -= usize::from(taken);
+            taken
+        });
     }
 
-    /// All records from here on.
-    pub(super) fn follow(&self) -> broadcast::Receiver<Arc<FlowItem>> {
-        self.log.follow()
+    /// Answers a client with the last `count` records, and new ones if it follows.
+    pub(super) fn answer(&self, count: u32, follow: bool, reply: ReplySender) {
+        let message = Message::Read { count: count as usize, follow, reply };
+        if let Err(Message::Read { reply, .. }) = self.thread.send(message) {
+            let error = ApiError::failed("the flow log is busy; try again");
+            // A client that left misses the answer only.
+            let _ = reply.send(Err(error));
+        }
+    }
+
+    /// Where events of the agent go.
+    pub(super) fn agent_events(&self) -> &Arc<AgentEvents> {
+        self.thread.agent_events()
+    }
+
+    /// Fails when the flow thread has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        self.thread.check()
     }
 
     /// Events that were logged.
@@ -99,11 +129,4 @@ impl Observer {
         let workers = dataplane.shared().stats.iter();
         workers.map(|worker| worker.events_lost.get()).sum::<u64>() + self.skipped
     }
-}
-
-/// The record of an event; a gap if its epoch is of too long ago.
-fn flow_item(event: &Event, clock: Clock, epochs: &Epochs) -> FlowItem {
-    let Some(compiled) = epochs.get(event.epoch) else { return FlowItem::Lost(1) };
-    let time = Timestamp::try_from(clock.wall(event.time)).unwrap_or_default();
-    FlowItem::Flow(Box::new(FlowRecord::new(event, time, compiled)))
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use podgate_api::{Answer, ApiError, ErrorCode, FlowItem, REQUEST_MAX, Request};
+use podgate_hubble::Observed;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -73,9 +74,9 @@ pub(crate) enum Reply {
     /// Past records and, for a client that follows, new ones.
     Flows {
         /// Oldest first.
-        past: Vec<Arc<FlowItem>>,
+        past: Vec<Arc<Observed>>,
         /// New records.
-        live: Option<broadcast::Receiver<Arc<FlowItem>>>,
+        live: Option<broadcast::Receiver<Arc<Observed>>>,
     },
 }
 
@@ -237,11 +238,11 @@ impl Client {
 
     async fn stream_flows(
         &mut self,
-        past: Vec<Arc<FlowItem>>,
-        live: Option<broadcast::Receiver<Arc<FlowItem>>>,
+        past: Vec<Arc<Observed>>,
+        live: Option<broadcast::Receiver<Arc<Observed>>>,
     ) -> io::Result<()> {
-        for item in past {
-            self.send(Answer::Item(json!(*item))).await?;
+        for observed in past {
+            self.send(Answer::Item(json!(observed.item))).await?;
         }
         if let Some(mut live) = live {
             let mut unused = [0];
@@ -252,7 +253,7 @@ impl Client {
                     _ = self.read.read(&mut unused) => return Ok(()),
                 };
                 match received {
-                    Ok(item) => self.send(Answer::Item(json!(*item))).await?,
+                    Ok(observed) => self.send(Answer::Item(json!(observed.item))).await?,
                     Err(RecvError::Lagged(lost)) => {
                         self.send(Answer::Item(json!(FlowItem::Lost(lost)))).await?;
                     }
@@ -434,8 +435,14 @@ mod tests {
     }
 
     /// Items that the client asked to begin with.
-    fn past(count: usize) -> Vec<Arc<FlowItem>> {
-        std::iter::repeat_n(Arc::new(FlowItem::Lost(7)), count).collect()
+    fn past(count: usize) -> Vec<Arc<Observed>> {
+        std::iter::repeat_n(lost(7), count).collect()
+    }
+
+    /// An item of the flow log.
+    fn lost(count: u64) -> Arc<Observed> {
+        let time = jiff::Timestamp::UNIX_EPOCH;
+        Arc::new(Observed { number: 0, time, item: FlowItem::Lost(count) })
     }
 
     /// Follows flows and reads nothing.
@@ -534,7 +541,7 @@ mod tests {
                 let live = Some(sender.subscribe());
                 // Overflows the channel before the follower's task runs again.
                 for _ in 0..10 {
-                    sender.send(Arc::new(FlowItem::Lost(0))).unwrap();
+                    sender.send(lost(0)).unwrap();
                 }
                 Ok(Reply::Flows { past: Vec::new(), live })
             });

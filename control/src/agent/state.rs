@@ -15,7 +15,7 @@ use podgate_policy::manifest::{self, ReadError};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
-use crate::cli::SOCKET_NAME;
+use crate::cli::{HUBBLE_SOCKET_NAME, SOCKET_NAME};
 
 const VERSION: u32 = 1;
 const LIST: &str = "endpoints.json";
@@ -170,6 +170,12 @@ impl StateDir {
         self.path.join(SOCKET_NAME)
     }
 
+    /// The socket of Hubble's API, unless another one is given.
+    #[must_use]
+    pub(crate) fn hubble_socket(&self) -> PathBuf {
+        self.path.join(HUBBLE_SOCKET_NAME)
+    }
+
     /// Where the bpffs with the pinned programs is mounted.
     #[must_use]
     pub(crate) fn bpf(&self) -> PathBuf {
@@ -192,6 +198,24 @@ impl StateDir {
     #[must_use]
     pub(crate) fn bad_flows(&self) -> PathBuf {
         self.path.join("flows.bad")
+    }
+
+    /// The file of DNS names.
+    #[must_use]
+    pub(crate) fn names(&self) -> PathBuf {
+        self.path.join("names.json")
+    }
+
+    /// Where a damaged file of DNS names is moved.
+    #[must_use]
+    pub(crate) fn bad_names(&self) -> PathBuf {
+        self.path.join("names.bad")
+    }
+
+    /// All files of DNS names that may exist.
+    #[must_use]
+    pub(crate) fn name_files(&self) -> [PathBuf; 3] {
+        [self.names(), self.path.join("names.json.new"), self.bad_names()]
     }
 
     /// All files of the endpoint list that may exist: the list, its copy, unfinished ones, and
@@ -299,6 +323,7 @@ mod tests {
             netns: Some("/run/netns/b".into()),
             mac: None,
             mtu: Some(65000.try_into().unwrap()),
+            assigned: vec!["10.0.0.1".parse().unwrap()],
         };
         Remembered { spec, offload_was_on: link == "veth1" }
     }

@@ -17,7 +17,8 @@ pub(crate) fn explained(explained: &Explained) -> String {
     let (source, destination) = (&explanation.source, &explanation.destination);
     let mut lines = vec![verdict_line(explanation), String::new()];
     lines.push(format!("from  {}", end(source)));
-    lines.push(format!("to    {}{}", end(destination), called_service(explanation)));
+    let what = called_service(explanation) + &dns_names(explanation);
+    lines.push(format!("to    {}{what}", end(destination)));
     for (name, whose, direction) in [
         ("egress of", source, &explanation.egress),
         ("ingress of", destination, &explanation.ingress),
@@ -65,6 +66,13 @@ fn verdict_line(explanation: &Explanation) -> String {
 fn called_service(explanation: &Explanation) -> String {
     let service = explanation.service.iter();
     service.map(|it| format!("  cluster IP of Service {}/{}", it.namespace, it.name)).collect()
+}
+
+fn dns_names(explanation: &Explanation) -> String {
+    match explanation.dns_names.as_slice() {
+        [] => String::new(),
+        names => format!("  address of DNS name {}", names.join(", ")),
+    }
 }
 
 fn service_note(service: &CalledService) -> String {
@@ -264,17 +272,17 @@ mod tests {
         let policy = serde_json::json!({"apiVersion": "cilium.io/v2",
             "kind": "CiliumNetworkPolicy", "metadata": {"namespace": "shop", "name": "broker"},
             "spec": {"endpointSelector": {"matchLabels": {"app": "broker"}},
-                     "ingress": [{"toPorts": [{"ports": [{"port": "9092", "protocol": "TCP"}],
-                                              "rules": {"kafka": [{"topic": "a"}]}}]}]}});
+                     "egress": [{"toPorts": [{"ports": [{"port": "53", "protocol": "TCP"}],
+                                             "rules": {"dns": [{"matchName": "a"}]}}]}]}});
         for object in [pod("broker", "10.0.0.1"), pod("web", "10.0.0.2"), policy] {
             store.apply(&object, None).unwrap();
         }
-        for request in [None, Some("topic=a,api=fetch"), Some("topic=b,api=fetch")] {
+        for request in [None, Some("a"), Some("b")] {
             let query = Query {
-                from: "web".parse().unwrap(),
-                to: "broker".parse().unwrap(),
-                port: "9092".parse().unwrap(),
-                request: request.map(|kafka| RequestSpec::Kafka(kafka.parse().unwrap())),
+                from: "broker".parse().unwrap(),
+                to: "web".parse().unwrap(),
+                port: "53".parse().unwrap(),
+                request: request.map(|name| RequestSpec::Dns(name.to_owned())),
                 misses_max: 1,
             };
             let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
@@ -282,7 +290,7 @@ mod tests {
             assert_eq!(json["verdict"], "denied", "{request:?}");
             let text = explained(&Explained { epoch: None, notes: Vec::new(), explanation });
             assert!(text.starts_with("DENIED, AS WORKERS CAN'T INSPECT IT"), "{text}");
-            assert!(text.contains("note: workers can't inspect Kafka over TCP"), "{text}");
+            assert!(text.contains("note: workers can't inspect DNS over TCP"), "{text}");
         }
     }
 

@@ -8,6 +8,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
@@ -73,6 +74,8 @@ pub struct InspectCtx<'a> {
     pub now: Nanos,
     /// The rules of the flow, as of now.
     pub policy: &'a L7Policy,
+    /// Limits of HTTP/1.
+    pub http: HttpLimits,
     /// Whether the inspector may buffer bytes of its own. If not, it answers [`Op::Stall`] where it
     /// would have to.
     pub may_buffer: bool,
@@ -80,6 +83,11 @@ pub struct InspectCtx<'a> {
 
 /// A protocol inspector.
 pub trait Inspector: Default {
+    /// Forgets the connection: another one begins, or both ends were reset.
+    fn restart(&mut self) {
+        *self = Self::default();
+    }
+
     /// Decides about the bytes at the front of a direction, of which there is at least one.
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step;
 

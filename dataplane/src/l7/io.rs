@@ -2,6 +2,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::mem::{Frame, Packet, Umem};
@@ -34,6 +35,10 @@ pub trait FlowIo {
     fn keep(&mut self, bytes: usize) -> bool;
     /// So many bytes are kept no longer.
     fn forget(&mut self, bytes: usize);
+    /// Limits of HTTP/1 connections.
+    fn http_limits(&self) -> HttpLimits {
+        HttpLimits::default()
+    }
     /// Tells an event about the flow.
     fn event(&mut self, kind: EventKind);
 }

@@ -3,24 +3,35 @@
 use podgate_tables::l7::{L7Policy, L7Protocol};
 use podgate_tables::tuple::FlowDirection;
 
+use super::dns::{DnsContext, DnsStream};
 use super::http1::Http1;
 use super::inspector::{Injection, InspectCtx, Inspector, Op, Step};
+use super::kafka::Kafka;
+use super::tls::Tls;
 
 /// The inspector of a flow.
 #[derive(Debug)]
 pub enum Protocol {
     /// HTTP/1.0 and HTTP/1.1.
     Http1(Http1),
+    /// Kafka. Its state is several times as large as that of the others.
+    Kafka(Box<Kafka>),
+    /// TLS server names.
+    Tls(Tls),
+    /// DNS over TCP.
+    Dns(DnsStream),
 }
 
 impl Protocol {
     /// The inspector of flows with these rules over TCP. `None` if there is none
     /// ([`L7Policy::has_inspector`]).
     #[must_use]
-    pub fn for_rules(policy: &L7Policy) -> Option<Self> {
+    pub fn for_rules(policy: &L7Policy, dns: &DnsContext) -> Option<Self> {
         match policy.protocol().ok()?? {
             L7Protocol::Http => Some(Self::default()),
-            L7Protocol::Kafka | L7Protocol::Dns | L7Protocol::Tls => None,
+            L7Protocol::Dns => Some(Self::Dns(DnsStream::new(dns))),
+            L7Protocol::Tls => Some(Self::Tls(Tls::default())),
+            L7Protocol::Kafka => Some(Self::Kafka(Box::default())),
         }
     }
 
@@ -29,6 +40,18 @@ impl Protocol {
     pub const fn of_rules(&self) -> L7Protocol {
         match self {
             Self::Http1(_) => L7Protocol::Http,
+            Self::Dns(_) => L7Protocol::Dns,
+            Self::Kafka(_) => L7Protocol::Kafka,
+            Self::Tls(_) => L7Protocol::Tls,
+        }
+    }
+
+    /// The ticket of the DNS answer that the flow waits for.
+    #[must_use]
+    pub fn awaited_answer(&self) -> Option<u64> {
+        match self {
+            Self::Dns(stream) => stream.awaited(),
+            Self::Http1(_) | Self::Kafka(_) | Self::Tls(_) => None,
         }
     }
 }
@@ -44,11 +67,19 @@ macro_rules! dispatch {
     ($self:ident, $inspector:ident => $call:expr) => {
         match $self {
             Protocol::Http1($inspector) => $call,
+            Protocol::Kafka($inspector) => $call,
+            Protocol::Tls($inspector) => $call,
+            Protocol::Dns($inspector) => $call,
         }
     };
 }
 
 impl Inspector for Protocol {
+    /// The protocol stays the same.
+    fn restart(&mut self) {
+        dispatch!(self, inspector => inspector.restart());
+    }
+
     #[inline]
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
         dispatch!(self, inspector => inspector.inspect(cx, direction, bytes))

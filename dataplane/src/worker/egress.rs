@@ -6,6 +6,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::route::NextHop;
 use podgate_tables::time::Nanos;
 
@@ -130,16 +131,19 @@ impl TxPort {
 /// packets in flight.
 const HELD_SHARE: usize = 8;
 
-/// L7 buffer budget per inspected flow, bytes: one request head of maximal length, which is more
-/// than a flow between requests uses.
+/// L7 buffer budget per inspected flow, bytes: a large request head, which is more than a flow
+/// between requests uses. Flows with larger heads use what others leave.
 const BUFFERED_PER_FLOW: usize = 16 * 1024;
+/// Heads of maximal length that the budget has room for at least.
+const HEADS_MIN: usize = 16;
 
 impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
         let config = &shared.config;
         let workers = usize::from(config.workers);
         let frames = pool.umem().frames() as usize / (workers * HELD_SHARE);
-        let bytes = config.inspected_per_worker as usize * BUFFERED_PER_FLOW;
+        let heads = HEADS_MIN * (config.http.head as usize).next_power_of_two();
+        let bytes = (config.inspected_per_worker as usize * BUFFERED_PER_FLOW).max(heads);
         Self {
             index,
             shared: Arc::clone(shared),
@@ -159,6 +163,10 @@ impl Egress {
 
     pub(super) fn stats(&self) -> &WorkerStats {
         &self.shared.stats[usize::from(self.index)]
+    }
+
+    pub(super) fn http_limits(&self) -> HttpLimits {
+        self.shared.config.http
     }
 
     pub(super) fn umem(&self) -> &Umem {

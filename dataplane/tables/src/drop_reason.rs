@@ -50,10 +50,18 @@ drop_reasons! {
     L7Unsupported = ("l7_unsupported", 134),
     /// A retransmission with other bytes than those inspected.
     L7Mismatch = ("l7_retransmission_mismatch", 134),
-    /// Bytes beyond the buffer limits of an inspected flow: too far out of order, or too many.
+    /// Bytes beyond the buffer limits of an inspected flow: too far out of order, or too many. Also
+    /// a request beyond the limits of its protocol, such as an HTTP head that is too long.
     L7Limit = ("l7_limit", 198),
     /// A request head was not complete in time.
     L7Timeout = ("l7_timeout", 134),
+    /// A DNS response that answers no query of its flow, or the datagram of a DNS server that no
+    /// query was sent to.
+    DnsUnsolicited = ("dns_unsolicited", 134),
+    /// A DNS response whose addresses the control thread has not admitted in time.
+    DnsUnreleased = ("dns_unreleased", 134),
+    /// A DNS response with addresses, while too many others wait for their release.
+    DnsHeldFull = ("dns_held_full", 198),
     /// The frame is shorter than its headers say, or a header is inconsistent.
     Truncated = ("truncated_header", 135),
     /// A header field is invalid (version, length, mapped or martian address, flags).

@@ -2,6 +2,7 @@
 //!
 //! Rules are ids in an event; the catalogue of the tables of [`Event::epoch`] has their names.
 
+use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
@@ -106,6 +107,12 @@ pub const PATH_MAX: usize = 128;
 pub const HOST_MAX: usize = 64;
 /// Longest part of a request's method that an event has, bytes.
 pub const METHOD_MAX: usize = 16;
+/// Longest part of a Kafka client id that an event has, bytes.
+pub const CLIENT_ID_MAX: usize = 64;
+/// Longest part of a Kafka topic that an event has, bytes.
+pub const TOPIC_MAX: usize = 128;
+/// Longest part of a server name that an event has, bytes.
+pub const SERVER_NAME_MAX: usize = 208;
 
 /// The first `N` bytes of a string from the wire.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -149,6 +156,12 @@ impl<const N: usize> std::fmt::Debug for Text<N> {
 pub enum RequestRecord {
     /// An HTTP request.
     Http(RequestLine),
+    /// A DNS query.
+    Dns(DnsQuestion),
+    /// A TLS ClientHello: the server that it names, truncated; empty if it names none.
+    ServerName(Text<SERVER_NAME_MAX>),
+    /// A Kafka request.
+    Kafka(KafkaRecord),
 }
 
 impl Default for RequestRecord {
@@ -164,6 +177,52 @@ pub enum ResponseStatus {
     Http(u16),
     /// The status code of a gRPC call (gRPC over HTTP/2, Responses).
     Grpc(u16),
+    /// The result of a DNS query.
+    Dns(DnsResult),
+    /// The first error code of a Kafka response; 0 is none.
+    Kafka(i16),
+}
+
+/// Longest part of a queried name that an event has, bytes.
+pub const QUERIED_NAME_MAX: usize = 192;
+
+/// What a DNS query asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct DnsQuestion {
+    /// The name in lower case, without a trailing dot, truncated.
+    pub name: Text<QUERIED_NAME_MAX>,
+    /// Type of the records (RFC 1035 §3.2.2).
+    pub kind: u16,
+}
+
+/// What a DNS response says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsResult {
+    /// Response code (RFC 1035 §4.1.1).
+    pub rcode: u8,
+    /// Type of the records that were asked for; zero if the response does not say.
+    pub kind: u16,
+    /// Addresses of the queried name.
+    pub addresses: u16,
+    /// The first one, if there is any.
+    pub first: Address,
+    /// Seconds for which it may be used.
+    pub ttl: u32,
+}
+
+/// What identifies a Kafka request, and its first topic, truncated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct KafkaRecord {
+    /// API key.
+    pub api_key: i16,
+    /// API version.
+    pub api_version: i16,
+    /// Correlation id.
+    pub correlation_id: i32,
+    /// Client id; empty if it has none.
+    pub client_id: Text<CLIENT_ID_MAX>,
+    /// The first topic; empty if it names none.
+    pub topic: Text<TOPIC_MAX>,
 }
 
 /// Method, path and host of an HTTP request, each truncated.

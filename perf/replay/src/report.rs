@@ -87,6 +87,10 @@ pub struct Flow {
     /// Number of further HTTP requests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_requests: u64,
+    /// Ends of the connection by L7 inspection in the middle of a message, or before any request
+    /// could be read, by the label of the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub denials: BTreeMap<String, u64>,
     /// Packets from the source and to it, including dropped ones.
     pub packets: [u64; 2],
     /// Bytes of these packets, from the IP header.

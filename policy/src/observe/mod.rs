@@ -22,6 +22,7 @@ mod text;
 
 pub use names::{PolicyName, RuleName};
 pub use record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
 };
 pub(crate) use resolve::NameResolver;
+pub use text::http_url;

@@ -101,11 +101,75 @@ pub enum Detail {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rule: Option<RuleName>,
     },
+    /// A TLS connection was allowed or denied by the server name of its ClientHello.
+    TlsRequest {
+        /// The server name, cut to [`podgate_tables::event::SERVER_NAME_MAX`] bytes; empty if the
+        /// client named none. Control characters from the pod are escaped.
+        server_name: String,
+        /// The rule that allowed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
+    /// A Kafka request was allowed or denied.
+    KafkaRequest {
+        /// API key.
+        api_key: i16,
+        /// API version.
+        api_version: i16,
+        /// Correlation id.
+        correlation_id: i32,
+        /// Client id, cut to [`podgate_tables::event::CLIENT_ID_MAX`] bytes. Control characters from
+        /// the pod are escaped, here and in the topic.
+        client_id: String,
+        /// The first topic, cut to [`podgate_tables::event::TOPIC_MAX`] bytes; empty if there is
+        /// none.
+        topic: String,
+        /// The rule that allowed it, or its first topic.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
+    /// A Kafka response passed.
+    KafkaResponse {
+        /// The first error code in it; 0 if there is none.
+        error_code: i16,
+        /// From the request's release to the response, nanoseconds.
+        latency_ns: u64,
+    },
     /// An HTTP response head passed.
     HttpResponse {
         /// Status code.
         status: u16,
         /// From the request's release to the response's head, nanoseconds.
+        latency_ns: u64,
+        /// What it answers, if the event of the request is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<HttpTarget>,
+    },
+    /// A DNS query was allowed or denied.
+    DnsRequest {
+        /// Name, cut to [`podgate_tables::event::QUERIED_NAME_MAX`] bytes, with a trailing dot.
+        query: String,
+        /// Type of the records that were asked for: `A`, or `TYPE65280` for one without a name.
+        qtype: String,
+        /// The rule that allowed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
+    /// A DNS response was forwarded.
+    DnsResponse {
+        /// Response code.
+        rcode: u8,
+        /// Type of the records that were asked for, if the response says it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        qtype: Option<String>,
+        /// The first address of the queried name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// How many addresses there are.
+        addresses: u16,
+        /// Seconds for which the first one may be used.
+        ttl: u32,
+        /// From the query's release to that of the response, nanoseconds.
         latency_ns: u64,
     },
     /// The flow ended.
@@ -115,6 +179,17 @@ pub enum Detail {
         /// Bytes from the source and to it.
         bytes: [u64; 2],
     },
+}
+
+/// What an HTTP request asked for; the fields are those of [`Detail::HttpRequest`].
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct HttpTarget {
+    /// Method.
+    pub method: String,
+    /// Request target.
+    pub path: String,
+    /// Host header.
+    pub host: String,
 }
 
 /// What decided one direction of a flow.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{Event, EventKind, RequestRecord, ResponseStatus};
+use podgate_tables::event::{Event, EventKind, RequestLine, RequestRecord, ResponseStatus};
 use podgate_tables::ids::RuleId;
 use podgate_tables::policy::{self, Cause, Exemption, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
@@ -11,7 +11,7 @@ use podgate_tables::tuple::Tuple;
 
 use super::names::{PolicyName, RuleName};
 use super::record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
 };
 use crate::catalog::IdentityInfo;
 use crate::compile::Compiled;
@@ -40,6 +40,22 @@ impl FlowRecord {
             detail: names.detail(&event.kind),
         }
     }
+}
+
+impl FlowRecord {
+    /// Adds to the record of an HTTP response what was requested.
+    pub fn set_request(&mut self, line: &RequestLine) {
+        if let Detail::HttpResponse { request, .. } = &mut self.detail {
+            let [method, path, host] =
+                [line.method.bytes(), line.path.bytes(), line.host.bytes()].map(text);
+            *request = Some(HttpTarget { method, path, host });
+        }
+    }
+}
+
+/// Text of a pod: not escaped.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
@@ -76,6 +92,36 @@ const TCP_FLAGS: [(u8, &str); 8] = [
     (0x40, "ECE"),
     (0x80, "CWR"),
 ];
+
+/// Name of a type of DNS records (IANA "Resource Record (RR) TYPEs"), or its number as RFC 3597 §5
+/// writes it.
+fn record_type(kind: u16) -> String {
+    let name = match kind {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        33 => "SRV",
+        35 => "NAPTR",
+        39 => "DNAME",
+        43 => "DS",
+        46 => "RRSIG",
+        48 => "DNSKEY",
+        52 => "TLSA",
+        64 => "SVCB",
+        65 => "HTTPS",
+        251 => "IXFR",
+        252 => "AXFR",
+        255 => "ANY",
+        257 => "CAA",
+        other => return format!("TYPE{other}"),
+    };
+    name.to_owned()
+}
 
 /// Gives names to the numbers of one event, or of one decision.
 pub(crate) struct NameResolver<'a> {
@@ -118,7 +164,20 @@ impl NameResolver<'_> {
             EventKind::Drop { .. } => Detail::Drop,
             EventKind::Request { rule, request, .. } => self.request(rule, &request),
             EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
-                Detail::HttpResponse { status, latency_ns }
+                Detail::HttpResponse { status, latency_ns, request: None }
+            }
+            EventKind::Response { status: ResponseStatus::Dns(result), latency_ns } => {
+                Detail::DnsResponse {
+                    rcode: result.rcode,
+                    qtype: (result.kind != 0).then(|| record_type(result.kind)),
+                    address: (result.addresses > 0).then(|| result.first.ip()),
+                    addresses: result.addresses,
+                    ttl: result.ttl,
+                    latency_ns,
+                }
+            }
+            EventKind::Response { status: ResponseStatus::Kafka(error_code), latency_ns } => {
+                Detail::KafkaResponse { error_code, latency_ns }
             }
             EventKind::End { original, reply } => Detail::End {
                 packets: [original.packets, reply.packets],
@@ -128,7 +187,6 @@ impl NameResolver<'_> {
     }
 
     fn request(&self, rule: Option<RuleId>, request: &RequestRecord) -> Detail {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let rule = rule.map(|rule| self.rule(rule));
         match request {
             RequestRecord::Http(request) => Detail::HttpRequest {
@@ -137,6 +195,22 @@ impl NameResolver<'_> {
                 host: text(request.host.bytes()),
                 rule,
             },
+            RequestRecord::Dns(question) => Detail::DnsRequest {
+                query: text(question.name.bytes()) + ".",
+                qtype: record_type(question.kind),
+                rule,
+            },
+            RequestRecord::Kafka(request) => Detail::KafkaRequest {
+                api_key: request.api_key,
+                api_version: request.api_version,
+                correlation_id: request.correlation_id,
+                client_id: text(request.client_id.bytes()),
+                topic: text(request.topic.bytes()),
+                rule,
+            },
+            RequestRecord::ServerName(name) => {
+                Detail::TlsRequest { server_name: text(name.bytes()), rule }
+            }
         }
     }
 

@@ -4,10 +4,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use podgate_tables::l7::rules::kafka::api_key_name;
+
 use super::names::PolicyName;
 use super::record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
 };
+use crate::rules::Side;
 use crate::terminal::escape;
 
 impl FlowRecord {
@@ -38,21 +41,47 @@ impl FlowRecord {
             Outcome::Redirected => "REDIRECTED",
         };
         match &self.detail {
-            Detail::PolicyVerdict { egress, ingress, .. } => decided_directions(egress, ingress)
+            Detail::PolicyVerdict { .. } => self
+                .directions()
                 .into_iter()
-                .map(|(direction, verdict)| format!("policy-verdict:{}", verdict.text(direction)))
+                .map(|(side, verdict)| {
+                    let direction = match side {
+                        Side::Ingress => "INGRESS",
+                        Side::Egress => "EGRESS",
+                    };
+                    format!("policy-verdict:{}", verdict.text(direction))
+                })
                 .collect(),
             Detail::Drop => {
                 let reason = self.drop_reason.as_deref().unwrap_or("unknown");
                 vec![format!("{} {verdict}", sentence_case(reason))]
             }
             Detail::HttpRequest { .. } => vec![format!("http-request {verdict}")],
+            Detail::KafkaRequest { .. } => vec![format!("kafka-request {verdict}")],
+            Detail::KafkaResponse { .. } => vec![format!("kafka-response {verdict}")],
+            Detail::TlsRequest { .. } => vec![format!("tls-request {verdict}")],
             Detail::HttpResponse { .. } => vec![format!("http-response {verdict}")],
+            Detail::DnsRequest { .. } => vec![format!("dns-request {verdict}")],
+            Detail::DnsResponse { .. } => vec![format!("dns-response {verdict}")],
             Detail::End { .. } => vec![format!("flow-end {verdict}")],
         }
     }
 
-    fn summary(&self) -> String {
+    /// The directions that a policy decided; if there is none, the one at this node. Where egress
+    /// denies a flow, an ingress that would have allowed it is left out. Other records than policy
+    /// verdicts have no directions.
+    #[must_use]
+    pub fn directions(&self) -> Vec<(Side, &DirectionVerdict)> {
+        match &self.detail {
+            Detail::PolicyVerdict { egress, ingress, .. } => decided_directions(egress, ingress),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the record is about, as `hubble observe` prints it in parentheses. Characters that do
+    /// not print are not escaped.
+    #[must_use]
+    pub fn summary(&self) -> String {
         let protocol = &self.protocol;
         match &self.detail {
             Detail::PolicyVerdict { tcp_flags, .. } if !tcp_flags.is_empty() => {
@@ -67,13 +96,35 @@ impl FlowRecord {
             }
             Detail::PolicyVerdict { .. } | Detail::Drop => protocol.clone(),
             Detail::HttpRequest { method, path, host, .. } => {
-                // An absolute request target (RFC 9112 §3.2.2) names the host itself.
-                let absolute = path.contains("://");
-                let origin = if absolute { String::new() } else { format!("http://{host}") };
-                format!("HTTP/1.1 {method} {origin}{path}")
+                format!("HTTP/1.1 {method} {}", http_url(host, path))
             }
-            Detail::HttpResponse { status, latency_ns } => {
-                format!("HTTP/1.1 {status} {}ms", latency_ns / 1_000_000)
+            Detail::KafkaRequest { api_key, correlation_id, topic, .. } => {
+                let api = api_key_name(*api_key).map_or_else(|| api_key.to_string(), str::to_owned);
+                format!("Kafka request {api} correlation id {correlation_id} topic '{topic}'")
+            }
+            Detail::KafkaResponse { error_code, latency_ns } => {
+                format!("Kafka response error {error_code} {}ms", latency_ns / 1_000_000)
+            }
+            Detail::TlsRequest { server_name, .. } => match server_name.as_str() {
+                "" => "TLS without server name".to_owned(),
+                name => format!("TLS to {name}"),
+            },
+            Detail::HttpResponse { status, latency_ns, request } => {
+                let request = request.as_ref().map_or_else(String::new, |request| {
+                    format!(" ({} {})", request.method, http_url(&request.host, &request.path))
+                });
+                format!("HTTP/1.1 {status} {}ms{request}", latency_ns / 1_000_000)
+            }
+            Detail::DnsRequest { query, qtype, .. } => format!("DNS Query {query} {qtype}"),
+            Detail::DnsResponse { rcode, qtype, address, addresses, ttl, latency_ns } => {
+                let answer = match (rcode, address) {
+                    (0, Some(address)) if *addresses > 1 => format!("\"{address},…\" TTL: {ttl} "),
+                    (0, Some(address)) => format!("\"{address}\" TTL: {ttl} "),
+                    (0, None) => String::new(),
+                    (code, _) => format!("RCode: {} ", rcode_name(*code)),
+                };
+                let qtype = qtype.as_deref().map(|qtype| format!("{qtype} ")).unwrap_or_default();
+                format!("DNS Answer {answer}({qtype}{}ms)", latency_ns / 1_000_000)
             }
             Detail::End { packets: [out, back], bytes: [bytes_out, bytes_back] } => {
                 format!("{protocol} packets {out}/{back} bytes {bytes_out}/{bytes_back}")
@@ -82,27 +133,47 @@ impl FlowRecord {
     }
 }
 
+/// Name of a response code, as Hubble prints it (gopacket `layers/dns.go`, `DNSResponseCode`).
+fn rcode_name(code: u8) -> String {
+    let name = match code {
+        0 => "No Error",
+        1 => "Format Error",
+        2 => "Server Failure",
+        3 => "Non-Existent Domain",
+        4 => "Not Implemented",
+        5 => "Query Refused",
+        other => return format!("{other}"),
+    };
+    name.to_owned()
+}
+
+/// The URL of a request target. An absolute one (RFC 9112 §3.2.2) names the host itself.
+#[must_use]
+pub fn http_url(host: &str, path: &str) -> String {
+    if path.contains("://") { path.to_owned() } else { format!("http://{host}{path}") }
+}
+
 /// The directions that a policy decided; if there is none, the one at this node. Where egress
 /// denies a flow, an ingress that would have allowed it is left out.
 fn decided_directions<'a>(
     egress: &'a DirectionVerdict,
     ingress: &'a DirectionVerdict,
-) -> Vec<(&'static str, &'a DirectionVerdict)> {
+) -> Vec<(Side, &'a DirectionVerdict)> {
     let by_policy = |verdict: &DirectionVerdict| match verdict.by {
         DecidedBy::Rule { .. } | DecidedBy::Conflict { .. } | DecidedBy::DefaultDeny { .. } => true,
         DecidedBy::Unenforced | DecidedBy::Node | DecidedBy::ToSelf | DecidedBy::NotLocal => false,
     };
     let mut shown = Vec::new();
     if by_policy(egress) {
-        shown.push(("EGRESS", egress));
+        shown.push((Side::Egress, egress));
     }
     if by_policy(ingress) && (egress.allowed || !ingress.allowed) {
-        shown.push(("INGRESS", ingress));
+        shown.push((Side::Ingress, ingress));
     }
     if shown.is_empty() {
         shown.push(match egress.by {
-            DecidedBy::NotLocal => ("INGRESS", ingress),
-            _ => ("EGRESS", egress),
+            DecidedBy::NotLocal => (Side::Ingress, ingress),
+            _ => (Side::Egress, egress),
         });
     }
     shown

@@ -78,7 +78,9 @@ impl<'s> OracleVerdict<'s> {
             Some(rules) => requests::allow(rules, part),
         };
         // An inspector of one protocol denies requests of others.
-        self.protocols().is_subset(&BTreeSet::from([request.protocol()]))
+        let protocols = self.protocols();
+        protocols.is_subset(&BTreeSet::from([request.protocol()]))
+            && (protocols.is_empty() || request.is_valid())
             && request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
     }
 

@@ -10,7 +10,7 @@ use podgate_policy::explain::{
 use podgate_policy::observe::{DecidedBy, RuleName};
 use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
 use podgate_tables::ids::SelectorId;
-use podgate_tables::l7::http1::{FIELDS_MAX, read_head};
+use podgate_tables::l7::http1::{no_fields, read_head};
 use podgate_tables::l7::{L7Policy, L7Request};
 use podgate_tables::policy::{Cause, Decision, LocalEnds, PeerMatch, Subject, Verdict};
 use podgate_tables::proto;
@@ -29,6 +29,29 @@ fn store_of(objects: &[Value]) -> Store {
         store.apply(object, None).unwrap_or_else(|r| panic!("{object}: {r:?}"));
     }
     store
+}
+
+#[test]
+fn the_destination_has_its_dns_names_unless_it_is_a_pod_or_a_node() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "a"},
+                     "status": {"podIPs": [{"ip": "10.0.0.1"}]}});
+    let mut store = store_of(&[pod]);
+    let addresses = ["203.0.113.1", "10.0.0.1", HOSTS[0]].map(|text| text.parse().unwrap());
+    store.learn("b.example", addresses);
+    store.learn("A.example.", addresses[..1].to_vec());
+    let names = |to: &str| {
+        let query = Query {
+            from: "10.0.0.1".parse().unwrap(),
+            to: to.parse().unwrap(),
+            port: "80/TCP".parse().unwrap(),
+            request: None,
+            misses_max: 0,
+        };
+        explain(&store, &compile(&store), &query, Local::Both).unwrap().dns_names
+    };
+    assert_eq!(names("203.0.113.1"), ["a.example", "b.example"]);
+    assert_eq!(names("203.0.113.2"), [""; 0]);
+    assert_eq!((names("10.0.0.1"), names(HOSTS[0])), (vec![], vec![]));
 }
 
 fn http() -> impl Strategy<Value = HttpSpec> {
@@ -74,7 +97,7 @@ fn passes(policy: &L7Policy, http: &HttpSpec) -> bool {
     let fields: String = http.headers.iter().map(|header| format!("{header}\r\n")).collect();
     let host = http.host.as_ref().unwrap();
     let head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n", http.method, http.target);
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut fields = no_fields();
     let request = read_head(head.as_bytes(), &mut fields).unwrap();
     policy.decide(&L7Request::Http(request)).is_allow()
 }

@@ -107,6 +107,9 @@ fn allows(decision: &Decision, request: &Request) -> bool {
             }))
         }
         Request::Dns(name) => judge(L7Request::Dns(name.as_bytes())),
-        Request::ServerName(name) => judge(L7Request::ServerName(Some(name.as_bytes()))),
+        Request::ServerName(name) => {
+            let name = Some(name.as_bytes()).filter(|name| !name.is_empty());
+            judge(L7Request::ServerName(name))
+        }
     }
 }

@@ -13,6 +13,7 @@ mod inspect;
 mod io;
 mod rig;
 mod tables;
+mod tls;
 
 pub use counters::{Count, Counts};
 pub use frames::{
@@ -25,4 +26,8 @@ pub use rig::{Rig, RigConfig};
 pub use tables::{
     A, ADDRESSES, ADDRESSES_V6, B, DENY_SET, HOST, IngressOfB, LABELS_OF_A, MTU, OUTSIDE, RULE,
     closed, guarded, snapshot, snapshot_with,
+};
+pub use tls::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, Conversation, HANDSHAKE, client_hello,
+    client_hello_message, conversations, from_hex, hello_retry_request, server_hello, tls_record,
 };

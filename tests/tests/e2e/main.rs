@@ -2,14 +2,20 @@
 //!
 //! Each test builds its own lab, which takes half a second. Only one lab exists at a time.
 
+mod cni;
 mod confined;
 mod cut_off;
+mod dns;
 mod explain;
 mod flood;
+mod fqdn;
 mod hairpin;
 mod hostile;
 mod http;
+mod http_peers;
+mod hubble;
 mod isolation;
+mod kafka;
 mod kube;
 mod lifecycle;
 mod limits;
@@ -26,5 +32,6 @@ mod restart;
 mod scenario;
 mod spoof;
 mod state;
+mod tls;
 mod tunnels;
 mod workers;

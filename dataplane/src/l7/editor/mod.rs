@@ -191,7 +191,7 @@ impl<I: Inspector> Editor<I> {
                 let half = &mut self.halves[direction];
                 (half.memory, half.own) = Default::default();
             }
-            self.inspector = I::default();
+            self.inspector.restart();
         }
         let heap = self.heap();
         debug_assert!(heap <= self.buffered, "{heap} bytes are used of {}", self.buffered);
@@ -218,7 +218,7 @@ impl<I: Inspector> Editor<I> {
         if !edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
             return io.discard(packet, DropReason::BadChecksum);
         }
-        let cx = InspectCtx { now, policy, may_buffer: true };
+        let cx = InspectCtx { now, policy, http: io.http_limits(), may_buffer: true };
         self.receive(&cx, direction, TcpSegment { view: *view, tcp, packet }, io);
         self.proceed(&cx, io);
         self.trim(io);
@@ -278,7 +278,8 @@ impl<I: Inspector> Editor<I> {
         match self.stage {
             Stage::Closing { until, .. } if now >= until => self.close(io),
             Stage::Open | Stage::Closing { .. } => {
-                self.proceed(&InspectCtx { now, policy, may_buffer: true }, io);
+                let http = io.http_limits();
+                self.proceed(&InspectCtx { now, policy, http, may_buffer: true }, io);
             }
             _ => {}
         }

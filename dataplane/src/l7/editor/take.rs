@@ -252,7 +252,8 @@ impl<I: Inspector> Editor<I> {
             return Ok(false);
         }
         let is_reply = direction.is_reply();
-        if appended > 0 && !is_reply && half.memory.len() >= MEMORY_MAX {
+        if appended > 0 && !is_reply && half.memory.len() >= MEMORY_MAX + half.undecided() as usize
+        {
             return Ok(false);
         }
         let may_buffer = self.reserve_for(direction, appended, io);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::rules::{L7Protocol, L7Request, L7Rules};
 use crate::ids::RuleId;
-use crate::proto;
 
 /// An allow entry that matches the flow at L4.
 #[derive(Clone, Debug)]
@@ -89,17 +88,18 @@ impl L7Policy {
     /// one they drop all packets of the flow.
     #[must_use]
     pub fn has_inspector(&self, protocol: u8) -> bool {
-        protocol == proto::TCP
-            && matches!(self.protocol(), Ok(Some(wanted)) if wanted.has_inspector())
+        matches!(self.protocol(), Ok(Some(wanted)) if wanted.has_inspector(protocol))
     }
 
     /// Decides a request.
     #[must_use]
     pub fn decide(&self, request: &L7Request<'_>) -> L7Verdict {
-        // A request of another protocol is denied even if an entry without rules applies: the
-        // inspector of the flow would not understand it.
+        // A request of another protocol, or one that can be read in two ways, is denied even if an
+        // entry without rules applies.
         match self.protocol() {
-            Ok(Some(protocol)) if protocol != request.protocol() => return L7Verdict::Deny,
+            Ok(Some(protocol)) if protocol != request.protocol() || !request.is_valid() => {
+                return L7Verdict::Deny;
+            }
             Err(_) => return L7Verdict::Deny,
             Ok(_) => {}
         }

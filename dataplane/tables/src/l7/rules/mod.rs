@@ -13,12 +13,14 @@ mod re2;
 
 use std::fmt;
 
-pub use http::{HttpRule, HttpRuleSpec};
+pub use http::{HeaderMatch, HttpRule, HttpRuleSpec, Mismatch};
 pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
 pub use pattern::PatternBudget;
 
 use super::http1::Request;
 use super::names::NamePattern;
+use super::tls::is_server_name;
+use crate::proto;
 
 /// Protocols of L7 rules.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -34,11 +36,14 @@ pub enum L7Protocol {
 }
 
 impl L7Protocol {
-    /// Whether workers have an inspector for the protocol, over TCP. They drop flows with rules of
-    /// other protocols.
+    /// Whether workers have an inspector for the protocol over the IP protocol `carrier`. They drop
+    /// flows with rules of other protocols.
     #[must_use]
-    pub const fn has_inspector(self) -> bool {
-        matches!(self, Self::Http)
+    pub const fn has_inspector(self, carrier: u8) -> bool {
+        match self {
+            Self::Http | Self::Kafka | Self::Tls => carrier == proto::TCP,
+            Self::Dns => matches!(carrier, proto::TCP | proto::UDP),
+        }
     }
 }
 
@@ -112,7 +117,8 @@ pub enum L7Request<'a> {
     /// The name of a DNS query: its labels separated by dots, with or without a trailing dot. A
     /// label that contains a dot can't be written like this; such a query must not be decided.
     Dns(&'a [u8]),
-    /// The server name in a TLS ClientHello; `None` if it has none.
+    /// The server name in a TLS ClientHello; `None` if it has none. A name that is no host name
+    /// ([`is_server_name`]) is denied by every policy with TLS rules.
     ServerName(Option<&'a [u8]>),
 }
 
@@ -125,6 +131,14 @@ impl<'a> L7Request<'a> {
             Self::Kafka(_) => L7Protocol::Kafka,
             Self::Dns(_) => L7Protocol::Dns,
             Self::ServerName(_) => L7Protocol::Tls,
+        }
+    }
+
+    /// Whether servers can read the request in one way only, as far as that is not known before.
+    pub(super) fn is_valid(&self) -> bool {
+        match self {
+            Self::ServerName(Some(name)) => is_server_name(name),
+            _ => true,
         }
     }
 

@@ -1,0 +1,193 @@
+//! Records of each kind, as the flows that clients read.
+
+use podgate_api::FlowItem;
+use podgate_policy::observe::{
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
+    PolicyName, RuleName,
+};
+
+use super::*;
+
+fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
+    FlowEndpoint {
+        address: [10, 0, 0, last].into(),
+        port: Some(port),
+        identity: 1000 + u32::from(last),
+        labels: vec![format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()],
+        namespace: Some("shop".into()),
+        pod: Some(name.into()),
+    }
+}
+
+fn policy_name(name: &str) -> PolicyName {
+    let kind = "CiliumNetworkPolicy".into();
+    PolicyName { kind, namespace: Some("shop".into()), name: name.into() }
+}
+
+fn rule(name: &str, path: &str) -> RuleName {
+    RuleName { policy: policy_name(name), path: path.into() }
+}
+
+fn record(detail: Detail, verdict: Outcome, reason: Option<Reason>) -> FlowRecord {
+    FlowRecord {
+        time: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+        verdict,
+        drop_reason: reason.map(|reason| reason.label().to_owned()),
+        source: end("cart", 1, 40000),
+        destination: end("db", 2, 80),
+        protocol: "TCP".into(),
+        is_reply: match &detail {
+            Detail::PolicyVerdict { .. } | Detail::HttpRequest { .. } => Some(false),
+            Detail::HttpResponse { .. } => Some(true),
+            _ => None,
+        },
+        link: 1,
+        epoch: 7,
+        detail,
+    }
+}
+
+fn verdicts(egress: DirectionVerdict, ingress: DirectionVerdict) -> Detail {
+    let tcp_flags = vec!["SYN".to_owned()];
+    Detail::PolicyVerdict { egress, ingress, tcp_flags, icmp_type: None, reevaluated: false }
+}
+
+fn by_rule(allowed: bool, name: &str, path: &str) -> DirectionVerdict {
+    let by = DecidedBy::Rule { rule: rule(name, path), matched: MatchType::L3L4 };
+    DirectionVerdict { allowed, by }
+}
+
+fn default_deny(name: &str) -> DirectionVerdict {
+    let by = DecidedBy::DefaultDeny { policies: vec![policy_name(name), policy_name("other")] };
+    DirectionVerdict { allowed: false, by }
+}
+
+pub(crate) fn flows(record: &FlowRecord) -> Vec<Flow> {
+    let item = FlowItem::Flow(Box::new(record.clone()));
+    let observed = Observed { number: 5, time: record.time, item };
+    Translator::new("node-1".into(), 0x1122_3344_5566_7788, 0).flows(&observed, record)
+}
+
+/// What differs between flows of one record, on a line.
+fn line(flow: &Flow) -> String {
+    let event = flow.event_type.unwrap();
+    let names = |policies: &[Policy]| -> Vec<_> {
+        policies.iter().map(|policy| policy.name.clone()).collect()
+    };
+    format!(
+        "{}/{} {:?} {} {} match {} +e{:?} +i{:?} -e{:?} -i{:?} ({})",
+        event.r#type,
+        event.sub_type,
+        flow.traffic_direction(),
+        flow.verdict().as_str_name(),
+        flow.drop_reason_desc().as_str_name(),
+        flow.policy_match_type,
+        names(&flow.egress_allowed_by),
+        names(&flow.ingress_allowed_by),
+        names(&flow.egress_denied_by),
+        names(&flow.ingress_denied_by),
+        flow.summary,
+    )
+}
+
+fn text(record: &FlowRecord) -> String {
+    flows(record).iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn an_allowed_connection_is_a_flow_for_each_direction() {
+    let detail =
+        verdicts(by_rule(true, "cart", "spec.egress[0]"), by_rule(true, "db", "spec.ingress[1]"));
+    insta::assert_snapshot!(text(&record(detail, Outcome::Forwarded, None)), @r#"
+    5/0 Egress FORWARDED DROP_REASON_UNKNOWN match 2 +e["cart"] +i[] -e[] -i[] (TCP Flags: SYN)
+    5/0 Ingress FORWARDED DROP_REASON_UNKNOWN match 2 +e[] +i["db"] -e[] -i[] (TCP Flags: SYN)
+    "#);
+}
+
+#[test]
+fn a_denied_connection_is_a_drop_as_well() {
+    let detail = verdicts(by_rule(true, "cart", "spec.egress[0]"), default_deny("db"));
+    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDefaultDeny));
+    insta::assert_snapshot!(text(&denied), @r#"
+    5/0 Egress FORWARDED DROP_REASON_UNKNOWN match 2 +e["cart"] +i[] -e[] -i[] (TCP Flags: SYN)
+    5/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i["db", "other"] (TCP Flags: SYN)
+    1/133 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i["db", "other"] (TCP Flags: SYN)
+    "#);
+    let detail = verdicts(by_rule(false, "cart", "spec.egressDeny[0]"), default_deny("db"));
+    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDeny));
+    insta::assert_snapshot!(text(&denied), @r#"
+    5/0 Egress DROPPED POLICY_DENY match 2 +e[] +i[] -e["cart"] -i[] (TCP Flags: SYN)
+    5/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i["db", "other"] (TCP Flags: SYN)
+    1/181 Egress DROPPED POLICY_DENY match 0 +e[] +i[] -e["cart"] -i["db", "other"] (TCP Flags: SYN)
+    "#);
+    let ids: Vec<_> = flows(&denied).into_iter().map(|flow| flow.uuid).collect();
+    assert_eq!(ids[0], "11223344-5566-8788-8000-000000000014");
+    assert_eq!(ids[2], "11223344-5566-8788-8000-000000000016");
+}
+
+#[test]
+fn drops_requests_and_ends_have_one_flow() {
+    let drop = record(Detail::Drop, Outcome::Dropped, Some(Reason::SpoofedSource));
+    let from_node = FlowRecord { link: 0, ..drop.clone() };
+    let rule = Some(rule("cart", "spec.egress[0].toPorts[0].rules.http[1]"));
+    let request = |rule| Detail::HttpRequest {
+        method: "GET".into(),
+        path: "/x?y".into(),
+        host: "db".into(),
+        rule,
+    };
+    let end = Detail::End { packets: [3, 2], bytes: [300, 200] };
+    let all = [
+        drop,
+        from_node,
+        record(request(rule), Outcome::Forwarded, None),
+        record(request(None), Outcome::Dropped, Some(Reason::L7Denied)),
+        record(end, Outcome::Forwarded, None),
+    ];
+    let lines: Vec<_> = all.iter().map(text).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    1/132 Egress DROPPED INVALID_SOURCE_IP match 0 +e[] +i[] -e[] -i[] (TCP; spoofed source)
+    1/132 Ingress DROPPED INVALID_SOURCE_IP match 0 +e[] +i[] -e[] -i[] (TCP; spoofed source)
+    129/0 Egress FORWARDED DROP_REASON_UNKNOWN match 0 +e["cart"] +i[] -e[] -i[] (HTTP/1.1 GET http://db/x?y)
+    129/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i[] (HTTP/1.1 GET http://db/x?y)
+    4/0 Ingress FORWARDED DROP_REASON_UNKNOWN match 0 +e[] +i[] -e[] -i[] (TCP packets 3/2 bytes 300/200)
+    "#);
+}
+
+#[test]
+fn the_source_of_a_response_is_the_server() {
+    let [method, path, host] = ["PUT", "/x", "db"].map(str::to_owned);
+    let request = Some(HttpTarget { method, path, host });
+    let detail = Detail::HttpResponse { status: 403, latency_ns: 7_900_000, request };
+    let flow = &flows(&record(detail, Outcome::Forwarded, None))[0];
+    assert_eq!(flow.source.as_ref().unwrap().pod_name, "db");
+    assert_eq!(flow.ip.as_ref().unwrap().source, "10.0.0.2");
+    assert_eq!((flow.is_reply, flow.reply), (Some(true), true));
+    let l7 = flow.l7.as_ref().unwrap();
+    assert_eq!((l7.r#type(), l7.latency_ns), (L7FlowType::Response, 7_900_000));
+    let Some(Record::Http(http)) = &l7.record else { panic!("{l7:?}") };
+    assert_eq!((http.code, http.protocol.as_str()), (403, "HTTP/1.1"));
+    assert_eq!((http.method.as_str(), http.url.as_str()), ("PUT", "http://db/x"));
+    assert_eq!(flow.summary, "HTTP/1.1 403 7ms (PUT http://db/x)");
+    let Some(Protocol::Tcp(tcp)) = &flow.l4.as_ref().unwrap().protocol else { panic!("{flow:?}") };
+    assert_eq!((tcp.source_port, tcp.destination_port), (80, 40000));
+}
+
+/// All of a flow, as clients see it.
+#[test]
+fn every_field_of_a_denial() {
+    let detail = verdicts(
+        DirectionVerdict { allowed: true, by: DecidedBy::Unenforced },
+        by_rule(false, "db", "spec.ingressDeny[0]"),
+    );
+    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDeny));
+    insta::assert_debug_snapshot!(flows(&denied)[0]);
+}
+
+#[test]
+fn every_drop_reason_of_podgate_has_one_of_hubble() {
+    for reason in Reason::ALL {
+        assert_ne!(drop_reason(reason.label()), DropReason::Unknown, "{}", reason.label());
+    }
+    assert_eq!(drop_reason("nothing"), DropReason::Unknown);
+}

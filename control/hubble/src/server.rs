@@ -1,0 +1,285 @@
+//! Sockets: a unix socket that only its owner may open, and optionally a TCP port with TLS.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::{Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tracing::warn;
+
+use crate::agent_events::AgentEvents;
+use crate::flow::Translator;
+use crate::observer::{ObserverService, STREAMS_MAX};
+use crate::peers::{HealthService, Node, PeerService};
+use crate::proto::health::health_server::HealthServer;
+use crate::proto::observer::observer_server::ObserverServer;
+use crate::proto::peer::peer_server::PeerServer;
+use crate::source::FlowSource;
+
+/// Most connections at a time.
+const CONNECTIONS_MAX: usize = 64;
+/// Largest request, bytes.
+const REQUEST_MAX: usize = 1 << 18;
+/// How often a silent connection is probed, and how long its answer may take.
+const KEEPALIVE: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(20)];
+/// How long to wait when a connection can't be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A TCP port to listen on.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its certificates; without them it is served without TLS.
+    pub tls: Option<TlsFiles>,
+}
+
+/// PEM files of a TLS server.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate, then those that signed it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Certificates of which one must have signed a client's; without them clients need none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A socket can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct ListenError {
+    /// The socket or file.
+    what: String,
+    /// Why.
+    source: io::Error,
+}
+
+/// Open sockets. The unix socket's file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Listeners {
+    path: PathBuf,
+    unix: StdUnixListener,
+    tcp: Option<(StdTcpListener, Option<ServerTlsConfig>)>,
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        // Fails if the file is gone already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Listeners {
+    /// Opens the unix socket `path`, in place of one that was left there, and the TCP port.
+    ///
+    /// # Errors
+    /// When a socket can't be opened, or a certificate can't be read.
+    pub fn open(path: &Path, tcp: Option<&Tcp>) -> Result<Self, ListenError> {
+        let at_path = |source| ListenError { what: path.display().to_string(), source };
+        let tcp = tcp.map(open_tcp).transpose()?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(at_path)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at_path(error)),
+            _ => {}
+        }
+        let unix = StdUnixListener::bind(path).map_err(at_path)?;
+        let listeners = Self { path: path.to_owned(), unix, tcp };
+        let owner_only = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, owner_only).map_err(at_path)?;
+        listeners.unix.set_nonblocking(true).map_err(at_path)?;
+        Ok(listeners)
+    }
+
+    /// The port that was opened.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref()?.0.local_addr().ok()
+    }
+}
+
+fn open_tcp(tcp: &Tcp) -> Result<(StdTcpListener, Option<ServerTlsConfig>), ListenError> {
+    let at_address = |source| ListenError { what: tcp.address.to_string(), source };
+    let tls = tcp.tls.as_ref().map(tls_config).transpose()?;
+    let listener = StdTcpListener::bind(tcp.address).map_err(at_address)?;
+    listener.set_nonblocking(true).map_err(at_address)?;
+    Ok((listener, tls))
+}
+
+fn tls_config(files: &TlsFiles) -> Result<ServerTlsConfig, ListenError> {
+    let read = |path: &Path| {
+        let what = path.display().to_string();
+        std::fs::read(path).map_err(|source| ListenError { what, source })
+    };
+    let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
+    let config = ServerTlsConfig::new().identity(identity);
+    let config = match &files.client_ca {
+        Some(ca) => config.client_ca_root(Certificate::from_pem(read(ca)?)),
+        None => config,
+    };
+    // Reads the certificates, so that wrong ones are an error at the start.
+    let checked = Server::builder().tls_config(config.clone());
+    checked.map(|_| config).map_err(|error| {
+        let what = files.certificate.display().to_string();
+        ListenError { what, source: io::Error::other(chain(&error)) }
+    })
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// What the services need to know.
+#[derive(Debug)]
+pub struct Config {
+    /// Makes flows.
+    pub translator: Translator,
+    /// Version of the program.
+    pub version: String,
+    /// All nodes that serve flows, this one among them.
+    pub nodes: watch::Receiver<Vec<Node>>,
+    /// Events of the agent.
+    pub agent_events: Arc<AgentEvents>,
+}
+
+/// Serves clients until this is dropped.
+///
+/// # Errors
+/// When a socket can't be used.
+pub async fn serve(
+    listeners: &Listeners,
+    config: Config,
+    source: Arc<impl FlowSource>,
+) -> io::Result<()> {
+    let observer = ObserverService {
+        source,
+        agent_events: config.agent_events,
+        translator: Arc::new(config.translator),
+        nodes: config.nodes.clone(),
+        version: config.version,
+        started: Instant::now(),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    };
+    let peers = PeerService { nodes: config.nodes };
+    let observer = ObserverServer::new(observer).max_decoding_message_size(REQUEST_MAX);
+    let peers = PeerServer::new(peers).max_decoding_message_size(REQUEST_MAX);
+    let health = HealthServer::new(HealthService).max_decoding_message_size(REQUEST_MAX);
+    let routes = Routes::new(observer).add_service(peers).add_service(health);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+
+    let unix = Arc::new(UnixListener::from_std(listeners.unix.try_clone()?)?);
+    let accept = move || {
+        let unix = Arc::clone(&unix);
+        async move { unix.accept().await.map(|(stream, _)| stream) }
+    };
+    let connections = incoming(accept, Arc::clone(&places));
+    let by_unix = builder().add_routes(routes.clone()).serve_with_incoming(connections);
+    let by_tcp = async {
+        let Some((listener, tls)) = &listeners.tcp else { return std::future::pending().await };
+        let tcp = Arc::new(TcpListener::from_std(listener.try_clone()?)?);
+        let accept = move || {
+            let tcp = Arc::clone(&tcp);
+            async move { tcp.accept().await.map(|(stream, _)| stream) }
+        };
+        let mut builder = builder();
+        if let Some(tls) = tls {
+            builder = builder.tls_config(tls.clone()).map_err(io::Error::other)?;
+        }
+        let served = builder.add_routes(routes).serve_with_incoming(incoming(accept, places));
+        served.await.map_err(io::Error::other)
+    };
+    tokio::select! {
+        served = by_unix => served.map_err(io::Error::other),
+        served = by_tcp => served,
+    }
+}
+
+fn builder() -> Server {
+    let [interval, timeout] = KEEPALIVE;
+    Server::builder()
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
+        .max_concurrent_streams(Some(STREAMS_MAX as u32))
+}
+
+/// A connection that has one of the places.
+struct Connection<T> {
+    stream: T,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Connections, of which there are at most as many as places; others are closed.
+fn incoming<T, F: Future<Output = io::Result<T>>>(
+    accept: impl Fn() -> F,
+    places: Arc<Semaphore>,
+) -> impl Stream<Item = io::Result<Connection<T>>> {
+    stream::unfold((accept, places), |(accept, places)| async move {
+        loop {
+            match (accept().await, Arc::clone(&places).try_acquire_owned()) {
+                (Ok(stream), Ok(_place)) => {
+                    return Some((Ok(Connection { stream, _place }), (accept, places)));
+                }
+                (Ok(_), Err(_)) => {
+                    warn!("{CONNECTIONS_MAX} clients of Hubble's API are connected already");
+                }
+                (Err(error), _) => {
+                    // Probably no file descriptor is free: wait until a client disconnects.
+                    warn!(%error, "a client of Hubble's API could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+impl<T: Connected> Connected for Connection<T> {
+    type ConnectInfo = T::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,230 @@
+//! The flow thread: it owns the log of flow records, makes records, and serves Hubble's API.
+//!
+//! Nobody waits for it: what it has no time for is lost, and counted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use podgate_api::FlowItem;
+use podgate_dataplane::worker::Clock;
+use podgate_hubble::{AgentEvents, Config, Counts, FlowSource, Listeners, Observed};
+use podgate_policy::Compiled;
+use podgate_policy::observe::FlowRecord;
+use podgate_tables::event::Event;
+use podgate_tables::ids::Epoch;
+use tokio::sync::{broadcast, mpsc};
+use tracing::error;
+
+use super::flow_log::{FlowLog, Logged, MakeRecord};
+use super::server::{Reply, ReplySender};
+
+/// Messages on their way to the thread. With 2,048 events of some hundred bytes each they take some
+/// megabytes.
+const MESSAGES_MAX: usize = 8;
+
+/// Most epochs whose tables are stored. Epochs share what did not change between them.
+const EPOCHS_MAX: usize = 256;
+
+/// What the thread does.
+pub(super) enum Message {
+    /// Log events.
+    Events(Batch),
+    /// Answer a client of the control socket.
+    Read {
+        /// Most past records.
+        count: usize,
+        /// Whether it wants new ones, too.
+        follow: bool,
+        /// Where the answer goes.
+        reply: ReplySender,
+    },
+}
+
+/// Events of one drain.
+pub(super) struct Batch {
+    /// By time.
+    pub(super) events: Vec<Event>,
+    /// The tables of their epochs.
+    pub(super) tables: Vec<(Epoch, Compiled)>,
+    /// Events that were lost since the last batch.
+    pub(super) lost: u64,
+}
+
+/// The thread. Dropping this ends it.
+pub(super) struct FlowThread {
+    to: Option<mpsc::Sender<Message>>,
+    thread: Option<JoinHandle<()>>,
+    agent_events: Arc<AgentEvents>,
+}
+
+impl Drop for FlowThread {
+    fn drop(&mut self) {
+        // Without senders it ends.
+        self.to = None;
+        let ended = self.thread.take().map(JoinHandle::join);
+        if matches!(ended, Some(Err(_))) {
+            error!("the flow thread panicked");
+        }
+    }
+}
+
+impl FlowThread {
+    /// Starts the thread with a log of at most `capacity` records; it serves `listeners`.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub(super) fn start(
+        capacity: usize,
+        clock: Clock,
+        listeners: Listeners,
+        config: Config,
+    ) -> Result<Self> {
+        let (to, messages) = mpsc::channel(MESSAGES_MAX);
+        let agent_events = Arc::clone(&config.agent_events);
+        let log = Arc::new(SharedLog(Mutex::new(Log::new(capacity, clock))));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let run = move || {
+            let served = Arc::clone(&log);
+            runtime.block_on(async {
+                tokio::spawn(async move {
+                    if let Err(error) = podgate_hubble::serve(&listeners, config, served).await {
+                        error!("Hubble's API is not served any more: {error}");
+                    }
+                });
+                take_messages(messages, &log).await;
+            });
+        };
+        let thread = std::thread::Builder::new().name("pg-flows".to_owned()).spawn(run);
+        let thread = thread.context("can't start the thread pg-flows")?;
+        Ok(Self { to: Some(to), thread: Some(thread), agent_events })
+    }
+
+    /// Passes a message; without room it comes back.
+    #[expect(clippy::result_large_err, reason = "the message is what the caller gave")]
+    pub(super) fn send(&self, message: Message) -> Result<(), Message> {
+        match &self.to {
+            Some(to) => to.try_send(message).map_err(mpsc::error::TrySendError::into_inner),
+            None => Err(message),
+        }
+    }
+
+    /// Where events of the agent go.
+    pub(super) fn agent_events(&self) -> &Arc<AgentEvents> {
+        &self.agent_events
+    }
+
+    /// Fails when the thread has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        ensure!(
+            !ended,
+            "the thread of flow records has ended (see the log above); restart podgate"
+        );
+        Ok(())
+    }
+}
+
+/// Carries messages out until there are no more senders.
+async fn take_messages(mut messages: mpsc::Receiver<Message>, log: &SharedLog) {
+    while let Some(message) = messages.recv().await {
+        match message {
+            Message::Events(batch) => log.lock().push(batch),
+            Message::Read { count, follow, reply } => {
+                let mut log = log.lock();
+                let past = log.last(count);
+                let live = follow.then(|| log.log.follow());
+                // A client that left misses the answer only.
+                let _ = reply.send(Ok(Reply::Flows { past, live }));
+            }
+        }
+    }
+}
+
+/// The log with the tables that its events are of.
+struct Log {
+    log: FlowLog,
+    records: Records,
+    /// Events since the start.
+    seen: u64,
+}
+
+/// Makes records by the tables of their epochs.
+struct Records {
+    clock: Clock,
+    tables: BTreeMap<Epoch, Compiled>,
+}
+
+impl MakeRecord for Records {
+    fn make(&self, Logged { event, request }: &Logged) -> (Timestamp, FlowItem) {
+        let time = Timestamp::try_from(self.clock.wall(event.time)).unwrap_or_default();
+        let item = match self.tables.get(&event.epoch) {
+            Some(tables) => {
+                let mut record = FlowRecord::new(event, time, tables);
+                if let Some(request) = request {
+                    record.set_request(request);
+                }
+                FlowItem::Flow(Box::new(record))
+            }
+            None => FlowItem::Lost(1),
+        };
+        (time, item)
+    }
+}
+
+impl Log {
+    fn new(capacity: usize, clock: Clock) -> Self {
+        let records = Records { clock, tables: BTreeMap::new() };
+        Self { log: FlowLog::new(capacity), records, seen: 0 }
+    }
+
+    fn push(&mut self, batch: Batch) {
+        for (epoch, compiled) in batch.tables {
+            self.records.tables.insert(epoch, compiled);
+        }
+        self.seen += batch.events.len() as u64;
+        for event in batch.events {
+            self.log.push_event(event, &self.records);
+        }
+        if batch.lost > 0 {
+            self.log.push_lost(batch.lost, Timestamp::now());
+        }
+        while self.records.tables.len() > EPOCHS_MAX
+            && let Some(oldest) = self.records.tables.keys().next().copied()
+        {
+            self.log.make_records_of(oldest, &self.records);
+            self.records.tables.remove(&oldest);
+        }
+    }
+
+    fn last(&mut self, count: usize) -> Vec<Arc<Observed>> {
+        self.log.last(count, &self.records)
+    }
+}
+
+/// The log for the flow thread's tasks, which never wait for each other.
+struct SharedLog(Mutex<Log>);
+
+impl SharedLog {
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FlowSource for SharedLog {
+    fn past(&self) -> Vec<Arc<Observed>> {
+        self.lock().last(usize::MAX)
+    }
+
+    fn follow(&self) -> (Vec<Arc<Observed>>, broadcast::Receiver<Arc<Observed>>) {
+        let mut log = self.lock();
+        (log.last(usize::MAX), log.log.follow())
+    }
+
+    fn counts(&self) -> Counts {
+        let log = self.lock();
+        Counts { stored: log.log.len() as u64, capacity: log.log.capacity() as u64, seen: log.seen }
+    }
+}
