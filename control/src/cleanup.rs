@@ -13,7 +13,7 @@ use podgate_hostnet::Netlink;
 use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, netns_threads, require_root, restore_offload};
 use crate::error::describe;
 use crate::output::{escape, print};
-use crate::sources::last_good::DIRECTORY as LAST_GOOD;
+use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
 
 /// What was detached and removed, and what could not be.
 #[derive(Debug, Default)]

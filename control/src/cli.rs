@@ -279,8 +279,8 @@ pub struct HubbleArgs {
     /// Its private key (PEM).
     #[arg(long = "hubble-tls-key", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Certificates (PEM) of which one must have signed a client's certificate. Without them clients
-    /// need none.
+    /// Certificates (PEM) of which one must have signed a client's certificate. Without them
+    /// clients need none.
     #[arg(long = "hubble-tls-client-ca", value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
     /// Name of this node [default: the host's name].

@@ -11,7 +11,7 @@ use podgate_dataplane::l7::http1::Http1;
 use podgate_dataplane::l7::http2::hpack::{DEFAULT_TABLE_SIZE, Decoder};
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
-use podgate_dataplane::packet::parse;
+use podgate_dataplane::packet::{View, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
@@ -57,7 +57,7 @@ impl FlowIo for Io {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, _: FlowDirection, packet: Packet) {
+    fn forward(&mut self, _: FlowDirection, packet: Packet, _: &View) {
         self.pool.free_packet(packet);
         self.forwarded += 1;
     }

@@ -1,15 +1,15 @@
 //! From a record to the flows that clients read.
 //!
-//! A record is about a whole event; Hubble's flows have one direction and one kind each. So a policy
-//! verdict becomes a flow for each direction that a policy decided, and one more if it denies:
-//! the drop, which clients filter by its type.
+//! A record is about a whole event; Hubble's flows have one direction and one kind each. So a
+//! policy verdict becomes a flow for each direction that a policy decided, and one more if it
+//! denies: the drop, which clients filter by its type.
 
 use jiff::Timestamp;
 use podgate_policy::observe::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome, PolicyName,
     RuleName, http_url,
 };
-use podgate_policy::rules::Side;
+use podgate_policy::rules;
 use podgate_tables::drop_reason::DropReason as Reason;
 use podgate_tables::l7::rules::kafka::api_key_name;
 
@@ -141,7 +141,11 @@ impl Translator {
     fn dropped(&self, record: &FlowRecord, common: Flow) -> Flow {
         // The packet came from the pod of the link, or to a pod.
         let from_node = record.link == self.host_link;
-        let side = if from_node { Side::Ingress } else { Side::Egress };
+        let side = if from_node {
+            rules::TrafficDirection::Ingress
+        } else {
+            rules::TrafficDirection::Egress
+        };
         let own_words = record.drop_reason.as_deref().unwrap_or_default().replace('_', " ");
         Flow {
             event_type: event(event_type::DROP, common.drop_reason_desc),
@@ -171,17 +175,22 @@ fn policy_verdicts(record: &FlowRecord, common: &Flow) -> Vec<Flow> {
     flows
 }
 
-fn policy_verdict(record: &FlowRecord, side: Side, by: &DirectionVerdict, common: &Flow) -> Flow {
+fn policy_verdict(
+    record: &FlowRecord,
+    side: rules::TrafficDirection,
+    by: &DirectionVerdict,
+    common: &Flow,
+) -> Flow {
     let mut flow = common.clone();
     flow.event_type = event(event_type::POLICY_VERDICT, 0);
     flow.traffic_direction = direction(side).into();
     flow.policy_match_type = match_type(&by.by);
     let policies = policies(&by.by, record.epoch);
     match (side, by.allowed) {
-        (Side::Egress, true) => flow.egress_allowed_by = policies,
-        (Side::Egress, false) => flow.egress_denied_by = policies,
-        (Side::Ingress, true) => flow.ingress_allowed_by = policies,
-        (Side::Ingress, false) => flow.ingress_denied_by = policies,
+        (rules::TrafficDirection::Egress, true) => flow.egress_allowed_by = policies,
+        (rules::TrafficDirection::Egress, false) => flow.egress_denied_by = policies,
+        (rules::TrafficDirection::Ingress, true) => flow.ingress_allowed_by = policies,
+        (rules::TrafficDirection::Ingress, false) => flow.ingress_denied_by = policies,
     }
     // The directions of a denied connection may have decided differently.
     let reason = match &by.by {
@@ -220,7 +229,11 @@ fn request(record: &FlowRecord, rule: Option<&RuleName>, common: Flow) -> Flow {
 
 fn layer7(record: &FlowRecord, kind: L7FlowType, latency_ns: u64, common: Flow) -> Flow {
     // Without a rule that says more: requests are decided where the server is.
-    let side = if record.destination.pod.is_some() { Side::Ingress } else { Side::Egress };
+    let side = if record.destination.pod.is_some() {
+        rules::TrafficDirection::Ingress
+    } else {
+        rules::TrafficDirection::Egress
+    };
     Flow {
         r#type: FlowType::L7.into(),
         event_type: event(event_type::L7, 0),
@@ -283,7 +296,8 @@ fn ended(record: &FlowRecord, common: Flow) -> Flow {
         true => (TraceObservationPoint::ToEndpoint, 0),
         false => (TraceObservationPoint::ToStack, TO_STACK),
     };
-    let side = if to_pod { Side::Ingress } else { Side::Egress };
+    let side =
+        if to_pod { rules::TrafficDirection::Ingress } else { rules::TrafficDirection::Egress };
     Flow {
         event_type: event(event_type::TRACE, sub_type),
         trace_observation_point: point.into(),
@@ -298,10 +312,10 @@ fn event(r#type: i32, sub_type: i32) -> Option<CiliumEventType> {
     Some(CiliumEventType { r#type, sub_type })
 }
 
-fn direction(side: Side) -> TrafficDirection {
+fn direction(side: rules::TrafficDirection) -> TrafficDirection {
     match side {
-        Side::Ingress => TrafficDirection::Ingress,
-        Side::Egress => TrafficDirection::Egress,
+        rules::TrafficDirection::Ingress => TrafficDirection::Ingress,
+        rules::TrafficDirection::Egress => TrafficDirection::Egress,
     }
 }
 

@@ -60,14 +60,14 @@ use podgate_policy::NameLimits;
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
 use self::hubble::Peers;
 use self::names::Names;
-use self::observer::Observer;
+use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
 use self::restart::EarlierFlows;
@@ -292,6 +292,7 @@ impl Agent {
     ) -> Result<()> {
         let mut drain = interval(DRAIN_PERIOD);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut many_events = false;
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
@@ -311,7 +312,13 @@ impl Agent {
                 Some(completed) = inputs.completed.recv() => self.on_completed(completed),
                 Some(observed) = inputs.observed.recv() => self.on_observed(observed),
                 Some(change) = inputs.changes.next() => self.on_change(change),
-                _ = drain.tick() => self.periodic_work().await?,
+                () = sleep(MORE_EVENTS_AFTER), if many_events => {
+                    many_events = self.drain_events(Amount::AFew);
+                }
+                _ = drain.tick() => {
+                    self.periodic_work().await?;
+                    many_events = self.drain_events(Amount::All);
+                }
             }
         }
     }
@@ -328,7 +335,6 @@ impl Agent {
             );
         }
         self.observer.check()?;
-        self.drain_events();
         self.answer_waiting();
         self.maintain_names();
         self.request_periodic_reads();
@@ -357,9 +363,9 @@ impl Agent {
         self.files.save(&self.endpoints);
     }
 
-    /// Logs the workers' events.
-    fn drain_events(&mut self) {
-        self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs());
+    /// Logs the workers' events. Returns whether many come.
+    fn drain_events(&mut self, amount: Amount) -> bool {
+        self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs(), amount)
     }
 
     /// Compiles what changed and publishes it, unless nothing did.

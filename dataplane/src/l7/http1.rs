@@ -22,7 +22,8 @@
 //! # Responses
 //! The server's stream passes whatever it contains, and is followed only to know where a response
 //! of ours may stand. It is read as leniently as clients read it. Where its framing is lost,
-//! requests go on, and the first denial resets both ends.
+//! requests go on, and the first denial resets both ends. Behind a response that ends with the
+//! connection, nobody is answered any more.
 //!
 //! # Upgrades and tunnels
 //! A request that offers an upgrade is decided like any other, and so is `CONNECT`, whose path is
@@ -140,6 +141,11 @@ impl Inspector for Http1 {
             }
         }
     }
+
+    fn release_unused(&mut self) {
+        self.owed.shrink_to_fit();
+        self.responses.release_unused();
+    }
 }
 
 impl Http1 {
@@ -151,7 +157,8 @@ impl Http1 {
 
     fn inspect_request(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
         self.owed.reserve_exact(self.owed_capacity() - self.owed.len());
-        let must_wait = self.owed.len() >= usize::from(cx.http.requests) || self.offer.is_some();
+        let is_full = self.owed.len() >= usize::from(cx.http.requests);
+        let must_wait = (is_full && !self.responses.is_last()) || self.offer.is_some();
         if self.requests.is_between_messages() && must_wait {
             return Op::Stall.into();
         }
@@ -186,7 +193,7 @@ impl Http1 {
             }
             None => {
                 let head_only = decided.head_only;
-                if !self.responses.is_untracked() {
+                if !self.responses.is_untracked() && !self.responses.is_last() {
                     self.owed.push_back(Owed::Response { released: now, head_only });
                 }
                 self.offer = decided.offer;
@@ -203,7 +210,9 @@ impl Http1 {
             return Op::Reset(denial.reason);
         }
         let then = if decided.is_last { AfterInjection::Close } else { AfterInjection::GoOn };
-        self.owed.push_back(Owed::Answer(Answer::to(denial, then)));
+        if !self.responses.is_last() {
+            self.owed.push_back(Owed::Answer(Answer::to(denial, then)));
+        }
         match then {
             AfterInjection::GoOn => Op::Drop(len as u64),
             AfterInjection::Close => Op::Drop(u64::MAX),

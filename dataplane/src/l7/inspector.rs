@@ -113,4 +113,7 @@ pub trait Inspector: Default {
 
     /// The same after [`Self::inspect`] has seen `bytes` more of a direction, at most.
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize;
+
+    /// Gives back all memory that is not in use: the connection is idle.
+    fn release_unused(&mut self) {}
 }

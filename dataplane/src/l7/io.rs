@@ -6,6 +6,7 @@ use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::mem::{Frame, Packet, Umem};
+use crate::packet::View;
 
 /// The worker's side of an inspected flow. Every packet that the editor is given ends in exactly
 /// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the editor.
@@ -17,8 +18,9 @@ pub trait FlowIo {
     /// Gives back a frame that was not used.
     fn free(&mut self, frame: Frame);
     /// Sends a packet of the flow on, in its direction: TTL and MAC addresses are rewritten as for
-    /// any forwarded packet, so it must look as its sender sent it.
-    fn forward(&mut self, direction: FlowDirection, packet: Packet);
+    /// any forwarded packet, so it must look as its sender sent it. `view` has its addresses,
+    /// offsets and length.
+    fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View);
     /// Sends a packet that we built; otherwise like [`FlowIo::forward`].
     fn originate(&mut self, direction: FlowDirection, packet: Packet);
     /// Drops a packet and counts it.

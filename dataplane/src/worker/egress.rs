@@ -14,7 +14,7 @@ use crate::event_ring::EventRing;
 use crate::mem::{CsumPartial, Frame, FramePool, Packet, Umem};
 use crate::packet::edit;
 use crate::share::{FairShare, Quota};
-use crate::stats::{LinkStatistics, ShareRefusals, WorkerStats};
+use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
 use crate::xsk::{LinkState, Port, XskStatistics};
 
@@ -75,7 +75,7 @@ struct TxPort {
     sources: [(LinkId, u32); SOURCES],
     /// Packets taken off the receive ring.
     received: u64,
-    refused: ShareRefusals,
+    over_quota: OverQuota,
 }
 
 /// Source links that the packets of one round to one link are attributed to, at most.
@@ -90,7 +90,7 @@ impl TxPort {
             attributed: 0,
             sources: [(LinkId(0), 0); SOURCES],
             received: 0,
-            refused: ShareRefusals { flows: 0, inspected: 0, kept: 0, handoffs: 0, events: 0 },
+            over_quota: OverQuota { flows: 0, inspected: 0, buffers: 0, handoffs: 0, events: 0 },
         }
     }
 
@@ -243,8 +243,8 @@ impl Egress {
     }
 
     /// Counters of what `link` was denied by its shares, if it has a port.
-    pub(super) fn share_refusals(&mut self, link: LinkId) -> Option<&mut ShareRefusals> {
-        Some(&mut self.port_mut(link)?.refused)
+    pub(super) fn over_quota(&mut self, link: LinkId) -> Option<&mut OverQuota> {
+        Some(&mut self.port_mut(link)?.over_quota)
     }
 
     /// Counters of each link. Two system calls per port.
@@ -253,7 +253,7 @@ impl Egress {
             link: tx.port.link(),
             received: tx.received,
             sockets: tx.port.statistics(),
-            refused: tx.refused,
+            over_quota: tx.over_quota,
         };
         self.ports.iter().flatten().map(of).collect()
     }
@@ -293,8 +293,8 @@ impl Egress {
             Resource::Frames => self.frame_quota.take(link, units),
             Resource::Bytes => self.byte_quota.take(link, units),
         };
-        if !reserved && let Some(refused) = self.share_refusals(link) {
-            refused.kept += 1;
+        if !reserved && let Some(over) = self.over_quota(link) {
+            over.buffers += 1;
         }
         reserved
     }
@@ -409,8 +409,8 @@ impl Egress {
             share.reset();
         }
         if !share.take(link, free) {
-            if let Some(refused) = self.share_refusals(link) {
-                refused.handoffs += 1;
+            if let Some(over) = self.over_quota(link) {
+                over.handoffs += 1;
             }
             return self.drop_packet(packet, DropReason::HandoffFull);
         }
@@ -456,8 +456,8 @@ impl Egress {
             self.event_share.reset();
         }
         let allowed = self.event_share.take(link, capacity - waiting);
-        if !allowed && let Some(refused) = self.share_refusals(link) {
-            refused.events += 1;
+        if !allowed && let Some(over) = self.over_quota(link) {
+            over.events += 1;
         }
         allowed
     }

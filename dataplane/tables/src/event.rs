@@ -9,8 +9,8 @@ use crate::policy::{Cause, Verdict};
 use crate::time::Nanos;
 use crate::tuple::Tuple;
 
-/// A reported event of one flow. `R` describes an L7 request; on a ring it is `()`, as requests have a
-/// ring of their own.
+/// A reported event of one flow. `R` describes an L7 request; on a ring it is `()`, as requests
+/// have a ring of their own.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<R = RequestRecord> {
     /// Time on the worker's clock.

@@ -110,6 +110,11 @@ fn a_response_without_length_ends_with_the_connection() {
     http.send(Reply, response, &docs_only());
     http.send(Original, get("/secret").as_bytes(), &docs_only());
     assert_eq!(http.responses.received, response, "no answer of ours stands within a body");
+    http.send(Original, get("/docs").repeat(300).as_bytes(), &docs_only());
+    http.send(Original, get("/secret").repeat(300).as_bytes(), &docs_only());
+    assert_eq!(http.verdicts().len(), 602, "nothing waits");
+    http.end(Reply, &docs_only());
+    assert_eq!((http.reset, http.responses.received.len()), (None, response.len()));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The result of a replay as data; `table` prints it for people.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jiff::Timestamp;
 use podgate_policy::observe::{DirectionVerdict, FlowEndpoint, Outcome, RuleName};
 use serde::{Deserialize, Serialize};
 
-use super::capture::{Broken, Format};
+use super::capture::{Broken, Capture, Format, Records};
 use super::plan::Skipped;
 use crate::latency::Latency;
 
@@ -18,7 +19,6 @@ pub struct Report {
     /// What was replayed.
     pub capture: CaptureInfo,
     /// Rejected objects of the manifests, one line each.
-    #[serde(rename = "refused")]
     pub rejected: Vec<String>,
     /// Flows in the order in which they were first seen.
     pub flows: Vec<Flow>,
@@ -52,6 +52,27 @@ pub struct CaptureInfo {
     /// Damage in the file, behind which nothing was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
+}
+
+impl CaptureInfo {
+    /// About `capture`, which was read from `file`.
+    #[must_use]
+    pub(super) fn new(file: &Path, capture: &Capture, skipped: Skipped) -> Self {
+        let Records { packets, interfaces, truncated, oversized, broken, .. } = &capture.records;
+        let start = packets.first().map(|first| i128::from(first.time));
+        let end = packets.last().map_or(0, |last| last.time);
+        let left_out = truncated + oversized + capture.records.other_link_types();
+        Self {
+            file: file.display().to_string(),
+            format: capture.format,
+            interfaces: *interfaces,
+            packets: packets.len() as u64 + left_out,
+            start: start.and_then(|nanos| Timestamp::from_nanosecond(nanos).ok()),
+            duration_ns: end - capture.start(),
+            skipped,
+            broken: broken.clone(),
+        }
+    }
 }
 
 /// One flow: addresses, ports and protocol in one direction, for ICMP with the type.

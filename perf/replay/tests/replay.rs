@@ -402,11 +402,11 @@ fn packets_of_a_node_to_its_own_pods_pass() {
         let flows = report.flows.iter().filter(|flow| flow.source.address == address);
         flows.filter(|flow| flow.verdict == Outcome::Dropped).count()
     };
-    let mut outsiders = plain.flows.iter().filter(|flow| flow.source.pod.is_none());
-    let Some(outsider) = outsiders.find(|flow| flow.verdict == Outcome::Dropped) else {
+    let mut from_outside = plain.flows.iter().filter(|flow| flow.source.pod.is_none());
+    let Some(dropped) = from_outside.find(|flow| flow.verdict == Outcome::Dropped) else {
         panic!("nobody is denied: {:?}", verdicts(&plain))
     };
-    let address = outsider.source.address;
+    let address = dropped.source.address;
     let node = format!(
         "apiVersion: v1\nkind: Node\nmetadata: {{name: one}}\nstatus: {{addresses: [{{type: \
          InternalIP, address: \"{address}\"}}]}}\n"

@@ -118,8 +118,8 @@ pub enum Detail {
         api_version: i16,
         /// Correlation id.
         correlation_id: i32,
-        /// Client id, cut to [`podgate_tables::event::CLIENT_ID_MAX`] bytes. Control characters from
-        /// the pod are escaped, here and in the topic.
+        /// Client id, cut to [`podgate_tables::event::CLIENT_ID_MAX`] bytes. Control characters
+        /// from the pod are escaped, here and in the topic.
         client_id: String,
         /// The first topic, cut to [`podgate_tables::event::TOPIC_MAX`] bytes; empty if there is
         /// none.
@@ -139,6 +139,9 @@ pub enum Detail {
     HttpResponse {
         /// Status code.
         status: u16,
+        /// Status of a gRPC call; 0 is success.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grpc_status: Option<u16>,
         /// From the request's release to the response's head, nanoseconds.
         latency_ns: u64,
         /// What it answers, if the event of the request is known.

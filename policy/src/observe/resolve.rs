@@ -164,7 +164,11 @@ impl NameResolver<'_> {
             EventKind::Drop { .. } => Detail::Drop,
             EventKind::Request { rule, request, .. } => self.request(rule, &request),
             EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
-                Detail::HttpResponse { status, latency_ns, request: None }
+                Detail::HttpResponse { status, grpc_status: None, latency_ns, request: None }
+            }
+            EventKind::Response { status: ResponseStatus::Grpc(status), latency_ns } => {
+                let grpc_status = Some(status);
+                Detail::HttpResponse { status: 200, grpc_status, latency_ns, request: None }
             }
             EventKind::Response { status: ResponseStatus::Dns(result), latency_ns } => {
                 Detail::DnsResponse {

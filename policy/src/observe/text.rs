@@ -10,7 +10,7 @@ use super::names::PolicyName;
 use super::record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
 };
-use crate::rules::Side;
+use crate::rules::TrafficDirection;
 use crate::terminal::escape;
 
 impl FlowRecord {
@@ -46,8 +46,8 @@ impl FlowRecord {
                 .into_iter()
                 .map(|(side, verdict)| {
                     let direction = match side {
-                        Side::Ingress => "INGRESS",
-                        Side::Egress => "EGRESS",
+                        TrafficDirection::Ingress => "INGRESS",
+                        TrafficDirection::Egress => "EGRESS",
                     };
                     format!("policy-verdict:{}", verdict.text(direction))
                 })
@@ -71,7 +71,7 @@ impl FlowRecord {
     /// denies a flow, an ingress that would have allowed it is left out. Other records than policy
     /// verdicts have no directions.
     #[must_use]
-    pub fn directions(&self) -> Vec<(Side, &DirectionVerdict)> {
+    pub fn directions(&self) -> Vec<(TrafficDirection, &DirectionVerdict)> {
         match &self.detail {
             Detail::PolicyVerdict { egress, ingress, .. } => decided_directions(egress, ingress),
             _ => Vec::new(),
@@ -109,11 +109,13 @@ impl FlowRecord {
                 "" => "TLS without server name".to_owned(),
                 name => format!("TLS to {name}"),
             },
-            Detail::HttpResponse { status, latency_ns, request } => {
+            Detail::HttpResponse { status, grpc_status, latency_ns, request } => {
                 let request = request.as_ref().map_or_else(String::new, |request| {
                     format!(" ({} {})", request.method, http_url(&request.host, &request.path))
                 });
-                format!("HTTP/1.1 {status} {}ms{request}", latency_ns / 1_000_000)
+                let grpc =
+                    grpc_status.map(|code| format!(" grpc-status {code}")).unwrap_or_default();
+                format!("HTTP/1.1 {status} {}ms{grpc}{request}", latency_ns / 1_000_000)
             }
             Detail::DnsRequest { query, qtype, .. } => format!("DNS Query {query} {qtype}"),
             Detail::DnsResponse { rcode, qtype, address, addresses, ttl, latency_ns } => {
@@ -158,22 +160,22 @@ pub fn http_url(host: &str, path: &str) -> String {
 fn decided_directions<'a>(
     egress: &'a DirectionVerdict,
     ingress: &'a DirectionVerdict,
-) -> Vec<(Side, &'a DirectionVerdict)> {
+) -> Vec<(TrafficDirection, &'a DirectionVerdict)> {
     let by_policy = |verdict: &DirectionVerdict| match verdict.by {
         DecidedBy::Rule { .. } | DecidedBy::Conflict { .. } | DecidedBy::DefaultDeny { .. } => true,
         DecidedBy::Unenforced | DecidedBy::Node | DecidedBy::ToSelf | DecidedBy::NotLocal => false,
     };
     let mut shown = Vec::new();
     if by_policy(egress) {
-        shown.push((Side::Egress, egress));
+        shown.push((TrafficDirection::Egress, egress));
     }
     if by_policy(ingress) && (egress.allowed || !ingress.allowed) {
-        shown.push((Side::Ingress, ingress));
+        shown.push((TrafficDirection::Ingress, ingress));
     }
     if shown.is_empty() {
         shown.push(match egress.by {
-            DecidedBy::NotLocal => (Side::Ingress, ingress),
-            _ => (Side::Egress, egress),
+            DecidedBy::NotLocal => (TrafficDirection::Ingress, ingress),
+            _ => (TrafficDirection::Egress, egress),
         });
     }
     shown

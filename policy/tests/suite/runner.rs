@@ -102,6 +102,6 @@ fn is_expected(row: &Row, answer: &Answer) -> bool {
         (Some(Expect::Allow), None) => answer.verdict == Verdict::Allow,
         (Some(Expect::Inspect), _) => answer.verdict == Verdict::Inspect,
         (Some(Expect::Allow), Some(_)) => answer.request == Some(true),
-        (Some(Expect::Deny403), _) => answer.request == Some(false),
+        (Some(Expect::DenyRequest), _) => answer.request == Some(false),
     }
 }

@@ -68,13 +68,17 @@ fn python(from: &Host, environment: &Path, broker: IpAddr, script: &str) -> Resu
 }
 
 const PRELUDE: &str = "
-from confluent_kafka import Producer, Consumer, TopicPartition, KafkaError
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 def produce(producer, topic, value, outcomes):
     def told(error, message):
         outcomes.append(error.name() if error else 'delivered')
-    producer.produce(topic, value, partition=0, callback=told)
+    try:
+        producer.produce(topic, value, partition=0, callback=told)
+    except KafkaException as known:
+        # The client remembers what the broker said of the topic.
+        outcomes.append(known.args[0].name())
 
 def consume(topic, count):
     consumer = Consumer({'bootstrap.servers': broker, 'group.id': 'g',

@@ -180,8 +180,8 @@ impl Inspector for DnsStream {
         self.replies.pop_front();
     }
 
-    /// What is known of queries, and replies that wait, are not counted: 6 KiB, if there are as many
-    /// as there may be.
+    /// What is known of queries, and replies that wait, are not counted: 6 KiB, if there are as
+    /// many as there may be.
     fn heap(&self) -> usize {
         0
     }

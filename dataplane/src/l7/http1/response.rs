@@ -25,6 +25,8 @@ enum State {
     ChunkSize,
     ChunkEnd,
     Trailers,
+    /// The body of the last response, which ends with the connection.
+    UntilClose,
     Untracked,
 }
 
@@ -68,6 +70,11 @@ impl Responses {
         self.state == State::Untracked
     }
 
+    /// Whether no response can follow the one that is coming.
+    pub(super) fn is_last(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
     pub(super) fn lose_track(&mut self) {
         *self = Self { state: State::Untracked, ..Self::default() };
     }
@@ -86,6 +93,11 @@ impl Responses {
     /// Bytes on the heap.
     pub(super) const fn heap(&self) -> usize {
         self.unit.capacity()
+    }
+
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.unit.shrink_to_fit();
     }
 
     /// The same after `bytes` more came, at most.
@@ -161,7 +173,7 @@ impl Responses {
                 self.state = State::Head;
                 Ok(Followed { complete: true, ..followed })
             }
-            State::ChunkEnd | State::Untracked => Err(Lost),
+            State::ChunkEnd | State::UntilClose | State::Untracked => Err(Lost),
         }
     }
 
@@ -186,7 +198,10 @@ impl Responses {
                 self.state = State::ChunkSize;
                 Ok(followed)
             }
-            BodyEnd::Close => Ok(Followed { taken: u64::MAX, ..followed }),
+            BodyEnd::Close => {
+                self.state = State::UntilClose;
+                Ok(Followed { taken: u64::MAX, ..followed })
+            }
         }
     }
 }

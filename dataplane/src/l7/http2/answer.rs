@@ -33,7 +33,7 @@ struct Words {
 
 const fn words(denial: Denial) -> Words {
     match denial.response {
-        DenialResponse::BadRequest => Words { status: "400", grpc: "13", text: "Bad request" },
+        DenialResponse::BadRequest(_) => Words { status: "400", grpc: "13", text: "Bad request" },
         DenialResponse::HeadTooLarge => Words { status: "431", grpc: "8", text: "Head too large" },
         _ => Words { status: "403", grpc: "7", text: "Access denied" },
     }

@@ -152,7 +152,10 @@ impl Http2 {
         match header.kind {
             kind::DATA => self.data(cx, header, bytes),
             kind::HEADERS => self.headers(cx, header, bytes),
-            kind::SETTINGS | kind::PING | kind::RST_STREAM | kind::WINDOW_UPDATE
+            kind::SETTINGS
+            | kind::PING
+            | kind::RST_STREAM
+            | kind::WINDOW_UPDATE
             | kind::PRIORITY => {
                 check_control(header)?;
                 match header.payload(bytes) {
@@ -369,7 +372,7 @@ pub(super) fn write(out: &mut Vec<u8>, frames: impl FnOnce(&mut Vec<u8>)) {
 fn check_control(header: FrameHeader) -> Result<(), DropReason> {
     let is_valid = match header.kind {
         kind::SETTINGS if header.has(flag::ACK) => header.stream == 0 && header.len == 0,
-        kind::SETTINGS => header.stream == 0 && header.len % 6 == 0,
+        kind::SETTINGS => header.stream == 0 && header.len.is_multiple_of(6),
         kind::PING => header.stream == 0 && header.len == 8,
         kind::WINDOW_UPDATE => header.len == 4,
         kind::RST_STREAM => header.stream != 0 && header.len == 4,

@@ -29,12 +29,12 @@
 //!
 //! # Limits
 //! Header blocks of [`BLOCK_MAX`] bytes and [`FRAMES_MAX`] frames; header lists of [`LIST_MAX`]
-//! bytes (431 beyond) and 100 fields; [`STREAMS_MAX`] streams at once (others are refused); a table of
-//! [`TABLE_MAX`] bytes. A server may offer its client a larger one: the setting passes, and a client
-//! that makes use of it is reset, since rewriting the setting would cost an edit of each connection,
-//! and encoders with larger tables are rare. 1,000 frames at once and 200 a second that make the
-//! server work for nothing (PING, SETTINGS, PRIORITY, empty DATA, and WINDOW_UPDATE beyond four for
-//! each frame of content), and as many RST_STREAM frames ("rapid reset").
+//! bytes (431 beyond) and 100 fields; [`STREAMS_MAX`] streams at once (others are refused); a table
+//! of [`TABLE_MAX`] bytes. A server may offer its client a larger one: the setting passes, and a
+//! client that makes use of it is reset, since rewriting the setting would cost an edit of each
+//! connection, and encoders with larger tables are rare. 1,000 frames at once and 200 a second that
+//! make the server work for nothing (PING, SETTINGS, PRIORITY, empty DATA, and WINDOW_UPDATE beyond
+//! four for each frame of content), and as many RST_STREAM frames ("rapid reset").
 
 mod answer;
 mod block;

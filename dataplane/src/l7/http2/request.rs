@@ -3,7 +3,8 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, RequestLine, RequestRecord, Text};
 use podgate_tables::ids::RuleId;
-use podgate_tables::l7::http1::{Denial, DenialResponse, FIELDS_MAX};
+use podgate_tables::l7::http1::{Denial, DenialResponse};
+use podgate_tables::l7::http2::{FIELDS_MAX, MALFORMED};
 use podgate_tables::l7::{L7Policy, L7Request, L7Verdict, http2};
 
 use super::answer::{self, Form, REFUSED};
@@ -34,7 +35,7 @@ fn decide(
     let head = http2::parse(list.fields(), &mut headers)?;
     let length = head.length;
     if ends && length.is_some_and(|length| length > 0) {
-        return Err(Denial::MALFORMED);
+        return Err(MALFORMED);
     }
     match policy.decide(&L7Request::Http(head.request)) {
         L7Verdict::Allow { rule } => Ok(Allowed { rule, length }),

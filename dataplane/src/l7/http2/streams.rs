@@ -116,11 +116,6 @@ impl Streams {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
-    }
-
     /// Bytes on the heap.
     pub(super) fn heap(&self) -> usize {
         self.list.capacity() * size_of::<Stream>()

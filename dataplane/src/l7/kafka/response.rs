@@ -17,6 +17,7 @@ const API_VERSIONS: i16 = 18;
 
 /// The current response.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each response")]
 enum Current {
     /// It is read for its error code.
     Read {

@@ -6,7 +6,13 @@
 use httparse::Header;
 
 use super::http1::head::{is_framing, parse_length};
-use super::http1::{Denial, FIELDS_MAX, Request, is_token, target};
+use super::http1::{Denial, Flaw, Request, is_token, target};
+
+/// Most regular fields of a header list. One with more is answered 431.
+pub const FIELDS_MAX: usize = 100;
+
+/// A header list that is malformed or ambiguous.
+pub const MALFORMED: Denial = Denial::malformed(Flaw::FieldValue);
 
 /// A header field: name and value.
 pub type Field<'a> = (&'a [u8], &'a [u8]);
@@ -37,21 +43,21 @@ pub fn parse<'a>(
     for (name, value) in fields {
         if name.first() == Some(&b':') {
             if count > 0 || !is_value(value) {
-                return Err(Denial::MALFORMED);
+                return Err(MALFORMED);
             }
-            pseudo.take(name, value).ok_or(Denial::MALFORMED)?;
+            pseudo.take(name, value).ok_or(MALFORMED)?;
             continue;
         }
-        let header = header(name, value).ok_or(Denial::MALFORMED)?;
-        regular.take(&header).ok_or(Denial::MALFORMED)?;
+        let header = header(name, value).ok_or(MALFORMED)?;
+        regular.take(&header).ok_or(MALFORMED)?;
         *headers.get_mut(count).ok_or(Denial::HEAD_TOO_LARGE)? = header;
         count += 1;
     }
     let headers: &'a [Header<'a>] = &headers[..count];
-    let request = pseudo.request(regular.host, headers).ok_or(Denial::MALFORMED)?;
+    let request = pseudo.request(regular.host, headers).ok_or(MALFORMED)?;
     let length = match regular.length {
         None => None,
-        Some(length) => Some(parse_length(length).ok_or(Denial::MALFORMED)?),
+        Some(length) => Some(parse_length(length).ok_or(MALFORMED)?),
     };
     Ok(Head { request, length })
 }
@@ -106,7 +112,8 @@ impl<'a> Pseudo<'a> {
     }
 
     fn request(&self, host: Option<&'a [u8]>, headers: &'a [Header<'a>]) -> Option<Request<'a>> {
-        let method = self.method.filter(|m| !m.is_empty() && m.iter().all(|byte| is_token(*byte)))?;
+        let method =
+            self.method.filter(|m| !m.is_empty() && m.iter().all(|byte| is_token(*byte)))?;
         let host = match (self.authority, host) {
             (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => return None,
             (Some(authority), _) => authority,
@@ -207,7 +214,7 @@ mod tests {
         assert_eq!(outcome(&by_host).unwrap().0, "GET /a?b x");
         assert!(replaced(":scheme", Some("https")) && !replaced(":scheme", Some("ftp")));
         assert!(!with(&[]).unwrap().0.is_empty() && replaced(":path", Some("/../x")));
-        assert_eq!(outcome(&[GET, &[(":protocol", "websocket")]].concat()), Err(Denial::MALFORMED));
+        assert_eq!(outcome(&[GET, &[(":protocol", "websocket")]].concat()), Err(MALFORMED));
         let extended = [&[(":method", "CONNECT"), (":protocol", "websocket")], &GET[1..]].concat();
         assert_eq!(outcome(&extended).unwrap().0, "CONNECT /a?b h:80");
     }
@@ -241,12 +248,12 @@ mod tests {
             ("content-length", "+1"),
             ("content-length", "1, 1"),
         ] {
-            assert_eq!(with(&[(name, value)]), Err(Denial::MALFORMED), "{name}: {value}");
+            assert_eq!(with(&[(name, value)]), Err(MALFORMED), "{name}: {value}");
         }
-        assert_eq!(with(&[("x", "y"), (":path", "/")]), Err(Denial::MALFORMED));
-        assert_eq!(with(&[("host", "h:80"), ("host", "h:80")]), Err(Denial::MALFORMED));
+        assert_eq!(with(&[("x", "y"), (":path", "/")]), Err(MALFORMED));
+        assert_eq!(with(&[("host", "h:80"), ("host", "h:80")]), Err(MALFORMED));
         let lengths = [("content-length", "1"), ("content-length", "1")];
-        assert_eq!(with(&lengths), Err(Denial::MALFORMED));
+        assert_eq!(with(&lengths), Err(MALFORMED));
         let many = [("x", "y"); FIELDS_MAX + 1];
         assert_eq!(with(&many), Err(Denial::HEAD_TOO_LARGE));
         for (name, _) in GET {
@@ -260,7 +267,7 @@ mod tests {
             assert!(!replaced(":authority", Some(authority)), "{authority}");
         }
         let connect = [(":method", "CONNECT"), (":authority", "h:1"), (":path", "/")];
-        assert_eq!(outcome(&connect), Err(Denial::MALFORMED));
+        assert_eq!(outcome(&connect), Err(MALFORMED));
     }
 
     #[test]
@@ -276,7 +283,9 @@ mod tests {
     #[test]
     fn trailers_have_regular_fields_only() {
         let check = |name: &str, value: &str| {
-            are_trailers([("x", "y"), (name, value)].map(|(n, v)| (n.as_bytes(), v.as_bytes())).into_iter())
+            are_trailers(
+                [("x", "y"), (name, value)].map(|(n, v)| (n.as_bytes(), v.as_bytes())).into_iter(),
+            )
         };
         assert!(check("grpc-status", "0"));
         for (name, value) in

@@ -68,8 +68,7 @@ impl Names {
         (self.announced, self.acks, self.has_transaction) = (None, None, false);
     }
 
-    /// Adds what was found in the request. Returns whether a topic is complete up to its
-    /// partitions: its name, or its id if it has no name.
+    /// Adds what was found in the request.
     ///
     /// # Errors
     /// [`TooMany`] at the bounds.
@@ -210,7 +209,8 @@ impl Names {
     }
 }
 
-/// Bytes of a vector that gets so many elements more, up to a bound: at most twice of what it needs.
+/// Bytes of a vector that gets so many elements more, up to a bound: at most twice of what it
+/// needs.
 fn grown<T>(vec: &Vec<T>, more: usize, max: usize) -> usize {
     let len = (vec.len() + more).min(max);
     let capacity = if len <= vec.capacity() { vec.capacity() } else { 2 * len.max(8) };

@@ -1,3 +1,5 @@
+//! Requests of every API and version, and the answers to them.
+
 use super::*;
 use schema::{Field, Kind, List, TOPIC_RESOURCE};
 

@@ -36,6 +36,9 @@ pub enum L7Protocol {
 }
 
 impl L7Protocol {
+    /// All protocols. Flows store their positions, in memory and in the file of saved flows.
+    pub const ALL: [Self; 4] = [Self::Http, Self::Kafka, Self::Dns, Self::Tls];
+
     /// Whether workers have an inspector for the protocol over the IP protocol `carrier`. They drop
     /// flows with rules of other protocols.
     #[must_use]

@@ -5,8 +5,8 @@
 //! What two TLS libraries could read in two ways is rejected: a ClientHello that does not end with
 //! its record, handshake records with other records between them or without content, several
 //! `server_name` extensions, a list of names that has not exactly one entry. A name is a host name
-//! of ASCII letters, digits, hyphens and underscores, in any case, without a trailing dot, and no IP
-//! address (RFC 6066 §3); see [`is_server_name`].
+//! of ASCII letters, digits, hyphens and underscores, in any case, without a trailing dot, and no
+//! IP address (RFC 6066 §3); see [`is_server_name`].
 //!
 //! With Encrypted ClientHello, the name is that of the outer hello, which is the one on the wire.
 
@@ -148,9 +148,12 @@ pub fn server_message(stream: &[u8]) -> Result<Option<ServerMessage>, Invalid> {
     Ok(message.map(|(len, _)| ServerMessage::RetryRequest { len }))
 }
 
+/// The bytes of the stream that a handshake message takes up, and its content.
+type Message<'a> = (usize, Cow<'a, [u8]>);
+
 /// The handshake message of this type at the front of a stream, which must end with its record, and
 /// the bytes of the stream that it takes up; `None` if more bytes are needed.
-fn whole_message(stream: &[u8], wanted: u8) -> Result<Option<(usize, Cow<'_, [u8]>)>, Invalid> {
+fn whole_message(stream: &[u8], wanted: u8) -> Result<Option<Message<'_>>, Invalid> {
     let mut header = [0; HANDSHAKE_HEADER];
     // Bytes of the message in the records so far, which may not have arrived completely.
     let mut announced = 0;

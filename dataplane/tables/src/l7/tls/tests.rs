@@ -1,3 +1,5 @@
+//! ClientHellos and ServerHellos, whole, in pieces and malformed.
+
 use super::*;
 
 const SUITES: &[u8] = &[0, 2, 0x13, 0x01];
