@@ -76,6 +76,16 @@ impl Protocol {
         }
         true
     }
+
+    /// Chooses the version of HTTP by the bytes of a server that does not wait for the client, as
+    /// HTTP/2 allows (RFC 9113 §3.4). They are a SETTINGS frame then, whose length begins with a
+    /// zero, and an HTTP/1 response never does.
+    fn follow_server(&mut self, bytes: &[u8]) {
+        *self = match bytes.first() {
+            Some(0) => Self::Http2(Box::default()),
+            _ => Self::Http1(Http1::default()),
+        };
+    }
 }
 
 /// Calls a method of the inspector that the enum has; before there is one, the result is `before`.
@@ -107,8 +117,7 @@ impl Inspector for Protocol {
             match direction {
                 FlowDirection::Original if !self.choose_version(bytes) => return Op::More.into(),
                 FlowDirection::Original => {}
-                // A server that speaks first does not speak HTTP/2 with this client.
-                FlowDirection::Reply => *self = Self::Http1(Http1::default()),
+                FlowDirection::Reply => self.follow_server(bytes),
             }
         }
         dispatch!(self, Op::More.into(), inspector => inspector.inspect(cx, direction, bytes))
@@ -149,8 +158,11 @@ impl Inspector for Protocol {
 
     #[inline]
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
-        let version_1 = || Http1::default().heap_with(direction, bytes);
-        dispatch!(self, version_1(), inspector => inspector.heap_with(direction, bytes))
+        let either = || {
+            let version_1 = Http1::default().heap_with(direction, bytes);
+            version_1.max(Http2::default().heap_with(direction, bytes))
+        };
+        dispatch!(self, either(), inspector => inspector.heap_with(direction, bytes))
     }
 
     fn release_unused(&mut self) {
