@@ -455,6 +455,32 @@ fn a_connection_without_the_whole_preface_is_not_http2() {
     assert_eq!(http.verdicts(), [false]);
 }
 
+#[test]
+fn a_server_may_send_its_settings_before_the_client_sends_anything() {
+    for cut in [0, 1, 9] {
+        let (mut http, mut client, mut server) =
+            (Http::default(), Writer::client(), Writer::server());
+        let settings = server.take();
+        let (first, second) = settings.split_at(cut);
+        http.send(Reply, first, &docs_only());
+        http.send(Reply, second, &docs_only());
+        client.frame(SETTINGS, ACK, 0, &[]);
+        http.send(Original, &client.take(), &docs_only());
+        client.headers(1, END_STREAM, &request("GET", "/docs", &[]));
+        client.headers(3, END_STREAM, &request("GET", "/secret", &[]));
+        http.send(Original, &client.take(), &docs_only());
+        assert_eq!((http.verdicts(), http.reset), (vec![true, false], None), "cut at {cut}");
+        assert!(http.responses.received.starts_with(&settings), "cut at {cut}");
+    }
+    let mut http = Http::default();
+    http.send(Reply, b"HTTP/1.1 408 Request Timeout\r\n\r\n", &docs_only());
+    assert_eq!((http.responses.passed, http.reset), (32, None), "HTTP/1 servers do so, too");
+    let mut http = Http::default();
+    http.send(Reply, &Writer::server().take(), &docs_only());
+    http.send(Original, b"GET /docs HTTP/1.1\r\nHost: a\r\n\r\n", &docs_only());
+    assert_eq!((http.requests.passed, http.reset), (0, Some(DropReason::L7Malformed)));
+}
+
 /// A conversation with everything in it: the client's bytes, and the server's.
 fn conversation() -> (Vec<u8>, Vec<u8>) {
     let (mut client, mut server) = (Writer::client(), Writer::server());
