@@ -4,7 +4,8 @@
 # Debian packages that building, testing and the demo need. Rust comes from rustup.
 PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 make pkg-config libelf-dev zlib1g-dev
-    iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates git python3 python3-venv)
+    iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates git python3 python3-venv
+    containernetworking-plugins dnsmasq-base bind9-dnsutils)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034

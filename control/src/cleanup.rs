@@ -43,12 +43,10 @@ pub(crate) fn run(state_dir: &Path) -> Result<ExitCode> {
         report.unpin_all(&state.bpf());
         runtime.block_on(report.restore_offloads(&state));
         report.remove_mount(&state.bpf());
-        for file in state.list_files().into_iter().chain([
-            state.flows(),
-            state.bad_flows(),
-            state.socket(),
-            state.hubble_socket(),
-        ]) {
+        let sockets = [state.socket(), state.hubble_socket()];
+        let others = [state.flows(), state.bad_flows()].into_iter().chain(sockets);
+        let others = others.chain(state.name_files());
+        for file in state.list_files().into_iter().chain(others) {
             report.remove_if_there(&file);
         }
         report.remove_directory(&state_dir.join(LAST_GOOD));

@@ -1,5 +1,6 @@
 //! The command line: what `podgate --help` shows.
 
+mod fqdn;
 mod policy;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use podgate_api::{EndpointSpec, PodMtu};
 
 pub use podgate_replay::Output;
 
+pub use self::fqdn::{FqdnArgs, FqdnCommand};
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
@@ -77,6 +79,9 @@ pub enum Command {
     /// Explain verdicts; show enforced policies and rejected objects.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Show the addresses that DNS names stand for in policy, or forget them.
+    #[command(subcommand)]
+    Fqdn(FqdnCommand),
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
@@ -200,10 +205,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub inspected: u32,
+    /// How queries that DNS rules deny are answered.
+    #[arg(long, value_enum, default_value_t = DnsDenied::Refused)]
+    pub dns_denied: DnsDenied,
     /// Number of flow records that are stored for `podgate flows` and for clients of Hubble's API.
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub flow_log: u32,
+    /// Least TTL of addresses from DNS answers, seconds: shorter ones count as this.
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(0..=604_800))]
+    pub dns_min_ttl: u32,
     /// Hubble's API.
     #[command(flatten)]
     pub hubble: HubbleArgs,
@@ -285,6 +297,15 @@ pub enum PodChecksums {
     /// pods that send tunnel packets (VXLAN, GRE, IPIP), whose inner checksums would stay
     /// incomplete. Before Linux 6.11 the same as `whole`.
     Leave,
+}
+
+/// How queries that DNS rules deny are answered.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DnsDenied {
+    /// By REFUSED. Most clients then ask the next server of their list.
+    Refused,
+    /// By NXDOMAIN: clients take it that the name doesn't exist, and ask nobody else.
+    Nxdomain,
 }
 
 /// The two sources of objects.
@@ -431,6 +452,10 @@ pub struct EndpointAddArgs {
     /// MTU to set at both ends of the link, 1280 to 65535 bytes [default: that of `run --pod-mtu`].
     #[arg(long, value_name = "N", requires = "netns")]
     pub mtu: Option<PodMtu>,
+    /// An address that the network plugin assigned to the pod; may be repeated. Counts until the
+    /// status of the pod's object names addresses.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<std::net::IpAddr>,
 }
 
 impl EndpointAddArgs {
@@ -443,6 +468,7 @@ impl EndpointAddArgs {
             netns: self.netns.clone(),
             mac: self.mac,
             mtu: self.mtu,
+            assigned: self.address.clone(),
         }
     }
 }

@@ -11,6 +11,8 @@ use podgate_dataplane::xsk::XskStatistics;
 use podgate_tables::drop_reason::DropReason;
 use podgate_xdp_redirect::FrameDrops;
 
+use crate::agent::NameMetrics;
+
 /// What the agent counts itself.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct AgentCounts {
@@ -38,6 +40,8 @@ pub(crate) struct AgentCounts {
     pub(crate) clients_rejected: u64,
     /// Clients that were disconnected because they didn't read.
     pub(crate) clients_cut_off: u64,
+    /// DNS names.
+    pub(crate) names: NameMetrics,
 }
 
 /// All metrics.
@@ -49,6 +53,7 @@ pub(crate) fn collect(
     links: &[LinkCounts],
 ) -> Vec<Family> {
     let mut families = agent_families(counts);
+    families.extend(name_families(&counts.names));
     families.extend(link_families(links));
     families.extend(traffic_families(workers, frame_drops));
     families.extend(socket_families(ports));
@@ -99,6 +104,43 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[], counts.flow_records),
         Family::counter("hubble_lost_events_total", "Flow records lost because a ring was full")
             .with(&[("source", "EVENTS_QUEUE")], counts.flow_records_lost),
+    ]
+}
+
+/// What is known of DNS names.
+fn name_families(names: &NameMetrics) -> Vec<Family> {
+    let gauge = |name, help, value: usize| Family::gauge(name, help).with(&[], value as u64);
+    let counter = |name, help, value| Family::counter(name, help).with(&[], value);
+    let NameMetrics { table, answers, publications, release_us, releases } = *names;
+    vec![
+        gauge("cilium_fqdn_active_names", "DNS names that stand for addresses", table.names),
+        gauge("cilium_fqdn_active_ips", "Addresses of DNS names", table.addresses),
+        gauge(
+            "cilium_fqdn_alive_zombie_connections",
+            "Addresses of DNS names whose TTL is over, and that connections may use",
+            table.deferred,
+        ),
+        counter(
+            "podgate_fqdn_evicted_total",
+            "Addresses of DNS names that were removed, left out or expired early at a bound",
+            table.evicted,
+        ),
+        counter("podgate_fqdn_answers_total", "DNS answers that waited for the tables", answers),
+        counter(
+            "podgate_fqdn_publications_total",
+            "Publications of tables because of DNS answers",
+            publications,
+        ),
+        counter(
+            "podgate_fqdn_release_microseconds_total",
+            "Time from taking DNS answers to their release; divide it by the releases",
+            release_us,
+        ),
+        counter(
+            "podgate_fqdn_releases_total",
+            "Times that DNS answers were released, those that waited together at once",
+            releases,
+        ),
     ]
 }
 

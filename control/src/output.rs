@@ -1,6 +1,7 @@
 //! How answers look on a terminal.
 
 mod explain;
+mod fqdn;
 mod policy;
 
 use std::fmt::Write as _;
@@ -11,6 +12,7 @@ pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
 pub(crate) use self::explain::explained;
+pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
 /// Rows with aligned columns; the first row is the heading.
@@ -239,7 +241,14 @@ mod tests {
 
     fn endpoint(link: &str, pod: Option<&str>, state: EndpointState) -> EndpointStatus {
         let pod = pod.map(|pod| pod.parse().unwrap());
-        let spec = EndpointSpec { link: link.into(), pod, netns: None, mac: None, mtu: None };
+        let spec = EndpointSpec {
+            link: link.into(),
+            pod,
+            netns: None,
+            mac: None,
+            mtu: None,
+            assigned: Vec::new(),
+        };
         EndpointStatus {
             spec,
             state,

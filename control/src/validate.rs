@@ -112,7 +112,7 @@ fn without_inspector(store: &Store) -> Vec<Warning> {
         for rule in sets.iter().flat_map(|set| &set.rules) {
             for l7 in rule.ports.iter().flatten().filter_map(|ports| ports.l7.as_ref()) {
                 let protocol = l7.protocol();
-                if !protocol.has_inspector() {
+                if !protocol.has_inspector(podgate_tables::proto::TCP) {
                     let reason = format!(
                         "workers can't inspect {protocol} yet: they drop every flow that this \
                          rule would inspect"

@@ -254,6 +254,27 @@ worker_stats! {
     l7_allowed: Counter,
     /// L7 requests denied.
     l7_denied: Counter,
+    /// DNS responses forwarded.
+    dns_answered: Counter = Counter(
+        "podgate_worker_dns_answered_total",
+        "DNS responses forwarded to inspected clients"
+    ),
+    /// DNS responses over UDP that waited for the release of their addresses.
+    dns_held: Counter = Counter(
+        "podgate_worker_dns_held_total",
+        "DNS responses over UDP that waited until their addresses were admitted"
+    ),
+    /// DNS responses dropped because their addresses were not released in time.
+    dns_unreleased: Counter = Counter(
+        "podgate_worker_dns_unreleased_total",
+        "DNS responses dropped because their addresses were not admitted in time"
+    ),
+    /// DNS queries whose responses will be dropped, because too many later ones of the same flow
+    /// wait for theirs.
+    dns_replaced: Counter = Counter(
+        "podgate_worker_dns_replaced_total",
+        "DNS queries forgotten because a flow has too many that are not answered"
+    ),
     /// Events lost because the ring to the control thread was full or the link's share of it used
     /// up.
     events_lost: Counter,

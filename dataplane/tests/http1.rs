@@ -249,8 +249,10 @@ fn both_ends_of_policy_must_allow() {
 }
 
 fn line_of(request: RequestRecord) -> RequestLine {
-    let RequestRecord::Http(line) = request;
-    line
+    match request {
+        RequestRecord::Http(line) => line,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

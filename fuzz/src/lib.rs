@@ -7,6 +7,7 @@
 
 #[cfg(feature = "captures")]
 mod captures;
+mod dns;
 mod editor;
 mod hpack;
 mod http1;
@@ -20,6 +21,7 @@ mod requests;
 
 #[cfg(feature = "captures")]
 pub use captures::captures;
+pub use dns::dns;
 pub use editor::editor;
 pub use hpack::hpack;
 pub use http1::http1;
@@ -37,6 +39,7 @@ pub type Body = fn(&[u8]);
 pub const TARGETS: &[(&str, Body)] = &[
     ("packets", packets),
     ("http1", http1),
+    ("dns", dns),
     ("editor", editor),
     ("patterns", patterns),
     ("hpack", hpack),

@@ -6,7 +6,8 @@
 //! all of them and the pods into [`podgate_tables::policy::PolicyTables`] and a [`Catalog`] of the
 //! names behind the tables' numbers.
 //!
-//! The tables depend only on the objects in the store, not on the order of changes.
+//! The tables depend only on the objects in the store and on what it knows of DNS names, not on the
+//! order of changes. [`NameTable`] says how long a name stands for an address.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ mod labels;
 mod lower;
 pub mod manifest;
 pub mod model;
+mod names;
 pub mod observe;
 #[cfg(feature = "oracle")]
 pub mod oracle;
@@ -39,6 +41,7 @@ pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin};
 pub use compile::{Compiled, Compiler, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{LabelContext, LabelKey, Labels};
+pub use names::{NameAddress, NameCounts, NameLimits, NameTable};
 pub use rejection::{Rejection, SourceLocation, line as rejection_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{

@@ -26,14 +26,18 @@ pub struct EndpointSpec<P = PodName> {
     /// MTU that both ends of the link are given when it is attached; needs `netns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<PodMtu>,
+    /// Addresses that a network plugin assigned to the pod. They are the pod's until the status of
+    /// its object names addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assigned: Vec<IpAddr>,
 }
 
 impl EndpointSpec {
     /// The same for an [`EndpointStatus`].
     #[must_use]
     pub fn known(self) -> EndpointSpec<Option<PodName>> {
-        let Self { link, pod, netns, mac, mtu } = self;
-        EndpointSpec { link, pod: Some(pod), netns, mac, mtu }
+        let Self { link, pod, netns, mac, mtu, assigned } = self;
+        EndpointSpec { link, pod: Some(pod), netns, mac, mtu, assigned }
     }
 }
 
@@ -179,6 +183,7 @@ mod tests {
             netns: None,
             mac: None,
             mtu: Some(PodMtu::MAX),
+            assigned: Vec::new(),
         };
         let mut status = EndpointStatus {
             spec: known.known(),

@@ -20,6 +20,7 @@
 mod answer;
 pub mod client;
 mod endpoint;
+mod fqdn;
 mod metric;
 mod policy;
 mod request;
@@ -30,6 +31,7 @@ pub use podgate_policy::PodName;
 pub use answer::{Answer, ApiError, ErrorCode, FlowItem};
 pub use client::{Client, ClientError};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
+pub use fqdn::{FqdnEntry, FqdnSource};
 pub use metric::{Family, FamilyKind, Sample};
 pub use policy::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,

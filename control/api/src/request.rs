@@ -71,6 +71,18 @@ requests! {
         #[serde(default)]
         last: u32,
     },
+    /// Answered by a list of [`FqdnEntry`](crate::FqdnEntry).
+    "fqdn-list": FqdnList {
+        /// Only names that match, as in a policy's `matchPattern`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pattern: Option<String>,
+    },
+    /// Answered by the number of addresses that were removed.
+    "fqdn-clean": FqdnClean {
+        /// Only names that match, as in a policy's `matchPattern`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pattern: Option<String>,
+    },
     /// Answered by a list of [`Family`](crate::Family).
     "metrics": Metrics {},
 }
@@ -154,6 +166,7 @@ mod tests {
             netns: Some("/run/netns/a".into()),
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
             mtu: Some(PodMtu::MAX),
+            assigned: vec!["10.0.0.1".parse().unwrap()],
         };
         let requests = [
             Request::Status {},
@@ -171,6 +184,8 @@ mod tests {
             Request::TablePolicyGet { endpoint: "veth0".into() },
             Request::PolicyWait { epoch: 7, timeout_s: 60 },
             Request::Flows { follow: true, last: 7 },
+            Request::FqdnList { pattern: Some("*.example".into()) },
+            Request::FqdnClean { pattern: None },
             Request::Metrics {},
         ];
         assert_eq!(requests.len(), COMMANDS.len());

@@ -11,6 +11,6 @@ pub mod netns;
 pub mod offload;
 
 pub use netlink::{
-    Change, Link, Netlink, NetlinkError, ROUTE_MTU_MAX, Route, RouteMode, Routes, TunnelReader,
-    changes, path_mtu,
+    Change, GATEWAY_V4, GATEWAY_V6, Link, Netlink, NetlinkError, ROUTE_MTU_MAX, Route, RouteMode,
+    Routes, TunnelReader, changes, gateway_for, path_mtu,
 };

@@ -1,6 +1,7 @@
 //! Links, addresses and routes, over rtnetlink(7).
 
 mod changes;
+mod pod_link;
 mod request;
 mod routes;
 mod tunnels;
@@ -17,6 +18,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, new_connection};
 
 pub use self::changes::{Change, changes};
+pub use self::pod_link::{GATEWAY_V4, GATEWAY_V6, gateway_for};
 pub(crate) use self::request::{GENL_HEADER, GenericRequester, genl_header};
 pub use self::routes::{ROUTE_MTU_MAX, Route, RouteMode, Routes, path_mtu};
 pub use self::tunnels::TunnelReader;

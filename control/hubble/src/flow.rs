@@ -15,9 +15,9 @@ use podgate_tables::drop_reason::DropReason as Reason;
 use crate::proto::flow::layer4::Protocol;
 use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{
-    CiliumEventType, DropReason, Endpoint, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip, IpVersion,
-    L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, TraceObservationPoint, TraceReason,
-    TrafficDirection, Udp, Verdict,
+    CiliumEventType, Dns, DropReason, Endpoint, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip,
+    IpVersion, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, TraceObservationPoint,
+    TraceReason, TrafficDirection, Udp, Verdict,
 };
 use crate::source::Observed;
 
@@ -71,8 +71,12 @@ impl Translator {
         let mut flows = match &record.detail {
             Detail::PolicyVerdict { .. } => policy_verdicts(record, &common),
             Detail::Drop => vec![self.dropped(record, common)],
-            Detail::HttpRequest { rule, .. } => vec![request(record, rule.as_ref(), common)],
-            Detail::HttpResponse { .. } => vec![response(record, common)],
+            Detail::HttpRequest { rule, .. } | Detail::DnsRequest { rule, .. } => {
+                vec![request(record, rule.as_ref(), common)]
+            }
+            Detail::HttpResponse { latency_ns, .. } | Detail::DnsResponse { latency_ns, .. } => {
+                vec![layer7(record, L7FlowType::Response, *latency_ns, common)]
+            }
             Detail::End { .. } => vec![ended(record, common)],
         };
         for (index, flow) in flows.iter_mut().enumerate() {
@@ -208,14 +212,6 @@ fn request(record: &FlowRecord, rule: Option<&RuleName>, common: Flow) -> Flow {
     flow
 }
 
-fn response(record: &FlowRecord, common: Flow) -> Flow {
-    let latency = match &record.detail {
-        Detail::HttpResponse { latency_ns, .. } => *latency_ns,
-        _ => 0,
-    };
-    layer7(record, L7FlowType::Response, latency, common)
-}
-
 fn layer7(record: &FlowRecord, kind: L7FlowType, latency_ns: u64, common: Flow) -> Flow {
     // Without a rule that says more: requests are decided where the server is.
     let side = if record.destination.pod.is_some() { Side::Ingress } else { Side::Egress };
@@ -230,6 +226,8 @@ fn layer7(record: &FlowRecord, kind: L7FlowType, latency_ns: u64, common: Flow) 
 
 fn l7_record(detail: &Detail) -> Option<Record> {
     let http = Http { protocol: "HTTP/1.1".into(), ..Http::default() };
+    // Hubble's word for what was seen on the wire in place of asking a resolver.
+    let dns = Dns { observation_source: "proxy".into(), ..Dns::default() };
     match detail {
         Detail::HttpRequest { method, path, host, .. } => {
             let (method, url) = (method.clone(), http_url(host, path));
@@ -242,6 +240,17 @@ fn l7_record(detail: &Detail) -> Option<Record> {
             let url = target.map(|target| http_url(&target.host, &target.path)).unwrap_or_default();
             Some(Record::Http(Http { code, method, url, ..http }))
         }
+        Detail::DnsRequest { query, qtype, .. } => {
+            let (query, qtypes) = (query.clone(), vec![qtype.clone()]);
+            Some(Record::Dns(Dns { query, qtypes, ..dns }))
+        }
+        Detail::DnsResponse { rcode, qtype, address, ttl, .. } => Some(Record::Dns(Dns {
+            rcode: (*rcode).into(),
+            qtypes: qtype.iter().cloned().collect(),
+            ips: address.iter().map(ToString::to_string).collect(),
+            ttl: *ttl,
+            ..dns
+        })),
         Detail::PolicyVerdict { .. } | Detail::Drop | Detail::End { .. } => None,
     }
 }

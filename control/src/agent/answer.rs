@@ -1,5 +1,6 @@
 //! Answers to the clients of the control socket.
 
+mod fqdn;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,12 @@ impl Agent {
             Request::PolicyExplain { query, both_sides } => {
                 self.catch_up();
                 self.explain(&query, both_sides).and_then(|explained| to_reply(&explained))
+            }
+            Request::FqdnList { pattern } => {
+                self.fqdn_list(pattern.as_deref()).and_then(|list| to_reply(&list))
+            }
+            Request::FqdnClean { pattern } => {
+                self.fqdn_clean(pattern.as_deref()).and_then(|removed| to_reply(&removed))
             }
             Request::Metrics {} => self.metrics().and_then(|families| to_reply(&families)),
         };
@@ -129,7 +136,8 @@ impl Agent {
         let cut_off = unknown.filter_map(|endpoint| {
             Some(format!("link {} is cut off: {}", endpoint.spec.link, endpoint.reason?))
         });
-        self.files.problems().chain(cut_off).chain(self.host.problems()).collect()
+        let files = self.files.problems().chain(self.names.problems());
+        files.chain(cut_off).chain(self.host.problems()).collect()
     }
 
     pub(super) fn policies_in_force(&self) -> usize {
@@ -250,6 +258,7 @@ impl Agent {
             flow_records_lost: self.observer.lost(self.dataplane()),
             clients_rejected: self.files.clients().rejected(),
             clients_cut_off: self.files.clients().cut_off(),
+            names: self.names.metrics(),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! * [`Endpoints`]: pods and what is attached to their links;
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
 //! * [`Observer`]: the workers' events, on their way to the flow thread;
+//! * [`Names`]: what DNS names stand for;
 //! * [`StateFiles`]: endpoint list, pins, control socket.
 //!
 //! Nothing here waits for the kernel's network stack or enters another network namespace: tasks and
@@ -28,6 +29,8 @@ mod flows_file;
 mod host_network;
 mod hubble;
 mod limits;
+mod names;
+mod names_file;
 mod observer;
 mod policy_plane;
 mod preflight;
@@ -41,6 +44,7 @@ mod undo;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +53,10 @@ use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use podgate_api::EndpointSpec;
+use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
+use podgate_policy::NameLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -59,6 +65,7 @@ use tracing::{error, info, warn};
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
 use self::hubble::Peers;
+use self::names::Names;
 use self::observer::Observer;
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
@@ -68,13 +75,14 @@ use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::Undo;
 use self::waiting::Waiting;
-use crate::cli::{PodChecksums, Poll, RunArgs, Seccomp};
+use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
 use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
 pub(crate) use self::host_network::{HOST, XSK};
+pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
 pub(crate) use self::state::StateDir;
 
@@ -91,6 +99,7 @@ struct Agent {
     host: HostNetwork,
     observer: Observer,
     peers: Peers,
+    names: Names,
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
     waiting: Waiting,
@@ -196,12 +205,17 @@ impl Agent {
             host,
             observer: Observer::new(flow_thread),
             peers,
+            names: Names::load(
+                &state,
+                NameLimits { ttl_min_s: args.dns_min_ttl, ..NameLimits::default() },
+            ),
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
             earlier_flows: EarlierFlows::read(&state),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
         };
+        agent.names.pass_changes(&mut agent.plane);
         // From before the first read, so that no change is missed.
         let changes = changes()?;
         let mut inputs = Inputs { updates, calls, completed, observed, changes };
@@ -280,6 +294,7 @@ impl Agent {
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
+            let dataplane = self.endpoints.links().dataplane();
             tokio::select! {
                 signal = &mut signals.stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
@@ -287,6 +302,7 @@ impl Agent {
                     return Ok(());
                 }
                 Some(()) = signals.reload.recv() => self.reload(log),
+                () = poll_fn(|cx| dataplane.poll_answers(cx)) => self.admit_answers(),
                 () = at(publication), if publication.is_some() => self.publish(),
                 () = at(reconciliation), if reconciliation.is_some() => self.reconcile(),
                 Some(update) = inputs.updates.recv() => self.plane.update(update),
@@ -313,6 +329,7 @@ impl Agent {
         self.observer.check()?;
         self.drain_events();
         self.answer_waiting();
+        self.maintain_names();
         self.request_periodic_reads();
         self.files.check(&self.endpoints).await;
         Ok(())
@@ -331,6 +348,7 @@ impl Agent {
     fn stop(&mut self) {
         let flows = self.endpoints.links_mut().stop();
         self.earlier_flows.save(flows, &self.endpoints, self.files.state());
+        self.names.save();
     }
 
     /// Writes the endpoint list.
@@ -345,6 +363,7 @@ impl Agent {
 
     /// Compiles what changed and publishes it, unless nothing did.
     fn publish(&mut self) {
+        self.plane.set_assigned_addresses(self.endpoints.iter());
         let Some(begun) = self.plane.begin() else { return };
         let (routes, not_ready) = policy_plane::route_table(
             self.endpoints.iter(),
@@ -357,6 +376,7 @@ impl Agent {
             return self.plane.end(begun);
         };
         let dataplane = self.endpoints.links().dataplane();
+        self.names.policies_changed();
         self.earlier_flows.take_over(&snapshot, &self.endpoints, dataplane);
         dataplane.publish(snapshot);
         self.endpoints.links_mut().set_pods(&routes);
@@ -417,6 +437,10 @@ fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {
             workers: args.workers,
             flows_per_worker: args.flows,
             inspected_per_worker: args.inspected.min(args.flows),
+            dns_denied: match args.dns_denied {
+                DnsDenied::Refused => Denied::Refused,
+                DnsDenied::Nxdomain => Denied::NameError,
+            },
             ..SharedConfig::default()
         },
         frames: args.frames,

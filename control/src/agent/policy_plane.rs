@@ -75,6 +75,31 @@ impl PolicyPlane {
         self.request();
     }
 
+    /// Takes the addresses that the network plugin assigned to the pods of `endpoints`.
+    pub(super) fn set_assigned_addresses<'e>(
+        &mut self,
+        endpoints: impl Iterator<Item = (&'e String, &'e Endpoint)>,
+    ) {
+        let assigned = endpoints.filter(|(_, endpoint)| !endpoint.spec.assigned.is_empty());
+        let assigned = assigned.map(|(_, endpoint)| {
+            let mut addresses = endpoint.spec.assigned.clone();
+            addresses.sort_unstable();
+            (endpoint.spec.pod.clone(), addresses)
+        });
+        self.store.set_assigned_addresses(assigned.collect());
+    }
+
+    /// Takes the addresses that a DNS name stands for.
+    pub(super) fn learn(&mut self, name: &str, addresses: &[IpAddr]) {
+        self.store.learn(name, addresses.iter().copied());
+    }
+
+    /// Whether a rule in force is about the DNS name, which is in lower case without a dot at its
+    /// end.
+    pub(super) fn is_wanted(&self, name: &str) -> bool {
+        self.compiler.is_wanted(name)
+    }
+
     /// Requests a publication.
     pub(super) fn request(&mut self) {
         self.debounce.request();
@@ -141,12 +166,24 @@ impl PolicyPlane {
             return None;
         }
         self.forced = false;
-        self.epoch = Epoch(self.epoch.0 + 1);
         self.routes = Some(Arc::clone(routes));
+        Some(self.snapshot(Arc::clone(routes)))
+    }
+
+    /// Compiles what changed of DNS names. Returns the snapshot to publish, unless nothing changed
+    /// or nothing was published yet: the first publication has the names, too.
+    pub(super) fn compile_names(&mut self) -> Option<Arc<Snapshot>> {
+        let routes = self.routes.clone()?;
+        self.compiler.update_names(&self.store).then(|| self.snapshot(routes))
+    }
+
+    /// The compiled tables, as the next epoch.
+    fn snapshot(&mut self, routes: Arc<RouteTable>) -> Arc<Snapshot> {
+        self.epoch = Epoch(self.epoch.0 + 1);
         let compiled = self.compiler.compiled();
         let policy = Arc::clone(&compiled.tables);
         self.epochs.push(self.epoch, compiled);
-        Some(Arc::new(Snapshot { epoch: self.epoch, policy, routes: Arc::clone(routes) }))
+        Arc::new(Snapshot { epoch: self.epoch, policy, routes })
     }
 
     /// Ends a publication.

@@ -200,6 +200,24 @@ impl StateDir {
         self.path.join("flows.bad")
     }
 
+    /// The file of DNS names.
+    #[must_use]
+    pub(crate) fn names(&self) -> PathBuf {
+        self.path.join("names.json")
+    }
+
+    /// Where a damaged file of DNS names is moved.
+    #[must_use]
+    pub(crate) fn bad_names(&self) -> PathBuf {
+        self.path.join("names.bad")
+    }
+
+    /// All files of DNS names that may exist.
+    #[must_use]
+    pub(crate) fn name_files(&self) -> [PathBuf; 3] {
+        [self.names(), self.path.join("names.json.new"), self.bad_names()]
+    }
+
     /// All files of the endpoint list that may exist: the list, its copy, unfinished ones, and
     /// those that were set aside.
     #[must_use]
@@ -305,6 +323,7 @@ mod tests {
             netns: Some("/run/netns/b".into()),
             mac: None,
             mtu: Some(65000.try_into().unwrap()),
+            assigned: vec!["10.0.0.1".parse().unwrap()],
         };
         Remembered { spec, offload_was_on: link == "veth1" }
     }

@@ -1,5 +1,6 @@
 //! What each subcommand does.
 
+mod fqdn;
 mod policy;
 mod workload;
 
@@ -38,6 +39,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Table(TableCommand::Policy(TablePolicyCommand::Get(args))) => {
             policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
+        Command::Fqdn(command) => fqdn::run(command).map(|()| ExitCode::SUCCESS),
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),

@@ -17,7 +17,8 @@ pub(crate) fn explained(explained: &Explained) -> String {
     let (source, destination) = (&explanation.source, &explanation.destination);
     let mut lines = vec![verdict_line(explanation), String::new()];
     lines.push(format!("from  {}", end(source)));
-    lines.push(format!("to    {}{}", end(destination), called_service(explanation)));
+    let what = called_service(explanation) + &dns_names(explanation);
+    lines.push(format!("to    {}{what}", end(destination)));
     for (name, whose, direction) in [
         ("egress of", source, &explanation.egress),
         ("ingress of", destination, &explanation.ingress),
@@ -65,6 +66,13 @@ fn verdict_line(explanation: &Explanation) -> String {
 fn called_service(explanation: &Explanation) -> String {
     let service = explanation.service.iter();
     service.map(|it| format!("  cluster IP of Service {}/{}", it.namespace, it.name)).collect()
+}
+
+fn dns_names(explanation: &Explanation) -> String {
+    match explanation.dns_names.as_slice() {
+        [] => String::new(),
+        names => format!("  address of DNS name {}", names.join(", ")),
+    }
 }
 
 fn service_note(service: &CalledService) -> String {

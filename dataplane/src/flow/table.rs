@@ -312,6 +312,18 @@ impl FlowTable {
         numbered.filter_map(|(index, slot)| Some((index, slot.flow.as_ref()?)))
     }
 
+    /// Number of slots in use so far, those of removed flows included.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// The flows in up to `count` slots from slot `first` on.
+    pub fn in_slots(&self, first: u32, count: u32) -> impl Iterator<Item = &Flow> {
+        let slots = self.slots.iter().skip(first as usize).take(count as usize);
+        slots.filter_map(|slot| slot.flow.as_ref())
+    }
+
     /// Adds a flow; there must be none with the same tuple.
     ///
     /// # Errors

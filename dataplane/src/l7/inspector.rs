@@ -80,6 +80,12 @@ pub struct InspectCtx<'a> {
 
 /// A protocol inspector.
 pub trait Inspector: Default {
+    /// An inspector of the same protocol that has seen nothing, for the flow's next connection.
+    #[must_use]
+    fn restarted(&self) -> Self {
+        Self::default()
+    }
+
     /// Decides about the bytes at the front of a direction, of which there is at least one.
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step;
 

@@ -2,9 +2,12 @@
 //!
 //! An [`inspector`] sees the bytes of both directions and answers with operations; [`protocol`] lists
 //! them, one for each protocol. The [`editor`] executes the operations on the TCP stream of one flow, and knows no protocol
-//! above TCP; [`reply`] builds the segments that it sends of its own. Rules, and how a request is
+//! above TCP; [`reply`] builds the segments that it sends of its own. [`datagram`] does the same for
+//! flows of datagrams. Rules, and how a request is
 //! matched with them, are in [`podgate_tables::l7`].
 
+pub mod datagram;
+pub mod dns;
 pub mod editor;
 mod heap;
 pub mod http1;

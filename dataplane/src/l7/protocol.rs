@@ -3,6 +3,7 @@
 use podgate_tables::l7::{L7Policy, L7Protocol};
 use podgate_tables::tuple::FlowDirection;
 
+use super::dns::{DnsContext, DnsStream};
 use super::http1::Http1;
 use super::inspector::{Injection, InspectCtx, Inspector, Op, Step};
 
@@ -11,16 +12,19 @@ use super::inspector::{Injection, InspectCtx, Inspector, Op, Step};
 pub enum Protocol {
     /// HTTP/1.0 and HTTP/1.1.
     Http1(Http1),
+    /// DNS over TCP.
+    Dns(DnsStream),
 }
 
 impl Protocol {
     /// The inspector of flows with these rules over TCP. `None` if there is none
     /// ([`L7Policy::has_inspector`]).
     #[must_use]
-    pub fn for_rules(policy: &L7Policy) -> Option<Self> {
+    pub fn for_rules(policy: &L7Policy, dns: &DnsContext) -> Option<Self> {
         match policy.protocol().ok()?? {
             L7Protocol::Http => Some(Self::default()),
-            L7Protocol::Kafka | L7Protocol::Dns | L7Protocol::Tls => None,
+            L7Protocol::Dns => Some(Self::Dns(DnsStream::new(dns))),
+            L7Protocol::Kafka | L7Protocol::Tls => None,
         }
     }
 
@@ -29,6 +33,16 @@ impl Protocol {
     pub const fn of_rules(&self) -> L7Protocol {
         match self {
             Self::Http1(_) => L7Protocol::Http,
+            Self::Dns(_) => L7Protocol::Dns,
+        }
+    }
+
+    /// The ticket of the DNS answer that the flow waits for.
+    #[must_use]
+    pub fn awaited_answer(&self) -> Option<u64> {
+        match self {
+            Self::Dns(stream) => stream.awaited(),
+            Self::Http1(_) => None,
         }
     }
 }
@@ -44,11 +58,19 @@ macro_rules! dispatch {
     ($self:ident, $inspector:ident => $call:expr) => {
         match $self {
             Protocol::Http1($inspector) => $call,
+            Protocol::Dns($inspector) => $call,
         }
     };
 }
 
 impl Inspector for Protocol {
+    fn restarted(&self) -> Self {
+        match self {
+            Self::Http1(inspector) => Self::Http1(inspector.restarted()),
+            Self::Dns(inspector) => Self::Dns(inspector.restarted()),
+        }
+    }
+
     #[inline]
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
         dispatch!(self, inspector => inspector.inspect(cx, direction, bytes))

@@ -1,13 +1,13 @@
 //! What an inspected flow's stream editor needs of the worker.
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
+use podgate_tables::event::{EventKind, ResponseStatus};
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
 use crate::l7::io::FlowIo;
 use crate::mem::{Frame, Packet, Umem};
-use crate::packet::parse;
+use crate::packet::{View, parse};
 
 use super::ctx::PacketCtx;
 use super::egress::{Origin, Resource};
@@ -20,6 +20,12 @@ pub(super) struct InspectedIo<'f, 'a, 's> {
 }
 
 impl InspectedIo<'_, '_, '_> {
+    /// As [`FlowIo::forward`], for a packet whose headers are known.
+    pub(super) fn forward_parsed(&mut self, direction: FlowDirection, packet: Packet, view: &View) {
+        let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
+        forward::forward(self.cx, Path { from, to, origin: Origin::Received }, packet, view);
+    }
+
     fn send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
         // Parsed again, since a view in each held packet would be large.
         let umem = self.cx.egress.umem();
@@ -79,6 +85,8 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         match kind {
             EventKind::Request { allowed: true, .. } => stats.l7_allowed.add(1),
             EventKind::Request { allowed: false, .. } => stats.l7_denied.add(1),
+            EventKind::Response { status: ResponseStatus::Dns(_), .. } => stats.dns_answered.add(1),
+            EventKind::Drop { reason: DropReason::DnsUnreleased } => stats.dns_unreleased.add(1),
             _ => {}
         }
         let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());

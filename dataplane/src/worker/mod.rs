@@ -7,6 +7,7 @@
 
 mod adaptive_poll;
 mod ctx;
+mod datagrams;
 mod decisions;
 mod egress;
 mod fast_path;
@@ -15,8 +16,10 @@ mod forward;
 mod fragments;
 mod icmp_reply;
 mod inspectors;
+mod live_check;
 mod pipeline;
 mod reassembly;
+mod release;
 mod reply_limit;
 mod reset;
 mod runtime;
@@ -40,6 +43,8 @@ use crate::xsk::{Port, XskStatistics};
 
 use ctx::PacketCtx;
 use egress::Egress;
+pub use live_check::LiveCheck;
+use live_check::LiveScan;
 use pipeline::{Pipeline, Steering};
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 use scheduler::LinkScheduler;
@@ -64,6 +69,8 @@ pub struct Worker {
     egress: Egress,
     batch: Vec<Packet>,
     scheduler: LinkScheduler,
+    /// Checks of live flows that this worker has not answered yet.
+    scans: Vec<LiveScan>,
 }
 
 impl Worker {
@@ -78,6 +85,7 @@ impl Worker {
             egress: Egress::new(index, shared, pool),
             batch: Vec::with_capacity(BATCH),
             scheduler: LinkScheduler::default(),
+            scans: Vec::new(),
         }
     }
 
@@ -127,6 +135,22 @@ impl Worker {
         restored
     }
 
+    /// Answers a check of live flows, see [`Self::continue_checks`].
+    pub fn start_check(&mut self, check: Arc<LiveCheck>) {
+        self.scans.push(LiveScan::new(check));
+    }
+
+    /// Whether [`Self::continue_checks`] has work to do.
+    #[must_use]
+    pub fn has_checks(&self) -> bool {
+        !self.scans.is_empty()
+    }
+
+    /// Reads some flows for the checks that were started.
+    pub fn continue_checks(&mut self, now: Nanos) {
+        self.scans.retain_mut(|scan| !scan.advance(&self.pipeline.flows, now));
+    }
+
     /// Sum of the counters of all ports, closed ones included. Two system calls per port.
     #[must_use]
     pub fn port_statistics(&self) -> XskStatistics {
@@ -163,6 +187,12 @@ impl Worker {
         self.pipeline.has_inspected()
     }
 
+    /// Whether released DNS answers can be forwarded by one of the next rounds.
+    #[must_use]
+    pub fn has_releases(&self) -> bool {
+        self.pipeline.datagrams.releases.is_pending()
+    }
+
     /// One iteration of the poll loop: receive, process, expire, flush. Returns the number of
     /// packets processed; if zero, the caller may sleep.
     ///
@@ -174,6 +204,7 @@ impl Worker {
     /// As [`Self::round`], but links are scheduled by the time that their packets take, measured
     /// with `clock`.
     pub fn round_by_time(&mut self, now: Nanos, clock: &impl Fn() -> Nanos) -> usize {
+        self.shared.rounds[usize::from(self.index)].begin();
         let snapshot = self.snapshot.load().clone();
         if let Some(snapshot) = snapshot.as_deref() {
             self.pipeline.flows.set_outside(snapshot.routes.host_link());
@@ -190,11 +221,13 @@ impl Worker {
         if let Some(snapshot) = snapshot.as_deref() {
             let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
             self.pipeline.run_timers(&mut cx);
+            self.pipeline.release_answers(&mut cx, &self.shared);
         }
         let scheduler = &mut self.scheduler;
         self.egress.flush(clock, |link, nanos| scheduler.record_time(link, nanos));
         scheduler.end_round();
         self.update_gauges(snapshot.as_deref());
+        self.shared.rounds[usize::from(self.index)].end();
         if processed > 0 {
             self.stats().busy_rounds.add(1);
         }

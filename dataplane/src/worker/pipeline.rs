@@ -23,8 +23,12 @@
 //! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
 //!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
 //!   policy wants inspected is denied too, because the beginning of its stream was not seen.
-//! - *L7 rules without an inspector.* HTTP/1 over TCP is the only L7 protocol that is inspected. A
-//!   flow that needs another inspector is denied.
+//! - *L7 rules without an inspector.* HTTP/1 over TCP, and DNS over TCP and UDP, are the L7
+//!   protocols that are inspected. A flow that needs another inspector is denied.
+//! - *DNS over UDP* is inspected from any datagram on, so a plain flow becomes an inspected one at
+//!   the client's next datagram when a new policy says so; the server's are dropped until then. A
+//!   datagram of a DNS server opens no flow towards a client whose queries are inspected: it would
+//!   let them pass as replies.
 //! - *TTL.* podgate is one router hop between two pods (TTL minus one) and transparent between a
 //!   pod and its node (TTL unchanged: the kernel routes and decrements).
 //! - *Multicast and broadcast*, of IP or of Ethernet, are never forwarded. A subnet's broadcast
@@ -94,6 +98,7 @@ use crate::packet::{HostFrame, L4, Tcp, View, edit, parse, quoted};
 use crate::worker::Shared;
 
 use super::ctx::{Evaluation, PacketCtx};
+use super::datagrams::Datagrams;
 use super::decisions::DecisionCache;
 use super::egress::Origin;
 use super::fast_path::{FastPath, Ingress};
@@ -123,7 +128,8 @@ pub(super) struct Pipeline {
     pub(super) workers: u16,
     pub(super) flows: FlowTable,
     decisions: DecisionCache,
-    inspectors: Inspectors,
+    pub(super) inspectors: Inspectors,
+    pub(super) datagrams: Datagrams,
     fast_path: FastPath,
     pub(super) reassembly: Reassembly,
 }
@@ -137,6 +143,7 @@ impl Pipeline {
             flows: FlowTable::new(shared.config.flows_per_worker),
             decisions: DecisionCache::new(shared.config.flows_per_worker),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
+            datagrams: Datagrams::new(index, shared),
             fast_path: FastPath::new(),
             reassembly: Reassembly::new(umem_frames, workers),
         }
@@ -147,7 +154,8 @@ impl Pipeline {
     }
 
     pub(super) fn held_frames(&self) -> usize {
-        self.inspectors.held_frames() + self.reassembly.held_frames()
+        let inspected = self.inspectors.held_frames() + self.datagrams.held_frames();
+        inspected + self.reassembly.held_frames()
     }
 
     /// Bytes that inspected flows buffer.
@@ -157,7 +165,7 @@ impl Pipeline {
 
     /// Whether there are inspected flows, whose timers are finer than flow expiry.
     pub(super) fn has_inspected(&self) -> bool {
-        !self.inspectors.is_empty()
+        !self.inspectors.is_empty() || self.datagrams.has_waiting()
     }
 
     /// The flows that can outlive this worker ([`SavedFlow::of`]), in no order.
@@ -261,7 +269,7 @@ impl Pipeline {
         }
         // (2) Established flow.
         if let Some((index, direction)) = self.flows.lookup(&view.tuple) {
-            if !self.reopens(index, view) {
+            if !self.reopens(index, view) && !self.becomes_inspected(cx, index, direction) {
                 return self.established(cx, index, direction, view, packet);
             }
             self.end_flow(cx, index);
@@ -273,6 +281,25 @@ impl Pipeline {
     /// Whether a SYN opens a new connection on the tuple of one that is over.
     fn reopens(&self, index: FlowIx, view: &View) -> bool {
         tcp_of(view).is_some_and(|segment| tcp::reopens(self.flows.get(index).tcp(), segment.flags))
+    }
+
+    /// Whether a datagram of the opener makes a plain flow an inspected one: a newer policy says so.
+    fn becomes_inspected(
+        &mut self,
+        cx: &PacketCtx<'_>,
+        index: FlowIx,
+        direction: FlowDirection,
+    ) -> bool {
+        let flow = self.flows.get(index);
+        let tuple = flow.tuple();
+        let is_current = flow.epoch() == cx.snapshot.epoch && !flow.revoked();
+        let is_plain = flow.inspector().is_none();
+        if is_current || !is_plain || !is_udp(&tuple) || direction.is_reply() {
+            return false;
+        }
+        let subject = Subject { tuple, icmp_type: 0 };
+        let (_, decision) = self.decisions.decide(cx.snapshot, &subject, flow.sender());
+        decision.verdict == Verdict::Inspect && decision.l7.has_inspector(proto::UDP)
     }
 
     fn established(
@@ -298,12 +325,15 @@ impl Pipeline {
                 let (from, to) = (flow.link(direction), flow.link(direction.reverse()));
                 forward::forward(cx, Path { from, to, origin: Origin::Received }, packet, view);
             }
+            Some(slot) if is_udp(&flow.tuple()) => {
+                self.inspect_datagram(cx, (index, slot), direction, view, packet);
+            }
             Some(slot) => self.inspect(cx, slot, direction, view, packet),
         }
     }
 
     /// Whether a flow is allowed under the current epoch.
-    fn is_allowed(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> bool {
+    pub(super) fn is_allowed(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> bool {
         if self.flows.get(index).epoch() != cx.snapshot.epoch {
             let permission = self.reevaluate(cx, index);
             self.flows.get_mut(index).set_permission(cx.snapshot.epoch, permission);
@@ -324,6 +354,7 @@ impl Pipeline {
                 cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
             }
             (Verdict::Allow, _) => true,
+            (Verdict::Inspect, Some(_)) if is_udp(&tuple) => decision.l7.has_inspector(proto::UDP),
             // An inspector that has followed the connection knows one protocol.
             (Verdict::Inspect, Some(slot)) => {
                 let inspected = self.inspectors.get_mut(slot);
@@ -342,7 +373,9 @@ impl Pipeline {
         let inspector = flow.inspector();
         self.flows.set_links(index, links);
         self.flows.get_mut(index).set_hairpin(from_host && ends.src.is_some());
-        if let Some(slot) = inspector
+        if let Some(slot) = inspector.filter(|_| is_udp(&tuple)) {
+            self.datagrams.put(slot, decision.l7);
+        } else if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
             let Inspected { editor, policy, .. } = inspected;
@@ -385,6 +418,10 @@ impl Pipeline {
         if decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(view.tuple.protocol) {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::L7Unsupported);
         }
+        let is_plain_udp = is_udp(&view.tuple) && decision.verdict == Verdict::Allow;
+        if is_plain_udp && cx.decide_reversed(&subject, ends).verdict == Verdict::Inspect {
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::DnsUnsolicited);
+        }
         let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
         flow.set_hairpin(from_host && ends.src.is_some());
         flow.set_sender(sender);
@@ -418,9 +455,14 @@ impl Pipeline {
                 let path = Path { from: opener, to: responder, origin: Origin::Received };
                 forward::forward(cx, path, packet, view);
             }
+            Some(slot) if is_udp(&view.tuple) => {
+                self.datagrams.put(slot, decision.l7);
+                self.inspect_datagram(cx, (index, slot), FlowDirection::Original, view, packet);
+            }
             Some(slot) => {
                 // That there is one, the caller has checked; the default denies other protocols.
-                let inspector = Protocol::for_rules(&decision.l7).unwrap_or_default();
+                let inspector =
+                    Protocol::for_rules(&decision.l7, &self.datagrams.dns).unwrap_or_default();
                 let editor = Editor::new(inspector);
                 let inspected = Inspected { flow: index, editor, policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
@@ -439,7 +481,8 @@ impl Pipeline {
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
         let inspected = verdict == Verdict::Inspect;
         let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
-        if inspected && self.flows.must_evict_inspected(&opener, self.inspectors.free()) {
+        let free = self.inspectors.free().saturating_sub(self.datagrams.len());
+        if inspected && self.flows.must_evict_inspected(&opener, free) {
             let victim = self.flows.inspected_victim(&opener, cx.now);
             self.evict(cx, victim.ok_or(DropReason::InspectedFull)?);
         }
@@ -447,14 +490,21 @@ impl Pipeline {
             let victim = self.flows.victim(&opener, cx.now);
             self.evict(cx, victim.ok_or(DropReason::FlowTableFull)?);
         }
+        let is_udp = is_udp(&flow.tuple());
         let slot = match inspected {
+            _ if inspected && self.inspectors.free() <= self.datagrams.len() => {
+                return Err(DropReason::InspectedFull);
+            }
+            true if is_udp => Some(self.datagrams.reserve()),
             true => Some(self.inspectors.reserve().ok_or(DropReason::InspectedFull)?),
             false => None,
         };
         flow.set_inspector(slot);
         let index = self.flows.insert(flow);
-        if let (Err(_), Some(slot)) = (&index, slot) {
-            self.inspectors.cancel(slot);
+        match (&index, slot) {
+            (Err(_), Some(slot)) if is_udp => self.datagrams.remove(slot),
+            (Err(_), Some(slot)) => self.inspectors.cancel(slot),
+            _ => {}
         }
         Ok((index?, slot))
     }
@@ -481,6 +531,9 @@ impl Pipeline {
         let now = io.cx.now;
         inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
         let index = inspected.flow;
+        if let Some(ticket) = inspected.editor.inspector().awaited_answer() {
+            self.datagrams.note_stalled(slot, ticket);
+        }
         match inspected.editor.progress() {
             Progress::Opened => {}
             Progress::Requested if flow.requested() => {}
@@ -556,7 +609,10 @@ impl Pipeline {
     /// Removes a flow, with an event. An inspected one is reset at both ends unless it is over.
     fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         let flow = self.flows.remove(index);
-        if let Some(mut inspected) = flow.inspector().and_then(|slot| self.inspectors.take(slot)) {
+        let slot = flow.inspector();
+        if let Some(slot) = slot.filter(|_| is_udp(&flow.tuple())) {
+            self.datagrams.remove(slot);
+        } else if let Some(mut inspected) = slot.and_then(|slot| self.inspectors.take(slot)) {
             inspected.editor.close(&mut InspectedIo { flow: &flow, cx });
         }
         let traffic = |direction| Traffic {
@@ -635,6 +691,11 @@ fn tcp_of(view: &View) -> Option<Tcp> {
         L4::Tcp(segment) => Some(segment),
         _ => None,
     }
+}
+
+/// Whether a flow's inspection, if it has one, is of datagrams.
+fn is_udp(tuple: &Tuple) -> bool {
+    tuple.protocol == proto::UDP
 }
 
 fn icmp_type_of(view: &View) -> u8 {

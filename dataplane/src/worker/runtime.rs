@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{self, Context};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +13,7 @@ use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use podgate_tables::address::Address;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
@@ -19,8 +21,9 @@ use podgate_tables::time::Nanos;
 
 use super::adaptive_poll::AdaptivePoll;
 use super::pipeline::steer;
-use super::{Shared, SharedConfig, Worker};
+use super::{LiveCheck, Shared, SharedConfig, Worker};
 use crate::flow::SavedFlow;
+use crate::l7::dns::learned::DnsAnswer;
 use crate::mem::Umem;
 use crate::stats::LinkStatistics;
 use crate::xsk::{Port, XskStatistics, close_ports};
@@ -72,6 +75,7 @@ enum Command {
     RemovePort(LinkId, channel::Sender<Option<Box<Port>>>),
     /// The reply is the number of restored flows.
     RestoreFlows(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
+    CheckLive(Arc<LiveCheck>),
     PortStatistics(channel::Sender<XskStatistics>),
     LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
 }
@@ -336,10 +340,42 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Asks the workers which of the addresses are destinations of live flows. Returns at once; the
+    /// answer is in [`LiveCheck::result`] later.
+    ///
+    /// # Errors
+    /// When a worker takes no commands. The check never ends then.
+    pub fn check_live(&self, addresses: Vec<Address>) -> Result<Arc<LiveCheck>, LinkError> {
+        let check = Arc::new(LiveCheck::new(addresses, self.shared.config.workers));
+        for (index, queue) in self.commands.iter().enumerate() {
+            let command = Command::CheckLive(Arc::clone(&check));
+            queue.push(command).map_err(|_| LinkError::Unresponsive(index))?;
+            self.shared.sleepers[index].wake_if_asleep();
+        }
+        Ok(check)
+    }
+
     /// The first worker that has panicked. Its packets are no longer processed.
     #[must_use]
     pub fn panicked_worker(&self) -> Option<usize> {
         self.threads.iter().position(JoinHandle::is_finished)
+    }
+
+    /// Ready when a DNS answer waits for [`Self::drain_answers`]. One task may wait.
+    pub fn poll_answers(&self, cx: &mut Context<'_>) -> task::Poll<()> {
+        self.shared.answers.poll_waiting(cx)
+    }
+
+    /// Takes all DNS answers from the rings, each with its worker's number. They are not forwarded
+    /// before [`Self::release_answers`].
+    pub fn drain_answers(&self, take: impl FnMut(u16, DnsAnswer)) {
+        self.shared.answers.drain(take);
+    }
+
+    /// Releases all DNS answers of `worker` up to `ticket`. The tables that admit their addresses
+    /// must be published before ([`Self::publish`]).
+    pub fn release_answers(&self, worker: u16, ticket: u64) {
+        self.shared.release_answers(worker, ticket);
     }
 
     /// Takes all events from the rings, each with its worker's number.
@@ -400,6 +436,9 @@ impl Thread {
         while !self.stop.load(Ordering::Acquire) {
             self.run_commands();
             let now = self.clock.now();
+            if self.worker.has_checks() {
+                self.worker.continue_checks(now);
+            }
             let clock = self.clock;
             let packets = self.worker.round_by_time(now, &|| clock.now());
             if self.mode == PollMode::Adaptive {
@@ -419,7 +458,9 @@ impl Thread {
         let sleeper = &self.shared.sleepers[usize::from(self.index)];
         sleeper.announce_sleep();
         let work = !self.commands.is_empty()
+            || self.worker.has_checks()
             || self.shared.has_handoffs(self.index)
+            || self.worker.has_releases()
             || self.stop.load(Ordering::Acquire);
         let timeout = match () {
             () if work => Duration::ZERO,
@@ -448,6 +489,10 @@ impl Thread {
                 Command::RestoreFlows(snapshot, flows, done) => {
                     let now = self.clock.now();
                     done.send(self.worker.restore_flows(now, &snapshot, &flows)).is_ok()
+                }
+                Command::CheckLive(check) => {
+                    self.worker.start_check(check);
+                    true
                 }
                 Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
                 Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),

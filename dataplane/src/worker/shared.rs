@@ -10,13 +10,20 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
 
 use crate::event_ring::EventRing;
+use crate::l7::dns::Denied;
+use crate::l7::dns::learned::Answers;
 use crate::mem::Packet;
 use crate::stats::WorkerStats;
+
+use super::release::Rounds;
 
 /// Capacity of all hand-off rings to one worker, packets, divided equally among them.
 const HANDOFFS_TO_ONE: usize = 2048;
 /// Smallest capacity of one ring, packets.
 const HANDOFFS_MIN: usize = 64;
+
+/// DNS answers of one worker that may wait for the control thread.
+const ANSWERS_PER_WORKER: usize = 512;
 
 /// Number of workers, and sizes of their tables.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +36,8 @@ pub struct SharedConfig {
     pub inspected_per_worker: u32,
     /// Capacity of each worker's event ring.
     pub events_per_worker: usize,
+    /// How denied DNS queries are answered.
+    pub dns_denied: Denied,
 }
 
 impl Default for SharedConfig {
@@ -38,6 +47,7 @@ impl Default for SharedConfig {
             flows_per_worker: 1 << 18,
             inspected_per_worker: 1 << 14,
             events_per_worker: 1 << 14,
+            dns_denied: Denied::default(),
         }
     }
 }
@@ -55,10 +65,13 @@ pub struct Shared {
     pub stats: Vec<CachePadded<WorkerStats>>,
     /// Events of each worker.
     pub events: Vec<EventRing>,
+    /// DNS answers of each worker.
+    pub answers: Answers,
     /// A ring for each pair of workers: those to the first worker, by source worker, then those to
     /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
     handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
+    pub(super) rounds: Vec<CachePadded<Rounds>>,
 }
 
 impl Shared {
@@ -77,8 +90,10 @@ impl Shared {
             retired: Mutex::default(),
             stats: each.clone().map(|_| WorkerStats::new()).collect(),
             events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
+            answers: Answers::new(config.workers, ANSWERS_PER_WORKER),
             handoffs: pairs.map(ArrayQueue::new).collect(),
-            sleepers: each.map(|_| CachePadded::default()).collect(),
+            sleepers: each.clone().map(|_| CachePadded::default()).collect(),
+            rounds: each.map(|_| CachePadded::default()).collect(),
         })
     }
 
@@ -89,6 +104,13 @@ impl Shared {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.extend(former);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// Releases all DNS answers of `worker` up to `ticket`. The tables that admit their addresses
+    /// must be published before.
+    pub fn release_answers(&self, worker: u16, ticket: u64) {
+        self.answers.release(worker, ticket);
+        self.sleepers[usize::from(worker)].wake_if_asleep();
     }
 
     /// Hands a packet off from worker `from` to worker `to`; returns it when the ring is full.

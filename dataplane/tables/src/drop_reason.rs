@@ -54,6 +54,13 @@ drop_reasons! {
     L7Limit = ("l7_limit", 198),
     /// A request head was not complete in time.
     L7Timeout = ("l7_timeout", 134),
+    /// A DNS response that answers no query of its flow, or the datagram of a DNS server that no
+    /// query was sent to.
+    DnsUnsolicited = ("dns_unsolicited", 134),
+    /// A DNS response whose addresses the control thread has not admitted in time.
+    DnsUnreleased = ("dns_unreleased", 134),
+    /// A DNS response with addresses, while too many others wait for their release.
+    DnsHeldFull = ("dns_held_full", 198),
     /// The frame is shorter than its headers say, or a header is inconsistent.
     Truncated = ("truncated_header", 135),
     /// A header field is invalid (version, length, mapped or martian address, flags).

@@ -2,6 +2,7 @@
 //!
 //! Rules are ids in an event; the catalogue of the tables of [`Event::epoch`] has their names.
 
+use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
@@ -149,6 +150,8 @@ impl<const N: usize> std::fmt::Debug for Text<N> {
 pub enum RequestRecord {
     /// An HTTP request.
     Http(RequestLine),
+    /// A DNS query.
+    Dns(DnsQuestion),
 }
 
 impl Default for RequestRecord {
@@ -162,6 +165,35 @@ impl Default for RequestRecord {
 pub enum ResponseStatus {
     /// The status code of an HTTP response.
     Http(u16),
+    /// The result of a DNS query.
+    Dns(DnsResult),
+}
+
+/// Longest part of a queried name that an event has, bytes.
+pub const QUERIED_NAME_MAX: usize = 192;
+
+/// What a DNS query asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct DnsQuestion {
+    /// The name in lower case, without a trailing dot, truncated.
+    pub name: Text<QUERIED_NAME_MAX>,
+    /// Type of the records (RFC 1035 §3.2.2).
+    pub kind: u16,
+}
+
+/// What a DNS response says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsResult {
+    /// Response code (RFC 1035 §4.1.1).
+    pub rcode: u8,
+    /// Type of the records that were asked for; zero if the response does not say.
+    pub kind: u16,
+    /// Addresses of the queried name.
+    pub addresses: u16,
+    /// The first one, if there is any.
+    pub first: Address,
+    /// Seconds for which it may be used.
+    pub ttl: u32,
 }
 
 /// Method, path and host of an HTTP request, each truncated.

@@ -8,6 +8,7 @@ use crate::memory::established::{self, ALLOCS, IMIX, SIZE_64};
 use crate::memory::flow_table::{self, BYTES, LOOKUP};
 use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
+use crate::memory::release::{self, RELEASE};
 use crate::node::{self, ATTACH, IDLE};
 use crate::{fairness, l7, restart, tcp, udp64};
 
@@ -24,6 +25,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: &[SIZE_64, ALLOCS, IMIX], run: established::measure },
     Suite { ids: &[INSTRUCTIONS], run: instructions::measure },
     Suite { ids: &[NEW_FLOW], run: new_flow::measure },
+    Suite { ids: &[RELEASE], run: release::measure },
     Suite { ids: &[BYTES], run: flow_table::bytes },
     Suite { ids: &[LOOKUP], run: flow_table::lookup },
     Suite { ids: &[IDLE, ATTACH], run: node::measure },

@@ -75,9 +75,4 @@ impl<K: Clone + Eq + Hash> Interner<K> {
     pub(super) fn get<Q: Hash + Equivalent<K> + ?Sized>(&self, value: &Q) -> Option<u32> {
         self.ids.get(value).copied()
     }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &K)> {
-        let values = self.values.iter().enumerate();
-        values.filter_map(|(id, slot)| Some((id as u32, &slot.as_ref()?.0)))
-    }
 }

@@ -19,6 +19,7 @@ mod direction;
 mod identities;
 mod index;
 mod interner;
+mod names;
 mod peers;
 mod program;
 mod sharing;
@@ -67,6 +68,8 @@ pub fn compile(store: &Store) -> Compiled {
 pub struct Compiler {
     /// How far this compiler has read the store's change log.
     cursor: Cursor,
+    /// The same of the log of DNS names.
+    name_cursor: Cursor,
     builder: TableBuilder,
     program: Program,
     peers: Peers,
@@ -95,6 +98,7 @@ impl Compiler {
     fn with_mode(mode: EnforcementMode) -> Self {
         let mut compiler = Self {
             cursor: Cursor::default(),
+            name_cursor: Cursor::default(),
             builder: TableBuilder::default(),
             program: Program::default(),
             peers: Peers::default(),
@@ -118,6 +122,7 @@ impl Compiler {
             Some(changes) => {
                 self.cursor = store.cursor();
                 self.apply(store, &changes);
+                self.follow_names(store);
                 self.builder.changed
             }
             None => {
@@ -125,6 +130,27 @@ impl Compiler {
                 true
             }
         }
+    }
+
+    /// Brings up to date only what DNS names stand for, which takes much less time if objects
+    /// changed, too. Returns whether anything changed.
+    pub fn update_names(&mut self, store: &Store) -> bool {
+        self.builder.changed = false;
+        self.follow_names(store);
+        self.builder.changed
+    }
+
+    /// Whether a rule in the tables is about the DNS name, which is in lower case without a dot at
+    /// its end.
+    #[must_use]
+    pub fn is_wanted(&self, name: &str) -> bool {
+        self.peers.is_wanted(name)
+    }
+
+    fn follow_names(&mut self, store: &Store) {
+        let names = store.names_since(self.name_cursor);
+        self.name_cursor = store.name_cursor();
+        self.peers.update_names(names, store, &mut self.builder);
     }
 
     /// The tables as they are now.
@@ -140,6 +166,7 @@ impl Compiler {
         *self = Self::with_mode(store.mode());
         self.cursor = store.cursor();
         self.apply(store, &store.everything());
+        self.follow_names(store);
     }
 
     fn apply(&mut self, store: &Store, changes: &Changes) {
@@ -147,9 +174,6 @@ impl Compiler {
             self.relabel(namespace, store);
         }
         self.change_policies(store, &changes.policies);
-        if !changes.domain_names.is_empty() {
-            self.peers.update_names(&changes.domain_names, store, &mut self.builder);
-        }
         if changes.nodes {
             for address in self.claims.set_nodes(store) {
                 self.claims.write_address(address, &self.pods, &mut self.builder);
@@ -210,7 +234,7 @@ impl Compiler {
             }
             let former = self.program.policies.remove(key);
             if let Some(rule_sets) = now {
-                self.add_policy(key, rule_sets, store, &mut affected);
+                self.add_policy(key, rule_sets, &mut affected);
             }
             for number in former.into_iter().flat_map(|former| former.sets) {
                 self.endpoint_selectors.remove(number);
@@ -238,13 +262,12 @@ impl Compiler {
         &mut self,
         policy: &Arc<ObjectKey>,
         rule_sets: &Arc<[RuleSet]>,
-        store: &Store,
         affected: &mut BTreeSet<u32>,
     ) {
         let mut sets = Vec::new();
         for (index, rule_set) in rule_sets.iter().enumerate() {
             let rules = rule_set.rules.iter();
-            let numbers = rules.map(|rule| self.add_rule(policy, rule, store)).collect();
+            let numbers = rules.map(|rule| self.add_rule(policy, rule)).collect();
             let number = self.program.add_set(policy, rule_sets, index, numbers);
             self.endpoint_selectors.insert(number, &rule_set.endpoint_selector);
             affected.extend(self.identities.matching(&rule_set.endpoint_selector));
@@ -254,12 +277,7 @@ impl Compiler {
         self.program.policies.insert(Arc::clone(policy), entry);
     }
 
-    fn add_rule(
-        &mut self,
-        policy: &Arc<ObjectKey>,
-        rule: &Rule,
-        store: &Store,
-    ) -> (RuleId, Vec<PeerMatch>) {
+    fn add_rule(&mut self, policy: &Arc<ObjectKey>, rule: &Rule) -> (RuleId, Vec<PeerMatch>) {
         let id = RuleId(self.program.rule_numbers.allocate());
         let (policy, field) = (Arc::clone(policy), rule.field.clone());
         self.builder.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));
@@ -267,7 +285,7 @@ impl Compiler {
             self.acquire_port_name(name);
         }
         let (identities, builder) = (&mut self.identities, &mut self.builder);
-        let peers = self.peers.acquire(rule.peers.as_deref(), store, identities, builder);
+        let peers = self.peers.acquire(rule.peers.as_deref(), identities, builder);
         (id, peers)
     }
 

@@ -1,7 +1,6 @@
 //! Numbers for the peers of rules, and what they match.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -12,6 +11,7 @@ use podgate_tables::policy::{AddressScope, AddressSet, PeerMatch, SelectorSet};
 use super::identities::{Identities, asks_namespace};
 use super::index::SelectorIndex;
 use super::interner::Interner;
+use super::names::Names;
 use super::table_builder::TableBuilder;
 use crate::labels::LabelContext;
 use crate::rules::{self, NetworkPeer};
@@ -38,6 +38,8 @@ pub(super) struct Peers {
     /// The others.
     of_identities: SelectorIndex,
     sources: Interner<AddressSource>,
+    /// Those of the sources that are names, by the same numbers.
+    names: Names,
 }
 
 /// Whether all pods of a namespace, or none, match.
@@ -51,7 +53,6 @@ impl Peers {
     pub(super) fn acquire(
         &mut self,
         peers: Option<&[rules::PeerSelector]>,
-        store: &Store,
         identities: &mut Identities,
         builder: &mut TableBuilder,
     ) -> Vec<PeerMatch> {
@@ -67,20 +68,16 @@ impl Peers {
                     networks.entry(network.scope).or_default().push(network.clone());
                 }
                 rules::PeerSelector::Name(pattern) => {
-                    numbers.push(self.acquire_address_source(
-                        &AddressSource::Name(pattern.clone()),
-                        store,
-                        builder,
-                    ));
+                    numbers.push(
+                        self.acquire_address_source(&AddressSource::Name(pattern.clone()), builder),
+                    );
                 }
             }
         }
         for networks in networks.into_values() {
-            numbers.push(self.acquire_address_source(
-                &AddressSource::Networks(networks.into()),
-                store,
-                builder,
-            ));
+            numbers.push(
+                self.acquire_address_source(&AddressSource::Networks(networks.into()), builder),
+            );
         }
         numbers
     }
@@ -119,18 +116,21 @@ impl Peers {
     fn acquire_address_source(
         &mut self,
         source: &AddressSource,
-        store: &Store,
         builder: &mut TableBuilder,
     ) -> PeerMatch {
         let (id, is_new) = self.sources.acquire(source);
         if is_new {
-            let peers = match source {
+            let (peers, addresses) = match source {
                 AddressSource::Networks(networks) => {
-                    networks.iter().cloned().map(rules::PeerSelector::Network).collect()
+                    let peers = networks.iter().cloned().map(rules::PeerSelector::Network);
+                    (peers.collect(), addresses_of(networks))
                 }
-                AddressSource::Name(pattern) => [rules::PeerSelector::Name(pattern.clone())].into(),
+                AddressSource::Name(pattern) => {
+                    let addresses = self.names.add_pattern(id, pattern);
+                    ([rules::PeerSelector::Name(pattern.clone())].into(), addresses)
+                }
             };
-            builder.set_addresses(SelectorId(id), peers, addresses_of(source, store));
+            builder.set_addresses(SelectorId(id), peers, addresses);
         }
         PeerMatch::Addresses(SelectorId(id))
     }
@@ -166,6 +166,7 @@ impl Peers {
                 }
                 PeerMatch::Addresses(number) => {
                     if self.sources.release(number.0).is_some() {
+                        self.names.remove_pattern(number.0);
                         builder.set_addresses(number, Arc::default(), AddressSet::default());
                     }
                 }
@@ -183,19 +184,21 @@ impl Peers {
         matching(&self.of_namespaces, label_context)
     }
 
-    /// Brings the patterns up to date that match one of the `names`.
+    /// Brings the patterns up to date that match one of the `names`; all names if that is `None`.
     pub(super) fn update_names(
-        &self,
-        names: &BTreeSet<Arc<str>>,
+        &mut self,
+        names: Option<BTreeSet<Arc<str>>>,
         store: &Store,
         builder: &mut TableBuilder,
     ) {
-        for (id, source) in self.sources.iter() {
-            let AddressSource::Name(pattern) = source else { continue };
-            if names.iter().any(|name| pattern.matches(name.as_bytes())) {
-                builder.change_addresses(SelectorId(id), addresses_of(source, store));
-            }
+        for (number, set) in self.names.update(names, store) {
+            builder.change_addresses(SelectorId(number), set);
         }
+    }
+
+    /// Whether a rule is about the DNS name, which is in lower case without a dot at its end.
+    pub(super) fn is_wanted(&self, name: &str) -> bool {
+        self.names.is_wanted(name)
     }
 }
 
@@ -203,31 +206,15 @@ fn matching(index: &SelectorIndex, label_context: &LabelContext) -> SelectorSet 
     SelectorSet::new(index.matching(label_context).into_iter().map(SelectorId))
 }
 
-fn addresses_of(source: &AddressSource, store: &Store) -> AddressSet {
+fn addresses_of(networks: &[NetworkPeer]) -> AddressSet {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    let scope = match source {
-        AddressSource::Networks(networks) => {
-            for (range, peer) in
-                networks.iter().flat_map(|peer| ranges(peer).map(move |r| (r, peer)))
-            {
-                match peer.network {
-                    IpNet::V4(_) => v4.push((range.0 as u32, range.1 as u32)),
-                    IpNet::V6(_) => v6.push(range),
-                }
-            }
-            networks.first().map_or(AddressScope::World, |peer| peer.scope)
+    for (range, peer) in networks.iter().flat_map(|peer| ranges(peer).map(move |r| (r, peer))) {
+        match peer.network {
+            IpNet::V4(_) => v4.push((range.0 as u32, range.1 as u32)),
+            IpNet::V6(_) => v6.push(range),
         }
-        AddressSource::Name(pattern) => {
-            let learned = store.learned().filter(|(name, _)| pattern.matches(name.as_bytes()));
-            for address in learned.flat_map(|(_, addresses)| addresses) {
-                match address {
-                    IpAddr::V4(v) => v4.push((v.to_bits(), v.to_bits())),
-                    IpAddr::V6(v) => v6.push((v.to_bits(), v.to_bits())),
-                }
-            }
-            AddressScope::World
-        }
-    };
+    }
+    let scope = networks.first().map_or(AddressScope::World, |peer| peer.scope);
     AddressSet::new(scope, v4, v6)
 }
 

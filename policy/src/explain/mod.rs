@@ -53,6 +53,10 @@ pub struct Explanation {
     /// The service whose cluster IP is called, if it is one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<CalledService>,
+    /// DNS names that resolve to the destination, at most [`NAMES_MAX`], if it is neither a pod nor
+    /// a node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_names: Vec<String>,
     /// Protocol and port, or ICMP type.
     pub port: Transport,
     /// What the source may open.
@@ -106,6 +110,9 @@ pub struct CalledService {
     /// How many more there are.
     pub further_backends: usize,
 }
+
+/// Most DNS names of a destination that are listed.
+pub const NAMES_MAX: usize = 8;
 
 /// Most backends of a service that are listed.
 const BACKENDS_MAX: usize = 5;
@@ -239,6 +246,7 @@ impl Flow<'_> {
             source: self.end(&names, tuple.src, tuple.src_port, local.source),
             destination: self.end(&names, tuple.dst, tuple.dst_port, local.destination),
             service: self.service(tuple.dst.ip()),
+            dns_names: self.dns_names(tuple.dst),
             port: transport(subject),
             egress,
             ingress,
@@ -267,6 +275,16 @@ impl Flow<'_> {
         backends.truncate(BACKENDS_MAX);
         let (namespace, name) = (name.0.to_string(), name.1.to_string());
         Some(CalledService { namespace, name, backends, further_backends })
+    }
+
+    fn dns_names(&self, address: Address) -> Vec<String> {
+        let index = self.compiled.tables.resolve(address).identity_index;
+        if ![PolicyTables::WORLD_V4, PolicyTables::WORLD_V6].contains(&index) {
+            return Vec::new();
+        }
+        let address = address.ip();
+        let learned = self.store.learned().filter(|(_, known)| known.contains(&address));
+        learned.map(|(name, _)| name.to_string()).take(NAMES_MAX).collect()
     }
 
     fn end(&self, names: &NameResolver<'_>, address: Address, port: u16, local: bool) -> End {

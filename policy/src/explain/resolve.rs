@@ -145,7 +145,7 @@ fn addresses(name: &EndName, store: &Store, catalog: &Catalog) -> Result<Vec<IpA
         )
     } else if object.terminated {
         Some("has ended, so its addresses are not its own any more")
-    } else if object.ips.is_empty() {
+    } else if object.addresses().is_empty() {
         Some("has no address yet (status.podIPs)")
     } else {
         None

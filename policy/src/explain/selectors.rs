@@ -72,7 +72,7 @@ fn learned(peers: &[PeerSelector], store: &Store) -> Vec<IpAddr> {
     let patterns: Vec<_> = patterns.collect();
     let named = |name: &str| patterns.iter().any(|pattern| pattern.matches(name.as_bytes()));
     let learned = store.learned().filter(|(name, _)| named(name));
-    let addresses: BTreeSet<IpAddr> = learned.flat_map(|(_, all)| all).copied().collect();
+    let addresses: BTreeSet<IpAddr> = learned.flat_map(|(_, all)| all.iter()).copied().collect();
     addresses.into_iter().collect()
 }
 

@@ -83,8 +83,11 @@ pub struct Pod {
     pub host_network: bool,
     /// Whether all containers ended for good: then the addresses may be another pod's by now.
     pub terminated: bool,
-    /// Addresses, sorted. See [`Pod::addresses`] for those that count.
+    /// Addresses of the object's status, sorted. See [`Pod::addresses`] for those that count.
     pub ips: Vec<IpAddr>,
+    /// Addresses that this node's network plugin assigned, sorted: the pod's before its status
+    /// names any.
+    pub assigned: Vec<IpAddr>,
     /// `spec.nodeName`: the node that it runs on; empty if that isn't known.
     pub node: Arc<str>,
     /// `status.hostIPs`, or `status.hostIP`: addresses of that node; sorted.
@@ -99,7 +102,11 @@ impl Pod {
     /// The addresses that belong to this pod alone.
     #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
-        if self.host_network || self.terminated { &[] } else { &self.ips }
+        match self.ips.as_slice() {
+            _ if self.host_network || self.terminated => &[],
+            [] => &self.assigned,
+            ips => ips,
+        }
     }
 
     pub(super) fn parse(root: &Field<'_>) -> Option<Self> {
@@ -111,6 +118,7 @@ impl Pod {
             host_network: root.value().pointer("/spec/hostNetwork") == Some(&Value::Bool(true)),
             terminated: matches!(text("/status/phase"), Some("Succeeded" | "Failed")),
             ips: Vec::new(),
+            assigned: Vec::new(),
             node: text("/spec/nodeName").unwrap_or_default().into(),
             host_ips: Vec::new(),
             ports: Vec::new(),

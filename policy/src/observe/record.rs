@@ -111,6 +111,33 @@ pub enum Detail {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<HttpTarget>,
     },
+    /// A DNS query was allowed or denied.
+    DnsRequest {
+        /// Name, cut to [`podgate_tables::event::QUERIED_NAME_MAX`] bytes, with a trailing dot.
+        query: String,
+        /// Type of the records that were asked for: `A`, or `TYPE65280` for one without a name.
+        qtype: String,
+        /// The rule that allowed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
+    /// A DNS response was forwarded.
+    DnsResponse {
+        /// Response code.
+        rcode: u8,
+        /// Type of the records that were asked for, if the response says it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        qtype: Option<String>,
+        /// The first address of the queried name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// How many addresses there are.
+        addresses: u16,
+        /// Seconds for which the first one may be used.
+        ttl: u32,
+        /// From the query's release to that of the response, nanoseconds.
+        latency_ns: u64,
+    },
     /// The flow ended.
     End {
         /// Packets from the source and to it.

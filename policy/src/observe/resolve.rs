@@ -93,6 +93,36 @@ const TCP_FLAGS: [(u8, &str); 8] = [
     (0x80, "CWR"),
 ];
 
+/// Name of a type of DNS records (IANA "Resource Record (RR) TYPEs"), or its number as RFC 3597 §5
+/// writes it.
+fn record_type(kind: u16) -> String {
+    let name = match kind {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        33 => "SRV",
+        35 => "NAPTR",
+        39 => "DNAME",
+        43 => "DS",
+        46 => "RRSIG",
+        48 => "DNSKEY",
+        52 => "TLSA",
+        64 => "SVCB",
+        65 => "HTTPS",
+        251 => "IXFR",
+        252 => "AXFR",
+        255 => "ANY",
+        257 => "CAA",
+        other => return format!("TYPE{other}"),
+    };
+    name.to_owned()
+}
+
 /// Gives names to the numbers of one event, or of one decision.
 pub(crate) struct NameResolver<'a> {
     pub(crate) compiled: &'a Compiled,
@@ -136,6 +166,16 @@ impl NameResolver<'_> {
             EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
                 Detail::HttpResponse { status, latency_ns, request: None }
             }
+            EventKind::Response { status: ResponseStatus::Dns(result), latency_ns } => {
+                Detail::DnsResponse {
+                    rcode: result.rcode,
+                    qtype: (result.kind != 0).then(|| record_type(result.kind)),
+                    address: (result.addresses > 0).then(|| result.first.ip()),
+                    addresses: result.addresses,
+                    ttl: result.ttl,
+                    latency_ns,
+                }
+            }
             EventKind::End { original, reply } => Detail::End {
                 packets: [original.packets, reply.packets],
                 bytes: [original.bytes, reply.bytes],
@@ -150,6 +190,11 @@ impl NameResolver<'_> {
                 method: text(request.method.bytes()),
                 path: text(request.path.bytes()),
                 host: text(request.host.bytes()),
+                rule,
+            },
+            RequestRecord::Dns(question) => Detail::DnsRequest {
+                query: text(question.name.bytes()) + ".",
+                qtype: record_type(question.kind),
                 rule,
             },
         }

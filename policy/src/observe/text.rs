@@ -56,6 +56,8 @@ impl FlowRecord {
             }
             Detail::HttpRequest { .. } => vec![format!("http-request {verdict}")],
             Detail::HttpResponse { .. } => vec![format!("http-response {verdict}")],
+            Detail::DnsRequest { .. } => vec![format!("dns-request {verdict}")],
+            Detail::DnsResponse { .. } => vec![format!("dns-response {verdict}")],
             Detail::End { .. } => vec![format!("flow-end {verdict}")],
         }
     }
@@ -97,11 +99,36 @@ impl FlowRecord {
                 });
                 format!("HTTP/1.1 {status} {}ms{request}", latency_ns / 1_000_000)
             }
+            Detail::DnsRequest { query, qtype, .. } => format!("DNS Query {query} {qtype}"),
+            Detail::DnsResponse { rcode, qtype, address, addresses, ttl, latency_ns } => {
+                let answer = match (rcode, address) {
+                    (0, Some(address)) if *addresses > 1 => format!("\"{address},…\" TTL: {ttl} "),
+                    (0, Some(address)) => format!("\"{address}\" TTL: {ttl} "),
+                    (0, None) => String::new(),
+                    (code, _) => format!("RCode: {} ", rcode_name(*code)),
+                };
+                let qtype = qtype.as_deref().map(|qtype| format!("{qtype} ")).unwrap_or_default();
+                format!("DNS Answer {answer}({qtype}{}ms)", latency_ns / 1_000_000)
+            }
             Detail::End { packets: [out, back], bytes: [bytes_out, bytes_back] } => {
                 format!("{protocol} packets {out}/{back} bytes {bytes_out}/{bytes_back}")
             }
         }
     }
+}
+
+/// Name of a response code, as Hubble prints it (gopacket `layers/dns.go`, `DNSResponseCode`).
+fn rcode_name(code: u8) -> String {
+    let name = match code {
+        0 => "No Error",
+        1 => "Format Error",
+        2 => "Server Failure",
+        3 => "Non-Existent Domain",
+        4 => "Not Implemented",
+        5 => "Query Refused",
+        other => return format!("{other}"),
+    };
+    name.to_owned()
 }
 
 /// The URL of a request target. An absolute one (RFC 9112 §3.2.2) names the host itself.

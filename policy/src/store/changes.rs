@@ -38,7 +38,7 @@ pub(crate) struct Changes {
     /// Namespaces whose labels changed.
     pub(crate) namespaces: BTreeSet<Arc<str>>,
     pub(crate) policies: BTreeSet<Arc<ObjectKey>>,
-    /// DNS names whose addresses changed.
+    /// DNS names whose addresses changed; they have a log of their own.
     pub(crate) domain_names: BTreeSet<Arc<str>>,
     /// Addresses of nodes, or of this one.
     pub(crate) nodes: bool,

@@ -14,6 +14,7 @@ mod query;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -73,10 +74,12 @@ impl EnforcedPolicy {
 pub struct Store {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: BTreeMap<PodName, Pod>,
+    /// Addresses that this node's network plugin assigned to pods, sorted.
+    assigned: BTreeMap<PodName, Vec<IpAddr>>,
     policies: BTreeMap<Arc<ObjectKey>, EnforcedPolicy>,
     directory: Directory,
-    /// Addresses of DNS names; names in lower case without a trailing dot.
-    learned: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+    /// Sorted addresses of DNS names; names in lower case without a trailing dot.
+    learned: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
     rejections: Rejections,
     files: Files,
     /// Where objects that came from files were read.
@@ -84,6 +87,8 @@ pub struct Store {
     host_addresses: BTreeSet<IpAddr>,
     mode: EnforcementMode,
     log: ChangeLog,
+    /// Changes of what DNS names stand for, apart so that they can be compiled at once.
+    name_log: ChangeLog,
 }
 
 macro_rules! define_insert_and_remove {
@@ -175,8 +180,24 @@ impl Store {
 
     fn set_pod(&mut self, key: &ObjectKey, pod: Option<Pod>) {
         let name = pod_name(key.namespace.as_deref().unwrap_or_default(), &key.name);
-        if replace(&mut self.pods, &name, pod) {
+        let assigned = self.assigned.get(&name).cloned().unwrap_or_default();
+        if replace(&mut self.pods, &name, pod.map(|pod| Pod { assigned, ..pod })) {
             self.add_change(Change::Pod(name));
+        }
+    }
+
+    /// Replaces the addresses that this node's network plugin assigned to pods. They count until
+    /// the status of the pod's object names addresses.
+    pub fn set_assigned_addresses(&mut self, assigned: BTreeMap<PodName, Vec<IpAddr>>) {
+        let before = mem::replace(&mut self.assigned, assigned);
+        let names: BTreeSet<_> = before.keys().chain(self.assigned.keys()).cloned().collect();
+        for name in names {
+            let assigned = self.assigned.get(&name).cloned().unwrap_or_default();
+            let Some(pod) = self.pods.get_mut(&name) else { continue };
+            if pod.assigned != assigned {
+                pod.assigned = assigned;
+                self.add_change(Change::Pod(name));
+            }
         }
     }
 
@@ -285,10 +306,12 @@ impl Store {
     /// Replaces the addresses of a DNS name. An empty list removes the name.
     pub fn learn(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
         let name: Arc<str> = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
-        let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
-        let addresses = (!addresses.is_empty()).then_some(addresses);
+        // An IPv4 address in an AAAA record is reached over IPv4.
+        let addresses = addresses.into_iter().map(|address| address.to_canonical());
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
+        let addresses = (!addresses.is_empty()).then(|| addresses.into_iter().collect());
         if replace(&mut self.learned, &name, addresses) {
-            self.add_change(Change::DomainName(name));
+            self.name_log.add(Change::DomainName(name), LOG_MIN.max(self.learned.len()));
         }
     }
 
@@ -304,8 +327,19 @@ impl Store {
         self.log.end()
     }
 
-    /// What changed since `cursor`, a position in the log of this store. `None` if the log does not
-    /// reach back so far: everything may have changed.
+    /// The present position in the log of names.
+    pub(crate) const fn name_cursor(&self) -> Cursor {
+        self.name_log.end()
+    }
+
+    /// DNS names that changed since `cursor`, a position in the log of names. `None` if it does not
+    /// reach back so far.
+    pub(crate) fn names_since(&self, cursor: Cursor) -> Option<BTreeSet<Arc<str>>> {
+        self.name_log.since(cursor).map(|changes| changes.domain_names)
+    }
+
+    /// What else changed since `cursor`, a position in the log of this store. `None` if the log
+    /// does not reach back so far: everything may have changed.
     pub(crate) fn changes_since(&self, cursor: Cursor) -> Option<Changes> {
         self.log.since(cursor)
     }
@@ -316,7 +350,7 @@ impl Store {
             pods: self.pods.keys().cloned().collect(),
             namespaces: self.namespaces.keys().cloned().collect(),
             policies: self.policies.keys().cloned().collect(),
-            domain_names: self.learned.keys().cloned().collect(),
+            domain_names: BTreeSet::new(),
             nodes: true,
             mode: true,
         }

@@ -1,6 +1,5 @@
 //! What the store knows, by name, by label and by address.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -80,8 +79,13 @@ impl Store {
     }
 
     /// DNS names with the addresses that they stand for.
-    pub(crate) fn learned(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<IpAddr>)> {
+    pub(crate) fn learned(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<[IpAddr]>)> {
         self.learned.iter()
+    }
+
+    /// The addresses that a DNS name stands for; `name` as in [`Self::learned`].
+    pub(crate) fn addresses_of(&self, name: &str) -> Option<&Arc<[IpAddr]>> {
+        self.learned.get(name)
     }
 
     /// The service that has a cluster IP, and its name.

@@ -31,6 +31,29 @@ fn store_of(objects: &[Value]) -> Store {
     store
 }
 
+#[test]
+fn the_destination_has_its_dns_names_unless_it_is_a_pod_or_a_node() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "a"},
+                     "status": {"podIPs": [{"ip": "10.0.0.1"}]}});
+    let mut store = store_of(&[pod]);
+    let addresses = ["203.0.113.1", "10.0.0.1", HOSTS[0]].map(|text| text.parse().unwrap());
+    store.learn("b.example", addresses);
+    store.learn("A.example.", addresses[..1].to_vec());
+    let names = |to: &str| {
+        let query = Query {
+            from: "10.0.0.1".parse().unwrap(),
+            to: to.parse().unwrap(),
+            port: "80/TCP".parse().unwrap(),
+            request: None,
+            misses_max: 0,
+        };
+        explain(&store, &compile(&store), &query, Local::Both).unwrap().dns_names
+    };
+    assert_eq!(names("203.0.113.1"), ["a.example", "b.example"]);
+    assert_eq!(names("203.0.113.2"), [""; 0]);
+    assert_eq!((names("10.0.0.1"), names(HOSTS[0])), (vec![], vec![]));
+}
+
 fn http() -> impl Strategy<Value = HttpSpec> {
     let method = select(&["GET", "POST", "PUT", "get"]);
     let target = select(&["/", "/a", "/a/b?c", "/b", "/a/../b", "/c"]);

@@ -80,6 +80,12 @@ fn overflow_the_log(store: &mut Store) {
             store.learn(&format!("flood{name}.example"), addresses.clone());
         }
     }
+    for number in 0..5_000 {
+        let metadata = json!({"name": format!("flood{number}")});
+        let flood = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+        let key = store.apply(&flood, None).unwrap();
+        store.delete(&key);
+    }
 }
 
 #[test]
@@ -136,6 +142,41 @@ proptest! {
         compiler.update(&store);
         prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&empty)));
         prop_assert!(!compiler.update(&store), "nothing is left to do");
+    }
+
+    #[test]
+    fn following_names_alone_gives_the_tables_of_the_earlier_objects_with_the_new_names(
+        before in vec(step(), 1..40),
+        after in vec(step(), 1..20),
+        names in vec((0..3u8, 0..4u8), 1..6),
+        overflow in 0..20u8,
+    ) {
+        let (mut store, mut compiler, mut keys) = (Store::new(), Compiler::new(), Vec::new());
+        let (mut earlier, mut earlier_keys) = (Store::new(), Vec::new());
+        for step in &before {
+            take(step, &mut store, &mut keys);
+            take(step, &mut earlier, &mut earlier_keys);
+        }
+        compiler.update(&store);
+        let learn = after.iter().filter(|step| matches!(step, Step::Learn(..)));
+        learn.for_each(|step| take(step, &mut earlier, &mut earlier_keys));
+        after.iter().for_each(|step| take(step, &mut store, &mut keys));
+        if overflow == 0 {
+            overflow_the_log(&mut store);
+        }
+        for (name, address) in names {
+            for store in [&mut store, &mut earlier] {
+                take(&Step::Learn(name, address), store, &mut Vec::new());
+            }
+        }
+        let former = by_names(&compiler.compiled());
+        let changed = compiler.update_names(&store);
+        let now = by_names(&compiler.compiled());
+        prop_assert!(changed || now == former, "a change was not told");
+        prop_assert_eq!(now, by_names(&compile(&earlier)));
+        prop_assert!(!compiler.update_names(&store));
+        compiler.update(&store);
+        prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
     }
 
     #[test]

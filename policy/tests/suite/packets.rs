@@ -90,6 +90,7 @@ impl Bench {
             flows_per_worker: 16,
             inspected_per_worker: 16,
             events_per_worker: 64,
+            ..SharedConfig::default()
         };
         let shared = Shared::new(config);
         shared.publish(Snapshot {

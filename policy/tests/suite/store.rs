@@ -34,6 +34,31 @@ fn state(store: &Store) -> Vec<(String, PolicyState, usize)> {
 }
 
 #[test]
+fn assigned_addresses_are_the_pods_until_its_status_names_some() {
+    let addresses = |store: &Store| {
+        store.pod("shop", "a").map(|pod| pod.addresses().to_vec()).unwrap_or_default()
+    };
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let assigned = |text: &str| [("shop/a".parse().unwrap(), vec![ip(text)])].into();
+    let mut without = pod("a", "10.0.0.1", &json!({"app": "web"}));
+    without["status"] = json!({});
+    let mut store = Store::new();
+    let mut compiler = podgate_policy::Compiler::new();
+    store.set_assigned_addresses(assigned("10.0.0.7"));
+    store.apply(&without, None).unwrap();
+    assert_eq!(addresses(&store), [ip("10.0.0.7")]);
+    store.set_assigned_addresses(assigned("10.0.0.8"));
+    assert_eq!(addresses(&store), [ip("10.0.0.8")]);
+    store.apply(&pod("a", "10.0.0.9", &json!({"app": "web"})), None).unwrap();
+    assert_eq!(addresses(&store), [ip("10.0.0.9")]);
+    store.apply(&without, None).unwrap();
+    compiler.update(&store);
+    store.set_assigned_addresses([].into());
+    assert!(addresses(&store).is_empty());
+    assert!(compiler.update(&store), "compilers follow the change");
+}
+
+#[test]
 fn the_last_good_version_of_a_rejected_policy_stays_in_force() {
     let mut store = Store::new();
     store.apply(&pod("a", "10.0.0.1", &json!({})), None).unwrap();

@@ -40,6 +40,14 @@ pub enum Count {
     L7Allowed,
     /// `l7_denied`.
     L7Denied,
+    /// `dns_answered`.
+    DnsAnswered,
+    /// `dns_held`.
+    DnsHeld,
+    /// `dns_unreleased`.
+    DnsUnreleased,
+    /// `dns_replaced`.
+    DnsReplaced,
     /// `events_lost`.
     EventsLost,
     /// `reevaluated`.
@@ -91,6 +99,10 @@ impl Counts {
             flows,
             l7_allowed,
             l7_denied,
+            dns_answered,
+            dns_held,
+            dns_unreleased,
+            dns_replaced,
             events_lost,
             busy_rounds: _,
             sleeps: _,
@@ -115,6 +127,10 @@ impl Counts {
             (Count::Flows, flows.get()),
             (Count::L7Allowed, l7_allowed.get()),
             (Count::L7Denied, l7_denied.get()),
+            (Count::DnsAnswered, dns_answered.get()),
+            (Count::DnsHeld, dns_held.get()),
+            (Count::DnsUnreleased, dns_unreleased.get()),
+            (Count::DnsReplaced, dns_replaced.get()),
             (Count::EventsLost, events_lost.get()),
             (Count::Reevaluated, reevaluated.get()),
             (Count::ChecksumsCompleted, checksums_completed.get()),

@@ -79,6 +79,7 @@ impl Rig {
             flows_per_worker: config.flows_per_worker,
             inspected_per_worker: config.inspected_per_worker,
             events_per_worker: config.events_per_worker,
+            ..SharedConfig::default()
         });
         let umem = Umem::new(frames).unwrap();
         let mut all: Vec<_> =

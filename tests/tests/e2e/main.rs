@@ -2,10 +2,13 @@
 //!
 //! Each test builds its own lab, which takes half a second. Only one lab exists at a time.
 
+mod cni;
 mod confined;
 mod cut_off;
+mod dns;
 mod explain;
 mod flood;
+mod fqdn;
 mod hairpin;
 mod hostile;
 mod http;

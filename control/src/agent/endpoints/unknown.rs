@@ -65,6 +65,7 @@ impl UnknownPods {
                 netns: None,
                 mac: None,
                 mtu: None,
+                assigned: Vec::new(),
             },
             state: EndpointState::Waiting,
             reason: Some(format!("the pod is not known: {}", advice(link))),

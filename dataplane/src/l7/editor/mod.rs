@@ -191,7 +191,7 @@ impl<I: Inspector> Editor<I> {
                 let half = &mut self.halves[direction];
                 (half.memory, half.own) = Default::default();
             }
-            self.inspector = I::default();
+            self.inspector = self.inspector.restarted();
         }
         let heap = self.heap();
         debug_assert!(heap <= self.buffered, "{heap} bytes are used of {}", self.buffered);

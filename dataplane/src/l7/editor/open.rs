@@ -90,7 +90,7 @@ impl<I: Inspector> Editor<I> {
         // The client's acknowledgement of the SYN-ACK has to reach the server, also with bytes that
         // are dropped.
         self.halves.reply.acked_to_sender = isn;
-        self.inspector = I::default();
+        self.inspector = self.inspector.restarted();
         self.aborted = false;
         self.stage = Stage::Open;
     }

@@ -2,8 +2,9 @@
 //!
 //! The inspector of the dataplane parses a request; [`L7Policy::decide`] evaluates it with the
 //! rules of all entries that apply to the flow, and [`rules`] has their matchers. [`http1`] parses
-//! HTTP/1 request heads.
+//! HTTP/1 request heads, [`dns`] parses DNS messages.
 
+pub mod dns;
 pub mod http1;
 mod names;
 mod policy;

@@ -115,6 +115,14 @@ impl NamePattern {
         }
         is_valid(name) && labels_match(self.pattern.as_bytes(), name)
     }
+
+    /// The labels at its end that have no star, in lower case, without a dot at the ends. Names
+    /// that match end with these labels; with an empty suffix, any name may match.
+    #[must_use]
+    pub fn suffix(&self) -> &str {
+        let Some(star) = self.pattern.rfind('*') else { return &self.pattern };
+        self.pattern[star..].split_once('.').map_or("", |(_, suffix)| suffix)
+    }
 }
 
 impl fmt::Display for NamePattern {
@@ -256,6 +264,22 @@ mod tests {
         check(&dns("a.**.io"), &["a.b.io"], &["a.b.c.io", "a.io"]);
         check(&dns("a**b*a.x"), &["aba.x", "a-bb-a.x"], &["ab.x", "a.ba.x"]);
         assert_eq!(dns("a.**.b**c"), dns("A.*.b*c."));
+    }
+
+    #[test]
+    fn the_suffix_is_what_follows_the_last_label_with_a_star() {
+        let suffixes = [
+            ("*", ""),
+            (".", ""),
+            ("a*", ""),
+            ("*.Cilium.io.", "cilium.io"),
+            ("**.io", "io"),
+            ("a.*b.c.d", "c.d"),
+            ("www.cilium.io", "www.cilium.io"),
+        ];
+        for (pattern, suffix) in suffixes {
+            assert_eq!(dns(pattern).suffix(), suffix, "{pattern}");
+        }
     }
 
     #[test]

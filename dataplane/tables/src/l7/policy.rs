@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::rules::{L7Protocol, L7Request, L7Rules};
 use crate::ids::RuleId;
-use crate::proto;
 
 /// An allow entry that matches the flow at L4.
 #[derive(Clone, Debug)]
@@ -89,8 +88,7 @@ impl L7Policy {
     /// one they drop all packets of the flow.
     #[must_use]
     pub fn has_inspector(&self, protocol: u8) -> bool {
-        protocol == proto::TCP
-            && matches!(self.protocol(), Ok(Some(wanted)) if wanted.has_inspector())
+        matches!(self.protocol(), Ok(Some(wanted)) if wanted.has_inspector(protocol))
     }
 
     /// Decides a request.

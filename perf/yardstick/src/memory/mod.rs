@@ -13,6 +13,7 @@ pub(crate) mod established;
 pub(crate) mod flow_table;
 pub(crate) mod instructions;
 pub(crate) mod new_flow;
+pub(crate) mod release;
 mod small_node;
 mod stopwatch;
 

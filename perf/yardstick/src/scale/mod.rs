@@ -4,6 +4,7 @@ mod changes;
 mod cluster;
 mod control;
 mod decisions;
+mod names;
 mod node;
 mod policies;
 mod policy;
@@ -17,6 +18,7 @@ use std::io;
 use podgate_tables::route::AddressTaken;
 
 pub use cluster::{Labels, Size};
+pub(crate) use names::NameControl;
 pub use node::Node;
 pub use policy::{Args, measure, run};
 pub use report::{Bar, ClusterInfo, Decisions, Measurement, Memory, Part, Report, Statistic};

@@ -19,6 +19,7 @@ pub use pattern::PatternBudget;
 
 use super::http1::Request;
 use super::names::NamePattern;
+use crate::proto;
 
 /// Protocols of L7 rules.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -34,11 +35,15 @@ pub enum L7Protocol {
 }
 
 impl L7Protocol {
-    /// Whether workers have an inspector for the protocol, over TCP. They drop flows with rules of
-    /// other protocols.
+    /// Whether workers have an inspector for the protocol over the IP protocol `carrier`. They drop
+    /// flows with rules of other protocols.
     #[must_use]
-    pub const fn has_inspector(self) -> bool {
-        matches!(self, Self::Http)
+    pub const fn has_inspector(self, carrier: u8) -> bool {
+        match self {
+            Self::Http => carrier == proto::TCP,
+            Self::Dns => matches!(carrier, proto::TCP | proto::UDP),
+            Self::Kafka | Self::Tls => false,
+        }
     }
 }
 

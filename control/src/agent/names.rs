@@ -1,0 +1,304 @@
+//! DNS names: what the workers saw them resolve to, and for how long it counts
+//! ([decision 46](../../../docs/decisions/0046-dns-names.md)).
+//!
+//! An answer waits in a worker until the tables that admit its addresses are published; then it is
+//! released. Answers that wait together are published together.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::{fs, io};
+
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
+use podgate_api::{FqdnEntry, FqdnSource};
+use podgate_dataplane::l7::dns::learned::DnsAnswer;
+use podgate_dataplane::worker::{Dataplane, LiveCheck};
+use podgate_policy::{NameCounts, NameLimits, NameTable};
+use podgate_tables::l7::NamePattern;
+use podgate_tables::time::Nanos;
+use tracing::{debug, error, info, warn};
+
+use super::Agent;
+use super::names_file::NamesFile;
+use super::policy_plane::PolicyPlane;
+use super::state::StateDir;
+
+/// How often flows are checked for connections to deferred addresses, seconds.
+const CHECK_PERIOD_S: u64 = 60;
+/// Least time between two writes of the file, seconds.
+const SAVE_PERIOD_S: u64 = 10;
+
+/// What the metrics have about names.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct NameMetrics {
+    /// The table.
+    pub(crate) table: NameCounts,
+    /// Answers that were released.
+    pub(crate) answers: u64,
+    /// Publications for answers.
+    pub(crate) publications: u64,
+    /// Time from taking answers to their release, microseconds; for answers that were taken
+    /// together it counts once.
+    pub(crate) release_us: u64,
+    /// The number of times in `release_us`.
+    pub(crate) releases: u64,
+}
+
+/// The table of names, and the state of its upkeep.
+pub(super) struct Names {
+    table: NameTable,
+    /// Id of the kernel's boot; empty if it can't be read, and then nothing is saved.
+    boot: String,
+    path: PathBuf,
+    /// Whether the file is outdated.
+    unsaved: bool,
+    save_due: Nanos,
+    saving: Option<JoinHandle<io::Result<()>>>,
+    /// What is wrong with the file now, and what was at the start.
+    problems: [Option<String>; 2],
+    check: Option<Arc<LiveCheck>>,
+    check_due: Nanos,
+    /// Whether names may be in the table that no rule is about.
+    policies_changed: bool,
+    metrics: NameMetrics,
+}
+
+/// Time since the boot.
+pub(super) fn now() -> Nanos {
+    match clock_gettime(ClockId::CLOCK_BOOTTIME) {
+        Ok(time) => Nanos(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64),
+        Err(error) => unreachable!("Linux has this clock since 2.6.39: {error}"),
+    }
+}
+
+impl Names {
+    /// The names of the agent before, as far as `state` has them.
+    pub(super) fn load(state: &StateDir, limits: NameLimits) -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = boot.unwrap_or_default().trim().to_owned();
+        let (mut table, now) = (NameTable::new(limits), now());
+        let path = state.names();
+        let loaded = NamesFile::load(&path, &state.bad_names(), &mut table, &boot, now);
+        match &loaded {
+            Ok(0) => {}
+            Ok(count) => info!("{count} addresses of DNS names are known from before the start"),
+            Err(problem) => warn!("DNS names are not known from before the start: {problem}"),
+        }
+        Self {
+            table,
+            boot,
+            path,
+            unsaved: false,
+            save_due: now,
+            saving: None,
+            problems: [None, loaded.err()],
+            check: None,
+            check_due: now.plus_secs(CHECK_PERIOD_S),
+            policies_changed: false,
+            metrics: NameMetrics::default(),
+        }
+    }
+
+    /// What is wrong, one line each.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        self.problems.iter().flatten().cloned()
+    }
+
+    /// What the metrics have.
+    pub(super) fn metrics(&self) -> NameMetrics {
+        NameMetrics { table: self.table.counts(), ..self.metrics }
+    }
+
+    /// The addresses of names that match `pattern`.
+    pub(super) fn list(&self, pattern: Option<&NamePattern>) -> Vec<FqdnEntry> {
+        let (now, wall) = (now(), Timestamp::now());
+        let matches = |name: &str| pattern.is_none_or(|p| p.matches(name.as_bytes()));
+        let entries = self.table.iter().filter(|(name, ..)| matches(name));
+        let entry = |(name, address, entry): (&str, IpAddr, podgate_policy::NameAddress)| {
+            let left = entry.expires.since(now) as i64 - now.since(entry.expires) as i64;
+            let expires = wall.saturating_add(SignedDuration::from_nanos(left));
+            let source = match entry.deferred {
+                true => FqdnSource::Connection,
+                false => FqdnSource::Lookup,
+            };
+            let expires = expires.unwrap_or_default().to_string();
+            FqdnEntry {
+                name: name.to_owned(),
+                address,
+                source,
+                ttl_s: left.max(0) as u64 / 1_000_000_000,
+                expires,
+            }
+        };
+        entries.map(entry).collect()
+    }
+
+    /// Removes the names that match `pattern`. Returns the number of their addresses.
+    pub(super) fn clean(&mut self, pattern: Option<&NamePattern>) -> usize {
+        let matches = |name: &str| pattern.is_none_or(|p| p.matches(name.as_bytes()));
+        let removed = self.table.retain(|name| !matches(name));
+        self.unsaved |= removed > 0;
+        removed
+    }
+
+    /// Takes an answer, if a rule is about its name.
+    fn learn(&mut self, answer: &DnsAnswer, plane: &PolicyPlane, now: Nanos) {
+        self.metrics.answers += 1;
+        let name = String::from_utf8_lossy(answer.name.bytes());
+        if plane.is_wanted(&name) {
+            let addresses = answer.addresses().iter();
+            self.table.learn(&name, addresses.map(|a| (a.address.ip(), a.ttl)), now);
+            self.unsaved = true;
+        }
+    }
+
+    /// Passes changes of the table on to the store. Returns whether there were any.
+    pub(super) fn pass_changes(&mut self, plane: &mut PolicyPlane) -> bool {
+        let changes = self.table.take_changes();
+        for (name, addresses) in &changes {
+            plane.learn(name, addresses);
+        }
+        !changes.is_empty()
+    }
+
+    /// Notes that policies changed.
+    pub(super) fn policies_changed(&mut self) {
+        self.policies_changed = true;
+    }
+
+    /// Upkeep: ends TTLs, removes names that no rule is about, and asks for connections to deferred
+    /// addresses.
+    fn maintain(&mut self, plane: &PolicyPlane, dataplane: &Dataplane, now: Nanos) {
+        self.table.expire(now);
+        let result = self.check.as_ref().and_then(|check| {
+            let result = check.result()?.map(|(address, live)| (address.ip(), live));
+            Some(result.collect::<BTreeMap<IpAddr, bool>>())
+        });
+        if let Some(result) = result {
+            self.check = None;
+            let before = self.table.counts();
+            self.table.end_check(&result, now);
+            let left = self.table.counts();
+            debug!(before.deferred, left.deferred, "checked connections to deferred addresses");
+            self.unsaved |= before.addresses != left.addresses;
+        }
+        if now < self.check_due {
+            return;
+        }
+        self.check_due = now.plus_secs(CHECK_PERIOD_S);
+        if plane.in_force().is_some() && std::mem::take(&mut self.policies_changed) {
+            let removed = self.table.retain(|name| plane.is_wanted(name));
+            self.unsaved |= removed > 0;
+        }
+        let deferred = self.table.deferred();
+        if deferred.is_empty() || self.check.is_some() {
+            return;
+        }
+        match dataplane.check_live(deferred.into_iter().map(Into::into).collect()) {
+            Ok(check) => self.check = Some(check),
+            Err(error) => warn!("can't check connections to deferred addresses: {error}"),
+        }
+    }
+
+    /// Writes the file on a thread of its own, if it is outdated and time.
+    fn save_if_due(&mut self, now: Nanos) {
+        if self.saving.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.end_saving();
+        }
+        if now < self.save_due || self.saving.is_some() || self.boot.is_empty() {
+            return;
+        }
+        self.save_due = now.plus_secs(SAVE_PERIOD_S);
+        let is_removed = self.table.counts().names > 0 && !self.path.exists();
+        if !self.unsaved && !is_removed {
+            return;
+        }
+        self.unsaved = false;
+        let (file, path) = (NamesFile::of(&self.table, &self.boot), self.path.clone());
+        let write = move || file.write(&path);
+        match thread::Builder::new().name("pg-names".into()).spawn(write) {
+            Ok(thread) => self.saving = Some(thread),
+            Err(error) => self.saved(Err(error)),
+        }
+    }
+
+    fn end_saving(&mut self) {
+        if let Some(thread) = self.saving.take() {
+            let written = thread.join();
+            self.saved(written.unwrap_or_else(|_| Err(io::Error::other("the thread panicked"))));
+        }
+    }
+
+    fn saved(&mut self, result: io::Result<()>) {
+        let problem = result.err().map(|error| {
+            format!(
+                "can't write {}: {error}; DNS names that were seen since are not known after a \
+                 restart",
+                self.path.display()
+            )
+        });
+        if let Some(problem) = &problem {
+            self.unsaved = true;
+            if self.problems[0].as_ref() != Some(problem) {
+                error!("{problem}");
+            }
+        }
+        self.problems[0] = problem;
+    }
+
+    /// Writes the file now, at the end.
+    pub(super) fn save(&mut self) {
+        self.end_saving();
+        if self.unsaved && !self.boot.is_empty() {
+            let written = NamesFile::of(&self.table, &self.boot).write(&self.path);
+            self.saved(written);
+        }
+    }
+}
+
+impl Agent {
+    /// Takes the workers' DNS answers, publishes the addresses that are new, and releases the
+    /// answers.
+    pub(super) fn admit_answers(&mut self) {
+        let begin = now();
+        let mut tickets = BTreeMap::new();
+        let dataplane = self.endpoints.links().dataplane();
+        let (names, plane) = (&mut self.names, &self.plane);
+        dataplane.drain_answers(|worker, answer| {
+            names.learn(&answer, plane, begin);
+            tickets.insert(worker, answer.ticket);
+        });
+        if self.publish_names() {
+            self.names.metrics.publications += 1;
+        }
+        let dataplane = self.endpoints.links().dataplane();
+        for (worker, ticket) in &tickets {
+            dataplane.release_answers(*worker, *ticket);
+        }
+        let metrics = &mut self.names.metrics;
+        metrics.release_us += now().since(begin) / 1000;
+        metrics.releases += 1;
+    }
+
+    /// Publishes what names stand for, without other changes. Returns whether that changed.
+    pub(super) fn publish_names(&mut self) -> bool {
+        if !self.names.pass_changes(&mut self.plane) {
+            return false;
+        }
+        let Some(snapshot) = self.plane.compile_names() else { return false };
+        self.endpoints.links().dataplane().publish(snapshot);
+        true
+    }
+
+    /// Upkeep of names, every [`super::DRAIN_PERIOD`].
+    pub(super) fn maintain_names(&mut self) {
+        let now = now();
+        let dataplane = self.endpoints.links().dataplane();
+        self.names.maintain(&self.plane, dataplane, now);
+        self.publish_names();
+        self.names.save_if_due(now);
+    }
+}

@@ -1,0 +1,180 @@
+//! The file of DNS names over a restart: `names.json`. It grants nothing by itself: a name in it
+//! stands for addresses only if a rule is about the name.
+//!
+//! Times are milliseconds since the kernel's boot; after another boot the file is not used.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use podgate_policy::NameTable;
+use podgate_policy::manifest::{ReadError, read_regular};
+use podgate_tables::time::Nanos;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file;
+
+const VERSION: u32 = 1;
+/// Largest file, bytes: 65,536 addresses, each of a name of its own, take about 22 MB.
+const FILE_MAX: usize = 64 << 20;
+const NANOS_PER_MS: u64 = 1_000_000;
+
+/// Names with the ends of their addresses' TTLs, milliseconds since the boot.
+type Saved = BTreeMap<String, BTreeMap<IpAddr, u64>>;
+
+/// The content of a file.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NamesFile {
+    version: u32,
+    /// Id of the kernel's boot.
+    boot: String,
+    names: Saved,
+    /// CRC-32C of the other fields.
+    #[serde(default)]
+    checksum: u32,
+}
+
+impl NamesFile {
+    /// The names of `table`.
+    pub(crate) fn of(table: &NameTable, boot: &str) -> Self {
+        let mut names = Saved::new();
+        for (name, address, entry) in table.iter() {
+            let expires_ms = entry.expires.0 / NANOS_PER_MS;
+            match names.get_mut(name) {
+                Some(addresses) => _ = addresses.insert(address, expires_ms),
+                None => _ = names.insert(name.to_owned(), [(address, expires_ms)].into()),
+            }
+        }
+        Self { version: VERSION, boot: boot.to_owned(), names, checksum: 0 }
+    }
+
+    /// Writes it to `path` atomically.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn write(mut self, path: &Path) -> io::Result<()> {
+        self.checksum = self.sum()?;
+        let mut bytes = serde_json::to_vec(&self)?;
+        bytes.push(b'\n');
+        atomic_file::write(path, &bytes)
+    }
+
+    /// Reads what an agent of this boot wrote to `path`. Returns the number of addresses that were
+    /// added to `table`. A file that is not usable is renamed to `aside`.
+    ///
+    /// # Errors
+    /// One line that says what is wrong with the file.
+    pub(crate) fn load(
+        path: &Path,
+        aside: &Path,
+        table: &mut NameTable,
+        boot: &str,
+        now: Nanos,
+    ) -> Result<usize, String> {
+        let file = match read_regular(path) {
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => Err(format!("it {error}")),
+            Ok((bytes, _)) if bytes.len() > FILE_MAX => {
+                Err(format!("it is larger than {} MiB", FILE_MAX >> 20))
+            }
+            Ok((bytes, _)) => Self::parse(&bytes),
+        };
+        let file = file.map_err(|reason| set_aside(path, aside, &reason))?;
+        if file.boot != boot {
+            return Ok(0);
+        }
+        let before = table.counts().addresses;
+        for (name, addresses) in &file.names {
+            for (address, expires_ms) in addresses {
+                let expires = Nanos(expires_ms.saturating_mul(NANOS_PER_MS));
+                table.restore(name, *address, expires, now);
+            }
+        }
+        Ok(table.counts().addresses - before)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let value: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        // First, since another version may have other fields.
+        let version = &value["version"];
+        if *version != VERSION {
+            return Err(format!("its version is {version}, not {VERSION}"));
+        }
+        let file: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let sum = file.sum().map_err(|error| error.to_string())?;
+        match file.checksum == sum {
+            true => Ok(file),
+            false => Err("its checksum is wrong".to_owned()),
+        }
+    }
+
+    fn sum(&self) -> io::Result<u32> {
+        let content = (self.version, &self.boot, &self.names);
+        Ok(crc32c::crc32c(&serde_json::to_vec(&content)?))
+    }
+}
+
+fn set_aside(path: &Path, aside: &Path, reason: &str) -> String {
+    let what = format!("{} is not usable: {reason}", path.display());
+    match fs::rename(path, aside) {
+        Ok(()) => format!("{what}; it was set aside as {}", aside.display()),
+        Err(error) => format!("{what}; it can't be set aside: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Nanos = Nanos(7_000 * NANOS_PER_MS);
+
+    fn table() -> NameTable {
+        let mut table = NameTable::default();
+        table.learn("b.example", [("192.0.2.1".parse().unwrap(), 5)], NOW);
+        let both = ["192.0.2.1", "2001:db8::1"].map(|text| (text.parse().unwrap(), 60));
+        table.learn("a.example", both, NOW);
+        table
+    }
+
+    fn entries(table: &NameTable) -> Vec<(String, IpAddr, Nanos)> {
+        let entries = table.iter();
+        entries.map(|(name, address, entry)| (name.to_owned(), address, entry.expires)).collect()
+    }
+
+    #[test]
+    fn names_are_there_again_after_a_restart_but_not_after_a_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, aside] = ["names.json", "names.bad"].map(|name| dir.path().join(name));
+        let load = |boot| {
+            let mut table = NameTable::default();
+            let count = NamesFile::load(&path, &aside, &mut table, boot, NOW);
+            (count, entries(&table))
+        };
+        assert_eq!(load("boot"), (Ok(0), vec![]));
+        NamesFile::of(&table(), "boot").write(&path).unwrap();
+        assert_eq!(load("boot"), (Ok(3), entries(&table())));
+        assert_eq!(load("other"), (Ok(0), vec![]));
+        assert!(!aside.exists());
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, aside] = ["names.json", "names.bad"].map(|name| dir.path().join(name));
+        NamesFile::of(&table(), "boot").write(&path).unwrap();
+        let good = fs::read_to_string(&path).unwrap();
+        let other = good.replace("192.0.2.1", "192.0.2.2");
+        for broken in ["", "[]", r#"{"version":2}"#, r#"{"version":1}"#, &good[..40], &other] {
+            fs::write(&path, broken).unwrap();
+            let mut table = NameTable::default();
+            let problem = NamesFile::load(&path, &aside, &mut table, "boot", NOW).unwrap_err();
+            assert!(problem.contains("names.bad"), "{problem}");
+            assert_eq!(table.counts().addresses, 0, "{broken}");
+            assert!(!path.exists() && aside.exists());
+        }
+        assert_eq!(fs::read_to_string(&aside).unwrap(), other);
+    }
+}

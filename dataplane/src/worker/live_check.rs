@@ -1,0 +1,145 @@
+//! Which addresses are destinations of live flows: asked by the control thread, answered by each
+//! worker from its own flow table, some slots between two rounds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
+use podgate_tables::address::Address;
+use podgate_tables::time::Nanos;
+
+use crate::flow::FlowTable;
+
+/// Slots of the flow table that are read between two rounds.
+const SLOTS: u32 = 256;
+
+/// A question about addresses, and the answers of all workers together.
+#[derive(Debug)]
+pub struct LiveCheck {
+    /// Sorted.
+    addresses: Vec<Address>,
+    /// In step with the addresses.
+    live: Vec<AtomicBool>,
+    /// Workers that have not read all of their flows yet.
+    waiting: AtomicU16,
+}
+
+impl LiveCheck {
+    /// Asks `workers` workers.
+    pub(super) fn new(mut addresses: Vec<Address>, workers: u16) -> Self {
+        addresses.sort_unstable();
+        addresses.dedup();
+        let live = addresses.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { addresses, live, waiting: AtomicU16::new(workers) }
+    }
+
+    /// The addresses, each with whether it is the destination of a live flow; `None` until all
+    /// workers have answered.
+    #[must_use]
+    pub fn result(&self) -> Option<impl Iterator<Item = (Address, bool)>> {
+        let is_done = self.waiting.load(Ordering::Acquire) == 0;
+        let live = self.live.iter().map(|live| live.load(Ordering::Relaxed));
+        is_done.then(|| self.addresses.iter().copied().zip(live))
+    }
+}
+
+/// One worker's part of a [`LiveCheck`].
+#[derive(Debug)]
+pub(super) struct LiveScan {
+    check: Arc<LiveCheck>,
+    /// The first slot that was not read yet.
+    next: u32,
+}
+
+impl LiveScan {
+    pub(super) fn new(check: Arc<LiveCheck>) -> Self {
+        Self { check, next: 0 }
+    }
+
+    /// Reads some more flows. Returns whether that was all; then the answer is complete.
+    pub(super) fn advance(&mut self, flows: &FlowTable, now: Nanos) -> bool {
+        let LiveCheck { addresses, live, waiting } = &*self.check;
+        for flow in flows.in_slots(self.next, SLOTS) {
+            if let Ok(at) = addresses.binary_search(&flow.tuple().dst)
+                && !flow.revoked()
+                && !flow.is_expired(now)
+            {
+                live[at].store(true, Ordering::Relaxed);
+            }
+        }
+        self.next += SLOTS;
+        let is_done = self.next >= flows.slots();
+        if is_done {
+            waiting.fetch_sub(1, Ordering::Release);
+        }
+        is_done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_tables::ids::{Epoch, LinkId};
+    use podgate_tables::policy::Sender;
+    use podgate_tables::proto;
+    use podgate_tables::tuple::Tuple;
+
+    use super::*;
+    use crate::flow::{FlowLinks, Permission, SavedFlow, tcp};
+
+    const NOW: Nanos = Nanos(1 << 50);
+
+    fn address(last: u8) -> Address {
+        Address::v4([192, 0, 2, last])
+    }
+
+    /// Adds `count` flows to `dst`, idle for `idle_s` seconds.
+    fn add(flows: &mut FlowTable, count: u16, dst: Address, idle_s: u32) {
+        for src_port in 1..=count {
+            let src = Address::v4([10, 0, 0, 1]);
+            let saved = SavedFlow {
+                tuple: Tuple { src, dst, src_port, dst_port: 443, protocol: proto::TCP },
+                links: FlowLinks { opener: LinkId(1), responder: LinkId(2) },
+                icmp_type: 0,
+                tcp: tcp::State::Established,
+                picked_up: false,
+                sender: Sender::Other,
+                idle_ms: 0,
+                packets: [1; 2],
+                bytes: [60; 2],
+            };
+            let begin = Nanos(NOW.0 - u64::from(idle_s) * 1_000_000_000);
+            flows.insert(saved.restored(Epoch(1), begin).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_address_is_live_if_a_flow_of_any_worker_leads_to_it() {
+        let mut tables = [FlowTable::new(2000), FlowTable::new(2000)];
+        add(&mut tables[0], 600, address(9), 0);
+        add(&mut tables[0], 1, address(1), 0);
+        add(&mut tables[1], 1, address(2), 0);
+        // Established connections time out after five days.
+        add(&mut tables[1], 1, address(3), 500_000);
+        add(&mut tables[1], 1, address(4), 0);
+        let (index, _) = tables[1].iter().find(|(_, f)| f.tuple().dst == address(4)).unwrap();
+        tables[1].get_mut(index).set_permission(Epoch(2), Permission::Revoked);
+        let asked = [2, 1, 3, 4, 5].map(address);
+        let check = Arc::new(LiveCheck::new(asked.to_vec(), 2));
+        for flows in &tables {
+            assert!(check.result().is_none());
+            let mut scan = LiveScan::new(Arc::clone(&check));
+            let steps = (1..).find(|_| scan.advance(flows, NOW)).unwrap();
+            assert_eq!(steps, flows.slots().div_ceil(SLOTS).max(1));
+        }
+        let live: Vec<_> = check.result().unwrap().collect();
+        let expected = [(1, true), (2, true), (3, false), (4, false), (5, false)];
+        assert_eq!(live, expected.map(|(last, live)| (address(last), live)));
+    }
+
+    #[test]
+    fn a_worker_without_flows_answers_at_once() {
+        let check = Arc::new(LiveCheck::new(vec![address(1)], 1));
+        let mut scan = LiveScan::new(Arc::clone(&check));
+        assert!(scan.advance(&FlowTable::new(16), NOW));
+        assert_eq!(check.result().unwrap().collect::<Vec<_>>(), [(address(1), false)]);
+    }
+}

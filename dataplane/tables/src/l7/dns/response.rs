@@ -1,0 +1,225 @@
+//! Responses, and the addresses that they have for the queried name.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use super::records::{Record, Records};
+use super::{CLASS_IN, DnsName, Header, Malformed, Question, kind, rcode, word};
+use crate::address::Address;
+
+/// Aliases that are followed from the queried name. Resolvers give up after about as many.
+const ALIASES_MAX: usize = 16;
+
+/// Keys of service parameters (RFC 9460 §14.3.2).
+const IPV4_HINT: u16 = 4;
+const IPV6_HINT: u16 = 6;
+
+/// A well-formed response.
+#[derive(Clone, Debug)]
+pub struct Response<'a> {
+    /// Header.
+    pub header: Header,
+    /// What was asked for. None in a response without any content, which only says that the query
+    /// failed.
+    pub question: Option<Question>,
+    answers: Records<'a>,
+}
+
+impl<'a> Response<'a> {
+    /// Parses what a server sends.
+    ///
+    /// # Errors
+    /// [`Malformed`] also for a query, and for another number of questions than one, unless the
+    /// response is only a header with an error.
+    pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
+        let header = Header::parse(message).filter(Header::is_response).ok_or(Malformed)?;
+        let [questions, answers, authorities, additionals] = header.counts;
+        let is_bare = message.len() == super::HEADER_LEN && header.rcode() != rcode::NO_ERROR;
+        if is_bare && header.counts == [0; 4] {
+            let answers = Records { message, at: message.len(), left: 0 };
+            return Ok(Self { header, question: None, answers });
+        }
+        if questions != 1 || header.opcode() != 0 {
+            return Err(Malformed);
+        }
+        let question = Question::read(message)?;
+        let (at, left) = (question.end, [answers, authorities, additionals].map(u32::from));
+        let mut records = Records { message, at, left: left.iter().sum() };
+        while let Some(record) = records.next()? {
+            let is_in = record.class == CLASS_IN;
+            let len = record.data.len();
+            match record.kind {
+                kind::A if is_in && len != 4 => return Err(Malformed),
+                kind::AAAA if is_in && len != 16 => return Err(Malformed),
+                _ => {}
+            }
+        }
+        if records.at != message.len() {
+            return Err(Malformed);
+        }
+        let answers = Records { message, at, left: left[0] };
+        Ok(Self { header, question: Some(question), answers })
+    }
+
+    /// The addresses of the queried name: those of A and AAAA records of the name itself or of the
+    /// one that its chain of CNAME records leads to, and hints of its HTTPS and SVCB records.
+    /// Records of other names count for nothing.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses<'a> {
+        let (owner, ttl) = self.canonical_name().unzip();
+        let mut records = self.answers.clone();
+        if owner.is_none() {
+            records.left = 0;
+        }
+        Addresses { records, owner, ttl: ttl.unwrap_or(0), hints: Hints::default() }
+    }
+
+    /// The name at the end of the chain of aliases, and the least TTL on the way. `None` if the
+    /// chain is too long or a loop, or if there is no name.
+    fn canonical_name(&self) -> Option<(DnsName, u32)> {
+        let mut name = self.question.as_ref()?.name;
+        let (mut ttl, mut aliases) = (u32::MAX, 0);
+        loop {
+            // Once, if the records are in order, as nearly always.
+            let before = aliases;
+            let mut records = self.answers.clone();
+            while let Some(record) = records.next().ok()? {
+                if record.kind != kind::CNAME || !self.is_owned_by(&record, &name) {
+                    continue;
+                }
+                let (target, end) = DnsName::read(self.answers.message, record.data.start).ok()?;
+                if end != record.data.end || aliases == ALIASES_MAX {
+                    return None;
+                }
+                (name, ttl, aliases) = (target, ttl.min(record.ttl), aliases + 1);
+            }
+            if aliases == before {
+                return name.is_unambiguous().then_some((name, ttl));
+            }
+        }
+    }
+
+    fn is_owned_by(&self, record: &Record, name: &DnsName) -> bool {
+        is_owned_by(self.answers.message, record, name)
+    }
+}
+
+fn is_owned_by(message: &[u8], record: &Record, name: &DnsName) -> bool {
+    record.class == CLASS_IN
+        && DnsName::read(message, record.owner).is_ok_and(|(owner, _)| owner.is_same(name))
+}
+
+/// Addresses of a response, each with the seconds for which it may be used; see
+/// [`Response::addresses`]. Addresses that no packet may have as its destination are left out.
+#[derive(Clone, Debug)]
+pub struct Addresses<'a> {
+    records: Records<'a>,
+    owner: Option<DnsName>,
+    /// The least TTL of the aliases.
+    ttl: u32,
+    hints: Hints,
+}
+
+/// What is left of a list of hints.
+#[derive(Clone, Debug, Default)]
+struct Hints {
+    /// Service parameters that were not read yet.
+    params: Range<usize>,
+    /// Addresses of the current one, and their length.
+    values: Range<usize>,
+    size: usize,
+    ttl: u32,
+}
+
+impl Iterator for Addresses<'_> {
+    type Item = (Address, u32);
+
+    fn next(&mut self) -> Option<(Address, u32)> {
+        loop {
+            let (address, ttl) = match self.next_hint() {
+                Some(address) => (address, self.hints.ttl),
+                None => {
+                    let record = self.records.next().ok()??;
+                    let message = self.records.message;
+                    let ttl = record.ttl.min(self.ttl);
+                    let owner = self.owner.as_ref()?;
+                    if !is_owned_by(message, &record, owner) {
+                        continue;
+                    }
+                    if matches!(record.kind, kind::SVCB | kind::HTTPS) {
+                        self.hints = Hints { ttl, ..Hints::of(message, &record) };
+                        continue;
+                    }
+                    let is_address = matches!(record.kind, kind::A | kind::AAAA);
+                    let data = &message[record.data];
+                    match address(data).filter(|_| is_address) {
+                        Some(address) => (address, ttl),
+                        None => continue,
+                    }
+                }
+            };
+            return Some((address, ttl));
+        }
+    }
+}
+
+impl Addresses<'_> {
+    fn next_hint(&mut self) -> Option<Address> {
+        let (message, hints) = (self.records.message, &mut self.hints);
+        loop {
+            while hints.size > 0 && hints.values.len() >= hints.size {
+                let end = hints.values.start + hints.size;
+                let value = &message[hints.values.start..end];
+                hints.values.start = end;
+                if let Some(address) = address(value) {
+                    return Some(address);
+                }
+            }
+            if hints.params.len() < 4 {
+                return None;
+            }
+            let at = hints.params.start;
+            let (key, len) = (word(message, at).ok()?, word(message, at + 2).ok()?);
+            hints.values = at + 4..at + 4 + usize::from(len);
+            if hints.values.end > hints.params.end {
+                *hints = Hints::default();
+                return None;
+            }
+            hints.params.start = hints.values.end;
+            hints.size = match key {
+                IPV4_HINT => 4,
+                IPV6_HINT => 16,
+                _ => 0,
+            };
+        }
+    }
+}
+
+impl Hints {
+    /// Those of a service record: a priority, a name, and parameters (RFC 9460 §2.2). A priority of
+    /// zero makes it an alias, without parameters.
+    fn of(message: &[u8], record: &Record) -> Self {
+        let data = record.data.clone();
+        let is_service = word(message, data.start).is_ok_and(|priority| priority > 0);
+        match DnsName::skip(message, data.start + 2) {
+            Ok(at) if is_service && at <= data.end => {
+                Self { params: at..data.end, ..Self::default() }
+            }
+            _ => Self::default(),
+        }
+    }
+}
+
+/// The address of a record's data.
+fn address(data: &[u8]) -> Option<Address> {
+    if let Ok(bytes) = <[u8; 4]>::try_from(data) {
+        let ip = Ipv4Addr::from(bytes);
+        let is_host = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast();
+        return is_host.then(|| Address::v4(bytes));
+    }
+    let bytes = <[u8; 16]>::try_from(data).ok()?;
+    let ip = Ipv6Addr::from(bytes);
+    // A mapped address would stand for an IPv4 address here.
+    let is_host = !ip.is_unspecified() && !ip.is_multicast() && ip.to_ipv4_mapped().is_none();
+    is_host.then(|| Address::v6(bytes))
+}

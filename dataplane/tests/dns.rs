@@ -1,0 +1,434 @@
+//! DNS in a complete worker: over UDP and TCP, denied, held, released, forged.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
+use std::sync::Arc;
+
+use etherparse::{SlicedPacket, TransportSlice};
+use podgate_dataplane::l7::dns::HOLD_MS;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::{L7Rules, NamePattern};
+use podgate_tables::policy::{PeerMatch, Snapshot};
+use podgate_tables::proto;
+use podgate_test_support::*;
+
+/// The port that rules of [`IngressOfB`] name.
+const PORT: u16 = 80;
+const CLIENT: u16 = 40_000;
+const ID: u16 = 0x1234;
+
+fn rules() -> L7Rules {
+    L7Rules::Dns(vec![NamePattern::dns("*.example.com").unwrap()])
+}
+
+/// A worker whose pod B takes DNS queries of pod A, over this protocol.
+fn rig(protocol: u8) -> Rig {
+    Rig::with(IngressOfB::FromAOver(protocol, rules()))
+}
+
+/// A name on the wire.
+fn wire(name: &str) -> Vec<u8> {
+    let labels =
+        name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+    labels.chain([0]).collect()
+}
+
+fn message(id: u16, flags: u16, name: &str, answers: &[Vec<u8>]) -> Vec<u8> {
+    let header = [id, flags, 1, answers.len() as u16, 0, 0].map(u16::to_be_bytes).concat();
+    [header, wire(name), vec![0, 1, 0, 1], answers.concat()].concat()
+}
+
+fn query(name: &str) -> Vec<u8> {
+    message(ID, 0x0100, name, &[])
+}
+
+/// An address record of the queried name.
+fn address(last: u8) -> Vec<u8> {
+    [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 192, 0, 2][..], &[last]].concat()
+}
+
+fn response(name: &str, answers: &[Vec<u8>]) -> Vec<u8> {
+    message(ID, 0x8180, name, answers)
+}
+
+fn from_client(message: &[u8]) -> Vec<u8> {
+    udp(A, ADDRESSES[1], ADDRESSES[2], [CLIENT, PORT], message)
+}
+
+fn from_server(message: &[u8]) -> Vec<u8> {
+    udp(B, ADDRESSES[2], ADDRESSES[1], [PORT, CLIENT], message)
+}
+
+/// Payload of a datagram whose checksums are right, and its ports.
+fn datagram(frame: &[u8]) -> (Vec<u8>, [u16; 2]) {
+    let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("no datagram") };
+    let ip = sliced.net.unwrap();
+    let header = udp.to_header();
+    let checksum = match ip {
+        etherparse::NetSlice::Ipv4(ip) => {
+            let header_v4 = ip.header();
+            assert_eq!(header_v4.header_checksum(), header_v4.to_header().calc_header_checksum());
+            header.calc_checksum_ipv4(&header_v4.to_header(), udp.payload()).unwrap()
+        }
+        etherparse::NetSlice::Ipv6(ip) => {
+            header.calc_checksum_ipv6(&ip.header().to_header(), udp.payload()).unwrap()
+        }
+        etherparse::NetSlice::Arp(_) => panic!("no IP"),
+    };
+    assert_eq!(header.checksum, checksum, "the checksum of UDP");
+    (udp.payload().to_vec(), [udp.source_port(), udp.destination_port()])
+}
+
+/// Where packets went, and their DNS messages.
+fn messages(left: &[(LinkId, Vec<u8>)]) -> Vec<(LinkId, Vec<u8>)> {
+    left.iter().map(|(link, frame)| (*link, datagram(frame).0)).collect()
+}
+
+/// What the control thread would learn, and the last ticket.
+fn learned(rig: &Rig) -> (Vec<(String, Vec<String>)>, u64) {
+    let (mut all, mut last) = (Vec::new(), 0);
+    rig.shared.answers.drain(|_, answer| {
+        let addresses = answer.addresses().iter().map(|one| format!("{}/{}", one.address, one.ttl));
+        let name = String::from_utf8(answer.name.bytes().to_vec()).unwrap();
+        all.push((name, addresses.collect()));
+        last = answer.ticket;
+    });
+    (all, last)
+}
+
+#[test]
+fn a_denied_query_is_answered_refused_by_the_server_that_never_sees_it() {
+    let mut rig = rig(proto::UDP);
+    let left = rig.send(A, &from_client(&query("evil.test")));
+    let [(A, frame)] = &left[..] else { panic!("one packet to A: {left:?}") };
+    let (payload, ports) = datagram(frame);
+    assert_eq!(ports, [PORT, CLIENT]);
+    assert_eq!(payload, message(ID, 0x8185, "evil.test", &[]));
+    assert_eq!(rig.dropped(DropReason::L7Denied), 1);
+    let denied = rig.events().into_iter().find_map(|event| match event.kind {
+        EventKind::Request { allowed: false, request: RequestRecord::Dns(asked), .. } => {
+            Some((asked.name.bytes().to_vec(), asked.kind))
+        }
+        _ => None,
+    });
+    assert_eq!(denied, Some((b"evil.test".to_vec(), 1)));
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn queries_over_ipv6_are_denied_alike() {
+    let mut rig = rig(proto::UDP);
+    let [a, b] = [ADDRESSES_V6[1], ADDRESSES_V6[2]];
+    let left = rig.send(A, &udp_v6(A, a, b, [CLIENT, PORT], &query("evil.test")));
+    assert_eq!(messages(&left), [(A, message(ID, 0x8185, "evil.test", &[]))]);
+    let left = rig.send(A, &udp_v6(A, a, b, [CLIENT, PORT], &query("www.example.com")));
+    assert_eq!(messages(&left), [(B, query("www.example.com"))]);
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn an_answer_to_a_denied_query_has_its_edns_with_the_cookie() {
+    let mut rig = rig(proto::UDP);
+    let cookie = [0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+    let opt = [&[0, 0, 41, 16, 0, 0, 0, 0x80, 0, 0, 12][..], &cookie].concat();
+    let mut asked = [query("evil.test"), opt].concat();
+    asked[11] = 1;
+    let left = rig.send(A, &from_client(&asked));
+    let mut expected = message(ID, 0x8185, "evil.test", &[]);
+    expected[11] = 1;
+    expected.extend([0, 0, 41, 4, 0xd0, 0, 0, 0x80, 0, 0, 18]);
+    expected.extend(cookie);
+    expected.extend([0, 15, 0, 2, 0, 18]);
+    assert_eq!(messages(&left), [(A, expected)]);
+}
+
+#[test]
+fn an_answer_with_addresses_waits_until_they_are_admitted() {
+    let mut rig = rig(proto::UDP);
+    let left = rig.send(A, &from_client(&query("WWW.example.com")));
+    assert_eq!(messages(&left), [(B, query("WWW.example.com"))]);
+    let answer = response("www.EXAMPLE.com", &[address(1), address(2)]);
+    assert_eq!(rig.send(B, &from_server(&answer)), []);
+    let (names, ticket) = learned(&rig);
+    let addresses = vec!["192.0.2.1/30".to_owned(), "192.0.2.2/30".to_owned()];
+    assert_eq!(names, [("www.example.com".to_owned(), addresses)]);
+    assert_eq!(rig.run(), [], "it is not released");
+    rig.now = rig.now.plus_millis(3);
+    rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, rules())));
+    rig.shared.release_answers(0, ticket);
+    assert_eq!(messages(&rig.run()), [(A, answer)]);
+    let seen = rig.events().into_iter().find_map(|event| match event.kind {
+        EventKind::Response { status: ResponseStatus::Dns(result), latency_ns } => {
+            Some((result.rcode, result.addresses, result.first.to_string(), result.ttl, latency_ns))
+        }
+        _ => None,
+    });
+    assert_eq!(seen, Some((0, 2, "192.0.2.1".to_owned(), 30, 3_000_000)));
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn an_answer_without_addresses_passes_at_once() {
+    let mut rig = rig(proto::UDP);
+    rig.send(A, &from_client(&query("www.example.com")));
+    let answer = message(ID, 0x8183, "www.example.com", &[]);
+    assert_eq!(messages(&rig.send(B, &from_server(&answer))), [(A, answer)]);
+    rig.send(A, &from_client(&query("www.example.com")));
+    let bare = [ID, 0x8181, 0, 0, 0, 0].map(u16::to_be_bytes).concat();
+    assert_eq!(messages(&rig.send(B, &from_server(&bare))), [(A, bare)]);
+    assert_eq!(learned(&rig).0, []);
+}
+
+#[test]
+fn what_answers_no_query_teaches_nothing_and_is_dropped() {
+    let mut rig = rig(proto::UDP);
+    rig.send(A, &from_client(&query("www.example.com")));
+    let forged = [
+        message(ID + 1, 0x8180, "www.example.com", &[address(1)]),
+        message(ID, 0x8180, "ftp.example.com", &[address(1)]),
+        message(ID, 0x8180, "evil.test", &[address(1)]),
+    ];
+    for answer in &forged {
+        assert_eq!(rig.send(B, &from_server(answer)), []);
+    }
+    assert_eq!(rig.dropped(DropReason::DnsUnsolicited), 3);
+    assert_eq!(rig.send(B, &from_server(&[&forged[0][..], b"x"].concat())), []);
+    assert_eq!(rig.send(B, &from_server(&query("www.example.com"))), []);
+    assert_eq!(rig.dropped(DropReason::L7Malformed), 2);
+    assert_eq!(learned(&rig).0, []);
+    let good = response("www.example.com", &[address(1)]);
+    rig.send(B, &from_server(&good));
+    rig.send(B, &from_server(&good));
+    assert_eq!(learned(&rig).0.len(), 1, "one query has one answer");
+    rig.now = rig.now.plus_millis(HOLD_MS);
+    rig.run();
+    rig.send(A, &from_client(&query("www.example.com")));
+    rig.now = rig.now.plus_secs(30);
+    rig.send(B, &from_server(&good));
+    assert_eq!(learned(&rig).0, [], "the query is too old");
+}
+
+#[test]
+fn a_denied_query_is_never_outstanding() {
+    let mut rig = rig(proto::UDP);
+    rig.send(A, &from_client(&query("evil.test")));
+    assert_eq!(rig.send(B, &from_server(&response("evil.test", &[address(1)]))), []);
+    assert_eq!(rig.dropped(DropReason::DnsUnsolicited), 1);
+    assert_eq!(learned(&rig).0, []);
+}
+
+#[test]
+fn an_answer_that_is_not_released_in_time_is_dropped() {
+    let mut rig = rig(proto::UDP);
+    rig.send(A, &from_client(&query("www.example.com")));
+    rig.send(B, &from_server(&response("www.example.com", &[address(1)])));
+    rig.now = rig.now.plus_millis(HOLD_MS - 1);
+    assert!(rig.workers[0].has_inspected(), "it needs a round in time");
+    assert_eq!((rig.run(), rig.dropped(DropReason::DnsUnreleased)), (vec![], 0));
+    rig.now = rig.now.plus_millis(1);
+    assert_eq!((rig.run(), rig.dropped(DropReason::DnsUnreleased)), (vec![], 1));
+    assert_eq!(rig.counts().get(Count::DnsUnreleased), 1);
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn answers_wait_in_order_while_the_control_thread_takes_no_more() {
+    const ANSWERS: u16 = 600;
+    let mut rig = Rig::of(RigConfig { frames: 16_384, ring: 1024, ..RigConfig::default() });
+    rig.shared.publish(snapshot(1, IngressOfB::FromAOver(proto::UDP, rules())));
+    let one = |id, flags, answers: &[Vec<u8>]| message(id, flags, "www.example.com", answers);
+    for id in 0..ANSWERS {
+        rig.send(A, &from_client(&one(id, 0x0100, &[])));
+        rig.send(B, &from_server(&one(id, 0x8180, &[address(1)])));
+    }
+    let (names, first) = learned(&rig);
+    assert!(names.len() < usize::from(ANSWERS), "the ring is smaller than this test needs");
+    rig.shared.release_answers(0, first);
+    let mut forwarded = messages(&rig.run());
+    let (rest, last) = learned(&rig);
+    assert_eq!(names.len() + rest.len(), usize::from(ANSWERS), "none is lost");
+    rig.shared.release_answers(0, last);
+    forwarded.extend(messages(&rig.run()));
+    let ids: Vec<_> = forwarded.iter().map(|(_, m)| u16::from_be_bytes([m[0], m[1]])).collect();
+    assert_eq!(ids, (0..ANSWERS).collect::<Vec<_>>());
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn malformed_queries_are_answered_as_servers_do() {
+    let mut rig = rig(proto::UDP);
+    let mut twice = query("www.example.com");
+    twice[5] = 2;
+    let formerr = [ID, 0x8181, 0, 0, 0, 0].map(u16::to_be_bytes).concat();
+    assert_eq!(messages(&rig.send(A, &from_client(&twice))), [(A, formerr)]);
+    let update = message(ID, 0x2800, "www.example.com", &[]);
+    let notimp = [ID, 0xa884, 0, 0, 0, 0].map(u16::to_be_bytes).concat();
+    assert_eq!(messages(&rig.send(A, &from_client(&update))), [(A, notimp)]);
+    assert_eq!(rig.send(A, &from_client(b"short")), []);
+    let answer = response("www.example.com", &[]);
+    assert_eq!(rig.send(A, &from_client(&answer)), [], "a response as a query");
+    let mut chaos = query("www.example.com");
+    let class = chaos.len() - 1;
+    chaos[class] = 3;
+    let mut refused = message(ID, 0x8185, "www.example.com", &[]);
+    refused[class] = 3;
+    assert_eq!(messages(&rig.send(A, &from_client(&chaos))), [(A, refused)]);
+}
+
+#[test]
+fn an_answer_in_fragments_and_several_frames_is_held_and_forwarded_whole() {
+    let mut rig = rig(proto::UDP);
+    rig.send(A, &from_client(&query("www.example.com")));
+    let answers: Vec<_> = (0..=255).map(address).collect();
+    let answer = response("www.example.com", &answers);
+    assert!(answer.len() > 4096);
+    for fragment in cut(&from_server(&answer), 9, 1500) {
+        assert_eq!(rig.send(B, &fragment), []);
+    }
+    let (names, ticket) = learned(&rig);
+    assert_eq!(names.iter().map(|(_, addresses)| addresses.len()).sum::<usize>(), 256);
+    rig.shared.release_answers(0, ticket);
+    let left = rig.run();
+    assert!(left.len() > 1 && left.iter().all(|(link, _)| *link == A));
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_plain_flow_becomes_an_inspected_one() {
+    let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
+    let denied = query("evil.test");
+    assert_eq!(messages(&rig.send(A, &from_client(&denied))), [(B, denied.clone())]);
+    rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, rules())));
+    let answer = response("evil.test", &[address(1)]);
+    assert_eq!(rig.send(B, &from_server(&answer)), [], "nobody knows the query");
+    let refused = message(ID, 0x8185, "evil.test", &[]);
+    assert_eq!(messages(&rig.send(A, &from_client(&denied))), [(A, refused)]);
+    let allowed = query("www.example.com");
+    assert_eq!(messages(&rig.send(A, &from_client(&allowed))), [(B, allowed)]);
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_changed_policy_decides_the_next_query() {
+    let mut rig = rig(proto::UDP);
+    let asked = query("www.example.com");
+    rig.send(A, &from_client(&asked));
+    let none = L7Rules::Dns(vec![NamePattern::name("other.test").unwrap()]);
+    rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, none)));
+    let refused = message(ID, 0x8185, "www.example.com", &[]);
+    assert_eq!(messages(&rig.send(A, &from_client(&asked))), [(A, refused)]);
+    rig.shared.publish(snapshot(3, IngressOfB::Closed));
+    assert_eq!(rig.send(A, &from_client(&asked)), []);
+    assert_eq!(rig.dropped(DropReason::PolicyRevoked), 1);
+}
+
+#[test]
+fn a_server_can_not_open_the_flow_that_lets_queries_pass_as_replies() {
+    let mut rig = rig(proto::UDP);
+    assert_eq!(rig.send(B, &from_server(&response("evil.test", &[]))), []);
+    assert_eq!(rig.dropped(DropReason::DnsUnsolicited), 1);
+    assert_eq!(rig.workers[0].flows(), 0);
+}
+
+/// Pod A may query a service's address outside of the node; B is open.
+fn egress_of_a(epoch: u32) -> Snapshot {
+    let [pod_a, pod_b] = [4, 5];
+    let mut snapshot = snapshot(epoch, IngressOfB::FromAOver(proto::UDP, rules()));
+    let policy = Arc::make_mut(&mut snapshot.policy);
+    let mut b = policy.identities.get(pod_b).unwrap().clone();
+    let mut table = (*b.ingress).clone();
+    let mut entry = table.classes[1][0].clone();
+    entry.peer = PeerMatch::Any;
+    table.classes[1] = Arc::from([entry]);
+    b.ingress = Arc::default();
+    policy.identities.set(pod_b, b);
+    let mut a = policy.identities.get(pod_a).unwrap().clone();
+    a.egress = Arc::new(table);
+    policy.identities.set(pod_a, a);
+    snapshot
+}
+
+#[test]
+fn a_service_that_the_kernel_translates_answers_from_its_own_address() {
+    let mut rig = Rig::new(1);
+    rig.shared.publish(egress_of_a(1));
+    let asked = query("www.example.com");
+    let left = rig.send(A, &udp(A, ADDRESSES[1], OUTSIDE, [CLIENT, PORT], &asked));
+    assert_eq!(messages(&left), [(HOST, asked)]);
+    let answer = response("www.example.com", &[address(1)]);
+    let from_service = udp(HOST, OUTSIDE, ADDRESSES[1], [PORT, CLIENT], &answer);
+    assert_eq!(rig.send(HOST, &from_service), []);
+    let (names, ticket) = learned(&rig);
+    assert_eq!(names.len(), 1);
+    rig.shared.release_answers(0, ticket);
+    assert_eq!(messages(&rig.run()), [(A, answer)]);
+    let denied = udp(A, ADDRESSES[1], OUTSIDE, [CLIENT, PORT], &query("evil.test"));
+    assert_eq!(messages(&rig.send(A, &denied)), [(A, message(ID, 0x8185, "evil.test", &[]))]);
+}
+
+#[test]
+fn more_queries_than_a_flow_may_have_forget_the_oldest() {
+    let mut rig = rig(proto::UDP);
+    for id in 0..=128 {
+        rig.now = rig.now.plus_millis(1);
+        rig.send(A, &from_client(&message(id, 0x0100, "www.example.com", &[])));
+    }
+    assert_eq!(rig.counts().get(Count::DnsReplaced), 1);
+    let answer = |id| from_server(&message(id, 0x8183, "www.example.com", &[]));
+    assert_eq!(rig.send(B, &answer(0)), []);
+    assert_eq!(rig.send(B, &answer(1)).len(), 1);
+    assert_eq!(rig.send(B, &answer(128)).len(), 1);
+}
+
+/// A segment of the connection from pod A to pod B.
+fn segment(from: LinkId, seq: u32, ack: Option<u32>, flags: &str, payload: &[u8]) -> Vec<u8> {
+    let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
+    let (src, dst, ports) = if from == A { (a, b, [CLIENT, PORT]) } else { (b, a, [PORT, CLIENT]) };
+    tcp(from, &TcpPacket { src, dst, ports, seq, ack, flags, payload })
+}
+
+fn with_length(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes(), message].concat()
+}
+
+/// What segments to a link carry.
+fn stream_to(link: LinkId, left: &[(LinkId, Vec<u8>)]) -> Vec<u8> {
+    let to_link = left.iter().filter(|(to, _)| *to == link);
+    let payload = |frame: &[u8]| match SlicedPacket::from_ethernet(frame).unwrap().transport {
+        Some(TransportSlice::Tcp(tcp)) => tcp.payload().to_vec(),
+        _ => panic!("no segment"),
+    };
+    to_link.flat_map(|(_, frame)| payload(frame)).collect()
+}
+
+#[test]
+fn over_tcp_denied_queries_are_answered_and_answers_wait_for_their_release() {
+    let mut rig = rig(proto::TCP);
+    rig.send(A, &segment(A, 1_000, None, "S", b""));
+    rig.send(B, &segment(B, 9_000, Some(1_001), "S", b""));
+    rig.send(A, &segment(A, 1_001, Some(9_001), "", b""));
+    let (allowed, denied) =
+        (with_length(&query("www.example.com")), with_length(&query("evil.test")));
+    let both = [&allowed[..], &denied].concat();
+    let left = rig.send(A, &segment(A, 1_001, Some(9_001), "P", &both));
+    assert_eq!(stream_to(B, &left), allowed);
+    let refused = with_length(&message(ID, 0x8185, "evil.test", &[]));
+    assert_eq!(stream_to(A, &left), refused);
+    let (client, injected) = (1_001 + both.len() as u32, refused.len() as u32);
+    rig.send(A, &segment(A, client, Some(9_001 + injected), "", b""));
+    let answer = with_length(&response("www.example.com", &[address(1)]));
+    let acked = Some(1_001 + allowed.len() as u32);
+    let left = rig.send(B, &segment(B, 9_001, acked, "P", &answer[..20]));
+    assert_eq!(stream_to(A, &left), b"");
+    let left = rig.send(B, &segment(B, 9_021, acked, "P", &answer[20..]));
+    assert_eq!(stream_to(A, &left), b"", "it is not released");
+    let (names, ticket) = learned(&rig);
+    assert_eq!(names.len(), 1);
+    rig.shared.release_answers(0, ticket);
+    assert!(rig.workers[0].has_releases());
+    assert_eq!(stream_to(A, &rig.run()), answer);
+    assert!(!rig.workers[0].has_releases());
+}
