@@ -1,5 +1,5 @@
-//! Field masks (`google.protobuf.FieldMask`): a client names the fields of a flow that it reads, and
-//! the others are not sent.
+//! Field masks (`google.protobuf.FieldMask`): a client names the fields of a flow that it reads,
+//! and the others are not sent.
 //!
 //! A mask is applied to the encoded flow: fields that it doesn't name are skipped.
 

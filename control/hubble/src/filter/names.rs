@@ -10,8 +10,8 @@ pub(super) struct NamespacedPrefix {
 }
 
 impl NamespacedPrefix {
-    /// `PREFIX` (in the namespace `default`), `NAMESPACE/PREFIX`, `NAMESPACE/`, or `/PREFIX` (in all
-    /// namespaces).
+    /// `PREFIX` (in the namespace `default`), `NAMESPACE/PREFIX`, `NAMESPACE/`, or `/PREFIX` (in
+    /// all namespaces).
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (namespace, prefix) = text.split_once('/').unwrap_or(("default", text));
         if prefix.is_empty() && (namespace.is_empty() || !text.contains('/')) {

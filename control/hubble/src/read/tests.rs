@@ -77,7 +77,8 @@ fn reader(request: &GetFlowsRequest) -> (Reader, mpsc::Receiver<Result<GetFlowsR
     (Reader { query, translator, to }, responses)
 }
 
-/// What a client gets of a log with flows 1 to 9, a gap of 5 after the sixth, and one of 2 at the end.
+/// What a client gets of a log with flows 1 to 9, a gap of 5 after the sixth, and one of 2 at the
+/// end.
 fn read(request: &GetFlowsRequest) -> Vec<i64> {
     let mut past: Vec<_> = (1..10).map(observed).collect();
     past.insert(6, gap(6, 5));
