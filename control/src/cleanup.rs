@@ -13,7 +13,7 @@ use podgate_hostnet::Netlink;
 use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, netns_threads, require_root, restore_offload};
 use crate::error::describe;
 use crate::output::{escape, print};
-use crate::sources::last_good::DIRECTORY as LAST_GOOD;
+use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
 
 /// What was detached and removed, and what could not be.
 #[derive(Debug, Default)]
@@ -43,9 +43,8 @@ pub(crate) fn run(state_dir: &Path) -> Result<ExitCode> {
         report.unpin_all(&state.bpf());
         runtime.block_on(report.restore_offloads(&state));
         report.remove_mount(&state.bpf());
-        let sockets = [state.socket(), state.hubble_socket()];
-        let others = [state.flows(), state.bad_flows()].into_iter().chain(sockets);
-        let others = others.chain(state.name_files());
+        let others = [state.flows(), state.bad_flows(), state.socket(), state.hubble_socket()];
+        let others = others.into_iter().chain(state.name_files());
         for file in state.list_files().into_iter().chain(others) {
             report.remove_if_there(&file);
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podgate_api::{EndpointSpec, PodMtu};
+use podgate_tables::l7::http1::{FIELDS_CEILING, HttpLimits};
 
 pub use podgate_replay::Output;
 
@@ -164,6 +165,8 @@ within ten minutes and policy still allows them; others are reset when one of th
 /// for an abandoned request.
 const LOG_DEFAULT: &str = "info,kube_client=off,netlink_proto=off";
 
+const HTTP: HttpLimits = HttpLimits::DEFAULT;
+
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunArgs {
@@ -208,6 +211,24 @@ pub struct RunArgs {
     /// How queries that DNS rules deny are answered.
     #[arg(long, value_enum, default_value_t = DnsDenied::Refused)]
     pub dns_denied: DnsDenied,
+    /// Longest head of an HTTP/1 request, bytes; longer ones are answered 431.
+    #[arg(long, value_name = "N", default_value_t = HTTP.head,
+          value_parser = clap::value_parser!(u32).range(1024..=1_048_576))]
+    pub http_max_head: u32,
+    /// Maximum number of header fields of an HTTP/1 request; one with more is answered 431.
+    #[arg(long, value_name = "N", default_value_t = HTTP.fields,
+          value_parser = clap::value_parser!(u16).range(1..=FIELDS_CEILING as i64))]
+    pub http_max_headers: u16,
+    /// Longest line with the size of a chunk of an HTTP/1 request, bytes; a body with a longer one
+    /// is answered 400.
+    #[arg(long, value_name = "N", default_value_t = HTTP.chunk_line,
+          value_parser = clap::value_parser!(u16).range(16..=4096))]
+    pub http_max_chunk_line: u16,
+    /// Maximum number of HTTP/1 requests of a connection that wait for their responses at once;
+    /// further ones are not read meanwhile.
+    #[arg(long, value_name = "N", default_value_t = HTTP.requests,
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub http_max_requests: u16,
     /// Number of flow records that are stored for `podgate flows` and for clients of Hubble's API.
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
@@ -258,8 +279,8 @@ pub struct HubbleArgs {
     /// Its private key (PEM).
     #[arg(long = "hubble-tls-key", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Certificates (PEM) of which one must have signed a client's certificate. Without them clients
-    /// need none.
+    /// Certificates (PEM) of which one must have signed a client's certificate. Without them
+    /// clients need none.
     #[arg(long = "hubble-tls-client-ca", value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
     /// Name of this node [default: the host's name].

@@ -209,29 +209,29 @@ fn socket_families(ports: &XskStatistics) -> [Family; 5] {
     ]
 }
 
-/// Counters by link, one sample for each endpoint and one for the host link. Exceeded quotas have
-/// samples that are not zero only.
+/// Counters by link, one sample for each endpoint and one for the host link. A
+/// quota has a sample only for links that have exceeded it.
 fn link_families(links: &[LinkCounts]) -> [Family; 5] {
     let family = |name, help, value: fn(&LinkCounts) -> u64| {
         links.iter().fold(Family::counter(name, help), |family, link| {
             family.with(&link_labels(link), value(link))
         })
     };
-    let mut refused = Family::counter(
+    let mut over_quota = Family::counter(
         "podgate_link_quota_exceeded_total",
         "Allocations from shared resources that failed because the link had used its fair share",
     );
     for link in links {
         for (of, value) in [
-            ("flows", link.refused_flows),
-            ("inspected", link.refused_inspected),
-            ("kept", link.refused_kept),
-            ("handoffs", link.refused_handoffs),
-            ("events", link.refused_events),
+            ("flows", link.over_quota_flows),
+            ("inspected", link.over_quota_inspected),
+            ("buffers", link.over_quota_buffers),
+            ("handoffs", link.over_quota_handoffs),
+            ("events", link.over_quota_events),
         ] {
             if value > 0 {
                 let [name, pod] = link_labels(link);
-                refused = refused.with(&[name, pod, ("resource", of)], value);
+                over_quota = over_quota.with(&[name, pod, ("resource", of)], value);
             }
         }
     }
@@ -254,7 +254,7 @@ fn link_families(links: &[LinkCounts]) -> [Family; 5] {
             "Times that the kernel found the fill ring empty, by link",
             |link| link.fill_ring_empty,
         ),
-        refused,
+        over_quota,
     ]
 }
 
@@ -329,7 +329,7 @@ mod tests {
             &[LinkCounts {
                 link: "veth1".into(),
                 pod: Some("demo/flood".into()),
-                refused_inspected: 3,
+                over_quota_inspected: 3,
                 ..LinkCounts::default()
             }],
         );

@@ -89,13 +89,13 @@ pub(crate) fn status(status: &Status) -> String {
     text
 }
 
-/// Links that the table of those who lose or are refused most has rows for; JSON has all.
+/// Links that the table of those with the most losses that are printed; JSON has all.
 const WORST_LINKS: usize = 10;
 
-/// Links that lost packets at their rings, or were refused more than their share, the worst first.
+/// Links that lost packets at their rings, or exceeded their quotas, the worst first.
 /// Nothing if there are none.
 fn worst_links(links: &[LinkCounts]) -> String {
-    let weight = |link: &LinkCounts| link.ring_drops() + link.refused();
+    let weight = |link: &LinkCounts| link.ring_drops() + link.over_quota();
     let mut worst: Vec<_> = links.iter().filter(|link| weight(link) > 0).collect();
     if worst.is_empty() {
         return String::new();
@@ -106,9 +106,9 @@ fn worst_links(links: &[LinkCounts]) -> String {
         "POD",
         "RECEIVED",
         "RING DROPS",
-        "REFUSED: FLOWS",
+        "OVER QUOTA: FLOWS",
         "INSPECTED",
-        "KEPT",
+        "BUFFERS",
         "HANDOFFS",
         "EVENTS",
     ]);
@@ -116,11 +116,11 @@ fn worst_links(links: &[LinkCounts]) -> String {
         let numbers = [
             link.received,
             link.ring_drops(),
-            link.refused_flows,
-            link.refused_inspected,
-            link.refused_kept,
-            link.refused_handoffs,
-            link.refused_events,
+            link.over_quota_flows,
+            link.over_quota_inspected,
+            link.over_quota_buffers,
+            link.over_quota_handoffs,
+            link.over_quota_events,
         ];
         let names = [link.link.clone(), or_dash(link.pod.as_deref())];
         names.into_iter().chain(numbers.iter().map(u64::to_string)).collect()
@@ -224,13 +224,17 @@ mod tests {
             drops: vec![DropCount { reason: "policy_denied".into(), packets: 34, bytes: 2040 }],
             links: vec![
                 LinkCounts { link: "veth1a".into(), received: 1000, ..LinkCounts::default() },
-                LinkCounts { link: "pg-xsk".into(), refused_inspected: 5, ..LinkCounts::default() },
+                LinkCounts {
+                    link: "pg-xsk".into(),
+                    over_quota_inspected: 5,
+                    ..LinkCounts::default()
+                },
                 LinkCounts {
                     link: "veth2b".into(),
                     pod: Some("shop/flood".into()),
                     received: 234,
                     rx_ring_full: 70,
-                    refused_flows: 12,
+                    over_quota_flows: 12,
                     ..LinkCounts::default()
                 },
             ],

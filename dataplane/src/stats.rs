@@ -76,35 +76,35 @@ impl Deref for DropCounters {
     }
 }
 
-/// How often a link was denied more of a shared resource because its share was used up.
+/// How often a link got no more of a shared resource because its fair share was used up.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct ShareRefusals {
+pub struct OverQuota {
     /// Entries of the flow table.
     pub flows: u64,
     /// Inspected flows.
     pub inspected: u64,
     /// Frames and bytes that inspected flows buffer.
-    pub kept: u64,
+    pub buffers: u64,
     /// Entries of the hand-off rings to other workers.
     pub handoffs: u64,
     /// Entries of the event ring.
     pub events: u64,
 }
 
-impl ShareRefusals {
+impl OverQuota {
     /// Their sum.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.flows + self.inspected + self.kept + self.handoffs + self.events
+        self.flows + self.inspected + self.buffers + self.handoffs + self.events
     }
 }
 
-impl AddAssign for ShareRefusals {
+impl AddAssign for OverQuota {
     fn add_assign(&mut self, other: Self) {
-        let Self { flows, inspected, kept, handoffs, events } = self;
+        let Self { flows, inspected, buffers, handoffs, events } = self;
         *flows += other.flows;
         *inspected += other.inspected;
-        *kept += other.kept;
+        *buffers += other.buffers;
         *handoffs += other.handoffs;
         *events += other.events;
     }
@@ -119,8 +119,8 @@ pub struct LinkStatistics {
     pub received: u64,
     /// Counters of its sockets.
     pub sockets: XskStatistics,
-    /// What was denied because its share was used up.
-    pub refused: ShareRefusals,
+    /// What it did not get because its fair share was used up.
+    pub over_quota: OverQuota,
 }
 
 macro_rules! worker_stats {
@@ -230,10 +230,10 @@ worker_stats! {
     ),
     /// Epoch of the snapshot that the last round used; later rounds use the same or a later one.
     epoch: Counter = Gauge("podgate_worker_epoch", "Epoch of the tables that the worker uses"),
-    /// Flows judged again because the epoch had changed.
+    /// Flows decided again because the epoch had changed.
     reevaluated: Counter = Counter(
         "podgate_worker_reevaluated_total",
-        "Flows judged again after a change of policy"
+        "Flows decided again after a change of policy"
     ),
     /// L4 checksums completed for senders with checksum offload, not counting those that the kernel
     /// completes.

@@ -226,7 +226,7 @@ fn an_answer_that_is_not_released_in_time_is_dropped() {
     rig.send(A, &from_client(&query("www.example.com")));
     rig.send(B, &from_server(&response("www.example.com", &[address(1)])));
     rig.now = rig.now.plus_millis(HOLD_MS - 1);
-    assert!(rig.workers[0].has_inspected(), "it needs a round in time");
+    assert!(rig.workers[0].has_waiting_answers(), "it needs a round in time");
     assert_eq!((rig.run(), rig.dropped(DropReason::DnsUnreleased)), (vec![], 0));
     rig.now = rig.now.plus_millis(1);
     assert_eq!((rig.run(), rig.dropped(DropReason::DnsUnreleased)), (vec![], 1));

@@ -9,7 +9,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::env;
 
 use podgate_dataplane::l7::editor::{Editor, Progress};
@@ -21,38 +20,11 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
-use podgate_test_support::RecordingIo;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use podgate_test_support::lossy::{Hop, Impairment};
+use podgate_test_support::tcp_stack::End;
+use podgate_test_support::{Random, RecordingIo, make_partial};
+use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
-
-/// SplitMix64: a small generator whose sequence never changes.
-#[derive(Clone, Copy, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn percent(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
-    }
-}
 
 /// What the model inspector does with the next bytes of a stream.
 #[derive(Clone, Debug)]
@@ -211,196 +183,20 @@ impl Inspector for Model {
     }
 }
 
-/// A link device over queues of frames.
-#[derive(Default)]
-struct Port {
-    incoming: Vec<Vec<u8>>,
-    outgoing: Vec<Vec<u8>>,
-    mtu: usize,
-}
-
-struct Receive(Vec<u8>);
-struct Send<'a>(&'a mut Vec<Vec<u8>>);
-
-impl RxToken for Receive {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Send<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push(frame);
-        result
-    }
-}
-
-impl Device for Port {
-    type RxToken<'a> = Receive;
-    type TxToken<'a> = Send<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Receive, Send<'_>)> {
-        if self.incoming.is_empty() {
-            return None;
-        }
-        Some((Receive(self.incoming.remove(0)), Send(&mut self.outgoing)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Send<'_>> {
-        Some(Send(&mut self.outgoing))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.mtu;
-        capabilities
-    }
-}
-
-/// One end: a TCP stack and its application.
-struct End {
-    port: Port,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    socket: SocketHandle,
-    to_send: Vec<u8>,
-    sent: usize,
-    read: Vec<u8>,
-    to_read: usize,
-    closed: bool,
-    /// It reads at most so many bytes at a time, and not always.
-    reads: usize,
-}
-
-impl End {
-    fn new(host: u8, to_send: Vec<u8>, to_read: usize, random: &mut Random) -> Self {
-        let mtu = 14 + [576, 1500, 1500, 3000][random.below(4)];
-        let mut port = Port { mtu, ..Port::default() };
-        let address = HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, host]));
-        let mut config = Config::new(address);
-        config.random_seed = random.next();
-        let mut interface = Interface::new(config, &mut port, Instant::ZERO);
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(IpAddress::v4(10, 0, 0, host), 24)).unwrap();
-        });
-        // A small one makes a small window, a large one a scaled window.
-        let room = [600, 2_000, 20_000, 200_000][random.below(4)];
-        let buffer = |len: usize| SocketBuffer::new(vec![0; len]);
-        let mut socket = Socket::new(buffer(room), buffer(30_000));
-        socket.set_nagle_enabled(random.percent(50));
-        if random.percent(50) {
-            socket.set_ack_delay(None);
-        }
-        let mut sockets = SocketSet::new(vec![]);
-        let socket = sockets.add(socket);
-        let reads = [20, 200, 100_000, 100_000][random.below(4)];
-        Self {
-            port,
-            interface,
-            sockets,
-            socket,
-            to_send,
-            sent: 0,
-            read: Vec::new(),
-            to_read,
-            closed: false,
-            reads,
-        }
-    }
-
-    fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.socket)
-    }
-
-    fn poll(&mut self, now: Instant, random: &mut Random) {
-        self.interface.poll(now, &mut self.port, &mut self.sockets);
-        let socket = self.sockets.get_mut::<Socket<'static>>(self.socket);
-        if socket.can_recv() && random.percent(50) {
-            let reads = self.reads;
-            let read = &mut self.read;
-            let take = |bytes: &mut [u8]| {
-                let len = bytes.len().min(reads);
-                read.extend_from_slice(&bytes[..len]);
-                (len, ())
-            };
-            socket.recv(take).unwrap();
-        }
-        if socket.can_send() && self.sent < self.to_send.len() {
-            self.sent += socket.send_slice(&self.to_send[self.sent..]).unwrap();
-        }
-        // smoltcp 0.14 forgets what was not read when the connection has ended.
-        let reads_all = self.reads > 10_000 || self.read.len() == self.to_read;
-        if self.sent == self.to_send.len() && reads_all && !self.closed && socket.may_send() {
-            socket.close();
-            self.closed = true;
-        }
-        self.interface.poll(now, &mut self.port, &mut self.sockets);
-    }
-
-    /// Whether it has read the other end's stream to its end, and sent its own.
-    fn is_done(&mut self) -> bool {
-        let closed = self.closed;
-        let socket = self.socket();
-        closed && !socket.may_recv() && !socket.can_recv()
-    }
-}
-
-/// What happens to packets.
-#[derive(Clone, Copy, Debug)]
-struct Weather {
-    lost: usize,
-    repeated: usize,
-    corrupted: usize,
-    delay_ms: usize,
-}
-
-/// One hop, in one direction.
-#[derive(Default)]
-struct Hop {
-    /// By time of arrival, ms, and number.
-    under_way: BTreeMap<(u64, u64), Vec<u8>>,
-    count: u64,
-}
-
-impl Hop {
-    fn send(&mut self, now: u64, mut frame: Vec<u8>, weather: Weather, random: &mut Random) {
-        if random.percent(weather.lost) {
-            return;
-        }
-        if random.percent(weather.corrupted) {
-            let at = 34 + random.below(frame.len() - 34);
-            frame[at] ^= 1 << random.below(8);
-        }
-        let copies = 1 + usize::from(random.percent(weather.repeated));
-        for _ in 0..copies {
-            self.count += 1;
-            let arrives = now + random.below(weather.delay_ms + 1) as u64;
-            self.under_way.insert((arrives, self.count), frame.clone());
-        }
-    }
-
-    fn arrived(&mut self, now: u64) -> Vec<Vec<u8>> {
-        let later = self.under_way.split_off(&(now + 1, 0));
-        std::mem::replace(&mut self.under_way, later).into_values().collect()
-    }
-}
-
 /// A connection under way.
 struct World {
     random: Random,
-    weather: Weather,
+    impairment: Impairment,
     ends: [End; 2],
     editor: Editor<Model>,
     io: RecordingIo,
+    /// The ends leave checksums to their devices.
+    has_offload: bool,
     /// From each end to the editor, and from it to each end.
     inward: [Hop; 2],
     outward: [Hop; 2],
     now_ms: u64,
     last_packet_ms: u64,
-    next_tick_ms: u64,
 }
 
 const DIRECTIONS: [FlowDirection; 2] = [FlowDirection::Original, FlowDirection::Reply];
@@ -413,7 +209,7 @@ impl World {
         let [original, reply] = scripts(seed).map(|script| script.stream);
         let mut random = Random(seed ^ 0x5eed);
         let rough = random.percent(70);
-        let weather = Weather {
+        let impairment = Impairment {
             lost: if rough { random.below(12) } else { 0 },
             repeated: if rough { random.below(12) } else { 0 },
             corrupted: if rough { random.below(4) } else { 0 },
@@ -424,21 +220,18 @@ impl World {
             End::new(2, reply, expected[0], &mut random),
         ];
         ends[1].socket().listen(80).unwrap();
-        let client = &mut ends[0];
-        let socket = client.sockets.get_mut::<Socket<'static>>(client.socket);
-        let to = (IpAddress::v4(10, 0, 0, 2), 80);
-        socket.connect(client.interface.context(), to, 40_000).unwrap();
+        ends[0].connect(2, 80);
         Self {
             random,
-            weather,
+            impairment,
             ends,
             editor: Editor::default(),
             io: RecordingIo::new(4_096),
+            has_offload: seed.is_multiple_of(3),
             inward: Default::default(),
             outward: Default::default(),
             now_ms: 1_000,
             last_packet_ms: 0,
-            next_tick_ms: 0,
         }
     }
 
@@ -449,18 +242,26 @@ impl World {
             end.poll(now, &mut self.random);
         }
         for (from, direction) in DIRECTIONS.into_iter().enumerate() {
-            for frame in std::mem::take(&mut self.ends[from].port.outgoing) {
+            for frame in self.ends[from].take_sent() {
                 // Address resolution passes beside us.
                 match is_tcp(&frame) {
-                    false => self.ends[1 - from].port.incoming.push(frame),
+                    false => self.ends[1 - from].receive([frame]),
                     true => {
-                        self.inward[from].send(self.now_ms, frame, self.weather, &mut self.random);
+                        self.inward[from].send(
+                            self.now_ms,
+                            frame,
+                            self.impairment,
+                            &mut self.random,
+                        );
                     }
                 }
             }
-            for frame in self.inward[from].arrived(self.now_ms) {
+            for mut frame in self.inward[from].arrived(self.now_ms) {
                 self.trace("->", from, &frame);
                 self.last_packet_ms = self.now_ms;
+                if self.has_offload {
+                    make_partial(&mut frame);
+                }
                 let packet = self.io.packet(&frame, 1_800).unwrap();
                 let head = frame.get(..frame.len().min(1_800)).unwrap();
                 match parse(head, frame.len() as u32) {
@@ -477,15 +278,14 @@ impl World {
                 self.deliver();
             }
         }
-        if self.now_ms >= self.next_tick_ms {
-            self.next_tick_ms = self.now_ms + 5;
+        if self.editor.deadline().is_some_and(|deadline| deadline <= self.clock()) {
             self.editor.tick(self.clock(), policy, &mut self.io);
             self.deliver();
         }
         for to in 0..2 {
             let arrived = self.outward[to].arrived(self.now_ms);
             arrived.iter().for_each(|frame| self.trace("<-", to, frame));
-            self.ends[to].port.incoming.extend(arrived);
+            self.ends[to].receive(arrived);
         }
         // Nothing but timers is left while no packet is under way.
         let is_quiet = self.now_ms - self.last_packet_ms > 100;
@@ -513,7 +313,7 @@ impl World {
     fn deliver(&mut self) {
         for sent in std::mem::take(&mut self.io.sent) {
             let to = usize::from(!sent.direction.is_reply());
-            self.outward[to].send(self.now_ms, sent.bytes, self.weather, &mut self.random);
+            self.outward[to].send(self.now_ms, sent.bytes, self.impairment, &mut self.random);
         }
     }
 }
@@ -522,7 +322,7 @@ fn is_tcp(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&6)
 }
 
-/// Time without a packet after which a connection is given up.
+/// Time without progress of an end after which a connection is given up.
 const QUIET_MS: u64 = 200_000;
 
 /// Virtual time in which a connection must be done: two stacks that back off, over a lossy network.
@@ -545,14 +345,22 @@ fn run(seed: u64) -> Outcome {
     let policy = L7Policy::default();
     let mut world = World::new(seed);
     let expected = scripts(seed).map(|script| script.expected());
+    let (mut progress, mut since) = ([(0, 0, State::Closed); 2], 0);
     while !world.ends.iter_mut().all(End::is_done) {
         world.step(&policy);
-        if world.now_ms - world.last_packet_ms > QUIET_MS {
+        let reached = world.ends.each_mut().map(|end| {
+            let state: State = end.socket().state();
+            (end.sent, end.read.len(), state)
+        });
+        if reached != progress {
+            (progress, since) = (reached, world.now_ms);
+        }
+        if world.now_ms - since > QUIET_MS {
             break;
         }
         assert!(world.now_ms < LIMIT_MS, "seed {seed}: not done in time; {}", state(&mut world));
     }
-    let is_quiet = world.now_ms - world.last_packet_ms > QUIET_MS;
+    let is_quiet = world.now_ms - since > QUIET_MS;
     let gave_up = is_quiet || world.editor.progress() == Progress::Reset && TIMED_OUT.get();
     if env::var("JUDGE_SEED").is_ok() {
         let state = state(&mut world);
@@ -582,7 +390,7 @@ fn state(world: &mut World) -> String {
         let state: State = end.socket().state();
         format!("{state}, sent {}, read {}", end.sent, end.read.len())
     });
-    format!("{states:?}, {:?}, {:?}", world.weather, world.editor)
+    format!("{states:?}, {:?}, {:?}", world.impairment, world.editor)
 }
 
 fn difference(got: &[u8], expected: &[u8]) -> String {

@@ -1,4 +1,4 @@
-//! Fragments in a complete worker: reassembled, judged as one packet, fragmented again.
+//! Fragments in a complete worker: reassembled, decided as one packet, fragmented again.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -142,7 +142,7 @@ fn fragments_of_an_inspected_flow_are_inspected() {
 }
 
 #[test]
-fn the_worker_that_owns_the_flow_judges_it() {
+fn the_worker_that_owns_the_flow_decides() {
     for v4 in [true, false] {
         let mut rig = Rig::new(2);
         rig.shared.publish(snapshot(1, IngressOfB::Open));

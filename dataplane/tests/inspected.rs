@@ -222,14 +222,21 @@ fn one_pod_leaves_half_of_the_inspectors_to_others() {
     rig.assert_no_frame_is_lost();
 }
 
-/// Rules of each protocol without inspector; each allows every request.
-fn rules_without_inspector() -> [L7Rules; 3] {
-    let any = NamePattern::dns("*").unwrap();
-    [
-        L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
-        L7Rules::Dns(vec![any.clone()]),
-        L7Rules::ServerNames(vec![any]),
-    ]
+/// The rules decide which inspector a flow has, from the first connection on.
+#[test]
+fn a_server_name_that_no_rule_allows_resets_both_ends() {
+    let names = vec![NamePattern::server_name("allowed.example").unwrap()];
+    for (name, allowed) in [("allowed.example", true), ("denied.example", false)] {
+        let mut rig = connected(IngressOfB::FromA(Some(L7Rules::ServerNames(names.clone()))));
+        let hello = client_hello(name);
+        let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &hello));
+        let passed = left.iter().any(|(link, frame)| *link == B && payload(frame) == hello);
+        assert_eq!(passed, allowed, "{name}");
+        let reset = [A, B].map(|end| left.iter().any(|(at, f)| *at == end && is_reset(f)));
+        assert_eq!(reset, [!allowed; 2], "{name}");
+        assert_eq!(http_requests(&rig), [allowed]);
+        rig.assert_no_frame_is_lost();
+    }
 }
 
 /// Sends a packet of a flow without inspector: it is dropped with an event.
@@ -252,24 +259,12 @@ fn assert_refused_whole(rig: &mut Rig, packet: &[u8]) {
 }
 
 #[test]
-fn a_connection_without_inspector_is_denied() {
-    for rules in rules_without_inspector() {
-        let mut rig = Rig::with(IngressOfB::FromA(Some(rules)));
-        assert_refused_whole(&mut rig, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
-        assert_refused_whole(&mut rig, &segment(A, CLIENT_SEQ - 1, None, "S", b""));
-        for (from, ack) in [(A, SERVER_SEQ), (B, CLIENT_SEQ)] {
-            let left = rig.send(from, &segment(from, 1, Some(ack), "P", b"data"));
-            assert_eq!((left.len(), left[0].0), (1, from), "only a reset to its sender");
-            assert!(is_reset(&left[0].1));
-        }
-        rig.assert_no_frame_is_lost();
-    }
-}
-
-#[test]
-fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
+fn datagrams_under_rules_of_protocols_over_tcp_are_refused_whatever_the_rules() {
     let http = L7Rules::Http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
-    for rules in rules_without_inspector().into_iter().chain([http]) {
+    // QUIC, to a port with server names.
+    let tls = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
+    let kafka = L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]);
+    for rules in [http, tls, kafka] {
         let [src, dst] = [ADDRESSES[1], ADDRESSES[2]];
         for (protocol, packet) in [
             (proto::UDP, udp(A, src, dst, [CLIENT, 80], b"query")),
@@ -284,8 +279,10 @@ fn datagrams_under_l7_rules_are_refused_whatever_the_rules() {
 }
 
 #[test]
-fn a_connection_is_reset_when_its_rules_change_to_ones_without_inspector() {
-    for (epoch, rules) in (2..).zip(rules_without_inspector()) {
+fn a_connection_is_reset_when_its_rules_change_to_another_protocol() {
+    let dns = L7Rules::Dns(vec![NamePattern::dns("*").unwrap()]);
+    let kafka = L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]);
+    for (epoch, rules) in (2..).zip([dns, kafka]) {
         let mut rig = connected(only_docs());
         rig.shared.publish(snapshot(epoch, IngressOfB::FromA(Some(rules))));
         let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
@@ -303,10 +300,23 @@ fn a_datagram_flow_that_must_be_inspected_now_is_dropped() {
     let mut rig = Rig::with(IngressOfB::Open);
     let [a, b] = [ADDRESSES[1], ADDRESSES[2]];
     assert_eq!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).len(), 1);
-    let [_, dns, _] = rules_without_inspector();
-    rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, dns)));
+    let tls = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
+    rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, tls)));
     assert!(rig.send(A, &udp(A, a, b, [CLIENT, 80], b"query")).is_empty());
     assert!(rig.send(B, &udp(B, b, a, [80, CLIENT], b"answer")).is_empty());
     assert_eq!(rig.dropped(DropReason::PolicyRevoked), 2);
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_revoked_inspected_flow_is_reset_by_its_timer_if_nobody_sends() {
+    let mut rig = connected(only_docs());
+    rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    rig.now = rig.workers[0].next_timer().unwrap();
+    let left = rig.run();
+    let resets: Vec<_> = left.iter().filter(|(_, f)| is_reset(f)).map(|(link, _)| *link).collect();
+    assert!(resets.contains(&A) && resets.contains(&B), "{resets:?}");
+    assert_eq!(rig.workers[0].flows(), 0);
     rig.assert_no_frame_is_lost();
 }

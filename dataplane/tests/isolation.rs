@@ -152,7 +152,7 @@ fn a_pod_with_half_of_the_table_evicts_no_flow_of_others() {
     assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 0);
     assert_eq!(rig.workers[0].stats().flows_evicted.get(), 0);
     let of_a = rig.workers[0].link_statistics()[A.index()];
-    assert_eq!((of_a.link, of_a.refused.flows), (A, before + 100), "it says who wanted more");
+    assert_eq!((of_a.link, of_a.over_quota.flows), (A, before + 100), "it says who wanted more");
     rig.assert_no_frame_is_lost();
 }
 
@@ -176,7 +176,7 @@ fn idle_inspected_connections_of_one_pod_evict_no_other_ones() {
 }
 
 /// Outside clients, few of which share the first one's group of sources.
-fn outsiders() -> impl Iterator<Item = Client> {
+fn clients_outside() -> impl Iterator<Item = Client> {
     (100..110).map(|last| Client { link: HOST, address: [198, 51, 100, last] })
 }
 
@@ -195,7 +195,8 @@ fn idle_connections_of_one_outside_client_do_not_block_others() {
         IN_OFFICE.connect(&mut rig, port);
     }
     assert!(rig.dropped(DropReason::InspectedFull) > 0);
-    let served = outsiders().filter(|client| is_served(&mut rig, *client, 9, "/docs")).count();
+    let served =
+        clients_outside().filter(|client| is_served(&mut rig, *client, 9, "/docs")).count();
     assert!(served >= 8, "{served} of 10");
     assert!(is_served(&mut rig, IN_POD_A, 9, "/docs"));
     // An idle connection without a request is evicted for the client's next one.

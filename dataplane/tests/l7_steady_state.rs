@@ -11,13 +11,13 @@ use podgate_dataplane::l7::http1::Http1;
 use podgate_dataplane::l7::http2::hpack::{DEFAULT_TABLE_SIZE, Decoder};
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
-use podgate_dataplane::packet::parse;
+use podgate_dataplane::packet::{View, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::{
-    HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Request,
-    L7Rules, L7Verdict, NamePattern, Request,
+    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy,
+    L7Request, L7Rules, L7Verdict, Mismatch, NamePattern, Request,
 };
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -57,7 +57,7 @@ impl FlowIo for Io {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, _: FlowDirection, packet: Packet) {
+    fn forward(&mut self, _: FlowDirection, packet: Packet, _: &View) {
         self.pool.free_packet(packet);
         self.forwarded += 1;
     }
@@ -197,7 +197,11 @@ fn decoding_header_blocks_allocates_nothing_once_the_table_is_full() {
 }
 
 fn judging_a_request_of_any_protocol_allocates_nothing() {
-    let header_matches = vec![("X-Role".to_owned(), Some("admin".to_owned()))];
+    let header_matches = vec![HeaderMatch {
+        name: "X-Role".to_owned(),
+        value: Some("admin".to_owned()),
+        mismatch: Mismatch::Fail,
+    }];
     let http = HttpRuleSpec { path: Some("/a/.*".into()), header_matches, ..Default::default() };
     let kafka = |topic: &str| {
         KafkaRule::new(KafkaRuleSpec { topic: Some(topic.into()), ..Default::default() }).unwrap()

@@ -322,7 +322,7 @@ fn a_partial_sctp_checksum_is_completed() {
 }
 
 #[test]
-fn packets_with_options_and_extension_headers_are_judged_by_their_ports() {
+fn packets_with_options_and_extension_headers_are_decided_by_their_ports() {
     let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
     let timestamp = [68, 8, 5, 0, 0, 0, 0, 0, 1, 1, 1, 0];
     let mut v4 = datagram(true, 100, false, &timestamp);

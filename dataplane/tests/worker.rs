@@ -165,7 +165,7 @@ fn a_pod_sends_nothing_to_a_tunnel_port_on_any_address_of_the_node() {
     let to = |dst, port| udp(A, pod, dst, [CLIENT, port], b"inner");
     assert_eq!(rig.send(A, &to(node, 5555)).len(), 1);
     rig.shared.publish(with_tunnel(2));
-    assert!(rig.send(A, &to(node, 5555)).is_empty(), "a flow from before is judged again");
+    assert!(rig.send(A, &to(node, 5555)).is_empty(), "a flow from before is decided again");
     assert!(rig.send(A, &to([198, 51, 100, 255], 5555)).is_empty(), "the local prefix");
     assert!(rig.send(A, &to([198, 51, 100, 255], 4789)).is_empty());
     assert_eq!(rig.send(A, &to(node, 5556)).len(), 1);

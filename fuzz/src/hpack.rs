@@ -14,7 +14,7 @@ type Field = (Vec<u8>, Vec<u8>, bool);
 fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<Field>, HpackError> {
     let mut fields = Vec::new();
     decoder.decode(block, &mut Vec::new(), |part| {
-        if let Part::Field { name, value, representation } = part {
+        if let Part::Field { name, value, representation, .. } = part {
             let is_never = representation == Representation::NeverIndexed;
             fields.push((name.to_vec(), value.to_vec(), is_never));
         }

@@ -12,12 +12,14 @@ mod editor;
 mod hpack;
 mod http1;
 mod input;
+mod kafka;
 #[cfg(feature = "manifests")]
 mod manifests;
 mod packets;
 mod patterns;
 #[cfg(feature = "requests")]
 mod requests;
+mod tls;
 
 #[cfg(feature = "captures")]
 pub use captures::captures;
@@ -25,12 +27,14 @@ pub use dns::dns;
 pub use editor::editor;
 pub use hpack::hpack;
 pub use http1::http1;
+pub use kafka::kafka;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
 pub use packets::packets;
 pub use patterns::patterns;
 #[cfg(feature = "requests")]
 pub use requests::requests;
+pub use tls::tls;
 
 /// The body of a target.
 pub type Body = fn(&[u8]);
@@ -43,6 +47,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("editor", editor),
     ("patterns", patterns),
     ("hpack", hpack),
+    ("tls", tls),
+    ("kafka", kafka),
     #[cfg(feature = "manifests")]
     ("manifests", manifests),
     #[cfg(feature = "captures")]

@@ -10,7 +10,7 @@ use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
 
 use crate::key::ObjectKey;
 use crate::labels::LabelContext;
-use crate::rules::{self, Side};
+use crate::rules::{self, TrafficDirection};
 use crate::selector::Selector;
 
 /// Names of everything that one set of tables refers to. Copies are cheap.
@@ -42,7 +42,7 @@ pub struct RuleOrigin {
     /// The policy.
     pub key: Arc<ObjectKey>,
     /// Ingress or egress.
-    pub side: Side,
+    pub direction: TrafficDirection,
     /// Path of the rule in the policy.
     pub field: String,
 }

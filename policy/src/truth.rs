@@ -15,7 +15,7 @@
 //!   to: shop/api
 //!   on: 80/TCP
 //!   http: [GET /docs]        # METHOD PATH [Header: value …]; without a Host it is "host"
-//!   expect: refuse
+//!   expect: deny-request
 //!   ingress: CiliumNetworkPolicy shop/api spec.ingress[0]
 //! steps:                     # one after the other, each with any of
 //! - apply: […]               # objects that are new or changed
@@ -29,16 +29,15 @@
 //!
 //! `from` and `to` are pods or addresses; `family: 6` takes the pods' IPv6 addresses. Lists stand
 //! for one row each. `expect` is `allow`, `deny` (nothing comes back), `inspect` (the flow is open
-//! and L7 rules decide on requests) or, of a request, `refuse` (an HTTP request is answered 403). A
+//! and L7 rules decide on requests) or, of a request, `deny-request` (HTTP: answered 403). A
 //! row without `expect` only says that all executors agree; it is asked again after each step.
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
 //!
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
-//! queried) or `sni` (the server name of a TLS handshake). There is no inspector yet for protocols
-//! other than HTTP. The oracle and the tables decide on such requests, and packets must find that
-//! nothing at all passes on such a flow.
+//! queried) or `sni` (the server name of a TLS handshake; none, if it is empty). The oracle and the
+//! tables decide on all of them, packets on those of HTTP and TLS.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -101,7 +100,7 @@ pub enum Expect {
     /// The flow is open and its L7 rules decide on requests.
     Inspect,
     /// The request is denied: it is answered 403.
-    Deny403,
+    DenyRequest,
 }
 
 /// Fields of a table beside those of [`CHANGES`].
@@ -261,7 +260,7 @@ impl TruthTable {
             Some("allow") => Some(Expect::Allow),
             Some("deny") => Some(Expect::Deny),
             Some("inspect") => Some(Expect::Inspect),
-            Some("refuse") if request.is_some() => Some(Expect::Deny403),
+            Some("deny-request") if request.is_some() => Some(Expect::DenyRequest),
             Some(other) => return Err(format!("can't expect {other}")),
         };
         let shown = request.as_ref().map(|request| format!(" {request:?}")).unwrap_or_default();

@@ -45,3 +45,16 @@ pub(crate) fn read(map: &PerCpuArray<MapData, [u64; 2]>) -> Result<Vec<FrameDrop
     };
     zip(0.., &LABELS).map(read_one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_drop_reason_of_the_programs_has_a_label() {
+        let header = include_str!("neighbours.bpf.h");
+        let (_, reasons) = header.split_once("enum drop_reason {").unwrap();
+        let (reasons, _) = reasons.split_once("NR_DROP_REASONS").unwrap();
+        assert_eq!(reasons.matches("DROP_").count(), LABELS.len());
+    }
+}

@@ -108,15 +108,15 @@ pub struct LinkCounts {
     /// Times that the kernel found the fill ring empty.
     pub fill_ring_empty: u64,
     /// Flows denied because the link, or a source behind it, had its share of the table.
-    pub refused_flows: u64,
+    pub over_quota_flows: u64,
     /// The same for flows to be inspected.
-    pub refused_inspected: u64,
+    pub over_quota_inspected: u64,
     /// Segments and bytes that inspected flows could not buffer.
-    pub refused_kept: u64,
+    pub over_quota_buffers: u64,
     /// Packets that could not be handed off to the worker that owns their flow.
-    pub refused_handoffs: u64,
+    pub over_quota_handoffs: u64,
     /// Events that could not be reported.
-    pub refused_events: u64,
+    pub over_quota_events: u64,
 }
 
 impl LinkCounts {
@@ -128,12 +128,12 @@ impl LinkCounts {
 
     /// Allocations denied by the link's quotas.
     #[must_use]
-    pub const fn refused(&self) -> u64 {
-        self.refused_flows
-            + self.refused_inspected
-            + self.refused_kept
-            + self.refused_handoffs
-            + self.refused_events
+    pub const fn over_quota(&self) -> u64 {
+        self.over_quota_flows
+            + self.over_quota_inspected
+            + self.over_quota_buffers
+            + self.over_quota_handoffs
+            + self.over_quota_events
     }
 }
 

@@ -1,5 +1,5 @@
-//! `podgate-cni`, the CNI plugin (CNI specification 1.1.0): a container runtime runs it for each pod
-//! that starts or stops.
+//! `podgate-cni`, the CNI plugin (CNI specification 1.1.0): a container runtime runs it for each
+//! pod that starts or stops.
 //!
 //! | module | content |
 //! |---|---|

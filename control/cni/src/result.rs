@@ -1,5 +1,5 @@
-//! Results, as the plugin reads them from others and writes them, in the form of each version of the
-//! specification ("Success").
+//! Results, as the plugin reads them from others and writes them, in the form of each version of
+//! the specification ("Success").
 
 use std::net::IpAddr;
 

@@ -9,15 +9,16 @@ use podgate_policy::observe::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome, PolicyName,
     RuleName, http_url,
 };
-use podgate_policy::rules::Side;
+use podgate_policy::rules;
 use podgate_tables::drop_reason::DropReason as Reason;
+use podgate_tables::l7::rules::kafka::api_key_name;
 
 use crate::proto::flow::layer4::Protocol;
 use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{
     CiliumEventType, Dns, DropReason, Endpoint, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip,
-    IpVersion, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, TraceObservationPoint,
-    TraceReason, TrafficDirection, Udp, Verdict,
+    IpVersion, Kafka, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags,
+    TraceObservationPoint, TraceReason, TrafficDirection, Udp, Verdict,
 };
 use crate::source::Observed;
 
@@ -38,6 +39,9 @@ const TO_STACK: i32 = 3;
 
 /// The name of the cluster, where objects name none.
 pub(crate) const CLUSTER: &str = "default";
+
+/// Hubble's word for DNS messages that were seen on the wire.
+const DNS_SOURCE: &str = "proxy";
 
 /// Makes flows of records.
 #[derive(Clone, Debug)]
@@ -71,10 +75,15 @@ impl Translator {
         let mut flows = match &record.detail {
             Detail::PolicyVerdict { .. } => policy_verdicts(record, &common),
             Detail::Drop => vec![self.dropped(record, common)],
-            Detail::HttpRequest { rule, .. } | Detail::DnsRequest { rule, .. } => {
+            Detail::HttpRequest { rule, .. }
+            | Detail::DnsRequest { rule, .. }
+            | Detail::KafkaRequest { rule, .. }
+            | Detail::TlsRequest { rule, .. } => {
                 vec![request(record, rule.as_ref(), common)]
             }
-            Detail::HttpResponse { latency_ns, .. } | Detail::DnsResponse { latency_ns, .. } => {
+            Detail::HttpResponse { latency_ns, .. }
+            | Detail::DnsResponse { latency_ns, .. }
+            | Detail::KafkaResponse { latency_ns, .. } => {
                 vec![layer7(record, L7FlowType::Response, *latency_ns, common)]
             }
             Detail::End { .. } => vec![ended(record, common)],
@@ -135,7 +144,11 @@ impl Translator {
     fn dropped(&self, record: &FlowRecord, common: Flow) -> Flow {
         // The packet came from the pod of the link, or to a pod.
         let from_node = record.link == self.host_link;
-        let side = if from_node { Side::Ingress } else { Side::Egress };
+        let side = if from_node {
+            rules::TrafficDirection::Ingress
+        } else {
+            rules::TrafficDirection::Egress
+        };
         let own_words = record.drop_reason.as_deref().unwrap_or_default().replace('_', " ");
         Flow {
             event_type: event(event_type::DROP, common.drop_reason_desc),
@@ -165,17 +178,22 @@ fn policy_verdicts(record: &FlowRecord, common: &Flow) -> Vec<Flow> {
     flows
 }
 
-fn policy_verdict(record: &FlowRecord, side: Side, by: &DirectionVerdict, common: &Flow) -> Flow {
+fn policy_verdict(
+    record: &FlowRecord,
+    side: rules::TrafficDirection,
+    by: &DirectionVerdict,
+    common: &Flow,
+) -> Flow {
     let mut flow = common.clone();
     flow.event_type = event(event_type::POLICY_VERDICT, 0);
     flow.traffic_direction = direction(side).into();
     flow.policy_match_type = match_type(&by.by);
     let policies = policies(&by.by, record.epoch);
     match (side, by.allowed) {
-        (Side::Egress, true) => flow.egress_allowed_by = policies,
-        (Side::Egress, false) => flow.egress_denied_by = policies,
-        (Side::Ingress, true) => flow.ingress_allowed_by = policies,
-        (Side::Ingress, false) => flow.ingress_denied_by = policies,
+        (rules::TrafficDirection::Egress, true) => flow.egress_allowed_by = policies,
+        (rules::TrafficDirection::Egress, false) => flow.egress_denied_by = policies,
+        (rules::TrafficDirection::Ingress, true) => flow.ingress_allowed_by = policies,
+        (rules::TrafficDirection::Ingress, false) => flow.ingress_denied_by = policies,
     }
     // The directions of a denied connection may have decided differently.
     let reason = match &by.by {
@@ -214,7 +232,11 @@ fn request(record: &FlowRecord, rule: Option<&RuleName>, common: Flow) -> Flow {
 
 fn layer7(record: &FlowRecord, kind: L7FlowType, latency_ns: u64, common: Flow) -> Flow {
     // Without a rule that says more: requests are decided where the server is.
-    let side = if record.destination.pod.is_some() { Side::Ingress } else { Side::Egress };
+    let side = if record.destination.pod.is_some() {
+        rules::TrafficDirection::Ingress
+    } else {
+        rules::TrafficDirection::Egress
+    };
     Flow {
         r#type: FlowType::L7.into(),
         event_type: event(event_type::L7, 0),
@@ -226,8 +248,6 @@ fn layer7(record: &FlowRecord, kind: L7FlowType, latency_ns: u64, common: Flow) 
 
 fn l7_record(detail: &Detail) -> Option<Record> {
     let http = Http { protocol: "HTTP/1.1".into(), ..Http::default() };
-    // Hubble's word for what was seen on the wire in place of asking a resolver.
-    let dns = Dns { observation_source: "proxy".into(), ..Dns::default() };
     match detail {
         Detail::HttpRequest { method, path, host, .. } => {
             let (method, url) = (method.clone(), http_url(host, path));
@@ -240,18 +260,37 @@ fn l7_record(detail: &Detail) -> Option<Record> {
             let url = target.map(|target| http_url(&target.host, &target.path)).unwrap_or_default();
             Some(Record::Http(Http { code, method, url, ..http }))
         }
-        Detail::DnsRequest { query, qtype, .. } => {
-            let (query, qtypes) = (query.clone(), vec![qtype.clone()]);
-            Some(Record::Dns(Dns { query, qtypes, ..dns }))
-        }
+        Detail::DnsRequest { query, qtype, .. } => Some(Record::Dns(Dns {
+            query: query.clone(),
+            qtypes: vec![qtype.clone()],
+            observation_source: DNS_SOURCE.into(),
+            ..Dns::default()
+        })),
         Detail::DnsResponse { rcode, qtype, address, ttl, .. } => Some(Record::Dns(Dns {
-            rcode: (*rcode).into(),
-            qtypes: qtype.iter().cloned().collect(),
             ips: address.iter().map(ToString::to_string).collect(),
             ttl: *ttl,
-            ..dns
+            rcode: (*rcode).into(),
+            qtypes: qtype.iter().cloned().collect(),
+            observation_source: DNS_SOURCE.into(),
+            ..Dns::default()
         })),
-        Detail::PolicyVerdict { .. } | Detail::Drop | Detail::End { .. } => None,
+        Detail::KafkaRequest { api_key, api_version, correlation_id, topic, .. } => {
+            Some(Record::Kafka(Kafka {
+                api_version: (*api_version).into(),
+                api_key: api_key_name(*api_key).map_or_else(|| api_key.to_string(), str::to_owned),
+                correlation_id: *correlation_id,
+                topic: topic.clone(),
+                ..Kafka::default()
+            }))
+        }
+        Detail::KafkaResponse { error_code, .. } => {
+            Some(Record::Kafka(Kafka { error_code: (*error_code).into(), ..Kafka::default() }))
+        }
+        // Hubble has no record of TLS: the summary has the name.
+        Detail::TlsRequest { .. }
+        | Detail::PolicyVerdict { .. }
+        | Detail::Drop
+        | Detail::End { .. } => None,
     }
 }
 
@@ -262,7 +301,8 @@ fn ended(record: &FlowRecord, common: Flow) -> Flow {
         true => (TraceObservationPoint::ToEndpoint, 0),
         false => (TraceObservationPoint::ToStack, TO_STACK),
     };
-    let side = if to_pod { Side::Ingress } else { Side::Egress };
+    let side =
+        if to_pod { rules::TrafficDirection::Ingress } else { rules::TrafficDirection::Egress };
     Flow {
         event_type: event(event_type::TRACE, sub_type),
         trace_observation_point: point.into(),
@@ -277,10 +317,10 @@ fn event(r#type: i32, sub_type: i32) -> Option<CiliumEventType> {
     Some(CiliumEventType { r#type, sub_type })
 }
 
-fn direction(side: Side) -> TrafficDirection {
+fn direction(side: rules::TrafficDirection) -> TrafficDirection {
     match side {
-        Side::Ingress => TrafficDirection::Ingress,
-        Side::Egress => TrafficDirection::Egress,
+        rules::TrafficDirection::Ingress => TrafficDirection::Ingress,
+        rules::TrafficDirection::Egress => TrafficDirection::Egress,
     }
 }
 

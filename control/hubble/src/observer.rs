@@ -48,7 +48,6 @@ pub(crate) struct ObserverService<S> {
 pub(crate) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl<S: FlowSource> ObserverService<S> {
-    #[expect(clippy::result_large_err, reason = "what tonic's services return")]
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
         let place = Arc::clone(&self.streams).try_acquire_owned();
         place.map_err(|_| {
@@ -170,7 +169,7 @@ async fn send_agent_events(
 ) {
     let (mut past, mut live) = events.follow();
     past.retain(|(time, _)| range.contains(*time));
-    if !range.from_oldest() {
+    if !range.starts_at_oldest() {
         past.drain(..past.len().saturating_sub(range.number));
     }
     past.truncate(range.number);
@@ -184,7 +183,10 @@ async fn send_agent_events(
             return;
         }
     }
-    while range.follow {
+    if !range.follow {
+        return;
+    }
+    loop {
         let received = tokio::select! {
             received = live.recv() => received,
             () = to.closed() => return,

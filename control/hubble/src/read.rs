@@ -58,7 +58,6 @@ pub(crate) use range;
 
 impl Range {
     /// Checks the fields of a request.
-    #[expect(clippy::result_large_err, reason = "what tonic's services return")]
     pub(crate) fn new(
         number: u64,
         [first, follow]: [bool; 2],
@@ -91,7 +90,7 @@ impl Range {
     }
 
     /// Whether past events are counted from the oldest on.
-    pub(crate) fn from_oldest(&self) -> bool {
+    pub(crate) fn starts_at_oldest(&self) -> bool {
         self.first || self.since.is_some()
     }
 }
@@ -105,7 +104,6 @@ struct Start {
 
 impl Query {
     /// Checks a request.
-    #[expect(clippy::result_large_err, reason = "what tonic's services return")]
     pub(crate) fn new(request: &GetFlowsRequest) -> Result<Self, Status> {
         let filters = Filters::new(&request.whitelist, &request.blacklist);
         let experimental = request.experimental.as_ref().and_then(|e| e.field_mask.as_ref());
@@ -200,7 +198,7 @@ impl Reader {
 
     async fn send_past(&self, past: &[Arc<Observed>]) -> Result<(), Left> {
         let range = &self.query.range;
-        let start = match range.from_oldest() {
+        let start = match range.starts_at_oldest() {
             true => Start { item: 0, flows: 0 },
             false => self.query.start(past, &self.translator).await,
         };
@@ -208,7 +206,7 @@ impl Reader {
         let mut skip = start.flows;
         for (index, observed) in past.iter().enumerate().skip(start.item) {
             // Where the last flows are sent, gaps may be behind them.
-            if left == 0 && range.from_oldest() {
+            if left == 0 && range.starts_at_oldest() {
                 break;
             }
             for flow in self.query.flows(observed, &self.translator).iter().skip(skip).take(left) {

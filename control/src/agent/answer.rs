@@ -19,7 +19,9 @@ use podgate_xdp_redirect::FrameDrops;
 use serde::Serialize;
 
 use super::Agent;
-use super::endpoints::{Endpoint, HOST_SLOT, Request as EndpointRequest};
+use super::endpoints::{Endpoint, Request as EndpointRequest};
+use super::host_network::HOST_SLOT;
+use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
 use crate::metrics::{self, AgentCounts};
 
@@ -67,15 +69,15 @@ impl Agent {
         self.reply(reply, answer);
     }
 
-    /// Replies when the kernel has the routes of the last publication, so that what a client learns
-    /// is in force. A client that left misses the answer only.
+    /// Replies when the kernel has the routes of the last publication, so that what the
+    /// answer says is in force. If the client has disconnected, the answer is discarded.
     pub(super) fn reply(&self, to: ReplySender, answer: Result<Reply, ApiError>) {
         self.host.after_routes(move || _ = to.send(answer));
     }
 
     fn flows(&mut self, follow: bool, last: u32, reply: ReplySender) {
         // Records include what a client has just seen happen.
-        self.drain_events();
+        let _busy = self.drain_events(Amount::All);
         self.observer.answer(last.min(LAST_MAX), follow, reply);
     }
 
@@ -269,7 +271,7 @@ fn to_reply<T: Serialize>(result: &T) -> Result<Reply, ApiError> {
 }
 
 fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> LinkCounts {
-    let LinkStatistics { received, sockets, refused, .. } = counts;
+    let LinkStatistics { received, sockets, over_quota: over, .. } = counts;
     LinkCounts {
         link,
         pod,
@@ -277,11 +279,11 @@ fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> Li
         rx_dropped: sockets.rx_dropped,
         rx_ring_full: sockets.rx_ring_full,
         fill_ring_empty: sockets.fill_ring_empty,
-        refused_flows: refused.flows,
-        refused_inspected: refused.inspected,
-        refused_kept: refused.kept,
-        refused_handoffs: refused.handoffs,
-        refused_events: refused.events,
+        over_quota_flows: over.flows,
+        over_quota_inspected: over.inspected,
+        over_quota_buffers: over.buffers,
+        over_quota_handoffs: over.handoffs,
+        over_quota_events: over.events,
     }
 }
 

@@ -26,7 +26,7 @@ use crate::error::describe;
 
 pub(super) use self::endpoint::{Attached, Endpoint};
 pub(crate) use self::links::PIN_PREFIX;
-pub(super) use self::links::{HOST_SLOT, Links, pinned_indices, unpin_in};
+pub(super) use self::links::{Links, pinned_indices, unpin_in};
 use self::prepare::NETNS_THREADS;
 pub(super) use self::prepare::{PodEnd, Prepared, Preparer};
 pub(crate) use self::prepare::{netns_threads, restore_offload};
@@ -245,6 +245,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// The request itself, if there is no such operation.
+    #[expect(clippy::result_large_err, reason = "the request is what the caller gave")]
     pub(super) fn queue(&mut self, request: Request) -> Result<(), Request> {
         match self.running.get_mut(request.link()) {
             Some(running) => {

@@ -103,7 +103,6 @@ impl FlowThread {
     }
 
     /// Passes a message; without room it comes back.
-    #[expect(clippy::result_large_err, reason = "the message is what the caller gave")]
     pub(super) fn send(&self, message: Message) -> Result<(), Message> {
         match &self.to {
             Some(to) => to.try_send(message).map_err(mpsc::error::TrySendError::into_inner),

@@ -25,6 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use podgate_dataplane::flow::{FlowLinks, SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::Sender;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
@@ -40,6 +41,10 @@ const FLOW_LEN: usize = 80;
 const PICKED_UP: u8 = 1;
 /// Where the flags of a flow have [`Sender::number`]: the number of bits below it.
 const SENDER_SHIFT: u32 = 1;
+/// Where they have the position of [`SavedFlow::detached`] in [`L7Protocol::ALL`] plus one, or
+/// zero: the number of bits below it, and its bits.
+const DETACHED_SHIFT: u32 = 3;
+const DETACHED_BITS: u8 = 7;
 /// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
 /// Longest file, bytes.
@@ -284,12 +289,16 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Source and destination address (16 bytes each), source and destination port (2 each), protocol,
-/// ICMP type, TCP state, flags ([`PICKED_UP`], [`SENDER_SHIFT`]; 1 each), links of the
-/// opener and of the other end (2 each), milliseconds since the last packet (4), packets from the
-/// opener and to it, bytes likewise (8 each).
+/// ICMP type, TCP state, flags ([`PICKED_UP`], [`SENDER_SHIFT`], [`DETACHED_SHIFT`]; 1 each), links
+/// of the opener and of the other end (2 each), milliseconds since the last packet (4), packets
+/// from the opener and to it, bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     let SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, .. } = flow;
-    let flags = if *picked_up { PICKED_UP } else { 0 } | sender.number() << SENDER_SHIFT;
+    let detached = L7Protocol::ALL.iter().position(|protocol| flow.detached == Some(*protocol));
+    let detached = detached.map_or(0, |position| position as u8 + 1);
+    let flags = if *picked_up { PICKED_UP } else { 0 }
+        | sender.number() << SENDER_SHIFT
+        | detached << DETACHED_SHIFT;
     bytes.extend(tuple.src.bits().to_le_bytes());
     bytes.extend(tuple.dst.bits().to_le_bytes());
     bytes.extend(tuple.src_port.to_le_bytes());
@@ -362,6 +371,8 @@ impl<'b> Reader<'b> {
         let (src_port, dst_port) = (self.u16()?, self.u16()?);
         let [protocol, icmp_type, tcp, flags] = self.array()?;
         let sender = Sender::from_number(flags >> SENDER_SHIFT & Sender::BITS);
+        let detached = usize::from(flags >> DETACHED_SHIFT & DETACHED_BITS);
+        let detached = detached.checked_sub(1).and_then(|at| L7Protocol::ALL.get(at).copied());
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },
@@ -369,6 +380,7 @@ impl<'b> Reader<'b> {
             icmp_type,
             tcp: tcp.ok_or(Unusable::Damaged("a TCP state is unknown"))?,
             picked_up: flags & PICKED_UP != 0,
+            detached,
             sender,
             idle_ms: self.u32()?,
             packets: [self.u64()?, self.u64()?],
@@ -406,13 +418,25 @@ mod tests {
         let link = move || (0..=links).prop_map(LinkId);
         let links = (link(), link()).prop_map(|(a, b)| FlowLinks::new(a, b));
         let senders = vec![Sender::Node, Sender::Destination, Sender::Other];
-        let opened = (any::<bool>(), prop::sample::select(senders));
+        let detached = prop::option::of(prop::sample::select(&L7Protocol::ALL[..]));
+        let opened = (any::<bool>(), prop::sample::select(senders), detached);
         let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), opened);
         let counted = any::<(u32, [u64; 2], [u64; 2])>();
         (tuple, links, state, counted).prop_map(|(tuple, links, state, counted)| {
-            let (icmp_type, tcp, (picked_up, sender)) = state;
+            let (icmp_type, tcp, (picked_up, sender, detached)) = state;
             let (idle_ms, packets, bytes) = counted;
-            SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, packets, bytes }
+            SavedFlow {
+                tuple,
+                links,
+                icmp_type,
+                tcp,
+                picked_up,
+                detached,
+                sender,
+                idle_ms,
+                packets,
+                bytes,
+            }
         })
     }
 
@@ -439,6 +463,7 @@ mod tests {
             icmp_type: 0,
             tcp: tcp::State::Established,
             picked_up: false,
+            detached: None,
             sender: Sender::Other,
             idle_ms: 250,
             packets: [3, 4],

@@ -22,7 +22,7 @@ use self::tunnels::TunnelState;
 use self::worker::{HostRoutes, Worker};
 
 pub(crate) use self::host_link::{HOST, XSK};
-pub(super) use self::host_link::{HostLink, find};
+pub(super) use self::host_link::{HOST_SLOT, HostLink, find};
 pub(super) use self::worker::{Observation, Observed};
 
 /// What is known of the node's network stack.

@@ -14,8 +14,8 @@ use podgate_policy::Store;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::endpoints::HOST_SLOT;
 use super::flow_thread::FlowThread;
+use super::host_network::HOST_SLOT;
 use super::state::StateDir;
 use crate::cli::{HubbleArgs, RunArgs};
 

@@ -57,16 +57,17 @@ use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_policy::NameLimits;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
 use self::hubble::Peers;
 use self::names::Names;
-use self::observer::Observer;
+use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
 use self::restart::EarlierFlows;
@@ -98,8 +99,8 @@ struct Agent {
     endpoints: Endpoints,
     host: HostNetwork,
     observer: Observer,
-    peers: Peers,
     names: Names,
+    peers: Peers,
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
     waiting: Waiting,
@@ -291,6 +292,7 @@ impl Agent {
     ) -> Result<()> {
         let mut drain = interval(DRAIN_PERIOD);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut many_events = false;
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
@@ -310,7 +312,13 @@ impl Agent {
                 Some(completed) = inputs.completed.recv() => self.on_completed(completed),
                 Some(observed) = inputs.observed.recv() => self.on_observed(observed),
                 Some(change) = inputs.changes.next() => self.on_change(change),
-                _ = drain.tick() => self.periodic_work().await?,
+                () = sleep(MORE_EVENTS_AFTER), if many_events => {
+                    many_events = self.drain_events(Amount::AFew);
+                }
+                _ = drain.tick() => {
+                    self.periodic_work().await?;
+                    many_events = self.drain_events(Amount::All);
+                }
             }
         }
     }
@@ -327,7 +335,6 @@ impl Agent {
             );
         }
         self.observer.check()?;
-        self.drain_events();
         self.answer_waiting();
         self.maintain_names();
         self.request_periodic_reads();
@@ -356,9 +363,9 @@ impl Agent {
         self.files.save(&self.endpoints);
     }
 
-    /// Logs the workers' events.
-    fn drain_events(&mut self) {
-        self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs());
+    /// Logs the workers' events. Returns whether many come.
+    fn drain_events(&mut self, amount: Amount) -> bool {
+        self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs(), amount)
     }
 
     /// Compiles what changed and publishes it, unless nothing did.
@@ -440,6 +447,12 @@ fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {
             dns_denied: match args.dns_denied {
                 DnsDenied::Refused => Denied::Refused,
                 DnsDenied::Nxdomain => Denied::NameError,
+            },
+            http: HttpLimits {
+                head: args.http_max_head,
+                fields: args.http_max_headers,
+                chunk_line: args.http_max_chunk_line,
+                requests: args.http_max_requests,
             },
             ..SharedConfig::default()
         },

@@ -1,6 +1,7 @@
 //! The observer: takes events from the workers, and passes them to the flow thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use podgate_api::ApiError;
@@ -21,6 +22,24 @@ const RECORDS_PER_DRAIN: usize = 2048;
 /// How many of these are for drops and denials, if there are so many: the rest is for what was
 /// forwarded.
 const DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 2;
+/// Events of each worker that are passed on at a time while many come, at most. What becomes of
+/// them may run on the core of a worker or of a pod, whose packets wait meanwhile.
+const EVENTS_AT_A_TIME: usize = 96;
+
+/// Events at a time from which many come.
+const MANY_EVENTS: usize = 12;
+
+/// Time until the next ones are passed on while many come.
+pub(super) const MORE_EVENTS_AFTER: Duration = Duration::from_millis(1);
+
+/// How many of the workers' events to pass on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Amount {
+    /// Those that wait on the rings.
+    All,
+    /// A bounded number.
+    AFew,
+}
 
 /// Passes events on.
 pub(super) struct Observer {
@@ -44,10 +63,11 @@ impl Observer {
         Self { thread, drop_shares, shares, records: 0, skipped: 0, lost_logged: 0 }
     }
 
-    /// Passes on the workers' events.
-    pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs) {
+    /// Passes on events of the workers. Returns whether many come.
+    pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs, amount: Amount) -> bool {
         let mut events: Vec<Event> = Vec::new();
-        dataplane.drain_events(|_, event| events.push(event));
+        let max = if amount == Amount::All { usize::MAX } else { EVENTS_AT_A_TIME };
+        let _more = dataplane.drain_events(max, |_, event| events.push(event));
         // Each worker's events are in order already.
         events.sort_by_key(|event| event.time);
         let drained = events.len();
@@ -62,8 +82,9 @@ impl Observer {
         });
         self.skipped += (drained - events.len()) as u64;
         let lost = self.lost(dataplane);
+        let many = drained >= MANY_EVENTS;
         if events.is_empty() && lost == self.lost_logged {
-            return;
+            return many;
         }
         let count = events.len() as u64;
         let batch = Batch { events, tables, lost: lost - self.lost_logged };
@@ -74,6 +95,7 @@ impl Observer {
             }
             Err(_) => self.skipped += count,
         }
+        many
     }
 
     /// Of too many events, leaves each link its share, and drops theirs.

@@ -14,8 +14,8 @@ use tracing::{debug, error};
 
 use super::Agent;
 use super::debounce::Debounce;
-use super::endpoints::{HOST_SLOT, Missed};
-use super::host_network::{HostLink, HostLinkEffect, Observation, Observed};
+use super::endpoints::Missed;
+use super::host_network::{HOST_SLOT, HostLink, HostLinkEffect, Observation, Observed};
 use crate::error::describe;
 
 /// Minimum time between the beginnings of two reconciliations.

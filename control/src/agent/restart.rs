@@ -10,8 +10,9 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
 use tracing::{error, info, warn};
 
-use super::endpoints::{Endpoints, HOST_SLOT};
+use super::endpoints::Endpoints;
 use super::flows_file::{FlowsFile, Moment, NamedLink};
+use super::host_network::HOST_SLOT;
 use super::state::StateDir;
 
 /// Flows of the agent before.
@@ -60,7 +61,7 @@ impl EarlierFlows {
         }
     }
 
-    /// Gives the workers the flows, judged by the first tables, which are published next.
+    /// Gives the workers the saved flows that the first tables allow; these are published next.
     pub(super) fn take_over(
         &mut self,
         snapshot: &Arc<Snapshot>,

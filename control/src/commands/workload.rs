@@ -121,7 +121,7 @@ status: {podIPs: [{ip: 10.0.0.2}]}
 ";
 
     #[test]
-    fn a_workload_is_judged_by_its_pods() {
+    fn a_workload_is_explained_by_its_pods() {
         let documents = manifest::parse(OBJECTS, Path::new("all.yaml"));
         let mut store = Store::new();
         store.sync(&documents);

@@ -2,8 +2,8 @@
 
 use podgate_api::Explained;
 use podgate_policy::explain::{
-    CalledService, Criterion, Direction, End, EndKind, Explanation, Failure, Miss, Outcome,
-    RequestVerdict,
+    CalledService, Criterion, DirectionExplanation, End, EndKind, Explanation, Failure, Miss,
+    Outcome, RequestVerdict,
 };
 use podgate_policy::observe::{DecidedBy, RuleName};
 
@@ -122,7 +122,7 @@ fn is_namespace(label: &str) -> bool {
     label.starts_with("io.kubernetes.pod.namespace=")
 }
 
-fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<String> {
+fn direction_lines(title: &str, whose: &End, direction: &DirectionExplanation) -> Vec<String> {
     let open = direction.verdict.allowed;
     let word = match (open, direction.request_allowed) {
         (false, _) => "denied",
@@ -149,7 +149,7 @@ fn direction_lines(title: &str, whose: &End, direction: &Direction) -> Vec<Strin
     lines
 }
 
-fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
+fn cause_lines(whose: &End, direction: &DirectionExplanation) -> Vec<String> {
     let opens = direction.request_allowed == Some(false);
     let by = if opens { "opened by" } else { "by" };
     let by_rule = |rule: &RuleName| format!("  {by} {}", rule.in_full());
@@ -178,7 +178,7 @@ fn cause_lines(whose: &End, direction: &Direction) -> Vec<String> {
     }
 }
 
-fn why_unenforced(whose: &End, direction: &Direction) -> String {
+fn why_unenforced(whose: &End, direction: &DirectionExplanation) -> String {
     if whose.kind != EndKind::Pod {
         return "it is no pod, and policies are for pods".to_owned();
     }
@@ -259,39 +259,6 @@ mod tests {
     #[test]
     fn a_denied_request_for_people() {
         insta::assert_snapshot!(shown("adminapp", "backend/nginx", "80", Some("GET /secret")));
-    }
-
-    #[test]
-    fn a_flow_that_workers_cannot_inspect_is_denied_for_people_and_programs() {
-        let mut store = Store::new();
-        let pod = |name: &str, ip: &str| {
-            serde_json::json!({"apiVersion": "v1", "kind": "Pod",
-                "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-                "status": {"podIPs": [{"ip": ip}]}})
-        };
-        let policy = serde_json::json!({"apiVersion": "cilium.io/v2",
-            "kind": "CiliumNetworkPolicy", "metadata": {"namespace": "shop", "name": "broker"},
-            "spec": {"endpointSelector": {"matchLabels": {"app": "broker"}},
-                     "ingress": [{"toPorts": [{"ports": [{"port": "9092", "protocol": "TCP"}],
-                                              "rules": {"kafka": [{"topic": "a"}]}}]}]}});
-        for object in [pod("broker", "10.0.0.1"), pod("web", "10.0.0.2"), policy] {
-            store.apply(&object, None).unwrap();
-        }
-        for request in [None, Some("topic=a,api=fetch"), Some("topic=b,api=fetch")] {
-            let query = Query {
-                from: "web".parse().unwrap(),
-                to: "broker".parse().unwrap(),
-                port: "9092".parse().unwrap(),
-                request: request.map(|kafka| RequestSpec::Kafka(kafka.parse().unwrap())),
-                misses_max: 1,
-            };
-            let explanation = explain(&store, &compile(&store), &query, Local::Both).unwrap();
-            let json = serde_json::to_value(&explanation).unwrap();
-            assert_eq!(json["verdict"], "denied", "{request:?}");
-            let text = explained(&Explained { epoch: None, notes: Vec::new(), explanation });
-            assert!(text.starts_with("DENIED, AS WORKERS CAN'T INSPECT IT"), "{text}");
-            assert!(text.contains("note: workers can't inspect Kafka over TCP"), "{text}");
-        }
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! one place, and its tests need neither files nor a server.
 
 pub(crate) mod kube;
-pub(crate) mod last_good;
 pub(crate) mod manifests;
 
 use podgate_api::SourceStatus;

@@ -1,6 +1,6 @@
 //! Flows: a worker's connection tracking table.
 //!
-//! A flow is opened by the first packet that policy allows, and judged in that packet's direction;
+//! A flow is opened by the first packet that policy allows, and decided in that packet's direction;
 //! packets of both directions belong to it. It belongs to one worker, so nothing here is shared or
 //! locked.
 //!
@@ -31,6 +31,7 @@ use owner::Owner;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::Sender;
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
@@ -100,7 +101,12 @@ const _: () = {
     assert!(hot.end - hot.start == 64);
 };
 
+/// [`Flow::inspector`] of a flow that never had one.
 const NO_INSPECTOR: u32 = u32::MAX;
+/// The same of detached flows: less the position of the protocol in [`L7Protocol::ALL`].
+const DETACHED: u32 = NO_INSPECTOR - 1;
+/// Larger numbers are no slots.
+const LAST_SLOT: u32 = DETACHED - L7Protocol::ALL.len() as u32;
 
 /// Flag: policy allowed the flow and no longer does.
 const REVOKED: u8 = 1;
@@ -157,7 +163,7 @@ impl Flow {
     /// the hairpin mark.
     const fn refresh_fast_path(&mut self) {
         let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
-        let plain = self.inspector == NO_INSPECTOR && !self.revoked();
+        let plain = self.inspector > LAST_SLOT && !self.revoked();
         let original = open && plain && !self.hairpin();
         let reply = open && plain && self.packets[1] > 0;
         self.fast_path = original as u8 | (reply as u8) << 1;
@@ -214,7 +220,7 @@ impl Flow {
         }
     }
 
-    /// Epoch of the tables that the flow was last judged by.
+    /// Epoch of the tables that the flow was last decided by.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
@@ -285,19 +291,33 @@ impl Flow {
     #[must_use]
     #[inline]
     pub const fn inspector(&self) -> Option<u32> {
-        match self.inspector {
-            NO_INSPECTOR => None,
-            index => Some(index),
-        }
+        if self.inspector <= LAST_SLOT { Some(self.inspector) } else { None }
     }
 
-    /// Sets or clears the inspector, before the flow is inserted into a table. `u32::MAX` is not a
-    /// valid index.
+    /// Sets or clears the inspector, before the flow is inserted into a table. The largest numbers
+    /// are not valid indices.
     pub const fn set_inspector(&mut self, index: Option<u32>) {
+        debug_assert!(index.is_none() || matches!(index, Some(..=LAST_SLOT)));
         self.inspector = match index {
             Some(index) => index,
             None => NO_INSPECTOR,
         };
+        self.refresh_fast_path();
+    }
+
+    /// The protocol of the rules that the beginning of a plain flow was inspected by, if its
+    /// inspector has ended with nothing left to inspect.
+    #[must_use]
+    pub fn detached(&self) -> Option<L7Protocol> {
+        let number = DETACHED.checked_sub(self.inspector)?;
+        L7Protocol::ALL.get(number as usize).copied()
+    }
+
+    /// Sets [`Self::detached`]. Called by [`FlowTable::set_detached`], and before the flow is
+    /// inserted into a table.
+    fn set_detached(&mut self, protocol: L7Protocol) {
+        let number = L7Protocol::ALL.iter().position(|known| *known == protocol);
+        self.inspector = number.map_or(NO_INSPECTOR, |number| DETACHED - number as u32);
         self.refresh_fast_path();
     }
 

@@ -1,6 +1,7 @@
 //! Flows saved when the agent stops and restored when it starts again.
 
 use podgate_tables::ids::Epoch;
+use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::Sender;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
@@ -23,6 +24,8 @@ pub struct SavedFlow {
     pub tcp: tcp::State,
     /// Whether it was opened by a TCP segment that was not a SYN.
     pub picked_up: bool,
+    /// [`Flow::detached`].
+    pub detached: Option<L7Protocol>,
     /// Who sent its first packet.
     pub sender: Sender,
     /// Milliseconds since its last packet.
@@ -48,6 +51,7 @@ impl SavedFlow {
             icmp_type: flow.icmp_type,
             tcp: flow.tcp,
             picked_up: flow.picked_up(),
+            detached: flow.detached(),
             sender: flow.sender(),
             idle_ms: Moment::millis(Moment::from(now).since(flow.last_seen)),
             packets: flow.packets,
@@ -80,6 +84,9 @@ impl SavedFlow {
             opener_is_second,
         };
         flow.set_sender(self.sender);
+        if let Some(protocol) = self.detached {
+            flow.set_detached(protocol);
+        }
         flow.refresh_fast_path();
         (!flow.is_expired(now)).then_some(flow)
     }

@@ -30,6 +30,7 @@ use std::ops::Range;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::L7Protocol;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
@@ -421,6 +422,19 @@ impl FlowTable {
     /// As [`Self::get`].
     pub fn set_requested(&mut self, index: FlowIx, now: Nanos) {
         self.change(index, now, Flow::set_requested);
+    }
+
+    /// Makes an inspected flow plain whose inspector, of this protocol's rules, has nothing more to
+    /// do.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn set_detached(&mut self, index: FlowIx, protocol: L7Protocol, now: Nanos) {
+        let flow = flow_at_mut(&mut self.slots, index.0);
+        self.owners.remove(flow);
+        flow.set_detached(protocol);
+        self.owners.add(flow);
+        self.change(index, now, |_| {});
     }
 
     fn change(&mut self, index: FlowIx, now: Nanos, change: impl FnOnce(&mut Flow)) {

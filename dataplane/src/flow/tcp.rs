@@ -40,7 +40,7 @@ pub const fn opens(flags: u8) -> bool {
 }
 
 /// Whether a segment with these flags opens a new connection on the tuple of a closed one. The flow
-/// must then be judged again, in the direction of this segment.
+/// must then be decided again, in the direction of this segment.
 #[must_use]
 #[inline]
 pub const fn reopens(state: State, flags: u8) -> bool {

@@ -150,7 +150,6 @@ impl Held {
 
 /// Builds, in `frame`, the answer to a datagram whose headers are `view` and whose first frame is
 /// `head`. Ethernet addresses are swapped; whoever sends the packet writes those of its link.
-#[must_use]
 pub fn answer(view: &View, head: &[u8], reply: &Reply, umem: &Umem, mut frame: Frame) -> Packet {
     let (tuple, payload) = (view.tuple.reversed(), reply.message());
     let l2 = usize::from(view.l3);

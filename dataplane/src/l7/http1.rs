@@ -3,15 +3,16 @@
 //! # Units
 //! A request stream is body bytes, which pass unseen, and *units*, which are decided as a whole: a
 //! head, a chunk-size line, the line end after a chunk, an empty trailer section. No byte of a unit
-//! passes before the unit is decided, so a cut anywhere changes nothing.
+//! passes before the unit is decided, so a cut anywhere changes nothing. (The beginning of a body
+//! that could be taken for a request is decided byte by byte.)
 //!
 //! # Strictness
 //! Whatever two parsers could read in two ways is rejected: bare CR or LF, folded lines, space
 //! around a field's name, `Content-Length` that is repeated, signed or beside
 //! `Transfer-Encoding`, any transfer coding but `chunked`, chunks that a reader with 32 bits would
-//! count otherwise, trailers, a missing or repeated `Host`, and so on (RFC 9112 §11 gives the
-//! reasons). What remains has one reading, which every server that keeps to the RFC shares, however
-//! lenient it is beyond.
+//! count otherwise, trailers, a body of a `GET` that begins like a request, a missing or repeated
+//! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which every
+//! server that keeps to the RFC shares, however lenient it is beyond.
 //!
 //! # Denials
 //! A denied request is answered by us, behind the responses to earlier requests, and its bytes are
@@ -21,36 +22,41 @@
 //! # Responses
 //! The server's stream passes whatever it contains, and is followed only to know where a response
 //! of ours may stand. It is read as leniently as clients read it. Where its framing is lost,
-//! requests go on, and the first denial resets both ends.
+//! requests go on, and the first denial resets both ends. Behind a response that ends with the
+//! connection, nobody is answered any more.
 //!
-//! # Upgrades
-//! A request that offers an upgrade is decided like any other. Until it has been answered, nothing
-//! more of the request stream passes. After a 101 response to `websocket` the connection is opaque;
-//! to any other protocol, a 101 response resets both ends.
+//! # Upgrades and tunnels
+//! A request that offers an upgrade is decided like any other, and so is `CONNECT`, whose path is
+//! empty. Until it has been answered, nothing more of the request stream passes. After a 101
+//! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque; to any
+//! other protocol, a 101 response resets both ends. Where the server declines, HTTP goes on.
 
 mod answer;
 mod body;
+mod body_start;
 mod request;
+mod request_line;
 mod response;
 
 use std::collections::VecDeque;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
-use podgate_tables::l7::http1::{Denial, DenialResponse};
+use podgate_tables::l7::http1::head::Offer;
+use podgate_tables::l7::http1::{Denial, DenialResponse, Flaw};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
 use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Step};
-pub use answer::{BAD_REQUEST, FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT};
+pub use answer::{FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT, bad_request};
 
 use answer::Answer;
-use request::{Decided, Requests, Unit};
+use request::{Decided, Requests, Unit, line_of_malformed};
 use response::{ResponseHead, Responses};
 
-/// Requests that may wait for their responses at once; further ones are not read meanwhile.
-/// Browsers and load generators stay below a tenth of it.
-const OWED_MAX: usize = 128;
+/// Places for what the client waits for, at first, and kept while it waits for nothing.
+const OWED_FIRST: usize = 4;
+const OWED_KEPT: usize = 32;
 
 /// What a client waits for.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +78,8 @@ pub struct Http1 {
     requests: Requests,
     responses: Responses,
     owed: VecDeque<Owed>,
-    /// A request that offered `websocket` or another protocol is not answered yet.
-    upgrading: bool,
+    /// What the last request offered, while it is not answered.
+    offer: Option<Offer>,
 }
 
 impl Inspector for Http1 {
@@ -96,14 +102,14 @@ impl Inspector for Http1 {
         match direction {
             FlowDirection::Reply => Op::Pass(0).into(),
             FlowDirection::Original if undecided > 0 || !self.requests.is_between_messages() => {
-                self.fail_unit(self.requests.malformed())
+                self.fail_unit(Denial::malformed(Flaw::Incomplete), None)
             }
             FlowDirection::Original => Op::Pass(0).into(),
         }
     }
 
     fn timed_out(&mut self) -> Step {
-        self.fail_unit(Denial::new(DropReason::L7Timeout, DenialResponse::Timeout))
+        self.fail_unit(Denial::new(DropReason::L7Timeout, DenialResponse::Timeout), None)
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
@@ -121,35 +127,50 @@ impl Inspector for Http1 {
         self.owed.pop_front();
     }
 
-    /// What is noted of requests that are owed a response is not counted: 6 KiB, if there are as
-    /// many as there may be.
     fn heap(&self) -> usize {
-        self.responses.heap()
+        self.responses.heap() + self.owed.capacity() * size_of::<Owed>()
     }
 
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
         match direction {
-            FlowDirection::Original => self.responses.heap(),
-            FlowDirection::Reply => self.responses.heap_with(bytes),
+            FlowDirection::Original => {
+                self.responses.heap() + self.owed_capacity() * size_of::<Owed>()
+            }
+            FlowDirection::Reply => {
+                self.responses.heap_with(bytes) + self.owed.capacity() * size_of::<Owed>()
+            }
         }
+    }
+
+    fn release_unused(&mut self) {
+        self.owed.shrink_to_fit();
+        self.responses.release_unused();
     }
 }
 
 impl Http1 {
+    /// Places with room for the next request's response and for an answer of ours.
+    fn owed_capacity(&self) -> usize {
+        let (capacity, len) = (self.owed.capacity(), self.owed.len() + 2);
+        if len <= capacity { capacity } else { len.next_power_of_two().max(OWED_FIRST) }
+    }
+
     fn inspect_request(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
-        let must_wait = self.owed.len() >= OWED_MAX || self.upgrading;
+        self.owed.reserve_exact(self.owed_capacity() - self.owed.len());
+        let is_full = self.owed.len() >= usize::from(cx.http.requests);
+        let must_wait = (is_full && !self.responses.is_last()) || self.offer.is_some();
         if self.requests.is_between_messages() && must_wait {
             return Op::Stall.into();
         }
-        let unit = match self.requests.scan(bytes) {
+        let unit = match self.requests.scan(bytes, &cx.http) {
             Ok(None) => return Op::More.into(),
             Ok(Some(len)) => &bytes[..len],
-            Err(denial) => return self.fail_unit(denial),
+            Err(denial) => return self.fail_unit(denial, Some(bytes)),
         };
-        match self.requests.decide(unit, cx.policy) {
+        match self.requests.decide(unit, cx) {
             Unit::Framing if self.requests.is_denied() => Op::Drop(unit.len() as u64).into(),
             Unit::Framing => Op::Pass(unit.len()).into(),
-            Unit::Malformed(denial) => self.fail_unit(denial),
+            Unit::Malformed(denial) => self.fail_unit(denial, None),
             Unit::Head(decided) => self.head(cx.now, unit.len(), &decided),
         }
     }
@@ -167,15 +188,15 @@ impl Http1 {
         });
         let op = match denial {
             // What comes back can't be told from HTTP.
-            None if decided.upgrade && self.responses.is_untracked() => {
+            None if decided.offer.is_some() && self.responses.is_untracked() => {
                 Op::Reset(Denial::NOT_HTTP1.reason)
             }
             None => {
                 let head_only = decided.head_only;
-                if !self.responses.is_untracked() {
+                if !self.responses.is_untracked() && !self.responses.is_last() {
                     self.owed.push_back(Owed::Response { released: now, head_only });
                 }
-                self.upgrading = decided.upgrade;
+                self.offer = decided.offer;
                 Op::Pass(len)
             }
             Some(denial) => self.deny(denial, decided, len),
@@ -189,7 +210,9 @@ impl Http1 {
             return Op::Reset(denial.reason);
         }
         let then = if decided.is_last { AfterInjection::Close } else { AfterInjection::GoOn };
-        self.owed.push_back(Owed::Answer(Answer::to(denial, then)));
+        if !self.responses.is_last() {
+            self.owed.push_back(Owed::Answer(Answer::to(denial, then)));
+        }
         match then {
             AfterInjection::GoOn => Op::Drop(len as u64),
             AfterInjection::Close => Op::Drop(u64::MAX),
@@ -198,9 +221,17 @@ impl Http1 {
 
     /// The client's current unit can't pass, and the rest of its stream can't be delimited. If a
     /// part of its message has passed, the client is answered in place of the server, unless the
-    /// server has begun to.
-    fn fail_unit(&mut self, denial: Denial) -> Step {
-        let event = Some(EventKind::Drop { reason: denial.reason });
+    /// server has begun to. `head` are the bytes of a head, if they are known.
+    fn fail_unit(&mut self, denial: Denial, head: Option<&[u8]>) -> Step {
+        let reason = denial.reason;
+        let is_request = self.requests.is_at_head() && denial != Denial::NOT_HTTP1;
+        let event = Some(match head.filter(|_| is_request).map(line_of_malformed) {
+            Some(line) => {
+                let request = RequestRecord::Http(line);
+                EventKind::Request { allowed: false, rule: None, reason: Some(reason), request }
+            }
+            None => EventKind::Drop { reason },
+        });
         let begun = !self.responses.is_between_messages();
         let in_message = !self.requests.is_at_head();
         let is_only = self.owed.len() == 1;
@@ -222,6 +253,10 @@ impl Http1 {
     }
 
     fn inspect_response(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
+        let stray = self.responses.take_stray(bytes);
+        if stray > 0 {
+            return Op::Skip(stray).into();
+        }
         let (released, head_only) = match self.owed.front() {
             _ if self.responses.is_untracked() => return Op::Skip(u64::MAX).into(),
             Some(Owed::Response { released, head_only }) => (*released, *head_only),
@@ -242,20 +277,27 @@ impl Http1 {
             status: ResponseStatus::Http(head.status),
             latency_ns: cx.now.since(released),
         });
-        if let Some(ResponseHead { status: 101, websocket }) = step.head {
-            let reason = Denial::NOT_HTTP1.reason;
-            return match websocket && self.upgrading {
-                true => Step { op: Op::Detach, event },
-                false => {
-                    let event = Some(EventKind::Drop { reason });
-                    Step { op: Op::Reset(reason), event }
-                }
-            };
+        // The offer is in the last request.
+        let offer = self.offer.filter(|_| self.owed.len() == 1);
+        match (step.head, offer) {
+            (Some(ResponseHead { status: 101, websocket: true }), Some(Offer::WebSocket))
+            | (Some(ResponseHead { status: 200..300, .. }), Some(Offer::Tunnel)) => {
+                return Step { op: Op::Detach, event };
+            }
+            (Some(ResponseHead { status: 101, .. }), _) => {
+                let reason = Denial::NOT_HTTP1.reason;
+                return Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) };
+            }
+            _ => {}
         }
         if step.complete {
             self.owed.pop_front();
-            // The offer is in the last request.
-            self.upgrading &= !self.owed.is_empty();
+            if self.owed.is_empty() {
+                self.offer = None;
+                if self.owed.capacity() > OWED_KEPT {
+                    self.owed.shrink_to(OWED_FIRST);
+                }
+            }
         }
         Step { op: Op::Skip(step.taken), event }
     }
@@ -264,7 +306,8 @@ impl Http1 {
     /// whose answer can't be recognized, ends the connection.
     fn lose_track(&mut self) -> Step {
         self.responses.lose_track();
-        let waits = self.upgrading || self.owed.iter().any(|owed| matches!(owed, Owed::Answer(_)));
+        let waits =
+            self.offer.is_some() || self.owed.iter().any(|owed| matches!(owed, Owed::Answer(_)));
         self.owed = VecDeque::new();
         if !waits {
             return Op::Skip(u64::MAX).into();

@@ -8,6 +8,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::l7::L7Policy;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
@@ -73,6 +74,8 @@ pub struct InspectCtx<'a> {
     pub now: Nanos,
     /// The rules of the flow, as of now.
     pub policy: &'a L7Policy,
+    /// Limits of HTTP/1.
+    pub http: HttpLimits,
     /// Whether the inspector may buffer bytes of its own. If not, it answers [`Op::Stall`] where it
     /// would have to.
     pub may_buffer: bool,
@@ -80,10 +83,9 @@ pub struct InspectCtx<'a> {
 
 /// A protocol inspector.
 pub trait Inspector: Default {
-    /// An inspector of the same protocol that has seen nothing, for the flow's next connection.
-    #[must_use]
-    fn restarted(&self) -> Self {
-        Self::default()
+    /// Forgets the connection: another one begins, or both ends were reset.
+    fn restart(&mut self) {
+        *self = Self::default();
     }
 
     /// Decides about the bytes at the front of a direction, of which there is at least one.
@@ -111,4 +113,7 @@ pub trait Inspector: Default {
 
     /// The same after [`Self::inspect`] has seen `bytes` more of a direction, at most.
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize;
+
+    /// Gives back all memory that is not in use: the connection is idle.
+    fn release_unused(&mut self) {}
 }

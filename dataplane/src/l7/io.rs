@@ -2,9 +2,11 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::mem::{Frame, Packet, Umem};
+use crate::packet::View;
 
 /// The worker's side of an inspected flow. Every packet that the editor is given ends in exactly
 /// one call of [`FlowIo::forward`] or [`FlowIo::discard`], or stays held by the editor.
@@ -16,8 +18,9 @@ pub trait FlowIo {
     /// Gives back a frame that was not used.
     fn free(&mut self, frame: Frame);
     /// Sends a packet of the flow on, in its direction: TTL and MAC addresses are rewritten as for
-    /// any forwarded packet, so it must look as its sender sent it.
-    fn forward(&mut self, direction: FlowDirection, packet: Packet);
+    /// any forwarded packet, so it must look as its sender sent it. `view` has its addresses,
+    /// offsets and length.
+    fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View);
     /// Sends a packet that we built; otherwise like [`FlowIo::forward`].
     fn originate(&mut self, direction: FlowDirection, packet: Packet);
     /// Drops a packet and counts it.
@@ -34,6 +37,10 @@ pub trait FlowIo {
     fn keep(&mut self, bytes: usize) -> bool;
     /// So many bytes are kept no longer.
     fn forget(&mut self, bytes: usize);
+    /// Limits of HTTP/1 connections.
+    fn http_limits(&self) -> HttpLimits {
+        HttpLimits::default()
+    }
     /// Tells an event about the flow.
     fn event(&mut self, kind: EventKind);
 }

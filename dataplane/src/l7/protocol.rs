@@ -1,17 +1,30 @@
 //! The inspectors that a flow may have, one for each protocol of L7 rules.
 
+use podgate_tables::drop_reason::DropReason;
 use podgate_tables::l7::{L7Policy, L7Protocol};
 use podgate_tables::tuple::FlowDirection;
 
 use super::dns::{DnsContext, DnsStream};
 use super::http1::Http1;
+use super::http2::{Http2, PREFACE};
 use super::inspector::{Injection, InspectCtx, Inspector, Op, Step};
+use super::kafka::Kafka;
+use super::tls::Tls;
 
 /// The inspector of a flow.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Protocol {
+    /// HTTP, before the client's first bytes tell the version.
+    #[default]
+    Http,
     /// HTTP/1.0 and HTTP/1.1.
     Http1(Http1),
+    /// HTTP/2. Its state is several times as large as that of the others.
+    Http2(Box<Http2>),
+    /// Kafka. Its state is several times as large as that of the others.
+    Kafka(Box<Kafka>),
+    /// TLS server names.
+    Tls(Tls),
     /// DNS over TCP.
     Dns(DnsStream),
 }
@@ -24,7 +37,8 @@ impl Protocol {
         match policy.protocol().ok()?? {
             L7Protocol::Http => Some(Self::default()),
             L7Protocol::Dns => Some(Self::Dns(DnsStream::new(dns))),
-            L7Protocol::Kafka | L7Protocol::Tls => None,
+            L7Protocol::Tls => Some(Self::Tls(Tls::default())),
+            L7Protocol::Kafka => Some(Self::Kafka(Box::default())),
         }
     }
 
@@ -32,8 +46,10 @@ impl Protocol {
     #[must_use]
     pub const fn of_rules(&self) -> L7Protocol {
         match self {
-            Self::Http1(_) => L7Protocol::Http,
+            Self::Http | Self::Http1(_) | Self::Http2(_) => L7Protocol::Http,
             Self::Dns(_) => L7Protocol::Dns,
+            Self::Kafka(_) => L7Protocol::Kafka,
+            Self::Tls(_) => L7Protocol::Tls,
         }
     }
 
@@ -42,69 +58,102 @@ impl Protocol {
     pub fn awaited_answer(&self) -> Option<u64> {
         match self {
             Self::Dns(stream) => stream.awaited(),
-            Self::Http1(_) => None,
+            _ => None,
         }
     }
 }
 
-impl Default for Protocol {
-    fn default() -> Self {
-        Self::Http1(Http1::default())
+impl Protocol {
+    /// Chooses the version of HTTP by the client's first bytes. False if there are too few: they
+    /// may be the start of HTTP/2's preface (RFC 9113 §3.4).
+    fn choose_version(&mut self, bytes: &[u8]) -> bool {
+        if !PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) {
+            *self = Self::Http1(Http1::default());
+        } else if bytes.len() >= PREFACE.len() {
+            *self = Self::Http2(Box::default());
+        } else {
+            return false;
+        }
+        true
     }
 }
 
-/// Calls a method of the inspector that the enum has.
+/// Calls a method of the inspector that the enum has; before there is one, the result is `before`.
 macro_rules! dispatch {
-    ($self:ident, $inspector:ident => $call:expr) => {
+    ($self:ident, $before:expr, $inspector:ident => $call:expr) => {
         match $self {
+            Protocol::Http => $before,
             Protocol::Http1($inspector) => $call,
+            Protocol::Http2($inspector) => $call,
+            Protocol::Kafka($inspector) => $call,
+            Protocol::Tls($inspector) => $call,
             Protocol::Dns($inspector) => $call,
         }
     };
 }
 
 impl Inspector for Protocol {
-    fn restarted(&self) -> Self {
+    /// The protocol stays the same.
+    fn restart(&mut self) {
         match self {
-            Self::Http1(inspector) => Self::Http1(inspector.restarted()),
-            Self::Dns(inspector) => Self::Dns(inspector.restarted()),
+            Self::Http1(_) | Self::Http2(_) => *self = Self::Http,
+            other => dispatch!(other, (), inspector => inspector.restart()),
         }
     }
 
     #[inline]
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
-        dispatch!(self, inspector => inspector.inspect(cx, direction, bytes))
+        if matches!(self, Self::Http) {
+            match direction {
+                FlowDirection::Original if !self.choose_version(bytes) => return Op::More.into(),
+                FlowDirection::Original => {}
+                // A server that speaks first does not speak HTTP/2 with this client.
+                FlowDirection::Reply => *self = Self::Http1(Http1::default()),
+            }
+        }
+        dispatch!(self, Op::More.into(), inspector => inspector.inspect(cx, direction, bytes))
     }
 
     #[inline]
     fn ahead(&mut self, direction: FlowDirection) -> Option<Op> {
-        dispatch!(self, inspector => inspector.ahead(direction))
+        dispatch!(self, None, inspector => inspector.ahead(direction))
     }
 
     fn end(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
-        dispatch!(self, inspector => inspector.end(cx, direction, undecided))
+        if matches!(self, Self::Http) {
+            *self = Self::Http1(Http1::default());
+        }
+        dispatch!(self, Op::Pass(0).into(), inspector => inspector.end(cx, direction, undecided))
     }
 
     fn timed_out(&mut self) -> Step {
-        dispatch!(self, inspector => inspector.timed_out())
+        if matches!(self, Self::Http) {
+            *self = Self::Http1(Http1::default());
+        }
+        dispatch!(self, Op::Reset(DropReason::L7Timeout).into(), inspector => inspector.timed_out())
     }
 
     #[inline]
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
-        dispatch!(self, inspector => inspector.injection(direction))
+        dispatch!(self, None, inspector => inspector.injection(direction))
     }
 
     fn injected(&mut self, direction: FlowDirection) {
-        dispatch!(self, inspector => inspector.injected(direction));
+        dispatch!(self, (), inspector => inspector.injected(direction));
     }
 
     #[inline]
     fn heap(&self) -> usize {
-        dispatch!(self, inspector => inspector.heap())
+        dispatch!(self, 0, inspector => inspector.heap())
     }
 
     #[inline]
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
-        dispatch!(self, inspector => inspector.heap_with(direction, bytes))
+        let version_1 = || Http1::default().heap_with(direction, bytes);
+        dispatch!(self, version_1(), inspector => inspector.heap_with(direction, bytes))
+    }
+
+    fn release_unused(&mut self) {
+        dispatch!(self, (), inspector => inspector.release_unused());
     }
 }

@@ -10,14 +10,16 @@
 
 mod frame;
 mod mapping;
+mod pool;
 mod umem;
 
 use std::mem::MaybeUninit;
 
-pub use frame::{CsumPartial, Frame, FramePool, Packet};
+pub use frame::{CsumPartial, FRAME_HEADROOM, FRAME_SIZE, Frame, Packet};
 pub(crate) use mapping::Mapping;
+pub use pool::FramePool;
+pub use umem::Umem;
 pub(crate) use umem::{Claim, FrameOwnership, Registrant};
-pub use umem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
 
 /// Prefetches the cache line at an address. A hint: nothing is read or written, and the address
 /// need not be valid.

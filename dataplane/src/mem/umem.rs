@@ -7,23 +7,14 @@ use std::os::fd::BorrowedFd;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use podgate_sync::{FrameOwner, RingId};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam::queue::ArrayQueue;
+use podgate_sync::{FrameOwner, RingId};
 use podgate_tables::ids::LinkId;
 
-use super::frame::{Frame, FramePool, Packet};
+use super::frame::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet};
 use super::{Mapping, prefetch};
-
-/// Bytes of one frame (a "chunk" of the UMEM): a page, the largest size that the kernel accepts
-/// (`net/xdp/xdp_umem.c`, `xdp_umem_reg`).
-pub const FRAME_SIZE: u32 = 4096;
-
-/// Bytes that the kernel leaves free before received data (`XDP_PACKET_HEADROOM`,
-/// `include/uapi/linux/bpf.h`), and that we leave free before data of our own. Transmit metadata is
-/// written there.
-pub const FRAME_HEADROOM: u32 = 256;
 
 /// Identifies a UMEM, so that a frame of one can't be used to access another.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -48,7 +39,7 @@ pub struct Umem {
     id: u32,
     /// For each frame who owns it: userspace, by exactly one [`Frame`] handle, or a link's rings.
     holder: Box<[FrameOwner]>,
-    /// Free frames that are in no worker's [`FramePool`].
+    /// Free frames that are in no worker's [`FramePool`](super::FramePool).
     pub(super) free: ArrayQueue<Frame>,
     /// The link that registered this memory, if one did.
     pub(crate) registrant: Mutex<Option<Weak<dyn Registrant>>>,
@@ -81,12 +72,6 @@ impl Umem {
         let umem = Arc::new(Self { area, frames, id, holder, free, registrant, open, tx_metadata });
         umem.free_frames((0..frames).map(|index| Frame::new(id, index)));
         Ok(umem)
-    }
-
-    /// A new pool of free frames for one worker.
-    #[must_use]
-    pub fn pool(self: &Arc<Self>) -> FramePool {
-        FramePool::new(Arc::clone(self))
     }
 
     /// Number of frames.

@@ -96,7 +96,7 @@ fn v4_fragment(header: &[u8; ipv4::HEADER_LEN]) -> Option<FragmentInfo> {
 }
 
 /// Rejects malformed options and source routes: a source-routed packet ends up at another address
-/// than the one that policy judges.
+/// than the one that policy decides on.
 #[cold]
 fn v4_options(mut options: &[u8]) -> Result<(), DropReason> {
     const END: u8 = 0;
@@ -234,7 +234,7 @@ pub(super) fn v6_fragmentable(packet: &[u8]) -> Option<u16> {
 }
 
 /// Rejects type 0 (deprecated, RFC 5095) and any type with segments left, which is forwarded beyond
-/// the address that policy judges. Without segments left it has no effect (RFC 8200 §4.4).
+/// the address that policy decides on. Without segments left it has no effect (RFC 8200 §4.4).
 fn check_routing_header(header: &[u8]) -> Result<(), DropReason> {
     let (kind, segments_left) = (header[2], header[3]);
     if kind == 0 || segments_left != 0 { Err(DropReason::Malformed) } else { Ok(()) }

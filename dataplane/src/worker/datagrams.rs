@@ -20,7 +20,6 @@ use crate::worker::Shared;
 use super::ctx::PacketCtx;
 use super::egress::Resource;
 use super::flow_io::InspectedIo;
-use super::inspectors::Inspected;
 use super::pipeline::Pipeline;
 use super::release::Releases;
 
@@ -227,7 +226,7 @@ impl Pipeline {
             io.event(event);
         }
         match step.op {
-            DatagramOp::Pass => io.forward_parsed(direction, packet, view),
+            DatagramOp::Pass => io.forward(direction, packet, view),
             DatagramOp::Drop(reason) => io.discard(packet, reason),
             DatagramOp::Answer => {
                 if let Some(frame) = io.alloc() {
@@ -260,7 +259,7 @@ impl Pipeline {
         let others = shared.rounds.iter().enumerate();
         let index = usize::from(self.index);
         let others = others.filter(|(worker, _)| *worker != index).map(|(_, rounds)| &**rounds);
-        self.datagrams.releases.advance(others);
+        self.datagrams.releases.advance(&others);
         if self.datagrams.is_congested() {
             self.datagrams.offer_again(cx.egress.umem());
         }
@@ -292,21 +291,17 @@ impl Pipeline {
         if let Some(event) = event {
             io.event(event);
         }
-        io.forward(FlowDirection::Reply, packet);
+        io.forward_again(FlowDirection::Reply, packet);
     }
 
     /// Lets a connection go on whose answer was released. Its slot may have another one by now,
     /// which does no harm.
     fn resume_stalled(&mut self, cx: &mut PacketCtx<'_>, slot: u32) {
+        self.tick_inspected(cx, slot);
         let Some(inspected) = self.inspectors.get_mut(slot) else { return };
-        let flow = self.flows.get(inspected.flow);
-        let Inspected { editor, policy, .. } = inspected;
-        if !editor.is_closed() {
-            editor.tick(cx.now, policy, &mut InspectedIo { flow, cx });
-        }
         // If it could not be resumed, its timer does it.
         let in_force = self.datagrams.dns.answers.in_force();
-        match editor.inspector().awaited_answer() {
+        match inspected.editor.inspector().awaited_answer() {
             Some(ticket) if ticket > in_force => self.datagrams.note_stalled(slot, ticket),
             _ => {}
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::route::NextHop;
 use podgate_tables::time::Nanos;
 
@@ -13,7 +14,7 @@ use crate::event_ring::EventRing;
 use crate::mem::{CsumPartial, Frame, FramePool, Packet, Umem};
 use crate::packet::edit;
 use crate::share::{FairShare, Quota};
-use crate::stats::{LinkStatistics, ShareRefusals, WorkerStats};
+use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
 use crate::xsk::{LinkState, Port, XskStatistics};
 
@@ -74,7 +75,7 @@ struct TxPort {
     sources: [(LinkId, u32); SOURCES],
     /// Packets taken off the receive ring.
     received: u64,
-    refused: ShareRefusals,
+    over_quota: OverQuota,
 }
 
 /// Source links that the packets of one round to one link are attributed to, at most.
@@ -89,7 +90,7 @@ impl TxPort {
             attributed: 0,
             sources: [(LinkId(0), 0); SOURCES],
             received: 0,
-            refused: ShareRefusals { flows: 0, inspected: 0, kept: 0, handoffs: 0, events: 0 },
+            over_quota: OverQuota { flows: 0, inspected: 0, buffers: 0, handoffs: 0, events: 0 },
         }
     }
 
@@ -130,16 +131,19 @@ impl TxPort {
 /// packets in flight.
 const HELD_SHARE: usize = 8;
 
-/// L7 buffer budget per inspected flow, bytes: one request head of maximal length, which is more
-/// than a flow between requests uses.
+/// L7 buffer budget per inspected flow, bytes: a large request head, which is more than a flow
+/// between requests uses. Flows with larger heads use what others leave.
 const BUFFERED_PER_FLOW: usize = 16 * 1024;
+/// Heads of maximal length that the budget has room for at least.
+const HEADS_MIN: usize = 16;
 
 impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
         let config = &shared.config;
         let workers = usize::from(config.workers);
         let frames = pool.umem().frames() as usize / (workers * HELD_SHARE);
-        let bytes = config.inspected_per_worker as usize * BUFFERED_PER_FLOW;
+        let heads = HEADS_MIN * (config.http.head as usize).next_power_of_two();
+        let bytes = (config.inspected_per_worker as usize * BUFFERED_PER_FLOW).max(heads);
         Self {
             index,
             shared: Arc::clone(shared),
@@ -159,6 +163,10 @@ impl Egress {
 
     pub(super) fn stats(&self) -> &WorkerStats {
         &self.shared.stats[usize::from(self.index)]
+    }
+
+    pub(super) fn http_limits(&self) -> HttpLimits {
+        self.shared.config.http
     }
 
     pub(super) fn umem(&self) -> &Umem {
@@ -235,8 +243,8 @@ impl Egress {
     }
 
     /// Counters of what `link` was denied by its shares, if it has a port.
-    pub(super) fn share_refusals(&mut self, link: LinkId) -> Option<&mut ShareRefusals> {
-        Some(&mut self.port_mut(link)?.refused)
+    pub(super) fn over_quota(&mut self, link: LinkId) -> Option<&mut OverQuota> {
+        Some(&mut self.port_mut(link)?.over_quota)
     }
 
     /// Counters of each link. Two system calls per port.
@@ -245,7 +253,7 @@ impl Egress {
             link: tx.port.link(),
             received: tx.received,
             sockets: tx.port.statistics(),
-            refused: tx.refused,
+            over_quota: tx.over_quota,
         };
         self.ports.iter().flatten().map(of).collect()
     }
@@ -285,8 +293,8 @@ impl Egress {
             Resource::Frames => self.frame_quota.take(link, units),
             Resource::Bytes => self.byte_quota.take(link, units),
         };
-        if !reserved && let Some(refused) = self.share_refusals(link) {
-            refused.kept += 1;
+        if !reserved && let Some(over) = self.over_quota(link) {
+            over.buffers += 1;
         }
         reserved
     }
@@ -401,8 +409,8 @@ impl Egress {
             share.reset();
         }
         if !share.take(link, free) {
-            if let Some(refused) = self.share_refusals(link) {
-                refused.handoffs += 1;
+            if let Some(over) = self.over_quota(link) {
+                over.handoffs += 1;
             }
             return self.drop_packet(packet, DropReason::HandoffFull);
         }
@@ -448,8 +456,8 @@ impl Egress {
             self.event_share.reset();
         }
         let allowed = self.event_share.take(link, capacity - waiting);
-        if !allowed && let Some(refused) = self.share_refusals(link) {
-            refused.events += 1;
+        if !allowed && let Some(over) = self.over_quota(link) {
+            over.events += 1;
         }
         allowed
     }

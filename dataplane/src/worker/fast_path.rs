@@ -83,7 +83,7 @@ impl FastPath {
     /// before it in their flows, and stores what to do with them. Returns their number.
     ///
     /// The source address of a pod's packet needs no check here: the flow's link is where that
-    /// address is routed, by the tables of the epoch that the flow was judged under.
+    /// address is routed, by the tables of the epoch that the flow was decided under.
     #[inline(never)]
     pub(super) fn match_flows(
         &mut self,

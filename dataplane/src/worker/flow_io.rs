@@ -2,6 +2,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, ResponseStatus};
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
@@ -20,22 +21,21 @@ pub(super) struct InspectedIo<'f, 'a, 's> {
 }
 
 impl InspectedIo<'_, '_, '_> {
-    /// As [`FlowIo::forward`], for a packet whose headers are known.
-    pub(super) fn forward_parsed(&mut self, direction: FlowDirection, packet: Packet, view: &View) {
+    fn send(&mut self, direction: FlowDirection, packet: Packet, view: &View, origin: Origin) {
         let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
-        forward::forward(self.cx, Path { from, to, origin: Origin::Received }, packet, view);
+        forward::forward(self.cx, Path { from, to, origin }, packet, view);
     }
 
-    fn send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
-        // Parsed again, since a view in each held packet would be large.
-        let umem = self.cx.egress.umem();
-        match parse(umem.data(&packet.head), packet.len()) {
-            Ok(view) => {
-                let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
-                forward::forward(self.cx, Path { from, to, origin }, packet, &view);
-            }
+    fn parse_and_send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
+        match parse(self.cx.egress.umem().data(&packet.head), packet.len()) {
+            Ok(view) => self.send(direction, packet, &view, origin),
             Err(reason) => self.cx.egress.drop_packet(packet, reason),
         }
+    }
+
+    /// As [`FlowIo::forward`], for a packet that was held without its view, which is large.
+    pub(super) fn forward_again(&mut self, direction: FlowDirection, packet: Packet) {
+        self.parse_and_send(direction, packet, Origin::Received);
     }
 }
 
@@ -52,12 +52,12 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         self.cx.egress.free(frame);
     }
 
-    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
-        self.send(direction, packet, Origin::Received);
+    fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View) {
+        self.send(direction, packet, view, Origin::Received);
     }
 
     fn originate(&mut self, direction: FlowDirection, packet: Packet) {
-        self.send(direction, packet, Origin::Own);
+        self.parse_and_send(direction, packet, Origin::Own);
     }
 
     fn discard(&mut self, packet: Packet, reason: DropReason) {
@@ -78,6 +78,10 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
 
     fn forget(&mut self, bytes: usize) {
         self.cx.egress.byte_quota().release(self.flow.link(FlowDirection::Original), bytes);
+    }
+
+    fn http_limits(&self) -> HttpLimits {
+        self.cx.egress.http_limits()
     }
 
     fn event(&mut self, kind: EventKind) {

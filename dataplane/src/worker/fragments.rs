@@ -1,4 +1,4 @@
-//! (1) Fragments in the pipeline: reassembled by the worker that receives them, judged as one
+//! (1) Fragments in the pipeline: reassembled by the worker that receives them, decided as one
 //! packet by the worker that owns their flow.
 
 use podgate_tables::drop_reason::DropReason;

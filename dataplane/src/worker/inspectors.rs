@@ -1,16 +1,13 @@
-//! Inspectors of a worker's flows, by the slot number in the flow; bounded.
+//! Inspectors of a worker's flows, by the slot number in the flow; bounded. Their timers are in a
+//! wheel, so flows that wait for nothing cost no time, however many there are.
 
 use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 
+use super::timer_wheel::TimerWheel;
 use crate::flow::FlowIx;
 use crate::l7::editor::Editor;
 use crate::l7::protocol::Protocol;
-
-/// Time between two checks of timers, milliseconds.
-const TICK_MS: u64 = 5;
-/// Inspected flows whose timers are checked at a time, at most.
-const TICK_BUDGET: usize = 1024;
 
 /// State of an inspected flow in addition to its [`Flow`](crate::flow::Flow).
 #[derive(Debug)]
@@ -20,17 +17,16 @@ pub(super) struct Inspected {
     pub(super) policy: L7Policy,
 }
 
-// The help of `--inspected` says so.
-const _: () = assert!(size_of::<Inspected>() <= 1024);
+// With its slot, its timer and the policy's list of rules, 1 KiB: the help of `--inspected` says
+// so.
+const _: () = assert!(size_of::<Inspected>() <= 896);
 
 /// All inspectors of one worker.
 #[derive(Debug)]
 pub(super) struct Inspectors {
     slots: Vec<Option<Box<Inspected>>>,
     unused: Vec<u32>,
-    /// Where the next check of timers begins, and when.
-    cursor: usize,
-    next_tick: Nanos,
+    timers: TimerWheel,
     limit: usize,
 }
 
@@ -39,8 +35,7 @@ impl Inspectors {
         Self {
             slots: Vec::new(),
             unused: Vec::new(),
-            cursor: 0,
-            next_tick: Nanos::default(),
+            timers: TimerWheel::new(),
             limit: limit as usize,
         }
     }
@@ -72,6 +67,7 @@ impl Inspectors {
     pub(super) fn take(&mut self, slot: u32) -> Option<Box<Inspected>> {
         let taken = self.slots[slot as usize].take();
         if taken.is_some() {
+            self.timers.unset(slot);
             self.unused.push(slot);
         }
         taken
@@ -80,10 +76,6 @@ impl Inspectors {
     /// Flows that may be inspected in addition.
     pub(super) fn free(&self) -> usize {
         self.limit - (self.slots.len() - self.unused.len())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.unused.len() == self.slots.len()
     }
 
     pub(super) fn held_frames(&self) -> usize {
@@ -95,18 +87,30 @@ impl Inspectors {
         self.slots.iter().flatten().map(|inspected| inspected.editor.buffered_bytes()).sum()
     }
 
-    /// Calls `check` with the inspected flows whose timers are due for a check: a bounded number
-    /// every few milliseconds, round robin.
-    pub(super) fn tick(&mut self, now: Nanos, mut check: impl FnMut(&mut Inspected)) {
-        if now < self.next_tick {
-            return;
+    /// Sets a flow's timer by its editor's deadline.
+    pub(super) fn set_timer(&mut self, slot: u32) {
+        let inspected = self.slots[slot as usize].as_ref();
+        if let Some(deadline) = inspected.and_then(|inspected| inspected.editor.deadline()) {
+            self.timers.set(slot, deadline);
         }
-        self.next_tick = now.plus_millis(TICK_MS);
-        for _ in 0..TICK_BUDGET.min(self.slots.len()) {
-            self.cursor = (self.cursor + 1) % self.slots.len();
-            if let Some(inspected) = &mut self.slots[self.cursor] {
-                check(inspected);
+    }
+
+    /// A flow whose timer is due. Its timer is to be set again ([`Self::set_timer`]).
+    pub(super) fn pop_due(&mut self, now: Nanos) -> Option<u32> {
+        loop {
+            let slot = self.timers.pop(now)?;
+            let inspected = self.slots[slot as usize].as_ref();
+            match inspected.and_then(|inspected| inspected.editor.deadline()) {
+                Some(deadline) if deadline <= now => return Some(slot),
+                // It has been moved on since it was set.
+                Some(deadline) => self.timers.set(slot, deadline),
+                None => {}
             }
         }
+    }
+
+    /// When [`Self::pop_due`] has something to do; `None` if never.
+    pub(super) fn next_due(&self) -> Option<Nanos> {
+        self.timers.next_visit()
     }
 }

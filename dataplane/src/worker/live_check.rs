@@ -101,6 +101,7 @@ mod tests {
                 icmp_type: 0,
                 tcp: tcp::State::Established,
                 picked_up: false,
+                detached: None,
                 sender: Sender::Other,
                 idle_ms: 0,
                 packets: [1; 2],

@@ -27,6 +27,7 @@ mod scheduler;
 mod shared;
 #[cfg(feature = "slowed")]
 mod slowed;
+mod timer_wheel;
 
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ impl Worker {
         self.egress.add_port(port);
     }
 
-    /// Closes the port on `link`, if there is one. Its flows are judged again under the next
+    /// Closes the port on `link`, if there is one. Its flows are decided again under the next
     /// snapshot.
     pub fn remove_port(&mut self, link: LinkId) {
         drop(self.take_port(link));
@@ -181,10 +182,16 @@ impl Worker {
         self.pipeline.flows()
     }
 
-    /// Whether there are inspected flows: their timers need a round every few milliseconds.
+    /// Whether DNS answers wait, whose timeout needs a round every few milliseconds.
     #[must_use]
-    pub fn has_inspected(&self) -> bool {
-        self.pipeline.has_inspected()
+    pub fn has_waiting_answers(&self) -> bool {
+        self.pipeline.has_waiting_answers()
+    }
+
+    /// When a timer of an inspected flow is due, which needs a round; `None` if none is set.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Nanos> {
+        self.pipeline.next_inspected()
     }
 
     /// Whether released DNS answers can be forwarded by one of the next rounds.

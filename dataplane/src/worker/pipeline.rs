@@ -34,7 +34,7 @@
 //! - *Multicast and broadcast*, of IP or of Ethernet, are never forwarded. A subnet's broadcast
 //!   address can't be recognized, since pod addresses have no subnet: policy applies to it, and it
 //!   goes to the node, whose kernel doesn't forward it by default (`bc_forwarding`).
-//! - *Fragments* wait until their datagram is complete, and are judged as one packet; see
+//! - *Fragments* wait until their datagram is complete, and are decided as one packet; see
 //!   [`super::reassembly`]. It is fragmented again on transmit, into fragments no larger than the
 //!   largest one received.
 //! - *Packets larger than the MTU* are fragmented if IPv4 allows it, else an ICMP error is sent, as
@@ -43,15 +43,18 @@
 //!   ([`crate::packet::mss`]).
 //! - *VLANs*: tagged frames are dropped on every link: policy doesn't know the addresses of another
 //!   network. A tag that only sets a priority (VLAN 0) is kept.
-//! - *Partial checksums* are completed: TCP, UDP and SCTP, before the packet is inspected,
-//!   fragmented or quoted in an ICMP error, and before it is transmitted, unless the kernel accepts
-//!   partial ones ([`has_tx_metadata`](crate::mem::Umem::has_tx_metadata)).
+//! - *Partial checksums* are completed: TCP, UDP and SCTP, before the packet is fragmented or
+//!   quoted in an ICMP error, and before it is transmitted, unless the kernel accepts partial ones
+//!   ([`has_tx_metadata`](crate::mem::Umem::has_tx_metadata)).
 //! - *TCP resets* after the handshake shorten the flow's timeout; a later segment of the reset's
 //!   sender reverts that, since the reset was then forged or ignored ([`tcp`]). Sequence numbers of
 //!   plain flows are not tracked.
 //! - *A full flow table* evicts flows in a stated order ([`crate::flow`]), counted as evictions: a
 //!   new flow of an owner that has used up its share evicts a flow of the same owner, or is denied.
 //!   The same holds for inspected flows.
+//! - *A detached flow* is an inspected one of which nothing is left to inspect (a WebSocket, say).
+//!   It is plain, without an inspector; but a new policy may want it inspected if its rules are of
+//!   the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
 //! - *An inspected connection that podgate closes* is removed as soon as the client has the
 //!   response and has closed its side, and the server is closed, too; where both ends were reset,
 //!   it may be evicted at once and is removed after a second.
@@ -84,6 +87,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::{Cause, Decision, Sender, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
@@ -94,7 +98,7 @@ use crate::l7::editor::{Editor, Progress};
 use crate::l7::protocol::Protocol;
 use crate::mem::Packet;
 use crate::packet::icmp::{self, Role};
-use crate::packet::{HostFrame, L4, Tcp, View, edit, parse, quoted};
+use crate::packet::{HostFrame, L4, Tcp, View, parse, quoted};
 use crate::worker::Shared;
 
 use super::ctx::{Evaluation, PacketCtx};
@@ -110,6 +114,8 @@ use super::reset::{MidStream, reset_sender};
 
 /// Flows and owners checked for expiry per round, at most.
 const EXPIRY_BUDGET: usize = 32;
+/// Inspected flows whose timers run per round, at most; the others follow in the next rounds.
+const INSPECTED_BUDGET: usize = 256;
 
 /// Whether a packet is known to be at the worker that owns its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,9 +169,14 @@ impl Pipeline {
         self.inspectors.kept_bytes()
     }
 
-    /// Whether there are inspected flows, whose timers are finer than flow expiry.
-    pub(super) fn has_inspected(&self) -> bool {
-        !self.inspectors.is_empty() || self.datagrams.has_waiting()
+    /// When a timer of an inspected flow is due; these are finer than flow expiry.
+    pub(super) fn next_inspected(&self) -> Option<Nanos> {
+        self.inspectors.next_due()
+    }
+
+    /// Whether DNS answers wait, whose timeout needs a round every few milliseconds.
+    pub(super) fn has_waiting_answers(&self) -> bool {
+        self.datagrams.has_waiting()
     }
 
     /// The flows that can outlive this worker ([`SavedFlow::of`]), in no order.
@@ -174,7 +185,8 @@ impl Pipeline {
     }
 
     /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
-    /// its opener, between the same links. It evicts no other flow. Returns whether it did.
+    /// its opener, between the same links; or want it inspected, and it is detached from an
+    /// inspector of the same protocol. It evicts no other flow. Returns whether it did.
     pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
         let tuple = saved.tuple;
         let subject = Subject { tuple, icmp_type: saved.icmp_type };
@@ -183,8 +195,14 @@ impl Pipeline {
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, saved.sender);
         let from_host = cx.snapshot.routes.is_host(saved.links.opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
-        let allowed = decision.verdict == Verdict::Allow
-            && (!saved.picked_up || cx.decide_reversed(&subject, ends).verdict == Verdict::Allow);
+        let allowed = match decision.verdict {
+            Verdict::Allow if saved.picked_up => {
+                cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
+            }
+            Verdict::Allow => true,
+            Verdict::Inspect => is_detached_from(saved.detached, &decision),
+            Verdict::Deny => false,
+        };
         let opener = self.flows.opener(saved.links.opener, tuple.src);
         let fits = cx.links(ends, from_host) == Some(saved.links)
             && steer(&tuple, self.workers) == self.index
@@ -269,7 +287,9 @@ impl Pipeline {
         }
         // (2) Established flow.
         if let Some((index, direction)) = self.flows.lookup(&view.tuple) {
-            if !self.reopens(index, view) && !self.becomes_inspected(cx, index, direction) {
+            if !self.reopens(index, direction, view)
+                && !self.becomes_inspected(cx, index, direction)
+            {
                 return self.established(cx, index, direction, view, packet);
             }
             self.end_flow(cx, index);
@@ -278,12 +298,18 @@ impl Pipeline {
         self.open_flow(cx, link, view, packet);
     }
 
-    /// Whether a SYN opens a new connection on the tuple of one that is over.
-    fn reopens(&self, index: FlowIx, view: &View) -> bool {
-        tcp_of(view).is_some_and(|segment| tcp::reopens(self.flows.get(index).tcp(), segment.flags))
+    /// Whether a SYN opens a new connection on the tuple of one that is over, or of a detached one:
+    /// a server that has lost it may accept the SYN, and what follows must be inspected.
+    fn reopens(&self, index: FlowIx, direction: FlowDirection, view: &View) -> bool {
+        tcp_of(view).is_some_and(|segment| {
+            let flow = self.flows.get(index);
+            tcp::reopens(flow.tcp(), segment.flags)
+                || flow.detached().is_some() && !direction.is_reply() && tcp::opens(segment.flags)
+        })
     }
 
-    /// Whether a datagram of the opener makes a plain flow an inspected one: a newer policy says so.
+    /// Whether a datagram of the opener makes a plain flow an inspected one: a newer policy says
+    /// so.
     fn becomes_inspected(
         &mut self,
         cx: &PacketCtx<'_>,
@@ -315,6 +341,11 @@ impl Pipeline {
             self.end_flow(cx, index);
             return cx.drop_with_event(link, view.tuple, packet, DropReason::PolicyRevoked);
         }
+        let flow = self.flows.get(index);
+        if view.is_syn() && flow.detached().is_some() {
+            let link = flow.link(direction);
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
+        }
         let updated = self.flows.update(index, direction, view, cx.now);
         let flow = self.flows.get(index);
         if let Err(reason) = updated {
@@ -341,7 +372,7 @@ impl Pipeline {
         !self.flows.get(index).revoked()
     }
 
-    /// (3) Judges an established flow under a new epoch.
+    /// (3) Decides on an established flow again, under a new epoch.
     fn reevaluate(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> Permission {
         cx.egress.stats().reevaluated.add(1);
         let flow = self.flows.get_mut(index);
@@ -349,7 +380,9 @@ impl Pipeline {
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, flow.sender());
         let allowed = match (decision.verdict, flow.inspector()) {
-            (Verdict::Deny, _) | (Verdict::Inspect, None) => false,
+            (Verdict::Deny, _) => false,
+            // Its beginning was allowed by rules of the same protocol, and nothing else is decided.
+            (Verdict::Inspect, None) => is_detached_from(flow.detached(), &decision),
             (Verdict::Allow, None) if flow.picked_up() => {
                 cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
             }
@@ -442,9 +475,9 @@ impl Pipeline {
         let (index, slot) = match self.insert(cx, flow, decision.verdict) {
             Ok(inserted) => inserted,
             Err(reason) => {
-                if let Some(refused) = cx.egress.share_refusals(link) {
+                if let Some(over) = cx.egress.over_quota(link) {
                     let inspected = reason == DropReason::InspectedFull;
-                    *if inspected { &mut refused.inspected } else { &mut refused.flows } += 1;
+                    *if inspected { &mut over.inspected } else { &mut over.flows } += 1;
                 }
                 return cx.drop_with_event(link, view.tuple, packet, reason);
             }
@@ -516,16 +549,12 @@ impl Pipeline {
         slot: u32,
         direction: FlowDirection,
         view: &View,
-        mut packet: Packet,
+        packet: Packet,
     ) {
         let Some(inspected) = self.inspectors.get_mut(slot) else {
             debug_assert!(false, "a flow's inspector lives as long as the flow");
             return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
         };
-        // The editor verifies checksums, so they must be complete.
-        if edit::complete_checksum(cx.egress.umem().bytes_mut(&mut packet), view) {
-            cx.egress.stats().checksums_completed.add(1);
-        }
         let flow = self.flows.get(inspected.flow);
         let mut io = InspectedIo { flow, cx };
         let now = io.cx.now;
@@ -534,14 +563,7 @@ impl Pipeline {
         if let Some(ticket) = inspected.editor.inspector().awaited_answer() {
             self.datagrams.note_stalled(slot, ticket);
         }
-        match inspected.editor.progress() {
-            Progress::Opened => {}
-            Progress::Requested if flow.requested() => {}
-            Progress::Requested => self.flows.set_requested(index, now),
-            Progress::Answered => self.flows.set_answered(index, now),
-            Progress::Reset => self.flows.set_reset(index, now),
-            Progress::Over => self.end_flow(cx, index),
-        }
+        self.after_inspection(cx, slot, index);
     }
 
     /// Forwards an ICMP error if it is about a flow of this worker and sent to the quoted sender.
@@ -586,18 +608,49 @@ impl Pipeline {
             self.end_flow(cx, index);
         }
         self.expire_fragments(cx);
-        let (now, flows) = (cx.now, &mut self.flows);
-        self.inspectors.tick(now, |inspected| {
-            if inspected.editor.is_closed() {
-                return;
-            }
-            let flow = flows.get(inspected.flow);
-            let Inspected { editor, policy, .. } = inspected;
-            editor.tick(now, policy, &mut InspectedIo { flow, cx });
-            if inspected.editor.is_closed() {
-                flows.set_reset(inspected.flow, now);
-            }
-        });
+        for _ in 0..INSPECTED_BUDGET {
+            let Some(slot) = self.inspectors.pop_due(cx.now) else { break };
+            self.tick_inspected(cx, slot);
+        }
+    }
+
+    /// Runs the timers of an inspected flow, under the current epoch: what waits may be decided
+    /// now.
+    pub(super) fn tick_inspected(&mut self, cx: &mut PacketCtx<'_>, slot: u32) {
+        let Some(inspected) = self.inspectors.get_mut(slot) else { return };
+        let index = inspected.flow;
+        if !self.is_allowed(cx, index) {
+            return self.end_flow(cx, index);
+        }
+        let Some(Inspected { editor, policy, .. }) = self.inspectors.get_mut(slot) else { return };
+        let (now, flow) = (cx.now, self.flows.get(index));
+        editor.tick(now, policy, &mut InspectedIo { flow, cx });
+        self.after_inspection(cx, slot, index);
+    }
+
+    /// Follows what has become of a flow's connection.
+    fn after_inspection(&mut self, cx: &mut PacketCtx<'_>, slot: u32, index: FlowIx) {
+        let Some(inspected) = self.inspectors.get_mut(slot) else { return };
+        let (now, requested) = (cx.now, self.flows.get(index).requested());
+        match inspected.editor.progress() {
+            Progress::Opened => {}
+            Progress::Requested if requested => {}
+            Progress::Requested => self.flows.set_requested(index, now),
+            Progress::Detached => return self.detach(cx, slot, index),
+            Progress::Answered => self.flows.set_answered(index, now),
+            Progress::Reset => self.flows.set_reset(index, now),
+            Progress::Over => return self.end_flow(cx, index),
+        }
+        self.inspectors.set_timer(slot);
+    }
+
+    /// Makes a flow plain whose inspector has nothing more to do.
+    fn detach(&mut self, cx: &mut PacketCtx<'_>, slot: u32, index: FlowIx) {
+        let Some(inspected) = self.inspectors.take(slot) else { return };
+        let Inspected { editor, .. } = *inspected;
+        let protocol = editor.inspector().of_rules();
+        editor.detach(&mut InspectedIo { flow: self.flows.get(index), cx });
+        self.flows.set_detached(index, protocol, cx.now);
     }
 
     /// Ends a flow to make room for another one.
@@ -625,6 +678,12 @@ impl Pipeline {
         };
         cx.emit_event(flow.link(FlowDirection::Original), flow.tuple(), kind);
     }
+}
+
+/// Whether a flow is detached from an inspector of the protocol that a decision wants it inspected
+/// by.
+fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
+    detached.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == detached)
 }
 
 /// (1) Checks that a packet from `link` may have its addresses.

@@ -1,8 +1,8 @@
 //! Reassembly of IP fragments into one packet.
 //!
 //! Only the first fragment has ports, and it may arrive last; and the receiver's view of a datagram
-//! is known only once all of it is here. So no fragment is forwarded on its own, and policy judges
-//! the complete datagram ([`super::forward`] fragments it again). The XDP program steers all
+//! is known only once all of it is here. So no fragment is forwarded on its own, and policy decides
+//! on the complete datagram ([`super::forward`] fragments it again). The XDP program steers all
 //! fragments between two addresses to one worker.
 //!
 //! # Rules

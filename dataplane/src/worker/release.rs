@@ -49,7 +49,10 @@ impl Releases {
     }
 
     /// Makes a release effective if it can be. Returns whether it did.
-    pub(super) fn advance<'r>(&mut self, rounds: impl Iterator<Item = &'r Rounds> + Clone) -> bool {
+    pub(super) fn advance<'r>(
+        &mut self,
+        rounds: &(impl Iterator<Item = &'r Rounds> + Clone),
+    ) -> bool {
         if !self.is_pending() {
             return false;
         }
@@ -82,20 +85,20 @@ mod tests {
         let (answers, rounds) = (Answers::new(1, 2), [Rounds::default(), Rounds::default()]);
         let ring = answers.ring(0);
         let mut releases = Releases::new(ring, 3);
-        assert!(!releases.advance(rounds.iter()) && !releases.is_pending());
+        assert!(!releases.advance(&rounds.iter()) && !releases.is_pending());
         rounds[1].begin();
         answers.release(0, 4);
-        assert!(!releases.advance(rounds.iter()) && releases.is_pending());
+        assert!(!releases.advance(&rounds.iter()) && releases.is_pending());
         rounds[0].begin();
         answers.release(0, 5);
-        assert!(!releases.advance(rounds.iter()));
+        assert!(!releases.advance(&rounds.iter()));
         rounds[1].end();
-        assert!(releases.advance(rounds.iter()), "rounds that began later use newer tables");
+        assert!(releases.advance(&rounds.iter()), "rounds that began later use newer tables");
         assert_eq!((ring.in_force(), releases.is_pending()), (4, true));
         rounds[1].begin();
-        assert!(!releases.advance(rounds.iter()));
+        assert!(!releases.advance(&rounds.iter()));
         rounds.iter().for_each(Rounds::end);
-        assert!(releases.advance(rounds.iter()));
+        assert!(releases.advance(&rounds.iter()));
         assert_eq!((ring.in_force(), releases.is_pending()), (5, false));
     }
 }

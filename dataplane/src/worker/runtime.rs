@@ -53,8 +53,8 @@ pub struct Config {
 
 /// Longest sleep, for flow expiry.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
-/// The same with inspected flows, for the editors' timers.
-const SLEEP_INSPECTED: Duration = Duration::from_millis(20);
+/// The same while DNS answers wait, for their timeout.
+const SLEEP_ANSWERS: Duration = Duration::from_millis(20);
 /// The same while the kernel has not transmitted all packets.
 const SLEEP_UNSENT: Duration = Duration::from_millis(1);
 /// How long to wait for a worker's reply to a command. Commands run between two rounds, so this is
@@ -201,7 +201,7 @@ impl Dataplane {
     }
 
     /// Restores flows of previous workers in the workers that own them now, as `snapshot` allows.
-    /// `snapshot` is to be published next: until then no packet passes, so that none is judged
+    /// `snapshot` is to be published next: until then no packet passes, so that none is decided
     /// without its flow. Returns the number of restored flows.
     ///
     /// # Errors
@@ -306,7 +306,7 @@ impl Dataplane {
                     .and_modify(|sum: &mut LinkStatistics| {
                         sum.received += of_link.received;
                         sum.sockets += of_link.sockets;
-                        sum.refused += of_link.refused;
+                        sum.over_quota += of_link.over_quota;
                     })
                     .or_insert(of_link);
             }
@@ -378,15 +378,17 @@ impl Dataplane {
         self.shared.release_answers(worker, ticket);
     }
 
-    /// Takes all events from the rings, each with its worker's number.
-    pub fn drain_events(&self, mut take: impl FnMut(u16, Event)) {
+    /// Takes events from the rings, at most `max` of each worker, each with its worker's number.
+    /// Returns whether there are more.
+    pub fn drain_events(&self, max: usize, mut take: impl FnMut(u16, Event)) -> bool {
         for (worker, queue) in self.shared.events.iter().enumerate() {
             // Bounded by the ring's capacity, so that a busy worker can't keep the caller here.
-            for _ in 0..queue.capacity() {
+            for _ in 0..queue.capacity().min(max) {
                 let Some(event) = queue.pop() else { break };
                 take(worker as u16, event);
             }
         }
+        self.shared.events.iter().any(|queue| !queue.is_empty())
     }
 }
 
@@ -465,8 +467,12 @@ impl Thread {
         let timeout = match () {
             () if work => Duration::ZERO,
             () if self.worker.has_unsent() => SLEEP_UNSENT,
-            () if self.worker.has_inspected() => SLEEP_INSPECTED,
-            () => SLEEP_MAX,
+            () => {
+                let waits = self.worker.has_waiting_answers();
+                let longest = if waits { SLEEP_ANSWERS } else { SLEEP_MAX };
+                let until = |due: Nanos| Duration::from_nanos(due.since(self.clock.now()));
+                self.worker.next_timer().map_or(longest, until).min(longest)
+            }
         };
         // An interrupted or failed poll is a short sleep: the next round polls everything.
         let _ = self.poll.poll(events, Some(timeout));

@@ -7,6 +7,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use podgate_sync::SleepFlag;
 use podgate_tables::ids::LinkId;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::policy::Snapshot;
 
 use crate::event_ring::EventRing;
@@ -38,6 +39,8 @@ pub struct SharedConfig {
     pub events_per_worker: usize,
     /// How denied DNS queries are answered.
     pub dns_denied: Denied,
+    /// Limits of HTTP/1 connections.
+    pub http: HttpLimits,
 }
 
 impl Default for SharedConfig {
@@ -48,6 +51,7 @@ impl Default for SharedConfig {
             inspected_per_worker: 1 << 14,
             events_per_worker: 1 << 14,
             dns_denied: Denied::default(),
+            http: HttpLimits::default(),
         }
     }
 }

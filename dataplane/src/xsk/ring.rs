@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::sys::{Desc, RingOffsets, XDP_RING_NEED_WAKEUP};
+use crate::mem::Mapping;
 
 /// Frames for received data.
 pub(super) type Fill = Producer<u64>;
@@ -298,6 +299,18 @@ impl<T: Entry> Consumer<T> {
     /// Requests a wakeup from the producer when it has published entries.
     pub(super) fn ask_for_wakeup(&self) {
         self.ring.flags().fetch_or(XDP_RING_NEED_WAKEUP, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: mapped, hence initialised, page-aligned and in its place until dropped. Ring mappings
+// are handed to nothing but rings.
+unsafe impl RingMemory for Mapping {
+    fn base(&self) -> NonNull<u8> {
+        Self::base(self)
+    }
+
+    fn len(&self) -> usize {
+        Self::len(self)
     }
 }
 

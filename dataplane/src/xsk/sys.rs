@@ -7,10 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr::{self, NonNull};
-
-use super::ring::RingMemory;
-use crate::mem::Mapping;
+use std::ptr;
 
 /// Level of the socket options (`include/linux/socket.h`).
 const SOL_XDP: libc::c_int = 283;
@@ -200,16 +197,4 @@ pub(super) fn wake(fd: BorrowedFd) -> io::Result<()> {
     // SAFETY: no data and no address, so no pointer is followed.
     let sent = unsafe { libc::sendto(fd, ptr::null(), 0, flags, ptr::null(), 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-// SAFETY: mapped, hence initialised, page-aligned and in its place until dropped. Ring mappings
-// are handed to nothing but rings.
-unsafe impl RingMemory for Mapping {
-    fn base(&self) -> NonNull<u8> {
-        Self::base(self)
-    }
-
-    fn len(&self) -> usize {
-        Self::len(self)
-    }
 }

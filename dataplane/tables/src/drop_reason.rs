@@ -50,7 +50,8 @@ drop_reasons! {
     L7Unsupported = ("l7_unsupported", 134),
     /// A retransmission with other bytes than those inspected.
     L7Mismatch = ("l7_retransmission_mismatch", 134),
-    /// Bytes beyond the buffer limits of an inspected flow: too far out of order, or too many.
+    /// Bytes beyond the buffer limits of an inspected flow: too far out of order, or too many. Also
+    /// a request beyond the limits of its protocol, such as an HTTP head that is too long.
     L7Limit = ("l7_limit", 198),
     /// A request head was not complete in time.
     L7Timeout = ("l7_timeout", 134),

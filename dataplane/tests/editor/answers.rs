@@ -3,6 +3,8 @@
 use super::*;
 
 const BROKEN: &[u8] = b"GET /docs HTTP/1.1\nHost: h\n\n";
+/// The answer to it.
+const BAD_REQUEST: &[u8] = bad_request(Flaw::LineEnd);
 
 #[test]
 fn a_denied_request_is_answered_at_once_and_never_forwarded() {
@@ -226,7 +228,7 @@ fn a_fin_may_not_cut_a_head_short() {
     lab.client_sends(0, &DOCS[..10], FIN);
     lab.exchange();
     assert!(lab.server.received.is_empty());
-    assert_eq!(lab.client.received, BAD_REQUEST);
+    assert_eq!(lab.client.received, bad_request(Flaw::Incomplete));
 }
 
 #[test]
@@ -324,7 +326,7 @@ fn a_broken_body_is_answered_in_place_of_the_server() {
     lab.serves = false;
     lab.request(head);
     lab.request(b"zz\r\n");
-    assert_eq!(lab.client.received, BAD_REQUEST);
+    assert_eq!(lab.client.received, bad_request(Flaw::ChunkSize));
     assert_eq!(lab.server.received, head);
     assert!(lab.client.fin_taken && lab.server.fin_taken);
     let mut begun = self::lab();

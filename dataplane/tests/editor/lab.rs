@@ -393,7 +393,9 @@ impl Lab {
     pub(super) fn wait_millis(&mut self, millis: u64) {
         for _ in 0..millis.div_ceil(5) {
             self.now = self.now.plus_millis(5);
-            self.editor.tick(self.now, &self.policy, &mut self.io);
+            if self.editor.deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.editor.tick(self.now, &self.policy, &mut self.io);
+            }
             self.check_balance();
             self.exchange();
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod answers;
+mod bounds;
 mod ending;
 mod hostile;
 mod lab;
@@ -10,10 +11,11 @@ mod stream;
 
 use podgate_dataplane::l7::editor::{MEMORY_MAX, QUEUE_MS, UNDECIDED_MS};
 use podgate_dataplane::l7::http1::{
-    BAD_REQUEST, FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT,
+    FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT, bad_request,
 };
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, ResponseStatus};
+use podgate_tables::l7::http1::Flaw;
 use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use podgate_test_support::http1_corpus as corpus;
 

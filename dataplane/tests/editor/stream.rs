@@ -44,6 +44,10 @@ fn requests_behind_an_offered_upgrade_wait_for_its_answer() {
     assert_eq!(lab.server.received, [&offer[..], DOCS].concat());
 }
 
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}
+
 #[test]
 fn the_corpus_has_one_outcome_for_every_segmentation() {
     for folder in ["allowed", "denied", "malformed", "broken-body", "not-http1"] {
@@ -74,10 +78,10 @@ fn the_corpus_has_one_outcome_for_every_segmentation() {
                 {
                     Some(HEAD_TOO_LARGE)
                 }
-                "malformed" => Some(BAD_REQUEST),
+                "malformed" => Some(&b"HTTP/1.1 400 Bad Request\r\n"[..]),
                 _ => Some(&b""[..]),
             };
-            assert!(expected.1.ends_with(ends_with.unwrap()), "{folder}/{name}");
+            assert!(contains(&expected.1, ends_with.unwrap()), "{folder}/{name}");
             if stream.len() > 1000 {
                 continue;
             }
@@ -458,4 +462,30 @@ fn the_beginning_of_a_response_behind_another_one_is_kept_with_leave() {
     }
     lab.exchange();
     assert_eq!(lab.client.received, both);
+}
+
+/// Packets of an upload and of its acknowledgements leave as they came, checksums included.
+#[test]
+fn a_long_body_passes_unchanged() {
+    for options in all_wires() {
+        let mut lab = Lab::open(options);
+        lab.serves = false;
+        lab.request(b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n");
+        let head = lab.client.sent;
+        for at in (0..100_000).step_by(1_000) {
+            let bytes = vec![at as u8; 1_000];
+            let seq = lab.client.next();
+            let ack = lab.client.ack();
+            let packet = lab.packet(CLIENT, seq, ack, ACK, &bytes);
+            lab.client.sent += 1_000;
+            lab.inject(CLIENT, &packet);
+            assert_eq!(lab.io.sent.len(), 1);
+            assert_eq!(lab.io.sent[0].bytes, packet);
+            lab.exchange();
+        }
+        assert_eq!(lab.server.received.len() as u32, head + 100_000);
+        lab.response(RESPONSE);
+        lab.request(SECRET);
+        assert_eq!(lab.client.received, [RESPONSE, FORBIDDEN].concat());
+    }
 }

@@ -18,12 +18,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use podgate_tables::address::Mac;
 use serde::{Deserialize, Serialize};
-
-use super::plan::Skipped;
-use super::report::CaptureInfo;
 
 /// Maximum size of a file, bytes.
 pub const FILE_MAX: u64 = 1 << 30;
@@ -162,25 +158,6 @@ impl Capture {
         }
         order(&mut records.packets);
         Ok(Self { format, records, file })
-    }
-
-    /// Its part of the report.
-    #[must_use]
-    pub(super) fn info(&self, file: &Path, skipped: Skipped) -> CaptureInfo {
-        let Records { packets, interfaces, truncated, oversized, broken, .. } = &self.records;
-        let start = packets.first().map(|first| i128::from(first.time));
-        let end = packets.last().map_or(0, |last| last.time);
-        let left_out = truncated + oversized + self.records.other_link_types();
-        CaptureInfo {
-            file: file.display().to_string(),
-            format: self.format,
-            interfaces: *interfaces,
-            packets: packets.len() as u64 + left_out,
-            start: start.and_then(|nanos| Timestamp::from_nanosecond(nanos).ok()),
-            duration_ns: end - self.start(),
-            skipped,
-            broken: broken.clone(),
-        }
     }
 
     /// Timestamp of the first packet; 0 if there is none.

@@ -221,7 +221,7 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
         Some(0) => None,
         repeat => timing::measure(&capture, &plan.steps, &mut rig, repeat),
     };
-    let info = capture.info(&args.capture, plan.skipped);
+    let info = CaptureInfo::new(&args.capture, &capture, plan.skipped);
     let mut notes = notes(&info, plan.links, &summary);
     match &this_node {
         Some(this_node) => notes.push(format!("{this_node}; all others are remote nodes")),

@@ -1,12 +1,13 @@
 //! The result of a replay as data; `table` prints it for people.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jiff::Timestamp;
 use podgate_policy::observe::{DirectionVerdict, FlowEndpoint, Outcome, RuleName};
 use serde::{Deserialize, Serialize};
 
-use super::capture::{Broken, Format};
+use super::capture::{Broken, Capture, Format, Records};
 use super::plan::Skipped;
 use crate::latency::Latency;
 
@@ -18,7 +19,6 @@ pub struct Report {
     /// What was replayed.
     pub capture: CaptureInfo,
     /// Rejected objects of the manifests, one line each.
-    #[serde(rename = "refused")]
     pub rejected: Vec<String>,
     /// Flows in the order in which they were first seen.
     pub flows: Vec<Flow>,
@@ -54,6 +54,27 @@ pub struct CaptureInfo {
     pub broken: Option<Broken>,
 }
 
+impl CaptureInfo {
+    /// About `capture`, which was read from `file`.
+    #[must_use]
+    pub(super) fn new(file: &Path, capture: &Capture, skipped: Skipped) -> Self {
+        let Records { packets, interfaces, truncated, oversized, broken, .. } = &capture.records;
+        let start = packets.first().map(|first| i128::from(first.time));
+        let end = packets.last().map_or(0, |last| last.time);
+        let left_out = truncated + oversized + capture.records.other_link_types();
+        Self {
+            file: file.display().to_string(),
+            format: capture.format,
+            interfaces: *interfaces,
+            packets: packets.len() as u64 + left_out,
+            start: start.and_then(|nanos| Timestamp::from_nanosecond(nanos).ok()),
+            duration_ns: end - capture.start(),
+            skipped,
+            broken: broken.clone(),
+        }
+    }
+}
+
 /// One flow: addresses, ports and protocol in one direction, for ICMP with the type.
 ///
 /// Successive connections with the same addresses and ports are one flow here.
@@ -87,6 +108,10 @@ pub struct Flow {
     /// Number of further HTTP requests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_requests: u64,
+    /// Ends of the connection by L7 inspection in the middle of a message, or before any request
+    /// could be read, by the label of the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub denials: BTreeMap<String, u64>,
     /// Packets from the source and to it, including dropped ones.
     pub packets: [u64; 2],
     /// Bytes of these packets, from the IP header.

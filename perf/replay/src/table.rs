@@ -136,6 +136,12 @@ fn details(flow: &Flow) -> Vec<String> {
     if flow.more_requests > 0 {
         lines.push(format!("and {} more requests", flow.more_requests));
     }
+    let times = |count: u64| if count > 1 { format!(" ({count} times)") } else { String::new() };
+    lines.extend(
+        flow.denials
+            .iter()
+            .map(|(reason, count)| format!("ended by inspection{}: {reason}", times(*count))),
+    );
     lines
 }
 

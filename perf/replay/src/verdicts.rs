@@ -44,6 +44,18 @@ pub(super) fn replay(
     recorder.finish(rig.stats())
 }
 
+/// Whether L7 inspection ends connections for this reason.
+const fn is_denial(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::L7Denied
+            | DropReason::L7Malformed
+            | DropReason::L7Unsupported
+            | DropReason::L7Limit
+            | DropReason::L7Timeout
+    )
+}
+
 /// Packets dropped so far, by reason.
 type Drops = [u64; DropReason::COUNT];
 
@@ -100,11 +112,14 @@ impl<'a> FlowRecorder<'a> {
                     self.record_verdict(event, icmp_type);
                 }
             }
-            EventKind::Drop { .. } => {
-                if !self.latest.contains_key(&canonical(event.tuple)) {
-                    self.open(event, 0);
+            EventKind::Drop { reason } => match self.latest.get(&canonical(event.tuple)) {
+                None => self.open(event, 0),
+                Some(index) if is_denial(reason) => {
+                    let denials = &mut self.flows[*index].1.denials;
+                    *denials.entry(reason.label().to_owned()).or_default() += 1;
                 }
-            }
+                Some(_) => {}
+            },
             EventKind::Request { .. } => self.record_request(event),
             EventKind::Response { .. } | EventKind::End { .. } => {}
         }
@@ -159,6 +174,7 @@ impl<'a> FlowRecorder<'a> {
             ingress,
             requests: Vec::new(),
             more_requests: 0,
+            denials: BTreeMap::new(),
             packets: [0; 2],
             bytes: [0; 2],
             dropped: BTreeMap::new(),

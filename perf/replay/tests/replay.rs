@@ -155,6 +155,35 @@ fn an_answer_after_its_flow_has_expired_opens_no_flow() {
 }
 
 #[test]
+fn a_denial_in_the_middle_of_a_body_is_in_the_report() {
+    let head = "GET /docs HTTP/1.1\r\nHost: nginx.backend\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let like_a_request = "GET /docs HTTP/1.1\r\nHost: nginx.backend\r\nContent-Length: 38\r\n\r\n";
+    let streams = [
+        (&[head, "3\r\nabc\r\n", "zz\r\n"][..], "l7_malformed"),
+        (&[like_a_request, "GET /secret HTTP/1.1\r\n"], "l7_malformed"),
+        (&["\x16\x03\x01\x02\0"], "l7_unsupported"),
+    ];
+    for (index, (stream, reason)) in streams.into_iter().enumerate() {
+        let mut recording = Recording::new(Family::V4, Vantage::At(ADMIN));
+        let ports = [40_000 + index as u16, 80];
+        let mut connection = Connection::new(&mut recording, [ADMIN, NGINX], ports).open();
+        for part in stream {
+            connection.segment(CLIENT, "PA", part.as_bytes(), LiveResult::Passed);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.pcap");
+        recording.pcap(&path, TsResolution::NanoSecond);
+        let (text, _) = printed(&path, &Args { output: Output::Json, ..args(&path) });
+        let report: Report = serde_json::from_str(&text).unwrap();
+        let [flow] = &report.flows[..] else { panic!("{text}") };
+        assert_eq!(flow.denials, [(reason.to_owned(), 1)].into(), "{text}");
+        assert_eq!(flow.requests.len(), stream.len() - 1 - usize::from(stream.len() == 3));
+        let (text, _) = printed(&path, &args(&path));
+        assert!(text.contains(&format!("ended by inspection: {reason}")), "{text}");
+    }
+}
+
+#[test]
 fn a_late_segment_that_policy_denies_belongs_to_its_connection() {
     let mut recording = Recording::new(Family::V4, Vantage::At(STORE));
     // Nobody but admin's app may open anything to the store, on another port.
@@ -373,11 +402,11 @@ fn packets_of_a_node_to_its_own_pods_pass() {
         let flows = report.flows.iter().filter(|flow| flow.source.address == address);
         flows.filter(|flow| flow.verdict == Outcome::Dropped).count()
     };
-    let mut outsiders = plain.flows.iter().filter(|flow| flow.source.pod.is_none());
-    let Some(outsider) = outsiders.find(|flow| flow.verdict == Outcome::Dropped) else {
+    let mut from_outside = plain.flows.iter().filter(|flow| flow.source.pod.is_none());
+    let Some(dropped) = from_outside.find(|flow| flow.verdict == Outcome::Dropped) else {
         panic!("nobody is denied: {:?}", verdicts(&plain))
     };
-    let address = outsider.source.address;
+    let address = dropped.source.address;
     let node = format!(
         "apiVersion: v1\nkind: Node\nmetadata: {{name: one}}\nstatus: {{addresses: [{{type: \
          InternalIP, address: \"{address}\"}}]}}\n"

@@ -11,7 +11,8 @@ use podgate_tables::{proto, tcp_flags};
 pub(crate) const HOST: LinkId = LinkId(0);
 
 const HOST_MAC: Mac = [2, 0, 0, 0, 0xff, 0];
-const LINK_MAC: Mac = [2, 0, 0, 0, 0xfe, 0];
+/// MAC address of the node at the link of a pod.
+pub(crate) const LINK_MAC: Mac = [2, 0, 0, 0, 0xfe, 0];
 const MTU: u32 = 1500;
 
 /// The link of pod number `index`.
@@ -21,7 +22,7 @@ pub(crate) fn link_of(index: usize) -> LinkId {
 }
 
 /// MAC address of the pod, or the node, at `link`.
-fn mac_of(link: LinkId) -> Mac {
+pub(crate) fn mac_of(link: LinkId) -> Mac {
     let [high, low] = link.0.to_be_bytes();
     if link == HOST { HOST_MAC } else { [2, 0, 0, 0, high, low] }
 }

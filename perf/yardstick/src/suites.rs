@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::measure::Measurement;
 use crate::memory::established::{self, ALLOCS, IMIX, SIZE_64};
 use crate::memory::flow_table::{self, BYTES, LOOKUP};
+use crate::memory::inspector;
 use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::memory::release::{self, RELEASE};
@@ -34,6 +35,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: tcp::IDS, run: tcp::measure },
     Suite { ids: &[fairness::VICTIM], run: fairness::measure },
     Suite { ids: l7::IDS, run: l7::measure },
+    Suite { ids: inspector::IDS, run: inspector::measure },
 ];
 
 /// All ids.

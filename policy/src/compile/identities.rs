@@ -9,7 +9,7 @@ use super::index::most_selective;
 use super::interner::Numbers;
 use super::sharing::SharedTable;
 use crate::labels::{LabelContext, LabelKey, Labels};
-use crate::rules::PerSide;
+use crate::rules::PerDirection;
 use crate::selector::{Selector, Test};
 
 /// Pods with equal keys have one identity. The namespace determines its labels.
@@ -40,7 +40,7 @@ pub(super) struct Identity {
     /// Peer selectors that match it.
     pub(super) selectors: SelectorSet,
     /// What applies to it, for egress and ingress; `None` for what is no pod.
-    pub(super) tables: Option<PerSide<SharedTable>>,
+    pub(super) tables: Option<PerDirection<SharedTable>>,
     /// `None` for reserved ones.
     key: Option<IdentityKey>,
     users: u32,

@@ -43,7 +43,7 @@ use self::table_builder::TableBuilder;
 use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
 use crate::key::ObjectKey;
 use crate::model::Pod;
-use crate::rules::{PerSide, PortNumbers, Rule, RuleSet};
+use crate::rules::{PerDirection, PortNumbers, Rule, RuleSet};
 use crate::store::{Changes, Cursor, EnforcementMode, Store};
 
 /// Tables and the names behind their numbers. Copies are cheap.
@@ -216,7 +216,9 @@ impl Compiler {
         let Some(identity) = self.identities.get_mut(id) else { return };
         let sets = self.endpoint_selectors.matching(&identity.label_context);
         let (directions, builder) = (&mut self.directions, &mut self.builder);
-        let tables = PerSide::new(|side| directions.acquire(side, &sets, &self.program, builder));
+        let tables = PerDirection::new(|direction| {
+            directions.acquire(direction, &sets, &self.program, builder)
+        });
         if let Some(former) = identity.tables.replace(tables) {
             directions.release(&former, builder);
         }
@@ -280,7 +282,8 @@ impl Compiler {
     fn add_rule(&mut self, policy: &Arc<ObjectKey>, rule: &Rule) -> (RuleId, Vec<PeerMatch>) {
         let id = RuleId(self.program.rule_numbers.allocate());
         let (policy, field) = (Arc::clone(policy), rule.field.clone());
-        self.builder.name_rule(id, Some(RuleOrigin { key: policy, side: rule.side, field }));
+        self.builder
+            .name_rule(id, Some(RuleOrigin { key: policy, direction: rule.direction, field }));
         for name in port_names(rule) {
             self.acquire_port_name(name);
         }
@@ -379,9 +382,9 @@ impl Compiler {
     fn write_dirty(&mut self) {
         for id in std::mem::take(&mut self.builder.dirty) {
             let Some(identity) = self.identities.get(id) else { continue };
-            let PerSide { egress, ingress } = match &identity.tables {
-                Some(tables) => PerSide::new(|side| Arc::clone(&tables[side].table)),
-                None => PerSide::default(),
+            let PerDirection { egress, ingress } = match &identity.tables {
+                Some(tables) => PerDirection::new(|direction| Arc::clone(&tables[direction].table)),
+                None => PerDirection::default(),
             };
             let number = number_of(&identity.label_context);
             let row = IdentityRow {

@@ -11,10 +11,10 @@ use super::interner::Interner;
 use super::program::Program;
 use super::table_builder::TableBuilder;
 use crate::key::ObjectKey;
-use crate::rules::{PerSide, Side};
+use crate::rules::{PerDirection, TrafficDirection};
 use crate::store::EnforcementMode;
 
-/// The table of an identity on one side.
+/// The table of an identity in one direction.
 #[derive(Clone, Debug)]
 pub(super) struct SharedTable {
     /// Rule sets that apply, sorted.
@@ -29,40 +29,45 @@ type TablesByRuleSets = HashMap<Arc<[u32]>, (SharedTable, u32)>;
 #[derive(Debug)]
 pub(super) struct DirectionTables {
     mode: EnforcementMode,
-    /// Of each side.
-    tables: PerSide<TablesByRuleSets>,
+    /// Of each direction.
+    tables: PerDirection<TablesByRuleSets>,
     deny_sets: Interner<Arc<[ObjectKey]>>,
 }
 
 impl DirectionTables {
     pub(super) fn new(mode: EnforcementMode) -> Self {
-        Self { mode, tables: PerSide::default(), deny_sets: Interner::default() }
+        Self { mode, tables: PerDirection::default(), deny_sets: Interner::default() }
     }
 
     /// The table of pods that `sets` (sorted) select, for one more user of it.
     pub(super) fn acquire(
         &mut self,
-        side: Side,
+        direction: TrafficDirection,
         sets: &[u32],
         program: &Program,
         builder: &mut TableBuilder,
     ) -> SharedTable {
-        let applies = |set: &u32| program.set(*set).is_some_and(|s| s.rule_set().applies(side));
+        let applies =
+            |set: &u32| program.set(*set).is_some_and(|s| s.rule_set().applies(direction));
         let applying: Vec<u32> = sets.iter().copied().filter(applies).collect();
-        if let Some((shared, users)) = self.tables[side].get_mut(applying.as_slice()) {
+        if let Some((shared, users)) = self.tables[direction].get_mut(applying.as_slice()) {
             *users += 1;
             return shared.clone();
         }
-        let table = Arc::new(self.build(side, &applying, program, builder));
+        let table = Arc::new(self.build(direction, &applying, program, builder));
         let shared = SharedTable { applying: applying.into(), table };
-        self.tables[side].insert(Arc::clone(&shared.applying), (shared.clone(), 1));
+        self.tables[direction].insert(Arc::clone(&shared.applying), (shared.clone(), 1));
         shared
     }
 
-    /// One user less of the tables of both sides.
-    pub(super) fn release(&mut self, shared: &PerSide<SharedTable>, builder: &mut TableBuilder) {
-        for side in Side::ALL {
-            let (shared, tables) = (&shared[side], &mut self.tables[side]);
+    /// One user less of the tables of both directions.
+    pub(super) fn release(
+        &mut self,
+        shared: &PerDirection<SharedTable>,
+        builder: &mut TableBuilder,
+    ) {
+        for direction in TrafficDirection::ALL {
+            let (shared, tables) = (&shared[direction], &mut self.tables[direction]);
             let Some((_, users)) = tables.get_mut(&shared.applying) else { continue };
             *users -= 1;
             if *users > 0 {
@@ -79,18 +84,18 @@ impl DirectionTables {
 
     fn build(
         &mut self,
-        side: Side,
+        direction: TrafficDirection,
         applying: &[u32],
         program: &Program,
         builder: &mut TableBuilder,
     ) -> RuleTable {
         let sets = || applying.iter().filter_map(|set| program.set(*set));
-        let denying = sets().filter(|set| set.rule_set().default_deny[side]);
+        let denying = sets().filter(|set| set.rule_set().default_deny[direction]);
         let mut denying: Vec<ObjectKey> = denying.map(|set| (*set.policy).clone()).collect();
         denying.sort_unstable();
         denying.dedup();
         let rules = sets().flat_map(|set| {
-            let rules = set.rules().filter(|(rule, ..)| rule.side == side).enumerate();
+            let rules = set.rules().filter(|(rule, ..)| rule.direction == direction).enumerate();
             rules.map(|(order, (rule, id, peers))| NumberedRule {
                 rule,
                 order: (&set.policy, set.index, order),

@@ -84,7 +84,7 @@ pub(super) struct Case<'a> {
     pub(super) store: &'a Store,
     /// Who is at the other end.
     pub(super) peer: FlowEnd<'a>,
-    /// FlowEnd is called: its container ports have the names.
+    /// The end that the flow is opened to: its container ports have the names.
     pub(super) destination: FlowEnd<'a>,
     pub(super) protocol: u8,
     /// Destination port, or ICMP type.

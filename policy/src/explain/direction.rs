@@ -11,12 +11,12 @@ use super::query::has_ports;
 use crate::key::{Kind, ObjectKey};
 use crate::labels::LabelContext;
 use crate::observe::{DirectionVerdict, NameResolver, PolicyName, RuleName};
-use crate::rules::{Precedence, Rule, RuleSet, Side};
+use crate::rules::{Precedence, Rule, RuleSet, TrafficDirection};
 use crate::store::{EnforcementMode, Store};
 
 /// The verdict on one direction of a flow, with the rules behind it.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Direction {
+pub struct DirectionExplanation {
     /// Whether the flow is open in this direction, and by what.
     pub verdict: DirectionVerdict,
     /// Whether the direction lets the request pass, if one was asked about and requests are
@@ -118,16 +118,16 @@ impl Explainer<'_> {
     /// `cause` is the decision of `table`. The endpoint is the first of `ends`.
     pub(super) fn direction(
         &self,
-        side: Side,
+        direction: TrafficDirection,
         ends: [FlowEnd<'_>; 2],
         (cause, l7): (Cause, &[L7Entry]),
         table: &RuleTable,
-    ) -> Direction {
+    ) -> DirectionExplanation {
         let [endpoint, peer] = ends;
         let verdict = self.names.verdict_of(cause, table, self.port);
         let sets: Vec<_> = match cause {
             Cause::Exempt(_) => Vec::new(),
-            _ => self.sets_for(side, endpoint.label_context).collect(),
+            _ => self.sets_for(direction, endpoint.label_context).collect(),
         };
         let mut policies: Vec<&ObjectKey> = sets.iter().map(|(key, _)| *key).collect();
         policies.dedup();
@@ -139,14 +139,14 @@ impl Explainer<'_> {
             port: self.port,
             request: self.request,
         };
-        let mut applying = match_rules(&case, side, &sets);
+        let mut applying = match_rules(&case, direction, &sets);
         applying.sort_by_key(|rule| (rule.position, rule.rule.action));
         let request_allowed = self.request_allowed(l7);
         let decider = self.position_of(cause, &applying);
         let (misses, further_misses) =
             self.misses(&applying, cause, decider, request_allowed == Some(false));
         let matching = applying.iter().filter(|rule| rule.matched.failures.is_empty());
-        Direction {
+        DirectionExplanation {
             verdict,
             request_allowed,
             policies: policies.into_iter().map(PolicyName::from).collect(),
@@ -162,17 +162,19 @@ impl Explainer<'_> {
         }
     }
 
-    /// The rule sets that have an effect on this side of an endpoint, by policy.
+    /// The rule sets that have an effect in this direction of an endpoint, by policy.
     fn sets_for<'s>(
         &'s self,
-        side: Side,
+        direction: TrafficDirection,
         endpoint: &'s LabelContext,
     ) -> impl Iterator<Item = (&'s ObjectKey, &'s RuleSet)> {
         let is_pod = matches!(endpoint, LabelContext::Pod { .. });
         let enforced = is_pod && self.store.mode() != EnforcementMode::Never;
         let policies = self.store.all_rule_sets().filter(move |_| enforced);
         let sets = policies.flat_map(|(key, sets)| sets.iter().map(move |set| (key, set)));
-        sets.filter(move |(_, set)| set.applies(side) && set.endpoint_selector.matches(endpoint))
+        sets.filter(move |(_, set)| {
+            set.applies(direction) && set.endpoint_selector.matches(endpoint)
+        })
     }
 
     /// Whether the direction's own L7 rules allow the request; `None` if there are none.
@@ -236,14 +238,14 @@ impl Explainer<'_> {
     }
 }
 
-/// Compares the flow with every rule of the side.
+/// Compares the flow with every rule of the direction.
 fn match_rules<'a>(
     case: &Case<'_>,
-    side: Side,
+    direction: TrafficDirection,
     sets: &[(&'a ObjectKey, &'a RuleSet)],
 ) -> Vec<ApplicableRule<'a>> {
     let rules = sets.iter().flat_map(|(key, set)| set.rules.iter().map(move |rule| (*key, rule)));
-    let rules = rules.filter(|(_, rule)| rule.side == side).enumerate();
+    let rules = rules.filter(|(_, rule)| rule.direction == direction).enumerate();
     let applying = rules.map(|(order, (key, rule))| {
         // In the Normal tier all rules have the same position.
         let order = if rule.precedence.tier == Tier::Normal { 0 } else { order };

@@ -26,7 +26,7 @@ use podgate_tables::proto;
 use serde::{Deserialize, Serialize};
 
 pub use criteria::{Criterion, Failure};
-pub use direction::{Direction, Effect, Matching, Miss};
+pub use direction::{DirectionExplanation, Effect, Matching, Miss};
 pub use query::{EndName, Query, Transport};
 pub use request::{HttpSpec, KafkaSpec, RequestSpec};
 pub use resolve::{QueryError, most_similar, pods_in_question};
@@ -37,7 +37,7 @@ pub use words::l7_words;
 use self::criteria::FlowEnd;
 use self::direction::Explainer;
 use crate::observe::{FlowEndpoint, NameResolver, RuleName};
-use crate::rules::Side;
+use crate::rules::TrafficDirection;
 use crate::{Compiled, Store};
 
 /// Why a flow is allowed or denied.
@@ -46,9 +46,9 @@ pub struct Explanation {
     /// What becomes of the flow on the wire, and of the request if one was asked about. Where
     /// workers can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
     pub verdict: Outcome,
-    /// FlowEnd opens the flow.
+    /// The end that opens the flow.
     pub source: End,
-    /// FlowEnd is called.
+    /// The end that it is opened to.
     pub destination: End,
     /// The service whose cluster IP is called, if it is one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,9 +60,9 @@ pub struct Explanation {
     /// Protocol and port, or ICMP type.
     pub port: Transport,
     /// What the source may open.
-    pub egress: Direction,
+    pub egress: DirectionExplanation,
     /// What the destination may be sent.
-    pub ingress: Direction,
+    pub ingress: DirectionExplanation,
     /// The L7 protocol that the flow would have to speak, if workers can't inspect it yet: they
     /// drop such a flow, whatever its requests, and the verdict is `denied`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +87,7 @@ pub enum Outcome {
 /// One end of a flow.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct End {
-    /// FlowEnd it is.
+    /// Its address, port and pod.
     #[serde(flatten)]
     pub peer: FlowEndpoint,
     /// What it is.
@@ -219,13 +219,13 @@ impl Flow<'_> {
         };
         let identity = |end| compiled.tables.resolve(end).identity;
         let egress = explainer.direction(
-            Side::Egress,
+            TrafficDirection::Egress,
             [source, destination],
             (decision.egress, &decision.l7.egress),
             &identity(tuple.src).egress,
         );
         let ingress = explainer.direction(
-            Side::Ingress,
+            TrafficDirection::Ingress,
             [destination, source],
             (decision.ingress, &decision.l7.ingress),
             &identity(tuple.dst).ingress,

@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use podgate_tables::l7::http1::{self, Denial, DenialResponse, FIELDS_MAX};
+use podgate_tables::l7::http1::{self, Denial, DenialResponse};
 use podgate_tables::l7::rules::kafka;
+use podgate_tables::l7::tls::is_server_name;
 use podgate_tables::l7::{KafkaRequest, L7Request};
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub enum RequestSpec {
     Kafka(KafkaSpec),
     /// A DNS query for this name.
     Dns(String),
-    /// The beginning of a TLS connection to the server of this name.
+    /// The beginning of a TLS connection to the server of this name; of none, if it is empty.
     ServerName(String),
 }
 
@@ -29,7 +30,7 @@ pub enum RequestSpec {
 pub struct HttpSpec {
     /// Method.
     pub method: String,
-    /// Request target: a path with its query, an absolute URI, or `*`.
+    /// Request target: a path with its query, an absolute URI, `*`, or a host and port (`CONNECT`).
     pub target: String,
     /// `Host`; the destination's address and port if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +63,9 @@ impl FromStr for HttpSpec {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (method, target) = text.split_once(' ').unwrap_or(("GET", text));
         // A method alone would pass for a target that no server understands.
-        let is_target = target.starts_with('/') || target == "*" || target.contains("://");
+        let is_authority = method == "CONNECT" && target.contains(':');
+        let is_url = target == "*" || target.contains("://");
+        let is_target = target.starts_with('/') || is_url || is_authority;
         if method.is_empty() || !is_target || target.contains(' ') {
             return Err("write METHOD TARGET, such as 'GET /docs'");
         }
@@ -133,7 +136,7 @@ pub(super) fn read<T>(
     match spec {
         RequestSpec::Http(http) => {
             let bytes = http.to_bytes(destination);
-            let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+            let mut fields = http1::no_fields();
             let head = http1::read_head(&bytes, &mut fields);
             then(head.map(L7Request::Http).map_err(|denial| denial_reason(&denial)))
         }
@@ -147,13 +150,19 @@ pub(super) fn read<T>(
             })))
         }
         RequestSpec::Dns(name) => then(Ok(L7Request::Dns(name.as_bytes()))),
-        RequestSpec::ServerName(name) => then(Ok(L7Request::ServerName(Some(name.as_bytes())))),
+        RequestSpec::ServerName(name) => {
+            let name = Some(name.as_bytes()).filter(|name| !name.is_empty());
+            then(Ok(L7Request::ServerName(name)))
+        }
     }
 }
 
 impl HttpSpec {
     fn to_bytes(&self, destination: SocketAddr) -> Vec<u8> {
-        let host = self.host.clone().unwrap_or_else(|| destination.to_string());
+        // The host of a tunnel is its target.
+        let default =
+            if self.method == "CONNECT" { self.target.clone() } else { destination.to_string() };
+        let host = self.host.clone().unwrap_or(default);
         let mut head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n", self.method, self.target);
         for header in &self.headers {
             head.push_str(header);
@@ -168,9 +177,9 @@ impl HttpSpec {
 const fn denial_reason(denial: &Denial) -> &'static str {
     match denial.response {
         DenialResponse::Forbidden => "answered 403 Forbidden: such a request can't be inspected",
-        DenialResponse::BadRequest => "answered 400 Bad Request: it is malformed or ambiguous",
+        DenialResponse::BadRequest(_) => "answered 400 Bad Request: it is malformed or ambiguous",
         DenialResponse::HeadTooLarge => {
-            "answered 431 Request Header Fields Too Large: the head is too long"
+            "answered 431 Request Header Fields Too Large: the head is too long by the defaults"
         }
         DenialResponse::Timeout => "answered 408 Request Timeout: it is not complete",
         DenialResponse::Reset => "the connection is reset: it is no HTTP/1.1",
@@ -178,14 +187,18 @@ const fn denial_reason(denial: &Denial) -> &'static str {
 }
 
 /// What a client sees of a request that no rule allows.
-pub(super) const fn denied(request: &L7Request<'_>) -> &'static str {
+pub(super) fn denied(request: &L7Request<'_>) -> &'static str {
     match request {
-        L7Request::Http(request) if !request.path_is_normal => {
+        L7Request::Http(request) if !request.path_is_normal && !request.path.is_empty() => {
             "answered 403 Forbidden: the path is not in normal form, so no rule with a path \
              matches it"
         }
         L7Request::Http(_) => "answered 403 Forbidden: no rule allows it",
-        L7Request::Kafka(_) | L7Request::Dns(_) | L7Request::ServerName(_) => "no rule allows it",
+        L7Request::ServerName(Some(name)) if !is_server_name(name) => {
+            "the connection is reset: it is no host name, or has a trailing dot, or is an address"
+        }
+        L7Request::ServerName(_) => "the connection is reset: no rule allows it",
+        L7Request::Kafka(_) | L7Request::Dns(_) => "no rule allows it",
     }
 }
 
@@ -198,7 +211,7 @@ mod tests {
         for text in ["GET", "GET docs", "", " /docs", "GET  /docs", "GET /a b"] {
             assert!(text.parse::<HttpSpec>().is_err(), "{text:?}");
         }
-        for text in ["/docs", "GET /docs", "OPTIONS *", "GET http://web/docs"] {
+        for text in ["/docs", "GET /docs", "OPTIONS *", "GET http://web/docs", "CONNECT web:443"] {
             assert!(text.parse::<HttpSpec>().is_ok(), "{text:?}");
         }
     }

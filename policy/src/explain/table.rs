@@ -12,7 +12,7 @@ use super::words::l7_words;
 use crate::Compiled;
 use crate::catalog::{Catalog, PeerName};
 use crate::observe::{PolicyName, RuleName};
-use crate::rules::{PortMatch, PortNumbers, Side};
+use crate::rules::{PortMatch, PortNumbers, TrafficDirection};
 
 /// A row: one way in which a flow can be decided.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ pub struct TableRow {
     /// `admin`, `normal` or `baseline`; absent for the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// FlowEnd may be at the other end, any of them; absent is anyone.
+    /// Peers that the row matches, any of them; absent if it matches every peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<String>>,
     /// On which ports; absent is any, of every protocol.
@@ -46,21 +46,29 @@ pub struct TableRow {
 #[must_use]
 pub fn table_rows(compiled: &Compiled, address: Address) -> Vec<TableRow> {
     let identity = compiled.tables.resolve(address).identity;
-    let sides = [(Side::Egress, &identity.egress), (Side::Ingress, &identity.ingress)];
-    let rows = sides.map(|(side, table)| direction_rows(side, table, &compiled.catalog));
+    let directions = [
+        (TrafficDirection::Egress, &identity.egress),
+        (TrafficDirection::Ingress, &identity.ingress),
+    ];
+    let rows =
+        directions.map(|(direction, table)| direction_rows(direction, table, &compiled.catalog));
     rows.concat()
 }
 
-fn direction_rows(side: Side, table: &RuleTable, catalog: &Catalog) -> Vec<TableRow> {
+fn direction_rows(
+    direction: TrafficDirection,
+    table: &RuleTable,
+    catalog: &Catalog,
+) -> Vec<TableRow> {
     let entries = distinct_entries(table);
     // The default of isolated endpoints comes before the tier Baseline, that of others after it.
     let tier_of_default = if table.default_deny.is_some() { Tier::Normal } else { Tier::Baseline };
     let before = entries.partition_point(|(entry, _)| entry.rank.tier <= tier_of_default);
     let row = |(entry, places): &(&Entry, Option<Vec<PortMatch>>)| {
-        entry_row(side, entry, places.as_deref(), catalog)
+        entry_row(direction, entry, places.as_deref(), catalog)
     };
     let (first, last) = entries.split_at(before);
-    let default = std::iter::once(default_row(side, table, catalog));
+    let default = std::iter::once(default_row(direction, table, catalog));
     first.iter().map(row).chain(default).chain(last.iter().map(row)).collect()
 }
 
@@ -107,7 +115,7 @@ fn extend(ports: &mut Vec<PortMatch>, protocol: u8, range: RangeInclusive<u16>) 
 }
 
 fn entry_row(
-    side: Side,
+    direction: TrafficDirection,
     entry: &Entry,
     places: Option<&[PortMatch]>,
     catalog: &Catalog,
@@ -125,7 +133,7 @@ fn entry_row(
         path: origin.field.clone(),
     });
     TableRow {
-        direction: side.to_string(),
+        direction: direction.to_string(),
         effect: entry.action.into(),
         tier: Some(tier_name(entry.rank.tier).to_owned()),
         peers: peers(catalog.peer(entry.peer)),
@@ -145,13 +153,13 @@ fn peers(name: Option<PeerName<'_>>) -> Option<Vec<String>> {
     }
 }
 
-fn default_row(side: Side, table: &RuleTable, catalog: &Catalog) -> TableRow {
+fn default_row(direction: TrafficDirection, table: &RuleTable, catalog: &Catalog) -> TableRow {
     let (action, policies) = match table.default_deny {
         Some(set) => (Action::Deny, catalog.deny_set(set)),
         None => (Action::Allow, &[][..]),
     };
     TableRow {
-        direction: side.to_string(),
+        direction: direction.to_string(),
         effect: action.into(),
         tier: None,
         peers: None,

@@ -1,7 +1,9 @@
 //! L7 rules in words, and what a request fails of them.
 
 use podgate_tables::l7::rules::kafka::api_key_name;
-use podgate_tables::l7::rules::{HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec};
+use podgate_tables::l7::rules::{
+    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, Mismatch,
+};
 use podgate_tables::l7::{KafkaRequest, L7Request, L7Rules, Request, RuleField};
 
 /// Each rule in words: `GET /docs`, `topic orders`, `DNS name *.example.com`.
@@ -27,8 +29,8 @@ fn http(spec: &HttpRuleSpec) -> String {
     words.extend(given(spec.path.as_ref()).map(str::to_owned));
     words.extend(given(spec.host.as_ref()).map(|host| format!("host {host}")));
     words.extend(spec.headers.iter().map(|header| format!("header {header}")));
-    let matches = spec.header_matches.iter();
-    words.extend(matches.map(|(name, value)| format!("header {}", header(name, value.as_deref()))));
+    let matches = spec.header_matches.iter().filter(|one| one.mismatch == Mismatch::Fail);
+    words.extend(matches.map(|one| format!("header {}", header(&one.name, one.value.as_deref()))));
     in_words(&words)
 }
 
@@ -97,9 +99,13 @@ fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
     let failing = rule.failed_fields(request);
     let pattern = |field: &Option<String>| field.clone().unwrap_or_default();
     let reasons = failing.iter().map(|field| match field {
+        RuleField::Method if spec.method.is_none() => {
+            "CONNECT needs a rule that names it".to_owned()
+        }
         RuleField::Method => {
             format!("method {} does not match {}", text(request.method), pattern(&spec.method))
         }
+        RuleField::Path if request.path.is_empty() => "a tunnel has no path".to_owned(),
         RuleField::Path if !request.path_is_normal => {
             format!(
                 "path {} is not in normal form, as a rule with a path needs",
@@ -114,7 +120,7 @@ fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
         }
         RuleField::Header(index) => format!("needs header {}", spec.headers[*index]),
         RuleField::HeaderMatch(index) => {
-            let (name, value) = &spec.header_matches[*index];
+            let HeaderMatch { name, value, .. } = &spec.header_matches[*index];
             format!("needs header {}", header(name, value.as_deref()))
         }
         other => format!("{other} does not match"),

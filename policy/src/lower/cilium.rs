@@ -15,7 +15,7 @@ use crate::model::{
     RuleSection, ServiceReference,
 };
 use crate::rules::{
-    AddressScope, NetworkPeer, PeerSelector, PerSide, Precedence, Rule, RulePorts, RuleSet,
+    AddressScope, NetworkPeer, PeerSelector, PerDirection, Precedence, Rule, RulePorts, RuleSet,
 };
 use crate::selector::{Requirement, Selector};
 
@@ -40,7 +40,7 @@ impl Scope<'_> {
     fn lower_spec(self, spec: &CiliumSpec) -> RuleSet {
         let mut rules = Vec::new();
         for section in RuleSection::ALL {
-            let default_deny = spec.isolates(section.side());
+            let default_deny = spec.isolates(section.direction());
             for (index, rule) in spec.section(section).iter().enumerate() {
                 let field = format!("{}.{}[{index}]", spec.field, section.field());
                 rules.push(self.lower_rule(rule, section, field, default_deny));
@@ -48,7 +48,7 @@ impl Scope<'_> {
         }
         RuleSet {
             endpoint_selector: lower_endpoint_selector(&spec.endpoint_selector, self.namespace),
-            default_deny: PerSide::new(|side| spec.isolates(side)),
+            default_deny: PerDirection::new(|direction| spec.isolates(direction)),
             rules,
         }
     }
@@ -78,7 +78,7 @@ impl Scope<'_> {
             }
         };
         Rule {
-            side: section.side(),
+            direction: section.direction(),
             precedence: Precedence::NORMAL,
             action: if section.is_deny() { Action::Deny } else { Action::Allow },
             field,
@@ -98,7 +98,7 @@ impl Scope<'_> {
                     lowered.push(PeerSelector::Labels(lower_endpoints(selector, self.namespace)));
                 }
                 CiliumPeer::Cidr { cidr, except } => {
-                    lowered.push(outsiders(*cidr, except.clone()));
+                    lowered.push(world(*cidr, except.clone()));
                 }
                 CiliumPeer::CidrGroups { groups, except } => {
                     let networks = self.directory.networks(groups);
@@ -118,7 +118,7 @@ impl Scope<'_> {
         for (name, service) in self.directory.services(reference) {
             if service.selector.is_empty() {
                 let addresses = self.directory.addresses(name);
-                peers.extend(addresses.map(|address| outsiders(address.into(), Vec::new())));
+                peers.extend(addresses.map(|address| world(address.into(), Vec::new())));
             } else {
                 let labels = service.selector.iter();
                 let mut conditions: Vec<_> = labels
@@ -153,7 +153,8 @@ impl Scope<'_> {
         }
     }
 
-    /// Cilium adds the label of the API server to nodes and to outsiders, and to no pod.
+    /// Cilium adds the label of the API server to nodes and to addresses outside of the cluster,
+    /// and to no pod.
     fn api_server(self) -> impl Iterator<Item = PeerSelector> {
         self.directory.api_server().into_iter().map(|address| {
             PeerSelector::Network(NetworkPeer {
@@ -165,17 +166,19 @@ impl Scope<'_> {
     }
 }
 
-fn outsiders(network: IpNet, except: Vec<IpNet>) -> PeerSelector {
+/// Addresses outside of the cluster, in `network` and not in `except`.
+fn world(network: IpNet, except: Vec<IpNet>) -> PeerSelector {
     PeerSelector::Network(NetworkPeer { network, except, scope: AddressScope::World })
 }
 
-/// A network of a group without those that lie anywhere; `None` if nothing is left.
+/// A network of a group without the networks that the group excludes (`except`); `None` if nothing
+/// is left of it.
 fn leave_out(network: IpNet, except: &[IpNet]) -> Option<PeerSelector> {
     if except.iter().any(|out| out.contains(&network)) {
         return None;
     }
     let within = except.iter().filter(|out| network.contains(*out)).copied();
-    Some(outsiders(network, within.collect()))
+    Some(world(network, within.collect()))
 }
 
 /// A namespaced policy selects in its own namespace only: nothing, if it asks for another one.

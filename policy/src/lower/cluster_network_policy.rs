@@ -7,7 +7,8 @@ use super::{by_pod_labels, in_labelled_namespace, sorted};
 use crate::directory::Directory;
 use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection};
 use crate::rules::{
-    AddressScope, NetworkPeer, PeerSelector, PerSide, Precedence, Rule, RulePorts, RuleSet, Side,
+    AddressScope, NetworkPeer, PeerSelector, PerDirection, Precedence, Rule, RulePorts, RuleSet,
+    TrafficDirection,
 };
 use crate::selector::Selector;
 
@@ -18,12 +19,14 @@ pub(crate) fn lower_cluster_network_policy(
 ) -> RuleSet {
     let precedence = Precedence { tier: policy.tier, priority: policy.priority };
     let mut rules = Vec::new();
-    for (side, section) in [(Side::Ingress, "ingress"), (Side::Egress, "egress")] {
-        for (index, rule) in policy.rules(side).iter().enumerate() {
+    for (direction, section) in
+        [(TrafficDirection::Ingress, "ingress"), (TrafficDirection::Egress, "egress")]
+    {
+        for (index, rule) in policy.rules(direction).iter().enumerate() {
             let (action, peers) = lower_effect(rule, directory);
             let ports = rule.ports.iter().map(|ports| RulePorts { ports: ports.clone(), l7: None });
             rules.push(Rule {
-                side,
+                direction,
                 precedence,
                 action,
                 field: format!("spec.{section}[{index}]"),
@@ -34,7 +37,7 @@ pub(crate) fn lower_cluster_network_policy(
     }
     RuleSet {
         endpoint_selector: lower_pods(&policy.subject),
-        default_deny: PerSide::default(),
+        default_deny: PerDirection::default(),
         rules,
     }
 }

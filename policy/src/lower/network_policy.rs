@@ -5,7 +5,8 @@ use podgate_tables::policy::Action;
 use super::{by_pod_labels, in_labelled_namespace, in_namespace, sorted};
 use crate::model::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 use crate::rules::{
-    AddressScope, NetworkPeer, PeerSelector, PerSide, Precedence, Rule, RulePorts, RuleSet, Side,
+    AddressScope, NetworkPeer, PeerSelector, PerDirection, Precedence, Rule, RulePorts, RuleSet,
+    TrafficDirection,
 };
 use crate::selector::Selector;
 
@@ -14,16 +15,18 @@ pub(crate) fn lower_network_policy(policy: &NetworkPolicy, namespace: &str) -> R
     let mut conditions = by_pod_labels(&policy.pod_selector);
     conditions.push(in_namespace(namespace));
     let mut rules = Vec::new();
-    let sections =
-        [(Side::Ingress, "ingress", &policy.ingress), (Side::Egress, "egress", &policy.egress)];
-    for (side, name, section) in sections {
+    let sections = [
+        (TrafficDirection::Ingress, "ingress", &policy.ingress),
+        (TrafficDirection::Egress, "egress", &policy.egress),
+    ];
+    for (direction, name, section) in sections {
         for (index, rule) in section.iter().flatten().enumerate() {
-            rules.push(lower_rule(rule, side, format!("spec.{name}[{index}]"), namespace));
+            rules.push(lower_rule(rule, direction, format!("spec.{name}[{index}]"), namespace));
         }
     }
     RuleSet {
         endpoint_selector: Selector::new(conditions),
-        default_deny: PerSide {
+        default_deny: PerDirection {
             egress: policy.egress.is_some(),
             ingress: policy.ingress.is_some(),
         },
@@ -31,11 +34,16 @@ pub(crate) fn lower_network_policy(policy: &NetworkPolicy, namespace: &str) -> R
     }
 }
 
-fn lower_rule(rule: &NetworkPolicyRule, side: Side, field: String, namespace: &str) -> Rule {
+fn lower_rule(
+    rule: &NetworkPolicyRule,
+    direction: TrafficDirection,
+    field: String,
+    namespace: &str,
+) -> Rule {
     let peers = rule.peers.iter().map(|peer| lower_peer(peer, namespace)).collect::<Vec<_>>();
     let ports = rule.ports.iter().map(|ports| RulePorts { ports: ports.clone(), l7: None });
     Rule {
-        side,
+        direction,
         precedence: Precedence::NORMAL,
         action: Action::Allow,
         field,

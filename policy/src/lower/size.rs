@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use crate::fields::{FieldPath, Fix, Problem};
-use crate::rules::{PeerSelector, PortNumbers, Rule, RuleSet, Side};
+use crate::rules::{PeerSelector, PortNumbers, Rule, RuleSet, TrafficDirection};
 
 /// Most table entries that one policy may need in one direction. An entry is one rule and peer in
 /// one of the ranges that the policy's ports cut the port numbers into; for comparison, Cilium's
@@ -15,13 +15,14 @@ const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 
 /// Rejects a policy whose tables would be too large.
 pub(crate) fn check(sets: &[RuleSet]) -> Result<(), Problem> {
-    for side in Side::ALL {
-        let rules = sets.iter().flat_map(|set| &set.rules).filter(|rule| rule.side == side);
+    for direction in TrafficDirection::ALL {
+        let rules =
+            sets.iter().flat_map(|set| &set.rules).filter(|rule| rule.direction == direction);
         let entries = entries(&rules.collect::<Vec<_>>());
         if entries > ENTRIES_MAX {
-            let direction = match side {
-                Side::Egress => "egress",
-                Side::Ingress => "ingress",
+            let direction = match direction {
+                TrafficDirection::Egress => "egress",
+                TrafficDirection::Ingress => "ingress",
             };
             return Err(Problem {
                 field: FieldPath::key("spec"),

@@ -179,7 +179,7 @@ impl fmt::Display for ReadError {
 }
 
 /// Reads a regular file, and what its metadata are, without waiting for the writer of a FIFO or the
-/// other side of a device (`O_NONBLOCK`, open(2)).
+/// other end of a device (`O_NONBLOCK`, open(2)).
 ///
 /// # Errors
 /// When it is anything else, too large, or can't be read.

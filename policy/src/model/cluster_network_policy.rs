@@ -9,7 +9,7 @@ use super::cidr::parse_network;
 use super::ports::is_port_name;
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, FieldPath, Problem, quote};
-use crate::rules::{PortMatch, PortNumbers, Side};
+use crate::rules::{PortMatch, PortNumbers, TrafficDirection};
 
 /// Most elements of every list: rules, peers, protocols, networks, names.
 const LIST_MAX: usize = 25;
@@ -92,21 +92,24 @@ pub struct DomainName {
 }
 
 impl ClusterNetworkPolicy {
-    /// The rules of one side.
+    /// The rules of one direction.
     #[must_use]
-    pub fn rules(&self, side: Side) -> &[ClusterRule] {
-        match side {
-            Side::Egress => &self.egress,
-            Side::Ingress => &self.ingress,
+    pub fn rules(&self, direction: TrafficDirection) -> &[ClusterRule] {
+        match direction {
+            TrafficDirection::Egress => &self.egress,
+            TrafficDirection::Ingress => &self.ingress,
         }
     }
 
     /// The rules that are enforced otherwise than written, one problem for each.
     pub(crate) fn warnings(&self) -> Vec<Problem> {
-        let sides = [(Side::Ingress, "ingress", "from"), (Side::Egress, "egress", "to")];
+        let directions = [
+            (TrafficDirection::Ingress, "ingress", "from"),
+            (TrafficDirection::Egress, "egress", "to"),
+        ];
         let mut warnings = Vec::new();
-        for (side, section, peers) in sides {
-            for (rule_index, rule) in self.rules(side).iter().enumerate() {
+        for (direction, section, peers) in directions {
+            for (rule_index, rule) in self.rules(direction).iter().enumerate() {
                 let unknown = |peer: &ClusterPeer| *peer == ClusterPeer::Unknown;
                 let Some(peer_index) = rule.peers.iter().position(unknown) else { continue };
                 let effect = match rule.action {
@@ -147,11 +150,12 @@ impl ClusterNetworkPolicy {
         let subject = spec.take("subject");
         let (ingress, egress) = (spec.take("ingress"), spec.take("egress"));
         spec.finish_with(SPEC_ADVICE);
-        let rules = |list: Option<Field<'_>>, side| match list {
-            Some(list) => list_of_at_most(&list, |rule| ClusterRule::parse(rule, side)),
+        let rules = |list: Option<Field<'_>>, direction| match list {
+            Some(list) => list_of_at_most(&list, |rule| ClusterRule::parse(rule, direction)),
             None => Some(Vec::new()),
         };
-        let (ingress, egress) = (rules(ingress, Side::Ingress), rules(egress, Side::Egress));
+        let (ingress, egress) =
+            (rules(ingress, TrafficDirection::Ingress), rules(egress, TrafficDirection::Egress));
         if tier.is_none() || priority.is_none() || subject.is_none() {
             field.reject("needs a tier, a priority and a subject");
         }
@@ -247,12 +251,12 @@ impl ClusterRule {
         !self.peers.contains(&ClusterPeer::Unknown)
     }
 
-    fn parse(field: &Field<'_>, side: Side) -> Option<Self> {
+    fn parse(field: &Field<'_>, direction: TrafficDirection) -> Option<Self> {
         let mut object = field.object()?;
         let (name, action) = (object.take("name"), object.take("action"));
-        let peers_name = match side {
-            Side::Ingress => "from",
-            Side::Egress => "to",
+        let peers_name = match direction {
+            TrafficDirection::Ingress => "from",
+            TrafficDirection::Egress => "to",
         };
         let (peers, ports) = (object.take(peers_name), object.take("protocols"));
         object.finish_with(RULE_ADVICE);
@@ -267,8 +271,9 @@ impl ClusterRule {
         let action = action.and_then(|action| parse_action(&action));
         // Problems that depend on the action are reported once it is valid.
         let assumed = action.unwrap_or(Action::Allow);
-        let peers = peers
-            .and_then(|peers| list_of_some(&peers, |peer| ClusterPeer::parse(peer, side, assumed)));
+        let peers = peers.and_then(|peers| {
+            list_of_some(&peers, |peer| ClusterPeer::parse(peer, direction, assumed))
+        });
         let peers = peers.unwrap_or_default();
         let ports = ports.and_then(|ports| Self::parse_protocols(&ports, &peers));
         Some(Self { action: action?, peers, ports: ports.unwrap_or_default() })
@@ -304,12 +309,14 @@ fn parse_action(field: &Field<'_>) -> Option<Action> {
 impl ClusterPeer {
     /// Each peer has exactly one field. The API server drops fields that its version of the type
     /// doesn't have, so a peer of a newer version comes as one without any.
-    fn parse(field: &Field<'_>, side: Side, action: Action) -> Option<Self> {
+    fn parse(field: &Field<'_>, direction: TrafficDirection, action: Action) -> Option<Self> {
         let mut object = field.object()?;
         let (namespaces, pods) = (object.take("namespaces"), object.take("pods"));
-        let [nodes, networks, names] = match side {
-            Side::Ingress => [None, None, None],
-            Side::Egress => ["nodes", "networks", "domainNames"].map(|name| object.take(name)),
+        let [nodes, networks, names] = match direction {
+            TrafficDirection::Ingress => [None, None, None],
+            TrafficDirection::Egress => {
+                ["nodes", "networks", "domainNames"].map(|name| object.take(name))
+            }
         };
         if object.has_unknown() {
             return Some(Self::Unknown);

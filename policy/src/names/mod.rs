@@ -8,11 +8,11 @@
 //! row, nor refreshed since, is removed (cilium `pkg/fqdn/cache.go`, `DNSZombieMappings`).
 //!
 //! # Bounds
-//! | bound | default | beyond it |
-//! |---|---|---|
-//! | live addresses of one name | 1,000 | those that expire first are deferred |
-//! | deferred addresses | 10,000 | removed: those that were alive the longest ago (never comes first), then those deferred first |
-//! | addresses | 65,536 | removed: deferred ones in that order, then the live ones that expire first |
+//! - 1,000 live addresses of one name: those beyond that expire first are deferred.
+//! - 10,000 deferred addresses: removed are those that were alive the longest ago (never comes
+//!   first), then those deferred first.
+//! - 65,536 addresses: removed are deferred ones in that order, then the live ones that expire
+//!   first.
 //!
 //! What is learned at one point in time is never removed for more of the same time; if there is
 //! nothing else to remove, the new address is left out.

@@ -101,10 +101,47 @@ pub enum Detail {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rule: Option<RuleName>,
     },
+    /// A TLS connection was allowed or denied by the server name of its ClientHello.
+    TlsRequest {
+        /// The server name, cut to [`podgate_tables::event::SERVER_NAME_MAX`] bytes; empty if the
+        /// client named none. Control characters from the pod are escaped.
+        server_name: String,
+        /// The rule that allowed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
+    /// A Kafka request was allowed or denied.
+    KafkaRequest {
+        /// API key.
+        api_key: i16,
+        /// API version.
+        api_version: i16,
+        /// Correlation id.
+        correlation_id: i32,
+        /// Client id, cut to [`podgate_tables::event::CLIENT_ID_MAX`] bytes. Control characters
+        /// from the pod are escaped, here and in the topic.
+        client_id: String,
+        /// The first topic, cut to [`podgate_tables::event::TOPIC_MAX`] bytes; empty if there is
+        /// none.
+        topic: String,
+        /// The rule that allowed it, or its first topic.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleName>,
+    },
+    /// A Kafka response passed.
+    KafkaResponse {
+        /// The first error code in it; 0 if there is none.
+        error_code: i16,
+        /// From the request's release to the response, nanoseconds.
+        latency_ns: u64,
+    },
     /// An HTTP response head passed.
     HttpResponse {
         /// Status code.
         status: u16,
+        /// Status of a gRPC call; 0 is success.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grpc_status: Option<u16>,
         /// From the request's release to the response's head, nanoseconds.
         latency_ns: u64,
         /// What it answers, if the event of the request is known.

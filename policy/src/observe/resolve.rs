@@ -164,7 +164,11 @@ impl NameResolver<'_> {
             EventKind::Drop { .. } => Detail::Drop,
             EventKind::Request { rule, request, .. } => self.request(rule, &request),
             EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
-                Detail::HttpResponse { status, latency_ns, request: None }
+                Detail::HttpResponse { status, grpc_status: None, latency_ns, request: None }
+            }
+            EventKind::Response { status: ResponseStatus::Grpc(status), latency_ns } => {
+                let grpc_status = Some(status);
+                Detail::HttpResponse { status: 200, grpc_status, latency_ns, request: None }
             }
             EventKind::Response { status: ResponseStatus::Dns(result), latency_ns } => {
                 Detail::DnsResponse {
@@ -175,6 +179,9 @@ impl NameResolver<'_> {
                     ttl: result.ttl,
                     latency_ns,
                 }
+            }
+            EventKind::Response { status: ResponseStatus::Kafka(error_code), latency_ns } => {
+                Detail::KafkaResponse { error_code, latency_ns }
             }
             EventKind::End { original, reply } => Detail::End {
                 packets: [original.packets, reply.packets],
@@ -197,6 +204,17 @@ impl NameResolver<'_> {
                 qtype: record_type(question.kind),
                 rule,
             },
+            RequestRecord::Kafka(request) => Detail::KafkaRequest {
+                api_key: request.api_key,
+                api_version: request.api_version,
+                correlation_id: request.correlation_id,
+                client_id: text(request.client_id.bytes()),
+                topic: text(request.topic.bytes()),
+                rule,
+            },
+            RequestRecord::ServerName(name) => {
+                Detail::TlsRequest { server_name: text(name.bytes()), rule }
+            }
         }
     }
 

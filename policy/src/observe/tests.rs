@@ -3,7 +3,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
-    Event, EventKind, RequestLine, RequestRecord, ResponseStatus, Text, Traffic,
+    Event, EventKind, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text, Traffic,
 };
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::{LocalEnds, Subject};
@@ -229,4 +229,32 @@ fn the_json_of_a_denial_says_what_and_why() {
             "reevaluated": false,
         })
     );
+}
+
+#[test]
+fn requests_of_kafka_and_tls_are_told_in_their_words() {
+    let flow = tuple(CLIENT, SERVER, 80, proto::TCP);
+    let kafka = KafkaRecord {
+        api_key: 0,
+        api_version: 9,
+        correlation_id: 7,
+        client_id: Text::new(b"me"),
+        topic: Text::new(b"orders"),
+    };
+    let of = |allowed, request| EventKind::Request { allowed, rule: None, reason: None, request };
+    let kinds = [
+        of(true, RequestRecord::Kafka(kafka)),
+        of(false, RequestRecord::Kafka(KafkaRecord { api_key: 99, ..kafka })),
+        EventKind::Response { status: ResponseStatus::Kafka(29), latency_ns: 7_900_000 },
+        of(false, RequestRecord::ServerName(Text::new(b"a.example"))),
+        of(false, RequestRecord::ServerName(Text::new(b""))),
+    ];
+    let lines: Vec<_> = kinds.into_iter().map(|kind| text(&record(flow, kind))).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) kafka-request FORWARDED (Kafka request produce correlation id 7 topic 'orders')
+    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) kafka-request DROPPED (Kafka request 99 correlation id 7 topic 'orders')
+    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <- shop/server:80 (ID:1002) kafka-response FORWARDED (Kafka response error 29 7ms)
+    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) tls-request DROPPED (TLS to a.example)
+    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) tls-request DROPPED (TLS without server name)
+    ");
 }

@@ -4,11 +4,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use podgate_tables::l7::rules::kafka::api_key_name;
+
 use super::names::PolicyName;
 use super::record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome,
 };
-use crate::rules::Side;
+use crate::rules::TrafficDirection;
 use crate::terminal::escape;
 
 impl FlowRecord {
@@ -44,8 +46,8 @@ impl FlowRecord {
                 .into_iter()
                 .map(|(side, verdict)| {
                     let direction = match side {
-                        Side::Ingress => "INGRESS",
-                        Side::Egress => "EGRESS",
+                        TrafficDirection::Ingress => "INGRESS",
+                        TrafficDirection::Egress => "EGRESS",
                     };
                     format!("policy-verdict:{}", verdict.text(direction))
                 })
@@ -55,6 +57,9 @@ impl FlowRecord {
                 vec![format!("{} {verdict}", sentence_case(reason))]
             }
             Detail::HttpRequest { .. } => vec![format!("http-request {verdict}")],
+            Detail::KafkaRequest { .. } => vec![format!("kafka-request {verdict}")],
+            Detail::KafkaResponse { .. } => vec![format!("kafka-response {verdict}")],
+            Detail::TlsRequest { .. } => vec![format!("tls-request {verdict}")],
             Detail::HttpResponse { .. } => vec![format!("http-response {verdict}")],
             Detail::DnsRequest { .. } => vec![format!("dns-request {verdict}")],
             Detail::DnsResponse { .. } => vec![format!("dns-response {verdict}")],
@@ -66,7 +71,7 @@ impl FlowRecord {
     /// denies a flow, an ingress that would have allowed it is left out. Other records than policy
     /// verdicts have no directions.
     #[must_use]
-    pub fn directions(&self) -> Vec<(Side, &DirectionVerdict)> {
+    pub fn directions(&self) -> Vec<(TrafficDirection, &DirectionVerdict)> {
         match &self.detail {
             Detail::PolicyVerdict { egress, ingress, .. } => decided_directions(egress, ingress),
             _ => Vec::new(),
@@ -93,11 +98,24 @@ impl FlowRecord {
             Detail::HttpRequest { method, path, host, .. } => {
                 format!("HTTP/1.1 {method} {}", http_url(host, path))
             }
-            Detail::HttpResponse { status, latency_ns, request } => {
+            Detail::KafkaRequest { api_key, correlation_id, topic, .. } => {
+                let api = api_key_name(*api_key).map_or_else(|| api_key.to_string(), str::to_owned);
+                format!("Kafka request {api} correlation id {correlation_id} topic '{topic}'")
+            }
+            Detail::KafkaResponse { error_code, latency_ns } => {
+                format!("Kafka response error {error_code} {}ms", latency_ns / 1_000_000)
+            }
+            Detail::TlsRequest { server_name, .. } => match server_name.as_str() {
+                "" => "TLS without server name".to_owned(),
+                name => format!("TLS to {name}"),
+            },
+            Detail::HttpResponse { status, grpc_status, latency_ns, request } => {
                 let request = request.as_ref().map_or_else(String::new, |request| {
                     format!(" ({} {})", request.method, http_url(&request.host, &request.path))
                 });
-                format!("HTTP/1.1 {status} {}ms{request}", latency_ns / 1_000_000)
+                let grpc =
+                    grpc_status.map(|code| format!(" grpc-status {code}")).unwrap_or_default();
+                format!("HTTP/1.1 {status} {}ms{grpc}{request}", latency_ns / 1_000_000)
             }
             Detail::DnsRequest { query, qtype, .. } => format!("DNS Query {query} {qtype}"),
             Detail::DnsResponse { rcode, qtype, address, addresses, ttl, latency_ns } => {
@@ -137,25 +155,27 @@ pub fn http_url(host: &str, path: &str) -> String {
     if path.contains("://") { path.to_owned() } else { format!("http://{host}{path}") }
 }
 
+/// The directions that a policy decided; if there is none, the one at this node. Where egress
+/// denies a flow, an ingress that would have allowed it is left out.
 fn decided_directions<'a>(
     egress: &'a DirectionVerdict,
     ingress: &'a DirectionVerdict,
-) -> Vec<(Side, &'a DirectionVerdict)> {
+) -> Vec<(TrafficDirection, &'a DirectionVerdict)> {
     let by_policy = |verdict: &DirectionVerdict| match verdict.by {
         DecidedBy::Rule { .. } | DecidedBy::Conflict { .. } | DecidedBy::DefaultDeny { .. } => true,
         DecidedBy::Unenforced | DecidedBy::Node | DecidedBy::ToSelf | DecidedBy::NotLocal => false,
     };
     let mut shown = Vec::new();
     if by_policy(egress) {
-        shown.push((Side::Egress, egress));
+        shown.push((TrafficDirection::Egress, egress));
     }
     if by_policy(ingress) && (egress.allowed || !ingress.allowed) {
-        shown.push((Side::Ingress, ingress));
+        shown.push((TrafficDirection::Ingress, ingress));
     }
     if shown.is_empty() {
         shown.push(match egress.by {
-            DecidedBy::NotLocal => (Side::Ingress, ingress),
-            _ => (Side::Egress, egress),
+            DecidedBy::NotLocal => (TrafficDirection::Ingress, ingress),
+            _ => (TrafficDirection::Egress, egress),
         });
     }
     shown

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use podgate_tables::policy::{Action, Tier};
 
 use super::peers::AddressOwner;
-use super::{Match, OracleVerdict, SideQuery, labels};
+use super::{DirectionQuery, Match, OracleVerdict, labels};
 use crate::key::ObjectKey;
 use crate::model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSelection, Policy};
-use crate::rules::Side;
+use crate::rules::TrafficDirection;
 use crate::store::Store;
 
-impl<'s> SideQuery<'_, 's> {
+impl<'s> DirectionQuery<'_, 's> {
     /// What a tier says of the flow; `None` if it leaves the flow to the next one.
     pub(super) fn cluster_tier(&self, tier: Tier) -> Option<OracleVerdict<'s>> {
         let policies = self.store.policy_objects().filter_map(|(key, policy)| match policy {
@@ -24,9 +24,9 @@ impl<'s> SideQuery<'_, 's> {
             if !selects(self.store, &policy.subject, self.endpoint) {
                 continue;
             }
-            let (section, rules) = match self.side {
-                Side::Egress => ("egress", &policy.egress),
-                Side::Ingress => ("ingress", &policy.ingress),
+            let (section, rules) = match self.direction {
+                TrafficDirection::Egress => ("egress", &policy.egress),
+                TrafficDirection::Ingress => ("ingress", &policy.ingress),
             };
             for (index, rule) in rules.iter().enumerate() {
                 let field = format!("spec.{section}[{index}]");

@@ -20,7 +20,7 @@ pub use self::requests::{HttpRequest, KafkaRequest, Request, kafka_api};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
 use crate::model::{CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, Ports, RuleSection};
-use crate::rules::{PortMatch, PortNumbers, Side};
+use crate::rules::{PortMatch, PortNumbers, TrafficDirection};
 use crate::store::{EnforcementMode, Store};
 
 /// A rule that matches a flow.
@@ -36,7 +36,7 @@ pub struct Match<'s> {
     pub watches: bool,
 }
 
-/// The verdict on a flow at one side.
+/// The verdict on a flow in one direction.
 #[derive(Clone, PartialEq, Debug)]
 pub enum OracleVerdict<'s> {
     /// Not asked.
@@ -47,8 +47,8 @@ pub enum OracleVerdict<'s> {
     Allowed(Vec<Match<'s>>),
     /// These rules deny it.
     Denied(Vec<Match<'s>>),
-    /// These rules allow it, but requests can't be of all the protocols that they, or those that
-    /// apply to the same flow at its other end, are about.
+    /// These rules allow it, but their L7 rules, or those at the flow's other end, are of more than
+    /// one L7 protocol, so no request matches all of them.
     Conflicting(Vec<Match<'s>>),
     /// These policies isolate the endpoint and nothing allows the flow.
     DefaultDeny(Vec<&'s ObjectKey>),
@@ -78,7 +78,9 @@ impl<'s> OracleVerdict<'s> {
             Some(rules) => requests::allow(rules, part),
         };
         // An inspector of one protocol denies requests of others.
-        self.protocols().is_subset(&BTreeSet::from([request.protocol()]))
+        let protocols = self.protocols();
+        protocols.is_subset(&BTreeSet::from([request.protocol()]))
+            && (protocols.is_empty() || request.is_valid())
             && request.parts().iter().all(|part| matches.iter().any(|rule| allows(rule, part)))
     }
 
@@ -114,12 +116,14 @@ pub fn decide<'s>(store: &'s Store, subject: &Subject, local: LocalEnds) -> [Ora
     let egress = match (local.source, &destination) {
         (false, _) => OracleVerdict::Exempt(Exemption::NotLocal),
         (true, AddressOwner::Host) => OracleVerdict::Exempt(Exemption::ToNode),
-        (true, _) => evaluate(store, subject, Side::Egress, &source, &destination, dst),
+        (true, _) => evaluate(store, subject, TrafficDirection::Egress, &source, &destination, dst),
     };
     let ingress = match (local.destination, &source) {
         (false, _) => OracleVerdict::Exempt(Exemption::NotLocal),
         (true, AddressOwner::Host) => OracleVerdict::Exempt(Exemption::FromNode),
-        (true, _) => evaluate(store, subject, Side::Ingress, &destination, &source, src),
+        (true, _) => {
+            evaluate(store, subject, TrafficDirection::Ingress, &destination, &source, src)
+        }
     };
     // A flow has one inspector, for both ends together.
     let both = &egress.protocols() | &ingress.protocols();
@@ -130,11 +134,11 @@ pub fn decide<'s>(store: &'s Store, subject: &Subject, local: LocalEnds) -> [Ora
     }
 }
 
-/// One side: `endpoint` has the policies, `peer` with `address` is at the other end.
+/// One direction: `endpoint` has the policies, `peer` with `address` is at the other end.
 fn evaluate<'s>(
     store: &'s Store,
     subject: &Subject,
-    side: Side,
+    direction: TrafficDirection,
     endpoint: &AddressOwner<'s>,
     peer: &AddressOwner<'s>,
     address: IpAddr,
@@ -143,11 +147,12 @@ fn evaluate<'s>(
     if store.mode() == EnforcementMode::Never {
         return OracleVerdict::Unenforced;
     }
-    let destination = match side {
-        Side::Egress => peer,
-        Side::Ingress => endpoint,
+    let destination = match direction {
+        TrafficDirection::Egress => peer,
+        TrafficDirection::Ingress => endpoint,
     };
-    let case = SideQuery { store, subject, side, endpoint, name, peer, address, destination };
+    let case =
+        DirectionQuery { store, subject, direction, endpoint, name, peer, address, destination };
     if let Some(verdict) = case.cluster_tier(Tier::Admin) {
         return verdict;
     }
@@ -184,11 +189,11 @@ struct Found<'s> {
     denies: Vec<Match<'s>>,
 }
 
-/// A flow at one side, and the store.
-struct SideQuery<'a, 's> {
+/// A flow in one direction, and the store.
+struct DirectionQuery<'a, 's> {
     store: &'s Store,
     subject: &'a Subject,
-    side: Side,
+    direction: TrafficDirection,
     endpoint: &'a AddressOwner<'s>,
     /// The endpoint's name.
     name: &'s PodName,
@@ -197,7 +202,7 @@ struct SideQuery<'a, 's> {
     destination: &'a AddressOwner<'s>,
 }
 
-impl<'s> SideQuery<'_, 's> {
+impl<'s> DirectionQuery<'_, 's> {
     fn network_policy(&self, key: &'s ObjectKey, policy: &'s NetworkPolicy, found: &mut Found<'s>) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let Some(pod) = self.store.pod(&self.name.namespace, &self.name.name) else { return };
@@ -206,9 +211,9 @@ impl<'s> SideQuery<'_, 's> {
         {
             return;
         }
-        let (section, rules) = match self.side {
-            Side::Egress => ("egress", &policy.egress),
-            Side::Ingress => ("ingress", &policy.ingress),
+        let (section, rules) = match self.direction {
+            TrafficDirection::Egress => ("egress", &policy.egress),
+            TrafficDirection::Ingress => ("ingress", &policy.ingress),
         };
         let Some(rules) = rules else { return };
         found.isolating.push(key);
@@ -232,11 +237,12 @@ impl<'s> SideQuery<'_, 's> {
             if !labels::selects_endpoint(&spec.endpoint_selector, &endpoint, namespace) {
                 continue;
             }
-            let isolates = spec.isolates(self.side);
+            let isolates = spec.isolates(self.direction);
             if isolates {
                 found.isolating.push(key);
             }
-            for section in RuleSection::ALL.into_iter().filter(|s| s.side() == self.side) {
+            for section in RuleSection::ALL.into_iter().filter(|s| s.direction() == self.direction)
+            {
                 for (index, rule) in spec.section(section).iter().enumerate() {
                     let field = format!("{}.{}[{index}]", spec.field, section.field());
                     for l7 in self.cilium_rule(rule, namespace) {

@@ -1,6 +1,9 @@
 //! Requests, and whether L7 rules allow them.
 
-use podgate_tables::l7::{HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern};
+use podgate_tables::l7::{
+    HeaderMatch, HttpRuleSpec, KafkaRuleSpec, L7Protocol, L7Rules, Mismatch, NamePattern,
+};
+use regex::Regex;
 use regex::bytes::RegexBuilder;
 
 /// A request on a flow.
@@ -68,6 +71,18 @@ impl Request {
         }
     }
 
+    /// Whether servers can read it in one way only. No TLS client names a server by its address or
+    /// with a trailing dot (RFC 6066 §3); the empty text stands for no name.
+    pub(super) fn is_valid(&self) -> bool {
+        let Self::ServerName(name) = self else { return true };
+        let label = "[-_a-zA-Z0-9]+";
+        let is_name = Regex::new(&format!(r"\A({label}\.)*{label}\z"));
+        let ends_in_number = Regex::new(r"(\A|\.)[0-9]+\z");
+        let matches =
+            |regex: Result<Regex, regex::Error>| regex.is_ok_and(|regex| regex.is_match(name));
+        name.is_empty() || (name.len() <= 255 && matches(is_name) && !matches(ends_in_number))
+    }
+
     /// What must be allowed one by one: a Kafka request's topics, or the request itself.
     pub(super) fn parts(&self) -> Vec<Self> {
         match self {
@@ -93,7 +108,7 @@ pub(super) fn allow(rules: &L7Rules, part: &Request) -> bool {
             rules.iter().any(|rule| kafka_allows(rule.spec(), request))
         }
         (L7Rules::Dns(names), Request::Dns(name)) => names.iter().any(|p| name_matches(p, name)),
-        (L7Rules::ServerNames(names), Request::ServerName(name)) => {
+        (L7Rules::ServerNames(names), Request::ServerName(name)) if !name.is_empty() => {
             names.iter().any(|pattern| name_matches(pattern, name))
         }
         _ => false,
@@ -101,6 +116,15 @@ pub(super) fn allow(rules: &L7Rules, part: &Request) -> bool {
 }
 
 fn http_allows(rule: &HttpRuleSpec, request: &HttpRequest) -> bool {
+    let given = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
+    let is_required = |one: &HeaderMatch| one.mismatch == Mismatch::Fail;
+    let restricts = given(&rule.path)
+        || given(&rule.host)
+        || !rule.headers.is_empty()
+        || rule.header_matches.iter().any(is_required);
+    if request.method == "CONNECT" && restricts && !given(&rule.method) {
+        return false;
+    }
     full_match(rule.method.as_deref(), &request.method)
         && full_match(rule.path.as_deref(), &request.path)
         && full_match(rule.host.as_deref(), &request.host)
@@ -108,8 +132,9 @@ fn http_allows(rule: &HttpRuleSpec, request: &HttpRequest) -> bool {
             Some((name, value)) => has_header(request, name, Some(value.trim())),
             None => has_header(request, wanted, None),
         })
-        && rule.header_matches.iter().all(|(name, value)| {
-            has_header(request, name, value.as_deref().filter(|value| !value.is_empty()))
+        && rule.header_matches.iter().all(|one| {
+            let value = one.value.as_deref().filter(|value| !value.is_empty());
+            one.mismatch == Mismatch::Log || has_header(request, &one.name, value)
         })
 }
 

@@ -1,7 +1,7 @@
 //! The normal form that every kind of policy is lowered to. The compiler knows no other.
 
 mod ports;
-mod side;
+mod traffic_direction;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ pub use podgate_tables::policy::AddressScope;
 use podgate_tables::policy::{Action, Tier};
 
 pub use self::ports::{PortMatch, PortNumbers};
-pub use self::side::{PerSide, Side};
+pub use self::traffic_direction::{PerDirection, TrafficDirection};
 use crate::selector::Selector;
 
 /// The endpoints that a policy selects, and the rules that apply to them. A policy has one or more
@@ -22,16 +22,16 @@ pub struct RuleSet {
     /// Selects the endpoints. Only pods are endpoints, whatever the selector says.
     pub endpoint_selector: Selector,
     /// Whether flows that no rule allows are denied.
-    pub default_deny: PerSide<bool>,
+    pub default_deny: PerDirection<bool>,
     /// The rules, in the order of the document.
     pub rules: Vec<Rule>,
 }
 
 impl RuleSet {
-    /// Whether the set has any effect on this side of an endpoint.
+    /// Whether the set has any effect in this direction of an endpoint.
     #[must_use]
-    pub fn applies(&self, side: Side) -> bool {
-        self.default_deny[side] || self.rules.iter().any(|rule| rule.side == side)
+    pub fn applies(&self, direction: TrafficDirection) -> bool {
+        self.default_deny[direction] || self.rules.iter().any(|rule| rule.direction == direction)
     }
 }
 
@@ -57,8 +57,8 @@ impl Precedence {
 /// One rule.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rule {
-    /// Side.
-    pub side: Side,
+    /// TrafficDirection.
+    pub direction: TrafficDirection,
     /// Precedence. Rules of one policy with equal precedence are in the order of the document.
     pub precedence: Precedence,
     /// What happens to flows that match.

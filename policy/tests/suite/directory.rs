@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use podgate_policy::rules::{AddressScope, PeerSelector, RuleSet, Side};
+use podgate_policy::rules::{AddressScope, PeerSelector, RuleSet, TrafficDirection};
 use podgate_policy::{ObjectKey, Store};
 
 const NAMES: [&str; 3] = ["a", "b", "kubernetes"];
@@ -136,7 +136,10 @@ fn peers(objects: &[Value]) -> Option<Vec<String>> {
         store.apply(object, None).unwrap();
     }
     let (_, sets) = store.all_rule_sets().next().unwrap();
-    assert!(sets[0].default_deny[Side::Egress], "the rule counts for the default deny in any case");
+    assert!(
+        sets[0].default_deny[TrafficDirection::Egress],
+        "the rule counts for the default deny in any case"
+    );
     let shown = |peer: &PeerSelector| match peer {
         PeerSelector::Network(peer) => {
             let except: String = peer.except.iter().map(|out| format!(" -{out}")).collect();

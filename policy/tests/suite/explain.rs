@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podgate_policy::explain::{
-    Criterion, Direction, Effect, EndName, Explanation, HttpSpec, Local, Miss, Outcome, Query,
-    QueryError, RequestSpec, TableRow, Transport, explain, selectors, table_rows,
+    Criterion, DirectionExplanation, Effect, EndName, Explanation, HttpSpec, Local, Miss, Outcome,
+    Query, QueryError, RequestSpec, TableRow, Transport, explain, selectors, table_rows,
 };
 use podgate_policy::observe::{DecidedBy, RuleName};
 use podgate_policy::{Compiled, EnforcementMode, PeerName, Store, compile};
 use podgate_tables::ids::SelectorId;
-use podgate_tables::l7::http1::{FIELDS_MAX, read_head};
+use podgate_tables::l7::http1::{no_fields, read_head};
 use podgate_tables::l7::{L7Policy, L7Request};
 use podgate_tables::policy::{Cause, Decision, LocalEnds, PeerMatch, Subject, Verdict};
 use podgate_tables::proto;
@@ -97,7 +97,7 @@ fn passes(policy: &L7Policy, http: &HttpSpec) -> bool {
     let fields: String = http.headers.iter().map(|header| format!("{header}\r\n")).collect();
     let host = http.host.as_ref().unwrap();
     let head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n", http.method, http.target);
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut fields = no_fields();
     let request = read_head(head.as_bytes(), &mut fields).unwrap();
     policy.decide(&L7Request::Http(request)).is_allow()
 }
@@ -156,7 +156,7 @@ fn is_tiered(rule: &RuleName) -> bool {
 }
 
 /// Among rules without tiers, the rules that are said to match decide as the tables did.
-fn assert_matching_agrees(direction: &Direction) -> Result<(), TestCaseError> {
+fn assert_matching_agrees(direction: &DirectionExplanation) -> Result<(), TestCaseError> {
     let request_denied = direction.request_allowed == Some(false);
     let matching = || direction.matching.iter().filter(|matching| !is_tiered(&matching.rule));
     let denies = || matching().any(|matching| matching.effect == Effect::Denies);
@@ -393,18 +393,18 @@ proptest! {
             let subject = subject_of(&query, subject);
             let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
             let ends = [subject.tuple.src, subject.tuple.dst];
-            for (end, direction) in ends.into_iter().zip([&explanation.egress, &explanation.ingress]) {
+            for (end, explained) in ends.into_iter().zip([&explanation.egress, &explanation.ingress]) {
                 let rows = table_rows(&compiled, end);
-                let side = if end == ends[0] { "egress" } else { "ingress" };
-                let rows: Vec<_> = rows.iter().filter(|row| row.direction == side).collect();
+                let direction = if end == ends[0] { "egress" } else { "ingress" };
+                let rows: Vec<_> = rows.iter().filter(|row| row.direction == direction).collect();
                 let defaults = rows.iter().filter(|row| row.rule.is_none()).count();
                 prop_assert_eq!(defaults, 1, "one default");
-                for matching in &direction.matching {
+                for matching in &explained.matching {
                     let has = |row: &&&TableRow| row.rule.as_ref() == Some(&matching.rule);
                     let row = rows.iter().find(has);
                     prop_assert_eq!(row.map(|row| row.effect), Some(matching.effect));
                 }
-                if let DecidedBy::DefaultDeny { policies } = &direction.verdict.by {
+                if let DecidedBy::DefaultDeny { policies } = &explained.verdict.by {
                     let default = rows.iter().find(|row| row.rule.is_none()).unwrap();
                     prop_assert_eq!(&default.policies, policies);
                     prop_assert_eq!(default.effect, Effect::Denies);

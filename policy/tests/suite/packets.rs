@@ -7,6 +7,7 @@ use std::sync::Arc;
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use podgate_dataplane::mem::Umem;
 use podgate_dataplane::packet::HostFrame;
+use podgate_dataplane::packet::checksum::{self, Sum};
 use podgate_dataplane::packet::icmp::{self, Role};
 use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::RingSizes;
@@ -23,6 +24,7 @@ use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
+use podgate_test_support::client_hello;
 
 use crate::support::Answer;
 
@@ -34,8 +36,8 @@ const BETWEEN_QUESTIONS_SECS: u64 = 3 * 3600;
 const CLIENT_ISN: u32 = 1_000;
 const SERVER_ISN: u32 = 9_000;
 
-/// Whether packets can ask this at all: traffic of a pod with itself and between two outsiders
-/// never comes to a worker, and an ICMP error or reply has no flow of its own.
+/// Whether packets can ask this at all: traffic of a pod with itself and between two addresses
+/// outside never comes to a worker, and an ICMP error or reply has no flow of its own.
 pub(crate) fn can_ask(subject: &Subject, local: LocalEnds) -> bool {
     let is_icmp = matches!(subject.tuple.protocol, proto::ICMP | proto::ICMPV6);
     let alone = matches!(
@@ -109,17 +111,28 @@ impl Bench {
         Self { shared, worker, kernel, links, now: Nanos(1) }
     }
 
-    /// What the worker does with a row's first packet, and with its request if that is HTTP. On a
-    /// flow whose requests no inspector can read, nothing passes at all.
+    /// What the worker does with a row's first packet, and with its request if that is HTTP, DNS or
+    /// TLS. On a flow whose requests no inspector can read, nothing passes at all.
     pub(crate) fn ask(&mut self, row: &Row) -> Answer {
         self.forget();
         let Row { subject, local, request, text, .. } = row;
         let ends = [(subject.tuple.src, local.source), (subject.tuple.dst, local.destination)];
         let links = ends.map(|(address, local)| if local { self.links[&address] } else { HOST });
-        let opened = self.send(links[0], &opening(subject));
+        let name = match request {
+            Some(Request::Dns(name)) => name,
+            _ => "name.test",
+        };
+        let opened = match subject.tuple.protocol {
+            proto::UDP => self.send(links[0], &udp(subject.tuple, &query(name))),
+            _ => self.send(links[0], &opening(subject)),
+        };
         let (verdict, is_readable) = self.told();
         let passes = verdict != Verdict::Deny && is_readable;
         let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
+        if passes && verdict == Verdict::Inspect && subject.tuple.protocol == proto::UDP {
+            let allowed = is_passed(links, &opened, &query(name));
+            return Answer { verdict, request: request.as_ref().map(|_| allowed) };
+        }
         let expected = if passes { vec![links[1]] } else { vec![] };
         assert_eq!(forwarded, expected, "{verdict:?}: {text}");
         if passes {
@@ -129,6 +142,12 @@ impl Bench {
             Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
             Some(Request::Http(request)) if passes => {
                 Some(self.request(links, subject.tuple, request))
+            }
+            Some(Request::ServerName(name)) if verdict == Verdict::Inspect => {
+                Some(self.greet(links, subject.tuple, name))
+            }
+            Some(Request::Dns(name)) if passes && verdict == Verdict::Inspect => {
+                Some(self.query_over_tcp(links, subject.tuple, name))
             }
             _ => None,
         };
@@ -206,9 +225,77 @@ impl Bench {
         };
         let passed = reached(links[1], text.as_bytes());
         let denied = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
-        assert_ne!(passed, denied, "{text:?} either passes or is denied");
+        // The inspector of another protocol answers otherwise.
+        let answered = left.iter().any(|(at, _)| *at == links[0]);
+        assert!(passed != denied || answered, "{text:?} either passes or is denied");
         passed
     }
+
+    /// Ends the handshake, and sends a TLS ClientHello with this server name; without one, if it is
+    /// empty. Whether it reached the destination; if not, both ends must have been reset.
+    fn greet(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> bool {
+        self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
+        let hello = client_hello(name);
+        let left =
+            self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, &hello));
+        let passed = left
+            .iter()
+            .any(|(at, ip)| *at == links[1] && ip.windows(hello.len()).any(|w| w == hello));
+        let reset = links.map(|link| left.iter().any(|(at, ip)| *at == link && is_reset(ip)));
+        assert_eq!(reset, [!passed; 2], "{name:?} either passes or is reset");
+        passed
+    }
+
+    /// Ends the handshake and sends a DNS query. Whether it reached the destination.
+    fn query_over_tcp(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> bool {
+        self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
+        let query = query(name);
+        let message = [&(query.len() as u16).to_be_bytes(), &query[..]].concat();
+        let segment = tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, &message);
+        is_passed(links, &self.send(links[0], &segment), &query)
+    }
+}
+
+fn is_reset(ip: &[u8]) -> bool {
+    let header = if ip[0] >> 4 == 4 { 20 } else { 40 };
+    ip[header + 13] & 0x04 != 0
+}
+
+/// Whether a DNS query reached the destination; if not, the source must have had its REFUSED.
+fn is_passed(links: [LinkId; 2], left: &[(LinkId, Vec<u8>)], query: &[u8]) -> bool {
+    let reached = |link: LinkId, part: &[u8]| {
+        left.iter().any(|(at, ip)| *at == link && ip.windows(part.len()).any(|w| w == part))
+    };
+    let mut refused = query.to_vec();
+    refused[2..4].copy_from_slice(&[0x81, 0x85]);
+    let (passed, denied) = (reached(links[1], query), reached(links[0], &refused));
+    assert_ne!(passed, denied, "{} either passes or is refused", query.escape_ascii());
+    passed
+}
+
+/// Whether a request can be sent: a DNS name on the wire has no empty label.
+pub(crate) fn can_send(request: Option<&Request>) -> bool {
+    let Some(Request::Dns(name)) = request else { return true };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.is_empty() || name.split('.').all(|label| (1..64).contains(&label.len()))
+}
+
+/// A DNS query for the addresses of a name.
+fn query(name: &str) -> Vec<u8> {
+    let labels = name.split('.').filter(|label| !label.is_empty());
+    let wire = labels.flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+    let header = [7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    header.into_iter().chain(wire).chain([0, 0, 1, 0, 1]).collect()
+}
+
+fn udp(tuple: Tuple, payload: &[u8]) -> Vec<u8> {
+    let len = 8 + payload.len() as u16;
+    let mut datagram = [tuple.src_port, tuple.dst_port, len, 0].map(u16::to_be_bytes).concat();
+    datagram.extend(payload);
+    let mut sum = Sum::pseudo_header(tuple.src, tuple.dst, proto::UDP, u32::from(len));
+    sum.add(&datagram);
+    datagram[6..8].copy_from_slice(&sum.checksum().to_be_bytes());
+    ip(tuple, &datagram, false)
 }
 
 /// The first packet of the flow.
@@ -297,9 +384,8 @@ fn ip(tuple: Tuple, message: &[u8], is_icmp: bool) -> Vec<u8> {
 }
 
 fn icmp_checksum(src: Address, dst: Address, message: &[u8]) -> u16 {
-    use podgate_dataplane::packet::checksum::{Sum, of};
     if src.is_v4() {
-        return of(message);
+        return checksum::of(message);
     }
     let mut sum = Sum::pseudo_header(src, dst, proto::ICMPV6, message.len() as u32);
     sum.add(message);

@@ -186,11 +186,16 @@ fn fields_of_cilium_policies_that_are_not_enforced_are_rejected() {
             to_ports("rules: {http: [{headerMatches: [{name: a, secret: {name: b}}]}]}"),
             "spec.ingress[0].toPorts[0].rules.http[0].headerMatches[0].secret",
         ),
-        (
-            to_ports("rules: {http: [{headerMatches: [{name: a, value: b, mismatch: LOG}]}]}"),
-            "spec.ingress[0].toPorts[0].rules.http[0].headerMatches[0].mismatch",
-        ),
     ];
+    let rewriting = ["ADD", "DELETE", "REPLACE", "log"].map(|mismatch| {
+        to_ports(&format!(
+            "rules: {{http: [{{headerMatches: [{{name: a, value: b, mismatch: {mismatch}}}]}}]}}"
+        ))
+    });
+    for object in rewriting {
+        let field = "spec.ingress[0].toPorts[0].rules.http[0].headerMatches[0].mismatch";
+        assert_rejected(&object, field, "");
+    }
     for (object, field) in cases {
         assert_rejected(&object, field, "");
     }

@@ -8,7 +8,7 @@ use podgate_policy::{Compiled, Compiler, compile};
 use podgate_tables::policy::Verdict;
 
 use crate::by_names::by_names;
-use crate::packets::{Bench, can_ask};
+use crate::packets::{Bench, can_ask, can_send};
 use crate::support::{Answer, ask_oracle, ask_tables};
 
 /// What came of a table.
@@ -60,11 +60,12 @@ impl Outcome {
             if said != answer {
                 fail(format!("tables say {answer:?}, oracle says {said:?}"));
             }
-            if can_ask(&row.subject, row.local) {
+            if can_ask(&row.subject, row.local) && can_send(request) {
                 self.by_packets += 1;
                 let seen = bench.ask(row);
                 let request = match request {
                     Some(Request::Http(_)) => answer.request,
+                    Some(Request::Dns(_)) if answer.verdict == Verdict::Inspect => answer.request,
                     // No inspector reads it yet.
                     Some(_)
                         if answer.verdict == Verdict::Inspect && answer.request == Some(true) =>
@@ -101,6 +102,6 @@ fn is_expected(row: &Row, answer: &Answer) -> bool {
         (Some(Expect::Allow), None) => answer.verdict == Verdict::Allow,
         (Some(Expect::Inspect), _) => answer.verdict == Verdict::Inspect,
         (Some(Expect::Allow), Some(_)) => answer.request == Some(true),
-        (Some(Expect::Deny403), _) => answer.request == Some(false),
+        (Some(Expect::DenyRequest), _) => answer.request == Some(false),
     }
 }

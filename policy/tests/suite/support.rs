@@ -82,14 +82,14 @@ fn name(catalog: &Catalog, cause: Cause) -> String {
 }
 
 fn allows(decision: &Decision, request: &Request) -> bool {
-    let judge = |request: L7Request<'_>| decision.l7.decide(&request).is_allow();
+    let decide = |request: L7Request<'_>| decision.l7.decide(&request).is_allow();
     match request {
         Request::Http(HttpRequest { method, path, host, headers }) => {
             let headers: Vec<httparse::Header<'_>> = headers
                 .iter()
                 .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
                 .collect();
-            judge(L7Request::Http(l7::Request {
+            decide(L7Request::Http(l7::Request {
                 method: method.as_bytes(),
                 path: path.as_bytes(),
                 path_is_normal: true,
@@ -99,14 +99,17 @@ fn allows(decision: &Decision, request: &Request) -> bool {
         }
         Request::Kafka(KafkaRequest { api_key, api_version, client_id, topics }) => {
             let topics: Vec<&[u8]> = topics.iter().map(String::as_bytes).collect();
-            judge(L7Request::Kafka(l7::KafkaRequest {
+            decide(L7Request::Kafka(l7::KafkaRequest {
                 api_key: *api_key,
                 api_version: *api_version,
                 client_id: client_id.as_deref().map(str::as_bytes),
                 topics: &topics,
             }))
         }
-        Request::Dns(name) => judge(L7Request::Dns(name.as_bytes())),
-        Request::ServerName(name) => judge(L7Request::ServerName(Some(name.as_bytes()))),
+        Request::Dns(name) => decide(L7Request::Dns(name.as_bytes())),
+        Request::ServerName(name) => {
+            let name = Some(name.as_bytes()).filter(|name| !name.is_empty());
+            decide(L7Request::ServerName(name))
+        }
     }
 }

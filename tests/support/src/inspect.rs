@@ -8,6 +8,7 @@ use podgate_dataplane::l7::inspector::{AfterInjection, InspectCtx, Inspector, Op
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::RuleId;
+use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -63,6 +64,8 @@ pub struct Connection<I> {
     pub closed: bool,
     /// The time.
     pub now: Nanos,
+    /// Limits of HTTP/1.
+    pub limits: HttpLimits,
 }
 
 impl<I: Inspector> Connection<I> {
@@ -76,7 +79,7 @@ impl<I: Inspector> Connection<I> {
 
     /// Ends a direction by FIN.
     pub fn end(&mut self, direction: FlowDirection, policy: &L7Policy) {
-        let cx = InspectCtx { now: self.now, policy, may_buffer: true };
+        let cx = InspectCtx { now: self.now, policy, http: self.limits, may_buffer: true };
         if self.stream(direction).mode == Mode::Inspect && self.reset.is_none() {
             let undecided = self.stream(direction).undecided.len();
             let step = self.inspector.end(&cx, direction, undecided);
@@ -101,7 +104,7 @@ impl<I: Inspector> Connection<I> {
     }
 
     fn run(&mut self, direction: FlowDirection, policy: &L7Policy) {
-        let cx = InspectCtx { now: self.now, policy, may_buffer: true };
+        let cx = InspectCtx { now: self.now, policy, http: self.limits, may_buffer: true };
         while self.reset.is_none() {
             self.inject(direction);
             if self.stream(direction).mode == Mode::Inspect

@@ -6,6 +6,7 @@ use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::inspector::Inspector;
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
+use podgate_dataplane::packet::checksum::Sum;
 use podgate_dataplane::packet::{L4, Tcp, View, edit, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
@@ -83,6 +84,20 @@ pub struct RecordingIo {
     pub out_of_frames: bool,
 }
 
+/// Makes the checksum of a TCP packet partial, as a sender with checksum offload does, if it is
+/// right.
+pub fn make_partial(frame: &mut [u8]) {
+    let Ok(view) = parse(frame, frame.len() as u32) else { return };
+    let is_right = edit::l4_checksum_is_right((frame, std::iter::empty()), &view);
+    if let (L4::Tcp(_), true) = (view.l4_kind, is_right) {
+        let len = view.end - u32::from(view.l4);
+        let (src, dst) = (view.tuple.src, view.tuple.dst);
+        let sum = Sum::pseudo_header(src, dst, view.tuple.protocol, len).folded();
+        let at = usize::from(view.l4) + 16;
+        frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 impl RecordingIo {
     /// A recorder over a UMEM of `frames` frames, without quotas.
     #[must_use]
@@ -126,9 +141,14 @@ impl RecordingIo {
         assert_eq!(self.pool.outstanding(), self.held_frames as i64, "frames");
     }
 
-    fn record(&mut self, direction: FlowDirection, originated: bool, packet: Packet) {
+    fn record(&mut self, direction: FlowDirection, originated: bool, mut packet: Packet) {
+        let head = self.umem.data(&packet.head);
+        let view = parse(head, packet.len()).expect("what is sent can be parsed");
+        if !originated {
+            // As the worker does with a partial one.
+            edit::complete_checksum(self.umem.bytes_mut(&mut packet), &view);
+        }
         let mut bytes = self.umem.data(&packet.head).to_vec();
-        let view = parse(&bytes, packet.len()).expect("what is sent can be parsed");
         assert!(edit::l4_checksum_is_right(self.umem.bytes(&packet), &view), "checksum");
         packet.tail.iter().for_each(|frame| bytes.extend(self.umem.data(frame)));
         let L4::Tcp(tcp) = view.l4_kind else { panic!("what is sent is TCP") };
@@ -150,7 +170,10 @@ impl FlowIo for RecordingIo {
         self.pool.free(frame);
     }
 
-    fn forward(&mut self, direction: FlowDirection, packet: Packet) {
+    fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View) {
+        let sent = parse(self.umem.data(&packet.head), packet.len()).unwrap();
+        let layout = |view: &View| (view.tuple, view.l3, view.l4, view.payload, view.end);
+        assert_eq!(layout(view), layout(&sent), "what the worker is told of the packet");
         self.record(direction, false, packet);
     }
 

@@ -1,5 +1,5 @@
-//! Test support for several crates: workers on memory links, builders of frames and tables, and a
-//! recording `FlowIo`.
+//! Test support for several crates: workers on memory links, builders of frames and tables, a
+//! recording `FlowIo`, and real TCP stacks over a lossy network.
 //!
 //! Everything here panics when the code under test fails. The unit tests of `podgate-dataplane`
 //! can't use it: this crate links `podgate-dataplane` as a library, whose types differ from those
@@ -11,8 +11,12 @@ mod counters;
 mod frames;
 mod inspect;
 mod io;
+pub mod lossy;
+mod random;
 mod rig;
 mod tables;
+pub mod tcp_stack;
+mod tls;
 
 pub use counters::{Count, Counts};
 pub use frames::{
@@ -20,9 +24,14 @@ pub use frames::{
     unreachable,
 };
 pub use inspect::{Connection, Stream, docs_only, http1_corpus};
-pub use io::{Outgoing, RecordingIo};
+pub use io::{Outgoing, RecordingIo, make_partial};
+pub use random::Random;
 pub use rig::{Rig, RigConfig};
 pub use tables::{
     A, ADDRESSES, ADDRESSES_V6, B, DENY_SET, HOST, IngressOfB, LABELS_OF_A, MTU, OUTSIDE, RULE,
     closed, guarded, snapshot, snapshot_with,
+};
+pub use tls::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, Conversation, HANDSHAKE, client_hello,
+    client_hello_message, conversations, from_hex, hello_retry_request, server_hello, tls_record,
 };

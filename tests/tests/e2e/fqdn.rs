@@ -237,6 +237,7 @@ fn names_are_listed_survive_a_restart_and_can_be_cleaned() -> Result<()> {
         client.resolve(1, "fresh.example")?;
         client.connect(1, BOUND).map(drop)
     })?;
+    assert!(names.lab.drops("policy_denied")? > 0, "the SYNs to the forgotten name are counted");
     agent.assert_alive()?;
     agent.stop()
 }

@@ -10,7 +10,8 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{Link, Netlink, NetlinkError};
 
-/// The IPv4 gateway of pods. No link has this address: pods have a permanent neighbour entry for it.
+/// The IPv4 gateway of pods. No link has this address: pods have a permanent neighbour entry for
+/// it.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The IPv6 gateway of pods, likewise.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);

@@ -187,7 +187,7 @@ fn fields_about_protocols() {
         request protocol: ["http", "tcp"]; ["kafka", "dns"];
         query protocol: ["dns"]; ["http"];
         packet tcp_flags: [flags(true, false), flags(false, false)]; [flags(true, true), flags(false, true)];
-        udp tcp_flags: [flags(false, false); 0]; [flags(false, false)];
+        udp tcp_flags: Vec::<TcpFlags>::new(); [flags(false, false)];
     }
 }
 

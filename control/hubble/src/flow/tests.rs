@@ -160,7 +160,8 @@ fn drops_requests_and_ends_have_one_flow() {
 fn the_source_of_a_response_is_the_server() {
     let [method, path, host] = ["PUT", "/x", "db"].map(str::to_owned);
     let request = Some(HttpTarget { method, path, host });
-    let detail = Detail::HttpResponse { status: 403, latency_ns: 7_900_000, request };
+    let detail =
+        Detail::HttpResponse { status: 403, grpc_status: None, latency_ns: 7_900_000, request };
     let flow = &flows(&record(detail, Outcome::Forwarded, None))[0];
     assert_eq!(flow.source.as_ref().unwrap().pod_name, "db");
     assert_eq!(flow.ip.as_ref().unwrap().source, "10.0.0.2");

@@ -11,7 +11,7 @@ use podgate_policy::explain::{
     End, Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows,
     tier_name,
 };
-use podgate_policy::rules::{Rule, RulePorts, RuleSet, Side};
+use podgate_policy::rules::{Rule, RulePorts, RuleSet, TrafficDirection};
 use podgate_policy::{Compiled, PolicyState as StoreState, Store};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
@@ -93,7 +93,7 @@ impl Agent {
         let mut notes: Vec<String> =
             [source, destination].into_iter().filter_map(|end| self.note_on_end(end)).collect();
         if !source.local && !destination.local {
-            let hint = "ask the agent of a node that has one of them, or add --both-sides";
+            let hint = "ask the agent of a node that has one of them, or add --both-directions";
             let why = notes.first().map(|note| format!(" ({note})")).unwrap_or_default();
             return Err(ApiError::failed(format!(
                 "neither {} nor {} is a ready endpoint of this node, so no policy applies \
@@ -207,10 +207,11 @@ fn meant(similar: &[String]) -> String {
 }
 
 fn rule_set(set: &RuleSet) -> RuleSetDetail {
-    let isolates = Side::ALL.into_iter().filter(|side| set.default_deny[*side]);
+    let isolates =
+        TrafficDirection::ALL.into_iter().filter(|direction| set.default_deny[*direction]);
     RuleSetDetail {
         subject: set.endpoint_selector.to_string(),
-        isolates: isolates.map(|side| side.to_string()).collect(),
+        isolates: isolates.map(|direction| direction.to_string()).collect(),
         rules: set.rules.iter().map(rule).collect(),
     }
 }
@@ -221,7 +222,7 @@ fn rule(rule: &Rule) -> RuleDetail {
     };
     RuleDetail {
         path: rule.field.clone(),
-        direction: rule.side.to_string(),
+        direction: rule.direction.to_string(),
         effect: rule.action.into(),
         tier: tier_name(rule.precedence.tier).to_owned(),
         priority: rule.precedence.priority,

@@ -19,13 +19,10 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::route::RouteTable;
 use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
-use crate::agent::host_network::HostLink;
+use crate::agent::host_network::{HOST_SLOT, HostLink};
 
 /// Prefix of the names of pinned programs; the link's index follows.
 pub(crate) const PIN_PREFIX: &str = "link-";
-
-/// Slot of the link to the kernel stack.
-pub(in crate::agent) const HOST_SLOT: LinkId = LinkId(0);
 
 /// All links of the agent.
 pub(in crate::agent) struct Links {

@@ -11,15 +11,17 @@
 use anyhow::{Context, Result, bail};
 use podgate_hostnet::offload;
 use podgate_hostnet::{Link, Netlink};
+use podgate_tables::ids::LinkId;
 use podgate_tables::route::NextHop;
-
-use crate::agent::endpoints::HOST_SLOT;
 
 /// The kernel's end.
 pub(crate) const HOST: &str = "pg-host";
 
 /// The workers' end.
 pub(crate) const XSK: &str = "pg-xsk";
+
+/// Slot of the workers' end in the dataplane.
+pub(in crate::agent) const HOST_SLOT: LinkId = LinkId(0);
 
 /// MTU of both ends, bytes: the largest for pods ([`PodMtu::MAX`](podgate_api::PodMtu::MAX)). The
 /// route to a pod has the pod's MTU.

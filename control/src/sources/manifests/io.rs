@@ -6,24 +6,24 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nix::sys::statfs::{self, FsType, statfs};
 use podgate_policy::DocumentKind;
 use podgate_policy::manifest::{self, Document, ReadError};
 use tracing::error;
 
 use super::file_state::{Content, Doubt, Seen, Stamp};
-use super::reader::Message;
-use crate::sources::last_good::{LastGood, hash, hash_of_key};
+use super::last_good::{LastGood, hash, hash_of_key};
+use super::messages::{Check, Done, Entry, FileStamp, Identity, Listing, Message};
 
 /// Threads while nothing hangs.
 const THREADS_MIN: usize = 2;
@@ -82,78 +82,6 @@ pub(super) enum Job {
         /// Why the file itself must not be touched, if so.
         unreadable: Option<String>,
     },
-}
-
-/// What came of a job.
-#[derive(Debug)]
-pub(super) enum Done {
-    List(Result<Listing, String>),
-    Check(Check),
-    Read { name: OsString, seen: Seen<Arc<[Document]>>, last_good: Result<Vec<Document>, String> },
-}
-
-/// Identity of a directory; an inode number alone may be reused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Identity {
-    inode: (u64, u64),
-    created: Option<SystemTime>,
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        Self { inode: (metadata.dev(), metadata.ino()), created: metadata.created().ok() }
-    }
-}
-
-/// Metadata that changes with a file's content.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct FileStamp {
-    inode: (u64, u64),
-    size: u64,
-    changed: (i64, i64),
-}
-
-impl FileStamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            inode: (metadata.dev(), metadata.ino()),
-            size: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
-
-/// An entry of the directory.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: OsString,
-    /// `None` if it can't be told.
-    pub(super) stamp: Option<FileStamp>,
-    /// Whether it is a symbolic link, whose target may change without inotify events.
-    pub(super) is_link: bool,
-}
-
-/// What the directory holds.
-#[derive(Debug)]
-pub(super) struct Listing {
-    pub(super) identity: Identity,
-    pub(super) entries: Vec<Entry>,
-    /// How many files there are beyond the bound, and the first of them.
-    pub(super) excess: Option<(usize, OsString)>,
-    /// `None` if changes are not reported, so that they have to be polled for.
-    pub(super) watch: Option<WatchDescriptor>,
-    /// Whether it is a single file.
-    pub(super) is_file: bool,
-    pub(super) took: Duration,
-}
-
-/// Whether something changed that inotify does not report.
-#[derive(Debug)]
-pub(super) struct Check {
-    pub(super) identity: Result<Identity, String>,
-    pub(super) links: Vec<(OsString, Option<FileStamp>)>,
-    pub(super) took: Duration,
 }
 
 impl Job {

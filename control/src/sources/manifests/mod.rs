@@ -7,90 +7,24 @@
 
 mod file_state;
 mod io;
+pub(crate) mod last_good;
+mod messages;
 mod reader;
 mod saver;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use podgate_api::SourceStatus;
-use podgate_policy::manifest::Document;
 use podgate_policy::{Missing, Rejection, Store};
 use tokio::sync::mpsc;
 
-pub(super) use self::file_state::Stamp;
+pub(crate) use self::messages::Event;
+use self::messages::{Change, FileUpdate, ReadRequests};
 use super::{Update, log_rejections};
-
-/// Changes of the directory.
-#[derive(Debug)]
-pub(crate) struct Event {
-    files: Vec<FileUpdate>,
-    /// Whether all that there is can be known.
-    synced: bool,
-    /// What is wrong, one line each.
-    problems: Vec<String>,
-}
-
-/// A change of one file.
-#[derive(Debug)]
-struct FileUpdate {
-    file: Arc<Path>,
-    /// Its objects from before the start that are still in force.
-    last_good: Vec<Document>,
-    change: Option<Change>,
-}
-
-#[derive(Debug)]
-enum Change {
-    Content(Arc<[Document]>, Missing),
-    DeleteMissing,
-    Remove,
-}
-
-/// What the control thread wants of the reader.
-#[derive(Debug)]
-pub(crate) struct Wishes {
-    messages: SyncSender<reader::Message>,
-    rescan: AtomicBool,
-    read_again: Mutex<BTreeSet<Arc<Path>>>,
-}
-
-impl Wishes {
-    fn new(messages: SyncSender<reader::Message>) -> Self {
-        Self { messages, rescan: AtomicBool::new(false), read_again: Mutex::default() }
-    }
-
-    /// Wants everything read again.
-    fn rescan(&self) {
-        self.rescan.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Wants these files read again.
-    fn read_again(&self, files: BTreeSet<Arc<Path>>) {
-        if files.is_empty() {
-            return;
-        }
-        self.read_again.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // If messages wait already, the reader is about to look.
-        let _ = self.messages.try_send(reader::Message::Wake);
-    }
-
-    /// What is wanted: everything, or these files.
-    fn take(&self) -> (bool, BTreeSet<Arc<Path>>) {
-        let mut files = self.read_again.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.rescan.swap(false, Ordering::AcqRel), std::mem::take(&mut files))
-    }
-}
 
 /// What is known of the directory.
 #[derive(Debug)]
@@ -100,7 +34,7 @@ pub(crate) struct Manifests {
     problems: Vec<String>,
     /// What is rejected of each file, so that it is logged once.
     rejected: BTreeMap<Arc<Path>, Vec<Rejection>>,
-    wishes: Arc<Wishes>,
+    requests: Arc<ReadRequests>,
 }
 
 impl Manifests {
@@ -115,15 +49,15 @@ impl Manifests {
         settle: Duration,
         updates: mpsc::Sender<Update>,
     ) -> Result<Self> {
-        let wishes = reader::start(dir, state_dir, settle, updates);
-        let wishes = wishes.context("can't start the thread that reads manifests")?;
+        let requests = reader::start(dir, state_dir, settle, updates);
+        let requests = requests.context("can't start the thread that reads manifests")?;
         let (problems, rejected) = (Vec::new(), BTreeMap::new());
-        Ok(Self { dir: dir.to_owned(), synced: false, problems, rejected, wishes })
+        Ok(Self { dir: dir.to_owned(), synced: false, problems, rejected, requests })
     }
 
     /// Reads everything again.
     pub(crate) fn reload(&self) {
-        self.wishes.rescan();
+        self.requests.rescan();
     }
 
     /// Brings the store up to date, and says in the log what is rejected that was not rejected
@@ -156,7 +90,7 @@ impl Manifests {
             }
         };
         read_again.remove(&file);
-        self.wishes.read_again(read_again);
+        self.requests.read_again(read_again);
     }
 
     fn log_new(&mut self, file: &Arc<Path>, rejections: Vec<Rejection>) {

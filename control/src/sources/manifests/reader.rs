@@ -16,11 +16,14 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::file_state::{Action, FileState, Seen, Stamp};
-use super::io::{Check, Done, Entry, FileStamp, Identity, Job, Listing, Place, Pool};
+use super::io::{Job, Place, Pool};
+use super::last_good::{Header, LastGood, Save, log_damaged};
+use super::messages::{
+    Change, Check, Done, Entry, Event, FileStamp, FileUpdate, Identity, Listing, Message,
+    ReadRequests,
+};
 use super::saver::Saver;
-use super::{Change, Event, FileUpdate, Wishes};
 use crate::sources::Update;
-use crate::sources::last_good::{Header, LastGood, Save, log_damaged};
 
 /// How often the directory's identity and the targets of links are checked.
 const CHECK_PERIOD: Duration = Duration::from_millis(500);
@@ -37,20 +40,6 @@ const BATCH: usize = 256;
 const PROBLEMS_MAX: usize = 16;
 /// Capacity of the reader's channel; senders block when it is full.
 const MESSAGES_MAX: usize = 1024;
-
-/// A message to the reader.
-#[derive(Debug)]
-pub(super) enum Message {
-    Events(Vec<InotifyEvent>),
-    /// A thread of the pool has done a job.
-    Done(usize, Done),
-    /// A state was written, or not.
-    Saved(OsString, Result<(), String>),
-    /// The saved states were deleted.
-    StateRemoved,
-    /// There are new requests.
-    Wake,
-}
 
 /// One manifest.
 #[derive(Debug)]
@@ -108,7 +97,7 @@ pub(super) struct Reader {
     dir: Arc<Path>,
     settle: Duration,
     updates: mpsc::Sender<Update>,
-    wishes: Arc<Wishes>,
+    requests: Arc<ReadRequests>,
     messages: Receiver<Message>,
     pool: Pool,
     saver: Saver,
@@ -146,11 +135,11 @@ pub(super) fn start(
     state_dir: &Path,
     settle: Duration,
     updates: mpsc::Sender<Update>,
-) -> std::io::Result<Arc<Wishes>> {
+) -> std::io::Result<Arc<ReadRequests>> {
     let (sender, messages) = sync_channel(MESSAGES_MAX);
-    let wishes = Arc::new(Wishes::new(sender.clone()));
+    let requests = Arc::new(ReadRequests::new(sender.clone()));
     let (dir, state_dir): (Arc<Path>, _) = (dir.into(), state_dir.to_owned());
-    let reader_wishes = Arc::clone(&wishes);
+    let reader_wishes = Arc::clone(&requests);
     let run = move || {
         let inotify = watch(&sender);
         let last_good = LastGood::new(&state_dir, &dir);
@@ -163,7 +152,7 @@ pub(super) fn start(
         reader.run(&index);
     };
     thread::Builder::new().name("pg-manifests".into()).spawn(run)?;
-    Ok(wishes)
+    Ok(requests)
 }
 
 /// Starts a thread that forwards inotify events; `None` if inotify is not available.
@@ -203,7 +192,7 @@ impl Reader {
         dir: Arc<Path>,
         settle: Duration,
         updates: mpsc::Sender<Update>,
-        wishes: Arc<Wishes>,
+        requests: Arc<ReadRequests>,
         messages: Receiver<Message>,
         pool: Pool,
         saver: Saver,
@@ -213,7 +202,7 @@ impl Reader {
             dir,
             settle,
             updates,
-            wishes,
+            requests,
             messages,
             pool,
             saver,
@@ -278,7 +267,7 @@ impl Reader {
     }
 
     fn take_wishes(&mut self) {
-        let (rescan, wanted) = self.wishes.take();
+        let (rescan, wanted) = self.requests.take();
         let now = Instant::now();
         if rescan {
             self.list_now();

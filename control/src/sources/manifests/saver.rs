@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info};
 
-use super::reader::Message;
-use crate::sources::last_good::{LastGood, Save, Writer};
+use super::last_good::{LastGood, Save, Writer};
+use super::messages::Message;
 
 /// States that may wait to be written.
 const WAITING_MAX: usize = 10_000;

@@ -1,5 +1,6 @@
 //! The reader of manifests, on real folders.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -65,7 +66,7 @@ impl Place {
     /// Waits until the last good objects of `count` files are on disk.
     fn wait_for_last_good(&self, count: usize) {
         let begin = std::time::Instant::now();
-        let dir = self.state().join(crate::sources::last_good::DIRECTORY);
+        let dir = self.state().join(last_good::DIRECTORY);
         let is_state = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with("json");
         while fs::read_dir(&dir).into_iter().flatten().flatten().filter(is_state).count() != count {
             assert!(begin.elapsed() < BOUND, "no last good objects");

@@ -145,8 +145,8 @@ fn dropped(len: usize, reason: DropReason) -> Step {
 }
 
 impl Inspector for DnsStream {
-    fn restarted(&self) -> Self {
-        Self { dns: self.dns.clone(), ..Self::default() }
+    fn restart(&mut self) {
+        *self = Self { dns: self.dns.clone(), ..Self::default() };
     }
 
     fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
@@ -180,8 +180,8 @@ impl Inspector for DnsStream {
         self.replies.pop_front();
     }
 
-    /// What is known of queries, and replies that wait, are not counted: 6 KiB, if there are as many
-    /// as there may be.
+    /// What is known of queries, and replies that wait, are not counted: 6 KiB, if there are as
+    /// many as there may be.
     fn heap(&self) -> usize {
         0
     }

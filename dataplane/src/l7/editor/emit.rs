@@ -5,7 +5,6 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
-use super::half::Retransmit;
 use super::segment::TcpSegment;
 use super::seq::Seq;
 use super::{Editor, FlowIo, Inspector};
@@ -120,7 +119,7 @@ impl<I: Inspector> Editor<I> {
             let half = &mut self.halves[direction];
             half.sent = half.sent.later(segment.end_with_fin());
         }
-        io.forward(direction, segment.packet);
+        io.forward(direction, segment.packet, &segment.view);
     }
 
     /// Whether a bare acknowledgement, translated to `ack`, says nothing new while the sender has
@@ -337,18 +336,14 @@ impl<I: Inspector> Editor<I> {
     /// acknowledged.
     pub(super) fn tick_own(&mut self, now: Nanos, direction: FlowDirection, io: &mut impl FlowIo) {
         let half = &mut self.halves[direction];
-        let owned = half.to_retransmit();
-        if owned.is_none() && !half.lacks_own() {
-            half.retransmit = None;
-            return;
-        }
-        let timer = half.retransmit.get_or_insert(Retransmit::after(now));
+        half.set_retransmit(now);
+        let Some(timer) = &mut half.retransmit else { return };
         let (due, hopeless) = (timer.is_due(now), timer.is_hopeless());
         if hopeless {
             return self.reset_with_event(DropReason::L7Timeout, io);
         }
         if due {
-            if let Some((from, to)) = owned {
+            if let Some((from, to)) = self.halves[direction].to_retransmit() {
                 self.send_remembered(direction, from, to, io);
             }
             let from = self.halves[direction].acked;

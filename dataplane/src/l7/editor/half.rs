@@ -5,7 +5,7 @@ use std::ops::{Index, IndexMut};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
-use super::memory::Memory;
+use super::memory::{Memory, RareMemory};
 use super::queue::Queue;
 use super::segment::TcpSegment;
 use super::seq::Seq;
@@ -96,6 +96,11 @@ impl Retransmit {
         due
     }
 
+    /// When it expires.
+    pub(super) const fn at(&self) -> Nanos {
+        self.at
+    }
+
     /// Whether the receiver has not answered for so long that it is given up.
     pub(super) const fn is_hopeless(&self) -> bool {
         self.done > RETRANSMITS_MAX
@@ -140,7 +145,7 @@ pub(super) struct Half {
     /// In: undecided bytes, and bytes that decided something and are not acknowledged.
     pub(super) memory: Memory,
     /// Out: bytes that we have to retransmit: inserted ones, and those that we acknowledged.
-    pub(super) own: Memory,
+    pub(super) own: RareMemory,
     pub(super) queue: Queue,
     pub(super) mode: Mode,
     /// Since when there are undecided bytes.
@@ -221,15 +226,22 @@ impl Half {
     /// that we acknowledged; where the sender was told a larger window, all that are remembered.
     pub(super) fn to_retransmit(&self) -> Option<(Seq, Seq)> {
         let from = self.acked_in();
-        let remembered = match self.memory.first_from(from) {
-            Some((start, bytes)) if start == from && self.was_told_more() => {
-                start.plus(bytes.len() as u32)
-            }
+        let remembered = match self.was_told_more().then(|| self.memory.first_from(from)) {
+            Some(Some((start, bytes))) if start == from => start.plus(bytes.len() as u32),
             _ => from,
         };
         let to = self.owned.later(remembered).earlier(self.decided);
         let edge = self.splices.to_in(self.edge).later(from.plus(1));
         to.is_after(from).then(|| (from, to.earlier(edge)))
+    }
+
+    /// Starts the retransmission timer if something of ours is not acknowledged, or stops it.
+    pub(super) fn set_retransmit(&mut self, now: Nanos) {
+        if self.lacks_own() || self.to_retransmit().is_some() {
+            self.retransmit.get_or_insert(Retransmit::after(now));
+        } else {
+            self.retransmit = None;
+        }
     }
 
     /// The window that the sender is told, for a window field with this shift.
@@ -267,6 +279,27 @@ impl Half {
     /// Whether nothing may be inserted: a FIN was forwarded or sent.
     pub(super) fn has_ended(&self) -> bool {
         self.own_fin.is_some() || self.fin.is_some_and(|fin| self.decided.is_after(fin))
+    }
+
+    /// Whether nothing of the direction needs the editor any more: all that follows passes, as it
+    /// came, and nothing before is left to deliver or to compare.
+    pub(super) fn is_plain(&self) -> bool {
+        self.mode == Mode::Skip(u64::MAX)
+            && self.splices.is_identity()
+            && self.memory.len() + self.own.len() + self.queue.len() == 0
+            && !self.owned.is_after(self.acked)
+            && self.undecided() == 0
+            && !self.was_told_more()
+            && self.fin.is_none()
+            && self.own_fin.is_none()
+    }
+
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.memory.release_unused();
+        self.own.release_unused();
+        self.queue.release_unused();
+        self.splices.release_unused();
     }
 
     /// Bytes on the heap that depend on the stream.
@@ -326,6 +359,16 @@ fn count_down(left: &mut u64, count: u32) -> u32 {
 pub(super) struct Halves {
     pub(super) original: Half,
     pub(super) reply: Half,
+}
+
+impl Halves {
+    /// A direction and the other one.
+    pub(super) fn both(&mut self, direction: FlowDirection) -> [&mut Half; 2] {
+        match direction {
+            FlowDirection::Original => [&mut self.original, &mut self.reply],
+            FlowDirection::Reply => [&mut self.reply, &mut self.original],
+        }
+    }
 }
 
 impl Index<FlowDirection> for Halves {

@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use super::seq::Seq;
 use crate::l7::heap::{self, grown};
 
-/// Capacity kept while nothing is remembered: bytes, enough for most heads, and ranges.
+/// Capacity kept while nothing is remembered, until the connection is idle: bytes, enough for most
+/// heads, and ranges.
 const BYTES_KEPT: usize = 8 * 1024;
 const RANGES_KEPT: usize = 64;
 
@@ -19,6 +20,8 @@ const RANGES_KEPT: usize = 64;
 struct Range {
     start: Seq,
     len: u32,
+    /// Bytes of all ranges before it that ever were, wrapping.
+    before: u32,
 }
 
 impl Range {
@@ -27,7 +30,8 @@ impl Range {
     }
 }
 
-/// Ranges of a stream in order, and their bytes.
+/// Ranges of a stream in order, and their bytes. Lookups take logarithmic time: a body in chunks of
+/// one byte makes 13,000 ranges of what may be remembered.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     ranges: VecDeque<Range>,
@@ -64,8 +68,28 @@ impl Memory {
         self.ranges.reserve_exact(ranges - self.ranges.len());
         match self.ranges.back_mut() {
             Some(last) if last.end() == start => last.len += len,
-            _ => self.ranges.push_back(Range { start, len }),
+            last => {
+                let before = last.map_or(0, |last| last.before.wrapping_add(last.len));
+                self.ranges.push_back(Range { start, len, before });
+            }
         }
+    }
+
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.bytes.drain(..std::mem::take(&mut self.first));
+        self.bytes.shrink_to_fit();
+        self.ranges.shrink_to_fit();
+    }
+
+    /// Ranges that end behind `position`, each with its bytes.
+    fn behind(&self, position: Seq) -> impl Iterator<Item = (Range, &[u8])> {
+        let index = self.ranges.partition_point(|range| !range.end().is_after(position));
+        let base = self.ranges.front().map_or(0, |range| range.before);
+        self.ranges.range(index..).map(move |range| {
+            let at = self.first + range.before.wrapping_sub(base) as usize;
+            (*range, &self.bytes[at..at + range.len as usize])
+        })
     }
 
     /// Forgets what lies before `position`.
@@ -74,7 +98,9 @@ impl Memory {
             let gone = position.count_since(range.start).min(range.len);
             self.first += gone as usize;
             if gone < range.len {
-                (range.start, range.len) = (range.start.plus(gone), range.len - gone);
+                range.start = range.start.plus(gone);
+                range.len -= gone;
+                range.before = range.before.wrapping_add(gone);
                 break;
             }
             self.ranges.pop_front();
@@ -93,48 +119,85 @@ impl Memory {
     /// Whether `bytes` at `start` contradict what is remembered.
     pub(super) fn contradicts(&self, start: Seq, bytes: &[u8]) -> bool {
         let end = start.plus(bytes.len() as u32);
-        let mut at = self.first;
-        for range in &self.ranges {
+        let mut overlapping =
+            self.behind(start).take_while(|(range, _)| range.start.is_before(end));
+        overlapping.any(|(range, ours)| {
             let (from, to) = (range.start.later(start), range.end().earlier(end));
-            if from.is_before(to) {
-                let len = to.count_since(from) as usize;
-                let ours = &self.bytes[at + from.count_since(range.start) as usize..][..len];
-                if ours != &bytes[from.count_since(start) as usize..][..len] {
-                    return true;
-                }
-            }
-            at += range.len as usize;
-        }
-        false
+            let len = to.count_since(from) as usize;
+            let ours = &ours[from.count_since(range.start) as usize..][..len];
+            ours != &bytes[from.count_since(start) as usize..][..len]
+        })
     }
 
     /// The first remembered bytes at or behind `position`, as far as they lie together, and where
     /// they begin.
     pub(super) fn first_from(&self, position: Seq) -> Option<(Seq, &[u8])> {
-        let mut at = self.first;
-        for range in &self.ranges {
-            if range.end().is_after(position) {
-                let start = range.start.later(position);
-                let bytes = &self.bytes[at..at + range.len as usize];
-                return Some((start, &bytes[start.count_since(range.start) as usize..]));
-            }
-            at += range.len as usize;
-        }
-        None
+        let (range, bytes) = self.behind(position).next()?;
+        let start = range.start.later(position);
+        Some((start, &bytes[start.count_since(range.start) as usize..]))
     }
 
     /// The remembered bytes from `start` up to `end`, or up to where memory ends; empty if the
     /// one at `start` is not remembered.
     pub(super) fn slice(&self, start: Seq, end: Seq) -> &[u8] {
-        let mut at = self.first;
-        for range in &self.ranges {
-            if !start.is_before(range.start) && start.is_before(range.end()) {
-                let len = end.earlier(range.end()).count_since(start) as usize;
-                return &self.bytes[at + start.count_since(range.start) as usize..][..len];
+        match self.first_from(start) {
+            Some((at, bytes)) if at == start => {
+                &bytes[..bytes.len().min(end.count_since(start) as usize)]
             }
-            at += range.len as usize;
+            _ => &[],
         }
-        &[]
+    }
+}
+
+/// A [`Memory`] that most connections never need, allocated when they do.
+#[derive(Debug, Default)]
+pub(super) struct RareMemory(Option<Box<Memory>>);
+
+impl RareMemory {
+    /// Bytes remembered.
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |memory| memory.len())
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap(&self) -> usize {
+        self.0.as_ref().map_or(0, |memory| size_of::<Memory>() + memory.heap())
+    }
+
+    /// The same after `bytes` more are remembered, at most.
+    pub(super) fn heap_with(&self, bytes: usize) -> usize {
+        size_of::<Memory>()
+            + match &self.0 {
+                Some(memory) => memory.heap_with(bytes),
+                None => Memory::default().heap_with(bytes),
+            }
+    }
+
+    /// See [`Memory::append`].
+    pub(super) fn append(&mut self, start: Seq, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.0.get_or_insert_default().append(start, bytes);
+        }
+    }
+
+    /// See [`Memory::forget_before`].
+    pub(super) fn forget_before(&mut self, position: Seq) {
+        if let Some(memory) = &mut self.0 {
+            memory.forget_before(position);
+        }
+    }
+
+    /// See [`Memory::first_from`].
+    pub(super) fn first_from(&self, position: Seq) -> Option<(Seq, &[u8])> {
+        self.0.as_ref()?.first_from(position)
+    }
+
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        match &mut self.0 {
+            Some(memory) if memory.len() > 0 => memory.release_unused(),
+            _ => self.0 = None,
+        }
     }
 }
 

@@ -31,6 +31,7 @@ mod end;
 mod half;
 mod memory;
 mod open;
+mod pass;
 mod queue;
 mod segment;
 mod seq;
@@ -52,7 +53,7 @@ use crate::packet::{L4, View, edit};
 pub use take::{MEMORY_MAX, QUEUE_MS, UNDECIDED_MS};
 
 use half::{Endpoint, Halves};
-use segment::TcpSegment;
+use segment::{Checksum, TcpSegment};
 use seq::Seq;
 
 /// Both directions, the client's first.
@@ -94,6 +95,8 @@ pub enum Progress {
     Opened,
     /// Something was.
     Requested,
+    /// Nothing more of it is inspected or edited: a plain flow would be forwarded alike.
+    Detached,
     /// We are closing the connection, and the client has all that it gets.
     Answered,
     /// Both ends were reset by us. What they have under way is answered by resets.
@@ -114,7 +117,23 @@ pub struct Editor<I> {
     aborted: bool,
     /// Bytes of memory that are reserved for the streams.
     buffered: usize,
+    /// When the last segment came.
+    active: Nanos,
+    /// Memory was released since then, because the connection was idle.
+    released: bool,
+    /// There was no memory for something that waits for it now.
+    refused: bool,
+    /// More can be done, beyond the bound of work for one segment.
+    unfinished: bool,
+    /// When to go on with what is refused, unfinished or stalled.
+    retry: Option<Nanos>,
 }
+
+/// Time without a segment after which memory that is not in use is released.
+const IDLE_MS: u64 = 1_000;
+/// Time until the next attempt to do what there was no memory for, or what the inspector waits
+/// with.
+const RETRY_MS: u64 = 20;
 
 impl<I: Inspector> Editor<I> {
     /// An editor that waits for the opener's SYN.
@@ -162,9 +181,22 @@ impl<I: Inspector> Editor<I> {
             Stage::Closing { .. } if self.halves.reply.is_finished() => Progress::Answered,
             Stage::Closed => Progress::Reset,
             Stage::Opening => Progress::Opened,
+            Stage::Open if self.is_detached() => Progress::Detached,
             _ if self.halves.original.has_forwarded() => Progress::Requested,
             _ => Progress::Opened,
         }
+    }
+
+    fn is_detached(&self) -> bool {
+        DIRECTIONS.iter().all(|direction| {
+            self.halves[*direction].is_plain() && self.inspector.injection(*direction).is_none()
+        })
+    }
+
+    /// Ends the editor of a detached connection, which goes on as a plain flow.
+    pub fn detach(self, io: &mut impl FlowIo) {
+        debug_assert!(self.progress() == Progress::Detached && self.held_frames() == 0);
+        io.forget(self.buffered);
     }
 
     const fn is_live(&self) -> bool {
@@ -181,6 +213,7 @@ impl<I: Inspector> Editor<I> {
         let more = bytes.saturating_sub(self.buffered);
         let reserved = more == 0 || io.keep(more);
         self.buffered += if reserved { more } else { 0 };
+        self.refused |= !reserved;
         reserved
     }
 
@@ -191,7 +224,7 @@ impl<I: Inspector> Editor<I> {
                 let half = &mut self.halves[direction];
                 (half.memory, half.own) = Default::default();
             }
-            self.inspector = self.inspector.restarted();
+            self.inspector.restart();
         }
         let heap = self.heap();
         debug_assert!(heap <= self.buffered, "{heap} bytes are used of {}", self.buffered);
@@ -199,8 +232,8 @@ impl<I: Inspector> Editor<I> {
         self.buffered = self.buffered.min(heap);
     }
 
-    /// Processes one segment of the flow. Its checksum must be complete
-    /// ([`edit::complete_checksum`]); if it is wrong, the segment is dropped.
+    /// Processes one segment of the flow. If its checksum is wrong, it is dropped; if it is partial
+    /// ([`edit::csum_partial`]), it stays so.
     ///
     /// Requests are decided by `policy`, so a change applies from the next request on.
     pub fn segment(
@@ -215,13 +248,37 @@ impl<I: Inspector> Editor<I> {
         let L4::Tcp(tcp) = view.l4_kind else {
             return io.discard(packet, DropReason::Malformed);
         };
-        if !edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
-            return io.discard(packet, DropReason::BadChecksum);
-        }
-        let cx = InspectCtx { now, policy, may_buffer: true };
-        self.receive(&cx, direction, TcpSegment { view: *view, tcp, packet }, io);
+        let checksum = match edit::csum_partial(io.umem().data(&packet.head), view) {
+            Some(_) => Checksum::Partial,
+            None if edit::l4_checksum_is_right(io.umem().bytes(&packet), view) => {
+                Checksum::Complete
+            }
+            None => return io.discard(packet, DropReason::BadChecksum),
+        };
+        let segment = TcpSegment { view: *view, tcp, packet, checksum };
+        (self.active, self.released) = (now, false);
+        let Some(segment) = self.pass_on(now, direction, segment, io) else { return };
+        let cx = InspectCtx { now, policy, http: io.http_limits(), may_buffer: true };
+        self.receive(&cx, direction, segment, io);
         self.proceed(&cx, io);
+        self.set_timers(now);
         self.trim(io);
+    }
+
+    fn set_timers(&mut self, now: Nanos) {
+        if self.is_live() {
+            for direction in DIRECTIONS {
+                self.halves[direction].set_retransmit(now);
+            }
+        }
+        // What an inspector waits for may come from outside of the connection.
+        let waits = self.refused || self.halves.original.stalled || self.halves.reply.stalled;
+        self.retry = match (self.unfinished, waits) {
+            (true, _) => Some(now),
+            (false, true) => Some(now.plus_millis(RETRY_MS)),
+            (false, false) => None,
+        };
+        (self.unfinished, self.refused) = (false, false);
     }
 
     fn receive(
@@ -263,8 +320,40 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Runs timers: acknowledges, retransmits, gives up. To be called every few milliseconds while
-    /// the flow lives; being late only delays.
+    /// When [`Self::tick`] is to be called next; [`None`] if only a segment can change anything.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Nanos> {
+        if !self.is_live() {
+            return None;
+        }
+        let mut earliest = Nanos(u64::MAX);
+        let mut at = |deadline: Nanos| earliest = earliest.min(deadline);
+        if !self.released {
+            at(self.active.plus_millis(IDLE_MS));
+        }
+        for direction in DIRECTIONS {
+            let half = &self.halves[direction];
+            if let Some(oldest) = half.queue.oldest() {
+                at(oldest.plus_millis(QUEUE_MS));
+            }
+            if let Some(deadline) = self.undecided_deadline(direction) {
+                at(deadline);
+            }
+            if let Some(timer) = &half.retransmit {
+                at(timer.at());
+            }
+        }
+        if let Stage::Closing { until, .. } = self.stage {
+            at(until);
+        }
+        if let Some(retry) = self.retry {
+            at(retry);
+        }
+        (earliest != Nanos(u64::MAX)).then_some(earliest)
+    }
+
+    /// Runs timers: acknowledges, retransmits, gives up. To be called at [`Self::deadline`]; being
+    /// late only delays.
     pub fn tick(&mut self, now: Nanos, policy: &L7Policy, io: &mut impl FlowIo) {
         for direction in DIRECTIONS {
             self.tick_queue(now, direction, io);
@@ -278,10 +367,18 @@ impl<I: Inspector> Editor<I> {
         match self.stage {
             Stage::Closing { until, .. } if now >= until => self.close(io),
             Stage::Open | Stage::Closing { .. } => {
-                self.proceed(&InspectCtx { now, policy, may_buffer: true }, io);
+                let http = io.http_limits();
+                self.proceed(&InspectCtx { now, policy, http, may_buffer: true }, io);
             }
             _ => {}
         }
+        if now >= self.active.plus_millis(IDLE_MS) {
+            self.halves.original.release_unused();
+            self.halves.reply.release_unused();
+            self.inspector.release_unused();
+            self.released = true;
+        }
+        self.set_timers(now);
         self.trim(io);
     }
 

@@ -30,7 +30,7 @@ impl<I: Inspector> Editor<I> {
             // Data in a SYN (RFC 7413) comes again if the SYN-ACK does not acknowledge it.
             segment.cut(isn, 0, io);
         }
-        io.forward(FlowDirection::Original, segment.packet);
+        io.forward(FlowDirection::Original, segment.packet, &segment.view);
     }
 
     /// A SYN of the server. If it answers the client's last SYN, a connection begins, also in
@@ -64,7 +64,7 @@ impl<I: Inspector> Editor<I> {
             }
             _ => self.begin(&syn, &segment, io),
         }
-        io.forward(FlowDirection::Reply, segment.packet);
+        io.forward(FlowDirection::Reply, segment.packet, &segment.view);
     }
 
     fn begin(&mut self, syn: &Syn, syn_ack: &TcpSegment, io: &mut impl FlowIo) {
@@ -90,7 +90,7 @@ impl<I: Inspector> Editor<I> {
         // The client's acknowledgement of the SYN-ACK has to reach the server, also with bytes that
         // are dropped.
         self.halves.reply.acked_to_sender = isn;
-        self.inspector = self.inspector.restarted();
+        self.inspector.restart();
         self.aborted = false;
         self.stage = Stage::Open;
     }
@@ -112,7 +112,7 @@ impl<I: Inspector> Editor<I> {
             return io.discard(segment.packet, DropReason::Malformed);
         }
         self.aborted |= is_reset;
-        io.forward(direction, segment.packet);
+        io.forward(direction, segment.packet, &segment.view);
     }
 
     /// What came before was not inspected, so the connection can't go on.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use podgate_tables::drop_reason::DropReason;
 use podgate_tables::time::Nanos;
 
 use super::segment::TcpSegment;
@@ -13,28 +14,48 @@ use crate::l7::io::FlowIo;
 /// dropped here have to be retransmitted, too. All flows together are bounded by
 /// [`FlowIo::hold`].
 const FRAMES_MAX: usize = 4096;
-/// Capacity that is kept while the queue is empty, segments.
+/// Capacity that is kept while the queue is empty, until the connection is idle, segments.
 const CAPACITY_KEPT: usize = 4;
 
 /// Segments on either side of one that a block is looked for in.
 const BLOCK_REACH: usize = 32;
 
-/// Segments in the order of their positions, bounded.
+/// Segments in the order of their positions, bounded. Most connections never need one, so its
+/// memory is allocated when they do.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    waiting: VecDeque<(Nanos, TcpSegment)>,
+pub(super) struct Queue(Option<Box<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    segments: VecDeque<(Nanos, TcpSegment)>,
     frames: usize,
+    /// None came earlier.
+    oldest: Nanos,
 }
 
 impl Queue {
+    fn segments(&self) -> Option<&VecDeque<(Nanos, TcpSegment)>> {
+        self.0.as_deref().map(|waiting| &waiting.segments)
+    }
+
     /// Frames that are held.
-    pub(super) const fn frames(&self) -> usize {
-        self.frames
+    pub(super) fn frames(&self) -> usize {
+        self.0.as_ref().map_or(0, |waiting| waiting.frames)
     }
 
     /// Segments that are held.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.segments().map_or(0, VecDeque::len)
+    }
+
+    /// Where the first segment begins.
+    pub(super) fn first(&self) -> Option<Seq> {
+        self.segments()?.front().map(|(_, segment)| segment.start())
+    }
+
+    /// A time before which no segment came; [`None`] if there is none.
+    pub(super) fn oldest(&self) -> Option<Nanos> {
+        self.0.as_ref().filter(|waiting| !waiting.segments.is_empty()).map(|waiting| waiting.oldest)
     }
 
     /// Keeps a segment that came at `since`, or gives it back if there is no room or an equal one
@@ -45,11 +66,12 @@ impl Queue {
         segment: TcpSegment,
         io: &mut impl FlowIo,
     ) -> Option<TcpSegment> {
+        let Waiting { segments, frames: held, oldest } = &mut **self.0.get_or_insert_default();
         let frames = segment.packet.frames();
-        let room = self.frames + frames <= FRAMES_MAX;
+        let room = *held + frames <= FRAMES_MAX;
         let before = |other: &TcpSegment| other.start().since(segment.start()) <= 0;
-        let index = self.waiting.partition_point(|(_, other)| before(other));
-        let previous = index.checked_sub(1).and_then(|previous| self.waiting.get(previous));
+        let index = segments.partition_point(|(_, other)| before(other));
+        let previous = index.checked_sub(1).and_then(|previous| segments.get(previous));
         let repeats = previous.is_some_and(|(_, other)| {
             other.start() == segment.start()
                 && !other.end_with_fin().is_before(segment.end_with_fin())
@@ -57,8 +79,9 @@ impl Queue {
         if !room || repeats || !io.hold(frames) {
             return Some(segment);
         }
-        self.waiting.insert(index, (since, segment));
-        self.frames += frames;
+        *oldest = if segments.is_empty() { since } else { since.min(*oldest) };
+        segments.insert(index, (since, segment));
+        *held += frames;
         None
     }
 
@@ -66,17 +89,18 @@ impl Queue {
     /// segment if there is none at `start`. Of a long block only the part near the segment, because
     /// the other parts were told before.
     pub(super) fn block_at(&self, start: Seq) -> Option<(Seq, Seq)> {
-        let found = self.waiting.partition_point(|(_, other)| other.start().since(start) < 0);
-        let index = found.min(self.waiting.len().checked_sub(1)?);
-        let segment = &self.waiting.get(index)?.1;
+        let segments = self.segments()?;
+        let found = segments.partition_point(|(_, other)| other.start().since(start) < 0);
+        let index = found.min(segments.len().checked_sub(1)?);
+        let segment = &segments.get(index)?.1;
         let (mut from, mut to) = (segment.start(), segment.end());
-        for (_, before) in self.waiting.range(..index).rev().take(BLOCK_REACH) {
+        for (_, before) in segments.range(..index).rev().take(BLOCK_REACH) {
             if before.end().is_before(from) {
                 break;
             }
             from = before.start();
         }
-        for (_, behind) in self.waiting.range(index + 1..).take(BLOCK_REACH) {
+        for (_, behind) in segments.range(index + 1..).take(BLOCK_REACH) {
             if behind.start().is_after(to) {
                 break;
             }
@@ -91,36 +115,59 @@ impl Queue {
         position: Seq,
         io: &mut impl FlowIo,
     ) -> Option<(Nanos, TcpSegment)> {
-        let first = &self.waiting.front()?.1;
-        if first.start().is_after(position) {
+        if self.first()?.is_after(position) {
             return None;
         }
-        self.remove(0, io)
+        self.0.as_mut()?.remove(0, io)
     }
 
-    /// Any segment that waits since `then` or longer.
-    pub(super) fn pop_older_than(
+    /// Drops the segments that came at `then` or earlier. Returns how many.
+    pub(super) fn drop_older_than(
         &mut self,
         then: Nanos,
+        reason: DropReason,
         io: &mut impl FlowIo,
-    ) -> Option<TcpSegment> {
-        let index = self.waiting.iter().position(|(since, _)| *since <= then)?;
-        Some(self.remove(index, io)?.1)
+    ) -> usize {
+        let Some(Waiting { segments, frames, oldest }) = self.0.as_deref_mut() else { return 0 };
+        let before = segments.len();
+        *oldest = Nanos(u64::MAX);
+        for _ in 0..before {
+            let Some((since, segment)) = segments.pop_front() else { break };
+            if since > then {
+                *oldest = since.min(*oldest);
+                segments.push_back((since, segment));
+                continue;
+            }
+            *frames -= segment.packet.frames();
+            io.release(segment.packet.frames());
+            io.discard(segment.packet, reason);
+        }
+        before - segments.len()
     }
 
     /// Any segment.
     pub(super) fn pop(&mut self, io: &mut impl FlowIo) -> Option<TcpSegment> {
-        let last = self.waiting.len().checked_sub(1)?;
-        Some(self.remove(last, io)?.1)
+        let last = self.len().checked_sub(1)?;
+        Some(self.0.as_mut()?.remove(last, io)?.1)
     }
 
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        match &mut self.0 {
+            Some(waiting) if !waiting.segments.is_empty() => waiting.segments.shrink_to_fit(),
+            _ => self.0 = None,
+        }
+    }
+}
+
+impl Waiting {
     fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> Option<(Nanos, TcpSegment)> {
-        let (since, segment) = self.waiting.remove(index)?;
+        let (since, segment) = self.segments.remove(index)?;
         let frames = segment.packet.frames();
         self.frames -= frames;
         io.release(frames);
-        if self.waiting.is_empty() {
-            self.waiting.shrink_to(CAPACITY_KEPT);
+        if self.segments.is_empty() {
+            self.segments.shrink_to(CAPACITY_KEPT);
         }
         Some((since, segment))
     }

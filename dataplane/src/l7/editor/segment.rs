@@ -16,6 +16,17 @@ pub(super) struct TcpSegment {
     pub(super) view: View,
     pub(super) tcp: Tcp,
     pub(super) packet: Packet,
+    pub(super) checksum: Checksum,
+}
+
+/// What the checksum field covers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Checksum {
+    /// The whole segment.
+    Complete,
+    /// The pseudo-header: the sender's stack left the rest to its device. The worker leaves it to
+    /// the kernel or completes it.
+    Partial,
 }
 
 impl TcpSegment {
@@ -84,23 +95,31 @@ impl TcpSegment {
     /// older one than it has seen (RFC 7323 §5.3), as it would a segment that was queued.
     pub(super) fn set_timestamp(&mut self, value: u32, umem: &Umem) {
         if let Some(at) = self.options(umem).timestamp_offset() {
-            let header = self.tcp_header(umem);
-            edit::replace_in_tcp_header(header, tcp::HEADER_LEN + at, &value.to_be_bytes());
+            self.replace(tcp::HEADER_LEN + at, &value.to_be_bytes(), umem);
         }
     }
 
-    /// Writes positions and window. The checksum is updated.
+    /// Replaces bytes at offset `at` of the TCP header, behind its ports and before its end.
+    fn replace(&mut self, at: usize, bytes: &[u8], umem: &Umem) {
+        let checksum = self.checksum;
+        let header = self.tcp_header(umem);
+        match checksum {
+            Checksum::Complete => edit::replace_in_tcp_header(header, at, bytes),
+            Checksum::Partial => header[at..at + bytes.len()].copy_from_slice(bytes),
+        }
+    }
+
+    /// Writes positions and window.
     pub(super) fn renumber(&mut self, seq: Seq, ack: Seq, window: u16, umem: &Umem) {
         let old = self.tcp;
-        let header = self.tcp_header(umem);
         if seq.0 != old.seq {
-            edit::replace_in_tcp_header(header, tcp::SEQ, &seq.0.to_be_bytes());
+            self.replace(tcp::SEQ, &seq.0.to_be_bytes(), umem);
         }
         if ack.0 != old.ack {
-            edit::replace_in_tcp_header(header, tcp::ACK, &ack.0.to_be_bytes());
+            self.replace(tcp::ACK, &ack.0.to_be_bytes(), umem);
         }
         if window != old.window {
-            edit::replace_in_tcp_header(header, tcp::WINDOW, &window.to_be_bytes());
+            self.replace(tcp::WINDOW, &window.to_be_bytes(), umem);
         }
         (self.tcp.seq, self.tcp.ack, self.tcp.window) = (seq.0, ack.0, window);
     }
@@ -128,11 +147,11 @@ impl TcpSegment {
             len += 8;
         }
         if len > 0 {
-            edit::replace_in_tcp_header(header, blocks.start, &translated[..len]);
+            self.replace(blocks.start, &translated[..len], umem);
         } else {
             let option = blocks.start - 2..blocks.end;
             let padding = [tcp_options::NO_OPERATION; 40];
-            edit::replace_in_tcp_header(header, option.start, &padding[..option.len()]);
+            self.replace(option.start, &padding[..option.len()], umem);
         }
     }
 
@@ -186,8 +205,10 @@ impl TcpSegment {
         let tuple = &self.view.tuple;
         let segment_len = self.view.end - u32::from(self.view.l4);
         let pseudo = Sum::pseudo_header(tuple.src, tuple.dst, proto::TCP, segment_len);
-        // What a sender with checksum offload leaves, which is then completed as for any packet.
+        // What a sender with checksum offload leaves.
         header[tcp::CHECKSUM..][..2].copy_from_slice(&pseudo.folded().to_be_bytes());
-        edit::complete_checksum(umem.bytes_mut(&mut self.packet), &self.view);
+        if self.checksum == Checksum::Complete {
+            edit::complete_checksum(umem.bytes_mut(&mut self.packet), &self.view);
+        }
     }
 }

@@ -107,6 +107,11 @@ impl Splices {
         self.list.push(Splice { at_in, removed, at_out, inserted });
     }
 
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.list.shrink_to_fit();
+    }
+
     /// Turns edits that the receiver has acknowledged up to `acked` into the common offset.
     pub(super) fn collapse(&mut self, acked: Seq) {
         let done = self.list.iter().take_while(|splice| !acked.is_before(splice.end_out())).count();

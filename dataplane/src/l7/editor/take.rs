@@ -1,6 +1,7 @@
 //! Receiving: acknowledgements, bytes in order, the inspector's operations.
 
 use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -252,7 +253,8 @@ impl<I: Inspector> Editor<I> {
             return Ok(false);
         }
         let is_reply = direction.is_reply();
-        if appended > 0 && !is_reply && half.memory.len() >= MEMORY_MAX {
+        if appended > 0 && !is_reply && half.memory.len() >= MEMORY_MAX + half.undecided() as usize
+        {
             return Ok(false);
         }
         let may_buffer = self.reserve_for(direction, appended, io);
@@ -388,12 +390,14 @@ impl<I: Inspector> Editor<I> {
 
     /// Goes on in both directions, as far as it is possible now, and acknowledges what was dropped.
     pub(super) fn proceed(&mut self, cx: &InspectCtx<'_>, io: &mut impl FlowIo) {
+        self.unfinished = true;
         for _ in 0..ROUNDS_MAX {
             let mut progress = false;
             for direction in DIRECTIONS {
                 progress |= self.is_live() && self.resume(cx, direction, io);
             }
             if !progress {
+                self.unfinished = false;
                 break;
             }
         }
@@ -475,17 +479,32 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Gives up segments that waited too long.
+    /// Gives up segments that waited too long. If they waited for memory and not for their sender,
+    /// that is an event.
     pub(super) fn tick_queue(
         &mut self,
         now: Nanos,
         direction: FlowDirection,
         io: &mut impl FlowIo,
     ) {
+        let half = &mut self.halves[direction];
+        let in_order = half.queue.first().is_some_and(|first| !first.is_after(half.next));
         let old = Nanos(now.0.saturating_sub(QUEUE_MS * 1_000_000));
-        while let Some(segment) = self.halves[direction].queue.pop_older_than(old, io) {
-            io.discard(segment.packet, DropReason::L7Limit);
+        if half.queue.oldest().is_none_or(|oldest| oldest > old) {
+            return;
         }
+        let reason = DropReason::L7Limit;
+        if half.queue.drop_older_than(old, reason, io) > 0 && in_order && !half.stalled {
+            io.event(EventKind::Drop { reason });
+        }
+    }
+
+    /// When [`Self::tick_undecided`] does something; [`None`] if never.
+    pub(super) fn undecided_deadline(&self, direction: FlowDirection) -> Option<Nanos> {
+        let half = &self.halves[direction];
+        let waits = half.undecided() > 0 && half.shown && half.mode == Mode::Inspect;
+        let millis = if half.must_acknowledge() { ACK_DELAY_MS } else { UNDECIDED_MS };
+        waits.then(|| half.undecided_since.plus_millis(millis))
     }
 
     /// Acknowledges bytes that stay undecided, and at last gives them up.
@@ -506,11 +525,7 @@ impl<I: Inspector> Editor<I> {
             if self.finish_step(step, io).is_err() {
                 self.reset(io);
             }
-        } else if waited >= ACK_DELAY_MS
-            && half.owned != half.next
-            // Only bytes in memory can be retransmitted, so the receiver must have those before.
-            && !half.acked.is_before(half.released())
-        {
+        } else if waited >= ACK_DELAY_MS && half.must_acknowledge() {
             half.owned = half.next;
             self.send_ack(direction, io);
         }
@@ -539,6 +554,12 @@ impl Half {
             Op::Drop(count) => self.mode = Mode::Drop(count),
             Op::Detach | Op::Reset(_) => {}
         }
+    }
+
+    /// Whether undecided bytes are to be acknowledged by us, if they stay so. Only bytes in memory
+    /// can be retransmitted, so the receiver must have those before.
+    fn must_acknowledge(&self) -> bool {
+        self.owned != self.next && !self.acked.is_before(self.released())
     }
 
     /// [`Self::heap`] after `bytes` more are remembered, at most.

@@ -1,6 +1,6 @@
 //! Responses of our own.
 
-use podgate_tables::l7::http1::{Denial, DenialResponse};
+use podgate_tables::l7::http1::{Denial, DenialResponse, Flaw};
 
 use crate::l7::inspector::AfterInjection;
 
@@ -37,9 +37,39 @@ pub const FORBIDDEN: &[u8] = response!("403 Forbidden", 15, "", "Access denied")
 pub const FORBIDDEN_CLOSE: &[u8] =
     response!("403 Forbidden", 15, "connection: close\r\n", "Access denied");
 
+macro_rules! bad_request {
+    ($length:literal, $flaw:literal) => {
+        concat!(
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: ",
+            $length,
+            "\r\nconnection: close\r\nserver: podgate\r\n\r\nBad request: invalid ",
+            $flaw,
+            "\r\n"
+        )
+        .as_bytes()
+    };
+}
+
 /// What is no valid request.
-pub const BAD_REQUEST: &[u8] =
-    response!("400 Bad Request", 13, "connection: close\r\n", "Bad request");
+#[must_use]
+pub const fn bad_request(flaw: Flaw) -> &'static [u8] {
+    match flaw {
+        Flaw::RequestLine => bad_request!("35", "request line"),
+        Flaw::Target => bad_request!("37", "request target"),
+        Flaw::Version => bad_request!("35", "HTTP version"),
+        Flaw::FieldName => bad_request!("38", "name of a field"),
+        Flaw::FieldValue => bad_request!("39", "value of a field"),
+        Flaw::LineEnd => bad_request!("31", "line end"),
+        Flaw::EmptyLines => bad_request!("33", "empty line"),
+        Flaw::Host => bad_request!("27", "Host"),
+        Flaw::BodyLength => bad_request!("41", "length of the body"),
+        Flaw::BodyLikeRequest => bad_request!("53", "body, it begins like a request"),
+        Flaw::ChunkSize => bad_request!("33", "chunk size"),
+        Flaw::ChunkEnd => bad_request!("37", "end of a chunk"),
+        Flaw::Trailer => bad_request!("30", "trailer"),
+        Flaw::Incomplete => bad_request!("46", "end, it is not complete"),
+    }
+}
 
 /// A request that was not complete in time.
 pub const REQUEST_TIMEOUT: &[u8] =
@@ -58,7 +88,7 @@ impl Answer {
         let whole = match (denial.response, then) {
             (DenialResponse::Forbidden, AfterInjection::GoOn) => FORBIDDEN,
             (DenialResponse::Forbidden, AfterInjection::Close) => FORBIDDEN_CLOSE,
-            (DenialResponse::BadRequest, _) => BAD_REQUEST,
+            (DenialResponse::BadRequest(flaw), _) => bad_request(flaw),
             (DenialResponse::Timeout, _) => REQUEST_TIMEOUT,
             (DenialResponse::HeadTooLarge, _) => HEAD_TOO_LARGE,
             (DenialResponse::Reset, _) => b"",
@@ -92,8 +122,8 @@ mod tests {
 
     #[test]
     fn the_length_of_each_body_is_right() {
-        let responses = [FORBIDDEN, FORBIDDEN_CLOSE, BAD_REQUEST, REQUEST_TIMEOUT, HEAD_TOO_LARGE];
-        for response in responses {
+        let responses = [FORBIDDEN, FORBIDDEN_CLOSE, REQUEST_TIMEOUT, HEAD_TOO_LARGE];
+        for response in responses.into_iter().chain(Flaw::ALL.map(bad_request)) {
             let mut fields = [httparse::EMPTY_HEADER; 8];
             let mut parsed = httparse::Response::new(&mut fields);
             let head = parsed.parse(response).unwrap().unwrap();

@@ -1,8 +1,8 @@
 //! Where a request body ends (RFC 9112 §6).
 
 use podgate_tables::l7::http1::head::BodyLength;
-use podgate_tables::l7::http1::is_token;
 use podgate_tables::l7::http1::scan::{Malformed, UnitKind};
+use podgate_tables::l7::http1::{Denial, Flaw, is_token};
 
 /// Largest chunk, bytes. JDK 17's `HttpServer` counts in 32 bits with a sign and wraps silently;
 /// what is larger is one chunk to us and a short one, or none, to such a reader.
@@ -49,13 +49,13 @@ impl Body {
     /// The unit that comes next, if it is one.
     pub(super) const fn unit_kind(self) -> UnitKind {
         match self {
-            Self::ChunkEnd => UnitKind::LineEnd,
-            Self::Trailers => UnitKind::Section,
+            Self::ChunkEnd | Self::Trailers => UnitKind::LineEnd,
             _ => UnitKind::Line,
         }
     }
 
-    /// After `unit`; `None` when the message is over.
+    /// After `unit`, which may be a part of a body's or a chunk's bytes; `None` when the message is
+    /// over.
     pub(super) fn after_unit(self, unit: &[u8]) -> Result<Option<Self>, Malformed> {
         match self {
             Self::ChunkSize => Ok(Some(match chunk_size(unit)? {
@@ -63,7 +63,25 @@ impl Body {
                 size => Self::Chunk(size),
             })),
             Self::Trailers => Ok(None),
-            _ => Ok(Some(Self::ChunkSize)),
+            Self::ChunkEnd => Ok(Some(Self::ChunkSize)),
+            Self::Length(left) => Ok(match left - unit.len() as u64 {
+                0 => None,
+                left => Some(Self::Length(left)),
+            }),
+            Self::Chunk(left) => Ok(Some(match left - unit.len() as u64 {
+                0 => Self::ChunkEnd,
+                left => Self::Chunk(left),
+            })),
+        }
+    }
+
+    /// The denial if the unit that comes next is malformed.
+    pub(super) const fn denial(self, malformed: Malformed) -> Denial {
+        match (self, malformed) {
+            (Self::ChunkEnd, _) => Denial::malformed(Flaw::ChunkEnd),
+            (Self::Trailers, _) => Denial::malformed(Flaw::Trailer),
+            (_, Malformed::TooLong) => Denial::CHUNK_LINE_TOO_LONG,
+            (_, Malformed::Invalid) => Denial::malformed(Flaw::ChunkSize),
         }
     }
 }

@@ -25,6 +25,8 @@ enum State {
     ChunkSize,
     ChunkEnd,
     Trailers,
+    /// The body of the last response, which ends with the connection.
+    UntilClose,
     Untracked,
 }
 
@@ -45,6 +47,8 @@ pub(super) struct Responses {
     line_len: usize,
     /// The current unit, if its bytes come in pieces.
     unit: Vec<u8>,
+    /// Bytes that some servers send as the body of the last response, which must not have one.
+    stray: u64,
 }
 
 /// What [`Responses::step`] did.
@@ -66,13 +70,34 @@ impl Responses {
         self.state == State::Untracked
     }
 
+    /// Whether no response can follow the one that is coming.
+    pub(super) fn is_last(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
     pub(super) fn lose_track(&mut self) {
         *self = Self { state: State::Untracked, ..Self::default() };
+    }
+
+    /// How many of `bytes` are a body behind a response that must not have one (RFC 9112 §6.3): to
+    /// `HEAD`, 204 or 304. Clients discard them. A response begins with an H.
+    pub(super) fn take_stray(&mut self, bytes: &[u8]) -> u64 {
+        if self.stray == 0 || !self.is_between_messages() || bytes.first() == Some(&b'H') {
+            return 0;
+        }
+        let taken = self.stray.min(bytes.len() as u64);
+        self.stray -= taken;
+        taken
     }
 
     /// Bytes on the heap.
     pub(super) const fn heap(&self) -> usize {
         self.unit.capacity()
+    }
+
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.unit.shrink_to_fit();
     }
 
     /// The same after `bytes` more came, at most.
@@ -148,17 +173,21 @@ impl Responses {
                 self.state = State::Head;
                 Ok(Followed { complete: true, ..followed })
             }
-            State::ChunkEnd | State::Untracked => Err(Lost),
+            State::ChunkEnd | State::UntilClose | State::Untracked => Err(Lost),
         }
     }
 
     fn head_ended(&mut self, unit: &[u8], len: u64, head_only: bool) -> Result<Followed, Lost> {
         let (head, body) = parse(unit).ok_or(Lost)?;
         let followed = Followed { taken: len, head: Some(head), complete: false };
+        self.stray = 0;
         if matches!(head.status, 100..200) {
             return Ok(followed);
         }
         if head_only || matches!(head.status, 204 | 304) {
+            if let BodyEnd::Length(length) = body {
+                self.stray = length;
+            }
             return Ok(Followed { complete: true, ..followed });
         }
         match body {
@@ -169,7 +198,10 @@ impl Responses {
                 self.state = State::ChunkSize;
                 Ok(followed)
             }
-            BodyEnd::Close => Ok(Followed { taken: u64::MAX, ..followed }),
+            BodyEnd::Close => {
+                self.state = State::UntilClose;
+                Ok(Followed { taken: u64::MAX, ..followed })
+            }
         }
     }
 }

@@ -1,3 +1,168 @@
-//! HTTP/2 (RFC 9113): so far its header compression.
+//! The HTTP/2 inspector (RFC 9113), and gRPC over it.
+//!
+//! # What passes
+//! A client's frames pass as they came: headers of frames and whole header blocks are decided
+//! ([`Op::Pass`]), content passes unseen. Header blocks are decoded by a decoder that follows the
+//! client's encoder, and each request is decided by the rules. The server's frames pass whatever
+//! they contain; they are followed to know where a frame ends, and what became of a request.
+//!
+//! # Denials
+//! A denied request never reaches the server: its header block is dropped, and so is all that
+//! follows of its stream. It is answered by us on that stream, at the end of a frame of the server.
+//! No other stream is disturbed. What both ends count stays right:
+//!
+//! - *Streams.* For the server the stream was never opened, and is closed as soon as a later one
+//!   is. A frame of it would be an error then, so frames of streams that are neither open nor new
+//!   are dropped. No list of denied streams is needed.
+//! - *Header compression.* A dropped block may have added entries to the client's table that the
+//!   server's lacks. From then on, blocks that refer to entries are written anew without
+//!   references. Others pass, as it does not matter which entries the server's table has.
+//! - *Flow control.* Credit for dropped content is returned by us. Credit that the client returns
+//!   for content of ours is taken off its next WINDOW_UPDATE frames; until then, no frame of the
+//!   server passes that the client's window has no room for.
+//!
+//! # Strictness
+//! What the RFC calls a malformed request is answered by 400 on its stream. A stream whose content
+//! differs from its announced length, or whose trailers are malformed, is reset at both ends. What
+//! the RFC calls a connection error resets the connection: a GOAWAY frame would be the server's to
+//! send. Frames of unknown types are dropped, as by any intermediary (RFC 9113 §5.5).
+//!
+//! # Limits
+//! Header blocks of [`BLOCK_MAX`] bytes and [`FRAMES_MAX`] frames; header lists of [`LIST_MAX`]
+//! bytes (431 beyond) and 100 fields; [`STREAMS_MAX`] streams at once (others are refused); a table
+//! of [`TABLE_MAX`] bytes. A server may offer its client a larger one: the setting passes, and a
+//! client that makes use of it is reset, since rewriting the setting would cost an edit of each
+//! connection, and encoders with larger tables are rare. 1,000 frames at once and 200 a second that
+//! make the server work for nothing (PING, SETTINGS, PRIORITY, empty DATA, and WINDOW_UPDATE beyond
+//! four for each frame of content), and as many RST_STREAM frames ("rapid reset").
 
+mod answer;
+mod block;
+mod budget;
+mod client;
+mod frame;
 pub mod hpack;
+mod request;
+mod server;
+mod settings;
+mod streams;
+mod window;
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::tuple::FlowDirection;
+
+pub use block::{BLOCK_MAX, FRAMES_MAX, LIST_MAX};
+pub use frame::PREFACE;
+pub use streams::STREAMS_MAX;
+
+use super::heap::grown;
+use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Step};
+use answer::ANSWER_MAX;
+use block::HeaderFrames;
+use client::Client;
+use server::Server;
+use streams::Streams;
+use window::Window;
+
+/// Largest dynamic table of a client's encoder, bytes.
+pub const TABLE_MAX: u32 = 64 * 1024;
+/// Bytes for the client that wait for the end of a frame of the server; beyond it, no frame of the
+/// client is read.
+const TO_CLIENT_MAX: usize = 4 * 1024;
+/// Capacity kept while nothing waits, bytes.
+const WAITING_KEPT: usize = 256;
+
+/// The state of one connection, both directions.
+#[derive(Debug, Default)]
+pub struct Http2 {
+    client: Client,
+    server: Server,
+    streams: Streams,
+    window: Window,
+    /// Whole frames of ours for the client.
+    to_client: Vec<u8>,
+    /// Where in them the increment of a WINDOW_UPDATE frame stands.
+    credit_at: Option<usize>,
+    /// Frames of ours for the server, in place of those dropped before.
+    to_server: Vec<u8>,
+}
+
+impl Inspector for Http2 {
+    fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
+        match direction {
+            FlowDirection::Original => self.inspect_client(cx, bytes),
+            FlowDirection::Reply => self.inspect_server(cx, bytes),
+        }
+    }
+
+    fn ahead(&mut self, direction: FlowDirection) -> Option<Op> {
+        if direction.is_reply() || !self.to_server.is_empty() {
+            return None;
+        }
+        self.client.take_content().map(Op::Skip)
+    }
+
+    fn end(&mut self, _: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
+        match direction {
+            FlowDirection::Original if undecided > 0 => reset(DropReason::L7Malformed),
+            _ => Op::Pass(0).into(),
+        }
+    }
+
+    fn timed_out(&mut self) -> Step {
+        reset(DropReason::L7Timeout)
+    }
+
+    fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
+        let (bytes, may_stand) = match direction {
+            FlowDirection::Original => (&self.to_server, true),
+            FlowDirection::Reply => (&self.to_client, self.server.is_between_frames()),
+        };
+        let then = AfterInjection::GoOn;
+        (may_stand && !bytes.is_empty()).then_some(Injection { bytes, then })
+    }
+
+    fn injected(&mut self, direction: FlowDirection) {
+        let bytes = match direction {
+            FlowDirection::Original => &mut self.to_server,
+            FlowDirection::Reply => {
+                self.credit_at = None;
+                &mut self.to_client
+            }
+        };
+        bytes.clear();
+        bytes.shrink_to(WAITING_KEPT);
+    }
+
+    fn heap(&self) -> usize {
+        let waiting = self.to_client.capacity() + self.to_server.capacity();
+        self.client.heap() + self.server.heap() + self.streams.heap() + waiting
+    }
+
+    fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
+        let waiting = |vec: &Vec<u8>, more: usize| grown(vec.capacity(), vec.len() + more);
+        match direction {
+            FlowDirection::Original => {
+                let written = match self.client.writes_blocks() {
+                    true => HeaderFrames::WRITTEN_MAX,
+                    false => ANSWER_MAX,
+                };
+                let waiting =
+                    waiting(&self.to_client, ANSWER_MAX) + waiting(&self.to_server, written);
+                let client = self.client.heap_max();
+                client + self.server.heap() + self.streams.heap_with_one() + waiting
+            }
+            FlowDirection::Reply => {
+                let waiting = self.to_client.capacity() + self.to_server.capacity();
+                let server = self.server.heap_with(bytes);
+                self.client.heap() + server + self.streams.heap() + waiting
+            }
+        }
+    }
+}
+
+/// Both ends are reset.
+fn reset(reason: DropReason) -> Step {
+    Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
+}

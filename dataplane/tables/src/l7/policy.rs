@@ -94,10 +94,12 @@ impl L7Policy {
     /// Decides a request.
     #[must_use]
     pub fn decide(&self, request: &L7Request<'_>) -> L7Verdict {
-        // A request of another protocol is denied even if an entry without rules applies: the
-        // inspector of the flow would not understand it.
+        // A request of another protocol, or one that can be read in two ways, is denied even if an
+        // entry without rules applies.
         match self.protocol() {
-            Ok(Some(protocol)) if protocol != request.protocol() => return L7Verdict::Deny,
+            Ok(Some(protocol)) if protocol != request.protocol() || !request.is_valid() => {
+                return L7Verdict::Deny;
+            }
             Err(_) => return L7Verdict::Deny,
             Ok(_) => {}
         }

@@ -11,6 +11,7 @@
 
 pub(crate) mod established;
 pub(crate) mod flow_table;
+pub(crate) mod inspector;
 pub(crate) mod instructions;
 pub(crate) mod new_flow;
 pub(crate) mod release;

@@ -2,7 +2,8 @@
 //! (cilium `pkg/policy/api/{l4,http,kafka,fqdn,rule_validation}.go`).
 
 use podgate_tables::l7::{
-    HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Protocol, L7Rules, NamePattern, RuleError,
+    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, L7Protocol, L7Rules, Mismatch,
+    NamePattern, RuleError,
 };
 use podgate_tables::proto;
 
@@ -143,19 +144,23 @@ fn parse_http_rule(field: &Field<'_>) -> Option<HttpRule> {
     compiled(field, HttpRule::with_budget(&mut field.pattern_budget(), spec))
 }
 
-/// Name, and value if there is one.
-fn parse_header_match(field: &Field<'_>) -> Option<(String, Option<String>)> {
+fn parse_header_match(field: &Field<'_>) -> Option<HeaderMatch> {
     let mut object = field.object()?;
     let (name, value) = (object.take("name"), object.take("value"));
     let mismatch = object.take("mismatch");
     object.reject_fields(&[("secret", "secrets are not read")]);
     object.finish();
-    // Cilium takes no text for the default, to deny the request.
-    if let Some(mismatch) = mismatch.filter(|field| field.value() != "") {
-        mismatch.reject(
-            "is not enforced: requests pass or are denied as they are, and are never changed",
-        );
-    }
+    let mismatch = match mismatch {
+        Some(field) if field.value() == "LOG" => Mismatch::Log,
+        // Cilium takes no text for the default, that the rule does not match.
+        Some(field) if field.value() != "" => {
+            field.reject(
+                "is not enforced: requests pass or are denied as they are, and are never changed",
+            );
+            Mismatch::Fail
+        }
+        _ => Mismatch::Fail,
+    };
     let Some(name) = name else {
         field.reject("has no name");
         return None;
@@ -164,7 +169,7 @@ fn parse_header_match(field: &Field<'_>) -> Option<(String, Option<String>)> {
         Some(value) => Some(value.string()?.to_owned()),
         None => None,
     };
-    Some((name.string()?.to_owned(), value))
+    Some(HeaderMatch { name: name.string()?.to_owned(), value, mismatch })
 }
 
 fn parse_kafka_rule(field: &Field<'_>) -> Option<KafkaRule> {

@@ -14,7 +14,7 @@ use self::peers::parse_peers;
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, FieldPath, Fix, Object, Problem, Step, quote};
 use crate::labels::LabelKey;
-use crate::rules::{PerSide, Side};
+use crate::rules::{PerDirection, TrafficDirection};
 
 /// A Cilium policy: its `spec` and the elements of its `specs`.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -30,8 +30,8 @@ pub struct CiliumSpec {
     pub field: String,
     /// Which endpoints (of the policy's namespace, if it has one).
     pub endpoint_selector: LabelSelector,
-    /// `enableDefaultDeny`; the default is whether there are rules for the side.
-    pub default_deny: PerSide<Option<bool>>,
+    /// `enableDefaultDeny`; the default is whether there are rules for the direction.
+    pub default_deny: PerDirection<Option<bool>>,
     /// `ingress`.
     pub ingress: Vec<CiliumRule>,
     /// `ingressDeny`.
@@ -80,12 +80,12 @@ impl RuleSection {
         }
     }
 
-    /// The side of the selected endpoints that its rules apply to.
+    /// The direction of the selected endpoints that its rules apply to.
     #[must_use]
-    pub const fn side(self) -> Side {
+    pub const fn direction(self) -> TrafficDirection {
         match self {
-            Self::Ingress | Self::IngressDeny => Side::Ingress,
-            Self::Egress | Self::EgressDeny => Side::Egress,
+            Self::Ingress | Self::IngressDeny => TrafficDirection::Ingress,
+            Self::Egress | Self::EgressDeny => TrafficDirection::Egress,
         }
     }
 
@@ -137,7 +137,9 @@ impl CiliumPolicy {
                 hint(below, reason, Some(fix));
             }
             let is_empty = RuleSection::ALL.iter().all(|section| spec.section(*section).is_empty());
-            if is_empty && !Side::ALL.into_iter().any(|side| spec.isolates(side)) {
+            if is_empty
+                && !TrafficDirection::ALL.into_iter().any(|direction| spec.isolates(direction))
+            {
                 let reason = "has no rule, so it neither allows nor denies anything, and isolates \
                               no pod (newer versions of Cilium reject it)";
                 hint(Vec::new(), reason.to_owned(), None);
@@ -249,21 +251,21 @@ impl CiliumSpec {
     /// Whether this specification isolates the endpoints that it selects: flows that no rule allows
     /// are denied.
     #[must_use]
-    pub fn isolates(&self, side: Side) -> bool {
-        let (allow, deny) = match side {
-            Side::Ingress => (&self.ingress, &self.ingress_deny),
-            Side::Egress => (&self.egress, &self.egress_deny),
+    pub fn isolates(&self, direction: TrafficDirection) -> bool {
+        let (allow, deny) = match direction {
+            TrafficDirection::Ingress => (&self.ingress, &self.ingress_deny),
+            TrafficDirection::Egress => (&self.egress, &self.egress_deny),
         };
-        self.default_deny[side].unwrap_or(!allow.is_empty() || !deny.is_empty())
+        self.default_deny[direction].unwrap_or(!allow.is_empty() || !deny.is_empty())
     }
 }
 
-fn parse_default_deny(field: &Field<'_>) -> Option<PerSide<Option<bool>>> {
+fn parse_default_deny(field: &Field<'_>) -> Option<PerDirection<Option<bool>>> {
     let mut object = field.object()?;
     let (ingress, egress) = (object.take("ingress"), object.take("egress"));
     object.finish();
     let read = |field: Option<Field<'_>>| field.as_ref().and_then(Field::boolean);
-    Some(PerSide { egress: read(egress), ingress: read(ingress) })
+    Some(PerDirection { egress: read(egress), ingress: read(ingress) })
 }
 
 impl CiliumRule {
@@ -276,9 +278,9 @@ impl CiliumRule {
         }
         let peers = parse_peers(&mut rule, section);
         let ports = Ports::parse(&mut rule, section);
-        rule.finish_with(match section.side() {
-            Side::Ingress => INGRESS_ADVICE,
-            Side::Egress => EGRESS_ADVICE,
+        rule.finish_with(match section.direction() {
+            TrafficDirection::Ingress => INGRESS_ADVICE,
+            TrafficDirection::Egress => EGRESS_ADVICE,
         });
         Some(Self { peers, ports: ports? })
     }

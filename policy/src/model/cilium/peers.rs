@@ -10,7 +10,7 @@ use crate::model::cidr::{parse_block, parse_network_or_address, parse_networks};
 use crate::model::metadata::{is_dns_label, is_subdomain};
 use crate::model::names::parse_name_match;
 use crate::model::selector::{KeySyntax, LabelSelector};
-use crate::rules::Side;
+use crate::rules::TrafficDirection;
 
 /// One peer of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -156,9 +156,9 @@ const EGRESS_REJECTED: &[(&str, &str)] =
 
 /// Parses the field for peers. More than one that is not empty is rejected, as Cilium does.
 pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option<Vec<CiliumPeer>> {
-    let (readers, rejected) = match section.side() {
-        Side::Ingress => (INGRESS_PEERS, INGRESS_REJECTED),
-        Side::Egress => (EGRESS_PEERS, EGRESS_REJECTED),
+    let (readers, rejected) = match section.direction() {
+        TrafficDirection::Ingress => (INGRESS_PEERS, INGRESS_REJECTED),
+        TrafficDirection::Egress => (EGRESS_PEERS, EGRESS_REJECTED),
     };
     rule.reject_fields(rejected);
     let mut peers: Option<Vec<CiliumPeer>> = None;

@@ -197,7 +197,12 @@ fn http_rules() -> impl Strategy<Value = Value> {
         option::of(select(&["/a", "/a/.*", "/(a|b)", "/b?.*"])),
         option::of(select(&["host", "ho.*"])),
         subsequence(&["X-A", "X-B: one"], 0..=2),
-        option::weighted(0.2, Just(json!([{"name": "x-b", "value": "one"}, {"name": "X-A"}]))),
+        option::weighted(
+            0.3,
+            select(&["", "LOG"]).prop_map(|mismatch| {
+                json!([{"name": "x-b", "value": "one", "mismatch": mismatch}, {"name": "X-A"}])
+            }),
+        ),
     )
         .prop_map(|(method, path, host, headers, matches)| {
             mapping([

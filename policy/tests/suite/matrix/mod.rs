@@ -12,7 +12,7 @@ use std::path::Path;
 use podgate_policy::truth::{self, TruthTable};
 use serde_json::{Value, json};
 
-use self::policies::{Kind, Peers, Policy, Ports, Side};
+use self::policies::{Kind, Peers, Policy, Ports, TrafficDirection};
 use crate::runner::{Outcome, run};
 
 /// Most failures of one case that are shown.
@@ -315,7 +315,7 @@ fn cases() -> Vec<Case> {
 const POLICY: Policy = Policy {
     kind: Kind::Cilium,
     subject: "a",
-    side: Side::Ingress,
+    direction: TrafficDirection::Ingress,
     peers: Peers::Anyone,
     ports: Ports::All,
     priority: 10,
@@ -327,8 +327,8 @@ fn lone_policies() -> Vec<Vec<Policy>> {
     for kind in [Kind::NetworkPolicy, Kind::Cilium, Kind::Clusterwide] {
         for (row, peers) in Peers::ALL.into_iter().enumerate() {
             for (column, ports) in Ports::PLAIN.into_iter().chain(Ports::CILIUM).enumerate() {
-                let side = Side::ALL[(row + column) % 2];
-                sets.push(vec![Policy { kind, side, peers, ports, ..POLICY }]);
+                let direction = TrafficDirection::ALL[(row + column) % 2];
+                sets.push(vec![Policy { kind, direction, peers, ports, ..POLICY }]);
             }
         }
     }
@@ -359,9 +359,9 @@ fn conflicts() -> Vec<Vec<Policy>> {
         for (column, other_kind) in kinds.into_iter().enumerate() {
             for other_peers in peers {
                 for other_ports in [Ports::All, Ports::One, Ports::Http] {
-                    let side = Side::ALL[(row + column) % 2];
+                    let direction = TrafficDirection::ALL[(row + column) % 2];
                     let base =
-                        Policy { kind, side, peers: base_peers, ports: base_ports, ..POLICY };
+                        Policy { kind, direction, peers: base_peers, ports: base_ports, ..POLICY };
                     let other =
                         Policy { kind: other_kind, peers: other_peers, ports: other_ports, ..base };
                     sets.push(vec![base, other]);
@@ -381,12 +381,12 @@ fn both_ends() -> Vec<Vec<Policy>> {
             for (ports, other_ports) in
                 [(Ports::All, Ports::One), (Ports::One, Ports::All), (Ports::Http, Ports::Http)]
             {
-                let side = Side::Ingress;
-                let here = Policy { kind, side, peers: Peers::OwnNamespace, ports, ..POLICY };
+                let direction = TrafficDirection::Ingress;
+                let here = Policy { kind, direction, peers: Peers::OwnNamespace, ports, ..POLICY };
                 let there = Policy {
                     kind: other_kind,
                     subject: "b",
-                    side: Side::Egress,
+                    direction: TrafficDirection::Egress,
                     peers: Peers::Labelled("a"),
                     ports: other_ports,
                     ..POLICY
@@ -402,12 +402,12 @@ fn both_ends() -> Vec<Vec<Policy>> {
 fn cilium_peers() -> Vec<Vec<Policy>> {
     let mut sets = Vec::new();
     for peers in Peers::CILIUM {
-        for side in Side::ALL {
+        for direction in TrafficDirection::ALL {
             for ports in [Ports::All, Ports::One, Ports::Http] {
-                let allow = Policy { side, peers, ports, ..POLICY };
+                let allow = Policy { direction, peers, ports, ..POLICY };
                 let deny = Policy { kind: Kind::CiliumDeny, ..allow };
                 sets.push(vec![allow]);
-                sets.push(vec![Policy { side, ..POLICY }, deny]);
+                sets.push(vec![Policy { direction, ..POLICY }, deny]);
             }
         }
     }
@@ -419,7 +419,12 @@ fn l7_protocols() -> Vec<Vec<Policy>> {
     let mut sets = Vec::new();
     for ports in Ports::INSPECTED {
         for other_ports in Ports::INSPECTED {
-            let egress = |ports, peers| Policy { side: Side::Egress, ports, peers, ..POLICY };
+            let egress = |ports, peers| Policy {
+                direction: TrafficDirection::Egress,
+                ports,
+                peers,
+                ..POLICY
+            };
             for peers in [Peers::Anyone, Peers::Labelled("b")] {
                 sets.push(vec![egress(ports, Peers::OwnNamespace), egress(other_ports, peers)]);
             }
@@ -439,10 +444,10 @@ fn tiers() -> Vec<Vec<Policy>> {
     let mut sets = Vec::new();
     for (turn, (tier, action)) in places().enumerate() {
         for (row, peers) in Peers::ALL.into_iter().enumerate() {
-            let side = Side::ALL[(turn + row) % 2];
+            let direction = TrafficDirection::ALL[(turn + row) % 2];
             let ports = Ports::PLAIN[(turn + row) % Ports::PLAIN.len()];
             let kind = Kind::Cluster(tier, action);
-            let cluster = Policy { kind, side, peers, ports, ..POLICY };
+            let cluster = Policy { kind, direction, peers, ports, ..POLICY };
             sets.push(vec![cluster]);
             for (kind, peers, ports) in [
                 (Kind::NetworkPolicy, Peers::Labelled("b"), Ports::One),
@@ -450,7 +455,7 @@ fn tiers() -> Vec<Vec<Policy>> {
                 (Kind::CiliumDeny, Peers::Labelled("b"), Ports::One),
                 (Kind::CiliumOpen, Peers::OwnNamespace, Ports::Http),
             ] {
-                sets.push(vec![cluster, Policy { kind, side, peers, ports, ..POLICY }]);
+                sets.push(vec![cluster, Policy { kind, direction, peers, ports, ..POLICY }]);
             }
         }
         for (other_tier, other_action) in places() {
@@ -493,15 +498,15 @@ fn stacks() -> Vec<Vec<Policy>> {
                 (Peers::Team, Ports::One),
                 (Peers::Team, Ports::Named),
             ] {
-                let side = Side::ALL[(row + column) % 2];
+                let direction = TrafficDirection::ALL[(row + column) % 2];
                 let between = match kind {
                     Kind::Isolation => Peers::Anyone,
                     _ => Peers::OwnNamespace,
                 };
                 sets.push(vec![
-                    Policy { kind, side, peers: between, ..POLICY },
-                    Policy { kind: one, side, peers, ports, ..POLICY },
-                    Policy { kind: other, side, peers: Peers::EveryNamespace, ..POLICY },
+                    Policy { kind, direction, peers: between, ..POLICY },
+                    Policy { kind: one, direction, peers, ports, ..POLICY },
+                    Policy { kind: other, direction, peers: Peers::EveryNamespace, ..POLICY },
                 ]);
             }
         }

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 /// A flow's direction, as policies of the matrix have it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Side {
+pub(super) enum TrafficDirection {
     Ingress,
     Egress,
 }
 
-impl Side {
+impl TrafficDirection {
     pub(super) const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
 
     fn section(self) -> &'static str {
@@ -144,7 +144,7 @@ pub(super) struct Policy {
     pub(super) kind: Kind,
     /// Value of the label that the policy selects by.
     pub(super) subject: &'static str,
-    pub(super) side: Side,
+    pub(super) direction: TrafficDirection,
     pub(super) peers: Peers,
     pub(super) ports: Ports,
     /// Priority of a ClusterNetworkPolicy.
@@ -157,7 +157,7 @@ impl Policy {
         let is_known_to_all =
             Ports::PLAIN.contains(&self.ports) && !Peers::CILIUM.contains(&self.peers);
         let is_inspected = Ports::INSPECTED.contains(&self.ports);
-        let is_egress = self.side == Side::Egress;
+        let is_egress = self.direction == TrafficDirection::Egress;
         match self.kind {
             Kind::NetworkPolicy => is_known_to_all,
             // One is enough.
@@ -225,14 +225,14 @@ impl Policy {
             Ports::Sctp => json!([{"port": 80, "protocol": "SCTP"}]),
             _ => json!([]),
         };
-        let section = self.side.section();
-        let types = match self.side {
-            Side::Ingress => json!(["Ingress"]),
-            Side::Egress => json!(["Egress"]),
+        let section = self.direction.section();
+        let types = match self.direction {
+            TrafficDirection::Ingress => json!(["Ingress"]),
+            TrafficDirection::Egress => json!(["Egress"]),
         };
         let rules = match self.kind {
             Kind::Isolation => json!([]),
-            _ => json!([{self.side.prefix(): peers, "ports": ports}]),
+            _ => json!([{self.direction.prefix(): peers, "ports": ports}]),
         };
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                "metadata": {"name": name, "namespace": "x"},
@@ -279,7 +279,7 @@ impl Policy {
             ),
             Peers::Name => ("FQDNs", json!([{"matchPattern": "*.example.com"}])),
         };
-        let mut rule = json!({format!("{}{field}", self.side.prefix()): peers});
+        let mut rule = json!({format!("{}{field}", self.direction.prefix()): peers});
         let ports =
             |port: &str, protocol: &str| json!([{"ports": [{"port": port, "protocol": protocol}]}]);
         match self.ports {
@@ -317,11 +317,11 @@ impl Policy {
             }
         }
         let deny = matches!(self.kind, Kind::CiliumDeny | Kind::ClusterwideDeny);
-        let section = format!("{}{}", self.side.section(), if deny { "Deny" } else { "" });
+        let section = format!("{}{}", self.direction.section(), if deny { "Deny" } else { "" });
         let mut spec =
             json!({"endpointSelector": {"matchLabels": {"app": self.subject}}, section: [rule]});
         if self.kind == Kind::CiliumOpen {
-            spec["enableDefaultDeny"] = json!({self.side.section(): false});
+            spec["enableDefaultDeny"] = json!({self.direction.section(): false});
         }
         let mut metadata = json!({"name": name});
         if kind == "CiliumNetworkPolicy" {
@@ -347,7 +347,9 @@ impl Policy {
                 json!([pods(own, not)])
             }
             Peers::Block => json!([{"networks": [block(v6, false)["cidr"]]}]),
-            Peers::Anyone if self.side == Side::Egress && self.ports != Ports::Named => {
+            Peers::Anyone
+                if self.direction == TrafficDirection::Egress && self.ports != Ports::Named =>
+            {
                 json!([{"networks": ["0.0.0.0/0", "::/0"]}])
             }
             _ => json!([{"namespaces": {}}]),
@@ -363,7 +365,7 @@ impl Policy {
             Ports::Named => json!([{"destinationNamedPort": "web"}]),
             _ => Value::Null,
         };
-        let mut rule = json!({"action": action, self.side.prefix(): peers});
+        let mut rule = json!({"action": action, self.direction.prefix(): peers});
         if !protocols.is_null() {
             rule["protocols"] = protocols;
         }
@@ -371,7 +373,7 @@ impl Policy {
                "metadata": {"name": name},
                "spec": {"tier": tier, "priority": self.priority,
                         "subject": pods(json!({}), label(self.subject)),
-                        self.side.section(): [rule]}})
+                        self.direction.section(): [rule]}})
     }
 }
 

@@ -61,6 +61,12 @@ impl Decoder {
         self.table.heap()
     }
 
+    /// The same after any block, at most.
+    #[must_use]
+    pub fn heap_max(&self) -> usize {
+        self.heap().max(3 * (self.limit as usize).max(self.table.size_max()))
+    }
+
     #[cfg(test)]
     pub(super) fn table(&self) -> &DynamicTable {
         &self.table
@@ -123,9 +129,10 @@ impl Decoder {
             _ => (Representation::WithoutIndexing, 4),
         };
         let (index, rest) = integer::decode(block, prefix)?;
+        let is_dynamic = index as usize > STATIC.len();
         if representation == Representation::Indexed {
             let (name, value) = self.entry(index)?;
-            on_part(Part::Field { name, value, representation });
+            on_part(Part::Field { name, value, representation, is_dynamic });
             return Ok(rest);
         }
         buffer.clear();
@@ -140,7 +147,7 @@ impl Decoder {
             Some(name) => name,
             None => self.entry(index)?.0,
         };
-        on_part(Part::Field { name, value, representation });
+        on_part(Part::Field { name, value, representation, is_dynamic });
         if representation == Representation::Incremental {
             let name = match (literal, (index as usize).checked_sub(STATIC.len() + 1)) {
                 (None, Some(entry)) => Name::Entry(entry),

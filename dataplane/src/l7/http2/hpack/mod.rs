@@ -52,6 +52,8 @@ pub enum Part<'a> {
         value: &'a [u8],
         /// How the field stands in the block.
         representation: Representation,
+        /// The name, or the whole field, is one of an entry of the dynamic table.
+        is_dynamic: bool,
     },
     /// The encoder changes the size of its table, bytes (RFC 7541 §6.3).
     TableSize(u32),

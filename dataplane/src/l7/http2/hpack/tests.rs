@@ -23,7 +23,7 @@ fn latin1(text: &str) -> Vec<u8> {
 fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<(Vec<Field>, Vec<u32>), HpackError> {
     let (mut fields, mut sizes) = (Vec::new(), Vec::new());
     decoder.decode(block, &mut Vec::new(), |part| match part {
-        Part::Field { name, value, representation } => {
+        Part::Field { name, value, representation, .. } => {
             fields.push((name.to_vec(), value.to_vec(), representation));
         }
         Part::TableSize(size) => sizes.push(size),

@@ -1,12 +1,21 @@
 //! The request head: method, target, host, and the length of the body.
 
+use std::mem::MaybeUninit;
+
 use httparse::Header;
 
 use super::target::{self, Target};
-use super::{Denial, Request};
+use super::{Denial, FIELDS_CEILING, Flaw, Request};
 
-/// Most header fields in a head (the default of Apache and Envoy).
-pub const FIELDS_MAX: usize = 100;
+/// Room for the header fields of a head.
+pub type Fields<'a> = [MaybeUninit<Header<'a>>; FIELDS_CEILING];
+
+/// Room that is not in use; making it costs nothing.
+#[must_use]
+#[inline]
+pub const fn no_fields<'a>() -> Fields<'a> {
+    [const { MaybeUninit::uninit() }; FIELDS_CEILING]
+}
 
 /// A parsed request head.
 #[derive(Debug)]
@@ -17,11 +26,23 @@ pub struct Head<'a> {
     pub target: &'a [u8],
     /// Length of the body.
     pub body: BodyLength,
-    /// The client offers to switch to another protocol.
-    pub upgrade: bool,
-    /// No response to a later request is expected: HTTP/1.0 without `keep-alive`, or `close`. Also
-    /// set where a denial makes it uncertain whether the body follows (`Expect`, RFC 9110 §10.1.1).
+    /// What may end HTTP on the connection, if the server agrees.
+    pub offer: Option<Offer>,
+    /// If it is denied, no later request can follow: HTTP/1.0 without `keep-alive`, or `close`.
+    /// Also set where a denial makes it uncertain what follows (`Expect`, RFC 9110 §10.1.1;
+    /// `CONNECT`).
     pub is_last: bool,
+}
+
+/// What a request offers to use the connection for, in place of HTTP/1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offer {
+    /// `Upgrade`, `websocket` among its protocols (RFC 6455).
+    WebSocket,
+    /// `Upgrade` without it.
+    Other,
+    /// A tunnel (`CONNECT`, RFC 9110 §9.3.6).
+    Tunnel,
 }
 
 /// Length of the body of a request (RFC 9112 §6.3).
@@ -41,33 +62,33 @@ pub enum BodyLength {
 /// scanner has checked the line ends.
 ///
 /// # Errors
-/// If the head is malformed or ambiguous, or if it asks for what is not supported.
+/// If the head is malformed or ambiguous, if it has more fields than there is room for, or if it
+/// asks for what is not supported.
 pub fn parse<'a>(
     unit: &'a [u8],
-    fields: &'a mut [Header<'a>; FIELDS_MAX],
+    fields: &'a mut [MaybeUninit<Header<'a>>],
 ) -> Result<Head<'a>, Denial> {
-    if unit.starts_with(b"PRI * HTTP/2") {
-        return Err(Denial::NOT_HTTP1);
-    }
-    let mut parsed = httparse::Request::new(fields);
-    match parsed.parse(unit) {
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(unit, fields) {
         Ok(httparse::Status::Complete(taken)) if taken == unit.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Denial::HEAD_TOO_LARGE),
-        _ => return Err(Denial::MALFORMED),
+        Ok(_) => return Err(Denial::malformed(Flaw::LineEnd)),
+        Err(error) => return Err(denial_of(error)),
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
     else {
-        return Err(Denial::MALFORMED);
+        return Err(Denial::malformed(Flaw::RequestLine));
     };
-    if method == "CONNECT" {
-        return Err(Denial::UNSUPPORTED);
-    }
     let (method, target) = (method.as_bytes(), target.as_bytes());
     let headers: &'a [Header<'a>] = parsed.headers;
-    let framing = Framing::read(unit, headers).ok_or(Denial::MALFORMED)?;
-    let body = framing.body(version).ok_or(Denial::MALFORMED)?;
-    let parts = Target::parse(method, target).ok_or(Denial::MALFORMED)?;
-    let host = framing.authority(version, &parts).ok_or(Denial::MALFORMED)?;
+    let framing = Framing::read(unit, headers)?;
+    let body = framing.body(version).ok_or(Denial::malformed(Flaw::BodyLength))?;
+    let parts = Target::parse(method, target).ok_or(Denial::malformed(Flaw::Target))?;
+    let host = framing.authority(version, &parts).ok_or(Denial::malformed(Flaw::Host))?;
+    let is_connect = method == b"CONNECT";
+    if is_connect && body != BodyLength::None {
+        // What follows is the tunnel's to some servers, and a body to others.
+        return Err(Denial::malformed(Flaw::BodyLength));
+    }
     let request = Request {
         method,
         path: parts.path,
@@ -80,9 +101,30 @@ pub fn parse<'a>(
         // Its trailers would be rejected; at this point the client can still get a response.
         return Err(Denial::UNSUPPORTED);
     }
-    let upgrade = has("upgrade");
-    let is_last = has("expect") || is_last(version, headers);
-    Ok(Head { request, target, body, upgrade, is_last })
+    let offer = if is_connect { Some(Offer::Tunnel) } else { offered(headers) };
+    let is_last = is_connect || has("expect") || is_last(version, headers);
+    Ok(Head { request, target, body, offer, is_last })
+}
+
+const fn denial_of(error: httparse::Error) -> Denial {
+    Denial::malformed(match error {
+        httparse::Error::TooManyHeaders => return Denial::HEAD_TOO_LARGE,
+        httparse::Error::HeaderName => Flaw::FieldName,
+        httparse::Error::HeaderValue => Flaw::FieldValue,
+        httparse::Error::NewLine => Flaw::LineEnd,
+        httparse::Error::Version => Flaw::Version,
+        httparse::Error::Token | httparse::Error::Status => Flaw::RequestLine,
+    })
+}
+
+/// The protocols of `Upgrade` (RFC 9110 §7.8).
+fn offered(headers: &[Header<'_>]) -> Option<Offer> {
+    let mut offers =
+        headers.iter().filter(|field| field.name.eq_ignore_ascii_case("upgrade")).peekable();
+    offers.peek()?;
+    let mut protocols = offers.flat_map(|field| field.value.split(|byte| *byte == b','));
+    let is_websocket = |protocol: &[u8]| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket");
+    Some(if protocols.any(is_websocket) { Offer::WebSocket } else { Offer::Other })
 }
 
 /// Whether the connection ends with the response (RFC 9112 §9.3).
@@ -107,25 +149,25 @@ struct Framing<'a> {
 }
 
 impl<'a> Framing<'a> {
-    /// `None` if one is repeated, has an underscore in its name, or is padded with anything but
+    /// An error if one is repeated, has an underscore in its name, or is padded with anything but
     /// spaces: servers treat tabs differently.
-    fn read(unit: &[u8], headers: &'a [Header<'a>]) -> Option<Self> {
+    fn read(unit: &[u8], headers: &'a [Header<'a>]) -> Result<Self, Denial> {
         let mut framing = Self::default();
         for field in headers.iter().filter(|field| is_framing(field.name)) {
-            let slot = match field.name.len() {
-                4 => &mut framing.host,
-                14 => &mut framing.content_length,
-                17 => &mut framing.transfer_encoding,
+            let (slot, flaw) = match field.name.len() {
+                4 => (&mut framing.host, Flaw::Host),
+                14 => (&mut framing.content_length, Flaw::BodyLength),
+                17 => (&mut framing.transfer_encoding, Flaw::BodyLength),
                 _ => continue,
             };
             if field.name.contains('_')
                 || !is_padded_by_spaces_only(unit, field)
                 || slot.replace(field.value).is_some()
             {
-                return None;
+                return Err(Denial::malformed(flaw));
             }
         }
-        Some(framing)
+        Ok(framing)
     }
 
     /// RFC 9112 §6.1 to §6.3. `None` if the fields are malformed or ambiguous.
@@ -182,7 +224,7 @@ fn is_padded_by_spaces_only(unit: &[u8], field: &Header<'_>) -> bool {
 
 /// Whether a field of this name may affect framing or routing. Underscores count as hyphens, since
 /// CGI gateways confuse the two.
-fn is_framing(name: &str) -> bool {
+pub(in crate::l7) fn is_framing(name: &str) -> bool {
     const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"connection"];
     let same = |a: u8, b: u8| a == b || a == b'_' && b == b'-';
     FRAMING.iter().any(|framing| {

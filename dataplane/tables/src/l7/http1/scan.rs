@@ -3,6 +3,8 @@
 //! A unit is what the inspector decides as a whole: a head, a chunk-size line, the line end after a
 //! chunk, or an empty trailer section.
 
+use super::HttpLimits;
+
 /// Kinds of units, by what ends them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UnitKind {
@@ -15,16 +17,14 @@ pub enum UnitKind {
 }
 
 impl UnitKind {
-    /// Longest unit of the kind, bytes.
-    ///
-    /// Lines are chunk sizes; only attacks have long chunk extensions. Sections: nginx accepts
-    /// heads up to 32 KiB, Apache lines up to 8 KiB, Go 1 MiB, Node and Tomcat 16 and 8 KiB in
-    /// total. 16 KiB is what most servers accept, and bounds the buffer of a flow.
-    const fn limit(self) -> usize {
+    /// Longest unit of the kind under these limits, bytes.
+    #[must_use]
+    #[inline]
+    pub const fn limit(self, limits: &HttpLimits) -> usize {
         match self {
             Self::LineEnd => 2,
-            Self::Line => 256,
-            Self::Section => 16 * 1024,
+            Self::Line => limits.chunk_line as usize,
+            Self::Section => limits.head as usize,
         }
     }
 }
@@ -56,8 +56,8 @@ impl Scanner {
         self.len == 0
     }
 
-    /// Scans bytes up to the end of the unit. Returns the number of bytes, and whether the unit is
-    /// complete; if so, the scanner is ready for the next one.
+    /// Scans bytes up to the end of the unit, which has `limit` bytes at most. Returns the number
+    /// of bytes, and whether the unit is complete; if so, the scanner is ready for the next one.
     ///
     /// Lines end with CR LF, and neither byte may occur elsewhere: RFC 9112 §2.2 lets a recipient
     /// accept a bare LF, and servers differ there.
@@ -65,9 +65,14 @@ impl Scanner {
     /// # Errors
     /// On a bare CR or LF, on NUL, and on a unit that is too long.
     #[inline]
-    pub fn scan(&mut self, unit_kind: UnitKind, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+    pub fn scan(
+        &mut self,
+        unit_kind: UnitKind,
+        limit: usize,
+        bytes: &[u8],
+    ) -> Result<(usize, bool), Malformed> {
         for (index, byte) in bytes.iter().enumerate() {
-            if self.len == unit_kind.limit() {
+            if self.len >= limit {
                 return Err(Malformed::TooLong);
             }
             self.len += 1;
@@ -95,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn scan(unit_kind: UnitKind, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
-        Scanner::default().scan(unit_kind, bytes)
+        Scanner::default().scan(unit_kind, 100, bytes)
     }
 
     #[test]
@@ -122,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_unit_has_a_maximum_length() {
-        let mut long = vec![b'a'; UnitKind::Section.limit() - 4];
+        let mut long = vec![b'a'; 96];
         long.extend(b"\r\n\r\n");
         assert_eq!(scan(UnitKind::Section, &long), Ok((long.len(), true)));
         long.insert(0, b'a');
@@ -135,9 +140,9 @@ mod tests {
             let (bytes, cut) = (bytes.as_bytes(), cut.min(bytes.len()));
             for unit_kind in [UnitKind::LineEnd, UnitKind::Line, UnitKind::Section] {
                 let mut scanner = Scanner::default();
-                let in_two_parts = match scanner.scan(unit_kind, &bytes[..cut]) {
+                let in_two_parts = match scanner.scan(unit_kind, 100, &bytes[..cut]) {
                     Ok((_, false)) => {
-                        scanner.scan(unit_kind, &bytes[cut..]).map(|(n, end)| (n + cut, end))
+                        scanner.scan(unit_kind, 100, &bytes[cut..]).map(|(n, end)| (n + cut, end))
                     }
                     done => done,
                 };

@@ -1,31 +1,37 @@
 //! Request targets (RFC 9112 §3.2), and the normal form of paths.
 //!
 //! # Normal form
-//! A path is in normal form if percent-decoding it and resolving its dot segments does not change
-//! which resource it names:
+//! A path is in normal form if percent-decoding it, however often, and resolving its dot segments
+//! does not change which resource it names:
 //!
 //! - it has no empty segment (`//`), except at the end, and no segment `.` or `..`, not even with
-//!   parameters (`..;x`, as Java containers remove parameters before they resolve dot segments);
+//!   parameters (`..;x` or `..%3Bx`, as Java containers remove parameters before they resolve dot
+//!   segments), nor with characters that compatibility normalization (NFKC) makes to dots
+//!   (`%EF%BC%8E`, the full-width one);
 //! - it has visible ASCII characters only, and neither a backslash nor `#`;
 //! - each `%` begins a percent-encoding, and none encodes an unreserved character (`%2e`), a slash,
-//!   a backslash, a control character, or the first byte of an overlong UTF-8 sequence (`%c0`,
-//!   `%c1`).
+//!   a backslash, a control character, a full-width slash or backslash, or a part of an overlong
+//!   UTF-8 sequence (`%c0%ae`, `%e0%80%ae`);
+//! - a percent sign that is encoded (`%25`) counts as one, so `%252e` is what `%2e` is.
 //!
 //! The query, after the first `?`, may have anything but `#`: servers do not resolve queries.
-//! A server that decodes twice is not protected, as it is not by Envoy's path normalization.
 
 /// The parts of a request target that rules match.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Target<'a> {
-    /// The authority; only the absolute form has one.
+    /// The authority; only the absolute form and the authority form have one.
     pub(super) authority: Option<&'a [u8]>,
-    /// Path and query, as HTTP/2's `:path`.
+    /// Path and query, as HTTP/2's `:path`; empty in the authority form.
     pub(super) path: &'a [u8],
 }
 
 impl<'a> Target<'a> {
-    /// Parses the target of any method but `CONNECT`. `None` if it has no valid form.
+    /// Parses the target of a method. `None` if it has no form that is valid for the method.
     pub(super) fn parse(method: &[u8], target: &'a [u8]) -> Option<Self> {
+        if method == b"CONNECT" {
+            let is_valid = is_authority(target) && has_port(target);
+            return is_valid.then_some(Self { authority: Some(target), path: b"" });
+        }
         if target.first() == Some(&b'/') || (target == b"*" && method == b"OPTIONS") {
             return Some(Self { authority: None, path: target });
         }
@@ -43,15 +49,24 @@ impl<'a> Target<'a> {
 
 /// Whether every character may occur in `host [ ":" port ]` (RFC 9110 §7.2). User information is
 /// not allowed.
-pub(super) fn is_authority(bytes: &[u8]) -> bool {
+pub(in crate::l7) fn is_authority(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| {
         byte.is_ascii_alphanumeric()
             || matches!(byte, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']')
     })
 }
 
+/// Whether an authority is a host and a port, as `CONNECT` needs (RFC 9112 §3.2.3).
+fn has_port(authority: &[u8]) -> bool {
+    let colon = authority.iter().rposition(|byte| *byte == b':');
+    colon.is_some_and(|at| {
+        let port = &authority[at + 1..];
+        at > 0 && !port.is_empty() && port.iter().all(u8::is_ascii_digit)
+    })
+}
+
 /// Whether the path part of `path_and_query` is in normal form.
-pub(super) fn is_normal(path_and_query: &[u8]) -> bool {
+pub(in crate::l7) fn is_normal(path_and_query: &[u8]) -> bool {
     let mut parts = path_and_query.splitn(2, |byte| *byte == b'?');
     let path = parts.next().unwrap_or_default();
     if parts.next().is_some_and(|query| query.contains(&b'#')) {
@@ -72,23 +87,88 @@ pub(super) fn is_normal(path_and_query: &[u8]) -> bool {
 }
 
 fn segment_is_normal(segment: &[u8]) -> bool {
-    let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
-    if matches!(name, b"" | b"." | b"..") {
-        return false;
+    let mut bytes = Decoded { rest: segment };
+    // Of the part before parameters: its dots, and whether it has anything else.
+    let (mut dots, mut has_others, mut in_parameters) = (0_usize, false, false);
+    while let Some(decoded) = bytes.next() {
+        match decoded.and_then(|first| character(first, &mut bytes)) {
+            None => return false,
+            Some(_) if in_parameters => {}
+            Some(Character::Dots(count)) => dots += count,
+            Some(Character::Semicolon) => in_parameters = true,
+            Some(Character::Other) => has_others = true,
+        }
     }
-    let mut rest = segment;
-    while let [first, tail @ ..] = rest {
-        rest = match (first, tail) {
-            (b'%', [high, low, tail @ ..]) => match decode(*high, *low) {
-                Some(byte) if may_be_encoded(byte) => tail,
-                _ => return false,
-            },
-            (b'%' | b'\\' | b'#', _) => return false,
-            (b'!'..=b'~', tail) => tail,
-            _ => return false,
-        };
+    has_others || dots > 2
+}
+
+/// What a server may take a character for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Character {
+    Dots(usize),
+    Semicolon,
+    Other,
+}
+
+/// The character that begins with `first`. `None` if no segment may have it.
+fn character(first: u8, rest: &mut Decoded<'_>) -> Option<Character> {
+    let mut ahead = rest.clone();
+    let mut next = || ahead.next().flatten();
+    let character = match first {
+        b'.' => return Some(Character::Dots(1)),
+        b';' => return Some(Character::Semicolon),
+        ..0x80 => return Some(Character::Other),
+        0xc0 | 0xc1 | 0xf8.. => return None,
+        0xe0 if matches!(next(), Some(0x80..0xa0)) => return None,
+        0xf0 if matches!(next(), Some(0x80..0x90)) => return None,
+        0xe2 | 0xef => match (first, next(), next()) {
+            // U+2024, U+FE52, U+FF0E, and U+2025.
+            (0xe2, Some(0x80), Some(0xa4)) => Character::Dots(1),
+            (0xef, Some(0xb9), Some(0x92)) => Character::Dots(1),
+            (0xef, Some(0xbc), Some(0x8e)) => Character::Dots(1),
+            (0xe2, Some(0x80), Some(0xa5)) => Character::Dots(2),
+            // U+FE54, U+FF1B.
+            (0xef, Some(0xb9), Some(0x94)) | (0xef, Some(0xbc), Some(0x9b)) => Character::Semicolon,
+            // Slashes and backslashes: U+FE68, U+FF0F, U+FF3C.
+            (0xef, Some(0xb9), Some(0xa8)) | (0xef, Some(0xbc), Some(0x8f | 0xbc)) => return None,
+            _ => return Some(Character::Other),
+        },
+        _ => return Some(Character::Other),
+    };
+    *rest = ahead;
+    Some(character)
+}
+
+/// The bytes of a segment, percent-decoded until nothing is left to decode. `None` for what may not
+/// stand there.
+#[derive(Clone)]
+struct Decoded<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for Decoded<'_> {
+    type Item = Option<u8>;
+
+    fn next(&mut self) -> Option<Option<u8>> {
+        let (first, mut tail) = self.rest.split_first()?;
+        if *first != b'%' {
+            self.rest = tail;
+            let may_stand = matches!(first, b'!'..=b'~') && !matches!(first, b'\\' | b'#');
+            return Some(may_stand.then_some(*first));
+        }
+        loop {
+            let [high, low, rest @ ..] = tail else { return Some(None) };
+            let Some(byte) = decode(*high, *low) else { return Some(None) };
+            match rest {
+                // An encoded percent sign that begins an encoding.
+                [high, low, ..] if byte == b'%' && decode(*high, *low).is_some() => tail = rest,
+                _ => {
+                    self.rest = rest;
+                    return Some(may_be_encoded(byte).then_some(byte));
+                }
+            }
+        }
     }
-    true
 }
 
 fn decode(high: u8, low: u8) -> Option<u8> {
@@ -98,7 +178,7 @@ fn decode(high: u8, low: u8) -> Option<u8> {
 
 fn may_be_encoded(byte: u8) -> bool {
     let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    !(unreserved || byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | 0xc0 | 0xc1))
+    !(unreserved || byte.is_ascii_control() || matches!(byte, b'/' | b'\\'))
 }
 
 #[cfg(test)]
@@ -123,6 +203,17 @@ mod tests {
             "/[a]{b}|^\"<>`",
             "*",
             "/100%25",
+            "/100%25/a",
+            "/100%25%20",
+            "/a%2520b",
+            "/a%25zz",
+            "/a%3Bb",
+            "/a%253Bb",
+            "/caf%e9",
+            "/%e0bc",
+            "/a%EF%BC%8Eb",
+            "/%E6%96%87%EF%BC%8Etxt",
+            "/...",
         ] {
             assert!(is_normal(path.as_bytes()), "{path}");
         }
@@ -179,6 +270,34 @@ mod tests {
             "/a\tb",
             "/..",
             "/..%2f",
+            "/..%3Bx",
+            "/..%3bx/b",
+            "/.%3B/b",
+            "/%3B/b",
+            "/..%253Bx",
+            "/%252e%252e",
+            "/%252e%252e/b",
+            "/%25252e",
+            "/%25%32%65",
+            "/a%252fb",
+            "/a%255cb",
+            "/a%2500",
+            "/a%2541",
+            "/%2525%",
+            "/%e0%80%ae%e0%80%ae/b",
+            "/%f0%80%80%ae",
+            "/%f8%80%80%80%ae",
+            "/%25c0%25ae",
+            "/%ef%bc%8e%ef%bc%8e/b",
+            "/%EF%BC%8E",
+            "/.%ef%bc%8e",
+            "/%ef%25bc%8e",
+            "/%e2%80%a4%e2%80%a4",
+            "/%e2%80%a5",
+            "/%ef%b9%92.",
+            "/..%ef%bc%9bx",
+            "/..%ef%bc%8fb",
+            "/..%ef%bc%bcb",
         ] {
             assert!(!is_normal(path.as_bytes()), "{path}");
         }
@@ -196,6 +315,11 @@ mod tests {
         assert_eq!(parse("GET", "http://h:80/a"), Some((Some("h:80"), "/a")));
         assert_eq!(parse("GET", "HTTP://h"), Some((Some("h"), "/")));
         assert_eq!(parse("OPTIONS", "*"), Some((None, "*")));
+        assert_eq!(parse("CONNECT", "h:80"), Some((Some("h:80"), "")));
+        assert_eq!(parse("CONNECT", "[::1]:80"), Some((Some("[::1]:80"), "")));
+        for target in ["", "h", "h:", ":80", "h:x", "/a", "http://h:80/", "u@h:80", "*"] {
+            assert_eq!(parse("CONNECT", target), None, "{target}");
+        }
         for target in [
             "*",
             "a",

@@ -11,6 +11,11 @@
 //! A server decodes and resolves a path before it uses it, so that several paths may name one
 //! resource. A rule with a path therefore matches only paths in normal form (defined in
 //! `http1/target.rs`); a rule without one matches any path.
+//!
+//! # Tunnels
+//! What passes in the tunnel that `CONNECT` opens is not inspected, whatever host and fields the
+//! requests in it have. So a rule matches `CONNECT` only if it names a method, or restricts
+//! nothing.
 
 use std::fmt;
 
@@ -30,9 +35,29 @@ pub struct HttpRuleSpec {
     pub host: Option<String>,
     /// `Name` for presence, `Name: value` for an exact value.
     pub headers: Vec<String>,
-    /// `headerMatches` without `mismatch`: a name, and an exact value, or no value (or an empty
-    /// one) for presence.
-    pub header_matches: Vec<(String, Option<String>)>,
+    /// `headerMatches`.
+    pub header_matches: Vec<HeaderMatch>,
+}
+
+/// An element of `headerMatches` (cilium `pkg/policy/api/http.go`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// The field's name.
+    pub name: String,
+    /// The exact value. Without one, or with an empty one, the field must be there.
+    pub value: Option<String>,
+    /// What becomes of a request that does not match.
+    pub mismatch: Mismatch,
+}
+
+/// What becomes of a request that does not match an element of `headerMatches`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The rule does not match.
+    #[default]
+    Fail,
+    /// The rule matches nevertheless (`LOG`).
+    Log,
 }
 
 /// A compiled rule: a request matches if all fields of the rule match.
@@ -68,9 +93,12 @@ impl HttpRule {
         for (index, source) in spec.headers.iter().enumerate() {
             headers.push(HeaderRule::parse(source, RuleField::Header(index))?);
         }
-        for (index, (name, value)) in spec.header_matches.iter().enumerate() {
+        for (index, HeaderMatch { name, value, mismatch }) in spec.header_matches.iter().enumerate()
+        {
             let field = RuleField::HeaderMatch(index);
-            headers.push(HeaderRule::of_match(name, value.as_deref(), field)?);
+            let rule = HeaderRule::of_match(name, value.as_deref(), field)?;
+            // With `Log` it decides nothing, but must be valid.
+            headers.extend((*mismatch == Mismatch::Fail).then_some(rule));
         }
         Ok(Self { spec, method, path, host, headers })
     }
@@ -102,7 +130,14 @@ impl HttpRule {
             (!may_match || !pattern.matches(value)).then_some(field)
         });
         let headers = self.headers.iter().filter(|rule| !rule.matches(request.headers));
-        patterns.chain(headers.map(|rule| rule.field))
+        let tunnel = self.excludes_tunnels() && request.method == b"CONNECT";
+        let tunnel = tunnel.then_some(RuleField::Method);
+        patterns.chain(headers.map(|rule| rule.field)).chain(tunnel)
+    }
+
+    const fn excludes_tunnels(&self) -> bool {
+        let restricts = self.path.is_some() || self.host.is_some() || !self.headers.is_empty();
+        self.method.is_none() && restricts
     }
 }
 
@@ -279,11 +314,30 @@ mod tests {
         assert_eq!(names, ["method", "path", "host", "headers[0]", "headers[1]"]);
     }
 
+    fn header_match(name: &str, value: Option<&str>, mismatch: Mismatch) -> HttpRuleSpec {
+        let (name, value) = (name.to_owned(), value.map(str::to_owned));
+        let header_matches = vec![HeaderMatch { name, value, mismatch }];
+        HttpRuleSpec { header_matches, ..HttpRuleSpec::default() }
+    }
+
+    #[test]
+    fn a_header_match_with_log_decides_nothing_but_must_be_valid() {
+        let log = |name: &str, value| HttpRule::new(header_match(name, value, Mismatch::Log));
+        let rule = log("X-Role", Some("admin")).unwrap();
+        for headers in [&[][..], &[header("x-role", "user")], &[header("x-role", "admin")]] {
+            assert!(rule.matches(&Request { headers, ..request("GET", "/", "h") }));
+        }
+        assert!(log("X Role", None).is_err() && log("X-Role", Some("a ")).is_err());
+        assert_ne!(
+            rule,
+            HttpRule::new(header_match("X-Role", Some("admin"), Mismatch::Fail)).unwrap()
+        );
+    }
+
     #[test]
     fn header_matches_require_a_value_or_presence() {
         let rule = |name: &str, value: Option<&str>| {
-            let header_matches = vec![(name.to_owned(), value.map(str::to_owned))];
-            HttpRule::new(HttpRuleSpec { header_matches, ..HttpRuleSpec::default() })
+            HttpRule::new(header_match(name, value, Mismatch::Fail))
         };
         let headers = [header("x-role", "admin"), header("X-Twice", "1"), header("x-twice", "1")];
         let request = Request { headers: &headers, ..request("GET", "/", "h") };
@@ -317,6 +371,23 @@ mod tests {
         let not_normal = Request { path_is_normal: false, ..request("GET", "/a/../b", "h") };
         assert!(rule("GET", "", "", &[]).matches(&not_normal));
         assert!(!rule("GET", ".*", "", &[]).matches(&not_normal));
+    }
+
+    #[test]
+    fn connect_needs_a_rule_that_names_a_method_or_restricts_nothing() {
+        let connect = Request { path_is_normal: false, ..request("CONNECT", "", "h:80") };
+        for (rule, expected) in [
+            (rule("", "", "", &[]), true),
+            (rule("CONNECT", "", "", &[]), true),
+            (rule(".*", "", "h:80", &[]), true),
+            (rule("GET", "", "", &[]), false),
+            (rule("", "", "h:80", &[]), false),
+            (rule("CONNECT", ".*", "", &[]), false),
+            (rule("CONNECT", "", "h", &[]), false),
+        ] {
+            assert_eq!(rule.matches(&connect), expected, "{rule:?}");
+        }
+        assert!(rule("", "", "h:80", &[]).matches(&request("GET", "/", "h:80")));
     }
 
     #[test]

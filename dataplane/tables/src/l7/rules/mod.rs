@@ -13,12 +13,13 @@ mod re2;
 
 use std::fmt;
 
-pub use http::{HttpRule, HttpRuleSpec};
+pub use http::{HeaderMatch, HttpRule, HttpRuleSpec, Mismatch};
 pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
 pub use pattern::PatternBudget;
 
 use super::http1::Request;
 use super::names::NamePattern;
+use super::tls::is_server_name;
 use crate::proto;
 
 /// Protocols of L7 rules.
@@ -35,14 +36,16 @@ pub enum L7Protocol {
 }
 
 impl L7Protocol {
+    /// All protocols. Flows store their positions, in memory and in the file of saved flows.
+    pub const ALL: [Self; 4] = [Self::Http, Self::Kafka, Self::Dns, Self::Tls];
+
     /// Whether workers have an inspector for the protocol over the IP protocol `carrier`. They drop
     /// flows with rules of other protocols.
     #[must_use]
     pub const fn has_inspector(self, carrier: u8) -> bool {
         match self {
-            Self::Http => carrier == proto::TCP,
+            Self::Http | Self::Kafka | Self::Tls => carrier == proto::TCP,
             Self::Dns => matches!(carrier, proto::TCP | proto::UDP),
-            Self::Kafka | Self::Tls => false,
         }
     }
 }
@@ -117,7 +120,8 @@ pub enum L7Request<'a> {
     /// The name of a DNS query: its labels separated by dots, with or without a trailing dot. A
     /// label that contains a dot can't be written like this; such a query must not be decided.
     Dns(&'a [u8]),
-    /// The server name in a TLS ClientHello; `None` if it has none.
+    /// The server name in a TLS ClientHello; `None` if it has none. A name that is no host name
+    /// ([`is_server_name`]) is denied by every policy with TLS rules.
     ServerName(Option<&'a [u8]>),
 }
 
@@ -130,6 +134,14 @@ impl<'a> L7Request<'a> {
             Self::Kafka(_) => L7Protocol::Kafka,
             Self::Dns(_) => L7Protocol::Dns,
             Self::ServerName(_) => L7Protocol::Tls,
+        }
+    }
+
+    /// Whether servers can read the request in one way only, as far as that is not known before.
+    pub(super) fn is_valid(&self) -> bool {
+        match self {
+            Self::ServerName(Some(name)) => is_server_name(name),
+            _ => true,
         }
     }
 

@@ -1,7 +1,5 @@
 //! Sets of code points.
 
-use super::unicode;
-
 /// The largest code point.
 pub(super) const MAX: u32 = 0x10_ffff;
 
@@ -61,9 +59,8 @@ impl CodePoints {
         excluded.complement()
     }
 
-    /// Adds the other cases of each character (Unicode's simple case folding).
-    pub(super) fn fold_case(&mut self) {
-        let folds = unicode::case_folds();
+    /// Adds to each code point its others in `folds`, sorted pairs.
+    pub(super) fn fold(&mut self, folds: &[(u32, u32)]) {
         let mut others = Vec::new();
         for (first, last) in &self.ranges {
             let begin = folds.partition_point(|(from, _)| from < first);

@@ -17,7 +17,7 @@ pub(super) enum Case {
 /// A class that has a name, or its complement.
 pub(super) fn group(mut points: CodePoints, is_negated: bool, case: Case) -> CodePoints {
     if case == Case::Ignored {
-        points.fold_case();
+        unicode::fold_case(&mut points);
     }
     if is_negated { points.complement() } else { points }
 }

@@ -138,7 +138,7 @@ impl Parser<'_> {
             return self.push(Node::Literal(point));
         }
         let mut points = CodePoints::new([(point, point)]);
-        points.fold_case();
+        unicode::fold_case(&mut points);
         self.class(points);
     }
 

@@ -88,6 +88,11 @@ pub(super) fn is_group_name(name: &str) -> bool {
     name.chars().all(|c| allowed.iter().any(|category| category.contains(u32::from(c))))
 }
 
+/// Adds the other cases of each character (Unicode's simple case folding).
+pub(super) fn fold_case(points: &mut CodePoints) {
+    points.fold(case_folds());
+}
+
 /// Pairs of characters that match each other where case is ignored, both ways, sorted.
 pub(super) fn case_folds() -> &'static [(u32, u32)] {
     static FOLDS: LazyLock<Vec<(u32, u32)>> = LazyLock::new(|| {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
 
-use super::manifests::Stamp;
+use super::file_state::Stamp;
 use crate::atomic_file;
 
 /// Name of the directory in the state directory.

@@ -1,0 +1,178 @@
+//! The Kafka inspector.
+//!
+//! # Requests
+//! A request is decided when all topics that it names are known, and no byte of it passes before
+//! that. One Produce may be large, as topics stand between records: with the name of its last topic
+//! the rest passes unread. A request that is not decided after 32 KiB is buffered, up to 2 MiB,
+//! beyond which it is denied.
+//!
+//! # Denials
+//! A denied request is answered as a broker would that does not authorize it, behind the responses
+//! to earlier requests, and its bytes are dropped. A producer that waits for no response (`acks=0`)
+//! gets none. Both ends are reset for what is malformed, and for a denied request of an API or
+//! version whose layout is not known.
+//!
+//! # Responses
+//! They pass as they are, and are followed by their lengths and correlation ids; the first error
+//! code of each is reported. One is edited: from the response to ApiVersions, versions are removed
+//! whose layout is not known, or that name topics by id only, so that clients name topics.
+
+mod request;
+mod response;
+
+use std::collections::VecDeque;
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::l7::kafka::schema::Api;
+use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
+
+use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Step};
+use request::Requests;
+use response::Responses;
+
+/// Requests that may wait for their responses at once; further ones are not read meanwhile.
+const OWED_MAX: usize = 256;
+/// Bytes of answers that wait for their turn; while there are more, no request is read.
+const ANSWERS_MAX: usize = 64 * 1024;
+
+/// What a client waits for.
+#[derive(Debug)]
+enum Owed {
+    /// The broker's response.
+    Response(Expected),
+    /// A response of ours.
+    Answer(Vec<u8>),
+}
+
+/// A response that the broker owes.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    /// The API, if the layout of the response is known.
+    api: Option<&'static Api>,
+    version: i16,
+    correlation_id: i32,
+    /// When the request passed.
+    released: Nanos,
+}
+
+/// The state of one connection, both directions.
+#[derive(Debug, Default)]
+pub struct Kafka {
+    requests: Requests,
+    responses: Responses,
+    owed: VecDeque<Owed>,
+    /// Bytes of the answers in `owed`.
+    answers: usize,
+}
+
+impl Inspector for Kafka {
+    fn inspect(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, bytes: &[u8]) -> Step {
+        match direction {
+            FlowDirection::Original => self.inspect_request(cx, bytes),
+            FlowDirection::Reply => self.inspect_response(cx, bytes),
+        }
+    }
+
+    fn ahead(&mut self, direction: FlowDirection) -> Option<Op> {
+        match direction {
+            FlowDirection::Original => self.requests.take_rest().map(Op::Skip),
+            FlowDirection::Reply => None,
+        }
+    }
+
+    fn end(&mut self, _: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
+        match direction {
+            FlowDirection::Original if undecided > 0 || !self.requests.is_between_frames() => {
+                reset(DropReason::L7Malformed)
+            }
+            _ => Op::Pass(undecided).into(),
+        }
+    }
+
+    fn timed_out(&mut self) -> Step {
+        reset(DropReason::L7Timeout)
+    }
+
+    fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
+        let bytes = match direction {
+            FlowDirection::Original => self.requests.released()?,
+            FlowDirection::Reply => match (self.responses.edited(), self.owed.front()) {
+                (Some(edited), _) => edited,
+                (None, Some(Owed::Answer(answer))) if self.responses.is_between_frames() => answer,
+                _ => return None,
+            },
+        };
+        Some(Injection { bytes, then: AfterInjection::GoOn })
+    }
+
+    fn injected(&mut self, direction: FlowDirection) {
+        match direction {
+            FlowDirection::Original => self.requests.was_released(),
+            FlowDirection::Reply if self.responses.edited().is_some() => {
+                self.responses.was_edited();
+            }
+            FlowDirection::Reply => {
+                if let Some(Owed::Answer(answer)) = self.owed.pop_front() {
+                    self.answers -= answer.capacity();
+                }
+            }
+        }
+    }
+
+    /// What is noted of requests that are owed a response is not counted: 16 KiB, if there are as
+    /// many as there may be.
+    fn heap(&self) -> usize {
+        self.answers + self.requests.heap() + self.responses.heap()
+    }
+
+    fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
+        let (requests, responses) = match direction {
+            FlowDirection::Original => (self.requests.heap_with(bytes), self.responses.heap()),
+            FlowDirection::Reply => (self.requests.heap(), self.responses.heap_with(bytes)),
+        };
+        self.answers + requests + responses
+    }
+}
+
+impl Kafka {
+    fn inspect_request(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
+        let must_wait = self.owed.len() >= OWED_MAX || self.answers >= ANSWERS_MAX;
+        if self.requests.is_between_frames() && must_wait {
+            return Op::Stall.into();
+        }
+        let (step, owed) = self.requests.inspect(cx, bytes);
+        if self.responses.is_lost() && matches!(owed, Some(Owed::Answer(_))) {
+            // There is no place for an answer.
+            return Step { op: Op::Reset(DropReason::L7Denied), event: step.event };
+        }
+        if let Some(Owed::Answer(answer)) = &owed {
+            self.answers += answer.capacity();
+        }
+        self.owed.extend(owed);
+        step
+    }
+
+    fn inspect_response(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
+        if !self.responses.is_between_frames() {
+            return self.responses.read_on(cx.now, bytes);
+        }
+        match self.owed.front() {
+            // It stands in front of what has arrived.
+            Some(Owed::Answer(_)) => Op::Stall.into(),
+            Some(Owed::Response(expected)) => match self.responses.begin(expected, bytes) {
+                None => Op::More.into(),
+                Some(op) => {
+                    self.owed.pop_front();
+                    op.into()
+                }
+            },
+            None => self.responses.lose().into(),
+        }
+    }
+}
+
+fn reset(reason: DropReason) -> Step {
+    Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
+}

@@ -1,0 +1,88 @@
+//! Envoy in front of the server, with an equivalent policy.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use podgate_tests::lab::{Daemon, Netns, wait_for};
+
+use super::testbed::{HttpTestbed, Load, PORT};
+
+/// Port that Envoy listens on, in the server's namespace.
+pub(super) const ENVOY_PORT: u16 = 8080;
+/// Time until it listens.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// The program: `ENVOY`, or what scripts/bench has installed. `None` if there is none.
+pub(super) fn program() -> Option<PathBuf> {
+    let installed = || PathBuf::from("target/tools/envoy/envoy");
+    let path = env::var_os("ENVOY").map_or_else(installed, PathBuf::from);
+    fs::canonicalize(path).ok()
+}
+
+/// Starts Envoy on the server's side of a testbed, with one thread. Requests to it pass its RBAC
+/// filter, and loopback to the server.
+pub(super) fn start<'peer>(
+    program: &Path,
+    server: &Netns,
+    testbed: HttpTestbed<'peer>,
+) -> Result<(Daemon, HttpTestbed<'peer>)> {
+    let config = testbed.folder().join("envoy.yaml");
+    fs::write(&config, config_text())?;
+    let mut envoy = server.daemon(program);
+    envoy.arg("-c").arg(&config).args(["--concurrency", "1", "--use-dynamic-base-id"]);
+    envoy.args(["--log-level", "error"]);
+    let daemon = Daemon::start("envoy", envoy, testbed.folder().join("envoy.log"))?;
+    let testbed = testbed.through("Envoy", ENVOY_PORT);
+    wait_for("Envoy to answer", START_MAX, || Ok(testbed.request(Load::Allowed, true).ok()))?;
+    Ok((daemon, testbed))
+}
+
+fn config_text() -> String {
+    format!(
+        r#"
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 0.0.0.0, port_value: {ENVOY_PORT}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: in
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: "/"}}, route: {{cluster: server}}}}]
+          http_filters:
+          - name: envoy.filters.http.rbac
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules:
+                action: ALLOW
+                policies:
+                  docs:
+                    principals: [{{any: true}}]
+                    permissions:
+                    - and_rules:
+                        rules:
+                        - header: {{name: ":method", string_match: {{safe_regex: {{regex: "GET|POST"}}}}}}
+                        - url_path: {{path: {{safe_regex: {{regex: "/docs(/.*)?"}}}}}}
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: server
+    type: STATIC
+    load_assignment:
+      cluster_name: server
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address: {{socket_address: {{address: 127.0.0.1, port_value: {PORT}}}}}
+"#
+    )
+}

