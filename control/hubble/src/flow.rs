@@ -40,6 +40,9 @@ const TO_STACK: i32 = 3;
 /// The name of the cluster, where objects name none.
 pub(crate) const CLUSTER: &str = "default";
 
+/// Hubble's word for DNS messages that were seen on the wire.
+const DNS_SOURCE: &str = "proxy";
+
 /// Makes flows of records.
 #[derive(Clone, Debug)]
 pub struct Translator {
@@ -260,6 +263,7 @@ fn l7_record(detail: &Detail) -> Option<Record> {
         Detail::DnsRequest { query, qtype, .. } => Some(Record::Dns(Dns {
             query: query.clone(),
             qtypes: vec![qtype.clone()],
+            observation_source: DNS_SOURCE.into(),
             ..Dns::default()
         })),
         Detail::DnsResponse { rcode, qtype, address, ttl, .. } => Some(Record::Dns(Dns {
@@ -267,6 +271,7 @@ fn l7_record(detail: &Detail) -> Option<Record> {
             ttl: *ttl,
             rcode: (*rcode).into(),
             qtypes: qtype.iter().cloned().collect(),
+            observation_source: DNS_SOURCE.into(),
             ..Dns::default()
         })),
         Detail::KafkaRequest { api_key, api_version, correlation_id, topic, .. } => {

@@ -37,8 +37,10 @@ fn record(detail: Detail, verdict: Outcome, reason: Option<Reason>) -> FlowRecor
         destination: end("db", 2, 80),
         protocol: "TCP".into(),
         is_reply: match &detail {
-            Detail::PolicyVerdict { .. } | Detail::HttpRequest { .. } => Some(false),
-            Detail::HttpResponse { .. } => Some(true),
+            Detail::PolicyVerdict { .. }
+            | Detail::HttpRequest { .. }
+            | Detail::DnsRequest { .. } => Some(false),
+            Detail::HttpResponse { .. } | Detail::DnsResponse { .. } => Some(true),
             _ => None,
         },
         link: 1,
@@ -172,6 +174,35 @@ fn the_source_of_a_response_is_the_server() {
     assert_eq!(flow.summary, "HTTP/1.1 403 7ms (PUT http://db/x)");
     let Some(Protocol::Tcp(tcp)) = &flow.l4.as_ref().unwrap().protocol else { panic!("{flow:?}") };
     assert_eq!((tcp.source_port, tcp.destination_port), (80, 40000));
+}
+
+#[test]
+fn dns_queries_and_responses_are_requests_too() {
+    let rule = Some(rule("cart", "spec.egress[1].toPorts[0].rules.dns[0]"));
+    let query = Detail::DnsRequest { query: "db.example.".into(), qtype: "A".into(), rule };
+    let flow = &flows(&record(query, Outcome::Forwarded, None))[0];
+    assert_eq!(
+        (flow.egress_allowed_by.len(), flow.summary.as_str()),
+        (1, "DNS Query db.example. A")
+    );
+    let Some(Record::Dns(dns)) = &flow.l7.as_ref().unwrap().record else { panic!("{flow:?}") };
+    assert_eq!((dns.query.as_str(), dns.observation_source.as_str()), ("db.example.", "proxy"));
+    let answer = Detail::DnsResponse {
+        rcode: 0,
+        qtype: Some("A".into()),
+        address: Some([192, 0, 2, 1].into()),
+        addresses: 1,
+        ttl: 30,
+        latency_ns: 5,
+    };
+    let flow = &flows(&record(answer, Outcome::Forwarded, None))[0];
+    let l7 = flow.l7.as_ref().unwrap();
+    let Some(Record::Dns(dns)) = &l7.record else { panic!("{flow:?}") };
+    assert_eq!(
+        (dns.ips.as_slice(), dns.ttl, dns.qtypes.as_slice()),
+        (&["192.0.2.1".to_owned()][..], 30, &["A".to_owned()][..])
+    );
+    assert_eq!((l7.r#type(), l7.latency_ns), (L7FlowType::Response, 5));
 }
 
 /// All of a flow, as clients see it.
