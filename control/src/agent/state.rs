@@ -323,7 +323,7 @@ mod tests {
             netns: Some("/run/netns/b".into()),
             mac: None,
             mtu: Some(65000.try_into().unwrap()),
-            assigned: vec!["10.0.0.1".parse().unwrap()],
+            assigned: Vec::new(),
         };
         Remembered { spec, offload_was_on: link == "veth1" }
     }
