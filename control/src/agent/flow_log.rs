@@ -296,7 +296,8 @@ mod tests {
         // And the other way round.
         push(&mut log, 1, 100..1000, DROP);
         let seen = last(&mut log, 100);
-        assert_eq!(seen.iter().filter(|number| **number >= 1000).count(), 50);
+        let forwarded = seen.iter().filter(|number| **number >= 1000).count();
+        assert!((49..=51).contains(&forwarded), "{forwarded}: each class has half");
         assert!((950..1000).all(|number| seen.contains(&number)), "{seen:?}");
     }
 }

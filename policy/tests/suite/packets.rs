@@ -242,7 +242,9 @@ impl Bench {
             .iter()
             .any(|(at, ip)| *at == links[1] && ip.windows(hello.len()).any(|w| w == hello));
         let reset = links.map(|link| left.iter().any(|(at, ip)| *at == link && is_reset(ip)));
-        assert_eq!(reset, [!passed; 2], "{name:?} either passes or is reset");
+        // An inspector of another protocol may wait for more of what it takes for a message.
+        assert_eq!(reset[0], reset[1], "{name:?} resets both ends or none");
+        assert!(!(passed && reset[0]), "{name:?} either passes or is reset");
         passed
     }
 
@@ -268,8 +270,11 @@ fn is_passed(links: [LinkId; 2], left: &[(LinkId, Vec<u8>)], query: &[u8]) -> bo
     };
     let mut refused = query.to_vec();
     refused[2..4].copy_from_slice(&[0x81, 0x85]);
-    let (passed, denied) = (reached(links[1], query), reached(links[0], &refused));
-    assert_ne!(passed, denied, "{} either passes or is refused", query.escape_ascii());
+    let passed = reached(links[1], query);
+    // An inspector of another protocol than DNS answers in its own way, or resets both ends.
+    let denied = left.iter().any(|(at, _)| *at == links[0]);
+    assert!(passed || denied, "{} either passes or is denied", query.escape_ascii());
+    assert!(!(passed && reached(links[0], &refused)), "{}", query.escape_ascii());
     passed
 }
 

@@ -65,12 +65,10 @@ impl Outcome {
                 let seen = bench.ask(row);
                 let request = match request {
                     Some(Request::Http(_)) => answer.request,
-                    Some(Request::Dns(_)) if answer.verdict == Verdict::Inspect => answer.request,
-                    // No inspector reads it yet.
-                    Some(_)
-                        if answer.verdict == Verdict::Inspect && answer.request == Some(true) =>
+                    Some(Request::Dns(_) | Request::ServerName(_))
+                        if answer.verdict == Verdict::Inspect =>
                     {
-                        Some(false)
+                        answer.request
                     }
                     _ => seen.request,
                 };
