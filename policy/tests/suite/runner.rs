@@ -63,7 +63,7 @@ impl Outcome {
             if can_ask(&row.subject, row.local) && can_send(request) {
                 self.by_packets += 1;
                 let seen = bench.ask(row);
-                // The length and the header of a DNS query over TCP are those of a Kafka request of an
+                // The length and header of a DNS query over TCP are those of a Kafka request of an
                 // unknown API, too.
                 let as_kafka = Request::Kafka(KafkaRequest {
                     api_key: 0x0100,
