@@ -93,7 +93,7 @@ impl Agent {
         let mut notes: Vec<String> =
             [source, destination].into_iter().filter_map(|end| self.note_on_end(end)).collect();
         if !source.local && !destination.local {
-            let hint = "ask the agent of a node that has one of them, or add --both-directions";
+            let hint = "ask the agent of a node that has one of them, or add --both-sides";
             let why = notes.first().map(|note| format!(" ({note})")).unwrap_or_default();
             return Err(ApiError::failed(format!(
                 "neither {} nor {} is a ready endpoint of this node, so no policy applies \
