@@ -40,6 +40,7 @@ mod server;
 mod signals;
 mod state;
 mod state_files;
+mod state_json;
 mod undo;
 mod waiting;
 

@@ -4,7 +4,6 @@
 //! Times are milliseconds since the kernel's boot; after another boot the file is not used.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,6 +13,7 @@ use podgate_policy::manifest::{ReadError, read_regular};
 use podgate_tables::time::Nanos;
 use serde::{Deserialize, Serialize};
 
+use super::state_json;
 use crate::atomic_file;
 
 const VERSION: u32 = 1;
@@ -81,7 +81,7 @@ impl NamesFile {
             }
             Ok((bytes, _)) => Self::parse(&bytes),
         };
-        let file = file.map_err(|reason| set_aside(path, aside, &reason))?;
+        let file = file.map_err(|reason| state_json::set_aside(path, aside, &reason))?;
         if file.boot != boot {
             return Ok(0);
         }
@@ -96,14 +96,7 @@ impl NamesFile {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        // First, since another version may have other fields.
-        let version = &value["version"];
-        if *version != VERSION {
-            return Err(format!("its version is {version}, not {VERSION}"));
-        }
-        let file: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let file: Self = state_json::parse(bytes, VERSION)?;
         let sum = file.sum().map_err(|error| error.to_string())?;
         match file.checksum == sum {
             true => Ok(file),
@@ -112,21 +105,14 @@ impl NamesFile {
     }
 
     fn sum(&self) -> io::Result<u32> {
-        let content = (self.version, &self.boot, &self.names);
-        Ok(crc32c::crc32c(&serde_json::to_vec(&content)?))
-    }
-}
-
-fn set_aside(path: &Path, aside: &Path, reason: &str) -> String {
-    let what = format!("{} is not usable: {reason}", path.display());
-    match fs::rename(path, aside) {
-        Ok(()) => format!("{what}; it was set aside as {}", aside.display()),
-        Err(error) => format!("{what}; it can't be set aside: {error}"),
+        state_json::checksum(&(self.version, &self.boot, &self.names))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const NOW: Nanos = Nanos(7_000 * NANOS_PER_MS);

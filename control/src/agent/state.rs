@@ -14,6 +14,7 @@ use podgate_api::EndpointSpec;
 use podgate_policy::manifest::{self, ReadError};
 use serde::{Deserialize, Serialize};
 
+use super::state_json;
 use crate::atomic_file;
 use crate::cli::{HUBBLE_SOCKET_NAME, SOCKET_NAME};
 
@@ -85,19 +86,11 @@ struct EndpointFile {
 impl EndpointFile {
     /// CRC-32C of what the file is about.
     fn sum(&self) -> io::Result<u32> {
-        let content = (self.version, &self.endpoints, &self.offload_was_on);
-        Ok(crc32c::crc32c(&serde_json::to_vec(&content)?))
+        state_json::checksum(&(self.version, &self.endpoints, &self.offload_was_on))
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        // First, since another version may have other fields.
-        let version = &value["version"];
-        if *version != VERSION {
-            return Err(format!("its version is {version}, not {VERSION}"));
-        }
-        let file: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let file: Self = state_json::parse(bytes, VERSION)?;
         let sum = file.sum().map_err(|error| error.to_string())?;
         if file.checksum.is_some_and(|checksum| checksum != sum) {
             return Err("its checksum is wrong".to_owned());
@@ -257,11 +250,7 @@ impl StateDir {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let aside = self.path.join(format!("{name}{BAD}{now}"));
-        let what = format!("{} is not usable: {reason}", path.display());
-        match fs::rename(&path, &aside) {
-            Ok(()) => format!("{what}; it was set aside as {}", aside.display()),
-            Err(error) => format!("{what}; it can't be set aside: {error}"),
-        }
+        state_json::set_aside(&path, &aside, reason)
     }
 
     fn set_aside_before(&self) -> Vec<PathBuf> {
