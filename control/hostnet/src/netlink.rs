@@ -225,12 +225,17 @@ impl Netlink {
     /// When the kernel answers with an error.
     pub async fn add_pair(&self, name: &str, peer: &str, mtu: u32) -> Result<(), NetlinkError> {
         let pair = LinkVeth::new(name, peer).mtu(mtu).build();
-        self.handle
-            .link()
-            .add(pair)
-            .execute()
-            .await
-            .map_err(|error| NetlinkError::new(format!("create links {name} and {peer}"), &error))
+        self.add_link(pair, format!("create links {name} and {peer}")).await
+    }
+
+    async fn add_link(&self, link: LinkMessage, action: String) -> Result<(), NetlinkError> {
+        let added = self.handle.link().add(link).execute().await;
+        added.map_err(|error| NetlinkError::new(action, &error))
+    }
+
+    async fn change_link(&self, change: LinkMessage, action: String) -> Result<(), NetlinkError> {
+        let changed = self.handle.link().change(change).execute().await;
+        changed.map_err(|error| NetlinkError::new(action, &error))
     }
 
     /// Sets the link up, with this MTU, without ARP and without automatic IPv6 addresses.
@@ -250,12 +255,7 @@ impl Netlink {
             .mtu(mtu)
             .up()
             .build();
-        self.handle
-            .link()
-            .change(up)
-            .execute()
-            .await
-            .map_err(|error| NetlinkError::new(format!("set link {} up", link.name), &error))
+        self.change_link(up, format!("set link {} up", link.name)).await
     }
 
     /// Sets the link's MTU.
@@ -264,9 +264,7 @@ impl Netlink {
     /// When the kernel answers with an error.
     pub async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
         let change = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
-        self.handle.link().change(change).execute().await.map_err(|error| {
-            NetlinkError::new(format!("set the MTU of link {} to {mtu}", link.name), &error)
-        })
+        self.change_link(change, format!("set the MTU of link {} to {mtu}", link.name)).await
     }
 
     /// Deletes a link, and its peer with it.

@@ -47,9 +47,7 @@ impl Netlink {
             .mtu(mtu)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
             .build();
-        self.handle.link().add(pair).execute().await.map_err(|error| {
-            NetlinkError::new(format!("create link {name} with peer {peer} in the pod"), &error)
-        })
+        self.add_link(pair, format!("create link {name} with peer {peer} in the pod")).await
     }
 
     /// Sets a link up.
@@ -58,12 +56,7 @@ impl Netlink {
     /// When the kernel answers with an error.
     pub async fn set_up(&self, link: &Link) -> Result<(), NetlinkError> {
         let up = LinkMessageBuilder::<LinkUnspec>::new().index(link.index).up().build();
-        self.handle
-            .link()
-            .change(up)
-            .execute()
-            .await
-            .map_err(|error| NetlinkError::new(format!("set link {} up", link.name), &error))
+        self.change_link(up, format!("set link {} up", link.name)).await
     }
 
     /// Adds an address to a link, as a single host's: no route to a subnet comes with it. Duplicate
