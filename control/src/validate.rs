@@ -1,6 +1,5 @@
 //! `podgate policy validate`: what of a set of files can't be enforced.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,20 +26,6 @@ pub(crate) struct Report {
     rejected: Vec<RejectedField>,
     /// What of the policies in force is hardly meant as it is written; by file and line.
     hints: Vec<RejectedField>,
-    /// What is in force, but not as its author may expect; by object.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<Warning>,
-}
-
-/// Something about a policy that its author should know.
-#[derive(Serialize, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Warning {
-    /// Kind, namespace and name.
-    object: String,
-    /// Path of the rule.
-    field: String,
-    /// What becomes of it.
-    reason: String,
 }
 
 impl Report {
@@ -60,7 +45,6 @@ impl Report {
             rejected_objects: store.rejected_objects(),
             rejected: in_order(store.rejections()),
             hints: in_order(store.hints()),
-            warnings: without_inspector(&store),
         }
     }
 
@@ -78,9 +62,6 @@ impl Report {
         }
         for hint in &self.hints {
             let _ = writeln!(text, "hint: {}", escape(&hint.to_string()));
-        }
-        for Warning { object, field, reason } in &self.warnings {
-            let _ = writeln!(text, "{}", escape(&format!("warning: {object}: {field}: {reason}")));
         }
         if !text.is_empty() {
             text.push('\n');
@@ -103,27 +84,6 @@ fn in_order<'a>(rejections: impl Iterator<Item = &'a Rejection>) -> Vec<Rejected
     // Equal places keep the order in which the problems were found.
     rejections.sort_by_key(|rejection| &rejection.source);
     rejections.into_iter().map(RejectedField::from).collect()
-}
-
-/// A warning for each rule whose requests workers can't inspect.
-fn without_inspector(store: &Store) -> Vec<Warning> {
-    let mut warnings = BTreeSet::new();
-    for (key, sets) in store.all_rule_sets() {
-        for rule in sets.iter().flat_map(|set| &set.rules) {
-            for l7 in rule.ports.iter().flatten().filter_map(|ports| ports.l7.as_ref()) {
-                let protocol = l7.protocol();
-                if !protocol.has_inspector(podgate_tables::proto::TCP) {
-                    let reason = format!(
-                        "workers can't inspect {protocol} yet: they drop every flow that this \
-                         rule would inspect"
-                    );
-                    let (object, field) = (key.to_string(), rule.field.clone());
-                    warnings.insert(Warning { object, field, reason });
-                }
-            }
-        }
-    }
-    warnings.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -261,9 +221,7 @@ spec: [
         .concat();
         let report = Report::of(&["-".into()], text.as_bytes());
         assert!(report.is_clean());
-        assert!(report.warnings.is_empty());
-        let text = report.to_text();
-        assert!(text.ends_with("4 policies, 0 rejected\n"), "{text}");
+        assert_eq!(report.to_text(), "4 policies, 0 rejected\n");
     }
 
     #[test]
