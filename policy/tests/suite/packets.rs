@@ -19,6 +19,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::{LocalEnds, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
@@ -111,9 +112,10 @@ impl Bench {
         Self { shared, worker, kernel, links, now: Nanos(1) }
     }
 
-    /// What the worker does with a row's first packet, and with its request if that is HTTP, DNS or
-    /// TLS. On a flow whose requests no inspector can read, nothing passes at all.
-    pub(crate) fn ask(&mut self, row: &Row) -> Answer {
+    /// What the worker does with a row's first packet, and with its request if [`is_sent`];
+    /// `protocol` is that of the flow's L7 rules. On a flow whose requests no inspector can read,
+    /// nothing passes at all.
+    pub(crate) fn ask(&mut self, row: &Row, protocol: Option<L7Protocol>) -> Answer {
         self.forget();
         let Row { subject, local, request, text, .. } = row;
         let ends = [(subject.tuple.src, local.source), (subject.tuple.dst, local.destination)];
@@ -130,8 +132,9 @@ impl Bench {
         let passes = verdict != Verdict::Deny && is_readable;
         let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
         if passes && verdict == Verdict::Inspect && subject.tuple.protocol == proto::UDP {
-            let allowed = is_passed(links, &opened, &query(name));
-            return Answer { verdict, request: request.as_ref().map(|_| allowed) };
+            let (passed, denied) = query_outcome(links, &opened, &query(name));
+            assert_ne!(passed, denied, "{name} either passes or is refused");
+            return Answer { verdict, request: request.as_ref().map(|_| passed) };
         }
         let expected = if passes { vec![links[1]] } else { vec![] };
         assert_eq!(forwarded, expected, "{verdict:?}: {text}");
@@ -140,14 +143,18 @@ impl Bench {
         }
         let request = match request {
             Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
-            Some(Request::Http(request)) if passes => {
-                Some(self.request(links, subject.tuple, request))
-            }
-            Some(Request::ServerName(name)) if verdict == Verdict::Inspect => {
-                Some(self.greet(links, subject.tuple, name))
-            }
-            Some(Request::Dns(name)) if passes && verdict == Verdict::Inspect => {
-                Some(self.query_over_tcp(links, subject.tuple, name))
+            Some(request) if is_sent(request, verdict, protocol) => {
+                let (passed, denied) = match request {
+                    Request::Http(request) => self.request(links, subject.tuple, request),
+                    Request::ServerName(name) => self.greet(links, subject.tuple, name),
+                    Request::Dns(name) => self.query_over_tcp(links, subject.tuple, name),
+                    Request::Kafka(_) => unreachable!("it is not sent"),
+                };
+                // The inspector of another protocol may also wait for more.
+                let is_read = verdict == Verdict::Allow || protocol == Some(protocol_of(request));
+                assert!(!(passed && denied), "{text} both passes and is denied");
+                assert!(passed || denied || !is_read, "{text} neither passes nor is denied");
+                Some(passed)
             }
             _ => None,
         };
@@ -208,8 +215,8 @@ impl Bench {
     }
 
     /// Ends the handshake, which was answered already, and sends the request. Whether it reached
-    /// the destination; if not, the source must have had its 403.
-    fn request(&mut self, links: [LinkId; 2], tuple: Tuple, request: &HttpRequest) -> bool {
+    /// the destination, and whether the source had its 403.
+    fn request(&mut self, links: [LinkId; 2], tuple: Tuple, request: &HttpRequest) -> (bool, bool) {
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
         let HttpRequest { method, path, host, headers } = request;
         let host = if host.is_empty() { "host" } else { host };
@@ -223,17 +230,12 @@ impl Bench {
         let reached = |link: LinkId, text: &[u8]| {
             left.iter().any(|(at, ip)| *at == link && ip.windows(text.len()).any(|w| w == text))
         };
-        let passed = reached(links[1], text.as_bytes());
-        let denied = reached(links[0], b"HTTP/1.1 403 Forbidden\r\n");
-        // The inspector of another protocol answers otherwise.
-        let answered = left.iter().any(|(at, _)| *at == links[0]);
-        assert!(passed != denied || answered, "{text:?} either passes or is denied");
-        passed
+        (reached(links[1], text.as_bytes()), reached(links[0], b"HTTP/1.1 403 Forbidden\r\n"))
     }
 
     /// Ends the handshake, and sends a TLS ClientHello with this server name; without one, if it is
-    /// empty. Whether it reached the destination; if not, both ends must have been reset.
-    fn greet(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> bool {
+    /// empty. Whether it reached the destination, and whether both ends were reset.
+    fn greet(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> (bool, bool) {
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
         let hello = client_hello(name);
         let left =
@@ -242,19 +244,17 @@ impl Bench {
             .iter()
             .any(|(at, ip)| *at == links[1] && ip.windows(hello.len()).any(|w| w == hello));
         let reset = links.map(|link| left.iter().any(|(at, ip)| *at == link && is_reset(ip)));
-        // An inspector of another protocol may wait for more of what it takes for a message.
         assert_eq!(reset[0], reset[1], "{name:?} resets both ends or none");
-        assert!(!(passed && reset[0]), "{name:?} either passes or is reset");
-        passed
+        (passed, reset[0])
     }
 
-    /// Ends the handshake and sends a DNS query. Whether it reached the destination.
-    fn query_over_tcp(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> bool {
+    /// Ends the handshake and sends a DNS query, see [`query_outcome`].
+    fn query_over_tcp(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> (bool, bool) {
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
         let query = query(name);
         let message = [&(query.len() as u16).to_be_bytes(), &query[..]].concat();
         let segment = tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, &message);
-        is_passed(links, &self.send(links[0], &segment), &query)
+        query_outcome(links, &self.send(links[0], &segment), &query)
     }
 }
 
@@ -263,27 +263,40 @@ fn is_reset(ip: &[u8]) -> bool {
     ip[header + 13] & 0x04 != 0
 }
 
-/// Whether a DNS query reached the destination; if not, the source must have had its REFUSED.
-fn is_passed(links: [LinkId; 2], left: &[(LinkId, Vec<u8>)], query: &[u8]) -> bool {
+/// Whether a DNS query reached the destination, and whether the source had its REFUSED.
+fn query_outcome(links: [LinkId; 2], left: &[(LinkId, Vec<u8>)], query: &[u8]) -> (bool, bool) {
     let reached = |link: LinkId, part: &[u8]| {
         left.iter().any(|(at, ip)| *at == link && ip.windows(part.len()).any(|w| w == part))
     };
     let mut refused = query.to_vec();
     refused[2..4].copy_from_slice(&[0x81, 0x85]);
-    let passed = reached(links[1], query);
-    // An inspector of another protocol than DNS answers in its own way, or resets both ends.
-    let denied = left.iter().any(|(at, _)| *at == links[0]);
-    assert!(passed || denied, "{} either passes or is denied", query.escape_ascii());
-    assert!(!(passed && reached(links[0], &refused)), "{}", query.escape_ascii());
-    passed
+    (reached(links[1], query), reached(links[0], &refused))
 }
 
-/// Whether a request can be sent: a DNS name on the wire has no empty label. Kafka requests are
-/// asked in the tests of their inspector (`dataplane/tests/kafka.rs`).
-pub(crate) fn can_send(request: Option<&Request>) -> bool {
-    if matches!(request, Some(Request::Kafka(_))) {
-        return false;
+const fn protocol_of(request: &Request) -> L7Protocol {
+    match request {
+        Request::Http(_) => L7Protocol::Http,
+        Request::Kafka(_) => L7Protocol::Kafka,
+        Request::Dns(_) => L7Protocol::Dns,
+        Request::ServerName(_) => L7Protocol::Tls,
     }
+}
+
+/// Whether a request is sent on a flow with this verdict and L7 rules of this protocol. Kafka
+/// requests are sent in the tests of their inspector (`dataplane/tests/kafka.rs`).
+pub(crate) fn is_sent(request: &Request, verdict: Verdict, protocol: Option<L7Protocol>) -> bool {
+    match (verdict, request) {
+        (Verdict::Deny, _) | (_, Request::Kafka(_)) => false,
+        (Verdict::Allow, request) => matches!(request, Request::Http(_)),
+        // The length and the header of a query over TCP are those of a Kafka request of an unknown
+        // API, too.
+        (Verdict::Inspect, Request::Dns(_)) => protocol != Some(L7Protocol::Kafka),
+        (Verdict::Inspect, _) => true,
+    }
+}
+
+/// Whether a request can be sent: a DNS name on the wire has no empty label.
+pub(crate) fn can_send(request: Option<&Request>) -> bool {
     let Some(Request::Dns(name)) = request else { return true };
     let name = name.strip_suffix('.').unwrap_or(name);
     name.is_empty() || name.split('.').all(|label| (1..64).contains(&label.len()))

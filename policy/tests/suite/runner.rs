@@ -2,13 +2,12 @@
 //! packets through a whole worker. The tables follow the changes of each step, and must be those
 //! that the objects give from nothing.
 
-use podgate_policy::oracle::{KafkaRequest, Request};
 use podgate_policy::truth::{Expect, Row, TruthTable};
 use podgate_policy::{Compiled, Compiler, compile};
 use podgate_tables::policy::Verdict;
 
 use crate::by_names::by_names;
-use crate::packets::{Bench, can_ask, can_send};
+use crate::packets::{Bench, can_ask, can_send, is_sent};
 use crate::support::{Answer, ask_oracle, ask_tables};
 
 /// What came of a table.
@@ -62,24 +61,12 @@ impl Outcome {
             }
             if can_ask(&row.subject, row.local) && can_send(request) {
                 self.by_packets += 1;
-                let seen = bench.ask(row);
-                // The length and header of a DNS query over TCP are those of a Kafka request of an
-                // unknown API, too.
-                let as_kafka = Request::Kafka(KafkaRequest {
-                    api_key: 0x0100,
-                    api_version: 1,
-                    client_id: None,
-                    topics: Vec::new(),
-                });
-                let as_kafka = ask_tables(compiled, &row.subject, row.local, Some(&as_kafka)).0;
+                let decision = compiled.tables.decide(&row.subject, row.local);
+                let protocol = decision.l7.protocol().ok().flatten();
+                let seen = bench.ask(row, protocol);
                 let request = match request {
-                    Some(Request::Http(_)) => answer.request,
-                    Some(Request::Dns(_)) if as_kafka.request == Some(true) => seen.request,
-                    Some(Request::Dns(_) | Request::ServerName(_))
-                        if answer.verdict == Verdict::Inspect =>
-                    {
-                        answer.request
-                    }
+                    Some(request) if is_sent(request, answer.verdict, protocol) => answer.request,
+                    // Without an inspector, nothing passes.
                     _ => seen.request,
                 };
                 if seen != (Answer { request, ..answer }) {
