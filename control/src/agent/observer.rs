@@ -67,7 +67,7 @@ impl Observer {
     pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs, amount: Amount) -> bool {
         let mut events: Vec<Event> = Vec::new();
         let max = if amount == Amount::All { usize::MAX } else { EVENTS_AT_A_TIME };
-        let _more = dataplane.drain_events(max, |_, event| events.push(event));
+        dataplane.drain_events(max, |_, event| events.push(event));
         // Each worker's events are in order already.
         events.sort_by_key(|event| event.time);
         let drained = events.len();

@@ -76,6 +76,13 @@ impl Protocol {
         }
         true
     }
+
+    /// What has come is not enough for HTTP/2, and nothing more will.
+    fn give_up_version_2(&mut self) {
+        if matches!(self, Self::Http) {
+            *self = Self::Http1(Http1::default());
+        }
+    }
 }
 
 /// Calls a method of the inspector that the enum has; before there is one, the result is `before`.
@@ -124,16 +131,12 @@ impl Inspector for Protocol {
     }
 
     fn end(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
-        if matches!(self, Self::Http) {
-            *self = Self::Http1(Http1::default());
-        }
+        self.give_up_version_2();
         dispatch!(self, Op::Pass(0).into(), inspector => inspector.end(cx, direction, undecided))
     }
 
     fn timed_out(&mut self) -> Step {
-        if matches!(self, Self::Http) {
-            *self = Self::Http1(Http1::default());
-        }
+        self.give_up_version_2();
         dispatch!(self, Op::Reset(DropReason::L7Timeout).into(), inspector => inspector.timed_out())
     }
 

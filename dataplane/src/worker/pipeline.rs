@@ -23,8 +23,8 @@
 //! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
 //!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
 //!   policy wants inspected is denied too, because the beginning of its stream was not seen.
-//! - *L7 rules without an inspector.* HTTP/1 over TCP, and DNS over TCP and UDP, are the L7
-//!   protocols that are inspected. A flow that needs another inspector is denied.
+//! - *L7 rules without an inspector.* HTTP, Kafka and TLS are inspected over TCP, DNS over TCP and
+//!   UDP. A flow that needs another inspector is denied.
 //! - *DNS over UDP* is inspected from any datagram on, so a plain flow becomes an inspected one at
 //!   the client's next datagram when a new policy says so; the server's are dropped until then. A
 //!   datagram of a DNS server opens no flow towards a client whose queries are inspected: it would
@@ -514,8 +514,7 @@ impl Pipeline {
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
         let inspected = verdict == Verdict::Inspect;
         let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
-        let free = self.inspectors.free().saturating_sub(self.datagrams.len());
-        if inspected && self.flows.must_evict_inspected(&opener, free) {
+        if inspected && self.flows.must_evict_inspected(&opener, self.free_inspectors()) {
             let victim = self.flows.inspected_victim(&opener, cx.now);
             self.evict(cx, victim.ok_or(DropReason::InspectedFull)?);
         }
@@ -525,9 +524,7 @@ impl Pipeline {
         }
         let is_udp = is_udp(&flow.tuple());
         let slot = match inspected {
-            _ if inspected && self.inspectors.free() <= self.datagrams.len() => {
-                return Err(DropReason::InspectedFull);
-            }
+            true if self.free_inspectors() == 0 => return Err(DropReason::InspectedFull),
             true if is_udp => Some(self.datagrams.reserve()),
             true => Some(self.inspectors.reserve().ok_or(DropReason::InspectedFull)?),
             false => None,
@@ -540,6 +537,11 @@ impl Pipeline {
             _ => {}
         }
         Ok((index?, slot))
+    }
+
+    /// Flows that may be inspected in addition.
+    fn free_inspectors(&self) -> usize {
+        self.inspectors.free().saturating_sub(self.datagrams.len())
     }
 
     /// (4) Processes a segment of an inspected flow.

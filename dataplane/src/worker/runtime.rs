@@ -379,8 +379,7 @@ impl Dataplane {
     }
 
     /// Takes events from the rings, at most `max` of each worker, each with its worker's number.
-    /// Returns whether there are more.
-    pub fn drain_events(&self, max: usize, mut take: impl FnMut(u16, Event)) -> bool {
+    pub fn drain_events(&self, max: usize, mut take: impl FnMut(u16, Event)) {
         for (worker, queue) in self.shared.events.iter().enumerate() {
             // Bounded by the ring's capacity, so that a busy worker can't keep the caller here.
             for _ in 0..queue.capacity().min(max) {
@@ -388,7 +387,6 @@ impl Dataplane {
                 take(worker as u16, event);
             }
         }
-        self.shared.events.iter().any(|queue| !queue.is_empty())
     }
 }
 

@@ -189,6 +189,9 @@ impl Store {
     /// Replaces the addresses that this node's network plugin assigned to pods. They count until
     /// the status of the pod's object names addresses.
     pub fn set_assigned_addresses(&mut self, assigned: BTreeMap<PodName, Vec<IpAddr>>) {
+        if self.assigned == assigned {
+            return;
+        }
         let before = mem::replace(&mut self.assigned, assigned);
         let names: BTreeSet<_> = before.keys().chain(self.assigned.keys()).cloned().collect();
         for name in names {
