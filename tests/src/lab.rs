@@ -51,6 +51,7 @@ pub use signals::interrupted;
 pub use stream::Stream;
 
 use manifests::pods_in;
+pub use nginx::run_nginx;
 use nginx::start_nginx;
 
 /// The IPv4 gateway of every pod and outside host; the node's kernel answers ARP for it on each
@@ -195,6 +196,16 @@ impl Lab {
             lab.add_pod(&pod)?;
         }
         Ok(lab)
+    }
+
+    /// As [`Self::new`], with these objects.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(objects: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        fs::write(folder.path().join("objects.yaml"), objects)?;
+        Self::new(folder.path())
     }
 
     /// The pod `namespace/name`, the outside host, or `node`.

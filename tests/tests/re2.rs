@@ -2,12 +2,12 @@
 //! same values.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
 use podgate_tables::l7::http1::Request;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec};
+use podgate_tests::checkout::{in_checkout, python};
 
 const PATTERNS: usize = 20_000;
 const SEED: usize = 20_251_105;
@@ -25,10 +25,6 @@ struct Outcome {
     values: usize,
     matched: usize,
     differences: Vec<String>,
-}
-
-fn root(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
 fn matches(rule: &HttpRule, value: &str) -> bool {
@@ -87,10 +83,8 @@ fn work(lines: &Mutex<BufReader<ChildStdout>>) -> Outcome {
 
 #[test]
 fn patterns_are_accepted_and_match_as_in_re2() {
-    let python = root("target/tools/python/bin/python");
-    assert!(python.exists(), "scripts/test installs {}", python.display());
-    let mut generator = Command::new(python)
-        .arg(root("tests/corpora/re2/generate.py"))
+    let mut generator = Command::new(python())
+        .arg(in_checkout("tests/corpora/re2/generate.py"))
         .args([PATTERNS.to_string(), SEED.to_string()])
         .stdout(Stdio::piped())
         .spawn()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::client::{Get, Outcome};
-use super::{Daemon, Family, Host};
+use super::{Daemon, Family, Host, Netns};
 
 /// Size of `/download` in bytes: more than ten minutes at its rate. The file is sparse.
 const DOWNLOAD_SIZE: u64 = 256 << 20;
@@ -21,10 +21,7 @@ const START_BOUND: Duration = Duration::from_secs(30);
 pub(super) fn start_nginx(host: &Host, prefix: &Path, ports: &[u16]) -> Result<Daemon> {
     fs::create_dir(prefix)?;
     fs::File::create(prefix.join("download"))?.set_len(DOWNLOAD_SIZE)?;
-    fs::write(prefix.join("nginx.conf"), configuration(&host.name, ports))?;
-    let mut command = host.netns.daemon("nginx".as_ref());
-    command.arg("-p").arg(prefix).args(["-c", "nginx.conf", "-e", "error.log"]);
-    let mut daemon = Daemon::start("nginx", command, prefix.join("log"))?;
+    let mut daemon = run_nginx(&host.netns, prefix, &configuration(&host.name, ports))?;
     for &port in ports {
         let get = Get { port, ..Get::path("/") };
         daemon.wait_until("nginx to answer", START_BOUND, |_| {
@@ -34,6 +31,35 @@ pub(super) fn start_nginx(host: &Host, prefix: &Path, ports: &[u16]) -> Result<D
     }
     Ok(daemon)
 }
+
+/// Runs nginx in a namespace, as one process, with everything that it writes below the folder
+/// `prefix`. `http` is what its configuration has in `http`. It may not listen yet.
+///
+/// # Errors
+/// When its configuration can't be written, or it can't be started.
+pub fn run_nginx(netns: &Netns, prefix: &Path, http: &str) -> Result<Daemon> {
+    fs::write(prefix.join("nginx.conf"), format!("{COMMON}http {{\n{PATHS}{http}}}\n"))?;
+    let mut command = netns.daemon("nginx".as_ref());
+    command.arg("-p").arg(prefix).args(["-c", "nginx.conf", "-e", "error.log"]);
+    Daemon::start("nginx", command, prefix.join("log"))
+}
+
+/// What each configuration begins with.
+const COMMON: &str = "daemon off;
+master_process off;
+user root;
+pid nginx.pid;
+events { worker_connections 256; }
+";
+
+/// Of `http`: nothing is written outside of the prefix.
+const PATHS: &str = "  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+";
 
 /// The body with which nginx in the pod `name` answers.
 #[must_use]
@@ -46,25 +72,12 @@ fn configuration(name: &str, ports: &[u16]) -> String {
     let listen = |port| format!("listen {port}; listen [::]:{port};");
     let listen: String = ports.iter().map(listen).collect();
     format!(
-        "daemon off;
-master_process off;
-user root;
-pid nginx.pid;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-  client_body_temp_path body;
-  proxy_temp_path proxy;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
-  default_type text/plain;
+        "  default_type text/plain;
   server {{
     {listen}
     location / {{ return 200 '{body}'; }}
     location /download {{ root .; limit_rate 256k; }}
   }}
-}}
 "
     )
 }

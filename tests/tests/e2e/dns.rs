@@ -1,12 +1,10 @@
 //! DNS rules between a real resolver (dnsmasq) in a pod and real clients (dig, Python).
 
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, output, run, wait_for};
-use tempfile::TempDir;
 
 use crate::hairpin::nft;
 
@@ -89,14 +87,11 @@ print(sorted(seen))
 struct Dns {
     resolver: Daemon,
     lab: Lab,
-    _folder: TempDir,
 }
 
 impl Dns {
     fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        fs::write(folder.path().join("all.yaml"), MANIFEST)?;
-        let lab = Lab::new(folder.path())?;
+        let lab = Lab::of(MANIFEST)?;
         let mut command = lab.host("dns/resolver")?.netns.daemon("dnsmasq".as_ref());
         command.args([
             "--keep-in-foreground",
@@ -116,7 +111,7 @@ impl Dns {
             command.arg(format!("--txt-record=big.allowed.test,{}", part.repeat(250)));
         }
         let resolver = Daemon::start("dnsmasq", command, lab.file("dnsmasq.log"))?;
-        let mut dns = Self { resolver, lab, _folder: folder };
+        let mut dns = Self { resolver, lab };
         let ready = "the resolver to answer";
         let probe = || dig(dns.lab.host("dns/resolver")?, "127.0.0.1", &["www.allowed.test"]);
         wait_for(ready, BOUND, || Ok(probe()?.contains("status: NOERROR").then_some(())))?;

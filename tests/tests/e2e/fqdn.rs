@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Lab, wait_for};
-use tempfile::TempDir;
 
 /// Rounds of query and connection, unless [`ROUNDS_VARIABLE`] says otherwise.
 const ROUNDS: u16 = 300;
@@ -102,21 +101,18 @@ struct Names {
     lab: Lab,
     resolver: UdpSocket,
     server: TcpListener,
-    _folder: TempDir,
 }
 
 impl Names {
     fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        fs::write(folder.path().join("all.yaml"), MANIFEST)?;
-        let lab = Lab::new(folder.path())?;
+        let lab = Lab::of(MANIFEST)?;
         let (office, guest) = (lab.host("office")?, lab.host("guest")?);
         guest.netns.ip(&format!("route add local {NETWORK}/15 dev lo\n"))?;
         let (via, link) = (guest.addresses.v4, &guest.link);
         lab.node().netns.ip(&format!("route add {NETWORK}/15 via {via} dev {link} onlink\n"))?;
         let resolver = office.netns.inside(|| Ok(UdpSocket::bind((office.addresses.v4, 53))?))?;
         let server = guest.netns.inside(|| Ok(TcpListener::bind("0.0.0.0:80")?))?;
-        Ok(Self { lab, resolver, server, _folder: folder })
+        Ok(Self { lab, resolver, server })
     }
 
     /// Runs `client` with the servers running.

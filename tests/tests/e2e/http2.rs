@@ -5,23 +5,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use podgate_tests::checkout::{peer, python};
 use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, run};
+
+use crate::peers::peers_lab;
 
 const BOUND: Duration = Duration::from_secs(60);
 const NGHTTPD: u16 = 8001;
 const GRPC: u16 = 8002;
 
-const OBJECTS: &str = "\
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: peers, labels: {app: client}}
-status: {podIPs: [{ip: 10.77.0.10}, {ip: \"fd77::10\"}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: peers, labels: {app: server}}
-status: {podIPs: [{ip: 10.77.0.30}, {ip: \"fd77::30\"}]}
----
+const POLICY: &str = "\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: server, namespace: peers}
@@ -35,12 +28,6 @@ spec:
     - ports: [{port: \"8002\", protocol: TCP}]
       rules: {http: [{method: POST, path: \"/test.Echo/(Unary|Stream|Wait)\"}]}
 ";
-
-fn lab() -> Result<Lab> {
-    let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("objects.yaml"), OBJECTS)?;
-    Lab::new(folder.path())
-}
 
 /// Starts a server, and waits until it listens.
 fn serve(lab: &Lab, program: &str, args: &[&str], port: u16) -> Result<Daemon> {
@@ -77,7 +64,7 @@ fn connections(lab: &Lab, port: u16) -> Result<usize> {
 /// (https://github.com/curl/curl/issues/10634), so each of its requests has its own.
 #[test]
 fn curl_gets_what_is_allowed_and_a_403_for_the_rest() -> Result<()> {
-    let (lab, folder) = (lab()?, tempfile::tempdir()?);
+    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
     let nghttpd = nghttpd(&lab, folder.path())?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -99,7 +86,7 @@ fn curl_gets_what_is_allowed_and_a_403_for_the_rest() -> Result<()> {
 
 #[test]
 fn one_http2_connection_of_nghttp_has_allowed_and_denied_streams() -> Result<()> {
-    let (lab, folder) = (lab()?, tempfile::tempdir()?);
+    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
     let nghttpd = nghttpd(&lab, folder.path())?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -133,7 +120,7 @@ fn h2load(from: &Host, to: &Host, path: &str) -> Result<String> {
 
 #[test]
 fn a_load_of_concurrent_http2_streams_has_no_error() -> Result<()> {
-    let (lab, folder) = (lab()?, tempfile::tempdir()?);
+    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
     let _server = nghttpd(&lab, folder.path())?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -150,16 +137,6 @@ fn a_load_of_concurrent_http2_streams_has_no_error() -> Result<()> {
     Ok(())
 }
 
-fn python() -> String {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/python/bin/python");
-    assert!(python.exists(), "scripts/test installs {}", python.display());
-    python.display().to_string()
-}
-
-fn peer(name: &str) -> String {
-    format!("{}/peers/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
 /// The status codes of a gRPC client's calls, which use one connection.
 fn calls(lab: &Lab, case: &str) -> Result<Vec<String>> {
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -174,7 +151,7 @@ fn calls(lab: &Lab, case: &str) -> Result<Vec<String>> {
 
 #[test]
 fn a_grpc_channel_goes_on_behind_denied_calls() -> Result<()> {
-    let lab = lab()?;
+    let lab = peers_lab(POLICY)?;
     let program = peer("grpc_server.py");
     let server = serve(&lab, &python(), &[&program, &GRPC.to_string()], GRPC)?;
     let _agent = Agent::start(&lab, 2)?;

@@ -6,26 +6,19 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use podgate_tests::checkout::{peer, python};
 use podgate_tests::lab::{Agent, Daemon, Family, Get, Host, Lab, Outcome, run, wait_for};
 use tempfile::TempDir;
 
+use crate::peers::peers_lab;
+
 const BOUND: Duration = Duration::from_secs(60);
 
-const OBJECTS: &str = "\
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: peers, labels: {app: client}}
-status: {podIPs: [{ip: 10.77.0.10}, {ip: \"fd77::10\"}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: peers, labels: {app: server}}
-status: {podIPs: [{ip: 10.77.0.30}, {ip: \"fd77::30\"}]}
----
+const POLICY: &str = "\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: server, namespace: peers}
@@ -52,16 +45,6 @@ const ALL: [u16; 7] = [8001, 8002, NODE, 8004, 8005, 8006, 8007];
 const NODE: u16 = 8003;
 const WEBSOCKETS: u16 = 8008;
 
-fn peer(name: &str) -> String {
-    format!("{}/peers/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-fn python() -> PathBuf {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/python/bin/python");
-    assert!(python.exists(), "scripts/test installs {}", python.display());
-    python
-}
-
 /// Compiles little, as these programs run for seconds.
 const JAVA: [&str; 2] = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"];
 
@@ -80,7 +63,7 @@ impl Servers {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let (node, java) = (peer("server.js"), peer("Server.java"));
         let (servers, python) = (peer("servers.py"), python());
-        let (python, apache) = (python.to_string_lossy(), apache(folder.path())?);
+        let apache = apache(folder.path())?;
         let programs: [(&[u16], &str, &[&str]); 4] = [
             (&[8004], "java", &[JAVA[0], JAVA[1], &java, "8004"]),
             (&[8005, 8006, 8007, 8008], &python, &[&servers, "8005"]),
@@ -136,12 +119,6 @@ fn apache(folder: &Path) -> Result<String> {
     Ok(file.display().to_string())
 }
 
-fn lab() -> Result<Lab> {
-    let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("objects.yaml"), OBJECTS)?;
-    Lab::new(folder.path())
-}
-
 /// TCP connections to a port that the agent has recorded.
 fn connections(lab: &Lab, port: u16) -> Result<usize> {
     let records = lab.podgate_json_lines(&["flows", "--last", "4096"])?;
@@ -157,7 +134,7 @@ type Client = (&'static str, RangeInclusive<usize>, fn(&Host, &str, &[&str]) -> 
 
 const CLIENTS: [Client; 3] = [
     ("python-requests", 1..=1, |host, url, requests| {
-        let mut command = host.netns.bounded(&python().to_string_lossy(), BOUND);
+        let mut command = host.netns.bounded(&python(), BOUND);
         run(command.arg(peer("client.py")).arg(url).args(requests))
     }),
     // It closes connections itself: behind a HEAD, and where a response comes before the request
@@ -175,7 +152,7 @@ const CLIENTS: [Client; 3] = [
 /// Each client to each server: allowed and denied requests on one connection, which goes on.
 #[test]
 fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
-    let lab = lab()?;
+    let lab = peers_lab(POLICY)?;
     let servers = Servers::start(&lab, &ALL)?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -224,13 +201,13 @@ fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
 
 #[test]
 fn a_websocket_echoes_ten_thousand_frames_and_a_denied_one_is_answered_403() -> Result<()> {
-    let lab = lab()?;
+    let lab = peers_lab(POLICY)?;
     let _servers = Servers::start(&lab, &[WEBSOCKETS])?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
     let echo = |path: &str, frames: &str| {
         let url = format!("ws://{}:{WEBSOCKETS}{path}", server.addresses.v4);
-        let mut command = client.netns.bounded(&python().to_string_lossy(), BOUND);
+        let mut command = client.netns.bounded(&python(), BOUND);
         run(command.arg(peer("echo.py")).args([&url, frames]))
     };
     assert_eq!(echo("/docs/echo", "10000")?.trim(), "10000");
@@ -240,7 +217,7 @@ fn a_websocket_echoes_ten_thousand_frames_and_a_denied_one_is_answered_403() -> 
 
 #[test]
 fn a_tunnel_carries_any_bytes_and_a_declined_one_goes_on_as_http() -> Result<()> {
-    let lab = lab()?;
+    let lab = peers_lab(POLICY)?;
     let servers = Servers::start(&lab, &[NODE])?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -341,7 +318,7 @@ fn exchange(from: &Host, to: &Host, port: u16, stream: &[u8]) -> Result<Vec<u8>>
 
 #[test]
 fn no_server_answers_a_request_that_hides_in_another() -> Result<()> {
-    let lab = lab()?;
+    let lab = peers_lab(POLICY)?;
     let servers = Servers::start(&lab, &ALL)?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -375,7 +352,7 @@ fn no_server_answers_a_request_that_hides_in_another() -> Result<()> {
 
 #[test]
 fn other_protocols_on_an_http_port_are_reset_at_once_and_recorded() -> Result<()> {
-    let lab = lab()?;
+    let lab = peers_lab(POLICY)?;
     let _servers = Servers::start(&lab, &[NODE])?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -398,7 +375,7 @@ fn other_protocols_on_an_http_port_are_reset_at_once_and_recorded() -> Result<()
 
 #[test]
 fn limits_are_those_of_the_command_line_and_each_denial_is_recorded() -> Result<()> {
-    let lab = lab()?;
+    let lab = peers_lab(POLICY)?;
     let _servers = Servers::start(&lab, &[NODE])?;
     let options = ["--http-max-head", "2048", "--http-max-headers", "10"];
     let chunks = ["--http-max-chunk-line", "32"];

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use podgate_tests::checkout::{in_checkout, python};
 use podgate_tests::lab::{Agent, Daemon, Family, Get, Lab, Outcome, output, run, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 use serde_json::{Value, json};
@@ -15,10 +16,6 @@ use crate::flood::{Flood, udp_frames};
 const BOUND: Duration = Duration::from_secs(60);
 /// Exit code of the client for a call that failed.
 const FAILED: i32 = 4;
-
-fn in_checkout(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
 
 /// A call of the client.
 struct Call<'a> {
@@ -36,10 +33,7 @@ impl Call<'_> {
 
     /// In the node's namespace, so that it reaches the node's ports, too.
     fn command_to(&self, lab: &Lab, target: &str) -> Result<Command> {
-        let python = in_checkout("target/tools/python/bin/python");
-        ensure!(python.exists(), "scripts/test installs {}", python.display());
-        let python = python.to_str().context("the path of Python is not UTF-8")?;
-        let mut command = lab.node().netns.bounded(python, BOUND);
+        let mut command = lab.node().netns.bounded(&python(), BOUND);
         command.arg(in_checkout("tests/tests/e2e/hubble_client.py"));
         command.arg(in_checkout("control/hubble/proto")).args([target, self.method]);
         command.args([self.request.to_string(), self.count.to_string()]);

@@ -27,6 +27,7 @@ mod mtu;
 mod network_changes;
 mod node;
 mod packets;
+mod peers;
 mod policy_change;
 mod replay;
 mod restart;

@@ -1,11 +1,10 @@
 //! TLS connections by server name: real clients, and nginx with TLS 1.2 and 1.3.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, output, run, wait_for};
+use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, output, run, run_nginx, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -33,32 +32,17 @@ fn serve(lab: &Lab, host: &Host) -> Result<Daemon> {
     let prefix = lab.file("tls");
     fs::create_dir(&prefix)?;
     fs::File::create(prefix.join("large"))?.set_len(LARGE)?;
-    fs::write(prefix.join("nginx.conf"), CONFIGURATION)?;
     let (key, certificate) = (prefix.join("key.pem"), prefix.join("certificate.pem"));
     let mut openssl = host.netns.bounded("openssl", BOUND);
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
     openssl.args(["-nodes", "-days", "2", "-subj", "/CN=allowed.example"]);
     run(openssl.arg("-keyout").arg(key).arg("-out").arg(certificate))?;
-    let mut command = host.netns.daemon(Path::new("nginx"));
-    command.arg("-p").arg(&prefix).args(["-c", "nginx.conf", "-e", "error.log"]);
-    let daemon = Daemon::start("nginx", command, prefix.join("log"))?;
+    let daemon = run_nginx(&host.netns, &prefix, HTTP)?;
     wait_for("nginx", BOUND, || Ok(host.connect(host, PORT, Family::V4).ok().map(drop)))?;
     Ok(daemon)
 }
 
-const CONFIGURATION: &str = "daemon off;
-master_process off;
-user root;
-pid nginx.pid;
-events { worker_connections 256; }
-http {
-  access_log off;
-  client_body_temp_path body;
-  proxy_temp_path proxy;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
-  server {
+const HTTP: &str = "  server {
     listen 8443 ssl; listen [::]:8443 ssl;
     ssl_certificate certificate.pem;
     ssl_certificate_key key.pem;
@@ -68,7 +52,6 @@ http {
     location / { return 200 'hello $ssl_server_name $ssl_protocol\\n'; }
     location /large { root .; }
   }
-}
 ";
 
 /// What a client printed, or how it failed.

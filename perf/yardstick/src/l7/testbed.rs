@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use podgate_tests::lab::{Daemon, Netns, run, wait_for};
+use podgate_tests::lab::{Daemon, Netns, run, run_nginx, wait_for};
 use tempfile::TempDir;
 
 /// Port of the server.
@@ -80,11 +80,8 @@ impl<'peer> HttpTestbed<'peer> {
         address: Ipv4Addr,
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        fs::write(folder.path().join("nginx.conf"), NGINX)?;
         fs::write(folder.path().join("paced.lua"), "function delay() return 2 end\n")?;
-        let mut nginx = server.daemon("nginx".as_ref());
-        nginx.arg("-p").arg(folder.path()).args(["-c", "nginx.conf", "-e", "error.log"]);
-        let nginx = Daemon::start("nginx", nginx, folder.path().join("log"))?;
+        let nginx = run_nginx(server, folder.path(), HTTP)?;
         let bind = |port| server.inside(|| Ok(TcpListener::bind((address, port))?));
         let (uploads, downloads) = (bind(UPLOAD_PORT)?, bind(DOWNLOAD_PORT)?);
         wait_for("nginx to listen", MARGIN, || {
@@ -267,22 +264,9 @@ fn micros(text: &str) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * unit)
 }
 
-const NGINX: &str = "\
-daemon off;
-master_process off;
-user root;
-pid nginx.pid;
-events { worker_connections 256; }
-http {
-  access_log off;
-  client_body_temp_path body;
-  proxy_temp_path proxy;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
+const HTTP: &str = "\
   keepalive_requests 1000000000;
   server { listen 80; location / { return 200 'a small answer\\n'; } }
-}
 ";
 
 #[cfg(test)]
