@@ -178,14 +178,8 @@ impl Http1 {
     /// A request head was decided.
     fn head(&mut self, now: Nanos, len: usize, decided: &Decided) -> Step {
         let denial = decided.verdict.err();
-        let event = Some(EventKind::Request {
-            allowed: denial.is_none(),
-            rule: decided.verdict.ok().flatten(),
-            reason: denial
-                .map(|denial| denial.reason)
-                .filter(|reason| *reason != DropReason::L7Denied),
-            request: RequestRecord::Http(decided.line),
-        });
+        let verdict = decided.verdict.map_err(|denial| denial.reason);
+        let event = Some(EventKind::decided(verdict, RequestRecord::Http(decided.line)));
         let op = match denial {
             // What comes back can't be told from HTTP.
             None if decided.offer.is_some() && self.responses.is_untracked() => {
@@ -286,7 +280,7 @@ impl Http1 {
             }
             (Some(ResponseHead { status: 101, .. }), _) => {
                 let reason = Denial::NOT_HTTP1.reason;
-                return Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) };
+                return Step::reset(reason);
             }
             _ => {}
         }
@@ -313,6 +307,6 @@ impl Http1 {
             return Op::Skip(u64::MAX).into();
         }
         let reason = DropReason::L7Malformed;
-        Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
+        Step::reset(reason)
     }
 }

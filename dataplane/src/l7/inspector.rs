@@ -43,6 +43,14 @@ pub struct Step {
     pub event: Option<EventKind>,
 }
 
+impl Step {
+    /// Both ends are reset, with an event.
+    #[must_use]
+    pub const fn reset(reason: DropReason) -> Self {
+        Self { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
+    }
+}
+
 impl From<Op> for Step {
     fn from(op: Op) -> Self {
         Self { op, event: None }

@@ -23,7 +23,6 @@ mod response;
 use std::collections::VecDeque;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
 use podgate_tables::l7::kafka::schema::Api;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -85,14 +84,14 @@ impl Inspector for Kafka {
     fn end(&mut self, _: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
         match direction {
             FlowDirection::Original if undecided > 0 || !self.requests.is_between_frames() => {
-                reset(DropReason::L7Malformed)
+                Step::reset(DropReason::L7Malformed)
             }
             _ => Op::Pass(undecided).into(),
         }
     }
 
     fn timed_out(&mut self) -> Step {
-        reset(DropReason::L7Timeout)
+        Step::reset(DropReason::L7Timeout)
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
@@ -171,8 +170,4 @@ impl Kafka {
             None => self.responses.lose().into(),
         }
     }
-}
-
-fn reset(reason: DropReason) -> Step {
-    Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
 }

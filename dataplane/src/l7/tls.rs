@@ -47,13 +47,13 @@ impl Inspector for Tls {
 
     fn end(&mut self, _: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
         match direction {
-            FlowDirection::Original if undecided > 0 => reset(DropReason::L7Malformed),
+            FlowDirection::Original if undecided > 0 => Step::reset(DropReason::L7Malformed),
             _ => Op::Pass(undecided).into(),
         }
     }
 
     fn timed_out(&mut self) -> Step {
-        reset(DropReason::L7Timeout)
+        Step::reset(DropReason::L7Timeout)
     }
 
     fn injection(&self, _: FlowDirection) -> Option<Injection<'_>> {
@@ -78,13 +78,13 @@ impl Tls {
                 Ok(None) => return Op::More.into(),
                 Ok(Some(Record { content: ContentType::Handshake, .. })) => {}
                 Ok(Some(record)) => return self.pass_record(FlowDirection::Original, record),
-                Err(invalid) => return reset(invalid.reason()),
+                Err(invalid) => return Step::reset(invalid.reason()),
             }
         }
         match tls::client_hello(bytes) {
             Ok(None) => Op::More.into(),
             Ok(Some(hello)) => self.decide(policy, &hello),
-            Err(invalid) => reset(invalid.reason()),
+            Err(invalid) => Step::reset(invalid.reason()),
         }
     }
 
@@ -114,14 +114,14 @@ impl Tls {
     fn server(&mut self, bytes: &[u8]) -> Step {
         match tls::server_message(bytes) {
             // A TLS server does not speak first.
-            Ok(_) if !self.greeted => reset(DropReason::L7Malformed),
+            Ok(_) if !self.greeted => Step::reset(DropReason::L7Malformed),
             Ok(None) => Op::More.into(),
             Ok(Some(ServerMessage::Hello)) => Op::Detach.into(),
             Ok(Some(ServerMessage::RetryRequest { len })) => Op::Pass(len).into(),
             Ok(Some(ServerMessage::Other(record))) => {
                 self.pass_record(FlowDirection::Reply, record)
             }
-            Err(invalid) => reset(invalid.reason()),
+            Err(invalid) => Step::reset(invalid.reason()),
         }
     }
 
@@ -133,14 +133,5 @@ impl Tls {
 }
 
 fn event(verdict: Result<Option<RuleId>, DropReason>, name: &[u8]) -> EventKind {
-    EventKind::Request {
-        allowed: verdict.is_ok(),
-        rule: verdict.ok().flatten(),
-        reason: verdict.err().filter(|reason| *reason != DropReason::L7Denied),
-        request: RequestRecord::ServerName(Text::new(name)),
-    }
-}
-
-fn reset(reason: DropReason) -> Step {
-    Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
+    EventKind::decided(verdict, RequestRecord::ServerName(Text::new(name)))
 }

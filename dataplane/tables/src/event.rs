@@ -76,6 +76,17 @@ pub enum EventKind<R = RequestRecord> {
 }
 
 impl<R> EventKind<R> {
+    /// A request was decided: it is allowed by a rule, if there are any, or denied for this reason.
+    #[must_use]
+    pub fn decided(verdict: Result<Option<RuleId>, DropReason>, request: R) -> Self {
+        Self::Request {
+            allowed: verdict.is_ok(),
+            rule: verdict.ok().flatten(),
+            reason: verdict.err().filter(|reason| *reason != DropReason::L7Denied),
+            request,
+        }
+    }
+
     /// The same event with its request converted by `map`.
     pub fn map_request<S>(self, map: impl FnOnce(R) -> S) -> EventKind<S> {
         match self {

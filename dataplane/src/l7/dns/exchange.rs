@@ -8,6 +8,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
     DnsQuestion, DnsResult, EventKind, RequestRecord, ResponseStatus, Text,
 };
+use podgate_tables::ids::RuleId;
 use podgate_tables::l7::dns::{self, Header, Query, QueryError, Question, Response, rcode};
 use podgate_tables::l7::{L7Policy, L7Verdict};
 use podgate_tables::time::Nanos;
@@ -100,7 +101,7 @@ impl Exchange {
             }
             L7Verdict::Deny => {
                 *reply = Reply::new(&query, message, denied.rcode());
-                (QueryOutcome::Answer, request(&query.question, Err(None)))
+                (QueryOutcome::Answer, request(&query.question, Err(DropReason::L7Denied)))
             }
         }
     }
@@ -219,24 +220,16 @@ fn undecidable(error: &QueryError, message: &[u8], reply: &mut Reply) -> (QueryO
         }
         QueryError::Undecidable(query) => {
             *reply = Reply::new(query, message, rcode::REFUSED);
-            let event = request(&query.question, Err(Some(DropReason::L7Unsupported)));
+            let event = request(&query.question, Err(DropReason::L7Unsupported));
             (QueryOutcome::Answer, event)
         }
     }
 }
 
-fn request(
-    question: &Question,
-    verdict: Result<Option<podgate_tables::ids::RuleId>, Option<DropReason>>,
-) -> EventKind {
+fn request(question: &Question, verdict: Result<Option<RuleId>, DropReason>) -> EventKind {
     let request = RequestRecord::Dns(DnsQuestion {
         name: Text::new(question.name.text()),
         kind: question.kind,
     });
-    EventKind::Request {
-        allowed: verdict.is_ok(),
-        rule: verdict.ok().flatten(),
-        reason: verdict.err().flatten(),
-        request,
-    }
+    EventKind::decided(verdict, request)
 }

@@ -55,7 +55,7 @@ impl DnsStream {
         let Some(len) = length(bytes) else { return Op::More.into() };
         let (end, message) = (2 + len, &bytes[2..]);
         if len < HEADER_LEN {
-            return reset(DropReason::L7Malformed);
+            return Step::reset(DropReason::L7Malformed);
         }
         if len > QUERY_MAX && message.len() >= HEADER_LEN {
             return self.too_long(end, message);
@@ -96,7 +96,7 @@ impl DnsStream {
         let Some(len) = length(bytes) else { return Op::More.into() };
         let end = 2 + len;
         if len < HEADER_LEN {
-            return reset(DropReason::L7Malformed);
+            return Step::reset(DropReason::L7Malformed);
         }
         let Some(message) = bytes.get(2..end) else { return Op::More.into() };
         let answered = match self.held {
@@ -136,10 +136,6 @@ fn length(bytes: &[u8]) -> Option<usize> {
     Some(usize::from(u16::from_be_bytes(*length)))
 }
 
-fn reset(reason: DropReason) -> Step {
-    Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
-}
-
 fn dropped(len: usize, reason: DropReason) -> Step {
     Step { op: Op::Drop(len as u64), event: Some(EventKind::Drop { reason }) }
 }
@@ -163,12 +159,12 @@ impl Inspector for DnsStream {
     fn end(&mut self, _: &InspectCtx<'_>, _: FlowDirection, undecided: usize) -> Step {
         match undecided {
             0 => Op::Pass(0).into(),
-            _ => reset(DropReason::L7Malformed),
+            _ => Step::reset(DropReason::L7Malformed),
         }
     }
 
     fn timed_out(&mut self) -> Step {
-        reset(DropReason::L7Timeout)
+        Step::reset(DropReason::L7Timeout)
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {

@@ -12,7 +12,7 @@ use super::frame::{
 };
 use super::hpack::Decoder;
 use super::settings::Unacked;
-use super::{Http2, InspectCtx, Op, Step, TABLE_MAX, TO_CLIENT_MAX, reset};
+use super::{Http2, InspectCtx, Op, Step, TABLE_MAX, TO_CLIENT_MAX};
 use crate::l7::heap;
 
 /// Longest SETTINGS frame, bytes of payload: 64 settings, of which there are fewer than 20.
@@ -115,14 +115,14 @@ impl Http2 {
         {
             // Nothing of ours can stand in a stream that is not followed.
             let is_lost = self.server.is_untracked() && !self.to_client.is_empty();
-            return if is_lost { reset(DropReason::L7Malformed) } else { Op::Stall.into() };
+            return if is_lost { Step::reset(DropReason::L7Malformed) } else { Op::Stall.into() };
         }
         let outcome = match (self.client.phase, FrameHeader::parse(bytes)) {
             (Phase::Preface, _) => self.preface(bytes),
             (_, None) => Ok(Op::More.into()),
             (_, Some(header)) => self.client_frame(cx, header, bytes),
         };
-        outcome.unwrap_or_else(reset)
+        outcome.unwrap_or_else(Step::reset)
     }
 
     fn preface(&mut self, bytes: &[u8]) -> Result<Step, DropReason> {

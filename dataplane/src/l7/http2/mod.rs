@@ -49,7 +49,6 @@ mod streams;
 mod window;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
 use podgate_tables::tuple::FlowDirection;
 
 pub use block::{BLOCK_MAX, FRAMES_MAX, LIST_MAX};
@@ -105,13 +104,13 @@ impl Inspector for Http2 {
 
     fn end(&mut self, _: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
         match direction {
-            FlowDirection::Original if undecided > 0 => reset(DropReason::L7Malformed),
+            FlowDirection::Original if undecided > 0 => Step::reset(DropReason::L7Malformed),
             _ => Op::Pass(0).into(),
         }
     }
 
     fn timed_out(&mut self) -> Step {
-        reset(DropReason::L7Timeout)
+        Step::reset(DropReason::L7Timeout)
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
@@ -160,9 +159,4 @@ impl Inspector for Http2 {
             }
         }
     }
-}
-
-/// Both ends are reset.
-fn reset(reason: DropReason) -> Step {
-    Step { op: Op::Reset(reason), event: Some(EventKind::Drop { reason }) }
 }

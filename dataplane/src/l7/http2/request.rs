@@ -70,13 +70,8 @@ impl Http2 {
             (stream.is_grpc, stream.client_ended) = (is_grpc, ends);
             if self.streams.add(stream) { Ok(allowed.rule) } else { Err(REFUSED) }
         });
-        let reason = verdict.err().map(|denial| denial.reason);
-        let event = Some(EventKind::Request {
-            allowed: verdict.is_ok(),
-            rule: verdict.ok().flatten(),
-            reason: reason.filter(|reason| *reason != DropReason::L7Denied),
-            request: RequestRecord::Http(line),
-        });
+        let reported = verdict.map_err(|denial| denial.reason);
+        let event = Some(EventKind::decided(reported, RequestRecord::Http(line)));
         let op = match verdict {
             Ok(_) => self.forward_block(frames, decoded, scratch),
             // The client does not get HTTP/2 from the server, and can't get it from us.

@@ -10,7 +10,7 @@ use super::client::{EARNED_BY_CONTENT, SETTINGS_MAX};
 use super::frame::{self, FrameHeader, HEADER_LEN, Settings, flag, kind};
 use super::hpack::{Decoder, Part};
 use super::settings::Unacked;
-use super::{Http2, InspectCtx, Op, Step, TABLE_MAX, reset};
+use super::{Http2, InspectCtx, Op, Step, TABLE_MAX};
 use crate::l7::heap::{self, grown};
 
 /// Longest header block that is decoded, bytes. Behind a longer one, responses are not reported.
@@ -177,7 +177,7 @@ impl Http2 {
                     let len = taken + payload.len();
                     let event = match self.server_payload(cx.now, header, payload) {
                         Ok(event) => event,
-                        Err(reason) => return reset(reason),
+                        Err(reason) => return Step::reset(reason),
                     };
                     Step { op: Op::Skip(len as u64), event }
                 }
@@ -247,7 +247,7 @@ impl Http2 {
             let outcome = self.server_payload(now, header, &payload);
             self.server.payload = payload;
             self.server.forget_payload();
-            return outcome.map_or_else(reset, |event| Step { op, event });
+            return outcome.map_or_else(Step::reset, |event| Step { op, event });
         }
         let first = Open { stream: header.stream, flags: header.flags, kind: header.kind };
         let open = *self.server.open.get_or_insert(first);
@@ -348,7 +348,7 @@ impl Http2 {
         self.server.decoder = None;
         match self.to_client.is_empty() {
             true => Op::Skip(u64::MAX).into(),
-            false => reset(DropReason::L7Malformed),
+            false => Step::reset(DropReason::L7Malformed),
         }
     }
 }

@@ -8,7 +8,7 @@ use podgate_tables::l7::kafka::{self, ANSWER_HEAP, Found, Header, Names, Walker}
 use podgate_tables::l7::{KafkaRequest, L7Policy, L7Request, L7Verdict};
 use podgate_tables::time::Nanos;
 
-use super::{Expected, Owed, reset};
+use super::{Expected, Owed};
 use crate::l7::heap::{self, grown};
 use crate::l7::inspector::{InspectCtx, Op, Step};
 
@@ -134,10 +134,10 @@ impl Requests {
             match kafka::header(bytes) {
                 Ok(Some(header)) => self.begin(&header),
                 Ok(None) if bytes.len() > HEADER_MAX => {
-                    return (reset(DropReason::L7Limit), None);
+                    return (Step::reset(DropReason::L7Limit), None);
                 }
                 Ok(None) => return (Op::More.into(), None),
-                Err(_) => return (reset(DropReason::L7Malformed), None),
+                Err(_) => return (Step::reset(DropReason::L7Malformed), None),
             }
         }
         match self.current.map(|current| current.state) {
@@ -185,7 +185,7 @@ impl Requests {
                 (Step { op: Op::Pass(passed), ..step }, owed)
             }
             Verdict::Denied(reason) => self.deny(reason, bytes),
-            Verdict::Invalid(reason) => (reset(reason), None),
+            Verdict::Invalid(reason) => (Step::reset(reason), None),
             Verdict::More if bytes.len() < HELD_MAX => (Op::More.into(), None),
             Verdict::More => {
                 if let Some(current) = &mut self.current {
@@ -206,7 +206,7 @@ impl Requests {
     ) -> (Step, Option<Owed>) {
         let Some(current) = &mut self.current else { return (Op::Stall.into(), None) };
         if cx.now.since(since) > BUFFERED_NS {
-            return (reset(DropReason::L7Timeout), None);
+            return (Step::reset(DropReason::L7Timeout), None);
         }
         let left = current.frame - current.dropped;
         let taken = if bytes.len() >= left { left } else { bytes.len() - 1 };
@@ -230,7 +230,7 @@ impl Requests {
                 (Step { op: drop, event }, self.expected(&current, cx.now))
             }
             Verdict::More if !is_full => (drop.into(), None),
-            Verdict::Invalid(reason) => (reset(reason), None),
+            Verdict::Invalid(reason) => (Step::reset(reason), None),
             Verdict::More => self.deny_buffered(DropReason::L7Limit, drop),
             Verdict::Denied(reason) => self.deny_buffered(reason, drop),
         }
@@ -274,11 +274,11 @@ impl Requests {
                 Ok(Some(Found::End)) => break true,
                 Ok(Some(found)) => {
                     if self.names.add(found).is_err() {
-                        return (Step { event, ..reset(DropReason::L7Limit) }, None);
+                        return (Step { event, ..Step::reset(DropReason::L7Limit) }, None);
                     }
                 }
                 Ok(None) => break false,
-                Err(_) => return (Step { event, ..reset(DropReason::L7Malformed) }, None),
+                Err(_) => return (Step { event, ..Step::reset(DropReason::L7Malformed) }, None),
             }
         };
         let at = current.walker.at();
@@ -292,7 +292,7 @@ impl Requests {
         taken = taken.max(at.min(current.frame) - current.dropped.min(at));
         current.dropped += taken;
         if current.dropped == current.frame {
-            return (Step { event, ..reset(DropReason::L7Malformed) }, None);
+            return (Step { event, ..Step::reset(DropReason::L7Malformed) }, None);
         }
         (Step { op: Op::Drop(taken as u64), event }, None)
     }
@@ -415,17 +415,13 @@ impl Requests {
 
     fn event(&self, current: &Current, verdict: Result<(), DropReason>) -> EventKind {
         let first = (!self.names.is_empty()).then(|| self.names.topic(0));
-        EventKind::Request {
-            allowed: verdict.is_ok(),
-            rule: current.rule.filter(|_| verdict.is_ok()),
-            reason: verdict.err().filter(|reason| *reason != DropReason::L7Denied),
-            request: RequestRecord::Kafka(KafkaRecord {
-                api_key: current.api_key,
-                api_version: current.api_version,
-                correlation_id: current.correlation_id,
-                client_id: Text::new(&self.client_id),
-                topic: Text::new(first.and_then(|topic| topic.name).unwrap_or_default()),
-            }),
-        }
+        let request = RequestRecord::Kafka(KafkaRecord {
+            api_key: current.api_key,
+            api_version: current.api_version,
+            correlation_id: current.correlation_id,
+            client_id: Text::new(&self.client_id),
+            topic: Text::new(first.and_then(|topic| topic.name).unwrap_or_default()),
+        });
+        EventKind::decided(verdict.map(|()| current.rule), request)
     }
 }
