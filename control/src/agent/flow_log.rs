@@ -108,9 +108,9 @@ impl FlowLog {
         let _ = self.live.send(observed);
     }
 
-    /// Adds an event. A full log evicts the oldest item of its share if that has its fair part, else
-    /// of the largest share, so a flood of events about one link evicts neither those of others nor
-    /// its own drops.
+    /// Adds an event. A full log evicts the oldest item of its share if that has its fair part,
+    /// else of the largest share, so a flood of events about one link evicts neither those of
+    /// others nor its own drops.
     pub(crate) fn push_event(&mut self, event: Event, records: &impl MakeRecord) {
         let share = Share { link: Some(event.link), dropped: is_drop(&event) };
         let request = self.requests.pair(&event);
