@@ -101,13 +101,13 @@ mod tests {
     fn each_link_needs_two_sockets_for_each_worker() {
         // What failed: 199 endpoints, two workers and the usual limit of 1024.
         let need = Need::of(2, 199, 65536);
-        assert_eq!(need.files, FILES_OF_AGENT + 2 * 4 + 200 * (2 * 2 + 4));
+        assert_eq!(need.files, 384 + 2 * 4 + 200 * (2 * 2 + 4));
         assert!(need.files > 1024);
         assert_eq!(need.locked, (256 << 20) + (64 << 20));
         // The defaults stay below what every shell has, and the most that can be asked for doesn't
         // overflow.
         assert!(Need::of(1, 31, 65536).files < 1024);
-        assert_eq!(Need::of(64, 4095, 4_194_304).files, FILES_OF_AGENT + 256 + 4096 * 132);
+        assert_eq!(Need::of(64, 4095, 4_194_304).files, 384 + 256 + 4096 * 132);
     }
 
     #[test]
