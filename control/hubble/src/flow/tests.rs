@@ -16,6 +16,8 @@ fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
         labels: vec![format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()],
         namespace: Some("shop".into()),
         pod: Some(name.into()),
+        workload: None,
+        service: None,
     }
 }
 
@@ -33,6 +35,7 @@ fn record(detail: Detail, verdict: Outcome, reason: Option<Reason>) -> FlowRecor
         time: "2026-01-02T03:04:05.678Z".parse().unwrap(),
         verdict,
         drop_reason: reason.map(|reason| reason.label().to_owned()),
+        denied_by: Vec::new(),
         source: end("cart", 1, 40000),
         destination: end("db", 2, 80),
         protocol: "TCP".into(),
