@@ -199,7 +199,95 @@ fn last_cause(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{broadcast, watch};
+
     use super::*;
+    use crate::read::tests::observed;
+    use crate::{AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Translator, serve};
+
+    /// A log of three requests.
+    struct Log(broadcast::Sender<Arc<Observed>>);
+
+    impl FlowSource for Log {
+        fn past(&self) -> Vec<Arc<Observed>> {
+            (1..4).map(observed).collect()
+        }
+
+        fn follow(&self) -> (Vec<Arc<Observed>>, broadcast::Receiver<Arc<Observed>>) {
+            (self.past(), self.0.subscribe())
+        }
+
+        fn counts(&self) -> Counts {
+            Counts { stored: 3, capacity: 4096, seen: 3 }
+        }
+    }
+
+    /// Runs a test with a server at a unix socket.
+    fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Address) -> F) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hubble.sock");
+        let listeners = Listeners::open(&path, None).unwrap();
+        let (_to, nodes) = watch::channel(Vec::new());
+        let config = Config {
+            translator: Translator::new("node-1".into(), 1, 0),
+            version: "podgate v1.2.3".into(),
+            nodes,
+            agent_events: Arc::new(AgentEvents::default()),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let source = Arc::new(Log(broadcast::Sender::new(16)));
+            tokio::select! {
+                served = serve(&listeners, config, source) => panic!("{served:?}"),
+                () = test(Address::Unix(path)) => {}
+            }
+        });
+    }
+
+    #[test]
+    fn flows_and_counters_come_over_a_unix_socket() {
+        with_server(|address| async move {
+            let mut client = Client::connect(&address, None).await.unwrap();
+            assert_eq!(client.server_status().await.unwrap().max_flows, 4096);
+            let request = GetFlowsRequest { number: 2, ..GetFlowsRequest::default() };
+            let mut flows = client.flows(request).await.unwrap();
+            let mut nodes = Vec::new();
+            while let Some(response) = flows.next().await.unwrap() {
+                nodes.push(response.node_name);
+            }
+            assert_eq!(nodes, ["node-1", "node-1"]);
+            let first = GetFlowsRequest { first: true, follow: true, ..Default::default() };
+            let refused = client.flows(first).await.unwrap_err();
+            assert_eq!(refused.to_string(), "first and follow exclude each other");
+        });
+    }
+
+    #[test]
+    fn answers_name_the_version_of_the_server_and_debug_events_are_not_implemented() {
+        with_server(|address| async move {
+            let mut client = Client::connect(&address, None).await.unwrap().observer;
+            let status = client.server_status(ServerStatusRequest {}).await.unwrap();
+            let flows = client.get_flows(GetFlowsRequest::default()).await.unwrap();
+            for metadata in [status.metadata(), flows.metadata()] {
+                assert_eq!(metadata.get("hubble-server-version").unwrap(), "1.2.3");
+            }
+            let debug = crate::proto::observer::GetDebugEventsRequest::default();
+            let error = client.get_debug_events(debug).await.unwrap_err();
+            assert_eq!(error.code(), Code::Unimplemented);
+        });
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_unreachable() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let nowhere = Address::Unix("/nowhere/hubble.sock".into());
+        let error = runtime.block_on(Client::connect(&nowhere, None)).unwrap_err();
+        assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.starts_with("unix:///nowhere/hubble.sock: No such file"), "{text}");
+    }
 
     #[test]
     fn addresses_are_sockets_and_ports() {

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::*;
 use crate::rules::TrafficDirection;
-use crate::{Compiled, Store, compile};
+use crate::{Compiled, Compiler, Store, compile};
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
@@ -256,4 +256,83 @@ fn requests_of_kafka_and_tls_are_told_in_their_words() {
     client server Dropped l7_denied forth: TLS to a.example
     client server Dropped l7_denied forth: TLS without server name
     ");
+}
+
+/// A web server with rules about its requests, made by a Deployment, behind a service.
+fn web() -> [serde_json::Value; 3] {
+    let owner = json!({"kind": "ReplicaSet", "name": "web-7d9f", "controller": true});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": "web-7d9f-x", "ownerReferences": [owner],
+                     "labels": {"app": "web", "pod-template-hash": "7d9f"}},
+        "status": {"podIPs": [{"ip": "10.0.0.2"}]},
+    });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"selector": {"app": "web"}, "clusterIPs": ["10.96.0.1", "fd00::1"]},
+    });
+    let http = json!({"http": [{"method": "GET", "path": "/docs"}, {"path": "/public"}]});
+    let ports = json!([{"ports": [{"port": "80", "protocol": "TCP"}], "rules": http}]);
+    let policy = json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "web"}},
+                 "ingress": [{"toPorts": ports}]},
+    });
+    [pod, service, policy]
+}
+
+#[test]
+fn ends_name_their_workload_and_the_service_of_a_cluster_ip() {
+    let mut store = Store::new();
+    let mut compiler = Compiler::new();
+    let ends = |compiled: &Compiled, address: &str| {
+        let tuple = tuple(CLIENT, SERVER, 80, proto::TCP);
+        let names = NameResolver { compiled, tuple: &tuple };
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let end = names.peer(address.into(), 80);
+        (end.workload.map(|it| it.kind + "/" + &it.name), end.service.map(|it| it.name))
+    };
+    for object in &web() {
+        store.apply(object, None).unwrap();
+    }
+    compiler.update(&store);
+    let compiled = compiler.compiled();
+    assert_eq!(ends(&compiled, "10.0.0.2"), (Some("Deployment/web".into()), None));
+    for ip in ["10.96.0.1", "fd00::1"] {
+        assert_eq!(ends(&compiled, ip), (None, Some("web".into())));
+    }
+    // Another address, and none.
+    let [_, mut service, _] = web();
+    service["spec"]["clusterIPs"] = json!(["10.96.0.2"]);
+    store.apply(&service, None).unwrap();
+    assert!(compiler.update(&store));
+    let compiled = compiler.compiled();
+    assert_eq!(ends(&compiled, "10.96.0.1"), (None, None));
+    assert_eq!(ends(&compiled, "10.96.0.2"), (None, Some("web".into())));
+    service["spec"]["clusterIPs"] = json!(["None"]);
+    store.apply(&service, None).unwrap();
+    compiler.update(&store);
+    assert_eq!(ends(&compiler.compiled(), "10.96.0.2"), (None, None));
+}
+
+#[test]
+fn a_denied_request_names_the_rules_that_it_does_not_match() {
+    let mut store = Store::new();
+    for object in &web() {
+        store.apply(object, None).unwrap();
+    }
+    let compiled = compile(&store);
+    let of = |kind| {
+        let tuple = tuple(CLIENT, SERVER, 80, proto::TCP);
+        let event = Event { time: Nanos(0), epoch: Epoch(3), link: LinkId(1), tuple, kind };
+        FlowRecord::new(&event, "2026-01-02T03:04:05Z".parse().unwrap(), &compiled)
+    };
+    let denied = serde_json::to_value(of(request(false, b"/secret"))).unwrap();
+    let policy = json!({"kind": "CiliumNetworkPolicy", "namespace": "shop", "name": "web"});
+    let rule = json!({"policy": policy, "path": "spec.ingress[0]"});
+    assert_eq!(denied["denied_by"], json!([{"direction": "ingress", "rule": rule}]));
+    let allowed = serde_json::to_value(of(request(true, b"/docs"))).unwrap();
+    assert_eq!(allowed.get("denied_by"), None);
 }

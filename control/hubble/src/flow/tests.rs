@@ -180,6 +180,27 @@ fn the_source_of_a_response_is_the_server() {
 }
 
 #[test]
+fn a_denied_request_names_the_policies_that_it_does_not_match() {
+    let host = "db".to_owned();
+    let detail = Detail::HttpRequest { method: "PUT".into(), path: "/x".into(), host, rule: None };
+    let mut denied = record(detail, Outcome::Dropped, Some(Reason::L7Denied));
+    let restriction = |direction, name, path| Restriction { direction, rule: rule(name, path) };
+    denied.denied_by = vec![restriction(rules::TrafficDirection::Egress, "cart", "spec.egress[0]")];
+    denied.destination.workload =
+        Some(podgate_policy::model::Workload { kind: "StatefulSet".into(), name: "db".into() });
+    denied.destination.service =
+        Some(podgate_policy::ServiceName { namespace: "shop".into(), name: "db".into() });
+    let flow = &flows(&denied)[0];
+    assert_eq!(flow.egress_denied_by[0].name, "cart");
+    assert!(flow.egress_denied_by[0].labels.contains(&"podgate:rule=spec.egress[0]".into()));
+    assert_eq!(flow.traffic_direction(), TrafficDirection::Egress);
+    let workload = &flow.destination.as_ref().unwrap().workloads[0];
+    assert_eq!((workload.kind.as_str(), workload.name.as_str()), ("StatefulSet", "db"));
+    assert_eq!(flow.destination_service.as_ref().unwrap().name, "db");
+    assert_eq!(flow.source_service, None);
+}
+
+#[test]
 fn dns_queries_and_responses_are_requests_too() {
     let rule = Some(rule("cart", "spec.egress[1].toPorts[0].rules.dns[0]"));
     let query = Detail::DnsRequest { query: "db.example.".into(), qtype: "A".into(), rule };

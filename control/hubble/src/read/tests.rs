@@ -30,7 +30,7 @@ impl FlowSource for Log {
 }
 
 /// The record of a request to path `/NUMBER` at second NUMBER; every third one is denied.
-fn observed(number: u64) -> Arc<Observed> {
+pub(crate) fn observed(number: u64) -> Arc<Observed> {
     let end = |last: u8| FlowEndpoint {
         address: [10, 0, 0, last].into(),
         port: Some(80),
