@@ -223,7 +223,7 @@ fn lower_ports(element: &PortRule, default_deny: bool) -> Vec<RulePorts> {
 fn allow_every_request(rules: &L7Rules) -> L7Rules {
     match rules {
         L7Rules::Http(_) => {
-            L7Rules::Http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
+            L7Rules::http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
         }
         L7Rules::Kafka(_) => {
             L7Rules::Kafka(KafkaRule::new(KafkaRuleSpec::default()).into_iter().collect())
