@@ -6,6 +6,7 @@ use httparse::Header;
 
 use super::target::{self, Target};
 use super::{Denial, FIELDS_CEILING, Flaw, Request};
+use crate::event::HttpVersion;
 
 /// Room for the header fields of a head.
 pub type Fields<'a> = [MaybeUninit<Header<'a>>; FIELDS_CEILING];
@@ -24,6 +25,8 @@ pub struct Head<'a> {
     pub request: Request<'a>,
     /// The request target, as sent.
     pub target: &'a [u8],
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: HttpVersion,
     /// Length of the body.
     pub body: BodyLength,
     /// What may end HTTP on the connection, if the server agrees.
@@ -39,7 +42,9 @@ pub struct Head<'a> {
 pub enum Offer {
     /// `Upgrade`, `websocket` among its protocols (RFC 6455).
     WebSocket,
-    /// `Upgrade` without it.
+    /// `Upgrade`, `h2c` among its protocols and `websocket` not (RFC 7540 §3.2).
+    Http2,
+    /// `Upgrade` to others.
     Other,
     /// A tunnel (`CONNECT`, RFC 9110 §9.3.6).
     Tunnel,
@@ -103,7 +108,8 @@ pub fn parse<'a>(
     }
     let offer = if is_connect { Some(Offer::Tunnel) } else { offered(headers) };
     let is_last = is_connect || has("expect") || is_last(version, headers);
-    Ok(Head { request, target, body, offer, is_last })
+    let version = if version == 0 { HttpVersion::Http10 } else { HttpVersion::Http11 };
+    Ok(Head { request, target, version, body, offer, is_last })
 }
 
 const fn denial_of(error: httparse::Error) -> Denial {
@@ -122,9 +128,16 @@ fn offered(headers: &[Header<'_>]) -> Option<Offer> {
     let mut offers =
         headers.iter().filter(|field| field.name.eq_ignore_ascii_case("upgrade")).peekable();
     offers.peek()?;
-    let mut protocols = offers.flat_map(|field| field.value.split(|byte| *byte == b','));
-    let is_websocket = |protocol: &[u8]| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket");
-    Some(if protocols.any(is_websocket) { Offer::WebSocket } else { Offer::Other })
+    let mut offer = Offer::Other;
+    for protocol in offers.flat_map(|field| field.value.split(|byte| *byte == b',')) {
+        let protocol = protocol.trim_ascii();
+        if protocol.eq_ignore_ascii_case(b"websocket") {
+            return Some(Offer::WebSocket);
+        } else if protocol.eq_ignore_ascii_case(b"h2c") {
+            offer = Offer::Http2;
+        }
+    }
+    Some(offer)
 }
 
 /// Whether the connection ends with the response (RFC 9112 §9.3).
