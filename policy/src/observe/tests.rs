@@ -3,7 +3,8 @@
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
-    Event, EventKind, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text, Traffic,
+    Event, EventKind, HttpVersion, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text,
+    Traffic,
 };
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::{LocalEnds, Subject};
@@ -77,6 +78,7 @@ fn decided(tuple: Tuple, tcp_flags: u8, icmp_type: u8) -> FlowRecord {
 
 fn request(allowed: bool, path: &[u8]) -> EventKind {
     let line = RequestLine {
+        version: HttpVersion::Http11,
         method: Text::new(b"GET"),
         path: Text::new(path),
         host: Text::new(b"server:80"),
@@ -131,7 +133,10 @@ fn requests_responses_drops_and_ends_are_told() {
         request(true, b"/docs"),
         request(false, b"/secret?key=1"),
         request(false, b"http://elsewhere/x"),
-        EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 },
+        EventKind::Response {
+            status: ResponseStatus::Http { version: HttpVersion::Http11, status: 403 },
+            latency_ns: 7_900_000,
+        },
         EventKind::Drop { reason: DropReason::SpoofedSource },
         EventKind::End {
             original: Traffic { packets: 3, bytes: 300 },
@@ -151,9 +156,13 @@ fn requests_responses_drops_and_ends_are_told() {
 
 #[test]
 fn a_response_names_its_request() {
-    let kind = EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 };
+    let kind = EventKind::Response {
+        status: ResponseStatus::Http { version: HttpVersion::Http11, status: 403 },
+        latency_ns: 7_900_000,
+    };
     let mut record = record(tuple(CLIENT, SERVER, 80, proto::TCP), kind);
     record.set_request(&RequestLine {
+        version: HttpVersion::Http11,
         method: Text::new(b"GET"),
         path: Text::new(b"/x"),
         host: Text::new(b"server:80"),
@@ -161,6 +170,28 @@ fn a_response_names_its_request() {
     insta::assert_snapshot!(text(&record), @"Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <- shop/server:80 (ID:1002) http-response FORWARDED (HTTP/1.1 403 7ms (GET http://server:80/x))");
     let json = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<FlowRecord>(&json).unwrap(), record, "{json}");
+}
+
+#[test]
+fn requests_and_responses_have_their_version_of_http() {
+    for (version, label) in HttpVersion::ALL.into_iter().zip(["HTTP/1.0", "HTTP/1.1", "HTTP/2"]) {
+        let line = RequestLine { version, method: Text::new(b"GET"), ..RequestLine::default() };
+        let request = RequestRecord::Http(line);
+        let response = ResponseStatus::Http { version, status: 200 };
+        for kind in [
+            EventKind::Request { allowed: true, rule: None, reason: None, request },
+            EventKind::Response { status: response, latency_ns: 0 },
+        ] {
+            let record = record(tuple(CLIENT, SERVER, 80, proto::TCP), kind);
+            assert!(record.summary().starts_with(&format!("{label} ")), "{}", record.summary());
+            let json = serde_json::to_value(&record).unwrap();
+            assert_eq!(json["version"], label);
+            assert_eq!(serde_json::from_value::<FlowRecord>(json).unwrap(), record);
+        }
+    }
+    let grpc = EventKind::Response { status: ResponseStatus::Grpc(7), latency_ns: 0 };
+    let record = record(tuple(CLIENT, SERVER, 80, proto::TCP), grpc);
+    assert_eq!(record.summary(), "HTTP/2 200 0ms grpc-status 7");
 }
 
 #[test]
