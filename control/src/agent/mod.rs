@@ -53,7 +53,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use podgate_api::EndpointSpec;
+use podgate_api::{ConfigOption, EndpointSpec};
 use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
@@ -107,6 +107,8 @@ struct Agent {
     /// Clients that wait for an epoch.
     waiting: Waiting,
     earlier_flows: EarlierFlows,
+    /// What the command line, the environment and the file of options say.
+    options: Vec<ConfigOption>,
     started: std::time::Instant,
     /// Dropped last, when the workers have stopped: it has the state directory's lock.
     files: StateFiles,
@@ -187,11 +189,17 @@ impl Agent {
         let (update_sender, updates) = mpsc::channel(sources::UPDATES_MAX);
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
-        let state = StateDir::open(&args.state_dir)?;
+        let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
         undo.record_state(&state);
-        let mounted_now = bpffs::ensure_mounted(&state.bpf())?;
+        let mounted_now = match &args.bpffs {
+            // A mount of the agent's own would end with its container, and policy with it.
+            Some(dir) => bpffs::require(dir).map(|()| false)?,
+            None => bpffs::ensure_mounted(&state.bpf())?,
+        };
         undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
-        preflight::warn_of_private_mounts();
+        if args.bpffs.is_none() {
+            preflight::warn_of_private_mounts();
+        }
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
@@ -215,6 +223,7 @@ impl Agent {
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
             earlier_flows: EarlierFlows::read(&state),
+            options: args.options.clone(),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
         };
@@ -427,6 +436,7 @@ async fn at(due: Option<Instant>) {
 }
 
 async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<Source> {
+    let may_run = args.seccomp != Seccomp::Enforce;
     match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
@@ -434,10 +444,12 @@ async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<So
             Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settings, updates)?))
         }
         (None, Some(file)) => {
-            let may_run = args.seccomp != Seccomp::Enforce;
             Ok(Source::Cluster(sources::kube::watch(file, updates, may_run).await?))
         }
-        (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
+        (None, None) if args.source.in_cluster => {
+            Ok(Source::Cluster(sources::kube::watch_in_cluster(updates)?))
+        }
+        (None, None) => bail!("none of --manifests, --kubeconfig and --in-cluster is given"),
     }
 }
 
