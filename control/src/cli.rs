@@ -1,5 +1,6 @@
 //! The command line: what `podgate --help` shows.
 
+mod cni;
 mod fqdn;
 mod observe;
 mod policy;
@@ -11,11 +12,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use podgate_api::{EndpointSpec, PodMtu};
+use podgate_api::{ConfigOption, EndpointSpec, PodMtu};
 use podgate_tables::l7::http1::{FIELDS_CEILING, HttpLimits};
 
 pub use podgate_replay::Output;
 
+pub use self::cni::{CniCommand, CniInstallArgs, CniMode, CniRemoveArgs};
 pub use self::fqdn::{FqdnArgs, FqdnCommand};
 pub use self::observe::{ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource};
 use self::observe::{FLOWS_ABOUT, FLOWS_EXAMPLES, OBSERVE_ABOUT, OBSERVE_EXAMPLES};
@@ -106,6 +108,15 @@ pub enum Command {
     Metrics(MetricsArgs),
     /// Evaluate policy for a packet capture without an agent, and measure performance.
     Replay(podgate_replay::Args),
+    /// Show each option of the agent, and where its value is from.
+    #[command(long_about = CONFIG_ABOUT, after_help = CONFIG_EXAMPLES)]
+    Config(ClientArgs),
+    /// Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+    #[command(long_about = CRDS_ABOUT, after_help = CRDS_EXAMPLES)]
+    Crds(CrdsArgs),
+    /// Install the CNI plugin and its configuration on this node, or remove the configuration.
+    #[command(subcommand)]
+    Cni(CniCommand),
     /// Detach everything that a stopped agent left attached.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
@@ -116,7 +127,33 @@ pub enum Command {
 const STATUS_EXAMPLES: &str = examples! {
     "podgate status"
     "until podgate status --brief; do sleep 1; done"
+    "podgate status --live"
     "podgate status -o json | jq .drops"
+};
+
+const CONFIG_ABOUT: &str = "\
+Show each option of the agent, and where its value is from.
+
+An option of `podgate run` is set by its flag, else by an environment variable (PODGATE_ and its \
+name, as PODGATE_MAX_ENDPOINTS for --max-endpoints), else in the file of --config, else it has its \
+default.";
+
+const CONFIG_EXAMPLES: &str = examples! {
+    "podgate config"
+    "podgate config -o json | jq '.[] | select(.origin != \"default\")'"
+};
+
+const CRDS_ABOUT: &str = "\
+Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+
+These are CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, CiliumCIDRGroup and \
+ClusterNetworkPolicy. Fields that a schema doesn't know are stored, so that podgate rejects a policy \
+with such a field instead of enforcing a part of it. Where another program installed a definition, \
+leave that in place.";
+
+const CRDS_EXAMPLES: &str = examples! {
+    "podgate crds | kubectl apply -f -"
+    "podgate crds -o json | jq -r '.[].metadata.name'"
 };
 
 const METRICS_EXAMPLES: &str = examples! {
@@ -145,6 +182,12 @@ const RUN_EXAMPLES: &str = examples! {
 
 const RUN_ABOUT: &str = "\
 Run the agent until SIGTERM or SIGINT.
+
+Each option can also be set by an environment variable, or in the file of --config:
+  max-endpoints: 250
+  hubble-listen: 127.0.0.1:4244
+A flag counts more than a variable, and a variable more than the file; `podgate config` shows what \
+is in force.
 
 The file of --endpoints lists endpoints to attach at the start:
   endpoints:
@@ -177,6 +220,12 @@ const HTTP: HttpLimits = HttpLimits::DEFAULT;
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunArgs {
+    /// File of options: a YAML map of their names, without dashes before them, and values.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// All options, and where their values are from.
+    #[arg(skip)]
+    pub options: Vec<ConfigOption>,
     /// Source of objects.
     #[command(flatten)]
     pub source: SourceArgs,
@@ -257,6 +306,11 @@ pub struct RunArgs {
     /// objects of manifests.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Directory for the pinned programs, on a mounted bpffs such as /sys/fs/bpf. For agents in a
+    /// container, whose own mounts end with it [default: bpf in the state directory, where the agent
+    /// mounts one].
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
     /// How long a manifest must be unchanged, or gone, before objects that it no longer contains
     /// are removed: `3s`, `500ms`. Added and changed objects apply at once.
     #[arg(long, value_name = "TIME", default_value = "3s")]
@@ -347,6 +401,10 @@ pub struct SourceArgs {
     /// Watch objects at the API server of this kubeconfig.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Watch objects at the API server of the cluster in which this runs as a pod, with the token of
+    /// the pod's service account.
+    #[arg(long)]
+    pub in_cluster: bool,
 }
 
 /// MTU of attached links.
@@ -420,6 +478,9 @@ pub struct StatusArgs {
     /// Print one line only.
     #[arg(long)]
     pub brief: bool,
+    /// Exit with 0 if the agent answers, even if it is not ready.
+    #[arg(long)]
+    pub live: bool,
 }
 
 /// `podgate endpoint …`.
@@ -526,6 +587,27 @@ pub struct CleanupArgs {
     /// The state directory of the stopped agent.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// The agent's --bpffs, if it had one.
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+}
+
+/// Arguments of `podgate crds`.
+#[derive(Args, Debug, Clone)]
+pub struct CrdsArgs {
+    /// Output format: YAML documents, or one list as JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CrdsOutput,
+}
+
+/// Output formats of `podgate crds`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CrdsOutput {
+    /// For `kubectl apply -f -`.
+    #[default]
+    Yaml,
+    /// For programs.
+    Json,
 }
 
 #[cfg(test)]
@@ -588,6 +670,8 @@ mod tests {
         assert!(parse(&["--manifests", "a", "--kubeconfig", "b"]).is_err());
         assert!(parse(&["--manifests", "a"]).is_ok());
         assert!(parse(&["--kubeconfig", "b"]).is_ok());
+        assert!(parse(&["--in-cluster"]).is_ok());
+        assert!(parse(&["--in-cluster", "--kubeconfig", "b"]).is_err());
     }
 
     #[test]

@@ -7,7 +7,9 @@ mod policy;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use podgate_api::{EndpointState, EndpointStatus, FlowsTakenOver, LinkCounts, Status};
+use podgate_api::{
+    ConfigOption, EndpointState, EndpointStatus, FlowsTakenOver, LinkCounts, Origin, Status,
+};
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
@@ -35,6 +37,21 @@ fn row(cells: &[&str]) -> Vec<String> {
 /// `-` where there is nothing.
 fn or_dash(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+/// `podgate config`.
+#[must_use]
+pub(crate) fn config(options: &[ConfigOption]) -> String {
+    let rows = options.iter().map(|option| {
+        let origin = match &option.origin {
+            Origin::Default => "default".to_owned(),
+            Origin::File(path) => format!("file {}", path.display()),
+            Origin::Environment(name) => format!("environment {name}"),
+            Origin::Flag => "flag".to_owned(),
+        };
+        vec![option.name.clone(), or_dash(option.value.as_deref()), origin]
+    });
+    table(std::iter::once(row(&["OPTION", "VALUE", "ORIGIN"])).chain(rows))
 }
 
 /// `podgate status`.

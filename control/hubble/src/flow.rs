@@ -6,8 +6,8 @@
 
 use jiff::Timestamp;
 use podgate_policy::observe::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome, PolicyName,
-    Restriction, RuleName, http_url,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpProtocol, MatchType,
+    Outcome, PolicyName, Restriction, RuleName, http_url,
 };
 use podgate_policy::rules;
 use podgate_tables::drop_reason::DropReason as Reason;
@@ -257,18 +257,18 @@ fn layer7(record: &FlowRecord, kind: L7FlowType, latency_ns: u64, common: Flow) 
 }
 
 fn l7_record(detail: &Detail) -> Option<Record> {
-    let http = Http { protocol: "HTTP/1.1".into(), ..Http::default() };
+    let http = |version: &HttpProtocol| Http { protocol: version.to_string(), ..Http::default() };
     match detail {
-        Detail::HttpRequest { method, path, host, .. } => {
+        Detail::HttpRequest { version, method, path, host, .. } => {
             let (method, url) = (method.clone(), http_url(host, path));
-            Some(Record::Http(Http { method, url, ..http }))
+            Some(Record::Http(Http { method, url, ..http(version) }))
         }
-        Detail::HttpResponse { status, request, .. } => {
+        Detail::HttpResponse { version, status, request, .. } => {
             let target = request.as_ref();
             let code = (*status).into();
             let method = target.map(|target| target.method.clone()).unwrap_or_default();
             let url = target.map(|target| http_url(&target.host, &target.path)).unwrap_or_default();
-            Some(Record::Http(Http { code, method, url, ..http }))
+            Some(Record::Http(Http { code, method, url, ..http(version) }))
         }
         Detail::DnsRequest { query, qtype, .. } => Some(Record::Dns(Dns {
             query: query.clone(),

@@ -10,20 +10,20 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use podgate_api::{Client, ClientError};
-use podgate_api::{EndpointStatus, Family, Request, Status};
+use podgate_api::{ConfigOption, EndpointStatus, Family, Request, Status};
 use podgate_hubble::client::ClientError as HubbleError;
 use podgate_hubble::print::Shown;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, Command, EndpointCommand, MetricsArgs, Output, RunArgs, StatusArgs,
-    TableCommand, TablePolicyCommand,
+    Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, MetricsArgs,
+    Output, RunArgs, StatusArgs, TableCommand, TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
 use crate::metrics;
 use crate::output::{self, print};
-use crate::{agent, cleanup};
+use crate::{agent, cleanup, cni, crds};
 
 /// The command failed.
 const FAILED: u8 = 1;
@@ -49,7 +49,11 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
-        Command::Cleanup(args) => cleanup::run(&args.state_dir),
+        Command::Config(args) => config(&args).map(|()| ExitCode::SUCCESS),
+        Command::Crds(args) => print_crds(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cni(CniCommand::Install(args)) => cni::install(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cni(CniCommand::Remove(args)) => cni::remove(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(args) => cleanup::run(&args.state_dir, args.bpffs.as_deref()),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
@@ -104,7 +108,20 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
     let status: Status = Client::connect(&args.client.socket.socket)?.call(&Request::Status {})?;
     let table = if args.brief { output::status_brief } else { output::status };
     print_as(args.client.output, &status, table)?;
-    Ok(if status.ready { ExitCode::SUCCESS } else { NOT_READY.into() })
+    Ok(if status.ready || args.live { ExitCode::SUCCESS } else { NOT_READY.into() })
+}
+
+fn config(args: &ClientArgs) -> Result<()> {
+    show(args, &Request::Config {}, |options: &Vec<ConfigOption>| output::config(options))
+}
+
+fn print_crds(args: &CrdsArgs) -> Result<()> {
+    let definitions = crds::all();
+    let text = match args.output {
+        CrdsOutput::Yaml => crds::to_yaml(&definitions),
+        CrdsOutput::Json => serde_json::to_string_pretty(&definitions)? + "\n",
+    };
+    Ok(print(&text)?)
 }
 
 fn endpoint(command: EndpointCommand) -> Result<()> {

@@ -1,9 +1,11 @@
 //! The flow record and its parts.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use podgate_tables::event::HttpVersion;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::names::{PolicyName, RuleName};
 use crate::catalog::ServiceName;
@@ -113,6 +115,9 @@ pub enum Detail {
     Drop,
     /// An HTTP request was allowed or denied.
     HttpRequest {
+        /// Version of HTTP.
+        #[serde(default)]
+        version: HttpProtocol,
         /// Method. Control characters from the pod are escaped, here and in the next two.
         method: String,
         /// Request target, cut to [`podgate_tables::event::PATH_MAX`] bytes.
@@ -159,6 +164,9 @@ pub enum Detail {
     },
     /// An HTTP response head passed.
     HttpResponse {
+        /// Version of HTTP, of the request.
+        #[serde(default)]
+        version: HttpProtocol,
         /// Status code.
         status: u16,
         /// Status of a gRPC call; 0 is success.
@@ -204,6 +212,36 @@ pub enum Detail {
         /// Bytes from the source and to it.
         bytes: [u64; 2],
     },
+}
+
+/// A version of HTTP, as Hubble has it: `HTTP/1.1`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HttpProtocol(pub HttpVersion);
+
+impl From<HttpVersion> for HttpProtocol {
+    fn from(version: HttpVersion) -> Self {
+        Self(version)
+    }
+}
+
+impl fmt::Display for HttpProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.label())
+    }
+}
+
+impl Serialize for HttpProtocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.label())
+    }
+}
+
+impl<'de> Deserialize<'de> for HttpProtocol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let label = String::deserialize(deserializer)?;
+        let version = HttpVersion::ALL.into_iter().find(|version| version.label() == label);
+        version.map(Self).ok_or_else(|| de::Error::custom(format!("no version of HTTP: {label}")))
+    }
 }
 
 /// What an HTTP request asked for; the fields are those of [`Detail::HttpRequest`].

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{Event, EventKind, RequestLine, RequestRecord, ResponseStatus};
+use podgate_tables::event::{
+    Event, EventKind, HttpVersion, RequestLine, RequestRecord, ResponseStatus,
+};
 use podgate_tables::ids::RuleId;
 use podgate_tables::policy::{self, Cause, Exemption, LocalEnds, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
@@ -191,12 +193,21 @@ impl NameResolver<'_> {
             }
             EventKind::Drop { .. } => Detail::Drop,
             EventKind::Request { rule, request, .. } => self.request(rule, &request),
-            EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
-                Detail::HttpResponse { status, grpc_status: None, latency_ns, request: None }
+            EventKind::Response {
+                status: ResponseStatus::Http { version, status },
+                latency_ns,
+            } => {
+                let (version, grpc_status) = (version.into(), None);
+                Detail::HttpResponse { version, status, grpc_status, latency_ns, request: None }
             }
             EventKind::Response { status: ResponseStatus::Grpc(status), latency_ns } => {
-                let grpc_status = Some(status);
-                Detail::HttpResponse { status: 200, grpc_status, latency_ns, request: None }
+                Detail::HttpResponse {
+                    version: HttpVersion::Http2.into(),
+                    status: 200,
+                    grpc_status: Some(status),
+                    latency_ns,
+                    request: None,
+                }
             }
             EventKind::Response { status: ResponseStatus::Dns(result), latency_ns } => {
                 Detail::DnsResponse {
@@ -222,6 +233,7 @@ impl NameResolver<'_> {
         let rule = rule.map(|rule| self.rule(rule));
         match request {
             RequestRecord::Http(request) => Detail::HttpRequest {
+                version: request.version.into(),
                 method: text(request.method.bytes()),
                 path: text(request.path.bytes()),
                 host: text(request.host.bytes()),

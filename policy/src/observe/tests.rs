@@ -3,7 +3,8 @@
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
-    Event, EventKind, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text, Traffic,
+    Event, EventKind, HttpVersion, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text,
+    Traffic,
 };
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::{LocalEnds, Subject};
@@ -78,6 +79,7 @@ fn decided(tuple: Tuple, tcp_flags: u8, icmp_type: u8) -> FlowRecord {
 
 fn request(allowed: bool, path: &[u8]) -> EventKind {
     let line = RequestLine {
+        version: HttpVersion::Http11,
         method: Text::new(b"GET"),
         path: Text::new(path),
         host: Text::new(b"server:80"),
@@ -141,7 +143,10 @@ fn requests_responses_drops_and_ends_are_told() {
         request(true, b"/docs"),
         request(false, b"/secret?key=1"),
         request(false, b"http://elsewhere/x"),
-        EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 },
+        EventKind::Response {
+            status: ResponseStatus::Http { version: HttpVersion::Http11, status: 403 },
+            latency_ns: 7_900_000,
+        },
         EventKind::Drop { reason: DropReason::SpoofedSource },
         EventKind::End {
             original: Traffic { packets: 3, bytes: 300 },
@@ -161,9 +166,13 @@ fn requests_responses_drops_and_ends_are_told() {
 
 #[test]
 fn a_response_names_its_request() {
-    let kind = EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 };
+    let kind = EventKind::Response {
+        status: ResponseStatus::Http { version: HttpVersion::Http11, status: 403 },
+        latency_ns: 7_900_000,
+    };
     let mut record = record(tuple(CLIENT, SERVER, 80, proto::TCP), kind);
     record.set_request(&RequestLine {
+        version: HttpVersion::Http11,
         method: Text::new(b"GET"),
         path: Text::new(b"/x"),
         host: Text::new(b"server:80"),
@@ -174,6 +183,27 @@ fn a_response_names_its_request() {
 }
 
 #[test]
+fn requests_and_responses_have_their_version_of_http() {
+    for (version, label) in HttpVersion::ALL.into_iter().zip(["HTTP/1.0", "HTTP/1.1", "HTTP/2"]) {
+        let line = RequestLine { version, method: Text::new(b"GET"), ..RequestLine::default() };
+        let request = RequestRecord::Http(line);
+        let response = ResponseStatus::Http { version, status: 200 };
+        for kind in [
+            EventKind::Request { allowed: true, rule: None, reason: None, request },
+            EventKind::Response { status: response, latency_ns: 0 },
+        ] {
+            let record = record(tuple(CLIENT, SERVER, 80, proto::TCP), kind);
+            assert!(record.summary().starts_with(&format!("{label} ")), "{}", record.summary());
+            let json = serde_json::to_value(&record).unwrap();
+            assert_eq!(json["version"], label);
+            assert_eq!(serde_json::from_value::<FlowRecord>(json).unwrap(), record);
+        }
+    }
+    let grpc = EventKind::Response { status: ResponseStatus::Grpc(7), latency_ns: 0 };
+    let record = record(tuple(CLIENT, SERVER, 80, proto::TCP), grpc);
+    assert_eq!(record.summary(), "HTTP/2 200 0ms grpc-status 7");
+}
+
 fn a_record_reads_back_from_its_json() {
     let flow = tuple(CLIENT, SERVER, 80, proto::TCP);
     for record in [

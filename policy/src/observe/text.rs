@@ -34,8 +34,8 @@ impl FlowRecord {
                 }
             }
             Detail::PolicyVerdict { .. } | Detail::Drop => protocol.clone(),
-            Detail::HttpRequest { method, path, host, .. } => {
-                format!("HTTP/1.1 {method} {}", http_url(host, path))
+            Detail::HttpRequest { version, method, path, host, .. } => {
+                format!("{version} {method} {}", http_url(host, path))
             }
             Detail::KafkaRequest { api_key, correlation_id, topic, .. } => {
                 let api = api_key_name(*api_key).map_or_else(|| api_key.to_string(), str::to_owned);
@@ -48,13 +48,13 @@ impl FlowRecord {
                 "" => "TLS without server name".to_owned(),
                 name => format!("TLS to {name}"),
             },
-            Detail::HttpResponse { status, grpc_status, latency_ns, request } => {
+            Detail::HttpResponse { version, status, grpc_status, latency_ns, request } => {
                 let request = request.as_ref().map_or_else(String::new, |request| {
                     format!(" ({} {})", request.method, http_url(&request.host, &request.path))
                 });
                 let grpc =
                     grpc_status.map(|code| format!(" grpc-status {code}")).unwrap_or_default();
-                format!("HTTP/1.1 {status} {}ms{grpc}{request}", latency_ns / 1_000_000)
+                format!("{version} {status} {}ms{grpc}{request}", latency_ns / 1_000_000)
             }
             Detail::DnsRequest { query, qtype, .. } => format!("DNS Query {query} {qtype}"),
             Detail::DnsResponse { rcode, qtype, address, addresses, ttl, latency_ns } => {

@@ -5,6 +5,7 @@ use podgate_policy::observe::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
     PolicyName, RuleName,
 };
+use podgate_tables::event::HttpVersion;
 
 use super::*;
 
@@ -136,6 +137,7 @@ fn drops_requests_and_ends_have_one_flow() {
     let from_node = FlowRecord { link: 0, ..drop.clone() };
     let rule = Some(rule("cart", "spec.egress[0].toPorts[0].rules.http[1]"));
     let request = |rule| Detail::HttpRequest {
+        version: HttpVersion::Http10.into(),
         method: "GET".into(),
         path: "/x?y".into(),
         host: "db".into(),
@@ -153,8 +155,8 @@ fn drops_requests_and_ends_have_one_flow() {
     insta::assert_snapshot!(lines.join("\n"), @r#"
     1/132 Egress DROPPED INVALID_SOURCE_IP match 0 +e[] +i[] -e[] -i[] (TCP; spoofed source)
     1/132 Ingress DROPPED INVALID_SOURCE_IP match 0 +e[] +i[] -e[] -i[] (TCP; spoofed source)
-    129/0 Egress FORWARDED DROP_REASON_UNKNOWN match 0 +e["cart"] +i[] -e[] -i[] (HTTP/1.1 GET http://db/x?y)
-    129/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i[] (HTTP/1.1 GET http://db/x?y)
+    129/0 Egress FORWARDED DROP_REASON_UNKNOWN match 0 +e["cart"] +i[] -e[] -i[] (HTTP/1.0 GET http://db/x?y)
+    129/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i[] (HTTP/1.0 GET http://db/x?y)
     4/0 Ingress FORWARDED DROP_REASON_UNKNOWN match 0 +e[] +i[] -e[] -i[] (TCP packets 3/2 bytes 300/200)
     "#);
 }
@@ -163,8 +165,9 @@ fn drops_requests_and_ends_have_one_flow() {
 fn the_source_of_a_response_is_the_server() {
     let [method, path, host] = ["PUT", "/x", "db"].map(str::to_owned);
     let request = Some(HttpTarget { method, path, host });
-    let detail =
-        Detail::HttpResponse { status: 403, grpc_status: None, latency_ns: 7_900_000, request };
+    let version = HttpVersion::Http2.into();
+    let (status, grpc_status, latency_ns) = (403, None, 7_900_000);
+    let detail = Detail::HttpResponse { version, status, grpc_status, latency_ns, request };
     let flow = &flows(&record(detail, Outcome::Forwarded, None))[0];
     assert_eq!(flow.source.as_ref().unwrap().pod_name, "db");
     assert_eq!(flow.ip.as_ref().unwrap().source, "10.0.0.2");
@@ -172,9 +175,9 @@ fn the_source_of_a_response_is_the_server() {
     let l7 = flow.l7.as_ref().unwrap();
     assert_eq!((l7.r#type(), l7.latency_ns), (L7FlowType::Response, 7_900_000));
     let Some(Record::Http(http)) = &l7.record else { panic!("{l7:?}") };
-    assert_eq!((http.code, http.protocol.as_str()), (403, "HTTP/1.1"));
+    assert_eq!((http.code, http.protocol.as_str()), (403, "HTTP/2"));
     assert_eq!((http.method.as_str(), http.url.as_str()), ("PUT", "http://db/x"));
-    assert_eq!(flow.summary, "HTTP/1.1 403 7ms (PUT http://db/x)");
+    assert_eq!(flow.summary, "HTTP/2 403 7ms (PUT http://db/x)");
     let Some(Protocol::Tcp(tcp)) = &flow.l4.as_ref().unwrap().protocol else { panic!("{flow:?}") };
     assert_eq!((tcp.source_port, tcp.destination_port), (80, 40000));
 }

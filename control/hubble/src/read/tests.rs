@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use podgate_policy::observe::{Detail, FlowEndpoint, FlowRecord, Outcome};
+use podgate_policy::observe::{Detail, FlowEndpoint, FlowRecord, HttpProtocol, Outcome};
 use tokio::runtime::Builder;
 
 use super::*;
@@ -54,7 +54,13 @@ pub(crate) fn observed(number: u64) -> Arc<Observed> {
         is_reply: Some(false),
         link: 1,
         epoch: 1,
-        detail: Detail::HttpRequest { method, path: format!("/{number}"), host, rule: None },
+        detail: Detail::HttpRequest {
+            version: HttpProtocol::default(),
+            method,
+            path: format!("/{number}"),
+            host,
+            rule: None,
+        },
     };
     Arc::new(Observed { number, time, item: FlowItem::Flow(Box::new(record)) })
 }
