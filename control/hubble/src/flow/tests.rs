@@ -185,7 +185,8 @@ fn the_source_of_a_response_is_the_server() {
 #[test]
 fn a_denied_request_names_the_policies_that_it_does_not_match() {
     let host = "db".to_owned();
-    let detail = Detail::HttpRequest { method: "PUT".into(), path: "/x".into(), host, rule: None };
+    let (version, method, path) = (HttpVersion::Http11.into(), "PUT".into(), "/x".into());
+    let detail = Detail::HttpRequest { version, method, path, host, rule: None };
     let mut denied = record(detail, Outcome::Dropped, Some(Reason::L7Denied));
     let restriction = |direction, name, path| Restriction { direction, rule: rule(name, path) };
     denied.denied_by = vec![restriction(rules::TrafficDirection::Egress, "cart", "spec.egress[0]")];
