@@ -48,7 +48,7 @@ fn is_bad_request(answer: &[u8]) -> bool {
 
 fn statuses(http: &Http) -> Vec<u16> {
     let status = |event: &EventKind| match event {
-        EventKind::Response { status: ResponseStatus::Http(status), .. } => Some(*status),
+        EventKind::Response { status: ResponseStatus::Http { status, .. }, .. } => Some(*status),
         _ => None,
     };
     http.events.iter().filter_map(status).collect()

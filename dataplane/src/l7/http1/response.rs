@@ -14,8 +14,29 @@ use crate::l7::heap::{self, grown};
 pub(super) struct ResponseHead {
     /// Status code.
     pub(super) status: u16,
-    /// `Upgrade` is `websocket`.
-    pub(super) websocket: bool,
+    /// The protocol of `Upgrade`.
+    pub(super) upgrade: Upgrade,
+}
+
+/// A protocol that a server switches to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Upgrade {
+    /// None, or another one.
+    #[default]
+    Other,
+    WebSocket,
+    /// HTTP/2 without TLS (`h2c`).
+    Http2,
+}
+
+impl Upgrade {
+    fn of(value: &[u8]) -> Self {
+        match value {
+            _ if value.eq_ignore_ascii_case(b"websocket") => Self::WebSocket,
+            _ if value.eq_ignore_ascii_case(b"h2c") => Self::Http2,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What comes next.
@@ -225,7 +246,7 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
         .skip_while(|line| line.is_empty());
     let status = status(lines.next()?)?;
-    let (mut length, mut coding, mut websocket) = (None, None, false);
+    let (mut length, mut coding, mut upgrade) = (None, None, Upgrade::Other);
     let mut framing_before = false;
     for line in lines {
         if line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t')) {
@@ -257,8 +278,9 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
             coding = Some(chunked);
         } else {
             framing_before = false;
-            websocket |=
-                name.eq_ignore_ascii_case(b"upgrade") && value.eq_ignore_ascii_case(b"websocket");
+            if name.eq_ignore_ascii_case(b"upgrade") {
+                upgrade = Upgrade::of(value);
+            }
         }
     }
     let body = match (coding, length) {
@@ -267,7 +289,7 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
         (Some(false), None) | (None, None) => BodyEnd::Close,
         (Some(false), Some(_)) => return None,
     };
-    Some((ResponseHead { status, websocket }, body))
+    Some((ResponseHead { status, upgrade }, body))
 }
 
 /// `HTTP/1.1 200 OK`.

@@ -6,6 +6,7 @@ use httparse::Header;
 
 use super::target::{self, Target};
 use super::{Denial, FIELDS_CEILING, Flaw, Request};
+use crate::event::HttpVersion;
 
 /// Room for the header fields of a head.
 pub type Fields<'a> = [MaybeUninit<Header<'a>>; FIELDS_CEILING];
@@ -24,6 +25,8 @@ pub struct Head<'a> {
     pub request: Request<'a>,
     /// The request target, as sent.
     pub target: &'a [u8],
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: HttpVersion,
     /// Length of the body.
     pub body: BodyLength,
     /// What may end HTTP on the connection, if the server agrees.
@@ -39,7 +42,9 @@ pub struct Head<'a> {
 pub enum Offer {
     /// `Upgrade`, `websocket` among its protocols (RFC 6455).
     WebSocket,
-    /// `Upgrade` without it.
+    /// `Upgrade`, `h2c` among its protocols and `websocket` not (RFC 7540 §3.2).
+    Http2,
+    /// `Upgrade` to others.
     Other,
     /// A tunnel (`CONNECT`, RFC 9110 §9.3.6).
     Tunnel,
@@ -102,7 +107,8 @@ pub fn parse<'a>(
     }
     let offer = if is_connect { Some(Offer::Tunnel) } else { framing.offer };
     let is_last = is_connect || framing.expects || framing.is_last(version);
-    Ok(Head { request, target, body, offer, is_last })
+    let version = if version == 0 { HttpVersion::Http10 } else { HttpVersion::Http11 };
+    Ok(Head { request, target, version, body, offer, is_last })
 }
 
 const fn denial_of(error: httparse::Error) -> Denial {
@@ -170,10 +176,15 @@ impl<'a> Framing<'a> {
         Ok(())
     }
 
+    /// A WebSocket counts before h2c, and h2c before anything else.
     fn add_offer(&mut self, protocols: &[u8]) {
-        let is_websocket = |protocol: &[u8]| protocol.eq_ignore_ascii_case(b"websocket");
-        if list(protocols).any(is_websocket) {
-            self.offer = Some(Offer::WebSocket);
+        for protocol in list(protocols) {
+            if protocol.eq_ignore_ascii_case(b"websocket") {
+                self.offer = Some(Offer::WebSocket);
+            } else if protocol.eq_ignore_ascii_case(b"h2c") && self.offer != Some(Offer::WebSocket)
+            {
+                self.offer = Some(Offer::Http2);
+            }
         }
         self.offer.get_or_insert(Offer::Other);
     }
