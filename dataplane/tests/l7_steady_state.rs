@@ -260,12 +260,17 @@ fn judging_a_request_of_any_protocol_allocates_nothing() {
         mismatch: Mismatch::Fail,
     }];
     let http = HttpRuleSpec { path: Some("/a/.*".into()), header_matches, ..Default::default() };
+    let others = (0..300).map(|number| {
+        let (method, path) = (Some("GET|HEAD".into()), Some(format!("/a?/{number}/.*[0-9]")));
+        HttpRule::new(HttpRuleSpec { method, path, ..Default::default() }).unwrap()
+    });
+    let http = others.chain([HttpRule::new(http).unwrap()]).collect();
     let kafka = |topic: &str| {
         KafkaRule::new(KafkaRuleSpec { topic: Some(topic.into()), ..Default::default() }).unwrap()
     };
     let names = vec![NamePattern::server_name("**.a*.**.io").unwrap()];
     let rules = [
-        L7Rules::http(vec![HttpRule::new(http).unwrap()]),
+        L7Rules::http(http),
         L7Rules::Kafka(vec![kafka("a"), kafka("b")]),
         L7Rules::Dns(names.clone()),
         L7Rules::ServerNames(names),
