@@ -204,6 +204,7 @@ fn requests_and_responses_have_their_version_of_http() {
     assert_eq!(record.summary(), "HTTP/2 200 0ms grpc-status 7");
 }
 
+#[test]
 fn a_record_reads_back_from_its_json() {
     let flow = tuple(CLIENT, SERVER, 80, proto::TCP);
     for record in [
