@@ -1,4 +1,4 @@
-//! What the agent knows: addresses, identities, nodes, and its options.
+//! What the agent knows: addresses, identities, nodes.
 
 use std::net::IpAddr;
 
@@ -33,15 +33,4 @@ pub struct NodeEntry {
     pub name: String,
     /// Its internal addresses.
     pub addresses: Vec<IpAddr>,
-}
-
-/// An option of the running agent.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct OptionEntry {
-    /// Its name on the command line, such as `--workers`.
-    pub option: String,
-    /// Its value; none if it has none.
-    pub value: Option<String>,
-    /// `command line`, `environment` or `default`.
-    pub source: String,
 }

@@ -19,6 +19,7 @@
 
 mod answer;
 pub mod client;
+mod config;
 mod endpoint;
 mod fqdn;
 mod health;
@@ -32,13 +33,14 @@ pub use podgate_policy::PodName;
 
 pub use answer::{Answer, ApiError, ErrorCode, FlowItem};
 pub use client::{Client, ClientError};
+pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
 pub use fqdn::{FqdnEntry, FqdnSource};
 pub use health::{
     CertificateStatus, EndpointNotReady, Health, MemoryUse, RejectedObject, ServiceStatus,
     TableFill, ThreadStatus,
 };
-pub use inventory::{IdentityEntry, IpEntry, NodeEntry, OptionEntry};
+pub use inventory::{IdentityEntry, IpEntry, NodeEntry};
 pub use metric::{Family, FamilyKind, Number, Sample};
 pub use policy::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,

@@ -62,6 +62,17 @@ pub enum Number {
     Real(f64),
 }
 
+impl Number {
+    /// As a whole number, rounded down; zero for what is less.
+    #[must_use]
+    pub const fn whole(self) -> u64 {
+        match self {
+            Self::Whole(value) => value,
+            Self::Real(value) => value as u64,
+        }
+    }
+}
+
 impl From<u64> for Number {
     fn from(value: u64) -> Self {
         Self::Whole(value)

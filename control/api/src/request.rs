@@ -95,10 +95,10 @@ requests! {
     "identity-list": IdentityList {},
     /// Answered by a list of [`NodeEntry`](crate::NodeEntry).
     "node-list": NodeList {},
-    /// Answered by a list of [`OptionEntry`](crate::OptionEntry).
-    "config": Config {},
     /// Answered by a list of [`Family`](crate::Family).
     "metrics": Metrics {},
+    /// Answered by a list of [`ConfigOption`](crate::ConfigOption).
+    "config": Config {},
 }
 
 impl Request {

@@ -80,7 +80,7 @@ impl Agent {
                 self.identity_list().and_then(|list| to_reply(&list))
             }
             Request::NodeList {} => to_reply(&self.node_list()),
-            Request::Config {} => to_reply(&self.options()),
+            Request::Config {} => to_reply(&self.options),
             Request::Metrics {} => self.metrics().map(Reply::Metrics),
         };
         self.reply(reply, answer);

@@ -1,13 +1,10 @@
 //! Arguments of the commands that show what the agent knows.
 
-use std::ffi::OsString;
 use std::net::IpAddr;
 
-use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, Subcommand};
-use podgate_api::OptionEntry;
+use clap::{Args, Subcommand};
 
-use super::{Cli, ClientArgs, examples};
+use super::{ClientArgs, examples};
 
 /// `podgate ip …`.
 #[derive(Subcommand, Debug)]
@@ -81,58 +78,3 @@ pub enum NodeCommand {
 const NODE_LIST_EXAMPLES: &str = examples! {
     "podgate node list"
 };
-
-pub(super) const CONFIG_EXAMPLES: &str = examples! {
-    "podgate config"
-    "podgate config -o json | jq '.[] | select(.source != \"default\")'"
-};
-
-/// The options of `podgate run` with this command line, and where their values came from.
-///
-/// # Errors
-/// When the command line is not one of `podgate run`.
-pub fn run_options(
-    arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Vec<OptionEntry>, clap::Error> {
-    let program = Cli::command();
-    let matches = program.clone().try_get_matches_from(arguments)?;
-    let mut options = Vec::new();
-    let Some((name, matches)) = matches.subcommand() else { return Ok(options) };
-    let Some(command) = program.find_subcommand(name) else { return Ok(options) };
-    for argument in command.get_arguments() {
-        let Some(long) = argument.get_long() else { continue };
-        let id = argument.get_id().as_str();
-        // What clap adds itself has no value.
-        let Ok(values) = matches.try_get_raw(id) else { continue };
-        let values: Vec<_> =
-            values.into_iter().flatten().map(|value| value.to_string_lossy()).collect();
-        let source = match matches.value_source(id) {
-            Some(ValueSource::CommandLine) => "command line",
-            Some(ValueSource::EnvVariable) => "environment",
-            _ => "default",
-        };
-        let value = (!values.is_empty()).then(|| values.join(","));
-        options.push(OptionEntry { option: format!("--{long}"), value, source: source.into() });
-    }
-    Ok(options)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_option_has_its_value_and_where_it_came_from() {
-        let line = ["podgate", "run", "--manifests", "/p", "--workers", "2"];
-        let options = run_options(line.map(OsString::from)).unwrap();
-        let of = |name: &str| {
-            let option = options.iter().find(|option| option.option == name).unwrap();
-            (option.value.as_deref(), &*option.source)
-        };
-        assert_eq!(of("--workers"), (Some("2"), "command line"));
-        assert_eq!(of("--manifests"), (Some("/p"), "command line"));
-        assert_eq!(of("--max-endpoints"), (Some("31"), "default"));
-        assert_eq!(of("--metrics-listen"), (None, "default"));
-        assert!(run_options(["podgate", "run"].map(OsString::from)).is_err());
-    }
-}

@@ -1,10 +1,10 @@
-//! `podgate ip`, `identity`, `node`, `config`: what the agent knows.
+//! `podgate ip`, `identity`, `node`: what the agent knows.
 
 use anyhow::{Result, bail};
-use podgate_api::{Client, IdentityEntry, IpEntry, NodeEntry, OptionEntry, Request};
+use podgate_api::{Client, IdentityEntry, IpEntry, NodeEntry, Request};
 
 use super::{print_as, show};
-use crate::cli::{ClientArgs, IdentityCommand, IpCommand, NodeCommand};
+use crate::cli::{IdentityCommand, IpCommand, NodeCommand};
 use crate::output;
 
 pub(super) fn ip(command: IpCommand) -> Result<()> {
@@ -34,8 +34,4 @@ pub(super) fn identity(command: IdentityCommand) -> Result<()> {
 pub(super) fn node(command: NodeCommand) -> Result<()> {
     let NodeCommand::List(client) = command;
     show(&client, &Request::NodeList {}, |list: &Vec<NodeEntry>| output::nodes(list))
-}
-
-pub(super) fn config(client: &ClientArgs) -> Result<()> {
-    show(client, &Request::Config {}, |list: &Vec<OptionEntry>| output::options(list))
 }

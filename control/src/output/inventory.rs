@@ -1,6 +1,6 @@
-//! Addresses, identities, nodes and options as text.
+//! Addresses, identities and nodes as text.
 
-use podgate_api::{IdentityEntry, IpEntry, NodeEntry, OptionEntry};
+use podgate_api::{IdentityEntry, IpEntry, NodeEntry};
 
 use super::{or_dash, row, table};
 
@@ -35,16 +35,6 @@ pub(crate) fn nodes(entries: &[NodeEntry]) -> String {
     let rows = entries.iter().map(|entry| {
         let addresses: Vec<_> = entry.addresses.iter().map(ToString::to_string).collect();
         vec![entry.name.clone(), or_dash(Some(&addresses.join(",")))]
-    });
-    table(std::iter::once(heading).chain(rows))
-}
-
-/// `podgate config`.
-#[must_use]
-pub(crate) fn options(entries: &[OptionEntry]) -> String {
-    let heading = row(&["OPTION", "VALUE", "SOURCE"]);
-    let rows = entries.iter().map(|entry| {
-        vec![entry.option.clone(), or_dash(entry.value.as_deref()), entry.source.clone()]
     });
     table(std::iter::once(heading).chain(rows))
 }
@@ -85,10 +75,8 @@ IP            IDENTITY   POD        LABELS
     }
 
     #[test]
-    fn nodes_and_options_without_a_value_have_a_dash() {
+    fn a_node_without_addresses_has_a_dash() {
         let list = nodes(&[NodeEntry { name: "a".into(), addresses: Vec::new() }]);
         assert_eq!(list, "NAME   ADDRESSES\na      -\n");
-        let option = OptionEntry { option: "--x".into(), value: None, source: "default".into() };
-        assert_eq!(options(&[option]), "OPTION   VALUE   SOURCE\n--x      -       default\n");
     }
 }

@@ -1,9 +1,9 @@
-//! Answers about addresses, identities, nodes and options.
+//! Answers about addresses, identities and nodes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use podgate_api::{ApiError, IdentityEntry, IpEntry, NodeEntry, OptionEntry};
+use podgate_api::{ApiError, IdentityEntry, IpEntry, NodeEntry};
 use podgate_policy::{Compiled, IdentityInfo};
 use podgate_tables::address::Address;
 
@@ -40,11 +40,6 @@ impl Agent {
             nodes.map(|(name, node)| (name.to_string(), node.internal.clone())).collect();
         let entry = |(name, addresses)| NodeEntry { name, addresses };
         nodes.into_iter().map(entry).collect()
-    }
-
-    /// The options of this agent.
-    pub(super) fn options(&self) -> &[OptionEntry] {
-        &self.options
     }
 }
 
