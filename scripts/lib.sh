@@ -6,7 +6,7 @@ PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 make pkg-config libelf-dev zlib1g-dev
     iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates git python3 python3-venv
     containernetworking-plugins dnsmasq-base bind9-dnsutils
-    apache2-bin nodejs openjdk-17-jdk-headless wrk nghttp2-client nghttp2-server)
+    apache2-bin nodejs openjdk-17-jdk-headless wrk nghttp2-client nghttp2-server prometheus tshark)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
