@@ -2,7 +2,9 @@
 
 mod cni;
 mod fqdn;
+mod observe;
 mod policy;
+mod top;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,10 +19,14 @@ pub use podgate_replay::Output;
 
 pub use self::cni::{CniCommand, CniInstallArgs, CniMode, CniRemoveArgs};
 pub use self::fqdn::{FqdnArgs, FqdnCommand};
+pub use self::observe::{ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource};
+use self::observe::{FLOWS_ABOUT, FLOWS_EXAMPLES, OBSERVE_ABOUT, OBSERVE_EXAMPLES};
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
+use self::top::{TOP_ABOUT, TOP_EXAMPLES};
+pub use self::top::{Tab, TopArgs};
 
 /// The default state directory.
 pub const STATE_DIR: &str = "/run/podgate";
@@ -88,9 +94,15 @@ pub enum Command {
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
-    /// Show flows: verdicts, drops, HTTP requests and responses.
-    #[command(after_help = FLOWS_EXAMPLES)]
-    Flows(FlowsArgs),
+    /// Show flows as `hubble observe` does.
+    #[command(long_about = OBSERVE_ABOUT, after_help = OBSERVE_EXAMPLES)]
+    Observe(ObserveArgs),
+    /// Show flows: verdicts, drops, requests and responses; the short form of `observe`.
+    #[command(long_about = FLOWS_ABOUT, after_help = FLOWS_EXAMPLES)]
+    Flows(ObserveArgs),
+    /// Show rates of endpoints and rules, drops, slow requests and the workers' load.
+    #[command(long_about = TOP_ABOUT, after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
     /// Print all counters in the Prometheus text format.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
@@ -142,11 +154,6 @@ leave that in place.";
 const CRDS_EXAMPLES: &str = examples! {
     "podgate crds | kubectl apply -f -"
     "podgate crds -o json | jq -r '.[].metadata.name'"
-};
-
-const FLOWS_EXAMPLES: &str = examples! {
-    "podgate flows --last 50"
-    "podgate flows -f -o json | jq 'select(.verdict == \"DROPPED\")'"
 };
 
 const METRICS_EXAMPLES: &str = examples! {
@@ -564,20 +571,6 @@ pub struct EndpointRemoveArgs {
     /// The link to detach.
     #[arg(long, value_name = "IFACE")]
     pub link: String,
-}
-
-/// Arguments of `podgate flows`.
-#[derive(Args, Debug, Clone)]
-pub struct FlowsArgs {
-    /// Shared arguments.
-    #[command(flatten)]
-    pub client: ClientArgs,
-    /// Print new flows until interrupted.
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Number of past records to print first.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub last: u32,
 }
 
 /// Arguments of `podgate metrics`.

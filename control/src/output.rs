@@ -8,8 +8,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use podgate_api::{
-    ConfigOption, EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Origin,
-    Status,
+    ConfigOption, EndpointState, EndpointStatus, FlowsTakenOver, LinkCounts, Origin, Status,
 };
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
@@ -19,7 +18,7 @@ pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
 /// Rows with aligned columns; the first row is the heading.
-fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut writer = TabWriter::new(Vec::new()).padding(3);
     for row in rows {
         let cells: Vec<_> = row.iter().map(|cell| escape(cell)).collect();
@@ -183,15 +182,6 @@ pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
         ]
     });
     table(std::iter::once(heading).chain(rows))
-}
-
-/// One item of `podgate flows`.
-#[must_use]
-pub(crate) fn flow(item: &FlowItem) -> String {
-    match item {
-        FlowItem::Flow(record) => record.compact() + "\n",
-        FlowItem::Lost(count) => format!("{count} flow records were lost here\n"),
-    }
 }
 
 /// Writes to standard output. A reader that left, as `head` does, ends the program quietly.

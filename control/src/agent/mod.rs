@@ -58,6 +58,7 @@ use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_policy::NameLimits;
+use podgate_policy::manifest::DIRECTORY_MAX;
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
@@ -75,11 +76,11 @@ use self::restart::EarlierFlows;
 use self::server::Call;
 use self::signals::Signals;
 use self::state_files::StateFiles;
-use self::undo::Undo;
+use self::undo::{Creator, Undo};
 use self::waiting::Waiting;
 use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
-use crate::sources::manifests::Manifests;
+use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
@@ -189,20 +190,20 @@ impl Agent {
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
         let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
-        undo.note_state(&state);
-        let mounted = match &args.bpffs {
+        undo.record_state(&state);
+        let mounted_now = match &args.bpffs {
             // A mount of the agent's own would end with its container, and policy with it.
             Some(dir) => bpffs::require(dir).map(|()| false)?,
             None => bpffs::ensure_mounted(&state.bpf())?,
         };
-        undo.note_bpf(state.bpf(), mounted);
+        undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
         if args.bpffs.is_none() {
             preflight::warn_of_private_mounts();
         }
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
-        undo.note_host_link(host_network::find(&netlink).await?.is_none());
+        undo.record_host_link(Creator::unless(host_network::find(&netlink).await?.is_some()));
         let host_link = HostLink::ensure(&netlink).await?;
         links.open_host(&host_link)?;
         let preparer =
@@ -439,7 +440,8 @@ async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<So
     match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
-            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settle, updates)?))
+            let settings = Settings { settle, bytes_max: DIRECTORY_MAX };
+            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settings, updates)?))
         }
         (None, Some(file)) => {
             Ok(Source::Cluster(sources::kube::watch(file, updates, may_run).await?))

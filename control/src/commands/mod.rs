@@ -1,19 +1,23 @@
 //! What each subcommand does.
 
 mod fqdn;
+mod observe;
 mod policy;
+mod top;
 mod workload;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use podgate_api::{Client, ClientError};
-use podgate_api::{ConfigOption, EndpointStatus, Family, FlowItem, Request, Status};
+use podgate_api::{ConfigOption, EndpointStatus, Family, Request, Status};
+use podgate_hubble::client::ClientError as HubbleError;
+use podgate_hubble::print::Shown;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, FlowsArgs,
-    MetricsArgs, Output, RunArgs, StatusArgs, TableCommand, TablePolicyCommand,
+    Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, MetricsArgs,
+    Output, RunArgs, StatusArgs, TableCommand, TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
@@ -40,7 +44,9 @@ pub fn main(cli: Cli) -> ExitCode {
             policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Fqdn(command) => fqdn::run(command).map(|()| ExitCode::SUCCESS),
-        Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
+        Command::Observe(args) => observe::run(&args, Shown::No).map(|()| ExitCode::SUCCESS),
+        Command::Flows(args) => observe::run(&args, Shown::Yes).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
         Command::Config(args) => config(&args).map(|()| ExitCode::SUCCESS),
@@ -54,8 +60,10 @@ pub fn main(cli: Cli) -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {}", output::escape(&describe(error.as_ref())));
+        let hubble = error.downcast_ref::<HubbleError>();
         match error.downcast_ref::<ClientError>() {
             Some(error) if error.is_unreachable() => NOT_READY.into(),
+            None if matches!(hubble, Some(HubbleError::Unreachable { .. })) => NOT_READY.into(),
             _ => FAILED.into(),
         }
     })
@@ -128,24 +136,6 @@ fn endpoint(command: EndpointCommand) -> Result<()> {
             show(&args, &Request::EndpointList {}, |list: &Vec<_>| output::endpoints(list))
         }
     }
-}
-
-fn flows(args: &FlowsArgs) -> Result<()> {
-    let request = Request::Flows { follow: args.follow, last: args.last };
-    let mut client = Client::connect(&args.client.socket.socket)?;
-    client.stream(&request, |item: FlowItem| {
-        let text = match (args.client.output, &item) {
-            (Output::Table, _) => output::flow(&item),
-            // One object a line: the record itself, so that filters need no wrapper.
-            (Output::Json, FlowItem::Flow(record)) => json_line(record)?,
-            (Output::Json, FlowItem::Lost(_)) => json_line(&item)?,
-        };
-        Ok::<_, anyhow::Error>(print(&text)?)
-    })
-}
-
-fn json_line<T: Serialize>(value: &T) -> serde_json::Result<String> {
-    Ok(output::escape_json(&serde_json::to_string(value)?) + "\n")
 }
 
 fn metrics(args: &MetricsArgs) -> Result<()> {

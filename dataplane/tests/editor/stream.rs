@@ -26,7 +26,7 @@ fn allowed_requests_and_their_responses_go_by_untouched() {
             lab.io.events[..],
             [
                 EventKind::Request { allowed: true, rule: Some(_), reason: None, .. },
-                EventKind::Response { status: ResponseStatus::Http(200), .. }
+                EventKind::Response { status: ResponseStatus::Http { status: 200, .. }, .. }
             ]
         ));
     }
