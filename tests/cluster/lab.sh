@@ -26,6 +26,12 @@ await() {
 
 fail() {
     echo "FAILED: $*" >&2
+    if [ -e $LAB/apiserver.pid ]; then
+        kubectl get pods --all-namespaces -o wide >&2
+        kubectl get events --all-namespaces 2>&1 | tail -15 >&2
+        kubectl -n kube-system logs -l app.kubernetes.io/name=podgate --all-containers --prefix \
+            --tail=10 >&2
+    fi
     exit 1
 }
 
@@ -236,7 +242,8 @@ kill_node() {
     for pid in "${found[@]}" $all; do
         while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
     done
-    rm -f "$dir"/*.pid
+    # What a machine has in memory only.
+    rm -rf "$dir"/*.pid "$dir/fs/run"
     ip netns del "pgc-$1" 2>/dev/null
     ip -n $LAN link del "pgc${1#n}" 2>/dev/null
 }
