@@ -79,7 +79,7 @@ const fn last(protocol: usize) -> usize {
 /// Index of a response's protocol, and of its result.
 fn result_of(status: ResponseStatus) -> (usize, usize) {
     let (protocol, number) = match status {
-        ResponseStatus::Http(code) => (0, usize::from(code / 100).wrapping_sub(1)),
+        ResponseStatus::Http { status, .. } => (0, usize::from(status / 100).wrapping_sub(1)),
         ResponseStatus::Grpc(code) => (1, usize::from(code)),
         ResponseStatus::Dns(result) => (2, usize::from(result.rcode)),
         ResponseStatus::Kafka(code) => (3, usize::from(code != 0)),
