@@ -136,7 +136,7 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
         headers: vec!["X-Key: 1".into()],
         ..HttpRuleSpec::default()
     });
-    let rules = Some(Arc::new(L7Rules::Http(vec![rule.unwrap()])));
+    let rules = Some(Arc::new(L7Rules::http(vec![rule.unwrap()])));
     let policy =
         L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() };
     let umem = Umem::new(64).unwrap();
@@ -208,7 +208,7 @@ fn judging_a_request_of_any_protocol_allocates_nothing() {
     };
     let names = vec![NamePattern::server_name("**.a*.**.io").unwrap()];
     let rules = [
-        L7Rules::Http(vec![HttpRule::new(http).unwrap()]),
+        L7Rules::http(vec![HttpRule::new(http).unwrap()]),
         L7Rules::Kafka(vec![kafka("a"), kafka("b")]),
         L7Rules::Dns(names.clone()),
         L7Rules::ServerNames(names),

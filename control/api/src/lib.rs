@@ -19,6 +19,7 @@
 
 mod answer;
 pub mod client;
+mod config;
 mod endpoint;
 mod fqdn;
 mod metric;
@@ -30,6 +31,7 @@ pub use podgate_policy::PodName;
 
 pub use answer::{Answer, ApiError, ErrorCode, FlowItem};
 pub use client::{Client, ClientError};
+pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
 pub use fqdn::{FqdnEntry, FqdnSource};
 pub use metric::{Family, FamilyKind, Sample};

@@ -64,6 +64,7 @@ impl Agent {
             Request::FqdnClean { pattern } => {
                 self.fqdn_clean(pattern.as_deref()).and_then(|removed| to_reply(&removed))
             }
+            Request::Config {} => to_reply(&self.options),
             Request::Metrics {} => self.metrics().and_then(|families| to_reply(&families)),
         };
         self.reply(reply, answer);

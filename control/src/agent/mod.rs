@@ -53,11 +53,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use podgate_api::EndpointSpec;
+use podgate_api::{ConfigOption, EndpointSpec};
 use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_policy::NameLimits;
+use podgate_policy::manifest::DIRECTORY_MAX;
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
@@ -75,11 +76,11 @@ use self::restart::EarlierFlows;
 use self::server::Call;
 use self::signals::Signals;
 use self::state_files::StateFiles;
-use self::undo::Undo;
+use self::undo::{Creator, Undo};
 use self::waiting::Waiting;
 use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
-use crate::sources::manifests::Manifests;
+use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
@@ -106,6 +107,8 @@ struct Agent {
     /// Clients that wait for an epoch.
     waiting: Waiting,
     earlier_flows: EarlierFlows,
+    /// What the command line, the environment and the file of options say.
+    options: Vec<ConfigOption>,
     started: std::time::Instant,
     /// Dropped last, when the workers have stopped: it has the state directory's lock.
     files: StateFiles,
@@ -186,15 +189,21 @@ impl Agent {
         let (update_sender, updates) = mpsc::channel(sources::UPDATES_MAX);
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
-        let state = StateDir::open(&args.state_dir)?;
-        undo.note_state(&state);
-        let mounted = bpffs::ensure_mounted(&state.bpf())?;
-        undo.note_bpf(state.bpf(), mounted);
-        preflight::warn_of_private_mounts();
+        let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
+        undo.record_state(&state);
+        let mounted_now = match &args.bpffs {
+            // A mount of the agent's own would end with its container, and policy with it.
+            Some(dir) => bpffs::require(dir).map(|()| false)?,
+            None => bpffs::ensure_mounted(&state.bpf())?,
+        };
+        undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
+        if args.bpffs.is_none() {
+            preflight::warn_of_private_mounts();
+        }
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
-        undo.note_host_link(host_network::find(&netlink).await?.is_none());
+        undo.record_host_link(Creator::unless(host_network::find(&netlink).await?.is_some()));
         let host_link = HostLink::ensure(&netlink).await?;
         links.open_host(&host_link)?;
         let preparer =
@@ -214,6 +223,7 @@ impl Agent {
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
             earlier_flows: EarlierFlows::read(&state),
+            options: args.options.clone(),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
         };
@@ -426,16 +436,20 @@ async fn at(due: Option<Instant>) {
 }
 
 async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<Source> {
+    let may_run = args.seccomp != Seccomp::Enforce;
     match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
-            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settle, updates)?))
+            let settings = Settings { settle, bytes_max: DIRECTORY_MAX };
+            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settings, updates)?))
         }
         (None, Some(file)) => {
-            let may_run = args.seccomp != Seccomp::Enforce;
             Ok(Source::Cluster(sources::kube::watch(file, updates, may_run).await?))
         }
-        (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
+        (None, None) if args.source.in_cluster => {
+            Ok(Source::Cluster(sources::kube::watch_in_cluster(updates)?))
+        }
+        (None, None) => bail!("none of --manifests, --kubeconfig and --in-cluster is given"),
     }
 }
 

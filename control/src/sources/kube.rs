@@ -41,6 +41,9 @@ pub(crate) enum KubeError {
         /// The file.
         path: String,
     },
+    /// This is no pod, or one without a service account.
+    #[error("can't find the API server of this cluster: {0}; --in-cluster is for pods")]
+    InCluster(#[source] kube::config::InClusterError),
     /// It doesn't configure a client.
     #[error("can't make a client from kubeconfig {path}: {source}")]
     Client {
@@ -87,9 +90,34 @@ pub(crate) async fn watch(
     if !may_run && (auth.exec.is_some() || auth.auth_provider.is_some()) {
         return Err(KubeError::RunsProgram { path });
     }
+    watch_all(config, path, updates)
+}
+
+/// Starts to watch every kind at the server of the cluster that this process runs in as a pod.
+///
+/// # Errors
+/// When the environment or the service account's files don't say which server that is.
+pub(crate) fn watch_in_cluster(updates: mpsc::Sender<Update>) -> Result<Cluster, KubeError> {
+    watch_all(in_cluster()?, "of the service account".to_owned(), updates)
+}
+
+/// How to reach the server of the cluster that this process runs in. The token is read again as it
+/// is replaced.
+///
+/// # Errors
+/// When the environment or the service account's files don't say which server that is.
+pub(crate) fn in_cluster() -> Result<Config, KubeError> {
+    Config::incluster_env().map_err(KubeError::InCluster)
+}
+
+fn watch_all(
+    config: Config,
+    path: String,
+    updates: mpsc::Sender<Update>,
+) -> Result<Cluster, KubeError> {
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)
-        .map_err(|source| KubeError::Client { path: path.clone(), source: Box::new(source) })?;
+        .map_err(|source| KubeError::Client { path, source: Box::new(source) })?;
     for kind in Kind::ALL {
         tokio::spawn(watch_kind(*kind, client.clone(), updates.clone()));
     }

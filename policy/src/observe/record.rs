@@ -8,6 +8,9 @@ use podgate_tables::event::HttpVersion;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::names::{PolicyName, RuleName};
+use crate::catalog::ServiceName;
+use crate::model::Workload;
+use crate::rules::TrafficDirection;
 
 /// What became of a flow, packet or request; the names are Hubble's.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +34,10 @@ pub struct FlowRecord {
     /// Why it was dropped: a metric label of [`podgate_tables::drop_reason::DropReason`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
+    /// Of a denied request, the rules that restrict the flow's requests. Where both ends have some,
+    /// those of both are here, even if the request matches one of an end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied_by: Vec<Restriction>,
     /// The end that opened the flow.
     pub source: FlowEndpoint,
     /// The other end.
@@ -68,6 +75,21 @@ pub struct FlowEndpoint {
     /// Name of the pod that has the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// What the pod is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+    /// The service that has the address as its cluster IP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+}
+
+/// A rule about requests that a denied request does not match.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Restriction {
+    /// The end that it restricts.
+    pub direction: TrafficDirection,
+    /// The rule.
+    pub rule: RuleName,
 }
 
 /// What happened.

@@ -222,7 +222,12 @@ impl Store {
     }
 
     fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
-        let affected = self.directory.set_service(&qualified(key), service);
+        let name = qualified(key);
+        let now = service.as_ref().map_or(&[][..], |service| &service.cluster_ips);
+        if self.cluster_ips(&name) != now {
+            self.add_change(Change::Service(name.clone()));
+        }
+        let affected = self.directory.set_service(&name, service);
         self.invalidate(affected);
     }
 
@@ -353,6 +358,7 @@ impl Store {
             pods: self.pods.keys().cloned().collect(),
             namespaces: self.namespaces.keys().cloned().collect(),
             policies: self.policies.keys().cloned().collect(),
+            services: self.directory.services.keys().cloned().collect(),
             domain_names: BTreeSet::new(),
             nodes: true,
             mode: true,

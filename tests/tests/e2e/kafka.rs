@@ -134,7 +134,7 @@ print(consume('jobs', 1))";
                     [18, 18, 18, 500000]\nTOPIC_AUTHORIZATION_FAILED\n";
     ensure!(seen == expected, "{seen}");
 
-    let lines = lab.podgate(&["flows", "--last", "4096"])?;
+    let lines = lab.podgate(&["observe", "--last", "4096"])?;
     let text = String::from_utf8_lossy(&lines.stdout).into_owned();
     let has = |words: &str| text.lines().any(|line| line.contains(words));
     ensure!(has("kafka-request FORWARDED (Kafka request produce correlation id"), "{text}");

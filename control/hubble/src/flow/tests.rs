@@ -17,6 +17,8 @@ fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
         labels: vec![format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()],
         namespace: Some("shop".into()),
         pod: Some(name.into()),
+        workload: None,
+        service: None,
     }
 }
 
@@ -34,6 +36,7 @@ fn record(detail: Detail, verdict: Outcome, reason: Option<Reason>) -> FlowRecor
         time: "2026-01-02T03:04:05.678Z".parse().unwrap(),
         verdict,
         drop_reason: reason.map(|reason| reason.label().to_owned()),
+        denied_by: Vec::new(),
         source: end("cart", 1, 40000),
         destination: end("db", 2, 80),
         protocol: "TCP".into(),
@@ -177,6 +180,28 @@ fn the_source_of_a_response_is_the_server() {
     assert_eq!(flow.summary, "HTTP/2 403 7ms (PUT http://db/x)");
     let Some(Protocol::Tcp(tcp)) = &flow.l4.as_ref().unwrap().protocol else { panic!("{flow:?}") };
     assert_eq!((tcp.source_port, tcp.destination_port), (80, 40000));
+}
+
+#[test]
+fn a_denied_request_names_the_policies_that_it_does_not_match() {
+    let host = "db".to_owned();
+    let (version, method, path) = (HttpVersion::Http11.into(), "PUT".into(), "/x".into());
+    let detail = Detail::HttpRequest { version, method, path, host, rule: None };
+    let mut denied = record(detail, Outcome::Dropped, Some(Reason::L7Denied));
+    let restriction = |direction, name, path| Restriction { direction, rule: rule(name, path) };
+    denied.denied_by = vec![restriction(rules::TrafficDirection::Egress, "cart", "spec.egress[0]")];
+    denied.destination.workload =
+        Some(podgate_policy::model::Workload { kind: "StatefulSet".into(), name: "db".into() });
+    denied.destination.service =
+        Some(podgate_policy::ServiceName { namespace: "shop".into(), name: "db".into() });
+    let flow = &flows(&denied)[0];
+    assert_eq!(flow.egress_denied_by[0].name, "cart");
+    assert!(flow.egress_denied_by[0].labels.contains(&"podgate:rule=spec.egress[0]".into()));
+    assert_eq!(flow.traffic_direction(), TrafficDirection::Egress);
+    let workload = &flow.destination.as_ref().unwrap().workloads[0];
+    assert_eq!((workload.kind.as_str(), workload.name.as_str()), ("StatefulSet", "db"));
+    assert_eq!(flow.destination_service.as_ref().unwrap().name, "db");
+    assert_eq!(flow.source_service, None);
 }
 
 #[test]

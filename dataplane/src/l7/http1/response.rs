@@ -4,6 +4,7 @@
 //! LF alone, heads may be folded, `Transfer-Encoding` wins over `Content-Length`. Where clients
 //! would disagree about the end of a response, its framing is lost.
 
+use memchr::{memchr, memchr_iter};
 use podgate_tables::l7::http1::head::parse_length;
 
 use crate::l7::heap::{self, grown};
@@ -64,8 +65,8 @@ const UNIT_KEPT: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Responses {
     state: State,
-    /// Bytes of the current line, without line ends.
-    line_len: usize,
+    /// The current line has something beside CRs.
+    has_text: bool,
     /// The current unit, if its bytes come in pieces.
     unit: Vec<u8>,
     /// Bytes that some servers send as the body of the last response, which must not have one.
@@ -84,7 +85,7 @@ pub(super) struct Followed {
 
 impl Responses {
     pub(super) fn is_between_messages(&self) -> bool {
-        self.state == State::Head && self.line_len == 0 && self.unit.is_empty()
+        self.state == State::Head && !self.has_text && self.unit.is_empty()
     }
 
     pub(super) fn is_untracked(&self) -> bool {
@@ -134,11 +135,11 @@ impl Responses {
         head_only: bool,
         may_buffer: bool,
     ) -> Option<Result<Followed, Lost>> {
-        let before = self.line_len;
+        let before = self.has_text;
         let end = self.unit_end(bytes);
         if end.is_none() || !self.unit.is_empty() {
             if !may_buffer {
-                self.line_len = before;
+                self.has_text = before;
                 return None;
             }
             heap::append(&mut self.unit, &bytes[..end.unwrap_or(bytes.len())]);
@@ -161,18 +162,15 @@ impl Responses {
     /// The end of the current unit in `bytes`: of a line, or of the lines up to an empty one.
     fn unit_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let is_section = matches!(self.state, State::Head | State::Trailers);
-        for (index, byte) in bytes.iter().enumerate() {
-            match byte {
-                b'\r' => {}
-                b'\n' => {
-                    let is_empty = std::mem::take(&mut self.line_len) == 0;
-                    if is_empty || !is_section {
-                        return Some(index + 1);
-                    }
-                }
-                _ => self.line_len += 1,
+        let mut start = 0;
+        for end in memchr_iter(b'\n', bytes) {
+            let has_text = std::mem::take(&mut self.has_text) || has_text(&bytes[start..end]);
+            start = end + 1;
+            if !has_text || !is_section {
+                return Some(start);
             }
         }
+        self.has_text |= has_text(&bytes[start..]);
         None
     }
 
@@ -227,6 +225,11 @@ impl Responses {
     }
 }
 
+/// Whether a part of a line has something beside CRs.
+fn has_text(part: &[u8]) -> bool {
+    part.iter().any(|byte| *byte != b'\r')
+}
+
 /// Where the body of a response ends (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum BodyEnd {
@@ -253,7 +256,7 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
             }
             continue;
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let Some(colon) = memchr(b':', line) else { continue };
         let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
         framing_before = true;
         if name.eq_ignore_ascii_case(b"content-length") {
