@@ -4,6 +4,9 @@ use podgate_dataplane::l7::http2::{FRAMES_MAX, STREAMS_MAX};
 
 use super::*;
 
+const GOAWAY: u8 = 7;
+const PRIORITY_UPDATE: u8 = 0x10;
+
 /// The reset of a connection whose client sends this behind the start.
 fn outcome(build: impl FnOnce(&mut Writer)) -> Option<DropReason> {
     let (mut http, mut client, _) = connected();
@@ -81,8 +84,6 @@ fn frames_that_only_make_work_are_limited_whatever_they_are() {
             (0..2000).for_each(|_| client.frame(kind, 0, stream, payload));
         })
     };
-    const GOAWAY: u8 = 7;
-    const PRIORITY_UPDATE: u8 = 0x10;
     for (kind, stream, payload) in [
         (DATA, 1, &b""[..]),
         (WINDOW_UPDATE, 1, &[0, 0, 0, 1]),
