@@ -382,7 +382,7 @@ proptest! {
 fn with_cookie(rule: &str) -> L7Policy {
     let headers = vec![format!("Cookie: {rule}")];
     let rule = HttpRule::new(HttpRuleSpec { headers, ..HttpRuleSpec::default() }).unwrap();
-    let rules = Some(Arc::new(L7Rules::Http(vec![rule])));
+    let rules = Some(Arc::new(L7Rules::http(vec![rule])));
     L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() }
 }
 
