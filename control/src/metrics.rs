@@ -3,6 +3,8 @@
 //! Names are Cilium's where the meaning is the same, so that dashboards carry over; the rest
 //! begin with `podgate_`.
 
+mod source;
+
 use podgate_api::{EndpointCounts, Family, FamilyKind, LinkCounts};
 use podgate_dataplane::stats::{
     MetricKind, PacketCounter, WORKER_METRICS, WorkerMetric, WorkerStats,
@@ -11,6 +13,7 @@ use podgate_dataplane::xsk::XskStatistics;
 use podgate_tables::drop_reason::DropReason;
 use podgate_xdp_redirect::FrameDrops;
 
+pub(crate) use self::source::SourceCounts;
 use crate::agent::NameMetrics;
 
 /// What the agent counts itself.
@@ -42,6 +45,8 @@ pub(crate) struct AgentCounts {
     pub(crate) clients_cut_off: u64,
     /// DNS names.
     pub(crate) names: NameMetrics,
+    /// The API server, if objects come from one.
+    pub(crate) source: Option<SourceCounts>,
 }
 
 /// All metrics.
@@ -54,6 +59,7 @@ pub(crate) fn collect(
 ) -> Vec<Family> {
     let mut families = agent_families(counts);
     families.extend(name_families(&counts.names));
+    families.extend(counts.source.iter().flat_map(source::families));
     families.extend(link_families(links));
     families.extend(traffic_families(workers, frame_drops));
     families.extend(socket_families(ports));

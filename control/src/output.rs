@@ -7,7 +7,7 @@ mod policy;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use podgate_api::{EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status};
+use podgate_api::{ApiServerWrites, EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status};
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
@@ -53,6 +53,7 @@ pub(crate) fn status(status: &Status) -> String {
     let endpoints =
         format!("{} ready, {} waiting, {} gone", counts.ready, counts.waiting, counts.gone);
     facts.push(row(&["endpoints", &endpoints]));
+    facts.extend(api_server(status));
     facts.push(row(&["flow records lost", &status.flow_records_lost.to_string()]));
     let FlowsTakenOver { taken, left_out, problem } = &status.flows_taken_over;
     if taken + left_out > 0 {
@@ -87,6 +88,26 @@ pub(crate) fn status(status: &Status) -> String {
     }
     text.push_str(&worst_links(&status.links));
     text
+}
+
+/// Rows about the API server.
+fn api_server(status: &Status) -> Vec<Vec<String>> {
+    let Some(server) = &status.api_server else { return Vec::new() };
+    let mut rows = Vec::new();
+    if let Some([median, p99, max]) = server.latency_us {
+        let ms = |us: u64| format!("{}.{}", us / 1000, us % 1000 / 100);
+        let text = format!("p50 {} ms, p99 {} ms, max {} ms", ms(median), ms(p99), ms(max));
+        rows.push(row(&["change to use", &text]));
+    }
+    if let Some(writes) = &server.writes {
+        let ApiServerWrites { statuses, events, failed, dropped, waiting, .. } = writes;
+        let text = format!(
+            "{statuses} statuses, {events} Events, {waiting} waiting, {} lost",
+            failed + dropped
+        );
+        rows.push(row(&["written to API", &text]));
+    }
+    rows
 }
 
 /// Links that the table of those with the most losses that are printed; JSON has all.
@@ -209,6 +230,7 @@ mod tests {
                 synced: true,
                 problems: vec!["CiliumNetworkPolicy is not installed at the API server".into()],
             },
+            api_server: None,
             problems: Vec::new(),
             policies: 3,
             rejected: 1,

@@ -6,7 +6,7 @@ mod policy;
 use std::collections::BTreeMap;
 
 use podgate_api::{
-    ApiError, DropCount, EndpointCounts, EndpointState, EndpointStatus, Family, LAST_MAX,
+    ApiError, ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, EndpointState, EndpointStatus, Family, LAST_MAX,
     LinkCounts, Request, Status, WorkerStatus,
 };
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
@@ -23,7 +23,7 @@ use super::endpoints::{Endpoint, Request as EndpointRequest};
 use super::host_network::HOST_SLOT;
 use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
-use crate::metrics::{self, AgentCounts};
+use crate::metrics::{self, AgentCounts, SourceCounts};
 
 impl Agent {
     /// Carries out a request.
@@ -122,6 +122,7 @@ impl Agent {
             source,
             policies: self.policies_in_force(),
             rejected: self.plane.store().rejected_objects(),
+            api_server: self.api_server(),
             problems: self.problems(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
@@ -130,6 +131,22 @@ impl Agent {
             flow_records_lost: self.observer.lost(self.dataplane()),
             flows_taken_over: self.earlier_flows.outcome().clone(),
         }
+    }
+
+    fn api_server(&self) -> Option<ApiServerStatus> {
+        let writes = self.plane.cluster()?.writes().map(|counts| ApiServerWrites {
+            statuses: counts.statuses,
+            events: counts.events,
+            retried: counts.retried,
+            failed: counts.failed,
+            dropped: counts.dropped,
+            waiting: counts.waiting,
+        });
+        Some(ApiServerStatus {
+            changes: self.latency.counts().buckets.iter().sum(),
+            latency_us: self.latency.recent(),
+            writes,
+        })
     }
 
     /// Problems of the node or the agent's own files, one line each.
@@ -261,6 +278,11 @@ impl Agent {
             clients_rejected: self.files.clients().rejected(),
             clients_cut_off: self.files.clients().cut_off(),
             names: self.names.metrics(),
+            source: self.plane.cluster().map(|cluster| SourceCounts {
+                latency: self.latency.counts(),
+                writes: cluster.writes().unwrap_or_default(),
+                unreadable: cluster.unreadable(),
+            }),
         }
     }
 }

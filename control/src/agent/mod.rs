@@ -28,6 +28,7 @@ mod flow_thread;
 mod flows_file;
 mod host_network;
 mod hubble;
+mod latency;
 mod limits;
 mod names;
 mod names_file;
@@ -67,6 +68,7 @@ use tracing::{error, info, warn};
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::host_network::{HostLink, HostNetwork, Observed};
 use self::hubble::Peers;
+use self::latency::Latency;
 use self::names::Names;
 use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
@@ -77,19 +79,24 @@ use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::Undo;
 use self::waiting::Waiting;
-use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp};
+use crate::cli::{DnsDenied, PodChecksums, PolicyStatus, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
+use crate::sources::kube::{Access, Writes};
 use crate::sources::manifests::Manifests;
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
 pub(crate) use self::host_network::{HOST, XSK};
+pub(crate) use self::latency::{BOUNDS_US, LatencyCounts};
 pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
 pub(crate) use self::state::StateDir;
 
 /// How often events are taken off the workers' rings.
 const DRAIN_PERIOD: Duration = Duration::from_millis(25);
+
+/// How often workers are asked whether they use tables that were just published.
+const IN_FORCE_PERIOD: Duration = Duration::from_millis(1);
 
 /// Requests of clients that may wait.
 const CALLS_MAX: usize = 16;
@@ -105,6 +112,7 @@ struct Agent {
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
     waiting: Waiting,
+    latency: Latency,
     earlier_flows: EarlierFlows,
     started: std::time::Instant,
     /// Dropped last, when the workers have stopped: it has the state directory's lock.
@@ -213,6 +221,7 @@ impl Agent {
             ),
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
+            latency: Latency::default(),
             earlier_flows: EarlierFlows::read(&state),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
@@ -297,6 +306,7 @@ impl Agent {
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
+            self.check_in_force();
             let dataplane = self.endpoints.links().dataplane();
             tokio::select! {
                 signal = &mut signals.stop => {
@@ -308,11 +318,12 @@ impl Agent {
                 () = poll_fn(|cx| dataplane.poll_answers(cx)) => self.admit_answers(),
                 () = at(publication), if publication.is_some() => self.publish(),
                 () = at(reconciliation), if reconciliation.is_some() => self.reconcile(),
-                Some(update) = inputs.updates.recv() => self.plane.update(update),
+                Some(update) = inputs.updates.recv() => self.on_update(update),
                 Some(call) = inputs.calls.recv() => self.answer(call),
                 Some(completed) = inputs.completed.recv() => self.on_completed(completed),
                 Some(observed) = inputs.observed.recv() => self.on_observed(observed),
                 Some(change) = inputs.changes.next() => self.on_change(change),
+                () = sleep(IN_FORCE_PERIOD), if self.latency.is_pending() => {}
                 () = sleep(MORE_EVENTS_AFTER), if many_events => {
                     many_events = self.drain_events(Amount::AFew);
                 }
@@ -341,6 +352,26 @@ impl Agent {
         self.request_periodic_reads();
         self.files.check(&self.endpoints).await;
         Ok(())
+    }
+
+    fn on_update(&mut self, update: Update) {
+        // Before everything was read once, changes wait for the rest.
+        if self.plane.epoch().0 > 0
+            && let Some(at) = update.changed_at()
+        {
+            self.latency.arrived(at);
+        }
+        self.plane.update(update);
+    }
+
+    /// Measures changes that all workers use by now, and has the statuses of their policies
+    /// written.
+    fn check_in_force(&mut self) {
+        let in_force = self.epoch_in_force();
+        if self.latency.is_pending() {
+            self.latency.in_force(in_force, Instant::now());
+        }
+        self.plane.report(in_force);
     }
 
     /// Handles SIGHUP: objects are read again, and the log filter.
@@ -381,6 +412,7 @@ impl Agent {
         let routes = Arc::new(self.host.complete(routes));
         let Some(snapshot) = self.plane.compile(&routes, not_ready) else {
             self.endpoints.links_mut().set_pods(&routes);
+            self.latency.without_effect();
             return self.plane.end(begun);
         };
         let dataplane = self.endpoints.links().dataplane();
@@ -389,6 +421,7 @@ impl Agent {
         dataplane.publish(snapshot);
         self.endpoints.links_mut().set_pods(&routes);
         self.plane.end(begun);
+        self.latency.published(self.plane.epoch());
         let (epoch, policies) = (self.plane.epoch().0, self.policies_in_force());
         self.observer.agent_events().policy_updated(Timestamp::now(), epoch, policies);
         self.peers.update(self.plane.store());
@@ -426,17 +459,24 @@ async fn at(due: Option<Instant>) {
 }
 
 async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<Source> {
-    match (&args.source.manifests, &args.source.kubeconfig) {
+    let access = match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
-            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settle, updates)?))
+            let manifests = Manifests::follow(dir, &args.state_dir, settle, updates)?;
+            return Ok(Source::Manifests(manifests));
         }
         (None, Some(file)) => {
             let may_run = args.seccomp != Seccomp::Enforce;
-            Ok(Source::Cluster(sources::kube::watch(file, updates, may_run).await?))
+            Access::Kubeconfig { file: file.clone(), may_run }
         }
-        (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
-    }
+        (None, None) => Access::InCluster,
+    };
+    let node = hubble::node_name(&args.hubble)?;
+    let writes = match args.policy_status {
+        PolicyStatus::On => Writes::On,
+        PolicyStatus::Off => Writes::Off,
+    };
+    Ok(Source::Cluster(sources::kube::watch(&access, &node, writes, updates).await?))
 }
 
 fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {

@@ -1,0 +1,115 @@
+//! A client of the API server.
+
+use std::path::PathBuf;
+
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+
+/// How the API server is reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Access {
+    /// By a kubeconfig; `may_run` says whether programs may be run for credentials.
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// Whether programs may be run for credentials.
+        may_run: bool,
+    },
+    /// By the service account of the pod that this runs in. Its token and the certificates that
+    /// sign the server's are read again every minute, because both are rotated.
+    InCluster,
+}
+
+/// Why no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KubeError {
+    /// The kubeconfig can't be used.
+    #[error("can't use kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// The error.
+        source: KubeconfigError,
+    },
+    /// Its credentials come from a program, and the agent runs none.
+    #[error(
+        "kubeconfig {path} gets its credentials by running a program (exec or auth-provider), which \
+         the agent's seccomp filter refuses: write a token or a certificate there, or run with \
+         --seccomp off"
+    )]
+    RunsProgram {
+        /// The file.
+        path: String,
+    },
+    /// The pod has no service account.
+    #[error("can't use the pod's service account: {0}; or give --kubeconfig or --manifests")]
+    InCluster(#[from] InClusterError),
+    /// The configuration doesn't make a client.
+    #[error("can't make a client of {server}: {source}")]
+    Client {
+        /// The server.
+        server: String,
+        /// The error.
+        source: Box<kube::Error>,
+    },
+}
+
+/// Makes a client. Returns the server's address, too.
+///
+/// # Errors
+/// When the configuration can't be used. Nothing is sent yet.
+pub(super) async fn connect(access: &Access) -> Result<(Client, String), KubeError> {
+    let config = match access {
+        Access::Kubeconfig { file, may_run } => {
+            let path = file.display().to_string();
+            let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
+            let kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
+            let config =
+                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                    .await
+                    .map_err(failed)?;
+            let auth = &config.auth_info;
+            if !may_run && (auth.exec.is_some() || auth.auth_provider.is_some()) {
+                return Err(KubeError::RunsProgram { path });
+            }
+            config
+        }
+        Access::InCluster => Config::incluster()?,
+    };
+    let server = config.cluster_url.to_string();
+    match Client::try_from(config) {
+        Ok(client) => Ok((client, server)),
+        Err(source) => Err(KubeError::Client { server, source: Box::new(source) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_that_runs_a_program_is_rejected_where_none_may_be_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let kubeconfig = |user: &str| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Config, current-context: c, \
+                 clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:1'}}}}], \
+                 users: [{{name: u, user: {user}}}], \
+                 contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}"
+            );
+            std::fs::write(&path, text).unwrap();
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let start = |may_run| {
+            let access = Access::Kubeconfig { file: path.clone(), may_run };
+            runtime.block_on(connect(&access)).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let exec = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/false}}";
+        kubeconfig(exec);
+        let error = start(false).unwrap_err();
+        assert!(error.contains("a token or a certificate"), "{error}");
+        kubeconfig("{token: abc}");
+        start(false).unwrap();
+    }
+}
