@@ -1,7 +1,10 @@
 //! The command line: what `podgate --help` shows.
 
+mod cni;
 mod fqdn;
+mod observe;
 mod policy;
+mod top;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,16 +12,21 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use podgate_api::{EndpointSpec, PodMtu};
+use podgate_api::{ConfigOption, EndpointSpec, PodMtu};
 use podgate_tables::l7::http1::{FIELDS_CEILING, HttpLimits};
 
 pub use podgate_replay::Output;
 
+pub use self::cni::{CniCommand, CniInstallArgs, CniMode, CniRemoveArgs};
 pub use self::fqdn::{FqdnArgs, FqdnCommand};
+pub use self::observe::{ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource};
+use self::observe::{FLOWS_ABOUT, FLOWS_EXAMPLES, OBSERVE_ABOUT, OBSERVE_EXAMPLES};
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
+use self::top::{TOP_ABOUT, TOP_EXAMPLES};
+pub use self::top::{Tab, TopArgs};
 
 /// The default state directory.
 pub const STATE_DIR: &str = "/run/podgate";
@@ -86,14 +94,29 @@ pub enum Command {
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
-    /// Show flows: verdicts, drops, HTTP requests and responses.
-    #[command(after_help = FLOWS_EXAMPLES)]
-    Flows(FlowsArgs),
+    /// Show flows as `hubble observe` does.
+    #[command(long_about = OBSERVE_ABOUT, after_help = OBSERVE_EXAMPLES)]
+    Observe(ObserveArgs),
+    /// Show flows: verdicts, drops, requests and responses; the short form of `observe`.
+    #[command(long_about = FLOWS_ABOUT, after_help = FLOWS_EXAMPLES)]
+    Flows(ObserveArgs),
+    /// Show rates of endpoints and rules, drops, slow requests and the workers' load.
+    #[command(long_about = TOP_ABOUT, after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
     /// Print all counters in the Prometheus text format.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
     /// Evaluate policy for a packet capture without an agent, and measure performance.
     Replay(podgate_replay::Args),
+    /// Show each option of the agent, and where its value is from.
+    #[command(long_about = CONFIG_ABOUT, after_help = CONFIG_EXAMPLES)]
+    Config(ClientArgs),
+    /// Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+    #[command(long_about = CRDS_ABOUT, after_help = CRDS_EXAMPLES)]
+    Crds(CrdsArgs),
+    /// Install the CNI plugin and its configuration on this node, or remove the configuration.
+    #[command(subcommand)]
+    Cni(CniCommand),
     /// Detach everything that a stopped agent left attached.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
@@ -104,12 +127,33 @@ pub enum Command {
 const STATUS_EXAMPLES: &str = examples! {
     "podgate status"
     "until podgate status --brief; do sleep 1; done"
+    "podgate status --live"
     "podgate status -o json | jq .drops"
 };
 
-const FLOWS_EXAMPLES: &str = examples! {
-    "podgate flows --last 50"
-    "podgate flows -f -o json | jq 'select(.verdict == \"DROPPED\")'"
+const CONFIG_ABOUT: &str = "\
+Show each option of the agent, and where its value is from.
+
+An option of `podgate run` is set by its flag, else by an environment variable (PODGATE_ and its \
+name, as PODGATE_MAX_ENDPOINTS for --max-endpoints), else in the file of --config, else it has its \
+default.";
+
+const CONFIG_EXAMPLES: &str = examples! {
+    "podgate config"
+    "podgate config -o json | jq '.[] | select(.origin != \"default\")'"
+};
+
+const CRDS_ABOUT: &str = "\
+Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+
+These are CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, CiliumCIDRGroup and \
+ClusterNetworkPolicy. Fields that a schema doesn't know are stored, so that podgate rejects a policy \
+with such a field instead of enforcing a part of it. Where another program installed a definition, \
+leave that in place.";
+
+const CRDS_EXAMPLES: &str = examples! {
+    "podgate crds | kubectl apply -f -"
+    "podgate crds -o json | jq -r '.[].metadata.name'"
 };
 
 const METRICS_EXAMPLES: &str = examples! {
@@ -138,6 +182,12 @@ const RUN_EXAMPLES: &str = examples! {
 
 const RUN_ABOUT: &str = "\
 Run the agent until SIGTERM or SIGINT.
+
+Each option can also be set by an environment variable, or in the file of --config:
+  max-endpoints: 250
+  hubble-listen: 127.0.0.1:4244
+A flag counts more than a variable, and a variable more than the file; `podgate config` shows what \
+is in force.
 
 The file of --endpoints lists endpoints to attach at the start:
   endpoints:
@@ -170,6 +220,12 @@ const HTTP: HttpLimits = HttpLimits::DEFAULT;
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunArgs {
+    /// File of options: a YAML map of their names, without dashes before them, and values.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// All options, and where their values are from.
+    #[arg(skip)]
+    pub options: Vec<ConfigOption>,
     /// Source of objects.
     #[command(flatten)]
     pub source: SourceArgs,
@@ -253,6 +309,11 @@ pub struct RunArgs {
     /// objects of manifests.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Directory for the pinned programs, on a mounted bpffs such as /sys/fs/bpf. For agents in a
+    /// container, whose own mounts end with it [default: bpf in the state directory, where the agent
+    /// mounts one].
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
     /// How long a manifest must be unchanged, or gone, before objects that it no longer contains
     /// are removed: `3s`, `500ms`. Added and changed objects apply at once.
     #[arg(long, value_name = "TIME", default_value = "3s")]
@@ -343,10 +404,13 @@ pub struct SourceArgs {
     /// At most 10,000 files of 64 MiB each; 60 MB of policies take up to 2.7 GB of memory.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
-    /// Watch objects at the API server of this kubeconfig. Without it, and without --manifests, a
-    /// pod watches those of its own cluster, by its service account.
+    /// Watch objects at the API server of this kubeconfig.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Watch objects at the API server of the cluster in which this runs as a pod, with the token of
+    /// the pod's service account. This is the default in a pod.
+    #[arg(long)]
+    pub in_cluster: bool,
 }
 
 /// MTU of attached links.
@@ -429,6 +493,9 @@ pub struct StatusArgs {
     /// Print one line only.
     #[arg(long)]
     pub brief: bool,
+    /// Exit with 0 if the agent answers, even if it is not ready.
+    #[arg(long)]
+    pub live: bool,
 }
 
 /// `podgate endpoint …`.
@@ -521,20 +588,6 @@ pub struct EndpointRemoveArgs {
     pub link: String,
 }
 
-/// Arguments of `podgate flows`.
-#[derive(Args, Debug, Clone)]
-pub struct FlowsArgs {
-    /// Shared arguments.
-    #[command(flatten)]
-    pub client: ClientArgs,
-    /// Print new flows until interrupted.
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Number of past records to print first.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub last: u32,
-}
-
 /// Arguments of `podgate metrics`.
 #[derive(Args, Debug, Clone)]
 pub struct MetricsArgs {
@@ -549,6 +602,27 @@ pub struct CleanupArgs {
     /// The state directory of the stopped agent.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// The agent's --bpffs, if it had one.
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+}
+
+/// Arguments of `podgate crds`.
+#[derive(Args, Debug, Clone)]
+pub struct CrdsArgs {
+    /// Output format: YAML documents, or one list as JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CrdsOutput,
+}
+
+/// Output formats of `podgate crds`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CrdsOutput {
+    /// For `kubectl apply -f -`.
+    #[default]
+    Yaml,
+    /// For programs.
+    Json,
 }
 
 #[cfg(test)]
@@ -611,6 +685,8 @@ mod tests {
         assert!(parse(&["--manifests", "a", "--kubeconfig", "b"]).is_err());
         assert!(parse(&["--manifests", "a"]).is_ok());
         assert!(parse(&["--kubeconfig", "b"]).is_ok());
+        assert!(parse(&["--in-cluster"]).is_ok());
+        assert!(parse(&["--in-cluster", "--kubeconfig", "b"]).is_err());
     }
 
     #[test]

@@ -7,7 +7,10 @@ mod policy;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use podgate_api::{ApiServerWrites, EndpointState, EndpointStatus, FlowItem, FlowsTakenOver, LinkCounts, Status};
+use podgate_api::{
+    ApiServerWrites, ConfigOption, EndpointState, EndpointStatus, FlowsTakenOver, LinkCounts,
+    Origin, Status,
+};
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
@@ -16,7 +19,7 @@ pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 
 /// Rows with aligned columns; the first row is the heading.
-fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut writer = TabWriter::new(Vec::new()).padding(3);
     for row in rows {
         let cells: Vec<_> = row.iter().map(|cell| escape(cell)).collect();
@@ -35,6 +38,21 @@ fn row(cells: &[&str]) -> Vec<String> {
 /// `-` where there is nothing.
 fn or_dash(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+/// `podgate config`.
+#[must_use]
+pub(crate) fn config(options: &[ConfigOption]) -> String {
+    let rows = options.iter().map(|option| {
+        let origin = match &option.origin {
+            Origin::Default => "default".to_owned(),
+            Origin::File(path) => format!("file {}", path.display()),
+            Origin::Environment(name) => format!("environment {name}"),
+            Origin::Flag => "flag".to_owned(),
+        };
+        vec![option.name.clone(), or_dash(option.value.as_deref()), origin]
+    });
+    table(std::iter::once(row(&["OPTION", "VALUE", "ORIGIN"])).chain(rows))
 }
 
 /// `podgate status`.
@@ -186,15 +204,6 @@ pub(crate) fn endpoints(endpoints: &[EndpointStatus]) -> String {
         ]
     });
     table(std::iter::once(heading).chain(rows))
-}
-
-/// One item of `podgate flows`.
-#[must_use]
-pub(crate) fn flow(item: &FlowItem) -> String {
-    match item {
-        FlowItem::Flow(record) => record.compact() + "\n",
-        FlowItem::Lost(count) => format!("{count} flow records were lost here\n"),
-    }
 }
 
 /// Writes to standard output. A reader that left, as `head` does, ends the program quietly.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
 use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
+use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
 use crate::labels::LabelContext;
+use crate::model::Workload;
 use crate::rules::{self, TrafficDirection};
 use crate::selector::Selector;
 
@@ -22,7 +24,9 @@ pub struct Catalog {
     pub(crate) selectors: Rows<Option<Arc<Selector>>>,
     pub(crate) address_sets: Rows<Arc<[rules::PeerSelector]>>,
     pub(crate) port_names: Rows<Arc<str>>,
-    pub(crate) pods: AddressMap<PodName>,
+    pub(crate) pods: AddressMap<PodInfo>,
+    /// Services by their cluster IPs.
+    pub(crate) services: AddressMap<ServiceName>,
 }
 
 /// The peers that an entry of the tables matches.
@@ -77,6 +81,22 @@ pub struct PodName {
     pub namespace: Arc<str>,
     /// Name.
     pub name: Arc<str>,
+}
+
+/// The pod that has an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PodInfo {
+    pub(crate) name: PodName,
+    pub(crate) workload: Option<Arc<Workload>>,
+}
+
+/// A service's name.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ServiceName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
 }
 
 impl fmt::Display for PodName {
@@ -146,6 +166,18 @@ impl Catalog {
     /// The pod that an address belongs to.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
-        self.pods.get(Address::from(address))
+        self.pods.get(Address::from(address)).map(|pod| &pod.name)
+    }
+
+    /// What the pod that an address belongs to is part of.
+    #[must_use]
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
+        self.pods.get(Address::from(address))?.workload.as_deref()
+    }
+
+    /// The service that has a cluster IP.
+    #[must_use]
+    pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
+        self.services.get(Address::from(address))
     }
 }

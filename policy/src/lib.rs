@@ -37,7 +37,7 @@ mod this_node;
 #[cfg(feature = "oracle")]
 pub mod truth;
 
-pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin};
+pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin, ServiceName};
 pub use compile::{Compiled, Compiler, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{LabelContext, LabelKey, Labels};

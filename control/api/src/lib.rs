@@ -19,6 +19,7 @@
 
 mod answer;
 pub mod client;
+mod config;
 mod endpoint;
 mod fqdn;
 mod metric;
@@ -30,6 +31,7 @@ pub use podgate_policy::PodName;
 
 pub use answer::{Answer, ApiError, ErrorCode, FlowItem};
 pub use client::{Client, ClientError};
+pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
 pub use fqdn::{FqdnEntry, FqdnSource};
 pub use metric::{Family, FamilyKind, Sample};
@@ -39,7 +41,8 @@ pub use policy::{
 };
 pub use request::Request;
 pub use status::{
-    ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, FlowsTakenOver, LinkCounts, SourceStatus, Status, WorkerStatus,
+    ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, FlowsTakenOver, LinkCounts,
+    SourceStatus, Status, WorkerStatus,
 };
 
 /// The version of the protocol.

@@ -85,6 +85,8 @@ requests! {
     },
     /// Answered by a list of [`Family`](crate::Family).
     "metrics": Metrics {},
+    /// Answered by a list of [`ConfigOption`](crate::ConfigOption).
+    "config": Config {},
 }
 
 impl Request {

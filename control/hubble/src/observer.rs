@@ -1,11 +1,9 @@
 //! The service of flows, `observer.Observer`.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::Stream;
 use jiff::Timestamp;
 use podgate_api::FlowItem;
 use tokio::sync::broadcast::error::RecvError;
@@ -16,6 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::agent_events::{AgentEvents, Timed};
 use crate::flow::{Translator, timestamp};
 use crate::peers::{Node, node_of};
+use crate::proto::Responses;
 use crate::proto::observer::observer_server::Observer;
 use crate::proto::observer::{
     GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse,
@@ -44,8 +43,8 @@ pub(crate) struct ObserverService<S> {
     pub(crate) streams: Arc<Semaphore>,
 }
 
-/// A stream of responses.
-pub(crate) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// The metadata with the server's version, which clients compare with theirs.
+const VERSION_HEADER: &str = "hubble-server-version";
 
 impl<S: FlowSource> ObserverService<S> {
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
@@ -53,6 +52,16 @@ impl<S: FlowSource> ObserverService<S> {
         place.map_err(|_| {
             Status::resource_exhausted(format!("{STREAMS_MAX} streams are open already"))
         })
+    }
+
+    /// A message with the server's version in its metadata.
+    fn answer<T>(&self, message: T) -> Result<Response<T>, Status> {
+        let mut response = Response::new(message);
+        let number = self.version.rsplit_once(" v").map_or(&*self.version, |(_, number)| number);
+        if let Ok(number) = number.parse() {
+            response.metadata_mut().insert(VERSION_HEADER, number);
+        }
+        Ok(response)
     }
 
     fn uptime_ns(&self) -> u64 {
@@ -90,7 +99,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
             reader.run(source).await;
             drop(place);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        self.answer(Box::pin(ReceiverStream::new(responses)))
     }
 
     async fn get_agent_events(
@@ -105,7 +114,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
             send_agent_events(range, &events, node, &to).await;
             drop(place);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        self.answer(Box::pin(ReceiverStream::new(responses)))
     }
 
     async fn get_debug_events(
@@ -123,7 +132,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
         let nodes = self.nodes.borrow();
         let own = nodes.iter().filter(|node| node.name == self.translator.node());
         let nodes = own.map(|node| node_of(node, &self.version, uptime_ns, counts)).collect();
-        Ok(Response::new(GetNodesResponse { nodes }))
+        self.answer(GetNodesResponse { nodes })
     }
 
     async fn get_namespaces(
@@ -140,7 +149,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
         let namespaces = namespaces.into_iter();
         let namespaces = namespaces
             .map(|namespace| Namespace { cluster: crate::flow::CLUSTER.to_owned(), namespace });
-        Ok(Response::new(GetNamespacesResponse { namespaces: namespaces.collect() }))
+        self.answer(GetNamespacesResponse { namespaces: namespaces.collect() })
     }
 
     async fn server_status(
@@ -148,7 +157,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
         _: Request<ServerStatusRequest>,
     ) -> Result<Response<ServerStatusResponse>, Status> {
         let counts = self.source.counts();
-        Ok(Response::new(ServerStatusResponse {
+        self.answer(ServerStatusResponse {
             num_flows: counts.stored,
             max_flows: counts.capacity,
             seen_flows: counts.seen,
@@ -156,7 +165,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
             version: self.version.clone(),
             flows_rate: rate(&self.source.past(), Timestamp::now()),
             ..ServerStatusResponse::default()
-        }))
+        })
     }
 }
 

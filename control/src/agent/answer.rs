@@ -6,8 +6,8 @@ mod policy;
 use std::collections::BTreeMap;
 
 use podgate_api::{
-    ApiError, ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, EndpointState, EndpointStatus, Family, LAST_MAX,
-    LinkCounts, Request, Status, WorkerStatus,
+    ApiError, ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, EndpointState,
+    EndpointStatus, Family, LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
 };
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::worker::Dataplane;
@@ -64,6 +64,7 @@ impl Agent {
             Request::FqdnClean { pattern } => {
                 self.fqdn_clean(pattern.as_deref()).and_then(|removed| to_reply(&removed))
             }
+            Request::Config {} => to_reply(&self.options),
             Request::Metrics {} => self.metrics().and_then(|families| to_reply(&families)),
         };
         self.reply(reply, answer);

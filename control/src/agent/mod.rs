@@ -54,11 +54,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use podgate_api::EndpointSpec;
+use podgate_api::{ConfigOption, EndpointSpec};
 use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
 use podgate_policy::NameLimits;
+use podgate_policy::manifest::DIRECTORY_MAX;
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
@@ -77,12 +78,12 @@ use self::restart::EarlierFlows;
 use self::server::Call;
 use self::signals::Signals;
 use self::state_files::StateFiles;
-use self::undo::Undo;
+use self::undo::{Creator, Undo};
 use self::waiting::Waiting;
 use crate::cli::{DnsDenied, PodChecksums, PolicyStatus, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
 use crate::sources::kube::{Access, Writes};
-use crate::sources::manifests::Manifests;
+use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
@@ -114,6 +115,8 @@ struct Agent {
     waiting: Waiting,
     latency: Latency,
     earlier_flows: EarlierFlows,
+    /// What the command line, the environment and the file of options say.
+    options: Vec<ConfigOption>,
     started: std::time::Instant,
     /// Dropped last, when the workers have stopped: it has the state directory's lock.
     files: StateFiles,
@@ -194,15 +197,21 @@ impl Agent {
         let (update_sender, updates) = mpsc::channel(sources::UPDATES_MAX);
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
-        let state = StateDir::open(&args.state_dir)?;
-        undo.note_state(&state);
-        let mounted = bpffs::ensure_mounted(&state.bpf())?;
-        undo.note_bpf(state.bpf(), mounted);
-        preflight::warn_of_private_mounts();
+        let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
+        undo.record_state(&state);
+        let mounted_now = match &args.bpffs {
+            // A mount of the agent's own would end with its container, and policy with it.
+            Some(dir) => bpffs::require(dir).map(|()| false)?,
+            None => bpffs::ensure_mounted(&state.bpf())?,
+        };
+        undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
+        if args.bpffs.is_none() {
+            preflight::warn_of_private_mounts();
+        }
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
-        undo.note_host_link(host_network::find(&netlink).await?.is_none());
+        undo.record_host_link(Creator::unless(host_network::find(&netlink).await?.is_some()));
         let host_link = HostLink::ensure(&netlink).await?;
         links.open_host(&host_link)?;
         let preparer =
@@ -223,6 +232,7 @@ impl Agent {
             waiting: Waiting::default(),
             latency: Latency::default(),
             earlier_flows: EarlierFlows::read(&state),
+            options: args.options.clone(),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
         };
@@ -462,7 +472,8 @@ async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<So
     let access = match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
-            let manifests = Manifests::follow(dir, &args.state_dir, settle, updates)?;
+            let settings = Settings { settle, bytes_max: DIRECTORY_MAX };
+            let manifests = Manifests::follow(dir, &args.state_dir, settings, updates)?;
             return Ok(Source::Manifests(manifests));
         }
         (None, Some(file)) => {

@@ -150,7 +150,8 @@ impl StateFiles {
         let mut broken = Vec::new();
         if !self.state.is_there() {
             let path = self.state.path().to_owned();
-            match StateDir::open(&path) {
+            let pins = (!self.state.mounts_bpffs()).then(|| self.state.bpf());
+            match StateDir::open(&path, pins.as_deref()) {
                 Ok(state) => {
                     let path = path.display();
                     warn!("the state directory {path} was removed; it is created again");
@@ -183,7 +184,11 @@ impl StateFiles {
     }
 
     fn restore_pins(&self, endpoints: &Endpoints) -> Result<usize> {
-        bpffs::ensure_mounted(&self.state.bpf())?;
+        if self.state.mounts_bpffs() {
+            bpffs::ensure_mounted(&self.state.bpf())?;
+        } else {
+            bpffs::require(&self.state.bpf())?;
+        }
         endpoints.links().pin_again()
     }
 }

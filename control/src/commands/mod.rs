@@ -1,25 +1,29 @@
 //! What each subcommand does.
 
 mod fqdn;
+mod observe;
 mod policy;
+mod top;
 mod workload;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use podgate_api::{Client, ClientError};
-use podgate_api::{EndpointStatus, Family, FlowItem, Request, Status};
+use podgate_api::{ConfigOption, EndpointStatus, Family, Request, Status};
+use podgate_hubble::client::ClientError as HubbleError;
+use podgate_hubble::print::Shown;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, RunArgs, StatusArgs,
-    TableCommand, TablePolicyCommand,
+    Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, MetricsArgs,
+    Output, RunArgs, StatusArgs, TableCommand, TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
 use crate::metrics;
 use crate::output::{self, print};
-use crate::{agent, cleanup};
+use crate::{agent, cleanup, cni, crds};
 
 /// The command failed.
 const FAILED: u8 = 1;
@@ -40,18 +44,26 @@ pub fn main(cli: Cli) -> ExitCode {
             policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Fqdn(command) => fqdn::run(command).map(|()| ExitCode::SUCCESS),
-        Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
+        Command::Observe(args) => observe::run(&args, Shown::No).map(|()| ExitCode::SUCCESS),
+        Command::Flows(args) => observe::run(&args, Shown::Yes).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
-        Command::Cleanup(args) => cleanup::run(&args.state_dir),
+        Command::Config(args) => config(&args).map(|()| ExitCode::SUCCESS),
+        Command::Crds(args) => print_crds(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cni(CniCommand::Install(args)) => cni::install(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cni(CniCommand::Remove(args)) => cni::remove(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(args) => cleanup::run(&args.state_dir, args.bpffs.as_deref()),
         Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {}", output::escape(&describe(error.as_ref())));
+        let hubble = error.downcast_ref::<HubbleError>();
         match error.downcast_ref::<ClientError>() {
             Some(error) if error.is_unreachable() => NOT_READY.into(),
+            None if matches!(hubble, Some(HubbleError::Unreachable { .. })) => NOT_READY.into(),
             _ => FAILED.into(),
         }
     })
@@ -96,7 +108,20 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
     let status: Status = Client::connect(&args.client.socket.socket)?.call(&Request::Status {})?;
     let table = if args.brief { output::status_brief } else { output::status };
     print_as(args.client.output, &status, table)?;
-    Ok(if status.ready { ExitCode::SUCCESS } else { NOT_READY.into() })
+    Ok(if status.ready || args.live { ExitCode::SUCCESS } else { NOT_READY.into() })
+}
+
+fn config(args: &ClientArgs) -> Result<()> {
+    show(args, &Request::Config {}, |options: &Vec<ConfigOption>| output::config(options))
+}
+
+fn print_crds(args: &CrdsArgs) -> Result<()> {
+    let definitions = crds::all();
+    let text = match args.output {
+        CrdsOutput::Yaml => crds::to_yaml(&definitions),
+        CrdsOutput::Json => serde_json::to_string_pretty(&definitions)? + "\n",
+    };
+    Ok(print(&text)?)
 }
 
 fn endpoint(command: EndpointCommand) -> Result<()> {
@@ -111,24 +136,6 @@ fn endpoint(command: EndpointCommand) -> Result<()> {
             show(&args, &Request::EndpointList {}, |list: &Vec<_>| output::endpoints(list))
         }
     }
-}
-
-fn flows(args: &FlowsArgs) -> Result<()> {
-    let request = Request::Flows { follow: args.follow, last: args.last };
-    let mut client = Client::connect(&args.client.socket.socket)?;
-    client.stream(&request, |item: FlowItem| {
-        let text = match (args.client.output, &item) {
-            (Output::Table, _) => output::flow(&item),
-            // One object a line: the record itself, so that filters need no wrapper.
-            (Output::Json, FlowItem::Flow(record)) => json_line(record)?,
-            (Output::Json, FlowItem::Lost(_)) => json_line(&item)?,
-        };
-        Ok::<_, anyhow::Error>(print(&text)?)
-    })
-}
-
-fn json_line<T: Serialize>(value: &T) -> serde_json::Result<String> {
-    Ok(output::escape_json(&serde_json::to_string(value)?) + "\n")
 }
 
 fn metrics(args: &MetricsArgs) -> Result<()> {

@@ -22,7 +22,7 @@ use podgate_policy::Kind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub(crate) use self::client::{Access, KubeError};
+pub(crate) use self::client::{Access, KubeError, in_cluster};
 pub(crate) use self::cluster::Cluster;
 use self::object::Object;
 use self::watch::Watcher;

@@ -22,6 +22,7 @@ mod interner;
 mod names;
 mod peers;
 mod program;
+mod service_names;
 mod sharing;
 mod table_builder;
 
@@ -38,6 +39,7 @@ use self::identities::{Acquired, Identities, IdentityKey, number_of};
 use self::index::SelectorIndex;
 use self::peers::Peers;
 use self::program::{PolicyEntry, Program, RuleSetEntry};
+use self::service_names::ServiceNames;
 use self::sharing::DirectionTables;
 use self::table_builder::TableBuilder;
 use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
@@ -79,6 +81,7 @@ pub struct Compiler {
     identities: Identities,
     pods: HashMap<PodName, PodEntry>,
     claims: Claims,
+    service_names: ServiceNames,
     mode: EnforcementMode,
 }
 
@@ -107,6 +110,7 @@ impl Compiler {
             identities: Identities::new(),
             pods: HashMap::new(),
             claims: Claims::default(),
+            service_names: ServiceNames::default(),
             mode,
         };
         compiler.builder.dirty.extend(0..PolicyTables::RESERVED);
@@ -181,6 +185,9 @@ impl Compiler {
         }
         for pod in &changes.pods {
             self.change_pod(pod, store);
+        }
+        for service in &changes.services {
+            self.service_names.change(service, store, &mut self.builder);
         }
         self.write_dirty();
     }

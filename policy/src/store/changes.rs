@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::catalog::PodName;
+use crate::directory::Name;
 use crate::key::ObjectKey;
 
 /// The log keeps at least this many changes, whatever the size of the store.
@@ -25,6 +26,8 @@ pub(super) enum Change {
     Policy(Arc<ObjectKey>),
     /// The addresses of a DNS name.
     DomainName(Arc<str>),
+    /// The cluster IPs of a service.
+    Service(Name),
     /// Addresses of nodes, or of this one.
     Nodes,
     /// The enforcement mode.
@@ -38,6 +41,8 @@ pub(crate) struct Changes {
     /// Namespaces whose labels changed.
     pub(crate) namespaces: BTreeSet<Arc<str>>,
     pub(crate) policies: BTreeSet<Arc<ObjectKey>>,
+    /// Services whose cluster IPs changed.
+    pub(crate) services: BTreeSet<Name>,
     /// DNS names whose addresses changed; they have a log of their own.
     pub(crate) domain_names: BTreeSet<Arc<str>>,
     /// Addresses of nodes, or of this one.
@@ -53,6 +58,7 @@ impl Changes {
             Change::Namespace(name) => drop(self.namespaces.insert(Arc::clone(name))),
             Change::Policy(key) => drop(self.policies.insert(Arc::clone(key))),
             Change::DomainName(name) => drop(self.domain_names.insert(Arc::clone(name))),
+            Change::Service(name) => drop(self.services.insert(name.clone())),
             Change::Nodes => self.nodes = true,
             Change::Mode => self.mode = true,
         }

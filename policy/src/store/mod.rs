@@ -222,7 +222,12 @@ impl Store {
     }
 
     fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
-        let affected = self.directory.set_service(&qualified(key), service);
+        let name = qualified(key);
+        let now = service.as_ref().map_or(&[][..], |service| &service.cluster_ips);
+        if self.cluster_ips(&name) != now {
+            self.add_change(Change::Service(name.clone()));
+        }
+        let affected = self.directory.set_service(&name, service);
         self.invalidate(affected);
     }
 
@@ -321,7 +326,10 @@ impl Store {
     /// Adds to the change log. It is as long as the store at most: following more changes than
     /// that costs more than compiling everything.
     fn add_change(&mut self, change: Change) {
-        let objects = self.pods.len() + self.policies.len() + self.namespaces.len();
+        let objects = self.pods.len()
+            + self.policies.len()
+            + self.namespaces.len()
+            + self.directory.services.len();
         self.log.add(change, LOG_MIN.max(objects));
     }
 
@@ -353,6 +361,7 @@ impl Store {
             pods: self.pods.keys().cloned().collect(),
             namespaces: self.namespaces.keys().cloned().collect(),
             policies: self.policies.keys().cloned().collect(),
+            services: self.directory.services.keys().cloned().collect(),
             domain_names: BTreeSet::new(),
             nodes: true,
             mode: true,

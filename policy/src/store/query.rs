@@ -88,6 +88,11 @@ impl Store {
         self.learned.get(name)
     }
 
+    /// The cluster IPs of a service; none if it isn't known.
+    pub(crate) fn cluster_ips(&self, name: &directory::Name) -> &[IpAddr] {
+        self.directory.services.get(name).map_or(&[], |service| &service.cluster_ips)
+    }
+
     /// The service that has a cluster IP, and its name.
     pub(crate) fn service_at(&self, address: IpAddr) -> Option<(&directory::Name, &Service)> {
         let services = self.directory.services.iter();

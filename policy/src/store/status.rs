@@ -88,14 +88,14 @@ impl Store {
     }
 
     fn policy_status<'s>(&'s self, key: &'s ObjectKey) -> PolicyStatus<'s> {
-            let rejections = self.rejections.get(key).map_or(&[][..], Vec::as_slice);
-            let in_force = self.policies.get(key);
-            let warnings = in_force.map_or(&[][..], |policy| policy.warnings.as_slice());
-            let state = match (in_force.is_some(), rejections.is_empty()) {
-                (true, true) => PolicyState::Enforced,
-                (true, false) => PolicyState::Outdated,
-                (false, _) => PolicyState::Rejected,
-            };
-            PolicyStatus { key, state, rejections, warnings }
+        let rejections = self.rejections.get(key).map_or(&[][..], Vec::as_slice);
+        let in_force = self.policies.get(key);
+        let warnings = in_force.map_or(&[][..], |policy| policy.warnings.as_slice());
+        let state = match (in_force.is_some(), rejections.is_empty()) {
+            (true, true) => PolicyState::Enforced,
+            (true, false) => PolicyState::Outdated,
+            (false, _) => PolicyState::Rejected,
+        };
+        PolicyStatus { key, state, rejections, warnings }
     }
 }

@@ -42,8 +42,8 @@ pub(crate) enum KubeError {
         path: String,
     },
     /// The pod has no service account.
-    #[error("can't use the pod's service account: {0}; or give --kubeconfig or --manifests")]
-    InCluster(#[from] InClusterError),
+    #[error("can't find the API server of this cluster: {0}; --in-cluster is for pods")]
+    InCluster(#[source] InClusterError),
     /// The configuration doesn't make a client.
     #[error("can't make a client of {server}: {source}")]
     Client {
@@ -52,6 +52,14 @@ pub(crate) enum KubeError {
         /// The error.
         source: Box<kube::Error>,
     },
+}
+
+/// How to reach the server of the cluster that this process runs in as a pod.
+///
+/// # Errors
+/// When the environment or the service account's files don't say which server that is.
+pub(crate) fn in_cluster() -> Result<Config, KubeError> {
+    Config::incluster_env().map_err(KubeError::InCluster)
 }
 
 /// Makes a client. Returns the server's address, too.
@@ -64,17 +72,16 @@ pub(super) async fn connect(access: &Access) -> Result<(Client, String), KubeErr
             let path = file.display().to_string();
             let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
             let kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
-            let config =
-                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                    .await
-                    .map_err(failed)?;
+            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(failed)?;
             let auth = &config.auth_info;
             if !may_run && (auth.exec.is_some() || auth.auth_provider.is_some()) {
                 return Err(KubeError::RunsProgram { path });
             }
             config
         }
-        Access::InCluster => Config::incluster()?,
+        Access::InCluster => in_cluster()?,
     };
     let server = config.cluster_url.to_string();
     match Client::try_from(config) {

@@ -246,8 +246,7 @@ impl Watched {
             }
             Problem::Forbidden(text) | Problem::Other(text) => {
                 // Without pods, namespaces or policies nothing could be enforced as written.
-                let dispensable =
-                    !kind.is_policy() && !matches!(kind, Kind::Pod | Kind::Namespace);
+                let dispensable = !kind.is_policy() && !matches!(kind, Kind::Pod | Kind::Namespace);
                 self.synced |= dispensable && matches!(problem, Problem::Forbidden(_));
                 if !known {
                     warn!("{kind} objects can't be watched: {text}; it will be tried again");
@@ -387,7 +386,8 @@ mod tests {
     fn objects_without_a_name_are_counted_and_change_nothing() {
         let (mut cluster, mut store) = (cluster(), Store::new());
         let nameless = || Object::from(json!({"metadata": {"name": 7, "namespace": "a"}}));
-        let news = vec![News::Begin, News::Listed(nameless()), News::End, News::Applied(nameless())];
+        let news =
+            vec![News::Begin, News::Listed(nameless()), News::End, News::Applied(nameless())];
         feed(&mut cluster, &mut store, Kind::Pod, news);
         assert_eq!(cluster.unreadable(), 2);
         assert_eq!(cluster.status().problems, ["the API server sent 2 Pod objects without a name"]);

@@ -230,9 +230,15 @@ mod tests {
 
     #[test]
     fn wrong_types_are_read_and_have_no_key() {
-        for text in ["3", "null", "[{}]", r#""x""#, r#"{"metadata":7,"status":"Failure"}"#,
-                     r#"{"metadata":{"namespace":"a","name":{}}}"#, r#"{"metadata":{"name":"x"}}"#]
-        {
+        for text in [
+            "3",
+            "null",
+            "[{}]",
+            r#""x""#,
+            r#"{"metadata":7,"status":"Failure"}"#,
+            r#"{"metadata":{"namespace":"a","name":{}}}"#,
+            r#"{"metadata":{"name":"x"}}"#,
+        ] {
             let object: Object = serde_json::from_str(text).unwrap();
             assert_eq!(object.key(Kind::Pod), None, "{text}");
             assert!(object.into_manifest(Kind::Pod).is_object());

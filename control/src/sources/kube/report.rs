@@ -392,8 +392,7 @@ mod tests {
         assert!(matches!(other.as_slice(), [Write::Status { manager, .. }]
                          if manager == "podgate-n2"));
         // The revision alone, as after a restart, is no reason to write.
-        object["status"]["conditions"][1]["message"] =
-            "generation 3 in force, revision 99".into();
+        object["status"]["conditions"][1]["message"] = "generation 3 in force, revision 99".into();
         assert_eq!(writes_of(&store, &object, "n1", &mut present), []);
     }
 
@@ -409,8 +408,10 @@ mod tests {
             panic!("{writes:?}")
         };
         let condition = &valid["status"]["conditions"][0];
-        assert_eq!((&condition["status"], &condition["reason"]),
-                   (&json!("False"), &json!("Rejected")));
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!("False"), &json!("Rejected"))
+        );
         let message = condition["message"].as_str().unwrap();
         assert!(message.starts_with("rejected by node n1: spec.unknown: "), "{message}");
         assert_eq!(namespace, "a");
@@ -443,9 +444,9 @@ mod tests {
         // A node of a later version enforces it.
         let enforced = store(&policy("CiliumNetworkPolicy", &good()));
         let is_valid = |writes: &[Write]| {
-            writes.iter().any(|write| {
-                matches!(write, Write::Status { manager, .. } if manager == MANAGER)
-            })
+            writes
+                .iter()
+                .any(|write| matches!(write, Write::Status { manager, .. } if manager == MANAGER))
         };
         let present = &mut Present::default();
         assert!(!is_valid(&writes_of(&enforced, &object, "n1", present)));

@@ -342,7 +342,8 @@ async fn what_is_forbidden_is_named_and_not_asked_again() {
     assert!(server.request().await.starts_with("PATCH"));
     assert!(server.request().await.starts_with("POST"));
     settled(&writer).await;
-    let problem = "statuses of CiliumNetworkPolicy objects are not written: User \"x\" cannot patch";
+    let problem =
+        "statuses of CiliumNetworkPolicy objects are not written: User \"x\" cannot patch";
     assert_eq!(writer.problems(), [problem]);
     // Its statuses are left out; Events are still written, until the object is gone.
     writer.submit(&key(), vec![valid(), event(), event()], Duration::ZERO);
