@@ -38,7 +38,9 @@ build_kubernetes() (
     cd kubernetes-*/
     make WHAT="${KUBERNETES_PROGRAMS[*]/#/cmd/}" GOLDFLAGS="-s -w"
     # Last, and by a rename: the folder is there only if all programs are.
-    cp -rL _output/bin "$KUBERNETES_BIN.new"
+    rm -rf "$KUBERNETES_BIN.new"
+    mkdir "$KUBERNETES_BIN.new"
+    cp -L "${KUBERNETES_PROGRAMS[@]/#/_output/bin/}" "$KUBERNETES_BIN.new"
     mv "$KUBERNETES_BIN.new" "$KUBERNETES_BIN"
 )
 

@@ -3,6 +3,7 @@
 
 mod agent;
 mod atomic_file;
+mod certificates;
 mod cleanup;
 pub mod cli;
 mod cni;
@@ -14,5 +15,6 @@ mod explanation;
 mod log;
 mod metrics;
 mod output;
+mod redact;
 mod sources;
 mod validate;

@@ -112,6 +112,12 @@ impl Catalog {
         self.rules.get(id.0)?.as_deref()
     }
 
+    /// The same, to be stored.
+    #[must_use]
+    pub fn shared_rule(&self, id: RuleId) -> Option<Arc<RuleOrigin>> {
+        self.rules.get(id.0)?.clone()
+    }
+
     /// The policies that together put an endpoint into default deny, sorted. Empty when it is the
     /// enforcement mode that does.
     #[must_use]
@@ -123,6 +129,11 @@ impl Catalog {
     #[must_use]
     pub fn identity(&self, index: u32) -> Option<&IdentityInfo> {
         self.identities.get(index)?.as_ref()
+    }
+
+    /// All identities.
+    pub fn identities(&self) -> impl Iterator<Item = &IdentityInfo> {
+        self.identities.iter().filter_map(|(_, info)| info.as_ref())
     }
 
     /// The peers that an entry matches. `None` for numbers of other tables than this catalogue's.

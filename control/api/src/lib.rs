@@ -22,6 +22,8 @@ pub mod client;
 mod config;
 mod endpoint;
 mod fqdn;
+mod health;
+mod inventory;
 mod metric;
 mod policy;
 mod request;
@@ -34,7 +36,12 @@ pub use client::{Client, ClientError};
 pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
 pub use fqdn::{FqdnEntry, FqdnSource};
-pub use metric::{Family, FamilyKind, Sample};
+pub use health::{
+    CertificateStatus, EndpointNotReady, Health, MemoryUse, RejectedObject, ServiceStatus,
+    TableFill, ThreadStatus,
+};
+pub use inventory::{IdentityEntry, IpEntry, NodeEntry};
+pub use metric::{Family, FamilyKind, Number, Sample};
 pub use policy::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,
     PolicyWaited, PortsDetail, RejectedField, RuleDetail, RuleSetDetail, Source,

@@ -23,13 +23,16 @@ mod endpoints;
 mod endpoints_file;
 mod epochs;
 mod flow_log;
+mod flow_metrics;
 mod flow_requests;
 mod flow_thread;
 mod flows_file;
+mod health;
 mod host_network;
 mod hubble;
 mod latency;
 mod limits;
+mod metrics_server;
 mod names;
 mod names_file;
 mod observer;
@@ -37,6 +40,7 @@ mod policy_plane;
 mod preflight;
 mod reconcile;
 mod restart;
+mod rule_totals;
 mod server;
 mod signals;
 mod state;
@@ -67,15 +71,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
+use self::health::HealthWatch;
 use self::host_network::{HostLink, HostNetwork, Observed};
 use self::hubble::Peers;
 use self::latency::Latency;
+use self::metrics_server::MetricsServer;
 use self::names::Names;
 use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
 use self::restart::EarlierFlows;
-use self::server::Call;
+use self::server::{Call, GroupSocket};
 use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::{Creator, Undo};
@@ -87,10 +93,14 @@ use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
+pub(crate) use self::flow_metrics::FlowCounts;
 pub(crate) use self::host_network::{HOST, XSK};
 pub(crate) use self::latency::{BOUNDS_US, LatencyCounts};
 pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
+pub(crate) use self::rule_totals::RuleTotals;
+#[cfg(test)]
+pub(crate) use self::rule_totals::SERIES_MAX;
 pub(crate) use self::state::StateDir;
 
 /// How often events are taken off the workers' rings.
@@ -115,6 +125,7 @@ struct Agent {
     waiting: Waiting,
     latency: Latency,
     earlier_flows: EarlierFlows,
+    health: HealthWatch,
     /// What the command line, the environment and the file of options say.
     options: Vec<ConfigOption>,
     started: std::time::Instant,
@@ -139,18 +150,25 @@ pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
     preflight::check(args)?;
     // Needs a capability that is dropped next, before there are other threads.
     limits::raise(args)?;
+    let group = args.socket_group.as_deref();
+    let group = group.map(|group| GroupSocket::bind(&args.read_socket, group)).transpose()?;
     confine::drop_capabilities()?;
     // Before anything is changed that a signal must not leave half done.
     let signals = Signals::listen()?;
     free_memory_in_background();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let end = runtime.block_on(start_and_serve(args, signals, log));
+    let end = runtime.block_on(start_and_serve(args, group.as_ref(), signals, log));
     // Threads that hang must not delay the end.
     runtime.shutdown_background();
     end
 }
 
-async fn start_and_serve(args: &RunArgs, signals: Signals, log: &LogFilter) -> Result<()> {
+async fn start_and_serve(
+    args: &RunArgs,
+    group: Option<&GroupSocket>,
+    signals: Signals,
+    log: &LogFilter,
+) -> Result<()> {
     let mut undo = Undo::default();
     let started = Agent::start(args, &mut undo).await.and_then(|started| {
         confine::filter_system_calls(args.seccomp)?;
@@ -163,6 +181,9 @@ async fn start_and_serve(args: &RunArgs, signals: Signals, log: &LogFilter) -> R
             return Err(error);
         }
     };
+    if let Some(group) = group {
+        agent.files.serve_group(group)?;
+    }
     info!(socket = %agent.files.state().socket().display(), "podgate runs");
     let end = agent.serve(inputs, signals, log).await;
     agent.files.stop_serving().await;
@@ -218,6 +239,9 @@ impl Agent {
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
         let (flow_thread, peers) = hubble::start(args, &state, links.dataplane().clock())?;
+        let metrics = args.metrics_listen;
+        let metrics = metrics.map(|address| MetricsServer::start(address, call_sender.clone()));
+        let health = HealthWatch::new(hubble::certificate(args), metrics.transpose()?);
         let mut agent = Self {
             plane: PolicyPlane::new(source),
             endpoints: Endpoints::new(links, preparer, completed_sender),
@@ -232,6 +256,7 @@ impl Agent {
             waiting: Waiting::default(),
             latency: Latency::default(),
             earlier_flows: EarlierFlows::read(&state),
+            health,
             options: args.options.clone(),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
@@ -357,6 +382,8 @@ impl Agent {
             );
         }
         self.observer.check()?;
+        let dataplane = self.endpoints.links().dataplane();
+        self.health.check(&mut self.plane, dataplane, Instant::now());
         self.answer_waiting();
         self.maintain_names();
         self.request_periodic_reads();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_api::SourceStatus;
+use podgate_api::{CertificateStatus, SourceStatus};
 use podgate_policy::{Compiled, Compiler, Store};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
@@ -16,6 +16,7 @@ use tracing::debug;
 use super::debounce::Debounce;
 use super::endpoints::Endpoint;
 use super::epochs::Epochs;
+use super::rule_totals::RuleTotals;
 use crate::sources::kube::Cluster;
 use crate::sources::{Source, Update};
 
@@ -34,6 +35,7 @@ pub(super) struct PolicyPlane {
     forced: bool,
     /// Whether policies may have changed of which the source was not told that they are in force.
     unreported: bool,
+    rule_totals: RuleTotals,
 }
 
 /// A publication that was begun.
@@ -58,6 +60,7 @@ impl PolicyPlane {
             not_ready: BTreeMap::new(),
             forced: false,
             unreported: false,
+            rule_totals: RuleTotals::default(),
         }
     }
 
@@ -123,6 +126,21 @@ impl PolicyPlane {
     /// All objects.
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The certificate that is presented to an API server, if there is one.
+    pub(super) fn certificate(&self) -> Option<&CertificateStatus> {
+        self.source.certificate()
+    }
+
+    /// What was counted of policy rules.
+    pub(super) fn rule_totals(&self) -> &RuleTotals {
+        &self.rule_totals
+    }
+
+    /// The same, to add to it.
+    pub(super) fn rule_totals_mut(&mut self) -> &mut RuleTotals {
+        &mut self.rule_totals
     }
 
     /// The state of the objects' source.
@@ -198,6 +216,10 @@ impl PolicyPlane {
     fn snapshot(&mut self, routes: Arc<RouteTable>) -> Arc<Snapshot> {
         self.epoch = Epoch(self.epoch.0 + 1);
         let compiled = self.compiler.compiled();
+        let catalog = Arc::clone(&compiled.catalog);
+        let renamed = self.compiler.take_renamed_rules();
+        let renamed = renamed.map(|rule| (rule, catalog.shared_rule(rule)));
+        self.rule_totals.rename(self.epoch, renamed);
         let policy = Arc::clone(&compiled.tables);
         self.epochs.push(self.epoch, compiled);
         Arc::new(Snapshot { epoch: self.epoch, policy, routes })

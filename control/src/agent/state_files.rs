@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::endpoints::Endpoints;
-use super::server::{Call, ClientCounts, Server};
+use super::server::{Call, ClientCounts, GroupSocket, Server};
 use super::state::{Loaded, Remembered, StateDir, StateError};
 use crate::error::describe;
 
@@ -58,6 +58,14 @@ impl StateFiles {
     /// The state directory.
     pub(super) fn state(&self) -> &StateDir {
         &self.state
+    }
+
+    /// Serves a socket for a group, too.
+    ///
+    /// # Errors
+    /// When it can't be polled.
+    pub(super) fn serve_group(&self, socket: &GroupSocket) -> std::io::Result<()> {
+        socket.serve(self.calls.clone(), Arc::clone(&self.clients))
     }
 
     /// What happened to clients of the control socket.

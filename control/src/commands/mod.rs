@@ -1,14 +1,19 @@
 //! What each subcommand does.
 
 mod fqdn;
+mod inventory;
+mod manual;
 mod observe;
 mod policy;
+mod sysdump;
 mod top;
 mod workload;
 
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use podgate_api::{Client, ClientError};
 use podgate_api::{ConfigOption, EndpointStatus, Family, Request, Status};
 use podgate_hubble::client::ClientError as HubbleError;
@@ -22,7 +27,7 @@ use crate::cli::{
 use crate::error::describe;
 use crate::log::LogFilter;
 use crate::metrics;
-use crate::output::{self, print};
+use crate::output::{self, Detail, print};
 use crate::{agent, cleanup, cni, crds};
 
 /// The command failed.
@@ -54,9 +59,13 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Cni(CniCommand::Install(args)) => cni::install(&args).map(|()| ExitCode::SUCCESS),
         Command::Cni(CniCommand::Remove(args)) => cni::remove(&args).map(|()| ExitCode::SUCCESS),
         Command::Cleanup(args) => cleanup::run(&args.state_dir, args.bpffs.as_deref()),
-        Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(Into::into),
+        Command::Ip(command) => inventory::ip(command).map(|()| ExitCode::SUCCESS),
+        Command::Identity(command) => inventory::identity(command).map(|()| ExitCode::SUCCESS),
+        Command::Node(command) => inventory::node(command).map(|()| ExitCode::SUCCESS),
+        Command::Sysdump(args) => sysdump::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Version(args) => version(args.output).map(|()| ExitCode::SUCCESS),
+        Command::Completion(args) => manual::completion(args.shell).map(|()| ExitCode::SUCCESS),
+        Command::Man(args) => manual::pages(&args.dir).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {}", output::escape(&describe(error.as_ref())));
@@ -86,6 +95,14 @@ fn run_agent(args: &RunArgs) -> Result<()> {
     agent::run(args, &log)
 }
 
+fn version(output: Output) -> Result<()> {
+    let version = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": podgate_api::VERSION,
+    });
+    print_as(output, &version, |_| concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n").to_owned())
+}
+
 /// Sends a request and prints its result.
 fn show<T: Serialize + serde::de::DeserializeOwned>(
     args: &ClientArgs,
@@ -105,9 +122,12 @@ fn print_as<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> Strin
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let status: Status = Client::connect(&args.client.socket.socket)?.call(&Request::Status {})?;
-    let table = if args.brief { output::status_brief } else { output::status };
-    print_as(args.client.output, &status, table)?;
+    let status = wait_for_status(args)?;
+    let detail = if args.verbose { Detail::All } else { Detail::Normal };
+    print_as(args.client.output, &status, |status| match args.brief {
+        true => output::status_brief(status),
+        false => output::status(status, detail),
+    })?;
     Ok(if status.ready || args.live { ExitCode::SUCCESS } else { NOT_READY.into() })
 }
 
@@ -124,6 +144,26 @@ fn print_crds(args: &CrdsArgs) -> Result<()> {
     Ok(print(&text)?)
 }
 
+/// How often the status is asked for while waiting.
+const STATUS_PERIOD: Duration = Duration::from_millis(500);
+
+/// The status as soon as the agent is ready, or when the time to wait is over.
+fn wait_for_status(args: &StatusArgs) -> Result<Status, ClientError> {
+    let (begin, limit) = (Instant::now(), args.wait_for());
+    loop {
+        let client = Client::connect(&args.client.socket.socket);
+        let status = client.and_then(|mut client| client.call::<Status>(&Request::Status {}));
+        let wait = match &status {
+            Ok(status) => !status.ready,
+            Err(error) => error.is_unreachable(),
+        };
+        if !wait || begin.elapsed() >= limit {
+            return status;
+        }
+        sleep(STATUS_PERIOD);
+    }
+}
+
 fn endpoint(command: EndpointCommand) -> Result<()> {
     let table = |endpoint: &EndpointStatus| output::endpoints(std::slice::from_ref(endpoint));
     match command {
@@ -131,6 +171,18 @@ fn endpoint(command: EndpointCommand) -> Result<()> {
         EndpointCommand::Remove(args) => {
             let request = Request::EndpointRemove { link: args.link };
             show(&args.client, &request, |(): &()| String::new())
+        }
+        EndpointCommand::Get(args) => {
+            let mut client = Client::connect(&args.client.socket.socket)?;
+            let list: Vec<EndpointStatus> = client.call(&Request::EndpointList {})?;
+            let is_meant = |endpoint: &EndpointStatus| {
+                let pod = endpoint.spec.pod.as_ref().map(ToString::to_string);
+                endpoint.spec.link == args.endpoint || pod.as_ref() == Some(&args.endpoint)
+            };
+            let Some(found) = list.into_iter().find(is_meant) else {
+                bail!("{} is neither the pod nor the link of an endpoint", args.endpoint);
+            };
+            print_as(args.client.output, &found, table)
         }
         EndpointCommand::List(args) => {
             show(&args, &Request::EndpointList {}, |list: &Vec<_>| output::endpoints(list))

@@ -154,3 +154,16 @@ fn the_yaml_says_the_same() {
         assert_eq!(&read, definition);
     }
 }
+
+/// Writes the chart's file instead if the environment variable is set.
+#[test]
+fn the_charts_definitions_are_these() {
+    let chart =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm/podgate/crds/podgate.yaml");
+    let text = to_yaml(&all());
+    if std::env::var_os("PODGATE_UPDATE_GENERATED").is_some() {
+        std::fs::write(&chart, &text).unwrap();
+    }
+    let found = std::fs::read_to_string(&chart).unwrap();
+    assert!(found == text, "outdated: set PODGATE_UPDATE_GENERATED=1 to write it");
+}

@@ -22,7 +22,7 @@ pub(super) fn families(counts: &SourceCounts) -> Vec<Family> {
     vec![
         latency_family(latency),
         Family::counter(
-            "podgate_api_latency_unmeasured_total",
+            "podgate_api_change_latency_unmeasured_total",
             "Changes whose latency was not measured because there were too many",
         )
         .with(&[], latency.skipped),
@@ -47,15 +47,10 @@ pub(super) fn families(counts: &SourceCounts) -> Vec<Family> {
 }
 
 fn latency_family(latency: &LatencyCounts) -> Family {
-    let mut family = Family::counter(
-        "podgate_api_latency_bucket_total",
-        "Changes at the API server that every worker used within le microseconds of their arrival",
-    );
-    let mut sum = 0;
-    for (index, count) in latency.buckets.iter().enumerate() {
-        sum += count;
-        let bound = BOUNDS_US.get(index).map_or("+Inf".to_owned(), u64::to_string);
-        family = family.with(&[("le", &bound)], sum);
-    }
-    family
+    let bounds = BOUNDS_US.map(|bound| bound as f64 / 1e6);
+    Family::histogram(
+        "podgate_api_change_latency_seconds",
+        "Time from the arrival of a change at the API server to its use by every worker",
+    )
+    .with_buckets(&[], &bounds, &latency.buckets, latency.sum_us as f64 / 1e6)
 }

@@ -22,6 +22,7 @@ use podgate_policy::Kind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::client::Connection;
 pub(crate) use self::client::{Access, KubeError, in_cluster};
 pub(crate) use self::cluster::Cluster;
 use self::object::Object;
@@ -97,10 +98,10 @@ pub(crate) async fn watch(
     writes: Writes,
     updates: mpsc::Sender<Update>,
 ) -> Result<Cluster, KubeError> {
-    let (client, server) = client::connect(access).await?;
+    let Connection { client, server, certificate } = client::connect(access).await?;
     for kind in Kind::ALL {
         tokio::spawn(Watcher::new(*kind, client.clone(), updates.clone()).run());
     }
     let writer = (writes == Writes::On).then(|| Writer::start(client));
-    Ok(Cluster::new(&server, node, writer))
+    Ok(Cluster::new(&server, node, writer).with_certificate(certificate))
 }

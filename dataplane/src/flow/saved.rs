@@ -73,6 +73,9 @@ impl SavedFlow {
             tcp: self.tcp,
             flags: if self.picked_up { PICKED_UP } else { 0 },
             owner: Owner::pod(self.links.opener),
+            rules: [0; 2],
+            // The agent before has counted them.
+            counted: self.bytes[0] + self.bytes[1],
             key,
             packets: self.packets,
             bytes: self.bytes,

@@ -159,6 +159,10 @@ impl Pipeline {
         self.flows.len()
     }
 
+    pub(super) fn inspected_flows(&self) -> usize {
+        self.inspectors.len() + self.datagrams.len()
+    }
+
     pub(super) fn held_frames(&self) -> usize {
         let inspected = self.inspectors.held_frames() + self.datagrams.held_frames();
         inspected + self.reassembly.held_frames()
@@ -214,6 +218,7 @@ impl Pipeline {
         let Some(mut flow) = saved.restored(cx.snapshot.epoch, cx.now) else {
             return false;
         };
+        flow.set_rules([decision.egress, decision.ingress]);
         flow.set_hairpin(from_host && ends.src.is_some());
         self.flows.insert(flow).is_ok()
     }
@@ -376,6 +381,7 @@ impl Pipeline {
     fn reevaluate(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> Permission {
         cx.egress.stats().reevaluated.add(1);
         let flow = self.flows.get_mut(index);
+        cx.egress.rule_counters().count_flow(flow);
         let tuple = flow.tuple();
         let subject = Subject { tuple, icmp_type: flow.icmp_type };
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, flow.sender());
@@ -400,12 +406,14 @@ impl Pipeline {
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
         let (Some(links), true) = (cx.links(ends, from_host), allowed && !is_tunnel) else {
             let denied = Decision { verdict: Verdict::Deny, ..decision };
-            cx.emit_verdict(opener, &subject, &denied, 0, Evaluation::Again);
+            cx.emit_verdict(opener, &subject, &denied, 0, Evaluation::Again, 0);
             return Permission::Revoked;
         };
         let inspector = flow.inspector();
         self.flows.set_links(index, links);
-        self.flows.get_mut(index).set_hairpin(from_host && ends.src.is_some());
+        let flow = self.flows.get_mut(index);
+        flow.set_hairpin(from_host && ends.src.is_some());
+        flow.set_rules([decision.egress, decision.ingress]);
         if let Some(slot) = inspector.filter(|_| is_udp(&tuple)) {
             self.datagrams.put(slot, decision.l7);
         } else if let Some(slot) = inspector
@@ -444,7 +452,9 @@ impl Pipeline {
                 return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
             }
         }
-        cx.emit_verdict(link, &subject, &decision, flags, Evaluation::First);
+        let denied = decision.verdict == Verdict::Deny;
+        let denied_bytes = if denied { u64::from(view.ip_len()) } else { 0 };
+        cx.emit_verdict(link, &subject, &decision, flags, Evaluation::First, denied_bytes);
         if decision.verdict == Verdict::Deny {
             return cx.egress.drop_packet(packet, denial_reason(&decision));
         }
@@ -456,6 +466,7 @@ impl Pipeline {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::DnsUnsolicited);
         }
         let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
+        flow.set_rules([decision.egress, decision.ingress]);
         flow.set_hairpin(from_host && ends.src.is_some());
         flow.set_sender(sender);
         self.forward_first(cx, link, flow, decision, view, packet);
@@ -663,7 +674,8 @@ impl Pipeline {
 
     /// Removes a flow, with an event. An inspected one is reset at both ends unless it is over.
     fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
-        let flow = self.flows.remove(index);
+        let mut flow = self.flows.remove(index);
+        cx.egress.rule_counters().count_flow(&mut flow);
         let slot = flow.inspector();
         if let Some(slot) = slot.filter(|_| is_udp(&flow.tuple())) {
             self.datagrams.remove(slot);

@@ -18,6 +18,10 @@ pub(super) struct TableBuilder {
     pub(super) catalog: Catalog,
     /// Identities whose rows have to be written again.
     pub(super) dirty: HashSet<u32>,
+    /// Rules whose names were set or cleared since [`Compiler::take_renamed_rules`].
+    ///
+    /// [`Compiler::take_renamed_rules`]: super::Compiler::take_renamed_rules
+    pub(super) renamed_rules: HashSet<RuleId>,
     /// Whether anything changed since the last snapshot.
     pub(super) changed: bool,
 }
@@ -29,6 +33,7 @@ impl TableBuilder {
     }
 
     pub(super) fn name_rule(&mut self, id: RuleId, origin: Option<RuleOrigin>) {
+        self.renamed_rules.insert(id);
         self.changed |= self.catalog.rules.set(id.0, origin.map(Arc::new));
     }
 

@@ -48,7 +48,12 @@ fn sample(at: Instant, times: u64) -> Update {
         not_ready: Vec::new(),
         uptime_s: 61,
         epoch: 7,
-        source: SourceStatus { name: "manifests /p".into(), synced: true, problems: Vec::new() },
+        source: SourceStatus {
+            name: "manifests /p".into(),
+            synced: true,
+            problems: Vec::new(),
+            current: true,
+        },
         problems: Vec::new(),
         policies: 3,
         rejected: 0,
@@ -62,6 +67,7 @@ fn sample(at: Instant, times: u64) -> Update {
         ],
         flow_records_lost: 0,
         flows_taken_over: Default::default(),
+        health: Default::default(),
     };
     Update::Sample(Box::new(Sample { at, status, sleeps: vec![3 * times, 200 * times] }))
 }

@@ -76,7 +76,7 @@ fn sample(socket: &std::path::Path) -> Result<Sample> {
     let families: Vec<Family> = client.call(&Request::Metrics {})?;
     let sleeps = families.iter().find(|family| family.name == "podgate_worker_sleeps_total");
     let samples = sleeps.into_iter().flat_map(|family| &family.samples);
-    Ok(Sample { at: Instant::now(), status, sleeps: samples.map(|s| s.value).collect() })
+    Ok(Sample { at: Instant::now(), status, sleeps: samples.map(|s| s.value.whole()).collect() })
 }
 
 /// Reads new flows, and connects again when that fails.

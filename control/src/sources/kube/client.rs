@@ -1,9 +1,14 @@
 //! A client of the API server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use kube::config::{AuthInfo, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use podgate_api::CertificateStatus;
+
+use crate::certificates;
 
 /// How the API server is reached.
 #[derive(Clone, Debug)]
@@ -62,11 +67,20 @@ pub(crate) fn in_cluster() -> Result<Config, KubeError> {
     Config::incluster_env().map_err(KubeError::InCluster)
 }
 
-/// Makes a client. Returns the server's address, too.
+/// A client, and what is known of the connection.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    /// The server's address.
+    pub(super) server: String,
+    /// The certificate that the client presents, if it has one.
+    pub(super) certificate: Option<CertificateStatus>,
+}
+
+/// Makes a client.
 ///
 /// # Errors
 /// When the configuration can't be used. Nothing is sent yet.
-pub(super) async fn connect(access: &Access) -> Result<(Client, String), KubeError> {
+pub(super) async fn connect(access: &Access) -> Result<Connection, KubeError> {
     let config = match access {
         Access::Kubeconfig { file, may_run } => {
             let path = file.display().to_string();
@@ -83,11 +97,23 @@ pub(super) async fn connect(access: &Access) -> Result<(Client, String), KubeErr
         }
         Access::InCluster => in_cluster()?,
     };
+    let certificate = client_certificate(&config.auth_info);
     let server = config.cluster_url.to_string();
     match Client::try_from(config) {
-        Ok(client) => Ok((client, server)),
+        Ok(client) => Ok(Connection { client, server, certificate }),
         Err(source) => Err(KubeError::Client { server, source: Box::new(source) }),
     }
+}
+
+/// The state of the certificate of a kubeconfig's user, if it has one.
+fn client_certificate(auth: &AuthInfo) -> Option<CertificateStatus> {
+    const NAME: &str = "api-client";
+    if let Some(data) = &auth.client_certificate_data {
+        let pem = BASE64_STANDARD.decode(data.trim()).unwrap_or_default();
+        return Some(certificates::of_pem(NAME, &pem));
+    }
+    let file = auth.client_certificate.as_ref()?;
+    Some(certificates::of_file(NAME, Path::new(file)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use podgate_api::SourceStatus;
+use podgate_api::{CertificateStatus, SourceStatus};
 use podgate_policy::{Kind, ObjectKey, Store};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -23,6 +23,8 @@ const SPREAD_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Cluster {
     server: String,
+    /// The certificate that the client presents, if it has one.
+    certificate: Option<CertificateStatus>,
     kinds: BTreeMap<Kind, Watched>,
     /// Name of this node.
     node: String,
@@ -55,12 +57,22 @@ impl Cluster {
     pub(super) fn new(server: &str, node: &str, writer: Option<Writer>) -> Self {
         Self {
             server: server.to_owned(),
+            certificate: None,
             kinds: Kind::ALL.iter().map(|kind| (*kind, Watched::default())).collect(),
             node: node.to_owned(),
             writer,
             policies: BTreeMap::new(),
             changed: BTreeSet::new(),
         }
+    }
+
+    pub(super) fn with_certificate(self, certificate: Option<CertificateStatus>) -> Self {
+        Self { certificate, ..self }
+    }
+
+    /// The certificate that the client presents, if it has one.
+    pub(crate) const fn certificate(&self) -> Option<&CertificateStatus> {
+        self.certificate.as_ref()
     }
 
     /// Applies an event to the store. Returns whether it may have changed, or become complete.
@@ -149,11 +161,17 @@ impl Cluster {
             name: format!("kubernetes {}", self.server),
             synced: self.kinds.values().all(|watched| watched.synced),
             problems,
+            current: self.kinds.values().all(Watched::is_current),
         }
     }
 }
 
 impl Watched {
+    /// Whether it was listed, and changes are noticed.
+    fn is_current(&self) -> bool {
+        self.synced && matches!(self.problem, None | Some(Problem::NotInstalled))
+    }
+
     fn problem_in_words(&self, kind: Kind) -> Option<String> {
         Some(match self.problem.as_ref()? {
             Problem::NotInstalled => format!("{kind} is not installed at the API server"),
