@@ -386,14 +386,14 @@ mod tests {
         assert_eq!(own["type"], "podgate/n1");
         assert_eq!(own["message"], "generation 3 in force, revision 7");
         apply(&mut object, &writes);
-        assert_eq!(writes_of(&store, &object, "n1", &mut present), []);
+        assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
         // Another node has to add its own condition only.
         let other = writes_of(&store, &object, "n2", &mut Present::default());
         assert!(matches!(other.as_slice(), [Write::Status { manager, .. }]
                          if manager == "podgate-n2"));
         // The revision alone, as after a restart, is no reason to write.
         object["status"]["conditions"][1]["message"] = "generation 3 in force, revision 99".into();
-        assert_eq!(writes_of(&store, &object, "n1", &mut present), []);
+        assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
     }
 
     #[test]
@@ -418,7 +418,7 @@ mod tests {
         assert_eq!(event["eventTime"], "1970-01-01T00:00:00.000000Z");
         assert!(event["note"].as_str().unwrap().starts_with("rejected: spec.unknown: "));
         apply(&mut object, &writes);
-        assert_eq!(writes_of(&rejected, &object, "n1", &mut present), []);
+        assert!(writes_of(&rejected, &object, "n1", &mut present).is_empty());
         // Another node finds an event of the same name, and the condition.
         let other = writes_of(&rejected, &object, "n2", &mut Present::default());
         let [_, Write::Event { body: same, .. }] = other.as_slice() else { panic!("{other:?}") };
@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn a_network_policy_has_events_only() {
         let object = policy("NetworkPolicy", &json!({"podSelector": {}}));
-        assert_eq!(writes_of(&store(&object), &object, "n1", &mut Present::default()), []);
+        assert!(writes_of(&store(&object), &object, "n1", &mut Present::default()).is_empty());
         let object = policy("NetworkPolicy", &json!({"podSelector": {}, "policyTypes": ["X"]}));
         let writes = writes_of(&store(&object), &object, "n1", &mut Present::default());
         assert!(matches!(writes.as_slice(), [Write::Event { .. }]), "{writes:?}");
