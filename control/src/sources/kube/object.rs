@@ -89,7 +89,8 @@ impl Part {
             (Self::Metadata, "annotations") => Some(Self::Annotations),
             (
                 Self::Metadata,
-                "name" | "namespace" | "labels" | "uid" | "generation" | "resourceVersion",
+                "name" | "namespace" | "labels" | "uid" | "generation" | "resourceVersion"
+                | "creationTimestamp" | "ownerReferences",
             )
             | (Self::Annotations, INITIAL_EVENTS_END) => Some(Self::Whole),
             (Self::Metadata | Self::Annotations, _)
@@ -209,7 +210,8 @@ mod tests {
     fn what_nobody_reads_is_left_out() {
         let object: Object = serde_json::from_value(json!({
             "metadata": {"namespace": "a", "name": "x", "labels": {"app": "x"}, "generation": 3,
-                         "managedFields": [{"manager": "kubectl"}], "ownerReferences": [{}],
+                         "managedFields": [{"manager": "kubectl"}], "finalizers": ["x"],
+                         "creationTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": [{}],
                          "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}},
             "spec": {"nodeName": "n"},
             "status": {"podIP": "10.0.0.1", "containerStatuses": [{"name": "c"}]},
@@ -221,7 +223,9 @@ mod tests {
             json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": {"namespace": "a", "name": "x", "labels": {"app": "x"},
-                             "generation": 3, "annotations": {}},
+                             "generation": 3, "annotations": {},
+                             "creationTimestamp": "2026-01-01T00:00:00Z",
+                             "ownerReferences": [{}]},
                 "spec": {"nodeName": "n"},
                 "status": {"podIP": "10.0.0.1"},
             })
