@@ -22,6 +22,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("link,pod,resource", "five for each link, from the first excess on"),
     ("method", "10"),
     ("outcome", "3"),
+    ("outcome,what", "6"),
     ("policy,rule,verdict", "RULES and three for all others together"),
     ("protocol,reason", "one for each reason of the workers and protocol that occurred, about 300"),
     ("protocol,result", "33"),
@@ -114,7 +115,7 @@ mod sample {
     use podgate_xdp_redirect::FrameDrops;
 
     use crate::agent::{FlowCounts, RuleTotals};
-    use crate::metrics::{AgentCounts, Measured};
+    use crate::metrics::{AgentCounts, Measured, SourceCounts};
 
     fn rules() -> RuleTotals {
         let key = ObjectKey {
@@ -183,6 +184,7 @@ mod sample {
             ..LinkCounts::default()
         }];
         let counts = AgentCounts {
+            source: Some(SourceCounts::default()),
             endpoints: EndpointCounts { ready: 1, waiting: 0, gone: 0 },
             epoch: 7,
             ..AgentCounts::default()
