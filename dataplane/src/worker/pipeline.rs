@@ -90,10 +90,11 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::{Cause, Decision, Sender, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
+use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
-use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp};
+use crate::flow::{Flow, FlowIx, FlowTable, Permission, SavedFlow, tcp};
 use crate::l7::editor::{Editor, Progress};
 use crate::l7::protocol::Protocol;
 use crate::mem::Packet;
@@ -111,6 +112,8 @@ use super::forward::{self, Path};
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
 use super::reset::{MidStream, reset_sender};
+use super::services::{self, Relation, is_loop, reset_opener, translate_error_back, tuple_of_ends};
+use super::targets::Targets;
 
 /// Flows and owners checked for expiry per round, at most.
 const EXPIRY_BUDGET: usize = 32;
@@ -125,7 +128,22 @@ pub(super) enum Steering {
     Unverified,
     /// It was handed off to this worker, or steered by the tuple of its flow.
     Verified,
+    /// The same, and it is translated. Its source was checked before; it was sent to this address
+    /// and port of a service.
+    Translated(Frontend),
 }
+
+impl Steering {
+    const fn frontend(self) -> Option<Frontend> {
+        match self {
+            Self::Translated(frontend) => Some(frontend),
+            Self::Unverified | Self::Verified => None,
+        }
+    }
+}
+
+/// What [`Flow::set_permission`] is told about translations, which policy doesn't decide on.
+pub(super) const ALLOWED: Permission = Permission::Allowed;
 
 /// A worker's flows and inspectors.
 #[derive(Debug)]
@@ -133,7 +151,9 @@ pub(super) struct Pipeline {
     pub(super) index: u16,
     pub(super) workers: u16,
     pub(super) flows: FlowTable,
-    decisions: DecisionCache,
+    pub(super) decisions: DecisionCache,
+    /// What flows are translated to.
+    pub(super) targets: Targets,
     pub(super) inspectors: Inspectors,
     pub(super) datagrams: Datagrams,
     fast_path: FastPath,
@@ -148,6 +168,7 @@ impl Pipeline {
             workers,
             flows: FlowTable::new(shared.config.flows_per_worker),
             decisions: DecisionCache::new(shared.config.flows_per_worker),
+            targets: Targets::new(),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
             datagrams: Datagrams::new(index, shared),
             fast_path: FastPath::new(),
@@ -181,17 +202,19 @@ impl Pipeline {
 
     /// The flows that can outlive this worker ([`SavedFlow::of`]), in no order.
     pub(super) fn saved_flows(&self, now: Nanos) -> impl Iterator<Item = SavedFlow> {
-        self.flows.iter().filter_map(move |(_, flow)| SavedFlow::of(flow, now))
+        let flows = self.flows.iter().map(|(_, flow)| flow);
+        flows.filter_map(move |flow| SavedFlow::of(flow, self.targets.frontend_of(flow), now))
     }
 
     /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
     /// its opener, between the same links; or want it inspected, and it is detached from an
     /// inspector of the same protocol. It evicts no other flow. Returns whether it did.
     pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
+        self.restore_translation(cx, saved);
         let tuple = saved.tuple;
-        let subject = Subject { tuple, icmp_type: saved.icmp_type };
-        let is_reply =
-            matches!(icmp::role(tuple.protocol, saved.icmp_type), Role::Reply { .. } | Role::Error);
+        let subject = Subject { tuple, icmp_type: saved.icmp_type() };
+        let role = icmp::role(tuple.protocol, subject.icmp_type);
+        let is_reply = matches!(role, Role::Reply { .. } | Role::Error);
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, saved.sender);
         let from_host = cx.snapshot.routes.is_host(saved.links.opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
@@ -207,7 +230,8 @@ impl Pipeline {
         let fits = cx.links(ends, from_host) == Some(saved.links)
             && steer(&tuple, self.workers) == self.index
             && self.flows.lookup(&tuple).is_none()
-            && !self.flows.must_evict(&opener);
+            && !self.flows.must_evict(&opener)
+            && saved.frontend.is_none_or(|frontend| services::is_valid(&frontend, saved));
         if is_reply || is_tunnel || !allowed || !fits {
             return false;
         }
@@ -215,7 +239,16 @@ impl Pipeline {
             return false;
         };
         flow.set_hairpin(from_host && ends.src.is_some());
-        self.flows.insert(flow).is_ok()
+        let target = match saved.frontend.map(|frontend| self.targets.acquire(frontend)) {
+            Some(None) => return false,
+            target => target.flatten(),
+        };
+        flow.set_target(target);
+        let inserted = self.flows.insert(flow).is_ok();
+        if let Some(target) = target.filter(|_| !inserted) {
+            self.targets.release(target);
+        }
+        inserted
     }
 
     /// Processes a batch received from `link`, at most [`BATCH`](super::BATCH) packets.
@@ -264,7 +297,7 @@ impl Pipeline {
         }
     }
 
-    fn process_parsed(
+    pub(super) fn process_parsed(
         &mut self,
         cx: &mut PacketCtx<'_>,
         link: LinkId,
@@ -272,7 +305,10 @@ impl Pipeline {
         view: &View,
         steering: Steering,
     ) {
-        if let Err(reason) = check_addresses(cx.snapshot, link, view) {
+        let frontend = steering.frontend();
+        if frontend.is_none()
+            && let Err(reason) = check_addresses(cx.snapshot, link, view)
+        {
             return cx.drop_with_event(link, view.tuple, packet, reason);
         }
         if is_link_scope_icmp(view) {
@@ -287,15 +323,41 @@ impl Pipeline {
         }
         // (2) Established flow.
         if let Some((index, direction)) = self.flows.lookup(&view.tuple) {
-            if !self.reopens(index, direction, view)
-                && !self.becomes_inspected(cx, index, direction)
-            {
-                return self.established(cx, index, direction, view, packet);
+            let found = (index, direction);
+            if self.flows.get(index).is_translation() {
+                return match frontend {
+                    None => self.continue_translation(cx, link, found, view, packet),
+                    // A backend that is a cluster IP, and is not translated again.
+                    Some(_) => {
+                        cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
+                    }
+                };
+            }
+            if !self.reopens(index, direction, view) {
+                match self.relation(cx, found, link, view, frontend) {
+                    Relation::Same if self.becomes_inspected(cx, index, direction) => {}
+                    Relation::Same => return self.established(cx, index, direction, view, packet),
+                    Relation::Replaces => {}
+                    Relation::Conflict => {
+                        let reason = DropReason::ServiceConflict;
+                        return cx.drop_with_event(link, view.tuple, packet, reason);
+                    }
+                }
             }
             self.end_flow(cx, index);
         }
         // (3) New flow.
-        self.open_flow(cx, link, view, packet);
+        match frontend {
+            Some(frontend) if is_loop(&view.tuple, frontend) => {
+                self.open_loop(cx, link, view, packet, frontend);
+            }
+            Some(_) => self.open_flow(cx, link, view, packet, frontend),
+            None => {
+                if let Some(packet) = self.open_translation(cx, link, view, packet) {
+                    self.open_flow(cx, link, view, packet, None);
+                }
+            }
+        }
     }
 
     /// Whether a SYN opens a new connection on the tuple of one that is over, or of a detached one:
@@ -353,8 +415,9 @@ impl Pipeline {
         }
         match flow.inspector() {
             None => {
-                let (from, to) = (flow.link(direction), flow.link(direction.reverse()));
-                forward::forward(cx, Path { from, to, origin: Origin::Received }, packet, view);
+                let frontend = self.targets.frontend_of(flow);
+                let path = Path::of(flow, frontend, direction, Origin::Received);
+                forward::forward(cx, path, packet, view);
             }
             Some(slot) if is_udp(&flow.tuple()) => {
                 self.inspect_datagram(cx, (index, slot), direction, view, packet);
@@ -375,9 +438,14 @@ impl Pipeline {
     /// (3) Decides on an established flow again, under a new epoch.
     fn reevaluate(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> Permission {
         cx.egress.stats().reevaluated.add(1);
-        let flow = self.flows.get_mut(index);
-        let tuple = flow.tuple();
-        let subject = Subject { tuple, icmp_type: flow.icmp_type };
+        let flow = self.flows.get(index);
+        let (tuple, frontend) = (flow.tuple(), self.targets.frontend_of(flow));
+        if frontend.is_some_and(|frontend| is_loop(&tuple, frontend)) {
+            let there = cx.snapshot.routes.local_link(tuple.dst);
+            let stays = there == Some(flow.link(FlowDirection::Original));
+            return if stays { Permission::Allowed } else { Permission::Revoked };
+        }
+        let subject = Subject { tuple, icmp_type: flow.icmp_type() };
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, flow.sender());
         let allowed = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) => false,
@@ -400,7 +468,7 @@ impl Pipeline {
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
         let (Some(links), true) = (cx.links(ends, from_host), allowed && !is_tunnel) else {
             let denied = Decision { verdict: Verdict::Deny, ..decision };
-            cx.emit_verdict(opener, &subject, &denied, 0, Evaluation::Again);
+            cx.emit_verdict(opener, &subject, &denied, (0, frontend), Evaluation::Again);
             return Permission::Revoked;
         };
         let inspector = flow.inspector();
@@ -419,8 +487,16 @@ impl Pipeline {
         Permission::Allowed
     }
 
-    /// (3) Processes a packet that belongs to no flow.
-    fn open_flow(&mut self, cx: &mut PacketCtx<'_>, link: LinkId, view: &View, packet: Packet) {
+    /// (3) Processes a packet that belongs to no flow; `frontend` is where it was sent to, if it is
+    /// translated.
+    pub(super) fn open_flow(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        view: &View,
+        packet: Packet,
+        frontend: Option<Frontend>,
+    ) {
         let subject = Subject { tuple: view.tuple, icmp_type: icmp_type_of(view) };
         if matches!(icmp::role(view.tuple.protocol, subject.icmp_type), Role::Reply { .. }) {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
@@ -437,6 +513,9 @@ impl Pipeline {
         let flags = tcp_of(view).map_or(0, |segment| segment.flags);
         if tcp_of(view).is_some() && !tcp::opens(flags) {
             let action = MidStream::of(cx, &subject, ends, &decision, flags);
+            if let (MidStream::Reset, Some(frontend)) = (action, frontend) {
+                return reset_opener(cx, link, view, packet, frontend);
+            }
             if action == MidStream::Reset {
                 reset_sender(cx, link, view, &packet);
             }
@@ -444,7 +523,7 @@ impl Pipeline {
                 return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
             }
         }
-        cx.emit_verdict(link, &subject, &decision, flags, Evaluation::First);
+        cx.emit_verdict(link, &subject, &decision, (flags, frontend), Evaluation::First);
         if decision.verdict == Verdict::Deny {
             return cx.egress.drop_packet(packet, denial_reason(&decision));
         }
@@ -458,21 +537,20 @@ impl Pipeline {
         let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
         flow.set_hairpin(from_host && ends.src.is_some());
         flow.set_sender(sender);
-        self.forward_first(cx, link, flow, decision, view, packet);
+        self.forward_first(cx, (link, frontend), flow, decision, view, packet);
     }
 
     /// Inserts a new flow, and forwards or inspects its first packet.
-    fn forward_first(
+    pub(super) fn forward_first(
         &mut self,
         cx: &mut PacketCtx<'_>,
-        link: LinkId,
+        (link, frontend): (LinkId, Option<Frontend>),
         flow: Flow,
         decision: Decision,
         view: &View,
         packet: Packet,
     ) {
-        let FlowLinks { opener, responder } = flow.links();
-        let (index, slot) = match self.insert(cx, flow, decision.verdict) {
+        let (index, slot) = match self.insert_to(cx, flow, frontend, decision.verdict) {
             Ok(inserted) => inserted,
             Err(reason) => {
                 if let Some(over) = cx.egress.over_quota(link) {
@@ -485,7 +563,8 @@ impl Pipeline {
         cx.egress.stats().flows_opened.add(1);
         match slot {
             None => {
-                let path = Path { from: opener, to: responder, origin: Origin::Received };
+                let flow = self.flows.get(index);
+                let path = Path::of(flow, frontend, FlowDirection::Original, Origin::Received);
                 forward::forward(cx, path, packet, view);
             }
             Some(slot) if is_udp(&view.tuple) => {
@@ -504,9 +583,27 @@ impl Pipeline {
         }
     }
 
+    /// Inserts a new flow that was opened by a packet to `frontend`, see [`Self::insert`].
+    fn insert_to(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        mut flow: Flow,
+        frontend: Option<Frontend>,
+        verdict: Verdict,
+    ) -> Result<(FlowIx, Option<u32>), DropReason> {
+        let Some(frontend) = frontend else { return self.insert(cx, flow, verdict) };
+        let target = self.targets.acquire(frontend).ok_or(DropReason::ServiceFull)?;
+        flow.set_target(Some(target));
+        let inserted = self.insert(cx, flow, verdict);
+        if inserted.is_err() {
+            self.targets.release(target);
+        }
+        inserted
+    }
+
     /// Inserts a new flow into the table, with an inspector's slot if its verdict is to inspect it.
     /// If its owner has used up its share, another flow of the owner is evicted.
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         cx: &mut PacketCtx<'_>,
         mut flow: Flow,
@@ -558,7 +655,8 @@ impl Pipeline {
             return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
         };
         let flow = self.flows.get(inspected.flow);
-        let mut io = InspectedIo { flow, cx };
+        let frontend = self.targets.frontend_of(flow);
+        let mut io = InspectedIo { flow, frontend, cx };
         let now = io.cx.now;
         inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
         let index = inspected.flow;
@@ -569,12 +667,12 @@ impl Pipeline {
     }
 
     /// Forwards an ICMP error if it is about a flow of this worker and sent to the quoted sender.
-    fn icmp_error(
+    pub(super) fn icmp_error(
         &mut self,
         cx: &mut PacketCtx<'_>,
         link: LinkId,
         view: &View,
-        packet: Packet,
+        mut packet: Packet,
         steering: Steering,
     ) {
         let Some(about) = quoted(cx.egress.umem().data(&packet.head), view) else {
@@ -582,22 +680,31 @@ impl Pipeline {
         };
         let owner = steer(&about, self.workers);
         if owner != self.index && steering == Steering::Unverified {
-            return cx.egress.hand_off(owner, link, packet);
+            return cx.egress.hand_off(owner, link, packet, None);
         }
-        let flow = self.flows.lookup(&about).filter(|_| about.src == view.tuple.dst);
-        match flow {
+        let found = self.flows.lookup(&about).filter(|_| about.src == view.tuple.dst);
+        match found {
+            Some((index, direction)) if self.flows.get(index).is_translation() => match steering {
+                Steering::Translated(_) => {
+                    cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
+                }
+                _ => self.translate_icmp_error(cx, link, (index, direction), view, packet),
+            },
             // Only the link that the packet was forwarded to may report an error about it.
             Some((index, direction))
                 if self.is_allowed(cx, index)
                     && self.flows.get(index).link(direction.reverse()) == link =>
             {
-                let to = self.flows.get(index).link(direction);
-                forward::forward(
-                    cx,
-                    Path { from: link, to, origin: Origin::Received },
-                    packet,
-                    view,
-                );
+                let flow = self.flows.get(index);
+                let (to, mut view) = (flow.link(direction), *view);
+                if let (Some(frontend), FlowDirection::Original) =
+                    (self.targets.frontend_of(flow), direction)
+                {
+                    let head = cx.egress.umem().data_mut(&mut packet.head);
+                    translate_error_back(head, &mut view, &about, frontend);
+                }
+                let path = Path { from: link, to, origin: Origin::Received, service: None };
+                forward::forward(cx, path, packet, &view);
             }
             _ => cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated),
         }
@@ -626,7 +733,8 @@ impl Pipeline {
         }
         let Some(Inspected { editor, policy, .. }) = self.inspectors.get_mut(slot) else { return };
         let (now, flow) = (cx.now, self.flows.get(index));
-        editor.tick(now, policy, &mut InspectedIo { flow, cx });
+        let frontend = self.targets.frontend_of(flow);
+        editor.tick(now, policy, &mut InspectedIo { flow, frontend, cx });
         self.after_inspection(cx, slot, index);
     }
 
@@ -651,7 +759,9 @@ impl Pipeline {
         let Some(inspected) = self.inspectors.take(slot) else { return };
         let Inspected { editor, .. } = *inspected;
         let protocol = editor.inspector().of_rules();
-        editor.detach(&mut InspectedIo { flow: self.flows.get(index), cx });
+        let flow = self.flows.get(index);
+        let frontend = self.targets.frontend_of(flow);
+        editor.detach(&mut InspectedIo { flow, frontend, cx });
         self.flows.set_detached(index, protocol, cx.now);
     }
 
@@ -662,13 +772,18 @@ impl Pipeline {
     }
 
     /// Removes a flow, with an event. An inspected one is reset at both ends unless it is over.
-    fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
+    pub(super) fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         let flow = self.flows.remove(index);
+        let frontend = self.targets.frontend_of(&flow);
+        flow.target().into_iter().for_each(|target| self.targets.release(target));
+        if flow.is_translation() {
+            return;
+        }
         let slot = flow.inspector();
         if let Some(slot) = slot.filter(|_| is_udp(&flow.tuple())) {
             self.datagrams.remove(slot);
         } else if let Some(mut inspected) = slot.and_then(|slot| self.inspectors.take(slot)) {
-            inspected.editor.close(&mut InspectedIo { flow: &flow, cx });
+            inspected.editor.close(&mut InspectedIo { flow: &flow, frontend, cx });
         }
         let traffic = |direction| Traffic {
             packets: flow.packets()[direction as usize],
@@ -678,7 +793,8 @@ impl Pipeline {
             original: traffic(FlowDirection::Original),
             reply: traffic(FlowDirection::Reply),
         };
-        cx.emit_event(flow.link(FlowDirection::Original), flow.tuple(), kind);
+        let (link, tuple) = (flow.link(FlowDirection::Original), tuple_of_ends(&flow, frontend));
+        cx.egress.emit_event(cx.event(link, tuple, frontend, kind));
     }
 }
 
@@ -747,7 +863,7 @@ pub(super) fn steer(tuple: &Tuple, workers: u16) -> u16 {
     podgate_xdp_redirect::worker_of(hash, workers)
 }
 
-fn tcp_of(view: &View) -> Option<Tcp> {
+pub(super) fn tcp_of(view: &View) -> Option<Tcp> {
     match view.l4_kind {
         L4::Tcp(segment) => Some(segment),
         _ => None,

@@ -56,7 +56,10 @@ fn tuple(src: [u8; 4], dst: [u8; 4], dst_port: u16, protocol: u8) -> Tuple {
 }
 
 fn record(tuple: Tuple, kind: EventKind) -> FlowRecord {
-    let event = Event { time: Nanos(0), epoch: Epoch(3), link: LinkId(1), tuple, kind };
+    let event = {
+        let (time, epoch, link) = (Nanos(0), Epoch(3), LinkId(1));
+        Event { time, epoch, link, tuple, frontend: None, kind }
+    };
     let time = "2026-01-02T03:04:05.678Z".parse().unwrap();
     FlowRecord::new(&event, time, &compiled())
 }
