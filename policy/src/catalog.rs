@@ -23,6 +23,8 @@ pub struct Catalog {
     pub(crate) address_sets: Rows<Arc<[rules::PeerSelector]>>,
     pub(crate) port_names: Rows<Arc<str>>,
     pub(crate) pods: AddressMap<PodName>,
+    /// Services by cluster IP.
+    pub(crate) services: AddressMap<ServiceName>,
 }
 
 /// The peers that an entry of the tables matches.
@@ -85,6 +87,21 @@ impl fmt::Display for PodName {
     }
 }
 
+/// A service's name.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ServiceName {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 impl Catalog {
     /// Where a rule was written. `None` for numbers of other tables than this catalogue's.
     #[must_use]
@@ -141,6 +158,12 @@ impl Catalog {
     pub(crate) fn label_context(&self, index: u32) -> &LabelContext {
         const NOBODY: &LabelContext = &LabelContext::Reserved(&[]);
         self.identity(index).map_or(NOBODY, |identity| &identity.label_context)
+    }
+
+    /// The service that a translated address belongs to.
+    #[must_use]
+    pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
+        self.services.get(Address::from(address))
     }
 
     /// The pod that an address belongs to.

@@ -37,7 +37,7 @@ mod this_node;
 #[cfg(feature = "oracle")]
 pub mod truth;
 
-pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin};
+pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin, ServiceName};
 pub use compile::{Compiled, Compiler, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{LabelContext, LabelKey, Labels};
@@ -46,6 +46,6 @@ pub use rejection::{Rejection, SourceLocation, line as rejection_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{
     DocumentKind, EnforcementMode, FileSync, Missing, ObjectCounts, PolicyState, PolicyStatus,
-    Store,
+    Store, Translation,
 };
 pub use this_node::{Reason, ThisNode, UnknownNode};

@@ -9,6 +9,7 @@
 //!    to an identity. Identities with the same rule sets share one table ([`sharing`],
 //!    [`direction`]).
 //! 4. Each address gets the identity of its pod or node ([`addresses`]).
+//! 5. Each cluster IP gets the ports and backends of its service ([`services`]).
 //!
 //! A [`Compiler`] stores the results and applies changes of the store to them. Parts that a change
 //! does not affect are shared between snapshots ([`podgate_tables::policy::Rows`]). The numbers
@@ -22,6 +23,7 @@ mod interner;
 mod names;
 mod peers;
 mod program;
+mod services;
 mod sharing;
 mod table_builder;
 
@@ -38,6 +40,7 @@ use self::identities::{Acquired, Identities, IdentityKey, number_of};
 use self::index::SelectorIndex;
 use self::peers::Peers;
 use self::program::{PolicyEntry, Program, RuleSetEntry};
+use self::services::Services;
 use self::sharing::DirectionTables;
 use self::table_builder::TableBuilder;
 use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
@@ -79,6 +82,7 @@ pub struct Compiler {
     identities: Identities,
     pods: HashMap<PodName, PodEntry>,
     claims: Claims,
+    services: Services,
     mode: EnforcementMode,
 }
 
@@ -107,6 +111,7 @@ impl Compiler {
             identities: Identities::new(),
             pods: HashMap::new(),
             claims: Claims::default(),
+            services: Services::default(),
             mode,
         };
         compiler.builder.dirty.extend(0..PolicyTables::RESERVED);
@@ -147,6 +152,12 @@ impl Compiler {
         self.peers.is_wanted(name)
     }
 
+    /// Cluster IPs that are not translated because there are too many.
+    #[must_use]
+    pub fn services_left_out(&self) -> usize {
+        self.builder.services_left_out.len()
+    }
+
     fn follow_names(&mut self, store: &Store) {
         let names = store.names_since(self.name_cursor);
         self.name_cursor = store.name_cursor();
@@ -182,6 +193,7 @@ impl Compiler {
         for pod in &changes.pods {
             self.change_pod(pod, store);
         }
+        self.services.change(store, &changes.services, changes.nodes, &mut self.builder);
         self.write_dirty();
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::catalog::PodName;
+use crate::directory::Name;
 use crate::key::ObjectKey;
 
 /// The log keeps at least this many changes, whatever the size of the store.
@@ -23,6 +24,8 @@ pub(super) enum Change {
     /// The labels of a namespace.
     Namespace(Arc<str>),
     Policy(Arc<ObjectKey>),
+    /// A service, or an EndpointSlice of it.
+    Service(Name),
     /// The addresses of a DNS name.
     DomainName(Arc<str>),
     /// Addresses of nodes, or of this one.
@@ -38,6 +41,8 @@ pub(crate) struct Changes {
     /// Namespaces whose labels changed.
     pub(crate) namespaces: BTreeSet<Arc<str>>,
     pub(crate) policies: BTreeSet<Arc<ObjectKey>>,
+    /// Services that changed, or that have an EndpointSlice that did.
+    pub(crate) services: BTreeSet<Name>,
     /// DNS names whose addresses changed; they have a log of their own.
     pub(crate) domain_names: BTreeSet<Arc<str>>,
     /// Addresses of nodes, or of this one.
@@ -52,6 +57,7 @@ impl Changes {
             Change::Pod(name) => drop(self.pods.insert(name.clone())),
             Change::Namespace(name) => drop(self.namespaces.insert(Arc::clone(name))),
             Change::Policy(key) => drop(self.policies.insert(Arc::clone(key))),
+            Change::Service(name) => drop(self.services.insert(name.clone())),
             Change::DomainName(name) => drop(self.domain_names.insert(Arc::clone(name))),
             Change::Nodes => self.nodes = true,
             Change::Mode => self.mode = true,

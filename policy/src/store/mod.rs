@@ -51,6 +51,16 @@ pub enum EnforcementMode {
     Never,
 }
 
+/// Whether pods' packets to services are translated to backends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Translation {
+    /// They are.
+    #[default]
+    On,
+    /// The node's kernel does it, after policy.
+    Off,
+}
+
 /// A policy in force.
 #[derive(Debug)]
 struct EnforcedPolicy {
@@ -86,6 +96,7 @@ pub struct Store {
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
     mode: EnforcementMode,
+    translation: Translation,
     log: ChangeLog,
     /// Changes of what DNS names stand for, apart so that they can be compiled at once.
     name_log: ChangeLog,
@@ -222,12 +233,30 @@ impl Store {
     }
 
     fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
-        let affected = self.directory.set_service(&qualified(key), service);
+        let name = qualified(key);
+        if self.directory.services.get(&name) == service.as_ref() {
+            return;
+        }
+        let affected = self.directory.set_service(&name, service);
+        self.add_change(Change::Service(name));
         self.invalidate(affected);
     }
 
     fn set_slice(&mut self, key: &ObjectKey, slice: Option<EndpointSlice>) {
-        let affected = self.directory.set_slice(&qualified(key), slice);
+        let name = qualified(key);
+        let former = self.directory.slices.get(&name);
+        if former == slice.as_ref() {
+            return;
+        }
+        let versions = former.into_iter().chain(&slice);
+        let services: BTreeSet<directory::Name> = versions
+            .filter(|slice| !slice.service.is_empty())
+            .map(|slice| (Arc::clone(&name.0), slice.service.as_str().into()))
+            .collect();
+        let affected = self.directory.set_slice(&name, slice);
+        for service in services {
+            self.add_change(Change::Service(service));
+        }
         self.invalidate(affected);
     }
 
@@ -306,6 +335,14 @@ impl Store {
         }
     }
 
+    /// Sets whether packets to services are translated.
+    pub fn set_translation(&mut self, translation: Translation) {
+        if self.translation != translation {
+            self.translation = translation;
+            self.add_change(Change::Mode);
+        }
+    }
+
     /// Replaces the addresses of a DNS name. An empty list removes the name.
     pub fn learn(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
         let name: Arc<str> = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
@@ -322,6 +359,7 @@ impl Store {
     /// that costs more than compiling everything.
     fn add_change(&mut self, change: Change) {
         let objects = self.pods.len() + self.policies.len() + self.namespaces.len();
+        let objects = objects + self.directory.services.len();
         self.log.add(change, LOG_MIN.max(objects));
     }
 
@@ -353,6 +391,7 @@ impl Store {
             pods: self.pods.keys().cloned().collect(),
             namespaces: self.namespaces.keys().cloned().collect(),
             policies: self.policies.keys().cloned().collect(),
+            services: self.directory.services.keys().cloned().collect(),
             domain_names: BTreeSet::new(),
             nodes: true,
             mode: true,

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{EnforcementMode, Store, pod_name};
+use super::{EnforcementMode, Store, Translation, pod_name};
 use crate::catalog::PodName;
 use crate::directory;
 use crate::key::ObjectKey;
 use crate::labels::{LabelContext, Labels, NAMESPACE_NAME_LABEL};
-use crate::model::{Node, Pod, Policy, Service};
+use crate::model::{EndpointSlice, Node, Pod, Policy, Service};
 use crate::rules::RuleSet;
 
 impl Store {
@@ -86,6 +86,36 @@ impl Store {
     /// The addresses that a DNS name stands for; `name` as in [`Self::learned`].
     pub(crate) fn addresses_of(&self, name: &str) -> Option<&Arc<[IpAddr]>> {
         self.learned.get(name)
+    }
+
+    /// Whether packets to services are translated.
+    #[must_use]
+    pub const fn translation(&self) -> Translation {
+        self.translation
+    }
+
+    /// All services, by namespace and name.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (&directory::Name, &Service)> {
+        self.directory.services.iter()
+    }
+
+    /// A service by its name.
+    pub(crate) fn service(&self, name: &directory::Name) -> Option<&Service> {
+        self.directory.services.get(name)
+    }
+
+    /// The EndpointSlices of a service.
+    pub(crate) fn slices_of(
+        &self,
+        service: &directory::Name,
+    ) -> impl Iterator<Item = &EndpointSlice> {
+        self.directory.slices_of(service)
+    }
+
+    /// Whether the node of this name is this one, by the addresses of its object.
+    pub(crate) fn is_this_node(&self, name: &str) -> bool {
+        let node = self.directory.nodes.get(name);
+        node.is_some_and(|node| node.addresses.iter().any(|ip| self.host_addresses.contains(ip)))
     }
 
     /// The service that has a cluster IP, and its name.
