@@ -2,6 +2,7 @@
 
 mod fqdn;
 mod policy;
+mod service;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
+pub use self::service::{ServiceCommand, Services};
 
 /// The default state directory.
 pub const STATE_DIR: &str = "/run/podgate";
@@ -83,6 +85,9 @@ pub enum Command {
     /// Show the addresses that DNS names stand for in policy, or forget them.
     #[command(subcommand)]
     Fqdn(FqdnCommand),
+    /// List services.
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
@@ -237,6 +242,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(0..=604_800))]
     pub dns_min_ttl: u32,
+    /// Who translates packets of pods to the cluster IPs of services.
+    #[arg(long, value_enum, default_value_t = Services::On)]
+    pub services: Services,
     /// Hubble's API.
     #[command(flatten)]
     pub hubble: HubbleArgs,

@@ -3,6 +3,7 @@
 mod explain;
 mod fqdn;
 mod policy;
+mod services;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -14,6 +15,7 @@ use tabwriter::TabWriter;
 pub(crate) use self::explain::explained;
 pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
+pub(crate) use self::services::services;
 
 /// Rows with aligned columns; the first row is the heading.
 fn table(rows: impl IntoIterator<Item = Vec<String>>) -> String {

@@ -83,6 +83,8 @@ requests! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pattern: Option<String>,
     },
+    /// Answered by a list of [`podgate_policy::explain::ServiceEntry`].
+    "service-list": ServiceList {},
     /// Answered by a list of [`Family`](crate::Family).
     "metrics": Metrics {},
 }
@@ -186,6 +188,7 @@ mod tests {
             Request::Flows { follow: true, last: 7 },
             Request::FqdnList { pattern: Some("*.example".into()) },
             Request::FqdnClean { pattern: None },
+            Request::ServiceList {},
             Request::Metrics {},
         ];
         assert_eq!(requests.len(), COMMANDS.len());

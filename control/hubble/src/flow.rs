@@ -17,7 +17,7 @@ use crate::proto::flow::layer4::Protocol;
 use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{
     CiliumEventType, Dns, DropReason, Endpoint, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip,
-    IpVersion, Kafka, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags,
+    IpVersion, Kafka, L7FlowType, Layer4, Layer7, Policy, Sctp, Service, Tcp, TcpFlags,
     TraceObservationPoint, TraceReason, TrafficDirection, Udp, Verdict,
 };
 use crate::source::Observed;
@@ -115,6 +115,11 @@ impl Translator {
             _ => (&record.source, &record.destination),
         };
         let reason = record.drop_reason.as_deref().map_or(DropReason::Unknown, drop_reason);
+        let service = record.service.as_ref().filter(|service| !service.name.is_empty());
+        let service = service.map(|service| Service {
+            name: service.name.clone(),
+            namespace: service.namespace.clone(),
+        });
         Flow {
             time: Some(timestamp(record.time)),
             node_name: self.node.clone(),
@@ -128,9 +133,16 @@ impl Translator {
                     true => IpVersion::IPv4.into(),
                     false => IpVersion::IPv6.into(),
                 },
+                // Replies leave with the service's address.
+                source_xlated: match (&record.service, record.is_reply) {
+                    (Some(service), Some(true)) => service.address.to_string(),
+                    _ => String::new(),
+                },
                 ..Ip::default()
             }),
             l4: layer4(record, source, destination),
+            source_service: service.clone().filter(|_| record.is_reply == Some(true)),
+            destination_service: service.filter(|_| record.is_reply != Some(true)),
             source: Some(endpoint(source)),
             destination: Some(endpoint(destination)),
             r#type: FlowType::L3L4.into(),

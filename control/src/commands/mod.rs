@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use podgate_api::{Client, ClientError};
 use podgate_api::{EndpointStatus, Family, FlowItem, Request, Status};
+use podgate_policy::explain::ServiceEntry;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, RunArgs, StatusArgs,
-    TableCommand, TablePolicyCommand,
+    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, RunArgs,
+    ServiceCommand, StatusArgs, TableCommand, TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
@@ -40,6 +41,10 @@ pub fn main(cli: Cli) -> ExitCode {
             policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Fqdn(command) => fqdn::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Service(ServiceCommand::List(args)) => {
+            let table = |list: &Vec<ServiceEntry>| output::services(list);
+            show(&args, &Request::ServiceList {}, table).map(|()| ExitCode::SUCCESS)
+        }
         Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),

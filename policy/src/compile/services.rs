@@ -82,10 +82,13 @@ impl Services {
     }
 }
 
-/// The row of a service's address. `None` if there is no slice of it.
+/// The row of a service's address. `None` if it has no ports, or there is no slice of it.
 fn cluster_ip(store: &Store, name: &Name, address: IpAddr) -> Option<ClusterIp> {
     let service = store.service(name)?;
     store.slices_of(name).next()?;
+    if service.ports.is_empty() {
+        return None;
+    }
     let ports = service.ports.iter();
     Some(ClusterIp::new(
         ports.map(|port| service_port(store, name, service, port, address)).collect(),

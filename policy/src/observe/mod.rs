@@ -22,7 +22,8 @@ mod text;
 
 pub use names::{PolicyName, RuleName};
 pub use record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
+    MatchType, Outcome,
 };
 pub(crate) use resolve::NameResolver;
 pub use text::http_url;

@@ -1,5 +1,7 @@
 //! From a worker's event to a record: names in place of numbers.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
@@ -7,11 +9,13 @@ use podgate_tables::event::{Event, EventKind, RequestLine, RequestRecord, Respon
 use podgate_tables::ids::RuleId;
 use podgate_tables::policy::{self, Cause, Exemption, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
+use podgate_tables::service::Frontend;
 use podgate_tables::tuple::Tuple;
 
 use super::names::{PolicyName, RuleName};
 use super::record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
+    MatchType, Outcome,
 };
 use crate::catalog::IdentityInfo;
 use crate::compile::Compiled;
@@ -29,6 +33,7 @@ impl FlowRecord {
             drop_reason: drop_reason.map(|reason| reason.label().to_owned()),
             source: names.peer(event.tuple.src, event.tuple.src_port),
             destination: names.peer(event.tuple.dst, event.tuple.dst_port),
+            service: service(event, compiled),
             protocol: proto::name(event.tuple.protocol).into_owned(),
             is_reply: match event.kind {
                 EventKind::Verdict { .. } | EventKind::Request { .. } => Some(false),
@@ -51,6 +56,21 @@ impl FlowRecord {
             *request = Some(HttpTarget { method, path, host });
         }
     }
+}
+
+/// The service that an event's flow leads to, or that its packet was sent to.
+fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
+    let to = Frontend { address: event.tuple.dst, port: event.tuple.dst_port };
+    let Frontend { address, port } = event.frontend.unwrap_or(to);
+    let address = address.ip();
+    let name = compiled.catalog.service_at(address);
+    let text = |part: &Arc<str>| part.to_string();
+    (event.frontend.is_some() || name.is_some()).then(|| FlowService {
+        address,
+        port,
+        namespace: name.map(|name| text(&name.namespace)).unwrap_or_default(),
+        name: name.map(|name| text(&name.name)).unwrap_or_default(),
+    })
 }
 
 /// Text of a pod: not escaped.

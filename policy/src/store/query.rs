@@ -94,11 +94,6 @@ impl Store {
         self.translation
     }
 
-    /// All services, by namespace and name.
-    pub(crate) fn services(&self) -> impl Iterator<Item = (&directory::Name, &Service)> {
-        self.directory.services.iter()
-    }
-
     /// A service by its name.
     pub(crate) fn service(&self, name: &directory::Name) -> Option<&Service> {
         self.directory.services.get(name)

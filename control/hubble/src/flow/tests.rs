@@ -35,6 +35,7 @@ fn record(detail: Detail, verdict: Outcome, reason: Option<Reason>) -> FlowRecor
         drop_reason: reason.map(|reason| reason.label().to_owned()),
         source: end("cart", 1, 40000),
         destination: end("db", 2, 80),
+        service: None,
         protocol: "TCP".into(),
         is_reply: match &detail {
             Detail::PolicyVerdict { .. }

@@ -47,6 +47,7 @@ fn observed(number: u64) -> Arc<Observed> {
         drop_reason: None,
         source: end(1),
         destination: end(2),
+        service: None,
         protocol: "TCP".into(),
         is_reply: Some(false),
         link: 1,
