@@ -84,6 +84,7 @@
 
 use std::sync::Arc;
 
+use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
@@ -112,7 +113,9 @@ use super::forward::{self, Path};
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
 use super::reset::{MidStream, reset_sender};
-use super::services::{self, Relation, is_loop, reset_opener, translate_error_back, tuple_of_ends};
+use super::services::{
+    self, Relation, is_loop, reset_opener, translate_error_back, tuple_of_ends, untranslated,
+};
 use super::targets::Targets;
 
 /// Flows and owners checked for expiry per round, at most.
@@ -128,8 +131,7 @@ pub(super) enum Steering {
     Unverified,
     /// It was handed off to this worker, or steered by the tuple of its flow.
     Verified,
-    /// The same, and it is translated. Its source was checked before; it was sent to this address
-    /// and port of a service.
+    /// The same, and it is translated: it was sent to this address and port of a service.
     Translated(Frontend),
 }
 
@@ -306,9 +308,11 @@ impl Pipeline {
         steering: Steering,
     ) {
         let frontend = steering.frontend();
-        if frontend.is_none()
-            && let Err(reason) = check_addresses(cx.snapshot, link, view)
-        {
+        let src = match frontend {
+            Some(frontend) => untranslated(&view.tuple, frontend).src,
+            None => view.tuple.src,
+        };
+        if let Err(reason) = check_addresses(cx.snapshot, link, view, src) {
             return cx.drop_with_event(link, view.tuple, packet, reason);
         }
         if is_link_scope_icmp(view) {
@@ -804,9 +808,14 @@ fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
     detached.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == detached)
 }
 
-/// (1) Checks that a packet from `link` may have its addresses.
+/// (1) Checks that a packet from `link` may have its addresses, and was sent from `src`.
 #[inline]
-fn check_addresses(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReason> {
+fn check_addresses(
+    snapshot: &Snapshot,
+    link: LinkId,
+    view: &View,
+    src: Address,
+) -> Result<(), DropReason> {
     let routes = &snapshot.routes;
     // A router doesn't forward packets to an Ethernet group address (RFC 1812 §5.3.4).
     if view.tuple.dst.is_multicast_or_broadcast() || view.eth_dst[0] & 1 == 1 {
@@ -814,11 +823,11 @@ fn check_addresses(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(),
     }
     if routes.is_host(link) {
         let accepted = matches!(HostFrame::of(view.eth_src), HostFrame::Hairpin { .. })
-            || routes.local_link(view.tuple.src).is_none();
+            || routes.local_link(src).is_none();
         return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
     let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
-    let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&view.tuple.src);
+    let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 

@@ -146,7 +146,7 @@ fn an_internal_traffic_policy_of_local_asks_for_a_backend_on_this_node() {
         let port = port.unwrap();
         assert_eq!(port.backends.len(), expected, "{host}");
         assert_eq!(port.without_backends, WithoutBackends::Drop);
-        let last = host.ends_with('1').then_some("10.0.0.1").unwrap_or("10.0.0.2");
+        let last = if host.ends_with('1') { "10.0.0.1" } else { "10.0.0.2" };
         assert!(port.backends.iter().all(|backend| backend.address().to_string() == last));
     }
 }
@@ -209,9 +209,8 @@ fn a_change_of_one_service_changes_one_row() {
         let ip = format!("10.97.{}.{}", number / 250, number % 250 + 1);
         let name = format!("s{number}");
         store.apply(&service(&name, &ip, &json!({})), None).unwrap();
-        let endpoints: Vec<_> =
-            (1..=5).map(|last| ready(&format!("10.{}.{}.{last}", number / 250, number % 250)));
-        let endpoints = endpoints.collect::<Vec<_>>();
+        let address = |last: u8| format!("10.{}.{}.{last}", number / 250, number % 250);
+        let endpoints: Vec<_> = (1..=5).map(|last| ready(&address(last))).collect();
         store.apply(&slice(&name, &name, 80, &json!(endpoints)), None).unwrap();
     }
     let mut compiler = Compiler::new();
