@@ -91,7 +91,7 @@ pub enum Command {
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
-    /// Show flows: verdicts, drops, HTTP requests and responses.
+    /// Show flows: verdicts, drops, L7 requests and responses.
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),
     /// Print all counters in the Prometheus text format.

@@ -266,7 +266,7 @@ fn l7_family(workers: &[&WorkerStats]) -> Family {
     let allowed = workers.iter().map(|worker| worker.l7_allowed.get()).sum();
     let denied = workers.iter().map(|worker| worker.l7_denied.get()).sum();
     let outcomes = [("received", allowed + denied), ("forwarded", allowed), ("denied", denied)];
-    let family = Family::counter("cilium_policy_l7_total", "HTTP requests by verdict");
+    let family = Family::counter("cilium_policy_l7_total", "L7 requests by verdict");
     outcomes.into_iter().fold(family, |family, (rule, value)| {
         family.with(&[("rule", rule), ("proxy_type", "podgate")], value)
     })

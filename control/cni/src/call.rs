@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{CniError, Code};
-use crate::result::{CniResult, LATEST, SUPPORTED};
+use crate::result::CniResult;
+use crate::version::{LATEST, SUPPORTED};
 
 /// Where the agent's socket is unless the configuration says otherwise.
 const SOCKET: &str = "/run/podgate/podgate.sock";

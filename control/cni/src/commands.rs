@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::call::{Call, Command, Ipam};
 use crate::error::{CniError, Code};
 use crate::pod_link::{self, Ends, PodEnd};
-use crate::result::{CniResult, Interface, Ip, LATEST, Route, SUPPORTED};
+use crate::result::{CniResult, Interface, Ip, Route};
+use crate::version::{LATEST, SUPPORTED};
 use crate::{agent, ipam};
 
 /// Carries out a call. Returns what to print, if anything.

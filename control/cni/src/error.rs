@@ -7,6 +7,8 @@ use podgate_hostnet::NetlinkError;
 use podgate_hostnet::netns::NetnsError;
 use serde_json::{Value, json};
 
+use crate::version::LATEST;
+
 /// Codes of the specification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Code {
@@ -66,7 +68,7 @@ impl CniError {
 
     pub(crate) fn to_json(&self) -> Value {
         json!({
-            "cniVersion": crate::result::LATEST,
+            "cniVersion": LATEST,
             "code": self.code,
             "msg": self.message,
             "details": self.details,

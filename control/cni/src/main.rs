@@ -23,6 +23,7 @@ mod error;
 mod ipam;
 mod pod_link;
 mod result;
+mod version;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;

@@ -9,11 +9,6 @@ use serde_json::{Value, json};
 
 use crate::error::{CniError, Code};
 
-/// The latest version that is supported.
-pub(crate) const LATEST: &str = "1.1.0";
-/// Versions that are supported.
-pub(crate) const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", LATEST];
-
 /// The result of an ADD.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct CniResult {

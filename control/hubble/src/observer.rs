@@ -1,11 +1,9 @@
 //! The service of flows, `observer.Observer`.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::Stream;
 use jiff::Timestamp;
 use podgate_api::FlowItem;
 use tokio::sync::broadcast::error::RecvError;
@@ -16,6 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::agent_events::{AgentEvents, Timed};
 use crate::flow::{Translator, timestamp};
 use crate::peers::{Node, node_of};
+use crate::proto::Responses;
 use crate::proto::observer::observer_server::Observer;
 use crate::proto::observer::{
     GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse,
@@ -43,9 +42,6 @@ pub(crate) struct ObserverService<S> {
     pub(crate) started: Instant,
     pub(crate) streams: Arc<Semaphore>,
 }
-
-/// A stream of responses.
-pub(crate) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl<S: FlowSource> ObserverService<S> {
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {

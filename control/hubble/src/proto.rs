@@ -1,6 +1,14 @@
 //! Messages and services: generated from `proto/`, and committed, so that building needs no
 //! protocol buffer compiler. `tests/generated.rs` compares, and writes them after a change.
 
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tonic::Status;
+
+/// A stream of responses.
+pub(crate) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 /// Packages, with the names that generated code uses for each other.
 macro_rules! packages {
     ($($(#[doc = $doc:literal])+ $name:ident = $file:literal,)+) => {$(

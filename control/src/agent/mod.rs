@@ -57,6 +57,7 @@ use podgate_api::EndpointSpec;
 use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
+use podgate_policy::manifest::DIRECTORY_MAX;
 use podgate_policy::{NameLimits, Translation};
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
@@ -75,11 +76,11 @@ use self::restart::EarlierFlows;
 use self::server::Call;
 use self::signals::Signals;
 use self::state_files::StateFiles;
-use self::undo::Undo;
+use self::undo::{Creator, Undo};
 use self::waiting::Waiting;
 use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp, Services};
 use crate::log::LogFilter;
-use crate::sources::manifests::Manifests;
+use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
@@ -187,14 +188,14 @@ impl Agent {
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
         let state = StateDir::open(&args.state_dir)?;
-        undo.note_state(&state);
-        let mounted = bpffs::ensure_mounted(&state.bpf())?;
-        undo.note_bpf(state.bpf(), mounted);
+        undo.record_state(&state);
+        let mounted_now = bpffs::ensure_mounted(&state.bpf())?;
+        undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
         preflight::warn_of_private_mounts();
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
-        undo.note_host_link(host_network::find(&netlink).await?.is_none());
+        undo.record_host_link(Creator::unless(host_network::find(&netlink).await?.is_some()));
         let host_link = HostLink::ensure(&netlink).await?;
         links.open_host(&host_link)?;
         let preparer =
@@ -433,7 +434,8 @@ async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<So
     match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
-            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settle, updates)?))
+            let settings = Settings { settle, bytes_max: DIRECTORY_MAX };
+            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settings, updates)?))
         }
         (None, Some(file)) => {
             let may_run = args.seccomp != Seccomp::Enforce;

@@ -23,12 +23,26 @@ pub(super) struct Undo {
     dirs: Vec<PathBuf>,
     /// Directory of last good objects, if it was created.
     last_good: Option<PathBuf>,
-    /// Directory of pins, and whether its bpffs was mounted.
-    bpf: Option<(PathBuf, bool)>,
+    /// Directory of pins, and who mounted its bpffs.
+    bpf: Option<(PathBuf, Creator)>,
     /// Links whose programs were pinned before.
     pinned_before: BTreeSet<u32>,
-    /// Whether the host link was created.
-    host_link: bool,
+    host_link: Option<Creator>,
+}
+
+/// Who created something on the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Creator {
+    ThisStart,
+    /// It existed before this start.
+    Earlier,
+}
+
+impl Creator {
+    /// Of something that this start creates unless it `exists`.
+    pub(super) const fn unless(exists: bool) -> Self {
+        if exists { Self::Earlier } else { Self::ThisStart }
+    }
 }
 
 /// How many times, and at which interval, a directory is removed: the thread that reads manifests
@@ -38,7 +52,7 @@ const TRY_GAP: Duration = Duration::from_millis(10);
 
 impl Undo {
     /// The state directory was opened.
-    pub(super) fn note_state(&mut self, state: &StateDir) {
+    pub(super) fn record_state(&mut self, state: &StateDir) {
         let bpf = state.bpf();
         let made_by_mounting = (!bpf.exists()).then_some(bpf);
         let last_good = state.path().join(LAST_GOOD);
@@ -46,15 +60,15 @@ impl Undo {
         self.dirs = made_by_mounting.into_iter().chain(state.made().to_vec()).collect();
     }
 
-    /// There is a bpffs in the state directory, `mounted` by this start or before.
-    pub(super) fn note_bpf(&mut self, bpf: PathBuf, mounted: bool) {
+    /// There is a bpffs in the state directory.
+    pub(super) fn record_bpf(&mut self, bpf: PathBuf, creator: Creator) {
         self.pinned_before = pinned_indices(&bpf).unwrap_or_default();
-        self.bpf = Some((bpf, mounted));
+        self.bpf = Some((bpf, creator));
     }
 
-    /// The host link exists, created by this start if `made`.
-    pub(super) fn note_host_link(&mut self, made: bool) {
-        self.host_link |= made;
+    /// The host link exists, or is about to be created.
+    pub(super) fn record_host_link(&mut self, creator: Creator) {
+        self.host_link = Some(creator);
     }
 
     /// Undoes everything; errors are logged.
@@ -64,17 +78,17 @@ impl Undo {
                 warn!("the start failed and can't be undone completely: {reason}");
             }
         };
-        if let Some((bpf, mounted)) = self.bpf {
+        if let Some((bpf, creator)) = self.bpf {
             let now = pinned_indices(&bpf).unwrap_or_default();
             for index in now.difference(&self.pinned_before) {
                 unpin_in(&bpf, *index).into_iter().for_each(|reason| warn(Err(reason)));
             }
-            if mounted {
+            if creator == Creator::ThisStart {
                 let unmounted = umount2(&bpf, MntFlags::empty());
                 warn(unmounted.map_err(|error| format!("{}: {error}", bpf.display())));
             }
         }
-        if self.host_link {
+        if self.host_link == Some(Creator::ThisStart) {
             warn(delete_host_link().await);
         }
         let mut dirs = self.dirs.iter();

@@ -15,7 +15,7 @@ use tracing::warn;
 #[derive(Debug)]
 pub(crate) enum Update {
     /// Of a manifest.
-    Manifests(manifests::Event),
+    Manifests(manifests::DirectoryUpdate),
     /// Of one kind at the API server.
     Cluster(Box<kube::Event>),
 }

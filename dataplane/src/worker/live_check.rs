@@ -118,7 +118,7 @@ mod tests {
         add(&mut tables[0], 600, address(9), 0);
         add(&mut tables[0], 1, address(1), 0);
         add(&mut tables[1], 1, address(2), 0);
-        // Established connections time out after five days.
+        // Established connections time out after 124 minutes.
         add(&mut tables[1], 1, address(3), 500_000);
         add(&mut tables[1], 1, address(4), 0);
         let (index, _) = tables[1].iter().find(|(_, f)| f.tuple().dst == address(4)).unwrap();

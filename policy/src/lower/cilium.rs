@@ -40,10 +40,13 @@ impl Scope<'_> {
     fn lower_spec(self, spec: &CiliumSpec) -> RuleSet {
         let mut rules = Vec::new();
         for section in RuleSection::ALL {
-            let default_deny = spec.isolates(section.direction());
+            let lower_l7 = match spec.isolates(section.direction()) {
+                true => Arc::clone,
+                false => allow_every_request,
+            };
             for (index, rule) in spec.section(section).iter().enumerate() {
                 let field = format!("{}.{}[{index}]", spec.field, section.field());
-                rules.push(self.lower_rule(rule, section, field, default_deny));
+                rules.push(self.lower_rule(rule, section, field, lower_l7));
             }
         }
         RuleSet {
@@ -59,7 +62,7 @@ impl Scope<'_> {
         rule: &CiliumRule,
         section: RuleSection,
         field: String,
-        default_deny: bool,
+        lower_l7: fn(&Arc<L7Rules>) -> Arc<L7Rules>,
     ) -> Rule {
         let peers = match &rule.peers {
             // A rule that names neither peers nor ports allows nothing (unlike NetworkPolicy's).
@@ -70,7 +73,7 @@ impl Scope<'_> {
         let ports = match &rule.ports {
             Ports::All => None,
             Ports::ToPorts(list) => {
-                Some(list.iter().flat_map(|element| lower_ports(element, default_deny)).collect())
+                Some(list.iter().flat_map(|element| lower_ports(element, lower_l7)).collect())
             }
             Ports::Icmps(fields) => {
                 let plain = |ports: &_| RulePorts { ports: Clone::clone(ports), l7: None };
@@ -208,20 +211,17 @@ fn lower_endpoints(selector: &LabelSelector, namespace: Option<&str>) -> Selecto
     Selector::new(conditions)
 }
 
-/// In a specification that doesn't isolate, L7 rules see requests but deny none (cilium
-/// `pkg/policy/l4.go`, `ensureWildcard`).
-fn lower_ports(element: &PortRule, default_deny: bool) -> Vec<RulePorts> {
-    let l7 = element.l7.as_ref().map(|rules| match default_deny {
-        true => Arc::clone(rules),
-        false => Arc::new(allow_every_request(rules)),
-    });
+fn lower_ports(element: &PortRule, lower_l7: fn(&Arc<L7Rules>) -> Arc<L7Rules>) -> Vec<RulePorts> {
+    let l7 = element.l7.as_ref().map(lower_l7);
     let with_l7 = |ports: &_| RulePorts { ports: Clone::clone(ports), l7: l7.clone() };
     element.ports.iter().map(with_l7).collect()
 }
 
-/// Rules of the same protocol. Their patterns are always accepted.
-fn allow_every_request(rules: &L7Rules) -> L7Rules {
-    match rules {
+/// Rules of the same protocol that allow every request: in a specification that doesn't isolate,
+/// L7 rules see requests but deny none (cilium `pkg/policy/l4.go`, `ensureWildcard`). Their
+/// patterns are always accepted.
+fn allow_every_request(rules: &Arc<L7Rules>) -> Arc<L7Rules> {
+    Arc::new(match &**rules {
         L7Rules::Http(_) => {
             L7Rules::Http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
         }
@@ -230,5 +230,5 @@ fn allow_every_request(rules: &L7Rules) -> L7Rules {
         }
         L7Rules::Dns(_) => L7Rules::Dns(NamePattern::dns("*").into_iter().collect()),
         L7Rules::ServerNames(names) => L7Rules::ServerNames(names.clone()),
-    }
+    })
 }

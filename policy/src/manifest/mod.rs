@@ -33,6 +33,8 @@ use places::{Places, Position};
 pub const FILE_MAX: u64 = 64 * 1024 * 1024;
 /// Most files of one directory.
 pub const FILES_MAX: usize = 10_000;
+/// Most bytes of the files of one directory together, where an agent follows it.
+pub const DIRECTORY_MAX: u64 = 256 * 1024 * 1024;
 /// Deepest nesting of a document.
 const DEPTH_MAX: usize = 64;
 /// Most YAML events of one document: a list of a hundred thousand pods has some ten million.

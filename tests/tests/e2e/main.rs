@@ -23,6 +23,7 @@ mod limits;
 mod links;
 mod manifest_files;
 mod manifests;
+mod memory;
 mod mtu;
 mod network_changes;
 mod node;

@@ -44,13 +44,13 @@ pub(super) struct Content<D> {
     /// Neither an object nor anything else is in it.
     pub(super) is_blank: bool,
     /// Why some part of it can't be told to be any object.
-    pub(super) doubt: Option<Doubt>,
+    pub(super) doubt: Option<UnknownPart>,
     pub(super) documents: D,
 }
 
 /// A content of which a part is no object that is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Doubt {
+pub(super) enum UnknownPart {
     /// The part can't be read as YAML or JSON.
     Broken(String),
     /// It can be read, and is rejected for its kind or its names.
@@ -186,14 +186,18 @@ impl<D> FileState<D> {
             Seen::Content(_) if again => Action::Nothing,
             Seen::Content(content) if content.is_blank && !self.in_force.is_empty() => {
                 let reason = "is empty; remove it to remove its objects".to_owned();
-                self.break_off(reason, true)
+                self.phase = Phase::Broken { reason, is_manifest: true, unread: true };
+                self.apply_last_good()
             }
             Seen::Content(content) if self.is_cut(&content) => {
                 self.phase = Phase::Shorter { due: now + settle, content };
                 self.apply_last_good()
             }
             Seen::Content(content) => self.accept(Some(now + settle), content),
-            Seen::Unreadable { reason, is_manifest } => self.break_off(reason, is_manifest),
+            Seen::Unreadable { reason, is_manifest } => {
+                self.phase = Phase::Broken { reason, is_manifest, unread: true };
+                self.apply_last_good()
+            }
             Seen::Gone if self.in_force.is_empty() => Action::Remove,
             Seen::Gone => {
                 if !matches!(self.phase, Phase::Gone { .. }) {
@@ -274,11 +278,6 @@ impl<D> FileState<D> {
         self.accepted.is_some_and(shorter) && !self.in_force.is_empty()
     }
 
-    fn break_off(&mut self, reason: String, is_manifest: bool) -> Action<D> {
-        self.phase = Phase::Broken { reason, is_manifest, unread: true };
-        self.apply_last_good()
-    }
-
     fn apply_last_good(&mut self) -> Action<D> {
         if std::mem::replace(&mut self.applied, true) {
             Action::Nothing
@@ -295,8 +294,8 @@ impl<D> FileState<D> {
         if let Some(doubt) = doubt {
             self.in_force = union;
             let (reason, is_manifest) = match doubt {
-                Doubt::Broken(reason) => (reason, true),
-                Doubt::Rejected(reason) => (reason, false),
+                UnknownPart::Broken(reason) => (reason, true),
+                UnknownPart::Rejected(reason) => (reason, false),
             };
             self.phase = Phase::Broken { reason, is_manifest, unread: false };
             return Action::Apply(documents, Missing::Keep);

@@ -24,7 +24,7 @@ fn content(len: u64, inode: u64, objects: &[u64]) -> Seen<Vec<u64>> {
 
 fn broken(objects: &[u64]) -> Seen<Vec<u64>> {
     let Seen::Content(content) = content(150, 1, objects) else { unreachable!() };
-    Seen::Content(Content { doubt: Some(Doubt::Broken("no YAML".into())), ..content })
+    Seen::Content(Content { doubt: Some(UnknownPart::Broken("no YAML".into())), ..content })
 }
 
 fn unreadable() -> Seen<Vec<u64>> {

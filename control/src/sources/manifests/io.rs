@@ -21,9 +21,9 @@ use podgate_policy::DocumentKind;
 use podgate_policy::manifest::{self, Document, ReadError};
 use tracing::error;
 
-use super::file_state::{Content, Doubt, Seen, Stamp};
+use super::file_state::{Content, Seen, Stamp, UnknownPart};
 use super::last_good::{LastGood, hash, hash_of_key};
-use super::messages::{Check, Done, Entry, FileStamp, Identity, Listing, Message};
+use super::messages::{Check, Done, Entry, FileMetadata, Identity, Listing, Message};
 
 /// Threads while nothing hangs.
 const THREADS_MIN: usize = 2;
@@ -33,7 +33,7 @@ const THREADS_MAX: usize = 16;
 pub(super) const HANGS_AFTER: Duration = Duration::from_secs(2);
 
 /// File systems that other machines or programs change without inotify events.
-const SILENT: [FsType; 6] = [
+const FS_WITHOUT_INOTIFY: [FsType; 6] = [
     statfs::NFS_SUPER_MAGIC,
     statfs::SMB_SUPER_MAGIC,
     statfs::FUSE_SUPER_MAGIC,
@@ -45,15 +45,15 @@ const SILENT: [FsType; 6] = [
 
 /// The directory, and what is needed to read it.
 #[derive(Debug)]
-pub(super) struct Place {
-    /// The directory; a single file may stand in its place.
+pub(super) struct WatchedDirectory {
+    /// The directory; a single file may stand in its directory.
     pub(super) dir: Arc<Path>,
     /// `None` if the kernel gives none.
     pub(super) inotify: Option<Arc<Inotify>>,
     pub(super) last_good: LastGood,
 }
 
-impl Place {
+impl WatchedDirectory {
     /// Where an entry of the directory is.
     pub(super) fn path(&self, name: &OsStr) -> Arc<Path> {
         // A single file is an entry of its own name.
@@ -69,8 +69,8 @@ impl Place {
 pub(super) enum Job {
     /// List the directory and watch it. Of too many files, these are read in any case.
     List { known: BTreeSet<OsString> },
-    /// See whether the directory is still the same, and whether these links lead to other content.
-    Check { links: Vec<OsString> },
+    /// See whether the directory is still the same, and whether these symbolic links lead to other content.
+    Check { symlinks: Vec<OsString> },
     /// Read a file.
     Read {
         name: OsString,
@@ -85,17 +85,17 @@ pub(super) enum Job {
 }
 
 impl Job {
-    fn run(self, place: &Place) -> Done {
+    fn run(self, directory: &WatchedDirectory) -> Done {
         match self {
-            Self::List { known } => Done::List(list(place, &known)),
-            Self::Check { links } => Done::Check(check(place, links)),
+            Self::List { known } => Done::List(list(directory, &known)),
+            Self::Check { symlinks } => Done::Check(check(directory, symlinks)),
             Self::Read { name, path, known, needs_last_good, unreadable } => {
                 let seen = match unreadable {
                     Some(reason) => Seen::Unreadable { reason, is_manifest: true },
-                    None => look_at(&path, known),
+                    None => observe_file(&path, known),
                 };
                 let last_good = match needs_last_good {
-                    true => place.last_good.load(&name, &path).map(|(_, kept)| kept),
+                    true => directory.last_good.load(&name, &path).map(|(_, kept)| kept),
                     false => Ok(Vec::new()),
                 };
                 Done::Read {
@@ -108,25 +108,26 @@ impl Job {
     }
 }
 
-fn check(place: &Place, links: Vec<OsString>) -> Check {
+fn check(directory: &WatchedDirectory, symlinks: Vec<OsString>) -> Check {
     let begin = Instant::now();
-    let identity = fs::metadata(&place.dir);
+    let identity = fs::metadata(&directory.dir);
     let identity = identity.map(|metadata| Identity::of(&metadata)).map_err(|e| e.to_string());
-    let stamp = |name: OsString| {
-        let stamp = FileStamp::of(&place.path(&name));
-        (name, stamp)
+    let metadata = |name: OsString| {
+        let metadata = FileMetadata::of(&directory.path(&name));
+        (name, metadata)
     };
-    Check { identity, links: links.into_iter().map(stamp).collect(), took: begin.elapsed() }
+    let symlinks = symlinks.into_iter().map(metadata).collect();
+    Check { identity, symlinks, took: begin.elapsed() }
 }
 
-fn list(place: &Place, known: &BTreeSet<OsString>) -> Result<Listing, String> {
+fn list(directory: &WatchedDirectory, known: &BTreeSet<OsString>) -> Result<Listing, String> {
     let begin = Instant::now();
-    let dir = &place.dir;
+    let dir = &directory.dir;
     let metadata = fs::metadata(dir).map_err(|error| format!("can't be read: {error}"))?;
     let identity = Identity::of(&metadata);
     if metadata.is_file() {
         let name = dir.file_name().unwrap_or(dir.as_os_str()).to_owned();
-        let entries = vec![Entry { name, stamp: FileStamp::of(dir), is_link: true }];
+        let entries = vec![Entry { name, metadata: FileMetadata::of(dir), is_symlink: true }];
         let took = begin.elapsed();
         return Ok(Listing { identity, entries, excess: None, watch: None, is_file: true, took });
     }
@@ -134,13 +135,13 @@ fn list(place: &Place, known: &BTreeSet<OsString>) -> Result<Listing, String> {
         return Err("is neither a directory nor a regular file".to_owned());
     }
     // Before it is listed, so that no change is missed.
-    let silent = statfs(&**dir).is_ok_and(|fs| SILENT.contains(&fs.filesystem_type()));
-    let watch = place.inotify.as_ref().filter(|_| !silent);
+    let silent = statfs(&**dir).is_ok_and(|fs| FS_WITHOUT_INOTIFY.contains(&fs.filesystem_type()));
+    let watch = directory.inotify.as_ref().filter(|_| !silent);
     let watch = watch.and_then(|inotify| inotify.add_watch(&**dir, events()).ok());
     let (present, excess) = names(dir, known)?;
-    let entry = |(name, is_link): (OsString, bool)| {
-        let stamp = FileStamp::of(&dir.join(&name));
-        Entry { name, stamp, is_link }
+    let entry = |(name, is_symlink): (OsString, bool)| {
+        let metadata = FileMetadata::of(&dir.join(&name));
+        Entry { name, metadata, is_symlink }
     };
     let entries = present.into_iter().map(entry).collect();
     Ok(Listing { identity, entries, excess, watch, is_file: false, took: begin.elapsed() })
@@ -172,11 +173,11 @@ fn names(dir: &Path, known: &BTreeSet<OsString>) -> Result<Names, String> {
         if !manifest::is_manifest(&name) {
             continue;
         }
-        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let is_symlink = entry.file_type().is_ok_and(|kind| kind.is_symlink());
         if known.contains(&name) {
-            present.push((name, is_link));
+            present.push((name, is_symlink));
         } else {
-            others.insert((name, is_link));
+            others.insert((name, is_symlink));
             // One more than can be read, so that it can be named.
             if others.len() > manifest::FILES_MAX + 1 {
                 others.pop_last();
@@ -192,7 +193,7 @@ fn names(dir: &Path, known: &BTreeSet<OsString>) -> Result<Names, String> {
     Ok((present, excess))
 }
 
-fn look_at(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
+fn observe_file(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
     let (bytes, metadata) = match manifest::read_regular(path) {
         Ok(read) => read,
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -222,14 +223,14 @@ fn look_at(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
             (DocumentKind::Nothing, _) => {}
             (DocumentKind::Unreadable(_), Err(rejection)) => {
                 let line = document.source.location.line;
-                doubt = Some(Doubt::Broken(format!("line {line}: {}", rejection.reason)));
+                doubt = Some(UnknownPart::Broken(format!("line {line}: {}", rejection.reason)));
                 break;
             }
             (DocumentKind::Unreadable(rejections), Ok(_)) => {
                 let reason = rejections.first().map(|rejection| rejection.reason.as_str());
                 let line = document.source.location.line;
                 let reason = format!("line {line}: {}", reason.unwrap_or_default());
-                doubt.get_or_insert(Doubt::Rejected(reason));
+                doubt.get_or_insert(UnknownPart::Rejected(reason));
             }
         }
     }
@@ -252,7 +253,7 @@ fn without_same(mut kept: Vec<Document>, seen: &Seen<Arc<[Document]>>) -> Vec<Do
 /// The threads, and the jobs that wait for them.
 #[derive(Debug)]
 pub(super) struct Pool {
-    place: Arc<Place>,
+    directory: Arc<WatchedDirectory>,
     messages: SyncSender<Message>,
     threads: Vec<Thread>,
     waiting: VecDeque<Job>,
@@ -266,8 +267,8 @@ struct Thread {
 }
 
 impl Pool {
-    pub(super) fn new(place: Arc<Place>, messages: SyncSender<Message>) -> Self {
-        Self { place, messages, threads: Vec::new(), waiting: VecDeque::new() }
+    pub(super) fn new(directory: Arc<WatchedDirectory>, messages: SyncSender<Message>) -> Self {
+        Self { directory, messages, threads: Vec::new(), waiting: VecDeque::new() }
     }
 
     /// Has a job done, now or when a thread is free.
@@ -317,10 +318,10 @@ impl Pool {
             return None;
         }
         let (jobs, to_do) = sync_channel::<Job>(1);
-        let (place, messages) = (Arc::clone(&self.place), self.messages.clone());
+        let (directory, messages) = (Arc::clone(&self.directory), self.messages.clone());
         let run = move || {
             for job in to_do {
-                let done = job.run(&place);
+                let done = job.run(&directory);
                 if messages.send(Message::Done(count, done)).is_err() {
                     return;
                 }

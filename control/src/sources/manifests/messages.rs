@@ -19,7 +19,7 @@ use super::file_state::Seen;
 
 /// Changes of the directory.
 #[derive(Debug)]
-pub(crate) struct Event {
+pub(crate) struct DirectoryUpdate {
     pub(super) files: Vec<FileUpdate>,
     /// Whether all that there is can be known.
     pub(super) synced: bool,
@@ -120,13 +120,13 @@ impl Identity {
 
 /// Metadata that changes with a file's content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct FileStamp {
+pub(super) struct FileMetadata {
     inode: (u64, u64),
     size: u64,
     changed: (i64, i64),
 }
 
-impl FileStamp {
+impl FileMetadata {
     pub(super) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
@@ -141,10 +141,10 @@ impl FileStamp {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: OsString,
-    /// `None` if it can't be told.
-    pub(super) stamp: Option<FileStamp>,
+    /// `None` if it can't be read.
+    pub(super) metadata: Option<FileMetadata>,
     /// Whether it is a symbolic link, whose target may change without inotify events.
-    pub(super) is_link: bool,
+    pub(super) is_symlink: bool,
 }
 
 /// What the directory holds.
@@ -165,6 +165,6 @@ pub(super) struct Listing {
 #[derive(Debug)]
 pub(super) struct Check {
     pub(super) identity: Result<Identity, String>,
-    pub(super) links: Vec<(OsString, Option<FileStamp>)>,
+    pub(super) symlinks: Vec<(OsString, Option<FileMetadata>)>,
     pub(super) took: Duration,
 }

@@ -22,7 +22,7 @@ use podgate_api::SourceStatus;
 use podgate_policy::{Missing, Rejection, Store};
 use tokio::sync::mpsc;
 
-pub(crate) use self::messages::Event;
+pub(crate) use self::messages::DirectoryUpdate;
 use self::messages::{Change, FileUpdate, ReadRequests};
 use super::{Update, log_rejections};
 
@@ -37,19 +37,28 @@ pub(crate) struct Manifests {
     requests: Arc<ReadRequests>,
 }
 
+/// How a directory is followed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// How long a file must be unchanged for the objects that it lacks to be deleted.
+    pub(crate) settle: Duration,
+    /// Most bytes of all files together. A file beyond it is not read, like one that is too large.
+    pub(crate) bytes_max: u64,
+}
+
 impl Manifests {
     /// Starts to follow `dir`: what is in it goes to `updates`. `state_dir` is where last good
-    /// objects are kept, and `settle` how long a file must be still for what it lacks to count.
+    /// objects are saved.
     ///
     /// # Errors
     /// When the thread can't be started.
     pub(crate) fn follow(
         dir: &Path,
         state_dir: &Path,
-        settle: Duration,
+        settings: Settings,
         updates: mpsc::Sender<Update>,
     ) -> Result<Self> {
-        let requests = reader::start(dir, state_dir, settle, updates);
+        let requests = reader::start(dir, state_dir, settings, updates);
         let requests = requests.context("can't start the thread that reads manifests")?;
         let (problems, rejected) = (Vec::new(), BTreeMap::new());
         Ok(Self { dir: dir.to_owned(), synced: false, problems, rejected, requests })
@@ -62,16 +71,16 @@ impl Manifests {
 
     /// Brings the store up to date, and says in the log what is rejected that was not rejected
     /// before. Returns whether anything may have changed.
-    pub(crate) fn apply(&mut self, event: Event, store: &mut Store) -> bool {
-        let changed = !event.files.is_empty() || event.synced != self.synced;
-        for update in event.files {
-            self.take_file(update, store);
+    pub(crate) fn apply(&mut self, update: DirectoryUpdate, store: &mut Store) -> bool {
+        let changed = !update.files.is_empty() || update.synced != self.synced;
+        for file in update.files {
+            self.apply_file(file, store);
         }
-        (self.synced, self.problems) = (event.synced, event.problems);
+        (self.synced, self.problems) = (update.synced, update.problems);
         changed
     }
 
-    fn take_file(&mut self, update: FileUpdate, store: &mut Store) {
+    fn apply_file(&mut self, update: FileUpdate, store: &mut Store) {
         let FileUpdate { file, last_good, change } = update;
         if !last_good.is_empty() {
             store.sync_file(&file, &last_good, Missing::Delete);

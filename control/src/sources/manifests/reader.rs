@@ -15,12 +15,13 @@ use podgate_policy::manifest::{self, Document};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::Settings;
 use super::file_state::{Action, FileState, Seen, Stamp};
-use super::io::{Job, Place, Pool};
+use super::io::{Job, Pool, WatchedDirectory};
 use super::last_good::{Header, LastGood, Save, log_damaged};
 use super::messages::{
-    Change, Check, Done, Entry, Event, FileStamp, FileUpdate, Identity, Listing, Message,
-    ReadRequests,
+    Change, Check, DirectoryUpdate, Done, Entry, FileMetadata, FileUpdate, Identity, Listing,
+    Message, ReadRequests,
 };
 use super::saver::Saver;
 use crate::sources::Update;
@@ -46,22 +47,24 @@ const MESSAGES_MAX: usize = 1024;
 struct File {
     path: Arc<Path>,
     state: FileState<Arc<[Document]>>,
-    stamp: Option<FileStamp>,
-    is_link: bool,
+    metadata: Option<FileMetadata>,
+    is_symlink: bool,
     /// Whether anything was seen of it in this run.
     observed: bool,
+    /// Bytes of its content, as it was read last; 0 if that was not possible.
+    bytes: u64,
     /// Since when a job reads it.
     reading: Option<Instant>,
     /// Whether it is to be read when that job is done.
-    again: bool,
+    reread_after: bool,
     read_at: Option<Instant>,
     /// When it may be read next, so that a large file that keeps changing takes no whole core.
-    free_at: Option<Instant>,
+    earliest_read: Option<Instant>,
     /// Whether a program wrote to it and has not closed it.
-    writing: bool,
+    open_for_writing: bool,
     hangs: bool,
-    /// Whether its documents are wanted though they may be known.
-    wanted: bool,
+    /// Whether it is to be parsed even if its content is known.
+    must_parse: bool,
     /// The content whose objects are on disk, or about to be.
     saved: Option<Stamp>,
     tick_at: Option<Instant>,
@@ -75,16 +78,17 @@ impl File {
         Self {
             path,
             state,
-            stamp: None,
-            is_link: false,
+            metadata: None,
+            is_symlink: false,
             observed: false,
+            bytes: 0,
             reading: None,
-            again: false,
+            reread_after: false,
             read_at: None,
-            free_at: None,
-            writing: false,
+            earliest_read: None,
+            open_for_writing: false,
             hangs: false,
-            wanted: false,
+            must_parse: false,
             saved: last_good.map(Header::stamp),
             tick_at: None,
         }
@@ -95,12 +99,16 @@ impl File {
 #[derive(Debug)]
 pub(super) struct Reader {
     dir: Arc<Path>,
-    settle: Duration,
+    settings: Settings,
     updates: mpsc::Sender<Update>,
     requests: Arc<ReadRequests>,
     messages: Receiver<Message>,
     pool: Pool,
     saver: Saver,
+    /// Bytes of all files, as they were read last.
+    bytes: u64,
+    /// Files that are not read because of the bytes of the others.
+    excluded: BTreeSet<OsString>,
     files: BTreeMap<OsString, File>,
     reads: BTreeSet<(Instant, OsString)>,
     ticks: BTreeSet<(Instant, OsString)>,
@@ -122,8 +130,8 @@ pub(super) struct Reader {
     check_at: Instant,
     batch: Vec<FileUpdate>,
     synced: bool,
-    /// The last report.
-    told: Option<(bool, Vec<String>)>,
+    /// The status that was reported last.
+    last_status: Option<(bool, Vec<String>)>,
 }
 
 /// Starts the reader. It ends when the receiver of its updates is dropped.
@@ -133,22 +141,23 @@ pub(super) struct Reader {
 pub(super) fn start(
     dir: &Path,
     state_dir: &Path,
-    settle: Duration,
+    settings: Settings,
     updates: mpsc::Sender<Update>,
 ) -> std::io::Result<Arc<ReadRequests>> {
     let (sender, messages) = sync_channel(MESSAGES_MAX);
     let requests = Arc::new(ReadRequests::new(sender.clone()));
     let (dir, state_dir): (Arc<Path>, _) = (dir.into(), state_dir.to_owned());
-    let reader_wishes = Arc::clone(&requests);
+    let reader_requests = Arc::clone(&requests);
     let run = move || {
         let inotify = watch(&sender);
         let last_good = LastGood::new(&state_dir, &dir);
         let (index, damaged) = last_good.index();
         log_damaged(&damaged);
-        let place = Place { dir: Arc::clone(&dir), inotify, last_good: last_good.clone() };
+        let place =
+            WatchedDirectory { dir: Arc::clone(&dir), inotify, last_good: last_good.clone() };
         let pool = Pool::new(Arc::new(place), sender.clone());
         let saver = Saver::start(last_good, sender);
-        let reader = Reader::new(dir, settle, updates, reader_wishes, messages, pool, saver);
+        let reader = Reader::new(dir, settings, updates, reader_requests, messages, pool, saver);
         reader.run(&index);
     };
     thread::Builder::new().name("pg-manifests".into()).spawn(run)?;
@@ -165,12 +174,12 @@ fn watch(messages: &SyncSender<Message>) -> Option<Arc<Inotify>> {
         }
     };
     let (events, messages) = (Arc::clone(&inotify), messages.clone());
-    let run = move || hand_on(&events, &messages);
+    let run = move || forward_inotify_events(&events, &messages);
     thread::Builder::new().name("pg-inotify".into()).spawn(run).ok()?;
     Some(inotify)
 }
 
-fn hand_on(inotify: &Inotify, messages: &SyncSender<Message>) {
+fn forward_inotify_events(inotify: &Inotify, messages: &SyncSender<Message>) {
     loop {
         match inotify.read_events() {
             Ok(events) => {
@@ -190,7 +199,7 @@ fn hand_on(inotify: &Inotify, messages: &SyncSender<Message>) {
 impl Reader {
     fn new(
         dir: Arc<Path>,
-        settle: Duration,
+        settings: Settings,
         updates: mpsc::Sender<Update>,
         requests: Arc<ReadRequests>,
         messages: Receiver<Message>,
@@ -200,12 +209,14 @@ impl Reader {
         let now = Instant::now();
         Self {
             dir,
-            settle,
+            settings,
             updates,
             requests,
             messages,
             pool,
             saver,
+            bytes: 0,
+            excluded: BTreeSet::new(),
             files: BTreeMap::new(),
             reads: BTreeSet::new(),
             ticks: BTreeSet::new(),
@@ -224,7 +235,7 @@ impl Reader {
             check_at: now + CHECK_PERIOD,
             batch: Vec::new(),
             synced: false,
-            told: None,
+            last_status: None,
         }
     }
 
@@ -234,7 +245,7 @@ impl Reader {
             self.insert(name.clone(), File::new(path, Some(header)));
         }
         loop {
-            self.take_wishes();
+            self.handle_requests();
             self.timers(Instant::now());
             if !self.flush() {
                 return;
@@ -246,13 +257,13 @@ impl Reader {
             let wait = due.map_or(CHECK_PERIOD, |due| due.saturating_duration_since(now));
             // What was due and waits for a job is looked at again with the next check.
             match self.messages.recv_timeout(wait.clamp(Duration::from_millis(1), CHECK_PERIOD)) {
-                Ok(message) => self.take(message),
+                Ok(message) => self.on_message(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             for _ in 0..BATCH {
                 let Ok(message) = self.messages.try_recv() else { break };
-                self.take(message);
+                self.on_message(message);
             }
         }
     }
@@ -266,21 +277,21 @@ impl Reader {
         self.files.insert(name, file);
     }
 
-    fn take_wishes(&mut self) {
+    fn handle_requests(&mut self) {
         let (rescan, wanted) = self.requests.take();
         let now = Instant::now();
         if rescan {
             self.list_now();
             let names: Vec<_> = self.files.keys().cloned().collect();
             for name in names {
-                self.read_at(&name, now, false);
+                self.read_at(&name, now);
             }
         }
         for path in wanted {
             let Some(name) = path.file_name().map(OsString::from) else { continue };
             if let Some(file) = self.files.get_mut(&name) {
-                file.wanted = true;
-                self.read_at(&name, now, false);
+                file.must_parse = true;
+                self.read_at(&name, now);
             }
         }
     }
@@ -290,17 +301,27 @@ impl Reader {
         self.list_at = Instant::now();
     }
 
-    /// Has a file read at a time: at the earlier one, if it is to be read anyway, or `later`.
-    fn read_at(&mut self, name: &OsString, at: Instant, later: bool) {
+    /// Has a file read at a time, or earlier if a read is due earlier.
+    fn read_at(&mut self, name: &OsString, at: Instant) {
         let Some(file) = self.files.get_mut(name) else { return };
-        let at = file.free_at.map_or(at, |free| at.max(free));
-        if let Some(former) = file.read_at {
-            if former <= at && !later {
-                return;
-            }
+        let at = file.earliest_read.map_or(at, |free| at.max(free));
+        if file.read_at.is_none_or(|due| at < due) {
+            self.set_read_at(name, at);
+        }
+    }
+
+    /// Has a file read at a time, and not before.
+    fn read_not_before(&mut self, name: &OsString, at: Instant) {
+        let Some(file) = self.files.get_mut(name) else { return };
+        let at = file.earliest_read.map_or(at, |free| at.max(free));
+        self.set_read_at(name, at);
+    }
+
+    fn set_read_at(&mut self, name: &OsString, at: Instant) {
+        let Some(file) = self.files.get_mut(name) else { return };
+        if let Some(former) = file.read_at.replace(at) {
             self.reads.remove(&(former, name.clone()));
         }
-        file.read_at = Some(at);
         self.reads.insert((at, name.clone()));
     }
 
@@ -317,9 +338,9 @@ impl Reader {
             self.retry_saves(now);
             if !self.checking && self.listed {
                 self.checking = true;
-                let links = self.files.iter().filter(|(_, file)| file.is_link);
-                let links = links.map(|(name, _)| name.clone()).collect();
-                self.pool.run(Job::Check { links });
+                let symlinks = self.files.iter().filter(|(_, file)| file.is_symlink);
+                let symlinks = symlinks.map(|(name, _)| name.clone()).collect();
+                self.pool.run(Job::Check { symlinks });
             }
         }
         while let Some((at, _)) = self.reads.first()
@@ -328,16 +349,16 @@ impl Reader {
             let Some((_, name)) = self.reads.pop_first() else { break };
             self.read(&name, now, None);
         }
-        self.settle(now);
-        self.note_hanging(now);
+        self.apply_due(now);
+        self.mark_hanging_unreadable(now);
         self.pool.dispatch();
     }
 
     fn retry_saves(&mut self, now: Instant) {
         for name in self.saver.take_due_retries(now) {
             if let Some(file) = self.files.get_mut(&name) {
-                file.wanted = true;
-                self.read_at(&name, now, false);
+                file.must_parse = true;
+                self.read_at(&name, now);
             } else {
                 self.saver.save(Save::Remove { name }, 0);
             }
@@ -350,21 +371,21 @@ impl Reader {
         file.read_at = None;
         let needs_last_good = file.state.needs_last_good();
         if file.reading.is_some() && unreadable.is_none() {
-            file.again = true;
+            file.reread_after = true;
             return;
         }
         if unreadable.is_none() {
             file.reading = Some(now);
             // It was closed, or nobody wrote to it for the settle time.
-            file.writing = false;
+            file.open_for_writing = false;
         }
-        let known = file.state.seen().filter(|_| !file.wanted && !needs_last_good);
+        let known = file.state.seen().filter(|_| !file.must_parse && !needs_last_good);
         let (name, path) = (name.clone(), Arc::clone(&file.path));
         self.pool.run(Job::Read { name, path, known, needs_last_good, unreadable });
     }
 
     /// Applies what was due, unless the file is about to be read.
-    fn settle(&mut self, now: Instant) {
+    fn apply_due(&mut self, now: Instant) {
         while let Some((at, _)) = self.ticks.first()
             && *at <= now
         {
@@ -373,23 +394,23 @@ impl Reader {
             file.tick_at = None;
             let busy = file.read_at.is_some() || file.reading.is_some();
             if self.fault.is_some() || busy {
-                let wait = if self.fault.is_some() { self.settle } else { QUIET };
+                let wait = if self.fault.is_some() { self.settings.settle } else { QUIET };
                 file.state.postpone(now + wait);
-                self.note_state(&name);
+                self.reschedule(&name);
                 continue;
             }
             let action = file.state.tick(now);
-            self.act(&name, action, Vec::new());
+            self.apply_action(&name, action, Vec::new());
         }
     }
 
     /// Files whose job hangs are unreadable.
-    fn note_hanging(&mut self, now: Instant) {
+    fn mark_hanging_unreadable(&mut self, now: Instant) {
         let hanging: Vec<Option<OsString>> = self.pool.hanging(now).map(|n| n.cloned()).collect();
         for name in hanging {
             let Some(name) = name else {
                 if self.fault.is_none() && (self.listing || self.checking) {
-                    self.break_off("does not answer");
+                    self.suspend_deletions("does not answer");
                 }
                 continue;
             };
@@ -405,19 +426,21 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn on_message(&mut self, message: Message) {
         match message {
             Message::Events(events) => {
                 for event in events {
-                    self.take_event(event);
+                    self.on_inotify_event(event);
                 }
             }
             Message::Done(thread, done) => {
                 self.pool.finished(thread);
                 match done {
-                    Done::List(listing) => self.take_listing(listing),
-                    Done::Check(check) => self.take_check(check),
-                    Done::Read { name, seen, last_good } => self.take_read(&name, seen, last_good),
+                    Done::List(listing) => self.on_listing_done(listing),
+                    Done::Check(check) => self.on_check_done(check),
+                    Done::Read { name, seen, last_good } => {
+                        self.on_read_done(&name, seen, last_good)
+                    }
                 }
             }
             Message::Saved(name, result) => {
@@ -442,7 +465,7 @@ impl Reader {
         }
     }
 
-    fn take_event(&mut self, event: InotifyEvent) {
+    fn on_inotify_event(&mut self, event: InotifyEvent) {
         let mask = event.mask;
         if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             return self.list_now();
@@ -479,19 +502,18 @@ impl Reader {
         let Some(file) = self.files.get_mut(&name) else { return };
         let now = Instant::now();
         if mask.contains(AddWatchFlags::IN_MODIFY) {
-            file.writing = true;
-            return self.read_at(&name, now + self.settle, true);
+            file.open_for_writing = true;
+            return self.read_not_before(&name, now + self.settings.settle);
         }
         if !mask.intersects(AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CREATE) {
-            file.writing = false;
+            file.open_for_writing = false;
         }
-        if !file.writing {
-            let later = file.read_at.is_some_and(|at| at > now + QUIET);
-            self.read_at(&name, now + QUIET, later);
+        if !file.open_for_writing {
+            self.read_at(&name, now + QUIET);
         }
     }
 
-    fn take_check(&mut self, check: Check) {
+    fn on_check_done(&mut self, check: Check) {
         self.checking = false;
         let now = Instant::now();
         self.check_at = self.check_at.max(now + check.took * SHARE);
@@ -502,17 +524,17 @@ impl Reader {
         if !same {
             self.list_now();
         }
-        for (name, stamp) in check.links {
-            if self.files.get(&name).is_some_and(|file| file.stamp != stamp) {
+        for (name, metadata) in check.symlinks {
+            if self.files.get(&name).is_some_and(|file| file.metadata != metadata) {
                 if let Some(file) = self.files.get_mut(&name) {
-                    file.stamp = stamp;
+                    file.metadata = metadata;
                 }
-                self.read_at(&name, now, false);
+                self.read_at(&name, now);
             }
         }
     }
 
-    fn take_listing(&mut self, listing: Result<Listing, String>) {
+    fn on_listing_done(&mut self, listing: Result<Listing, String>) {
         self.listing = false;
         self.listed = true;
         if std::mem::take(&mut self.list_again) {
@@ -520,7 +542,7 @@ impl Reader {
         }
         let listing = match listing {
             Ok(listing) => listing,
-            Err(reason) => return self.break_off(&reason),
+            Err(reason) => return self.suspend_deletions(&reason),
         };
         let replaced = self.identity != Some(listing.identity);
         let in_force = self.files.values().any(|file| !file.state.in_force().is_empty());
@@ -529,7 +551,7 @@ impl Reader {
         if listing.entries.is_empty() && in_force && replaced {
             let reason = "is empty, and not the directory that it was; put a file in it to have \
                           what it lacks removed";
-            return self.break_off(reason);
+            return self.suspend_deletions(reason);
         }
         let now = Instant::now();
         if listing.watch.is_none() {
@@ -538,15 +560,15 @@ impl Reader {
         self.identity = Some(listing.identity);
         if self.fault.take().is_some() {
             info!("{} can be read again", self.dir.display());
-            self.postpone_all(now + self.settle);
+            self.postpone_all(now + self.settings.settle);
         }
         self.excess = listing.excess;
-        self.take_entries(listing.entries, now);
+        self.apply_entries(listing.entries, now);
     }
 
-    fn take_entries(&mut self, entries: Vec<Entry>, now: Instant) {
+    fn apply_entries(&mut self, entries: Vec<Entry>, now: Instant) {
         let mut gone: BTreeSet<OsString> = self.files.keys().cloned().collect();
-        for Entry { name, stamp, is_link } in entries {
+        for Entry { name, metadata, is_symlink } in entries {
             gone.remove(&name);
             let path = self.path(&name);
             if !self.files.contains_key(&name) {
@@ -554,21 +576,21 @@ impl Reader {
             }
             let Some(file) = self.files.get_mut(&name) else { continue };
             file.path = path;
-            file.is_link = is_link;
-            let changed = file.stamp != stamp || !file.observed;
-            file.stamp = stamp;
-            if changed && !(file.writing && self.watch.is_some()) {
-                self.read_at(&name, now, false);
+            file.is_symlink = is_symlink;
+            let changed = file.metadata != metadata || !file.observed;
+            file.metadata = metadata;
+            if changed && !(file.open_for_writing && self.watch.is_some()) {
+                self.read_at(&name, now);
             }
         }
         for name in gone {
             // Reading tells for sure, and brings the last good objects.
-            self.read_at(&name, now, false);
+            self.read_at(&name, now);
         }
     }
 
     /// Keeps all objects, because the directory can't be read.
-    fn break_off(&mut self, reason: &str) {
+    fn suspend_deletions(&mut self, reason: &str) {
         self.fault = Some(reason.to_owned());
         let now = Instant::now();
         let unobserved = self.files.iter().filter(|(_, file)| !file.observed);
@@ -583,24 +605,25 @@ impl Reader {
             if let Some(file) = self.files.get_mut(&name) {
                 file.state.postpone(until);
             }
-            self.note_state(&name);
+            self.reschedule(&name);
         }
     }
 
-    fn take_read(
+    fn on_read_done(
         &mut self,
         name: &OsString,
         seen: Seen<Arc<[Document]>>,
         last_good: Result<Vec<Document>, String>,
     ) {
+        let seen = self.within_bounds(name, seen);
         let Some(file) = self.files.get_mut(name) else { return };
         let now = Instant::now();
         if let Some(begun) = file.reading.take() {
-            file.free_at = Some(now + 4 * (now - begun).min(Duration::from_secs(5)));
+            file.earliest_read = Some(now + 4 * (now - begun).min(Duration::from_secs(5)));
         }
         file.hangs = false;
-        let again = std::mem::take(&mut file.again);
-        if file.writing && file.observed && matches!(seen, Seen::Content(_)) {
+        let reread = std::mem::take(&mut file.reread_after);
+        if file.open_for_writing && file.observed && matches!(seen, Seen::Content(_)) {
             // It was written to meanwhile: a read is due when it is closed or still.
             return;
         }
@@ -612,7 +635,7 @@ impl Reader {
             file.state.forget_last_good();
             Vec::new()
         });
-        let wanted = std::mem::take(&mut file.wanted);
+        let wanted = std::mem::take(&mut file.must_parse);
         let (content, gone) = match &seen {
             Seen::Content(content) => {
                 (Some((content.stamp, Arc::clone(&content.documents))), false)
@@ -620,7 +643,7 @@ impl Reader {
             Seen::Gone => (None, true),
             Seen::Unreadable { .. } => (None, false),
         };
-        let action = file.state.observe(now, self.settle, seen);
+        let action = file.state.observe(now, self.settings.settle, seen);
         let wants = match (&action, content) {
             (Action::Nothing, Some((stamp, documents))) if wanted => file
                 .state
@@ -631,16 +654,51 @@ impl Reader {
             _ => None,
         };
         if gone {
-            file.stamp = None;
+            file.metadata = None;
         }
-        self.act(name, wants.unwrap_or(action), last_good);
-        if again {
-            self.read_at(name, now + QUIET, false);
+        self.apply_action(name, wants.unwrap_or(action), last_good);
+        if reread {
+            self.read_at(name, now + QUIET);
         }
     }
 
+    /// A file that makes the directory too large is not read. When another one becomes smaller,
+    /// all such files are read again.
+    fn within_bounds(
+        &mut self,
+        name: &OsString,
+        seen: Seen<Arc<[Document]>>,
+    ) -> Seen<Arc<[Document]>> {
+        let Some(file) = self.files.get_mut(name) else { return seen };
+        let others = self.bytes - file.bytes;
+        let max = self.settings.bytes_max;
+        let len = if let Seen::Content(content) = &seen { content.stamp.len } else { 0 };
+        let excluded = others + len > max;
+        let bytes = if excluded { 0 } else { len };
+        let is_smaller = bytes < std::mem::replace(&mut file.bytes, bytes);
+        self.bytes = others + bytes;
+        if is_smaller {
+            for name in std::mem::take(&mut self.excluded) {
+                self.read_at(&name, Instant::now());
+            }
+        }
+        if !excluded {
+            self.excluded.remove(name);
+            return seen;
+        }
+        self.excluded.insert(name.clone());
+        let reason =
+            format!("is not read: with it, the files of the directory have more than {max} bytes");
+        Seen::Unreadable { reason, is_manifest: true }
+    }
+
     /// Hands on what is to be done with a file's objects, and has it written to disk.
-    fn act(&mut self, name: &OsString, action: Action<Arc<[Document]>>, last_good: Vec<Document>) {
+    fn apply_action(
+        &mut self,
+        name: &OsString,
+        action: Action<Arc<[Document]>>,
+        last_good: Vec<Document>,
+    ) {
         let Some(file) = self.files.get_mut(name) else { return };
         let path = Arc::clone(&file.path);
         let accepted = file.state.accepted();
@@ -658,7 +716,7 @@ impl Reader {
             }
             Action::DeleteMissing => {
                 // Read once more, so that what is on disk lacks it too.
-                file.wanted = true;
+                file.must_parse = true;
                 read_again = true;
                 Some(Change::DeleteMissing)
             }
@@ -678,9 +736,9 @@ impl Reader {
         if let Some(save) = save {
             self.saver.save(save, len);
         }
-        self.note_state(name);
+        self.reschedule(name);
         if read_again {
-            self.read_at(name, Instant::now(), false);
+            self.read_at(name, Instant::now());
         }
         if removed {
             self.forget(name);
@@ -699,13 +757,14 @@ impl Reader {
             self.unobserved -= 1;
         }
         self.troubled.remove(name);
+        self.excluded.remove(name);
         if self.excess.is_some() {
             self.list_now();
         }
     }
 
     /// Follows a change of a file's state.
-    fn note_state(&mut self, name: &OsString) {
+    fn reschedule(&mut self, name: &OsString) {
         let Some(file) = self.files.get_mut(name) else { return };
         if let Some(at) = file.tick_at.take() {
             self.ticks.remove(&(at, name.clone()));
@@ -728,20 +787,20 @@ impl Reader {
         let was_synced = self.synced;
         self.synced |= self.is_complete();
         let status = (self.synced, self.problems());
-        let told = self.told.as_ref() == Some(&status);
-        if (self.batch.is_empty() || !hurry) && told && was_synced == self.synced {
+        let reported = self.last_status.as_ref() == Some(&status);
+        if (self.batch.is_empty() || !hurry) && reported && was_synced == self.synced {
             return !self.updates.is_closed();
         }
-        if !told {
-            let former = self.told.take().map(|(_, problems)| problems).unwrap_or_default();
+        if !reported {
+            let former = self.last_status.take().map(|(_, problems)| problems).unwrap_or_default();
             for problem in status.1.iter().filter(|problem| !former.contains(problem)) {
                 warn!("{}", crate::output::escape(problem));
             }
-            self.told = Some(status.clone());
+            self.last_status = Some(status.clone());
         }
         let files = std::mem::take(&mut self.batch);
-        let event = Event { files, synced: status.0, problems: status.1 };
-        self.updates.blocking_send(Update::Manifests(event)).is_ok()
+        let update = DirectoryUpdate { files, synced: status.0, problems: status.1 };
+        self.updates.blocking_send(Update::Manifests(update)).is_ok()
     }
 
     /// Whether everything was read once and no file hides objects that nobody knows.

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use podgate_policy::manifest;
 
 use super::*;
 
@@ -58,8 +59,13 @@ impl Place {
     }
 
     fn follow(&self) -> Followed {
+        self.follow_at_most(manifest::DIRECTORY_MAX)
+    }
+
+    fn follow_at_most(&self, bytes_max: u64) -> Followed {
         let (sender, updates) = mpsc::channel(16);
-        let manifests = Manifests::follow(&self.dir(), &self.state(), SETTLE, sender).unwrap();
+        let settings = Settings { settle: SETTLE, bytes_max };
+        let manifests = Manifests::follow(&self.dir(), &self.state(), settings, sender).unwrap();
         Followed { updates, manifests, store: Store::new(), seen: BTreeSet::new() }
     }
 
@@ -314,7 +320,7 @@ fn a_start_with_a_broken_file_that_was_never_good_waits() {
     place.write("q.yaml", "kind: [");
     symlink("nothing", place.path("r.yaml")).unwrap();
     let large = fs::File::create(place.path("s.yaml")).unwrap();
-    large.set_len(podgate_policy::manifest::FILE_MAX + 1).unwrap();
+    large.set_len(manifest::FILE_MAX + 1).unwrap();
     let mut followed = place.follow();
     for problem in ["q.yaml line 1", "r.yaml is a link to nothing", "s.yaml is larger than"] {
         followed.until_problem(problem);
@@ -339,7 +345,7 @@ fn a_start_with_a_broken_file_that_was_never_good_waits() {
 #[test]
 fn more_files_than_can_be_read_are_told_of_and_a_start_waits() {
     let place = Place::new();
-    let max = podgate_policy::manifest::FILES_MAX;
+    let max = manifest::FILES_MAX;
     place.write("z.yaml", &policy("one"));
     for number in 0..max - 1 {
         place.write(&format!("{number:05}.yaml"), "");
@@ -359,6 +365,48 @@ fn more_files_than_can_be_read_are_told_of_and_a_start_waits() {
     assert!(!followed.manifests.status().synced);
     fs::remove_file(place.path("00000.yaml")).unwrap();
     followed.until_synced();
+}
+
+#[test]
+fn a_directory_with_too_many_bytes_keeps_its_objects_and_a_start_waits() {
+    let place = Place::new();
+    let bytes_max = 3 * policy("one").len() as u64;
+    place.write("p.yaml", &policy("one"));
+    place.write("q.yaml", &policy("two"));
+    let mut followed = place.follow_at_most(bytes_max);
+    followed.until_synced();
+    place.write("q.yaml", &(policy("two") + &policy("new") + &policy("few")));
+    followed.until_problem("q.yaml is not read: with it, the files of the directory have more");
+    assert_eq!(names(&followed.store), ["one", "two"]);
+    // It is read once another one has become smaller.
+    place.write("p.yaml", "");
+    fs::remove_file(place.path("p.yaml")).unwrap();
+    followed.until_in_force(&["few", "new", "two"]);
+    followed.until_no_problem();
+    drop(followed);
+    // A start of which nothing is known.
+    place.write("r.yaml", &policy("one"));
+    let place = Place { state: "other-state", ..place };
+    let mut followed = place.follow_at_most(bytes_max);
+    followed.until_problem("have more than");
+    assert!(!followed.manifests.status().synced);
+    fs::remove_file(place.path("q.yaml")).unwrap();
+    followed.until_in_force(&["one"]);
+    followed.until_synced();
+}
+
+/// `kubectl get -o yaml` writes such a list when the API server has no objects.
+#[test]
+fn a_list_without_items_in_a_file_that_held_objects_deletes_them_after_the_settle_time() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    let mut followed = place.follow();
+    followed.until_synced();
+    place.write("p.yaml", "{apiVersion: v1, kind: List, items: []}\n");
+    followed.until_in_force(&[]);
+    followed.until_no_problem();
+    assert_eq!(followed.seen, BTreeSet::from([vec!["one".to_owned()], Vec::new()]));
+    assert_eq!(followed.store.rejections().count(), 0);
 }
 
 #[test]

@@ -120,6 +120,9 @@ fn pass(umem: &Umem, from: &mut Port, to: &mut Port, free: &mut Vec<FrameDesc>) 
     // SAFETY: the frames are from the RX ring, and no copy of them is kept.
     while unsafe { to.rings.tx.produce(batch) } == 0 {
         to.rings.flush()?;
+        // The kernel sends nothing while the completion ring is full.
+        // SAFETY: `free` has frames of the only UMEM.
+        unsafe { to.rings.reclaim(free) };
     }
     to.rings.flush()?;
     // SAFETY: `free` has frames of the only UMEM.
