@@ -40,7 +40,7 @@ use podgate_tables::proto;
 use podgate_tables::service::{ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated};
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
-use crate::flow::{Flow, FlowIx, FlowLinks, SavedFlow, tcp};
+use crate::flow::{Flow, FlowIx, FlowLinks, tcp};
 use crate::mem::Packet;
 use crate::packet::icmp_error::IcmpError;
 use crate::packet::translate::{translate, translate_error};
@@ -102,7 +102,7 @@ fn cluster_ip<'s>(cx: &PacketCtx<'s>, link: LinkId, tuple: &Tuple) -> Option<&'s
     is_ours.then_some(found)
 }
 
-const fn destination(tuple: &Tuple) -> Frontend {
+pub(super) const fn destination(tuple: &Tuple) -> Frontend {
     Frontend { address: tuple.dst, port: tuple.dst_port }
 }
 
@@ -330,45 +330,6 @@ impl Pipeline {
             owner => cx.egress.hand_off(owner, link, packet, Some(frontend)),
         }
     }
-
-    /// Restores the translation of a saved flow, if this worker has it. It evicts no other flow.
-    pub(super) fn restore_translation(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) {
-        let Some(frontend) = saved.frontend.filter(|frontend| is_valid(frontend, saved)) else {
-            return;
-        };
-        let tuple = untranslated(&saved.tuple, frontend);
-        let link = saved.links.opener;
-        let opener = self.flows.opener(link, tuple.src);
-        let fits = cx.snapshot.routes.local_link(tuple.src) == Some(link)
-            && steer(&tuple, self.workers) == self.index
-            && self.flows.lookup(&tuple).is_none()
-            && !self.flows.must_evict(&opener);
-        let original = SavedFlow {
-            tuple,
-            links: FlowLinks::new(link, link),
-            frontend: None,
-            picked_up: false,
-            detached: None,
-            ..saved.clone()
-        };
-        let Some(mut flow) = original.restored(cx.snapshot.epoch, cx.now).filter(|_| fits) else {
-            return;
-        };
-        let Some(target) = self.targets.acquire(destination(&saved.tuple)) else { return };
-        flow.set_translation(target);
-        if self.flows.insert(flow).is_err() {
-            self.targets.release(target);
-        }
-    }
-}
-
-/// Whether a saved flow can be to this service. Those of a pod to itself are not restored.
-pub(super) fn is_valid(frontend: &Frontend, saved: &SavedFlow) -> bool {
-    let SavedFlow { tuple, .. } = saved;
-    let families = [frontend.address, tuple.src, tuple.dst].map(|address| address.is_v4());
-    is_translated(tuple.protocol)
-        && families.iter().all(|is_v4| *is_v4 == families[0])
-        && !is_loop(tuple, *frontend)
 }
 
 /// Resets the opener of a translated connection that is not known, and drops its segment.
