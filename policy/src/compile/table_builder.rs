@@ -44,7 +44,7 @@ impl TableBuilder {
         self.changed |= self.catalog.port_names.set(id.0, name);
     }
 
-    /// Sets the row of a cluster IP, and its service's name. One beyond the limit is not translated.
+    /// Sets the row of a cluster IP, and its service's name. One beyond the limit is left out.
     pub(super) fn set_service(
         &mut self,
         address: Address,

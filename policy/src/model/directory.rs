@@ -1,6 +1,7 @@
-//! Objects that policies refer to: groups of networks, services, and the addresses behind them.
+//! Objects that policies refer to, and that workers translate: groups of networks, services, and
+//! the addresses behind them.
 //!
-//! Services and their backends are translated to, too. They are read leniently: their authors are not authors of policies, and only a few of their
+//! They are read leniently: their authors are not authors of policies, and only a few of their
 //! fields matter here.
 
 use std::net::IpAddr;

@@ -169,8 +169,8 @@ fn policy_and_http_rules_apply_to_the_backends_of_a_service() -> Result<()> {
     ensure!(get(client, "http://10.96.2.2/docs")?.0 == 0);
     ensure!(get(lab.host("shop/web-0")?, "http://10.96.2.2/docs")?.0 == 200);
     ensure!(get(client, "http://10.96.2.3/docs")?.2 == REFUSED);
-    assert_eq!(agent.drops("service_no_backend")?, 1);
-    assert_eq!(agent.drops("service_no_port")?, 2);
+    assert_eq!(lab.drops("service_no_backend")?, 1);
+    assert_eq!(lab.drops("service_no_port")?, 2);
     // A pod by a service that may lead to itself.
     let web = lab.host("shop/web-0")?;
     let mut seen = std::collections::BTreeSet::new();
@@ -188,7 +188,7 @@ fn a_service_follows_its_slices() -> Result<()> {
     let client = lab.host("shop/client")?;
     lab.write_manifest("web-v4.yaml", &web_slice(&["10.66.2.11"]))?;
     let one = || {
-        let list = agent.podgate_json(&["service", "list", "-o", "json"])?;
+        let list = lab.podgate_json(&["service", "list"])?;
         let rows = list.as_array().context("a list")?;
         let row = rows.iter().find(|row| row["address"] == "10.96.2.1").context("web")?;
         Ok((row["backends"] == serde_json::json!(["10.66.2.11:8080"])).then_some(()))
@@ -198,27 +198,19 @@ fn a_service_follows_its_slices() -> Result<()> {
         let name = server(client, "http://10.96.2.1/docs")?;
         ensure!(name == "shop/web-1", "{name}");
     }
-    let explained = agent.podgate_json(&[
-        "policy",
-        "explain",
-        "--from",
-        "shop/client",
-        "--to",
-        "shop/web:http",
-        "-o",
-        "json",
-    ])?;
+    let explained =
+        lab.podgate_json(&["policy", "explain", "--from", "shop/client", "--to", "shop/web:http"])?;
     let service = &explained["explanation"]["service"];
     ensure!(service["translated"] == "10.96.2.1:80", "{explained}");
     ensure!(service["verdicts"][0]["verdict"] == "inspected", "{explained}");
     ensure!(service["verdicts"][0]["pod"] == "web-1", "{explained}");
-    let text = agent.podgate(&["service", "list"])?;
+    let text = lab.podgate(&["service", "list"])?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     ensure!(
         text.contains("10.96.2.1:80/TCP") && text.contains("1 => 10.66.2.11:8080/TCP"),
         "{text}"
     );
-    let records = agent.podgate_json_lines(&["flows", "--last", "500", "-o", "json"])?;
+    let records = lab.podgate_json_lines(&["flows", "--last", "500"])?;
     let to_web = |record: &&Value| {
         record["service"]["name"] == "web" && record["destination"]["pod"] == "web-1"
     };
@@ -267,7 +259,7 @@ fn translation_can_be_turned_off() -> Result<()> {
     let lab = lab()?;
     let mut agent = Agent::start_with(&lab, 1, &["--services", "off"])?;
     ensure!(get(lab.host("shop/web-0")?, "http://10.96.2.1/docs")?.0 == 0);
-    let list = agent.podgate_json(&["service", "list", "-o", "json"])?;
+    let list = lab.podgate_json(&["service", "list"])?;
     ensure!(list.as_array().is_some_and(Vec::is_empty), "{list}");
     agent.assert_alive()
 }
