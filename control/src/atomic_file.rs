@@ -1,19 +1,27 @@
 //! Atomic replacement of a file's content.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Replaces the content of `path` by `bytes`, with mode 0600, and returns when both the file and
+/// [`write_with_mode`] with mode 0600.
+///
+/// # Errors
+/// Those of it.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with_mode(path, bytes, 0o600)
+}
+
+/// Replaces the content of `path` by `bytes`, with this mode, and returns when both the file and
 /// its directory entry are on disk (`rename(2)`, `fsync(2)`).
 ///
 /// # Errors
 /// When it can't be written; the former content stays, and no temporary file is left.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary(path);
-    let written = create(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    let written = create(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         // It may not exist; the first error is reported.
         let _ = fs::remove_file(&temporary);
@@ -32,9 +40,11 @@ fn temporary(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = options.write(true).create(true).truncate(true).mode(mode).open(path)?;
+    // Whatever the umask, and the mode of one that a crash left.
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()
 }

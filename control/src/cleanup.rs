@@ -34,15 +34,15 @@ struct Report {
 ///
 /// # Errors
 /// When an agent still runs, or nothing can be done at all.
-pub(crate) fn run(state_dir: &Path) -> Result<ExitCode> {
+pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
     require_root("cleanup", "detaches XDP programs and deletes links")?;
     let mut report = Report::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if state_dir.exists() {
-        let state = StateDir::open(state_dir)?;
+        let state = StateDir::open(state_dir, bpffs)?;
         report.unpin_all(&state.bpf());
         runtime.block_on(report.restore_offloads(&state));
-        report.remove_mount(&state.bpf());
+        report.remove_pins(&state);
         let others = [state.flows(), state.bad_flows(), state.socket(), state.hubble_socket()];
         let others = others.into_iter().chain(state.name_files());
         for file in state.list_files().into_iter().chain(others) {
@@ -122,8 +122,9 @@ impl Report {
         }
     }
 
-    /// Unmounts the bpffs at `dir`, if nothing is left on it, and removes the folder.
-    fn remove_mount(&mut self, dir: &Path) {
+    /// Removes the directory of pins, if nothing is left in it, and its bpffs, if it is the agent's.
+    fn remove_pins(&mut self, state: &StateDir) {
+        let dir = &state.bpf();
         if !dir.exists() {
             return;
         }
@@ -136,7 +137,10 @@ impl Report {
             return self.left(&format!("{} holds {}", dir.display(), others.join(", ")));
         }
         let is_mounted = statfs(dir).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
-        if is_mounted && let Err(error) = umount2(dir, MntFlags::empty()) {
+        if state.mounts_bpffs()
+            && is_mounted
+            && let Err(error) = umount2(dir, MntFlags::empty())
+        {
             return self.left(&format!("can't unmount {}: {error}", dir.display()));
         }
         if let Err(error) = fs::remove_dir(dir) {

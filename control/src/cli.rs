@@ -1,8 +1,12 @@
 //! The command line: what `podgate --help` shows.
 
+mod cni;
 mod fqdn;
+mod inventory;
+mod observe;
 mod policy;
 mod service;
+mod top;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,23 +14,32 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use podgate_api::{EndpointSpec, PodMtu};
+use podgate_api::{ConfigOption, EndpointSpec, PodMtu};
 use podgate_tables::l7::http1::{FIELDS_CEILING, HttpLimits};
 
 pub use podgate_replay::Output;
 
+pub use self::cni::{CniCommand, CniInstallArgs, CniMode, CniRemoveArgs};
 pub use self::fqdn::{FqdnArgs, FqdnCommand};
+pub use self::inventory::{IdentityCommand, IdentityGetArgs, IpCommand, IpGetArgs, NodeCommand};
+pub use self::observe::{ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource};
+use self::observe::{FLOWS_ABOUT, FLOWS_EXAMPLES, OBSERVE_ABOUT, OBSERVE_EXAMPLES};
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
 pub use self::service::{ServiceCommand, Services};
+use self::top::{TOP_ABOUT, TOP_EXAMPLES};
+pub use self::top::{Tab, TopArgs};
 
 /// The default state directory.
 pub const STATE_DIR: &str = "/run/podgate";
 
 /// Name of the control socket in the state directory.
 pub const SOCKET_NAME: &str = "podgate.sock";
+
+/// The default path of the read-only socket. The state directory is only for root.
+pub const READ_SOCKET: &str = "/run/podgate-read.sock";
 
 /// Name of the socket of Hubble's API in the state directory.
 pub const HUBBLE_SOCKET_NAME: &str = "hubble.sock";
@@ -91,36 +104,181 @@ pub enum Command {
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
-    /// Show flows: verdicts, drops, L7 requests and responses.
-    #[command(after_help = FLOWS_EXAMPLES)]
-    Flows(FlowsArgs),
+    /// Show the addresses that policy knows, with their identities.
+    #[command(subcommand)]
+    Ip(IpCommand),
+    /// Show identities: the sets of labels that policy decides by.
+    #[command(subcommand)]
+    Identity(IdentityCommand),
+    /// Show nodes.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Show flows as `hubble observe` does.
+    #[command(long_about = OBSERVE_ABOUT, after_help = OBSERVE_EXAMPLES)]
+    Observe(ObserveArgs),
+    /// Show flows: verdicts, drops, requests and responses; the short form of `observe`.
+    #[command(long_about = FLOWS_ABOUT, after_help = FLOWS_EXAMPLES)]
+    Flows(ObserveArgs),
+    /// Show rates of endpoints and rules, drops, slow requests and the workers' load.
+    #[command(long_about = TOP_ABOUT, after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
     /// Print all counters in the Prometheus text format.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
     /// Evaluate policy for a packet capture without an agent, and measure performance.
     Replay(podgate_replay::Args),
+    /// Show each option of the agent, and where its value is from.
+    #[command(long_about = CONFIG_ABOUT, after_help = CONFIG_EXAMPLES)]
+    Config(ClientArgs),
+    /// Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+    #[command(long_about = CRDS_ABOUT, after_help = CRDS_EXAMPLES)]
+    Crds(CrdsArgs),
+    /// Install the CNI plugin and its configuration on this node, or remove the configuration.
+    #[command(subcommand)]
+    Cni(CniCommand),
     /// Detach everything that a stopped agent left attached.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
+    /// Collect what helps to find a fault into one archive, without secrets.
+    #[command(long_about = SYSDUMP_ABOUT, after_help = SYSDUMP_EXAMPLES)]
+    Sysdump(SysdumpArgs),
     /// Print the version.
-    Version,
+    #[command(after_help = VERSION_EXAMPLES)]
+    Version(VersionArgs),
+    /// Print a shell's completion script.
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion(CompletionArgs),
+    /// Write the man pages, one for each command.
+    #[command(hide = true, after_help = MAN_EXAMPLES)]
+    Man(ManArgs),
 }
 
 const STATUS_EXAMPLES: &str = examples! {
     "podgate status"
-    "until podgate status --brief; do sleep 1; done"
+    "podgate status --verbose"
+    "podgate status --wait --wait-duration 90s --brief"
+    "podgate status --live"
     "podgate status -o json | jq .drops"
 };
 
-const FLOWS_EXAMPLES: &str = examples! {
-    "podgate flows --last 50"
-    "podgate flows -f -o json | jq 'select(.verdict == \"DROPPED\")'"
+const CONFIG_ABOUT: &str = "\
+Show each option of the agent, and where its value is from.
+
+An option of `podgate run` is set by its flag, else by an environment variable (PODGATE_ and its \
+name, as PODGATE_MAX_ENDPOINTS for --max-endpoints), else in the file of --config, else it has its \
+default.";
+
+const CONFIG_EXAMPLES: &str = examples! {
+    "podgate config"
+    "podgate config -o json | jq '.[] | select(.origin != \"default\")'"
+};
+
+const CRDS_ABOUT: &str = "\
+Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+
+These are CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, CiliumCIDRGroup and \
+ClusterNetworkPolicy. Fields that a schema doesn't know are stored, so that podgate rejects a policy \
+with such a field instead of enforcing a part of it. Where another program installed a definition, \
+leave that in place.";
+
+const CRDS_EXAMPLES: &str = examples! {
+    "podgate crds | kubectl apply -f -"
+    "podgate crds -o json | jq -r '.[].metadata.name'"
 };
 
 const METRICS_EXAMPLES: &str = examples! {
     "podgate metrics > /var/lib/node_exporter/podgate.prom"
     "podgate metrics -o json | jq '.[] | select(.name == \"podgate_epoch\")'"
 };
+
+const SYSDUMP_ABOUT: &str = "\
+Collect what helps to find a fault into one archive, without secrets.
+
+It has the status, options, metrics, endpoints with their tables, policies, identities, addresses, \
+nodes, DNS names, flow records, versions, and what the kernel says about itself and podgate's links. What \
+can't be collected is a line of errors.txt. Tokens, passwords, private keys, credentials and queries \
+of URLs, and the values of Authorization and Cookie header fields are replaced by REDACTED. Names of \
+pods, policies and hosts remain.";
+
+const SYSDUMP_EXAMPLES: &str = examples! {
+    "podgate sysdump"
+    "podgate sysdump --file /tmp/node-1.tar.gz --flows 10000"
+};
+
+/// Arguments of `podgate sysdump`.
+#[derive(Args, Debug, Clone)]
+pub struct SysdumpArgs {
+    /// How to reach the agent.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// The archive, which must not exist [default: podgate-sysdump-TIME.tar.gz].
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Number of flow records.
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub flows: u32,
+}
+
+/// Exit codes of commands that ask no agent.
+macro_rules! local_examples {
+    ($($line:literal)+) => {
+        examples! { $($line)+; codes "
+  0  the command did what it says
+  1  it failed; one line on stderr says why
+  2  the command line is wrong" }
+    };
+}
+
+const VERSION_EXAMPLES: &str = local_examples! {
+    "podgate version"
+    "podgate version -o json"
+};
+
+const COMPLETION_EXAMPLES: &str = local_examples! {
+    "podgate completion bash > /etc/bash_completion.d/podgate"
+    "podgate completion zsh > /usr/share/zsh/site-functions/_podgate"
+    "podgate completion fish > ~/.config/fish/completions/podgate.fish"
+};
+
+const MAN_EXAMPLES: &str = local_examples! {
+    "podgate man /usr/share/man/man1"
+};
+
+/// Arguments of `podgate version`.
+#[derive(Args, Debug, Clone)]
+pub struct VersionArgs {
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `podgate completion`.
+#[derive(Args, Debug, Clone)]
+pub struct CompletionArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Shells with completion.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shell {
+    /// GNU Bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+/// Arguments of `podgate man`.
+#[derive(Args, Debug, Clone)]
+pub struct ManArgs {
+    /// The directory to write to.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
 
 const CLEANUP_EXAMPLES: &str = examples! {
     "podgate cleanup"
@@ -143,6 +301,12 @@ const RUN_EXAMPLES: &str = examples! {
 
 const RUN_ABOUT: &str = "\
 Run the agent until SIGTERM or SIGINT.
+
+Each option can also be set by an environment variable, or in the file of --config:
+  max-endpoints: 250
+  hubble-listen: 127.0.0.1:4244
+A flag counts more than a variable, and a variable more than the file; `podgate config` shows what \
+is in force.
 
 The file of --endpoints lists endpoints to attach at the start:
   endpoints:
@@ -175,6 +339,12 @@ const HTTP: HttpLimits = HttpLimits::DEFAULT;
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunArgs {
+    /// File of options: a YAML map of their names, without dashes before them, and values.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// All options, and where their values are from.
+    #[arg(skip)]
+    pub options: Vec<ConfigOption>,
     /// Source of objects.
     #[command(flatten)]
     pub source: SourceArgs,
@@ -201,7 +371,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 31,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
-    /// Maximum number of flows per worker: 120 bytes of memory each (30 MiB by default), allocated
+    /// Maximum number of flows per worker: 136 bytes of memory each (34 MiB by default), allocated
     /// at the start. A pod, or all sources outside of the node together, may have as many as are
     /// free.
     #[arg(long, value_name = "N", default_value_t = 262_144,
@@ -248,6 +418,17 @@ pub struct RunArgs {
     /// Hubble's API.
     #[command(flatten)]
     pub hubble: HubbleArgs,
+    /// Group whose members may read status, policies, flows and metrics, at a socket of its own
+    /// (--read-socket). Only root may change anything.
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+    /// Path of the socket for --socket-group.
+    #[arg(long, value_name = "PATH", default_value = READ_SOCKET)]
+    pub read_socket: PathBuf,
+    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics [default: off]. Whoever reaches
+    /// the port can read names of pods, policies and links: there is neither TLS nor a login.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// MTU to set at both ends of attached links, 1280 to 65535 bytes, or `keep`.
     #[arg(long, value_name = "N|keep", default_value = "keep")]
     pub pod_mtu: MtuChoice,
@@ -258,6 +439,11 @@ pub struct RunArgs {
     /// objects of manifests.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Directory for the pinned programs, on a mounted bpffs such as /sys/fs/bpf. For agents in a
+    /// container, whose own mounts end with it [default: bpf in the state directory, where the agent
+    /// mounts one].
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
     /// How long a manifest must be unchanged, or gone, before objects that it no longer contains
     /// are removed: `3s`, `500ms`. Added and changed objects apply at once.
     #[arg(long, value_name = "TIME", default_value = "3s")]
@@ -348,6 +534,10 @@ pub struct SourceArgs {
     /// Watch objects at the API server of this kubeconfig.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Watch objects at the API server of the cluster in which this runs as a pod, with the token of
+    /// the pod's service account.
+    #[arg(long)]
+    pub in_cluster: bool,
 }
 
 /// MTU of attached links.
@@ -419,8 +609,50 @@ pub struct StatusArgs {
     #[command(flatten)]
     pub client: ClientArgs,
     /// Print one line only.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "verbose")]
     pub brief: bool,
+    /// Print all tables, threads, links, rejected objects and endpoints that are not ready.
+    #[arg(long)]
+    pub verbose: bool,
+    /// Wait until the agent is ready.
+    #[arg(long)]
+    pub wait: bool,
+    /// Longest time that --wait waits, such as 90s, 5m or 1h.
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub wait_duration: WaitDuration,
+    /// Exit with 0 if the agent answers, even if it is not ready.
+    #[arg(long)]
+    pub live: bool,
+}
+
+impl StatusArgs {
+    /// How long to wait for the agent to be ready.
+    #[must_use]
+    pub fn wait_for(&self) -> Duration {
+        if self.wait { self.wait_duration.0 } else { Duration::ZERO }
+    }
+}
+
+/// A time to wait: a number with the unit s, m or h; up to a day.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitDuration(pub Duration);
+
+impl FromStr for WaitDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let units = [("s", 1), ("m", 60), ("h", 3600)];
+        let unit =
+            units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+        let (number, seconds) = unit.ok_or("write a number and its unit, such as 90s or 5m")?;
+        let number: u64 =
+            number.parse().map_err(|_| "write a number before the unit".to_owned())?;
+        let time = Duration::from_secs(number.saturating_mul(*seconds));
+        match time <= Duration::from_secs(24 * 3600) {
+            true => Ok(Self(time)),
+            false => Err("must be at most 24h".to_owned()),
+        }
+    }
 }
 
 /// `podgate endpoint …`.
@@ -435,6 +667,9 @@ pub enum EndpointCommand {
     /// List endpoints.
     #[command(after_help = ENDPOINT_LIST_EXAMPLES)]
     List(ClientArgs),
+    /// Show one endpoint.
+    #[command(after_help = ENDPOINT_GET_EXAMPLES)]
+    Get(EndpointGetArgs),
 }
 
 const ENDPOINT_ADD_ABOUT: &str = "\
@@ -459,6 +694,22 @@ const ENDPOINT_LIST_EXAMPLES: &str = examples! {
     "podgate endpoint list"
     "podgate endpoint list -o json | jq '.[] | select(.state != \"ready\")'"
 };
+
+const ENDPOINT_GET_EXAMPLES: &str = examples! {
+    "podgate endpoint get shop/cart-0"
+    "podgate endpoint get veth1a -o json"
+};
+
+/// Arguments of `podgate endpoint get`.
+#[derive(Args, Debug, Clone)]
+pub struct EndpointGetArgs {
+    /// Shared arguments.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// The endpoint: its pod or its link.
+    #[arg(value_name = "NS/POD|IFACE")]
+    pub endpoint: String,
+}
 
 /// Arguments of `podgate endpoint add`.
 #[derive(Args, Debug, Clone)]
@@ -513,20 +764,6 @@ pub struct EndpointRemoveArgs {
     pub link: String,
 }
 
-/// Arguments of `podgate flows`.
-#[derive(Args, Debug, Clone)]
-pub struct FlowsArgs {
-    /// Shared arguments.
-    #[command(flatten)]
-    pub client: ClientArgs,
-    /// Print new flows until interrupted.
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Number of past records to print first.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub last: u32,
-}
-
 /// Arguments of `podgate metrics`.
 #[derive(Args, Debug, Clone)]
 pub struct MetricsArgs {
@@ -541,6 +778,27 @@ pub struct CleanupArgs {
     /// The state directory of the stopped agent.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// The agent's --bpffs, if it had one.
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+}
+
+/// Arguments of `podgate crds`.
+#[derive(Args, Debug, Clone)]
+pub struct CrdsArgs {
+    /// Output format: YAML documents, or one list as JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CrdsOutput,
+}
+
+/// Output formats of `podgate crds`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CrdsOutput {
+    /// For `kubectl apply -f -`.
+    #[default]
+    Yaml,
+    /// For programs.
+    Json,
 }
 
 #[cfg(test)]
@@ -571,7 +829,7 @@ mod tests {
             }
             let Some(help) = command.get_after_help().map(ToString::to_string) else {
                 let is_leaf = !command.has_subcommands();
-                assert!(!is_leaf || ["version", "help"].contains(&command.get_name()));
+                assert!(!is_leaf || ["help"].contains(&command.get_name()));
                 return;
             };
             let lines = help.lines().map(str::trim).filter(|line| line.starts_with("podgate "));
@@ -597,12 +855,25 @@ mod tests {
     }
 
     #[test]
+    fn a_time_to_wait_has_a_unit() {
+        let seconds = |text: &str| text.parse().map(|WaitDuration(time)| time.as_secs());
+        for (text, expected) in [("0s", 0), ("90s", 90), ("5m", 300), ("24h", 86_400)] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "5", "s", "-1s", "1.5m", "25h", "99999999999999999999s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn exactly_one_source_is_required() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["podgate", "run"], args].concat());
         assert!(parse(&[]).is_err());
         assert!(parse(&["--manifests", "a", "--kubeconfig", "b"]).is_err());
         assert!(parse(&["--manifests", "a"]).is_ok());
         assert!(parse(&["--kubeconfig", "b"]).is_ok());
+        assert!(parse(&["--in-cluster"]).is_ok());
+        assert!(parse(&["--in-cluster", "--kubeconfig", "b"]).is_err());
     }
 
     #[test]

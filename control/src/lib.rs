@@ -3,13 +3,18 @@
 
 mod agent;
 mod atomic_file;
+mod certificates;
 mod cleanup;
 pub mod cli;
+mod cni;
 pub mod commands;
+pub mod config;
+mod crds;
 mod error;
 mod explanation;
 mod log;
 mod metrics;
 mod output;
+mod redact;
 mod sources;
 mod validate;

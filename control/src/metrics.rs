@@ -1,17 +1,26 @@
 //! Counters as metric families, and their Prometheus text.
 //!
 //! Names are Cilium's where the meaning is the same, so that dashboards carry over; the rest
-//! begin with `podgate_`.
+//! begin with `podgate_`. `reference` bounds the number of series of each.
 
-use podgate_api::{EndpointCounts, Family, FamilyKind, LinkCounts};
+mod l7;
+mod parts;
+#[cfg(test)]
+mod promtool;
+#[cfg(test)]
+mod reference;
+mod rules;
+
+use podgate_api::{EndpointCounts, Family, FamilyKind, Health, LinkCounts};
 use podgate_dataplane::stats::{
     MetricKind, PacketCounter, WORKER_METRICS, WorkerMetric, WorkerStats,
 };
 use podgate_dataplane::xsk::XskStatistics;
 use podgate_tables::drop_reason::DropReason;
+use podgate_tables::time::Nanos;
 use podgate_xdp_redirect::FrameDrops;
 
-use crate::agent::NameMetrics;
+use crate::agent::{FlowCounts, NameMetrics, RuleTotals};
 
 /// What the agent counts itself.
 #[derive(Clone, Copy, Default, Debug)]
@@ -42,22 +51,49 @@ pub(crate) struct AgentCounts {
     pub(crate) clients_cut_off: u64,
     /// DNS names.
     pub(crate) names: NameMetrics,
+    /// Endpoints by the directions that policy is enforced in: none, ingress, egress, both.
+    pub(crate) enforcement: [u64; 4],
+    /// When the agent started, seconds since 1970.
+    pub(crate) started_s: u64,
+    /// Scrapes that were answered, connections that were rejected, scrapes that failed.
+    pub(crate) scrapes: [u64; 3],
+}
+
+/// Everything that metrics are made from.
+pub(crate) struct Measured<'a> {
+    /// By worker.
+    pub(crate) workers: &'a [&'a WorkerStats],
+    /// Of all sockets.
+    pub(crate) ports: XskStatistics,
+    /// Drops of the BPF programs.
+    pub(crate) frame_drops: Vec<FrameDrops>,
+    /// What the agent counts itself.
+    pub(crate) counts: AgentCounts,
+    /// By link.
+    pub(crate) links: Vec<LinkCounts>,
+    /// By rule.
+    pub(crate) rules: &'a RuleTotals,
+    /// Wall-clock time of a time of the workers' clock, seconds since 1970.
+    pub(crate) wall_s: &'a dyn Fn(Nanos) -> f64,
+    /// What the flow thread counted.
+    pub(crate) flows: FlowCounts,
+    /// The state of the agent's parts.
+    pub(crate) health: Health,
 }
 
 /// All metrics.
-pub(crate) fn collect(
-    workers: &[&WorkerStats],
-    ports: &XskStatistics,
-    frame_drops: &[FrameDrops],
-    counts: &AgentCounts,
-    links: &[LinkCounts],
-) -> Vec<Family> {
+pub(crate) fn collect(measured: &Measured<'_>) -> Vec<Family> {
+    let Measured { workers, counts, .. } = measured;
     let mut families = agent_families(counts);
     families.extend(name_families(&counts.names));
-    families.extend(link_families(links));
-    families.extend(traffic_families(workers, frame_drops));
-    families.extend(socket_families(ports));
+    families.extend(parts::families(&measured.health, counts.scrapes));
+    families.extend(link_families(&measured.links));
+    families.extend(traffic_families(workers, &measured.frame_drops));
+    families.extend(socket_families(&measured.ports));
+    families.extend(rules::families(measured.rules, measured.wall_s));
     families.push(l7_family(workers));
+    families.extend(l7::worker_families(workers));
+    families.extend(l7::flow_families(&measured.flows));
     families.extend(WORKER_METRICS.iter().map(|metric| worker_family(metric, workers)));
     families
 }
@@ -72,6 +108,13 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[("endpoint_state", "waiting")], endpoints.waiting as u64)
             .with(&[("endpoint_state", "gone")], endpoints.gone as u64),
         Family::gauge("cilium_policy", "Policies in force").with(&[], counts.policies),
+        Family::gauge("cilium_policy_max_revision", "Generation of the published policy snapshot")
+            .with(&[], counts.epoch),
+        enforcement_family(counts.enforcement),
+        Family::gauge("podgate_build_info", "1, with the version of the program")
+            .with(&[("version", env!("CARGO_PKG_VERSION"))], 1),
+        Family::gauge("process_start_time_seconds", "When the agent started")
+            .with(&[], counts.started_s),
         Family::gauge("podgate_objects_rejected", "Objects that can't be enforced as written")
             .with(&[], counts.rejected),
         Family::gauge("podgate_epoch", "Generation of the published policy snapshot")
@@ -107,6 +150,17 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
     ]
 }
 
+fn enforcement_family(by_direction: [u64; 4]) -> Family {
+    let family = Family::gauge(
+        "cilium_policy_endpoint_enforcement_status",
+        "Endpoints by the directions that policy is enforced in",
+    );
+    let directions = ["none", "ingress", "egress", "both"].into_iter().zip(by_direction);
+    directions.fold(family, |family, (enforcement, count)| {
+        family.with(&[("enforcement", enforcement)], count)
+    })
+}
+
 /// What is known of DNS names.
 fn name_families(names: &NameMetrics) -> Vec<Family> {
     let gauge = |name, help, value: usize| Family::gauge(name, help).with(&[], value as u64);
@@ -132,15 +186,15 @@ fn name_families(names: &NameMetrics) -> Vec<Family> {
             publications,
         ),
         counter(
-            "podgate_fqdn_release_microseconds_total",
-            "Time from taking DNS answers to their release; divide it by the releases",
-            release_us,
-        ),
-        counter(
             "podgate_fqdn_releases_total",
             "Times that DNS answers were released, those that waited together at once",
             releases,
         ),
+        Family::counter(
+            "podgate_fqdn_release_seconds_total",
+            "Time from taking DNS answers to their release; divide it by the releases",
+        )
+        .with(&[], release_us as f64 / 1e6),
     ]
 }
 
@@ -263,8 +317,8 @@ fn link_labels(link: &LinkCounts) -> [(&str, &str); 2] {
 }
 
 fn l7_family(workers: &[&WorkerStats]) -> Family {
-    let allowed = workers.iter().map(|worker| worker.l7_allowed.get()).sum();
-    let denied = workers.iter().map(|worker| worker.l7_denied.get()).sum();
+    let allowed: u64 = workers.iter().map(|worker| worker.l7_allowed.get()).sum();
+    let denied: u64 = workers.iter().map(|worker| worker.l7_denied.get()).sum();
     let outcomes = [("received", allowed + denied), ("forwarded", allowed), ("denied", denied)];
     let family = Family::counter("cilium_policy_l7_total", "L7 requests by verdict");
     outcomes.into_iter().fold(family, |family, (rule, value)| {
@@ -288,7 +342,7 @@ fn worker_family(metric: &WorkerMetric, workers: &[&WorkerStats]) -> Family {
 ///
 /// prometheus-client writes OpenMetrics, which calls a counter by its name without `_total`:
 /// readers of this older format, such as node_exporter's textfile collector, would treat every
-/// counter as untyped. Rust's escapes are those of the format for all label values here.
+/// counter as untyped.
 #[must_use]
 pub(crate) fn to_text(families: &[Family]) -> String {
     families.iter().map(Family::to_text).collect()
@@ -296,21 +350,12 @@ pub(crate) fn to_text(families: &[Family]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::reference::with_sample;
     use super::*;
 
     #[test]
     fn drops_are_counted_over_all_workers_under_ciliums_name() {
-        let workers = [WorkerStats::new(), WorkerStats::new()];
-        for worker in &workers {
-            worker.dropped[DropReason::PolicyDefaultDeny as usize].count(1, 60);
-        }
-        let text = to_text(&collect(
-            &[&workers[0], &workers[1]],
-            &XskStatistics::default(),
-            &[FrameDrops { reason: "not_ip", packets: 3, bytes: 180 }],
-            &AgentCounts::default(),
-            &[],
-        ));
+        let text = with_sample(|measured| to_text(&collect(measured)));
         let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"not_ip\"} 3\n";
         assert!(text.contains(line), "{text}");
         let line = "cilium_drop_count_total{direction=\"UNKNOWN\",reason=\"policy_denied\"} 2\n";
@@ -321,22 +366,11 @@ mod tests {
 
     #[test]
     fn the_text_has_one_type_line_for_each_family() {
-        let families = collect(
-            &[&WorkerStats::new()],
-            &XskStatistics { rx_ring_full: 7, ..XskStatistics::default() },
-            &[],
-            &AgentCounts::default(),
-            &[LinkCounts {
-                link: "veth1".into(),
-                pod: Some("demo/flood".into()),
-                over_quota_inspected: 3,
-                ..LinkCounts::default()
-            }],
-        );
+        let families = with_sample(collect);
         let count = families.len();
         let text = to_text(&families);
         assert_eq!(text.matches("# TYPE ").count(), count);
-        assert!(text.contains("# TYPE podgate_epoch gauge\npodgate_epoch 0\n"), "{text}");
+        assert!(text.contains("# TYPE podgate_epoch gauge\npodgate_epoch 7\n"), "{text}");
         assert!(text.contains("\npodgate_xsk_rx_ring_full_total 7\n"), "{text}");
         let line = "podgate_link_quota_exceeded_total{link=\"veth1\",pod=\"demo/flood\",\
                     resource=\"inspected\"} 3\n";
@@ -345,5 +379,19 @@ mod tests {
         // Samples are called as the type line says, counters too.
         let counter = "# TYPE podgate_links_gone_total counter\npodgate_links_gone_total 0\n";
         assert!(text.contains(counter), "{text}");
+    }
+
+    #[test]
+    fn a_rule_has_its_hits_bytes_and_last_hit() {
+        let text = with_sample(|measured| to_text(&collect(measured)));
+        let rule = "{policy=\"NetworkPolicy shop/web\",rule=\"spec.ingress[0]\",\
+                    verdict=\"allowed\"}";
+        for line in [
+            format!("podgate_rule_hits_total{rule} 5\n"),
+            format!("podgate_rule_bytes_total{rule} 1500\n"),
+            format!("podgate_rule_last_hit_timestamp_seconds{rule} 1000.5\n"),
+        ] {
+            assert!(text.contains(&line), "{line}: {text}");
+        }
     }
 }

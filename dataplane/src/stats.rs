@@ -1,5 +1,7 @@
 //! Counters: one writer (a worker), any number of readers (the control thread).
 
+pub mod l7;
+
 use std::ops::{AddAssign, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,6 +9,7 @@ use crossbeam::utils::CachePadded;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 
+use self::l7::L7Counters;
 use crate::xsk::XskStatistics;
 
 /// A counter that exactly one thread writes.
@@ -217,6 +220,8 @@ worker_stats! {
     ),
     /// Flows in the table.
     flows: Counter = Gauge("podgate_worker_flows", "Flows in the table"),
+    /// Inspected flows in the table.
+    inspected_flows: Counter = Gauge("podgate_worker_inspected_flows", "Inspected flows in the table"),
     /// Frames of packets that are waiting for an L7 verdict.
     held_frames: Counter = Gauge(
         "podgate_worker_held_frames",
@@ -254,6 +259,8 @@ worker_stats! {
     l7_allowed: Counter,
     /// L7 requests denied.
     l7_denied: Counter,
+    /// L7 requests and responses by protocol.
+    l7: L7Counters,
     /// DNS responses forwarded.
     dns_answered: Counter = Counter(
         "podgate_worker_dns_answered_total",

@@ -20,7 +20,7 @@ const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgra
 fn docs() -> IngressOfB {
     let path = Some("/docs".to_owned());
     let rule = HttpRule::new(HttpRuleSpec { path, ..HttpRuleSpec::default() }).unwrap();
-    IngressOfB::FromA(Some(L7Rules::Http(vec![rule])))
+    IngressOfB::FromA(Some(L7Rules::http(vec![rule])))
 }
 
 fn kafka() -> IngressOfB {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use etherparse::{SlicedPacket, TransportSlice};
-use podgate_dataplane::l7::dns::HOLD_MS;
+use podgate_dataplane::l7::dns::{FRESH_MS, HOLD_MS};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
 use podgate_tables::ids::LinkId;
@@ -234,26 +234,90 @@ fn an_answer_that_is_not_released_in_time_is_dropped() {
     rig.assert_no_frame_is_lost();
 }
 
+/// Tables in which anyone may query pod B.
+fn open_resolver(epoch: u32) -> Snapshot {
+    let pod_b = 5;
+    let mut snapshot = snapshot(epoch, IngressOfB::FromAOver(proto::UDP, rules()));
+    let policy = Arc::make_mut(&mut snapshot.policy);
+    let mut b = policy.identities.get(pod_b).unwrap().clone();
+    let mut table = (*b.ingress).clone();
+    let mut entry = table.classes[1][0].clone();
+    entry.peer = PeerMatch::Any;
+    table.classes[1] = Arc::from([entry]);
+    b.ingress = Arc::new(table);
+    policy.identities.set(pod_b, b);
+    snapshot
+}
+
 #[test]
-fn answers_wait_in_order_while_the_control_thread_takes_no_more() {
-    const ANSWERS: u16 = 600;
-    let mut rig = Rig::of(RigConfig { frames: 16_384, ring: 1024, ..RigConfig::default() });
-    rig.shared.publish(snapshot(1, IngressOfB::FromAOver(proto::UDP, rules())));
+fn answers_wait_in_order_and_one_pod_leaves_places_to_others() {
+    const PLACES: u16 = 1024;
+    const OF_OTHERS: u16 = 100;
+    let mut rig = Rig::of(RigConfig { frames: 16_384, ring: 2048, ..RigConfig::default() });
+    rig.shared.publish(open_resolver(1));
     let one = |id, flags, answers: &[Vec<u8>]| message(id, flags, "www.example.com", answers);
-    for id in 0..ANSWERS {
+    for id in 0..PLACES {
         rig.send(A, &from_client(&one(id, 0x0100, &[])));
         rig.send(B, &from_server(&one(id, 0x8180, &[address(1)])));
     }
+    let held = rig.counts().get(Count::DnsHeld) as u16;
+    assert_eq!(held, PLACES / 2);
+    assert_eq!(rig.dropped(DropReason::DnsHeldFull), u64::from(PLACES - held));
+    for id in PLACES..PLACES + OF_OTHERS {
+        let query = udp(HOST, OUTSIDE, ADDRESSES[2], [CLIENT, PORT], &one(id, 0x0100, &[]));
+        rig.send(HOST, &query);
+        let answer = one(id, 0x8180, &[address(1)]);
+        rig.send(B, &udp(B, ADDRESSES[2], OUTSIDE, [PORT, CLIENT], &answer));
+    }
+    assert_eq!(rig.counts().get(Count::DnsHeld) as u16, held + OF_OTHERS);
     let (names, first) = learned(&rig);
-    assert!(names.len() < usize::from(ANSWERS), "the ring is smaller than this test needs");
+    assert_eq!(names.len(), usize::from(held), "the ring has room for these only");
     rig.shared.release_answers(0, first);
     let mut forwarded = messages(&rig.run());
     let (rest, last) = learned(&rig);
-    assert_eq!(names.len() + rest.len(), usize::from(ANSWERS), "none is lost");
+    assert_eq!(rest.len(), usize::from(OF_OTHERS), "none is lost");
     rig.shared.release_answers(0, last);
     forwarded.extend(messages(&rig.run()));
     let ids: Vec<_> = forwarded.iter().map(|(_, m)| u16::from_be_bytes([m[0], m[1]])).collect();
-    assert_eq!(ids, (0..ANSWERS).collect::<Vec<_>>());
+    assert_eq!(ids, (0..held).chain(PLACES..PLACES + OF_OTHERS).collect::<Vec<_>>());
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn an_answer_that_the_tables_in_use_admit_is_not_held() {
+    let mut rig = rig(proto::UDP);
+    let answer = |last: &[u8]| {
+        let all: Vec<_> = last.iter().map(|last| address(*last)).collect();
+        response("www.example.com", &all)
+    };
+    let ask = |rig: &mut Rig, answer: &[u8]| {
+        rig.send(A, &from_client(&query("www.example.com")));
+        messages(&rig.send(B, &from_server(answer))) == [(A, answer.to_vec())]
+    };
+    let release = |rig: &mut Rig| {
+        let (_, ticket) = learned(rig);
+        rig.shared.release_answers(0, ticket);
+        assert_eq!(rig.run().len(), 1);
+    };
+    assert!(!ask(&mut rig, &answer(&[1, 2])));
+    release(&mut rig);
+    rig.now = rig.now.plus_millis(FRESH_MS - 1);
+    assert!(ask(&mut rig, &answer(&[1, 2])));
+    assert_eq!(learned(&rig).0, [], "the control thread has no work with it");
+    for others in [&[1][..], &[1, 3], &[1, 2, 3]] {
+        assert!(!ask(&mut rig, &answer(others)), "{others:?}");
+        release(&mut rig);
+    }
+    rig.now = rig.now.plus_millis(1);
+    assert!(!ask(&mut rig, &answer(&[1, 2])), "its TTL has to be seen again");
+    release(&mut rig);
+    assert!(ask(&mut rig, &answer(&[1, 2])));
+    rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, rules())));
+    assert!(!ask(&mut rig, &answer(&[1, 2])), "other tables may not admit it");
+    rig.now = rig.now.plus_millis(HOLD_MS);
+    assert_eq!(rig.run(), []);
+    assert!(!ask(&mut rig, &answer(&[1, 2])), "it was not released");
+    release(&mut rig);
     rig.assert_no_frame_is_lost();
 }
 

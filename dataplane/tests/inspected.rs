@@ -21,7 +21,7 @@ fn only_docs() -> IngressOfB {
         path: Some("/docs".to_owned()),
         ..HttpRuleSpec::default()
     };
-    IngressOfB::FromA(Some(L7Rules::Http(vec![HttpRule::new(spec).unwrap()])))
+    IngressOfB::FromA(Some(L7Rules::http(vec![HttpRule::new(spec).unwrap()])))
 }
 
 fn segment(from: LinkId, seq: u32, ack: Option<u32>, flags: &str, payload: &[u8]) -> Vec<u8> {
@@ -148,7 +148,7 @@ fn a_revoked_inspected_flow_is_reset_at_both_ends() {
 
 #[test]
 fn a_changed_rule_applies_from_the_next_request_on() {
-    let mut rig = connected(IngressOfB::FromA(Some(L7Rules::Http(vec![
+    let mut rig = connected(IngressOfB::FromA(Some(L7Rules::http(vec![
         HttpRule::new(HttpRuleSpec::default()).unwrap(),
     ]))));
     let first = request("/secret");
@@ -260,7 +260,7 @@ fn assert_refused_whole(rig: &mut Rig, packet: &[u8]) {
 
 #[test]
 fn datagrams_under_rules_of_protocols_over_tcp_are_refused_whatever_the_rules() {
-    let http = L7Rules::Http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
+    let http = L7Rules::http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
     // QUIC, to a port with server names.
     let tls = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
     let kafka = L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]);

@@ -11,7 +11,7 @@ use podgate_tables::time::Nanos;
 
 fn only_docs() -> IngressOfB {
     let spec = HttpRuleSpec { path: Some("/docs".to_owned()), ..HttpRuleSpec::default() };
-    IngressOfB::FromAnyone(L7Rules::Http(vec![HttpRule::new(spec).unwrap()]))
+    IngressOfB::FromAnyone(L7Rules::http(vec![HttpRule::new(spec).unwrap()]))
 }
 
 /// A client behind a link, with connections to port 80 of pod B.

@@ -231,10 +231,29 @@ fn what_is_not_known_needs_a_rule_without_topics() {
         kafka.send(Reply, &answer, &topics(&[""]));
         assert_eq!(kafka.responses.received, answer);
     }
-    // A topic by an id that is not known.
-    let fetch = corpus("requests.txt").into_iter().find(|(key, v, _)| (*key, *v) == (1, 13));
-    let kafka = run(&fetch.unwrap().2, usize::MAX, &topics(&["orders", "jobs"]));
-    assert_eq!((kafka.verdicts(), kafka.reset), (vec![false], None));
+}
+
+/// A client that names topics by id in spite of the versions that it was offered.
+#[test]
+fn topics_by_id_are_denied_as_unauthorized_and_the_connection_lives_on() {
+    let policy = topics(&["orders", "jobs"]);
+    let (requests, answers) = (corpus("requests.txt"), corpus("answers.txt"));
+    let by_id = |(key, version): (i16, i16)| {
+        let versions = [(0, 13), (1, 13), (8, 10), (9, 10)];
+        versions.iter().any(|(api, first)| *api == key && version >= *first)
+    };
+    let mut seen = 0;
+    for (key, version, request) in requests.into_iter().filter(|(k, v, _)| by_id((*k, *v))) {
+        let same = |(k, v, _): &&(i16, i16, Vec<u8>)| (*k, *v) == (key, version);
+        let answer = &answers.iter().find(same).unwrap().2;
+        let behind = metadata(2, &["orders"]);
+        let kafka = run(&[&request[..], &behind].concat(), usize::MAX, &policy);
+        assert_eq!((kafka.verdicts(), kafka.reset), (vec![false, true], None));
+        assert_eq!(kafka.responses.received, *answer, "API {key} version {version}");
+        assert_eq!(kafka.requests.received, behind);
+        seen += 1;
+    }
+    assert_eq!(seen, 9);
 }
 
 #[test]

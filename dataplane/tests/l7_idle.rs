@@ -63,7 +63,7 @@ fn rig(rules: Option<L7Rules>) -> Rig {
 
 fn docs() -> L7Rules {
     let path = Some("/docs".to_owned());
-    L7Rules::Http(vec![HttpRule::new(HttpRuleSpec { path, ..HttpRuleSpec::default() }).unwrap()])
+    L7Rules::http(vec![HttpRule::new(HttpRuleSpec { path, ..HttpRuleSpec::default() }).unwrap()])
 }
 
 /// Opens many connections. Returns the bytes that each takes while it is busy, and while it is

@@ -6,6 +6,9 @@ use std::alloc::System;
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
+use podgate_dataplane::l7::datagram::{DatagramCtx, DatagramFlow, DatagramOp};
+use podgate_dataplane::l7::dns::learned::Answers;
+use podgate_dataplane::l7::dns::{Admitted, Denied, DnsContext, Reply};
 use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::http1::Http1;
 use podgate_dataplane::l7::http2::hpack::{DEFAULT_TABLE_SIZE, Decoder};
@@ -14,7 +17,7 @@ use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::{View, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::ids::RuleId;
+use podgate_tables::ids::{Epoch, RuleId};
 use podgate_tables::l7::{
     HeaderMatch, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy,
     L7Request, L7Rules, L7Verdict, Mismatch, NamePattern, Request,
@@ -136,7 +139,7 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
         headers: vec!["X-Key: 1".into()],
         ..HttpRuleSpec::default()
     });
-    let rules = Some(Arc::new(L7Rules::Http(vec![rule.unwrap()])));
+    let rules = Some(Arc::new(L7Rules::http(vec![rule.unwrap()])));
     let policy =
         L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() };
     let umem = Umem::new(64).unwrap();
@@ -172,6 +175,7 @@ fn an_inspected_connection_allocates_nothing_after_its_first_requests() {
 fn nothing_is_allocated() {
     an_inspected_connection_allocates_nothing_after_its_first_requests();
     judging_a_request_of_any_protocol_allocates_nothing();
+    dns_queries_and_answers_allocate_nothing_after_the_first();
     decoding_header_blocks_allocates_nothing_once_the_table_is_full();
 }
 
@@ -196,6 +200,59 @@ fn decoding_header_blocks_allocates_nothing_once_the_table_is_full() {
     assert_eq!((fields, allocations() - before), (5000, 0));
 }
 
+/// Queries over UDP: allowed, with answers that are held and that are not, and denied.
+fn dns_queries_and_answers_allocate_nothing_after_the_first() {
+    let rules = Some(Arc::new(L7Rules::Dns(vec![NamePattern::dns("*.a.test").unwrap()])));
+    let policy =
+        L7Policy { egress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() };
+    let answers = Answers::new(1, 16);
+    let dns = DnsContext { denied: Denied::Refused, answers: Arc::clone(answers.ring(0)) };
+    let (mut flow, mut admitted) = (DatagramFlow::default(), Admitted::default());
+    let message = |flags: u16, name: &[u8], records: &[u8]| {
+        let count = u16::from(!records.is_empty());
+        let header = [7, flags, 1, count, 0, 0].map(u16::to_be_bytes).concat();
+        [&header[..], name, &[0, 0, 1, 0, 1], records].concat()
+    };
+    let (allowed, denied) = (b"\x03www\x01a\x04test", b"\x03www\x01b\x04test");
+    let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 192, 0, 2, 1];
+    let queries = [message(0x0100, allowed, &[]), message(0x0100, denied, &[])];
+    let response = message(0x8180, allowed, &record);
+    let (mut reply, mut before, mut outcomes) = (Reply::default(), 0, [0; 4]);
+    for round in 0..1000 {
+        if round == 10 {
+            before = allocations();
+        }
+        let (now, epoch) = (Nanos(round * 100_000_000), Epoch(1));
+        for (direction, bytes) in [
+            (FlowDirection::Original, &queries[0]),
+            (FlowDirection::Reply, &response),
+            (FlowDirection::Original, &queries[1]),
+        ] {
+            let cx = DatagramCtx {
+                now,
+                policy: &policy,
+                dns: &dns,
+                admitted: &admitted,
+                epoch,
+                is_congested: false,
+            };
+            match (direction, flow.decide(&cx, direction, bytes, &mut reply).op) {
+                (FlowDirection::Original, DatagramOp::Pass) => outcomes[0] += 1,
+                (FlowDirection::Original, DatagramOp::Answer) => outcomes[1] += 1,
+                (FlowDirection::Reply, DatagramOp::Pass) => outcomes[2] += 1,
+                (FlowDirection::Reply, DatagramOp::Hold(held)) => {
+                    outcomes[3] += 1;
+                    admitted.add(held.key, epoch, now);
+                }
+                (_, op) => panic!("{op:?}"),
+            }
+        }
+        answers.drain(|_, answer| assert_eq!(answer.addresses().len(), 1));
+    }
+    assert_eq!(outcomes, [1000, 1000, 900, 100]);
+    assert_eq!(allocations() - before, 0);
+}
+
 fn judging_a_request_of_any_protocol_allocates_nothing() {
     let header_matches = vec![HeaderMatch {
         name: "X-Role".to_owned(),
@@ -203,12 +260,17 @@ fn judging_a_request_of_any_protocol_allocates_nothing() {
         mismatch: Mismatch::Fail,
     }];
     let http = HttpRuleSpec { path: Some("/a/.*".into()), header_matches, ..Default::default() };
+    let others = (0..300).map(|number| {
+        let (method, path) = (Some("GET|HEAD".into()), Some(format!("/a?/{number}/.*[0-9]")));
+        HttpRule::new(HttpRuleSpec { method, path, ..Default::default() }).unwrap()
+    });
+    let http = others.chain([HttpRule::new(http).unwrap()]).collect();
     let kafka = |topic: &str| {
         KafkaRule::new(KafkaRuleSpec { topic: Some(topic.into()), ..Default::default() }).unwrap()
     };
     let names = vec![NamePattern::server_name("**.a*.**.io").unwrap()];
     let rules = [
-        L7Rules::Http(vec![HttpRule::new(http).unwrap()]),
+        L7Rules::http(http),
         L7Rules::Kafka(vec![kafka("a"), kafka("b")]),
         L7Rules::Dns(names.clone()),
         L7Rules::ServerNames(names),

@@ -85,7 +85,7 @@ fn with(policy: IngressOfB) -> Rig {
 }
 
 fn inspected() -> IngressOfB {
-    IngressOfB::FromA(Some(L7Rules::Http(Vec::new())))
+    IngressOfB::FromA(Some(L7Rules::http(Vec::new())))
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn a_restored_flow_has_the_sender_that_it_had() {
 #[test]
 fn a_flow_that_policy_no_longer_allows_plainly_is_not_restored() {
     let flows = saved(&connected());
-    let inspects = IngressOfB::FromA(Some(L7Rules::Http(Vec::new())));
+    let inspects = IngressOfB::FromA(Some(L7Rules::http(Vec::new())));
     for (policy, resets) in [(IngressOfB::Closed, 1), (inspects, 1)] {
         let (mut rig, restored) = restarted(1, &flows, snapshot(1, policy));
         assert_eq!((restored, rig.workers[0].flows()), (0, 0));
@@ -167,7 +167,7 @@ fn a_picked_up_flow_needs_policy_in_both_directions() {
 
 #[test]
 fn inspected_revoked_expired_and_reset_flows_are_not_saved() {
-    let mut rig = Rig::with(IngressOfB::FromA(Some(L7Rules::Http(Vec::new()))));
+    let mut rig = Rig::with(IngressOfB::FromA(Some(L7Rules::http(Vec::new()))));
     rig.send(A, &a_to_b(CLIENT, "S", None));
     assert_eq!((rig.workers[0].flows(), saved(&rig).len()), (1, 0));
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use podgate_dataplane::l7::datagram::{DatagramCtx, DatagramFlow, DatagramOp};
 use podgate_dataplane::l7::dns::learned::Answers;
-use podgate_dataplane::l7::dns::{Denied, DnsContext, DnsStream, Reply};
+use podgate_dataplane::l7::dns::{Admitted, Denied, DnsContext, DnsStream, Reply};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::ids::RuleId;
+use podgate_tables::ids::{Epoch, RuleId};
 use podgate_tables::l7::dns::{Header, Query};
 use podgate_tables::l7::{L7Entry, L7Policy, L7Rules, NamePattern};
 use podgate_tables::time::Nanos;
@@ -46,11 +46,18 @@ pub fn dns(data: &[u8]) {
 /// Messages of one flow over UDP, each client's followed by one of the server.
 fn datagrams(queries: &[u8], responses: &[u8]) {
     let (policy, (dns, answers)) = (policy(), context());
-    let mut flow = DatagramFlow::default();
+    let (mut flow, admitted) = (DatagramFlow::default(), Admitted::default());
     let (mut queries, mut responses) = (Input::new(queries), Input::new(responses));
     let mut allowed = 0;
     while !queries.is_empty() || !responses.is_empty() {
-        let cx = DatagramCtx { now: Nanos(1), policy: &policy, dns: &dns, is_congested: false };
+        let cx = DatagramCtx {
+            now: Nanos(1),
+            policy: &policy,
+            dns: &dns,
+            admitted: &admitted,
+            epoch: Epoch(1),
+            is_congested: false,
+        };
         let mut reply = Reply::default();
         let query = queries.long_string();
         let step = flow.decide(&cx, FlowDirection::Original, query, &mut reply);

@@ -26,7 +26,7 @@ pub(crate) fn rules() -> L7Rules {
         headers: vec!["x-key: 1".into()],
         ..HttpRuleSpec::default()
     };
-    L7Rules::Http([docs, api].map(|spec| HttpRule::new(spec).unwrap()).into())
+    L7Rules::http([docs, api].map(|spec| HttpRule::new(spec).unwrap()).into())
 }
 
 pub(crate) fn policy() -> L7Policy {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
 use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
+use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
 use crate::labels::LabelContext;
+use crate::model::Workload;
 use crate::rules::{self, TrafficDirection};
 use crate::selector::Selector;
 
@@ -22,8 +24,8 @@ pub struct Catalog {
     pub(crate) selectors: Rows<Option<Arc<Selector>>>,
     pub(crate) address_sets: Rows<Arc<[rules::PeerSelector]>>,
     pub(crate) port_names: Rows<Arc<str>>,
-    pub(crate) pods: AddressMap<PodName>,
-    /// Services by cluster IP.
+    pub(crate) pods: AddressMap<PodInfo>,
+    /// Services by their cluster IPs.
     pub(crate) services: AddressMap<ServiceName>,
 }
 
@@ -81,19 +83,26 @@ pub struct PodName {
     pub name: Arc<str>,
 }
 
+/// The pod that has an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PodInfo {
+    pub(crate) name: PodName,
+    pub(crate) workload: Option<Arc<Workload>>,
+}
+
+/// A service's name.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ServiceName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
 impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
-}
-
-/// A service's name.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct ServiceName {
-    /// Namespace.
-    pub namespace: Arc<str>,
-    /// Name.
-    pub name: Arc<str>,
 }
 
 impl fmt::Display for ServiceName {
@@ -109,6 +118,12 @@ impl Catalog {
         self.rules.get(id.0)?.as_deref()
     }
 
+    /// The same, to be stored.
+    #[must_use]
+    pub fn shared_rule(&self, id: RuleId) -> Option<Arc<RuleOrigin>> {
+        self.rules.get(id.0)?.clone()
+    }
+
     /// The policies that together put an endpoint into default deny, sorted. Empty when it is the
     /// enforcement mode that does.
     #[must_use]
@@ -120,6 +135,11 @@ impl Catalog {
     #[must_use]
     pub fn identity(&self, index: u32) -> Option<&IdentityInfo> {
         self.identities.get(index)?.as_ref()
+    }
+
+    /// All identities.
+    pub fn identities(&self) -> impl Iterator<Item = &IdentityInfo> {
+        self.identities.iter().filter_map(|(_, info)| info.as_ref())
     }
 
     /// The peers that an entry matches. `None` for numbers of other tables than this catalogue's.
@@ -160,15 +180,21 @@ impl Catalog {
         self.identity(index).map_or(NOBODY, |identity| &identity.label_context)
     }
 
-    /// The service that a translated address belongs to.
-    #[must_use]
-    pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
-        self.services.get(Address::from(address))
-    }
-
     /// The pod that an address belongs to.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
-        self.pods.get(Address::from(address))
+        self.pods.get(Address::from(address)).map(|pod| &pod.name)
+    }
+
+    /// What the pod that an address belongs to is part of.
+    #[must_use]
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
+        self.pods.get(Address::from(address))?.workload.as_deref()
+    }
+
+    /// The service that has a cluster IP.
+    #[must_use]
+    pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
+        self.services.get(Address::from(address))
     }
 }

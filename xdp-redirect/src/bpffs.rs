@@ -1,6 +1,8 @@
 //! The file system that pinned links live on.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -28,11 +30,26 @@ pub fn ensure_mounted(dir: &Path) -> Result<bool, Error> {
         .map_err(|errno| failed(errno.into()))
 }
 
+/// Creates `dir`, which must be on a bpffs that is mounted already.
+///
+/// # Errors
+/// [`Error::Bpffs`] if it can't be created, or is on another file system.
+pub fn require(dir: &Path) -> Result<(), Error> {
+    let failed = |cause| Error::Bpffs { dir: dir.into(), cause };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    if statfs(dir).map_err(|errno| failed(errno.into()))?.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    // What was created is of no use; a directory with files stays.
+    let _ = fs::remove_dir(dir);
+    Err(failed(io::Error::other("none is mounted there")))
+}
+
 #[cfg(test)]
 mod tests {
     use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-    use super::ensure_mounted;
+    use super::{ensure_mounted, require};
     use crate::test_netns;
 
     #[test]
@@ -45,7 +62,11 @@ mod tests {
             std::fs::create_dir(dir.join("kept")).unwrap();
             assert!(!ensure_mounted(&dir).unwrap());
             assert!(dir.join("kept").is_dir());
+            require(&dir.join("podgate")).unwrap();
+            assert!(dir.join("podgate").is_dir());
             nix::mount::umount(&dir).unwrap();
+            assert!(require(&dir.join("podgate")).is_err());
+            assert!(!dir.join("podgate").exists());
         });
     }
 }

@@ -86,7 +86,7 @@ pub enum Error {
     },
 
     /// No bpffs can be mounted on the directory for pinned links.
-    #[error("can't mount a bpffs on {dir}: {cause}; run as root (CAP_SYS_ADMIN)")]
+    #[error("can't use a bpffs at {dir}: {cause}; mount one, or run as root (CAP_SYS_ADMIN)")]
     Bpffs {
         /// The directory.
         dir: PathBuf,

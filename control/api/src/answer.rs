@@ -32,6 +32,8 @@ pub enum ErrorCode {
     TooLong,
     /// Too many clients, or the agent is stopping.
     Busy,
+    /// The command changes something, and the socket is read-only.
+    ReadOnly,
     /// The command failed.
     Failed,
     /// A code of a later version.

@@ -19,8 +19,11 @@
 
 mod answer;
 pub mod client;
+mod config;
 mod endpoint;
 mod fqdn;
+mod health;
+mod inventory;
 mod metric;
 mod policy;
 mod request;
@@ -30,9 +33,15 @@ pub use podgate_policy::PodName;
 
 pub use answer::{Answer, ApiError, ErrorCode, FlowItem};
 pub use client::{Client, ClientError};
+pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
 pub use fqdn::{FqdnEntry, FqdnSource};
-pub use metric::{Family, FamilyKind, Sample};
+pub use health::{
+    CertificateStatus, EndpointNotReady, Health, MemoryUse, RejectedObject, ServiceStatus,
+    TableFill, ThreadStatus,
+};
+pub use inventory::{IdentityEntry, IpEntry, NodeEntry};
+pub use metric::{Family, FamilyKind, Number, Sample};
 pub use policy::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,
     PolicyWaited, PortsDetail, RejectedField, RuleDetail, RuleSetDetail, Source,

@@ -1,5 +1,7 @@
 //! What a client asks for.
 
+use std::net::IpAddr;
+
 use podgate_policy::explain::Query;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -85,11 +87,47 @@ requests! {
     },
     /// Answered by a list of [`podgate_policy::explain::ServiceEntry`].
     "service-list": ServiceList {},
+    /// Answered by a list of [`IpEntry`](crate::IpEntry).
+    "ip-list": IpList {
+        /// Only this address, whether it is known or not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+    },
+    /// Answered by a list of [`IdentityEntry`](crate::IdentityEntry).
+    "identity-list": IdentityList {},
+    /// Answered by a list of [`NodeEntry`](crate::NodeEntry).
+    "node-list": NodeList {},
     /// Answered by a list of [`Family`](crate::Family).
     "metrics": Metrics {},
+    /// Answered by a list of [`ConfigOption`](crate::ConfigOption).
+    "config": Config {},
 }
 
 impl Request {
+    /// Whether it only reads, so that clients of the read-only socket may send it. Those that are
+    /// not listed here need the admin's socket.
+    #[must_use]
+    pub const fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Status {}
+                | Self::EndpointList {}
+                | Self::PolicyList {}
+                | Self::PolicyGet(_)
+                | Self::PolicyExplain { .. }
+                | Self::PolicySelectors {}
+                | Self::TablePolicyGet { .. }
+                | Self::PolicyWait { .. }
+                | Self::Flows { .. }
+                | Self::FqdnList { .. }
+                | Self::IpList { .. }
+                | Self::IdentityList {}
+                | Self::NodeList {}
+                | Self::Config {}
+                | Self::Metrics {}
+        )
+    }
+
     /// Reads one line.
     ///
     /// # Errors
@@ -189,6 +227,10 @@ mod tests {
             Request::FqdnList { pattern: Some("*.example".into()) },
             Request::FqdnClean { pattern: None },
             Request::ServiceList {},
+            Request::IpList { address: Some("192.0.2.1".parse().unwrap()) },
+            Request::IdentityList {},
+            Request::NodeList {},
+            Request::Config {},
             Request::Metrics {},
         ];
         assert_eq!(requests.len(), COMMANDS.len());

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::Health;
+
 /// Readiness and counters of the agent.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Status {
@@ -38,6 +40,9 @@ pub struct Status {
     /// Flows of the agent before, at this one's start.
     #[serde(default)]
     pub flows_taken_over: FlowsTakenOver,
+    /// The state of the agent's parts.
+    #[serde(default)]
+    pub health: Health,
 }
 
 /// What became of the flows that the agent before saved when it stopped.
@@ -61,6 +66,9 @@ pub struct SourceStatus {
     pub synced: bool,
     /// Current problems, one line each.
     pub problems: Vec<String>,
+    /// Whether objects are up to date: all were read, and changes are noticed.
+    #[serde(default)]
+    pub current: bool,
 }
 
 /// Number of endpoints by state.

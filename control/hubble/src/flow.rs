@@ -6,8 +6,8 @@
 
 use jiff::Timestamp;
 use podgate_policy::observe::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, MatchType, Outcome, PolicyName,
-    RuleName, http_url,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpProtocol, MatchType,
+    Outcome, PolicyName, Restriction, RuleName, http_url,
 };
 use podgate_policy::rules;
 use podgate_tables::drop_reason::DropReason as Reason;
@@ -18,7 +18,7 @@ use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{
     CiliumEventType, Dns, DropReason, Endpoint, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip,
     IpVersion, Kafka, L7FlowType, Layer4, Layer7, Policy, Sctp, Service, Tcp, TcpFlags,
-    TraceObservationPoint, TraceReason, TrafficDirection, Udp, Verdict,
+    TraceObservationPoint, TraceReason, TrafficDirection, Udp, Verdict, Workload,
 };
 use crate::source::Observed;
 
@@ -115,8 +115,8 @@ impl Translator {
             _ => (&record.source, &record.destination),
         };
         let reason = record.drop_reason.as_deref().map_or(DropReason::Unknown, drop_reason);
-        let service = record.service.as_ref().filter(|service| !service.name.is_empty());
-        let service = service.map(|service| Service {
+        let called = record.service.as_ref().filter(|service| !service.name.is_empty());
+        let called = called.map(|service| Service {
             name: service.name.clone(),
             namespace: service.namespace.clone(),
         });
@@ -141,10 +141,12 @@ impl Translator {
                 ..Ip::default()
             }),
             l4: layer4(record, source, destination),
-            source_service: service.clone().filter(|_| record.is_reply == Some(true)),
-            destination_service: service.filter(|_| record.is_reply != Some(true)),
             source: Some(endpoint(source)),
             destination: Some(endpoint(destination)),
+            source_service: service(source)
+                .or_else(|| called.clone().filter(|_| record.is_reply == Some(true))),
+            destination_service: service(destination)
+                .or_else(|| called.filter(|_| record.is_reply != Some(true))),
             r#type: FlowType::L3L4.into(),
             is_reply: record.is_reply,
             reply: record.is_reply == Some(true),
@@ -239,6 +241,14 @@ fn request(record: &FlowRecord, rule: Option<&RuleName>, common: Flow) -> Flow {
             false => flow.ingress_allowed_by = policy,
         }
     }
+    for Restriction { direction: side, rule } in &record.denied_by {
+        let policies = match side {
+            rules::TrafficDirection::Egress => &mut flow.egress_denied_by,
+            rules::TrafficDirection::Ingress => &mut flow.ingress_denied_by,
+        };
+        policies.push(policy_of_rule(rule, record.epoch));
+        flow.traffic_direction = direction(*side).into();
+    }
     flow
 }
 
@@ -259,18 +269,18 @@ fn layer7(record: &FlowRecord, kind: L7FlowType, latency_ns: u64, common: Flow) 
 }
 
 fn l7_record(detail: &Detail) -> Option<Record> {
-    let http = Http { protocol: "HTTP/1.1".into(), ..Http::default() };
+    let http = |version: &HttpProtocol| Http { protocol: version.to_string(), ..Http::default() };
     match detail {
-        Detail::HttpRequest { method, path, host, .. } => {
+        Detail::HttpRequest { version, method, path, host, .. } => {
             let (method, url) = (method.clone(), http_url(host, path));
-            Some(Record::Http(Http { method, url, ..http }))
+            Some(Record::Http(Http { method, url, ..http(version) }))
         }
-        Detail::HttpResponse { status, request, .. } => {
+        Detail::HttpResponse { version, status, request, .. } => {
             let target = request.as_ref();
             let code = (*status).into();
             let method = target.map(|target| target.method.clone()).unwrap_or_default();
             let url = target.map(|target| http_url(&target.host, &target.path)).unwrap_or_default();
-            Some(Record::Http(Http { code, method, url, ..http }))
+            Some(Record::Http(Http { code, method, url, ..http(version) }))
         }
         Detail::DnsRequest { query, qtype, .. } => Some(Record::Dns(Dns {
             query: query.clone(),
@@ -408,8 +418,19 @@ fn endpoint(end: &FlowEndpoint) -> Endpoint {
         labels: end.labels.clone(),
         pod_name: end.pod.clone().unwrap_or_default(),
         cluster_name: end.pod.as_ref().map(|_| cluster(&end.labels)).unwrap_or_default(),
+        workloads: end.workload.iter().map(workload).collect(),
         ..Endpoint::default()
     }
+}
+
+fn workload(workload: &podgate_policy::model::Workload) -> Workload {
+    Workload { name: workload.name.clone(), kind: workload.kind.clone() }
+}
+
+/// The service whose cluster IP an end is.
+fn service(end: &FlowEndpoint) -> Option<Service> {
+    let service = end.service.as_ref()?;
+    Some(Service { name: service.name.clone(), namespace: service.namespace.clone() })
 }
 
 fn cluster(labels: &[String]) -> String {
@@ -457,7 +478,8 @@ fn flags(names: &[String]) -> Option<TcpFlags> {
 }
 
 /// A time as messages have it.
-pub(crate) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+#[must_use]
+pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     // Both count nanoseconds from a whole second, and the agent runs after 1970.
     prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
 }

@@ -43,12 +43,25 @@ pub(crate) struct ObserverService<S> {
     pub(crate) streams: Arc<Semaphore>,
 }
 
+/// The metadata with the server's version, which clients compare with theirs.
+const VERSION_HEADER: &str = "hubble-server-version";
+
 impl<S: FlowSource> ObserverService<S> {
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
         let place = Arc::clone(&self.streams).try_acquire_owned();
         place.map_err(|_| {
             Status::resource_exhausted(format!("{STREAMS_MAX} streams are open already"))
         })
+    }
+
+    /// A message with the server's version in its metadata.
+    fn answer<T>(&self, message: T) -> Result<Response<T>, Status> {
+        let mut response = Response::new(message);
+        let number = self.version.rsplit_once(" v").map_or(&*self.version, |(_, number)| number);
+        if let Ok(number) = number.parse() {
+            response.metadata_mut().insert(VERSION_HEADER, number);
+        }
+        Ok(response)
     }
 
     fn uptime_ns(&self) -> u64 {
@@ -86,7 +99,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
             reader.run(source).await;
             drop(place);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        self.answer(Box::pin(ReceiverStream::new(responses)))
     }
 
     async fn get_agent_events(
@@ -101,7 +114,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
             send_agent_events(range, &events, node, &to).await;
             drop(place);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        self.answer(Box::pin(ReceiverStream::new(responses)))
     }
 
     async fn get_debug_events(
@@ -119,7 +132,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
         let nodes = self.nodes.borrow();
         let own = nodes.iter().filter(|node| node.name == self.translator.node());
         let nodes = own.map(|node| node_of(node, &self.version, uptime_ns, counts)).collect();
-        Ok(Response::new(GetNodesResponse { nodes }))
+        self.answer(GetNodesResponse { nodes })
     }
 
     async fn get_namespaces(
@@ -136,7 +149,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
         let namespaces = namespaces.into_iter();
         let namespaces = namespaces
             .map(|namespace| Namespace { cluster: crate::flow::CLUSTER.to_owned(), namespace });
-        Ok(Response::new(GetNamespacesResponse { namespaces: namespaces.collect() }))
+        self.answer(GetNamespacesResponse { namespaces: namespaces.collect() })
     }
 
     async fn server_status(
@@ -144,7 +157,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
         _: Request<ServerStatusRequest>,
     ) -> Result<Response<ServerStatusResponse>, Status> {
         let counts = self.source.counts();
-        Ok(Response::new(ServerStatusResponse {
+        self.answer(ServerStatusResponse {
             num_flows: counts.stored,
             max_flows: counts.capacity,
             seen_flows: counts.seen,
@@ -152,7 +165,7 @@ impl<S: FlowSource> Observer for ObserverService<S> {
             version: self.version.clone(),
             flows_rate: rate(&self.source.past(), Timestamp::now()),
             ..ServerStatusResponse::default()
-        }))
+        })
     }
 }
 

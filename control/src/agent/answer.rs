@@ -1,9 +1,13 @@
 //! Answers to the clients of the control socket.
 
 mod fqdn;
+mod inventory;
 mod policy;
 
 use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
+
+use jiff::Timestamp;
 
 use podgate_api::{
     ApiError, DropCount, EndpointCounts, EndpointState, EndpointStatus, Family, LAST_MAX,
@@ -11,19 +15,22 @@ use podgate_api::{
 };
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::worker::Dataplane;
+use podgate_dataplane::xsk::XskStatistics;
 use podgate_policy::PolicyState as StoreState;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::Epoch;
 use podgate_xdp_redirect::FrameDrops;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::Agent;
 use super::endpoints::{Endpoint, Request as EndpointRequest};
 use super::host_network::HOST_SLOT;
+use super::metrics_server::MetricsServer;
 use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
-use crate::metrics::{self, AgentCounts};
+use crate::metrics::{self, AgentCounts, Measured};
 
 impl Agent {
     /// Carries out a request.
@@ -68,7 +75,17 @@ impl Agent {
             Request::FqdnClean { pattern } => {
                 self.fqdn_clean(pattern.as_deref()).and_then(|removed| to_reply(&removed))
             }
-            Request::Metrics {} => self.metrics().and_then(|families| to_reply(&families)),
+            Request::IpList { address } => {
+                self.catch_up();
+                self.ip_list(address).and_then(|list| to_reply(&list))
+            }
+            Request::IdentityList {} => {
+                self.catch_up();
+                self.identity_list().and_then(|list| to_reply(&list))
+            }
+            Request::NodeList {} => to_reply(&self.node_list()),
+            Request::Config {} => to_reply(&self.options),
+            Request::Metrics {} => self.metrics().map(Reply::Metrics),
         };
         self.reply(reply, answer);
     }
@@ -85,23 +102,44 @@ impl Agent {
         self.observer.answer(last.min(LAST_MAX), follow, reply);
     }
 
-    fn endpoint_list(&self) -> Vec<EndpointStatus> {
+    pub(super) fn endpoint_list(&self) -> Vec<EndpointStatus> {
         let known = self.endpoints.iter().filter_map(|(link, _)| self.endpoint_status(link));
         known.chain(self.endpoints.unknown().status()).collect()
     }
 
-    fn metrics(&self) -> Result<Vec<Family>, ApiError> {
-        let ports = self.dataplane().port_statistics().map_err(ApiError::failed)?;
-        let (workers, links) = (self.workers(), self.link_counts());
-        let (drops, counts) = (self.frame_drops(), self.agent_counts());
-        Ok(metrics::collect(&workers, &ports, &drops, &counts, &links))
+    fn metrics(&mut self) -> Result<Vec<Family>, ApiError> {
+        let now = Instant::now();
+        let dataplane = self.endpoints.links().dataplane();
+        self.health.take_rule_reports(&mut self.plane, dataplane, now);
+        let dataplane = self.dataplane();
+        // All would wait for a worker that is stuck; that it is, is one of the metrics.
+        let ports = match self.health.dead_worker(now) {
+            Some(_) => XskStatistics::default(),
+            None => dataplane.port_statistics().map_err(ApiError::failed)?,
+        };
+        let clock = dataplane.clock();
+        let wall_s = |time| {
+            let since = clock.wall(time).duration_since(UNIX_EPOCH);
+            since.unwrap_or_default().as_secs_f64()
+        };
+        Ok(metrics::collect(&Measured {
+            workers: &self.workers(),
+            ports,
+            frame_drops: self.frame_drops(),
+            counts: self.agent_counts(),
+            links: self.link_counts(),
+            rules: self.plane.rule_totals(),
+            wall_s: &wall_s,
+            flows: self.observer.flow_counts(),
+            health: self.health(),
+        }))
     }
 
-    fn dataplane(&self) -> &Dataplane {
+    pub(super) fn dataplane(&self) -> &Dataplane {
         self.endpoints.links().dataplane()
     }
 
-    fn workers(&self) -> Vec<&WorkerStats> {
+    pub(super) fn workers(&self) -> Vec<&WorkerStats> {
         self.dataplane().shared().stats.iter().map(|stats| &**stats).collect()
     }
 
@@ -133,6 +171,7 @@ impl Agent {
             links: self.link_counts(),
             flow_records_lost: self.observer.lost(self.dataplane()),
             flows_taken_over: self.earlier_flows.outcome().clone(),
+            health: self.health(),
         }
     }
 
@@ -187,7 +226,10 @@ impl Agent {
                 names.insert(attached.slot, (link.clone(), Some(pod)));
             }
         }
-        let counts = self.dataplane().link_statistics().unwrap_or_default();
+        let counts = match self.health.dead_worker(Instant::now()) {
+            Some(_) => Vec::new(),
+            None => self.dataplane().link_statistics().unwrap_or_default(),
+        };
         let named = |counts: LinkStatistics| {
             let (link, pod) = names.get(&counts.link)?.clone();
             Some(link_counts(link, pod, &counts))
@@ -250,6 +292,16 @@ impl Agent {
         })
     }
 
+    /// Endpoints by the directions that policy is enforced in: none, ingress, egress, both.
+    fn enforcement(&self) -> [u64; 4] {
+        let mut counts = [0; 4];
+        for endpoint in self.endpoint_list() {
+            let directions = [endpoint.ingress_enforced, endpoint.egress_enforced];
+            counts[usize::from(directions[0]) | usize::from(directions[1]) << 1] += 1;
+        }
+        counts
+    }
+
     fn agent_counts(&self) -> AgentCounts {
         AgentCounts {
             endpoints: self.endpoint_counts(),
@@ -265,6 +317,9 @@ impl Agent {
             clients_rejected: self.files.clients().rejected(),
             clients_cut_off: self.files.clients().cut_off(),
             names: self.names.metrics(),
+            enforcement: self.enforcement(),
+            started_s: Timestamp::now().as_second() as u64 - self.started.elapsed().as_secs(),
+            scrapes: self.health.metrics().map_or([0; 3], MetricsServer::numbers),
         }
     }
 }

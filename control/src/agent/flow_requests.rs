@@ -35,7 +35,7 @@ impl Requests {
                 self.by_flow.entry(event.tuple).or_default().push_back((event.time, line));
                 None
             }
-            EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
+            EventKind::Response { status: ResponseStatus::Http { status, .. }, latency_ns } => {
                 let sent = Nanos(event.time.0.saturating_sub(latency_ns));
                 self.take(&event.tuple, sent, status)
             }
@@ -69,7 +69,7 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
-    use podgate_tables::event::{Text, Traffic};
+    use podgate_tables::event::{HttpVersion, Text, Traffic};
     use podgate_tables::ids::{Epoch, LinkId};
 
     use super::*;
@@ -88,7 +88,7 @@ mod tests {
     }
 
     fn response(time: u64, port: u16, latency_ns: u64, status: u16) -> Event {
-        let status = ResponseStatus::Http(status);
+        let status = ResponseStatus::Http { version: HttpVersion::Http11, status };
         event(time, port, EventKind::Response { status, latency_ns })
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::{broadcast, mpsc};
 use tracing::error;
 
 use super::flow_log::{FlowLog, Logged, MakeRecord};
+use super::flow_metrics::FlowCounts;
 use super::server::{Reply, ReplySender};
 
 /// Messages on their way to the thread. With 2,048 events of some hundred bytes each they take some
@@ -58,6 +59,7 @@ pub(super) struct FlowThread {
     to: Option<mpsc::Sender<Message>>,
     thread: Option<JoinHandle<()>>,
     agent_events: Arc<AgentEvents>,
+    counts: Arc<Mutex<FlowCounts>>,
 }
 
 impl Drop for FlowThread {
@@ -84,7 +86,9 @@ impl FlowThread {
     ) -> Result<Self> {
         let (to, messages) = mpsc::channel(MESSAGES_MAX);
         let agent_events = Arc::clone(&config.agent_events);
-        let log = Arc::new(SharedLog(Mutex::new(Log::new(capacity, clock))));
+        let counts = Arc::new(Mutex::new(FlowCounts::default()));
+        let log = Log::new(capacity, clock, Arc::clone(&counts));
+        let log = Arc::new(SharedLog(Mutex::new(log)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
             let served = Arc::clone(&log);
@@ -99,7 +103,7 @@ impl FlowThread {
         };
         let thread = std::thread::Builder::new().name("pg-flows".to_owned()).spawn(run);
         let thread = thread.context("can't start the thread pg-flows")?;
-        Ok(Self { to: Some(to), thread: Some(thread), agent_events })
+        Ok(Self { to: Some(to), thread: Some(thread), agent_events, counts })
     }
 
     /// Passes a message; without room it comes back.
@@ -113,6 +117,11 @@ impl FlowThread {
     /// Where events of the agent go.
     pub(super) fn agent_events(&self) -> &Arc<AgentEvents> {
         &self.agent_events
+    }
+
+    /// What the thread has counted.
+    pub(super) fn counts(&self) -> FlowCounts {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Fails when the thread has ended.
@@ -148,6 +157,8 @@ struct Log {
     records: Records,
     /// Events since the start.
     seen: u64,
+    /// Locked for moments only, so that readers never wait for the log.
+    counts: Arc<Mutex<FlowCounts>>,
 }
 
 /// Makes records by the tables of their epochs.
@@ -174,9 +185,9 @@ impl MakeRecord for Records {
 }
 
 impl Log {
-    fn new(capacity: usize, clock: Clock) -> Self {
+    fn new(capacity: usize, clock: Clock, counts: Arc<Mutex<FlowCounts>>) -> Self {
         let records = Records { clock, tables: BTreeMap::new() };
-        Self { log: FlowLog::new(capacity), records, seen: 0 }
+        Self { log: FlowLog::new(capacity), records, seen: 0, counts }
     }
 
     fn push(&mut self, batch: Batch) {
@@ -184,6 +195,10 @@ impl Log {
             self.records.tables.insert(epoch, compiled);
         }
         self.seen += batch.events.len() as u64;
+        {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            batch.events.iter().for_each(|event| counts.count(event));
+        }
         for event in batch.events {
             self.log.push_event(event, &self.records);
         }

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
+use podgate_api::CertificateStatus;
 use podgate_dataplane::worker::Clock;
 use podgate_hubble::{AgentEvents, Config, Listeners, Node, Tcp, TlsFiles, Translator};
 use podgate_policy::Store;
@@ -17,6 +18,7 @@ use tracing::info;
 use super::flow_thread::FlowThread;
 use super::host_network::HOST_SLOT;
 use super::state::StateDir;
+use crate::certificates;
 use crate::cli::{HubbleArgs, RunArgs};
 
 /// Names in certificates end so, as those that Cilium's installation makes.
@@ -31,6 +33,11 @@ pub(super) struct Peers {
 }
 
 impl Peers {
+    /// Where this node serves Hubble's API.
+    pub(super) fn own_address(&self) -> &str {
+        &self.own.address
+    }
+
     /// Takes the nodes from the store; a relay learns what changed.
     pub(super) fn update(&self, store: &Store) {
         let Some(listens) = self.port else { return };
@@ -89,6 +96,12 @@ pub(super) fn start(args: &RunArgs, state: &StateDir, clock: Clock) -> Result<(F
     };
     let thread = FlowThread::start(args.flow_log as usize, clock, listeners, config)?;
     Ok((thread, peers))
+}
+
+/// The state of the server's certificate, if it has one. The server reads it at the start only.
+pub(super) fn certificate(args: &RunArgs) -> Option<CertificateStatus> {
+    let file = args.hubble.tls_cert.as_ref()?;
+    Some(certificates::of_file("hubble-server", file))
 }
 
 fn tcp(args: &HubbleArgs) -> Result<Option<Tcp>> {

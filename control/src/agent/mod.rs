@@ -23,12 +23,15 @@ mod endpoints;
 mod endpoints_file;
 mod epochs;
 mod flow_log;
+mod flow_metrics;
 mod flow_requests;
 mod flow_thread;
 mod flows_file;
+mod health;
 mod host_network;
 mod hubble;
 mod limits;
+mod metrics_server;
 mod names;
 mod names_file;
 mod observer;
@@ -36,6 +39,7 @@ mod policy_plane;
 mod preflight;
 mod reconcile;
 mod restart;
+mod rule_totals;
 mod server;
 mod signals;
 mod state;
@@ -53,7 +57,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use podgate_api::EndpointSpec;
+use podgate_api::{ConfigOption, EndpointSpec};
 use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
@@ -66,14 +70,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
+use self::health::HealthWatch;
 use self::host_network::{HostLink, HostNetwork, Observed};
 use self::hubble::Peers;
+use self::metrics_server::MetricsServer;
 use self::names::Names;
 use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
 use self::restart::EarlierFlows;
-use self::server::Call;
+use self::server::{Call, GroupSocket};
 use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::{Creator, Undo};
@@ -84,9 +90,13 @@ use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
+pub(crate) use self::flow_metrics::FlowCounts;
 pub(crate) use self::host_network::{HOST, XSK};
 pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
+pub(crate) use self::rule_totals::RuleTotals;
+#[cfg(test)]
+pub(crate) use self::rule_totals::SERIES_MAX;
 pub(crate) use self::state::StateDir;
 
 /// How often events are taken off the workers' rings.
@@ -107,6 +117,9 @@ struct Agent {
     /// Clients that wait for an epoch.
     waiting: Waiting,
     earlier_flows: EarlierFlows,
+    health: HealthWatch,
+    /// What the command line, the environment and the file of options say.
+    options: Vec<ConfigOption>,
     started: std::time::Instant,
     /// Dropped last, when the workers have stopped: it has the state directory's lock.
     files: StateFiles,
@@ -129,18 +142,25 @@ pub(crate) fn run(args: &RunArgs, log: &LogFilter) -> Result<()> {
     preflight::check(args)?;
     // Needs a capability that is dropped next, before there are other threads.
     limits::raise(args)?;
+    let group = args.socket_group.as_deref();
+    let group = group.map(|group| GroupSocket::bind(&args.read_socket, group)).transpose()?;
     confine::drop_capabilities()?;
     // Before anything is changed that a signal must not leave half done.
     let signals = Signals::listen()?;
     free_memory_in_background();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let end = runtime.block_on(start_and_serve(args, signals, log));
+    let end = runtime.block_on(start_and_serve(args, group.as_ref(), signals, log));
     // Threads that hang must not delay the end.
     runtime.shutdown_background();
     end
 }
 
-async fn start_and_serve(args: &RunArgs, signals: Signals, log: &LogFilter) -> Result<()> {
+async fn start_and_serve(
+    args: &RunArgs,
+    group: Option<&GroupSocket>,
+    signals: Signals,
+    log: &LogFilter,
+) -> Result<()> {
     let mut undo = Undo::default();
     let started = Agent::start(args, &mut undo).await.and_then(|started| {
         confine::filter_system_calls(args.seccomp)?;
@@ -153,6 +173,9 @@ async fn start_and_serve(args: &RunArgs, signals: Signals, log: &LogFilter) -> R
             return Err(error);
         }
     };
+    if let Some(group) = group {
+        agent.files.serve_group(group)?;
+    }
     info!(socket = %agent.files.state().socket().display(), "podgate runs");
     let end = agent.serve(inputs, signals, log).await;
     agent.files.stop_serving().await;
@@ -187,11 +210,17 @@ impl Agent {
         let (update_sender, updates) = mpsc::channel(sources::UPDATES_MAX);
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
-        let state = StateDir::open(&args.state_dir)?;
+        let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
         undo.record_state(&state);
-        let mounted_now = bpffs::ensure_mounted(&state.bpf())?;
+        let mounted_now = match &args.bpffs {
+            // A mount of the agent's own would end with its container, and policy with it.
+            Some(dir) => bpffs::require(dir).map(|()| false)?,
+            None => bpffs::ensure_mounted(&state.bpf())?,
+        };
         undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
-        preflight::warn_of_private_mounts();
+        if args.bpffs.is_none() {
+            preflight::warn_of_private_mounts();
+        }
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
@@ -206,6 +235,9 @@ impl Agent {
             Services::On => Translation::On,
             Services::Off => Translation::Off,
         };
+        let metrics = args.metrics_listen;
+        let metrics = metrics.map(|address| MetricsServer::start(address, call_sender.clone()));
+        let health = HealthWatch::new(hubble::certificate(args), metrics.transpose()?);
         let mut agent = Self {
             plane: PolicyPlane::new(source, translation),
             endpoints: Endpoints::new(links, preparer, completed_sender),
@@ -219,6 +251,8 @@ impl Agent {
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
             earlier_flows: EarlierFlows::read(&state),
+            health,
+            options: args.options.clone(),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
         };
@@ -341,6 +375,8 @@ impl Agent {
             );
         }
         self.observer.check()?;
+        let dataplane = self.endpoints.links().dataplane();
+        self.health.check(&mut self.plane, dataplane, Instant::now());
         self.answer_waiting();
         self.maintain_names();
         self.request_periodic_reads();
@@ -431,6 +467,7 @@ async fn at(due: Option<Instant>) {
 }
 
 async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<Source> {
+    let may_run = args.seccomp != Seccomp::Enforce;
     match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
@@ -438,10 +475,12 @@ async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<So
             Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settings, updates)?))
         }
         (None, Some(file)) => {
-            let may_run = args.seccomp != Seccomp::Enforce;
             Ok(Source::Cluster(sources::kube::watch(file, updates, may_run).await?))
         }
-        (None, None) => bail!("neither --manifests nor --kubeconfig is given"),
+        (None, None) if args.source.in_cluster => {
+            Ok(Source::Cluster(sources::kube::watch_in_cluster(updates)?))
+        }
+        (None, None) => bail!("none of --manifests, --kubeconfig and --in-cluster is given"),
     }
 }
 

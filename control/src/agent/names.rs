@@ -107,6 +107,11 @@ impl Names {
         self.problems.iter().flatten().cloned()
     }
 
+    /// Most addresses of names.
+    pub(super) fn addresses_max(&self) -> usize {
+        self.table.limits().addresses
+    }
+
     /// What the metrics have.
     pub(super) fn metrics(&self) -> NameMetrics {
         NameMetrics { table: self.table.counts(), ..self.metrics }

@@ -12,6 +12,7 @@ use podgate_tables::event::Event;
 
 use super::epochs::Epochs;
 use super::flow_log::is_drop;
+use super::flow_metrics::FlowCounts;
 use super::flow_thread::{Batch, FlowThread, Message};
 use super::server::ReplySender;
 
@@ -134,6 +135,11 @@ impl Observer {
     /// Where events of the agent go.
     pub(super) fn agent_events(&self) -> &Arc<AgentEvents> {
         self.thread.agent_events()
+    }
+
+    /// What the flow thread has counted.
+    pub(super) fn flow_counts(&self) -> FlowCounts {
+        self.thread.counts()
     }
 
     /// Fails when the flow thread has ended.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_api::SourceStatus;
+use podgate_api::{CertificateStatus, SourceStatus};
 use podgate_policy::{Compiled, Compiler, Store, Translation};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
@@ -16,6 +16,7 @@ use tracing::debug;
 use super::debounce::Debounce;
 use super::endpoints::Endpoint;
 use super::epochs::Epochs;
+use super::rule_totals::RuleTotals;
 use crate::sources::{Source, Update};
 
 /// Objects, the tables that they compile to, and what was published.
@@ -31,6 +32,7 @@ pub(super) struct PolicyPlane {
     /// Why endpoints were not ready in the last publication, by link.
     not_ready: BTreeMap<String, String>,
     forced: bool,
+    rule_totals: RuleTotals,
 }
 
 /// A publication that was begun.
@@ -56,6 +58,7 @@ impl PolicyPlane {
             routes: None,
             not_ready: BTreeMap::new(),
             forced: false,
+            rule_totals: RuleTotals::default(),
         }
     }
 
@@ -123,6 +126,21 @@ impl PolicyPlane {
         &self.store
     }
 
+    /// The certificate that is presented to an API server, if there is one.
+    pub(super) fn certificate(&self) -> Option<&CertificateStatus> {
+        self.source.certificate()
+    }
+
+    /// What was counted of policy rules.
+    pub(super) fn rule_totals(&self) -> &RuleTotals {
+        &self.rule_totals
+    }
+
+    /// The same, to add to it.
+    pub(super) fn rule_totals_mut(&mut self) -> &mut RuleTotals {
+        &mut self.rule_totals
+    }
+
     /// The state of the objects' source.
     pub(super) fn source(&self) -> SourceStatus {
         self.source.status()
@@ -183,6 +201,10 @@ impl PolicyPlane {
     fn snapshot(&mut self, routes: Arc<RouteTable>) -> Arc<Snapshot> {
         self.epoch = Epoch(self.epoch.0 + 1);
         let compiled = self.compiler.compiled();
+        let catalog = Arc::clone(&compiled.catalog);
+        let renamed = self.compiler.take_renamed_rules();
+        let renamed = renamed.map(|rule| (rule, catalog.shared_rule(rule)));
+        self.rule_totals.rename(self.epoch, renamed);
         let policy = Arc::clone(&compiled.tables);
         self.epochs.push(self.epoch, compiled);
         Arc::new(Snapshot { epoch: self.epoch, policy, routes })

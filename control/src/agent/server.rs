@@ -7,13 +7,14 @@
 //! and `endpoint-add`.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use podgate_api::{Answer, ApiError, ErrorCode, FlowItem, REQUEST_MAX, Request};
+use anyhow::Context;
+use podgate_api::{Answer, ApiError, ErrorCode, Family, FlowItem, REQUEST_MAX, Request};
 use podgate_hubble::Observed;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -71,6 +72,8 @@ pub(crate) struct Call {
 pub(crate) enum Reply {
     /// One value.
     Value(Value),
+    /// Metrics.
+    Metrics(Vec<Family>),
     /// Past records and, for a client that follows, new ones.
     Flows {
         /// Oldest first.
@@ -80,12 +83,82 @@ pub(crate) enum Reply {
     },
 }
 
+/// What clients of a socket may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Everything.
+    Admin,
+    /// Requests that only read ([`Request::only_reads`]).
+    ReadOnly,
+}
+
+/// A socket for a group, whose members may only read. Bound while the process may still give files
+/// to a group; its file is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct GroupSocket {
+    listener: std::os::unix::net::UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for GroupSocket {
+    fn drop(&mut self) {
+        // Fails if the file is gone already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl GroupSocket {
+    /// Binds the socket at `path`, in place of one that was left there, for `group`.
+    ///
+    /// # Errors
+    /// When there is no such group, or the path can't be bound.
+    pub(crate) fn bind(path: &Path, group: &str) -> anyhow::Result<Self> {
+        let known = nix::unistd::Group::from_name(group)?;
+        let known = known.with_context(|| format!("--socket-group: there is no group {group}"))?;
+        let at_path = || format!("--read-socket: can't bind {}", path.display());
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {
+                let is_served = std::os::unix::net::UnixStream::connect(path).is_ok();
+                anyhow::ensure!(!is_served, "{}: another agent serves it", at_path());
+                std::fs::remove_file(path).with_context(at_path)?;
+            }
+            _ => {}
+        }
+        // With the usual umask nobody else may connect before the mode is set.
+        let listener = std::os::unix::net::UnixListener::bind(path).with_context(at_path)?;
+        let this = Self { listener, path: path.to_owned() };
+        std::os::unix::fs::chown(path, None, Some(known.gid.as_raw())).with_context(at_path)?;
+        let mode = std::fs::Permissions::from_mode(0o660);
+        std::fs::set_permissions(path, mode).with_context(at_path)?;
+        this.listener.set_nonblocking(true).with_context(at_path)?;
+        Ok(this)
+    }
+
+    /// Serves clients; their requests go to `calls`. They have places of their own, so that they
+    /// never take those of the admin's socket.
+    ///
+    /// # Errors
+    /// When the socket can't be polled.
+    pub(crate) fn serve(
+        &self,
+        calls: mpsc::Sender<Call>,
+        counts: Arc<ClientCounts>,
+    ) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        let path = self.path.clone();
+        let server = Server { listener, path, counts, access: Access::ReadOnly };
+        tokio::spawn(server.serve(calls));
+        Ok(())
+    }
+}
+
 /// The listening socket; removes its file when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
     counts: Arc<ClientCounts>,
+    access: Access,
 }
 
 impl Drop for Server {
@@ -110,7 +183,7 @@ impl Server {
         // The state directory is 0700, so nobody can connect before the mode is set.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned(), counts })
+        Ok(Self { listener, path: path.to_owned(), counts, access: Access::Admin })
     }
 
     /// Serves clients until dropped; their requests go to `calls`.
@@ -132,7 +205,8 @@ impl Server {
                     let (lasting, counts) = (Arc::clone(&lasting), Arc::clone(&self.counts));
                     let (read, write) = stream.into_split();
                     let read = BufReader::new(read);
-                    let client = Client { read, write, calls: calls.clone(), lasting, counts };
+                    let (calls, access) = (calls.clone(), self.access);
+                    let client = Client { read, write, calls, lasting, counts, access };
                     tokio::spawn(serve_client(client, place));
                 }
                 Err(_) => {
@@ -164,6 +238,7 @@ struct Client {
     /// Permits for long-running requests.
     lasting: Arc<Semaphore>,
     counts: Arc<ClientCounts>,
+    access: Access,
 }
 
 /// One line from a client.
@@ -209,6 +284,10 @@ impl Client {
     }
 
     async fn answer(&mut self, request: Request) -> io::Result<()> {
+        if self.access == Access::ReadOnly && !request.only_reads() {
+            let message = "this socket is read-only; use the admin's socket, as root";
+            return self.send(Answer::Error(ApiError::new(ErrorCode::ReadOnly, message))).await;
+        }
         // Held until the request is done.
         let place = match request {
             Request::Flows { .. } | Request::PolicyWait { .. } => {
@@ -231,6 +310,7 @@ impl Client {
         };
         match outcome {
             Ok(Reply::Value(value)) => self.send(Answer::Result(value)).await,
+            Ok(Reply::Metrics(families)) => self.send(Answer::Result(json!(families))).await,
             Ok(Reply::Flows { past, live }) => self.stream_flows(past, live).await,
             Err(error) => self.send(Answer::Error(error)).await,
         }
@@ -291,7 +371,6 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileTypeExt;
 
     /// A server whose every request is answered by `answer`.
     fn start(
@@ -357,6 +436,42 @@ mod tests {
             assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
             drop(server);
             assert!(!path.exists());
+        });
+    }
+
+    #[test]
+    fn members_of_the_group_may_read_and_change_nothing() {
+        run(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("read.sock");
+            let group = nix::unistd::Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+            let socket = GroupSocket::bind(&path, &group.name).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+            let (calls, mut called) = mpsc::channel::<Call>(1);
+            socket.serve(calls, Arc::default()).unwrap();
+            tokio::task::spawn_local(async move {
+                while let Some(call) = called.recv().await {
+                    let _ = call.reply.send(echo(&call.request));
+                }
+            });
+            let remove = Request::EndpointRemove { link: "veth0".into() };
+            assert_eq!(
+                code(&exchange(&path, remove.to_line().as_bytes()).await),
+                ErrorCode::ReadOnly
+            );
+            let clean = Request::FqdnClean { pattern: None };
+            assert_eq!(
+                code(&exchange(&path, clean.to_line().as_bytes()).await),
+                ErrorCode::ReadOnly
+            );
+            let status = exchange(&path, Request::Status {}.to_line().as_bytes()).await;
+            assert!(matches!(Answer::parse(status.trim_end()), Ok(Answer::Result(_))), "{status}");
+            drop(socket);
+            assert!(!path.exists());
+            // Files of others are left alone.
+            std::fs::write(&path, "").unwrap();
+            assert!(GroupSocket::bind(&path, &group.name).is_err() && path.exists());
+            assert!(GroupSocket::bind(&path, "no such group").is_err());
         });
     }
 

@@ -32,6 +32,8 @@ const LIST_MAX: u64 = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
+    /// Directory of pins elsewhere, on a bpffs that others mount.
+    pins: Option<PathBuf>,
     lock: File,
     /// Directories that this created, innermost first.
     made: Vec<PathBuf>,
@@ -109,11 +111,12 @@ impl EndpointFile {
 }
 
 impl StateDir {
-    /// Opens and locks the directory; a missing one is created with mode 0700.
+    /// Opens and locks the directory; a missing one is created with mode 0700. Programs are pinned
+    /// in `pins`, or on a bpffs in the directory.
     ///
     /// # Errors
     /// When it can't be created, or another agent has the lock.
-    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path, pins: Option<&Path>) -> Result<Self, StateError> {
         let io_error = |path: &Path| {
             let path = path.to_owned();
             move |source| StateError::Io { path, source }
@@ -125,7 +128,9 @@ impl StateDir {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))?;
         let lock = File::open(path).map_err(io_error(path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock, made }),
+            Ok(()) => {
+                Ok(Self { path: path.to_owned(), pins: pins.map(Path::to_owned), lock, made })
+            }
             Err(fs::TryLockError::WouldBlock) => Err(StateError::Held(path.to_owned())),
             Err(fs::TryLockError::Error(source)) => Err(io_error(path)(source)),
         }
@@ -169,10 +174,16 @@ impl StateDir {
         self.path.join(HUBBLE_SOCKET_NAME)
     }
 
-    /// Where the bpffs with the pinned programs is mounted.
+    /// The directory of the pinned programs, on a bpffs.
     #[must_use]
     pub(crate) fn bpf(&self) -> PathBuf {
-        self.path.join("bpf")
+        self.pins.clone().unwrap_or_else(|| self.path.join("bpf"))
+    }
+
+    /// Whether the agent mounts the bpffs itself.
+    #[must_use]
+    pub(crate) fn mounts_bpffs(&self) -> bool {
+        self.pins.is_none()
     }
 
     /// The list of endpoints.
@@ -325,19 +336,19 @@ mod tests {
     #[test]
     fn endpoints_are_there_again_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
         assert_eq!(state.load(), Loaded::default());
         state.save(vec![remembered("veth0"), remembered("veth1")]).unwrap();
         state.save(vec![remembered("veth1")]).unwrap();
         drop(state);
-        let loaded = StateDir::open(dir.path()).unwrap().load();
+        let loaded = StateDir::open(dir.path(), None).unwrap().load();
         assert_eq!(loaded, Loaded { endpoints: vec![remembered("veth1")], problems: Vec::new() });
     }
 
     #[test]
     fn a_list_of_a_version_before_checksums_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
         let list = r#"{"version":1,"endpoints":[{"link":"veth0","pod":"a/b",
                        "netns":"/run/netns/b","mtu":65000}]}"#;
         fs::write(state.endpoints(), list).unwrap();
@@ -348,16 +359,16 @@ mod tests {
     #[test]
     fn one_agent_holds_the_directory_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = StateDir::open(dir.path()).unwrap();
-        assert!(matches!(StateDir::open(dir.path()), Err(StateError::Held(_))));
+        let first = StateDir::open(dir.path(), None).unwrap();
+        assert!(matches!(StateDir::open(dir.path(), None), Err(StateError::Held(_))));
         drop(first);
-        assert!(StateDir::open(dir.path()).is_ok());
+        assert!(StateDir::open(dir.path(), None).is_ok());
     }
 
     #[test]
     fn a_damaged_list_is_set_aside_and_its_copy_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
         state.save(vec![remembered("veth1")]).unwrap();
         let good = fs::read_to_string(state.endpoints()).unwrap();
         let other_pod = good.replace("a/b", "a/c");
@@ -375,7 +386,7 @@ mod tests {
     #[test]
     fn without_a_good_list_there_are_no_endpoints_and_what_was_set_aside_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
         for number in 0..20 {
             fs::write(dir.path().join(format!("{LIST}{BAD}{number:02}")), "").unwrap();
         }
@@ -392,7 +403,7 @@ mod tests {
     #[test]
     fn a_folder_in_the_lists_place_is_set_aside_too() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
         state.save(vec![remembered("veth1")]).unwrap();
         fs::remove_file(state.endpoints()).unwrap();
         fs::create_dir(state.endpoints()).unwrap();
@@ -403,7 +414,7 @@ mod tests {
     #[test]
     fn a_fifo_in_the_lists_place_is_set_aside_and_nobody_waits_for_its_writer() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
         state.save(vec![remembered("veth1")]).unwrap();
         fs::remove_file(state.endpoints()).unwrap();
         nix::unistd::mkfifo(&state.endpoints(), Mode::S_IRWXU).unwrap();
@@ -417,12 +428,12 @@ mod tests {
     fn it_notices_that_the_directory_is_gone_or_another_one() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/state");
-        let state = StateDir::open(&path).unwrap();
+        let state = StateDir::open(&path, None).unwrap();
         assert_eq!(state.made(), [path.clone(), parent.path().join("a")]);
         assert!(state.is_there());
         fs::remove_dir(&path).unwrap();
         assert!(!state.is_there());
-        let anew = StateDir::open(&path).unwrap();
+        let anew = StateDir::open(&path, None).unwrap();
         assert!(anew.is_there() && !state.is_there());
         assert_eq!(anew.made(), [path]);
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::endpoints::Endpoints;
-use super::server::{Call, ClientCounts, Server};
+use super::server::{Call, ClientCounts, GroupSocket, Server};
 use super::state::{Loaded, Remembered, StateDir, StateError};
 use crate::error::describe;
 
@@ -58,6 +58,14 @@ impl StateFiles {
     /// The state directory.
     pub(super) fn state(&self) -> &StateDir {
         &self.state
+    }
+
+    /// Serves a socket for a group, too.
+    ///
+    /// # Errors
+    /// When it can't be polled.
+    pub(super) fn serve_group(&self, socket: &GroupSocket) -> std::io::Result<()> {
+        socket.serve(self.calls.clone(), Arc::clone(&self.clients))
     }
 
     /// What happened to clients of the control socket.
@@ -150,7 +158,8 @@ impl StateFiles {
         let mut broken = Vec::new();
         if !self.state.is_there() {
             let path = self.state.path().to_owned();
-            match StateDir::open(&path) {
+            let pins = (!self.state.mounts_bpffs()).then(|| self.state.bpf());
+            match StateDir::open(&path, pins.as_deref()) {
                 Ok(state) => {
                     let path = path.display();
                     warn!("the state directory {path} was removed; it is created again");
@@ -183,7 +192,11 @@ impl StateFiles {
     }
 
     fn restore_pins(&self, endpoints: &Endpoints) -> Result<usize> {
-        bpffs::ensure_mounted(&self.state.bpf())?;
+        if self.state.mounts_bpffs() {
+            bpffs::ensure_mounted(&self.state.bpf())?;
+        } else {
+            bpffs::require(&self.state.bpf())?;
+        }
         endpoints.links().pin_again()
     }
 }

@@ -1,26 +1,35 @@
 //! What each subcommand does.
 
 mod fqdn;
+mod inventory;
+mod manual;
+mod observe;
 mod policy;
+mod sysdump;
+mod top;
 mod workload;
 
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use podgate_api::{Client, ClientError};
-use podgate_api::{EndpointStatus, Family, FlowItem, Request, Status};
+use podgate_api::{ConfigOption, EndpointStatus, Family, Request, Status};
+use podgate_hubble::client::ClientError as HubbleError;
+use podgate_hubble::print::Shown;
 use podgate_policy::explain::ServiceEntry;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, Command, EndpointCommand, FlowsArgs, MetricsArgs, Output, RunArgs,
-    ServiceCommand, StatusArgs, TableCommand, TablePolicyCommand,
+    Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, MetricsArgs,
+    Output, RunArgs, ServiceCommand, StatusArgs, TableCommand, TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
 use crate::metrics;
-use crate::output::{self, print};
-use crate::{agent, cleanup};
+use crate::output::{self, Detail, print};
+use crate::{agent, cleanup, cni, crds};
 
 /// The command failed.
 const FAILED: u8 = 1;
@@ -45,18 +54,30 @@ pub fn main(cli: Cli) -> ExitCode {
             let table = |list: &Vec<ServiceEntry>| output::services(list);
             show(&args, &Request::ServiceList {}, table).map(|()| ExitCode::SUCCESS)
         }
-        Command::Flows(args) => flows(&args).map(|()| ExitCode::SUCCESS),
+        Command::Observe(args) => observe::run(&args, Shown::No).map(|()| ExitCode::SUCCESS),
+        Command::Flows(args) => observe::run(&args, Shown::Yes).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
-        Command::Cleanup(args) => cleanup::run(&args.state_dir),
-        Command::Version => print(concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(Into::into),
+        Command::Config(args) => config(&args).map(|()| ExitCode::SUCCESS),
+        Command::Crds(args) => print_crds(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cni(CniCommand::Install(args)) => cni::install(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cni(CniCommand::Remove(args)) => cni::remove(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(args) => cleanup::run(&args.state_dir, args.bpffs.as_deref()),
+        Command::Ip(command) => inventory::ip(command).map(|()| ExitCode::SUCCESS),
+        Command::Identity(command) => inventory::identity(command).map(|()| ExitCode::SUCCESS),
+        Command::Node(command) => inventory::node(command).map(|()| ExitCode::SUCCESS),
+        Command::Sysdump(args) => sysdump::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Version(args) => version(args.output).map(|()| ExitCode::SUCCESS),
+        Command::Completion(args) => manual::completion(args.shell).map(|()| ExitCode::SUCCESS),
+        Command::Man(args) => manual::pages(&args.dir).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {}", output::escape(&describe(error.as_ref())));
+        let hubble = error.downcast_ref::<HubbleError>();
         match error.downcast_ref::<ClientError>() {
             Some(error) if error.is_unreachable() => NOT_READY.into(),
+            None if matches!(hubble, Some(HubbleError::Unreachable { .. })) => NOT_READY.into(),
             _ => FAILED.into(),
         }
     })
@@ -79,6 +100,14 @@ fn run_agent(args: &RunArgs) -> Result<()> {
     agent::run(args, &log)
 }
 
+fn version(output: Output) -> Result<()> {
+    let version = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": podgate_api::VERSION,
+    });
+    print_as(output, &version, |_| concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n").to_owned())
+}
+
 /// Sends a request and prints its result.
 fn show<T: Serialize + serde::de::DeserializeOwned>(
     args: &ClientArgs,
@@ -98,10 +127,46 @@ fn print_as<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> Strin
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let status: Status = Client::connect(&args.client.socket.socket)?.call(&Request::Status {})?;
-    let table = if args.brief { output::status_brief } else { output::status };
-    print_as(args.client.output, &status, table)?;
-    Ok(if status.ready { ExitCode::SUCCESS } else { NOT_READY.into() })
+    let status = wait_for_status(args)?;
+    let detail = if args.verbose { Detail::All } else { Detail::Normal };
+    print_as(args.client.output, &status, |status| match args.brief {
+        true => output::status_brief(status),
+        false => output::status(status, detail),
+    })?;
+    Ok(if status.ready || args.live { ExitCode::SUCCESS } else { NOT_READY.into() })
+}
+
+fn config(args: &ClientArgs) -> Result<()> {
+    show(args, &Request::Config {}, |options: &Vec<ConfigOption>| output::config(options))
+}
+
+fn print_crds(args: &CrdsArgs) -> Result<()> {
+    let definitions = crds::all();
+    let text = match args.output {
+        CrdsOutput::Yaml => crds::to_yaml(&definitions),
+        CrdsOutput::Json => serde_json::to_string_pretty(&definitions)? + "\n",
+    };
+    Ok(print(&text)?)
+}
+
+/// How often the status is asked for while waiting.
+const STATUS_PERIOD: Duration = Duration::from_millis(500);
+
+/// The status as soon as the agent is ready, or when the time to wait is over.
+fn wait_for_status(args: &StatusArgs) -> Result<Status, ClientError> {
+    let (begin, limit) = (Instant::now(), args.wait_for());
+    loop {
+        let client = Client::connect(&args.client.socket.socket);
+        let status = client.and_then(|mut client| client.call::<Status>(&Request::Status {}));
+        let wait = match &status {
+            Ok(status) => !status.ready,
+            Err(error) => error.is_unreachable(),
+        };
+        if !wait || begin.elapsed() >= limit {
+            return status;
+        }
+        sleep(STATUS_PERIOD);
+    }
 }
 
 fn endpoint(command: EndpointCommand) -> Result<()> {
@@ -112,28 +177,22 @@ fn endpoint(command: EndpointCommand) -> Result<()> {
             let request = Request::EndpointRemove { link: args.link };
             show(&args.client, &request, |(): &()| String::new())
         }
+        EndpointCommand::Get(args) => {
+            let mut client = Client::connect(&args.client.socket.socket)?;
+            let list: Vec<EndpointStatus> = client.call(&Request::EndpointList {})?;
+            let is_meant = |endpoint: &EndpointStatus| {
+                let pod = endpoint.spec.pod.as_ref().map(ToString::to_string);
+                endpoint.spec.link == args.endpoint || pod.as_ref() == Some(&args.endpoint)
+            };
+            let Some(found) = list.into_iter().find(is_meant) else {
+                bail!("{} is neither the pod nor the link of an endpoint", args.endpoint);
+            };
+            print_as(args.client.output, &found, table)
+        }
         EndpointCommand::List(args) => {
             show(&args, &Request::EndpointList {}, |list: &Vec<_>| output::endpoints(list))
         }
     }
-}
-
-fn flows(args: &FlowsArgs) -> Result<()> {
-    let request = Request::Flows { follow: args.follow, last: args.last };
-    let mut client = Client::connect(&args.client.socket.socket)?;
-    client.stream(&request, |item: FlowItem| {
-        let text = match (args.client.output, &item) {
-            (Output::Table, _) => output::flow(&item),
-            // One object a line: the record itself, so that filters need no wrapper.
-            (Output::Json, FlowItem::Flow(record)) => json_line(record)?,
-            (Output::Json, FlowItem::Lost(_)) => json_line(&item)?,
-        };
-        Ok::<_, anyhow::Error>(print(&text)?)
-    })
-}
-
-fn json_line<T: Serialize>(value: &T) -> serde_json::Result<String> {
-    Ok(output::escape_json(&serde_json::to_string(value)?) + "\n")
 }
 
 fn metrics(args: &MetricsArgs) -> Result<()> {

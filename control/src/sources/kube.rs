@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use futures_util::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::Status;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config};
-use podgate_api::SourceStatus;
+use podgate_api::{CertificateStatus, SourceStatus};
 use podgate_policy::{Kind, ObjectKey, Store};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -18,6 +20,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Update, log_rejections};
+use crate::certificates;
 use crate::error::describe;
 
 /// A kubeconfig that can't be used.
@@ -41,6 +44,9 @@ pub(crate) enum KubeError {
         /// The file.
         path: String,
     },
+    /// This is no pod, or one without a service account.
+    #[error("can't find the API server of this cluster: {0}; --in-cluster is for pods")]
+    InCluster(#[source] kube::config::InClusterError),
     /// It doesn't configure a client.
     #[error("can't make a client from kubeconfig {path}: {source}")]
     Client {
@@ -87,13 +93,50 @@ pub(crate) async fn watch(
     if !may_run && (auth.exec.is_some() || auth.auth_provider.is_some()) {
         return Err(KubeError::RunsProgram { path });
     }
+    watch_all(config, path, updates)
+}
+
+/// Starts to watch every kind at the server of the cluster that this process runs in as a pod.
+///
+/// # Errors
+/// When the environment or the service account's files don't say which server that is.
+pub(crate) fn watch_in_cluster(updates: mpsc::Sender<Update>) -> Result<Cluster, KubeError> {
+    watch_all(in_cluster()?, "of the service account".to_owned(), updates)
+}
+
+/// How to reach the server of the cluster that this process runs in. The token is read again as it
+/// is replaced.
+///
+/// # Errors
+/// When the environment or the service account's files don't say which server that is.
+pub(crate) fn in_cluster() -> Result<Config, KubeError> {
+    Config::incluster_env().map_err(KubeError::InCluster)
+}
+
+fn watch_all(
+    config: Config,
+    path: String,
+    updates: mpsc::Sender<Update>,
+) -> Result<Cluster, KubeError> {
+    let certificate = client_certificate(&config.auth_info);
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)
-        .map_err(|source| KubeError::Client { path: path.clone(), source: Box::new(source) })?;
+        .map_err(|source| KubeError::Client { path, source: Box::new(source) })?;
     for kind in Kind::ALL {
         tokio::spawn(watch_kind(*kind, client.clone(), updates.clone()));
     }
-    Ok(Cluster::new(&server))
+    Ok(Cluster { certificate, ..Cluster::new(&server) })
+}
+
+/// The state of the certificate of a kubeconfig's user, if it has one.
+fn client_certificate(auth: &AuthInfo) -> Option<CertificateStatus> {
+    const NAME: &str = "api-client";
+    if let Some(data) = &auth.client_certificate_data {
+        let pem = BASE64_STANDARD.decode(data.trim()).unwrap_or_default();
+        return Some(certificates::of_pem(NAME, &pem));
+    }
+    let file = auth.client_certificate.as_ref()?;
+    Some(certificates::of_file(NAME, Path::new(file)))
 }
 
 /// Delay before a kind is listed again because its watch can't be resumed.
@@ -177,6 +220,8 @@ fn problem(kind: Kind, error: &watcher::Error) -> Problem {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     server: String,
+    /// The certificate that the client presents, if it has one.
+    certificate: Option<CertificateStatus>,
     kinds: BTreeMap<Kind, Watched>,
 }
 
@@ -200,7 +245,7 @@ const PROBLEM_OVER: Duration = Duration::from_secs(60);
 impl Cluster {
     fn new(server: &str) -> Self {
         let kinds = Kind::ALL.iter().map(|kind| (*kind, Watched::default())).collect();
-        Self { server: server.to_owned(), kinds }
+        Self { server: server.to_owned(), certificate: None, kinds }
     }
 
     /// Applies an event to the store. Returns whether it may have changed, or become complete.
@@ -211,6 +256,11 @@ impl Cluster {
             Ok(news) => watched.take(kind, news, store),
             Err(problem) => watched.fail(kind, problem),
         }
+    }
+
+    /// The certificate that the client presents, if it has one.
+    pub(crate) fn certificate(&self) -> Option<&CertificateStatus> {
+        self.certificate.as_ref()
     }
 
     /// Whether every kind was listed once, and what is wrong now.
@@ -228,11 +278,20 @@ impl Cluster {
             name: format!("kubernetes {}", self.server),
             synced: self.kinds.values().all(|watched| watched.synced),
             problems: problems.collect(),
+            current: self.kinds.values().all(Watched::is_current),
         }
     }
 }
 
 impl Watched {
+    /// Whether it was listed, and changes are noticed.
+    fn is_current(&self) -> bool {
+        let failing = self.problem.as_ref().is_some_and(|(problem, met)| {
+            *problem != Problem::NotInstalled && met.elapsed() < PROBLEM_OVER
+        });
+        self.synced && !failing
+    }
+
     fn take(
         &mut self,
         kind: Kind,

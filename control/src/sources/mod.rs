@@ -7,7 +7,7 @@
 pub(crate) mod kube;
 pub(crate) mod manifests;
 
-use podgate_api::SourceStatus;
+use podgate_api::{CertificateStatus, SourceStatus};
 use podgate_policy::{Rejection, Store};
 use tracing::warn;
 
@@ -47,6 +47,14 @@ impl Source {
         match self {
             Self::Manifests(source) => source.reload(),
             Self::Cluster(_) => {}
+        }
+    }
+
+    /// The certificate that is presented to an API server, if there is one.
+    pub(crate) fn certificate(&self) -> Option<&CertificateStatus> {
+        match self {
+            Self::Manifests(_) => None,
+            Self::Cluster(source) => source.certificate(),
         }
     }
 

@@ -30,9 +30,9 @@ pub(crate) use key::HashKey;
 use owner::Owner;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::ids::{Epoch, LinkId, RuleId};
 use podgate_tables::l7::L7Protocol;
-use podgate_tables::policy::Sender;
+use podgate_tables::policy::{Cause, Sender};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
@@ -61,8 +61,7 @@ pub enum Permission {
 /// One flow.
 ///
 /// The fields that the fast path needs for IPv4 are adjacent, from the last words of the key to
-/// `opener_is_second`: 64 bytes, at a multiple of 16 in the table, so that they span at most two
-/// cache lines.
+/// `opener_is_second`: 64 bytes, one cache line of the table.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Flow {
@@ -79,6 +78,10 @@ pub struct Flow {
     flags: u8,
     /// Whose share of the table it uses. Set by the table.
     owner: Owner,
+    /// One more than the numbers of the rules that allowed its egress and ingress; zero for none.
+    rules: [u32; 2],
+    /// Bytes that are counted for these rules.
+    counted: u64,
     key: FlowKey,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -137,6 +140,8 @@ impl Flow {
             target: NO_TARGET,
             flags: 0,
             owner: Owner::pod(links.opener),
+            rules: [0; 2],
+            counted: 0,
             key,
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
@@ -258,6 +263,28 @@ impl Flow {
     #[inline]
     const fn is_answered(&self) -> bool {
         self.packets[1] > 0 || self.is_translation() && self.packets[0] > 1
+    }
+
+    /// Sets what allowed the flow's egress and ingress.
+    pub(crate) fn set_rules(&mut self, causes: [Cause; 2]) {
+        self.rules = causes.map(|cause| match cause {
+            Cause::Allowed(rule) => rule.0.wrapping_add(1),
+            _ => 0,
+        });
+    }
+
+    /// The rules of [`Self::epoch`] that allowed the flow's egress and ingress.
+    pub(crate) fn rules(&self) -> [Option<RuleId>; 2] {
+        self.rules.map(|number| number.checked_sub(1).map(RuleId))
+    }
+
+    /// Bytes since the last call, of both directions.
+    #[inline]
+    pub(crate) const fn take_uncounted_bytes(&mut self) -> u64 {
+        let bytes = self.bytes[0] + self.bytes[1];
+        let uncounted = bytes - self.counted;
+        self.counted = bytes;
+        uncounted
     }
 
     /// The flow's tuple, in the direction of its opener.

@@ -82,6 +82,9 @@ impl SavedFlow {
             target: NO_TARGET,
             flags: if self.picked_up { PICKED_UP } else { 0 },
             owner: Owner::pod(self.links.opener),
+            rules: [0; 2],
+            // The agent before has counted them.
+            counted: self.bytes[0] + self.bytes[1],
             key,
             packets: self.packets,
             bytes: self.bytes,

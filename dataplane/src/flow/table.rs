@@ -106,8 +106,8 @@ struct Slot {
     flow: Option<Flow>,
 }
 
-// With two buckets of the index, 120 bytes per flow.
-const _: () = assert!(size_of::<Slot>() == 112);
+// With two buckets of the index, 136 bytes per flow.
+const _: () = assert!(size_of::<Slot>() == 128);
 
 impl Slot {
     /// Loads the fields of the flow that the fast path needs into the cache: the first and the last
@@ -323,6 +323,16 @@ impl FlowTable {
     pub fn in_slots(&self, first: u32, count: u32) -> impl Iterator<Item = &Flow> {
         let slots = self.slots.iter().skip(first as usize).take(count as usize);
         slots.filter_map(|slot| slot.flow.as_ref())
+    }
+
+    /// The same, to change what their keys don't depend on.
+    pub(crate) fn in_slots_mut(
+        &mut self,
+        first: u32,
+        count: u32,
+    ) -> impl Iterator<Item = &mut Flow> {
+        let slots = self.slots.iter_mut().skip(first as usize).take(count as usize);
+        slots.filter_map(|slot| slot.flow.as_mut())
     }
 
     /// Adds a flow; there must be none with the same tuple.

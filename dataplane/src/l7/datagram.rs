@@ -6,6 +6,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
+use podgate_tables::ids::Epoch;
 use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -14,7 +15,9 @@ use smoltcp::wire::{
     IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
 };
 
-use super::dns::{Answered, DnsContext, Exchange, QueryOutcome, REPLY_MAX, Reply};
+use super::dns::{
+    Admitted, AnswerKey, Answered, DnsContext, Exchange, QueryOutcome, REPLY_MAX, Reply,
+};
 use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
 use crate::packet::View;
 
@@ -46,6 +49,8 @@ pub struct Held {
     pub ticket: Option<u64>,
     /// When its query was forwarded.
     pub asked: Nanos,
+    /// What it is remembered by when it is released.
+    pub key: AnswerKey,
 }
 
 /// What happens to a datagram, and what to report.
@@ -68,6 +73,10 @@ pub struct DatagramCtx<'a> {
     pub policy: &'a L7Policy,
     /// How DNS is answered and learned.
     pub dns: &'a DnsContext,
+    /// Answers that need no release.
+    pub admitted: &'a Admitted,
+    /// Epoch of the tables in use.
+    pub epoch: Epoch,
     /// Whether a response already waits for room on the way to the control thread: then this one
     /// has to wait behind it.
     pub is_congested: bool,
@@ -118,12 +127,14 @@ impl DatagramFlow {
                 return DatagramStep { op: DatagramOp::Drop(reason), event, replaced: false };
             }
         };
-        let (op, event) = if answered.teaches() {
+        let key = answered.teaches().then(|| cx.admitted.key(&answered));
+        let held = key.filter(|key| !cx.admitted.has(*key, cx.epoch, cx.now));
+        let (op, event) = if let Some(key) = held {
             let ticket = match cx.is_congested {
                 true => None,
                 false => answered.offer(&cx.dns.answers),
             };
-            (DatagramOp::Hold(Held { ticket, asked: answered.asked() }), None)
+            (DatagramOp::Hold(Held { ticket, asked: answered.asked(), key }), None)
         } else {
             (DatagramOp::Pass, Some(answered.event(cx.now)))
         };

@@ -28,8 +28,10 @@
 //! # Upgrades and tunnels
 //! A request that offers an upgrade is decided like any other, and so is `CONNECT`, whose path is
 //! empty. Until it has been answered, nothing more of the request stream passes. After a 101
-//! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque; to any
-//! other protocol, a 101 response resets both ends. Where the server declines, HTTP goes on.
+//! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque. Behind
+//! one to `h2c`, it is HTTP/2's ([`Http1::take_upgrade`]). To any other protocol, a 101 response
+//! resets both ends, and so does one to `h2c` within a chunked body. Where the server declines, HTTP
+//! goes on.
 
 mod answer;
 mod body;
@@ -41,18 +43,18 @@ mod response;
 use std::collections::VecDeque;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
-use podgate_tables::l7::http1::head::Offer;
+use podgate_tables::event::{EventKind, HttpVersion, RequestRecord, ResponseStatus};
 use podgate_tables::l7::http1::{Denial, DenialResponse, Flaw};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
+use super::http2::Http2Upgrade;
 use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Step};
 pub use answer::{FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT, bad_request};
 
 use answer::Answer;
-use request::{Decided, Requests, Unit, line_of_malformed};
-use response::{ResponseHead, Responses};
+use request::{Decided, Offered, Requests, Unit, line_of_malformed};
+use response::{ResponseHead, Responses, Upgrade};
 
 /// Places for what the client waits for, at first, and kept while it waits for nothing.
 const OWED_FIRST: usize = 4;
@@ -67,6 +69,8 @@ enum Owed {
         released: Nanos,
         /// The response to `HEAD` has no body, whatever its head says (RFC 9112 §6.3).
         head_only: bool,
+        /// Version of the request.
+        version: HttpVersion,
     },
     /// A response of ours.
     Answer(Answer),
@@ -79,7 +83,9 @@ pub struct Http1 {
     responses: Responses,
     owed: VecDeque<Owed>,
     /// What the last request offered, while it is not answered.
-    offer: Option<Offer>,
+    offer: Option<Offered>,
+    /// The server has accepted HTTP/2.
+    upgrade: Option<Http2Upgrade>,
 }
 
 impl Inspector for Http1 {
@@ -149,6 +155,17 @@ impl Inspector for Http1 {
 }
 
 impl Http1 {
+    /// What the server has accepted, behind its 101 response to `h2c`. From then on the connection
+    /// is HTTP/2, in which the request is stream 1.
+    pub(super) const fn take_upgrade(&mut self) -> Option<Http2Upgrade> {
+        self.upgrade.take()
+    }
+
+    /// Whether the next response may switch to HTTP/2.
+    pub(super) const fn offers_http2(&self) -> bool {
+        matches!(self.offer, Some(Offered::Http2(_)))
+    }
+
     /// Places with room for the next request's response and for an answer of ours.
     fn owed_capacity(&self) -> usize {
         let (capacity, len) = (self.owed.capacity(), self.owed.len() + 2);
@@ -188,7 +205,8 @@ impl Http1 {
             None => {
                 let head_only = decided.head_only;
                 if !self.responses.is_untracked() && !self.responses.is_last() {
-                    self.owed.push_back(Owed::Response { released: now, head_only });
+                    let version = decided.line.version;
+                    self.owed.push_back(Owed::Response { released: now, head_only, version });
                 }
                 self.offer = decided.offer;
                 Op::Pass(len)
@@ -251,9 +269,11 @@ impl Http1 {
         if stray > 0 {
             return Op::Skip(stray).into();
         }
-        let (released, head_only) = match self.owed.front() {
+        let (released, head_only, version) = match self.owed.front() {
             _ if self.responses.is_untracked() => return Op::Skip(u64::MAX).into(),
-            Some(Owed::Response { released, head_only }) => (*released, *head_only),
+            Some(Owed::Response { released, head_only, version }) => {
+                (*released, *head_only, *version)
+            }
             // It stands before what comes now.
             Some(Owed::Answer(_)) => return Op::Stall.into(),
             // Line ends behind a response decide nothing (RFC 9112 §2.2); but what nobody asked for
@@ -263,20 +283,32 @@ impl Http1 {
             }
             None => return self.lose_track(),
         };
+        if self.offers_http2() && !cx.may_buffer {
+            return Op::Stall.into();
+        }
         let Some(step) = self.responses.step(bytes, head_only, cx.may_buffer) else {
             return Op::Stall.into();
         };
         let Ok(step) = step else { return self.lose_track() };
         let event = step.head.map(|head| EventKind::Response {
-            status: ResponseStatus::Http(head.status),
+            status: ResponseStatus::Http { version, status: head.status },
             latency_ns: cx.now.since(released),
         });
         // The offer is in the last request.
         let offer = self.offer.filter(|_| self.owed.len() == 1);
         match (step.head, offer) {
-            (Some(ResponseHead { status: 101, websocket: true }), Some(Offer::WebSocket))
-            | (Some(ResponseHead { status: 200..300, .. }), Some(Offer::Tunnel)) => {
+            (
+                Some(ResponseHead { status: 101, upgrade: Upgrade::WebSocket }),
+                Some(Offered::WebSocket),
+            )
+            | (Some(ResponseHead { status: 200..300, .. }), Some(Offered::Tunnel)) => {
                 return Step { op: Op::Detach, event };
+            }
+            (
+                Some(ResponseHead { status: 101, upgrade: Upgrade::Http2 }),
+                Some(Offered::Http2(settings)),
+            ) if self.requests.is_between_messages() => {
+                self.upgrade = Some(Http2Upgrade { settings, released });
             }
             (Some(ResponseHead { status: 101, .. }), _) => {
                 let reason = Denial::NOT_HTTP1.reason;

@@ -117,12 +117,23 @@ impl Inspector for Protocol {
                 // A server may send SETTINGS first (RFC 9113 §3.4). They begin with a zero,
                 // as they are shorter than 64 KiB; no HTTP/1 response does.
                 FlowDirection::Reply if bytes.first() == Some(&0) => {
+                    if !cx.may_buffer {
+                        return Op::Stall.into();
+                    }
                     *self = Self::Http2(Box::default());
                 }
                 FlowDirection::Reply => *self = Self::Http1(Http1::default()),
             }
         }
-        dispatch!(self, Op::More.into(), inspector => inspector.inspect(cx, direction, bytes))
+        let step =
+            dispatch!(self, Op::More.into(), inspector => inspector.inspect(cx, direction, bytes));
+        if direction.is_reply()
+            && let Self::Http1(http1) = self
+            && let Some(upgrade) = http1.take_upgrade()
+        {
+            *self = Self::Http2(Box::new(Http2::after_upgrade(&upgrade)));
+        }
+        step
     }
 
     #[inline]
@@ -151,13 +162,31 @@ impl Inspector for Protocol {
 
     #[inline]
     fn heap(&self) -> usize {
-        dispatch!(self, 0, inspector => inspector.heap())
+        match self {
+            Self::Http2(http2) => size_of::<Http2>() + http2.heap(),
+            other => dispatch!(other, 0, inspector => inspector.heap()),
+        }
     }
 
     #[inline]
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
-        let version_1 = || Http1::default().heap_with(direction, bytes);
-        dispatch!(self, version_1(), inspector => inspector.heap_with(direction, bytes))
+        match self {
+            Self::Http => {
+                let version_1 = Http1::default().heap_with(direction, bytes);
+                let version_2 = match direction {
+                    // The preface is a step of its own.
+                    FlowDirection::Original => 0,
+                    FlowDirection::Reply => Http2::default().heap_with(direction, bytes),
+                };
+                version_1.max(size_of::<Http2>() + version_2)
+            }
+            Self::Http1(http1) if direction.is_reply() && http1.offers_http2() => {
+                let version_2 = size_of::<Http2>() + Http2::heap_after_upgrade();
+                http1.heap_with(direction, bytes).max(version_2)
+            }
+            Self::Http2(http2) => size_of::<Http2>() + http2.heap_with(direction, bytes),
+            other => dispatch!(other, 0, inspector => inspector.heap_with(direction, bytes)),
+        }
     }
 
     fn release_unused(&mut self) {

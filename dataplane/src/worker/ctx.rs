@@ -60,6 +60,7 @@ impl PacketCtx<'_> {
         self.emit_event(link, tuple, EventKind::Drop { reason });
     }
 
+    /// Counts and reports a decision; `denied_bytes` are those of the packet if it is dropped.
     pub(super) fn emit_verdict(
         &mut self,
         link: LinkId,
@@ -67,7 +68,11 @@ impl PacketCtx<'_> {
         decision: &Decision,
         (tcp_flags, frontend): (u8, Option<Frontend>),
         evaluation: Evaluation,
+        denied_bytes: u64,
     ) {
+        let causes = [decision.egress, decision.ingress];
+        let counters = self.egress.rule_counters();
+        counters.decided(self.snapshot.epoch, causes, denied_bytes, self.now);
         let kind = EventKind::Verdict {
             verdict: decision.verdict,
             egress: decision.egress,

@@ -10,11 +10,12 @@ use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::FlowIx;
 use crate::l7::datagram::{self, DatagramCtx, DatagramFlow, DatagramOp, Held};
-use crate::l7::dns::{DnsContext, HOLD_MS, Reply};
+use crate::l7::dns::{Admitted, DnsContext, HOLD_MS, Reply};
 use crate::l7::io::FlowIo;
 use crate::mem::{Packet, Umem};
 use crate::packet::offset::udp;
 use crate::packet::{View, edit, parse};
+use crate::share::Quota;
 use crate::worker::Shared;
 
 use super::ctx::PacketCtx;
@@ -23,7 +24,7 @@ use super::flow_io::InspectedIo;
 use super::pipeline::Pipeline;
 use super::release::Releases;
 
-/// Answers that wait for their release, at most.
+/// Answers that wait for their release, at most; those of one link leave half of the places free.
 const WAITING_MAX: usize = 1024;
 
 /// A flow of datagrams.
@@ -60,8 +61,11 @@ pub(super) struct Datagrams {
     unused: Vec<u32>,
     /// In the order of their tickets; those without a ticket are last.
     waiting: VecDeque<Waiting>,
+    /// Places in `waiting`, by the link of the flow's opener.
+    places: Quota,
     stalled: VecDeque<Stalled>,
     pub(super) dns: DnsContext,
+    admitted: Admitted,
     pub(super) releases: Releases,
     /// A datagram that lies in several frames.
     joined: Vec<u8>,
@@ -75,8 +79,10 @@ impl Datagrams {
             slots: Vec::new(),
             unused: Vec::new(),
             waiting: VecDeque::with_capacity(WAITING_MAX),
+            places: Quota::new(WAITING_MAX),
             stalled: VecDeque::with_capacity(WAITING_MAX),
             dns: DnsContext { denied: config.dns_denied, answers: answers.clone() },
+            admitted: Admitted::default(),
             releases: Releases::new(answers, config.workers),
             joined: Vec::new(),
         }
@@ -210,12 +216,13 @@ impl Pipeline {
         }
         let datagrams = &mut self.datagrams;
         let is_congested = datagrams.is_congested();
-        let Datagrams { slots, dns, joined, .. } = datagrams;
+        let Datagrams { slots, dns, admitted, joined, .. } = datagrams;
         let Some(Inspection { flow, policy }) = slots.get_mut(slot as usize) else {
             debug_assert!(false, "a flow's inspection lives as long as the flow");
             return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
         };
-        let context = DatagramCtx { now: cx.now, policy, dns, is_congested };
+        let (now, epoch) = (cx.now, cx.snapshot.epoch);
+        let context = DatagramCtx { now, policy, dns, admitted, epoch, is_congested };
         let mut reply = Reply::default();
         let message = payload(umem, &packet, view, joined);
         let step = flow.decide(&context, direction, message, &mut reply);
@@ -246,9 +253,9 @@ impl Pipeline {
     fn hold_answer(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx, held: Held, packet: Packet) {
         let flow = self.flows.get(index);
         let (charged, tuple) = (flow.link(FlowDirection::Original), flow.tuple());
-        if self.datagrams.waiting.len() >= WAITING_MAX
-            || !cx.egress.reserve(charged, Resource::Frames, packet.frames())
-        {
+        let has_place = self.datagrams.places.take(charged, 1);
+        if !has_place || !cx.egress.reserve(charged, Resource::Frames, packet.frames()) {
+            self.datagrams.places.release(charged, usize::from(has_place));
             return cx.drop_with_event(charged, tuple, packet, DropReason::DnsHeldFull);
         }
         cx.egress.stats().dns_held.add(1);
@@ -274,13 +281,15 @@ impl Pipeline {
     }
 
     fn release_answer(&mut self, cx: &mut PacketCtx<'_>, waiting: Waiting) {
-        let Waiting { held, tuple, charged, packet, .. } = waiting;
+        let Waiting { held, since, tuple, charged, packet } = waiting;
+        self.datagrams.places.release(charged, 1);
         cx.egress.frame_quota().release(charged, packet.frames());
         let in_force = self.datagrams.dns.answers.in_force();
         if held.ticket.is_none_or(|ticket| ticket > in_force) {
             cx.egress.stats().dns_unreleased.add(1);
             return cx.drop_with_event(charged, tuple, packet, DropReason::DnsUnreleased);
         }
+        self.datagrams.admitted.add(held.key, cx.snapshot.epoch, since);
         let Some((index, FlowDirection::Original)) = self.flows.lookup(&tuple) else {
             return cx.egress.drop_packet(packet, DropReason::L7Closed);
         };

@@ -249,7 +249,7 @@ mod tests {
             l7,
             rule: RuleId(epoch),
         };
-        let inspected = allow((8, 8), Some(Arc::new(L7Rules::Http(Vec::new()))));
+        let inspected = allow((8, 8), Some(Arc::new(L7Rules::http(Vec::new()))));
         let entries = vec![allow((first, first + 3), None), inspected];
         let policy = tables(entries, DenySetId(epoch));
         let link = LinkId(1 + first);

@@ -20,6 +20,7 @@ use crate::worker::Shared;
 use crate::xsk::{LinkState, Port, XskStatistics};
 
 use super::reply_limit::ReplyLimit;
+use super::rule_counters::RuleCounters;
 
 /// Whether a transmitted packet was received or built here: they are counted separately.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +61,7 @@ pub(super) struct Egress {
     event_share: FairShare,
     /// Packets on our hand-off ring to each worker, by link.
     handoff_shares: Vec<FairShare>,
+    rule_counters: RuleCounters,
 }
 
 /// A port, with its transmit accounting.
@@ -159,11 +161,17 @@ impl Egress {
             tcp_resets: ReplyLimit::tcp_resets(),
             event_share: FairShare::default(),
             handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
+            rule_counters: RuleCounters::default(),
         }
     }
 
     pub(super) fn stats(&self) -> &WorkerStats {
         &self.shared.stats[usize::from(self.index)]
+    }
+
+    /// What this worker counts of policy rules.
+    pub(super) fn rule_counters(&mut self) -> &mut RuleCounters {
+        &mut self.rule_counters
     }
 
     pub(super) fn http_limits(&self) -> HttpLimits {

@@ -90,11 +90,23 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     fn event(&mut self, kind: EventKind) {
         let stats = self.cx.egress.stats();
         match kind {
-            EventKind::Request { allowed: true, .. } => stats.l7_allowed.add(1),
-            EventKind::Request { allowed: false, .. } => stats.l7_denied.add(1),
-            EventKind::Response { status: ResponseStatus::Dns(_), .. } => stats.dns_answered.add(1),
+            EventKind::Request { allowed, ref request, .. } => {
+                let counter = if allowed { &stats.l7_allowed } else { &stats.l7_denied };
+                counter.add(1);
+                stats.l7.count_request(request, allowed);
+            }
+            EventKind::Response { status, latency_ns } => {
+                stats.l7.count_response(status, latency_ns);
+                if matches!(status, ResponseStatus::Dns(_)) {
+                    stats.dns_answered.add(1);
+                }
+            }
             EventKind::Drop { reason: DropReason::DnsUnreleased } => stats.dns_unreleased.add(1),
             _ => {}
+        }
+        if let EventKind::Request { rule: Some(rule), allowed: true, .. } = kind {
+            let (epoch, now) = (self.cx.snapshot.epoch, self.cx.now);
+            self.cx.egress.rule_counters().request(epoch, rule, now);
         }
         let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());
         self.cx.egress.emit_event_with_request(self.cx.event(link, tuple, self.frontend, kind));

@@ -73,9 +73,14 @@ impl Inspectors {
         taken
     }
 
+    /// Flows with an inspector.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.unused.len()
+    }
+
     /// Flows that may be inspected in addition.
     pub(super) fn free(&self) -> usize {
-        self.limit - (self.slots.len() - self.unused.len())
+        self.limit - self.len()
     }
 
     pub(super) fn held_frames(&self) -> usize {

@@ -24,6 +24,7 @@ mod release;
 mod reply_limit;
 mod reset;
 mod restore;
+mod rule_counters;
 mod runtime;
 mod scheduler;
 mod services;
@@ -51,6 +52,8 @@ use egress::Egress;
 pub use live_check::LiveCheck;
 use live_check::LiveScan;
 use pipeline::{Pipeline, Steering};
+use rule_counters::FlowBytesScan;
+pub use rule_counters::{FLOW_BYTES_PERIOD, RuleKey, RuleReport, RuleTally, RuleVerdict};
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 use scheduler::LinkScheduler;
 pub use shared::{Shared, SharedConfig};
@@ -76,6 +79,7 @@ pub struct Worker {
     scheduler: LinkScheduler,
     /// Checks of live flows that this worker has not answered yet.
     scans: Vec<LiveScan>,
+    flow_bytes: FlowBytesScan,
 }
 
 impl Worker {
@@ -91,6 +95,7 @@ impl Worker {
             batch: Vec::with_capacity(BATCH),
             scheduler: LinkScheduler::default(),
             scans: Vec::new(),
+            flow_bytes: FlowBytesScan::default(),
         }
     }
 
@@ -148,12 +153,23 @@ impl Worker {
     /// Whether [`Self::continue_checks`] has work to do.
     #[must_use]
     pub fn has_checks(&self) -> bool {
-        !self.scans.is_empty()
+        !self.scans.is_empty() || self.flow_bytes.is_running()
+    }
+
+    /// Starts to count the bytes of live flows for their rules, see [`Self::continue_checks`].
+    pub fn count_flow_bytes(&mut self) {
+        self.flow_bytes.start();
     }
 
     /// Reads some flows for the checks that were started.
     pub fn continue_checks(&mut self, now: Nanos) {
         self.scans.retain_mut(|scan| !scan.advance(&self.pipeline.flows, now));
+        self.flow_bytes.advance(&mut self.pipeline.flows, self.egress.rule_counters());
+    }
+
+    /// Takes what was counted of policy rules since the last call.
+    pub fn take_rule_report(&mut self) -> RuleReport {
+        self.egress.rule_counters().take()
     }
 
     /// Sum of the counters of all ports, closed ones included. Two system calls per port.
@@ -249,6 +265,7 @@ impl Worker {
         let (held, kept) = (self.egress.frame_quota().total(), self.egress.byte_quota().total());
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
+        stats.inspected_flows.set(self.pipeline.inspected_flows() as u64);
         stats.held_frames.set(held as u64);
         stats.kept_bytes.set(kept as u64);
         stats.epoch.set(snapshot.map_or(0, |snapshot| snapshot.epoch.0.into()));

@@ -58,7 +58,10 @@ impl Pipeline {
                 return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
             }
         }
-        cx.emit_verdict(link, &subject, &decision, (flags, frontend), Evaluation::First);
+        let denied = decision.verdict == Verdict::Deny;
+        let denied_bytes = if denied { u64::from(view.ip_len()) } else { 0 };
+        let packet_of = (flags, frontend);
+        cx.emit_verdict(link, &subject, &decision, packet_of, Evaluation::First, denied_bytes);
         if decision.verdict == Verdict::Deny {
             return cx.egress.drop_packet(packet, denial_reason(&decision));
         }
@@ -70,6 +73,7 @@ impl Pipeline {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::DnsUnsolicited);
         }
         let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
+        flow.set_rules([decision.egress, decision.ingress]);
         flow.set_hairpin(from_host && ends.src.is_some());
         flow.set_sender(sender);
         self.forward_first(cx, (link, frontend), flow, decision, view, packet);

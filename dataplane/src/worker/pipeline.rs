@@ -4,6 +4,7 @@
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, track TCP's state, forward. Nearly every packet ends here, most of them
 //!    on the [fast path](super::fast_path), which reads only a few header fields in step 1.
+//!    A pod's packet to a cluster IP is translated before, see [`super::services`].
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Costs about ten times a flow table hit,
 //!    once per flow and epoch; less if the decision is cached ([`super::decisions`]).
@@ -176,6 +177,10 @@ impl Pipeline {
 
     pub(super) fn flows(&self) -> usize {
         self.flows.len()
+    }
+
+    pub(super) fn inspected_flows(&self) -> usize {
+        self.inspectors.len() + self.datagrams.len()
     }
 
     pub(super) fn held_frames(&self) -> usize {
@@ -387,6 +392,8 @@ impl Pipeline {
     /// (3) Decides on an established flow again, under a new epoch.
     fn reevaluate(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> Permission {
         cx.egress.stats().reevaluated.add(1);
+        let flow = self.flows.get_mut(index);
+        cx.egress.rule_counters().count_flow(flow);
         let flow = self.flows.get(index);
         let (tuple, frontend) = (flow.tuple(), self.targets.frontend_of(flow));
         if frontend.is_some_and(|frontend| is_loop(&tuple, frontend)) {
@@ -417,12 +424,14 @@ impl Pipeline {
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
         let (Some(links), true) = (cx.links(ends, from_host), allowed && !is_tunnel) else {
             let denied = Decision { verdict: Verdict::Deny, ..decision };
-            cx.emit_verdict(opener, &subject, &denied, (0, frontend), Evaluation::Again);
+            cx.emit_verdict(opener, &subject, &denied, (0, frontend), Evaluation::Again, 0);
             return Permission::Revoked;
         };
         let inspector = flow.inspector();
         self.flows.set_links(index, links);
-        self.flows.get_mut(index).set_hairpin(from_host && ends.src.is_some());
+        let flow = self.flows.get_mut(index);
+        flow.set_hairpin(from_host && ends.src.is_some());
+        flow.set_rules([decision.egress, decision.ingress]);
         if let Some(slot) = inspector.filter(|_| is_udp(&tuple)) {
             self.datagrams.put(slot, decision.l7);
         } else if let Some(slot) = inspector
@@ -568,7 +577,8 @@ impl Pipeline {
 
     /// Removes a flow, with an event. An inspected one is reset at both ends unless it is over.
     pub(super) fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
-        let flow = self.flows.remove(index);
+        let mut flow = self.flows.remove(index);
+        cx.egress.rule_counters().count_flow(&mut flow);
         let frontend = self.targets.frontend_of(&flow);
         flow.target().into_iter().for_each(|target| self.targets.release(target));
         if flow.is_translation() {

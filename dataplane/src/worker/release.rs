@@ -22,6 +22,11 @@ impl Rounds {
         fence(Ordering::SeqCst);
     }
 
+    /// A number that grows with each round.
+    pub(super) fn number(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// A round ends.
     pub(super) fn end(&self) {
         self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Release);

@@ -50,6 +50,7 @@ impl Pipeline {
         let Some(mut flow) = saved.restored(cx.snapshot.epoch, cx.now) else {
             return false;
         };
+        flow.set_rules([decision.egress, decision.ingress]);
         flow.set_hairpin(from_host && ends.src.is_some());
         let target = match saved.frontend.map(|frontend| self.targets.acquire(frontend)) {
             Some(None) => return false,

@@ -22,7 +22,7 @@ use podgate_tables::time::Nanos;
 use super::adaptive_poll::AdaptivePoll;
 use super::pipeline::steer;
 use super::services::untranslated;
-use super::{LiveCheck, Shared, SharedConfig, Worker};
+use super::{LiveCheck, RuleReport, Shared, SharedConfig, Worker};
 use crate::flow::SavedFlow;
 use crate::l7::dns::learned::DnsAnswer;
 use crate::mem::Umem;
@@ -79,6 +79,8 @@ enum Command {
     CheckLive(Arc<LiveCheck>),
     PortStatistics(channel::Sender<XskStatistics>),
     LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
+    RuleReport(channel::Sender<RuleReport>),
+    CountFlowBytes,
 }
 
 /// The clock of the workers and the control thread.
@@ -363,6 +365,33 @@ impl Dataplane {
         Ok(check)
     }
 
+    /// Takes what the workers counted of policy rules since the last call.
+    ///
+    /// # Errors
+    /// When a worker doesn't reply. Nothing is lost: it reports later.
+    pub fn rule_reports(&self, mut take: impl FnMut(RuleReport)) -> Result<(), LinkError> {
+        let commands = (0..self.commands.len()).map(|_| Command::RuleReport);
+        self.ask_all(commands, |report| {
+            take(report);
+            Ok(())
+        })
+    }
+
+    /// Has the workers count the bytes of live flows for their rules, a few flows between two
+    /// rounds. Returns at once; a worker that takes no commands counts them at the next call.
+    pub fn count_flow_bytes(&self) {
+        for (index, queue) in self.commands.iter().enumerate() {
+            if queue.push(Command::CountFlowBytes).is_ok() {
+                self.shared.sleepers[index].wake_if_asleep();
+            }
+        }
+    }
+
+    /// The number of each worker's current round; it grows several times a second, asleep or not.
+    pub fn rounds(&self) -> impl Iterator<Item = u64> {
+        self.shared.rounds.iter().map(|rounds| rounds.number())
+    }
+
     /// The first worker that has panicked. Its packets are no longer processed.
     #[must_use]
     pub fn panicked_worker(&self) -> Option<usize> {
@@ -508,6 +537,11 @@ impl Thread {
                 }
                 Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
                 Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),
+                Command::RuleReport(done) => done.send(self.worker.take_rule_report()).is_ok(),
+                Command::CountFlowBytes => {
+                    self.worker.count_flow_bytes();
+                    true
+                }
             };
         }
     }

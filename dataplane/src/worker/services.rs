@@ -289,7 +289,7 @@ impl Pipeline {
             return;
         }
         let (_, decision) = self.decisions.decide(cx.snapshot, &subject, Sender::Other);
-        cx.emit_verdict(link, &subject, &decision, (flags, Some(frontend)), Evaluation::First);
+        cx.emit_verdict(link, &subject, &decision, (flags, Some(frontend)), Evaluation::First, 0);
         if decision.verdict != Verdict::Allow {
             return cx.egress.drop_packet(packet, DropReason::PolicyDeny);
         }

@@ -196,7 +196,12 @@ impl Default for RequestRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseStatus {
     /// The status code of an HTTP response.
-    Http(u16),
+    Http {
+        /// Version of the request.
+        version: HttpVersion,
+        /// Status code.
+        status: u16,
+    },
     /// The status code of a gRPC call (gRPC over HTTP/2, Responses).
     Grpc(u16),
     /// The result of a DNS query.
@@ -247,9 +252,38 @@ pub struct KafkaRecord {
     pub topic: Text<TOPIC_MAX>,
 }
 
-/// Method, path and host of an HTTP request, each truncated.
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HttpVersion {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1, or a request that is too malformed to say.
+    #[default]
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl HttpVersion {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Http10, Self::Http11, Self::Http2];
+
+    /// The version as Hubble has it (cilium `pkg/proxy/accesslog`, Envoy's `ProtocolStrings`).
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// Version, method, path and host of an HTTP request, the texts truncated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct RequestLine {
+    /// Version.
+    pub version: HttpVersion,
     /// Method.
     pub method: Text<METHOD_MAX>,
     /// Request target as on the wire.

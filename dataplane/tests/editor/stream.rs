@@ -26,7 +26,7 @@ fn allowed_requests_and_their_responses_go_by_untouched() {
             lab.io.events[..],
             [
                 EventKind::Request { allowed: true, rule: Some(_), reason: None, .. },
-                EventKind::Response { status: ResponseStatus::Http(200), .. }
+                EventKind::Response { status: ResponseStatus::Http { status: 200, .. }, .. }
             ]
         ));
     }
@@ -260,6 +260,28 @@ fn the_client_is_told_which_bytes_arrived_out_of_order() {
         let expected: &[_] = if sack { &[(200, 203), (100, 110)] } else { &[] };
         assert_eq!(blocks(&mut lab), expected);
     }
+}
+
+/// What came while the server owed an acknowledgement was not told one by one.
+#[test]
+fn the_client_is_told_all_that_arrived_once_the_server_has_acknowledged() {
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut lab = Lab::open(Options::default());
+    (lab.serves, lab.acks, lab.io.held_frames_max) = (false, false, 100);
+    lab.request(head);
+    let at = head.len() as u32;
+    let base = lab.client.isn.wrapping_add(1).wrapping_add(at);
+    lab.io.sent.clear();
+    for index in (1..=90).filter(|index| *index != 60) {
+        lab.client_sends(at + index * 10, &[b'x'; 10], 0);
+    }
+    assert!(lab.io.sent.is_empty());
+    let seq = lab.server.isn.wrapping_add(1);
+    lab.send(SERVER, seq, base, ACK, b"");
+    let own = lab.io.sent.iter().filter(|sent| sent.originated && sent.direction == SERVER);
+    let blocks = own.map(|ack| ack.sack().expect("a block"));
+    let blocks = blocks.map(|(from, to)| (from.wrapping_sub(base), to.wrapping_sub(base)));
+    assert_eq!(blocks.collect::<Vec<_>>(), [(10, 600), (610, 910)]);
 }
 
 #[test]

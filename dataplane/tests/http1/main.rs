@@ -48,7 +48,7 @@ fn is_bad_request(answer: &[u8]) -> bool {
 
 fn statuses(http: &Http) -> Vec<u16> {
     let status = |event: &EventKind| match event {
-        EventKind::Response { status: ResponseStatus::Http(status), .. } => Some(*status),
+        EventKind::Response { status: ResponseStatus::Http { status, .. }, .. } => Some(*status),
         _ => None,
     };
     http.events.iter().filter_map(status).collect()
@@ -206,7 +206,7 @@ fn requests_without_response_are_bounded() {
 fn both_ends_of_policy_must_allow() {
     let entry = |path: &str, rule| {
         let spec = HttpRuleSpec { path: Some(path.into()), ..HttpRuleSpec::default() };
-        let rules = Some(Arc::new(L7Rules::Http(vec![HttpRule::new(spec).unwrap()])));
+        let rules = Some(Arc::new(L7Rules::http(vec![HttpRule::new(spec).unwrap()])));
         L7Entry { rule: RuleId(rule), rules }
     };
     let any = |rule| L7Entry { rule: RuleId(rule), rules: None };

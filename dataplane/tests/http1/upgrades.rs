@@ -41,7 +41,7 @@ fn a_tunnel_is_opaque_after_2xx_and_http_goes_on_where_the_server_declines() {
         let path = path.map(str::to_owned);
         let method = Some(method.to_owned());
         let rule = HttpRule::new(HttpRuleSpec { method, path, ..HttpRuleSpec::default() });
-        let rules = Some(Arc::new(L7Rules::Http(vec![rule.unwrap()])));
+        let rules = Some(Arc::new(L7Rules::http(vec![rule.unwrap()])));
         L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() }
     };
     let policy = spec("CONNECT|GET", None);

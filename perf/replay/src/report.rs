@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
-use podgate_policy::observe::{DirectionVerdict, FlowEndpoint, Outcome, RuleName};
+use podgate_policy::observe::{DirectionVerdict, FlowEndpoint, HttpProtocol, Outcome, RuleName};
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Broken, Capture, Format, Records};
@@ -136,6 +136,9 @@ pub struct Request {
     /// Label of the drop reason, if they were denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
+    /// Version of HTTP.
+    #[serde(default)]
+    pub version: HttpProtocol,
     /// Method.
     pub method: String,
     /// Request target.
@@ -153,9 +156,10 @@ impl Request {
     /// Whether the two are equal except for their counts.
     #[must_use]
     pub fn equals(&self, other: &Self) -> bool {
-        let Self { verdict, drop_reason, method, path, host, rule, count: _ } = self;
+        let Self { verdict, drop_reason, version, method, path, host, rule, count: _ } = self;
         *verdict == other.verdict
             && *drop_reason == other.drop_reason
+            && *version == other.version
             && (method, path, host) == (&other.method, &other.path, &other.host)
             && *rule == other.rule
     }

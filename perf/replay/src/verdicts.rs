@@ -183,11 +183,11 @@ impl<'a> FlowRecorder<'a> {
 
     fn record_request(&mut self, event: &Event) {
         let FlowRecord { verdict, drop_reason, detail, .. } = self.flow_record(event);
-        let Detail::HttpRequest { method, path, host, rule } = detail else { return };
+        let Detail::HttpRequest { version, method, path, host, rule } = detail else { return };
         self.requests.count(verdict);
         let Some(index) = self.by_key.get(&(event.tuple, 0)) else { return };
         let flow = &mut self.flows[*index].1;
-        let request = Request { verdict, drop_reason, method, path, host, rule, count: 1 };
+        let request = Request { verdict, drop_reason, version, method, path, host, rule, count: 1 };
         let known = flow.requests.iter().position(|known| known.equals(&request));
         match known {
             Some(known) => flow.requests[known].count += 1,

@@ -1,13 +1,15 @@
 //! Who is behind an address.
 
+use std::sync::Arc;
+
 use hashbrown::{HashMap, HashSet};
 use podgate_tables::address::Address;
 use podgate_tables::ids::PortNameId;
 use podgate_tables::policy::{AddressRow, NamedPorts, PolicyTables};
 
 use super::table_builder::TableBuilder;
-use crate::catalog::PodName;
-use crate::model::Pod;
+use crate::catalog::{PodInfo, PodName};
+use crate::model::{Pod, Workload};
 use crate::store::Store;
 
 /// A pod as it is in the tables.
@@ -20,6 +22,7 @@ pub(super) struct PodEntry {
     pub(super) named_ports: Option<NamedPorts>,
     /// When the pod was created.
     pub(super) created: String,
+    pub(super) workload: Option<Arc<Workload>>,
 }
 
 impl PodEntry {
@@ -31,6 +34,7 @@ impl PodEntry {
             addresses: pod.addresses().iter().map(|ip| Address::from(*ip)).collect(),
             named_ports: (!pod.ports.is_empty()).then(|| NamedPorts::new(named)),
             created: pod.created.clone(),
+            workload: pod.workload.clone(),
             port_names,
         }
     }
@@ -116,7 +120,8 @@ impl Claims {
             }
             (None, Some((name, pod))) => {
                 let named_ports = pod.named_ports.clone();
-                (Some(AddressRow { identity: pod.identity, named_ports }), Some(name.clone()))
+                let owner = PodInfo { name: name.clone(), workload: pod.workload.clone() };
+                (Some(AddressRow { identity: pod.identity, named_ports }), Some(owner))
             }
             (None, None) => (None, None),
         };

@@ -158,6 +158,12 @@ impl Compiler {
         self.builder.services_left_out.len()
     }
 
+    /// Rules whose numbers got another name, or none, since the last call, in no order. The names
+    /// are those of [`Self::compiled`].
+    pub fn take_renamed_rules(&mut self) -> impl Iterator<Item = RuleId> + use<> {
+        std::mem::take(&mut self.builder.renamed_rules).into_iter()
+    }
+
     fn follow_names(&mut self, store: &Store) {
         let names = store.names_since(self.name_cursor);
         self.name_cursor = store.name_cursor();
@@ -174,7 +180,10 @@ impl Compiler {
     }
 
     fn start_over(&mut self, store: &Store) {
+        let mut renamed = std::mem::take(&mut self.builder.renamed_rules);
+        renamed.extend(self.builder.catalog.rules.iter().map(|(id, _)| RuleId(id)));
         *self = Self::with_mode(store.mode());
+        self.builder.renamed_rules = renamed;
         self.cursor = store.cursor();
         self.apply(store, &store.everything());
         self.follow_names(store);

@@ -50,7 +50,7 @@ impl Services {
                 claimants.remove(name);
             }
         }
-        let service = store.service(name).filter(|_| store.translation() == Translation::On);
+        let service = store.service(name);
         let mut touched: BTreeSet<IpAddr> = former.into_iter().collect();
         if let Some(service) = service {
             for address in &service.cluster_ips {
@@ -73,12 +73,14 @@ impl Services {
         if claimants.is_some_and(BTreeSet::is_empty) {
             self.claims.remove(&address);
         }
-        let first = self.claims.get(&address).and_then(BTreeSet::first);
-        let row = first.and_then(|name| Some((name, cluster_ip(store, name, address)?)));
-        let name = row
-            .as_ref()
-            .map(|(name, _)| ServiceName { namespace: name.0.clone(), name: name.1.clone() });
-        builder.set_service(Address::from(address), row.map(|(_, row)| row), name);
+        let name = self.claims.get(&address).and_then(BTreeSet::first);
+        let is_on = store.translation() == Translation::On;
+        let row = name.filter(|_| is_on).and_then(|name| cluster_ip(store, name, address));
+        let name = name.map(|(namespace, name)| ServiceName {
+            namespace: namespace.to_string(),
+            name: name.to_string(),
+        });
+        builder.set_service(Address::from(address), row, name);
     }
 }
 

@@ -22,6 +22,10 @@ pub(super) struct TableBuilder {
     pub(super) dirty: HashSet<u32>,
     /// Cluster IPs for which there was no room.
     pub(super) services_left_out: HashSet<Address>,
+    /// Rules whose names were set or cleared since [`Compiler::take_renamed_rules`].
+    ///
+    /// [`Compiler::take_renamed_rules`]: super::Compiler::take_renamed_rules
+    pub(super) renamed_rules: HashSet<RuleId>,
     /// Whether anything changed since the last snapshot.
     pub(super) changed: bool,
 }
@@ -33,6 +37,7 @@ impl TableBuilder {
     }
 
     pub(super) fn name_rule(&mut self, id: RuleId, origin: Option<RuleOrigin>) {
+        self.renamed_rules.insert(id);
         self.changed |= self.catalog.rules.set(id.0, origin.map(Arc::new));
     }
 
@@ -44,17 +49,17 @@ impl TableBuilder {
         self.changed |= self.catalog.port_names.set(id.0, name);
     }
 
-    /// Sets the row of a cluster IP, and its service's name. One beyond the limit is left out.
+    /// Sets the row and the name of a cluster IP's service. A row beyond the limit is left out.
     pub(super) fn set_service(
         &mut self,
         address: Address,
         row: Option<ClusterIp>,
         name: Option<ServiceName>,
     ) {
+        self.changed |= self.catalog.services.set(address, name);
         match self.tables.services.set(address, row) {
             Ok(changed) => {
                 self.changed |= changed;
-                self.changed |= self.catalog.services.set(address, name);
                 self.services_left_out.remove(&address);
             }
             Err(TooManyClusterIps) => drop(self.services_left_out.insert(address)),

@@ -66,11 +66,11 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
         .flat_map(|(address, row)| row.ports().iter().map(move |port| (address.ip(), port)));
     let entry = |(id, (address, port)): (usize, (IpAddr, &ServicePort))| {
         let name = compiled.catalog.service_at(address)?;
-        let key: Name = (name.namespace.clone(), name.name.clone());
+        let key: Name = (name.namespace.as_str().into(), name.name.as_str().into());
         Some(ServiceEntry {
             id: id + 1,
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
             address,
             port: port.port,
             protocol: proto::name(port.protocol).into_owned(),
@@ -115,7 +115,7 @@ pub(super) fn called<'a>(
     else {
         return Ok(None);
     };
-    let spec = store.service(&(name.namespace.clone(), name.name.clone()));
+    let spec = store.service(&(name.namespace.as_str().into(), name.name.as_str().into()));
     let is_wanted = |port: &&ServicePort| {
         let named = spec.into_iter().flat_map(|spec| &spec.ports).any(|spec| {
             (spec.port, spec.protocol) == (port.port, port.protocol) && *spec.name == *wanted

@@ -223,7 +223,7 @@ fn lower_ports(element: &PortRule, lower_l7: fn(&Arc<L7Rules>) -> Arc<L7Rules>) 
 fn allow_every_request(rules: &Arc<L7Rules>) -> Arc<L7Rules> {
     Arc::new(match &**rules {
         L7Rules::Http(_) => {
-            L7Rules::Http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
+            L7Rules::http(HttpRule::new(HttpRuleSpec::default()).into_iter().collect())
         }
         L7Rules::Kafka(_) => {
             L7Rules::Kafka(KafkaRule::new(KafkaRuleSpec::default()).into_iter().collect())

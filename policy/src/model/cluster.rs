@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::metadata::parse_labels;
 use super::ports::parse_transport;
+use super::workload::Workload;
 use crate::fields::{Field, quote};
 use crate::labels::Labels;
 
@@ -96,6 +97,8 @@ pub struct Pod {
     pub ports: Vec<ContainerPort>,
     /// `metadata.creationTimestamp`; RFC 3339 in UTC, so that text order is time order.
     pub created: String,
+    /// What made it, from `metadata.ownerReferences`.
+    pub workload: Option<Arc<Workload>>,
 }
 
 impl Pod {
@@ -123,6 +126,7 @@ impl Pod {
             host_ips: Vec::new(),
             ports: Vec::new(),
             created: text("/metadata/creationTimestamp").unwrap_or_default().to_owned(),
+            workload: Workload::of(root.value()).map(Arc::new),
         };
         let mut object = root.object()?;
         if let Some(spec) = object.take("spec") {

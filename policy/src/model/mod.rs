@@ -14,6 +14,7 @@ mod names;
 mod network_policy;
 mod ports;
 mod selector;
+mod workload;
 
 use serde_json::Value;
 
@@ -30,6 +31,7 @@ pub use directory::{
 };
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use selector::{LabelExpression, LabelSelector, Operator};
+pub use workload::Workload;
 
 pub(crate) use metadata::Header;
 

@@ -117,6 +117,12 @@ impl NameTable {
         Self { limits, ..Self::default() }
     }
 
+    /// Its bounds.
+    #[must_use]
+    pub const fn limits(&self) -> &NameLimits {
+        &self.limits
+    }
+
     /// Adds addresses of a name, each with its TTL in seconds.
     pub fn learn(
         &mut self,

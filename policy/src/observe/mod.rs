@@ -11,7 +11,7 @@
 //! | `record` | the record's types and their JSON |
 //! | `names` | names of policies and rules |
 //! | `resolve` | from an event to a record |
-//! | `text` | a record as a line of text |
+//! | `text` | what a record is about, in words |
 
 mod names;
 mod record;
@@ -22,8 +22,8 @@ mod text;
 
 pub use names::{PolicyName, RuleName};
 pub use record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
-    MatchType, Outcome,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpProtocol,
+    HttpTarget, MatchType, Outcome, Restriction,
 };
 pub(crate) use resolve::NameResolver;
 pub use text::http_url;

@@ -1,11 +1,16 @@
 //! The flow record and its parts.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use podgate_tables::event::HttpVersion;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::names::{PolicyName, RuleName};
+use crate::catalog::ServiceName;
+use crate::model::Workload;
+use crate::rules::TrafficDirection;
 
 /// What became of a flow, packet or request; the names are Hubble's.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +34,10 @@ pub struct FlowRecord {
     /// Why it was dropped: a metric label of [`podgate_tables::drop_reason::DropReason`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
+    /// Of a denied request, the rules that restrict the flow's requests. Where both ends have some,
+    /// those of both are here, even if the request matches one of an end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied_by: Vec<Restriction>,
     /// The end that opened the flow.
     pub source: FlowEndpoint,
     /// The other end.
@@ -70,6 +79,21 @@ pub struct FlowEndpoint {
     /// Name of the pod that has the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// What the pod is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+    /// The service that has the address as its cluster IP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+}
+
+/// A rule about requests that a denied request does not match.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Restriction {
+    /// The end that it restricts.
+    pub direction: TrafficDirection,
+    /// The rule.
+    pub rule: RuleName,
 }
 
 /// The service that a flow leads to.
@@ -110,6 +134,9 @@ pub enum Detail {
     Drop,
     /// An HTTP request was allowed or denied.
     HttpRequest {
+        /// Version of HTTP.
+        #[serde(default)]
+        version: HttpProtocol,
         /// Method. Control characters from the pod are escaped, here and in the next two.
         method: String,
         /// Request target, cut to [`podgate_tables::event::PATH_MAX`] bytes.
@@ -156,6 +183,9 @@ pub enum Detail {
     },
     /// An HTTP response head passed.
     HttpResponse {
+        /// Version of HTTP, of the request.
+        #[serde(default)]
+        version: HttpProtocol,
         /// Status code.
         status: u16,
         /// Status of a gRPC call; 0 is success.
@@ -201,6 +231,36 @@ pub enum Detail {
         /// Bytes from the source and to it.
         bytes: [u64; 2],
     },
+}
+
+/// A version of HTTP, as Hubble has it: `HTTP/1.1`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HttpProtocol(pub HttpVersion);
+
+impl From<HttpVersion> for HttpProtocol {
+    fn from(version: HttpVersion) -> Self {
+        Self(version)
+    }
+}
+
+impl fmt::Display for HttpProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.label())
+    }
+}
+
+impl Serialize for HttpProtocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.label())
+    }
+}
+
+impl<'de> Deserialize<'de> for HttpProtocol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let label = String::deserialize(deserializer)?;
+        let version = HttpVersion::ALL.into_iter().find(|version| version.label() == label);
+        version.map(Self).ok_or_else(|| de::Error::custom(format!("no version of HTTP: {label}")))
+    }
 }
 
 /// What an HTTP request asked for; the fields are those of [`Detail::HttpRequest`].

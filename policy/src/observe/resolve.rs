@@ -1,13 +1,13 @@
 //! From a worker's event to a record: names in place of numbers.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{Event, EventKind, RequestLine, RequestRecord, ResponseStatus};
+use podgate_tables::event::{
+    Event, EventKind, HttpVersion, RequestLine, RequestRecord, ResponseStatus,
+};
 use podgate_tables::ids::RuleId;
-use podgate_tables::policy::{self, Cause, Exemption, RuleTable, Subject, Verdict};
+use podgate_tables::policy::{self, Cause, Exemption, LocalEnds, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::service::Frontend;
 use podgate_tables::tuple::Tuple;
@@ -15,10 +15,11 @@ use podgate_tables::tuple::Tuple;
 use super::names::{PolicyName, RuleName};
 use super::record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
-    MatchType, Outcome,
+    MatchType, Outcome, Restriction,
 };
 use crate::catalog::IdentityInfo;
 use crate::compile::Compiled;
+use crate::rules::TrafficDirection;
 
 impl FlowRecord {
     /// The record of `event`, which happened at `time`, with the names of `compiled`: the tables
@@ -31,6 +32,10 @@ impl FlowRecord {
             time,
             verdict,
             drop_reason: drop_reason.map(|reason| reason.label().to_owned()),
+            denied_by: match event.kind {
+                EventKind::Request { allowed: false, .. } => names.restrictions(),
+                _ => Vec::new(),
+            },
             source: names.peer(event.tuple.src, event.tuple.src_port),
             destination: names.peer(event.tuple.dst, event.tuple.dst_port),
             service: service(event, compiled),
@@ -64,12 +69,11 @@ fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
     let Frontend { address, port } = event.frontend.unwrap_or(to);
     let address = address.ip();
     let name = compiled.catalog.service_at(address);
-    let text = |part: &Arc<str>| part.to_string();
     (event.frontend.is_some() || name.is_some()).then(|| FlowService {
         address,
         port,
-        namespace: name.map(|name| text(&name.namespace)).unwrap_or_default(),
-        name: name.map(|name| text(&name.name)).unwrap_or_default(),
+        namespace: name.map(|name| name.namespace.clone()).unwrap_or_default(),
+        name: name.map(|name| name.name.clone()).unwrap_or_default(),
     })
 }
 
@@ -162,7 +166,29 @@ impl NameResolver<'_> {
             labels: identity.map(IdentityInfo::labels).unwrap_or_default(),
             namespace: pod.map(|pod| pod.namespace.to_string()),
             pod: pod.map(|pod| pod.name.to_string()),
+            workload: self.compiled.catalog.workload_at(address.ip()).cloned(),
+            service: self.compiled.catalog.service_at(address.ip()).cloned(),
         }
+    }
+
+    /// The rules that restrict the requests of the flow, one of each policy and end.
+    fn restrictions(&self) -> Vec<Restriction> {
+        let subject = Subject { tuple: *self.tuple, icmp_type: 0 };
+        let l7 = self.compiled.tables.decide(&subject, LocalEnds::BOTH).l7;
+        let mut found: Vec<Restriction> = Vec::new();
+        let ends = [(TrafficDirection::Egress, l7.egress), (TrafficDirection::Ingress, l7.ingress)];
+        for (direction, entries) in ends {
+            for entry in entries.iter().filter(|entry| entry.rules.is_some()) {
+                let rule = self.rule(entry.rule);
+                let is_known = |known: &Restriction| {
+                    known.direction == direction && known.rule.policy == rule.policy
+                };
+                if !found.iter().any(is_known) {
+                    found.push(Restriction { direction, rule });
+                }
+            }
+        }
+        found
     }
 
     fn detail(&self, kind: &EventKind) -> Detail {
@@ -183,12 +209,21 @@ impl NameResolver<'_> {
             }
             EventKind::Drop { .. } => Detail::Drop,
             EventKind::Request { rule, request, .. } => self.request(rule, &request),
-            EventKind::Response { status: ResponseStatus::Http(status), latency_ns } => {
-                Detail::HttpResponse { status, grpc_status: None, latency_ns, request: None }
+            EventKind::Response {
+                status: ResponseStatus::Http { version, status },
+                latency_ns,
+            } => {
+                let (version, grpc_status) = (version.into(), None);
+                Detail::HttpResponse { version, status, grpc_status, latency_ns, request: None }
             }
             EventKind::Response { status: ResponseStatus::Grpc(status), latency_ns } => {
-                let grpc_status = Some(status);
-                Detail::HttpResponse { status: 200, grpc_status, latency_ns, request: None }
+                Detail::HttpResponse {
+                    version: HttpVersion::Http2.into(),
+                    status: 200,
+                    grpc_status: Some(status),
+                    latency_ns,
+                    request: None,
+                }
             }
             EventKind::Response { status: ResponseStatus::Dns(result), latency_ns } => {
                 Detail::DnsResponse {
@@ -214,6 +249,7 @@ impl NameResolver<'_> {
         let rule = rule.map(|rule| self.rule(rule));
         match request {
             RequestRecord::Http(request) => Detail::HttpRequest {
+                version: request.version.into(),
                 method: text(request.method.bytes()),
                 path: text(request.path.bytes()),
                 host: text(request.host.bytes()),

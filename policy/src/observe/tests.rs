@@ -3,7 +3,8 @@
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
-    Event, EventKind, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text, Traffic,
+    Event, EventKind, HttpVersion, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text,
+    Traffic,
 };
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::{LocalEnds, Subject};
@@ -13,7 +14,8 @@ use podgate_tables::tuple::Tuple;
 use serde_json::json;
 
 use super::*;
-use crate::{Compiled, Store, compile};
+use crate::rules::TrafficDirection;
+use crate::{Compiled, Compiler, Store, compile};
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
@@ -80,6 +82,7 @@ fn decided(tuple: Tuple, tcp_flags: u8, icmp_type: u8) -> FlowRecord {
 
 fn request(allowed: bool, path: &[u8]) -> EventKind {
     let line = RequestLine {
+        version: HttpVersion::Http11,
         method: Text::new(b"GET"),
         path: Text::new(path),
         host: Text::new(b"server:80"),
@@ -88,41 +91,50 @@ fn request(allowed: bool, path: &[u8]) -> EventKind {
     EventKind::Request { allowed, rule: None, reason: None, request }
 }
 
-/// Without the time and the identity numbers, which are hashes of labels.
+/// What a record says, without its time and identities.
 fn text(record: &FlowRecord) -> String {
-    let mut record = record.clone();
-    for (peer, number) in [(&mut record.source, 1001), (&mut record.destination, 1002)] {
-        if peer.identity > 255 {
-            peer.identity = number;
+    let names = |policies: &[PolicyName]| {
+        policies.iter().map(PolicyName::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let direction = |(side, verdict): (TrafficDirection, &DirectionVerdict)| {
+        let word = if verdict.allowed { "allowed" } else { "denied" };
+        match &verdict.by {
+            DecidedBy::Rule { rule, matched } => {
+                format!("{side:?} {word} by {} {matched:?}, ", rule.policy)
+            }
+            DecidedBy::DefaultDeny { policies } => {
+                format!("{side:?} {word} by default of {}, ", names(policies))
+            }
+            other => format!("{side:?} {word} {other:?}, "),
         }
-    }
-    record.compact()
+    };
+    let directions: String = record.directions().into_iter().map(direction).collect();
+    let reason = record.drop_reason.as_deref().unwrap_or("-");
+    let reply = record.is_reply.map_or("unknown", |reply| if reply { "reply" } else { "forth" });
+    let end = |end: &FlowEndpoint| end.pod.clone().unwrap_or_else(|| end.address.to_string());
+    let (from, to) = (end(&record.source), end(&record.destination));
+    let verdict = record.verdict;
+    format!("{from} {to} {verdict:?} {reason} {reply}: {directions}{}", record.summary())
 }
 
 #[test]
 fn an_allowed_flow_names_the_rules_of_both_directions() {
-    insta::assert_snapshot!(text(&decided(tuple(CLIENT, SERVER, 80, proto::TCP), 0x02, 0)), @r"
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) policy-verdict:L4-Only EGRESS ALLOWED BY client (NetworkPolicy) (TCP Flags: SYN)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) policy-verdict:L3-L4 INGRESS ALLOWED BY server (CiliumNetworkPolicy) (TCP Flags: SYN)
-    ");
+    insta::assert_snapshot!(text(&decided(tuple(CLIENT, SERVER, 80, proto::TCP), 0x02, 0)), @"client server Forwarded - forth: Egress allowed by client (NetworkPolicy) L4Only, Ingress allowed by server (CiliumNetworkPolicy) L3L4, TCP Flags: SYN");
 }
 
 #[test]
 fn a_default_denial_names_the_policies_that_ask_for_a_rule() {
-    insta::assert_snapshot!(text(&decided(tuple(SERVER, OTHER, 81, proto::UDP), 0, 0)), @"Jan  2 03:04:05.678: shop/server:40000 (ID:1001) -> shop/other:81 (ID:1002) policy-verdict:all EGRESS ALLOWED (UDP)");
-    insta::assert_snapshot!(text(&decided(tuple(CLIENT, SERVER, 81, proto::TCP), 0x02, 0)), @r"
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:81 (ID:1002) policy-verdict:none EGRESS DENIED BY client (NetworkPolicy) (TCP Flags: SYN)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:81 (ID:1002) policy-verdict:none INGRESS DENIED BY server (CiliumNetworkPolicy) (TCP Flags: SYN)
-    ");
+    insta::assert_snapshot!(text(&decided(tuple(SERVER, OTHER, 81, proto::UDP), 0, 0)), @"server other Forwarded - forth: Egress allowed Unenforced, UDP");
+    insta::assert_snapshot!(text(&decided(tuple(CLIENT, SERVER, 81, proto::TCP), 0x02, 0)), @"client server Dropped policy_denied forth: Egress denied by default of client (NetworkPolicy), Ingress denied by default of server (CiliumNetworkPolicy), TCP Flags: SYN");
     let world = decided(tuple([192, 0, 2, 1], SERVER, 0, proto::ICMP), 0, 8);
-    insta::assert_snapshot!(text(&world), @"Jan  2 03:04:05.678: 192.0.2.1 (world-ipv4) -> shop/server (ID:1002) policy-verdict:none INGRESS DENIED BY server (CiliumNetworkPolicy) (ICMPv4 EchoRequest)");
+    insta::assert_snapshot!(text(&world), @"192.0.2.1 server Dropped policy_denied forth: Ingress denied by default of server (CiliumNetworkPolicy), ICMPv4 EchoRequest");
 }
 
 #[test]
 fn a_deny_rule_is_told_from_the_lack_of_an_allowing_one() {
     let denied = decided(tuple(OTHER, SERVER, 80, proto::TCP), 0x12, 0);
     assert_eq!(denied.drop_reason.as_deref(), Some("policy_deny_rule"));
-    insta::assert_snapshot!(text(&denied), @"Jan  2 03:04:05.678: shop/other:40000 (ID:1001) -> shop/server:80 (ID:1002) policy-verdict:L3-Only INGRESS DENIED BY server (CiliumNetworkPolicy) (TCP Flags: SYN, ACK)");
+    insta::assert_snapshot!(text(&denied), @"other server Dropped policy_deny_rule forth: Ingress denied by server (CiliumNetworkPolicy) L3Only, TCP Flags: SYN, ACK");
     let isolated = decided(tuple(CLIENT, SERVER, 81, proto::TCP), 0x02, 0);
     assert_eq!(isolated.drop_reason.as_deref(), Some("policy_denied"));
 }
@@ -134,7 +146,10 @@ fn requests_responses_drops_and_ends_are_told() {
         request(true, b"/docs"),
         request(false, b"/secret?key=1"),
         request(false, b"http://elsewhere/x"),
-        EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 },
+        EventKind::Response {
+            status: ResponseStatus::Http { version: HttpVersion::Http11, status: 403 },
+            latency_ns: 7_900_000,
+        },
         EventKind::Drop { reason: DropReason::SpoofedSource },
         EventKind::End {
             original: Traffic { packets: 3, bytes: 300 },
@@ -143,38 +158,53 @@ fn requests_responses_drops_and_ends_are_told() {
     ];
     let lines: Vec<_> = kinds.into_iter().map(|kind| text(&record(flow, kind))).collect();
     insta::assert_snapshot!(lines.join("\n"), @r"
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) http-request FORWARDED (HTTP/1.1 GET http://server:80/docs)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) http-request DROPPED (HTTP/1.1 GET http://server:80/secret?key=1)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) http-request DROPPED (HTTP/1.1 GET http://elsewhere/x)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <- shop/server:80 (ID:1002) http-response FORWARDED (HTTP/1.1 403 7ms)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <> shop/server:80 (ID:1002) Spoofed source DROPPED (TCP)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <> shop/server:80 (ID:1002) flow-end FORWARDED (TCP packets 3/2 bytes 300/200)
+    client server Forwarded - forth: HTTP/1.1 GET http://server:80/docs
+    client server Dropped l7_denied forth: HTTP/1.1 GET http://server:80/secret?key=1
+    client server Dropped l7_denied forth: HTTP/1.1 GET http://elsewhere/x
+    client server Forwarded - reply: HTTP/1.1 403 7ms
+    client server Dropped spoofed_source unknown: TCP
+    client server Forwarded - unknown: TCP packets 3/2 bytes 300/200
     ");
 }
 
 #[test]
 fn a_response_names_its_request() {
-    let kind = EventKind::Response { status: ResponseStatus::Http(403), latency_ns: 7_900_000 };
+    let kind = EventKind::Response {
+        status: ResponseStatus::Http { version: HttpVersion::Http11, status: 403 },
+        latency_ns: 7_900_000,
+    };
     let mut record = record(tuple(CLIENT, SERVER, 80, proto::TCP), kind);
     record.set_request(&RequestLine {
+        version: HttpVersion::Http11,
         method: Text::new(b"GET"),
         path: Text::new(b"/x"),
         host: Text::new(b"server:80"),
     });
-    insta::assert_snapshot!(text(&record), @"Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <- shop/server:80 (ID:1002) http-response FORWARDED (HTTP/1.1 403 7ms (GET http://server:80/x))");
+    insta::assert_snapshot!(text(&record), @"client server Forwarded - reply: HTTP/1.1 403 7ms (GET http://server:80/x)");
     let json = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<FlowRecord>(&json).unwrap(), record, "{json}");
 }
 
 #[test]
-fn what_a_pod_writes_can_not_steer_a_terminal() {
-    let hostile = record(
-        tuple(CLIENT, SERVER, 80, proto::TCP),
-        request(true, b"/\x1b[2J\r\n\x7f\xc2\x9b\xff"),
-    );
-    let text = hostile.compact();
-    assert!(text.contains("/^[[2J^M^J^?\\u{9b}\u{fffd}"), "{text}");
-    assert_eq!(text.lines().count(), 1);
+fn requests_and_responses_have_their_version_of_http() {
+    for (version, label) in HttpVersion::ALL.into_iter().zip(["HTTP/1.0", "HTTP/1.1", "HTTP/2"]) {
+        let line = RequestLine { version, method: Text::new(b"GET"), ..RequestLine::default() };
+        let request = RequestRecord::Http(line);
+        let response = ResponseStatus::Http { version, status: 200 };
+        for kind in [
+            EventKind::Request { allowed: true, rule: None, reason: None, request },
+            EventKind::Response { status: response, latency_ns: 0 },
+        ] {
+            let record = record(tuple(CLIENT, SERVER, 80, proto::TCP), kind);
+            assert!(record.summary().starts_with(&format!("{label} ")), "{}", record.summary());
+            let json = serde_json::to_value(&record).unwrap();
+            assert_eq!(json["version"], label);
+            assert_eq!(serde_json::from_value::<FlowRecord>(json).unwrap(), record);
+        }
+    }
+    let grpc = EventKind::Response { status: ResponseStatus::Grpc(7), latency_ns: 0 };
+    let record = record(tuple(CLIENT, SERVER, 80, proto::TCP), grpc);
+    assert_eq!(record.summary(), "HTTP/2 200 0ms grpc-status 7");
 }
 
 #[test]
@@ -254,10 +284,90 @@ fn requests_of_kafka_and_tls_are_told_in_their_words() {
     ];
     let lines: Vec<_> = kinds.into_iter().map(|kind| text(&record(flow, kind))).collect();
     insta::assert_snapshot!(lines.join("\n"), @r"
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) kafka-request FORWARDED (Kafka request produce correlation id 7 topic 'orders')
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) kafka-request DROPPED (Kafka request 99 correlation id 7 topic 'orders')
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) <- shop/server:80 (ID:1002) kafka-response FORWARDED (Kafka response error 29 7ms)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) tls-request DROPPED (TLS to a.example)
-    Jan  2 03:04:05.678: shop/client:40000 (ID:1001) -> shop/server:80 (ID:1002) tls-request DROPPED (TLS without server name)
+    client server Forwarded - forth: Kafka request produce correlation id 7 topic 'orders'
+    client server Dropped l7_denied forth: Kafka request 99 correlation id 7 topic 'orders'
+    client server Forwarded - reply: Kafka response error 29 7ms
+    client server Dropped l7_denied forth: TLS to a.example
+    client server Dropped l7_denied forth: TLS without server name
     ");
+}
+
+/// A web server with rules about its requests, made by a Deployment, behind a service.
+fn web() -> [serde_json::Value; 3] {
+    let owner = json!({"kind": "ReplicaSet", "name": "web-7d9f", "controller": true});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": "web-7d9f-x", "ownerReferences": [owner],
+                     "labels": {"app": "web", "pod-template-hash": "7d9f"}},
+        "status": {"podIPs": [{"ip": "10.0.0.2"}]},
+    });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"selector": {"app": "web"}, "clusterIPs": ["10.96.0.1", "fd00::1"]},
+    });
+    let http = json!({"http": [{"method": "GET", "path": "/docs"}, {"path": "/public"}]});
+    let ports = json!([{"ports": [{"port": "80", "protocol": "TCP"}], "rules": http}]);
+    let policy = json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "web"}},
+                 "ingress": [{"toPorts": ports}]},
+    });
+    [pod, service, policy]
+}
+
+#[test]
+fn ends_name_their_workload_and_the_service_of_a_cluster_ip() {
+    let mut store = Store::new();
+    let mut compiler = Compiler::new();
+    let ends = |compiled: &Compiled, address: &str| {
+        let tuple = tuple(CLIENT, SERVER, 80, proto::TCP);
+        let names = NameResolver { compiled, tuple: &tuple };
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let end = names.peer(address.into(), 80);
+        (end.workload.map(|it| it.kind + "/" + &it.name), end.service.map(|it| it.name))
+    };
+    for object in &web() {
+        store.apply(object, None).unwrap();
+    }
+    compiler.update(&store);
+    let compiled = compiler.compiled();
+    assert_eq!(ends(&compiled, "10.0.0.2"), (Some("Deployment/web".into()), None));
+    for ip in ["10.96.0.1", "fd00::1"] {
+        assert_eq!(ends(&compiled, ip), (None, Some("web".into())));
+    }
+    // Another address, and none.
+    let [_, mut service, _] = web();
+    service["spec"]["clusterIPs"] = json!(["10.96.0.2"]);
+    store.apply(&service, None).unwrap();
+    assert!(compiler.update(&store));
+    let compiled = compiler.compiled();
+    assert_eq!(ends(&compiled, "10.96.0.1"), (None, None));
+    assert_eq!(ends(&compiled, "10.96.0.2"), (None, Some("web".into())));
+    service["spec"]["clusterIPs"] = json!(["None"]);
+    store.apply(&service, None).unwrap();
+    compiler.update(&store);
+    assert_eq!(ends(&compiler.compiled(), "10.96.0.2"), (None, None));
+}
+
+#[test]
+fn a_denied_request_names_the_rules_that_it_does_not_match() {
+    let mut store = Store::new();
+    for object in &web() {
+        store.apply(object, None).unwrap();
+    }
+    let compiled = compile(&store);
+    let of = |kind| {
+        let tuple = tuple(CLIENT, SERVER, 80, proto::TCP);
+        let event =
+            Event { time: Nanos(0), epoch: Epoch(3), link: LinkId(1), tuple, frontend: None, kind };
+        FlowRecord::new(&event, "2026-01-02T03:04:05Z".parse().unwrap(), &compiled)
+    };
+    let denied = serde_json::to_value(of(request(false, b"/secret"))).unwrap();
+    let policy = json!({"kind": "CiliumNetworkPolicy", "namespace": "shop", "name": "web"});
+    let rule = json!({"policy": policy, "path": "spec.ingress[0]"});
+    assert_eq!(denied["denied_by"], json!([{"direction": "ingress", "rule": rule}]));
+    let allowed = serde_json::to_value(of(request(true, b"/docs"))).unwrap();
+    assert_eq!(allowed.get("denied_by"), None);
 }

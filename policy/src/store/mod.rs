@@ -358,8 +358,10 @@ impl Store {
     /// Adds to the change log. It is as long as the store at most: following more changes than
     /// that costs more than compiling everything.
     fn add_change(&mut self, change: Change) {
-        let objects = self.pods.len() + self.policies.len() + self.namespaces.len();
-        let objects = objects + self.directory.services.len();
+        let objects = self.pods.len()
+            + self.policies.len()
+            + self.namespaces.len()
+            + self.directory.services.len();
         self.log.add(change, LOG_MIN.max(objects));
     }
 

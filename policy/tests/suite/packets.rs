@@ -13,7 +13,7 @@ use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::RingSizes;
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_policy::Compiled;
-use podgate_policy::oracle::{HttpRequest, Request};
+use podgate_policy::oracle::{HttpRequest, KafkaRequest, Request};
 use podgate_policy::truth::Row;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
@@ -25,7 +25,7 @@ use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
-use podgate_test_support::client_hello;
+use podgate_test_support::{client_hello, kafka_request};
 
 use crate::support::Answer;
 
@@ -36,6 +36,8 @@ const BETWEEN_QUESTIONS_SECS: u64 = 3 * 3600;
 
 const CLIENT_ISN: u32 = 1_000;
 const SERVER_ISN: u32 = 9_000;
+/// Of Kafka requests.
+const CORRELATION_ID: i32 = 0x5eed_cafe;
 
 /// Whether packets can ask this at all: traffic of a pod with itself and between two addresses
 /// outside never comes to a worker, and an ICMP error or reply has no flow of its own.
@@ -148,7 +150,7 @@ impl Bench {
                     Request::Http(request) => self.request(links, subject.tuple, request),
                     Request::ServerName(name) => self.greet(links, subject.tuple, name),
                     Request::Dns(name) => self.query_over_tcp(links, subject.tuple, name),
-                    Request::Kafka(_) => unreachable!("it is not sent"),
+                    Request::Kafka(request) => self.kafka(links, subject.tuple, request),
                 };
                 // The inspector of another protocol may also wait for more.
                 let is_read = verdict == Verdict::Allow || protocol == Some(protocol_of(request));
@@ -248,6 +250,26 @@ impl Bench {
         (passed, reset[0])
     }
 
+    /// Ends the handshake, and sends a Kafka request. Whether it reached the destination, and whether
+    /// the source had its denial; of an API or version whose layout is not known, whether both ends
+    /// were reset.
+    fn kafka(&mut self, links: [LinkId; 2], tuple: Tuple, request: &KafkaRequest) -> (bool, bool) {
+        self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
+        let KafkaRequest { api_key, api_version, client_id, topics } = request;
+        let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+        let api = (*api_key, *api_version);
+        let frame = kafka_request(api, CORRELATION_ID, client_id.as_deref(), &topics);
+        let segment = tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, &frame);
+        let left = self.send(links[0], &segment);
+        let reached = |link: LinkId, part: &[u8]| {
+            left.iter().any(|(at, ip)| *at == link && ip.windows(part.len()).any(|w| w == part))
+        };
+        let reset = links.map(|link| left.iter().any(|(at, ip)| *at == link && is_reset(ip)));
+        assert_eq!(reset[0], reset[1], "{request:?} resets both ends or none");
+        let answered = reached(links[0], &CORRELATION_ID.to_be_bytes());
+        (reached(links[1], &frame), answered || reset[0])
+    }
+
     /// Ends the handshake and sends a DNS query, see [`query_outcome`].
     fn query_over_tcp(&mut self, links: [LinkId; 2], tuple: Tuple, name: &str) -> (bool, bool) {
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
@@ -282,12 +304,11 @@ const fn protocol_of(request: &Request) -> L7Protocol {
     }
 }
 
-/// Whether a request is sent on a flow with this verdict and L7 rules of this protocol. Kafka
-/// requests are sent in the tests of their inspector (`dataplane/tests/kafka.rs`).
+/// Whether a request is sent on a flow with this verdict and L7 rules of this protocol.
 pub(crate) fn is_sent(request: &Request, verdict: Verdict, protocol: Option<L7Protocol>) -> bool {
     match (verdict, request) {
-        (Verdict::Deny, _) | (_, Request::Kafka(_)) => false,
-        (Verdict::Allow, request) => matches!(request, Request::Http(_)),
+        (Verdict::Deny, _) => false,
+        (Verdict::Allow, request) => matches!(request, Request::Http(_) | Request::Kafka(_)),
         // The length and the header of a query over TCP are those of a Kafka request of an unknown
         // API, too.
         (Verdict::Inspect, Request::Dns(_)) => protocol != Some(L7Protocol::Kafka),

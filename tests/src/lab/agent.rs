@@ -245,12 +245,12 @@ impl Lab {
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
     }
 
-    /// Runs a client command and parses every line of what it prints as JSON.
+    /// Runs `podgate flows`, or `observe`, and parses the records that it prints.
     ///
     /// # Errors
     /// When it fails, or a line is not JSON.
     pub fn podgate_json_lines(&self, args: &[&str]) -> Result<Vec<Value>> {
-        let text = run(self.podgate_command(args)?.args(["-o", "json"]))?;
+        let text = run(self.podgate_command(args)?.args(["-o", "record"]))?;
         let parse = |line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"));
         text.lines().map(parse).collect()
     }

@@ -110,6 +110,8 @@ impl Counts {
             epoch: _,
             reevaluated,
             checksums_completed,
+            l7: _,
+            inspected_flows: _,
         } = stats;
         let mut values = vec![
             (Count::Received, received.packets.get()),

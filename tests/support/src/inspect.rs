@@ -201,7 +201,7 @@ pub fn docs_only() -> L7Policy {
         path: Some(r"/docs(/.*)?(\?.*)?".into()),
         ..HttpRuleSpec::default()
     });
-    let rules = rule.map(|rule| Some(Arc::new(L7Rules::Http(vec![rule]))));
+    let rules = rule.map(|rule| Some(Arc::new(L7Rules::http(vec![rule]))));
     let rules = rules.expect("the patterns are valid");
     L7Policy { ingress: vec![L7Entry { rule: RuleId(7), rules }], ..L7Policy::default() }
 }

@@ -11,6 +11,7 @@ mod counters;
 mod frames;
 mod inspect;
 mod io;
+mod kafka;
 pub mod lossy;
 mod random;
 mod rig;
@@ -25,6 +26,7 @@ pub use frames::{
 };
 pub use inspect::{Connection, Stream, docs_only, http1_corpus};
 pub use io::{Outgoing, RecordingIo, make_partial};
+pub use kafka::kafka_request;
 pub use random::Random;
 pub use rig::{Rig, RigConfig};
 pub use tables::{

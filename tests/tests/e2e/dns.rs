@@ -217,14 +217,14 @@ fn flow_records_say_what_was_asked_and_answered() -> Result<()> {
         dig(dns.client()?, &server, &[name])?;
     }
     let expected = [
-        "dns-request FORWARDED (DNS Query www.allowed.test. A)",
-        "dns-response FORWARDED (DNS Answer \"198.51.100.7\" TTL: 30 (A ",
-        "dns-request DROPPED (DNS Query evil.test. A)",
-        "dns-response FORWARDED (DNS Answer RCode: Non-Existent Domain (A ",
+        "dns-request proxy FORWARDED (DNS Query www.allowed.test. A)",
+        "dns-response proxy FORWARDED (DNS Answer \"198.51.100.7\" TTL: 30 (A ",
+        "dns-request proxy DROPPED (DNS Query evil.test. A)",
+        "dns-response proxy FORWARDED (DNS Answer RCode: Non-Existent Domain (A ",
     ];
     let mut seen = String::new();
     let listed = wait_for("the records", BOUND, || {
-        seen = String::from_utf8_lossy(&dns.lab.podgate(&["flows"])?.stdout).into_owned();
+        seen = String::from_utf8_lossy(&dns.lab.podgate(&["observe"])?.stdout).into_owned();
         Ok(expected.iter().all(|line| seen.contains(line)).then_some(()))
     });
     listed.with_context(|| seen)

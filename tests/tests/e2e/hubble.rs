@@ -133,6 +133,7 @@ fn requests_have_their_fields(lab: &Lab) -> Result<()> {
     ensure!(denied["traffic_direction"] == "INGRESS", "{denied}");
     ensure!(denied["uuid"].as_str().is_some_and(|uuid| uuid.len() == 36), "{denied}");
     ensure!(denied["Summary"].as_str().is_some_and(|text| text.starts_with("HTTP/1.1 GET")));
+    ensure!(names(denied, "ingress_denied_by") == ["allow-api-from-admin"], "{denied}");
     let labels = denied["source"]["labels"].as_array().context("labels")?;
     ensure!(labels.contains(&json!("k8s:io.kubernetes.pod.namespace=admin")), "{denied}");
 
@@ -216,6 +217,46 @@ fn a_client_follows_the_flows_of_its_filters() -> Result<()> {
     })
 }
 
+/// What `podgate observe` prints.
+fn observed(lab: &Lab, arguments: &[&str]) -> Result<String> {
+    let printed = lab.podgate(&[&["observe"], arguments].concat())?;
+    let errors = String::from_utf8_lossy(&printed.stderr);
+    ensure!(printed.status.success(), "{arguments:?}: {errors}");
+    Ok(String::from_utf8(printed.stdout)?)
+}
+
+#[test]
+fn podgate_observe_reads_the_agent_and_what_it_wrote_itself() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let _agent = Agent::start_with(&lab, 1, &["--node-name", "node-1"])?;
+    get(&lab, "admin/adminapp", "backend/nginx", "/docs", 200)?;
+    get(&lab, "admin/adminapp", "backend/nginx", "/secret", 403)?;
+    let filters = ["--from-pod", "admin/admin", "--verdict", "DROPPED", "-t", "l7"];
+    let line = wait_for("the denial", BOUND, || {
+        let text = observed(&lab, &[&filters[..], &["--print-policy-names"]].concat())?;
+        Ok((!text.is_empty()).then_some(text))
+    })?;
+    let expected = "http-request DROPPED BY allow-api-from-admin (CiliumNetworkPolicy) (HTTP/1.1";
+    ensure!(line.lines().count() == 1 && line.contains(expected), "{line}");
+    // Written as JSON, it is the same for a reader of the file.
+    let json = observed(&lab, &["--all", "-o", "jsonpb"])?;
+    let file = lab.file("flows.json");
+    fs::write(&file, &json)?;
+    let file = file.to_str().context("a path")?;
+    let again = observed(&lab, &[&["--input-file", file], &filters[..]].concat())?;
+    ensure!(again == line.replace(" BY allow-api-from-admin (CiliumNetworkPolicy)", ""), "{again}");
+    let all = observed(&lab, &["--input-file", file, "-o", "jsonpb"])?;
+    ensure!(all == json, "{all}");
+    let negated = observed(&lab, &["--all", "--not", "--verdict", "DROPPED"])?;
+    ensure!(!negated.is_empty() && !negated.contains("DROPPED"), "{negated}");
+    let table = observed(&lab, &["-o", "table", "--print-node-name"])?;
+    ensure!(table.contains("NODE") && table.contains("node-1"), "{table}");
+    let top = lab.podgate(&["top", "--once"])?;
+    let text = String::from_utf8(top.stdout)?;
+    ensure!(text.contains("backend/nginx") && text.contains("SLEEPS/s"), "{text}");
+    Ok(())
+}
+
 #[test]
 fn a_flooding_pod_leaves_the_flows_of_others_and_its_losses_are_told() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
@@ -260,6 +301,16 @@ fn a_port_is_served_with_tls_to_clients_that_have_a_certificate() -> Result<()> 
     let mut with = status.command_to(&lab, &address)?;
     with.args([&ca, &path(&files, "client.pem"), &path(&files, "client.key"), name]);
     ensure!(lines(&run(&mut with)?)?[0]["max_flows"] == "4096");
+    let tls = ["--server", &address, "--tls", "--tls-ca-cert-file", &ca, "--tls-server-name", name];
+    let [client, key] = ["client.pem", "client.key"].map(|file| path(&files, file));
+    let identity = ["--tls-client-cert-file", &client, "--tls-client-key-file", &key];
+    get(&lab, "admin/adminapp", "backend/nginx", "/docs", 200)?;
+    wait_for("a flow over TLS", BOUND, || {
+        let text = observed(&lab, &[&tls[..], &identity].concat())?;
+        Ok(text.contains("backend/nginx").then_some(()))
+    })?;
+    let unknown = lab.podgate(&[&["observe"], &tls[..]].concat())?;
+    ensure!(unknown.status.code() == Some(3), "{unknown:?}");
     let mut without = status.command_to(&lab, &address)?;
     let refused = output(without.args([&ca, "", "", name]))?;
     let text = String::from_utf8_lossy(&refused.stdout);

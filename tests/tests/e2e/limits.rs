@@ -38,7 +38,7 @@ fn two_hundred_endpoints_with_two_workers_start_under_default_resource_limits() 
     let attached = list.iter().filter(|endpoint| endpoint["state"] == "waiting").count();
     assert_eq!(attached, ENDPOINTS, "{list:?}");
     let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid()))?;
-    assert!(limits.contains("Max open files            2000 "), "{limits}");
+    assert!(limits.contains("Max open files            2092 "), "{limits}");
     Ok(())
 }
 

@@ -24,6 +24,7 @@ mod links;
 mod manifest_files;
 mod manifests;
 mod memory;
+mod metrics;
 mod mtu;
 mod network_changes;
 mod node;

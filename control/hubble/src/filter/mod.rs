@@ -215,7 +215,7 @@ fn contains(network: IpNet, address: Option<IpAddr>) -> bool {
 }
 
 /// Source and destination port.
-fn ports(l4: &Layer4) -> Option<[u32; 2]> {
+pub(crate) fn ports(l4: &Layer4) -> Option<[u32; 2]> {
     Some(match l4.protocol.as_ref()? {
         Protocol::Tcp(tcp) => [tcp.source_port, tcp.destination_port],
         Protocol::Udp(udp) => [udp.source_port, udp.destination_port],

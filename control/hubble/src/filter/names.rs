@@ -10,11 +10,11 @@ pub(super) struct NamespacedPrefix {
 }
 
 impl NamespacedPrefix {
-    /// `PREFIX` (in the namespace `default`), `NAMESPACE/PREFIX`, `NAMESPACE/`, or `/PREFIX` (in
-    /// all namespaces).
+    /// `PREFIX` (in the namespace `default`), `NAMESPACE/PREFIX`, `NAMESPACE/`, `/PREFIX` (in all
+    /// namespaces), or `/` (all there are).
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (namespace, prefix) = text.split_once('/').unwrap_or(("default", text));
-        if prefix.is_empty() && (namespace.is_empty() || !text.contains('/')) {
+        if text.is_empty() {
             return Err("must be NAME, NAMESPACE/NAME or NAMESPACE/".to_owned());
         }
         let namespace = (!namespace.is_empty()).then(|| namespace.to_owned());

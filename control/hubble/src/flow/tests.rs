@@ -5,6 +5,7 @@ use podgate_policy::observe::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
     MatchType, Outcome, PolicyName, RuleName,
 };
+use podgate_tables::event::HttpVersion;
 
 use super::*;
 
@@ -16,6 +17,8 @@ fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
         labels: vec![format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()],
         namespace: Some("shop".into()),
         pod: Some(name.into()),
+        workload: None,
+        service: None,
     }
 }
 
@@ -33,6 +36,7 @@ fn record(detail: Detail, verdict: Outcome, reason: Option<Reason>) -> FlowRecor
         time: "2026-01-02T03:04:05.678Z".parse().unwrap(),
         verdict,
         drop_reason: reason.map(|reason| reason.label().to_owned()),
+        denied_by: Vec::new(),
         source: end("cart", 1, 40000),
         destination: end("db", 2, 80),
         service: None,
@@ -134,6 +138,7 @@ fn drops_requests_and_ends_have_one_flow() {
     let from_node = FlowRecord { link: 0, ..drop.clone() };
     let rule = Some(rule("cart", "spec.egress[0].toPorts[0].rules.http[1]"));
     let request = |rule| Detail::HttpRequest {
+        version: HttpVersion::Http10.into(),
         method: "GET".into(),
         path: "/x?y".into(),
         host: "db".into(),
@@ -151,8 +156,8 @@ fn drops_requests_and_ends_have_one_flow() {
     insta::assert_snapshot!(lines.join("\n"), @r#"
     1/132 Egress DROPPED INVALID_SOURCE_IP match 0 +e[] +i[] -e[] -i[] (TCP; spoofed source)
     1/132 Ingress DROPPED INVALID_SOURCE_IP match 0 +e[] +i[] -e[] -i[] (TCP; spoofed source)
-    129/0 Egress FORWARDED DROP_REASON_UNKNOWN match 0 +e["cart"] +i[] -e[] -i[] (HTTP/1.1 GET http://db/x?y)
-    129/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i[] (HTTP/1.1 GET http://db/x?y)
+    129/0 Egress FORWARDED DROP_REASON_UNKNOWN match 0 +e["cart"] +i[] -e[] -i[] (HTTP/1.0 GET http://db/x?y)
+    129/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i[] (HTTP/1.0 GET http://db/x?y)
     4/0 Ingress FORWARDED DROP_REASON_UNKNOWN match 0 +e[] +i[] -e[] -i[] (TCP packets 3/2 bytes 300/200)
     "#);
 }
@@ -161,8 +166,9 @@ fn drops_requests_and_ends_have_one_flow() {
 fn the_source_of_a_response_is_the_server() {
     let [method, path, host] = ["PUT", "/x", "db"].map(str::to_owned);
     let request = Some(HttpTarget { method, path, host });
-    let detail =
-        Detail::HttpResponse { status: 403, grpc_status: None, latency_ns: 7_900_000, request };
+    let version = HttpVersion::Http2.into();
+    let (status, grpc_status, latency_ns) = (403, None, 7_900_000);
+    let detail = Detail::HttpResponse { version, status, grpc_status, latency_ns, request };
     let flow = &flows(&record(detail, Outcome::Forwarded, None))[0];
     assert_eq!(flow.source.as_ref().unwrap().pod_name, "db");
     assert_eq!(flow.ip.as_ref().unwrap().source, "10.0.0.2");
@@ -170,11 +176,33 @@ fn the_source_of_a_response_is_the_server() {
     let l7 = flow.l7.as_ref().unwrap();
     assert_eq!((l7.r#type(), l7.latency_ns), (L7FlowType::Response, 7_900_000));
     let Some(Record::Http(http)) = &l7.record else { panic!("{l7:?}") };
-    assert_eq!((http.code, http.protocol.as_str()), (403, "HTTP/1.1"));
+    assert_eq!((http.code, http.protocol.as_str()), (403, "HTTP/2"));
     assert_eq!((http.method.as_str(), http.url.as_str()), ("PUT", "http://db/x"));
-    assert_eq!(flow.summary, "HTTP/1.1 403 7ms (PUT http://db/x)");
+    assert_eq!(flow.summary, "HTTP/2 403 7ms (PUT http://db/x)");
     let Some(Protocol::Tcp(tcp)) = &flow.l4.as_ref().unwrap().protocol else { panic!("{flow:?}") };
     assert_eq!((tcp.source_port, tcp.destination_port), (80, 40000));
+}
+
+#[test]
+fn a_denied_request_names_the_policies_that_it_does_not_match() {
+    let host = "db".to_owned();
+    let (version, method, path) = (HttpVersion::Http11.into(), "PUT".into(), "/x".into());
+    let detail = Detail::HttpRequest { version, method, path, host, rule: None };
+    let mut denied = record(detail, Outcome::Dropped, Some(Reason::L7Denied));
+    let restriction = |direction, name, path| Restriction { direction, rule: rule(name, path) };
+    denied.denied_by = vec![restriction(rules::TrafficDirection::Egress, "cart", "spec.egress[0]")];
+    denied.destination.workload =
+        Some(podgate_policy::model::Workload { kind: "StatefulSet".into(), name: "db".into() });
+    denied.destination.service =
+        Some(podgate_policy::ServiceName { namespace: "shop".into(), name: "db".into() });
+    let flow = &flows(&denied)[0];
+    assert_eq!(flow.egress_denied_by[0].name, "cart");
+    assert!(flow.egress_denied_by[0].labels.contains(&"podgate:rule=spec.egress[0]".into()));
+    assert_eq!(flow.traffic_direction(), TrafficDirection::Egress);
+    let workload = &flow.destination.as_ref().unwrap().workloads[0];
+    assert_eq!((workload.kind.as_str(), workload.name.as_str()), ("StatefulSet", "db"));
+    assert_eq!(flow.destination_service.as_ref().unwrap().name, "db");
+    assert_eq!(flow.source_service, None);
 }
 
 #[test]

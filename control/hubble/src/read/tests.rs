@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use podgate_policy::observe::{Detail, FlowEndpoint, FlowRecord, Outcome};
+use podgate_policy::observe::{Detail, FlowEndpoint, FlowRecord, HttpProtocol, Outcome};
 use tokio::runtime::Builder;
 
 use super::*;
@@ -30,7 +30,7 @@ impl FlowSource for Log {
 }
 
 /// The record of a request to path `/NUMBER` at second NUMBER; every third one is denied.
-fn observed(number: u64) -> Arc<Observed> {
+pub(crate) fn observed(number: u64) -> Arc<Observed> {
     let end = |last: u8| FlowEndpoint {
         address: [10, 0, 0, last].into(),
         port: Some(80),
@@ -38,6 +38,8 @@ fn observed(number: u64) -> Arc<Observed> {
         labels: Vec::new(),
         namespace: None,
         pod: None,
+        workload: None,
+        service: None,
     };
     let (method, host) = ("GET".into(), "h".into());
     let time = Timestamp::from_second(number as i64).unwrap();
@@ -45,6 +47,7 @@ fn observed(number: u64) -> Arc<Observed> {
         time,
         verdict: if number.is_multiple_of(3) { Outcome::Dropped } else { Outcome::Forwarded },
         drop_reason: None,
+        denied_by: Vec::new(),
         source: end(1),
         destination: end(2),
         service: None,
@@ -52,7 +55,13 @@ fn observed(number: u64) -> Arc<Observed> {
         is_reply: Some(false),
         link: 1,
         epoch: 1,
-        detail: Detail::HttpRequest { method, path: format!("/{number}"), host, rule: None },
+        detail: Detail::HttpRequest {
+            version: HttpProtocol::default(),
+            method,
+            path: format!("/{number}"),
+            host,
+            rule: None,
+        },
     };
     Arc::new(Observed { number, time, item: FlowItem::Flow(Box::new(record)) })
 }

@@ -42,7 +42,7 @@ impl Agent {
     }
 
     /// The tables in force.
-    fn in_force(&self) -> Result<&Compiled, ApiError> {
+    pub(super) fn in_force(&self) -> Result<&Compiled, ApiError> {
         self.plane.in_force().ok_or_else(|| ApiError::failed("policy has not been published yet"))
     }
 

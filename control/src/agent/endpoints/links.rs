@@ -66,6 +66,22 @@ impl Links {
         self.dataplane.stop()
     }
 
+    /// Endpoints that are attached, and that may be.
+    pub(in crate::agent) fn slots(&self) -> (usize, usize) {
+        let endpoints = self.taken.iter().skip(1);
+        (endpoints.clone().filter(|taken| **taken).count(), endpoints.count())
+    }
+
+    /// Memory of the sockets' rings in the kernel, bytes: an entry of `rx` and `tx` has 16, one of
+    /// `fill` and `completion` 8 (`linux/if_xdp.h`).
+    pub(in crate::agent) fn ring_bytes(&self) -> u64 {
+        let RingSizes { fill, completion, rx, tx } = self.sizes;
+        let of_link = 8 * (u64::from(fill) + u64::from(completion));
+        let of_worker = 16 * (u64::from(rx) + u64::from(tx));
+        let links = self.taken.iter().filter(|taken| **taken).count() as u64;
+        links * (of_link + of_worker * u64::from(self.workers))
+    }
+
     /// A free slot.
     ///
     /// # Errors

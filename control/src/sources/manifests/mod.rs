@@ -117,6 +117,7 @@ impl Manifests {
             name: format!("manifests {}", self.dir.display()),
             synced: self.synced,
             problems: self.problems.clone(),
+            current: self.synced && self.problems.is_empty(),
         }
     }
 }

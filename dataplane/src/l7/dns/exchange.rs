@@ -177,14 +177,27 @@ impl Answered<'_> {
         self.response.addresses().next().is_some()
     }
 
+    /// The queried name.
+    pub(super) fn name(&self) -> &[u8] {
+        self.response.question.as_ref().map_or(&b""[..], |asked| asked.name.text())
+    }
+
+    /// Its addresses of that name, with their TTLs.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (Address, u32)> + Clone {
+        self.response.addresses()
+    }
+
     /// Gives its addresses to the control thread. Returns the ticket of their release, or `None` if
     /// there is no room.
     #[must_use]
     pub fn offer(&self, answers: &AnswerRing) -> Option<u64> {
-        let name = self.response.question.as_ref().map_or(&b""[..], |asked| asked.name.text());
-        let addresses = self.response.addresses();
+        let addresses = self.addresses();
         let count = addresses.clone().count();
-        answers.offer(name, count, addresses.map(|(address, ttl)| NameAddress { address, ttl }))
+        answers.offer(
+            self.name(),
+            count,
+            addresses.map(|(address, ttl)| NameAddress { address, ttl }),
+        )
     }
 
     /// What to report when it is forwarded at `now`.

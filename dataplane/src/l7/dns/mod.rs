@@ -16,8 +16,10 @@
 //! # Release
 //! A response with addresses is held until the control thread has published tables that admit them
 //! ([`learned`]), so that the client's first packet to such an address passes. If that takes longer
-//! than [`HOLD_MS`], the response is dropped, and the client queries again.
+//! than [`HOLD_MS`], the response is dropped, and the client queries again. One that was released
+//! under the same tables lately is not held ([`Admitted`]).
 
+mod admitted;
 mod exchange;
 pub mod learned;
 mod reply;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 use learned::AnswerRing;
 use podgate_tables::l7::dns::rcode;
 
+pub use admitted::{Admitted, AnswerKey, FRESH_MS};
 pub use exchange::{Answered, Exchange, OUTSTANDING_MAX, QUERY_MS, QueryOutcome};
 pub use reply::{REPLY_MAX, Reply};
 pub use stream::DnsStream;

@@ -309,26 +309,47 @@ impl<I: Inspector> Editor<I> {
         self.send(direction.reverse(), at, TcpControl::None, b"", io);
     }
 
-    /// Tells the sender which bytes wait for others, as the receiver would if it had them (RFC 2018
-    /// §4): otherwise the sender learns of the loss only by its retransmission timeout. Not while
-    /// the receiver owes acknowledgements of bytes that were forwarded: the sender would take these
-    /// bytes for lost, too.
+    /// Tells the sender that the segment at `start` waits for others, as the receiver would if it
+    /// had it (RFC 2018 §4): otherwise the sender learns of the loss only by its retransmission
+    /// timeout. Not while the receiver owes acknowledgements of bytes that were forwarded: the
+    /// sender would take these bytes for lost, too.
     pub(super) fn acknowledge_out_of_order(
         &mut self,
         direction: FlowDirection,
         start: Seq,
         io: &mut impl FlowIo,
     ) {
+        let block = self.halves[direction].queue.block_at(start);
+        self.acknowledge_blocks(direction, block, io);
+    }
+
+    /// Tells the sender of all bytes that wait for others, once the receiver owes nothing: they were
+    /// not told while it did, and the sender would take them for lost.
+    pub(super) fn acknowledge_queue(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
+        let half = &self.halves[direction];
+        if half.queue.len() > 0 && !half.acked.is_before(half.released()) {
+            let blocks = half.queue.blocks();
+            self.acknowledge_blocks(direction, blocks.into_iter().flatten(), io);
+        }
+    }
+
+    fn acknowledge_blocks(
+        &mut self,
+        direction: FlowDirection,
+        blocks: impl IntoIterator<Item = (Seq, Seq)>,
+        io: &mut impl FlowIo,
+    ) {
         let half = &self.halves[direction];
         if !half.sender.sack || half.acked.is_before(half.released()) {
             return;
         }
-        let Some((from, to)) = half.queue.block_at(start) else { return };
-        // Only a gap in front of them makes them out of order.
-        if from.is_after(half.ack()) {
-            let sack = Some((from.0, to.0));
-            let segment = Segment { sack, ..self.blank(direction.reverse()) };
-            self.send_segment(&segment, io);
+        for (from, to) in blocks {
+            // Only a gap in front of them makes them out of order.
+            if from.is_after(self.halves[direction].ack()) {
+                let sack = Some((from.0, to.0));
+                let segment = Segment { sack, ..self.blank(direction.reverse()) };
+                self.send_segment(&segment, io);
+            }
         }
     }
 

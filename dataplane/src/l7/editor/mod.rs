@@ -313,10 +313,8 @@ impl<I: Inspector> Editor<I> {
             return self.reset_with_event(DropReason::L7Unsupported, io);
         }
         self.take(cx, cx.now, direction, segment, io);
-        let other = &self.halves[direction.reverse()];
-        if progress && other.queue.len() > 0 && self.is_live() {
-            let edge = other.edge_in();
-            self.acknowledge_out_of_order(direction.reverse(), edge, io);
+        if progress && self.is_live() {
+            self.acknowledge_queue(direction.reverse(), io);
         }
     }
 

@@ -20,6 +20,9 @@ const CAPACITY_KEPT: usize = 4;
 /// Segments on either side of one that a block is looked for in.
 const BLOCK_REACH: usize = 32;
 
+/// Blocks that are told at once. With timestamps an acknowledgement has room for three.
+pub(super) const BLOCKS_MAX: usize = 3;
+
 /// Segments in the order of their positions, bounded. Most connections never need one, so its
 /// memory is allocated when they do.
 #[derive(Debug, Default)]
@@ -85,13 +88,11 @@ impl Queue {
         None
     }
 
-    /// The block of adjacent bytes around the segment at `start` (RFC 2018 §4), or around the last
-    /// segment if there is none at `start`. Of a long block only the part near the segment, because
-    /// the other parts were told before.
+    /// The block of adjacent bytes around the segment at `start` (RFC 2018 §4). Of a long block only
+    /// the part near the segment, because the other parts were told before.
     pub(super) fn block_at(&self, start: Seq) -> Option<(Seq, Seq)> {
         let segments = self.segments()?;
-        let found = segments.partition_point(|(_, other)| other.start().since(start) < 0);
-        let index = found.min(segments.len().checked_sub(1)?);
+        let index = segments.partition_point(|(_, other)| other.start().since(start) < 0);
         let segment = &segments.get(index)?.1;
         let (mut from, mut to) = (segment.start(), segment.end());
         for (_, before) in segments.range(..index).rev().take(BLOCK_REACH) {
@@ -107,6 +108,21 @@ impl Queue {
             to = to.later(behind.end());
         }
         Some((from, to))
+    }
+
+    /// The last blocks of adjacent bytes, in their order; the rest is [`None`].
+    pub(super) fn blocks(&self) -> [Option<(Seq, Seq)>; BLOCKS_MAX] {
+        let mut blocks = [None; BLOCKS_MAX];
+        for (_, segment) in self.segments().into_iter().flatten() {
+            match &mut blocks[BLOCKS_MAX - 1] {
+                Some((_, to)) if !segment.start().is_after(*to) => *to = to.later(segment.end()),
+                _ => {
+                    blocks.rotate_left(1);
+                    blocks[BLOCKS_MAX - 1] = Some((segment.start(), segment.end()));
+                }
+            }
+        }
+        blocks
     }
 
     /// The first segment, if it does not begin behind `position`, and when it came.

@@ -1,6 +1,6 @@
 //! The client's stream: units decided, bodies passed.
 
-use podgate_tables::event::{RequestLine, Text};
+use podgate_tables::event::{HttpVersion, RequestLine, Text};
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::http1::head::{self, Head, Offer};
 use podgate_tables::l7::http1::scan::{Malformed, Scanner, UnitKind};
@@ -10,6 +10,7 @@ use podgate_tables::l7::{L7Policy, L7Request, L7Verdict};
 use super::body::Body;
 use super::body_start::BodyStart;
 use super::request_line;
+use crate::l7::http2::UpgradeSettings;
 use crate::l7::inspector::InspectCtx;
 
 /// Empty lines before a request, at most. RFC 9112 §2.2 asks servers to take one, for clients that
@@ -25,11 +26,34 @@ pub(super) struct Decided {
     pub(super) verdict: Result<Option<RuleId>, Denial>,
     /// The method is `HEAD`.
     pub(super) head_only: bool,
-    /// What may end HTTP on the connection, if the server agrees.
-    pub(super) offer: Option<Offer>,
+    /// What may end HTTP/1 on the connection, if the server agrees.
+    pub(super) offer: Option<Offered>,
     /// If it is denied, no later request can follow: the client closes, or where its message ends
     /// is not known.
     pub(super) is_last: bool,
+}
+
+/// What a request offers to use the connection for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Offered {
+    WebSocket,
+    Http2(UpgradeSettings),
+    Tunnel,
+    /// Nothing that could be inspected.
+    Other,
+}
+
+impl Offered {
+    fn of(head: &Head<'_>) -> Option<Self> {
+        Some(match head.offer? {
+            Offer::WebSocket => Self::WebSocket,
+            Offer::Tunnel => Self::Tunnel,
+            Offer::Http2 => {
+                UpgradeSettings::of(head.request.headers).map_or(Self::Other, Self::Http2)
+            }
+            Offer::Other => Self::Other,
+        })
+    }
 }
 
 /// What a unit is.
@@ -204,11 +228,12 @@ impl Requests {
             _ => BodyStart::Harmless,
         };
         let line = RequestLine {
+            version: head.version,
             method: Text::new(request.method),
             path: Text::new(head.target),
             host: Text::new(request.host),
         };
-        Decided { line, verdict, head_only, offer: head.offer, is_last: head.is_last }
+        Decided { line, verdict, head_only, offer: Offered::of(head), is_last: head.is_last }
     }
 }
 
@@ -217,6 +242,7 @@ pub(super) fn line_of_malformed(bytes: &[u8]) -> RequestLine {
     let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
     let mut words = line.splitn(3, |byte| *byte == b' ');
     RequestLine {
+        version: HttpVersion::default(),
         method: Text::new(words.next().unwrap_or_default()),
         path: Text::new(words.next().unwrap_or_default()),
         host: Text::new(b""),

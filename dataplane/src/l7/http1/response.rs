@@ -4,6 +4,7 @@
 //! LF alone, heads may be folded, `Transfer-Encoding` wins over `Content-Length`. Where clients
 //! would disagree about the end of a response, its framing is lost.
 
+use memchr::{memchr, memchr_iter};
 use podgate_tables::l7::http1::head::parse_length;
 
 use crate::l7::heap::{self, grown};
@@ -13,8 +14,29 @@ use crate::l7::heap::{self, grown};
 pub(super) struct ResponseHead {
     /// Status code.
     pub(super) status: u16,
-    /// `Upgrade` is `websocket`.
-    pub(super) websocket: bool,
+    /// The protocol of `Upgrade`.
+    pub(super) upgrade: Upgrade,
+}
+
+/// A protocol that a server switches to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Upgrade {
+    /// None, or another one.
+    #[default]
+    Other,
+    WebSocket,
+    /// HTTP/2 without TLS (`h2c`).
+    Http2,
+}
+
+impl Upgrade {
+    fn of(value: &[u8]) -> Self {
+        match value {
+            _ if value.eq_ignore_ascii_case(b"websocket") => Self::WebSocket,
+            _ if value.eq_ignore_ascii_case(b"h2c") => Self::Http2,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What comes next.
@@ -43,8 +65,8 @@ const UNIT_KEPT: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Responses {
     state: State,
-    /// Bytes of the current line, without line ends.
-    line_len: usize,
+    /// The current line has something beside CRs.
+    has_text: bool,
     /// The current unit, if its bytes come in pieces.
     unit: Vec<u8>,
     /// Bytes that some servers send as the body of the last response, which must not have one.
@@ -63,7 +85,7 @@ pub(super) struct Followed {
 
 impl Responses {
     pub(super) fn is_between_messages(&self) -> bool {
-        self.state == State::Head && self.line_len == 0 && self.unit.is_empty()
+        self.state == State::Head && !self.has_text && self.unit.is_empty()
     }
 
     pub(super) fn is_untracked(&self) -> bool {
@@ -113,11 +135,11 @@ impl Responses {
         head_only: bool,
         may_buffer: bool,
     ) -> Option<Result<Followed, Lost>> {
-        let before = self.line_len;
+        let before = self.has_text;
         let end = self.unit_end(bytes);
         if end.is_none() || !self.unit.is_empty() {
             if !may_buffer {
-                self.line_len = before;
+                self.has_text = before;
                 return None;
             }
             heap::append(&mut self.unit, &bytes[..end.unwrap_or(bytes.len())]);
@@ -140,18 +162,15 @@ impl Responses {
     /// The end of the current unit in `bytes`: of a line, or of the lines up to an empty one.
     fn unit_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let is_section = matches!(self.state, State::Head | State::Trailers);
-        for (index, byte) in bytes.iter().enumerate() {
-            match byte {
-                b'\r' => {}
-                b'\n' => {
-                    let is_empty = std::mem::take(&mut self.line_len) == 0;
-                    if is_empty || !is_section {
-                        return Some(index + 1);
-                    }
-                }
-                _ => self.line_len += 1,
+        let mut start = 0;
+        for end in memchr_iter(b'\n', bytes) {
+            let has_text = std::mem::take(&mut self.has_text) || has_text(&bytes[start..end]);
+            start = end + 1;
+            if !has_text || !is_section {
+                return Some(start);
             }
         }
+        self.has_text |= has_text(&bytes[start..]);
         None
     }
 
@@ -206,6 +225,11 @@ impl Responses {
     }
 }
 
+/// Whether a part of a line has something beside CRs.
+fn has_text(part: &[u8]) -> bool {
+    part.iter().any(|byte| *byte != b'\r')
+}
+
 /// Where the body of a response ends (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum BodyEnd {
@@ -222,7 +246,7 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
         .skip_while(|line| line.is_empty());
     let status = status(lines.next()?)?;
-    let (mut length, mut coding, mut websocket) = (None, None, false);
+    let (mut length, mut coding, mut upgrade) = (None, None, Upgrade::Other);
     let mut framing_before = false;
     for line in lines {
         if line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t')) {
@@ -232,7 +256,7 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
             }
             continue;
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let Some(colon) = memchr(b':', line) else { continue };
         let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
         framing_before = true;
         if name.eq_ignore_ascii_case(b"content-length") {
@@ -254,8 +278,9 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
             coding = Some(chunked);
         } else {
             framing_before = false;
-            websocket |=
-                name.eq_ignore_ascii_case(b"upgrade") && value.eq_ignore_ascii_case(b"websocket");
+            if name.eq_ignore_ascii_case(b"upgrade") {
+                upgrade = Upgrade::of(value);
+            }
         }
     }
     let body = match (coding, length) {
@@ -264,7 +289,7 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
         (Some(false), None) | (None, None) => BodyEnd::Close,
         (Some(false), Some(_)) => return None,
     };
-    Some((ResponseHead { status, websocket }, body))
+    Some((ResponseHead { status, upgrade }, body))
 }
 
 /// `HTTP/1.1 200 OK`.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::l7::http2::Field;
+use podgate_tables::l7::http2::{self, Field};
 
 use super::frame::{self, DEFAULT_FRAME_MAX, FrameHeader, HEADER_LEN, flag, kind};
 use super::hpack::encode::{self, Indexing};
@@ -16,6 +16,9 @@ pub const FRAMES_MAX: usize = 64;
 /// Largest header list, bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it (RFC 9113 §6.5.2).
 pub const LIST_MAX: usize = 60 * 1024;
 
+/// The name of the field that may be cut.
+const COOKIE: &[u8] = b"cookie";
+
 /// What a field counts beside its name and its value, bytes (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
@@ -27,6 +30,8 @@ pub(super) struct Scratch {
     /// Huffman-coded strings, decoded.
     pub(super) decoded: Vec<u8>,
     pub(super) list: FieldList,
+    /// The values of several `cookie` fields, joined.
+    pub(super) cookies: Vec<u8>,
     /// A block that is written anew.
     pub(super) written: Vec<u8>,
 }
@@ -168,6 +173,8 @@ struct Span {
 pub(super) struct FieldList {
     text: Vec<u8>,
     spans: Vec<Span>,
+    /// `cookie` fields among them.
+    cookies: usize,
 }
 
 impl FieldList {
@@ -183,6 +190,7 @@ impl FieldList {
     ) -> Result<Decoded, HpackError> {
         self.text.clear();
         self.spans.clear();
+        self.cookies = 0;
         let mut decoded = Decoded::default();
         let mut size = 0;
         decoder.decode(block, buffer, |part| match part {
@@ -208,6 +216,7 @@ impl FieldList {
             Representation::NeverIndexed => Indexing::Never,
             _ => Indexing::Allowed,
         };
+        self.cookies += usize::from(name == COOKIE);
         let start = self.text.len() as u32;
         let (name_len, value_len) = (name.len() as u32, value.len() as u32);
         self.spans.push(Span { start, name_len, value_len, indexing });
@@ -222,6 +231,33 @@ impl FieldList {
 
     pub(super) fn fields(&self) -> impl Iterator<Item = Field<'_>> {
         self.spans.iter().map(|span| self.field(span))
+    }
+
+    /// The fields as a request in HTTP/1 has them: a client may have cut its cookie into several
+    /// fields, which are one where the first of them stands (RFC 9113 §8.2.3). It is put together
+    /// in `joined`.
+    pub(super) fn fields_with_one_cookie<'a>(
+        &'a self,
+        joined: &'a mut Vec<u8>,
+    ) -> impl Iterator<Item = Field<'a>> {
+        let cookies = || self.fields().filter(|field| field.0 == COOKIE).map(|field| field.1);
+        // An invalid one must not become a part of a valid one.
+        let are_joined = self.cookies > 1 && cookies().all(http2::is_value);
+        joined.clear();
+        if are_joined {
+            for (index, value) in cookies().enumerate() {
+                let separator: &[u8] = if index == 0 { b"" } else { b"; " };
+                joined.extend_from_slice(separator);
+                joined.extend_from_slice(value);
+            }
+        }
+        let (joined, mut is_first) = (&*joined, true);
+        self.fields().filter_map(move |field| match field {
+            (COOKIE, _) if are_joined => {
+                std::mem::take(&mut is_first).then_some((COOKIE, &joined[..]))
+            }
+            field => Some(field),
+        })
     }
 
     /// The first value of a field.

@@ -92,6 +92,11 @@ impl Client {
         self.tables_differ || self.lost_sizes.is_some()
     }
 
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.decoder.release_unused();
+    }
+
     pub(super) fn heap(&self) -> usize {
         self.decoder.heap()
     }

@@ -46,6 +46,7 @@ mod request;
 mod server;
 mod settings;
 mod streams;
+mod upgrade;
 mod window;
 
 use podgate_tables::drop_reason::DropReason;
@@ -54,6 +55,7 @@ use podgate_tables::tuple::FlowDirection;
 pub use block::{BLOCK_MAX, FRAMES_MAX, LIST_MAX};
 pub use frame::PREFACE;
 pub use streams::STREAMS_MAX;
+pub use upgrade::{Http2Upgrade, UpgradeSettings};
 
 use super::heap::grown;
 use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Step};
@@ -158,5 +160,13 @@ impl Inspector for Http2 {
                 self.client.heap() + server + self.streams.heap() + waiting
             }
         }
+    }
+
+    fn release_unused(&mut self) {
+        self.client.release_unused();
+        self.server.release_unused();
+        self.streams.release_unused();
+        self.to_client.shrink_to_fit();
+        self.to_server.shrink_to_fit();
     }
 }

@@ -1,7 +1,7 @@
 //! Requests: decided, and forwarded or answered.
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{EventKind, RequestLine, RequestRecord, Text};
+use podgate_tables::event::{EventKind, HttpVersion, RequestLine, RequestRecord, Text};
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::http1::{Denial, DenialResponse};
 use podgate_tables::l7::http2::{FIELDS_MAX, MALFORMED};
@@ -24,6 +24,7 @@ struct Allowed {
 /// Decides the request that a list of fields is.
 fn decide(
     list: &FieldList,
+    cookies: &mut Vec<u8>,
     decoded: &Decoded,
     ends: bool,
     policy: &L7Policy,
@@ -32,7 +33,7 @@ fn decide(
         return Err(Denial::HEAD_TOO_LARGE);
     }
     let mut headers = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let head = http2::parse(list.fields(), &mut headers)?;
+    let head = http2::parse(list.fields_with_one_cookie(cookies), &mut headers)?;
     let length = head.length;
     if ends && length.is_some_and(|length| length > 0) {
         return Err(MALFORMED);
@@ -59,13 +60,15 @@ impl Http2 {
         let list = &scratch.list;
         let value = |name: &[u8]| list.value(name).unwrap_or_default();
         let line = RequestLine {
+            version: HttpVersion::Http2,
             method: Text::new(value(b":method")),
             path: Text::new(value(b":path")),
             host: Text::new(list.value(b":authority").or(list.value(b"host")).unwrap_or_default()),
         };
         let is_head = value(b":method") == b"HEAD";
         let is_grpc = http2::is_grpc(value(b"content-type"));
-        let verdict = decide(list, decoded, ends, cx.policy).and_then(|allowed| {
+        let verdict = decide(list, &mut scratch.cookies, decoded, ends, cx.policy);
+        let verdict = verdict.and_then(|allowed| {
             let mut stream = Stream::new(id, cx.now, allowed.length);
             (stream.is_grpc, stream.client_ended) = (is_grpc, ends);
             if self.streams.add(stream) { Ok(allowed.rule) } else { Err(REFUSED) }

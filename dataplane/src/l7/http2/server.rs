@@ -2,7 +2,7 @@
 //! requests.
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{EventKind, ResponseStatus};
+use podgate_tables::event::{EventKind, HttpVersion, ResponseStatus};
 use podgate_tables::time::Nanos;
 
 use super::block::SCRATCH;
@@ -107,6 +107,21 @@ impl Server {
         (FrameHeader::parse(&whole[..len]), taken)
     }
 
+    /// The client has bounded the table of the server's encoder, bytes.
+    pub(super) fn set_table_limit(&mut self, size: u32) {
+        if let Some(decoder) = &mut self.decoder {
+            decoder.set_limit(size);
+        }
+    }
+
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.payload.shrink_to_fit();
+        if let Some(decoder) = &mut self.decoder {
+            decoder.release_unused();
+        }
+    }
+
     fn begin_payload(&mut self, header: FrameHeader) {
         self.frame = Some(header);
         self.missing = header.payload_len();
@@ -203,9 +218,9 @@ impl Http2 {
             kind::RST_STREAM => self.streams.update(id, |stream| stream.is_reset = true),
             kind::SETTINGS => {
                 let sizes = self.client.settings.pop().flatten();
-                if let (Some(decoder), Some((least, last))) = (&mut self.server.decoder, sizes) {
-                    decoder.set_limit(least);
-                    decoder.set_limit(last);
+                if let Some((least, last)) = sizes {
+                    self.server.set_table_limit(least);
+                    self.server.set_table_limit(last);
                 }
             }
             _ => {}
@@ -335,7 +350,7 @@ impl Http2 {
         let status = match (status, grpc_status) {
             (None | Some(200), Some(code)) if stream.is_grpc => ResponseStatus::Grpc(code),
             (Some(200), None) if stream.is_grpc => return None,
-            (Some(code), _) => ResponseStatus::Http(code),
+            (Some(status), _) => ResponseStatus::Http { version: HttpVersion::Http2, status },
             (None, _) => return None,
         };
         Some(EventKind::Response { status, latency_ns: now.since(stream.released) })

@@ -116,6 +116,11 @@ impl Streams {
         }
     }
 
+    /// Gives back all memory that is not in use.
+    pub(super) fn release_unused(&mut self) {
+        self.list.shrink_to_fit();
+    }
+
     /// Bytes on the heap.
     pub(super) fn heap(&self) -> usize {
         self.list.capacity() * size_of::<Stream>()

@@ -81,8 +81,9 @@ fn header<'a>(name: &'a [u8], value: &'a [u8]) -> Option<Header<'a>> {
     Some(Header { name: std::str::from_utf8(name).ok()?, value })
 }
 
-/// No control characters, and no space around it.
-fn is_value(value: &[u8]) -> bool {
+/// Whether this may be the value of a field: no control characters, and no space around it.
+#[must_use]
+pub fn is_value(value: &[u8]) -> bool {
     let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     !is_space(value.first()) && !is_space(value.last()) && !value.iter().any(is_control)

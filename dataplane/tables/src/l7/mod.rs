@@ -18,6 +18,6 @@ pub use http1::Request;
 pub use names::{NameError, NamePattern};
 pub use policy::{Conflict, L7Entry, L7Policy, L7Verdict};
 pub use rules::{
-    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Protocol,
-    L7Request, L7Rules, Mismatch, PatternBudget, RuleError, RuleField,
+    HeaderMatch, HttpRule, HttpRuleSpec, HttpRules, KafkaRequest, KafkaRule, KafkaRuleSpec,
+    L7Protocol, L7Request, L7Rules, Mismatch, PatternBudget, RuleError, RuleField,
 };

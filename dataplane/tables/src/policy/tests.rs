@@ -137,7 +137,7 @@ fn a_protocol_without_entries_gets_the_default_deny() {
 
 #[test]
 fn l7_rules_of_every_matching_allow_of_the_rank_apply() {
-    let rules = Arc::new(L7Rules::Http(Vec::new()));
+    let rules = Arc::new(L7Rules::http(Vec::new()));
     let mut inspected = entry(Normal, 0, Allow, 2);
     inspected.l7 = Some(rules);
     let mut other_peer = entry(Normal, 0, Allow, 3);

@@ -1,8 +1,12 @@
 //! HTTP from pod to pod: the cost of inspection, compared with an L4 policy, with the kernel's
 //! bridge, and with Envoy behind that bridge.
 
+mod direct;
+pub(crate) mod dns;
 mod envoy;
+pub(crate) mod kafka;
 mod testbed;
+pub(crate) mod tls;
 
 use std::fs;
 

@@ -243,7 +243,7 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Parses the output of wrk.
-    fn parse(text: &str, load: Load) -> Result<Self> {
+    pub(super) fn parse(text: &str, load: Load) -> Result<Self> {
         let after = |start: &str| {
             let line = text.lines().find_map(|line| line.trim().strip_prefix(start));
             line.map(str::trim).with_context(|| format!("wrk printed no {start:?}: {text}"))

@@ -105,7 +105,7 @@ fn policy(rules: usize) -> Result<L7Policy> {
         HttpRule::new(HttpRuleSpec { path, ..HttpRuleSpec::default() })
     });
     let rules: Result<Vec<HttpRule>, _> = rules.collect();
-    let rules = Some(Arc::new(L7Rules::Http(rules.map_err(|error| anyhow!("{error:?}"))?)));
+    let rules = Some(Arc::new(L7Rules::http(rules.map_err(|error| anyhow!("{error:?}"))?)));
     Ok(L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() })
 }
 

@@ -67,7 +67,7 @@ fn parse_rules(field: &Field<'_>, section: RuleSection, ports: &mut Vec<PortMatc
         return ElementL7::Rejected;
     }
     let rules = if let Some(list) = http {
-        not_empty(&list, parse_http_rule).map(L7Rules::Http)
+        not_empty(&list, parse_http_rule).map(L7Rules::http)
     } else if let Some(list) = kafka {
         not_empty(&list, parse_kafka_rule).map(L7Rules::Kafka)
     } else if let Some(list) = dns {

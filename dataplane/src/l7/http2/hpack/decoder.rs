@@ -61,6 +61,11 @@ impl Decoder {
         self.table.heap()
     }
 
+    /// Gives back all memory that is not in use.
+    pub fn release_unused(&mut self) {
+        self.table.release_unused();
+    }
+
     /// The same after any block, at most.
     #[must_use]
     pub fn heap_max(&self) -> usize {

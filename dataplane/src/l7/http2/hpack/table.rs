@@ -61,6 +61,25 @@ impl DynamicTable {
         self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
+    /// Gives back all memory that no entry takes.
+    pub(super) fn release_unused(&mut self) {
+        self.forget_evicted();
+        self.bytes.shrink_to_fit();
+        self.entries.shrink_to_fit();
+    }
+
+    /// Removes the bytes of evicted entries.
+    fn forget_evicted(&mut self) {
+        let unused = self.unused();
+        self.bytes.drain(..unused);
+        self.first += unused as u64;
+    }
+
+    /// Bytes of evicted entries, before those of all others.
+    fn unused(&self) -> usize {
+        self.entries.front().map_or(self.bytes.len(), |entry| self.offset(*entry))
+    }
+
     /// Changes the size, and evicts entries that no longer fit.
     pub(super) fn resize(&mut self, size_max: usize) {
         self.evict(size_max);
@@ -133,11 +152,9 @@ impl DynamicTable {
         if wanted <= self.bytes.capacity() {
             return;
         }
-        let unused = self.entries.front().map_or(self.bytes.len(), |entry| self.offset(*entry));
         let largest = 2 * self.size_max;
-        if wanted > largest || 2 * unused >= self.bytes.len() {
-            self.bytes.drain(..unused);
-            self.first += unused as u64;
+        if wanted > largest || 2 * self.unused() >= self.bytes.len() {
+            self.forget_evicted();
         }
         let wanted = self.bytes.len() + added;
         if wanted > self.bytes.capacity() {

@@ -44,6 +44,8 @@ pub mod kind {
     pub const CNAME: u16 = 5;
     /// IPv6 address.
     pub const AAAA: u16 = 28;
+    /// Servers of a service (RFC 2782).
+    pub const SRV: u16 = 33;
     /// EDNS (RFC 6891).
     pub const OPT: u16 = 41;
     /// Service binding (RFC 9460).

@@ -9,6 +9,8 @@ use crate::address::Address;
 
 /// Aliases that are followed from the queried name. Resolvers give up after about as many.
 const ALIASES_MAX: usize = 16;
+/// Targets of SRV records whose addresses are taken from the same response.
+const TARGETS_MAX: usize = 16;
 
 /// Keys of service parameters (RFC 9460 §14.3.2).
 const IPV4_HINT: u16 = 4;
@@ -23,6 +25,8 @@ pub struct Response<'a> {
     /// failed.
     pub question: Option<Question>,
     answers: Records<'a>,
+    /// Authorities and additional records.
+    others: Records<'a>,
 }
 
 impl<'a> Response<'a> {
@@ -37,7 +41,7 @@ impl<'a> Response<'a> {
         let is_bare = message.len() == super::HEADER_LEN && header.rcode() != rcode::NO_ERROR;
         if is_bare && header.counts == [0; 4] {
             let answers = Records { message, at: message.len(), left: 0 };
-            return Ok(Self { header, question: None, answers });
+            return Ok(Self { header, question: None, others: answers.clone(), answers });
         }
         if questions != 1 || header.opcode() != 0 {
             return Err(Malformed);
@@ -45,7 +49,11 @@ impl<'a> Response<'a> {
         let question = Question::read(message)?;
         let (at, left) = (question.end, [answers, authorities, additionals].map(u32::from));
         let mut records = Records { message, at, left: left.iter().sum() };
+        let (mut others, behind) = (records.clone(), records.left - left[0]);
         while let Some(record) = records.next()? {
+            if records.left >= behind {
+                others = records.clone();
+            }
             let is_in = record.class == CLASS_IN;
             let len = record.data.len();
             match record.kind {
@@ -58,12 +66,13 @@ impl<'a> Response<'a> {
             return Err(Malformed);
         }
         let answers = Records { message, at, left: left[0] };
-        Ok(Self { header, question: Some(question), answers })
+        Ok(Self { header, question: Some(question), answers, others })
     }
 
     /// The addresses of the queried name: those of A and AAAA records of the name itself or of the
-    /// one that its chain of CNAME records leads to, and hints of its HTTPS and SVCB records.
-    /// Records of other names count for nothing.
+    /// one that its chain of CNAME records leads to, hints of its HTTPS and SVCB records, and
+    /// addresses of the targets of its SRV records that come with them. Records of other names count
+    /// for nothing.
     #[must_use]
     pub fn addresses(&self) -> Addresses<'a> {
         let (owner, ttl) = self.canonical_name().unzip();
@@ -71,7 +80,13 @@ impl<'a> Response<'a> {
         if owner.is_none() {
             records.left = 0;
         }
-        Addresses { records, owner, ttl: ttl.unwrap_or(0), hints: Hints::default() }
+        let is_srv = self.question.as_ref().is_some_and(|question| question.kind == kind::SRV);
+        let mut others = self.others.clone();
+        if !is_srv || owner.is_none() {
+            others.left = 0;
+        }
+        let ttl = ttl.unwrap_or(0);
+        Addresses { answers: records.clone(), records, others, owner, ttl, hints: Hints::default() }
     }
 
     /// The name at the end of the chain of aliases, and the least TTL on the way. `None` if the
@@ -113,7 +128,12 @@ fn is_owned_by(message: &[u8], record: &Record, name: &DnsName) -> bool {
 /// [`Response::addresses`]. Addresses that no packet may have as its destination are left out.
 #[derive(Clone, Debug)]
 pub struct Addresses<'a> {
+    /// All answers.
+    answers: Records<'a>,
+    /// Those that were not read yet.
     records: Records<'a>,
+    /// Records behind the answers that were not read yet.
+    others: Records<'a>,
     owner: Option<DnsName>,
     /// The least TTL of the aliases.
     ttl: u32,
@@ -139,7 +159,9 @@ impl Iterator for Addresses<'_> {
             let (address, ttl) = match self.next_hint() {
                 Some(address) => (address, self.hints.ttl),
                 None => {
-                    let record = self.records.next().ok()??;
+                    let Some(record) = self.records.next().ok()? else {
+                        return self.next_of_target();
+                    };
                     let message = self.records.message;
                     let ttl = record.ttl.min(self.ttl);
                     let owner = self.owner.as_ref()?;
@@ -164,6 +186,41 @@ impl Iterator for Addresses<'_> {
 }
 
 impl Addresses<'_> {
+    /// The next address behind the answers that a target of an SRV record has (RFC 2782).
+    fn next_of_target(&mut self) -> Option<(Address, u32)> {
+        while let Some(record) = self.others.next().ok()? {
+            if record.class != CLASS_IN || !matches!(record.kind, kind::A | kind::AAAA) {
+                continue;
+            }
+            let data = &self.others.message[record.data.clone()];
+            if let (Some(address), Some(ttl)) = (address(data), self.ttl_of_target(&record)) {
+                return Some((address, record.ttl.min(ttl)));
+            }
+        }
+        None
+    }
+
+    /// The TTL of the first SRV record of the queried name whose target owns `record`.
+    fn ttl_of_target(&self, record: &Record) -> Option<u32> {
+        let (message, owner) = (self.answers.message, self.owner.as_ref()?);
+        let (mut answers, mut targets) = (self.answers.clone(), 0);
+        while let Some(srv) = answers.next().ok()? {
+            if srv.kind != kind::SRV || !is_owned_by(message, &srv, owner) {
+                continue;
+            }
+            // Behind priority, weight and port.
+            let (target, end) = DnsName::read(message, srv.data.start + 6).ok()?;
+            if end == srv.data.end && is_owned_by(message, record, &target) {
+                return Some(srv.ttl.min(self.ttl));
+            }
+            targets += 1;
+            if targets == TARGETS_MAX {
+                return None;
+            }
+        }
+        None
+    }
+
     fn next_hint(&mut self) -> Option<Address> {
         let (message, hints) = (self.records.message, &mut self.hints);
         loop {

@@ -179,6 +179,45 @@ fn hints_of_service_bindings_are_learned() {
     assert_eq!(learned(&response("a.b", &[cut])).len(), 2);
 }
 
+/// A response to a query for the servers of a service, with records behind the answers.
+fn services(answers: &[Vec<u8>], others: &[Vec<u8>]) -> Vec<u8> {
+    let counts = [1, answers.len() as u16, 0, others.len() as u16];
+    let question = question(&wire("_x._tcp.a.b"), kind::SRV, CLASS_IN);
+    [header(0x8180, counts), question, answers.concat(), others.concat()].concat()
+}
+
+#[test]
+fn addresses_of_the_targets_of_services_are_learned() {
+    let srv = |target: &str, ttl| {
+        record(QNAME, kind::SRV, ttl, &[&[0, 1, 0, 1, 0, 80][..], &wire(target)].concat())
+    };
+    let a = |owner: &str, last| record(&wire(owner), kind::A, 60, &[192, 0, 2, last]);
+    let answers = [srv("one.a.b", 30), srv("Two.a.b", 90)];
+    let others = [
+        a("two.A.b", 2),
+        a("three.a.b", 3),
+        record(
+            &wire("one.a.b"),
+            kind::AAAA,
+            60,
+            &[0x20, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        ),
+        record(&wire("one.a.b"), 16, 60, &[3, b'a', b'b', b'c']),
+    ];
+    let expected = [("192.0.2.2".to_owned(), 60), ("2001::1".to_owned(), 30)];
+    assert_eq!(learned(&services(&answers, &others)), expected);
+    assert_eq!(learned(&services(&[], &others)), [], "nobody's target");
+    let foreign = record(&wire("_y.a.b"), kind::SRV, 9, &[&[0; 6][..], &wire("one.a.b")].concat());
+    assert_eq!(learned(&services(&[foreign], &others)), []);
+    let cut = record(QNAME, kind::SRV, 9, &[0, 1, 0]);
+    assert_eq!(learned(&services(&[cut], &others)), []);
+    // Of another type of question, records behind the answers count for nothing.
+    let counts = [1, 1, 0, 1];
+    let asked = question(&wire("a.b"), kind::A, CLASS_IN);
+    let message = [header(0x8180, counts), asked, srv("one.a.b", 9), a("one.a.b", 1)].concat();
+    assert_eq!(learned(&message), []);
+}
+
 #[test]
 fn malformed_responses_are_told_from_bare_errors() {
     let good = response("a.b", &[record(QNAME, kind::A, 1, &[1; 4])]);

@@ -6,6 +6,7 @@ use httparse::Header;
 
 use super::target::{self, Target};
 use super::{Denial, FIELDS_CEILING, Flaw, Request};
+use crate::event::HttpVersion;
 
 /// Room for the header fields of a head.
 pub type Fields<'a> = [MaybeUninit<Header<'a>>; FIELDS_CEILING];
@@ -24,6 +25,8 @@ pub struct Head<'a> {
     pub request: Request<'a>,
     /// The request target, as sent.
     pub target: &'a [u8],
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: HttpVersion,
     /// Length of the body.
     pub body: BodyLength,
     /// What may end HTTP on the connection, if the server agrees.
@@ -39,7 +42,9 @@ pub struct Head<'a> {
 pub enum Offer {
     /// `Upgrade`, `websocket` among its protocols (RFC 6455).
     WebSocket,
-    /// `Upgrade` without it.
+    /// `Upgrade`, `h2c` among its protocols and `websocket` not (RFC 7540 §3.2).
+    Http2,
+    /// `Upgrade` to others.
     Other,
     /// A tunnel (`CONNECT`, RFC 9110 §9.3.6).
     Tunnel,
@@ -96,14 +101,14 @@ pub fn parse<'a>(
         host,
         headers,
     };
-    let has = |name: &str| headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
-    if body == BodyLength::Chunked && has("trailer") {
+    if body == BodyLength::Chunked && framing.announces_trailers {
         // Its trailers would be rejected; at this point the client can still get a response.
         return Err(Denial::UNSUPPORTED);
     }
-    let offer = if is_connect { Some(Offer::Tunnel) } else { offered(headers) };
-    let is_last = is_connect || has("expect") || is_last(version, headers);
-    Ok(Head { request, target, body, offer, is_last })
+    let offer = if is_connect { Some(Offer::Tunnel) } else { framing.offer };
+    let is_last = is_connect || framing.expects || framing.is_last(version);
+    let version = if version == 0 { HttpVersion::Http10 } else { HttpVersion::Http11 };
+    Ok(Head { request, target, version, body, offer, is_last })
 }
 
 const fn denial_of(error: httparse::Error) -> Denial {
@@ -117,57 +122,83 @@ const fn denial_of(error: httparse::Error) -> Denial {
     })
 }
 
-/// The protocols of `Upgrade` (RFC 9110 §7.8).
-fn offered(headers: &[Header<'_>]) -> Option<Offer> {
-    let mut offers =
-        headers.iter().filter(|field| field.name.eq_ignore_ascii_case("upgrade")).peekable();
-    offers.peek()?;
-    let mut protocols = offers.flat_map(|field| field.value.split(|byte| *byte == b','));
-    let is_websocket = |protocol: &[u8]| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket");
-    Some(if protocols.any(is_websocket) { Offer::WebSocket } else { Offer::Other })
-}
-
-/// Whether the connection ends with the response (RFC 9112 §9.3).
-fn is_last(version: u8, headers: &[Header<'_>]) -> bool {
-    let mut connection = headers
-        .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case("connection"))
-        .flat_map(|field| field.value.split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii);
-    if version == 0 {
-        return !connection.any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
-    }
-    connection.any(|option| option.eq_ignore_ascii_case(b"close"))
-}
-
-/// The fields that determine framing and routing, each at most once.
+/// The fields that determine framing and routing, each at most once, and what others say about the
+/// connection.
 #[derive(Default)]
 struct Framing<'a> {
     host: Option<&'a [u8]>,
     content_length: Option<&'a [u8]>,
     transfer_encoding: Option<&'a [u8]>,
+    /// `Expect`.
+    expects: bool,
+    /// `Trailer`.
+    announces_trailers: bool,
+    /// The protocols of `Upgrade` (RFC 9110 §7.8).
+    offer: Option<Offer>,
+    /// Options of `Connection`.
+    close: bool,
+    keep_alive: bool,
 }
 
 impl<'a> Framing<'a> {
-    /// An error if one is repeated, has an underscore in its name, or is padded with anything but
-    /// spaces: servers treat tabs differently.
+    /// Names are told apart by their lengths first: most fields are none of these.
+    ///
+    /// An error if a field that determines framing or routing is repeated, has an underscore in its
+    /// name, or is padded with anything but spaces: servers treat tabs differently.
     fn read(unit: &[u8], headers: &'a [Header<'a>]) -> Result<Self, Denial> {
         let mut framing = Self::default();
-        for field in headers.iter().filter(|field| is_framing(field.name)) {
-            let (slot, flaw) = match field.name.len() {
-                4 => (&mut framing.host, Flaw::Host),
-                14 => (&mut framing.content_length, Flaw::BodyLength),
-                17 => (&mut framing.transfer_encoding, Flaw::BodyLength),
-                _ => continue,
-            };
-            if field.name.contains('_')
-                || !is_padded_by_spaces_only(unit, field)
-                || slot.replace(field.value).is_some()
-            {
-                return Err(Denial::malformed(flaw));
+        for field in headers {
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            match field.name.len() {
+                4 | 14 | 17 if is_framing(field.name) => framing.take(unit, field)?,
+                6 => framing.expects |= is("expect"),
+                7 if is("upgrade") => framing.add_offer(field.value),
+                7 => framing.announces_trailers |= is("trailer"),
+                10 if is("connection") => framing.add_connection_options(field.value),
+                _ => {}
             }
         }
         Ok(framing)
+    }
+
+    fn take(&mut self, unit: &[u8], field: &'a Header<'a>) -> Result<(), Denial> {
+        let (slot, flaw) = match field.name.len() {
+            4 => (&mut self.host, Flaw::Host),
+            14 => (&mut self.content_length, Flaw::BodyLength),
+            _ => (&mut self.transfer_encoding, Flaw::BodyLength),
+        };
+        if field.name.contains('_')
+            || !is_padded_by_spaces_only(unit, field)
+            || slot.replace(field.value).is_some()
+        {
+            return Err(Denial::malformed(flaw));
+        }
+        Ok(())
+    }
+
+    /// A WebSocket counts before h2c, and h2c before anything else.
+    fn add_offer(&mut self, protocols: &[u8]) {
+        for protocol in list(protocols) {
+            if protocol.eq_ignore_ascii_case(b"websocket") {
+                self.offer = Some(Offer::WebSocket);
+            } else if protocol.eq_ignore_ascii_case(b"h2c") && self.offer != Some(Offer::WebSocket)
+            {
+                self.offer = Some(Offer::Http2);
+            }
+        }
+        self.offer.get_or_insert(Offer::Other);
+    }
+
+    fn add_connection_options(&mut self, options: &[u8]) {
+        for option in list(options) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// Whether the connection ends with the response (RFC 9112 §9.3).
+    const fn is_last(&self, version: u8) -> bool {
+        if version == 0 { !self.keep_alive } else { self.close }
     }
 
     /// RFC 9112 §6.1 to §6.3. `None` if the fields are malformed or ambiguous.
@@ -207,6 +238,11 @@ pub fn parse_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// The elements of a list (RFC 9110 §5.6.1).
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Whether there are only spaces between the field's colon, its value and the end of its line.

@@ -3,6 +3,8 @@
 //! A unit is what the inspector decides as a whole: a head, a chunk-size line, the line end after a
 //! chunk, or an empty trailer section.
 
+use memchr::memchr3;
+
 use super::HttpLimits;
 
 /// Kinds of units, by what ends them.
@@ -64,34 +66,44 @@ impl Scanner {
     ///
     /// # Errors
     /// On a bare CR or LF, on NUL, and on a unit that is too long.
-    #[inline]
     pub fn scan(
         &mut self,
         unit_kind: UnitKind,
         limit: usize,
         bytes: &[u8],
     ) -> Result<(usize, bool), Malformed> {
-        for (index, byte) in bytes.iter().enumerate() {
+        let mut at = 0;
+        loop {
+            if !self.cr {
+                let room = limit.saturating_sub(self.len);
+                let text = text_len(&bytes[at..], room);
+                if text > 0 && unit_kind == UnitKind::LineEnd {
+                    return Err(Malformed::Invalid);
+                }
+                (self.len, self.line, at) = (self.len + text, self.line + text, at + text);
+            }
+            let Some(byte) = bytes.get(at) else { return Ok((bytes.len(), false)) };
             if self.len >= limit {
                 return Err(Malformed::TooLong);
             }
-            self.len += 1;
+            (self.len, at) = (self.len + 1, at + 1);
             match (byte, self.cr) {
-                (b'\n', true) => {
-                    if self.line == 0 || unit_kind == UnitKind::Line {
-                        *self = Self::default();
-                        return Ok((index + 1, true));
-                    }
-                    (self.line, self.cr) = (0, false);
-                }
-                (_, true) | (b'\n' | 0, false) => return Err(Malformed::Invalid),
                 (b'\r', false) => self.cr = true,
-                (_, false) if unit_kind == UnitKind::LineEnd => return Err(Malformed::Invalid),
-                (_, false) => self.line += 1,
+                (b'\n', true) if self.line == 0 || unit_kind == UnitKind::Line => {
+                    *self = Self::default();
+                    return Ok((at, true));
+                }
+                (b'\n', true) => (self.line, self.cr) = (0, false),
+                _ => return Err(Malformed::Invalid),
             }
         }
-        Ok((bytes.len(), false))
     }
+}
+
+/// Length of the text at the front of `bytes`, up to a CR, LF or NUL, at most `room`.
+fn text_len(bytes: &[u8], room: usize) -> usize {
+    let bytes = &bytes[..bytes.len().min(room)];
+    memchr3(b'\r', b'\n', 0, bytes).unwrap_or(bytes.len())
 }
 
 #[cfg(test)]
@@ -134,7 +146,42 @@ mod tests {
         assert_eq!(scan(UnitKind::Section, &long), Err(Malformed::TooLong));
     }
 
+    /// What a unit is, byte by byte.
+    fn byte_by_byte(
+        unit_kind: UnitKind,
+        limit: usize,
+        bytes: &[u8],
+    ) -> Result<(usize, bool), Malformed> {
+        let (mut line, mut cr) = (0, false);
+        for (index, byte) in bytes.iter().enumerate() {
+            if index >= limit {
+                return Err(Malformed::TooLong);
+            }
+            match (byte, cr) {
+                (b'\n', true) if line == 0 || unit_kind == UnitKind::Line => {
+                    return Ok((index + 1, true));
+                }
+                (b'\n', true) => (line, cr) = (0, false),
+                (_, true) | (b'\n' | 0, false) => return Err(Malformed::Invalid),
+                (b'\r', false) => cr = true,
+                (_, false) if unit_kind == UnitKind::LineEnd => return Err(Malformed::Invalid),
+                (_, false) => line += 1,
+            }
+        }
+        Ok((bytes.len(), false))
+    }
+
     proptest! {
+        #[test]
+        fn scanning_by_lines_gives_the_same_result_as_byte_by_byte(
+            bytes in "([a-c]{0,30}(\r\n|\n|\r|\0)?){0,4}", limit in 0usize..60,
+        ) {
+            for unit_kind in [UnitKind::LineEnd, UnitKind::Line, UnitKind::Section] {
+                let scanned = Scanner::default().scan(unit_kind, limit, bytes.as_bytes());
+                prop_assert_eq!(scanned, byte_by_byte(unit_kind, limit, bytes.as_bytes()));
+            }
+        }
+
         #[test]
         fn scanning_in_two_parts_gives_the_same_result(bytes in "[a\r\n]{0,40}", cut in 0usize..40) {
             let (bytes, cut) = (bytes.as_bytes(), cut.min(bytes.len()));

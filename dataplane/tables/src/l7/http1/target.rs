@@ -87,6 +87,12 @@ pub(in crate::l7) fn is_normal(path_and_query: &[u8]) -> bool {
 }
 
 fn segment_is_normal(segment: &[u8]) -> bool {
+    // Most segments stand for themselves.
+    let is_literal = segment.iter().all(|byte| is_literal(*byte));
+    is_literal && segment.iter().any(|byte| *byte != b'.') || is_normal_decoded(segment)
+}
+
+fn is_normal_decoded(segment: &[u8]) -> bool {
     let mut bytes = Decoded { rest: segment };
     // Of the part before parameters: its dots, and whether it has anything else.
     let (mut dots, mut has_others, mut in_parameters) = (0_usize, false, false);
@@ -100,6 +106,11 @@ fn segment_is_normal(segment: &[u8]) -> bool {
         }
     }
     has_others || dots > 2
+}
+
+/// Whether the byte stands for itself, wherever in a segment it stands.
+const fn is_literal(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'\\' | b'#' | b'%' | b';')
 }
 
 /// What a server may take a character for.
@@ -153,8 +164,7 @@ impl Iterator for Decoded<'_> {
         let (first, mut tail) = self.rest.split_first()?;
         if *first != b'%' {
             self.rest = tail;
-            let may_stand = matches!(first, b'!'..=b'~') && !matches!(first, b'\\' | b'#');
-            return Some(may_stand.then_some(*first));
+            return Some((is_literal(*first) || *first == b';').then_some(*first));
         }
         loop {
             let [high, low, rest @ ..] = tail else { return Some(None) };
@@ -184,6 +194,17 @@ fn may_be_encoded(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn literal_segments_are_what_they_are_decoded_to(
+            segment in r"[a.;%2\#]{0,6}|(\.|%2e|%25|%zz|;|~|é){0,4}",
+        ) {
+            let segment = segment.as_bytes();
+            prop_assert_eq!(segment_is_normal(segment), is_normal_decoded(segment));
+        }
+    }
 
     #[test]
     fn paths_in_normal_form_are_accepted() {

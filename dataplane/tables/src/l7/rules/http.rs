@@ -66,9 +66,9 @@ pub enum Mismatch {
 #[derive(Clone)]
 pub struct HttpRule {
     spec: HttpRuleSpec,
-    method: Option<Pattern>,
-    path: Option<Pattern>,
-    host: Option<Pattern>,
+    pub(super) method: Option<Pattern>,
+    pub(super) path: Option<Pattern>,
+    pub(super) host: Option<Pattern>,
     headers: Vec<HeaderRule>,
 }
 

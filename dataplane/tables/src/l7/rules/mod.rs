@@ -7,6 +7,8 @@
 //! Matching does not allocate.
 
 pub mod http;
+mod http_list;
+mod index;
 pub mod kafka;
 mod pattern;
 mod re2;
@@ -14,6 +16,7 @@ mod re2;
 use std::fmt;
 
 pub use http::{HeaderMatch, HttpRule, HttpRuleSpec, Mismatch};
+pub use http_list::HttpRules;
 pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
 pub use pattern::PatternBudget;
 
@@ -66,7 +69,7 @@ impl fmt::Display for L7Protocol {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum L7Rules {
     /// HTTP requests.
-    Http(Vec<HttpRule>),
+    Http(HttpRules),
     /// Kafka requests.
     Kafka(Vec<KafkaRule>),
     /// Names that may be queried.
@@ -76,6 +79,12 @@ pub enum L7Rules {
 }
 
 impl L7Rules {
+    /// HTTP rules.
+    #[must_use]
+    pub fn http(rules: Vec<HttpRule>) -> Self {
+        Self::Http(rules.into())
+    }
+
     /// The protocol of the rules.
     #[must_use]
     pub const fn protocol(&self) -> L7Protocol {
@@ -95,9 +104,7 @@ impl L7Rules {
 
     fn some_rule_matches(&self, part: &L7Request<'_>) -> bool {
         match (self, part) {
-            (Self::Http(rules), L7Request::Http(request)) => {
-                rules.iter().any(|rule| rule.matches(request))
-            }
+            (Self::Http(rules), L7Request::Http(request)) => rules.allow(request),
             (Self::Kafka(rules), L7Request::Kafka(request)) => {
                 rules.iter().any(|rule| rule.matches(request))
             }
@@ -234,9 +241,9 @@ mod tests {
 
     #[test]
     fn an_empty_list_of_rules_allows_nothing_and_an_empty_rule_everything() {
-        assert!(!L7Rules::Http(Vec::new()).allows(&brew()));
-        assert!(L7Rules::Http(vec![http("")]).allows(&brew()));
-        assert!(L7Rules::Http(vec![http("GET"), http("BREW")]).allows(&brew()));
+        assert!(!L7Rules::http(Vec::new()).allows(&brew()));
+        assert!(L7Rules::http(vec![http("")]).allows(&brew()));
+        assert!(L7Rules::http(vec![http("GET"), http("BREW")]).allows(&brew()));
         let kafka = KafkaRequest { api_key: 99, api_version: 9, client_id: None, topics: &[b"t"] };
         assert!(!L7Rules::Kafka(Vec::new()).allows(&L7Request::Kafka(kafka)));
         let empty = KafkaRule::new(KafkaRuleSpec::default()).unwrap();
@@ -248,7 +255,7 @@ mod tests {
         let any = NamePattern::dns("*").unwrap();
         let kafka = KafkaRequest { api_key: 0, api_version: 0, client_id: None, topics: &[] };
         let rules = [
-            L7Rules::Http(vec![http("")]),
+            L7Rules::http(vec![http("")]),
             L7Rules::Kafka(vec![KafkaRule::new(KafkaRuleSpec::default()).unwrap()]),
             L7Rules::Dns(vec![any.clone()]),
             L7Rules::ServerNames(vec![any]),

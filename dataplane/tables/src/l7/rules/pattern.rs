@@ -9,6 +9,7 @@
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
+use regex_automata::util::primitives::StateID;
 use regex_automata::util::start;
 use regex_automata::{Anchored, MatchKind};
 
@@ -101,18 +102,38 @@ impl Pattern {
 
     /// Whether the pattern matches the whole of `value`, which may be any bytes.
     pub(super) fn matches(&self, value: &[u8]) -> bool {
-        let Self(dfa) = self;
-        let Ok(mut state) = dfa.start_state(&start::Config::new().anchored(Anchored::Yes)) else {
-            // Only DFAs with quit bytes have no start state; these have none.
-            return false;
-        };
+        let Some(mut state) = self.start() else { return false };
         for &byte in value {
-            state = dfa.next_state(state, byte);
-            if dfa.is_dead_state(state) || dfa.is_quit_state(state) {
-                return false;
-            }
+            let Some(next) = self.next(state, byte) else { return false };
+            state = next;
         }
-        dfa.is_match_state(dfa.next_eoi_state(state))
+        self.matches_at_end(state)
+    }
+
+    /// The state before the first byte. [`None`] if no value matches.
+    pub(super) fn start(&self) -> Option<StateID> {
+        // Only DFAs with quit bytes have no start state; these have none.
+        let state = self.0.start_state(&start::Config::new().anchored(Anchored::Yes)).ok()?;
+        (!self.0.is_dead_state(state)).then_some(state)
+    }
+
+    /// The state behind one more byte. [`None`] if no value that begins so matches.
+    #[inline]
+    pub(super) fn next(&self, state: StateID, byte: u8) -> Option<StateID> {
+        let state = self.0.next_state(state, byte);
+        (!self.0.is_dead_state(state) && !self.0.is_quit_state(state)).then_some(state)
+    }
+
+    /// Whether a value that led to `state` matches.
+    #[inline]
+    pub(super) fn matches_at_end(&self, state: StateID) -> bool {
+        self.0.is_match_state(self.0.next_eoi_state(state))
+    }
+
+    /// Whether some state differs between a byte and the byte before it, which exists.
+    pub(super) fn tells_from_byte_before(&self, byte: u8) -> bool {
+        let classes = self.0.byte_classes();
+        classes.get(byte) != classes.get(byte - 1)
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) static APIS: &[Api] = &[
     // CreateTopics
     Api {
         key: 19,
-        versions: (2, 7),
+        versions: (0, 7),
         flexible: 5,
         denial: Denial::Topic,
         request: &[
@@ -54,17 +54,17 @@ pub(super) static APIS: &[Api] = &[
                 ],
             ),
             int32("timeout"),
-            int8("validate_only"),
+            int8("validate_only").since(1),
         ],
         response: &[
-            int32("throttle_time"),
+            int32("throttle_time").since(2),
             topics(
                 "topics",
                 &[
                     string("name").role(Topic),
                     uuid("topic_id").role(TopicId).since(7),
                     int16("error_code").role(Error),
-                    string("error_message").or_null(),
+                    string("error_message").since(1).or_null(),
                     int32("num_partitions").since(5).or(-1),
                     int16("replication_factor").since(5).or(-1),
                     unread("configs").since(5).or_null(),
@@ -75,7 +75,7 @@ pub(super) static APIS: &[Api] = &[
     // DeleteTopics
     Api {
         key: 20,
-        versions: (1, 6),
+        versions: (0, 6),
         flexible: 4,
         denial: Denial::Topic,
         request: &[
@@ -85,7 +85,7 @@ pub(super) static APIS: &[Api] = &[
             int32("timeout"),
         ],
         response: &[
-            int32("throttle_time"),
+            int32("throttle_time").since(1),
             topics(
                 "responses",
                 &[
@@ -100,7 +100,7 @@ pub(super) static APIS: &[Api] = &[
     // DescribeConfigs
     Api {
         key: 32,
-        versions: (1, 4),
+        versions: (0, 4),
         flexible: 4,
         denial: Denial::Cluster,
         request: &[
@@ -112,7 +112,7 @@ pub(super) static APIS: &[Api] = &[
                     array("configuration_keys", &[string("")]).of_scalars(),
                 ],
             ),
-            int8("include_synonyms"),
+            int8("include_synonyms").since(1),
             int8("include_documentation").since(3),
         ],
         response: &[

@@ -11,15 +11,15 @@ pub(super) static APIS: &[Api] = &[
     // OffsetCommit
     Api {
         key: 8,
-        versions: (2, 10),
+        versions: (0, 10),
         flexible: 8,
         denial: Denial::Group,
         request: &[
             string("group_id"),
-            int32("generation_id_or_member_epoch"),
-            string("member_id"),
+            int32("generation_id_or_member_epoch").since(1),
+            string("member_id").since(1),
             string("group_instance_id").since(7),
-            int64("retention_time").until(4),
+            int64("retention_time").since(2).until(4),
             topics(
                 "topics",
                 &[
@@ -31,6 +31,7 @@ pub(super) static APIS: &[Api] = &[
                             int32("partition_index").role(Partition),
                             int64("committed_offset"),
                             int32("committed_leader_epoch").since(6),
+                            int64("commit_timestamp").since(1).until(1),
                             string("committed_metadata"),
                         ],
                     ),
@@ -58,7 +59,7 @@ pub(super) static APIS: &[Api] = &[
     // OffsetFetch
     Api {
         key: 9,
-        versions: (1, 10),
+        versions: (0, 10),
         flexible: 6,
         denial: Denial::Group,
         request: &[

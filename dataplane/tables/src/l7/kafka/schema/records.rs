@@ -11,11 +11,11 @@ pub(super) static APIS: &[Api] = &[
     // Produce
     Api {
         key: 0,
-        versions: (3, 13),
+        versions: (0, 13),
         flexible: 9,
         denial: Denial::Topic,
         request: &[
-            string("transactional_id"),
+            string("transactional_id").since(3),
             int16("acks").role(Acks),
             int32("timeout"),
             topics(
@@ -42,7 +42,7 @@ pub(super) static APIS: &[Api] = &[
                             int32("index").role(Partition),
                             int16("error_code").role(Error),
                             int64("base_offset").or(-1),
-                            int64("log_append_time").or(-1),
+                            int64("log_append_time").since(2).or(-1),
                             int64("log_start_offset").since(5).or(-1),
                             unread("record_errors").since(8),
                             string("error_message").since(8).or_null(),
@@ -50,21 +50,21 @@ pub(super) static APIS: &[Api] = &[
                     ),
                 ],
             ),
-            int32("throttle_time"),
+            int32("throttle_time").since(1),
         ],
     },
     // Fetch
     Api {
         key: 1,
-        versions: (4, 18),
+        versions: (0, 18),
         flexible: 12,
         denial: Denial::Topic,
         request: &[
             int32("replica_id").until(14),
             int32("max_wait"),
             int32("min_bytes"),
-            int32("max_bytes"),
-            int8("isolation_level"),
+            int32("max_bytes").since(3),
+            int8("isolation_level").since(4),
             int32("session_id").since(7),
             int32("session_epoch").since(7),
             topics(
@@ -97,7 +97,7 @@ pub(super) static APIS: &[Api] = &[
             string("rack_id").since(11),
         ],
         response: &[
-            int32("throttle_time"),
+            int32("throttle_time").since(1),
             int16("error_code").role(Error).since(7),
             int32("session_id").since(7),
             topics(
@@ -111,9 +111,9 @@ pub(super) static APIS: &[Api] = &[
                             int32("partition_index").role(Partition),
                             int16("error_code").role(Error),
                             int64("high_watermark").or(-1),
-                            int64("last_stable_offset").or(-1),
+                            int64("last_stable_offset").since(4).or(-1),
                             int64("log_start_offset").since(5).or(-1),
-                            unread("aborted_transactions").or_null(),
+                            unread("aborted_transactions").since(4).or_null(),
                             int32("preferred_read_replica").since(11).or(-1),
                             bytes("records"),
                         ],
@@ -125,7 +125,7 @@ pub(super) static APIS: &[Api] = &[
     // ListOffsets
     Api {
         key: 2,
-        versions: (1, 11),
+        versions: (0, 11),
         flexible: 6,
         denial: Denial::Topic,
         request: &[
@@ -141,6 +141,7 @@ pub(super) static APIS: &[Api] = &[
                             int32("partition_index").role(Partition),
                             int32("current_leader_epoch").since(4),
                             int64("timestamp"),
+                            int32("max_num_offsets").until(0),
                         ],
                     ),
                 ],
@@ -158,8 +159,9 @@ pub(super) static APIS: &[Api] = &[
                         &[
                             int32("partition_index").role(Partition),
                             int16("error_code").role(Error),
-                            int64("timestamp").or(-1),
-                            int64("offset").or(-1),
+                            array("old_style_offsets", &[int64("")]).of_scalars().until(0),
+                            int64("timestamp").since(1).or(-1),
+                            int64("offset").since(1).or(-1),
                             int32("leader_epoch").since(4).or(-1),
                         ],
                     ),
@@ -261,7 +263,7 @@ pub(super) static APIS: &[Api] = &[
     // OffsetForLeaderEpoch
     Api {
         key: 23,
-        versions: (2, 4),
+        versions: (0, 4),
         flexible: 4,
         denial: Denial::Topic,
         request: &[
@@ -274,7 +276,7 @@ pub(super) static APIS: &[Api] = &[
                         "partitions",
                         &[
                             int32("partition").role(Partition),
-                            int32("current_leader_epoch"),
+                            int32("current_leader_epoch").since(2),
                             int32("leader_epoch"),
                         ],
                     ),
@@ -282,7 +284,7 @@ pub(super) static APIS: &[Api] = &[
             ),
         ],
         response: &[
-            int32("throttle_time"),
+            int32("throttle_time").since(2),
             topics(
                 "topics",
                 &[
@@ -292,7 +294,7 @@ pub(super) static APIS: &[Api] = &[
                         &[
                             int16("error_code").role(Error),
                             int32("partition").role(Partition),
-                            int32("leader_epoch").or(-1),
+                            int32("leader_epoch").since(1).or(-1),
                             int64("end_offset").or(-1),
                         ],
                     ),

@@ -1,144 +1,26 @@
 //! Whole HTTP/2 connections against the inspector, cut in every way.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use podgate_dataplane::l7::http2::{FRAMES_MAX, PREFACE, STREAMS_MAX};
+mod frames;
+mod limits;
+mod upgrade;
+
+use std::sync::Arc;
+
+use podgate_dataplane::l7::http1::FORBIDDEN;
+use podgate_dataplane::l7::http2::{Http2, PREFACE};
+use podgate_dataplane::l7::inspector::Inspector;
 use podgate_dataplane::l7::protocol::Protocol;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{EventKind, ResponseStatus};
+use podgate_tables::event::{EventKind, HttpVersion, ResponseStatus};
+use podgate_tables::ids::RuleId;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Entry, L7Policy, L7Rules};
+use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection::{Original, Reply};
 use podgate_test_support::{Connection, docs_only};
 use proptest::prelude::*;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-type Fields = Vec<(String, String)>;
-
-/// What an end has read.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
-    /// Header lists, by stream; whether the stream ended with them.
-    headers: Vec<(u32, Fields, bool)>,
-    /// Content, by stream.
-    data: Vec<(u32, Vec<u8>)>,
-    /// Other frames: kind, flags, stream, payload.
-    others: Vec<(u8, u8, u32, Vec<u8>)>,
-}
-
-impl Seen {
-    /// What an end with its own decoder reads.
-    fn read(mut bytes: &[u8]) -> Self {
-        let mut decoder = loona_hpack::Decoder::new();
-        let (mut seen, mut block) = (Self::default(), Vec::new());
-        let mut ends = false;
-        while !bytes.is_empty() {
-            let len = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
-            let (kind, flags) = (bytes[3], bytes[4]);
-            let stream = u32::from_be_bytes(bytes[5..9].try_into().unwrap());
-            let payload = &bytes[9..9 + len];
-            bytes = &bytes[9 + len..];
-            match kind {
-                HEADERS | CONTINUATION => {
-                    ends |= kind == HEADERS && flags & END_STREAM != 0;
-                    block.extend_from_slice(payload);
-                    if flags & END_HEADERS != 0 {
-                        let fields = decoder.decode(&block).unwrap();
-                        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-                        let fields = fields.into_iter().map(|(n, v)| (text(n), text(v))).collect();
-                        seen.headers.push((stream, fields, ends));
-                        block.clear();
-                        ends = false;
-                    }
-                }
-                DATA => seen.data.push((stream, payload.to_vec())),
-                _ => seen.others.push((kind, flags, stream, payload.to_vec())),
-            }
-        }
-        assert!(block.is_empty(), "a block without its end");
-        seen
-    }
-
-    fn streams(&self) -> Vec<u32> {
-        self.headers.iter().map(|(stream, ..)| *stream).collect()
-    }
-
-    fn has_stream(&self, wanted: u32) -> bool {
-        let others = self.others.iter().map(|(_, _, stream, _)| *stream);
-        let data = self.data.iter().map(|(stream, _)| *stream);
-        self.streams().into_iter().chain(others).chain(data).any(|stream| stream == wanted)
-    }
-}
-
-/// Writes one end's frames, with a dynamic table in use.
-struct Writer {
-    encoder: loona_hpack::Encoder<'static>,
-    bytes: Vec<u8>,
-}
-
-impl Writer {
-    fn client() -> Self {
-        let mut writer = Self { encoder: loona_hpack::Encoder::new(), bytes: PREFACE.to_vec() };
-        writer.frame(SETTINGS, 0, 0, &[]);
-        writer
-    }
-
-    fn server() -> Self {
-        let mut writer = Self { encoder: loona_hpack::Encoder::new(), bytes: Vec::new() };
-        writer.frame(SETTINGS, 0, 0, &[]);
-        writer.frame(SETTINGS, ACK, 0, &[]);
-        writer
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.bytes.extend(frame(kind, flags, stream, payload));
-    }
-
-    fn block(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
-        self.encoder.encode(fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())))
-    }
-
-    fn headers(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
-        let block = self.block(fields);
-        self.frame(HEADERS, flags | END_HEADERS, stream, &block);
-    }
-
-    fn get(&mut self, stream: u32, path: &str) {
-        self.headers(stream, END_STREAM, &request("GET", path, &[("x-token", "same for all")]));
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
-    }
-}
-
-fn request<'a>(
-    method: &'a str,
-    path: &'a str,
-    more: &[(&'a str, &'a str)],
-) -> Vec<(&'a str, &'a str)> {
-    let mut fields =
-        vec![(":method", method), (":scheme", "http"), (":path", path), (":authority", "web:80")];
-    fields.extend(more);
-    fields
-}
+use frames::*;
 
 type Http = Connection<Protocol>;
 
@@ -190,7 +72,10 @@ fn what_is_allowed_passes_byte_for_byte() {
     http.send(Reply, &sent, &docs_only());
     assert_eq!(&http.responses.received[before..], &sent[..]);
     assert_eq!((http.verdicts(), http.reset), (vec![true, true], None));
-    assert_eq!(statuses(&http), [ResponseStatus::Http(200), ResponseStatus::Http(201)]);
+    assert_eq!(
+        statuses(&http),
+        [200, 201].map(|status| ResponseStatus::Http { version: HttpVersion::Http2, status })
+    );
 }
 
 /// nghttpd and gRPC servers send their SETTINGS when they accept (RFC 9113 §3.4).
@@ -369,75 +254,6 @@ fn content_that_differs_from_its_length_resets_the_stream_at_both_ends() {
     assert!(seen.others.iter().any(|other| (other.0, other.2) == (RST_STREAM, 1)), "{seen:?}");
 }
 
-/// The reset of a connection whose client sends this behind the start.
-fn outcome(build: impl FnOnce(&mut Writer)) -> Option<DropReason> {
-    let (mut http, mut client, _) = connected();
-    build(&mut client);
-    http.send(Original, &client.take(), &docs_only());
-    http.reset
-}
-
-#[test]
-fn what_breaks_the_protocol_or_its_limits_resets_the_connection() {
-    let malformed = Some(DropReason::L7Malformed);
-    let limit = Some(DropReason::L7Limit);
-    let flood = |kind: u8, flags: u8, stream: u32, payload: &'static [u8]| {
-        outcome(|client| (0..2000).for_each(|_| client.frame(kind, flags, stream, payload)))
-    };
-    assert_eq!(flood(PING, 0, 0, &[0; 8]), limit);
-    assert_eq!(flood(SETTINGS, 0, 0, &[]), limit);
-    assert_eq!(flood(PRIORITY, 0, 1, &[0; 5]), limit);
-    assert_eq!(flood(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), limit);
-    let rapid_reset = outcome(|client| {
-        for stream in (1..6000).step_by(2) {
-            client.get(stream, "/docs");
-            client.frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
-        }
-    });
-    assert_eq!(rapid_reset, limit);
-    let continuations = outcome(|client| {
-        client.frame(HEADERS, END_STREAM, 1, &[]);
-        (0..=FRAMES_MAX).for_each(|_| client.frame(CONTINUATION, 0, 1, &[]));
-    });
-    assert_eq!(continuations, limit);
-    assert_eq!(outcome(|client| client.frame(HEADERS, END_HEADERS, 1, &[0xff; 20])), malformed);
-    assert_eq!(outcome(|client| client.frame(HEADERS, END_HEADERS, 2, &[])), malformed);
-    assert_eq!(outcome(|client| client.frame(DATA, 0, 1, b"x")), malformed);
-    assert_eq!(outcome(|client| client.frame(DATA, 0, 0, b"x")), malformed);
-    assert_eq!(outcome(|client| client.frame(CONTINUATION, END_HEADERS, 1, b"x")), malformed);
-    assert_eq!(outcome(|client| client.frame(PING, 0, 0, b"x")), malformed);
-    assert_eq!(outcome(|client| client.frame(5, END_HEADERS, 1, b"x")), malformed, "a push");
-    assert_eq!(outcome(|client| client.frame(DATA, 0, 1, &[0; 20_000])), malformed);
-    let padded = outcome(|client| {
-        client.headers(1, 0, &request("POST", "/docs", &[]));
-        client.frame(DATA, PADDED, 1, &[9, 0, 0]);
-    });
-    assert_eq!(padded, malformed);
-    assert_eq!(outcome(|client| client.frame(0x77, 0, 9, b"grease")), None);
-}
-
-#[test]
-fn a_header_bomb_is_answered_and_streams_are_bounded() {
-    let (mut http, mut client, _) = connected();
-    let long = "v".repeat(4_000);
-    client.headers(1, END_STREAM, &request("GET", "/docs", &[("x-bomb", &long)]));
-    // One byte for each reference to the field.
-    let bomb: Vec<_> = std::iter::repeat_n(("x-bomb", long.as_str()), 100).collect();
-    client.headers(3, END_STREAM, &request("GET", "/docs", &bomb));
-    http.send(Original, &client.take(), &docs_only());
-    assert_eq!(http.verdicts(), [true, false]);
-    let seen = at_client(&http);
-    assert_eq!(value(&seen.headers[0].1, ":status"), Some("431"));
-
-    let (mut http, mut client, _) = connected();
-    for stream in 0..STREAMS_MAX as u32 + 10 {
-        client.headers(stream * 2 + 1, 0, &request("POST", "/docs", &[]));
-        http.send(Original, &client.take(), &docs_only());
-    }
-    assert_eq!(http.reset, None);
-    assert_eq!(at_server(&http).streams().len(), STREAMS_MAX);
-}
-
 #[test]
 fn a_connection_without_the_whole_preface_is_not_http2() {
     let mut http = Http::default();
@@ -561,4 +377,42 @@ proptest! {
             http.send(if stream % 3 == 0 { Reply } else { Original }, &bytes, &docs_only());
         }
     }
+}
+
+fn with_cookie(rule: &str) -> L7Policy {
+    let headers = vec![format!("Cookie: {rule}")];
+    let rule = HttpRule::new(HttpRuleSpec { headers, ..HttpRuleSpec::default() }).unwrap();
+    let rules = Some(Arc::new(L7Rules::http(vec![rule])));
+    L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() }
+}
+
+#[test]
+fn several_cookie_fields_are_one_for_rules() {
+    let policy = with_cookie("a=1; b=2; c=3");
+    for (cookies, allowed) in [
+        (&["a=1; b=2; c=3"][..], true),
+        (&["a=1", "b=2", "c=3"], true),
+        (&["a=1; b=2", "c=3"], true),
+        (&["a=1", "c=3", "b=2"], false),
+        (&["a=1", "b=2"], false),
+        (&["", "a=1; b=2; c=3"], false),
+        (&["a=1", " b=2", "c=3"], false),
+    ] {
+        let (mut http, mut client, _) = connected();
+        let mut fields = request("GET", "/", &[]);
+        for cookie in cookies {
+            fields.extend([("cookie", *cookie), ("x-between", "1")]);
+        }
+        client.headers(1, END_STREAM, &fields);
+        let sent = client.take();
+        http.send(Original, &sent, &policy);
+        assert_eq!(http.verdicts(), [allowed], "{cookies:?}");
+        assert_eq!(http.requests.received.ends_with(&sent), allowed, "they pass as they came");
+    }
+    // What is malformed for itself does not become a part of a valid field.
+    let (mut http, mut client, _) = connected();
+    client.headers(1, END_STREAM, &request("GET", "/", &[("cookie", "a"), ("cookie", "b ")]));
+    http.send(Original, &client.take(), &with_cookie("a; b"));
+    assert_eq!(http.verdicts(), [false]);
+    assert_eq!(value(&at_client(&http).headers[0].1, ":status"), Some("400"));
 }

