@@ -4,6 +4,7 @@ mod explain;
 mod fqdn;
 mod inventory;
 mod policy;
+mod services;
 mod status;
 
 use std::io::{self, Write as _};
@@ -16,6 +17,7 @@ pub(crate) use self::explain::explained;
 pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::inventory::{addresses, identities, nodes};
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
+pub(crate) use self::services::services;
 pub(crate) use self::status::{Detail, status, status_brief};
 
 /// Rows with aligned columns; the first row is the heading.

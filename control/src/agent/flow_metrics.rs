@@ -153,7 +153,7 @@ mod tests {
     fn event(kind: EventKind) -> Event {
         let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into();
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 80 };
-        Event { time: Nanos(1), epoch: Epoch(1), link: LinkId(1), tuple, kind }
+        Event { time: Nanos(1), epoch: Epoch(1), link: LinkId(1), tuple, frontend: None, kind }
     }
 
     #[test]
