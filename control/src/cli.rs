@@ -343,6 +343,9 @@ pub struct RunArgs {
     /// Source of objects.
     #[command(flatten)]
     pub source: SourceArgs,
+    /// Whether the status of policies at the API server is written, and Events of rejected ones.
+    #[arg(long, value_enum, default_value_t = PolicyStatus::On)]
+    pub policy_status: PolicyStatus,
     /// Endpoints to attach at the start (YAML).
     #[arg(long = "endpoints", alias = "lab", value_name = "FILE")]
     pub endpoint_file: Option<PathBuf>,
@@ -515,9 +518,12 @@ pub enum DnsDenied {
     Nxdomain,
 }
 
-/// The two sources of objects.
+/// The environment variable that Kubernetes sets in each pod, with the API server's address.
+const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+
+/// The sources of objects. In a pod the API server of its cluster is the default.
 #[derive(Args, Debug, Clone)]
-#[group(required = true, multiple = false)]
+#[group(required = std::env::var_os(IN_CLUSTER).is_none(), multiple = false)]
 pub struct SourceArgs {
     /// Read objects from the YAML and JSON files of a directory, and again when they change.
     /// At most 10,000 files of 64 MiB each; 60 MB of policies take up to 2.7 GB of memory.
@@ -527,7 +533,7 @@ pub struct SourceArgs {
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Watch objects at the API server of the cluster in which this runs as a pod, with the token of
-    /// the pod's service account.
+    /// the pod's service account. This is the default in a pod.
     #[arg(long)]
     pub in_cluster: bool,
 }
@@ -557,6 +563,15 @@ pub enum Poll {
     /// Poll briefly, then sleep until a packet comes. During request-response traffic, poll for up
     /// to 100 µs, which can use most of an idle core.
     Adaptive,
+}
+
+/// Whether the status of policies is written.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PolicyStatus {
+    /// It is, as far as the agent has the rights.
+    On,
+    /// Nothing is written at the API server.
+    Off,
 }
 
 /// How unexpected system calls are handled.

@@ -10,6 +10,7 @@ mod promtool;
 #[cfg(test)]
 mod reference;
 mod rules;
+mod source;
 
 use podgate_api::{EndpointCounts, Family, FamilyKind, Health, LinkCounts};
 use podgate_dataplane::stats::{
@@ -20,6 +21,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::time::Nanos;
 use podgate_xdp_redirect::FrameDrops;
 
+pub(crate) use self::source::SourceCounts;
 use crate::agent::{FlowCounts, NameMetrics, RuleTotals};
 
 /// What the agent counts itself.
@@ -51,6 +53,8 @@ pub(crate) struct AgentCounts {
     pub(crate) clients_cut_off: u64,
     /// DNS names.
     pub(crate) names: NameMetrics,
+    /// The API server, if objects come from one.
+    pub(crate) source: Option<SourceCounts>,
     /// Endpoints by the directions that policy is enforced in: none, ingress, egress, both.
     pub(crate) enforcement: [u64; 4],
     /// When the agent started, seconds since 1970.
@@ -87,6 +91,7 @@ pub(crate) fn collect(measured: &Measured<'_>) -> Vec<Family> {
     let mut families = agent_families(counts);
     families.extend(name_families(&counts.names));
     families.extend(parts::families(&measured.health, counts.scrapes));
+    families.extend(counts.source.iter().flat_map(source::families));
     families.extend(link_families(&measured.links));
     families.extend(traffic_families(workers, &measured.frame_drops));
     families.extend(socket_families(&measured.ports));

@@ -8,7 +8,7 @@ mod status;
 
 use std::io::{self, Write as _};
 
-use podgate_api::{ConfigOption, EndpointState, EndpointStatus, FlowItem, Origin};
+use podgate_api::{ConfigOption, EndpointState, EndpointStatus, Origin};
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 

@@ -48,7 +48,8 @@ pub use policy::{
 };
 pub use request::Request;
 pub use status::{
-    DropCount, EndpointCounts, FlowsTakenOver, LinkCounts, SourceStatus, Status, WorkerStatus,
+    ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, FlowsTakenOver, LinkCounts,
+    SourceStatus, Status, WorkerStatus,
 };
 
 /// The version of the protocol.

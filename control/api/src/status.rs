@@ -19,6 +19,9 @@ pub struct Status {
     pub epoch: u32,
     /// Where objects come from.
     pub source: SourceStatus,
+    /// Latencies and writes, if objects come from an API server.
+    #[serde(default)]
+    pub api_server: Option<ApiServerStatus>,
     /// Problems of the node or the agent's own files, one line each.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -69,6 +72,35 @@ pub struct SourceStatus {
     /// Whether objects are up to date: all were read, and changes are noticed.
     #[serde(default)]
     pub current: bool,
+}
+
+/// Changes from an API server, and what was written there.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApiServerStatus {
+    /// Changes whose latency was measured.
+    pub changes: u64,
+    /// Median, 99th percentile and maximum of the time from the arrival of a change to its use by
+    /// every worker, of the last 1,024 changes, microseconds; none before the first.
+    pub latency_us: Option<[u64; 3]>,
+    /// What was written; none with `--policy-status off`.
+    pub writes: Option<ApiServerWrites>,
+}
+
+/// What became of writes to the API server.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApiServerWrites {
+    /// Statuses of policies that were written.
+    pub statuses: u64,
+    /// Events that were written, by this node or by another one.
+    pub events: u64,
+    /// Writes that were tried again.
+    pub retried: u64,
+    /// Writes that were given up.
+    pub failed: u64,
+    /// Policies whose writes were dropped because too many waited.
+    pub dropped: u64,
+    /// Policies whose writes wait.
+    pub waiting: u64,
 }
 
 /// Number of endpoints by state.

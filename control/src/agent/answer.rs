@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 use jiff::Timestamp;
 
 use podgate_api::{
-    ApiError, DropCount, EndpointCounts, EndpointState, EndpointStatus, Family, LAST_MAX,
-    LinkCounts, Request, Status, WorkerStatus,
+    ApiError, ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, EndpointState,
+    EndpointStatus, Family, LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
 };
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::worker::Dataplane;
@@ -30,7 +30,7 @@ use super::host_network::HOST_SLOT;
 use super::metrics_server::MetricsServer;
 use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
-use crate::metrics::{self, AgentCounts, Measured};
+use crate::metrics::{self, AgentCounts, Measured, SourceCounts};
 
 impl Agent {
     /// Carries out a request.
@@ -160,6 +160,7 @@ impl Agent {
             source,
             policies: self.policies_in_force(),
             rejected: self.plane.store().rejected_objects(),
+            api_server: self.api_server(),
             problems: self.problems(),
             endpoints: self.endpoint_counts(),
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
@@ -169,6 +170,22 @@ impl Agent {
             flows_taken_over: self.earlier_flows.outcome().clone(),
             health: self.health(),
         }
+    }
+
+    fn api_server(&self) -> Option<ApiServerStatus> {
+        let writes = self.plane.cluster()?.writes().map(|counts| ApiServerWrites {
+            statuses: counts.statuses,
+            events: counts.events,
+            retried: counts.retried,
+            failed: counts.failed,
+            dropped: counts.dropped,
+            waiting: counts.waiting,
+        });
+        Some(ApiServerStatus {
+            changes: self.latency.counts().buckets.iter().sum(),
+            latency_us: self.latency.recent(),
+            writes,
+        })
     }
 
     /// Problems of the node or the agent's own files, one line each.
@@ -313,6 +330,11 @@ impl Agent {
             clients_rejected: self.files.clients().rejected(),
             clients_cut_off: self.files.clients().cut_off(),
             names: self.names.metrics(),
+            source: self.plane.cluster().map(|cluster| SourceCounts {
+                latency: self.latency.counts(),
+                writes: cluster.writes().unwrap_or_default(),
+                unreadable: cluster.unreadable(),
+            }),
             enforcement: self.enforcement(),
             started_s: Timestamp::now().as_second() as u64 - self.started.elapsed().as_secs(),
             scrapes: self.health.metrics().map_or([0; 3], MetricsServer::numbers),

@@ -118,7 +118,11 @@ fn tcp(args: &HubbleArgs) -> Result<Option<Tcp>> {
     Ok(Some(Tcp { address, tls }))
 }
 
-fn node_name(args: &HubbleArgs) -> Result<String> {
+/// The name of this node.
+///
+/// # Errors
+/// When it is not given and the host's name can't be read.
+pub(super) fn node_name(args: &HubbleArgs) -> Result<String> {
     if let Some(name) = &args.node_name {
         return Ok(name.clone());
     }

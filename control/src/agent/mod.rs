@@ -30,6 +30,7 @@ mod flows_file;
 mod health;
 mod host_network;
 mod hubble;
+mod latency;
 mod limits;
 mod metrics_server;
 mod names;
@@ -73,6 +74,7 @@ use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
 use self::health::HealthWatch;
 use self::host_network::{HostLink, HostNetwork, Observed};
 use self::hubble::Peers;
+use self::latency::Latency;
 use self::metrics_server::MetricsServer;
 use self::names::Names;
 use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
@@ -84,14 +86,16 @@ use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::{Creator, Undo};
 use self::waiting::Waiting;
-use crate::cli::{DnsDenied, PodChecksums, Poll, RunArgs, Seccomp};
+use crate::cli::{DnsDenied, PodChecksums, PolicyStatus, Poll, RunArgs, Seccomp};
 use crate::log::LogFilter;
+use crate::sources::kube::{Access, Writes};
 use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
 pub(crate) use self::flow_metrics::FlowCounts;
 pub(crate) use self::host_network::{HOST, XSK};
+pub(crate) use self::latency::{BOUNDS_US, LatencyCounts};
 pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
 pub(crate) use self::rule_totals::RuleTotals;
@@ -101,6 +105,9 @@ pub(crate) use self::state::StateDir;
 
 /// How often events are taken off the workers' rings.
 const DRAIN_PERIOD: Duration = Duration::from_millis(25);
+
+/// How often workers are asked whether they use tables that were just published.
+const IN_FORCE_PERIOD: Duration = Duration::from_millis(1);
 
 /// Requests of clients that may wait.
 const CALLS_MAX: usize = 16;
@@ -116,6 +123,7 @@ struct Agent {
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
     waiting: Waiting,
+    latency: Latency,
     earlier_flows: EarlierFlows,
     health: HealthWatch,
     /// What the command line, the environment and the file of options say.
@@ -246,6 +254,7 @@ impl Agent {
             ),
             reconciler: Reconciler::new(),
             waiting: Waiting::default(),
+            latency: Latency::default(),
             earlier_flows: EarlierFlows::read(&state),
             health,
             options: args.options.clone(),
@@ -332,6 +341,7 @@ impl Agent {
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
+            self.check_in_force();
             let dataplane = self.endpoints.links().dataplane();
             tokio::select! {
                 signal = &mut signals.stop => {
@@ -343,11 +353,12 @@ impl Agent {
                 () = poll_fn(|cx| dataplane.poll_answers(cx)) => self.admit_answers(),
                 () = at(publication), if publication.is_some() => self.publish(),
                 () = at(reconciliation), if reconciliation.is_some() => self.reconcile(),
-                Some(update) = inputs.updates.recv() => self.plane.update(update),
+                Some(update) = inputs.updates.recv() => self.on_update(update),
                 Some(call) = inputs.calls.recv() => self.answer(call),
                 Some(completed) = inputs.completed.recv() => self.on_completed(completed),
                 Some(observed) = inputs.observed.recv() => self.on_observed(observed),
                 Some(change) = inputs.changes.next() => self.on_change(change),
+                () = sleep(IN_FORCE_PERIOD), if self.latency.is_pending() => {}
                 () = sleep(MORE_EVENTS_AFTER), if many_events => {
                     many_events = self.drain_events(Amount::AFew);
                 }
@@ -378,6 +389,26 @@ impl Agent {
         self.request_periodic_reads();
         self.files.check(&self.endpoints).await;
         Ok(())
+    }
+
+    fn on_update(&mut self, update: Update) {
+        // Before everything was read once, changes wait for the rest.
+        if self.plane.epoch().0 > 0
+            && let Some(at) = update.changed_at()
+        {
+            self.latency.arrived(at);
+        }
+        self.plane.update(update);
+    }
+
+    /// Measures changes that all workers use by now, and has the statuses of their policies
+    /// written.
+    fn check_in_force(&mut self) {
+        let in_force = self.epoch_in_force();
+        if self.latency.is_pending() {
+            self.latency.in_force(in_force, Instant::now());
+        }
+        self.plane.report(in_force);
     }
 
     /// Handles SIGHUP: objects are read again, and the log filter.
@@ -418,6 +449,7 @@ impl Agent {
         let routes = Arc::new(self.host.complete(routes));
         let Some(snapshot) = self.plane.compile(&routes, not_ready) else {
             self.endpoints.links_mut().set_pods(&routes);
+            self.latency.without_effect();
             return self.plane.end(begun);
         };
         let dataplane = self.endpoints.links().dataplane();
@@ -426,6 +458,7 @@ impl Agent {
         dataplane.publish(snapshot);
         self.endpoints.links_mut().set_pods(&routes);
         self.plane.end(begun);
+        self.latency.published(self.plane.epoch());
         let (epoch, policies) = (self.plane.epoch().0, self.policies_in_force());
         self.observer.agent_events().policy_updated(Timestamp::now(), epoch, policies);
         self.peers.update(self.plane.store());
@@ -463,21 +496,25 @@ async fn at(due: Option<Instant>) {
 }
 
 async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<Source> {
-    let may_run = args.seccomp != Seccomp::Enforce;
-    match (&args.source.manifests, &args.source.kubeconfig) {
+    let access = match (&args.source.manifests, &args.source.kubeconfig) {
         (Some(dir), _) => {
             let settle = args.manifests_settle.0;
             let settings = Settings { settle, bytes_max: DIRECTORY_MAX };
-            Ok(Source::Manifests(Manifests::follow(dir, &args.state_dir, settings, updates)?))
+            let manifests = Manifests::follow(dir, &args.state_dir, settings, updates)?;
+            return Ok(Source::Manifests(manifests));
         }
         (None, Some(file)) => {
-            Ok(Source::Cluster(sources::kube::watch(file, updates, may_run).await?))
+            let may_run = args.seccomp != Seccomp::Enforce;
+            Access::Kubeconfig { file: file.clone(), may_run }
         }
-        (None, None) if args.source.in_cluster => {
-            Ok(Source::Cluster(sources::kube::watch_in_cluster(updates)?))
-        }
-        (None, None) => bail!("none of --manifests, --kubeconfig and --in-cluster is given"),
-    }
+        (None, None) => Access::InCluster,
+    };
+    let node = hubble::node_name(&args.hubble)?;
+    let writes = match args.policy_status {
+        PolicyStatus::On => Writes::On,
+        PolicyStatus::Off => Writes::Off,
+    };
+    Ok(Source::Cluster(sources::kube::watch(&access, &node, writes, updates).await?))
 }
 
 fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {

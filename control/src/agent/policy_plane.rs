@@ -17,6 +17,7 @@ use super::debounce::Debounce;
 use super::endpoints::Endpoint;
 use super::epochs::Epochs;
 use super::rule_totals::RuleTotals;
+use crate::sources::kube::Cluster;
 use crate::sources::{Source, Update};
 
 /// Objects, the tables that they compile to, and what was published.
@@ -32,6 +33,8 @@ pub(super) struct PolicyPlane {
     /// Why endpoints were not ready in the last publication, by link.
     not_ready: BTreeMap<String, String>,
     forced: bool,
+    /// Whether policies may have changed of which the source was not told that they are in force.
+    unreported: bool,
     rule_totals: RuleTotals,
 }
 
@@ -56,6 +59,7 @@ impl PolicyPlane {
             routes: None,
             not_ready: BTreeMap::new(),
             forced: false,
+            unreported: false,
             rule_totals: RuleTotals::default(),
         }
     }
@@ -144,6 +148,19 @@ impl PolicyPlane {
         self.source.status()
     }
 
+    /// Tells the source what is in force, once every worker uses the last publication.
+    pub(super) fn report(&mut self, in_force: Epoch) {
+        if self.unreported && self.epoch.0 > 0 && in_force >= self.epoch {
+            self.unreported = false;
+            self.source.report(&self.store, self.epoch.0);
+        }
+    }
+
+    /// The API server, if objects come from one.
+    pub(super) const fn cluster(&self) -> Option<&Cluster> {
+        self.source.cluster()
+    }
+
     /// Generation of the last publication; zero before the first.
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
@@ -211,6 +228,7 @@ impl PolicyPlane {
     /// Ends a publication.
     pub(super) fn end(&mut self, Begun(begin): Begun) {
         self.debounce.end(begin);
+        self.unreported = true;
         debug!(epoch = self.epoch.0, took = ?begin.elapsed(), "published");
     }
 }

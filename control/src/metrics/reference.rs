@@ -22,6 +22,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("link,pod,resource", "five for each link, from the first excess on"),
     ("method", "10"),
     ("outcome", "3"),
+    ("outcome,what", "6"),
     ("policy,rule,verdict", "RULES and three for all others together"),
     ("protocol,reason", "one for each reason of the workers and protocol that occurred, about 300"),
     ("protocol,result", "33"),
@@ -108,13 +109,13 @@ mod sample {
     use podgate_policy::rules::TrafficDirection;
     use podgate_policy::{Kind, ObjectKey, RuleOrigin};
     use podgate_tables::drop_reason::DropReason;
-    use podgate_tables::event::{RequestRecord, ResponseStatus};
+    use podgate_tables::event::{HttpVersion, RequestRecord, ResponseStatus};
     use podgate_tables::ids::{Epoch, RuleId};
     use podgate_tables::time::Nanos;
     use podgate_xdp_redirect::FrameDrops;
 
     use crate::agent::{FlowCounts, RuleTotals};
-    use crate::metrics::{AgentCounts, Measured};
+    use crate::metrics::{AgentCounts, Measured, SourceCounts};
 
     fn rules() -> RuleTotals {
         let key = ObjectKey {
@@ -173,7 +174,8 @@ mod sample {
         for worker in &workers {
             worker.dropped[DropReason::PolicyDefaultDeny as usize].count(1, 60);
             worker.l7.count_request(&RequestRecord::default(), true);
-            worker.l7.count_response(ResponseStatus::Http(200), 3_000_000);
+            let status = ResponseStatus::Http { version: HttpVersion::Http11, status: 200 };
+            worker.l7.count_response(status, 3_000_000);
         }
         let links = vec![LinkCounts {
             link: "veth1".into(),
@@ -182,6 +184,7 @@ mod sample {
             ..LinkCounts::default()
         }];
         let counts = AgentCounts {
+            source: Some(SourceCounts::default()),
             endpoints: EndpointCounts { ready: 1, waiting: 0, gone: 0 },
             epoch: 7,
             ..AgentCounts::default()

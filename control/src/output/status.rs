@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use podgate_api::{FlowsTakenOver, Health, LinkCounts, Status, TableFill};
+use podgate_api::{ApiServerWrites, FlowsTakenOver, Health, LinkCounts, Status, TableFill};
 
 use super::{escape, or_dash, row, table};
 
@@ -97,12 +97,31 @@ fn facts(status: &Status) -> Vec<Vec<String>> {
         };
         facts.push(row(&["certificate", &format!("{}: {text}", certificate.name)]));
     }
+    facts.extend(api_server(status));
     facts.push(row(&["flow records lost", &status.flow_records_lost.to_string()]));
     let FlowsTakenOver { taken, left_out, .. } = &status.flows_taken_over;
     if taken + left_out > 0 {
         facts.push(row(&["flows at start", &format!("{taken} taken over, {left_out} left out")]));
     }
     facts
+}
+
+/// Rows about the API server.
+fn api_server(status: &Status) -> Vec<Vec<String>> {
+    let Some(server) = &status.api_server else { return Vec::new() };
+    let mut rows = Vec::new();
+    if let Some([median, p99, max]) = server.latency_us {
+        let ms = |us: u64| format!("{}.{}", us / 1000, us % 1000 / 100);
+        let text = format!("p50 {} ms, p99 {} ms, max {} ms", ms(median), ms(p99), ms(max));
+        rows.push(row(&["change to use", &text]));
+    }
+    if let Some(writes) = &server.writes {
+        let ApiServerWrites { statuses, events, failed, dropped, waiting, .. } = writes;
+        let lost = failed + dropped;
+        let text = format!("{statuses} statuses, {events} Events, {waiting} waiting, {lost} lost");
+        rows.push(row(&["written to API", &text]));
+    }
+    rows
 }
 
 /// Bytes as whole MiB, rounded up.
@@ -291,6 +310,7 @@ mod tests {
                 },
             ],
             flow_records_lost: 0,
+            api_server: None,
             flows_taken_over: FlowsTakenOver { taken: 12, left_out: 1, problem: None },
             health: sample_health(),
         }

@@ -20,6 +20,16 @@ pub(crate) enum Update {
     Cluster(Box<kube::Event>),
 }
 
+impl Update {
+    /// When a change of an object at the API server arrived.
+    pub(crate) const fn changed_at(&self) -> Option<tokio::time::Instant> {
+        match self {
+            Self::Manifests(_) => None,
+            Self::Cluster(event) => event.changed_at(),
+        }
+    }
+}
+
 /// Most updates that wait for the agent.
 pub(crate) const UPDATES_MAX: usize = 256;
 
@@ -39,6 +49,22 @@ impl Source {
             (Self::Manifests(source), Update::Manifests(event)) => source.apply(event, store),
             (Self::Cluster(source), Update::Cluster(event)) => source.apply(*event, store),
             _ => unreachable!("a source gets updates of its own task only"),
+        }
+    }
+
+    /// Has the statuses of changed policies written, now that all workers use the tables of
+    /// `revision`. Manifests have none.
+    pub(crate) fn report(&mut self, store: &Store, revision: u32) {
+        if let Self::Cluster(source) = self {
+            source.report(store, revision);
+        }
+    }
+
+    /// The API server, if objects come from one.
+    pub(crate) const fn cluster(&self) -> Option<&kube::Cluster> {
+        match self {
+            Self::Manifests(_) => None,
+            Self::Cluster(source) => Some(source),
         }
     }
 

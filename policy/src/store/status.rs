@@ -77,16 +77,25 @@ impl Store {
         let rejected = self.rejections.0.keys().filter(|key| key.kind.is_policy());
         let in_force = self.policies.keys().map(AsRef::as_ref);
         let keys: BTreeSet<&ObjectKey> = in_force.chain(rejected).collect();
-        keys.into_iter().map(|key| {
-            let rejections = self.rejections.get(key).map_or(&[][..], Vec::as_slice);
-            let in_force = self.policies.get(key);
-            let warnings = in_force.map_or(&[][..], |policy| policy.warnings.as_slice());
-            let state = match (in_force.is_some(), rejections.is_empty()) {
-                (true, true) => PolicyState::Enforced,
-                (true, false) => PolicyState::Outdated,
-                (false, _) => PolicyState::Rejected,
-            };
-            PolicyStatus { key, state, rejections, warnings }
-        })
+        keys.into_iter().map(|key| self.policy_status(key))
+    }
+
+    /// A policy that is in force or rejected.
+    #[must_use]
+    pub fn policy<'s>(&'s self, key: &'s ObjectKey) -> Option<PolicyStatus<'s>> {
+        let known = self.policies.contains_key(key) || self.rejections.get(key).is_some();
+        known.then(|| self.policy_status(key))
+    }
+
+    fn policy_status<'s>(&'s self, key: &'s ObjectKey) -> PolicyStatus<'s> {
+        let rejections = self.rejections.get(key).map_or(&[][..], Vec::as_slice);
+        let in_force = self.policies.get(key);
+        let warnings = in_force.map_or(&[][..], |policy| policy.warnings.as_slice());
+        let state = match (in_force.is_some(), rejections.is_empty()) {
+            (true, true) => PolicyState::Enforced,
+            (true, false) => PolicyState::Outdated,
+            (false, _) => PolicyState::Rejected,
+        };
+        PolicyStatus { key, state, rejections, warnings }
     }
 }

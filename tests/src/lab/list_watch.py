@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""A small API server: lists and watches, over TLS, of the objects in a file of JSON.
+"""A small API server: lists, streaming lists and watches, over TLS, of the objects in a file of JSON.
 
     list_watch.py OBJECTS CERTIFICATE KEY TOKEN PORT
 
 OBJECTS holds a list of objects, and is read again when it changes. Every kind in it is served under
-the path that its apiVersion and kind give it; the paths of other kinds hold empty lists.
+the path that its apiVersion and kind give it; the paths of other kinds hold empty lists. Conditions
+that are applied to an object's status are part of it from then on. What is written is appended to
+OBJECTS.writes, one JSON object a line.
 """
 
 import http.server
 import json
 import os
+import re
 import ssl
 import sys
+import threading
 import time
+import zlib
 from urllib.parse import parse_qs, urlsplit
 
 OBJECTS, CERTIFICATE, KEY, TOKEN, PORT = sys.argv[1:]
@@ -20,8 +25,18 @@ OBJECTS, CERTIFICATE, KEY, TOKEN, PORT = sys.argv[1:]
 PERIOD = 0.05
 
 
+# Conditions that were applied, by path, namespace and name; events by namespace and name.
+CONDITIONS, EVENTS, LOCK = {}, set(), threading.Lock()
+PATCHES = 0
+
+
 def version():
-    return os.stat(OBJECTS).st_mtime_ns
+    return os.stat(OBJECTS).st_mtime_ns + PATCHES
+
+
+def log_write(**write):
+    with open(OBJECTS + ".writes", "a", encoding="utf-8") as file:
+        file.write(json.dumps(write) + "\n")
 
 
 def collection(item):
@@ -35,9 +50,15 @@ def objects(path):
     now = version()
     with open(OBJECTS, encoding="utf-8") as file:
         items = [item for item in json.load(file) if collection(item) == path]
-    for item in items:
-        item["metadata"]["resourceVersion"] = str(now)
     name = lambda item: (item["metadata"].get("namespace"), item["metadata"]["name"])
+    for item in items:
+        metadata = item["metadata"]
+        metadata["resourceVersion"] = str(now)
+        metadata["uid"] = "-".join(["uid", *filter(None, name(item))])
+        metadata["generation"] = zlib.crc32(json.dumps(item.get("spec")).encode())
+        applied = CONDITIONS.get((path, *name(item)))
+        if applied:
+            item["status"] = {"conditions": list(applied.values())}
     return now, {name(item): item for item in items}
 
 
@@ -50,11 +71,50 @@ class Handler(http.server.BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = parse_qs(url.query)
         if query.get("watch") in (["1"], ["true"]):
-            return self.watch(url.path, query["resourceVersion"][0])
+            return self.watch(url.path, query)
         now, found = objects(url.path)
         self.answer(200, {"kind": "List", "apiVersion": "v1",
                           "metadata": {"resourceVersion": str(now)},
                           "items": list(found.values())})
+
+    def written(self):
+        """The body of a request that may write; None if it may not."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.fail(401, "Unauthorized")
+        return body
+
+    def do_PATCH(self):
+        global PATCHES
+        body = self.written()
+        if body is None:
+            return None
+        url = urlsplit(self.path)
+        parts = re.fullmatch(r"(/apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([^/]+)/([^/]+)/status",
+                             url.path)
+        path, name = f"{parts[1]}/{parts[3]}", (parts[2], parts[4])
+        if name not in objects(path)[1]:
+            return self.fail(404, "not found")
+        manager = parse_qs(url.query)["fieldManager"][0]
+        with LOCK:
+            applied = CONDITIONS.setdefault((path, *name), {})
+            for condition in body["status"]["conditions"]:
+                applied[condition["type"]] = condition
+            PATCHES += 1
+            log_write(manager=manager, **body)
+        self.answer(200, body)
+
+    def do_POST(self):
+        body = self.written()
+        if body is None:
+            return None
+        name = (body["metadata"]["namespace"], body["metadata"]["name"])
+        with LOCK:
+            if name in EVENTS:
+                return self.fail(409, "already exists")
+            EVENTS.add(name)
+            log_write(**body)
+        self.answer(201, body)
 
     def fail(self, code, message):
         self.answer(code, {"kind": "Status", "apiVersion": "v1", "status": "Failure",
@@ -68,15 +128,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def watch(self, path, since):
+    def watch(self, path, query):
         seen, known = objects(path)
-        if since != str(seen):
+        streams = query.get("sendInitialEvents") == ["true"]
+        if not streams and query.get("resourceVersion") != [str(seen)]:
             # There is no history of objects: the client has to list again.
             return self.fail(410, "too old resource version")
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        if streams:
+            for item in known.values():
+                self.event("ADDED", item)
+            end = {"resourceVersion": str(seen),
+                   "annotations": {"k8s.io/initial-events-end": "true"}}
+            self.event("BOOKMARK", {"kind": "Bookmark", "apiVersion": "v1", "metadata": end})
         while True:
             time.sleep(PERIOD)
             if version() == seen:
@@ -85,7 +152,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for name, item in found.items():
                 if name not in known:
                     self.event("ADDED", item)
-                elif item.get("spec") != known[name].get("spec"):
+                elif any(item.get(part) != known[name].get(part) for part in ("spec", "status")):
                     self.event("MODIFIED", item)
             for name in known.keys() - found.keys():
                 self.event("DELETED", known[name])

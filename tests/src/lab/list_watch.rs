@@ -1,5 +1,5 @@
-//! A minimal API server on the node's loopback: lists and watches over TLS, in Python's standard
-//! library. It serves what the agent's client requests, and needs only what `scripts/lib.sh`
+//! A minimal API server on the node's loopback: streaming lists, watches, conditions of policies
+//! and Events over TLS, in Python's standard library. It serves what the agent's client requests, and needs only what `scripts/lib.sh`
 //! installs.
 
 use std::fs;
@@ -86,6 +86,20 @@ impl<'lab> ListWatchServer<'lab> {
     /// When the file can't be written.
     pub fn remove_added(&self) -> Result<()> {
         set(&self.lab.file("api/objects.json"), &from_manifests(self.lab))
+    }
+
+    /// What was written so far: bodies of requests, and of patches the field manager.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn writes(&self) -> Result<Vec<Value>> {
+        let file = self.lab.file("api/objects.json.writes");
+        if !file.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs::read_to_string(file)?;
+        // The last line may be incomplete.
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Writes a kubeconfig that names the server by its host name.

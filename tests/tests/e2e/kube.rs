@@ -267,3 +267,58 @@ fn a_confined_agent_follows_an_api_server() -> Result<()> {
     agent.wait_until("no problem", |lab| Ok((problems(lab)? == "[]").then_some(())))?;
     agent.stop()
 }
+
+/// The condition of this type that was applied to `object` last.
+fn condition(server: &ListWatchServer<'_>, object: &Value, r#type: &str) -> Result<Value> {
+    let writes = server.writes()?;
+    let mut of_object = writes.iter().rev().filter(|write| {
+        write["kind"] == object["kind"] && write["metadata"]["name"] == object["metadata"]["name"]
+    });
+    let conditions = of_object.find_map(|write| {
+        let condition = &write["status"]["conditions"][0];
+        (condition["type"] == r#type).then(|| condition.clone())
+    });
+    Ok(conditions.unwrap_or(Value::Null))
+}
+
+#[test]
+fn the_status_of_policies_and_the_latency_of_changes_are_told() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let server = ListWatchServer::start(&lab)?;
+    let mut agent = Agent::start_for_cluster(&lab, 2, &server.kubeconfig()?)?;
+    agent.wait_ready()?;
+    let mut closed = deny_all_to("store");
+    server.add(&closed)?;
+    is_cut_off_from_store(&mut agent, ADMIN, "a policy denies it")?;
+    agent.wait_until("the condition Valid=True", |_| {
+        Ok((condition(&server, &closed, "Valid")?["status"] == "True").then_some(()))
+    })?;
+    closed["spec"]["unknownField"] = 1.into();
+    server.add(&closed)?;
+    let valid = agent.wait_until("the condition Valid=False", |_| {
+        let valid = condition(&server, &closed, "Valid")?;
+        Ok((valid["status"] == "False").then_some(valid))
+    })?;
+    let message = valid["message"].as_str().unwrap_or_default();
+    assert!(message.contains("unknownField"), "{valid}");
+    let event = agent.wait_until("an Event", |_| {
+        Ok(server.writes()?.into_iter().find(|write| write["kind"] == "Event"))
+    })?;
+    assert_eq!(event["regarding"]["name"], "closed");
+    assert_eq!(event["type"], "Warning");
+    // It has to be rejected on every node, and every node has a part of its own.
+    agent.wait_until("this node's own condition", |_| {
+        let own = server.writes()?.into_iter().rev().find(|write| {
+            let manager = write["manager"].as_str().unwrap_or_default();
+            write["metadata"]["name"] == "closed" && manager.starts_with("podgate-")
+        });
+        let own = own.unwrap_or_default();
+        let condition = &own["status"]["conditions"][0];
+        let message = condition["message"].as_str().unwrap_or_default();
+        Ok((condition["status"] == "False" && message.contains("an earlier one")).then_some(()))
+    })?;
+    let status = lab.podgate_json(&["status"])?;
+    assert!(status["api_server"]["changes"].as_u64() >= Some(1), "{status}");
+    assert!(status["api_server"]["latency_us"][1].as_u64() > Some(0), "{status}");
+    agent.stop()
+}

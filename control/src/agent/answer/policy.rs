@@ -137,8 +137,9 @@ impl Agent {
     }
 
     /// The oldest epoch that a worker uses.
-    fn epoch_in_force(&self) -> Epoch {
-        let epochs = self.workers().into_iter().map(|worker| worker.epoch.get());
+    pub(in super::super) fn epoch_in_force(&self) -> Epoch {
+        let stats = &self.dataplane().shared().stats;
+        let epochs = stats.iter().map(|worker| worker.epoch.get());
         Epoch(epochs.min().unwrap_or_default() as u32)
     }
 }

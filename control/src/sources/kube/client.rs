@@ -1,0 +1,148 @@
+//! A client of the API server.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use kube::config::{AuthInfo, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use podgate_api::CertificateStatus;
+
+use crate::certificates;
+
+/// How the API server is reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Access {
+    /// By a kubeconfig; `may_run` says whether programs may be run for credentials.
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// Whether programs may be run for credentials.
+        may_run: bool,
+    },
+    /// By the service account of the pod that this runs in. Its token and the certificates that
+    /// sign the server's are read again every minute, because both are rotated.
+    InCluster,
+}
+
+/// Why no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KubeError {
+    /// The kubeconfig can't be used.
+    #[error("can't use kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// The error.
+        source: KubeconfigError,
+    },
+    /// Its credentials come from a program, and the agent runs none.
+    #[error(
+        "kubeconfig {path} gets its credentials by running a program (exec or auth-provider), which \
+         the agent's seccomp filter refuses: write a token or a certificate there, or run with \
+         --seccomp off"
+    )]
+    RunsProgram {
+        /// The file.
+        path: String,
+    },
+    /// The pod has no service account.
+    #[error("can't find the API server of this cluster: {0}; --in-cluster is for pods")]
+    InCluster(#[source] InClusterError),
+    /// The configuration doesn't make a client.
+    #[error("can't make a client of {server}: {source}")]
+    Client {
+        /// The server.
+        server: String,
+        /// The error.
+        source: Box<kube::Error>,
+    },
+}
+
+/// How to reach the server of the cluster that this process runs in as a pod.
+///
+/// # Errors
+/// When the environment or the service account's files don't say which server that is.
+pub(crate) fn in_cluster() -> Result<Config, KubeError> {
+    Config::incluster_env().map_err(KubeError::InCluster)
+}
+
+/// A client, and what is known of the connection.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    /// The server's address.
+    pub(super) server: String,
+    /// The certificate that the client presents, if it has one.
+    pub(super) certificate: Option<CertificateStatus>,
+}
+
+/// Makes a client.
+///
+/// # Errors
+/// When the configuration can't be used. Nothing is sent yet.
+pub(super) async fn connect(access: &Access) -> Result<Connection, KubeError> {
+    let config = match access {
+        Access::Kubeconfig { file, may_run } => {
+            let path = file.display().to_string();
+            let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
+            let kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
+            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(failed)?;
+            let auth = &config.auth_info;
+            if !may_run && (auth.exec.is_some() || auth.auth_provider.is_some()) {
+                return Err(KubeError::RunsProgram { path });
+            }
+            config
+        }
+        Access::InCluster => in_cluster()?,
+    };
+    let certificate = client_certificate(&config.auth_info);
+    let server = config.cluster_url.to_string();
+    match Client::try_from(config) {
+        Ok(client) => Ok(Connection { client, server, certificate }),
+        Err(source) => Err(KubeError::Client { server, source: Box::new(source) }),
+    }
+}
+
+/// The state of the certificate of a kubeconfig's user, if it has one.
+fn client_certificate(auth: &AuthInfo) -> Option<CertificateStatus> {
+    const NAME: &str = "api-client";
+    if let Some(data) = &auth.client_certificate_data {
+        let pem = BASE64_STANDARD.decode(data.trim()).unwrap_or_default();
+        return Some(certificates::of_pem(NAME, &pem));
+    }
+    let file = auth.client_certificate.as_ref()?;
+    Some(certificates::of_file(NAME, Path::new(file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_that_runs_a_program_is_rejected_where_none_may_be_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let kubeconfig = |user: &str| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Config, current-context: c, \
+                 clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:1'}}}}], \
+                 users: [{{name: u, user: {user}}}], \
+                 contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}"
+            );
+            std::fs::write(&path, text).unwrap();
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let start = |may_run| {
+            let access = Access::Kubeconfig { file: path.clone(), may_run };
+            runtime.block_on(connect(&access)).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let exec = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/false}}";
+        kubeconfig(exec);
+        let error = start(false).unwrap_err();
+        assert!(error.contains("a token or a certificate"), "{error}");
+        kubeconfig("{token: abc}");
+        start(false).unwrap();
+    }
+}

@@ -1,0 +1,413 @@
+//! What is known of the objects at the API server: the agent's side of the source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use podgate_api::{CertificateStatus, SourceStatus};
+use podgate_policy::{Kind, ObjectKey, Store};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::report::{self, Author, Present};
+use super::writer::{WriteCounts, Writer};
+use super::{Event, News, Object, Problem};
+use crate::sources::log_rejections;
+
+/// Nodes of a cluster spread their writes over this time for each node, and over [`SPREAD_MAX`] at
+/// most: the first one that writes spares the others the same write.
+const SPREAD_BY_NODE: Duration = Duration::from_millis(50);
+const SPREAD_MAX: Duration = Duration::from_secs(30);
+
+/// What is known of the objects at the API server.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    server: String,
+    /// The certificate that the client presents, if it has one.
+    certificate: Option<CertificateStatus>,
+    kinds: BTreeMap<Kind, Watched>,
+    /// Name of this node.
+    node: String,
+    /// None if statuses and Events are not written.
+    writer: Option<Writer>,
+    /// What the server reported of policies; empty without a writer.
+    policies: BTreeMap<ObjectKey, Present>,
+    /// Policies whose status is to be compared with what the server has.
+    changed: BTreeSet<ObjectKey>,
+}
+
+/// What is known of one kind.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Objects that the store has from this watch.
+    known: BTreeSet<ObjectKey>,
+    /// Objects of the current, incomplete list.
+    listed: Option<BTreeSet<ObjectKey>>,
+    /// Whether a list was complete once, or the kind can be done without.
+    synced: bool,
+    /// Why objects can't be watched at present.
+    problem: Option<Problem>,
+    /// When the server last said something of the kind.
+    as_of: Option<Instant>,
+    /// Objects that have no name that can be read.
+    unreadable: u64,
+}
+
+impl Cluster {
+    pub(super) fn new(server: &str, node: &str, writer: Option<Writer>) -> Self {
+        Self {
+            server: server.to_owned(),
+            certificate: None,
+            kinds: Kind::ALL.iter().map(|kind| (*kind, Watched::default())).collect(),
+            node: node.to_owned(),
+            writer,
+            policies: BTreeMap::new(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn with_certificate(self, certificate: Option<CertificateStatus>) -> Self {
+        Self { certificate, ..self }
+    }
+
+    /// The certificate that the client presents, if it has one.
+    pub(crate) const fn certificate(&self) -> Option<&CertificateStatus> {
+        self.certificate.as_ref()
+    }
+
+    /// Applies an event to the store. Returns whether it may have changed, or become complete.
+    pub(crate) fn apply(&mut self, event: Event, store: &mut Store) -> bool {
+        let Event { kind, at, news } = event;
+        if self.writer.is_some() && kind.is_policy() {
+            self.note_policy(kind, &news);
+        }
+        let watched = self.kinds.entry(kind).or_default();
+        match news {
+            Ok(news) => {
+                watched.as_of = Some(at);
+                let (changed, deleted) = watched.take(kind, news, store);
+                for key in deleted {
+                    self.forget(&key);
+                }
+                changed
+            }
+            Err(problem) => watched.fail(kind, problem),
+        }
+    }
+
+    /// Stores what the server has of a policy, to compare it with what it should have.
+    fn note_policy(&mut self, kind: Kind, news: &Result<News, Problem>) {
+        let Ok(News::Listed(object) | News::Applied(object)) = news else { return };
+        let Some(key) = object.key(kind) else { return };
+        let present = Present::read(object, &self.node, self.policies.get(&key));
+        self.policies.insert(key.clone(), present);
+        self.changed.insert(key);
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.policies.remove(key);
+        self.changed.remove(key);
+        if let Some(writer) = &self.writer {
+            writer.forget(key);
+        }
+    }
+
+    /// Has the statuses of changed policies written, now that all workers use the tables of
+    /// `revision`.
+    pub(crate) fn report(&mut self, store: &Store, revision: u32) {
+        let Some(writer) = &self.writer else { return };
+        if self.changed.is_empty() {
+            return;
+        }
+        let author = Author {
+            node: &self.node,
+            nodes: store.named_nodes().count(),
+            is_node: &|name| store.named_nodes().any(|(known, _)| **known == *name),
+            now: Timestamp::now(),
+        };
+        let spread = SPREAD_BY_NODE * u32::try_from(author.nodes.saturating_sub(1)).unwrap_or(0);
+        let spread = spread.min(SPREAD_MAX);
+        for key in std::mem::take(&mut self.changed) {
+            let Some(present) = self.policies.get_mut(&key) else { continue };
+            let Some(policy) = store.policy(&key) else { continue };
+            let writes = report::writes(&policy, present, revision, &author);
+            writer.submit(&key, writes, spread.mul_f64(fastrand::f64()));
+        }
+    }
+
+    /// What became of writes; none if nothing is written.
+    pub(crate) fn writes(&self) -> Option<WriteCounts> {
+        self.writer.as_ref().map(Writer::counts)
+    }
+
+    /// Objects that have no name that can be read, by kind.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.kinds.values().map(|watched| watched.unreadable).sum()
+    }
+
+    /// Whether every kind was listed once, and what is wrong now.
+    #[must_use]
+    pub(crate) fn status(&self) -> SourceStatus {
+        let mut problems = Vec::new();
+        for (kind, watched) in &self.kinds {
+            problems.extend(watched.problem_in_words(*kind));
+            if watched.unreadable > 0 {
+                let count = watched.unreadable;
+                problems.push(format!("the API server sent {count} {kind} objects without a name"));
+            }
+        }
+        problems.extend(self.writer.iter().flat_map(Writer::problems));
+        SourceStatus {
+            name: format!("kubernetes {}", self.server),
+            synced: self.kinds.values().all(|watched| watched.synced),
+            problems,
+            current: self.kinds.values().all(Watched::is_current),
+        }
+    }
+}
+
+impl Watched {
+    /// Whether it was listed, and changes are noticed.
+    fn is_current(&self) -> bool {
+        self.synced && matches!(self.problem, None | Some(Problem::NotInstalled))
+    }
+
+    fn problem_in_words(&self, kind: Kind) -> Option<String> {
+        Some(match self.problem.as_ref()? {
+            Problem::NotInstalled => format!("{kind} is not installed at the API server"),
+            Problem::Forbidden(text) | Problem::Other(text) => {
+                let age = match self.as_of {
+                    Some(at) if self.synced => {
+                        format!("; its objects are as of {} s ago", at.elapsed().as_secs())
+                    }
+                    _ => String::new(),
+                };
+                format!("{kind} can't be watched: {text}{age}")
+            }
+        })
+    }
+
+    /// Returns whether the store may have changed, and which objects were deleted.
+    fn take(&mut self, kind: Kind, news: News, store: &mut Store) -> (bool, Vec<ObjectKey>) {
+        match news {
+            News::Begin => {
+                self.listed = Some(BTreeSet::new());
+                (false, Vec::new())
+            }
+            News::Current => {
+                self.succeed(kind);
+                (false, Vec::new())
+            }
+            News::Listed(object) => (self.insert(kind, object, store), Vec::new()),
+            News::Applied(object) => {
+                self.succeed(kind);
+                (self.insert(kind, object, store), Vec::new())
+            }
+            News::End => {
+                self.succeed(kind);
+                let listed = self.listed.take().unwrap_or_default();
+                // Objects that the list lacks were deleted before the watch began.
+                let stale: Vec<_> = self.known.difference(&listed).cloned().collect();
+                stale.iter().for_each(|key| store.delete(key));
+                self.known = listed;
+                // The first complete list counts even when it is empty.
+                (true, stale)
+            }
+            News::Deleted(object) => {
+                let Some(key) = object.key(kind) else {
+                    self.unreadable += 1;
+                    return (false, Vec::new());
+                };
+                self.known.remove(&key);
+                if let Some(listed) = &mut self.listed {
+                    listed.remove(&key);
+                }
+                store.delete(&key);
+                (true, vec![key])
+            }
+        }
+    }
+
+    fn insert(&mut self, kind: Kind, object: Object, store: &mut Store) -> bool {
+        let Some(key) = object.key(kind) else {
+            self.unreadable += 1;
+            return false;
+        };
+        if let Some(listed) = &mut self.listed {
+            listed.insert(key.clone());
+        }
+        self.known.insert(key);
+        if let Err(rejections) = store.apply(&object.into_manifest(kind), None) {
+            log_rejections(&rejections);
+        }
+        true
+    }
+
+    fn succeed(&mut self, kind: Kind) {
+        if self.problem.take().is_some() || !self.synced {
+            info!("{kind} objects are in sync with the API server");
+        }
+        self.synced = true;
+    }
+
+    /// Objects stay in force: an unreachable server must not lift any policy. Returns whether the
+    /// kind counts as read from now on.
+    fn fail(&mut self, kind: Kind, problem: Problem) -> bool {
+        let synced = self.synced;
+        let known = self.problem.as_ref() == Some(&problem);
+        match &problem {
+            Problem::NotInstalled => {
+                self.synced = true;
+                if !known {
+                    warn!("{kind} is not installed at the API server; it will be tried again");
+                }
+            }
+            Problem::Forbidden(text) | Problem::Other(text) => {
+                // Without pods, namespaces or policies nothing could be enforced as written.
+                let dispensable = !kind.is_policy() && !matches!(kind, Kind::Pod | Kind::Namespace);
+                self.synced |= dispensable && matches!(problem, Problem::Forbidden(_));
+                if !known {
+                    warn!("{kind} objects can't be watched: {text}; it will be tried again");
+                }
+            }
+        }
+        self.problem = Some(problem);
+        self.synced != synced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn cluster() -> Cluster {
+        Cluster::new("https://server", "node-1", None)
+    }
+
+    fn pod(name: &str) -> Object {
+        Object::from(json!({
+            "metadata": {"namespace": "a", "name": name, "labels": {"app": name},
+                         "managedFields": [{"manager": "kubectl"}]},
+            "spec": {"containers": []},
+            "status": {"podIPs": [{"ip": "10.0.0.1"}]},
+        }))
+    }
+
+    fn event(kind: Kind, news: Result<News, Problem>) -> Event {
+        Event { kind, at: Instant::now(), news }
+    }
+
+    fn feed(cluster: &mut Cluster, store: &mut Store, kind: Kind, all: Vec<News>) {
+        for news in all {
+            cluster.apply(event(kind, Ok(news)), store);
+        }
+    }
+
+    #[test]
+    fn a_list_and_a_watch_fill_the_store() {
+        let (mut cluster, mut store) = (cluster(), Store::new());
+        use News::{Applied, Begin, Deleted, End, Listed};
+        let events = vec![Begin, Listed(pod("x")), End, Applied(pod("y")), Deleted(pod("x"))];
+        feed(&mut cluster, &mut store, Kind::Pod, events);
+        assert!(store.pod("a", "x").is_none());
+        assert!(store.pod("a", "y").is_some());
+    }
+
+    #[test]
+    fn what_a_second_list_lacks_goes_when_the_list_is_complete() {
+        let (mut cluster, mut store) = (cluster(), Store::new());
+        use News::{Begin, End, Listed};
+        let first = vec![Begin, Listed(pod("x")), Listed(pod("y")), End];
+        feed(&mut cluster, &mut store, Kind::Pod, first);
+        feed(&mut cluster, &mut store, Kind::Pod, vec![Begin, Listed(pod("y"))]);
+        assert!(store.pod("a", "x").is_some());
+        feed(&mut cluster, &mut store, Kind::Pod, vec![End]);
+        assert!(store.pod("a", "x").is_none());
+        assert!(store.pod("a", "y").is_some());
+    }
+
+    #[test]
+    fn it_is_in_sync_when_every_kind_was_listed_or_does_not_exist() {
+        let (mut cluster, mut store) = (cluster(), Store::new());
+        for kind in Kind::ALL {
+            assert!(!cluster.status().synced);
+            if *kind == Kind::CiliumNetworkPolicy {
+                let absent = || event(*kind, Err(Problem::NotInstalled));
+                // Readiness hangs on it, so the agent must hear of it; but once.
+                assert!(cluster.apply(absent(), &mut store));
+                assert!(!cluster.apply(absent(), &mut store));
+            } else {
+                use News::{Begin, End};
+                feed(&mut cluster, &mut store, *kind, vec![Begin, End]);
+            }
+        }
+        let status = cluster.status();
+        assert!(status.synced);
+        assert_eq!(status.problems, ["CiliumNetworkPolicy is not installed at the API server"]);
+    }
+
+    #[test]
+    fn a_server_out_of_reach_takes_nothing_away_and_is_no_sync() {
+        let (mut cluster, mut store) = (cluster(), Store::new());
+        use News::{Begin, End, Listed};
+        let failed = || event(Kind::Pod, Err(Problem::Other("refused".into())));
+        cluster.apply(failed(), &mut store);
+        assert!(!cluster.kinds[&Kind::Pod].synced);
+        feed(&mut cluster, &mut store, Kind::Pod, vec![Begin, Listed(pod("x")), End]);
+        cluster.apply(failed(), &mut store);
+        assert!(store.pod("a", "x").is_some());
+        let age = "; its objects are as of 0 s ago";
+        assert_eq!(cluster.status().problems, [format!("Pod can't be watched: refused{age}")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_problem_lasts_until_the_watch_goes_on_and_tells_the_age_of_the_state() {
+        let (mut cluster, mut store) = (cluster(), Store::new());
+        feed(&mut cluster, &mut store, Kind::Pod, vec![News::Begin, News::End]);
+        tokio::time::advance(Duration::from_secs(90)).await;
+        cluster.apply(event(Kind::Pod, Err(Problem::Other("refused".into()))), &mut store);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        let expected = "Pod can't be watched: refused; its objects are as of 120 s ago";
+        assert_eq!(cluster.status().problems, [expected]);
+        // A list that begins has not reported everything yet.
+        feed(&mut cluster, &mut store, Kind::Pod, vec![News::Begin]);
+        assert_eq!(cluster.status().problems.len(), 1);
+        feed(&mut cluster, &mut store, Kind::Pod, vec![News::Current]);
+        assert_eq!(cluster.status().problems.len(), 0);
+    }
+
+    #[test]
+    fn a_kind_that_may_not_be_read_degrades_alone_unless_policy_depends_on_it() {
+        for (kind, dispensable) in [
+            (Kind::Service, true),
+            (Kind::CiliumCidrGroup, true),
+            (Kind::Pod, false),
+            (Kind::Namespace, false),
+            (Kind::NetworkPolicy, false),
+            (Kind::CiliumNetworkPolicy, false),
+        ] {
+            let (mut cluster, mut store) = (cluster(), Store::new());
+            for other in Kind::ALL.iter().filter(|other| **other != kind) {
+                feed(&mut cluster, &mut store, *other, vec![News::Begin, News::End]);
+            }
+            let denied = Problem::Forbidden("forbidden: User \"x\"".into());
+            cluster.apply(event(kind, Err(denied)), &mut store);
+            let status = cluster.status();
+            assert_eq!(status.synced, dispensable, "{kind}");
+            assert!(status.problems[0].starts_with(&format!("{kind} can't be watched")));
+        }
+    }
+
+    #[test]
+    fn objects_without_a_name_are_counted_and_change_nothing() {
+        let (mut cluster, mut store) = (cluster(), Store::new());
+        let nameless = || Object::from(json!({"metadata": {"name": 7, "namespace": "a"}}));
+        let news =
+            vec![News::Begin, News::Listed(nameless()), News::End, News::Applied(nameless())];
+        feed(&mut cluster, &mut store, Kind::Pod, news);
+        assert_eq!(cluster.unreadable(), 2);
+        assert_eq!(cluster.status().problems, ["the API server sent 2 Pod objects without a name"]);
+    }
+}

@@ -1,0 +1,359 @@
+//! Watches and writes against a scripted server: each connection takes the next answer.
+
+use std::time::Duration;
+
+use kube::{Client, Config};
+use podgate_policy::{Kind, ObjectKey};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::report::Write;
+use super::watch::Watcher;
+use super::writer::Writer;
+use super::{Event, News, Problem};
+use crate::sources::Update;
+
+/// Timeout of everything that is waited for.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// What the server answers.
+enum Answer {
+    /// A code and a body.
+    Whole(u16, String),
+    /// Parts of a body that ends when the connection is closed.
+    Closed(Vec<String>),
+    /// The same, but the connection stays open.
+    Open(Vec<String>),
+}
+
+fn status(code: u16, message: &str) -> Answer {
+    let body = json!({"kind": "Status", "code": code, "message": message, "status": "Failure"});
+    Answer::Whole(code, body.to_string())
+}
+
+fn page(names: &[&str], next: &str) -> Answer {
+    let items: Vec<_> = names.iter().map(|name| pod(name, "5")).collect();
+    let metadata = json!({"resourceVersion": "5", "continue": next});
+    Answer::Whole(200, json!({"metadata": metadata, "items": items}).to_string())
+}
+
+fn pod(name: &str, version: &str) -> Value {
+    json!({"metadata": {"namespace": "a", "name": name, "resourceVersion": version}})
+}
+
+fn line(kind: &str, object: &Value) -> String {
+    format!("{}\n", json!({"type": kind, "object": object}))
+}
+
+fn end_of_list(version: &str) -> String {
+    let annotations = json!({"k8s.io/initial-events-end": "true"});
+    let metadata = json!({"resourceVersion": version, "annotations": annotations});
+    line("BOOKMARK", &json!({"metadata": metadata}))
+}
+
+/// A server, and what it was asked: request lines, with bodies.
+struct Server {
+    client: Client,
+    requests: mpsc::UnboundedReceiver<String>,
+}
+
+impl Server {
+    async fn start(answers: Vec<Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::try_from(Config::new(url.parse().unwrap())).unwrap();
+        let (asked, requests) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let request = read_request(&mut stream).await;
+                if asked.send(request).is_err() {
+                    return;
+                }
+                write_answer(&mut stream, &answer).await;
+                if matches!(answer, Answer::Open(_)) {
+                    open.push(stream);
+                }
+            }
+            // Further requests wait.
+            open.push(listener.accept().await.unwrap().0);
+            std::future::pending::<()>().await;
+        });
+        Self { client, requests }
+    }
+
+    async fn request(&mut self) -> String {
+        timeout(BOUND, self.requests.recv()).await.unwrap().unwrap()
+    }
+
+    /// Follows `kind` at this server.
+    fn follow(&self, kind: Kind) -> mpsc::Receiver<Update> {
+        let (updates, receiver) = mpsc::channel(64);
+        tokio::spawn(Watcher::new(kind, self.client.clone(), updates).run());
+        receiver
+    }
+}
+
+async fn read_request(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let head = head.to_ascii_lowercase();
+            let length = head.split("content-length: ").nth(1).and_then(|rest| {
+                rest.split("\r\n").next().unwrap_or_default().parse::<usize>().ok()
+            });
+            if body.len() >= length.unwrap_or(0) {
+                let first = text.split("\r\n").next().unwrap_or_default();
+                return format!("{first} {body}");
+            }
+        }
+        let mut part = [0; 4096];
+        let read = stream.read(&mut part).await.unwrap();
+        assert!(read > 0, "the client closed: {text}");
+        bytes.extend_from_slice(&part[..read]);
+    }
+}
+
+async fn write_answer(stream: &mut TcpStream, answer: &Answer) {
+    let (code, parts) = match answer {
+        Answer::Whole(code, body) => (*code, std::slice::from_ref(body)),
+        Answer::Closed(parts) | Answer::Open(parts) => (200, parts.as_slice()),
+    };
+    let length = match answer {
+        Answer::Whole(_, body) => format!("Content-Length: {}\r\n", body.len()),
+        _ => String::new(),
+    };
+    let head = format!("HTTP/1.1 {code} X\r\nConnection: close\r\n{length}\r\n");
+    // A client that has seen enough closes.
+    let _ = stream.write_all(head.as_bytes()).await;
+    for part in parts {
+        let _ = stream.write_all(part.as_bytes()).await;
+    }
+}
+
+/// The next event, in words.
+async fn next(updates: &mut mpsc::Receiver<Update>) -> String {
+    let update = timeout(BOUND, updates.recv()).await.unwrap().unwrap();
+    let Update::Cluster(event) = update else { panic!("{update:?}") };
+    let Event { news, .. } = *event;
+    let name = |object: &super::Object| object.metadata("name").unwrap_or("?").to_owned();
+    match news {
+        Ok(News::Begin) => "begin".into(),
+        Ok(News::Listed(object)) => format!("listed {}", name(&object)),
+        Ok(News::End) => "end".into(),
+        Ok(News::Applied(object)) => format!("applied {}", name(&object)),
+        Ok(News::Deleted(object)) => format!("deleted {}", name(&object)),
+        Ok(News::Current) => "current".into(),
+        Err(Problem::NotInstalled) => "not installed".into(),
+        Err(Problem::Forbidden(text)) => format!("forbidden: {text}"),
+        Err(Problem::Other(text)) => format!("problem: {text}"),
+    }
+}
+
+async fn expect(updates: &mut mpsc::Receiver<Update>, expected: &[&str]) {
+    for expected in expected {
+        let next = next(updates).await;
+        assert!(next.starts_with(expected), "{next} instead of {expected}");
+    }
+}
+
+#[tokio::test]
+async fn a_streaming_list_becomes_a_watch() {
+    let lines = vec![
+        line("ADDED", &pod("x", "3")),
+        end_of_list("5"),
+        line("MODIFIED", &pod("x", "6")),
+        line("BOOKMARK", &pod("", "8")),
+        line("DELETED", &pod("x", "9")),
+        // A line that is cut short is sent again.
+        r#"{"type":"ADDED","obj"#.into(),
+    ];
+    let again = vec![line("ADDED", &pod("y", "10"))];
+    let mut server = Server::start(vec![Answer::Closed(lines), Answer::Open(again)]).await;
+    let mut updates = server.follow(Kind::Pod);
+    let events = ["begin", "listed x", "end", "applied x", "current", "deleted x"];
+    expect(&mut updates, &events).await;
+    let request = server.request().await;
+    assert!(request.starts_with("GET /api/v1/pods?"), "{request}");
+    for part in ["watch=true", "sendInitialEvents=true", "resourceVersionMatch=NotOlderThan"] {
+        assert!(request.contains(part), "{request}");
+    }
+    expect(&mut updates, &["current", "applied y"]).await;
+    let request = server.request().await;
+    assert!(request.contains("resourceVersion=9"), "{request}");
+    assert!(!request.contains("sendInitialEvents"), "{request}");
+}
+
+#[tokio::test]
+async fn a_server_without_streaming_lists_is_asked_for_pages() {
+    let mut server = Server::start(vec![
+        status(422, "sendInitialEvents is forbidden for watch"),
+        page(&["x"], "more"),
+        page(&["y"], ""),
+        Answer::Closed(vec![line("ERROR", &json!({"code": 410, "message": "too old"}))]),
+        page(&["y"], ""),
+        Answer::Open(vec![]),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::EndpointSlice);
+    expect(&mut updates, &["begin", "listed x", "listed y", "end", "current"]).await;
+    // Too old a version is no problem: everything is listed again.
+    expect(&mut updates, &["begin", "listed y", "end", "current"]).await;
+    assert!(server.request().await.contains("/apis/discovery.k8s.io/v1/endpointslices?"));
+    assert!(server.request().await.contains("limit=500"));
+    assert!(server.request().await.contains("continue=more"));
+    assert!(server.request().await.contains("resourceVersion=5"));
+}
+
+#[tokio::test]
+async fn what_a_hostile_server_sends_is_a_problem_and_everything_is_listed_again() {
+    let ended = |line: String| Answer::Closed(vec![end_of_list("5"), line]);
+    let huge = format!("{{\"type\":\"{}", "x".repeat(17 << 20));
+    let mut server = Server::start(vec![
+        ended("not JSON\n".into()),
+        ended(line("EVIL", &pod("x", "6"))),
+        ended(line("ADDED", &json!({"metadata": {"name": "x"}}))),
+        ended(huge),
+        ended(line("ADDED", &json!({"metadata": {"resourceVersion": "7", "name": [3]}}))),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::Pod);
+    for problem in [
+        "problem: the server's answer can't be read",
+        "problem: the server sends events of type \"EVIL\"",
+        "problem: an object has no resourceVersion",
+        "problem: the server sends more than 16777216 bytes",
+    ] {
+        expect(&mut updates, &["begin", "end", problem]).await;
+    }
+    expect(&mut updates, &["begin", "end", "applied ?"]).await;
+    for _ in 0..5 {
+        assert!(server.request().await.contains("sendInitialEvents=true"));
+    }
+}
+
+#[tokio::test]
+async fn an_endless_list_is_a_problem() {
+    let server = Server::start(vec![
+        status(400, "unknown"),
+        page(&["x"], "more"),
+        page(&["y"], "more"),
+        Answer::Whole(200, r#"{"items":7}"#.into()),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::Pod);
+    expect(&mut updates, &["begin", "listed x", "listed y"]).await;
+    expect(&mut updates, &["problem: the server sends the same page again"]).await;
+    expect(&mut updates, &["begin", "problem: the server's answer can't be read"]).await;
+}
+
+#[tokio::test]
+async fn refusals_are_told_apart_and_older_versions_are_tried() {
+    let missing = || status(404, "not found");
+    let mut server = Server::start(vec![
+        missing(),
+        missing(),
+        status(403, "User \"x\" cannot list"),
+        missing(),
+        Answer::Open(vec![end_of_list("5")]),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::CiliumCidrGroup);
+    expect(&mut updates, &["not installed", "forbidden: User \"x\" cannot list"]).await;
+    expect(&mut updates, &["begin", "end"]).await;
+    for version in ["v2", "v2alpha1", "v2", "v2", "v2alpha1"] {
+        let request = server.request().await;
+        assert!(request.contains(&format!("cilium.io/{version}/ciliumcidrgroups")), "{request}");
+    }
+}
+
+fn key() -> ObjectKey {
+    let (namespace, name) = (Some("a".to_owned()), "x".to_owned());
+    ObjectKey { kind: Kind::CiliumNetworkPolicy, namespace, name }
+}
+
+fn valid() -> Write {
+    let body = json!({"status": {"conditions": [{"type": "Valid"}]}});
+    Write::Status { manager: "podgate-n1".into(), body }
+}
+
+fn event() -> Write {
+    Write::Event { namespace: "a".into(), body: json!({"kind": "Event"}) }
+}
+
+/// Waits until the writer has nothing left.
+async fn settled(writer: &Writer) {
+    let all = async {
+        while writer.counts().waiting > 0 || writer.counts() == super::WriteCounts::default() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(BOUND, all).await.unwrap();
+}
+
+#[tokio::test]
+async fn writes_are_sent_and_conflicts_are_tried_again() {
+    let mut server = Server::start(vec![
+        status(409, "conflict"),
+        Answer::Whole(200, "{}".into()),
+        status(409, "already exists"),
+    ])
+    .await;
+    let writer = Writer::start(server.client.clone());
+    writer.submit(&key(), vec![event()], Duration::from_secs(3600));
+    // The later state replaces the earlier one.
+    writer.submit(&key(), vec![valid(), event()], Duration::ZERO);
+    let request = server.request().await;
+    let path = "/apis/cilium.io/v2/namespaces/a/ciliumnetworkpolicies/x/status?";
+    assert!(request.starts_with(&format!("PATCH {path}")), "{request}");
+    for part in ["force=true", "fieldManager=podgate-n1", "\"Valid\""] {
+        assert!(request.contains(part), "{request}");
+    }
+    assert_eq!(server.request().await, request);
+    let request = server.request().await;
+    assert!(request.starts_with("POST /apis/events.k8s.io/v1/namespaces/a/events?"), "{request}");
+    timeout(BOUND, async {
+        while writer.counts().events == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let counts = writer.counts();
+    assert_eq!((counts.statuses, counts.events, counts.retried, counts.failed), (1, 1, 1, 0));
+    assert_eq!(writer.problems(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_forbidden_is_named_and_not_asked_again() {
+    let mut server = Server::start(vec![
+        status(403, "User \"x\" cannot patch"),
+        Answer::Whole(201, "{}".into()),
+        status(404, "not found"),
+    ])
+    .await;
+    let writer = Writer::start(server.client.clone());
+    writer.submit(&key(), vec![valid(), event()], Duration::ZERO);
+    assert!(server.request().await.starts_with("PATCH"));
+    assert!(server.request().await.starts_with("POST"));
+    settled(&writer).await;
+    let problem =
+        "statuses of CiliumNetworkPolicy objects are not written: User \"x\" cannot patch";
+    assert_eq!(writer.problems(), [problem]);
+    // Its statuses are left out; Events are still written, until the object is gone.
+    writer.submit(&key(), vec![valid(), event(), event()], Duration::ZERO);
+    assert!(server.request().await.starts_with("POST"));
+    timeout(BOUND, async {
+        while writer.counts().gone == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(writer.counts().waiting, 0);
+}

@@ -1,0 +1,320 @@
+//! Writes to the API server: conditions of policies, and Events.
+//!
+//! A task of its own sends them, one after the other and at most [`RATE`] a second. Of each policy
+//! only the latest writes wait; at most [`JOBS_MAX`] policies do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use kube::core::Request;
+use kube::core::params::{Patch, PatchParams, PostParams};
+use podgate_policy::{Kind, ObjectKey};
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, warn};
+
+use super::report::Write;
+use super::watch::path;
+use crate::error::describe;
+
+/// Most writes a second, in the long run.
+const RATE: u32 = 5;
+/// Most writes at once after a pause.
+const BURST: u32 = 10;
+/// Most policies whose writes wait.
+const JOBS_MAX: usize = 16_384;
+/// A write that failed so often is given up.
+const TRIES_MAX: u32 = 10;
+/// Timeout of one write.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// What the server forbids is tried again after this long.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(600);
+/// A failure is shown for this long.
+const FAILURE_SHOWN: Duration = Duration::from_secs(600);
+
+/// What became of writes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct WriteCounts {
+    /// Statuses that were written.
+    pub(crate) statuses: u64,
+    /// Events that were written, by this node or by another one.
+    pub(crate) events: u64,
+    /// Writes that were tried again.
+    pub(crate) retried: u64,
+    /// Writes that were given up.
+    pub(crate) failed: u64,
+    /// Writes of policies that were deleted meanwhile.
+    pub(crate) gone: u64,
+    /// Policies whose writes were dropped because too many waited.
+    pub(crate) dropped: u64,
+    /// Policies whose writes wait.
+    pub(crate) waiting: u64,
+}
+
+/// The writes of one policy.
+#[derive(Debug)]
+struct Job {
+    writes: Vec<Write>,
+    due: Instant,
+    tries: u32,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: BTreeMap<ObjectKey, Job>,
+    counts: WriteCounts,
+    /// What the server forbids, since when, and its message.
+    forbidden: BTreeMap<(Kind, &'static str), (Instant, String)>,
+    /// The last write that was given up, and when.
+    failure: Option<(Instant, String)>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Notify,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where writes are given to the task. The task ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    task: Option<tokio::task::AbortHandle>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Writer {
+    /// Starts the task.
+    pub(super) fn start(client: Client) -> Self {
+        let shared = Arc::new(Shared::default());
+        let task = tokio::spawn(run(Arc::clone(&shared), client)).abort_handle();
+        Self { shared, task: Some(task) }
+    }
+
+    /// Has `writes` sent after `delay`, instead of what still waits for the policy.
+    pub(super) fn submit(&self, key: &ObjectKey, writes: Vec<Write>, delay: Duration) {
+        let mut queue = self.shared.queue();
+        if writes.is_empty() {
+            queue.jobs.remove(key);
+            return;
+        }
+        if queue.jobs.len() >= JOBS_MAX && !queue.jobs.contains_key(key) {
+            queue.counts.dropped += 1;
+            return;
+        }
+        let mut due = Instant::now() + delay;
+        // What waits already, waits no longer because it changed.
+        if let Some(former) = queue.jobs.get(key) {
+            due = due.min(former.due);
+        }
+        queue.jobs.insert(key.clone(), Job { writes, due, tries: 0 });
+        drop(queue);
+        self.shared.wake.notify_one();
+    }
+
+    /// Drops what waits for a policy that was deleted.
+    pub(super) fn forget(&self, key: &ObjectKey) {
+        let mut queue = self.shared.queue();
+        if queue.jobs.remove(key).is_some() {
+            queue.counts.gone += 1;
+        }
+    }
+
+    pub(super) fn counts(&self) -> WriteCounts {
+        let queue = self.shared.queue();
+        WriteCounts { waiting: queue.jobs.len() as u64, ..queue.counts }
+    }
+
+    /// What is not written, one line each.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let queue = self.shared.queue();
+        let forbidden = queue.forbidden.iter().map(|((kind, what), (_, message))| {
+            format!("{what} of {kind} objects are not written: {message}")
+        });
+        let failure = queue.failure.iter().filter(|(at, _)| at.elapsed() < FAILURE_SHOWN);
+        forbidden.chain(failure.map(|(_, text)| text.clone())).collect()
+    }
+}
+
+/// Lets [`RATE`] writes a second pass, and [`BURST`] after a pause (a token bucket).
+#[derive(Debug)]
+struct Bucket {
+    /// When the bucket would be full.
+    full_at: Instant,
+}
+
+impl Bucket {
+    /// When the next write may be sent; it is taken.
+    fn take(&mut self, now: Instant) -> Instant {
+        let one = Duration::from_secs(1) / RATE;
+        let full_at = self.full_at.max(now) + one;
+        self.full_at = full_at;
+        // BURST tokens are in a full bucket.
+        full_at.checked_sub(one * BURST).map_or(now, |at| at.max(now))
+    }
+}
+
+async fn run(shared: Arc<Shared>, client: Client) {
+    let mut bucket = Bucket { full_at: Instant::now() };
+    loop {
+        let due = shared.queue().jobs.values().map(|job| job.due).min();
+        match due {
+            None => shared.wake.notified().await,
+            Some(due) if due > Instant::now() => {
+                tokio::select! {
+                    () = sleep_until(due) => {}
+                    () = shared.wake.notified() => {}
+                }
+            }
+            Some(_) => {
+                sleep_until(bucket.take(Instant::now())).await;
+                let first = take_first(&mut shared.queue(), Instant::now());
+                if let Some((key, job)) = first {
+                    send_one(&shared, &client, key, job).await;
+                }
+            }
+        }
+    }
+}
+
+/// Takes the job that is due first, without what is forbidden.
+fn take_first(queue: &mut Queue, now: Instant) -> Option<(ObjectKey, Job)> {
+    queue.forbidden.retain(|_, (since, _)| now.duration_since(*since) < FORBIDDEN_FOR);
+    let (key, job) = queue.jobs.iter().min_by_key(|(_, job)| job.due)?;
+    if job.due > now {
+        return None;
+    }
+    let key = key.clone();
+    let mut job = queue.jobs.remove(&key)?;
+    job.writes.retain(|write| !queue.forbidden.contains_key(&(key.kind, write.what())));
+    (!job.writes.is_empty()).then_some((key, job))
+}
+
+/// Sends the first write of a job, and puts the rest back.
+async fn send_one(shared: &Shared, client: &Client, key: ObjectKey, mut job: Job) {
+    let write = job.writes.remove(0);
+    let answer = match timeout(TIMEOUT, send(client, &key, &write)).await {
+        Ok(answer) => answer,
+        Err(_) => Answer::Again("the server doesn't answer".into()),
+    };
+    let mut queue = shared.queue();
+    take_answer(&mut queue, key, write, job, answer, Instant::now());
+}
+
+/// What the server answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Answer {
+    Written,
+    Gone,
+    Forbidden(String),
+    Again(String),
+    Failed(String),
+}
+
+fn take_answer(
+    queue: &mut Queue,
+    key: ObjectKey,
+    write: Write,
+    mut job: Job,
+    answer: Answer,
+    now: Instant,
+) {
+    match answer {
+        Answer::Written => {
+            match write {
+                Write::Status { .. } => queue.counts.statuses += 1,
+                Write::Event { .. } => queue.counts.events += 1,
+            }
+            (job.tries, job.due) = (0, now);
+        }
+        Answer::Gone => {
+            queue.counts.gone += 1;
+            return;
+        }
+        Answer::Forbidden(message) => {
+            warn!("{} of {} objects are not written: {message}", write.what(), key.kind);
+            queue.forbidden.insert((key.kind, write.what()), (now, message));
+        }
+        Answer::Again(message) if job.tries < TRIES_MAX => {
+            debug!("{key}: {message}; it is written again later");
+            queue.counts.retried += 1;
+            let pause = Duration::from_millis(500 << job.tries.min(7)).min(Duration::from_secs(60));
+            job.due = now + pause.mul_f64(0.5 + fastrand::f64());
+            job.tries += 1;
+            job.writes.insert(0, write);
+        }
+        Answer::Again(message) | Answer::Failed(message) => {
+            queue.counts.failed += 1;
+            warn!("{} of {key} can't be written: {message}", write.what());
+            let text = format!("{} of {key} can't be written: {message}", write.what());
+            queue.failure = Some((now, text));
+        }
+    }
+    // A later state of the policy replaces what is left of this one.
+    if !job.writes.is_empty() {
+        queue.jobs.entry(key).or_insert(job);
+    }
+}
+
+async fn send(client: &Client, key: &ObjectKey, write: &Write) -> Answer {
+    let request = match write {
+        Write::Status { manager, body } => status_request(key, manager, body),
+        Write::Event { namespace, body } => {
+            let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+            Request::new(path).create(&PostParams::default(), body.to_string().into_bytes())
+        }
+    };
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return Answer::Failed(describe(&error)),
+    };
+    match client.request::<Value>(request).await {
+        Ok(_) => Answer::Written,
+        Err(kube::Error::Api(status)) => answer(status.code, status.message, write),
+        Err(kube::Error::SerdeError(_)) => Answer::Written,
+        Err(error) => Answer::Again(describe(&error)),
+    }
+}
+
+fn status_request(
+    key: &ObjectKey,
+    manager: &str,
+    body: &Value,
+) -> Result<http::Request<Vec<u8>>, kube::core::request::Error> {
+    let version = key.kind.api_version();
+    let path = match &key.namespace {
+        Some(namespace) => {
+            format!("/apis/{version}/namespaces/{namespace}/{}", key.kind.plural())
+        }
+        None => path(key.kind, version),
+    };
+    let params = PatchParams::apply(manager).force();
+    Request::new(path).patch_subresource("status", &key.name, &params, &Patch::Apply(body))
+}
+
+fn answer(code: u16, message: String, write: &Write) -> Answer {
+    match (code, write) {
+        // Another node has written it, or this one before.
+        (409, Write::Event { .. }) => Answer::Written,
+        (404, _) => Answer::Gone,
+        (403, _) => Answer::Forbidden(message),
+        (409 | 429 | 500..=599, _) => Answer::Again(message),
+        _ => Answer::Failed(message),
+    }
+}
