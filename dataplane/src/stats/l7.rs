@@ -178,11 +178,9 @@ mod tests {
     #[test]
     fn a_time_is_in_the_first_bucket_whose_bound_is_not_less() {
         let counters = L7Counters::default();
+        let status = ResponseStatus::Http { version: HttpVersion::Http11, status: 200 };
         for latency in [0, 100_000, 100_001, u64::from(u32::MAX), 20_000_000_000] {
-            counters.count_response(
-                ResponseStatus::Http { version: HttpVersion::Http11, status: 200 },
-                latency,
-            );
+            counters.count_response(status, latency);
         }
         let buckets = &counters.latency[0].buckets;
         let filled: Vec<_> = (0..17).filter(|at| buckets[*at].get() > 0).collect();
