@@ -56,7 +56,7 @@ pub fn http2(data: &[u8]) {
     let size = usize::from(input.u8()) + 1;
     let mut sent = Vec::new();
     while !input.is_empty() {
-        let direction = if input.u8() % 2 == 0 { Original } else { Reply };
+        let direction = if input.u8().is_multiple_of(2) { Original } else { Reply };
         sent.push((direction, input.long_string()));
     }
     let Some(whole) = outcome(&sent, usize::MAX) else { return };

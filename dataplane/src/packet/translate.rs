@@ -198,7 +198,7 @@ mod tests {
                 .write(&mut bytes, payload)
                 .unwrap(),
             proto::UDP => {
-                builder.udp(tuple.src_port, tuple.dst_port).write(&mut bytes, payload).unwrap()
+                builder.udp(tuple.src_port, tuple.dst_port).write(&mut bytes, payload).unwrap();
             }
             _ => {
                 let mut sctp = vec![0; 12];

@@ -230,8 +230,9 @@ impl Endpoint {
         }
         let condition = |name| value.pointer("/conditions").and_then(|c| c.get(name)?.as_bool());
         let ready = condition("ready").unwrap_or(true);
-        let terminating = condition("terminating").unwrap_or(false);
-        if !ready && !(terminating && condition("serving").unwrap_or(false)) {
+        let is_last_resort =
+            condition("terminating").unwrap_or(false) && condition("serving").unwrap_or(false);
+        if !(ready || is_last_resort) {
             return None;
         }
         let node = value.get("nodeName").or_else(|| {

@@ -313,7 +313,7 @@ impl Pair {
             "all-namespaces" => self.namespaces[side as usize].push(String::new()),
             "pod" => self.end(side, text, [|f| &mut f.source_pod, |f| &mut f.destination_pod]),
             "label" => {
-                self.end(side, text, [|f| &mut f.source_label, |f| &mut f.destination_label])
+                self.end(side, text, [|f| &mut f.source_label, |f| &mut f.destination_label]);
             }
             "ip" => self.end(side, text, [|f| &mut f.source_ip, |f| &mut f.destination_ip]),
             "port" => self.end(side, text, [|f| &mut f.source_port, |f| &mut f.destination_port]),

@@ -439,7 +439,7 @@ impl Reader {
                     Done::List(listing) => self.on_listing_done(listing),
                     Done::Check(check) => self.on_check_done(check),
                     Done::Read { name, seen, last_good } => {
-                        self.on_read_done(&name, seen, last_good)
+                        self.on_read_done(&name, seen, last_good);
                     }
                 }
             }
