@@ -283,7 +283,7 @@ fn policy_decides_on_the_backend() {
 #[test]
 fn a_denied_request_to_a_service_is_answered_from_its_address() {
     let spec = HttpRuleSpec { path: Some("/docs".to_owned()), ..HttpRuleSpec::default() };
-    let rules = || L7Rules::Http(vec![HttpRule::new(spec.clone()).unwrap()]);
+    let rules = || L7Rules::Http(vec![HttpRule::new(spec.clone()).unwrap()].into());
     for workers in [1, 2] {
         for client in CLIENT..CLIENT + 4 {
             let ingress = IngressOfB::FromA(Some(rules()));

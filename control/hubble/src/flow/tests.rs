@@ -261,14 +261,21 @@ fn a_flow_to_a_service_names_it_and_its_replies_come_from_it() {
         namespace: "shop".into(),
         name: "db".into(),
     };
+    let version = HttpVersion::Http11.into();
     let request = Detail::HttpRequest {
+        version,
         method: "GET".into(),
         path: "/".into(),
         host: "db".into(),
         rule: None,
     };
-    let response =
-        Detail::HttpResponse { status: 200, grpc_status: None, latency_ns: 1, request: None };
+    let response = Detail::HttpResponse {
+        version,
+        status: 200,
+        grpc_status: None,
+        latency_ns: 1,
+        request: None,
+    };
     let of = |detail| {
         let record = record(detail, Outcome::Forwarded, None);
         flows(&FlowRecord { service: Some(service.clone()), ..record }).remove(0)
